@@ -1,0 +1,96 @@
+"""The plain records that every part of Prooftune exchanges. Imports nothing of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One item of data.
+
+    Attributes:
+        id: unique within the study and stable between runs (``file.csv:17`` or the id column's value).
+        inputs: field name -> text, in the order of the recipe's ``text`` columns.
+        target: the label's name, or None where it is not known (prediction).
+        source: where it came from, for messages: ``file.csv:17``.
+        group: value of the group column, kept on one side of a grouped split.
+    """
+
+    id: str
+    inputs: dict[str, str]
+    target: str | None = None
+    source: str = ""
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one variant said for one example.
+
+    Attributes:
+        id: the example's id.
+        output: the predicted label; an empty string when nothing valid came out.
+        valid: False when generation gave a text outside the label set.
+        log_probs: natural-log probability of every label, in the study's label order (sums to 1 in
+            probability); empty for variants that give no probabilities.
+        prompt_tokens: tokens that the model read for this example.
+        truncated_tokens: input tokens cut away to fit the limit; 0 when nothing was cut.
+        raw: the generated text, for variants that generate.
+    """
+
+    id: str
+    output: str
+    valid: bool = True
+    log_probs: tuple[float, ...] = ()
+    prompt_tokens: int = 0
+    truncated_tokens: int = 0
+    raw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The data of one study after loading and splitting.
+
+    Attributes:
+        train, validation, test: the examples; every id is in exactly one of them.
+        labels: the closed label set, in the order used by every array of the study.
+        notes: what was done to the data that a reader must know (rows dropped, duplicates removed),
+            one sentence each.
+    """
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    labels: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    def splits(self) -> dict[SplitName, list[Example]]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+@dataclass(frozen=True, slots=True)
+class VariantResult:
+    """Everything that one variant left in the run folder, as evaluation and report read it.
+
+    Attributes:
+        name: the variant's name in the recipe.
+        kind: majority, tfidf, zero-shot, few-shot, prompted, tuned.
+        test, validation: predictions, one per example, in the order of the split.
+        details: JSON-ready facts that the variant recorded: ``description`` (one line),
+            ``cost`` ({train_seconds, score_seconds, train_tokens, score_tokens, peak_memory_bytes}),
+            and for tuned variants ``training`` ({log_history: [...]}, trainable counts),
+            ``changes`` (weight change by layer) and ``forgetting`` (perplexity before and after).
+        folder: the variant's folder in the run.
+    """
+
+    name: str
+    kind: str
+    test: list[Prediction]
+    validation: list[Prediction]
+    details: dict[str, Any]
+    folder: Path
