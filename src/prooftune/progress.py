@@ -1,0 +1,54 @@
+"""What a person sees while work goes on: bars and lines on standard error, nothing when it is not a terminal
+and ``PROOFTUNE_QUIET`` is set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+T = TypeVar("T")
+
+
+@cache
+def console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=bool(os.environ.get("PROOFTUNE_QUIET")), highlight=False)
+
+
+def say(message: str) -> None:
+    console().print(message)
+
+
+@contextmanager
+def bar(description: str, total: float | None) -> Iterator[Progress]:
+    """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("  {task.description:<34}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+               TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
+    with Progress(*columns, console=console(), transient=not console().is_terminal, disable=console().quiet) as progress:
+        progress.add_task(description, total=total)
+        yield progress
+
+
+def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Yield the items, showing how many of `total` are done."""
+    with bar(description, total) as progress:
+        for item in items:
+            yield item
+            progress.advance(0)  # type: ignore[arg-type]
+
+
+@contextmanager
+def waiting(description: str) -> Iterator[None]:
+    """A spinner for work whose length is unknown."""
+    with console().status(f"  {description}"):
+        yield
