@@ -1,0 +1,159 @@
+"""One forward pass for training and scoring: shared prefix, hidden states only where they are read.
+
+A model is a body (token ids -> hidden states) and a read-out (hidden state -> logits over the vocabulary
+or over the labels). The read-out is applied to the gathered positions alone, so no array of
+rows x length x vocabulary ever exists.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prooftune.errors import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows that share a prefix, right-padded.
+
+    Attributes:
+        input_ids: [rows, length] ids after the shared prefix; padding has id 0 and is masked by position.
+        attention_mask: [rows, length] 1 where a token stands, or [rows, 1, length, prefix + length] True
+            where a token may look, for trees of labels.
+        position_ids: [rows, length] positions, counted with the prefix.
+        read: [n] places in the flattened rows x length whose hidden states are read.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    read: Tensor
+
+
+def body_of(model: nn.Module) -> nn.Module:
+    """The transformer without its output layer, adapters included."""
+    inner = _unwrapped(model)
+    body = getattr(inner, inner.base_model_prefix)
+    if not isinstance(body, nn.Module):
+        raise Failure(f"{type(inner).__name__} has no separate body; Prooftune needs a Llama-like causal model")
+    return body
+
+
+def readout_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Hidden states [n, d] -> logits [n, classes] in float32: the language head, or the classification head."""
+    inner = _unwrapped(model)
+    head = getattr(inner, "score", None)
+    if isinstance(head, nn.Module):
+        return _float32_head(head)
+    output = inner.get_output_embeddings()
+    cap = getattr(inner.config, "final_logit_softcapping", None)
+
+    def read(hidden: Tensor) -> Tensor:
+        logits: Tensor = output(hidden).float()
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    return read
+
+
+def _float32_head(head: nn.Module) -> Callable[[Tensor], Tensor]:
+    def read(hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits: Tensor = head(hidden.float())
+            return logits
+
+    return read
+
+
+def _unwrapped(model: nn.Module) -> Any:
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def prefix_cache(body: nn.Module, prefix: Sequence[int]) -> Any | None:
+    """Keys and values of the prefix for one row, with gradients where they are enabled; None for no prefix."""
+    if not prefix:
+        return None
+    ids = torch.tensor([list(prefix)], device=_device(body))
+    return body(input_ids=ids, use_cache=True).past_key_values
+
+
+def expanded(cache: Any, rows: int) -> Any:
+    """The cache seen by `rows` rows without a copy: layers are replaced, tensors are views, gradients flow back."""
+    seen = copy.copy(cache)
+    seen.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in seen.layers:
+        layer.keys = layer.keys.expand(rows, -1, -1, -1)
+        layer.values = layer.values.expand(rows, -1, -1, -1)
+    return seen
+
+
+def hidden_states(body: nn.Module, batch: Batch, cache: Any | None) -> Tensor:
+    """Hidden states [n, d] at the batch's read positions, gathered contiguously."""
+    options: dict[str, Any] = {"use_cache": False}
+    mask = batch.attention_mask
+    if cache is not None:
+        rows = batch.input_ids.shape[0]
+        options = {"past_key_values": expanded(cache, rows), "use_cache": True}
+        if mask.dim() == 2:
+            mask = torch.cat([mask.new_ones(rows, cache.get_seq_length()), mask], dim=1)
+    if mask.dim() == 4:
+        mask = _additive(mask, next(body.parameters()).dtype)
+    out = body(input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, **options)
+    hidden: Tensor = out.last_hidden_state
+    return hidden.reshape(-1, hidden.shape[-1])[batch.read].contiguous()
+
+
+def collate(rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]], prefix_length: int) -> Batch:
+    """Right-pad `rows`; `read` gives, per row, the places within the row to read."""
+    length = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    places = [i * length + place for i, per_row in enumerate(read) for place in per_row]
+    positions = (torch.arange(length) + prefix_length).expand(len(rows), -1)
+    return Batch(ids, mask, positions, torch.tensor(places))
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return Batch(*(getattr(batch, name).to(device) for name in Batch.__slots__))
+
+
+def check_readout(model: nn.Module) -> None:
+    """Compare body + read-out with the model's own logits on a few tokens.
+
+    Raises:
+        Failure: they differ, so the architecture does something between body and logits that we do not know.
+    """
+    device = _device(model)
+    vocabulary = int(_unwrapped(model).config.vocab_size)
+    ids = torch.arange(1, 9, device=device)[None] % vocabulary
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        # A classification head's own logits are at the last token that is not padding: none here is.
+        own = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+        own = own[:, -1] if own.dim() == 3 else own
+        ours = readout_of(model)(body_of(model)(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
+    model.train(was_training)
+    difference = (own - ours).abs().max().item()
+    if not difference <= 0.05 * max(1.0, own.abs().max().item()):
+        raise Failure(f"{type(_unwrapped(model)).__name__}: logits computed from the hidden state differ from the model's own by "
+                      f"{difference:.3g}; this architecture is not supported. Supported: Llama, Mistral, Qwen, Gemma and "
+                      "others that apply their output layer to the last hidden state.")
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

