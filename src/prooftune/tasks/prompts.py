@@ -149,6 +149,13 @@ class Encoder:
         """The prompt as text, as the model reads it."""
         return str(self._tokenizer.decode(self.prefix + self.encode(inputs).row, skip_special_tokens=False))
 
+    def decode_answer(self, ids: Sequence[int]) -> str:
+        """The text of generated ids up to, and without, the stop token."""
+        kept = list(ids)
+        if self.stop in kept:
+            kept = kept[: kept.index(self.stop)]
+        return str(self._tokenizer.decode(kept, skip_special_tokens=True))
+
     def _check_template(self, fields: Sequence[str]) -> None:
         try:
             used = [name for _, name, _, _ in string.Formatter().parse(self.rendering.template) if name is not None]

@@ -1,0 +1,65 @@
+"""What a piece of work cost: seconds and peak memory."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(slots=True)
+class Cost:
+    """Filled in when the measured block ends.
+
+    Attributes:
+        seconds: wall-clock time.
+        peak_memory_bytes: most memory in use at any moment of the block: of the GPU if there is one, else of
+            this process.
+    """
+
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+@contextlib.contextmanager
+def measured() -> Iterator[Cost]:
+    cost = Cost()
+    _reset_peak()
+    started = time.perf_counter()
+    try:
+        yield cost
+    finally:
+        cost.seconds = time.perf_counter() - started
+        cost.peak_memory_bytes = _peak()
+
+
+def _cuda() -> bool:
+    torch = sys.modules.get("torch")
+    return bool(torch and torch.cuda.is_available())
+
+
+def _reset_peak() -> None:
+    if _cuda():
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # Linux: writing 5 resets the high-water mark; elsewhere it stays the process's own
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    if _cuda():
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,81 @@
+"""What is trained on top of a base model: attached, saved, loaded again, and shown to be what was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prooftune import recipe
+from prooftune.errors import UsageError
+from prooftune.models.loading import load_model
+
+_SWITCHES = {"dora": "use_dora", "rslora": "use_rslora"}
+
+
+def attach(model: nn.Module, variant: recipe.Variant, lora: dict[str, Any]) -> nn.Module:
+    """Make the variant's parameters trainable: LoRA, DoRA or rsLoRA adapters, or everything.
+
+    Adapter weights are kept in float32 whatever the base's dtype; a classification head is trained in full.
+
+    Raises:
+        UsageError: the `LoraConfig` fields contradict each other or fit no layer of the model.
+    """
+    if variant.method == "full":
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        return model
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    options = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", **lora}
+    options["task_type"] = TaskType.SEQ_CLS if variant.objective == "head" else TaskType.CAUSAL_LM
+    if variant.method in _SWITCHES:
+        options[_SWITCHES[variant.method]] = True
+    try:
+        return get_peft_model(model, LoraConfig(**options))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"lora: {error}") from error
+
+
+def save(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) -> None:
+    """Write the trained part in the libraries' own layout: a peft adapter, or a whole model."""
+    tuned: Any = model
+    if method == "full":
+        tuned = tuned.to(dtype)
+        if hasattr(tuned, "score"):
+            tuned.score.to(torch.float32)
+    tuned.save_pretrained(folder)
+
+
+def load(
+    base: Path, trained: Path, options: recipe.Model, *, quantization: dict[str, Any] | None, labels: list[str] | None, max_length: int
+) -> nn.Module:
+    """Load what `save` wrote: the base with its adapter, or the whole model if there is no adapter.
+
+    Args:
+        base: the base model's folder.
+        trained: the folder given to `save`.
+        options, quantization, max_length: as for `load_model`.
+        labels: the labels of a classification head, None for a causal model.
+    """
+    arguments: dict[str, Any] = {"quantization": quantization, "labels": labels, "max_length": max_length}
+    if not (trained / "adapter_config.json").is_file():
+        return load_model(trained, options, **arguments)
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load_model(base, options, **arguments), str(trained)).eval()  # type: ignore[no-any-return]
+
+
+def trainable_counts(model: nn.Module) -> tuple[int, int]:
+    """Trainable and total parameters. A quantised weight counts what it stands for, not its packed bytes."""
+    trainable = total = 0
+    for parameter in model.parameters():
+        count = parameter.numel()
+        if count == 0 or type(parameter).__name__ == "Params4bit":
+            shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
+            count = int(torch.Size(shape).numel()) if shape is not None else count * 2
+        total += count
+        trainable += count if parameter.requires_grad else 0
+    return trainable, total

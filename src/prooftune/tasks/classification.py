@@ -1,0 +1,119 @@
+"""Classification: an encoder and a model turn examples into predictions.
+
+The one path from model to prediction, used by every model variant, by a loaded bundle and by serving.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prooftune import recipe
+from prooftune.engine import scoring
+from prooftune.progress import bar
+from prooftune.records import Example, Prediction
+from prooftune.tasks.prompts import Encoded, Encoder
+
+_CONTENT_FREE = ("N/A", "[MASK]", "")
+"""The inputs without content of Zhao et al. 2021 (arXiv 2102.09690), whose label probabilities are averaged."""
+
+
+def autocast(model: nn.Module) -> AbstractContextManager[Any]:
+    """The arithmetic of scoring is that of training: 16-bit products over float32 adapters."""
+    first = next(model.parameters())
+    dtype = getattr(model, "dtype", first.dtype)
+    if dtype in (torch.bfloat16, torch.float16):
+        return torch.autocast(first.device.type, dtype=dtype)
+    return nullcontext()
+
+
+def predict(
+    model: nn.Module,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    settings: recipe.Scoring,
+    *,
+    head: bool = False,
+    description: str = "Scoring",
+) -> list[Prediction]:
+    """Predict the label of every example, in their order.
+
+    Args:
+        model: a causal model, or with `head` one that ends in a classification head.
+        encoder: renders the prompts.
+        examples: their targets are not looked at.
+        settings: likelihood or generation, length normalisation, contextual calibration.
+        head: whether the model has a classification head.
+        description: what the progress bar says.
+    """
+    encoded = [encoder.encode(example.inputs) for example in examples]
+    if not head and settings.method == "generation":
+        return _generated(model, encoder, examples, encoded, settings, description)
+    scores = label_scores(model, encoder, [e.row for e in encoded], settings, head=head, description=description)
+    if not head and settings.calibration:
+        fields = examples[0].inputs if examples else {}
+        blank = [encoder.encode(dict.fromkeys(fields, text)).row for text in _CONTENT_FREE]
+        neutral = torch.softmax(label_scores(model, encoder, blank, settings), dim=1).mean(dim=0)
+        scores = scores - neutral.log()
+    log_probs = torch.log_softmax(scores, dim=1)
+    labels = encoder.rendering.labels
+    return [
+        Prediction(example.id, labels[int(row.argmax())], True, tuple(row.tolist()), len(encoder.prefix) + len(e.row), e.truncated)
+        for example, e, row in zip(examples, encoded, log_probs, strict=True)
+    ]
+
+
+def label_scores(
+    model: nn.Module, encoder: Encoder, rows: Sequence[Sequence[int]], settings: recipe.Scoring, *,
+    head: bool = False, description: str = "Scoring",
+) -> Tensor:
+    """Unnormalised log-probabilities [rows, labels] in float64, in the order of `rows`."""
+    scores = torch.zeros(len(rows), len(encoder.rendering.labels), dtype=torch.float64)
+    if head:
+        batches = scoring.score_classes(model, encoder.prefix, rows, batch_tokens=settings.batch_tokens)
+    else:
+        batches = scoring.score_labels(
+            model, encoder.prefix, rows, encoder.targets, encoder.stop,
+            normalize=settings.normalize == "length", batch_tokens=settings.batch_tokens)
+    with autocast(model), bar(description, len(rows)) as shown:
+        for numbers, values in batches:
+            scores[numbers] = values.double()
+            shown.advance(0, len(numbers))  # type: ignore[arg-type]
+    return scores
+
+
+def _generated(
+    model: nn.Module, encoder: Encoder, examples: Sequence[Example], encoded: list[Encoded], settings: recipe.Scoring,
+    description: str,
+) -> list[Prediction]:
+    from prooftune.engine.generation import generate
+
+    predictions = []
+    with autocast(model), bar(description, len(examples)) as shown:
+        texts: dict[int, str] = {}
+        for numbers, outputs in generate(model, encoder, [e.row for e in encoded], settings):
+            texts |= dict(zip(numbers, outputs, strict=True))
+            shown.advance(0, len(numbers))  # type: ignore[arg-type]
+    for i, (example, e) in enumerate(zip(examples, encoded, strict=True)):
+        label = parse_label(texts[i], encoder.rendering.labels)
+        predictions.append(Prediction(example.id, label or "", label is not None, (), len(encoder.prefix) + len(e.row),
+                                      e.truncated, texts[i]))
+    return predictions
+
+
+def parse_label(text: str, labels: Sequence[str]) -> str | None:
+    """The label that a generated text names, or None.
+
+    The text counts as a label if it is one, or begins with one followed by something that is no letter or
+    digit, whatever the case, outer quotes and full stop. The longest label wins. Nothing else is guessed.
+    """
+    said = text.strip().strip("\"'`*.").strip().casefold()
+    for label in sorted(labels, key=len, reverse=True):
+        if re.match(re.escape(label.casefold()) + r"(?![^\W_])", said):
+            return label
+    return None

@@ -1,0 +1,81 @@
+"""`TrainingArguments` from a recipe: the user's fields as they are, and defaults where they say nothing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from prooftune.errors import UsageError
+
+
+def training_arguments(
+    options: dict[str, Any], folder: Path, *, rows: int, validation: int, seed: int, dtype: torch.dtype, patience: int | None
+) -> TrainingArguments:
+    """Build the arguments.
+
+    Args:
+        options: `TrainingArguments` fields from the recipe; they win over every default here.
+        folder: where checkpoints go.
+        rows, validation: numbers of training and validation rows.
+        seed: the study's seed.
+        dtype: the model's arithmetic; bfloat16 and float16 switch mixed precision on.
+        patience: evaluations without improvement before stopping, None for no early stopping.
+
+    Raises:
+        UsageError: the options contradict each other or need a device that is not there.
+    """
+    _check_device(options)
+    values: dict[str, Any] = {
+        "learning_rate": 2e-4, "num_train_epochs": 2, "per_device_train_batch_size": 16, "lr_scheduler_type": "linear",
+        "warmup_steps": 0.05, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": seed, "report_to": "none",
+        "train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 32, "save_total_limit": 2,
+    }
+    if not {"bf16", "fp16"} & options.keys():
+        values["bf16"], values["fp16"] = dtype == torch.bfloat16, dtype == torch.float16
+    values |= options
+    values |= _schedule(values, options, rows, validation, patience)
+    # Ours, whatever the recipe says: the pipeline relies on them.
+    values |= {"output_dir": str(folder), "remove_unused_columns": False, "disable_tqdm": True,
+               "prediction_loss_only": True, "dataloader_pin_memory": torch.cuda.is_available(), "label_names": ["labels"]}
+    try:
+        arguments = TrainingArguments(**values)
+    except (TypeError, ValueError, ImportError, RuntimeError) as error:
+        raise UsageError(f"training: {error}") from error
+    # Several GPUs without torchrun would be nn.DataParallel, which cannot scatter ragged batches.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _schedule(
+    values: dict[str, Any], options: dict[str, Any], rows: int, validation: int, patience: int | None
+) -> dict[str, Any]:
+    """Log 50 times, evaluate and checkpoint four times per training, keep the best, unless told otherwise."""
+    window = int(values["per_device_train_batch_size"]) * int(values.get("gradient_accumulation_steps", 1))
+    steps = int(values.get("max_steps", -1))
+    if steps <= 0:
+        steps = math.ceil(math.ceil(rows / window) * float(values["num_train_epochs"]))
+    quarter = max(1, math.ceil(steps / 4))
+    chosen: dict[str, Any] = {}
+    if "logging_steps" not in options:
+        chosen["logging_steps"] = max(1, steps // 50)
+    if "eval_strategy" not in options:
+        chosen |= {"eval_strategy": "steps" if validation else "no", "eval_steps": options.get("eval_steps", quarter)}
+    if "save_strategy" not in options:
+        chosen |= {"save_strategy": "steps", "save_steps": options.get("save_steps", chosen.get("eval_steps", quarter))}
+    if "load_best_model_at_end" not in options:
+        same = chosen.get("save_steps") == chosen.get("eval_steps") and chosen.get("eval_strategy") == "steps"
+        chosen["load_best_model_at_end"] = bool(validation and (same or patience))
+    return chosen
+
+
+def _check_device(options: dict[str, Any]) -> None:
+    optimizer = str(options.get("optim", ""))
+    if not torch.cuda.is_available() and (optimizer.startswith("paged_") or optimizer.endswith("8bit")):
+        raise UsageError(f"training.optim: {optimizer} needs a CUDA GPU and there is none here; use adamw_torch")
+    if not torch.cuda.is_available() and options.get("fp16"):
+        raise UsageError("training.fp16 needs a CUDA GPU and there is none here; use bf16: true, or neither for the best of this "
+                         "machine")

@@ -1,0 +1,137 @@
+"""What is learned: the loss over target tokens (instruction) or over classes (head), and its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prooftune.engine.forward import Batch, body_of, collate, hidden_states, prefix_cache, readout_of
+from prooftune.errors import UsageError
+from prooftune.records import Example
+from prooftune.tasks.prompts import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training row.
+
+    Attributes:
+        ids: token ids after the shared prefix; for instructions the target and its stop token included,
+            except that the last of them is only ever predicted, never fed.
+        read: places in `ids` whose hidden states predict the targets.
+        targets: what is predicted there: token ids, or one class number.
+    """
+
+    ids: list[int]
+    read: list[int]
+    targets: list[int]
+
+
+def instruction_rows(examples: Sequence[Example], encoder: Encoder) -> list[Row]:
+    """Rows whose loss is on the target's tokens and its stop token only.
+
+    Raises:
+        UsageError: a target is not followed by the stop token or an example has no known label.
+    """
+    targets = dict(zip(encoder.rendering.labels, encoder.targets, strict=True))
+    rows = []
+    for example in examples:
+        prompt = encoder.encode(example.inputs).row
+        answer = [*targets[_label(example, targets)], encoder.stop]
+        start = len(prompt)
+        rows.append(Row(prompt + answer[:-1], list(range(start - 1, start + len(answer) - 1)), answer))
+    check_rows(rows, encoder.stop)
+    return rows
+
+
+def head_rows(examples: Sequence[Example], encoder: Encoder) -> list[Row]:
+    """Rows whose loss is on the class, read at the prompt's last token."""
+    numbers = {label: i for i, label in enumerate(encoder.rendering.labels)}
+    rows = []
+    for example in examples:
+        ids = encoder.encode(example.inputs).row
+        rows.append(Row(ids, [len(ids) - 1], [numbers[_label(example, numbers)]]))
+    return rows
+
+
+def check_rows(rows: Sequence[Row], stop: int) -> None:
+    """Refuse to train where the model could not learn to stop, or where nothing would be learned.
+
+    Raises:
+        UsageError: naming the first bad row.
+    """
+    for number, row in enumerate(rows):
+        if not row.targets or row.targets[-1] != stop:
+            raise UsageError(f"training row {number}: its target does not end with the stop token, so the model would never "
+                             "learn to stop")
+        if row.targets.count(stop) > 1:
+            raise UsageError(f"training row {number}: the stop token stands inside the target")
+        if len(row.read) != len(row.targets):
+            raise UsageError(f"training row {number}: {len(row.targets)} targets but {len(row.read)} places to learn them at")
+
+
+def _label(example: Example, known: dict[str, Any]) -> str:
+    if example.target is None or example.target not in known:
+        raise UsageError(f"{example.source or example.id}: the label {example.target!r} is not one of {', '.join(known)}")
+    return example.target
+
+
+def make_collator(prefix: Sequence[int], share: bool) -> Any:
+    """A function from rows to the keyword arguments of `TuningModule.forward`.
+
+    Args:
+        prefix: ids that all rows begin with.
+        share: whether the module computes the prefix once; otherwise it is put before every row.
+    """
+
+    def collator(rows: Sequence[Row]) -> dict[str, Tensor]:
+        if share:
+            batch = collate([r.ids for r in rows], [r.read for r in rows], len(prefix))
+        else:
+            shift = len(prefix)
+            batch = collate([[*prefix, *r.ids] for r in rows], [[p + shift for p in r.read] for r in rows], 0)
+        values = {f.name: getattr(batch, f.name) for f in fields(Batch)}
+        return {**values, "labels": torch.tensor([t for r in rows for t in r.targets])}
+
+    return collator
+
+
+class TuningModule(nn.Module):
+    """The module that the trainer sees: batches in, loss out.
+
+    Attributes:
+        model: the model that learns.
+        share: compute the prefix once per batch, with gradients through it. Off under gradient
+            checkpointing, which cannot keep keys and values.
+    """
+
+    def __init__(self, model: nn.Module, prefix: Sequence[int], share: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.share = share
+        self._prefix = list(prefix)
+        # The Trainer looks these up on the module that it is given.
+        self.config = getattr(model, "config", None)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, read: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Return ``{"loss_sum": summed cross-entropy, "count": number of targets}``."""
+        body = body_of(self.model)
+        cache = prefix_cache(body, self._prefix) if self.share else None
+        batch = Batch(input_ids, attention_mask, position_ids, read)
+        logits = readout_of(self.model)(hidden_states(body, batch, cache))
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        model: Any = self.model
+        model.enable_input_require_grads()  # frozen embeddings would cut the gradient's path
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        return {name: p.detach().contiguous() for name, p in self.named_parameters() if p.requires_grad}

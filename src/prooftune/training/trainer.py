@@ -1,0 +1,217 @@
+"""The one trainer: `transformers.Trainer` with our loss, our order of rows and checkpoints of what is trained.
+
+Every `TrainingArguments` field works by its own name. What is overridden here, and why:
+
+* the loss is divided by the target tokens of the whole accumulation window, so that accumulation equals
+  one big batch;
+* rows of similar length are batched together in an order that depends on seed and epoch alone, so that a
+  resumed run sees the same batches as an uninterrupted one;
+* a checkpoint holds the trained parameters only, and one that was cut off half-written is never resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+
+from prooftune.errors import Failure, UsageError
+from prooftune.progress import bar
+from prooftune.training.objective import Row, TuningModule, make_collator
+
+_WEIGHTS = "trained.safetensors"
+
+
+class Rows(Dataset[Row]):
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self._rows[index]
+
+
+class LengthGrouped(Sampler[int]):
+    """Shuffled rows in batches of similar length; the order follows from seed and epoch alone.
+
+    Rows are shuffled, taken in windows of 50 batches, sorted by length within a window, and the batches of
+    all windows shuffled again: every row is as likely in any batch as in a plain shuffle of windows.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, strategy: str) -> None:
+        self._lengths, self._batch_size, self._seed, self._strategy = lengths, batch_size, seed, strategy
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        count = len(self._lengths)
+        if self._strategy == "sequential":
+            return iter(range(count))
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order = torch.randperm(count, generator=generator).tolist()
+        if self._strategy == "random":
+            return iter(order)
+        window = 50 * self._batch_size
+        batches = []
+        for start in range(0, count, window):
+            part = sorted(order[start : start + window], key=lambda i: -self._lengths[i])
+            batches += [part[i : i + self._batch_size] for i in range(0, len(part), self._batch_size)]
+        full = [b for b in batches if len(b) == self._batch_size]
+        rest = [i for b in batches if len(b) < self._batch_size for i in b]
+        shuffled = torch.randperm(len(full), generator=generator).tolist()
+        return iter([i for n in shuffled for i in full[n]] + rest)
+
+
+class TuningTrainer(Trainer):
+    """`transformers.Trainer` over a `TuningModule`."""
+
+    def __init__(self, module: TuningModule, *, train: Rows, **options: Any) -> None:
+        super().__init__(model=module, train_dataset=train, **options)
+        # Ours divides by the window's targets itself, so the Trainer must not divide by the accumulation steps.
+        self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = False
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        out = model(**inputs)
+        divisor = out["count"] if num_items_in_batch is None else num_items_in_batch
+        loss = out["loss_sum"] / divisor
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        if model.training and not torch.isfinite(loss):
+            raise Failure(
+                f"the training loss became {loss.item()} at step {self.state.global_step + 1}: stopped, nothing is saved from here "
+                f"on. Learning rate {self._get_learning_rate():.2g}, fp16 {self.args.fp16}, bf16 {self.args.bf16}. "
+                "Lower training.learning_rate, or use bf16 instead of fp16.")
+        return (loss, out) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        lengths = [len(rows[i].ids) for i in range(len(rows))]
+        return LengthGrouped(lengths, self.args.train_batch_size, seed, str(self.args.train_sampling_strategy))
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._module().trainable_state(), folder / _WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._restore(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        self._restore(Path(str(self.state.best_model_checkpoint)))
+
+    def _restore(self, folder: Path) -> None:
+        saved = load_file(folder / _WEIGHTS)
+        parameters = {name: p for name, p in self._module().named_parameters() if p.requires_grad}
+        if saved.keys() != parameters.keys():
+            raise Failure(f"the checkpoint {folder} was made with other trainable parameters; delete it to start again")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(saved[name])
+
+    def _module(self) -> TuningModule:
+        module: Any = self.accelerator.unwrap_model(self.model)
+        return module  # type: ignore[no-any-return]
+
+
+class _Bar(TrainerCallback):  # type: ignore[misc]
+    """Steps done, time left and the last loss."""
+
+    def __init__(self, description: str) -> None:
+        self._description, self._context, self._bar = description, None, None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._context: Any = bar(self._description, state.max_steps)
+        self._bar: Any = self._context.__enter__()
+        self._bar.update(0, completed=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._bar.update(0, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs and self._bar is not None:
+            self._bar.update(0, description=f"{self._description} (loss {logs['loss']:.3f})")
+
+    def close(self) -> None:
+        if self._context is not None:
+            self._context.__exit__(None, None, None)
+
+
+def train(
+    module: TuningModule,
+    rows: list[Row],
+    validation: list[Row],
+    prefix: Sequence[int],
+    arguments: TrainingArguments,
+    *,
+    patience: int | None = None,
+    description: str = "Training",
+    callbacks: Sequence[TrainerCallback] = (),
+) -> list[dict[str, Any]]:
+    """Train in place, resuming from the last whole checkpoint in the arguments' output folder.
+
+    Returns:
+        The Trainer's log: one dictionary per logged step, with ``loss``, ``eval_loss``, ``learning_rate``,
+        ``epoch`` and ``step``.
+
+    Raises:
+        Failure: the loss became infinite or not a number.
+        UsageError: early stopping without anything to evaluate on.
+    """
+    if patience and not validation:
+        raise UsageError("early_stopping needs validation rows: give data.validation or a splitting.validation share")
+    collator = make_collator(prefix, module.share)
+    shown = _Bar(description)
+    extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
+    trainer = TuningTrainer(
+        module, train=Rows(rows), args=arguments, data_collator=collator,
+        eval_dataset=Rows(validation) if validation else None, callbacks=[shown, *extra, *callbacks],
+    )
+    checkpoint = last_whole_checkpoint(Path(str(arguments.output_dir)))
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        shown.close()
+    return list(trainer.state.log_history)
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; half-written ones, newer by nature, are removed.
+
+    The Trainer writes ``trainer_state.json`` after everything else, so a checkpoint with a readable one is whole.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    for checkpoint in found:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)
+        else:
+            return checkpoint
+    return None
+
+
+def peek(module: TuningModule, rows: Sequence[Row], prefix: Sequence[int]) -> Tensor:
+    """Loss per target over a few rows, without gradients; used to compare one module before and after a save."""
+    collator = make_collator(prefix, module.share)
+    with torch.no_grad():
+        out = module(**collator(rows))
+    return out["loss_sum"] / out["count"]  # type: ignore[no-any-return]

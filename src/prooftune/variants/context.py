@@ -1,0 +1,72 @@
+"""What every variant is given, and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from prooftune.models import loading
+from prooftune.recipe import Prompt, Recipe
+from prooftune.records import Example, Prediction, Study
+from prooftune.tasks.prompts import Encoder, Rendering, Shot, default_template
+
+
+@dataclass
+class Context:
+    """One study on its way through the variants.
+
+    Attributes:
+        recipe: the recipe.
+        study: its data.
+        folder: the variant's own folder in the run.
+    """
+
+    recipe: Recipe
+    study: Study
+    folder: Path
+
+    @property
+    def fields(self) -> list[str]:
+        return list(self.study.train[0].inputs)
+
+    @cached_property
+    def model_folder(self) -> Path:
+        return loading.resolve(self.recipe.model.name, self.recipe.model.revision)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return loading.load_tokenizer(self.model_folder)
+
+    def rendering(self, prompt: Prompt | None = None, template: str | None = None, shots: tuple[Shot, ...] = ()) -> Rendering:
+        """The rendering of a variant: the recipe's prompt with the variant's own prompt options over it."""
+        merged = self.recipe.prompt
+        if prompt is not None:
+            merged = merged.model_copy(update={name: getattr(prompt, name) for name in prompt.model_fields_set})
+        chat = merged.chat if merged.chat is not None else bool(self.tokenizer.chat_template)
+        return Rendering(
+            template=template or merged.template or default_template(self.fields), labels=tuple(self.study.labels),
+            system=merged.system, chat=chat, max_length=merged.max_length, shots=shots)
+
+    def encoder(self, rendering: Rendering) -> Encoder:
+        return Encoder(rendering, self.tokenizer, self.fields)
+
+    def base_model(self) -> Any:
+        """The untuned causal model."""
+        return loading.load_model(self.model_folder, self.recipe.model, quantization=self.recipe.quantization,
+                                  max_length=self.recipe.prompt.max_length)
+
+
+@dataclass
+class Outcome:
+    """Predictions of one variant and the facts it recorded (see `records.VariantResult.details`)."""
+
+    test: list[Prediction]
+    validation: list[Prediction]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def texts(examples: list[Example]) -> list[str]:
+    """Each example's fields as one text, for methods that know no prompt."""
+    return ["\n".join(example.inputs.values()) for example in examples]
