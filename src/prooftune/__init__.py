@@ -1,0 +1,52 @@
+"""Prooftune: fine-tune Llama-family models on labelled text, and prove that it helped.
+
+    import prooftune
+    result = prooftune.run("reviews.yaml")
+    print(result.verdict)
+    prooftune.load(result.bundle).predict(["A film to remember."])
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prooftune.bundle.load import Classifier
+    from prooftune.study import Result
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load", "run"]
+
+
+def run(recipe: str | Path | dict[str, Any], out: str | Path | None = None, overrides: list[str] | None = None) -> Result:
+    """Run a study: a recipe's file, the name of a shipped one, or the recipe as a dictionary.
+
+    Args:
+        recipe: what to run.
+        out: the run folder; ``runs/NAME`` if None.
+        overrides: ``dotted.key=value`` strings, as for ``--set``.
+
+    Raises:
+        prooftune.errors.UsageError: the recipe or the data is wrong.
+        prooftune.errors.Failure: the work could not be done.
+    """
+    from prooftune import recipe as recipes
+    from prooftune import study
+
+    if isinstance(recipe, dict):
+        chosen, base = recipes.parse(recipe, overrides=overrides or []), Path()
+    else:
+        chosen, base = recipes.load(recipe, overrides or [])
+    return study.run(chosen, base, Path(out) if out is not None else None)
+
+
+def load(bundle: str | Path) -> Classifier:
+    """Load a bundle; ``.predict(texts)`` gives labels with probabilities.
+
+    Raises:
+        prooftune.errors.UsageError: the folder is no bundle.
+    """
+    from prooftune.bundle.load import load as load_bundle
+
+    return load_bundle(Path(bundle))

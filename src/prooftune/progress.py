@@ -1,5 +1,5 @@
-"""What a person sees while work goes on: bars and lines on standard error, nothing when it is not a terminal
-and ``PROOFTUNE_QUIET`` is set."""
+"""What a person sees while work goes on, on standard error: bars on a terminal, lines everywhere, nothing where
+``PROOFTUNE_QUIET`` is set."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bar(description: str, total: float | None) -> Iterator[Progress]:
 
     columns = (TextColumn("  {task.description:<34}"), BarColumn(bar_width=24), MofNCompleteColumn(),
                TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
-    with Progress(*columns, console=console(), transient=not console().is_terminal, disable=console().quiet) as progress:
+    with Progress(*columns, console=console(), disable=console().quiet or not console().is_terminal) as progress:
         progress.add_task(description, total=total)
         yield progress
 

@@ -6,6 +6,7 @@ problem it finds at once, each with the place in the recipe and the nearest know
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -139,7 +140,7 @@ class Prompt(Section):
     chat: bool | None = None
     """Whether to use the tokenizer's chat template. None: if it has one."""
     max_length: int = Field(512, gt=8)
-    """Tokens of prompt and target together; longer inputs are shortened, targets never."""
+    """Tokens of prompt and target together, few-shot examples not counted; longer inputs are shortened, targets never."""
 
 
 class Scoring(Section):
@@ -255,6 +256,12 @@ def shipped() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
+def describe_shipped() -> dict[str, str]:
+    """Name -> first comment line of every shipped recipe."""
+    folder = resources.files("prooftune.recipes")
+    return {name: (folder / f"{name}.yaml").read_text("utf-8").splitlines()[0].lstrip("# ") for name in shipped()}
+
+
 def load(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
     """Read a recipe.
 
@@ -284,17 +291,18 @@ def load(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, 
     if not isinstance(values, dict):
         raise UsageError(f"{reference}: a recipe is a mapping with data: and variants:, found "
                          f"{'an empty file' if values is None else type(values).__name__}")
-    for override in overrides:
-        _override(values, override)
-    return parse(values, str(reference)), base
+    return parse(values, str(reference), overrides), base
 
 
-def parse(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Check a recipe given as a mapping.
+def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """Check a recipe given as a mapping, after applying ``dotted.key=value`` overrides.
 
     Raises:
         UsageError: listing every problem, one a line.
     """
+    values = copy.deepcopy(dict(values))
+    for override in overrides:
+        _override(values, override)
     problems: list[str] = []
     recipe: Recipe | None = None
     try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe, references
 from prooftune.errors import Failure, UsageError
-from prooftune.files import atomic_path, cache_folder, fingerprint, sha256
+from prooftune.files import atomic_path, cache_folder, fingerprint, read_json, sha256
 from prooftune.progress import waiting
 
 if TYPE_CHECKING:
@@ -83,13 +84,16 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder, with a padding token (only ever used under a mask)."""
+    """The tokenizer of a model folder, with a padding token (only ever used under a mask) and the model's length limit."""
     _hush()
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if (folder / "config.json").is_file():
+        limit = read_json(folder / "config.json").get("max_position_embeddings")
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
     return tokenizer
 
 
@@ -170,11 +174,9 @@ def attention(name: str, folder: Path, max_length: int) -> str:
     tokens), and Gemma-2's soft-capping exists only there."""
     if name != "auto":
         return name
-    import json
-
     import torch
 
-    if json.loads((folder / "config.json").read_text()).get("attn_logit_softcapping"):
+    if read_json(folder / "config.json").get("attn_logit_softcapping"):
         return "eager"
     return "eager" if not torch.cuda.is_available() and max_length <= 512 else "sdpa"
 
@@ -213,5 +215,7 @@ def _hush() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
 
+    # transformers warns of its own renamed attributes, about which a user of ours can do nothing.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

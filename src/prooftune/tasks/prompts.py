@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from prooftune.errors import UsageError, nearest
@@ -38,7 +38,7 @@ class Rendering:
         labels: the label names, in the study's order.
         system: system message, None for the chat template's own default.
         chat: whether the tokenizer's chat template wraps the prompt.
-        max_length: tokens of prompt and target together.
+        max_length: tokens of prompt and target together, shown examples not counted.
         shots: examples shown before the question.
     """
 
@@ -113,12 +113,17 @@ class Encoder:
         self.prefix, self._parts = self._tokenise_segments(segments)
         self.targets = [self._label_ids(label) for label in rendering.labels]
         self._fixed = len(self.prefix) + sum(len(p) for p in self._parts if isinstance(p, list))
-        self._room = rendering.max_length - self._fixed - max(len(t) for t in self.targets) - 1
+        longest = max(len(t) for t in self.targets) + 1
+        self._room = rendering.max_length - self._fixed - longest
+        if rendering.shots:
+            # The limit is on what varies: shown examples come on top, and the text keeps the room it has without them.
+            self._room = Encoder(replace(rendering, shots=()), tokenizer, fields)._room
+        self._check_context(self._fixed + self._room + longest)
         if self._room < 8:
             raise UsageError(
                 f"prompt.max_length is {rendering.max_length}, but the prompt's fixed text takes {self._fixed} tokens "
-                f"and the longest label {max(len(t) for t in self.targets) + 1}: no room for the text. Raise "
-                "prompt.max_length, shorten the template, or show fewer examples.")
+                f"and the longest label {longest}: no room for the text. Raise "
+                "prompt.max_length, or shorten the template.")
 
     def encode(self, inputs: Mapping[str, str]) -> Encoded:
         """Token ids of one prompt. Takes the inputs alone, so a target cannot reach the prompt.
@@ -168,6 +173,12 @@ class Encoder:
         if not set(used) & set(fields):
             raise UsageError("the prompt template uses none of the data's fields: "
                              + ", ".join("{" + f + "}" for f in fields))
+
+    def _check_context(self, longest: int) -> None:
+        limit = getattr(self._tokenizer, "model_max_length", None)
+        if isinstance(limit, int) and longest > limit:
+            raise UsageError(f"prompts would have up to {longest} tokens, more than the model's {limit}: lower "
+                             "prompt.max_length or show fewer examples")
 
     def _message(self, number: int) -> str:
         """The user's message with a mark where each field of example `number` goes."""

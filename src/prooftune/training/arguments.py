@@ -34,6 +34,8 @@ def training_arguments(
         "warmup_steps": 0.05, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": seed, "report_to": "none",
         "train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 32, "save_total_limit": 2,
     }
+    if not torch.cuda.is_available():
+        values["use_cpu"] = True  # without it the Trainer refuses bf16 on a machine that has no GPU
     if not {"bf16", "fp16"} & options.keys():
         values["bf16"], values["fp16"] = dtype == torch.bfloat16, dtype == torch.float16
     values |= options

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from prooftune.errors import Failure, UsageError
 from prooftune.progress import bar
@@ -107,6 +107,9 @@ class TuningTrainer(Trainer):
         lengths = [len(rows[i].ids) for i in range(len(rows))]
         return LengthGrouped(lengths, self.args.train_batch_size, seed, str(self.args.train_sampling_strategy))
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
+        return SequentialSampler(eval_dataset)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,8 +186,10 @@ def train(
     extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
     trainer = TuningTrainer(
         module, train=Rows(rows), args=arguments, data_collator=collator,
-        eval_dataset=Rows(validation) if validation else None, callbacks=[shown, *extra, *callbacks],
+        # By length, since the order does not matter here and similar lengths waste no padding.
+        eval_dataset=Rows(sorted(validation, key=lambda row: len(row.ids))) if validation else None, callbacks=[shown, *extra, *callbacks],
     )
+    trainer.remove_callback(PrinterCallback)  # our bar shows the same, once
     checkpoint = last_whole_checkpoint(Path(str(arguments.output_dir)))
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -207,11 +212,3 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
         else:
             return checkpoint
     return None
-
-
-def peek(module: TuningModule, rows: Sequence[Row], prefix: Sequence[int]) -> Tensor:
-    """Loss per target over a few rows, without gradients; used to compare one module before and after a save."""
-    collator = make_collator(prefix, module.share)
-    with torch.no_grad():
-        out = module(**collator(rows))
-    return out["loss_sum"] / out["count"]  # type: ignore[no-any-return]

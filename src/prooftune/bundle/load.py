@@ -1,0 +1,116 @@
+"""Load a bundle and predict with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prooftune import recipe
+from prooftune.bundle.save import FORMAT
+from prooftune.errors import Failure, UsageError
+from prooftune.files import read_json
+from prooftune.models import adapters, loading
+from prooftune.records import Example
+from prooftune.tasks.classification import predict
+from prooftune.tasks.prompts import Encoder, Rendering
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The label of one text.
+
+    Attributes:
+        label: the most probable label; an empty string where generation gave none.
+        probability: its probability after temperature scaling.
+        probabilities: label -> probability, summing to 1.
+        truncated_tokens: tokens of the text that did not fit and were not read.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    truncated_tokens: int = 0
+
+
+class Classifier:
+    """A loaded bundle.
+
+    Attributes:
+        labels: the label names.
+        fields: names of the input texts; one text may be given as a plain string.
+        facts: the content of ``bundle.json``.
+        model: the model, for whoever wants to go on with it.
+    """
+
+    def __init__(self, facts: dict[str, Any], model: Any, tokenizer: Any) -> None:
+        self.facts, self.model = facts, model
+        self.labels: list[str] = facts["labels"]
+        self.fields: list[str] = facts["fields"]
+        self._encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, self.fields)
+        self._scoring = recipe.Scoring(**facts["scoring"])
+
+    def predict(self, texts: Sequence[str | Mapping[str, str]]) -> list[Answer]:
+        """Label every text.
+
+        Args:
+            texts: strings, or mappings from field name to text where the bundle reads several fields.
+
+        Raises:
+            UsageError: a text lacks a field, or is no text.
+        """
+        examples = [Example(str(i), self._inputs(i, text)) for i, text in enumerate(texts)]
+        if not examples:
+            return []
+        head = self.facts["objective"] == "head"
+        predictions = predict(self.model, self._encoder, examples, self._scoring, head=head, description="Predicting")
+        return [self._answer(p.output, p.log_probs, p.truncated_tokens) for p in predictions]
+
+    def _answer(self, output: str, log_probs: tuple[float, ...], truncated: int) -> Answer:
+        if not log_probs:
+            return Answer(output, float("nan"), {}, truncated)
+        scaled = np.asarray(log_probs) / float(self.facts.get("temperature") or 1.0)
+        shares = np.exp(scaled - scaled.max())
+        shares /= shares.sum()
+        return Answer(output, float(shares.max()), dict(zip(self.labels, shares.tolist(), strict=True)), truncated)
+
+    def _inputs(self, number: int, text: str | Mapping[str, str]) -> dict[str, str]:
+        if isinstance(text, str) and len(self.fields) == 1:
+            return {self.fields[0]: text}
+        if not isinstance(text, Mapping):
+            raise UsageError(f"text {number}: this bundle reads {', '.join(self.fields)}; give a string"
+                             f"{'' if len(self.fields) == 1 else ' for each, as a mapping'}, not {type(text).__name__}")
+        missing = [name for name in self.fields if not isinstance(text.get(name), str)]
+        if missing:
+            raise UsageError(f"text {number}: no {', '.join(missing)} in it; it has {', '.join(map(str, text)) or 'nothing'}")
+        return {name: text[name] for name in self.fields}
+
+
+def load(folder: Path) -> Classifier:
+    """Load a bundle, and its base model by name where the bundle holds an adapter.
+
+    Raises:
+        UsageError: the folder is no bundle, or one of a newer Prooftune.
+        Failure: the base model that it resolves to has other weights than the one that was tuned.
+    """
+    try:
+        facts = read_json(folder / "bundle.json")
+    except FileNotFoundError:
+        hint = f" (its bundle is {folder / 'bundle'})" if (folder / "bundle" / "bundle.json").is_file() else ""
+        raise UsageError(f"{folder} is no bundle: no bundle.json in it{hint}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / 'bundle.json'} cannot be read: {error}") from None
+    if facts.get("format") != FORMAT:
+        raise UsageError(f"{folder} is a bundle of format {facts.get('format')}; this Prooftune reads format {FORMAT}. Update it.")
+    options = recipe.Model(**{k: v for k, v in facts["model"].items() if k != "sha256"})
+    base = loading.resolve(options.name, options.revision) if facts["part"] == "adapter" else folder / "model"
+    if facts["part"] == "adapter" and loading.weights_digest(base) != facts["model"]["sha256"]:
+        raise Failure(f"{options.name} at {base} has other weights than the model this adapter was trained on "
+                      f"(sha256 {facts['model']['sha256'][:16]}…); its answers would be another model's")
+    model = adapters.load(
+        base, folder / facts["part"], options, quantization=facts["quantization"],
+        labels=facts["labels"] if facts["objective"] == "head" else None, max_length=facts["rendering"]["max_length"])
+    return Classifier(facts, model, loading.load_tokenizer(folder / "tokenizer"))

@@ -1,0 +1,53 @@
+"""Write a bundle: the trained part, and everything that decides how it answers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prooftune import __version__, recipe
+from prooftune.bundle.card import card
+from prooftune.files import atomic_path, read_json, write_json
+from prooftune.models import loading
+from prooftune.recipe import Recipe
+from prooftune.records import Study, VariantResult
+
+FORMAT = 1
+
+
+def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], folder: Path) -> None:
+    """Write the bundle of one tuned variant.
+
+    The folder holds ``bundle.json`` (labels, rendering, scoring, temperature, abstention threshold, base
+    model with its weights' digest), ``adapter/`` or ``model/`` in the libraries' own layout, ``tokenizer/``,
+    ``recipe.yaml`` and ``README.md`` (the card). It holds no pickle.
+    """
+    base = loading.resolve(chosen.model.name, chosen.model.revision)
+    trained = result.folder / "trained"
+    part = "adapter" if (trained / "adapter_config.json").is_file() else "model"
+    own = scores["variants"][result.name]
+    facts = {
+        "format": FORMAT, "prooftune_version": __version__, "task": chosen.task, "labels": study.labels,
+        "fields": list(study.test[0].inputs), "variant": result.name,
+        "objective": result.details["objective"], "method": result.details["method"],
+        "model": {**chosen.model.model_dump(), "sha256": loading.weights_digest(base)},
+        "quantization": chosen.quantization, "rendering": read_json(result.folder / "rendering.json"),
+        "scoring": chosen.scoring.model_dump(), "temperature": own.get("temperature"),
+        "abstention": own.get("abstention"), "part": part}
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        shutil.copytree(trained, temporary / part)
+        if part == "adapter":
+            _portable(temporary / part / "adapter_config.json", chosen.model.name)
+        loading.load_tokenizer(base).save_pretrained(temporary / "tokenizer")
+        write_json(temporary / "bundle.json", facts)
+        (temporary / "recipe.yaml").write_text(recipe.dump(chosen), encoding="utf-8")
+        (temporary / "README.md").write_text(card(facts, scores), encoding="utf-8")
+
+
+def _portable(config: Path, model: str) -> None:
+    """peft notes the folder that the base was loaded from, which is this machine's; note the model's name."""
+    values = read_json(config)
+    values["base_model_name_or_path"] = model
+    write_json(config, values)

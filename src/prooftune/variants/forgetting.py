@@ -1,0 +1,58 @@
+"""What the model forgot: perplexity on general text before and after tuning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prooftune import references
+from prooftune.engine.forward import body_of
+from prooftune.errors import UsageError
+from prooftune.tasks.classification import autocast
+
+_WINDOW = 256
+_LIMIT = 8192
+
+
+def general_text(reference: str | None, base: Path) -> tuple[str, str]:
+    """The held-out text and its name.
+
+    Raises:
+        UsageError: the recipe's file does not exist or is no text.
+    """
+    if reference is None:
+        return (resources.files("prooftune.variants") / "general_english.txt").read_text("utf-8"), "general_english.txt"
+    path = references.fetch(reference) if references.is_reference(reference) else base / reference
+    try:
+        return path.read_text(encoding="utf-8"), path.name
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"forgetting: {path} cannot be read as UTF-8 text: {error}") from None
+
+
+def perplexity(model: nn.Module, readout: Callable[[Tensor], Tensor], tokenizer: Any, text: str) -> tuple[float, int]:
+    """Perplexity per token over windows of 256 tokens, and the number of tokens it was taken over.
+
+    Args:
+        model: whose body gives the hidden states, adapters included.
+        readout: hidden states -> logits over the vocabulary; the base's own for a model that ends in a head.
+        tokenizer, text: at most the first 8,192 tokens are read.
+    """
+    ids = tokenizer(text, add_special_tokens=False).input_ids[:_LIMIT]
+    start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    body, device = body_of(model), next(model.parameters()).device
+    total, count = 0.0, 0
+    with torch.no_grad(), autocast(model):
+        for begin in range(0, len(ids), _WINDOW):
+            window = torch.tensor([start + ids[begin : begin + _WINDOW]], device=device)
+            if window.shape[1] < 2:
+                continue
+            hidden = body(input_ids=window, use_cache=False).last_hidden_state[0, :-1]
+            total += float(nn.functional.cross_entropy(readout(hidden), window[0, 1:], reduction="sum"))
+            count += window.shape[1] - 1
+    return (math.exp(total / count) if count else float("nan")), count

@@ -1,0 +1,90 @@
+"""The untuned model asked in words: zero-shot, few-shot, and the best of several prompts."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from prooftune.cost import measured
+from prooftune.files import write_json
+from prooftune.recipe import Variant
+from prooftune.records import Example, Prediction
+from prooftune.tasks.classification import predict
+from prooftune.tasks.prompts import Encoder, Rendering, Shot, candidate_templates
+from prooftune.variants.context import Context, Outcome
+
+
+def zero_shot(context: Context, variant: Variant, model: Any, name: str) -> Outcome:
+    return _scored(context, model, context.rendering(variant.prompt), name, "the instruction alone")
+
+
+def few_shot(context: Context, variant: Variant, model: Any, name: str) -> Outcome:
+    shots = draw_shots(context.study.train, context.study.labels, variant.shots, context.recipe.seed)
+    rendering = context.rendering(variant.prompt, shots=shots)
+    return _scored(context, model, rendering, name, f"{len(shots)} training examples shown in the prompt")
+
+
+def prompted(context: Context, variant: Variant, model: Any, name: str) -> Outcome:
+    """Score every candidate prompt on the same validation rows and keep the best (the earlier at a tie)."""
+    rows = _sample(context.study.validation or context.study.train, variant.validation_rows, context.recipe.seed)
+    tried: list[dict[str, Any]] = []
+    with measured() as search:
+        for number, template in enumerate(variant.candidates or candidate_templates(context.fields)):
+            rendering = context.rendering(variant.prompt, template=template)
+            predictions = predict(model, context.encoder(rendering), rows, context.recipe.scoring,
+                                  description=f"{name}: prompt {number + 1}")
+            correct = sum(p.output == e.target for p, e in zip(predictions, rows, strict=True))
+            tried.append({"template": template, "accuracy": correct / len(rows), "rows": len(rows)})
+    best = max(tried, key=lambda t: float(t["accuracy"]))
+    outcome = _scored(context, model, context.rendering(variant.prompt, template=best["template"]), name,
+                      f"the best of {len(tried)} prompts on {len(rows)} validation rows")
+    outcome.details["prompts_tried"] = tried
+    outcome.details["cost"]["train_seconds"] = search.seconds
+    return outcome
+
+
+def draw_shots(train: list[Example], labels: list[str], count: int, seed: int) -> tuple[Shot, ...]:
+    """Examples to show: labels in turn, drawn with the seed from the shorter half of each label's training rows
+    (long ones would crowd out the text that is asked about)."""
+    generator = random.Random(seed)
+    pools = {}
+    for label in labels:
+        rows = sorted((e for e in train if e.target == label), key=lambda e: (sum(map(len, e.inputs.values())), e.id))
+        pools[label] = generator.sample(rows[: (len(rows) + 1) // 2], (len(rows) + 1) // 2)
+    order = generator.sample(labels, len(labels))
+    shots: list[Shot] = []
+    while len(shots) < count and any(pools.values()):
+        for label in order:
+            if pools[label] and len(shots) < count:
+                shots.append(Shot(pools[label].pop().inputs, label))
+    return tuple(shots)
+
+
+def _scored(context: Context, model: Any, rendering: Rendering, name: str, description: str) -> Outcome:
+    encoder = context.encoder(rendering)
+    write_json(context.folder / "rendering.json", rendering.to_json())
+    return score_splits(context, model, encoder, name, description)
+
+
+def score_splits(
+    context: Context, model: Any, encoder: Encoder, name: str, description: str, *, head: bool = False
+) -> Outcome:
+    """Predict test and validation rows with one model and one encoder, and record what it cost."""
+    study, settings = context.study, context.recipe.scoring
+    with measured() as scoring:
+        test = predict(model, encoder, study.test, settings, head=head, description=f"{name}: test rows")
+    validation = predict(model, encoder, study.validation, settings, head=head, description=f"{name}: validation rows")
+    how = "" if head or settings.method == "likelihood" else ", generated and parsed"
+    return Outcome(test, validation, {
+        "description": description + how,
+        "prompt": encoder.render(study.test[0].inputs),
+        "cost": {"train_seconds": 0.0, "score_seconds": scoring.seconds, "score_tokens": _tokens(test),
+                 "peak_memory_bytes": scoring.peak_memory_bytes}})
+
+
+def _tokens(predictions: list[Prediction]) -> int:
+    return sum(p.prompt_tokens for p in predictions)
+
+
+def _sample(rows: list[Example], count: int, seed: int) -> list[Example]:
+    return rows if len(rows) <= count else random.Random(seed).sample(rows, count)

@@ -1,0 +1,143 @@
+"""The tuned variants: train, save, load what was saved, prove that it is what was trained, and score it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prooftune.cost import measured
+from prooftune.engine.forward import check_readout, readout_of
+from prooftune.errors import Failure
+from prooftune.files import atomic_path, read_json, sha256, write_json
+from prooftune.models import adapters, changes, loading
+from prooftune.recipe import Scoring, Variant
+from prooftune.records import Example
+from prooftune.tasks.classification import autocast, label_scores
+from prooftune.tasks.prompts import Encoder
+from prooftune.training.objective import TuningModule, head_rows, instruction_rows
+from prooftune.variants.context import Context, Outcome
+from prooftune.variants.forgetting import general_text, perplexity
+from prooftune.variants.prompting import score_splits
+
+TRAINED = "trained"
+
+
+def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
+    """Train the variant (or resume it), then evaluate only what was read back from disk.
+
+    Args:
+        context: the study; checkpoints, the trained part and its facts go into its folder.
+        variant: objective, method and the fields that differ from the recipe's.
+        name: the variant's name, for what is shown.
+        base: folder of the recipe, for the text on which forgetting is measured.
+
+    Raises:
+        Failure: training diverged, or what was saved does not behave as what was trained.
+    """
+    head = variant.objective == "head"
+    rendering = context.rendering(variant.prompt)
+    encoder = context.encoder(rendering)
+    write_json(context.folder / "rendering.json", rendering.to_json())
+    facts_file = context.folder / "training.json"
+    if not ((context.folder / TRAINED).is_dir() and facts_file.is_file()):
+        _train(context, variant, name, encoder, facts_file)
+    facts = read_json(facts_file)
+    model = adapters.load(
+        context.model_folder, context.folder / TRAINED, context.recipe.model, quantization=context.recipe.quantization,
+        labels=context.study.labels if head else None, max_length=rendering.max_length)
+    _prove_restored(model, encoder, context, head, facts["probe"], exact=variant.method != "full")
+    outcome = score_splits(context, model, encoder, name, _describe(variant, facts), head=head)
+    outcome.details["cost"] |= facts["cost"] | {"peak_memory_bytes": max(
+        facts["cost"]["peak_memory_bytes"], outcome.details["cost"]["peak_memory_bytes"])}
+    outcome.details["training"] = facts["training"]
+    outcome.details["objective"], outcome.details["method"] = variant.objective, variant.method
+    outcome.details["weights_sha256"] = {p.name: sha256(p) for p in sorted((context.folder / TRAINED).glob("*.safetensors"))}
+    outcome.details |= _before_and_after(context, model, base, variant)
+    return outcome
+
+
+def _train(context: Context, variant: Variant, name: str, encoder: Encoder, facts_file: Path) -> None:
+    from prooftune.training.arguments import training_arguments
+    from prooftune.training.trainer import train
+
+    recipe, study, head = context.recipe, context.study, variant.objective == "head"
+    make_rows = head_rows if head else instruction_rows
+    rows, validation = make_rows(study.train, encoder), make_rows(study.validation, encoder)
+    torch.manual_seed(recipe.seed)  # the head's and the adapters' first values
+    base = loading.load_model(
+        context.model_folder, recipe.model, quantization=recipe.quantization, labels=study.labels if head else None,
+        full_precision=variant.method == "full", max_length=encoder.rendering.max_length)
+    check_readout(base)
+    probe = study.test[:8]
+    before = None if head else _scores(base, encoder, probe, head)
+    model = adapters.attach(base, variant, {**recipe.lora, **variant.lora})
+    options = {**recipe.training, **variant.training}
+    arguments = training_arguments(
+        options, context.folder / "checkpoints", rows=len(rows), validation=len(validation), seed=recipe.seed,
+        dtype=loading.arithmetic(recipe.model.dtype), patience=recipe.early_stopping)
+    module = TuningModule(model, encoder.prefix, share=not arguments.gradient_checkpointing)
+    with measured() as cost:
+        history = train(module, rows, validation, encoder.prefix, arguments, patience=recipe.early_stopping,
+                        description=f"{name}: training")
+    model.eval()
+    after = _scores(model, encoder, probe, head)
+    if before is not None and (after - before).abs().max().item() < 1e-4:
+        raise Failure(f"{name}: after training the model still answers exactly as before. Nothing was learned: check "
+                      "training.learning_rate, training.max_steps and lora.target_modules.")
+    trainable, total = adapters.trainable_counts(model)
+    with atomic_path(context.folder / TRAINED) as temporary:
+        adapters.save(model, temporary, variant.method, loading.arithmetic(recipe.model.dtype))
+    tokens = sum(len(encoder.prefix) + len(row.ids) for row in rows)
+    epochs = next((log["epoch"] for log in reversed(history) if "epoch" in log), 0.0)
+    write_json(facts_file, {
+        "training": {"log_history": history, "trainable_parameters": trainable, "total_parameters": total, "rows": len(rows),
+                     "epochs": epochs},
+        "probe": after.tolist(),
+        "cost": {"train_seconds": cost.seconds, "train_tokens": round(tokens * epochs), "peak_memory_bytes": cost.peak_memory_bytes}})
+    shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
+
+
+def _scores(model: Any, encoder: Encoder, probe: list[Example], head: bool) -> Tensor:
+    """Label scores of the probe rows, the same arithmetic before and after."""
+    was_training = model.training
+    model.eval()
+    with autocast(model):
+        scores = label_scores(model, encoder, [encoder.encode(e.inputs).row for e in probe], Scoring(), head=head)
+    model.train(was_training)
+    return scores
+
+
+def _prove_restored(model: Any, encoder: Encoder, context: Context, head: bool, expected: list[list[float]], *, exact: bool) -> None:
+    """Rows 1 and 2 of our list of other tools' failures: what is evaluated must be what was trained.
+
+    A whole model is saved in the arithmetic's dtype, so its scores may move by a rounding; an adapter's may not.
+    """
+    actual = _scores(model, encoder, context.study.test[:8], head)
+    difference = (actual - torch.tensor(expected, dtype=actual.dtype)).abs().max().item()
+    if not difference <= (0.02 if exact else 0.5):
+        raise Failure(f"the saved weights in {context.folder / TRAINED} do not answer as the trained model did (largest difference "
+                      f"of a log-probability {difference:.3g}). Delete that folder to train again; if it returns, report it.")
+
+
+def _before_and_after(context: Context, model: Any, base: Path, variant: Variant) -> dict[str, Any]:
+    """Weight change by layer and perplexity on general text, against the untuned model."""
+    untuned = context.base_model()
+    text, text_name = general_text(context.recipe.forgetting, base)
+    readout = readout_of(untuned)
+    before, count = perplexity(untuned, readout, context.tokenizer, text)
+    own_readout = readout if variant.objective == "head" else readout_of(model)
+    after, _ = perplexity(model, own_readout, context.tokenizer, text)
+    changed = changes.weight_changes(untuned, model) if variant.method == "full" else changes.adapter_changes(model)
+    return {"changes": changed, "forgetting": {
+        "perplexity_before": before, "perplexity_after": after, "tokens": count, "text": text_name}}
+
+
+def _describe(variant: Variant, facts: dict[str, Any]) -> str:
+    what = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "full": "all weights"}[variant.method]
+    where = "a classification head" if variant.objective == "head" else "the instruction"
+    share = facts["training"]["trainable_parameters"] / facts["training"]["total_parameters"]
+    return f"{what} tuned with {where} on {facts['training']['rows']:,} rows, {share:.2%} of the weights trained"

@@ -1,0 +1,119 @@
+"""Intervals and tests against statsmodels, against exact enumeration, and by their properties."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, multinomial
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from prooftune.evaluation.statistics import (
+    discordant,
+    holm,
+    mcnemar,
+    minimum_detectable_difference,
+    percentile_interval,
+    shifted_interval,
+    wilson_interval,
+)
+
+probabilities = st.floats(0, 1, allow_nan=False)
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (5, 5), (3, 12), (40, 17), (0, 9), (300, 250)])
+def test_mcnemar_equals_statsmodels(b, c):
+    expected = reference_mcnemar([[7, b], [c, 11]], exact=True).pvalue if b + c else 1.0
+    assert mcnemar(b, c) == pytest.approx(min(1.0, expected))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_mcnemar_is_a_symmetric_probability(b, c):
+    assert 0 <= mcnemar(b, c) <= 1
+    assert mcnemar(b, c) == mcnemar(c, b)
+
+
+@settings(deadline=None)
+@given(st.lists(probabilities, min_size=1, max_size=20))
+def test_holm_equals_statsmodels(p_values):
+    expected = multipletests(p_values, method="holm")[1]
+    np.testing.assert_allclose(holm(p_values), expected, atol=1e-12)
+    assert all(a >= p for a, p in zip(holm(p_values), p_values, strict=True))
+
+
+def test_holm_of_nothing_is_nothing():
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 10), (456, 500), (1, 2)])
+def test_wilson_equals_statsmodels(k, n):
+    assert wilson_interval(k, n, 0.95) == pytest.approx(proportion_confint(k, n, method="wilson"), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 1000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_contains_the_share_and_stays_between_0_and_1(k_n):
+    low, high = wilson_interval(*k_n, 0.95)
+    assert 0 <= low <= k_n[0] / k_n[1] <= high <= 1
+
+
+def test_discordant_counts_each_side():
+    a = np.array([True, True, False, False, True])
+    b = np.array([True, False, True, False, False])
+    assert discordant(a, b) == (2, 1)
+
+
+def test_percentiles_leave_undefined_resamples_out():
+    assert percentile_interval(np.array([np.nan, 1.0, 2.0, 3.0]), 1.0) == (1.0, 3.0)
+    assert np.isnan(percentile_interval(np.array([np.nan]), 0.95)).all()
+
+
+def test_shifted_interval_contains_the_value_though_resamples_lie_above_it():
+    low, high = shifted_interval(np.random.default_rng(0).normal(0.06, 0.01, 2000), 0.03, 0.95)
+    assert 0 <= low < 0.03 < high
+    assert high - low == pytest.approx(4 * 0.98 * 0.01, rel=0.1)
+
+
+def exact_power(n: int, difference: float, discordance: float) -> float:
+    """Probability that the exact McNemar test on n pairs gives p < 0.05, by summing over all outcomes."""
+    wins, losses = (discordance + difference) / 2, (discordance - difference) / 2
+    power = 0.0
+    for total in range(n + 1):
+        weight = binom.pmf(total, n, discordance)
+        if weight < 1e-12:
+            continue
+        b = np.arange(total + 1)
+        significant = np.array([mcnemar(int(x), int(total - x)) < 0.05 for x in b])
+        power += weight * binom.pmf(b, total, wins / (wins + losses))[significant].sum()
+    return power
+
+
+@pytest.mark.parametrize(("n", "discordance"), [(200, 0.3), (500, 0.1), (500, 0.02), (100, 0.02)])
+def test_minimum_detectable_difference_has_the_power_it_promises(n, discordance):
+    """Against full enumeration: the exact test is a little more cautious than the normal formula."""
+    difference = minimum_detectable_difference(n, discordance)
+    assert 0.70 < exact_power(n, difference, max(discordance, difference)) < 0.87
+
+
+def test_minimum_detectable_difference_inverts_connors_sample_size():
+    """Connor (1987): psi = 0.4, d = 0.2, two-sided 5%, power 80% needs 77 pairs by his formula 3."""
+    za, zb, psi, d = 1.959964, 0.841621, 0.4, 0.2
+    n = (za * psi**0.5 + zb * (psi - d**2) ** 0.5) ** 2 / d**2
+    assert n == pytest.approx(76, abs=1)
+    assert minimum_detectable_difference(round(n), psi) == pytest.approx(d, rel=0.01)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 100_000), probabilities)
+def test_minimum_detectable_difference_shrinks_with_more_examples(n, discordance):
+    smaller = minimum_detectable_difference(4 * n, discordance)
+    larger = minimum_detectable_difference(n, discordance)
+    assert 0 < smaller <= larger <= 1
+
+
+def test_enumeration_helper_is_sound():
+    """The multinomial probability of one outcome equals the product used in `exact_power`."""
+    direct = multinomial.pmf([3, 1, 6], 10, [0.3, 0.1, 0.6])
+    assert direct == pytest.approx(binom.pmf(4, 10, 0.4) * binom.pmf(3, 4, 0.75))
