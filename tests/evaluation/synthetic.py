@@ -39,15 +39,18 @@ def study(n: int = 500, labels: Sequence[str] = LABELS, seed: int = 0) -> Study:
 
 def predictions(examples: Sequence[Example], labels: Sequence[str], skill: float, seed: int,
                 sharpness: float = 1.6, invalid: float = 0.0) -> list[Prediction]:
-    """Predictions from noisy scores; `skill` raises the target's, `sharpness` makes them overconfident."""
+    """Predictions from noisy scores: `skill` raises the target's; the probabilities are right at a
+    `sharpness` of 1 (where the log-odds of unit normal noise are skill times score) and overconfident above.
+    """
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(len(examples), len(labels)))
     scores[np.arange(len(examples)), [labels.index(str(e.target)) for e in examples]] += skill
-    scores *= sharpness
+    scores *= sharpness * max(skill, 0.5)
     log_probs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
     bad = rng.random(len(examples)) < invalid
-    return [Prediction(e.id, "" if b else labels[int(row.argmax())], valid=not b, raw="I think so" if b else "",
-                       log_probs=tuple(row.tolist()), prompt_tokens=60, truncated_tokens=12 * (i % 50 == 0))
+    return [Prediction(e.id, "" if b else labels[int(row.argmax())], valid=not b,
+                       raw="I think so" if b else "", log_probs=tuple(row.tolist()), prompt_tokens=60,
+                       truncated_tokens=12 * (i % 50 == 0))
             for i, (e, row, b) in enumerate(zip(examples, log_probs, bad, strict=True))]
 
 

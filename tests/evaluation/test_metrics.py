@@ -49,7 +49,8 @@ def test_metrics_equal_scikit_learn(seed, classes, used, invalid):
 
 def test_binary_brier_is_twice_scikit_learns():
     o = outcomes(classes=2, invalid=0)
-    assert measure(o)[0]["brier"] == pytest.approx(2 * sk.brier_score_loss(o.targets, np.exp(o.log_probs[:, 1])))
+    expected = 2 * sk.brier_score_loss(o.targets, np.exp(o.log_probs[:, 1]))
+    assert measure(o)[0]["brier"] == pytest.approx(expected)
 
 
 def test_calibration_error_equals_its_definition():
