@@ -10,11 +10,13 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from prooftune.evaluation.statistics import (
-    discordant,
     holm,
     mcnemar,
+    mcnemar_p,
     minimum_detectable_difference,
+    paired_difference,
     percentile_interval,
+    resample_counts,
     shifted_interval,
     wilson_interval,
 )
@@ -25,14 +27,14 @@ probabilities = st.floats(0, 1, allow_nan=False)
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (5, 5), (3, 12), (40, 17), (0, 9), (300, 250)])
 def test_mcnemar_equals_statsmodels(b, c):
     expected = reference_mcnemar([[7, b], [c, 11]], exact=True).pvalue if b + c else 1.0
-    assert mcnemar(b, c) == pytest.approx(min(1.0, expected))
+    assert mcnemar_p(b, c) == pytest.approx(min(1.0, expected))
 
 
 @settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 200))
 def test_mcnemar_is_a_symmetric_probability(b, c):
-    assert 0 <= mcnemar(b, c) <= 1
-    assert mcnemar(b, c) == mcnemar(c, b)
+    assert 0 <= mcnemar_p(b, c) <= 1
+    assert mcnemar_p(b, c) == mcnemar_p(c, b)
 
 
 @settings(deadline=None)
@@ -59,10 +61,23 @@ def test_wilson_contains_the_share_and_stays_between_0_and_1(k_n):
     assert 0 <= low <= k_n[0] / k_n[1] <= high <= 1
 
 
-def test_discordant_counts_each_side():
+def test_mcnemar_counts_each_side():
     a = np.array([True, True, False, False, True])
     b = np.array([True, False, True, False, False])
-    assert discordant(a, b) == (2, 1)
+    test = mcnemar(a, b)
+    assert (test.b, test.c, test.p) == (2, 1, 1.0)
+
+
+def test_paired_difference_is_that_of_a_plain_loop():
+    rng = np.random.default_rng(0)
+    a, b = rng.random(150) < 0.8, rng.random(150) < 0.6
+    slow = []
+    for counts in resample_counts(150, 100, seed=4):
+        index = np.repeat(np.arange(150), counts.astype(int))
+        slow.append(a[index].mean() - b[index].mean())
+    got = paired_difference(a, b, seed=4, resamples=100)
+    assert got.value == pytest.approx(a.mean() - b.mean())
+    assert (got.low, got.high) == pytest.approx(percentile_interval(np.array(slow), 0.95))
 
 
 def test_percentiles_leave_undefined_resamples_out():
@@ -85,7 +100,7 @@ def exact_power(n: int, difference: float, discordance: float) -> float:
         if weight < 1e-12:
             continue
         b = np.arange(total + 1)
-        significant = np.array([mcnemar(int(x), int(total - x)) < 0.05 for x in b])
+        significant = np.array([mcnemar_p(int(x), int(total - x)) < 0.05 for x in b])
         power += weight * binom.pmf(b, total, wins / (wins + losses))[significant].sum()
     return power
 

@@ -89,3 +89,16 @@ def test_no_verdict_between_equals(seed):
     results = [synthetic.result(study, "zero", "zero-shot", 1.5, seed=seed),
                synthetic.result(study, "lora", "tuned", 1.5, seed=seed + 50)]
     assert score(study, results, Evaluation(resamples=100), seed=0)["verdict"]["outcome"] == "undecided"
+
+
+def test_of_several_tuned_variants_the_best_on_validation_is_judged():
+    """The better one on test must not be chosen by the test rows that judge it."""
+    study = synthetic.study(300)
+    good = synthetic.result(study, "good", "tuned", 3.0, seed=1)
+    lucky = synthetic.result(study, "lucky", "tuned", 3.5, seed=2)
+    unlucky = synthetic.result(study, "x", "tuned", 1.0, seed=3).validation
+    lucky = type(lucky)("lucky", "tuned", lucky.test, unlucky, {}, lucky.folder)
+    verdict = score(study, [good, lucky, synthetic.result(study, "zero", "zero-shot", 0.5, seed=9)],
+                    Evaluation(resamples=100), seed=0)["verdict"]
+    assert (verdict["best_tuned"], verdict["winner"]) == ("good", "lucky")
+    assert "of 2 tuned variants the best on validation" in verdict["sentence"]

@@ -8,7 +8,6 @@ from typing import Any
 
 from prooftune.evaluation.metrics import Outcomes, Sums, measure, rates
 from prooftune.evaluation.statistics import (
-    discordant,
     holm,
     mcnemar,
     minimum_detectable_difference,
@@ -58,14 +57,14 @@ def compare(chosen: Sequence[tuple[str, str]], tests: Mapping[str, Outcomes], dr
     rows: list[dict[str, Any]] = []
     for a, b in chosen:
         n = len(tests[a])
-        only_a, only_b = discordant(tests[a].correct, tests[b].correct)
+        test = mcnemar(tests[a].correct, tests[b].correct)
         row: dict[str, Any] = {"a": a, "b": b, "n": n}
         for name in ("accuracy", "macro_f1"):
             low, high = percentile_interval(samples[a][name] - samples[b][name], confidence)
             row[name] = {"value": values[a][name] - values[b][name], "low": low, "high": high}
-        row |= {"only_a": only_a, "only_b": only_b, "p": mcnemar(only_a, only_b),
+        row |= {"only_a": test.b, "only_b": test.c, "p": test.p,
                 "minimum_detectable_difference": minimum_detectable_difference(
-                    n, (only_a + only_b) / n, alpha=1 - confidence)}
+                    n, (test.b + test.c) / n, alpha=1 - confidence)}
         rows.append(row)
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted

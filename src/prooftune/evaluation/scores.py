@@ -12,7 +12,7 @@ import numpy as np
 from prooftune.evaluation import calibration
 from prooftune.evaluation.changes import changed_examples
 from prooftune.evaluation.comparisons import compare, pairs
-from prooftune.evaluation.metrics import Floats, Outcomes, Sums, confusion, measure, per_class, rates
+from prooftune.evaluation.metrics import INVALID, Floats, Outcomes, Sums, confusion, measure, per_class, rates
 from prooftune.evaluation.outcomes import outcomes_of
 from prooftune.evaluation.statistics import (
     bootstrap,
@@ -57,10 +57,12 @@ def score(study: Study, results: Sequence[VariantResult], settings: Evaluation, 
         name, test = result.name, tests[result.name]
         variants[name] = {
             "kind": result.kind, "n": len(test),
+            "validation_accuracy": _validation_accuracy(arrays[name][1]),
             **_measured(test, raw[name], study.labels, settings.confidence),
             **_calibration(test, raw[name], calibrated[name], after, settings.confidence),
             "abstention": _abstention(calibrated[name], target, settings.confidence),
             **_counts(result.test),
+            "invalid_rate": float(np.mean(test.predicted == INVALID)),
         }
     support = np.bincount(next(iter(tests.values())).targets, minlength=len(study.labels))
     scores: dict[str, Any] = {
@@ -144,8 +146,13 @@ def _calibration(test: Outcomes, drawn: Sums, calibrated: _Calibrated, drawn_aft
 
 def _target_accuracy(arrays: Mapping[str, tuple[Outcomes, Outcomes]]) -> float | None:
     """Half-way between the best variant and 1, by validation: the test set must not set its own target."""
-    best = max((float(v.correct.mean()) for _, v in arrays.values() if len(v)), default=None)
+    known = [_validation_accuracy(validation) for _, validation in arrays.values()]
+    best = max((accuracy for accuracy in known if accuracy is not None), default=None)
     return None if best is None else (1 + best) / 2
+
+
+def _validation_accuracy(validation: Outcomes) -> float | None:
+    return float(validation.correct.mean()) if len(validation) else None
 
 
 def _abstention(calibrated: _Calibrated, target: float | None, confidence: float) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -95,13 +96,52 @@ def wilson_interval(successes: int, n: int, confidence: float) -> tuple[float, f
     return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
 
 
-def discordant(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[int, int]:
-    """Examples that only `a` has right, and that only `b` has right."""
-    return int((a & ~b).sum()), int((b & ~a).sum())
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
 
 
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p-value of McNemar's test: are the discordant pairs a fair coin? (McNemar 1947)"""
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Examples that only the first (`b`) and only the second variant (`c`) has right, and the p-value."""
+
+    b: int
+    c: int
+    p: float
+
+
+def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_], seed: int, resamples: int = 2000,
+                      confidence: float = 0.95) -> Interval:
+    """Difference of two accuracies, first minus second, with its paired bootstrap interval.
+
+    Args:
+        first: whether each example was answered rightly, [n].
+        second: the same examples in the same order, [n].
+        seed: of the resampling.
+        resamples: bootstrap resamples.
+        confidence: level of the interval.
+    """
+    differences = first.astype(np.float64) - second
+    n = len(differences)
+    chunk = max(1, CHUNK_BYTES // (8 * n))
+    samples = [resample_counts(n, min(chunk, resamples - start), seed, start) @ differences / n
+               for start in range(0, resamples, chunk)]
+    low, high = percentile_interval(np.concatenate(samples), confidence)
+    return Interval(float(differences.mean()), low, high)
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
+    """McNemar's exact test of two variants on the same examples, given whether each was right, [n]."""
+    b, c = int((first & ~second).sum()), int((second & ~first).sum())
+    return McNemar(b, c, mcnemar_p(b, c))
+
+
+def mcnemar_p(only_a: int, only_b: int) -> float:
+    """Two-sided binomial p-value: are the discordant pairs a fair coin? (McNemar 1947)"""
     from scipy.stats import binom
 
     total = only_a + only_b

@@ -14,8 +14,9 @@ def verdict(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Judge a study from its variants' metrics and its corrected comparisons.
 
     A variant beats another when it is more accurate and the Holm-adjusted exact McNemar p-value is below
-    1 - confidence. The best tuned variant may be picked by its test accuracy because the correction
-    covers all pairs that could have been picked.
+    1 - confidence. Of several tuned variants the one that did best on validation is judged (the one that
+    ships), since on test it would be chosen by what it is judged on; of several prompts the strongest on
+    test, which can only make the comparison harder.
 
     Returns:
         ``outcome``: wins (beats every reference), mixed (beats some, loses to none), undecided (beats
@@ -30,14 +31,14 @@ def verdict(scores: Mapping[str, Any]) -> dict[str, Any]:
     tuned = [name for name in ranked if kinds[name] == "tuned"]
     zero_shot = [name for name in kinds if kinds[name] == "zero-shot"]
     untuned_model = zero_shot or [name for name in ranked if kinds[name] in PROMPTED]
-    best = tuned[0] if tuned else ranked[0]
+    best = _best_on_validation(scores, kinds) if tuned else ranked[0]
     references = _references(scores, kinds, ranked, best) if tuned else ranked[1:2]
     against = [_against(scores, best, name, kinds[name]) for name in references]
     outcome = _outcome(against) if tuned else "not-tuned"
     return {
         "outcome": outcome,
         "headline": _headline(outcome, against, best),
-        "sentence": _sentence(scores, outcome, best, against),
+        "sentence": _sentence(scores, outcome, best, against, len(tuned)),
         "winner": ranked[0],
         "best_tuned": best if tuned else None,
         "baseline": untuned_model[0] if untuned_model else None,
@@ -100,9 +101,11 @@ def _headline(outcome: str, against: list[dict[str, Any]], best: str) -> str:
     }[outcome]
 
 
-def _sentence(scores: Mapping[str, Any], outcome: str, best: str, against: list[dict[str, Any]]) -> str:
+def _sentence(scores: Mapping[str, Any], outcome: str, best: str, against: list[dict[str, Any]],
+              tuned: int) -> str:
     accuracy = scores["variants"][best]["metrics"]["accuracy"]
-    opening = (f"{best} labels {accuracy['value']:.1%} of {scores['n']:,} test examples correctly "
+    subject = f"{best}, of {tuned} tuned variants the best on validation," if tuned > 1 else best
+    opening = (f"{subject} labels {accuracy['value']:.1%} of {scores['n']:,} test examples correctly "
                f"({scores['confidence']:.0%} interval {accuracy['low']:.1%} to {accuracy['high']:.1%})")
     if outcome == "not-tuned":
         opening = f"No variant was tuned; of those that were run, {opening}"
@@ -128,6 +131,15 @@ def _clause(entry: Mapping[str, Any]) -> str:
 
 def _list(words: list[str], last: str = "and") -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
+
+
+def _best_on_validation(scores: Mapping[str, Any], kinds: Mapping[str, str]) -> str:
+    def known(name: str) -> float:
+        variant = scores["variants"][name]
+        on_validation = variant["validation_accuracy"]
+        return float(variant["metrics"]["accuracy"]["value"] if on_validation is None else on_validation)
+
+    return max((name for name in kinds if kinds[name] == "tuned"), key=known)
 
 
 def _rank(scores: Mapping[str, Any], name: str) -> tuple[float, float]:
