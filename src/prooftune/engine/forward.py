@@ -103,9 +103,8 @@ def hidden_states(body: nn.Module, batch: Batch, cache: Any | None) -> Tensor:
         options = {"past_key_values": expanded(cache, rows), "use_cache": True}
         if mask.dim() == 2:
             mask = torch.cat([mask.new_ones(rows, cache.get_seq_length()), mask], dim=1)
-    if mask.dim() == 4:
-        mask = _additive(mask, next(body.parameters()).dtype)
-    out = body(input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, **options)
+    masks: Any = mask if mask.dim() == 2 else _tree_masks(body, batch)
+    out = body(input_ids=batch.input_ids, attention_mask=masks, position_ids=batch.position_ids, **options)
     hidden: Tensor = out.last_hidden_state
     return hidden.reshape(-1, hidden.shape[-1])[batch.read].contiguous()
 
@@ -149,6 +148,27 @@ def check_readout(model: nn.Module) -> None:
         raise Failure(f"{type(_unwrapped(model)).__name__}: logits computed from the hidden state differ from the model's own by "
                       f"{difference:.3g}; this architecture is not supported. Supported: Llama, Mistral, Qwen, Gemma and "
                       "others that apply their output layer to the last hidden state.")
+
+
+def _tree_masks(body: nn.Module, batch: Batch) -> Any:
+    """The batch's own mask in the form that the body's layers expect.
+
+    Layers with a sliding window of W see the last W positions only, and keep only the last W - 1 keys of a
+    cached prefix; where some layers slide and others do not, transformers takes one mask per kind of layer.
+    """
+    config: Any = body.config
+    allowed, dtype = batch.attention_mask, next(body.parameters()).dtype
+    length, total = allowed.shape[2:]
+    full = _additive(allowed, dtype)
+    kinds = set(getattr(config, "layer_types", None) or [])
+    window = getattr(config, "sliding_window", None)
+    if not window or total <= window or kinds == {"full_attention"}:
+        return full
+    prefix = total - length
+    keys = torch.cat([torch.arange(prefix, device=allowed.device).expand(len(allowed), -1), batch.position_ids], dim=1)
+    near = (batch.position_ids[:, :, None] - keys[:, None, :] < window)[:, None]
+    sliding = _additive((allowed & near)[..., max(0, prefix - (window - 1)) :], dtype)
+    return {"full_attention": full, "sliding_attention": sliding} if kinds else sliding
 
 
 def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:

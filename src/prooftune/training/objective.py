@@ -128,10 +128,11 @@ class TuningModule(nn.Module):
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """What the Trainer calls for ``gradient_checkpointing: true``."""
         model: Any = self.model
         model.enable_input_require_grads()  # frozen embeddings would cut the gradient's path
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+        model.activation_checkpointing_enable(**options)
 
     def trainable_state(self) -> dict[str, Tensor]:
         return {name: p.detach().contiguous() for name, p in self.named_parameters() if p.requires_grad}

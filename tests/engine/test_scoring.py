@@ -1,0 +1,150 @@
+"""Scoring against the slow way: every label after every prompt, one row at a time, the model's own logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prooftune import recipe
+from prooftune.engine.batches import by_tokens
+from prooftune.engine.forward import check_readout, readout_of
+from prooftune.engine.scoring import label_tree, score_classes, score_labels
+from prooftune.errors import Failure
+from prooftune.models.loading import load_model
+
+FLOAT32 = recipe.Model(name="tiny", dtype="float32")
+PREFIX = [0, 5, 9, 17, 33, 2, 8]
+ROWS = [[11, 12, 13], [40], list(range(20, 60)), [7, 7, 7, 7, 7], [100, 3]]
+LABELS = [[21], [22, 23], [22, 24], [22, 24, 25, 26]]
+STOP = 1
+
+
+def slow_scores(model, labels, stop, prefix=PREFIX, rows=ROWS):
+    """Sum of the labels' token log-probabilities from the model's own full logits, without cache or padding."""
+    result = torch.zeros(len(rows), len(labels))
+    for i, row in enumerate(rows):
+        for j, label in enumerate(labels):
+            ids = torch.tensor([[*prefix, *row, *label]])
+            with torch.no_grad():
+                log_probs = torch.log_softmax(model(ids, use_cache=False).logits[0].float(), -1)
+            start = len(prefix) + len(row) - 1
+            result[i, j] = sum(log_probs[start + k, token] for k, token in enumerate(label))
+    return result
+
+
+def gathered(batches, rows, columns):
+    scores = torch.full((len(rows), columns), float("nan"))
+    for numbers, values in batches:
+        scores[numbers] = values.float()
+    return scores
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, []], ids=["prefix", "no prefix"])
+def test_label_scores_equal_the_slow_way(model_folder: Path, prefix: list[int]) -> None:
+    model = load_model(model_folder, FLOAT32)
+    labels = [[21], [22, 23], [24, 25, 26]]
+    fast = gathered(score_labels(model, prefix, ROWS, labels, STOP), ROWS, 3)
+    torch.testing.assert_close(fast, slow_scores(model, labels, STOP, prefix), atol=2e-4, rtol=1e-4)
+
+
+def test_a_label_that_begins_another_is_scored_with_its_stop_token(model_folder: Path) -> None:
+    model = load_model(model_folder, FLOAT32)
+    fast = gathered(score_labels(model, PREFIX, ROWS, LABELS, STOP), ROWS, 4)
+    torch.testing.assert_close(fast, slow_scores(model, [[*x, STOP] for x in LABELS], STOP), atol=2e-4, rtol=1e-4)
+
+
+def test_length_normalisation_divides_by_the_label_tokens(model_folder: Path) -> None:
+    model = load_model(model_folder, FLOAT32)
+    labels = [[21], [22, 23]]
+    plain = gathered(score_labels(model, PREFIX, ROWS, labels, STOP), ROWS, 2)
+    divided = gathered(score_labels(model, PREFIX, ROWS, labels, STOP, normalize=True), ROWS, 2)
+    torch.testing.assert_close(divided, plain / torch.tensor([1.0, 2.0]))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(budget=st.integers(1, 400))
+def test_the_batch_size_never_changes_a_score(model_folder: Path, budget: int) -> None:
+    model = load_model(model_folder, FLOAT32)
+    alone = gathered(score_labels(model, PREFIX, ROWS, LABELS, STOP, batch_tokens=1), ROWS, 4)
+    batched = gathered(score_labels(model, PREFIX, ROWS, LABELS, STOP, batch_tokens=budget), ROWS, 4)
+    torch.testing.assert_close(batched, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_sdpa_and_eager_agree(model_folders: dict[str, Path]) -> None:
+    scores = [
+        gathered(score_labels(load_model(model_folders["llama"], recipe.Model(name="t", dtype="float32", attention=kind)),
+                              PREFIX, ROWS, LABELS, STOP), ROWS, 4)
+        for kind in ("eager", "sdpa")]
+    torch.testing.assert_close(scores[0], scores[1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_reads_the_last_real_token_however_rows_are_padded(model_folder: Path) -> None:
+    model = load_model(model_folder, FLOAT32, labels=["a", "b", "c"])
+    batched = gathered(score_classes(model, PREFIX, ROWS), ROWS, 3)
+    pad = model.config.pad_token_id
+    for i, row in enumerate(ROWS):
+        ids = [*PREFIX, *row]
+        with torch.no_grad():
+            unpadded = model(torch.tensor([ids])).logits
+            right = model(torch.tensor([ids + [pad] * 4]), attention_mask=torch.tensor([[1] * len(ids) + [0] * 4])).logits
+            mask = torch.tensor([[0] * 4 + [1] * len(ids)])
+            left = model(torch.tensor([[pad] * 4 + ids]), attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
+        for own in (unpadded, right, left):
+            torch.testing.assert_close(batched[i], torch.log_softmax(own.float(), -1)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_no_array_of_rows_times_length_times_vocabulary(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output layer sees one position per row and one per inner node of the label tree, nothing else."""
+    model = load_model(model_folders["llama"], FLOAT32)
+    seen = []
+    output = model.get_output_embeddings()
+    output.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[0]))
+    list(score_labels(model, PREFIX, ROWS, [[21], [22, 23]], STOP))
+    assert sum(seen) == len(ROWS) * 2
+
+
+def test_an_architecture_with_other_logits_is_refused(model_folders: dict[str, Path]) -> None:
+    model = load_model(model_folders["llama"], FLOAT32)
+    check_readout(model)
+    original = model.forward
+
+    def scaled(*args, **kwargs):
+        out = original(*args, **kwargs)
+        out.logits = out.logits * 3 + 1
+        return out
+
+    model.forward = scaled
+    with pytest.raises(Failure, match="not supported"):
+        check_readout(model)
+
+
+def test_soft_capping_is_applied(model_folders: dict[str, Path]) -> None:
+    model = load_model(model_folders["gemma2"], FLOAT32)
+    logits = readout_of(model)(torch.randn(5, 32) * 100)
+    assert logits.abs().max() <= model.config.final_logit_softcapping
+
+
+@given(st.lists(st.integers(0, 500), max_size=200), st.integers(1, 2000))
+def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    batches = by_tokens(lengths, budget)
+    assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+    assert batches == by_tokens(lengths, budget)
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=5).map(tuple), min_size=1, max_size=8, unique=True))
+def test_label_tree_spells_every_label(labels: list[tuple[int, ...]]) -> None:
+    tree = label_tree(labels, stop=99)
+    overlap = any(a != b and b[: len(a)] == a for a in labels for b in labels)
+    for label, reads in zip(labels, tree.reads, strict=True):
+        assert tuple(token for _, token in reads) == ((*label, 99) if overlap else label)
+        path, node = [], reads[-1][0]
+        while node >= 0:
+            path.append(tree.tokens[node])
+            node = tree.parents[node]
+        assert tuple(reversed(path)) == tuple(token for _, token in reads[:-1])

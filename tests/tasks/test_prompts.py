@@ -1,0 +1,153 @@
+"""Rendering: golden ids, one start token, texts read as text, cuts that spare the target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prooftune.errors import UsageError
+from prooftune.models.loading import load_tokenizer
+from prooftune.records import Example
+from prooftune.tasks.classification import parse_label
+from prooftune.tasks.prompts import Encoder, Rendering, Shot, candidate_templates, default_template
+from prooftune.training.objective import check_rows, instruction_rows
+
+LABELS = ("World", "Sports", "Sci/Tech")
+
+
+def encoder_for(folder: Path, family: str, **options) -> Encoder:
+    options = {"template": "Classify: {text}", "labels": LABELS, "chat": family != "llama", "max_length": 64, **options}
+    return Encoder(Rendering(**options), load_tokenizer(folder), ["text"])
+
+
+def test_golden_prompts(model_folder: Path, family: str) -> None:
+    expected = {
+        "llama": "<s>Classify: goal scored\nAnswer:",
+        "llama3": "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nClassify: goal scored<|eot_id|>"
+                  "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "gemma2": "<bos><start_of_turn>user\nClassify: goal scored<end_of_turn>\n<start_of_turn>model\n",
+    }
+    assert encoder_for(model_folder, family).render({"text": "goal scored"}) == expected[family]
+
+
+def test_stop_token_is_what_ends_an_answer(model_folder: Path, family: str) -> None:
+    encoder, tokenizer = encoder_for(model_folder, family), load_tokenizer(model_folder)
+    assert tokenizer.convert_ids_to_tokens(encoder.stop) == {"llama": "</s>", "llama3": "<|eot_id|>", "gemma2": "<end_of_turn>"}[family]
+
+
+def test_exactly_one_start_token(model_folder: Path, family: str) -> None:
+    tokenizer = load_tokenizer(model_folder)
+    encoder = encoder_for(model_folder, family)
+    ids = encoder.prefix + encoder.encode({"text": "cat"}).row
+    assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
+    with pytest.raises(UsageError, match="two start-of-text"):
+        Encoder(Rendering("{text}", LABELS, chat=False, system=tokenizer.bos_token * 2), tokenizer, ["text"])
+
+
+def test_golden_mask(model_folder: Path, family: str) -> None:
+    """The loss is on the label's tokens and the stop token, each predicted from the token before it."""
+    encoder, tokenizer = encoder_for(model_folder, family), load_tokenizer(model_folder)
+    [row] = instruction_rows([Example("1", {"text": "goal scored"}, "Sci/Tech")], encoder)
+    assert row.targets[-1] == encoder.stop
+    assert tokenizer.decode(row.targets[:-1]).strip() == "Sci/Tech"
+    assert row.ids[row.read[0] + 1 :] == row.targets[:-1]
+    assert row.read == list(range(len(row.ids) - len(row.targets), len(row.ids)))
+    # The place before the first target ends the prompt exactly as it does in use.
+    assert row.ids[: row.read[0] + 1] == encoder.encode({"text": "goal scored"}).row
+
+
+def test_a_target_without_its_stop_token_is_an_error(model_folder: Path, family: str) -> None:
+    encoder = encoder_for(model_folder, family)
+    rows = instruction_rows([Example("1", {"text": "cat"}, "World")], encoder)
+    broken = type(rows[0])(rows[0].ids, rows[0].read[:-1], rows[0].targets[:-1])
+    with pytest.raises(UsageError, match="stop token"):
+        check_rows([broken], encoder.stop)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=300))
+def test_any_text_keeps_prefix_target_and_limit(model_folder: Path, family: str, text: str) -> None:
+    encoder = encoder_for(model_folder, family)
+    [row] = instruction_rows([Example("1", {"text": text}, "Sports")], encoder)
+    assert len(encoder.prefix) + len(row.ids) + 1 <= 64
+    assert row.targets == [*encoder.targets[1], encoder.stop]
+    full, cut = encoder.full_length({"text": text})
+    assert cut == encoder.encode({"text": text}).truncated
+    assert full - cut == len(encoder.prefix) + len(encoder.encode({"text": text}).row)
+
+
+@pytest.mark.parametrize("text", ["<|eot_id|>", "<end_of_turn>\n<start_of_turn>model\n", "</s>", "<bos><s><|begin_of_text|>"])
+def test_control_tokens_in_a_text_are_read_as_text(model_folder: Path, family: str, text: str) -> None:
+    tokenizer = load_tokenizer(model_folder)
+    encoder = encoder_for(model_folder, family)
+    special = set(tokenizer.all_special_ids) | {encoder.stop}
+    plain = encoder.encode({"text": "cat"}).row
+    row = encoder.encode({"text": text}).row
+    assert sum(i in special for i in row) == sum(i in special for i in plain)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(target=st.sampled_from(LABELS), other=st.sampled_from(LABELS))
+def test_the_target_never_reaches_the_prompt(model_folder: Path, family: str, target: str, other: str) -> None:
+    encoder = encoder_for(model_folder, family)
+    rows = [instruction_rows([Example("1", {"text": "cat sat"}, label)], encoder)[0] for label in (target, other)]
+    prompts = [row.ids[: row.read[0] + 1] for row in rows]
+    assert prompts[0] == prompts[1]
+
+
+def test_the_longest_field_is_cut_first(model_folder: Path, family: str) -> None:
+    rendering = Rendering("{headline} :: {text}", LABELS, chat=family != "llama", max_length=48)
+    tokenizer = load_tokenizer(model_folder)
+    encoder = Encoder(rendering, tokenizer, ["headline", "text"])
+    shown = encoder.render({"headline": "stocks fell", "text": "cat " * 100})
+    assert "stocks fell ::" in shown
+    assert encoder.encode({"headline": "stocks fell", "text": "cat " * 100}).truncated > 50
+
+
+def test_shots_are_part_of_the_prefix_and_do_not_take_the_text_s_room(model_folder: Path, family: str) -> None:
+    bare = encoder_for(model_folder, family)
+    shown = encoder_for(model_folder, family, shots=(Shot({"text": "match won"}, "Sports"),))
+    text = {"text": "cat " * 100}
+    assert len(shown.prefix) > len(bare.prefix)
+    assert "Sports" in load_tokenizer(model_folder).decode(shown.prefix)
+    assert len(shown.encode(text).row) == len(bare.encode(text).row)
+
+
+def test_rendering_survives_json(model_folder: Path, family: str) -> None:
+    rendering = Rendering("{text}", LABELS, "sys", False, 77, (Shot({"text": "x"}, "World"),))
+    assert Rendering.from_json(rendering.to_json()) == rendering
+
+
+@pytest.mark.parametrize(("template", "message"), [
+    ("{txt}", r"uses \{txt\}.*did you mean 'text'"), ("no field", "uses none of the data's fields"), ("{text} {", "literal braces"),
+])
+def test_bad_templates(model_folders: dict[str, Path], template: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Encoder(Rendering(template, LABELS, chat=False), load_tokenizer(model_folders["llama"]), ["text"])
+
+
+def test_no_room_for_the_text(model_folders: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="no room for the text"):
+        encoder_for(model_folders["llama"], "llama", template="long " * 50 + "{text}")
+
+
+def test_a_chat_template_that_refuses_says_so(model_folders: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match=r"refused the prompt.*System role not supported"):
+        encoder_for(model_folders["gemma2"], "gemma2", system="Be brief.")
+
+
+def test_shipped_templates_fit_any_fields() -> None:
+    for fields in (["text"], ["headline", "body"]):
+        for template in [default_template(fields), *candidate_templates(fields)]:
+            assert all("{" + f + "}" in template for f in fields)
+
+
+@pytest.mark.parametrize(("text", "label"), [
+    ("Sports", "Sports"), (" sports.\n", "Sports"), ('"Sci/Tech"', "Sci/Tech"), ("Sports, because", "Sports"),
+    ("Sportsman", None), ("I think Sports", None), ("", None), ("sci", None),
+])
+def test_parsing_guesses_nothing(text: str, label: str | None) -> None:
+    assert parse_label(text, LABELS) == label

@@ -1,0 +1,242 @@
+"""The trainer on tiny models: exact loss, accumulation, sharing, resuming after a kill, stopping on NaN."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from prooftune import recipe
+from prooftune.errors import Failure, UsageError
+from prooftune.models import adapters, loading
+from prooftune.records import Example
+from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.training.arguments import training_arguments
+from prooftune.training.objective import TuningModule, head_rows, instruction_rows, make_collator
+from prooftune.training.trainer import LengthGrouped, last_whole_checkpoint, train
+
+FLOAT32 = recipe.Model(name="tiny", dtype="float32")
+LABELS = ("World", "Sports", "Sci/Tech")
+TEXTS = ["goal scored match won", "planet orbit", "the cat sat on a mat and it was very good", "stocks fell", "no"]
+EXAMPLES = [Example(str(i), {"text": TEXTS[i % 5] * (1 + i % 3)}, LABELS[i % 3]) for i in range(24)]
+
+
+def setup(folder: Path, objective: str = "instruction", method: str = "lora", share: bool = True):
+    tokenizer = loading.load_tokenizer(folder)
+    rendering = Rendering("Classify: {text}", LABELS, chat=bool(tokenizer.chat_template), max_length=96)
+    encoder = Encoder(rendering, tokenizer, ["text"])
+    torch.manual_seed(0)
+    model = loading.load_model(folder, FLOAT32, labels=list(LABELS) if objective == "head" else None)
+    variant = recipe.Variant(kind="tuned", objective=objective, method=method)
+    model = adapters.attach(model, variant, {} if method == "full" else {"r": 4})
+    rows = (head_rows if objective == "head" else instruction_rows)(EXAMPLES, encoder)
+    return TuningModule(model, encoder.prefix, share), rows, encoder
+
+
+def arguments(folder: Path, **options):
+    return training_arguments({"learning_rate": 1e-2, "per_device_train_batch_size": 4, "num_train_epochs": 1, **options}, folder,
+                              rows=24, validation=0, seed=3, dtype=torch.float32, patience=None)
+
+
+def loss_of(module: TuningModule, rows, encoder) -> torch.Tensor:
+    out = module(**make_collator(encoder.prefix, module.share)(rows))
+    return out["loss_sum"] / out["count"]
+
+
+def test_loss_equals_transformers_own_row_by_row(model_folder: Path) -> None:
+    module, rows, encoder = setup(model_folder)
+    total = count = 0.0
+    for row in rows:
+        ids = [*encoder.prefix, *row.ids, row.targets[-1]]
+        labels = [-100] * (len(ids) - len(row.targets)) + row.targets
+        with torch.no_grad():
+            own = module.model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.item()
+        total, count = total + own * len(row.targets), count + len(row.targets)
+    assert loss_of(module, rows, encoder).item() == pytest.approx(total / count, abs=1e-4)
+
+
+def test_head_loss_equals_transformers_own(model_folder: Path) -> None:
+    module, rows, encoder = setup(model_folder, "head")
+    losses = [module.model(input_ids=torch.tensor([[*encoder.prefix, *r.ids]]), labels=torch.tensor(r.targets)).loss.item() for r in rows]
+    assert loss_of(module, rows, encoder).item() == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["instruction", "head"])
+def test_shared_prefix_gives_the_same_loss_and_gradients(model_folder: Path, objective: str) -> None:
+    found = []
+    for share in (True, False):
+        module, rows, encoder = setup(model_folder, objective, share=share)
+        for parameter in module.parameters():  # B starts at zero, where A has no gradient to compare
+            if parameter.requires_grad and not parameter.abs().max() > 0:
+                torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))
+        loss = loss_of(module, rows[:7], encoder)
+        loss.backward()
+        found.append((loss.item(), torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-3)
+
+
+def test_padding_token_as_target_is_learned(model_folders: dict[str, Path]) -> None:
+    """pad = eos must not hide the stop token: its loss has a gradient."""
+    module, rows, encoder = setup(model_folders["llama"])
+    assert loading.load_tokenizer(model_folders["llama"]).pad_token_id == encoder.stop
+    only_stop = [type(r)(r.ids, r.read[-1:], r.targets[-1:]) for r in rows]
+    assert loss_of(module, only_stop, encoder).item() > 0.1
+
+
+@pytest.mark.parametrize("objective", ["instruction", "head"])
+def test_accumulation_equals_one_big_batch(model_folders: dict[str, Path], tmp_path: Path, objective: str) -> None:
+    """Rows have different numbers of target tokens, so averaging per micro-batch would show."""
+    states = []
+    for name, options in {"big": {"per_device_train_batch_size": 8}, "small": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}}.items():
+        module, rows, encoder = setup(model_folders["llama"], objective)
+        train(module, rows, [], encoder.prefix, arguments(
+            tmp_path / name, max_steps=3, train_sampling_strategy="sequential", optim="sgd", save_strategy="no", **options))
+        states.append(module.trainable_state())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "rslora", "full"])
+def test_saved_and_loaded_again_it_is_the_same_model(model_folder: Path, tmp_path: Path, method: str) -> None:
+    for objective in ("instruction", "head"):
+        module, rows, encoder = setup(model_folder, objective, method)
+        before = loss_of(module, rows, encoder).item()
+        train(module, rows, [], encoder.prefix, arguments(tmp_path / f"{objective}-run", max_steps=4))
+        module.model.eval()
+        after = loss_of(module, rows, encoder).item()
+        assert after < before - 1e-3
+        adapters.save(module.model, tmp_path / objective, method, torch.float32)
+        again = adapters.load(model_folder, tmp_path / objective, FLOAT32, quantization=None,
+                              labels=list(LABELS) if objective == "head" else None, max_length=96)
+        assert loss_of(TuningModule(again, encoder.prefix, True), rows, encoder).item() == pytest.approx(after, abs=1e-6)
+
+
+def test_gradient_checkpointing_changes_nothing(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    states = []
+    for checkpointing in (False, True):
+        module, rows, encoder = setup(model_folders["llama"], share=not checkpointing)
+        train(module, rows, [], encoder.prefix, arguments(tmp_path / str(checkpointing), max_steps=2, gradient_checkpointing=checkpointing))
+        states.append(module.trainable_state())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, atol=1e-4, rtol=1e-3, msg=name)
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from transformers import TrainerCallback
+sys.path.insert(0, {tests!r})
+from training.test_trainer import setup, arguments
+from prooftune.training.trainer import train
+from safetensors.torch import save_file
+
+class Killer(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+module, rows, encoder = setup(Path(sys.argv[1]))
+# Dropout and two epochs: a resumed run needs the random state and the second epoch's order to be the same.
+module.model.base_model.model.model.layers[0].self_attn.q_proj.lora_dropout["default"].p = 0.3
+train(module, rows, [], encoder.prefix, arguments(Path(sys.argv[2]), num_train_epochs=2, save_strategy="steps", save_steps=2),
+      callbacks=[Killer()])
+save_file(module.trainable_state(), Path(sys.argv[2]) / "final.safetensors")
+"""
+
+
+@pytest.mark.parametrize("kill_at", [5, 9])
+def test_killed_and_resumed_equals_uninterrupted(model_folders: dict[str, Path], tmp_path: Path, kill_at: int) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1])))
+
+    def go(name: str, kill: int) -> int:
+        command = [sys.executable, str(script), str(model_folders["llama"]), str(tmp_path / name), str(kill)]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    assert go("straight", -1) == 0
+    assert go("killed", kill_at) == -9
+    # What a kill in the middle of writing leaves: newer than the others and useless.
+    torn = tmp_path / "killed" / "checkpoint-99"
+    torn.mkdir()
+    (torn / "trainer_state.json").write_text('{"epoch": 1.')
+    assert go("killed", -1) == 0
+    straight, resumed = (load_file(tmp_path / name / "final.safetensors") for name in ("straight", "killed"))
+    for name, value in straight.items():
+        assert torch.equal(resumed[name], value), name
+
+
+def test_a_torn_checkpoint_is_never_resumed(tmp_path: Path) -> None:
+    for step, content in {4: "{}", 8: '{"global_'}.items():
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(content)
+    (tmp_path / "checkpoint-12").mkdir()
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert not (tmp_path / "checkpoint-8").exists()
+
+
+def test_the_first_non_finite_loss_stops_with_its_reason(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    module, rows, encoder = setup(model_folders["llama"])
+    with pytest.raises(Failure, match=r"loss became nan at step \d.*learning_rate"):
+        train(module, rows, [], encoder.prefix, arguments(tmp_path, learning_rate=float("inf"), lr_scheduler_type="constant", warmup_steps=0))
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "random", "sequential"])
+def test_every_row_once_an_epoch_in_an_order_of_seed_and_epoch(strategy: str) -> None:
+    lengths = [(7 * i) % 53 for i in range(1003)]
+    orders = []
+    for epoch in (0, 1):
+        sampler = LengthGrouped(lengths, 8, seed=5, strategy=strategy)
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        assert sorted(orders[-1]) == list(range(1003))
+        assert orders[-1] == list(sampler)
+    assert (orders[0] == orders[1]) == (strategy == "sequential")
+
+
+def test_length_grouping_saves_padding_without_sorting_the_epoch() -> None:
+    lengths = [(7919 * i) % 211 for i in range(4000)]
+
+    def waste(strategy: str) -> float:
+        order = list(LengthGrouped(lengths, 16, seed=0, strategy=strategy))
+        padded = sum(16 * max(lengths[j] for j in order[i : i + 16]) for i in range(0, 4000, 16))
+        return padded / sum(lengths) - 1
+
+    assert waste("group_by_length") < 0.05 < 0.5 < waste("random")
+    order = list(LengthGrouped(lengths, 16, seed=0, strategy="group_by_length"))
+    first, last = (sum(lengths[i] for i in part) / 2000 for part in (order[:2000], order[2000:]))
+    assert abs(first - last) < 12
+
+
+def test_early_stopping_and_best_checkpoint(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    module, rows, encoder = setup(model_folders["llama"])
+    options = training_arguments(
+        {"learning_rate": 0.3, "num_train_epochs": 30, "per_device_train_batch_size": 4, "eval_steps": 2, "lr_scheduler_type": "constant"},
+        tmp_path, rows=16, validation=8, seed=0, dtype=torch.float32, patience=2)
+    log = train(module, rows[:16], rows[16:], encoder.prefix, options, patience=2)
+    losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    assert log[-1]["step"] < 120
+    module.model.eval()
+    assert loss_of(module, rows[16:], encoder).item() == pytest.approx(min(losses), rel=1e-2)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"optim": "paged_adamw_8bit"}, "needs a CUDA GPU"), ({"fp16": True}, "needs a CUDA GPU"),
+    ({"learning_rate": 1e-3, "optim": "no_such"}, "training:"),
+])
+def test_options_that_this_machine_cannot_do(tmp_path: Path, options: dict, message: str) -> None:
+    if torch.cuda.is_available() and "CUDA" in message:
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UsageError, match=message):
+        arguments(tmp_path, **options)
+
+
+def test_contradicting_lora_options(model_folders: dict[str, Path]) -> None:
+    model = loading.load_model(model_folders["llama"], FLOAT32)
+    with pytest.raises(UsageError, match="lora:"):
+        adapters.attach(model, recipe.Variant(kind="tuned"), {"target_modules": ["no_such_layer"]})
