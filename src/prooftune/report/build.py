@@ -1,0 +1,59 @@
+"""The report of a study: one page, its facts as JSON, and a summary in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prooftune.evaluation.scores import tidy
+from prooftune.files import write_json, write_text
+from prooftune.report.format import FILTERS
+from prooftune.report.markdown import markdown
+from prooftune.report.view import view
+
+HERE = Path(__file__).parent
+
+
+def build(facts: dict[str, Any], folder: Path) -> None:
+    """Write ``report.html``, ``report.md`` and ``report.json``.
+
+    The page is one file that needs no network. Equal facts give equal bytes.
+
+    Args:
+        facts: ``name`` and ``scores`` (see `evaluation.scores.score`); and, each left out of the page
+            where absent, ``recipe`` (YAML), ``audit`` (findings, balance, lengths, truncation), ``notes``,
+            ``variants`` (name -> kind, description, cost, training, changes, forgetting, prompt,
+            prompts_tried), ``environment``, ``seed``, ``created``, ``prooftune_version``, ``estimates``.
+        folder: where to write, usually the run folder.
+
+    Raises:
+        Failure: the folder cannot be written.
+    """
+    facts = tidy(facts)
+    write_text(folder / "report.html", page(facts))
+    write_text(folder / "report.md", markdown(facts))
+    write_json(folder / "report.json", without_texts(facts))
+
+
+def page(facts: Mapping[str, Any]) -> str:
+    """The page as HTML; every text from data is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(FILTERS)
+    style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template("page.html.j2").render(style=style, **view(facts)) + "\n"
+
+
+def without_texts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts without the texts of examples, which stand in the data under the same ids."""
+    scores = dict(facts["scores"])
+    changed = scores.get("changed")
+    if changed:
+        scores["changed"] = changed | {
+            side: changed[side] | {"examples": [{k: v for k, v in e.items() if k != "text"}
+                                                for e in changed[side]["examples"]]} for side in ("fixed", "broken")}
+    return {**facts, "scores": scores}

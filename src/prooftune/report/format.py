@@ -1,0 +1,89 @@
+"""Figures as people read them; every function gives an en dash for a missing value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MISSING = "–"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.9124 -> ``91.2%``."""
+    return MISSING if value is None else f"{100 * value:.{digits}f}%"
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """A difference of shares in percentage points with its sign: 0.034 -> ``+3.4``."""
+    return MISSING if value is None else signed(100 * value, digits)
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """With a sign always, and a real minus: -1.25 -> ``−1.2``."""
+    text = f"{value:+.{digits}f}"
+    return text.removeprefix("+").removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """To some significant digits, without exponents where people would not write one."""
+    if value is None:
+        return MISSING
+    return f"{value:.{digits}g}".replace("e-0", "e-").replace("-", "−")
+
+
+def count(value: float | None) -> str:
+    """Thousands separated: 12345 -> ``12,345``."""
+    return MISSING if value is None else f"{round(value):,}"
+
+
+def p_value(value: float | None) -> str:
+    """``< 0.001``, or two significant digits."""
+    if value is None:
+        return MISSING
+    return "< 0.001" if value < 0.001 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def span(figure: dict[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
+    """The ends of an interval: ``88.4–93.6`` (of percent by default)."""
+    if not figure or figure.get("low") is None or figure.get("high") is None:
+        return MISSING
+    low, high = (f"{scale * figure[end]:.{digits}f}".replace("-", "−") for end in ("low", "high"))
+    return f"{low} to {high}" if "−" in low + high else f"{low}–{high}"
+
+
+def signed_span(figure: dict[str, Any] | None) -> str:
+    """The ends of the interval of a difference in points: ``−1.2 to +3.4``."""
+    if not figure or figure.get("low") is None:
+        return MISSING
+    return f"{points(figure['low'])} to {points(figure['high'])}"
+
+
+def seconds(value: float | None) -> str:
+    """A duration: ``0.42 s``, ``48 s``, ``1 min 44 s``, ``2 h 5 min``."""
+    if value is None:
+        return MISSING
+    if value < 10:
+        return "0 s" if value == 0 else "< 0.01 s" if value < 0.01 else f"{value:.2g} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units: ``1.9 GB``."""
+    if value is None:
+        return MISSING
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.{1 if value < 10 * factor else 0}f} {unit}"
+    return f"{round(value)} B"
+
+
+FILTERS = {f.__name__: f for f in (percent, points, number, significant, count, p_value, span, signed_span,
+                                   seconds, size)}
