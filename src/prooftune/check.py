@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prooftune.data import audit as auditing
-from prooftune.data import splits
+from prooftune.data.audit import AuditReport
+from prooftune.data.prepare import prepare
 from prooftune.recipe import Recipe, Variant
 from prooftune.records import Study
 from prooftune.study import encoder_for, token_lengths
@@ -31,12 +31,11 @@ def check(chosen: Recipe, base: Path) -> list[Plan]:
     """
     from rich.console import Console
 
-    study = splits.load(chosen, base)
-    report = auditing.audit(study, chosen, lengths=token_lengths(chosen, study))
+    study, report = prepare(chosen, base, lambda loaded: token_lengths(chosen, loaded))
     screen = Console(highlight=False)
     _print_audit(screen, study, report)
-    auditing.refuse(report)
-    plans = plan(chosen, auditing.apply(study, report, chosen))
+    report.refuse()
+    plans = plan(chosen, study)
     _print_plans(screen, plans)
     return plans
 
@@ -91,7 +90,7 @@ def _training(
                               checkpointing=bool(options.get("gradient_checkpointing")))
 
 
-def _print_audit(screen: Any, study: Study, report: Any) -> None:
+def _print_audit(screen: Any, study: Study, report: AuditReport) -> None:
     from rich.table import Table
 
     balance = Table(title="Rows by label", title_justify="left")

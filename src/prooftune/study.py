@@ -81,8 +81,7 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     Returns:
         The study's data and the fingerprint of its inputs.
     """
-    from prooftune.data import audit as auditing
-    from prooftune.data import splits
+    from prooftune.data.prepare import prepare as prepare_data
 
     print_ = fingerprint({
         "data": chosen.data.model_dump(), "audit": chosen.audit.model_dump(), "seed": chosen.seed, "version": __version__,
@@ -93,11 +92,9 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
         say("[dim]data and audit: unchanged[/dim]")
         return runs.read_study(place), print_
     runs.begin(place, print_)
-    study = splits.load(chosen, base)
-    report = auditing.audit(study, chosen, lengths=token_lengths(chosen, study))
+    study, report = prepare_data(chosen, base, lambda loaded: token_lengths(chosen, loaded))
     write_json(place / "audit.json", report.to_json())
-    auditing.refuse(report)
-    study = auditing.apply(study, report, chosen)
+    report.refuse()
     runs.write_study(place, study)
     runs.finish(place, print_)
     say(f"data: {len(study.train):,} training, {len(study.validation):,} validation and {len(study.test):,} test rows, "
@@ -141,7 +138,8 @@ class _SharedModel:
     """The untuned model, loaded when the first variant needs it and let go before training needs the memory."""
 
     def __init__(self, chosen: Recipe) -> None:
-        self._recipe, self._model = chosen, None
+        self._recipe = chosen
+        self._model: Any = None
 
     def get(self, context: Context) -> Any:
         if self._model is None:

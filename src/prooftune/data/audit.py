@@ -1,0 +1,271 @@
+"""What is wrong with the data, found before anything trains."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from prooftune.data import duplicates
+from prooftune.data.damage import damaged
+from prooftune.data.text import identity
+from prooftune.errors import UsageError
+from prooftune.recipe import Recipe
+from prooftune.records import Example, SplitName, Study
+
+FEW_ROWS = 10
+IMBALANCE = 10
+SHOWN = 5
+_LEAKS: tuple[tuple[SplitName, SplitName], ...] = (("train", "test"), ("validation", "test"), ("train", "validation"))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        code: what it is, in one word for programs.
+        severity: error (the study does not run), warning (the reader must know), info.
+        message: one sentence: what, how many, where.
+        rows: the rows concerned, as ``file:line``; pairs as ``file:line = file:line``.
+    """
+
+    code: str
+    severity: Literal["error", "warning", "info"]
+    message: str
+    rows: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """Everything the audit found.
+
+    Attributes:
+        findings: errors first.
+        rows: split -> number of rows as they were read.
+        balance: split -> label -> rows.
+        lengths: split -> ``median``, ``p95``, ``max`` tokens of the prompt; empty where no variant asks a language model.
+        truncation: split -> ``rows``, ``share`` whose input is shortened, ``limit``: `prompt.max_length`.
+        leaks: split -> ids of its rows that also stand in a later split.
+    """
+
+    findings: list[Finding]
+    rows: dict[str, int]
+    balance: dict[str, dict[str, int]]
+    lengths: dict[str, dict[str, int]] = field(default_factory=dict)
+    truncation: dict[str, dict[str, float]] = field(default_factory=dict)
+    leaks: dict[str, set[str]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"findings": [asdict(f) for f in self.findings], "rows": self.rows, "balance": self.balance,
+                "lengths": self.lengths, "truncation": self.truncation}
+
+    def refuse(self) -> None:
+        """Raise the errors found.
+
+        Raises:
+            UsageError: naming every finding of severity error.
+        """
+        errors = [f.message for f in self.findings if f.severity == "error"]
+        if errors:
+            raise UsageError("the data audit found " + (errors[0] if len(errors) == 1 else
+                             f"{len(errors)} errors:\n" + "\n".join(f"  - {m}" for m in errors)))
+
+
+def audit(study: Study, recipe: Recipe) -> AuditReport:
+    """Look for leaks between splits, contradictions, empty, damaged and repeated texts, and labels without rows."""
+    texts: dict[SplitName, list[str]] = {name: [identity(e.inputs) for e in examples] for name, examples in study.splits().items()}
+    findings, leaks = _leaks(study, texts, recipe)
+    findings += _contradictions(study, texts)
+    findings += _repeats(study, texts)
+    findings += _empty(study)
+    findings += _labels(study)
+    findings += _damage(study)
+    return AuditReport(
+        _sorted(findings), {name: len(examples) for name, examples in study.splits().items()},
+        {name: _counts(study, examples) for name, examples in study.splits().items()}, leaks=leaks)
+
+
+def with_lengths(report: AuditReport, study: Study, recipe: Recipe, measure: Callable[[list[Example]], list[tuple[int, int]]]) -> AuditReport:
+    """The report with token lengths, and what of them is more than the limit.
+
+    Args:
+        measure: examples -> (tokens of the whole prompt, tokens that would be cut) each.
+    """
+    lengths: dict[str, dict[str, int]] = {}
+    truncation: dict[str, dict[str, float]] = {}
+    findings = list(report.findings)
+    limit = recipe.prompt.max_length
+    for name, examples in study.splits().items():
+        if not examples:
+            continue
+        measured = measure(examples)
+        tokens = np.array([whole for whole, _ in measured])
+        cut = [e for e, (_, over) in zip(examples, measured, strict=True) if over]
+        lengths[name] = {"median": int(np.median(tokens)), "p95": int(np.percentile(tokens, 95)), "max": int(tokens.max())}
+        share = len(cut) / len(examples)
+        truncation[name] = {"rows": len(cut), "share": share, "limit": limit}
+        if cut:
+            too_many = share > recipe.audit.max_truncated
+            findings.append(Finding(
+                "truncated", "error" if too_many else "warning",
+                f"{_n(len(cut), name + ' row')} ({share:.1%}) {'are' if len(cut) != 1 else 'is'} longer than prompt.max_length {limit} and "
+                f"would be shortened (median {lengths[name]['median']:,} tokens, longest {lengths[name]['max']:,})"
+                + (f": more than audit.max_truncated allows ({recipe.audit.max_truncated:.0%}). Raise prompt.max_length, or accept it "
+                   "by raising audit.max_truncated" if too_many else "."), _where(cut)))
+    return replace(report, findings=_sorted(findings), lengths=lengths, truncation=truncation)
+
+
+def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
+    """Drop what cannot be used: empty training texts, and leaking rows where ``audit.leak: drop`` says so.
+
+    Test rows are never dropped: the test set is what was given.
+    """
+    kept: dict[str, list[Example]] = {}
+    notes = list(study.notes)
+    for name in ("train", "validation"):
+        examples: list[Example] = getattr(study, name)
+        usable = [e for e in examples if any(t.strip() for t in e.inputs.values())]
+        if len(usable) < len(examples):
+            notes.append(f"{name}: {_n(len(examples) - len(usable), 'row')} without text dropped.")
+        leaking = report.leaks.get(name, set()) if recipe.audit.leak == "drop" else set()
+        kept[name] = [e for e in usable if e.id not in leaking]
+        if len(kept[name]) < len(usable):
+            later = "test" if name == "validation" else "validation or test"
+            notes.append(f"{name}: {_n(len(usable) - len(kept[name]), 'row')} dropped because the same or nearly the same text "
+                         f"stands in {later} (audit.leak: drop).")
+        if not kept[name]:
+            raise UsageError(f"no {name} row is left after dropping empty and leaking ones")
+    return replace(study, train=kept["train"], validation=kept["validation"], notes=notes)
+
+
+def _leaks(study: Study, texts: dict[SplitName, list[str]], recipe: Recipe) -> tuple[list[Finding], dict[str, set[str]]]:
+    splits, findings = study.splits(), []
+    leaks: dict[str, set[str]] = defaultdict(set)
+    threshold = recipe.audit.near_duplicates
+    near = duplicates.near(texts, _LEAKS, threshold) if threshold is not None else {}  # type: ignore[arg-type]
+    for first, second in _LEAKS:
+        exact = duplicates.exact(texts[first], texts[second])
+        copied = len(duplicates.exact(texts[second], texts[first]))
+        alike = near.get((first, second), [])
+        for kind, pairs, others in (("exact", exact, copied), ("near", alike, len({j for _, j in alike}))):
+            if pairs:
+                leaks[first] |= {splits[first][i].id for i, _ in pairs}
+                rows = [f"{splits[first][i].source} = {splits[second][j].source}" for i, j in pairs]
+                findings.append(_leak(kind, first, second, rows, others, recipe))
+    return findings, dict(leaks)
+
+
+def _leak(kind: str, first: str, second: str, rows: list[str], others: int, recipe: Recipe) -> Finding:
+    how = ("have the same words as" if kind == "exact"
+           else f"are nearly the same (Jaccard similarity {recipe.audit.near_duplicates:g} or more) as")
+    message = f"{_n(len(rows), first + ' row')} {how} {_n(others, second + ' row')}: {_some(rows)}"
+    if recipe.audit.leak == "drop":
+        return Finding(f"{kind}-leak", "info", f"{message}. Dropped from {first}.", rows)
+    if second == "test" and recipe.audit.leak == "error":
+        return Finding(f"{kind}-leak", "error", f"{message}. Remove them, or let audit.leak: drop remove them from {first} "
+                       "(audit.leak: allow keeps them, and the scores are then too good)", rows)
+    return Finding(f"{kind}-leak", "warning", f"{message}.", rows)
+
+
+def _contradictions(study: Study, texts: dict[SplitName, list[str]]) -> list[Finding]:
+    """The same text under different labels, in any split: at least one is wrong, or the labels overlap."""
+    seen: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, examples in study.splits().items():
+        for example, text in zip(examples, texts[name], strict=True):
+            if text:
+                seen[text].setdefault(example.target or "", example.source)
+    rows = [" / ".join(f"{source} ({label})" for label, source in labels.items()) for labels in seen.values() if len(labels) > 1]
+    if not rows:
+        return []
+    return [Finding("contradiction", "warning", f"{_n(len(rows), 'text')} {'stand' if len(rows) != 1 else 'stands'} under more than "
+                    f"one label: {_some(rows)}.", rows)]
+
+
+def _repeats(study: Study, texts: dict[SplitName, list[str]]) -> list[Finding]:
+    findings = []
+    for name, examples in study.splits().items():
+        first: dict[str, str] = {}
+        rows = []
+        for example, text in zip(examples, texts[name], strict=True):
+            if text and text in first:
+                rows.append(f"{example.source} = {first[text]}")
+            first.setdefault(text, example.source)
+        if rows:
+            findings.append(Finding("repeated", "info", f"{_n(len(rows), name + ' row')} {'repeat' if len(rows) != 1 else 'repeats'} an "
+                                    f"earlier one: {_some(rows)}.", rows))
+    return findings
+
+
+def _empty(study: Study) -> list[Finding]:
+    findings = []
+    for name, examples in study.splits().items():
+        empty = [e for e in examples if not any(t.strip() for t in e.inputs.values())]
+        if empty:
+            done = "They stay in the test set." if name == "test" else "They are dropped."
+            findings.append(Finding("empty", "warning", f"{_n(len(empty), name + ' row')} without text: {_some(_where(empty))}. {done}",
+                                    _where(empty)))
+    return findings
+
+
+def _labels(study: Study) -> list[Finding]:
+    train, findings = _counts(study, study.train), []
+    present = [label for label in study.labels if train[label]]
+    if len(study.labels) < 2:
+        return [Finding("one-class", "error", f"only one label ('{study.labels[0]}') in all {len(study.train):,} training rows: there is "
+                        "nothing to tell apart. Is data.label the right column?")]
+    for name in ("test", "validation"):
+        unseen = {e.target for e in getattr(study, name)} - set(present)
+        if unseen:
+            rows = [e for e in getattr(study, name) if e.target in unseen]
+            findings.append(Finding("unseen-label", "error" if name == "test" else "warning",
+                                    f"label {', '.join(repr(u) for u in sorted(map(str, unseen)))} in {name} ({_some(_where(rows))}) "
+                                    f"but in no training row. Training labels: {', '.join(map(repr, present[:12]))}", _where(rows)))
+    missing = [label for label in present if not any(e.target == label for e in study.test)]
+    if missing:
+        findings.append(Finding("untested-label", "warning", f"no test row has label {', '.join(map(repr, missing))}: nothing can be said of it."))
+    few = {label: train[label] for label in present if train[label] < FEW_ROWS}
+    if few:
+        findings.append(Finding("few-rows", "warning", "few training rows for " +
+                                ", ".join(f"'{label}' ({n})" for label, n in list(few.items())[:SHOWN]) + "."))
+    if present and max(train.values()) > IMBALANCE * min(train[label] for label in present):
+        most, least = max(present, key=lambda k: train[k]), min(present, key=lambda k: train[k])
+        findings.append(Finding("imbalance", "warning", f"'{most}' has {train[most]:,} training rows, '{least}' {train[least]:,}: "
+                                "read balanced accuracy and macro-F1, not accuracy alone."))
+    return findings
+
+
+def _damage(study: Study) -> list[Finding]:
+    findings = []
+    rows: dict[str, list[Example]] = defaultdict(list)
+    for examples in study.splits().values():
+        for example in examples:
+            for kind in damaged(" ".join(example.inputs.values())):
+                rows[kind].append(example)
+    for kind, found in sorted(rows.items()):
+        findings.append(Finding("damage", "warning", f"{_n(len(found), 'row')} with {kind}: {_some(_where(found))}.", _where(found)))
+    return findings
+
+
+def _counts(study: Study, examples: Iterable[Example]) -> dict[str, int]:
+    counted = Counter(e.target for e in examples)
+    return {label: counted[label] for label in study.labels}
+
+
+def _sorted(findings: list[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda f: ("error", "warning", "info").index(f.severity))
+
+
+def _where(examples: Iterable[Example]) -> list[str]:
+    return [e.source for e in examples]
+
+
+def _some(rows: Sequence[str]) -> str:
+    return ", ".join(rows[:SHOWN]) + (f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else "")
+
+
+def _n(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' if count != 1 else ''}"

@@ -1,0 +1,35 @@
+"""From the recipe to the examples that a study uses: load, audit, drop, limit, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from prooftune.data import audit, splits
+from prooftune.recipe import Recipe
+from prooftune.records import Example, Study
+
+Measure = Callable[[list[Example]], list[tuple[int, int]]]
+
+
+def prepare(recipe: Recipe, base: Path, measure_for: Callable[[Study], Measure | None]) -> tuple[Study, audit.AuditReport]:
+    """Load the data and audit it whole, before rows are drawn from it.
+
+    Args:
+        base: folder against which relative paths are resolved.
+        measure_for: study -> the function that measures prompts in tokens, None if no variant needs it.
+
+    Returns:
+        The study to run, and what was found. Where the report holds an error (`AuditReport.refuse`) the study
+        is as it was read.
+
+    Raises:
+        UsageError: the data cannot be read or split.
+    """
+    study = splits.load(recipe, base)
+    report = audit.audit(study, recipe)
+    if any(f.severity == "error" for f in report.findings):
+        return study, report
+    study = splits.limit(audit.apply(study, report, recipe), recipe)
+    measure = measure_for(study)
+    return study, audit.with_lengths(report, study, recipe, measure) if measure is not None else report

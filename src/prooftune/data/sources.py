@@ -1,0 +1,173 @@
+"""A source named in the recipe -> examples: local files, hub data sets and files inside packages alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from prooftune import references
+from prooftune.data.tables import Table, as_text, read_table
+from prooftune.errors import Failure, UsageError, nearest
+from prooftune.progress import waiting
+from prooftune.recipe import Source
+from prooftune.records import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What one source gave.
+
+    Attributes:
+        examples: in the source's order.
+        name: of the source, for messages.
+        notes: what was left out, one sentence each.
+    """
+
+    examples: list[Example]
+    name: str
+    notes: list[str]
+
+
+def read(source: Source, base: Path) -> Rows:
+    """Read one source.
+
+    Args:
+        source: the source with the options shared under ``data`` filled in (`Data.reading`).
+        base: folder against which a local path is resolved.
+
+    Raises:
+        UsageError: the source cannot be read as the recipe says: what was found, where, and what to do.
+        Failure: a hub or package index cannot be reached.
+    """
+    table = _table(source, base)
+    texts, label = _columns(table, source)
+    ids = table.columns.index(_present(table, source.id, "id")) if source.id else None
+    group = table.columns.index(_present(table, source.group, "group")) if source.group else None
+    places = {field: table.columns.index(column) for field, column in texts.items()}
+    place = table.columns.index(label)
+    examples, unbinned, unlabelled = [], 0, []
+    for number, row in enumerate(table.rows):
+        raw = row[place]
+        if raw is None or not raw.strip():
+            unlabelled.append(table.where(number))
+            continue
+        target = _target(raw.strip(), source, table, number, label)
+        if target is None:
+            unbinned += 1
+            continue
+        examples.append(Example(
+            id=(row[ids] or "") if ids is not None else table.where(number),
+            inputs={field: row[i] or "" for field, i in places.items()},
+            target=target, source=table.where(number), group=row[group] if group is not None else None))
+    if unlabelled:
+        raise UsageError(f"{len(unlabelled):,} row{'s have' if len(unlabelled) > 1 else ' has'} no label in column '{label}': "
+                         f"{', '.join(unlabelled[:5])}{' …' if len(unlabelled) > 5 else ''}. Give them one, or remove them")
+    if not examples:
+        raise UsageError(f"{table.name}: no row falls into any of data.bins ({', '.join(source.bins or {})})")
+    notes = [f"{table.name}: {unbinned:,} of {len(table.rows):,} rows fall into no bin and were left out."] if unbinned else []
+    _check_ids(examples, table.name, source.id)
+    return Rows(examples, table.name, notes)
+
+
+def _table(source: Source, base: Path) -> Table:
+    if source.path.startswith("hub:"):
+        return _from_hub(source)
+    if references.is_reference(source.path):
+        return read_table(references.fetch(source.path), source)
+    return read_table(base / Path(source.path).expanduser(), source)
+
+
+def _columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
+    """Field name -> column of the inputs, and the label's column; ``text`` and ``label`` where the recipe is silent."""
+    label = _present(table, source.label or "label", "label")
+    wanted = source.text if source.text is not None else "text"
+    if isinstance(wanted, str):
+        wanted = [wanted]
+    fields = dict(wanted) if isinstance(wanted, dict) else {name: name for name in wanted}
+    for column in fields.values():
+        _present(table, column, "text")
+        if column == label:
+            raise UsageError(f"data.text and data.label both name column '{label}': the label would stand in the prompt")
+    return fields, label
+
+
+def _present(table: Table, column: str, option: str) -> str:
+    if column in table.columns:
+        return column
+    hint = nearest(column, table.columns)
+    if len(table.columns) == 1:
+        other = next((d for d in "\t,;|@" if d in table.columns[0]), None)
+        if other:
+            hint = f". The only column holds {other!r}: is that the data.delimiter?"
+    elif table.lines and table.lines[0] > 1 and not hint:
+        hint = ". If the first row is data, set data.header: false"
+    raise UsageError(f"{table.name} has no column '{column}' (data.{option}). Found {len(table.columns)}: "
+                     f"{', '.join(repr(c[:60]) for c in table.columns[:12])}{hint}")
+
+
+def _target(raw: str, source: Source, table: Table, number: int, column: str) -> str | None:
+    if source.bins:
+        try:
+            value = float(raw)
+        except ValueError:
+            raise UsageError(f"{table.where(number)}: data.bins needs numbers in column '{column}', found '{raw[:60]}'") from None
+        # Both ends belong to a bin; where two bins touch, the one named first has the value.
+        for name, (low, high) in source.bins.items():
+            if (low if low is not None else -inf) <= value <= (high if high is not None else inf):
+                return name
+        return None
+    if source.labels is None:
+        return raw
+    if raw not in source.labels:
+        known = ", ".join(repr(v) for v in list(source.labels)[:12])
+        header = " The first row may be a header: set data.header: true" if number == 0 and not source.header else ""
+        raise UsageError(f"{table.where(number)}: label '{raw[:60]}' is not among data.labels ({known}){nearest(raw, source.labels)}.{header}")
+    return source.labels[raw]
+
+
+def _check_ids(examples: list[Example], name: str, column: str | None) -> None:
+    if column is None:
+        return
+    twice = [id_ for id_, count in Counter(e.id for e in examples).items() if count > 1]
+    if twice:
+        raise UsageError(f"{name}: data.id '{column}' must be unique, but {len(twice):,} values occur more than once, "
+                         f"e.g. '{twice[0][:60]}'")
+
+
+def _from_hub(source: Source) -> Table:
+    """A split of a hub data set; ``ClassLabel`` columns become their names."""
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name = source.path.removeprefix("hub:")
+    split = source.split or "train"
+    with waiting(f"Fetching {name} ({split}) from the hub"):
+        try:
+            loaded = datasets.load_dataset(name, source.config, split=split, revision=source.revision)
+        except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
+            raise UsageError(f"hub data set '{name}' cannot be found, or needs a login (huggingface-cli login): "
+                             f"{_first_line(error)}") from None
+        except ValueError as error:
+            # Unknown configuration or split: the library's message lists the known ones.
+            raise UsageError(f"hub data set '{name}': {_first_line(error)}") from None
+        except (ConnectionError, HfHubHTTPError, OSError) as error:
+            raise Failure(f"the hub cannot be reached for data set '{name}': {_first_line(error)}. Check the network and HF_ENDPOINT, "
+                          "or give the data as a local file") from None
+    names = {c: f.names for c, f in loaded.features.items() if isinstance(f, datasets.ClassLabel)}
+
+    def text(column: str, value: Any) -> str | None:
+        if column in names and isinstance(value, int):
+            # -1 is the hub's mark for an unlabelled row.
+            return names[column][value] if value >= 0 else None
+        return as_text(value)
+
+    columns = list(loaded.column_names)
+    rows = [[text(c, row[c]) for c in columns] for row in loaded]
+    return Table(f"{name}[{split}]", columns, rows, list(range(1, len(rows) + 1)))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,136 @@
+"""The recipe's data -> train, validation and test examples over one label set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from prooftune.data import duplicates, sources
+from prooftune.data.text import identity
+from prooftune.errors import UsageError
+from prooftune.recipe import Recipe
+from prooftune.records import Example, SplitName, Study
+
+
+def load(recipe: Recipe, base: Path) -> Study:
+    """Read every source, and set validation and test rows aside where the recipe names none.
+
+    Texts that stand in one source several times, also nearly, stay on one side of a split made here: what the
+    user cannot prevent is not held against them.
+
+    Raises:
+        UsageError: a source cannot be read, or the rows cannot be split as asked.
+    """
+    data, seed = recipe.data, recipe.seed
+    given: dict[SplitName, list[Example]] = {}
+    notes: list[str] = []
+    for name in ("train", "validation", "test"):
+        if getattr(data, name) is not None:
+            rows = sources.read(data.reading(name), base)
+            given[name] = rows.examples
+            notes += rows.notes
+    if data.splitting.method == "grouped" and not all(e.group for e in given["train"]):
+        raise UsageError("data.splitting.method: grouped needs data.group, a column with a value in every row")
+    for name, share, offset in (("test", data.splitting.test, 0), ("validation", data.splitting.validation, 1)):
+        if name not in given:
+            given["train"], given[name] = set_aside(  # type: ignore[index]
+                given["train"], share, data.splitting.method, seed + offset, name, recipe.audit.near_duplicates)
+    given = _unique_ids(given)
+    labels = _labels(recipe, given)
+    return Study(given["train"], given["validation"], given["test"], labels, notes)
+
+
+def set_aside(
+    examples: Sequence[Example], share: float, method: Literal["stratified", "random", "grouped"], seed: int, name: str,
+    near_duplicates: float | None = None,
+) -> tuple[list[Example], list[Example]]:
+    """Divide examples in two; both keep the source's order.
+
+    Args:
+        share: of the rows that go to the second part.
+        method: ``stratified`` by label, ``random``, or ``grouped`` so that no group is on both sides.
+        seed: of the draw.
+        name: of the second part, for messages.
+        near_duplicates: Jaccard similarity from which texts stay together; None: only equal ones do.
+
+    Raises:
+        UsageError: too few rows, labels or groups for such a split.
+    """
+    from sklearn.model_selection import train_test_split
+
+    together: Sequence[object] = ([e.group for e in examples] if method == "grouped" else
+                                  duplicates.families([identity(e.inputs) for e in examples], near_duplicates))
+    units: dict[object, list[int]] = {}
+    for i, key in enumerate(together):
+        units.setdefault(key, []).append(i)
+    members = list(units.values())
+    what = "groups" if method == "grouped" else "different texts"
+    if len(members) < 4:
+        raise UsageError(f"{len(members)} {what} are too few to set {share:.0%} aside for {name}; give data.{name} its own file")
+    strata = None
+    if method == "stratified":
+        strata = [examples[m[0]].target for m in members]
+        rare = [label for label, n in Counter(strata).items() if n < 2]
+        if rare:
+            raise UsageError(f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot stand in both train and {name}: "
+                             "remove it, merge it with data.labels, or set data.splitting.method: random")
+    try:
+        _, chosen = train_test_split(range(len(members)), test_size=share, random_state=seed, stratify=strata)
+    except ValueError as error:
+        raise UsageError(f"{len(examples):,} rows cannot be split {1 - share:.0%}:{share:.0%} for {name}: {error}") from None
+    aside = {i for unit in chosen for i in members[unit]}
+    return ([e for i, e in enumerate(examples) if i not in aside], [e for i, e in enumerate(examples) if i in aside])
+
+
+def limit(study: Study, recipe: Recipe) -> Study:
+    """Keep at most ``data.limit`` rows of each split, drawn with the seed, each label in its share."""
+    kept: dict[str, list[Example]] = {}
+    notes = list(study.notes)
+    for name, examples in study.splits().items():
+        most = getattr(recipe.data.limit, name)
+        kept[name] = draw(examples, most, recipe.seed) if most else examples
+        if len(kept[name]) < len(examples):
+            notes.append(f"{name}: {len(kept[name]):,} of {len(examples):,} rows drawn (data.limit).")
+    return replace(study, train=kept["train"], validation=kept["validation"], test=kept["test"], notes=notes)
+
+
+def draw(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
+    """At most this many examples in their order, every label in its share (largest remainders).
+
+    Smaller draws with the same seed are contained in larger ones as far as the shares allow, so that
+    studies of different size can be compared.
+    """
+    if len(examples) <= most:
+        return list(examples)
+    by_label: dict[str | None, list[int]] = {}
+    for i, example in enumerate(examples):
+        by_label.setdefault(example.target, []).append(i)
+    quotas = {label: len(places) * most / len(examples) for label, places in by_label.items()}
+    counts = {label: int(q) for label, q in quotas.items()}
+    for label in sorted(quotas, key=lambda k: (counts[k] - quotas[k], str(k)))[: most - sum(counts.values())]:
+        counts[label] += 1
+    chosen: list[int] = []
+    for label, places in sorted(by_label.items(), key=lambda item: str(item[0])):
+        order = np.random.default_rng([seed, len(places)]).permutation(len(places))
+        chosen += [places[i] for i in order[: counts[label]]]
+    return [examples[i] for i in sorted(chosen)]
+
+
+def _unique_ids(given: dict[SplitName, list[Example]]) -> dict[SplitName, list[Example]]:
+    """Ids unique within the study: where two sources use the same one, the split's name is put before all of them."""
+    ids = [e.id for examples in given.values() for e in examples]
+    if len(set(ids)) == len(ids):
+        return given
+    return {name: [replace(e, id=f"{name}/{e.id}", source=f"{name}/{e.source}") for e in examples] for name, examples in given.items()}
+
+
+def _labels(recipe: Recipe, given: dict[SplitName, list[Example]]) -> list[str]:
+    """The label set: in the recipe's order where it names them, else sorted."""
+    seen = {e.target for examples in given.values() for e in examples if e.target is not None}
+    named = list(dict.fromkeys([*(recipe.data.bins or {}), *(recipe.data.labels or {}).values()]))
+    return [label for label in named if label in seen] + sorted(seen - set(named))

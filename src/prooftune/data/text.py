@@ -1,0 +1,47 @@
+"""When two texts are the same, and when they nearly are."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+
+WORDS_PER_SHINGLE = 3
+
+
+class _Words(dict[int, str]):
+    """Translation table that keeps letters, digits and combining marks and turns the rest into spaces."""
+
+    def __missing__(self, code: int) -> str:
+        kept = chr(code) if unicodedata.category(chr(code))[0] in "LNM" else " "
+        self[code] = kept
+        return kept
+
+
+_WORDS = _Words()
+
+
+def words(text: str) -> str:
+    """The text's words in lower case, one space between them: what stays when a copy is reformatted.
+
+    Case, punctuation, symbols and spacing are dropped (Unicode NFKC, case-folded).
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_WORDS).split())
+
+
+def identity(inputs: Mapping[str, str]) -> str:
+    """What two examples share exactly if they are the same text: `words` of all fields.
+
+    A text without any word (emoticons, punctuation) is only the same as itself.
+    """
+    whole = "\n".join(inputs.values())
+    return words(whole) or whole.strip()
+
+
+def shingles(identity_: str) -> frozenset[str]:
+    """The text's runs of three words; a shorter text is one shingle.
+
+    The Jaccard similarity of two such sets is Broder's resemblance (On the resemblance and
+    containment of documents, 1997).
+    """
+    parts = identity_.split(" ")
+    return frozenset(" ".join(parts[i:i + WORDS_PER_SHINGLE]) for i in range(max(1, len(parts) - WORDS_PER_SHINGLE + 1)))
