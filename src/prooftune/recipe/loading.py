@@ -1,0 +1,166 @@
+"""From a file, a shipped name or a mapping to a checked recipe, and back to YAML."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from prooftune.errors import UsageError, nearest
+from prooftune.recipe.problems import explain, unknown_library_keys
+from prooftune.recipe.sections import USED, Recipe
+
+_ALONE = {"model": "name", "train": "path", "validation": "path", "test": "path"}
+"""Sections that may be given as a single value, and the key that it stands for."""
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with Prooftune."""
+    folder = resources.files("prooftune.recipes")
+    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def describe_shipped() -> dict[str, str]:
+    """Name -> first comment line of every shipped recipe."""
+    return {name: _shipped_text(name).splitlines()[0].lstrip("# ") for name in shipped()}
+
+
+def _shipped_text(name: str) -> str:
+    return (resources.files("prooftune.recipes") / f"{name}.yaml").read_text("utf-8")
+
+
+def load(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
+    """Read a recipe.
+
+    Args:
+        reference: a YAML file, or the name of a shipped recipe.
+        overrides: ``dotted.key=value`` strings; values are read as YAML.
+
+    Returns:
+        The recipe, and the folder against which its relative paths are resolved: the file's own, or
+        the current one for a shipped recipe.
+
+    Raises:
+        UsageError: listing everything wrong with the recipe.
+    """
+    path = Path(reference)
+    if path.is_file():
+        text, base = _read(path), path.parent
+    elif str(reference) in shipped():
+        text, base = _shipped_text(str(reference)), Path()
+    else:
+        raise UsageError(f"no recipe '{reference}': neither a file nor one of the shipped recipes "
+                         f"({', '.join(shipped())}){nearest(str(reference), shipped())}")
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{reference} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{reference}: a recipe is a mapping with data: and variants:, found "
+                         f"{'an empty file' if values is None else type(values).__name__}")
+    return parse(values, str(reference), overrides), base
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a recipe: not UTF-8 text at byte {error.start}") from None
+
+
+def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """Check a recipe given as a mapping, after applying ``dotted.key=value`` overrides.
+
+    Raises:
+        UsageError: listing every problem, one a line.
+    """
+    changed = copy.deepcopy(dict(values))
+    for override in overrides:
+        _override(changed, override)
+    problems = unknown_library_keys(changed)
+    try:
+        recipe = Recipe.model_validate(changed)
+    except ValidationError as error:
+        problems = explain(error) + problems
+    if problems:
+        lines = "\n".join(f"  - {p}" for p in problems)
+        raise UsageError(f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''} found\n{lines}")
+    return recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, defaults included, as it is kept in the run folder and the bundle.
+
+    Parsing it gives the same recipe: what a split's source or a variant leaves unsaid is inherited or means
+    nothing for its kind, so it is left unsaid here too.
+    """
+    values, said = (recipe.model_dump(mode="json", exclude_unset=unset) for unset in (False, True))
+    for split in ("train", "validation", "test"):
+        if values["data"][split] is not None:
+            values["data"][split] = said["data"][split]
+    for name, variant in values["variants"].items():
+        used = ["kind", *USED[variant["kind"]]]
+        values["variants"][name] = {key: value for key, value in variant.items() if key in used}
+        if variant["prompt"] is not None:
+            values["variants"][name]["prompt"] = said["variants"][name]["prompt"]
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Set one ``dotted.key=value`` in a recipe's values."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError("--set takes key=value, as in --set training.num_train_epochs=1; "
+                         f"found '{override}'")
+    *parents, last = key.split(".")
+    section = values
+    for part in parents:
+        inner = _opened(section.get(part), part, override)
+        section[part] = inner
+        section = inner
+    try:
+        section[last] = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        section[last] = text
+
+
+def _opened(found: Any, part: str, override: str) -> dict[str, Any]:
+    """What stands at `part` of the recipe, as a section that takes keys."""
+    if found is None:
+        return {}
+    if isinstance(found, str) and part in _ALONE:
+        return {_ALONE[part]: found}
+    if isinstance(found, list) and part == "variants":
+        return {str(name): None for name in found}
+    if not isinstance(found, dict):
+        raise UsageError(f"--set {override}: '{part}' is a value, not a section")
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers and truth values: 1.1, which PyYAML reads, takes ``1e-3`` for text and the label
+    ``no`` for false, which everybody trips over."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as something else than text."""
+
+
+def _add_resolvers(kind: type[_Loader] | type[_Dumper]) -> None:
+    kind.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in kind.yaml_implicit_resolvers.items()}
+    kind.add_implicit_resolver(
+        "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+
+
+_add_resolvers(_Loader)
+_add_resolvers(_Dumper)
