@@ -12,7 +12,8 @@ from prooftune.report.format import FILTERS
 from prooftune.report.markdown import markdown
 from prooftune.report.view import view
 
-HERE = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
+STYLES = ("page.css", "figures.css")
 
 
 def build(facts: dict[str, Any], folder: Path) -> None:
@@ -41,10 +42,10 @@ def page(facts: Mapping[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(FILTERS)
-    style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
+    style = Markup("".join((TEMPLATES / name).read_text(encoding="utf-8") for name in STYLES))
     return environment.get_template("page.html.j2").render(style=style, **view(facts)) + "\n"
 
 
@@ -53,7 +54,9 @@ def without_texts(facts: Mapping[str, Any]) -> dict[str, Any]:
     scores = dict(facts["scores"])
     changed = scores.get("changed")
     if changed:
-        scores["changed"] = changed | {
-            side: changed[side] | {"examples": [{k: v for k, v in e.items() if k != "text"}
-                                                for e in changed[side]["examples"]]} for side in ("fixed", "broken")}
+        scores["changed"] = {**changed, "fixed": _bare(changed["fixed"]), "broken": _bare(changed["broken"])}
     return {**facts, "scores": scores}
+
+
+def _bare(side: Mapping[str, Any]) -> dict[str, Any]:
+    return {**side, "examples": [{k: v for k, v in e.items() if k != "text"} for e in side["examples"]]}

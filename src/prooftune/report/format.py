@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 MISSING = "–"
@@ -34,6 +36,11 @@ def significant(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}".replace("e-0", "e-").replace("-", "−")
 
 
+def amount(value: float | None, digits: int = 1) -> str:
+    """A size in percentage points, without a sign: 0.034 -> ``3.4``."""
+    return MISSING if value is None else f"{100 * abs(value):.{digits}f}"
+
+
 def count(value: float | None) -> str:
     """Thousands separated: 12345 -> ``12,345``."""
     return MISSING if value is None else f"{round(value):,}"
@@ -44,6 +51,12 @@ def p_value(value: float | None) -> str:
     if value is None:
         return MISSING
     return "< 0.001" if value < 0.001 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def p_relation(value: float | None) -> str:
+    """The same after the letter p: ``< 0.001``, or ``= 0.03``."""
+    text = p_value(value)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def span(figure: dict[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
@@ -75,6 +88,25 @@ def seconds(value: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def milliseconds(value: float | None) -> str:
+    """A short duration given in seconds: 0.0123 -> ``12 ms``."""
+    if value is None:
+        return MISSING
+    if value >= 1:
+        return seconds(value)
+    return f"{1000 * value:.0f} ms" if value >= 0.01 else f"{1000 * value:.2g} ms"
+
+
+def moment(value: str) -> str:
+    """An ISO date and time as people write it: ``2 August 2026, 11:09 UTC``; other text as it is."""
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        return value
+    zone = " UTC" if found.utcoffset() == timedelta(0) else ""
+    return f"{found.day} {found:%B %Y, %H:%M}{zone}"
+
+
 def size(value: float | None) -> str:
     """Bytes in decimal units: ``1.9 GB``."""
     if value is None:
@@ -85,5 +117,6 @@ def size(value: float | None) -> str:
     return f"{round(value)} B"
 
 
-FILTERS = {f.__name__: f for f in (percent, points, number, significant, count, p_value, span, signed_span,
-                                   seconds, size)}
+FILTERS: dict[str, Callable[..., str]] = {f.__name__: f for f in (
+    percent, points, amount, number, significant, count, p_value, p_relation, span, signed_span, seconds,
+    milliseconds, moment, size)}

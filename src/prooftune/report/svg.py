@@ -17,7 +17,7 @@ Range = tuple[float, float]
 
 
 def el(name: str, *children: Any, **attributes: Any) -> Markup:
-    """An element; children and attribute values are escaped, ``class_`` and ``font_size`` lose underscores."""
+    """An element; children and attribute values are escaped, underscores in names become hyphens."""
     given = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(short(value))}"'
                     for key, value in attributes.items() if value is not None)
     inner = Markup("").join(escape(child) for child in children)
@@ -31,15 +31,16 @@ def short(value: Any) -> str:
 
 def drawing(width: float, height: float, label: str, *children: Any, class_: str = "chart") -> Markup:
     """A picture with a text for those who cannot see it."""
-    return el("svg", *children, viewBox=f"0 0 {short(width)} {short(height)}", width=width, height=height, class_=class_,
-              role="img", aria_label=label, xmlns="http://www.w3.org/2000/svg")
+    return el("svg", *children, viewBox=f"0 0 {short(width)} {short(height)}", width=float(width),
+              height=float(height), class_=class_, role="img", aria_label=label)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     return el("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), class_=class_)
 
 
-def text(x: float, y: float, content: Any, anchor: str = "start", class_: str | None = None, **more: Any) -> Markup:
+def text(x: float, y: float, content: Any, anchor: str = "start", class_: str | None = None,
+         **more: Any) -> Markup:
     return el("text", content, x=float(x), y=float(y), text_anchor=None if anchor == "start" else anchor,
               class_=class_, **more)
 
@@ -50,8 +51,8 @@ def dot(x: float, y: float, radius: float, class_: str, title: str | None = None
 
 
 def path(points: Sequence[tuple[float, float]], class_: str) -> Markup:
-    steps = " ".join(f"{'M' if i == 0 else 'L'}{short(float(x))} {short(float(y))}" for i, (x, y) in enumerate(points))
-    return el("path", d=steps, class_=class_)
+    steps = "L".join(f"{short(float(x))} {short(float(y))}" for x, y in points)
+    return el("path", d=f"M{steps}", class_=class_)
 
 
 @dataclass(frozen=True, slots=True)

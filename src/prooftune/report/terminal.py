@@ -11,7 +11,8 @@ def table(scores: dict[str, Any]) -> None:
     from rich.table import Table
 
     confidence = scores.get("confidence", 0.95)
-    shown = Table(title=f"{scores['n']:,} test examples, {confidence:.0%} intervals, seed {scores['seed']}", title_justify="left")
+    title = f"{scores['n']:,} test examples, {confidence:.0%} intervals, seed {scores['seed']}"
+    shown = Table(title=title, title_justify="left")
     shown.add_column("variant")
     for heading in ("accuracy", "macro-F1", "log-loss", "invalid"):
         shown.add_column(heading, justify="right")
@@ -23,7 +24,9 @@ def table(scores: dict[str, Any]) -> None:
 
 
 def _with_interval(metric: Any) -> str:
-    return "–" if not metric or metric.get("value") is None else f"{metric['value']:.3f}  [{metric['low']:.3f}, {metric['high']:.3f}]"
+    if not metric or metric.get("value") is None:
+        return "–"
+    return f"{metric['value']:.3f}  [{metric['low']:.3f}, {metric['high']:.3f}]"
 
 
 def _value(metric: Any) -> str:

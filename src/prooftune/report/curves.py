@@ -1,0 +1,86 @@
+"""What the page draws as curves: reliability, risk, learning, and weight change by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from prooftune.evaluation.statistics import wilson_interval
+from prooftune.report import figures
+
+COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+def reliability(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One diagram for each variant with probabilities; the majority class's say nothing of an example."""
+    shown = []
+    for name, variant in scores["variants"].items():
+        found = variant.get("calibration")
+        if found and variant["kind"] != "majority":
+            points = found["reliability"]
+            shown.append({"name": name, "kind": variant["kind"], "temperature": variant.get("temperature"),
+                          "ece": found["ece"], "log_loss": found["log_loss"],
+                          "validation_n": found.get("validation_n"), "points": points,
+                          "figure": figures.reliability(points["before"], points.get("after"), name)})
+    return sorted(shown, key=lambda row: row["kind"] != "tuned")
+
+
+def risk(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
+    """Risk–coverage curves, and the same as a table at a few coverages."""
+    found = {name: v["risk_coverage"] for name, v in scores["variants"].items()
+             if v.get("risk_coverage") and v["kind"] != "majority"}
+    if not found:
+        return None
+    series = [(name, colours[name], curve["points"]) for name, curve in found.items()]
+    return {"figure": figures.risk_coverage(series, scores.get("target_accuracy")), "coverages": COVERAGES,
+            "rows": [{"name": name, "colour": colours[name], "aurc": curve["aurc"],
+                      "risks": _at_coverages(curve["points"], scores["n"], scores["confidence"])}
+                     for name, curve in found.items()]}
+
+
+def _at_coverages(points: list[Mapping[str, float]], n: int, confidence: float) -> list[dict[str, float]]:
+    """Risk at the points nearest to `COVERAGES`, with Wilson intervals."""
+    shown = []
+    for coverage in COVERAGES:
+        point = min(points, key=lambda p: abs(p["coverage"] - coverage))
+        answered = max(1, round(point["coverage"] * n))
+        low, high = wilson_interval(round(point["risk"] * answered), answered, confidence)
+        shown.append({"value": point["risk"], "low": low, "high": high})
+    return shown
+
+
+def training(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Learning curves and weight change of one tuned variant."""
+    run = told.get("training") or {}
+    history = [entry for entry in run.get("log_history") or [] if entry.get("step") is not None]
+    train = [(e["step"], e["loss"]) for e in history if e.get("loss") is not None]
+    validation = [(e["step"], e["eval_loss"]) for e in history if e.get("eval_loss") is not None]
+    changes = told.get("changes") or {}
+    return {
+        "name": name, "run": run, "change": changes.get("relative_change_total"),
+        "curves": figures.learning(train, validation, name) if len(train) + len(validation) > 1 else None,
+        "best": min(validation, key=lambda point: point[1]) if validation else None,
+        "train": train, "validation": validation, "layers": layers(changes.get("layers") or [], name),
+    }
+
+
+def layers(entries: list[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
+    """The grid of weight changes, and each kind of matrix in one line."""
+    if not entries:
+        return None
+    grid: dict[tuple[str, int], Mapping[str, Any]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        parts = str(entry["name"]).split(".")
+        number = next((int(p) for p in parts if p.isdigit()), None)
+        groups.setdefault(parts[-1], []).append(entry)
+        if number is not None:
+            grid[parts[-1], number] = entry
+    rows = [row for row in groups if any(row == key for key, _ in grid)]
+    depth = 1 + max((layer for _, layer in grid), default=0)
+    summary = [{"row": row, "n": len(group), "median": median(e["relative_change"] for e in group),
+                "largest": max(group, key=lambda e: e["relative_change"]),
+                "rank": median(e.get("effective_rank") or 0 for e in group), "full": group[0].get("rank")}
+               for row, group in groups.items()]
+    return {"figure": figures.layers(grid, rows, depth, name) if depth > 1 else None, "summary": summary}

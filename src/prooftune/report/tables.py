@@ -1,0 +1,177 @@
+"""The tables of the page: rows in the order in which they are shown, with the small figures inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prooftune.evaluation.statistics import wilson_interval
+from prooftune.report import figures
+from prooftune.report.svg import Range, ticks
+
+KIND_NAMES = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression",
+              "zero-shot": "zero-shot prompt", "few-shot": "few-shot prompt", "prompted": "best of several prompts",
+              "tuned": "fine-tuned"}
+METRICS = {
+    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_precision": "macro precision",
+    "macro_recall": "macro recall", "macro_f1": "macro F1", "weighted_precision": "weighted precision",
+    "weighted_recall": "weighted recall", "weighted_f1": "weighted F1", "invalid_rate": "invalid outputs",
+    "mcc": "Matthews correlation", "log_loss": "log-loss (nats)", "brier": "Brier score (0 to 2)",
+    "ece": "calibration error (ECE)",
+}
+AS_NUMBERS = ("mcc", "log_loss", "brier", "ece")
+OUTCOMES = {"beats": ("better", "good"), "loses": ("worse", "bad"), "undecided": ("no clear difference", "open")}
+LARGEST_MATRIX = 16
+"""With more labels than this, confusion is shown as the list of the most frequent mistakes."""
+MATRIX_WITH_SHARES = 8
+MOST_CLASSES = 40
+MOST_MISTAKES = 15
+
+
+def tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures under the verdict: the judged variant's accuracy, and what lies between it and the others."""
+    verdict = scores["verdict"]
+    judged = verdict["best_tuned"] or verdict["winner"]
+    accuracy = scores["variants"][judged]["metrics"]["accuracy"]
+    shown: list[dict[str, Any]] = [{"name": judged, "accuracy": accuracy}]
+    for entry in verdict["against"]:
+        word, colour = OUTCOMES[entry["outcome"]]
+        shown.append({"name": entry["variant"], "difference": entry["difference"], "p": entry["p_holm"],
+                      "word": word, "colour": colour})
+    return shown
+
+
+def accuracy_scale(scores: Mapping[str, Any]) -> Range:
+    found = [v["metrics"]["accuracy"] for v in scores["variants"].values()]
+    marks = ticks(min(f["low"] for f in found), max(f["high"] for f in found), 4)
+    return max(0.0, marks[0]), min(1.0, marks[-1])
+
+
+def difference_scale(scores: Mapping[str, Any]) -> Range:
+    found = [c["accuracy"] for c in scores["comparisons"]]
+    marks = ticks(min([0.0, *(f["low"] for f in found)]), max([0.01, *(f["high"] for f in found)]), 4)
+    return marks[0], marks[-1]
+
+
+def variant_rows(scores: Mapping[str, Any], told: Mapping[str, Any],
+                 colours: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The table of variants, the most accurate first."""
+    scale = accuracy_scale(scores)
+    rows = []
+    for name, variant in scores["variants"].items():
+        accuracy = variant["metrics"]["accuracy"]
+        label = f"{name}: accuracy {accuracy['value']:.1%}, from {accuracy['low']:.1%} to {accuracy['high']:.1%}"
+        kind = KIND_NAMES.get(variant["kind"], variant["kind"])
+        rows.append({
+            "name": name, "metrics": variant["metrics"], "colour": colours[name],
+            "description": told.get(name, {}).get("description") or kind,
+            "validation_accuracy": variant.get("validation_accuracy"),
+            "invalid": variant.get("invalid", 0), "truncated": variant.get("truncated", 0), "n": variant["n"],
+            "whisker": figures.whisker(accuracy, scale, colours[name], label)})
+    return sorted(rows, key=lambda row: -row["metrics"]["accuracy"]["value"])
+
+
+def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Paired differences in the order in which they were decided on, before results were known."""
+    scale = difference_scale(scores)
+    rows = []
+    for c in scores["comparisons"]:
+        value = c["accuracy"]["value"]
+        word, colour = OUTCOMES["undecided" if not c["significant"] else "beats" if value > 0 else "loses"]
+        label = f"{c['a']} minus {c['b']}: {100 * value:+.1f} points"
+        rows.append({**c, "word": word, "colour": colour,
+                     "whisker": figures.whisker(c["accuracy"], scale, colour, label, zero=True)})
+    return rows
+
+
+def classes(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any]:
+    """F1 of every label and variant as a table, and two variants of interest as a figure."""
+    verdict = scores["verdict"]
+    after = verdict["best_tuned"] or verdict["winner"]
+    others = [verdict["baseline"], *(a["variant"] for a in verdict["against"])]
+    before = next((name for name in others if name and name != after), None)
+    by_variant = {name: v["per_class"] for name, v in scores["variants"].items()}
+    by_size = sorted(range(len(scores["labels"])), key=lambda i: -by_variant[after][i]["support"])
+    largest = sorted(by_size[:MOST_CLASSES])
+    figure = None
+    if before is not None:
+        pair = [[by_variant[name][i] for i in largest] for name in (before, after)]
+        figure = figures.per_class(pair[0], pair[1], (before, after), (colours[before], colours[after]))
+    return {"after": after, "before": before, "figure": figure, "detail": by_variant[after],
+            "left_out": len(scores["labels"]) - len(largest),
+            "table": [{"label": label, "support": by_variant[after][i]["support"],
+                       "f1": {name: rows[i]["f1"] for name, rows in by_variant.items()}}
+                      for i, label in enumerate(scores["labels"])]}
+
+
+def confusions(scores: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Confusion matrices with each cell's share of its row; those of the verdict's variants come first."""
+    verdict = scores["verdict"]
+    first = [name for name in (verdict["best_tuned"] or verdict["winner"], verdict["baseline"]) if name]
+    return [{"name": name, "colour": colours[name], "open": name in first,
+             **_matrix(scores["variants"][name]["confusion"])}
+            for name in dict.fromkeys([*first, *scores["variants"]])]
+
+
+def _matrix(table: Mapping[str, Any]) -> dict[str, Any]:
+    columns, rows = table["columns"], []
+    for i, (label, counts) in enumerate(zip(table["rows"], table["counts"], strict=True)):
+        total = sum(counts)
+        # The tint grows with the root of the share, so that rare mistakes can be seen at all.
+        cells = [{"n": n, "column": columns[j], "share": n / total if total else 0.0, "right": i == j,
+                  "tint": (n / total) ** 0.5 if total else 0.0} for j, n in enumerate(counts)]
+        rows.append({"label": label, "total": total, "cells": cells})
+    mistakes = [(cell["n"], row["label"], cell["column"], cell["share"])
+                for row in rows for cell in row["cells"] if not cell["right"] and cell["n"]]
+    return {"columns": columns, "rows": rows, "as_table": len(rows) <= LARGEST_MATRIX,
+            "with_shares": len(rows) <= MATRIX_WITH_SHARES,
+            "upright": len(columns) > 6 or max(map(len, columns)) > 12,
+            "mistakes": sorted(mistakes, key=lambda m: -m[0])[:MOST_MISTAKES], "mistaken_pairs": len(mistakes)}
+
+
+def abstention(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"name": name, **v["abstention"]} for name, v in scores["variants"].items() if v.get("abstention")]
+
+
+def prompts(told: Mapping[str, Any], confidence: float) -> list[dict[str, Any]]:
+    """The prompts used, and for those chosen among several how each did, with its Wilson interval."""
+    shown = []
+    for name, variant in told.items():
+        tried = []
+        for one in variant.get("prompts_tried") or []:
+            low, high = wilson_interval(round(one["accuracy"] * one["rows"]), one["rows"], confidence)
+            tried.append({**one, "figure": {"value": one["accuracy"], "low": low, "high": high}})
+        if variant.get("prompt") or tried:
+            best = max((one["accuracy"] for one in tried), default=None)
+            chosen = next((i for i, one in enumerate(tried) if one["accuracy"] == best), None)
+            shown.append({"name": name, "prompt": variant.get("prompt"), "tried": tried, "chosen": chosen})
+    return shown
+
+
+def costs(told: Mapping[str, Any], estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each variant cost; None where it was not recorded."""
+    names = ("train_seconds", "score_seconds", "train_tokens", "score_tokens", "peak_memory_bytes")
+    return [{"name": name, **{key: v["cost"].get(key) for key in names}, "estimate": estimates.get(name)}
+            for name, v in told.items() if v.get("cost")]
+
+
+def data(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Findings, the most severe first, and the sizes of the splits."""
+    audit = facts.get("audit")
+    if not audit:
+        return None
+    order = {"error": 0, "warning": 1, "info": 2}
+    balance = {split: counts for split, counts in (audit.get("balance") or {}).items() if counts}
+    labels = list(dict.fromkeys([*facts["scores"]["labels"], *(k for counts in balance.values() for k in counts)]))
+    totals = {split: sum(counts.values()) for split, counts in balance.items()}
+    largest = max((n / totals[split] for split, counts in balance.items() for n in counts.values()), default=1.0)
+    rows = []
+    for label in labels:
+        cells = {split: {"n": counts.get(label, 0), "share": counts.get(label, 0) / totals[split]}
+                 for split, counts in balance.items()}
+        bar = figures.bars([(split, cell["share"]) for split, cell in cells.items()], largest, label)
+        rows.append({"label": label, "cells": cells, "bar": bar})
+    return {"findings": sorted(audit.get("findings") or [], key=lambda f: order.get(f["severity"], 3)),
+            "splits": list(balance), "totals": totals, "balance": rows if balance else [],
+            "notes": facts.get("notes") or [], "rows": audit.get("rows") or {},
+            "lengths": audit.get("lengths") or {}, "truncation": audit.get("truncation") or {}}
