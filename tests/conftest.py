@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 os.environ["PROOFTUNE_QUIET"] = "1"
+# For models this small, threads wait for each other longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WORDS = (
     "the cat sat on a mat stocks fell markets rose goal scored match won planet orbit science new phone chip "

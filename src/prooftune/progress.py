@@ -28,14 +28,15 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def bar(description: str, total: float | None) -> Iterator[Progress]:
-    """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``."""
+def bar(description: str | None, total: float | None) -> Iterator[Progress]:
+    """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``. None: show nothing."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("  {task.description:<34}"), BarColumn(bar_width=24), MofNCompleteColumn(),
                TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
-    with Progress(*columns, console=console(), disable=console().quiet or not console().is_terminal) as progress:
-        progress.add_task(description, total=total)
+    hidden = description is None or console().quiet or not console().is_terminal
+    with Progress(*columns, console=console(), disable=hidden) as progress:
+        progress.add_task(description or "", total=total)
         yield progress
 
 

@@ -25,13 +25,13 @@ class Answer:
 
     Attributes:
         label: the most probable label; an empty string where generation gave none.
-        probability: its probability after temperature scaling.
-        probabilities: label -> probability, summing to 1.
+        probability: its probability after temperature scaling; None where the bundle generates its answers.
+        probabilities: label -> probability, summing to 1; empty where the bundle generates its answers.
         truncated_tokens: tokens of the text that did not fit and were not read.
     """
 
     label: str
-    probability: float
+    probability: float | None
     probabilities: dict[str, float]
     truncated_tokens: int = 0
 
@@ -53,25 +53,29 @@ class Classifier:
         self._encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, self.fields)
         self._scoring = recipe.Scoring(**facts["scoring"])
 
-    def predict(self, texts: Sequence[str | Mapping[str, str]]) -> list[Answer]:
+    def predict(self, texts: Sequence[str | Mapping[str, str]], *, progress: bool = True) -> list[Answer]:
         """Label every text.
 
         Args:
             texts: strings, or mappings from field name to text where the bundle reads several fields.
+            progress: whether to show a bar.
 
         Raises:
             UsageError: a text lacks a field, or is no text.
         """
+        if isinstance(texts, str):
+            raise UsageError("predict takes a list of texts; for a single one: predict([text])")
         examples = [Example(str(i), self._inputs(i, text)) for i, text in enumerate(texts)]
         if not examples:
             return []
         head = self.facts["objective"] == "head"
-        predictions = predict(self.model, self._encoder, examples, self._scoring, head=head, description="Predicting")
+        predictions = predict(self.model, self._encoder, examples, self._scoring, head=head,
+                              description="Predicting" if progress else None)
         return [self._answer(p.output, p.log_probs, p.truncated_tokens) for p in predictions]
 
     def _answer(self, output: str, log_probs: tuple[float, ...], truncated: int) -> Answer:
         if not log_probs:
-            return Answer(output, float("nan"), {}, truncated)
+            return Answer(output, None, {}, truncated)
         scaled = np.asarray(log_probs) / float(self.facts.get("temperature") or 1.0)
         shares = np.exp(scaled - scaled.max())
         shares /= shares.sum()
@@ -89,15 +93,14 @@ class Classifier:
         return {name: text[name] for name in self.fields}
 
 
-def load(folder: Path) -> Classifier:
-    """Load a bundle, and its base model by name where the bundle holds an adapter.
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The content of a bundle's ``bundle.json``.
 
     Raises:
         UsageError: the folder is no bundle, or one of a newer Prooftune.
-        Failure: the base model that it resolves to has other weights than the one that was tuned.
     """
     try:
-        facts = read_json(folder / "bundle.json")
+        facts: dict[str, Any] = read_json(folder / "bundle.json")
     except FileNotFoundError:
         hint = f" (its bundle is {folder / 'bundle'})" if (folder / "bundle" / "bundle.json").is_file() else ""
         raise UsageError(f"{folder} is no bundle: no bundle.json in it{hint}") from None
@@ -105,6 +108,22 @@ def load(folder: Path) -> Classifier:
         raise UsageError(f"{folder / 'bundle.json'} cannot be read: {error}") from None
     if facts.get("format") != FORMAT:
         raise UsageError(f"{folder} is a bundle of format {facts.get('format')}; this Prooftune reads format {FORMAT}. Update it.")
+    return facts
+
+
+def gives_probabilities(facts: Mapping[str, Any]) -> bool:
+    """Whether the bundle's answers have probabilities: generated ones have none."""
+    return bool(facts["objective"] == "head" or facts["scoring"]["method"] != "generation")
+
+
+def load(folder: Path) -> Classifier:
+    """Load a bundle, and its base model by name where the bundle holds an adapter.
+
+    Raises:
+        UsageError: the folder is no bundle, or one of a newer Prooftune.
+        Failure: the base model that it resolves to has other weights than the one that was tuned.
+    """
+    facts = read_facts(folder)
     options = recipe.Model(**{k: v for k, v in facts["model"].items() if k != "sha256"})
     base = loading.resolve(options.name, options.revision) if facts["part"] == "adapter" else folder / "model"
     if facts["part"] == "adapter" and loading.weights_digest(base) != facts["model"]["sha256"]:

@@ -39,7 +39,7 @@ def predict(
     settings: recipe.Scoring,
     *,
     head: bool = False,
-    description: str = "Scoring",
+    description: str | None = "Scoring",
 ) -> list[Prediction]:
     """Predict the label of every example, in their order.
 
@@ -49,7 +49,7 @@ def predict(
         examples: their targets are not looked at.
         settings: likelihood or generation, length normalisation, contextual calibration.
         head: whether the model has a classification head.
-        description: what the progress bar says.
+        description: what the progress bar says; None for no bar.
     """
     encoded = [encoder.encode(example.inputs) for example in examples]
     if not head and settings.method == "generation":
@@ -58,7 +58,7 @@ def predict(
     if not head and settings.calibration:
         fields = examples[0].inputs if examples else {}
         blank = [encoder.encode(dict.fromkeys(fields, text)).row for text in _CONTENT_FREE]
-        neutral = torch.softmax(label_scores(model, encoder, blank, settings), dim=1).mean(dim=0)
+        neutral = torch.softmax(label_scores(model, encoder, blank, settings, description=None), dim=1).mean(dim=0)
         scores = scores - neutral.log()
     log_probs = torch.log_softmax(scores, dim=1)
     labels = encoder.rendering.labels
@@ -70,7 +70,7 @@ def predict(
 
 def label_scores(
     model: nn.Module, encoder: Encoder, rows: Sequence[Sequence[int]], settings: recipe.Scoring, *,
-    head: bool = False, description: str = "Scoring",
+    head: bool = False, description: str | None = "Scoring",
 ) -> Tensor:
     """Unnormalised log-probabilities [rows, labels] in float64, in the order of `rows`."""
     scores = torch.zeros(len(rows), len(encoder.rendering.labels), dtype=torch.float64)
@@ -89,7 +89,7 @@ def label_scores(
 
 def _generated(
     model: nn.Module, encoder: Encoder, examples: Sequence[Example], encoded: list[Encoded], settings: recipe.Scoring,
-    description: str,
+    description: str | None,
 ) -> list[Prediction]:
     from prooftune.engine.generation import generate
 

@@ -1,0 +1,181 @@
+"""Labelling the rows of a file: what stands in it stays, and what will not do is said before any work."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prooftune.bundle import bulk
+from prooftune.bundle.bulk import predict_file
+from prooftune.bundle.load import load as bundle_load
+from prooftune.errors import UsageError
+
+load = functools.cache(bundle_load)
+SHARES = ["probability_World", "probability_Sports", "probability_Sci/Tech"]
+ADDED = ["label", "probability", *SHARES, "truncated_tokens"]
+TEXTS = ["goal scored", "NA", "", "a \"quoted\", cell", "two\nlines", "ünïcode 漢字 🎉", " 007 ", "planet orbit " * 40]
+
+
+@pytest.fixture(autouse=True)
+def load_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "load", load)
+
+
+def read_csv(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle, delimiter=delimiter))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str = ",") -> Path:
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle, delimiter=delimiter).writerows([header, *rows])
+    return path
+
+
+def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+    return path
+
+
+def test_csv_keeps_every_cell_and_row_in_order(bundle: Path, tmp_path: Path) -> None:
+    rows = [[f"{i:03d}", text, "NaN"] for i, text in enumerate(TEXTS)]
+    file = write_csv(tmp_path / "in.csv", ["id", "text", "empty or not"], rows)
+    assert predict_file(bundle, file, tmp_path / "out.csv") == len(TEXTS)
+    out = read_csv(tmp_path / "out.csv")
+    assert list(out[0]) == ["id", "text", "empty or not", *ADDED]
+    assert [[r["id"], r["text"], r["empty or not"]] for r in out] == rows
+
+
+def test_the_answers_are_those_of_the_loaded_bundle(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "BLOCK", 3)
+    file = write_lines(tmp_path / "in.jsonl", [{"text": text} for text in TEXTS])
+    predict_file(bundle, file, tmp_path / "out.jsonl")
+    out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    expected = load(bundle).predict(TEXTS)
+    assert [r["label"] for r in out] == [a.label for a in expected]
+    assert len({round(r["probability"], 3) for r in out}) > 4  # the texts are told apart
+    for row, answer in zip(out, expected, strict=True):
+        assert row["probability"] == pytest.approx(answer.probability, abs=1e-4)
+        assert row["probability"] == max(row[name] for name in SHARES)
+        assert sum(row[name] for name in SHARES) == pytest.approx(1)
+    assert [r["truncated_tokens"] > 0 for r in out] == [False] * 7 + [True]
+
+
+def test_values_of_json_keep_their_types(bundle: Path, tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [{"n": 1, "text": "goal", "tags": ["a"], "x": 1.0}, {"n": "one", "text": "orbit", "new": None}]
+    predict_file(bundle, write_lines(tmp_path / "in.jsonl", records), tmp_path / "out.jsonl")
+    out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [{k: v for k, v in row.items() if k not in ADDED} for row in out] == records
+
+
+def test_parquet_keeps_its_types(bundle: Path, tmp_path: Path) -> None:
+    table = pa.table({"text": ["goal", None, "orbit"], "n": pa.array([1, 2, None], pa.int16()), "x": [0.5, float("nan"), 2.0]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    predict_file(bundle, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    out = pq.read_table(tmp_path / "out.parquet")
+    assert out.column_names == ["text", "n", "x", *ADDED]
+    assert out.schema.field("n").type == pa.int16()
+    assert out.select(["text", "n"]).to_pylist() == table.select(["text", "n"]).to_pylist()
+    assert set(out.column("label").to_pylist()) <= {"World", "Sports", "Sci/Tech"}
+    predict_file(bundle, tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    assert "NaN" not in (tmp_path / "out.jsonl").read_text()
+
+
+@pytest.mark.parametrize("source", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("target", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_format_into_every_other(bundle: Path, tmp_path: Path, source: str, target: str) -> None:
+    file, texts = tmp_path / f"in.{source}", ["goal", "", "tab\tand, comma"]
+    if source in ("csv", "tsv"):
+        write_csv(file, ["text"], [[t] for t in texts], "\t" if source == "tsv" else ",")
+    elif source == "jsonl":
+        write_lines(file, [{"text": t} for t in texts])
+    else:
+        pq.write_table(pa.table({"text": texts}), file)
+    out = tmp_path / f"out.{target}"
+    assert predict_file(bundle, file, out) == 3
+    if target in ("csv", "tsv"):
+        rows: list[dict[str, Any]] = list(read_csv(out, "\t" if target == "tsv" else ","))
+    elif target == "jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    else:
+        rows = pq.read_table(out).to_pylist()
+    assert [r["text"] for r in rows] == texts
+    assert all(list(r) == ["text", *ADDED] for r in rows)
+
+
+@pytest.mark.parametrize("header", ["review", "text", "whatever it is called"])
+def test_one_text_is_found_by_its_name_by_text_or_by_being_alone(
+    bundles: Callable[..., Path], tmp_path: Path, header: str
+) -> None:
+    bundle = bundles({"review": "Review Text"})
+    file = write_csv(tmp_path / "in.csv", [header], [["goal scored"]])
+    assert predict_file(bundle, file, tmp_path / "out.csv") == 1
+
+
+def test_columns_are_those_of_the_recipe_also_behind_another_delimiter(bundles: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = bundles({"head": "Headline", "body": "Body"})
+    file = write_csv(tmp_path / "in.csv", ["Body", "n", "Headline"], [["goal; scored", "1", "match"]], ";")
+    predict_file(bundle, file, tmp_path / "out.csv")
+    [row] = read_csv(tmp_path / "out.csv")
+    [expected] = load(bundle).predict([{"head": "match", "body": "goal; scored"}])
+    assert row["Body"] == "goal; scored"
+    assert row["label"] == expected.label
+    assert float(row["probability"]) == pytest.approx(expected.probability, abs=1e-4)
+
+
+def test_generated_answers_have_no_probabilities(bundles: Callable[..., Path], tmp_path: Path) -> None:
+    bundle = bundles(scoring={"method": "generation", "max_new_tokens": 2})
+    predict_file(bundle, write_csv(tmp_path / "in.csv", ["text"], [["goal"]]), tmp_path / "out.csv")
+    [row] = read_csv(tmp_path / "out.csv")
+    assert list(row) == ["text", "label", "probability", "truncated_tokens"]
+    assert row["probability"] == ""
+
+
+@pytest.mark.parametrize(("name", "content", "out", "message"), [
+    ("inn.csv", None, "out.csv", "no such file (did you mean 'in.csv'?)"),
+    ("in.csv", "", "out.csv", "is empty"),
+    ("in.csv", "text\n", "out.csv", "no rows"),
+    ("in.xlsx", "text\ngoal\n", "out.csv", "the input's name must end in .csv, .tsv, .jsonl, .ndjson, .parquet"),
+    ("in.csv", "text\ngoal\n", "out.xls", "the output's name must end in"),
+    ("in.csv", "text\ngoal\n", "out.jsnl", "(did you mean '.jsonl'?)"),
+    ("in.csv", "text\ngoal\n", "in.csv", "is the input itself"),
+    ("in.csv", "a,texts\n1,goal\n", "out.csv",
+     "in.csv has no column 'text', which this bundle reads; found 2: 'a', 'texts' (did you mean 'texts'?)"),
+    ("in.csv", "text,n\ngoal,1\norbit\n", "out.csv", "in.csv:3: 1 field where 2 are expected"),
+    ("in.csv", "label,text\nWorld,goal\n", "out.csv", "has a column 'label' already"),
+    ("in.jsonl", '{"text": "goal", "n": 1}\n{"text": "orbit", "n": "x"}\n', "out.parquet",
+     "column 'n' of in.jsonl has values of several types"),
+    ("in.jsonl", '{"text": "goal"}\nnot json\n', "out.csv", "in.jsonl:2: not JSON"),
+    ("in.parquet", "text", "out.csv", "is not a Parquet file"),
+])
+def test_what_will_not_do_is_said_before_any_work(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str | None, out: str, message: str
+) -> None:
+    monkeypatch.setattr(bulk, "load", None)  # the model is not even loaded
+    (tmp_path / "in.csv").touch()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(UsageError) as caught:
+        predict_file(bundle, tmp_path / name, tmp_path / out)
+    assert message in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_is_no_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is no bundle: no bundle\.json in it \(its bundle is"):
+        predict_file(bundle.parent, tmp_path / "in.csv", tmp_path / "out.csv")
+
+
+def test_a_single_text_is_no_list_of_texts(bundle: Path) -> None:
+    with pytest.raises(UsageError, match="a list of texts"):
+        load(bundle).predict("goal")
+    assert load(bundle).predict([]) == []
