@@ -17,8 +17,7 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
     found += _of_audit(facts.get("audit") or {})
     if scores["n"] < SMALL_TEST:
         found.append(f"The test set has only {scores['n']:,} examples, so intervals are wide.")
-    for name, variant in scores["variants"].items():
-        found += _of_variant(name, variant)
+    found += _of_variants(scores["variants"])
     for name, told in (facts.get("variants") or {}).items():
         found += _of_forgetting(name, told.get("forgetting") or {})
     return list(dict.fromkeys(found))
@@ -31,17 +30,26 @@ def _of_audit(audit: Mapping[str, Any]) -> list[str]:
     return [f"The data audit found {' and '.join(counts)}: see “Data audit” below."] if counts else []
 
 
-def _of_variant(name: str, variant: Mapping[str, Any]) -> list[str]:
+def _of_variants(variants: Mapping[str, Any]) -> list[str]:
+    """What variants share is said once, with all their names."""
+    said: dict[str, list[str]] = {}
+    for name, variant in variants.items():
+        for sentence in _of_variant(variant):
+            said.setdefault(sentence, []).append(name)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in said.items()]
+
+
+def _of_variant(variant: Mapping[str, Any]) -> list[str]:
     n, found = variant["n"], []
     if variant.get("invalid"):
-        found.append(f"{name}: {variant['invalid']:,} of {n:,} outputs ({variant['invalid'] / n:.1%}) were no label of "
-                     "the set; they count as wrong.")
+        found.append(f"{variant['invalid']:,} of {n:,} outputs ({variant['invalid'] / n:.1%}) were no label of the set; "
+                     "they count as wrong.")
     if variant.get("truncated"):
-        found.append(f"{name}: {variant['truncated']:,} of {n:,} inputs ({variant['truncated'] / n:.1%}) were shortened "
-                     "to fit the length limit.")
+        found.append(f"{variant['truncated']:,} of {n:,} inputs ({variant['truncated'] / n:.1%}) were shortened to fit "
+                     "the length limit.")
     temperature = variant.get("temperature")
     if temperature is not None and not TEMPERATURE_ENDS[0] < temperature < TEMPERATURE_ENDS[1]:
-        found.append(f"{name}: the validation rows do not determine a temperature (it ran to the end of its range, "
+        found.append(f"the validation rows do not determine a temperature (it ran to the end of its range, "
                      f"{temperature:.2g}); do not rely on its calibrated probabilities.")
     return found
 

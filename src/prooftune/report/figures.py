@@ -6,6 +6,7 @@ They are drawn about as wide as a phone's screen, so that their texts stay reada
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from markupsafe import Markup
@@ -16,12 +17,13 @@ from prooftune.report.svg import Plot, Range, dot, drawing, el, line, path, text
 Row = Mapping[str, Any]
 PERCENT_TICKS = [(v, percent(v, 0)) for v in (0.0, 0.25, 0.5, 0.75, 1.0)]
 WIDTH = 400
-CELL_WIDTH = 190
-LONGEST_LABEL = 22
+CELL_WIDTH = 150
+CELL_MARGIN = 13
+LONGEST_LINE = 20
 
 
 def whisker(figure: Row, scale: Range, class_: str, label: str, zero: bool = False) -> Markup:
-    """A dot with its interval on a thin track, for a table cell.
+    """A value with its interval as a band on a thin track, for a table cell.
 
     Args:
         figure: ``value``, ``low``, ``high``.
@@ -31,27 +33,27 @@ def whisker(figure: Row, scale: Range, class_: str, label: str, zero: bool = Fal
         zero: draw a line at 0.
     """
     width, height = CELL_WIDTH, 26
-    plot = Plot(width, height, scale, (0, 1), left=7, right=7, top=0, bottom=0)
+    plot = Plot(width, height, scale, (0, 1), left=CELL_MARGIN, right=CELL_MARGIN, top=0, bottom=0)
     middle = height / 2
-    parts = [line(7, middle, width - 7, middle, "track")]
+    parts = [line(CELL_MARGIN, middle, width - CELL_MARGIN, middle, "track")]
     parts += [line(plot.x(v), middle - 3, plot.x(v), middle + 3, "track") for v in _inner_ticks(scale)]
     if zero:
         parts.append(line(plot.x(0), 0, plot.x(0), height, "axis"))
     if figure.get("low") is not None:
-        parts.append(line(plot.x(figure["low"]), middle, plot.x(figure["high"]), middle, f"whisker {class_}"))
-    parts.append(dot(plot.x(figure["value"]), middle, 5, f"dot {class_}"))
+        parts.append(line(plot.x(figure["low"]), middle, plot.x(figure["high"]), middle, f"band {class_}"))
+    parts.append(line(plot.x(figure["value"]), middle - 7, plot.x(figure["value"]), middle + 7, f"mark {class_}"))
     return drawing(width, height, label, *parts, class_="cell")
 
 
 def whisker_axis(scale: Range, in_points: bool = False) -> Markup:
     """The tick labels that stand over a column of whiskers."""
-    plot = Plot(CELL_WIDTH, 14, scale, (0, 1), left=7, right=7, top=0, bottom=0)
-    labels = []
-    for v in _inner_ticks(scale):
-        x = plot.x(v)
-        anchor = "start" if x < 16 else "end" if x > CELL_WIDTH - 16 else "middle"
-        x = 0.0 if anchor == "start" else float(CELL_WIDTH) if anchor == "end" else x
-        labels.append(text(x, 11, points(v, 0) if in_points else percent(v, 0), anchor, "tick"))
+    plot = Plot(CELL_WIDTH, 14, scale, (0, 1), left=CELL_MARGIN, right=CELL_MARGIN, top=0, bottom=0)
+    marks = _inner_ticks(scale)
+    digits = 1 if any(abs(100 * v - round(100 * v)) > 1e-6 for v in marks) else 0
+    write = points if in_points else percent
+    # Five labels would touch: of so many, every second, and 0 among them if it is there.
+    shown = marks if len(marks) < 5 else marks[marks.index(0.0) % 2 if 0.0 in marks else 0::2]
+    labels = [text(plot.x(v), 11, write(v, digits), "middle", "tick") for v in shown]
     return drawing(CELL_WIDTH, 14, "scale of the figures below", *labels, class_="cell")
 
 
@@ -73,8 +75,8 @@ def per_class(before: Sequence[Row], after: Sequence[Row], names: tuple[str, str
               classes: tuple[str, str]) -> Markup:
     """F1 of each label under two variants, with intervals."""
     step = 34 if len(after) <= 12 else 26
-    longest = min(LONGEST_LABEL, max(len(row["label"]) for row in after))
-    left = min(164.0, 18 + 6.8 * longest)
+    longest = max(len(part) for row in after for part in in_lines(row["label"]))
+    left = 18 + 7.0 * longest
     plot = Plot(WIDTH, 44 + step * len(after), (0, 1), (0, 1), left=left, right=16, top=6, bottom=38)
     base = plot.height - plot.bottom
     parts = [line(plot.x(v), plot.top, plot.x(v), base, "grid") for v, _ in PERCENT_TICKS]
@@ -82,27 +84,33 @@ def per_class(before: Sequence[Row], after: Sequence[Row], names: tuple[str, str
     parts.append(text(plot.x(0.5), plot.height - 5, "F1", "middle", "name"))
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
         y = plot.top + step * (i + 0.5)
-        parts.append(text(left - 10, y + 4, shortened(new["label"]), "end", "label"))
+        lines = in_lines(new["label"])
+        parts += [text(left - 10, y + 4 + 13 * (k - (len(lines) - 1) / 2), part, "end", "label")
+                  for k, part in enumerate(lines)]
         for row, class_, name, offset in ((old, f"{classes[0]} hollow", names[0], -5.5), (new, classes[1], names[1], 5.5)):
             figure = row["f1"]
             if figure["value"] is None:
                 continue
             if figure["low"] is not None:
                 parts.append(line(plot.x(figure["low"]), y + offset, plot.x(figure["high"]), y + offset,
-                                  f"whisker {class_}"))
-            parts.append(dot(plot.x(figure["value"]), y + offset, 4.5, f"dot {class_}",
+                                  f"band {class_}"))
+            parts.append(dot(plot.x(figure["value"]), y + offset, 3.5, f"dot {class_}",
                              f"{new['label']}, {name}: F1 {percent(figure['value'])}"))
     return drawing(plot.width, plot.height, f"F1 of each label, {names[0]} and {names[1]}", *parts)
 
 
-def shortened(label: str) -> str:
-    return label if len(label) <= LONGEST_LABEL else label[:LONGEST_LABEL - 1] + "…"
+def in_lines(label: str) -> list[str]:
+    """A label in at most two lines of `LONGEST_LINE` characters, cut where it is longer still."""
+    lines = wrap(label, LONGEST_LINE) or [""]
+    if len(lines) > 2:
+        lines = [lines[0], wrap(label, LONGEST_LINE - 1)[1] + "…"]
+    return lines
 
 
 def reliability(before: Sequence[Row], after: Sequence[Row] | None, name: str) -> Markup:
     """Accuracy against confidence in bins, before and after temperature scaling, with the bins' sizes below."""
     plot = Plot(300, 322, (0, 1), (0, 1), left=50, right=14, top=10, bottom=76)
-    parts: list[Markup] = [plot.frame(PERCENT_TICKS, PERCENT_TICKS, "", "right"),
+    parts: list[Markup] = [plot.frame(PERCENT_TICKS, PERCENT_TICKS, "", "share right"),
                            text(plot.x(0.5), plot.height - plot.bottom + 30, "confidence", "middle", "name"),
                            line(plot.x(0), plot.y(0), plot.x(1), plot.y(1), "ideal")]
     shown = after or before
@@ -148,13 +156,14 @@ def risk_coverage(series: Sequence[tuple[str, str, Sequence[Mapping[str, float]]
     digits = 0 if marks[-1] >= 0.05 else 1
     parts: list[Markup] = [plot.frame(PERCENT_TICKS, [(v, percent(v, digits)) for v in marks],
                                       "share answered, surest first", "wrong among them")]
+    aim: list[Markup] = []
     if target is not None and 1 - target <= marks[-1]:
         y = plot.y(1 - target)
-        parts += [line(plot.left, y, plot.width - plot.right, y, "ideal"),
-                  text(plot.left + 5, y - 5, f"target: {percent(target)} right", class_="tick over")]
+        aim = [line(plot.left, y, plot.width - plot.right, y, "ideal"),
+               text(plot.width - plot.right, y - 5, f"target: {percent(target)} right", "end", "tick over")]
     parts += [el("g", el("title", name), path([(plot.x(p["coverage"]), plot.y(p["risk"])) for p in pts],
                                              f"line {class_}")) for name, class_, pts in series]
-    return drawing(plot.width, plot.height, "Error against coverage of each variant", *parts)
+    return drawing(plot.width, plot.height, "Error against coverage of each variant", *parts, *aim)
 
 
 def learning(train: Sequence[tuple[float, float]], validation: Sequence[tuple[float, float]],

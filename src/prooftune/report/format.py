@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -57,6 +58,11 @@ def p_relation(value: float | None) -> str:
     """The same after the letter p: ``< 0.001``, or ``= 0.03``."""
     text = p_value(value)
     return text if text.startswith("<") else f"= {text}"
+
+
+def joined(text: str) -> str:
+    """A sentence whose p-values are not broken between lines."""
+    return re.sub(r"\bp ([<=]) ", "p\u00a0\\1\u00a0", text)
 
 
 def span(figure: dict[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
@@ -118,5 +124,5 @@ def size(value: float | None) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {f.__name__: f for f in (
-    percent, points, amount, number, significant, count, p_value, p_relation, span, signed_span, seconds,
+    percent, points, amount, number, significant, count, p_value, p_relation, joined, span, signed_span, seconds,
     milliseconds, moment, size)}

@@ -42,14 +42,15 @@ def tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def accuracy_scale(scores: Mapping[str, Any]) -> Range:
+    """From the lowest to the highest interval end, a little wider."""
     found = [v["metrics"]["accuracy"] for v in scores["variants"].values()]
-    marks = ticks(min(f["low"] for f in found), max(f["high"] for f in found), 4)
+    marks = ticks(min(f["low"] for f in found), max(f["high"] for f in found), 12)
     return max(0.0, marks[0]), min(1.0, marks[-1])
 
 
 def difference_scale(scores: Mapping[str, Any]) -> Range:
     found = [c["accuracy"] for c in scores["comparisons"]]
-    marks = ticks(min([0.0, *(f["low"] for f in found)]), max([0.01, *(f["high"] for f in found)]), 4)
+    marks = ticks(min([0.0, *(f["low"] for f in found)]), max([0.01, *(f["high"] for f in found)]), 12)
     return marks[0], marks[-1]
 
 

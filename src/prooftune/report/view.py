@@ -15,7 +15,7 @@ LAST = SPARE[-1]
 
 SECTIONS = {
     "variants": "Variants", "differences": "Paired differences", "labels": "Scores by label",
-    "confusion": "Confusion matrices", "calibration": "Calibration", "abstention": "Answering only when sure",
+    "confusion": "Confusion matrices", "calibration": "Calibration", "abstention": "Risk and coverage",
     "changed": "Changed examples", "training": "Training", "forgetting": "Forgetting", "prompts": "Prompts",
     "data": "Data audit", "cost": "Cost", "reproduction": "Reproduction",
 }

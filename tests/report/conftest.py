@@ -1,0 +1,76 @@
+"""The studies of which reports are made, each built once."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation import synthetic
+from prooftune.evaluation.scores import tidy
+from prooftune.report.build import build, page
+from report import studies
+from report.reading import Element, read
+
+WITHOUT_TUNED = {name: v for name, v in synthetic.VARIANTS.items() if v[0] != "tuned"}
+CASES: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "two labels": {"labels": ["negative", "positive"], "n": 120},
+    "long labels": {"labels": studies.LONG_LABELS, "n": 400},
+    "not tuned": {"variants": WITHOUT_TUNED},
+    "no validation": {"validation": False},
+    "hostile": {"labels": ["<b>bold</b>", "a|b", "c&d"], "texts": studies.HOSTILE, "n": 150, "name": "<i>study</i>"},
+    "many labels": {"labels": [f"intent {i:02d}" for i in range(50)], "n": 600},
+    "one variant": {"variants": {"lora": ("tuned", 2.0)}, "n": 60},
+    "two tuned": {"variants": {**synthetic.VARIANTS, "dora": ("tuned", 2.95)}, "n": 200},
+}
+
+
+@cache
+def facts_of(case: str) -> dict[str, Any]:
+    return tidy(studies.facts(**CASES[case]))
+
+
+@cache
+def html_of(case: str) -> str:
+    return page(facts_of(case))
+
+
+@cache
+def page_of(case: str) -> Element:
+    return read(html_of(case))
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def facts(case: str) -> dict[str, Any]:
+    return facts_of(case)
+
+
+@pytest.fixture
+def html(case: str) -> str:
+    return html_of(case)
+
+
+@pytest.fixture
+def document(case: str) -> Element:
+    return page_of(case)
+
+
+@pytest.fixture(scope="module")
+def usual() -> Element:
+    return page_of("usual")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three files of the usual study."""
+    place = tmp_path_factory.mktemp("report")
+    build(facts_of("usual"), place)
+    return place

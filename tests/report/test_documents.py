@@ -1,0 +1,106 @@
+"""What stands beside the page: JSON that any reader parses, a Markdown summary, and the same bytes twice."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+
+from prooftune.report.build import build, page
+from prooftune.report.markdown import plain
+from report.conftest import facts_of, page_of
+from report.reading import read
+
+
+def refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def test_json_is_strict_and_holds_all_figures(case, tmp_path):
+    facts = facts_of(case)
+    build(facts, tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert found["scores"]["variants"] == facts["scores"]["variants"]
+    assert found["scores"]["comparisons"] == facts["scores"]["comparisons"]
+    assert found["audit"] == facts["audit"] and found["environment"] == facts["environment"]
+
+
+def test_json_keeps_not_a_number_out(tmp_path):
+    facts = facts_of("usual")
+    lora = {**facts["variants"]["lora"], "forgetting": {"perplexity_before": float("nan"), "perplexity_after": 3.0}}
+    build({**facts, "variants": {**facts["variants"], "lora": lora}}, tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+    assert found["variants"]["lora"]["forgetting"]["perplexity_before"] is None
+    assert read((tmp_path / "report.html").read_text()).by_id("forgetting-table").text.count("–") == 3
+
+
+def test_json_leaves_out_the_texts_of_changed_examples(folder):
+    changed = json.loads((folder / "report.json").read_text())["scores"]["changed"]
+    assert changed["fixed"]["examples"] and changed["fixed"]["count"] == facts_of("usual")["scores"]["changed"]["fixed"]["count"]
+    assert all("text" not in e and e["id"] for side in ("fixed", "broken") for e in changed[side]["examples"])
+
+
+def test_equal_facts_give_equal_bytes(folder, tmp_path):
+    build(facts_of("usual"), tmp_path)
+    for name in ("report.html", "report.md", "report.json"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def markdown_tables(text: str) -> list[list[list[str]]]:
+    """Cells of each table, split at bars that are not escaped."""
+    blocks = [block for block in text.split("\n\n") if block.startswith("|")]
+    return [[re.split(r"(?<!\\)\|", line)[1:-1] for line in block.splitlines()] for block in blocks]
+
+
+def test_markdown_tables_are_square_and_complete(case, tmp_path):
+    facts = facts_of(case)
+    build(facts, tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    tables = markdown_tables(text)
+    scores = facts["scores"]
+    assert len(tables) == (2 if scores["comparisons"] else 1)
+    for table in tables:
+        assert len({len(row) for row in table}) == 1
+        assert set("".join(table[1])) <= set("-:")
+    assert {row[0].strip() for row in tables[0][2:]} == {plain(name) for name in scores["variants"]}
+    if scores["comparisons"]:
+        assert len(tables[1]) - 2 == len(scores["comparisons"])
+    assert f"seed {scores['seed']}" in text and f"{scores['n']:,} test examples" in text
+    assert text.count("# ") >= 2 and "<script" not in text
+
+
+def test_markdown_says_the_verdict_and_the_cautions(folder):
+    text = (folder / "report.md").read_text()
+    verdict = facts_of("usual")["scores"]["verdict"]
+    said = unescape(text.replace("\\", ""))
+    assert verdict["headline"] in said and verdict["sentence"] in said
+    assert "3 rows without a label were dropped." in said
+    assert "5.0%) were no label of the set" in said
+
+
+def test_scores_alone_make_a_page():
+    facts = {"name": "bare", "scores": facts_of("usual")["scores"]}
+    shown = read(page(facts))
+    sections = [e.attributes["id"] for e in shown.all("section")]
+    assert "data" not in sections and "cost" not in sections and sections[-1] == "reproduction"
+
+
+def test_an_audit_without_token_lengths_makes_a_page():
+    facts = {**facts_of("usual")}
+    facts["audit"] = {"findings": [], "balance": {}, "lengths": {}, "truncation": {}, "rows": {"train": 5, "test": 2}}
+    facts["notes"] = []
+    text = read(page(facts)).by_id("data").text
+    assert "The audit found nothing." in text and "5 train, 2 test" in text
+
+
+def test_estimates_stand_beside_what_was_measured():
+    facts = {**facts_of("usual"), "estimates": {"lora": {"seconds": 650.0, "memory_bytes": 2.5e9}}}
+    assert "10 min 50 s 2.5 GB" in read(page(facts)).by_id("cost-table").text
+
+
+def test_what_variants_share_is_cautioned_once():
+    cautions = page_of("usual").by_id("cautions")
+    box = next(a for a in page_of("usual").all("aside") if cautions in a.children)
+    shortened = [li.text for li in box.all("li") if "shortened" in li.text]
+    assert shortened == ["tfidf, zero-shot, few-shot, prompted, lora: 10 of 500 inputs (2.0%) were shortened to fit "
+                         "the length limit."]
