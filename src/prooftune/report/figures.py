@@ -49,10 +49,10 @@ def whisker_axis(scale: Range, in_points: bool = False) -> Markup:
     """The tick labels that stand over a column of whiskers."""
     plot = Plot(CELL_WIDTH, 14, scale, (0, 1), left=CELL_MARGIN, right=CELL_MARGIN, top=0, bottom=0)
     marks = _inner_ticks(scale)
-    digits = 1 if any(abs(100 * v - round(100 * v)) > 1e-6 for v in marks) else 0
     write = points if in_points else percent
     # Five labels would touch: of so many, every second, and 0 among them if it is there.
     shown = marks if len(marks) < 5 else marks[marks.index(0.0) % 2 if 0.0 in marks else 0::2]
+    digits = 1 if any(abs(100 * v - round(100 * v)) > 1e-6 for v in shown) else 0
     labels = [text(plot.x(v), 11, write(v, digits), "middle", "tick") for v in shown]
     return drawing(CELL_WIDTH, 14, "scale of the figures below", *labels, class_="cell")
 
