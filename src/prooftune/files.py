@@ -26,33 +26,76 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         Failure: the disk is full or the place cannot be written, named with its path.
     """
-    temporary: Path | None = None
+    temporary = _sibling(path)
+    try:
+        yield temporary
+        _put(temporary, path)
+    except OSError as error:
+        if _is_about(error, temporary, path):
+            raise _explained(error, path) from error
+        raise
+    finally:
+        _remove(temporary)
+
+
+@contextlib.contextmanager
+def full_disk_explained(folder: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Around a library that writes into `folder` and says with an exception of its own that the disk is full."""
+    try:
+        yield
+    except kinds as error:
+        reason = os.strerror(errno.ENOSPC)
+        # torch only notices that its file ends too early, so the free space has to tell.
+        if reason in str(error) or shutil.disk_usage(_existing_parent(folder)).free < 1_000_000:
+            raise _explained(OSError(errno.ENOSPC, reason), folder) from error
+        raise
+
+
+def _sibling(path: Path) -> Path:
+    """A name beside `path` that nothing has."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
-        temporary = Path(name)
-        temporary.unlink()
-        yield temporary
-        if temporary.is_file():
-            _sync(temporary)
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        Path(name).unlink()
     except OSError as error:
         raise _explained(error, path) from error
-    finally:
-        if temporary is not None and temporary.exists():
-            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+    return Path(name)
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
+def _put(temporary: Path, path: Path) -> None:
+    """Rename over `path`; an old folder, which cannot be renamed over, steps aside first."""
+    if temporary.is_file():
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+    if not path.is_dir() or path.is_symlink():
+        temporary.replace(path)
+        return
+    aside = temporary.with_suffix(".old.tmp")
+    path.replace(aside)
+    temporary.replace(path)
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+
+def _is_about(error: OSError, temporary: Path, path: Path) -> bool:
+    """Whether an error is about writing `path`, and not about something else that was read or fetched meanwhile."""
+    names = {str(temporary), str(path)}
+    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    return error.errno in _DISK or (place is not None and not names.isdisjoint(map(str, (place, *place.parents))))
 
 
 def _explained(error: OSError, path: Path) -> Failure:
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(_existing_parent(path)).free
         return Failure(f"the disk is full: cannot write {path} ({free / 1e6:.0f} MB free). Free some space and "
                        "run the same command again; finished stages are kept.")

@@ -18,24 +18,27 @@ _STAGE = "stage.json"
 
 def is_done(folder: Path, fingerprint: str) -> bool:
     """Whether the stage in `folder` was finished from inputs with this fingerprint."""
-    marker = folder / _STAGE
-    try:
-        state = read_json(marker)
-    except (OSError, ValueError):
-        return False
-    return bool(state.get("fingerprint") == fingerprint and state.get("done"))
+    return _state(folder) == {"fingerprint": fingerprint, "done": True}
 
 
 def begin(folder: Path, fingerprint: str) -> None:
     """Prepare a stage's folder: keep what an interrupted attempt at the same inputs left, drop anything else."""
-    marker = folder / _STAGE
-    if folder.exists() and (not marker.is_file() or read_json(marker).get("fingerprint") != fingerprint):
+    if folder.exists() and _state(folder).get("fingerprint") != fingerprint:
         shutil.rmtree(folder)
-    write_json(marker, {"fingerprint": fingerprint, "done": False})
+    write_json(folder / _STAGE, {"fingerprint": fingerprint, "done": False})
 
 
 def finish(folder: Path, fingerprint: str) -> None:
     write_json(folder / _STAGE, {"fingerprint": fingerprint, "done": True})
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """What a stage noted about itself; nothing where it noted nothing that can be read."""
+    try:
+        state = read_json(folder / _STAGE)
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
 
 
 @contextlib.contextmanager

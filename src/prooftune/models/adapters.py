@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from prooftune import recipe
 from prooftune.errors import UsageError
+from prooftune.files import full_disk_explained
 from prooftune.models.loading import load_model
 
 _SWITCHES = {"dora": "use_dora", "rslora": "use_rslora"}
@@ -46,7 +48,8 @@ def save(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) -> Non
         tuned = tuned.to(dtype)
         if hasattr(tuned, "score"):
             tuned.score.to(torch.float32)
-    tuned.save_pretrained(folder)
+    with full_disk_explained(folder, OSError, SafetensorError):
+        tuned.save_pretrained(folder)
 
 
 def load(

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from prooftune.errors import Failure, UsageError
+from prooftune.files import full_disk_explained
 from prooftune.progress import bar
 from prooftune.training.objective import Row, TuningModule, make_collator
 
@@ -190,9 +192,11 @@ def train(
         eval_dataset=Rows(sorted(validation, key=lambda row: len(row.ids))) if validation else None, callbacks=[shown, *extra, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # our bar shows the same, once
-    checkpoint = last_whole_checkpoint(Path(str(arguments.output_dir)))
+    folder = Path(str(arguments.output_dir))
+    checkpoint = last_whole_checkpoint(folder)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with full_disk_explained(folder, OSError, SafetensorError, RuntimeError):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         shown.close()
     return list(trainer.state.log_history)
