@@ -23,6 +23,8 @@ CASES: dict[str, dict[str, Any]] = {
     "no validation": {"validation": False},
     "hostile": {"labels": ["<b>bold</b>", "a|b", "c&d"], "texts": studies.HOSTILE, "n": 150, "name": "<i>study</i>"},
     "many labels": {"labels": [f"intent {i:02d}" for i in range(50)], "n": 600},
+    "generation": {"variants": {"prompted": ("prompted", 1.3), "lora": ("tuned", 2.9)}, "n": 300},
+    "unbroken": {"labels": [f"{'account_and_subscription_' * 3}{c}" for c in "abc"], "n": 100, "name": "x" * 80},
     "one variant": {"variants": {"lora": ("tuned", 2.0)}, "n": 60},
     "two tuned": {"variants": {**synthetic.VARIANTS, "dora": ("tuned", 2.95)}, "n": 200},
 }

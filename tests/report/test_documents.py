@@ -7,6 +7,7 @@ import re
 from html import unescape
 
 from prooftune.report.build import build, page
+from prooftune.report.format import percent, span
 from prooftune.report.markdown import plain
 from report.conftest import facts_of, page_of
 from report.reading import read
@@ -67,6 +68,26 @@ def test_markdown_tables_are_square_and_complete(case, tmp_path):
         assert len(tables[1]) - 2 == len(scores["comparisons"])
     assert f"seed {scores['seed']}" in text and f"{scores['n']:,} test examples" in text
     assert text.count("# ") >= 2 and "<script" not in text
+
+
+def test_markdown_figures_carry_their_intervals(folder):
+    variants, differences = markdown_tables((folder / "report.md").read_text())
+    for row in variants[2:]:
+        assert all("(" in cell or cell.strip() == "–" for cell in row[1:6]), row
+    assert all("(" in cell for row in differences[2:] for cell in row[1:3])
+
+
+def test_the_table_in_the_terminal_says_accuracy_with_interval(capsys):
+    from prooftune.report.terminal import table
+
+    scores = facts_of("usual")["scores"]
+    table(scores)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "500 test examples, 95% intervals, seed 0" in lines
+    lora = next(i for i, line in enumerate(lines) if line.startswith("lora"))
+    accuracy = scores["variants"]["lora"]["metrics"]["accuracy"]
+    assert f"{percent(accuracy['value'])} ({span(accuracy)})" in lines[lora]
+    assert lora < next(i for i, line in enumerate(lines) if line.startswith("majority"))
 
 
 def test_markdown_says_the_verdict_and_the_cautions(folder):

@@ -144,6 +144,14 @@ def test_without_validation_rows_no_temperature_is_claimed():
     assert "Answering above a threshold" not in page_of("no validation").by_id("abstention").text
 
 
+def test_outputs_that_are_no_label_are_shown_as_such():
+    page = page_of("generation")
+    invalid = facts_of("generation")["scores"]["variants"]["prompted"]["invalid"]
+    assert f"{invalid} of 300 outputs" in next(page.all("aside")).text
+    assert "no label: “I think so”" in page.by_id("changed").text
+    assert "(invalid)" in page.by_id("confusion").text
+
+
 def test_many_labels_show_mistakes_instead_of_a_matrix():
     section = page_of("many labels").by_id("confusion")
     assert not section.of_class("matrix")

@@ -94,7 +94,9 @@ def test_confusion(document, facts):
         name = next(matrix.all("b")).text
         confusion = variants[name]["confusion"]
         rows = cells(matrix)
-        assert rows[0] == ["true label", *confusion["columns"], "n"]
+        assert rows[0][0] == "true label" and rows[0][-1] == "n"
+        for shown, column in zip(rows[0][1:-1], confusion["columns"], strict=True):
+            assert shown == column or (shown.endswith("…") and column.startswith(shown[:-1]))
         for row, label, counts in zip(rows[1:], confusion["rows"], confusion["counts"], strict=True):
             assert row[0] == label and row[-1] == count(sum(counts))
             assert [cell.split()[0] for cell in row[1:-1]] == [count(n) for n in counts]

@@ -27,7 +27,7 @@ def _of_audit(audit: Mapping[str, Any]) -> list[str]:
     levels = [str(finding.get("severity")) for finding in audit.get("findings") or []]
     counts = [f"{levels.count(level)} {level}{'s' if levels.count(level) > 1 else ''}"
               for level in ("error", "warning") if level in levels]
-    return [f"The data audit found {' and '.join(counts)}: see “Data audit” below."] if counts else []
+    return [f"The data audit found {' and '.join(counts)} (see “Data audit” in report.html)."] if counts else []
 
 
 def _of_variants(variants: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -65,7 +65,7 @@ def joined(text: str) -> str:
     return re.sub(r"\bp ([<=]) ", "p\u00a0\\1\u00a0", text)
 
 
-def span(figure: dict[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
+def span(figure: Mapping[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
     """The ends of an interval: ``88.4–93.6`` (of percent by default)."""
     if not figure or figure.get("low") is None or figure.get("high") is None:
         return MISSING
@@ -73,7 +73,7 @@ def span(figure: dict[str, Any] | None, scale: float = 100, digits: int = 1) -> 
     return f"{low} to {high}" if "−" in low + high else f"{low}–{high}"
 
 
-def signed_span(figure: dict[str, Any] | None) -> str:
+def signed_span(figure: Mapping[str, Any] | None) -> str:
     """The ends of the interval of a difference in points: ``−1.2 to +3.4``."""
     if not figure or figure.get("low") is None:
         return MISSING

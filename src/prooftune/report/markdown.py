@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prooftune.report.cautions import cautions
-from prooftune.report.format import number, p_value, percent, points, seconds, signed_span, span
+from prooftune.report.format import MISSING, number, p_value, percent, points, seconds, signed_span, span
 
 
 def markdown(facts: Mapping[str, Any]) -> str:
@@ -43,13 +43,16 @@ def _variants(scores: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     ranked = sorted(scores["variants"].items(), key=lambda item: -item[1]["metrics"]["accuracy"]["value"])
     for name, variant in ranked:
         metrics, cost = variant["metrics"], told.get(name, {}).get("cost") or {}
-        log_loss, ece = metrics.get("log_loss") or {}, metrics.get("ece") or {}
         rows.append([plain(name), f"{percent(metrics['accuracy']['value'])} ({span(metrics['accuracy'])})",
                      f"{percent(metrics['macro_f1']['value'])} ({span(metrics['macro_f1'])})",
-                     number(metrics["mcc"]["value"]), number(log_loss.get("value")), number(ece.get("value")),
+                     _number(metrics["mcc"]), _number(metrics.get("log_loss")), _number(metrics.get("ece")),
                      percent(metrics["invalid_rate"]["value"]), seconds(cost.get("train_seconds")),
                      seconds(cost.get("score_seconds"))])
     return table(["variant", "accuracy", "macro-F1", "MCC", "log-loss", "ECE", "invalid", "training", "scoring"], rows)
+
+
+def _number(figure: Mapping[str, Any] | None) -> str:
+    return f"{number(figure['value'])} ({span(figure, 1, 3)})" if figure else MISSING
 
 
 def _comparisons(scores: Mapping[str, Any]) -> str:
