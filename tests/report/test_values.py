@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prooftune.report.format import count, number, p_value, percent, points, seconds, signed_span, size, span
+from prooftune.report.format import count, number, p_value, percent, points, seconds, signed_span, significant, size, span
 from prooftune.report.tables import AS_NUMBERS, METRICS
 from report.conftest import facts_of
 from report.reading import cells, table
@@ -107,10 +107,11 @@ def test_calibration(document, facts):
     shown = by_first(table(document, "calibration-table"))
     assert {*shown} == {n for n, v in variants.items() if v["calibration"] and v["kind"] != "majority"}
     for name, row in shown.items():
-        found = variants[name]["calibration"]
-        assert row[1:] == [value(found[figure].get(side)) for figure in ("ece", "log_loss")
-                           for side in ("before", "after")]
-        assert (row[0] == MISSING) == (variants[name]["temperature"] is None)
+        found, temperature = variants[name]["calibration"], variants[name]["temperature"]
+        sides = ("before",) if temperature is None else ("before", "after")
+        assert row[-2 * len(sides):] == [value(found[figure][side]) for figure in ("ece", "log_loss") for side in sides]
+        if temperature is not None:
+            assert row[0] == significant(temperature)
 
 
 def test_risk_at_full_coverage_is_the_error(document, facts):
