@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from prooftune.errors import ProoftuneError
 
+if TYPE_CHECKING:
+    from prooftune.recipe import Recipe
+    from prooftune.study import Result
+
 app = typer.Typer(
     name="prooftune", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
     help="Fine-tune a Llama-family model on your labelled text, and prove that it helped.\n\n"
          "Start with [bold]prooftune demo[/bold], then [bold]prooftune init YOUR_FILE[/bold].")
+
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C, by the shells' convention; typer turns the KeyboardInterrupt into it."""
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, e.g. "
                                                "--set training.num_train_epochs=1. May be given several times.")]
@@ -89,8 +96,8 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]", help="A run folder, with a variant if it is not the best tuned one.")],
-    second: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]")],
+    first: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]", help="A run folder, and a variant if not the bundled one.")],
+    second: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]", help="The run that it is compared with.")],
 ) -> None:
     """Compare two runs on the test examples that they share, with a paired test."""
     from prooftune.comparing import compare_runs
@@ -111,7 +118,7 @@ def predict(
     print(f"Labelled {rows:,} rows: {out}")
 
 
-def _load(name: str, overrides: list[str] | None, model: str | None):  # type: ignore[no-untyped-def]
+def _load(name: str, overrides: list[str] | None, model: str | None) -> tuple[Recipe, Path]:
     from prooftune.recipe import load
 
     return load(name, [*(overrides or []), *([f"model={model}"] if model else [])])
@@ -124,7 +131,7 @@ def _run(name: str, out: Path | None, overrides: list[str], model: str | None = 
     _print_result(study.run(chosen, base, out))
 
 
-def _print_result(result) -> None:  # type: ignore[no-untyped-def]
+def _print_result(result: Result) -> None:
     from prooftune.report.terminal import table
 
     print()
@@ -162,13 +169,23 @@ def main() -> NoReturn:
         app()
     except ProoftuneError as error:
         _exit(str(error), error.exit_code, error)
-    except KeyboardInterrupt:
-        _exit("stopped. Run the same command again to go on where it was.", 130, None)
-    except MemoryError as error:
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            _exit("stopped. Run the same command again to go on where it was.", _INTERRUPTED, None)
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         _exit("out of memory. Lower training.per_device_train_batch_size, scoring.batch_tokens or prompt.max_length.", 1, error)
     except OSError as error:
         _exit(f"{error.filename or 'the system'}: {error.strerror or error}", 1, error)
     sys.exit(0)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of the machine or of the GPU: torch says so in a RuntimeError's words."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
 def _exit(message: str, code: int, error: BaseException | None) -> NoReturn:

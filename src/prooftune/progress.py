@@ -23,8 +23,9 @@ def console() -> Console:
     return Console(stderr=True, quiet=bool(os.environ.get("PROOFTUNE_QUIET")), highlight=False)
 
 
-def say(message: str) -> None:
-    console().print(message)
+def say(message: str, style: str | None = None) -> None:
+    """Print a line, as it is: brackets in it, of a label or a file's name, are no markup."""
+    console().print(message, style=style, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def bar(description: str | None, total: float | None) -> Iterator[Progress]:
     """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``. None: show nothing."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("  {task.description:<34}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+    columns = (TextColumn("  {task.description:<34}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
                TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
     hidden = description is None or console().quiet or not console().is_terminal
     with Progress(*columns, console=console(), disable=hidden) as progress:
@@ -51,5 +52,7 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 @contextmanager
 def waiting(description: str) -> Iterator[None]:
     """A spinner for work whose length is unknown."""
-    with console().status(f"  {description}"):
+    from rich.text import Text
+
+    with console().status(Text(f"  {description}")):
         yield

@@ -89,7 +89,7 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
         "sources": {name: _source_digest(chosen, name, base) for name in ("train", "validation", "test")}})
     place = folder / "data"
     if runs.is_done(place, print_):
-        say("[dim]data and audit: unchanged[/dim]")
+        say("data and audit: unchanged", "dim")
         return runs.read_study(place), print_
     runs.begin(place, print_)
     study, report = prepare_data(chosen, base, lambda loaded: token_lengths(chosen, loaded))
@@ -100,7 +100,7 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     say(f"data: {len(study.train):,} training, {len(study.validation):,} validation and {len(study.test):,} test rows, "
         f"{len(study.labels)} labels")
     for note in study.notes:
-        say(f"  [yellow]{note}[/yellow]")
+        say(f"  {note}", "yellow")
     return study, print_
 
 
@@ -159,7 +159,7 @@ def _variant(
     """Run one variant, or read back its result if nothing that it depends on has changed."""
     print_ = fingerprint([data_print, variant.model_dump(), *_inputs(chosen, variant)])
     if runs.is_done(folder, print_):
-        say(f"[dim]{name}: unchanged[/dim]")
+        say(f"{name}: unchanged", "dim")
         return runs.read_result(folder, variant.kind)
     runs.begin(folder, print_)
     outcome = _outcome(Context(chosen, study, folder), variant, name, base, models)

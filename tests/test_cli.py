@@ -1,0 +1,127 @@
+"""The command line: helpful, quick to start, and one message for whatever goes wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from prooftune import __version__, cli
+
+COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict"]
+
+
+def prooftune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run a command in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["prooftune", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+def test_these_are_the_commands() -> None:
+    assert list(get_command(cli.app).commands) == COMMANDS  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_each_command_and_option_is_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert prooftune(monkeypatch, command, "--help") == 0
+    assert f"prooftune {command}" in capsys.readouterr().out
+    described = get_command(cli.app).commands[command]  # type: ignore[attr-defined]
+    assert described.help
+    assert [p.name for p in described.params if not getattr(p, "help", None)] == []
+
+
+def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
+    code = ("import sys; from prooftune import cli; sys.argv = ['prooftune', '--help']\n"
+            "try: cli.main()\n"
+            "except SystemExit as end: assert not end.code\n"
+            "print(*sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "typer" in imported
+    assert not imported & {"torch", "transformers", "pandas", "pyarrow", "sklearn", "scipy", "numpy", "pydantic", "yaml"}
+
+
+def test_no_command_shows_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prooftune(monkeypatch) == 2
+    assert "prooftune demo" in capsys.readouterr().out
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prooftune(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"prooftune {__version__}\n"
+
+
+def test_recipes_are_listed_with_what_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prooftune(monkeypatch, "recipes") == 0
+    assert "demo             Film reviews" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["run", "dmeo"], "no recipe 'dmeo': neither a file nor one of the shipped recipes (ag-news, demo) (did you mean 'demo'?)"),
+    (["run", "demo", "--set", "seed"], "--set takes key=value, as in --set training.num_train_epochs=1; found 'seed'"),
+    (["run", "demo", "--set", "prompt.max=1"], "demo: 1 problem found\n  - prompt.max: unknown key"),
+    (["check", "demo", "--set", "sede=1"], "demo: 1 problem found\n  - sede: unknown key (did you mean 'seed'?)"),
+    (["report", "."], ". is no run folder: no recipe.yaml in it"),
+    (["report", "nowhere"], "nowhere is no run folder: no such folder"),
+    (["compare", "nowhere", "."], "nowhere is no run folder: no such folder"),
+    (["predict", ".", "in.csv", "--out", "out.csv"], ". is no bundle: no bundle.json in it"),
+    (["init", "nowhere.csv"], "nowhere.csv: no such file"),
+])
+def test_a_mistake_ends_in_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert prooftune(monkeypatch, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"prooftune: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "demo", "--outt", "x"], ["predict", "b", "in.csv"]])
+def test_a_mistyped_command_or_option_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert prooftune(monkeypatch, *arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code", "message"), [
+    (KeyboardInterrupt(), 130, "stopped. Run the same command again to go on where it was."),
+    (MemoryError(), 1, "out of memory. Lower training.per_device_train_batch_size, "),
+    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "out of memory. Lower "),
+    (FileNotFoundError(2, "No such file or directory", "labels.csv"), 1, "labels.csv: No such file or directory"),
+])
+def test_what_stops_the_work_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, message: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("prooftune.recipe.describe_shipped", stop)
+    assert prooftune(monkeypatch, "recipes") == code
+    assert capsys.readouterr().err.strip().startswith(f"prooftune: {message}")
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr("prooftune.recipe.describe_shipped", stop)
+    monkeypatch.setattr(sys, "argv", ["prooftune", "recipes"])
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        cli.main()
+
+
+def test_debug_shows_the_traceback_of_a_mistake(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from prooftune.cli import main; main()", "--debug", "report", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" in done.stderr
+    assert "UsageError" in done.stderr

@@ -1,0 +1,76 @@
+"""What is shown while work goes on: nothing that is no text on anything but a terminal, nothing at all when quiet."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from prooftune import progress
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """A console that is made anew in the test, and again after it."""
+    progress.console.cache_clear()
+    yield
+    progress.console.cache_clear()
+
+
+def work() -> None:
+    progress.say("data: 3 rows")
+    with progress.bar("Scoring", 3) as bar, progress.waiting("Fetching"):
+        bar.advance(0, 3)  # type: ignore[arg-type]
+    assert list(progress.track(iter("abc"), "Reading", 3)) == ["a", "b", "c"]
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "console", lambda: Console(file=screen, force_terminal=True, width=120, highlight=False))
+    return screen
+
+
+@pytest.mark.usefixtures("fresh")
+def test_lines_and_no_bars_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("PROOFTUNE_QUIET")
+    work()
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.strip() == "data: 3 rows"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_nothing_at_all_when_quiet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PROOFTUNE_QUIET", "1")
+    work()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = on_terminal(monkeypatch)
+    with progress.bar("Scoring", 3) as bar:
+        bar.advance(0, 3)  # type: ignore[arg-type]
+    assert "Scoring" in screen.getvalue()
+    assert "3/3" in screen.getvalue()
+
+
+def test_no_bar_where_nothing_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = on_terminal(monkeypatch)
+    with progress.bar(None, 3) as bar:
+        bar.advance(0, 3)  # type: ignore[arg-type]
+    assert screen.getvalue() == ""
+
+
+def test_brackets_of_names_and_labels_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = on_terminal(monkeypatch)
+    progress.say("ag_news[train]: label '[/b]' twice", "yellow")
+    with progress.waiting("Fetching x[/y]"), pytest.raises(KeyError):
+        raise KeyError
+    assert "ag_news[train]: label '[/b]' twice" in screen.getvalue()
+    assert "Fetching x[/y]" in screen.getvalue()
+    screen.truncate(0)
+    with progress.bar("[/tuned]: training", 1):
+        pass
+    assert "[/tuned]: training" in screen.getvalue()
