@@ -23,7 +23,7 @@ class Element:
         return " ".join(self._joined().split())
 
     def _joined(self) -> str:
-        return "".join(c if isinstance(c, str) else f" {c._joined()} " if c.tag in ("span", "br", "dd") else c._joined()
+        return "".join(c if isinstance(c, str) else f" {c._joined()} " if c.tag in ("span", "br", "dd", "p", "summary") else c._joined()
                        for c in self.children)
 
     def all(self, *tags: str) -> Iterator[Element]:

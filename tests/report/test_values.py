@@ -133,6 +133,21 @@ def test_abstention(usual):
             assert "not reached" in row[0]
 
 
+def test_the_majority_class_has_no_say_in_being_sure():
+    """It has probabilities, the shares of the labels, and they are the same for every example."""
+    from prooftune.report.build import page
+    from report.reading import read
+
+    scores = facts_of("usual")["scores"]
+    variants = scores["variants"]
+    sure = {key: variants["zero-shot"][key] for key in ("calibration", "abstention", "risk_coverage", "temperature")}
+    facts = {"name": "s", "scores": {**scores, "variants": {**variants, "majority": {**variants["majority"], **sure}}}}
+    shown = read(page(facts))
+    for name in ("calibration-table", "risk-table", "abstention-table"):
+        assert "majority" not in by_first(table(shown, name))
+        assert "zero-shot" in by_first(table(shown, name))
+
+
 def test_tiles(document, facts):
     verdict = facts["scores"]["verdict"]
     judged = verdict["best_tuned"] or verdict["winner"]
@@ -170,7 +185,7 @@ def test_data(usual):
         assert row == [count(audit["rows"][split]), *(count(lengths[k]) for k in ("median", "p95", "max")),
                        count(cut["limit"]), f"{cut['rows']} {percent(cut['share'])}"]
     findings = [li.text for li in usual.by_id("data").of_class("findings")[0].all("li")]
-    assert findings[0].startswith("warning 18 training rows") and findings[0].endswith("and 6 more")
+    assert findings[0].startswith("warning 18 training rows") and "All 18 rows train.csv:4, train.csv:6" in findings[0]
 
 
 def test_cost_and_forgetting(usual):

@@ -26,6 +26,8 @@ LARGEST_MATRIX = 16
 MATRIX_WITH_SHARES = 8
 MOST_CLASSES = 40
 MOST_MISTAKES = 15
+MOST_ROWS = 200
+"""Rows listed under a finding."""
 
 
 def tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -131,7 +133,9 @@ def _matrix(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def abstention(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"name": name, **v["abstention"]} for name, v in scores["variants"].items() if v.get("abstention")]
+    """What answering above a threshold gives; the majority class is as sure of every example."""
+    return [{"name": name, **v["abstention"]} for name, v in scores["variants"].items()
+            if v.get("abstention") and v["kind"] != "majority"]
 
 
 def prompts(told: Mapping[str, Any], confidence: float) -> list[dict[str, Any]]:
@@ -172,7 +176,8 @@ def data(facts: Mapping[str, Any]) -> dict[str, Any] | None:
                  for split, counts in balance.items()}
         bar = figures.bars([(split, cell["share"]) for split, cell in cells.items()], largest, label)
         rows.append({"label": label, "cells": cells, "bar": bar})
-    return {"findings": sorted(audit.get("findings") or [], key=lambda f: order.get(f["severity"], 3)),
+    findings = [{**f, "shown": f["rows"][:MOST_ROWS]} for f in audit.get("findings") or []]
+    return {"findings": sorted(findings, key=lambda f: order.get(f["severity"], 3)),
             "splits": list(balance), "totals": totals, "balance": rows if balance else [],
             "notes": facts.get("notes") or [], "rows": audit.get("rows") or {},
             "lengths": audit.get("lengths") or {}, "truncation": audit.get("truncation") or {}}
