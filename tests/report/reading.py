@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 
 VOID = {"meta", "link", "br"}
 """Elements without an end tag, those that a report has."""
+APART = {"span", "br", "dd", "p", "summary"}
+"""Elements whose text is a word of its own."""
 
 
 @dataclass
@@ -23,8 +25,8 @@ class Element:
         return " ".join(self._joined().split())
 
     def _joined(self) -> str:
-        return "".join(c if isinstance(c, str) else f" {c._joined()} " if c.tag in ("span", "br", "dd", "p", "summary") else c._joined()
-                       for c in self.children)
+        parts = [c if isinstance(c, str) else f" {c._joined()} " if c.tag in APART else c._joined() for c in self.children]
+        return "".join(parts)
 
     def all(self, *tags: str) -> Iterator[Element]:
         """Every element below this one, in order; those of some tags if any are given."""
