@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 os.environ["PROOFTUNE_QUIET"] = "1"
 # For models this small, threads wait for each other longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-WORDS = (
+_TEXT = (
     "the cat sat on a mat stocks fell markets rose goal scored match won planet orbit science new phone chip "
     "World Sports Business Sci/Tech good bad film loved hated text Text classify Classify below Answer with one of "
     "label Label user assistant system positive negative and was it is very no yes <|eot_id|> <end_of_turn> 0 1 2 3"
-).split()
+)
+WORDS = _TEXT.split()
 
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] | trim }}"
@@ -34,7 +40,7 @@ _SPECIAL = {
 FAMILIES = tuple(_SPECIAL)
 
 
-def make_tokenizer(family: str):
+def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer that knows `WORDS`, adds its start token by itself and has the family's template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -59,9 +65,9 @@ def make_model_folder(folder: Path, family: str, seed: int = 0) -> Path:
     from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
     tokenizer = make_tokenizer(family)
-    sizes = dict(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-                 num_key_value_heads=2, max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id,
-                 eos_token_id=tokenizer.eos_token_id, pad_token_id=None)
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+             "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
     torch.manual_seed(seed)
     if family == "gemma2":
         # Soft-capping low enough to bend the logits, and a window shorter than the prompts.
@@ -84,7 +90,7 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
-    return request.param
+    return str(request.param)
 
 
 @pytest.fixture
@@ -99,7 +105,7 @@ def public_root() -> Path:
 
 
 @pytest.fixture
-def public_data(public_root: Path):
+def public_data(public_root: Path) -> Callable[[str], Path]:
     def find(name: str) -> Path:
         path = public_root / name
         if not path.exists():

@@ -63,7 +63,8 @@ def plan(chosen: Recipe, study: Study) -> list[Plan]:
         seconds, memory = scoring.seconds, scoring.memory_bytes
         if variant.kind == "prompted":
             share = min(1.0, variant.validation_rows / max(1, len(study.validation)))
-            seconds += estimates.scoring(shape, int(sizes["validation"] * share) * len(variant.candidates or [0] * 4), rate, dtype).seconds
+            candidates = len(variant.candidates or [0] * 4)
+            seconds += estimates.scoring(shape, int(sizes["validation"] * share) * candidates, rate, dtype).seconds
         if variant.kind == "tuned":
             training = _training(chosen, variant, study, sizes["train"], len(encoder.prefix), folder, shape, rate, dtype)
             seconds, memory = seconds + training.seconds, max(memory, training.memory_bytes)
@@ -72,7 +73,8 @@ def plan(chosen: Recipe, study: Study) -> list[Plan]:
 
 
 def _training(
-    chosen: Recipe, variant: Variant, study: Study, tokens: int, prefix: int, folder: Path, shape: estimates.Shape, rate: float, dtype: Any
+    chosen: Recipe, variant: Variant, study: Study, tokens: int, prefix: int, folder: Path, shape: estimates.Shape,
+    rate: float, dtype: Any,
 ) -> estimates.Estimate:
     options = {**chosen.training, **variant.training}
     batch = int(options.get("per_device_train_batch_size", 16))
@@ -118,5 +120,6 @@ def _print_plans(screen: Any, plans: list[Plan]) -> None:
     shown.add_column("peak memory", justify="right")
     for item in plans:
         minutes = item.seconds / 60
-        shown.add_row(item.name, f"{minutes:.1f} min" if minutes >= 1 else f"{item.seconds:.0f} s", f"{item.memory_bytes / 1e9:.1f} GB")
+        time = f"{minutes:.1f} min" if minutes >= 1 else f"{item.seconds:.0f} s"
+        shown.add_row(item.name, time, f"{item.memory_bytes / 1e9:.1f} GB")
     screen.print(shown)

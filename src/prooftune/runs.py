@@ -127,7 +127,8 @@ def _example_schema() -> Any:
     import pyarrow as pa
 
     fields = pa.list_(pa.struct([("name", pa.string()), ("text", pa.string())]))
-    return pa.schema([("id", pa.string()), ("source", pa.string()), ("target", pa.string()), ("group", pa.string()), ("fields", fields)])
+    texts = [(name, pa.string()) for name in ("id", "source", "target", "group")]
+    return pa.schema([*texts, ("fields", fields)])
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:

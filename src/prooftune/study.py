@@ -195,7 +195,8 @@ def _inputs(chosen: Recipe, variant: Variant) -> list[Any]:
     """The parts of the recipe that a variant's predictions depend on."""
     if variant.kind in ("majority", "tfidf"):
         return [chosen.seed]
-    parts: list[Any] = [chosen.seed, chosen.model.model_dump(), chosen.quantization, chosen.prompt.model_dump(), chosen.scoring.model_dump()]
+    parts: list[Any] = [chosen.seed, chosen.model.model_dump(), chosen.quantization, chosen.prompt.model_dump(),
+                        chosen.scoring.model_dump()]
     if variant.kind == "tuned":
         parts += [chosen.lora, chosen.training, chosen.early_stopping, chosen.forgetting]
     return parts

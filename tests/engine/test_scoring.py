@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from prooftune import recipe
 from prooftune.engine.batches import by_tokens
@@ -23,7 +26,9 @@ LABELS = [[21], [22, 23], [22, 24], [22, 24, 25, 26]]
 STOP = 1
 
 
-def slow_scores(model, labels, stop, prefix=PREFIX, rows=ROWS):
+def slow_scores(
+    model: nn.Module, labels: list[list[int]], stop: int, prefix: list[int] = PREFIX, rows: list[list[int]] = ROWS
+) -> Tensor:
     """Sum of the labels' token log-probabilities from the model's own full logits, without cache or padding."""
     result = torch.zeros(len(rows), len(labels))
     for i, row in enumerate(rows):
@@ -36,7 +41,7 @@ def slow_scores(model, labels, stop, prefix=PREFIX, rows=ROWS):
     return result
 
 
-def gathered(batches, rows, columns):
+def gathered(batches: Iterable[tuple[list[int], Tensor]], rows: list[list[int]], columns: int) -> Tensor:
     scores = torch.full((len(rows), columns), float("nan"))
     for numbers, values in batches:
         scores[numbers] = values.float()
@@ -83,7 +88,7 @@ def test_sdpa_and_eager_agree(model_folders: dict[str, Path]) -> None:
 
 
 def test_a_head_reads_the_last_real_token_however_rows_are_padded(model_folder: Path) -> None:
-    model = load_model(model_folder, FLOAT32, labels=["a", "b", "c"])
+    model: Any = load_model(model_folder, FLOAT32, labels=["a", "b", "c"])
     batched = gathered(score_classes(model, PREFIX, ROWS), ROWS, 3)
     pad = model.config.pad_token_id
     for i, row in enumerate(ROWS):
@@ -92,14 +97,15 @@ def test_a_head_reads_the_last_real_token_however_rows_are_padded(model_folder: 
             unpadded = model(torch.tensor([ids])).logits
             right = model(torch.tensor([ids + [pad] * 4]), attention_mask=torch.tensor([[1] * len(ids) + [0] * 4])).logits
             mask = torch.tensor([[0] * 4 + [1] * len(ids)])
-            left = model(torch.tensor([[pad] * 4 + ids]), attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            left = model(torch.tensor([[pad] * 4 + ids]), attention_mask=mask, position_ids=positions).logits
         for own in (unpadded, right, left):
             torch.testing.assert_close(batched[i], torch.log_softmax(own.float(), -1)[0], atol=1e-4, rtol=1e-4)
 
 
 def test_no_array_of_rows_times_length_times_vocabulary(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The output layer sees one position per row and one per inner node of the label tree, nothing else."""
-    model = load_model(model_folders["llama"], FLOAT32)
+    model: Any = load_model(model_folders["llama"], FLOAT32)
     seen = []
     output = model.get_output_embeddings()
     output.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[0]))
@@ -112,7 +118,7 @@ def test_an_architecture_with_other_logits_is_refused(model_folders: dict[str, P
     check_readout(model)
     original = model.forward
 
-    def scaled(*args, **kwargs):
+    def scaled(*args: Any, **kwargs: Any) -> Any:
         out = original(*args, **kwargs)
         out.logits = out.logits * 3 + 1
         return out
@@ -123,7 +129,7 @@ def test_an_architecture_with_other_logits_is_refused(model_folders: dict[str, P
 
 
 def test_soft_capping_is_applied(model_folders: dict[str, Path]) -> None:
-    model = load_model(model_folders["gemma2"], FLOAT32)
+    model: Any = load_model(model_folders["gemma2"], FLOAT32)
     logits = readout_of(model)(torch.randn(5, 32) * 100)
     assert logits.abs().max() <= model.config.final_logit_softcapping
 

@@ -9,7 +9,7 @@ from prooftune.evaluation import calibration
 from prooftune.evaluation.metrics import Outcomes, measure
 
 
-def made(n=4000, sharpness=1.0, seed=0, classes=3):
+def made(n: int = 4000, sharpness: float = 1.0, seed: int = 0, classes: int = 3) -> Outcomes:
     """Targets drawn from the true probabilities; the ones given are sharpened by a known temperature."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(n, classes)) * 2
@@ -21,8 +21,9 @@ def made(n=4000, sharpness=1.0, seed=0, classes=3):
 
 
 @pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
-def test_temperature_undoes_a_known_sharpening(sharpness):
+def test_temperature_undoes_a_known_sharpening(sharpness: float) -> None:
     o = made(sharpness=sharpness)
+    assert o.log_probs is not None
     temperature = calibration.fit_temperature(o)
     assert temperature == pytest.approx(sharpness, rel=0.08)
     after = o.with_log_probs(calibration.apply_temperature(o.log_probs, temperature))
@@ -30,34 +31,36 @@ def test_temperature_undoes_a_known_sharpening(sharpness):
     assert measure(after)[0]["log_loss"] <= measure(o)[0]["log_loss"] + 1e-9
 
 
-def test_temperature_is_the_minimum_of_the_loss_on_a_grid():
+def test_temperature_is_the_minimum_of_the_loss_on_a_grid() -> None:
     o = made(n=300, sharpness=2.0)
+    assert o.log_probs is not None
     grid = np.exp(np.linspace(np.log(0.05), np.log(20), 600))
     at = [o.with_log_probs(calibration.apply_temperature(o.log_probs, t)) for t in grid]
     losses = [measure(scaled)[0]["log_loss"] for scaled in at]
     assert calibration.fit_temperature(o) == pytest.approx(grid[int(np.argmin(losses))], rel=0.02)
 
 
-def test_temperature_of_equal_probabilities_stays_1():
+def test_temperature_of_equal_probabilities_stays_1() -> None:
     log_probs = np.full((10, 2), np.log(0.5))
     assert calibration.fit_temperature(Outcomes(np.arange(10) % 2, np.zeros(10, int), log_probs, 2)) == 1.0
 
 
-def test_temperature_needs_probabilities():
+def test_temperature_needs_probabilities() -> None:
     with pytest.raises(ValueError, match="probabilities"):
         calibration.fit_temperature(Outcomes(np.zeros(3, int), np.zeros(3, int), None, 2))
 
 
 @settings(deadline=None)
 @given(st.floats(0.05, 20), st.integers(0, 100))
-def test_applying_a_temperature_keeps_the_answer_and_the_sum(temperature, seed):
+def test_applying_a_temperature_keeps_the_answer_and_the_sum(temperature: float, seed: int) -> None:
     o = made(n=20, seed=seed)
+    assert o.log_probs is not None
     scaled = calibration.apply_temperature(o.log_probs, temperature)
     np.testing.assert_allclose(np.exp(scaled).sum(1), 1)
     np.testing.assert_array_equal(scaled.argmax(1), o.log_probs.argmax(1))
 
 
-def test_reliability_bins_hold_every_example_once():
+def test_reliability_bins_hold_every_example_once() -> None:
     o = made(n=500)
     points = calibration.reliability(o, 0.95)
     assert sum(p["n"] for p in points) == 500
@@ -67,46 +70,46 @@ def test_reliability_bins_hold_every_example_once():
     assert gap == pytest.approx(measure(o)[0]["ece"])
 
 
-def hand(confidences, right):
+def hand(confidences: list[float], right: list[bool]) -> Outcomes:
     """Two labels; the first is predicted with the confidences given, and is the target where right."""
     p = np.array(confidences)
     targets = np.where(right, 0, 1)
     return Outcomes(targets, np.zeros(len(p), int), np.log(np.stack([p, 1 - p], 1)), 2)
 
 
-def test_risk_coverage_by_hand():
+def test_risk_coverage_by_hand() -> None:
     curve = calibration.risk_coverage(hand([0.9, 0.8, 0.7, 0.6], [True, False, True, False]))
     assert [p["coverage"] for p in curve["points"]] == [0.25, 0.5, 0.75, 1.0]
     assert [p["risk"] for p in curve["points"]] == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
     assert curve["aurc"] == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
 
 
-def test_risk_of_ties_does_not_depend_on_their_order():
+def test_risk_of_ties_does_not_depend_on_their_order() -> None:
     a = calibration.risk_coverage(hand([0.9, 0.9, 0.6], [True, False, True]))
     b = calibration.risk_coverage(hand([0.9, 0.9, 0.6], [False, True, True]))
     assert a == b
     assert a["points"][0]["risk"] == 0.5
 
 
-def test_risk_coverage_has_at_most_101_points_and_ends_at_the_error_rate():
+def test_risk_coverage_has_at_most_101_points_and_ends_at_the_error_rate() -> None:
     o = made(n=5000)
     points = calibration.risk_coverage(o)["points"]
     assert len(points) == 101
     assert points[-1] == {"coverage": 1.0, "risk": pytest.approx(1 - measure(o)[0]["accuracy"])}
 
 
-def test_abstention_threshold_by_hand():
+def test_abstention_threshold_by_hand() -> None:
     o = hand([0.95, 0.9, 0.8, 0.7, 0.6], [True, True, False, True, False])
     assert calibration.abstention_threshold(o, 1.0) == pytest.approx(0.9)
     assert calibration.abstention_threshold(o, 0.75) == pytest.approx(0.7), "not the first that reaches it"
     assert calibration.abstention_threshold(o, 0.5) == pytest.approx(0.6)
 
 
-def test_a_threshold_takes_all_of_equal_confidence_or_none():
+def test_a_threshold_takes_all_of_equal_confidence_or_none() -> None:
     assert calibration.abstention_threshold(hand([0.9, 0.9], [True, False]), 1.0) is None
 
 
-def test_abstention_is_decided_on_validation_and_measured_on_test():
+def test_abstention_is_decided_on_validation_and_measured_on_test() -> None:
     validation = hand([0.9, 0.6], [True, False])
     test = hand([0.95, 0.92, 0.91, 0.5], [True, True, False, True])
     got = calibration.abstention(validation, test, target=0.9, confidence=0.95)
@@ -116,6 +119,6 @@ def test_abstention_is_decided_on_validation_and_measured_on_test():
     assert got["accuracy"]["low"] < 2 / 3 < got["accuracy"]["high"]
 
 
-def test_abstention_says_when_the_target_is_out_of_reach():
+def test_abstention_says_when_the_target_is_out_of_reach() -> None:
     wrong = hand([0.9, 0.8], [False, False])
     assert calibration.abstention(wrong, wrong, 0.9, 0.95)["reachable"] is False

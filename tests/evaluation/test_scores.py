@@ -1,7 +1,9 @@
 """The scores of a study: a case worked by hand, what is refused, and what a larger one holds."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from prooftune.records import Example, Prediction, Study, VariantResult
 FAST = Evaluation(resamples=200)
 
 
-def tiny():
+def tiny() -> tuple[Study, list[VariantResult]]:
     """Ten examples, a and b by turns; zero-shot says a always, tuned is right on all but the last."""
     examples = [Example(f"t{i}", {"text": f"text {i}"}, "ab"[i % 2]) for i in range(10)]
     study = Study([], [], examples, ["a", "b"])
@@ -28,7 +30,7 @@ def tiny():
                    VariantResult("lora", "tuned", tuned, [], {}, Path())]
 
 
-def test_a_case_worked_by_hand():
+def test_a_case_worked_by_hand() -> None:
     scores = score(*tiny(), FAST, seed=1, notes=["3 rows were dropped."])
     zero, lora = scores["variants"]["zero-shot"], scores["variants"]["lora"]
     assert zero["metrics"]["accuracy"]["value"] == 0.5
@@ -62,31 +64,31 @@ def test_a_case_worked_by_hand():
 
 
 @pytest.fixture(scope="module")
-def larger():
+def larger() -> dict[str, Any]:
     study = synthetic.study()
     return score(study, synthetic.results(study), FAST, seed=0)
 
 
-def test_scores_are_json_without_nan_and_the_same_twice(larger):
+def test_scores_are_json_without_nan_and_the_same_twice(larger: dict[str, Any]) -> None:
     study = synthetic.study()
     again = score(study, synthetic.results(study), FAST, seed=0)
     assert json.dumps(larger, allow_nan=False) == json.dumps(again, allow_nan=False)
 
 
-def test_every_figure_lies_in_its_interval(larger):
+def test_every_figure_lies_in_its_interval(larger: dict[str, Any]) -> None:
     for name, variant in larger["variants"].items():
         for metric, figure in variant["metrics"].items():
             assert figure["low"] <= figure["value"] <= figure["high"], (name, metric, figure)
 
 
-def test_pairs_compared(larger):
+def test_pairs_compared(larger: dict[str, Any]) -> None:
     pairs = {(c["a"], c["b"]) for c in larger["comparisons"]}
     others = ("majority", "tfidf", "zero-shot", "few-shot", "prompted")
     assert pairs == {*(("lora", other) for other in others),
                      *((other, "zero-shot") for other in ("tfidf", "few-shot", "prompted"))}
 
 
-def test_calibration_improves_an_overconfident_variant(larger):
+def test_calibration_improves_an_overconfident_variant(larger: dict[str, Any]) -> None:
     zero = larger["variants"]["zero-shot"]
     assert zero["temperature"] > 1.2
     for name in ("ece", "log_loss"):
@@ -95,14 +97,14 @@ def test_calibration_improves_an_overconfident_variant(larger):
     assert larger["variants"]["majority"]["calibration"] is None
 
 
-def test_invalid_outputs_have_their_own_rate(larger):
+def test_invalid_outputs_have_their_own_rate(larger: dict[str, Any]) -> None:
     prompted = larger["variants"]["prompted"]
     assert prompted["invalid"] > 0
     assert prompted["metrics"]["invalid_rate"]["value"] == pytest.approx(prompted["invalid"] / 500)
     assert prompted["confusion"]["columns"][-1] == "(invalid)"
 
 
-def test_target_accuracy_is_half_way_from_the_best_validation_accuracy(larger):
+def test_target_accuracy_is_half_way_from_the_best_validation_accuracy(larger: dict[str, Any]) -> None:
     study = synthetic.study()
     lora = synthetic.results(study)[-1]
     accuracy = np.mean([p.output == e.target for p, e in zip(lora.validation, study.validation, strict=True)])
@@ -110,7 +112,7 @@ def test_target_accuracy_is_half_way_from_the_best_validation_accuracy(larger):
     assert larger["variants"]["lora"]["abstention"]["reachable"]
 
 
-def test_certainty_is_not_claimed_when_everything_is_right():
+def test_certainty_is_not_claimed_when_everything_is_right() -> None:
     study, (zero, _) = tiny()
     perfect = [Prediction(e.id, str(e.target)) for e in study.test]
     scores = score(study, [zero, VariantResult("lora", "tuned", perfect, [], {}, Path())], FAST, seed=0)
@@ -119,7 +121,7 @@ def test_certainty_is_not_claimed_when_everything_is_right():
     assert accuracy["low"] == pytest.approx(0.722, abs=0.001)
 
 
-def with_test(result, predictions):
+def with_test(result: VariantResult, predictions: list[Prediction]) -> VariantResult:
     return VariantResult(result.name, result.kind, predictions, result.validation, {}, Path())
 
 
@@ -129,13 +131,15 @@ def with_test(result, predictions):
     (lambda p: [Prediction("t0", "c"), *p[1:]], "output 'c'"),
     (lambda p: [Prediction("t0", "a"), *p[1:]], "probabilities for 0 or 2 labels"),
 ])
-def test_predictions_that_are_not_comparable_are_refused(spoil, message):
+def test_predictions_that_are_not_comparable_are_refused(
+    spoil: Callable[[list[Prediction]], list[Prediction]], message: str
+) -> None:
     study, (zero, lora) = tiny()
     with pytest.raises(Failure, match=message):
         score(study, [zero, with_test(lora, spoil(lora.test))], FAST, seed=0)
 
 
-def test_two_variants_of_one_name_nothing_to_score_and_strange_targets_are_refused():
+def test_two_variants_of_one_name_nothing_to_score_and_strange_targets_are_refused() -> None:
     study, (zero, _) = tiny()
     with pytest.raises(Failure, match="two variants"):
         score(study, [zero, zero], FAST, seed=0)
@@ -147,11 +151,11 @@ def test_two_variants_of_one_name_nothing_to_score_and_strange_targets_are_refus
         score(Study([], [], study.test, ["a"]), [zero], FAST, seed=0)
 
 
-def test_tidy_leaves_only_what_json_knows():
+def test_tidy_leaves_only_what_json_knows() -> None:
     assert tidy({1: (np.float64("nan"), np.int64(3), float("inf"), 0.123456789, True)}) == {
         "1": [None, 3, None, 0.123457, True]}
 
 
-def test_confidence_of_an_invalid_output_is_the_largest_probability():
+def test_confidence_of_an_invalid_output_is_the_largest_probability() -> None:
     o = Outcomes(np.array([0]), np.array([-1]), np.log([[0.3, 0.7]]), 2)
     assert o.confidence.tolist() == pytest.approx([0.7])

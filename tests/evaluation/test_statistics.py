@@ -25,50 +25,50 @@ probabilities = st.floats(0, 1, allow_nan=False)
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (5, 5), (3, 12), (40, 17), (0, 9), (300, 250)])
-def test_mcnemar_equals_statsmodels(b, c):
+def test_mcnemar_equals_statsmodels(b: int, c: int) -> None:
     expected = reference_mcnemar([[7, b], [c, 11]], exact=True).pvalue if b + c else 1.0
     assert mcnemar_p(b, c) == pytest.approx(min(1.0, expected))
 
 
 @settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 200))
-def test_mcnemar_is_a_symmetric_probability(b, c):
+def test_mcnemar_is_a_symmetric_probability(b: int, c: int) -> None:
     assert 0 <= mcnemar_p(b, c) <= 1
     assert mcnemar_p(b, c) == mcnemar_p(c, b)
 
 
 @settings(deadline=None)
 @given(st.lists(probabilities, min_size=1, max_size=20))
-def test_holm_equals_statsmodels(p_values):
+def test_holm_equals_statsmodels(p_values: list[float]) -> None:
     expected = multipletests(p_values, method="holm")[1]
     np.testing.assert_allclose(holm(p_values), expected, atol=1e-12)
     assert all(a >= p for a, p in zip(holm(p_values), p_values, strict=True))
 
 
-def test_holm_of_nothing_is_nothing():
+def test_holm_of_nothing_is_nothing() -> None:
     assert holm([]) == []
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 10), (456, 500), (1, 2)])
-def test_wilson_equals_statsmodels(k, n):
+def test_wilson_equals_statsmodels(k: int, n: int) -> None:
     assert wilson_interval(k, n, 0.95) == pytest.approx(proportion_confint(k, n, method="wilson"), abs=1e-12)
 
 
 @settings(deadline=None)
 @given(st.integers(1, 1000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_contains_the_share_and_stays_between_0_and_1(k_n):
+def test_wilson_contains_the_share_and_stays_between_0_and_1(k_n: tuple[int, int]) -> None:
     low, high = wilson_interval(*k_n, 0.95)
     assert 0 <= low <= k_n[0] / k_n[1] <= high <= 1
 
 
-def test_mcnemar_counts_each_side():
+def test_mcnemar_counts_each_side() -> None:
     a = np.array([True, True, False, False, True])
     b = np.array([True, False, True, False, False])
     test = mcnemar(a, b)
     assert (test.b, test.c, test.p) == (2, 1, 1.0)
 
 
-def test_paired_difference_is_that_of_a_plain_loop():
+def test_paired_difference_is_that_of_a_plain_loop() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.random(150) < 0.8, rng.random(150) < 0.6
     slow = []
@@ -80,12 +80,12 @@ def test_paired_difference_is_that_of_a_plain_loop():
     assert (got.low, got.high) == pytest.approx(percentile_interval(np.array(slow), 0.95))
 
 
-def test_percentiles_leave_undefined_resamples_out():
+def test_percentiles_leave_undefined_resamples_out() -> None:
     assert percentile_interval(np.array([np.nan, 1.0, 2.0, 3.0]), 1.0) == (1.0, 3.0)
     assert np.isnan(percentile_interval(np.array([np.nan]), 0.95)).all()
 
 
-def test_shifted_interval_contains_the_value_though_resamples_lie_above_it():
+def test_shifted_interval_contains_the_value_though_resamples_lie_above_it() -> None:
     low, high = shifted_interval(np.random.default_rng(0).normal(0.06, 0.01, 2000), 0.03, 0.95)
     assert 0 <= low < 0.03 < high
     assert high - low == pytest.approx(4 * 0.98 * 0.01, rel=0.1)
@@ -106,13 +106,13 @@ def exact_power(n: int, difference: float, discordance: float) -> float:
 
 
 @pytest.mark.parametrize(("n", "discordance"), [(200, 0.3), (500, 0.1), (500, 0.02), (100, 0.02)])
-def test_minimum_detectable_difference_has_the_power_it_promises(n, discordance):
+def test_minimum_detectable_difference_has_the_power_it_promises(n: int, discordance: float) -> None:
     """Against full enumeration: the exact test is a little more cautious than the normal formula."""
     difference = minimum_detectable_difference(n, discordance)
     assert 0.70 < exact_power(n, difference, max(discordance, difference)) < 0.87
 
 
-def test_minimum_detectable_difference_inverts_connors_sample_size():
+def test_minimum_detectable_difference_inverts_connors_sample_size() -> None:
     """Connor (1987): psi = 0.4, d = 0.2, two-sided 5%, power 80% needs 77 pairs by his formula 3."""
     za, zb, psi, d = 1.959964, 0.841621, 0.4, 0.2
     n = (za * psi**0.5 + zb * (psi - d**2) ** 0.5) ** 2 / d**2
@@ -122,13 +122,13 @@ def test_minimum_detectable_difference_inverts_connors_sample_size():
 
 @settings(deadline=None)
 @given(st.integers(1, 100_000), probabilities)
-def test_minimum_detectable_difference_shrinks_with_more_examples(n, discordance):
+def test_minimum_detectable_difference_shrinks_with_more_examples(n: int, discordance: float) -> None:
     smaller = minimum_detectable_difference(4 * n, discordance)
     larger = minimum_detectable_difference(n, discordance)
     assert 0 < smaller <= larger <= 1
 
 
-def test_enumeration_helper_is_sound():
+def test_enumeration_helper_is_sound() -> None:
     """The multinomial probability of one outcome equals the product used in `exact_power`."""
     direct = multinomial.pmf([3, 1, 6], 10, [0.3, 0.1, 0.6])
     assert direct == pytest.approx(binom.pmf(4, 10, 0.4) * binom.pmf(3, 4, 0.75))

@@ -1,5 +1,7 @@
 """The verdict says what happened: also that tuning lost, or that nobody can tell."""
 
+from typing import Any
+
 import pytest
 
 from evaluation import synthetic
@@ -7,15 +9,16 @@ from prooftune.evaluation.scores import score
 from prooftune.recipe import Evaluation
 
 
-def judge(n=400, **skills):
+def judge(n: int = 400, **skills: float) -> dict[str, Any]:
     kinds = {"majority": "majority", "tfidf": "tfidf", "zero": "zero-shot", "few": "few-shot",
              "prompted": "prompted", "lora": "tuned", "dora": "tuned"}
     study = synthetic.study(n)
     results = synthetic.results(study, {name: (kinds[name], skill) for name, skill in skills.items()})
-    return score(study, results, Evaluation(resamples=200), seed=0)["verdict"]
+    verdict: dict[str, Any] = score(study, results, Evaluation(resamples=200), seed=0)["verdict"]
+    return verdict
 
 
-def test_wins_over_all():
+def test_wins_over_all() -> None:
     verdict = judge(majority=0, tfidf=1.5, zero=0.5, few=1.0, lora=3.5)
     assert verdict["outcome"] == "wins"
     assert verdict["headline"] == "Fine-tuning helped."
@@ -25,7 +28,7 @@ def test_wins_over_all():
     assert "of 400 test examples" in verdict["sentence"]
 
 
-def test_loses_to_tfidf_is_said_first():
+def test_loses_to_tfidf_is_said_first() -> None:
     verdict = judge(tfidf=3.5, zero=0.3, lora=1.5)
     assert verdict["outcome"] == "loses"
     assert verdict["headline"] == "Fine-tuning did not pay: tfidf is better."
@@ -34,7 +37,7 @@ def test_loses_to_tfidf_is_said_first():
     assert verdict["sentence"].index("loses to tfidf") < verdict["sentence"].index("beats zero")
 
 
-def test_cannot_tell_names_the_smallest_difference_that_could_have_shown():
+def test_cannot_tell_names_the_smallest_difference_that_could_have_shown() -> None:
     verdict = judge(n=60, tfidf=1.5, zero=1.4, lora=1.5)
     assert verdict["outcome"] == "undecided"
     assert "made no difference that this test set can show" in verdict["headline"]
@@ -43,14 +46,14 @@ def test_cannot_tell_names_the_smallest_difference_that_could_have_shown():
     assert f"less than {100 * smallest:.1f} points would probably not have shown" in verdict["sentence"]
 
 
-def test_mixed_beats_one_and_not_another():
+def test_mixed_beats_one_and_not_another() -> None:
     verdict = judge(n=300, tfidf=2.9, zero=0.2, lora=3.0)
     assert verdict["outcome"] == "mixed"
     assert verdict["headline"] == "Fine-tuning beat zero, but not clearly tfidf."
     assert verdict["beats"]["zero_shot"] is True and verdict["beats"]["tfidf"] is False
 
 
-def test_nothing_tuned():
+def test_nothing_tuned() -> None:
     verdict = judge(tfidf=2.5, zero=0.3, few=1.0)
     assert verdict["outcome"] == "not-tuned"
     assert verdict["best_tuned"] is None and verdict["beats"] is None
@@ -59,31 +62,31 @@ def test_nothing_tuned():
     assert "beats few" in verdict["sentence"]
 
 
-def test_a_single_variant_claims_nothing():
+def test_a_single_variant_claims_nothing() -> None:
     assert judge(lora=2)["outcome"] == "alone"
     assert judge(zero=2)["headline"] == "Nothing was tuned; zero is the only variant."
 
 
-def test_worse_than_the_majority_class_is_news():
+def test_worse_than_the_majority_class_is_news() -> None:
     """With nothing learned the majority class is no formality: it appears among the references."""
     verdict = judge(majority=0, zero=0.0, lora=0.05)
     assert "majority" in [a["variant"] for a in verdict["against"]]
     assert verdict["outcome"] != "wins"
 
 
-def test_the_best_of_several_tuned_variants_and_prompts_is_judged():
+def test_the_best_of_several_tuned_variants_and_prompts_is_judged() -> None:
     verdict = judge(zero=0.3, few=0.6, prompted=1.4, lora=2.0, dora=3.5)
     assert verdict["best_tuned"] == "dora"
     assert [a["variant"] for a in verdict["against"]] == ["zero", "prompted"]
     assert verdict["baseline"] == "zero"
 
 
-def test_without_zero_shot_the_best_prompt_is_the_baseline():
+def test_without_zero_shot_the_best_prompt_is_the_baseline() -> None:
     assert judge(few=0.6, prompted=1.4, lora=2.0)["baseline"] == "prompted"
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_no_verdict_between_equals(seed):
+def test_no_verdict_between_equals(seed: int) -> None:
     """Two variants of the same skill: chance alone must not make a winner."""
     study = synthetic.study(200, seed=seed)
     results = [synthetic.result(study, "zero", "zero-shot", 1.5, seed=seed),
@@ -91,7 +94,7 @@ def test_no_verdict_between_equals(seed):
     assert score(study, results, Evaluation(resamples=100), seed=0)["verdict"]["outcome"] == "undecided"
 
 
-def test_of_several_tuned_variants_the_best_on_validation_is_judged():
+def test_of_several_tuned_variants_the_best_on_validation_is_judged() -> None:
     """The better one on test must not be chosen by the test rows that judge it."""
     study = synthetic.study(300)
     good = synthetic.result(study, "good", "tuned", 3.0, seed=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +19,7 @@ from prooftune.training.objective import check_rows, instruction_rows
 LABELS = ("World", "Sports", "Sci/Tech")
 
 
-def encoder_for(folder: Path, family: str, **options) -> Encoder:
+def encoder_for(folder: Path, family: str, **options: Any) -> Encoder:
     options = {"template": "Classify: {text}", "labels": LABELS, "chat": family != "llama", "max_length": 64, **options}
     return Encoder(Rendering(**options), load_tokenizer(folder), ["text"])
 
@@ -35,7 +36,8 @@ def test_golden_prompts(model_folder: Path, family: str) -> None:
 
 def test_stop_token_is_what_ends_an_answer(model_folder: Path, family: str) -> None:
     encoder, tokenizer = encoder_for(model_folder, family), load_tokenizer(model_folder)
-    assert tokenizer.convert_ids_to_tokens(encoder.stop) == {"llama": "</s>", "llama3": "<|eot_id|>", "gemma2": "<end_of_turn>"}[family]
+    expected = {"llama": "</s>", "llama3": "<|eot_id|>", "gemma2": "<end_of_turn>"}
+    assert tokenizer.convert_ids_to_tokens(encoder.stop) == expected[family]
 
 
 def test_exactly_one_start_token(model_folder: Path, family: str) -> None:

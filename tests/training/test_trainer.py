@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from prooftune import recipe
 from prooftune.errors import Failure, UsageError
@@ -16,7 +18,7 @@ from prooftune.models import adapters, loading
 from prooftune.records import Example
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.training.arguments import training_arguments
-from prooftune.training.objective import TuningModule, head_rows, instruction_rows, make_collator
+from prooftune.training.objective import Row, TuningModule, head_rows, instruction_rows, make_collator
 from prooftune.training.trainer import LengthGrouped, last_whole_checkpoint, train
 
 FLOAT32 = recipe.Model(name="tiny", dtype="float32")
@@ -25,26 +27,29 @@ TEXTS = ["goal scored match won", "planet orbit", "the cat sat on a mat and it w
 EXAMPLES = [Example(str(i), {"text": TEXTS[i % 5] * (1 + i % 3)}, LABELS[i % 3]) for i in range(24)]
 
 
-def setup(folder: Path, objective: str = "instruction", method: str = "lora", share: bool = True):
+def setup(
+    folder: Path, objective: str = "instruction", method: str = "lora", share: bool = True
+) -> tuple[TuningModule, list[Row], Encoder]:
     tokenizer = loading.load_tokenizer(folder)
     rendering = Rendering("Classify: {text}", LABELS, chat=bool(tokenizer.chat_template), max_length=96)
     encoder = Encoder(rendering, tokenizer, ["text"])
     torch.manual_seed(0)
     model = loading.load_model(folder, FLOAT32, labels=list(LABELS) if objective == "head" else None)
-    variant = recipe.Variant(kind="tuned", objective=objective, method=method)
+    variant = recipe.Variant.model_validate({"kind": "tuned", "objective": objective, "method": method})
     model = adapters.attach(model, variant, {} if method == "full" else {"r": 4})
     rows = (head_rows if objective == "head" else instruction_rows)(EXAMPLES, encoder)
     return TuningModule(model, encoder.prefix, share), rows, encoder
 
 
-def arguments(folder: Path, **options):
+def arguments(folder: Path, **options: Any) -> TrainingArguments:
     return training_arguments({"learning_rate": 1e-2, "per_device_train_batch_size": 4, "num_train_epochs": 1, **options}, folder,
                               rows=24, validation=0, seed=3, dtype=torch.float32, patience=None)
 
 
-def loss_of(module: TuningModule, rows, encoder) -> torch.Tensor:
+def loss_of(module: TuningModule, rows: list[Row], encoder: Encoder) -> torch.Tensor:
     out = module(**make_collator(encoder.prefix, module.share)(rows))
-    return out["loss_sum"] / out["count"]
+    loss: torch.Tensor = out["loss_sum"] / out["count"]
+    return loss
 
 
 def test_loss_equals_transformers_own_row_by_row(model_folder: Path) -> None:
@@ -61,7 +66,8 @@ def test_loss_equals_transformers_own_row_by_row(model_folder: Path) -> None:
 
 def test_head_loss_equals_transformers_own(model_folder: Path) -> None:
     module, rows, encoder = setup(model_folder, "head")
-    losses = [module.model(input_ids=torch.tensor([[*encoder.prefix, *r.ids]]), labels=torch.tensor(r.targets)).loss.item() for r in rows]
+    losses = [module.model(input_ids=torch.tensor([[*encoder.prefix, *r.ids]]), labels=torch.tensor(r.targets)).loss.item()
+              for r in rows]
     assert loss_of(module, rows, encoder).item() == pytest.approx(sum(losses) / len(losses), abs=1e-4)
 
 
@@ -74,7 +80,7 @@ def test_shared_prefix_gives_the_same_loss_and_gradients(model_folder: Path, obj
             if parameter.requires_grad and not parameter.abs().max() > 0:
                 torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))
         loss = loss_of(module, rows[:7], encoder)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         found.append((loss.item(), torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-3)
@@ -92,7 +98,8 @@ def test_padding_token_as_target_is_learned(model_folders: dict[str, Path]) -> N
 def test_accumulation_equals_one_big_batch(model_folders: dict[str, Path], tmp_path: Path, objective: str) -> None:
     """Rows have different numbers of target tokens, so averaging per micro-batch would show."""
     states = []
-    for name, options in {"big": {"per_device_train_batch_size": 8}, "small": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}}.items():
+    for name, options in {"big": {"per_device_train_batch_size": 8},
+                          "small": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}}.items():
         module, rows, encoder = setup(model_folders["llama"], objective)
         train(module, rows, [], encoder.prefix, arguments(
             tmp_path / name, max_steps=3, train_sampling_strategy="sequential", optim="sgd", save_strategy="no", **options))
@@ -120,7 +127,8 @@ def test_gradient_checkpointing_changes_nothing(model_folders: dict[str, Path], 
     states = []
     for checkpointing in (False, True):
         module, rows, encoder = setup(model_folders["llama"], share=not checkpointing)
-        train(module, rows, [], encoder.prefix, arguments(tmp_path / str(checkpointing), max_steps=2, gradient_checkpointing=checkpointing))
+        options = arguments(tmp_path / str(checkpointing), max_steps=2, gradient_checkpointing=checkpointing)
+        train(module, rows, [], encoder.prefix, options)
         states.append(module.trainable_state())
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, atol=1e-4, rtol=1e-3, msg=name)
@@ -183,7 +191,8 @@ def test_a_torn_checkpoint_is_never_resumed(tmp_path: Path) -> None:
 def test_the_first_non_finite_loss_stops_with_its_reason(model_folders: dict[str, Path], tmp_path: Path) -> None:
     module, rows, encoder = setup(model_folders["llama"])
     with pytest.raises(Failure, match=r"loss became nan at step \d.*learning_rate"):
-        train(module, rows, [], encoder.prefix, arguments(tmp_path, learning_rate=float("inf"), lr_scheduler_type="constant", warmup_steps=0))
+        train(module, rows, [], encoder.prefix,
+              arguments(tmp_path, learning_rate=float("inf"), lr_scheduler_type="constant", warmup_steps=0))
 
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "random", "sequential"])
@@ -216,7 +225,8 @@ def test_length_grouping_saves_padding_without_sorting_the_epoch() -> None:
 def test_early_stopping_and_best_checkpoint(model_folders: dict[str, Path], tmp_path: Path) -> None:
     module, rows, encoder = setup(model_folders["llama"])
     options = training_arguments(
-        {"learning_rate": 0.3, "num_train_epochs": 30, "per_device_train_batch_size": 4, "eval_steps": 2, "lr_scheduler_type": "constant"},
+        {"learning_rate": 0.3, "num_train_epochs": 30, "per_device_train_batch_size": 4, "eval_steps": 2,
+         "lr_scheduler_type": "constant"},
         tmp_path, rows=16, validation=8, seed=0, dtype=torch.float32, patience=2)
     log = train(module, rows[:16], rows[16:], encoder.prefix, options, patience=2)
     losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
@@ -229,7 +239,7 @@ def test_early_stopping_and_best_checkpoint(model_folders: dict[str, Path], tmp_
     ({"optim": "paged_adamw_8bit"}, "needs a CUDA GPU"), ({"fp16": True}, "needs a CUDA GPU"),
     ({"learning_rate": 1e-3, "optim": "no_such"}, "training:"),
 ])
-def test_options_that_this_machine_cannot_do(tmp_path: Path, options: dict, message: str) -> None:
+def test_options_that_this_machine_cannot_do(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     if torch.cuda.is_available() and "CUDA" in message:
         pytest.skip("there is a GPU here")
     with pytest.raises(UsageError, match=message):

@@ -36,9 +36,10 @@ def attach(model: nn.Module, variant: recipe.Variant, lora: dict[str, Any]) -> n
     if variant.method in _SWITCHES:
         options[_SWITCHES[variant.method]] = True
     try:
-        return get_peft_model(model, LoraConfig(**options))
+        adapted: nn.Module = get_peft_model(model, LoraConfig(**options))
     except (TypeError, ValueError) as error:
         raise UsageError(f"lora: {error}") from error
+    return adapted
 
 
 def save(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) -> None:
@@ -53,7 +54,8 @@ def save(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) -> Non
 
 
 def load(
-    base: Path, trained: Path, options: recipe.Model, *, quantization: dict[str, Any] | None, labels: list[str] | None, max_length: int
+    base: Path, trained: Path, options: recipe.Model, *,
+    quantization: dict[str, Any] | None, labels: list[str] | None, max_length: int,
 ) -> nn.Module:
     """Load what `save` wrote: the base with its adapter, or the whole model if there is no adapter.
 
@@ -68,7 +70,8 @@ def load(
         return load_model(trained, options, **arguments)
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load_model(base, options, **arguments), str(trained)).eval()  # type: ignore[no-any-return]
+    model: nn.Module = PeftModel.from_pretrained(load_model(base, options, **arguments), str(trained))
+    return model.eval()
 
 
 def trainable_counts(model: nn.Module) -> tuple[int, int]:

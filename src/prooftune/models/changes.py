@@ -51,16 +51,18 @@ def weight_changes(before: nn.Module, after: nn.Module) -> dict[str, Any]:
 
 def base_weight(layer: nn.Module) -> Tensor:
     """A linear layer's weight, dequantised where it is quantised."""
-    weight: Any = layer.weight
+    whole: Any = layer
+    weight = whole.weight
     kind = type(weight).__name__
+    plain: Tensor = weight.detach()
     if kind == "Params4bit":
         import bitsandbytes
 
-        return bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[no-any-return]
-    if kind == "Int8Params":
-        scales = weight.SCB if weight.SCB is not None else layer.state.SCB  # type: ignore[union-attr]
-        return weight.data.float() * scales[:, None] / 127.0  # type: ignore[no-any-return]
-    return weight.detach()  # type: ignore[no-any-return]
+        plain = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+    elif kind == "Int8Params":
+        scales = weight.SCB if weight.SCB is not None else whole.state.SCB
+        plain = weight.data.float() * scales[:, None] / 127.0
+    return plain
 
 
 def _adapter_spectrum(layer: Any, weight: Tensor) -> tuple[Tensor, float]:
@@ -79,7 +81,8 @@ def _adapter_spectrum(layer: Any, weight: Tensor) -> tuple[Tensor, float]:
 
 
 def _singular(delta: Tensor) -> Tensor:
-    return torch.linalg.svdvals(delta)
+    values: Tensor = torch.linalg.svdvals(delta)
+    return values
 
 
 def _entry(name: str, size: float, weight: float, singular: Tensor, rank: int) -> dict[str, Any]:

@@ -145,7 +145,8 @@ def load_model(
         model.config.pad_token_id = load_tokenizer(folder).pad_token_id
     if labels is not None:
         model.score.to(torch.float32)
-    return model.to(device()).eval() if not quantization else model.eval()
+    loaded: nn.Module = model if quantization else model.to(device())
+    return loaded.eval()
 
 
 def device() -> torch.device:

@@ -86,7 +86,8 @@ def scoring(shape: Shape, tokens: int, rate: float, dtype: torch.dtype) -> Estim
 
 
 def training(
-    shape: Shape, tokens: float, batch_tokens: int, trainable: int, rate: float, dtype: torch.dtype, *, full: bool, checkpointing: bool
+    shape: Shape, tokens: float, batch_tokens: int, trainable: int, rate: float, dtype: torch.dtype, *,
+    full: bool, checkpointing: bool,
 ) -> Estimate:
     """Time and memory to train on `tokens` tokens in batches of `batch_tokens`.
 

@@ -79,7 +79,7 @@ class LengthGrouped(Sampler[int]):
         return iter([i for n in shuffled for i in full[n]] + rest)
 
 
-class TuningTrainer(Trainer):
+class TuningTrainer(Trainer):  # type: ignore[misc]
     """`transformers.Trainer` over a `TuningModule`."""
 
     def __init__(self, module: TuningModule, *, train: Rows, **options: Any) -> None:
@@ -141,11 +141,13 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
     """Steps done, time left and the last loss."""
 
     def __init__(self, description: str) -> None:
-        self._description, self._context, self._bar = description, None, None
+        self._description = description
+        self._context: Any = None
+        self._bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._context: Any = bar(self._description, state.max_steps)
-        self._bar: Any = self._context.__enter__()
+        self._context = bar(self._description, state.max_steps)
+        self._bar = self._context.__enter__()
         self._bar.update(0, completed=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -189,7 +191,8 @@ def train(
     trainer = TuningTrainer(
         module, train=Rows(rows), args=arguments, data_collator=collator,
         # By length, since the order does not matter here and similar lengths waste no padding.
-        eval_dataset=Rows(sorted(validation, key=lambda row: len(row.ids))) if validation else None, callbacks=[shown, *extra, *callbacks],
+        eval_dataset=Rows(sorted(validation, key=lambda row: len(row.ids))) if validation else None,
+        callbacks=[shown, *extra, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # our bar shows the same, once
     folder = Path(str(arguments.output_dir))

@@ -23,7 +23,8 @@ def majority(context: Context) -> Outcome:
     def predict(examples: list[Example]) -> list[Prediction]:
         return [Prediction(example.id, label, True, log_probs) for example in examples]
 
-    details = {"description": f"always '{label}', the most frequent training label", "cost": {"train_seconds": 0.0, "score_seconds": 0.0}}
+    details = {"description": f"always '{label}', the most frequent training label",
+               "cost": {"train_seconds": 0.0, "score_seconds": 0.0}}
     return Outcome(predict(study.test), predict(study.validation), details)
 
 

@@ -97,7 +97,8 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
         "training": {"log_history": history, "trainable_parameters": trainable, "total_parameters": total, "rows": len(rows),
                      "epochs": epochs},
         "probe": after.tolist(),
-        "cost": {"train_seconds": cost.seconds, "train_tokens": round(tokens * epochs), "peak_memory_bytes": cost.peak_memory_bytes}})
+        "cost": {"train_seconds": cost.seconds, "train_tokens": round(tokens * epochs),
+                 "peak_memory_bytes": cost.peak_memory_bytes}})
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 
 
@@ -111,7 +112,9 @@ def _scores(model: Any, encoder: Encoder, probe: list[Example], head: bool) -> T
     return scores
 
 
-def _prove_restored(model: Any, encoder: Encoder, context: Context, head: bool, expected: list[list[float]], *, exact: bool) -> None:
+def _prove_restored(
+    model: Any, encoder: Encoder, context: Context, head: bool, expected: list[list[float]], *, exact: bool
+) -> None:
     """Rows 1 and 2 of our list of other tools' failures: what is evaluated must be what was trained.
 
     A whole model is saved in the arithmetic's dtype, so its scores may move by a rounding; an adapter's may not.
