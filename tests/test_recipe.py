@@ -71,6 +71,10 @@ def test_all_problems_are_listed_at_once() -> None:
     ({"name": "../up"}, "name: '../up' is no good as a name: letters, digits, '.', '_' and '-' only"),
     ({"variants": {"tuned": {"method": "full", "lora": {"r": 4}}}}, "variants.tuned: 'lora' options contradict method: full"),
     ({"variants": {"zero-shot": {"shots": 3}}}, "variants.zero-shot: 'shots' means nothing for a variant of kind 'zero-shot'"),
+    ({"data": {"train": "a", "bins": {"low": [2, 1], "high": [2, None]}}},
+     "data.bins: 'low' can hold nothing: its low end is above its high end"),
+    ({"data": {"train": "a", "labels": {"1": "x"}, "test": {"path": "b", "bins": {"x": [0, 1]}}}},
+     "data: 'labels' and 'bins' contradict each other (in test): keep the one that fits the column"),
     ({"early_stopping": 0}, "early_stopping: Input should be greater than 0, found 0"),
 ])
 def test_one_problem_is_named_with_its_place(change: dict[str, Any], message: str) -> None:
@@ -191,12 +195,20 @@ variants = st.one_of(
     st.fixed_dictionaries({"kind": st.just("prompted")}, optional={"candidates": st.lists(texts), "prompt": prompts}),
     st.fixed_dictionaries({"kind": st.just("tuned")}, optional={"method": st.sampled_from(["lora", "full"]), "prompt": prompts}))
 sources = texts | st.fixed_dictionaries({"path": texts}, optional={"delimiter": texts, "header": st.booleans(), "label": texts})
+bins = st.dictionaries(texts, st.tuples(st.none() | st.floats(0, 1), st.none() | st.floats(1, 2)))
+
+
+def with_labels(data: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Data whose labels are mapped, binned or neither."""
+    return st.one_of(
+        st.just(data), st.dictionaries(texts, texts).map(lambda v: {**data, "labels": v}), bins.map(lambda v: {**data, "bins": v}))
+
+
 recipes = st.fixed_dictionaries(
     {"name": names, "variants": st.dictionaries(names, variants, min_size=1, max_size=3),
      "data": st.fixed_dictionaries({"train": sources}, optional={
          "test": sources, "delimiter": texts, "header": st.booleans(),
-         "text": texts | st.lists(texts) | st.dictionaries(texts, texts), "labels": st.dictionaries(texts, texts),
-         "bins": st.dictionaries(texts, st.tuples(st.none() | st.floats(0, 1), st.none()))})},
+         "text": texts | st.lists(texts) | st.dictionaries(texts, texts)}).flatmap(with_labels)},
     optional={"prompt": prompts, "seed": st.integers(0, 9), "forgetting": texts, "model": texts})
 
 

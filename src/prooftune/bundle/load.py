@@ -100,12 +100,13 @@ def read_facts(folder: Path) -> dict[str, Any]:
         UsageError: the folder is no bundle, or one of a newer Prooftune.
     """
     try:
-        facts: dict[str, Any] = read_json(folder / "bundle.json")
+        content = read_json(folder / "bundle.json")
     except FileNotFoundError:
         hint = f" (its bundle is {folder / 'bundle'})" if (folder / "bundle" / "bundle.json").is_file() else ""
         raise UsageError(f"{folder} is no bundle: no bundle.json in it{hint}") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder / 'bundle.json'} cannot be read: {error}") from None
+    facts: dict[str, Any] = content if isinstance(content, dict) else {}
     if facts.get("format") != FORMAT:
         raise UsageError(f"{folder} is a bundle of format {facts.get('format')}; this Prooftune reads format {FORMAT}. Update it.")
     return facts

@@ -15,6 +15,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Names become folders."""
 
 
+Bin = tuple[float | None, float | None]
+
+
 class Section(BaseModel):
     """A part of the recipe: unknown keys are errors, values are checked, nothing changes after loading."""
 
@@ -41,7 +44,7 @@ class Reading(Section):
     label: str | None = None
     labels: dict[str, str] | None = None
     """Raw value -> label name, for data that writes 1, 2, 3. Values outside it are errors."""
-    bins: dict[str, tuple[float | None, float | None]] | None = None
+    bins: dict[str, Bin] | None = None
     """Label name -> [low, high] for a numeric label column; rows in no bin are dropped and counted."""
     id: str | None = None
     group: str | None = None
@@ -56,6 +59,14 @@ class Reading(Section):
     @classmethod
     def _label_keys_are_text(cls, value: Any) -> Any:
         return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("bins")
+    @classmethod
+    def _bins_hold_something(cls, value: dict[str, Bin] | None) -> dict[str, Bin] | None:
+        empty = [name for name, (low, high) in (value or {}).items() if low is not None and high is not None and low > high]
+        if empty:
+            raise ValueError("\n".join(f"'{name}' can hold nothing: its low end is above its high end" for name in empty))
+        return value
 
 
 class Source(Reading):
@@ -93,6 +104,14 @@ class Data(Reading):
     @classmethod
     def _path_alone(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_way_to_the_labels(self) -> Self:
+        for split in ("train", "validation", "test"):
+            source = getattr(self, split) and self.reading(split)
+            if source and source.labels and source.bins:
+                raise ValueError(f"'labels' and 'bins' contradict each other (in {split}): keep the one that fits the column")
+        return self
 
     def reading(self, split: Literal["train", "validation", "test"]) -> Source:
         """The source of one split with the options given once under ``data`` filled in.
