@@ -28,7 +28,7 @@ EXAMPLES = [Example(str(i), {"text": TEXTS[i % 5] * (1 + i % 3)}, LABELS[i % 3])
 
 
 def setup(
-    folder: Path, objective: str = "instruction", method: str = "lora", share: bool = True
+    folder: Path, objective: str = "instruction", method: str = "lora", packs: bool = True
 ) -> tuple[TuningModule, list[Row], Encoder]:
     tokenizer = loading.load_tokenizer(folder)
     rendering = Rendering("Classify: {text}", LABELS, chat=bool(tokenizer.chat_template), max_length=96)
@@ -38,7 +38,9 @@ def setup(
     variant = recipe.Variant.model_validate({"kind": "tuned", "objective": objective, "method": method})
     model = adapters.attach(model, variant, {} if method == "full" else {"r": 4})
     rows = (head_rows if objective == "head" else instruction_rows)(EXAMPLES, encoder)
-    return TuningModule(model, encoder.prefix, share), rows, encoder
+    module = TuningModule(model)
+    module.packs = module.packs and packs
+    return module, rows, encoder
 
 
 def arguments(folder: Path, **options: Any) -> TrainingArguments:
@@ -47,7 +49,7 @@ def arguments(folder: Path, **options: Any) -> TrainingArguments:
 
 
 def loss_of(module: TuningModule, rows: list[Row], encoder: Encoder) -> torch.Tensor:
-    out = module(**make_collator(encoder.prefix, module.share)(rows))
+    out = module(**make_collator(encoder.prefix, module.packs)(rows))
     loss: torch.Tensor = out["loss_sum"] / out["count"]
     return loss
 
@@ -72,10 +74,10 @@ def test_head_loss_equals_transformers_own(model_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", ["instruction", "head"])
-def test_shared_prefix_gives_the_same_loss_and_gradients(model_folder: Path, objective: str) -> None:
+def test_packing_gives_the_same_loss_and_gradients(model_folder: Path, objective: str) -> None:
     found = []
-    for share in (True, False):
-        module, rows, encoder = setup(model_folder, objective, share=share)
+    for packs in (True, False):
+        module, rows, encoder = setup(model_folder, objective, packs=packs)
         for parameter in module.parameters():  # B starts at zero, where A has no gradient to compare
             if parameter.requires_grad and not parameter.abs().max() > 0:
                 torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))
@@ -120,13 +122,13 @@ def test_saved_and_loaded_again_it_is_the_same_model(model_folder: Path, tmp_pat
         adapters.save(module.model, tmp_path / objective, method, torch.float32)
         again = adapters.load(model_folder, tmp_path / objective, FLOAT32, quantization=None,
                               labels=list(LABELS) if objective == "head" else None, max_length=96)
-        assert loss_of(TuningModule(again, encoder.prefix, True), rows, encoder).item() == pytest.approx(after, abs=1e-6)
+        assert loss_of(TuningModule(again), rows, encoder).item() == pytest.approx(after, abs=1e-6)
 
 
 def test_gradient_checkpointing_changes_nothing(model_folders: dict[str, Path], tmp_path: Path) -> None:
     states = []
     for checkpointing in (False, True):
-        module, rows, encoder = setup(model_folders["llama"], share=not checkpointing)
+        module, rows, encoder = setup(model_folders["llama"])
         options = arguments(tmp_path / str(checkpointing), max_steps=2, gradient_checkpointing=checkpointing)
         train(module, rows, [], encoder.prefix, options)
         states.append(module.trainable_state())

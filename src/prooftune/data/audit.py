@@ -160,8 +160,9 @@ def _leaks(study: Study, texts: dict[SplitName, list[str]], recipe: Recipe) -> t
 
 
 def _leak(kind: str, first: str, second: str, rows: list[str], others: int, recipe: Recipe) -> Finding:
-    how = ("have the same words as" if kind == "exact"
-           else f"are nearly the same (Jaccard similarity {recipe.audit.near_duplicates:g} or more) as")
+    one = len(rows) == 1
+    how = (f"{'has' if one else 'have'} the same words as" if kind == "exact" else
+           f"{'is' if one else 'are'} nearly the same (Jaccard similarity {recipe.audit.near_duplicates:g} or more) as")
     message = f"{_n(len(rows), first + ' row')} {how} {_n(others, second + ' row')}: {_some(rows)}"
     if recipe.audit.leak == "drop":
         return Finding(f"{kind}-leak", "info", f"{message}. Dropped from {first}.", rows)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.forward import Batch, body_of, collate, hidden_states, prefix_cache, readout_of
+from prooftune.engine.forward import Batch, body_of, collate, hidden_states, pack, readout_of
 from prooftune.errors import UsageError
 from prooftune.records import Example
 from prooftune.tasks.prompts import Encoder
@@ -80,17 +80,18 @@ def _label(example: Example, known: dict[str, Any]) -> str:
     return example.target
 
 
-def make_collator(prefix: Sequence[int], share: bool) -> Any:
+def make_collator(prefix: Sequence[int], packs: bool = True) -> Any:
     """A function from rows to the keyword arguments of `TuningModule.forward`.
 
     Args:
         prefix: ids that all rows begin with.
-        share: whether the module computes the prefix once; otherwise it is put before every row.
+        packs: whether rows share lines that begin with the prefix; otherwise the prefix is put before every row and
+            all are padded to the longest.
     """
 
     def collator(rows: Sequence[Row]) -> dict[str, Tensor]:
-        if share:
-            batch = collate([r.ids for r in rows], [r.read for r in rows], len(prefix))
+        if packs:
+            batch = pack(prefix, [r.ids for r in rows], [r.read for r in rows])
         else:
             shift = len(prefix)
             batch = collate([[*prefix, *r.ids] for r in rows], [[p + shift for p in r.read] for r in rows], 0)
@@ -105,26 +106,22 @@ class TuningModule(nn.Module):
 
     Attributes:
         model: the model that learns.
-        share: compute the prefix once per batch, with gradients through it. Off under gradient
-            checkpointing, which cannot keep keys and values.
+        packs: lay rows one after another (`engine.forward.pack`). Off where the attention takes no mask of ours.
     """
 
-    def __init__(self, model: nn.Module, prefix: Sequence[int], share: bool) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.share = share
-        self._prefix = list(prefix)
-        # The Trainer looks these up on the module that it is given.
-        self.config = getattr(model, "config", None)
+        # The Trainer looks this up on the module that it is given.
+        self.config: Any = getattr(model, "config", None)
+        self.packs = getattr(self.config, "_attn_implementation", None) in ("eager", "sdpa")
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, read: Tensor, labels: Tensor
     ) -> dict[str, Tensor]:
         """Return ``{"loss_sum": summed cross-entropy, "count": number of targets}``."""
-        body = body_of(self.model)
-        cache = prefix_cache(body, self._prefix) if self.share else None
         batch = Batch(input_ids, attention_mask, position_ids, read)
-        logits = readout_of(self.model)(hidden_states(body, batch, cache))
+        logits = readout_of(self.model)(hidden_states(body_of(self.model), batch, None))
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
 

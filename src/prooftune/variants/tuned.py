@@ -79,7 +79,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     arguments = training_arguments(
         options, context.folder / "checkpoints", rows=len(rows), validation=len(validation), seed=recipe.seed,
         dtype=loading.arithmetic(recipe.model.dtype), patience=recipe.early_stopping)
-    module = TuningModule(model, encoder.prefix, share=not arguments.gradient_checkpointing)
+    module = TuningModule(model)
     with measured() as cost:
         history = train(module, rows, validation, encoder.prefix, arguments, patience=recipe.early_stopping,
                         description=f"{name}: training")
