@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from prooftune import __version__, cli
+from prooftune import __version__
+from prooftune.cli import app, main
 
 COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict"]
 
@@ -18,12 +19,12 @@ def prooftune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run a command in this process and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["prooftune", *arguments])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main()
     return int(end.value.code or 0)
 
 
 def test_these_are_the_commands() -> None:
-    assert list(get_command(cli.app).commands) == COMMANDS  # type: ignore[attr-defined]
+    assert list(get_command(app).commands) == COMMANDS  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -32,14 +33,14 @@ def test_help_says_what_each_command_and_option_is_for(
 ) -> None:
     assert prooftune(monkeypatch, command, "--help") == 0
     assert f"prooftune {command}" in capsys.readouterr().out
-    described = get_command(cli.app).commands[command]  # type: ignore[attr-defined]
+    described = get_command(app).commands[command]  # type: ignore[attr-defined]
     assert described.help
     assert [p.name for p in described.params if not getattr(p, "help", None)] == []
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
-    code = ("import sys; from prooftune import cli; sys.argv = ['prooftune', '--help']\n"
-            "try: cli.main()\n"
+    code = ("import sys; from prooftune.cli import main; sys.argv = ['prooftune', '--help']\n"
+            "try: main()\n"
             "except SystemExit as end: assert not end.code\n"
             "print(*sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -117,7 +118,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("prooftune.recipe.describe_shipped", stop)
     monkeypatch.setattr(sys, "argv", ["prooftune", "recipes"])
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        cli.main()
+        main()
 
 
 def test_debug_shows_the_traceback_of_a_mistake(tmp_path: Path) -> None:
