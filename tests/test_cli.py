@@ -11,8 +11,9 @@ from typer.main import get_command
 
 from prooftune import __version__
 from prooftune.cli import app, main
+from prooftune.recipe import shipped
 
-COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict"]
+COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "data"]
 
 
 def prooftune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -61,11 +62,13 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 def test_recipes_are_listed_with_what_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert prooftune(monkeypatch, "recipes") == 0
-    assert "demo             Film reviews" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == shipped()
+    assert any(line.startswith("demo ") and "Film reviews" in line for line in lines)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["run", "dmeo"], "no recipe 'dmeo': neither a file nor one of the shipped recipes (ag-news, demo) (did you mean 'demo'?)"),
+    (["run", "dmeo"], f"no recipe 'dmeo': neither a file nor one of the shipped recipes ({', '.join(shipped())}) (did you mean 'demo'?)"),
     (["run", "demo", "--set", "seed"], "--set takes key=value, as in --set training.num_train_epochs=1; found 'seed'"),
     (["run", "demo", "--set", "prompt.max=1"], "demo: 1 problem found\n  - prompt.max: unknown key"),
     (["check", "demo", "--set", "sede=1"], "demo: 1 problem found\n  - sede: unknown key (did you mean 'seed'?)"),

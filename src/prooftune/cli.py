@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -64,8 +65,10 @@ def recipes() -> None:
     """List the shipped recipes."""
     from prooftune.recipe import describe_shipped
 
-    for name, description in describe_shipped().items():
-        print(f"{name:<16} {description}")
+    described = describe_shipped()
+    width = max(map(len, described))
+    for name, description in described.items():
+        print(f"{name:<{width}}  {description}")
 
 
 @app.command()
@@ -103,6 +106,32 @@ def compare(
     from prooftune.comparing import compare_runs
 
     print(compare_runs(first, second))
+
+
+data_app = typer.Typer(no_args_is_help=True, help="The data of a recipe.")
+app.add_typer(data_app, name="data")
+
+
+@data_app.command()
+def export(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for train.jsonl, validation.jsonl and test.jsonl.")],
+    format_: Annotated[str, typer.Option("--format", help="alpaca (instruction, input, output), chat (messages) or completion "
+                                         "(prompt, completion).")] = "alpaca",
+    set_: Set = None,
+) -> None:
+    """Write the recipe's examples, split and audited, in a format that other fine-tuning tools read."""
+    from prooftune.data.export import FORMATS, export
+    from prooftune.data.prepare import prepare
+    from prooftune.errors import UsageError, nearest
+
+    if format_ not in FORMATS:
+        raise UsageError(f"--format: one of {', '.join(FORMATS)}, found '{format_}'{nearest(format_, FORMATS)}")
+    chosen, base = _load(recipe, set_, None)
+    study, found = prepare(chosen, base, lambda _: None)
+    found.refuse()
+    for path in export(study, chosen, format_, out):
+        print(path)
 
 
 @app.command()
@@ -165,6 +194,8 @@ def _options(
 def main() -> NoReturn:
     """Run the command; a person's mistake ends in one message and exit code 2, a failure in 1."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Says on import that an optional GPU kernel is missing, which nobody here can act on.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app()
     except ProoftuneError as error:

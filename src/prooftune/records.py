@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from prooftune.errors import UsageError
 from prooftune.files import fingerprint, read_json, sha256, write_json, write_text
 from prooftune.progress import say
 from prooftune.recipe import Recipe, Variant
-from prooftune.records import Example, Study, VariantResult
+from prooftune.records import SPLITS, Example, SplitName, Study, VariantResult
 from prooftune.tasks.prompts import Encoder
 from prooftune.variants.context import Context, Outcome
 
@@ -86,7 +86,7 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     print_ = fingerprint({
         "data": chosen.data.model_dump(), "audit": chosen.audit.model_dump(), "seed": chosen.seed, "version": __version__,
         "prompt": chosen.prompt.model_dump(), "model": chosen.model.name,
-        "sources": {name: _source_digest(chosen, name, base) for name in ("train", "validation", "test")}})
+        "sources": {name: _source_digest(chosen, name, base) for name in SPLITS}})
     place = folder / "data"
     if runs.is_done(place, print_):
         say("data and audit: unchanged", "dim")
@@ -202,10 +202,12 @@ def _inputs(chosen: Recipe, variant: Variant) -> list[Any]:
     return parts
 
 
-def _source_digest(chosen: Recipe, split: str, base: Path) -> Any:
+def _source_digest(chosen: Recipe, split: SplitName, base: Path) -> Any:
     """What identifies the content of a split's source: a digest, or for a package or hub data set its name."""
-    source = getattr(chosen.data, split)
-    if source is None or references.is_reference(source.path) or source.path.startswith("hub:"):
+    if getattr(chosen.data, split) is None:
+        return None
+    source = chosen.data.reading(split)
+    if references.is_reference(source.path) or source.path.startswith("hub:"):
         return None
     path = base / source.path
     if path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -94,6 +95,9 @@ class Limit(Section):
 
 
 class Data(Reading):
+    folder: str | None = None
+    """Where local paths of this section start, seen from the recipe's own folder: another language of the same
+    layout is one setting."""
     train: Source
     validation: Source | None = None
     test: Source | None = None
@@ -124,6 +128,8 @@ class Data(Reading):
             raise KeyError(split)
         shared = {name: getattr(self, name) for name in Reading.model_fields if name in self.model_fields_set}
         own = {name: getattr(source, name) for name in source.model_fields_set}
+        if self.folder is not None and not own["path"].startswith(("hub:", "pypi:")):
+            own["path"] = str(Path(self.folder) / own["path"])
         return Source(**{**shared, **own})
 
 

@@ -195,7 +195,8 @@ class Encoder:
         """The prompt cut at its fields: fixed texts at even places, field marks at odd ones; and the stop id."""
         shots = self.rendering.shots
         if not self.rendering.chat:
-            question = "{}\nAnswer:"
+            # A template that ends in a cue of its own ("### Response:") needs no other.
+            question = "{}" if self.rendering.template.rstrip().endswith(":") else "{}\nAnswer:"
             system = f"{self.rendering.system}\n\n" if self.rendering.system else ""
             asked = [question.format(self._message(i)) + self._spaced(s.label) for i, s in enumerate(shots)]
             text = system + "\n\n".join([*asked, question.format(self._message(len(shots)))])

@@ -1,0 +1,97 @@
+"""Run the studies of docs/results.md and write its tables.
+
+    python benchmarks/results.py --data FOLDER [--runs FOLDER] [NAME ...]
+
+FOLDER holds the public data sets in their upstream layouts (ag_news/, sst2/, financial_phrasebank/,
+masakhanews_swa/). Without names every recipe of benchmarks/results/ is run, which takes a few hours on two
+cores; finished studies are skipped. Only `tables` is printed from what the runs hold: no figure is typed in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import prooftune
+from prooftune.files import read_json, write_text
+
+HERE = Path(__file__).parent
+TARGET = HERE.parent / "docs" / "results.md"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="studies to run; all if none is named")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
+    parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="where the runs go")
+    parser.add_argument("--only-write", action="store_true", help="run nothing, write the tables of what is there")
+    options = parser.parse_args(arguments)
+    known = sorted(p.stem for p in (HERE / "results").glob("*.yaml"))
+    for name in [] if options.only_write else options.names or known:
+        prooftune.run(_recipe(name, options.data), out=options.runs / name)
+    written = [name for name in known if (options.runs / name / "report.json").is_file()]
+    write_text(TARGET, page([_facts(options.runs / name, name) for name in written]))
+
+
+def _recipe(name: str, data: Path) -> dict[str, Any]:
+    text = (HERE / "results" / f"{name}.yaml").read_text("utf-8").replace("DATA/", f"{data.resolve()}/")
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values
+
+
+def _facts(folder: Path, name: str) -> dict[str, Any]:
+    header = (HERE / "results" / f"{name}.yaml").read_text("utf-8").splitlines()[0].lstrip("# ")
+    return {"name": name, "header": header, **read_json(folder / "report.json")}
+
+
+def page(studies: Sequence[dict[str, Any]]) -> str:
+    """The whole document."""
+    parts = [_HEAD]
+    for study in studies:
+        parts += [f"## {study['name']}", "", study["header"], "", *table(study), "", study["scores"]["verdict"]["sentence"], "",
+                  *[f"- {note}" for note in study.get("notes", [])], ""]
+    if studies:
+        machine = studies[-1]["environment"]
+        versions = ", ".join(f"{k} {machine[k]}" for k in ("torch", "transformers", "peft", "scikit-learn"))
+        parts += ["## Machine", "", f"{machine['cpu']}, {machine['threads']} cores; Python {machine['python']}, {versions}; "
+                  f"{machine['dtype']}, seed {studies[-1]['seed']}; written {datetime.date.today()}.", ""]
+    return "\n".join(parts)
+
+
+def table(study: dict[str, Any]) -> list[str]:
+    """One row per variant: accuracy and macro-F1 with their intervals, time, peak memory."""
+    scores = study["scores"]
+    confidence = f"{scores['confidence']:.0%}"
+    lines = [f"| variant | accuracy ({confidence} interval) | macro-F1 ({confidence} interval) | training | scoring | peak memory |",
+             "|---|---|---|---:|---:|---:|"]
+    for name, variant in scores["variants"].items():
+        cost, metrics = study["variants"][name]["cost"], variant["metrics"]
+        lines.append(f"| {name} | {_interval(metrics['accuracy'])} | {_interval(metrics['macro_f1'])} | {_seconds(cost['train_seconds'])} "
+                     f"| {_seconds(cost['score_seconds'])} | {cost['peak_memory_bytes'] / 1e9:.1f} GB |")
+    lines += ["", f"{scores['n']:,} test examples."]
+    return lines
+
+
+def _interval(metric: dict[str, float]) -> str:
+    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
+
+
+def _seconds(value: float) -> str:
+    return f"{value / 60:.1f} min" if value >= 90 else f"{value:.1f} s"
+
+
+_HEAD = """\
+# Results on public data
+
+SmolLM2-135M-Instruct on two processor cores, every variant on the same test examples. Written by
+`python benchmarks/results.py --data FOLDER` from the runs' own report.json; the recipes are in `benchmarks/results/`.
+Times were measured while other programs used the machine, so they are upper bounds.
+"""
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m prooftune``."""
+
+from prooftune.cli import main
+
+main()
