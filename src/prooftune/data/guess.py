@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prooftune.data.tables import Table, decode, format_of, missing, read_table
+from prooftune.data.opening import decode, format_of, missing
+from prooftune.data.tables import Table, read_table
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 

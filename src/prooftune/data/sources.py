@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from prooftune import references
-from prooftune.data.tables import Table, as_text, read_table
+from prooftune.data.table import Table, as_text
+from prooftune.data.tables import read_table
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.progress import waiting
 from prooftune.recipe import Source
@@ -102,7 +103,7 @@ def _present(table: Table, column: str, option: str) -> str:
         other = next((d for d in "\t,;|@" if d in table.columns[0]), None)
         if other:
             hint = f". The only column holds {other!r}: is that the data.delimiter?"
-    elif table.lines and table.lines[0] > 1 and not hint:
+    elif table.lines[0] == 2 and not hint:
         hint = ". If the first row is data, set data.header: false"
     raise UsageError(f"{table.name} has no column '{column}' (data.{option}). Found {len(table.columns)}: "
                      f"{', '.join(repr(c[:60]) for c in table.columns[:12])}{hint}")
@@ -124,49 +125,65 @@ def _target(raw: str, source: Source, table: Table, number: int, column: str) ->
     if raw not in source.labels:
         known = ", ".join(repr(v) for v in list(source.labels)[:12])
         header = " The first row may be a header: set data.header: true" if number == 0 and not source.header else ""
-        raise UsageError(f"{table.where(number)}: label '{raw[:60]}' is not among data.labels ({known}){nearest(raw, source.labels)}.{header}")
+        raise UsageError(f"{table.where(number)}: label '{raw[:60]}' is not among data.labels ({known})"
+                         f"{nearest(raw, source.labels)}.{header}")
     return source.labels[raw]
 
 
 def _check_ids(examples: list[Example], name: str, column: str | None) -> None:
     if column is None:
         return
+    without = [e.source for e in examples if not e.id]
+    if without:
+        raise UsageError(f"{len(without):,} row{'s have' if len(without) > 1 else ' has'} nothing in data.id '{column}': "
+                         f"{', '.join(without[:5])}")
     twice = [id_ for id_, count in Counter(e.id for e in examples).items() if count > 1]
     if twice:
-        raise UsageError(f"{name}: data.id '{column}' must be unique, but {len(twice):,} values occur more than once, "
-                         f"e.g. '{twice[0][:60]}'")
+        many = len(twice) > 1
+        raise UsageError(f"{name}: data.id '{column}' must be unique, but {len(twice):,} value{'s occur' if many else ' occurs'} "
+                         f"more than once: '{twice[0][:60]}'{' …' if many else ''}")
 
 
 def _from_hub(source: Source) -> Table:
     """A split of a hub data set; ``ClassLabel`` columns become their names."""
-    import datasets
-    from huggingface_hub.errors import HfHubHTTPError
-
     name = source.path.removeprefix("hub:")
     split = source.split or "train"
+    loaded = _load_from_hub(name, split, source)
+    names = {c: f.names for c, f in loaded.features.items() if hasattr(f, "names")}
+
+    def text(column: str, value: Any) -> str | None:
+        if column in names and isinstance(value, int):
+            # -1 is the hub's mark for an unlabelled row.
+            return str(names[column][value]) if value >= 0 else None
+        return as_text(value)
+
+    columns = list(loaded.column_names)
+    if not len(loaded):
+        raise UsageError(f"hub data set '{name}': split '{split}' holds no rows")
+    values = loaded[:]
+    cells = [[text(c, v) for v in values[c]] for c in columns]
+    return Table(f"{name}[{split}]", columns, [list(row) for row in zip(*cells, strict=True)], list(range(1, len(loaded) + 1)))
+
+
+def _load_from_hub(name: str, split: str, source: Source) -> Any:
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise UsageError(f"hub data set '{name}' needs the datasets library: pip install 'prooftune[hub]'") from None
+    from huggingface_hub.errors import HfHubHTTPError
+
     with waiting(f"Fetching {name} ({split}) from the hub"):
         try:
-            loaded = datasets.load_dataset(name, source.config, split=split, revision=source.revision)
+            return datasets.load_dataset(name, source.config, split=split, revision=source.revision)
         except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
-            raise UsageError(f"hub data set '{name}' cannot be found, or needs a login (huggingface-cli login): "
+            raise UsageError(f"hub data set '{name}' cannot be found, or needs a login (hf auth login): "
                              f"{_first_line(error)}") from None
         except ValueError as error:
             # Unknown configuration or split: the library's message lists the known ones.
             raise UsageError(f"hub data set '{name}': {_first_line(error)}") from None
         except (ConnectionError, HfHubHTTPError, OSError) as error:
-            raise Failure(f"the hub cannot be reached for data set '{name}': {_first_line(error)}. Check the network and HF_ENDPOINT, "
-                          "or give the data as a local file") from None
-    names = {c: f.names for c, f in loaded.features.items() if isinstance(f, datasets.ClassLabel)}
-
-    def text(column: str, value: Any) -> str | None:
-        if column in names and isinstance(value, int):
-            # -1 is the hub's mark for an unlabelled row.
-            return names[column][value] if value >= 0 else None
-        return as_text(value)
-
-    columns = list(loaded.column_names)
-    rows = [[text(c, row[c]) for c in columns] for row in loaded]
-    return Table(f"{name}[{split}]", columns, rows, list(range(1, len(rows) + 1)))
+            raise Failure(f"the hub cannot be reached for data set '{name}': {_first_line(error)}. Check the network and "
+                          "HF_ENDPOINT, or give the data as a local file") from None
 
 
 def _first_line(error: BaseException) -> str:

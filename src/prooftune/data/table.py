@@ -1,0 +1,65 @@
+"""The table of strings that every format is read into."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prooftune.errors import UsageError
+
+LONGEST_FIELD = 1_000_000
+"""Characters. A longer field is a quote that was never closed, or a file of another kind."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of one file.
+
+    Attributes:
+        name: of the file, for messages.
+        columns: names, or ``0``, ``1`` … where the file has none.
+        rows: one list of strings per row, as long as `columns`; None where the file holds no value.
+        lines: where each row stands in the file, counted as an editor does (JSON arrays and Parquet: row number);
+            for a folder of files, their names.
+    """
+
+    name: str
+    columns: list[str]
+    rows: list[list[str | None]]
+    lines: Sequence[int | str]
+
+    def where(self, row: int) -> str:
+        return f"{self.name}:{self.lines[row]}"
+
+
+def refuse_long(name: str, number: int, line: str) -> None:
+    """Refuse a line that no text can be.
+
+    Raises:
+        UsageError: it has more than `LONGEST_FIELD` characters.
+    """
+    if len(line) > LONGEST_FIELD:
+        raise UsageError(f"{name}:{number}: a line of {len(line):,} characters; no text may be longer than {LONGEST_FIELD:,}")
+
+
+def as_text(value: Any) -> str | None:
+    """A JSON, Parquet or hub value as it would stand in a CSV file; None for null and not-a-number.
+
+    Characters that no file can hold (halves of a surrogate pair, as in a text cut inside an emoji) and bytes
+    that are not UTF-8 become U+FFFD, which the audit reports.
+    """
+    if value is None or value != value:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _SURROGATE.search(text) else text
