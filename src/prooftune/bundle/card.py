@@ -36,26 +36,68 @@ prooftune.load("THIS_FOLDER").predict(["some text"])
 ```
 
 {_plain(facts)}
-`bundle.json` holds the prompt (`rendering`) with which it was trained; other prompts give other answers.
+Texts that do not fit into `rendering.max_length` of `bundle.json` must be shortened first; other prompts than the one
+in it give other answers.{_more(facts)}
+"""
+
+
+_PROMPT = """facts = json.load(open("THIS_FOLDER/bundle.json", encoding="utf-8"))
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER/tokenizer")
+
+def prompt(texts):  # field name -> text; every part is tokenised by itself
+    ids = []
+    for part in facts["tokens"]["prompt"]:
+        ids += part if isinstance(part, list) else tokenizer(
+            texts[part], add_special_tokens=False, split_special_tokens=True).input_ids
+    return ids
+"""
+
+_HEAD = """def log_probabilities(texts):
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt(texts)])).logits[0]
+    return dict(zip(facts["labels"], torch.log_softmax(logits.float(), -1).tolist()))
+"""
+
+_INSTRUCTION = """def log_probabilities(texts):
+    ids, sums = prompt(texts), []
+    for label in facts["labels"]:
+        answer = facts["tokens"]["labels"][label]
+        with torch.no_grad():
+            logits = model(torch.tensor([ids + answer])).logits[0, len(ids) - 1 : -1]
+        chosen = torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(answer)[:, None])
+        sums.append(chosen.SUM())
+    return dict(zip(facts["labels"], torch.log_softmax(torch.stack(sums), -1).tolist()))
 """
 
 
 def _plain(facts: dict[str, Any]) -> str:
-    kind = "AutoModelForSequenceClassification" if facts["objective"] == "head" else "AutoModelForCausalLM"
-    extra = f", num_labels={len(facts['labels'])}" if facts["objective"] == "head" else ""
-    if facts["part"] == "model":
-        return f"""With transformers alone:
+    head, adapter = facts["objective"] == "head", facts["part"] == "adapter"
+    kind = "AutoModelForSequenceClassification" if head else "AutoModelForCausalLM"
+    extra = f", num_labels={len(facts['labels'])}" if head else ""
+    libraries, imported = "transformers", f"from transformers import AutoTokenizer, {kind}"
+    loaded = f'{kind}.from_pretrained("THIS_FOLDER/model")'
+    if adapter:
+        libraries = f"transformers and peft alone, `BASE` being a folder or hub name of {facts['model']['name']}"
+        imported = f"from peft import PeftModel\n{imported}"
+        loaded = f'PeftModel.from_pretrained({kind}.from_pretrained(BASE{extra}), "THIS_FOLDER/adapter")'
+    score = _HEAD if head else _INSTRUCTION.replace("SUM", "mean" if facts["scoring"]["normalize"] == "length" else "sum")
+    return f"""With {libraries}:
 
 ```python
-from transformers import {kind}
-model = {kind}.from_pretrained("THIS_FOLDER/model")
-```
-"""
-    return f"""With transformers and peft alone, `BASE` being a folder or hub name of {facts['model']['name']}:
+import json
+import torch
+{imported}
 
-```python
-from peft import PeftModel
-from transformers import {kind}
-model = PeftModel.from_pretrained({kind}.from_pretrained(BASE{extra}), "THIS_FOLDER/adapter")
-```
+model = {loaded}.eval()
+{_PROMPT}
+{score}```
 """
+
+
+def _more(facts: dict[str, Any]) -> str:
+    """What Prooftune does beyond the code above where the recipe asked for it."""
+    scoring = facts["scoring"]
+    if facts["objective"] == "head" or (scoring["method"] == "likelihood" and not scoring["calibration"]):
+        return ""
+    done = "generates its answer" if scoring["method"] == "generation" else "calibrates on texts without content"
+    return f" Prooftune's own `predict` {done}, as the study did."

@@ -8,10 +8,12 @@ from typing import Any
 
 from prooftune import __version__, recipe
 from prooftune.bundle.card import card
+from prooftune.engine.scoring import label_tree
 from prooftune.files import atomic_path, read_json, write_json
 from prooftune.models import loading
 from prooftune.recipe import Recipe
 from prooftune.records import Study, VariantResult
+from prooftune.tasks.prompts import Encoder, Rendering
 
 FORMAT = 1
 
@@ -19,20 +21,23 @@ FORMAT = 1
 def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], folder: Path) -> None:
     """Write the bundle of one tuned variant.
 
-    The folder holds ``bundle.json`` (labels, rendering, scoring, temperature, abstention threshold, base
-    model with its weights' digest), ``adapter/`` or ``model/`` in the libraries' own layout, ``tokenizer/``,
-    ``recipe.yaml`` and ``README.md`` (the card). It holds no pickle.
+    The folder holds ``bundle.json`` (labels, rendering and the token ids that it comes to, scoring, temperature,
+    abstention threshold, base model with its weights' digest), ``adapter/`` or ``model/`` in the libraries' own
+    layout, ``tokenizer/``, ``recipe.yaml`` and ``README.md`` (the card). It holds no pickle.
     """
     base = loading.resolve(chosen.model.name, chosen.model.revision)
     trained = result.folder / "trained"
     part = "adapter" if (trained / "adapter_config.json").is_file() else "model"
     own = scores["variants"][result.name]
+    tokenizer = loading.load_tokenizer(base)
+    fields, rendering = list(study.test[0].inputs), read_json(result.folder / "rendering.json")
     facts = {
         "format": FORMAT, "prooftune_version": __version__, "task": chosen.task, "labels": study.labels,
-        "fields": list(study.test[0].inputs), "variant": result.name,
+        "fields": fields, "variant": result.name,
         "objective": result.details["objective"], "method": result.details["method"],
         "model": {**chosen.model.model_dump(), "sha256": loading.weights_digest(base)},
-        "quantization": chosen.quantization, "rendering": read_json(result.folder / "rendering.json"),
+        "quantization": chosen.quantization, "rendering": rendering,
+        "tokens": _tokens(Encoder(Rendering.from_json(rendering), tokenizer, fields)),
         "scoring": chosen.scoring.model_dump(), "temperature": own.get("temperature"),
         "abstention": own.get("abstention"), "part": part}
     with atomic_path(folder) as temporary:
@@ -40,10 +45,17 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
         shutil.copytree(trained, temporary / part)
         if part == "adapter":
             _portable(temporary / part / "adapter_config.json", chosen.model.name)
-        loading.load_tokenizer(base).save_pretrained(temporary / "tokenizer")
+        tokenizer.save_pretrained(temporary / "tokenizer")
         write_json(temporary / "bundle.json", facts)
         (temporary / "recipe.yaml").write_text(recipe.dump(chosen), encoding="utf-8")
         (temporary / "README.md").write_text(card(facts, scores), encoding="utf-8")
+
+
+def _tokens(encoder: Encoder) -> dict[str, Any]:
+    """Prompt and labels as token ids, for whoever loads the bundle without Prooftune."""
+    tree = label_tree(encoder.targets, encoder.stop)
+    labels = {label: [token for _, token in reads] for label, reads in zip(encoder.rendering.labels, tree.reads, strict=True)}
+    return {"prompt": encoder.layout(), "labels": labels, "stop": encoder.stop}
 
 
 def _portable(config: Path, model: str) -> None:

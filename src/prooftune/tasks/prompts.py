@@ -145,6 +145,10 @@ class Encoder:
             row += ids[part] if isinstance(part, str) else part
         return Encoded(row, cut)
 
+    def layout(self) -> list[list[int] | str]:
+        """The prompt in order: ids of fixed parts, and names of the fields whose texts are tokenised by themselves."""
+        return [self.prefix, *self._parts]
+
     def full_length(self, inputs: Mapping[str, str]) -> tuple[int, int]:
         """Tokens of the whole prompt before any cut, and how many of them would be cut."""
         texts = sum(len(self._ids(inputs[p])) for p in self._parts if isinstance(p, str))

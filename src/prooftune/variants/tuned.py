@@ -73,7 +73,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
         full_precision=variant.method == "full", max_length=encoder.rendering.max_length)
     check_readout(base)
     probe = study.test[:8]
-    before = None if head else _scores(base, encoder, probe, head)
+    before = _scores(base, encoder, probe, head)
     model = adapters.attach(base, variant, {**recipe.lora, **variant.lora})
     options = {**recipe.training, **variant.training}
     arguments = training_arguments(
@@ -85,7 +85,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
                         description=f"{name}: training")
     model.eval()
     after = _scores(model, encoder, probe, head)
-    if before is not None and (after - before).abs().max().item() < 1e-4:
+    if (after - before).abs().max().item() < 1e-4:
         raise Failure(f"{name}: after training the model still answers exactly as before. Nothing was learned: check "
                       "training.learning_rate, training.max_steps and lora.target_modules.")
     trainable, total = adapters.trainable_counts(model)
@@ -96,7 +96,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     write_json(facts_file, {
         "training": {"log_history": history, "trainable_parameters": trainable, "total_parameters": total, "rows": len(rows),
                      "epochs": epochs},
-        "probe": after.tolist(),
+        "probe": {"before": before.tolist(), "after": after.tolist()},
         "cost": {"train_seconds": cost.seconds, "train_tokens": round(tokens * epochs),
                  "peak_memory_bytes": cost.peak_memory_bytes}})
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
@@ -113,15 +113,19 @@ def _scores(model: Any, encoder: Encoder, probe: list[Example], head: bool) -> T
 
 
 def _prove_restored(
-    model: Any, encoder: Encoder, context: Context, head: bool, expected: list[list[float]], *, exact: bool
+    model: Any, encoder: Encoder, context: Context, head: bool, probe: dict[str, list[list[float]]], *, exact: bool
 ) -> None:
-    """Rows 1 and 2 of our list of other tools' failures: what is evaluated must be what was trained.
+    """What is evaluated must be what was trained: neither the untuned model nor one whose head was lost.
 
-    A whole model is saved in the arithmetic's dtype, so its scores may move by a rounding; an adapter's may not.
+    The scores must be nearer to the trained model's than to the untuned one's. A whole model is saved in the
+    arithmetic's dtype, so they may move by a rounding besides; an adapter's may not.
     """
     actual = _scores(model, encoder, context.study.test[:8], head)
-    difference = (actual - torch.tensor(expected, dtype=actual.dtype)).abs().max().item()
-    if not difference <= (0.02 if exact else 0.5):
+    before, after = (torch.tensor(probe[name], dtype=actual.dtype) for name in ("before", "after"))
+    difference = (actual - after).abs().max().item()
+    learned = (after - before).abs().max().item()
+    allowed = max(1e-3, min(0.02, learned / 2)) if exact else max(0.02, min(0.5, learned / 2))
+    if not difference <= allowed:
         raise Failure(f"the saved weights in {context.folder / TRAINED} do not answer as the trained model did (largest difference "
                       f"of a log-probability {difference:.3g}). Delete that folder to train again; if it returns, report it.")
 
