@@ -72,7 +72,7 @@ def table(study: dict[str, Any]) -> list[str]:
     for name, variant in scores["variants"].items():
         cost, metrics = study["variants"][name]["cost"], variant["metrics"]
         lines.append(f"| {name} | {_interval(metrics['accuracy'])} | {_interval(metrics['macro_f1'])} | {_seconds(cost['train_seconds'])} "
-                     f"| {_seconds(cost['score_seconds'])} | {cost['peak_memory_bytes'] / 1e9:.1f} GB |")
+                     f"| {_seconds(cost['score_seconds'])} | {_memory(cost.get('peak_memory_bytes'))} |")
     lines += ["", f"{scores['n']:,} test examples."]
     return lines
 
@@ -83,6 +83,10 @@ def _interval(metric: dict[str, float]) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value / 60:.1f} min" if value >= 90 else f"{value:.1f} s"
+
+
+def _memory(value: float | None) -> str:
+    return f"{value / 1e9:.1f} GB" if value else "–"
 
 
 _HEAD = """\

@@ -32,7 +32,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 @cache
 def facts_of(case: str) -> dict[str, Any]:
-    return tidy(studies.facts(**CASES[case]))
+    found: dict[str, Any] = tidy(studies.facts(**CASES[case]))
+    return found
 
 
 @cache

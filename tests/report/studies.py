@@ -49,8 +49,8 @@ def facts(labels: Sequence[str] = synthetic.LABELS, n: int = 500,
     """
     study = synthetic.study(n, labels)
     if texts is not None:
-        study = Study([], *([Example(e.id, {"text": texts}, e.target) for e in part]
-                            for part in (study.validation, study.test)), study.labels)
+        before, test = ([Example(e.id, {"text": texts}, e.target) for e in part] for part in (study.validation, study.test))
+        study = Study([], before, test, study.labels)
     results = synthetic.results(study, variants)
     if not validation:
         study = Study([], [], study.test, study.labels)

@@ -122,7 +122,7 @@ def collate(rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]], prefix
     return Batch(ids, mask, positions, torch.tensor(places))
 
 
-def pack(prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]], capacity: int = 512) -> Batch:
+def pack(prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]], capacity: int = 320) -> Batch:
     """Lay rows one after another in lines that begin with the prefix; each row sees the prefix and itself.
 
     Batches drawn at random hold rows of very different lengths: padding them all to the longest would double the
@@ -132,10 +132,11 @@ def pack(prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Se
         prefix: ids that all rows begin with.
         rows: ids after the prefix.
         read: per row, the places within the row to read.
-        capacity: tokens of a line; more where the longest row or the prefix asks for it. Attention costs the square of it.
+        capacity: tokens of a line; more where the longest row or the prefix asks for it. Short lines repeat the prefix
+            often, long ones pay for attention that is masked; the default is the best of what was measured.
     """
     shared = len(prefix)
-    capacity = max(capacity, 4 * shared, shared + max(len(row) for row in rows))
+    capacity = max(capacity, 3 * shared, shared + max(len(row) for row in rows))
     lines = _lines([len(row) for row in rows], capacity - shared)
     length = shared + max(sum(len(rows[i]) for i in line) for line in lines)
     ids = torch.zeros(len(lines), length, dtype=torch.long)

@@ -23,7 +23,7 @@ class Section(BaseModel):
     """A part of the recipe: unknown keys are errors, values are checked, nothing changes after loading."""
 
     # Numbers count as text where text is wanted: columns without a header are 0, 1, 2 and labels may be 1, 2, 3.
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, use_attribute_docstrings=True)
 
 
 class Reading(Section):
@@ -37,17 +37,21 @@ class Reading(Section):
     quoting: bool | None = None
     """Whether csv fields may be quoted with ``"``. None: found by looking."""
     encoding: str = "utf-8"
+    """Of text files, by Python's name for it."""
     header: bool = True
     """Whether the first csv row names the columns; without it columns are named by `columns` or 0, 1, 2 …"""
     columns: list[str] | None = None
+    """Names for the columns, in the file's order."""
     text: str | list[str] | dict[str, str] | None = None
     """The input column, a list of them, or {field name in the prompt: column}."""
     label: str | None = None
+    """The column to predict. None: ``label``."""
     labels: dict[str, str] | None = None
     """Raw value -> label name, for data that writes 1, 2, 3. Values outside it are errors."""
     bins: dict[str, Bin] | None = None
     """Label name -> [low, high] for a numeric label column; rows in no bin are dropped and counted."""
     id: str | None = None
+    """Column that identifies a row. None: the file's name and line."""
     group: str | None = None
     """Column whose values must not be shared between splits (author, document …)."""
     config: str | None = None
@@ -55,6 +59,7 @@ class Reading(Section):
     split: str | None = None
     """Split of a hub dataset."""
     revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -81,9 +86,11 @@ class Split(Section):
     """Shares of the rows to set aside when the recipe names no file for them (80:20 unless said)."""
 
     test: float = Field(default=0.2, gt=0, lt=1)
+    """Share of all rows."""
     validation: float = Field(default=0.1, gt=0, lt=1)
     """Share of what remains for training after the test rows are set aside."""
     method: Literal["stratified", "random", "grouped"] = "stratified"
+    """Each label in its share, at random, or no value of ``group`` on two sides."""
 
 
 class Limit(Section):
@@ -99,8 +106,11 @@ class Data(Reading):
     """Where local paths of this section start, seen from the recipe's own folder: another language of the same
     layout is one setting."""
     train: Source
+    """A path alone, or a mapping with ``path`` and reading options of its own."""
     validation: Source | None = None
+    """None: a share of the training rows is set aside."""
     test: Source | None = None
+    """None: a share of the training rows is set aside."""
     splitting: Split = Split()
     limit: Limit = Limit()
 
@@ -146,16 +156,22 @@ class Model(Section):
     name: str = "smollm2-135m-instruct"
     """``smollm2-135m-instruct``, a local folder, a hub name, or ``pypi:NAME==VERSION#FILE``."""
     revision: str | None = None
+    """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic. ``auto``: bfloat16 where the processor computes with it, else float32."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """``auto``: the faster one for the length limit on this device."""
     trust_remote_code: bool = False
+    """Whether a hub model may bring and run its own Python code."""
 
 
 class Prompt(Section):
     """How an example becomes a prompt. ``{field}`` is an input column, ``{labels}`` the label list."""
 
     template: str | None = None
+    """None: "Classify the text below. Answer with one of: …", then the fields."""
     system: str | None = None
+    """System message. None: what the chat template has of its own."""
     chat: bool | None = None
     """Whether to use the tokenizer's chat template. None: if it has one."""
     max_length: int = Field(default=512, gt=8)
@@ -164,25 +180,31 @@ class Prompt(Section):
 
 class Scoring(Section):
     method: Literal["likelihood", "generation"] = "likelihood"
+    """``likelihood`` compares the labels' log-probabilities; ``generation`` lets the model write and parses it."""
     normalize: Literal["none", "length"] = "none"
     """``length`` divides a label's log-probability by its number of tokens."""
     calibration: bool = False
     """Contextual calibration (arXiv 2102.09690): divide by the label probabilities of a content-free input."""
     max_new_tokens: int = Field(default=16, gt=0)
+    """Tokens that generation may write."""
     batch_tokens: int = Field(default=4096, gt=0)
     """Tokens of input per scoring batch."""
 
 
 class Evaluation(Section):
     resamples: int = Field(default=2000, ge=100)
+    """Bootstrap resamples of the test examples."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Level of every interval."""
     target_accuracy: float | None = Field(default=None, gt=0, lt=1)
     """Accuracy at which abstention is reported. None: half-way between the best variant and 1."""
 
 
 class Variant(Section):
     kind: VariantKind
+    """What it is. May be left out where the variant is named like a kind."""
     prompt: Prompt | None = None
+    """Prompt options that differ from the recipe's."""
     shots: int = Field(default=4, gt=0)
     """few-shot: examples shown, drawn from the training rows, balanced over labels."""
     candidates: list[str] | None = None
@@ -190,9 +212,13 @@ class Variant(Section):
     validation_rows: int = Field(default=100, gt=0)
     """prompted: validation rows on which the candidates are compared."""
     objective: Literal["instruction", "head"] = "instruction"
+    """tuned: answer the prompt in words, or put a classification head on the model."""
     method: Literal["lora", "dora", "rslora", "full"] = "lora"
+    """tuned: which weights are trained; ``full`` is all of them."""
     lora: dict[str, Any] = {}
+    """tuned: `peft.LoraConfig` fields that differ from the recipe's."""
     training: dict[str, Any] = {}
+    """tuned: `transformers.TrainingArguments` fields that differ from the recipe's."""
 
     @model_validator(mode="after")
     def _only_what_the_kind_uses(self) -> Self:
@@ -217,8 +243,10 @@ USED: dict[str, set[str]] = {
 
 class Recipe(Section):
     name: Name
+    """Names the run folder: letters, digits, ``.``, ``_`` and ``-``."""
     task: Literal["classification"] = "classification"
     seed: int = Field(default=0, ge=0)
+    """Of every draw: splits, limits, shots, first weights, order of training, bootstrap."""
     data: Data
     audit: Audit = Audit()
     model: Model = Model()
