@@ -77,7 +77,8 @@ class AuditReport:
 
 def audit(study: Study, recipe: Recipe) -> AuditReport:
     """Look for leaks between splits, contradictions, empty, damaged and repeated texts, and labels without rows."""
-    texts: dict[SplitName, list[str]] = {name: [identity(e.inputs) for e in examples] for name, examples in study.splits().items()}
+    texts: dict[SplitName, list[str]] = {
+        name: [identity(e.inputs) for e in examples] for name, examples in study.splits().items()}
     findings, leaks = _leaks(study, texts, recipe)
     findings += _contradictions(study, texts)
     findings += _repeats(study, texts)
@@ -89,7 +90,9 @@ def audit(study: Study, recipe: Recipe) -> AuditReport:
         {name: _counts(study, examples) for name, examples in study.splits().items()}, leaks=leaks)
 
 
-def with_lengths(report: AuditReport, study: Study, recipe: Recipe, measure: Callable[[list[Example]], list[tuple[int, int]]]) -> AuditReport:
+def with_lengths(
+    report: AuditReport, study: Study, recipe: Recipe, measure: Callable[[list[Example]], list[tuple[int, int]]]
+) -> AuditReport:
     """The report with token lengths, and what of them is more than the limit.
 
     Args:
@@ -109,14 +112,19 @@ def with_lengths(report: AuditReport, study: Study, recipe: Recipe, measure: Cal
         share = len(cut) / len(examples)
         truncation[name] = {"rows": len(cut), "share": share, "limit": limit}
         if cut:
-            too_many = share > recipe.audit.max_truncated
-            findings.append(Finding(
-                "truncated", "error" if too_many else "warning",
-                f"{_n(len(cut), name + ' row')} ({share:.1%}) {'are' if len(cut) != 1 else 'is'} longer than prompt.max_length {limit} and "
-                f"would be shortened (median {lengths[name]['median']:,} tokens, longest {lengths[name]['max']:,})"
-                + (f": more than audit.max_truncated allows ({recipe.audit.max_truncated:.0%}). Raise prompt.max_length, or accept it "
-                   "by raising audit.max_truncated" if too_many else "."), _where(cut)))
+            findings.append(_truncated(name, cut, share, lengths[name], recipe))
     return replace(report, findings=_sorted(findings), lengths=lengths, truncation=truncation)
+
+
+def _truncated(name: str, cut: list[Example], share: float, lengths: dict[str, int], recipe: Recipe) -> Finding:
+    most = recipe.audit.max_truncated
+    are = "are" if len(cut) != 1 else "is"
+    message = (f"{_n(len(cut), name + ' row')} ({share:.1%}) {are} longer than prompt.max_length {recipe.prompt.max_length} "
+               f"and would be shortened (median {lengths['median']:,} tokens, longest {lengths['max']:,})")
+    if share <= most:
+        return Finding("truncated", "warning", f"{message}.", _where(cut))
+    return Finding("truncated", "error", f"{message}: more than audit.max_truncated allows ({most:.0%}). Raise "
+                   "prompt.max_length, or accept it by raising audit.max_truncated", _where(cut))
 
 
 def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
@@ -137,7 +145,7 @@ def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
             later = "test" if name == "validation" else "validation or test"
             notes.append(f"{name}: {_n(len(usable) - len(kept[name]), 'row')} dropped because the same or nearly the same text "
                          f"stands in {later} (audit.leak: drop).")
-        if not kept[name]:
+        if examples and not kept[name]:
             raise UsageError(f"no {name} row is left after dropping empty and leaking ones")
     return replace(study, train=kept["train"], validation=kept["validation"], notes=notes)
 
@@ -182,8 +190,8 @@ def _contradictions(study: Study, texts: dict[SplitName, list[str]]) -> list[Fin
     rows = [" / ".join(f"{source} ({label})" for label, source in labels.items()) for labels in seen.values() if len(labels) > 1]
     if not rows:
         return []
-    return [Finding("contradiction", "warning", f"{_n(len(rows), 'text')} {'stand' if len(rows) != 1 else 'stands'} under more than "
-                    f"one label: {_some(rows)}.", rows)]
+    stand = "stand" if len(rows) != 1 else "stands"
+    return [Finding("contradiction", "warning", f"{_n(len(rows), 'text')} {stand} under more than one label: {_some(rows)}.", rows)]
 
 
 def _repeats(study: Study, texts: dict[SplitName, list[str]]) -> list[Finding]:
@@ -196,8 +204,9 @@ def _repeats(study: Study, texts: dict[SplitName, list[str]]) -> list[Finding]:
                 rows.append(f"{example.source} = {first[text]}")
             first.setdefault(text, example.source)
         if rows:
-            findings.append(Finding("repeated", "info", f"{_n(len(rows), name + ' row')} {'repeat' if len(rows) != 1 else 'repeats'} an "
-                                    f"earlier one: {_some(rows)}.", rows))
+            repeat = "repeat" if len(rows) != 1 else "repeats"
+            findings.append(Finding("repeated", "info",
+                                    f"{_n(len(rows), name + ' row')} {repeat} an earlier one: {_some(rows)}.", rows))
     return findings
 
 
@@ -207,35 +216,44 @@ def _empty(study: Study) -> list[Finding]:
         empty = [e for e in examples if not any(t.strip() for t in e.inputs.values())]
         if empty:
             done = "They stay in the test set." if name == "test" else "They are dropped."
-            findings.append(Finding("empty", "warning", f"{_n(len(empty), name + ' row')} without text: {_some(_where(empty))}. {done}",
-                                    _where(empty)))
+            findings.append(Finding("empty", "warning",
+                                    f"{_n(len(empty), name + ' row')} without text: {_some(_where(empty))}. {done}", _where(empty)))
     return findings
 
 
 def _labels(study: Study) -> list[Finding]:
-    train, findings = _counts(study, study.train), []
+    train = _counts(study, study.train)
     present = [label for label in study.labels if train[label]]
-    if len(study.labels) < 2:
-        return [Finding("one-class", "error", f"only one label ('{study.labels[0]}') in all {len(study.train):,} training rows: there is "
-                        "nothing to tell apart. Is data.label the right column?")]
-    for name in ("test", "validation"):
-        unseen = {e.target for e in getattr(study, name)} - set(present)
-        if unseen:
-            rows = [e for e in getattr(study, name) if e.target in unseen]
-            findings.append(Finding("unseen-label", "error" if name == "test" else "warning",
-                                    f"label {', '.join(repr(u) for u in sorted(map(str, unseen)))} in {name} ({_some(_where(rows))}) "
-                                    f"but in no training row. Training labels: {', '.join(map(repr, present[:12]))}", _where(rows)))
+    findings = _unseen(study, present)
+    if len(present) < 2:
+        return [Finding("one-class", "error", f"only one label ('{present[0]}') in all {len(study.train):,} training rows: there "
+                        "is nothing to tell apart. Is data.label the right column?"), *findings]
     missing = [label for label in present if not any(e.target == label for e in study.test)]
     if missing:
-        findings.append(Finding("untested-label", "warning", f"no test row has label {', '.join(map(repr, missing))}: nothing can be said of it."))
+        findings.append(Finding("untested-label", "warning",
+                                f"no test row has label {', '.join(map(repr, missing))}: nothing can be said of it."))
     few = {label: train[label] for label in present if train[label] < FEW_ROWS}
     if few:
-        findings.append(Finding("few-rows", "warning", "few training rows for " +
-                                ", ".join(f"'{label}' ({n})" for label, n in list(few.items())[:SHOWN]) + "."))
-    if present and max(train.values()) > IMBALANCE * min(train[label] for label in present):
-        most, least = max(present, key=lambda k: train[k]), min(present, key=lambda k: train[k])
+        named = ", ".join(f"'{label}' ({n})" for label, n in list(few.items())[:SHOWN])
+        others = f" and {len(few) - SHOWN} more labels" if len(few) > SHOWN else ""
+        findings.append(Finding("few-rows", "warning", f"few training rows for {named}{others}."))
+    most, least = max(present, key=lambda k: train[k]), min(present, key=lambda k: train[k])
+    if train[most] > IMBALANCE * train[least]:
         findings.append(Finding("imbalance", "warning", f"'{most}' has {train[most]:,} training rows, '{least}' {train[least]:,}: "
                                 "read balanced accuracy and macro-F1, not accuracy alone."))
+    return findings
+
+
+def _unseen(study: Study, present: list[str]) -> list[Finding]:
+    findings = []
+    later: tuple[SplitName, ...] = ("test", "validation")
+    for name in later:
+        rows = [e for e in study.splits()[name] if e.target not in present]
+        if rows:
+            labels = ", ".join(repr(label) for label in sorted({str(e.target) for e in rows}))
+            findings.append(Finding("unseen-label", "error" if name == "test" else "warning",
+                                    f"label {labels} in {name} ({_some(_where(rows))}) but in no training row. "
+                                    f"Training labels: {', '.join(map(repr, present[:12]))}", _where(rows)))
     return findings
 
 
@@ -247,7 +265,8 @@ def _damage(study: Study) -> list[Finding]:
             for kind in damaged(" ".join(example.inputs.values())):
                 rows[kind].append(example)
     for kind, found in sorted(rows.items()):
-        findings.append(Finding("damage", "warning", f"{_n(len(found), 'row')} with {kind}: {_some(_where(found))}.", _where(found)))
+        where = _where(found)
+        findings.append(Finding("damage", "warning", f"{_n(len(found), 'row')} with {kind}: {_some(where)}.", where))
     return findings
 
 

@@ -77,8 +77,8 @@ def set_aside(
         strata = [examples[m[0]].target for m in members]
         rare = [label for label, n in Counter(strata).items() if n < 2]
         if rare:
-            raise UsageError(f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot stand in both train and {name}: "
-                             "remove it, merge it with data.labels, or set data.splitting.method: random")
+            raise UsageError(f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot stand in both train and "
+                             f"{name}: remove it, merge it with data.labels, or set data.splitting.method: random")
     try:
         _, chosen = train_test_split(range(len(members)), test_size=share, random_state=seed, stratify=strata)
     except ValueError as error:
@@ -126,7 +126,8 @@ def _unique_ids(given: dict[SplitName, list[Example]]) -> dict[SplitName, list[E
     ids = [e.id for examples in given.values() for e in examples]
     if len(set(ids)) == len(ids):
         return given
-    return {name: [replace(e, id=f"{name}/{e.id}", source=f"{name}/{e.source}") for e in examples] for name, examples in given.items()}
+    return {name: [replace(e, id=f"{name}/{e.id}", source=f"{name}/{e.source}") for e in examples]
+            for name, examples in given.items()}
 
 
 def _labels(recipe: Recipe, given: dict[SplitName, list[Example]]) -> list[str]:
