@@ -59,13 +59,13 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
     return fast
 
 
-def make_model_folder(folder: Path, family: str, seed: int = 0) -> Path:
+def make_model_folder(folder: Path, family: str, seed: int = 0, hidden: int = 32) -> Path:
     """A 3-layer random model of the family in the Hugging Face layout."""
     import torch
     from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
     tokenizer = make_tokenizer(family)
-    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3,
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": 64, "num_hidden_layers": 3,
              "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
              "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
     torch.manual_seed(seed)
@@ -86,6 +86,12 @@ def make_model_folder(folder: Path, family: str, seed: int = 0) -> Path:
 def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     return {family: make_model_folder(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def wide_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose layers hold whole blocks of 64 values, as 4-bit quantisation wants them."""
+    return make_model_folder(tmp_path_factory.mktemp("wide") / "llama", "llama", hidden=64)
 
 
 @pytest.fixture(params=FAMILIES)

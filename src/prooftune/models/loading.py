@@ -145,6 +145,11 @@ def load_model(
         model.config.pad_token_id = load_tokenizer(folder).pad_token_id
     if labels is not None:
         model.score.to(torch.float32)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would repack 4-bit weights at the first evaluation, into a layout through which no gradient
+            # flows back and which nothing but its own kernel reads.
+            module.support_avx512bf16_for_cpu = False
     loaded: nn.Module = model if quantization else model.to(device())
     return loaded.eval()
 

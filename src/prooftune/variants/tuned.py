@@ -36,9 +36,11 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
         base: folder of the recipe, for the text on which forgetting is measured.
 
     Raises:
+        UsageError: the recipe's training options or its text cannot be used.
         Failure: training diverged, or what was saved does not behave as what was trained.
     """
     head = variant.objective == "head"
+    text = general_text(context.recipe.forgetting, base)  # before training, so that a wrong name costs nothing
     rendering = context.rendering(variant.prompt)
     encoder = context.encoder(rendering)
     write_json(context.folder / "rendering.json", rendering.to_json())
@@ -56,7 +58,7 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
     outcome.details["training"] = facts["training"]
     outcome.details["objective"], outcome.details["method"] = variant.objective, variant.method
     outcome.details["weights_sha256"] = {p.name: sha256(p) for p in sorted((context.folder / TRAINED).glob("*.safetensors"))}
-    outcome.details |= _before_and_after(context, model, base, variant)
+    outcome.details |= _before_and_after(context, model, variant, *text)
     return outcome
 
 
@@ -130,10 +132,9 @@ def _prove_restored(
                       f"of a log-probability {difference:.3g}). Delete that folder to train again; if it returns, report it.")
 
 
-def _before_and_after(context: Context, model: Any, base: Path, variant: Variant) -> dict[str, Any]:
+def _before_and_after(context: Context, model: Any, variant: Variant, text: str, text_name: str) -> dict[str, Any]:
     """Weight change by layer and perplexity on general text, against the untuned model."""
     untuned = context.base_model()
-    text, text_name = general_text(context.recipe.forgetting, base)
     readout = readout_of(untuned)
     before, count = perplexity(untuned, readout, context.tokenizer, text)
     own_readout = readout if variant.objective == "head" else readout_of(model)
