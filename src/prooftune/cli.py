@@ -53,7 +53,7 @@ def init(
     target = out or Path(f"{file.stem}.yaml")
     if target.exists() and not force:
         raise UsageError(f"{target} exists; give another name with --out, or overwrite it with --force")
-    text, guesses = guess(file)
+    text, guesses = guess(file, target)
     write_text(target, text)
     for sentence in guesses:
         print(f"  {sentence}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +80,9 @@ def set_aside(
         if rare:
             raise UsageError(f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot stand in both train and "
                              f"{name}: remove it, merge it with data.labels, or set data.splitting.method: random")
+        if ceil(share * len(members)) < len(set(strata)):
+            raise UsageError(f"{share:.0%} of {len(members):,} {what} for {name} are fewer than the {len(set(strata))} labels: "
+                             f"raise data.splitting.{name}, or give data.{name} its own file")
     try:
         _, chosen = train_test_split(range(len(members)), test_size=share, random_state=seed, stratify=strata)
     except ValueError as error:
