@@ -26,7 +26,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 
 from prooftune.errors import Failure, UsageError
 from prooftune.files import full_disk_explained
-from prooftune.progress import bar
+from prooftune.progress import bar, say
 from prooftune.training.objective import Row, TuningModule, make_collator
 
 _WEIGHTS = "trained.safetensors"
@@ -197,6 +197,9 @@ def train(
     trainer.remove_callback(PrinterCallback)  # our bar shows the same, once
     folder = Path(str(arguments.output_dir))
     checkpoint = last_whole_checkpoint(folder)
+    if checkpoint:
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        say(f"{description}: resuming after step {state['global_step']:,} of {state['max_steps']:,}", "dim")
     try:
         with full_disk_explained(folder, OSError, SafetensorError, RuntimeError):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
