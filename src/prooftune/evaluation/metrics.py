@@ -116,16 +116,20 @@ def sums(summed: Floats, classes: int) -> Sums:
 
 def log_losses(outcomes: Outcomes) -> Floats:
     """Negative log-probability of each target in nats, [n]."""
-    assert outcomes.log_probs is not None
-    of_target = np.take_along_axis(outcomes.log_probs, outcomes.targets[:, None], axis=1)[:, 0]
+    of_target = np.take_along_axis(_log_probs(outcomes), outcomes.targets[:, None], axis=1)[:, 0]
     return -np.maximum(of_target, LOG_FLOOR)
 
 
 def brier_scores(outcomes: Outcomes) -> Floats:
     """Squared distance of the probabilities from the one-hot target, 0 to 2, [n] (Brier 1950)."""
-    assert outcomes.log_probs is not None
     onehot = outcomes.targets[:, None] == np.arange(outcomes.classes)
-    return np.asarray(((np.exp(outcomes.log_probs) - onehot) ** 2).sum(axis=1))
+    return np.asarray(((np.exp(_log_probs(outcomes)) - onehot) ** 2).sum(axis=1))
+
+
+def _log_probs(outcomes: Outcomes) -> Floats:
+    if outcomes.log_probs is None:
+        raise ValueError("this variant gives no probabilities")
+    return outcomes.log_probs
 
 
 def bin_of(confidence: Floats) -> Ints:
@@ -204,5 +208,6 @@ def _mcc(total: Sums) -> Floats:
 
 
 def _ece(total: Sums) -> Floats:
-    assert total.bin_hits is not None and total.bin_confidence is not None
+    if total.bin_hits is None or total.bin_confidence is None:
+        raise ValueError("this variant gives no probabilities")
     return np.asarray(np.abs(total.bin_hits - total.bin_confidence).sum(-1) / total.n)
