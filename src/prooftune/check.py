@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prooftune.data.audit import AuditReport
 from prooftune.data.prepare import prepare
+from prooftune.engine.forward import LINE
 from prooftune.recipe import Recipe, Variant
 from prooftune.records import Study
 from prooftune.study import encoder_for, token_lengths
@@ -85,15 +87,17 @@ def _training(
     trainable = shape.parameters if full else estimates.adapter_parameters(folder, {**chosen.lora, **variant.lora})
     encoder = encoder_for(chosen, study)
     longest = sorted((len(encoder.encode(e.inputs).row) for e in study.train), reverse=True)[:batch]
-    # One prefix per batch, computed with its gradients.
+    # A batch is laid out in lines that each begin with the prefix.
+    lines = math.ceil(tokens / max(1, len(study.train)) * batch / (LINE - prefix)) if prefix < LINE else batch
     steps = len(study.train) / batch
-    total = (tokens + prefix * steps) * epochs
-    return estimates.training(shape, total, (longest[0] if longest else 1) * batch + prefix, trainable, rate, dtype, full=full,
+    total = (tokens + prefix * lines * steps) * epochs
+    return estimates.training(shape, total, sum(longest) + prefix * lines, trainable, rate, dtype, full=full,
                               checkpointing=bool(options.get("gradient_checkpointing")))
 
 
 def _print_audit(screen: Any, study: Study, report: AuditReport) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     balance = Table(title="Rows by label", title_justify="left")
     balance.add_column("label")
@@ -102,11 +106,27 @@ def _print_audit(screen: Any, study: Study, report: AuditReport) -> None:
     for label in study.labels:
         balance.add_row(label, *(f"{report.balance.get(split, {}).get(label, 0):,}" for split in study.splits()))
     screen.print(balance)
+    if report.lengths:
+        _print_lengths(screen, report)
     colours = {"error": "red", "warning": "yellow", "info": "dim"}
     for finding in report.findings:
-        screen.print(f"[{colours[finding.severity]}]{finding.severity:>7}[/]  {finding.message}", markup=True)
+        screen.print(Text(f"{finding.severity:>7}", colours[finding.severity]), Text(f" {finding.message}"))
     for note in study.notes:
         screen.print(f"   note  {note}", markup=False)
+
+
+def _print_lengths(screen: Any, report: AuditReport) -> None:
+    from rich.table import Table
+
+    limit = next(int(cut["limit"]) for cut in report.truncation.values())
+    shown = Table(title=f"Prompts in tokens (limit {limit:,})", title_justify="left")
+    shown.add_column("split")
+    for heading in ("median", "95 in 100 below", "longest", "shortened"):
+        shown.add_column(heading, justify="right")
+    for split, tokens in report.lengths.items():
+        cut = report.truncation[split]
+        shown.add_row(split, f"{tokens['median']:,}", f"{tokens['p95']:,}", f"{tokens['max']:,}", f"{cut['rows']:,.0f} ({cut['share']:.1%})")
+    screen.print(shown)
 
 
 def _print_plans(screen: Any, plans: list[Plan]) -> None:

@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from prooftune.errors import Failure
 
 
+LINE = 320
+"""Tokens of a training line (`pack`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rows that share a prefix, right-padded.
@@ -122,7 +126,7 @@ def collate(rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]], prefix
     return Batch(ids, mask, positions, torch.tensor(places))
 
 
-def pack(prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]], capacity: int = 320) -> Batch:
+def pack(prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]], capacity: int = LINE) -> Batch:
     """Lay rows one after another in lines that begin with the prefix; each row sees the prefix and itself.
 
     Batches drawn at random hold rows of very different lengths: padding them all to the longest would double the
