@@ -12,6 +12,7 @@ from prooftune import references
 from prooftune.data.table import Table, as_text
 from prooftune.data.tables import read_table
 from prooftune.errors import Failure, UsageError, nearest
+from prooftune.hub import cached_if_unreachable
 from prooftune.progress import waiting
 from prooftune.recipe import Source
 from prooftune.records import Example
@@ -172,15 +173,16 @@ def _load_from_hub(name: str, split: str, source: Source) -> Any:
         raise UsageError(f"hub data set '{name}' needs the datasets library: pip install 'prooftune[hub]'") from None
     from huggingface_hub.errors import HfHubHTTPError
 
-    with waiting(f"Fetching {name} ({split}) from the hub"):
+    with waiting(f"Fetching {name} ({split}) from the hub"), cached_if_unreachable():
         try:
             return datasets.load_dataset(name, source.config, split=split, revision=source.revision)
         except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
             raise UsageError(f"hub data set '{name}' cannot be found, or needs a login (hf auth login): "
                              f"{_first_line(error)}") from None
         except ValueError as error:
-            # Unknown configuration or split: the library's message lists the known ones.
-            raise UsageError(f"hub data set '{name}': {_first_line(error)}") from None
+            # Unknown configuration or split: the library's message lists the known ones, in its second line if not the first.
+            said = " ".join(str(error).split("\n")[:2])
+            raise UsageError(f"hub data set '{name}': {said[:300]} (data.config and data.split name them)") from None
         except (ConnectionError, HfHubHTTPError, OSError) as error:
             raise Failure(f"the hub cannot be reached for data set '{name}': {_first_line(error)}. Check the network and "
                           "HF_ENDPOINT, or give the data as a local file") from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prooftune import recipe, references
 from prooftune.errors import Failure, UsageError
 from prooftune.files import atomic_path, cache_folder, fingerprint, read_json, sha256
+from prooftune.hub import cached_if_unreachable
 from prooftune.progress import waiting
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
+        with cached_if_unreachable():
+            return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
     except GatedRepoError:
         raise Failure(f"the model {name} is gated: accept its licence on the hub, then log in with 'hf auth login'") from None
     except RepositoryNotFoundError:
