@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prooftune.data.damage import CONTROL, MARKUP, MOJIBAKE, REPLACED, damaged
@@ -22,6 +22,7 @@ MARKS = ["“{}”", "„{}“", "«{}»", "«\u00a0{}\u00a0»", "‘{}’…", 
 CASES = st.sampled_from(["lower", "upper", "title", "casefold"])
 
 
+@example([("Å… jeg vet ikke", "{}–{}", "lower")])
 @given(st.lists(st.tuples(st.sampled_from(SENTENCES), st.sampled_from(MARKS), CASES), min_size=1, max_size=4))
 def test_ordinary_text_is_not_called_damaged(parts: list[tuple[str, str, str]]) -> None:
     text = " ".join(mark.format(getattr(word, case)(), word) for sentence, mark, case in parts for word in sentence.split())

@@ -49,11 +49,11 @@ def _is_mojibake(text: str, start: int, end: int) -> bool:
         return True
     if before.isupper():
         return False
-    if len(decoded) > 1:
+    if before.islower() and run[0].isupper():
         return True
-    if run[0] in "ÃÂ":
-        return run[1] not in _CLOSING or before.isalnum() or after.isalnum()
-    return before.islower() and run[0].isupper()
+    if len(decoded) > 1:
+        return any(c not in _CLOSING for c in run if not c.isalpha())
+    return run[0] in "ÃÂ" and (run[1] not in _CLOSING or before.isalnum() or after.isalnum())
 
 
 def _as_utf8(run: str) -> str | None:
