@@ -121,11 +121,12 @@ def _print_lengths(screen: Any, report: AuditReport) -> None:
     limit = next(int(cut["limit"]) for cut in report.truncation.values())
     shown = Table(title=f"Prompts in tokens (limit {limit:,})", title_justify="left")
     shown.add_column("split")
-    for heading in ("median", "95 in 100 below", "longest", "shortened"):
+    for heading in ("median", "95% below", "longest", "shortened"):
         shown.add_column(heading, justify="right")
     for split, tokens in report.lengths.items():
         cut = report.truncation[split]
-        shown.add_row(split, f"{tokens['median']:,}", f"{tokens['p95']:,}", f"{tokens['max']:,}", f"{cut['rows']:,.0f} ({cut['share']:.1%})")
+        shown.add_row(split, *(f"{tokens[name]:,}" for name in ("median", "p95", "max")),
+                      f"{cut['rows']:,.0f} ({cut['share']:.1%})")
     screen.print(shown)
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from prooftune.errors import Failure
 
-
 LINE = 320
 """Tokens of a training line (`pack`)."""
 
