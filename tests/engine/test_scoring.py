@@ -70,6 +70,7 @@ def test_length_normalisation_divides_by_the_label_tokens(model_folder: Path) ->
     torch.testing.assert_close(divided, plain / torch.tensor([1.0, 2.0]))
 
 
+@pytest.mark.failure(14)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(budget=st.integers(1, 400))
 def test_the_batch_size_never_changes_a_score(model_folder: Path, budget: int) -> None:
@@ -87,6 +88,7 @@ def test_sdpa_and_eager_agree(model_folders: dict[str, Path]) -> None:
     torch.testing.assert_close(scores[0], scores[1], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.failure(7)
 def test_a_head_reads_the_last_real_token_however_rows_are_padded(model_folder: Path) -> None:
     model: Any = load_model(model_folder, FLOAT32, labels=["a", "b", "c"])
     batched = gathered(score_classes(model, PREFIX, ROWS), ROWS, 3)
@@ -103,6 +105,7 @@ def test_a_head_reads_the_last_real_token_however_rows_are_padded(model_folder: 
             torch.testing.assert_close(batched[i], torch.log_softmax(own.float(), -1)[0], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.failure(20)
 def test_no_array_of_rows_times_length_times_vocabulary(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The output layer sees one position per row and one per inner node of the label tree, nothing else."""
     model: Any = load_model(model_folders["llama"], FLOAT32)

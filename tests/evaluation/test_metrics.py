@@ -24,6 +24,7 @@ def outcomes(
     return Outcomes(targets, predicted, log_probs if probabilities else None, classes)
 
 
+@pytest.mark.failure(13)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("classes", "used", "invalid"), [(2, 2, 0.0), (5, 5, 0.1), (6, 3, 0.0), (3, 1, 0.3)])
 def test_metrics_equal_scikit_learn(seed: int, classes: int, used: int | None, invalid: float) -> None:

@@ -21,11 +21,11 @@ KINDS = ["majority", "tfidf", "zero-shot", "few-shot", "prompted", "tuned"]
 
 def write_rows(path: Path, count: int, seed: int, learnable: bool = True, words: int = 6) -> Path:
     """Rows of a few words, two of every three on the label's topic, or labels drawn without looking at the text."""
-    draw, rows = random.Random(seed), []
+    draw, blind, rows = random.Random(seed), random.Random(seed + 1), []
     for number in range(count):
         topic = list(TOPICS)[number % len(TOPICS)]
         text = [draw.choice(TOPICS[topic] if draw.random() < 0.67 else COMMON) for _ in range(words)]
-        label = topic if learnable else draw.choice(list(TOPICS))
+        label = topic if learnable else blind.choice(list(TOPICS))
         rows.append([" ".join([*text, str(seed * 1000 + number)]), label])
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as handle:

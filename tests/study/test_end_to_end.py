@@ -53,6 +53,7 @@ def studies(learners: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 Studies = dict[str, tuple[dict[str, Any], Result]]
 
 
+@pytest.mark.failure(13)
 def test_a_study_leaves_report_scores_and_bundle(studies: Studies, family: str) -> None:
     _, result = studies[family]
     assert {"report.html", "report.json", "report.md", "scores.json", "recipe.yaml", "bundle", "data", "variants"} <= {
@@ -74,6 +75,7 @@ def test_tuning_beats_chance_and_the_untuned_model_where_there_is_something_to_l
     assert against["zero-shot"] == "beats"
 
 
+@pytest.mark.failure(1)
 def test_the_weights_that_were_trained_are_named(studies: Studies, family: str) -> None:
     folder = studies[family][1].folder
     for variant in ("tuned", "head"):
@@ -121,6 +123,7 @@ def test_the_verdict_says_so_where_there_is_nothing_to_learn(learners: dict[str,
     assert "beats" not in scores["verdict"]["sentence"]
 
 
+@pytest.mark.failure(15)
 def test_the_bundle_answers_as_the_run_did(studies: Studies, family: str) -> None:
     _, result = studies[family]
     assert result.bundle is not None

@@ -49,6 +49,7 @@ def kill_when(recipe: Path, out: Path, moment: Callable[[str], bool]) -> str:
     return shown
 
 
+@pytest.mark.failure(18)
 def test_killed_three_times_it_ends_as_if_it_had_never_been(learners: dict[str, Path], tmp_path: Path) -> None:
     values = small_recipe(learners["llama"], tmp_path / "data", variants=dict.fromkeys(["tfidf", "zero-shot", "tuned"]),
                           training={"learning_rate": 1e-2, "max_steps": 120, "per_device_train_batch_size": 4, "save_steps": 15,

@@ -24,6 +24,7 @@ def encoder_for(folder: Path, family: str, **options: Any) -> Encoder:
     return Encoder(Rendering(**options), load_tokenizer(folder), ["text"])
 
 
+@pytest.mark.failure(15)
 def test_golden_prompts(model_folder: Path, family: str) -> None:
     expected = {
         "llama": "<s>Classify: goal scored\nAnswer:",
@@ -40,6 +41,7 @@ def test_stop_token_is_what_ends_an_answer(model_folder: Path, family: str) -> N
     assert tokenizer.convert_ids_to_tokens(encoder.stop) == expected[family]
 
 
+@pytest.mark.failure(4)
 def test_exactly_one_start_token(model_folder: Path, family: str) -> None:
     tokenizer = load_tokenizer(model_folder)
     encoder = encoder_for(model_folder, family)
@@ -49,6 +51,7 @@ def test_exactly_one_start_token(model_folder: Path, family: str) -> None:
         Encoder(Rendering("{text}", LABELS, chat=False, system=tokenizer.bos_token * 2), tokenizer, ["text"])
 
 
+@pytest.mark.failure(10, 11)
 def test_golden_mask(model_folder: Path, family: str) -> None:
     """The loss is on the label's tokens and the stop token, each predicted from the token before it."""
     encoder, tokenizer = encoder_for(model_folder, family), load_tokenizer(model_folder)
@@ -61,6 +64,7 @@ def test_golden_mask(model_folder: Path, family: str) -> None:
     assert row.ids[: row.read[0] + 1] == encoder.encode({"text": "goal scored"}).row
 
 
+@pytest.mark.failure(5, 6)
 def test_a_target_without_its_stop_token_is_an_error(model_folder: Path, family: str) -> None:
     encoder = encoder_for(model_folder, family)
     rows = instruction_rows([Example("1", {"text": "cat"}, "World")], encoder)
@@ -69,6 +73,24 @@ def test_a_target_without_its_stop_token_is_an_error(model_folder: Path, family:
         check_rows([broken], encoder.stop)
 
 
+@pytest.mark.failure(6)
+def test_rows_are_checked_before_anything_is_trained(model_folder: Path, family: str) -> None:
+    encoder = encoder_for(model_folder, family)
+    encoder.targets[0] = [encoder.stop, *encoder.targets[0]]
+    with pytest.raises(UsageError, match="training row 0: the stop token stands inside the target"):
+        instruction_rows([Example("1", {"text": "cat"}, "World")], encoder)
+
+
+@pytest.mark.failure(10)
+def test_an_answer_inside_the_text_is_not_taken_for_the_target(model_folder: Path, family: str) -> None:
+    encoder = encoder_for(model_folder, family)
+    text = "\nAnswer: Sports<|eot_id|><end_of_turn>\nassistant model Sports\n\n"
+    [row] = instruction_rows([Example("1", {"text": text}, "Sports")], encoder)
+    assert row.targets == [*encoder.targets[1], encoder.stop]
+    assert row.read[0] == len(encoder.encode({"text": text}).row) - 1
+
+
+@pytest.mark.failure(9, 11)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=300))
 def test_any_text_keeps_prefix_target_and_limit(model_folder: Path, family: str, text: str) -> None:
@@ -91,6 +113,7 @@ def test_control_tokens_in_a_text_are_read_as_text(model_folder: Path, family: s
     assert sum(i in special for i in row) == sum(i in special for i in plain)
 
 
+@pytest.mark.failure(17)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(target=st.sampled_from(LABELS), other=st.sampled_from(LABELS))
 def test_the_target_never_reaches_the_prompt(model_folder: Path, family: str, target: str, other: str) -> None:
@@ -147,6 +170,7 @@ def test_shipped_templates_fit_any_fields() -> None:
             assert all("{" + f + "}" in template for f in fields)
 
 
+@pytest.mark.failure(25)
 @pytest.mark.parametrize(("text", "label"), [
     ("Sports", "Sports"), (" sports.\n", "Sports"), ('"Sci/Tech"', "Sci/Tech"), ("Sports, because", "Sports"),
     ("Sportsman", None), ("I think Sports", None), ("", None), ("sci", None),

@@ -66,6 +66,7 @@ def test_loss_equals_transformers_own_row_by_row(model_folder: Path) -> None:
     assert loss_of(module, rows, encoder).item() == pytest.approx(total / count, abs=1e-4)
 
 
+@pytest.mark.failure(7)
 def test_head_loss_equals_transformers_own(model_folder: Path) -> None:
     module, rows, encoder = setup(model_folder, "head")
     losses = [module.model(input_ids=torch.tensor([[*encoder.prefix, *r.ids]]), labels=torch.tensor(r.targets)).loss.item()
@@ -88,6 +89,7 @@ def test_packing_gives_the_same_loss_and_gradients(model_folder: Path, objective
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.failure(5)
 def test_padding_token_as_target_is_learned(model_folders: dict[str, Path]) -> None:
     """pad = eos must not hide the stop token: its loss has a gradient."""
     module, rows, encoder = setup(model_folders["llama"])
@@ -96,6 +98,7 @@ def test_padding_token_as_target_is_learned(model_folders: dict[str, Path]) -> N
     assert loss_of(module, only_stop, encoder).item() > 0.1
 
 
+@pytest.mark.failure(19)
 @pytest.mark.parametrize("objective", ["instruction", "head"])
 def test_accumulation_equals_one_big_batch(model_folders: dict[str, Path], tmp_path: Path, objective: str) -> None:
     """Rows have different numbers of target tokens, so averaging per micro-batch would show."""
@@ -110,6 +113,7 @@ def test_accumulation_equals_one_big_batch(model_folders: dict[str, Path], tmp_p
         torch.testing.assert_close(states[1][name], value, atol=1e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.failure(2)
 @pytest.mark.parametrize("method", ["lora", "dora", "rslora", "full"])
 def test_saved_and_loaded_again_it_is_the_same_model(model_folder: Path, tmp_path: Path, method: str) -> None:
     for objective in ("instruction", "head"):
@@ -147,6 +151,8 @@ from safetensors.torch import save_file
 
 class Killer(TrainerCallback):
     def on_step_end(self, args, state, control, **_):
+        with open(sys.argv[2] + ".steps", "a") as file:
+            file.write(str(state.global_step) + " ")
         if state.global_step == int(sys.argv[3]):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -159,6 +165,7 @@ save_file(module.trainable_state(), Path(sys.argv[2]) / "final.safetensors")
 """
 
 
+@pytest.mark.failure(18)
 @pytest.mark.parametrize("kill_at", [5, 9])
 def test_killed_and_resumed_equals_uninterrupted(model_folders: dict[str, Path], tmp_path: Path, kill_at: int) -> None:
     script = tmp_path / "script.py"
@@ -175,11 +182,15 @@ def test_killed_and_resumed_equals_uninterrupted(model_folders: dict[str, Path],
     torn.mkdir()
     (torn / "trainer_state.json").write_text('{"epoch": 1.')
     assert go("killed", -1) == 0
+    # After the kill it goes on behind the last checkpoint (every second step), and starts nothing over.
+    steps = [int(n) for n in (tmp_path / "killed.steps").read_text().split()]
+    assert steps == [*range(1, kill_at + 1), *range(kill_at, 13)]
     straight, resumed = (load_file(tmp_path / name / "final.safetensors") for name in ("straight", "killed"))
     for name, value in straight.items():
         assert torch.equal(resumed[name], value), name
 
 
+@pytest.mark.failure(18)
 def test_a_torn_checkpoint_is_never_resumed(tmp_path: Path) -> None:
     for step, content in {4: "{}", 8: '{"global_'}.items():
         folder = tmp_path / f"checkpoint-{step}"
@@ -190,6 +201,7 @@ def test_a_torn_checkpoint_is_never_resumed(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoint-8").exists()
 
 
+@pytest.mark.failure(21)
 def test_the_first_non_finite_loss_stops_with_its_reason(model_folders: dict[str, Path], tmp_path: Path) -> None:
     module, rows, encoder = setup(model_folders["llama"])
     with pytest.raises(Failure, match=r"loss became nan at step \d.*learning_rate"):

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from prooftune import recipe
-from prooftune.errors import UsageError
+from prooftune.errors import Failure, UsageError
 from prooftune.files import full_disk_explained
 from prooftune.models.loading import load_model
 
@@ -64,14 +64,21 @@ def load(
         trained: the folder given to `save`.
         options, quantization, max_length: as for `load_model`.
         labels: the labels of a classification head, None for a causal model.
+
+    Raises:
+        Failure: the files cannot be loaded, or hold less than the adapter or its head.
     """
     arguments: dict[str, Any] = {"quantization": quantization, "labels": labels, "max_length": max_length}
     if not (trained / "adapter_config.json").is_file():
         return load_model(trained, options, **arguments)
     from peft import PeftModel
 
-    model: nn.Module = PeftModel.from_pretrained(load_model(base, options, **arguments), str(trained))
-    return model.eval()
+    model = load_model(base, options, **arguments)
+    try:
+        tuned: nn.Module = PeftModel.from_pretrained(model, str(trained))
+    except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as error:
+        raise Failure(f"{trained} could not be loaded as an adapter of {base}: {error}") from error
+    return tuned.eval()
 
 
 def trainable_counts(model: nn.Module) -> tuple[int, int]:

@@ -87,6 +87,9 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
                         description=f"{name}: training")
     model.eval()
     after = _scores(model, encoder, probe, head)
+    if not after.isfinite().all():
+        raise Failure(f"{name}: after its last step the model answers with nothing but numbers that are not finite. Lower "
+                      "training.learning_rate, or use bf16 instead of fp16.")
     if (after - before).abs().max().item() < 1e-4:
         raise Failure(f"{name}: after training the model still answers exactly as before. Nothing was learned: check "
                       "training.learning_rate, training.max_steps and lora.target_modules.")
