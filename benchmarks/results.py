@@ -67,12 +67,12 @@ def table(study: dict[str, Any]) -> list[str]:
     """One row per variant: accuracy and macro-F1 with their intervals, time, peak memory."""
     scores = study["scores"]
     confidence = f"{scores['confidence']:.0%}"
-    lines = [f"| variant | accuracy ({confidence} interval) | macro-F1 ({confidence} interval) | training | scoring | peak memory |",
-             "|---|---|---|---:|---:|---:|"]
+    lines = [f"| variant | accuracy ({confidence} interval) | macro-F1 ({confidence} interval) | training | scoring "
+             "| peak memory |", "|---|---|---|---:|---:|---:|"]
     for name, variant in scores["variants"].items():
         cost, metrics = study["variants"][name]["cost"], variant["metrics"]
-        lines.append(f"| {name} | {_interval(metrics['accuracy'])} | {_interval(metrics['macro_f1'])} | {_seconds(cost['train_seconds'])} "
-                     f"| {_seconds(cost['score_seconds'])} | {_memory(cost.get('peak_memory_bytes'))} |")
+        lines.append(f"| {name} | {_interval(metrics['accuracy'])} | {_interval(metrics['macro_f1'])} "
+                     f"| {_seconds(cost['train_seconds'])} | {_seconds(cost['score_seconds'])} | {_memory(cost.get('peak_memory_bytes'))} |")
     lines += ["", f"{scores['n']:,} test examples."]
     return lines
 

@@ -68,7 +68,8 @@ def test_recipes_are_listed_with_what_they_are(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["run", "dmeo"], f"no recipe 'dmeo': neither a file nor one of the shipped recipes ({', '.join(shipped())}) (did you mean 'demo'?)"),
+    (["run", "dmeo"],
+     f"no recipe 'dmeo': neither a file nor one of the shipped recipes ({', '.join(shipped())}) (did you mean 'demo'?)"),
     (["run", "demo", "--set", "seed"], "--set takes key=value, as in --set training.num_train_epochs=1; found 'seed'"),
     (["run", "demo", "--set", "prompt.max=1"], "demo: 1 problem found\n  - prompt.max: unknown key"),
     (["check", "demo", "--set", "sede=1"], "demo: 1 problem found\n  - sede: unknown key (did you mean 'seed'?)"),

@@ -209,7 +209,7 @@ def _source_digest(chosen: Recipe, split: SplitName, base: Path) -> Any:
     source = chosen.data.reading(split)
     if references.is_reference(source.path) or source.path.startswith("hub:"):
         return None
-    path = base / source.path
+    path = base / Path(source.path).expanduser()
     if path.is_file():
         return sha256(path)
     return sorted([str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns] for p in path.rglob("*") if p.is_file())

@@ -13,7 +13,8 @@ from prooftune.data.export import FORMATS, Format, export
 from prooftune.records import Example, Study
 
 STUDY = Study(
-    [Example("1", {"title": "Cup final", "body": "They won {2:1}."}, "Sports"), Example("2", {"title": "Ü\u2028x", "body": ""}, "World")],
+    [Example("1", {"title": "Cup final", "body": "They won {2:1}."}, "Sports"),
+     Example("2", {"title": "Ü\u2028x", "body": ""}, "World")],
     [], [Example("3", {"title": "Vote", "body": "Today."}, "World")], ["Sports", "World"])
 
 
@@ -27,19 +28,22 @@ def written(folder: Path, format_: Format, **prompt: Any) -> dict[str, list[dict
 def test_alpaca_divides_the_template_at_its_first_input(tmp_path: Path) -> None:
     template = "### Instruction:\nName the topic: {labels}.\n\n### Input:\n{title}\n{body}\n\n### Response:"
     found = written(tmp_path, "alpaca", template=template)
-    assert found["train"][0] == {"instruction": "Name the topic: Sports, World.", "input": "Cup final\nThey won {2:1}.", "output": "Sports"}
+    assert found["train"][0] == {
+        "instruction": "Name the topic: Sports, World.", "input": "Cup final\nThey won {2:1}.", "output": "Sports"}
     assert list(found) == ["train", "test"]
 
 
 def test_alpaca_takes_an_instruction_after_the_text_and_the_system_message(tmp_path: Path) -> None:
     found = written(tmp_path, "alpaca", template="{title}: {body}\nWhich of {labels}?", system="You sort news.")
-    assert found["test"] == [{"instruction": "You sort news.\n\nWhich of Sports, World?", "input": "Vote: Today.", "output": "World"}]
+    assert found["test"] == [
+        {"instruction": "You sort news.\n\nWhich of Sports, World?", "input": "Vote: Today.", "output": "World"}]
 
 
 def test_chat_has_the_turns_of_the_prompt(tmp_path: Path) -> None:
     found = written(tmp_path, "chat", template="{title} {labels}", system="Sort.")
     assert found["train"][1]["messages"] == [
-        {"role": "system", "content": "Sort."}, {"role": "user", "content": "Ü\u2028x Sports, World"}, {"role": "assistant", "content": "World"}]
+        {"role": "system", "content": "Sort."}, {"role": "user", "content": "Ü\u2028x Sports, World"},
+        {"role": "assistant", "content": "World"}]
 
 
 def test_completion_begins_with_a_space(tmp_path: Path) -> None:

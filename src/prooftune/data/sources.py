@@ -183,6 +183,10 @@ def _load_from_hub(name: str, split: str, source: Source) -> Any:
             # Unknown configuration or split: the library's message lists the known ones, in its second line if not the first.
             said = " ".join(str(error).split("\n")[:2])
             raise UsageError(f"hub data set '{name}': {said[:300]} (data.config and data.split name them)") from None
+        except RuntimeError as error:
+            # Data sets that load themselves by a script of theirs; the hub keeps a converted copy of most.
+            raise UsageError(f"hub data set '{name}': {_first_line(error)}. Try data.revision: refs/convert/parquet, or give its "
+                             "files as local ones") from None
         except (ConnectionError, HfHubHTTPError, OSError) as error:
             raise Failure(f"the hub cannot be reached for data set '{name}': {_first_line(error)}. Check the network and "
                           "HF_ENDPOINT, or give the data as a local file") from None
