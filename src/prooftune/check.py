@@ -9,7 +9,7 @@ from typing import Any
 
 from prooftune.data.audit import AuditReport
 from prooftune.data.prepare import prepare
-from prooftune.engine.forward import LINE
+from prooftune.engine.batches import LINE
 from prooftune.recipe import Recipe, Variant
 from prooftune.records import Study
 from prooftune.study import encoder_for, token_lengths
@@ -99,11 +99,11 @@ def _print_audit(screen: Any, study: Study, report: AuditReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    balance = Table(title="Rows by label", title_justify="left")
-    balance.add_column("label")
+    balance = Table(title="Rows by label" if study.labels else "Questions", title_justify="left")
+    balance.add_column("label" if study.labels else "")
     for split in study.splits():
         balance.add_column(split, justify="right")
-    for label in study.labels:
+    for label in study.strata():
         balance.add_row(label, *(f"{report.balance.get(split, {}).get(label, 0):,}" for split in study.splits()))
     screen.print(balance)
     if report.lengths:

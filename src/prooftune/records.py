@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+ANSWERABLE, UNANSWERABLE = "with an answer", "without an answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +18,13 @@ class Example:
     Attributes:
         id: unique within the study and stable between runs (``file.csv:17`` or the id column's value).
         inputs: field name -> text, in the order of the recipe's ``text`` columns.
-        target: the label's name, or None where it is not known (prediction).
+        target: what is to be said: the label's name, or the answer, empty where a question has none; None where
+            it is not known (prediction).
         source: where it came from, for messages: ``file.csv:17``.
         group: value of the group column, kept on one side of a grouped split.
+        references: all accepted answers to a question, none where it has no answer; None in classification.
+        gold: ids of the passages that hold the answer, where they are known.
+        passages: ids of the passages that stand in the context, numbered from 1 there.
     """
 
     id: str
@@ -27,6 +32,16 @@ class Example:
     target: str | None = None
     source: str = ""
     group: str | None = None
+    references: tuple[str, ...] | None = None
+    gold: tuple[str, ...] = ()
+    passages: tuple[str, ...] = ()
+
+    @property
+    def stratum(self) -> str:
+        """By what a stratified draw keeps shares: the label, or whether a question has an answer."""
+        if self.references is None:
+            return self.target or ""
+        return ANSWERABLE if self.references else UNANSWERABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +50,21 @@ class Prediction:
 
     Attributes:
         id: the example's id.
-        output: the predicted label; an empty string when nothing valid came out.
-        valid: False when generation gave a text outside the label set.
+        output: the predicted label, empty when nothing valid came out; or the answer, empty for "no answer".
+        valid: False when generation gave a text outside the label set, or an answer that is no part of its context
+            where the task is extractive.
         log_probs: natural-log probability of every label, in the study's label order (sums to 1 in
             probability); empty for variants that give no probabilities.
         prompt_tokens: tokens that the model read for this example.
         truncated_tokens: input tokens cut away to fit the limit; 0 when nothing was cut.
-        raw: the generated text, for variants that generate.
+        raw: the generated text, for variants that generate: of a question, the best answer that is one.
+        generated_tokens: tokens that the model wrote, stop token included.
+        answer_log_prob: natural-log probability of `raw`; None where nothing was generated.
+        no_answer_log_prob: natural-log probability of saying that there is no answer; None where that is no option.
+        windows: parts in which the context was read; 0 where there is none.
+        retrieved: ids of the passages that were shown, best first.
+        cited: those of them that the answer names.
+        unknown_citations: ids that the answer names but was not shown.
     """
 
     id: str
@@ -51,6 +74,13 @@ class Prediction:
     prompt_tokens: int = 0
     truncated_tokens: int = 0
     raw: str = ""
+    generated_tokens: int = 0
+    answer_log_prob: float | None = None
+    no_answer_log_prob: float | None = None
+    windows: int = 0
+    retrieved: tuple[str, ...] = ()
+    cited: tuple[str, ...] = ()
+    unknown_citations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +89,7 @@ class Study:
 
     Attributes:
         train, validation, test: the examples; every id is in exactly one of them.
-        labels: the closed label set, in the order used by every array of the study.
+        labels: the closed label set, in the order used by every array of the study; empty where questions are answered.
         notes: what was done to the data that a reader must know (rows dropped, duplicates removed),
             one sentence each.
     """
@@ -72,6 +102,13 @@ class Study:
 
     def splits(self) -> dict[SplitName, list[Example]]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def strata(self) -> list[str]:
+        """The labels; or, for questions, those of "with an answer" and "without an answer" that occur."""
+        if self.labels:
+            return self.labels
+        found = {e.stratum for examples in self.splits().values() for e in examples}
+        return [stratum for stratum in (ANSWERABLE, UNANSWERABLE) if stratum in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from prooftune.files import atomic_path, read_json, write_json
 from prooftune.records import Example, Prediction, Study, VariantResult
 
 _STAGE = "stage.json"
+_LISTS = ("log_probs", "retrieved", "cited")
 
 
 def is_done(folder: Path, fingerprint: str) -> bool:
@@ -77,6 +78,7 @@ def write_study(folder: Path, study: Study) -> None:
     for name, examples in study.splits().items():
         _write_table(folder / f"{name}.parquet", [
             {"id": e.id, "source": e.source, "target": e.target, "group": e.group,
+             "references": None if e.references is None else list(e.references), "gold": list(e.gold),
              "fields": [{"name": k, "text": v} for k, v in e.inputs.items()]} for e in examples], _example_schema())
     write_json(folder / "study.json", {"labels": study.labels, "notes": study.notes})
 
@@ -86,7 +88,8 @@ def read_study(folder: Path) -> Study:
     splits = {}
     for name in ("train", "validation", "test"):
         splits[name] = [
-            Example(row["id"], {f["name"]: f["text"] for f in row["fields"]}, row["target"], row["source"], row["group"])
+            Example(row["id"], {f["name"]: f["text"] for f in row["fields"]}, row["target"], row["source"], row["group"],
+                    None if row["references"] is None else tuple(row["references"]), tuple(row["gold"]))
             for row in _read_table(folder / f"{name}.parquet")]
     return Study(splits["train"], splits["validation"], splits["test"], facts["labels"], facts["notes"])
 
@@ -97,12 +100,14 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
 
     schema = pa.schema([
         ("id", pa.string()), ("output", pa.string()), ("valid", pa.bool_()), ("log_probs", pa.list_(pa.float64())),
-        ("prompt_tokens", pa.int64()), ("truncated_tokens", pa.int64()), ("raw", pa.string())])
-    _write_table(path, [{**asdict(p), "log_probs": list(p.log_probs)} for p in predictions], schema)
+        ("prompt_tokens", pa.int64()), ("truncated_tokens", pa.int64()), ("raw", pa.string()), ("generated_tokens", pa.int64()),
+        ("answer_log_prob", pa.float64()), ("no_answer_log_prob", pa.float64()), ("windows", pa.int64()),
+        ("retrieved", pa.list_(pa.string())), ("cited", pa.list_(pa.string())), ("unknown_citations", pa.int64())])
+    _write_table(path, [{**asdict(p), **{name: list(getattr(p, name)) for name in _LISTS}} for p in predictions], schema)
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    return [Prediction(**{**row, "log_probs": tuple(row["log_probs"])}) for row in _read_table(path)]
+    return [Prediction(**{**row, **{name: tuple(row[name]) for name in _LISTS}}) for row in _read_table(path)]
 
 
 def read_result(folder: Path, kind: str) -> VariantResult:
@@ -128,7 +133,8 @@ def _example_schema() -> Any:
 
     fields = pa.list_(pa.struct([("name", pa.string()), ("text", pa.string())]))
     texts = [(name, pa.string()) for name in ("id", "source", "target", "group")]
-    return pa.schema([*texts, ("fields", fields)])
+    lists = [(name, pa.list_(pa.string())) for name in ("references", "gold")]
+    return pa.schema([*texts, *lists, ("fields", fields)])
 
 
 def _write_table(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:

@@ -9,22 +9,23 @@ command after a kill continues where it was.
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from prooftune import __version__, recipe, references, runs
+from prooftune.environment import environment
 from prooftune.errors import UsageError
 from prooftune.files import fingerprint, read_json, sha256, write_json, write_text
 from prooftune.progress import say
 from prooftune.recipe import Recipe, Variant
 from prooftune.records import SPLITS, Example, SplitName, Study, VariantResult
+from prooftune.tasks import task
 from prooftune.tasks.prompts import Encoder
 from prooftune.variants.context import Context, Outcome
+from prooftune.variants.passages import Passages, shows_passages
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +63,20 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         Failure: something that was asked for correctly could not be done.
     """
     folder = folder or Path("runs") / chosen.name
+    if chosen.task != "classification":
+        from prooftune.evaluation.answers.scores import require_libraries
+
+        require_libraries()
     with runs.locked(folder):
         write_text(folder / "recipe.yaml", recipe.dump(chosen))
         study, data_print = prepare(chosen, base, folder)
         results = []
         models = _SharedModel(chosen)
+        passages = Passages(chosen, base, folder / "index")
         for name, variant in chosen.variants.items():
-            results.append(_variant(chosen, study, data_print, name, variant, folder / "variants" / name, base, models))
-        del models
+            place = folder / "variants" / name
+            results.append(_variant(chosen, study, data_print, name, variant, place, base, models, passages))
+        del models, passages
         scores = evaluate(chosen, study, results, folder)
         bundle = _bundle(chosen, study, results, scores, folder)
         return Result(folder, scores, folder / "report.html", bundle)
@@ -85,7 +92,7 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
 
     print_ = fingerprint({
         "data": chosen.data.model_dump(), "audit": chosen.audit.model_dump(), "seed": chosen.seed, "version": __version__,
-        "prompt": chosen.prompt.model_dump(), "model": chosen.model.name,
+        "prompt": chosen.prompt.model_dump(), "model": chosen.model.name, "task": chosen.task,
         "sources": {name: _source_digest(chosen, name, base) for name in SPLITS}})
     place = folder / "data"
     if runs.is_done(place, print_):
@@ -97,8 +104,8 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     report.refuse()
     runs.write_study(place, study)
     runs.finish(place, print_)
-    say(f"data: {len(study.train):,} training, {len(study.validation):,} validation and {len(study.test):,} test rows, "
-        f"{len(study.labels)} labels")
+    what = f"rows, {len(study.labels)} labels" if study.labels else "questions"
+    say(f"data: {len(study.train):,} training, {len(study.validation):,} validation and {len(study.test):,} test {what}")
     for note in study.notes:
         say(f"  {note}", "yellow")
     return study, print_
@@ -106,10 +113,16 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
 
 def evaluate(chosen: Recipe, study: Study, results: list[VariantResult], folder: Path) -> dict[str, Any]:
     """Score every variant, compare them in pairs, and write the report."""
-    from prooftune.evaluation.scores import score
     from prooftune.report.build import build
 
-    scores = score(study, results, chosen.evaluation, chosen.seed)
+    if chosen.task == "classification":
+        from prooftune.evaluation.scores import score
+
+        scores = score(study, results, chosen.evaluation, chosen.seed)
+    else:
+        from prooftune.evaluation.answers.scores import score_answers
+
+        scores = score_answers(study, results, chosen)
     write_json(folder / "scores.json", scores)
     facts = {
         "name": chosen.name, "recipe": recipe.dump(chosen), "scores": scores, "notes": study.notes, "seed": chosen.seed,
@@ -154,7 +167,8 @@ class _SharedModel:
 
 
 def _variant(
-    chosen: Recipe, study: Study, data_print: str, name: str, variant: Variant, folder: Path, base: Path, models: _SharedModel
+    chosen: Recipe, study: Study, data_print: str, name: str, variant: Variant, folder: Path, base: Path, models: _SharedModel,
+    passages: Passages,
 ) -> VariantResult:
     """Run one variant, or read back its result if nothing that it depends on has changed."""
     print_ = fingerprint([data_print, variant.model_dump(), *_inputs(chosen, variant)])
@@ -162,14 +176,18 @@ def _variant(
         say(f"{name}: unchanged", "dim")
         return runs.read_result(folder, variant.kind)
     runs.begin(folder, print_)
-    outcome = _outcome(Context(chosen, study, folder), variant, name, base, models)
+    seen, retrieval = passages.study(study, variant)
+    outcome = _outcome(Context(chosen, seen, folder, windowed=not shows_passages(variant)), variant, name, base, models)
+    if retrieval:
+        outcome.details["retrieval"] = retrieval
     runs.write_predictions(folder / "validation.parquet", outcome.validation)
     runs.write_predictions(folder / "predictions.parquet", outcome.test)
     write_json(folder / "details.json", outcome.details)
     runs.finish(folder, print_)
     result = runs.read_result(folder, variant.kind)
-    correct = sum(p.output == e.target for p, e in zip(result.test, study.test, strict=True))
-    say(f"{name}: {correct / len(study.test):.1%} of {len(study.test):,} test rows right")
+    said = task.asking(chosen)
+    quality = fmean(said.quality(p, e) for p, e in zip(result.test, study.test, strict=True))
+    say(f"{name}: {said.measure} {quality:.1%} on {len(study.test):,} test rows")
     return result
 
 
@@ -197,6 +215,9 @@ def _inputs(chosen: Recipe, variant: Variant) -> list[Any]:
         return [chosen.seed]
     parts: list[Any] = [chosen.seed, chosen.model.model_dump(), chosen.quantization, chosen.prompt.model_dump(),
                         chosen.scoring.model_dump()]
+    if chosen.task != "classification":
+        parts += [chosen.answering.model_dump(), chosen.retrieval and chosen.retrieval.model_dump()]
+        parts += [chosen.variants[variant.adapter].model_dump()] if variant.adapter else []
     if variant.kind == "tuned":
         parts += [chosen.lora, chosen.training, chosen.early_stopping, chosen.forgetting]
     return parts
@@ -231,38 +252,17 @@ def token_lengths(chosen: Recipe, study: Study) -> Callable[[list[Example]], lis
 
 def _bundle(chosen: Recipe, study: Study, results: list[VariantResult], scores: dict[str, Any], folder: Path) -> Path | None:
     """Bundle the tuned variant that did best on validation rows (on test rows it would be chosen by what it is judged on)."""
-    tuned = [r for r in results if r.kind == "tuned"]
+    # One that uses what another has learned has nothing of its own to ship.
+    tuned = [r for r in results if r.kind == "tuned" and not chosen.variants[r.name].adapter]
     if not tuned:
         return None
     from prooftune.bundle.save import save
 
-    def right(result: VariantResult) -> int:
-        return sum(p.output == e.target for p, e in zip(result.validation, study.validation, strict=True))
+    quality = task.asking(chosen).quality
+
+    def right(result: VariantResult) -> float:
+        return sum(quality(p, e) for p, e in zip(result.validation, study.validation, strict=True))
 
     best = max(tuned, key=right)
     save(chosen, study, best, scores, folder / "bundle")
     return folder / "bundle"
-
-
-def environment(chosen: Recipe) -> dict[str, Any]:
-    """What a reader needs to repeat the numbers: versions, processor, device, dtype, and the weights' digest."""
-    facts: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform(), "cpu": _processor(),
-                             "threads": os.cpu_count()}
-    for package in ("torch", "transformers", "peft", "scikit-learn"):
-        facts[package] = metadata.version(package)
-    if any(v.kind not in ("majority", "tfidf") for v in chosen.variants.values()):
-        from prooftune.models import loading
-
-        folder = loading.resolve(chosen.model.name, chosen.model.revision)
-        facts |= {"device": str(loading.device()), "dtype": str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch."),
-                  "attention": loading.attention(chosen.model.attention, folder, chosen.prompt.max_length),
-                  "model": chosen.model.name, "model_sha256": loading.weights_digest(folder)}
-    return facts
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -14,7 +14,8 @@ from prooftune.bundle.save import save
 from prooftune.files import write_json
 from prooftune.models import adapters, loading
 from prooftune.records import Example, Study, VariantResult
-from prooftune.tasks.prompts import Rendering, default_template
+from prooftune.tasks.prompts import Rendering
+from prooftune.tasks.templates import default_template
 
 LABELS = ["World", "Sports", "Sci/Tech"]
 
@@ -32,7 +33,7 @@ def make_bundle(folder: Path, model: Path, text: Any = "text", **options: Any) -
             torch.nn.init.normal_(parameter, std=0.3)
     adapters.save(tuned, variant / "trained", "lora", torch.float32)
     fields = list(text) if isinstance(text, dict | list) else [text]
-    rendering = Rendering(default_template(fields), tuple(LABELS), chat=False, max_length=64)
+    rendering = Rendering(default_template("classification", fields, ""), tuple(LABELS), chat=False, max_length=64)
     write_json(variant / "rendering.json", rendering.to_json())
     study = Study([], [], [Example("1", dict.fromkeys(fields, "goal"), "Sports")], LABELS)
     result = VariantResult("tuned", "tuned", [], [], {"objective": "instruction", "method": "lora"}, variant)

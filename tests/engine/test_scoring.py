@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from prooftune import recipe
 from prooftune.engine.batches import by_tokens
@@ -27,9 +27,12 @@ STOP = 1
 
 
 def slow_scores(
-    model: nn.Module, labels: list[list[int]], stop: int, prefix: list[int] = PREFIX, rows: list[list[int]] = ROWS
+    model: Any, labels: list[list[int]], stop: int, prefix: list[int] = PREFIX, rows: list[list[int]] = ROWS
 ) -> Tensor:
-    """Sum of the labels' token log-probabilities from the model's own full logits, without cache or padding."""
+    """Sum of the labels' token log-probabilities from the model's own full logits, without cache or padding, by the
+    library's attention."""
+    ours = model.config._attn_implementation
+    model.set_attn_implementation("eager")
     result = torch.zeros(len(rows), len(labels))
     for i, row in enumerate(rows):
         for j, label in enumerate(labels):
@@ -38,6 +41,7 @@ def slow_scores(
                 log_probs = torch.log_softmax(model(ids, use_cache=False).logits[0].float(), -1)
             start = len(prefix) + len(row) - 1
             result[i, j] = sum(log_probs[start + k, token] for k, token in enumerate(label))
+    model.set_attn_implementation(ours)
     return result
 
 

@@ -16,7 +16,7 @@ from prooftune.engine.forward import readout_of
 from prooftune.models import adapters
 from prooftune.models.loading import load_model, load_tokenizer
 from prooftune.records import Example
-from prooftune.tasks.classification import predict
+from prooftune.tasks.classification import class_targets, predict, targets
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.training.objective import TuningModule, head_rows, instruction_rows, make_collator
 
@@ -71,7 +71,7 @@ def test_the_output_layer_sees_only_what_is_read(model_folders: dict[str, Path],
     inner = {tuple(label[:n]) for label in encoder.targets for n in range(1, len(label))}
     assert sum(seen) == len(EXAMPLES) * (1 if head else 1 + len(inner))
     seen.clear()
-    rows = (head_rows if head else instruction_rows)(EXAMPLES, encoder)
+    rows = head_rows(class_targets(EXAMPLES, encoder)) if head else instruction_rows(targets(EXAMPLES, encoder), encoder.stop)
     TuningModule(model)(**make_collator(encoder.prefix)(rows))
     assert sum(seen) == sum(len(row.targets) for row in rows)
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from prooftune.errors import UsageError
 from prooftune.models.loading import load_tokenizer
 from prooftune.records import Example
-from prooftune.tasks.classification import parse_label
-from prooftune.tasks.prompts import Encoder, Rendering, Shot, candidate_templates, default_template
+from prooftune.tasks.classification import parse_label, targets
+from prooftune.tasks.prompts import Encoder, Rendering, Shot
+from prooftune.tasks.templates import candidate_templates
 from prooftune.training.objective import check_rows, instruction_rows
 
 LABELS = ("World", "Sports", "Sci/Tech")
@@ -55,7 +56,7 @@ def test_exactly_one_start_token(model_folder: Path, family: str) -> None:
 def test_golden_mask(model_folder: Path, family: str) -> None:
     """The loss is on the label's tokens and the stop token, each predicted from the token before it."""
     encoder, tokenizer = encoder_for(model_folder, family), load_tokenizer(model_folder)
-    [row] = instruction_rows([Example("1", {"text": "goal scored"}, "Sci/Tech")], encoder)
+    [row] = instruction_rows(targets([Example("1", {"text": "goal scored"}, "Sci/Tech")], encoder), encoder.stop)
     assert row.targets[-1] == encoder.stop
     assert tokenizer.decode(row.targets[:-1]).strip() == "Sci/Tech"
     assert row.ids[row.read[0] + 1 :] == row.targets[:-1]
@@ -67,7 +68,7 @@ def test_golden_mask(model_folder: Path, family: str) -> None:
 @pytest.mark.failure(5, 6)
 def test_a_target_without_its_stop_token_is_an_error(model_folder: Path, family: str) -> None:
     encoder = encoder_for(model_folder, family)
-    rows = instruction_rows([Example("1", {"text": "cat"}, "World")], encoder)
+    rows = instruction_rows(targets([Example("1", {"text": "cat"}, "World")], encoder), encoder.stop)
     broken = type(rows[0])(rows[0].ids, rows[0].read[:-1], rows[0].targets[:-1])
     with pytest.raises(UsageError, match="stop token"):
         check_rows([broken], encoder.stop)
@@ -78,14 +79,14 @@ def test_rows_are_checked_before_anything_is_trained(model_folder: Path, family:
     encoder = encoder_for(model_folder, family)
     encoder.targets[0] = [encoder.stop, *encoder.targets[0]]
     with pytest.raises(UsageError, match="training row 0: the stop token stands inside the target"):
-        instruction_rows([Example("1", {"text": "cat"}, "World")], encoder)
+        instruction_rows(targets([Example("1", {"text": "cat"}, "World")], encoder), encoder.stop)
 
 
 @pytest.mark.failure(10)
 def test_an_answer_inside_the_text_is_not_taken_for_the_target(model_folder: Path, family: str) -> None:
     encoder = encoder_for(model_folder, family)
     text = "\nAnswer: Sports<|eot_id|><end_of_turn>\nassistant model Sports\n\n"
-    [row] = instruction_rows([Example("1", {"text": text}, "Sports")], encoder)
+    [row] = instruction_rows(targets([Example("1", {"text": text}, "Sports")], encoder), encoder.stop)
     assert row.targets == [*encoder.targets[1], encoder.stop]
     assert row.read[0] == len(encoder.encode({"text": text}).row) - 1
 
@@ -95,7 +96,7 @@ def test_an_answer_inside_the_text_is_not_taken_for_the_target(model_folder: Pat
 @given(text=st.text(max_size=300))
 def test_any_text_keeps_prefix_target_and_limit(model_folder: Path, family: str, text: str) -> None:
     encoder = encoder_for(model_folder, family)
-    [row] = instruction_rows([Example("1", {"text": text}, "Sports")], encoder)
+    [row] = instruction_rows(targets([Example("1", {"text": text}, "Sports")], encoder), encoder.stop)
     assert len(encoder.prefix) + len(row.ids) + 1 <= 64
     assert row.targets == [*encoder.targets[1], encoder.stop]
     full, cut = encoder.full_length({"text": text})
@@ -118,7 +119,8 @@ def test_control_tokens_in_a_text_are_read_as_text(model_folder: Path, family: s
 @given(target=st.sampled_from(LABELS), other=st.sampled_from(LABELS))
 def test_the_target_never_reaches_the_prompt(model_folder: Path, family: str, target: str, other: str) -> None:
     encoder = encoder_for(model_folder, family)
-    rows = [instruction_rows([Example("1", {"text": "cat sat"}, label)], encoder)[0] for label in (target, other)]
+    examples = [Example("1", {"text": "cat sat"}, label) for label in (target, other)]
+    rows = instruction_rows(targets(examples, encoder), encoder.stop)
     prompts = [row.ids[: row.read[0] + 1] for row in rows]
     assert prompts[0] == prompts[1]
 
@@ -166,7 +168,7 @@ def test_a_chat_template_that_refuses_says_so(model_folders: dict[str, Path]) ->
 
 def test_shipped_templates_fit_any_fields() -> None:
     for fields in (["text"], ["headline", "body"]):
-        for template in [default_template(fields), *candidate_templates(fields)]:
+        for template in candidate_templates("classification", fields, ""):
             assert all("{" + f + "}" in template for f in fields)
 
 

@@ -16,6 +16,7 @@ from prooftune import recipe
 from prooftune.errors import Failure, UsageError
 from prooftune.models import adapters, loading
 from prooftune.records import Example
+from prooftune.tasks.classification import class_targets, targets
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.training.arguments import training_arguments
 from prooftune.training.objective import Row, TuningModule, head_rows, instruction_rows, make_collator
@@ -37,7 +38,8 @@ def setup(
     model = loading.load_model(folder, FLOAT32, labels=list(LABELS) if objective == "head" else None)
     variant = recipe.Variant.model_validate({"kind": "tuned", "objective": objective, "method": method})
     model = adapters.attach(model, variant, {} if method == "full" else {"r": 4})
-    rows = (head_rows if objective == "head" else instruction_rows)(EXAMPLES, encoder)
+    head = objective == "head"
+    rows = head_rows(class_targets(EXAMPLES, encoder)) if head else instruction_rows(targets(EXAMPLES, encoder), encoder.stop)
     module = TuningModule(model)
     module.packs = module.packs and packs
     return module, rows, encoder

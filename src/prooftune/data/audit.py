@@ -11,7 +11,8 @@ import numpy as np
 
 from prooftune.data import duplicates
 from prooftune.data.damage import damaged
-from prooftune.data.text import identity
+from prooftune.data.questions import CONTEXT
+from prooftune.data.text import compared, words
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.records import Example, SplitName, Study
@@ -78,12 +79,14 @@ class AuditReport:
 def audit(study: Study, recipe: Recipe) -> AuditReport:
     """Look for leaks between splits, contradictions, empty, damaged and repeated texts, and labels without rows."""
     texts: dict[SplitName, list[str]] = {
-        name: [identity(e.inputs) for e in examples] for name, examples in study.splits().items()}
+        name: [compared(e) for e in examples] for name, examples in study.splits().items()}
     findings, leaks = _leaks(study, texts, recipe)
-    findings += _contradictions(study, texts)
     findings += _repeats(study, texts)
     findings += _empty(study)
-    findings += _labels(study)
+    if recipe.task == "classification":
+        findings += _contradictions(study, texts) + _labels(study)
+    else:
+        findings += _shared_contexts(study) + (_not_in_context(study) if recipe.task == "extractive-qa" else [])
     findings += _damage(study)
     return AuditReport(
         _sorted(findings), {name: len(examples) for name, examples in study.splits().items()},
@@ -194,6 +197,30 @@ def _contradictions(study: Study, texts: dict[SplitName, list[str]]) -> list[Fin
     return [Finding("contradiction", "warning", f"{_n(len(rows), 'text')} {stand} under more than one label: {_some(rows)}.", rows)]
 
 
+def _shared_contexts(study: Study) -> list[Finding]:
+    """Test questions about a text that training questions are about too: answers may be remembered, not found."""
+    trained = {words(e.inputs.get(CONTEXT, "")) for e in study.train} - {""}
+    rows = [e for e in study.test if words(e.inputs.get(CONTEXT, "")) in trained]
+    if not rows:
+        return []
+    return [Finding("shared-context", "warning",
+                    f"{_n(len(rows), 'test question')} ({len(rows) / len(study.test):.0%}) share their context with training "
+                    "questions, so the scores say little about new texts. data.splitting.method: grouped with data.group "
+                    "keeps the questions of one text on one side.", _where(rows))]
+
+
+def _not_in_context(study: Study) -> list[Finding]:
+    """Answers that extraction could never give."""
+    findings = []
+    for name, examples in study.splits().items():
+        rows = [e for e in examples if e.references and not any(r in e.inputs[CONTEXT] for r in e.references)]
+        if rows:
+            findings.append(Finding("answer-not-in-context", "warning",
+                                    f"{_n(len(rows), name + ' question')} whose answer does not stand in its context: "
+                                    f"{_some(_where(rows))}.", _where(rows)))
+    return findings
+
+
 def _repeats(study: Study, texts: dict[SplitName, list[str]]) -> list[Finding]:
     findings = []
     for name, examples in study.splits().items():
@@ -271,8 +298,8 @@ def _damage(study: Study) -> list[Finding]:
 
 
 def _counts(study: Study, examples: Iterable[Example]) -> dict[str, int]:
-    counted = Counter(e.target for e in examples)
-    return {label: counted[label] for label in study.labels}
+    counted = Counter(e.stratum for e in examples)
+    return {stratum: counted[stratum] for stratum in study.strata()}
 
 
 def _sorted(findings: list[Finding]) -> list[Finding]:

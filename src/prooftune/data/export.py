@@ -11,9 +11,12 @@ from typing import Any, Literal
 from prooftune.files import atomic_path
 from prooftune.recipe import Recipe
 from prooftune.records import Example, Study
-from prooftune.tasks.prompts import default_template
+from prooftune.tasks.task import asking
+from prooftune.tasks.templates import default_template
 
 Format = Literal["alpaca", "chat", "completion"]
+Said = Callable[[Example], str]
+
 FORMATS: tuple[Format, ...] = ("alpaca", "chat", "completion")
 
 
@@ -30,8 +33,10 @@ def export(study: Study, recipe: Recipe, format_: Format, folder: Path) -> list[
     Returns:
         The files written.
     """
-    template = recipe.prompt.template or default_template(list(study.train[0].inputs))
-    record = {"alpaca": _alpaca, "chat": _chat, "completion": _completion}[format_](template, recipe.prompt.system, study.labels)
+    template = recipe.prompt.template or default_template(
+        recipe.task, list(study.train[0].inputs), recipe.answering.no_answer)
+    make = {"alpaca": _alpaca, "chat": _chat, "completion": _completion}[format_]
+    record = make(template, recipe.prompt.system, study.labels, asking(recipe).said)
     written = []
     for name, examples in study.splits().items():
         if examples:
@@ -47,7 +52,7 @@ def _write(path: Path, examples: Sequence[Example], record: Callable[[Example], 
             handle.write(json.dumps(record(example), ensure_ascii=False) + "\n")
 
 
-def _alpaca(template: str, system: str | None, labels: Sequence[str]) -> Callable[[Example], dict[str, Any]]:
+def _alpaca(template: str, system: str | None, labels: Sequence[str], said: Said) -> Callable[[Example], dict[str, Any]]:
     """Instruction: the template's lines before the first input; input: the lines from there on that hold one.
 
     Lines that only name a section (``### Input:``) belong to a rendered prompt and not to its parts.
@@ -57,21 +62,21 @@ def _alpaca(template: str, system: str | None, labels: Sequence[str]) -> Callabl
     first = with_input.index(True)
     last = len(lines) - with_input[::-1].index(True)
     # An instruction may also stand after the text.
-    said = "\n".join([*lines[:first], *lines[last:]]).strip()
-    instruction = _fill(f"{system}\n\n{said}" if system else said, {}, labels)
+    around = "\n".join([*lines[:first], *lines[last:]]).strip()
+    instruction = _fill(f"{system}\n\n{around}" if system else around, {}, labels)
     shown = "\n".join(lines[first:last])
-    return lambda e: {"instruction": instruction, "input": _fill(shown, e.inputs, labels), "output": e.target}
+    return lambda e: {"instruction": instruction, "input": _fill(shown, e.inputs, labels), "output": said(e)}
 
 
-def _chat(template: str, system: str | None, labels: Sequence[str]) -> Callable[[Example], dict[str, Any]]:
+def _chat(template: str, system: str | None, labels: Sequence[str], said: Said) -> Callable[[Example], dict[str, Any]]:
     before = [{"role": "system", "content": system}] if system is not None else []
     return lambda e: {"messages": [*before, {"role": "user", "content": _fill(template, e.inputs, labels)},
-                                   {"role": "assistant", "content": e.target}]}
+                                   {"role": "assistant", "content": said(e)}]}
 
 
-def _completion(template: str, system: str | None, labels: Sequence[str]) -> Callable[[Example], dict[str, Any]]:
+def _completion(template: str, system: str | None, labels: Sequence[str], said: Said) -> Callable[[Example], dict[str, Any]]:
     start = f"{system}\n\n" if system else ""
-    return lambda e: {"prompt": start + _fill(template, e.inputs, labels), "completion": f" {e.target}"}
+    return lambda e: {"prompt": start + _fill(template, e.inputs, labels), "completion": f" {said(e)}"}
 
 
 def _fields(line: str) -> set[str]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from prooftune import references
+from prooftune.data import questions
 from prooftune.data.table import Table, as_text
 from prooftune.data.tables import read_table
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.hub import cached_if_unreachable
 from prooftune.progress import waiting
-from prooftune.recipe import Source
+from prooftune.recipe import Source, Task
 from prooftune.records import Example
 
 
@@ -33,18 +34,23 @@ class Rows:
     notes: list[str]
 
 
-def read(source: Source, base: Path) -> Rows:
+def read(source: Source, base: Path, task: Task = "classification") -> Rows:
     """Read one source.
 
     Args:
         source: the source with the options shared under ``data`` filled in (`Data.reading`).
         base: folder against which a local path is resolved.
+        task: whether rows hold labelled texts or questions.
 
     Raises:
         UsageError: the source cannot be read as the recipe says: what was found, where, and what to do.
         Failure: a hub or package index cannot be reached.
     """
     table = _table(source, base)
+    if task != "classification":
+        found = questions.examples(table, source, task)
+        _check_ids(found, table.name, source.id)
+        return Rows(found, table.name, [])
     texts, label = _columns(table, source)
     ids = table.columns.index(_present(table, source.id, "id")) if source.id else None
     group = table.columns.index(_present(table, source.group, "group")) if source.group else None

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from prooftune.data import duplicates, sources
-from prooftune.data.text import identity
+from prooftune.data.text import compared
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.records import Example, SplitName, Study
@@ -32,7 +32,7 @@ def load(recipe: Recipe, base: Path) -> Study:
     notes: list[str] = []
     for name in ("train", "validation", "test"):
         if getattr(data, name) is not None:
-            rows = sources.read(data.reading(name), base)
+            rows = sources.read(data.reading(name), base, recipe.task)
             given[name] = rows.examples
             notes += rows.notes
     if data.splitting.method == "grouped" and not all(e.group for e in given["train"]):
@@ -65,7 +65,7 @@ def set_aside(
     from sklearn.model_selection import train_test_split
 
     together: Sequence[object] = ([e.group for e in examples] if method == "grouped" else
-                                  duplicates.families([identity(e.inputs) for e in examples], near_duplicates))
+                                  duplicates.families([compared(e) for e in examples], near_duplicates))
     units: dict[object, list[int]] = {}
     for i, key in enumerate(together):
         units.setdefault(key, []).append(i)
@@ -75,7 +75,7 @@ def set_aside(
         raise UsageError(f"{len(members)} {what} are too few to set {share:.0%} aside for {name}; give data.{name} its own file")
     strata = None
     if method == "stratified":
-        strata = [examples[m[0]].target for m in members]
+        strata = [examples[m[0]].stratum for m in members]
         rare = [label for label, n in Counter(strata).items() if n < 2]
         if rare:
             raise UsageError(f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot stand in both train and "
@@ -111,15 +111,15 @@ def draw(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
     """
     if len(examples) <= most:
         return list(examples)
-    by_label: dict[str | None, list[int]] = {}
+    by_label: dict[str, list[int]] = {}
     for i, example in enumerate(examples):
-        by_label.setdefault(example.target, []).append(i)
+        by_label.setdefault(example.stratum, []).append(i)
     quotas = {label: len(places) * most / len(examples) for label, places in by_label.items()}
     counts = {label: int(q) for label, q in quotas.items()}
-    for label in sorted(quotas, key=lambda k: (counts[k] - quotas[k], str(k)))[: most - sum(counts.values())]:
+    for label in sorted(quotas, key=lambda k: (counts[k] - quotas[k], k))[: most - sum(counts.values())]:
         counts[label] += 1
     chosen: list[int] = []
-    for label, places in sorted(by_label.items(), key=lambda item: str(item[0])):
+    for label, places in sorted(by_label.items(), key=lambda item: item[0]):
         order = np.random.default_rng([seed, len(places)]).permutation(len(places))
         chosen += [places[i] for i in order[: counts[label]]]
     return [examples[i] for i in sorted(chosen)]
@@ -135,7 +135,9 @@ def _unique_ids(given: dict[SplitName, list[Example]]) -> dict[SplitName, list[E
 
 
 def _labels(recipe: Recipe, given: dict[SplitName, list[Example]]) -> list[str]:
-    """The label set: in the recipe's order where it names them, else sorted."""
+    """The label set: in the recipe's order where it names them, else sorted. Questions have none."""
+    if recipe.task != "classification":
+        return []
     seen = {e.target for examples in given.values() for e in examples if e.target is not None}
     named = list(dict.fromkeys([*(recipe.data.bins or {}), *(recipe.data.labels or {}).values()]))
     return [label for label in named if label in seen] + sorted(seen - set(named))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prooftune.data import delimited, objects
 from prooftune.data.opening import decode, format_of, missing, refuse_unreadable
+from prooftune.data.squad import read_squad
 from prooftune.data.table import Table
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
@@ -29,6 +30,8 @@ def read_table(path: Path, source: Source) -> Table:
     text = decode(path, source.encoding)
     if format_ == "json":
         return objects.read_json(path.name, text)
+    if format_ == "squad":
+        return read_squad(path.name, text)
     if format_ == "jsonl":
         return objects.read_jsonl(path.name, text)
     if format_ == "text":

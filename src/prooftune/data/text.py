@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+import zlib
 from collections.abc import Mapping
+
+from prooftune.records import Example
 
 WORDS_PER_SHINGLE = 3
 
@@ -35,6 +38,18 @@ def identity(inputs: Mapping[str, str]) -> str:
     """
     whole = "\n".join(inputs.values())
     return words(whole) or whole.strip()
+
+
+def compared(example: Example) -> str:
+    """What makes two examples the same: all their words; of a question its own, and whether its context is the same.
+
+    Two questions about one text are different questions; that they share it is told apart (`audit`).
+    """
+    if example.references is None:
+        return identity(example.inputs)
+    question = {name: text for name, text in example.inputs.items() if name != "context"}
+    context = words(example.inputs.get("context", ""))
+    return f"{identity(question)} {zlib.crc32(context.encode()):08x}" if context else identity(question)
 
 
 def shingles(identity_: str) -> frozenset[str]:

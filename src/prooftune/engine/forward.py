@@ -8,35 +8,19 @@ rows x length x vocabulary ever exists.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine import attention
+from prooftune.engine.attention import KeysValues, Sight
+from prooftune.engine.batches import Batch, collate
+from prooftune.engine.cache import Kept
 from prooftune.errors import Failure
-
-LINE = 320
-"""Tokens of a training line (`pack`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows that share a prefix, right-padded.
-
-    Attributes:
-        input_ids: [rows, length] ids after the shared prefix; padding has id 0 and is masked by position.
-        attention_mask: [rows, length] 1 where a token stands, or [rows, 1, length, prefix + length] True
-            where a token may look, for trees of labels.
-        position_ids: [rows, length] positions, counted with the prefix.
-        read: [n] places in the flattened rows x length whose hidden states are read.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-    read: Tensor
+from prooftune.progress import say
 
 
 def body_of(model: nn.Module) -> nn.Module:
@@ -79,12 +63,46 @@ def _unwrapped(model: nn.Module) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def prefix_cache(body: nn.Module, prefix: Sequence[int]) -> Any | None:
+Prefix = list[KeysValues] | Any
+"""Keys and values of a shared prefix: a list over layers for our own attention, the library's cache for others."""
+
+
+def shares(body: nn.Module) -> bool:
+    """Whether the layers' attention is our own, which sees a shared prefix without a copy."""
+    config: Any = body.config
+    return getattr(config, "_attn_implementation", None) == attention.NAME
+
+
+@contextmanager
+def sharing(model: nn.Module) -> Iterator[bool]:
+    """Our own attention for a while, whatever is set; False where the architecture does not fit it."""
+    inner, body = _unwrapped(model), body_of(model)
+    before = inner.config._attn_implementation
+    if before == attention.NAME:
+        yield True
+        return
+    attention.register()
+    inner.set_attn_implementation(attention.NAME)
+    try:
+        fits = _sees_prefix(body, list(range(1, 9)))
+        if not fits:
+            inner.set_attn_implementation(before)
+        yield fits
+    finally:
+        inner.set_attn_implementation(before)
+
+
+def prefix_cache(body: nn.Module, prefix: Sequence[int]) -> Prefix | None:
     """Keys and values of the prefix for one row, with gradients where they are enabled; None for no prefix."""
     if not prefix:
         return None
     ids = torch.tensor([list(prefix)], device=_device(body))
-    return body(input_ids=ids, use_cache=True).past_key_values
+    if not shares(body):
+        return body(input_ids=ids, use_cache=True).past_key_values
+    kept = Kept()
+    places = torch.arange(len(prefix), device=ids.device)[None]
+    body(input_ids=ids, position_ids=places, past_key_values=kept, **attention.options(Sight(_causal(ids), places, places)))
+    return kept.layers()
 
 
 def expanded(cache: Any, rows: int) -> Any:
@@ -97,115 +115,86 @@ def expanded(cache: Any, rows: int) -> Any:
     return seen
 
 
-def hidden_states(body: nn.Module, batch: Batch, cache: Any | None) -> Tensor:
-    """Hidden states [n, d] at the batch's read positions, gathered contiguously."""
-    options: dict[str, Any] = {"use_cache": False}
-    mask = batch.attention_mask
-    if cache is not None:
-        rows = batch.input_ids.shape[0]
-        options = {"past_key_values": expanded(cache, rows), "use_cache": True}
-        if mask.dim() == 2:
-            mask = torch.cat([mask.new_ones(rows, cache.get_seq_length()), mask], dim=1)
-    masks: Any = mask if mask.dim() == 2 else _tree_masks(body, batch)
-    out = body(input_ids=batch.input_ids, attention_mask=masks, position_ids=batch.position_ids, **options)
+def hidden_states(body: nn.Module, batch: Batch, prefix: Prefix | None, kept: Kept | None = None) -> Tensor:
+    """Hidden states [n, d] at the batch's read positions, gathered contiguously.
+
+    Args:
+        body: the transformer.
+        batch: rows after the prefix.
+        prefix: what `prefix_cache` gave.
+        kept: takes the rows' keys and values, for tokens to come (our own attention only).
+    """
+    out = _with_own_attention(body, batch, prefix, kept) if shares(body) else _with_library_attention(body, batch, prefix)
     hidden: Tensor = out.last_hidden_state
     return hidden.reshape(-1, hidden.shape[-1])[batch.read].contiguous()
 
 
-def collate(rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]], prefix_length: int) -> Batch:
-    """Right-pad `rows`; `read` gives, per row, the places within the row to read."""
-    length = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    mask = torch.zeros(len(rows), length, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    places = [i * length + place for i, per_row in enumerate(read) for place in per_row]
-    positions = (torch.arange(length) + prefix_length).expand(len(rows), -1)
-    return Batch(ids, mask, positions, torch.tensor(places))
+def _with_own_attention(body: nn.Module, batch: Batch, prefix: Prefix | None, kept: Kept | None) -> Any:
+    mask, length = batch.attention_mask, batch.input_ids.shape[1]
+    # Padding stands after all tokens of a row, where no token looks.
+    allowed = _causal(batch.input_ids) if mask.dim() == 2 else mask[:, 0, :, -length:]
+    sight = Sight(allowed, batch.position_ids, batch.position_ids, prefix)
+    return body(input_ids=batch.input_ids, position_ids=batch.position_ids, past_key_values=kept, **attention.options(sight))
 
 
-def pack(prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]], capacity: int = LINE) -> Batch:
-    """Lay rows one after another in lines that begin with the prefix; each row sees the prefix and itself.
-
-    Batches drawn at random hold rows of very different lengths: padding them all to the longest would double the
-    work, and repeating the prefix before each row would, too. The read positions keep the order of `rows`.
-
-    Args:
-        prefix: ids that all rows begin with.
-        rows: ids after the prefix.
-        read: per row, the places within the row to read.
-        capacity: tokens of a line; more where the longest row or the prefix asks for it. Short lines repeat the prefix
-            often, long ones pay for attention that is masked; the default is the best of what was measured.
-    """
-    shared = len(prefix)
-    capacity = max(capacity, 3 * shared, shared + max(len(row) for row in rows))
-    lines = _lines([len(row) for row in rows], capacity - shared)
-    length = shared + max(sum(len(rows[i]) for i in line) for line in lines)
-    ids = torch.zeros(len(lines), length, dtype=torch.long)
-    positions = torch.zeros(len(lines), length, dtype=torch.long)
-    owner = torch.full((len(lines), length), -1)
-    ids[:, :shared] = torch.tensor(list(prefix), dtype=torch.long)
-    positions[:, :shared] = torch.arange(shared)
-    places: dict[int, list[int]] = {}
-    for n, line in enumerate(lines):
-        start = shared
-        for i in line:
-            end = start + len(rows[i])
-            ids[n, start:end] = torch.tensor(rows[i])
-            positions[n, start:end] = torch.arange(len(rows[i])) + shared
-            owner[n, start:end] = i
-            places[i] = [n * length + start + place for place in read[i]]
-            start = end
-    # Padding sees the prefix and itself: a position that sees nothing at all would be not-a-number.
-    own = owner[:, :, None] == owner[:, None, :]
-    own[:, :, :shared] = True
-    mask = (own & torch.ones(length, length, dtype=torch.bool).tril())[:, None]
-    return Batch(ids, mask, positions, torch.tensor([place for i in range(len(rows)) for place in places[i]]))
+def _with_library_attention(body: nn.Module, batch: Batch, prefix: Any | None) -> Any:
+    options: dict[str, Any] = {"use_cache": False}
+    mask = batch.attention_mask
+    if prefix is not None:
+        rows = batch.input_ids.shape[0]
+        options = {"past_key_values": expanded(prefix, rows), "use_cache": True}
+        if mask.dim() == 2:
+            mask = torch.cat([mask.new_ones(rows, prefix.get_seq_length()), mask], dim=1)
+    masks: Any = mask if mask.dim() == 2 else _tree_masks(body, batch)
+    return body(input_ids=batch.input_ids, attention_mask=masks, position_ids=batch.position_ids, **options)
 
 
-def _lines(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Row numbers of each line: first fit in order of falling length."""
-    capacity = max(capacity, *lengths)
-    lines: list[list[int]] = []
-    room: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        line = next((n for n, left in enumerate(room) if left >= lengths[i]), None)
-        if line is None:
-            lines.append([])
-            room.append(capacity)
-            line = len(lines) - 1
-        lines[line].append(i)
-        room[line] -= lengths[i]
-    return lines
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    return Batch(*(getattr(batch, name).to(device) for name in Batch.__slots__))
+def _causal(ids: Tensor) -> Tensor:
+    """[1, length, length] True where a token may look at another of its row."""
+    length = ids.shape[1]
+    return torch.ones(1, length, length, dtype=torch.bool, device=ids.device).tril()
 
 
 def check_readout(model: nn.Module) -> None:
-    """Compare body + read-out with the model's own logits on a few tokens.
+    """Compare body + read-out with the model's own logits on a few tokens, and a shared prefix with a plain pass.
+
+    Where the architecture does not let our attention see the prefix, the library's own is set, and said.
 
     Raises:
-        Failure: they differ, so the architecture does something between body and logits that we do not know.
+        Failure: the logits differ, so the architecture does something between body and logits that we do not know.
     """
-    device = _device(model)
+    device, body = _device(model), body_of(model)
     vocabulary = int(_unwrapped(model).config.vocab_size)
     ids = torch.arange(1, 9, device=device)[None] % vocabulary
     was_training = model.training
     model.eval()
     with torch.no_grad():
+        if shares(body) and not _sees_prefix(body, ids[0].tolist()):
+            say(f"{type(body).__name__} cannot share a prefix between rows: using the library's attention, which is slower",
+                "yellow")
+            _unwrapped(model).set_attn_implementation("eager")
         # A classification head's own logits are at the last token that is not padding: none here is.
         own = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
         own = own[:, -1] if own.dim() == 3 else own
-        ours = readout_of(model)(body_of(model)(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
+        ours = readout_of(model)(body(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
     model.train(was_training)
     difference = (own - ours).abs().max().item()
     if not difference <= 0.05 * max(1.0, own.abs().max().item()):
         raise Failure(f"{type(_unwrapped(model)).__name__}: logits computed from the hidden state differ from the model's own by "
                       f"{difference:.3g}; this architecture is not supported. Supported: Llama, Mistral, Qwen, Gemma and "
                       "others that apply their output layer to the last hidden state.")
+
+
+def _sees_prefix(body: nn.Module, ids: list[int]) -> bool:
+    """Whether the hidden state after a shared prefix is that after the same tokens in one row."""
+    half = len(ids) // 2
+    try:
+        whole = hidden_states(body, collate([ids], [[len(ids) - 1]], 0, _device(body)), None)
+        prefix = prefix_cache(body, ids[:half])
+        parted = hidden_states(body, collate([ids[half:]], [[len(ids) - half - 1]], half, _device(body)), prefix)
+    except TypeError:  # a body that takes no such argument
+        return False
+    return bool((whole - parted).abs().max() <= 0.05 * max(1.0, float(whole.abs().max())))
 
 
 def _tree_masks(body: nn.Module, batch: Batch) -> Any:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.batches import by_tokens
-from prooftune.engine.forward import Batch, body_of, collate, hidden_states, prefix_cache, readout_of, to_device
+from prooftune.engine.batches import Batch, by_tokens, collate, to_device
+from prooftune.engine.forward import body_of, hidden_states, prefix_cache, readout_of
 
 
 @dataclass(slots=True)

@@ -6,22 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from prooftune.evaluation.metrics import Outcomes
 from prooftune.records import Example, Prediction, Study, VariantResult
 
 SHOWN = 25
 EXCERPT = 300
+NO_ANSWER = "(no answer)"
 
 
-def changed_examples(study: Study, results: Mapping[str, VariantResult], tests: Mapping[str, Outcomes],
-                     verdict: Mapping[str, Any]) -> dict[str, Any] | None:
+def changed_examples(study: Study, results: Mapping[str, VariantResult], right: Mapping[str, NDArray[np.bool_]],
+                     sure: Mapping[str, NDArray[np.float64]], verdict: Mapping[str, Any]) -> dict[str, Any] | None:
     """Test examples whose answer became right or wrong between the untuned model and the tuned one.
 
     Args:
         study: for texts and targets.
         results: predictions by variant name, as records.
-        tests: the same as arrays.
+        right: whether each of them is right, [n].
+        sure: how sure each variant was, [n].
         verdict: names the best tuned variant and the untuned variant it is held against.
 
     Returns:
@@ -32,14 +34,13 @@ def changed_examples(study: Study, results: Mapping[str, VariantResult], tests: 
     before, after = verdict.get("baseline"), verdict.get("best_tuned")
     if before is None or after is None:
         return None
-    was, now = tests[before].correct, tests[after].correct
-    sure = tests[after].confidence if tests[after].log_probs is not None else np.zeros(len(now))
+    was, now = right[before], right[after]
     result: dict[str, Any] = {"before": before, "after": after}
     for name, mask in (("fixed", now & ~was), ("broken", was & ~now)):
         places = np.flatnonzero(mask)
-        surest = places[np.argsort(-sure[places], kind="stable")][:SHOWN]
+        surest = places[np.argsort(-sure[after][places], kind="stable")][:SHOWN]
         result[name] = {"count": len(places), "examples": [
-            {"id": study.test[i].id, "text": excerpt(study.test[i]), "target": study.test[i].target,
+            {"id": study.test[i].id, "text": excerpt(study.test[i]), "target": _wanted(study.test[i]),
              "before": _said(results[before].test[i], study.labels),
              "after": _said(results[after].test[i], study.labels)} for i in surest]}
     return result
@@ -47,11 +48,21 @@ def changed_examples(study: Study, results: Mapping[str, VariantResult], tests: 
 
 def excerpt(example: Example) -> str:
     """The inputs of an example on one line, cut at `EXCERPT` characters."""
-    text = " · ".join(" ".join(part.split()) for part in example.inputs.values())
+    # A question comes before the context in which it is asked.
+    parts = sorted(example.inputs.items(), key=lambda item: item[0] != "question")
+    text = " · ".join(" ".join(part.split()) for _, part in parts)
     return text if len(text) <= EXCERPT else text[:EXCERPT].rsplit(" ", 1)[0] + " …"
 
 
+def _wanted(example: Example) -> str | None:
+    if example.references is None:
+        return example.target
+    return " / ".join(example.references) or NO_ANSWER
+
+
 def _said(prediction: Prediction, labels: list[str]) -> dict[str, Any]:
+    if not labels:
+        return {"output": prediction.output or NO_ANSWER, "valid": prediction.valid, "probability": None}
     if not prediction.valid:
         return {"output": prediction.raw[:80], "valid": False, "probability": None}
     known = bool(prediction.log_probs)

@@ -11,6 +11,27 @@ from prooftune.evaluation.metrics import INVALID, Floats, Outcomes
 from prooftune.records import Example, Prediction, Study, VariantResult
 
 
+def check_comparable(study: Study, results: Sequence[VariantResult]) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        Failure: a variant's predictions are not for the study's examples in their order, two variants share a name,
+            or there is nothing to score.
+    """
+    if not study.test:
+        raise Failure("there are no test examples, so nothing can be measured")
+    if not results:
+        raise Failure("there are no variants to score")
+    names = [result.name for result in results]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise Failure(f"two variants are named '{twice}'; names in a study must differ")
+    for result in results:
+        _same_examples(study.test, result.test, f"variant '{result.name}', test")
+        if result.validation:
+            _same_examples(study.validation, result.validation, f"variant '{result.name}', validation")
+
+
 def outcomes_of(study: Study, results: Sequence[VariantResult]) -> dict[str, tuple[Outcomes, Outcomes]]:
     """Arrays of every variant, by name: on test examples and on validation examples (may be empty).
 
@@ -18,14 +39,9 @@ def outcomes_of(study: Study, results: Sequence[VariantResult]) -> dict[str, tup
         Failure: a variant's predictions are not for the study's examples in their order, an output or a
             target is no label of the study, two variants share a name, or there is nothing to score.
     """
-    if not study.test:
-        raise Failure("there are no test examples, so nothing can be measured")
-    if not results:
-        raise Failure("there are no variants to score")
+    check_comparable(study, results)
     arrays: dict[str, tuple[Outcomes, Outcomes]] = {}
     for result in results:
-        if result.name in arrays:
-            raise Failure(f"two variants are named '{result.name}'; names in a study must differ")
         # A variant that gave no validation predictions cannot be calibrated, and that is all.
         validation = study.validation if result.validation else []
         where = f"variant '{result.name}'"
@@ -36,7 +52,6 @@ def outcomes_of(study: Study, results: Sequence[VariantResult]) -> dict[str, tup
 
 def _outcomes(labels: list[str], examples: list[Example], predictions: list[Prediction],
               where: str) -> Outcomes:
-    _same_examples(examples, predictions, where)
     index = {label: i for i, label in enumerate(labels)}
     strange = next((e for e in examples if e.target not in index), None)
     if strange is not None:

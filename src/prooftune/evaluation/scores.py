@@ -39,8 +39,9 @@ def score(study: Study, results: Sequence[VariantResult], settings: Evaluation, 
         notes: sentences that a reader of the figures must know, kept as they are.
 
     Returns:
-        JSON-ready: ``n``, ``seed``, ``resamples``, ``confidence``, ``labels``, ``support``,
-        ``target_accuracy``, ``notes``, ``variants`` (by name), ``comparisons``, ``verdict``, ``changed``.
+        JSON-ready: ``task``, ``primary`` (the metric by which variants are judged), ``n``, ``seed``,
+        ``resamples``, ``confidence``, ``labels``, ``support``, ``target_accuracy``, ``notes``, ``variants``
+        (by name), ``comparisons``, ``verdict``, ``changed``.
         Shares are 0 to 1, log-loss in nats; undefined figures are None.
 
     Raises:
@@ -66,6 +67,7 @@ def score(study: Study, results: Sequence[VariantResult], settings: Evaluation, 
         }
     support = np.bincount(next(iter(tests.values())).targets, minlength=len(study.labels))
     scores: dict[str, Any] = {
+        "task": "classification", "primary": "accuracy", "primary_title": "accuracy",
         "n": len(study.test), "validation_n": len(study.validation), "seed": seed,
         "resamples": settings.resamples, "confidence": settings.confidence, "labels": list(study.labels),
         "support": dict(zip(study.labels, support.tolist(), strict=True)), "target_accuracy": target,
@@ -73,7 +75,10 @@ def score(study: Study, results: Sequence[VariantResult], settings: Evaluation, 
         "comparisons": compare(pairs({r.name: r.kind for r in results}), tests, raw, settings.confidence),
     }
     scores["verdict"] = verdict(scores)
-    scores["changed"] = changed_examples(study, {r.name: r for r in results}, tests, scores["verdict"])
+    scores["changed"] = changed_examples(
+        study, {r.name: r for r in results}, {name: test.correct for name, test in tests.items()},
+        {name: test.confidence if test.log_probs is not None else np.zeros(len(test)) for name, test in tests.items()},
+        scores["verdict"])
     return dict(tidy(scores))
 
 

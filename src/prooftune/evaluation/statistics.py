@@ -28,29 +28,38 @@ def resample_counts(n: int, resamples: int, seed: int, start: int = 0) -> Floats
     return counts
 
 
-def bootstrap(variants: Sequence[Outcomes], resamples: int, seed: int) -> list[Sums]:
-    """The sums of every resample, for every variant, on the same resamples.
+def resampled(tables: Sequence[Floats], resamples: int, seed: int) -> list[Floats]:
+    """Column sums of every resample, the same resamples for all tables (Efron 1979).
 
     Args:
-        variants: predictions on the same examples in the same order.
-        resamples: R, the number of resamples (Efron 1979).
+        tables: per-example columns [n, c], the same examples in the same order; c may differ.
+        resamples: R, the number of resamples.
         seed: of the resampling.
 
     Returns:
-        For each variant `Sums` with leading shape [R].
+        For each table the sums, [R, c].
     """
-    if not variants:
+    if not tables:
         return []
-    n = len(variants[0])
-    tables = [columns(v) for v in variants]
-    stacked = np.concatenate(tables, axis=1)
+    n, stacked = len(tables[0]), np.concatenate(list(tables), axis=1)
     summed = np.empty((resamples, stacked.shape[1]))
     chunk = max(1, CHUNK_BYTES // (8 * n))
     for start in range(0, resamples, chunk):
         stop = min(start + chunk, resamples)
         summed[start:stop] = resample_counts(n, stop - start, seed, start) @ stacked
-    edges = np.cumsum([table.shape[1] for table in tables])[:-1]
-    return [sums(part, v.classes) for part, v in zip(np.split(summed, edges, axis=1), variants, strict=True)]
+    return list(np.split(summed, np.cumsum([table.shape[1] for table in tables])[:-1], axis=1))
+
+
+def bootstrap(variants: Sequence[Outcomes], resamples: int, seed: int) -> list[Sums]:
+    """The sums of every resample [R], for every variant, on the same resamples.
+
+    Args:
+        variants: predictions on the same examples in the same order.
+        resamples: R, the number of resamples.
+        seed: of the resampling.
+    """
+    drawn = resampled([columns(v) for v in variants], resamples, seed)
+    return [sums(part, v.classes) for part, v in zip(drawn, variants, strict=True)]
 
 
 def percentile_interval(samples: Floats, confidence: float) -> tuple[float, float]:
@@ -197,3 +206,34 @@ def minimum_detectable_difference(n: int, discordance: float, alpha: float = 0.0
         return 1.0
     # At z_a^2 / n the first and last term cancel, so the function changes its sign between there and 1.
     return float(brentq(missing, za**2 / n, 1.0))
+
+
+def permutation_p(differences: Floats, seed: int, permutations: int = 10_000) -> float:
+    """Two-sided p-value of the mean of paired differences [n], by flipping their signs at random (Noreen 1989,
+    Computer-intensive Methods for Testing Hypotheses).
+
+    With b of m random sign patterns at least as far from 0 as what was seen, (b + 1) / (m + 1), which is never 0.
+    """
+    moved = differences[differences != 0]
+    if len(moved) == 0:
+        return 1.0
+    seen = abs(float(moved.sum()))
+    generator = np.random.default_rng([seed, len(moved)])
+    chunk = max(1, CHUNK_BYTES // (8 * len(moved)))
+    beyond = 0
+    for start in range(0, permutations, chunk):
+        signs = generator.integers(0, 2, size=(min(chunk, permutations - start), len(moved))) * 2.0 - 1.0
+        # Sums in another order differ in the last digit; equal ones must count.
+        beyond += int((np.abs(signs @ moved) >= seen - 1e-9 * max(1.0, seen)).sum())
+    return (beyond + 1) / (permutations + 1)
+
+
+def minimum_detectable_mean(differences: Floats, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true mean of paired differences [n] that a two-sided test at `alpha` would find with `power`,
+    given their spread (normal approximation)."""
+    from scipy.stats import norm
+
+    if len(differences) < 2:
+        return float("nan")
+    error = float(differences.std(ddof=1)) / sqrt(len(differences))
+    return float(norm.ppf(1 - alpha / 2) + norm.ppf(power)) * error

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 PROMPTED = ("few-shot", "prompted")
+CONTROL, RETRIEVAL = "control", "retrieval"
 ROLES = {"zero-shot": "zero_shot", "few-shot": "prompt", "prompted": "prompt"}
+ROLES_SHOWN = ("zero_shot", "prompt", RETRIEVAL, "tfidf")
 WORDS = {"beats": "beats", "loses": "loses to", "undecided": "cannot be told apart from"}
 
 
@@ -26,7 +28,7 @@ def verdict(scores: Mapping[str, Any]) -> dict[str, Any]:
         the best tuned variant beats zero-shot, the best prompt variant and TF-IDF (None: not run);
         ``against``: one entry for each reference; ``n``.
     """
-    kinds = {name: v["kind"] for name, v in scores["variants"].items()}
+    kinds = {name: v.get("role") or v["kind"] for name, v in scores["variants"].items()}
     ranked = sorted(kinds, key=lambda name: _rank(scores, name))
     tuned = [name for name in ranked if kinds[name] == "tuned"]
     zero_shot = [name for name in kinds if kinds[name] == "zero-shot"]
@@ -43,7 +45,7 @@ def verdict(scores: Mapping[str, Any]) -> dict[str, Any]:
         "best_tuned": best if tuned else None,
         "baseline": untuned_model[0] if untuned_model else None,
         "beats": {role: next((a["outcome"] == "beats" for a in against if a["role"] == role), None)
-                  for role in ("zero_shot", "prompt", "tfidf")} if tuned else None,
+                  for role in ROLES_SHOWN if role != RETRIEVAL or RETRIEVAL in kinds.values()} if tuned else None,
         "against": against,
         "n": scores["n"],
     }
@@ -53,7 +55,7 @@ def _references(scores: Mapping[str, Any], kinds: Mapping[str, str], ranked: lis
                 best: str) -> list[str]:
     """Zero-shot, the best prompt and the best TF-IDF; the majority class only where that is news."""
     chosen = []
-    for role in (("zero-shot",), PROMPTED, ("tfidf",)):
+    for role in (("zero-shot",), PROMPTED, (RETRIEVAL,), ("tfidf",)):
         chosen += [name for name in ranked if kinds[name] in role][:1]
     for name in ranked:
         beaten = kinds[name] == "majority" and _against(scores, best, name, "majority")["outcome"] == "beats"
@@ -65,7 +67,7 @@ def _references(scores: Mapping[str, Any], kinds: Mapping[str, str], ranked: lis
 def _against(scores: Mapping[str, Any], best: str, other: str, kind: str) -> dict[str, Any]:
     row = next(c for c in scores["comparisons"] if {c["a"], c["b"]} == {best, other})
     sign = 1 if row["a"] == best else -1
-    difference = row["accuracy"]
+    difference = row[scores.get("primary", "accuracy")]
     ends = sorted((sign * difference["low"], sign * difference["high"]))
     value = sign * difference["value"]
     outcome = "undecided" if not row["significant"] else "beats" if value > 0 else "loses"
@@ -103,10 +105,8 @@ def _headline(outcome: str, against: list[dict[str, Any]], best: str) -> str:
 
 def _sentence(scores: Mapping[str, Any], outcome: str, best: str, against: list[dict[str, Any]],
               tuned: int) -> str:
-    accuracy = scores["variants"][best]["metrics"]["accuracy"]
     subject = f"{best}, of {tuned} tuned variants the best on validation," if tuned > 1 else best
-    opening = (f"{subject} labels {accuracy['value']:.1%} of {scores['n']:,} test examples correctly "
-               f"({scores['confidence']:.0%} interval {accuracy['low']:.1%} to {accuracy['high']:.1%})")
+    opening = f"{subject} {_does(scores, best)}"
     if outcome == "not-tuned":
         opening = f"No variant was tuned; of those that were run, {opening}"
     clauses = []
@@ -120,6 +120,16 @@ def _sentence(scores: Mapping[str, Any], outcome: str, best: str, against: list[
         text += (f". With {scores['n']:,} test examples a true difference of less than "
                  f"{100 * max(missed):.1f} points would probably not have shown")
     return text + "."
+
+
+def _does(scores: Mapping[str, Any], best: str) -> str:
+    primary = scores.get("primary", "accuracy")
+    figure = scores["variants"][best]["metrics"][primary]
+    if primary == "accuracy":
+        return (f"labels {figure['value']:.1%} of {scores['n']:,} test examples correctly "
+                f"({scores['confidence']:.0%} interval {figure['low']:.1%} to {figure['high']:.1%})")
+    return (f"answers {scores['n']:,} test questions with {scores['primary_title']} {100 * figure['value']:.1f} "
+            f"({scores['confidence']:.0%} interval {100 * figure['low']:.1f} to {100 * figure['high']:.1f})")
 
 
 def _clause(entry: Mapping[str, Any]) -> str:
@@ -136,12 +146,15 @@ def _list(words: list[str], last: str = "and") -> str:
 def _best_on_validation(scores: Mapping[str, Any], kinds: Mapping[str, str]) -> str:
     def known(name: str) -> float:
         variant = scores["variants"][name]
-        on_validation = variant["validation_accuracy"]
-        return float(variant["metrics"]["accuracy"]["value"] if on_validation is None else on_validation)
+        on_validation = variant.get("validation_quality", variant.get("validation_accuracy"))
+        return float(variant["metrics"][scores.get("primary", "accuracy")]["value"] if on_validation is None else on_validation)
 
     return max((name for name in kinds if kinds[name] == "tuned"), key=known)
 
 
 def _rank(scores: Mapping[str, Any], name: str) -> tuple[float, float]:
     metrics = scores["variants"][name]["metrics"]
-    return -metrics["accuracy"]["value"], -metrics["macro_f1"]["value"]
+    primary = scores.get("primary", "accuracy")
+    # A control says how much there is to gain; it is no system that could win.
+    control = scores["variants"][name].get("role") == CONTROL
+    return control - metrics[primary]["value"], -metrics.get("macro_f1", metrics[primary])["value"]

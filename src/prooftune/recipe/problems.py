@@ -9,7 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from prooftune.errors import nearest
-from prooftune.recipe.sections import KINDS, Recipe, Variant
+from prooftune.recipe.sections import Recipe
+from prooftune.recipe.variants import KINDS, Variant
 
 LIBRARY = {
     "training": "transformers.TrainingArguments",

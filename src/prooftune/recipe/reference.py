@@ -12,7 +12,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from prooftune.recipe.sections import Reading, Recipe, Source, Variant
+from prooftune.recipe.data import Reading, Source
+from prooftune.recipe.sections import Recipe
+from prooftune.recipe.variants import Variant
 
 
 def reference() -> str:

@@ -144,11 +144,11 @@ def prompts(told: Mapping[str, Any], confidence: float) -> list[dict[str, Any]]:
     for name, variant in told.items():
         tried = []
         for one in variant.get("prompts_tried") or []:
-            low, high = wilson_interval(round(one["accuracy"] * one["rows"]), one["rows"], confidence)
-            tried.append({**one, "figure": {"value": one["accuracy"], "low": low, "high": high}})
+            low, high = wilson_interval(round(one["quality"] * one["rows"]), one["rows"], confidence)
+            tried.append({**one, "figure": {"value": one["quality"], "low": low, "high": high}})
         if variant.get("prompt") or tried:
-            best = max((one["accuracy"] for one in tried), default=None)
-            chosen = next((i for i, one in enumerate(tried) if one["accuracy"] == best), None)
+            best = max((one["quality"] for one in tried), default=None)
+            chosen = next((i for i, one in enumerate(tried) if one["quality"] == best), None)
             shown.append({"name": name, "prompt": variant.get("prompt"), "tried": tried, "chosen": chosen})
     return shown
 

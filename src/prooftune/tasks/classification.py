@@ -6,30 +6,21 @@ The one path from model to prediction, used by every model variant, by a loaded 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Container, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from prooftune import recipe
 from prooftune.engine import scoring
+from prooftune.engine.arithmetic import autocast
+from prooftune.errors import UsageError
 from prooftune.progress import bar
 from prooftune.records import Example, Prediction
 from prooftune.tasks.prompts import Encoded, Encoder
 
 _CONTENT_FREE = ("N/A", "[MASK]", "")
 """The inputs without content of Zhao et al. 2021 (arXiv 2102.09690), whose label probabilities are averaged."""
-
-
-def autocast(model: nn.Module) -> AbstractContextManager[Any]:
-    """The arithmetic of scoring is that of training: 16-bit products over float32 adapters."""
-    first = next(model.parameters())
-    dtype = getattr(model, "dtype", first.dtype)
-    if dtype in (torch.bfloat16, torch.float16):
-        return torch.autocast(first.device.type, dtype=dtype)
-    return nullcontext()
 
 
 def predict(
@@ -96,8 +87,10 @@ def _generated(
     predictions = []
     with autocast(model), bar(description, len(examples)) as shown:
         texts: dict[int, str] = {}
-        for numbers, outputs in generate(model, encoder, [e.row for e in encoded], settings):
-            texts |= dict(zip(numbers, outputs, strict=True))
+        for numbers, written in generate(
+                model, encoder.prefix, [e.row for e in encoded], encoder.stop, max_new_tokens=settings.max_new_tokens,
+                batch_tokens=settings.batch_tokens):
+            texts |= {number: encoder.decode_answer(done.ids) for number, done in zip(numbers, written, strict=True)}
             shown.advance(0, len(numbers))  # type: ignore[arg-type]
     for i, (example, e) in enumerate(zip(examples, encoded, strict=True)):
         label = parse_label(texts[i], encoder.rendering.labels)
@@ -117,3 +110,29 @@ def parse_label(text: str, labels: Sequence[str]) -> str | None:
         if re.match(re.escape(label.casefold()) + r"(?![^\W_])", said):
             return label
     return None
+
+
+def targets(examples: Sequence[Example], encoder: Encoder) -> list[tuple[list[int], list[int]]]:
+    """(prompt ids, label ids) of every training row.
+
+    Raises:
+        UsageError: an example has no known label.
+    """
+    ids = dict(zip(encoder.rendering.labels, encoder.targets, strict=True))
+    return [(encoder.encode(example.inputs).row, ids[_known(example, ids)]) for example in examples]
+
+
+def class_targets(examples: Sequence[Example], encoder: Encoder) -> list[tuple[list[int], int]]:
+    """(prompt ids, class number) of every training row, for a classification head.
+
+    Raises:
+        UsageError: an example has no known label.
+    """
+    numbers = {label: i for i, label in enumerate(encoder.rendering.labels)}
+    return [(encoder.encode(example.inputs).row, numbers[_known(example, numbers)]) for example in examples]
+
+
+def _known(example: Example, known: Container[str]) -> str:
+    if example.target is None or example.target not in known:
+        raise UsageError(f"{example.source or example.id}: the label {example.target!r} is not one of the study's")
+    return example.target

@@ -40,6 +40,10 @@ class Rendering:
         chat: whether the tokenizer's chat template wraps the prompt.
         max_length: tokens of prompt and target together, shown examples not counted.
         shots: examples shown before the question.
+        answer_tokens: tokens kept free for an answer that is written; 0 where labels are compared.
+        windowed: the field that is read in several parts where it is too long for one prompt, each with all else of
+            the prompt; None: it is shortened.
+        overlap: tokens that two neighbouring parts share.
     """
 
     template: str
@@ -48,6 +52,9 @@ class Rendering:
     chat: bool = True
     max_length: int = 512
     shots: tuple[Shot, ...] = field(default=())
+    answer_tokens: int = 0
+    windowed: str | None = None
+    overlap: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,31 +72,12 @@ class Encoded:
     Attributes:
         row: ids that follow the encoder's `prefix`; never empty.
         truncated: tokens of the inputs that were cut to fit `max_length`.
+        window: ids of the windowed field that stand in the row; none where no field is windowed.
     """
 
     row: list[int]
     truncated: int
-
-
-def default_template(fields: Sequence[str]) -> str:
-    """The instruction used where the recipe gives none."""
-    if list(fields) == ["text"]:
-        inputs = "Text: {text}"
-    else:
-        inputs = "\n".join(f"{name.replace('_', ' ').capitalize()}: {{{name}}}" for name in fields)
-    return f"Classify the text below. Answer with one of: {{labels}}.\n\n{inputs}"
-
-
-def candidate_templates(fields: Sequence[str]) -> list[str]:
-    """Prompts that the ``prompted`` variant compares where the recipe lists none."""
-    inputs = "\n".join(f"{{{name}}}" for name in fields)
-    return [
-        default_template(fields),
-        f"{inputs}\n\nWhich of these labels fits the text above best: {{labels}}?",
-        f"You are an expert annotator. Read the text and choose its label from this list: {{labels}}.\n\n"
-        f"\"{inputs}\"\n\nReply with the label and nothing else.",
-        f"Text:\n{inputs}\n\nPossible labels: {{labels}}\nThe label of the text is",
-    ]
+    window: list[int] = field(default_factory=list)
 
 
 class Encoder:
@@ -111,9 +99,9 @@ class Encoder:
         self._check_template(fields)
         segments, self.stop = self._segments()
         self.prefix, self._parts = self._tokenise_segments(segments)
-        self.targets = [self._label_ids(label) for label in rendering.labels]
+        self.targets = [self.answer_ids(label) for label in rendering.labels]
         self._fixed = len(self.prefix) + sum(len(p) for p in self._parts if isinstance(p, list))
-        longest = max(len(t) for t in self.targets) + 1
+        longest = max([rendering.answer_tokens, *(len(target) + 1 for target in self.targets)])
         self._room = rendering.max_length - self._fixed - longest
         if rendering.shots:
             # The limit is on what varies: shown examples come on top, and the text keeps the room it has without them.
@@ -122,7 +110,7 @@ class Encoder:
         if self._room < 8:
             raise UsageError(
                 f"prompt.max_length is {rendering.max_length}, but the prompt's fixed text takes {self._fixed} tokens "
-                f"and the longest label {longest}: no room for the text. Raise "
+                f"and the answer {longest}: no room for the text. Raise "
                 "prompt.max_length, or shorten the template.")
 
     def encode(self, inputs: Mapping[str, str]) -> Encoded:
@@ -130,8 +118,29 @@ class Encoder:
 
         Where the fields do not fit, the longest is cut at its end first; fixed text and target never are.
         """
+        return self._encoded(self._field_ids(inputs))
+
+    def windows(self, inputs: Mapping[str, str]) -> list[Encoded]:
+        """The prompts by which one example is read: one, or several where the windowed field is too long for one."""
+        ids = self._field_ids(inputs)
+        name = self.rendering.windowed
+        if name not in ids:
+            return [self._encoded(ids)]
+        whole = ids[name]
+        size = self._room - sum(len(part) for other, part in ids.items() if other != name)
+        if len(whole) <= size or size < 2 * self.rendering.overlap + 8:
+            # All fits, or the other fields leave so little room that they must be cut.
+            return [self._encoded(ids, name)]
+        step = size - self.rendering.overlap
+        starts = range(0, max(1, len(whole) - self.rendering.overlap), step)
+        return [self._encoded({**ids, name: whole[start : start + size]}, name) for start in starts]
+
+    def _field_ids(self, inputs: Mapping[str, str]) -> dict[str, list[int]]:
+        return {part: self._ids(inputs[part]) for part in self._parts if isinstance(part, str)}
+
+    def _encoded(self, ids: dict[str, list[int]], windowed: str | None = None) -> Encoded:
         names = [p for p in self._parts if isinstance(p, str)]
-        ids = {name: self._ids(inputs[name]) for name in names}
+        ids = dict(ids)
         excess = sum(len(ids[name]) for name in names) - self._room
         cut = max(0, excess)
         while excess > 0:
@@ -143,7 +152,7 @@ class Encoder:
         row: list[int] = []
         for part in self._parts:
             row += ids[part] if isinstance(part, str) else part
-        return Encoded(row, cut)
+        return Encoded(row, cut, ids[windowed] if windowed else [])
 
     def layout(self) -> list[list[int] | str]:
         """The prompt in order: ids of fixed parts, and names of the fields whose texts are tokenised by themselves."""
@@ -152,11 +161,15 @@ class Encoder:
     def full_length(self, inputs: Mapping[str, str]) -> tuple[int, int]:
         """Tokens of the whole prompt before any cut, and how many of them would be cut."""
         texts = sum(len(self._ids(inputs[p])) for p in self._parts if isinstance(p, str))
-        return self._fixed + texts, max(0, texts - self._room)
+        return self._fixed + texts, 0 if self.rendering.windowed else max(0, texts - self._room)
 
     def render(self, inputs: Mapping[str, str]) -> str:
         """The prompt as text, as the model reads it."""
         return str(self._tokenizer.decode(self.prefix + self.encode(inputs).row, skip_special_tokens=False))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids that stand in a prompt."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def decode_answer(self, ids: Sequence[int]) -> str:
         """The text of generated ids up to, and without, the stop token."""
@@ -272,13 +285,14 @@ class Encoder:
     def _spaced(self, label: str) -> str:
         return f" {label}"
 
-    def _label_ids(self, label: str) -> list[int]:
+    def answer_ids(self, label: str) -> list[int]:
+        """Ids of a text as the model would write it after the prompt, without the stop token."""
         if self.rendering.chat or self._adds_space():
             ids = self._ids(label)
         else:
             ids = self._ids(self._spaced(label))
         if not ids:
-            raise UsageError(f"the label '{label}' has no tokens under this model's tokenizer")
+            raise UsageError(f"the answer '{label}' has no tokens under this model's tokenizer")
         return ids
 
     def _adds_space(self) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.forward import Batch, body_of, collate, hidden_states, pack, readout_of
+from prooftune.engine import attention
+from prooftune.engine.batches import Batch, collate, pack
+from prooftune.engine.forward import body_of, hidden_states, readout_of
 from prooftune.errors import UsageError
-from prooftune.records import Example
-from prooftune.tasks.prompts import Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,31 +31,31 @@ class Row:
     targets: list[int]
 
 
-def instruction_rows(examples: Sequence[Example], encoder: Encoder) -> list[Row]:
+def instruction_rows(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], stop: int) -> list[Row]:
     """Rows whose loss is on the target's tokens and its stop token only.
 
+    Args:
+        pairs: ids of each prompt after the shared prefix, and of its target without the stop token.
+        stop: id of the stop token.
+
     Raises:
-        UsageError: a target is not followed by the stop token or an example has no known label.
+        UsageError: a target holds the stop token.
     """
-    targets = dict(zip(encoder.rendering.labels, encoder.targets, strict=True))
     rows = []
-    for example in examples:
-        prompt = encoder.encode(example.inputs).row
-        answer = [*targets[_label(example, targets)], encoder.stop]
-        start = len(prompt)
-        rows.append(Row(prompt + answer[:-1], list(range(start - 1, start + len(answer) - 1)), answer))
-    check_rows(rows, encoder.stop)
+    for prompt, target in pairs:
+        answer, start = [*target, stop], len(prompt)
+        rows.append(Row([*prompt, *answer[:-1]], list(range(start - 1, start + len(answer) - 1)), answer))
+    check_rows(rows, stop)
     return rows
 
 
-def head_rows(examples: Sequence[Example], encoder: Encoder) -> list[Row]:
-    """Rows whose loss is on the class, read at the prompt's last token."""
-    numbers = {label: i for i, label in enumerate(encoder.rendering.labels)}
-    rows = []
-    for example in examples:
-        ids = encoder.encode(example.inputs).row
-        rows.append(Row(ids, [len(ids) - 1], [numbers[_label(example, numbers)]]))
-    return rows
+def head_rows(pairs: Sequence[tuple[Sequence[int], int]]) -> list[Row]:
+    """Rows whose loss is on the class, read at the prompt's last token.
+
+    Args:
+        pairs: ids of each prompt after the shared prefix, and its class number.
+    """
+    return [Row(list(prompt), [len(prompt) - 1], [number]) for prompt, number in pairs]
 
 
 def check_rows(rows: Sequence[Row], stop: int) -> None:
@@ -72,12 +72,6 @@ def check_rows(rows: Sequence[Row], stop: int) -> None:
             raise UsageError(f"training row {number}: the stop token stands inside the target")
         if len(row.read) != len(row.targets):
             raise UsageError(f"training row {number}: {len(row.targets)} targets but {len(row.read)} places to learn them at")
-
-
-def _label(example: Example, known: dict[str, Any]) -> str:
-    if example.target is None or example.target not in known:
-        raise UsageError(f"{example.source or example.id}: the label {example.target!r} is not one of {', '.join(known)}")
-    return example.target
 
 
 def make_collator(prefix: Sequence[int], packs: bool = True) -> Any:
@@ -114,7 +108,7 @@ class TuningModule(nn.Module):
         self.model = model
         # The Trainer looks this up on the module that it is given.
         self.config: Any = getattr(model, "config", None)
-        self.packs = getattr(self.config, "_attn_implementation", None) in ("eager", "sdpa")
+        self.packs = getattr(self.config, "_attn_implementation", None) in (attention.NAME, "eager", "sdpa")
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, read: Tensor, labels: Tensor

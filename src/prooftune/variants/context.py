@@ -7,10 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from prooftune.data.questions import CONTEXT
 from prooftune.models import loading
 from prooftune.recipe import Prompt, Recipe
 from prooftune.records import Example, Prediction, Study
-from prooftune.tasks.prompts import Encoder, Rendering, Shot, default_template
+from prooftune.tasks.prompts import Encoder, Rendering, Shot
+from prooftune.tasks.task import Asking, asking
+from prooftune.tasks.templates import default_template
 
 
 @dataclass
@@ -21,15 +24,22 @@ class Context:
         recipe: the recipe.
         study: its data.
         folder: the variant's own folder in the run.
+        windowed: whether a context that is too long is read in windows; passages that were found are shortened, the
+            last first.
     """
 
     recipe: Recipe
     study: Study
     folder: Path
+    windowed: bool = True
 
     @property
     def fields(self) -> list[str]:
         return list(self.study.train[0].inputs)
+
+    @cached_property
+    def asking(self) -> Asking:
+        return asking(self.recipe)
 
     @cached_property
     def model_folder(self) -> Path:
@@ -45,9 +55,14 @@ class Context:
         if prompt is not None:
             merged = merged.model_copy(update={name: getattr(prompt, name) for name in prompt.model_fields_set})
         chat = merged.chat if merged.chat is not None else bool(self.tokenizer.chat_template)
+        answering, answers = self.recipe.answering, self.recipe.task != "classification"
+        default = default_template(self.recipe.task, self.fields, answering.no_answer)
         return Rendering(
-            template=template or merged.template or default_template(self.fields), labels=tuple(self.study.labels),
-            system=merged.system, chat=chat, max_length=merged.max_length, shots=shots)
+            template=template or merged.template or default, labels=tuple(self.study.labels),
+            system=merged.system, chat=chat, max_length=merged.max_length, shots=shots,
+            answer_tokens=answering.max_new_tokens if answers else 0,
+            windowed=CONTEXT if answers and self.windowed and CONTEXT in self.fields else None,
+            overlap=answering.window_overlap if answers else 0)
 
     def encoder(self, rendering: Rendering) -> Encoder:
         return Encoder(rendering, self.tokenizer, self.fields)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from prooftune import references
+from prooftune.engine.arithmetic import autocast
 from prooftune.engine.forward import body_of
 from prooftune.errors import UsageError
-from prooftune.tasks.classification import autocast
 
 _WINDOW = 256
 _LIMIT = 8192

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from statistics import fmean
 from typing import Any
 
 from prooftune.cost import measured
 from prooftune.files import write_json
 from prooftune.recipe import Variant
 from prooftune.records import Example, Prediction
-from prooftune.tasks.classification import predict
-from prooftune.tasks.prompts import Encoder, Rendering, Shot, candidate_templates
+from prooftune.tasks.prompts import Encoder, Rendering, Shot
+from prooftune.tasks.templates import candidate_templates
 from prooftune.variants.context import Context, Outcome
 
 
@@ -19,7 +21,7 @@ def zero_shot(context: Context, variant: Variant, model: Any, name: str) -> Outc
 
 
 def few_shot(context: Context, variant: Variant, model: Any, name: str) -> Outcome:
-    shots = draw_shots(context.study.train, context.study.labels, variant.shots, context.recipe.seed)
+    shots = draw_shots(context.study.train, context.study.strata(), variant.shots, context.recipe.seed, context.asking.said)
     rendering = context.rendering(variant.prompt, shots=shots)
     return _scored(context, model, rendering, name, f"{len(shots)} training examples shown in the prompt")
 
@@ -29,13 +31,15 @@ def prompted(context: Context, variant: Variant, model: Any, name: str) -> Outco
     rows = _sample(context.study.validation or context.study.train, variant.validation_rows, context.recipe.seed)
     tried: list[dict[str, Any]] = []
     with measured() as search:
-        for number, template in enumerate(variant.candidates or candidate_templates(context.fields)):
+        shipped = candidate_templates(context.recipe.task, context.fields, context.recipe.answering.no_answer)
+        for number, template in enumerate(variant.candidates or shipped):
             rendering = context.rendering(variant.prompt, template=template)
-            predictions = predict(model, context.encoder(rendering), rows, context.recipe.scoring,
-                                  description=f"{name}: prompt {number + 1}")
-            correct = sum(p.output == e.target for p, e in zip(predictions, rows, strict=True))
-            tried.append({"template": template, "accuracy": correct / len(rows), "rows": len(rows)})
-    best = max(tried, key=lambda t: float(t["accuracy"]))
+            encoder = context.encoder(rendering)
+            predictions = context.asking.predict(model, encoder, rows, False, f"{name}: prompt {number + 1}")
+            quality = fmean(context.asking.quality(p, e) for p, e in zip(predictions, rows, strict=True))
+            tried.append({"template": template, "quality": quality, "measure": context.asking.measure, "rows": len(rows),
+                          "tokens": fmean(p.prompt_tokens for p in predictions)})
+    best = max(tried, key=lambda t: float(t["quality"]))
     outcome = _scored(context, model, context.rendering(variant.prompt, template=best["template"]), name,
                       f"the best of {len(tried)} prompts on {len(rows)} validation rows")
     outcome.details["prompts_tried"] = tried
@@ -43,20 +47,31 @@ def prompted(context: Context, variant: Variant, model: Any, name: str) -> Outco
     return outcome
 
 
-def draw_shots(train: list[Example], labels: list[str], count: int, seed: int) -> tuple[Shot, ...]:
-    """Examples to show: labels in turn, drawn with the seed from the shorter half of each label's training rows
-    (long ones would crowd out the text that is asked about)."""
+def draw_shots(
+    train: list[Example], strata: list[str], count: int, seed: int, said: Callable[[Example], str]
+) -> tuple[Shot, ...]:
+    """Examples to show: strata (labels) in turn, drawn with the seed from the shorter half of each one's training rows
+    (long ones would crowd out the text that is asked about).
+
+    Args:
+        train: rows to draw from.
+        strata: see `Study.strata`.
+        count: how many, as far as there are rows.
+        seed: of the draw.
+        said: the answer shown with an example.
+    """
     generator = random.Random(seed)
     pools = {}
-    for label in labels:
-        rows = sorted((e for e in train if e.target == label), key=lambda e: (sum(map(len, e.inputs.values())), e.id))
+    for label in strata:
+        rows = sorted((e for e in train if e.stratum == label), key=lambda e: (sum(map(len, e.inputs.values())), e.id))
         pools[label] = generator.sample(rows[: (len(rows) + 1) // 2], (len(rows) + 1) // 2)
-    order = generator.sample(labels, len(labels))
+    order = generator.sample(strata, len(strata))
     shots: list[Shot] = []
     while len(shots) < count and any(pools.values()):
         for label in order:
             if pools[label] and len(shots) < count:
-                shots.append(Shot(pools[label].pop().inputs, label))
+                drawn = pools[label].pop()
+                shots.append(Shot(drawn.inputs, said(drawn)))
     return tuple(shots)
 
 
@@ -70,15 +85,17 @@ def score_splits(
     context: Context, model: Any, encoder: Encoder, name: str, description: str, *, head: bool = False
 ) -> Outcome:
     """Predict test and validation rows with one model and one encoder, and record what it cost."""
-    study, settings = context.study, context.recipe.scoring
+    study, recipe, predict = context.study, context.recipe, context.asking.predict
     with measured() as scoring:
-        test = predict(model, encoder, study.test, settings, head=head, description=f"{name}: test rows")
-    validation = predict(model, encoder, study.validation, settings, head=head, description=f"{name}: validation rows")
-    how = "" if head or settings.method == "likelihood" else ", generated and parsed"
+        test = predict(model, encoder, study.test, head, f"{name}: test rows")
+    validation = predict(model, encoder, study.validation, head, f"{name}: validation rows")
+    parsed = recipe.task == "classification" and not head and recipe.scoring.method == "generation"
+    how = ", generated and parsed" if parsed else ""
     return Outcome(test, validation, {
         "description": description + how,
         "prompt": encoder.render(study.test[0].inputs),
         "cost": {"train_seconds": 0.0, "score_seconds": scoring.seconds, "score_tokens": _tokens(test),
+                 "generated_tokens": sum(p.generated_tokens for p in test),
                  "peak_memory_bytes": scoring.peak_memory_bytes}})
 
 

@@ -10,20 +10,24 @@ import torch
 from torch import Tensor
 
 from prooftune.cost import measured
+from prooftune.engine.arithmetic import autocast
 from prooftune.engine.forward import check_readout, readout_of
-from prooftune.errors import Failure
+from prooftune.engine.scoring import score_labels
+from prooftune.errors import Failure, UsageError
 from prooftune.files import atomic_path, read_json, sha256, write_json
 from prooftune.models import adapters, changes, loading
 from prooftune.recipe import Scoring, Variant
 from prooftune.records import Example
-from prooftune.tasks.classification import autocast, label_scores
+from prooftune.tasks.classification import class_targets, label_scores
 from prooftune.tasks.prompts import Encoder
-from prooftune.training.objective import TuningModule, head_rows, instruction_rows
+from prooftune.training.objective import Row, TuningModule, head_rows, instruction_rows
 from prooftune.variants.context import Context, Outcome
 from prooftune.variants.forgetting import general_text, perplexity
 from prooftune.variants.prompting import score_splits
 
 TRAINED = "trained"
+_PROBE_WORDS = ("The", "yes", "no", "unanswerable")
+"""Answers whose probabilities are compared where a study has no labels."""
 
 
 def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
@@ -44,13 +48,21 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
     rendering = context.rendering(variant.prompt)
     encoder = context.encoder(rendering)
     write_json(context.folder / "rendering.json", rendering.to_json())
-    facts_file = context.folder / "training.json"
-    if not ((context.folder / TRAINED).is_dir() and facts_file.is_file()):
+    # What another variant has learned is read from its folder, beside this one.
+    place = context.folder.parent / variant.adapter if variant.adapter else context.folder
+    facts_file = place / "training.json"
+    if not ((place / TRAINED).is_dir() and facts_file.is_file()):
+        if variant.adapter:
+            raise UsageError(f"{name}: adapter: {variant.adapter} must stand before it among the variants")
         _train(context, variant, name, encoder, facts_file)
     facts = read_json(facts_file)
     model = adapters.load(
-        context.model_folder, context.folder / TRAINED, context.recipe.model, quantization=context.recipe.quantization,
+        context.model_folder, place / TRAINED, context.recipe.model, quantization=context.recipe.quantization,
         labels=context.study.labels if head else None, max_length=rendering.max_length)
+    if variant.adapter:
+        outcome = score_splits(context, model, encoder, name, f"what {variant.adapter} has learned")
+        outcome.details["objective"], outcome.details["method"] = variant.objective, facts["method"]
+        return outcome
     _prove_restored(model, encoder, context, head, facts["probe"], exact=variant.method != "full")
     outcome = score_splits(context, model, encoder, name, _describe(variant, facts), head=head)
     outcome.details["cost"] |= facts["cost"] | {"peak_memory_bytes": max(
@@ -67,8 +79,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     from prooftune.training.trainer import train
 
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
-    make_rows = head_rows if head else instruction_rows
-    rows, validation = make_rows(study.train, encoder), make_rows(study.validation, encoder)
+    rows, validation = (_rows(context, encoder, examples, head) for examples in (study.train, study.validation))
     torch.manual_seed(recipe.seed)  # the head's and the adapters' first values
     base = loading.load_model(
         context.model_folder, recipe.model, quantization=recipe.quantization, labels=study.labels if head else None,
@@ -99,6 +110,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     tokens = sum(len(encoder.prefix) + len(row.ids) for row in rows)
     epochs = next((log["epoch"] for log in reversed(history) if "epoch" in log), 0.0)
     write_json(facts_file, {
+        "method": variant.method,
         "training": {"log_history": history, "trainable_parameters": trainable, "total_parameters": total, "rows": len(rows),
                      "epochs": epochs},
         "probe": {"before": before.tolist(), "after": after.tolist()},
@@ -107,12 +119,25 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 
 
+def _rows(context: Context, encoder: Encoder, examples: list[Example], head: bool) -> list[Row]:
+    if head:
+        return head_rows(class_targets(examples, encoder))
+    return instruction_rows(context.asking.targets(examples, encoder), encoder.stop)
+
+
 def _scores(model: Any, encoder: Encoder, probe: list[Example], head: bool) -> Tensor:
-    """Label scores of the probe rows, the same arithmetic before and after."""
+    """Scores [rows, labels] of the probe rows, the same arithmetic before and after; for questions, of a few words."""
     was_training = model.training
     model.eval()
+    rows = [encoder.encode(e.inputs).row for e in probe]
     with autocast(model):
-        scores = label_scores(model, encoder, [encoder.encode(e.inputs).row for e in probe], Scoring(), head=head)
+        if head or encoder.targets:
+            scores = label_scores(model, encoder, rows, Scoring(), head=head, description=None)
+        else:
+            words = [encoder.answer_ids(word) for word in _PROBE_WORDS]
+            scores = torch.zeros(len(rows), len(words), dtype=torch.float64)
+            for numbers, values in score_labels(model, encoder.prefix, rows, words, encoder.stop):
+                scores[numbers] = values.double()
     model.train(was_training)
     return scores
 

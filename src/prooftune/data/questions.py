@@ -1,0 +1,108 @@
+"""Rows of a table -> questions with their contexts and accepted answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from prooftune.data.table import Table
+from prooftune.errors import UsageError, nearest
+from prooftune.recipe import Source, Task
+from prooftune.records import Example
+
+ANSWERS = ("answers", "answer", "output", "references", "reference")
+"""Columns that hold the answers where the recipe names none, in this order."""
+QUESTION, CONTEXT = "question", "context"
+
+
+def columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
+    """Field name -> column of the inputs, and the column of the answers.
+
+    Raises:
+        UsageError: a column is not there.
+    """
+    wanted = source.text
+    if wanted is None:
+        wanted = [QUESTION, CONTEXT] if CONTEXT in table.columns else [QUESTION]
+        if QUESTION not in table.columns and {"instruction", "input"} <= set(table.columns):
+            wanted = {QUESTION: "instruction", CONTEXT: "input"}  # Alpaca's layout
+    elif isinstance(wanted, str):
+        wanted = {QUESTION: wanted}
+    fields = dict(wanted) if isinstance(wanted, dict) else {name: name for name in wanted}
+    if QUESTION not in fields:
+        raise UsageError(f"data.text names {', '.join(map(repr, fields))}; one field must be the question: "
+                         f"text: {{question: COLUMN, context: COLUMN}}")
+    answers = source.label or next((name for name in ANSWERS if name in table.columns), ANSWERS[0])
+    for column, option in [*((c, "text") for c in fields.values()), (answers, "label")]:
+        if column not in table.columns:
+            raise UsageError(f"{table.name} has no column '{column}' (data.{option}). Found {len(table.columns)}: "
+                             f"{', '.join(repr(c[:60]) for c in table.columns[:12])}{nearest(column, table.columns)}")
+    if answers in fields.values():
+        raise UsageError(f"data.text and data.label both name column '{answers}': the answer would stand in the prompt")
+    return fields, answers
+
+
+def examples(table: Table, source: Source, task: Task) -> list[Example]:
+    """Every row as a question.
+
+    Raises:
+        UsageError: a row has no question; or no context or no reference answer where the task needs one.
+    """
+    fields, answers = columns(table, source)
+    places = {field: table.columns.index(column) for field, column in fields.items()}
+    answer = table.columns.index(answers)
+    optional = {option: table.columns.index(_present(table, column, option))
+                for option in ("id", "gold", "group") if (column := getattr(source, option)) is not None}
+    if source.format == "squad":
+        optional = {"id": 0, "group": 1} | optional
+    found: list[Example] = []
+    for number, row in enumerate(table.rows):
+        where = table.where(number)
+        references = tuple(_several(row[answer], where, answers))
+        found.append(Example(
+            id=(row[optional["id"]] or "") if "id" in optional else where,
+            inputs={field: row[place] or "" for field, place in places.items()},
+            target=references[0] if references else "", source=where,
+            group=row[optional["group"]] if "group" in optional else None, references=references,
+            gold=tuple(_several(row[optional["gold"]], where, "gold")) if "gold" in optional else ()))
+    _complain(found, task, answers)
+    return found
+
+
+def _present(table: Table, column: str, option: str) -> str:
+    if column not in table.columns:
+        raise UsageError(f"{table.name} has no column '{column}' (data.{option}); found "
+                         f"{', '.join(map(repr, table.columns[:12]))}{nearest(column, table.columns)}")
+    return column
+
+
+def _several(cell: str | None, where: str, column: str) -> list[str]:
+    """The texts of a cell: one, a JSON list of them, or SQuAD's {"text": [...]} of the hub; empty ones left out."""
+    text = (cell or "").strip()
+    if text[:1] not in ("[", "{"):
+        return [text] if text else []
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return [text]  # an answer that begins with a bracket
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        value = value["text"]
+    if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
+        raise UsageError(f"{where}: column '{column}' should hold a text or a list of texts, found {text[:60]}")
+    return list(dict.fromkeys(str(v).strip() for v in value if str(v).strip()))
+
+
+def _complain(found: Sequence[Example], task: Task, answers: str) -> None:
+    def report(rows: list[Example], what: str, hint: str) -> None:
+        if rows:
+            more = f" and {len(rows) - 5:,} more" if len(rows) > 5 else ""
+            raise UsageError(f"{len(rows):,} row{'s' if len(rows) > 1 else ''} without {what}: "
+                             f"{', '.join(e.source for e in rows[:5])}{more}. {hint}")
+
+    report([e for e in found if not e.inputs[QUESTION].strip()], "a question", "Give them one, or remove them")
+    if task == "extractive-qa":
+        report([e for e in found if not e.inputs.get(CONTEXT, "").strip()], "a context",
+               "extractive-qa takes its answers from one; for answers that are written freely set task: free-text-qa")
+    else:
+        report([e for e in found if not e.references], "a reference answer",
+               f"free-text-qa compares with column '{answers}'. Questions that may have none belong to task: extractive-qa")

@@ -1,0 +1,35 @@
+"""What a reader needs to repeat the numbers: versions, processor, device, dtype, and the weights' digest."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from prooftune.recipe import Recipe
+
+
+def environment(chosen: Recipe) -> dict[str, Any]:
+    """Facts by name, JSON-ready."""
+    facts: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform(), "cpu": _processor(),
+                             "threads": os.cpu_count()}
+    for package in ("torch", "transformers", "peft", "scikit-learn"):
+        facts[package] = metadata.version(package)
+    if any(v.kind not in ("majority", "tfidf") for v in chosen.variants.values()):
+        from prooftune.models import loading
+
+        folder = loading.resolve(chosen.model.name, chosen.model.revision)
+        facts |= {"device": str(loading.device()), "dtype": str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch."),
+                  "attention": loading.attention(chosen.model.attention, folder, chosen.prompt.max_length),
+                  "model": chosen.model.name, "model_sha256": loading.weights_digest(folder)}
+    return facts
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

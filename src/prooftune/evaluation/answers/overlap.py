@@ -1,0 +1,62 @@
+"""ROUGE and METEOR of free-text answers, for the best of several references, by their reference implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import numpy as np
+
+from prooftune.errors import UsageError
+from prooftune.evaluation.answers.wordnet import synonyms
+from prooftune.evaluation.metrics import Floats
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Floats, str]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L F-measures (Lin 2004) by rouge-score, 0 to 1, [n, 3], and the signature.
+
+    Each is of the reference for which it is largest. Words are compared by their Porter stems. rouge-score knows
+    the letters a to z and digits only, so a text in another script has no words.
+
+    Args:
+        predictions: one text for each example.
+        references: at least one text for each example.
+
+    Raises:
+        UsageError: rouge-score is not installed.
+    """
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise UsageError("ROUGE needs rouge-score: pip install 'prooftune[answers]'") from None
+    scorer = RougeScorer(ROUGE, use_stemmer=True)
+    found = np.empty((len(predictions), len(ROUGE)))
+    for row, prediction, accepted in zip(found, predictions, references, strict=True):
+        made = scorer.score_multi(list(accepted), prediction)
+        row[:] = [made[name].fmeasure for name in ROUGE]
+    return found, f"rouge-score:{version('rouge-score')}|measure:f|use_stemmer:true|references:max"
+
+
+def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Floats, str]:
+    """METEOR (Lavie and Agarwal 2007) by nltk, 0 to 1, [n], and the signature, which says whether synonyms counted.
+
+    Args:
+        predictions: one text for each example.
+        references: at least one text for each example; the best counts.
+
+    Raises:
+        UsageError: nltk is not installed, or ``WNSEARCHDIR`` names a folder without WordNet's files.
+    """
+    try:
+        from nltk.tokenize import NLTKWordTokenizer
+        from nltk.translate.meteor_score import meteor_score
+    except ImportError:
+        raise UsageError("METEOR needs nltk: pip install 'prooftune[answers]'") from None
+    words = NLTKWordTokenizer().tokenize
+    source, dictionary = synonyms()
+    found = np.array([meteor_score([words(r) for r in accepted], words(prediction), wordnet=dictionary)
+                      for prediction, accepted in zip(predictions, references, strict=True)], dtype=np.float64)
+    return found, (f"nltk:{version('nltk')}|alpha:0.9|beta:3.0|gamma:0.5|tok:NLTKWordTokenizer|stem:porter|references:max|"
+                   + (f"synonyms:{source}" if source else "without synonyms"))

@@ -1,0 +1,1 @@
+"""Retrieval: documents -> parts -> chunks -> index -> search, and how good the search is."""

@@ -1,0 +1,49 @@
+"""A document collection read as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prooftune.errors import UsageError
+from prooftune.retrieval.finding import Unreadable, find
+from prooftune.retrieval.readers import read
+from prooftune.retrieval.records import Document, Documents, Skipped
+
+
+def read_documents(source: str | Path | Sequence[str | Path], base: Path) -> Documents:
+    """Read every document of a file, folder, glob pattern or zip archive, or of a list of these.
+
+    PDF, HTML, Markdown, plain text and JSON are read. One that cannot be is listed with its reason, and the others go on.
+
+    Args:
+        source: see `finding.find`.
+        base: the folder that relative paths start from.
+
+    Raises:
+        UsageError: nothing is there, or none of it can be read.
+    """
+    files, skipped = find(source, base)
+    documents: list[Document] = []
+    for file in files:
+        try:
+            documents.append(read(file, file.read()))
+        except Unreadable as error:
+            skipped.append(Skipped(file.id, str(error)))
+    refuse_none(source, len(documents), skipped)
+    return Documents(documents, sorted(skipped, key=lambda s: s.id))
+
+
+def refuse_none(source: object, readable: int, skipped: Sequence[Skipped]) -> None:
+    """Raise where nothing is left.
+
+    Raises:
+        UsageError: no document is readable; the first reasons are named.
+    """
+    if readable:
+        return
+    if not skipped:
+        raise UsageError(f"{source} holds no documents")
+    reasons = "; ".join(f"{one.id}: {one.reason}" for one in skipped[:5])
+    raise UsageError(f"none of the {len(skipped)} file{'s' if len(skipped) > 1 else ''} of {source} can be read. "
+                     f"{reasons}{' …' if len(skipped) > 5 else ''}")

@@ -1,0 +1,131 @@
+"""HTML -> sections: the text that a reader sees, without scripts, styles and navigation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prooftune.errors import UsageError
+from prooftune.retrieval.finding import Unreadable
+from prooftune.retrieval.headings import Sections
+from prooftune.retrieval.records import Part
+
+if TYPE_CHECKING:
+    from bs4.element import PageElement, Tag
+
+LARGEST = 20_000_000
+"""Bytes of the largest page; beautifulsoup4 needs about a minute and 4 GB for one."""
+
+DEEPEST = 2_000
+"""Elements inside each other. Real pages stay below a hundred; the parser's time grows with the square."""
+
+_DROPPED = ["script", "style", "noscript", "template", "nav", "aside", "footer", "form", "button", "select", "svg", "iframe",
+            "object", "head"]
+_PARAGRAPHS = frozenset(["blockquote", "dl", "ol", "p", "pre", "table", "ul", "section", "article", "h1", "h2", "h3", "h4", "h5", "h6"])
+_BLOCKS = frozenset(["address", "body", "br", "caption", "center", "dd", "details", "div", "dt", "fieldset", "figcaption", "figure",
+                     "header", "hr", "li", "main", "summary", "tbody", "tfoot", "thead", "tr"])
+_CELLS = frozenset(["td", "th"])
+_TAG = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^>]*?(/?)>")
+_NO_END = frozenset(b"area base br col embed hr img input link meta param source track wbr p li dt dd td th tr option thead tbody "
+                    b"tfoot colgroup".split())
+"""Elements without an end tag, or whose end tag may be left out."""
+
+
+def read_html(content: bytes, text: str) -> list[Part]:
+    """The page's sections, as its headings (h1 to h6) cut it.
+
+    Args:
+        content: the bytes, which bounds are checked on.
+        text: the decoded bytes.
+
+    Raises:
+        Unreadable: the page is too large, or nested too deeply.
+        UsageError: beautifulsoup4 or lxml is missing.
+    """
+    try:
+        from bs4 import BeautifulSoup, FeatureNotFound
+    except ImportError:
+        raise UsageError("HTML documents need beautifulsoup4 and lxml: pip install 'prooftune[retrieval]'") from None
+    if len(content) > LARGEST:
+        raise Unreadable(f"{len(content) / 1e6:.0f} MB of HTML, more than {LARGEST // 1_000_000} MB")
+    if _depth(content) > DEEPEST:
+        raise Unreadable(f"more than {DEEPEST:,} HTML elements inside each other")
+    try:
+        soup = BeautifulSoup(text, "lxml")
+    except FeatureNotFound:
+        raise UsageError("HTML documents need lxml: pip install 'prooftune[retrieval]'") from None
+    title = soup.title.get_text(" ", strip=True) if soup.title else ""
+    for dropped in soup.find_all(_DROPPED):
+        dropped.extract()
+    sections = Sections()
+    if title:
+        # Level 0: every heading stands below it.
+        sections.heading(0, title)
+    _gather(soup, sections)
+    sections.close()
+    return [_tidy(part) for part in sections.parts]
+
+
+def _depth(content: bytes) -> int:
+    """The deepest that elements can be inside each other, counted on the tags alone."""
+    deepest = depth = 0
+    for match in _TAG.finditer(content):
+        closing, name, empty = match.groups()
+        if name.lower() in _NO_END or empty:
+            continue
+        depth = max(0, depth - 1) if closing else depth + 1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _gather(soup: Tag, sections: Sections) -> None:
+    from bs4.element import NavigableString, Tag
+
+    heading: Tag | None = None
+    for node, entered in _walk(soup):
+        if isinstance(node, Tag):
+            if heading is None and entered and re.fullmatch("h[1-6]", node.name):
+                heading = node
+                title = " ".join(node.get_text(" ").split())
+                if title:
+                    sections.heading(int(node.name[1]), title)
+            elif heading is node:
+                heading = None
+            elif heading is None:
+                sections.add(_space(node.name))
+        # Comments and declarations are strings of their own kinds.
+        elif heading is None and entered and type(node) is NavigableString:
+            inside_pre = node.parent is not None and node.parent.name == "pre"
+            sections.add(str(node) if inside_pre else re.sub(r"\s+", " ", str(node)))
+
+
+def _walk(root: Tag) -> Iterator[tuple[PageElement, bool]]:
+    """Every element at its beginning (True) and its end (False), without recursion."""
+    from bs4.element import Tag
+
+    stack = [(root, iter(root.contents))]
+    while stack:
+        parent, children = stack[-1]
+        child = next(children, None)
+        if child is None:
+            stack.pop()
+            yield parent, False
+        else:
+            yield child, True
+            if isinstance(child, Tag):
+                stack.append((child, iter(child.contents)))
+
+
+def _space(name: str) -> str:
+    if name in _PARAGRAPHS:
+        return "\n\n"
+    if name in _BLOCKS:
+        return "\n"
+    return " " if name in _CELLS else ""
+
+
+def _tidy(part: Part) -> Part:
+    text = re.sub(r"[ \t\xa0]+", " ", part.text)
+    text = re.sub(r" ?\n ?", "\n", text)
+    return Part(re.sub(r"\n{3,}", "\n\n", text).strip(), section=part.section)

@@ -1,0 +1,63 @@
+"""What a task is to the rest of the study: how examples are asked, learned and judged one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prooftune.recipe import Recipe
+from prooftune.records import Example, Prediction
+from prooftune.tasks.prompts import Encoder
+
+Pairs = list[tuple[list[int], list[int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A task with the settings of one recipe.
+
+    Attributes:
+        predict: (model, encoder, examples, head, what the progress bar says) -> predictions, in order.
+        targets: (examples, encoder) -> ids of every training row's prompt and of its target.
+        quality: (prediction, example) -> how good an answer is, 0 to 1: right or wrong for a label, the overlap of
+            words for an answer.
+        measure: what `quality` is called.
+        said: (example) -> its target as the model should write it.
+    """
+
+    predict: Callable[[Any, Encoder, Sequence[Example], bool, str | None], list[Prediction]]
+    targets: Callable[[Sequence[Example], Encoder], Pairs]
+    quality: Callable[[Prediction, Example], float]
+    measure: str
+    said: Callable[[Example], str]
+
+
+def asking(recipe: Recipe) -> Asking:
+    """The recipe's task."""
+    if recipe.task == "classification":
+        return _classification(recipe)
+    return _answering(recipe)
+
+
+def _classification(recipe: Recipe) -> Asking:
+    from prooftune.tasks import classification
+
+    return Asking(
+        predict=lambda model, encoder, examples, head, description: classification.predict(
+            model, encoder, examples, recipe.scoring, head=head, description=description),
+        targets=classification.targets,
+        quality=lambda prediction, example: float(prediction.output == example.target),
+        measure="accuracy", said=lambda example: example.target or "")
+
+
+def _answering(recipe: Recipe) -> Asking:
+    from prooftune.evaluation.answers.squad import f1
+    from prooftune.tasks import answering
+
+    return Asking(
+        predict=lambda model, encoder, examples, head, description: answering.predict(
+            model, encoder, examples, recipe.answering, recipe.task, description=description),
+        targets=lambda examples, encoder: answering.targets(examples, encoder, recipe.answering, recipe.task),
+        quality=lambda prediction, example: f1(prediction.output, example.references or ()),
+        measure="F1", said=lambda example: example.target or recipe.answering.no_answer)

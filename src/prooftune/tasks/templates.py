@@ -1,0 +1,59 @@
+"""The instructions that are used where the recipe gives none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prooftune.recipe import Task
+
+_EXTRACT = ("Answer the question with words copied from the text. If the text does not hold the answer, reply "
+            "\"{no_answer}\".")
+
+
+def default_template(task: Task, fields: Sequence[str], no_answer: str) -> str:
+    """The instruction of a task for the data's fields."""
+    if task != "classification":
+        return _asking(task, fields, no_answer)[0]
+    if list(fields) == ["text"]:
+        inputs = "Text: {text}"
+    else:
+        inputs = "\n".join(f"{name.replace('_', ' ').capitalize()}: {{{name}}}" for name in fields)
+    return f"Classify the text below. Answer with one of: {{labels}}.\n\n{inputs}"
+
+
+def candidate_templates(task: Task, fields: Sequence[str], no_answer: str) -> list[str]:
+    """Prompts that the ``prompted`` variant compares where the recipe lists none."""
+    if task != "classification":
+        return _asking(task, fields, no_answer)
+    inputs = "\n".join(f"{{{name}}}" for name in fields)
+    return [
+        default_template(task, fields, no_answer),
+        f"{inputs}\n\nWhich of these labels fits the text above best: {{labels}}?",
+        f"You are an expert annotator. Read the text and choose its label from this list: {{labels}}.\n\n"
+        f"\"{inputs}\"\n\nReply with the label and nothing else.",
+        f"Text:\n{inputs}\n\nPossible labels: {{labels}}\nThe label of the text is",
+    ]
+
+
+def _asking(task: Task, fields: Sequence[str], no_answer: str) -> list[str]:
+    """Ways to ask a question; those with a context come from extractive reading and from retrieval."""
+    phrase = no_answer.replace("{", "{{").replace("}", "}}")
+    if task == "extractive-qa":
+        return [
+            f"{_EXTRACT.format(no_answer=phrase)}\n\nText: {{context}}\n\nQuestion: {{question}}",
+            f"{{context}}\n\nQuestion: {{question}}\nThe answer is a short passage of the text above, or \"{phrase}\". Reply with "
+            "the answer and nothing else.",
+            f"Read the text and find the shortest passage that answers the question; say \"{phrase}\" if there is none.\n\n"
+            "Text: {context}\n\nQuestion: {question}\nAnswer:",
+        ]
+    if "context" in fields:
+        return [
+            "Answer the question with the help of the passages.\n\n{context}\n\nQuestion: {question}",
+            "Answer the following question:\n\n{question}\n\nContext:\n{context}\n\n---\nAnswer:",
+            "{context}\n\nUse only the passages above. Answer in one or two full sentences: {question}",
+        ]
+    return [
+        "Answer the question.\n\nQuestion: {question}",
+        "Answer the following question:\n\n{question}\n\n---\nAnswer:",
+        "You are an expert on this subject. Answer in one or two full sentences.\n\n{question}",
+    ]

@@ -1,0 +1,146 @@
+"""What is shown beside a question: the data's own context, passages found for it, or those of the controls."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prooftune.data.questions import CONTEXT, QUESTION
+from prooftune.errors import UsageError
+from prooftune.progress import say
+from prooftune.recipe import Recipe, Variant
+from prooftune.records import Example, Study
+
+if TYPE_CHECKING:
+    from prooftune.retrieval.chunks import Chunk
+    from prooftune.retrieval.index import Index
+
+DEPTH = 10
+"""Passages found per question, by which retrieval is measured; fewer are shown."""
+
+
+def shows_passages(variant: Variant) -> bool:
+    """Whether the variant's context comes from the document collection."""
+    return variant.context in ("retrieved", "gold", "random")
+
+
+class Passages:
+    """The document collection of a study, searched when the first variant needs it.
+
+    Args:
+        recipe: with a ``retrieval`` section.
+        base: folder against which the documents' path is resolved.
+        folder: where the index is kept, usually in the run folder.
+    """
+
+    def __init__(self, recipe: Recipe, base: Path, folder: Path) -> None:
+        self._recipe, self._base, self._folder = recipe, base, folder
+        self._found: dict[str, list[list[Chunk]]] = {}
+
+    def study(self, study: Study, variant: Variant) -> tuple[Study, dict[str, Any]]:
+        """The study as the variant sees it, and how well its passages were found.
+
+        Returns:
+            Examples whose ``context`` is what the variant shows; in training, targets that cite the passage with the
+            answer and say so where it is missing. And ``retrieval``: recall, MRR and nDCG on the test questions where
+            the data names the passages that hold the answers; empty for contexts that are not searched for.
+        """
+        if variant.context in (None, "given"):
+            return study, {}
+        if variant.context == "none":
+            return _map(study, lambda e: replace(e, inputs={k: v for k, v in e.inputs.items() if k != CONTEXT})), {}
+        learns = variant.kind == "tuned" and variant.adapter is None
+        splits: dict[str, list[Example]] = {}
+        for name, examples in study.splits().items():
+            shown = self._shown(name, examples, variant, mixes=learns and name == "train")
+            # Only what is learned from may know which passage holds the answer.
+            gold = [_ids(found) for found in self._gold(name, examples)] if learns and name != "test" else [None] * len(examples)
+            splits[name] = [_with(e, passages, ids) for e, passages, ids in zip(examples, shown, gold, strict=True)]
+        facts = self._measured(study) if variant.context == "retrieved" else {}
+        return replace(study, **splits), facts  # type: ignore[arg-type]
+
+    @cached_property
+    def index(self) -> Index:
+        from prooftune.retrieval.index import Settings, build, open_index
+
+        settings = self._recipe.retrieval
+        if settings is None:
+            raise UsageError("context: retrieved needs a retrieval section with documents")
+        summary = build(settings.documents, self._folder, Settings(
+            embedding=settings.embedding, chunk_words=settings.chunk_words, overlap_words=settings.overlap_words), base=self._base)
+        say(f"index: {summary.chunks:,} passages of {summary.documents:,} documents")
+        for sentence in summary.notes:
+            say(f"  {sentence}", "yellow")
+        return open_index(self._folder)
+
+    def _search(self, name: str, queries: Sequence[str]) -> list[list[Chunk]]:
+        """The best passages for every query, kept under a name since several variants ask for the same."""
+        settings = self._recipe.retrieval
+        if name not in self._found and settings is not None:
+            hits = self.index.search(queries, max(DEPTH, settings.passages), mode=settings.search, rerank=settings.rerank)
+            self._found[name] = [[hit.chunk for hit in found] for found in hits]
+        return self._found[name]
+
+    def _shown(self, split: str, examples: Sequence[Example], variant: Variant, *, mixes: bool) -> list[list[Chunk]]:
+        """The passages for every example; with `mixes` as in training with retrieval (RAFT, arXiv 2403.10131)."""
+        count = self._recipe.retrieval.passages if self._recipe.retrieval else 0
+        generators = [random.Random(f"{self._recipe.seed}/{e.id}") for e in examples]
+        if variant.context == "random":
+            everything = self.index.chunks
+            return [g.sample(everything, min(count, len(everything))) for g in generators]
+        if variant.context == "gold":
+            return [gold[:count] for gold in self._gold(split, examples)]
+        found = self._search(split, [e.inputs[QUESTION] for e in examples])
+        if not mixes:
+            return [passages[:count] for passages in found]
+        shown = []
+        for generator, passages, gold in zip(generators, found, self._gold(split, examples), strict=True):
+            known = _ids(gold)
+            others = [chunk for chunk in passages if chunk.id not in known]
+            kept = gold[:1] if generator.random() < variant.gold_share else []
+            mixed = [*kept, *others[: count - len(kept)]]
+            generator.shuffle(mixed)
+            shown.append(mixed)
+        return shown
+
+    def _gold(self, split: str, examples: Sequence[Example]) -> list[list[Chunk]]:
+        """The passages that hold the answer: those the data names, else those found with the reference answer."""
+        by_id = {chunk.id: chunk for chunk in self.index.chunks}
+        named = [[by_id[i] for i in e.gold if i in by_id] for e in examples]
+        if all(named):
+            return named
+        asked = [f"{e.inputs[QUESTION]} {' '.join(e.references or ())}" for e in examples]
+        found = self._search(f"{split} with answers", asked)
+        return [own or best[:1] for own, best in zip(named, found, strict=True)]
+
+    def _measured(self, study: Study) -> dict[str, Any]:
+        from prooftune.retrieval.measures import measure
+
+        if not all(e.gold for e in study.test):
+            return {}
+        found = self._search("test", [e.inputs[QUESTION] for e in study.test])
+        return measure([[c.id for c in chunks] for chunks in found], [set(e.gold) for e in study.test], self._recipe.seed)
+
+
+def _ids(chunks: Sequence[Chunk]) -> set[str]:
+    return {chunk.id for chunk in chunks}
+
+
+def _with(example: Example, passages: Sequence[Chunk], gold: set[str] | None) -> Example:
+    """The example with numbered passages as its context; where `gold` is known, with what is to be learned from them."""
+    context = "\n\n".join(f"[{n}] {' '.join(chunk.text.split())}" for n, chunk in enumerate(passages, start=1))
+    target = example.target
+    if gold is not None:
+        number = next((n for n, chunk in enumerate(passages, start=1) if chunk.id in gold), None)
+        target = f"{target} [{number}]" if number is not None and target else ""
+    own = {name: text for name, text in example.inputs.items() if name != CONTEXT}
+    return replace(example, inputs={CONTEXT: context, **own}, target=target, passages=tuple(chunk.id for chunk in passages))
+
+
+def _map(study: Study, change: Any) -> Study:
+    splits = {name: [change(e) for e in examples] for name, examples in study.splits().items()}
+    return replace(study, **splits)
