@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prooftune.bundle.answerer import Answerer
     from prooftune.bundle.load import Classifier
+    from prooftune.similarity import SimilarityEvaluator
     from prooftune.study import Result
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "run"]
+__all__ = ["SimilarityEvaluator", "__version__", "load", "run"]
 
 
 def run(recipe: str | Path | dict[str, Any], out: str | Path | None = None, overrides: list[str] | None = None) -> Result:
@@ -41,8 +43,8 @@ def run(recipe: str | Path | dict[str, Any], out: str | Path | None = None, over
     return study.run(chosen, base, Path(out) if out is not None else None)
 
 
-def load(bundle: str | Path) -> Classifier:
-    """Load a bundle; ``.predict(texts)`` gives labels with probabilities.
+def load(bundle: str | Path) -> Classifier | Answerer:
+    """Load a bundle; ``.predict(texts)`` gives labels with probabilities, or answers to questions.
 
     Raises:
         prooftune.errors.UsageError: the folder is no bundle.
@@ -50,3 +52,12 @@ def load(bundle: str | Path) -> Classifier:
     from prooftune.bundle.load import load as load_bundle
 
     return load_bundle(Path(bundle))
+
+
+def __getattr__(name: str) -> Any:
+    # Found when it is asked for: it brings libraries that `import prooftune` must not wait for.
+    if name == "SimilarityEvaluator":
+        from prooftune.similarity import SimilarityEvaluator
+
+        return SimilarityEvaluator
+    raise AttributeError(f"module 'prooftune' has no attribute '{name}'")

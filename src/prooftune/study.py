@@ -25,7 +25,7 @@ from prooftune.records import SPLITS, Example, SplitName, Study, VariantResult
 from prooftune.tasks import task
 from prooftune.tasks.prompts import Encoder
 from prooftune.variants.context import Context, Outcome
-from prooftune.variants.passages import Passages, shows_passages
+from prooftune.variants.passages import PASSAGES, Passages, shows_passages
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
             place = folder / "variants" / name
             results.append(_variant(chosen, study, data_print, name, variant, place, base, models, passages))
         del models, passages
-        scores = evaluate(chosen, study, results, folder)
+        scores = evaluate(chosen, study, results, folder, base)
         bundle = _bundle(chosen, study, results, scores, folder)
         return Result(folder, scores, folder / "report.html", bundle)
 
@@ -111,8 +111,8 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     return study, print_
 
 
-def evaluate(chosen: Recipe, study: Study, results: list[VariantResult], folder: Path) -> dict[str, Any]:
-    """Score every variant, compare them in pairs, and write the report."""
+def evaluate(chosen: Recipe, study: Study, results: list[VariantResult], folder: Path, base: Path) -> dict[str, Any]:
+    """Score every variant, compare them in pairs, ask the judge if there is one, and write the report."""
     from prooftune.report.build import build
 
     if chosen.task == "classification":
@@ -123,6 +123,10 @@ def evaluate(chosen: Recipe, study: Study, results: list[VariantResult], folder:
         from prooftune.evaluation.answers.scores import score_answers
 
         scores = score_answers(study, results, chosen)
+        if chosen.judge is not None:
+            from prooftune.judge.study import judge_study
+
+            scores["judge"] = judge_study(chosen, chosen.judge, study, results, scores, folder / "judge", base)
     write_json(folder / "scores.json", scores)
     facts = {
         "name": chosen.name, "recipe": recipe.dump(chosen), "scores": scores, "notes": study.notes, "seed": chosen.seed,
@@ -136,13 +140,13 @@ def evaluate(chosen: Recipe, study: Study, results: list[VariantResult], folder:
 def reread(folder: Path) -> Result:
     """Score and report a finished run again from its files, e.g. after Prooftune's report has changed."""
     runs.open_run(folder)
-    chosen, _ = recipe.load(folder / "recipe.yaml")
+    chosen, base = recipe.load(folder / "recipe.yaml")
     missing = [name for name in chosen.variants if not (folder / "variants" / name / "details.json").is_file()]
     if missing:
         raise UsageError(f"{folder} is not finished: no predictions of {', '.join(missing)}. Run the recipe again to go on.")
     study = runs.read_study(folder / "data")
     results = [runs.read_result(folder / "variants" / name, v.kind) for name, v in chosen.variants.items()]
-    scores = evaluate(chosen, study, results, folder)
+    scores = evaluate(chosen, study, results, folder, base)
     bundle = folder / "bundle"
     return Result(folder, scores, folder / "report.html", bundle if bundle.is_dir() else None)
 
@@ -177,6 +181,8 @@ def _variant(
         return runs.read_result(folder, variant.kind)
     runs.begin(folder, print_)
     seen, retrieval = passages.study(study, variant)
+    if shows_passages(variant):
+        write_json(folder / PASSAGES, passages.shown_in(seen))
     outcome = _outcome(Context(chosen, seen, folder, windowed=not shows_passages(variant)), variant, name, base, models)
     if retrieval:
         outcome.details["retrieval"] = retrieval

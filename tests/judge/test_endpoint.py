@@ -19,7 +19,7 @@ import pytest
 from prooftune.errors import Failure, UsageError
 from prooftune.judge import Item, Judgements, judge, summary
 from prooftune.judge import endpoint as limits
-from prooftune.judge.settings import Judge as Settings
+from prooftune.recipe.judging import Judge as Settings
 
 from . import server
 
@@ -227,7 +227,7 @@ def test_killed_and_run_again_asks_no_answered_request_twice(endpoint_server: se
     endpoint_server.act = lambda h, c, a: h.sleep(0.1)
     code = (
         "import sys; from pathlib import Path; from prooftune.judge import Item, judge\n"
-        "from prooftune.judge.settings import Judge\n"
+        "from prooftune.recipe.judging import Judge\n"
         "items = [Item(str(i), f'What is {i} plus {i}?', str(2 * i)) for i in range(30)]\n"
         "judge(items, Judge.model_validate_json(sys.argv[1]), Path(sys.argv[2]))")
     chosen = settings(concurrency=2)

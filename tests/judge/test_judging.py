@@ -16,8 +16,8 @@ from prooftune.errors import Failure, UsageError
 from prooftune.judge import Item, Message, compare, judge, preference_summary
 from prooftune.judge import asking as asking_module
 from prooftune.judge.judging import drawn
-from prooftune.judge.settings import CRITERIA
-from prooftune.judge.settings import Judge as Settings
+from prooftune.recipe.judging import CRITERIA
+from prooftune.recipe.judging import Judge as Settings
 
 LOCAL = Settings(model="local", rows=None)
 

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from prooftune.report.format import count, number, p_value, percent, points, seconds, signed_span, significant, size, span
-from prooftune.report.tables import AS_NUMBERS, METRICS
+from prooftune.report.shown import TASKS
 from report.conftest import facts_of
 from report.reading import cells, table
 
 MISSING = "–"
+METRICS = TASKS["classification"].metrics
+AS_NUMBERS = ("mcc", "log_loss", "brier", "ece")
 
 
 def share(figure: dict[str, Any]) -> str:
@@ -43,8 +45,8 @@ def test_all_metrics(document, facts):
     rows = table(document, "metrics-table")
     variants = facts["scores"]["variants"]
     shown = by_first(rows)
-    for key, title in METRICS.items():
-        for name, cell in zip(rows[0][1:], shown[title], strict=True):
+    for key, metric in METRICS.items():
+        for name, cell in zip(rows[0][1:], shown[metric.title], strict=True):
             figure = variants[name]["metrics"].get(key)
             assert cell == (value(figure) if key in AS_NUMBERS else share(figure)), (name, key)
     assert {key for v in variants.values() for key in v["metrics"]} <= {*METRICS}, "a metric is not shown"
@@ -201,7 +203,8 @@ def test_cost_and_forgetting(usual):
 def test_prompts_tried_carry_intervals_and_the_first_best_is_chosen(usual):
     rows = cells(usual.by_id("prompts").of_class("tried")[0])
     assert [row[1] for row in rows[1:]][1] == "70.0% 60.4–78.1"
-    assert [row[2] for row in rows[1:]] == ["", "chosen", "", ""]
+    assert [row[2:4] for row in rows[1:]] == [["60", "60 50.0%"], ["80", "40 33.3%"], ["100", "20 16.7%"], ["120", "0 0.0%"]]
+    assert [row[-1] for row in rows[1:]] == ["", "chosen", "", ""]
 
 
 def test_captions_say_n_level_and_seed(document, facts):

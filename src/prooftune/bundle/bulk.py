@@ -9,15 +9,20 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe
 from prooftune.bundle.load import Answer, Classifier, gives_probabilities, load, read_facts
+from prooftune.data.questions import CONTEXT
 from prooftune.data.tables import Table, format_of, read_table
 from prooftune.errors import UsageError, nearest
 from prooftune.files import atomic_path
 from prooftune.progress import bar
+
+if TYPE_CHECKING:
+    from prooftune.bundle.answerer import Answerer, Reply
 
 BLOCK = 2048
 """Rows that are tokenised and scored at one time: enough to batch rows of like length, few enough to hold."""
@@ -36,7 +41,7 @@ def predict_file(bundle: Path, file: Path, out: Path) -> int:
             Where the bundle reads one text, a column named ``text`` and a file of one column will do too.
         out: .csv, .tsv, .jsonl or .parquet. Holds the file's columns, then ``label``, ``probability``, one
             ``probability_LABEL`` per label (both empty or absent where answers are generated), and
-            ``truncated_tokens``.
+            ``truncated_tokens``. Of questions: ``answer``, and ``sources``, the passages cited, as JSON.
 
     Returns:
         The number of rows labelled.
@@ -47,7 +52,9 @@ def predict_file(bundle: Path, file: Path, out: Path) -> int:
     """
     facts = read_facts(bundle)
     _check_places(file, out)
-    wanted = _wanted(bundle, facts["fields"])
+    # What the bundle finds by itself is no column of the file.
+    own = {CONTEXT} if facts.get("retrieval") else set()
+    wanted = _wanted(bundle, [field for field in facts["fields"] if field not in own])
     table = read_table(file, _source(file, wanted))
     columns = _input_columns(table, wanted)
     _check_collisions(table, added_columns(facts))
@@ -60,6 +67,8 @@ def predict_file(bundle: Path, file: Path, out: Path) -> int:
 
 def added_columns(facts: Mapping[str, Any]) -> list[str]:
     """Names of the columns that a bundle's answers are written to."""
+    if facts["task"] != "classification":
+        return ["answer", "sources", "truncated_tokens"]
     shares = [f"probability_{label}" for label in facts["labels"]] if gives_probabilities(facts) else []
     return ["label", "probability", *shares, "truncated_tokens"]
 
@@ -123,20 +132,24 @@ def _check_collisions(table: Table, added: Sequence[str]) -> None:
                          "written; rename it in the file")
 
 
-def _label(classifier: Classifier, table: Table, columns: Mapping[str, int]) -> list[Answer]:
+def _label(bundle: Classifier | Answerer, table: Table, columns: Mapping[str, int]) -> list[Answer] | list[Reply]:
     """An answer for every row; a missing text is read as an empty one, as in training."""
-    answers: list[Answer] = []
+    answers: list[Any] = []
     with bar("Predicting", len(table.rows)) as shown:
         for start in range(0, len(table.rows), BLOCK):
             rows = table.rows[start:start + BLOCK]
-            answers += classifier.predict(
+            answers += bundle.predict(
                 [{field: row[place] or "" for field, place in columns.items()} for row in rows], progress=False)
             shown.advance(0, len(rows))  # type: ignore[arg-type]
     return answers
 
 
-def _as_columns(answers: Sequence[Answer], facts: Mapping[str, Any]) -> dict[str, list[Any]]:
-    values: list[list[Any]] = [[a.label for a in answers], [a.probability for a in answers]]
+def _as_columns(answers: Sequence[Any], facts: Mapping[str, Any]) -> dict[str, list[Any]]:
+    if facts["task"] != "classification":
+        sources = [json.dumps([asdict(source) for source in a.sources], ensure_ascii=False) for a in answers]
+        values = [[a.answer for a in answers], sources, [a.truncated_tokens for a in answers]]
+        return dict(zip(added_columns(facts), values, strict=True))
+    values = [[a.label for a in answers], [a.probability for a in answers]]
     if gives_probabilities(facts):
         values += [[a.probabilities[label] for a in answers] for label in facts["labels"]]
     values.append([a.truncated_tokens for a in answers])
@@ -219,7 +232,7 @@ def _write_parquet(path: Path, whole: Any, added: Mapping[str, list[Any]]) -> No
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {"label": pa.string(), "truncated_tokens": pa.int64()}
+    types = {"label": pa.string(), "answer": pa.string(), "sources": pa.string(), "truncated_tokens": pa.int64()}
     for name, values in added.items():
         whole = whole.append_column(name, pa.array(values, type=types.get(name, pa.float64())))
     pq.write_table(whole, path, compression="zstd")

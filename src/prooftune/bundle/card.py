@@ -20,7 +20,7 @@ def card(facts: dict[str, Any], scores: dict[str, Any]) -> str:
 
 {scores['verdict']['sentence']}
 
-Labels: {', '.join(facts['labels'])}. Input fields: {', '.join(facts['fields'])}.
+{_about(facts)} Input fields: {', '.join(facts['fields'])}.
 
 | metric | value | interval |
 |---|---|---|
@@ -32,13 +32,27 @@ With Prooftune:
 
 ```python
 import prooftune
-prooftune.load("THIS_FOLDER").predict(["some text"])
+prooftune.load("THIS_FOLDER").predict([{_example(facts)}])
 ```
 
 {_plain(facts)}
 Texts that do not fit into `rendering.max_length` of `bundle.json` must be shortened first; other prompts than the one
 in it give other answers.{_more(facts)}
 """
+
+
+def _about(facts: dict[str, Any]) -> str:
+    if facts["labels"]:
+        return f"Labels: {', '.join(facts['labels'])}."
+    return "Answers questions" + (" with passages of the documents in `index/`." if facts["retrieval"] else ".")
+
+
+def _example(facts: dict[str, Any]) -> str:
+    """Inputs as they are given to `predict`."""
+    if facts["labels"]:
+        return '"some text"'
+    fields = [name for name in facts["fields"] if name == "question" or not facts["retrieval"]]
+    return '"Some question?"' if fields == ["question"] else "{" + ", ".join(f'"{name}": "…"' for name in fields) + "}"
 
 
 _PROMPT = """facts = json.load(open("THIS_FOLDER/bundle.json", encoding="utf-8"))
@@ -69,6 +83,13 @@ _INSTRUCTION = """def log_probabilities(texts):
     return dict(zip(facts["labels"], torch.log_softmax(torch.stack(sums), -1).tolist()))
 """
 
+_GENERATION = """def answer(texts):
+    ids = torch.tensor([prompt(texts)])
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LIMIT, do_sample=False,
+                         eos_token_id=facts["tokens"]["stop"], pad_token_id=facts["tokens"]["stop"])
+    return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
+"""
+
 
 def _plain(facts: dict[str, Any]) -> str:
     head, adapter = facts["objective"] == "head", facts["part"] == "adapter"
@@ -80,7 +101,10 @@ def _plain(facts: dict[str, Any]) -> str:
         libraries = f"transformers and peft alone, `BASE` being a folder or hub name of {facts['model']['name']}"
         imported = f"from peft import PeftModel\n{imported}"
         loaded = f'PeftModel.from_pretrained({kind}.from_pretrained(BASE{extra}), "THIS_FOLDER/adapter")'
-    score = _HEAD if head else _INSTRUCTION.replace("SUM", "mean" if facts["scoring"]["normalize"] == "length" else "sum")
+    if not facts["labels"]:
+        score = _GENERATION.replace("LIMIT", str(facts["answering"]["max_new_tokens"]))
+    else:
+        score = _HEAD if head else _INSTRUCTION.replace("SUM", "mean" if facts["scoring"]["normalize"] == "length" else "sum")
     return f"""With {libraries}:
 
 ```python
@@ -96,6 +120,9 @@ model = {loaded}.eval()
 
 def _more(facts: dict[str, Any]) -> str:
     """What Prooftune does beyond the code above where the recipe asked for it."""
+    if not facts["labels"]:
+        return (" Prooftune's own `predict` also reads contexts in windows where they are too long, retrieves, resolves citations "
+                "and applies the no-answer threshold, as the study did.")
     scoring = facts["scoring"]
     if facts["objective"] == "head" or (scoring["method"] == "likelihood" and not scoring["calibration"]):
         return ""

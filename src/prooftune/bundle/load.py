@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from prooftune.models import adapters, loading
 from prooftune.records import Example
 from prooftune.tasks.classification import predict
 from prooftune.tasks.prompts import Encoder, Rendering
+
+if TYPE_CHECKING:
+    from prooftune.bundle.answerer import Answerer
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,11 @@ def gives_probabilities(facts: Mapping[str, Any]) -> bool:
     return bool(facts["objective"] == "head" or facts["scoring"]["method"] != "generation")
 
 
-def load(folder: Path) -> Classifier:
+def load(folder: Path) -> Classifier | Answerer:
     """Load a bundle, and its base model by name where the bundle holds an adapter.
+
+    Returns:
+        A `Classifier`, or an `Answerer` where the bundle answers questions; both have ``predict``.
 
     Raises:
         UsageError: the folder is no bundle, or one of a newer Prooftune.
@@ -133,4 +139,10 @@ def load(folder: Path) -> Classifier:
     model = adapters.load(
         base, folder / facts["part"], options, quantization=facts["quantization"],
         labels=facts["labels"] if facts["objective"] == "head" else None, max_length=facts["rendering"]["max_length"])
-    return Classifier(facts, model, loading.load_tokenizer(folder / "tokenizer"))
+    tokenizer = loading.load_tokenizer(folder / "tokenizer")
+    if facts["task"] == "classification":
+        return Classifier(facts, model, tokenizer)
+    from prooftune.bundle.answerer import Answerer
+
+    index = folder / "index"
+    return Answerer(facts, model, tokenizer, index if index.is_dir() else None)

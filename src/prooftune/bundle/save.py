@@ -8,6 +8,7 @@ from typing import Any
 
 from prooftune import __version__, recipe
 from prooftune.bundle.card import card
+from prooftune.data.questions import CONTEXT
 from prooftune.engine.scoring import label_tree
 from prooftune.files import atomic_path, read_json, write_json
 from prooftune.models import loading
@@ -30,7 +31,11 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
     part = "adapter" if (trained / "adapter_config.json").is_file() else "model"
     own = scores["variants"][result.name]
     tokenizer = loading.load_tokenizer(base)
-    fields, rendering = list(study.test[0].inputs), read_json(result.folder / "rendering.json")
+    variant, rendering = chosen.variants[result.name], read_json(result.folder / "rendering.json")
+    retrieves = variant.context == "retrieved"
+    fields = list(study.test[0].inputs)
+    if retrieves or variant.context == "none":
+        fields = [*([CONTEXT] if retrieves else []), *(name for name in fields if name != CONTEXT)]
     facts = {
         "format": FORMAT, "prooftune_version": __version__, "task": chosen.task, "labels": study.labels,
         "fields": fields, "variant": result.name,
@@ -40,11 +45,16 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
         "tokens": _tokens(Encoder(Rendering.from_json(rendering), tokenizer, fields)),
         "scoring": chosen.scoring.model_dump(), "temperature": own.get("temperature"),
         "abstention": own.get("abstention"), "part": part}
+    if chosen.task != "classification":
+        facts |= {"answering": chosen.answering.model_dump(), "threshold": (own.get("no_answer") or {}).get("value"),
+                  "retrieval": chosen.retrieval.model_dump() if chosen.retrieval and retrieves else None}
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         shutil.copytree(trained, temporary / part)
         if part == "adapter":
             _portable(temporary / part / "adapter_config.json", chosen.model.name)
+        if retrieves:
+            shutil.copytree(folder.parent / "index", temporary / "index")
         tokenizer.save_pretrained(temporary / "tokenizer")
         write_json(temporary / "bundle.json", facts)
         (temporary / "recipe.yaml").write_text(recipe.dump(chosen), encoding="utf-8")
@@ -53,6 +63,8 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
 
 def _tokens(encoder: Encoder) -> dict[str, Any]:
     """Prompt and labels as token ids, for whoever loads the bundle without Prooftune."""
+    if not encoder.targets:
+        return {"prompt": encoder.layout(), "stop": encoder.stop}
     tree = label_tree(encoder.targets, encoder.stop)
     labels = {label: [token for _, token in reads] for label, reads in zip(encoder.rendering.labels, tree.reads, strict=True)}
     return {"prompt": encoder.layout(), "labels": labels, "stop": encoder.stop}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine import attention
+from prooftune.engine.arithmetic import autocast
 from prooftune.engine.attention import KeysValues, Sight
 from prooftune.engine.batches import Batch, collate
 from prooftune.engine.cache import Kept
@@ -168,7 +169,8 @@ def check_readout(model: nn.Module) -> None:
     ids = torch.arange(1, 9, device=device)[None] % vocabulary
     was_training = model.training
     model.eval()
-    with torch.no_grad():
+    # A float32 head after a 16-bit body runs under autocast only, as in training.
+    with torch.no_grad(), autocast(model):
         if shares(body) and not _sees_prefix(body, ids[0].tolist()):
             say(f"{type(body).__name__} cannot share a prefix between rows: using the library's attention, which is slower",
                 "yellow")

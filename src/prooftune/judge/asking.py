@@ -17,7 +17,7 @@ from prooftune.judge.records import Complete, Message, Reply
 from prooftune.progress import bar
 
 if TYPE_CHECKING:
-    from prooftune.judge.settings import Judge
+    from prooftune.recipe.judging import Judge
 
 LOCAL_BATCH = 16
 """Conversations that a local model gets at a time: what a kill can lose."""

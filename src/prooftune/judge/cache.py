@@ -10,7 +10,7 @@ from prooftune.files import fingerprint, read_json, write_json
 from prooftune.judge.records import Message, Reply
 
 if TYPE_CHECKING:
-    from prooftune.judge.settings import Judge
+    from prooftune.recipe.judging import Judge
 
 
 def request_of(messages: list[Message], settings: Judge) -> dict[str, Any]:

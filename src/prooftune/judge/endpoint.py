@@ -18,7 +18,7 @@ from prooftune.errors import UsageError
 from prooftune.judge.records import Message, Reply
 
 if TYPE_CHECKING:
-    from prooftune.judge.settings import Judge
+    from prooftune.recipe.judging import Judge
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds: the first pause before a repetition is drawn from 0 to `FIRST_WAIT`, each next one from twice as many."""

@@ -15,7 +15,7 @@ from prooftune.judge.records import Complete, Item, Judgement, Judgements, Prefe
 from prooftune.judge.replies import score_of, winner_of
 
 if TYPE_CHECKING:
-    from prooftune.judge.settings import Judge
+    from prooftune.recipe.judging import Judge
 
 Shown = Literal["first", "second"]
 _MEANS: dict[Shown, dict[str, Winner]] = {

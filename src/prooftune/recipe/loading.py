@@ -106,7 +106,7 @@ def dump(recipe: Recipe) -> str:
         if values["data"][split] is not None:
             values["data"][split] = said["data"][split]
     if recipe.task == "classification":
-        del values["answering"], values["retrieval"]
+        del values["answering"], values["retrieval"], values["judge"]
     for name, variant in values["variants"].items():
         used = ["kind", *USED[variant["kind"]]]
         values["variants"][name] = {key: value for key, value in variant.items() if key in used}

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from prooftune.recipe.asking import Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.base import Name, Section
 from prooftune.recipe.data import Audit, Data, Task
+from prooftune.recipe.judging import Judge
 from prooftune.recipe.variants import Variant, with_kind
 
 
@@ -39,6 +40,7 @@ class Recipe(Section):
     scoring: Scoring = Scoring()
     answering: Answering = Answering()
     retrieval: Retrieval | None = None
+    judge: Judge | None = None
     lora: dict[str, Any] = Field(default={})
     """`peft.LoraConfig` fields for every tuned variant."""
     training: dict[str, Any] = Field(default={})
@@ -77,7 +79,7 @@ class Recipe(Section):
     def _fits_the_task(self) -> Self:
         problems = []
         answers, classifies = self.task != "classification", self.task == "classification"
-        for section in ("answering", "retrieval"):
+        for section in ("answering", "retrieval", "judge"):
             if classifies and section in self.model_fields_set and getattr(self, section) is not None:
                 problems.append(f"'{section}' means nothing for task: classification")
         for name, variant in self.variants.items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from prooftune.evaluation.scores import tidy
 from prooftune.files import write_json, write_text
-from prooftune.report.format import FILTERS
+from prooftune.report.format import FILTERS, NUMBER, SHARE
 from prooftune.report.markdown import markdown
 from prooftune.report.view import view
 
@@ -22,7 +22,8 @@ def build(facts: dict[str, Any], folder: Path) -> None:
     The page is one file that needs no network. Equal facts give equal bytes.
 
     Args:
-        facts: ``name`` and ``scores`` (see `evaluation.scores.score`); and, each left out of the page
+        facts: ``name`` and ``scores`` (see `evaluation.scores.score` and `evaluation.answers.scores.score_answers`; its
+            ``judge`` as in `judged.judge`); and, each left out of the page
             where absent, ``recipe`` (YAML), ``audit`` (findings, balance, lengths, truncation), ``notes``,
             ``variants`` (name -> kind, description, cost, training, changes, forgetting, prompt,
             prompts_tried), ``environment``, ``seed``, ``created``, ``prooftune_version``, ``estimates``.
@@ -45,6 +46,7 @@ def page(facts: Mapping[str, Any]) -> str:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(FILTERS)
+    environment.globals.update(SHARE=SHARE, NUMBER=NUMBER)
     style = Markup("".join((TEMPLATES / name).read_text(encoding="utf-8") for name in STYLES))
     return environment.get_template("page.html.j2").render(style=style, **view(facts)) + "\n"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prooftune.report import judged, shown
+
 SMALL_TEST = 200
 FORGETTING = 1.2
 TEMPERATURE_ENDS = (0.052, 19.0)
@@ -15,9 +17,10 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
     scores = facts["scores"]
     found = [str(note) for note in [*(facts.get("notes") or []), *(scores.get("notes") or [])]]
     found += _of_audit(facts.get("audit") or {})
+    task = shown.of(scores)
     if scores["n"] < SMALL_TEST:
-        found.append(f"The test set has only {scores['n']:,} examples, so intervals are wide.")
-    found += _of_variants(scores["variants"])
+        found.append(f"The test set has only {scores['n']:,} {task.noun}, so intervals are wide.")
+    found += _of_variants(scores["variants"], task) + _of_answers(scores)
     for name, told in (facts.get("variants") or {}).items():
         found += _of_forgetting(name, told.get("forgetting") or {})
     return list(dict.fromkeys(found))
@@ -30,23 +33,45 @@ def _of_audit(audit: Mapping[str, Any]) -> list[str]:
     return [f"The data audit found {' and '.join(counts)} (see “Data audit” in report.html)."] if counts else []
 
 
-def _of_variants(variants: Mapping[str, Any]) -> list[str]:
+def _of_variants(variants: Mapping[str, Any], task: shown.Shown) -> list[str]:
     """What variants share is said once, with all their names."""
     said: dict[str, list[str]] = {}
     for name, variant in variants.items():
-        for sentence in _of_variant(variant):
+        for sentence in _of_variant(variant, task):
             said.setdefault(sentence, []).append(name)
     return [f"{', '.join(names)}: {sentence}" for sentence, names in said.items()]
 
 
-def _of_variant(variant: Mapping[str, Any]) -> list[str]:
+def _of_answers(scores: Mapping[str, Any]) -> list[str]:
+    """What is to be known of the metrics, not of a variant."""
+    found = []
+    signatures = [v["signatures"].get("meteor", "") for v in scores["variants"].values() if v.get("signatures")]
+    if any("without synonyms" in s for s in signatures):
+        found.append("METEOR ran without WordNet’s synonyms, which makes it lower than published figures.")
+    failed, asked = judged.failures(scores)
+    if failed:
+        found.append(f"{failed:,} of {asked:,} judgements failed ({failed / asked:.1%}); they are left out of the judge’s figures.")
+    return found
+
+
+def _of_variant(variant: Mapping[str, Any], task: shown.Shown) -> list[str]:
     n, found = variant["n"], []
     if variant.get("invalid"):
-        found.append(f"{variant['invalid']:,} of {n:,} outputs ({variant['invalid'] / n:.1%}) were no label of the set; "
-                     "they count as wrong.")
+        found.append(f"{variant['invalid']:,} of {n:,} outputs ({variant['invalid'] / n:.1%}) {task.invalid}.")
     if variant.get("truncated"):
         found.append(f"{variant['truncated']:,} of {n:,} inputs ({variant['truncated'] / n:.1%}) were shortened to fit "
                      "the length limit.")
+    if variant.get("windowed"):
+        found.append(f"{variant['windowed']:,} of {n:,} contexts ({variant['windowed'] / n:.1%}) were too long for one prompt and "
+                     "were read in overlapping windows; the surest answer of all windows counts.")
+    if variant.get("unknown_citations"):
+        found.append(f"{variant['unknown_citations']:,} citations name a passage that was not shown; they count as wrong and are "
+                     "never shown as sources.")
+    words = variant["metrics"].get("answer_words")
+    if words and words["value"] == 0 and variant["kind"] != "majority":
+        found.append("gives no answer to any question" + (
+            ", which its no-answer threshold makes it do" if variant.get("abstained", n) < n else "")
+            + "; its scores are the share of questions without an answer.")
     temperature = variant.get("temperature")
     if temperature is not None and not TEMPERATURE_ENDS[0] < temperature < TEMPERATURE_ENDS[1]:
         found.append(f"the validation rows do not determine a temperature (it ran to the end of its range, "

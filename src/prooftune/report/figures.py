@@ -166,6 +166,38 @@ def risk_coverage(series: Sequence[tuple[str, str, Sequence[Mapping[str, float]]
     return drawing(plot.width, plot.height, "Error against coverage of each variant", *parts, *aim)
 
 
+def threshold(found: Row, f1: float, name: str) -> Markup:
+    """F1 on test questions against the no-answer threshold, with the one that was chosen on validation.
+
+    Args:
+        found: ``value``, ``f1_without`` and ``curve`` (``threshold``, ``f1``, thresholds ascending).
+        f1: at the chosen threshold.
+        name: of the variant.
+    """
+    curve, chosen, without = found["curve"], found["value"], found["f1_without"]
+    ends = [chosen, *(p["threshold"] for p in curve)]
+    margin = 0.04 * (max(ends) - min(ends)) or 1.0
+    scale = min(ends) - margin, max(ends) + margin
+    shown = [f1, without, *(p["f1"] for p in curve)]
+    marks = ticks(max(0.0, min(shown) - 0.02), min(1.0, max(shown) + 0.02), 5)
+    plot = Plot(300, 250, scale, (marks[0], marks[-1]), left=50, right=14)
+    digits = 0 if marks[1] - marks[0] >= 0.01 else 1
+    parts: list[Markup] = [
+        plot.frame([(v, significant(v)) for v in ticks(*scale, about=4) if scale[0] <= v <= scale[1]],
+                   [(v, percent(v, digits)) for v in marks], "threshold (nats)", "F1"),
+        line(plot.left, plot.y(without), plot.width - plot.right, plot.y(without), "ideal")]
+    # F1 stays what it is up to the next question's score, and below the first and above the last for ever.
+    steps = [(plot.x(scale[0]), plot.y(curve[0]["f1"]))]
+    for point in curve:
+        steps += [(plot.x(point["threshold"]), steps[-1][1]), (plot.x(point["threshold"]), plot.y(point["f1"]))]
+    parts.append(path([*steps, (plot.x(scale[1]), steps[-1][1])], "line after"))
+    best = max(curve, key=lambda p: p["f1"])
+    parts += [dot(plot.x(best["threshold"]), plot.y(best["f1"]), 4, "dot after hollow",
+                  f"best on test: {significant(best['threshold'])} nats, F1 {percent(best['f1'])}"),
+              dot(plot.x(chosen), plot.y(f1), 5, "dot after", f"chosen: {significant(chosen)} nats, F1 {percent(f1)}")]
+    return drawing(plot.width, plot.height, f"F1 of {name} against its no-answer threshold", *parts)
+
+
 def learning(train: Sequence[tuple[float, float]], validation: Sequence[tuple[float, float]],
              name: str) -> Markup:
     """Loss by optimisation step, on training batches and on validation rows."""

@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 MISSING = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a metric is written: times `scale`, with `digits` decimals, and `unit` behind it."""
+
+    scale: float
+    digits: int
+    unit: str = ""
+
+
+SHARE, NUMBER, TENTHS = Form(100, 1, "%"), Form(1, 3), Form(1, 1)
+
+
+def written(value: float | None, form: Form = SHARE) -> str:
+    """A value in its form: 0.9124 as a share -> ``91.2%``."""
+    return MISSING if value is None else f"{form.scale * value:.{form.digits}f}{form.unit}".replace("-", "−")
+
+
+def change(value: float | None, form: Form = SHARE) -> str:
+    """A difference in its form, with its sign and without the unit: 0.034 of shares -> ``+3.4``."""
+    return MISSING if value is None else signed(form.scale * value, form.digits)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -73,11 +96,11 @@ def span(figure: Mapping[str, Any] | None, scale: float = 100, digits: int = 1) 
     return f"{low} to {high}" if "−" in low + high else f"{low}–{high}"
 
 
-def signed_span(figure: Mapping[str, Any] | None) -> str:
-    """The ends of the interval of a difference in points: ``−1.2 to +3.4``."""
+def signed_span(figure: Mapping[str, Any] | None, form: Form = SHARE) -> str:
+    """The ends of the interval of a difference, of shares in points: ``−1.2 to +3.4``."""
     if not figure or figure.get("low") is None:
         return MISSING
-    return f"{points(figure['low'])} to {points(figure['high'])}"
+    return f"{change(figure['low'], form)} to {change(figure['high'], form)}"
 
 
 def seconds(value: float | None) -> str:
@@ -124,5 +147,5 @@ def size(value: float | None) -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {f.__name__: f for f in (
-    percent, points, amount, number, significant, count, p_value, p_relation, joined, span, signed_span, seconds,
+    percent, points, written, change, amount, number, significant, count, p_value, p_relation, joined, span, signed_span, seconds,
     milliseconds, moment, size)}

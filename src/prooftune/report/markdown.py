@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prooftune.report import answers, cells, judged, shown, sources
 from prooftune.report.cautions import cautions
-from prooftune.report.format import MISSING, number, p_value, percent, points, seconds, signed_span, span
+from prooftune.report.format import MISSING, SHARE, Form, change, p_value, percent, points, seconds, signed_span, span, written
 
 
 def markdown(facts: Mapping[str, Any]) -> str:
@@ -17,6 +18,8 @@ def markdown(facts: Mapping[str, Any]) -> str:
              "## Variants", _variants(scores, facts.get("variants") or {})]
     if scores["comparisons"]:
         parts += ["## Comparisons", _comparisons(scores)]
+    for title, found in _further(scores):
+        parts += [f"## {title}", *(_table(one) for one in found)]
     warned = cautions(facts)
     if warned:
         parts += ["## Read with this in mind", "\n".join(f"- {plain(sentence)}" for sentence in warned)]
@@ -38,35 +41,57 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
+def _further(scores: Mapping[str, Any]) -> list[tuple[str, list[cells.Table]]]:
+    """The tables that only some studies have."""
+    said, judge = answers.answers(scores), judged.judge(scores)
+    found = [("Answers", [*said["tables"], said["threshold_table"]] if said else []), ("Retrieval", [sources.retrieval(scores)]),
+             ("Citations", [sources.citations(scores)]), ("Judge", judge["tables"] if judge else [])]
+    return [(title, kept) for title, tables in found if (kept := [t for t in tables if t])]
+
+
+def _table(found: cells.Table) -> str:
+    rows = [[plain(name), *(plain(f"{cell.text} ({cell.span})" if cell.span else cell.text) for cell in row)]
+            for name, row in found.rows]
+    return "\n\n".join(filter(None, [plain(found.caption), table([plain(h) for h in found.headings], rows)]))
+
+
 def _variants(scores: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    task = shown.of(scores)
+    columns = shown.measured(scores, task.variants)
     rows = []
-    ranked = sorted(scores["variants"].items(), key=lambda item: -item[1]["metrics"]["accuracy"]["value"])
-    for name, variant in ranked:
-        metrics, cost = variant["metrics"], told.get(name, {}).get("cost") or {}
-        rows.append([plain(name), f"{percent(metrics['accuracy']['value'])} ({span(metrics['accuracy'])})",
-                     f"{percent(metrics['macro_f1']['value'])} ({span(metrics['macro_f1'])})",
-                     _number(metrics["mcc"]), _number(metrics.get("log_loss")), _number(metrics.get("ece")),
-                     percent(metrics["invalid_rate"]["value"]), seconds(cost.get("train_seconds")),
-                     seconds(cost.get("score_seconds"))])
-    return table(["variant", "accuracy", "macro-F1", "MCC", "log-loss", "ECE", "invalid", "training", "scoring"], rows)
+    for name, variant in shown.ranked(scores):
+        cost = told.get(name, {}).get("cost") or {}
+        rows.append([plain(name) + (" (control)" if shown.is_control(variant) else ""),
+                     *(_figure(variant["metrics"].get(key), metric.form) for key, metric in columns.items()),
+                     *(percent(variant[key] / variant["n"]) for key, _ in task.counts),
+                     seconds(cost.get("train_seconds")), seconds(cost.get("score_seconds"))])
+    return table(["variant", *(metric.heading for metric in columns.values()), *(heading for _, heading in task.counts),
+                  "training", "scoring"], rows)
 
 
-def _number(figure: Mapping[str, Any] | None) -> str:
-    return f"{number(figure['value'])} ({span(figure, 1, 3)})" if figure else MISSING
+def _figure(figure: Mapping[str, Any] | None, form: Form) -> str:
+    if not figure or figure["value"] is None:
+        return MISSING
+    return f"{written(figure['value'], form)} ({span(figure, form.scale, form.digits)})"
 
 
 def _comparisons(scores: Mapping[str, Any]) -> str:
-    rows = [[f"{plain(c['a'])} − {plain(c['b'])}", f"{points(c['accuracy']['value'])} ({signed_span(c['accuracy'])})",
-             f"{points(c['macro_f1']['value'])} ({signed_span(c['macro_f1'])})", f"{c['only_a']:,} : {c['only_b']:,}",
-             p_value(c["p_holm"]), points(c["minimum_detectable_difference"]).removeprefix("+")]
-            for c in scores["comparisons"]]
-    return table(["difference", "accuracy, points", "macro-F1, points", "only one right", "p (Holm)", "could have shown"],
-                 rows)
+    columns = shown.compared(scores, shown.of(scores).differences)
+    rows = [[f"{plain(c['a'])} − {plain(c['b'])}",
+             *(MISSING if c[key]["value"] is None else f"{change(c[key]['value'], m.form)} ({signed_span(c[key], m.form)})"
+               for key, m in columns.items()), f"{c['only_a']:,} : {c['only_b']:,}", p_value(c["p_holm"]),
+             points(c["minimum_detectable_difference"]).removeprefix("+")] for c in scores["comparisons"]]
+    headings = [f"{m.heading}, points" if m.form is SHARE else m.heading for m in columns.values()]
+    return table(["difference", *headings, "only one right", "p (Holm)", "could have shown"], rows)
 
 
 def _how(facts: Mapping[str, Any]) -> str:
     scores = facts["scores"]
-    return (f"{scores['n']:,} test examples; {scores['confidence']:.0%} intervals from {scores['resamples']:,} bootstrap "
-            f"resamples, seed {scores['seed']}; p-values of exact McNemar tests, Holm-adjusted over "
-            f"{len(scores['comparisons'])} comparisons; “could have shown”: the smallest true difference that the test "
-            "finds with power 0.8 on this many examples. Log-loss in nats; ECE before temperature scaling.")
+    task = shown.of(scores)
+    text = (f"{scores['n']:,} test {task.noun}; {scores['confidence']:.0%} intervals from {scores['resamples']:,} bootstrap "
+            f"resamples, seed {scores['seed']}")
+    if scores["comparisons"]:
+        text += (f"; only one right: {task.noun} that only the first, and only the second, {task.right}; p-values: {task.test}, "
+                 f"Holm-adjusted over {len(scores['comparisons'])} comparisons; “could have shown”: the smallest true "
+                 "difference that the test finds with power 0.8 on this many")
+    return f"{text}. {task.hint}"

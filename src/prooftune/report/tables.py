@@ -6,20 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from prooftune.evaluation.statistics import wilson_interval
-from prooftune.report import figures
+from prooftune.report import figures, shown
+from prooftune.report.cells import Cell, Table
+from prooftune.report.format import change, signed_span, written
 from prooftune.report.svg import Range, ticks
 
 KIND_NAMES = {"majority": "majority class", "tfidf": "TF-IDF + logistic regression",
               "zero-shot": "zero-shot prompt", "few-shot": "few-shot prompt", "prompted": "best of several prompts",
               "tuned": "fine-tuned"}
-METRICS = {
-    "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_precision": "macro precision",
-    "macro_recall": "macro recall", "macro_f1": "macro F1", "weighted_precision": "weighted precision",
-    "weighted_recall": "weighted recall", "weighted_f1": "weighted F1", "invalid_rate": "invalid outputs",
-    "mcc": "Matthews correlation", "log_loss": "log-loss (nats)", "brier": "Brier score (0 to 2)",
-    "ece": "calibration error (ECE)",
-}
-AS_NUMBERS = ("mcc", "log_loss", "brier", "ece")
+CONTEXTS = {"retrieved": "with the passages found", "gold": "control: with the passages that hold the answer",
+            "random": "control: with passages drawn at random", "none": "without a context"}
 OUTCOMES = {"beats": ("better", "good"), "loses": ("worse", "bad"), "undecided": ("no clear difference", "open")}
 LARGEST_MATRIX = 16
 """With more labels than this, confusion is shown as the list of the most frequent mistakes."""
@@ -31,64 +27,92 @@ MOST_ROWS = 200
 
 
 def tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The figures under the verdict: the judged variant's accuracy, and what lies between it and the others."""
+    """The figures under the verdict: the judged variant's quality, and what lies between it and the others."""
     verdict = scores["verdict"]
     judged = verdict["best_tuned"] or verdict["winner"]
-    accuracy = scores["variants"][judged]["metrics"]["accuracy"]
-    shown: list[dict[str, Any]] = [{"name": judged, "accuracy": accuracy}]
+    result: list[dict[str, Any]] = [{"name": judged, "figure": scores["variants"][judged]["metrics"][shown.primary(scores)]}]
     for entry in verdict["against"]:
-        word, colour = OUTCOMES[entry["outcome"]]
-        shown.append({"name": entry["variant"], "difference": entry["difference"], "p": entry["p_holm"],
-                      "word": word, "colour": colour})
-    return shown
+        word, colour = outcome(scores, entry["variant"], judged, entry["outcome"])
+        result.append({"name": entry["variant"], "difference": entry["difference"], "p": entry["p_holm"],
+                       "word": word, "colour": colour})
+    return result
 
 
-def accuracy_scale(scores: Mapping[str, Any]) -> Range:
-    """From the lowest to the highest interval end, a little wider."""
-    found = [v["metrics"]["accuracy"] for v in scores["variants"].values()]
+def outcome(scores: Mapping[str, Any], a: str, b: str, found: str) -> tuple[str, str]:
+    """The word and the colour of a comparison: what is better than a control, or worse, is no achievement and no failure."""
+    word, colour = OUTCOMES[found]
+    control = any(shown.is_control(scores["variants"][name]) for name in (a, b))
+    return (word, colour) if found == "undecided" or not control else (f"{word} (control)", "open")
+
+
+def primary_scale(scores: Mapping[str, Any]) -> Range:
+    """From the lowest to the highest interval end of the primary metric, a little wider."""
+    found = [v["metrics"][shown.primary(scores)] for v in scores["variants"].values()]
     marks = ticks(min(f["low"] for f in found), max(f["high"] for f in found), 12)
     return max(0.0, marks[0]), min(1.0, marks[-1])
 
 
 def difference_scale(scores: Mapping[str, Any]) -> Range:
-    found = [c["accuracy"] for c in scores["comparisons"]]
+    found = [c[shown.primary(scores)] for c in scores["comparisons"]]
     marks = ticks(min([0.0, *(f["low"] for f in found)]), max([0.01, *(f["high"] for f in found)]), 12)
     return marks[0], marks[-1]
 
 
 def variant_rows(scores: Mapping[str, Any], told: Mapping[str, Any],
                  colours: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The table of variants, the most accurate first."""
-    scale = accuracy_scale(scores)
+    """The table of variants, the best first and controls last."""
+    scale, key = primary_scale(scores), shown.primary(scores)
     rows = []
-    for name, variant in scores["variants"].items():
-        accuracy = variant["metrics"]["accuracy"]
-        label = f"{name}: accuracy {accuracy['value']:.1%}, from {accuracy['low']:.1%} to {accuracy['high']:.1%}"
-        kind = KIND_NAMES.get(variant["kind"], variant["kind"])
+    for name, variant in shown.ranked(scores):
+        figure = variant["metrics"][key]
+        label = (f"{name}: {shown.of(scores).metrics[key].title} {written(figure['value'])}, from {written(figure['low'])} "
+                 f"to {written(figure['high'])}")
         rows.append({
             "name": name, "metrics": variant["metrics"], "colour": colours[name],
-            "description": told.get(name, {}).get("description") or kind,
-            "validation_accuracy": variant.get("validation_accuracy"),
-            "invalid": variant.get("invalid", 0), "truncated": variant.get("truncated", 0), "n": variant["n"],
-            "whisker": figures.whisker(accuracy, scale, colours[name], label)})
-    return sorted(rows, key=lambda row: -row["metrics"]["accuracy"]["value"])
+            "description": described(variant, told.get(name, {}).get("description")),
+            "validation": variant.get("validation_quality", variant.get("validation_accuracy")),
+            "counts": [variant.get(count, 0) for count, _ in shown.of(scores).counts],
+            "whisker": figures.whisker(figure, scale, colours[name], label)})
+    return rows
+
+
+def described(variant: Mapping[str, Any], description: str | None) -> str:
+    """What a variant is, in its own words or by its kind, and what is shown to it."""
+    context = CONTEXTS.get(variant.get("context") or "")
+    return "; ".join(filter(None, [description or KIND_NAMES.get(variant["kind"], variant["kind"]), context]))
 
 
 def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Paired differences in the order in which they were decided on, before results were known."""
-    scale = difference_scale(scores)
+    scale, key = difference_scale(scores), shown.primary(scores)
     rows = []
     for c in scores["comparisons"]:
-        value = c["accuracy"]["value"]
-        word, colour = OUTCOMES["undecided" if not c["significant"] else "beats" if value > 0 else "loses"]
+        value = c[key]["value"]
+        word, colour = outcome(scores, c["a"], c["b"], "undecided" if not c["significant"] else "beats" if value > 0 else "loses")
         label = f"{c['a']} minus {c['b']}: {100 * value:+.1f} points"
         rows.append({**c, "word": word, "colour": colour,
-                     "whisker": figures.whisker(c["accuracy"], scale, colour, label, zero=True)})
+                     "whisker": figures.whisker(c[key], scale, colour, label, zero=True)})
     return rows
 
 
-def classes(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any]:
-    """F1 of every label and variant as a table, and two variants of interest as a figure."""
+def further_differences(scores: Mapping[str, Any]) -> Table | None:
+    """Paired differences in every metric; None where the table of differences has them all."""
+    every = shown.compared(scores)
+    if not scores["comparisons"] or len(every) <= len(shown.compared(scores, shown.of(scores).differences)):
+        return None
+    return Table(
+        "all-differences-table", "Paired differences in all metrics",
+        "First minus second; shares in percentage points, BLEU and words in their own units. Intervals of single differences, "
+        "not adjusted.", ["metric", *(f"{c['a']} − {c['b']}" for c in scores["comparisons"])],
+        [(metric.title, [Cell(change(c[key]["value"], metric.form),
+                              signed_span(c[key], metric.form) if c[key]["value"] is not None else "")
+                         for c in scores["comparisons"]]) for key, metric in every.items()])
+
+
+def classes(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
+    """F1 of every label and variant as a table, and two variants of interest as a figure; None without labels."""
+    if not scores["labels"]:
+        return None
     verdict = scores["verdict"]
     after = verdict["best_tuned"] or verdict["winner"]
     others = [verdict["baseline"], *(a["variant"] for a in verdict["against"])]
@@ -109,6 +133,8 @@ def classes(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
 
 def confusions(scores: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
     """Confusion matrices with each cell's share of its row; those of the verdict's variants come first."""
+    if not scores["labels"]:
+        return []
     verdict = scores["verdict"]
     first = [name for name in (verdict["best_tuned"] or verdict["winner"], verdict["baseline"]) if name]
     return [{"name": name, "colour": colours[name], "open": name in first,
@@ -139,23 +165,28 @@ def abstention(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def prompts(told: Mapping[str, Any], confidence: float) -> list[dict[str, Any]]:
-    """The prompts used, and for those chosen among several how each did, with its Wilson interval."""
-    shown = []
+    """The prompts used, and for those chosen among several how each did and what it costs beside the longest.
+
+    Wilson intervals are of proportions; a mean of figures between 0 and 1 varies no more than a proportion does.
+    """
+    result = []
     for name, variant in told.items():
         tried = []
+        longest = max((one["tokens"] for one in variant.get("prompts_tried") or []), default=0)
         for one in variant.get("prompts_tried") or []:
             low, high = wilson_interval(round(one["quality"] * one["rows"]), one["rows"], confidence)
-            tried.append({**one, "figure": {"value": one["quality"], "low": low, "high": high}})
+            tried.append({**one, "figure": {"value": one["quality"], "low": low, "high": high},
+                          "saved": longest - one["tokens"], "saved_share": 1 - one["tokens"] / longest if longest else None})
         if variant.get("prompt") or tried:
             best = max((one["quality"] for one in tried), default=None)
             chosen = next((i for i, one in enumerate(tried) if one["quality"] == best), None)
-            shown.append({"name": name, "prompt": variant.get("prompt"), "tried": tried, "chosen": chosen})
-    return shown
+            result.append({"name": name, "prompt": variant.get("prompt"), "tried": tried, "chosen": chosen})
+    return result
 
 
 def costs(told: Mapping[str, Any], estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What each variant cost; None where it was not recorded."""
-    names = ("train_seconds", "score_seconds", "train_tokens", "score_tokens", "peak_memory_bytes")
+    names = ("train_seconds", "score_seconds", "train_tokens", "score_tokens", "generated_tokens", "peak_memory_bytes")
     return [{"name": name, **{key: v["cost"].get(key) for key in names}, "estimate": estimates.get(name)}
             for name, v in told.items() if v.get("cost")]
 

@@ -5,32 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prooftune.report.format import MISSING, number, percent, span
+from prooftune.report import shown
+from prooftune.report.format import MISSING, Form, percent, span, written
 
 
 def table(scores: Mapping[str, Any]) -> None:
-    """Print accuracy, macro-F1, log-loss and invalid outputs of every variant, the most accurate first."""
+    """Print the primary metric and a few more of every variant, the best first; the first two have their intervals."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    title = f"{scores['n']:,} test examples, {percent(scores['confidence'], 0)} intervals, seed {scores['seed']}"
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("variant", overflow="fold")
-    for heading in ("accuracy", "macro-F1", "log-loss", "invalid"):
-        shown.add_column(heading, justify="right")
-    for name, variant in ranked(scores["variants"]):
-        metrics = variant["metrics"]
-        shown.add_row(escape(name), _share(metrics["accuracy"]), _share(metrics["macro_f1"]),
-                      number((metrics.get("log_loss") or {}).get("value")), percent(variant["invalid_rate"]))
-    Console().print(shown)
+    task = shown.of(scores)
+    columns = shown.measured(scores, task.brief)
+    # More would not fit into a terminal of 80 characters.
+    counts, with_interval = task.counts[:1], list(columns)[:2]
+    title = f"{scores['n']:,} test {task.noun}, {percent(scores['confidence'], 0)} intervals, seed {scores['seed']}"
+    printed = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    printed.add_column("variant", overflow="fold")
+    for heading in [*(metric.heading for metric in columns.values()), *(heading for _, heading in counts)]:
+        printed.add_column(heading, justify="right")
+    for name, variant in shown.ranked(scores):
+        cells = [_figure(variant["metrics"].get(key), metric.form, key in with_interval) for key, metric in columns.items()]
+        control = " (control)" if shown.is_control(variant) else ""
+        printed.add_row(escape(name + control), *cells, *(percent(variant[key] / variant["n"]) for key, _ in counts))
+    Console().print(printed)
 
 
-def ranked(variants: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Variants by accuracy, the best first."""
-    return sorted(variants.items(), key=lambda item: -item[1]["metrics"]["accuracy"]["value"])
-
-
-def _share(figure: Mapping[str, Any]) -> str:
-    return MISSING if figure["value"] is None else f"{percent(figure['value'])} ({span(figure)})"
+def _figure(figure: Mapping[str, Any] | None, form: Form, with_interval: bool) -> str:
+    if not figure or figure["value"] is None:
+        return MISSING
+    value = written(figure["value"], form)
+    return f"{value} ({span(figure, form.scale, form.digits)})" if with_interval else value

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prooftune.report import curves, figures, tables
+from prooftune.evaluation.changes import NO_ANSWER
+from prooftune.report import answers, curves, figures, judged, shown, sources, tables
 from prooftune.report.cautions import cautions
 
 SERIES = {"tuned": ("s0", "s1"), "zero-shot": ("s2",), "few-shot": ("s3",), "prompted": ("s4",),
-          "tfidf": ("s5",), "majority": ("s6",)}
+          "tfidf": ("s5",), "majority": ("s6",), "retrieval": ("s7",), "control": ("s9", "s6")}
 SPARE = ("s7", "s8", "s9")
 LAST = SPARE[-1]
 
 SECTIONS = {
-    "variants": "Variants", "differences": "Paired differences", "labels": "Scores by label",
+    "variants": "Variants", "differences": "Paired differences", "answers": "Answers", "retrieval": "Retrieval",
+    "citations": "Citations", "judge": "Judge", "labels": "Scores by label",
     "confusion": "Confusion matrices", "calibration": "Calibration", "abstention": "Risk and coverage",
     "changed": "Changed examples", "training": "Training", "forgetting": "Forgetting", "prompts": "Prompts",
     "data": "Data audit", "cost": "Cost", "reproduction": "Reproduction",
@@ -30,20 +32,25 @@ def view(facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     scores = facts["scores"]
     told = facts.get("variants") or {}
-    colours = colour_classes({name: v["kind"] for name, v in scores["variants"].items()})
-    shown: dict[str, Any] = {
-        "name": facts["name"], "scores": scores, "verdict": scores["verdict"], "colours": colours,
+    colours = colour_classes({name: v.get("role") or v["kind"] for name, v in scores["variants"].items()})
+    task = shown.of(scores)
+    result: dict[str, Any] = {
+        "name": facts["name"], "scores": scores, "verdict": scores["verdict"], "colours": colours, "task": task,
+        "primary": shown.primary(scores), "title": task.metrics[shown.primary(scores)].title,
         "tiles": tables.tiles(scores), "cautions": cautions(facts),
         "variants": tables.variant_rows(scores, told, colours),
-        "variant_axis": figures.whisker_axis(tables.accuracy_scale(scores)),
-        "metrics": tables.METRICS,
-        "differences": tables.comparison_rows(scores),
+        "variant_axis": figures.whisker_axis(tables.primary_scale(scores)),
+        "columns": shown.measured(scores, task.variants), "metrics": shown.measured(scores),
+        "differences": tables.comparison_rows(scores), "compared": shown.compared(scores, task.differences),
         "difference_axis": figures.whisker_axis(tables.difference_scale(scores), in_points=True),
+        "further_differences": tables.further_differences(scores),
+        "answers": answers.answers(scores), "retrieval": sources.retrieval(scores), "citations": sources.citations(scores),
+        "judge": judged.judge(scores),
         "labels": tables.classes(scores, colours),
         "confusion": tables.confusions(scores, colours),
         "calibration": curves.reliability(scores),
         "abstention": tables.abstention(scores), "risk": curves.risk(scores, colours),
-        "changed": scores.get("changed"),
+        "changed": scores.get("changed"), "no_answer": NO_ANSWER,
         "training": [curves.training(name, v) for name, v in told.items() if v.get("training") or v.get("changes")],
         "forgetting": {name: v["forgetting"] for name, v in told.items() if v.get("forgetting")},
         "prompts": tables.prompts(told, scores["confidence"]),
@@ -53,17 +60,17 @@ def view(facts: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": facts.get("recipe"), "created": facts.get("created"),
         "version": facts.get("prooftune_version"), "seed": facts.get("seed", scores["seed"]),
     }
-    return shown | {"contents": contents(shown)}
+    return result | {"contents": contents(result)}
 
 
-def contents(shown: Mapping[str, Any]) -> dict[str, str]:
+def contents(found: Mapping[str, Any]) -> dict[str, str]:
     """Id and title of every section that has something to show."""
-    filled = {**shown, "abstention": shown["abstention"] or shown["risk"], "cost": shown["costs"], "reproduction": True}
+    filled = {**found, "abstention": found["abstention"] or found["risk"], "cost": found["costs"], "reproduction": True}
     return {key: title for key, title in SECTIONS.items() if filled[key]}
 
 
 def colour_classes(kinds: Mapping[str, str]) -> dict[str, str]:
-    """One colour class for each variant, the same in every figure; kinds keep theirs between studies."""
+    """One colour class for each variant by its kind or role, the same in every figure; kinds keep theirs between studies."""
     used: set[str] = set()
     result = {}
     for name, kind in kinds.items():

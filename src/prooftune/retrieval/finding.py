@@ -71,7 +71,8 @@ def find(source: str | Path | Sequence[str | Path], base: Path) -> tuple[list[Fi
     for one in [source] if isinstance(source, str | Path) else source:
         for path, id_ in _paths(str(one), base):
             if path.suffix.lower() == ".zip":
-                found, refused = _members(path, "" if path.name == id_ else f"{id_}/")
+                # The members of an archive that is the source itself lie directly below the source.
+                found, refused = _members(path, "" if path == base / Path(one).expanduser() else f"{id_}/")
                 files += found
                 skipped += refused
             elif path.suffix.lower() in KINDS:

@@ -22,9 +22,11 @@ DEEPEST = 2_000
 
 _DROPPED = ["script", "style", "noscript", "template", "nav", "aside", "footer", "form", "button", "select", "svg", "iframe",
             "object", "head"]
-_PARAGRAPHS = frozenset(["blockquote", "dl", "ol", "p", "pre", "table", "ul", "section", "article", "h1", "h2", "h3", "h4", "h5", "h6"])
+_PARAGRAPHS = frozenset(["blockquote", "dl", "ol", "p", "pre", "table", "ul", "section", "article", "h1", "h2", "h3", "h4", "h5",
+                         "h6"])
 _BLOCKS = frozenset(["address", "body", "br", "caption", "center", "dd", "details", "div", "dt", "fieldset", "figcaption", "figure",
                      "header", "hr", "li", "main", "summary", "tbody", "tfoot", "thead", "tr"])
+_VOID = frozenset(["br", "hr"])
 _CELLS = frozenset(["td", "th"])
 _TAG = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^>]*?(/?)>")
 _NO_END = frozenset(b"area base br col embed hr img input link meta param source track wbr p li dt dd td th tr option thead tbody "
@@ -92,7 +94,7 @@ def _gather(soup: Tag, sections: Sections) -> None:
                     sections.heading(int(node.name[1]), title)
             elif heading is node:
                 heading = None
-            elif heading is None:
+            elif heading is None and (entered or node.name not in _VOID):
                 sections.add(_space(node.name))
         # Comments and declarations are strings of their own kinds.
         elif heading is None and entered and type(node) is NavigableString:

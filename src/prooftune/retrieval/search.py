@@ -74,7 +74,7 @@ class Index:
             k: at most; BM25 finds only chunks that share a word with the query.
             mode: "bm25", "dense" (cosine of embeddings), or "fused" (reciprocal rank fusion of both).
             rerank: orders the first `depth` hits anew (`rerank.cross_encoder`).
-            depth: hits of each list that are fused or reranked.
+            depth: hits of each list that are fused, and hits that are reranked; k if that is more.
             dense_weight: of the dense list in fusion, 0 to 1.
 
         Raises:

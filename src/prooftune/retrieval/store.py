@@ -6,6 +6,7 @@ Every write is one commit of LanceDB's, so that a kill leaves a document either 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -83,6 +84,8 @@ def connect(folder: str | Path, *, create: bool) -> Any:
         UsageError: lancedb is missing; there is no index, and none is to be made.
         Failure: the place cannot be reached.
     """
+    # Its log would tell of every table that is made.
+    os.environ.setdefault("LANCE_LOG", "error")
     try:
         import lancedb
     except ImportError:

@@ -20,7 +20,7 @@ from prooftune.engine.generation import Generated, generate
 from prooftune.progress import bar
 from prooftune.recipe import Answering, Task
 from prooftune.records import Example, Prediction
-from prooftune.tasks.citations import parse_citations
+from prooftune.tasks.citations import parse_citations, sources
 from prooftune.tasks.prompts import Encoded, Encoder
 
 _CANDIDATES = 64
@@ -68,21 +68,20 @@ def _prediction(
     best = max(range(len(written)), key=lambda i: (_sureness(written[i]), -i))
     done = written[best]
     text = encoder.decode_answer(done.ids).strip()
-    answer, numbers = parse_citations(text)
+    answer, ids = parse_citations(text)
     if extracts:
         says_none = done.instead_log_prob is not None and done.instead_log_prob > done.log_prob
     else:
         says_none = words(answer) == words(settings.no_answer)
     context = words(example.inputs.get(CONTEXT, ""))
     output = "" if says_none else answer
-    known = [n for n in numbers if 1 <= n <= len(example.passages)]
+    cited, unknown = sources(ids, example.passages)
     return Prediction(
         id=example.id, output=output, valid=not extracts or f" {words(output)} " in f" {context} " or not output,
         prompt_tokens=sum(len(encoder.prefix) + len(w.row) for w in windows), truncated_tokens=sum(w.truncated for w in windows),
         raw=answer, generated_tokens=len(done.ids) + done.stopped, answer_log_prob=done.log_prob,
         no_answer_log_prob=done.instead_log_prob, windows=len(windows) if CONTEXT in example.inputs else 0,
-        retrieved=example.passages, cited=tuple(dict.fromkeys(example.passages[n - 1] for n in known)),
-        unknown_citations=len(numbers) - len(known))
+        retrieved=example.passages, cited=tuple(cited), unknown_citations=len(unknown))
 
 
 def _sureness(done: Generated) -> float:

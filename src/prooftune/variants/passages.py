@@ -9,15 +9,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prooftune import references
 from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.errors import UsageError
+from prooftune.evaluation.statistics import percentile_interval, resampled
 from prooftune.progress import say
 from prooftune.recipe import Recipe, Variant
 from prooftune.records import Example, Study
 
 if TYPE_CHECKING:
-    from prooftune.retrieval.chunks import Chunk
-    from prooftune.retrieval.index import Index
+    from prooftune.retrieval.records import Chunk
+    from prooftune.retrieval.search import Index
+
+PASSAGES = "passages.json"
+"""File in a variant's folder with the passages that its test questions were shown."""
 
 DEPTH = 10
 """Passages found per question, by which retrieval is measured; fewer are shown."""
@@ -59,29 +64,41 @@ class Passages:
             shown = self._shown(name, examples, variant, mixes=learns and name == "train")
             # Only what is learned from may know which passage holds the answer.
             gold = [_ids(found) for found in self._gold(name, examples)] if learns and name != "test" else [None] * len(examples)
-            splits[name] = [_with(e, passages, ids) for e, passages, ids in zip(examples, shown, gold, strict=True)]
+            splits[name] = [with_passages(e, passages, ids) for e, passages, ids in zip(examples, shown, gold, strict=True)]
         facts = self._measured(study) if variant.context == "retrieved" else {}
         return replace(study, **splits), facts  # type: ignore[arg-type]
 
+    def shown_in(self, study: Study) -> dict[str, Any]:
+        """The passages that the test questions were shown: id -> ``key`` (by which gold passages are named), document,
+        page, section, text."""
+        ids = {id_ for example in study.test for id_ in example.passages}
+        return {c.id: {"key": c.key, "document": c.source, "page": c.page, "section": c.section, "text": c.text}
+                for c in self.index.chunks if c.id in ids}
+
     @cached_property
     def index(self) -> Index:
-        from prooftune.retrieval.index import Settings, build, open_index
+        from prooftune.retrieval.index import Settings, build
+        from prooftune.retrieval.search import open_index
 
-        settings = self._recipe.retrieval
-        if settings is None:
+        wanted = self._recipe.retrieval
+        if wanted is None:
             raise UsageError("context: retrieved needs a retrieval section with documents")
-        summary = build(settings.documents, self._folder, Settings(
-            embedding=settings.embedding, chunk_words=settings.chunk_words, overlap_words=settings.overlap_words), base=self._base)
+        source = str(references.fetch(wanted.documents)) if references.is_reference(wanted.documents) else wanted.documents
+        settings = Settings(embedding=wanted.embedding, words=wanted.chunk_words, overlap=wanted.overlap_words)
+        summary = build(source, self._folder, settings, self._base)
         say(f"index: {summary.chunks:,} passages of {summary.documents:,} documents")
-        for sentence in summary.notes:
+        for sentence in [*(f"{one.id} was left out: {one.reason}" for one in summary.skipped), *summary.notes]:
             say(f"  {sentence}", "yellow")
-        return open_index(self._folder)
+        return open_index(self._folder, wanted.embedding)
 
     def _search(self, name: str, queries: Sequence[str]) -> list[list[Chunk]]:
         """The best passages for every query, kept under a name since several variants ask for the same."""
+        from prooftune.retrieval.rerank import cross_encoder
+
         settings = self._recipe.retrieval
         if name not in self._found and settings is not None:
-            hits = self.index.search(queries, max(DEPTH, settings.passages), mode=settings.search, rerank=settings.rerank)
+            rerank = cross_encoder(settings.rerank) if settings.rerank else None
+            hits = self.index.search(queries, max(DEPTH, settings.passages), settings.search, rerank)
             self._found[name] = [[hit.chunk for hit in found] for found in hits]
         return self._found[name]
 
@@ -109,8 +126,10 @@ class Passages:
 
     def _gold(self, split: str, examples: Sequence[Example]) -> list[list[Chunk]]:
         """The passages that hold the answer: those the data names, else those found with the reference answer."""
-        by_id = {chunk.id: chunk for chunk in self.index.chunks}
-        named = [[by_id[i] for i in e.gold if i in by_id] for e in examples]
+        by_key: dict[str, list[Chunk]] = {}
+        for chunk in self.index.chunks:
+            by_key.setdefault(chunk.key, []).append(chunk)
+        named = [[chunk for key in e.gold for chunk in by_key.get(key, ())] for e in examples]
         if all(named):
             return named
         asked = [f"{e.inputs[QUESTION]} {' '.join(e.references or ())}" for e in examples]
@@ -118,19 +137,32 @@ class Passages:
         return [own or best[:1] for own, best in zip(named, found, strict=True)]
 
     def _measured(self, study: Study) -> dict[str, Any]:
-        from prooftune.retrieval.measures import measure
+        """Recall, MRR and nDCG with bootstrap intervals, on the test questions whose passages the data names."""
+        from prooftune.retrieval import measures
 
-        if not all(e.gold for e in study.test):
+        rows = [i for i, e in enumerate(study.test) if e.gold]
+        if not rows:
             return {}
         found = self._search("test", [e.inputs[QUESTION] for e in study.test])
-        return measure([[c.id for c in chunks] for chunks in found], [set(e.gold) for e in study.test], self._recipe.seed)
+        keys = [list(dict.fromkeys(chunk.key for chunk in found[i])) for i in rows]
+        gold = [study.test[i].gold for i in rows]
+        shown = self._recipe.retrieval.passages if self._recipe.retrieval else DEPTH
+        values = {f"recall@{shown}": measures.recall(keys, gold, shown), f"recall@{DEPTH}": measures.recall(keys, gold, DEPTH),
+                  f"MRR@{DEPTH}": measures.reciprocal_rank(keys, gold, DEPTH), f"nDCG@{DEPTH}": measures.ndcg(keys, gold, DEPTH)}
+        settings = self._recipe.evaluation
+        tables = resampled([v[:, None] for v in values.values()], settings.resamples, self._recipe.seed)
+        facts: dict[str, Any] = {"n": len(rows), "without_gold": len(study.test) - len(rows)}
+        for (name, per_question), sums in zip(values.items(), tables, strict=True):
+            low, high = percentile_interval(sums[:, 0] / len(rows), settings.confidence)
+            facts[name] = {"value": float(per_question.mean()), "low": low, "high": high}
+        return facts
 
 
 def _ids(chunks: Sequence[Chunk]) -> set[str]:
     return {chunk.id for chunk in chunks}
 
 
-def _with(example: Example, passages: Sequence[Chunk], gold: set[str] | None) -> Example:
+def with_passages(example: Example, passages: Sequence[Chunk], gold: set[str] | None) -> Example:
     """The example with numbered passages as its context; where `gold` is known, with what is to be learned from them."""
     context = "\n\n".join(f"[{n}] {' '.join(chunk.text.split())}" for n, chunk in enumerate(passages, start=1))
     target = example.target

@@ -193,7 +193,7 @@ def test_threshold_equals_a_plain_search(rows: Rows) -> None:
         total += gain if answerable else 0 if nothing else -1
         reached.append((total, probability))
     top = max(reached, key=lambda pair: pair[0])
-    assert (best.score, best.value) == (pytest.approx(top[0] / len(rows)), top[1])
+    assert best.score == pytest.approx(top[0] / len(rows)) and best.value == top[1]
 
 
 @settings(deadline=None)

@@ -166,10 +166,10 @@ def encoder(folder: Path, layer: int | None = None) -> Encoder:
         UsageError: the model has no such layer.
         Failure: the folder's files cannot be loaded as an encoder.
     """
-    tokenizer = loading.load_tokenizer(folder)  # which also keeps the libraries quiet
-    from transformers import AutoModel
-
     try:
+        tokenizer = loading.load_tokenizer(folder)  # which also keeps the libraries quiet
+        from transformers import AutoModel
+
         model = AutoModel.from_pretrained(folder, dtype="float32")
         layers = int(model.config.num_hidden_layers)
     except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:

@@ -1,16 +1,10 @@
-"""Citations in an answer: which passages it names, whether they are right, and whether it stands in any of them.
-
-An answer names a passage in square brackets, by its number among the passages shown with the question (``[3]``,
-``[1, 2]``) or by its id (``[doc:12]``). What was not shown is never a source, and is counted.
-"""
+"""Whether the passages that an answer cites are the right ones, and whether it stands in any of them."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
@@ -21,44 +15,17 @@ from prooftune.evaluation.metrics import Floats
 SUPPORT = 0.7
 """Share of an answer's words that one passage must hold to support it."""
 
-# A number of up to three digits: four are a year. An id has a letter before its number: without one it is a time of day.
-_ID = r"(?:\d{1,3}|(?=[^\s\[\],;:]*[^\W\d])[^\s\[\],;]{1,200}:\d{1,9})"
-_CITATION = re.compile(rf"\s*\[\s*({_ID}(?:\s*[,;]\s*{_ID})*)\s*\]")
+_FUNCTION_WORDS = """
+    about after also and any are as at be because been before being both but by can could did do does during each either for
+    from had has have he her his how i if in into is it its may might must of on or our shall she should so some such than that
+    their them then there these they this those through to under until upon was we were what when where which while who whom
+    whose why will with within would you your"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+"""English words that are in every passage and support nothing. Longer lists of stop words hold numbers and negations,
+on which an answer may hang."""
 
 _NAMES = ("n", "answered", "cited_answers", "with_gold", "precision_n", "precision", "recall", "unsupported", "citations",
           "unknown_citations")
-
-
-def parse_citations(text: str) -> tuple[str, list[str]]:
-    """The answer without its citations, and the ids that they name, in order and each once.
-
-    The ids are as written: `sources` tells which of them name a passage that was shown.
-    """
-    ids: dict[str, None] = {}
-    # Taking out the inner one of "[[1]2]" leaves another.
-    while found := _CITATION.findall(text):
-        ids |= dict.fromkeys(part.strip() for group in found for part in re.split("[,;]", group))
-        text = _CITATION.sub("", text)
-    return text.strip(), list(ids)
-
-
-def sources(ids: Sequence[str], retrieved: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The retrieved passages that the ids name, each once, and the ids that name none.
-
-    Args:
-        ids: as `parse_citations` gives them: a number is a place in `retrieved`, from 1; all else an id in it.
-        retrieved: ids of the passages shown, in the order of their numbers.
-    """
-    named: dict[str, None] = {}
-    unknown = []
-    for cited in ids:
-        if cited.isdecimal() and 1 <= int(cited) <= len(retrieved):
-            named[retrieved[int(cited) - 1]] = None
-        elif cited in retrieved and not cited.isdecimal():
-            named[cited] = None
-        else:
-            unknown.append(cited)
-    return list(named), unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +50,13 @@ class Cited:
 def supported(answer: str, passages: Sequence[str], least: float = SUPPORT) -> bool:
     """Whether one of the passages holds enough of the answer's words.
 
-    A lexical rule, which sees neither paraphrase nor negation: both texts are normalised as for SQuAD, English stop
-    words are left out of the answer (unless nothing else is in it), and at least the share `least` of its words must
-    be found in the same passage, as often as the answer has them.
+    A lexical rule, which sees no paraphrase: both texts are normalised as for SQuAD, `FUNCTION_WORDS` are left out of
+    the answer (unless nothing else is in it), and at least the share `least` of its words must be found in the same
+    passage, as often as the answer has them.
     """
     words = squad.tokens(answer)
-    wanted = Counter([w for w in words if w not in _stop_words()] or words)
+    wanted = Counter([w for w in words if w not in FUNCTION_WORDS] or words)
     return any((wanted & Counter(squad.tokens(passage))).total() >= least * wanted.total() for passage in passages)
-
-
-@cache
-def _stop_words() -> frozenset[str]:
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    return frozenset(squad.normalise(word) for word in ENGLISH_STOP_WORDS)
 
 
 def citation_columns(answers: Sequence[Cited], least: float = SUPPORT) -> Columns:
@@ -104,7 +64,7 @@ def citation_columns(answers: Sequence[Cited], least: float = SUPPORT) -> Column
     rows = np.zeros((len(answers), len(_NAMES)))
     for row, one in zip(rows, answers, strict=True):
         row[:] = [1.0, *_counts(one, least)] if one.answer else [1.0] + [0.0] * (len(_NAMES) - 1)
-    return Columns(_NAMES, rows, {"unsupported_rate": f"stop words:sklearn|words in one passage:{least:.0%}"})
+    return Columns(_NAMES, rows, {"unsupported_rate": f"rule:words in one passage|least:{least:.0%}|function words:ignored"})
 
 
 def _counts(one: Cited, least: float) -> list[float]:

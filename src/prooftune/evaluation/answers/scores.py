@@ -11,6 +11,7 @@ import numpy as np
 
 from prooftune.errors import UsageError
 from prooftune.evaluation.answers import squad
+from prooftune.evaluation.answers.citations import Cited, citation_columns, citation_rates
 from prooftune.evaluation.answers.text import Columns, answer_columns, measure, rates
 from prooftune.evaluation.changes import changed_examples
 from prooftune.evaluation.comparisons import pairs
@@ -26,6 +27,7 @@ from prooftune.evaluation.statistics import (
     wilson_interval,
 )
 from prooftune.evaluation.verdict import CONTROL, RETRIEVAL, verdict
+from prooftune.files import read_json
 from prooftune.recipe import Recipe, Task, Variant
 from prooftune.records import ANSWERABLE, UNANSWERABLE, Prediction, Study, VariantResult
 
@@ -88,7 +90,8 @@ def score_answers(study: Study, results: Sequence[VariantResult], recipe: Recipe
         "metrics": {name: _interval(name, value, samples[r.name][name], answered[r.name].columns, settings.confidence)
                     for name, value in values[r.name].items()},
         "no_answer": answered[r.name].threshold, "signatures": answered[r.name].columns.signatures,
-        "retrieval": r.details.get("retrieval"), **_counts(r.test)} for r in results}
+        "retrieval": r.details.get("retrieval"), "citations": _citations(study, r, answered[r.name].outputs, recipe),
+        **_counts(r.test)} for r in results}
     scores: dict[str, Any] = {
         "task": recipe.task, "primary": primary, "primary_title": title,
         "n": len(study.test), "validation_n": len(study.validation), "seed": recipe.seed,
@@ -163,6 +166,24 @@ def _bertscore(outputs: Sequence[str], references: Sequence[Sequence[str]], reci
 
     scored = bertscore(outputs, references, recipe.answering.bertscore)
     return {"bertscore_f1": scored.f1, "bertscore_signature": scored.signature}
+
+
+def _citations(study: Study, result: VariantResult, outputs: Sequence[str], recipe: Recipe) -> dict[str, Any] | None:
+    """How good the citations are, with intervals; None where no passages were shown."""
+    if not any(p.retrieved for p in result.test):
+        return None
+    shown = read_json(result.folder / "passages.json")
+    answers = [
+        Cited(output, [shown[i]["key"] for i in p.cited], p.unknown_citations, e.gold, [shown[i]["text"] for i in p.retrieved])
+        for output, p, e in zip(outputs, result.test, study.test, strict=True)]
+    columns = citation_columns(answers)
+    [summed] = resampled([columns.values], recipe.evaluation.resamples, recipe.seed)
+    samples = citation_rates(summed, columns.names)
+    facts: dict[str, Any] = {"answered": int(columns.values[:, 1].sum()), "signatures": columns.signatures}
+    for name, value in citation_rates(columns.values.sum(axis=0), columns.names).items():
+        low, high = percentile_interval(samples[name], recipe.evaluation.confidence)
+        facts[name] = {"value": float(value), "low": low, "high": high}
+    return facts
 
 
 def _on_validation(study: Study, result: VariantResult, answered: _Answered, primary: str) -> float | None:

@@ -1,0 +1,133 @@
+"""A loaded bundle that answers questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prooftune import recipe
+from prooftune.data.questions import CONTEXT, QUESTION
+from prooftune.errors import UsageError
+from prooftune.evaluation.answers.scores import final_outputs
+from prooftune.records import Example
+from prooftune.tasks.answering import predict
+from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.variants.passages import with_passages
+
+if TYPE_CHECKING:
+    from prooftune.retrieval.records import Chunk
+    from prooftune.retrieval.search import Index
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A passage that an answer cites.
+
+    Attributes:
+        document: the document's name.
+        page, section: where in it, as far as known.
+        text: the passage.
+    """
+
+    document: str
+    page: int | None
+    section: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one question.
+
+    Attributes:
+        answer: empty where there is none.
+        sources: the passages that the answer cites, among those that were retrieved; never another.
+        retrieved: all passages that were shown to the model, best first.
+        unknown_citations: citations of passages that were not shown, which are left out.
+        truncated_tokens: tokens of the question or the passages that did not fit and were not read.
+    """
+
+    answer: str
+    sources: tuple[Source, ...] = ()
+    retrieved: tuple[Source, ...] = ()
+    unknown_citations: int = 0
+    truncated_tokens: int = 0
+
+
+class Answerer:
+    """A loaded bundle that answers questions.
+
+    Attributes:
+        fields: names of the inputs; where the bundle reads nothing but the question, it may be given as a string.
+        facts: the content of ``bundle.json``.
+        model: the model, for whoever wants to go on with it.
+    """
+
+    def __init__(self, facts: dict[str, Any], model: Any, tokenizer: Any, index: Path | None) -> None:
+        self.facts, self.model, self._index_folder = facts, model, index
+        self._encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
+        self.fields: list[str] = [f for f in facts["fields"] if index is None or f != CONTEXT]
+        self._settings = recipe.Answering(**facts["answering"])
+        self._index: Index | None = None
+
+    def predict(self, questions: Sequence[str | Mapping[str, str]], *, progress: bool = True) -> list[Reply]:
+        """Answer every question.
+
+        Args:
+            questions: strings, or mappings with ``question`` and, where the bundle reads one, ``context``.
+            progress: whether to show a bar.
+
+        Raises:
+            UsageError: a question lacks a field, or is no text.
+        """
+        if isinstance(questions, str):
+            raise UsageError("predict takes a list of questions; for a single one: predict([question])")
+        examples = [Example(str(i), self._inputs(i, question)) for i, question in enumerate(questions)]
+        if not examples:
+            return []
+        shown: list[list[Chunk]] = [[] for _ in examples]
+        if self._index_folder is not None:
+            shown = self._retrieve([e.inputs[QUESTION] for e in examples])
+            examples = [with_passages(e, passages, None) for e, passages in zip(examples, shown, strict=True)]
+        found = predict(self.model, self._encoder, examples, self._settings, self.facts["task"],
+                        description="Answering" if progress else None)
+        replies = []
+        for prediction, output, passages in zip(found, final_outputs(found, self.facts["threshold"]), shown, strict=True):
+            by_id = {chunk.id: _source(chunk) for chunk in passages}
+            replies.append(Reply(output, tuple(by_id[i] for i in prediction.cited) if output else (), tuple(by_id.values()),
+                                 prediction.unknown_citations, prediction.truncated_tokens))
+        return replies
+
+    def _retrieve(self, questions: Sequence[str]) -> list[list[Chunk]]:
+        from prooftune.retrieval.search import open_index
+
+        settings = recipe.Retrieval(**self.facts["retrieval"])
+        if self._index is None and self._index_folder is not None:
+            self._index = open_index(self._index_folder, settings.embedding)
+        if self._index is None:
+            raise RuntimeError("no index")
+        rerank = None
+        if settings.rerank:
+            from prooftune.retrieval.rerank import cross_encoder
+
+            rerank = cross_encoder(settings.rerank)
+        hits = self._index.search(questions, settings.passages, settings.search, rerank)
+        return [[hit.chunk for hit in found] for found in hits]
+
+    def _inputs(self, number: int, question: str | Mapping[str, str]) -> dict[str, str]:
+        if isinstance(question, str) and self.fields == [QUESTION]:
+            return {QUESTION: question}
+        if not isinstance(question, Mapping):
+            raise UsageError(f"question {number}: this bundle reads {', '.join(self.fields)}; give a mapping with them, not "
+                             f"{type(question).__name__}")
+        missing = [name for name in self.fields if not isinstance(question.get(name), str)]
+        if missing:
+            raise UsageError(f"question {number}: no {', '.join(missing)} in it; it has "
+                             f"{', '.join(map(str, question)) or 'nothing'}")
+        return {name: question[name] for name in self.fields}
+
+
+def _source(chunk: Chunk) -> Source:
+    return Source(chunk.source, chunk.page, chunk.section, chunk.text)

@@ -1,0 +1,56 @@
+"""A judge that runs in this process: a local or embedded model behind the same call as an endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prooftune.engine.arithmetic import autocast
+from prooftune.engine.generation import generate
+from prooftune.errors import UsageError
+from prooftune.judge.records import Complete, Message
+from prooftune.models import loading
+from prooftune.progress import bar
+from prooftune.recipe import Model
+
+
+def completer(name: str, max_tokens: int, context: int = 4096) -> tuple[Complete, str]:
+    """Load a model as a judge.
+
+    Args:
+        name: as in the recipe's ``model.name``.
+        max_tokens: tokens of a reply.
+        context: longest prompt and reply together; a longer prompt is cut at its beginning.
+
+    Returns:
+        The call, and what tells this model from another of the same name (the weights' digest).
+
+    Raises:
+        UsageError: there is no such model, or it has no chat template.
+    """
+    folder = loading.resolve(name)
+    tokenizer = loading.load_tokenizer(folder)
+    if not tokenizer.chat_template:
+        raise UsageError(f"judge.model: {name} has no chat template, so it cannot be asked to judge; take one that was tuned "
+                         "to chat")
+    loaded: list[Any] = []
+
+    def complete(prompts: list[list[Message]], /) -> list[str]:
+        if not loaded:  # only when a reply is not in the cache
+            loaded.append(loading.load_model(folder, Model(name=name)))
+        [model] = loaded
+        stop = int(tokenizer.eos_token_id)
+        rows = [_ids(tokenizer, messages)[-(context - max_tokens):] for messages in prompts]
+        texts = [""] * len(rows)
+        with autocast(model), bar("Judging", len(rows)) as shown:
+            for numbers, written in generate(model, [], rows, stop, max_new_tokens=max_tokens):
+                for number, done in zip(numbers, written, strict=True):
+                    texts[number] = str(tokenizer.decode(done.ids, skip_special_tokens=True))
+                shown.advance(0, len(numbers))  # type: ignore[arg-type]
+        return texts
+
+    return complete, loading.weights_digest(folder)
+
+
+def _ids(tokenizer: Any, messages: list[Message]) -> list[int]:
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False).input_ids)

@@ -1,0 +1,74 @@
+"""The judge's stage of a study: every variant's answers scored, and the tuned ones held against the untuned model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prooftune.data.questions import CONTEXT, QUESTION
+from prooftune.evaluation.answers.scores import final_outputs
+from prooftune.evaluation.statistics import holm
+from prooftune.judge.human import read_human
+from prooftune.judge.judging import compare, judge
+from prooftune.judge.records import Item
+from prooftune.judge.summary import difference, preference_summary, summary
+from prooftune.progress import say
+from prooftune.recipe import Judge, Recipe
+from prooftune.records import Study, VariantResult
+
+
+def judge_study(
+    chosen: Recipe, settings: Judge, study: Study, results: Sequence[VariantResult], scores: dict[str, Any], folder: Path,
+    base: Path,
+) -> dict[str, Any]:
+    """Ask the judge about the answers of all variants that a model gave.
+
+    Args:
+        chosen: for the level of confidence, the resamples and the seed.
+        settings: its ``judge`` section.
+        study: the questions.
+        results: the variants.
+        scores: of the answers, for their no-answer thresholds and the untuned variant.
+        folder: where replies are kept, so that no request is made twice.
+        base: folder against which the file of people's scores is resolved.
+
+    Returns:
+        JSON-ready: ``variants`` (name -> `summary`), ``pairs`` (``a``, ``b`` and `preference_summary`, its ``p_holm``
+        adjusted over the pairs) and ``differences`` (``a``, ``b`` and, as ``criteria``, `difference`).
+
+    Raises:
+        UsageError: the judge's settings or the file of scores cannot be used.
+    """
+    complete, human = None, None
+    if settings.base_url is None:
+        from prooftune.judge.local import completer
+
+        complete, digest = completer(settings.model, settings.max_tokens)
+        # Replies are kept under the model's name, and another model may come to have it.
+        settings = settings.model_copy(update={"model": f"{settings.model}@{digest[:12]}"})
+    if settings.human is not None:
+        human = read_human(base / settings.human, list(settings.criteria), settings.scale)
+    options: dict[str, Any] = {"resamples": chosen.evaluation.resamples, "confidence": chosen.evaluation.confidence,
+                               "seed": chosen.seed}
+    items = {r.name: _items(study, r, scores) for r in results if r.kind != "majority"}
+    judged = {name: judge(answers, settings, folder, complete, chosen.seed) for name, answers in items.items()}
+    for name, found in judged.items():
+        failed = sum(j.score is None for j in found.judgements)
+        say(f"judge: {name}: {len(found.judgements) - failed:,} judgements, {failed:,} failed")
+    against = scores["verdict"]["baseline"]
+    tuned = [r.name for r in results if r.kind == "tuned" and against is not None and r.name in items]
+    pairs = [{"a": name, "b": against, **preference_summary(
+        compare(items[name], items[against], settings, folder, complete, chosen.seed), **options)} for name in tuned]
+    for pair, adjusted in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+        pair["p_holm"] = adjusted
+    return {"variants": {name: summary(found, human, **options) for name, found in judged.items()}, "pairs": pairs,
+            "differences": [{"a": name, "b": against, "criteria": difference(judged[name], judged[against], **options)}
+                            for name in tuned]}
+
+
+def _items(study: Study, result: VariantResult, scores: dict[str, Any]) -> list[Item]:
+    threshold = (scores["variants"][result.name].get("no_answer") or {}).get("value")
+    answers = final_outputs(result.test, threshold)
+    return [Item(e.id, e.inputs[QUESTION], answer, e.references, e.inputs.get(CONTEXT, ""))
+            for e, answer in zip(study.test, answers, strict=True)]

@@ -1,0 +1,125 @@
+"""Generation is the library's greedy decoding, whatever the batch, the prefix and what else is scored on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prooftune import recipe
+from prooftune.engine import attention
+from prooftune.engine.generation import Generated, generate
+from prooftune.models.loading import load_model
+
+PREFIX = list(range(40, 62))
+ROWS = [[5, 6, 7], [9], list(range(10, 33)), [70, 71, 72, 73], [33, 34]]
+
+
+def loaded(folder: Path) -> Any:
+    return load_model(folder, recipe.Model.model_validate({"name": "tiny", "dtype": "float32", "attention": attention.NAME}))
+
+
+def run(model: Any, rows: list[list[int]], stop: int, prefix: list[int] = PREFIX, limit: int = 12, **options: Any) -> list[Generated]:
+    done: dict[int, Generated] = {}
+    for numbers, written in generate(model, prefix, rows, stop, max_new_tokens=limit, **options):
+        done |= dict(zip(numbers, written, strict=True))
+    return [done[i] for i in range(len(rows))]
+
+
+def slow(model: Any, row: list[int], stop: int, limit: int = 12, refused: tuple[int, ...] = ()) -> tuple[list[int], float]:
+    """One token at a time from the model's full logits, by the library's attention, without a cache."""
+    model.set_attn_implementation("eager")
+    ids, written, total = [*PREFIX, *row], [], 0.0
+    with torch.no_grad():
+        for step in range(limit):
+            log_probs = torch.log_softmax(model(torch.tensor([ids]), use_cache=False).logits[0, -1], -1)
+            allowed = log_probs.clone()
+            if step == 0 and refused:
+                allowed[list(refused)] = -torch.inf
+            token = int(allowed.argmax())
+            total += float(log_probs[token])
+            if token == stop:
+                break
+            ids.append(token)
+            written.append(token)
+    model.set_attn_implementation(attention.NAME)
+    return written, total
+
+
+def stop_of(model: Any) -> int:
+    """A token that the model writes early after the first row, so that rows end at different times."""
+    return slow(model, ROWS[0], stop=-1)[0][3]
+
+
+def test_texts_and_probabilities_are_those_of_the_slow_way(model_folder: Path) -> None:
+    model = loaded(model_folder)
+    stop = stop_of(model)
+    written = run(model, ROWS, stop)
+    assert any(done.stopped for done in written)
+    for row, done in zip(ROWS, written, strict=True):
+        ids, total = slow(model, row, stop)
+        assert done.ids == ids
+        assert done.stopped == (len(ids) < 12)
+        assert done.log_prob == pytest.approx(total, abs=2e-3)
+
+
+@pytest.mark.failure(14)
+def test_neither_batch_nor_prefix_changes_a_text(model_folder: Path) -> None:
+    model = loaded(model_folder)
+    stop = stop_of(model)
+    together = [done.ids for done in run(model, ROWS, stop)]
+    assert [done.ids for done in run(model, ROWS, stop, batch_tokens=1)] == together
+    assert [done.ids for done in run(model, [[*PREFIX, *row] for row in ROWS], stop, prefix=[])] == together
+
+
+def test_the_library_writes_the_same_where_ours_does_not_fit(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(model_folder)
+    stop = stop_of(model)
+    ours = run(model, ROWS, stop, instead=[21, 22, stop])
+    model.set_attn_implementation("eager")
+    monkeypatch.setattr("prooftune.engine.forward._sees_prefix", lambda body, ids: False)
+    theirs = run(model, ROWS, stop, instead=[21, 22, stop])
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.ids == b.ids
+        assert a.stopped == b.stopped
+        assert a.log_prob == pytest.approx(b.log_prob, abs=2e-3)
+        assert a.instead_log_prob == pytest.approx(b.instead_log_prob, abs=2e-3)
+
+
+def test_what_is_scored_instead_is_scored_exactly_and_never_begun(model_folder: Path) -> None:
+    model = loaded(model_folder)
+    first = slow(model, ROWS[0], stop=-1)[0][0]
+    stop = 2 if first != 2 else 3
+    instead = [first, 22, stop]
+    for row, done in zip(ROWS, run(model, ROWS, stop, instead=instead), strict=True):
+        ids, total = slow(model, row, stop, refused=(first, stop))
+        assert (done.ids, done.ids[0] != first) == (ids, True)
+        assert done.log_prob == pytest.approx(total, abs=2e-3)
+        with torch.no_grad():
+            whole = torch.tensor([[*PREFIX, *row, *instead]])
+            log_probs = torch.log_softmax(model(whole, use_cache=False).logits[0], -1)
+        start = len(PREFIX) + len(row) - 1
+        assert done.instead_log_prob == pytest.approx(
+            sum(float(log_probs[start + i, token]) for i, token in enumerate(instead)), abs=2e-3)
+
+
+def test_a_choice_of_tokens_is_followed(model_folders: dict[str, Path]) -> None:
+    model = loaded(model_folders["llama"])
+    asked: list[tuple[int, list[int]]] = []
+
+    def choose(number: int, ids: list[int], log_probs: torch.Tensor) -> int:
+        asked.append((number, list(ids)))
+        return 90 + number if len(ids) < 2 else 1
+
+    written = run(model, ROWS, 1, choose=choose)
+    assert [done.ids for done in written] == [[90 + i, 90 + i] for i in range(len(ROWS))]
+    assert all(done.stopped for done in written)
+    assert sorted(asked)[:3] == [(0, []), (0, [90]), (0, [90, 90])]
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_the_limit_counts_every_token(model_folders: dict[str, Path], limit: int) -> None:
+    model = loaded(model_folders["llama"])
+    assert {len(done.ids) for done in run(model, ROWS, -1, limit=limit)} == {limit}

@@ -1,0 +1,243 @@
+"""Builds of an index: only what is new is embedded, a kill costs nothing but time, and what differs is said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prooftune.errors import Failure, UsageError
+from prooftune.models import embeddings
+from prooftune.retrieval import index, store
+from prooftune.retrieval.index import Settings, Summary, build, differences
+from prooftune.retrieval.search import open_index, search_lines
+from retrieval.tiny import VOCABULARY, bert, collection, pdf, texts
+
+QUERIES = [*texts(6, seed=99, words=5), *VOCABULARY]
+
+
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that were embedded, as they come."""
+    seen: list[str] = []
+    embed = embeddings.embed
+
+    def watched(given: list[str], *arguments: Any, **named: Any) -> embeddings.Vectors:
+        seen.extend(given)
+        return embed(given, *arguments, **named)
+
+    monkeypatch.setattr(embeddings, "embed", watched)
+    return seen
+
+
+def answers(folder: Path) -> list[Any]:
+    """What an index answers, to the last bit of the scores, and what it holds."""
+    opened = open_index(folder)
+    hits = [opened.search(QUERIES, 7, mode) for mode in ("bm25", "dense", "fused")]
+    assert opened.vectors is not None
+    return [hits, opened.chunks, opened.vectors.tolist()]
+
+
+@pytest.fixture
+def small(encoder_folder: Path) -> Settings:
+    return Settings(str(encoder_folder), words=20, overlap=4)
+
+
+def test_only_what_changed_is_embedded(small: Settings, tmp_path: Path, embedded: list[str]) -> None:
+    docs, out = collection(tmp_path / "docs"), tmp_path / "index"
+    first = build(docs, out, small)
+    assert (first.documents, first.added, first.unchanged) == (6, [f"{c}.txt" for c in "abcdef"], 0)
+    assert first.embedded == first.chunks == len(embedded) == len(open_index(out).chunks)
+    embedded.clear()
+    again = build(docs, out, small)
+    assert (again.unchanged, again.embedded, embedded) == (6, 0, []) and again.chunks == first.chunks
+
+    (docs / "new.txt").write_text("Apple bank. Law rule.")
+    (docs / "b.txt").write_text("Only plum is left.")
+    (docs / "c.txt").unlink()
+    third = build(docs, out, small)
+    assert (third.added, third.changed, third.removed, third.unchanged) == (["new.txt"], ["b.txt"], ["c.txt"], 4)
+    assert sorted(embedded) == ["Apple bank. Law rule.", "Only plum is left."] and third.embedded == 2
+    build(docs, tmp_path / "fresh", small)
+    assert answers(out) == answers(tmp_path / "fresh")
+
+
+def test_other_chunk_sizes_index_everything_anew(small: Settings, tmp_path: Path) -> None:
+    docs, out = collection(tmp_path / "docs"), tmp_path / "index"
+    build(docs, out, small)
+    other = Settings(small.embedding, words=10, overlap=2)
+    assert build(docs, out, other).changed == [f"{c}.txt" for c in "abcdef"]
+    build(docs, tmp_path / "fresh", other)
+    assert answers(out) == answers(tmp_path / "fresh")
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from prooftune.models import embeddings
+from prooftune.retrieval import index
+embed = embeddings.embed
+def slow(*arguments, **named):
+    time.sleep(0.15)
+    return embed(*arguments, **named)
+embeddings.embed = slow
+index.COMMIT = 1
+index.build(sys.argv[1], sys.argv[2], index.Settings(sys.argv[3], words=20, overlap=4))
+"""
+
+
+@pytest.mark.failure(18)
+def test_killed_half_way_and_run_again_it_answers_the_same(small: Settings, tmp_path: Path, embedded: list[str]) -> None:
+    docs, out = collection(tmp_path / "docs", n=20), tmp_path / "index"
+    straight = build(docs, tmp_path / "straight", small)
+    with subprocess.Popen([sys.executable, "-c", CHILD, docs, out, small.embedding]) as child:
+        end = time.monotonic() + 120
+        while _documents(out) < 3:
+            assert child.poll() is None and time.monotonic() < end, "the moment never came"
+            time.sleep(0.02)
+        child.send_signal(signal.SIGKILL)
+    there = _documents(out)
+    assert child.returncode == -signal.SIGKILL and 3 <= there < 20
+    assert "did not come to its end" in differences(open_index(out).state)[0]
+    embedded.clear()
+    resumed = build(docs, out, small)
+    assert resumed.unchanged == there and len(resumed.added) == 20 - there
+    assert len(embedded) == resumed.embedded < straight.embedded
+    assert answers(out) == answers(tmp_path / "straight")
+    assert differences(open_index(out).state) == []
+
+
+def _documents(out: Path) -> int:
+    """How many documents are in an index that another process is building."""
+    try:
+        return len(store.keys(store.connect(out, create=False)))
+    except (UsageError, Failure):
+        return 0
+
+
+def test_documents_that_cannot_be_read_are_skipped_and_leave_the_index(small: Settings, tmp_path: Path) -> None:
+    docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
+    (docs / "c.pdf").write_bytes(pdf(["Apple law."]))
+    (docs / "scan.pdf").write_bytes(pdf([None]))
+    first = build(docs, out, small)
+    assert [s.id for s in first.skipped] == ["scan.pdf"] and first.documents == 3
+    assert open_index(out).search(["apple law"], 1, "bm25")[0][0].chunk.page == 1
+    (docs / "c.pdf").write_bytes(pdf(["Apple law."], password="pw"))
+    second = build(docs, out, small)
+    assert second.removed == ["c.pdf"] and [s.id for s in second.skipped] == ["c.pdf", "scan.pdf"]
+    assert {chunk.document for chunk in open_index(out).chunks} == {"a.txt", "b.txt"}
+
+
+def test_an_index_is_not_emptied_when_nothing_can_be_read(small: Settings, tmp_path: Path) -> None:
+    docs, out = collection(tmp_path / "docs", n=1), tmp_path / "index"
+    build(docs, out, small)
+    before = answers(out)
+    (docs / "a.txt").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"none of the 1 file .* a\.txt: empty"):
+        build(docs, out, small)
+    assert answers(out) == before
+
+
+def test_another_embedding_model_is_refused(small: Settings, tmp_path: Path) -> None:
+    docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
+    build(docs, out, small)
+    wide, other = bert(tmp_path / "wide", hidden=64), bert(tmp_path / "other", seed=1)
+    for model, said in ((wide, r"another \(vectors of 32 and of 64 values\)"), (other, "is another. Use")):
+        with pytest.raises(UsageError, match=said):
+            build(docs, out, Settings(str(model)))
+        with pytest.raises(UsageError, match=said):
+            open_index(out, embedding=str(model))
+
+
+def test_a_model_that_changed_since_is_refused(small: Settings, tmp_path: Path) -> None:
+    model = bert(tmp_path / "model")
+    out = tmp_path / "index"
+    build(collection(tmp_path / "docs", n=1), out, Settings(str(model)))
+    bert(model, seed=1)
+    opened = open_index(out)
+    assert opened.search(["apple"], 1, "bm25")[0], "which needs no model"
+    with pytest.raises(UsageError, match="is another"):
+        opened.search(["apple"], 1, "dense")
+
+
+def test_changes_since_indexing_are_noticed(small: Settings, tmp_path: Path) -> None:
+    docs, out = collection(tmp_path / "docs", n=3), tmp_path / "index"
+    build(docs, out, small)
+    state = open_index(out).state
+    assert differences(state) == []
+    os.utime(docs / "a.txt", (1, 1))
+    assert differences(state) == [], "touched, but the same"
+    (docs / "a.txt").write_text("Apple.")
+    (docs / "b.txt").unlink()
+    (docs / "d.txt").write_text("Plum.")
+    assert differences(state) == [
+        "a.txt: changed since it was indexed", "b.txt: no longer there", "d.txt: not in the index"]
+    lines, notices = search_lines(out, "apple", k=2, mode="bm25")
+    assert [line["rank"] for line in lines] == [1, 2] and len(notices) == 4 and "prooftune index" in notices[-1]
+    docs.rename(tmp_path / "moved")
+    assert "no longer at" in differences(state)[0]
+
+
+def test_long_chunks_are_counted(small: Settings, tmp_path: Path) -> None:
+    docs = collection(tmp_path / "docs", n=1, words=80)
+    summary = build(docs, tmp_path / "index", Settings(small.embedding, words=100, overlap=0))
+    # 64 tokens with the two special ones are read.
+    expected = sum(len(chunk.text.replace(".", " .").split()) > 62 for chunk in open_index(tmp_path / "index").chunks)
+    assert summary.shortened == expected > 0
+
+
+def test_there_is_no_index(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no index; make one"):
+        open_index(tmp_path / "none")
+    with pytest.raises(UsageError, match="holds no index; make one"):
+        open_index(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="holds no index"):
+        open_index(tmp_path / "file")
+
+
+def test_a_damaged_index_and_one_of_another_version(small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
+    build(docs, out, small)
+    monkeypatch.setattr(store, "FORMAT", 2)
+    with pytest.raises(UsageError, match="of another version"):
+        open_index(out)
+    monkeypatch.undo()
+    for data in (out / "chunks.lance" / "data").iterdir():
+        data.write_bytes(b"x")
+    with pytest.raises(Failure, match="cannot be read or written"):
+        open_index(out)
+
+
+def test_names_with_quotes_are_names(small: Settings, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "it's; -- \"x\".txt").write_text("Apple.")
+    (docs / "other.txt").write_text("Plum.")
+    build(docs, tmp_path / "index", small)
+    (docs / "it's; -- \"x\".txt").write_text("Pear.")
+    assert build(docs, tmp_path / "index", small).changed == ["it's; -- \"x\".txt"]
+    assert sorted(chunk.text for chunk in open_index(tmp_path / "index").chunks) == ["Pear.", "Plum."]
+
+
+def test_the_order_of_commits_does_not_show(small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = collection(tmp_path / "docs")
+    build(docs, tmp_path / "one", small)
+    monkeypatch.setattr(index, "COMMIT", 1)
+    build(docs, tmp_path / "each", small)
+    assert answers(tmp_path / "one") == answers(tmp_path / "each")
+
+
+def test_a_summary_is_plain_data(small: Settings, tmp_path: Path) -> None:
+    import json
+
+    summary = build(collection(tmp_path / "docs", n=1), tmp_path / "index", small)
+    assert isinstance(summary, Summary) and json.loads(json.dumps(summary.as_dict()))["added"] == ["a.txt"]
+    assert np.isfinite(summary.chunks)
