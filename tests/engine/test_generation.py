@@ -21,7 +21,9 @@ def loaded(folder: Path) -> Any:
     return load_model(folder, recipe.Model.model_validate({"name": "tiny", "dtype": "float32", "attention": attention.NAME}))
 
 
-def run(model: Any, rows: list[list[int]], stop: int, prefix: list[int] = PREFIX, limit: int = 12, **options: Any) -> list[Generated]:
+def run(
+    model: Any, rows: list[list[int]], stop: int, prefix: list[int] = PREFIX, limit: int = 12, **options: Any
+) -> list[Generated]:
     done: dict[int, Generated] = {}
     for numbers, written in generate(model, prefix, rows, stop, max_new_tokens=limit, **options):
         done |= dict(zip(numbers, written, strict=True))

@@ -11,7 +11,7 @@ import pytest
 from evaluation import synthetic
 from prooftune.evaluation.scores import tidy
 from prooftune.report.build import build, page
-from report import studies
+from report import questions, studies
 from report.reading import Element, read
 
 WITHOUT_TUNED = {name: v for name, v in synthetic.VARIANTS.items() if v[0] != "tuned"}
@@ -28,11 +28,17 @@ CASES: dict[str, dict[str, Any]] = {
     "one variant": {"variants": {"lora": ("tuned", 2.0)}, "n": 60},
     "two tuned": {"variants": {**synthetic.VARIANTS, "dora": ("tuned", 2.95)}, "n": 200},
 }
+QUESTIONS: dict[str, dict[str, Any]] = {
+    "squad": {}, "policy": {"task": "free-text-qa", "variants": questions.POLICY, "unanswerable": 0.0, "judged": True},
+    "all answerable": {"unanswerable": 0.0, "validation": 0, "n": 40, "variants": {"tuned": ({"kind": "tuned"}, 0.5)}},
+    "hostile questions": {"texts": studies.HOSTILE, "name": "<i>study</i>", "n": 60, "task": "free-text-qa",
+                          "variants": {k: questions.POLICY[k] for k in ("base", "base-retrieval", "tuned", "oracle")}},
+}
 
 
 @cache
 def facts_of(case: str) -> dict[str, Any]:
-    found: dict[str, Any] = tidy(studies.facts(**CASES[case]))
+    found: dict[str, Any] = tidy(questions.facts(**QUESTIONS[case]) if case in QUESTIONS else studies.facts(**CASES[case]))
     return found
 
 
@@ -46,7 +52,7 @@ def page_of(case: str) -> Element:
     return read(html_of(case))
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=[*CASES, *QUESTIONS])
 def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -17,8 +17,9 @@ from prooftune.recipe import Recipe, parse
 from prooftune.records import Example, Prediction, Study, VariantResult
 from report.studies import ENVIRONMENT, tuned_details
 
-WORDS = ("the board of the fund approves annual accounts before member states publish their report on high risk systems and "
-         "providers keep technical documentation for ten years after market placement").split()
+TEXT = ("the board of the fund approves annual accounts before member states publish their report on high risk systems and "
+        "providers keep technical documentation for ten years after market placement")
+WORDS = TEXT.split()
 EXTRACTIVE: dict[str, tuple[dict[str, Any], float]] = {
     "majority": ({"kind": "majority"}, 0), "zero-shot": ({"kind": "zero-shot"}, 0.2), "best-prompt": ({"kind": "prompted"}, 0.35),
     "tuned": ({"kind": "tuned"}, 0.75)}
@@ -69,7 +70,7 @@ def _questions(split: str, n: int, unanswerable: float, texts: str) -> list[Exam
         start, length = int(rng.integers(0, len(WORDS) - 5)), int(rng.integers(1, 5))
         answer = f"{texts} {' '.join(WORDS[start:start + length])}".strip()
         references = () if i < unanswerable * n else (answer, f"{answer} indeed")
-        context = f"{' '.join(WORDS)} {answer}"
+        context = f"{TEXT} {answer}"
         found.append(Example(f"{split}.json:{i}", {"question": f"{texts} What is number {i}?".strip(), "context": context},
                              references[0] if references else "", references=references, gold=(f"doc:{i}",)))
     return found
@@ -93,8 +94,8 @@ def _result(study: Study, recipe: Recipe, name: str, skill: float, number: int, 
     if variant.kind == "tuned" and variant.adapter is None:
         details |= {key: told for key, told in tuned_details(bool(study.validation)).items() if key != "cost"}
     if variant.context == "retrieved":
-        details["retrieval"] = {"n": 100, "without_gold": len(study.test) - 100, "recall@3": _figure(0.61), "recall@10": _figure(0.8),
-                                "MRR@10": _figure(0.5), "nDCG@10": _figure(0.57)}
+        details["retrieval"] = {"n": 100, "without_gold": 20, "recall@3": _figure(0.61), "recall@10": _figure(0.8), "MRR@10": _figure(0.5),
+                                "nDCG@10": _figure(0.57)}
     return VariantResult(name, variant.kind, both[0], both[1], details, folder)
 
 

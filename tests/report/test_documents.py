@@ -6,11 +6,19 @@ import json
 import re
 from html import unescape
 
+import pytest
+
 from prooftune.report.build import build, page
 from prooftune.report.format import percent, span
 from prooftune.report.markdown import plain
-from report.conftest import facts_of, page_of
+from report.conftest import CASES, facts_of, page_of
 from report.reading import read
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    """Studies of labels only."""
+    return str(request.param)
 
 
 def refuse(constant: str) -> None:

@@ -8,12 +8,18 @@ import pytest
 
 from prooftune.report.format import count, number, p_value, percent, points, seconds, signed_span, significant, size, span
 from prooftune.report.shown import TASKS
-from report.conftest import facts_of
+from report.conftest import CASES, facts_of
 from report.reading import cells, table
 
 MISSING = "–"
 METRICS = TASKS["classification"].metrics
 AS_NUMBERS = ("mcc", "log_loss", "brier", "ece")
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    """Studies of labels only."""
+    return str(request.param)
 
 
 def share(figure: dict[str, Any]) -> str:

@@ -26,8 +26,8 @@ def strata(scores: Mapping[str, Any]) -> Table | None:
         return None
     return Table(
         "strata-table", "Questions with and without an answer",
-        f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}. Where there is no answer only an empty answer scores, "
-        "so that EM and F1 are the same.",
+        f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}. Where there is no answer only an empty one scores, so "
+        "that EM and F1 are the same.",
         ["variant", f"EM, {ANSWERABLE} (n = {count(support[ANSWERABLE])})", f"F1, {ANSWERABLE}",
          f"EM and F1, {UNANSWERABLE} (n = {count(support[UNANSWERABLE])})"],
         [(name, [figure(v["metrics"][key]) for key in ("has_answer_exact", "has_answer_f1", "no_answer_exact")])
@@ -56,7 +56,8 @@ def thresholds(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def threshold_table(scores: Mapping[str, Any]) -> Table | None:
     """What the threshold gives and what any could have given."""
-    rows = [(name, [Cell(signed(t["value"], 2)), number(t["validation_n"]), figure(v["metrics"]["f1"]), Cell(written(t["f1_without"])),
+    rows = [(name, [Cell(signed(t["value"], 2)), number(t["validation_n"]),
+                    figure(v["metrics"]["f1"]), Cell(written(t["f1_without"])),
                     figure(v["metrics"]["exact"]), Cell(written(t["exact_without"])), Cell(written(t["best_f1_on_test"]))])
             for name, v in shown.ranked(scores) if (t := v.get("no_answer"))]
     return Table(

@@ -26,7 +26,7 @@ def retrieval(scores: Mapping[str, Any]) -> Table | None:
     left_out = max(f.get("without_gold") or 0 for f in found.values())
     return Table(
         "retrieval-table", "Retrieval",
-        f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}, over the test questions whose passages the data names"
+        f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}, over test questions whose passages the data names"
         + (f"; {count(left_out)} others are left out." if left_out else "."), ["variant", "questions", *keys],
         [(name, [number(f.get("n")), *(figure(f.get(key)) for key in keys)]) for name, f in found.items()])
 

@@ -68,7 +68,7 @@ def variant_rows(scores: Mapping[str, Any], told: Mapping[str, Any],
         label = (f"{name}: {shown.of(scores).metrics[key].title} {written(figure['value'])}, from {written(figure['low'])} "
                  f"to {written(figure['high'])}")
         rows.append({
-            "name": name, "metrics": variant["metrics"], "colour": colours[name],
+            "name": name, "metrics": variant["metrics"], "colour": colours[name], "control": shown.is_control(variant),
             "description": described(variant, told.get(name, {}).get("description")),
             "validation": variant.get("validation_quality", variant.get("validation_accuracy")),
             "counts": [variant.get(count, 0) for count, _ in shown.of(scores).counts],
@@ -78,8 +78,8 @@ def variant_rows(scores: Mapping[str, Any], told: Mapping[str, Any],
 
 def described(variant: Mapping[str, Any], description: str | None) -> str:
     """What a variant is, in its own words or by its kind, and what is shown to it."""
-    context = CONTEXTS.get(variant.get("context") or "")
-    return "; ".join(filter(None, [description or KIND_NAMES.get(variant["kind"], variant["kind"]), context]))
+    own, context = description or KIND_NAMES.get(variant["kind"], variant["kind"]), CONTEXTS.get(variant.get("context") or "")
+    return "; ".join(filter(None, [context, own] if shown.is_control(variant) else [own, context]))
 
 
 def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:

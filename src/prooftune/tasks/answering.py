@@ -68,6 +68,8 @@ def _prediction(
     best = max(range(len(written)), key=lambda i: (_sureness(written[i]), -i))
     done = written[best]
     text = encoder.decode_answer(done.ids).strip()
+    if extracts and settings.constrained and not _stands(text, encoder.text(windows[best].window), whole=True):
+        text = text.rpartition(" ")[0]  # the limit, or nothing fitting among the likeliest, cut a word in two
     answer, ids = parse_citations(text)
     if extracts:
         says_none = done.instead_log_prob is not None and done.instead_log_prob > done.log_prob
@@ -95,21 +97,23 @@ def _inside(encoder: Encoder, rows: Sequence[Encoded]) -> Callable[[int, list[in
     """A choice of tokens that keeps the answer a run of words of the row's window."""
     contexts = [encoder.text(row.window) for row in rows]
 
-    def stands(number: int, text: str, whole: bool) -> bool:
-        pattern = r"(?<!\w)" + re.escape(text) + (r"(?!\w)" if whole else "")
-        return bool(text) and re.search(pattern, contexts[number]) is not None
-
     def choose(number: int, ids: list[int], log_probs: Tensor) -> int:
         so_far = encoder.text(ids).strip()
         for token in torch.topk(log_probs, min(_CANDIDATES, len(log_probs))).indices.tolist():
             if token == encoder.stop:
-                if stands(number, so_far, whole=True):
+                if _stands(so_far, contexts[number], whole=True):
                     return int(token)
-            elif stands(number, encoder.text([*ids, token]).strip(), whole=False):
+            elif _stands(encoder.text([*ids, token]).strip(), contexts[number], whole=False):
                 return int(token)
         return encoder.stop
 
     return choose
+
+
+def _stands(text: str, context: str, *, whole: bool) -> bool:
+    """Whether a text stands in a context from the beginning of a word on, and with `whole` to the end of one."""
+    pattern = r"(?<!\w)" + re.escape(text) + (r"(?!\w)" if whole else "")
+    return bool(text) and re.search(pattern, context) is not None
 
 
 def targets(examples: Sequence[Example], encoder: Encoder, settings: Answering, task: Task) -> list[tuple[list[int], list[int]]]:

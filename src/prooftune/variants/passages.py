@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,7 @@ class Passages:
     def __init__(self, recipe: Recipe, base: Path, folder: Path) -> None:
         self._recipe, self._base, self._folder = recipe, base, folder
         self._found: dict[str, list[list[Chunk]]] = {}
+        self._said_missing = False
 
     def study(self, study: Study, variant: Variant) -> tuple[Study, dict[str, Any]]:
         """The study as the variant sees it, and how well its passages were found.
@@ -129,12 +130,25 @@ class Passages:
         by_key: dict[str, list[Chunk]] = {}
         for chunk in self.index.chunks:
             by_key.setdefault(chunk.key, []).append(chunk)
+        self._check_gold(examples, by_key)
         named = [[chunk for key in e.gold for chunk in by_key.get(key, ())] for e in examples]
         if all(named):
             return named
         asked = [f"{e.inputs[QUESTION]} {' '.join(e.references or ())}" for e in examples]
         found = self._search(f"{split} with answers", asked)
         return [own or best[:1] for own, best in zip(named, found, strict=True)]
+
+    def _check_gold(self, examples: Sequence[Example], known: Mapping[str, Any]) -> None:
+        wanted = dict.fromkeys(key for e in examples for key in e.gold)
+        missing = [key for key in wanted if key not in known]
+        if missing and len(missing) == len(wanted):
+            raise UsageError(
+                f"none of the passages that data.gold names ({', '.join(map(repr, missing[:3]))} …) is in the documents, whose "
+                f"passages are named {', '.join(map(repr, list(known)[:3]))} …")
+        if missing and not self._said_missing:
+            self._said_missing = True
+            say(f"  {len(missing):,} of {len(wanted):,} passages that data.gold names are not in the documents, {missing[0]!r} for "
+                "one; for questions without any, the passage found with the reference answer stands in", "yellow")
 
     def _measured(self, study: Study) -> dict[str, Any]:
         """Recall, MRR and nDCG with bootstrap intervals, on the test questions whose passages the data names."""

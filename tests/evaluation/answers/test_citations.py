@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prooftune.evaluation.answers.citations import Cited, citation_columns, citation_rates, supported
-from prooftune.tasks.citations import parse_citations, sources
 from prooftune.evaluation.statistics import resample_counts
+from prooftune.tasks.citations import parse_citations, sources
 
 
 @pytest.mark.parametrize(("text", "clean", "ids"), [

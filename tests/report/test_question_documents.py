@@ -1,0 +1,67 @@
+"""What stands beside the page of a study of questions: JSON, Markdown, the table in the terminal; and older scores."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from prooftune.report.build import build, page
+from prooftune.report.format import percent, span
+from prooftune.report.markdown import plain
+from report.conftest import QUESTIONS, facts_of, page_of
+
+
+@pytest.fixture(params=QUESTIONS)
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_equal_facts_give_equal_bytes_and_strict_json(case, tmp_path):
+    facts = facts_of(case)
+    for name in ("one", "two"):
+        build(copy.deepcopy(facts), tmp_path / name)
+    for name in ("report.html", "report.md", "report.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    found = json.loads((tmp_path / "one" / "report.json").read_text(), parse_constant=pytest.fail)
+    assert found["scores"]["variants"] == facts["scores"]["variants"]
+
+
+def test_markdown_has_the_same_tables(case, tmp_path):
+    facts = facts_of(case)
+    build(facts, tmp_path)
+    text, scores = (tmp_path / "report.md").read_text(encoding="utf-8"), facts["scores"]
+    assert "<script" not in text
+    for name, variant in scores["variants"].items():
+        figure = variant["metrics"][scores["primary"]]
+        control = " (control)" if variant["role"] == "control" else ""
+        assert f"| {plain(name)}{control} | {percent(figure['value'])} ({span(figure)}) |" in text
+    titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    assert [t for t in titles if t in ("Answers", "Retrieval", "Citations", "Judge")] == [
+        next(section.all("h2")).text for section in page_of(case).all("section")
+        if section.attributes["id"] in ("answers", "retrieval", "citations", "judge")]
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
+
+
+def test_terminal(capsys, case):
+    from prooftune.report.terminal import table as print_table
+
+    scores = facts_of(case)["scores"]
+    print_table(scores)
+    printed = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert f"{scores['n']} test questions, 95% intervals, seed 0" in lines
+    assert max(map(len, printed.splitlines())) <= 80
+    for name, variant in scores["variants"].items():
+        figure = variant["metrics"][scores["primary"]]
+        control = " (control)" if variant["role"] == "control" else ""
+        assert any(line.startswith(f"{name}{control} {percent(figure['value'])} ({span(figure)})") for line in lines), name
+
+
+def test_scores_of_before_there_were_other_tasks_make_the_same_page():
+    scores = facts_of("usual")["scores"]
+    older = {k: v for k, v in scores.items() if k not in ("task", "primary", "primary_title")}
+    assert page({"name": "s", "scores": older}) == page({"name": "s", "scores": scores})
