@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from prooftune import cli, recipe
-from prooftune.models import loading
+from prooftune.models import embeddings, loading
+from retrieval.tiny import bert
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -43,8 +44,8 @@ def test_files_that_the_readme_names_exist() -> None:
 
 @pytest.mark.parametrize("text", [text for kind, text in BLOCKS if kind == "yaml"])
 def test_recipes_in_the_readme_are_valid(tmp_path: Path, text: str) -> None:
-    (tmp_path / "reviews.yaml").write_text(text, "utf-8")
-    assert recipe.load(tmp_path / "reviews.yaml")[0].name == "reviews"
+    (tmp_path / "recipe.yaml").write_text(text, "utf-8")
+    assert recipe.load(tmp_path / "recipe.yaml")[0].name in ("reviews", "policies")
 
 
 def test_every_command_ends_well(
@@ -59,12 +60,16 @@ def test_every_command_ends_well(
     rows = [f"{text},{label}" for pair in zip(good, bad, strict=True) for text, label in zip(pair, ("good", "bad"), strict=True)]
     (tmp_path / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n", "utf-8")
     (tmp_path / "new.csv").write_text("text\nloved good film\nhated bad film\n", "utf-8")
+    monkeypatch.setitem(embeddings.ALIASES, embeddings.EMBEDDING, str(bert(tmp_path / "encoder")))
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "privacy.md").write_text("# Data\n\nPersonal data is kept for two years.\n", "utf-8")
     for line in commands():
         if line.startswith("prooftune "):
             monkeypatch.setattr(sys, "argv", shlex.split(line))
             with pytest.raises(SystemExit) as end:
                 cli.main()
             assert end.value.code in (0, None), (line, capsys.readouterr())
+    assert "privacy.md, Data" in capsys.readouterr().out
     assert (tmp_path / "runs/reviews/report.html").is_file()
     assert len((tmp_path / "labelled.csv").read_text("utf-8").splitlines()) == 3
     [example] = [text for kind, text in BLOCKS if kind == "python"]
