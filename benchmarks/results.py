@@ -3,7 +3,7 @@
     python benchmarks/results.py --data FOLDER [--runs FOLDER] [NAME ...]
 
 FOLDER holds the public data sets in their upstream layouts (ag_news/, sst2/, financial_phrasebank/,
-masakhanews_swa/). Without names every recipe of benchmarks/results/ is run, which takes a few hours on two
+masakhanews_swa/, squad_v2/, policy_qa/). Without names every recipe of benchmarks/results/ is run, which takes a few hours on two
 cores; finished studies are skipped. Only `tables` is printed from what the runs hold: no figure is typed in.
 """
 
@@ -63,22 +63,48 @@ def page(studies: Sequence[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+COLUMNS = {
+    "classification": {"accuracy": "accuracy", "macro_f1": "macro-F1"},
+    "extractive-qa": {"f1": "F1", "exact": "exact match", "has_answer_f1": "F1 with an answer", "no_answer_f1": "without one",
+                      "bleu": "BLEU", "meteor": "METEOR", "rougeL": "ROUGE-L"},
+    "free-text-qa": {"rougeL": "ROUGE-L", "rouge1": "ROUGE-1", "bleu": "BLEU", "meteor": "METEOR", "bertscore_f1": "BERTScore",
+                     "f1": "F1", "answer_words": "words"}}
+"""Metric -> heading, for each task."""
+
+
 def table(study: dict[str, Any]) -> list[str]:
-    """One row per variant: accuracy and macro-F1 with their intervals, time, peak memory."""
+    """One row per variant: its metrics with their intervals, time, peak memory."""
     scores = study["scores"]
+    columns = COLUMNS[scores.get("task", "classification")]
     confidence = f"{scores['confidence']:.0%}"
-    lines = [f"| variant | accuracy ({confidence} interval) | macro-F1 ({confidence} interval) | training | scoring "
-             "| peak memory |", "|---|---|---|---:|---:|---:|"]
+    headings = [f"{title} ({confidence} interval)" for title in columns.values()]
+    lines = [f"| variant | {' | '.join(headings)} | training | scoring | peak memory |",
+             "|---" * (1 + len(headings)) + "|---:|---:|---:|"]
     for name, variant in scores["variants"].items():
         cost, metrics = study["variants"][name]["cost"], variant["metrics"]
-        lines.append(f"| {name} | {_interval(metrics['accuracy'])} | {_interval(metrics['macro_f1'])} "
-                     f"| {_seconds(cost['train_seconds'])} | {_seconds(cost['score_seconds'])} | {_memory(cost.get('peak_memory_bytes'))} |")
-    lines += ["", f"{scores['n']:,} test examples."]
+        cells = [_interval(metrics[key]) if key in metrics else "–" for key in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} | {_seconds(cost['train_seconds'])} | {_seconds(cost['score_seconds'])} "
+                     f"| {_memory(cost.get('peak_memory_bytes'))} |")
+    return [*lines, "", f"{scores['n']:,} test examples.", *_differences(scores)]
+
+
+def _differences(scores: dict[str, Any]) -> list[str]:
+    """Paired tests, for studies whose verdict does not name every pair."""
+    if scores.get("task", "classification") == "classification":
+        return []
+    primary, title = scores["primary"], scores["primary_title"]
+    lines = ["", f"| difference | {title}, points (interval) | p (Holm) |", "|---|---|---:|"]
+    for row in scores["comparisons"]:
+        value, low, high = (100 * row[primary][end] for end in ("value", "low", "high"))
+        lines.append(f"| {row['a']} − {row['b']} | {value:+.1f} ({low:+.1f} to {high:+.1f}) | {row['p_holm']:.4f} |")
     return lines
 
 
-def _interval(metric: dict[str, float]) -> str:
-    return f"{metric['value']:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
+def _interval(metric: dict[str, Any]) -> str:
+    if metric["value"] is None:
+        return "–"
+    digits = 1 if metric["high"] > 1.5 else 3  # BLEU runs to 100, and words are counted
+    return f"{metric['value']:.{digits}f} ({metric['low']:.{digits}f} to {metric['high']:.{digits}f})"
 
 
 def _seconds(value: float) -> str:

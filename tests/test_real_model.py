@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import prooftune
 from prooftune import recipe, references
 from prooftune.errors import Failure
 from prooftune.files import cache_folder, read_json
 from prooftune.models import loading
 from prooftune.runs import read_predictions, read_study
+from study.small import classifier
 
 pytestmark = pytest.mark.model
 
@@ -70,7 +70,7 @@ def test_nothing_is_fetched_or_converted_twice(run: Path) -> None:
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("unchanged") == 3
     texts = [e.inputs for e in read_study(run / "data").test][:5]
-    answers = prooftune.load(run / "bundle").predict(texts)
+    answers = classifier(run / "bundle").predict(texts)
     expected = read_predictions(run / "variants" / "tuned" / "predictions.parquet")[:5]
     assert [a.label for a in answers] == [p.output for p in expected]
     assert [contents(place) for place in places] == before

@@ -17,6 +17,7 @@ from prooftune.bundle import bulk
 from prooftune.bundle.bulk import predict_file
 from prooftune.bundle.load import load as bundle_load
 from prooftune.errors import UsageError
+from study.small import classifier
 
 load = functools.cache(bundle_load)
 SHARES = ["probability_World", "probability_Sports", "probability_Sci/Tech"]
@@ -59,7 +60,7 @@ def test_the_answers_are_those_of_the_loaded_bundle(bundle: Path, tmp_path: Path
     file = write_lines(tmp_path / "in.jsonl", [{"text": text} for text in TEXTS])
     predict_file(bundle, file, tmp_path / "out.jsonl")
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
-    expected = load(bundle).predict(TEXTS)
+    expected = classifier(bundle).predict(TEXTS)
     assert [r["label"] for r in out] == [a.label for a in expected]
     assert len({round(r["probability"], 3) for r in out}) > 4  # the texts are told apart
     for row, answer in zip(out, expected, strict=True):
@@ -125,7 +126,7 @@ def test_columns_are_those_of_the_recipe_also_behind_another_delimiter(bundles: 
     file = write_csv(tmp_path / "in.csv", ["Body", "n", "Headline"], [["goal; scored", "1", "match"]], ";")
     predict_file(bundle, file, tmp_path / "out.csv")
     [row] = read_csv(tmp_path / "out.csv")
-    [expected] = load(bundle).predict([{"head": "match", "body": "goal; scored"}])
+    [expected] = classifier(bundle).predict([{"head": "match", "body": "goal; scored"}])
     assert row["Body"] == "goal; scored"
     assert row["label"] == expected.label
     assert float(row["probability"]) == pytest.approx(expected.probability, abs=1e-4)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import prooftune
 from prooftune.bundle.load import load
 from prooftune.errors import Failure, UsageError
 from prooftune.files import read_json, write_json
+from study.small import classifier
 
 
 def changed(bundle: Path, folder: Path, **facts: Any) -> Path:
@@ -24,8 +24,8 @@ def changed(bundle: Path, folder: Path, **facts: Any) -> Path:
 
 
 def test_probabilities_are_scaled_by_the_temperature_and_the_label_stays(bundle: Path, tmp_path: Path) -> None:
-    [scaled] = prooftune.load(bundle).predict(["goal scored"])
-    [plain] = load(changed(bundle, tmp_path / "b", temperature=None)).predict(["goal scored"])
+    [scaled] = classifier(bundle).predict(["goal scored"])
+    [plain] = classifier(changed(bundle, tmp_path / "b", temperature=None)).predict(["goal scored"])
     # The bundle's temperature is 2: probabilities go with their square roots.
     roots = {label: np.sqrt(p) for label, p in plain.probabilities.items()}
     assert scaled.probabilities == pytest.approx({label: r / sum(roots.values()) for label, r in roots.items()}, abs=1e-6)

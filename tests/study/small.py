@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import prooftune
+from prooftune.bundle.load import Classifier
 from prooftune.files import read_json
 from prooftune.runs import read_predictions
 
@@ -64,3 +66,11 @@ def outputs_of(folder: Path, variant: str) -> list[str]:
 def details_of(folder: Path, variant: str) -> dict[str, Any]:
     details: dict[str, Any] = read_json(folder / "variants" / variant / "details.json")
     return details
+
+
+def classifier(bundle: Path | None) -> Classifier:
+    """A bundle that was made by a study of labels."""
+    assert bundle is not None
+    loaded = prooftune.load(bundle)
+    assert isinstance(loaded, Classifier)
+    return loaded

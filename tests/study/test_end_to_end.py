@@ -17,7 +17,7 @@ import prooftune
 from prooftune.files import read_json, sha256
 from prooftune.runs import read_predictions, read_study
 from prooftune.study import Result
-from study.small import KINDS, accuracy, details_of, predictions_of, small_recipe, write_rows
+from study.small import KINDS, accuracy, classifier, details_of, predictions_of, small_recipe, write_rows
 
 VARIANTS: dict[str, Any] = {
     **dict.fromkeys(KINDS), "few-shot": {"shots": 3},
@@ -129,7 +129,7 @@ def test_the_bundle_answers_as_the_run_did(studies: Studies, family: str) -> Non
     assert result.bundle is not None
     bundled = read_json(result.bundle / "bundle.json")["variant"]
     expected = read_predictions(result.folder / "variants" / bundled / "predictions.parquet")
-    answers = prooftune.load(result.bundle).predict([e.inputs for e in read_study(result.folder / "data").test])
+    answers = classifier(result.bundle).predict([e.inputs for e in read_study(result.folder / "data").test])
     assert [a.label for a in answers] == [p.output for p in expected]
     temperature = result.scores["variants"][bundled]["temperature"]
     for answer, prediction in zip(answers, expected, strict=True):
@@ -152,7 +152,7 @@ def test_the_cards_code_gives_the_same_log_probabilities_without_prooftune(learn
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     for bundle, plain in zip(bundles, found, strict=True):
         assert bundle is not None
-        loaded = prooftune.load(bundle)
+        loaded = classifier(bundle)
         loaded.facts["temperature"] = None
         [answer] = loaded.predict(["goal scored stocks 17"])
         assert {k: math.exp(v) for k, v in plain.items()} == pytest.approx(answer.probabilities, abs=2e-5)

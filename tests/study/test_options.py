@@ -21,7 +21,7 @@ from prooftune.models.loading import load_model, load_tokenizer
 from prooftune.runs import read_predictions, read_study
 from prooftune.study import Result
 from prooftune.tasks.prompts import Encoder, Rendering
-from study.small import accuracy, details_of, outputs_of, small_recipe
+from study.small import accuracy, classifier, details_of, outputs_of, small_recipe
 
 FEW = {"learning_rate": 1e-2, "max_steps": 4, "per_device_train_batch_size": 8}
 
@@ -40,7 +40,7 @@ def test_every_method_learns_and_ships(learners: dict[str, Path], tmp_path: Path
     assert (counts["trainable_parameters"] == counts["total_parameters"]) == (method == "full")
     assert len(details["changes"]["layers"]) >= 21 and details["changes"]["relative_change_total"] > 0.01
     assert result.bundle is not None and (result.bundle / ("model" if method == "full" else "adapter")).is_dir()
-    answers = prooftune.load(result.bundle).predict([e.inputs for e in read_study(result.folder / "data").test])
+    answers = classifier(result.bundle).predict([e.inputs for e in read_study(result.folder / "data").test])
     assert [a.label for a in answers] == outputs_of(result.folder, "tuned")
 
 
@@ -126,7 +126,7 @@ def test_quantised_models_are_tuned_and_shipped(
     result = study(wide_model_folder, tmp_path, quantization=quantization, variants={"tuned": {"objective": objective}})
     assert accuracy(result.scores, "tuned") > 0.5
     assert result.bundle is not None and read_json(result.bundle / "bundle.json")["quantization"] == quantization
-    loaded = prooftune.load(result.bundle)
+    loaded = classifier(result.bundle)
     assert {type(p).__name__ for p in loaded.model.parameters()} & {"Int8Params", "Params4bit"}
     # The gradient reached every layer through quantised weights, whose changes are measured on what they stand for.
     assert all(p.abs().max() > 0 for name, p in loaded.model.named_parameters() if "lora_B" in name)
@@ -188,6 +188,6 @@ def test_a_study_without_validation_rows(learners: dict[str, Path], tmp_path: Pa
     result = study(learners["llama"], tmp_path, training=FEW, variants=variants)
     assert result.bundle is not None and result.scores["validation_n"] == 0
     assert result.scores["variants"]["tuned"]["temperature"] is None
-    assert prooftune.load(result.bundle).predict(["goal"])[0].probability
+    assert classifier(result.bundle).predict(["goal"])[0].probability
     with pytest.raises(UsageError, match="early_stopping needs validation rows"):
         study(learners["llama"], tmp_path / "stopping", training=FEW, early_stopping=1)
