@@ -51,8 +51,8 @@ class Prediction:
     Attributes:
         id: the example's id.
         output: the predicted label, empty when nothing valid came out; or the answer, empty for "no answer".
-        valid: False when generation gave a text outside the label set, or an answer that is no part of its context
-            where the task is extractive.
+        valid: False when generation gave a text outside the label set, or where the task is extractive and `raw` is no
+            part of its context.
         log_probs: natural-log probability of every label, in the study's label order (sums to 1 in
             probability); empty for variants that give no probabilities.
         prompt_tokens: tokens that the model read for this example.

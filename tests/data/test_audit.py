@@ -10,7 +10,8 @@ import pytest
 
 from data.tabled import examples, study_recipe
 from prooftune.data import audit, prepare, splits
-from prooftune.data.audit import AuditReport, Finding
+from prooftune.data.audit import AuditReport
+from prooftune.data.findings import Finding
 from prooftune.errors import UsageError
 from prooftune.records import Example, Study
 

@@ -94,8 +94,8 @@ def _result(study: Study, recipe: Recipe, name: str, skill: float, number: int, 
     if variant.kind == "tuned" and variant.adapter is None:
         details |= {key: told for key, told in tuned_details(bool(study.validation)).items() if key != "cost"}
     if variant.context == "retrieved":
-        details["retrieval"] = {"n": 100, "without_gold": 20, "recall@3": _figure(0.61), "recall@10": _figure(0.8), "MRR@10": _figure(0.5),
-                                "nDCG@10": _figure(0.57)}
+        details["retrieval"] = {"n": 100, "without_gold": 20, "recall@3": _figure(0.61), "recall@10": _figure(0.8),
+                                "MRR@10": _figure(0.5), "nDCG@10": _figure(0.57)}
     return VariantResult(name, variant.kind, both[0], both[1], details, folder)
 
 

@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-VOCABULARY = ["apple", "pear", "plum", "grape", "melon", "bank", "loan", "rate", "credit", "money", "tree", "leaf", "root", "river", "stone", "law", "court", "judge", "rule", "duty", "train", "track", "wheel", "engine", "smoke"]
+VOCABULARY = ["apple", "pear", "plum", "grape", "melon", "bank", "loan", "rate", "credit", "money", "tree", "leaf", "root",
+              "river", "stone", "law", "court", "judge", "rule", "duty", "train", "track", "wheel", "engine", "smoke"]
 
 
 def bert(folder: Path, *, hidden: int = 32, seed: int = 0, outputs: int | None = None, length: int = 64) -> Path:

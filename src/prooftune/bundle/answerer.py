@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe
+from prooftune.bundle.inputs import examples_of
 from prooftune.data.questions import CONTEXT, QUESTION
-from prooftune.errors import UsageError
 from prooftune.evaluation.answers.scores import final_outputs
-from prooftune.records import Example
 from prooftune.tasks.answering import predict
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.variants.passages import with_passages
@@ -82,9 +81,7 @@ class Answerer:
         Raises:
             UsageError: a question lacks a field, or is no text.
         """
-        if isinstance(questions, str):
-            raise UsageError("predict takes a list of questions; for a single one: predict([question])")
-        examples = [Example(str(i), self._inputs(i, question)) for i, question in enumerate(questions)]
+        examples = examples_of(questions, self.fields, "question")
         if not examples:
             return []
         shown: list[list[Chunk]] = [[] for _ in examples]
@@ -115,18 +112,6 @@ class Answerer:
             rerank = cross_encoder(settings.rerank)
         hits = self._index.search(questions, settings.passages, settings.search, rerank)
         return [[hit.chunk for hit in found] for found in hits]
-
-    def _inputs(self, number: int, question: str | Mapping[str, str]) -> dict[str, str]:
-        if isinstance(question, str) and self.fields == [QUESTION]:
-            return {QUESTION: question}
-        if not isinstance(question, Mapping):
-            raise UsageError(f"question {number}: this bundle reads {', '.join(self.fields)}; give a mapping with them, not "
-                             f"{type(question).__name__}")
-        missing = [name for name in self.fields if not isinstance(question.get(name), str)]
-        if missing:
-            raise UsageError(f"question {number}: no {', '.join(missing)} in it; it has "
-                             f"{', '.join(map(str, question)) or 'nothing'}")
-        return {name: question[name] for name in self.fields}
 
 
 def _source(chunk: Chunk) -> Source:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prooftune import recipe
+from prooftune.bundle.inputs import examples_of
 from prooftune.bundle.save import FORMAT
 from prooftune.errors import Failure, UsageError
 from prooftune.files import read_json
 from prooftune.models import adapters, loading
-from prooftune.records import Example
 from prooftune.tasks.classification import predict
 from prooftune.tasks.prompts import Encoder, Rendering
 
@@ -66,9 +66,7 @@ class Classifier:
         Raises:
             UsageError: a text lacks a field, or is no text.
         """
-        if isinstance(texts, str):
-            raise UsageError("predict takes a list of texts; for a single one: predict([text])")
-        examples = [Example(str(i), self._inputs(i, text)) for i, text in enumerate(texts)]
+        examples = examples_of(texts, self.fields, "text")
         if not examples:
             return []
         head = self.facts["objective"] == "head"
@@ -83,17 +81,6 @@ class Classifier:
         shares = np.exp(scaled - scaled.max())
         shares /= shares.sum()
         return Answer(output, float(shares.max()), dict(zip(self.labels, shares.tolist(), strict=True)), truncated)
-
-    def _inputs(self, number: int, text: str | Mapping[str, str]) -> dict[str, str]:
-        if isinstance(text, str) and len(self.fields) == 1:
-            return {self.fields[0]: text}
-        if not isinstance(text, Mapping):
-            raise UsageError(f"text {number}: this bundle reads {', '.join(self.fields)}; give a string"
-                             f"{'' if len(self.fields) == 1 else ' for each, as a mapping'}, not {type(text).__name__}")
-        missing = [name for name in self.fields if not isinstance(text.get(name), str)]
-        if missing:
-            raise UsageError(f"text {number}: no {', '.join(missing)} in it; it has {', '.join(map(str, text)) or 'nothing'}")
-        return {name: text[name] for name in self.fields}
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

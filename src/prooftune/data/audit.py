@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from prooftune.data import duplicates
+from prooftune.data.audit_questions import not_in_context, shared_contexts
 from prooftune.data.damage import damaged
-from prooftune.data.questions import CONTEXT
-from prooftune.data.text import compared, words
+from prooftune.data.findings import SHOWN, Finding, counted, some, where
+from prooftune.data.text import compared
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.records import Example, SplitName, Study
 
 FEW_ROWS = 10
 IMBALANCE = 10
-SHOWN = 5
 _LEAKS: tuple[tuple[SplitName, SplitName], ...] = (("train", "test"), ("validation", "test"), ("train", "validation"))
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing found.
-
-    Attributes:
-        code: what it is, in one word for programs.
-        severity: error (the study does not run), warning (the reader must know), info.
-        message: one sentence: what, how many, where.
-        rows: the rows concerned, as ``file:line``; pairs as ``file:line = file:line``.
-    """
-
-    code: str
-    severity: Literal["error", "warning", "info"]
-    message: str
-    rows: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +69,7 @@ def audit(study: Study, recipe: Recipe) -> AuditReport:
     if recipe.task == "classification":
         findings += _contradictions(study, texts) + _labels(study)
     else:
-        findings += _shared_contexts(study) + (_not_in_context(study) if recipe.task == "extractive-qa" else [])
+        findings += shared_contexts(study) + (not_in_context(study) if recipe.task == "extractive-qa" else [])
     findings += _damage(study)
     return AuditReport(
         _sorted(findings), {name: len(examples) for name, examples in study.splits().items()},
@@ -122,12 +105,12 @@ def with_lengths(
 def _truncated(name: str, cut: list[Example], share: float, lengths: dict[str, int], recipe: Recipe) -> Finding:
     most = recipe.audit.max_truncated
     are = "are" if len(cut) != 1 else "is"
-    message = (f"{_n(len(cut), name + ' row')} ({share:.1%}) {are} longer than prompt.max_length {recipe.prompt.max_length} "
+    message = (f"{counted(len(cut), name + ' row')} ({share:.1%}) {are} longer than prompt.max_length {recipe.prompt.max_length} "
                f"and would be shortened (median {lengths['median']:,} tokens, longest {lengths['max']:,})")
     if share <= most:
-        return Finding("truncated", "warning", f"{message}.", _where(cut))
+        return Finding("truncated", "warning", f"{message}.", where(cut))
     return Finding("truncated", "error", f"{message}: more than audit.max_truncated allows ({most:.0%}). Raise "
-                   "prompt.max_length, or accept it by raising audit.max_truncated", _where(cut))
+                   "prompt.max_length, or accept it by raising audit.max_truncated", where(cut))
 
 
 def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
@@ -141,13 +124,13 @@ def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
         examples: list[Example] = getattr(study, name)
         usable = [e for e in examples if any(t.strip() for t in e.inputs.values())]
         if len(usable) < len(examples):
-            notes.append(f"{name}: {_n(len(examples) - len(usable), 'row')} without text dropped.")
+            notes.append(f"{name}: {counted(len(examples) - len(usable), 'row')} without text dropped.")
         leaking = report.leaks.get(name, set()) if recipe.audit.leak == "drop" else set()
         kept[name] = [e for e in usable if e.id not in leaking]
         if len(kept[name]) < len(usable):
             later = "test" if name == "validation" else "validation or test"
-            notes.append(f"{name}: {_n(len(usable) - len(kept[name]), 'row')} dropped because the same or nearly the same text "
-                         f"stands in {later} (audit.leak: drop).")
+            notes.append(f"{name}: {counted(len(usable) - len(kept[name]), 'row')} dropped because the same or nearly the same "
+                         f"text stands in {later} (audit.leak: drop).")
         if examples and not kept[name]:
             raise UsageError(f"no {name} row is left after dropping empty and leaking ones")
     return replace(study, train=kept["train"], validation=kept["validation"], notes=notes)
@@ -174,7 +157,7 @@ def _leak(kind: str, first: str, second: str, rows: list[str], others: int, reci
     one = len(rows) == 1
     how = (f"{'has' if one else 'have'} the same words as" if kind == "exact" else
            f"{'is' if one else 'are'} nearly the same (Jaccard similarity {recipe.audit.near_duplicates:g} or more) as")
-    message = f"{_n(len(rows), first + ' row')} {how} {_n(others, second + ' row')}: {_some(rows)}"
+    message = f"{counted(len(rows), first + ' row')} {how} {counted(others, second + ' row')}: {some(rows)}"
     if recipe.audit.leak == "drop":
         return Finding(f"{kind}-leak", "info", f"{message}. Dropped from {first}.", rows)
     if second == "test" and recipe.audit.leak == "error":
@@ -194,31 +177,8 @@ def _contradictions(study: Study, texts: dict[SplitName, list[str]]) -> list[Fin
     if not rows:
         return []
     stand = "stand" if len(rows) != 1 else "stands"
-    return [Finding("contradiction", "warning", f"{_n(len(rows), 'text')} {stand} under more than one label: {_some(rows)}.", rows)]
-
-
-def _shared_contexts(study: Study) -> list[Finding]:
-    """Test questions about a text that training questions are about too: answers may be remembered, not found."""
-    trained = {words(e.inputs.get(CONTEXT, "")) for e in study.train} - {""}
-    rows = [e for e in study.test if words(e.inputs.get(CONTEXT, "")) in trained]
-    if not rows:
-        return []
-    return [Finding("shared-context", "warning",
-                    f"{_n(len(rows), 'test question')} ({len(rows) / len(study.test):.0%}) share their context with training "
-                    "questions, so the scores say little about new texts. data.splitting.method: grouped with data.group "
-                    "keeps the questions of one text on one side.", _where(rows))]
-
-
-def _not_in_context(study: Study) -> list[Finding]:
-    """Answers that extraction could never give."""
-    findings = []
-    for name, examples in study.splits().items():
-        rows = [e for e in examples if e.references and not any(r in e.inputs[CONTEXT] for r in e.references)]
-        if rows:
-            findings.append(Finding("answer-not-in-context", "warning",
-                                    f"{_n(len(rows), name + ' question')} whose answer does not stand in its context: "
-                                    f"{_some(_where(rows))}.", _where(rows)))
-    return findings
+    message = f"{counted(len(rows), 'text')} {stand} under more than one label: {some(rows)}."
+    return [Finding("contradiction", "warning", message, rows)]
 
 
 def _repeats(study: Study, texts: dict[SplitName, list[str]]) -> list[Finding]:
@@ -233,7 +193,7 @@ def _repeats(study: Study, texts: dict[SplitName, list[str]]) -> list[Finding]:
         if rows:
             repeat = "repeat" if len(rows) != 1 else "repeats"
             findings.append(Finding("repeated", "info",
-                                    f"{_n(len(rows), name + ' row')} {repeat} an earlier one: {_some(rows)}.", rows))
+                                    f"{counted(len(rows), name + ' row')} {repeat} an earlier one: {some(rows)}.", rows))
     return findings
 
 
@@ -243,8 +203,8 @@ def _empty(study: Study) -> list[Finding]:
         empty = [e for e in examples if not any(t.strip() for t in e.inputs.values())]
         if empty:
             done = "They stay in the test set." if name == "test" else "They are dropped."
-            findings.append(Finding("empty", "warning",
-                                    f"{_n(len(empty), name + ' row')} without text: {_some(_where(empty))}. {done}", _where(empty)))
+            message = f"{counted(len(empty), name + ' row')} without text: {some(where(empty))}. {done}"
+            findings.append(Finding("empty", "warning", message, where(empty)))
     return findings
 
 
@@ -279,8 +239,8 @@ def _unseen(study: Study, present: list[str]) -> list[Finding]:
         if rows:
             labels = ", ".join(repr(label) for label in sorted({str(e.target) for e in rows}))
             findings.append(Finding("unseen-label", "error" if name == "test" else "warning",
-                                    f"label {labels} in {name} ({_some(_where(rows))}) but in no training row. "
-                                    f"Training labels: {', '.join(map(repr, present[:12]))}", _where(rows)))
+                                    f"label {labels} in {name} ({some(where(rows))}) but in no training row. "
+                                    f"Training labels: {', '.join(map(repr, present[:12]))}", where(rows)))
     return findings
 
 
@@ -292,27 +252,15 @@ def _damage(study: Study) -> list[Finding]:
             for kind in damaged(" ".join(example.inputs.values())):
                 rows[kind].append(example)
     for kind, found in sorted(rows.items()):
-        where = _where(found)
-        findings.append(Finding("damage", "warning", f"{_n(len(found), 'row')} with {kind}: {_some(where)}.", where))
+        places = where(found)
+        findings.append(Finding("damage", "warning", f"{counted(len(found), 'row')} with {kind}: {some(places)}.", places))
     return findings
 
 
 def _counts(study: Study, examples: Iterable[Example]) -> dict[str, int]:
-    counted = Counter(e.stratum for e in examples)
-    return {stratum: counted[stratum] for stratum in study.strata()}
+    found = Counter(e.stratum for e in examples)
+    return {stratum: found[stratum] for stratum in study.strata()}
 
 
 def _sorted(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda f: ("error", "warning", "info").index(f.severity))
-
-
-def _where(examples: Iterable[Example]) -> list[str]:
-    return [e.source for e in examples]
-
-
-def _some(rows: Sequence[str]) -> str:
-    return ", ".join(rows[:SHOWN]) + (f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else "")
-
-
-def _n(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' if count != 1 else ''}"

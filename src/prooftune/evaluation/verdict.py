@@ -117,7 +117,8 @@ def _sentence(scores: Mapping[str, Any], outcome: str, best: str, against: list[
     text = "; it ".join([opening, ", but ".join(clauses)] if clauses else [opening])
     missed = [a["minimum_detectable_difference"] for a in against if a["outcome"] == "undecided"]
     if missed:
-        text += (f". With {scores['n']:,} test examples a true difference of less than "
+        what = "examples" if scores.get("primary", "accuracy") == "accuracy" else "questions"
+        text += (f". With {scores['n']:,} test {what} a true difference of less than "
                  f"{100 * max(missed):.1f} points would probably not have shown")
     return text + "."
 

@@ -26,8 +26,8 @@ def strata(scores: Mapping[str, Any]) -> Table | None:
         return None
     return Table(
         "strata-table", "Questions with and without an answer",
-        f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}. Where there is no answer only an empty one scores, so "
-        "that EM and F1 are the same.",
+        f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}. Where there is no answer only an empty one "
+        "scores, so that EM and F1 are the same.",
         ["variant", f"EM, {ANSWERABLE} (n = {count(support[ANSWERABLE])})", f"F1, {ANSWERABLE}",
          f"EM and F1, {UNANSWERABLE} (n = {count(support[UNANSWERABLE])})"],
         [(name, [figure(v["metrics"][key]) for key in ("has_answer_exact", "has_answer_f1", "no_answer_exact")])

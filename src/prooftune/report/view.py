@@ -66,7 +66,8 @@ def view(facts: Mapping[str, Any]) -> dict[str, Any]:
 def contents(found: Mapping[str, Any]) -> dict[str, str]:
     """Id and title of every section that has something to show."""
     filled = {**found, "abstention": found["abstention"] or found["risk"], "cost": found["costs"], "reproduction": True}
-    return {key: title for key, title in SECTIONS.items() if filled[key]}
+    titles = {**SECTIONS, "changed": f"Changed {found['task'].noun}"}
+    return {key: title for key, title in titles.items() if filled[key]}
 
 
 def colour_classes(kinds: Mapping[str, str]) -> dict[str, str]:

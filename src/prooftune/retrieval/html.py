@@ -26,6 +26,8 @@ _PARAGRAPHS = frozenset(["blockquote", "dl", "ol", "p", "pre", "table", "ul", "s
                          "h6"])
 _BLOCKS = frozenset(["address", "body", "br", "caption", "center", "dd", "details", "div", "dt", "fieldset", "figcaption", "figure",
                      "header", "hr", "li", "main", "summary", "tbody", "tfoot", "thead", "tr"])
+_LINE, _PARAGRAPH = "\x1e", "\x1d"
+"""Where blocks begin and end (ASCII's record and group separator)."""
 _VOID = frozenset(["br", "hr"])
 _CELLS = frozenset(["td", "th"])
 _TAG = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^>]*?(/?)>")
@@ -121,13 +123,15 @@ def _walk(root: Tag) -> Iterator[tuple[PageElement, bool]]:
 
 def _space(name: str) -> str:
     if name in _PARAGRAPHS:
-        return "\n\n"
+        return _PARAGRAPH
     if name in _BLOCKS:
-        return "\n"
+        return _LINE
     return " " if name in _CELLS else ""
 
 
 def _tidy(part: Part) -> Part:
+    """With one line break or one blank line where blocks meet, however many of them begin and end there."""
     text = re.sub(r"[ \t\xa0]+", " ", part.text)
-    text = re.sub(r" ?\n ?", "\n", text)
-    return Part(re.sub(r"\n{3,}", "\n\n", text).strip(), section=part.section)
+    text = re.sub(rf"\s*[{_LINE}{_PARAGRAPH}][\s{_LINE}{_PARAGRAPH}]*",
+                  lambda run: "\n\n" if _PARAGRAPH in run.group() or "\n\n" in run.group() else "\n", text)
+    return Part(text.strip(), section=part.section)

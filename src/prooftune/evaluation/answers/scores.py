@@ -91,15 +91,14 @@ def score_answers(study: Study, results: Sequence[VariantResult], recipe: Recipe
                     for name, value in values[r.name].items()},
         "no_answer": answered[r.name].threshold, "signatures": answered[r.name].columns.signatures,
         "retrieval": r.details.get("retrieval"), "citations": _citations(study, r, answered[r.name].outputs, recipe),
-        **_counts(r.test)} for r in results}
+        **_counts(r.test, answered[r.name].outputs)} for r in results}
     scores: dict[str, Any] = {
         "task": recipe.task, "primary": primary, "primary_title": title,
         "n": len(study.test), "validation_n": len(study.validation), "seed": recipe.seed,
         "resamples": settings.resamples, "confidence": settings.confidence, "labels": [],
         "support": {s: sum(e.stratum == s for e in study.test) for s in (ANSWERABLE, UNANSWERABLE)},
         "notes": list(notes), "variants": variants,
-        "comparisons": _compare(pairs({r.name: r.kind for r in results}), answered, values, samples, settings.confidence,
-                                primary, recipe.seed)}
+        "comparisons": _compare(_pairs(results, recipe), answered, values, samples, settings.confidence, primary, recipe.seed)}
     scores["verdict"] = verdict(scores)
     finals = {r.name: VariantResult(r.name, r.kind, _final(r.test, answered[r.name].outputs), r.validation, r.details, r.folder)
               for r in results}
@@ -197,10 +196,11 @@ def _on_validation(study: Study, result: VariantResult, answered: _Answered, pri
 
 
 def _interval(name: str, value: float, samples: Floats, columns: Columns, confidence: float) -> dict[str, float]:
-    if name.endswith("exact") and value in (0.0, 1.0):
-        # Resamples of identical outcomes do not differ, which would claim certainty.
+    if name.endswith(("exact", "f1")) and value in (0.0, 1.0):
+        # Resamples of identical outcomes do not differ, which would claim certainty. The interval of a proportion is wider
+        # than that of an F1 need be.
         has = int(columns.values[:, columns.names.index("has_answer")].sum())
-        n = {"has_answer_exact": has, "no_answer_exact": len(columns.values) - has}.get(name, len(columns.values))
+        n = has if name.startswith("has_answer") else len(columns.values) - has * name.startswith("no_answer")
         low, high = wilson_interval(round(value * n), n, confidence)
     else:
         low, high = percentile_interval(samples, confidence)
@@ -229,17 +229,30 @@ def _compare(
     return rows
 
 
+def _pairs(results: Sequence[VariantResult], recipe: Recipe) -> list[tuple[str, str]]:
+    """What `comparisons.pairs` says, but controls only where they say something: against the untuned model, and against
+    the untuned model with retrieval, which would be as good as the oracle if its search were perfect."""
+    roles = {r.name: role(recipe.variants[r.name]) for r in results}
+    systems = {r.name: r.kind for r in results if roles[r.name] != CONTROL}
+    if not systems:
+        return pairs({r.name: r.kind for r in results})
+    against = [next((name for name in systems if roles[name] == kind), None) for kind in ("zero-shot", RETRIEVAL)]
+    return [*pairs(systems), *((name, other) for name in roles if roles[name] == CONTROL for other in against if other)]
+
+
 def _final(predictions: Sequence[Prediction], outputs: Sequence[str]) -> list[Prediction]:
-    return [Prediction(p.id, output, p.valid) for p, output in zip(predictions, outputs, strict=True)]
+    return [Prediction(p.id, output, p.valid or not output) for p, output in zip(predictions, outputs, strict=True)]
 
 
-def _counts(predictions: Sequence[Prediction]) -> dict[str, Any]:
+def _counts(predictions: Sequence[Prediction], outputs: Sequence[str]) -> dict[str, Any]:
+    """What happened on the way to the final answers."""
     n = len(predictions)
-    return {"invalid": sum(not p.valid for p in predictions), "truncated": sum(p.truncated_tokens > 0 for p in predictions),
+    cited = sum(bool(p.cited) for p in predictions)
+    return {"invalid": sum(bool(output) and not p.valid for p, output in zip(predictions, outputs, strict=True)),
+            "truncated": sum(p.truncated_tokens > 0 for p in predictions),
             "truncated_tokens": sum(p.truncated_tokens for p in predictions),
             "prompt_tokens": sum(p.prompt_tokens for p in predictions),
             "generated_tokens": sum(p.generated_tokens for p in predictions),
-            "windowed": sum(p.windows > 1 for p in predictions), "abstained": sum(not p.output for p in predictions),
-            "cited": sum(bool(p.cited) for p in predictions), "unknown_citations": sum(p.unknown_citations for p in predictions),
-            "cited_share": sum(bool(p.cited) for p in predictions) / n if n else 0.0}
-
+            "windowed": sum(p.windows > 1 for p in predictions), "abstained": sum(not output for output in outputs),
+            "cited": cited, "cited_share": cited / n if n else 0.0,
+            "unknown_citations": sum(p.unknown_citations for p in predictions)}
