@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -232,7 +233,10 @@ def test_questions_are_called_questions(document):
 def test_cautions_name_what_must_be_known():
     text = cautions(page_of("squad"))
     assert "only 120 questions" in text
-    assert "zero-shot, best-prompt, tuned: 8 of 120 outputs (6.7%) were no part of their text" in text
+    invalid = {name: v["invalid"] for name, v in facts_of("squad")["scores"]["variants"].items() if v["invalid"]}
+    assert invalid
+    for name, n in invalid.items():
+        assert re.search(rf"{name}[^.:]*: {n} of 120 outputs \({n / 1.2:.1f}%\) were no part of their text", text)
     assert "3 of 120 contexts (2.5%) were too long for one prompt" in text
     assert "citations" not in text and "judgements" not in text and "gives no answer to any" not in text
     text = cautions(page_of("policy"))

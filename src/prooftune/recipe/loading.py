@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe.problems import explain, unknown_library_keys
 from prooftune.recipe.sections import Recipe
-from prooftune.recipe.variants import USED
+from prooftune.recipe.variants import OF_QUESTIONS, OF_TRAINING, USED
 
 _ALONE = {"model": "name", "train": "path", "validation": "path", "test": "path"}
 """Sections that may be given as a single value, and the key that it stands for."""
@@ -109,6 +109,10 @@ def dump(recipe: Recipe) -> str:
         del values["answering"], values["retrieval"], values["judge"]
     for name, variant in values["variants"].items():
         used = ["kind", *USED[variant["kind"]]]
+        if recipe.task == "classification":
+            used = [key for key in used if key not in OF_QUESTIONS]
+        if variant["adapter"] is not None:
+            used = [key for key in used if key not in OF_TRAINING]
         values["variants"][name] = {key: value for key, value in variant.items() if key in used}
         if variant["prompt"] is not None:
             values["variants"][name]["prompt"] = said["variants"][name]["prompt"]

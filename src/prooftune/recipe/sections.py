@@ -11,7 +11,7 @@ from prooftune.recipe.asking import Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.base import Name, Section
 from prooftune.recipe.data import Audit, Data, Task
 from prooftune.recipe.judging import Judge
-from prooftune.recipe.variants import Variant, with_kind
+from prooftune.recipe.variants import OF_QUESTIONS, Variant, with_kind
 
 
 class Evaluation(Section):
@@ -84,8 +84,8 @@ class Recipe(Section):
                 problems.append(f"'{section}' means nothing for task: classification")
         for name, variant in self.variants.items():
             place = f"variants.{name}"
-            if classifies and variant.model_fields_set & {"context", "adapter", "gold_share"}:
-                problems.append(f"{place}: context, adapter and gold_share mean nothing for task: classification")
+            strange = [name for name in OF_QUESTIONS if name in variant.model_fields_set] if classifies else []
+            problems += [f"{place}: '{name}' means nothing for task: classification" for name in strange]
             if answers and variant.kind == "tfidf":
                 problems.append(f"{place}: kind: tfidf cannot answer questions")
             if answers and variant.objective == "head":

@@ -79,7 +79,7 @@ def _prediction(
     output = "" if says_none else answer
     cited, unknown = sources(ids, example.passages)
     return Prediction(
-        id=example.id, output=output, valid=not extracts or f" {words(answer)} " in f" {context} ",
+        id=example.id, output=output, valid=not extracts or not answer or f" {words(answer)} " in f" {context} ",
         prompt_tokens=sum(len(encoder.prefix) + len(w.row) for w in windows), truncated_tokens=sum(w.truncated for w in windows),
         raw=answer, generated_tokens=len(done.ids) + done.stopped, answer_log_prob=done.log_prob,
         no_answer_log_prob=done.instead_log_prob, windows=len(windows) if CONTEXT in example.inputs else 0,
