@@ -50,7 +50,8 @@ class Variant(Section):
         if self.method == "full" and self.lora:
             problems.append("'lora' options contradict method: full")
         if self.adapter is not None:
-            problems += [f"'{name}' contradicts adapter: nothing is trained" for name in OF_TRAINING if name in self.model_fields_set]
+            problems += [f"'{name}' contradicts adapter: nothing is trained" for name in OF_TRAINING
+                         if name in self.model_fields_set]
         if problems:
             raise ValueError("\n".join(problems))
         return self
