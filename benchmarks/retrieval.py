@@ -22,12 +22,14 @@ from prooftune.evaluation.statistics import percentile_interval, resample_counts
 from prooftune.files import read_json
 from prooftune.retrieval.index import Settings, build
 from prooftune.retrieval.measures import keys, ndcg, recall, reciprocal_rank
+from prooftune.retrieval.ranking import Ranked, fuse
 from prooftune.retrieval.search import DENSE_WEIGHT, DEPTH, Index, Mode, open_index
 
 Floats = NDArray[np.float64]
 
 K = 10
 RESAMPLES, CHUNK = 2000, 200
+DEEPEST = 200
 MODES: tuple[Mode, ...] = ("bm25", "dense", "fused")
 MEASURES: dict[str, Callable[[Sequence[Sequence[str]], Sequence[set[str]], int], Floats]] = {
     f"recall@{K}": recall, f"MRR@{K}": reciprocal_rank, f"nDCG@{K}": ndcg}
@@ -61,17 +63,12 @@ def read(path: Path) -> tuple[list[str], list[set[str]]]:
             [{f"{one['DocumentID']}/{one['PassageID']}" for one in row["Passages"]} for row in rows])
 
 
-def searched(index: Index, questions: Sequence[str], mode: Mode, depth: int, weight: float) -> list[list[str]]:
-    # Some passages are found by several of their chunks, so a few more than K are asked for.
-    hits = index.search(questions, 2 * K, mode, depth=depth, dense_weight=weight)
-    return [keys(one)[:K] for one in hits]
-
-
 def compare(index: Index, questions: Sequence[str], gold: Sequence[set[str]], split: str) -> None:
     values: dict[Mode, dict[str, Floats]] = {}
     for mode in MODES:
         begun = time.perf_counter()
-        found = searched(index, questions, mode, DEPTH, DENSE_WEIGHT)
+        # A passage can be found by several of its chunks, so more than K are asked for.
+        found = [keys(hits) for hits in index.search(questions, 2 * K, mode)]
         values[mode] = {name: measure(found, gold, K) for name, measure in MEASURES.items()}
         values[mode]["seconds"] = np.array([time.perf_counter() - begun])
     print(f"{len(questions):,} {split} questions; fusion of {DEPTH} hits each, weight of the dense list {DENSE_WEIGHT}\n")
@@ -93,10 +90,14 @@ def interval(per_question: Floats, sign: str = "") -> str:
 
 
 def tune(index: Index, questions: Sequence[str], gold: Sequence[set[str]]) -> None:
+    number = {chunk.id: i for i, chunk in enumerate(index.chunks)}
+    both: list[list[Ranked]] = [[[(number[hit.chunk.id], hit.score) for hit in hits] for hits in index.search(questions, DEEPEST, mode)]
+                                for mode in ("bm25", "dense")]
     print(f"recall@{K} on {len(questions):,} dev questions\n\n| depth | weight of the dense list | recall@{K} |\n|---|---|---|")
-    for depth in (20, 50, 100, 200):
+    for depth in (20, 50, 100, DEEPEST):
         for weight in (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 1.0):
-            found = searched(index, questions, "fused", depth, weight)
+            found = [[index.chunks[i].key for i, _ in fuse([one[:depth] for one in pair], (1 - weight, weight), 2 * K)]
+                     for pair in zip(*both, strict=True)]
             print(f"| {depth} | {weight} | {100 * recall(found, gold, K).mean():.2f} |", flush=True)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from prooftune import recipe
 from prooftune.data import audit, sources, splits
+from prooftune.data.guess import guess
 from prooftune.errors import UsageError
 from prooftune.records import ANSWERABLE, UNANSWERABLE, Example, Study
 
@@ -132,3 +133,25 @@ def test_the_public_files_have_the_sizes_that_their_notes_give(public_data: Call
     rows = read(public_data("squad_v2/dev-v2.0.json"), format="squad")
     assert (len(rows), sum(bool(e.references) for e in rows)) == (6078, 2910)
     assert len({e.inputs["context"] for e in rows}) == 646
+
+
+@pytest.mark.parametrize(("name", "text", "task", "fields"), [
+    ("s.json", None, "extractive-qa", ["question", "context"]),
+    ("q.csv", "Question,Context,Answer\nWho ruled {n}?,Rollo ruled {n}.,Rollo\n", "extractive-qa", ["question", "context"]),
+    ("q.csv", "question;answer\nWho ruled {n}?;Rollo\n", "free-text-qa", ["question"]),
+])
+def test_init_writes_a_recipe_for_questions_that_reads_them(
+    tmp_path: Path, name: str, text: str | None, task: str, fields: list[str]
+) -> None:
+    if text is None:
+        squad(tmp_path / name, articles=12)
+    else:
+        head, _, row = text.partition("\n")
+        (tmp_path / name).write_text("\n".join([head, *(row.format(n=n).strip() for n in range(30))]) + "\n")
+    written, said = guess(tmp_path / name, tmp_path / "recipe.yaml")
+    (tmp_path / "recipe.yaml").write_text(written)
+    chosen, base = recipe.load(tmp_path / "recipe.yaml")
+    assert chosen.task == task and any(task in sentence for sentence in said)
+    study = splits.load(chosen, base)
+    assert list(study.train[0].inputs) == fields
+    assert study.train[0].references is not None and study.test

@@ -13,6 +13,8 @@ from typing import Any
 
 from prooftune.data.layout import LABEL_NAMES, LOOKED_AT, MOST_LABELS, TEXT_NAMES, Guess, is_label_like, is_number, look
 from prooftune.data.opening import missing
+from prooftune.data.questions import CONTEXT, QUESTION, question_columns
+from prooftune.data.starting import LABELS, MANY_CUT, QUESTIONS, RETRIEVAL
 from prooftune.data.tables import Table
 from prooftune.errors import UsageError
 
@@ -36,6 +38,9 @@ def guess(path: Path, recipe: Path) -> tuple[str, list[str]]:
     if not path.exists():
         raise missing(path)
     table, guessed = look(path)
+    asked = question_columns(table)
+    if asked is not None:
+        return _questions(path, recipe, table, guessed, asked), guessed.sentences
     cells = [[row[i] or "" for row in table.rows] for i in range(len(table.columns))]
     if guessed.options.get("format") in ("text", "folders"):
         texts, label = [0], 1
@@ -45,6 +50,28 @@ def guess(path: Path, recipe: Path) -> tuple[str, list[str]]:
         _name(table, texts, label, guessed)
     _labels(path, table.columns[label], cells[label], guessed)
     return _write(path, recipe, guessed, long=_are_long([cells[i] for i in texts], guessed)), guessed.sentences
+
+
+def _questions(path: Path, recipe: Path, table: Table, guessed: Guess, asked: dict[str, str]) -> str:
+    """A recipe for a file of questions."""
+    if not asked:
+        guessed.add("format", "squad", "The file is in SQuAD's layout: questions with a context, some without an answer.")
+    else:
+        question, answers = asked.pop(QUESTION), asked.pop("answers")
+        guessed.add("text", {QUESTION: question, **asked}, f"Question: column '{question}'"
+                    + "".join(f"; {field}: column '{column}'" for field, column in asked.items()) + ".")
+        guessed.add("label", answers, f"Answers: column '{answers}'.")
+    squad = guessed.options.get("format") == "squad"
+    extracts = squad or CONTEXT in asked
+    guessed.sentences.append("Answers are taken from the context (task: extractive-qa); for answers in free words set task: "
+                             "free-text-qa." if extracts else "Answers are written freely (task: free-text-qa).")
+    stem, data = _head(path, recipe, guessed)
+    return QUESTIONS.format(
+        file=" ".join(path.name.split()), name=stem, recipe=shlex.quote(str(recipe)), data=data,
+        task="extractive-qa" if extracts else "free-text-qa", method="grouped" if squad else "random",
+        answering="{no_answer: unanswerable, max_new_tokens: 32}" if extracts else "{max_new_tokens: 64}",
+        majority="  majority:                      # that there is no answer\n" if extracts else "",
+        retrieval="" if extracts else RETRIEVAL)
 
 
 def _label_column(table: Table, cells: list[list[str]]) -> int:
@@ -139,6 +166,14 @@ _COMMENTS = {
 
 
 def _write(path: Path, recipe: Path, guessed: Guess, *, long: bool) -> str:
+    stem, data = _head(path, recipe, guessed)
+    return LABELS.format(
+        file=" ".join(path.name.split()), name=stem, recipe=shlex.quote(str(recipe)), data=data,
+        max_length=512 if long else 256, audit=MANY_CUT if long else "")
+
+
+def _head(path: Path, recipe: Path, guessed: Guess) -> tuple[str, str]:
+    """The study's name, and the lines of the data section."""
     lines = [f"  train: {_yaml(_seen_from(path, recipe.parent))}"]
     for name, value in guessed.options.items():
         note = f"  # {_COMMENTS[name]}" if name in _COMMENTS else ""
@@ -147,9 +182,7 @@ def _write(path: Path, recipe: Path, guessed: Guess, *, long: bool) -> str:
         else:
             lines.append(f"  {name}: {_yaml(value)}{note}")
     stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem).strip("-._") or "study"
-    return _TEMPLATE.format(
-        file=" ".join(path.name.split()), name=stem, recipe=shlex.quote(str(recipe)), data="\n".join(lines),
-        max_length=512 if long else 256, audit=_MANY_CUT if long else "")
+    return stem, "\n".join(lines)
 
 
 def _seen_from(path: Path, folder: Path) -> str:
@@ -162,44 +195,3 @@ def _seen_from(path: Path, folder: Path) -> str:
 def _yaml(value: Any) -> str:
     # JSON strings are YAML strings, whatever they hold.
     return json.dumps(value, ensure_ascii=False)
-
-
-_MANY_CUT = "\n  max_truncated: 1.0             # share of texts that may be cut; 0.2 unless said"
-
-_TEMPLATE = """\
-# {file}: tuned and compared with simpler ways.
-#
-#   prooftune check {recipe}     audits the data and estimates time and memory
-#   prooftune run {recipe}       runs everything; the report ends up in runs/{name}/report.html
-name: {name}
-task: classification
-seed: 0
-
-data:
-{data}
-  # test: "another file"         # without one, 20% of the rows are set aside, each label in its share
-  # validation: "another file"   # without one, 10% of the rest
-  limit: {{train: 2000, validation: 300, test: 1000}}   # raise or remove it when the first run looks right
-
-audit:
-  leak: error                    # a training text that is also a test text: error, drop or allow{audit}
-
-model: smollm2-135m-instruct     # or a hub name such as meta-llama/Llama-3.2-1B, or a local folder
-
-prompt:
-  max_length: {max_length}                # tokens; longer texts are shortened and counted
-
-lora: {{r: 16, lora_alpha: 32, target_modules: all-linear}}
-training:                        # transformers.TrainingArguments fields
-  learning_rate: 1e-3            # for a small model; 2e-4 for 1B parameters and more
-  num_train_epochs: 2
-  per_device_train_batch_size: 16
-
-variants:
-  majority:
-  tfidf:
-  zero-shot:
-  few-shot: {{shots: 4}}
-  prompted:
-  tuned:
-"""

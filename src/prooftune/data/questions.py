@@ -15,6 +15,23 @@ ANSWERS = ("answers", "answer", "output", "references", "reference")
 QUESTION, CONTEXT = "question", "context"
 
 
+def question_columns(table: Table) -> dict[str, str] | None:
+    """Which columns look like a question with its answers: field name, or ``answers``, -> column. Empty for SQuAD's
+    layout read as plain JSON; None where the table holds no questions."""
+    if "paragraphs" in table.columns:
+        return {}
+    known = {name.lower(): name for name in table.columns}
+    answers = next((known[name] for name in ANSWERS if name in known), None)
+    if answers is None:
+        return None
+    if {"instruction", "input"} <= known.keys():
+        return {QUESTION: known["instruction"], CONTEXT: known["input"], "answers": answers}
+    if QUESTION not in known:
+        return None
+    context = next((known[name] for name in (CONTEXT, "passage") if name in known), None)
+    return {QUESTION: known[QUESTION], **({CONTEXT: context} if context else {}), "answers": answers}
+
+
 def columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
     """Field name -> column of the inputs, and the column of the answers.
 

@@ -1,8 +1,7 @@
 """How long the variants will take and how much memory they need, before anything is trained.
 
 Time is arithmetic work divided by what this machine was just measured to do; memory is what must be held
-at once. The constants are fitted to measured runs (see docs/benchmarks.md); the run records the real
-figures beside the estimates.
+at once. The constants are fitted to runs of the embedded model on two cores; the run records the real figures.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from prooftune.files import read_json
 
 _EFFICIENCY = {"train": 0.30, "score": 0.40}
 """Share of the measured matrix-product rate that small batches on few cores reach."""
-_ACTIVATIONS = 34
-"""Values of the model's dtype kept per token, layer and unit of hidden size for the backward pass."""
+_ACTIVATIONS = 50
+"""Values of the model's dtype kept per token, layer and unit of hidden size for the backward pass, attention included."""
 _LIBRARIES = 0.6e9
 """Resident bytes of torch, transformers and Python before any model is loaded (measured)."""
 
