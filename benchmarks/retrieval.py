@@ -91,14 +91,16 @@ def interval(per_question: Floats, sign: str = "") -> str:
 
 def tune(index: Index, questions: Sequence[str], gold: Sequence[set[str]]) -> None:
     number = {chunk.id: i for i, chunk in enumerate(index.chunks)}
-    both: list[list[Ranked]] = [[[(number[hit.chunk.id], hit.score) for hit in hits] for hits in index.search(questions, DEEPEST, mode)]
-                                for mode in ("bm25", "dense")]
+    both: list[list[Ranked]] = []
+    for mode in ("bm25", "dense"):
+        found = index.search(questions, DEEPEST, mode)
+        both.append([[(number[hit.chunk.id], hit.score) for hit in hits] for hits in found])
     print(f"recall@{K} on {len(questions):,} dev questions\n\n| depth | weight of the dense list | recall@{K} |\n|---|---|---|")
     for depth in (20, 50, 100, DEEPEST):
         for weight in (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 1.0):
-            found = [[index.chunks[i].key for i, _ in fuse([one[:depth] for one in pair], (1 - weight, weight), 2 * K)]
+            fused = [[index.chunks[i].key for i, _ in fuse([one[:depth] for one in pair], (1 - weight, weight), 2 * K)]
                      for pair in zip(*both, strict=True)]
-            print(f"| {depth} | {weight} | {100 * recall(found, gold, K).mean():.2f} |", flush=True)
+            print(f"| {depth} | {weight} | {100 * recall(fused, gold, K).mean():.2f} |", flush=True)
 
 
 if __name__ == "__main__":

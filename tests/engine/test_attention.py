@@ -11,9 +11,11 @@ from torch import Tensor
 
 from prooftune import recipe
 from prooftune.engine import attention
+from prooftune.engine.arithmetic import leave_inputs
 from prooftune.engine.batches import collate, pack
 from prooftune.engine.cache import Kept
 from prooftune.engine.forward import body_of, check_readout, hidden_states, prefix_cache, shares
+from prooftune.models import adapters
 from prooftune.models.loading import load_model
 
 PREFIX = list(range(40, 62))  # longer than Gemma-2's window of 16 in these models
@@ -90,6 +92,27 @@ def test_an_architecture_that_it_does_not_fit_falls_back_and_says_so(
         attention.register()
     assert not shares(body_of(model))
     assert "cannot share a prefix between rows" in "".join(capsys.readouterr())
+
+
+def test_inputs_left_as_they_are_give_the_same_gradients(model_folders: dict[str, Path]) -> None:
+    def gradients(leaves: bool) -> tuple[Tensor, list[Tensor]]:
+        torch.manual_seed(0)
+        model: Any = adapters.attach(loaded(model_folders["llama"], "bfloat16"), recipe.Variant(kind="tuned"), {"r": 4})
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        if leaves:
+            leave_inputs(model)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            states = hidden_states(body_of(model), pack(PREFIX, ROWS, READ), None)
+        loss = states.float().square().mean(dim=0).mul(torch.linspace(-1, 1, 32)).sum()
+        loss.backward()
+        return loss.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+
+    (loss, ours), (wanted_loss, wanted) = gradients(True), gradients(False)
+    assert torch.equal(loss, wanted_loss) and len(ours) == len(wanted) > 0
+    for a, b in zip(ours, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=0.02 * float(b.abs().max()), rtol=0)
 
 
 def test_kept_rows_are_the_rows_asked_for() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prooftune.cost import measured
-from prooftune.engine.arithmetic import autocast
+from prooftune.engine.arithmetic import autocast, leave_inputs
 from prooftune.engine.forward import check_readout, readout_of
 from prooftune.engine.scoring import score_labels
 from prooftune.errors import Failure, UsageError
@@ -92,6 +92,8 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     arguments = training_arguments(
         options, context.folder / "checkpoints", rows=len(rows), validation=len(validation), seed=recipe.seed,
         dtype=loading.arithmetic(recipe.model.dtype), patience=recipe.early_stopping)
+    if arguments.bf16 or arguments.fp16:
+        leave_inputs(model)
     module = TuningModule(model)
     with measured() as cost:
         history = train(module, rows, validation, encoder.prefix, arguments, patience=recipe.early_stopping,
