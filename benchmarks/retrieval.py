@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     root = options.data / "policy_qa" / "ObliQA"
     begun = time.perf_counter()
-    summary = build(root / "StructuredRegulatoryDocuments.zip", options.index, Settings())
+    summary = build(root / "StructuredRegulatoryDocuments.zip", options.index, Settings(words=200, overlap=40))
     print(f"{summary.documents} documents, {summary.chunks:,} chunks, {summary.embedded:,} embedded now "
           f"({summary.shortened:,} of them longer than the embedding model reads), "
           f"{time.perf_counter() - begun:.0f} s\n", flush=True)

@@ -245,3 +245,10 @@ def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) 
 def test_an_unknown_name_suggests_a_shipped_one() -> None:
     with pytest.raises(UsageError, match=r"no recipe 'dmeo': neither a file nor .*\(did you mean 'demo'\?\)"):
         recipe.load("dmeo")
+
+
+def test_passages_are_cut_alike_in_studies_and_on_the_command_line() -> None:
+    from prooftune.retrieval.chunks import OVERLAP, WORDS
+
+    section = recipe.Retrieval(documents="d")
+    assert (section.chunk_words, section.overlap_words) == (WORDS, OVERLAP)

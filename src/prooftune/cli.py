@@ -162,7 +162,9 @@ def index(
     summary = build(documents, out, Settings(embedding=embedding, words=words, overlap=overlap))
     print(f"{summary.chunks:,} passages of {summary.documents:,} documents in {out}: {len(summary.added):,} added, "
           f"{len(summary.changed):,} changed, {len(summary.removed):,} removed, {summary.unchanged:,} unchanged")
-    for line in [*(f"left out: {one.id}: {one.reason}" for one in summary.skipped), *summary.notes]:
+    long = f"{summary.shortened:,} passages are longer than the embedding model reads; their ends are found by words only"
+    for line in [*(f"left out: {one.id}: {one.reason}" for one in summary.skipped), *summary.notes,
+                 *([long] if summary.shortened else [])]:
         print(f"  {line}")
 
 

@@ -3,8 +3,10 @@
 The variant is Lucene's (Robertson and Zaragoza 2009 with an idf that is never negative): the score of a query is the sum
 over its terms of ``ln(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b * length / mean length))``.
 
-LanceDB has a full-text index of the same kind. It answers one query at a time (17 ms over 13,000 chunks, where this
-takes 1 ms), scores rows added since its last training apart, and breaks ties as its threads happen to run.
+LanceDB has a full-text index of the same kind. On the 13,000 passages of ObliQA it finds as many of the gold passages,
+answers one query at a time in 3 ms where this takes 0.35 ms, and would have to be kept up to date with every build; this
+is made in half a second (2 s with all words still to be stemmed). Leaving stop words out changed recall@10 there by
+less than a point, so none are.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from prooftune.errors import UsageError
 from prooftune.retrieval.records import Chunk, Document
 
-WORDS, OVERLAP = 200, 40
+WORDS, OVERLAP = 120, 20
 
 _IDEOGRAPHS = "\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]{{1,40}}")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+Rerank = Callable[[str, Sequence[str]], Sequence[float]]
+"""Scores of texts for a query, higher is better."""
 
 
 @dataclass(frozen=True, slots=True)

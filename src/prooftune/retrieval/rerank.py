@@ -9,7 +9,7 @@ from typing import Any
 
 from prooftune.errors import Failure, UsageError
 from prooftune.models import loading
-from prooftune.retrieval.search import Rerank
+from prooftune.retrieval.records import Rerank
 
 BATCH_TOKENS = 4096
 """Tokens of one forward pass, padding counted."""

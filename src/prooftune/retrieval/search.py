@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,9 @@ from prooftune.retrieval import store
 from prooftune.retrieval.bm25 import BLOCK, BM25
 from prooftune.retrieval.index import check_model, differences
 from prooftune.retrieval.ranking import Ranked, fuse, top
-from prooftune.retrieval.records import Chunk, Hit
+from prooftune.retrieval.records import Chunk, Hit, Rerank
 
 Mode = Literal["bm25", "dense", "fused"]
-Rerank = Callable[[str, Sequence[str]], Sequence[float]]
-"""Scores of texts for a query, higher is better."""
 
 DEPTH = 100
 """Hits of each list that fusion looks at, and hits that a reranker looks at."""
