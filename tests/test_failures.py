@@ -33,6 +33,7 @@ FAILURES = {
     21: "16-bit arithmetic turns into not-a-number",
     24: "errors in the data are opaque",
     25: "a label outside the set is generated",
+    26: "a judge's failure counts as a score of 0",
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prooftune import cost
 from prooftune.data.audit import AuditReport
 from prooftune.data.prepare import prepare
 from prooftune.engine.batches import LINE
@@ -14,6 +15,7 @@ from prooftune.recipe import Recipe, Variant
 from prooftune.records import Study
 from prooftune.study import encoder_for, token_lengths
 from prooftune.training import estimates
+from prooftune.variants.passages import check_documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ def check(chosen: Recipe, base: Path) -> list[Plan]:
     """
     from rich.console import Console
 
+    check_documents(chosen, base)
     study, report = prepare(chosen, base, lambda loaded: token_lengths(chosen, loaded))
     screen = Console(highlight=False)
     _print_audit(screen, study, report)
@@ -144,3 +147,7 @@ def _print_plans(screen: Any, plans: list[Plan]) -> None:
         time = f"{minutes:.1f} min" if minutes >= 1 else f"{item.seconds:.0f} s"
         shown.add_row(item.name, time, f"{item.memory_bytes / 1e9:.1f} GB")
     screen.print(shown)
+    most, here = max(item.memory_bytes for item in plans), cost.available_memory()
+    if here is not None and most > 0.9 * here:
+        screen.print(f"warning This machine has {here / 1e9:.1f} GB free. Lower training.per_device_train_batch_size (and raise "
+                     "training.gradient_accumulation_steps), or prompt.max_length.", style="yellow", markup=False)

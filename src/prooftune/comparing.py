@@ -10,8 +10,9 @@ import numpy as np
 
 from prooftune import recipe, runs
 from prooftune.errors import UsageError, nearest
+from prooftune.evaluation.answers.scores import PRIMARY, answered
 from prooftune.evaluation.outcomes import outcomes_of
-from prooftune.evaluation.statistics import mcnemar, paired_difference
+from prooftune.evaluation.statistics import mcnemar, paired_difference, permutation_p
 from prooftune.files import read_json
 from prooftune.records import Example
 
@@ -23,14 +24,17 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One of the two variants: how it is called, and whether it answered each test example rightly."""
+    """One of the two variants: its task, how it is called, and how well it answered each test example: 1 or 0 for a
+    label, the primary metric for an answer."""
 
+    task: recipe.Task
     name: str
-    correct: dict[Key, bool]
+    quality: dict[Key, float]
 
 
 def compare_runs(first: str, second: str) -> str:
-    """A paragraph with both accuracies, their difference with its interval, and the exact McNemar test.
+    """A paragraph with both accuracies, their difference with its interval, and the exact McNemar test; for questions the
+    means of F1 or ROUGE-L with a sign-flip test.
 
     Examples are paired by what they hold, not by their ids: runs may read the same rows from other files.
 
@@ -42,20 +46,29 @@ def compare_runs(first: str, second: str) -> str:
         UsageError: a run or variant does not exist, or the runs share no test example.
     """
     a, b = _side(first), _side(second)
-    shared = [key for key in a.correct if key in b.correct]
+    if a.task != b.task:
+        raise UsageError(f"{first} is a study of {a.task} and {second} one of {b.task}: they cannot be compared")
+    shared = [key for key in a.quality if key in b.quality]
     if not shared:
         raise UsageError(f"{first} and {second} share no test example, so they cannot be compared")
-    left, right = (np.array([side.correct[key] for key in shared]) for side in (a, b))
+    left, right = (np.array([side.quality[key] for key in shared]) for side in (a, b))
     difference = paired_difference(left, right, seed=0, confidence=CONFIDENCE)
-    test = mcnemar(left, right)
-    verdict = "can be told apart" if test.p < 1 - CONFIDENCE else "cannot be told apart"
+    if a.task == "classification":
+        what = "of {n:,} shared test examples right"
+        test = mcnemar(left == 1, right == 1)
+        p, tested = test.p, f"exact McNemar p = {test.p:.3g} ({test.b} right only in the first, {test.c} only in the second)"
+    else:
+        what = f"mean {PRIMARY[a.task][1]} on {{n:,}} shared test questions"
+        p = permutation_p(left - right, seed=0)
+        tested = f"sign-flip test p = {p:.3g}"
+    verdict = "can be told apart" if p < 1 - CONFIDENCE else "cannot be told apart"
     lines = [
-        f"{a.name}: {left.mean():.1%} of {len(shared):,} shared test examples right",
+        f"{a.name}: {left.mean():.1%} {what.format(n=len(shared))}",
         f"{b.name}: {right.mean():.1%}",
         f"difference {100 * difference.value:+.1f} points, {CONFIDENCE:.0%} interval "
-        f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]; exact McNemar p = {test.p:.3g} "
-        f"({test.b} right only in the first, {test.c} only in the second): the two {verdict}."]
-    left_out = len(a.correct) + len(b.correct) - 2 * len(shared)
+        f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]; {tested}: the two {verdict}.",
+        "p is of this one comparison; a report's are adjusted for all that it makes, and so larger."]
+    left_out = len(a.quality) + len(b.quality) - 2 * len(shared)
     if left_out:
         stand = "example stands" if left_out == 1 else "examples stand"
         lines.append(f"{left_out:,} test {stand} in only one of the runs and were left out.")
@@ -74,8 +87,12 @@ def _side(reference: str) -> _Side:
         raise UsageError(f"{folder} is not finished: no predictions of {variant}. Run its recipe again to go on.")
     study = runs.read_study(folder / "data")
     result = runs.read_result(folder / "variants" / variant, chosen.variants[variant].kind)
-    test, _ = outcomes_of(study, [result])[variant]
-    return _Side(f"{place}:{variant}", dict(zip(_keys(study.test), test.correct.tolist(), strict=True)))
+    if chosen.task == "classification":
+        test, _ = outcomes_of(study, [result])[variant]
+        quality = test.correct.astype(np.float64)
+    else:
+        quality = answered(study, result, chosen).primary
+    return _Side(chosen.task, f"{place}:{variant}", dict(zip(_keys(study.test), quality.tolist(), strict=True)))
 
 
 def _split(reference: str) -> tuple[str, str]:
@@ -98,7 +115,7 @@ def _keys(examples: list[Example]) -> list[Key]:
     seen: Counter[Key] = Counter()
     keys = []
     for example in examples:
-        content = (*example.inputs.values(), str(example.target))
+        content = (*example.inputs.values(), str(example.target), *(example.references or ()))
         keys.append((*content, str(seen[content])))
         seen[content] += 1
     return keys

@@ -63,3 +63,16 @@ def _peak() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had now: of the GPU if there is one, else of this machine; None where it does not tell."""
+    if _cuda():
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None

@@ -25,7 +25,7 @@ from prooftune.records import SPLITS, Example, SplitName, Study, VariantResult
 from prooftune.tasks import task
 from prooftune.tasks.prompts import Encoder
 from prooftune.variants.context import Context, Outcome
-from prooftune.variants.passages import PASSAGES, Passages, shows_passages
+from prooftune.variants.passages import PASSAGES, Passages, check_documents, shows_passages
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         from prooftune.evaluation.answers.scores import require_libraries
 
         require_libraries()
+        check_documents(chosen, base)
     with runs.locked(folder):
         write_text(folder / "recipe.yaml", recipe.dump(chosen))
         study, data_print = prepare(chosen, base, folder)
@@ -193,7 +194,8 @@ def _variant(
     result = runs.read_result(folder, variant.kind)
     said = task.asking(chosen)
     quality = fmean(said.quality(p, e) for p, e in zip(result.test, study.test, strict=True))
-    say(f"{name}: {said.measure} {quality:.1%} on {len(study.test):,} test rows")
+    before = " before its no-answer threshold" if any(p.no_answer_log_prob is not None for p in result.test) else ""
+    say(f"{name}: {said.measure} {quality:.1%} on {len(study.test):,} test rows{before}")
     return result
 
 

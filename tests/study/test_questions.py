@@ -12,6 +12,8 @@ import yaml
 
 import prooftune
 from prooftune.bundle.answerer import Answerer
+from prooftune.bundle.bulk import predict_file
+from prooftune.comparing import compare_runs
 from prooftune.errors import UsageError
 from prooftune.files import read_json
 from prooftune.runs import read_predictions, read_study
@@ -90,6 +92,30 @@ def test_the_bundle_answers_as_the_study_did(extractive: tuple[dict[str, Any], R
     loaded = prooftune.load(result.bundle)
     assert isinstance(loaded, Answerer)
     assert [reply.answer for reply in loaded.predict([e.inputs for e in study.test], progress=False)] == wanted
+
+
+def test_two_variants_are_compared_by_their_answers(extractive: tuple[dict[str, Any], Result], retrieval: Result) -> None:
+    scores, folder = extractive[1].scores, str(extractive[1].folder)
+    said = compare_runs(folder, f"{folder}:zero-shot")
+    tuned, untuned = (scores["variants"][name]["metrics"]["f1"]["value"] for name in ("tuned", "zero-shot"))
+    assert f":tuned: {tuned:.1%} mean F1 on 45 shared test questions" in said
+    assert f"{100 * (tuned - untuned):+.1f} points" in said and "can be told apart" in said
+    with pytest.raises(UsageError, match="one of free-text-qa: they cannot be compared"):
+        compare_runs(folder, str(retrieval.folder))
+
+
+def test_a_file_of_questions_is_answered_beside_its_columns(extractive: tuple[dict[str, Any], Result], tmp_path: Path) -> None:
+    bundle = extractive[1].bundle
+    assert bundle is not None
+    rows = [{"question": "text below", "context": f"the cat sat on a {place} {n}", "n": n} for n, place in enumerate(PLACES)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert predict_file(bundle, tmp_path / "in.jsonl", tmp_path / "out.jsonl") == len(rows)
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    loaded = prooftune.load(bundle)
+    assert isinstance(loaded, Answerer)
+    wanted = loaded.predict([{k: str(row[k]) for k in ("question", "context")} for row in rows], progress=False)
+    assert [row["answer"] for row in written] == [reply.answer for reply in wanted]
+    assert [{k: row[k] for k in ("question", "context", "n")} for row in written] == rows
 
 
 @pytest.fixture(scope="module")

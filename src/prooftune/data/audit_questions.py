@@ -14,10 +14,12 @@ def shared_contexts(study: Study) -> list[Finding]:
     rows = [e for e in study.test if words(e.inputs.get(CONTEXT, "")) in trained]
     if not rows:
         return []
+    way = "data.splitting.method: grouped" + ("" if all(e.group for e in study.train) else
+                                              ", with a column that names the text in data.group,")
     return [Finding("shared-context", "warning",
                     f"{counted(len(rows), 'test question')} ({len(rows) / len(study.test):.0%}) share their context with training "
-                    "questions, so the scores say little about new texts. data.splitting.method: grouped with data.group "
-                    "keeps the questions of one text on one side.", where(rows))]
+                    f"questions, so the scores say little about new texts. {way} keeps the questions of one text on one side.",
+                    where(rows))]
 
 
 def not_in_context(study: Study) -> list[Finding]:

@@ -52,6 +52,8 @@ def columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
     answers = source.label or next((name for name in ANSWERS if name in table.columns), ANSWERS[0])
     for column, option in [*((c, "text") for c in fields.values()), (answers, "label")]:
         if column not in table.columns:
+            if "paragraphs" in table.columns:
+                raise UsageError(f"{table.name} looks like SQuAD's layout: set data.format: squad")
             raise UsageError(f"{table.name} has no column '{column}' (data.{option}). Found {len(table.columns)}: "
                              f"{', '.join(repr(c[:60]) for c in table.columns[:12])}{nearest(column, table.columns)}")
     if answers in fields.values():

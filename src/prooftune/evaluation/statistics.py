@@ -123,12 +123,12 @@ class McNemar:
     p: float
 
 
-def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_], seed: int, resamples: int = 2000,
+def paired_difference(first: NDArray[np.bool_] | Floats, second: NDArray[np.bool_] | Floats, seed: int, resamples: int = 2000,
                       confidence: float = 0.95) -> Interval:
-    """Difference of two accuracies, first minus second, with its paired bootstrap interval.
+    """Difference of two means, first minus second, with its paired bootstrap interval.
 
     Args:
-        first: whether each example was answered rightly, [n].
+        first: how well each example was answered (of a label, whether rightly), [n].
         second: the same examples in the same order, [n].
         seed: of the resampling.
         resamples: bootstrap resamples.

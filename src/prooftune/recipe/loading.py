@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe.problems import explain, unknown_library_keys
@@ -114,9 +114,24 @@ def dump(recipe: Recipe) -> str:
         if variant["adapter"] is not None:
             used = [key for key in used if key not in OF_TRAINING]
         values["variants"][name] = {key: value for key, value in variant.items() if key in used}
-        if variant["prompt"] is not None:
+        if variant.get("prompt") is not None:
             values["variants"][name]["prompt"] = said["variants"][name]["prompt"]
+    _drop_unset(recipe, values)
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _drop_unset(section: BaseModel, values: dict[str, Any]) -> None:
+    """Leave out what is null by default: it says nothing, and there is much of it."""
+    for name, field in type(section).model_fields.items():
+        inner = getattr(section, name)
+        if name in values and values[name] is None and field.default is None:
+            del values[name]
+        elif isinstance(inner, BaseModel) and isinstance(values.get(name), dict):
+            _drop_unset(inner, values[name])
+        elif isinstance(inner, dict):
+            for key, part in inner.items():
+                if isinstance(part, BaseModel) and isinstance(values.get(name, {}).get(key), dict):
+                    _drop_unset(part, values[name][key])
 
 
 def _override(values: dict[str, Any], override: str) -> None:

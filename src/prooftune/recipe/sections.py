@@ -42,9 +42,12 @@ class Recipe(Section):
     retrieval: Retrieval | None = None
     judge: Judge | None = None
     lora: dict[str, Any] = Field(default={})
-    """`peft.LoraConfig` fields for every tuned variant."""
+    """`peft.LoraConfig` fields for every tuned variant. Unless said: ``r: 16``, ``lora_alpha: 32``, ``target_modules:
+    all-linear``."""
     training: dict[str, Any] = Field(default={})
-    """`transformers.TrainingArguments` fields for every tuned variant."""
+    """`transformers.TrainingArguments` fields for every tuned variant. Unless said: 2 epochs, batches of 16, a learning rate
+    of 1e-3 for models of less than 500 million parameters and 2e-4 for others (``method: full``: 1e-4 and 2e-5), falling
+    linearly after a warm-up of 5%, evaluated four times, the best checkpoint kept."""
     early_stopping: int | None = Field(default=None, gt=0)
     """Evaluations without improvement of the validation loss after which training stops."""
     evaluation: Evaluation = Evaluation()

@@ -9,6 +9,7 @@ from prooftune.report import judged, shown
 
 SMALL_TEST = 200
 FORGETTING = 1.2
+ALMOST_ALL = 0.95
 TEMPERATURE_ENDS = (0.052, 19.0)
 
 
@@ -22,6 +23,8 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
         found.append(f"The test set has only {scores['n']:,} {task.noun}, so intervals are wide.")
     found += _of_variants(scores["variants"], task) + _of_answers(scores)
     for name, told in (facts.get("variants") or {}).items():
+        if (told.get("training") or {}).get("resumed"):
+            found.append(f"{name}: training was resumed after an interruption; its time and memory are those of the last attempt.")
         found += _of_forgetting(name, told.get("forgetting") or {})
     return list(dict.fromkeys(found))
 
@@ -67,6 +70,12 @@ def _of_variant(variant: Mapping[str, Any], task: shown.Shown) -> list[str]:
     if variant.get("unknown_citations"):
         found.append(f"{variant['unknown_citations']:,} citations name a passage that was not shown; they count as wrong and are "
                      "never shown as sources.")
+    given = [row["label"] for row in variant.get("per_class") or [] if row["predicted"]]
+    if len(given) == 1 and len(variant["per_class"]) > 1 and variant["kind"] != "majority" and not variant.get("invalid"):
+        found.append(f"gave the same label, '{given[0]}', to all {n:,} examples: it tells nothing apart, whatever its accuracy.")
+    if variant["kind"] != "majority" and ALMOST_ALL * n <= variant.get("abstained", 0) < n:
+        found.append(f"said “no answer” to {variant['abstained']:,} of {n:,} questions, so its scores are nearly the share of "
+                     "questions without one.")
     words = variant["metrics"].get("answer_words")
     if words and words["value"] == 0 and variant["kind"] != "majority":
         found.append("gives no answer to any question" + (

@@ -34,7 +34,7 @@ def read_documents(source: str | Path | Sequence[str | Path], base: Path) -> Doc
     return Documents(documents, sorted(skipped, key=lambda s: s.id))
 
 
-def refuse_none(source: object, readable: int, skipped: Sequence[Skipped]) -> None:
+def refuse_none(source: str | Path | Sequence[str | Path], readable: int, skipped: Sequence[Skipped]) -> None:
     """Raise where nothing is left.
 
     Raises:
@@ -42,8 +42,9 @@ def refuse_none(source: object, readable: int, skipped: Sequence[Skipped]) -> No
     """
     if readable:
         return
+    named = source if isinstance(source, str | Path) else ", ".join(map(str, source))
     if not skipped:
-        raise UsageError(f"{source} holds no documents")
+        raise UsageError(f"{named} holds no documents")
     reasons = "; ".join(f"{one.id}: {one.reason}" for one in skipped[:5])
-    raise UsageError(f"none of the {len(skipped)} file{'s' if len(skipped) > 1 else ''} of {source} can be read. "
+    raise UsageError(f"none of the {len(skipped)} file{'s' if len(skipped) > 1 else ''} of {named} can be read. "
                      f"{reasons}{' …' if len(skipped) > 5 else ''}")

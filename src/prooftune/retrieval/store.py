@@ -85,7 +85,7 @@ def connect(folder: str | Path, *, create: bool) -> Any:
         Failure: the place cannot be reached.
     """
     # Its log would tell of every table that is made.
-    os.environ.setdefault("LANCE_LOG", "error")
+    os.environ.setdefault("LANCEDB_LOG", "error")
     try:
         import lancedb
     except ImportError:

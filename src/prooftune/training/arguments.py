@@ -11,9 +11,13 @@ from transformers import TrainingArguments
 
 from prooftune.errors import UsageError
 
+SMALL = 500_000_000
+"""Parameters below which a model counts as small for the usual learning rate."""
+
 
 def training_arguments(
-    options: dict[str, Any], folder: Path, *, rows: int, validation: int, seed: int, dtype: torch.dtype, patience: int | None
+    options: dict[str, Any], folder: Path, *, rows: int, validation: int, seed: int, dtype: torch.dtype, patience: int | None,
+    learning_rate: float = 2e-4,
 ) -> TrainingArguments:
     """Build the arguments.
 
@@ -24,13 +28,14 @@ def training_arguments(
         seed: the study's seed.
         dtype: the model's arithmetic; bfloat16 and float16 switch mixed precision on.
         patience: evaluations without improvement before stopping, None for no early stopping.
+        learning_rate: where the options name none (`usual_learning_rate`).
 
     Raises:
         UsageError: the options contradict each other or need a device that is not there.
     """
     _check_device(options)
     values: dict[str, Any] = {
-        "learning_rate": 2e-4, "num_train_epochs": 2, "per_device_train_batch_size": 16, "lr_scheduler_type": "linear",
+        "learning_rate": learning_rate, "num_train_epochs": 2, "per_device_train_batch_size": 16, "lr_scheduler_type": "linear",
         "warmup_steps": 0.05, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": seed, "report_to": "none",
         "train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 32, "save_total_limit": 2,
     }
@@ -39,7 +44,10 @@ def training_arguments(
     if not {"bf16", "fp16"} & options.keys():
         values["bf16"], values["fp16"] = dtype == torch.bfloat16, dtype == torch.float16
     values |= options
-    values |= _schedule(values, options, rows, validation, patience)
+    try:
+        values |= _schedule(values, options, rows, validation, patience)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"training: a number is expected: {error}") from None
     # Ours, whatever the recipe says: the pipeline relies on them.
     values |= {"output_dir": str(folder), "remove_unused_columns": False, "disable_tqdm": True,
                "prediction_loss_only": True, "dataloader_pin_memory": torch.cuda.is_available(), "label_names": ["labels"]}
@@ -50,6 +58,18 @@ def training_arguments(
     # Several GPUs without torchrun would be nn.DataParallel, which cannot scatter ragged batches.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def usual_learning_rate(parameters: int, method: str) -> float:
+    """The learning rate where a recipe names none: adapters on small models want a higher one, whole models a lower one.
+
+    Args:
+        parameters: of the model.
+        method: lora, dora, rslora or full.
+    """
+    if method == "full":
+        return 1e-4 if parameters < SMALL else 2e-5
+    return 1e-3 if parameters < SMALL else 2e-4
 
 
 def _schedule(

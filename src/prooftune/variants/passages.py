@@ -33,6 +33,21 @@ def shows_passages(variant: Variant) -> bool:
     return variant.context in ("retrieved", "gold", "random")
 
 
+def check_documents(recipe: Recipe, base: Path) -> None:
+    """Look whether the recipe's documents are there, before anything is computed.
+
+    Raises:
+        UsageError: there are none, or what reads them is not installed.
+    """
+    if recipe.retrieval is None or references.is_reference(recipe.retrieval.documents):
+        return
+    from prooftune.retrieval.documents import refuse_none
+    from prooftune.retrieval.finding import find
+
+    files, skipped = find(recipe.retrieval.documents, base)
+    refuse_none(recipe.retrieval.documents, len(files), skipped)
+
+
 class Passages:
     """The document collection of a study, searched when the first variant needs it.
 

@@ -75,8 +75,8 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
 
 
 def _train(context: Context, variant: Variant, name: str, encoder: Encoder, facts_file: Path) -> None:
-    from prooftune.training.arguments import training_arguments
-    from prooftune.training.trainer import train
+    from prooftune.training.arguments import training_arguments, usual_learning_rate
+    from prooftune.training.trainer import last_whole_checkpoint, train
 
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
     rows, validation = (_rows(context, encoder, examples, head) for examples in (study.train, study.validation))
@@ -91,7 +91,9 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     options = {**recipe.training, **variant.training}
     arguments = training_arguments(
         options, context.folder / "checkpoints", rows=len(rows), validation=len(validation), seed=recipe.seed,
-        dtype=loading.arithmetic(recipe.model.dtype), patience=recipe.early_stopping)
+        dtype=loading.arithmetic(recipe.model.dtype), patience=recipe.early_stopping,
+        learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method))
+    resumed = last_whole_checkpoint(context.folder / "checkpoints") is not None
     if arguments.bf16 or arguments.fp16:
         leave_inputs(model)
     module = TuningModule(model)
@@ -114,7 +116,9 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     write_json(facts_file, {
         "method": variant.method,
         "training": {"log_history": history, "trainable_parameters": trainable, "total_parameters": total, "rows": len(rows),
-                     "epochs": epochs},
+                     "epochs": epochs, "resumed": resumed, "arguments": {
+                         name: getattr(arguments, name) for name in ("learning_rate", "num_train_epochs", "max_steps",
+                         "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "bf16", "fp16", "seed")}},
         "probe": {"before": before.tolist(), "after": after.tolist()},
         "cost": {"train_seconds": cost.seconds, "train_tokens": round(tokens * epochs),
                  "peak_memory_bytes": cost.peak_memory_bytes}})
@@ -178,4 +182,7 @@ def _describe(variant: Variant, facts: dict[str, Any]) -> str:
     what = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "full": "all weights"}[variant.method]
     where = "a classification head" if variant.objective == "head" else "the instruction"
     share = facts["training"]["trainable_parameters"] / facts["training"]["total_parameters"]
-    return f"{what} tuned with {where} on {facts['training']['rows']:,} rows, {share:.2%} of the weights trained"
+    used = facts["training"]["arguments"]
+    batch = used["per_device_train_batch_size"] * used["gradient_accumulation_steps"]
+    return (f"{what} tuned with {where} on {facts['training']['rows']:,} rows, {share:.2%} of the weights trained, learning rate "
+            f"{used['learning_rate']:.2g}, {facts['training']['epochs']:.3g} epochs, batches of {batch}")

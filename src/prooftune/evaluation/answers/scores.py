@@ -52,8 +52,15 @@ def require_libraries() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answered:
-    """The final answers of one variant and their columns."""
+class Answered:
+    """The final answers of one variant.
+
+    Attributes:
+        outputs: one for each question, empty for "no answer".
+        columns: their per-example columns.
+        primary: the primary metric of each, [n].
+        threshold: how the no-answer threshold was chosen; None where there is none.
+    """
 
     outputs: list[str]
     columns: Columns
@@ -79,32 +86,32 @@ def score_answers(study: Study, results: Sequence[VariantResult], recipe: Recipe
     """
     check_comparable(study, results)
     settings, (primary, title) = recipe.evaluation, PRIMARY[recipe.task]
-    answered = {r.name: _answered(study, r, primary, recipe) for r in results}
-    tables = resampled([a.columns.values for a in answered.values()], settings.resamples, recipe.seed)
-    drawn = dict(zip(answered, tables, strict=True))
-    samples = {name: rates(drawn[name], a.columns.names) for name, a in answered.items()}
-    values = {name: measure(a.columns) for name, a in answered.items()}
+    finals = {r.name: answered(study, r, recipe) for r in results}
+    tables = resampled([a.columns.values for a in finals.values()], settings.resamples, recipe.seed)
+    drawn = dict(zip(finals, tables, strict=True))
+    samples = {name: rates(drawn[name], a.columns.names) for name, a in finals.items()}
+    values = {name: measure(a.columns) for name, a in finals.items()}
     variants = {r.name: {
         "kind": r.kind, "role": role(recipe.variants[r.name]), "context": recipe.variants[r.name].context, "n": len(study.test),
-        "validation_quality": _on_validation(study, r, answered[r.name], primary),
-        "metrics": {name: _interval(name, value, samples[r.name][name], answered[r.name].columns, settings.confidence)
+        "validation_quality": _on_validation(study, r, finals[r.name], primary),
+        "metrics": {name: _interval(name, value, samples[r.name][name], finals[r.name].columns, settings.confidence)
                     for name, value in values[r.name].items()},
-        "no_answer": answered[r.name].threshold, "signatures": answered[r.name].columns.signatures,
-        "retrieval": r.details.get("retrieval"), "citations": _citations(study, r, answered[r.name].outputs, recipe),
-        **_counts(r.test, answered[r.name].outputs)} for r in results}
+        "no_answer": finals[r.name].threshold, "signatures": finals[r.name].columns.signatures,
+        "retrieval": r.details.get("retrieval"), "citations": _citations(study, r, finals[r.name].outputs, recipe),
+        **_counts(r.test, finals[r.name].outputs)} for r in results}
     scores: dict[str, Any] = {
         "task": recipe.task, "primary": primary, "primary_title": title,
         "n": len(study.test), "validation_n": len(study.validation), "seed": recipe.seed,
         "resamples": settings.resamples, "confidence": settings.confidence, "labels": [],
         "support": {s: sum(e.stratum == s for e in study.test) for s in (ANSWERABLE, UNANSWERABLE)},
         "notes": list(notes), "variants": variants,
-        "comparisons": _compare(_pairs(results, recipe), answered, values, samples, settings.confidence, primary, recipe.seed)}
+        "comparisons": _compare(_pairs(results, recipe), finals, values, samples, settings.confidence, primary, recipe.seed)}
     scores["verdict"] = verdict(scores)
-    finals = {r.name: VariantResult(r.name, r.kind, _final(r.test, answered[r.name].outputs), r.validation, r.details, r.folder)
+    shown = {r.name: VariantResult(r.name, r.kind, _final(r.test, finals[r.name].outputs), r.validation, r.details, r.folder)
               for r in results}
     scores["changed"] = changed_examples(
-        study, finals, {name: a.primary >= RIGHT for name, a in answered.items()},
-        {name: a.primary for name, a in answered.items()}, scores["verdict"])
+        study, shown, {name: a.primary >= RIGHT for name, a in finals.items()},
+        {name: a.primary for name, a in finals.items()}, scores["verdict"])
     return dict(tidy(scores))
 
 
@@ -115,14 +122,16 @@ def role(variant: Variant) -> str:
     return RETRIEVAL if variant.context == "retrieved" and variant.kind != "tuned" else variant.kind
 
 
-def _answered(study: Study, result: VariantResult, primary: str, recipe: Recipe) -> _Answered:
+def answered(study: Study, result: VariantResult, recipe: Recipe) -> Answered:
+    """The final answers of one variant to the test questions, after its threshold, with their scores."""
+    primary, _ = PRIMARY[recipe.task]
     threshold = _threshold(study, result)
     outputs = final_outputs(result.test, threshold["value"] if threshold else None)
     references = [e.references or () for e in study.test]
     columns = answer_columns(outputs, references, **_bertscore(outputs, references, recipe))
     scores = squad.score(outputs, references)
     per_example = scores.f1 if primary == "f1" else columns.values[:, columns.names.index(primary)]
-    return _Answered(outputs, columns, per_example, threshold)
+    return Answered(outputs, columns, per_example, threshold)
 
 
 def final_outputs(predictions: Sequence[Prediction], threshold: float | None) -> list[str]:
@@ -185,7 +194,7 @@ def _citations(study: Study, result: VariantResult, outputs: Sequence[str], reci
     return facts
 
 
-def _on_validation(study: Study, result: VariantResult, answered: _Answered, primary: str) -> float | None:
+def _on_validation(study: Study, result: VariantResult, answered: Answered, primary: str) -> float | None:
     if not result.validation:
         return None
     outputs = final_outputs(result.validation, answered.threshold["value"] if answered.threshold else None)
@@ -208,7 +217,7 @@ def _interval(name: str, value: float, samples: Floats, columns: Columns, confid
 
 
 def _compare(
-    chosen: Sequence[tuple[str, str]], answered: Mapping[str, _Answered], values: Mapping[str, Mapping[str, float]],
+    chosen: Sequence[tuple[str, str]], answered: Mapping[str, Answered], values: Mapping[str, Mapping[str, float]],
     samples: Mapping[str, Mapping[str, Floats]], confidence: float, primary: str, seed: int,
 ) -> list[dict[str, Any]]:
     """Differences of pairs in every metric with paired bootstrap intervals; the primary one's by a sign-flip test."""
