@@ -182,7 +182,7 @@ def search(
     lines, notices = search_lines(folder, question, k, mode, rerank)  # type: ignore[arg-type]
     for line in lines:
         place = ", ".join([line["source"], *([f"page {line['page']}"] if line["page"] else []), *filter(None, [line["section"]])])
-        print(f"{line['rank']}. {place}  ({line['score']:.3f})\n   {' '.join(line['text'].split())}\n")
+        print(f"{line['rank']}. {place}  ({rerank or mode} score {line['score']:.3f})\n   {' '.join(line['text'].split())}\n")
     for notice in notices:
         print(f"note: {notice}", file=sys.stderr)
 
