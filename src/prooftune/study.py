@@ -25,7 +25,7 @@ from prooftune.records import SPLITS, Example, SplitName, Study, VariantResult
 from prooftune.tasks import task
 from prooftune.tasks.prompts import Encoder
 from prooftune.variants.context import Context, Outcome
-from prooftune.variants.passages import PASSAGES, Passages, check_documents, shows_passages
+from prooftune.variants.passages import PASSAGES, Passages, check_documents, documents_digest, shows_passages
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,8 @@ def _variant(
     passages: Passages,
 ) -> VariantResult:
     """Run one variant, or read back its result if nothing that it depends on has changed."""
-    print_ = fingerprint([data_print, variant.model_dump(), *_inputs(chosen, variant)])
+    shown = [documents_digest(chosen, base)] if shows_passages(variant) else []
+    print_ = fingerprint([data_print, variant.model_dump(), *_inputs(chosen, variant), *shown])
     if runs.is_done(folder, print_):
         say(f"{name}: unchanged", "dim")
         return runs.read_result(folder, variant.kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -184,16 +185,41 @@ def test_the_gold_passage_is_only_brought_by_search_except_in_the_oracle(retriev
     assert [p.retrieved for p in predictions] == [tuple(h.chunk.id for h in found) for found in hits]
 
 
-def test_the_bundle_of_a_retriever_brings_its_passages(retrieval: Result) -> None:
-    assert retrieval.bundle is not None
-    facts = read_json(retrieval.bundle / "bundle.json")
-    loaded = prooftune.load(retrieval.bundle)
-    assert isinstance(loaded, Answerer)
-    if facts["retrieval"] is None:
-        assert loaded.fields == ["question"] and not (retrieval.bundle / "index").exists()
-        return
-    [reply] = loaded.predict(["what is planet 7"], progress=False)
-    assert reply.retrieved and set(reply.sources) <= set(reply.retrieved)
+def test_the_bundle_of_a_retriever_brings_its_passages(retrieval: Result, tmp_path: Path) -> None:
+    values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
+    shutil.copytree(retrieval.folder, tmp_path / "run")
+    values["variants"] = {name: values["variants"][name] for name in ("base", "raft")}
+    result = prooftune.run(values, tmp_path / "run")  # nothing is computed again
+    assert result.bundle is not None and read_json(result.bundle / "bundle.json")["variant"] == "raft"
+    loaded = prooftune.load(result.bundle)
+    assert isinstance(loaded, Answerer) and loaded.fields == ["question"]
+    study = read_study(result.folder / "data")
+    replies = loaded.predict([e.inputs["question"] for e in study.test], progress=False)
+    predictions = read_predictions(result.folder / "variants" / "raft" / "predictions.parquet")
+    shown = read_json(result.folder / "variants" / "raft" / "passages.json")
+    assert [reply.answer for reply in replies] == [p.output for p in predictions]
+    texts = [[source.text for source in reply.retrieved] for reply in replies]
+    assert texts == [[shown[i]["text"] for i in p.retrieved] for p in predictions]
+    assert any(reply.sources for reply in replies)
+    assert all(set(reply.sources) <= set(reply.retrieved) for reply in replies)
+
+
+def test_changed_documents_are_searched_again_and_nothing_else_is_done_again(retrieval: Result, tmp_path: Path) -> None:
+    values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
+    shutil.copytree(retrieval.folder, tmp_path / "run")
+    shutil.copytree(values["retrieval"]["documents"], tmp_path / "documents")
+    values["retrieval"]["documents"] = str(tmp_path / "documents")
+    values["variants"] = {name: values["variants"][name] for name in ("base", "base+retrieval")}
+    prooftune.run(values, tmp_path / "run")
+    places = {name: tmp_path / "run" / "variants" / name / "predictions.parquet" for name in values["variants"]}
+    written = {name: place.stat().st_mtime_ns for name, place in places.items()}
+    facts = tmp_path / "documents" / "facts.json"
+    facts.write_text(facts.read_text().replace("is very new", "was very new"))
+    prooftune.run(values, tmp_path / "run")
+    assert places["base"].stat().st_mtime_ns == written["base"]
+    assert places["base+retrieval"].stat().st_mtime_ns > written["base+retrieval"]
+    shown = read_json(tmp_path / "run" / "variants" / "base+retrieval" / "passages.json")
+    assert all("was very new" in passage["text"] for passage in shown.values())
 
 
 def test_gold_passages_that_are_in_no_document_are_an_error(retrieval: Result, tmp_path: Path) -> None:

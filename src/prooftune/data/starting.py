@@ -42,9 +42,9 @@ variants:
 
 RETRIEVAL = """
 # retrieval:                     # show passages of your documents beside the questions (PDF, HTML, Markdown, text, JSON)
-#   documents: documents         # then add variants such as  with-passages: {{kind: zero-shot, context: retrieved}}
+#   documents: documents         # then add variants such as  with-passages: {kind: zero-shot, context: retrieved}
 #   passages: 3
-""".replace("{{", "{").replace("}}", "}")
+"""
 
 QUESTIONS = """\
 # {file}: questions, tuned and compared with simpler ways.

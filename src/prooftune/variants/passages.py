@@ -13,6 +13,7 @@ from prooftune import references
 from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.errors import UsageError
 from prooftune.evaluation.statistics import percentile_interval, resampled
+from prooftune.files import sha256
 from prooftune.progress import say
 from prooftune.recipe import Recipe, Variant
 from prooftune.records import Example, Study
@@ -46,6 +47,17 @@ def check_documents(recipe: Recipe, base: Path) -> None:
 
     files, skipped = find(recipe.retrieval.documents, base)
     refuse_none(recipe.retrieval.documents, len(files), skipped)
+
+
+def documents_digest(recipe: Recipe, base: Path) -> Any:
+    """What identifies the content of the documents: their digests, or the name of a package that holds them."""
+    if recipe.retrieval is None or references.is_reference(recipe.retrieval.documents):
+        return None if recipe.retrieval is None else recipe.retrieval.documents
+    from prooftune.retrieval.finding import find
+
+    files, _ = find(recipe.retrieval.documents, base)
+    holders = {file.path.resolve() for file in files}  # an archive holds several
+    return [sorted(file.id for file in files), sorted(sha256(path) for path in holders)]
 
 
 class Passages:

@@ -26,6 +26,10 @@ from prooftune.variants.forgetting import general_text, perplexity
 from prooftune.variants.prompting import score_splits
 
 TRAINED = "trained"
+_RECORDED = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+             "weight_decay", "bf16", "fp16", "seed")
+"""Training arguments that a reader wants to see, whether the recipe names them or not."""
+
 _PROBE_WORDS = ("The", "yes", "no", "unanswerable")
 """Answers whose probabilities are compared where a study has no labels."""
 
@@ -59,9 +63,10 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
     model = adapters.load(
         context.model_folder, place / TRAINED, context.recipe.model, quantization=context.recipe.quantization,
         labels=context.study.labels if head else None, max_length=rendering.max_length)
-    if variant.adapter:
+    if variant.adapter:  # proved when it was trained
         outcome = score_splits(context, model, encoder, name, f"what {variant.adapter} has learned")
         outcome.details["objective"], outcome.details["method"] = variant.objective, facts["method"]
+        outcome.details["weights_sha256"] = _digests(place)
         return outcome
     _prove_restored(model, encoder, context, head, facts["probe"], exact=variant.method != "full")
     outcome = score_splits(context, model, encoder, name, _describe(variant, facts), head=head)
@@ -69,9 +74,13 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
         facts["cost"]["peak_memory_bytes"], outcome.details["cost"]["peak_memory_bytes"])}
     outcome.details["training"] = facts["training"]
     outcome.details["objective"], outcome.details["method"] = variant.objective, variant.method
-    outcome.details["weights_sha256"] = {p.name: sha256(p) for p in sorted((context.folder / TRAINED).glob("*.safetensors"))}
+    outcome.details["weights_sha256"] = _digests(place)
     outcome.details |= _before_and_after(context, model, variant, *text)
     return outcome
+
+
+def _digests(place: Path) -> dict[str, str]:
+    return {p.name: sha256(p) for p in sorted((place / TRAINED).glob("*.safetensors"))}
 
 
 def _train(context: Context, variant: Variant, name: str, encoder: Encoder, facts_file: Path) -> None:
@@ -116,9 +125,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     write_json(facts_file, {
         "method": variant.method,
         "training": {"log_history": history, "trainable_parameters": trainable, "total_parameters": total, "rows": len(rows),
-                     "epochs": epochs, "resumed": resumed, "arguments": {
-                         name: getattr(arguments, name) for name in ("learning_rate", "num_train_epochs", "max_steps",
-                         "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "bf16", "fp16", "seed")}},
+                     "epochs": epochs, "resumed": resumed, "arguments": {name: getattr(arguments, name) for name in _RECORDED}},
         "probe": {"before": before.tolist(), "after": after.tolist()},
         "cost": {"train_seconds": cost.seconds, "train_tokens": round(tokens * epochs),
                  "peak_memory_bytes": cost.peak_memory_bytes}})
