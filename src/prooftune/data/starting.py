@@ -2,17 +2,32 @@
 
 MANY_CUT = "\n  max_truncated: 1.0             # share of texts that may be cut; 0.2 unless said"
 
-LABELS = """\
-# {file}: tuned and compared with simpler ways.
+RETRIEVAL = """
+# retrieval:                     # show passages of your documents beside the questions (PDF, HTML, Markdown, text, JSON)
+#   documents: documents         # then add variants such as  with-passages: {kind: zero-shot, context: retrieved}
+#   passages: 3
+"""
+
+_HEAD = """\
+# {file}: <what>tuned and compared with simpler ways.
 #
 #   prooftune check {recipe}     audits the data and estimates time and memory
 #   prooftune run {recipe}       runs everything; the report ends up in runs/{name}/report.html
 name: {name}
-task: classification
+task: <task>
 seed: 0
 
 data:
 {data}
+"""
+
+_LEARNING = """
+lora: {{r: 16, lora_alpha: 32, target_modules: all-linear}}
+training:                        # transformers.TrainingArguments fields
+  learning_rate: 1e-3            # for a small model; 2e-4 for 1B parameters and more
+"""
+
+LABELS = _HEAD.replace("<what>", "").replace("<task>", "classification") + """\
   # test: "another file"         # without one, 20% of the rows are set aside, each label in its share
   # validation: "another file"   # without one, 10% of the rest
   limit: {{train: 2000, validation: 300, test: 1000}}   # raise or remove it when the first run looks right
@@ -24,10 +39,7 @@ model: smollm2-135m-instruct     # or a hub name such as meta-llama/Llama-3.2-1B
 
 prompt:
   max_length: {max_length}                # tokens; longer texts are shortened and counted
-
-lora: {{r: 16, lora_alpha: 32, target_modules: all-linear}}
-training:                        # transformers.TrainingArguments fields
-  learning_rate: 1e-3            # for a small model; 2e-4 for 1B parameters and more
+""" + _LEARNING + """\
   num_train_epochs: 2
   per_device_train_batch_size: 16
 
@@ -40,23 +52,7 @@ variants:
   tuned:
 """
 
-RETRIEVAL = """
-# retrieval:                     # show passages of your documents beside the questions (PDF, HTML, Markdown, text, JSON)
-#   documents: documents         # then add variants such as  with-passages: {kind: zero-shot, context: retrieved}
-#   passages: 3
-"""
-
-QUESTIONS = """\
-# {file}: questions, tuned and compared with simpler ways.
-#
-#   prooftune check {recipe}     audits the data and estimates time and memory
-#   prooftune run {recipe}       runs everything; the report ends up in runs/{name}/report.html
-name: {name}
-task: {task}
-seed: 0
-
-data:
-{data}
+QUESTIONS = _HEAD.replace("<what>", "questions, ").replace("<task>", "{task}") + """\
   # test: "another file"         # without one, 20% of the questions are set aside
   splitting: {{method: {method}}}
   limit: {{train: 1000, validation: 200, test: 500}}    # raise or remove it when the first run looks right
@@ -69,10 +65,7 @@ model: smollm2-135m-instruct     # or a hub name such as meta-llama/Llama-3.2-1B
 prompt:
   max_length: 512                # tokens; longer contexts are read in overlapping windows
 answering: {answering}
-{retrieval}
-lora: {{r: 16, lora_alpha: 32, target_modules: all-linear}}
-training:                        # transformers.TrainingArguments fields
-  learning_rate: 1e-3            # for a small model; 2e-4 for 1B parameters and more
+{retrieval}""" + _LEARNING + """\
   num_train_epochs: 1
   per_device_train_batch_size: 8
 
