@@ -190,6 +190,7 @@ def _describe(variant: Variant, facts: dict[str, Any]) -> str:
     where = "a classification head" if variant.objective == "head" else "the instruction"
     share = facts["training"]["trainable_parameters"] / facts["training"]["total_parameters"]
     used = facts["training"]["arguments"]
+    epochs = facts["training"]["epochs"]
     batch = used["per_device_train_batch_size"] * used["gradient_accumulation_steps"]
     return (f"{what} tuned with {where} on {facts['training']['rows']:,} rows, {share:.2%} of the weights trained, learning rate "
-            f"{used['learning_rate']:.2g}, {facts['training']['epochs']:.3g} epochs, batches of {batch}")
+            f"{used['learning_rate']:.2g}, {epochs:.3g} epoch{'s' if epochs != 1 else ''}, batches of {batch}")
