@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from prooftune import __version__, recipe, references, runs
+from prooftune.data import contexts
 from prooftune.environment import environment
 from prooftune.errors import UsageError
 from prooftune.files import fingerprint, read_json, sha256, write_json, write_text
@@ -25,7 +26,7 @@ from prooftune.records import SPLITS, Example, SplitName, Study, VariantResult
 from prooftune.tasks import task
 from prooftune.tasks.prompts import Encoder
 from prooftune.variants.context import Context, Outcome
-from prooftune.variants.passages import PASSAGES, Passages, check_documents, documents_digest, shows_passages
+from prooftune.variants.passages import PASSAGES, Passages, check_documents, documents_digest, searches_contexts, shows_passages
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,16 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
 
         require_libraries()
         check_documents(chosen, base)
+    if chosen.judge is not None:
+        from prooftune.judge.study import say_if_unreachable
+
+        say_if_unreachable(chosen.judge)
     with runs.locked(folder):
         write_text(folder / "recipe.yaml", recipe.dump(chosen))
         study, data_print = prepare(chosen, base, folder)
         results = []
         models = _SharedModel(chosen)
-        passages = Passages(chosen, base, folder / "index")
+        passages = Passages(chosen, base, folder)
         for name, variant in chosen.variants.items():
             place = folder / "variants" / name
             results.append(_variant(chosen, study, data_print, name, variant, place, base, models, passages))
@@ -94,7 +99,7 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     print_ = fingerprint({
         "data": chosen.data.model_dump(), "audit": chosen.audit.model_dump(), "seed": chosen.seed, "version": __version__,
         "prompt": chosen.prompt.model_dump(), "model": chosen.model.name, "task": chosen.task,
-        "sources": {name: _source_digest(chosen, name, base) for name in SPLITS}})
+        "sources": {name: _source_digest(chosen, name, base) for name in SPLITS}, "searched": searches_contexts(chosen)})
     place = folder / "data"
     if runs.is_done(place, print_):
         say("data and audit: unchanged", "dim")
@@ -103,6 +108,8 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     study, report = prepare_data(chosen, base, lambda loaded: token_lengths(chosen, loaded))
     write_json(place / "audit.json", report.to_json())
     report.refuse()
+    if searches_contexts(chosen):
+        study = contexts.collect(study, place)
     runs.write_study(place, study)
     runs.finish(place, print_)
     what = f"rows, {len(study.labels)} labels" if study.labels else "questions"
@@ -124,10 +131,10 @@ def evaluate(chosen: Recipe, study: Study, results: list[VariantResult], folder:
         from prooftune.evaluation.answers.scores import score_answers
 
         scores = score_answers(study, results, chosen)
-        if chosen.judge is not None:
-            from prooftune.judge.study import judge_study
+    if chosen.judge is not None:
+        from prooftune.judge.study import judge_study
 
-            scores["judge"] = judge_study(chosen, chosen.judge, study, results, scores, folder / "judge", base)
+        scores["judge"] = judge_study(chosen, chosen.judge, study, results, scores, folder / "judge", base)
     write_json(folder / "scores.json", scores)
     facts = {
         "name": chosen.name, "recipe": recipe.dump(chosen), "scores": scores, "notes": study.notes, "seed": chosen.seed,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from prooftune.errors import Failure, UsageError
-from prooftune.judge import Item, Judgements, judge, summary
+from prooftune.judge import Item, Judgements, asking, judge, summary
 from prooftune.judge import endpoint as limits
 from prooftune.recipe.judging import Judge as Settings
 
@@ -146,6 +146,18 @@ def test_no_endpoint_at_all(settings: Make, tmp_path: Path) -> None:
     figures = counts(judge(ITEMS, settings(base_url="http://127.0.0.1:9/v1", retries=1), tmp_path))
     assert figures["reasons"] == {limits.NO_CONNECTION: 6}
     assert figures["mean"] is None and figures["failure_rate"] == 1
+
+
+def test_a_dead_endpoint_is_not_asked_for_hours(endpoint_server: server.Judge, settings: Make, tmp_path: Path) -> None:
+    items = [Item(str(n), f"What is {n} again?", "?") for n in range(60)]
+    endpoint_server.act = lambda h, c, a: h.hang_up()
+    figures = counts(judge(items, settings(retries=1, concurrency=2), tmp_path))
+    assert figures["reasons"] == {limits.NO_CONNECTION: 60}
+    assert len(endpoint_server.seen) <= 2 * (asking.GIVE_UP + 4)
+    # One that got through before is asked to the end.
+    endpoint_server.act = lambda h, c, a: h.hang_up() if 0 < number_of(c) < 50 else False
+    figures = counts(judge(items, settings(retries=0, concurrency=1), tmp_path / "other"))
+    assert figures["n"] == 11 and figures["reasons"] == {limits.NO_CONNECTION: 49}
 
 
 def test_never_more_requests_at_once_than_wanted(endpoint_server: server.Judge, settings: Make, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from prooftune.evaluation.answers.scores import score_answers
 from prooftune.judge import local
-from prooftune.judge.study import judge_study
+from prooftune.judge.study import judge_study, say_if_unreachable
 from prooftune.recipe import Judge, parse
 from prooftune.records import Example, Prediction, Study, VariantResult
 
@@ -44,3 +45,31 @@ def test_a_local_model_judges_every_variant_that_a_model_gave(
 
     monkeypatch.setattr(local, "generate", never)
     assert judge_study(chosen, settings, study, results, scores, tmp_path / "judge", tmp_path) == told
+
+
+def test_labels_are_judged_too(model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = parse({"name": "c", "data": {"train": "c.csv"}, "evaluation": {"resamples": 200},
+                    "judge": {"model": str(model_folders["llama3"]), "criteria": ["correctness"], "max_tokens": 4},
+                    "variants": {"tfidf": None, "zero-shot": None, "tuned": None}})
+    assert chosen.judge is not None
+    examples = [Example(f"t{i}", {"text": f"good film {i}"}, "good") for i in range(6)]
+    study = Study([], [], examples, ["bad", "good"])
+    labels = {"tfidf": "good", "zero-shot": "bad", "tuned": "good"}
+    results = [VariantResult(kind, kind, [Prediction(e.id, label, log_probs=(-1.0, -0.5)) for e in examples], [], {}, Path())
+               for kind, label in labels.items()]
+    shown: list[str] = []
+    monkeypatch.setattr(local, "completer", lambda *_: (
+        lambda prompts: [shown.append(p[1]["content"]) or json.dumps({"score": 5 if ">\ngood\n</answer" in p[1]["content"] else 1}
+                                                                     if "answer_a" not in p[1]["content"] else {"winner": "tie"})
+                         for p in prompts], "0" * 64))
+    scores = {"variants": {kind: {} for kind in labels}, "verdict": {"baseline": "zero-shot"}}
+    told = judge_study(chosen, chosen.judge, study, results, scores, tmp_path / "judge", tmp_path)
+    assert {name: v["criteria"]["correctness"]["mean"] for name, v in told["variants"].items()} == {"zero-shot": 1, "tuned": 5}
+    assert all("good film" in said and "bad, good?" in said and "<reference_answer>\ngood\n" in said for said in shown)
+
+
+def test_an_endpoint_where_nobody_listens_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("prooftune.judge.study.say", lambda sentence, *_: said.append(sentence))
+    say_if_unreachable(Judge(model="m", base_url="http://127.0.0.1:9/v1"))
+    assert len(said) == 1 and "nobody answers at http://127.0.0.1:9/v1" in said[0]

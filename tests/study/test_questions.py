@@ -204,6 +204,38 @@ def test_the_bundle_of_a_retriever_brings_its_passages(retrieval: Result, tmp_pa
     assert all(set(reply.sources) <= set(reply.retrieved) for reply in replies)
 
 
+def test_the_contexts_of_the_data_are_searched_and_each_is_its_question_s_gold(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
+    texts = [f"the planet {n} is very new {PLACES[n % 6]}. " + f"film review number {n} " * 4 for n in range(24)]
+    rows = [{"q": f"what is planet {n}", "a": PLACES[n % 6], "c": text} for n, text in enumerate(texts) for _ in range(2)]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    values = recipe(
+        tmp_path, "free-text-qa", learners["llama"], audit={"leak": "allow", "near_duplicates": None},
+        data={"train": str(tmp_path / "q.jsonl"), "text": {"question": "q", "context": "c"}, "label": "a", "group": "c",
+              "splitting": {"method": "grouped", "test": 0.3, "validation": 0.2}},
+        prompt={"max_length": 120, "template": "{question}"}, answering={"max_new_tokens": 4},
+        retrieval={"documents": "data:context", "passages": 1, "search": "bm25", "chunk_words": 8, "overlap_words": 0,
+                   "embedding": str(bert(tmp_path / "encoder"))},
+        variants={"base": {"kind": "zero-shot", "context": "none"},
+                  "oracle": {"kind": "zero-shot", "context": "gold", "prompt": {"template": RETRIEVAL}},
+                  "base+retrieval": {"kind": "zero-shot", "context": "retrieved", "prompt": {"template": RETRIEVAL}}})
+    result = prooftune.run(values, tmp_path / "run")
+    study = read_study(tmp_path / "run" / "data")
+    by_text = {text: e.gold for e in [*study.train, *study.validation, *study.test] for text in [e.inputs["context"]]}
+    assert len(by_text) == 24 and len(set(by_text.values())) == 24 and all(len(gold) == 1 for gold in by_text.values())
+    # Every plot is cut in several passages; the oracle shows the one that holds the answer.
+    shown = read_json(tmp_path / "run" / "variants" / "oracle" / "passages.json")
+    predictions = read_predictions(tmp_path / "run" / "variants" / "oracle" / "predictions.parquet")
+    for example, prediction in zip(study.test, predictions, strict=True):
+        passage = shown[prediction.retrieved[0]]
+        assert passage["key"] == example.gold[0] and f"{example.target}." in passage["text"]
+    assert result.scores["variants"]["base+retrieval"]["retrieval"]["recall@1"]["value"] > 0.5
+    del values["data"]["text"]["context"]
+    with pytest.raises(UsageError, match=r"has no context, and .* searches the contexts"):
+        prooftune.run(values, tmp_path / "other")
+
+
 def test_changed_documents_are_searched_again_and_nothing_else_is_done_again(retrieval: Result, tmp_path: Path) -> None:
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
     shutil.copytree(retrieval.folder, tmp_path / "run")

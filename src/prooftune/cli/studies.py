@@ -22,10 +22,21 @@ RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe 
                                                "(prooftune recipes lists them).")]
 
 
+_DEMOS = {"reviews": "demo", "qa": "demo-qa"}
+
+
 @app.command()
-def demo(out: Out = None) -> None:
-    """Tune the small embedded model on film reviews and compare it with everything else. No hub, no GPU, about 5 minutes."""
-    _run("demo", out, [])
+def demo(
+    which: Annotated[str, typer.Argument(help="reviews (good or bad?) or qa (questions on plots, with retrieval and citations).")]
+    = "reviews",
+    out: Out = None,
+) -> None:
+    """Tune the small embedded model and compare it with everything else. No hub, no GPU, about 5 minutes."""
+    from prooftune.errors import UsageError, nearest
+
+    if which not in _DEMOS:
+        raise UsageError(f"demo: one of {', '.join(_DEMOS)}, found '{which}'{nearest(which, _DEMOS)}")
+    _run(_DEMOS[which], out, [])
 
 
 @app.command()

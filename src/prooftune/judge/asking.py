@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import Failure, UsageError
 from prooftune.judge import cache
-from prooftune.judge.endpoint import LATE, endpoint_of
+from prooftune.judge.endpoint import LATE, NO_CONNECTION, endpoint_of
 from prooftune.judge.records import Complete, Message, Reply
 from prooftune.progress import bar
 
 if TYPE_CHECKING:
     from prooftune.recipe.judging import Judge
+
+GIVE_UP = 8
+"""Requests that find no connection, each after all repetitions and none before having got through, until nobody is asked."""
 
 LOCAL_BATCH = 16
 """Conversations that a local model gets at a time: what a kill can lose."""
@@ -60,8 +63,17 @@ def _from_endpoint(requests: Requests, settings: Judge) -> Generator[tuple[str, 
     pool = ThreadPoolExecutor(settings.concurrency, "judge")
     try:
         futures = {pool.submit(endpoint.ask, request["messages"]): key for key, request in requests.items()}
+        lost = 0  # first requests without a connection; none once one got through
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            reply = future.result()
+            if reply.failure == NO_CONNECTION:
+                lost += 1
+            elif not stop.is_set():
+                lost = -len(futures)
+            if lost >= GIVE_UP and reply.failure in (NO_CONNECTION, LATE):
+                stop.set()
+                reply = Reply("", failure=NO_CONNECTION, detail=reply.detail or f"not asked: nobody answered {GIVE_UP} others")
+            yield futures[future], reply
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.evaluation.answers.scores import final_outputs
@@ -18,11 +20,27 @@ from prooftune.recipe import Judge, Recipe
 from prooftune.records import Study, VariantResult
 
 
+def say_if_unreachable(settings: Judge) -> None:
+    """Warn of an endpoint where nobody listens before hours are spent on what it is to judge.
+
+    No error: it may be started until then, and a later run of the study asks for what failed.
+    """
+    if settings.base_url is None:
+        return
+    address = urlsplit(settings.base_url)
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        say(f"judge: nobody answers at {settings.base_url} ({error.strerror or error}). Start it before the variants are done "
+            "(with Ollama: ollama serve), or leave the judge out: --set judge=null", "yellow")
+
+
 def judge_study(
     chosen: Recipe, settings: Judge, study: Study, results: Sequence[VariantResult], scores: dict[str, Any], folder: Path,
     base: Path,
 ) -> dict[str, Any]:
-    """Ask the judge about the answers of all variants that a model gave.
+    """Ask the judge about the answers, or labels, of all variants that a model gave.
 
     Args:
         chosen: for the level of confidence, the resamples and the seed.
@@ -51,7 +69,7 @@ def judge_study(
         human = read_human(base / settings.human, list(settings.criteria), settings.scale)
     options: dict[str, Any] = {"resamples": chosen.evaluation.resamples, "confidence": chosen.evaluation.confidence,
                                "seed": chosen.seed}
-    items = {r.name: _items(study, r, scores) for r in results if r.kind != "majority"}
+    items = {r.name: _items(study, r, scores) for r in results if r.kind not in ("majority", "tfidf")}
     judged = {name: judge(answers, settings, folder, complete, chosen.seed) for name, answers in items.items()}
     for name, found in judged.items():
         failed = sum(j.score is None for j in found.judgements)
@@ -68,6 +86,10 @@ def judge_study(
 
 
 def _items(study: Study, result: VariantResult, scores: dict[str, Any]) -> list[Item]:
+    if study.labels:
+        asked = f"\n\nWhich of these labels fits the text above: {', '.join(study.labels)}?"
+        return [Item(e.id, "\n".join(e.inputs.values()) + asked, p.output, (e.target or "",))
+                for e, p in zip(study.test, result.test, strict=True)]
     threshold = (scores["variants"][result.name].get("no_answer") or {}).get("value")
     answers = final_outputs(result.test, threshold)
     return [Item(e.id, e.inputs[QUESTION], answer, e.references, e.inputs.get(CONTEXT, ""))

@@ -4,7 +4,7 @@
 problem it finds at once, each with the place in the recipe and the nearest known word.
 """
 
-from prooftune.recipe.asking import Answering, Model, Prompt, Retrieval, Scoring
+from prooftune.recipe.asking import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.base import Section
 from prooftune.recipe.data import TASKS, Audit, Data, Limit, Reading, Source, Split, Task
 from prooftune.recipe.judging import Judge
@@ -13,7 +13,7 @@ from prooftune.recipe.sections import Evaluation, Recipe
 from prooftune.recipe.variants import KINDS, Variant, VariantKind
 
 __all__ = [
-    "KINDS", "TASKS", "Answering", "Audit", "Data", "Evaluation", "Judge", "Limit", "Model", "Prompt", "Reading", "Recipe",
-    "Retrieval", "Scoring", "Section", "Source", "Split", "Task", "Variant", "VariantKind", "describe_shipped", "dump", "load",
-    "parse", "shipped",
+    "DATA_CONTEXT", "KINDS", "TASKS", "Answering", "Audit", "Data", "Evaluation", "Judge", "Limit", "Model", "Prompt", "Reading",
+    "Recipe", "Retrieval", "Scoring", "Section", "Source", "Split", "Task", "Variant", "VariantKind", "describe_shipped", "dump",
+    "load", "parse", "shipped",
 ]

@@ -67,11 +67,16 @@ class Answering(Section):
     hub). None: not computed."""
 
 
+DATA_CONTEXT = "data:context"
+"""The document collection that consists of the data's own contexts."""
+
+
 class Retrieval(Section):
     """Where passages come from for variants with ``context: retrieved``."""
 
     documents: str
-    """A file, a folder, a zip archive or a pattern of PDF, HTML, Markdown, text or JSON files, or a package reference."""
+    """A file, a folder, a zip archive or a pattern of PDF, HTML, Markdown, text or JSON files, or a package reference.
+    ``data:context``: the contexts that the data's questions came with, each the gold passage of its own."""
     passages: int = Field(default=3, gt=0)
     """Passages shown with a question, as far as they fit."""
     search: Literal["bm25", "dense", "fused"] = "fused"

@@ -106,7 +106,7 @@ def dump(recipe: Recipe) -> str:
         if values["data"][split] is not None:
             values["data"][split] = said["data"][split]
     if recipe.task == "classification":
-        del values["answering"], values["retrieval"], values["judge"]
+        del values["answering"], values["retrieval"]
     for name, variant in values["variants"].items():
         used = ["kind", *USED[variant["kind"]]]
         if recipe.task == "classification":

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from prooftune.recipe.asking import Answering, Model, Prompt, Retrieval, Scoring
+from prooftune.recipe.asking import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.base import Name, Section
 from prooftune.recipe.data import Audit, Data, Task
 from prooftune.recipe.judging import Judge
@@ -82,9 +82,11 @@ class Recipe(Section):
     def _fits_the_task(self) -> Self:
         problems = []
         answers, classifies = self.task != "classification", self.task == "classification"
-        for section in ("answering", "retrieval", "judge"):
+        for section in ("answering", "retrieval"):
             if classifies and section in self.model_fields_set and getattr(self, section) is not None:
                 problems.append(f"'{section}' means nothing for task: classification")
+        if self.retrieval and self.retrieval.documents == DATA_CONTEXT and self.data.gold:
+            problems.append(f"data.gold contradicts retrieval.documents: {DATA_CONTEXT}: a question's own context is its gold")
         for name, variant in self.variants.items():
             place = f"variants.{name}"
             strange = [name for name in OF_QUESTIONS if name in variant.model_fields_set] if classifies else []

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import references
+from prooftune.data import contexts
 from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.errors import UsageError
 from prooftune.evaluation.statistics import percentile_interval, resampled
 from prooftune.files import sha256
 from prooftune.progress import say
-from prooftune.recipe import Recipe, Variant
+from prooftune.recipe import DATA_CONTEXT, Recipe, Variant
 from prooftune.records import Example, Study
 
 if TYPE_CHECKING:
@@ -34,13 +35,23 @@ def shows_passages(variant: Variant) -> bool:
     return variant.context in ("retrieved", "gold", "random")
 
 
+def searches_contexts(recipe: Recipe) -> bool:
+    """Whether the document collection consists of the data's own contexts."""
+    return recipe.retrieval is not None and recipe.retrieval.documents == DATA_CONTEXT
+
+
+def _elsewhere(recipe: Recipe) -> bool:
+    """Whether the documents are no files of the user's, to be looked at before anything is computed."""
+    return recipe.retrieval is None or references.is_reference(recipe.retrieval.documents) or searches_contexts(recipe)
+
+
 def check_documents(recipe: Recipe, base: Path) -> None:
     """Look whether the recipe's documents are there, before anything is computed.
 
     Raises:
         UsageError: there are none, or what reads them is not installed.
     """
-    if recipe.retrieval is None or references.is_reference(recipe.retrieval.documents):
+    if recipe.retrieval is None or _elsewhere(recipe):
         return
     from prooftune.retrieval.documents import refuse_none
     from prooftune.retrieval.finding import find
@@ -51,7 +62,7 @@ def check_documents(recipe: Recipe, base: Path) -> None:
 
 def documents_digest(recipe: Recipe, base: Path) -> Any:
     """What identifies the content of the documents: their digests, or the name of a package that holds them."""
-    if recipe.retrieval is None or references.is_reference(recipe.retrieval.documents):
+    if recipe.retrieval is None or _elsewhere(recipe):
         return None if recipe.retrieval is None else recipe.retrieval.documents
     from prooftune.retrieval.finding import find
 
@@ -66,7 +77,7 @@ class Passages:
     Args:
         recipe: with a ``retrieval`` section.
         base: folder against which the documents' path is resolved.
-        folder: where the index is kept, usually in the run folder.
+        folder: the run folder, in which the index is kept.
     """
 
     def __init__(self, recipe: Recipe, base: Path, folder: Path) -> None:
@@ -111,13 +122,17 @@ class Passages:
         wanted = self._recipe.retrieval
         if wanted is None:
             raise UsageError("context: retrieved needs a retrieval section with documents")
-        source = str(references.fetch(wanted.documents)) if references.is_reference(wanted.documents) else wanted.documents
+        source, place = wanted.documents, self._folder / "index"
+        if searches_contexts(self._recipe):
+            source = str((self._folder / "data" / contexts.FILE).resolve())
+        elif references.is_reference(source):
+            source = str(references.fetch(source))
         settings = Settings(embedding=wanted.embedding, words=wanted.chunk_words, overlap=wanted.overlap_words)
-        summary = build(source, self._folder, settings, self._base)
+        summary = build(source, place, settings, self._base)
         say(f"index: {summary.chunks:,} passages of {summary.documents:,} documents")
         for sentence in [*(f"{one.id} was left out: {one.reason}" for one in summary.skipped), *summary.notes]:
             say(f"  {sentence}", "yellow")
-        return open_index(self._folder, wanted.embedding)
+        return open_index(place, wanted.embedding)
 
     def _search(self, name: str, queries: Sequence[str]) -> list[list[Chunk]]:
         """The best passages for every query, kept under a name since several variants ask for the same."""
@@ -153,17 +168,21 @@ class Passages:
         return shown
 
     def _gold(self, split: str, examples: Sequence[Example]) -> list[list[Chunk]]:
-        """The passages that hold the answer: those the data names, else those found with the reference answer."""
+        """The passages that hold the answer, likeliest first: those the data names, else those found with the reference answer.
+
+        A long text that the data names was cut into several passages, of which one or two hold the answer.
+        """
         by_key: dict[str, list[Chunk]] = {}
         for chunk in self.index.chunks:
             by_key.setdefault(chunk.key, []).append(chunk)
         self._check_gold(examples, by_key)
         named = [[chunk for key in e.gold for chunk in by_key.get(key, ())] for e in examples]
-        if all(named):
+        if all(len(own) == 1 for own in named):
             return named
         asked = [f"{e.inputs[QUESTION]} {' '.join(e.references or ())}" for e in examples]
         found = self._search(f"{split} with answers", asked)
-        return [own or best[:1] for own, best in zip(named, found, strict=True)]
+        return [[chunk for chunk in best if chunk in own] + [chunk for chunk in own if chunk not in best] if own else best[:1]
+                for own, best in zip(named, found, strict=True)]
 
     def _check_gold(self, examples: Sequence[Example], known: Mapping[str, Any]) -> None:
         wanted = dict.fromkeys(key for e in examples for key in e.gold)
@@ -185,10 +204,12 @@ class Passages:
         if not rows:
             return {}
         found = self._search("test", [e.inputs[QUESTION] for e in study.test])
-        keys = [list(dict.fromkeys(chunk.key for chunk in found[i])) for i in rows]
-        gold = [study.test[i].gold for i in rows]
         shown = self._recipe.retrieval.passages if self._recipe.retrieval else DEPTH
-        values = {f"recall@{shown}": measures.recall(keys, gold, shown), f"recall@{DEPTH}": measures.recall(keys, gold, DEPTH),
+        # Of a text that was cut into several passages, each finds it.
+        keys = [list(dict.fromkeys(chunk.key for chunk in found[i])) for i in rows]
+        seen = [list(dict.fromkeys(chunk.key for chunk in found[i][:shown])) for i in rows]
+        gold = [study.test[i].gold for i in rows]
+        values = {f"recall@{shown}": measures.recall(seen, gold, shown), f"recall@{DEPTH}": measures.recall(keys, gold, DEPTH),
                   f"MRR@{DEPTH}": measures.reciprocal_rank(keys, gold, DEPTH), f"nDCG@{DEPTH}": measures.ndcg(keys, gold, DEPTH)}
         settings = self._recipe.evaluation
         tables = resampled([v[:, None] for v in values.values()], settings.resamples, self._recipe.seed)
