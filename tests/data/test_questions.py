@@ -73,6 +73,33 @@ def test_alpaca_and_plain_questions_need_no_options(tmp_path: Path) -> None:
     assert read(tmp_path / "b.csv", "free-text-qa")[0].inputs == {"question": "Who?"}
 
 
+def test_conversations_end_with_the_answer(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Rollo"}]
+    more = [{"role": "system", "content": "Be short."}, *turns, {"role": "user", "content": [{"type": "text", "text": "When?"}]},
+            {"role": "assistant", "content": "911"}]
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"id": i, "messages": m}) for i, m in enumerate([turns, more])))
+    first, second = read(tmp_path / "c.jsonl", "free-text-qa", id="id")
+    assert (first.inputs, first.references) == ({"question": "Who?"}, ("Rollo",))
+    assert second.inputs == {"question": "Be short.\n\nuser: Who?\n\nassistant: Rollo\n\nuser: When?"}
+    assert (second.id, second.references) == ("1", ("911",))
+    shared = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Rollo"}]
+    (tmp_path / "s.json").write_text(json.dumps([{"conversations": shared}]))
+    assert read(tmp_path / "s.json", "free-text-qa")[0].inputs == {"question": "Who?"}
+
+
+@pytest.mark.parametrize(("cell", "message"), [
+    ([{"role": "user", "content": "Who?"}], "must hold a user's turn and end with the assistant's, .* found user"),
+    ([{"role": "assistant", "content": "Rollo"}], "found assistant"),
+    ([{"role": "user", "content": "Who?"}, {"role": "tool", "content": "x"}], "should hold a list of turns"),
+    ([1], "should hold a list of turns"), ([], "found no turns"),
+    ([{"role": "user", "content": [{"type": "image", "url": "x"}]}, {"role": "assistant", "content": "a"}], "should hold a list"),
+])
+def test_conversations_of_another_form_are_refused(tmp_path: Path, cell: Any, message: str) -> None:
+    (tmp_path / "c.jsonl").write_text(json.dumps({"messages": cell}))
+    with pytest.raises(UsageError, match=rf"c\.jsonl:1: .*{message}"):
+        read(tmp_path / "c.jsonl", "free-text-qa")
+
+
 @pytest.mark.failure(24)
 @pytest.mark.parametrize(("text", "task", "options", "message"), [
     ("question,answer\nWho?,Rollo\n", "extractive-qa", {}, r"q\.csv:2\. extractive-qa takes its answers from one"),

@@ -67,7 +67,8 @@ def test_markdown_tables_are_square_and_complete(case, tmp_path):
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     tables = markdown_tables(text)
     scores = facts["scores"]
-    assert len(tables) == (2 if scores["comparisons"] else 1)
+    tried = any(told.get("prompts_tried") for told in facts["variants"].values())
+    assert len(tables) == 1 + bool(scores["comparisons"]) + tried
     for table in tables:
         assert len({len(row) for row in table}) == 1
         assert set("".join(table[1])) <= set("-:")
@@ -79,7 +80,7 @@ def test_markdown_tables_are_square_and_complete(case, tmp_path):
 
 
 def test_markdown_figures_carry_their_intervals(folder):
-    variants, differences = markdown_tables((folder / "report.md").read_text())
+    variants, differences, *_ = markdown_tables((folder / "report.md").read_text())
     for row in variants[2:]:
         assert all("(" in cell or cell.strip() == "–" for cell in row[1:6]), row
     assert all("(" in cell for row in differences[2:] for cell in row[1:3])

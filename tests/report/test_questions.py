@@ -10,6 +10,7 @@ import pytest
 from prooftune.report import shown
 from prooftune.report.build import page
 from prooftune.report.format import count, number, p_value, percent, points, signed_span, span
+from prooftune.report.markdown import markdown
 from report.conftest import QUESTIONS, facts_of, page_of
 from report.reading import Element, cells, read, table
 from report.studies import HOSTILE
@@ -276,6 +277,13 @@ def test_a_final_answer_that_is_none_is_not_called_foreign_to_the_text():
     one["before"], one["after"] = ({"output": text, "valid": False, "probability": None} for text in ("(no answer)", "gist"))
     text = rebuilt("squad", changed=changed).by_id("changed").text
     assert "not in the text: “gist”" in text and "not in the text: “(no answer)”" not in text
+
+
+def test_the_summary_tells_what_each_prompt_saves():
+    lines = markdown(facts_of("squad")).split("## Prompts tried")[1].split("##")[0].strip().splitlines()
+    shown_rows = [line.split(" | ")[1:] for line in lines[2:]]
+    assert shown_rows == [["41.0%", "200.0", "0.0 (0.0%) |"], ["45.0%", "150.0", "50.0 (25.0%) |"]]
+    assert "(kept)" in lines[3] and "(kept)" not in lines[2]
 
 
 def test_prompts_tried_show_the_measure_and_the_tokens_saved():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from prooftune.data.conversations import as_questions
 from prooftune.data.table import Table
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source, Task
@@ -20,6 +21,7 @@ def question_columns(table: Table) -> dict[str, str] | None:
     layout read as plain JSON; None where the table holds no questions."""
     if "paragraphs" in table.columns:
         return {}
+    table = as_questions(table)
     known = {name.lower(): name for name in table.columns}
     answers = next((known[name] for name in ANSWERS if name in known), None)
     if answers is None:
@@ -67,6 +69,7 @@ def examples(table: Table, source: Source, task: Task) -> list[Example]:
     Raises:
         UsageError: a row has no question; or no context or no reference answer where the task needs one.
     """
+    table = as_questions(table)
     fields, answers = columns(table, source)
     places = {field: table.columns.index(column) for field, column in fields.items()}
     answer = table.columns.index(answers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prooftune.report import answers, cells, judged, shown, sources
+from prooftune.report import answers, cells, judged, shown, sources, tables
 from prooftune.report.cautions import cautions
 from prooftune.report.format import MISSING, SHARE, Form, change, p_value, percent, points, seconds, signed_span, span, written
 
@@ -20,6 +20,9 @@ def markdown(facts: Mapping[str, Any]) -> str:
         parts += ["## Comparisons", _comparisons(scores)]
     for title, found in _further(scores):
         parts += [f"## {title}", *(_table(one) for one in found)]
+    tried = _tried(facts)
+    if tried:
+        parts += ["## Prompts tried", tried]
     warned = cautions(facts)
     if warned:
         parts += ["## Read with this in mind", "\n".join(f"- {plain(sentence)}" for sentence in warned)]
@@ -83,6 +86,15 @@ def _comparisons(scores: Mapping[str, Any]) -> str:
              points(c["minimum_detectable_difference"]).removeprefix("+")] for c in scores["comparisons"]]
     headings = [f"{m.heading}, points" if m.form is SHARE else m.heading for m in columns.values()]
     return table(["difference", *headings, "only one right", "p (Holm)", "could have shown"], rows)
+
+
+def _tried(facts: Mapping[str, Any]) -> str:
+    """The prompts that were compared on validation rows, and the tokens that each saves beside the longest."""
+    found = [told for told in tables.prompts(facts.get("variants") or {}, facts["scores"]["confidence"]) if told["tried"]]
+    rows = [[f"{plain(told['name'])} {number}{' (kept)' if number - 1 == told['chosen'] else ''}", f"{percent(one['quality'])}",
+             f"{one['tokens']:.1f}", f"{one['saved']:.1f} ({percent(one['saved_share'] or 0)})"]
+            for told in found for number, one in enumerate(told["tried"], start=1)]
+    return table(["prompt", "on validation", "tokens per example", "tokens saved"], rows) if rows else ""
 
 
 def _how(facts: Mapping[str, Any]) -> str:
