@@ -21,7 +21,7 @@ from prooftune.serving.asking import labels, replies, rows_of
 from prooftune.serving.keys import guarded
 from prooftune.serving.limits import Activity, Limits, bounded
 from prooftune.serving.observed import Log, Metrics, logger, observed
-from prooftune.serving.refusals import Refused
+from prooftune.serving.refusals import INTERNAL, Refused
 from prooftune.serving.served import BASE, Served, find
 
 PAGES = Path(__file__).parent / "playground"
@@ -65,7 +65,8 @@ def create_app(served: Mapping[str, Served], options: Options, activity: Activit
     inner.include_router(chat.router(served, options.limits, options.log_texts))
     _add_probes(inner, activity, metrics)
     _add_pages(inner)
-    return observed(guarded(bounded(inner, options.limits, activity), options.keys), metrics, options.log)
+    paths = {str(getattr(route, "path", "")) for route in inner.routes}
+    return observed(guarded(bounded(inner, options.limits, activity), options.keys), metrics, options.log, paths)
 
 
 def _add_tasks(app: FastAPI, served: Mapping[str, Served], options: Options) -> None:
@@ -148,6 +149,11 @@ def _answer_errors(app: FastAPI) -> None:
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return answered(_invalid(error.errors()))
+
+    # What goes wrong inside is logged by `observed`, which is raised to.
+    @app.exception_handler(Exception)
+    async def broken(_: Request, __: Exception) -> Response:
+        return answered(Refused(500, INTERNAL, "internal_error"))
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: Exception) -> Response:

@@ -71,7 +71,6 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name=f"batches of {name}", daemon=True)
         self._thread.start()
 
-    @property
     def waiting(self) -> int:
         """Rows that wait."""
         return self._waiting

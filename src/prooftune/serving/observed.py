@@ -10,15 +10,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection
 from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from prooftune.serving.asgi import App, Message, Receive, Scope, Send, header, refuse
 from prooftune.serving.limits import Activity
-from prooftune.serving.refusals import Refused
+from prooftune.serving.refusals import INTERNAL, Refused
 
 FACTS = "prooftune.facts"
 """Where a request's scope gathers what its log line says besides the usual."""
@@ -41,8 +40,7 @@ _HEADERS = {
 class Metrics:
     """The figures that Prometheus asks for, in a registry of their own."""
 
-    def __init__(self, activity: Activity, waiting: Callable[[], dict[str, int]]) -> None:
-        """`waiting`: rows that wait now, by model."""
+    def __init__(self, activity: Activity) -> None:
         self.registry = CollectorRegistry()
         names: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("prooftune_requests", "Requests by route and status.", ["route", "status"], **names)
@@ -54,9 +52,11 @@ class Metrics:
         Gauge("prooftune_requests_in_progress", "Requests being answered.", **names).set_function(
             lambda: activity.accepted - activity.finished)
         Gauge("prooftune_ready", "1 while requests are taken.", **names).set_function(lambda: float(activity.ready))
-        queue = Gauge("prooftune_queue_rows", "Rows that wait for a model.", ["base"], **names)
-        for base in waiting():
-            queue.labels(base).set_function(partial(_of, waiting, base))
+        self._queue = Gauge("prooftune_queue_rows", "Rows that wait for a model, by the first bundle over it.", ["model"], **names)
+
+    def watch(self, name: str, waiting: Callable[[], float]) -> None:
+        """Show how many rows wait, asked whenever the metrics are."""
+        self._queue.labels(name).set_function(waiting)
 
     def note(self, key: tuple[str, bool], rows: int, seconds: float) -> None:
         """A batch was computed; `key` is the bundle's name and whether it was asked as tuned."""
@@ -64,10 +64,6 @@ class Metrics:
         self.rows.labels(name).inc(rows)
         self.batch_rows.labels(name).observe(rows)
         self.compute.labels(name).inc(seconds)
-
-
-def _of(waiting: Callable[[], dict[str, int]], base: str) -> float:
-    return float(waiting()[base])
 
 
 def logger(stream: TextIO | None = None) -> Log:
@@ -85,8 +81,15 @@ def logger(stream: TextIO | None = None) -> Log:
     return log
 
 
-def observed(app: App, metrics: Metrics, log: Log) -> App:
-    """Gives every request an id, answers what went wrong inside with 500, and counts, times and logs it."""
+def observed(app: App, metrics: Metrics, log: Log, paths: Collection[str]) -> App:
+    """Gives every request an id, answers what went wrong inside with 500, and counts, times and logs it.
+
+    Args:
+        app: what answers.
+        metrics: where requests are counted.
+        log: where they are told of.
+        paths: those that are known, by which a request is named that was refused before it found its route.
+    """
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -110,9 +113,8 @@ def observed(app: App, metrics: Metrics, log: Log) -> App:
         except Exception as error:
             log("error", request=request, error=type(error).__name__, at=_places(error))
             if not status:
-                await refuse(answer, Refused(500, "the server failed to answer; its log has more under this request's id",
-                                             "internal_error"))
-        route, seconds = _route(scope), time.monotonic() - start
+                await refuse(answer, Refused(500, INTERNAL, "internal_error"))
+        route, seconds = _route(scope, paths), time.monotonic() - start
         method = scope["method"] if scope["method"] in _METHODS else "other"
         metrics.requests.labels(route, str(status)).inc()
         metrics.seconds.labels(route).observe(seconds)
@@ -121,10 +123,10 @@ def observed(app: App, metrics: Metrics, log: Log) -> App:
     return call
 
 
-def _route(scope: Scope) -> str:
-    """The route's pattern, and not the path, in which a client may have written anything."""
-    if scope["path"].startswith("/assets/"):
-        return "/assets"
+def _route(scope: Scope, paths: Collection[str]) -> str:
+    """The route's pattern, and not a path in which a client may have written anything."""
+    if scope["path"] in paths:
+        return str(scope["path"])
     return str(getattr(scope.get("route"), "path", "other"))
 
 

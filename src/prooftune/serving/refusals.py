@@ -7,6 +7,9 @@ import json
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
+INTERNAL = "the server failed to answer; its log has more under this request's id"
+
+
 class Refused(Exception):
     """A request that is not answered.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -43,6 +45,35 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Bundles and the application that answers with them."""
+
+    served: dict[str, Served]
+    app: App
+    activity: Activity
+
+    def close(self) -> None:
+        """Compute what waits, and stop the models' threads."""
+        for one in self.served.values():
+            one.batcher.close(timeout=_LONGER)
+
+
+def assemble(folders: Mapping[str, Path], options: Options) -> Service:
+    """Load bundles, ask each once, and put the application around them.
+
+    Raises:
+        ProoftuneError: a bundle cannot be loaded, or cannot answer.
+    """
+    activity = Activity()
+    metrics = Metrics(activity)
+    served = load_served(folders, options.limits, metrics.note)
+    warm(served)
+    for name, one in {one.batcher: (name, one) for name, one in reversed(served.items())}.values():
+        metrics.watch(name, one.batcher.waiting)
+    return Service(served, create_app(served, options, activity, metrics), activity)
+
+
 def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> None:
     """Load bundles and answer until a signal ends it.
 
@@ -56,46 +87,30 @@ def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> Non
         Failure: a base model is not there, or the port is taken.
     """
     folders = named(bundles)
-    listener = _listen(host, port)
-    place = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    listener = listen(host, port)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     with waiting(f"Loading {', '.join(folders)}"):
-        metrics_of: list[Metrics] = []
-        served = load_served(folders, options.limits, lambda key, rows, seconds: metrics_of[0].note(key, rows, seconds))
-        warm(served)
-    activity = Activity()
-    metrics = Metrics(activity, lambda: queues(served))
-    metrics_of.append(metrics)
+        service = assemble(folders, options)
     if not options.keys and host not in ("127.0.0.1", "::1", "localhost"):
         say(f"{host} can be reached from elsewhere, and everybody may ask: consider --keys", "yellow")
-    app = create_app(served, options, activity, metrics)
-    say(f"{', '.join(served)} at {place} (playground), {place}/docs (API). Ctrl-C ends it.")
-    options.log("started", url=place, models=list(served), bases=len({id(one.bundle.model) for one in served.values()}))
-    run(app, listener, activity, options)
-    for batcher in {id(one.batcher): one.batcher for one in served.values()}.values():
-        batcher.close(timeout=_LONGER)
-    options.log("stopped", accepted=activity.accepted, finished=activity.finished)
+    say(f"{', '.join(folders)} at {url} (playground), {url}/docs (API). Ctrl-C ends it.")
+    options.log("started", url=url, models=list(folders), bases=len({one.batcher for one in service.served.values()}))
+    run(service, listener, options)
+    service.close()
+    options.log("stopped", accepted=service.activity.accepted, finished=service.activity.finished)
 
 
-def queues(served: dict[str, Served]) -> dict[str, int]:
-    """Rows that wait, by the first bundle of each base."""
-    found: dict[int, tuple[str, int]] = {}
-    for name, one in served.items():
-        found.setdefault(id(one.batcher), (name, one.batcher.waiting))
-    return dict(found.values())
-
-
-def run(app: App, listener: socket.socket, activity: Activity, options: Options) -> Server:
-    """Answer on a socket until a signal, or whoever sets `activity.ready` to False, ends it."""
+def run(service: Service, listener: socket.socket, options: Options) -> None:
+    """Answer on a socket until a signal, or whoever sets the activity's `ready` to False, ends it."""
     # What uvicorn would say of requests stands in our own lines; its errors quote messages, which may hold texts.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off", proxy_headers=False,
-                            timeout_keep_alive=30, timeout_graceful_shutdown=int(options.limits.seconds) + _LONGER, backlog=2048)
-    server = Server(config, activity)
-    server.run(sockets=[listener])
-    return server
+    config = uvicorn.Config(service.app, log_config=None, access_log=False, server_header=False, lifespan="off", backlog=2048,
+                            proxy_headers=False, timeout_keep_alive=30,
+                            timeout_graceful_shutdown=int(options.limits.seconds) + _LONGER)
+    Server(config, service.activity).run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Before the models are loaded, so that a port that is taken costs no time."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
