@@ -25,6 +25,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Rows that may wait for a model; more are refused with 429.")] = 2048,
     batch: Annotated[int, typer.Option(min=1, help="Rows that are computed together.")] = 128,
     rows: Annotated[int, typer.Option(min=1, help="Rows of one request.")] = 256,
+    text: Annotated[int, typer.Option(min=1, help="Characters of one text.")] = 100_000,
     body: Annotated[int, typer.Option(min=1, help="Bytes of one request.")] = 2_000_000,
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Write the texts that are asked into the log, too.")] = False,
 ) -> None:
@@ -39,5 +40,5 @@ def serve(
     from prooftune.serving.limits import Limits
     from prooftune.serving.server import serve as run
 
-    limits = Limits(body_bytes=body, rows=rows, seconds=timeout, queue_rows=queue, batch_rows=batch)
+    limits = Limits(body_bytes=body, rows=rows, text_characters=text, seconds=timeout, queue_rows=queue, batch_rows=batch)
     run(bundles, host, port, Options(limits=limits, keys=read_keys(keys), log_texts=log_texts))

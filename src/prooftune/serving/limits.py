@@ -98,10 +98,10 @@ async def _body(scope: Scope, receive: Receive, most: int) -> bytes | None:
         Refused: it is too long.
     """
     declared = header(scope, b"content-length")
-    long = declared.isdigit() and (len(declared) > 18 or int(declared) > most)
-    expects = header(scope, b"expect").lower() == b"100-continue"
+    length = int(declared[:18]) if declared.isdigit() else 0
+    long, hopeless = length > most, length > 8 * most or (length > most and header(scope, b"expect").lower() == b"100-continue")
     parts, size = [], 0
-    while not (long and expects):
+    while not hopeless:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
