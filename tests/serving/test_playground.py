@@ -154,12 +154,12 @@ def test_texts_are_shown_and_never_acted_on(page: Any) -> None:
 def test_the_keyboard_is_enough(page: Any) -> None:
     page.get_by_label("Bundle").wait_for()
     seen = []
-    for _ in range(8):
+    for _ in range(6):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", seen[-1]
-    assert seen[:5] == ["Skip to the form", "API", "model", "field-text", "send"] and "file" in seen
+    assert seen[:5] == ["Skip to the form", "API", "model", "field-text", "send"] and seen[5] == "file"
     page.locator("#field-text").focus()
     page.keyboard.type("goal")
     page.keyboard.press("Control+Enter")
@@ -238,7 +238,7 @@ def test_a_file_is_labelled_row_by_row(page: Any, folders: dict[str, Path]) -> N
 def test_a_file_that_will_not_do_is_told(page: Any, content: bytes, message: str) -> None:
     page.get_by_label("Bundle").select_option("topics")
     upload(page, content)
-    if content:
+    if content and b"\xff" not in content:  # what the first part shows is told at once
         page.get_by_role("button", name="Start").click()
     page.locator("#batch-problem").get_by_text(message).wait_for()
 

@@ -18,6 +18,9 @@ export function showLabel(place, result, threshold) {
   }
   const ranked = Object.entries(result.probabilities).sort((a, b) => b[1] - a[1]);
   if (ranked.length) parts.push(bars(ranked.slice(0, MOST_BARS), result.label, result.abstains === null ? null : threshold));
+  if (ranked.length && result.abstains === false) {
+    parts.push(make("p", { class: "more" }, `The mark on the bar is the threshold, ${percent(threshold)}: below it, the bundle abstains.`));
+  }
   if (ranked.length > MOST_BARS) {
     const rest = ranked.slice(MOST_BARS).reduce((sum, [, share]) => sum + share, 0);
     parts.push(make("p", { class: "more" }, `${count(ranked.length - MOST_BARS)} more labels, ${percent(rest)} together`));
@@ -61,10 +64,12 @@ export function showAnswer(place, result, retrieves) {
       passage.cited ? make("span", { class: "is-cited" }, " · cited") : null),
       make("p", { class: "text", tabindex: "0" }, ...marked(passage.text, result.answer))));
     parts.push(make("details", { open: result.sources.length > 0 },
-      make("summary", {}, `${count(result.retrieved.length)} passages were found`), make("ol", { class: "passages" }, ...shown)));
+      make("summary", {}, found(result.retrieved.length)), make("ol", { class: "passages" }, ...shown)));
   }
   place.replaceChildren(...parts, ...cut(result.truncated_tokens));
 }
+
+const found = (number) => (number === 1 ? "1 passage was found" : `${count(number)} passages were found`);
 
 // The text with the answer marked where it stands in it word for word.
 function marked(text, answer) {
@@ -89,7 +94,8 @@ export function showWords(text, table, hint, words, label) {
     make("p", {}, ...words.filter((word) => word.field === field).flatMap((word) => piece(word, strongest)))]));
   const runs = words.some((word) => /\S\s+\S/.test(word.text));
   hint.textContent = `How much the log-probability of “${label}” falls when a ${runs ? "run of words" : "word"} is left out, `
-    + "each asked anew (leave-one-out). It says what happens without this word alone; words that only count together show little.";
+    + "each asked anew (leave-one-out). It says what happens without this word alone; words that only count together show little. "
+    + `The strongest here changes it by ${strongest.toFixed(2)} nats.`;
   const ranked = [...words].sort((a, b) => Math.abs(b.change) - Math.abs(a.change));
   table.replaceChildren(
     make("caption", {}, `Change of the log-probability of “${label}”, in nats; above 0: the word spoke for it`),
