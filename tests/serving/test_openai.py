@@ -80,11 +80,12 @@ def test_errors_are_the_clients_own(chat: openai.OpenAI) -> None:
     assert missing.value.code == "model_not_found" and missing.value.param == "model"
     with pytest.raises(openai.NotFoundError):
         chat.models.retrieve("nothing")
-    for options in ({"n": 2}, {"logprobs": True}, {"tools": [{"type": "function", "function": {"name": "f"}}]}, {"messages": []},
-                    {"messages": [{"role": "system", "content": "a"}]}, {"messages": [{"role": "nobody", "content": "a"}]},
-                    {"model": "reader"}):
+    bad: list[dict[str, Any]] = [
+        {"n": 2}, {"logprobs": True}, {"tools": [{"type": "function", "function": {"name": "f"}}]}, {"messages": []},
+        {"messages": [{"role": "system", "content": "a"}]}, {"messages": [{"role": "nobody", "content": "a"}]}, {"model": "reader"}]
+    for options in bad:
         with pytest.raises(openai.BadRequestError) as refused:
-            chat.chat.completions.create(**{"model": "topics", "messages": asked("a"), **options})  # type: ignore[call-overload]
+            chat.chat.completions.create(**{"model": "topics", "messages": asked("a"), **options})
         assert refused.value.body and refused.value.type == "invalid_request_error", options
 
 

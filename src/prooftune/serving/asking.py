@@ -59,8 +59,8 @@ async def ask(request: Request, one: Served, tuned: bool, rows: list[dict[str, s
         job = one.batcher.submit((one.name, tuned), rows, deadline)
     except Full as full:
         raise Refused(429, "too many rows wait; send fewer at once, or later", "queue_full", retry_after=full.retry_after) from None
-    answers: asyncio.Future[list[Any]] = asyncio.wrap_future(job)
-    gone: asyncio.Future[None] = asyncio.ensure_future(_gone(request))
+    answers: asyncio.Future[Any] = asyncio.wrap_future(job)
+    gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait([answers, gone], timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
         if answers.done():
