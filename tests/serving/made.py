@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -87,7 +88,11 @@ class Live:
     service: Service
     written: io.StringIO
 
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self, count: int = 0) -> list[dict[str, Any]]:
+        """The log's lines, once there are `count`: a line is written after the reply is sent."""
+        end = time.monotonic() + 30
+        while self.written.getvalue().count("\n") < count and time.monotonic() < end:
+            time.sleep(0.01)
         return [json.loads(line) for line in self.written.getvalue().splitlines()]
 
 

@@ -180,7 +180,7 @@ def test_log_lines_hold_no_text_unless_asked(folders: dict[str, Path]) -> None:
                            (f"/{secret}?q={secret}", {}), ("/v1/models/xyzzy", {}),
                            ("/v1/chat/completions", {"model": "topics", "messages": [{"role": "user", "content": secret}]})]:
             httpx2.post(server.url + path, json=body, headers=headers)
-        return server.lines()
+        return server.lines(5)
 
     with live({"topics": folders["topics"]}) as server:
         lines = ask(server)
@@ -202,7 +202,7 @@ def test_an_error_inside_is_told_without_its_words(folders: dict[str, Path], mon
         monkeypatch.setattr(type(server.service.served["topics"].bundle), "predict", broken)
         reply = httpx2.post(f"{server.url}/v1/classify", json={"texts": ["xyzzy"]})
         assert error_of(reply, 500)["code"] == "internal_error" and "xyzzy" not in reply.text
-        error, request = server.lines()
+        error, request = server.lines(2)
         assert error["error"] == "ValueError" and "broken" in error["at"][-1] and error["request"] == request["request"]
         assert reply.headers["x-request-id"] == error["request"] and "xyzzy" not in server.written.getvalue()
 
