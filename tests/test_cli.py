@@ -10,10 +10,11 @@ import pytest
 from typer.main import get_command
 
 from prooftune import __version__
-from prooftune.cli import app, main
+from prooftune.cli import main
+from prooftune.cli.app import app
 from prooftune.recipe import shipped
 
-COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "index", "search", "data"]
+COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "index", "search", "serve", "data"]
 
 
 def prooftune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -7,9 +7,9 @@ from itertools import combinations
 
 import pytest
 
-from prooftune.report.build import STYLES, TEMPLATES
+from prooftune.report.build import STYLES
 
-STYLE = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in STYLES)
+STYLE = "".join(path.read_text(encoding="utf-8") for path in STYLES)
 LIGHT, DARK, PRINT = ({name: value.strip() for name, value in re.findall(r"--([\w-]+):([^;]+);", block)}
                       for block in re.findall(r":root \{([^}]*--paper[^}]*)\}", STYLE))
 THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK, PRINT], ids=["light", "dark", "print"])

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe
 from prooftune.bundle.inputs import examples_of
+from prooftune.bundle.untuned import asked
 from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.evaluation.answers.scores import final_outputs
+from prooftune.models import adapters
 from prooftune.tasks.answering import predict
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.variants.passages import with_passages
@@ -46,6 +48,7 @@ class Reply:
         retrieved: all passages that were shown to the model, best first.
         unknown_citations: citations of passages that were not shown, which are left out.
         truncated_tokens: tokens of the question or the passages that did not fit and were not read.
+        prompt_tokens, generated_tokens: tokens that were read and written.
     """
 
     answer: str
@@ -53,6 +56,8 @@ class Reply:
     retrieved: tuple[Source, ...] = ()
     unknown_citations: int = 0
     truncated_tokens: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
 
 
 class Answerer:
@@ -64,22 +69,28 @@ class Answerer:
         model: the model, for whoever wants to go on with it.
     """
 
-    def __init__(self, facts: dict[str, Any], model: Any, tokenizer: Any, index: Path | None) -> None:
-        self.facts, self.model, self._index_folder = facts, model, index
+    def __init__(
+        self, facts: dict[str, Any], model: Any, tokenizer: Any, index: Path | None, adapter: str = adapters.FIRST
+    ) -> None:
+        self.facts, self.model, self._index_folder, self._adapter = facts, model, index, adapter
         self._encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
         self.fields: list[str] = [f for f in facts["fields"] if index is None or f != CONTEXT]
         self._settings = recipe.Answering(**facts["answering"])
         self._index: Index | None = None
 
-    def predict(self, questions: Sequence[str | Mapping[str, str]], *, progress: bool = True) -> list[Reply]:
+    def predict(
+        self, questions: Sequence[str | Mapping[str, str]], *, progress: bool = True, tuned: bool = True
+    ) -> list[Reply]:
         """Answer every question.
 
         Args:
             questions: strings, or mappings with ``question`` and, where the bundle reads one, ``context``.
             progress: whether to show a bar.
+            tuned: False asks the untuned base model with the same prompt and passages; without the no-answer threshold,
+                which is the tuned model's.
 
         Raises:
-            UsageError: a question lacks a field, or is no text.
+            UsageError: a question lacks a field, or is no text; or there is no untuned model (`untuned.no_base`).
         """
         examples = examples_of(questions, self.fields, "question")
         if not examples:
@@ -88,13 +99,16 @@ class Answerer:
         if self._index_folder is not None:
             shown = self._retrieve([e.inputs[QUESTION] for e in examples])
             examples = [with_passages(e, passages, None) for e, passages in zip(examples, shown, strict=True)]
-        found = predict(self.model, self._encoder, examples, self._settings, self.facts["task"],
-                        description="Answering" if progress else None)
+        with asked(self.facts, self.model, self._adapter, tuned):
+            found = predict(self.model, self._encoder, examples, self._settings, self.facts["task"],
+                            description="Answering" if progress else None)
+        outputs = final_outputs(found, self.facts["threshold"] if tuned else None)
         replies = []
-        for prediction, output, passages in zip(found, final_outputs(found, self.facts["threshold"]), shown, strict=True):
+        for prediction, output, passages in zip(found, outputs, shown, strict=True):
             by_id = {chunk.id: _source(chunk) for chunk in passages}
             replies.append(Reply(output, tuple(by_id[i] for i in prediction.cited) if output else (), tuple(by_id.values()),
-                                 prediction.unknown_citations, prediction.truncated_tokens))
+                                 prediction.unknown_citations, prediction.truncated_tokens, prediction.prompt_tokens,
+                                 prediction.generated_tokens))
         return replies
 
     def _retrieve(self, questions: Sequence[str]) -> list[list[Chunk]]:

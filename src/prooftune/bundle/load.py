@@ -12,9 +12,11 @@ import numpy as np
 from prooftune import recipe
 from prooftune.bundle.inputs import examples_of
 from prooftune.bundle.save import FORMAT
+from prooftune.bundle.untuned import asked
 from prooftune.errors import Failure, UsageError
-from prooftune.files import read_json
+from prooftune.files import fingerprint, read_json
 from prooftune.models import adapters, loading
+from prooftune.records import Prediction
 from prooftune.tasks.classification import predict
 from prooftune.tasks.prompts import Encoder, Rendering
 
@@ -31,12 +33,14 @@ class Answer:
         probability: its probability after temperature scaling; None where the bundle generates its answers.
         probabilities: label -> probability, summing to 1; empty where the bundle generates its answers.
         truncated_tokens: tokens of the text that did not fit and were not read.
+        prompt_tokens: tokens that were read.
     """
 
     label: str
     probability: float | None
     probabilities: dict[str, float]
     truncated_tokens: int = 0
+    prompt_tokens: int = 0
 
 
 class Classifier:
@@ -49,38 +53,45 @@ class Classifier:
         model: the model, for whoever wants to go on with it.
     """
 
-    def __init__(self, facts: dict[str, Any], model: Any, tokenizer: Any) -> None:
-        self.facts, self.model = facts, model
+    def __init__(self, facts: dict[str, Any], model: Any, tokenizer: Any, adapter: str = adapters.FIRST) -> None:
+        self.facts, self.model, self._adapter = facts, model, adapter
         self.labels: list[str] = facts["labels"]
         self.fields: list[str] = facts["fields"]
         self._encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, self.fields)
         self._scoring = recipe.Scoring(**facts["scoring"])
 
-    def predict(self, texts: Sequence[str | Mapping[str, str]], *, progress: bool = True) -> list[Answer]:
+    def predict(
+        self, texts: Sequence[str | Mapping[str, str]], *, progress: bool = True, tuned: bool = True
+    ) -> list[Answer]:
         """Label every text.
 
         Args:
             texts: strings, or mappings from field name to text where the bundle reads several fields.
             progress: whether to show a bar.
+            tuned: False asks the untuned base model with the same prompt; its probabilities are as they come, since the
+                temperature is the tuned model's.
 
         Raises:
-            UsageError: a text lacks a field, or is no text.
+            UsageError: a text lacks a field, or is no text; or there is no untuned model (`untuned.no_base`).
         """
         examples = examples_of(texts, self.fields, "text")
         if not examples:
             return []
         head = self.facts["objective"] == "head"
-        predictions = predict(self.model, self._encoder, examples, self._scoring, head=head,
-                              description="Predicting" if progress else None)
-        return [self._answer(p.output, p.log_probs, p.truncated_tokens) for p in predictions]
+        with asked(self.facts, self.model, self._adapter, tuned):
+            predictions = predict(self.model, self._encoder, examples, self._scoring, head=head,
+                                  description="Predicting" if progress else None)
+        temperature = float(self.facts.get("temperature") or 1.0) if tuned else 1.0
+        return [self._answer(prediction, temperature) for prediction in predictions]
 
-    def _answer(self, output: str, log_probs: tuple[float, ...], truncated: int) -> Answer:
-        if not log_probs:
-            return Answer(output, None, {}, truncated)
-        scaled = np.asarray(log_probs) / float(self.facts.get("temperature") or 1.0)
+    def _answer(self, said: Prediction, temperature: float) -> Answer:
+        if not said.log_probs:
+            return Answer(said.output, None, {}, said.truncated_tokens, said.prompt_tokens)
+        scaled = np.asarray(said.log_probs) / temperature
         shares = np.exp(scaled - scaled.max())
         shares /= shares.sum()
-        return Answer(output, float(shares.max()), dict(zip(self.labels, shares.tolist(), strict=True)), truncated)
+        return Answer(said.output, float(shares.max()), dict(zip(self.labels, shares.tolist(), strict=True)),
+                      said.truncated_tokens, said.prompt_tokens)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -107,8 +118,13 @@ def gives_probabilities(facts: Mapping[str, Any]) -> bool:
     return bool(facts["objective"] == "head" or facts["scoring"]["method"] != "generation")
 
 
-def load(folder: Path) -> Classifier | Answerer:
+def load(folder: Path, shared: dict[str, Any] | None = None) -> Classifier | Answerer:
     """Load a bundle, and its base model by name where the bundle holds an adapter.
+
+    Args:
+        folder: the bundle.
+        shared: base models that are loaded already; a bundle with the same base adds its adapter there instead of loading
+            the base again, and a base that is loaded is added. Bundles that share must not predict at the same time.
 
     Returns:
         A `Classifier`, or an `Answerer` where the bundle answers questions; both have ``predict``.
@@ -118,18 +134,31 @@ def load(folder: Path) -> Classifier | Answerer:
         Failure: the base model that it resolves to has other weights than the one that was tuned.
     """
     facts = read_facts(folder)
-    options = recipe.Model(**{k: v for k, v in facts["model"].items() if k != "sha256"})
-    base = loading.resolve(options.name, options.revision) if facts["part"] == "adapter" else folder / "model"
-    if facts["part"] == "adapter" and loading.weights_digest(base) != facts["model"]["sha256"]:
-        raise Failure(f"{options.name} at {base} has other weights than the model this adapter was trained on "
-                      f"(sha256 {facts['model']['sha256'][:16]}…); its answers would be another model's")
-    model = adapters.load(
-        base, folder / facts["part"], options, quantization=facts["quantization"],
-        labels=facts["labels"] if facts["objective"] == "head" else None, max_length=facts["rendering"]["max_length"])
+    model, adapter = _model(folder, facts, shared if shared is not None else {})
     tokenizer = loading.load_tokenizer(folder / "tokenizer")
     if facts["task"] == "classification":
-        return Classifier(facts, model, tokenizer)
+        return Classifier(facts, model, tokenizer, adapter)
     from prooftune.bundle.answerer import Answerer
 
     index = folder / "index"
-    return Answerer(facts, model, tokenizer, index if index.is_dir() else None)
+    return Answerer(facts, model, tokenizer, index if index.is_dir() else None, adapter)
+
+
+def _model(folder: Path, facts: dict[str, Any], shared: dict[str, Any]) -> tuple[Any, str]:
+    """The bundle's model, and the name of its adapter in it."""
+    options = recipe.Model(**{k: v for k, v in facts["model"].items() if k != "sha256"})
+    labels, longest = facts["labels"] if facts["objective"] == "head" else None, facts["rendering"]["max_length"]
+    trained = folder / facts["part"]
+    if facts["part"] != "adapter":
+        return adapters.load(trained, trained, options, quantization=facts["quantization"], labels=labels,
+                             max_length=longest), adapters.FIRST
+    base = loading.resolve(options.name, options.revision)
+    if loading.weights_digest(base) != facts["model"]["sha256"]:
+        raise Failure(f"{options.name} at {base} has other weights than the model this adapter was trained on "
+                      f"(sha256 {facts['model']['sha256'][:16]}…); its answers would be another model's")
+    # All that decides what is loaded: the same weights in the same arithmetic, under the same attention and head.
+    key = fingerprint([facts["model"], facts["quantization"], labels, loading.attention(options.attention, base, longest)])
+    if key in shared:
+        return shared[key], adapters.add(shared[key], trained)
+    shared[key] = adapters.load(base, trained, options, quantization=facts["quantization"], labels=labels, max_length=longest)
+    return shared[key], adapters.FIRST

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from prooftune import recipe
 from prooftune.errors import Failure, UsageError
 from prooftune.files import full_disk_explained
 from prooftune.models.loading import load_model
+
+FIRST = "default"
+"""Name of a model's first adapter, which is peft's own."""
 
 _SWITCHES = {"dora": "use_dora", "rslora": "use_rslora"}
 
@@ -74,11 +79,52 @@ def load(
     from peft import PeftModel
 
     model = load_model(base, options, **arguments)
+    with _explained(trained, base):
+        tuned: nn.Module = PeftModel.from_pretrained(model, str(trained), adapter_name=FIRST)
+    return tuned.eval()
+
+
+def add(model: Any, trained: Path) -> str:
+    """Load another adapter into a model that `load` gave, beside those that it holds; the base's weights are not copied.
+
+    Returns:
+        The adapter's name in the model, for `only`.
+
+    Raises:
+        Failure: the files cannot be loaded, or do not fit this base.
+    """
+    name = f"adapter-{len(model.peft_config) + 1}"
+    with _explained(trained, "a base that is loaded already"):
+        model.load_adapter(str(trained), adapter_name=name)
+    model.eval()
+    return name
+
+
+@contextmanager
+def only(model: Any, name: str | None) -> Iterator[None]:
+    """One of a model's adapters at work; None: none of them, so that the base answers.
+
+    Not for two threads at once: which adapter is at work is the model's state.
+    """
+    if name is None:
+        model.base_model.disable_adapter_layers()
+        try:
+            yield
+        finally:
+            model.base_model.enable_adapter_layers()
+            model.set_adapter(model.active_adapter, inference_mode=True)  # enabling also makes it trainable
+        return
+    if model.active_adapters != [name]:
+        model.set_adapter(name, inference_mode=True)
+    yield
+
+
+@contextmanager
+def _explained(trained: Path, base: Path | str) -> Iterator[None]:
     try:
-        tuned: nn.Module = PeftModel.from_pretrained(model, str(trained))
+        yield
     except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as error:
         raise Failure(f"{trained} could not be loaded as an adapter of {base}: {error}") from error
-    return tuned.eval()
 
 
 def trainable_counts(model: nn.Module) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from prooftune.report.markdown import markdown
 from prooftune.report.view import view
 
 TEMPLATES = Path(__file__).parent / "templates"
-STYLES = ("page.css", "figures.css")
+STYLES = (TEMPLATES.parents[1] / "look.css", TEMPLATES / "page.css", TEMPLATES / "figures.css")
+"""Colours and type, which the playground shares; then the page's own."""
 
 
 def build(facts: dict[str, Any], folder: Path) -> None:
@@ -47,7 +48,7 @@ def page(facts: Mapping[str, Any]) -> str:
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(FILTERS)
     environment.globals.update(SHARE=SHARE, NUMBER=NUMBER)
-    style = Markup("".join((TEMPLATES / name).read_text(encoding="utf-8") for name in STYLES))
+    style = Markup("".join(path.read_text(encoding="utf-8") for path in STYLES))
     return environment.get_template("page.html.j2").render(style=style, **view(facts)) + "\n"
 
 

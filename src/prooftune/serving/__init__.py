@@ -1,0 +1,1 @@
+"""Bundles behind HTTP: an API of our own, OpenAI's, and a page to try them."""

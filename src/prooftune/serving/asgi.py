@@ -1,0 +1,28 @@
+"""The few words of ASGI that our layers around the application speak."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from prooftune.serving.refusals import Refused
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """A request's header by its name in lower case; empty where there is none."""
+    return next((bytes(value) for key, value in scope.get("headers", []) if key == name), b"")
+
+
+async def refuse(send: Send, refused: Refused) -> None:
+    """Answer with a refusal."""
+    body = refused.body()
+    headers = {**refused.headers(), "content-length": str(len(body))}
+    await send({"type": "http.response.start", "status": refused.status,
+                "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
+    await send({"type": "http.response.body", "body": body})

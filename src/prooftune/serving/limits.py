@@ -1,0 +1,130 @@
+"""What one request may ask of the server: bytes, rows, time; and how many may ask at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from prooftune.serving.asgi import App, Message, Receive, Scope, Send, header, refuse
+from prooftune.serving.refusals import Refused
+
+DEADLINE = "prooftune.deadline"
+"""Where a request's scope keeps its deadline, on the clock of `time.monotonic`."""
+
+_PROBES = ("/healthz", "/readyz", "/metrics")
+"""Answered whatever else goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds, so that memory and time stay bounded.
+
+    Attributes:
+        body_bytes: of a request.
+        rows: texts or questions of a request.
+        text_characters: of one text.
+        seconds: from a request's first byte to its answer.
+        requests: that are read or answered at once.
+        queue_rows: rows that wait for a model.
+        batch_rows: rows that a model computes together.
+    """
+
+    body_bytes: int = 2_000_000
+    rows: int = 256
+    text_characters: int = 100_000
+    seconds: float = 60.0
+    requests: int = 512
+    queue_rows: int = 2048
+    batch_rows: int = 128
+
+
+@dataclass(slots=True)
+class Activity:
+    """What the server is doing.
+
+    Attributes:
+        ready: whether it takes requests; not while it is being stopped.
+        accepted, finished: requests for answers that were taken, and those whose reply was sent.
+    """
+
+    ready: bool = True
+    accepted: int = 0
+    finished: int = 0
+
+    @property
+    def idle(self) -> bool:
+        return self.accepted == self.finished
+
+
+def bounded(app: App, limits: Limits, activity: Activity) -> App:
+    """Takes a request if there is room for it, reads its body within bounds, and counts it until its reply is sent."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _PROBES:
+            await app(scope, receive, send)
+            return
+        if not activity.ready:
+            await refuse(send, Refused(503, "the server is being stopped; ask again, which reaches another or the next one",
+                                       "stopping", retry_after=2, close=True))
+            return
+        if activity.accepted - activity.finished >= limits.requests:
+            await refuse(send, Refused(429, f"{limits.requests} requests are being answered; try again shortly",
+                                       "too_many_requests", retry_after=1))
+            return
+        activity.accepted += 1
+        scope[DEADLINE] = time.monotonic() + limits.seconds
+        try:
+            try:
+                body = await asyncio.wait_for(_body(scope, receive, limits.body_bytes), limits.seconds)
+            except TimeoutError:
+                await refuse(send, Refused(408, f"the request did not arrive within {limits.seconds:g} s", "timeout", close=True))
+                return
+            except Refused as refused:
+                await refuse(send, refused)
+                return
+            if body is not None:
+                await app(scope, _again(body, receive), send)
+        finally:
+            activity.finished += 1
+
+    return call
+
+
+async def _body(scope: Scope, receive: Receive, most: int) -> bytes | None:
+    """The request's body; None where the client has gone.
+
+    Raises:
+        Refused: it is too long.
+    """
+    declared = header(scope, b"content-length")
+    length = int(declared[:18]) if declared.isdigit() else 0
+    long, hopeless = length > most, length > 8 * most or (length > most and header(scope, b"expect").lower() == b"100-continue")
+    parts, size = [], 0
+    while not hopeless:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        size += len(message.get("body", b""))
+        if size <= most and not long:
+            parts.append(message.get("body", b""))
+        # A client that is still sending would not hear the answer, so some more is read and thrown away.
+        if not message.get("more_body") or size > 8 * most:
+            break
+    if long or size > most:
+        raise Refused(413, f"the request is longer than {most:,} bytes; send fewer rows at a time", "too_large", close=True)
+    return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Gives the body that was read, then whatever comes after it."""
+    given = False
+
+    async def call() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return call

@@ -1,0 +1,122 @@
+"""Which rows are computed together, and which never: with a stand-in for the model that can be held."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from prooftune.serving.batching import Batcher, Full, Late
+
+
+class Held:
+    """Doubles numbers, once it is let go; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, list[Any]]] = []
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, key: Any, rows: list[Any]) -> list[Any]:
+        self.asked.append((key, list(rows)))
+        self.begun.set()
+        assert self.go.wait(10)
+        if "bad" in rows:
+            raise ZeroDivisionError
+        return [row * 2 for row in rows]
+
+
+@pytest.fixture
+def held() -> Held:
+    return Held()
+
+
+@pytest.fixture
+def batcher(held: Held) -> Iterator[Batcher]:
+    one = Batcher(held, queue_rows=10, batch_rows=4)
+    yield one
+    held.go.set()
+    one.close(10)
+
+
+def later(seconds: float = 60.0) -> float:
+    return time.monotonic() + seconds
+
+
+def begin(batcher: Batcher, held: Held) -> Any:
+    """A request that is being computed, so that others gather behind it."""
+    first = batcher.submit("a", [0], later())
+    assert held.begun.wait(10)
+    return first
+
+
+def test_what_waits_for_one_model_is_computed_together_up_to_the_budget(batcher: Batcher, held: Held) -> None:
+    first = begin(batcher, held)
+    requests = [("a", [1, 2]), ("b", [5]), ("a", [3]), ("a", [6, 7]), ("b", [8])]
+    futures = [batcher.submit(key, rows, later()) for key, rows in requests]
+    held.go.set()
+    assert [f.result(10) for f in [first, *futures]] == [[0], [2, 4], [10], [6], [12, 14], [16]]
+    assert held.asked == [("a", [0]), ("a", [1, 2, 3]), ("b", [5, 8]), ("a", [6, 7])]
+
+
+def test_a_request_longer_than_a_batch_is_computed_alone(batcher: Batcher, held: Held) -> None:
+    begin(batcher, held)
+    long, short = batcher.submit("a", list(range(6)), later()), batcher.submit("a", [9], later())
+    held.go.set()
+    assert long.result(10) == [0, 2, 4, 6, 8, 10] and short.result(10) == [18]
+    assert [rows for _, rows in held.asked] == [[0], [0, 1, 2, 3, 4, 5], [9]]
+
+
+def test_a_cancelled_request_is_never_computed_and_takes_no_room(batcher: Batcher, held: Held) -> None:
+    begin(batcher, held)
+    gone = batcher.submit("a", list(range(10)), later())
+    assert batcher.waiting() == 10
+    with pytest.raises(Full):
+        batcher.submit("a", [1], later())
+    assert gone.cancel()
+    kept = batcher.submit("a", [1], later())
+    assert batcher.waiting() == 1
+    held.go.set()
+    assert kept.result(10) == [2]
+    assert [rows for _, rows in held.asked] == [[0], [1]]
+
+
+def test_a_request_whose_time_is_over_is_not_computed(batcher: Batcher, held: Held) -> None:
+    begin(batcher, held)
+    late, kept = batcher.submit("a", [1], later(-1)), batcher.submit("a", [2], later())
+    held.go.set()
+    assert kept.result(10) == [4]
+    with pytest.raises(Late):
+        late.result(10)
+    assert [rows for _, rows in held.asked] == [[0], [2]]
+
+
+def test_a_full_queue_says_when_to_come_again(batcher: Batcher, held: Held) -> None:
+    begin(batcher, held)
+    batcher.submit("a", list(range(10)), later())
+    with pytest.raises(Full) as full:
+        batcher.submit("b", [1], later())
+    assert 1 <= full.value.retry_after <= 60
+
+
+def test_what_one_request_breaks_is_broken_for_it_alone(batcher: Batcher, held: Held) -> None:
+    begin(batcher, held)
+    good, bad, other = (batcher.submit("a", [row], later()) for row in (1, "bad", 3))
+    held.go.set()
+    assert good.result(10) == [2] and other.result(10) == [6]
+    with pytest.raises(ZeroDivisionError):
+        bad.result(10)
+    assert batcher.submit("a", [4], later()).result(10) == [8]  # and the thread goes on
+
+
+def test_closing_computes_what_waits_and_takes_nothing_more(held: Held) -> None:
+    batcher = Batcher(held, queue_rows=10, batch_rows=4)
+    begin(batcher, held)
+    waiting = batcher.submit("a", [1], later())
+    held.go.set()
+    batcher.close(10)
+    assert waiting.result(0) == [2]
+    with pytest.raises(Full):
+        batcher.submit("a", [1], later())

@@ -1,0 +1,70 @@
+"""What `prooftune serve` is given: names, keys, a port; and what will not do, said before any model is loaded."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from prooftune.cli import serving as command
+from prooftune.errors import Failure, UsageError
+from prooftune.serving.keys import read_keys
+from prooftune.serving.limits import Limits
+from prooftune.serving.served import load_served, named
+from prooftune.serving.server import listen
+
+
+def test_a_bundle_has_the_name_of_its_folder_or_the_one_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs/reviews/bundle").mkdir(parents=True)
+    (tmp_path / "a=b").mkdir()
+    assert named([str(tmp_path / "runs/reviews/bundle"), "v2=runs/other/bundle", "plain/"]) == {
+        "reviews": tmp_path / "runs/reviews/bundle", "v2": Path("runs/other/bundle"), "plain": Path("plain/")}
+    monkeypatch.chdir(tmp_path / "runs/reviews/bundle")
+    assert list(named(["."])) == ["reviews"]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="'a=b' will not do as a name"):
+        named(["a=b"])
+
+
+def test_names_that_will_not_do_are_refused() -> None:
+    with pytest.raises(UsageError, match="would both be called reviews; give names: NAME=b/reviews"):
+        named(["a/reviews", "b/reviews"])
+    for name in ("my run", "a:base", "ünï", "-a", "a" * 101):
+        with pytest.raises(UsageError, match="will not do as a name"):
+            named([f"{name}=folder"])
+
+
+def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# of the team\n{'a' * 16}\n\n  {'b' * 16}  \n")
+    monkeypatch.setenv("PROOFTUNE_API_KEYS", f"{'c' * 16}, {'d' * 16}")
+    assert read_keys(file) == ["a" * 16, "b" * 16]
+    assert read_keys(None) == ["c" * 16, "d" * 16]
+    monkeypatch.delenv("PROOFTUNE_API_KEYS")
+    assert read_keys(None) == []
+    file.write_text("# nothing\n")
+    with pytest.raises(UsageError, match="holds no key"):
+        read_keys(file)
+    file.write_text("a" * 16 + "\nsecret")
+    with pytest.raises(UsageError, match=r"key 2 in .* is shorter than 16 characters") as short:
+        read_keys(file)
+    assert "secret" not in str(short.value)
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        read_keys(tmp_path / "none")
+
+
+def test_a_port_that_is_taken_and_a_folder_that_is_no_bundle_are_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(Failure, match=r"cannot listen on 127\.0\.0\.1 port \d+: Address already in use"):
+            listen("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(UsageError, match="is no bundle"):
+        load_served({"a": tmp_path}, Limits())
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else object())
+    with pytest.raises(UsageError, match=r"serving needs uvicorn: pip install 'prooftune\[serve\]'"):
+        command.serve([str(tmp_path)])
