@@ -13,6 +13,7 @@ from prooftune import recipe
 from prooftune.bundle.inputs import examples_of
 from prooftune.bundle.save import FORMAT
 from prooftune.errors import Failure, UsageError
+from prooftune.evaluation.calibration import apply_temperature
 from prooftune.files import read_json
 from prooftune.models import adapters, loading
 from prooftune.tasks.classification import predict
@@ -31,12 +32,15 @@ class Answer:
         probability: its probability after temperature scaling; None where the bundle generates its answers.
         probabilities: label -> probability, summing to 1; empty where the bundle generates its answers.
         truncated_tokens: tokens of the text that did not fit and were not read.
+        abstained: whether the probability is below the bundle's threshold, so that the label is no answer at the accuracy
+            that the study aimed at; None where the bundle has no threshold.
     """
 
     label: str
     probability: float | None
     probabilities: dict[str, float]
     truncated_tokens: int = 0
+    abstained: bool | None = None
 
 
 class Classifier:
@@ -77,10 +81,10 @@ class Classifier:
     def _answer(self, output: str, log_probs: tuple[float, ...], truncated: int) -> Answer:
         if not log_probs:
             return Answer(output, None, {}, truncated)
-        scaled = np.asarray(log_probs) / float(self.facts.get("temperature") or 1.0)
-        shares = np.exp(scaled - scaled.max())
-        shares /= shares.sum()
-        return Answer(output, float(shares.max()), dict(zip(self.labels, shares.tolist(), strict=True)), truncated)
+        shares = np.exp(apply_temperature(np.asarray([log_probs]), float(self.facts.get("temperature") or 1.0)))[0]
+        sure, threshold = float(shares.max()), abstention_threshold(self.facts)
+        return Answer(output, sure, dict(zip(self.labels, shares.tolist(), strict=True)), truncated,
+                      None if threshold is None else sure < threshold)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -100,6 +104,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if facts.get("format") != FORMAT:
         raise UsageError(f"{folder} is a bundle of format {facts.get('format')}; this Prooftune reads format {FORMAT}. Update it.")
     return facts
+
+
+def abstention_threshold(facts: Mapping[str, Any]) -> float | None:
+    """The confidence below which a label is no answer (`evaluation.calibration.abstention`); None where there is none."""
+    threshold = (facts.get("abstention") or {}).get("threshold")
+    return None if threshold is None or not gives_probabilities(facts) else float(threshold)
 
 
 def gives_probabilities(facts: Mapping[str, Any]) -> bool:
