@@ -117,7 +117,9 @@ def test_what_was_done_is_not_done_again(bundle: Path, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("harm", ["torn line", "no journal", "half a part", "lost part", "strange file"])
-def test_harm_to_what_was_kept_costs_only_the_work(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
+def test_harm_to_what_was_kept_costs_only_the_work(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
     file, out, whole = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     predict_file(bundle, file, whole)
     interrupted(monkeypatch, 4, lambda: predict_file(bundle, file, out))

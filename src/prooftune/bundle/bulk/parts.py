@@ -81,7 +81,8 @@ def parts_of(out: Path, key: Mapping[str, str]) -> Iterator[Parts]:
         header, lines = _read(journal)
         changed = [what for what, value in key.items() if header.get(what) != value]
         if header and changed:
-            say(f"{folder} is of an unfinished run, and since then {' and '.join(changed)} changed: all rows are done again", "yellow")
+            say(f"{folder} is of an unfinished run, and since then {' and '.join(changed)} changed: all rows are done again",
+                "yellow")
         parts = Parts(folder, out.suffix.lower(), [])
         if not changed:
             parts.done += _finished(parts, lines)
