@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from prooftune.bundle.bulk import Summary, parts, predict_file, predicting
+from prooftune.bundle.bulk import Summary, parts, predict_file, predicting, writing
 from prooftune.bundle.load import load as bundle_load
 from prooftune.errors import Failure
 from prooftune.files import read_json, write_json
@@ -67,7 +67,7 @@ class Stop(Exception):
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, run: Callable[[], Any]) -> None:
     """Run until part number `at` is to be written."""
-    write = predicting.write_part
+    write = writing.write_part
 
     def stop(path: Path, *arguments: Any) -> None:
         if path.name.startswith(f".{at:07d}"):
@@ -192,7 +192,7 @@ def test_answers_below_the_threshold_are_marked(bundle: Path, tmp_path: Path, mo
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [r["abstained"] for r in rows] == [r["probability"] < threshold + 1e-6 for r in rows]
     assert done.abstained == sum(r["abstained"] for r in rows)
-    assert 0 < done.abstained < ROWS
+    assert done.abstained not in (None, 0, ROWS)
     predict_file(own, file, tmp_path / "out.parquet")
     assert pq.read_table(tmp_path / "out.parquet").schema.field("abstained").type == pa.bool_()
 

@@ -64,7 +64,8 @@ def weights(params: Mapping[str, Any], vocabulary: int, seed: int = 0) -> dict[s
         shapes = {"attention.wq": (dim, dim), "attention.wk": (kv, dim), "attention.wv": (kv, dim), "attention.wo": (dim, dim),
                   "feed_forward.w1": (hidden, dim), "feed_forward.w2": (dim, hidden), "feed_forward.w3": (hidden, dim)}
         found |= {f"layers.{i}.{name}.weight": matrix(*shape) for name, shape in shapes.items()}
-        found |= {f"layers.{i}.{name}.weight": 1 + 0.1 * torch.randn(dim, generator=draw) for name in ("attention_norm", "ffn_norm")}
+        for name in ("attention_norm", "ffn_norm"):
+            found[f"layers.{i}.{name}.weight"] = 1 + 0.1 * torch.randn(dim, generator=draw)
     return found
 
 
@@ -128,7 +129,8 @@ def forward(params: Mapping[str, Any], w: Mapping[str, Tensor], tokens: Tensor) 
         gate = x @ layer["feed_forward.w1"].T
         h = h + (gate * torch.sigmoid(gate) * (x @ layer["feed_forward.w3"].T)) @ layer["feed_forward.w2"].T
     output = w.get("output.weight", w["tok_embeddings.weight"])
-    return norm(h, w["norm.weight"]) @ output.T
+    logits: Tensor = norm(h, w["norm.weight"]) @ output.T
+    return logits
 
 
 def frequencies(params: Mapping[str, Any], width: int) -> Tensor:

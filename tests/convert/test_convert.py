@@ -23,7 +23,8 @@ from prooftune.files import read_json
 
 pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
 SCALED = {"use_scaled_rope": True}
-TEXTS = ["the cat sat on a mat", " two  spaces", "stocks fell, markets rose 1234!", "ünïcode 漢字 🎉", "line\nbreak\n\n", "it's I'LL"]
+TEXTS = ["the cat sat on a mat", " two  spaces", "stocks fell, markets rose 1234!", "ünïcode 漢字 🎉", "line\nbreak\n\n",
+         "it's I'LL"]
 
 
 @pytest.mark.parametrize(("family", "shards", "changes"), [
@@ -149,15 +150,16 @@ def test_special_tokens_stand_at_their_published_places() -> None:
 def test_llama_2s_template_is_the_published_one(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "llama-2-7b-chat", "llama2")
     made = convert_tokenizer(tmp_path / "llama-2-7b-chat" / "tokenizer.model", scaled_rope=False, chat=True, context=4096)
-    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi "}, {"role": "assistant", "content": "Yes"},
-             {"role": "user", "content": "Why?"}]
+    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hi "},
+             {"role": "assistant", "content": "Yes"}, {"role": "user", "content": "Why?"}]
     assert made.tokenizer.apply_chat_template(turns, tokenize=False) == (
         "<s>[INST] <<SYS>>\nBe short.\n<</SYS>>\n\nHi [/INST] Yes </s><s>[INST] Why? [/INST]")
 
 
 def test_real_small_tokenizers(public_data: Callable[[str], Path]) -> None:
     spm, table = public_data("tiny_tokenizers/m.model"), public_data("tiny_tokenizers/tiktoken_small.model")
-    same_as_sentencepiece(convert_tokenizer(spm, scaled_rope=False, chat=False, context=4096).tokenizer, spm, TEXTS[:3])
+    with pytest.raises(UsageError, match=r"m\.model splits .* otherwise than a converted tokenizer would"):
+        convert_tokenizer(spm, scaled_rope=False, chat=False, context=4096)  # a unigram model, which Llama's is not
     same_as_tiktoken(convert_tokenizer(table, scaled_rope=False, chat=False, context=8192).tokenizer, table, SPECIAL_3, TEXTS)
 
 

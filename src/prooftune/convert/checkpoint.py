@@ -74,8 +74,8 @@ def check_names(shards: Sequence[Mapping[str, Any]], paths: Sequence[Path], shap
         strange = [name for name in shard if name not in shapes and name != "rope.freqs"]
         for names, what in ((missing, "lacks"), (strange, "holds, beyond what a Llama model of these params has,")):
             if names:
-                raise UsageError(f"{path} {what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}; do "
-                                 "params.json and the weights belong together?")
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                raise UsageError(f"{path} {what} {', '.join(names[:3])}{more}; do params.json and the weights belong together?")
 
 
 def whole_tensor(name: str, shards: Sequence[Mapping[str, Tensor]], shape: tuple[int, ...]) -> Tensor:

@@ -23,7 +23,8 @@ SHARD_BYTES = 2_000_000_000
 _NAMES = {"attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
           "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
           "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
-_OUTER = {"tok_embeddings.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
+_OUTER = {"tok_embeddings.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight",
+          "output.weight": "lm_head.weight"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ def convert(folder: Path, out: Path, *, chat: bool | None = None, shard_bytes: i
     tokens = convert_tokenizer(folder / "tokenizer.model", scaled_rope=params.rope_factor is not None, chat=chat,
                                context=params.context)
     if params.vocab_size not in (None, tokens.size):
-        raise UsageError(f"params.json says vocab_size {params.vocab_size:,}, tokenizer.model holds {tokens.size:,} tokens. Is it this "
-                         "model's?")
+        raise UsageError(f"params.json says vocab_size {params.vocab_size:,}, tokenizer.model holds {tokens.size:,} tokens. Is it "
+                         "this model's?")
     shapes = params.shapes(tokens.size)
     shards = [open_shard(path) for path in paths]
     check_names(shards, paths, shapes)

@@ -90,8 +90,8 @@ def read_params(folder: Path) -> Params:
     if missing:
         raise UsageError(f"{path} has no number for {', '.join(missing)}; is it the params.json of a Llama checkpoint?")
     if values.get("moe_args") or values.get("vision_chunk_size") or values.get("quantization_args"):
-        raise UsageError(f"{path} describes a model with experts, images or quantised weights; Llama 2 and Llama 3 text models in 16 "
-                         "or 32 bits can be converted")
+        raise UsageError(f"{path} describes a model with experts, images or quantised weights; Llama 2 and Llama 3 text models in "
+                         "16 or 32 bits can be converted")
     dim, heads = int(values["dim"]), int(values["n_heads"])
     kv = int(values.get("n_kv_heads") or heads)
     if dim % heads or heads % kv:

@@ -39,6 +39,10 @@ _LLAMA_2_TEMPLATE = (
     "{% else %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}")
 
 
+_SAMPLES = ("The quick brown fox jumps over 13 lazy dogs.", " a  b", "Ünïcode 漢字 🎉", "line\n\n\tend ", "x=1;{y}", "don't")
+"""Texts on which the converted SentencePiece must agree with the original."""
+
+
 @dataclass(frozen=True, slots=True)
 class Converted:
     """A tokenizer in transformers' form.
@@ -123,7 +127,8 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> Converted:
         import sentencepiece
     except ModuleNotFoundError:
         raise UsageError(f"{path} is no table of tiktoken; to read SentencePiece: pip install 'prooftune[convert]'") from None
-    from transformers import LlamaTokenizer
+    from tokenizers import normalizers
+    from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
     pieces = sentencepiece.SentencePieceProcessor()
     try:
@@ -136,7 +141,18 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> Converted:
     with tempfile.TemporaryDirectory() as scratch:
         # A folder of its own, so that the library finds nothing else to read.
         (Path(scratch) / "tokenizer.model").write_bytes(path.read_bytes())
-        tokenizer = LlamaTokenizer.from_pretrained(scratch, model_max_length=context, legacy=False)
+        backend = LlamaTokenizer.from_pretrained(scratch, add_bos_token=True).backend_tokenizer
+    # The library's class leaves out the space that SentencePiece puts before a text that begins with one, so the text is
+    # prepared as in the published Llama 2.
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.pre_tokenizer = None
+    for text in _SAMPLES:
+        if backend.encode(text, add_special_tokens=False).ids != pieces.EncodeAsIds(text):
+            raise UsageError(f"{path} splits {text!r} otherwise than a converted tokenizer would; Llama's is of SentencePiece's kind "
+                             "BPE, with bytes for unknown characters and without normalisation. Is it a Llama tokenizer?")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+                                        model_max_length=context, model_input_names=["input_ids", "attention_mask"],
+                                        clean_up_tokenization_spaces=False)
     if chat:
         tokenizer.chat_template = _LLAMA_2_TEMPLATE
     _check(tokenizer, pieces.GetPieceSize(), path)

@@ -132,7 +132,7 @@ def _label(bundle: Classifier | Answerer, stream: Stream, columns: Mapping[str, 
     with bar("Predicting", stream.rows, done) as shown:
         for block in blocks(stream, done, BLOCK, CHARACTERS):
             texts = texts_of(block, columns)
-            answers = bundle.predict(texts, progress=False)  # type: ignore[arg-type]
+            answers = bundle.predict(texts, progress=False)
             added = answer_columns(answers, bundle.facts)
             parts.add(lambda path, block=block, added=added: write_part(path, block, added, form),  # type: ignore[misc]
                       _counts(texts, added))
