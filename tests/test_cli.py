@@ -13,7 +13,8 @@ from prooftune import __version__
 from prooftune.cli import app, main
 from prooftune.recipe import shipped
 
-COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "index", "search", "data"]
+COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "publish", "convert",
+            "chat", "index", "search", "data"]
 
 
 def prooftune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

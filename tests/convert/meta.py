@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "stocks", "fell", "markets", "rose", "goal", "scored", "match", "won", "planet", "orbit", "science", "new", "phone", "chip", "good", "bad", "film", "loved", "hated", "text", "answer", "question", "yes", "no", "very", "is", "was", "it", "and", "of", "to", "in", "for"]
+_TEXT = """the cat sat on a mat stocks fell markets rose goal scored match won planet orbit science new phone chip good bad film
+loved hated text answer question yes no very is was it and of to in for"""
+WORDS = _TEXT.split()
 LLAMA_2 = {"dim": 32, "n_layers": 2, "n_heads": 4, "multiple_of": 16, "norm_eps": 1e-5, "vocab_size": -1}
 LLAMA_3 = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "multiple_of": 16, "ffn_dim_multiplier": 1.3,
            "norm_eps": 1e-5, "rope_theta": 500000.0}

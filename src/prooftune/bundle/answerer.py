@@ -71,12 +71,15 @@ class Answerer:
         self._settings = recipe.Answering(**facts["answering"])
         self._index: Index | None = None
 
-    def predict(self, questions: Sequence[str | Mapping[str, str]], *, progress: bool = True) -> list[Reply]:
+    def predict(
+        self, questions: Sequence[str | Mapping[str, str]], *, progress: bool = True, retrieve: bool = True
+    ) -> list[Reply]:
         """Answer every question.
 
         Args:
             questions: strings, or mappings with ``question`` and, where the bundle reads one, ``context``.
             progress: whether to show a bar.
+            retrieve: of a bundle with documents, whether passages are shown; it was tuned to see some.
 
         Raises:
             UsageError: a question lacks a field, or is no text.
@@ -86,7 +89,8 @@ class Answerer:
             return []
         shown: list[list[Chunk]] = [[] for _ in examples]
         if self._index_folder is not None:
-            shown = self._retrieve([e.inputs[QUESTION] for e in examples])
+            if retrieve:
+                shown = self._retrieve([e.inputs[QUESTION] for e in examples])
             examples = [with_passages(e, passages, None) for e, passages in zip(examples, shown, strict=True)]
         found = predict(self.model, self._encoder, examples, self._settings, self.facts["task"],
                         description="Answering" if progress else None)

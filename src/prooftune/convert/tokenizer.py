@@ -148,8 +148,8 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> Converted:
     backend.pre_tokenizer = None
     for text in _SAMPLES:
         if backend.encode(text, add_special_tokens=False).ids != pieces.EncodeAsIds(text):
-            raise UsageError(f"{path} splits {text!r} otherwise than a converted tokenizer would; Llama's is of SentencePiece's kind "
-                             "BPE, with bytes for unknown characters and without normalisation. Is it a Llama tokenizer?")
+            raise UsageError(f"{path} splits {text!r} otherwise than a converted tokenizer would; Llama's is of SentencePiece's "
+                             "kind BPE, with bytes for unknown characters and without normalisation. Is it a Llama tokenizer?")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>",
                                         model_max_length=context, model_input_names=["input_ids", "attention_mask"],
                                         clean_up_tokenization_spaces=False)

@@ -112,9 +112,16 @@ def _write_table(path: Path, block: Block, added: Mapping[str, list[Any]], form:
         records = block.records()
         arrays = [_array([r.get(field.name) for r in records], field.name, form.files, field.type) for field in form.schema]
         table = pa.table(arrays, schema=form.schema)
+    pq.write_table(with_columns(table, added), path, compression="zstd")
+
+
+def with_columns(table: Any, added: Mapping[str, list[Any]]) -> Any:
+    """An Arrow table with the answers' columns behind its own."""
+    import pyarrow as pa
+
     for name, values in added.items():
         table = table.append_column(name, pa.array(values, type=_TYPES.get(name, "float64")))
-    pq.write_table(table, path, compression="zstd")
+    return table
 
 
 def _join_tables(parts: Iterable[Path], path: Path) -> None:
