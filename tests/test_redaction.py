@@ -10,7 +10,8 @@ SECRETS = {
     "hf_" + "aB3" * 12: "a Hugging Face token", "sk-" + "proj-" + "x1Y2" * 8: "an API key (sk-…)",
     "AKIA" + "ABCDEFGH12345678": "an AWS", "ghp_" + "a1" * 18: "a GitHub token", "AIza" + "b" * 35: "a Google",
     "-----BEGIN RSA " + "PRIVATE KEY-----": "a private key",
-    "postgres://" + "me:pass@db.example/x": "an address with a password", "https://" + ":tok3n@host/x": "an address with a password",
+    "postgres://" + "me:pass@db.example/x": "an address with a password",
+    "https://" + ":tok3n@host/x": "an address with a password",
 }
 
 

@@ -115,8 +115,8 @@ def test_the_card_says_all_and_its_head_is_what_the_hub_reads(told: Path) -> Non
     assert (values["license"], values["library_name"], values["pipeline_tag"]) == ("llama3.2", "peft", "text-classification")
     assert values["datasets"] == ["fancyzhx/ag_news"]
     assert {"prooftune", "classification", "lora"} <= set(values["tags"])
-    results = ModelCard(text).data.eval_results
-    assert results is not None
+    data: Any = ModelCard(text).data
+    results = data.eval_results
     assert [(r.metric_type, r.metric_value) for r in results] == [("accuracy", 0.91), ("macro_f1", 0.9)]
     assert "95% interval 0.8800 to 0.9300, n = 500" in str(results[0].metric_name)
     for part in ("| accuracy | 0.9100 | 0.8800 to 0.9300 |", "| tfidf | 0.8000 |", "Not for Welsh.",

@@ -137,7 +137,7 @@ def forward(params: Mapping[str, Any], w: Mapping[str, Tensor], tokens: Tensor) 
 
 def frequencies(params: Mapping[str, Any], width: int) -> Tensor:
     """Of the rotary embedding, per pair of values."""
-    plain = 1.0 / params.get("rope_theta", 10000.0) ** (torch.arange(0, width, 2).float() / width)
+    plain: Tensor = 1.0 / params.get("rope_theta", 10000.0) ** (torch.arange(0, width, 2).float() / width)
     if not params.get("use_scaled_rope"):
         return plain
     factor, low, high, context = params.get("rope_scaling_factor", 8.0), 1.0, 4.0, 8192.0

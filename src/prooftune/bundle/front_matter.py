@@ -25,7 +25,7 @@ def front_matter(facts: Mapping[str, Any], *, merged: bool) -> str:
     known = facts.get("study") or {}
     card = known.get("card") or {}
     adapter = facts.get("part") == "adapter" and not merged
-    data = ModelCardData(
+    data: Any = ModelCardData(
         base_model=_base(facts, card), library_name="peft" if adapter else "transformers", pipeline_tag=_pipeline(facts),
         datasets=_datasets(known), metrics=_metrics(known), tags=_tags(facts, adapter), **_licence(card))
     if known.get("metrics"):
@@ -39,7 +39,7 @@ def _base(facts: Mapping[str, Any], card: Mapping[str, Any]) -> str | None:
     return name if _HUB_NAME.fullmatch(name) else None
 
 
-def _licence(card: Mapping[str, Any]) -> dict[str, str]:
+def _licence(card: Mapping[str, Any]) -> dict[str, Any]:
     said = card.get("model_licence")
     if not said:
         return {}

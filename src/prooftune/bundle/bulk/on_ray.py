@@ -56,7 +56,8 @@ def predict_on_ray(bundle: Path, source: str, out: str, workers: int) -> int:
         raise UsageError(f"{source}: no such file or folder")
     started = not ray.is_initialized()
     if started:
-        ray.init(**({} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers + 1}), include_dashboard=False, log_to_driver=False)
+        here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers + 1}
+        ray.init(**here, include_dashboard=False, log_to_driver=False)
     try:
         return _run(bundle, facts, source, out, workers)
     except ray.exceptions.RayError as error:
