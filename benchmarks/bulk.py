@@ -84,7 +84,7 @@ def _predict(bundle: Path, file: Path, out: Path, kill_after: int | None = None)
             time.sleep(0.2)
         said = process.stdout.read() if process.stdout else ""
     # Loading the model and the libraries takes most of the memory; what the file's length adds shows after it.
-    at_work = [memory for done, memory in seen if done]
+    at_work = [memory for done, memory in seen if done > seen[0][0]]
     tenth = max(1, len(at_work) // 10)
     return {"seconds": round(time.monotonic() - started, 1), "exit_code": process.returncode, "said": said.splitlines(),
             "peak_mb": round(max(memory for _, memory in seen) / 1e6),
