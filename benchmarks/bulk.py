@@ -29,8 +29,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, default=Path("runs/bulk"))
-    parser.add_argument("--ray", action="store_true", help="also label a folder of Parquet files on a local Ray of 2 workers, one "
-                        "of which is killed half-way, and compare the rows")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     file, bundle = _file(chosen.out / f"texts-{chosen.rows}.parquet", chosen.rows), _bundle(chosen.out)
@@ -41,11 +39,9 @@ def main() -> None:
     results["resumed"] = _predict(bundle, file, broken)
     results["identical"] = _digest(whole) == _digest(broken)
     results["sha256"] = _digest(whole)
-    if chosen.ray:
-        results["ray"] = _on_ray(bundle, file, whole, chosen.out)
     (chosen.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))
-    sys.exit(0 if results["identical"] and results.get("ray", {"same": True})["same"] else 1)
+    sys.exit(0 if results["identical"] else 1)
 
 
 def _file(path: Path, rows: int) -> Path:
@@ -91,55 +87,6 @@ def _predict(bundle: Path, file: Path, out: Path, kill_after: int | None = None)
             "first_tenth_mb": round(max(at_work[:tenth], default=0) / 1e6),
             "last_tenth_mb": round(max(at_work[-tenth:], default=0) / 1e6),
             "rows_when_ended": max(done for done, _ in seen)}
-
-
-def _on_ray(bundle: Path, file: Path, whole: Path, folder: Path) -> dict[str, Any]:
-    """The same rows as a folder of files on two Ray workers, one of which is killed when half of the rows are written."""
-    import shutil
-
-    import psutil
-    import pyarrow.parquet as pq
-
-    parts, out = folder / "parts", folder / "ray"
-    for old in (parts, out):
-        shutil.rmtree(old, ignore_errors=True)
-    parts.mkdir()
-    table = pq.read_table(file)
-    step = max(1, len(table) // 40)
-    for number, start in enumerate(range(0, len(table), step)):
-        pq.write_table(table.slice(start, step), parts / f"{number:04d}.parquet")
-    command = [sys.executable, "-m", "prooftune", "predict", str(bundle), str(parts), "--out", str(out), "--engine", "ray",
-               "--workers", "2"]
-    started, killed, seen = time.monotonic(), None, []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            time.sleep(0.5)
-            done = sum(pq.read_metadata(path).num_rows for path in out.glob("*.parquet")) if out.is_dir() else 0
-            workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "Labeller" in _named(p)]
-            seen.append(len(workers))
-            if killed is None and done >= len(table) // 2 and workers:
-                killed = {"rows_written": done, "workers": len(workers), "process": _named(workers[0])}
-                workers[0].send_signal(signal.SIGKILL)
-        said = process.stdout.read() if process.stdout else ""
-    ours = pq.read_table(whole)
-    found = pq.read_table(sorted(out.glob("*.parquet"))) if process.returncode == 0 else ours.slice(0, 0)
-    shares = [name for name in ours.column_names if name.startswith("probability")]
-    same_rows = all(found.column(name).equals(ours.column(name)) for name in ("id", "text", "price", "label", "truncated_tokens"))
-    largest = max((max(abs(a - b) for a, b in zip(found.column(n).to_pylist(), ours.column(n).to_pylist(), strict=True))
-                   for n in shares), default=0.0) if same_rows else None
-    return {"seconds": round(time.monotonic() - started, 1), "exit_code": process.returncode, "said": said.splitlines()[-4:],
-            "killed": killed, "most_workers": max(seen, default=0), "rows": len(found), "rows_in_order": same_rows,
-            "largest_difference_of_probabilities": largest,
-            "same": bool(same_rows and killed is not None and largest is not None and largest < 1e-4)}
-
-
-def _named(process: Any) -> str:
-    import psutil
-
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def _rows_done(out: Path) -> int:
