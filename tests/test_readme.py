@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import shutil
@@ -52,6 +53,7 @@ def test_every_command_ends_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model_folders: dict[str, Path]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("loved good film\n"))  # what chat is told
     shutil.copytree(model_folders["llama3"], tmp_path / "meta-llama" / "Llama-3.2-1B")
     # The embedded model's name means a tiny one here; that it means the real one is tested with the real one.
     monkeypatch.setitem(loading.ALIASES, loading.EMBEDDED, str(model_folders["llama3"]))

@@ -20,14 +20,15 @@ def cached_if_unreachable() -> Iterator[None]:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or answers(constants.ENDPOINT):
         yield
         return
     with _offline():
         yield
 
 
-def _answers(endpoint: str) -> bool:
+def answers(endpoint: str) -> bool:
+    """Whether a hub answers at this address, with whatever."""
     try:
         urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_SECONDS).close()
     except urllib.error.HTTPError:

@@ -29,15 +29,36 @@ def say(message: str, style: str | None = None) -> None:
 
 
 @contextmanager
-def bar(description: str | None, total: float | None) -> Iterator[Progress]:
-    """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``. None: show nothing."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+def bar(description: str | None, total: float | None, completed: int = 0) -> Iterator[Progress]:
+    """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``. None: show nothing.
 
-    columns = (TextColumn("  {task.description:<34}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(),
+    Args:
+        description: what is done.
+        total: how much there is to do.
+        completed: how much of it was done before, which does not count for the rate.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s", "progress.data.speed")
+
+    columns = (TextColumn("  {task.description:<34}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), Rate(),
                TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
     hidden = description is None or console().quiet or not console().is_terminal
     with Progress(*columns, console=console(), disable=hidden) as progress:
-        progress.add_task(description or "", total=total)
+        progress.add_task(description or "", total=total, completed=completed)
         yield progress
 
 

@@ -53,7 +53,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / ".lock").open("w")
     except OSError as error:
-        raise Failure(f"cannot write the run folder {folder}: {error.strerror}") from error
+        raise Failure(f"cannot write {folder}: {error.strerror}") from error
     with handle:
         try:
             import fcntl

@@ -23,6 +23,7 @@ from prooftune.files import fingerprint, read_json, sha256, write_json, write_te
 from prooftune.progress import say
 from prooftune.recipe import Recipe, Variant
 from prooftune.records import SPLITS, Example, SplitName, Study, VariantResult
+from prooftune.redaction import redacted
 from prooftune.tasks import task
 from prooftune.tasks.prompts import Encoder
 from prooftune.variants.context import Context, Outcome
@@ -137,7 +138,7 @@ def evaluate(chosen: Recipe, study: Study, results: list[VariantResult], folder:
         scores["judge"] = judge_study(chosen, chosen.judge, study, results, scores, folder / "judge", base)
     write_json(folder / "scores.json", scores)
     facts = {
-        "name": chosen.name, "recipe": recipe.dump(chosen), "scores": scores, "notes": study.notes, "seed": chosen.seed,
+        "name": chosen.name, "recipe": redacted(recipe.dump(chosen)), "scores": scores, "notes": study.notes, "seed": chosen.seed,
         "audit": read_json(folder / "data" / "audit.json"), "prooftune_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "variants": {r.name: {"kind": r.kind, **r.details} for r in results}, "environment": environment(chosen)}

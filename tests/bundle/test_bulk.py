@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prooftune.bundle import bulk
-from prooftune.bundle.bulk import predict_file
+from prooftune.bundle.bulk import predict_file, predicting
 from prooftune.bundle.load import load as bundle_load
 from prooftune.errors import UsageError
 from study.small import classifier
@@ -27,7 +26,7 @@ TEXTS = ["goal scored", "NA", "", "a \"quoted\", cell", "two\nlines", "ünïcode
 
 @pytest.fixture(autouse=True)
 def load_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "load", load)
+    monkeypatch.setattr(predicting, "load", load)
 
 
 def read_csv(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
@@ -49,14 +48,14 @@ def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> Path:
 def test_csv_keeps_every_cell_and_row_in_order(bundle: Path, tmp_path: Path) -> None:
     rows = [[f"{i:03d}", text, "NaN"] for i, text in enumerate(TEXTS)]
     file = write_csv(tmp_path / "in.csv", ["id", "text", "empty or not"], rows)
-    assert predict_file(bundle, file, tmp_path / "out.csv") == len(TEXTS)
+    assert predict_file(bundle, file, tmp_path / "out.csv").rows == len(TEXTS)
     out = read_csv(tmp_path / "out.csv")
     assert list(out[0]) == ["id", "text", "empty or not", *ADDED]
     assert [[r["id"], r["text"], r["empty or not"]] for r in out] == rows
 
 
 def test_the_answers_are_those_of_the_loaded_bundle(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "BLOCK", 3)
+    monkeypatch.setattr(predicting, "BLOCK", 3)
     file = write_lines(tmp_path / "in.jsonl", [{"text": text} for text in TEXTS])
     predict_file(bundle, file, tmp_path / "out.jsonl")
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
@@ -101,7 +100,7 @@ def test_every_format_into_every_other(bundle: Path, tmp_path: Path, source: str
     else:
         pq.write_table(pa.table({"text": texts}), file)
     out = tmp_path / f"out.{target}"
-    assert predict_file(bundle, file, out) == 3
+    assert predict_file(bundle, file, out).rows == 3
     if target in ("csv", "tsv"):
         rows: list[dict[str, Any]] = list(read_csv(out, "\t" if target == "tsv" else ","))
     elif target == "jsonl":
@@ -118,7 +117,7 @@ def test_one_text_is_found_by_its_name_by_text_or_by_being_alone(
 ) -> None:
     bundle = bundles({"review": "Review Text"})
     file = write_csv(tmp_path / "in.csv", [header], [["goal scored"]])
-    assert predict_file(bundle, file, tmp_path / "out.csv") == 1
+    assert predict_file(bundle, file, tmp_path / "out.csv").rows == 1
 
 
 def test_columns_are_those_of_the_recipe_also_behind_another_delimiter(bundles: Callable[..., Path], tmp_path: Path) -> None:
@@ -160,7 +159,7 @@ def test_generated_answers_have_no_probabilities(bundles: Callable[..., Path], t
 def test_what_will_not_do_is_said_before_any_work(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str | None, out: str, message: str
 ) -> None:
-    monkeypatch.setattr(bulk, "load", None)  # the model is not even loaded
+    monkeypatch.setattr(predicting, "load", None)  # the model is not even loaded
     (tmp_path / "in.csv").touch()
     if content is not None:
         (tmp_path / name).write_text(content)

@@ -41,8 +41,8 @@ def test_labels_are_those_of_the_loaded_bundle(client: httpx2.Client, folders: d
         assert got["label"] == want.label and got["truncated_tokens"] == want.truncated_tokens
         assert got["probabilities"] == pytest.approx(want.probabilities, abs=1e-5)
         assert got["probability"] == max(got["probabilities"].values())
-        assert got["abstains"] == (got["probability"] < 0.6)
-    assert {r["abstains"] for r in reply["results"]} == {True, False}
+        assert got["abstained"] == (got["probability"] < 0.6)
+    assert {r["abstained"] for r in reply["results"]} == {True, False}
 
 
 def test_answers_are_those_of_the_loaded_bundle(client: httpx2.Client, folders: dict[str, Path]) -> None:
@@ -87,7 +87,7 @@ def test_many_clients_at_once_each_get_their_own_answers(server: Live, folders: 
 
 def test_the_untuned_model_has_no_threshold_and_a_head_has_no_untuned_model(client: httpx2.Client) -> None:
     base = client.post("/v1/classify", json={"model": "topics:base", "texts": ["goal"]}).json()
-    assert base["model"] == "topics:base" and base["threshold"] is None and base["results"][0]["abstains"] is None
+    assert base["model"] == "topics:base" and base["threshold"] is None and base["results"][0]["abstained"] is None
     assert "head has no answers before" in error_of(client.post("/v1/classify", json={"model": "head:base", "texts": ["a"]}), 404)[
         "message"]
 
@@ -107,7 +107,7 @@ def test_words_are_left_out_one_by_one(client: httpx2.Client, folders: dict[str,
 
 def test_a_label_that_is_written_has_no_probabilities(client: httpx2.Client) -> None:
     [result] = client.post("/v1/classify", json={"model": "spoken", "texts": ["goal"]}).json()["results"]
-    assert result["probability"] is None and result["probabilities"] == {} and result["abstains"] is None
+    assert result["probability"] is None and result["probabilities"] == {} and result["abstained"] is None
 
 
 def test_what_a_request_lacks_is_said(client: httpx2.Client) -> None:

@@ -110,7 +110,7 @@ def test_below_the_threshold_it_abstains(page: Any, folders: dict[str, Path]) ->
     ask(page, "topics", text=unsure)
     assert "Abstains. Its probability" in page.locator("#tuned .note").inner_text()
     assert page.locator("#base .note").count() == 0
-    shot(page, "light-abstains")
+    shot(page, "light-abstained")
     ask(page, "topics", text=sure)
     assert page.locator("#tuned .note").count() == 0
 
@@ -226,7 +226,7 @@ def test_a_file_is_labelled_row_by_row(page: Any, folders: dict[str, Path]) -> N
     found = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_bytes().decode(), newline="")))
     assert [[r["id"], r["text"]] for r in found] == rows
     assert list(found[0]) == ["id", "text", "label", "probability", "probability_World", "probability_Sports",
-                              "probability_Sci/Tech", "abstains", "truncated_tokens"]
+                              "probability_Sci/Tech", "abstained", "truncated_tokens"]
     for row, want in zip(found, classifier(folders["topics"]).predict(cells), strict=True):
         assert row["label"] == want.label and float(row["probability"]) == pytest.approx(want.probability, abs=1e-5)
 

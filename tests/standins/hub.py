@@ -1,7 +1,8 @@
-"""A stand-in for the model and data hub: as much of its interface as downloading a repository needs."""
+"""A stand-in for the model and data hub: as much of its interface as downloading and publishing a repository need."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -42,6 +43,15 @@ class Hub:
     models: dict[str, Repository] = field(default_factory=dict)
     datasets: dict[str, Repository] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    token: str | None = None
+    """What whoever writes must send; None: nobody may."""
+    owners: tuple[str, ...] = ("me",)
+    """Whose repositories the token may write; the first is its own."""
+    private: dict[str, bool] = field(default_factory=dict)
+    stored: dict[str, bytes] = field(default_factory=dict)
+    """Large files by their digest."""
+    broken: str | None = None
+    """A part of the path at which the server fails."""
 
 
 @contextlib.contextmanager
@@ -77,6 +87,64 @@ class _Handler(BaseHTTPRequestHandler):
         self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self._answer()
 
+    def do_PUT(self) -> None:
+        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        digest = hashlib.sha256(content).hexdigest()
+        hub.stored[digest] = content
+        self._send(200 if self.path == f"/lfs/{digest}" else 400, b"")
+
+    def _written(self, hub: Hub, path: str) -> bool:
+        """Answer a request that has to do with writing; False where it has not."""
+        if hub.broken and hub.broken in path:
+            self._send(500, b"broken")
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif path == "/api/repos/create":
+            self._created(hub, json.loads(self._body))
+        elif "/preupload/" in path or path.endswith("/info/lfs/objects/batch") or "/commit/" in path:
+            self._uploaded(hub, path)
+        else:
+            return False
+        return True
+
+    def _created(self, hub: Hub, wanted: dict[str, Any]) -> None:
+        owner = wanted.get("organization") or hub.owners[0]
+        name = f"{owner}/{wanted['name']}"
+        if hub.token is None or self.headers.get("Authorization") != f"Bearer {hub.token}":
+            self._refuse(401, "Unauthorized", "Invalid username or password.")
+        elif owner not in hub.owners:
+            self._refuse(403, "Forbidden", f"You don't have the rights to create a model under the namespace {owner}")
+        elif name in hub.models:
+            self._send(409, json.dumps({"error": "You already created this model repo", "url": f"{hub.url}/{name}"}).encode(),
+                       {"Content-Type": "application/json"})
+        else:
+            hub.models[name] = Repository({"main": {}})
+            hub.private[name] = wanted.get("visibility") == "private" or bool(wanted.get("private"))
+            self._json({"url": f"{hub.url}/{name}", "name": name})
+
+    def _uploaded(self, hub: Hub, path: str) -> None:
+        if hub.token is None or self.headers.get("Authorization") != f"Bearer {hub.token}":
+            self._refuse(401, "Unauthorized", "Invalid username or password.")
+        elif "/preupload/" in path:
+            self._json({"files": [
+                {"path": f["path"], "uploadMode": "lfs" if f["size"] > 20_000 else "regular", "shouldIgnore": False}
+                for f in json.loads(self._body)["files"]]})
+        elif path.endswith("/batch"):
+            self._json({"transfer": "basic", "objects": [
+                {"oid": o["oid"], "size": o["size"], "actions": {"upload": {"href": f"{hub.url}/lfs/{o['oid']}", "header": {}}}}
+                for o in json.loads(self._body)["objects"]]})
+        else:
+            parts = path.strip("/").split("/")
+            files = hub.models["/".join(parts[2:4])].revisions["main"]
+            for line in map(json.loads, self._body.decode().splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    files[value["path"]] = hub.stored[value["oid"]]
+            self._json({"commitUrl": f"{hub.url}/{'/'.join(parts[2:4])}/commit/{'0' * 40}", "commitOid": "0" * 40, "success": True})
+
     def log_message(self, *_: Any) -> None:
         """Keep the terminal clean."""
 
@@ -85,6 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         hub.requests.append(f"{self.command} {path}")
         parts = path.strip("/").split("/")
+        if self.command == "POST" and self._written(hub, path):
+            return
         if parts[0] == "api" and len(parts) >= 4:
             self._interface(hub, parts[1], "/".join(parts[2:4]), parts[4:])
         elif "resolve" in parts:

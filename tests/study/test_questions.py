@@ -110,7 +110,7 @@ def test_a_file_of_questions_is_answered_beside_its_columns(extractive: tuple[di
     assert bundle is not None
     rows = [{"question": "text below", "context": f"the cat sat on a {place} {n}", "n": n} for n, place in enumerate(PLACES)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert predict_file(bundle, tmp_path / "in.jsonl", tmp_path / "out.jsonl") == len(rows)
+    assert predict_file(bundle, tmp_path / "in.jsonl", tmp_path / "out.jsonl").rows == len(rows)
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     loaded = prooftune.load(bundle)
     assert isinstance(loaded, Answerer)

@@ -79,7 +79,7 @@ class Answerer:
         self._index: Index | None = None
 
     def predict(
-        self, questions: Sequence[str | Mapping[str, str]], *, progress: bool = True, tuned: bool = True
+        self, questions: Sequence[str | Mapping[str, str]], *, progress: bool = True, tuned: bool = True, retrieve: bool = True
     ) -> list[Reply]:
         """Answer every question.
 
@@ -88,6 +88,7 @@ class Answerer:
             progress: whether to show a bar.
             tuned: False asks the untuned base model with the same prompt and passages; without the no-answer threshold,
                 which is the tuned model's.
+            retrieve: of a bundle with documents, whether passages are shown; it was tuned to see some.
 
         Raises:
             UsageError: a question lacks a field, or is no text; or there is no untuned model (`untuned.no_base`).
@@ -97,7 +98,8 @@ class Answerer:
             return []
         shown: list[list[Chunk]] = [[] for _ in examples]
         if self._index_folder is not None:
-            shown = self._retrieve([e.inputs[QUESTION] for e in examples])
+            if retrieve:
+                shown = self._retrieve([e.inputs[QUESTION] for e in examples])
             examples = [with_passages(e, passages, None) for e, passages in zip(examples, shown, strict=True)]
         with asked(self.facts, self.model, self._adapter, tuned):
             found = predict(self.model, self._encoder, examples, self._settings, self.facts["task"],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from prooftune.bundle.about import described
+
 
 def card(facts: dict[str, Any], scores: dict[str, Any]) -> str:
     """The card as Markdown.
@@ -22,10 +24,7 @@ def card(facts: dict[str, Any], scores: dict[str, Any]) -> str:
 
 {_about(facts)} Input fields: {', '.join(facts['fields'])}.
 
-| metric | value | interval |
-|---|---|---|
-{rows}
-
+{described(facts, rows)}
 ## Load it
 
 With Prooftune:

@@ -14,6 +14,7 @@ from prooftune.bundle.inputs import examples_of
 from prooftune.bundle.save import FORMAT
 from prooftune.bundle.untuned import asked
 from prooftune.errors import Failure, UsageError
+from prooftune.evaluation.calibration import apply_temperature
 from prooftune.files import fingerprint, read_json
 from prooftune.models import adapters, loading
 from prooftune.records import Prediction
@@ -33,6 +34,8 @@ class Answer:
         probability: its probability after temperature scaling; None where the bundle generates its answers.
         probabilities: label -> probability, summing to 1; empty where the bundle generates its answers.
         truncated_tokens: tokens of the text that did not fit and were not read.
+        abstained: whether the probability is below the bundle's threshold, so that the label is no answer at the accuracy
+            that the study aimed at; None where the bundle has no threshold.
         prompt_tokens: tokens that were read.
     """
 
@@ -40,6 +43,7 @@ class Answer:
     probability: float | None
     probabilities: dict[str, float]
     truncated_tokens: int = 0
+    abstained: bool | None = None
     prompt_tokens: int = 0
 
 
@@ -81,17 +85,18 @@ class Classifier:
         with asked(self.facts, self.model, self._adapter, tuned):
             predictions = predict(self.model, self._encoder, examples, self._scoring, head=head,
                                   description="Predicting" if progress else None)
+        # Both were fitted to the tuned model.
         temperature = float(self.facts.get("temperature") or 1.0) if tuned else 1.0
-        return [self._answer(prediction, temperature) for prediction in predictions]
+        threshold = abstention_threshold(self.facts) if tuned else None
+        return [self._answer(prediction, temperature, threshold) for prediction in predictions]
 
-    def _answer(self, said: Prediction, temperature: float) -> Answer:
+    def _answer(self, said: Prediction, temperature: float, threshold: float | None) -> Answer:
         if not said.log_probs:
-            return Answer(said.output, None, {}, said.truncated_tokens, said.prompt_tokens)
-        scaled = np.asarray(said.log_probs) / temperature
-        shares = np.exp(scaled - scaled.max())
-        shares /= shares.sum()
-        return Answer(said.output, float(shares.max()), dict(zip(self.labels, shares.tolist(), strict=True)),
-                      said.truncated_tokens, said.prompt_tokens)
+            return Answer(said.output, None, {}, said.truncated_tokens, prompt_tokens=said.prompt_tokens)
+        shares = np.exp(apply_temperature(np.asarray([said.log_probs]), temperature))[0]
+        sure = float(shares.max())
+        return Answer(said.output, sure, dict(zip(self.labels, shares.tolist(), strict=True)), said.truncated_tokens,
+                      None if threshold is None else sure < threshold, said.prompt_tokens)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -111,6 +116,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if facts.get("format") != FORMAT:
         raise UsageError(f"{folder} is a bundle of format {facts.get('format')}; this Prooftune reads format {FORMAT}. Update it.")
     return facts
+
+
+def abstention_threshold(facts: Mapping[str, Any]) -> float | None:
+    """The confidence below which a label is no answer (`evaluation.calibration.abstention`); None where there is none."""
+    threshold = (facts.get("abstention") or {}).get("threshold")
+    return None if threshold is None or not gives_probabilities(facts) else float(threshold)
 
 
 def gives_probabilities(facts: Mapping[str, Any]) -> bool:

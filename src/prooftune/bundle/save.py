@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prooftune import __version__, recipe
+from prooftune.bundle.about import about_study
 from prooftune.bundle.card import card
 from prooftune.data.questions import CONTEXT
 from prooftune.engine.scoring import label_tree
@@ -14,6 +15,7 @@ from prooftune.files import atomic_path, read_json, write_json
 from prooftune.models import loading
 from prooftune.recipe import Recipe
 from prooftune.records import Study, VariantResult
+from prooftune.redaction import redacted
 from prooftune.tasks.prompts import Encoder, Rendering
 
 FORMAT = 1
@@ -44,7 +46,8 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
         "quantization": chosen.quantization, "rendering": rendering,
         "tokens": _tokens(Encoder(Rendering.from_json(rendering), tokenizer, fields)),
         "scoring": chosen.scoring.model_dump(), "temperature": own.get("temperature"),
-        "abstention": own.get("abstention"), "part": part}
+        "abstention": own.get("abstention"), "part": part,
+        "study": about_study(chosen, study, result, scores, _audit(folder.parent))}
     if chosen.task != "classification":
         facts |= {"answering": chosen.answering.model_dump(), "threshold": (own.get("no_answer") or {}).get("value"),
                   "retrieval": chosen.retrieval.model_dump() if chosen.retrieval and retrieves else None}
@@ -57,8 +60,14 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
             shutil.copytree(folder.parent / "index", temporary / "index")
         tokenizer.save_pretrained(temporary / "tokenizer")
         write_json(temporary / "bundle.json", facts)
-        (temporary / "recipe.yaml").write_text(recipe.dump(chosen), encoding="utf-8")
+        (temporary / "recipe.yaml").write_text(redacted(recipe.dump(chosen)), encoding="utf-8")
         (temporary / "README.md").write_text(card(facts, scores), encoding="utf-8")
+
+
+def _audit(run: Path) -> list[str]:
+    """What the run's audit found, one sentence each."""
+    path = run / "data" / "audit.json"
+    return [str(finding["message"]) for finding in read_json(path)["findings"]] if path.is_file() else []
 
 
 def _tokens(encoder: Encoder) -> dict[str, Any]:

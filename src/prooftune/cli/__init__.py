@@ -11,7 +11,7 @@ from prooftune.cli.app import app
 from prooftune.errors import ProoftuneError
 
 # Their commands hang on `app` by being imported, in this order.
-from prooftune.cli import studies, bundles, documents, serving  # isort: skip  # noqa: F401
+from prooftune.cli import studies, bundles, shipping, documents, serving  # isort: skip  # noqa: F401
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, by the shells' convention; typer turns the KeyboardInterrupt into it."""

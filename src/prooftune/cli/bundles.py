@@ -16,8 +16,13 @@ def predict(
     file: Annotated[Path, typer.Argument(metavar="IN.csv", help="A file with the input columns: CSV, TSV, JSONL or Parquet.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the answers: .csv, .tsv, .jsonl or .parquet.")],
 ) -> None:
-    """Label the rows of a file, or answer its questions; what a bundle says is written beside the file's columns."""
+    """Label the rows of a file, or answer its questions; what a bundle says is written beside the file's columns.
+
+    Files may be of any size. The same command again continues after an interruption.
+    """
     from prooftune.bundle.bulk import predict_file
 
-    rows = predict_file(bundle, file, out)
-    print(f"{rows:,} row{'s' if rows != 1 else ''} done: {out}")
+    done = predict_file(bundle, file, out)
+    print(f"{done.rows:,} row{'s' if done.rows != 1 else ''} done: {out}")
+    for sentence in done.sentences():
+        print(f"  {sentence}")

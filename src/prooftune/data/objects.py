@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prooftune.data.table import Table, as_text, refuse_long
+from prooftune.data.table import Table, as_text, lines_of
 from prooftune.errors import UsageError
 
 
@@ -18,21 +19,35 @@ def read_jsonl(name: str, text: str) -> Table:
     Raises:
         UsageError: a line is not JSON, or no object; no rows.
     """
-    records: list[Any] = []
-    lines: list[int] = []
-    for number, line in enumerate(io.StringIO(text), start=1):
+    found = list(records_of(name, lines_of(name, io.StringIO(text))))
+    return _of_records(name, [record for _, record in found], [line for line, _ in found])
+
+
+def records_of(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON Lines with the numbers of their lines, one after another.
+
+    Raises:
+        UsageError: a line is not JSON, or no object.
+    """
+    first = True
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        refuse_long(name, number, line)
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError as error:
-            hint = " The file is one JSON array? Then set data.format: json" if not lines and line.lstrip().startswith("[") else ""
+            hint = " The file is one JSON array? Then set data.format: json" if first and line.lstrip().startswith("[") else ""
             raise UsageError(f"{name}:{number}: not JSON: {error.msg} at character {error.pos + 1}.{hint}") from None
         except RecursionError:
             raise UsageError(f"{name}:{number}: nested too deeply for a row") from None
-        lines.append(number)
-    return _of_records(name, records, lines)
+        _refuse_other_than_object(name, number, record)
+        yield number, record
+        first = False
+
+
+def _refuse_other_than_object(name: str, line: int, record: Any) -> None:
+    if not isinstance(record, dict):
+        raise UsageError(f"{name}:{line}: an object with columns is expected, found {_kind(record)}")
 
 
 def read_json(name: str, text: str) -> Table:
@@ -62,8 +77,7 @@ def read_json(name: str, text: str) -> Table:
 def _of_records(name: str, records: Sequence[Any], lines: list[int]) -> Table:
     columns: dict[str, None] = {}
     for line, record in zip(lines, records, strict=True):
-        if not isinstance(record, dict):
-            raise UsageError(f"{name}:{line}: an object with columns is expected, found {_kind(record)}")
+        _refuse_other_than_object(name, line, record)
         columns.update(dict.fromkeys(record))
     if not records:
         raise UsageError(f"{name} holds no rows")
@@ -82,20 +96,41 @@ def read_parquet(path: Path) -> Table:
     Raises:
         UsageError: it is none, or damaged; no rows.
     """
+    with parquet_of(path) as file:
+        names = columns_of(path, file)
+        values = [[as_text(v) for v in column.to_pylist()] for column in file.read().columns]
+    rows = [list(row) for row in zip(*values, strict=True)]
+    return Table(path.name, names, rows, list(range(1, len(rows) + 1)))
+
+
+@contextlib.contextmanager
+def parquet_of(path: Path) -> Iterator[Any]:
+    """The opened ``pyarrow.parquet.ParquetFile``; pages are read as they are needed, not whole columns at a time.
+
+    Raises:
+        UsageError: it is none, or damaged, at once or when the damage is met.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     # Opened by hand: given a path, pyarrow would read a folder's name such as seed=1 as a column.
     with path.open("rb") as handle:
         try:
-            table = pq.ParquetFile(handle).read()
+            yield pq.ParquetFile(handle, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise UsageError(f"{path} is not a Parquet file, or a damaged one: {str(error).splitlines()[0]}") from None
-    names = list(table.column_names)
+
+
+def columns_of(path: Path, file: Any) -> list[str]:
+    """Names of a Parquet file's columns.
+
+    Raises:
+        UsageError: a name stands there twice; the file has no rows.
+    """
+    names = list(file.schema_arrow.names)
     twice = sorted({c for c in names if names.count(c) > 1})
     if twice:
         raise UsageError(f"{path} has more than one column {', '.join(map(repr, twice))}")
-    if not table.num_rows:
+    if not file.metadata.num_rows:
         raise UsageError(f"{path} holds no rows")
-    values = [[as_text(v) for v in column.to_pylist()] for column in table.columns]
-    return Table(path.name, names, [list(row) for row in zip(*values, strict=True)], list(range(1, table.num_rows + 1)))
+    return names

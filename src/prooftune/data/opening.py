@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from prooftune.errors import UsageError, nearest
 
@@ -68,24 +71,62 @@ def decode(path: Path, encoding: str) -> str:
     Raises:
         UsageError: it is binary, or not in this encoding (with the line, and an encoding that fits).
     """
-    content = path.read_bytes()
-    _refuse_other(path, content[:8])
+    with text_of(path, encoding, newline="") as stream:
+        return stream.read()
+
+
+@contextlib.contextmanager
+def text_of(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
+    """The file's text as a stream, without a byte-order mark; `newline` as for `open`: ``""`` or ``"\\n"``.
+
+    Raises:
+        UsageError: it is binary, or not in this encoding (with the line, and an encoding that fits): at once or, where
+            that shows later in the file, when the stream gets there.
+    """
+    _refuse_binary(path, encoding)
+    try:
+        stream = path.open(encoding=encoding, newline=newline)
+    except LookupError:
+        # Python also lists encodings from bytes to bytes.
+        raise UsageError(f"data.encoding: '{encoding}' is no encoding of text") from None
+    with stream:
+        try:
+            if stream.read(1) != "\ufeff":
+                stream.seek(0)
+            yield stream
+        except UnicodeDecodeError:
+            _refuse_undecodable(path, encoding)
+            raise
+
+
+def _refuse_binary(path: Path, encoding: str) -> None:
+    with path.open("rb") as handle:
+        start = handle.read(65536)
+    _refuse_other(path, start[:8])
     try:
         wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     except LookupError:
         raise UsageError(f"data.encoding: Python knows no encoding '{encoding}'") from None
-    if b"\0" in content[:65536] and not wide:
-        hint = " (UTF-16 text? Then set data.encoding: utf-16)" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+    if b"\0" in start and not wide:
+        hint = " (UTF-16 text? Then set data.encoding: utf-16)" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise UsageError(f"{path} is a binary file, not text: it holds zero bytes{hint}")
-    try:
-        return content.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{path}:{line}: byte 0x{content[error.start]:02x} is not {encoding} text. If the file is Western "
-                         "European text from an older program, set data.encoding: iso-8859-1 (or cp1252)") from None
-    except LookupError:
-        # Python also lists encodings from bytes to bytes.
-        raise UsageError(f"data.encoding: '{encoding}' is no encoding of text") from None
+
+
+def _refuse_undecodable(path: Path, encoding: str) -> None:
+    """Find the byte that a stream stumbled over: its own error counts from somewhere within the file."""
+    decoder, line = codecs.getincrementaldecoder(encoding)(), 1
+    with path.open("rb") as handle:
+        while True:
+            chunk = handle.read(1 << 20)
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                line += error.object.count(b"\n", 0, error.start)
+                raise UsageError(f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not {encoding} text. If the file is "
+                                 "Western European text from an older program, set data.encoding: iso-8859-1 (or cp1252)") from None
+            if not chunk:
+                return
+            line += chunk.count(b"\n")
 
 
 def _start(path: Path) -> bytes:

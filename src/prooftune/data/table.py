@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from prooftune.errors import UsageError
 
@@ -37,14 +37,18 @@ class Table:
         return f"{self.name}:{self.lines[row]}"
 
 
-def refuse_long(name: str, number: int, line: str) -> None:
-    """Refuse a line that no text can be.
+def lines_of(name: str, stream: TextIO, longest: int = LONGEST_FIELD) -> Iterator[str]:
+    """The lines of a stream with their ends, never more of one in memory than `longest` characters.
 
     Raises:
-        UsageError: it has more than `LONGEST_FIELD` characters.
+        UsageError: a longer line, which no text can be.
     """
-    if len(line) > LONGEST_FIELD:
-        raise UsageError(f"{name}:{number}: a line of {len(line):,} characters; no text may be longer than {LONGEST_FIELD:,}")
+    number = 0
+    while line := stream.readline(longest + 1):
+        number += 1
+        if len(line) > longest:
+            raise UsageError(f"{name}:{number}: a line of more than {longest:,} characters; no text may be longer")
+        yield line
 
 
 def as_text(value: Any) -> str | None:

@@ -23,6 +23,21 @@ class Evaluation(Section):
     """Accuracy at which abstention is reported. None: half-way between the best variant and 1."""
 
 
+class Card(Section):
+    """What the card of the bundle says that nothing else tells. Nothing is computed from it."""
+
+    model_licence: str | None = None
+    """Licence of the base model, by the hub's word for it where it has one: ``apache-2.0``, ``llama3.2``."""
+    data_licence: str | None = None
+    """Licence of the data."""
+    intended_use: str | None = None
+    """What the tuned model is for."""
+    limits: str | None = None
+    """What it is not for, and where it is known to fail."""
+    base_model: str | None = None
+    """The base model's name on the hub, where `model.name` is a folder or a package."""
+
+
 class Recipe(Section):
     name: Name
     """Names the run folder: letters, digits, ``.``, ``_`` and ``-``."""
@@ -51,6 +66,7 @@ class Recipe(Section):
     early_stopping: int | None = Field(default=None, gt=0)
     """Evaluations without improvement of the validation loss after which training stops."""
     evaluation: Evaluation = Evaluation()
+    card: Card = Card()
     variants: dict[Name, Variant]
     """The systems to compare; a variant that is named like a kind is of that kind."""
     forgetting: str | None = None

@@ -19,7 +19,7 @@ from prooftune.serving.batching import Full, Late
 from prooftune.serving.limits import DEADLINE, Limits
 from prooftune.serving.observed import FACTS
 from prooftune.serving.refusals import Refused
-from prooftune.serving.served import Served, abstains
+from prooftune.serving.served import Served
 
 
 def rows_of(one: Served, given: Sequence[str | dict[str, str]], limits: Limits) -> list[dict[str, str]]:
@@ -95,7 +95,7 @@ async def labels(
         words = [schemas.Word(field=name, text=text, change=next(effects)) for name, parts in cut for text in parts]
         answers = answers[:1]
     found = [schemas.Label(label=a.label, probability=a.probability, probabilities=a.probabilities,
-                           abstains=abstains(one, tuned, a), truncated_tokens=a.truncated_tokens) for a in answers]
+                           abstained=a.abstained, truncated_tokens=a.truncated_tokens) for a in answers]
     return found, words, sum(a.prompt_tokens for a in answers)
 
 

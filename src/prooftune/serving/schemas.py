@@ -51,7 +51,7 @@ class Label(BaseModel):
     label: Annotated[str, Field(description="Empty where generation gave no label.")]
     probability: float | None
     probabilities: dict[str, float]
-    abstains: Annotated[bool | None, Field(description="Whether the probability is below the bundle's threshold; null without "
+    abstained: Annotated[bool | None, Field(description="Whether the probability is below the bundle's threshold; null without "
                                            "one.")]
     truncated_tokens: Annotated[int, Field(description="Tokens of the text that did not fit and were not read.")]
 

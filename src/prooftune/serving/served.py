@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.bundle.answerer import Answerer
-from prooftune.bundle.load import Answer, Classifier, gives_probabilities, load
+from prooftune.bundle.load import Classifier, abstention_threshold, gives_probabilities, load
 from prooftune.bundle.untuned import no_base
 from prooftune.errors import UsageError, nearest
 from prooftune.serving.batching import Batcher, Note
@@ -49,8 +49,7 @@ class Served:
     @property
     def threshold(self) -> float | None:
         """The probability below which the bundle abstains."""
-        found = (self.bundle.facts.get("abstention") or {}).get("threshold")
-        return float(found) if found is not None else None
+        return abstention_threshold(self.bundle.facts)
 
     @property
     def probabilities(self) -> bool:
@@ -145,10 +144,3 @@ def find(served: Mapping[str, Served], model: str | None, classifies: bool | Non
     if name != model and one.no_base is not None:
         raise Refused(404, f"{model}: {one.no_base}", "model_not_found", param="model")
     return one, name == model
-
-
-def abstains(one: Served, tuned: bool, answer: Answer) -> bool | None:
-    """Whether the answer is less sure than the bundle's threshold; None without one. The threshold is the tuned model's."""
-    if not tuned or one.threshold is None or answer.probability is None:
-        return None
-    return answer.probability < one.threshold

@@ -68,14 +68,14 @@ function added() {
   const about = model.prooftune;
   if (about.task !== "classification") return ["answer", "sources", "truncated_tokens"];
   const shares = about.probabilities ? about.labels.map((label) => `probability_${label}`) : [];
-  return ["label", "probability", ...shares, ...(about.threshold === null ? [] : ["abstains"]), "truncated_tokens"];
+  return ["label", "probability", ...shares, ...(about.threshold === null ? [] : ["abstained"]), "truncated_tokens"];
 }
 
 function cells(result) {
   const about = model.prooftune;
   if (about.task !== "classification") return [result.answer, JSON.stringify(result.sources), result.truncated_tokens];
   const shares = about.probabilities ? about.labels.map((label) => result.probabilities[label]) : [];
-  return [result.label, result.probability, ...shares, ...(about.threshold === null ? [] : [result.abstains]),
+  return [result.label, result.probability, ...shares, ...(about.threshold === null ? [] : [result.abstained]),
     result.truncated_tokens];
 }
 

@@ -12,13 +12,13 @@ export function showLabel(place, result, threshold) {
   } else {
     parts.push(make("p", { class: "verdict" }, result.label));
   }
-  if (result.abstains) {
+  if (result.abstained) {
     parts.push(make("p", { class: "note" }, make("b", {}, "Abstains. "),
       `Its probability, ${percent(result.probability)}, is below the threshold of ${percent(threshold)}: better ask a person.`));
   }
   const ranked = Object.entries(result.probabilities).sort((a, b) => b[1] - a[1]);
-  if (ranked.length) parts.push(bars(ranked.slice(0, MOST_BARS), result.label, result.abstains === null ? null : threshold));
-  if (ranked.length && result.abstains === false) {
+  if (ranked.length) parts.push(bars(ranked.slice(0, MOST_BARS), result.label, result.abstained === null ? null : threshold));
+  if (ranked.length && result.abstained === false) {
     parts.push(make("p", { class: "more" }, `The mark on the bar is the threshold, ${percent(threshold)}: below it, the bundle abstains.`));
   }
   if (ranked.length > MOST_BARS) {

@@ -1,0 +1,107 @@
+"""Which columns a bundle reads, and which it adds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prooftune import recipe
+from prooftune.bundle.load import abstention_threshold, gives_probabilities
+from prooftune.data.questions import CONTEXT
+from prooftune.errors import UsageError, nearest
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+LINES = (".jsonl", ".ndjson")
+KNOWN = (*DELIMITERS, *LINES, ".parquet")
+
+
+def wanted_columns(bundle: Path, facts: Mapping[str, Any]) -> dict[str, list[str]]:
+    """For each text that the bundle reads, the columns that may hold it, the recipe's own first."""
+    # What the bundle finds by itself is no column of the file.
+    own = {CONTEXT} if facts.get("retrieval") else set()
+    fields = [field for field in facts["fields"] if field not in own]
+    chosen, _ = recipe.load(bundle / "recipe.yaml")
+    text = chosen.data.reading("train").text
+    named = text if isinstance(text, dict) else {}
+    wanted = {field: [named.get(field, field), field] for field in fields}
+    if len(fields) == 1:
+        wanted[fields[0]].append("text")
+    return {field: list(dict.fromkeys(columns)) for field, columns in wanted.items()}
+
+
+def source_of(file: Path, wanted: Mapping[str, Sequence[str]]) -> recipe.Source:
+    """How to read the file: by its name, except that a header may show another delimiter than the usual one."""
+    usual = DELIMITERS.get(file.suffix.lower())
+    if usual is None or not file.is_file():
+        return recipe.Source(path=str(file))
+    with file.open(encoding="utf-8-sig", errors="replace") as handle:
+        header = handle.readline(1_000_000).rstrip("\r\n")
+    for delimiter in dict.fromkeys((usual, ",", ";", "\t", "|")):
+        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        if all(any(column in names for column in columns) for columns in wanted.values()):
+            return recipe.Source(path=str(file), delimiter=delimiter)
+    return recipe.Source(path=str(file), delimiter=usual)
+
+
+def input_columns(name: str, columns: Sequence[str], wanted: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Field -> its column in the file.
+
+    Raises:
+        UsageError: a field has no column.
+    """
+    if len(wanted) == 1 and len(columns) == 1:
+        return dict.fromkeys(wanted, columns[0])
+    places = {}
+    for field, names in wanted.items():
+        found = next((one for one in names if one in columns), None)
+        if found is None:
+            what = " or ".join(f"'{one}'" for one in names)
+            raise UsageError(f"{name} has no column {what}, which this bundle reads; found {len(columns)}: "
+                             f"{', '.join(repr(c[:60]) for c in columns[:12])}{nearest(names[0], columns)}")
+        places[field] = found
+    return places
+
+
+def added_columns(facts: Mapping[str, Any]) -> list[str]:
+    """Names of the columns that a bundle's answers are written to."""
+    if facts["task"] != "classification":
+        return ["answer", "sources", "truncated_tokens"]
+    shares = [f"probability_{label}" for label in facts["labels"]] if gives_probabilities(facts) else []
+    abstained = ["abstained"] if abstention_threshold(facts) is not None else []
+    return ["label", "probability", *shares, *abstained, "truncated_tokens"]
+
+
+def check_collisions(name: str, columns: Sequence[str], added: Sequence[str]) -> None:
+    """Refuse a file that has a column where an answer would be written.
+
+    Raises:
+        UsageError: it has one.
+    """
+    taken = [one for one in added if one in columns]
+    if taken:
+        raise UsageError(f"{name} has a column {', '.join(map(repr, taken))} already, where the answer would be "
+                         "written; rename it in the file")
+
+
+def answer_columns(answers: Sequence[Any], facts: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The columns that are added, with their values.
+
+    Args:
+        answers: what `predict` of the bundle gave, one for each row.
+        facts: the content of ``bundle.json``.
+    """
+    if facts["task"] != "classification":
+        sources = [json.dumps([asdict(source) for source in a.sources], ensure_ascii=False) for a in answers]
+        values = [[a.answer for a in answers], sources, [a.truncated_tokens for a in answers]]
+        return dict(zip(added_columns(facts), values, strict=True))
+    values = [[a.label for a in answers], [a.probability for a in answers]]
+    if gives_probabilities(facts):
+        values += [[a.probabilities[label] for a in answers] for label in facts["labels"]]
+    if abstention_threshold(facts) is not None:
+        values.append([a.abstained for a in answers])
+    values.append([a.truncated_tokens for a in answers])
+    return dict(zip(added_columns(facts), values, strict=True))

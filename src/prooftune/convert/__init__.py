@@ -1,0 +1,1 @@
+"""Llama checkpoints as Meta publishes them -> model folders in the Hugging Face layout."""
