@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from prooftune import cost
 from prooftune.data.audit import AuditReport
 from prooftune.data.prepare import prepare
-from prooftune.engine.batches import LINE
 from prooftune.recipe import Recipe, Variant
 from prooftune.records import Study
 from prooftune.study import encoder_for, token_lengths
@@ -90,11 +88,9 @@ def _training(
     trainable = shape.parameters if full else estimates.adapter_parameters(folder, {**chosen.lora, **variant.lora})
     encoder = encoder_for(chosen, study)
     longest = sorted((len(encoder.encode(e.inputs).row) for e in study.train), reverse=True)[:batch]
-    # A batch is laid out in lines that each begin with the prefix.
-    lines = math.ceil(tokens / max(1, len(study.train)) * batch / (LINE - prefix)) if prefix < LINE else batch
-    steps = len(study.train) / batch
-    total = (tokens + prefix * lines * steps) * epochs
-    return estimates.training(shape, total, sum(longest) + prefix * lines, trainable, rate, dtype, full=full,
+    # The prefix is computed once for every batch.
+    total = (tokens + prefix * len(study.train) / batch) * epochs
+    return estimates.training(shape, total, sum(longest) + prefix, trainable, rate, dtype, full=full,
                               checkpointing=bool(options.get("gradient_checkpointing")))
 
 

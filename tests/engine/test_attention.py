@@ -1,4 +1,4 @@
-"""Our attention is the library's: a shared prefix, packed lines and sliding windows change nothing."""
+"""Our attention is the library's: a shared prefix, rows in one line and sliding windows change nothing."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from prooftune import recipe
-from prooftune.engine import attention
+from prooftune.engine import attention, flat
 from prooftune.engine.arithmetic import leave_inputs
-from prooftune.engine.batches import collate, pack
+from prooftune.engine.batches import collate
 from prooftune.engine.cache import Kept
-from prooftune.engine.forward import body_of, check_readout, hidden_states, prefix_cache, shares
+from prooftune.engine.flat import lay
+from prooftune.engine.forward import body_of, check_readout, hidden_states, line_states, prefix_cache, shares
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
 
@@ -45,11 +48,63 @@ def test_a_shared_prefix_changes_nothing(model_folder: Path, dtype: str, toleran
     torch.testing.assert_close(got, wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
 
 
-def test_packed_lines_change_nothing(model_folder: Path) -> None:
-    model = loaded(model_folder)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-4), ("bfloat16", 0.12)])
+def test_rows_in_one_line_change_nothing(model_folder: Path, dtype: str, tolerance: float) -> None:
+    model = loaded(model_folder, dtype)
     with torch.no_grad():
-        got = hidden_states(body_of(model), pack(PREFIX, ROWS, READ, capacity=70), None)
-        torch.testing.assert_close(got, one_by_one(model), atol=2e-4, rtol=1e-4)
+        got, wanted = line_states(body_of(model), lay(PREFIX, ROWS, READ)), one_by_one(model)
+    torch.testing.assert_close(got, wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_gradients_of_rows_in_one_line(model_folder: Path, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat, "KEPT", 10**9 if kept else 0)
+    model = loaded(model_folder)
+    parameters = list(body_of(model).parameters())
+    weights = torch.randn(len(ROWS), 32, generator=torch.Generator().manual_seed(0))
+    wanted = torch.autograd.grad((one_by_one(model) * weights).sum(), parameters, allow_unused=True)
+    got = torch.autograd.grad((line_states(body_of(model), lay(PREFIX, ROWS, READ)) * weights).sum(), parameters, allow_unused=True)
+    for a, b in zip(got, wanted, strict=True):
+        if b is not None:
+            torch.testing.assert_close(a, b, atol=1e-3 * float(b.abs().max()), rtol=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(prefix=st.integers(0, 5), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=5), groups=st.sampled_from([1, 3]),
+       cap=st.sampled_from([None, 2.0]), window=st.sampled_from([None, 3]), keep=st.booleans())
+def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
+    prefix: int, lengths: list[int], groups: int, cap: float | None, window: int | None, keep: bool
+) -> None:
+    generator = torch.Generator().manual_seed(prefix + sum(lengths))
+    heads, size, total = 2, 4, prefix + sum(lengths)
+    query, key, value = (torch.randn(1, n, total, size, generator=generator, dtype=torch.float64, requires_grad=True)
+                         for n in (heads * groups, heads, heads))
+    line = lay([1] * prefix, [[2] * n for n in lengths], [[0]] * len(lengths))
+
+    def slowly() -> Tensor:
+        """Every token by itself, as the formula has it."""
+        own = [0] * prefix + [n for n, length in enumerate(lengths, 1) for _ in range(length)]
+        out = torch.zeros(total, heads * groups, size, dtype=torch.float64)
+        for at in range(total):
+            near = [t for t in range(at + 1) if own[t] in (0, own[at])
+                    and (window is None or line.position_ids[0, at] - line.position_ids[0, t] < window)]
+            for head in range(heads * groups):
+                scores = key[0, head // groups, near] @ query[0, head, at] * 0.5
+                scores = scores if cap is None else torch.tanh(scores / cap) * cap
+                out[at, head] = torch.softmax(scores, 0) @ value[0, head // groups, near]
+        return out[None]
+
+    flat.KEPT, before = (10**9 if keep else 0), flat.KEPT
+    try:
+        got = flat.attend_line(query, key, value, flat.Blocks.of(line), 0.5, cap, window)
+        wanted = slowly()
+        torch.testing.assert_close(got, wanted)
+        weights = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
+        for a, b in zip(torch.autograd.grad((got * weights).sum(), [query, key, value]),
+                        torch.autograd.grad((wanted * weights).sum(), [query, key, value]), strict=True):
+            torch.testing.assert_close(a, b)
+    finally:
+        flat.KEPT = before
 
 
 def test_gradients_flow_through_the_shared_prefix(model_folder: Path) -> None:
@@ -105,7 +160,7 @@ def test_inputs_left_as_they_are_give_the_same_gradients(model_folders: dict[str
         if leaves:
             leave_inputs(model)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            states = hidden_states(body_of(model), pack(PREFIX, ROWS, READ), None)
+            states = line_states(body_of(model), lay(PREFIX, ROWS, READ))
         loss = states.float().square().mean(dim=0).mul(torch.linspace(-1, 1, 32)).sum()
         return loss.detach(), list(torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad]))
 

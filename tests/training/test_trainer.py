@@ -29,7 +29,7 @@ EXAMPLES = [Example(str(i), {"text": TEXTS[i % 5] * (1 + i % 3)}, LABELS[i % 3])
 
 
 def setup(
-    folder: Path, objective: str = "instruction", method: str = "lora", packs: bool = True
+    folder: Path, objective: str = "instruction", method: str = "lora", lines: bool = True
 ) -> tuple[TuningModule, list[Row], Encoder]:
     tokenizer = loading.load_tokenizer(folder)
     rendering = Rendering("Classify: {text}", LABELS, chat=bool(tokenizer.chat_template), max_length=96)
@@ -41,7 +41,7 @@ def setup(
     head = objective == "head"
     rows = head_rows(class_targets(EXAMPLES, encoder)) if head else instruction_rows(targets(EXAMPLES, encoder), encoder.stop)
     module = TuningModule(model)
-    module.packs = module.packs and packs
+    module.lines = module.lines and lines
     return module, rows, encoder
 
 
@@ -51,7 +51,7 @@ def arguments(folder: Path, **options: Any) -> TrainingArguments:
 
 
 def loss_of(module: TuningModule, rows: list[Row], encoder: Encoder) -> torch.Tensor:
-    out = module(**make_collator(encoder.prefix, module.packs)(rows))
+    out = module(**make_collator(encoder.prefix, module.lines)(rows))
     loss: torch.Tensor = out["loss_sum"] / out["count"]
     return loss
 
@@ -77,10 +77,10 @@ def test_head_loss_equals_transformers_own(model_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", ["instruction", "head"])
-def test_packing_gives_the_same_loss_and_gradients(model_folder: Path, objective: str) -> None:
+def test_rows_in_one_line_give_the_same_loss_and_gradients(model_folder: Path, objective: str) -> None:
     found = []
-    for packs in (True, False):
-        module, rows, encoder = setup(model_folder, objective, packs=packs)
+    for lines in (True, False):
+        module, rows, encoder = setup(model_folder, objective, lines=lines)
         for parameter in module.parameters():  # B starts at zero, where A has no gradient to compare
             if parameter.requires_grad and not parameter.abs().max() > 0:
                 torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine.flat import Blocks, attend_line
+
 NAME = "shared-prefix"
 
 KeysValues = tuple[Tensor, Tensor]
@@ -56,7 +58,7 @@ class Sight:
 
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *, scaling: float,
-    dropout: float = 0.0, softcap: float | None = None, sliding_window: int | None = None, sight: Sight | None = None,
+    dropout: float = 0.0, softcap: float | None = None, sliding_window: int | None = None, sight: Sight | Blocks | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The attention of one layer.
@@ -71,11 +73,13 @@ def attend(
         dropout: share of the weights left out in training.
         softcap: bound of the scores, as in Gemma 2 (arXiv 2408.00118).
         sliding_window: positions that this layer sees; None: all.
-        sight: what may be seen.
+        sight: what may be seen; `Blocks` where the rows stand in one line.
 
     Returns:
         [rows, queries, heads, size], and None for the weights, which are not kept.
     """
+    if isinstance(sight, Blocks):
+        return attend_line(query, key, value, sight, scaling, softcap, sliding_window), None
     rows, heads, queries, size = query.shape
     groups = heads // key.shape[1]
     asked = (query * scaling).reshape(rows, key.shape[1], groups * queries, size)
@@ -108,9 +112,9 @@ def attend(
     return out.view(rows, heads, queries, size).transpose(1, 2), None
 
 
-def options(sight: Sight) -> dict[str, Any]:
+def options(sight: Sight | Blocks) -> dict[str, Any]:
     """What a model's body takes for its layers to look through `sight`. The mask is there so that none is made."""
-    return {"sight": sight, "attention_mask": sight.allowed.new_zeros(1, 1, 1, 1), "use_cache": False}
+    return {"sight": sight, "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool), "use_cache": False}
 
 
 def register() -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine import attention
-from prooftune.engine.batches import Batch, collate, pack
-from prooftune.engine.forward import body_of, hidden_states, readout_of
+from prooftune.engine.batches import Batch, collate
+from prooftune.engine.flat import Line, lay
+from prooftune.engine.forward import body_of, hidden_states, line_states, readout_of
 from prooftune.errors import UsageError
 
 
@@ -74,22 +75,23 @@ def check_rows(rows: Sequence[Row], stop: int) -> None:
             raise UsageError(f"training row {number}: {len(row.targets)} targets but {len(row.read)} places to learn them at")
 
 
-def make_collator(prefix: Sequence[int], packs: bool = True) -> Any:
+def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:
     """A function from rows to the keyword arguments of `TuningModule.forward`.
 
     Args:
         prefix: ids that all rows begin with.
-        packs: whether rows share lines that begin with the prefix; otherwise the prefix is put before every row and
+        lines: whether rows stand in one line behind the prefix; otherwise the prefix is put before every row and
             all are padded to the longest.
     """
 
     def collator(rows: Sequence[Row]) -> dict[str, Tensor]:
-        if packs:
-            batch = pack(prefix, [r.ids for r in rows], [r.read for r in rows])
+        batch: Line | Batch
+        if lines:
+            batch = lay(prefix, [r.ids for r in rows], [r.read for r in rows])
         else:
             shift = len(prefix)
             batch = collate([[*prefix, *r.ids] for r in rows], [[p + shift for p in r.read] for r in rows], 0)
-        values = {f.name: getattr(batch, f.name) for f in fields(Batch)}
+        values = {f.name: getattr(batch, f.name) for f in fields(batch)}
         return {**values, "labels": torch.tensor([t for r in rows for t in r.targets])}
 
     return collator
@@ -100,7 +102,7 @@ class TuningModule(nn.Module):
 
     Attributes:
         model: the model that learns.
-        packs: lay rows one after another (`engine.forward.pack`). Off where the attention takes no mask of ours.
+        lines: lay rows one after another (`engine.flat`), which our own attention can tell apart.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -108,14 +110,25 @@ class TuningModule(nn.Module):
         self.model = model
         # The Trainer looks this up on the module that it is given.
         self.config: Any = getattr(model, "config", None)
-        self.packs = getattr(self.config, "_attn_implementation", None) in (attention.NAME, "eager", "sdpa")
+        ours = getattr(self.config, "_attn_implementation", None) == attention.NAME
+        self.lines = ours and not getattr(self.config, "attention_dropout", 0)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, read: Tensor, labels: Tensor
+        self, input_ids: Tensor, position_ids: Tensor, read: Tensor, labels: Tensor, attention_mask: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``{"loss_sum": summed cross-entropy, "count": number of targets}``."""
-        batch = Batch(input_ids, attention_mask, position_ids, read)
-        logits = readout_of(self.model)(hidden_states(body_of(self.model), batch, None))
+        """Return ``{"loss_sum": summed cross-entropy, "count": number of targets}``.
+
+        Takes a `Line` or a `Batch`, field by field as the Trainer moves them to its device.
+        """
+        body = body_of(self.model)
+        if lengths is not None:
+            hidden = line_states(body, Line(input_ids, position_ids, lengths, read))
+        elif attention_mask is not None:
+            hidden = hidden_states(body, Batch(input_ids, attention_mask, position_ids, read), None)
+        else:
+            raise TypeError("a batch has lengths or an attention mask")
+        logits = readout_of(self.model)(hidden)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
 

@@ -185,7 +185,7 @@ def train(
     """
     if patience and not validation:
         raise UsageError("early_stopping needs validation rows: give data.validation or a splitting.validation share")
-    collator = make_collator(prefix, module.packs)
+    collator = make_collator(prefix, module.lines)
     shown = _Bar(description)
     extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
     trainer = TuningTrainer(
