@@ -10,6 +10,7 @@ import pytest
 
 from prooftune.evaluation.answers.scores import score_answers
 from prooftune.judge import local
+from prooftune.judge.records import Message
 from prooftune.judge.study import judge_study, say_if_unreachable
 from prooftune.recipe import Judge, parse
 from prooftune.records import Example, Prediction, Study, VariantResult
@@ -58,10 +59,14 @@ def test_labels_are_judged_too(model_folders: dict[str, Path], tmp_path: Path, m
     results = [VariantResult(kind, kind, [Prediction(e.id, label, log_probs=(-1.0, -0.5)) for e in examples], [], {}, Path())
                for kind, label in labels.items()]
     shown: list[str] = []
-    monkeypatch.setattr(local, "completer", lambda *_: (
-        lambda prompts: [shown.append(p[1]["content"]) or json.dumps({"score": 5 if ">\ngood\n</answer" in p[1]["content"] else 1}
-                                                                     if "answer_a" not in p[1]["content"] else {"winner": "tie"})
-                         for p in prompts], "0" * 64))
+
+    def judge_of_good(prompts: list[list[Message]]) -> list[str]:
+        asked = [messages[1]["content"] for messages in prompts]
+        shown.extend(asked)
+        return [json.dumps({"winner": "tie"} if "answer_a" in text else {"score": 5 if ">\ngood\n</answer" in text else 1})
+                for text in asked]
+
+    monkeypatch.setattr(local, "completer", lambda *_: (judge_of_good, "0" * 64))
     scores = {"variants": {kind: {} for kind in labels}, "verdict": {"baseline": "zero-shot"}}
     told = judge_study(chosen, chosen.judge, study, results, scores, tmp_path / "judge", tmp_path)
     assert {name: v["criteria"]["correctness"]["mean"] for name, v in told["variants"].items()} == {"zero-shot": 1, "tuned": 5}

@@ -146,7 +146,7 @@ def attend_line(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     line = [t[0].transpose(0, 1).to(dtype).contiguous() for t in (query, key, value)]
     with torch.autocast(device, enabled=False):
-        out: Tensor = _LineAttention.apply(*line, blocks, scaling, softcap, window)
+        out: Tensor = _LineAttention.apply(*line, blocks, scaling, softcap, window)  # type: ignore[no-untyped-call]
     return out[None]
 
 
