@@ -11,6 +11,7 @@ from prooftune import recipe
 from prooftune.bundle.inputs import examples_of
 from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.evaluation.answers.scores import final_outputs
+from prooftune.records import Example
 from prooftune.tasks.answering import predict
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.variants.passages import with_passages
@@ -62,11 +63,12 @@ class Answerer:
         fields: names of the inputs; where the bundle reads nothing but the question, it may be given as a string.
         facts: the content of ``bundle.json``.
         model: the model, for whoever wants to go on with it.
+        encoder: renders the prompts.
     """
 
     def __init__(self, facts: dict[str, Any], model: Any, tokenizer: Any, index: Path | None) -> None:
         self.facts, self.model, self._index_folder = facts, model, index
-        self._encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
+        self.encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
         self.fields: list[str] = [f for f in facts["fields"] if index is None or f != CONTEXT]
         self._settings = recipe.Answering(**facts["answering"])
         self._index: Index | None = None
@@ -81,14 +83,10 @@ class Answerer:
         Raises:
             UsageError: a question lacks a field, or is no text.
         """
-        examples = examples_of(questions, self.fields, "question")
+        examples, shown = self._with_passages(questions)
         if not examples:
             return []
-        shown: list[list[Chunk]] = [[] for _ in examples]
-        if self._index_folder is not None:
-            shown = self._retrieve([e.inputs[QUESTION] for e in examples])
-            examples = [with_passages(e, passages, None) for e, passages in zip(examples, shown, strict=True)]
-        found = predict(self.model, self._encoder, examples, self._settings, self.facts["task"],
+        found = predict(self.model, self.encoder, examples, self._settings, self.facts["task"],
                         description="Answering" if progress else None)
         replies = []
         for prediction, output, passages in zip(found, final_outputs(found, self.facts["threshold"]), shown, strict=True):
@@ -96,6 +94,17 @@ class Answerer:
             replies.append(Reply(output, tuple(by_id[i] for i in prediction.cited) if output else (), tuple(by_id.values()),
                                  prediction.unknown_citations, prediction.truncated_tokens))
         return replies
+
+    def examples(self, questions: Sequence[str | Mapping[str, str]]) -> list[Example]:
+        """What is read of the questions, passages included, one example for each, in their order."""
+        return self._with_passages(questions)[0]
+
+    def _with_passages(self, questions: Sequence[str | Mapping[str, str]]) -> tuple[list[Example], list[list[Chunk]]]:
+        examples = examples_of(questions, self.fields, "question")
+        if self._index_folder is None or not examples:
+            return examples, [[] for _ in examples]
+        shown = self._retrieve([e.inputs[QUESTION] for e in examples])
+        return [with_passages(e, passages, None) for e, passages in zip(examples, shown, strict=True)], shown
 
     def _retrieve(self, questions: Sequence[str]) -> list[list[Chunk]]:
         from prooftune.retrieval.search import open_index

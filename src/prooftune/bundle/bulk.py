@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe
-from prooftune.bundle.load import Answer, Classifier, gives_probabilities, load, read_facts
+from prooftune.bundle.facts import read_facts
+from prooftune.bundle.load import Answer, Classifier, gives_probabilities, load
 from prooftune.data.questions import CONTEXT
 from prooftune.data.tables import Table, format_of, read_table
 from prooftune.errors import UsageError, nearest

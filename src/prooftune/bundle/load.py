@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prooftune import recipe
+from prooftune.bundle.facts import check_files, read_facts
 from prooftune.bundle.inputs import examples_of
-from prooftune.bundle.save import FORMAT
-from prooftune.errors import Failure, UsageError
-from prooftune.files import read_json
+from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.models import adapters, loading
+from prooftune.records import Example
 from prooftune.tasks.classification import predict
 from prooftune.tasks.prompts import Encoder, Rendering
 
@@ -47,13 +49,14 @@ class Classifier:
         fields: names of the input texts; one text may be given as a plain string.
         facts: the content of ``bundle.json``.
         model: the model, for whoever wants to go on with it.
+        encoder: renders the prompts.
     """
 
     def __init__(self, facts: dict[str, Any], model: Any, tokenizer: Any) -> None:
         self.facts, self.model = facts, model
         self.labels: list[str] = facts["labels"]
         self.fields: list[str] = facts["fields"]
-        self._encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, self.fields)
+        self.encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, self.fields)
         self._scoring = recipe.Scoring(**facts["scoring"])
 
     def predict(self, texts: Sequence[str | Mapping[str, str]], *, progress: bool = True) -> list[Answer]:
@@ -66,13 +69,17 @@ class Classifier:
         Raises:
             UsageError: a text lacks a field, or is no text.
         """
-        examples = examples_of(texts, self.fields, "text")
+        examples = self.examples(texts)
         if not examples:
             return []
         head = self.facts["objective"] == "head"
-        predictions = predict(self.model, self._encoder, examples, self._scoring, head=head,
+        predictions = predict(self.model, self.encoder, examples, self._scoring, head=head,
                               description="Predicting" if progress else None)
         return [self._answer(p.output, p.log_probs, p.truncated_tokens) for p in predictions]
+
+    def examples(self, texts: Sequence[str | Mapping[str, str]]) -> list[Example]:
+        """What is read of the texts, one example for each, in their order."""
+        return examples_of(texts, self.fields, "text")
 
     def _answer(self, output: str, log_probs: tuple[float, ...], truncated: int) -> Answer:
         if not log_probs:
@@ -83,53 +90,87 @@ class Classifier:
         return Answer(output, float(shares.max()), dict(zip(self.labels, shares.tolist(), strict=True)), truncated)
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """The content of a bundle's ``bundle.json``.
-
-    Raises:
-        UsageError: the folder is no bundle, or one of a newer Prooftune.
-    """
-    try:
-        content = read_json(folder / "bundle.json")
-    except FileNotFoundError:
-        hint = f" (its bundle is {folder / 'bundle'})" if (folder / "bundle" / "bundle.json").is_file() else ""
-        raise UsageError(f"{folder} is no bundle: no bundle.json in it{hint}") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder / 'bundle.json'} cannot be read: {error}") from None
-    facts: dict[str, Any] = content if isinstance(content, dict) else {}
-    if facts.get("format") != FORMAT:
-        raise UsageError(f"{folder} is a bundle of format {facts.get('format')}; this Prooftune reads format {FORMAT}. Update it.")
-    return facts
-
-
 def gives_probabilities(facts: Mapping[str, Any]) -> bool:
     """Whether the bundle's answers have probabilities: generated ones have none."""
     return bool(facts["objective"] == "head" or facts["scoring"]["method"] != "generation")
 
 
-def load(folder: Path) -> Classifier | Answerer:
+def load(folder: Path, *, trust_remote_code: bool = False) -> Classifier | Answerer:
     """Load a bundle, and its base model by name where the bundle holds an adapter.
+
+    Args:
+        folder: a bundle, which is taken for a stranger's: pickles in it, links out of it and facts that cannot be are refused.
+        trust_remote_code: whether a base model may run Python code of its own, where the bundle's recipe allowed it.
 
     Returns:
         A `Classifier`, or an `Answerer` where the bundle answers questions; both have ``predict``.
 
     Raises:
-        UsageError: the folder is no bundle, or one of a newer Prooftune.
+        UsageError: the folder is no bundle, or one of a newer Prooftune, or holds what a bundle may not hold.
         Failure: the base model that it resolves to has other weights than the one that was tuned.
     """
     facts = read_facts(folder)
-    options = recipe.Model(**{k: v for k, v in facts["model"].items() if k != "sha256"})
-    base = loading.resolve(options.name, options.revision) if facts["part"] == "adapter" else folder / "model"
-    if facts["part"] == "adapter" and loading.weights_digest(base) != facts["model"]["sha256"]:
-        raise Failure(f"{options.name} at {base} has other weights than the model this adapter was trained on "
-                      f"(sha256 {facts['model']['sha256'][:16]}…); its answers would be another model's")
-    model = adapters.load(
-        base, folder / facts["part"], options, quantization=facts["quantization"],
-        labels=facts["labels"] if facts["objective"] == "head" else None, max_length=facts["rendering"]["max_length"])
-    tokenizer = loading.load_tokenizer(folder / "tokenizer")
-    if facts["task"] == "classification":
-        return Classifier(facts, model, tokenizer)
-    from prooftune.bundle.answerer import Answerer
+    check_files(folder)
+    trusted = trust_remote_code or os.environ.get("PROOFTUNE_TRUST_REMOTE_CODE") == "1"
+    if facts["model"]["trust_remote_code"] and not trusted:
+        raise UsageError(f"{folder} says that its model {facts['model']['name']} may run code of its own. If you trust both, set "
+                         "PROOFTUNE_TRUST_REMOTE_CODE=1.")
+    model, tokenizer = _model(folder, facts), _tokenizer(folder / "tokenizer")
+    with _explained(folder / "bundle.json"):
+        if facts["task"] == "classification":
+            return Classifier(facts, model, tokenizer)
+        from prooftune.bundle.answerer import Answerer
 
-    index = folder / "index"
-    return Answerer(facts, model, tokenizer, index if index.is_dir() else None)
+        index = folder / "index"
+        return Answerer(facts, model, tokenizer, index if index.is_dir() else None)
+
+
+def base_folder(facts: Mapping[str, Any]) -> Path:
+    """The folder of the model that a bundle's adapter was trained on.
+
+    Raises:
+        Failure: what the model's name leads to here has other weights.
+    """
+    model = facts["model"]
+    base = loading.resolve(model["name"], model["revision"])
+    if loading.weights_digest(base) != model["sha256"]:
+        raise Failure(f"{model['name']} at {base} has other weights than the model this adapter was trained on "
+                      f"(sha256 {model['sha256'][:16]}…); its answers would be another model's")
+    return base
+
+
+def options_of(facts: Mapping[str, Any]) -> recipe.Model:
+    """The recipe's model section, as the bundle keeps it."""
+    return recipe.Model(**{k: v for k, v in facts["model"].items() if k != "sha256"})
+
+
+def _model(folder: Path, facts: Mapping[str, Any]) -> Any:
+    trained = folder / facts["part"]
+    # Without this file the libraries would look for a pickle, and then for a model of that name on the hub.
+    if not list(trained.glob("*.safetensors")):
+        raise UsageError(f"{trained} holds no weights: no .safetensors file in it")
+    base = base_folder(facts) if facts["part"] == "adapter" else trained
+    with _explained(trained):
+        return adapters.load(
+            base, trained, options_of(facts), quantization=facts["quantization"],
+            labels=facts["labels"] if facts["objective"] == "head" else None, max_length=facts["rendering"]["max_length"])
+
+
+def _tokenizer(folder: Path) -> Any:
+    if not (folder / "tokenizer_config.json").is_file():
+        raise UsageError(f"{folder} holds no tokenizer: no tokenizer_config.json in it")
+    with _explained(folder):
+        return loading.load_tokenizer(folder)
+
+
+@contextlib.contextmanager
+def _explained(place: Path) -> Iterator[None]:
+    """Around libraries that read files of a bundle, which raise whatever a damaged one leads them into."""
+    try:
+        yield
+    except (ProoftuneError, MemoryError):
+        raise
+    except Exception as error:
+        if "memory" in str(error).lower():
+            raise
+        raise Failure(f"{place} could not be loaded: {type(error).__name__}: {str(error)[:500]}") from error

@@ -23,6 +23,12 @@ class Evaluation(Section):
     """Accuracy at which abstention is reported. None: half-way between the best variant and 1."""
 
 
+class Bundle(Section):
+    golden: int = Field(default=64, ge=0)
+    """Validation rows that the bundle carries, texts included, with what it says to them: every export is checked against
+    them. 0: none, where texts must not leave the house; exports then need ``--golden``."""
+
+
 class Recipe(Section):
     name: Name
     """Names the run folder: letters, digits, ``.``, ``_`` and ``-``."""
@@ -51,6 +57,7 @@ class Recipe(Section):
     early_stopping: int | None = Field(default=None, gt=0)
     """Evaluations without improvement of the validation loss after which training stops."""
     evaluation: Evaluation = Evaluation()
+    bundle: Bundle = Bundle()
     variants: dict[Name, Variant]
     """The systems to compare; a variant that is named like a kind is of that kind."""
     forgetting: str | None = None
