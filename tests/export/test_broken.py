@@ -173,14 +173,14 @@ def test_an_unchecked_export_says_so_wherever_it_is_described(make: Make, tmp_pa
 def test_a_changed_modelfile_is_refused(make: Make, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    bundle = make("llama3", template="Say {{it}} of \"{text}\": {labels}")
+    bundle = make("llama3", template="Say {{{{it}}}} of \"{text}\": {labels}")
     facts, tokenizer = read_facts(bundle), AutoTokenizer.from_pretrained(bundle / "tokenizer")
     file = tmp_path / "Modelfile"
     file.write_text(ollama.modelfile(facts, tokenizer))
     before, between, after = ollama.prompt_texts(facts, tokenizer)
     assert between == ["text"] and not before.startswith(tokenizer.bos_token)
     assert ollama.rendered(file, "a {{ .b }} \" c") == before + "a {{ .b }} \" c" + after
-    assert "Say {it} of \"" in before and 'PARAMETER stop "<|eot_id|>"' in file.read_text()
+    assert "Say {{it}} of \"" in before and 'PARAMETER stop "<|eot_id|>"' in file.read_text()
     file.write_text(file.read_text().replace("{{ .Prompt }}", "{{ .System }}{{ .Prompt }}"))
     with pytest.raises(UsageError, match=r"is not one of ours: \{\{ .System \}\}"):
         ollama.rendered(file, "a")
