@@ -22,7 +22,7 @@ LABELS = ["World", "Sports", "Sci/Tech"]
 
 def make_bundle(
     folder: Path, model: Path, text: Any = "text", rows: Sequence[Example] = (), chat: bool = False, template: str | None = None,
-    variant: dict[str, Any] | None = None, **options: Any,
+    variant: dict[str, Any] | None = None, size: float = 0.3, **options: Any,
 ) -> Path:
     """A bundle of an untrained but non-zero adapter on `model`.
 
@@ -34,6 +34,7 @@ def make_bundle(
         chat: whether the model's chat template is used.
         template: the prompt; the task's own if None.
         variant: options of the tuned variant.
+        size: of the adapter's weights.
         options: other sections of the recipe.
     """
     task = options.get("task", "classification")
@@ -43,7 +44,7 @@ def make_bundle(
         "variants": {"tuned": variant}, **options})
     place, tuned = folder / "variant", chosen.variants["tuned"]
     labels = LABELS if task == "classification" else []
-    _train(model, chosen, tuned, labels, place / "trained")
+    _train(model, chosen, tuned, labels, size, place / "trained")
     fields = (list(text) if isinstance(text, dict | list) else [text]) if labels else ["context", "question"]
     rendering = Rendering(template or default_template(task, fields, "unanswerable"), tuple(labels), chat=chat,
                           max_length=chosen.prompt.max_length, answer_tokens=0 if labels else 12)
@@ -56,7 +57,7 @@ def make_bundle(
     return folder / "bundle"
 
 
-def _train(model: Path, chosen: recipe.Recipe, variant: recipe.Variant, labels: list[str], place: Path) -> None:
+def _train(model: Path, chosen: recipe.Recipe, variant: recipe.Variant, labels: list[str], size: float, place: Path) -> None:
     """Weights that differ from the base's; nothing is learned."""
     torch.manual_seed(0)
     head = labels if variant.objective == "head" else None
@@ -64,7 +65,7 @@ def _train(model: Path, chosen: recipe.Recipe, variant: recipe.Variant, labels: 
     tuned = adapters.attach(loaded, variant, {"r": 4, **chosen.lora})
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+            torch.nn.init.normal_(parameter, std=size)
         elif "modules_to_save" in name:
             torch.nn.init.normal_(parameter, std=0.5)
     adapters.save(tuned, place, variant.method, torch.float32)

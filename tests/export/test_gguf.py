@@ -144,10 +144,10 @@ def test_answers_are_written_alike_under_llama_cpp(make: Make, tmp_path: Path) -
 @llama_cpp
 @pytest.mark.failure(16)
 def test_ollama_is_asked_with_its_own_template(make: Make, tmp_path: Path) -> None:
-    bundle = make("llama3", task="free-text-qa", answering={"max_new_tokens": 6}, template="{context}\nQ: {question}\nA:")
-    record = export(bundle, "ollama", tmp_path / "out", agreement=0.4)
+    bundle = make("llama3", task="free-text-qa", answering={"max_new_tokens": 6}, template="{context}\nQ:\n{question}\nA:")
+    record = export(bundle, "ollama", tmp_path / "out", agreement=0.6)
     assert {"Modelfile", gguf.FILE} == set(record["files"])
-    assert record["parity"]["one_text"] is not None
+    assert record["parity"]["one_text"] == 1.0
 
 
 @pytest.fixture
@@ -196,10 +196,10 @@ def test_sentencepiece_like_tokenizers_read_alike(tmp_path: Path, make: Make, mo
     folder = tmp_path / "model"
     shutil.copytree(model_folders["llama"], folder)
     pieces(folder)
-    bundle = make("llama", model=folder)
+    bundle = make("llama", model=folder, prompt={"max_length": 128})
     record = export(bundle, "gguf-f16", tmp_path / "out")
     assert record["parity"]["mean_difference"] < 0.02
-    assert golden.read(bundle / golden.NAME)[4].inputs["text"] == "ünïcode 漢字"  # which needs the bytes
+    assert any("漢字" in row.inputs["text"] for row in golden.read(bundle / golden.NAME))  # which needs the bytes
 
 
 def pieces(folder: Path) -> None:
