@@ -10,7 +10,8 @@ import pytest
 from typer.main import get_command
 
 from prooftune import __version__
-from prooftune.cli import app, main
+from prooftune.cli import main
+from prooftune.cli.app import app
 from prooftune.recipe import shipped
 
 COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "index", "search", "data"]

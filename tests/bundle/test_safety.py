@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bundle.making import changed
-from prooftune.bundle import load as loading_bundles
 from prooftune.bundle.facts import read_facts
 from prooftune.bundle.load import load
 from prooftune.errors import ProoftuneError, UsageError
 from prooftune.files import read_json
+from prooftune.models import adapters
 
 WRONG: list[Any] = [None, True, -1, 3, 1e400, "", "../../etc", "x\0y", [], ["a"], [[[]]], {}, {"a": {"b": 1}}, "{" * 50]
 ATTEMPTS = {"ran": False}
@@ -78,7 +78,7 @@ def test_every_value_of_every_wrong_type_ends_in_a_message(
 ) -> None:
     # The model itself is the same every time; what is done with the facts is what counts.
     model = load(bundle).model
-    monkeypatch.setattr(loading_bundles.adapters, "load", lambda *_, **__: model)
+    monkeypatch.setattr(adapters, "load", lambda *_, **__: model)
     refused = 0
     for path in places(facts):
         for wrong in WRONG:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,12 +42,12 @@ print(json.dumps(found))
 '''
 
 
-def consumed(folder: Path, number: int, base: Path, rows: Path) -> list[list[float]]:
+def consumed(folder: Path, number: int, base: Path, rows: Path) -> list[list[Any]]:
     """What the card's code says to golden rows: label, and log-probabilities."""
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(folder), str(number), str(base), str(rows)], check=False,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found: list[list[float]] = json.loads(done.stdout)
+    found: list[list[Any]] = json.loads(done.stdout)
     return found
 
 

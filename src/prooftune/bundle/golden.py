@@ -85,7 +85,7 @@ def make(bundle: Classifier | Answerer, rows: Sequence[Example]) -> list[Golden]
         return []
     prefix, prompts = bundle.encoder.prefix, [windows[i][0].row for i in fits]
     outputs = _outputs(bundle, [rows[i].inputs for i in fits])
-    golden = [{
+    golden: list[dict[str, Any]] = [{
         "id": rows[i].id, "inputs": examples[i].inputs, "prompt": [*prefix, *prompt], "target": rows[i].target,
         "references": rows[i].references, "output": output} for i, prompt, output in zip(fits, prompts, outputs, strict=True)]
     if isinstance(bundle, Classifier) and gives_probabilities(bundle.facts):

@@ -29,7 +29,7 @@ from prooftune.progress import say, waiting
 ROWS = 64
 """Rows of a golden set that is made for a bundle without one."""
 
-BUILD = "CMAKE_ARGS='-DLLAMA_CURL=OFF' pip install 'llama-cpp-python>=0.3.16'"
+BUILD = "pip install 'llama-cpp-python>=0.3.16'"
 """How llama.cpp comes to this machine: its Python package is built from source."""
 
 
@@ -84,8 +84,8 @@ def _check_request(chosen: Format, to: str, facts: dict[str, Any], out: Path, un
                          "with objective: instruction")
     if chosen.runtime == "llama.cpp" and not unchecked and importlib.util.find_spec("llama_cpp") is None:
         raise UsageError(f"--to {to}: an export is checked by running it, and llama.cpp is not here: pip install "
-                         f"'prooftune[llama-cpp]', which builds it from source ({BUILD}; a C++ compiler, 10 to 30 minutes), or "
-                         "--unchecked to have it without a check, which is written wherever it is described")
+                         f"'prooftune[llama-cpp]' builds it from source (as does {BUILD}; it takes a C++ compiler and 10 to 30 "
+                         "minutes). Or --unchecked, to have it without a check, which is written wherever it is described.")
 
 
 def _golden(bundle: Path, facts: dict[str, Any], rows_of: Path | None) -> list[Golden]:
