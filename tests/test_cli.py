@@ -14,8 +14,8 @@ from prooftune.cli import main
 from prooftune.cli.app import app
 from prooftune.recipe import shipped
 
-COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "publish", "convert", "chat", "index",
-            "search", "serve", "data"]
+COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "export", "publish", "convert", "chat",
+            "index", "search", "serve", "data"]
 
 
 def prooftune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

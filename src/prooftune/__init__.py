@@ -47,7 +47,7 @@ def load(bundle: str | Path) -> Classifier | Answerer:
     """Load a bundle; ``.predict(texts)`` gives labels with probabilities, or answers to questions.
 
     Raises:
-        prooftune.errors.UsageError: the folder is no bundle.
+        prooftune.errors.UsageError: the folder is no bundle, or holds what a bundle may not hold.
     """
     from prooftune.bundle.load import load as load_bundle
 

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from bundle.making import changed
 from prooftune.bundle.load import load
 from prooftune.errors import Failure, UsageError
-from prooftune.files import read_json, write_json
+from prooftune.files import read_json
 from study.small import classifier
-
-
-def changed(bundle: Path, folder: Path, **facts: Any) -> Path:
-    """A copy of the bundle with other facts."""
-    shutil.copytree(bundle, folder)
-    write_json(folder / "bundle.json", {**read_json(folder / "bundle.json"), **facts})
-    return folder
 
 
 def test_probabilities_are_scaled_by_the_temperature_and_the_label_stays(bundle: Path, tmp_path: Path) -> None:

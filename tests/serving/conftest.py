@@ -8,8 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from bundle.conftest import make_bundle
-from bundle.test_load import changed
+from bundle.making import changed, make_bundle
 from retrieval.tiny import bert
 from serving.made import Live, head_bundle, live, reading_bundle, searching_bundle
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bundle.conftest import LABELS
+from bundle.making import LABELS
 from prooftune import recipe
 from prooftune.bundle.save import save
 from prooftune.files import write_json

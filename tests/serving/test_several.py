@@ -9,8 +9,7 @@ import pytest
 import torch
 
 import prooftune
-from bundle.conftest import LABELS, make_bundle
-from bundle.test_load import changed
+from bundle.making import LABELS, changed, make_bundle
 from prooftune.bundle.answerer import Answerer
 from prooftune.bundle.load import Classifier, load
 from prooftune.errors import UsageError
@@ -70,7 +69,7 @@ def test_the_untuned_model_answers_as_plain_transformers_does(folders: dict[str,
     model: Any = load_model(model_folders["llama"], Model(name="llama", dtype="float32"))
 
     def ids_of(text: str) -> list[int]:
-        return list(bundle._encoder._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+        return list(bundle.encoder._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
     for text, answer in zip(TEXTS[:3], bundle.predict(TEXTS[:3], tuned=False), strict=True):
         ids: list[int] = []

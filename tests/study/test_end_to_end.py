@@ -62,7 +62,8 @@ def test_a_study_leaves_report_scores_and_bundle(studies: Studies, family: str) 
     assert result.scores["verdict"]["headline"] in html.unescape((result.folder / "report.html").read_text())
     assert read_json(result.folder / "scores.json") == result.scores
     assert result.bundle is not None
-    assert {p.name for p in result.bundle.iterdir()} == {"adapter", "tokenizer", "bundle.json", "recipe.yaml", "README.md"}
+    assert {p.name for p in result.bundle.iterdir()} == {
+        "adapter", "tokenizer", "bundle.json", "golden.jsonl", "recipe.yaml", "README.md"}
     assert not list(result.folder.rglob("*.tmp")) and not list(result.folder.rglob("*.bin"))
 
 

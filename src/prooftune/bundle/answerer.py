@@ -13,6 +13,7 @@ from prooftune.bundle.untuned import asked
 from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.evaluation.answers.scores import final_outputs
 from prooftune.models import adapters
+from prooftune.records import Example
 from prooftune.tasks.answering import predict
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.variants.passages import with_passages
@@ -67,13 +68,14 @@ class Answerer:
         fields: names of the inputs; where the bundle reads nothing but the question, it may be given as a string.
         facts: the content of ``bundle.json``.
         model: the model, for whoever wants to go on with it.
+        encoder: renders the prompts.
     """
 
     def __init__(
         self, facts: dict[str, Any], model: Any, tokenizer: Any, index: Path | None, adapter: str = adapters.FIRST
     ) -> None:
         self.facts, self.model, self._index_folder, self._adapter = facts, model, index, adapter
-        self._encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
+        self.encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
         self.fields: list[str] = [f for f in facts["fields"] if index is None or f != CONTEXT]
         self._settings = recipe.Answering(**facts["answering"])
         self._index: Index | None = None
@@ -93,16 +95,11 @@ class Answerer:
         Raises:
             UsageError: a question lacks a field, or is no text; or there is no untuned model (`untuned.no_base`).
         """
-        examples = examples_of(questions, self.fields, "question")
+        examples, shown = self._with_passages(questions, retrieve)
         if not examples:
             return []
-        shown: list[list[Chunk]] = [[] for _ in examples]
-        if self._index_folder is not None:
-            if retrieve:
-                shown = self._retrieve([e.inputs[QUESTION] for e in examples])
-            examples = [with_passages(e, passages, None) for e, passages in zip(examples, shown, strict=True)]
         with asked(self.facts, self.model, self._adapter, tuned):
-            found = predict(self.model, self._encoder, examples, self._settings, self.facts["task"],
+            found = predict(self.model, self.encoder, examples, self._settings, self.facts["task"],
                             description="Answering" if progress else None)
         outputs = final_outputs(found, self.facts["threshold"] if tuned else None)
         replies = []
@@ -112,6 +109,19 @@ class Answerer:
                                  prediction.unknown_citations, prediction.truncated_tokens, prediction.prompt_tokens,
                                  prediction.generated_tokens))
         return replies
+
+    def examples(self, questions: Sequence[str | Mapping[str, str]]) -> list[Example]:
+        """What is read of the questions, passages included, one example for each, in their order."""
+        return self._with_passages(questions)[0]
+
+    def _with_passages(
+        self, questions: Sequence[str | Mapping[str, str]], retrieve: bool = True
+    ) -> tuple[list[Example], list[list[Chunk]]]:
+        examples = examples_of(questions, self.fields, "question")
+        if self._index_folder is None or not examples:
+            return examples, [[] for _ in examples]
+        shown = self._retrieve([e.inputs[QUESTION] for e in examples]) if retrieve else [[] for _ in examples]
+        return [with_passages(e, passages, None) for e, passages in zip(examples, shown, strict=True)], shown
 
     def _retrieve(self, questions: Sequence[str]) -> list[list[Chunk]]:
         from prooftune.retrieval.search import open_index

@@ -54,8 +54,15 @@ def _example(facts: dict[str, Any]) -> str:
     return '"Some question?"' if fields == ["question"] else "{" + ", ".join(f'"{name}": "…"' for name in fields) + "}"
 
 
-_PROMPT = """facts = json.load(open("THIS_FOLDER/bundle.json", encoding="utf-8"))
-tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER/tokenizer")
+def prompt_code(folder: str, tokenizer: str) -> str:
+    """Python that turns texts into the prompt's token ids.
+
+    Args:
+        folder: where ``bundle.json`` lies.
+        tokenizer: the tokenizer's folder.
+    """
+    return f"""facts = json.load(open("{folder}/bundle.json", encoding="utf-8"))
+tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")
 
 def prompt(texts):  # field name -> text; every part is tokenised by itself
     ids = []
@@ -64,6 +71,7 @@ def prompt(texts):  # field name -> text; every part is tokenised by itself
             texts[part], add_special_tokens=False, split_special_tokens=True).input_ids
     return ids
 """
+
 
 _HEAD = """def log_probabilities(texts):
     with torch.no_grad():
@@ -91,30 +99,40 @@ _GENERATION = """def answer(texts):
 
 
 def _plain(facts: dict[str, Any]) -> str:
+    libraries = "transformers"
+    if facts["part"] == "adapter":
+        libraries = f"transformers and peft alone, `BASE` being a folder or hub name of {facts['model']['name']}"
+    code = plain_code(facts, "THIS_FOLDER/model", "THIS_FOLDER/tokenizer")
+    return f"With {libraries}:\n\n```python\n{code}```\n"
+
+
+def plain_code(facts: dict[str, Any], model: str, tokenizer: str) -> str:
+    """Python that answers as the bundle does, with transformers and, for an adapter, peft alone.
+
+    Args:
+        facts: the content of ``bundle.json``.
+        model: the model's folder where it is no adapter.
+        tokenizer: the tokenizer's folder.
+    """
     head, adapter = facts["objective"] == "head", facts["part"] == "adapter"
     kind = "AutoModelForSequenceClassification" if head else "AutoModelForCausalLM"
     extra = f", num_labels={len(facts['labels'])}" if head else ""
-    libraries, imported = "transformers", f"from transformers import AutoTokenizer, {kind}"
-    loaded = f'{kind}.from_pretrained("THIS_FOLDER/model")'
+    imported = f"from transformers import AutoTokenizer, {kind}"
+    loaded = f'{kind}.from_pretrained("{model}")'
     if adapter:
-        libraries = f"transformers and peft alone, `BASE` being a folder or hub name of {facts['model']['name']}"
         imported = f"from peft import PeftModel\n{imported}"
         loaded = f'PeftModel.from_pretrained({kind}.from_pretrained(BASE{extra}), "THIS_FOLDER/adapter")'
     if not facts["labels"]:
         score = _GENERATION.replace("LIMIT", str(facts["answering"]["max_new_tokens"]))
     else:
         score = _HEAD if head else _INSTRUCTION.replace("SUM", "mean" if facts["scoring"]["normalize"] == "length" else "sum")
-    return f"""With {libraries}:
-
-```python
-import json
+    return f"""import json
 import torch
 {imported}
 
 model = {loaded}.eval()
-{_PROMPT}
-{score}```
-"""
+{prompt_code("THIS_FOLDER", tokenizer)}
+{score}"""
 
 
 def _more(facts: dict[str, Any]) -> str:

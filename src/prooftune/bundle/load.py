@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prooftune import recipe
+from prooftune.bundle.facts import check_files, read_facts
 from prooftune.bundle.inputs import examples_of
-from prooftune.bundle.save import FORMAT
 from prooftune.bundle.untuned import asked
-from prooftune.errors import Failure, UsageError
+from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.evaluation.calibration import apply_temperature
-from prooftune.files import fingerprint, read_json
+from prooftune.files import fingerprint
 from prooftune.models import adapters, loading
-from prooftune.records import Prediction
+from prooftune.records import Example, Prediction
 from prooftune.tasks.classification import predict
 from prooftune.tasks.prompts import Encoder, Rendering
 
@@ -55,13 +57,14 @@ class Classifier:
         fields: names of the input texts; one text may be given as a plain string.
         facts: the content of ``bundle.json``.
         model: the model, for whoever wants to go on with it.
+        encoder: renders the prompts.
     """
 
     def __init__(self, facts: dict[str, Any], model: Any, tokenizer: Any, adapter: str = adapters.FIRST) -> None:
         self.facts, self.model, self._adapter = facts, model, adapter
         self.labels: list[str] = facts["labels"]
         self.fields: list[str] = facts["fields"]
-        self._encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, self.fields)
+        self.encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, self.fields)
         self._scoring = recipe.Scoring(**facts["scoring"])
 
     def predict(
@@ -78,17 +81,21 @@ class Classifier:
         Raises:
             UsageError: a text lacks a field, or is no text; or there is no untuned model (`untuned.no_base`).
         """
-        examples = examples_of(texts, self.fields, "text")
+        examples = self.examples(texts)
         if not examples:
             return []
         head = self.facts["objective"] == "head"
         with asked(self.facts, self.model, self._adapter, tuned):
-            predictions = predict(self.model, self._encoder, examples, self._scoring, head=head,
+            predictions = predict(self.model, self.encoder, examples, self._scoring, head=head,
                                   description="Predicting" if progress else None)
         # Both were fitted to the tuned model.
         temperature = float(self.facts.get("temperature") or 1.0) if tuned else 1.0
         threshold = abstention_threshold(self.facts) if tuned else None
         return [self._answer(prediction, temperature, threshold) for prediction in predictions]
+
+    def examples(self, texts: Sequence[str | Mapping[str, str]]) -> list[Example]:
+        """What is read of the texts, one example for each, in their order."""
+        return examples_of(texts, self.fields, "text")
 
     def _answer(self, said: Prediction, temperature: float, threshold: float | None) -> Answer:
         if not said.log_probs:
@@ -97,25 +104,6 @@ class Classifier:
         sure = float(shares.max())
         return Answer(said.output, sure, dict(zip(self.labels, shares.tolist(), strict=True)), said.truncated_tokens,
                       None if threshold is None else sure < threshold, said.prompt_tokens)
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """The content of a bundle's ``bundle.json``.
-
-    Raises:
-        UsageError: the folder is no bundle, or one of a newer Prooftune.
-    """
-    try:
-        content = read_json(folder / "bundle.json")
-    except FileNotFoundError:
-        hint = f" (its bundle is {folder / 'bundle'})" if (folder / "bundle" / "bundle.json").is_file() else ""
-        raise UsageError(f"{folder} is no bundle: no bundle.json in it{hint}") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder / 'bundle.json'} cannot be read: {error}") from None
-    facts: dict[str, Any] = content if isinstance(content, dict) else {}
-    if facts.get("format") != FORMAT:
-        raise UsageError(f"{folder} is a bundle of format {facts.get('format')}; this Prooftune reads format {FORMAT}. Update it.")
-    return facts
 
 
 def abstention_threshold(facts: Mapping[str, Any]) -> float | None:
@@ -129,47 +117,93 @@ def gives_probabilities(facts: Mapping[str, Any]) -> bool:
     return bool(facts["objective"] == "head" or facts["scoring"]["method"] != "generation")
 
 
-def load(folder: Path, shared: dict[str, Any] | None = None) -> Classifier | Answerer:
+def load(folder: Path, shared: dict[str, Any] | None = None, *, trust_remote_code: bool = False) -> Classifier | Answerer:
     """Load a bundle, and its base model by name where the bundle holds an adapter.
 
     Args:
-        folder: the bundle.
+        folder: a bundle, which is taken for a stranger's: pickles in it, links out of it and facts that cannot be are refused.
         shared: base models that are loaded already; a bundle with the same base adds its adapter there instead of loading
             the base again, and a base that is loaded is added. Bundles that share must not predict at the same time.
+        trust_remote_code: whether a base model may run Python code of its own, where the bundle's recipe allowed it.
 
     Returns:
         A `Classifier`, or an `Answerer` where the bundle answers questions; both have ``predict``.
 
     Raises:
-        UsageError: the folder is no bundle, or one of a newer Prooftune.
+        UsageError: the folder is no bundle, or one of a newer Prooftune, or holds what a bundle may not hold.
         Failure: the base model that it resolves to has other weights than the one that was tuned.
     """
     facts = read_facts(folder)
+    check_files(folder)
+    trusted = trust_remote_code or os.environ.get("PROOFTUNE_TRUST_REMOTE_CODE") == "1"
+    if facts["model"]["trust_remote_code"] and not trusted:
+        raise UsageError(f"{folder} says that its model {facts['model']['name']} may run code of its own. If you trust both, set "
+                         "PROOFTUNE_TRUST_REMOTE_CODE=1.")
     model, adapter = _model(folder, facts, shared if shared is not None else {})
-    tokenizer = loading.load_tokenizer(folder / "tokenizer")
-    if facts["task"] == "classification":
-        return Classifier(facts, model, tokenizer, adapter)
-    from prooftune.bundle.answerer import Answerer
+    tokenizer = _tokenizer(folder / "tokenizer")
+    with _explained(folder / "bundle.json"):
+        if facts["task"] == "classification":
+            return Classifier(facts, model, tokenizer, adapter)
+        from prooftune.bundle.answerer import Answerer
 
-    index = folder / "index"
-    return Answerer(facts, model, tokenizer, index if index.is_dir() else None, adapter)
+        index = folder / "index"
+        return Answerer(facts, model, tokenizer, index if index.is_dir() else None, adapter)
 
 
-def _model(folder: Path, facts: dict[str, Any], shared: dict[str, Any]) -> tuple[Any, str]:
+def base_folder(facts: Mapping[str, Any]) -> Path:
+    """The folder of the model that a bundle's adapter was trained on.
+
+    Raises:
+        Failure: what the model's name leads to here has other weights.
+    """
+    model = facts["model"]
+    base = loading.resolve(model["name"], model["revision"])
+    if loading.weights_digest(base) != model["sha256"]:
+        raise Failure(f"{model['name']} at {base} has other weights than the model this adapter was trained on "
+                      f"(sha256 {model['sha256'][:16]}…); its answers would be another model's")
+    return base
+
+
+def options_of(facts: Mapping[str, Any]) -> recipe.Model:
+    """The recipe's model section, as the bundle keeps it."""
+    return recipe.Model(**{k: v for k, v in facts["model"].items() if k != "sha256"})
+
+
+def _model(folder: Path, facts: Mapping[str, Any], shared: dict[str, Any]) -> tuple[Any, str]:
     """The bundle's model, and the name of its adapter in it."""
-    options = recipe.Model(**{k: v for k, v in facts["model"].items() if k != "sha256"})
+    options, trained = options_of(facts), folder / facts["part"]
     labels, longest = facts["labels"] if facts["objective"] == "head" else None, facts["rendering"]["max_length"]
-    trained = folder / facts["part"]
-    if facts["part"] != "adapter":
-        return adapters.load(trained, trained, options, quantization=facts["quantization"], labels=labels,
-                             max_length=longest), adapters.FIRST
-    base = loading.resolve(options.name, options.revision)
-    if loading.weights_digest(base) != facts["model"]["sha256"]:
-        raise Failure(f"{options.name} at {base} has other weights than the model this adapter was trained on "
-                      f"(sha256 {facts['model']['sha256'][:16]}…); its answers would be another model's")
+    # Without this file the libraries would look for a pickle, and then for a model of that name on the hub.
+    if not list(trained.glob("*.safetensors")):
+        raise UsageError(f"{trained} holds no weights: no .safetensors file in it")
+    adapted = facts["part"] == "adapter"
+    base = base_folder(facts) if adapted else trained
     # All that decides what is loaded: the same weights in the same arithmetic, under the same attention and head.
     key = fingerprint([facts["model"], facts["quantization"], labels, loading.attention(options.attention, base, longest)])
-    if key in shared:
-        return shared[key], adapters.add(shared[key], trained)
-    shared[key] = adapters.load(base, trained, options, quantization=facts["quantization"], labels=labels, max_length=longest)
-    return shared[key], adapters.FIRST
+    with _explained(trained):
+        if adapted and key in shared:
+            return shared[key], adapters.add(shared[key], trained)
+        model = adapters.load(base, trained, options, quantization=facts["quantization"], labels=labels, max_length=longest)
+    if adapted:
+        shared[key] = model
+    return model, adapters.FIRST
+
+
+def _tokenizer(folder: Path) -> Any:
+    if not (folder / "tokenizer_config.json").is_file():
+        raise UsageError(f"{folder} holds no tokenizer: no tokenizer_config.json in it")
+    with _explained(folder):
+        return loading.load_tokenizer(folder)
+
+
+@contextlib.contextmanager
+def _explained(place: Path) -> Iterator[None]:
+    """Around libraries that read files of a bundle, which raise whatever a damaged one leads them into."""
+    try:
+        yield
+    except (ProoftuneError, MemoryError):
+        raise
+    except Exception as error:
+        if "memory" in str(error).lower():
+            raise
+        raise Failure(f"{place} could not be loaded: {type(error).__name__}: {str(error)[:500]}") from error

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prooftune.bundle.facts import read_facts
 from prooftune.bundle.front_matter import front_matter
-from prooftune.bundle.load import read_facts
 from prooftune.errors import Failure, UsageError
 from prooftune.hub import answers
 from prooftune.progress import waiting

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from prooftune import __version__, recipe
+from prooftune.bundle import golden
 from prooftune.bundle.about import about_study
 from prooftune.bundle.card import card
+from prooftune.bundle.facts import FORMAT
+from prooftune.bundle.load import load
 from prooftune.data.questions import CONTEXT
 from prooftune.engine.scoring import label_tree
 from prooftune.files import atomic_path, read_json, write_json
@@ -18,15 +21,14 @@ from prooftune.records import Study, VariantResult
 from prooftune.redaction import redacted
 from prooftune.tasks.prompts import Encoder, Rendering
 
-FORMAT = 1
-
 
 def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], folder: Path) -> None:
     """Write the bundle of one tuned variant.
 
     The folder holds ``bundle.json`` (labels, rendering and the token ids that it comes to, scoring, temperature,
     abstention threshold, base model with its weights' digest), ``adapter/`` or ``model/`` in the libraries' own
-    layout, ``tokenizer/``, ``recipe.yaml`` and ``README.md`` (the card). It holds no pickle.
+    layout, ``tokenizer/``, ``recipe.yaml``, ``golden.jsonl`` (what it says to some rows, for checking exports) and
+    ``README.md`` (the card). It holds no pickle.
     """
     base = loading.resolve(chosen.model.name, chosen.model.revision)
     trained = result.folder / "trained"
@@ -62,6 +64,12 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
         write_json(temporary / "bundle.json", facts)
         (temporary / "recipe.yaml").write_text(redacted(recipe.dump(chosen)), encoding="utf-8")
         (temporary / "README.md").write_text(card(facts, scores), encoding="utf-8")
+        # Validation rows: a test set whose texts were handed on with the bundle would soon be trained on.
+        rows = golden.drawn(study.validation, chosen.bundle.golden, chosen.seed)
+        if rows:
+            # By the bundle as it was written: what it says is what `prooftune.load` gives.
+            written = load(temporary, trust_remote_code=chosen.model.trust_remote_code)
+            golden.write(temporary / golden.NAME, golden.make(written, rows))
 
 
 def _audit(run: Path) -> list[str]:

@@ -26,3 +26,27 @@ def predict(
     print(f"{done.rows:,} row{'s' if done.rows != 1 else ''} done: {out}")
     for sentence in done.sentences():
         print(f"  {sentence}")
+
+
+@app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder (RUN/bundle).")],
+    to: Annotated[str, typer.Option("--to", help="merged, int8, int4, vllm, gguf-f16, gguf-q8_0, gguf-q4_k_m or ollama.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the export.")],
+    golden: Annotated[Path | None, typer.Option(help="Rows to check it by, in place of the bundle's own: a run folder, or a file "
+                                                "like golden.jsonl.")] = None,
+    min_agreement: Annotated[float | None, typer.Option(min=0, max=1, help="Smallest share of golden rows with the bundle's "
+                                                        "answer. Default: by format, 0.9 to 0.98.")] = None,
+    max_difference: Annotated[float | None, typer.Option(min=0, help="Largest mean difference of log-probabilities, in nats. "
+                                                         "Default: by format, 0.05 to 0.5.")] = None,
+    unchecked: Annotated[bool, typer.Option("--unchecked", help="Write it without running it; its card will say so.")] = False,
+) -> None:
+    """Write a bundle for other programs, and run its golden set through what was written.
+
+    What answers otherwise than the bundle is no export: nothing is left, and where the two part is said.
+    """
+    from prooftune.export.build import export as export_bundle
+    from prooftune.export.card import table
+
+    record = export_bundle(bundle, to, out, rows_of=golden, agreement=min_agreement, difference=max_difference, unchecked=unchecked)
+    print(f"{table([record])}\n\nExport: {out}")

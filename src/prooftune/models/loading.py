@@ -96,7 +96,8 @@ def load_tokenizer(folder: Path) -> Any:
     _hush()
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # Left unsaid, transformers asks on the terminal whether to run code that the folder brings.
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if (folder / "config.json").is_file():
@@ -136,11 +137,10 @@ def load_model(
 
     own_attention.register()
     dtype = torch.float32 if full_precision else arithmetic(options.dtype)
-    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(options.attention, folder, max_length)}
-    if options.trust_remote_code:
-        arguments["trust_remote_code"] = True
+    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(options.attention, folder, max_length),
+                                 "trust_remote_code": options.trust_remote_code}
     if quantization:
-        arguments["quantization_config"] = _quantization(quantization)
+        arguments["quantization_config"] = quantization_config(quantization)
     kind = AutoModelForCausalLM
     if labels is not None:
         kind = AutoModelForSequenceClassification
@@ -212,7 +212,12 @@ def weights_digest(folder: Path) -> str:
     return digest
 
 
-def _quantization(options: dict[str, Any]) -> Any:
+def quantization_config(options: dict[str, Any]) -> Any:
+    """The library's settings from `BitsAndBytesConfig` fields.
+
+    Raises:
+        UsageError: bitsandbytes is not installed, or the fields contradict each other.
+    """
     import importlib.util
 
     from transformers import BitsAndBytesConfig

@@ -38,6 +38,12 @@ class Card(Section):
     """The base model's name on the hub, where `model.name` is a folder or a package."""
 
 
+class Bundle(Section):
+    golden: int = Field(default=64, ge=0)
+    """Validation rows that the bundle carries, texts included, with what it says to them: every export is checked against
+    them. 0: none, where texts must not leave the house; exports then need ``--golden``."""
+
+
 class Recipe(Section):
     name: Name
     """Names the run folder: letters, digits, ``.``, ``_`` and ``-``."""
@@ -67,6 +73,7 @@ class Recipe(Section):
     """Evaluations without improvement of the validation loss after which training stops."""
     evaluation: Evaluation = Evaluation()
     card: Card = Card()
+    bundle: Bundle = Bundle()
     variants: dict[Name, Variant]
     """The systems to compare; a variant that is named like a kind is of that kind."""
     forgetting: str | None = None

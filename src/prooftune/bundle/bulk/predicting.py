@@ -23,7 +23,8 @@ from prooftune.bundle.bulk.columns import (
 )
 from prooftune.bundle.bulk.parts import Counts, Parts, parts_of
 from prooftune.bundle.bulk.writing import Form, form_of, join, write_part
-from prooftune.bundle.load import load, read_facts
+from prooftune.bundle.facts import read_facts
+from prooftune.bundle.load import load
 from prooftune.data.streaming import Block, Stream, blocks, look_through
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.files import atomic_path, fingerprint, sha256

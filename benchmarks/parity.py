@@ -1,0 +1,41 @@
+"""The parity table of exports, as Markdown, from their export.json files.
+
+    python benchmarks/parity.py EXPORT... > docs/parity.md
+
+Every EXPORT is a folder that ``prooftune export`` wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prooftune.export.build import read_record
+from prooftune.export.card import table
+
+HEAD = """# Parity of exports
+
+What `prooftune export` recorded when it ran each bundle's golden set through the exported files, written by
+`benchmarks/parity.py` from their `export.json`. The columns are explained in [export.md](export.md).
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("exports", type=Path, nargs="+", metavar="EXPORT", help="folders that prooftune export wrote")
+    print(page([read_record(folder) for folder in parser.parse_args(arguments).exports]))
+
+
+def page(records: Sequence[dict[str, Any]]) -> str:
+    """The page: one table for each bundle, in the order given."""
+    bundles: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        bundles.setdefault((record["model"], record["variant"], record["task"]), []).append(record)
+    parts = [f"## {variant} of {model}, {task}\n\n{table(found)}\n" for (model, variant, task), found in bundles.items()]
+    return "\n".join([HEAD, *parts]).rstrip()
+
+
+if __name__ == "__main__":
+    main()

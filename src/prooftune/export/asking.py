@@ -1,0 +1,115 @@
+"""How an exported artefact is asked, and what of its answers is compared: by the bundle's facts, without our engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prooftune.bundle.golden import Golden, limit
+from prooftune.evaluation.answers.squad import f1
+from prooftune.export.ollama import longest_label
+from prooftune.export.runtimes import Floats, Runtime
+from prooftune.tasks.citations import parse_citations
+from prooftune.tasks.classification import parse_label
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an artefact says to one golden row, and how far it is from what the bundle said.
+
+    Attributes:
+        output: label or answer; empty where no label was written.
+        agrees: whether it is the bundle's.
+        differences: of every label's log-probability; or of the golden answer's, by token.
+        quality: how good the answer is, 0 to 1: right or wrong, or the overlap of words; None where no target is known.
+        before: that of the bundle's.
+    """
+
+    output: str
+    agrees: bool
+    differences: tuple[float, ...]
+    quality: float | None
+    before: float | None
+
+
+def by_parts(runtime: Runtime, facts: dict[str, Any], row: Golden) -> list[int]:
+    """The prompt as the bundle's card says: fixed parts are ids, every text is tokenised by itself."""
+    ids: list[int] = []
+    for part in facts["tokens"]["prompt"]:
+        ids += part if isinstance(part, list) else runtime.tokenise(row.inputs[part], special=False)
+    return ids
+
+
+def compares_labels(facts: dict[str, Any]) -> bool:
+    """Whether labels are compared by their log-probabilities; otherwise the model writes."""
+    return bool(facts["labels"]) and (facts["objective"] == "head" or facts["scoring"]["method"] == "likelihood")
+
+
+def ask(runtime: Runtime, facts: dict[str, Any], row: Golden, ids: Sequence[int], *, written: bool = False) -> Said:
+    """Ask for one row.
+
+    Args:
+        runtime: the loaded artefact.
+        facts: the content of ``bundle.json``.
+        row: the golden row.
+        ids: its prompt.
+        written: whether the label counts that the model writes, as in programs that can do nothing else.
+    """
+    if not compares_labels(facts):
+        return _answered(runtime, facts, row, ids)
+    found = _label_log_probs(runtime, facts, ids)
+    differences = tuple(abs(float(a - b)) for a, b in zip(found, row.log_probs, strict=True))
+    shift = np.array(row.shift or (0.0,))
+    before = facts["labels"][int(np.argmax(np.array(row.log_probs) + shift))]
+    output = facts["labels"][int(np.argmax(found + shift))]
+    if written:
+        said = runtime.write(ids, facts["tokens"]["stop"], longest_label(facts))
+        output = parse_label(_text(runtime, facts, said), facts["labels"]) or ""
+    right = None if row.target is None else (float(output == row.target), float(before == row.target))
+    return Said(output, output == before, differences, *(right or (None, None)))
+
+
+def _label_log_probs(runtime: Runtime, facts: dict[str, Any], ids: Sequence[int]) -> Floats:
+    """Log-probabilities [labels] that sum to 1 in probability."""
+    if facts["objective"] == "head":
+        return runtime.classes(ids)
+    labels = list(facts["tokens"]["labels"].values())
+    first = runtime.log_probs(ids, 1)[0] if any(len(label) == 1 for label in labels) else None
+    sums = []
+    for label in labels:
+        rows = runtime.log_probs([*ids, *label[:-1]], len(label)) if first is None or len(label) > 1 else first[None]
+        each = [float(row[token]) for row, token in zip(rows, label, strict=True)]
+        sums.append(sum(each) / (len(each) if facts["scoring"]["normalize"] == "length" else 1))
+    scores = np.array(sums)
+    found: Floats = scores - np.logaddexp.reduce(scores)
+    return found
+
+
+def _answered(runtime: Runtime, facts: dict[str, Any], row: Golden, ids: Sequence[int]) -> Said:
+    text = _text(runtime, facts, runtime.write(ids, facts["tokens"]["stop"], limit(facts)))
+    differences: tuple[float, ...] = ()
+    if row.answer_ids and row.answer_log_prob is not None:
+        rows = runtime.log_probs([*ids, *row.answer_ids[:-1]], len(row.answer_ids))
+        total = sum(float(each[token]) for each, token in zip(rows, row.answer_ids, strict=True))
+        differences = (abs(total - row.answer_log_prob) / len(row.answer_ids),)
+    if facts["labels"]:
+        output, before = parse_label(text, facts["labels"]) or "", parse_label(row.answer, facts["labels"]) or ""
+        right = None if row.target is None else (float(output == row.target), float(before == row.target))
+        return Said(output, output == before, differences, *(right or (None, None)))
+    right = None if row.references is None else (_overlap(text, row, facts), _overlap(row.answer, row, facts))
+    return Said(text, text == row.answer, differences, *(right or (None, None)))
+
+
+def _text(runtime: Runtime, facts: dict[str, Any], ids: Sequence[int]) -> str:
+    stop = facts["tokens"]["stop"]
+    kept = list(ids[: list(ids).index(stop)]) if stop in ids else list(ids)
+    return runtime.decode(kept).strip()
+
+
+def _overlap(text: str, row: Golden, facts: dict[str, Any]) -> float:
+    answer, _ = parse_citations(text)
+    says_none = answer.strip().casefold() == facts["answering"]["no_answer"].casefold()
+    return f1("" if says_none else answer, row.references or ())

@@ -1,0 +1,131 @@
+"""The card of an export: what it is, how it compares with its bundle, and how it is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prooftune.bundle.card import plain_code, prompt_code
+from prooftune.bundle.golden import limit
+from prooftune.export import vllm
+from prooftune.export.asking import compares_labels
+from prooftune.export.gguf import FILE
+
+COLUMNS = ("format", "answers agree", "log-prob difference, mean", "max", "metric", "of the bundle", "difference", "one text",
+           "MB", "peak MB", "rows/s", "checked with")
+"""Columns of the parity table; docs/export.md says what they mean."""
+
+
+def card(facts: dict[str, Any], record: dict[str, Any]) -> str:
+    """The card as Markdown.
+
+    Args:
+        facts: the content of ``bundle.json``.
+        record: the content of ``export.json``.
+    """
+    return f"""# {facts['variant']} of {facts['model']['name']}, {record['format']}
+
+{_checked(record)}
+
+{table([record])}
+
+## Use it
+
+{_use(facts, record['format'])}
+"""
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The parity table of several exports, as Markdown."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *map(_row, records)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _checked(record: dict[str, Any]) -> str:
+    if not record["checked"]:
+        return ("**NOT CHECKED.** This export was written without running it: nobody knows whether it answers as its bundle "
+                "does. Export it again where its runtime is installed.")
+    rows, limits = record["parity"]["rows"], record["limits"]
+    return (f"Checked: {rows} golden rows of the bundle were run through these files by {record['parity']['runtime']}. "
+            f"{limits['agreement']:.0%} at least had to get the bundle's answer, with log-probabilities within "
+            f"{limits['mean_difference']:g} nats on average.")
+
+
+def _row(record: dict[str, Any]) -> tuple[str, ...]:
+    parity = record["parity"]
+    size = f"{record['size_bytes'] / 1e6:,.1f}"
+    if parity is None:
+        return (record["format"], "not checked", *[""] * 6, size, "", "", "nothing")
+    agree = f"{parity['agreement']:.1%} of {parity['rows']} ({parity['agreement_low']:.1%} to {parity['agreement_high']:.1%})"
+    metric = parity["metric"]
+    figures = ("", "", "") if metric is None else (
+        f"{metric['name']} {metric['export']:.3f}", f"{metric['bundle']:.3f}",
+        f"{metric['export'] - metric['bundle']:+.3f} ({metric['low']:+.3f} to {metric['high']:+.3f}, n = {metric['n']})")
+    return (record["format"], agree, _nats(parity["mean_difference"]), _nats(parity["max_difference"]), *figures,
+            "" if parity["one_text"] is None else f"{parity['one_text']:.0%}", size, f"{parity['peak_memory_bytes'] / 1e6:,.0f}",
+            f"{parity['rows_per_second']:.1f}", parity["runtime"])
+
+
+def _nats(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _use(facts: dict[str, Any], to: str) -> str:
+    if to == "ollama":
+        return _OLLAMA.replace("PROMPT", _said(facts))
+    if to.startswith("gguf"):
+        return _gguf(facts)
+    code = f"```python\n{plain_code({**facts, 'part': 'model'}, 'THIS_FOLDER', 'THIS_FOLDER')}```"
+    if to != "vllm":
+        return f"With transformers alone{' and bitsandbytes' if to.startswith('int') else ''}:\n\n{code}"
+    return (f"```\n{vllm.command(facts)}\n```\n\nin this folder, then\n\n```python\nimport json\nimport requests\n"
+            f"from transformers import AutoTokenizer\n\n{prompt_code('THIS_FOLDER', 'THIS_FOLDER')}\n"
+            f"texts = {_texts(facts)}\n{vllm.request(facts)}\n```\n\n"
+            "The check was made with transformers, on the same files; vLLM itself was not run.")
+
+
+def _texts(facts: dict[str, Any]) -> str:
+    return "{" + ", ".join(f'"{name}": "…"' for name in facts["fields"]) + "}"
+
+
+def _said(facts: dict[str, Any]) -> str:
+    """What is sent as the prompt: the fields, and what stands between them."""
+    fields = [part for part in facts["tokens"]["prompt"] if isinstance(part, str)]
+    return f"the {fields[0]}" if len(fields) == 1 else (
+        f"everything from the {fields[0]} to the {fields[-1]} as it stands in `rendering.template` of bundle.json")
+
+
+_OLLAMA = """```
+ollama create prooftune -f Modelfile
+ollama run prooftune "some text"
+```
+
+in this folder. The prompt that you send is PROMPT; the Modelfile's template puts the rest around it, start token and stop
+token included. The check asks llama.cpp with the text that this template gives; Ollama itself was not run. Send nothing
+else (`system`, several messages): the bundle was not tuned on it. Control tokens spelled in a text are read as such here,
+and as text by the bundle."""
+
+
+def _gguf(facts: dict[str, Any]) -> str:
+    tail = (f"""said = model.create_completion(ids, max_tokens={limit(facts)}, temperature=0)
+print(said["choices"][0]["text"])
+""" if not compares_labels(facts) else """scores = {}
+for label, answer in facts["tokens"]["labels"].items():
+    model.reset()
+    model.eval(ids + answer[:-1])
+    rows = Llama.logits_to_logprobs(model.scores[: model.n_tokens])
+    scores[label] = sum(float(rows[len(ids) - 1 + i][token]) for i, token in enumerate(answer))MEAN
+print(max(scores, key=scores.get))
+""".replace("MEAN", " / len(answer)" if facts["scoring"]["normalize"] == "length" else ""))
+    return f"""With llama-cpp-python; the prompt goes as token ids, fixed parts as they are and every text by itself:
+
+```python
+import json
+from llama_cpp import Llama
+
+model = Llama("THIS_FOLDER/{FILE}", n_ctx=2048, logits_all=True, verbose=False)
+facts = json.load(open("THIS_FOLDER/bundle.json", encoding="utf-8"))
+texts = {_texts(facts)}
+ids = []
+for part in facts["tokens"]["prompt"]:
+    ids += part if isinstance(part, list) else model.tokenize(texts[part].encode(), add_bos=False, special=False)
+{tail}```"""

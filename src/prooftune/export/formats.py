@@ -1,0 +1,73 @@
+"""The formats of ``prooftune export``: who writes each, what runs it when it is checked, and what it must reach."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prooftune.errors import UsageError, nearest
+from prooftune.export import gguf, merged, ollama, quantised, vllm
+from prooftune.export.parity import Limits
+from prooftune.models import loading
+
+Write = Callable[[Path, dict[str, Any], Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One format.
+
+    Attributes:
+        about: what it is, in some words.
+        write: (bundle, facts, folder) -> the artefact in the folder.
+        runtime: what runs it when it is checked.
+        limits: what it must reach unless the command says otherwise.
+        tolerance: share of the hidden states' size by which its layers may differ.
+        heads: whether it can hold a classification head.
+    """
+
+    about: str
+    write: Write
+    runtime: Literal["transformers", "llama.cpp"]
+    limits: Limits
+    tolerance: float = 0.02
+    heads: bool = True
+
+
+def _ollama(bundle: Path, facts: dict[str, Any], out: Path) -> None:
+    text = ollama.modelfile(facts, loading.load_tokenizer(bundle / "tokenizer"))
+    gguf.write(bundle, facts, out, "q8_0")
+    (out / "Modelfile").write_text(text, encoding="utf-8")
+
+
+def _gguf(kind: str) -> Write:
+    return functools.partial(gguf.write, kind=kind)
+
+
+# Rounding alone flips rows that were undecided; 8 bits cost little, 4 bits more: they may cost this, and not more unsaid.
+_EXACT, _EIGHT, _FOUR = Limits(0.98, 0.05), Limits(0.95, 0.15), Limits(0.9, 0.5)
+
+FORMATS: dict[str, Format] = {
+    "merged": Format("safetensors for transformers, adapter merged", merged.write, "transformers", _EXACT),
+    "int8": Format("8-bit weights for transformers (bitsandbytes)", quantised.write_int8, "transformers", _EIGHT, 0.1),
+    "int4": Format("4-bit weights for transformers (bitsandbytes NF4)", quantised.write_int4, "transformers", _FOUR, 0.35),
+    "vllm": Format("safetensors with the command that serves them under vLLM", vllm.write, "transformers", _EXACT),
+    "gguf-f16": Format("GGUF for llama.cpp, 16 bits", _gguf("f16"), "llama.cpp", _EXACT, heads=False),
+    "gguf-q8_0": Format("GGUF for llama.cpp, 8 bits", _gguf("q8_0"), "llama.cpp", _EIGHT, heads=False),
+    "gguf-q4_k_m": Format("GGUF for llama.cpp, 4 to 6 bits", _gguf("q4_k_m"), "llama.cpp", _FOUR, heads=False),
+    "ollama": Format("GGUF of 8 bits with a Modelfile for Ollama", _ollama, "llama.cpp", _EIGHT, heads=False),
+}
+
+
+def known(name: str) -> Format:
+    """The format of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in FORMATS:
+        raise UsageError(f"--to: one of {', '.join(FORMATS)}; found '{name}'{nearest(name, FORMATS)}")
+    return FORMATS[name]

@@ -1,0 +1,207 @@
+"""The merged model as a GGUF file, for llama.cpp and what is built on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prooftune.errors import Failure, UsageError
+from prooftune.export import merged
+from prooftune.export.gguf_vocabulary import Vocabulary, vocabulary
+from prooftune.models import loading
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+FILE = "model.gguf"
+_ARCHITECTURES = {"llama": "llama", "mistral": "llama", "gemma2": "gemma2"}
+"""transformers' model types -> llama.cpp's architectures."""
+
+
+def write(bundle: Path, facts: dict[str, Any], out: Path, kind: str) -> None:
+    """Write ``model.gguf``.
+
+    Args:
+        bundle, facts: what is exported.
+        out: a folder.
+        kind: ``f16``, ``q8_0`` or ``q4_k_m``.
+
+    Raises:
+        UsageError: the model is of an architecture, or has a tokenizer or options, that cannot be written here.
+    """
+    if kind == "q4_k_m":
+        library = _llama_cpp()
+        whole = out / "whole.gguf"
+        write_model(merged.merge(bundle, facts), loading.load_tokenizer(bundle / "tokenizer"), facts, whole, "f16")
+        _requantise(library, whole, out / FILE)
+        whole.unlink()
+        return
+    write_model(merged.merge(bundle, facts), loading.load_tokenizer(bundle / "tokenizer"), facts, out / FILE, kind)
+
+
+def write_model(model: Any, tokenizer: Any, facts: dict[str, Any], path: Path, kind: str) -> None:
+    """Write a merged model with its tokenizer; see `write`."""
+    from gguf import GGUFWriter, LlamaFileType
+
+    config = model.config
+    architecture = _ARCHITECTURES.get(config.model_type)
+    if architecture is None:
+        raise UsageError(f"GGUF: models of type {config.model_type} are not written here; known: {', '.join(_ARCHITECTURES)}. "
+                         "Export it as merged, and convert that with llama.cpp's own convert_hf_to_gguf.py.")
+    writer = GGUFWriter(path, architecture)
+    writer.add_file_type(LlamaFileType.MOSTLY_Q8_0 if kind == "q8_0" else LlamaFileType.MOSTLY_F16)
+    _add_shape(writer, config)
+    _add_vocabulary(writer, tokenizer, facts, vocabulary(tokenizer, config.vocab_size))
+    for name, values in _tensors(model, architecture):
+        _add_tensor(writer, name, values, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add_shape(writer: GGUFWriter, config: Any) -> None:
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope = config.rope_parameters
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(size)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    kind = rope.get("rope_type", "default")
+    if kind == "linear":
+        from gguf import RopeScalingType
+
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    elif kind not in ("default", "llama3"):
+        raise UsageError(f"GGUF: rope scaling of type {kind} is not written here; known: default, linear, llama3")
+    if config.model_type == "gemma2":
+        _add_gemma2(writer, config, size)
+    elif getattr(config, "sliding_window", None):
+        raise UsageError("GGUF: llama.cpp's llama architecture has no sliding window, which this model attends with")
+
+
+def _add_gemma2(writer: GGUFWriter, config: Any, size: int) -> None:
+    # What llama.cpp takes for granted (src/models/gemma2.cpp).
+    expected = config.hidden_size / config.num_attention_heads if config.num_hidden_layers == 46 else size
+    if config.query_pre_attn_scalar != expected:
+        raise UsageError(f"GGUF: llama.cpp scales Gemma 2's attention by {expected}, this model by {config.query_pre_attn_scalar}")
+    kinds = ["sliding_attention", "full_attention"] * config.num_hidden_layers
+    if list(config.layer_types) != kinds[: config.num_hidden_layers]:
+        raise UsageError("GGUF: llama.cpp slides the window of every other layer, beginning with the first; this model does not")
+    writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+    writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    writer.add_sliding_window(config.sliding_window)
+
+
+def _add_vocabulary(writer: GGUFWriter, tokenizer: Any, facts: dict[str, Any], known: Vocabulary) -> None:
+    writer.add_tokenizer_model(known.model)
+    writer.add_tokenizer_pre(known.splitting)
+    writer.add_token_list(known.tokens)
+    writer.add_token_types(known.types)
+    if known.merges:
+        writer.add_token_merges(known.merges)
+    if known.scores:
+        writer.add_token_scores(known.scores)
+    stop = facts["tokens"]["stop"]
+    # What ends an answer here must end one there, whatever the base model ended its texts with.
+    writer.add_eos_token_id(stop if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
+    writer.add_eot_token_id(stop)
+    for add, value in ((writer.add_bos_token_id, tokenizer.bos_token_id), (writer.add_unk_token_id, tokenizer.unk_token_id),
+                       (writer.add_pad_token_id, tokenizer.pad_token_id)):
+        if value is not None:
+            add(value)
+    # llama.cpp adds the start token exactly where this tokenizer would: the prompt's text never brings a second one.
+    writer.add_add_bos_token(known.adds_start)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(known.adds_space)
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Names and values in float32, as llama.cpp has them."""
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    config = model.config
+    names = get_tensor_name_map(MODEL_ARCH.GEMMA2 if architecture == "gemma2" else MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    tied = config.tie_word_embeddings
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and tied:
+            continue
+        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if target is None:
+            raise UsageError(f"GGUF: llama.cpp's {architecture} architecture has no place for {name}")
+        values = tensor.detach().float().cpu().numpy()
+        if architecture == "gemma2" and name.endswith("norm.weight"):
+            values = values + 1  # Gemma stores what is added to 1
+        if architecture == "llama" and ".q_proj." in name:
+            values = _interleaved(values, config.num_attention_heads)
+        elif architecture == "llama" and ".k_proj." in name:
+            values = _interleaved(values, config.num_key_value_heads)
+        yield target, values
+    if config.rope_parameters.get("rope_type") == "llama3":
+        yield "rope_freqs.weight", _frequency_factors(config)
+
+
+def _interleaved(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rotary pairs side by side, as Meta stored them, instead of half a head apart, as transformers does."""
+    half = len(values) // heads // 2
+    return values.reshape(heads, 2, half, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+
+
+def _frequency_factors(config: Any) -> NDArray[np.float32]:
+    """What each rotary frequency is divided by in Llama 3.1's scaling (`modeling_rope_utils` of transformers)."""
+    rope = config.rope_parameters
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    lengths = 2 * math.pi * rope["rope_theta"] ** (np.arange(0, size, 2) / size)
+    original, low, high = rope["original_max_position_embeddings"], rope["low_freq_factor"], rope["high_freq_factor"]
+    smooth = (original / lengths - low) / (high - low)
+    between = 1 / ((1 - smooth) / rope["factor"] + smooth)
+    factors = np.where(lengths < original / high, 1.0, np.where(lengths > original / low, rope["factor"], between))
+    return factors.astype(np.float32)
+
+
+def _add_tensor(writer: GGUFWriter, name: str, values: NDArray[np.float32], kind: str) -> None:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import quantize
+
+    if values.ndim < 2:  # norms and biases: small, and llama.cpp wants them exact
+        writer.add_tensor(name, values)
+    elif kind == "q8_0" and values.shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0][0] == 0:
+        packed = quantize(values, GGMLQuantizationType.Q8_0)
+        writer.add_tensor(name, packed, raw_dtype=GGMLQuantizationType.Q8_0)
+    else:
+        largest = float(np.abs(values).max())
+        if largest > float(np.finfo(np.float16).max):
+            raise Failure(f"GGUF: {name} has a weight of {largest:.3g}, which float16 cannot hold")
+        writer.add_tensor(name, values.astype(np.float16))
+
+
+def _llama_cpp() -> Any:
+    try:
+        import llama_cpp
+    except ImportError:
+        raise UsageError("q4_k_m is quantised by llama.cpp itself: pip install 'prooftune[llama-cpp]'") from None
+    return llama_cpp
+
+
+def _requantise(library: Any, source: Path, target: Path) -> None:
+    settings = library.llama_model_quantize_default_params()
+    settings.ftype = library.LLAMA_FTYPE_MOSTLY_Q4_K_M
+    # Without a log callback it prints a line for every tensor.
+    if library.llama_model_quantize(str(source).encode(), str(target).encode(), settings) != 0:
+        raise Failure(f"llama.cpp could not quantise {source}")

@@ -1,0 +1,78 @@
+"""Bundles of a tiny random model, written by `bundle.save`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prooftune import recipe
+from prooftune.bundle.save import save
+from prooftune.files import read_json, write_json
+from prooftune.models import adapters, loading
+from prooftune.records import Example, Study, VariantResult
+from prooftune.tasks.prompts import Rendering
+from prooftune.tasks.templates import default_template
+
+LABELS = ["World", "Sports", "Sci/Tech"]
+
+
+def make_bundle(
+    folder: Path, model: Path, text: Any = "text", rows: Sequence[Example] = (), chat: bool = False, template: str | None = None,
+    variant: dict[str, Any] | None = None, size: float = 0.3, **options: Any,
+) -> Path:
+    """A bundle of an untrained but non-zero adapter on `model`.
+
+    Args:
+        folder: where to work.
+        model: the base model's folder.
+        text: the recipe's text columns.
+        rows: validation rows, from which the golden set is drawn.
+        chat: whether the model's chat template is used.
+        template: the prompt; the task's own if None.
+        variant: options of the tuned variant.
+        size: of the adapter's weights.
+        options: other sections of the recipe.
+    """
+    task = options.get("task", "classification")
+    source = {"train": "a.csv", "text": text, "label": "label"} if task == "classification" else {"train": "a.jsonl"}
+    chosen = recipe.parse({
+        "name": "study", "data": source, "model": {"name": str(model), "dtype": "float32"}, "prompt": {"max_length": 64},
+        "variants": {"tuned": variant}, **options})
+    place, tuned = folder / "variant", chosen.variants["tuned"]
+    labels = LABELS if task == "classification" else []
+    _train(model, chosen, tuned, labels, size, place / "trained")
+    fields = (list(text) if isinstance(text, dict | list) else [text]) if labels else ["context", "question"]
+    rendering = Rendering(template or default_template(task, fields, "unanswerable"), tuple(labels), chat=chat,
+                          max_length=chosen.prompt.max_length, answer_tokens=0 if labels else 12)
+    write_json(place / "rendering.json", rendering.to_json())
+    study = Study([], list(rows), [Example("1", dict.fromkeys(fields, "goal"), "Sports")], labels)
+    result = VariantResult("tuned", "tuned", [], [], {"objective": tuned.objective, "method": tuned.method}, place)
+    save(chosen, study, result, {
+        "verdict": {"sentence": "It helped."},
+        "variants": {"tuned": {"metrics": {}, "temperature": 2.0 if labels else None}}}, folder / "bundle")
+    return folder / "bundle"
+
+
+def _train(model: Path, chosen: recipe.Recipe, variant: recipe.Variant, labels: list[str], size: float, place: Path) -> None:
+    """Weights that differ from the base's; nothing is learned."""
+    torch.manual_seed(0)
+    head = labels if variant.objective == "head" else None
+    loaded = loading.load_model(model, chosen.model, quantization=chosen.quantization, labels=head)
+    tuned = adapters.attach(loaded, variant, {"r": 4, **chosen.lora})
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=size)
+        elif "modules_to_save" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    adapters.save(tuned, place, variant.method, torch.float32)
+
+
+def changed(bundle: Path, folder: Path, **facts: Any) -> Path:
+    """A copy of the bundle with other facts."""
+    shutil.copytree(bundle, folder)
+    write_json(folder / "bundle.json", {**read_json(folder / "bundle.json"), **facts})
+    return folder
