@@ -45,8 +45,7 @@ def test_a_label_is_said_with_its_probabilities_as_predict_gives_them(bundle: Pa
 def test_base_is_the_model_without_its_adapter_and_tuned_brings_it_back(bundle: Path) -> None:
     said = talk(bundle, "goal scored", "/base", "goal scored", "/tuned", "goal scored")
     loaded = classifier(bundle)
-    with loaded.model.disable_adapter():
-        [base] = loaded.predict(["goal scored"])
+    [base] = loaded.predict(["goal scored"], tuned=False)
     assert said[3] == "Asking the base model."
     assert said[4] == f"{base.label}  {base.probability:.1%}"
     assert said[7:9] == said[1:3] != said[4:6]

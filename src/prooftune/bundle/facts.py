@@ -31,6 +31,10 @@ class _Tokens(BaseModel):
     stop: _Id
 
 
+class _Abstention(BaseModel):
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+
 class _Facts(BaseModel):
     """The types of ``bundle.json``; what else stands in it is not looked at."""
 
@@ -46,6 +50,7 @@ class _Facts(BaseModel):
     tokens: _Tokens
     scoring: recipe.Scoring
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    abstention: _Abstention | None = None
     answering: recipe.Answering | None = None
     threshold: float | None = None
     retrieval: recipe.Retrieval | None = None
