@@ -14,7 +14,7 @@ from prooftune.cli import main
 from prooftune.cli.app import app
 from prooftune.recipe import shipped
 
-COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "index", "search", "data"]
+COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "export", "index", "search", "data"]
 
 
 def prooftune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
