@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from prooftune import recipe
+from prooftune.bundle import golden
 from prooftune.bundle.golden import Golden
-from prooftune.bundle.load import base_folder
+from prooftune.bundle.load import base_folder, load
 from prooftune.export.merged import merge
 from prooftune.export.parity import first_difference
 from prooftune.export.runtimes import Transformers
 from prooftune.models import loading
+from prooftune.records import Example
 from prooftune.tasks.prompts import Encoder, Rendering
 
 _ROWS = 4
@@ -68,11 +70,27 @@ def layers(bundle: Path, facts: dict[str, Any], exported: Transformers, rows: Se
         if _heads_differ(exported.model, reference):
             return ("first differing layer: the output layer (hidden states agree in all layers): the head's weights are others, "
                     "or in another order")
-        return ("no layer of the export differs from the bundle as it is now: the bundle itself has changed since its golden set "
-                "was made")
+        return _unlike_itself(bundle, rows[:_ROWS])
     names = ["the embedding", *(f"layer {i}" for i in range(len(worst) - 2)), f"layer {len(worst) - 2} or the norm after it"]
     found = f"first differing layer: {names[first]} of {len(worst) - 1} layers (hidden states differ by {worst[first]:.2%})"
     return found + (_is_untuned(facts, exported, rows) if facts["part"] == "adapter" else "")
+
+
+def _unlike_itself(bundle: Path, rows: Sequence[Golden]) -> str:
+    """Why an export in which no layer differs answers otherwise: by what the bundle says now to the same rows."""
+    loaded = load(bundle)
+    now = golden.make(loaded, [Example(row.id, row.inputs) for row in rows])
+    pairs = [(_figures(here), _figures(there)) for here, there in zip(now, rows, strict=False)]
+    moved = [abs(a - b) for here, there in pairs for a, b in zip(here, there, strict=False)]
+    if max(moved, default=0.0) > 0.05:
+        return "no layer differs from the bundle as it is now: the bundle itself has changed since its golden set was made"
+    return ("no layer differs from the bundle's weights, and the bundle still says what its golden set says: the difference is "
+            f"that of arithmetic, the bundle's being {getattr(loaded.model, 'dtype', 'another')}. It may be allowed "
+            "(--max-difference), or trained away from: model.dtype: float32 in the recipe.")
+
+
+def _figures(row: Golden) -> list[float]:
+    return list(row.log_probs) or [row.answer_log_prob or 0.0]
 
 
 class _Held(Transformers):
