@@ -100,7 +100,7 @@ def assert_stands_for(model: Any, adapted: Any) -> None:
 
     found = 0
     for name, layer in adapted.base_model.model.named_modules():
-        weight = getattr(getattr(layer, "base_layer", None), "weight", None)
+        weight: Any = getattr(getattr(layer, "base_layer", None), "weight", None)
         if type(weight).__name__ == "Int8Params":
             scale = weight.SCB if weight.SCB is not None else layer.base_layer.state.SCB
             wanted = int8_vectorwise_dequant(weight.data, scale).float() + layer.get_delta_weight("default").float()
