@@ -1,6 +1,6 @@
 """The parity table of exports, as Markdown, from their export.json files.
 
-    python benchmarks/parity.py EXPORT... > docs/parity.md
+    python benchmarks/parity.py EXPORT... [--note TEXT] > docs/parity.md
 
 Every EXPORT is a folder that ``prooftune export`` wrote.
 """
@@ -25,16 +25,18 @@ What `prooftune export` recorded when it ran each bundle's golden set through th
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exports", type=Path, nargs="+", metavar="EXPORT", help="folders that prooftune export wrote")
-    print(page([read_record(folder) for folder in parser.parse_args(arguments).exports]))
+    parser.add_argument("--note", default="", help="a sentence about how the figures came about")
+    options = parser.parse_args(arguments)
+    print(page([read_record(folder) for folder in options.exports], options.note))
 
 
-def page(records: Sequence[dict[str, Any]]) -> str:
-    """The page: one table for each bundle, in the order given."""
+def page(records: Sequence[dict[str, Any]], note: str) -> str:
+    """The page: the note, and one table for each bundle, in the order given."""
     bundles: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for record in records:
         bundles.setdefault((record["model"], record["variant"], record["task"]), []).append(record)
     parts = [f"## {variant} of {model}, {task}\n\n{table(found)}\n" for (model, variant, task), found in bundles.items()]
-    return "\n".join([HEAD, *parts]).rstrip()
+    return "\n".join([HEAD, *([f"{note}\n"] if note else []), *parts]).rstrip()
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bundle.making import changed
-from export.conftest import Make
+from export.conftest import ROWS, Make
 from prooftune.bundle import golden
 from prooftune.bundle.facts import read_facts
+from prooftune.bundle.load import load
 from prooftune.errors import Failure, UsageError
 from prooftune.export import merged, ollama
 from prooftune.export.build import export
@@ -109,6 +110,14 @@ def test_a_bundle_that_has_changed_since_its_golden_set_is_refused(make: Make, t
     file = tmp_path / "b" / "adapter" / "adapter_model.safetensors"
     save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
     assert "the bundle itself has changed since its golden set was made" in refused(tmp_path / "b", tmp_path / "out")
+
+
+def test_a_difference_of_arithmetic_alone_is_called_that(make: Make, tmp_path: Path) -> None:
+    facts = read_facts(make("llama3"))
+    bundle = changed(make("llama3"), tmp_path / "b", model={**facts["model"], "dtype": "bfloat16"})
+    golden.write(bundle / golden.NAME, golden.make(load(bundle), ROWS))
+    message = refused(bundle, tmp_path / "out", agreement=0, difference=1e-5)
+    assert "the difference is that of arithmetic, the bundle's being torch.bfloat16" in message
 
 
 def test_another_tokenizer_is_refused_with_the_first_differing_token(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from export.conftest import Make
+from export.conftest import ROWS, Make
 from prooftune import recipe
 from prooftune.bundle import golden
 from prooftune.bundle.facts import read_facts
@@ -126,11 +126,5 @@ def test_the_golden_set_is_what_the_bundle_says_and_the_same_every_time(make: Ma
     rows = golden.read(bundle / golden.NAME)
     loaded: Any = load(bundle)
     assert [row.output for row in rows] == [answer.label for answer in loaded.predict([row.inputs for row in rows])]
-    golden.write(tmp_path / "again.jsonl", golden.make(loaded, loaded_rows()))
+    golden.write(tmp_path / "again.jsonl", golden.make(loaded, ROWS))
     assert (tmp_path / "again.jsonl").read_bytes() == (bundle / golden.NAME).read_bytes()
-
-
-def loaded_rows() -> list[Any]:
-    from export.conftest import ROWS
-
-    return ROWS

@@ -80,13 +80,13 @@ def _unlike_itself(bundle: Path, rows: Sequence[Golden]) -> str:
     """Why an export in which no layer differs answers otherwise: by what the bundle says now to the same rows."""
     loaded = load(bundle)
     now = golden.make(loaded, [Example(row.id, row.inputs) for row in rows])
-    pairs = [(_figures(here), _figures(there)) for here, there in zip(now, rows, strict=False)]
-    moved = [abs(a - b) for here, there in pairs for a, b in zip(here, there, strict=False)]
+    pairs = [pair for here, there in zip(now, rows, strict=False) for pair in zip(_figures(here), _figures(there), strict=False)]
+    moved = [abs(a - b) for a, b in pairs]
     if max(moved, default=0.0) > 0.05:
         return "no layer differs from the bundle as it is now: the bundle itself has changed since its golden set was made"
     return ("no layer differs from the bundle's weights, and the bundle still says what its golden set says: the difference is "
-            f"that of arithmetic, the bundle's being {getattr(loaded.model, 'dtype', 'another')}. It may be allowed "
-            "(--max-difference), or trained away from: model.dtype: float32 in the recipe.")
+            f"that of arithmetic, the bundle's being {getattr(loaded.model, 'dtype', 'another')}. Allow it (--max-difference), or "
+            "tune with model.dtype: float32.")
 
 
 def _figures(row: Golden) -> list[float]:
