@@ -58,7 +58,7 @@ def test_a_case_worked_by_hand() -> None:
     assert fixed["examples"][0] == {
         "id": "t1", "text": "text 1", "target": "b",
         "before": {"output": "a", "valid": True, "probability": 0.6},
-        "after": {"output": "b", "valid": True, "probability": 0.9}}
+        "after": {"output": "b", "valid": True, "probability": 0.9}, "sources": []}
     assert scores["notes"] == ["3 rows were dropped."]
     assert (scores["n"], scores["seed"]) == (10, 1)
 

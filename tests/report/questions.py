@@ -80,7 +80,8 @@ def _result(study: Study, recipe: Recipe, name: str, skill: float, number: int, 
     variant = recipe.variants[name]
     rng = np.random.default_rng(number)
     folder = place / name
-    passages = {f"c{i}": {"key": f"doc:{i}", "text": f"{texts} {' '.join(WORDS[i % 10:])}"} for i in range(len(study.test) + 3)}
+    passages = {f"c{i}": {"key": f"doc:{i}", "document": "rules.pdf", "page": i, "section": None,
+                          "text": f"{texts} {' '.join(WORDS[i % 10:])}"} for i in range(len(study.test) + 3)}
     searches = variant.context in ("retrieved", "gold", "random")
     if searches:
         write_json(folder / "passages.json", passages)

@@ -296,3 +296,14 @@ def test_texts_from_questions_are_shown_and_never_acted_on():
     shown_page = page_of("hostile questions")
     assert not {e.tag for e in shown_page.all()} & {"script", "img", "i"}
     assert " ".join(HOSTILE.split()) in shown_page.by_id("changed").text
+
+
+def test_changed_questions_show_the_passages_that_the_new_answer_cites():
+    shown_at_all = 0
+    for case in QUESTIONS:
+        changed = facts_of(case)["scores"]["changed"]
+        examples = [e for side in ("fixed", "broken") for e in (changed or {}).get(side, {}).get("examples", [])]
+        for source in [source for e in examples for source in e["sources"]]:
+            assert " ".join(source.split()) in page_of(case).by_id("changed").text
+            shown_at_all += 1
+    assert shown_at_all

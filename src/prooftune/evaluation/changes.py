@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prooftune.files import read_json
 from prooftune.records import Example, Prediction, Study, VariantResult
 
 SHOWN = 25
@@ -28,30 +29,47 @@ def changed_examples(study: Study, results: Mapping[str, VariantResult], right: 
 
     Returns:
         ``before``, ``after`` (variant names), ``fixed`` and ``broken``: each ``count`` and at most
-        `SHOWN` ``examples``, those first of whose new answer the tuned variant is surest. None when
-        there is no tuned variant or no untuned model to hold against it.
+        `SHOWN` ``examples``, those first of whose new answer the tuned variant is surest, with the ``sources`` that this
+        cites. None when there is no tuned variant or no untuned model to hold against it.
     """
     before, after = verdict.get("baseline"), verdict.get("best_tuned")
     if before is None or after is None:
         return None
     was, now = right[before], right[after]
     result: dict[str, Any] = {"before": before, "after": after}
+    searched = any(p.retrieved for p in results[after].test)
+    passages = read_json(results[after].folder / "passages.json") if searched else {}
     for name, mask in (("fixed", now & ~was), ("broken", was & ~now)):
         places = np.flatnonzero(mask)
         surest = places[np.argsort(-sure[after][places], kind="stable")][:SHOWN]
         result[name] = {"count": len(places), "examples": [
-            {"id": study.test[i].id, "text": excerpt(study.test[i]), "target": _wanted(study.test[i]),
-             "before": _said(results[before].test[i], study.labels),
-             "after": _said(results[after].test[i], study.labels)} for i in surest]}
+            {"id": study.test[i].id, "text": excerpt(study.test[i], searched), "target": _wanted(study.test[i]),
+             "before": _said(results[before].test[i], study.labels), "after": _said(results[after].test[i], study.labels),
+             "sources": [_source(passages[id_]) for id_ in results[after].test[i].cited]} for i in surest]}
     return result
 
 
-def excerpt(example: Example) -> str:
-    """The inputs of an example on one line, cut at `EXCERPT` characters."""
+def excerpt(example: Example, searched: bool = False) -> str:
+    """The inputs of an example on one line, cut at `EXCERPT` characters.
+
+    Args:
+        example: the example.
+        searched: whether other passages than its own context were shown, which is then left out.
+    """
     # A question comes before the context in which it is asked.
     parts = sorted(example.inputs.items(), key=lambda item: item[0] != "question")
-    text = " · ".join(" ".join(part.split()) for _, part in parts)
+    return _cut(" · ".join(part for name, part in parts if not (searched and name == "context")))
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= EXCERPT else text[:EXCERPT].rsplit(" ", 1)[0] + " …"
+
+
+def _source(passage: Mapping[str, Any]) -> str:
+    """Where a passage stands, and how it begins."""
+    place = [passage["document"], *([f"page {passage['page']}"] if passage["page"] else []), *filter(None, [passage["section"]])]
+    return f"{', '.join(place)}: {_cut(passage['text'])}"
 
 
 def _wanted(example: Example) -> str | None:

@@ -62,4 +62,4 @@ def without_texts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bare(side: Mapping[str, Any]) -> dict[str, Any]:
-    return {**side, "examples": [{k: v for k, v in e.items() if k != "text"} for e in side["examples"]]}
+    return {**side, "examples": [{k: v for k, v in e.items() if k not in ("text", "sources")} for e in side["examples"]]}

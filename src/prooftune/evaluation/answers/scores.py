@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -250,7 +250,8 @@ def _pairs(results: Sequence[VariantResult], recipe: Recipe) -> list[tuple[str, 
 
 
 def _final(predictions: Sequence[Prediction], outputs: Sequence[str]) -> list[Prediction]:
-    return [Prediction(p.id, output, p.valid or not output) for p, output in zip(predictions, outputs, strict=True)]
+    return [replace(p, output=output, valid=p.valid or not output, cited=p.cited if output else ())
+            for p, output in zip(predictions, outputs, strict=True)]
 
 
 def _counts(predictions: Sequence[Prediction], outputs: Sequence[str]) -> dict[str, Any]:
