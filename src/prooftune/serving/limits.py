@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from prooftune.serving.asgi import App, Message, Receive, Scope, Send, header, refuse
@@ -11,6 +12,9 @@ from prooftune.serving.refusals import Refused
 
 DEADLINE = "prooftune.deadline"
 """Where a request's scope keeps its deadline, on the clock of `time.monotonic`."""
+
+_HEARD_SECONDS = 2.0
+"""How long the body of a request that is refused may take."""
 
 _PROBES = ("/healthz", "/readyz", "/metrics")
 """Answered whatever else goes on."""
@@ -65,10 +69,12 @@ def bounded(app: App, limits: Limits, activity: Activity) -> App:
             await app(scope, receive, send)
             return
         if not activity.ready:
+            await _heard(receive, limits.body_bytes)
             await refuse(send, Refused(503, "the server is being stopped; ask again, which reaches another or the next one",
                                        "stopping", retry_after=2, close=True))
             return
         if activity.accepted - activity.finished >= limits.requests:
+            await _heard(receive, limits.body_bytes)
             await refuse(send, Refused(429, f"{limits.requests} requests are being answered; try again shortly",
                                        "too_many_requests", retry_after=1))
             return
@@ -89,6 +95,24 @@ def bounded(app: App, limits: Limits, activity: Activity) -> App:
             activity.finished += 1
 
     return call
+
+
+async def _heard(receive: Receive, most: int) -> None:
+    """Throw a request's body away, as far as it is short and comes soon.
+
+    A connection that is closed while a part of the request is unread is reset, and the reset can overtake the answer.
+    """
+
+    async def rest() -> None:
+        size = 0
+        while size <= most:
+            message = await receive()
+            size += len(message.get("body", b""))
+            if not message.get("more_body"):
+                return
+
+    with suppress(TimeoutError):
+        await asyncio.wait_for(rest(), _HEARD_SECONDS)
 
 
 async def _body(scope: Scope, receive: Receive, most: int) -> bytes | None:
