@@ -29,18 +29,23 @@ def run(recipe: str | Path | dict[str, Any], out: str | Path | None = None, over
         out: the run folder; ``runs/NAME`` if None.
         overrides: ``dotted.key=value`` strings, as for ``--set``.
 
+    Where a launcher has started several processes (docs/scale.md), the first returns; the others help it and end here.
+
     Raises:
         prooftune.errors.UsageError: the recipe or the data is wrong.
         prooftune.errors.Failure: the work could not be done.
     """
+    from prooftune import processes, study
     from prooftune import recipe as recipes
-    from prooftune import study
 
-    if isinstance(recipe, dict):
-        chosen, base = recipes.parse(recipe, overrides=overrides or []), Path()
-    else:
-        chosen, base = recipes.load(recipe, overrides or [])
-    return study.run(chosen, base, Path(out) if out is not None else None)
+    with processes.joined() as leads:
+        if not leads:
+            raise SystemExit
+        if isinstance(recipe, dict):
+            chosen, base = recipes.parse(recipe, overrides=overrides or []), Path()
+        else:
+            chosen, base = recipes.load(recipe, overrides or [])
+        return study.run(chosen, base, Path(out) if out is not None else None)
 
 
 def load(bundle: str | Path) -> Classifier | Answerer:

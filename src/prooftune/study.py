@@ -78,7 +78,7 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         write_text(folder / "recipe.yaml", recipe.dump(chosen))
         study, data_print = prepare(chosen, base, folder)
         results = []
-        models = _SharedModel(chosen)
+        models = _SharedModel()
         passages = Passages(chosen, base, folder)
         for name, variant in chosen.variants.items():
             place = folder / "variants" / name
@@ -163,20 +163,18 @@ def reread(folder: Path) -> Result:
 class _SharedModel:
     """The untuned model, loaded when the first variant needs it and let go before training needs the memory."""
 
-    def __init__(self, chosen: Recipe) -> None:
-        self._recipe = chosen
-        self._model: Any = None
+    def __init__(self) -> None:
+        self._held: Any = None
 
     def get(self, context: Context) -> Any:
-        if self._model is None:
-            from prooftune.engine.forward import check_readout
+        if self._held is None:
+            from prooftune.variants.held import untuned
 
-            self._model = context.base_model()
-            check_readout(self._model)
-        return self._model
+            self._held = untuned(context)
+        return self._held
 
     def release(self) -> None:
-        self._model = None
+        self._held = None
 
 
 def _variant(

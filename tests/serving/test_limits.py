@@ -31,8 +31,10 @@ def asked(activity: Activity, parts: list[bytes], bound: Limits | None = None, e
     async def inner(*_: Any) -> None:
         raise AssertionError("a refused request is not answered")
 
-    app = bounded(inner, bound or Limits(), activity)
-    asyncio.run(app({"type": "http", "path": "/v1/classify", "headers": []}, receive, send))
+    async def ask() -> None:
+        await bounded(inner, bound or Limits(), activity)({"type": "http", "path": "/v1/classify", "headers": []}, receive, send)
+
+    asyncio.run(ask())
     return happened
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import NoReturn
 
+from prooftune import processes
 from prooftune.cli.app import app
 from prooftune.errors import ProoftuneError
 
@@ -23,7 +24,9 @@ def main() -> NoReturn:
     # Says on import that an optional GPU kernel is missing, which nobody here can act on.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        app()
+        with processes.joined() as leads:
+            if leads:
+                app()
     except ProoftuneError as error:
         _exit(str(error), error.exit_code, error)
     except SystemExit as end:

@@ -58,7 +58,7 @@ def collate(
         mask[i, : len(row)] = 1
     places = [i * length + place for i, per_row in enumerate(read) for place in per_row]
     positions = (torch.arange(length) + prefix_length).expand(len(rows), -1)
-    batch = Batch(ids, mask, positions, torch.tensor(places))
+    batch = Batch(ids, mask, positions, torch.tensor(places, dtype=torch.long))
     return to_device(batch, device) if device is not None else batch
 
 

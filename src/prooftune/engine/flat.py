@@ -47,7 +47,8 @@ def lay(prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Seq
         places += [len(ids) + place for place in wanted]
         ids += row
         positions += range(shared, shared + len(row))
-    return Line(torch.tensor([ids]), torch.tensor([positions]), torch.tensor([len(row) for row in rows]), torch.tensor(places))
+    return Line(torch.tensor([ids]), torch.tensor([positions]), torch.tensor([len(row) for row in rows]),
+                torch.tensor(places, dtype=torch.long))
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from prooftune import processes
 from prooftune.errors import UsageError
 
 SMALL = 500_000_000
@@ -38,6 +39,7 @@ def training_arguments(
         "learning_rate": learning_rate, "num_train_epochs": 2, "per_device_train_batch_size": 16, "lr_scheduler_type": "linear",
         "warmup_steps": 0.05, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": seed, "report_to": "none",
         "train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 32, "save_total_limit": 2,
+        "ddp_find_unused_parameters": False,  # all that can learn takes part in every step
     }
     if not torch.cuda.is_available():
         values["use_cpu"] = True  # without it the Trainer refuses bf16 on a machine that has no GPU
@@ -76,7 +78,7 @@ def _schedule(
     values: dict[str, Any], options: dict[str, Any], rows: int, validation: int, patience: int | None
 ) -> dict[str, Any]:
     """Log 50 times, evaluate and checkpoint four times per training, keep the best, unless told otherwise."""
-    window = int(values["per_device_train_batch_size"]) * int(values.get("gradient_accumulation_steps", 1))
+    window = int(values["per_device_train_batch_size"]) * int(values.get("gradient_accumulation_steps", 1)) * processes.size()
     steps = int(values.get("max_steps", -1))
     if steps <= 0:
         steps = math.ceil(math.ceil(rows / window) * float(values["num_train_epochs"]))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prooftune.engine import attention
 from prooftune.engine.batches import Batch, collate
 from prooftune.engine.flat import Line, lay
 from prooftune.engine.forward import body_of, hidden_states, line_states, readout_of
-from prooftune.errors import UsageError
+from prooftune.errors import Failure, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +83,21 @@ def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:
         prefix: ids that all rows begin with.
         lines: whether rows stand in one line behind the prefix; otherwise the prefix is put before every row and
             all are padded to the longest.
+
+    No rows, which may be one process's part of a short batch, become a row of which nothing is learned: every process
+    must take every step.
     """
 
     def collator(rows: Sequence[Row]) -> dict[str, Tensor]:
         batch: Line | Batch
+        rows = rows or [Row([0], [], [])]
         if lines:
             batch = lay(prefix, [r.ids for r in rows], [r.read for r in rows])
         else:
             shift = len(prefix)
             batch = collate([[*prefix, *r.ids] for r in rows], [[p + shift for p in r.read] for r in rows], 0)
         values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        return {**values, "labels": torch.tensor([t for r in rows for t in r.targets])}
+        return {**values, "labels": torch.tensor([t for r in rows for t in r.targets], dtype=torch.long)}
 
     return collator
 
@@ -112,6 +117,8 @@ class TuningModule(nn.Module):
         self.config: Any = getattr(model, "config", None)
         ours = getattr(self.config, "_attn_implementation", None) == attention.NAME
         self.lines = ours and not getattr(self.config, "attention_dropout", 0)
+        # By these names FSDP finds the layers whose weights it spreads over the processes one by one.
+        self._no_split_modules: Any = getattr(model, "_no_split_modules", None)
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, read: Tensor, labels: Tensor, attention_mask: Tensor | None = None,
@@ -139,4 +146,27 @@ class TuningModule(nn.Module):
         model.activation_checkpointing_enable(**options)
 
     def trainable_state(self) -> dict[str, Tensor]:
-        return {name: p.detach().contiguous() for name, p in self.named_parameters() if p.requires_grad}
+        """What is learned, by name; whole, where several processes hold a part of every weight each (then all must ask)."""
+        learning = ((name, p.detach()) for name, p in self.named_parameters() if p.requires_grad)
+        return {name: (p.full_tensor() if isinstance(p, DTensor) else p).contiguous() for name, p in learning}
+
+    def load_trainable(self, saved: Mapping[str, Tensor]) -> None:
+        """Take what `trainable_state` gave.
+
+        Raises:
+            Failure: it is of other parameters.
+        """
+        parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if saved.keys() != parameters.keys():
+            raise Failure("it was made with other trainable parameters")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                value = saved[name].to(parameter.device)
+                if isinstance(parameter, DTensor):
+                    value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+                parameter.copy_(value)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether this process holds a part of every weight only (FSDP)."""
+        return any(isinstance(p, DTensor) for p in self.parameters())

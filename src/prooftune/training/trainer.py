@@ -5,7 +5,8 @@ Every `TrainingArguments` field works by its own name. What is overridden here, 
 * the loss is divided by the target tokens of the whole accumulation window, so that accumulation equals
   one big batch;
 * rows of similar length are batched together in an order that depends on seed and epoch alone, so that a
-  resumed run sees the same batches as an uninterrupted one;
+  resumed run sees the same batches as an uninterrupted one, and several processes those that one would see;
+* the validation loss is the mean over target tokens, not over batches, and does not depend on how rows are batched;
 * a checkpoint holds the trained parameters only, and one that was cut off half-written is never resumed.
 """
 
@@ -13,21 +14,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.utils.data import Dataset, Sampler, SequentialSampler
+from torch import distributed, nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
+from prooftune import processes
 from prooftune.errors import Failure, UsageError
 from prooftune.files import full_disk_explained
 from prooftune.progress import bar, say
 from prooftune.training.objective import Row, TuningModule, make_collator
+from prooftune.training.order import Batches
 
 _WEIGHTS = "trained.safetensors"
 
@@ -43,40 +47,16 @@ class Rows(Dataset[Row]):
         return self._rows[index]
 
 
-class LengthGrouped(Sampler[int]):
-    """Shuffled rows in batches of similar length; the order follows from seed and epoch alone.
+class _Loader(DataLoader[Any]):
+    """Batches in an order that knows its epoch; the Trainer would have its own library share them out, and fill up the last
+    batch with rows of the first."""
 
-    Rows are shuffled, taken in windows of 50 batches, sorted by length within a window, and the batches of
-    all windows shuffled again: every row is as likely in any batch as in a plain shuffle of windows.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, strategy: str) -> None:
-        self._lengths, self._batch_size, self._seed, self._strategy = lengths, batch_size, seed, strategy
-        self._epoch = 0
+    def __init__(self, rows: Rows, batches: Batches, collator: Any) -> None:
+        super().__init__(rows, batch_sampler=batches, collate_fn=collator)
+        self._batches = batches
 
     def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        count = len(self._lengths)
-        if self._strategy == "sequential":
-            return iter(range(count))
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        order = torch.randperm(count, generator=generator).tolist()
-        if self._strategy == "random":
-            return iter(order)
-        window = 50 * self._batch_size
-        batches = []
-        for start in range(0, count, window):
-            part = sorted(order[start : start + window], key=lambda i: -self._lengths[i])
-            batches += [part[i : i + self._batch_size] for i in range(0, len(part), self._batch_size)]
-        full = [b for b in batches if len(b) == self._batch_size]
-        rest = [i for b in batches if len(b) < self._batch_size for i in b]
-        shuffled = torch.randperm(len(full), generator=generator).tolist()
-        return iter([i for n in shuffled for i in full[n]] + rest)
+        self._batches.set_epoch(epoch)
 
 
 class TuningTrainer(Trainer):  # type: ignore[misc]
@@ -103,19 +83,44 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
                 "Lower training.learning_rate, or use bf16 instead of fp16.")
         return (loss, out) if return_outputs else loss
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
+    def get_train_dataloader(self) -> DataLoader[Any]:
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        lengths = [len(rows[i].ids) for i in range(len(rows))]
-        return LengthGrouped(lengths, self.args.train_batch_size, seed, str(self.args.train_sampling_strategy))
+        return self._loader(self.train_dataset, self.args.train_batch_size, seed, str(self.args.train_sampling_strategy))
 
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
-        return SequentialSampler(eval_dataset)
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        return self._loader(eval_dataset or self.eval_dataset, self.args.eval_batch_size)
+
+    def _loader(self, rows: Any, batch_size: int, seed: int = 0, strategy: str = "sequential") -> DataLoader[Any]:
+        lengths = [len(rows[i].ids) for i in range(len(rows))]
+        batches = Batches(lengths, batch_size, seed, strategy, self.args.process_index, self.args.world_size)
+        return _Loader(rows, batches, self.data_collator)
+
+    def evaluation_loop(
+        self, dataloader: DataLoader[Any], description: str, prediction_loss_only: bool | None = None, ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The mean loss of the target tokens of all processes, whatever the batches."""
+        model = self.model_wrapped.eval()
+        total = torch.zeros(2, dtype=torch.float64)
+        for inputs in dataloader:
+            with torch.no_grad(), self.compute_loss_context_manager():
+                out = model(**self._prepare_inputs(inputs))
+            total += torch.tensor([out["loss_sum"].item(), out["count"].item()], dtype=torch.float64)
+        if self.args.world_size > 1:
+            distributed.all_reduce(total)
+        metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
+        rows: Any = dataloader.dataset
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._module().trainable_state(), folder / _WEIGHTS)
+        module = self._module()
+        if module.sharded:  # then the Trainer gives the whole weights, which it has gathered from all processes
+            learning = (name for name, p in module.named_parameters() if p.requires_grad)
+            save_file({name: state_dict[name].contiguous() for name in learning}, folder / _WEIGHTS)
+        else:
+            save_file(module.trainable_state(), folder / _WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._restore(Path(resume_from_checkpoint))
@@ -124,13 +129,10 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         self._restore(Path(str(self.state.best_model_checkpoint)))
 
     def _restore(self, folder: Path) -> None:
-        saved = load_file(folder / _WEIGHTS)
-        parameters = {name: p for name, p in self._module().named_parameters() if p.requires_grad}
-        if saved.keys() != parameters.keys():
-            raise Failure(f"the checkpoint {folder} was made with other trainable parameters; delete it to start again")
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(saved[name])
+        try:
+            self._module().load_trainable(load_file(folder / _WEIGHTS))
+        except Failure as failure:
+            raise Failure(f"the checkpoint {folder} cannot be used: {failure}; delete it to start again") from None
 
     def _module(self) -> TuningModule:
         module: Any = self.accelerator.unwrap_model(self.model)
@@ -218,7 +220,8 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
         try:
             json.loads((checkpoint / "trainer_state.json").read_text())
         except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
+            if processes.rank() == 0:
+                shutil.rmtree(checkpoint)
         else:
             return checkpoint
     return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,12 @@ class Context:
 
     def base_model(self) -> Any:
         """The untuned causal model."""
-        return loading.load_model(self.model_folder, self.recipe.model, quantization=self.recipe.quantization,
-                                  max_length=self.recipe.prompt.max_length)
+        return self.base_loader()()
+
+    def base_loader(self) -> Callable[[], Any]:
+        """What loads it, in any process."""
+        return partial(loading.load_model, self.model_folder, self.recipe.model, quantization=self.recipe.quantization,
+                       max_length=self.recipe.prompt.max_length)
 
 
 @dataclass

@@ -14,19 +14,20 @@ from prooftune.records import Example, Prediction
 from prooftune.tasks.prompts import Encoder, Rendering, Shot
 from prooftune.tasks.templates import candidate_templates
 from prooftune.variants.context import Context, Outcome
+from prooftune.variants.held import Held
 
 
-def zero_shot(context: Context, variant: Variant, model: Any, name: str) -> Outcome:
-    return _scored(context, model, context.rendering(variant.prompt), name, "the instruction alone")
+def zero_shot(context: Context, variant: Variant, held: Held, name: str) -> Outcome:
+    return _scored(context, held, context.rendering(variant.prompt), name, "the instruction alone")
 
 
-def few_shot(context: Context, variant: Variant, model: Any, name: str) -> Outcome:
+def few_shot(context: Context, variant: Variant, held: Held, name: str) -> Outcome:
     shots = draw_shots(context.study.train, context.study.strata(), variant.shots, context.recipe.seed, context.asking.said)
     rendering = context.rendering(variant.prompt, shots=shots)
-    return _scored(context, model, rendering, name, f"{len(shots)} training examples shown in the prompt")
+    return _scored(context, held, rendering, name, f"{len(shots)} training examples shown in the prompt")
 
 
-def prompted(context: Context, variant: Variant, model: Any, name: str) -> Outcome:
+def prompted(context: Context, variant: Variant, held: Held, name: str) -> Outcome:
     """Score every candidate prompt on the same validation rows and keep the best (the earlier at a tie)."""
     rows = _sample(context.study.validation or context.study.train, variant.validation_rows, context.recipe.seed)
     tried: list[dict[str, Any]] = []
@@ -35,12 +36,12 @@ def prompted(context: Context, variant: Variant, model: Any, name: str) -> Outco
         for number, template in enumerate(variant.candidates or shipped):
             rendering = context.rendering(variant.prompt, template=template)
             encoder = context.encoder(rendering)
-            predictions = context.asking.predict(model, encoder, rows, False, f"{name}: prompt {number + 1}")
+            predictions = held.predict(context.recipe, encoder, rows, False, f"{name}: prompt {number + 1}")
             quality = fmean(context.asking.quality(p, e) for p, e in zip(predictions, rows, strict=True))
             tried.append({"template": template, "quality": quality, "measure": context.asking.measure, "rows": len(rows),
                           "tokens": fmean(p.prompt_tokens for p in predictions)})
     best = max(tried, key=lambda t: float(t["quality"]))
-    outcome = _scored(context, model, context.rendering(variant.prompt, template=best["template"]), name,
+    outcome = _scored(context, held, context.rendering(variant.prompt, template=best["template"]), name,
                       f"the best of {len(tried)} prompts on {len(rows)} validation rows")
     outcome.details["prompts_tried"] = tried
     outcome.details["cost"]["train_seconds"] = search.seconds
@@ -75,20 +76,20 @@ def draw_shots(
     return tuple(shots)
 
 
-def _scored(context: Context, model: Any, rendering: Rendering, name: str, description: str) -> Outcome:
+def _scored(context: Context, held: Held, rendering: Rendering, name: str, description: str) -> Outcome:
     encoder = context.encoder(rendering)
     write_json(context.folder / "rendering.json", rendering.to_json())
-    return score_splits(context, model, encoder, name, description)
+    return score_splits(context, held, encoder, name, description)
 
 
 def score_splits(
-    context: Context, model: Any, encoder: Encoder, name: str, description: str, *, head: bool = False
+    context: Context, held: Held, encoder: Encoder, name: str, description: str, *, head: bool = False
 ) -> Outcome:
     """Predict test and validation rows with one model and one encoder, and record what it cost."""
-    study, recipe, predict = context.study, context.recipe, context.asking.predict
+    study, recipe = context.study, context.recipe
     with measured() as scoring:
-        test = predict(model, encoder, study.test, head, f"{name}: test rows")
-    validation = predict(model, encoder, study.validation, head, f"{name}: validation rows")
+        test = held.predict(recipe, encoder, study.test, head, f"{name}: test rows")
+    validation = held.predict(recipe, encoder, study.validation, head, f"{name}: validation rows")
     parsed = recipe.task == "classification" and not head and recipe.scoring.method == "generation"
     how = ", generated and parsed" if parsed else ""
     return Outcome(test, validation, {

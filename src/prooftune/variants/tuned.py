@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from prooftune import processes
 from prooftune.cost import measured
 from prooftune.engine.arithmetic import autocast, leave_inputs
 from prooftune.engine.forward import check_readout, readout_of
@@ -23,6 +25,7 @@ from prooftune.tasks.prompts import Encoder
 from prooftune.training.objective import Row, TuningModule, head_rows, instruction_rows
 from prooftune.variants.context import Context, Outcome
 from prooftune.variants.forgetting import general_text, perplexity
+from prooftune.variants.held import Held, forget
 from prooftune.variants.prompting import score_splits
 
 TRAINED = "trained"
@@ -58,24 +61,24 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
     if not ((place / TRAINED).is_dir() and facts_file.is_file()):
         if variant.adapter:
             raise UsageError(f"{name}: adapter: {variant.adapter} must stand before it among the variants")
-        _train(context, variant, name, encoder, facts_file)
+        processes.together(_train, context, variant, name, encoder, facts_file)
     facts = read_json(facts_file)
-    model = adapters.load(
-        context.model_folder, place / TRAINED, context.recipe.model, quantization=context.recipe.quantization,
-        labels=context.study.labels if head else None, max_length=rendering.max_length)
+    held = Held(partial(
+        adapters.load, context.model_folder, place / TRAINED, context.recipe.model, quantization=context.recipe.quantization,
+        labels=context.study.labels if head else None, max_length=rendering.max_length))
     if variant.adapter:  # proved when it was trained
-        outcome = score_splits(context, model, encoder, name, f"what {variant.adapter} has learned")
+        outcome = score_splits(context, held, encoder, name, f"what {variant.adapter} has learned")
         outcome.details["objective"], outcome.details["method"] = variant.objective, facts["method"]
         outcome.details["weights_sha256"] = _digests(place)
         return outcome
-    _prove_restored(model, encoder, context, head, facts["probe"], exact=variant.method != "full")
-    outcome = score_splits(context, model, encoder, name, _describe(variant, facts), head=head)
+    _prove_restored(held.model, encoder, context, head, facts["probe"], exact=variant.method != "full")
+    outcome = score_splits(context, held, encoder, name, _describe(variant, facts), head=head)
     outcome.details["cost"] |= facts["cost"] | {"peak_memory_bytes": max(
         facts["cost"]["peak_memory_bytes"], outcome.details["cost"]["peak_memory_bytes"])}
     outcome.details["training"] = facts["training"]
     outcome.details["objective"], outcome.details["method"] = variant.objective, variant.method
     outcome.details["weights_sha256"] = _digests(place)
-    outcome.details |= _before_and_after(context, model, variant, *text)
+    outcome.details |= _before_and_after(context, held.model, variant, *text)
     return outcome
 
 
@@ -84,15 +87,14 @@ def _digests(place: Path) -> dict[str, str]:
 
 
 def _train(context: Context, variant: Variant, name: str, encoder: Encoder, facts_file: Path) -> None:
+    """Train and prove that something was learned; in every process, of which the first saves it."""
     from prooftune.training.arguments import training_arguments, usual_learning_rate
     from prooftune.training.trainer import last_whole_checkpoint, train
 
+    forget()
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
     rows, validation = (_rows(context, encoder, examples, head) for examples in (study.train, study.validation))
-    torch.manual_seed(recipe.seed)  # the head's and the adapters' first values
-    base = loading.load_model(
-        context.model_folder, recipe.model, quantization=recipe.quantization, labels=study.labels if head else None,
-        full_precision=variant.method == "full", max_length=encoder.rendering.max_length)
+    base = _base(context, variant, encoder)
     check_readout(base)
     probe = study.test[:8]
     before = _scores(base, encoder, probe, head)
@@ -105,11 +107,17 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     resumed = last_whole_checkpoint(context.folder / "checkpoints") is not None
     if arguments.bf16 or arguments.fp16:
         leave_inputs(model)
+    trainable, total = adapters.trainable_counts(model)
     module = TuningModule(model)
     with measured() as cost:
         history = train(module, rows, validation, encoder.prefix, arguments, patience=recipe.early_stopping,
                         description=f"{name}: training")
-    model.eval()
+    if module.sharded:  # what follows asks and saves one whole model
+        learned = module.trainable_state()
+        del base, model, module
+        module = TuningModule(adapters.attach(_base(context, variant, encoder), variant, {**recipe.lora, **variant.lora}))
+        module.load_trainable(learned)
+    model = module.model.eval()
     after = _scores(model, encoder, probe, head)
     if not after.isfinite().all():
         raise Failure(f"{name}: after its last step the model answers with nothing but numbers that are not finite. Lower "
@@ -117,19 +125,30 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     if (after - before).abs().max().item() < 1e-4:
         raise Failure(f"{name}: after training the model still answers exactly as before. Nothing was learned: check "
                       "training.learning_rate, training.max_steps and lora.target_modules.")
-    trainable, total = adapters.trainable_counts(model)
+    if processes.rank():
+        return
     with atomic_path(context.folder / TRAINED) as temporary:
         adapters.save(model, temporary, variant.method, loading.arithmetic(recipe.model.dtype))
     tokens = sum(len(encoder.prefix) + len(row.ids) for row in rows)
     epochs = next((log["epoch"] for log in reversed(history) if "epoch" in log), 0.0)
+    used = {name: getattr(arguments, name) for name in _RECORDED} | {"processes": processes.size()}
     write_json(facts_file, {
         "method": variant.method,
         "training": {"log_history": history, "trainable_parameters": trainable, "total_parameters": total, "rows": len(rows),
-                     "epochs": epochs, "resumed": resumed, "arguments": {name: getattr(arguments, name) for name in _RECORDED}},
+                     "epochs": epochs, "resumed": resumed, "arguments": used},
         "probe": {"before": before.tolist(), "after": after.tolist()},
         "cost": {"train_seconds": cost.seconds, "train_tokens": round(tokens * epochs),
                  "peak_memory_bytes": cost.peak_memory_bytes}})
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
+
+
+def _base(context: Context, variant: Variant, encoder: Encoder) -> Any:
+    """The model that learns, its head's and its adapters' first values those of the seed."""
+    torch.manual_seed(context.recipe.seed)
+    return loading.load_model(
+        context.model_folder, context.recipe.model, quantization=context.recipe.quantization,
+        labels=context.study.labels if variant.objective == "head" else None, full_precision=variant.method == "full",
+        max_length=encoder.rendering.max_length)
 
 
 def _rows(context: Context, encoder: Encoder, examples: list[Example], head: bool) -> list[Row]:
@@ -191,6 +210,6 @@ def _describe(variant: Variant, facts: dict[str, Any]) -> str:
     share = facts["training"]["trainable_parameters"] / facts["training"]["total_parameters"]
     used = facts["training"]["arguments"]
     epochs = facts["training"]["epochs"]
-    batch = used["per_device_train_batch_size"] * used["gradient_accumulation_steps"]
+    batch = used["per_device_train_batch_size"] * used["gradient_accumulation_steps"] * used["processes"]
     return (f"{what} tuned with {where} on {facts['training']['rows']:,} rows, {share:.2%} of the weights trained, learning rate "
             f"{used['learning_rate']:.2g}, {epochs:.3g} epoch{'s' if epochs != 1 else ''}, batches of {batch}")

@@ -1,0 +1,146 @@
+"""Two processes under torchrun: what one process would learn and predict, and one killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import prooftune
+from prooftune import processes
+from prooftune.files import read_json
+from prooftune.runs import read_predictions
+from study.small import details_of, small_recipe
+
+PATIENCE = 180
+"""Seconds after which a moment that has not come is a failure."""
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def launched(recipe: Path, out: Path) -> list[str]:
+    return [*TORCHRUN, "-m", "prooftune", "run", str(recipe), "--out", str(out)]
+
+
+def environment() -> dict[str, str]:
+    shown = {k: v for k, v in os.environ.items() if k != "PROOFTUNE_QUIET"}
+    return shown | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def study(model: Path, folder: Path, **training: Any) -> dict[str, Any]:
+    """70 rows of training in batches of 8: the last one is short, and with two processes of 4 rows not even."""
+    values = small_recipe(model, folder / "data", variants=dict.fromkeys(["tfidf", "zero-shot", "tuned"]), training={
+        "learning_rate": 3e-3, "num_train_epochs": 2, "logging_steps": 1, "eval_steps": 5, "save_steps": 5, **training})
+    values["data"]["limit"] = {"train": 69}
+    return values
+
+
+def written(values: dict[str, Any], path: Path) -> Path:
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def losses(folder: Path) -> dict[str, list[float]]:
+    log = read_json(folder / "variants" / "tuned" / "training.json")["training"]["log_history"]
+    return {kind: [entry[kind] for entry in log if kind in entry] for kind in ("loss", "eval_loss", "grad_norm")}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(folder / "variants" / "tuned" / "trained" / "adapter_model.safetensors")
+    return found
+
+
+@given(st.lists(st.integers(), max_size=30), st.integers(1, 5))
+def test_shares_put_together_are_the_whole(items: list[int], count: int) -> None:
+    assert processes.merged([items[rank::count] for rank in range(count)]) == items
+
+
+def test_alone_a_process_leads_and_does_shared_work_itself() -> None:
+    with processes.joined() as leads:
+        assert leads and processes.size() == 1 and processes.rank() == 0
+        assert processes.together(sum, [1, 2]) == [3]
+        assert processes.share([1, 2, 3]) == [1, 2, 3]
+
+
+def test_two_processes_learn_and_predict_what_one_does_with_twice_the_batch(learners: dict[str, Path], tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = study(learners["llama"], tmp_path, per_device_train_batch_size=8)
+    prooftune.run(alone, out=one)
+    recipe = written(study(learners["llama"], tmp_path, per_device_train_batch_size=4), tmp_path / "two.yaml")
+    done = subprocess.run(launched(recipe, two), capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("tuned: accuracy") == 1  # the leader alone speaks
+    expected, found = losses(one), losses(two)
+    assert len(expected["loss"]) == 2 * 9 and len(expected["eval_loss"]) >= 3
+    for kind, values in expected.items():
+        assert found[kind] == pytest.approx(values, rel=2e-3), kind
+    ours, theirs = weights(one), weights(two)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.allclose(value, theirs[name], atol=2e-4), name
+    for variant in ("zero-shot", "tuned"):
+        ours_, theirs_ = (read_predictions(folder / "variants" / variant / "predictions.parquet") for folder in (one, two))
+        assert [p.id for p in ours_] == [p.id for p in theirs_] and [p.output for p in ours_] == [p.output for p in theirs_]
+        for mine, other in zip(ours_, theirs_, strict=True):
+            assert mine.log_probs == pytest.approx(other.log_probs, abs=5e-3)
+    assert "batches of 8" in details_of(two, "tuned")["description"]
+    assert details_of(two, "tuned")["training"]["arguments"]["processes"] == 2
+
+
+def test_a_process_killed_in_the_middle_ends_the_run_which_then_goes_on(learners: dict[str, Path], tmp_path: Path) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    recipe = written(study(learners["llama"], tmp_path, per_device_train_batch_size=4, num_train_epochs=30), tmp_path / "r.yaml")
+    done = subprocess.run(launched(recipe, straight), capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(launched(recipe, killed), stderr=log, env=environment()) as launcher:
+        end = time.monotonic() + PATIENCE
+        while not list(killed.glob("variants/tuned/checkpoints/*/trainer_state.json")):
+            assert launcher.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.01)
+        helper = next(pid for pid in _children(launcher.pid) if _variable(pid, "RANK") == "1")
+        os.kill(helper, signal.SIGKILL)
+        assert launcher.wait(60) != 0
+    said = (tmp_path / "log").read_text()
+    ours = said.partition("Traceback")[0]  # what follows is the launcher's
+    assert "The same command goes on from what was finished and from the last checkpoint" in ours, said
+    assert not (killed / "variants" / "tuned" / "trained").exists()
+    done = subprocess.run(launched(recipe, killed), capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0 and "resuming after step" in done.stderr, done.stderr
+    before, after = weights(straight), weights(killed)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_spread_over_processes_learn_what_whole_ones_do(model_folders: dict[str, Path], dtype: str) -> None:
+    script = Path(__file__).parents[1] / "training" / "sharded.py"
+    done = subprocess.run([*TORCHRUN, str(script), str(model_folders["llama"]), dtype], capture_output=True, text=True,
+                          check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_mistake_is_said_once_and_ends_all(tmp_path: Path) -> None:
+    recipe = written({"name": "wrong", "data": {"train": "none.csv", "text": "text", "label": "label"},
+                      "variants": ["majority"]}, tmp_path / "r.yaml")
+    done = subprocess.run(launched(recipe, tmp_path / "out"), capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode != 0 and done.stderr.count("none.csv") == 1, done.stderr
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+
+
+def _variable(pid: int, name: str) -> str | None:
+    pairs = (pair.partition("=") for pair in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    return next((value for key, _, value in pairs if key == name), None)
