@@ -13,7 +13,7 @@ from prooftune.recipe import Recipe
 
 def environment(chosen: Recipe) -> dict[str, Any]:
     """Facts by name, JSON-ready."""
-    facts: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform(), "cpu": _processor(),
+    facts: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform(), "cpu": processor(),
                              "threads": os.cpu_count()}
     for package in ("torch", "transformers", "peft", "scikit-learn"):
         facts[package] = metadata.version(package)
@@ -27,7 +27,7 @@ def environment(chosen: Recipe) -> dict[str, Any]:
     return facts
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prooftune import recipe
 from prooftune.engine import attention
+from prooftune.engine.batches import alike, alike_by_tokens
 from prooftune.engine.generation import Generated, generate
 from prooftune.models.loading import load_model
 
@@ -125,3 +128,37 @@ def test_a_choice_of_tokens_is_followed(model_folders: dict[str, Path]) -> None:
 def test_the_limit_counts_every_token(model_folders: dict[str, Path], limit: int) -> None:
     model = loaded(model_folders["llama"])
     assert {len(done.ids) for done in run(model, ROWS, -1, limit=limit)} == {limit}
+
+
+def test_rows_that_begin_alike_are_written_as_one_by_one(model_folder: Path) -> None:
+    """Questions on two texts, in any order, beside rows that share nothing; with and without a text scored instead."""
+    model = loaded(model_folder)
+    stop = stop_of(model)
+    texts = [list(range(100, 140)), list(range(150, 200))]
+    rows = [[*texts[i % 2], 20 + i, *range(5, 5 + i % 3)] for i in range(7)] + ROWS + [texts[0], texts[1][:45]]
+    groups, rest = alike(rows)
+    assert [sorted(g.numbers) for g in groups] == [[0, 2, 4, 6, 12], [1, 3, 5, 13]] and rest == list(range(7, 12))
+    assert [g.common for g in groups] == [39, 44]  # at least one token of each row is its own
+    for options in ({}, {"instead": (70, 71)}, {"batch_tokens": 150}):
+        together = run(model, rows, stop, **options)
+        alone = [run(model, [row], stop, **options)[0] for row in rows]
+        for one, other in zip(together, alone, strict=True):
+            assert one.ids == other.ids and one.stopped == other.stopped
+            assert one.log_prob == pytest.approx(other.log_prob, abs=2e-3)
+            assert one.instead_log_prob == (None if "instead" not in options else pytest.approx(other.instead_log_prob, abs=2e-3))
+
+
+@given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=1, max_size=12), st.integers(1, 400))
+def test_every_row_stands_in_one_group_or_by_itself(ends: list[list[int]], budget: int) -> None:
+    rows = [[*range(10, 10 + 40 * (end[0] - 1)), *end] for end in ends]  # none, 40 or 80 tokens alike, then any
+    groups, rest = alike(rows)
+    assert sorted([i for group in groups for i in group.numbers] + rest) == list(range(len(rows)))
+    for group in groups:
+        beginnings = {tuple(rows[i][: group.common]) for i in group.numbers}
+        assert len(group.numbers) > 1 and len(beginnings) == 1
+        assert all(32 <= group.common < len(rows[i]) for i in group.numbers)
+    batches = alike_by_tokens(groups, [len(row) for row in rows], budget)
+    assert sorted(i for batch in batches for g in batch for i in g.numbers) == sorted(i for g in groups for i in g.numbers)
+    for batch in batches:
+        numbers = [i for group in batch for i in group.numbers]
+        assert len(numbers) == 1 or max(len(rows[i]) for i in numbers) * len(numbers) <= budget

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_ALIKE = 32
+"""Tokens that rows must share at least to be worth it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -43,6 +46,67 @@ def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
         else:
             batches.append([i])
             longest = max(1, lengths[i])
+    return batches
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Rows that begin with the same tokens, as questions on one text do.
+
+    Attributes:
+        numbers: of the rows.
+        common: tokens that they all begin with; every row has at least one more.
+    """
+
+    numbers: list[int]
+    common: int
+
+
+def alike(rows: Sequence[Sequence[int]]) -> tuple[list[Alike], list[int]]:
+    """Groups of rows that begin with the same half or more of their tokens, and the numbers of all other rows."""
+    order = sorted(range(len(rows)), key=lambda i: list(rows[i]))
+    groups: list[Alike] = []
+    rest: list[int] = []
+    run, common = order[:1], 0
+    for before, number in zip(order, [*order[1:], -1], strict=True):
+        shared = _common(rows[before], rows[number]) if number >= 0 else 0
+        shorter = min(len(rows[before]), len(rows[number])) if number >= 0 else 0
+        shared = min(shared, shorter - 1, common or shared)
+        if shared >= max(_ALIKE, shorter / 2):
+            run, common = [*run, number], shared
+            continue
+        if len(run) > 1:
+            groups.append(Alike(run, common))
+        else:
+            rest += run
+        run, common = [number], 0
+    return groups, sorted(rest)
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    for place, (one, other) in enumerate(zip(a, b, strict=False)):
+        if one != other:
+            return place
+    return min(len(a), len(b))
+
+
+def alike_by_tokens(groups: Sequence[Alike], lengths: Sequence[int], budget: int) -> list[list[Alike]]:
+    """Batches of groups of similar length that, with every row padded to the longest, have at most `budget` tokens; larger
+    groups are divided."""
+    parts: list[Alike] = []
+    for group in groups:
+        most = max(1, budget // max(lengths[i] for i in group.numbers))
+        parts += [Alike(group.numbers[i : i + most], group.common) for i in range(0, len(group.numbers), most)]
+    batches: list[list[Alike]] = []
+    longest = rows = 0
+    for part in sorted(parts, key=lambda g: (-max(lengths[i] for i in g.numbers), g.numbers)):
+        if batches and longest * (rows + len(part.numbers)) <= budget:
+            batches[-1].append(part)
+            rows += len(part.numbers)
+        else:
+            batches.append([part])
+            longest, rows = max(lengths[i] for i in part.numbers), len(part.numbers)
     return batches
 
 

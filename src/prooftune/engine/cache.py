@@ -49,13 +49,22 @@ class Kept:
         """Keys and values of every layer, in order."""
         return [self._layers[i] for i in sorted(self._layers)]
 
+    def repeated(self, rows: Tensor, room: int) -> Kept:
+        """A cache of these rows, in this order and as often as they are named, with room for `room` tokens more."""
+        other = Kept(room)
+        other._layers = {i: self._taken(i, rows, room) for i in self._layers}
+        other._filled = dict(self._filled)
+        return other
+
     def keep_rows(self, rows: Tensor) -> None:
         """Forget all rows but these, in this order."""
-        for i, (keys, values) in self._layers.items():
-            filled = self._filled[i]
-            fresh = []
-            for buffer in (keys, values):
-                smaller = buffer.new_empty(len(rows), *buffer.shape[1:])
-                smaller[:, :, :filled] = buffer[rows, :, :filled]
-                fresh.append(smaller)
-            self._layers[i] = (fresh[0], fresh[1])
+        for i, (keys, _) in self._layers.items():
+            self._layers[i] = self._taken(i, rows, keys.shape[2] - self._filled[i])
+
+    def _taken(self, layer: int, rows: Tensor, room: int) -> KeysValues:
+        filled, fresh = self._filled[layer], []
+        for buffer in self._layers[layer]:
+            other = buffer.new_empty(len(rows), buffer.shape[1], filled + room, buffer.shape[3])
+            other[:, :, :filled] = buffer[rows, :, :filled]
+            fresh.append(other)
+        return fresh[0], fresh[1]

@@ -10,11 +10,39 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.attention import Sight, options
-from prooftune.engine.batches import by_tokens, collate
+from prooftune.engine.batches import alike, alike_by_tokens, by_tokens, collate
 from prooftune.engine.cache import Kept
 from prooftune.engine.forward import Prefix, body_of, hidden_states, prefix_cache, readout_of, sharing
 from prooftune.engine.scoring import score_labels
 from prooftune.errors import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the rows of a cache hold after the shared prefix.
+
+    Attributes:
+        visible: [rows, read] False at padding, and at what was only scored.
+        positions: [rows, read], counted with the prefix; at padding, any.
+        next: [rows] the position of the token to come.
+    """
+
+    visible: Tensor
+    positions: Tensor
+    next: Tensor
+
+    @classmethod
+    def nothing(cls, rows: int, prefix: int, device: torch.device) -> _Seen:
+        empty = torch.empty(rows, 0, device=device)
+        return cls(empty.bool(), empty.long(), torch.full((rows,), prefix, device=device))
+
+    def then(self, lengths: Sequence[int], width: int) -> _Seen:
+        """After `width` places more, of which each row has as many tokens as `lengths` says, and padding behind them."""
+        device = self.next.device
+        more, places = torch.tensor(lengths, device=device), torch.arange(width, device=device).expand(len(lengths), -1)
+        return _Seen(torch.cat([self.visible, places < more[:, None]], dim=1),
+                     torch.cat([self.positions, places + self.next[:, None]], dim=1), self.next + more)
+
 
 Choose = Callable[[int, list[int], Tensor], int]
 """(row number, ids written so far, log-probabilities [vocabulary]) -> the next token; for decoding under a constraint."""
@@ -56,78 +84,124 @@ def generate(
     Yields:
         Row numbers of a batch, and what was written for them.
     """
-    extra = len(instead) + max_new_tokens
+    lengths = [len(row) + len(instead) + max_new_tokens for row in rows]
     with torch.no_grad(), sharing(model) as shared:
-        cache = prefix_cache(body_of(model), prefix) if shared else None
-        for numbers in by_tokens([len(row) + extra for row in rows], batch_tokens):
-            chosen = [rows[i] for i in numbers]
-            if shared:
-                writer = _Writer(model, cache, len(prefix), chosen, numbers, stop, tuple(instead), choose)
-                yield numbers, writer.write(max_new_tokens)
-            elif choose is not None:
+        if not shared:
+            if choose is not None:
                 raise Failure("decoding under a constraint needs an architecture that Prooftune's own attention fits; set "
                               "answering.constrained: false")
-            else:
-                yield numbers, _by_library(model, [[*prefix, *row] for row in chosen], stop, tuple(instead), max_new_tokens)
+            for numbers in by_tokens(lengths, batch_tokens):
+                yield numbers, _by_library(model, [[*prefix, *rows[i]] for i in numbers], stop, tuple(instead), max_new_tokens)
+            return
+        cache = prefix_cache(body_of(model), prefix)
+        groups, rest = alike(rows)
+        batches = [([i for group in several for i in group.numbers], several)
+                   for several in alike_by_tokens(groups, lengths, batch_tokens)]
+        batches += [([rest[i] for i in chosen], []) for chosen in by_tokens([lengths[i] for i in rest], batch_tokens)]
+        for numbers, several in batches:
+            writer = _Writer(model, cache, len(prefix), numbers, stop, tuple(instead), choose)
+            yield numbers, writer.write([rows[i] for i in numbers], [group.common for group in several for _ in group.numbers],
+                                        max_new_tokens)
 
 
 class _Writer:
     """One batch on its way from prompts to texts. Rows that have ended are dropped once they are half of the batch."""
 
     def __init__(
-        self, model: nn.Module, prefix: Prefix | None, prefix_length: int, rows: list[Sequence[int]], numbers: Sequence[int],
-        stop: int, instead: tuple[int, ...], choose: Choose | None,
+        self, model: nn.Module, prefix: Prefix | None, prefix_length: int, numbers: Sequence[int], stop: int,
+        instead: tuple[int, ...], choose: Choose | None,
     ) -> None:
         self._body, self._readout, self._prefix, self._stop, self._choose = body_of(model), readout_of(model), prefix, stop, choose
         self._instead, self._numbers = instead, list(numbers)
         self._device = next(model.parameters()).device
-        self._rows, self._prefix_length = rows, prefix_length
-        self._done = [Generated() for _ in rows]
-        self._slots = list(range(len(rows)))  # for each row of the cache, its place in `rows`
+        self._prefix_length = prefix_length
+        self._done = [Generated() for _ in numbers]
+        self._slots = list(range(len(numbers)))  # for each row of the cache, its place in the batch
 
-    def write(self, limit: int) -> list[Generated]:
-        """At most `limit` tokens for every row."""
-        kept = Kept(room=limit)
-        log_probs = self._read(kept)
-        lengths = torch.tensor([len(row) for row in self._rows], device=self._device)
+    def write(self, rows: Sequence[Sequence[int]], common: Sequence[int], limit: int) -> list[Generated]:
+        """At most `limit` tokens for every row.
+
+        Args:
+            rows: ids after the prefix.
+            common: how many tokens of each row are a beginning that stands once for the rows that have it, which are
+                neighbours; empty: none are.
+            limit: most tokens.
+        """
+        kept, seen = self._read_common(rows, common, limit)
+        own = [row[n:] for row, n in zip(rows, common, strict=True)] if common else rows
+        log_probs, seen = self._read(own, kept, seen)
         width = kept.length
-        places = torch.arange(width + limit, device=self._device)
-        # Of the prompt's part of the cache, padding and what was only scored are never looked at again.
-        visible = (places < lengths[:, None]) | (places >= width)
-        positions = torch.where(places < width, places, places - width + lengths[:, None]) + self._prefix_length
+        places = torch.arange(limit, device=self._device).expand(len(rows), -1)
+        visible = torch.cat([seen.visible, torch.ones_like(places, dtype=torch.bool)], dim=1)
+        positions = torch.cat([seen.positions, places + seen.next[:, None]], dim=1)
         for step in range(limit):
             tokens = self._pick(log_probs)
             going = [slot for slot, token in enumerate(tokens) if token is not None]
             if step + 1 == limit or not going:
                 break
             if 2 * len(going) <= len(tokens):
-                rows = torch.tensor(going, device=self._device)
-                kept.keep_rows(rows)
-                visible, positions = visible[rows], positions[rows]
+                left = torch.tensor(going, device=self._device)
+                kept.keep_rows(left)
+                visible, positions = visible[left], positions[left]
                 self._slots, tokens = [self._slots[slot] for slot in going], [tokens[slot] for slot in going]
             ids = torch.tensor([[self._stop if token is None else token] for token in tokens], device=self._device)
             end = width + step + 1
-            at = positions[:, end - 1 : end]
-            sight = Sight(visible[:, None, :end], at, positions[:, :end], self._prefix)
-            out = self._body(input_ids=ids, position_ids=at, past_key_values=kept, **options(sight))
-            log_probs = torch.log_softmax(self._readout(out.last_hidden_state[:, -1]), dim=-1)
+            hidden = self._forward(ids, kept, visible[:, None, :end], positions[:, :end])
+            log_probs = torch.log_softmax(self._readout(hidden[:, -1]), dim=-1)
         return self._done
 
-    def _read(self, kept: Kept) -> Tensor:
-        """Log-probabilities [rows, vocabulary] of the first token; what is scored `instead` is scored on the way."""
+    def _forward(self, ids: Tensor, kept: Kept, allowed: Tensor, positions: Tensor) -> Tensor:
+        """Hidden states [rows, new, d] of new tokens.
+
+        Args:
+            ids: [rows, new].
+            kept: keys and values of what was read before, which takes the new ones.
+            allowed: [rows, 1 or new, read before + new] where each may look.
+            positions: [rows, read before + new], counted with the prefix.
+        """
+        at = positions[:, -ids.shape[1] :]
+        sight = Sight(allowed.expand(-1, ids.shape[1], -1), at, positions, self._prefix)
+        hidden: Tensor = self._body(input_ids=ids, position_ids=at, past_key_values=kept, **options(sight)).last_hidden_state
+        return hidden
+
+    def _read_common(self, rows: Sequence[Sequence[int]], common: Sequence[int], limit: int) -> tuple[Kept, _Seen]:
+        """Read every common beginning once, and give all rows theirs."""
+        if not common:
+            return Kept(limit), _Seen.nothing(len(rows), self._prefix_length, self._device)
+        first = [i for i, (row, n) in enumerate(zip(rows, common, strict=True))
+                 if i == 0 or n != common[i - 1] or list(row[:n]) != list(rows[i - 1][:n])]
+        kept = Kept()
+        starts = [rows[i][: common[i]] for i in first]
+        batch = collate(starts, [[] for _ in starts], self._prefix_length, self._device)
+        hidden_states(self._body, batch, self._prefix, kept)
+        group = torch.searchsorted(torch.tensor(first), torch.arange(len(rows)), right=True) - 1
+        longest = max(len(row) - n for row, n in zip(rows, common, strict=True)) + max(1, len(self._instead)) - 1
+        seen = _Seen.nothing(len(rows), self._prefix_length, self._device)
+        return kept.repeated(group.to(self._device), longest + limit), seen.then(list(common), max(common))
+
+    def _read(self, rows: Sequence[Sequence[int]], kept: Kept, seen: _Seen) -> tuple[Tensor, _Seen]:
+        """Log-probabilities [rows, vocabulary] of the first token, and what is seen then.
+
+        What is scored `instead` is scored on the way, and never looked at again.
+        """
         instead, count = self._instead, max(1, len(self._instead))
-        read = [list(range(len(row) - 1, len(row) - 1 + count)) for row in self._rows]
-        batch = collate([[*row, *instead[:-1]] for row in self._rows], read, self._prefix_length, self._device)
-        logits = self._readout(hidden_states(self._body, batch, self._prefix, kept))
-        log_probs = torch.log_softmax(logits, dim=-1).view(len(self._rows), count, -1)
+        read = [list(range(len(row) - 1, len(row) - 1 + count)) for row in rows]
+        batch = collate([[*row, *instead[:-1]] for row in rows], read, self._prefix_length, self._device)
+        length = batch.input_ids.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=self._device).tril().expand(len(rows), -1, -1)
+        before = seen.visible[:, None].expand(-1, length, -1)
+        seen = seen.then([len(row) for row in rows], length)
+        hidden = self._forward(batch.input_ids, kept, torch.cat([before, causal], dim=2), seen.positions)
+        logits = self._readout(hidden.reshape(-1, hidden.shape[-1])[batch.read].contiguous())
+        log_probs = torch.log_softmax(logits, dim=-1).view(len(rows), count, -1)
         first = log_probs[:, 0]
         if instead:
-            wanted = torch.tensor(instead, device=self._device)[None, :, None].expand(len(self._rows), -1, 1)
+            wanted = torch.tensor(instead, device=self._device)[None, :, None].expand(len(rows), -1, 1)
             for done, value in zip(self._done, log_probs.gather(2, wanted).sum(dim=(1, 2)).tolist(), strict=True):
                 done.instead_log_prob = value
             first = first.clone()
             first[:, [instead[0], self._stop]] = -torch.inf
-        return first
+        return first, seen
 
     def _pick(self, log_probs: Tensor) -> list[int | None]:
         """The next token of every row of the cache, noted for those that go on; None for those that have ended."""

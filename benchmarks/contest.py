@@ -1,0 +1,109 @@
+"""What the benchmarks against other tools share: every contestant in a process of its own, one after another, several times.
+
+A benchmark is a script with a function for every contestant, each of which does the work and returns its figures. Run without
+``--one``, it runs them all in turn, so that a machine that slows down slows all of them, and writes medians and ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Run = Callable[[argparse.Namespace], dict[str, Any]]
+OURS = "prooftune"
+MEASURED = Path(__file__).parent / "measured"
+LIBRARIES = ("torch", "transformers", "peft", "trl", "lm-eval")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--repeats", type=int, default=3, help="paired runs (default 3)")
+    found.add_argument("--only", nargs="*", help="contestants; all if none is named")
+    found.add_argument("--one", help=argparse.SUPPRESS)
+    return found
+
+
+def contest(script: str, options: argparse.Namespace, runs: Mapping[str, Run], facts: Mapping[str, Any], name: str = "") -> None:
+    """Run the contestants and write what was measured.
+
+    Args:
+        script: the benchmark's file, by which its results are named.
+        options: what `parser` parsed.
+        runs: the contestants; `OURS` is compared with all others. Each gives ``seconds``, ``rows`` and what else it measures.
+        facts: what a reader must know of the work.
+        name: of the file of results; that of the script if empty.
+    """
+    if options.one:
+        print(json.dumps(runs[options.one](options)))
+        return
+    found: dict[str, list[dict[str, Any]]] = {one: [] for one in options.only or runs}
+    busy = os.getloadavg()[0]
+    for repeat in range(options.repeats):
+        for one, several in found.items():
+            done = subprocess.run([sys.executable, *sys.argv, "--one", one], stdout=subprocess.PIPE, text=True, check=True)
+            several.append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{repeat + 1}/{options.repeats} {one}: {_line(several[-1])}", flush=True)
+    result = {
+        "command": f"python benchmarks/{Path(script).name} {' '.join(sys.argv[1:])}", "facts": dict(facts), "runs": found,
+        "medians": {one: _medians(several) for one, several in found.items()}, "ratios": _ratios(found),
+        "load_before": busy, "machine": machine(), "date": datetime.date.today().isoformat()}
+    MEASURED.mkdir(exist_ok=True)
+    (MEASURED / f"{name or Path(script).stem}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(json.dumps({"medians": result["medians"], "ratios": result["ratios"]}, indent=1))
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    from prooftune.environment import processor
+
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)}
+    return {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _ratios(found: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Of ours to each other one, medians of the pairs: how many times as fast, and the share of the memory."""
+    ratios = {}
+    for name, several in found.items():
+        if name == OURS or OURS not in found:
+            continue
+        pairs = list(zip(found[OURS], several, strict=True))
+        ratios[name] = {
+            "speed": statistics.median((a["rows"] / a["seconds"]) / (b["rows"] / b["seconds"]) for a, b in pairs),
+            "memory": statistics.median(a["peak_memory_bytes"] / b["peak_memory_bytes"] for a, b in pairs)}
+        if "predictions" in several[0]:
+            ratios[name]["same_predictions"] = statistics.median(_same(a["predictions"], b["predictions"]) for a, b in pairs)
+    return ratios
+
+
+def _same(ours: list[Any], theirs: list[Any]) -> float:
+    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+
+
+def _medians(several: list[dict[str, Any]]) -> dict[str, Any]:
+    numbers = [key for key, value in several[0].items() if isinstance(value, int | float)]
+    medians = {key: statistics.median(one[key] for one in several) for key in numbers}
+    return {**medians, "rows_per_second": statistics.median(one["rows"] / one["seconds"] for one in several)}
+
+
+def _line(facts: Mapping[str, Any]) -> str:
+    shown = {k: v for k, v in facts.items() if isinstance(v, int | float)}
+    return ", ".join(f"{k} {v:.4g}" for k, v in {**shown, "rows_per_second": facts["rows"] / facts["seconds"]}.items())

@@ -1,0 +1,162 @@
+"""Training against TRL and against a Trainer that pads to 512, on the same rows in the same order.
+
+    pip install trl==1.16.0
+    python benchmarks/training.py --data FOLDER [--rows 96] [--repeats 3] [--only NAME ...]
+
+FOLDER holds the public data sets (ag_news/alps_tsv/). All contestants learn the same token ids, of which the label and its stop
+token alone count, with LoRA (r 16, all linear layers) on the embedded model in bfloat16: batches of 16 rows, the rows in their
+order, AdamW, the same learning rate. The final loss is computed by transformers' own forward pass, row by row.
+
+* ``prooftune``: as a study trains.
+* ``trl-defaults``: ``SFTTrainer`` as it is, in bfloat16.
+* ``trl-best``: without gradient checkpointing, which costs time and is not needed here, and the model's attention eager, which on
+  CPUs is faster for short rows. Packing and padding-free batches need FlashAttention, without which rows see each other.
+* ``padded-512``: ``Trainer`` over rows padded to 512 tokens, as fine-tuning notebooks do it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import contest
+import torch
+
+from prooftune import recipe
+from prooftune.cost import measured
+from prooftune.models import adapters, loading
+from prooftune.records import Example
+from prooftune.tasks.classification import targets
+from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.templates import default_template
+from prooftune.training.objective import Row, instruction_rows
+
+LABELS = ("World", "Sports", "Business", "Sci/Tech")
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+ARGUMENTS: dict[str, Any] = {
+    "learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batch_size": 16, "lr_scheduler_type": "linear",
+    "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 0, "bf16": True, "report_to": "none",
+    "save_strategy": "no", "eval_strategy": "no", "train_sampling_strategy": "sequential", "optim": "adamw_torch"}
+SHORT, LONG = 160, 512
+
+
+def main() -> None:
+    parser = contest.parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=96)
+    options = parser.parse_args()
+    runs = {"prooftune": ours, "trl-defaults": trl_defaults, "trl-best": trl_best, "padded-512": padded}
+    facts = {"model": loading.EMBEDDED, "rows": options.rows, "arguments": ARGUMENTS, "lora": LORA}
+    contest.contest(__file__, options, runs, facts)
+
+
+def ours(options: argparse.Namespace) -> dict[str, Any]:
+    from prooftune.engine.arithmetic import leave_inputs
+    from prooftune.training.arguments import training_arguments
+    from prooftune.training.objective import TuningModule
+    from prooftune.training.trainer import train
+
+    encoder, rows, held_out = _rows(options)
+    model = _adapted("auto")
+    leave_inputs(model)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = training_arguments(ARGUMENTS, Path(folder), rows=len(rows), validation=0, seed=0, dtype=torch.bfloat16,
+                                       patience=None)
+        with measured() as cost:
+            train(TuningModule(model), rows, [], encoder.prefix, arguments)
+    return _figures(model, encoder, rows, held_out, cost)
+
+
+def trl_defaults(options: argparse.Namespace) -> dict[str, Any]:
+    return _trl(options, "sdpa", {})
+
+
+def trl_best(options: argparse.Namespace) -> dict[str, Any]:
+    return _trl(options, "eager", {"gradient_checkpointing": False})
+
+
+def _trl(options: argparse.Namespace, attention: str, settings: dict[str, Any]) -> dict[str, Any]:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    encoder, rows, held_out = _rows(options)
+    model = _adapted(attention)
+    data = [_whole(encoder, row) for row in rows]
+    dataset = Dataset.from_list([{"input_ids": ids, "completion_mask": [0] * (len(ids) - n) + [1] * n} for ids, n in data])
+    with tempfile.TemporaryDirectory() as folder:
+        config = SFTConfig(output_dir=folder, use_cpu=not torch.cuda.is_available(), completion_only_loss=True, disable_tqdm=True,
+                           **ARGUMENTS, **settings)
+        trainer = SFTTrainer(model=model, args=config, train_dataset=dataset,
+                             processing_class=loading.load_tokenizer(loading.resolve(loading.EMBEDDED)))
+        with measured() as cost:
+            trainer.train()
+    return _figures(model, encoder, rows, held_out, cost)
+
+
+def padded(options: argparse.Namespace) -> dict[str, Any]:
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments
+
+    encoder, rows, held_out = _rows(options)
+    model = _adapted("sdpa")
+
+    def example(row: Row) -> dict[str, list[int]]:
+        ids, targets_ = _whole(encoder, row)
+        rest = LONG - len(ids)
+        labels = [-100] * (len(ids) - targets_) + ids[-targets_:]
+        return {"input_ids": ids + [0] * rest, "attention_mask": [1] * len(ids) + [0] * rest, "labels": labels + [-100] * rest}
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(output_dir=folder, use_cpu=not torch.cuda.is_available(), disable_tqdm=True, **ARGUMENTS)
+        trainer = Trainer(model=model, args=arguments, train_dataset=Dataset.from_list([example(row) for row in rows]))
+        with measured() as cost:
+            trainer.train()
+    return _figures(model, encoder, rows, held_out, cost)
+
+
+def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
+    """The encoder, the rows that are learned, and half as many that are not."""
+    with (options.data / "ag_news" / "alps_tsv" / "dev.tsv").open(encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.reader(file, delimiter="\t") if len(line) == 2 and line[1] in LABELS]
+    examples = [Example(str(i), {"text": text}, label) for i, (text, label) in enumerate(lines[: options.rows * 3 // 2])]
+    tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
+    template = default_template("classification", ["text"], "")
+    encoder = Encoder(Rendering(template, LABELS, chat=True, max_length=SHORT), tokenizer, ["text"])
+    rows = instruction_rows(targets(examples, encoder), encoder.stop)
+    return encoder, rows[: options.rows], rows[options.rows :]
+
+
+def _adapted(attention: str) -> Any:
+    """The embedded model with fresh adapters, the same for every contestant."""
+    folder = loading.resolve(loading.EMBEDDED)
+    chosen = recipe.Model(name=loading.EMBEDDED, dtype="bfloat16", attention=attention)
+    model = loading.load_model(folder, chosen, max_length=SHORT)
+    torch.manual_seed(0)
+    return adapters.attach(model, recipe.Variant(kind="tuned"), LORA)
+
+
+def _whole(encoder: Encoder, row: Row) -> tuple[list[int], int]:
+    """All ids of a row, its last target included, and how many targets stand at its end."""
+    return [*encoder.prefix, *row.ids, row.targets[-1]], len(row.targets)
+
+
+def _figures(model: Any, encoder: Encoder, rows: list[Row], held_out: list[Row], cost: Any) -> dict[str, Any]:
+    """What was measured, and the loss on rows that were not learned, by transformers' own forward pass."""
+    model.eval()
+    total = count = 0.0
+    for row in held_out:
+        ids, targets_ = _whole(encoder, row)
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+            logits = model(input_ids=torch.tensor([ids[:-1]], device=model.device)).logits[0, -targets_:].float()
+        total += torch.nn.functional.cross_entropy(logits.cpu(), torch.tensor(ids[-targets_:]), reduction="sum").item()
+        count += targets_
+    tokens = sum(len(encoder.prefix) + len(row.ids) for row in rows)
+    return {"rows": len(rows), "seconds": cost.seconds, "tokens_per_second": tokens / cost.seconds,
+            "peak_memory_bytes": cost.peak_memory_bytes, "held_out_loss": total / count}
+
+
+if __name__ == "__main__":
+    main()
