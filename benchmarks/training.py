@@ -26,7 +26,7 @@ import contest
 import torch
 
 from prooftune import recipe
-from prooftune.cost import measured
+from prooftune.cost import Cost, measured
 from prooftune.models import adapters, loading
 from prooftune.records import Example
 from prooftune.tasks.classification import targets
@@ -54,20 +54,25 @@ def main() -> None:
 
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
+    encoder, rows, held_out = _rows(options)
+    model = _adapted("auto")
+    return _figures(model, encoder, rows, held_out, as_a_study(model, encoder, rows))
+
+
+def as_a_study(model: Any, encoder: Encoder, rows: list[Row]) -> Cost:
+    """Train as a study does; what it cost."""
     from prooftune.engine.arithmetic import leave_inputs
     from prooftune.training.arguments import training_arguments
     from prooftune.training.objective import TuningModule
     from prooftune.training.trainer import train
 
-    encoder, rows, held_out = _rows(options)
-    model = _adapted("auto")
     leave_inputs(model)
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_arguments(ARGUMENTS, Path(folder), rows=len(rows), validation=0, seed=0, dtype=torch.bfloat16,
                                        patience=None)
         with measured() as cost:
             train(TuningModule(model), rows, [], encoder.prefix, arguments)
-    return _figures(model, encoder, rows, held_out, cost)
+    return cost
 
 
 def trl_defaults(options: argparse.Namespace) -> dict[str, Any]:
@@ -143,7 +148,7 @@ def _whole(encoder: Encoder, row: Row) -> tuple[list[int], int]:
     return [*encoder.prefix, *row.ids, row.targets[-1]], len(row.targets)
 
 
-def _figures(model: Any, encoder: Encoder, rows: list[Row], held_out: list[Row], cost: Any) -> dict[str, Any]:
+def _figures(model: Any, encoder: Encoder, rows: list[Row], held_out: list[Row], cost: Cost) -> dict[str, Any]:
     """What was measured, and the loss on rows that were not learned, by transformers' own forward pass."""
     model.eval()
     total = count = 0.0

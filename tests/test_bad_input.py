@@ -157,3 +157,11 @@ def test_a_hub_that_cannot_be_reached(folder: Path) -> None:
                          HF_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}", NO_PROXY="127.0.0.1")
     expect(done, 1, "the hub cannot be reached for data set 'owner/name'", "HF_ENDPOINT")
     assert finished(folder) == []
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_model_that_is_none_is_said_before_the_data_is_read(folder: Path, command: str) -> None:
+    path = folder / "recipe.yaml"
+    path.write_text("name: x\ndata:\n  train: nowhere.csv\nmodel: smollm2-135m-instuct\nvariants: [zero-shot]\n")
+    expect(prooftune(folder, command, str(path)), 2, "no model 'smollm2-135m-instuct'", "did you mean 'smollm2-135m-instruct'")
+    assert not (folder / "runs").exists()

@@ -11,7 +11,7 @@ from prooftune.data.audit import AuditReport
 from prooftune.data.prepare import prepare
 from prooftune.recipe import Recipe, Variant
 from prooftune.records import Study
-from prooftune.study import encoder_for, token_lengths
+from prooftune.study import check_model, encoder_for, token_lengths
 from prooftune.training import estimates
 from prooftune.variants.passages import check_documents
 
@@ -33,6 +33,7 @@ def check(chosen: Recipe, base: Path) -> list[Plan]:
     """
     from rich.console import Console
 
+    check_model(chosen)
     check_documents(chosen, base)
     study, report = prepare(chosen, base, lambda loaded: token_lengths(chosen, loaded))
     screen = Console(highlight=False)
@@ -45,7 +46,7 @@ def check(chosen: Recipe, base: Path) -> list[Plan]:
 
 def plan(chosen: Recipe, study: Study) -> list[Plan]:
     """Estimate time and memory of every variant that asks a language model, on this machine."""
-    asked = {name: v for name, v in chosen.variants.items() if v.kind not in ("majority", "tfidf")}
+    asked = {name: v for name, v in chosen.variants.items() if v.asks_model}
     if not asked:
         return []
     from prooftune.models import loading

