@@ -15,6 +15,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,19 @@ def machine() -> dict[str, Any]:
 
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)}
     return {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
+
+
+def product_rate(size: int = 1024) -> float:
+    """Operations per second (2 for a multiplication and an addition) of a square product in bfloat16, the best of ten."""
+    import torch
+
+    a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
 
 
 def _installed(name: str) -> bool:

@@ -18,14 +18,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from contest import MEASURED, machine
+from contest import MEASURED, machine, product_rate
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from prooftune import recipe
 from prooftune.engine.arithmetic import leave_inputs
 from prooftune.models import adapters, loading
-from prooftune.training.estimates import measured_rate
 from prooftune.training.objective import Row, TuningModule, make_collator
 
 PRODUCTS: dict[str, Callable[..., Tensor]] = {"aten::mm": torch.mm, "aten::bmm": torch.bmm}
@@ -55,7 +54,7 @@ def main() -> None:
             work += operations * event.count
         elif event.self_cpu_time_total:
             rest[event.key] = rest.get(event.key, 0.0) + event.self_cpu_time_total / 1e6
-    rate = measured_rate(torch.bfloat16, loading.device())
+    rate = product_rate()
     most = dict(sorted(rest.items(), key=lambda item: -item[1])[:12])
     result = {"rows": options.rows, "tokens": tokens, "step_seconds": seconds, "products_alone_seconds": alone,
               "share_of_step": alone / seconds, "product_rate": work / seconds, "rate_1024": rate,

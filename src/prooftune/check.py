@@ -1,31 +1,26 @@
-"""``prooftune check``: what the audit finds, and what the study will cost. Trains nothing and writes nothing."""
+"""``prooftune check``: what the audit finds, and what the study will cost. Nothing that it learns is kept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prooftune import cost
+from prooftune import cost, recipe, runs
 from prooftune.data.audit import AuditReport
 from prooftune.data.prepare import prepare
-from prooftune.recipe import Recipe, Variant
+from prooftune.files import write_json
+from prooftune.recipe import Recipe
 from prooftune.records import Study
-from prooftune.study import check_model, encoder_for, token_lengths
-from prooftune.training import estimates
+from prooftune.report.format import seconds
+from prooftune.study import check_model, token_lengths
 from prooftune.variants.passages import check_documents
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Estimated cost of one variant."""
-
-    name: str
-    seconds: float
-    memory_bytes: float
+if TYPE_CHECKING:
+    from prooftune.variants.probing import Plan
 
 
-def check(chosen: Recipe, base: Path) -> list[Plan]:
+def check(chosen: Recipe, base: Path) -> None:
     """Load and audit the data, print what was found, estimate every variant.
 
     Raises:
@@ -39,60 +34,23 @@ def check(chosen: Recipe, base: Path) -> list[Plan]:
     screen = Console(highlight=False)
     _print_audit(screen, study, report)
     report.refuse()
-    plans = plan(chosen, study)
-    _print_plans(screen, plans)
-    return plans
+    _print_plans(screen, chosen, plan(chosen, study))
 
 
-def plan(chosen: Recipe, study: Study) -> list[Plan]:
-    """Estimate time and memory of every variant that asks a language model, on this machine."""
-    asked = {name: v for name, v in chosen.variants.items() if v.asks_model}
-    if not asked:
+def plan(chosen: Recipe, study: Study) -> list[Plan] | None:
+    """Estimate time and memory of every variant that asks a language model, on this machine, and remember it for the report.
+
+    Returns:
+        None where the model is too large to be tried in the memory that is free.
+    """
+    if not chosen.asks_model:
         return []
-    from prooftune.models import loading
+    from prooftune.variants.probing import plans
 
-    folder = loading.resolve(chosen.model.name, chosen.model.revision)
-    shape, dtype = estimates.shape_of(folder), loading.arithmetic(chosen.model.dtype)
-    rate = estimates.measured_rate(dtype, loading.device())
-    encoder = encoder_for(chosen, study)
-
-    def tokens(examples: list[Any]) -> int:
-        # What is computed per row; the shared beginning is computed once.
-        return sum(len(encoder.encode(e.inputs).row) for e in examples)
-
-    sizes = {"train": tokens(study.train), "validation": tokens(study.validation), "test": tokens(study.test)}
-    plans = []
-    for name, variant in asked.items():
-        scoring = estimates.scoring(shape, sizes["test"] + sizes["validation"], rate, dtype)
-        seconds, memory = scoring.seconds, scoring.memory_bytes
-        if variant.kind == "prompted":
-            share = min(1.0, variant.validation_rows / max(1, len(study.validation)))
-            candidates = len(variant.candidates or [0] * 4)
-            seconds += estimates.scoring(shape, int(sizes["validation"] * share) * candidates, rate, dtype).seconds
-        if variant.kind == "tuned":
-            training = _training(chosen, variant, study, sizes["train"], len(encoder.prefix), folder, shape, rate, dtype)
-            seconds, memory = seconds + training.seconds, max(memory, training.memory_bytes)
-        plans.append(Plan(name, seconds, memory))
-    return plans
-
-
-def _training(
-    chosen: Recipe, variant: Variant, study: Study, tokens: int, prefix: int, folder: Path, shape: estimates.Shape,
-    rate: float, dtype: Any,
-) -> estimates.Estimate:
-    options = {**chosen.training, **variant.training}
-    batch = int(options.get("per_device_train_batch_size", 16))
-    epochs = float(options.get("num_train_epochs", 2))
-    if int(options.get("max_steps", -1)) > 0:
-        epochs = int(options["max_steps"]) * batch * int(options.get("gradient_accumulation_steps", 1)) / len(study.train)
-    full = variant.method == "full"
-    trainable = shape.parameters if full else estimates.adapter_parameters(folder, {**chosen.lora, **variant.lora})
-    encoder = encoder_for(chosen, study)
-    longest = sorted((len(encoder.encode(e.inputs).row) for e in study.train), reverse=True)[:batch]
-    # The prefix is computed once for every batch.
-    total = (tokens + prefix * len(study.train) / batch) * epochs
-    return estimates.training(shape, total, sum(longest) + prefix, trainable, rate, dtype, full=full,
-                              checkpointing=bool(options.get("gradient_checkpointing")))
+    found = plans(chosen, study)
+    if found:
+        write_json(runs.estimates_file(recipe.dump(chosen)), {one.name: dataclasses.asdict(one) for one in found})
+    return found
 
 
 def _print_audit(screen: Any, study: Study, report: AuditReport) -> None:
@@ -130,19 +88,21 @@ def _print_lengths(screen: Any, report: AuditReport) -> None:
     screen.print(shown)
 
 
-def _print_plans(screen: Any, plans: list[Plan]) -> None:
+def _print_plans(screen: Any, chosen: Recipe, plans: list[Plan] | None) -> None:
     from rich.table import Table
 
+    if plans is None:
+        screen.print("warning The model is too large to be tried in the memory that is free here, so nothing is estimated. Use a "
+                     "smaller model, or a larger machine.", style="yellow", markup=False)
     if not plans:
         return
-    shown = Table(title="Estimates for this machine", title_justify="left")
+    shown = Table(title="Estimates for this machine, from a few batches", title_justify="left")
     shown.add_column("variant")
-    shown.add_column("time", justify="right")
-    shown.add_column("peak memory", justify="right")
+    for heading in ("training", "test rows", "in all", "peak memory"):
+        shown.add_column(heading, justify="right")
     for item in plans:
-        minutes = item.seconds / 60
-        time = f"{minutes:.1f} min" if minutes >= 1 else f"{item.seconds:.0f} s"
-        shown.add_row(item.name, time, f"{item.memory_bytes / 1e9:.1f} GB")
+        times = (seconds(one) for one in (item.train_seconds, item.score_seconds, item.seconds))
+        shown.add_row(item.name, *times, f"{item.memory_bytes / 1e9:.1f} GB")
     screen.print(shown)
     most, here = max(item.memory_bytes for item in plans), cost.available_memory()
     if here is not None and most > 0.9 * here:

@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.errors import Failure, UsageError
-from prooftune.files import atomic_path, read_json, write_json
+from prooftune.files import atomic_path, cache_folder, fingerprint, read_json, write_json
 from prooftune.records import Example, Prediction, Study, VariantResult
 
 _STAGE = "stage.json"
 _LISTS = ("log_probs", "retrieved", "cited")
 
 
-def is_done(folder: Path, fingerprint: str) -> bool:
+def is_done(folder: Path, print_: str) -> bool:
     """Whether the stage in `folder` was finished from inputs with this fingerprint."""
-    return _state(folder) == {"fingerprint": fingerprint, "done": True}
+    return _state(folder) == {"fingerprint": print_, "done": True}
 
 
-def begin(folder: Path, fingerprint: str) -> None:
+def begin(folder: Path, print_: str) -> None:
     """Prepare a stage's folder: keep what an interrupted attempt at the same inputs left, drop anything else."""
-    if folder.exists() and _state(folder).get("fingerprint") != fingerprint:
+    if folder.exists() and _state(folder).get("fingerprint") != print_:
         shutil.rmtree(folder)
-    write_json(folder / _STAGE, {"fingerprint": fingerprint, "done": False})
+    write_json(folder / _STAGE, {"fingerprint": print_, "done": False})
 
 
-def finish(folder: Path, fingerprint: str) -> None:
-    write_json(folder / _STAGE, {"fingerprint": fingerprint, "done": True})
+def finish(folder: Path, print_: str) -> None:
+    write_json(folder / _STAGE, {"fingerprint": print_, "done": True})
 
 
 def _state(folder: Path) -> dict[str, Any]:
@@ -72,6 +72,15 @@ def _sweep(folder: Path) -> None:
     """Remove the temporaries of a process that was killed while writing; ours alone may be in use, and we start."""
     for left in folder.rglob(".*.tmp"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def estimates_file(dumped: str) -> Path:
+    """Where ``check`` leaves what it estimated for a recipe, for the report to show beside what was measured.
+
+    Args:
+        dumped: the recipe as `recipe.dump` writes it.
+    """
+    return cache_folder() / "estimates" / f"{fingerprint(dumped)[:16]}.json"
 
 
 def write_study(folder: Path, study: Study) -> None:

@@ -155,6 +155,10 @@ def evaluate(chosen: Recipe, study: Study, results: list[VariantResult], folder:
         "audit": read_json(folder / "data" / "audit.json"), "prooftune_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "variants": {r.name: {"kind": r.kind, **r.details} for r in results}, "environment": environment(chosen)}
+    estimated = runs.estimates_file(recipe.dump(chosen))
+    if estimated.is_file():
+        facts["estimates"] = {name: {**one, "seconds": one["train_seconds"] + one["score_seconds"]}
+                              for name, one in read_json(estimated).items()}
     build(facts, folder)
     return scores
 

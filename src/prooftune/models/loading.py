@@ -225,6 +225,18 @@ def weights_digest(folder: Path) -> str:
     return digest
 
 
+def parameters(folder: Path) -> int:
+    """Weights in a model folder, by the headers of its files."""
+    import torch
+    from safetensors import safe_open
+
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            count += sum(torch.Size(weights.get_slice(name).get_shape()).numel() for name in weights.keys())  # noqa: SIM118
+    return count
+
+
 def quantization_config(options: dict[str, Any]) -> Any:
     """The library's settings from `BitsAndBytesConfig` fields.
 

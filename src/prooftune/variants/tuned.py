@@ -93,8 +93,8 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
 
     forget()
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
-    rows, validation = (_rows(context, encoder, examples, head) for examples in (study.train, study.validation))
-    base = _base(context, variant, encoder)
+    rows, validation = (training_rows(context, encoder, examples, head) for examples in (study.train, study.validation))
+    base = base_to_train(context, variant, encoder)
     check_readout(base)
     probe = study.test[:8]
     before = _scores(base, encoder, probe, head)
@@ -115,7 +115,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     if module.sharded:  # what follows asks and saves one whole model
         learned = module.trainable_state()
         del base, model, module
-        module = TuningModule(adapters.attach(_base(context, variant, encoder), variant, {**recipe.lora, **variant.lora}))
+        module = TuningModule(adapters.attach(base_to_train(context, variant, encoder), variant, {**recipe.lora, **variant.lora}))
         module.load_trainable(learned)
     model = module.model.eval()
     after = _scores(model, encoder, probe, head)
@@ -142,7 +142,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 
 
-def _base(context: Context, variant: Variant, encoder: Encoder) -> Any:
+def base_to_train(context: Context, variant: Variant, encoder: Encoder) -> Any:
     """The model that learns, its head's and its adapters' first values those of the seed."""
     torch.manual_seed(context.recipe.seed)
     return loading.load_model(
@@ -151,7 +151,8 @@ def _base(context: Context, variant: Variant, encoder: Encoder) -> Any:
         max_length=encoder.rendering.max_length)
 
 
-def _rows(context: Context, encoder: Encoder, examples: list[Example], head: bool) -> list[Row]:
+def training_rows(context: Context, encoder: Encoder, examples: list[Example], head: bool) -> list[Row]:
+    """What is learned from these examples."""
     if head:
         return head_rows(class_targets(examples, encoder))
     return instruction_rows(context.asking.targets(examples, encoder), encoder.stop)

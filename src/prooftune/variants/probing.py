@@ -1,0 +1,211 @@
+"""What every variant will cost on this machine: a few of its own batches are computed, the longest among them, and the rest
+follows by their tokens. Nothing that is computed here is kept."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from prooftune import cost
+from prooftune.data.questions import CONTEXT
+from prooftune.engine.arithmetic import leave_inputs
+from prooftune.engine.batches import by_tokens
+from prooftune.models import adapters, loading
+from prooftune.progress import waiting
+from prooftune.recipe import Recipe, Variant
+from prooftune.records import Example, Study
+from prooftune.tasks.prompts import Encoder, Shot
+from prooftune.training.arguments import training_arguments, usual_learning_rate
+from prooftune.training.objective import Row, TuningModule
+from prooftune.training.order import Batches
+from prooftune.training.trainer import train
+from prooftune.variants.context import Context
+from prooftune.variants.passages import Passages, shows_passages
+from prooftune.variants.prompting import draw_shots
+from prooftune.variants.tuned import base_to_train, training_rows
+
+_TOKENS = 2048
+"""Of a sample whose time is measured."""
+_FITS = 0.7
+"""Share of the free memory above which a model is not even loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Estimated cost of one variant.
+
+    Attributes:
+        name: of the variant.
+        train_seconds: of training, or of the search for a prompt.
+        score_seconds: of the test rows.
+        seconds: of everything, validation rows included.
+        memory_bytes: peak.
+    """
+
+    name: str
+    train_seconds: float
+    score_seconds: float
+    seconds: float
+    memory_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Rate:
+    """Seconds per computed token, and the most memory in use."""
+
+    seconds: float
+    memory_bytes: int
+
+
+def plans(chosen: Recipe, study: Study) -> list[Plan] | None:
+    """Estimates for every variant that asks a language model; None where the model is too large to try in the memory here."""
+    asked = {name: variant for name, variant in chosen.variants.items() if variant.asks_model}
+    if not asked:
+        return []
+    folder = loading.resolve(chosen.model.name, chosen.model.revision)
+    free = cost.available_memory()
+    full = any(variant.method == "full" for variant in asked.values())
+    weights = loading.parameters(folder) * (4 if full else loading.arithmetic(chosen.model.dtype).itemsize)
+    if free is not None and weights > _FITS * free:
+        return None
+    found, model = [], None
+    for name, variant in asked.items():
+        with waiting(f"{name}: trying a few batches"):
+            context = Context(chosen, _seen(chosen, study, variant), Path(), windowed=not shows_passages(variant))
+            if variant.kind == "tuned":
+                model = None
+                found.append(_tuned(context, variant, name))
+            else:
+                model = model or context.base_model()
+                found.append(_asked(context, variant, name, model))
+    return found
+
+
+def _asked(context: Context, variant: Variant, name: str, model: Any) -> Plan:
+    study = context.study
+    shots: tuple[Shot, ...] = ()
+    if variant.kind == "few-shot":
+        shots = draw_shots(study.train, study.strata(), variant.shots, context.recipe.seed, context.asking.said)
+    encoder = context.encoder(context.rendering(variant.prompt, shots=shots))
+    rate = _scoring(context, encoder, model)
+    search = 0.0
+    if variant.kind == "prompted":
+        rows = (study.validation or study.train)[: variant.validation_rows]
+        search = rate.seconds * _tokens(encoder, rows) * (len(variant.candidates) if variant.candidates else 4)
+    return _plan(name, context, encoder, rate, search, 0)
+
+
+def _tuned(context: Context, variant: Variant, name: str) -> Plan:
+    recipe, study, head = context.recipe, context.study, variant.objective == "head"
+    encoder = context.encoder(context.rendering(variant.prompt))
+    model = adapters.attach(base_to_train(context, variant, encoder), variant, {**recipe.lora, **variant.lora})
+    if variant.adapter:  # what another variant has learned is used, not learned again
+        return _plan(name, context, encoder, _scoring(context, encoder, model, head), 0.0, 0)
+    options = {**recipe.training, **variant.training}
+    batch, epochs = int(options.get("per_device_train_batch_size", 16)), float(options.get("num_train_epochs", 2))
+    window = batch * int(options.get("gradient_accumulation_steps", 1))
+    if int(options.get("max_steps", -1)) > 0:
+        epochs = int(options["max_steps"]) * window / len(study.train)
+    rows = training_rows(context, encoder, study.train, head)
+    step = _learning(context, variant, encoder, model, rows, batch, options)
+    scoring = _scoring(context, encoder, model.eval(), head)
+    tokens = sum(len(row.ids) for row in rows) + len(encoder.prefix) * math.ceil(len(rows) / batch)
+    evaluations = 4 * _tokens(encoder, study.validation) * scoring.seconds
+    return _plan(name, context, encoder, scoring, step.seconds * tokens * epochs + evaluations, step.memory_bytes)
+
+
+def _plan(name: str, context: Context, encoder: Encoder, rate: _Rate, train: float, memory: int) -> Plan:
+    test, validation = (rate.seconds * _tokens(encoder, rows) for rows in (context.study.test, context.study.validation))
+    return Plan(name, train, test, train + test + validation, max(memory, rate.memory_bytes))
+
+
+def _scoring(context: Context, encoder: Encoder, model: Any, head: bool = False) -> _Rate:
+    """Predict the longest rows, by which memory peaks, then some from all over the test rows, in time."""
+    rows = context.study.test
+    lengths = [len(encoder.encode(e.inputs).row) for e in rows]
+    settings = context.recipe.scoring if context.recipe.task == "classification" else context.recipe.answering
+    longest = by_tokens(lengths, settings.batch_tokens)[0]
+    sample = [rows[i] for i in _spread(lengths, _TOKENS)]
+    predict = context.asking.predict
+    with cost.measured() as most:
+        predict(model, encoder, [rows[i] for i in longest], head, None)
+    with cost.measured() as timed:
+        predict(model, encoder, sample, head, None)
+    return _Rate(timed.seconds / _tokens(encoder, sample), max(most.peak_memory_bytes, timed.peak_memory_bytes))
+
+
+class _Clock(TrainerCallback):  # type: ignore[misc]
+    """Seconds of every step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.seconds.append(-time.perf_counter())
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds[-1] += time.perf_counter()
+
+
+def _learning(
+    context: Context, variant: Variant, encoder: Encoder, model: Any, rows: list[Row], batch: int, options: dict[str, Any]
+) -> _Rate:
+    """Three steps of the real trainer: with the longest rows first, then with two batches as they come."""
+    lengths = [len(row.ids) for row in rows]
+    longest = sorted(range(len(rows)), key=lambda i: -lengths[i])[:batch]
+    order = list(Batches(lengths, batch, context.recipe.seed, str(options.get("train_sampling_strategy", "group_by_length"))))
+    usual = [order[len(order) // 3], order[2 * len(order) // 3]]
+    chosen = [longest, *usual]
+    tried = {**options, "max_steps": len(chosen), "save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False,
+             "train_sampling_strategy": "sequential", "gradient_accumulation_steps": 1, "report_to": "none"}
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = training_arguments(
+            tried, Path(folder), rows=len(rows), validation=0, seed=context.recipe.seed,
+            dtype=loading.arithmetic(context.recipe.model.dtype), patience=None,
+            learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method))
+        if arguments.bf16 or arguments.fp16:
+            leave_inputs(model)
+        # Short batches are filled up, so that every step has its own.
+        filled = [rows[i] for numbers in chosen for i in itertools.islice(itertools.cycle(numbers), batch)]
+        with cost.measured() as most:
+            train(TuningModule(model), filled, [], encoder.prefix, arguments, callbacks=[clock], description="")
+    tokens = sum(len(row.ids) for row in filled[batch:]) + len(encoder.prefix) * len(usual)
+    return _Rate(sum(clock.seconds[1:]) / tokens, most.peak_memory_bytes)
+
+
+def _tokens(encoder: Encoder, rows: Sequence[Example]) -> int:
+    """What is computed for these rows: their own tokens, and the shared beginning once."""
+    return len(encoder.prefix) + sum(len(encoder.encode(e.inputs).row) for e in rows)
+
+
+def _spread(lengths: Sequence[int], budget: int) -> list[int]:
+    """Numbers of rows with about `budget` tokens, in four runs of neighbours, which may share a text."""
+    count = max(1, int(budget / 4 / (sum(lengths) / len(lengths))))
+    starts = {len(lengths) * quarter // 4 for quarter in range(4)}
+    return sorted({i for start in starts for i in range(start, min(len(lengths), start + count))})
+
+
+def _seen(chosen: Recipe, study: Study, variant: Variant) -> Study:
+    """The study as the variant will see it; passages that are yet to be found are stood in for by words of the questions."""
+    if not shows_passages(variant) or chosen.retrieval is None:
+        return Passages(chosen, Path(), Path()).study(study, variant)[0]
+    words = " ".join(text for e in study.train[:200] for text in (*e.inputs.values(), *(e.references or ()))).split()
+    endless, wanted = itertools.cycle(words), chosen.retrieval
+    passages = [" ".join(itertools.islice(endless, wanted.chunk_words)) for _ in range(wanted.passages)]
+    text = "\n\n".join(f"[{number}] {passage}" for number, passage in enumerate(passages, start=1))
+
+    def with_text(examples: list[Example]) -> list[Example]:
+        # A question's own beginning keeps the stand-ins from being taken for a text that all share.
+        return [replace(e, inputs={CONTEXT: f"{e.id} {text}", **{k: v for k, v in e.inputs.items() if k != CONTEXT}})
+                for e in examples]
+
+    return replace(study, **{name: with_text(rows) for name, rows in study.splits().items()})  # type: ignore[arg-type]

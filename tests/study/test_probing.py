@@ -1,0 +1,75 @@
+"""What `check` estimates: from the variants' own batches, of every kind, and shown beside what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import prooftune
+from prooftune import check, cost, recipe, runs
+from prooftune.data.prepare import prepare
+from prooftune.files import read_json
+from prooftune.variants.probing import Plan, plans
+from study.small import KINDS, small_recipe
+from study.test_questions import retrieval
+
+__all__ = ["retrieval"]
+
+
+def estimated(values: dict[str, Any]) -> dict[str, Plan]:
+    chosen = recipe.parse(values)
+    study, _ = prepare(chosen, Path(), lambda _: None)
+    found = plans(chosen, study)
+    assert found is not None
+    return {one.name: one for one in found}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
+
+
+def test_every_variant_that_asks_a_model_is_estimated(learners: dict[str, Path], tmp_path: Path) -> None:
+    head = {"kind": "tuned", "objective": "head"}
+    found = estimated(small_recipe(learners["llama"], tmp_path, variants={**dict.fromkeys(KINDS), "head": head}))
+    assert list(found) == ["zero-shot", "few-shot", "prompted", "tuned", "head"]
+    for name, one in found.items():
+        assert one.score_seconds > 0 and one.memory_bytes > 1e8, name
+        assert (one.train_seconds > 0) == (name in ("prompted", "tuned", "head")), name
+        assert one.seconds >= one.train_seconds + one.score_seconds
+    # Twice the epochs, about twice the work: what is measured is a few batches, whatever the length of the training.
+    longer = estimated(small_recipe(learners["llama"], tmp_path, variants={"tuned": None}, training={
+        "learning_rate": 1e-2, "num_train_epochs": 8000, "per_device_train_batch_size": 8}))
+    assert longer["tuned"].train_seconds > 100 * found["tuned"].train_seconds
+
+
+def test_passages_that_are_yet_to_be_found_are_stood_in_for(retrieval: Any) -> None:
+    values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
+    found = estimated(values)
+    assert list(found) == ["base", "tuned", "base+retrieval", "tuned+retrieval", "raft", "oracle", "random"]
+    assert found["tuned+retrieval"].train_seconds == 0 < found["raft"].train_seconds
+    assert found["base+retrieval"].score_seconds > found["base"].score_seconds
+
+
+def test_a_model_beyond_the_memory_is_not_tried(
+    learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cost, "available_memory", lambda: 100_000)
+    chosen = recipe.parse(small_recipe(learners["llama"], tmp_path, variants={"zero-shot": None}))
+    check.check(chosen, Path())
+    assert "too large to be tried" in capsys.readouterr().out.replace("\n", " ")
+    assert not runs.estimates_file(recipe.dump(chosen)).exists()
+
+
+def test_a_run_shows_what_check_had_estimated(learners: dict[str, Path], tmp_path: Path) -> None:
+    values = small_recipe(learners["llama"], tmp_path, variants={"tfidf": None, "zero-shot": None})
+    check.check(recipe.parse(values), Path())
+    prooftune.run(values, out=tmp_path / "run")
+    facts = read_json(tmp_path / "run" / "report.json")
+    assert list(facts["estimates"]) == ["zero-shot"] and facts["estimates"]["zero-shot"]["seconds"] > 0
+    values["seed"] = 1  # another recipe, of which nothing was estimated
+    prooftune.run(values, out=tmp_path / "other")
+    assert "estimates" not in read_json(tmp_path / "other" / "report.json")
