@@ -1,0 +1,53 @@
+"""What `prooftune check` estimates against what a run then takes and needs.
+
+    python benchmarks/estimates.py RECIPE ... [--set KEY=VALUE ...]
+
+Every recipe (a file, or the name of a shipped one) is checked and run in processes of their own; time is that of training and of
+the test rows, memory the peak of the process while it did them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from contest import MEASURED, machine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="+")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    options = parser.parse_args()
+    overrides = [word for one in options.overrides for word in ("--set", one)]
+    variants = [one for recipe in options.recipes for one in _compared(recipe, overrides)]
+    result = {"command": f"python benchmarks/estimates.py {' '.join(sys.argv[1:])}", "variants": variants, "machine": machine(),
+              "date": datetime.date.today().isoformat()}
+    MEASURED.mkdir(exist_ok=True)
+    (MEASURED / "estimates.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    print(json.dumps(variants, indent=1))
+
+
+def _compared(recipe: str, overrides: list[str]) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "prooftune", "--quiet"]
+        subprocess.run([*command, "check", recipe, *overrides], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "run", recipe, "--out", folder, *overrides], check=True, stdout=subprocess.DEVNULL)
+        report = json.loads((Path(folder) / "report.json").read_text("utf-8"))
+    found = []
+    for name, estimate in report["estimates"].items():
+        took = report["variants"][name]["cost"]
+        found.append({"study": report["name"], "variant": name, "seconds": estimate["seconds"],
+                      "took_seconds": took["train_seconds"] + took["score_seconds"], "memory_bytes": estimate["memory_bytes"],
+                      "peak_bytes": took["peak_memory_bytes"]})
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Write docs/benchmarks.md from what the benchmarks against other tools have measured (benchmarks/measured/).
+
+    python benchmarks/page.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from contest import MEASURED, OURS
+
+TARGET = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+
+_TITLES = {
+    "training": "Instruction tuning on AG News", "head": "A classification head on long Swahili articles",
+    "labels-0-shot-float32": "Zero-shot label scoring in float32", "labels-0-shot-bfloat16": "Zero-shot label scoring in bfloat16",
+    "labels-8-shot-float32": "8-shot label scoring in float32", "labels-8-shot-bfloat16": "8-shot label scoring in bfloat16",
+    "generation-bfloat16": "Answering SQuAD's questions in bfloat16",
+    "generation-float32": "Answering SQuAD's questions in float32",
+    "estimates": "Estimates of `check` against what a run took", "step": "Where a training step's time goes"}
+_HEAD = """# Benchmarks
+
+Prooftune beside other tools on the same rows, with the same hyperparameters and seeds, every contestant in a process of its own,
+in turn, on one machine. Ratios are medians over paired runs; above 1 Prooftune is faster. `benchmarks/` has the scripts, whose
+first lines say what is compared with what; this page is written by `benchmarks/page.py` from what they measured.
+"""
+
+
+def main() -> None:
+    parts = [_HEAD]
+    for name, title in _TITLES.items():
+        file = MEASURED / f"{name}.json"
+        if file.is_file():
+            result = json.loads(file.read_text("utf-8"))
+            parts += [f"## {title}", "", *_body(name, result), "", _where(result), ""]
+    TARGET.write_text("\n".join(parts).rstrip() + "\n", "utf-8")
+
+
+def _body(name: str, result: dict[str, Any]) -> list[str]:
+    if name == "step":
+        return _step(result)
+    if name == "estimates":
+        return _estimates(result)
+    medians, ratios = result["medians"], result["ratios"]
+    more = [key for key, heading in _MORE.items() if any(key in one for one in medians.values())]
+    same = any("same_predictions" in one for one in ratios.values())
+    headings = ["", "rows/s", *(_MORE[key] for key in more), "peak memory", "Prooftune is", "its memory"]
+    lines = [_row([*headings, *(["same predictions"] if same else [])]), _row(["---"] * (len(headings) + same))]
+    for contestant, one in medians.items():
+        ratio = ratios.get(contestant, {})
+        cells = [contestant, f"{one['rows_per_second']:.2f}", *(f"{one[key]:.4g}" if key in one else "" for key in more),
+                 f"{one['peak_memory_bytes'] / 1e9:.2f} GB",
+                 f"{ratio['speed']:.1f}× as fast" if ratio else "", f"{ratio['memory']:.0%}" if ratio else ""]
+        lines.append(_row([*cells, *([f"{ratio['same_predictions']:.1%}" if ratio else ""] if same else [])]))
+    runs = {contestant: [one["rows"] / one["seconds"] for one in several] for contestant, several in result["runs"].items()}
+    spread = "; ".join(f"{contestant} {min(v):.2f} to {max(v):.2f}" for contestant, v in runs.items())
+    return [*lines, "", f"{len(result['runs'][OURS])} paired runs, rows/s: {spread}."]
+
+
+_MORE = {"tokens_per_second": "tokens/s", "held_out_loss": "loss on other rows", "batch": "batch"}
+
+
+def _step(result: dict[str, Any]) -> list[str]:
+    others = result["other_operators_seconds"].items()
+    rest = ", ".join(f"{name.removeprefix('aten::')} {seconds:.2f} s" for name, seconds in others)
+    return [f"A step over {result['rows']} rows ({result['tokens']:,} tokens) takes {result['step_seconds']:.2f} s; its matrix",
+            f"products alone, at the same shapes, {result['products_alone_seconds']:.2f} s: **{result['share_of_step']:.0%}**. They",
+            f"are {result['product_rate'] / 1e12:.2f} TFLOP per second of the step, {result['share_of_rate_1024']:.0%} of the rate of",
+            f"a product of 1024 x 1024 here ({result['rate_1024'] / 1e12:.2f}). The rest, as the profiler sees it: {rest}."]
+
+
+def _estimates(result: dict[str, Any]) -> list[str]:
+    lines = [_row(["study", "variant", "time estimated", "took", "error", "memory estimated", "peak", "error"]), _row(["---"] * 8)]
+    for one in result["variants"]:
+        cells = [one["study"], one["variant"], f"{one['seconds']:.0f} s", f"{one['took_seconds']:.0f} s",
+                 f"{one['seconds'] / one['took_seconds'] - 1:+.0%}", f"{one['memory_bytes'] / 1e9:.2f} GB",
+                 f"{one['peak_bytes'] / 1e9:.2f} GB", f"{one['memory_bytes'] / one['peak_bytes'] - 1:+.0%}"]
+        lines.append(_row(cells))
+    return lines
+
+
+def _where(result: dict[str, Any]) -> str:
+    machine = dict(result["machine"])
+    versions = ", ".join(f"{name} {value}" for name, value in machine.items() if name not in ("processor", "cores"))
+    command = f"`{result['command'].strip()}`, " if "command" in result else ""
+    return f"{command}{result.get('date', '')}; {machine['processor']}, {machine['cores']} cores; {versions}."
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
