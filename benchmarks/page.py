@@ -65,10 +65,11 @@ _MORE = {"tokens_per_second": "tokens/s", "held_out_loss": "loss on other rows",
 def _step(result: dict[str, Any]) -> list[str]:
     others = result["other_operators_seconds"].items()
     rest = ", ".join(f"{name.removeprefix('aten::')} {seconds:.2f} s" for name, seconds in others)
-    return [f"A step over {result['rows']} rows ({result['tokens']:,} tokens) takes {result['step_seconds']:.2f} s; its matrix",
-            f"products alone, at the same shapes, {result['products_alone_seconds']:.2f} s: **{result['share_of_step']:.0%}**. They",
-            f"are {result['product_rate'] / 1e12:.2f} TFLOP per second of the step, {result['share_of_rate_1024']:.0%} of the rate of",
-            f"a product of 1024 x 1024 here ({result['rate_1024'] / 1e12:.2f}). The rest, as the profiler sees it: {rest}."]
+    step, alone = result["step_seconds"], result["products_alone_seconds"]
+    rate, most = result["product_rate"] / 1e12, result["rate_1024"] / 1e12
+    return [f"A step over {result['rows']} rows ({result['tokens']:,} tokens) takes {step:.2f} s; its matrix products alone, at the",
+            f"same shapes, {alone:.2f} s: **{alone / step:.0%}**. They are {rate:.2f} TFLOP per second of the step,",
+            f"{rate / most:.0%} of the rate of a product of 1024 x 1024 here ({most:.2f}). The rest, as the profiler sees it: {rest}."]
 
 
 def _estimates(result: dict[str, Any]) -> list[str]:

@@ -21,10 +21,17 @@ def environment(chosen: Recipe) -> dict[str, Any]:
         from prooftune.models import loading
 
         folder = loading.resolve(chosen.model.name, chosen.model.revision)
-        facts |= {"device": str(loading.device()), "dtype": str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch."),
-                  "attention": loading.attention(chosen.model.attention, folder, chosen.prompt.max_length),
-                  "model": chosen.model.name, "model_sha256": loading.weights_digest(folder)}
+        facts |= {**arithmetic(chosen), "model": chosen.model.name, "model_sha256": loading.weights_digest(folder)}
     return facts
+
+
+def arithmetic(chosen: Recipe) -> dict[str, str]:
+    """How a model is computed here: ``device``, ``dtype`` and ``attention``."""
+    from prooftune.models import loading
+
+    folder = loading.resolve(chosen.model.name, chosen.model.revision)
+    return {"device": str(loading.device()), "dtype": str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch."),
+            "attention": loading.attention(chosen.model.attention, folder, chosen.prompt.max_length)}
 
 
 def processor() -> str:

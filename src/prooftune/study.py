@@ -17,7 +17,7 @@ from typing import Any
 
 from prooftune import __version__, recipe, references, runs
 from prooftune.data import contexts
-from prooftune.environment import environment
+from prooftune.environment import arithmetic, environment
 from prooftune.errors import UsageError
 from prooftune.files import fingerprint, read_json, sha256, write_json, write_text
 from prooftune.progress import say
@@ -78,6 +78,10 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
     with runs.locked(folder):
         write_text(folder / "recipe.yaml", recipe.dump(chosen))
         study, data_print = prepare(chosen, base, folder)
+        if chosen.asks_model:
+            how = arithmetic(chosen)
+            say(f"model: {chosen.model.name}, {how['dtype']} on {how['device']}, {how['attention']} attention (model.dtype, "
+                "model.attention)", "dim")
         results = []
         models = _SharedModel()
         passages = Passages(chosen, base, folder)
