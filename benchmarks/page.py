@@ -67,9 +67,9 @@ def _step(result: dict[str, Any]) -> list[str]:
     rest = ", ".join(f"{name.removeprefix('aten::')} {seconds:.2f} s" for name, seconds in others)
     step, alone = result["step_seconds"], result["products_alone_seconds"]
     rate, most = result["product_rate"] / 1e12, result["rate_1024"] / 1e12
-    return [f"A step over {result['rows']} rows ({result['tokens']:,} tokens) takes {step:.2f} s; its matrix products alone, at the",
-            f"same shapes, {alone:.2f} s: **{alone / step:.0%}**. They are {rate:.2f} TFLOP per second of the step,",
-            f"{rate / most:.0%} of the rate of a product of 1024 x 1024 here ({most:.2f}). The rest, as the profiler sees it: {rest}."]
+    return [f"A step over {result['rows']} rows ({result['tokens']:,} tokens) takes {step:.2f} s; its matrix products alone, at",
+            f"the same shapes, {alone:.2f} s: **{alone / step:.0%}**. They are {rate:.2f} TFLOP per second of the step,",
+            f"{rate / most:.0%} of the rate of a product of 1024 x 1024 here ({most:.2f}). The rest, by the profiler: {rest}."]
 
 
 def _estimates(result: dict[str, Any]) -> list[str]:
