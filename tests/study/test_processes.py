@@ -28,10 +28,13 @@ PATIENCE = 180
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--main_process_port", "0"]
+RUN = ["--module", "prooftune", "run"]
 
 
 def launched(recipe: Path, out: Path) -> list[str]:
-    return [*TORCHRUN, "-m", "prooftune", "run", str(recipe), "--out", str(out)]
+    return [*TORCHRUN, *RUN, str(recipe), "--out", str(out)]
 
 
 def environment() -> dict[str, str]:
@@ -130,10 +133,12 @@ def test_weights_spread_over_processes_learn_what_whole_ones_do(model_folders: d
     assert done.returncode == 0, done.stderr
 
 
-def test_a_mistake_is_said_once_and_ends_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_a_mistake_is_said_once_and_ends_all(tmp_path: Path, launcher: list[str]) -> None:
     recipe = written({"name": "wrong", "data": {"train": "none.csv", "text": "text", "label": "label"},
                       "variants": ["majority"]}, tmp_path / "r.yaml")
-    done = subprocess.run(launched(recipe, tmp_path / "out"), capture_output=True, text=True, check=False, env=environment())
+    command = [*launcher, *RUN, str(recipe), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode != 0 and done.stderr.count("none.csv") == 1, done.stderr
 
 
