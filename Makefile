@@ -19,7 +19,7 @@ test: .venv/test.stamp lint  ## Install, then check style and types and run the 
 	$(BIN)/python -m pytest -q -n $(WORKERS)
 
 lint: .venv/test.stamp  ## Check style and types
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy src tests
 
 clean:  ## Remove the environment and the caches
