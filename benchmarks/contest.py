@@ -16,9 +16,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from prooftune.cost import Cost
+from prooftune.environment import processor
+from prooftune.tasks.prompts import Encoder
 
 Run = Callable[[argparse.Namespace], dict[str, Any]]
 OURS = "prooftune"
@@ -64,10 +68,15 @@ def contest(script: str, options: argparse.Namespace, runs: Mapping[str, Run], f
     print(json.dumps({"medians": result["medians"], "ratios": result["ratios"]}, indent=1))
 
 
+def asked(encoder: Encoder, rows: Sequence[Sequence[int]], predictions: Sequence[Any], spent: Cost) -> dict[str, Any]:
+    """The figures of a contestant that was asked prompts: rows behind the encoder's prefix."""
+    tokens = sum(len(encoder.prefix) + len(row) for row in rows)
+    return {"rows": len(rows), "seconds": spent.seconds, "prompt_tokens": tokens, "peak_memory_bytes": spent.peak_memory_bytes,
+            "predictions": list(predictions)}
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    from prooftune.environment import processor
-
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)}
     return {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
 

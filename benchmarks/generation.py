@@ -49,7 +49,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     with measured() as cost, autocast(model):
         for numbers, written in generate(model, encoder.prefix, rows, encoder.stop, max_new_tokens=NEW):
             found |= {i: encoder.decode_answer(done.ids) for i, done in zip(numbers, written, strict=True)}
-    return _figures(encoder, rows, [found[i] for i in range(len(rows))], cost)
+    return contest.asked(encoder, rows, [found[i] for i in range(len(rows))], cost)
 
 
 def padded(options: argparse.Namespace) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
     size = min(seconds, key=lambda one: seconds[one])
     with measured() as cost:
         answers = _library(model, encoder, rows, size)
-    return {**_figures(encoder, rows, answers, cost), "batch": size}
+    return {**contest.asked(encoder, rows, answers, cost), "batch": size}
 
 
 def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
     model = _model(options, "sdpa")
     with measured() as cost:
         answers = _library(model, encoder, rows, 1)
-    return _figures(encoder, rows, answers, cost)
+    return contest.asked(encoder, rows, answers, cost)
 
 
 def _library(model: Any, encoder: Encoder, rows: list[list[int]], size: int) -> list[str]:
@@ -110,12 +110,6 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
 def _model(options: argparse.Namespace, attention: str) -> Any:
     chosen = recipe.Model.model_validate({"name": loading.EMBEDDED, "dtype": options.dtype, "attention": attention})
     return loading.load_model(loading.resolve(loading.EMBEDDED), chosen, max_length=LONGEST)
-
-
-def _figures(encoder: Encoder, rows: list[list[int]], answers: list[str], cost: Any) -> dict[str, Any]:
-    tokens = sum(len(encoder.prefix) + len(row) for row in rows)
-    return {"rows": len(rows), "seconds": cost.seconds, "prompt_tokens": tokens, "peak_memory_bytes": cost.peak_memory_bytes,
-            "predictions": answers}
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     with measured() as cost, autocast(model):
         for numbers, scores in score_labels(model, encoder.prefix, rows, encoder.targets, encoder.stop):
             found |= dict(zip(numbers, scores.argmax(dim=1).tolist(), strict=True))
-    return _figures(encoder, rows, [found[i] for i in range(len(rows))], cost)
+    return contest.asked(encoder, rows, [found[i] for i in range(len(rows))], cost)
 
 
 def harness(options: argparse.Namespace) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def harness(options: argparse.Namespace) -> dict[str, Any]:
     with measured() as cost:
         replies = backend._loglikelihood_tokens(requests, disable_tqdm=True)
     scores = torch.tensor([reply[0] for reply in replies]).view(len(rows), len(LABELS))
-    return {**_figures(encoder, rows, scores.argmax(dim=1).tolist(), cost), "batch": backend.batch_size_per_gpu}
+    return {**contest.asked(encoder, rows, scores.argmax(dim=1).tolist(), cost), "batch": backend.batch_size_per_gpu}
 
 
 def _fastest(backend: Any, requests: list[Any]) -> int:
@@ -94,12 +94,6 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
     template = default_template("classification", ["text"], "")
     encoder = Encoder(Rendering(template, LABELS, chat=True, max_length=1600, shots=shots), tokenizer, ["text"])
     return encoder, [encoder.encode({"text": text}).row for text, _ in asked]
-
-
-def _figures(encoder: Encoder, rows: list[list[int]], predictions: list[int], cost: Any) -> dict[str, Any]:
-    tokens = sum(len(encoder.prefix) + len(row) for row in rows)
-    return {"rows": len(rows), "seconds": cost.seconds, "prompt_tokens": tokens, "peak_memory_bytes": cost.peak_memory_bytes,
-            "predictions": predictions}
 
 
 if __name__ == "__main__":
