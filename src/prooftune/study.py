@@ -15,14 +15,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prooftune import __version__, recipe, references, runs
+from prooftune import __version__, recipe, runs
 from prooftune.data import contexts
+from prooftune.data.sources import source_digest
 from prooftune.environment import arithmetic, environment
 from prooftune.errors import UsageError
-from prooftune.files import fingerprint, read_json, sha256, write_json, write_text
+from prooftune.files import fingerprint, read_json, write_json, write_text
 from prooftune.progress import say
 from prooftune.recipe import Recipe, Variant
-from prooftune.records import SPLITS, Example, SplitName, Study, VariantResult
+from prooftune.records import SPLITS, Example, Study, VariantResult
 from prooftune.redaction import redacted
 from prooftune.tasks import task
 from prooftune.tasks.prompts import Encoder
@@ -117,7 +118,7 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     print_ = fingerprint({
         "data": chosen.data.model_dump(), "audit": chosen.audit.model_dump(), "seed": chosen.seed, "version": __version__,
         "prompt": chosen.prompt.model_dump(), "model": chosen.model.name, "task": chosen.task,
-        "sources": {name: _source_digest(chosen, name, base) for name in SPLITS}, "searched": searches_contexts(chosen)})
+        "sources": {name: source_digest(chosen.data, name, base) for name in SPLITS}, "searched": searches_contexts(chosen)})
     place = folder / "data"
     if runs.is_done(place, print_):
         say("data and audit: unchanged", "dim")
@@ -257,19 +258,6 @@ def _inputs(chosen: Recipe, variant: Variant) -> list[Any]:
     if variant.kind == "tuned":
         parts += [chosen.lora, chosen.training, chosen.early_stopping, chosen.forgetting]
     return parts
-
-
-def _source_digest(chosen: Recipe, split: SplitName, base: Path) -> Any:
-    """What identifies the content of a split's source: a digest, or for a package or hub data set its name."""
-    if getattr(chosen.data, split) is None:
-        return None
-    source = chosen.data.reading(split)
-    if references.is_reference(source.path) or source.path.startswith("hub:"):
-        return None
-    path = base / Path(source.path).expanduser()
-    if path.is_file():
-        return sha256(path)
-    return sorted([str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns] for p in path.rglob("*") if p.is_file())
 
 
 def encoder_for(chosen: Recipe, study: Study) -> Encoder:

@@ -13,10 +13,11 @@ from prooftune.data import questions
 from prooftune.data.table import Table, as_text
 from prooftune.data.tables import read_table
 from prooftune.errors import Failure, UsageError, nearest
+from prooftune.files import sha256
 from prooftune.hub import cached_if_unreachable
 from prooftune.progress import waiting
-from prooftune.recipe import Source, Task
-from prooftune.records import Example
+from prooftune.recipe import Data, Source, Task
+from prooftune.records import Example, SplitName
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,3 +201,16 @@ def _load_from_hub(name: str, split: str, source: Source) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def source_digest(data: Data, split: SplitName, base: Path) -> Any:
+    """What identifies the content of a split's source: a digest, or for a package or hub data set its name."""
+    if getattr(data, split) is None:
+        return None
+    source = data.reading(split)
+    if references.is_reference(source.path) or source.path.startswith("hub:"):
+        return None
+    path = base / Path(source.path).expanduser()
+    if path.is_file():
+        return sha256(path)
+    return sorted([str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns] for p in path.rglob("*") if p.is_file())
