@@ -66,8 +66,8 @@ def joined() -> Iterator[bool]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if os.environ["RANK"] != "0":
         os.environ["PROOFTUNE_QUIET"] = "1"
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _told_to_end)
+    handles = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _told_to_end) if handles else None
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     _waiting = distributed.new_group(backend="gloo", timeout=_LONG)
     try:
@@ -82,6 +82,8 @@ def joined() -> Iterator[bool]:
                     _tell(None)
     finally:
         _waiting = None
+        if handles:
+            signal.signal(signal.SIGTERM, before)
         with suppress(RuntimeError):
             distributed.destroy_process_group()
 
