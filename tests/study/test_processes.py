@@ -27,7 +27,8 @@ PATIENCE = 180
 """Seconds after which a moment that has not come is a failure."""
 
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+# The addresses are said, since a machine's own name need not lead anywhere.
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
               "--main_process_port", "0"]
 RUN = ["--module", "prooftune", "run"]
@@ -39,7 +40,7 @@ def launched(recipe: Path, out: Path) -> list[str]:
 
 def environment() -> dict[str, str]:
     shown = {k: v for k, v in os.environ.items() if k != "PROOFTUNE_QUIET"}
-    return shown | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return shown | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def study(model: Path, folder: Path, **training: Any) -> dict[str, Any]:
