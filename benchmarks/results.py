@@ -85,7 +85,19 @@ def table(study: dict[str, Any]) -> list[str]:
         cells = [_interval(metrics[key]) if key in metrics else "–" for key in columns]
         lines.append(f"| {name} | {' | '.join(cells)} | {_seconds(cost['train_seconds'])} | {_seconds(cost['score_seconds'])} "
                      f"| {_memory(cost.get('peak_memory_bytes'))} |")
-    return [*lines, "", f"{scores['n']:,} test examples.", *_differences(scores)]
+    return [*lines, "", f"{scores['n']:,} test examples.", *_thresholds(scores), *_differences(scores)]
+
+
+def _thresholds(scores: dict[str, Any]) -> list[str]:
+    """What the models answered before their no-answer thresholds, and what their no-answer scores are worth."""
+    found = {name: v["no_answer"] for name, v in scores["variants"].items() if v.get("no_answer")}
+    if not found:
+        return []
+    lines = ["", "Before the no-answer threshold, which is chosen on validation questions (AUROC: how often a question without an "
+             "answer has a higher no-answer score than one with an answer; 0.5 is chance):", "",
+             "| variant | F1 | F1 with an answer | best F1 any threshold gives | AUROC |", "|---|---:|---:|---:|---|"]
+    return lines + [f"| {name} | {t['f1_without']:.3f} | {t['has_answer_f1_without']:.3f} | {t['best_f1_on_test']:.3f} "
+                    f"| {_interval(t['auroc'])} |" for name, t in found.items()]
 
 
 def _differences(scores: dict[str, Any]) -> list[str]:

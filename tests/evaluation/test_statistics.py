@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, multinomial
+from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from prooftune.evaluation.statistics import (
+    auroc,
     holm,
     mcnemar,
     mcnemar_p,
@@ -135,3 +137,30 @@ def test_enumeration_helper_is_sound() -> None:
     """The multinomial probability of one outcome equals the product used in `exact_power`."""
     direct = multinomial.pmf([3, 1, 6], 10, [0.3, 0.1, 0.6])
     assert direct == pytest.approx(binom.pmf(4, 10, 0.4) * binom.pmf(3, 4, 0.75))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=60))
+def test_auroc_equals_scikit_learn(drawn: list[tuple[int, bool]]) -> None:
+    scores, positive = np.array([s for s, _ in drawn], float), np.array([p for _, p in drawn])
+    found = auroc(scores, positive, 0.95)
+    if positive.all() or not positive.any():
+        assert found is None
+        return
+    assert found is not None
+    assert found.value == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_the_interval_of_auroc_holds_the_true_area_as_often_as_it_says() -> None:
+    """Two normal distributions one standard deviation apart have the area Phi(1/sqrt 2) = 0.7602."""
+    random = np.random.default_rng(0)
+    positive = np.arange(200) < 80
+    found = [auroc(random.normal(positive.astype(float)), positive, 0.9) for _ in range(1000)]
+    held = np.mean([f is not None and f.low <= 0.76025 <= f.high for f in found])
+    assert 0.87 < held < 0.93
+
+
+def test_the_interval_of_auroc_is_not_empty_where_all_are_told_apart() -> None:
+    found = auroc(np.arange(20.0), np.arange(20) >= 10, 0.95)
+    assert found is not None and (found.value, found.high) == (1, 1) and 0.6 < found.low < 0.8

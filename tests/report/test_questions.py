@@ -140,7 +140,8 @@ def test_threshold_table_and_figure_say_what_was_chosen_and_what_it_gives():
     for name, row in rows.items():
         v, t = variants[name], variants[name]["no_answer"]
         assert row == [f"{t['value']:+.2f}".replace("-", "−"), "60", said("f1", v["metrics"]["f1"]), percent(t["f1_without"]),
-                       said("exact", v["metrics"]["exact"]), percent(t["exact_without"]), percent(t["best_f1_on_test"])]
+                       said("exact", v["metrics"]["exact"]), percent(t["exact_without"]), percent(t["best_f1_on_test"]),
+                       said("auroc", t["auroc"])]
         best, chosen = drawn[f"F1 of {name} against its no-answer threshold"]
         assert best.endswith(f"F1 {percent(max(p['f1'] for p in t['curve']))}") and best.startswith("best on test")
         assert chosen.endswith(f"F1 {percent(v['metrics']['f1']['value'])}")
@@ -254,6 +255,16 @@ def test_a_variant_that_never_answers_is_told():
     assert "majority: gives" not in text
     assert "tuned: gives no answer to any question; its scores" in cautions(
         rebuilt("squad", variants__tuned__metrics__answer_words=never, variants__tuned__abstained=120))
+
+
+def test_a_variant_that_hardly_answers_says_what_its_no_answer_score_is_worth():
+    told = facts_of("squad")["scores"]["variants"]["tuned"]["no_answer"]
+    text = cautions(rebuilt("squad", variants__tuned__abstained=119))
+    assert "tuned: said “no answer” to 119 of 120 questions" in text
+    assert (f"AUROC {told['auroc']['value']:.1%} ({told['auroc']['low']:.1%} to {told['auroc']['high']:.1%}; chance is 50%); "
+            f"before the threshold, F1 on questions with an answer was {told['has_answer_f1_without']:.1%}.") in text
+    assert "AUROC" not in cautions(page_of("squad"))
+    assert "AUROC" not in cautions(rebuilt("squad", variants__tuned__abstained=119, variants__tuned__no_answer__auroc=None))
 
 
 def test_meteor_without_synonyms_is_told():

@@ -105,6 +105,39 @@ def wilson_interval(successes: int, n: int, confidence: float) -> tuple[float, f
     return (0.0 if successes == 0 else middle - half), (1.0 if successes == n else middle + half)
 
 
+def auroc(scores: Floats, positive: NDArray[np.bool_], confidence: float) -> Interval | None:
+    """Area under the ROC curve: how often a positive example scores above a negative one (ties count half; 0.5 is chance).
+
+    The interval rests on the placements of every example among those of the other kind (DeLong, DeLong and Clarke-Pearson
+    1988), and is taken on the logit scale, so that it stays between 0 and 1.
+
+    Args:
+        scores: higher where an example is more likely positive, [n].
+        positive: [n].
+
+    Returns:
+        None where examples of one kind are missing. Where the kinds are parted wholly no variance can be estimated; the
+        interval is then Wilson's for the smaller kind.
+    """
+    from scipy.stats import norm, rankdata
+
+    one, other = scores[positive], scores[~positive]
+    m, n = len(one), len(other)
+    if not m or not n:
+        return None
+    together = rankdata(np.concatenate([one, other]))
+    above = (together[:m] - rankdata(one)) / n  # for each positive: the share of the negatives below it
+    below = 1 - (together[m:] - rankdata(other)) / m
+    area = float(above.mean())
+    variance = (above.var(ddof=1) / m if m > 1 else 0.0) + (below.var(ddof=1) / n if n > 1 else 0.0)
+    if area in (0.0, 1.0) or not variance:
+        low, high = wilson_interval(round(area * min(m, n)), min(m, n), confidence)
+        return Interval(area, min(low, area), max(high, area))
+    half = float(norm.ppf((1 + confidence) / 2)) * sqrt(variance) / (area * (1 - area))
+    low, high = (1 / (1 + np.exp(-(np.log(area / (1 - area)) + side * half))) for side in (-1, 1))
+    return Interval(area, float(low), float(high))
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A figure with the ends of its interval."""

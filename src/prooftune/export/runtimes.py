@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from prooftune.errors import Failure
+
 Floats = NDArray[np.float64]
 
 
@@ -129,7 +131,7 @@ class LlamaCpp:
         return found
 
     def classes(self, ids: Sequence[int]) -> Floats:
-        raise NotImplementedError("no head in GGUF")
+        raise Failure("llama.cpp runs no classification head; export such a bundle in another format")
 
     def write(self, ids: Sequence[int], stop: int, limit: int) -> list[int]:
         written: list[int] = []

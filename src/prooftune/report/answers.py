@@ -58,12 +58,15 @@ def threshold_table(scores: Mapping[str, Any]) -> Table | None:
     """What the threshold gives and what any could have given."""
     rows = [(name, [Cell(signed(t["value"], 2)), number(t["validation_n"]),
                     figure(v["metrics"]["f1"]), Cell(written(t["f1_without"])),
-                    figure(v["metrics"]["exact"]), Cell(written(t["exact_without"])), Cell(written(t["best_f1_on_test"]))])
+                    figure(v["metrics"]["exact"]), Cell(written(t["exact_without"])), Cell(written(t["best_f1_on_test"])),
+                    figure(t["auroc"])])
             for name, v in shown.ranked(scores) if (t := v.get("no_answer"))]
     return Table(
         "threshold-table", "No-answer thresholds",
-        f"On {count(scores['n'])} test questions. The best on test is found with the answers known: a bound, and no result.",
-        ["variant", "threshold (nats)", "chosen on", "F1 with it", "F1 without", "EM with it", "EM without", "best F1 on test"],
+        f"On {count(scores['n'])} test questions. The best on test is found with the answers known: a bound, and no result. "
+        "AUROC: how often a question without an answer has a higher no-answer score than one with an answer; 50% is chance.",
+        ["variant", "threshold (nats)", "chosen on", "F1 with it", "F1 without", "EM with it", "EM without", "best F1 on test",
+         "AUROC"],
         rows) if rows else None
 
 

@@ -75,7 +75,7 @@ def _of_variant(variant: Mapping[str, Any], task: shown.Shown) -> list[str]:
         found.append(f"gave the same label, '{given[0]}', to all {n:,} examples: it tells nothing apart, whatever its accuracy.")
     if variant["kind"] != "majority" and ALMOST_ALL * n <= variant.get("abstained", 0) < n:
         found.append(f"said “no answer” to {variant['abstained']:,} of {n:,} questions, so its scores are nearly the share of "
-                     "questions without one.")
+                     "questions without one." + _why_abstaining(variant.get("no_answer") or {}))
     words = variant["metrics"].get("answer_words")
     if words and words["value"] == 0 and variant["kind"] != "majority":
         found.append("gives no answer to any question" + (
@@ -86,6 +86,15 @@ def _of_variant(variant: Mapping[str, Any], task: shown.Shown) -> list[str]:
         found.append(f"the validation rows do not determine a temperature (it ran to the end of its range, "
                      f"{temperature:.2g}); do not rely on its calibrated probabilities.")
     return found
+
+
+def _why_abstaining(told: Mapping[str, Any]) -> str:
+    """What the no-answer score is worth, and what the answers were like before the threshold."""
+    apart, before = told.get("auroc"), told.get("has_answer_f1_without")
+    if not apart or before is None:
+        return ""
+    return (f" Its no-answer score tells the two kinds apart with AUROC {apart['value']:.1%} ({apart['low']:.1%} to "
+            f"{apart['high']:.1%}; chance is 50%); before the threshold, F1 on questions with an answer was {before:.1%}.")
 
 
 def _of_forgetting(name: str, told: Mapping[str, Any]) -> list[str]:

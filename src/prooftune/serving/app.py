@@ -141,13 +141,11 @@ def _answer_errors(app: FastAPI) -> None:
         return Response(refused.body(), refused.status, refused.headers())
 
     @app.exception_handler(Refused)
-    async def refused(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
+    async def refused(_: Request, error: Refused) -> Response:
         return answered(error)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
         return answered(_invalid(error.errors()))
 
     # What goes wrong inside is logged by `observed`, which is raised to.
@@ -156,8 +154,7 @@ def _answer_errors(app: FastAPI) -> None:
         return answered(Refused(500, INTERNAL, "internal_error"))
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
         reply = answered(Refused(error.status_code, str(error.detail), {404: "not_found", 405: "method_not_allowed"}.get(
             error.status_code, "invalid_request")))
         reply.headers.update(error.headers or {})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prooftune.engine import attention
 from prooftune.engine.batches import Batch, collate
@@ -147,8 +146,8 @@ class TuningModule(nn.Module):
 
     def trainable_state(self) -> dict[str, Tensor]:
         """What is learned, by name; whole, where several processes hold a part of every weight each (then all must ask)."""
-        learning = ((name, p.detach()) for name, p in self.named_parameters() if p.requires_grad)
-        return {name: (p.full_tensor() if isinstance(p, DTensor) else p).contiguous() for name, p in learning}
+        learning: Iterator[tuple[str, Any]] = ((n, p.detach()) for n, p in self.named_parameters() if p.requires_grad)
+        return {name: (p.full_tensor() if _is_part(p) else p).contiguous() for name, p in learning}
 
     def load_trainable(self, saved: Mapping[str, Tensor]) -> None:
         """Take what `trainable_state` gave.
@@ -156,17 +155,24 @@ class TuningModule(nn.Module):
         Raises:
             Failure: it is of other parameters.
         """
-        parameters = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        parameters: dict[str, Any] = {name: p for name, p in self.named_parameters() if p.requires_grad}
         if saved.keys() != parameters.keys():
             raise Failure("it was made with other trainable parameters")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 value = saved[name].to(parameter.device)
-                if isinstance(parameter, DTensor):
+                if _is_part(parameter):
+                    from torch.distributed.tensor import distribute_tensor
+
                     value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
                 parameter.copy_(value)
 
     @property
     def sharded(self) -> bool:
         """Whether this process holds a part of every weight only (FSDP)."""
-        return any(isinstance(p, DTensor) for p in self.parameters())
+        return any(_is_part(p) for p in self.parameters())
+
+
+def _is_part(parameter: Any) -> bool:
+    """Whether this process holds a part of a weight only. Asked of the tensor itself, whose class takes a second to import."""
+    return hasattr(parameter, "full_tensor")

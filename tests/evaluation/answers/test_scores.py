@@ -55,6 +55,10 @@ def test_the_threshold_comes_from_validation_and_is_only_applied_to_test() -> No
     # Both say "no answer" too much on validation; where test is like it the threshold puts everything right.
     assert told["zero-shot"]["metrics"]["f1"]["value"] == 1.0
     assert told["zero-shot"]["no_answer"]["f1_without"] == 0.5
+    assert told["zero-shot"]["no_answer"]["has_answer_f1_without"] == 0.0
+    # A shift changes which side of the threshold they are on, not their order.
+    assert told["zero-shot"]["no_answer"]["auroc"] == told["tuned"]["no_answer"]["auroc"]
+    assert told["tuned"]["no_answer"]["auroc"]["value"] == 1.0
     # Where test is unlike it, the same threshold answers everything: nothing was chosen on test.
     assert told["tuned"]["metrics"]["has_answer_f1"]["value"] == 1.0
     assert told["tuned"]["metrics"]["no_answer_f1"]["value"] == 0.0

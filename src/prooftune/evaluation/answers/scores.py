@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,6 +19,7 @@ from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.outcomes import check_comparable
 from prooftune.evaluation.scores import tidy
 from prooftune.evaluation.statistics import (
+    auroc,
     holm,
     minimum_detectable_mean,
     percentile_interval,
@@ -125,7 +126,7 @@ def role(variant: Variant) -> str:
 def answered(study: Study, result: VariantResult, recipe: Recipe) -> Answered:
     """The final answers of one variant to the test questions, after its threshold, with their scores."""
     primary, _ = PRIMARY[recipe.task]
-    threshold = _threshold(study, result)
+    threshold = _threshold(study, result, recipe.evaluation.confidence)
     outputs = final_outputs(result.test, threshold["value"] if threshold else None)
     references = [e.references or () for e in study.test]
     columns = answer_columns(outputs, references, **_bertscore(outputs, references, recipe))
@@ -148,7 +149,7 @@ def _no_answer(prediction: Prediction) -> float:
     return prediction.no_answer_log_prob - prediction.answer_log_prob
 
 
-def _threshold(study: Study, result: VariantResult) -> dict[str, Any] | None:
+def _threshold(study: Study, result: VariantResult, confidence: float) -> dict[str, Any] | None:
     """The no-answer threshold, chosen by F1 on validation questions, and how F1 on test questions depends on it."""
     both = [*result.validation, *result.test]
     if not both or any(p.no_answer_log_prob is None for p in both):
@@ -161,8 +162,11 @@ def _threshold(study: Study, result: VariantResult) -> dict[str, Any] | None:
             sides[name] = squad.best_threshold(gap, best.f1, best.has_answer, np.array([not p.raw for p in predictions]))
     chosen = sides["validation"].value if "validation" in sides else 0.0
     without = squad.score([p.output for p in result.test], [e.references or () for e in study.test])
+    apart = auroc(np.array([_no_answer(p) for p in result.test]), ~without.has_answer, confidence)
     return {"value": chosen, "validation_n": len(result.validation), "f1_without": float(without.f1.mean()),
             "exact_without": float(without.exact.mean()), "best_f1_on_test": sides["test"].score,
+            "has_answer_f1_without": float(without.f1[without.has_answer].mean()) if without.has_answer.any() else None,
+            "auroc": asdict(apart) if apart else None,
             "curve": [{"threshold": t, "f1": s} for t, s in zip(sides["test"].thresholds.tolist(), sides["test"].scores.tolist(),
                                                                 strict=True)]}
 
