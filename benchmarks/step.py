@@ -24,12 +24,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from prooftune import recipe
 from prooftune.engine.arithmetic import leave_inputs
+from prooftune.engine.layers import fused
 from prooftune.models import adapters, loading
 from prooftune.training.objective import Row, TuningModule, make_collator
 
 PRODUCTS: dict[str, Callable[..., Tensor]] = {"aten::mm": torch.mm, "aten::bmm": torch.bmm}
 """Operators whose tensor arguments are the two factors."""
-ADDED: dict[str, Callable[..., Tensor]] = {"aten::addmm": torch.addmm, "aten::baddbmm": torch.baddbmm}
+ADDED: dict[str, Callable[..., Tensor]] = {"aten::addmm": torch.addmm, "aten::addmm_": torch.addmm, "aten::baddbmm": torch.baddbmm}
 """Those that add a third tensor, their first argument."""
 
 
@@ -40,11 +41,13 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=70, help="mean tokens of a row after the prefix")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    step, tokens = _step(options)
-    step()
-    seconds = statistics.median(_timed(step) for _ in range(options.repeats))
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+    model = _adapted()
+    step, tokens = _step(model, options)
+    with fused(model):
         step()
+        seconds = statistics.median(_timed(step) for _ in range(options.repeats))
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+            step()
     alone = work = 0.0
     rest: dict[str, float] = {}
     for event in seen.key_averages(group_by_input_shape=True):
@@ -64,10 +67,14 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def _step(options: argparse.Namespace) -> tuple[Callable[[], Any], int]:
-    model = loading.load_model(loading.resolve(loading.EMBEDDED), recipe.Model(dtype="bfloat16"), max_length=320)
-    model = adapters.attach(model, recipe.Variant(kind="tuned"), {})
+def _adapted() -> Any:
+    base = loading.load_model(loading.resolve(loading.EMBEDDED), recipe.Model(dtype="bfloat16"), max_length=320)
+    model = adapters.attach(base, recipe.Variant(kind="tuned"), {})
     leave_inputs(model)
+    return model
+
+
+def _step(model: Any, options: argparse.Namespace) -> tuple[Callable[[], Any], int]:
     module, draw = TuningModule(model).train(), random.Random(0)
     prefix = [draw.randrange(1000, 40000) for _ in range(options.prefix)]
     lengths = [max(5, int(draw.gauss(options.length, options.length / 5))) for _ in range(options.rows)]

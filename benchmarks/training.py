@@ -61,12 +61,10 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
 
 def as_a_study(model: Any, encoder: Encoder, rows: list[Row]) -> Cost:
     """Train as a study does; what it cost."""
-    from prooftune.engine.arithmetic import leave_inputs
     from prooftune.training.arguments import training_arguments
     from prooftune.training.objective import TuningModule
     from prooftune.training.trainer import train
 
-    leave_inputs(model)
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_arguments(ARGUMENTS, Path(folder), rows=len(rows), validation=0, seed=0, dtype=torch.bfloat16,
                                        patience=None)

@@ -9,20 +9,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from prooftune.engine.layers import fused
+
 
 @contextmanager
 def autocast(model: nn.Module) -> Iterator[None]:
-    """The arithmetic of scoring is that of training: 16-bit products over float32 adapters."""
+    """The arithmetic of scoring is that of training: 16-bit products over float32 adapters, and the same layers."""
     first = next(model.parameters())
     dtype = getattr(model, "dtype", first.dtype)
     if dtype not in (torch.bfloat16, torch.float16):
-        yield
+        with fused(model):
+            yield
         return
     layers = _adapted(model)
     before = [layer.cast_input_dtype_enabled for layer in layers]
     leave_inputs(model)
     try:
-        with torch.autocast(first.device.type, dtype=dtype):
+        with torch.autocast(first.device.type, dtype=dtype), fused(model):
             yield
     finally:
         for layer, enabled in zip(layers, before, strict=True):

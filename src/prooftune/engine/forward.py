@@ -21,6 +21,7 @@ from prooftune.engine.attention import KeysValues, Sight
 from prooftune.engine.batches import Batch, collate
 from prooftune.engine.cache import Kept
 from prooftune.engine.flat import Blocks, Line
+from prooftune.engine.last import only_at
 from prooftune.errors import Failure
 from prooftune.progress import say
 
@@ -126,14 +127,16 @@ def hidden_states(body: nn.Module, batch: Batch, prefix: Prefix | None, kept: Ke
         prefix: what `prefix_cache` gave.
         kept: takes the rows' keys and values, for tokens to come (our own attention only).
     """
-    out = _with_own_attention(body, batch, prefix, kept) if shares(body) else _with_library_attention(body, batch, prefix)
+    with only_at(body, batch.read):
+        out = _with_own_attention(body, batch, prefix, kept) if shares(body) else _with_library_attention(body, batch, prefix)
     hidden: Tensor = out.last_hidden_state
     return hidden.reshape(-1, hidden.shape[-1])[batch.read].contiguous()
 
 
 def line_states(body: nn.Module, line: Line) -> Tensor:
     """Hidden states [n, d] at the line's read positions (our own attention only)."""
-    out = body(input_ids=line.input_ids, position_ids=line.position_ids, **attention.options(Blocks.of(line)))
+    with only_at(body, line.read):
+        out = body(input_ids=line.input_ids, position_ids=line.position_ids, **attention.options(Blocks.of(line)))
     hidden: Tensor = out.last_hidden_state
     return hidden[0].index_select(0, line.read)
 

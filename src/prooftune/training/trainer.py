@@ -27,6 +27,8 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from transformers.trainer_utils import EvalLoopOutput
 
 from prooftune import processes
+from prooftune.engine.arithmetic import leave_inputs
+from prooftune.engine.layers import fused
 from prooftune.errors import Failure, UsageError
 from prooftune.files import full_disk_explained
 from prooftune.progress import bar, say
@@ -202,8 +204,10 @@ def train(
     if checkpoint:
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         say(f"{description}: resuming after step {state['global_step']:,} of {state['max_steps']:,}", "dim")
+    if arguments.bf16 or arguments.fp16:
+        leave_inputs(module.model)
     try:
-        with full_disk_explained(folder, OSError, SafetensorError, RuntimeError):
+        with full_disk_explained(folder, OSError, SafetensorError, RuntimeError), fused(module.model):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         shown.close()

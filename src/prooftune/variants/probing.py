@@ -16,7 +16,6 @@ from transformers import TrainerCallback
 
 from prooftune import cost
 from prooftune.data.questions import CONTEXT
-from prooftune.engine.arithmetic import leave_inputs
 from prooftune.engine.batches import by_tokens
 from prooftune.models import adapters, loading
 from prooftune.progress import waiting
@@ -172,8 +171,6 @@ def _learning(
             tried, Path(folder), rows=len(rows), validation=0, seed=context.recipe.seed,
             dtype=loading.arithmetic(context.recipe.model.dtype), patience=None,
             learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method))
-        if arguments.bf16 or arguments.fp16:
-            leave_inputs(model)
         # Short batches are filled up, so that every step has its own.
         filled = [rows[i] for numbers in chosen for i in itertools.islice(itertools.cycle(numbers), batch)]
         with cost.measured() as most:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prooftune import processes
 from prooftune.cost import measured
-from prooftune.engine.arithmetic import autocast, leave_inputs
+from prooftune.engine.arithmetic import autocast
 from prooftune.engine.forward import check_readout, readout_of
 from prooftune.engine.scoring import score_labels
 from prooftune.errors import Failure, UsageError
@@ -105,8 +105,6 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
         dtype=loading.arithmetic(recipe.model.dtype), patience=recipe.early_stopping,
         learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method))
     resumed = last_whole_checkpoint(context.folder / "checkpoints") is not None
-    if arguments.bf16 or arguments.fp16:
-        leave_inputs(model)
     trainable, total = adapters.trainable_counts(model)
     module = TuningModule(model)
     with measured() as cost:
