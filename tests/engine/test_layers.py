@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prooftune import recipe
 from prooftune.engine import attention, last, layers
 from prooftune.engine.batches import collate
+from prooftune.engine.cache import Kept
 from prooftune.engine.flat import lay
 from prooftune.engine.forward import body_of, hidden_states, line_states
 from prooftune.models import adapters
@@ -183,6 +184,15 @@ def test_the_last_layer_computes_no_more_than_is_read(model_folders: dict[str, P
     with torch.no_grad():
         line_states(body, lay([40, 41, 42], ROWS, READ))
     assert seen == [30] * (len(seen) - 1) + [4]  # of 27 tokens and a prefix of 3; one place is read twice
+
+
+@pytest.mark.parametrize("make", [plain, adapted])
+def test_a_batch_of_which_nothing_is_read(model_folder: Path, make: Callable[..., Any]) -> None:
+    """The common beginning of several questions on one text is computed for its keys and values alone."""
+    model, kept = make(model_folder).eval(), Kept()
+    with torch.no_grad(), layers.fused(model):
+        assert hidden_states(body_of(model), collate([[5, 6, 7]], [[]], 0), None, kept).shape == (0, model.config.hidden_size)
+    assert len(kept.layers()) == model.config.num_hidden_layers
 
 
 def test_layers_that_are_computed_again_are_computed_whole(model_folders: dict[str, Path]) -> None:

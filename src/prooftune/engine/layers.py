@@ -133,7 +133,7 @@ class _Group:
         outs = _AdaptedLinears.apply(  # type: ignore[no-untyped-call]
             x.reshape(-1, x.shape[-1]), self.layers[0].scaling[names[0]], *(layer.base_layer.weight for layer in self.layers),
             *(layer.lora_A[name].weight for layer, name in pairs), *(layer.lora_B[name].weight for layer, name in pairs))
-        return [out.view(*x.shape[:-1], -1) for out in outs]
+        return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]
 
     def _fits(self, x: Tensor) -> bool:
         return (_computes_in(x.dtype, x.device.type) and all(_is_plain(layer, x) for layer in self.layers)
