@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.models.llama import modeling_llama
 
 from prooftune import recipe
-from prooftune.engine import attention, last, layers
+from prooftune.engine import attention, last, layers, rotary
 from prooftune.engine.batches import collate
 from prooftune.engine.cache import Kept
 from prooftune.engine.flat import lay
@@ -144,6 +145,35 @@ def test_inputs_are_told_apart_by_what_they_are(model_folders: dict[str, Path]) 
         got = [attn.q_proj(one), attn.k_proj(two), attn.k_proj(one), attn.v_proj(one), attn.q_proj(one)]
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_turning_and_its_gradient_are_the_librarys() -> None:
+    own, found = modeling_llama.apply_rotary_pos_emb, []
+    cos, sin = torch.randn(2, 2, 3, 8)
+    for turn in (own, rotary._replacing(own)):
+        q, k = torch.randn(2, 4, 3, 8).requires_grad_(), torch.randn(2, 2, 3, 8).requires_grad_()
+        with torch.no_grad():
+            q.copy_(torch.arange(192.0).view(q.shape).sin())
+            k.copy_(torch.arange(96.0).view(k.shape).cos())
+        turned = turn(q, k, cos, sin)
+        sum((t * t.cos()).sum() for t in turned).backward()
+        found.append([*turned, q.grad, k.grad])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_a_function_that_turns_otherwise_is_left_alone(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, own = plain(model_folders["llama"]), modeling_llama.apply_rotary_pos_emb
+    with layers.fused(model):
+        assert modeling_llama.apply_rotary_pos_emb is not own
+    assert modeling_llama.apply_rotary_pos_emb is own
+
+    def backwards(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
+        return own(q, k, cos, -sin)
+
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", backwards)
+    with layers.fused(model):
+        assert modeling_llama.apply_rotary_pos_emb is backwards
 
 
 ROWS = [[5, 6, 7], [9], list(range(10, 33))]

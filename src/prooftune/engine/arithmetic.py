@@ -43,4 +43,4 @@ def leave_inputs(model: nn.Module) -> None:
 
 
 def _adapted(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if hasattr(module, "cast_input_dtype_enabled")]
+    return [module for module in model.modules() if "cast_input_dtype_enabled" in vars(module)]

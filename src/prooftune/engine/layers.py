@@ -3,7 +3,8 @@
 On a processor a small model spends a third of its time on reading and writing arrays between two matrix products. Here
 the adapters of layers that read the same input (queries, keys and values; gate and up) are one product, which the frozen
 layers' products then add to themselves, and so are the gradients of that input; a gated MLP keeps the two arrays that its
-gradient needs and no others; a root mean square norm is one pass each way. The arithmetic is the same but for fewer roundings.
+gradient needs and no others; a root mean square norm is one call each way; queries and keys are turned in place (`rotary`).
+The arithmetic is the same but for fewer roundings.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from prooftune.engine.rotary import turned_in_place
 
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Children of one module that are called on the same input."""
@@ -26,16 +30,21 @@ def fused(model: nn.Module) -> Iterator[None]:
     A layer that turns out otherwise when it is called (quantised weights, several adapters, dropout, DoRA, a merged or
     disabled adapter, a bias, another dtype) is computed by its own code.
     """
-    replaced: list[nn.Module] = []
-    for module, forward in _replacements(model):
-        if "forward" not in vars(module):
-            module.forward = forward
-            replaced.append(module)
+    if model not in _KNOWN:
+        _KNOWN[model] = list(_replacements(model))
+    replaced = [(vars(module), forward) for module, forward in _KNOWN[model] if "forward" not in vars(module)]
+    for attributes, forward in replaced:
+        attributes["forward"] = forward
     try:
-        yield
+        with turned_in_place(model):
+            yield
     finally:
-        for module in replaced:
-            del module.forward
+        for attributes, _ in replaced:
+            del attributes["forward"]
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, Callable[..., Any]]]] = WeakKeyDictionary()
+"""What was found to replace in a model: to look through its modules takes longer than a short answer."""
 
 
 def _replacements(model: nn.Module) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
