@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from bundle.making import changed
 from export.conftest import ROWS, Make
 from prooftune import recipe
 from prooftune.bundle import golden
@@ -128,3 +129,20 @@ def test_the_golden_set_is_what_the_bundle_says_and_the_same_every_time(make: Ma
     assert [row.output for row in rows] == [answer.label for answer in loaded.predict([row.inputs for row in rows])]
     golden.write(tmp_path / "again.jsonl", golden.make(loaded, ROWS))
     assert (tmp_path / "again.jsonl").read_bytes() == (bundle / golden.NAME).read_bytes()
+
+
+def test_the_golden_set_of_a_16_bit_bundle_says_what_its_weights_say(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = read_facts(make("llama"))
+    bundle = changed(make("llama"), tmp_path / "b", model={**facts["model"], "dtype": "bfloat16"})
+    exact, usual = golden.exact(bundle), load(bundle)
+    assert (exact.model.dtype, usual.model.dtype) == (torch.float32, torch.bfloat16)
+    golden.write(bundle / golden.NAME, golden.make(exact, ROWS))
+    parity = export(bundle, "merged", tmp_path / "out")["parity"]
+    assert parity["agreement"] == 1.0 and parity["max_difference"] < 1e-3
+    there, here = (golden.make(loaded, ROWS)[0].log_probs for loaded in (exact, usual))
+    assert max(abs(a - b) for a, b in zip(there, here, strict=True)) > 1e-3
+    # Without room for it, it is made in the bundle's own arithmetic.
+    monkeypatch.setattr(loading, "available_memory", lambda: 1000)
+    assert golden.exact(bundle).model.dtype == torch.bfloat16

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from prooftune import recipe
-from prooftune.bundle.load import Classifier, gives_probabilities
+from prooftune.bundle.facts import read_facts
+from prooftune.bundle.load import Classifier, base_folder, gives_probabilities, load
 from prooftune.engine.arithmetic import autocast
 from prooftune.engine.generation import Generated, generate
 from prooftune.errors import Failure, UsageError
+from prooftune.models.loading import fits_in_float32
 from prooftune.records import Example
 from prooftune.tasks import classification
 
@@ -67,6 +69,19 @@ def drawn(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), count))]
 
 
+def exact(folder: Path, trust_remote_code: bool = False) -> Classifier | Answerer:
+    """The bundle in float32: what its weights say, without the rounding of 16-bit arithmetic, in which rows that are all but
+    undecided fall either way. Weights that were quantised in training, or that would fill the memory, stay as they are.
+
+    Raises:
+        UsageError, Failure: as `load` does.
+    """
+    facts = read_facts(folder)
+    weights = base_folder(facts) if facts["part"] == "adapter" else folder / "model"
+    wide = not facts["quantization"] and fits_in_float32(weights)
+    return load(folder, trust_remote_code=trust_remote_code, dtype="float32" if wide else None)
+
+
 def make(bundle: Classifier | Answerer, rows: Sequence[Example]) -> list[Golden]:
     """Ask the bundle.
 
@@ -74,7 +89,7 @@ def make(bundle: Classifier | Answerer, rows: Sequence[Example]) -> list[Golden]
     doing, and an export shows nothing by it.
 
     Args:
-        bundle: as `load` returns it.
+        bundle: as `exact` returns it.
         rows: examples with the bundle's fields; their targets are kept, and not looked at.
     """
     examples = bundle.examples([row.inputs for row in rows])

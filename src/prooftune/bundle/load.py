@@ -117,7 +117,9 @@ def gives_probabilities(facts: Mapping[str, Any]) -> bool:
     return bool(facts["objective"] == "head" or facts["scoring"]["method"] != "generation")
 
 
-def load(folder: Path, shared: dict[str, Any] | None = None, *, trust_remote_code: bool = False) -> Classifier | Answerer:
+def load(
+    folder: Path, shared: dict[str, Any] | None = None, *, trust_remote_code: bool = False, dtype: str | None = None
+) -> Classifier | Answerer:
     """Load a bundle, and its base model by name where the bundle holds an adapter.
 
     Args:
@@ -125,6 +127,7 @@ def load(folder: Path, shared: dict[str, Any] | None = None, *, trust_remote_cod
         shared: base models that are loaded already; a bundle with the same base adds its adapter there instead of loading
             the base again, and a base that is loaded is added. Bundles that share must not predict at the same time.
         trust_remote_code: whether a base model may run Python code of its own, where the bundle's recipe allowed it.
+        dtype: arithmetic other than the recipe's, such as ``float32`` for what the weights say without 16-bit rounding.
 
     Returns:
         A `Classifier`, or an `Answerer` where the bundle answers questions; both have ``predict``.
@@ -139,6 +142,8 @@ def load(folder: Path, shared: dict[str, Any] | None = None, *, trust_remote_cod
     if facts["model"]["trust_remote_code"] and not trusted:
         raise UsageError(f"{folder} says that its model {facts['model']['name']} may run code of its own. If you trust both, set "
                          "PROOFTUNE_TRUST_REMOTE_CODE=1.")
+    if dtype:
+        facts = {**facts, "model": {**facts["model"], "dtype": dtype}}
     model, adapter = _model(folder, facts, shared if shared is not None else {})
     tokenizer = _tokenizer(folder / "tokenizer")
     with _explained(folder / "bundle.json"):

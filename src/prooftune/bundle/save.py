@@ -11,7 +11,6 @@ from prooftune.bundle import golden
 from prooftune.bundle.about import about_study
 from prooftune.bundle.card import card
 from prooftune.bundle.facts import FORMAT
-from prooftune.bundle.load import load
 from prooftune.data.questions import CONTEXT
 from prooftune.engine.scoring import label_tree
 from prooftune.files import atomic_path, read_json, write_json
@@ -67,8 +66,8 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
         # Validation rows: a test set whose texts were handed on with the bundle would soon be trained on.
         rows = golden.drawn(study.validation, chosen.bundle.golden, chosen.seed)
         if rows:
-            # By the bundle as it was written: what it says is what `prooftune.load` gives.
-            written = load(temporary, trust_remote_code=chosen.model.trust_remote_code)
+            # By the bundle as it was written, not by the model in memory.
+            written = golden.exact(temporary, chosen.model.trust_remote_code)
             golden.write(temporary / golden.NAME, golden.make(written, rows))
 
 

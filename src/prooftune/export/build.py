@@ -12,7 +12,6 @@ from prooftune import __version__
 from prooftune.bundle import golden
 from prooftune.bundle.facts import check_files, read_facts
 from prooftune.bundle.golden import Golden, limit
-from prooftune.bundle.load import load
 from prooftune.cost import measured
 from prooftune.errors import Failure, UsageError
 from prooftune.export import diagnosis, ollama
@@ -92,7 +91,7 @@ def _golden(bundle: Path, facts: dict[str, Any], rows_of: Path | None) -> list[G
     place = rows_of or bundle / golden.NAME
     if place.is_dir():
         seed = 0
-        return golden.of_run(load(bundle), place, ROWS, seed)
+        return golden.of_run(golden.exact(bundle), place, ROWS, seed)
     if rows_of is None and not place.is_file():
         raise UsageError(f"{bundle} holds no golden set to check an export by (its recipe says bundle.golden: 0, or it is older "
                          "than golden sets). Give one: --golden RUN, the run folder that it came from, asks the run's validation "

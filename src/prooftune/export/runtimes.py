@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.errors import Failure
+from prooftune.models.loading import fits_in_float32
 
 Floats = NDArray[np.float64]
 
@@ -49,7 +50,8 @@ class Transformers:
 
         kind = AutoModelForSequenceClassification if head else AutoModelForCausalLM
         self.name = f"transformers {transformers.__version__}"
-        self.model: Any = kind.from_pretrained(folder, dtype="auto").eval()
+        # Where there is room, what the written weights say, whatever the arithmetic of whoever will use them.
+        self.model: Any = kind.from_pretrained(folder, dtype="float32" if fits_in_float32(folder) else "auto").eval()
         if torch.cuda.is_available() and not getattr(self.model.config, "quantization_config", None):
             self.model.to("cuda")
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe, references
+from prooftune.cost import available_memory
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.files import atomic_path, cache_folder, fingerprint, read_json, sha256
 from prooftune.hub import cached_if_unreachable
@@ -223,6 +224,14 @@ def weights_digest(folder: Path) -> str:
     with contextlib.suppress(Failure), atomic_path(cached) as temporary:
         temporary.write_text(digest)
     return digest
+
+
+def fits_in_float32(folder: Path) -> bool:
+    """Whether a model folder's weights take at most half of the memory that can be had now in float32; quantised ones do not."""
+    if "quantization_config" in read_json(folder / "config.json"):
+        return False
+    free = available_memory()
+    return free is None or 4 * parameters(folder) <= free / 2
 
 
 def parameters(folder: Path) -> int:
