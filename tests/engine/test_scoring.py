@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prooftune import recipe
-from prooftune.engine.batches import by_tokens
+from prooftune.engine.batches import SPARE, by_tokens
 from prooftune.engine.forward import check_readout, readout_of
 from prooftune.engine.scoring import label_tree, score_classes, score_labels
 from prooftune.errors import Failure
@@ -147,7 +148,9 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budge
     assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+        assert len(batch) * max(lengths[i] for i in batch) - sum(lengths[i] for i in batch) <= max(SPARE, 1)
     assert batches == by_tokens(lengths, budget)
+    assert len(by_tokens(lengths, budget, inf)) <= len(batches)
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=5).map(tuple), min_size=1, max_size=8, unique=True))

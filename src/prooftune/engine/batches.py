@@ -30,8 +30,17 @@ class Batch:
     read: Tensor
 
 
-def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
+SPARE = 256
+"""Tokens of padding that cost about as much as another batch does."""
+
+
+def by_tokens(lengths: Sequence[int], budget: int, spare: float = SPARE) -> list[list[int]]:
     """Group rows of similar length so that a batch, padded to its longest row, has at most `budget` tokens.
+
+    Args:
+        lengths: tokens of each row.
+        budget: most tokens of a batch, padding included.
+        spare: most tokens of padding in a batch.
 
     Returns:
         Row numbers per batch, longest rows first (so that memory peaks at once, not at the end). A row longer
@@ -39,13 +48,14 @@ def by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
-    longest = 0
+    longest = padding = 0
     for i in order:
-        if batches and longest * (len(batches[-1]) + 1) <= budget:
+        padding += longest - lengths[i]
+        if batches and longest * (len(batches[-1]) + 1) <= budget and padding <= spare:
             batches[-1].append(i)
         else:
             batches.append([i])
-            longest = max(1, lengths[i])
+            longest, padding = max(1, lengths[i]), 0
     return batches
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
@@ -90,14 +91,15 @@ def generate(
             if choose is not None:
                 raise Failure("decoding under a constraint needs an architecture that Prooftune's own attention fits; set "
                               "answering.constrained: false")
-            for numbers in by_tokens(lengths, batch_tokens):
+            for numbers in by_tokens(lengths, batch_tokens, inf):
                 yield numbers, _by_library(model, [[*prefix, *rows[i]] for i in numbers], stop, tuple(instead), max_new_tokens)
             return
         cache = prefix_cache(body_of(model), prefix)
         groups, rest = alike(rows)
         batches = [([i for group in several for i in group.numbers], several)
                    for several in alike_by_tokens(groups, lengths, batch_tokens)]
-        batches += [([rest[i] for i in chosen], []) for chosen in by_tokens([lengths[i] for i in rest], batch_tokens)]
+        # Every batch takes all steps of its longest answer, which costs more than padding does.
+        batches += [([rest[i] for i in chosen], []) for chosen in by_tokens([lengths[i] for i in rest], batch_tokens, inf)]
         for numbers, several in batches:
             writer = _Writer(model, cache, len(prefix), numbers, stop, tuple(instead), choose)
             yield numbers, writer.write([rows[i] for i in numbers], [group.common for group in several for _ in group.numbers],
