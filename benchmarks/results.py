@@ -96,12 +96,14 @@ def _thresholds(scores: dict[str, Any]) -> list[str]:
         return []
     lines = ["", "Before the no-answer threshold, which is chosen on validation questions (AUROC: how often a question without an "
              "answer has a higher no-answer score than one with an answer; 0.5 is chance):", "",
-             "| variant | F1 | F1 with an answer | best F1 any threshold gives | AUROC |", "|---|---:|---:|---:|---|"]
+             "| variant | F1 | F1 with an answer | the same, made to answer | best F1 any threshold gives | AUROC |",
+             "|---|---:|---:|---:|---:|---|"]
     never = scores["support"][UNANSWERABLE] / scores["n"]
     end = ["", f"To answer nothing at all gives F1 {never:.3f}. A no-answer score beats that only where it finds the questions "
            "without an answer; one near chance does not, however good the answers to the others become."]
-    return lines + [f"| {name} | {t['f1_without']:.3f} | {t['has_answer_f1_without']:.3f} | {t['best_f1_on_test']:.3f} "
-                    f"| {_interval(t['auroc'])} |" for name, t in found.items()] + end
+    cells = [f"| {name} | {t['f1_without']:.3f} | {t['has_answer_f1_without']:.3f} | {t['has_answer_f1_always']:.3f} "
+             f"| {t['best_f1_on_test']:.3f} | {_interval(t['auroc'])} |" for name, t in found.items()]
+    return [*lines, *cells, *end]
 
 
 def _differences(scores: dict[str, Any]) -> list[str]:

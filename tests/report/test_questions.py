@@ -261,8 +261,9 @@ def test_a_variant_that_hardly_answers_says_what_its_no_answer_score_is_worth():
     told = facts_of("squad")["scores"]["variants"]["tuned"]["no_answer"]
     text = cautions(rebuilt("squad", variants__tuned__abstained=119))
     assert "tuned: said “no answer” to 119 of 120 questions" in text
-    assert (f"AUROC {told['auroc']['value']:.1%} ({told['auroc']['low']:.1%} to {told['auroc']['high']:.1%}; chance is 50%); "
-            f"before the threshold, F1 on questions with an answer was {told['has_answer_f1_without']:.1%}.") in text
+    assert (f"AUROC {told['auroc']['value']:.1%} ({told['auroc']['low']:.1%} to {told['auroc']['high']:.1%}; chance is 50%). "
+            f"On questions with an answer its F1 was {told['has_answer_f1_without']:.1%} before the threshold, and "
+            f"{told['has_answer_f1_always']:.1%} if made to answer.") in text
     assert "AUROC" not in cautions(page_of("squad"))
     assert "AUROC" not in cautions(rebuilt("squad", variants__tuned__abstained=119, variants__tuned__no_answer__auroc=None))
 

@@ -94,7 +94,8 @@ def _why_abstaining(told: Mapping[str, Any]) -> str:
     if not apart or before is None:
         return ""
     return (f" Its no-answer score tells the two kinds apart with AUROC {apart['value']:.1%} ({apart['low']:.1%} to "
-            f"{apart['high']:.1%}; chance is 50%); before the threshold, F1 on questions with an answer was {before:.1%}.")
+            f"{apart['high']:.1%}; chance is 50%). On questions with an answer its F1 was {before:.1%} before the threshold, and "
+            f"{told['has_answer_f1_always']:.1%} if made to answer.")
 
 
 def _of_forgetting(name: str, told: Mapping[str, Any]) -> list[str]:

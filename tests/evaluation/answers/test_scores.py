@@ -56,6 +56,7 @@ def test_the_threshold_comes_from_validation_and_is_only_applied_to_test() -> No
     assert told["zero-shot"]["metrics"]["f1"]["value"] == 1.0
     assert told["zero-shot"]["no_answer"]["f1_without"] == 0.5
     assert told["zero-shot"]["no_answer"]["has_answer_f1_without"] == 0.0
+    assert told["zero-shot"]["no_answer"]["has_answer_f1_always"] == 1.0
     # A shift changes which side of the threshold they are on, not their order.
     assert told["zero-shot"]["no_answer"]["auroc"] == told["tuned"]["no_answer"]["auroc"]
     assert told["tuned"]["no_answer"]["auroc"]["value"] == 1.0

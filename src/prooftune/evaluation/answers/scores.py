@@ -162,10 +162,12 @@ def _threshold(study: Study, result: VariantResult, confidence: float) -> dict[s
             sides[name] = squad.best_threshold(gap, best.f1, best.has_answer, np.array([not p.raw for p in predictions]))
     chosen = sides["validation"].value if "validation" in sides else 0.0
     without = squad.score([p.output for p in result.test], [e.references or () for e in study.test])
+    always = squad.score([p.raw for p in result.test], [e.references or () for e in study.test])
     apart = auroc(np.array([_no_answer(p) for p in result.test]), ~without.has_answer, confidence)
     return {"value": chosen, "validation_n": len(result.validation), "f1_without": float(without.f1.mean()),
             "exact_without": float(without.exact.mean()), "best_f1_on_test": sides["test"].score,
             "has_answer_f1_without": float(without.f1[without.has_answer].mean()) if without.has_answer.any() else None,
+            "has_answer_f1_always": float(always.f1[always.has_answer].mean()) if always.has_answer.any() else None,
             "auroc": asdict(apart) if apart else None,
             "curve": [{"threshold": t, "f1": s} for t, s in zip(sides["test"].thresholds.tolist(), sides["test"].scores.tolist(),
                                                                 strict=True)]}
