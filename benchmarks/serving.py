@@ -101,7 +101,7 @@ def _compared(got: list[dict[str, Any]], expected: list[Any], tolerance: float) 
     wrong, farthest = 0, 0.0
     for one, want in zip(got, expected, strict=True):
         top = sorted(want.probabilities.values(), reverse=True)[:2]
-        tie = len(top) == 2 and top[0] - top[1] <= tolerance
+        tie = len(top) == 2 and top[0] - top[1] <= 2 * tolerance
         far = max(abs(one["probabilities"][label] - p) for label, p in want.probabilities.items())
         wrong += far > tolerance or (one["label"] != want.label and not tie)
         farthest = max(farthest, far)

@@ -6,8 +6,10 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,9 +20,12 @@ from export.conftest import ROWS, Make
 from prooftune.bundle import golden
 from prooftune.bundle.facts import read_facts
 from prooftune.bundle.load import load
+from prooftune.cost import Cost
 from prooftune.errors import Failure, UsageError
 from prooftune.export import merged, ollama
+from prooftune.export.asking import Said
 from prooftune.export.build import export
+from prooftune.export.parity import Limits, compared
 from prooftune.files import read_json, write_json
 
 
@@ -214,3 +219,13 @@ def test_the_command_exports_and_ends_in_1_when_refused(
     code, said = run(str(bundle), "--to", "merged", "--out", str(tmp_path / "two"), "--max-difference", "0", "--golden",
                      str(make("llama3", chat=False) / golden.NAME))
     assert code == 1 and "prooftune: not exported:" in said.err and not (tmp_path / "two").exists()
+
+
+def test_free_texts_are_judged_by_their_tokens() -> None:
+    said = [Said("one half as it was", False, (0.01,), None, None, (39, 40)), Said("b", True, (0.0,), None, None, (10, 10))]
+    found = compared(Mock(), said, [True, True], Cost(1.0, 1), 0.0, True)
+    assert (found.agreement, found.token_agreement) == (0.5, 0.98)
+    assert not found.misses(Limits(0.98, 0.05))
+    assert found.misses(Limits(0.99, 0.05)) == ["98.0% of the tokens of the bundle's answers are the export's too; 99.0% must be"]
+    labels = compared(Mock(), [replace(one, tokens=None) for one in said], [], Cost(1.0, 1), 0.0, False)
+    assert labels.misses(Limits(0.98, 0.05)) == ["50.0% of 2 golden rows get the bundle's answer; 98.0% must"]

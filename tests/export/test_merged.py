@@ -59,6 +59,7 @@ def test_every_kind_of_bundle_answers_the_same_once_it_is_merged(make: Make, tmp
     assert parity["agreement"] == 1.0 and parity["mean_difference"] < 1e-3
     assert parity["metric"]["export"] == pytest.approx(parity["metric"]["bundle"])
     assert parity["rows"] == (5 if "task" in options else 10)
+    assert parity["token_agreement"] == (1.0 if "task" in options else None)
 
 
 def test_a_head_keeps_its_labels_in_the_export(make: Make, tmp_path: Path) -> None:

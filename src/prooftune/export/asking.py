@@ -26,6 +26,8 @@ class Said:
         differences: of every label's log-probability; or of the golden answer's, by token.
         quality: how good the answer is, 0 to 1: right or wrong, or the overlap of words; None where no target is known.
         before: that of the bundle's.
+        tokens: how many tokens of the bundle's free text the artefact too finds the likeliest, each behind those before it, and
+            how many there are; None where labels are compared.
     """
 
     output: str
@@ -33,6 +35,7 @@ class Said:
     differences: tuple[float, ...]
     quality: float | None
     before: float | None
+    tokens: tuple[int, int] | None = None
 
 
 def by_parts(runtime: Runtime, facts: dict[str, Any], row: Golden) -> list[int]:
@@ -91,16 +94,18 @@ def _label_log_probs(runtime: Runtime, facts: dict[str, Any], ids: Sequence[int]
 def _answered(runtime: Runtime, facts: dict[str, Any], row: Golden, ids: Sequence[int]) -> Said:
     text = _text(runtime, facts, runtime.write(ids, facts["tokens"]["stop"], limit(facts)))
     differences: tuple[float, ...] = ()
+    tokens: tuple[int, int] | None = None
     if row.answer_ids and row.answer_log_prob is not None:
         rows = runtime.log_probs([*ids, *row.answer_ids[:-1]], len(row.answer_ids))
         total = sum(float(each[token]) for each, token in zip(rows, row.answer_ids, strict=True))
         differences = (abs(total - row.answer_log_prob) / len(row.answer_ids),)
+        tokens = int((rows.argmax(axis=1) == np.array(row.answer_ids)).sum()), len(row.answer_ids)
     if facts["labels"]:
         output, before = parse_label(text, facts["labels"]) or "", parse_label(row.answer, facts["labels"]) or ""
         right = None if row.target is None else (float(output == row.target), float(before == row.target))
         return Said(output, output == before, differences, *(right or (None, None)))
-    right = None if row.references is None else (_overlap(text, row, facts), _overlap(row.answer, row, facts))
-    return Said(text, text == row.answer, differences, *(right or (None, None)))
+    quality, usual = (None, None) if row.references is None else (_overlap(text, row, facts), _overlap(row.answer, row, facts))
+    return Said(text, text == row.answer, differences, quality, usual, tokens)
 
 
 def _text(runtime: Runtime, facts: dict[str, Any], ids: Sequence[int]) -> str:

@@ -45,8 +45,10 @@ def _checked(record: dict[str, Any]) -> str:
         return ("**NOT CHECKED.** This export was written without running it: nobody knows whether it answers as its bundle "
                 "does. Export it again where its runtime is installed.")
     rows, limits = record["parity"]["rows"], record["limits"]
+    what = "of the tokens of the bundle's answers at least had to be its own choice too" if \
+        record["parity"].get("token_agreement") is not None else "at least had to get the bundle's answer"
     return (f"Checked: {rows} golden rows of the bundle were run through these files by {record['parity']['runtime']}. "
-            f"{limits['agreement']:.0%} at least had to get the bundle's answer, with log-probabilities within "
+            f"{limits['agreement']:.0%} {what}, with log-probabilities within "
             f"{limits['mean_difference']:g} nats on average.")
 
 
@@ -56,6 +58,8 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
     if parity is None:
         return (record["format"], "not checked", *[""] * 6, size, "", "", "nothing")
     agree = f"{parity['agreement']:.1%} of {parity['rows']} ({parity['agreement_low']:.1%} to {parity['agreement_high']:.1%})"
+    if parity.get("token_agreement") is not None:
+        agree += f"; tokens {parity['token_agreement']:.1%}"
     metric = parity["metric"]
     figures = ("", "", "") if metric is None else (
         f"{metric['name']} {metric['export']:.3f}", f"{metric['bundle']:.3f}",

@@ -22,7 +22,8 @@ class Limits:
     """What an export must reach.
 
     Attributes:
-        agreement: smallest share of golden rows with the bundle's answer.
+        agreement: smallest share of golden rows with the bundle's label; of free texts, of their tokens that the export too
+            finds the likeliest, since from one undecided token on a whole text may go another way.
         difference: largest mean difference of log-probabilities, in nats.
     """
 
@@ -59,6 +60,8 @@ class Parity:
         agreement, agreement_low, agreement_high: share of rows with the bundle's answer, and its Wilson interval (95%).
         max_difference, mean_difference: of log-probabilities in nats, over rows and labels (of answers, by token); None
             where no row has one.
+        token_agreement: share of the tokens of the bundle's free texts that the export too finds the likeliest, each behind the
+            bundle's own tokens before it; None where labels are compared.
         one_text: share of rows whose prompt comes to the same token ids when it is tokenised as one text.
         metric: None where no target is known.
         seconds, rows_per_second: one row at a time.
@@ -72,6 +75,7 @@ class Parity:
     agreement_high: float
     max_difference: float | None
     mean_difference: float | None
+    token_agreement: float | None
     one_text: float | None
     metric: Metric | None
     seconds: float
@@ -84,7 +88,11 @@ class Parity:
     def misses(self, limits: Limits) -> list[str]:
         """What is short of the limits, one sentence each."""
         found = []
-        if self.agreement < limits.agreement:
+        if self.token_agreement is not None:
+            if self.token_agreement < limits.agreement:
+                found.append(f"{self.token_agreement:.1%} of the tokens of the bundle's answers are the export's too; "
+                             f"{limits.agreement:.1%} must be")
+        elif self.agreement < limits.agreement:
             found.append(f"{self.agreement:.1%} of {self.rows} golden rows get the bundle's answer; {limits.agreement:.1%} must")
         if self.mean_difference is not None and not self.mean_difference <= limits.difference:
             found.append(f"log-probabilities differ by {self.mean_difference:.4g} nats on average (at most "
@@ -108,10 +116,12 @@ def compared(
     agreeing, rows = sum(one.agrees for one in said), len(said)
     low, high = wilson_interval(agreeing, rows, 0.95)
     differences = [value for one in said for value in one.differences]
+    tokens = [one.tokens for one in said if one.tokens is not None]
+    same = sum(n for n, _ in tokens) / sum(n for _, n in tokens) if tokens else None
     seconds = cost.seconds - loaded
     return Parity(
         runtime.name, rows, agreeing / rows, low, high, max(differences, default=None),
-        float(np.mean(differences)) if differences else None, float(np.mean(one_text)) if one_text else None,
+        float(np.mean(differences)) if differences else None, same, float(np.mean(one_text)) if one_text else None,
         _metric(said, "F1" if questions else "accuracy"), seconds, rows / seconds, cost.peak_memory_bytes)
 
 
