@@ -9,7 +9,7 @@ The arithmetic is the same but for fewer roundings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -114,6 +114,7 @@ class _Group:
         self.layers = list(layers)
         self._of: Tensor | None = None
         self._waiting: dict[int, Tensor] = {}
+        self._plain: dict[Hashable, bool] = {}
 
     def forward_of(self, layer: Any) -> Callable[..., Any]:
         """What replaces the layer's forward: the first that is called computes all, the others take what is theirs."""
@@ -145,8 +146,14 @@ class _Group:
         return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]
 
     def _fits(self, x: Tensor) -> bool:
-        return (_computes_in(x.dtype, x.device.type) and all(_is_plain(layer, x) for layer in self.layers)
-                and len({layer.scaling[layer.active_adapters[0]] for layer in self.layers}) == 1)
+        # What a layer is made of takes longer to look through than its products take for a short row; this is what changes.
+        state = (x.dtype, x.device.type, *((layer.disable_adapters, layer.merged, layer.training, *layer.active_adapters,
+                                            *layer.scaling.values(), layer.base_layer.weight.requires_grad)
+                                           for layer in self.layers))
+        if state not in self._plain:
+            self._plain[state] = all(_is_plain(layer, x) for layer in self.layers) and len(
+                {layer.scaling[layer.active_adapters[0]] for layer in self.layers}) == 1
+        return self._plain[state] and _computes_in(x.dtype, x.device.type)
 
 
 def _is_plain(layer: Any, x: Tensor) -> bool:
