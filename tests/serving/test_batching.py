@@ -61,6 +61,28 @@ def test_what_waits_for_one_model_is_computed_together_up_to_the_budget(batcher:
     assert held.asked == [("a", [0]), ("a", [1, 2, 3]), ("b", [5, 8]), ("a", [6, 7])]
 
 
+def test_who_was_just_answered_is_waited_for_a_moment(batcher: Batcher, held: Held) -> None:
+    first = batcher.submit("a", [0, 1, 2], later())
+    assert held.begun.wait(10)
+    waiting = batcher.submit("a", [9], later())
+    time.sleep(0.6)  # the moment is a share of what the batch took
+    held.go.set()
+    assert first.result(10) == [0, 2, 4]
+    again = batcher.submit("a", [3, 4, 5], later())
+    assert (waiting.result(10), again.result(10)) == ([18], [6, 8, 10])
+    assert [rows for _, rows in held.asked] == [[0, 1, 2], [9, 3, 4, 5]]
+
+
+def test_nobody_is_waited_for_in_vain(batcher: Batcher, held: Held) -> None:
+    first = batcher.submit("a", [0, 1, 2], later())
+    assert held.begun.wait(10)
+    held.go.set()
+    assert first.result(10) == [0, 2, 4]
+    begun = time.monotonic()
+    assert batcher.submit("a", [9], later()).result(10) == [18]
+    assert time.monotonic() - begun < 5
+
+
 def test_a_request_longer_than_a_batch_is_computed_alone(batcher: Batcher, held: Held) -> None:
     begin(batcher, held)
     long, short = batcher.submit("a", list(range(6)), later()), batcher.submit("a", [9], later())

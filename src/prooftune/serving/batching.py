@@ -1,7 +1,8 @@
 """Dynamic batching: one thread per loaded model takes what waits and computes it together.
 
-Nothing waits for others to come: while one batch is computed the next one gathers, so a lone request is answered
-at once and a crowd is answered in large batches.
+While one batch is computed the next one gathers, so a lone request is answered at once and a crowd is answered in
+large batches. Only behind a large batch a small one waits for a moment: who was just answered tends to ask again, and
+would be computed apart from those who waited meanwhile, in turn, each half at half the speed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ Compute = Callable[[Any, list[Any]], Sequence[Any]]
 
 Note = Callable[[Any, int, float], None]
 """(key, rows, seconds) of a batch that was computed."""
+
+
+MOMENT, SHARE = 0.05, 0.1
+"""Most seconds that a batch waits for more rows, and the most as a share of what the last one took."""
 
 
 class Full(Exception):
@@ -67,6 +72,7 @@ class Batcher:
         self._compute, self._queue_rows, self._batch_rows, self._note = compute, queue_rows, batch_rows, note
         self._jobs: deque[Job] = deque()
         self._waiting, self._closed, self._rate = 0, False, 0.0
+        self._last_rows, self._wait_until = 0, 0.0
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"batches of {name}", daemon=True)
         self._thread.start()
@@ -116,9 +122,15 @@ class Batcher:
                     self._changed.wait()
                 if not self._jobs:
                     return
+                self._gather()
                 batch = self._take()
             if batch:
                 self._run(batch)
+
+    def _gather(self) -> None:
+        """Wait a moment, right after a batch, until as many rows wait as there were in it."""
+        while self._waiting < self._last_rows and not self._closed and (left := self._wait_until - time.monotonic()) > 0:
+            self._changed.wait(left)
 
     def _take(self) -> list[Job]:
         """The first request that waits, and those of its key that fit beside it."""
@@ -152,6 +164,7 @@ class Batcher:
                 batch[0].done.set_exception(error)
             return
         seconds = time.monotonic() - start
+        self._last_rows, self._wait_until = min(len(rows), self._batch_rows), start + seconds + min(MOMENT, SHARE * seconds)
         speed = len(rows) / max(seconds, 1e-6)
         self._rate = 0.8 * self._rate + 0.2 * speed if self._rate else speed
         if self._note is not None:
