@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +17,9 @@ import pytest
 
 from prooftune.bundle.bulk import on_ray, predict_file, predicting
 from prooftune.bundle.bulk.on_ray import Pool, share
+from prooftune.bundle.bulk.parts import Counts
 from prooftune.bundle.bulk.shipping import copied, digest_of, files_of
+from prooftune.data.streaming import Block
 from prooftune.errors import Failure, UsageError
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
@@ -84,8 +84,8 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
 
         calls = 0
 
-        def __call__(self, batch: Any) -> Any:
-            answer = super().__call__(batch)
+        def part(self, block: Block) -> tuple[bytes, Counts]:
+            answer = super().part(block)
             self.calls += 1
             (working / str(os.getpid())).touch()
             if self.calls == 3 and not killed.exists():
@@ -109,12 +109,12 @@ def test_a_block_that_kills_every_worker_ends_the_work_and_what_was_done_stays(
     local, ray, deaths = (tmp_path / name for name in ("local.jsonl", "ray.jsonl", "deaths"))
 
     class Poisoned(on_ray._Worker):
-        def __call__(self, batch: Any) -> Any:
-            if any(row["id"] == ROWS - 1 for row in pickle.loads(batch["block"][0].as_py()).records()):
+        def part(self, block: Block) -> tuple[bytes, Counts]:
+            if any(row["id"] == ROWS - 1 for row in block.records()):
                 with deaths.open("a") as handle:
                     handle.write("x")
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().__call__(batch)
+            return super().part(block)
 
     with monkeypatch.context() as patched:
         patched.setattr(on_ray, "_Worker", Poisoned)
@@ -133,7 +133,7 @@ def test_what_a_worker_finds_wrong_is_said_as_it_is(
     cluster: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Refusing(on_ray._Worker):
-        def __call__(self, batch: Any) -> Any:
+        def part(self, block: Block) -> tuple[bytes, Counts]:
             raise UsageError("column 'n' cannot hold it")
 
     monkeypatch.setattr(on_ray, "_Worker", Refusing)

@@ -8,7 +8,6 @@ on the machine where the command runs: text has no rows to jump to, and reading 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -26,6 +25,7 @@ from prooftune.bundle.bulk.parts import Counts
 from prooftune.bundle.bulk.shipping import copied, digest_of, files_of
 from prooftune.bundle.facts import check_files
 from prooftune.bundle.load import load
+from prooftune.data.streaming import Block
 from prooftune.errors import Failure, ProoftuneError, UsageError
 
 if TYPE_CHECKING:
@@ -143,8 +143,10 @@ def labelled(pool: Pool, work: Work) -> Iterator[Write]:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         for batch in _dataset(pool, work).iter_batches(batch_size=1, batch_format="pyarrow"):
-            [row] = batch.to_pylist()
-            yield partial(_write, row["part"], json.loads(row["counts"]))
+            answer = _content(batch)
+            if isinstance(answer, ProoftuneError):
+                raise answer
+            yield partial(_write, *answer)
     except ray.exceptions.RayError as error:
         raise _explained(error) from error
 
@@ -158,8 +160,6 @@ def _dataset(pool: Pool, work: Work) -> Any:
     context.execution_options.preserve_order = True
     # A row is a block of the file and is labelled by itself; Ray Data would put small ones together.
     context.target_max_block_size = 1
-    # So that what a worker says arrives as it was said.
-    context.raise_original_map_exception = True
     context.enable_progress_bars = context.print_on_execution_start = False
     with ray.data.DataContext.current(context), warnings.catch_warnings():
         # The last arguments have no other names yet (hence the range of versions in pyproject.toml).
@@ -179,11 +179,12 @@ def _at(node: str) -> Any:
 
 
 def _read(_: Any, work: Work) -> Iterator[Any]:
-    """The blocks of the file, each as a row."""
-    import pyarrow as pa
-
-    for block in work.blocks():
-        yield pa.table({"block": pa.array([pickle.dumps(block)], pa.large_binary())})
+    """The blocks of the file, each as a row; in the place of one that cannot be read, the error."""
+    try:
+        for block in work.blocks():
+            yield _row(block)
+    except ProoftuneError as error:
+        yield _row(error)
 
 
 class _Worker:
@@ -194,17 +195,31 @@ class _Worker:
         self._bundle: Classifier | Answerer | None = None
 
     def __call__(self, batch: Any) -> Any:
-        """The block's part of the output and its counts."""
-        import pyarrow as pa
+        """Of a block its part and counts, or the error that a person is to read: Ray would bury it in text of its own."""
+        block = _content(batch)
+        try:
+            return _row(block if isinstance(block, ProoftuneError) else self.part(block))
+        except ProoftuneError as error:
+            return _row(error)
 
+    def part(self, block: Block) -> tuple[bytes, Counts]:
         # Not before: Ray starts a worker again without end that dies before it has something to do.
         self._bundle = self._bundle or load(_at_hand(self._work.bundle, self._node))
-        block = pickle.loads(batch["block"][0].as_py())
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "part"
             counts = label(self._bundle, block, self._work, path)
-            part = path.read_bytes()
-        return pa.table({"part": pa.array([part], pa.large_binary()), "counts": [json.dumps(counts)]})
+            return path.read_bytes(), counts
+
+
+def _row(value: Any) -> Any:
+    """Anything as a table of one row, the one thing that Ray Data hands on."""
+    import pyarrow as pa
+
+    return pa.table({"content": pa.array([pickle.dumps(value)], pa.large_binary())})
+
+
+def _content(row: Any) -> Any:
+    return pickle.loads(row["content"][0].as_py())
 
 
 def _at_hand(bundle: Path, node: str) -> Path:
@@ -230,10 +245,6 @@ def _explained(error: BaseException) -> ProoftuneError:
     """What a person should hear of an error that came from a worker."""
     import ray
 
-    # Ray raises it as an error of both kinds, whose text is a traceback.
-    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    if isinstance(cause, ProoftuneError):
-        return cause
     deaths = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
     if isinstance(error, deaths):
         return Failure(f"the Ray worker of one block died {RETRIES + 1} times, most often of too little memory: try fewer "
