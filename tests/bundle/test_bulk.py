@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prooftune.bundle.bulk import predict_file, predicting
+from prooftune.bundle.bulk import labelling, predict_file, predicting
 from prooftune.bundle.load import load as bundle_load
 from prooftune.errors import UsageError
 from study.small import classifier
@@ -26,7 +26,7 @@ TEXTS = ["goal scored", "NA", "", "a \"quoted\", cell", "two\nlines", "ünïcode
 
 @pytest.fixture(autouse=True)
 def load_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predicting, "load", load)
+    monkeypatch.setattr(labelling, "load", load)
 
 
 def read_csv(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
@@ -159,7 +159,7 @@ def test_generated_answers_have_no_probabilities(bundles: Callable[..., Path], t
 def test_what_will_not_do_is_said_before_any_work(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str | None, out: str, message: str
 ) -> None:
-    monkeypatch.setattr(predicting, "load", None)  # the model is not even loaded
+    monkeypatch.setattr(labelling, "load", None)  # the model is not even loaded
     (tmp_path / "in.csv").touch()
     if content is not None:
         (tmp_path / name).write_text(content)

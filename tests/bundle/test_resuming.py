@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from prooftune.bundle.bulk import Summary, parts, predict_file, predicting, writing
+from prooftune.bundle.bulk import Summary, labelling, parts, predict_file, predicting, writing
 from prooftune.bundle.load import load as bundle_load
 from prooftune.errors import Failure
 from prooftune.files import read_json, write_json
@@ -27,21 +27,21 @@ ROWS = 23
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from prooftune.bundle.bulk import predict_file, predicting
+from prooftune.bundle.bulk import labelling, predict_file, predicting
 predicting.BLOCK = 4
-write = predicting.write_part
+write = labelling.write_part
 def kill_at_third(path, block, added, form):
     write(path, block, added, form)
     if path.name.startswith(".0000002"):
         os.kill(os.getpid(), signal.SIGKILL)
-predicting.write_part = kill_at_third
+labelling.write_part = kill_at_third
 predict_file(*map(Path, sys.argv[1:]))
 """
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predicting, "load", load)
+    monkeypatch.setattr(labelling, "load", load)
     monkeypatch.setattr(predicting, "BLOCK", 4)
 
 
@@ -75,7 +75,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, run: Callable[[], Any]
         write(path, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(predicting, "write_part", stop)
+        patched.setattr(labelling, "write_part", stop)
         with pytest.raises(Stop):
             run()
 
@@ -109,7 +109,7 @@ def test_what_was_done_is_not_done_again(bundle: Path, tmp_path: Path, monkeypat
             asked.append(len(texts))
             return load(bundle).predict(texts, progress=progress)
 
-    monkeypatch.setattr(predicting, "load", lambda _: Counting())
+    monkeypatch.setattr(labelling, "load", lambda _: Counting())
     done = predict_file(bundle, file, out)
     assert sum(asked) == done.rows - done.resumed > 0
     assert done.empty == sum(not text(i) for i in range(ROWS))
@@ -180,7 +180,7 @@ def test_an_old_output_stands_until_the_new_one_is_whole(bundle: Path, tmp_path:
 
 
 def test_answers_below_the_threshold_are_marked(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predicting, "load", bundle_load)
+    monkeypatch.setattr(labelling, "load", bundle_load)
     own = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     facts = read_json(own / "bundle.json")
     file = rows_file(tmp_path / "in.jsonl")

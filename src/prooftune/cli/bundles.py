@@ -13,17 +13,24 @@ from prooftune.cli.app import app
 @app.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder (RUN/bundle).")],
-    file: Annotated[Path, typer.Argument(metavar="IN.csv", help="A file with the input columns: CSV, TSV, JSONL or Parquet.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the answers: .csv, .tsv, .jsonl or .parquet.")],
+    file: Annotated[str, typer.Argument(metavar="IN.csv", help="A file with the input columns: CSV, TSV, JSONL or Parquet; or "
+                                        "its URL (s3://, gs://).")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Where to write the answers: .csv, .tsv, .jsonl or .parquet; or a URL "
+                                     "(s3://, gs://).")],
+    engine: Annotated[str, typer.Option(help="local: this process. ray: workers of the Ray cluster that RAY_ADDRESS names, or of "
+                                        "one started for it on this machine.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Of Ray: how many label at once. Default: one per GPU or, without "
+                                                "GPUs, for every four cores.")] = None,
 ) -> None:
     """Label the rows of a file, or answer its questions; what a bundle says is written beside the file's columns.
 
     Files may be of any size. The same command again continues after an interruption.
     """
     from prooftune.bundle.bulk import predict_file
+    from prooftune.bundle.bulk.storage import shown
 
-    done = predict_file(bundle, file, out)
-    print(f"{done.rows:,} row{'s' if done.rows != 1 else ''} done: {out}")
+    done = predict_file(bundle, file, out, engine, workers)
+    print(f"{done.rows:,} row{'s' if done.rows != 1 else ''} done: {shown(out)}")
     for sentence in done.sentences():
         print(f"  {sentence}")
 

@@ -36,11 +36,11 @@ class Parts:
     def __init__(self, folder: Path, suffix: str, done: list[Counts]) -> None:
         self.folder, self.suffix, self.done = folder, suffix, done
 
-    def add(self, write: Callable[[Path], None], counts: Counts) -> None:
-        """Write the next part by `write`, and note it."""
+    def add(self, write: Callable[[Path], Counts]) -> Counts:
+        """Write the next part by `write`, which gives its counts, and note it."""
         path = self._path(len(self.done))
         with atomic_path(path) as temporary:
-            write(temporary)
+            counts = write(temporary)
         line = {**counts, "bytes": path.stat().st_size}
         try:
             with (self.folder / _JOURNAL).open("a", encoding="utf-8") as handle:
@@ -50,6 +50,7 @@ class Parts:
         except OSError as error:
             raise Failure(f"cannot write {self.folder / _JOURNAL}: {error.strerror or error}") from error
         self.done.append(counts)
+        return counts
 
     def paths(self) -> Iterator[Path]:
         return map(self._path, range(len(self.done)))

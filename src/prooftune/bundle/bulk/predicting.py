@@ -6,34 +6,34 @@ types unchanged where the output can hold them, every row, in order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from prooftune import __version__
+from prooftune.bundle.bulk import storage
 from prooftune.bundle.bulk.columns import (
     KNOWN,
     added_columns,
-    answer_columns,
     check_collisions,
     input_columns,
     source_of,
     wanted_columns,
 )
-from prooftune.bundle.bulk.parts import Counts, Parts, parts_of
-from prooftune.bundle.bulk.writing import Form, form_of, join, write_part
+from prooftune.bundle.bulk.labelling import Work, Write, labelled
+from prooftune.bundle.bulk.parts import Parts, parts_of
+from prooftune.bundle.bulk.shipping import digest_of
+from prooftune.bundle.bulk.writing import form_of, join
 from prooftune.bundle.facts import read_facts
-from prooftune.bundle.load import load
-from prooftune.data.streaming import Block, Stream, blocks, look_through
+from prooftune.data.streaming import look_through
 from prooftune.errors import Failure, UsageError, nearest
-from prooftune.files import atomic_path, fingerprint, sha256
+from prooftune.files import atomic_path, fingerprint
 from prooftune.progress import bar, say
 
-if TYPE_CHECKING:
-    from prooftune.bundle.answerer import Answerer
-    from prooftune.bundle.load import Classifier
-
+ENGINES = ("local", "ray")
 BLOCK = 2048
 """Rows that are tokenised and scored at one time: enough to batch rows of like length, few enough to hold."""
 CHARACTERS = 1 << 24
@@ -67,85 +67,104 @@ class Summary:
                 for n, what in lines if n]
 
 
-def predict_file(bundle: Path, file: Path, out: Path) -> Summary:
+def predict_file(
+    bundle: Path, file: Path | str, out: Path | str, engine: str = "local", workers: int | None = None
+) -> Summary:
     """Label every row of a file, a block at a time, going on where an interrupted attempt at the same was.
 
     Args:
         bundle: a bundle folder.
         file: .csv, .tsv, .jsonl or .parquet with the columns that the bundle's recipe reads its texts from.
             Where the bundle reads one text, a column named ``text`` and a file of one column will do too.
-        out: .csv, .tsv, .jsonl or .parquet. Holds the file's columns, then ``label``, ``probability``, one
+            A string may be a URL (s3://…, gs://…) of any storage that pyarrow knows.
+        out: .csv, .tsv, .jsonl or .parquet, as a path or a URL. Holds the file's columns, then ``label``, ``probability``, one
             ``probability_LABEL`` per label (both empty or absent where answers are generated), ``abstained`` where the
             bundle has a threshold for it, and ``truncated_tokens``. Of questions: ``answer``, and ``sources``, the
             passages cited, as JSON.
+        engine: ``local``, this process, or ``ray``, workers of a Ray cluster; the output is the same.
+        workers: of Ray, how many label; None for what suits the machines.
 
     Raises:
-        UsageError: the bundle, the file or the output's name will not do; found before anything is computed.
-        Failure: the bundle's base model is not there, or the output cannot be written.
+        UsageError: the bundle, the file, the output's name or the engine will not do; found before anything is computed.
+        Failure: the bundle's base model is not there, the output cannot be written, or Ray's workers died.
     """
+    _check_engine(engine, workers)
     facts = read_facts(bundle)
     _check_places(file, out)
+    folder = storage.folder_of(out, file)
+    source, target = storage.file_of(file, folder / "in"), storage.file_of(out, folder / "out")
+    if storage.is_remote(file):
+        storage.fetch(str(file), source)
     wanted = wanted_columns(bundle, facts)
     # Before the work, since not every file can be read, nor written in every format.
-    stream = look_through(file, source_of(file, wanted))
-    columns = input_columns(file.name, stream.columns, wanted)
-    check_collisions(file.name, stream.columns, added_columns(facts))
-    form = form_of(out, stream, added_columns(facts), BLOCK, CHARACTERS)
-    with parts_of(out, _key(bundle, file, columns)) as parts:
+    stream = look_through(source, source_of(source, wanted))
+    columns = input_columns(source.name, stream.columns, wanted)
+    check_collisions(source.name, stream.columns, added_columns(facts))
+    form = form_of(target, stream, added_columns(facts), BLOCK, CHARACTERS)
+    with _engine(engine, workers) as (device, label), parts_of(target, _key(bundle, source, columns, device)) as parts:
         resumed = parts.total("rows")
         if resumed:
             say(f"{resumed:,} of {stream.rows:,} rows were done before; going on from there")
         if resumed < stream.rows:
-            _label(load(bundle), stream, columns, form, parts)
+            _add(label(Work(bundle, stream, resumed, BLOCK, CHARACTERS, columns, form)), parts, stream.rows)
         if parts.total("rows") != stream.rows:
-            raise Failure(f"{file} changed while it was read: it had {stream.rows:,} rows, and {parts.total('rows'):,} were found. "
-                          "Run the same command again")
-        with atomic_path(out) as temporary:
+            raise Failure(f"{storage.shown(file)} changed while it was read: it had {stream.rows:,} rows, and "
+                          f"{parts.total('rows'):,} were found. Run the same command again")
+        with atomic_path(target) as temporary:
             join(parts.paths(), temporary, form)
-        return Summary(stream.rows, resumed, parts.total("empty"), parts.total("truncated"),
+        if storage.is_remote(out):
+            storage.store(target, str(out))
+        done = Summary(stream.rows, resumed, parts.total("empty"), parts.total("truncated"),
                        parts.total("abstained") if "abstained" in form.columns else None)
+    shutil.rmtree(folder, ignore_errors=True)
+    return done
 
 
-def _check_places(file: Path, out: Path) -> None:
-    for path, what in ((file, "the input's"), (out, "the output's")):
-        if path.suffix.lower() not in KNOWN:
-            raise UsageError(f"{path}: {what} name must end in {', '.join(KNOWN)}{nearest(path.suffix, KNOWN)}")
-    if out.exists() and file.exists() and out.samefile(file):
-        raise UsageError(f"{out} is the input itself; give --out another name")
+def _check_engine(engine: str, workers: int | None) -> None:
+    if engine not in ENGINES:
+        raise UsageError(f"no engine '{engine}'{nearest(engine, ENGINES)}; there are {' and '.join(ENGINES)}")
+    if engine == "ray":
+        from prooftune.bundle.bulk import on_ray
+
+        on_ray.check_installed()
+    elif workers is not None:
+        raise UsageError("--workers are Ray's: give --engine ray with it")
 
 
-def _key(bundle: Path, file: Path, columns: Mapping[str, str]) -> dict[str, str]:
+def _check_places(file: Path | str, out: Path | str) -> None:
+    for place, what in ((file, "the input's"), (out, "the output's")):
+        suffix = storage.name_of(place).suffix
+        if suffix.lower() not in KNOWN:
+            raise UsageError(f"{storage.shown(place)}: {what} name must end in {', '.join(KNOWN)}{nearest(suffix, KNOWN)}")
+    if storage.same(file, out):
+        raise UsageError(f"{storage.shown(out)} is the input itself; give --out another name")
+
+
+@contextmanager
+def _engine(name: str, workers: int | None) -> Iterator[tuple[str, Callable[[Work], Iterator[Write]]]]:
+    """The device that an engine computes on, and what labels with it."""
+    if name == "local":
+        from prooftune.models.loading import device
+
+        yield str(device()), labelled
+        return
+    from prooftune.bundle.bulk import on_ray
+
+    with on_ray.pool_of(workers) as pool:
+        yield pool.device, partial(on_ray.labelled, pool)
+
+
+def _key(bundle: Path, file: Path, columns: Mapping[str, str], device: str) -> dict[str, str]:
     """Fingerprints of all that the output depends on, by what a person calls it."""
     import torch
 
-    from prooftune.models.loading import device
-
-    files = sorted(p for p in bundle.rglob("*") if p.is_file() and p.name != "README.md")
     status = file.stat()
-    return {"the bundle": fingerprint([[str(p.relative_to(bundle)), sha256(p)] for p in files]),
+    return {"the bundle": digest_of(bundle),
             "the input": fingerprint([str(file.resolve()), status.st_size, status.st_mtime_ns, columns]),
-            "the program": fingerprint([__version__, torch.__version__, str(device()), BLOCK, CHARACTERS])}
+            "the program": fingerprint([__version__, torch.__version__, device, BLOCK, CHARACTERS])}
 
 
-def _label(bundle: Classifier | Answerer, stream: Stream, columns: Mapping[str, str], form: Form, parts: Parts) -> None:
-    """Write a part for every block that has none; a missing text is read as an empty one, as in training."""
-    done = parts.total("rows")
-    with bar("Predicting", stream.rows, done) as shown:
-        for block in blocks(stream, done, BLOCK, CHARACTERS):
-            texts = texts_of(block, columns)
-            answers = bundle.predict(texts, progress=False)
-            added = answer_columns(answers, bundle.facts)
-            parts.add(lambda path, block=block, added=added: write_part(path, block, added, form),  # type: ignore[misc]
-                      _counts(texts, added))
-            shown.advance(0, len(block))  # type: ignore[arg-type]
-
-
-def texts_of(block: Block, columns: Mapping[str, str]) -> list[dict[str, str]]:
-    """What the bundle reads of each row."""
-    values = zip(*(block.texts(column) for column in columns.values()), strict=True)
-    return [{field: text or "" for field, text in zip(columns, row, strict=True)} for row in values]
-
-
-def _counts(texts: list[dict[str, str]], added: Mapping[str, list[Any]]) -> Counts:
-    return {"rows": len(texts), "empty": sum(any(not text.strip() for text in row.values()) for row in texts),
-            "truncated": sum(map(bool, added["truncated_tokens"])), "abstained": sum(map(bool, added.get("abstained", ())))}
+def _add(writes: Iterator[Write], parts: Parts, rows: int) -> None:
+    with bar("Predicting", rows, parts.total("rows")) as shown:
+        for write in writes:
+            shown.advance(0, parts.add(write)["rows"])  # type: ignore[arg-type]
