@@ -64,15 +64,18 @@ class Batcher:
         queue_rows: rows that may wait; a request that finds none waiting is taken whatever its size.
         batch_rows: rows that are computed together; a longer request is computed alone.
         note: is told of every batch.
+        begin: is called once by the thread that computes, before all else.
     """
 
     def __init__(
-        self, compute: Compute, *, queue_rows: int, batch_rows: int, note: Note | None = None, name: str = "model"
+        self, compute: Compute, *, queue_rows: int, batch_rows: int, note: Note | None = None, name: str = "model",
+        begin: Callable[[], None] | None = None,
     ) -> None:
         self._compute, self._queue_rows, self._batch_rows, self._note = compute, queue_rows, batch_rows, note
         self._jobs: deque[Job] = deque()
         self._waiting, self._closed, self._rate = 0, False, 0.0
         self._last_rows, self._wait_until = 0, 0.0
+        self._begin = begin
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"batches of {name}", daemon=True)
         self._thread.start()
@@ -116,6 +119,8 @@ class Batcher:
             self._waiting = sum(len(job.rows) for job in self._jobs)
 
     def _work(self) -> None:
+        if self._begin is not None:
+            self._begin()
         while True:
             with self._changed:
                 while not self._jobs and not self._closed:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from prooftune.bundle.answerer import Answerer
 from prooftune.bundle.load import Classifier, abstention_threshold, gives_probabilities, load
@@ -84,8 +87,16 @@ def named(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def load_served(folders: Mapping[str, Path], limits: Limits, note: Note | None = None) -> dict[str, Served]:
+def load_served(
+    folders: Mapping[str, Path], limits: Limits, note: Note | None = None, threads: int | None = None
+) -> dict[str, Served]:
     """Load bundles; adapters of one base share its weights and its queue.
+
+    Args:
+        folders: name -> bundle.
+        limits: of the queues.
+        note: is told of every batch.
+        threads: processors for each model's computations; None: as PyTorch chooses.
 
     Raises:
         UsageError: a folder is no bundle.
@@ -101,7 +112,7 @@ def load_served(folders: Mapping[str, Path], limits: Limits, note: Note | None =
     for name, bundle in bundles.items():
         if id(bundle.model) not in batchers:
             batchers[id(bundle.model)] = Batcher(compute, queue_rows=limits.queue_rows, batch_rows=limits.batch_rows, note=note,
-                                                 name=name)
+                                                 name=name, begin=partial(torch.set_num_threads, threads) if threads else None)
     return {name: Served(name, bundle, batchers[id(bundle.model)], int((folders[name] / "bundle.json").stat().st_mtime))
             for name, bundle in bundles.items()}
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import torch
 import uvicorn
 
 from prooftune.errors import Failure
@@ -59,15 +60,15 @@ class Service:
             one.batcher.close(timeout=_LONGER)
 
 
-def assemble(folders: Mapping[str, Path], options: Options) -> Service:
-    """Load bundles, ask each once, and put the application around them.
+def assemble(folders: Mapping[str, Path], options: Options, threads: int | None = None) -> Service:
+    """Load bundles, ask each once, and put the application around them; `threads`: as of `load_served`.
 
     Raises:
         ProoftuneError: a bundle cannot be loaded, or cannot answer.
     """
     activity = Activity()
     metrics = Metrics(activity)
-    served = load_served(folders, options.limits, metrics.note)
+    served = load_served(folders, options.limits, metrics.note, threads)
     warm(served)
     for name, one in {one.batcher: (name, one) for name, one in reversed(served.items())}.values():
         metrics.watch(name, one.batcher.waiting)
@@ -89,8 +90,12 @@ def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> Non
     folders = named(bundles)
     listener = listen(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    # Every thread that computes has helpers of its own, one for each processor. Where there are more of them than processors
+    # they go to sleep after every product instead of waiting for the next, which costs a fifth: this thread is to have none.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with waiting(f"Loading {', '.join(folders)}"):
-        service = assemble(folders, options)
+        service = assemble(folders, options, threads)
     if not options.keys and host not in ("127.0.0.1", "::1", "localhost"):
         say(f"{host} can be reached from elsewhere, and everybody may ask: consider --keys", "yellow")
     say(f"{', '.join(folders)} at {url} (playground), {url}/docs (API). Ctrl-C ends it.")
