@@ -115,7 +115,7 @@ def test_a_process_killed_in_the_middle_ends_the_run_which_then_goes_on(learners
             time.sleep(0.01)
         helper = next(pid for pid in _children(launcher.pid) if _variable(pid, "RANK") == "1")
         os.kill(helper, signal.SIGKILL)
-        assert launcher.wait(60) != 0
+        assert launcher.wait(PATIENCE) != 0
     said = (tmp_path / "log").read_text()
     ours = said.partition("Traceback")[0]  # what follows is the launcher's
     assert "The same command goes on from what was finished and from the last checkpoint" in ours, said
