@@ -52,7 +52,8 @@ def joined() -> Iterator[bool]:
         True in the leader, at once. False in a helper, when the leader has left its block: there is nothing more to do.
 
     Raises:
-        Failure: another process has ended, or the launcher tells this one to end.
+        Failure: another process has ended, or the launcher tells this one to end. From then on SIGTERM is ignored: it may
+            follow at once, and what happened has yet to be said.
     """
     global _waiting
     if _waiting is not None or not _launched():
@@ -82,7 +83,7 @@ def joined() -> Iterator[bool]:
                     _tell(None)
     finally:
         _waiting = None
-        if handles:
+        if handles and signal.getsignal(signal.SIGTERM) is _told_to_end:
             signal.signal(signal.SIGTERM, before)
         with suppress(RuntimeError):
             distributed.destroy_process_group()
@@ -164,10 +165,18 @@ def _others() -> Iterator[None]:
         lost = isinstance(error, distributed.DistError) or any(word in str(error) for word in ("gloo", "Connection", "NCCL"))
         if not lost:
             raise
+        _ends()
         raise Failure(f"another of the {size()} processes has ended in the middle of the work, so process {rank()} ends, too; the "
                       f"first message above says why, if it could. {_AGAIN}") from error
 
 
 def _told_to_end(*_: Any) -> None:
+    _ends()
     raise Failure(f"process {os.environ['RANK']} was told to end (SIGTERM), as the launcher does when another process has ended. "
                   f"{_AGAIN}")
+
+
+def _ends() -> None:
+    """This process ends by itself now: nobody needs to tell it (again)."""
+    if signal.getsignal(signal.SIGTERM) is _told_to_end and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)

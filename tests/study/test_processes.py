@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -124,6 +125,25 @@ def test_a_process_killed_in_the_middle_ends_the_run_which_then_goes_on(learners
     assert done.returncode == 0 and "resuming after step" in done.stderr, done.stderr
     before, after = weights(straight), weights(killed)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getppid(), signal.SIGTERM); time.sleep(1)"], ids=["lost", "told"])
+def test_what_happened_is_said_though_the_launcher_tells_to_end_meanwhile(tmp_path: Path, end: str) -> None:
+    (tmp_path / "helping.py").write_text(f"import os, signal, time\ndef work():\n    if os.environ['RANK'] == '1':\n        {end}\n"
+                                         "    from torch import distributed\n    distributed.barrier()\n")
+    (tmp_path / "leading.py").write_text(
+        "import os, signal, subprocess, sys, helping\nfrom prooftune import processes\nfrom prooftune.errors import Failure\n"
+        "if os.environ['RANK'] == '0': subprocess.Popen([sys.executable, __file__], env=os.environ | {'RANK': '1'})\n"
+        "try:\n    with processes.joined() as leads:\n        if leads: processes.together(helping.work)\n"
+        "except Failure as failure:\n    os.kill(os.getpid(), signal.SIGTERM)\n    print(failure)\n")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    done = subprocess.run([sys.executable, str(tmp_path / "leading.py")], capture_output=True, text=True, check=False,
+                          env=environment() | address, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "The same command goes on" in done.stdout
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
