@@ -190,6 +190,18 @@ def test_zip_members_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found.skipped[0].reason == "larger than 10 MB"
 
 
+def test_a_zip_member_compressed_in_an_unknown_way_is_skipped_by_name(tmp_path: Path) -> None:
+    content = bytearray(archive(tmp_path / "docs.zip", {"a.txt": b"text", "b.txt": b"other"}).read_bytes())
+    for head, method in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):  # of the first member, in both of its headers
+        place = content.find(head) + method
+        content[place : place + 2] = (98).to_bytes(2, "little")  # PPMd
+    (tmp_path / "docs.zip").write_bytes(content)
+    found = read_documents("docs.zip", tmp_path)
+    assert [d.id for d in found.documents] == ["b.txt"]
+    assert [(s.id, s.reason) for s in found.skipped] == [
+        ("a.txt", "compressed in its archive in a way that Python cannot undo: unpack the archive first")]
+
+
 def test_folder_glob_and_list(tmp_path: Path) -> None:
     (tmp_path / "docs" / "deep").mkdir(parents=True)
     for name in ("a.txt", "deep/b.md", ".hidden.txt"):

@@ -165,7 +165,9 @@ def _member(archive: Path, name: str) -> Callable[[], bytes]:
             with zipfile.ZipFile(archive) as opened, opened.open(name) as handle:
                 # What the archive says of a size may be a lie.
                 content = handle.read(LARGEST + 1)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, KeyError) as error:
+        except NotImplementedError:  # what zipfile raises for a compression that Python does not know
+            raise Unreadable("compressed in its archive in a way that Python cannot undo: unpack the archive first") from None
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError) as error:
             raise Unreadable(f"damaged in its archive: {error}") from None
         if len(content) > LARGEST:
             raise Unreadable(f"larger than {LARGEST // 1_000_000} MB")
