@@ -12,6 +12,7 @@ from typer.main import get_command
 from prooftune import __version__
 from prooftune.cli import main
 from prooftune.cli.app import app
+from prooftune.export.formats import FORMATS
 from prooftune.recipe import shipped
 
 COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "export", "publish", "convert", "chat",
@@ -39,6 +40,14 @@ def test_help_says_what_each_command_and_option_is_for(
     described = get_command(app).commands[command]  # type: ignore[attr-defined]
     assert described.help
     assert [p.name for p in described.params if not getattr(p, "help", None)] == []
+
+
+def test_the_help_of_export_names_the_formats_and_their_limits() -> None:
+    limits = [one.limits for one in FORMATS.values()]
+    said = {p.name: p.help for p in get_command(app).commands["export"].params}  # type: ignore[attr-defined]
+    assert said["to"] == f"{', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]}."
+    for option, values in (("min_agreement", [one.agreement for one in limits]), ("max_difference", [one.difference for one in limits])):
+        assert said[option].endswith(f"by format, {min(values)} to {max(values)}.")
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy() -> None:

@@ -43,9 +43,10 @@ def export(
     golden: Annotated[Path | None, typer.Option(help="Rows to check it by, in place of the bundle's own: a run folder, or a file "
                                                 "like golden.jsonl.")] = None,
     min_agreement: Annotated[float | None, typer.Option(min=0, max=1, help="Smallest share of golden rows with the bundle's "
-                                                        "answer. Default: by format, 0.9 to 0.96.")] = None,
+                                                        "label; of free texts, of their tokens. Default: by format, 0.9 to "
+                                                        "0.98.")] = None,
     max_difference: Annotated[float | None, typer.Option(min=0, help="Largest mean difference of log-probabilities, in nats. "
-                                                         "Default: by format, 0.1 to 0.5.")] = None,
+                                                         "Default: by format, 0.05 to 0.5.")] = None,
     unchecked: Annotated[bool, typer.Option("--unchecked", help="Write it without running it; its card will say so.")] = False,
 ) -> None:
     """Write a bundle for other programs, and run its golden set through what was written.
