@@ -46,7 +46,8 @@ def test_the_help_of_export_names_the_formats_and_their_limits() -> None:
     limits = [one.limits for one in FORMATS.values()]
     said = {p.name: p.help for p in get_command(app).commands["export"].params}  # type: ignore[attr-defined]
     assert said["to"] == f"{', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]}."
-    for option, values in (("min_agreement", [one.agreement for one in limits]), ("max_difference", [one.difference for one in limits])):
+    for option, name in (("min_agreement", "agreement"), ("max_difference", "difference")):
+        values = [getattr(one, name) for one in limits]
         assert said[option].endswith(f"by format, {min(values)} to {max(values)}.")
 
 
