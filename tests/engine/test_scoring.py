@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prooftune import recipe
-from prooftune.engine.batches import SPARE, by_tokens
-from prooftune.engine.forward import check_readout, readout_of
+from prooftune.engine.batches import SPARE, Squeezed, by_tokens
+from prooftune.engine.forward import body_of, check_readout, readout_of
+from prooftune.engine.generation import generate
 from prooftune.engine.scoring import label_tree, score_classes, score_labels
 from prooftune.errors import Failure
 from prooftune.models.loading import load_model
@@ -83,6 +84,36 @@ def test_the_batch_size_never_changes_a_score(model_folder: Path, budget: int) -
     alone = gathered(score_labels(model, PREFIX, ROWS, LABELS, STOP, batch_tokens=1), ROWS, 4)
     batched = gathered(score_labels(model, PREFIX, ROWS, LABELS, STOP, batch_tokens=budget), ROWS, 4)
     torch.testing.assert_close(batched, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_no_padding_is_computed(model_folder: Path) -> None:
+    model = load_model(model_folder, FLOAT32)
+    body: Any = body_of(model)
+    seen: list[int] = []
+    body.layers[0].mlp.gate_proj.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel() // inputs[0].shape[-1]))
+    rows = [list(range(start, start + n)) for start, n in ((10, 40), (50, 33), (60, 12), (70, 1))]
+    list(score_labels(model, PREFIX, rows, [[21], [22, 23]], STOP))
+    assert seen == [len(PREFIX), 86 + 4]  # after every row stands the first token of the longer label
+    seen.clear()
+    list(generate(model, PREFIX, rows, STOP, max_new_tokens=1))
+    assert seen == [len(PREFIX), 86]
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=5))
+def test_squeezed_rows_are_set_out_where_they_stood(stands: list[list[bool]]) -> None:
+    there = torch.tensor(stands)
+    squeezed = Squeezed.of(there)
+    if squeezed is None:
+        assert 32 * int((~there).sum()) < there.numel()
+        return
+    numbers = torch.arange(there.numel()).view(there.shape)
+    line = squeezed.line(numbers)
+    assert line.tolist() == [numbers[there].tolist()]
+    assert squeezed.places_in_line(numbers[there]).tolist() == list(range(line.shape[1]))
+    if line.numel():
+        heads = squeezed.set_out(torch.stack([line, -line], dim=1)[..., None])  # [1, 2 heads, tokens, 1]
+        assert torch.equal(heads[:, 0, :, 0][there], numbers[there]) and torch.equal(heads[:, 1, :, 0][there], -numbers[there])
 
 
 def test_sdpa_and_eager_agree(model_folders: dict[str, Path]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine.batches import Squeezed
 from prooftune.engine.flat import Blocks, attend_line
 
 NAME = "shared-prefix"
@@ -30,12 +31,16 @@ class Sight:
         allowed: True where a query may look, [rows or 1, queries, own keys].
         query_positions, key_positions: [rows or 1, queries] and [rows or 1, own keys], counted with the prefix.
         prefix: keys and values of the shared prefix for each layer, of one row; None without one.
+        squeezed: how the layers' tokens are set out in rows; None where they are.
+        own_keys: whether keys and values come as the queries do; otherwise a cache has set them out.
     """
 
     allowed: Tensor
     query_positions: Tensor
     key_positions: Tensor
     prefix: Sequence[KeysValues] | None = None
+    squeezed: Squeezed | None = None
+    own_keys: bool = True
     _masks: dict[tuple[int | None, torch.dtype], tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
     def masks(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -80,6 +85,10 @@ def attend(
     """
     if isinstance(sight, Blocks):
         return attend_line(query, key, value, sight, scaling, softcap, sliding_window), None
+    squeezed = sight.squeezed if sight is not None else None
+    if squeezed is not None and sight is not None:
+        query = squeezed.set_out(query)
+        key, value = (squeezed.set_out(t) if sight.own_keys else t for t in (key, value))
     rows, heads, queries, size = query.shape
     groups = heads // key.shape[1]
     asked = (query * scaling).reshape(rows, key.shape[1], groups * queries, size)
@@ -109,7 +118,8 @@ def attend(
         together = weights[..., :seen].transpose(0, 1).reshape(key.shape[1], -1, seen)
         of_prefix = torch.matmul(together, prefix[1][0]).view(key.shape[1], rows, groups * queries, size)
         out = out + of_prefix.transpose(0, 1)
-    return out.view(rows, heads, queries, size).transpose(1, 2), None
+    out = out.view(rows, heads, queries, size).transpose(1, 2)
+    return (out if squeezed is None else squeezed.line(out)), None
 
 
 def options(sight: Sight | Blocks) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How rows are laid out for one forward pass of scoring: batches by tokens, padded rows. For training see `flat`."""
+"""How rows are laid out for one forward pass of scoring: batches by tokens, padded for attention alone. For training see `flat`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,60 @@ class Batch:
     read: Tensor
 
 
+    @property
+    def stands(self) -> Tensor:
+        """[rows, length] True where a token stands."""
+        mask = self.attention_mask
+        if mask.dim() == 2:
+            return mask.bool()
+        return mask[:, 0, :, -mask.shape[2] :].diagonal(dim1=1, dim2=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Squeezed:
+    """Padded rows laid one after another without their padding, which everything but attention can be computed on.
+
+    Attributes:
+        rows, length: of the padded rows.
+        token: [rows x length] the line's token at each place; at padding, any.
+        place: [tokens] of each token of the line, in the flattened rows x length.
+    """
+
+    rows: int
+    length: int
+    token: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, stands: Tensor) -> Squeezed | None:
+        """For tokens [rows, length] that stand where it says; None where there is too little padding to be worth it."""
+        rows, length = stands.shape
+        place = stands.flatten().nonzero().flatten()
+        if _WORTH * (rows * length - len(place)) < rows * length:
+            return None
+        token = torch.zeros(rows * length, dtype=torch.long, device=stands.device)
+        token[place] = torch.arange(len(place), device=stands.device)
+        return cls(rows, length, token, place)
+
+    def line(self, values: Tensor) -> Tensor:
+        """[rows, length, …] -> [1, tokens, …]."""
+        return values.flatten(0, 1).index_select(0, self.place)[None]
+
+    def places_in_line(self, places: Tensor) -> Tensor:
+        """Places in the flattened rows x length -> the same tokens' in the line."""
+        return self.token[places]
+
+    def set_out(self, line: Tensor) -> Tensor:
+        """Heads of a line [1, heads, tokens, size] -> [rows, heads, length, size]."""
+        vectors = line[0].transpose(0, 1).index_select(0, self.token)
+        return vectors.view(self.rows, self.length, *vectors.shape[1:]).transpose(1, 2)
+
+
+_WORTH = 32
+"""One place in so many has to be padding for rows to be squeezed."""
+
 SPARE = 256
-"""Tokens of padding that cost about as much as another batch does."""
+"""Tokens of padding that cost about as much as another batch does, where padding is computed like all else."""
 
 
 def by_tokens(lengths: Sequence[int], budget: int, spare: float = SPARE) -> list[list[int]]:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from prooftune.engine.attention import KeysValues
+from prooftune.engine.batches import Squeezed
 
 
 class Kept:
@@ -17,10 +18,12 @@ class Kept:
 
     Attributes:
         length: tokens held, the same for all layers.
+        squeezed: how the tokens that come now are set out in rows; None where they are.
     """
 
     def __init__(self, room: int = 0) -> None:
         """`room`: tokens that will follow the first update."""
+        self.squeezed: Squeezed | None = None
         self._room = room
         self._layers: dict[int, KeysValues] = {}
         self._filled: dict[int, int] = {}
@@ -31,6 +34,8 @@ class Kept:
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> KeysValues:
         """Add keys and values [rows, key heads, new, size] of one layer, and give back all it has."""
+        if self.squeezed is not None:
+            keys, values = self.squeezed.set_out(keys), self.squeezed.set_out(values)
         start, new = self._filled.get(layer_idx, 0), keys.shape[2]
         if layer_idx not in self._layers:
             shape = (*keys.shape[:2], new + self._room, keys.shape[3])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prooftune.engine import attention
 from prooftune.engine.arithmetic import autocast
 from prooftune.engine.attention import KeysValues, Sight
-from prooftune.engine.batches import Batch, collate
+from prooftune.engine.batches import SPARE, Batch, Squeezed, collate
 from prooftune.engine.cache import Kept
 from prooftune.engine.flat import Blocks, Line
 from prooftune.engine.last import only_at
@@ -95,6 +95,12 @@ def sharing(model: nn.Module) -> Iterator[bool]:
         inner.set_attn_implementation(before)
 
 
+def spare_tokens(body: nn.Module, budget: int) -> int:
+    """Tokens of padding that a batch of `budget` tokens may hold: where attention alone computes it, fewer and larger batches
+    are worth more."""
+    return budget // 4 if shares(body) else SPARE
+
+
 def prefix_cache(body: nn.Module, prefix: Sequence[int]) -> Prefix | None:
     """Keys and values of the prefix for one row, with gradients where they are enabled; None for no prefix."""
     if not prefix:
@@ -127,10 +133,30 @@ def hidden_states(body: nn.Module, batch: Batch, prefix: Prefix | None, kept: Ke
         prefix: what `prefix_cache` gave.
         kept: takes the rows' keys and values, for tokens to come (our own attention only).
     """
-    with only_at(body, batch.read):
-        out = _with_own_attention(body, batch, prefix, kept) if shares(body) else _with_library_attention(body, batch, prefix)
+    if not shares(body):
+        with only_at(body, batch.read):
+            hidden: Tensor = _with_library_attention(body, batch, prefix).last_hidden_state
+        return hidden.reshape(-1, hidden.shape[-1])[batch.read].contiguous()
+    mask, length = batch.attention_mask, batch.input_ids.shape[1]
+    # Padding stands after all tokens of a row, where no token looks.
+    allowed = _causal(batch.input_ids) if mask.dim() == 2 else mask[:, 0, :, -length:]
+    sight = Sight(allowed, batch.position_ids, batch.position_ids, prefix)
+    return states_at(body, batch, sight, kept)
+
+
+def states_at(body: nn.Module, batch: Batch, sight: Sight, kept: Kept | None) -> Tensor:
+    """`hidden_states` of a batch that looks through `sight` (our own attention only)."""
+    ids, positions, read = batch.input_ids, batch.position_ids, batch.read
+    squeezed = Squeezed.of(batch.stands)
+    if squeezed is not None:
+        ids, positions, read = squeezed.line(ids), squeezed.line(positions), squeezed.places_in_line(read)
+    sight.squeezed, sight.own_keys = squeezed, kept is None
+    if kept is not None:
+        kept.squeezed = squeezed
+    with only_at(body, read) if len(read) < ids.numel() else nullcontext():
+        out = body(input_ids=ids, position_ids=positions, past_key_values=kept, **attention.options(sight))
     hidden: Tensor = out.last_hidden_state
-    return hidden.reshape(-1, hidden.shape[-1])[batch.read].contiguous()
+    return hidden.reshape(-1, hidden.shape[-1])[read].contiguous()
 
 
 def line_states(body: nn.Module, line: Line) -> Tensor:
@@ -139,14 +165,6 @@ def line_states(body: nn.Module, line: Line) -> Tensor:
         out = body(input_ids=line.input_ids, position_ids=line.position_ids, **attention.options(Blocks.of(line)))
     hidden: Tensor = out.last_hidden_state
     return hidden[0].index_select(0, line.read)
-
-
-def _with_own_attention(body: nn.Module, batch: Batch, prefix: Prefix | None, kept: Kept | None) -> Any:
-    mask, length = batch.attention_mask, batch.input_ids.shape[1]
-    # Padding stands after all tokens of a row, where no token looks.
-    allowed = _causal(batch.input_ids) if mask.dim() == 2 else mask[:, 0, :, -length:]
-    sight = Sight(allowed, batch.position_ids, batch.position_ids, prefix)
-    return body(input_ids=batch.input_ids, position_ids=batch.position_ids, past_key_values=kept, **attention.options(sight))
 
 
 def _with_library_attention(body: nn.Module, batch: Batch, prefix: Any | None) -> Any:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention import Sight, options
-from prooftune.engine.batches import alike, alike_by_tokens, by_tokens, collate
+from prooftune.engine.attention import Sight
+from prooftune.engine.batches import Batch, alike, alike_by_tokens, by_tokens, collate
 from prooftune.engine.cache import Kept
-from prooftune.engine.forward import Prefix, body_of, hidden_states, prefix_cache, readout_of, sharing
+from prooftune.engine.forward import Prefix, body_of, hidden_states, prefix_cache, readout_of, sharing, states_at
 from prooftune.engine.scoring import score_labels
 from prooftune.errors import Failure
 
@@ -146,25 +146,24 @@ class _Writer:
                 kept.keep_rows(left)
                 visible, positions = visible[left], positions[left]
                 self._slots, tokens = [self._slots[slot] for slot in going], [tokens[slot] for slot in going]
-            ids = torch.tensor([[self._stop if token is None else token] for token in tokens], device=self._device)
+            batch = collate([[self._stop if token is None else token] for token in tokens], [[0]] * len(tokens), 0, self._device)
             end = width + step + 1
-            hidden = self._forward(ids, kept, visible[:, None, :end], positions[:, :end])
-            log_probs = torch.log_softmax(self._readout(hidden[:, -1]), dim=-1)
+            hidden = self._forward(batch, kept, visible[:, None, :end], positions[:, :end])
+            log_probs = torch.log_softmax(self._readout(hidden), dim=-1)
         return self._done
 
-    def _forward(self, ids: Tensor, kept: Kept, allowed: Tensor, positions: Tensor) -> Tensor:
-        """Hidden states [rows, new, d] of new tokens.
+    def _forward(self, batch: Batch, kept: Kept, allowed: Tensor, positions: Tensor) -> Tensor:
+        """Hidden states [n, d] where new tokens are read.
 
         Args:
-            ids: [rows, new].
+            batch: [rows, new] tokens.
             kept: keys and values of what was read before, which takes the new ones.
             allowed: [rows, 1 or new, read before + new] where each may look.
             positions: [rows, read before + new], counted with the prefix.
         """
-        at = positions[:, -ids.shape[1] :]
-        sight = Sight(allowed.expand(-1, ids.shape[1], -1), at, positions, self._prefix)
-        hidden: Tensor = self._body(input_ids=ids, position_ids=at, past_key_values=kept, **options(sight)).last_hidden_state
-        return hidden
+        at = positions[:, -batch.input_ids.shape[1] :]
+        sight = Sight(allowed.expand(-1, batch.input_ids.shape[1], -1), at, positions, self._prefix)
+        return states_at(self._body, replace(batch, position_ids=at), sight, kept)
 
     def _read_common(self, rows: Sequence[Sequence[int]], common: Sequence[int], limit: int) -> tuple[Kept, _Seen]:
         """Read every common beginning once, and give all rows theirs."""
@@ -193,9 +192,8 @@ class _Writer:
         causal = torch.ones(length, length, dtype=torch.bool, device=self._device).tril().expand(len(rows), -1, -1)
         before = seen.visible[:, None].expand(-1, length, -1)
         seen = seen.then([len(row) for row in rows], length)
-        hidden = self._forward(batch.input_ids, kept, torch.cat([before, causal], dim=2), seen.positions)
-        logits = self._readout(hidden.reshape(-1, hidden.shape[-1])[batch.read].contiguous())
-        log_probs = torch.log_softmax(logits, dim=-1).view(len(rows), count, -1)
+        hidden = self._forward(batch, kept, torch.cat([before, causal], dim=2), seen.positions)
+        log_probs = torch.log_softmax(self._readout(hidden), dim=-1).view(len(rows), count, -1)
         first = log_probs[:, 0]
         if instead:
             wanted = torch.tensor(instead, device=self._device)[None, :, None].expand(len(rows), -1, 1)

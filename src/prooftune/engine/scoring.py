@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.batches import Batch, by_tokens, collate, to_device
-from prooftune.engine.forward import body_of, hidden_states, prefix_cache, readout_of
+from prooftune.engine.forward import body_of, hidden_states, prefix_cache, readout_of, spare_tokens
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ def score_labels(
     lengths = torch.tensor([len(r) for r in tree.reads]) if normalize else torch.ones(len(labels))
     with torch.no_grad():
         cache = prefix_cache(body, prefix)
-        for numbers in by_tokens([len(row) + len(tree.tokens) for row in rows], batch_tokens):
+        for numbers in by_tokens([len(row) + len(tree.tokens) for row in rows], batch_tokens, spare_tokens(body, batch_tokens)):
             batch = to_device(_with_tree([rows[i] for i in numbers], tree, len(prefix)), device)
             logits = readout(hidden_states(body, batch, cache))
             # [batch, 1 + nodes, vocabulary]: the end of the prompt first, then the tree's nodes.
@@ -109,7 +109,7 @@ def score_classes(
     device = next(model.parameters()).device
     with torch.no_grad():
         cache = prefix_cache(body, prefix)
-        for numbers in by_tokens([len(row) for row in rows], batch_tokens):
+        for numbers in by_tokens([len(row) for row in rows], batch_tokens, spare_tokens(body, batch_tokens)):
             chosen = [rows[i] for i in numbers]
             batch = to_device(collate(chosen, [[len(row) - 1] for row in chosen], len(prefix)), device)
             yield numbers, torch.log_softmax(readout(hidden_states(body, batch, cache)), dim=-1).cpu()
@@ -128,6 +128,7 @@ def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: in
     for i, row in enumerate(rows):
         start, end = len(row), len(row) + nodes
         allowed[i, start:end, start:end] = ancestors
+        allowed[i, range(end, length), range(end, length)] = False  # padding
         positions[i, start:end] = torch.tensor(tree.depths) + prefix_length + start - 1
     seen = torch.ones(count, length, prefix_length, dtype=torch.bool)
     return Batch(batch.input_ids, torch.cat([seen, allowed], dim=2)[:, None], positions, batch.read)
