@@ -153,22 +153,31 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def alike_by_tokens(groups: Sequence[Alike], lengths: Sequence[int], budget: int) -> list[list[Alike]]:
-    """Batches of groups of similar length that, with every row padded to the longest, have at most `budget` tokens; larger
-    groups are divided."""
-    parts: list[Alike] = []
-    for group in groups:
-        most = max(1, budget // max(lengths[i] for i in group.numbers))
-        parts += [Alike(group.numbers[i : i + most], group.common) for i in range(0, len(group.numbers), most)]
+def alike_by_tokens(groups: Sequence[Alike], lengths: Sequence[int], budget: int, kept: int) -> list[list[Alike]]:
+    """Batches of groups of similar length; larger groups are divided.
+
+    Args:
+        groups: as `alike` gives them.
+        lengths: tokens of each row, those to come included.
+        budget: most tokens that a batch computes: the common ones of each group once, and each row's own.
+        kept: most tokens whose keys and values a batch keeps: every row's, as many as the longest has.
+    """
     batches: list[list[Alike]] = []
-    longest = rows = 0
-    for part in sorted(parts, key=lambda g: (-max(lengths[i] for i in g.numbers), g.numbers)):
-        if batches and longest * (rows + len(part.numbers)) <= budget:
-            batches[-1].append(part)
-            rows += len(part.numbers)
-        else:
-            batches.append([part])
-            longest, rows = max(lengths[i] for i in part.numbers), len(part.numbers)
+    longest = rows = computed = 0
+    for group in sorted(groups, key=lambda g: (-max(lengths[i] for i in g.numbers), g.numbers)):
+        added = False  # whether the group stands in the batch already
+        for number in group.numbers:
+            own, most = lengths[number] - group.common, max(longest, lengths[number])
+            more = own if added else own + group.common
+            if not batches or computed + more > budget or most * (rows + 1) > kept:
+                batches.append([])
+                longest = rows = computed = 0
+                added, more, most = False, own + group.common, lengths[number]
+            if added:
+                batches[-1][-1].numbers.append(number)
+            else:
+                batches[-1].append(Alike([number], group.common))
+            added, longest, rows, computed = True, most, rows + 1, computed + more
     return batches
 
 

@@ -78,7 +78,7 @@ def generate(
         rows: ids after the prefix, none empty.
         stop: id of the token that ends an answer; it is counted among `max_new_tokens`.
         max_new_tokens: most tokens written.
-        batch_tokens: tokens of prompts computed at one time, padding included.
+        batch_tokens: tokens of prompts computed at one time.
         instead: ids of a text that is scored, and not written: its first token is refused as the first one.
         choose: picks each token where not the likeliest is wanted.
 
@@ -97,13 +97,25 @@ def generate(
         cache = prefix_cache(body_of(model), prefix)
         groups, rest = alike(rows)
         batches = [([i for group in several for i in group.numbers], several)
-                   for several in alike_by_tokens(groups, lengths, batch_tokens)]
+                   for several in alike_by_tokens(groups, lengths, batch_tokens, max(batch_tokens, _kept_tokens(model)))]
         # Every batch takes all steps of its longest answer, which costs more than padding does.
         batches += [([rest[i] for i in chosen], []) for chosen in by_tokens([lengths[i] for i in rest], batch_tokens, inf)]
         for numbers, several in batches:
             writer = _Writer(model, cache, len(prefix), numbers, stop, tuple(instead), choose)
             yield numbers, writer.write([rows[i] for i in numbers], [group.common for group in several for _ in group.numbers],
                                         max_new_tokens)
+
+
+def _kept_tokens(model: nn.Module) -> int:
+    """Tokens whose keys and values fit into `_KEPT`."""
+    config: Any = model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    numbers = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * size
+    return int(_KEPT // (numbers * getattr(model, "dtype", torch.float32).itemsize))
+
+
+_KEPT = 1 << 30
+"""Bytes of keys and values that one batch may keep: every step costs much the same for few rows as for many."""
 
 
 class _Writer:
