@@ -7,58 +7,19 @@ batch of products; one softmax runs over both. Numerically this is ordinary atte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.batches import Squeezed
 from prooftune.engine.flat import Blocks, attend_line
+from prooftune.engine.sight import KeysValues, Sight
 
 NAME = "shared-prefix"
 
-KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each [rows, key heads, length, head size]."""
-
-
-@dataclass(slots=True)
-class Sight:
-    """What the queries of one forward pass may look at, the same for all layers but for sliding windows.
-
-    Attributes:
-        allowed: True where a query may look, [rows or 1, queries, own keys].
-        query_positions, key_positions: [rows or 1, queries] and [rows or 1, own keys], counted with the prefix.
-        prefix: keys and values of the shared prefix for each layer, of one row; None without one.
-        squeezed: how the layers' tokens are set out in rows; None where they are.
-        own_keys: whether keys and values come as the queries do; otherwise a cache has set them out.
-    """
-
-    allowed: Tensor
-    query_positions: Tensor
-    key_positions: Tensor
-    prefix: Sequence[KeysValues] | None = None
-    squeezed: Squeezed | None = None
-    own_keys: bool = True
-    _masks: dict[tuple[int | None, torch.dtype], tuple[Tensor, Tensor | None]] = field(default_factory=dict)
-
-    def masks(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Additive masks over own keys [rows or 1, 1, queries, keys] and over the prefix (None: all of it is seen).
-
-        Layers with a sliding window of W see the last W positions only.
-        """
-        key = (window, dtype)
-        if key not in self._masks:
-            own, beyond = self.allowed, None
-            length = self.prefix[0][0].shape[2] if self.prefix else 0
-            if window is not None:
-                own = own & (self.query_positions[:, :, None] - self.key_positions[:, None, :] < window)
-                if length and int(self.query_positions.max()) >= window:
-                    places = torch.arange(length, device=own.device)
-                    beyond = _additive(self.query_positions[:, :, None] - places < window, dtype)
-            self._masks[key] = _additive(own, dtype), beyond
-        return self._masks[key]
+_FLASH: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+"""The kernel of `scaled_dot_product_attention` on CPUs, which says beside its output how much weight there was (the logarithm of
+the sum of exponentials), so that what is seen in two parts can be put together."""
 
 
 def attend(
@@ -90,36 +51,65 @@ def attend(
         query = squeezed.set_out(query)
         key, value = (squeezed.set_out(t) if sight.own_keys else t for t in (key, value))
     rows, heads, queries, size = query.shape
-    groups = heads // key.shape[1]
-    asked = (query * scaling).reshape(rows, key.shape[1], groups * queries, size)
+    asked = query.reshape(rows, key.shape[1], heads // key.shape[1] * queries, size)
+    prefix = sight.prefix[int(module.layer_idx)] if sight is not None and sight.prefix is not None else None  # type: ignore[arg-type]
+    dropout = dropout if module.training else 0.0
+    if sight is not None and not softcap and not dropout and _flash_fits(asked, key, value, *(prefix or ())):
+        out = _in_pieces(asked, key, value, prefix, sight, sliding_window, scaling)
+    else:
+        masks = (attention_mask, None) if sight is None else sight.masks(sliding_window, query.dtype)
+        out = _at_once(asked, key, value, prefix, sight, masks, scaling, softcap, dropout)
+    out = out.reshape(rows, heads, queries, size).transpose(1, 2)
+    return (out if squeezed is None else squeezed.line(out)), None
+
+
+def _flash_fits(*tensors: Tensor) -> bool:
+    first = tensors[0]
+    learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return _FLASH is not None and first.device.type == "cpu" and not learns and all(t.dtype == first.dtype for t in tensors)
+
+
+def _in_pieces(
+    asked: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, sight: Sight, window: int | None, scaling: float
+) -> Tensor:
+    """Attention over the rows themselves and over the prefix, each in pieces that fit into the processor's cache
+    (FlashAttention, Dao et al. 2022, arXiv 2205.14135), put together by their weights."""
+    own_mask, prefix_mask = sight.repeated_masks(window, asked.dtype, asked.shape[2] // sight.allowed.shape[1])
+    out, weight = _FLASH(asked, key, value, attn_mask=own_mask, scale=scaling)[:2]
+    if prefix is None:
+        return out  # type: ignore[no-any-return]
+    other, before = _FLASH(sight.beside(asked), *prefix, attn_mask=prefix_mask, scale=scaling)[:2]
+    other, before = (sight.apart(t, len(asked)) for t in (other, before[..., None]))
+    share = torch.sigmoid(weight[..., None] - before)
+    return torch.lerp(other.float(), out.float(), share).to(asked.dtype)
+
+
+def _at_once(
+    asked: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, sight: Sight | None,
+    masks: tuple[Tensor | None, Tensor | None], scaling: float, softcap: float | None, dropout: float,
+) -> Tensor:
+    """The same with all weights there at one time, for what the kernel does not know: gradients, soft-capping, dropout."""
+    rows, heads, seen = len(asked), asked.shape[1], 0
+    own_mask, prefix_mask = masks
+    asked = asked * scaling
     scores = torch.matmul(asked, key.transpose(2, 3))
-    prefix, seen, prefix_mask = None, 0, None
-    own_mask: Tensor | None = attention_mask
-    if sight is not None:
-        own_mask, prefix_mask = sight.masks(sliding_window, scores.dtype)
-        prefix = sight.prefix[int(module.layer_idx)] if sight.prefix is not None else None  # type: ignore[arg-type]
-    if prefix is not None:
+    if prefix is not None and sight is not None:
         seen = prefix[0].shape[2]
-        # [key heads, rows · groups · queries, size]: one product for all rows.
-        together = asked.transpose(0, 1).reshape(key.shape[1], -1, size)
-        before = torch.matmul(together, prefix[0][0].transpose(1, 2))
-        before = before.view(key.shape[1], rows, groups * queries, seen).transpose(0, 1)
-        scores = torch.cat([before, scores], dim=-1)
+        # One product for all rows that see the same.
+        before = torch.matmul(sight.beside(asked), prefix[0].transpose(2, 3))
+        scores = torch.cat([sight.apart(before, rows), scores], dim=-1)
         own_mask = None if own_mask is None else _joined(prefix_mask, own_mask, seen)
-    scores = scores.view(rows, key.shape[1], groups, queries, -1)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
+    if own_mask is not None:
+        queries = own_mask.shape[2]
+        scores = (scores.view(rows, heads, -1, queries, scores.shape[-1]) + own_mask[:, :, None]).view(scores.shape)
     # On 16-bit input the softmax computes in float32 by itself and rounds once.
-    weights = torch.softmax(scores if own_mask is None else scores + own_mask[:, :, None], dim=-1)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    weights = weights.view(rows, key.shape[1], groups * queries, -1)
+    weights = nn.functional.dropout(torch.softmax(scores, dim=-1), p=dropout)
     out = torch.matmul(weights[..., seen:], value)
-    if prefix is not None:
-        together = weights[..., :seen].transpose(0, 1).reshape(key.shape[1], -1, seen)
-        of_prefix = torch.matmul(together, prefix[1][0]).view(key.shape[1], rows, groups * queries, size)
-        out = out + of_prefix.transpose(0, 1)
-    out = out.view(rows, heads, queries, size).transpose(1, 2)
-    return (out if squeezed is None else squeezed.line(out)), None
+    if prefix is not None and sight is not None:
+        out = out + sight.apart(torch.matmul(sight.beside(weights[..., :seen]), prefix[1]), rows)
+    return out
 
 
 def options(sight: Sight | Blocks) -> dict[str, Any]:
@@ -141,8 +131,3 @@ def _joined(prefix_mask: Tensor | None, own_mask: Tensor, seen: int) -> Tensor:
         prefix_mask = own_mask.new_zeros(*own_mask.shape[:3], seen)
     rows = max(len(prefix_mask), len(own_mask))
     return torch.cat([prefix_mask.expand(rows, -1, -1, -1), own_mask.expand(rows, -1, -1, -1)], dim=-1)
-
-
-def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]

@@ -153,31 +153,24 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def alike_by_tokens(groups: Sequence[Alike], lengths: Sequence[int], budget: int, kept: int) -> list[list[Alike]]:
-    """Batches of groups of similar length; larger groups are divided.
-
-    Args:
-        groups: as `alike` gives them.
-        lengths: tokens of each row, those to come included.
-        budget: most tokens that a batch computes: the common ones of each group once, and each row's own.
-        kept: most tokens whose keys and values a batch keeps: every row's, as many as the longest has.
-    """
+def alike_by_tokens(groups: Sequence[Alike], lengths: Sequence[int], budget: int) -> list[list[Alike]]:
+    """Batches of groups of similar length that compute at most `budget` tokens each: the common ones of a group once, and each
+    row's own, those to come included. Larger groups are divided."""
     batches: list[list[Alike]] = []
-    longest = rows = computed = 0
+    computed = 0
     for group in sorted(groups, key=lambda g: (-max(lengths[i] for i in g.numbers), g.numbers)):
-        added = False  # whether the group stands in the batch already
+        begun = False  # whether the group stands in the batch already
         for number in group.numbers:
-            own, most = lengths[number] - group.common, max(longest, lengths[number])
-            more = own if added else own + group.common
-            if not batches or computed + more > budget or most * (rows + 1) > kept:
+            own = lengths[number] - group.common
+            more = own if begun else own + group.common
+            if not batches or computed + more > budget:
                 batches.append([])
-                longest = rows = computed = 0
-                added, more, most = False, own + group.common, lengths[number]
-            if added:
+                begun, computed, more = False, 0, own + group.common
+            if begun:
                 batches[-1][-1].numbers.append(number)
             else:
                 batches[-1].append(Alike([number], group.common))
-            added, longest, rows, computed = True, most, rows + 1, computed + more
+            begun, computed = True, computed + more
     return batches
 
 

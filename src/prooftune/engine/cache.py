@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from prooftune.engine.attention import KeysValues
 from prooftune.engine.batches import Squeezed
+from prooftune.engine.sight import KeysValues
 
 
 class Kept:
@@ -53,13 +53,6 @@ class Kept:
     def layers(self) -> list[KeysValues]:
         """Keys and values of every layer, in order."""
         return [self._layers[i] for i in sorted(self._layers)]
-
-    def repeated(self, rows: Tensor, room: int) -> Kept:
-        """A cache of these rows, in this order and as often as they are named, with room for `room` tokens more."""
-        other = Kept(room)
-        other._layers = {i: self._taken(i, rows, room) for i in self._layers}
-        other._filled = dict(self._filled)
-        return other
 
     def keep_rows(self, rows: Tensor) -> None:
         """Forget all rows but these, in this order."""

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from prooftune.engine import attention
 from prooftune.engine.arithmetic import autocast
-from prooftune.engine.attention import KeysValues, Sight
 from prooftune.engine.batches import SPARE, Batch, Squeezed, collate
 from prooftune.engine.cache import Kept
 from prooftune.engine.flat import Blocks, Line
 from prooftune.engine.last import only_at
+from prooftune.engine.sight import KeysValues, Sight
 from prooftune.errors import Failure
 from prooftune.progress import say
 

@@ -10,40 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention import Sight
 from prooftune.engine.batches import Batch, alike, alike_by_tokens, by_tokens, collate
 from prooftune.engine.cache import Kept
 from prooftune.engine.forward import Prefix, body_of, hidden_states, prefix_cache, readout_of, sharing, states_at
 from prooftune.engine.scoring import score_labels
+from prooftune.engine.sight import Groups, Sight
 from prooftune.errors import Failure
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What the rows of a cache hold after the shared prefix.
-
-    Attributes:
-        visible: [rows, read] False at padding, and at what was only scored.
-        positions: [rows, read], counted with the prefix; at padding, any.
-        next: [rows] the position of the token to come.
-    """
-
-    visible: Tensor
-    positions: Tensor
-    next: Tensor
-
-    @classmethod
-    def nothing(cls, rows: int, prefix: int, device: torch.device) -> _Seen:
-        empty = torch.empty(rows, 0, device=device)
-        return cls(empty.bool(), empty.long(), torch.full((rows,), prefix, device=device))
-
-    def then(self, lengths: Sequence[int], width: int) -> _Seen:
-        """After `width` places more, of which each row has as many tokens as `lengths` says, and padding behind them."""
-        device = self.next.device
-        more, places = torch.tensor(lengths, device=device), torch.arange(width, device=device).expand(len(lengths), -1)
-        return _Seen(torch.cat([self.visible, places < more[:, None]], dim=1),
-                     torch.cat([self.positions, places + self.next[:, None]], dim=1), self.next + more)
-
 
 Choose = Callable[[int, list[int], Tensor], int]
 """(row number, ids written so far, log-probabilities [vocabulary]) -> the next token; for decoding under a constraint."""
@@ -97,25 +69,13 @@ def generate(
         cache = prefix_cache(body_of(model), prefix)
         groups, rest = alike(rows)
         batches = [([i for group in several for i in group.numbers], several)
-                   for several in alike_by_tokens(groups, lengths, batch_tokens, max(batch_tokens, _kept_tokens(model)))]
+                   for several in alike_by_tokens(groups, lengths, batch_tokens)]
         # Every batch takes all steps of its longest answer, which costs more than padding does.
         batches += [([rest[i] for i in chosen], []) for chosen in by_tokens([lengths[i] for i in rest], batch_tokens, inf)]
         for numbers, several in batches:
             writer = _Writer(model, cache, len(prefix), numbers, stop, tuple(instead), choose)
             yield numbers, writer.write([rows[i] for i in numbers], [group.common for group in several for _ in group.numbers],
                                         max_new_tokens)
-
-
-def _kept_tokens(model: nn.Module) -> int:
-    """Tokens whose keys and values fit into `_KEPT`."""
-    config: Any = model.config
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    numbers = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * size
-    return int(_KEPT // (numbers * getattr(model, "dtype", torch.float32).itemsize))
-
-
-_KEPT = 1 << 30
-"""Bytes of keys and values that one batch may keep: every step costs much the same for few rows as for many."""
 
 
 class _Writer:
@@ -131,6 +91,9 @@ class _Writer:
         self._prefix_length = prefix_length
         self._done = [Generated() for _ in numbers]
         self._slots = list(range(len(numbers)))  # for each row of the cache, its place in the batch
+        # Where rows share more than the prefix: each one's group, and the tokens that every group shares, prefix included.
+        self._group: Tensor | None = None
+        self._shared = torch.empty(0)
 
     def write(self, rows: Sequence[Sequence[int]], common: Sequence[int], limit: int) -> list[Generated]:
         """At most `limit` tokens for every row.
@@ -141,13 +104,15 @@ class _Writer:
                 neighbours; empty: none are.
             limit: most tokens.
         """
-        kept, seen = self._read_common(rows, common, limit)
+        self._share(rows, common)
+        kept = Kept(limit)
         own = [row[n:] for row, n in zip(rows, common, strict=True)] if common else rows
-        log_probs, seen = self._read(own, kept, seen)
-        width = kept.length
-        places = torch.arange(limit, device=self._device).expand(len(rows), -1)
-        visible = torch.cat([seen.visible, torch.ones_like(places, dtype=torch.bool)], dim=1)
-        positions = torch.cat([seen.positions, places + seen.next[:, None]], dim=1)
+        begins = torch.tensor([self._prefix_length + n for n in common or [0] * len(rows)], device=self._device)
+        log_probs = self._read(own, kept, begins)
+        width, lengths = kept.length, torch.tensor([len(row) for row in own], device=self._device)
+        places, more = (torch.arange(n, device=self._device).expand(len(rows), -1) for n in (width, limit))
+        visible = torch.cat([places < lengths[:, None], torch.ones_like(more, dtype=torch.bool)], dim=1)
+        positions = torch.cat([places + begins[:, None], more + (begins + lengths)[:, None]], dim=1)
         for step in range(limit):
             tokens = self._pick(log_probs)
             going = [slot for slot, token in enumerate(tokens) if token is not None]
@@ -157,6 +122,7 @@ class _Writer:
                 left = torch.tensor(going, device=self._device)
                 kept.keep_rows(left)
                 visible, positions = visible[left], positions[left]
+                self._group = None if self._group is None else self._group[left]
                 self._slots, tokens = [self._slots[slot] for slot in going], [tokens[slot] for slot in going]
             batch = collate([[self._stop if token is None else token] for token in tokens], [[0]] * len(tokens), 0, self._device)
             end = width + step + 1
@@ -174,26 +140,26 @@ class _Writer:
             positions: [rows, read before + new], counted with the prefix.
         """
         at = positions[:, -batch.input_ids.shape[1] :]
-        sight = Sight(allowed.expand(-1, batch.input_ids.shape[1], -1), at, positions, self._prefix)
+        groups = None if self._group is None else Groups.of(self._group, self._shared)
+        sight = Sight(allowed.expand(-1, batch.input_ids.shape[1], -1), at, positions, self._prefix, groups)
         return states_at(self._body, replace(batch, position_ids=at), sight, kept)
 
-    def _read_common(self, rows: Sequence[Sequence[int]], common: Sequence[int], limit: int) -> tuple[Kept, _Seen]:
-        """Read every common beginning once, and give all rows theirs."""
+    def _share(self, rows: Sequence[Sequence[int]], common: Sequence[int]) -> None:
+        """Read every common beginning once, behind the prefix, and let its rows see it as theirs."""
         if not common:
-            return Kept(limit), _Seen.nothing(len(rows), self._prefix_length, self._device)
+            return
         first = [i for i, (row, n) in enumerate(zip(rows, common, strict=True))
                  if i == 0 or n != common[i - 1] or list(row[:n]) != list(rows[i - 1][:n])]
-        kept = Kept()
-        starts = [rows[i][: common[i]] for i in first]
-        batch = collate(starts, [[] for _ in starts], self._prefix_length, self._device)
-        hidden_states(self._body, batch, self._prefix, kept)
-        group = torch.searchsorted(torch.tensor(first), torch.arange(len(rows)), right=True) - 1
-        longest = max(len(row) - n for row, n in zip(rows, common, strict=True)) + max(1, len(self._instead)) - 1
-        seen = _Seen.nothing(len(rows), self._prefix_length, self._device)
-        return kept.repeated(group.to(self._device), longest + limit), seen.then(list(common), max(common))
+        kept, starts = Kept(), [rows[i][: common[i]] for i in first]
+        hidden_states(self._body, collate(starts, [[] for _ in starts], self._prefix_length, self._device), self._prefix, kept)
+        layers = kept.layers()
+        before = self._prefix or [(None, None)] * len(layers)
+        self._prefix = [(_behind(a, keys), _behind(b, values)) for (a, b), (keys, values) in zip(before, layers, strict=True)]
+        self._group = torch.searchsorted(torch.tensor(first), torch.arange(len(rows)), right=True).to(self._device) - 1
+        self._shared = torch.tensor([self._prefix_length + common[i] for i in first], device=self._device)
 
-    def _read(self, rows: Sequence[Sequence[int]], kept: Kept, seen: _Seen) -> tuple[Tensor, _Seen]:
-        """Log-probabilities [rows, vocabulary] of the first token, and what is seen then.
+    def _read(self, rows: Sequence[Sequence[int]], kept: Kept, begins: Tensor) -> Tensor:
+        """Log-probabilities [rows, vocabulary] of the first token after rows that begin at these positions [rows].
 
         What is scored `instead` is scored on the way, and never looked at again.
         """
@@ -201,10 +167,9 @@ class _Writer:
         read = [list(range(len(row) - 1, len(row) - 1 + count)) for row in rows]
         batch = collate([[*row, *instead[:-1]] for row in rows], read, self._prefix_length, self._device)
         length = batch.input_ids.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=self._device).tril().expand(len(rows), -1, -1)
-        before = seen.visible[:, None].expand(-1, length, -1)
-        seen = seen.then([len(row) for row in rows], length)
-        hidden = self._forward(batch, kept, torch.cat([before, causal], dim=2), seen.positions)
+        places = torch.arange(length, device=self._device)
+        causal = (places[:, None] >= places).expand(len(rows), -1, -1)
+        hidden = self._forward(batch, kept, causal, places + begins[:, None])
         log_probs = torch.log_softmax(self._readout(hidden), dim=-1).view(len(rows), count, -1)
         first = log_probs[:, 0]
         if instead:
@@ -213,7 +178,7 @@ class _Writer:
                 done.instead_log_prob = value
             first = first.clone()
             first[:, [instead[0], self._stop]] = -torch.inf
-        return first, seen
+        return first
 
     def _pick(self, log_probs: Tensor) -> list[int | None]:
         """The next token of every row of the cache, noted for those that go on; None for those that have ended."""
@@ -232,6 +197,11 @@ class _Writer:
                     done.ids.append(token)
             tokens.append(None if done.stopped else token)
         return tokens
+
+
+def _behind(prefix: Tensor | None, own: Tensor) -> Tensor:
+    """Keys or values [groups, heads, length, size] behind those of a prefix that all groups share."""
+    return own if prefix is None else torch.cat([prefix.expand(len(own), -1, -1, -1), own], dim=2)
 
 
 def _by_library(model: Any, prompts: list[list[int]], stop: int, instead: tuple[int, ...], limit: int) -> list[Generated]:
