@@ -56,9 +56,10 @@ def test_rows_in_one_line_change_nothing(model_folder: Path, dtype: str, toleran
     torch.testing.assert_close(got, wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_gradients_of_rows_in_one_line(model_folder: Path, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kept", "long"), [(True, False), (False, False), (False, True)])
+def test_gradients_of_rows_in_one_line(model_folder: Path, kept: bool, long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flat, "KEPT", 10**9 if kept else 0)
+    monkeypatch.setattr(flat, "LONG", 0 if long else 10**9)
     model = loaded(model_folder)
     parameters = list(body_of(model).parameters())
     weights = torch.randn(len(ROWS), 32, generator=torch.Generator().manual_seed(0))
@@ -71,9 +72,9 @@ def test_gradients_of_rows_in_one_line(model_folder: Path, kept: bool, monkeypat
 
 @settings(max_examples=40, deadline=None)
 @given(prefix=st.integers(0, 5), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=5), groups=st.sampled_from([1, 3]),
-       cap=st.sampled_from([None, 2.0]), window=st.sampled_from([None, 3]), keep=st.booleans())
+       cap=st.sampled_from([None, 2.0]), window=st.sampled_from([None, 3, 100]), keep=st.booleans(), long=st.booleans())
 def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
-    prefix: int, lengths: list[int], groups: int, cap: float | None, window: int | None, keep: bool
+    prefix: int, lengths: list[int], groups: int, cap: float | None, window: int | None, keep: bool, long: bool
 ) -> None:
     generator = torch.Generator().manual_seed(prefix + sum(lengths))
     heads, size, total = 2, 4, prefix + sum(lengths)
@@ -94,7 +95,8 @@ def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
                 out[at, head] = torch.softmax(scores, 0) @ value[0, head // groups, near]
         return out[None]
 
-    flat.KEPT, before = (10**9 if keep else 0), flat.KEPT
+    before = flat.KEPT, flat.LONG
+    flat.KEPT, flat.LONG = (10**9 if keep else 0), (0 if long else 10**9)
     try:
         got = flat.attend_line(query, key, value, flat.Blocks.of(line), 0.5, cap, window)
         wanted = slowly()
@@ -104,7 +106,7 @@ def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
                         torch.autograd.grad((wanted * weights).sum(), [query, key, value]), strict=True):
             torch.testing.assert_close(a, b)
     finally:
-        flat.KEPT = before
+        flat.KEPT, flat.LONG = before
 
 
 def test_gradients_flow_through_the_shared_prefix(model_folder: Path) -> None:

@@ -17,13 +17,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 KEPT = 4_000_000
 """Weights of one layer that are kept for the backward pass; more are computed again."""
 
 WIDE = 32
 """Numbers of 16 bits in a processor's vector."""
+
+LONG = 256
+"""Tokens of the longest row from which on rows are attended to one after another, without any padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Blocks:
 
     Attributes:
         prefix: tokens of the shared prefix.
+        lengths: tokens of each row.
         rows, longest: number of rows, tokens of the longest, or a little more.
         place: [tokens after the prefix] each one's place in the flattened rows x longest.
         token: [rows, longest] the token of the line at each place; at padding, any.
@@ -67,6 +71,7 @@ class Blocks:
     """
 
     prefix: int
+    lengths: list[int]
     rows: int
     longest: int
     place: Tensor
@@ -88,7 +93,7 @@ class Blocks:
         place = stands.nonzero().flatten()
         token = torch.zeros(rows * longest, dtype=torch.long, device=lengths.device)
         token[place] = torch.arange(prefix, prefix + len(place), device=lengths.device)
-        return cls(prefix, rows, longest, place, token.view(rows, longest), (~stands).nonzero().flatten())
+        return cls(prefix, lengths.tolist(), rows, longest, place, token.view(rows, longest), (~stands).nonzero().flatten())
 
     def queries(self, heads: int, groups: int) -> Order:
         """From vectors [tokens, heads x groups] to [heads, rows, groups, longest] and back."""
@@ -153,8 +158,28 @@ def attend_line(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     line = [t[0].transpose(0, 1).to(dtype).contiguous() for t in (query, key, value)]
     with torch.autocast(device, enabled=False):
+        most = max(blocks.lengths)
+        if most >= LONG and softcap is None and (window is None or blocks.prefix + most <= window):
+            return _one_by_one(*line, blocks, scaling)[None]
         out: Tensor = _LineAttention.apply(*line, blocks, scaling, softcap, window)  # type: ignore[no-untyped-call]
     return out[None]
+
+
+def _one_by_one(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scaling: float) -> Tensor:
+    """Attention of a line's long rows, each behind the prefix, whose own part is taken from the first row.
+
+    The library's causal kernel keeps no weights and computes no more than half of them; the prefix's queries are computed again
+    with every row, which costs little beside a long one.
+    """
+    shared, found, start = blocks.prefix, list[Tensor](), blocks.prefix
+    groups = query.shape[1] // key.shape[1]
+    parts = [query, *(t.repeat_interleave(groups, dim=1) for t in (key, value))]
+    for length in blocks.lengths:
+        q, k, v = (torch.cat([t[:shared], t[start : start + length]]).transpose(0, 1)[None] for t in parts)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)[0].transpose(0, 1)
+        found.append(out[shared:] if found else out)
+        start += length
+    return torch.cat(found)
 
 
 class _LineAttention(torch.autograd.Function):
