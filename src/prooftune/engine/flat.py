@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from prooftune.engine.long import one_by_one
 
 KEPT = 4_000_000
 """Weights of one layer that are kept for the backward pass; more are computed again."""
@@ -156,30 +158,14 @@ def attend_line(
     device = query.device.type
     # What autocast would do to each product by itself, also in the backward pass, where it is off.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
-    line = [t[0].transpose(0, 1).to(dtype).contiguous() for t in (query, key, value)]
+    query, key, value = (t[0].transpose(0, 1).to(dtype).contiguous() for t in (query, key, value))
+    most = max(blocks.lengths)
     with torch.autocast(device, enabled=False):
-        most = max(blocks.lengths)
         if most >= LONG and softcap is None and (window is None or blocks.prefix + most <= window):
-            return _one_by_one(*line, blocks, scaling)[None]
-        out: Tensor = _LineAttention.apply(*line, blocks, scaling, softcap, window)  # type: ignore[no-untyped-call]
+            return one_by_one(query, key, value, blocks.prefix, blocks.lengths, scaling)[None]
+        out: Tensor = _LineAttention.apply(  # type: ignore[no-untyped-call]
+            query, key, value, blocks, scaling, softcap, window)
     return out[None]
-
-
-def _one_by_one(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scaling: float) -> Tensor:
-    """Attention of a line's long rows, each behind the prefix, whose own part is taken from the first row.
-
-    The library's causal kernel keeps no weights and computes no more than half of them; the prefix's queries are computed again
-    with every row, which costs little beside a long one.
-    """
-    shared, found, start = blocks.prefix, list[Tensor](), blocks.prefix
-    groups = query.shape[1] // key.shape[1]
-    parts = [query, *(t.repeat_interleave(groups, dim=1) for t in (key, value))]
-    for length in blocks.lengths:
-        q, k, v = (torch.cat([t[:shared], t[start : start + length]]).transpose(0, 1)[None] for t in parts)
-        out = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)[0].transpose(0, 1)
-        found.append(out[shared:] if found else out)
-        start += length
-    return torch.cat(found)
 
 
 class _LineAttention(torch.autograd.Function):
