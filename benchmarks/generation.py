@@ -46,6 +46,8 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows = _rows(options)
     model = _model(options, "auto")
     found: dict[int, str] = {}
+    with autocast(model):  # a first try, as `generate` has several
+        list(generate(model, encoder.prefix, rows[: max(TRIED)], encoder.stop, max_new_tokens=NEW))
     with measured() as cost, autocast(model):
         for numbers, written in generate(model, encoder.prefix, rows, encoder.stop, max_new_tokens=NEW):
             found |= {i: encoder.decode_answer(done.ids) for i, done in zip(numbers, written, strict=True)}
@@ -56,7 +58,7 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows = _rows(options)
     model = _model(options, "sdpa")
     seconds = {}
-    for size in TRIED:
+    for size in (TRIED[0], *TRIED):  # the first once more: it was the one that did everything for the first time
         started = time.perf_counter()
         _library(model, encoder, rows[: max(TRIED)], size)
         seconds[size] = time.perf_counter() - started
@@ -69,6 +71,7 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
 def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows = _rows(options)
     model = _model(options, "sdpa")
+    _library(model, encoder, rows[:4], 1)
     with measured() as cost:
         answers = _library(model, encoder, rows, 1)
     return contest.asked(encoder, rows, answers, cost)

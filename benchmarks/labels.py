@@ -33,6 +33,8 @@ from prooftune.tasks.templates import default_template
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 """In the order of the table."""
 TRIED = (4, 8, 16, 32)
+WARM = 8
+"""Rows of a first try, in which a process does much for the first time."""
 
 
 def main() -> None:
@@ -52,6 +54,8 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     chosen = recipe.Model.model_validate({"name": loading.EMBEDDED, "dtype": options.dtype})
     model = loading.load_model(loading.resolve(loading.EMBEDDED), chosen, max_length=encoder.rendering.max_length)
     found: dict[int, int] = {}
+    with autocast(model):  # a first try, as the harness has several
+        list(score_labels(model, encoder.prefix, rows[:WARM], encoder.targets, encoder.stop))
     with measured() as cost, autocast(model):
         for numbers, scores in score_labels(model, encoder.prefix, rows, encoder.targets, encoder.stop):
             found |= dict(zip(numbers, scores.argmax(dim=1).tolist(), strict=True))
@@ -66,7 +70,7 @@ def harness(options: argparse.Namespace) -> dict[str, Any]:
     backend: Any = HFLM(pretrained=folder, dtype=options.dtype, device="cuda" if torch.cuda.is_available() else "cpu",
                         max_length=2048)
     requests = [(("", ""), [*encoder.prefix, *row], list(label)) for row in rows for label in encoder.targets]
-    backend.batch_size_per_gpu = _fastest(backend, requests[: 8 * len(LABELS)])
+    backend.batch_size_per_gpu = _fastest(backend, requests[: WARM * len(LABELS)])
     with measured() as cost:
         replies = backend._loglikelihood_tokens(requests, disable_tqdm=True)
     scores = torch.tensor([reply[0] for reply in replies]).view(len(rows), len(LABELS))
@@ -75,7 +79,7 @@ def harness(options: argparse.Namespace) -> dict[str, Any]:
 
 def _fastest(backend: Any, requests: list[Any]) -> int:
     seconds = {}
-    for size in TRIED:
+    for size in (TRIED[0], *TRIED):  # the first once more: it was the one that did everything for the first time
         backend.batch_size_per_gpu = size
         started = time.perf_counter()
         backend._loglikelihood_tokens(requests, disable_tqdm=True)
