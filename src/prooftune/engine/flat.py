@@ -27,8 +27,9 @@ KEPT = 4_000_000
 WIDE = 32
 """Numbers of 16 bits in a processor's vector."""
 
-LONG = 256
-"""Tokens of the longest row from which on rows are attended to one after another, without any padding."""
+LONG = 512
+"""Tokens of the longest row from which on rows are attended to one after another, without any padding: there both ways take
+as long where all rows are that long, and the other takes longer where they differ."""
 
 
 @dataclass(frozen=True, slots=True)
