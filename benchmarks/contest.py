@@ -60,12 +60,17 @@ def contest(script: str, options: argparse.Namespace, runs: Mapping[str, Run], f
             several.append(json.loads(done.stdout.splitlines()[-1]))
             print(f"{repeat + 1}/{options.repeats} {one}: {_line(several[-1])}", flush=True)
     result = {
-        "command": f"python benchmarks/{Path(script).name} {' '.join(sys.argv[1:])}", "facts": dict(facts), "runs": found,
+        "command": f"python benchmarks/{Path(script).name} {' '.join(_shown(sys.argv[1:]))}", "facts": dict(facts), "runs": found,
         "medians": {one: _medians(several) for one, several in found.items()}, "ratios": _ratios(found),
         "load_before": busy, "machine": machine(), "date": datetime.date.today().isoformat()}
     MEASURED.mkdir(exist_ok=True)
     (MEASURED / f"{name or Path(script).stem}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps({"medians": result["medians"], "ratios": result["ratios"]}, indent=1))
+
+
+def _shown(words: Sequence[str]) -> list[str]:
+    """A command's words without what is this machine's own."""
+    return ["FOLDER" if before == "--data" else word for before, word in zip(["", *words], words, strict=False)]
 
 
 def asked(encoder: Encoder, rows: Sequence[Sequence[int]], predictions: Sequence[Any], spent: Cost) -> dict[str, Any]:
