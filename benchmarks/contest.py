@@ -96,7 +96,7 @@ def product_rate(size: int = 1024) -> float:
         started = time.perf_counter()
         a @ b
         best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    return float(2 * size**3 / best)
 
 
 def _installed(name: str) -> bool:

@@ -23,16 +23,16 @@ _TITLES = {
     "estimates": "Estimates of `check` against what a run took", "step": "Where a training step's time goes"}
 _LIMITS = {
     "training": (
-        "What limits it: by the profile 72% of a step are its own matrix products, so that over the same tokens nothing could be more "
-        "than 1.4 times as fast on this machine, which does 0.4 TFLOP per second in bfloat16. The rest is softmax, SwiGLU and copies "
-        "between layouts. Next: these few pieces compiled into one pass each."),
+        "What limits it: by the profile 72% of a step are its own matrix products, so that over the same tokens nothing could be "
+        "more than 1.4 times as fast on this machine, which does 0.4 TFLOP per second in bfloat16. The rest is softmax, SwiGLU and "
+        "copies between layouts. Next: these few pieces compiled into one pass each."),
     "labels-8-shot-bfloat16": (
         "What limits it: attention over the examples, whose 16-bit kernel reaches a third of the rate of plain products here. The "
         "harness computes the examples for every row and label. Next: attention over a long prefix as plain products, a piece at a "
         "time."),
     "generation-bfloat16": (
-        "What limits it: half of the time goes into 23 steps that each read all weights for one token a row, where the calls of small "
-        "operators weigh more than the products. Predictions differ where 16-bit rounding decides between tokens that are all but "
+        "What limits it: half of the time goes into 23 steps that each read all weights for one token a row, where the calls of "
+        "small operators weigh more than the products. Predictions differ where 16-bit rounding decides between tokens that are all but "
         "equally likely. Next: fewer calls in a step.")}
 """By what each is limited now, and what comes next; written by hand."""
 
