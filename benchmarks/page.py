@@ -32,8 +32,8 @@ _LIMITS = {
         "time."),
     "generation-bfloat16": (
         "What limits it: half of the time goes into 23 steps that each read all weights for one token a row, where the calls of "
-        "small operators weigh more than the products. Predictions differ where 16-bit rounding decides between tokens that are all "
-        "but equally likely. Next: fewer calls in a step.")}
+        "small operators weigh more than the products. Predictions differ where 16-bit rounding decides between tokens that are "
+        "all but equally likely. Next: fewer calls in a step.")}
 """By what each is limited now, and what comes next; written by hand."""
 
 _HEAD = """# Benchmarks
