@@ -123,7 +123,7 @@ def _ratios(found: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, fl
 
 
 def _same(ours: list[Any], theirs: list[Any]) -> float:
-    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+    return sum(bool(a == b) for a, b in zip(ours, theirs, strict=True)) / len(ours)
 
 
 def _medians(several: list[dict[str, Any]]) -> dict[str, Any]:
