@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,15 @@ def outputs_of(folder: Path, variant: str) -> list[str]:
 def details_of(folder: Path, variant: str) -> dict[str, Any]:
     details: dict[str, Any] = read_json(folder / "variants" / variant / "details.json")
     return details
+
+
+def steps_kept(folder: Path, variant: str) -> list[int]:
+    """Steps whose checkpoints a run could go on from now: their last file is there to its end."""
+    steps = []
+    for state in folder.glob(f"variants/{variant}/checkpoints/*/trainer_state.json"):
+        with suppress(ValueError, OSError):  # it is just being written
+            steps.append(int(json.loads(state.read_text("utf-8"))["global_step"]))
+    return sorted(steps)
 
 
 def classifier(bundle: Path | None) -> Classifier:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from prooftune.files import read_json
-from study.small import details_of, predictions_of, small_recipe
+from study.small import details_of, predictions_of, small_recipe, steps_kept
 
 PATIENCE = 120
 """Seconds after which a moment that has not come is a failure."""
@@ -62,14 +62,11 @@ def test_killed_three_times_it_ends_as_if_it_had_never_been(learners: dict[str, 
     assert done.returncode == 0, done.stderr
     tuned = killed / "variants" / "tuned"
 
-    def checkpoints() -> list[int]:
-        return sorted(int(p.parent.name.rpartition("-")[2]) for p in tuned.glob("checkpoints/*/trainer_state.json"))
-
     kill_when(recipe, killed, lambda _: (killed / "data" / "stage.json").is_file())
     assert not read_json(killed / "data" / "stage.json")["done"] and not (killed / "variants").exists()
 
-    kill_when(recipe, killed, lambda _: bool(checkpoints()))
-    first = checkpoints()
+    kill_when(recipe, killed, lambda _: bool(steps_kept(killed, "tuned")))
+    first = steps_kept(killed, "tuned")
     assert 15 <= first[-1] < 120 and not (tuned / "trained").exists()
     kept = {p: p.stat().st_mtime_ns for p in killed.glob("variants/*/predictions.parquet")}
     assert sorted(p.parent.name for p in kept) == ["tfidf", "zero-shot"]

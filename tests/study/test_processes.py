@@ -22,7 +22,7 @@ import prooftune
 from prooftune import processes
 from prooftune.files import read_json
 from prooftune.runs import read_predictions
-from study.small import details_of, small_recipe
+from study.small import details_of, small_recipe, steps_kept
 
 PATIENCE = 180
 """Seconds after which a moment that has not come is a failure."""
@@ -111,7 +111,7 @@ def test_a_process_killed_in_the_middle_ends_the_run_which_then_goes_on(learners
     assert done.returncode == 0, done.stderr
     with (tmp_path / "log").open("w") as log, subprocess.Popen(launched(recipe, killed), stderr=log, env=environment()) as launcher:
         end = time.monotonic() + PATIENCE
-        while not list(killed.glob("variants/tuned/checkpoints/*/trainer_state.json")):
+        while not steps_kept(killed, "tuned"):
             assert launcher.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
             time.sleep(0.01)
         helper = next(pid for pid in _children(launcher.pid) if _variable(pid, "RANK") == "1")
