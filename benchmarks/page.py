@@ -28,8 +28,9 @@ _LIMITS = {
         "copies between layouts. Next: these few pieces compiled into one pass each."),
     "labels-8-shot-bfloat16": (
         "What limits it: attention over the examples, whose 16-bit kernel reaches a third of the rate of plain products here. The "
-        "harness computes the examples for every row and label. Next: attention over a long prefix as plain products, a piece at a "
-        "time."),
+        "harness computes the examples again for every row. These figures are of a cold start beside a harness that had tried its "
+        "batch sizes before; the script gives both a first try since. Next: attention over a long prefix as plain products, a "
+        "piece at a time."),
     "generation-bfloat16": (
         "What limits it: half of the time goes into 23 steps that each read all weights for one token a row, where the calls of "
         "small operators weigh more than the products. Predictions differ where 16-bit rounding decides between tokens that are "

@@ -18,6 +18,7 @@ from prooftune.engine.batches import collate
 from prooftune.engine.cache import Kept
 from prooftune.engine.flat import lay
 from prooftune.engine.forward import body_of, check_readout, hidden_states, line_states, prefix_cache, shares
+from prooftune.engine.sight import Groups, Sight
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
 
@@ -107,6 +108,41 @@ def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
             torch.testing.assert_close(a, b)
     finally:
         flat.KEPT, flat.LONG = before
+
+
+@settings(max_examples=60, deadline=None)
+@given(prefixes=st.lists(st.integers(1, 9), max_size=3), rows=st.integers(1, 5), queries=st.integers(1, 5),
+       repeats=st.sampled_from([1, 3]), window=st.sampled_from([None, 3, 100]), seed=st.integers(0, 99))
+def test_attention_in_pieces_is_that_at_once(
+    prefixes: list[int], rows: int, queries: int, repeats: int, window: int | None, seed: int
+) -> None:
+    """Over no prefix, over one, and over those of several groups, with and without a sliding window."""
+    generator = torch.Generator().manual_seed(seed)
+    heads, size = 2, 8
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    asked, key, value = (drawn(rows, heads, n, size) for n in (repeats * queries, queries, queries))
+    shape = len(prefixes), heads, max(prefixes, default=0), size
+    behind = (drawn(*shape), drawn(*shape)) if prefixes else None
+    group = torch.randint(len(prefixes), (rows,), generator=generator).sort().values if prefixes else torch.zeros(rows).long()
+    seen = torch.tensor(prefixes or [0])
+    groups = Groups.of(group, seen) if len(prefixes) > 1 else None
+    positions = seen[group][:, None] + torch.arange(queries)
+    causal = torch.ones(rows, queries, queries, dtype=torch.bool).tril()
+    sight = Sight(causal, positions, positions, [behind] if behind else None, groups)
+    got = attention._in_pieces(asked, key, value, behind, sight, window, 0.3)
+    wanted = attention._at_once(asked, key, value, behind, sight, sight.masks(window, asked.dtype), 0.3, None, 0.0)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+    for row in range(rows):  # and each row by itself, as the formula has it
+        n = int(seen[group[row]])
+        keys = torch.cat([behind[0][group[row], :, :n], key[row]], dim=1) if behind else key[row]
+        values = torch.cat([behind[1][group[row], :, :n], value[row]], dim=1) if behind else value[row]
+        at, places = (n + torch.arange(queries)).repeat(repeats)[:, None], torch.arange(n + queries)
+        hidden = (places > at) | (at - places >= (window or 10**6))
+        scores = (asked[row] @ keys.transpose(1, 2) * 0.3).masked_fill(hidden, -torch.inf)
+        torch.testing.assert_close(got[row], torch.softmax(scores, -1) @ values, atol=1e-5, rtol=1e-4)
 
 
 def test_gradients_flow_through_the_shared_prefix(model_folder: Path) -> None:

@@ -1,8 +1,9 @@
-"""Attention that sees a prefix shared by all rows without copying it, and never repeats keys for grouped queries.
+"""Attention that sees a prefix shared by all rows, or by groups of them, without copying it to the rows.
 
-Registered with transformers under the name `NAME`, it is what the layers of any model call. Scores over the
-prefix are one matrix product of all rows' queries with the prefix's keys; those over a row's own keys are a
-batch of products; one softmax runs over both. Numerically this is ordinary attention over prefix and row.
+Registered with transformers under the name `NAME`, it is what the layers of any model call. Over the prefix the
+queries of all rows that see it stand beside each other; over its own keys each row is by itself. Either one softmax
+runs over both, or both are computed apart and put together by their weights. Numerically this is ordinary attention
+over prefix and row. Rows in one line, as training has them, are in `flat` and `long`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,6 @@ class Batch:
     position_ids: Tensor
     read: Tensor
 
-
     @property
     def stands(self) -> Tensor:
         """[rows, length] True where a token stands."""

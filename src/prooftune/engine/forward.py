@@ -21,7 +21,7 @@ from prooftune.engine.batches import SPARE, Batch, Squeezed, collate
 from prooftune.engine.cache import Kept
 from prooftune.engine.flat import Blocks, Line
 from prooftune.engine.last import only_at
-from prooftune.engine.sight import KeysValues, Sight
+from prooftune.engine.sight import KeysValues, Sight, additive
 from prooftune.errors import Failure
 from prooftune.progress import say
 
@@ -237,7 +237,7 @@ def _tree_masks(body: nn.Module, batch: Batch) -> Any:
     config: Any = body.config
     allowed, dtype = batch.attention_mask, next(body.parameters()).dtype
     length, total = allowed.shape[2:]
-    full = _additive(allowed, dtype)
+    full = additive(allowed, dtype)
     kinds = set(getattr(config, "layer_types", None) or [])
     window = getattr(config, "sliding_window", None)
     if not window or total <= window or kinds == {"full_attention"}:
@@ -245,12 +245,8 @@ def _tree_masks(body: nn.Module, batch: Batch) -> Any:
     prefix = total - length
     keys = torch.cat([torch.arange(prefix, device=allowed.device).expand(len(allowed), -1), batch.position_ids], dim=1)
     near = (batch.position_ids[:, :, None] - keys[:, None, :] < window)[:, None]
-    sliding = _additive((allowed & near)[..., max(0, prefix - (window - 1)) :], dtype)
+    sliding = additive((allowed & near)[..., max(0, prefix - (window - 1)) :], dtype)
     return {"full_attention": full, "sliding_attention": sliding} if kinds else sliding
-
-
-def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
 def _device(module: nn.Module) -> torch.device:

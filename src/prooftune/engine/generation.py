@@ -91,9 +91,7 @@ class _Writer:
         self._prefix_length = prefix_length
         self._done = [Generated() for _ in numbers]
         self._slots = list(range(len(numbers)))  # for each row of the cache, its place in the batch
-        # Where rows share more than the prefix: each one's group, and the tokens that every group shares, prefix included.
-        self._group: Tensor | None = None
-        self._shared = torch.empty(0)
+        self._groups: Groups | None = None  # where rows share more than the prefix
 
     def write(self, rows: Sequence[Sequence[int]], common: Sequence[int], limit: int) -> list[Generated]:
         """At most `limit` tokens for every row.
@@ -122,7 +120,7 @@ class _Writer:
                 left = torch.tensor(going, device=self._device)
                 kept.keep_rows(left)
                 visible, positions = visible[left], positions[left]
-                self._group = None if self._group is None else self._group[left]
+                self._groups = None if self._groups is None else self._groups.of_rows(left)
                 self._slots, tokens = [self._slots[slot] for slot in going], [tokens[slot] for slot in going]
             batch = collate([[self._stop if token is None else token] for token in tokens], [[0]] * len(tokens), 0, self._device)
             end = width + step + 1
@@ -140,8 +138,7 @@ class _Writer:
             positions: [rows, read before + new], counted with the prefix.
         """
         at = positions[:, -batch.input_ids.shape[1] :]
-        groups = None if self._group is None else Groups.of(self._group, self._shared)
-        sight = Sight(allowed.expand(-1, batch.input_ids.shape[1], -1), at, positions, self._prefix, groups)
+        sight = Sight(allowed.expand(-1, batch.input_ids.shape[1], -1), at, positions, self._prefix, self._groups)
         return states_at(self._body, replace(batch, position_ids=at), sight, kept)
 
     def _share(self, rows: Sequence[Sequence[int]], common: Sequence[int]) -> None:
@@ -155,8 +152,8 @@ class _Writer:
         layers = kept.layers()
         before = self._prefix or [(None, None)] * len(layers)
         self._prefix = [(_behind(a, keys), _behind(b, values)) for (a, b), (keys, values) in zip(before, layers, strict=True)]
-        self._group = torch.searchsorted(torch.tensor(first), torch.arange(len(rows)), right=True).to(self._device) - 1
-        self._shared = torch.tensor([self._prefix_length + common[i] for i in first], device=self._device)
+        group = torch.searchsorted(torch.tensor(first), torch.arange(len(rows)), right=True).to(self._device) - 1
+        self._groups = Groups.of(group, torch.tensor([self._prefix_length + common[i] for i in first], device=self._device))
 
     def _read(self, rows: Sequence[Sequence[int]], kept: Kept, begins: Tensor) -> Tensor:
         """Log-probabilities [rows, vocabulary] of the first token after rows that begin at these positions [rows].

@@ -19,24 +19,30 @@ class Groups:
     """Which rows see which of several prefixes.
 
     Attributes:
+        group: [rows] each one's.
+        tokens: [groups] of each group's prefix; the rest is padding.
         slots: [groups, most] the numbers of each group's rows; any number where there are fewer.
         place: [rows] of each row, in the flattened groups x most.
-        lengths: [rows] tokens of the prefix that the row sees; the rest is padding.
     """
 
+    group: Tensor
+    tokens: Tensor
     slots: Tensor
     place: Tensor
-    lengths: Tensor
 
     @classmethod
-    def of(cls, group: Tensor, lengths: Tensor) -> Groups:
+    def of(cls, group: Tensor, tokens: Tensor) -> Groups:
         """For rows [rows] of these groups, neighbours where they have the same, and the tokens [groups] of each prefix."""
-        counts = torch.bincount(group, minlength=len(lengths))
+        counts = torch.bincount(group, minlength=len(tokens))
         most, numbers = int(counts.max()), torch.arange(len(group), device=group.device)
         place = group * most + numbers - (counts.cumsum(0) - counts)[group]
-        slots = torch.zeros(len(lengths) * most, dtype=torch.long, device=group.device)
+        slots = torch.zeros(len(tokens) * most, dtype=torch.long, device=group.device)
         slots[place] = numbers
-        return cls(slots.view(len(lengths), most), place, lengths[group])
+        return cls(group, tokens, slots.view(len(tokens), most), place)
+
+    def of_rows(self, rows: Tensor) -> Groups:
+        """Those of these rows alone, which are named in their order."""
+        return Groups.of(self.group[rows], self.tokens)
 
 
 @dataclass(slots=True)
@@ -72,13 +78,13 @@ class Sight:
             own, seen = self.allowed, None
             places = torch.arange(self.prefix[0][0].shape[2] if self.prefix else 0, device=own.device)
             if self.groups is not None:
-                seen = (places < self.groups.lengths[:, None])[:, None].expand(-1, own.shape[1], -1)
+                seen = (places < self.groups.tokens[self.groups.group, None])[:, None].expand(-1, own.shape[1], -1)
             if window is not None:
                 own = own & (self.query_positions[:, :, None] - self.key_positions[:, None, :] < window)
                 if len(places) and int(self.query_positions.max()) >= window:
                     near = self.query_positions[:, :, None] - places < window
                     seen = near if seen is None else near & seen
-            self._masks[key] = _additive(own, dtype), None if seen is None else _additive(seen, dtype)
+            self._masks[key] = additive(own, dtype)[:, None], None if seen is None else additive(seen, dtype)[:, None]
         return self._masks[key]
 
     def repeated_masks(self, window: int | None, dtype: torch.dtype, times: int) -> tuple[Tensor, Tensor | None]:
@@ -107,6 +113,6 @@ class Sight:
         return each.flatten(0, 1)[self.groups.place]
 
 
-def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return mask.masked_fill(~allowed, torch.finfo(dtype).min)[:, None]
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to be added to scores: nothing where a query may look, as good as minus infinity elsewhere."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
