@@ -164,7 +164,8 @@ def test_the_keyboard_is_enough(page: Any) -> None:
     page.keyboard.type("goal")
     page.keyboard.press("Control+Enter")
     page.locator("#status").get_by_text("Answered in").wait_for()
-    assert "Tuned: " in page.locator("#status").inner_text()
+    status = page.locator("#status").inner_text()
+    assert "Tuned: " in status and status.endswith(".") and ".." not in status
 
 
 def test_what_is_wrong_is_said_where_a_reader_hears_it(page: Any) -> None:

@@ -102,9 +102,10 @@ function show(side, reply, about) {
 function summary(tuned, base) {
   const said = (reply) => {
     const result = reply.results[0];
-    return result.label ?? result.answer.slice(0, 200) ?? "";
+    const text = (result.label ?? result.answer.slice(0, 200)) || "none";
+    return /[.!?…]$/.test(text) ? text : `${text}.`;
   };
-  return `Tuned: ${said(tuned) || "none"}.${base ? ` Base: ${said(base) || "none"}.` : ""}`;
+  return `Tuned: ${said(tuned)}${base ? ` Base: ${said(base)}` : ""}`;
 }
 
 function busy(is) {
