@@ -12,7 +12,7 @@ again in the backward pass instead of being kept, as in FlashAttention (Dao et a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,9 +80,7 @@ class Blocks:
     place: Tensor
     token: Tensor
     padding: Tensor
-    _queries: dict[tuple[int, int], Order] = field(default_factory=dict)
-    _keys: dict[int, Order] = field(default_factory=dict)
-    _masks: dict[tuple[int, int, int | None, torch.dtype], Tensor] = field(default_factory=dict)
+    _parts: dict[tuple[int, int, int | None, torch.dtype], list[_Part]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, line: Line) -> Blocks:
@@ -98,43 +96,48 @@ class Blocks:
         token[place] = torch.arange(prefix, prefix + len(place), device=lengths.device)
         return cls(prefix, lengths.tolist(), rows, longest, place, token.view(rows, longest), (~stands).nonzero().flatten())
 
-    def queries(self, heads: int, groups: int) -> Order:
+    def parts(self, heads: int, groups: int, window: int | None, dtype: torch.dtype) -> list[_Part]:
+        """The rows and, if there is one, the prefix, for layers with these key heads and queries for each of them."""
+        key = (heads, groups, window, dtype)
+        if key not in self._parts:
+            mask, shared = self._mask(self.prefix, self.longest, window, dtype), self.prefix
+            queries, keys = self._queries(heads, groups), self._keys(heads)
+            parts = [_Part(mask.repeat(groups, 1), heads, groups, shared, None, queries, keys)]
+            if shared:
+                parts.append(_Part(self._mask(0, shared, window, dtype).repeat(groups, 1), heads, groups, 0, shared, None, None))
+            self._parts[key] = parts
+        return self._parts[key]
+
+    def _queries(self, heads: int, groups: int) -> Order:
         """From vectors [tokens, heads x groups] to [heads, rows, groups, longest] and back."""
-        if (heads, groups) not in self._queries:
-            head = torch.arange(heads, device=self.token.device).view(-1, 1, 1, 1)
-            group = torch.arange(groups, device=self.token.device).view(-1, 1)
+        head = torch.arange(heads, device=self.token.device).view(-1, 1, 1, 1)
+        group = torch.arange(groups, device=self.token.device).view(-1, 1)
 
-            def at(place: Tensor) -> Tensor:
-                """Places in [heads, rows, groups, longest] of places in rows x longest, [heads, places, groups, 1]."""
-                row, within = (place // self.longest).view(1, -1, 1, 1), (place % self.longest).view(1, -1, 1, 1)
-                return ((head * self.rows + row) * groups + group) * self.longest + within
+        def at(place: Tensor) -> Tensor:
+            """Places in [heads, rows, groups, longest] of places in rows x longest, [heads, places, groups, 1]."""
+            row, within = (place // self.longest).view(1, -1, 1, 1), (place % self.longest).view(1, -1, 1, 1)
+            return ((head * self.rows + row) * groups + group) * self.longest + within
 
-            there = (self.token[:, None] * heads + head) * groups + group
-            back = at(self.place).transpose(0, 1)
-            self._queries[heads, groups] = Order(there.flatten(), back.flatten(), at(self.padding).flatten())
-        return self._queries[heads, groups]
+        there = (self.token[:, None] * heads + head) * groups + group
+        back = at(self.place).transpose(0, 1)
+        return Order(there.flatten(), back.flatten(), at(self.padding).flatten())
 
-    def keys(self, heads: int) -> Order:
+    def _keys(self, heads: int) -> Order:
         """From vectors [tokens, heads] to [heads, rows, prefix + longest], the prefix before every row, and the rows' back."""
-        if heads not in self._keys:
-            device = self.token.device
-            head = torch.arange(heads, device=device).view(-1, 1, 1)
-            shared = torch.arange(self.prefix, device=device).expand(self.rows, -1)
-            there = torch.cat([shared, self.token], dim=1) * heads + head
-            row, within = (self.place // self.longest).view(-1, 1), (self.place % self.longest).view(-1, 1)
-            back = (head.view(1, -1) * self.rows + row) * (self.prefix + self.longest) + self.prefix + within
-            self._keys[heads] = Order(there.flatten(), back.flatten())
-        return self._keys[heads]
+        device = self.token.device
+        head = torch.arange(heads, device=device).view(-1, 1, 1)
+        shared = torch.arange(self.prefix, device=device).expand(self.rows, -1)
+        there = torch.cat([shared, self.token], dim=1) * heads + head
+        row, within = (self.place // self.longest).view(-1, 1), (self.place % self.longest).view(-1, 1)
+        back = (head.view(1, -1) * self.rows + row) * (self.prefix + self.longest) + self.prefix + within
+        return Order(there.flatten(), back.flatten())
 
-    def mask(self, prefix: int, queries: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    def _mask(self, prefix: int, queries: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """Additive [queries, prefix + queries]: earlier tokens of the same row, and those of the prefix, within the window."""
-        key = (prefix, queries, window, dtype)
-        if key not in self._masks:
-            at = torch.arange(prefix, prefix + queries, device=self.token.device)[:, None]
-            seen = torch.arange(prefix + queries, device=self.token.device)
-            hidden = seen > at if window is None else (seen > at) | (at - seen >= window)
-            self._masks[key] = torch.zeros(hidden.shape, dtype=dtype, device=at.device).masked_fill(hidden, torch.finfo(dtype).min)
-        return self._masks[key]
+        at = torch.arange(prefix, prefix + queries, device=self.token.device)[:, None]
+        seen = torch.arange(prefix + queries, device=self.token.device)
+        hidden = seen > at if window is None else (seen > at) | (at - seen >= window)
+        return torch.zeros(hidden.shape, dtype=dtype, device=at.device).masked_fill(hidden, torch.finfo(dtype).min)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,27 +180,30 @@ class _LineAttention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scaling: float, softcap: float | None,
         window: int | None,
     ) -> Tensor:
-        ctx.blocks, ctx.soft, ctx.window = blocks, _Softmax(scaling, softcap), window
-        out, kept = torch.empty_like(query), []
-        for part in _parts(query, key, value, blocks, window):
-            weights, capped = ctx.soft.weights(part)
-            part.put(out, torch.bmm(weights, part.value))
-            kept.append(weights if capped is None and weights.numel() <= KEPT else None)
-        ctx.save_for_backward(query, key, value, *kept)
+        heads = key.shape[1]
+        ctx.soft, ctx.keys = _Softmax(scaling, softcap), key.shape
+        ctx.parts = blocks.parts(heads, query.shape[1] // heads, window, query.dtype)
+        out, saved = torch.empty_like(query), []
+        for part in ctx.parts:
+            asked, keys, values = part.queries(query), part.keys(key), part.keys(value)
+            weights, capped = ctx.soft.weights(asked, keys, part.mask)
+            part.put(out, torch.bmm(weights, values))
+            saved += [asked, keys, values, weights if capped is None and weights.numel() <= KEPT else None]
+        ctx.save_for_backward(*saved)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, *kept = ctx.saved_tensors
-        of_query, of_key, of_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         grad = grads[0].contiguous()
-        for part, known in zip(_parts(query, key, value, ctx.blocks, ctx.window), kept, strict=True):
-            weights, capped = (known, None) if known is not None else ctx.soft.weights(part)
-            wide = part.take(grad)
+        of_query, of_key, of_value = torch.empty_like(grad), grad.new_zeros(ctx.keys), grad.new_zeros(ctx.keys)
+        saved = iter(ctx.saved_tensors)
+        for part, asked, keys, values, known in zip(ctx.parts, saved, saved, saved, saved, strict=True):
+            weights, capped = (known, None) if known is not None else ctx.soft.weights(asked, keys, part.mask)
+            wide = part.gradients(grad)
             part.put_keys(of_value, torch.bmm(weights.transpose(1, 2), wide))
-            scores = ctx.soft.backward(torch.bmm(wide, part.value.transpose(1, 2)), weights, capped)
-            part.put(of_query, torch.bmm(scores, part.key))
-            part.put_keys(of_key, torch.bmm(scores.transpose(1, 2), part.query))
+            scores = ctx.soft.backward(torch.bmm(wide, values.transpose(1, 2)), weights, capped)
+            part.put(of_query, torch.bmm(scores, keys))
+            part.put_keys(of_key, torch.bmm(scores.transpose(1, 2), asked))
         return of_query, of_key, of_value, None, None, None, None
 
 
@@ -206,13 +212,13 @@ class _Softmax:
     scaling: float
     cap: float | None
 
-    def weights(self, part: _Part) -> tuple[Tensor, Tensor | None]:
+    def weights(self, query: Tensor, key: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weights [blocks, queries, keys], and the scores under a cap that they come from."""
-        keys = part.key.transpose(1, 2)
+        keys = key.transpose(1, 2)
         if self.cap is None:
-            return torch.softmax(torch.baddbmm(part.mask, part.query, keys, alpha=self.scaling), dim=-1), None
-        capped = torch.tanh(torch.bmm(part.query, keys) * (self.scaling / self.cap)) * self.cap
-        return torch.softmax(capped + part.mask, dim=-1), capped
+            return torch.softmax(torch.baddbmm(mask, query, keys, alpha=self.scaling), dim=-1), None
+        capped = torch.tanh(torch.bmm(query, keys) * (self.scaling / self.cap)) * self.cap
+        return torch.softmax(capped + mask, dim=-1), capped
 
     def backward(self, grad: Tensor, weights: Tensor, capped: Tensor | None) -> Tensor:
         """Gradient of the products of queries and keys from that of the weights."""
@@ -224,35 +230,40 @@ class _Softmax:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The prefix, or all rows in blocks.
+    """Where the prefix's tokens, or those of all rows, stand in blocks, a block for every key head and row.
 
     Attributes:
-        query: [blocks, groups x queries, size], a block for every key head and row.
-        key, value: [blocks, keys, size].
         mask: additive [groups x queries, keys].
         heads, groups, start, end: key heads, queries for each of them, and the part's tokens in the line.
         order, key_order: None for the prefix, whose blocks are the line's own vectors.
     """
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
     mask: Tensor
     heads: int
     groups: int
     start: int
-    end: int
+    end: int | None
     order: Order | None
     key_order: Order | None
 
-    def take(self, line: Tensor) -> Tensor:
-        """The line's vectors [tokens, heads, size] where the queries stand; zero at padding."""
+    def queries(self, line: Tensor) -> Tensor:
+        """The line's vectors [tokens, query heads, size] in blocks [blocks, groups x queries, size]; any at padding."""
         if self.order is None:
             return _by_head(line[: self.end], self.heads)
-        taken = line.view(-1, line.shape[-1]).index_select(0, self.order.there)
-        if self.order.blank is not None and len(self.order.blank):
-            taken.index_fill_(0, self.order.blank, 0)
-        return taken.view(self.query.shape)
+        return line.view(-1, line.shape[-1]).index_select(0, self.order.there).view(-1, len(self.mask), line.shape[-1])
+
+    def gradients(self, line: Tensor) -> Tensor:
+        """The same of gradients; zero at padding."""
+        taken = self.queries(line)
+        if self.order is not None and self.order.blank is not None and len(self.order.blank):
+            taken.view(-1, line.shape[-1]).index_fill_(0, self.order.blank, 0)
+        return taken
+
+    def keys(self, line: Tensor) -> Tensor:
+        """The line's vectors [tokens, key heads, size] in blocks [blocks, keys, size]; any at padding."""
+        if self.key_order is None:
+            return line[: self.end].transpose(0, 1)
+        return line.view(-1, line.shape[-1]).index_select(0, self.key_order.there).view(-1, self.mask.shape[1], line.shape[-1])
 
     def put(self, line: Tensor, found: Tensor) -> None:
         """Write what was found for the queries to its tokens of the line."""
@@ -271,19 +282,6 @@ class _Part:
         if self.start:
             line[: self.start] += found.view(self.heads, -1, found.shape[1], size)[:, :, : self.start].sum(1).transpose(0, 1)
         line[self.start :] = found.view(-1, size).index_select(0, self.key_order.back).view(-1, self.heads, size)
-
-
-def _parts(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, window: int | None) -> Iterator[_Part]:
-    heads, size = key.shape[1:]
-    groups, shared = query.shape[1] // heads, blocks.prefix
-    order, key_order = blocks.queries(heads, groups), blocks.keys(heads)
-    keys, values = (t.view(-1, size).index_select(0, key_order.there).view(heads * blocks.rows, -1, size) for t in (key, value))
-    asked = query.view(-1, size).index_select(0, order.there).view(heads * blocks.rows, -1, size)
-    yield _Part(asked, keys, values, blocks.mask(shared, blocks.longest, window, query.dtype).repeat(groups, 1), heads, groups,
-                shared, query.shape[0], order, key_order)
-    if shared:
-        yield _Part(_by_head(query[:shared], heads), key[:shared].transpose(0, 1), value[:shared].transpose(0, 1),
-                    blocks.mask(0, shared, window, query.dtype).repeat(groups, 1), heads, groups, 0, shared, None, None)
 
 
 def _by_head(vectors: Tensor, heads: int) -> Tensor:
