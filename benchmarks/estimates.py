@@ -1,9 +1,9 @@
 """What `prooftune check` estimates against what a run then takes and needs.
 
-    python benchmarks/estimates.py RECIPE ... [--set KEY=VALUE ...]
+    python benchmarks/estimates.py RECIPE ... [--set KEY=VALUE ...] [--out FOLDER]
 
 Every recipe (a file, or the name of a shipped one) is checked and run in processes of their own; time is that of training and of
-the test rows, memory the peak of the process while it did them.
+the test rows, memory the peak of the process while it did them. The runs are kept in FOLDER where one is named.
 """
 
 from __future__ import annotations
@@ -24,22 +24,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     overrides = [word for one in options.overrides for word in ("--set", one)]
-    variants = [one for recipe in options.recipes for one in _compared(recipe, overrides)]
-    result = {"command": f"python benchmarks/estimates.py {' '.join(sys.argv[1:])}", "variants": variants, "machine": machine(),
+    with tempfile.TemporaryDirectory() as temporary:
+        place = options.out or Path(temporary)
+        variants = [one for recipe in options.recipes for one in _compared(recipe, overrides, place / Path(recipe).stem)]
+    result = {"command": f"python benchmarks/estimates.py {' '.join([*options.recipes, *overrides])}", "variants": variants, "machine": machine(),
               "date": datetime.date.today().isoformat()}
     MEASURED.mkdir(exist_ok=True)
     (MEASURED / "estimates.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps(variants, indent=1))
 
 
-def _compared(recipe: str, overrides: list[str]) -> list[dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "prooftune", "--quiet"]
-        subprocess.run([*command, "check", recipe, *overrides], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run([*command, "run", recipe, "--out", folder, *overrides], check=True, stdout=subprocess.DEVNULL)
-        report = json.loads((Path(folder) / "report.json").read_text("utf-8"))
+def _compared(recipe: str, overrides: list[str], folder: Path) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "prooftune", "--quiet"]
+    subprocess.run([*command, "check", recipe, *overrides], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, "run", recipe, "--out", str(folder), *overrides], check=True, stdout=subprocess.DEVNULL)
+    report = json.loads((folder / "report.json").read_text("utf-8"))
     found = []
     for name, estimate in report["estimates"].items():
         took = report["variants"][name]["cost"]

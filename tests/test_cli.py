@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from prooftune import __version__
@@ -79,6 +80,47 @@ def test_recipes_are_listed_with_what_they_are(monkeypatch: pytest.MonkeyPatch, 
     assert any(line.startswith("demo ") and "Film reviews" in line for line in lines)
 
 
+def test_a_recipe_is_shown_as_it_is_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prooftune(monkeypatch, "recipes", "swahili-news") == 0
+    shown = capsys.readouterr().out
+    assert "git clone the repository" in shown and yaml.safe_load(shown)["name"] == "swahili-news"
+    assert prooftune(monkeypatch, "recipes", "swahilinews") == 2
+    assert "(did you mean 'swahili-news'?)" in capsys.readouterr().err
+
+
+def test_data_that_a_shipped_recipe_misses_is_told_where_it_comes_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert prooftune(monkeypatch, "check", "financial-sentiment") == 2
+    assert "'prooftune recipes financial-sentiment' says where the data comes from" in capsys.readouterr().err
+
+
+def test_a_recipe_beside_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fin.yaml").write_text("name: fin\n")
+    assert prooftune(monkeypatch, "run", "fin.yml") == 2
+    assert "(did you mean 'fin.yaml'?)" in capsys.readouterr().err
+
+
+def test_what_was_half_written_goes_when_the_command_is_ended(tmp_path: Path) -> None:
+    code = ("import sys, time, pathlib; from prooftune import cli; from prooftune.files import atomic_path\n"
+            "def wait(*_):\n"
+            "    with atomic_path(pathlib.Path(sys.argv[2])) as half:\n"
+            "        half.write_text('half'); print('writing', flush=True); time.sleep(60)\n"
+            "import prooftune.recipe; prooftune.recipe.describe_shipped = wait; cli.main()")
+    process = subprocess.Popen([sys.executable, "-c", code.replace("sys.argv[2]", repr(str(tmp_path / "out"))), "recipes"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "writing\n"
+    assert len(list(tmp_path.iterdir())) == 1
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 143 and said.startswith("prooftune: stopped.")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["run", "dmeo"],
      f"no recipe 'dmeo': neither a file nor one of the shipped recipes ({', '.join(shipped())}) (did you mean 'demo'?)"),
@@ -89,6 +131,7 @@ def test_recipes_are_listed_with_what_they_are(monkeypatch: pytest.MonkeyPatch, 
     (["report", "nowhere"], "nowhere is no run folder: no such folder"),
     (["compare", "nowhere", "."], "nowhere is no run folder: no such folder"),
     (["predict", ".", "in.csv", "--out", "out.csv"], ". is no bundle: no bundle.json in it"),
+    (["predict", "nowhere", "in.csv", "--out", "out.csv"], "nowhere: no such folder"),
     (["init", "nowhere.csv"], "nowhere.csv: no such file"),
 ])
 def test_a_mistake_ends_in_one_message(

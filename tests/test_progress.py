@@ -38,7 +38,7 @@ def test_lines_and_no_bars_where_there_is_no_terminal(monkeypatch: pytest.Monkey
     work()
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.strip() == "data: 3 rows"
+    assert err.splitlines() == ["data: 3 rows", "  Scoring", "  Fetching", "  Reading"]
 
 
 @pytest.mark.usefixtures("fresh")

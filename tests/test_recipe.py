@@ -49,6 +49,26 @@ def test_all_problems_are_listed_at_once() -> None:
         "variants.best.training.epochs: not a field of transformers.TrainingArguments"]
 
 
+@pytest.mark.parametrize(("section", "found"), [
+    ({"training": {"learning_rate": "fast"}}, "training.learning_rate: should be a number, found 'fast'"),
+    ({"training": {"max_steps": 1.5}}, "training.max_steps: should be a whole number, found 1.5"),
+    ({"training": {"max_steps": None}}, "training.max_steps: should be a whole number, found nothing"),
+    ({"training": {"bf16": "yes"}}, "training.bf16: should be true or false, found 'yes'"),
+    ({"lora": {"r": "sixteen"}}, "lora.r: should be a whole number, found 'sixteen'"),
+    ({"quantization": {"load_in_4bit": 1}}, "quantization.load_in_4bit: should be true or false, found 1"),
+    ({"variants": {"a": {"kind": "tuned", "training": {"num_train_epochs": [1]}}}},
+     "variants.a.training.num_train_epochs: should be a number, found [1]"),
+])
+def test_values_that_are_no_numbers_are_found_before_anything_runs(section: dict[str, Any], found: str) -> None:
+    assert problems(with_(**section)) == [found]
+
+
+def test_values_that_the_libraries_take_are_taken() -> None:
+    recipe.parse(with_(lora={"lora_alpha": 0.5, "target_modules": "all-linear", "lora_dropout": 0, "init_lora_weights": "pissa"},
+                       training={"num_train_epochs": 1, "optim": "adamw_torch", "tf32": None, "logging_steps": 5},
+                       quantization={"load_in_4bit": True, "llm_int8_threshold": 6, "bnb_4bit_compute_dtype": "float16"}))
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"data": None}, "data: should be a section with keys, found nothing"),
     ({"data": {"train": {"path": "a", "pth": "a"}}}, "data.train.pth: unknown key (did you mean 'path'?)"),

@@ -77,7 +77,11 @@ def _print_lengths(screen: Any, report: AuditReport) -> None:
     from rich.table import Table
 
     limit = next(int(cut["limit"]) for cut in report.truncation.values())
-    shown = Table(title=f"Prompts in tokens (limit {limit:,})", title_justify="left")
+    # Contexts of questions are not shortened.
+    beyond = any(tokens["max"] > limit for tokens in report.lengths.values())
+    windows = beyond and not any(cut["rows"] for cut in report.truncation.values())
+    title = f"Prompts in tokens (limit {limit:,}{'; what is longer is read in windows' if windows else ''})"
+    shown = Table(title=title, title_justify="left")
     shown.add_column("split")
     for heading in ("median", "95% below", "longest", "shortened"):
         shown.add_column(heading, justify="right")

@@ -57,6 +57,8 @@ def bar(description: str | None, total: float | None, completed: int = 0) -> Ite
     columns = (TextColumn("  {task.description:<34}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), Rate(),
                TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
     hidden = description is None or console().quiet or not console().is_terminal
+    if description is not None and not console().is_terminal:
+        say(f"  {description}")
     with Progress(*columns, console=console(), disable=hidden) as progress:
         progress.add_task(description or "", total=total, completed=completed)
         yield progress
@@ -75,5 +77,7 @@ def waiting(description: str) -> Iterator[None]:
     """A spinner for work whose length is unknown."""
     from rich.text import Text
 
+    if not console().is_terminal:
+        say(f"  {description}")
     with console().status(Text(f"  {description}")):
         yield

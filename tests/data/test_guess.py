@@ -154,7 +154,7 @@ def test_the_recipe_finds_the_file_from_where_it_is_written(tmp_path: Path, monk
     path = file(tmp_path, "data/my {file} #1.csv", "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(40)))
     chosen, study, _ = guessed(path, tmp_path / "recipes" / "a b.yaml")
     assert chosen.data.train.path == "../data/my {file} #1.csv"
-    assert chosen.name == "my--file---1"
+    assert chosen.name == "a-b"
     assert len(every(study)) == 2
     monkeypatch.chdir(tmp_path)
     text, _ = guess(Path("data") / path.name, Path("a b.yaml"))
@@ -167,6 +167,38 @@ def test_long_texts_are_let_pass_and_told(tmp_path: Path) -> None:
     chosen, _, sentences = guessed(path)
     assert (chosen.prompt.max_length, chosen.audit.max_truncated) == (512, 1.0)
     assert "The texts are long (median 1,502 characters)" in sentences[-1]
+
+
+def test_what_is_not_used_is_told(tmp_path: Path) -> None:
+    rows = "".join(f"{i},some text {i},{'ab'[i % 2]},x\n" for i in range(20))
+    _, sentences = guess(file(tmp_path, "a.csv", f"id,text,label,source\n{rows}21, ,a,x\n"), tmp_path / "a.yaml")
+    assert sentences[2:4] == ["Not used: columns 'id', 'source'.", "1 row has no text and will be dropped."]
+    rows = "".join(f"when was {i}?,in {i},q{i}\n" for i in range(20))
+    _, sentences = guess(file(tmp_path, "b.csv", f"question,answer,number\n{rows}"), tmp_path / "b.yaml")
+    assert "Not used: column 'number'." in sentences
+
+
+def test_lists_and_objects_are_no_texts(tmp_path: Path) -> None:
+    rows = [{"Question": f"What is {i}?", "Passages": [{"text": "long " * 50}], "label": "ab"[i % 2]} for i in range(20)]
+    chosen, _, sentences = guessed(file(tmp_path, "a.json", json.dumps(rows)))
+    assert chosen.data.train.text == "Question" and "Not used: column 'Passages'." in sentences
+
+
+@pytest.mark.parametrize(("answer", "task"), [("in {}", "extractive-qa"), ("{} it was", "free-text-qa")])
+def test_answers_are_taken_from_the_context_where_they_stand_in_it(tmp_path: Path, answer: str, task: str) -> None:
+    rows = "".join(f"when?,it was in {i},{answer.format(i)}\n" for i in range(20))
+    text, _ = guess(file(tmp_path, "a.csv", f"question,context,answer\n{rows}"), tmp_path / "a.yaml")
+    assert yaml.safe_load(text)["task"] == task
+
+
+def test_multiple_choice_and_folders_of_tables_are_refused(tmp_path: Path) -> None:
+    rows = "".join(f"which of {i}?,it was 1,\"['x', 'y']\",{i % 2}\n" for i in range(20))
+    path = file(tmp_path, "a.csv", f"question,context,choices,answer\n{rows}")
+    with pytest.raises(UsageError, match=r"its answers .column 'answer'. are numbers or letters of column 'choices'"):
+        guess(path, tmp_path / "a.yaml")
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(UsageError, match=r"holds tables: name one of them, as in .*a.csv"):
+        guess(tmp_path, tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize(("name", "content", "words"), [

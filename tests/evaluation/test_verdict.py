@@ -74,6 +74,13 @@ def test_worse_than_the_majority_class_is_news() -> None:
     assert verdict["outcome"] != "wins"
 
 
+def test_the_majority_class_is_named_where_the_untuned_model_is_worse() -> None:
+    """To beat a model that is worse than saying one label always is nothing to be proud of."""
+    verdict = judge(majority=0, zero=-2.0, prompted=-1.0, lora=3.5)
+    assert [a["variant"] for a in verdict["against"]] == ["zero", "prompted", "majority"]
+    assert "majority (by " in verdict["sentence"]
+
+
 def test_the_best_of_several_tuned_variants_and_prompts_is_judged() -> None:
     verdict = judge(zero=0.3, few=0.6, prompted=1.4, lora=2.0, dora=3.5)
     assert verdict["best_tuned"] == "dora"

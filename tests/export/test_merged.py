@@ -13,7 +13,7 @@ from bundle.making import changed
 from export.conftest import ROWS, Make
 from prooftune import recipe
 from prooftune.bundle import golden
-from prooftune.bundle.facts import read_facts
+from prooftune.bundle.facts import GOLDEN, read_facts
 from prooftune.bundle.load import base_folder, load
 from prooftune.export import merged
 from prooftune.export.build import export
@@ -125,11 +125,11 @@ def test_quantised_exports_load_anywhere_and_are_measured(make: Make, wide_model
 
 def test_the_golden_set_is_what_the_bundle_says_and_the_same_every_time(make: Make, family: str, tmp_path: Path) -> None:
     bundle = make(family)
-    rows = golden.read(bundle / golden.NAME)
+    rows = golden.read(bundle / GOLDEN)
     loaded: Any = load(bundle)
     assert [row.output for row in rows] == [answer.label for answer in loaded.predict([row.inputs for row in rows])]
     golden.write(tmp_path / "again.jsonl", golden.make(loaded, ROWS))
-    assert (tmp_path / "again.jsonl").read_bytes() == (bundle / golden.NAME).read_bytes()
+    assert (tmp_path / "again.jsonl").read_bytes() == (bundle / GOLDEN).read_bytes()
 
 
 def test_the_golden_set_of_a_16_bit_bundle_says_what_its_weights_say(
@@ -139,7 +139,7 @@ def test_the_golden_set_of_a_16_bit_bundle_says_what_its_weights_say(
     bundle = changed(make("llama"), tmp_path / "b", model={**facts["model"], "dtype": "bfloat16"})
     exact, usual = golden.exact(bundle), load(bundle)
     assert (exact.model.dtype, usual.model.dtype) == (torch.float32, torch.bfloat16)
-    golden.write(bundle / golden.NAME, golden.make(exact, ROWS))
+    golden.write(bundle / GOLDEN, golden.make(exact, ROWS))
     parity = export(bundle, "merged", tmp_path / "out")["parity"]
     assert parity["agreement"] == 1.0 and parity["max_difference"] < 1e-3
     there, here = (golden.make(loaded, ROWS)[0].log_probs for loaded in (exact, usual))

@@ -9,6 +9,7 @@ from html import unescape
 import pytest
 
 from prooftune.report.build import build, page
+from prooftune.report.cautions import cautions
 from prooftune.report.format import percent, span
 from prooftune.report.markdown import plain
 from report.conftest import CASES, facts_of, page_of
@@ -126,6 +127,15 @@ def test_an_audit_without_token_lengths_makes_a_page():
 def test_estimates_stand_beside_what_was_measured():
     facts = {**facts_of("usual"), "estimates": {"lora": {"seconds": 650.0, "memory_bytes": 2.5e9}}}
     assert "10 min 50 s 2.5 GB" in read(page(facts)).by_id("cost-table").text
+
+
+def test_variants_below_the_commonest_label_are_named():
+    facts = facts_of("usual")
+    facts["scores"]["variants"]["zero-shot"]["metrics"]["accuracy"] = {"value": 0.1, "low": 0.08, "high": 0.13}
+    majority = facts["scores"]["variants"]["majority"]["metrics"]["accuracy"]["value"]
+    sentence = f"zero-shot: worse than the commonest label, which is right in {majority:.1%}; a gain over it says little."
+    assert sentence in cautions(facts)
+    assert sentence not in cautions(facts_of("usual"))
 
 
 def test_what_variants_share_is_cautioned_once():

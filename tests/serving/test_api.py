@@ -127,6 +127,21 @@ def test_what_a_request_lacks_is_said(client: httpx2.Client) -> None:
         assert found["param"] == param and message in found["message"]
 
 
+def test_all_that_is_wrong_with_a_request_is_said(client: httpx2.Client) -> None:
+    found = error_of(client.post("/v1/classify", json={"model": "topics", "text": "a"}), 400)
+    assert found["message"] == "texts: Field required; text: Extra inputs are not permitted" and found["param"] == "texts"
+    many = {"model": "topics", "texts": ["a"], **dict.fromkeys("abcde", 1)}
+    assert error_of(client.post("/v1/classify", json=many), 400)["message"].endswith("(and 2 more)")
+
+
+def test_a_body_that_is_not_called_json_is_told_so(client: httpx2.Client) -> None:
+    for headers in ({}, {"content-type": "application/x-www-form-urlencoded"}, {"content-type": "text/plain; charset=utf-8"}):
+        reply = client.post("/v1/classify", content=b'{"texts": ["a"]}', headers=headers)
+        assert "Content-Type: application/json" in error_of(reply, 415)["message"]
+    assert client.post("/v1/classify", content=b'{"model": "topics", "texts": ["a"]}',
+                       headers={"content-type": "application/json; charset=utf-8"}).status_code == 200
+
+
 def test_models_say_what_they_are(client: httpx2.Client) -> None:
     cards = {card["id"]: card for card in client.get("/v1/models").json()["data"]}
     assert list(cards) == ["topics", "topics:base", "news", "news:base", "spoken", "spoken:base", "head", "reader", "reader:base",

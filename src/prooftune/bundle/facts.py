@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from prooftune import recipe
-from prooftune.errors import UsageError
+from prooftune.errors import UsageError, nearest
 from prooftune.tasks.rendering import Rendering
 
 FORMAT = 1
+GOLDEN = "golden.jsonl"
+"""The golden set's file in a bundle."""
 LONGEST = 100_000_000
 """Bytes of a ``bundle.json``: one with thousands of labels has some megabytes."""
 
@@ -84,6 +86,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
         text = place.read_text(encoding="utf-8")
         content = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
+        if not folder.exists():
+            near = nearest(folder.name, [one.name for one in folder.parent.iterdir()]) if folder.parent.is_dir() else ""
+            raise UsageError(f"{folder}: no such folder{near}") from None
         hint = f" (its bundle is {folder / 'bundle'})" if (folder / "bundle" / "bundle.json").is_file() else ""
         raise UsageError(f"{folder} is no bundle: no bundle.json in it{hint}") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -27,8 +27,6 @@ from prooftune.tasks import classification
 if TYPE_CHECKING:
     from prooftune.bundle.answerer import Answerer
 
-NAME = "golden.jsonl"
-
 
 @dataclass(frozen=True, slots=True)
 class Golden:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prooftune.bundle.facts import read_facts
+from prooftune.bundle.facts import GOLDEN, read_facts
 from prooftune.bundle.front_matter import front_matter
 from prooftune.errors import Failure, UsageError
 from prooftune.hub import answers
@@ -31,12 +31,14 @@ class Plan:
         name: of the repository.
         files: path in the repository -> bytes.
         card: the card as it is published.
+        remarks: what a person should know before it is sent, one sentence each.
     """
 
     folder: Path
     name: str
     files: dict[str, int]
     card: str
+    remarks: list[str]
 
 
 def plan(folder: Path, name: str) -> Plan:
@@ -61,7 +63,18 @@ def plan(folder: Path, name: str) -> Plan:
     card = _card(folder, facts, name, merged=merged)
     _refuse(folder, files, card)
     sizes = {path: place.stat().st_size for path, place in files.items() if path != _CARD}
-    return Plan(folder, name, {_CARD: len(card.encode()), **sizes}, card)
+    return Plan(folder, name, {_CARD: len(card.encode()), **sizes}, card, list(_remarks(folder, files)))
+
+
+def _remarks(folder: Path, files: Mapping[str, Path]) -> Iterator[str]:
+    """Which of the files hold texts of the data."""
+    if GOLDEN in files:
+        with files[GOLDEN].open("rb") as handle:
+            count = sum(bool(line.strip()) for line in handle)
+        yield (f"{GOLDEN} holds {count:,} row{'s' if count != 1 else ''} of the study's data, texts and all: by them an export is "
+               "checked. To leave them out, delete the file, or say bundle.golden: 0 in the recipe.")
+    if any(path.startswith("index/") for path in files):
+        yield "index/ holds the passages that are searched."
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from prooftune import __version__, recipe
 from prooftune.bundle import golden
 from prooftune.bundle.about import about_study
 from prooftune.bundle.card import card
-from prooftune.bundle.facts import FORMAT
+from prooftune.bundle.facts import FORMAT, GOLDEN
 from prooftune.data.questions import CONTEXT
 from prooftune.engine.scoring import label_tree
 from prooftune.files import atomic_path, read_json, write_json
@@ -68,7 +68,7 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
         if rows:
             # By the bundle as it was written, not by the model in memory.
             written = golden.exact(temporary, chosen.model.trust_remote_code)
-            golden.write(temporary / golden.NAME, golden.make(written, rows))
+            golden.write(temporary / GOLDEN, golden.make(written, rows))
 
 
 def _audit(run: Path) -> list[str]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from prooftune import processes
@@ -16,6 +20,8 @@ from prooftune.cli import studies, bundles, shipping, documents, serving  # isor
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, by the shells' convention; typer turns the KeyboardInterrupt into it."""
+_TERMINATED = 143
+"""The same after SIGTERM."""
 
 
 def main() -> NoReturn:
@@ -24,14 +30,14 @@ def main() -> NoReturn:
     # Says on import that an optional GPU kernel is missing, which nobody here can act on.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        with processes.joined() as leads:
+        with _tidied_when_terminated(), processes.joined() as leads:
             if leads:
                 app()
     except ProoftuneError as error:
         _exit(str(error), error.exit_code, error)
     except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            _exit("stopped. Run the same command again to go on where it was.", _INTERRUPTED, None)
+        if end.code in (_INTERRUPTED, _TERMINATED):
+            _exit("stopped. Run the same command again to go on where it was.", int(end.code), None)
         raise
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
@@ -40,6 +46,24 @@ def main() -> NoReturn:
     except OSError as error:
         _exit(f"{error.filename or 'the system'}: {error.strerror or error}", 1, error)
     sys.exit(0)
+
+
+@contextmanager
+def _tidied_when_terminated() -> Iterator[None]:
+    """On SIGTERM leave every block, so that half-written files go, instead of ending on the spot."""
+
+    def leave(*_: object) -> NoReturn:
+        raise SystemExit(_TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is leave:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -20,12 +20,14 @@ def index(
     overlap: Annotated[int, typer.Option(help="Words that neighbouring passages share.")] = 20,
 ) -> None:
     """Index documents for search. Run again after changes: only new and changed documents are read."""
+    from prooftune.data.findings import counted
     from prooftune.retrieval.index import Settings, build
 
     summary = build(documents, out, Settings(embedding=embedding, words=words, overlap=overlap))
-    print(f"{summary.chunks:,} passages of {summary.documents:,} documents in {out}: {len(summary.added):,} added, "
-          f"{len(summary.changed):,} changed, {len(summary.removed):,} removed, {summary.unchanged:,} unchanged")
-    long = f"{summary.shortened:,} passages are longer than the embedding model reads; their ends are found by words only"
+    print(f"{counted(summary.chunks, 'passage')} of {counted(summary.documents, 'document')} in {out}: {len(summary.added):,} "
+          f"added, {len(summary.changed):,} changed, {len(summary.removed):,} removed, {summary.unchanged:,} unchanged")
+    long = (f"{counted(summary.shortened, 'passage')} {'is' if summary.shortened == 1 else 'are'} longer than the embedding model "
+            "reads: what is beyond is found by words only")
     for line in [*(f"left out: {one.id}: {one.reason}" for one in summary.skipped), *summary.notes,
                  *([long] if summary.shortened else [])]:
         print(f"  {line}")

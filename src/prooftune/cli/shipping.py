@@ -33,6 +33,8 @@ def publish(
         print(f"{size(length):>10}  {path}")
     print(f"\n{len(planned.files)} files, {size(sum(planned.files.values()))}, would go to {name}, "
           f"{'for everyone to see' if public else 'private'}. Nothing was sent; --yes uploads them.")
+    for remark in planned.remarks:
+        print(remark)
 
 
 @app.command()

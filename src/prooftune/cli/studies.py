@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,10 +63,15 @@ def init(
 
 
 @app.command()
-def recipes() -> None:
-    """List the shipped recipes."""
-    from prooftune.recipe import describe_shipped
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this one: its text, with the commands that run it.")] = None,
+) -> None:
+    """List the shipped recipes, or show one. Into a file it is a start for your own: prooftune recipes NAME > mine.yaml."""
+    from prooftune.recipe import describe_shipped, shipped_text
 
+    if name is not None:
+        print(shipped_text(name), end="")
+        return
     described = describe_shipped()
     width = max(map(len, described))
     for name, description in described.items():
@@ -77,7 +84,8 @@ def check(recipe: RecipeArgument, set_: Set = None, model: ModelName = None) -> 
     from prooftune.check import check as check_recipe
 
     chosen, base = _load(recipe, set_, model)
-    check_recipe(chosen, base)
+    with _pointed_to_recipe(recipe):
+        check_recipe(chosen, base)
 
 
 @app.command()
@@ -128,7 +136,8 @@ def export(
     if format_ not in FORMATS:
         raise UsageError(f"--format: one of {', '.join(FORMATS)}, found '{format_}'{nearest(format_, FORMATS)}")
     chosen, base = _load(recipe, set_, None)
-    study, found = prepare(chosen, base, lambda _: None)
+    with _pointed_to_recipe(recipe):
+        study, found = prepare(chosen, base, lambda _: None)
     found.refuse()
     for path in export(study, chosen, format_, out):
         print(path)
@@ -144,7 +153,24 @@ def _run(name: str, out: Path | None, overrides: list[str], model: str | None = 
     from prooftune import study
 
     chosen, base = _load(name, overrides, model)
-    _print_result(study.run(chosen, base, out))
+    with _pointed_to_recipe(name):
+        result = study.run(chosen, base, out)
+    _print_result(result)
+
+
+@contextmanager
+def _pointed_to_recipe(name: str) -> Iterator[None]:
+    """Say where a shipped recipe's data comes from when it is not there."""
+    from prooftune.data.opening import MissingFile
+    from prooftune.recipe import shipped
+
+    try:
+        yield
+    except MissingFile as error:
+        if name not in shipped():
+            raise
+        raise MissingFile(f"{error}. 'prooftune recipes {name}' says where the data comes from; where yours lies elsewhere, add "
+                          "--set data.folder=FOLDER") from None
 
 
 def _print_result(result: Result) -> None:

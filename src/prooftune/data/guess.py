@@ -11,13 +11,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from prooftune.data.conversations import as_questions
 from prooftune.data.layout import LABEL_NAMES, LOOKED_AT, MOST_LABELS, TEXT_NAMES, Guess, is_label_like, is_number, look
 from prooftune.data.opening import missing
-from prooftune.data.questions import CONTEXT, QUESTION, question_columns
+from prooftune.data.questions import CONTEXT, QUESTION, question_columns, several
 from prooftune.data.starting import LABELS, MANY_CUT, QUESTIONS, RETRIEVAL
 from prooftune.data.tables import Table
 from prooftune.errors import UsageError
 
+_CHOICES = ("choices", "options")
 _LONG = 900
 """Characters. Longer texts have more than about 250 tokens."""
 
@@ -48,21 +50,28 @@ def guess(path: Path, recipe: Path) -> tuple[str, list[str]]:
         label = _label_column(table, cells)
         texts = _text_columns(table, cells, label, named=guessed.options.get("header", True))
         _name(table, texts, label, guessed)
+        _say_unused(guessed.options.get("columns", table.columns), [*texts, label], guessed)
+    _say_empty([cells[i] for i in texts], guessed)
     _labels(path, table.columns[label], cells[label], guessed)
     return _write(path, recipe, guessed, long=_are_long([cells[i] for i in texts], guessed)), guessed.sentences
 
 
 def _questions(path: Path, recipe: Path, table: Table, guessed: Guess, asked: dict[str, str]) -> str:
     """A recipe for a file of questions."""
+    context = asked.get(CONTEXT)
     if not asked:
         guessed.add("format", "squad", "The file is in SQuAD's layout: questions with a context, some without an answer.")
     else:
         question, answers = asked.pop(QUESTION), asked.pop("answers")
+        _refuse_choices(table, answers)
         guessed.add("text", {QUESTION: question, **asked}, f"Question: column '{question}'"
                     + "".join(f"; {field}: column '{column}'" for field, column in asked.items()) + ".")
         guessed.add("label", answers, f"Answers: column '{answers}'.")
+        if table.columns == as_questions(table).columns:
+            used = {question, answers, *asked.values()}
+            _say_unused(table.columns, [i for i, name in enumerate(table.columns) if name in used], guessed)
     squad = guessed.options.get("format") == "squad"
-    extracts = squad or CONTEXT in asked
+    extracts = squad or (context is not None and _stand_in(table, context, answers))
     guessed.sentences.append("Answers are taken from the context (task: extractive-qa); for answers in free words set task: "
                              "free-text-qa." if extracts else "Answers are written freely (task: free-text-qa).")
     stem, data = _head(path, recipe, guessed)
@@ -72,6 +81,39 @@ def _questions(path: Path, recipe: Path, table: Table, guessed: Guess, asked: di
         answering="{no_answer: unanswerable, max_new_tokens: 32}" if extracts else "{max_new_tokens: 64}",
         majority="  majority:                      # that there is no answer\n" if extracts else "",
         retrieval="" if extracts else RETRIEVAL)
+
+
+def _refuse_choices(table: Table, answers: str) -> None:
+    """Refuse questions that are answered by the number or letter of a choice."""
+    choices = next((name for name in table.columns if name.lower() in _CHOICES), None)
+    column = table.columns.index(answers) if answers in table.columns else None
+    if choices is None or column is None:
+        return
+    if all(cell.isdigit() or len(cell) == 1 for row in table.rows if (cell := (row[column] or "").strip())):
+        raise UsageError(f"{table.name}: its answers (column '{answers}') are numbers or letters of column '{choices}': multiple "
+                         "choice, for which there is no task. Write the words that are chosen into the column of answers")
+
+
+def _stand_in(table: Table, context: str, answers: str) -> bool:
+    """Whether most questions that have an answer have it in their context, word for word."""
+    table = as_questions(table)
+    at, of = table.columns.index(context), table.columns.index(answers)
+    found = [any(answer in (row[at] or "") for answer in known) for number, row in enumerate(table.rows[:LOOKED_AT])
+             if (known := several(row[of], table.where(number), answers))]
+    return 2 * sum(found) >= len(found)
+
+
+def _say_unused(columns: Sequence[str], used: Sequence[int], guessed: Guess) -> None:
+    unused = [name for i, name in enumerate(columns) if i not in used]
+    if unused:
+        guessed.sentences.append(f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
+                                 f"{' …' if len(unused) > 8 else ''}.")
+
+
+def _say_empty(texts: Sequence[Sequence[str]], guessed: Guess) -> None:
+    empty = sum(not any(cell.strip() for cell in cells) for cells in zip(*texts, strict=True))
+    if empty:
+        guessed.sentences.append(f"{empty:,} row{'s have' if empty > 1 else ' has'} no text and will be dropped.")
 
 
 def _label_column(table: Table, cells: list[list[str]]) -> int:
@@ -92,7 +134,8 @@ def _text_columns(table: Table, cells: list[list[str]], label: int, *, named: bo
     """The columns that are read as the input: the longest, and others that are texts by name, or where there are no
     names by their words."""
     looked = {i: column[:LOOKED_AT] for i, column in enumerate(cells) if i != label}
-    texts = {i: sum(map(len, column)) / len(column) for i, column in looked.items() if not _is_numbers_or_links(column)}
+    texts = {i: sum(map(len, column)) / len(column) for i, column in looked.items()
+             if not _is_numbers_or_links(column) and not _is_structured(column)}
     if not texts:
         raise UsageError(f"{table.name}: no column looks like a text. Found {', '.join(map(repr, table.columns[:12]))}")
     longest = max(texts, key=lambda i: texts[i])
@@ -105,6 +148,11 @@ def _text_columns(table: Table, cells: list[list[str]], label: int, *, named: bo
 def _is_numbers_or_links(column: Sequence[str]) -> bool:
     links = sum(cell.startswith(("http://", "https://")) for cell in column)
     return links > len(column) / 2 or all(is_number(cell) for cell in column)
+
+
+def _is_structured(column: Sequence[str]) -> bool:
+    """Whether the values are lists or objects, as JSON has them, and no texts."""
+    return all(cell[:1] + cell[-1:] in ("[]", "{}") for cell in column if cell) and any(column)
 
 
 def _is_wordy(column: Sequence[str]) -> bool:
@@ -181,7 +229,7 @@ def _head(path: Path, recipe: Path, guessed: Guess) -> tuple[str, str]:
             lines += [f"  {name}:{note}", *(f"    {_yaml(k)}: {_yaml(v)}" for k, v in value.items())]
         else:
             lines.append(f"  {name}: {_yaml(value)}{note}")
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem).strip("-._") or "study"
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in recipe.stem).strip("-._") or "study"
     return stem, "\n".join(lines)
 
 

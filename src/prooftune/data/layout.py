@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.data import delimited
-from prooftune.data.opening import decode, format_of, refuse_unreadable
+from prooftune.data.opening import decode, format_of, is_table, refuse_unreadable
 from prooftune.data.tables import Table, read_table, usual_delimiter
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 
 DELIMITERS = "\t,;|"
 LABEL_NAMES = ("label", "labels", "category", "class", "sentiment", "target", "topic", "y", "intent", "rating", "stars", "polarity")
-TEXT_NAMES = ("text", "sentence", "content", "review", "body", "message", "article", "description", "headline", "title", "document")
+TEXT_NAMES = ("text", "sentence", "content", "review", "body", "message", "article", "description", "headline", "title", "document",
+              "question")
 MOST_LABELS = 60
 LOOKED_AT = 5000
 """Rows by which a column is judged."""
@@ -45,6 +46,10 @@ def look(path: Path) -> tuple[Table, Guess]:
     """
     guessed = Guess()
     if path.is_dir():
+        tables = sorted(file.name for file in path.iterdir() if is_table(file))
+        if tables:
+            raise UsageError(f"{path} holds tables: name one of them, as in {path / tables[0]}. Found {', '.join(tables[:8])}"
+                             f"{' …' if len(tables) > 8 else ''}")
         guessed.add("format", "folders", "A folder: each folder in it is taken as one label.")
         return read_table(path, Source(path=str(path), format="folders")), guessed
     refuse_unreadable(path)

@@ -17,9 +17,14 @@ _OTHERS = {
     b"\xd0\xcf\x11\xe0": "an old spreadsheet or document: save it as CSV",
     b"\x1f\x8b": "gzip-compressed: unpack it first", b"BZh": "bzip2-compressed: unpack it first",
     b"\xfd7zXZ": "xz-compressed: unpack it first", b"\x28\xb5\x2f\xfd": "zstd-compressed: unpack it first",
-    b"%PDF": "a PDF: copy its text into a CSV file",
+    b"%PDF": "a PDF: copy its text into a CSV file; to search it, or to answer questions with it, see 'prooftune index'",
     _PARQUET: "a Parquet file: set data.format: parquet"}
 """How files that are no text begin, and what to do with them."""
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file's name says that it holds rows."""
+    return path.suffix.lower() in _FORMATS and path.is_file()
 
 
 def format_of(path: Path) -> str:
@@ -43,12 +48,16 @@ def format_of(path: Path) -> str:
                      "data.delimiter), json, jsonl, parquet, or text (one 'text<delimiter>label' a line)")
 
 
-def missing(path: Path) -> UsageError:
+class MissingFile(UsageError):
+    """A file that is not there."""
+
+
+def missing(path: Path) -> MissingFile:
     """The error for a path that does not exist, with the nearest name that does."""
     folder = path.parent
     if not folder.is_dir():
-        return UsageError(f"{path}: no such file (the folder {folder} does not exist either)")
-    return UsageError(f"{path}: no such file{nearest(path.name, [p.name for p in folder.iterdir()])}")
+        return MissingFile(f"{path}: no such file (the folder {folder} does not exist either)")
+    return MissingFile(f"{path}: no such file{nearest(path.name, [p.name for p in folder.iterdir()])}")
 
 
 def refuse_unreadable(path: Path) -> None:

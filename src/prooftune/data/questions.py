@@ -80,13 +80,13 @@ def examples(table: Table, source: Source, task: Task) -> list[Example]:
     found: list[Example] = []
     for number, row in enumerate(table.rows):
         where = table.where(number)
-        references = tuple(_several(row[answer], where, answers))
+        references = tuple(several(row[answer], where, answers))
         found.append(Example(
             id=(row[optional["id"]] or "") if "id" in optional else where,
             inputs={field: row[place] or "" for field, place in places.items()},
             target=references[0] if references else "", source=where,
             group=row[optional["group"]] if "group" in optional else None, references=references,
-            gold=tuple(_several(row[optional["gold"]], where, "gold")) if "gold" in optional else ()))
+            gold=tuple(several(row[optional["gold"]], where, "gold")) if "gold" in optional else ()))
     _complain(found, task, answers)
     return found
 
@@ -98,8 +98,12 @@ def _present(table: Table, column: str, option: str) -> str:
     return column
 
 
-def _several(cell: str | None, where: str, column: str) -> list[str]:
-    """The texts of a cell: one, a JSON list of them, or SQuAD's {"text": [...]} of the hub; empty ones left out."""
+def several(cell: str | None, where: str, column: str) -> list[str]:
+    """The texts of a cell: one, a JSON list of them, or SQuAD's {"text": [...]} of the hub; empty ones left out.
+
+    Raises:
+        UsageError: it holds something else.
+    """
     text = (cell or "").strip()
     if text[:1] not in ("[", "{"):
         return [text] if text else []

@@ -53,14 +53,17 @@ def verdict(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def _references(scores: Mapping[str, Any], kinds: Mapping[str, str], ranked: list[str],
                 best: str) -> list[str]:
-    """Zero-shot, the best prompt and the best TF-IDF; the majority class only where that is news."""
+    """Zero-shot, the best prompt and the best TF-IDF; the majority class only where that is news: where it is not beaten, or
+    where the model untuned does worse, so that to beat that says little."""
     chosen = []
     for role in (("zero-shot",), PROMPTED, (RETRIEVAL,), ("tfidf",)):
         chosen += [name for name in ranked if kinds[name] in role][:1]
     for name in ranked:
-        beaten = kinds[name] == "majority" and _against(scores, best, name, "majority")["outcome"] == "beats"
-        if kinds[name] == "majority" and (not beaten or not chosen):
-            chosen.append(name)
+        if kinds[name] == "majority":
+            beaten = _against(scores, best, name, "majority")["outcome"] == "beats"
+            ahead = ranked[: ranked.index(name)]
+            if not beaten or not any(kinds[one] in ("zero-shot", *PROMPTED) for one in chosen if one in ahead):
+                chosen.append(name)
     return chosen
 
 

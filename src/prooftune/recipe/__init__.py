@@ -8,12 +8,12 @@ from prooftune.recipe.asking import DATA_CONTEXT, Answering, Model, Prompt, Retr
 from prooftune.recipe.base import Section
 from prooftune.recipe.data import TASKS, Audit, Data, Limit, Reading, Source, Split, Task
 from prooftune.recipe.judging import Judge
-from prooftune.recipe.loading import describe_shipped, dump, load, parse, shipped
+from prooftune.recipe.loading import describe_shipped, dump, load, parse, shipped, shipped_text
 from prooftune.recipe.sections import Card, Evaluation, Recipe
 from prooftune.recipe.variants import KINDS, Variant, VariantKind
 
 __all__ = [
     "DATA_CONTEXT", "KINDS", "TASKS", "Answering", "Audit", "Card", "Data", "Evaluation", "Judge", "Limit", "Model", "Prompt",
     "Reading", "Recipe", "Retrieval", "Scoring", "Section", "Source", "Split", "Task", "Variant", "VariantKind", "describe_shipped",
-    "dump", "load", "parse", "shipped",
+    "dump", "load", "parse", "shipped", "shipped_text",
 ]

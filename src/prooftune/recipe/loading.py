@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from prooftune.errors import UsageError, nearest
-from prooftune.recipe.problems import explain, unknown_library_keys
+from prooftune.recipe.problems import explain, library_problems
 from prooftune.recipe.sections import Recipe
 from prooftune.recipe.variants import OF_QUESTIONS, OF_TRAINING, USED
 
@@ -29,10 +29,17 @@ def shipped() -> list[str]:
 
 def describe_shipped() -> dict[str, str]:
     """Name -> first comment line of every shipped recipe."""
-    return {name: _shipped_text(name).splitlines()[0].lstrip("# ") for name in shipped()}
+    return {name: shipped_text(name).splitlines()[0].lstrip("# ") for name in shipped()}
 
 
-def _shipped_text(name: str) -> str:
+def shipped_text(name: str) -> str:
+    """A shipped recipe as it is written.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    if name not in shipped():
+        raise UsageError(f"no recipe '{name}' ships; found {', '.join(shipped())}{nearest(name, shipped())}")
     return (resources.files("prooftune.recipes") / f"{name}.yaml").read_text("utf-8")
 
 
@@ -54,10 +61,11 @@ def load(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, 
     if path.is_file():
         text, base = _read(path), path.parent
     elif str(reference) in shipped():
-        text, base = _shipped_text(str(reference)), Path()
+        text, base = shipped_text(str(reference)), Path()
     else:
+        here = [str(found) for found in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
         raise UsageError(f"no recipe '{reference}': neither a file nor one of the shipped recipes "
-                         f"({', '.join(shipped())}){nearest(str(reference), shipped())}")
+                         f"({', '.join(shipped())}){nearest(str(reference), [*here, *shipped()])}")
     try:
         values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -84,7 +92,7 @@ def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[
     changed = copy.deepcopy(dict(values))
     for override in overrides:
         _override(changed, override)
-    problems = unknown_library_keys(changed)
+    problems = library_problems(changed)
     try:
         recipe = Recipe.model_validate(changed)
     except ValidationError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
@@ -65,14 +66,32 @@ def _known_keys(location: Sequence[str]) -> list[str]:
     return list(section.model_fields)
 
 
-def unknown_library_keys(values: Mapping[str, Any]) -> list[str]:
-    """Check the keys that belong to other libraries' classes against those classes."""
+def library_problems(values: Mapping[str, Any]) -> list[str]:
+    """Check what belongs to other libraries' classes against those classes: keys, and values that are numbers or switches."""
     problems = []
     for place, kind, options in _library_sections(values):
         known = _library_fields(kind)
-        problems += [f"{place}.{key}: not a field of {LIBRARY[kind]}{nearest(str(key), known)}"
-                     for key in options if key not in known]
+        for key, value in options.items():
+            if key not in known:
+                problems.append(f"{place}.{key}: not a field of {LIBRARY[kind]}{nearest(str(key), known)}")
+            elif needed := _needed(value, known[key]):
+                problems.append(f"{place}.{key}: should be {needed}, found {_shown(value)}")
     return problems
+
+
+_SIMPLE = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def _needed(value: Any, hint: Any) -> str | None:
+    """What a value of this type should be in words; None where it is, or where the type is not one of the simple ones."""
+    kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+    if value is None and kinds - set(_SIMPLE):
+        return None
+    kinds.discard(NoneType)
+    if len(kinds) != 1 or not kinds <= set(_SIMPLE):
+        return None
+    (kind,) = kinds
+    return None if type(value) is kind or (kind is float and type(value) is int) else _SIMPLE[kind]
 
 
 def _library_sections(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -88,16 +107,18 @@ def _library_sections(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Map
                 yield f"{place}{kind}", kind, options
 
 
-def _library_fields(kind: str) -> set[str]:
+def _library_fields(kind: str) -> dict[str, Any]:
+    """Name -> type of what another library's class takes."""
     # Imported here: reading a recipe without these sections must not take seconds.
     if kind == "training":
         from transformers import TrainingArguments
 
-        return set(TrainingArguments.__dataclass_fields__)
+        return get_type_hints(TrainingArguments)
     if kind == "lora":
         from peft import LoraConfig
 
-        return set(LoraConfig.__dataclass_fields__)
+        return {**get_type_hints(LoraConfig), "lora_alpha": float}  # any number will do, and some people's are no whole ones
     from transformers import BitsAndBytesConfig
 
-    return set(inspect.signature(BitsAndBytesConfig.__init__).parameters) - {"self", "kwargs"}
+    parameters = inspect.signature(BitsAndBytesConfig.__init__).parameters
+    return {name: type(p.default) for name, p in parameters.items() if name not in ("self", "kwargs")}

@@ -21,7 +21,7 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
     task = shown.of(scores)
     if scores["n"] < SMALL_TEST:
         found.append(f"The test set has only {scores['n']:,} {task.noun}, so intervals are wide.")
-    found += _of_variants(scores["variants"], task) + _of_answers(scores)
+    found += _of_variants(scores["variants"], task) + _below_majority(scores) + _of_answers(scores)
     for name, told in (facts.get("variants") or {}).items():
         if (told.get("training") or {}).get("resumed"):
             found.append(f"{name}: training was resumed after an interruption; its time and memory are those of the last attempt.")
@@ -43,6 +43,18 @@ def _of_variants(variants: Mapping[str, Any], task: shown.Shown) -> list[str]:
         for sentence in _of_variant(variant, task):
             said.setdefault(sentence, []).append(name)
     return [f"{', '.join(names)}: {sentence}" for sentence, names in said.items()]
+
+
+def _below_majority(scores: Mapping[str, Any]) -> list[str]:
+    """Which variants are worse than saying the commonest label always."""
+    figures = {name: variant["metrics"].get("accuracy") for name, variant in scores["variants"].items()}
+    known = {name: figure for name, figure in figures.items() if figure}
+    majority = next((known[name]["value"] for name in known if scores["variants"][name]["kind"] == "majority"), None)
+    if majority is None or scores.get("primary", "accuracy") != "accuracy":
+        return []
+    below = [name for name, figure in known.items() if figure["high"] < majority]
+    return [f"{', '.join(below)}: worse than the commonest label, which is right in {majority:.1%}; a gain over "
+            f"{'it' if len(below) == 1 else 'them'} says little."] if below else []
 
 
 def _of_answers(scores: Mapping[str, Any]) -> list[str]:

@@ -26,6 +26,8 @@ from prooftune.serving.served import BASE, Served, find
 
 PAGES = Path(__file__).parent / "playground"
 LOOK = Path(__file__).parents[1] / "look.css"
+SAID = 3
+"""Problems of a request that are told at one time."""
 _KINDS = {".css": "text/css", ".js": "text/javascript", ".html": "text/html"}
 
 _DESCRIPTION = """Labels and answers of fine-tuned models. Errors have OpenAI's shape: `{"error": {"message", "type", "param",
@@ -145,7 +147,11 @@ def _answer_errors(app: FastAPI) -> None:
         return answered(error)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            return answered(Refused(415, "the body should be JSON: send the header Content-Type: application/json",
+                                    "unsupported_media_type"))
         return answered(_invalid(error.errors()))
 
     # What goes wrong inside is logged by `observed`, which is raised to.
@@ -162,12 +168,15 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _invalid(errors: Sequence[Any]) -> Refused:
-    """The first thing that is wrong with a request's body, by its place."""
+    """What is wrong with a request's body, by its place."""
     first = errors[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
-    # Names of unknown keys are the client's words; they are cut.
-    param = ".".join(place)[:100].encode("utf-8", "replace").decode() or None
     if first["type"] == "json_invalid":
         return Refused(400, f"the body is no JSON: {str(first.get('ctx', {}).get('error', ''))[:100]}", "invalid_json")
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return Refused(400, f"{param or 'body'}: {first['msg']}{more}", "invalid_value", param=param)
+    said = "; ".join(f"{_place(error) or 'body'}: {error['msg']}" for error in errors[:SAID])
+    more = f" (and {len(errors) - SAID} more)" if len(errors) > SAID else ""
+    return Refused(400, said + more, "invalid_value", param=_place(first))
+
+
+def _place(error: Any) -> str | None:
+    # Names of unknown keys are the client's words; they are cut.
+    return ".".join(str(part) for part in error["loc"] if part != "body")[:100].encode("utf-8", "replace").decode() or None

@@ -99,6 +99,10 @@ def predict_file(
     # Before the work, since not every file can be read, nor written in every format.
     stream = look_through(source, source_of(source, wanted))
     columns = input_columns(source.name, stream.columns, wanted)
+    (field, names), *more = wanted.items()
+    if not more and columns[field] not in names:
+        header = "; its first row is taken for the header" if stream.kind == "csv" else ""
+        say(f"{source.name} has one column, '{columns[field][:60]}', which is read as '{field}'{header}", "yellow")
     check_collisions(source.name, stream.columns, added_columns(facts))
     form = form_of(target, stream, added_columns(facts), BLOCK, CHARACTERS)
     with _engine(engine, workers) as (device, label), parts_of(target, _key(bundle, source, columns, device)) as parts:

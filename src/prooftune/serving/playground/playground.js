@@ -45,7 +45,8 @@ function use() {
 
 function listed(labels) {
   const few = labels.slice(0, 6);
-  if (labels.length > few.length) return `${few.join(", ")} or one of ${labels.length - few.length} more labels`;
+  const rest = labels.length - few.length;
+  if (rest > 0) return `${few.join(", ")} or ${rest === 1 ? "another label" : `one of ${rest} more labels`}`;
   return few.length > 1 ? `${few.slice(0, -1).join(", ")} or ${few.at(-1)}` : few.join("");
 }
 
