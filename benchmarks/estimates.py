@@ -30,8 +30,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = options.out or Path(temporary)
         variants = [one for recipe in options.recipes for one in _compared(recipe, overrides, place / Path(recipe).stem)]
-    result = {"command": f"python benchmarks/estimates.py {' '.join([*options.recipes, *overrides])}", "variants": variants, "machine": machine(),
-              "date": datetime.date.today().isoformat()}
+    command = f"python benchmarks/estimates.py {' '.join([*options.recipes, *overrides])}"
+    result = {"command": command, "variants": variants, "machine": machine(), "date": datetime.date.today().isoformat()}
     MEASURED.mkdir(exist_ok=True)
     (MEASURED / "estimates.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps(variants, indent=1))

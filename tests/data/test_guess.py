@@ -96,7 +96,7 @@ def test_parquet_and_folders(tmp_path: Path) -> None:
     assert every(study) == {"good": 20, "bad": 20}
     for i, (text, label) in enumerate(zip(TEXTS, LABELS, strict=True)):
         file(tmp_path / "reviews", f"{label}/{i}.txt", text)
-    chosen, study, sentences = guessed(tmp_path / "reviews")
+    chosen, study, sentences = guessed(tmp_path / "reviews", tmp_path / "reviews.yaml")
     assert (chosen.data.format, chosen.name) == ("folders", "reviews")
     assert every(study) == {"good": 20, "bad": 20}
     assert sentences[0] == "A folder: each folder in it is taken as one label."
@@ -181,7 +181,7 @@ def test_what_is_not_used_is_told(tmp_path: Path) -> None:
 def test_lists_and_objects_are_no_texts(tmp_path: Path) -> None:
     rows = [{"Question": f"What is {i}?", "Passages": [{"text": "long " * 50}], "label": "ab"[i % 2]} for i in range(20)]
     chosen, _, sentences = guessed(file(tmp_path, "a.json", json.dumps(rows)))
-    assert chosen.data.train.text == "Question" and "Not used: column 'Passages'." in sentences
+    assert chosen.data.text == "Question" and "Not used: column 'Passages'." in sentences
 
 
 @pytest.mark.parametrize(("answer", "task"), [("in {}", "extractive-qa"), ("{} it was", "free-text-qa")])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from bundle.making import changed
 from export.conftest import ROWS, Make
 from prooftune.bundle import golden
-from prooftune.bundle.facts import read_facts
+from prooftune.bundle.facts import GOLDEN, read_facts
 from prooftune.bundle.load import load
 from prooftune.cost import Cost
 from prooftune.errors import Failure, UsageError
@@ -120,7 +120,7 @@ def test_a_bundle_that_has_changed_since_its_golden_set_is_refused(make: Make, t
 def test_a_difference_of_arithmetic_alone_is_called_that(make: Make, tmp_path: Path) -> None:
     facts = read_facts(make("llama3"))
     bundle = changed(make("llama3"), tmp_path / "b", model={**facts["model"], "dtype": "bfloat16"})
-    golden.write(bundle / golden.NAME, golden.make(load(bundle), ROWS))
+    golden.write(bundle / GOLDEN, golden.make(load(bundle), ROWS))
     message = refused(bundle, tmp_path / "out", agreement=0, difference=1e-5)
     assert "the difference is that of arithmetic, the bundle's being torch.bfloat16" in message
 
@@ -166,10 +166,10 @@ def test_what_cannot_be_exported_is_said_before_any_work(
 
 def test_without_a_golden_set_one_must_be_given(make: Make, tmp_path: Path) -> None:
     bundle = make("llama", bundle={"golden": 0})
-    assert not (bundle / golden.NAME).exists()
+    assert not (bundle / GOLDEN).exists()
     with pytest.raises(UsageError, match=r"holds no golden set .* --golden RUN"):
         export(bundle, "merged", tmp_path / "out")
-    record = export(bundle, "merged", tmp_path / "out", rows_of=make("llama") / golden.NAME)
+    record = export(bundle, "merged", tmp_path / "out", rows_of=make("llama") / GOLDEN)
     assert record["parity"]["rows"] == 10
     (tmp_path / "bad.jsonl").write_text('{"id": 3}\n')
     with pytest.raises(UsageError, match="line 1 is no golden row: id"):
@@ -217,7 +217,7 @@ def test_the_command_exports_and_ends_in_1_when_refused(
     assert "vllm serve . --served-model-name prooftune --max-model-len" in (tmp_path / "out" / "serve.sh").read_text()
     write_json(tmp_path / "rows.json", {})
     code, said = run(str(bundle), "--to", "merged", "--out", str(tmp_path / "two"), "--max-difference", "0", "--golden",
-                     str(make("llama3", chat=False) / golden.NAME))
+                     str(make("llama3", chat=False) / GOLDEN))
     assert code == 1 and "prooftune: not exported:" in said.err and not (tmp_path / "two").exists()
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from export.conftest import LLAMA_CPP, Make
 from prooftune.bundle import golden
+from prooftune.bundle.facts import GOLDEN
 from prooftune.export.build import export
 
 SCRIPT = '''
@@ -54,8 +55,8 @@ def consumed(folder: Path, number: int, base: Path, rows: Path) -> list[list[Any
 @pytest.mark.failure(23)
 def test_transformers_and_peft_alone_give_the_bundles_labels(make: Make, model_folders: dict[str, Path]) -> None:
     bundle = make("llama3")
-    rows = golden.read(bundle / golden.NAME)
-    found = consumed(bundle, 2, model_folders["llama3"], bundle / golden.NAME)
+    rows = golden.read(bundle / GOLDEN)
+    found = consumed(bundle, 2, model_folders["llama3"], bundle / GOLDEN)
     assert [label for label, *_ in found] == [row.output for row in rows]
     for (_, *log_probs), row in zip(found, rows, strict=True):
         assert log_probs == pytest.approx(row.log_probs, abs=1e-3)
@@ -65,15 +66,15 @@ def test_transformers_and_peft_alone_give_the_bundles_labels(make: Make, model_f
 def test_transformers_alone_gives_the_bundles_labels_with_a_merged_head(make: Make, tmp_path: Path) -> None:
     bundle = make("llama", variant={"objective": "head"})
     export(bundle, "merged", tmp_path / "out")
-    found = consumed(tmp_path / "out", 1, tmp_path, bundle / golden.NAME)
-    assert [label for label, *_ in found] == [row.output for row in golden.read(bundle / golden.NAME)]
+    found = consumed(tmp_path / "out", 1, tmp_path, bundle / GOLDEN)
+    assert [label for label, *_ in found] == [row.output for row in golden.read(bundle / GOLDEN)]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason=LLAMA_CPP)
 def test_llama_cpp_alone_gives_the_bundles_label(make: Make, tmp_path: Path) -> None:
     bundle = make("llama3")
     export(bundle, "gguf-f16", tmp_path / "out")
-    row = golden.read(bundle / golden.NAME)[0]
+    row = golden.read(bundle / GOLDEN)[0]
     code = (tmp_path / "out" / "README.md").read_text("utf-8").split("```python")[1].split("```")[0]
     code = code.replace("THIS_FOLDER", str(tmp_path / "out")).replace('{"text": "…"}', json.dumps(row.inputs))
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

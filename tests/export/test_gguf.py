@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.conftest import LLAMA_CPP, Make
 from prooftune.bundle import golden
-from prooftune.bundle.facts import read_facts
+from prooftune.bundle.facts import GOLDEN, read_facts
 from prooftune.errors import Failure, UsageError
 from prooftune.export import gguf, merged
 from prooftune.export.build import export
@@ -199,7 +199,7 @@ def test_sentencepiece_like_tokenizers_read_alike(tmp_path: Path, make: Make, mo
     bundle = make("llama", model=folder, prompt={"max_length": 128})
     record = export(bundle, "gguf-f16", tmp_path / "out")
     assert record["parity"]["mean_difference"] < 0.02
-    assert any("漢字" in row.inputs["text"] for row in golden.read(bundle / golden.NAME))  # which needs the bytes
+    assert any("漢字" in row.inputs["text"] for row in golden.read(bundle / GOLDEN))  # which needs the bytes
 
 
 def pieces(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from copy import deepcopy
 from html import unescape
 
 import pytest
@@ -130,7 +131,7 @@ def test_estimates_stand_beside_what_was_measured():
 
 
 def test_variants_below_the_commonest_label_are_named():
-    facts = facts_of("usual")
+    facts = deepcopy(facts_of("usual"))
     facts["scores"]["variants"]["zero-shot"]["metrics"]["accuracy"] = {"value": 0.1, "low": 0.08, "high": 0.13}
     majority = facts["scores"]["variants"]["majority"]["metrics"]["accuracy"]["value"]
     sentence = f"zero-shot: worse than the commonest label, which is right in {majority:.1%}; a gain over it says little."

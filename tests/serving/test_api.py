@@ -171,7 +171,7 @@ def test_probes_and_metrics(client: httpx2.Client) -> None:
 
     before = figures()
     client.post("/v1/classify", json={"model": "topics:base", "texts": ["a", "b", "c"]})
-    client.post("/v1/classify", content=b"{")
+    client.post("/v1/classify", content=b"{", headers={"content-type": "application/json"})
     client.get("/nowhere/secret")
     after = figures()
 

@@ -46,7 +46,7 @@ def test_a_page_elsewhere_cannot_ask_for_its_visitor(client: httpx2.Client) -> N
     """What a browser sends across origins without asking first is no JSON by its type; and no reply may be read there."""
     body = json.dumps({"model": "topics", "texts": ["a"]})
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
-        assert client.post("/v1/classify", content=body, headers={"content-type": kind}).status_code == 400
+        assert client.post("/v1/classify", content=body, headers={"content-type": kind}).status_code == 415
     reply = client.options("/v1/classify", headers={"origin": "https://elsewhere", "access-control-request-method": "POST"})
     assert reply.status_code == 405 and not [name for name in reply.headers if name.startswith("access-control")]
 

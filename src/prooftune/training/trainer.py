@@ -27,6 +27,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from transformers.trainer_utils import EvalLoopOutput
 
 from prooftune import processes
+from prooftune.engine import memory
 from prooftune.engine.arithmetic import leave_inputs
 from prooftune.engine.layers import fused
 from prooftune.errors import Failure, UsageError
@@ -207,7 +208,7 @@ def train(
     if arguments.bf16 or arguments.fp16:
         leave_inputs(module.model)
     try:
-        with full_disk_explained(folder, OSError, SafetensorError, RuntimeError), fused(module.model):
+        with full_disk_explained(folder, OSError, SafetensorError, RuntimeError), fused(module.model), memory.kept():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         shown.close()

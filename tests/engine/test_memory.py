@@ -1,0 +1,46 @@
+"""Memory that is freed in one step is there for the next."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from prooftune.engine.memory import kept
+
+SIZE, COUNT = 20_000_000, 20
+"""Bytes of an array, as large as training has many, and arrays that are there at one time."""
+
+
+def faults() -> int:
+    """Pages that the system gave this process while it wrote large arrays and forgot them."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [torch.zeros(SIZE, dtype=torch.uint8) for _ in range(COUNT)]
+    del arrays
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_a_step_takes_the_memory_of_the_one_before_and_all_is_given_back() -> None:
+    before = resident()
+    assert faults() > 0 and faults() > SIZE * COUNT / 4096 / 2, "glibc gives it back by itself"
+    with kept():
+        first = faults()
+        assert first > 0
+        again = [faults() for _ in range(3)]
+        assert max(again) < first / 10
+        assert resident() > before + SIZE * COUNT * 0.9
+    assert resident() < before + SIZE * COUNT / 2
+
+
+def test_with_another_c_library_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    with kept():
+        assert torch.zeros(3).sum() == 0
