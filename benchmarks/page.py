@@ -23,14 +23,24 @@ _TITLES = {
     "estimates": "Estimates of `check` against what a run took", "step": "Where a training step's time goes"}
 _LIMITS = {
     "training": (
-        "What limits it: by the profile 72% of a step are its own matrix products, so that over the same tokens nothing could be "
-        "more than 1.4 times as fast on this machine, which does 0.4 TFLOP per second in bfloat16. The rest is softmax, SwiGLU and "
-        "copies between layouts. Next: these few pieces compiled into one pass each."),
+        "What limits it: most of a step are its own matrix products (the last section), so that over the same tokens nothing could "
+        "be more than 1.3 times as fast on this machine, which does 0.4 TFLOP per second in bfloat16. Of 10 s here one goes into "
+        "setting up and two into the first step, which gets its memory page by page. The rest is softmax, SwiGLU and copies "
+        "between layouts. Next: frozen weights laid out once as the products want them (4 to 13% of a product at these shapes)."),
+    "labels-0-shot-float32": (
+        "What limits it: products in float32. The harness computes the common beginning of the prompts for every row, and the "
+        "whole prompt once more for a label of several tokens."),
+    "labels-0-shot-bfloat16": (
+        "What limits it was not profiled. Where predictions differ, two labels are all but equally likely."),
     "labels-8-shot-bfloat16": (
         "What limits it: attention over the examples, whose 16-bit kernel reaches a third of the rate of plain products here. The "
         "harness computes the examples again for every row. These figures are of a cold start beside a harness that had tried its "
         "batch sizes before; the script gives both a first try since. Next: attention over a long prefix as plain products, a "
         "piece at a time."),
+    "estimates": (
+        "Memory is estimated too low: over many batches of different sizes the heap of the C library grows, because an array does "
+        "not fit where another was, and a few batches do not show it. Written answers are estimated too slow: few questions share "
+        "their beginning less than many. Next: memory that is free given back at intervals, and groups in the trial."),
     "generation-bfloat16": (
         "What limits it: half of the time goes into 23 steps that each read all weights for one token a row, where the calls of "
         "small operators weigh more than the products. Predictions differ where 16-bit rounding decides between tokens that are "

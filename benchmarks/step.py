@@ -10,9 +10,11 @@ step that they explain, what took the rest, and the share of the rate that this 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +63,8 @@ def main() -> None:
     most = dict(sorted(rest.items(), key=lambda item: -item[1])[:12])
     result = {"rows": options.rows, "tokens": tokens, "step_seconds": seconds, "products_alone_seconds": alone,
               "share_of_step": alone / seconds, "product_rate": work / seconds, "rate_1024": rate,
-              "share_of_rate_1024": work / seconds / rate, "other_operators_seconds": most, "machine": machine()}
+              "share_of_rate_1024": work / seconds / rate, "other_operators_seconds": most, "machine": machine(),
+              "command": " ".join(["python benchmarks/step.py", *sys.argv[1:]]), "date": datetime.date.today().isoformat()}
     MEASURED.mkdir(exist_ok=True)
     (MEASURED / "step.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps(result, indent=1))
