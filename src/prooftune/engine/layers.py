@@ -216,11 +216,9 @@ class _RootMeanSquare(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        squares = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).square_().div_(x.shape[-1])
-        # One pass in float32, rounded once: a batch norm in use whose channels are the tokens, of mean zero and this variance.
-        out: Tensor = torch.native_batch_norm(x[None], None, None, torch.zeros_like(squares), squares, False, 0.0, eps)[0][0]
-        ctx.save_for_backward(x, squares.add_(eps).rsqrt_()[:, None], weight)
-        return out.mul_(weight)
+        out, inverse = torch.ops.aten._fused_rms_norm(x, [x.shape[-1]], weight, eps)
+        ctx.save_for_backward(x, inverse, weight)
+        return out  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
