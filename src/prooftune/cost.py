@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from prooftune.engine.memory import give_back
 
 
 @dataclass(slots=True)
@@ -46,8 +47,7 @@ def _cuda() -> bool:
 def _reset_peak() -> None:
     gc.collect()
     # What earlier work has freed but the C library still holds would count as this work's.
-    with contextlib.suppress(OSError, AttributeError):  # glibc only
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     if _cuda():
         import torch
 

@@ -30,10 +30,10 @@ def resident() -> int:
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
 def test_a_step_takes_the_memory_of_the_one_before_and_all_is_given_back() -> None:
     before = resident()
-    assert faults() > 0 and faults() > SIZE * COUNT / 4096 / 2, "glibc gives it back by itself"
+    faults()
+    assert faults() > SIZE * COUNT / 4096 / 2, "glibc gives it back by itself"
     with kept():
         first = faults()
-        assert first > 0
         again = [faults() for _ in range(3)]
         assert max(again) < first / 10
         assert resident() > before + SIZE * COUNT * 0.9
@@ -42,5 +42,7 @@ def test_a_step_takes_the_memory_of_the_one_before_and_all_is_given_back() -> No
 
 def test_with_another_c_library_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    before = faults()
     with kept():
-        assert torch.zeros(3).sum() == 0
+        faults()
+        assert faults() > before / 2

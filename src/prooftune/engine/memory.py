@@ -1,16 +1,16 @@
-"""Memory that work of many equal steps keeps from one step to the next."""
+"""What the C library does with memory that was freed: kept for the next step of training, or given back to the system."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 # Of glibc's malloc.h; mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST, _NEVER = 32 * 2**20, 2**31 - 1
-"""Bytes: the highest threshold for mappings that there is, and a block that nothing frees."""
+_LARGEST, _NEVER = 32 * 2**20, -1
+"""Bytes: the highest threshold for mappings that there is, and the word for one that nothing reaches."""
 
 
 @contextmanager
@@ -21,12 +21,7 @@ def kept() -> Iterator[None]:
     cleared, which takes up to a tenth of the time. At the end all that is free is given back. With another C library nothing
     changes.
     """
-    try:
-        library: Any = ctypes.CDLL(None)
-        mallopt, trim = library.mallopt, library.malloc_trim
-    except (AttributeError, OSError, TypeError):
-        yield
-        return
+    mallopt = _function("mallopt")
     mallopt(_MMAP_THRESHOLD, _LARGEST)
     mallopt(_TRIM_THRESHOLD, _NEVER)
     try:
@@ -34,4 +29,17 @@ def kept() -> Iterator[None]:
     finally:
         # To what it comes by itself in a process with large arrays, and no longer would.
         mallopt(_TRIM_THRESHOLD, 2 * _LARGEST)
-        trim(ctypes.c_size_t(0))
+        give_back()
+
+
+def give_back() -> None:
+    """Give all that is free back to the system."""
+    _function("malloc_trim")(ctypes.c_size_t(0))
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """A function of glibc; with another C library one that does nothing."""
+    try:
+        return getattr(ctypes.CDLL(None), name)  # type: ignore[no-any-return]
+    except (AttributeError, OSError, TypeError):
+        return lambda *_: None
