@@ -79,6 +79,7 @@ def test_the_majority_class_is_named_where_the_untuned_model_is_worse() -> None:
     verdict = judge(majority=0, zero=-2.0, prompted=-1.0, lora=3.5)
     assert [a["variant"] for a in verdict["against"]] == ["zero", "prompted", "majority"]
     assert "majority (by " in verdict["sentence"]
+    assert [a["variant"] for a in judge(majority=0, tfidf=1.5, lora=3.5)["against"]] == ["tfidf"]
 
 
 def test_the_best_of_several_tuned_variants_and_prompts_is_judged() -> None:

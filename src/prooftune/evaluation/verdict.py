@@ -61,8 +61,9 @@ def _references(scores: Mapping[str, Any], kinds: Mapping[str, str], ranked: lis
     for name in ranked:
         if kinds[name] == "majority":
             beaten = _against(scores, best, name, "majority")["outcome"] == "beats"
-            ahead = ranked[: ranked.index(name)]
-            if not beaten or not any(kinds[one] in ("zero-shot", *PROMPTED) for one in chosen if one in ahead):
+            untuned = [one for one in chosen if kinds[one] in ("zero-shot", *PROMPTED)]
+            worse = [one for one in untuned if ranked.index(one) > ranked.index(name)]
+            if not beaten or not chosen or (untuned and worse == untuned):
                 chosen.append(name)
     return chosen
 
