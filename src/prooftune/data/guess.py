@@ -58,7 +58,7 @@ def guess(path: Path, recipe: Path) -> tuple[str, list[str]]:
 
 def _questions(path: Path, recipe: Path, table: Table, guessed: Guess, asked: dict[str, str]) -> str:
     """A recipe for a file of questions."""
-    context = asked.get(CONTEXT)
+    context, table = asked.get(CONTEXT), as_questions(table)
     if not asked:
         guessed.add("format", "squad", "The file is in SQuAD's layout: questions with a context, some without an answer.")
     else:
@@ -67,9 +67,8 @@ def _questions(path: Path, recipe: Path, table: Table, guessed: Guess, asked: di
         guessed.add("text", {QUESTION: question, **asked}, f"Question: column '{question}'"
                     + "".join(f"; {field}: column '{column}'" for field, column in asked.items()) + ".")
         guessed.add("label", answers, f"Answers: column '{answers}'.")
-        if table.columns == as_questions(table).columns:
-            used = {question, answers, *asked.values()}
-            _say_unused(table.columns, [i for i, name in enumerate(table.columns) if name in used], guessed)
+        used = {question, answers, *asked.values()}
+        _say_unused(table.columns, [i for i, name in enumerate(table.columns) if name in used], guessed)
     squad = guessed.options.get("format") == "squad"
     extracts = squad or (context is not None and _stand_in(table, context, answers))
     guessed.sentences.append("Answers are taken from the context (task: extractive-qa); for answers in free words set task: "
@@ -86,17 +85,14 @@ def _questions(path: Path, recipe: Path, table: Table, guessed: Guess, asked: di
 def _refuse_choices(table: Table, answers: str) -> None:
     """Refuse questions that are answered by the number or letter of a choice."""
     choices = next((name for name in table.columns if name.lower() in _CHOICES), None)
-    column = table.columns.index(answers) if answers in table.columns else None
-    if choices is None or column is None:
-        return
-    if all(cell.isdigit() or len(cell) == 1 for row in table.rows if (cell := (row[column] or "").strip())):
+    column = table.columns.index(answers)
+    if choices is not None and all(cell.isdigit() or len(cell) == 1 for row in table.rows if (cell := (row[column] or "").strip())):
         raise UsageError(f"{table.name}: its answers (column '{answers}') are numbers or letters of column '{choices}': multiple "
                          "choice, for which there is no task. Write the words that are chosen into the column of answers")
 
 
 def _stand_in(table: Table, context: str, answers: str) -> bool:
     """Whether most questions that have an answer have it in their context, word for word."""
-    table = as_questions(table)
     at, of = table.columns.index(context), table.columns.index(answers)
     found = [any(answer in (row[at] or "") for answer in known) for number, row in enumerate(table.rows[:LOOKED_AT])
              if (known := several(row[of], table.where(number), answers))]

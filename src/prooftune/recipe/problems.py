@@ -113,12 +113,17 @@ def _library_fields(kind: str) -> dict[str, Any]:
     if kind == "training":
         from transformers import TrainingArguments
 
-        return get_type_hints(TrainingArguments)
+        return _types(TrainingArguments)
     if kind == "lora":
         from peft import LoraConfig
 
-        return {**get_type_hints(LoraConfig), "lora_alpha": float}  # any number will do, and some people's are no whole ones
+        return {**_types(LoraConfig), "lora_alpha": float}  # any number will do, and some people's are no whole ones
     from transformers import BitsAndBytesConfig
 
     parameters = inspect.signature(BitsAndBytesConfig.__init__).parameters
     return {name: type(p.default) for name, p in parameters.items() if name not in ("self", "kwargs")}
+
+
+def _types(settings: Any) -> dict[str, Any]:
+    hints = get_type_hints(settings)
+    return {name: hints[name] for name in settings.__dataclass_fields__}
