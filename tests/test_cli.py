@@ -88,31 +88,36 @@ def test_a_recipe_is_shown_as_it_is_written(monkeypatch: pytest.MonkeyPatch, cap
     assert "(did you mean 'swahili-news'?)" in capsys.readouterr().err
 
 
-def test_data_that_a_shipped_recipe_misses_is_told_where_it_comes_from(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert prooftune(monkeypatch, "check", "financial-sentiment") == 2
-    assert "'prooftune recipes financial-sentiment' says where the data comes from" in capsys.readouterr().err
-
-
-def test_a_recipe_beside_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["check", "financial-sentiment"], "'prooftune recipes financial-sentiment' says where the data comes from"),
+    (["run", "fin.yml"], "(did you mean 'fin.yaml'?)"),
+])
+def test_where_data_and_recipes_are_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fin.yaml").write_text("name: fin\n")
-    assert prooftune(monkeypatch, "run", "fin.yml") == 2
-    assert "(did you mean 'fin.yaml'?)" in capsys.readouterr().err
+    assert prooftune(monkeypatch, *arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_what_was_half_written_goes_when_the_command_is_ended(tmp_path: Path) -> None:
-    code = ("import sys, time, pathlib; from prooftune import cli; from prooftune.files import atomic_path\n"
-            "def wait(*_):\n"
-            "    with atomic_path(pathlib.Path(sys.argv[2])) as half:\n"
-            "        half.write_text('half'); print('writing', flush=True); time.sleep(60)\n"
-            "import prooftune.recipe; prooftune.recipe.describe_shipped = wait; cli.main()")
-    process = subprocess.Popen([sys.executable, "-c", code.replace("sys.argv[2]", repr(str(tmp_path / "out"))), "recipes"],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    code = f"""
+import pathlib, time
+import prooftune.recipe
+from prooftune import cli
+from prooftune.files import atomic_path
+
+def wait():
+    with atomic_path(pathlib.Path({str(tmp_path / "out")!r})) as half:
+        half.write_text("half")
+        print("writing", flush=True)
+        time.sleep(60)
+
+prooftune.recipe.describe_shipped = wait
+cli.main()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, "recipes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "writing\n"
     assert len(list(tmp_path.iterdir())) == 1
     process.terminate()
