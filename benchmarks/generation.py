@@ -112,7 +112,7 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
 
 def _model(options: argparse.Namespace, attention: str) -> Any:
     chosen = recipe.Model.model_validate({"name": loading.EMBEDDED, "dtype": options.dtype, "attention": attention})
-    return loading.load_model(loading.resolve(loading.EMBEDDED), chosen, max_length=LONGEST)
+    return loading.load_model(loading.resolve(loading.EMBEDDED), chosen)
 
 
 if __name__ == "__main__":

@@ -78,8 +78,7 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
 def _adapted(options: argparse.Namespace, encoder: Encoder, attention: str) -> Any:
     chosen = recipe.Model(name=loading.EMBEDDED, dtype="bfloat16", attention=attention)
     torch.manual_seed(0)
-    model = loading.load_model(loading.resolve(loading.EMBEDDED), chosen, labels=list(encoder.rendering.labels),
-                               max_length=options.length)
+    model = loading.load_model(loading.resolve(loading.EMBEDDED), chosen, labels=list(encoder.rendering.labels))
     torch.manual_seed(0)
     return adapters.attach(model, recipe.Variant(kind="tuned", objective="head"), training.LORA)
 

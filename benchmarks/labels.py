@@ -52,7 +52,7 @@ def main() -> None:
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows = _rows(options)
     chosen = recipe.Model.model_validate({"name": loading.EMBEDDED, "dtype": options.dtype})
-    model = loading.load_model(loading.resolve(loading.EMBEDDED), chosen, max_length=encoder.rendering.max_length)
+    model = loading.load_model(loading.resolve(loading.EMBEDDED), chosen)
     found: dict[int, int] = {}
     with autocast(model):  # a first try, as the harness has several
         list(score_labels(model, encoder.prefix, rows[:WARM], encoder.targets, encoder.stop))

@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _adapted() -> Any:
-    base = loading.load_model(loading.resolve(loading.EMBEDDED), recipe.Model(dtype="bfloat16"), max_length=320)
+    base = loading.load_model(loading.resolve(loading.EMBEDDED), recipe.Model(dtype="bfloat16"))
     model = adapters.attach(base, recipe.Variant(kind="tuned"), {})
     leave_inputs(model)
     return model

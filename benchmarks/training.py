@@ -136,7 +136,7 @@ def _adapted(attention: str) -> Any:
     """The embedded model with fresh adapters, the same for every contestant."""
     folder = loading.resolve(loading.EMBEDDED)
     chosen = recipe.Model(name=loading.EMBEDDED, dtype="bfloat16", attention=attention)
-    model = loading.load_model(folder, chosen, max_length=SHORT)
+    model = loading.load_model(folder, chosen)
     torch.manual_seed(0)
     return adapters.attach(model, recipe.Variant(kind="tuned"), LORA)
 

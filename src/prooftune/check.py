@@ -34,10 +34,10 @@ def check(chosen: Recipe, base: Path) -> None:
     screen = Console(highlight=False)
     _print_audit(screen, study, report)
     report.refuse()
-    _print_plans(screen, chosen, plan(chosen, study))
+    _print_plans(screen, chosen, plan(chosen, study, base))
 
 
-def plan(chosen: Recipe, study: Study) -> list[Plan] | None:
+def plan(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
     """Estimate time and memory of every variant that asks a language model, on this machine, and remember it for the report.
 
     Returns:
@@ -47,7 +47,7 @@ def plan(chosen: Recipe, study: Study) -> list[Plan] | None:
         return []
     from prooftune.variants.probing import plans
 
-    found = plans(chosen, study)
+    found = plans(chosen, study, base)
     if found:
         write_json(runs.estimates_file(recipe.dump(chosen)), {one.name: dataclasses.asdict(one) for one in found})
     return found

@@ -31,7 +31,7 @@ def arithmetic(chosen: Recipe) -> dict[str, str]:
 
     folder = loading.resolve(chosen.model.name, chosen.model.revision)
     return {"device": str(loading.device()), "dtype": str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch."),
-            "attention": loading.attention(chosen.model.attention, folder, chosen.prompt.max_length)}
+            "attention": loading.attention(chosen.model.attention, folder)}
 
 
 def processor() -> str:

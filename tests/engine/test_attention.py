@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prooftune import recipe
-from prooftune.engine import attention, flat
+from prooftune.engine import attention, blocks, flat
 from prooftune.engine.arithmetic import leave_inputs
 from prooftune.engine.batches import collate
 from prooftune.engine.cache import Kept
-from prooftune.engine.flat import lay
 from prooftune.engine.forward import body_of, check_readout, hidden_states, line_states, prefix_cache, shares
+from prooftune.engine.line import lay
 from prooftune.engine.sight import Groups, Sight
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
@@ -60,7 +60,7 @@ def test_rows_in_one_line_change_nothing(model_folder: Path, dtype: str, toleran
 @pytest.mark.parametrize(("kept", "long"), [(True, False), (False, False), (False, True)])
 def test_gradients_of_rows_in_one_line(model_folder: Path, kept: bool, long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flat, "KEPT", 10**9 if kept else 0)
-    monkeypatch.setattr(flat, "LONG", 0 if long else 10**9)
+    monkeypatch.setattr(flat, "LONG", {"cpu": 0} if long else {})
     model = loaded(model_folder)
     parameters = list(body_of(model).parameters())
     weights = torch.randn(len(ROWS), 32, generator=torch.Generator().manual_seed(0))
@@ -73,9 +73,11 @@ def test_gradients_of_rows_in_one_line(model_folder: Path, kept: bool, long: boo
 
 @settings(max_examples=40, deadline=None)
 @given(prefix=st.integers(0, 5), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=5), groups=st.sampled_from([1, 3]),
-       cap=st.sampled_from([None, 2.0]), window=st.sampled_from([None, 3, 100]), keep=st.booleans(), long=st.booleans())
+       cap=st.sampled_from([None, 2.0]), window=st.sampled_from([None, 3, 100]), keep=st.booleans(), long=st.booleans(),
+       piece=st.sampled_from([1, 2, 128]), calls=st.sampled_from([0, 8000]))
 def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
-    prefix: int, lengths: list[int], groups: int, cap: float | None, window: int | None, keep: bool, long: bool
+    prefix: int, lengths: list[int], groups: int, cap: float | None, window: int | None, keep: bool, long: bool, piece: int,
+    calls: int
 ) -> None:
     generator = torch.Generator().manual_seed(prefix + sum(lengths))
     heads, size, total = 2, 4, prefix + sum(lengths)
@@ -96,25 +98,27 @@ def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
                 out[at, head] = torch.softmax(scores, 0) @ value[0, head // groups, near]
         return out[None]
 
-    before = flat.KEPT, flat.LONG
-    flat.KEPT, flat.LONG = (10**9 if keep else 0), (0 if long else 10**9)
-    try:
-        got = flat.attend_line(query, key, value, flat.Blocks.of(line), 0.5, cap, window)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flat, "KEPT", 10**9 if keep else 0)
+        patch.setattr(flat, "LONG", {"cpu": 0} if long else {})
+        patch.setattr(blocks, "PIECE", {"cpu": piece})
+        patch.setattr(blocks, "PLACES", 4 * piece)
+        patch.setattr(blocks, "CALLS", calls)
+        got = flat.attend_line(query, key, value, blocks.Blocks.of(line), 0.5, cap, window)
         wanted = slowly()
         torch.testing.assert_close(got, wanted)
         weights = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
         for a, b in zip(torch.autograd.grad((got * weights).sum(), [query, key, value]),
                         torch.autograd.grad((wanted * weights).sum(), [query, key, value]), strict=True):
             torch.testing.assert_close(a, b)
-    finally:
-        flat.KEPT, flat.LONG = before
 
 
 @settings(max_examples=60, deadline=None)
 @given(prefixes=st.lists(st.integers(1, 9), max_size=3), rows=st.integers(1, 5), queries=st.integers(1, 5),
-       repeats=st.sampled_from([1, 3]), window=st.sampled_from([None, 3, 100]), seed=st.integers(0, 99))
+       repeats=st.sampled_from([1, 3]), window=st.sampled_from([None, 3, 100]), seed=st.integers(0, 99),
+       piece=st.sampled_from([1, 2, 256]))
 def test_attention_in_pieces_is_that_at_once(
-    prefixes: list[int], rows: int, queries: int, repeats: int, window: int | None, seed: int
+    prefixes: list[int], rows: int, queries: int, repeats: int, window: int | None, seed: int, piece: int
 ) -> None:
     """Over no prefix, over one, and over those of several groups, with and without a sliding window."""
     generator = torch.Generator().manual_seed(seed)
@@ -132,7 +136,9 @@ def test_attention_in_pieces_is_that_at_once(
     positions = seen[group][:, None] + torch.arange(queries)
     causal = torch.ones(rows, queries, queries, dtype=torch.bool).tril()
     sight = Sight(causal, positions, positions, [behind] if behind else None, groups)
-    got = attention._in_pieces(asked, key, value, behind, sight, window, 0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "PIECE", piece)
+        got = attention._in_pieces(asked, key, value, behind, sight, window, 0.3)
     wanted = attention._at_once(asked, key, value, behind, sight, sight.masks(window, asked.dtype), 0.3, None, 0.0)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
     for row in range(rows):  # and each row by itself, as the formula has it

@@ -16,8 +16,8 @@ from prooftune import recipe
 from prooftune.engine import attention, last, layers, rotary
 from prooftune.engine.batches import collate
 from prooftune.engine.cache import Kept
-from prooftune.engine.flat import lay
 from prooftune.engine.forward import body_of, hidden_states, line_states
+from prooftune.engine.line import lay
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
 

@@ -131,7 +131,7 @@ def test_quantised_models_are_tuned_and_shipped(
     # The gradient reached every layer through quantised weights, whose changes are measured on what they stand for.
     assert all(p.abs().max() > 0 for name, p in loaded.model.named_parameters() if "lora_B" in name)
     unquantised = adapters.load(wide_model_folder, result.bundle / "adapter", recipe.Model(name="tiny", dtype="float32"),
-                                quantization=None, labels=loaded.labels if objective == "head" else None, max_length=80)
+                                quantization=None, labels=loaded.labels if objective == "head" else None)
     expected = changes.adapter_changes(unquantised)["relative_change_total"]
     assert details_of(result.folder, "tuned")["changes"]["relative_change_total"] == pytest.approx(expected, rel=0.02)
     answers = loaded.predict([e.inputs for e in read_study(result.folder / "data").test])

@@ -22,7 +22,7 @@ __all__ = ["retrieval"]
 def estimated(values: dict[str, Any]) -> dict[str, Plan]:
     chosen = recipe.parse(values)
     study, _ = prepare(chosen, Path(), lambda _: None)
-    found = plans(chosen, study)
+    found = plans(chosen, study, Path())
     assert found is not None
     return {one.name: one for one in found}
 

@@ -91,7 +91,7 @@ def test_saved_and_loaded_again_it_is_the_same_model(model_folder: Path, tmp_pat
         assert after < before - 1e-3
         adapters.save(module.model, tmp_path / objective, method, torch.float32)
         again = adapters.load(model_folder, tmp_path / objective, FLOAT32, quantization=None,
-                              labels=list(LABELS) if objective == "head" else None, max_length=96)
+                              labels=list(LABELS) if objective == "head" else None)
         assert loss_of(TuningModule(again), rows, encoder).item() == pytest.approx(after, abs=1e-6)
 
 

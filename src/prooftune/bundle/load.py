@@ -177,18 +177,18 @@ def options_of(facts: Mapping[str, Any]) -> recipe.Model:
 def _model(folder: Path, facts: Mapping[str, Any], shared: dict[str, Any]) -> tuple[Any, str]:
     """The bundle's model, and the name of its adapter in it."""
     options, trained = options_of(facts), folder / facts["part"]
-    labels, longest = facts["labels"] if facts["objective"] == "head" else None, facts["rendering"]["max_length"]
+    labels = facts["labels"] if facts["objective"] == "head" else None
     # Without this file the libraries would look for a pickle, and then for a model of that name on the hub.
     if not list(trained.glob("*.safetensors")):
         raise UsageError(f"{trained} holds no weights: no .safetensors file in it")
     adapted = facts["part"] == "adapter"
     base = base_folder(facts) if adapted else trained
     # All that decides what is loaded: the same weights in the same arithmetic, under the same attention and head.
-    key = fingerprint([facts["model"], facts["quantization"], labels, loading.attention(options.attention, base, longest)])
+    key = fingerprint([facts["model"], facts["quantization"], labels, loading.attention(options.attention, base)])
     with _explained(trained):
         if adapted and key in shared:
             return shared[key], adapters.add(shared[key], trained)
-        model = adapters.load(base, trained, options, quantization=facts["quantization"], labels=labels, max_length=longest)
+        model = adapters.load(base, trained, options, quantization=facts["quantization"], labels=labels)
     if adapted:
         shared[key] = model
     return model, adapters.FIRST

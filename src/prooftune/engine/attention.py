@@ -13,10 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.flat import Blocks, attend_line
+from prooftune.engine.blocks import Blocks
+from prooftune.engine.flat import attend_line
 from prooftune.engine.sight import KeysValues, Sight
 
 NAME = "shared-prefix"
+
+PIECE = 256
+"""Queries of a long row that are gone through at a time where no gradients are needed."""
 
 _FLASH: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 """The kernel of `scaled_dot_product_attention` on CPUs, which says beside its output how much weight there was (the logarithm of
@@ -75,14 +79,36 @@ def _in_pieces(
 ) -> Tensor:
     """Attention over the rows themselves and over the prefix, each in pieces that fit into the processor's cache
     (FlashAttention, Dao et al. 2022, arXiv 2205.14135), put together by their weights."""
-    own_mask, prefix_mask = sight.repeated_masks(window, asked.dtype, asked.shape[2] // sight.allowed.shape[1])
-    out, weight = _FLASH(asked, key, value, attn_mask=own_mask, scale=scaling)[:2]
+    repeats = asked.shape[2] // sight.allowed.shape[1]
+    own_mask, prefix_mask = sight.repeated_masks(window, asked.dtype, repeats)
+    out, weight = _over_own(asked, key, value, own_mask, repeats, scaling)
     if prefix is None:
-        return out  # type: ignore[no-any-return]
+        return out
     other, before = _FLASH(sight.beside(asked), *prefix, attn_mask=prefix_mask, scale=scaling)[:2]
     other, before = (sight.apart(t, len(asked)) for t in (other, before[..., None]))
     share = torch.sigmoid(weight[..., None] - before)
     return torch.lerp(other.float(), out.float(), share).to(asked.dtype)
+
+
+def _over_own(asked: Tensor, key: Tensor, value: Tensor, mask: Tensor, repeats: int, scaling: float) -> tuple[Tensor, Tensor]:
+    """What queries that stand there `repeats` times find in their own rows, and the logarithm of how much weight there was.
+
+    A query of a long row looks at no key that comes after it: those of a piece of queries are left out.
+    """
+    rows, heads, queries, keys = *asked.shape[:2], asked.shape[2] // repeats, key.shape[2]
+    if queries < 2 * PIECE:
+        return _FLASH(asked, key, value, attn_mask=mask, scale=scaling)[:2]  # type: ignore[no-any-return]
+    out, weight = torch.empty_like(asked), asked.new_empty(asked.shape[:3], dtype=torch.float32)
+    parts = [t.view(rows, heads, repeats, queries, -1) for t in (asked, out, weight)]
+    for first in range(0, queries, PIECE):
+        end = min(queries, first + PIECE)
+        seen = keys - queries + end
+        piece, to, how_much = (t[:, :, :, first:end] for t in parts)
+        near = mask.view(len(mask), 1, repeats, queries, keys)[:, :, :, first:end, :seen].flatten(2, 3)
+        found, weights = _FLASH(piece.flatten(2, 3), key[:, :, :seen], value[:, :, :seen], attn_mask=near, scale=scaling)[:2]
+        to.copy_(found.view(to.shape))
+        how_much.copy_(weights.view(how_much.shape))
+    return out, weight
 
 
 def _at_once(

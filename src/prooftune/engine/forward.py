@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from prooftune.engine import attention
 from prooftune.engine.arithmetic import autocast
 from prooftune.engine.batches import SPARE, Batch, Squeezed, collate
+from prooftune.engine.blocks import Blocks
 from prooftune.engine.cache import Kept
-from prooftune.engine.flat import Blocks, Line
 from prooftune.engine.last import only_at
+from prooftune.engine.line import Line
 from prooftune.engine.sight import KeysValues, Sight, additive
 from prooftune.errors import Failure
 from prooftune.progress import say
@@ -87,7 +88,7 @@ def sharing(model: nn.Module) -> Iterator[bool]:
     attention.register()
     inner.set_attn_implementation(attention.NAME)
     try:
-        fits = _sees_prefix(body, list(range(1, 9)))
+        fits = _sees_prefix(body, _ordinary(inner))
         if not fits:
             inner.set_attn_implementation(before)
         yield fits
@@ -194,8 +195,7 @@ def check_readout(model: nn.Module) -> None:
         Failure: the logits differ, so the architecture does something between body and logits that we do not know.
     """
     device, body = _device(model), body_of(model)
-    vocabulary = int(_unwrapped(model).config.vocab_size)
-    ids = torch.arange(1, 9, device=device)[None] % vocabulary
+    ids = torch.tensor([_ordinary(_unwrapped(model))], device=device)
     was_training = model.training
     model.eval()
     # A float32 head after a 16-bit body runs under autocast only, as in training.
@@ -214,6 +214,13 @@ def check_readout(model: nn.Module) -> None:
         raise Failure(f"{type(_unwrapped(model)).__name__}: logits computed from the hidden state differ from the model's own by "
                       f"{difference:.3g}; this architecture is not supported. Supported: Llama, Mistral, Qwen, Gemma and "
                       "others that apply their output layer to the last hidden state.")
+
+
+def _ordinary(model: Any) -> list[int]:
+    """Eight ids from all over the vocabulary. The first ones are special tokens that a model has hardly seen, after which its
+    hidden states hang on roundings."""
+    vocabulary = int(model.config.vocab_size)
+    return [place * vocabulary // 10 for place in range(1, 9)]
 
 
 def _sees_prefix(body: nn.Module, ids: list[int]) -> bool:

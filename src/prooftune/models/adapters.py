@@ -62,20 +62,20 @@ def save(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) -> Non
 
 def load(
     base: Path, trained: Path, options: recipe.Model, *,
-    quantization: dict[str, Any] | None, labels: list[str] | None, max_length: int,
+    quantization: dict[str, Any] | None, labels: list[str] | None,
 ) -> nn.Module:
     """Load what `save` wrote: the base with its adapter, or the whole model if there is no adapter.
 
     Args:
         base: the base model's folder.
         trained: the folder given to `save`.
-        options, quantization, max_length: as for `load_model`.
+        options, quantization: as for `load_model`.
         labels: the labels of a classification head, None for a causal model.
 
     Raises:
         Failure: the files cannot be loaded, or hold less than the adapter or its head.
     """
-    arguments: dict[str, Any] = {"quantization": quantization, "labels": labels, "max_length": max_length}
+    arguments: dict[str, Any] = {"quantization": quantization, "labels": labels}
     if not (trained / "adapter_config.json").is_file():
         return load_model(trained, options, **arguments)
     from peft import PeftModel

@@ -30,9 +30,6 @@ ORIGINS = {EMBEDDED: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 SHARED_PREFIX = "shared-prefix"
 """The name of `engine.attention`, which is imported with torch only."""
 
-_SHORT = 1024
-"""Tokens up to which a row counts as short for attention on a CPU."""
-
 _NEEDED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
@@ -132,7 +129,6 @@ def load_model(
     quantization: dict[str, Any] | None = None,
     labels: list[str] | None = None,
     full_precision: bool = False,
-    max_length: int = 512,
 ) -> nn.Module:
     """Load a causal model, or, where `labels` are given, the same body with a classification head in float32.
 
@@ -142,7 +138,6 @@ def load_model(
         quantization: `BitsAndBytesConfig` fields.
         labels: label names of the head.
         full_precision: keep float32 master weights (full fine-tuning), whatever the dtype of the arithmetic.
-        max_length: longest sequence, which decides the attention implementation on a CPU.
 
     Raises:
         UsageError: the quantisation options contradict each other or need what is not installed.
@@ -156,7 +151,7 @@ def load_model(
 
     own_attention.register()
     dtype = torch.float32 if full_precision else arithmetic(options.dtype)
-    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(options.attention, folder, max_length),
+    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(options.attention, folder),
                                  "trust_remote_code": options.trust_remote_code}
     if quantization:
         arguments["quantization_config"] = quantization_config(quantization)
@@ -205,18 +200,16 @@ def arithmetic(name: str = "auto") -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def attention(name: str, folder: Path, max_length: int) -> str:
-    """The attention implementation: on a CPU our own, which shares prefixes and repeats no keys, wins for short rows
-    (it holds all scores in memory, which does not pay for long ones). Gemma-2's soft-capping exists in it and in the
-    eager one only."""
+def attention(name: str, folder: Path) -> str:
+    """The attention implementation: on a CPU our own, which shares prefixes, repeats no keys and computes no padding. Gemma-2's
+    soft-capping exists in it and in the eager one only."""
     if name != "auto":
         return name
     import torch
 
-    capped = read_json(folder / "config.json").get("attn_logit_softcapping")
     if torch.cuda.is_available():
-        return "eager" if capped else "sdpa"
-    return SHARED_PREFIX if capped or max_length <= _SHORT else "sdpa"
+        return "eager" if read_json(folder / "config.json").get("attn_logit_softcapping") else "sdpa"
+    return SHARED_PREFIX
 
 
 def weights_digest(folder: Path) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from prooftune.engine import attention
 from prooftune.engine.batches import Batch, collate
-from prooftune.engine.flat import Line, lay
 from prooftune.engine.forward import body_of, hidden_states, line_states, readout_of
+from prooftune.engine.line import Line, lay
 from prooftune.errors import Failure, UsageError
 
 

@@ -74,8 +74,7 @@ class Context:
 
     def base_loader(self) -> Callable[[], Any]:
         """What loads it, in any process."""
-        return partial(loading.load_model, self.model_folder, self.recipe.model, quantization=self.recipe.quantization,
-                       max_length=self.recipe.prompt.max_length)
+        return partial(loading.load_model, self.model_folder, self.recipe.model, quantization=self.recipe.quantization)
 
 
 @dataclass

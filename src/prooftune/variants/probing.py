@@ -8,14 +8,13 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from prooftune import cost
-from prooftune.data.questions import CONTEXT
 from prooftune.engine.batches import by_tokens
 from prooftune.models import adapters, loading
 from prooftune.progress import waiting
@@ -29,6 +28,7 @@ from prooftune.training.trainer import train
 from prooftune.variants.context import Context
 from prooftune.variants.passages import Passages, shows_passages
 from prooftune.variants.prompting import draw_shots
+from prooftune.variants.standins import with_standins
 from prooftune.variants.tuned import base_to_train, training_rows
 
 _TOKENS = 2048
@@ -64,7 +64,7 @@ class _Rate:
     memory_bytes: int
 
 
-def plans(chosen: Recipe, study: Study) -> list[Plan] | None:
+def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
     """Estimates for every variant that asks a language model; None where the model is too large to try in the memory here."""
     asked = {name: variant for name, variant in chosen.variants.items() if variant.asks_model}
     if not asked:
@@ -78,7 +78,7 @@ def plans(chosen: Recipe, study: Study) -> list[Plan] | None:
     found, model = [], None
     for name, variant in asked.items():
         with waiting(f"{name}: trying a few batches"):
-            context = Context(chosen, _seen(chosen, study, variant), Path(), windowed=not shows_passages(variant))
+            context = Context(chosen, _seen(chosen, study, variant, base), Path(), windowed=not shows_passages(variant))
             if variant.kind == "tuned":
                 model = None
                 found.append(_tuned(context, variant, name))
@@ -191,18 +191,8 @@ def _spread(lengths: Sequence[int], budget: int) -> list[int]:
     return sorted({i for start in starts for i in range(start, min(len(lengths), start + count))})
 
 
-def _seen(chosen: Recipe, study: Study, variant: Variant) -> Study:
-    """The study as the variant will see it; passages that are yet to be found are stood in for by words of the questions."""
-    if not shows_passages(variant) or chosen.retrieval is None:
-        return Passages(chosen, Path(), Path()).study(study, variant)[0]
-    words = " ".join(text for e in study.train[:200] for text in (*e.inputs.values(), *(e.references or ()))).split()
-    endless, wanted = itertools.cycle(words), chosen.retrieval
-    passages = [" ".join(itertools.islice(endless, wanted.chunk_words)) for _ in range(wanted.passages)]
-    text = "\n\n".join(f"[{number}] {passage}" for number, passage in enumerate(passages, start=1))
-
-    def with_text(examples: list[Example]) -> list[Example]:
-        # A question's own beginning keeps the stand-ins from being taken for a text that all share.
-        return [replace(e, inputs={CONTEXT: f"{e.id} {text}", **{k: v for k, v in e.inputs.items() if k != CONTEXT}})
-                for e in examples]
-
-    return replace(study, **{name: with_text(rows) for name, rows in study.splits().items()})  # type: ignore[arg-type]
+def _seen(chosen: Recipe, study: Study, variant: Variant, base: Path) -> Study:
+    """The study as the variant will see it; passages that are yet to be found are stood in for."""
+    if shows_passages(variant):
+        return with_standins(chosen, study, base)
+    return Passages(chosen, Path(), Path()).study(study, variant)[0]

@@ -65,7 +65,7 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
     facts = read_json(facts_file)
     held = Held(partial(
         adapters.load, context.model_folder, place / TRAINED, context.recipe.model, quantization=context.recipe.quantization,
-        labels=context.study.labels if head else None, max_length=rendering.max_length))
+        labels=context.study.labels if head else None))
     if variant.adapter:  # proved when it was trained
         outcome = score_splits(context, held, encoder, name, f"what {variant.adapter} has learned")
         outcome.details["objective"], outcome.details["method"] = variant.objective, facts["method"]
@@ -145,8 +145,7 @@ def base_to_train(context: Context, variant: Variant, encoder: Encoder) -> Any:
     torch.manual_seed(context.recipe.seed)
     return loading.load_model(
         context.model_folder, context.recipe.model, quantization=context.recipe.quantization,
-        labels=context.study.labels if variant.objective == "head" else None, full_precision=variant.method == "full",
-        max_length=encoder.rendering.max_length)
+        labels=context.study.labels if variant.objective == "head" else None, full_precision=variant.method == "full")
 
 
 def training_rows(context: Context, encoder: Encoder, examples: list[Example], head: bool) -> list[Row]:
