@@ -80,14 +80,15 @@ def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
     calls: int
 ) -> None:
     generator = torch.Generator().manual_seed(prefix + sum(lengths))
-    heads, size, total = 2, 4, prefix + sum(lengths)
+    line = lay([1] * prefix, [[2] * n for n in lengths], [[0]] * len(lengths))
+    heads, size, total = 2, 4, line.input_ids.shape[1]
+    assert total % 32 == 0 and line.lengths.tolist()[: len(lengths)] == lengths
     query, key, value = (torch.randn(1, n, total, size, generator=generator, dtype=torch.float64, requires_grad=True)
                          for n in (heads * groups, heads, heads))
-    line = lay([1] * prefix, [[2] * n for n in lengths], [[0]] * len(lengths))
 
     def slowly() -> Tensor:
         """Every token by itself, as the formula has it."""
-        own = [0] * prefix + [n for n, length in enumerate(lengths, 1) for _ in range(length)]
+        own = [0] * prefix + [n for n, length in enumerate(line.lengths.tolist(), 1) for _ in range(length)]
         out = torch.zeros(total, heads * groups, size, dtype=torch.float64)
         for at in range(total):
             near = [t for t in range(at + 1) if own[t] in (0, own[at])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 # Of glibc's malloc.h; mallopt(3).
@@ -37,37 +35,6 @@ def kept() -> Iterator[None]:
 def give_back() -> None:
     """Give all that is free back to the system."""
     _function("malloc_trim")(ctypes.c_size_t(0))
-
-
-class Growth:
-    """Keeps the memory of work of many steps from growing beyond what a step needs.
-
-    To an aligned array glibc gives no block that an equal one has left, since it looks for a larger one to align it in: where
-    steps differ, memory that is free but in the wrong pieces grows from step to step, up to the double of what is used.
-    """
-
-    MOST = 1.12
-    """Times the memory after the first step, above which what is free is given back."""
-
-    def __init__(self) -> None:
-        self._first = 0
-
-    def step_done(self) -> None:
-        """To be called after every step."""
-        now = resident()
-        if not self._first:
-            self._first = now
-        elif now > self.MOST * self._first:
-            give_back()
-            self._first = 0
-
-
-def resident() -> int:
-    """Bytes of this process in memory now; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 0
 
 
 def _function(name: str) -> Callable[..., Any]:

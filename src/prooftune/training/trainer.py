@@ -167,16 +167,6 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
             self._context.__exit__(None, None, None)
 
 
-class _Memory(TrainerCallback):  # type: ignore[misc]
-    """Keeps the process from growing from step to step."""
-
-    def __init__(self) -> None:
-        self._growth = memory.Growth()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._growth.step_done()
-
-
 def train(
     module: TuningModule,
     rows: list[Row],
@@ -207,7 +197,7 @@ def train(
         module, train=Rows(rows), args=arguments, data_collator=collator,
         # By length, since the order does not matter here and similar lengths waste no padding.
         eval_dataset=Rows(sorted(validation, key=lambda row: len(row.ids))) if validation else None,
-        callbacks=[shown, _Memory(), *extra, *callbacks],
+        callbacks=[shown, *extra, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # our bar shows the same, once
     folder = Path(str(arguments.output_dir))
