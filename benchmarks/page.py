@@ -1,6 +1,8 @@
 """Write docs/benchmarks.md from what the benchmarks against other tools have measured (benchmarks/measured/).
 
     python benchmarks/page.py
+
+A section that was measured elsewhere or before stays as it is.
 """
 
 from __future__ import annotations
@@ -56,13 +58,21 @@ first lines say what is compared with what; this page is written by `benchmarks/
 
 
 def main() -> None:
+    before = _sections(TARGET.read_text("utf-8")) if TARGET.is_file() else {}
     parts = [_HEAD]
     for name, title in _TITLES.items():
         file = MEASURED / f"{name}.json"
         if file.is_file():
             result = json.loads(file.read_text("utf-8"))
             parts += [f"## {title}", "", *_body(name, result), "", *_limits(name), _where(result), ""]
+        elif title in before:
+            parts += [f"## {title}", before[title], ""]
     TARGET.write_text("\n".join(parts).rstrip() + "\n", "utf-8")
+
+
+def _sections(page: str) -> dict[str, str]:
+    """What stands under each title."""
+    return {title: rest.rstrip() for title, _, rest in (part.partition("\n") for part in page.split("\n## ")[1:])}
 
 
 def _body(name: str, result: dict[str, Any]) -> list[str]:

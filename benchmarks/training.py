@@ -5,7 +5,8 @@
 
 FOLDER holds the public data sets (ag_news/alps_tsv/). All contestants learn the same token ids, of which the label and its stop
 token alone count, with LoRA (r 16, all linear layers) on the embedded model in bfloat16: batches of 16 rows, the rows in their
-order, AdamW, the same learning rate. The final loss is computed by transformers' own forward pass, row by row.
+order, transformers' default AdamW, the same learning rate. The final loss is computed by transformers' own forward pass, row by
+row.
 
 * ``prooftune``: as a study trains.
 * ``trl-defaults``: ``SFTTrainer`` as it is, in bfloat16.
@@ -39,7 +40,7 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 ARGUMENTS: dict[str, Any] = {
     "learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batch_size": 16, "lr_scheduler_type": "linear",
     "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 0, "bf16": True, "report_to": "none",
-    "save_strategy": "no", "eval_strategy": "no", "train_sampling_strategy": "sequential", "optim": "adamw_torch"}
+    "save_strategy": "no", "eval_strategy": "no", "train_sampling_strategy": "sequential"}
 SHORT, LONG = 160, 512
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 from pathlib import Path
 
 import pytest
 import torch
 
-from prooftune.engine.memory import kept
+from prooftune.engine.memory import kept, limit_kernels
 
 SIZE, COUNT = 20_000_000, 20
 """Bytes of an array, as large as training has many, and arrays that are there at one time."""
@@ -46,3 +47,12 @@ def test_with_another_c_library_nothing_changes(monkeypatch: pytest.MonkeyPatch)
     with kept():
         faults()
         assert faults() > before / 2
+
+
+def test_fewer_kernels_are_kept_unless_somebody_wants_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    limit_kernels()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "256"
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
+    limit_kernels()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "9"

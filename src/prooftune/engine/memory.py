@@ -1,8 +1,9 @@
-"""What the C library does with memory that was freed: kept for the next step of training, or given back to the system."""
+"""Memory beside the arrays: what was freed is kept for the next step or given back, and kernels of products are limited."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,18 @@ from typing import Any
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST, _NEVER = 32 * 2**20, -1
 """Bytes: the highest threshold for mappings that there is, and the word for one that nothing reaches."""
+
+
+_KERNELS = 256
+"""Products' kernels that are kept, a few steps' worth. Each takes up to half a megabyte."""
+
+
+def limit_kernels() -> None:
+    """Let oneDNN keep fewer of the kernels that it makes for every shape of product, of which it would keep 1024.
+
+    To be called before the first product. ONEDNN_PRIMITIVE_CACHE_CAPACITY, where it is set, is left as it is.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
 
 
 @contextmanager

@@ -148,7 +148,9 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from prooftune.engine import attention as own_attention
+    from prooftune.engine import memory
 
+    memory.limit_kernels()
     own_attention.register()
     dtype = torch.float32 if full_precision else arithmetic(options.dtype)
     arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(options.attention, folder),

@@ -31,8 +31,6 @@ from prooftune.variants.prompting import draw_shots
 from prooftune.variants.standins import with_standins
 from prooftune.variants.tuned import base_to_train, training_rows
 
-_TOKENS = 2048
-"""Of a sample whose time is measured."""
 _FITS = 0.7
 """Share of the free memory above which a model is not even loaded."""
 
@@ -132,7 +130,7 @@ def _scoring(context: Context, encoder: Encoder, model: Any, head: bool = False)
     lengths = [len(encoder.encode(e.inputs).row) for e in rows]
     settings = context.recipe.scoring if context.recipe.task == "classification" else context.recipe.answering
     longest = by_tokens(lengths, settings.batch_tokens)[0]
-    sample = [rows[i] for i in _spread(lengths, _TOKENS)]
+    sample = [rows[i] for i in _spread(lengths, settings.batch_tokens)]
     predict = context.asking.predict
     with cost.measured() as most:
         predict(model, encoder, [rows[i] for i in longest], head, None)
