@@ -197,7 +197,7 @@ class Blocks:
         for length in self.lengths:
             starts.append(at)
             at += length
-        for rows in alike(self.lengths, self.prefix, PIECE.get(self.device.type)):
+        for rows in similar(self.lengths, self.prefix, PIECE.get(self.device.type)):
             longest = max(self.lengths[row] for row in rows)
             spare = -(self.prefix + longest) % WIDE
             yield ([starts[row] for row in rows], [self.lengths[row] for row in rows],
@@ -221,7 +221,7 @@ class Blocks:
             first = last
 
 
-def alike(lengths: Sequence[int], shared: int, piece: int | None) -> list[list[int]]:
+def similar(lengths: Sequence[int], shared: int, piece: int | None) -> list[list[int]]:
     """Numbers of rows of similar lengths together, so that their padding costs less than one more stack would.
 
     Args:
