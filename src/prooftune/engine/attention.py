@@ -19,8 +19,8 @@ from prooftune.engine.sight import KeysValues, Sight
 
 NAME = "shared-prefix"
 
-PIECE = 256
-"""Queries of a long row that are gone through at a time where no gradients are needed."""
+AT_ONCE = 256
+"""Queries of a row that are gone through at a time where no gradients are needed, if it has twice as many."""
 
 _FLASH: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 """The kernel of `scaled_dot_product_attention` on CPUs, which says beside its output how much weight there was (the logarithm of
@@ -79,32 +79,36 @@ def _in_pieces(
 ) -> Tensor:
     """Attention over the rows themselves and over the prefix, each in pieces that fit into the processor's cache
     (FlashAttention, Dao et al. 2022, arXiv 2205.14135), put together by their weights."""
-    repeats = asked.shape[2] // sight.allowed.shape[1]
-    own_mask, prefix_mask = sight.repeated_masks(window, asked.dtype, repeats)
-    out, weight = _over_own(asked, key, value, own_mask, repeats, scaling)
+    out, weight = _over_own(asked, key, value, sight, window, scaling)
     if prefix is None:
         return out
+    prefix_mask = sight.mask_beside(window, asked.dtype, asked.shape[2] // sight.allowed.shape[1])
     other, before = _FLASH(sight.beside(asked), *prefix, attn_mask=prefix_mask, scale=scaling)[:2]
     other, before = (sight.apart(t, len(asked)) for t in (other, before[..., None]))
     share = torch.sigmoid(weight[..., None] - before)
     return torch.lerp(other.float(), out.float(), share).to(asked.dtype)
 
 
-def _over_own(asked: Tensor, key: Tensor, value: Tensor, mask: Tensor, repeats: int, scaling: float) -> tuple[Tensor, Tensor]:
-    """What queries that stand there `repeats` times find in their own rows, and the logarithm of how much weight there was.
+def _over_own(
+    asked: Tensor, key: Tensor, value: Tensor, sight: Sight, window: int | None, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """What queries find in their own rows, and the logarithm of how much weight there was.
 
     A query of a long row looks at no key that comes after it: those of a piece of queries are left out.
     """
-    rows, heads, queries, keys = *asked.shape[:2], asked.shape[2] // repeats, key.shape[2]
-    if queries < 2 * PIECE:
-        return _FLASH(asked, key, value, attn_mask=mask, scale=scaling)[:2]  # type: ignore[no-any-return]
+    rows, heads, queries, keys = *asked.shape[:2], sight.allowed.shape[1], key.shape[2]
+    repeats = asked.shape[2] // queries
+    if queries < 2 * AT_ONCE:
+        whole = sight.mask_repeated(window, asked.dtype, repeats)
+        return _FLASH(asked, key, value, attn_mask=whole, scale=scaling)[:2]  # type: ignore[no-any-return]
+    mask = sight.masks(window, asked.dtype)[0]
     out, weight = torch.empty_like(asked), asked.new_empty(asked.shape[:3], dtype=torch.float32)
     parts = [t.view(rows, heads, repeats, queries, -1) for t in (asked, out, weight)]
-    for first in range(0, queries, PIECE):
-        end = min(queries, first + PIECE)
+    for first in range(0, queries, AT_ONCE):
+        end = min(queries, first + AT_ONCE)
         seen = keys - queries + end
         piece, to, how_much = (t[:, :, :, first:end] for t in parts)
-        near = mask.view(len(mask), 1, repeats, queries, keys)[:, :, :, first:end, :seen].flatten(2, 3)
+        near = mask[:, :, first:end, :seen].repeat(1, 1, repeats, 1)
         found, weights = _FLASH(piece.flatten(2, 3), key[:, :, :seen], value[:, :, :seen], attn_mask=near, scale=scaling)[:2]
         to.copy_(found.view(to.shape))
         how_much.copy_(weights.view(how_much.shape))

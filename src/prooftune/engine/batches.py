@@ -1,4 +1,4 @@
-"""How rows are laid out for one forward pass of scoring: batches by tokens, padded for attention alone. For training see `flat`."""
+"""How rows are laid out for one forward pass of scoring: batches by tokens, padded for attention alone. For training see `line`."""
 
 from __future__ import annotations
 

@@ -48,27 +48,25 @@ class Stack:
     """Rows padded to one length behind the tokens that they share.
 
     Attributes:
-        rows, longest, shared: numbers of rows, of places of each, and of shared tokens that stand before each.
-        heads, groups: key heads, and queries that each has at a place.
+        rows, shared: how many rows, and shared tokens that stand before each.
+        heads: key heads.
         asked, known: where its queries and its keys stand among those of all stacks.
         pieces: in the order of their queries.
     """
 
     rows: int
-    longest: int
     shared: int
     heads: int
-    groups: int
     asked: slice
     known: slice
     pieces: list[Piece]
 
     def queries(self, vectors: Tensor) -> Tensor:
-        """Of vectors set out for queries, this stack's: [heads x rows, longest x groups, size]."""
+        """Of vectors set out for queries, this stack's: [heads x rows, places x queries of a key head at each, size]."""
         return vectors[self.asked].view(self.heads * self.rows, -1, vectors.shape[-1])
 
     def keys(self, vectors: Tensor) -> Tensor:
-        """Of vectors set out for keys, this stack's: [heads x rows, shared + longest, size]."""
+        """Of vectors set out for keys, this stack's: [heads x rows, shared + places, size]."""
         return vectors[self.known].view(self.heads * self.rows, -1, vectors.shape[-1])
 
     def of_shared(self, keys: Tensor) -> Tensor:
@@ -92,6 +90,7 @@ class Order:
 
     @classmethod
     def of(cls, there: Tensor, stands: Tensor) -> Order:
+        """By what is there at each place, and whether it is that vector's own place (True) or filling or a copy."""
         places = stands.nonzero().flatten()
         back = torch.empty_like(places)
         back[there[places]] = places
@@ -149,6 +148,8 @@ class Blocks:
 
     def layout(self, heads: int, groups: int, window: int | None, dtype: torch.dtype) -> Layout:
         """For layers with these key heads, queries for each of them, sliding window and arithmetic."""
+        if window is not None and window >= self.prefix + max(self.lengths):
+            window = None  # it hides nothing
         key = (heads, groups, window, dtype)
         if key not in self._layouts:
             self._layouts[key] = self._laid_out(heads, groups, window, dtype)
@@ -173,8 +174,7 @@ class Blocks:
             pieces = [Piece(slice(first * groups, last * groups), slice(low, shared + last), mask(*masked))
                       for first, last, low, masked in self._pieces(longest, shared, window)]
             size, wide = heads * len(lengths) * longest * groups, heads * len(lengths) * (shared + longest)
-            stacks.append(Stack(len(lengths), longest, shared, heads, groups, slice(asked, asked + size),
-                                slice(known, known + wide), pieces))
+            stacks.append(Stack(len(lengths), shared, heads, slice(asked, asked + size), slice(known, known + wide), pieces))
             asked, known = asked + size, known + wide
             weights += heads * len(lengths) * sum(p.mask.shape[0] * (p.keys.stop - p.keys.start) for p in pieces)
             places = torch.arange(longest, device=self.device)
@@ -190,7 +190,8 @@ class Blocks:
         return Layout(of_queries, of_keys, stacks, weights)
 
     def _stacks(self) -> Iterator[tuple[list[int], list[int], int, int]]:
-        """First tokens and lengths of each stack's rows, its places of a row, and the tokens that they share."""
+        """First tokens and lengths of each stack's rows, places of each (a little more than the longest has, where that makes
+        whole vectors), and tokens that stand before each."""
         if self.prefix:
             yield [0], [self.prefix], self.prefix, 0
         starts, at = [], self.prefix
@@ -206,15 +207,15 @@ class Blocks:
     def _pieces(self, longest: int, shared: int, window: int | None) -> Iterator[tuple[int, int, int, tuple[int, int, int, int]]]:
         """First and last place of each piece's queries, the first key that they see, and what `mask` takes."""
         piece = PIECE.get(self.device.type, longest)
-        whole = longest < 2 * piece
+        short = longest < 2 * piece
         first = 0
         while first < longest:
             # Whole vectors of keys for all pieces but the last.
-            last = longest if whole else min(longest, first + piece - ((shared + first) % WIDE if piece > WIDE else 0))
+            last = longest if short else min(longest, first + piece - ((shared + first) % WIDE if piece > WIDE else 0))
             if longest - last < piece // 2:
                 last = longest
             low = 0 if window is None else max(0, shared + first - window + 1)
-            if whole or window is not None:
+            if short or window is not None:
                 yield first, last, low, (shared + first, last - first, low, shared + last)
             else:  # the same for all pieces of a length
                 yield first, last, low, (0, last - first, 0, last - first)

@@ -59,12 +59,13 @@ class _LineAttention(torch.autograd.Function):
         layout = blocks.layout(heads, query.shape[1] // heads, window, query.dtype)
         ctx.layout, ctx.soft = layout, _Softmax(scaling, softcap)
         asked, keys, values = layout.queries.set_out(query), layout.keys.set_out(key), layout.keys.set_out(value)
-        found, kept = torch.empty_like(asked), []
-        for piece, q, k, v, out in _in_pieces(layout, [asked, found], [keys, values]):
+        found, kept, keeps = torch.empty_like(asked), [], softcap is None and layout.weights <= KEPT
+        for piece, q, k, v, out in _pieces(layout, [asked, found], [keys, values]):
             weights, _ = ctx.soft.weights(q, k, piece.mask)
             _write(out, weights, v)
-            kept.append(weights)
-        ctx.save_for_backward(asked, keys, values, *(kept if softcap is None and layout.weights <= KEPT else ()))
+            if keeps:
+                kept.append(weights)
+        ctx.save_for_backward(asked, keys, values, *kept)
         return layout.queries.line(found, query.shape[1])
 
     @staticmethod
@@ -76,7 +77,7 @@ class _LineAttention(torch.autograd.Function):
         # What many pieces add to is wide, so that it is not rounded every time.
         of_asked, wide = torch.empty_like(asked), torch.promote_types(keys.dtype, torch.float32)
         of_keys, of_values = (torch.empty_like(t) if layout.whole else torch.zeros_like(t, dtype=wide) for t in (keys, values))
-        parts = _in_pieces(layout, [asked, grad, of_asked], [keys, values, of_keys, of_values])
+        parts = _pieces(layout, [asked, grad, of_asked], [keys, values, of_keys, of_values])
         for number, (piece, q, k, v, g, of_q, of_k, of_v) in enumerate(parts):
             weights, capped = (kept[number], None) if kept else ctx.soft.weights(q, k, piece.mask)
             _write(of_v, weights.transpose(1, 2), g, not layout.whole)
@@ -87,7 +88,7 @@ class _LineAttention(torch.autograd.Function):
         return layout.queries.line(of_asked, grads[0].shape[1]), of_key, of_value, None, None, None, None
 
 
-def _in_pieces(layout: Layout, queries: list[Tensor], keys: list[Tensor]) -> Iterator[tuple[Any, ...]]:
+def _pieces(layout: Layout, queries: list[Tensor], keys: list[Tensor]) -> Iterator[tuple[Any, ...]]:
     """Each piece of each stack with its parts of the first two, of the others of `keys`, and of the others of `queries`."""
     for stack in layout.stacks:
         of_queries, of_keys = [stack.queries(one) for one in queries], [stack.keys(one) for one in keys]
@@ -109,11 +110,12 @@ def _write(out: Tensor, a: Tensor, b: Tensor, added: bool = False) -> None:
 
 def _of_keys(layout: Layout, vectors: Tensor) -> Tensor:
     """Gradients of keys in the order of the stacks back in the line, where the prefix has some from every row."""
-    heads = layout.stacks[0].heads
-    line = layout.keys.line(vectors, heads)
-    for stack in layout.stacks:
-        if stack.shared:
-            line[: stack.shared] += stack.of_shared(stack.keys(vectors))
+    line = layout.keys.line(vectors, layout.stacks[0].heads)
+    behind = [stack for stack in layout.stacks if stack.shared]
+    if behind:
+        first = line[: behind[0].shared]
+        wide = torch.promote_types(vectors.dtype, torch.float32)  # rounded once, whatever the number of stacks
+        first.add_(sum(stack.of_shared(stack.keys(vectors)).to(wide) for stack in behind))
     return line
 
 

@@ -219,7 +219,7 @@ def check_readout(model: nn.Module) -> None:
 def _ordinary(model: Any) -> list[int]:
     """Eight ids from all over the vocabulary. The first ones are special tokens that a model has hardly seen, after which its
     hidden states hang on roundings."""
-    vocabulary = int(model.config.vocab_size)
+    vocabulary = int(model.get_input_embeddings().num_embeddings)
     return [place * vocabulary // 10 for place in range(1, 9)]
 
 

@@ -18,7 +18,7 @@ class Line:
 
     Attributes:
         input_ids, position_ids: [1, prefix + tokens of all rows]; positions begin again after the prefix with every row.
-        lengths: [rows] tokens of each row; one that fills the line up may come last.
+        lengths: [rows] tokens of each row, the last one's with what fills the line up.
         read: [n] places in the line whose hidden states are read.
     """
 
@@ -31,8 +31,8 @@ class Line:
 def lay(prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]]) -> Line:
     """Lay rows behind their common prefix; `read` gives, per row, the places within the row to read.
 
-    A row of a few tokens that nobody reads fills the line up: on a processor the kernels of the products are made for every number
-    of tokens, and what is made for each new number is never in the place of what was there before.
+    A few tokens that nobody reads or sees, behind the last row, fill the line up: on a processor the products' kernels are made
+    for every number of tokens anew, which takes time, and what they leave in memory keeps large arrays from fitting there.
     """
     shared = len(prefix)
     ids, positions, places = list(prefix), list(range(shared)), []
@@ -40,10 +40,8 @@ def lay(prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Seq
         places += [len(ids) + place for place in wanted]
         ids += row
         positions += range(shared, shared + len(row))
-    filling = -len(ids) % FULL
-    if filling:
-        ids += [0] * filling
-        positions += range(shared, shared + filling)
-        rows = [*rows, [0] * filling]
-    return Line(torch.tensor([ids]), torch.tensor([positions]), torch.tensor([len(row) for row in rows]),
-                torch.tensor(places, dtype=torch.long))
+    filling, lengths = -len(ids) % FULL, [len(row) for row in rows]
+    ids += [0] * filling
+    positions += positions[-1:] * filling
+    lengths[-1] += filling
+    return Line(torch.tensor([ids]), torch.tensor([positions]), torch.tensor(lengths), torch.tensor(places, dtype=torch.long))

@@ -66,7 +66,8 @@ class Sight:
     squeezed: Squeezed | None = None
     own_keys: bool = True
     _masks: dict[tuple[int | None, torch.dtype], tuple[Tensor, Tensor | None]] = field(default_factory=dict)
-    _repeated: dict[tuple[int | None, torch.dtype, int], tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    _repeated: dict[tuple[int | None, torch.dtype, int], Tensor] = field(default_factory=dict)
+    _beside: dict[tuple[int | None, torch.dtype, int], Tensor | None] = field(default_factory=dict)
 
     def masks(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Additive masks over own keys [rows or 1, 1, queries, keys] and over the prefix (None: all of it is seen).
@@ -87,15 +88,22 @@ class Sight:
             self._masks[key] = additive(own, dtype)[:, None], None if seen is None else additive(seen, dtype)[:, None]
         return self._masks[key]
 
-    def repeated_masks(self, window: int | None, dtype: torch.dtype, times: int) -> tuple[Tensor, Tensor | None]:
-        """`masks` for queries that stand there `times` times, one after another; that over the prefix as `beside` puts them."""
+    def mask_repeated(self, window: int | None, dtype: torch.dtype, times: int) -> Tensor:
+        """The mask over own keys for queries that stand there `times` times, one after another."""
         key = (window, dtype, times)
         if key not in self._repeated:
-            own, seen = self.masks(window, dtype)
+            self._repeated[key] = self.masks(window, dtype)[0].repeat(1, 1, times, 1)
+        return self._repeated[key]
+
+    def mask_beside(self, window: int | None, dtype: torch.dtype, times: int) -> Tensor | None:
+        """The mask over the prefix for such queries, as `beside` puts them."""
+        key = (window, dtype, times)
+        if key not in self._beside:
+            seen = self.masks(window, dtype)[1]
             if seen is not None:
                 seen = self.beside(seen.expand(len(self.query_positions), -1, -1, -1).repeat(1, 1, times, 1))
-            self._repeated[key] = own.repeat(1, 1, times, 1), seen
-        return self._repeated[key]
+            self._beside[key] = seen
+        return self._beside[key]
 
     def beside(self, asked: Tensor) -> Tensor:
         """Queries of all rows beside each other, [rows, key heads, m, size] -> [groups, key heads, n, size]."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe, references
 from prooftune.cost import available_memory
+from prooftune.engine.memory import limit_kernels
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.files import atomic_path, cache_folder, fingerprint, read_json, sha256
 from prooftune.hub import cached_if_unreachable
@@ -76,7 +77,7 @@ def converted(gguf: Path) -> Path:
     target = cache_folder() / "models" / f"{gguf.stem}-{key}"
     if target.is_dir():
         return target
-    _hush()
+    _prepare()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     message = f"Converting {gguf.name} to safetensors (once, about 20 s)"
@@ -109,7 +110,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder, with a padding token (only ever used under a mask) and the model's length limit."""
-    _hush()
+    _prepare()
     from transformers import AutoTokenizer
 
     # Left unsaid, transformers asks on the terminal whether to run code that the folder brings.
@@ -143,14 +144,12 @@ def load_model(
         UsageError: the quantisation options contradict each other or need what is not installed.
         Failure: the folder's files cannot be loaded as a model.
     """
-    _hush()
+    _prepare()
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     from prooftune.engine import attention as own_attention
-    from prooftune.engine import memory
 
-    memory.limit_kernels()
     own_attention.register()
     dtype = torch.float32 if full_precision else arithmetic(options.dtype)
     arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(options.attention, folder),
@@ -280,8 +279,10 @@ def _without_bar() -> Iterator[None]:
         reading.tqdm = own
 
 
-def _hush() -> None:
-    """Keep the libraries' bars and advice off our terminal; our own say what matters."""
+def _prepare() -> None:
+    """What holds for all models: few kernels in memory, and the libraries' bars and advice off our terminal, where our own say
+    what matters."""
+    limit_kernels()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
 

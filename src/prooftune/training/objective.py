@@ -106,7 +106,7 @@ class TuningModule(nn.Module):
 
     Attributes:
         model: the model that learns.
-        lines: lay rows one after another (`engine.flat`), which our own attention can tell apart.
+        lines: lay rows one after another (`engine.line`), which our own attention can tell apart.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -74,9 +74,13 @@ def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
     if free is not None and weights > _FITS * free:
         return None
     found, model = [], None
+    # Passages that are yet to be found are stood in for.
+    with_passages = with_standins(chosen, study, base) if any(map(shows_passages, asked.values())) else study
     for name, variant in asked.items():
         with waiting(f"{name}: trying a few batches"):
-            context = Context(chosen, _seen(chosen, study, variant, base), Path(), windowed=not shows_passages(variant))
+            searches = shows_passages(variant)
+            seen = with_passages if searches else Passages(chosen, Path(), Path()).study(study, variant)[0]
+            context = Context(chosen, seen, Path(), windowed=not searches)
             if variant.kind == "tuned":
                 model = None
                 found.append(_tuned(context, variant, name))
@@ -187,10 +191,3 @@ def _spread(lengths: Sequence[int], budget: int) -> list[int]:
     count = max(1, int(budget / 4 / (sum(lengths) / len(lengths))))
     starts = {len(lengths) * quarter // 4 for quarter in range(4)}
     return sorted({i for start in starts for i in range(start, min(len(lengths), start + count))})
-
-
-def _seen(chosen: Recipe, study: Study, variant: Variant, base: Path) -> Study:
-    """The study as the variant will see it; passages that are yet to be found are stood in for."""
-    if shows_passages(variant):
-        return with_standins(chosen, study, base)
-    return Passages(chosen, Path(), Path()).study(study, variant)[0]

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 
 from prooftune import references
@@ -18,38 +19,45 @@ from prooftune.retrieval.readers import read
 from prooftune.retrieval.records import Chunk, Document, Part
 from prooftune.variants.passages import searches_contexts, with_passages
 
-DOCUMENTS = 20
-"""Most documents that passages are taken from."""
+DOCUMENTS, CHUNKS = 20, 2000
+"""Most documents that passages are taken from, and most passages."""
 
 
 def with_standins(chosen: Recipe, study: Study, base: Path) -> Study:
     """The study with passages of its documents, searched for by nobody, as every question's context.
 
-    Where the documents are the data's own contexts, a question's passages are of its own, as a good search would have them, so
-    that questions on one text share some.
+    Where the documents are the data's own contexts, the first of a question's passages are of its own, as a good search would have
+    them, so that questions on one text share some.
     """
     wanted = chosen.retrieval
     if wanted is None:
-        return study
+        raise ValueError("no documents to take passages from")
     own = searches_contexts(chosen)
-    some = [] if own else list(_of_documents(wanted, base))
+    texts = [e.inputs.get(CONTEXT, "") for examples in study.splits().values() for e in examples] if own else []
+    cuts = {text: _of_text(text, wanted) for text in dict.fromkeys(texts[:CHUNKS])}
+    some = list(islice(chain.from_iterable(cuts.values()) if own else _of_documents(wanted, base), CHUNKS))
 
     def shown(example: Example) -> Example:
-        found = _of_text(example.inputs.get(CONTEXT, ""), wanted) if own else some
-        passages = random.Random(f"{chosen.seed}/{example.id}").sample(found, min(wanted.passages, len(found)))
-        return with_passages(example, passages, None)
+        draw = random.Random(f"{chosen.seed}/{example.id}")
+        near = cuts.get(example.inputs.get(CONTEXT, ""), [])
+        passages = draw.sample(near, min(wanted.passages, len(near)))
+        known = {chunk.id for chunk in passages}
+        others = [chunk for chunk in draw.sample(some, min(wanted.passages, len(some))) if chunk.id not in known]
+        return with_passages(example, [*passages, *others][: wanted.passages], None)
 
     return replace(study, **{name: [shown(e) for e in rows] for name, rows in study.splits().items()})  # type: ignore[arg-type]
 
 
 def _of_documents(wanted: Retrieval, base: Path) -> Iterator[Chunk]:
+    """Passages of some of the documents, those from all over the collection first."""
     source: str | Path = wanted.documents
     if references.is_reference(wanted.documents):
         source = references.fetch(wanted.documents)
     files, _ = find(source, base)
-    for file in files[:: 1 + len(files) // DOCUMENTS]:
+    spread = files[:: 1 + len(files) // DOCUMENTS]
+    for file in spread:
         with suppress(Unreadable):
-            yield from cut(read(file, file.read()), wanted.chunk_words, wanted.overlap_words)
+            yield from islice(cut(read(file, file.read()), wanted.chunk_words, wanted.overlap_words), CHUNKS // len(spread))
 
 
 def _of_text(text: str, wanted: Retrieval) -> list[Chunk]:
