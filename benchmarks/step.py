@@ -100,7 +100,7 @@ def _product(name: str, shapes: list[Any]) -> tuple[float, float]:
     if name in ADDED:
         operator, tensors = ADDED[name], [torch.randn(*shapes[0]).bfloat16(), *tensors[-2:]]
     else:
-        operator = PRODUCTS[name]
+        operator, tensors = PRODUCTS[name], tensors[:2]  # an array to write to, where there is one, comes last
     left, right = tensors[-2], tensors[-1]
     operator(*tensors)
     seconds = min(_timed(lambda: operator(*tensors)) for _ in range(3))
