@@ -26,7 +26,7 @@ _TITLES = {
 _LIMITS = {
     "training": (
         "What limits it: most of a step are its own matrix products (the last section), so that over the same tokens nothing could "
-        "be more than 1.25 times as fast on this machine, which does 0.4 TFLOP per second in bfloat16. Of 11 s here one and a half "
+        "be more than 1.5 times as fast on this machine, which does 0.4 TFLOP per second in bfloat16. Of 11 s here one and a half "
         "go into setting up and into the first step, which gets its memory page by page. The pairs differ as the machine does: "
         "in the last one it was slow for Prooftune's 16 s and fast for the minutes of the others. Next: more rows in a run, so "
         "that such a moment counts less; the activation of gated MLPs kept for the backward pass; frozen weights laid out once "
@@ -42,9 +42,8 @@ _LIMITS = {
         "What limits it was not profiled. Where predictions differ, two labels are all but equally likely."),
     "labels-8-shot-bfloat16": (
         "What limits it: attention over the examples, whose 16-bit kernel reaches a third of the rate of plain products here. The "
-        "harness computes the examples again for every row. These figures are of a cold start beside a harness that had tried its "
-        "batch sizes before; the script gives both a first try since. Next: attention over a long prefix as plain products, a "
-        "piece at a time."),
+        "harness computes the examples again for every row. Both have had a first try before. Next: attention over a long prefix "
+        "as plain products, a piece at a time, as training has it."),
     "estimates": (
         "Memory is estimated too low: over many batches of different sizes the heap of the C library grows, because an array does "
         "not fit where another was, which a few batches do not show; and the peak of a process holds what earlier variants have "
