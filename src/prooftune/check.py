@@ -17,7 +17,7 @@ from prooftune.study import check_model, token_lengths
 from prooftune.variants.passages import check_documents
 
 if TYPE_CHECKING:
-    from prooftune.variants.probing import Plan
+    from prooftune.variants.estimates import Plan
 
 
 def check(chosen: Recipe, base: Path) -> None:
@@ -45,7 +45,7 @@ def plan(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
     """
     if not chosen.asks_model:
         return []
-    from prooftune.variants.probing import plans
+    from prooftune.variants.estimates import plans
 
     found = plans(chosen, study, base)
     if found:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prooftune import recipe
-from prooftune.engine import attention, blocks, flat
+from prooftune.engine import attention, blocks, line_attention
 from prooftune.engine.arithmetic import leave_inputs
 from prooftune.engine.batches import collate
 from prooftune.engine.cache import Kept
@@ -59,8 +59,8 @@ def test_rows_in_one_line_change_nothing(model_folder: Path, dtype: str, toleran
 
 @pytest.mark.parametrize(("kept", "long"), [(True, False), (False, False), (False, True)])
 def test_gradients_of_rows_in_one_line(model_folder: Path, kept: bool, long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flat, "KEPT", 10**9 if kept else 0)
-    monkeypatch.setattr(flat, "LONG", {"cpu": 0} if long else {})
+    monkeypatch.setattr(line_attention, "KEPT", 10**9 if kept else 0)
+    monkeypatch.setattr(line_attention, "LONG", {"cpu": 0} if long else {})
     model = loaded(model_folder)
     parameters = list(body_of(model).parameters())
     weights = torch.randn(len(ROWS), 32, generator=torch.Generator().manual_seed(0))
@@ -101,12 +101,12 @@ def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
         return out[None]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flat, "KEPT", 10**9 if keep else 0)
-        patch.setattr(flat, "LONG", {"cpu": 0} if long else {})
+        patch.setattr(line_attention, "KEPT", 10**9 if keep else 0)
+        patch.setattr(line_attention, "LONG", {"cpu": 0} if long else {})
         patch.setattr(blocks, "PIECE", {"cpu": piece})
         patch.setattr(blocks, "PLACES", 4 * piece)
         patch.setattr(blocks, "CALLS", calls)
-        got = flat.attend_line(query, key, value, blocks.Blocks.of(line), 0.5, cap, window)
+        got = line_attention.attend_line(query, key, value, blocks.Blocks.of(line), 0.5, cap, window)
         wanted = slowly()
         torch.testing.assert_close(got, wanted)
         weights = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
@@ -126,7 +126,7 @@ def test_what_many_pieces_add_up_is_rounded_once(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(blocks, "PIECE", {"cpu": piece})
         parts = [one.to(dtype).requires_grad_() for one in exact]
         query, key, value = parts
-        out = flat.attend_line(query, key, value, blocks.Blocks.of(line), 0.25, None, None)
+        out = line_attention.attend_line(query, key, value, blocks.Blocks.of(line), 0.25, None, None)
         return [one.double() for one in torch.autograd.grad((out * weights.to(dtype)).sum(), parts)]
 
     wanted = gradients(256, torch.float64)

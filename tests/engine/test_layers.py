@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.models.llama import modeling_llama
 
 from prooftune import recipe
-from prooftune.engine import attention, last, layers, rotary
+from prooftune.engine import attention, last_layer, layers, rotary
 from prooftune.engine.batches import collate
 from prooftune.engine.cache import Kept
 from prooftune.engine.forward import body_of, hidden_states, line_states
@@ -185,14 +185,14 @@ def states(body: nn.Module) -> list[Tensor]:
 
 
 def read_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(last, "_parts", lambda body: [])
+    monkeypatch.setattr(last_layer, "_parts", lambda body: [])
 
 
 @pytest.mark.parametrize("make", [plain, adapted])
 def test_the_last_layer_where_it_is_read(model_folder: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any]) -> None:
     model = make(model_folder).train()
     body, found = body_of(model), []
-    assert last._parts(body)
+    assert last_layer._parts(body)
     for _ in range(2):
         model.zero_grad()
         got = states(body)
@@ -230,6 +230,6 @@ def test_layers_that_are_computed_again_are_computed_whole(model_folders: dict[s
     model = adapted(model_folders["llama"]).train()
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable()
-    assert not last._parts(body_of(model))
+    assert not last_layer._parts(body_of(model))
     with layers.fused(model):
         sum(state.sum() for state in states(body_of(model))).backward()  # type: ignore[union-attr]

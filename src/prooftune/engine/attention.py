@@ -3,7 +3,7 @@
 Registered with transformers under the name `NAME`, it is what the layers of any model call. Over the prefix the
 queries of all rows that see it stand beside each other; over its own keys each row is by itself. Either one softmax
 runs over both, or both are computed apart and put together by their weights. Numerically this is ordinary attention
-over prefix and row. Rows in one line, as training has them, are in `flat` and `long`.
+over prefix and row. Rows in one line, as training has them, are in `line_attention`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.blocks import Blocks
-from prooftune.engine.flat import attend_line
+from prooftune.engine.line_attention import attend_line
 from prooftune.engine.sight import KeysValues, Sight
 
 NAME = "shared-prefix"

@@ -20,7 +20,7 @@ from prooftune.engine.arithmetic import autocast
 from prooftune.engine.batches import SPARE, Batch, Squeezed, collate
 from prooftune.engine.blocks import Blocks
 from prooftune.engine.cache import Kept
-from prooftune.engine.last import only_at
+from prooftune.engine.last_layer import only_at
 from prooftune.engine.line import Line
 from prooftune.engine.sight import KeysValues, Sight, additive
 from prooftune.errors import Failure

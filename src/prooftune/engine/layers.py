@@ -3,8 +3,8 @@
 On a processor a small model spends a third of its time on reading and writing arrays between two matrix products. Here
 the adapters of layers that read the same input (queries, keys and values; gate and up) are one product, which the frozen
 layers' products then add to themselves, and so are the gradients of that input; a gated MLP keeps the two arrays that its
-gradient needs and no others; a root mean square norm makes no array but its result; queries and keys are turned in place
-(`rotary`). The arithmetic is the same but for fewer roundings.
+gradient needs and no others; a root mean square norm keeps no array of its own; queries and keys are turned in place (`rotary`).
+The arithmetic is the same but for fewer roundings.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from prooftune import check, cost, recipe, runs
 from prooftune.data.prepare import prepare
 from prooftune.files import read_json
 from prooftune.records import Example, Study
-from prooftune.variants.probing import Plan, plans
+from prooftune.variants import estimates
+from prooftune.variants.estimates import Plan, plans
 from prooftune.variants.standins import with_standins
 from study.small import KINDS, small_recipe
 from study.test_questions import retrieval
@@ -55,6 +56,19 @@ def test_passages_that_are_yet_to_be_found_are_stood_in_for(retrieval: Any) -> N
     assert list(found) == ["base", "tuned", "base+retrieval", "tuned+retrieval", "raft", "oracle", "random"]
     assert found["tuned+retrieval"].train_seconds == 0 < found["raft"].train_seconds
     assert all(one.score_seconds > 0 for one in found.values())
+
+
+def test_passages_cost_what_their_tokens_do(retrieval: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same rate for all, two passages of at least six words each make a question so much longer, and so does a context of
+    random ones."""
+    monkeypatch.setattr(estimates, "_scoring", lambda *_: estimates._Rate(1.0, 10**9))
+    values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
+    values["variants"] = {name: one for name, one in values["variants"].items() if one.get("kind") == "zero-shot"}
+    found = estimated(values)
+    assert list(found) == ["base", "base+retrieval", "oracle", "random"]
+    questions = len(prepare(recipe.parse(values), Path(), lambda _: None)[0].test)
+    for name in ("base+retrieval", "oracle", "random"):
+        assert found[name].score_seconds > found["base"].score_seconds + 12 * questions
 
 
 @pytest.mark.parametrize(("own", "words"), [(True, 30), (True, 6), (False, 30)])

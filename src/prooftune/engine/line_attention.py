@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from prooftune.engine.blocks import Blocks, Layout
-from prooftune.engine.long import one_by_one
+from prooftune.engine.long_rows import one_by_one
 
 KEPT = 4_000_000
 """Weights of one layer that are kept for the backward pass; more are computed again."""
