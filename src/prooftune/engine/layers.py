@@ -1,15 +1,14 @@
 """Layers whose work beside the matrix products is done in few passes, forward and backward.
 
 On a processor a small model spends a third of its time on reading and writing arrays between two matrix products. Here
-the adapters of layers that read the same input (queries, keys and values; gate and up) are one product, which the frozen
-layers' products then add to themselves, and so are the gradients of that input; a gated MLP keeps the two arrays that its
-gradient needs and no others; a root mean square norm keeps no array of its own; queries and keys are turned in place (`rotary`).
-The arithmetic is the same but for fewer roundings.
+layers with adapters that read the same input are computed together (`adapted`); a gated MLP keeps the two arrays that its
+gradient needs and no others; a root mean square norm keeps no array of its own; queries and keys are turned in place
+(`rotary`); where nothing is learned, weights are laid out once (`frozen`). The arithmetic is the same but for fewer roundings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +16,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine.adapted import Group, computes_in
+from prooftune.engine.frozen import LaidOut, laid_out
 from prooftune.engine.rotary import turned_in_place
 
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -31,8 +32,11 @@ def fused(model: nn.Module) -> Iterator[None]:
     disabled adapter, a bias, another dtype) is computed by its own code.
     """
     if model not in _KNOWN:
-        _KNOWN[model] = list(_replacements(model))
-    replaced = [(vars(module), forward) for module, forward in _KNOWN[model] if "forward" not in vars(module)]
+        _KNOWN[model] = _Replaced(model)
+    known = _KNOWN[model]
+    replaced = [(vars(module), forward) for module, forward in known.forwards if "forward" not in vars(module)]
+    for layer, kept in known.kept.items():
+        kept.compare(layer.weight)
     for attributes, forward in replaced:
         attributes["forward"] = forward
     try:
@@ -43,11 +47,23 @@ def fused(model: nn.Module) -> Iterator[None]:
             del attributes["forward"]
 
 
-_KNOWN: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, Callable[..., Any]]]] = WeakKeyDictionary()
-"""What was found to replace in a model: to look through its modules takes longer than a short answer."""
+class _Replaced:
+    """What is replaced in a model, found once: to look through its modules takes longer than a short answer.
+
+    Attributes:
+        kept: layers whose weights are laid out, and what is kept of them.
+        forwards: modules and their other forward.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.kept = laid_out(model)
+        self.forwards = list(_replacements(model, self.kept))
 
 
-def _replacements(model: nn.Module) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+_KNOWN: WeakKeyDictionary[nn.Module, _Replaced] = WeakKeyDictionary()
+
+
+def _replacements(model: nn.Module, kept: Mapping[nn.Linear, LaidOut]) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
     from peft.tuners.lora.layer import Linear as LoraLinear
 
     norms: dict[tuple[type, int, torch.dtype], bool] = {}
@@ -55,8 +71,11 @@ def _replacements(model: nn.Module) -> Iterator[tuple[nn.Module, Callable[..., A
         children = dict(module.named_children())
         adapted = {name: child for name, child in children.items() if isinstance(child, LoraLinear)}
         for names in (*SAME_INPUT, *((name,) for name in adapted if not any(name in names for names in SAME_INPUT))):
-            group = _Group([adapted[name] for name in names if name in adapted])
+            group = Group([adapted[name] for name in names if name in adapted], kept)
             yield from ((layer, group.forward_of(layer)) for layer in group.layers)
+        if not isinstance(module, LoraLinear):  # whose own layer is computed with its adapter, or by its own code
+            yield from ((child, _linear(child, kept[child])) for child in children.values()
+                       if isinstance(child, nn.Linear) and child in kept)
         if {"gate_proj", "up_proj", "down_proj"} <= set(children) and isinstance(children.get("act_fn"), _silus()):
             yield module, _gated(module)
         weight = getattr(module, "weight", None)
@@ -68,110 +87,16 @@ def _replacements(model: nn.Module) -> Iterator[tuple[nn.Module, Callable[..., A
                 yield module, _norm(module)
 
 
-class _AdaptedLinears(torch.autograd.Function):
-    """x Wᵀ + s (x Aᵀ) Bᵀ (LoRA, arXiv 2106.09685) for several frozen W on one x.
+def _linear(layer: nn.Linear, kept: LaidOut) -> Callable[..., Any]:
+    own = type(layer).forward
 
-    x [n, in]; every W [out, in], A [r, in], B [out, r], W in the dtype of x; returns an array [n, out] for each W.
-    """
+    def forward(x: Tensor) -> Tensor:
+        weight = layer.weight
+        if torch.is_grad_enabled() or x.dtype != weight.dtype or not computes_in(x.dtype, x.device.type):
+            return own(layer, x)
+        return kept.product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scaling: float, *weights: Tensor) -> tuple[Tensor, ...]:
-        frozen, down, up = _thirds(weights)
-        shared = torch.cat([one.to(x.dtype) for one in down])
-        up = tuple(one.to(x.dtype) for one in up)
-        low = (x @ shared.T).mul_(scaling)
-        ctx.scaling, ctx.ranks = scaling, [len(one) for one in down]
-        ctx.save_for_backward(x, shared, low, *frozen, *up)
-        lows = torch.split(low, ctx.ranks, dim=1)
-        return tuple((x @ w.T).addmm_(part, b.T) for w, b, part in zip(frozen, up, lows, strict=True))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, shared, low, *rest = ctx.saved_tensors
-        frozen, up = rest[: len(grads)], rest[len(grads) :]
-        lows = torch.split(low, ctx.ranks, dim=1)
-        of_low = torch.cat([grad @ b for grad, b in zip(grads, up, strict=True)], dim=1).mul_(ctx.scaling)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = grads[0] @ frozen[0]
-            for grad, w in zip(grads[1:], frozen[1:], strict=True):
-                of_x.addmm_(grad, w)
-            of_x.addmm_(of_low, shared)
-        of_down = torch.split(of_low.T @ x, ctx.ranks)
-        of_up = [grad.T @ part for grad, part in zip(grads, lows, strict=True)]
-        return of_x, None, *[None] * len(frozen), *of_down, *of_up
-
-
-def _thirds(weights: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-    n = len(weights) // 3
-    return tuple(weights[:n]), tuple(weights[n : 2 * n]), tuple(weights[2 * n :])
-
-
-class _Group:
-    """Adapted layers that are called one after another on the same input."""
-
-    def __init__(self, layers: Sequence[Any]) -> None:
-        self.layers = list(layers)
-        self._of: Tensor | None = None
-        self._waiting: dict[int, Tensor] = {}
-        self._plain: dict[Hashable, bool] = {}
-
-    def forward_of(self, layer: Any) -> Callable[..., Any]:
-        """What replaces the layer's forward: the first that is called computes all, the others take what is theirs."""
-        own = type(layer).forward
-
-        def forward(x: Tensor, *args: Any, **options: Any) -> Any:
-            if x is self._of and id(layer) in self._waiting:
-                return self._taken(layer)
-            self._of, self._waiting = None, {}
-            if args or options or not self._fits(x):
-                return own(layer, x, *args, **options)
-            self._of, self._waiting = x, dict(zip(map(id, self.layers), self._computed(x), strict=True))
-            return self._taken(layer)
-
-        return forward
-
-    def _taken(self, layer: Any) -> Tensor:
-        out = self._waiting.pop(id(layer))
-        if not self._waiting:
-            self._of = None
-        return out
-
-    def _computed(self, x: Tensor) -> list[Tensor]:
-        names = [layer.active_adapters[0] for layer in self.layers]
-        pairs = list(zip(self.layers, names, strict=True))
-        outs = _AdaptedLinears.apply(  # type: ignore[no-untyped-call]
-            x.reshape(-1, x.shape[-1]), self.layers[0].scaling[names[0]], *(layer.base_layer.weight for layer in self.layers),
-            *(layer.lora_A[name].weight for layer, name in pairs), *(layer.lora_B[name].weight for layer, name in pairs))
-        return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]
-
-    def _fits(self, x: Tensor) -> bool:
-        # What a layer is made of takes longer to look through than its products take for a short row; this is what changes.
-        state = (x.dtype, x.device.type, *((layer.disable_adapters, layer.merged, layer.training, *layer.active_adapters,
-                                            *layer.scaling.values(), layer.base_layer.weight.requires_grad)
-                                           for layer in self.layers))
-        if state not in self._plain:
-            self._plain[state] = all(_is_plain(layer, x) for layer in self.layers) and len(
-                {layer.scaling[layer.active_adapters[0]] for layer in self.layers}) == 1
-        return self._plain[state] and _computes_in(x.dtype, x.device.type)
-
-
-def _is_plain(layer: Any, x: Tensor) -> bool:
-    """Whether the layer is a frozen product with one adapter and nothing else."""
-    base = layer.base_layer
-    if type(base) is not nn.Linear or base.bias is not None or base.weight.requires_grad or base.weight.dtype != x.dtype:
-        return False
-    if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
-        return False
-    name = layer.active_adapters[0]
-    return (name in layer.lora_A and name not in layer.lora_variant and layer.lora_A[name].bias is None
-            and layer.lora_B[name].bias is None
-            and (isinstance(layer.lora_dropout[name], nn.Identity) or not layer.training))
-
-
-def _computes_in(dtype: torch.dtype, device: str) -> bool:
-    """Whether a product of this dtype is computed in it: under autocast to another it is not."""
-    return not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) == dtype
+    return forward
 
 
 class _Gated(torch.autograd.Function):

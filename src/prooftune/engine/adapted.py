@@ -1,0 +1,125 @@
+"""Layers with LoRA adapters: those that read the same input are computed together, in few passes over their arrays.
+
+The adapters of queries, keys and values, or of gate and up, are one product, which the frozen layers' products then add to
+themselves; and so are the gradients of their input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prooftune.engine.frozen import LaidOut
+
+
+def computes_in(dtype: torch.dtype, device: str) -> bool:
+    """Whether a product of this dtype is computed in it: under autocast to another it is not."""
+    return not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) == dtype
+
+
+class _AdaptedLinears(torch.autograd.Function):
+    """x Wᵀ + s (x Aᵀ) Bᵀ (LoRA, arXiv 2106.09685) for several frozen W on one x.
+
+    x [n, in]; every W [out, in], A [r, in], B [out, r], W in the dtype of x; returns an array [n, out] for each W. `kept` has
+    what computes the products with each W where nothing is learned; None for plain products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scaling: float, kept: Sequence[LaidOut | None], *weights: Tensor) -> tuple[Tensor, ...]:
+        frozen, down, up = _thirds(weights)
+        shared = torch.cat([one.to(x.dtype) for one in down])
+        up = tuple(one.to(x.dtype) for one in up)
+        low = (x @ shared.T).mul_(scaling)
+        ctx.scaling, ctx.ranks = scaling, [len(one) for one in down]
+        ctx.save_for_backward(x, shared, low, *frozen, *up)
+        lows = torch.split(low, ctx.ranks, dim=1)
+        return tuple((one.product(x, w) if one else x @ w.T).addmm_(part, b.T)
+                     for one, w, b, part in zip(kept, frozen, up, lows, strict=True))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, shared, low, *rest = ctx.saved_tensors
+        frozen, up = rest[: len(grads)], rest[len(grads) :]
+        lows = torch.split(low, ctx.ranks, dim=1)
+        of_low = torch.cat([grad @ b for grad, b in zip(grads, up, strict=True)], dim=1).mul_(ctx.scaling)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = of_low @ shared
+            for grad, w in zip(grads, frozen, strict=True):
+                of_x.addmm_(grad, w)
+        of_down = torch.split(of_low.T @ x, ctx.ranks)
+        of_up = [(part.T @ grad).T for grad, part in zip(grads, lows, strict=True)]  # a third faster than the other way round
+        return of_x, None, None, *[None] * len(frozen), *of_down, *of_up
+
+
+def _thirds(weights: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+    n = len(weights) // 3
+    return tuple(weights[:n]), tuple(weights[n : 2 * n]), tuple(weights[2 * n :])
+
+
+class Group:
+    """Adapted layers that are called one after another on the same input."""
+
+    def __init__(self, layers: Sequence[Any], kept: Mapping[nn.Linear, LaidOut]) -> None:
+        self.layers = list(layers)
+        self._kept = [kept.get(layer.base_layer) for layer in layers]
+        self._of: Tensor | None = None
+        self._waiting: dict[int, Tensor] = {}
+        self._plain: dict[Hashable, bool] = {}
+
+    def forward_of(self, layer: Any) -> Callable[..., Any]:
+        """What replaces the layer's forward: the first that is called computes all, the others take what is theirs."""
+        own = type(layer).forward
+
+        def forward(x: Tensor, *args: Any, **options: Any) -> Any:
+            if x is self._of and id(layer) in self._waiting:
+                return self._taken(layer)
+            self._of, self._waiting = None, {}
+            if args or options or not self._fits(x):
+                return own(layer, x, *args, **options)
+            self._of, self._waiting = x, dict(zip(map(id, self.layers), self._computed(x), strict=True))
+            return self._taken(layer)
+
+        return forward
+
+    def _taken(self, layer: Any) -> Tensor:
+        out = self._waiting.pop(id(layer))
+        if not self._waiting:
+            self._of = None
+        return out
+
+    def _computed(self, x: Tensor) -> list[Tensor]:
+        names = [layer.active_adapters[0] for layer in self.layers]
+        pairs = list(zip(self.layers, names, strict=True))
+        outs = _AdaptedLinears.apply(  # type: ignore[no-untyped-call]
+            x.reshape(-1, x.shape[-1]), self.layers[0].scaling[names[0]],
+            [None] * len(names) if torch.is_grad_enabled() else self._kept,
+            *(layer.base_layer.weight for layer in self.layers),
+            *(layer.lora_A[name].weight for layer, name in pairs), *(layer.lora_B[name].weight for layer, name in pairs))
+        return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]
+
+    def _fits(self, x: Tensor) -> bool:
+        # What a layer is made of takes longer to look through than its products take for a short row; this is what changes.
+        state = (x.dtype, x.device.type, *((layer.disable_adapters, layer.merged, layer.training, *layer.active_adapters,
+                                            *layer.scaling.values(), layer.base_layer.weight.requires_grad)
+                                           for layer in self.layers))
+        if state not in self._plain:
+            self._plain[state] = all(_is_plain(layer, x) for layer in self.layers) and len(
+                {layer.scaling[layer.active_adapters[0]] for layer in self.layers}) == 1
+        return self._plain[state] and computes_in(x.dtype, x.device.type)
+
+
+def _is_plain(layer: Any, x: Tensor) -> bool:
+    """Whether the layer is a frozen product with one adapter and nothing else."""
+    base = layer.base_layer
+    if type(base) is not nn.Linear or base.bias is not None or base.weight.requires_grad or base.weight.dtype != x.dtype:
+        return False
+    if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
+        return False
+    name = layer.active_adapters[0]
+    return (name in layer.lora_A and name not in layer.lora_variant and layer.lora_A[name].bias is None
+            and layer.lora_B[name].bias is None
+            and (isinstance(layer.lora_dropout[name], nn.Identity) or not layer.training))

@@ -1,0 +1,123 @@
+"""Weights that are laid out once give the products of the weights as they are, and are laid out anew when these change."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prooftune import recipe
+from prooftune.engine import attention, frozen
+from prooftune.engine.arithmetic import autocast
+from prooftune.engine.forward import body_of
+from prooftune.models import adapters
+from prooftune.models.loading import load_model
+
+pytestmark = pytest.mark.skipif(not frozen.laid_out(nn.Sequential(nn.Linear(8, 8, bias=False, dtype=torch.bfloat16))),
+                                reason="no 16-bit products of oneDNN here")
+IDS = torch.arange(3, 43).view(2, 20)
+
+
+def model_of(folder: Path, dtype: str = "bfloat16") -> Any:
+    return load_model(folder, recipe.Model.model_validate({"name": "tiny", "dtype": dtype, "attention": attention.NAME})).eval()
+
+
+def states(model: Any) -> Tensor:
+    with torch.no_grad(), autocast(model):
+        found: Tensor = body_of(model)(input_ids=IDS, use_cache=False).last_hidden_state
+    return found
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
+    """The shapes of the products that were computed with a weight that is laid out."""
+    found: list[tuple[int, ...]] = []
+    product = frozen.LaidOut.product
+
+    def counted(self: frozen.LaidOut, x: Tensor, weight: Tensor) -> Tensor:
+        found.append((*x.shape, len(weight)))
+        return product(self, x, weight)
+
+    monkeypatch.setattr(frozen.LaidOut, "product", counted)
+    yield found
+
+
+def test_products_are_those_of_the_weight_as_it_is() -> None:
+    torch.manual_seed(0)
+    for size, inside, out in ((1, 576, 3072), (17, 24, 40), (600, 31, 7), (3, 8, 1)):
+        x, weight = torch.randn(size, inside).bfloat16(), torch.randn(out, inside).bfloat16()
+        exact = x.double() @ weight.double().T
+        found = frozen.LaidOut().product(x, weight)
+        assert found.dtype == torch.bfloat16 and (found.double() - exact).norm() <= 0.004 * exact.norm()
+
+
+def test_a_model_computes_the_same(model_folder: Path, products: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(model_folder)
+    found = states(model)
+    assert len(products) == 7 * model.config.num_hidden_layers  # queries, keys, values, output, gate, up, down
+    monkeypatch.setattr(frozen, "LARGEST", 0)
+    other = model_of(model_folder)
+    wanted, count = states(other), len(products)
+    assert count == 7 * model.config.num_hidden_layers  # of the first model only
+    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.02)
+
+
+def test_an_adapted_model_is_laid_out_where_nothing_is_learned(model_folder: Path, products: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    model: Any = adapters.attach(model_of(model_folder), recipe.Variant(kind="tuned"), {"r": 4, "target_modules": "all-linear"})
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.05)
+    found = states(model)
+    assert len(products) == 7 * model.config.num_hidden_layers
+    products.clear()
+    with autocast(model):
+        learning = body_of(model)(input_ids=IDS, use_cache=False).last_hidden_state
+    assert learning.requires_grad and not products
+    torch.testing.assert_close(found, learning.detach(), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["in place", "through .data"])
+def test_a_weight_that_changes_is_laid_out_anew(model_folders: dict[str, Path], behind: bool) -> None:
+    model = model_of(model_folders["llama"])
+    layer: Any = body_of(model).layers[0].mlp.down_proj  # type: ignore[index,union-attr]
+    before = states(model)
+    with torch.no_grad():
+        if behind:
+            layer.weight.data += 1
+        else:
+            layer.weight.add_(1)
+    after = states(model)
+    assert not torch.allclose(after, before, atol=0.1)
+    fresh = model_of(model_folders["llama"])
+    with torch.no_grad():
+        body_of(fresh).layers[0].mlp.down_proj.weight.add_(1)  # type: ignore[index,union-attr]
+    torch.testing.assert_close(after, states(fresh), atol=0, rtol=0)
+
+
+def test_what_is_not_laid_out(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not frozen.laid_out(model_of(model_folders["llama"], "float32"))
+    model = model_of(model_folders["llama"])
+    size = sum(layer.weight.nbytes for layer in frozen.laid_out(model) if layer is not model.lm_head) + model.lm_head.weight.nbytes
+    monkeypatch.setattr(frozen, "LARGEST", size)
+    assert frozen.laid_out(model)
+    monkeypatch.setattr(frozen, "LARGEST", size - 1)
+    assert not frozen.laid_out(model)
+    biased = nn.Sequential(nn.Linear(8, 8, dtype=torch.bfloat16), nn.Linear(8, 8, bias=False, dtype=torch.bfloat16))
+    assert list(frozen.laid_out(biased)) == [biased[1]]
+
+
+def test_nothing_is_kept_of_models_that_are_gone(model_folders: dict[str, Path]) -> None:
+    gc.collect()
+    before = len(frozen._KEPT)
+    model = model_of(model_folders["llama"])
+    states(model)
+    assert len(frozen._KEPT) > before
+    del model
+    gc.collect()
+    assert len(frozen._KEPT) <= before
