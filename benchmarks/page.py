@@ -112,9 +112,9 @@ def _step(result: dict[str, Any]) -> list[str]:
     others = result["other_operators_seconds"].items()
     rest = ", ".join(f"{name.removeprefix('aten::')} {seconds:.2f} s" for name, seconds in others)
     step, alone = result["step_seconds"], result["products_alone_seconds"]
-    rate, most = result["product_rate"] / 1e12, result["rate_1024"] / 1e12
+    rate, most, share = result["product_rate"] / 1e12, result["rate_1024"] / 1e12, result["share_of_step"]
     return [f"A step over {result['rows']} rows ({result['tokens']:,} tokens) takes {step:.2f} s; its matrix products alone, at",
-            f"the same shapes, {alone:.2f} s: **{alone / step:.0%}**. They are {rate:.2f} TFLOP per second of the step,",
+            f"the same shapes, {alone:.2f} s: **{share:.0%}** (the median of pairs). They are {rate:.2f} TFLOP per second of the step,",
             f"{rate / most:.0%} of the rate of a product of 1024 x 1024 here ({most:.2f}). The rest, by the profiler: {rest}."]
 
 

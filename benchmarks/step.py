@@ -1,10 +1,12 @@
 """How much of a training step is its own matrix products.
 
-    python benchmarks/step.py [--rows 16] [--prefix 45] [--length 70] [--repeats 5]
+    python benchmarks/step.py [--rows 16] [--prefix 45] [--length 70] [--repeats 11]
 
 Times a step (forward and backward pass of the embedded model with LoRA on all linear layers, bfloat16) over rows of random tokens
-behind a common prefix, then every matrix product that the profiler saw in it, alone, at the same shapes. Prints the share of the
-step that they explain, what took the rest, and the share of the rate that this machine reaches in a product of 1024 x 1024.
+behind a common prefix, then the matrix products of that step alone: the very ones, in their order, with the arrays that they had.
+A step and its products are timed in turn, as pairs, since the speed of a machine changes. Prints the share of the step that they
+explain (the median of the pairs), what took the rest, and the share of the rate that this machine reaches in a product of
+1024 x 1024.
 """
 
 from __future__ import annotations
@@ -21,19 +23,44 @@ from typing import Any
 
 import torch
 from contest import MEASURED, machine, product_rate
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prooftune import recipe
+from prooftune.engine import memory
 from prooftune.engine.arithmetic import leave_inputs
 from prooftune.engine.layers import fused
 from prooftune.models import adapters, loading
 from prooftune.training.objective import Row, TuningModule, make_collator
 
-PRODUCTS: dict[str, Callable[..., Tensor]] = {"aten::mm": torch.mm, "aten::bmm": torch.bmm}
-"""Operators whose tensor arguments are the two factors."""
-ADDED: dict[str, Callable[..., Tensor]] = {"aten::addmm": torch.addmm, "aten::addmm_": torch.addmm, "aten::baddbmm": torch.baddbmm}
-"""Those that add a third tensor, their first argument."""
+_A = torch.ops.aten
+PRODUCTS = {_A.mm.default, _A.mm.out, _A.bmm.default, _A.bmm.out, _A.addmm.default, _A.addmm.out, _A.addmm_.default,
+            _A.baddbmm.default, _A.baddbmm.out, _A.baddbmm_.default}
+NAMES = {str(one).rpartition(".")[0].replace(".", "::") for one in PRODUCTS}
+
+
+class _Seen(TorchDispatchMode):  # type: ignore[misc]
+    """The products of what is computed meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if operator in PRODUCTS:
+            self.calls.append((operator, args, kwargs or {}))
+        return operator(*args, **(kwargs or {}))
+
+    def again(self) -> None:
+        """Compute them once more, with the arrays of that time."""
+        with torch.no_grad():
+            for operator, args, options in self.calls:
+                operator(*args, **options)
+
+    def operations(self) -> float:
+        """Floating-point operations, 2 for a multiplication and an addition."""
+        factors = (args[-2:] for _, args, _ in self.calls)
+        return float(sum(2 * left.numel() * right.shape[-1] for left, right in factors))
 
 
 def main() -> None:
@@ -41,28 +68,25 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--prefix", type=int, default=45)
     parser.add_argument("--length", type=int, default=70, help="mean tokens of a row after the prefix")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=11)
     options = parser.parse_args()
     model = _adapted()
     step, tokens = _step(model, options)
-    with fused(model):
+    with fused(model), memory.kept():  # as a study trains
         step()
-        seconds = statistics.median(_timed(step) for _ in range(options.repeats))
-        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
+        with _Seen() as seen:
             step()
-    alone = work = 0.0
-    rest: dict[str, float] = {}
-    for event in seen.key_averages(group_by_input_shape=True):
-        if event.key in PRODUCTS or event.key in ADDED:
-            once, operations = _product(event.key, event.input_shapes)
-            alone += once * event.count
-            work += operations * event.count
-        elif event.self_cpu_time_total:
-            rest[event.key] = rest.get(event.key, 0.0) + event.self_cpu_time_total / 1e6
+        seen.again()
+        pairs = [(_timed(step), _timed(seen.again)) for _ in range(options.repeats)]
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            step()
+    seconds, alone = (statistics.median(one) for one in zip(*pairs, strict=True))
+    share, work = statistics.median(products / whole for whole, products in pairs), seen.operations()
+    rest = {event.key: event.self_cpu_time_total / 1e6 for event in profiled.key_averages() if event.key not in NAMES}
     rate = product_rate()
     most = dict(sorted(rest.items(), key=lambda item: -item[1])[:12])
     result = {"rows": options.rows, "tokens": tokens, "step_seconds": seconds, "products_alone_seconds": alone,
-              "share_of_step": alone / seconds, "product_rate": work / seconds, "rate_1024": rate,
+              "share_of_step": share, "product_rate": work / seconds, "rate_1024": rate,
               "share_of_rate_1024": work / seconds / rate, "other_operators_seconds": most, "machine": machine(),
               "command": " ".join(["python benchmarks/step.py", *sys.argv[1:]]), "date": datetime.date.today().isoformat()}
     MEASURED.mkdir(exist_ok=True)
@@ -91,20 +115,6 @@ def _step(model: Any, options: argparse.Namespace) -> tuple[Callable[[], Any], i
         module.zero_grad()
 
     return step, options.prefix + sum(lengths)
-
-
-def _product(name: str, shapes: list[Any]) -> tuple[float, float]:
-    """Seconds of a matrix product of these shapes in bfloat16, the best of three, and its floating-point operations."""
-    factors = [shape for shape in shapes if len(shape) >= 2]
-    tensors = [torch.randn(*shape).bfloat16() for shape in factors]
-    if name in ADDED:
-        operator, tensors = ADDED[name], [torch.randn(*shapes[0]).bfloat16(), *tensors[-2:]]
-    else:
-        operator, tensors = PRODUCTS[name], tensors[:2]  # an array to write to, where there is one, comes last
-    left, right = tensors[-2], tensors[-1]
-    operator(*tensors)
-    seconds = min(_timed(lambda: operator(*tensors)) for _ in range(3))
-    return seconds, 2 * left.numel() * right.shape[-1]
 
 
 def _timed(work: Callable[[], Any]) -> float:
