@@ -114,8 +114,9 @@ def _step(result: dict[str, Any]) -> list[str]:
     step, alone = result["step_seconds"], result["products_alone_seconds"]
     rate, most, share = result["product_rate"] / 1e12, result["rate_1024"] / 1e12, result["share_of_step"]
     return [f"A step over {result['rows']} rows ({result['tokens']:,} tokens) takes {step:.2f} s; its matrix products alone, at",
-            f"the same shapes, {alone:.2f} s: **{share:.0%}** (the median of pairs). They are {rate:.2f} TFLOP per second of the step,",
-            f"{rate / most:.0%} of the rate of a product of 1024 x 1024 here ({most:.2f}). The rest, by the profiler: {rest}."]
+            f"the same shapes, {alone:.2f} s: **{share:.0%}** (the median of pairs). They are {rate:.2f} TFLOP per second of the",
+            f"step, {rate / most:.0%} of the rate of a product of 1024 x 1024 here ({most:.2f}).", "",
+            f"The rest, by the profiler: {rest}."]
 
 
 def _estimates(result: dict[str, Any]) -> list[str]:

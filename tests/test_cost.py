@@ -46,6 +46,7 @@ def test_the_peak_of_an_earlier_block_does_not_count() -> None:
     with measured() as small:
         pass
     assert large.peak_memory_bytes - small.peak_memory_bytes > 0.9 * SIZE
+    assert large.peak_memory_bytes - large.memory_before_bytes > 0.9 * SIZE
 
 
 @pytest.mark.skipif(not can_reset() or platform.libc_ver()[0] != "glibc", reason="the C library hands nothing back when told to")

@@ -21,16 +21,19 @@ class Cost:
         seconds: wall-clock time.
         peak_memory_bytes: most memory in use at any moment of the block: of the GPU if there is one, else of
             this process.
+        memory_before_bytes: what was in use when it began.
     """
 
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    memory_before_bytes: int = 0
 
 
 @contextlib.contextmanager
 def measured() -> Iterator[Cost]:
     cost = Cost()
     _reset_peak()
+    cost.memory_before_bytes = _peak()
     started = time.perf_counter()
     try:
         yield cost
@@ -39,7 +42,8 @@ def measured() -> Iterator[Cost]:
         cost.peak_memory_bytes = _peak()
 
 
-def _cuda() -> bool:
+def on_gpu() -> bool:
+    """Whether it is a GPU's memory that counts."""
     torch = sys.modules.get("torch")
     return bool(torch and torch.cuda.is_available())
 
@@ -48,7 +52,7 @@ def _reset_peak() -> None:
     gc.collect()
     # What earlier work has freed but the C library still holds would count as this work's.
     give_back()
-    if _cuda():
+    if on_gpu():
         import torch
 
         torch.cuda.reset_peak_memory_stats()
@@ -57,7 +61,7 @@ def _reset_peak() -> None:
 
 
 def _peak() -> int:
-    if _cuda():
+    if on_gpu():
         import torch
 
         return int(torch.cuda.max_memory_allocated())
@@ -73,7 +77,7 @@ def _peak() -> int:
 
 def available_memory() -> int | None:
     """Bytes that can be had now: of the GPU if there is one, else of this machine; None where it does not tell."""
-    if _cuda():
+    if on_gpu():
         import torch
 
         return int(torch.cuda.mem_get_info()[0])

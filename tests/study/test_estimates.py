@@ -61,7 +61,7 @@ def test_passages_that_are_yet_to_be_found_are_stood_in_for(retrieval: Any) -> N
 def test_passages_cost_what_their_tokens_do(retrieval: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the same rate for all, two passages of at least six words each make a question so much longer, and so does a context of
     random ones."""
-    monkeypatch.setattr(estimates, "_scoring", lambda *_: estimates._Rate(1.0, 10**9))
+    monkeypatch.setattr(estimates, "_scoring", lambda *_: estimates._Rate(1.0, 10**9, 10**8))
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
     values["variants"] = {name: one for name, one in values["variants"].items() if one.get("kind") == "zero-shot"}
     found = estimated(values)
@@ -111,3 +111,20 @@ def test_a_run_shows_what_check_had_estimated(learners: dict[str, Path], tmp_pat
     values["seed"] = 1  # another recipe, of which nothing was estimated
     prooftune.run(values, out=tmp_path / "other")
     assert "estimates" not in read_json(tmp_path / "other" / "report.json")
+
+
+def test_memory_grows_with_the_batches_and_stays_after_a_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "_GROWS", 0.5)
+    monkeypatch.setattr(estimates, "_STAYS", 0.25)
+    monkeypatch.setattr(cost, "on_gpu", lambda: False)
+    assert [estimates._more(100, 300, batches) for batches in (0.5, 1, 2, 4, 1e9)] == [200, 200, 250, 275, pytest.approx(300)]
+    process = estimates._Process()
+    rate = estimates._Rate
+    assert process.peak(rate(1.0, 100, 40.0)) == 140
+    assert process.peak(rate(1.0, 90, 400.0), rate(1.0, 95, 20.0)) == 100 + 10 + 400  # a quarter of 40 has stayed
+    assert process.peak(rate(1.0, 120, 40.0)) == 100 + 100 + 40
+    assert process.peak(rate(1.0, 300, 40.0)) == 340  # more was there already
+    # Arrays on a GPU are counted one by one, and nothing of them stays.
+    monkeypatch.setattr(cost, "on_gpu", lambda: True)
+    assert estimates._more(100, 300, 50) == 200
+    assert process.peak(rate(1.0, 100, 40.0)) == 140

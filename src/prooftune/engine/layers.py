@@ -1,9 +1,10 @@
 """Layers whose work beside the matrix products is done in few passes, forward and backward.
 
 On a processor a small model spends a third of its time on reading and writing arrays between two matrix products. Here
-layers with adapters that read the same input are computed together (`adapted`); a gated MLP keeps the two arrays that its
-gradient needs and no others; a root mean square norm keeps no array of its own; queries and keys are turned in place
-(`rotary`); where nothing is learned, weights are laid out once (`frozen`). The arithmetic is the same but for fewer roundings.
+layers with adapters that read the same input are computed together (`adapted_layers`); a gated MLP keeps the two arrays that
+its gradient needs and no others; a root mean square norm keeps no array of its own; queries and keys are turned in place
+(`rotary`); where nothing is learned, weights are laid out once (`laid_out_weights`). The arithmetic is the same but for fewer
+roundings.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.adapted import Group, computes_in
-from prooftune.engine.frozen import LaidOut, laid_out
+from prooftune.engine.adapted_layers import Group, computes_in
+from prooftune.engine.laid_out_weights import LaidOut, laid_out
 from prooftune.engine.rotary import turned_in_place
 
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))

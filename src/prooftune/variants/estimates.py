@@ -56,10 +56,38 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Rate:
-    """Seconds per computed token, and the most memory in use."""
+    """Seconds per computed token, the memory in use before, and how much more there is at most while many batches are computed."""
 
     seconds: float
-    memory_bytes: int
+    before_bytes: int
+    more_bytes: float
+
+
+_GROWS, _STAYS = 0.65, 0.25
+"""Of a heap, as measured on what few batches take: how much more it is after many (an array does not fit where one of another
+size was, and something small keeps the gap open), and how much of the most that there was stays after a variant."""
+
+
+class _Process:
+    """The memory of a process that computes one variant after another."""
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._most = 0.0
+
+    def peak(self, *rates: _Rate) -> float:
+        """Bytes at most in the next variant."""
+        before, more = min(rate.before_bytes for rate in rates), max(rate.more_bytes for rate in rates)
+        self._first = before if self._first is None else self._first
+        stays = 0.0 if cost.on_gpu() else _STAYS * self._most
+        self._most = max(self._most, more)
+        return max(before, self._first + stays) + more
+
+
+def _more(before: int, peak: int, batches: float) -> float:
+    """What is added to the memory by that many batches, of which a few took `peak`."""
+    grows = 0.0 if cost.on_gpu() else _GROWS * (1 - 1 / max(1.0, batches))
+    return (peak - before) * (1 + grows)
 
 
 def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
@@ -73,7 +101,7 @@ def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
     weights = loading.parameters(folder) * (4 if full else loading.arithmetic(chosen.model.dtype).itemsize)
     if free is not None and weights > _FITS * free:
         return None
-    found, model = [], None
+    found, model, process = [], None, _Process()
     # Passages that are yet to be found are stood in for.
     with_passages = with_standins(chosen, study, base) if any(map(shows_passages, asked.values())) else study
     for name, variant in asked.items():
@@ -83,14 +111,14 @@ def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
             context = Context(chosen, seen, Path(), windowed=not searches)
             if variant.kind == "tuned":
                 model = None
-                found.append(_tuned(context, variant, name))
+                found.append(_tuned(context, variant, name, process))
             else:
                 model = model or context.base_model()
-                found.append(_asked(context, variant, name, model))
+                found.append(_asked(context, variant, name, model, process))
     return found
 
 
-def _asked(context: Context, variant: Variant, name: str, model: Any) -> Plan:
+def _asked(context: Context, variant: Variant, name: str, model: Any, process: _Process) -> Plan:
     study = context.study
     shots: tuple[Shot, ...] = ()
     if variant.kind == "few-shot":
@@ -101,31 +129,33 @@ def _asked(context: Context, variant: Variant, name: str, model: Any) -> Plan:
     if variant.kind == "prompted":
         rows = (study.validation or study.train)[: variant.validation_rows]
         search = rate.seconds * _tokens(encoder, rows) * (len(variant.candidates) if variant.candidates else 4)
-    return _plan(name, context, encoder, rate, search, 0)
+    return _plan(name, context, encoder, rate, search, process.peak(rate))
 
 
-def _tuned(context: Context, variant: Variant, name: str) -> Plan:
+def _tuned(context: Context, variant: Variant, name: str, process: _Process) -> Plan:
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
     encoder = context.encoder(context.rendering(variant.prompt))
     model = adapters.attach(base_to_train(context, variant, encoder), variant, {**recipe.lora, **variant.lora})
     if variant.adapter:  # what another variant has learned is used, not learned again
-        return _plan(name, context, encoder, _scoring(context, encoder, model, head), 0.0, 0)
+        rate = _scoring(context, encoder, model, head)
+        return _plan(name, context, encoder, rate, 0.0, process.peak(rate))
     options = {**recipe.training, **variant.training}
     batch, epochs = int(options.get("per_device_train_batch_size", 16)), float(options.get("num_train_epochs", 2))
     window = batch * int(options.get("gradient_accumulation_steps", 1))
     if int(options.get("max_steps", -1)) > 0:
         epochs = int(options["max_steps"]) * window / len(study.train)
     rows = training_rows(context, encoder, study.train, head)
-    step = _learning(context, variant, encoder, model, rows, batch, options)
+    step = _learning(context, variant, encoder, model, rows, batch, epochs, options)
     scoring = _scoring(context, encoder, model.eval(), head)
     tokens = sum(len(row.ids) for row in rows) + len(encoder.prefix) * math.ceil(len(rows) / batch)
     evaluations = 4 * _tokens(encoder, study.validation) * scoring.seconds
-    return _plan(name, context, encoder, scoring, step.seconds * tokens * epochs + evaluations, step.memory_bytes)
+    return _plan(name, context, encoder, scoring, step.seconds * tokens * epochs + evaluations,
+                 process.peak(step, scoring))
 
 
-def _plan(name: str, context: Context, encoder: Encoder, rate: _Rate, train: float, memory: int) -> Plan:
+def _plan(name: str, context: Context, encoder: Encoder, rate: _Rate, train: float, memory: float) -> Plan:
     test, validation = (rate.seconds * _tokens(encoder, rows) for rows in (context.study.test, context.study.validation))
-    return Plan(name, train, test, train + test + validation, max(memory, rate.memory_bytes))
+    return Plan(name, train, test, train + test + validation, memory)
 
 
 def _scoring(context: Context, encoder: Encoder, model: Any, head: bool = False) -> _Rate:
@@ -133,14 +163,16 @@ def _scoring(context: Context, encoder: Encoder, model: Any, head: bool = False)
     rows = context.study.test
     lengths = [len(encoder.encode(e.inputs).row) for e in rows]
     settings = context.recipe.scoring if context.recipe.task == "classification" else context.recipe.answering
-    longest = by_tokens(lengths, settings.batch_tokens)[0]
+    batches = by_tokens(lengths, settings.batch_tokens)
     sample = [rows[i] for i in _spread(lengths, settings.batch_tokens)]
     predict = context.asking.predict
     with cost.measured() as most:
-        predict(model, encoder, [rows[i] for i in longest], head, None)
+        predict(model, encoder, [rows[i] for i in batches[0]], head, None)
     with cost.measured() as timed:
         predict(model, encoder, sample, head, None)
-    return _Rate(timed.seconds / _tokens(encoder, sample), max(most.peak_memory_bytes, timed.peak_memory_bytes))
+    # What the first try leaves (kernels, weights that are laid out) is there once, whatever comes.
+    before, peak = timed.memory_before_bytes, max(most.peak_memory_bytes, timed.peak_memory_bytes)
+    return _Rate(timed.seconds / _tokens(encoder, sample), before, _more(before, peak, len(batches)))
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]
@@ -157,7 +189,8 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 
 
 def _learning(
-    context: Context, variant: Variant, encoder: Encoder, model: Any, rows: list[Row], batch: int, options: dict[str, Any]
+    context: Context, variant: Variant, encoder: Encoder, model: Any, rows: list[Row], batch: int, epochs: float,
+    options: dict[str, Any]
 ) -> _Rate:
     """Three steps of the real trainer: with the longest rows first, then with two batches as they come."""
     lengths = [len(row.ids) for row in rows]
@@ -178,7 +211,8 @@ def _learning(
         with cost.measured() as most:
             train(TuningModule(model), filled, [], encoder.prefix, arguments, callbacks=[clock], description="")
     tokens = sum(len(row.ids) for row in filled[batch:]) + len(encoder.prefix) * len(usual)
-    return _Rate(sum(clock.seconds[1:]) / tokens, most.peak_memory_bytes)
+    before = most.memory_before_bytes
+    return _Rate(sum(clock.seconds[1:]) / tokens, before, _more(before, most.peak_memory_bytes, len(order) * epochs))
 
 
 def _tokens(encoder: Encoder, rows: Sequence[Example]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.frozen import LaidOut
+from prooftune.engine.laid_out_weights import LaidOut
 
 
 def computes_in(dtype: torch.dtype, device: str) -> bool:
@@ -36,8 +36,10 @@ class _AdaptedLinears(torch.autograd.Function):
         ctx.scaling, ctx.ranks = scaling, [len(one) for one in down]
         ctx.save_for_backward(x, shared, low, *frozen, *up)
         lows = torch.split(low, ctx.ranks, dim=1)
-        return tuple((one.product(x, w) if one else x @ w.T).addmm_(part, b.T)
-                     for one, w, b, part in zip(kept, frozen, up, lows, strict=True))
+        # The larger product adds itself to the smaller at no cost; the other way round the result is read and written once more.
+        outs = (part @ b.T.contiguous() for b, part in zip(up, lows, strict=True))
+        return tuple(one.product(x, w, out) if one else out.addmm_(x, w.T)
+                     for one, w, out in zip(kept, frozen, outs, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

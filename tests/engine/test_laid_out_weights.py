@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from prooftune import recipe
-from prooftune.engine import attention, frozen
+from prooftune.engine import attention, laid_out_weights
 from prooftune.engine.arithmetic import autocast
 from prooftune.engine.forward import body_of
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
 
-pytestmark = pytest.mark.skipif(not frozen.laid_out(nn.Sequential(nn.Linear(8, 8, bias=False, dtype=torch.bfloat16))),
+pytestmark = pytest.mark.skipif(not laid_out_weights.laid_out(nn.Sequential(nn.Linear(8, 8, bias=False, dtype=torch.bfloat16))),
                                 reason="no 16-bit products of oneDNN here")
 IDS = torch.arange(3, 43).view(2, 20)
 
@@ -37,13 +37,13 @@ def states(model: Any) -> Tensor:
 def products(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
     """The shapes of the products that were computed with a weight that is laid out."""
     found: list[tuple[int, ...]] = []
-    product = frozen.LaidOut.product
+    product = laid_out_weights.LaidOut.product
 
-    def counted(self: frozen.LaidOut, x: Tensor, weight: Tensor) -> Tensor:
+    def counted(self: laid_out_weights.LaidOut, x: Tensor, weight: Tensor, *added: Tensor) -> Tensor:
         found.append((*x.shape, len(weight)))
-        return product(self, x, weight)
+        return product(self, x, weight, *added)
 
-    monkeypatch.setattr(frozen.LaidOut, "product", counted)
+    monkeypatch.setattr(laid_out_weights.LaidOut, "product", counted)
     yield found
 
 
@@ -52,15 +52,17 @@ def test_products_are_those_of_the_weight_as_it_is() -> None:
     for size, inside, out in ((1, 576, 3072), (17, 24, 40), (600, 31, 7), (3, 8, 1)):
         x, weight = torch.randn(size, inside).bfloat16(), torch.randn(out, inside).bfloat16()
         exact = x.double() @ weight.double().T
-        found = frozen.LaidOut().product(x, weight)
-        assert found.dtype == torch.bfloat16 and (found.double() - exact).norm() <= 0.004 * exact.norm()
+        added = torch.randn(size, out).bfloat16()
+        for found, wanted in ((laid_out_weights.LaidOut().product(x, weight), exact),
+                              (laid_out_weights.LaidOut().product(x, weight, added), exact + added.double())):
+            assert found.dtype == torch.bfloat16 and (found.double() - wanted).norm() <= 0.004 * wanted.norm()
 
 
 def test_a_model_computes_the_same(model_folder: Path, products: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(model_folder)
     found = states(model)
     assert len(products) == 7 * model.config.num_hidden_layers  # queries, keys, values, output, gate, up, down
-    monkeypatch.setattr(frozen, "LARGEST", 0)
+    monkeypatch.setattr(laid_out_weights, "LARGEST", 0)
     other = model_of(model_folder)
     wanted, count = states(other), len(products)
     assert count == 7 * model.config.num_hidden_layers  # of the first model only
@@ -101,23 +103,24 @@ def test_a_weight_that_changes_is_laid_out_anew(model_folders: dict[str, Path], 
 
 
 def test_what_is_not_laid_out(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not frozen.laid_out(model_of(model_folders["llama"], "float32"))
+    assert not laid_out_weights.laid_out(model_of(model_folders["llama"], "float32"))
     model = model_of(model_folders["llama"])
-    size = sum(layer.weight.nbytes for layer in frozen.laid_out(model) if layer is not model.lm_head) + model.lm_head.weight.nbytes
-    monkeypatch.setattr(frozen, "LARGEST", size)
-    assert frozen.laid_out(model)
-    monkeypatch.setattr(frozen, "LARGEST", size - 1)
-    assert not frozen.laid_out(model)
+    size = sum(layer.weight.nbytes for layer in laid_out_weights.laid_out(model))
+    assert size > 0
+    monkeypatch.setattr(laid_out_weights, "LARGEST", size)
+    assert laid_out_weights.laid_out(model)
+    monkeypatch.setattr(laid_out_weights, "LARGEST", size - 1)
+    assert not laid_out_weights.laid_out(model)
     biased = nn.Sequential(nn.Linear(8, 8, dtype=torch.bfloat16), nn.Linear(8, 8, bias=False, dtype=torch.bfloat16))
-    assert list(frozen.laid_out(biased)) == [biased[1]]
+    assert list(laid_out_weights.laid_out(biased)) == [biased[1]]
 
 
 def test_nothing_is_kept_of_models_that_are_gone(model_folders: dict[str, Path]) -> None:
     gc.collect()
-    before = len(frozen._KEPT)
+    before = len(laid_out_weights._KEPT)
     model = model_of(model_folders["llama"])
     states(model)
-    assert len(frozen._KEPT) > before
+    assert len(laid_out_weights._KEPT) > before
     del model
     gc.collect()
-    assert len(frozen._KEPT) <= before
+    assert len(laid_out_weights._KEPT) <= before
