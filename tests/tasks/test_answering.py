@@ -50,7 +50,7 @@ def test_an_answer_is_learned_in_the_windows_that_hold_it(model_folders: dict[st
     encoder = encoder_for(model_folders["llama"])
     example = question(LONG, ("scored 37 stocks",))
     windows = encoder.windows(example.inputs)
-    pairs = targets([example], encoder, SETTINGS, "extractive-qa")
+    pairs = list(targets([example], encoder, SETTINGS, "extractive-qa"))
     assert len(pairs) == len(windows) > 3
     said = [encoder.text(answer).strip() for _, answer in pairs]
     holds = ["scored 37 stocks" in encoder.text(w.window) for w in windows]

@@ -36,10 +36,10 @@ class _AdaptedLinears(torch.autograd.Function):
         ctx.scaling, ctx.ranks = scaling, [len(one) for one in down]
         ctx.save_for_backward(x, shared, low, *frozen, *up)
         lows = torch.split(low, ctx.ranks, dim=1)
-        # The larger product adds itself to the smaller at no cost; the other way round the result is read and written once more.
-        outs = (part @ b.T.contiguous() for b, part in zip(up, lows, strict=True))
-        return tuple(one.product(x, w, out) if one else out.addmm_(x, w.T)
-                     for one, w, out in zip(kept, frozen, outs, strict=True))
+        # Added to what is rounded already, as peft does it: half of what a small adapter adds is lost. Added before rounding,
+        # training follows that in float32, and wants a lower learning rate than the usual ones.
+        return tuple((one.product(x, w) if one else x @ w.T).addmm_(part, b.T)
+                     for one, w, b, part in zip(kept, frozen, up, lows, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -49,9 +49,10 @@ class _AdaptedLinears(torch.autograd.Function):
         of_low = torch.cat([grad @ b for grad, b in zip(grads, up, strict=True)], dim=1).mul_(ctx.scaling)
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = of_low @ shared
-            for grad, w in zip(grads, frozen, strict=True):
+            of_x = grads[0] @ frozen[0]
+            for grad, w in zip(grads[1:], frozen[1:], strict=True):
                 of_x.addmm_(grad, w)
+            of_x.addmm_(of_low, shared)
         of_down = torch.split(of_low.T @ x, ctx.ranks)
         of_up = [(part.T @ grad).T for grad, part in zip(grads, lows, strict=True)]  # a third faster than the other way round
         return of_x, None, None, *[None] * len(frozen), *of_down, *of_up

@@ -23,14 +23,12 @@ class LaidOut:
         self._sample: Tensor | None = None
         self._blocks: Tensor | None = None
 
-    def product(self, x: Tensor, weight: Tensor, added: Tensor | None = None) -> Tensor:
-        """x Wᵀ, and what is to be added [n, out], before it is rounded; x [n, in], returns [n, out]. No gradient flows."""
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x Wᵀ; x [n, in], returns [n, out]. No gradient flows."""
         of = weight.data_ptr(), weight._version
         if self._blocks is None or of != self._of:
             self._of, self._sample = of, _some(weight).clone()
             self._blocks = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-        if added is not None:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, added, self._blocks, None, "add")  # type: ignore[no-any-return]
         return torch.ops.mkldnn._linear_pointwise(x, self._blocks, None, "none", [], "")  # type: ignore[no-any-return]
 
     def compare(self, weight: Tensor) -> None:

@@ -8,7 +8,7 @@ a threshold between the two can be chosen afterwards (Rajpurkar et al. 2018, arX
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -116,13 +116,14 @@ def _stands(text: str, context: str, *, whole: bool) -> bool:
     return bool(text) and re.search(pattern, context) is not None
 
 
-def targets(examples: Sequence[Example], encoder: Encoder, settings: Answering, task: Task) -> list[tuple[list[int], list[int]]]:
+def targets(
+    examples: Iterable[Example], encoder: Encoder, settings: Answering, task: Task
+) -> Iterator[tuple[list[int], list[int]]]:
     """(prompt ids, answer ids) of every training row: one for each window of an extractive question.
 
     A window without the answer is a question without one. Freely written answers are learned in the window that
     shares the most words with them.
     """
-    pairs = []
     for example in examples:
         windows = encoder.windows(example.inputs)
         target = example.target or settings.no_answer
@@ -134,5 +135,4 @@ def targets(examples: Sequence[Example], encoder: Encoder, settings: Answering, 
         else:
             wanted = set(words(target).split())
             chosen = [(max(windows, key=lambda w: len(wanted & set(words(encoder.text(w.window)).split()))), target)]
-        pairs += [(window.row, encoder.answer_ids(said)) for window, said in chosen]
-    return pairs
+        yield from ((window.row, encoder.answer_ids(said)) for window, said in chosen)

@@ -6,7 +6,7 @@ The one path from model to prediction, used by every model variant, by a loaded 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -112,24 +112,24 @@ def parse_label(text: str, labels: Sequence[str]) -> str | None:
     return None
 
 
-def targets(examples: Sequence[Example], encoder: Encoder) -> list[tuple[list[int], list[int]]]:
+def targets(examples: Iterable[Example], encoder: Encoder) -> Iterator[tuple[list[int], list[int]]]:
     """(prompt ids, label ids) of every training row.
 
     Raises:
         UsageError: an example has no known label.
     """
     ids = dict(zip(encoder.rendering.labels, encoder.targets, strict=True))
-    return [(encoder.encode(example.inputs).row, ids[_known(example, ids)]) for example in examples]
+    return ((encoder.encode(example.inputs).row, ids[_known(example, ids)]) for example in examples)
 
 
-def class_targets(examples: Sequence[Example], encoder: Encoder) -> list[tuple[list[int], int]]:
+def class_targets(examples: Iterable[Example], encoder: Encoder) -> Iterator[tuple[list[int], int]]:
     """(prompt ids, class number) of every training row, for a classification head.
 
     Raises:
         UsageError: an example has no known label.
     """
     numbers = {label: i for i, label in enumerate(encoder.rendering.labels)}
-    return [(encoder.encode(example.inputs).row, numbers[_known(example, numbers)]) for example in examples]
+    return ((encoder.encode(example.inputs).row, numbers[_known(example, numbers)]) for example in examples)
 
 
 def _known(example: Example, known: Container[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from prooftune.recipe import Recipe
 from prooftune.records import Example, Prediction
 from prooftune.tasks.prompts import Encoder
 
-Pairs = list[tuple[list[int], list[int]]]
+Pairs = Iterator[tuple[list[int], list[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Asking:
     """
 
     predict: Callable[[Any, Encoder, Sequence[Example], bool, str | None], list[Prediction]]
-    targets: Callable[[Sequence[Example], Encoder], Pairs]
+    targets: Callable[[Iterable[Example], Encoder], Pairs]
     quality: Callable[[Prediction, Example], float]
     measure: str
     said: Callable[[Example], str]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,9 +18,9 @@ from prooftune.engine.line import Line, lay
 from prooftune.errors import Failure, UsageError
 
 
-@dataclass(frozen=True, slots=True)
 class Row:
-    """One training row.
+    """One training row, in four bytes for a token: a list of Python's numbers takes up to nine times as much, and all rows of a
+    training are held.
 
     Attributes:
         ids: token ids after the shared prefix; for instructions the target and its stop token included,
@@ -27,12 +29,30 @@ class Row:
         targets: what is predicted there: token ids, or one class number.
     """
 
-    ids: list[int]
-    read: list[int]
-    targets: list[int]
+    __slots__ = ("_ends", "_numbers")
+
+    def __init__(self, ids: Sequence[int], read: Sequence[int], targets: Sequence[int]) -> None:
+        self._numbers = array("i", chain(ids, read, targets))
+        self._ends = len(ids), len(ids) + len(read)
+
+    def __len__(self) -> int:
+        """Tokens that are fed."""
+        return self._ends[0]
+
+    @property
+    def ids(self) -> list[int]:
+        return self._numbers[: self._ends[0]].tolist()
+
+    @property
+    def read(self) -> list[int]:
+        return self._numbers[self._ends[0] : self._ends[1]].tolist()
+
+    @property
+    def targets(self) -> list[int]:
+        return self._numbers[self._ends[1] :].tolist()
 
 
-def instruction_rows(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], stop: int) -> list[Row]:
+def instruction_rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], stop: int) -> list[Row]:
     """Rows whose loss is on the target's tokens and its stop token only.
 
     Args:
@@ -45,18 +65,18 @@ def instruction_rows(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], stop:
     rows = []
     for prompt, target in pairs:
         answer, start = [*target, stop], len(prompt)
-        rows.append(Row([*prompt, *answer[:-1]], list(range(start - 1, start + len(answer) - 1)), answer))
+        rows.append(Row([*prompt, *answer[:-1]], range(start - 1, start + len(answer) - 1), answer))
     check_rows(rows, stop)
     return rows
 
 
-def head_rows(pairs: Sequence[tuple[Sequence[int], int]]) -> list[Row]:
+def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> list[Row]:
     """Rows whose loss is on the class, read at the prompt's last token.
 
     Args:
         pairs: ids of each prompt after the shared prefix, and its class number.
     """
-    return [Row(list(prompt), [len(prompt) - 1], [number]) for prompt, number in pairs]
+    return [Row(prompt, [len(prompt) - 1], [number]) for prompt, number in pairs]
 
 
 def check_rows(rows: Sequence[Row], stop: int) -> None:
@@ -66,13 +86,14 @@ def check_rows(rows: Sequence[Row], stop: int) -> None:
         UsageError: naming the first bad row.
     """
     for number, row in enumerate(rows):
-        if not row.targets or row.targets[-1] != stop:
+        targets = row.targets
+        if not targets or targets[-1] != stop:
             raise UsageError(f"training row {number}: its target does not end with the stop token, so the model would never "
                              "learn to stop")
-        if row.targets.count(stop) > 1:
+        if targets.count(stop) > 1:
             raise UsageError(f"training row {number}: the stop token stands inside the target")
-        if len(row.read) != len(row.targets):
-            raise UsageError(f"training row {number}: {len(row.targets)} targets but {len(row.read)} places to learn them at")
+        if len(row.read) != len(targets):
+            raise UsageError(f"training row {number}: {len(targets)} targets but {len(row.read)} places to learn them at")
 
 
 def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:

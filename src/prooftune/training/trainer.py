@@ -94,7 +94,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         return self._loader(eval_dataset or self.eval_dataset, self.args.eval_batch_size)
 
     def _loader(self, rows: Any, batch_size: int, seed: int = 0, strategy: str = "sequential") -> DataLoader[Any]:
-        lengths = [len(rows[i].ids) for i in range(len(rows))]
+        lengths = [len(rows[i]) for i in range(len(rows))]
         batches = Batches(lengths, batch_size, seed, strategy, self.args.process_index, self.args.world_size)
         return _Loader(rows, batches, self.data_collator)
 
@@ -196,7 +196,7 @@ def train(
     trainer = TuningTrainer(
         module, train=Rows(rows), args=arguments, data_collator=collator,
         # By length, since the order does not matter here and similar lengths waste no padding.
-        eval_dataset=Rows(sorted(validation, key=lambda row: len(row.ids))) if validation else None,
+        eval_dataset=Rows(sorted(validation, key=lambda row: len(row))) if validation else None,
         callbacks=[shown, *extra, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # our bar shows the same, once

@@ -147,7 +147,7 @@ def _tuned(context: Context, variant: Variant, name: str, process: _Process) -> 
     rows = training_rows(context, encoder, study.train, head)
     step = _learning(context, variant, encoder, model, rows, batch, epochs, options)
     scoring = _scoring(context, encoder, model.eval(), head)
-    tokens = sum(len(row.ids) for row in rows) + len(encoder.prefix) * math.ceil(len(rows) / batch)
+    tokens = sum(len(row) for row in rows) + len(encoder.prefix) * math.ceil(len(rows) / batch)
     evaluations = 4 * _tokens(encoder, study.validation) * scoring.seconds
     return _plan(name, context, encoder, scoring, step.seconds * tokens * epochs + evaluations,
                  process.peak(step, scoring))
@@ -193,7 +193,7 @@ def _learning(
     options: dict[str, Any]
 ) -> _Rate:
     """Three steps of the real trainer: with the longest rows first, then with two batches as they come."""
-    lengths = [len(row.ids) for row in rows]
+    lengths = [len(row) for row in rows]
     longest = sorted(range(len(rows)), key=lambda i: -lengths[i])[:batch]
     order = list(Batches(lengths, batch, context.recipe.seed, str(options.get("train_sampling_strategy", "group_by_length"))))
     usual = [order[len(order) // 3], order[2 * len(order) // 3]]
@@ -210,7 +210,7 @@ def _learning(
         filled = [rows[i] for numbers in chosen for i in itertools.islice(itertools.cycle(numbers), batch)]
         with cost.measured() as most:
             train(TuningModule(model), filled, [], encoder.prefix, arguments, callbacks=[clock], description="")
-    tokens = sum(len(row.ids) for row in filled[batch:]) + len(encoder.prefix) * len(usual)
+    tokens = sum(len(row) for row in filled[batch:]) + len(encoder.prefix) * len(usual)
     before = most.memory_before_bytes
     return _Rate(sum(clock.seconds[1:]) / tokens, before, _more(before, most.peak_memory_bytes, len(order) * epochs))
 

@@ -127,7 +127,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
         return
     with atomic_path(context.folder / TRAINED) as temporary:
         adapters.save(model, temporary, variant.method, loading.arithmetic(recipe.model.dtype))
-    tokens = sum(len(encoder.prefix) + len(row.ids) for row in rows)
+    tokens = sum(len(encoder.prefix) + len(row) for row in rows)
     epochs = next((log["epoch"] for log in reversed(history) if "epoch" in log), 0.0)
     used = {name: getattr(arguments, name) for name in _RECORDED} | {"processes": processes.size()}
     write_json(facts_file, {

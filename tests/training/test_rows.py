@@ -1,0 +1,38 @@
+"""Training rows keep what they were given, in little memory: all of them are held."""
+
+from __future__ import annotations
+
+import pickle
+import tracemalloc
+from collections.abc import Callable, Iterator
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prooftune.training.objective import Row, head_rows, instruction_rows
+
+NUMBERS = st.lists(st.integers(0, 2**31 - 1), max_size=20)
+
+
+@given(ids=NUMBERS, read=NUMBERS, targets=NUMBERS)
+def test_a_row_keeps_its_numbers(ids: list[int], read: list[int], targets: list[int]) -> None:
+    for row in (Row(ids, read, targets), pickle.loads(pickle.dumps(Row(ids, read, targets)))):
+        assert (row.ids, row.read, row.targets, len(row)) == (ids, read, targets, len(ids))
+
+
+def test_rows_take_four_bytes_for_a_token() -> None:
+    """Prompts come one by one and go; nothing of them is kept but the numbers."""
+    tokens, count = 100, 5000
+
+    def prompts() -> Iterator[list[int]]:
+        return (list(range(1000 * n, 1000 * n + tokens)) for n in range(count))
+
+    makes: list[Callable[[], list[Row]]] = [
+        lambda: instruction_rows(((ids, [1, 3]) for ids in prompts()), 2), lambda: head_rows((ids, 1) for ids in prompts())]
+    for make in makes:
+        tracemalloc.start()
+        rows = make()
+        held, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(rows) == count and len(rows[0]) in (tokens, tokens + 2)
+        assert held / count < 4 * (tokens + 8) + 250 and most < 1.2 * held + 100_000
