@@ -28,9 +28,10 @@ _LIMITS = {
         "What limits it: most of a step are its own matrix products (the last section), so that over the same tokens nothing could "
         "be more than 1.5 times as fast on this machine, which does 0.4 TFLOP per second in bfloat16. Of 11 s here one and a half "
         "go into setting up and into the first step, which gets its memory page by page. The pairs differ as the machine does: "
-        "in the last one it was slow for Prooftune's 16 s and fast for the minutes of the others. Next: more rows in a run, so "
-        "that such a moment counts less; the activation of gated MLPs kept for the backward pass; frozen weights laid out once "
-        "as the products want them (0 to 10% of a product at these shapes)."),
+        "in the last one it was slow for Prooftune's 16 s and fast for the minutes of the others. Tried without gain: frozen "
+        "weights laid out once as the products want them; adapters and frozen weights in one product (a tenth slower). Next: more "
+        "rows in a run, so that a slow moment counts less; the adapters' narrow products, 15% of a step, which read each array "
+        "twice."),
     "head": (
         "What limits it: products, at the rate that this machine has for them. Of a step over rows of 400 to 2,000 tokens those "
         "of the layers are half, those of attention, whose weights are computed twice to save memory, 30%, its softmax 8%. Next: "
