@@ -21,7 +21,7 @@ class Cost:
         seconds: wall-clock time.
         peak_memory_bytes: most memory in use at any moment of the block: of the GPU if there is one, else of
             this process.
-        memory_before_bytes: what was in use when it began.
+        memory_before_bytes: what was in use when it began; outside of Linux, the most that there has been.
     """
 
     seconds: float = 0.0
@@ -33,7 +33,7 @@ class Cost:
 def measured() -> Iterator[Cost]:
     cost = Cost()
     _reset_peak()
-    cost.memory_before_bytes = _peak()
+    cost.memory_before_bytes = _in_use()
     started = time.perf_counter()
     try:
         yield cost
@@ -65,10 +65,27 @@ def _peak() -> int:
         import torch
 
         return int(torch.cuda.max_memory_allocated())
+    return _of_process("VmHWM") or _own_peak()
+
+
+def _in_use() -> int:
+    if on_gpu():
+        import torch
+
+        return int(torch.cuda.memory_allocated())
+    return _of_process("VmRSS") or _own_peak()
+
+
+def _of_process(name: str) -> int:
+    """Bytes, by Linux' account of this process; 0 elsewhere."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
+    return 0
+
+
+def _own_peak() -> int:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

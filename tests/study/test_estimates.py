@@ -122,6 +122,7 @@ def test_memory_grows_with_the_batches_and_stays_after_a_variant(monkeypatch: py
     rate = estimates._Rate
     assert process.peak(rate(1.0, 100, 40.0)) == 140
     assert process.peak(rate(1.0, 90, 400.0), rate(1.0, 95, 20.0)) == 100 + 10 + 400  # a quarter of 40 has stayed
+    assert estimates._Process().peak(rate(1.0, 100, 40.0), rate(1.0, 150, 10.0)) == 160  # the second part needs more
     assert process.peak(rate(1.0, 120, 40.0)) == 100 + 100 + 40
     assert process.peak(rate(1.0, 300, 40.0)) == 340  # more was there already
     # Arrays on a GPU are counted one by one, and nothing of them stays.

@@ -1,7 +1,7 @@
 """Layers with LoRA adapters: those that read the same input are computed together, in few passes over their arrays.
 
-The adapters of queries, keys and values, or of gate and up, are one product, which the frozen layers' products then add to
-themselves; and so are the gradients of their input.
+The first products (A) of the adapters of queries, keys and values, or of gate and up, are one; the second (B) are added to the
+frozen layers' in place, and so are the gradients of the input.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.laid_out_weights import LaidOut
+from prooftune.engine.laid_out_weights import LaidOut, used
 
 
 def computes_in(dtype: torch.dtype, device: str) -> bool:
@@ -99,7 +99,7 @@ class Group:
         pairs = list(zip(self.layers, names, strict=True))
         outs = _AdaptedLinears.apply(  # type: ignore[no-untyped-call]
             x.reshape(-1, x.shape[-1]), self.layers[0].scaling[names[0]],
-            [None] * len(names) if torch.is_grad_enabled() else self._kept,
+            self._kept if used() else [None] * len(names),
             *(layer.base_layer.weight for layer in self.layers),
             *(layer.lora_A[name].weight for layer, name in pairs), *(layer.lora_B[name].weight for layer, name in pairs))
         return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]

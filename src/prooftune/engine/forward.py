@@ -20,6 +20,7 @@ from prooftune.engine.arithmetic import autocast
 from prooftune.engine.batches import SPARE, Batch, Squeezed, collate
 from prooftune.engine.blocks import Blocks
 from prooftune.engine.cache import Kept
+from prooftune.engine.laid_out_weights import plain_weights
 from prooftune.engine.last_layer import only_at
 from prooftune.engine.line import Line
 from prooftune.engine.sight import KeysValues, Sight, additive
@@ -199,7 +200,7 @@ def check_readout(model: nn.Module) -> None:
     was_training = model.training
     model.eval()
     # A float32 head after a 16-bit body runs under autocast only, as in training.
-    with torch.no_grad(), autocast(model):
+    with torch.no_grad(), plain_weights(), autocast(model):
         if shares(body) and not _sees_prefix(body, ids[0].tolist()):
             say(f"{type(body).__name__} cannot share a prefix between rows: using the library's attention, which is slower",
                 "yellow")

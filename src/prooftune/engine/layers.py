@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.adapted_layers import Group, computes_in
-from prooftune.engine.laid_out_weights import LaidOut, laid_out
+from prooftune.engine.laid_out_weights import LaidOut, fits, laid_out, used
 from prooftune.engine.rotary import turned_in_place
 
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -32,7 +32,7 @@ def fused(model: nn.Module) -> Iterator[None]:
     A layer that turns out otherwise when it is called (quantised weights, several adapters, dropout, DoRA, a merged or
     disabled adapter, a bias, another dtype) is computed by its own code.
     """
-    if model not in _KNOWN:
+    if model not in _KNOWN or not all(map(fits, _KNOWN[model].kept)):
         _KNOWN[model] = _Replaced(model)
     known = _KNOWN[model]
     replaced = [(vars(module), forward) for module, forward in known.forwards if "forward" not in vars(module)]
@@ -93,7 +93,7 @@ def _linear(layer: nn.Linear, kept: LaidOut) -> Callable[..., Any]:
 
     def forward(x: Tensor) -> Tensor:
         weight = layer.weight
-        if torch.is_grad_enabled() or x.dtype != weight.dtype or not computes_in(x.dtype, x.device.type):
+        if not used() or x.dtype != weight.dtype or not computes_in(x.dtype, x.device.type):
             return own(layer, x)
         return kept.product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
 

@@ -29,6 +29,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from prooftune import processes
 from prooftune.engine import memory
 from prooftune.engine.arithmetic import leave_inputs
+from prooftune.engine.laid_out_weights import plain_weights
 from prooftune.engine.layers import fused
 from prooftune.errors import Failure, UsageError
 from prooftune.files import full_disk_explained
@@ -208,7 +209,8 @@ def train(
     if arguments.bf16 or arguments.fp16:
         leave_inputs(module.model)
     try:
-        with full_disk_explained(folder, OSError, SafetensorError, RuntimeError), fused(module.model), memory.kept():
+        with (full_disk_explained(folder, OSError, SafetensorError, RuntimeError), plain_weights(), fused(module.model),
+              memory.kept()):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         shown.close()

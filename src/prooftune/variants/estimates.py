@@ -27,7 +27,7 @@ from prooftune.training.order import Batches
 from prooftune.training.trainer import train
 from prooftune.variants.context import Context
 from prooftune.variants.passages import Passages, shows_passages
-from prooftune.variants.prompting import draw_shots
+from prooftune.variants.prompting import candidates, draw_shots
 from prooftune.variants.standins import with_standins
 from prooftune.variants.tuned import base_to_train, training_rows
 
@@ -77,11 +77,11 @@ class _Process:
 
     def peak(self, *rates: _Rate) -> float:
         """Bytes at most in the next variant."""
-        before, more = min(rate.before_bytes for rate in rates), max(rate.more_bytes for rate in rates)
-        self._first = before if self._first is None else self._first
-        stays = 0.0 if cost.on_gpu() else _STAYS * self._most
-        self._most = max(self._most, more)
-        return max(before, self._first + stays) + more
+        if self._first is None:
+            self._first = min(rate.before_bytes for rate in rates)
+        least = self._first + (0.0 if cost.on_gpu() else _STAYS * self._most)
+        self._most = max(self._most, *(rate.more_bytes for rate in rates))
+        return max(max(rate.before_bytes, least) + rate.more_bytes for rate in rates)
 
 
 def _more(before: int, peak: int, batches: float) -> float:
@@ -120,16 +120,18 @@ def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
 
 def _asked(context: Context, variant: Variant, name: str, model: Any, process: _Process) -> Plan:
     study = context.study
+    if variant.kind == "prompted":
+        rows = (study.validation or study.train)[: variant.validation_rows]
+        tried = [context.encoder(context.rendering(variant.prompt, template=one)) for one in candidates(context, variant)]
+        encoder = max(tried, key=lambda one: _tokens(one, rows))  # any may be kept
+        rate = _scoring(context, encoder, model)
+        return _plan(name, context, encoder, rate, rate.seconds * sum(_tokens(one, rows) for one in tried), process.peak(rate))
     shots: tuple[Shot, ...] = ()
     if variant.kind == "few-shot":
         shots = draw_shots(study.train, study.strata(), variant.shots, context.recipe.seed, context.asking.said)
     encoder = context.encoder(context.rendering(variant.prompt, shots=shots))
     rate = _scoring(context, encoder, model)
-    search = 0.0
-    if variant.kind == "prompted":
-        rows = (study.validation or study.train)[: variant.validation_rows]
-        search = rate.seconds * _tokens(encoder, rows) * (len(variant.candidates) if variant.candidates else 4)
-    return _plan(name, context, encoder, rate, search, process.peak(rate))
+    return _plan(name, context, encoder, rate, 0.0, process.peak(rate))
 
 
 def _tuned(context: Context, variant: Variant, name: str, process: _Process) -> Plan:

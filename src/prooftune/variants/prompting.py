@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -32,8 +32,7 @@ def prompted(context: Context, variant: Variant, held: Held, name: str) -> Outco
     rows = _sample(context.study.validation or context.study.train, variant.validation_rows, context.recipe.seed)
     tried: list[dict[str, Any]] = []
     with measured() as search:
-        shipped = candidate_templates(context.recipe.task, context.fields, context.recipe.answering.no_answer)
-        for number, template in enumerate(variant.candidates or shipped):
+        for number, template in enumerate(candidates(context, variant)):
             rendering = context.rendering(variant.prompt, template=template)
             encoder = context.encoder(rendering)
             predictions = held.predict(context.recipe, encoder, rows, False, f"{name}: prompt {number + 1}")
@@ -46,6 +45,11 @@ def prompted(context: Context, variant: Variant, held: Held, name: str) -> Outco
     outcome.details["prompts_tried"] = tried
     outcome.details["cost"]["train_seconds"] = search.seconds
     return outcome
+
+
+def candidates(context: Context, variant: Variant) -> Sequence[str]:
+    """Templates of the prompts that are tried."""
+    return variant.candidates or candidate_templates(context.recipe.task, context.fields, context.recipe.answering.no_answer)
 
 
 def draw_shots(

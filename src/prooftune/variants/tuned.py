@@ -14,6 +14,7 @@ from prooftune import processes
 from prooftune.cost import measured
 from prooftune.engine.arithmetic import autocast
 from prooftune.engine.forward import check_readout, readout_of
+from prooftune.engine.laid_out_weights import plain_weights
 from prooftune.engine.scoring import score_labels
 from prooftune.errors import Failure, UsageError
 from prooftune.files import atomic_path, read_json, sha256, write_json
@@ -156,11 +157,11 @@ def training_rows(context: Context, encoder: Encoder, examples: list[Example], h
 
 
 def _scores(model: Any, encoder: Encoder, probe: list[Example], head: bool) -> Tensor:
-    """Scores [rows, labels] of the probe rows, the same arithmetic before and after; for questions, of a few words."""
+    """Scores [rows, labels] of the probe rows, in the same arithmetic before and after; for questions, of a few words."""
     was_training = model.training
     model.eval()
     rows = [encoder.encode(e.inputs).row for e in probe]
-    with autocast(model):
+    with plain_weights(), autocast(model):
         if head or encoder.targets:
             scores = label_scores(model, encoder, rows, Scoring(), head=head, description=None)
         else:
