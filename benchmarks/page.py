@@ -25,17 +25,15 @@ _TITLES = {
     "estimates": "Estimates of `check` against what a run took", "step": "Where a training step's time goes"}
 _LIMITS = {
     "training": (
-        "What limits it: most of a step are its own matrix products (the last section), so that over the same tokens nothing could "
-        "be more than 1.5 times as fast on this machine, which does 0.4 TFLOP per second in bfloat16. Of 11 s here one and a half "
-        "go into setting up and into the first step, which gets its memory page by page. The pairs differ as the machine does: "
-        "in the last one it was slow for Prooftune's 16 s and fast for the minutes of the others. Tried without gain: frozen "
-        "weights laid out once as the products want them; adapters and frozen weights in one product (a tenth slower). Next: more "
-        "rows in a run, so that a slow moment counts less; the adapters' narrow products, 15% of a step, which read each array "
-        "twice."),
+        "What limits it: four fifths of a step are its own matrix products (the last section), on a machine that does 0.3 to 0.4 "
+        "TFLOP per second in bfloat16. Of 11 s here one and a half go into setting up and into the first step, which gets its "
+        "memory page by page. The pairs differ as the machine does: in the last one it was slow for Prooftune's 16 s and fast for "
+        "the minutes of the others. Tried without gain: frozen weights laid out once as the products want them; adapters and "
+        "frozen weights in one product (a tenth slower). Next: more rows in a run, so that a slow moment counts less; the "
+        "adapters' narrow products, 15% of a step, which read each array twice."),
     "head": (
         "What limits it: products, at the rate that this machine has for them. Of a step over rows of 400 to 2,000 tokens those "
-        "of the layers are half, those of attention, whose weights are computed twice to save memory, 30%, its softmax 8%. Next: "
-        "the adapters' products, a tenth of all, in one with the frozen ones'."),
+        "of the layers are half, those of attention, whose weights are computed twice to save memory, 30%, its softmax 8%."),
     "labels-0-shot-float32": (
         "What limits it: products in float32. The harness computes the common beginning of the prompts for every row, and the "
         "whole prompt once more for a label of several tokens."),
@@ -46,9 +44,13 @@ _LIMITS = {
         "harness computes the examples again for every row. Both have had a first try before. Next: attention over a long prefix "
         "as plain products, a piece at a time, as training has it."),
     "estimates": (
-        "Memory is estimated too low: over many batches of different sizes the heap of the C library grows, because an array does "
-        "not fit where another was, which a few batches do not show; and the peak of a process holds what earlier variants have "
-        "left in it (here 0.9 GB before the first, 1.6 GB before the last). Next: both counted, by the number of batches."),
+        "Over many batches of different sizes the heap of the C library grows, because an array does not fit where another was, "
+        "which the few batches of an estimate do not show; and a process keeps some of what earlier variants needed. Both are "
+        "counted by factors that were measured on these very studies (two thirds more, a quarter kept), so that other studies and "
+        "other C libraries will be met less well."),
+    "labels-8-shot-float32": (
+        "What limits it: products in float32. The harness computes the examples again for every row. Both have had a first try "
+        "before."),
     "generation-bfloat16": (
         "What limits it: half of the time goes into 23 steps that each read all weights for one token a row, where the calls of "
         "small operators weigh more than the products. Predictions differ where 16-bit rounding decides between tokens that are "
