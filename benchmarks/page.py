@@ -38,11 +38,13 @@ _LIMITS = {
         "What limits it: products in float32. The harness computes the common beginning of the prompts for every row, and the "
         "whole prompt once more for a label of several tokens."),
     "labels-0-shot-bfloat16": (
-        "What limits it was not profiled. Where predictions differ, two labels are all but equally likely."),
+        "What limits it was not profiled. Where predictions differ, two labels are all but equally likely. Measured before weights "
+        "were laid out for such products, which takes 0.27 GB more."),
     "labels-8-shot-bfloat16": (
         "What limits it: attention over the examples, whose 16-bit kernel reaches a third of the rate of plain products here. The "
         "harness computes the examples again for every row. Both have had a first try before. Next: attention over a long prefix "
-        "as plain products, a piece at a time, as training has it."),
+        "as plain products, a piece at a time, as training has it. Measured before weights were laid out for such products, which "
+        "takes 0.27 GB more."),
     "estimates": (
         "Over many batches of different sizes the heap of the C library grows, because an array does not fit where another was, "
         "which the few batches of an estimate do not show; and a process keeps some of what earlier variants needed. Both are "
