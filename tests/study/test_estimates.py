@@ -12,10 +12,13 @@ import yaml
 import prooftune
 from prooftune import check, cost, recipe, runs
 from prooftune.data.prepare import prepare
+from prooftune.errors import UsageError
 from prooftune.files import read_json
 from prooftune.records import Example, Study
 from prooftune.variants import estimates
+from prooftune.variants.context import Context
 from prooftune.variants.estimates import Plan, plans
+from prooftune.variants.prompting import candidates
 from prooftune.variants.standins import with_standins
 from study.small import KINDS, small_recipe
 from study.test_questions import retrieval
@@ -129,3 +132,18 @@ def test_memory_grows_with_the_batches_and_stays_after_a_variant(monkeypatch: py
     monkeypatch.setattr(cost, "on_gpu", lambda: True)
     assert estimates._more(100, 300, 50) == 200
     assert process.peak(rate(1.0, 100, 40.0)) == 140
+
+
+def test_a_prompt_that_does_not_fit_is_left_out_where_it_is_ours(learners: dict[str, Path], tmp_path: Path) -> None:
+    def tried(max_length: int, **variant: Any) -> int:
+        values = small_recipe(learners["llama"], tmp_path, variants={"prompted": variant or None})
+        values["prompt"] = {**values.get("prompt", {}), "max_length": max_length}
+        chosen = recipe.parse(values)
+        study, _ = prepare(chosen, Path(), lambda _: None)
+        return len(candidates(Context(chosen, study, Path(), windowed=False), chosen.variants["prompted"]))
+
+    assert 0 < tried(80) < tried(400)
+    with pytest.raises(UsageError, match="no room for the text"):
+        tried(12)
+    with pytest.raises(UsageError, match="no room for the text"):
+        tried(80, candidates=["{text}", "many words " * 60 + "{text}"])

@@ -37,7 +37,7 @@ class _AdaptedLinears(torch.autograd.Function):
         ctx.save_for_backward(x, shared, low, *frozen, *up)
         lows = torch.split(low, ctx.ranks, dim=1)
         # Added to what is rounded already, as peft does it: half of what a small adapter adds is lost. Added before rounding,
-        # training follows that in float32, and wants a lower learning rate than the usual ones.
+        # training follows that in float32, and learned worse at the usual learning rate.
         return tuple((one.product(x, w) if one else x @ w.T).addmm_(part, b.T)
                      for one, w, b, part in zip(kept, frozen, up, lows, strict=True))
 
@@ -54,7 +54,7 @@ class _AdaptedLinears(torch.autograd.Function):
                 of_x.addmm_(grad, w)
             of_x.addmm_(of_low, shared)
         of_down = torch.split(of_low.T @ x, ctx.ranks)
-        of_up = [(part.T @ grad).T for grad, part in zip(grads, lows, strict=True)]  # a third faster than the other way round
+        of_up = [(part.T @ grad).T for grad, part in zip(grads, lows, strict=True)]  # faster than the other way round
         return of_x, None, None, *[None] * len(frozen), *of_down, *of_up
 
 

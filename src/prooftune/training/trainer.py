@@ -197,7 +197,7 @@ def train(
     trainer = TuningTrainer(
         module, train=Rows(rows), args=arguments, data_collator=collator,
         # By length, since the order does not matter here and similar lengths waste no padding.
-        eval_dataset=Rows(sorted(validation, key=lambda row: len(row))) if validation else None,
+        eval_dataset=Rows(sorted(validation, key=len)) if validation else None,
         callbacks=[shown, *extra, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # our bar shows the same, once

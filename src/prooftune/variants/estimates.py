@@ -8,7 +8,6 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from transformers import TrainerCallback
 
 from prooftune import cost
 from prooftune.engine.batches import by_tokens
-from prooftune.errors import UsageError
 from prooftune.models import adapters, loading
 from prooftune.progress import waiting
 from prooftune.recipe import Recipe, Variant
@@ -124,11 +122,7 @@ def _asked(context: Context, variant: Variant, name: str, model: Any, process: _
     study = context.study
     if variant.kind == "prompted":
         rows = (study.validation or study.train)[: variant.validation_rows]
-        tried = []
-        for template in candidates(context, variant):
-            with suppress(UsageError):  # one that does not fit into prompt.max_length: the run will say so
-                tried.append(context.encoder(context.rendering(variant.prompt, template=template)))
-        tried = tried or [context.encoder(context.rendering(variant.prompt))]
+        tried = candidates(context, variant).values()
         encoder = max(tried, key=lambda one: _tokens(one, rows))  # any may be kept
         rate = _scoring(context, encoder, model)
         return _plan(name, context, encoder, rate, rate.seconds * sum(_tokens(one, rows) for one in tried), process.peak(rate))

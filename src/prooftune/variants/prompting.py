@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
 from prooftune.cost import measured
+from prooftune.errors import UsageError
 from prooftune.files import write_json
 from prooftune.recipe import Variant
 from prooftune.records import Example, Prediction
@@ -32,9 +33,7 @@ def prompted(context: Context, variant: Variant, held: Held, name: str) -> Outco
     rows = _sample(context.study.validation or context.study.train, variant.validation_rows, context.recipe.seed)
     tried: list[dict[str, Any]] = []
     with measured() as search:
-        for number, template in enumerate(candidates(context, variant)):
-            rendering = context.rendering(variant.prompt, template=template)
-            encoder = context.encoder(rendering)
+        for number, (template, encoder) in enumerate(candidates(context, variant).items()):
             predictions = held.predict(context.recipe, encoder, rows, False, f"{name}: prompt {number + 1}")
             quality = fmean(context.asking.quality(p, e) for p, e in zip(predictions, rows, strict=True))
             tried.append({"template": template, "quality": quality, "measure": context.asking.measure, "rows": len(rows),
@@ -47,9 +46,27 @@ def prompted(context: Context, variant: Variant, held: Held, name: str) -> Outco
     return outcome
 
 
-def candidates(context: Context, variant: Variant) -> Sequence[str]:
-    """Templates of the prompts that are tried."""
-    return variant.candidates or candidate_templates(context.recipe.task, context.fields, context.recipe.answering.no_answer)
+def candidates(context: Context, variant: Variant) -> dict[str, Encoder]:
+    """The prompts that are tried, by template: the recipe's, or those of the shipped ones that fit into ``prompt.max_length``.
+
+    Raises:
+        UsageError: one of the recipe's does not fit, or none of the shipped ones.
+    """
+    def encoder(template: str) -> Encoder:
+        return context.encoder(context.rendering(variant.prompt, template=template))
+
+    if variant.candidates:
+        return {template: encoder(template) for template in variant.candidates}
+    fitting: dict[str, Encoder] = {}
+    refused: UsageError | None = None
+    for template in candidate_templates(context.recipe.task, context.fields, context.recipe.answering.no_answer):
+        try:
+            fitting[template] = encoder(template)
+        except UsageError as error:
+            refused = error
+    if refused and not fitting:
+        raise refused
+    return fitting
 
 
 def draw_shots(
