@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prooftune import recipe
-from prooftune.engine import memory
+from prooftune.engine import freed_memory
 from prooftune.engine.arithmetic import leave_inputs
 from prooftune.engine.layers import fused
 from prooftune.models import adapters, loading
@@ -72,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     model = _adapted()
     step, tokens = _step(model, options)
-    with fused(model), memory.kept():  # as a study trains
+    with fused(model), freed_memory.kept():  # as a study trains
         step()
         with _Seen() as seen:
             step()

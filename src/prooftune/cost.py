@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from prooftune.engine.memory import give_back
+from prooftune.engine.freed_memory import give_back
 
 
 @dataclass(slots=True)

@@ -19,7 +19,6 @@ GOLDEN = "golden.jsonl"
 LONGEST = 100_000_000
 """Bytes of a ``bundle.json``: one with thousands of labels has some megabytes."""
 
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".dill", ".msgpack")
 _Id = Annotated[int, Field(ge=0)]
 
 
@@ -104,34 +103,6 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except (TypeError, KeyError) as error:
         raise UsageError(f"{place} is damaged: rendering: {error}") from None
     return facts
-
-
-def check_files(folder: Path) -> None:
-    """Refuse a folder that holds what could run code when it is read, or that leads out of itself.
-
-    A bundle's weights are safetensors; a pickle has no business in it, and the libraries would prefer some names of
-    pickles where they find them.
-
-    Raises:
-        UsageError: names the file.
-    """
-    root = folder.resolve()
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
-            raise UsageError(f"{path} is a link to a place outside of the bundle; it is not followed. If you trust the bundle, "
-                             "copy it with its links resolved (cp -rL).")
-        # The search index's own binary files may begin with anything; safetensors check themselves.
-        binary = path.suffix == ".safetensors" or path.relative_to(folder).parts[0] == "index"
-        if path.is_file() and (path.suffix.lower() in _PICKLES or (not binary and _is_pickle(path))):
-            raise UsageError(f"{path} is, or may be, a pickle, which can run code when it is read; a bundle holds none. "
-                             "Do not load this bundle unless you know where the file comes from; it answers without it.")
-
-
-def _is_pickle(path: Path) -> bool:
-    """By its first bytes: pickle's protocols 2 to 5, or a zip archive, which is how torch writes its pickles."""
-    with path.open("rb") as handle:
-        first = handle.read(4)
-    return first == b"PK\x03\x04" or (first[:1] == b"\x80" and first[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
 
 
 def _listed(error: ValidationError) -> str:

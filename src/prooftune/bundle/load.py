@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prooftune import recipe
-from prooftune.bundle.facts import check_files, read_facts
+from prooftune.bundle.facts import read_facts
 from prooftune.bundle.inputs import examples_of
+from prooftune.bundle.safety import check_files
 from prooftune.bundle.untuned import asked
 from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.evaluation.calibration import apply_temperature

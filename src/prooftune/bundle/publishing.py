@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from prooftune.bundle.facts import GOLDEN, read_facts
 from prooftune.bundle.front_matter import front_matter
+from prooftune.bundle.safety import may_be_pickle
 from prooftune.errors import Failure, UsageError
 from prooftune.hub import answers
 from prooftune.progress import waiting
 from prooftune.redaction import secrets_in
 
-_PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 _PRIVATE = re.compile(r"\.env(\..*)?|\.netrc|\.git-credentials|id_(rsa|ed25519|ecdsa|dsa)|.*\.(pem|key|p12|pfx)|credentials.*"
                       r"|(.*[._-])?token(\.txt)?|\.npmrc|\.pypirc", re.I)
 _NAME = re.compile(r"[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?")
@@ -100,7 +100,8 @@ def _card(folder: Path, facts: dict[str, Any], name: str, *, merged: bool) -> st
 
 
 def _refuse(folder: Path, files: dict[str, Path], card: str) -> None:
-    problems = [f"{path}: a pickle can run code when it is loaded" for path, place in files.items() if _is_pickle(place)]
+    problems = [f"{path}: a pickle can run code when it is loaded" for path, place in files.items()
+                if may_be_pickle(place, PurePath(path))]
     for path, place in files.items():
         hidden = next((part for part in Path(path).parts if _PRIVATE.fullmatch(part) or part == ".git"), None)
         if hidden is not None and Path(path).suffix != ".json":
@@ -115,15 +116,6 @@ def _refuse(folder: Path, files: dict[str, Path], card: str) -> None:
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise UsageError(f"{folder} is not published:\n" + "\n".join(f"  - {problem}" for problem in problems[:12]) + more +
                          "\nRemove them (and change a key that was in a file), then try again")
-
-
-def _is_pickle(path: Path) -> bool:
-    if path.suffix.lower() in _PICKLES:
-        return True
-    with path.open("rb") as handle:
-        start = handle.read(2)
-        # Torch's own files are zips around a pickle.
-        return (start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5") or (start == b"PK" and b"data.pkl" in handle.read(4096))
 
 
 def publish(planned: Plan, *, private: bool = True, update: bool = False) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 from prooftune import __version__
 from prooftune.bundle import golden
-from prooftune.bundle.facts import GOLDEN, check_files, read_facts
+from prooftune.bundle.facts import GOLDEN, read_facts
 from prooftune.bundle.golden import Golden, limit
+from prooftune.bundle.safety import check_files
 from prooftune.cost import measured
 from prooftune.errors import Failure, UsageError
 from prooftune.export import diagnosis, ollama

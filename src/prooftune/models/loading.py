@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe, references
 from prooftune.cost import available_memory
-from prooftune.engine.memory import limit_kernels
+from prooftune.engine.freed_memory import limit_kernels
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.files import atomic_path, cache_folder, fingerprint, read_json, sha256
 from prooftune.hub import cached_if_unreachable

@@ -27,7 +27,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from transformers.trainer_utils import EvalLoopOutput
 
 from prooftune import processes
-from prooftune.engine import memory
+from prooftune.engine import freed_memory
 from prooftune.engine.arithmetic import leave_inputs
 from prooftune.engine.laid_out_weights import plain_weights
 from prooftune.engine.layers import fused
@@ -210,7 +210,7 @@ def train(
         leave_inputs(module.model)
     try:
         with (full_disk_explained(folder, OSError, SafetensorError, RuntimeError), plain_weights(), fused(module.model),
-              memory.kept()):
+              freed_memory.kept()):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         shown.close()

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from prooftune.bundle.bulk.labelling import Work, Write, label
 from prooftune.bundle.bulk.parts import Counts
 from prooftune.bundle.bulk.shipping import copied, digest_of, files_of
-from prooftune.bundle.facts import check_files
 from prooftune.bundle.load import load
+from prooftune.bundle.safety import check_files
 from prooftune.data.streaming import Block
 from prooftune.errors import Failure, ProoftuneError, UsageError
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from prooftune.engine.memory import kept, limit_kernels
+from prooftune.engine.freed_memory import kept, limit_kernels
 
 SIZE, COUNT = 20_000_000, 20
 """Bytes of an array, as large as training has many, and arrays that are there at one time."""
