@@ -57,9 +57,9 @@ def dynamic(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(output_dir=folder, use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
                                       **training.ARGUMENTS)
-        trainer = Trainer(model=model, args=arguments, train_dataset=Dataset.from_list(data), data_collator=collator)
+        dataset = Dataset.from_list(data)
         with measured() as cost:
-            trainer.train()
+            Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator).train()
     return _figures(model, encoder, rows, held_out, cost)
 
 

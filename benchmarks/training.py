@@ -5,8 +5,8 @@
 
 FOLDER holds the public data sets (ag_news/alps_tsv/). All contestants learn the same token ids, of which the label and its stop
 token alone count, with LoRA (r 16, all linear layers) on the embedded model in bfloat16: batches of 16 rows, the rows in their
-order, transformers' default AdamW, the same learning rate. The final loss is computed by transformers' own forward pass, row by
-row.
+order, transformers' default AdamW, the same learning rate. Each is timed from its trainer's making to the end of its training. The
+final loss is computed by transformers' own forward pass, row by row.
 
 * ``prooftune``: as a study trains.
 * ``trl-defaults``: ``SFTTrainer`` as it is, in bfloat16.
@@ -93,10 +93,9 @@ def _trl(options: argparse.Namespace, attention: str, settings: dict[str, Any]) 
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(output_dir=folder, use_cpu=not torch.cuda.is_available(), completion_only_loss=True, disable_tqdm=True,
                            **ARGUMENTS, **settings)
-        trainer = SFTTrainer(model=model, args=config, train_dataset=dataset,
-                             processing_class=loading.load_tokenizer(loading.resolve(loading.EMBEDDED)))
+        tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
         with measured() as cost:
-            trainer.train()
+            SFTTrainer(model=model, args=config, train_dataset=dataset, processing_class=tokenizer).train()
     return _figures(model, encoder, rows, held_out, cost)
 
 
@@ -115,9 +114,9 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(output_dir=folder, use_cpu=not torch.cuda.is_available(), disable_tqdm=True, **ARGUMENTS)
-        trainer = Trainer(model=model, args=arguments, train_dataset=Dataset.from_list([example(row) for row in rows]))
+        dataset = Dataset.from_list([example(row) for row in rows])
         with measured() as cost:
-            trainer.train()
+            Trainer(model=model, args=arguments, train_dataset=dataset).train()
     return _figures(model, encoder, rows, held_out, cost)
 
 

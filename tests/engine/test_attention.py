@@ -239,13 +239,17 @@ def test_inputs_left_as_they_are_give_the_same_gradients(model_folders: dict[str
         torch.testing.assert_close(a, b, atol=0.02 * float(b.abs().max()), rtol=0)
 
 
-def test_kept_rows_are_the_rows_asked_for() -> None:
-    kept = Kept(room=2)
-    keys = torch.arange(24.0).reshape(3, 1, 4, 2)
-    kept.update(keys, -keys, 0)
-    kept.keep_rows(torch.tensor([2, 0]))
-    added = torch.full((2, 1, 1, 2), 7.0)
-    held, values = kept.update(added, added, 0)
-    assert kept.length == kept.get_seq_length() == 5
-    torch.testing.assert_close(held[:, :, :4], keys[[2, 0]])
-    torch.testing.assert_close(values[:, :, 4:], added)
+def test_kept_rows_of_several_go_on_in_their_own_places() -> None:
+    one, other = Kept(), Kept()
+    keys, more = torch.arange(24.0).reshape(3, 1, 4, 2), torch.arange(100.0, 112.0).reshape(1, 1, 6, 2)
+    one.update(keys, -keys, 0)
+    other.update(more, -more, 0)
+    kept = Kept.of([(one, [2, 0]), (other, [0])], room=7)
+    kept.write_at(torch.tensor([4, 2, 6]), 7)  # the second row has two tokens and padding
+    added = torch.full((3, 1, 1, 2), 7.0)
+    held, values = kept.update(added, -added, 0)
+    assert kept.get_seq_length() == held.shape[2] == 7
+    assert held[0, 0].tolist() == [*keys[2, 0].tolist(), [7, 7], [0, 0], [0, 0]]
+    assert held[1, 0].tolist() == [*keys[0, 0, :2].tolist(), [7, 7], keys[0, 0, 3].tolist(), [0, 0], [0, 0], [0, 0]]
+    assert held[2, 0].tolist() == [*more[0, 0].tolist(), [7, 7]]
+    assert torch.equal(values, -held)

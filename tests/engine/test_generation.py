@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from prooftune import recipe
 from prooftune.engine import attention
 from prooftune.engine.batches import alike, alike_by_tokens
-from prooftune.engine.generation import Generated, generate
+from prooftune.engine.generation import generate
+from prooftune.engine.writing import Generated, Portion, Writer
 from prooftune.models.loading import load_model
 
 PREFIX = list(range(40, 62))
@@ -122,6 +123,38 @@ def test_a_choice_of_tokens_is_followed(model_folders: dict[str, Path]) -> None:
     assert [done.ids for done in written] == [[90 + i, 90 + i] for i in range(len(ROWS))]
     assert all(done.stopped for done in written)
     assert sorted(asked)[:3] == [(0, []), (0, [90]), (0, [90, 90])]
+
+
+def test_rows_join_while_others_are_written(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One long answer among short ones: the others do not wait for it, and what is written is what they write alone."""
+    model, steps, joined = loaded(model_folders["llama"]), [0], []
+    step, join = Writer.step, Writer.join
+
+    def counted(writer: Writer) -> list[tuple[int, Generated]]:
+        steps[0] += 1
+        return step(writer)
+
+    def noted(writer: Writer, portion: Portion) -> list[tuple[int, Generated]]:
+        joined.append((steps[0], portion.numbers))
+        return join(writer, portion)
+
+    monkeypatch.setattr(Writer, "step", counted)
+    monkeypatch.setattr(Writer, "join", noted)
+    rows = [[10 + i, 20 + i, 30 + i, 40 + i] for i in range(12)]
+    lengths = [{1: 13, 9: 8, 10: 8, 11: 8}.get(i, 3) for i in range(12)]  # stop tokens included; the limit is 12
+
+    def choose(number: int, ids: list[int], log_probs: torch.Tensor) -> int:
+        return 1 if len(ids) == lengths[number] - 1 else int(log_probs[2:].argmax()) + 2
+
+    together = run(model, rows, 1, choose=choose, batch_tokens=4 * 16)
+    assert [len(done.ids) + done.stopped for done in together] == [min(12, n) for n in lengths]
+    # Two at a time join, so that four are written at most: row 1 is one of them for 11 steps.
+    assert [numbers for _, numbers in joined] == [[i, i + 1] for i in range(0, 12, 2)]
+    assert joined[0][0] == joined[1][0] == 0 and joined[-1][0] < 11 < steps[0] < 20
+    for number, done in enumerate(together):
+        alone = run(model, [rows[number]], 1, choose=lambda _, ids, values, n=number: choose(n, ids, values))[0]
+        assert done.ids == alone.ids
+        assert done.log_prob == pytest.approx(alone.log_prob, abs=2e-3)
 
 
 @pytest.mark.parametrize("limit", [1, 2])

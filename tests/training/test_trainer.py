@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from prooftune import recipe
 from prooftune.errors import Failure, UsageError
@@ -77,6 +79,21 @@ def test_accumulation_equals_one_big_batch(model_folders: dict[str, Path], tmp_p
         states.append(module.trainable_state())
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_garbage_is_looked_for_again_after_training(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    """While the Trainer trains, only what is new is looked through; afterwards, also of a run that failed, everything is."""
+    module, rows, encoder = setup(model_folders["llama"])
+    frozen: list[int] = []
+
+    class Stopped(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            frozen.append(gc.get_freeze_count())
+            raise Failure("stopped")
+
+    with pytest.raises(Failure, match="stopped"):
+        train(module, rows, [], encoder.prefix, arguments(tmp_path, max_steps=1, save_strategy="no"), callbacks=[Stopped()])
+    assert frozen[0] > 10_000 and gc.get_freeze_count() == 0
 
 
 @pytest.mark.failure(2)

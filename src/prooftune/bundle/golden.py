@@ -18,7 +18,8 @@ from prooftune import recipe
 from prooftune.bundle.facts import read_facts
 from prooftune.bundle.load import Classifier, base_folder, gives_probabilities, load
 from prooftune.engine.arithmetic import autocast
-from prooftune.engine.generation import Generated, generate
+from prooftune.engine.generation import generate
+from prooftune.engine.writing import Generated
 from prooftune.errors import Failure, UsageError
 from prooftune.models.loading import fits_in_float32
 from prooftune.records import Example

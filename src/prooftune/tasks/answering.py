@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from prooftune.data.questions import CONTEXT
 from prooftune.data.text import words
 from prooftune.engine.arithmetic import autocast
-from prooftune.engine.generation import Generated, generate
+from prooftune.engine.generation import generate
+from prooftune.engine.writing import Generated
 from prooftune.progress import bar
 from prooftune.recipe import Answering, Task
 from prooftune.records import Example, Prediction
