@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import products
+
 from prooftune.cost import Cost
 from prooftune.environment import processor
 from prooftune.tasks.prompts import Encoder
@@ -34,6 +36,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """The options that all benchmarks have."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--repeats", type=int, default=3, help="paired runs (default 3)")
+    found.add_argument("--seed", type=int, default=0, help="of the first pair; each has the next (default 0)")
     found.add_argument("--only", nargs="*", help="contestants; all if none is named")
     found.add_argument("--one", help=argparse.SUPPRESS)
     return found
@@ -45,8 +48,9 @@ def contest(script: str, options: argparse.Namespace, runs: Mapping[str, Run], f
     Args:
         script: the benchmark's file, by which its results are named.
         options: what `parser` parsed.
-        runs: the contestants; `OURS` is compared with all others. Each gives ``seconds``, ``rows`` and what else it measures.
-        facts: what a reader must know of the work.
+        runs: the contestants; `OURS` is compared with all others. Each gives ``seconds``, ``rows``, ``operations`` if they are
+            counted, and what else it measures.
+        facts: what a reader must know of the work, ``dtype`` among it where that is not bfloat16.
         name: of the file of results; that of the script if empty.
     """
     if options.one:
@@ -56,8 +60,9 @@ def contest(script: str, options: argparse.Namespace, runs: Mapping[str, Run], f
     busy = os.getloadavg()[0]
     for repeat in range(options.repeats):
         for one, several in found.items():
-            done = subprocess.run([sys.executable, *sys.argv, "--one", one], stdout=subprocess.PIPE, text=True, check=True)
-            several.append(json.loads(done.stdout.splitlines()[-1]))
+            words = [sys.executable, *sys.argv, "--one", one, "--seed", str(options.seed + repeat)]
+            done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+            several.append(_with_share(json.loads(done.stdout.splitlines()[-1]), facts.get("dtype", "bfloat16")))
             print(f"{repeat + 1}/{options.repeats} {one}: {_line(several[-1])}", flush=True)
     result = {
         "command": f"python benchmarks/{Path(script).name} {' '.join(_shown(sys.argv[1:]))}", "facts": dict(facts), "runs": found,
@@ -68,16 +73,26 @@ def contest(script: str, options: argparse.Namespace, runs: Mapping[str, Run], f
     print(json.dumps({"medians": result["medians"], "ratios": result["ratios"]}, indent=1))
 
 
+def _with_share(figures: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """With the share of the rate of products here that its operations reach."""
+    if "operations" not in figures:
+        return figures
+    rate = product_rate(dtype)
+    return {**figures, "product_rate": rate, "share_of_rate": figures["operations"] / figures["seconds"] / rate}
+
+
 def _shown(words: Sequence[str]) -> list[str]:
     """A command's words without what is this machine's own."""
     return ["FOLDER" if before == "--data" else word for before, word in zip(["", *words], words, strict=False)]
 
 
-def asked(encoder: Encoder, rows: Sequence[Sequence[int]], predictions: Sequence[Any], spent: Cost) -> dict[str, Any]:
+def asked(
+    encoder: Encoder, rows: Sequence[Sequence[int]], predictions: Sequence[Any], spent: Cost, operations: float
+) -> dict[str, Any]:
     """The figures of a contestant that was asked prompts: rows behind the encoder's prefix."""
     tokens = sum(len(encoder.prefix) + len(row) for row in rows)
     return {"rows": len(rows), "seconds": spent.seconds, "prompt_tokens": tokens, "peak_memory_bytes": spent.peak_memory_bytes,
-            "predictions": list(predictions)}
+            "predictions": list(predictions), "operations": operations}
 
 
 def machine() -> dict[str, Any]:
@@ -86,17 +101,25 @@ def machine() -> dict[str, Any]:
     return {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
 
 
-def product_rate(size: int = 1024) -> float:
-    """Operations per second (2 for a multiplication and an addition) of a square product in bfloat16, the best of ten."""
+def product_rate(dtype: str = "bfloat16", size: int = 1024) -> float:
+    """Operations per second (2 for a multiplication and an addition) of a square product, the best of ten."""
     import torch
 
-    a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
+    a, b = (torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         started = time.perf_counter()
         a @ b
         best = min(best, time.perf_counter() - started)
     return float(2 * size**3 / best)
+
+
+def operations(work: Callable[[], object]) -> float:
+    """Of the matrix products and the attention of some work, done once more to count them: 2 for a multiplication and an
+    addition. Attention by one kernel counts as if every query looked at every key that the kernel is given."""
+    with products.Counted() as counted:
+        work()
+    return float(counted.operations)
 
 
 def _installed(name: str) -> bool:

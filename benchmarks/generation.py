@@ -45,13 +45,18 @@ def main() -> None:
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows = _rows(options)
     model = _model(options, "auto")
-    found: dict[int, str] = {}
-    with autocast(model):  # a first try, as `generate` has several
-        list(generate(model, encoder.prefix, rows[: max(TRIED)], encoder.stop, max_new_tokens=NEW))
-    with measured() as cost, autocast(model):
-        for numbers, written in generate(model, encoder.prefix, rows, encoder.stop, max_new_tokens=NEW):
-            found |= {i: encoder.decode_answer(done.ids) for i, done in zip(numbers, written, strict=True)}
-    return contest.asked(encoder, rows, [found[i] for i in range(len(rows))], cost)
+
+    def answers(some: list[list[int]]) -> list[str]:
+        found: dict[int, str] = {}
+        with autocast(model):
+            for numbers, written in generate(model, encoder.prefix, some, encoder.stop, max_new_tokens=NEW):
+                found |= {i: encoder.decode_answer(done.ids) for i, done in zip(numbers, written, strict=True)}
+        return [found[i] for i in range(len(some))]
+
+    answers(rows[: max(TRIED)])  # a first try, as `generate` has several
+    with measured() as cost:
+        given = answers(rows)
+    return contest.asked(encoder, rows, given, cost, contest.operations(lambda: answers(rows)))
 
 
 def padded(options: argparse.Namespace) -> dict[str, Any]:
@@ -65,7 +70,8 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
     size = min(seconds, key=lambda one: seconds[one])
     with measured() as cost:
         answers = _library(model, encoder, rows, size)
-    return {**contest.asked(encoder, rows, answers, cost), "batch": size}
+    work = contest.operations(lambda: _library(model, encoder, rows, size))
+    return {**contest.asked(encoder, rows, answers, cost, work), "batch": size}
 
 
 def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
@@ -74,7 +80,7 @@ def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
     _library(model, encoder, rows[:4], 1)
     with measured() as cost:
         answers = _library(model, encoder, rows, 1)
-    return contest.asked(encoder, rows, answers, cost)
+    return contest.asked(encoder, rows, answers, cost, contest.operations(lambda: _library(model, encoder, rows, 1)))
 
 
 def _library(model: Any, encoder: Encoder, rows: list[list[int]], size: int) -> list[str]:

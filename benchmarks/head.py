@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import torch
 
 import training
 from prooftune import recipe
-from prooftune.cost import measured
 from prooftune.models import adapters, loading
 from prooftune.records import Example
 from prooftune.tasks.classification import class_targets
@@ -43,7 +43,7 @@ def main() -> None:
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows, held_out = _rows(options)
     model = _adapted(options, encoder, "auto")
-    return _figures(model, encoder, rows, held_out, training.as_a_study(model, encoder, rows))
+    return _figures(model, encoder, rows, held_out, lambda some: training.as_a_study(model, encoder, some))
 
 
 def dynamic(options: argparse.Namespace) -> dict[str, Any]:
@@ -52,15 +52,16 @@ def dynamic(options: argparse.Namespace) -> dict[str, Any]:
 
     encoder, rows, held_out = _rows(options)
     model = _adapted(options, encoder, "sdpa")
-    data = [{"input_ids": [*encoder.prefix, *row.ids], "labels": row.targets[0]} for row in rows]
     collator = DataCollatorWithPadding(loading.load_tokenizer(loading.resolve(loading.EMBEDDED)))
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(output_dir=folder, use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
-                                      **training.ARGUMENTS)
-        dataset = Dataset.from_list(data)
-        with measured() as cost:
+
+    def fit(some: list[Row]) -> None:
+        dataset = Dataset.from_list([{"input_ids": [*encoder.prefix, *row.ids], "labels": row.targets[0]} for row in some])
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(output_dir=folder, use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
+                                          **training.ARGUMENTS)
             Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator).train()
-    return _figures(model, encoder, rows, held_out, cost)
+
+    return _figures(model, encoder, rows, held_out, fit)
 
 
 def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
@@ -77,14 +78,17 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
 
 def _adapted(options: argparse.Namespace, encoder: Encoder, attention: str) -> Any:
     chosen = recipe.Model(name=loading.EMBEDDED, dtype="bfloat16", attention=attention)
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
     model = loading.load_model(loading.resolve(loading.EMBEDDED), chosen, labels=list(encoder.rendering.labels))
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
     return adapters.attach(model, recipe.Variant(kind="tuned", objective="head"), training.LORA)
 
 
-def _figures(model: Any, encoder: Encoder, rows: list[Row], held_out: list[Row], cost: Any) -> dict[str, Any]:
-    """What was measured, and the loss on rows that were not learned, by transformers' own forward pass."""
+def _figures(
+    model: Any, encoder: Encoder, rows: list[Row], held_out: list[Row], fit: Callable[[list[Row]], None]
+) -> dict[str, Any]:
+    """What the training takes, and the loss on rows that were not learned, by transformers' own forward pass."""
+    figures = training.timed(encoder, rows, fit)
     model.eval()
     losses = []
     for row in held_out:
@@ -92,9 +96,7 @@ def _figures(model: Any, encoder: Encoder, rows: list[Row], held_out: list[Row],
         with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
             logits = model(input_ids=ids).logits.float().cpu()
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row.targets)).item())
-    tokens = sum(len(encoder.prefix) + len(row.ids) for row in rows)
-    return {"rows": len(rows), "seconds": cost.seconds, "tokens_per_second": tokens / cost.seconds,
-            "peak_memory_bytes": cost.peak_memory_bytes, "held_out_loss": sum(losses) / len(losses)}
+    return {**figures, "held_out_loss": sum(losses) / len(losses), "operations": training.counted(encoder, rows, fit)}
 
 
 if __name__ == "__main__":

@@ -53,13 +53,18 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows = _rows(options)
     chosen = recipe.Model.model_validate({"name": loading.EMBEDDED, "dtype": options.dtype})
     model = loading.load_model(loading.resolve(loading.EMBEDDED), chosen)
-    found: dict[int, int] = {}
-    with autocast(model):  # a first try, as the harness has several
-        list(score_labels(model, encoder.prefix, rows[:WARM], encoder.targets, encoder.stop))
-    with measured() as cost, autocast(model):
-        for numbers, scores in score_labels(model, encoder.prefix, rows, encoder.targets, encoder.stop):
-            found |= dict(zip(numbers, scores.argmax(dim=1).tolist(), strict=True))
-    return contest.asked(encoder, rows, [found[i] for i in range(len(rows))], cost)
+
+    def asked(some: list[list[int]]) -> list[int]:
+        found: dict[int, int] = {}
+        with autocast(model):
+            for numbers, scores in score_labels(model, encoder.prefix, some, encoder.targets, encoder.stop):
+                found |= dict(zip(numbers, scores.argmax(dim=1).tolist(), strict=True))
+        return [found[i] for i in range(len(some))]
+
+    asked(rows[:WARM])  # a first try, as the harness has several
+    with measured() as cost:
+        labels = asked(rows)
+    return contest.asked(encoder, rows, labels, cost, contest.operations(lambda: asked(rows)))
 
 
 def harness(options: argparse.Namespace) -> dict[str, Any]:
@@ -74,7 +79,9 @@ def harness(options: argparse.Namespace) -> dict[str, Any]:
     with measured() as cost:
         replies = backend._loglikelihood_tokens(requests, disable_tqdm=True)
     scores = torch.tensor([reply[0] for reply in replies]).view(len(rows), len(LABELS))
-    return {**contest.asked(encoder, rows, scores.argmax(dim=1).tolist(), cost), "batch": backend.batch_size_per_gpu}
+    some = requests[: WARM * len(LABELS)]
+    work = contest.operations(lambda: backend._loglikelihood_tokens(some, disable_tqdm=True)) * len(requests) / len(some)
+    return {**contest.asked(encoder, rows, scores.argmax(dim=1).tolist(), cost, work), "batch": backend.batch_size_per_gpu}
 
 
 def _fastest(backend: Any, requests: list[Any]) -> int:

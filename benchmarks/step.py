@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 from contest import MEASURED, machine, product_rate
+from products import Counted
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from prooftune import recipe
 from prooftune.engine import freed_memory
@@ -32,35 +32,6 @@ from prooftune.engine.arithmetic import leave_inputs
 from prooftune.engine.layers import fused
 from prooftune.models import adapters, loading
 from prooftune.training.objective import Row, TuningModule, make_collator
-
-_A = torch.ops.aten
-PRODUCTS = {_A.mm.default, _A.mm.out, _A.bmm.default, _A.bmm.out, _A.addmm.default, _A.addmm.out, _A.addmm_.default,
-            _A.baddbmm.default, _A.baddbmm.out, _A.baddbmm_.default}
-NAMES = {str(one).rpartition(".")[0].replace(".", "::") for one in PRODUCTS}
-
-
-class _Seen(TorchDispatchMode):  # type: ignore[misc]
-    """The products of what is computed meanwhile."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
-
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if operator in PRODUCTS:
-            self.calls.append((operator, args, kwargs or {}))
-        return operator(*args, **(kwargs or {}))
-
-    def again(self) -> None:
-        """Compute them once more, with the arrays of that time."""
-        with torch.no_grad():
-            for operator, args, options in self.calls:
-                operator(*args, **options)
-
-    def operations(self) -> float:
-        """Floating-point operations, 2 for a multiplication and an addition."""
-        factors = (args[-2:] for _, args, _ in self.calls)
-        return float(sum(2 * left.numel() * right.shape[-1] for left, right in factors))
 
 
 def main() -> None:
@@ -74,15 +45,16 @@ def main() -> None:
     step, tokens = _step(model, options)
     with fused(model), freed_memory.kept():  # as a study trains
         step()
-        with _Seen() as seen:
+        with Counted(keep=True) as seen:
             step()
         seen.again()
         pairs = [(_timed(step), _timed(seen.again)) for _ in range(options.repeats)]
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             step()
     seconds, alone = (statistics.median(one) for one in zip(*pairs, strict=True))
-    share, work = statistics.median(products / whole for whole, products in pairs), seen.operations()
-    rest = {event.key: event.self_cpu_time_total / 1e6 for event in profiled.key_averages() if event.key not in NAMES}
+    share, work = statistics.median(products / whole for whole, products in pairs), seen.operations
+    names = {str(operator).rpartition(".")[0].replace(".", "::") for operator, _, _ in seen.calls}
+    rest = {event.key: event.self_cpu_time_total / 1e6 for event in profiled.key_averages() if event.key not in names}
     rate = product_rate()
     most = dict(sorted(rest.items(), key=lambda item: -item[1])[:12])
     result = {"rows": options.rows, "tokens": tokens, "step_seconds": seconds, "products_alone_seconds": alone,

@@ -1,12 +1,12 @@
 """Training against TRL and against a Trainer that pads to 512, on the same rows in the same order.
 
     pip install trl==1.16.0
-    python benchmarks/training.py --data FOLDER [--rows 96] [--repeats 3] [--only NAME ...]
+    python benchmarks/training.py --data FOLDER [--rows 160] [--dtype bfloat16] [--repeats 3] [--only NAME ...]
 
 FOLDER holds the public data sets (ag_news/alps_tsv/). All contestants learn the same token ids, of which the label and its stop
-token alone count, with LoRA (r 16, all linear layers) on the embedded model in bfloat16: batches of 16 rows, the rows in their
-order, transformers' default AdamW, the same learning rate. Each is timed from its trainer's making to the end of its training. The
-final loss is computed by transformers' own forward pass, row by row.
+token alone count, with LoRA (r 16, all linear layers) on the embedded model: batches of 16 rows, the rows in their order,
+transformers' default AdamW, the same learning rate. Each pair has a seed of its own, of the adapters. Each contestant is timed from
+its trainer's making to the end of its training. The final loss is computed by transformers' own forward pass, row by row.
 
 * ``prooftune``: as a study trains.
 * ``trl-defaults``: ``SFTTrainer`` as it is, in bfloat16.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import contest
 import torch
 
 from prooftune import recipe
-from prooftune.cost import Cost, measured
+from prooftune.cost import measured
 from prooftune.models import adapters, loading
 from prooftune.records import Example
 from prooftune.tasks.classification import targets
@@ -47,31 +48,31 @@ SHORT, LONG = 160, 512
 def main() -> None:
     parser = contest.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--rows", type=int, default=160)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     options = parser.parse_args()
+    ARGUMENTS["bf16"] = options.dtype == "bfloat16"
     runs = {"prooftune": ours, "trl-defaults": trl_defaults, "trl-best": trl_best, "padded-512": padded}
-    facts = {"model": loading.EMBEDDED, "rows": options.rows, "arguments": ARGUMENTS, "lora": LORA}
-    contest.contest(__file__, options, runs, facts)
+    facts = {"model": loading.EMBEDDED, "rows": options.rows, "dtype": options.dtype, "arguments": ARGUMENTS, "lora": LORA}
+    contest.contest(__file__, options, runs, facts, name=f"training-{options.dtype}")
 
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows, held_out = _rows(options)
-    model = _adapted("auto")
-    return _figures(model, encoder, rows, held_out, as_a_study(model, encoder, rows))
+    model = _adapted(options, "auto")
+    return _figures(model, encoder, rows, held_out, lambda some: as_a_study(model, encoder, some))
 
 
-def as_a_study(model: Any, encoder: Encoder, rows: list[Row]) -> Cost:
-    """Train as a study does; what it cost."""
+def as_a_study(model: Any, encoder: Encoder, rows: list[Row]) -> None:
+    """Train as a study does."""
     from prooftune.training.arguments import training_arguments
     from prooftune.training.objective import TuningModule
     from prooftune.training.trainer import train
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = training_arguments(ARGUMENTS, Path(folder), rows=len(rows), validation=0, seed=0, dtype=torch.bfloat16,
-                                       patience=None)
-        with measured() as cost:
-            train(TuningModule(model), rows, [], encoder.prefix, arguments)
-    return cost
+        dtype = torch.bfloat16 if ARGUMENTS["bf16"] else torch.float32
+        arguments = training_arguments(ARGUMENTS, Path(folder), rows=len(rows), validation=0, seed=0, dtype=dtype, patience=None)
+        train(TuningModule(model), rows, [], encoder.prefix, arguments)
 
 
 def trl_defaults(options: argparse.Namespace) -> dict[str, Any]:
@@ -87,16 +88,17 @@ def _trl(options: argparse.Namespace, attention: str, settings: dict[str, Any]) 
     from trl import SFTConfig, SFTTrainer
 
     encoder, rows, held_out = _rows(options)
-    model = _adapted(attention)
-    data = [_whole(encoder, row) for row in rows]
-    dataset = Dataset.from_list([{"input_ids": ids, "completion_mask": [0] * (len(ids) - n) + [1] * n} for ids, n in data])
-    with tempfile.TemporaryDirectory() as folder:
-        config = SFTConfig(output_dir=folder, use_cpu=not torch.cuda.is_available(), completion_only_loss=True, disable_tqdm=True,
-                           **ARGUMENTS, **settings)
-        tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
-        with measured() as cost:
+    model, tokenizer = _adapted(options, attention), loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
+
+    def fit(some: list[Row]) -> None:
+        data = [_whole(encoder, row) for row in some]
+        dataset = Dataset.from_list([{"input_ids": ids, "completion_mask": [0] * (len(ids) - n) + [1] * n} for ids, n in data])
+        with tempfile.TemporaryDirectory() as folder:
+            config = SFTConfig(output_dir=folder, use_cpu=not torch.cuda.is_available(), completion_only_loss=True,
+                               disable_tqdm=True, **ARGUMENTS, **settings)
             SFTTrainer(model=model, args=config, train_dataset=dataset, processing_class=tokenizer).train()
-    return _figures(model, encoder, rows, held_out, cost)
+
+    return _figures(model, encoder, rows, held_out, fit)
 
 
 def padded(options: argparse.Namespace) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
     from transformers import Trainer, TrainingArguments
 
     encoder, rows, held_out = _rows(options)
-    model = _adapted("sdpa")
+    model = _adapted(options, "sdpa")
 
     def example(row: Row) -> dict[str, list[int]]:
         ids, targets_ = _whole(encoder, row)
@@ -112,12 +114,12 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
         labels = [-100] * (len(ids) - targets_) + ids[-targets_:]
         return {"input_ids": ids + [0] * rest, "attention_mask": [1] * len(ids) + [0] * rest, "labels": labels + [-100] * rest}
 
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(output_dir=folder, use_cpu=not torch.cuda.is_available(), disable_tqdm=True, **ARGUMENTS)
-        dataset = Dataset.from_list([example(row) for row in rows])
-        with measured() as cost:
-            Trainer(model=model, args=arguments, train_dataset=dataset).train()
-    return _figures(model, encoder, rows, held_out, cost)
+    def fit(some: list[Row]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(output_dir=folder, use_cpu=not torch.cuda.is_available(), disable_tqdm=True, **ARGUMENTS)
+            Trainer(model=model, args=arguments, train_dataset=Dataset.from_list([example(row) for row in some])).train()
+
+    return _figures(model, encoder, rows, held_out, fit)
 
 
 def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
@@ -132,12 +134,12 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
     return encoder, rows[: options.rows], rows[options.rows :]
 
 
-def _adapted(attention: str) -> Any:
-    """The embedded model with fresh adapters, the same for every contestant."""
+def _adapted(options: argparse.Namespace, attention: str) -> Any:
+    """The embedded model with fresh adapters, the same for every contestant of a pair."""
     folder = loading.resolve(loading.EMBEDDED)
-    chosen = recipe.Model(name=loading.EMBEDDED, dtype="bfloat16", attention=attention)
+    chosen = recipe.Model.model_validate({"name": loading.EMBEDDED, "dtype": options.dtype, "attention": attention})
     model = loading.load_model(folder, chosen)
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
     return adapters.attach(model, recipe.Variant(kind="tuned"), LORA)
 
 
@@ -146,19 +148,39 @@ def _whole(encoder: Encoder, row: Row) -> tuple[list[int], int]:
     return [*encoder.prefix, *row.ids, row.targets[-1]], len(row.targets)
 
 
-def _figures(model: Any, encoder: Encoder, rows: list[Row], held_out: list[Row], cost: Cost) -> dict[str, Any]:
-    """What was measured, and the loss on rows that were not learned, by transformers' own forward pass."""
+def _figures(
+    model: Any, encoder: Encoder, rows: list[Row], held_out: list[Row], fit: Callable[[list[Row]], None]
+) -> dict[str, Any]:
+    """What the training takes, and the loss on rows that were not learned, by transformers' own forward pass."""
+    figures = timed(encoder, rows, fit)
     model.eval()
     total = count = 0.0
     for row in held_out:
         ids, targets_ = _whole(encoder, row)
-        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=ARGUMENTS["bf16"]):
             logits = model(input_ids=torch.tensor([ids[:-1]], device=model.device)).logits[0, -targets_:].float()
         total += torch.nn.functional.cross_entropy(logits.cpu(), torch.tensor(ids[-targets_:]), reduction="sum").item()
         count += targets_
-    tokens = sum(len(encoder.prefix) + len(row.ids) for row in rows)
+    return {**figures, "held_out_loss": total / count, "operations": counted(encoder, rows, fit)}
+
+
+def timed(encoder: Encoder, rows: list[Row], fit: Callable[[list[Row]], None]) -> dict[str, Any]:
+    """What it takes to train on these rows."""
+    with measured() as cost:
+        fit(rows)
+    tokens = _tokens(encoder, rows)
     return {"rows": len(rows), "seconds": cost.seconds, "tokens_per_second": tokens / cost.seconds,
-            "peak_memory_bytes": cost.peak_memory_bytes, "held_out_loss": total / count}
+            "peak_memory_bytes": cost.peak_memory_bytes}
+
+
+def counted(encoder: Encoder, rows: list[Row], fit: Callable[[list[Row]], None]) -> float:
+    """Operations of such a training, from those of one more step: by its share of the tokens."""
+    first = rows[: ARGUMENTS["per_device_train_batch_size"]]
+    return contest.operations(lambda: fit(first)) * _tokens(encoder, rows) / _tokens(encoder, first)
+
+
+def _tokens(encoder: Encoder, rows: list[Row]) -> int:
+    return sum(len(encoder.prefix) + len(row.ids) for row in rows)
 
 
 if __name__ == "__main__":
