@@ -1,4 +1,4 @@
-"""Long rows of a line attended to one after another: no padding, no weights kept for the backward pass."""
+"""Attention of long rows by the library's kernel (on GPUs), one after another: no padding, no weights kept for the backward pass."""
 
 from __future__ import annotations
 

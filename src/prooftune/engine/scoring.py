@@ -1,6 +1,6 @@
 """Log-probability of every label for every prompt, exactly, in one forward pass per batch.
 
-The prefix that all prompts share is computed once per run. Labels of several tokens form a tree that is
+The prefix that all prompts share is computed once per run. Labels of several tokens form a tree (a trie) that is
 laid out after each row: a node sees the prefix, its row and its own ancestors, so all labels are scored
 together and their common beginnings once.
 """

@@ -1,0 +1,47 @@
+"""The scripts in benchmarks/ can be started, and count what they say they count."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py"))
+
+
+def test_every_script_can_be_imported() -> None:
+    """What they compare with is imported where it is used, so that their --help needs none of it."""
+    done = subprocess.run([sys.executable, "-c", f"import {', '.join(SCRIPTS)}"], cwd=FOLDER, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(SCRIPTS) > 10
+
+
+def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import contest
+
+    layer = torch.nn.Linear(4, 3)
+    x = torch.randn(5, 4, requires_grad=True)
+
+    def learned() -> None:
+        layer(x).sum().backward()
+
+    def asked() -> None:
+        with torch.inference_mode():
+            layer(x[None])
+
+    def attended() -> None:
+        q, k = torch.randn(1, 2, 7, 8), torch.randn(1, 2, 9, 8)
+        torch.nn.functional.scaled_dot_product_attention(q, k, k)
+
+    def added() -> None:
+        torch.zeros(2, 5, 3).baddbmm_(torch.ones(2, 5, 4), torch.ones(2, 4, 3))
+
+    assert contest.operations(asked) == 2 * 5 * 4 * 3
+    assert contest.operations(learned) == 3 * 2 * 5 * 4 * 3  # forward, and the gradients of input and weight
+    assert contest.operations(attended) == 2 * 2 * 2 * 7 * 9 * 8  # scores and sums, for two heads
+    assert contest.operations(added) == 2 * 2 * 5 * 4 * 3
