@@ -1,4 +1,4 @@
-"""Attention of long rows by the library's kernel (on GPUs), one after another: no padding, no weights kept for the backward pass."""
+"""Attention of long rows, one after another, by the library's GPU kernel: no padding, no weights kept for the backward pass."""
 
 from __future__ import annotations
 
