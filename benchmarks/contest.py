@@ -36,7 +36,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """The options that all benchmarks have."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--repeats", type=int, default=3, help="paired runs (default 3)")
-    found.add_argument("--seed", type=int, default=0, help="of the first pair; each has the next (default 0)")
+    found.add_argument("--seed", type=int, default=0, help="of the first pair, each has the next; for adapters (default 0)")
     found.add_argument("--only", nargs="*", help="contestants; all if none is named")
     found.add_argument("--one", help=argparse.SUPPRESS)
     return found

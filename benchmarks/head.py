@@ -43,7 +43,7 @@ def main() -> None:
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows, held_out = _rows(options)
     model = _adapted(options, encoder, "auto")
-    return _figures(model, encoder, rows, held_out, lambda some: training.as_a_study(model, encoder, some))
+    return _figures(model, encoder, rows, held_out, training.as_a_study(model, encoder))
 
 
 def dynamic(options: argparse.Namespace) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _figures(
         with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
             logits = model(input_ids=ids).logits.float().cpu()
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row.targets)).item())
-    return {**figures, "held_out_loss": sum(losses) / len(losses), "operations": training.counted(encoder, rows, fit)}
+    return {**figures, "held_out_loss": sum(losses) / len(losses)}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from prooftune import recipe
 from prooftune.engine import attention
 from prooftune.engine.batches import alike, alike_by_tokens
+from prooftune.engine.cache import Kept
 from prooftune.engine.generation import generate
 from prooftune.engine.writing import Generated, Portion, Writer
 from prooftune.models.loading import load_model
@@ -125,36 +127,92 @@ def test_a_choice_of_tokens_is_followed(model_folders: dict[str, Path]) -> None:
     assert sorted(asked)[:3] == [(0, []), (0, [90]), (0, [90, 90])]
 
 
-def test_rows_join_while_others_are_written(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """One long answer among short ones: the others do not wait for it, and what is written is what they write alone."""
-    model, steps, joined = loaded(model_folders["llama"]), [0], []
+def lengths_of(lengths: list[int]) -> Callable[[int, list[int], torch.Tensor], int]:
+    """Chooses so that row i writes lengths[i] tokens, the stop token 1 included."""
+    def choose(number: int, ids: list[int], log_probs: torch.Tensor) -> int:
+        return 1 if len(ids) == lengths[number] - 1 else int(log_probs[2:].argmax()) + 2
+
+    return choose
+
+
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, list[int]]]:
+    """Steps before, rows that go on then, and numbers of the rows of every portion that joins; at the end, all steps."""
+    found: list[tuple[int, int, list[int]]] = []
+    steps = 0
     step, join = Writer.step, Writer.join
 
     def counted(writer: Writer) -> list[tuple[int, Generated]]:
-        steps[0] += 1
+        nonlocal steps
+        steps += 1
         return step(writer)
 
     def noted(writer: Writer, portion: Portion) -> list[tuple[int, Generated]]:
-        joined.append((steps[0], portion.numbers))
+        found.append((steps, writer.going, portion.numbers))
         return join(writer, portion)
 
     monkeypatch.setattr(Writer, "step", counted)
     monkeypatch.setattr(Writer, "join", noted)
+    return found
+
+
+def test_rows_join_while_others_are_written(model_folder: Path, joined: list[tuple[int, int, list[int]]]) -> None:
+    """One long answer among short ones: the others do not wait for it, and what is written is what they write alone."""
+    model = loaded(model_folder)
     rows = [[10 + i, 20 + i, 30 + i, 40 + i] for i in range(12)]
-    lengths = [{1: 13, 9: 8, 10: 8, 11: 8}.get(i, 3) for i in range(12)]  # stop tokens included; the limit is 12
-
-    def choose(number: int, ids: list[int], log_probs: torch.Tensor) -> int:
-        return 1 if len(ids) == lengths[number] - 1 else int(log_probs[2:].argmax()) + 2
-
-    together = run(model, rows, 1, choose=choose, batch_tokens=4 * 16)
+    lengths = [{9: 13, 0: 8, 1: 8, 2: 8}.get(i, 3) for i in range(12)]  # stop tokens included; the limit is 12
+    together = run(model, rows, 1, choose=lengths_of(lengths), batch_tokens=4 * 17)
     assert [len(done.ids) + done.stopped for done in together] == [min(12, n) for n in lengths]
-    # Two at a time join, so that four are written at most: row 1 is one of them for 11 steps.
-    assert [numbers for _, numbers in joined] == [[i, i + 1] for i in range(0, 12, 2)]
-    assert joined[0][0] == joined[1][0] == 0 and joined[-1][0] < 11 < steps[0] < 20
+    # Two at a time join, so that four are written at most; the long one is among them for 11 steps.
+    assert sorted(number for _, _, numbers in joined for number in numbers) == list(range(12))
+    assert all(len(numbers) == 2 for _, _, numbers in joined) and max(going for _, going, _ in joined) == 2
+    assert sum(going > 0 for _, going, _ in joined) >= 4 and joined[-1][0] < 20
     for number, done in enumerate(together):
-        alone = run(model, [rows[number]], 1, choose=lambda _, ids, values, n=number: choose(n, ids, values))[0]
+        alone = run(model, [rows[number]], 1, choose=lambda _, ids, values, n=number: lengths_of(lengths)(n, ids, values))[0]
         assert done.ids == alone.ids
         assert done.log_prob == pytest.approx(alone.log_prob, abs=2e-3)
+
+
+@pytest.mark.parametrize("instead", [(), (70, 71)])
+def test_groups_join_while_others_are_written(
+    model_folder: Path, joined: list[tuple[int, int, list[int]]], instead: tuple[int, ...]
+) -> None:
+    """Rows that begin alike, by fours, with beginnings of different lengths; one of each group goes on for long."""
+    model = loaded(model_folder)
+    texts = [[100 + 7 * g + i % 50 for i in range(36 + 3 * g)] for g in range(4)]
+    rows = [[*texts[i // 4], 20 + i, 60 + i % 4] for i in range(16)]
+    lengths = [12 if i % 4 == 1 else 3 for i in range(16)]
+    together = run(model, rows, 1, choose=lengths_of(lengths), batch_tokens=300, instead=instead)
+    assert [len(done.ids) + done.stopped for done in together] == lengths
+    assert [going > 0 for _, going, _ in joined] == [False, True, True, True]
+    for number, done in enumerate(together):
+        alone = run(model, [rows[number]], 1, choose=lambda _, ids, values, n=number: lengths_of(lengths)(n, ids, values),
+                    instead=instead)[0]
+        assert done.ids == alone.ids
+        assert done.log_prob == pytest.approx(alone.log_prob, abs=2e-3)
+        assert done.instead_log_prob == (pytest.approx(alone.instead_log_prob, abs=2e-3) if instead else None)
+
+
+def test_what_is_held_keeps_to_the_budget(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, joined: list[tuple[int, int, list[int]]]
+) -> None:
+    """Also where a long prompt goes on writing among many short ones."""
+    model, held = loaded(model_folders["llama"]), []
+    of = Kept.of
+
+    def noted(parts: list[tuple[Kept, list[int]]], room: int) -> Kept:
+        held.append(sum(len(rows) for _, rows in parts) * room)
+        return of(parts, room)
+
+    monkeypatch.setattr(Kept, "of", noted)
+    rows = [list(range(10, 70)), list(range(10, 50)), *([10 + i, 30 + i] for i in range(40))]
+    run(model, rows, 1, choose=lengths_of([12, 12, *(2 + i % 5 for i in range(40))]), batch_tokens=240)
+    assert 120 < max(held) <= 240
+    assert sum(going > 0 for _, going, _ in joined) >= 2
+
+
+def test_no_rows_are_no_work(model_folders: dict[str, Path]) -> None:
+    assert run(loaded(model_folders["llama"]), [], 1) == []
 
 
 @pytest.mark.parametrize("limit", [1, 2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from prooftune.bundle.facts import GOLDEN, read_facts
@@ -100,8 +100,7 @@ def _card(folder: Path, facts: dict[str, Any], name: str, *, merged: bool) -> st
 
 
 def _refuse(folder: Path, files: dict[str, Path], card: str) -> None:
-    problems = [f"{path}: a pickle can run code when it is loaded" for path, place in files.items()
-                if may_be_pickle(place, PurePath(path))]
+    problems = [f"{path}: a pickle can run code when it is loaded" for path, place in files.items() if may_be_pickle(place)]
     for path, place in files.items():
         hidden = next((part for part in Path(path).parts if _PRIVATE.fullmatch(part) or part == ".git"), None)
         if hidden is not None and Path(path).suffix != ".json":

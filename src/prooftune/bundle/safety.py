@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from prooftune.errors import UsageError
 
@@ -23,23 +23,19 @@ def check_files(folder: Path) -> None:
         if path.is_symlink() and not path.resolve().is_relative_to(root):
             raise UsageError(f"{path} is a link to a place outside of the bundle; it is not followed. If you trust the bundle, "
                              "copy it with its links resolved (cp -rL).")
-        if path.is_file() and may_be_pickle(path, path.relative_to(folder)):
+        # The search index's own binary files may begin with anything.
+        indexed = path.relative_to(folder).parts[0] == "index" and path.suffix.lower() not in _PICKLES
+        if path.is_file() and not indexed and may_be_pickle(path):
             raise UsageError(f"{path} is, or may be, a pickle, which can run code when it is read; a bundle holds none. "
                              "Do not load this bundle unless you know where the file comes from; it answers without it.")
 
 
-def may_be_pickle(path: Path, name: PurePath) -> bool:
+def may_be_pickle(path: Path) -> bool:
     """Whether a file's suffix is one of pickles, or its first bytes are: those of protocols 2 to 5, or of a zip archive, which is
-    how torch writes its pickles.
-
-    Args:
-        path: the file.
-        name: its path in the folder.
-    """
+    how torch writes its pickles."""
     if path.suffix.lower() in _PICKLES:
         return True
-    # The search index's own binary files may begin with anything; safetensors check themselves.
-    if path.suffix == ".safetensors" or name.parts[0] == "index":
+    if path.suffix == ".safetensors":  # which may begin like that, and is read as nothing else
         return False
     with path.open("rb") as handle:
         first = handle.read(4)

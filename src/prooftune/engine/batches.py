@@ -125,6 +125,8 @@ class Alike:
 
 def alike(rows: Sequence[Sequence[int]]) -> tuple[list[Alike], list[int]]:
     """Groups of rows that begin with the same half or more of their tokens, and the numbers of all other rows."""
+    if not rows:
+        return [], []
     order = sorted(range(len(rows)), key=lambda i: list(rows[i]))
     groups: list[Alike] = []
     rest: list[int] = []

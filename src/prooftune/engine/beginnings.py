@@ -32,9 +32,9 @@ class Beginnings:
     groups: Groups | None = None
 
     @property
-    def held(self) -> int:
-        """Tokens whose keys and values are kept for some of the rows, padding included; the prefix by itself is not counted."""
-        return 0 if self.tokens is None or not self.layers else len(self.tokens) * self.layers[0][0].shape[2]
+    def lengths(self) -> list[int]:
+        """Tokens of each beginning that several rows have in common, the prefix included."""
+        return [] if self.tokens is None else self.tokens.tolist()
 
     @classmethod
     def read(

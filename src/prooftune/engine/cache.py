@@ -55,10 +55,14 @@ class Kept:
 
     @classmethod
     def of(cls, parts: Sequence[tuple[Kept, Sequence[int]]], room: int) -> Kept:
-        """These rows of each, one after another, with `room` places each, of which the unwritten are zero."""
+        """These rows of each, one after another, with `room` places each, of which the unwritten are zero.
+
+        The layers are taken out of the parts, so that no more than one of them is there twice at any time.
+        """
         fresh = cls()
-        fresh._layers = dict(zip(sorted(parts[0][0]._layers), together([(one.layers(), rows) for one, rows in parts], room),
-                                 strict=True))
+        for layer in sorted(parts[0][0]._layers):
+            taken = [([one._layers.pop(layer)], rows) for one, rows in parts]
+            fresh._layers[layer] = together(taken, room)[0]
         return fresh
 
 

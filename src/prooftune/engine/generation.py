@@ -29,7 +29,7 @@ def generate(
         rows: ids after the prefix, none empty.
         stop: id of the token that ends an answer; it is counted among `max_new_tokens`.
         max_new_tokens: most tokens written.
-        batch_tokens: tokens of the rows that are written at one time, those to come included.
+        batch_tokens: most tokens that are held at one time, those to come included; a single row or group may have more.
         instead: ids of a text that is scored, and not written: its first token is refused as the first one.
         choose: picks each token where not the likeliest is wanted.
 
@@ -48,21 +48,25 @@ def generate(
         cache = prefix_cache(body_of(model), prefix)
         for waiting in _portions(rows, lengths, batch_tokens // 2):
             writer = Writer(model, cache, len(prefix), stop, max_new_tokens, instead, choose)
-            while waiting or writer.tokens:
-                joins = bool(waiting) and 2 * writer.tokens <= batch_tokens
+            while waiting or writer.going:
+                joins = waiting and (not writer.going or writer.fits(waiting[0], batch_tokens))
                 ended = writer.join(waiting.popleft()) if joins else writer.step()
                 if ended:
                     yield [number for number, _ in ended], [done for _, done in ended]
 
 
 def _portions(rows: Sequence[Sequence[int]], lengths: Sequence[int], budget: int) -> Iterator[deque[Portion]]:
-    """Rows that can be written together, in portions of so many tokens: those that begin alike, and the others."""
+    """Rows that can be written together, in portions of so many tokens: those that begin alike, and the others.
+
+    Short rows come first: the few that go on for long then take the little more room that the next ones need, not all others
+    theirs.
+    """
     groups, rest = alike(rows)
     together = [([i for group in several for i in group.numbers], several) for several in alike_by_tokens(groups, lengths, budget)]
-    yield deque(Portion(numbers, [rows[i] for i in numbers], several) for numbers, several in together)
+    yield deque(Portion(numbers, [rows[i] for i in numbers], several) for numbers, several in reversed(together))
     # Any padding: what is padded is computed in attention alone.
     apart = [[rest[i] for i in numbers] for numbers in by_tokens([lengths[i] for i in rest], budget, inf)]
-    yield deque(Portion(numbers, [rows[i] for i in numbers]) for numbers in apart)
+    yield deque(Portion(numbers, [rows[i] for i in numbers]) for numbers in reversed(apart))
 
 
 def _by_library(model: Any, prompts: list[list[int]], stop: int, instead: tuple[int, ...], limit: int) -> list[Generated]:

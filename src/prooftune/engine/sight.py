@@ -40,10 +40,6 @@ class Groups:
         slots[place] = numbers
         return cls(group, tokens, slots.view(len(tokens), most), place)
 
-    def of_rows(self, rows: Tensor) -> Groups:
-        """Those of these rows alone, which are named in their order."""
-        return Groups.of(self.group[rows], self.tokens)
-
 
 @dataclass(slots=True)
 class Sight:

@@ -53,6 +53,11 @@ class Portion:
     prompts: list[Sequence[int]]
     groups: list[Alike] = field(default_factory=list)
 
+    @property
+    def common(self) -> list[int]:
+        """Tokens of each prompt that stand once for its group."""
+        return [group.common for group in self.groups for _ in group.numbers] or [0] * len(self.prompts)
+
 
 @dataclass(slots=True)
 class _Row:
@@ -96,26 +101,35 @@ class Writer:
         self._beginnings = Beginnings(prefix)
 
     @property
-    def tokens(self) -> int:
-        """That are held for the rows that go on, those to come and what they see before their own included."""
+    def going(self) -> int:
+        """Rows that have not ended."""
+        return sum(not row.ended for row in self._rows)
+
+    def fits(self, portion: Portion, budget: int) -> bool:
+        """Whether so many tokens at most are held when it has joined, those to come and common beginnings included."""
         going = [row for row in self._rows if not row.ended]
-        return len(going) * self._room(going) + (self._beginnings.held if going else 0)
+        own = [len(prompt) - n for prompt, n in zip(portion.prompts, portion.common, strict=True)]
+        room = max(self._room(going), max(own) + self._limit)
+        beginnings = [*self._beginnings.lengths, *(self._prefix_length + group.common for group in portion.groups)]
+        return (len(going) + len(own)) * room + len(beginnings) * max(beginnings, default=0) <= budget
 
     def join(self, portion: Portion) -> Ended:
         """Read the prompts, write the first token of each, and let those that go on join the others."""
-        common = [group.common for group in portion.groups for _ in group.numbers] or [0] * len(portion.prompts)
+        if not self.going:  # what was kept of those that have ended goes before more is read
+            self._rows, self._kept, self._beginnings = [], Kept(), Beginnings(self._prefix)
         beginnings = self._read_beginnings(portion)
         rows = [_Row(number, Generated(), self._prefix_length + n, len(prompt) - n)
-                for number, prompt, n in zip(portion.numbers, portion.prompts, common, strict=True)]
+                for number, prompt, n in zip(portion.numbers, portion.prompts, portion.common, strict=True)]
+        own = [prompt[n:] for prompt, n in zip(portion.prompts, portion.common, strict=True)]
         kept = Kept()
-        log_probs = self._read([prompt[n:] for prompt, n in zip(portion.prompts, common, strict=True)], rows, kept, beginnings)
-        ended = self._write(rows, log_probs)
-        self._go_on_with([(self._rows, self._kept, self._beginnings), (rows, kept, beginnings)])
+        ended = self._write(rows, self._read(own, rows, kept, beginnings))
+        if len(ended) < len(rows):
+            self._go_on_with([(self._rows, self._kept, self._beginnings), (rows, kept, beginnings)])
         return ended
 
     def step(self) -> Ended:
         """Write one more token of every row."""
-        if 2 * sum(row.ended for row in self._rows) >= len(self._rows):
+        if 2 * self.going <= len(self._rows):
             self._go_on_with([(self._rows, self._kept, self._beginnings)])
         tokens = [[row.token] for row in self._rows]
         held, begins = (torch.tensor(one, device=self._device)[:, None] for one in zip(
@@ -193,10 +207,9 @@ class Writer:
         return [(row.number, row.done) for row, _, _ in going if row.ended]
 
     def _go_on_with(self, parts: Sequence[tuple[list[_Row], Kept, Beginnings]]) -> None:
-        """With those rows of each part that have not ended."""
+        """With those rows of each part that have not ended, of which there is one at least."""
         numbers = [[i for i, row in enumerate(rows) if not row.ended] for rows, _, _ in parts]
         some = [(part, going) for part, going in zip(parts, numbers, strict=True) if going]
         self._rows = [rows[i] for (rows, _, _), going in some for i in going]
-        if some:
-            self._kept = Kept.of([(kept, going) for (_, kept, _), going in some], self._room(self._rows))
-            self._beginnings = Beginnings.joined([(one, going) for (_, _, one), going in some])
+        self._kept = Kept.of([(kept, going) for (_, kept, _), going in some], self._room(self._rows))
+        self._beginnings = Beginnings.joined([(one, going) for (_, _, one), going in some])

@@ -61,7 +61,7 @@ class Answering(Section):
     window_overlap: int = Field(default=64, ge=0)
     """Tokens that two neighbouring windows share where a context is too long for one prompt."""
     batch_tokens: int = Field(default=8192, gt=0)
-    """Tokens of prompt per batch."""
+    """Tokens of the prompts and answers that are worked on at one time."""
     bertscore: str | None = None
     """Model whose embeddings BERTScore compares (``all-minilm-l6-v2`` comes from a package, ``roberta-large`` from the
     hub). None: not computed."""

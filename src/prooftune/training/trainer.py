@@ -221,8 +221,8 @@ def train(
 
 @contextmanager
 def _garbage_of_now_alone() -> Iterator[None]:
-    """Meanwhile Python looks for garbage among what is made from now on, not among all that the libraries are made of: the Trainer
-    has it look twice when it begins, which takes half a second."""
+    """Meanwhile Python looks for garbage among what is made from now on, not among all that the libraries are made of: when the
+    Trainer begins, it has it look, which takes a quarter of a second."""
     gc.freeze()
     try:
         yield
