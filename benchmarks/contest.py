@@ -62,8 +62,10 @@ def contest(script: str, options: argparse.Namespace, runs: Mapping[str, Run], f
         for one, several in found.items():
             words = [sys.executable, *sys.argv, "--one", one, "--seed", str(options.seed + repeat)]
             done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-            several.append(_with_share(json.loads(done.stdout.splitlines()[-1]), facts.get("dtype", "bfloat16")))
+            several.append(json.loads(done.stdout.splitlines()[-1]))
+            several[-1]["product_rate"] = product_rate(facts.get("dtype", "bfloat16"))
             print(f"{repeat + 1}/{options.repeats} {one}: {_line(several[-1])}", flush=True)
+    _note_shares(found)
     result = {
         "command": f"python benchmarks/{Path(script).name} {' '.join(_shown(sys.argv[1:]))}", "facts": dict(facts), "runs": found,
         "medians": {one: _medians(several) for one, several in found.items()}, "ratios": _ratios(found),
@@ -73,12 +75,11 @@ def contest(script: str, options: argparse.Namespace, runs: Mapping[str, Run], f
     print(json.dumps({"medians": result["medians"], "ratios": result["ratios"]}, indent=1))
 
 
-def _with_share(figures: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """With the share of the rate of products here that its operations reach."""
-    if "operations" not in figures:
-        return figures
-    rate = product_rate(dtype)
-    return {**figures, "product_rate": rate, "share_of_rate": figures["operations"] / figures["seconds"] / rate}
+def _note_shares(found: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Note what share each one's operations are of those that products would do in the time, at the best rate seen meanwhile."""
+    best = max(one["product_rate"] for several in found.values() for one in several)
+    for one in (one for several in found.values() for one in several if "operations" in one):
+        one["share_of_rate"] = one["operations"] / one["seconds"] / best
 
 
 def _shown(words: Sequence[str]) -> list[str]:

@@ -26,9 +26,8 @@ _TITLES = {
     "estimates": "Estimates of `check` against what a run took", "step": "Where a training step's time goes"}
 _LIMITS = {
     "training-bfloat16": (
-        "What limits it: arithmetic. The contestants' share of the rate of products is measured after each, while the rate "
-        "changes within minutes. Of Prooftune's time four fifths are its own products (the last section), which reach 90% of "
-        "the rate where they are large and a third of it in the adapters; the rest goes through arrays between them. Its "
+        "What limits it: arithmetic. Of Prooftune's time four fifths are its own products (the last section), which reach 90%"
+        " of the rate where they are large and a third of it in the adapters; the rest goes through arrays between them. Its "
         "seconds here include half a second of imports that the others have done before (the script has them outside since). "
         "Earlier, when the machine was slower, 96 rows went 7.9, 6.2 and 19.6 times as fast as with the others: what is bound"
         " by memory suffers more then, which is more of the others' work. Losses in bfloat16 differ by rounding: by seed "
