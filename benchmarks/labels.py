@@ -79,9 +79,7 @@ def harness(options: argparse.Namespace) -> dict[str, Any]:
     with measured() as cost:
         replies = backend._loglikelihood_tokens(requests, disable_tqdm=True)
     scores = torch.tensor([reply[0] for reply in replies]).view(len(rows), len(LABELS))
-    some = requests[: WARM * len(LABELS)]  # all would take as long once more; rows are about as long everywhere
-    work = contest.operations(lambda: backend._loglikelihood_tokens(some, disable_tqdm=True)) * len(requests) / len(some)
-    return {**contest.asked(encoder, rows, scores.argmax(dim=1).tolist(), cost, work), "batch": backend.batch_size_per_gpu}
+    return {**contest.asked(encoder, rows, scores.argmax(dim=1).tolist(), cost), "batch": backend.batch_size_per_gpu}
 
 
 def _fastest(backend: Any, requests: list[Any]) -> int:

@@ -34,7 +34,7 @@ _LIMITS = {
         "0.407, 0.397 and 0.402 here, 0.384, 0.404 and 0.391 with TRL; in float32 they are the same (next section). Tried "
         "without gain: frozen weights laid out once; adapters and frozen weights in one product; large pages."),
     "training-float32": (
-        "The same losses: in float32 both compute the same training."),
+        "In float32 both compute the same training, which the losses show. One pair alone, since that was the question."),
     "head": (
         "What limits it: products, at the rate that this machine has for them. Of a step over rows of 400 to 2,000 tokens those "
         "of the layers are half, those of attention, whose weights are computed twice to save memory, 30%, its softmax 8%."),
@@ -42,8 +42,8 @@ _LIMITS = {
         "What limits it: products in float32. The harness computes the common beginning of the prompts for every row, and the "
         "whole prompt once more for a label of several tokens."),
     "labels-0-shot-bfloat16": (
-        "What limits it was not profiled. Where predictions differ, two labels are all but equally likely. Measured before weights "
-        "were laid out for such products, which takes 0.27 GB more."),
+        "What limits it was not profiled. Where predictions differ, two labels are all but equally likely. Its memory has the "
+        "weights once more, laid out for their products (0.27 GB)."),
     "labels-8-shot-bfloat16": (
         "What limits it: attention over the examples, whose 16-bit kernel reaches a third of the rate of plain products here. The "
         "harness computes the examples again for every row. Both have had a first try before. Next: attention over a long prefix "
@@ -108,7 +108,7 @@ def _body(name: str, result: dict[str, Any]) -> list[str]:
         lines.append(_row([*cells, *([f"{ratio['same_predictions']:.1%}" if ratio else ""] if same else [])]))
     runs = {contestant: [one["rows"] / one["seconds"] for one in several] for contestant, several in result["runs"].items()}
     spread = "; ".join(f"{contestant} {min(v):.2f} to {max(v):.2f}" for contestant, v in runs.items())
-    return [*lines, "", f"{len(result['runs'][OURS])} paired runs, rows/s: {spread}.", *_most(medians, ratios)]
+    return [*lines, "", f"Paired runs: {len(result['runs'][OURS])}; rows/s: {spread}.", *_most(medians, ratios)]
 
 
 def _most(medians: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
