@@ -26,13 +26,14 @@ _TITLES = {
     "estimates": "Estimates of `check` against what a run took", "step": "Where a training step's time goes"}
 _LIMITS = {
     "training-bfloat16": (
-        "What limits it: arithmetic. Of Prooftune's time four fifths are its own products (the last section), which reach 90%"
-        " of the rate where they are large and a third of it in the adapters; the rest goes through arrays between them. Its "
-        "seconds here include half a second of imports that the others have done before (the script has them outside since). "
-        "Earlier, when the machine was slower, 96 rows went 7.9, 6.2 and 19.6 times as fast as with the others: what is bound"
-        " by memory suffers more then, which is more of the others' work. Losses in bfloat16 differ by rounding: by seed "
-        "0.407, 0.397 and 0.402 here, 0.384, 0.404 and 0.391 with TRL; in float32 they are the same (next section). Tried "
-        "without gain: frozen weights laid out once; adapters and frozen weights in one product; large pages."),
+        "What limits it: of a step four fifths are its own products (the last section), which reach 90% of the rate where "
+        "they are large and a third of it in the adapters; the rest goes through arrays between them. About a tenth of the "
+        "run is setting up and the first step. Its seconds here include half a second of imports that the others have done "
+        "before (the script has them outside since). Earlier, when the machine was slower, 96 rows went 7.9, 6.2 and 19.6 "
+        "times as fast as with the others: what is bound by memory suffers more then, which is more of the others' work. "
+        "Losses in bfloat16 differ by rounding: by seed 0.407, 0.397 and 0.402 here, 0.384, 0.404 and 0.391 with TRL; in "
+        "float32 they are the same (next section). Tried without gain: frozen weights laid out once; adapters and frozen "
+        "weights in one product; large pages."),
     "training-float32": (
         "In float32 both compute the same training, which the losses show. One pair alone, since that was the question."),
     "head": (
