@@ -135,5 +135,5 @@ def fingerprint(value: Any) -> str:
 
 
 def cache_folder() -> Path:
-    """Where fetched packages and converted models are kept: ``$PROOFTUNE_CACHE`` or ``~/.cache/prooftune``."""
+    """Where fetched packages, converted models and compiled code are kept: ``$PROOFTUNE_CACHE`` or ``~/.cache/prooftune``."""
     return Path(os.environ.get("PROOFTUNE_CACHE") or Path.home() / ".cache" / "prooftune")

@@ -6,7 +6,8 @@ All that a layer does to single tokens (the projections, the norms, the MLP: nin
 tokens that there are, and the prefix is computed once for all rows. For attention alone the rows are set out in
 blocks: each looks at the prefix and at itself. Gradients flow back to the prefix from every row.
 
-Where they are large (rows x heads x length x (prefix + length) numbers in every layer) the weights of attention are computed
+In bfloat16, on a processor that `line_attention.c` is for, that computes it (`compiled_attention`). Otherwise plain products do:
+where they are large (rows x heads x length x (prefix + length) numbers in every layer) the weights of attention are computed
 again in the backward pass instead of being kept, as in FlashAttention (Dao et al. 2022, arXiv 2205.14135).
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prooftune.engine import compiled_attention
 from prooftune.engine.blocks import Blocks, Layout
 from prooftune.engine.long_rows import one_by_one
 
@@ -42,6 +44,8 @@ def attend_line(
     with torch.autocast(device, enabled=False):
         if most >= LONG.get(device, most + 1) and softcap is None and (window is None or blocks.prefix + most <= window):
             return one_by_one(query, key, value, blocks.prefix, blocks.lengths, scaling)[None]
+        if compiled_attention.fits(query, scaling, softcap):
+            return compiled_attention.attend(query, key, value, blocks, scaling, window)[None]
         out: Tensor = _LineAttention.apply(  # type: ignore[no-untyped-call]
             query, key, value, blocks, scaling, softcap, window)
     return out[None]
