@@ -15,6 +15,9 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from prooftune import files
 from prooftune.progress import say
@@ -37,7 +40,8 @@ def library(name: str, **numbers: int) -> ctypes.CDLL | None:
     constants = [f"-D{key}={value}" for key, value in sorted(numbers.items())]
     try:
         version = _run(compiler, "--version")
-        made_of = "\n".join([source.read_text(encoding="utf-8"), version, *OPTIONS, *constants, *sorted(flags)])
+        texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
+        made_of = "\n".join([*texts, version, *OPTIONS, *constants, *sorted(flags)])
         made = files.cache_folder() / "compiled" / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
         if not made.exists():
             _compile(compiler, source, constants, made)
@@ -47,6 +51,24 @@ def library(name: str, **numbers: int) -> ctypes.CDLL | None:
         told = str(getattr(error, "stderr", None) or error).strip().splitlines()[0]
         say(f"{source.name} could not be compiled with {compiler}, so that training is slower: {told}", "yellow")
         return None
+
+
+def call(library: ctypes.CDLL, name: str, *arguments: Any) -> None:
+    """One of its functions, of addresses of arrays, whole numbers and float32 numbers, and at last the number of threads.
+
+    Raises:
+        MemoryError: it found no memory.
+    """
+    if library[name](*map(_passed, arguments), ctypes.c_long(torch.get_num_threads())):
+        raise MemoryError(f"there is too little memory to compute {name}")
+
+
+def _passed(argument: Any) -> Any:
+    if isinstance(argument, torch.Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, float):
+        return ctypes.c_float(argument)
+    return ctypes.c_long(argument) if isinstance(argument, int) else argument
 
 
 def _compile(compiler: str, source: Path, constants: list[str], made: Path) -> None:

@@ -1,4 +1,4 @@
-"""Attention over a line of tokens by compiled code (`line_attention.c`), where there is any for the processor, dtype and layer."""
+"""Attention over a line of tokens by compiled code (`compiled_attention.c`), where the processor, dtype and layer allow it."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scaling: f
 class _Line(ctypes.Structure):
     """`line_t` of the C code."""
 
-    _fields_ = [*((name, ctypes.c_long) for name in ("rows", "prefix", "heads", "groups", "window", "threads")),
+    _fields_ = [*((name, ctypes.c_long) for name in ("rows", "prefix", "heads", "groups", "window")),
                 ("starts", ctypes.POINTER(ctypes.c_long)), ("lengths", ctypes.POINTER(ctypes.c_long)), ("scaling", ctypes.c_float)]
 
     @classmethod
     def of(cls, blocks: Blocks, heads: int, groups: int, scaling: float, window: int | None) -> _Line:
         lengths = [blocks.prefix, *blocks.lengths]
         numbers = ctypes.c_long * len(lengths)
-        return cls(len(blocks.lengths), blocks.prefix, heads, groups, window or 0, torch.get_num_threads(),
+        return cls(len(blocks.lengths), blocks.prefix, heads, groups, window or 0,
                    numbers(0, *accumulate(lengths[:-1])), numbers(*lengths), scaling)
 
 
@@ -57,7 +57,7 @@ class _Attention(torch.autograd.Function):
         tokens, heads, size = query.shape
         ctx.size, ctx.line = size, _Line.of(blocks, key.shape[1], heads // key.shape[1], scaling, window)
         out, sums = torch.empty_like(query), query.new_empty(heads, tokens, dtype=torch.float32)
-        _call("attend", size, [query, key, value, out, sums], ctx.line)
+        compiled.call(_library(size), "attend", query, key, value, out, sums, ctypes.byref(ctx.line))
         ctx.save_for_backward(query, key, value, out, sums)
         return out
 
@@ -65,20 +65,18 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         given = ctx.saved_tensors
         found = [torch.empty_like(one) for one in given[:3]]
-        _call("attend_backward", ctx.size, [*given, grads[0].contiguous(), *found], ctx.line)
+        compiled.call(_library(ctx.size), "attend_backward", *given, grads[0].contiguous(), *found, ctypes.byref(ctx.line))
         return *found, None, None, None
 
 
-def _call(name: str, size: int, arrays: list[Tensor], line: _Line) -> None:
-    library = compiled.library("line_attention", SIZE=size)
-    if library is None or library[name](*(ctypes.c_void_p(one.data_ptr()) for one in arrays), ctypes.byref(line)):
-        raise MemoryError("there is too little memory for attention over this line")
+def _library(size: int) -> Any:
+    return compiled.library("compiled_attention", SIZE=size)
 
 
 @cache
 def _tried(size: int) -> bool:
     """Whether there is such code for heads of this size, and it gives PyTorch's own attention and gradients on one short row."""
-    if compiled.library("line_attention", SIZE=size) is None:
+    if _library(size) is None:
         return False
     random = torch.Generator().manual_seed(0)
     query, key, value, grad = (torch.randn(70, heads, size, generator=random).bfloat16() for heads in (2, 1, 1, 2))

@@ -2,9 +2,9 @@
 
 On a processor a small model spends a third of its time on reading and writing arrays between two matrix products. Here
 layers with adapters that read the same input are computed together (`adapted_layers`); a gated MLP keeps the two arrays that
-its gradient needs and no others; a root mean square norm keeps no array of its own; queries and keys are turned in place
-(`rotary`); where nothing is learned, weights are laid out once (`laid_out_weights`). The arithmetic is the same but for fewer
-roundings.
+its gradient needs and no others; a root mean square norm keeps no array of its own (`pointwise`); queries and keys are turned in
+place (`rotary`); where nothing is learned, weights are laid out once (`laid_out_weights`). The arithmetic is the same but for
+fewer roundings.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine import pointwise
 from prooftune.engine.adapted_layers import Group, computes_in
 from prooftune.engine.laid_out_weights import LaidOut, fits, laid_out, used
 from prooftune.engine.rotary import turned_in_place
@@ -101,18 +102,15 @@ def _linear(layer: nn.Linear, kept: LaidOut) -> Callable[..., Any]:
 
 
 class _Gated(torch.autograd.Function):
-    """silu(gate) · up (SwiGLU, arXiv 2002.05202)."""
-
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return nn.functional.silu(gate).mul_(up)
+        return pointwise.gated(gate, up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        of_up = nn.functional.silu(gate).mul_(grads[0])
-        return torch.ops.aten.silu_backward(grads[0] * up, gate), of_up
+        return pointwise.gated_gradients(gate, up, grads[0])
 
 
 def _gated(layer: Any) -> Callable[..., Any]:
@@ -135,28 +133,18 @@ def _silus() -> tuple[type, ...]:
 
 
 class _RootMeanSquare(torch.autograd.Function):
-    """x / sqrt(mean x² + eps) · weight (RMSNorm, arXiv 1910.07467) for a frozen weight [d]; x [n, d].
-
-    Its gradient is that of LayerNorm for a mean of zero, plus the part that LayerNorm takes away for the mean.
-    """
+    """A root mean square norm for a frozen weight [d]; x [n, d]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        squares = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).square_().div_(x.shape[-1])
-        # A batch norm in use, whose channels are the tokens, of mean zero and this variance: one pass, in float32.
-        out: Tensor = torch.native_batch_norm(x[None], None, None, torch.zeros_like(squares), squares, False, 0.0, eps)[0][0]
-        ctx.save_for_backward(x, squares.add_(eps).rsqrt_()[:, None], weight)
-        return out.mul_(weight)
+        out, inverse = pointwise.normed(x, weight, eps)
+        ctx.save_for_backward(x, inverse, weight)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, inverse, weight = ctx.saved_tensors
-        grad, size = grads[0].contiguous(), x.shape[-1]
-        wide = weight.float()
-        of_x: Tensor = torch.ops.aten.native_layer_norm_backward(
-            grad, x, [size], torch.zeros_like(inverse), inverse, wide, torch.zeros_like(wide), [True, False, False])[0]
-        mean = torch.mv(grad, weight).float().div_(size).mul_(inverse.view(-1))
-        return of_x.add_(mean.to(x.dtype)[:, None]), None, None
+        return pointwise.normed_gradient(x, weight, inverse, grads[0].contiguous()), None, None
 
 
 def _norm(layer: Any) -> Callable[..., Any]:

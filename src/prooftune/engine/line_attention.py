@@ -6,9 +6,9 @@ All that a layer does to single tokens (the projections, the norms, the MLP: nin
 tokens that there are, and the prefix is computed once for all rows. For attention alone the rows are set out in
 blocks: each looks at the prefix and at itself. Gradients flow back to the prefix from every row.
 
-In bfloat16, on a processor that `line_attention.c` is for, that computes it (`compiled_attention`). Otherwise plain products do:
-where they are large (rows x heads x length x (prefix + length) numbers in every layer) the weights of attention are computed
-again in the backward pass instead of being kept, as in FlashAttention (Dao et al. 2022, arXiv 2205.14135).
+In bfloat16, on some processors compiled code does that (`compiled_attention`), elsewhere plain products. There, where they are
+large (rows x heads x length x (prefix + length) numbers in every layer), the weights of attention are computed again in the
+backward pass instead of being kept, as in FlashAttention (Dao et al. 2022, arXiv 2205.14135).
 """
 
 from __future__ import annotations

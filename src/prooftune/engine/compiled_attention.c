@@ -5,40 +5,26 @@
  * Each token sees the prefix and its own row up to itself; with a window, only the last tokens of these. Scores are computed a
  * block of queries and keys at a time and never stored, their softmax as it goes along (FlashAttention-2, Dao 2023, arXiv
  * 2307.08691): a block stays in the first cache, where plain products would write all scores to memory and read them again.
- * Products are of pairs of 16-bit numbers, added up in 32 bits: one operand is read in pairs from its rows, of the other each
- * vector has a pair from each of 16 columns, so that it is laid out first (`in_columns`, `in_pairs`).
  *
  * Compiled for one size of head (-DSIZE, a multiple of 32) by compiled.py; compiled_attention.py calls it. Every sum is added up in
  * the same order, whatever the number of threads.
  */
-#include <immintrin.h>
-#include <math.h>
+#include "products.h"
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum {
     PAIRS = SIZE / 2,
-    BLOCK = 64, /* queries, and keys, that are gone through at a time */
-    PANEL = 32, /* columns of a product that are computed at a time: two vectors */
-    HIGH = 8,   /* and its rows: with their columns, all sums stay in registers */
-    VECTOR = 16,
     MANY = 8, /* powers of two by which a score may exceed the highest one so far before sums are scaled to it */
 };
 
-typedef uint16_t half; /* a bfloat16 */
-typedef uint32_t pair; /* two of them */
-
 typedef struct {
-    long rows, prefix, heads, groups, window, threads; /* key heads, queries for each; tokens that are seen, 0 for all */
+    long rows, prefix, heads, groups, window; /* key heads, queries for each; tokens that are seen, 0 for all */
     const long *starts, *lengths; /* of the prefix (length 0 for none), then of the rows */
     float scaling;
 } line_t;
 
-static inline long filled(long n) { return (n + PANEL - 1) / PANEL * PANEL; }
 static inline long this_thread(void)
 {
 #ifdef _OPENMP
@@ -49,147 +35,6 @@ static inline long this_thread(void)
 }
 
 static inline long tokens_of(const line_t *line) { return line->starts[line->rows] + line->lengths[line->rows]; }
-static inline long least(long a, long b) { return a < b ? a : b; }
-
-static void *room(size_t bytes) { return aligned_alloc(64, (bytes + 127) / 64 * 64); }
-
-/* ---- products ---- */
-
-static inline __attribute__((always_inline)) void tile(
-    int rows, const pair *a, long a_row, const pair *b, long b_row, long pairs, float *out, long out_row, int added)
-{
-    __m512 sums[HIGH][2];
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < 2; j++) sums[i][j] = added ? _mm512_loadu_ps(out + i * out_row + j * VECTOR) : _mm512_setzero_ps();
-    for (long k = 0; k < pairs; k++) {
-        __m512bh left = (__m512bh)_mm512_loadu_si512(b + k * b_row), right = (__m512bh)_mm512_loadu_si512(b + k * b_row + VECTOR);
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) {
-            __m512bh one = (__m512bh)_mm512_set1_epi32((int)a[i * a_row + k]);
-            sums[i][0] = _mm512_dpbf16_ps(sums[i][0], one, left);
-            sums[i][1] = _mm512_dpbf16_ps(sums[i][1], one, right);
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < 2; j++) _mm512_storeu_ps(out + i * out_row + j * VECTOR, sums[i][j]);
-}
-
-/* out [m][n] = a [m][pairs] b, or that added to it. b is laid out in panels of 32 of the n columns, `b_panel` apart. */
-static void product(long m, long n, const void *a, long a_row, const pair *b, long b_row, long b_panel, long pairs, float *out,
-                    long out_row, int added)
-{
-    for (long j = 0; j < n; j += PANEL, b += b_panel)
-        for (long i = 0; i < m; i += HIGH) {
-            const pair *rows = (const pair *)a + i * a_row;
-            float *to = out + i * out_row + j;
-            switch (least(m - i, HIGH)) {
-            case 8:
-                if (added) tile(8, rows, a_row, b, b_row, pairs, to, out_row, 1);
-                else tile(8, rows, a_row, b, b_row, pairs, to, out_row, 0);
-                break;
-            case 7: tile(7, rows, a_row, b, b_row, pairs, to, out_row, added); break;
-            case 6: tile(6, rows, a_row, b, b_row, pairs, to, out_row, added); break;
-            case 5: tile(5, rows, a_row, b, b_row, pairs, to, out_row, added); break;
-            case 4: tile(4, rows, a_row, b, b_row, pairs, to, out_row, added); break;
-            case 3: tile(3, rows, a_row, b, b_row, pairs, to, out_row, added); break;
-            case 2: tile(2, rows, a_row, b, b_row, pairs, to, out_row, added); break;
-            default: tile(1, rows, a_row, b, b_row, pairs, to, out_row, added);
-            }
-        }
-}
-
-/* ---- layouts ---- */
-
-/* 16 rows of 16 pairs, of which `rows` are there, the other way round: zeros for the others. */
-static void turned(const pair *from, long from_row, long rows, pair *to, long to_row)
-{
-    __m512i a[16], b[16];
-    for (int i = 0; i < 16; i++) a[i] = i < rows ? _mm512_loadu_si512(from + i * from_row) : _mm512_setzero_si512();
-#pragma GCC unroll 8
-    for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]);
-            a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
-        }
-    /* Now a[4 i + j] has, in its fourths, columns j, j + 4, j + 8, j + 12 of rows 4 i to 4 i + 3. */
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        __m512i even = _mm512_shuffle_i32x4(a[j], a[j + 4], 0x88), odd = _mm512_shuffle_i32x4(a[j], a[j + 4], 0xdd);
-        __m512i even2 = _mm512_shuffle_i32x4(a[j + 8], a[j + 12], 0x88), odd2 = _mm512_shuffle_i32x4(a[j + 8], a[j + 12], 0xdd);
-        _mm512_storeu_si512(to + j * to_row, _mm512_shuffle_i32x4(even, even2, 0x88));
-        _mm512_storeu_si512(to + (j + 4) * to_row, _mm512_shuffle_i32x4(odd, odd2, 0x88));
-        _mm512_storeu_si512(to + (j + 8) * to_row, _mm512_shuffle_i32x4(even, even2, 0xdd));
-        _mm512_storeu_si512(to + (j + 12) * to_row, _mm512_shuffle_i32x4(odd, odd2, 0xdd));
-    }
-}
-
-/* Vectors [n][SIZE] as panels of 32 columns, [pairs of one vector's numbers][32 vectors], the last filled up with zeros. */
-static void in_columns(const half *from, long from_row, long n, pair *to)
-{
-    for (long first = 0; first < n; first += PANEL, to += PAIRS * PANEL)
-        for (long j = 0; j < PANEL; j += 16)
-            for (long k = 0; k < PAIRS; k += 16)
-                turned((const pair *)(from + (first + j) * from_row) + k, from_row / 2, n - first - j, to + k * PANEL + j, PANEL);
-}
-
-/* 32 numbers of two rows as 32 pairs. */
-static inline void side_by_side(const half *a, const half *b, pair *to)
-{
-    const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4,
-                                           35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
-    __m512i one = a ? _mm512_loadu_si512(a) : _mm512_setzero_si512(), other = b ? _mm512_loadu_si512(b) : _mm512_setzero_si512();
-    _mm512_storeu_si512(to, _mm512_permutex2var_epi16(one, first, other));
-    _mm512_storeu_si512(to + VECTOR, _mm512_permutex2var_epi16(one, second, other));
-}
-
-/* Vectors [n][columns] as [pairs of vectors][columns], filled up with zeros to a multiple of 32 vectors. */
-static void in_pairs(const half *from, long from_row, long n, long columns, pair *to, long to_row)
-{
-    for (long i = 0; i < filled(n); i += 2, to += to_row)
-        for (long k = 0; k < columns; k += 32)
-            side_by_side(i < n ? from + i * from_row + k : NULL, i + 1 < n ? from + (i + 1) * from_row + k : NULL, to + k);
-}
-
-/* Numbers [n][columns] the other way round, as pairs: [columns][pairs of the n], filled up with zeros to a multiple of 32. */
-static void flipped(const half *from, long from_row, long n, long columns, pair *to)
-{
-    pair beside[BLOCK / 2 * BLOCK] __attribute__((aligned(64)));
-    in_pairs(from, from_row, n, columns, beside, BLOCK);
-    for (long i = 0; i < filled(n) / 2; i += 16)
-        for (long j = 0; j < columns; j += 16) turned(beside + i * BLOCK + j, BLOCK, 16, to + j * (BLOCK / 2) + i, BLOCK / 2);
-}
-
-static inline void rounded(half *to, __m512 x) { _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x)); }
-
-static inline __m512 widened(const half *x)
-{
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x)), 16));
-}
-
-/* ---- softmax ---- */
-
-/* 2^x, to 2e-7 of it: a Taylor polynomial of the fraction in [-1/2, 1/2], whose rounding to bfloat16 is what counts. */
-static inline __m512 power(__m512 x)
-{
-    x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x); /* which leaves what is not a number as it is */
-    __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), rest = _mm512_sub_ps(x, whole);
-    __m512 y = _mm512_set1_ps(1.5403530e-4f); /* ln(2)^k / k! */
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.3333558e-3f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(9.6181291e-3f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(5.5504109e-2f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(2.4022651e-1f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(6.9314718e-1f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(y, whole);
-}
 
 /* Which of 16 places from j on are in low <= place < end. */
 static inline __mmask16 within(long j, long low, long end)
@@ -275,7 +120,7 @@ static void attend_block(const line_t *line, const long *places, long row, long 
 
 /* out [tokens][query heads][SIZE] of query (like out), key and value [tokens][key heads][SIZE]; sums [query heads][tokens]:
  * logarithms to the base 2 of what the weights were divided by. Returns 1 where there is no memory. */
-int attend(const half *query, const half *key, const half *value, half *out, float *sums, const line_t *line)
+int attend(const half *query, const half *key, const half *value, half *out, float *sums, const line_t *line, long threads)
 {
     const long heads = line->heads * line->groups, stride = line->heads * SIZE;
     long *places = malloc(sizeof(long) * (2 * line->rows + 3)), *blocks = places + line->rows + 1;
@@ -287,12 +132,12 @@ int attend(const half *query, const half *key, const half *value, half *out, flo
         blocks[0] = 0;
         for (long i = 0; i <= line->rows; i++) blocks[i + 1] = blocks[i] + (line->lengths[i] + BLOCK - 1) / BLOCK;
         const long units = blocks[line->rows + 1];
-#pragma omp parallel num_threads((int)line->threads)
+#pragma omp parallel num_threads((int)threads)
         {
 #pragma omp for schedule(dynamic)
             for (long u = 0; u < (line->rows + 1) * line->heads; u++) {
                 long i = u / line->heads, h = u % line->heads, from = line->starts[i] * stride + h * SIZE;
-                in_columns(key + from, stride, line->lengths[i], keys + (h * whole + places[i]) * PAIRS);
+                in_columns(key + from, stride, line->lengths[i], SIZE, keys + (h * whole + places[i]) * PAIRS);
                 in_pairs(value + from, stride, line->lengths[i], SIZE, values + (h * whole + places[i]) * PAIRS, SIZE);
             }
 #pragma omp for schedule(dynamic)
@@ -362,7 +207,7 @@ static void add_gradients(const line_t *line, const long *places, long row, long
 
 /* Gradients of query, key and value from that of out; the others as in `attend`. Returns 1 where there is no memory. */
 int attend_backward(const half *query, const half *key, const half *value, const half *out, const float *sums, const half *grad,
-                    half *of_query, half *of_key, half *of_value, const line_t *line)
+                    half *of_query, half *of_key, half *of_value, const line_t *line, long threads)
 {
     const long rows = line->rows, heads = line->heads * line->groups, stride = heads * SIZE, key_stride = line->heads * SIZE;
     const long tokens = tokens_of(line), prefix = line->prefix;
@@ -382,22 +227,22 @@ int attend_backward(const half *query, const half *key, const half *value, const
     pair *paired_keys = room(4 * line->heads * all), *query_columns = room(4 * heads * all), *paired_queries = room(4 * heads * all);
     pair *grad_columns = room(4 * heads * all), *paired_grads = room(4 * heads * all);
     float *wide_keys = room(8 * heads * all), *wide_values = room(8 * heads * all), *dots = room(4 * heads * tokens);
-    float *of_prefix = room(8 * parts * heads * prefix * SIZE), *wide_queries = room(4 * line->threads * longest * SIZE);
+    float *of_prefix = room(8 * parts * heads * prefix * SIZE), *wide_queries = room(4 * threads * longest * SIZE);
     void *rooms[] = {paired_keys, query_columns, paired_queries, grad_columns, paired_grads, wide_keys, wide_values, dots, of_prefix,
                      wide_queries, places};
     int failed = 0;
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++) failed |= !rooms[i];
     if (!failed) {
-#pragma omp parallel num_threads((int)line->threads)
+#pragma omp parallel num_threads((int)threads)
         {
 #pragma omp for schedule(dynamic)
             for (long u = 0; u < (rows + 1) * heads; u++) {
                 long i = order[u / heads], head = u % heads, h = head / line->groups, n = line->lengths[i], at = head * all + places[i] * PAIRS;
                 const half *q = query + line->starts[i] * stride + head * SIZE, *g = grad + line->starts[i] * stride + head * SIZE;
                 const half *o = out + line->starts[i] * stride + head * SIZE, *k = key + line->starts[i] * key_stride + h * SIZE;
-                in_columns(q, stride, n, query_columns + at);
+                in_columns(q, stride, n, SIZE, query_columns + at);
                 in_pairs(q, stride, n, SIZE, paired_queries + at, SIZE);
-                in_columns(g, stride, n, grad_columns + at);
+                in_columns(g, stride, n, SIZE, grad_columns + at);
                 in_pairs(g, stride, n, SIZE, paired_grads + at, SIZE);
                 if (head % line->groups == 0) in_pairs(k, key_stride, n, SIZE, paired_keys + h * all + places[i] * PAIRS, SIZE);
                 for (long j = 0; j < n; j++) {

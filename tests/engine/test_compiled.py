@@ -1,0 +1,278 @@
+"""Compiled code computes what PyTorch does in float32, up to bfloat16's rounding; where there is none, nothing else changes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from prooftune.engine import attention, compiled, compiled_attention, line_attention, narrow, pointwise
+from prooftune.engine.arithmetic import autocast
+from prooftune.engine.blocks import Blocks
+from prooftune.engine.forward import body_of, line_states
+from prooftune.engine.line import lay
+
+ROUNDING = 0.006
+"""Of the norm: a number in bfloat16 is off by up to 0.4% of itself, by 0.17% in the mean."""
+
+
+@pytest.fixture(autouse=True)
+def code() -> None:
+    if compiled.library("narrow") is None:
+        pytest.skip("no compiled code here: it takes a C compiler and a processor with AVX512-BF16")
+
+
+@pytest.fixture
+def afresh() -> Iterator[None]:
+    """As if nothing had been compiled or tried in this process; and again afterwards."""
+    known: list[Any] = [compiled.library, compiled_attention._tried, narrow._tried, pointwise._tried]
+    for one in known:
+        one.cache_clear()
+    yield
+    for one in known:
+        one.cache_clear()
+
+
+def off(got: Tensor, wanted: Tensor) -> float:
+    return float(((got.float() - wanted.float()).norm() / wanted.float().norm()).detach())
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def attend(given_: list[Tensor], prefix: int, lengths: list[int], window: int | None = None) -> Tensor:
+    query, key, value = given_
+    return compiled_attention.attend(query, key, value, Blocks(prefix, lengths, query.device), 0.2, window)
+
+
+def slowly(given_: list[Tensor], prefix: int, lengths: list[int], window: int | None = None) -> Tensor:
+    """Attention as the formula has it, all tokens with all, in float32."""
+    query, key, value = given_
+    own = torch.tensor([0] * prefix + [n for n, length in enumerate(lengths, 1) for _ in range(length)])
+    place = torch.tensor([*range(prefix), *(prefix + i for length in lengths for i in range(length))])
+    seen = ((own[None] == own[:, None]) | (own[None] == 0)) & (place[None] <= place[:, None])
+    if window is not None:
+        seen &= place[:, None] - place[None] < window
+    groups = query.shape[1] // key.shape[1]
+    key, value = (one.float().repeat_interleave(groups, 1) for one in (key, value))
+    scores = torch.einsum("qhd,khd->hqk", query.float(), key) * 0.2
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), value)
+
+
+def line_of(prefix: int, lengths: list[int], groups: int, size: int, heads: int = 2) -> list[Tensor]:
+    tokens = prefix + sum(lengths)
+    return [numbers(tokens, n, size, seed=n + i).requires_grad_() for i, n in enumerate((heads * groups, heads, heads))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(prefix=st.sampled_from([0, 1, 5, 31, 64, 130]),
+       lengths=st.lists(st.sampled_from([1, 2, 7, 32, 63, 64, 65, 150]), min_size=1, max_size=4),
+       groups=st.sampled_from([1, 3]), size=st.sampled_from([32, 64, 96]),
+       window=st.sampled_from([None, 1, 3, 40, 100]))
+def test_attention_and_its_gradients(prefix: int, lengths: list[int], groups: int, size: int, window: int | None) -> None:
+    given_ = line_of(prefix, lengths, groups, size)
+    assert compiled_attention.fits(given_[0], 0.2, None)
+    got = attend(given_, prefix, lengths, window)
+    wanted = slowly(given_, prefix, lengths, window)
+    assert off(got, wanted) < ROUNDING
+    grad = numbers(*got.shape, seed=9)
+    ours, exact = (torch.autograd.grad(out, given_, grad.to(out.dtype)) for out in (got, wanted))
+    for a, b in zip(ours, exact, strict=True):
+        # Where tokens see next to nothing but themselves, gradients are differences of nearly equal numbers.
+        assert (a.float() - b.float()).norm() < ROUNDING * b.float().norm() + 1e-3 * grad.float().norm()
+
+
+def test_it_is_as_near_as_plain_products_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_, blocks = line_of(45, [56, 200, 70], 3, 64), Blocks(45, [56, 200, 70], torch.device("cpu"))
+    wanted = slowly(given_, 45, [56, 200, 70])
+    grad = numbers(*wanted.shape, seed=9)
+    exact = [wanted, *torch.autograd.grad(wanted, given_, grad.float())]
+    errors = []
+    for fits in (True, False):
+        monkeypatch.setattr(compiled_attention, "fits", lambda *_, answer=fits: answer)
+        rows = [one.transpose(0, 1)[None] for one in given_]
+        got = line_attention.attend_line(rows[0], rows[1], rows[2], blocks, 0.2, None, None)[0]
+        errors.append([off(a, b) for a, b in zip((got, *torch.autograd.grad(got, given_, grad)), exact, strict=True)])
+    assert all(ours <= plain for ours, plain in zip(*errors, strict=True))
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_high_score_after_many_low_ones(size: int) -> None:
+    """What is added up is made relative to another score as higher ones come; here they rise by up to 200, and fall."""
+    query, key, value = (one.detach() for one in line_of(0, [300], 1, size))
+    query, key = query.abs(), (key.abs() * torch.linspace(0, 12, 300)[:, None, None].sin().abs() * 20 / size).bfloat16()
+    assert off(attend([query, key, value], 0, [300]), slowly([query, key, value], 0, [300])) < ROUNDING
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    given_, before, found = line_of(20, [130, 64, 9, 300], 3, 32), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            out = attend(given_, 20, [130, 64, 9, 300])
+            low, wide = numbers(333, 48), numbers(333, 96)
+            found.append([out, *torch.autograd.grad(out.sum(), given_), narrow.over_tokens(low, wide),
+                          narrow.to_narrow(wide, numbers(96, 16), 2.0)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    query, key, value = (one.detach().clone() for one in line_of(0, [80], 1, 32))
+    query[50, 0, 3] = torch.nan
+    out = attend([query, key, value], 0, [80])
+    assert out[50, 0].isnan().all() and not out[:50].isnan().any() and not out[:, 1].isnan().any()
+    x = numbers(64, 512)
+    x[3, 5] = torch.nan
+    assert pointwise.gated(x, x)[3, 5].isnan() and pointwise.normed(x, x[0].clone(), 1e-5)[0][3].isnan().all()
+
+
+@pytest.mark.parametrize(("heads", "scaling", "cap", "dtype"), [
+    (40, 0.1, None, torch.bfloat16), (288, 0.1, None, torch.bfloat16), (64, 0.1, 5.0, torch.bfloat16),
+    (64, -1.0, None, torch.bfloat16), (64, 0.1, None, torch.float32)])
+def test_what_it_is_not_for(heads: int, scaling: float, cap: float | None, dtype: torch.dtype) -> None:
+    assert not compiled_attention.fits(torch.zeros(8, 2, heads, dtype=dtype), scaling, cap)
+
+
+@pytest.mark.parametrize("tokens", [64, 65, 200])
+@pytest.mark.parametrize("rank", [16, 32, 48, 112])
+def test_products_with_a_narrow_side(tokens: int, rank: int) -> None:
+    x, down, up, y = numbers(tokens, 96), numbers(rank, 96, seed=1), numbers(160, rank, seed=2), numbers(tokens, 160, seed=3)
+    whole = torch.zeros(tokens, rank + 16).bfloat16()
+    low = narrow.to_narrow(x, down.T, 0.5, whole[:, 16:])
+    assert low.data_ptr() == whole[:, 16:].data_ptr() and not whole[:, :16].any()
+    assert off(low, 0.5 * x.float() @ down.float().T) < ROUNDING
+    assert off(narrow.to_narrow(y, up, 2.0), 2 * y.float() @ up.float()) < ROUNDING
+    for w in (up.T, up.T.contiguous()):
+        assert off(narrow.add_from_narrow(y.clone(), low, w), y.float() + low.float() @ w.float()) < ROUNDING
+    got = narrow.over_tokens(low, y)
+    assert got.dtype == torch.float32 and off(got, low.float().T @ y.float()) < 1e-5
+
+
+@pytest.mark.parametrize(("tokens", "rank", "width"), [(8, 16, 96), (80, 8, 96), (80, 16, 40), (80, 512, 96)])
+def test_other_products_are_plain_ones(tokens: int, rank: int, width: int) -> None:
+    x, w, y = numbers(tokens, rank), numbers(rank, width, seed=1), numbers(tokens, width, seed=2)
+    assert torch.equal(narrow.add_from_narrow(y.clone(), x, w), torch.addmm(y, x, w))
+    assert torch.equal(narrow.over_tokens(x, y), x.T @ y) and torch.equal(narrow.to_narrow(y, w.T, 2.0), (y @ w.T) * 2)
+
+
+def test_what_stands_between_products() -> None:
+    gate, up, grad, weight = (4 * numbers(130, 256, seed=i) for i in range(4))
+    exact = [one.float().requires_grad_() for one in (gate, up)]
+    wanted = torch.nn.functional.silu(exact[0]) * exact[1]
+    assert off(pointwise.gated(gate, up), wanted) < ROUNDING
+    for a, b in zip(pointwise.gated_gradients(gate, up, grad), torch.autograd.grad(wanted, exact, grad.float()), strict=True):
+        assert off(a, b) < ROUNDING
+    x, w = exact[0], weight[0]
+    wanted = torch.nn.functional.rms_norm(x, (256,), w.float(), 1e-5)
+    out, inverse = pointwise.normed(gate, w, 1e-5)
+    assert off(out, wanted) < ROUNDING
+    torch.testing.assert_close(inverse, (x.detach().square().mean(-1) + 1e-5).rsqrt())
+    assert off(pointwise.normed_gradient(gate, w, inverse, grad), torch.autograd.grad(wanted, x, grad.float())[0]) < ROUNDING
+
+
+def test_large_numbers_between_products() -> None:
+    gate = torch.tensor([-1e30, -200.0, -90.0, -1.0, 0.0, 1.0, 90.0, 1e30]).bfloat16().repeat(64, 32)
+    out = pointwise.gated(gate, torch.ones_like(gate))
+    torch.testing.assert_close(out, torch.nn.functional.silu(gate.float()).bfloat16(), atol=1e-30, rtol=0.01)
+    assert all(one.isfinite().all() for one in pointwise.gated_gradients(gate, torch.ones_like(gate), torch.ones_like(gate)))
+
+
+def test_a_models_gradients_are_no_farther_from_float32_than_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=100, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+                         num_key_value_heads=2, head_dim=32, initializer_range=0.1)
+    prefix, rows = list(range(20)), [[5 + i % 90 for i in range(n)] for n in (70, 33, 90)]
+    line = lay(prefix, rows, [[len(row) - 1] for row in rows])
+
+    def gradients(dtype: torch.dtype) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).bfloat16().to(dtype)
+        model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False))
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.data = (0.1 * numbers(*weight.shape, seed=len(name))).float()
+        attention.register()
+        model.get_base_model().set_attn_implementation(attention.NAME)
+        learned = [weight for name, weight in model.named_parameters() if "lora_" in name]
+        with autocast(model):
+            states = line_states(body_of(model), line).float()
+        return list(torch.autograd.grad((states * numbers(*states.shape).float()).sum(), learned))
+
+    calls: list[str] = []
+    own = compiled.call
+
+    def noted(library: Any, name: str, *arguments: Any) -> None:
+        calls.append(name)
+        own(library, name, *arguments)
+
+    monkeypatch.setattr(compiled, "call", noted)
+    exact, ours = gradients(torch.float32), gradients(torch.bfloat16)
+    assert {*calls} == {"attend", "attend_backward", "to_narrow", "add_from_narrow", "over_tokens", "gated", "gated_backward",
+                        "normed", "normed_backward"}
+    for module in (compiled_attention, narrow, pointwise):
+        monkeypatch.setattr(module, "fits" if module is compiled_attention else "_fits", lambda *_, **__: False)
+    plain = gradients(torch.bfloat16)
+    far, without = (sum(float((a.float() - b).norm()) for a, b in zip(found, exact, strict=True)) for found in (ours, plain))
+    assert far <= 1.1 * without
+
+
+def test_it_is_compiled_once(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
+    for _ in range(2):
+        assert compiled.library("narrow") is not None
+        compiled.library.cache_clear()
+    made = sorted((tmp_path / "compiled").iterdir())
+    assert len(made) == 1 and made[0].suffix == ".so"
+    monkeypatch.setattr(compiled, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert compiled.library("narrow") is not None
+
+
+def test_without_a_compiler_nothing_is_missing(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "say", lambda *_: pytest.fail("nobody needs to know"))
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
+    assert not pointwise._tried() and not narrow._tried() and not compiled_attention.fits(numbers(8, 2, 64), 0.1, None)
+    gate = numbers(130, 256)
+    assert off(pointwise.gated(gate, gate), torch.nn.functional.silu(gate.float()) * gate.float()) < ROUNDING
+
+
+def test_a_compiler_that_fails_is_named(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(compiled, "say", lambda text, *_: told.append(text))
+    monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\nif [ $1 = --version ]; then echo 1; else echo no such option >&2; exit 1; fi\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    assert compiled.library("narrow") is None and compiled.library("narrow") is None
+    assert len(told) == 1 and "narrow.c" in told[0] and str(broken) in told[0] and "no such option" in told[0]
+
+
+def test_code_that_computes_something_else_is_not_used(afresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: Any) -> None:
+        """Leaves every result as it was."""
+
+    monkeypatch.setattr(compiled, "call", nothing)
+    assert not pointwise._tried() and not narrow._tried() and not compiled_attention._tried(64)
+
+
+def test_it_can_be_done_without() -> None:
+    code = "from prooftune.engine import compiled; print(compiled.library('narrow'))"
+    for value, wanted in (("0", True), ("1", False)):
+        command, variables = [sys.executable, "-c", code], os.environ | {"PROOFTUNE_COMPILE": value}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+        assert (done.stdout.strip() == "None") is wanted
