@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prooftune.engine import attention, compiled, compiled_attention, line_attention, narrow, pointwise
+from prooftune.engine import attention, compiled, compiled_attention, line_attention, pointwise
 from prooftune.engine.arithmetic import autocast
 from prooftune.engine.blocks import Blocks
 from prooftune.engine.forward import body_of, line_states
@@ -28,14 +28,14 @@ ROUNDING = 0.006
 
 @pytest.fixture(autouse=True)
 def code() -> None:
-    if compiled.library("narrow") is None:
+    if compiled.library("pointwise") is None:
         pytest.skip("no compiled code here: it takes a C compiler and a processor with AVX512-BF16")
 
 
 @pytest.fixture
 def afresh() -> Iterator[None]:
     """As if nothing had been compiled or tried in this process; and again afterwards."""
-    known: list[Any] = [compiled.library, compiled_attention._tried, narrow._tried, pointwise._tried]
+    known: list[Any] = [compiled.library, compiled_attention._tried, pointwise._tried]
     for one in known:
         one.cache_clear()
     yield
@@ -121,9 +121,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             out = attend(given_, 20, [130, 64, 9, 300])
-            low, wide = numbers(333, 48), numbers(333, 96)
-            found.append([out, *torch.autograd.grad(out.sum(), given_), narrow.over_tokens(low, wide),
-                          narrow.to_narrow(wide, numbers(96, 16), 2.0)])
+            found.append([out, *torch.autograd.grad(out.sum(), given_)])
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
@@ -144,28 +142,6 @@ def test_what_is_not_a_number_stays_so() -> None:
     (64, -1.0, None, torch.bfloat16), (64, 0.1, None, torch.float32)])
 def test_what_it_is_not_for(heads: int, scaling: float, cap: float | None, dtype: torch.dtype) -> None:
     assert not compiled_attention.fits(torch.zeros(8, 2, heads, dtype=dtype), scaling, cap)
-
-
-@pytest.mark.parametrize("tokens", [64, 65, 200])
-@pytest.mark.parametrize("rank", [16, 32, 48, 112])
-def test_products_with_a_narrow_side(tokens: int, rank: int) -> None:
-    x, down, up, y = numbers(tokens, 96), numbers(rank, 96, seed=1), numbers(160, rank, seed=2), numbers(tokens, 160, seed=3)
-    whole = torch.zeros(tokens, rank + 16).bfloat16()
-    low = narrow.to_narrow(x, down.T, 0.5, whole[:, 16:])
-    assert low.data_ptr() == whole[:, 16:].data_ptr() and not whole[:, :16].any()
-    assert off(low, 0.5 * x.float() @ down.float().T) < ROUNDING
-    assert off(narrow.to_narrow(y, up, 2.0), 2 * y.float() @ up.float()) < ROUNDING
-    for w in (up.T, up.T.contiguous()):
-        assert off(narrow.add_from_narrow(y.clone(), low, w), y.float() + low.float() @ w.float()) < ROUNDING
-    got = narrow.over_tokens(low, y)
-    assert got.dtype == torch.float32 and off(got, low.float().T @ y.float()) < 1e-5
-
-
-@pytest.mark.parametrize(("tokens", "rank", "width"), [(8, 16, 96), (80, 8, 96), (80, 16, 40), (80, 512, 96)])
-def test_other_products_are_plain_ones(tokens: int, rank: int, width: int) -> None:
-    x, w, y = numbers(tokens, rank), numbers(rank, width, seed=1), numbers(tokens, width, seed=2)
-    assert torch.equal(narrow.add_from_narrow(y.clone(), x, w), torch.addmm(y, x, w))
-    assert torch.equal(narrow.over_tokens(x, y), x.T @ y) and torch.equal(narrow.to_narrow(y, w.T, 2.0), (y @ w.T) * 2)
 
 
 def test_what_stands_between_products() -> None:
@@ -222,9 +198,8 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(monkeypatch
 
     monkeypatch.setattr(compiled, "call", noted)
     exact, ours = gradients(torch.float32), gradients(torch.bfloat16)
-    assert {*calls} == {"attend", "attend_backward", "to_narrow", "add_from_narrow", "over_tokens", "gated", "gated_backward",
-                        "normed", "normed_backward"}
-    for module in (compiled_attention, narrow, pointwise):
+    assert {*calls} == {"attend", "attend_backward", "gated", "gated_backward", "normed", "normed_backward"}
+    for module in (compiled_attention, pointwise):
         monkeypatch.setattr(module, "fits" if module is compiled_attention else "_fits", lambda *_, **__: False)
     plain = gradients(torch.bfloat16)
     far, without = (sum(float((a.float() - b).norm()) for a, b in zip(found, exact, strict=True)) for found in (ours, plain))
@@ -234,18 +209,18 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(monkeypatch
 def test_it_is_compiled_once(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
     for _ in range(2):
-        assert compiled.library("narrow") is not None
+        assert compiled.library("pointwise") is not None
         compiled.library.cache_clear()
     made = sorted((tmp_path / "compiled").iterdir())
     assert len(made) == 1 and made[0].suffix == ".so"
     monkeypatch.setattr(compiled, "_compile", lambda *_: pytest.fail("compiled again"))
-    assert compiled.library("narrow") is not None
+    assert compiled.library("pointwise") is not None
 
 
 def test_without_a_compiler_nothing_is_missing(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "say", lambda *_: pytest.fail("nobody needs to know"))
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
-    assert not pointwise._tried() and not narrow._tried() and not compiled_attention.fits(numbers(8, 2, 64), 0.1, None)
+    assert not pointwise._tried() and not compiled_attention.fits(numbers(8, 2, 64), 0.1, None)
     gate = numbers(130, 256)
     assert off(pointwise.gated(gate, gate), torch.nn.functional.silu(gate.float()) * gate.float()) < ROUNDING
 
@@ -258,8 +233,8 @@ def test_a_compiler_that_fails_is_named(afresh: None, tmp_path: Path, monkeypatc
     broken.write_text("#!/bin/sh\nif [ $1 = --version ]; then echo 1; else echo no such option >&2; exit 1; fi\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
-    assert compiled.library("narrow") is None and compiled.library("narrow") is None
-    assert len(told) == 1 and "narrow.c" in told[0] and str(broken) in told[0] and "no such option" in told[0]
+    assert compiled.library("pointwise") is None and compiled.library("pointwise") is None
+    assert len(told) == 1 and "pointwise.c" in told[0] and str(broken) in told[0] and "no such option" in told[0]
 
 
 def test_code_that_computes_something_else_is_not_used(afresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,11 +242,11 @@ def test_code_that_computes_something_else_is_not_used(afresh: None, monkeypatch
         """Leaves every result as it was."""
 
     monkeypatch.setattr(compiled, "call", nothing)
-    assert not pointwise._tried() and not narrow._tried() and not compiled_attention._tried(64)
+    assert not pointwise._tried() and not compiled_attention._tried(64)
 
 
 def test_it_can_be_done_without() -> None:
-    code = "from prooftune.engine import compiled; print(compiled.library('narrow'))"
+    code = "from prooftune.engine import compiled; print(compiled.library('pointwise'))"
     for value, wanted in (("0", True), ("1", False)):
         command, variables = [sys.executable, "-c", code], os.environ | {"PROOFTUNE_COMPILE": value}
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)

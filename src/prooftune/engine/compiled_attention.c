@@ -80,13 +80,13 @@ static void attend_block(const line_t *line, const long *places, long row, long 
         long of = own ? row : 0, offset = own ? behind : 0, end = own ? q0 + n : line->prefix, k0 = 0;
         if (line->window && behind + q0 - line->window + 1 > offset) k0 = (behind + q0 - line->window + 1 - offset) / PANEL * PANEL;
         for (; k0 < end; k0 += BLOCK) {
-            long known = least(end - k0, BLOCK), wide = filled(known);
-            product(n, wide, query, stride / 2, keys + (places[of] + k0) * PAIRS, PANEL, PAIRS * PANEL, PAIRS, scores, BLOCK, 0);
+            long known = least(end - k0, BLOCK);
+            product(n, BLOCK, query, stride / 2, keys + (places[of] + k0) * PAIRS, PANEL, 0, PAIRS, scores, BLOCK, 0);
             for (long i = 0; i < n; i++) {
                 const float *score = scores + i * BLOCK;
                 long at = behind + q0 + i - offset - k0, end = least(at + 1, known), low = line->window ? at - line->window + 1 : 0;
                 __m512 high = _mm512_set1_ps(-INFINITY);
-                for (long j = 0; j < wide; j += VECTOR) {
+                for (long j = 0; j < BLOCK; j += VECTOR) {
                     seen[j / VECTOR] = within(j, low, end);
                     high = _mm512_mask_max_ps(high, seen[j / VECTOR], high, _mm512_load_ps(score + j));
                 }
@@ -99,14 +99,14 @@ static void attend_block(const line_t *line, const long *places, long row, long 
                     most[i] = now;
                     limits[i] = (now + MANY) / factor;
                 }
-                for (long j = 0; j < wide; j += VECTOR) {
+                for (long j = 0; j < BLOCK; j += VECTOR) {
                     __m512 x = _mm512_load_ps(score + j);
                     x = _mm512_maskz_mov_ps(seen[j / VECTOR], power(_mm512_fmsub_ps(x, _mm512_set1_ps(factor), _mm512_set1_ps(most[i]))));
                     totals[i] = _mm512_add_ps(totals[i], x);
                     rounded(weights + i * BLOCK + j, x);
                 }
             }
-            product(n, SIZE, weights, BLOCK / 2, values + (places[of] + k0) / 2 * SIZE, SIZE, PANEL, wide / 2, found, SIZE, 1);
+            product(n, SIZE, weights, BLOCK / 2, values + (places[of] + k0) / 2 * SIZE, SIZE, PANEL, BLOCK / 2, found, SIZE, 1);
         }
     }
     for (long i = 0; i < n; i++) {
@@ -181,12 +181,12 @@ static void add_gradients(const line_t *line, const long *places, long row, long
         long known = least(line->lengths[of] - k0, BLOCK), last = length;
         if (line->window) last = least(last, k0 + known - 1 + line->window - offset);
         for (long q0 = of == row ? k0 : 0; q0 < last; q0 += BLOCK) {
-            long n = least(last - q0, BLOCK), wide = filled(n), at = (places[row] + q0) * PAIRS;
-            product(known, wide, keys + k0 * stride, stride / 2, given->query_columns + at, PANEL, PAIRS * PANEL, PAIRS, scores, BLOCK, 0);
-            product(known, wide, values + k0 * stride, stride / 2, given->grad_columns + at, PANEL, PAIRS * PANEL, PAIRS, of_weights, BLOCK, 0);
+            long n = least(last - q0, BLOCK), at = (places[row] + q0) * PAIRS;
+            product(known, BLOCK, keys + k0 * stride, stride / 2, given->query_columns + at, PANEL, 0, PAIRS, scores, BLOCK, 0);
+            product(known, BLOCK, values + k0 * stride, stride / 2, given->grad_columns + at, PANEL, 0, PAIRS, of_weights, BLOCK, 0);
             for (long i = 0; i < known; i++) {
                 long low = k0 + i - offset - q0, end = line->window ? least(low + line->window, n) : n;
-                for (long j = 0; j < wide; j += VECTOR) {
+                for (long j = 0; j < BLOCK; j += VECTOR) {
                     __mmask16 seeing = within(j, low, end);
                     __m512 x = _mm512_load_ps(scores + i * BLOCK + j), of_x = _mm512_load_ps(of_weights + i * BLOCK + j);
                     x = power(_mm512_fmsub_ps(x, factor, _mm512_maskz_loadu_ps(seeing, sums + q0 + j)));
@@ -196,10 +196,10 @@ static void add_gradients(const line_t *line, const long *places, long row, long
                     rounded(of_scores + i * BLOCK + j, _mm512_mul_ps(of_x, x));
                 }
             }
-            product(known, SIZE, weights, BLOCK / 2, given->paired_grads + at, SIZE, PANEL, wide / 2, of_values + k0 * SIZE, SIZE, 1);
-            product(known, SIZE, of_scores, BLOCK / 2, given->paired_queries + at, SIZE, PANEL, wide / 2, of_keys + k0 * SIZE, SIZE, 1);
-            flipped(of_scores, BLOCK, known, wide, by_queries);
-            product(n, SIZE, by_queries, BLOCK / 2, given->paired_keys + (places[of] + k0) * PAIRS, SIZE, PANEL, filled(known) / 2,
+            product(known, SIZE, weights, BLOCK / 2, given->paired_grads + at, SIZE, PANEL, BLOCK / 2, of_values + k0 * SIZE, SIZE, 1);
+            product(known, SIZE, of_scores, BLOCK / 2, given->paired_queries + at, SIZE, PANEL, BLOCK / 2, of_keys + k0 * SIZE, SIZE, 1);
+            flipped(of_scores, known, by_queries);
+            product(n, SIZE, by_queries, BLOCK / 2, given->paired_keys + (places[of] + k0) * PAIRS, SIZE, PANEL, BLOCK / 2,
                     of_queries + q0 * SIZE, SIZE, 1);
         }
     }

@@ -13,10 +13,10 @@
 #define MAY_BE_UNUSED __attribute__((unused))
 
 enum {
-    BLOCK = 64, /* rows that are gone through at a time */
     PANEL = 32, /* columns of a product that are computed at a time: two vectors */
     HIGH = 8,   /* and its rows: with their columns, all sums stay in registers */
     VECTOR = 16,
+    BLOCK = 32, /* queries, and keys, that attention goes through at a time: all that is computed of them stays in the first cache */
 };
 
 typedef uint16_t half; /* a bfloat16 */
@@ -37,55 +37,48 @@ static inline __m512 widened(const half *x)
 /* ---- products ---- */
 
 static inline __attribute__((always_inline)) void tile(
-    int rows, int vectors, const pair *a, long a_row, const pair *b, long b_row, long pairs, float *out, long out_row, int added)
+    int rows, const pair *a, long a_row, const pair *b, long b_row, long pairs, float *out, long out_row, int added)
 {
     __m512 sums[HIGH][2];
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vectors; j++) sums[i][j] = added ? _mm512_loadu_ps(out + i * out_row + j * VECTOR) : _mm512_setzero_ps();
+        for (int j = 0; j < 2; j++) sums[i][j] = added ? _mm512_loadu_ps(out + i * out_row + j * VECTOR) : _mm512_setzero_ps();
     for (long k = 0; k < pairs; k++) {
         __m512bh left = (__m512bh)_mm512_loadu_si512(b + k * b_row), right = (__m512bh)_mm512_loadu_si512(b + k * b_row + VECTOR);
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
             __m512bh one = (__m512bh)_mm512_set1_epi32((int)a[i * a_row + k]);
             sums[i][0] = _mm512_dpbf16_ps(sums[i][0], one, left);
-            if (vectors > 1) sums[i][1] = _mm512_dpbf16_ps(sums[i][1], one, right);
+            sums[i][1] = _mm512_dpbf16_ps(sums[i][1], one, right);
         }
     }
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < vectors; j++) _mm512_storeu_ps(out + i * out_row + j * VECTOR, sums[i][j]);
+        for (int j = 0; j < 2; j++) _mm512_storeu_ps(out + i * out_row + j * VECTOR, sums[i][j]);
 }
 
-static inline void tile_of(long rows, const pair *a, long a_row, const pair *b, long b_row, long pairs, float *out, long out_row, int added)
-{
-    switch (rows) {
-    case 8:
-        if (added) tile(8, 2, a, a_row, b, b_row, pairs, out, out_row, 1);
-        else tile(8, 2, a, a_row, b, b_row, pairs, out, out_row, 0);
-        break;
-    case 7: tile(7, 2, a, a_row, b, b_row, pairs, out, out_row, added); break;
-    case 6: tile(6, 2, a, a_row, b, b_row, pairs, out, out_row, added); break;
-    case 5: tile(5, 2, a, a_row, b, b_row, pairs, out, out_row, added); break;
-    case 4: tile(4, 2, a, a_row, b, b_row, pairs, out, out_row, added); break;
-    case 3: tile(3, 2, a, a_row, b, b_row, pairs, out, out_row, added); break;
-    case 2: tile(2, 2, a, a_row, b, b_row, pairs, out, out_row, added); break;
-    default: tile(1, 2, a, a_row, b, b_row, pairs, out, out_row, added);
-    }
-}
-
-/* out [m][n] = a [m][pairs] b, or that added to it; n a multiple of 16. b is laid out in panels of 32 of the columns, `b_panel`
+/* out [m][n] = a [m][pairs] b, or that added to it; n a multiple of 32. b is laid out in panels of 32 of the columns, `b_panel`
  * apart. */
-MAY_BE_UNUSED static void product(long m, long n, const void *a, long a_row, const pair *b, long b_row, long b_panel, long pairs, float *out,
-                                  long out_row, int added)
+MAY_BE_UNUSED static void product(long m, long n, const void *a, long a_row, const pair *b, long b_row, long b_panel, long pairs,
+                                  float *out, long out_row, int added)
 {
     for (long j = 0; j < n; j += PANEL, b += b_panel)
         for (long i = 0; i < m; i += HIGH) {
             const pair *rows = (const pair *)a + i * a_row;
             float *to = out + i * out_row + j;
-            if (n - j >= PANEL) tile_of(least(m - i, HIGH), rows, a_row, b, b_row, pairs, to, out_row, added);
-            else if (m - i >= HIGH) tile(8, 1, rows, a_row, b, b_row, pairs, to, out_row, added);
-            else for (long one = 0; one < m - i; one++) tile(1, 1, rows + one * a_row, a_row, b, b_row, pairs, to + one * out_row, out_row, added);
+            switch (least(m - i, HIGH)) {
+            case 8:
+                if (added) tile(8, rows, a_row, b, b_row, pairs, to, out_row, 1);
+                else tile(8, rows, a_row, b, b_row, pairs, to, out_row, 0);
+                break;
+            case 7: tile(7, rows, a_row, b, b_row, pairs, to, out_row, added); break;
+            case 6: tile(6, rows, a_row, b, b_row, pairs, to, out_row, added); break;
+            case 5: tile(5, rows, a_row, b, b_row, pairs, to, out_row, added); break;
+            case 4: tile(4, rows, a_row, b, b_row, pairs, to, out_row, added); break;
+            case 3: tile(3, rows, a_row, b, b_row, pairs, to, out_row, added); break;
+            case 2: tile(2, rows, a_row, b, b_row, pairs, to, out_row, added); break;
+            default: tile(1, rows, a_row, b, b_row, pairs, to, out_row, added);
+            }
         }
 }
 
@@ -129,34 +122,31 @@ MAY_BE_UNUSED static void in_columns(const half *from, long from_row, long n, lo
                 turned((const pair *)(from + (first + j) * from_row) + k, from_row / 2, n - first - j, to + k * PANEL + j, PANEL);
 }
 
-/* 32 numbers of two rows, of which the first `there` are read, as 32 pairs. */
-static inline void side_by_side(const half *a, const half *b, long there, pair *to)
+/* 32 numbers of two rows, or zeros for one that is NULL, as 32 pairs. */
+static inline void side_by_side(const half *a, const half *b, pair *to)
 {
     const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4,
                                            35, 3, 34, 2, 33, 1, 32, 0);
     const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
-    const __mmask32 read = there >= 32 ? 0xffffffff : (1u << there) - 1;
-    __m512i one = _mm512_maskz_loadu_epi16(a ? read : 0, a), other = _mm512_maskz_loadu_epi16(b ? read : 0, b);
+    __m512i one = a ? _mm512_loadu_si512(a) : _mm512_setzero_si512(), other = b ? _mm512_loadu_si512(b) : _mm512_setzero_si512();
     _mm512_storeu_si512(to, _mm512_permutex2var_epi16(one, first, other));
     _mm512_storeu_si512(to + VECTOR, _mm512_permutex2var_epi16(one, second, other));
 }
 
-/* Vectors [n][columns] as [pairs of vectors][columns], both filled up with zeros to a multiple of 32. */
+/* Vectors [n][columns] as [pairs of vectors][columns], filled up with zeros to a multiple of 32 vectors; columns as well. */
 MAY_BE_UNUSED static void in_pairs(const half *from, long from_row, long n, long columns, pair *to, long to_row)
 {
     for (long i = 0; i < filled(n); i += 2, to += to_row)
         for (long k = 0; k < columns; k += 32)
-            side_by_side(i < n ? from + i * from_row + k : NULL, i + 1 < n ? from + (i + 1) * from_row + k : NULL, columns - k, to + k);
+            side_by_side(i < n ? from + i * from_row + k : NULL, i + 1 < n ? from + (i + 1) * from_row + k : NULL, to + k);
 }
 
-/* Numbers [n][columns], up to 64 both, the other way round, as pairs: [columns][pairs of the n], both filled up with zeros to a
- * multiple of 32. */
-MAY_BE_UNUSED static void flipped(const half *from, long from_row, long n, long columns, pair *to)
+/* Numbers [n][BLOCK], up to BLOCK rows, the other way round, as pairs: [BLOCK][pairs of the n], filled up with zeros. */
+MAY_BE_UNUSED static void flipped(const half *from, long n, pair *to)
 {
     pair beside[BLOCK / 2 * BLOCK] __attribute__((aligned(64)));
-    in_pairs(from, from_row, n, columns, beside, BLOCK);
-    for (long i = 0; i < filled(n) / 2; i += 16)
-        for (long j = 0; j < filled(columns); j += 16) turned(beside + i * BLOCK + j, BLOCK, 16, to + j * (BLOCK / 2) + i, BLOCK / 2);
+    in_pairs(from, BLOCK, n, BLOCK, beside, BLOCK);
+    for (long j = 0; j < BLOCK; j += 16) turned(beside + j, BLOCK, 16, to + j * (BLOCK / 2), BLOCK / 2);
 }
 
 /* ---- functions ---- */
