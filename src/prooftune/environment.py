@@ -21,7 +21,9 @@ def environment(chosen: Recipe) -> dict[str, Any]:
         from prooftune.models import loading
 
         folder = loading.resolve(chosen.model.name, chosen.model.revision)
-        facts |= {**arithmetic(chosen), "model": chosen.model.name, "model_sha256": loading.weights_digest(folder)}
+        how = arithmetic(chosen)
+        facts |= {**how, "compiled_code": _compiled(how), "model": chosen.model.name,
+                  "model_sha256": loading.weights_digest(folder)}
     return facts
 
 
@@ -32,6 +34,12 @@ def arithmetic(chosen: Recipe) -> dict[str, str]:
     folder = loading.resolve(chosen.model.name, chosen.model.revision)
     return {"device": str(loading.device()), "dtype": str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch."),
             "attention": loading.attention(chosen.model.attention, folder)}
+
+
+def _compiled(how: dict[str, str]) -> str:
+    from prooftune.engine import compiled
+
+    return "yes" if how["device"] == "cpu" and how["dtype"] == "bfloat16" and compiled.library("pointwise") else "no"
 
 
 def processor() -> str:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from prooftune import environment
 from prooftune.engine import attention, compiled, compiled_attention, line_attention, pointwise
 from prooftune.engine.arithmetic import autocast
 from prooftune.engine.blocks import Blocks
@@ -251,3 +252,10 @@ def test_it_can_be_done_without() -> None:
         command, variables = [sys.executable, "-c", code], os.environ | {"PROOFTUNE_COMPILE": value}
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
         assert (done.stdout.strip() == "None") is wanted
+
+
+def test_the_environment_says_whether_it_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = {"device": "cpu", "dtype": "bfloat16"}
+    assert environment._compiled(how) == "yes" and environment._compiled(how | {"dtype": "float32"}) == "no"
+    monkeypatch.setattr(compiled, "library", lambda *_: None)
+    assert environment._compiled(how) == "no"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
@@ -62,6 +63,9 @@ class _Rate:
     before_bytes: int
     more_bytes: float
 
+
+_TIMED = 8192
+"""Tokens of training that are timed, in two to four steps: what else runs on the machine can slow one down."""
 
 _GROWS, _STAYS = 0.65, 0.25
 """Of a heap, as measured on what few batches take: how much more it is after many (an array does not fit where one of another
@@ -194,11 +198,13 @@ def _learning(
     context: Context, variant: Variant, encoder: Encoder, model: Any, rows: list[Row], batch: int, epochs: float,
     options: dict[str, Any]
 ) -> _Rate:
-    """Three steps of the real trainer: with the longest rows first, then with two batches as they come."""
+    """A few steps of the real trainer: with the longest rows first, then with batches from all over the order, whose median counts
+    for the time."""
     lengths = [len(row) for row in rows]
     longest = sorted(range(len(rows)), key=lambda i: -lengths[i])[:batch]
     order = list(Batches(lengths, batch, context.recipe.seed, str(options.get("train_sampling_strategy", "group_by_length"))))
-    usual = [order[len(order) // 3], order[2 * len(order) // 3]]
+    steps = min(4, max(2, _TIMED * len(rows) // (batch * sum(lengths))))
+    usual = [order[len(order) * part // (steps + 1)] for part in range(1, steps + 1)]
     chosen = [longest, *usual]
     tried = {**options, "max_steps": len(chosen), "save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False,
              "train_sampling_strategy": "sequential", "gradient_accumulation_steps": 1, "report_to": "none"}
@@ -212,9 +218,9 @@ def _learning(
         filled = [rows[i] for numbers in chosen for i in itertools.islice(itertools.cycle(numbers), batch)]
         with cost.measured() as most:
             train(TuningModule(model), filled, [], encoder.prefix, arguments, callbacks=[clock], description="")
-    tokens = sum(len(row) for row in filled[batch:]) + len(encoder.prefix) * len(usual)
-    before = most.memory_before_bytes
-    return _Rate(sum(clock.seconds[1:]) / tokens, before, _more(before, most.peak_memory_bytes, len(order) * epochs))
+    tokens = [len(encoder.prefix) + sum(map(len, filled[at : at + batch])) for at in range(batch, len(filled), batch)]
+    before, rates = most.memory_before_bytes, [one / n for one, n in zip(clock.seconds[1:], tokens, strict=True)]
+    return _Rate(statistics.median(rates), before, _more(before, most.peak_memory_bytes, len(order) * epochs))
 
 
 def _tokens(encoder: Encoder, rows: Sequence[Example]) -> int:
