@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from prooftune.engine import compiled_attention
+from prooftune.engine.blocks import Blocks
 
 _A = torch.ops.aten
 _FACTORS = {_A.mm, _A.bmm, _A.addmm, _A.addmm_, _A.baddbmm, _A.baddbmm_}
@@ -21,7 +25,8 @@ def are_products(operator: Any) -> bool:
 
 
 class Counted(TorchDispatchMode):  # type: ignore[misc]
-    """Operations of products and of attention: 2 for a multiplication and an addition.
+    """Operations of products and of attention: 2 for a multiplication and an addition. Compiled attention counts with what its
+    tokens see, and its backward pass with it where gradients are asked for; it is not kept.
 
     Attributes:
         operations: so far.
@@ -33,6 +38,24 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
         self.operations = 0.0
         self.calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
         self._keep = keep
+        self._attend: list[Callable[..., Tensor]] = []
+
+    def __enter__(self) -> Counted:
+        self._attend.append(compiled_attention.attend)
+        if len(self._attend) == 1:
+            compiled_attention.attend = self._attended
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        compiled_attention.attend = self._attend.pop()
+
+    def _attended(self, query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, *others: Any) -> Tensor:
+        seen = blocks.prefix**2 / 2 + sum(n * (blocks.prefix + n / 2) for n in blocks.lengths)
+        products = 7 if torch.is_grad_enabled() and query.requires_grad else 2
+        self.operations += products * 2 * seen * query.shape[1] * query.shape[2]
+        return self._attend[0](query, key, value, blocks, *others)
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, operator.overloadpacket

@@ -4,7 +4,8 @@
 
 Times a step (forward and backward pass of the embedded model with LoRA on all linear layers, bfloat16) over rows of random tokens
 behind a common prefix, then the matrix products of that step alone: the very ones, in their order, with the arrays that they had.
-A step and its products are timed in turn, as pairs, since the speed of a machine changes. Prints the share of the step that they
+A step and its products are timed in turn, as pairs, since the speed of a machine changes. Where attention is compiled code, its
+products count as operations, but not among those that are timed alone. Prints the share of the step that they
 explain (the median of the pairs), what took the rest, and the share of the rate that this machine reaches in a product of
 1024 x 1024.
 """

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from prooftune.engine import compiled_attention, line_attention
+from prooftune.engine.blocks import Blocks
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py"))
 
@@ -41,7 +44,14 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
     def added() -> None:
         torch.zeros(2, 5, 3).baddbmm_(torch.ones(2, 5, 4), torch.ones(2, 4, 3))
 
+    def on_a_line() -> None:
+        q, k = torch.randn(1, 2, 6, 32).bfloat16().requires_grad_(), torch.randn(1, 1, 6, 32).bfloat16()
+        torch.autograd.grad(line_attention.attend_line(q, k, k, Blocks(2, [3, 1], q.device), 1.0, None, None).sum(), q)
+
     assert contest.operations(asked) == 2 * 5 * 4 * 3
     assert contest.operations(learned) == 3 * 2 * 5 * 4 * 3  # forward, and the gradients of input and weight
     assert contest.operations(attended) == 2 * 2 * 2 * 7 * 9 * 8  # scores and sums, for two heads
     assert contest.operations(added) == 2 * 2 * 5 * 4 * 3
+    if compiled_attention.usable(32):
+        # The prefix with itself, rows with it and with themselves, half of each square; forward and five gradients, two heads.
+        assert contest.operations(on_a_line) == 7 * 2 * (2 * 2 / 2 + 4 * 2 + (3 * 3 + 1 * 1) / 2) * 2 * 32

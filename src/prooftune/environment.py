@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from prooftune.files import read_json
 from prooftune.recipe import Recipe
 
 
@@ -22,7 +23,7 @@ def environment(chosen: Recipe) -> dict[str, Any]:
 
         folder = loading.resolve(chosen.model.name, chosen.model.revision)
         how = arithmetic(chosen)
-        facts |= {**how, "compiled_code": _compiled(how), "model": chosen.model.name,
+        facts |= {**how, "compiled_code": _compiled(how, folder), "model": chosen.model.name,
                   "model_sha256": loading.weights_digest(folder)}
     return facts
 
@@ -36,10 +37,17 @@ def arithmetic(chosen: Recipe) -> dict[str, str]:
             "attention": loading.attention(chosen.model.attention, folder)}
 
 
-def _compiled(how: dict[str, str]) -> str:
-    from prooftune.engine import compiled
+def _compiled(how: dict[str, str], folder: Path) -> str:
+    """What is computed by compiled code where the model in a folder learns."""
+    if how["device"] != "cpu" or how["dtype"] != "bfloat16":
+        return "none"
+    from prooftune.engine import attention, compiled_attention, pointwise
 
-    return "yes" if how["device"] == "cpu" and how["dtype"] == "bfloat16" and compiled.library("pointwise") else "no"
+    config = read_json(folder / "config.json")
+    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    lines = how["attention"] == attention.NAME and not config.get("attn_logit_softcapping")
+    used = {"attention": lines and compiled_attention.usable(size), "pointwise": pointwise.usable()}
+    return ", ".join(name for name, one in used.items() if one) or "none"
 
 
 def processor() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -29,14 +30,18 @@ ROUNDING = 0.006
 
 @pytest.fixture(autouse=True)
 def code() -> None:
-    if compiled.library("pointwise") is None:
-        pytest.skip("no compiled code here: it takes a C compiler and a processor with AVX512-BF16")
+    if reason := compiled.unsuited():
+        pytest.skip(f"no compiled code here: {reason}")
+
+
+def test_it_is_there() -> None:
+    assert pointwise.usable() and all(compiled_attention.usable(size) for size in (32, 64, 96, 128, 256))
 
 
 @pytest.fixture
 def afresh() -> Iterator[None]:
     """As if nothing had been compiled or tried in this process; and again afterwards."""
-    known: list[Any] = [compiled.library, compiled_attention._tried, pointwise._tried]
+    known: list[Any] = [compiled.library, compiled_attention.usable, pointwise.usable]
     for one in known:
         one.cache_clear()
     yield
@@ -76,14 +81,14 @@ def line_of(prefix: int, lengths: list[int], groups: int, size: int, heads: int 
     return [numbers(tokens, n, size, seed=n + i).requires_grad_() for i, n in enumerate((heads * groups, heads, heads))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(prefix=st.sampled_from([0, 1, 5, 31, 64, 130]),
        lengths=st.lists(st.sampled_from([1, 2, 7, 32, 63, 64, 65, 150]), min_size=1, max_size=4),
        groups=st.sampled_from([1, 3]), size=st.sampled_from([32, 64, 96]),
        window=st.sampled_from([None, 1, 3, 40, 100]))
 def test_attention_and_its_gradients(prefix: int, lengths: list[int], groups: int, size: int, window: int | None) -> None:
     given_ = line_of(prefix, lengths, groups, size)
-    assert compiled_attention.fits(given_[0], 0.2, None)
+    assert compiled_attention.fits(given_[0], given_[1], given_[2], 0.2, None)
     got = attend(given_, prefix, lengths, window)
     wanted = slowly(given_, prefix, lengths, window)
     assert off(got, wanted) < ROUNDING
@@ -91,7 +96,24 @@ def test_attention_and_its_gradients(prefix: int, lengths: list[int], groups: in
     ours, exact = (torch.autograd.grad(out, given_, grad.to(out.dtype)) for out in (got, wanted))
     for a, b in zip(ours, exact, strict=True):
         # Where tokens see next to nothing but themselves, gradients are differences of nearly equal numbers.
-        assert (a.float() - b.float()).norm() < ROUNDING * b.float().norm() + 1e-3 * grad.float().norm()
+        assert (a.float() - b.float()).norm() < ROUNDING * b.float().norm() + 2e-3 * grad.float().norm()
+
+
+@pytest.mark.parametrize("size", [128, 256])
+def test_large_heads(size: int) -> None:
+    given_ = line_of(40, [3, 100], 2, size)
+    got, wanted = attend(given_, 40, [3, 100]), slowly(given_, 40, [3, 100])
+    grad = numbers(*got.shape, seed=9)
+    pairs = zip(torch.autograd.grad(got, given_, grad), torch.autograd.grad(wanted, given_, grad.float()), strict=True)
+    assert off(got, wanted) < ROUNDING and all(off(a, b) < ROUNDING for a, b in pairs)
+
+
+def test_a_prefix_without_rows_and_a_window_beyond_all() -> None:
+    given_ = line_of(70, [], 2, 32)
+    got = attend(given_, 70, [], 2**40)
+    assert off(got, slowly(given_, 70, [])) < ROUNDING
+    wanted = torch.autograd.grad(slowly(given_, 70, []).sum(), given_)
+    assert all(off(a, b) < 0.02 for a, b in zip(torch.autograd.grad(got.sum(), given_)[1:], wanted[1:], strict=True))
 
 
 def test_it_is_as_near_as_plain_products_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +127,7 @@ def test_it_is_as_near_as_plain_products_are(monkeypatch: pytest.MonkeyPatch) ->
         rows = [one.transpose(0, 1)[None] for one in given_]
         got = line_attention.attend_line(rows[0], rows[1], rows[2], blocks, 0.2, None, None)[0]
         errors.append([off(a, b) for a, b in zip((got, *torch.autograd.grad(got, given_, grad)), exact, strict=True)])
-    assert all(ours <= plain for ours, plain in zip(*errors, strict=True))
+    assert all(ours <= 1.05 * plain for ours, plain in zip(*errors, strict=True))
 
 
 @pytest.mark.parametrize("size", [32, 64])
@@ -142,7 +164,18 @@ def test_what_is_not_a_number_stays_so() -> None:
     (40, 0.1, None, torch.bfloat16), (288, 0.1, None, torch.bfloat16), (64, 0.1, 5.0, torch.bfloat16),
     (64, -1.0, None, torch.bfloat16), (64, 0.1, None, torch.float32)])
 def test_what_it_is_not_for(heads: int, scaling: float, cap: float | None, dtype: torch.dtype) -> None:
-    assert not compiled_attention.fits(torch.zeros(8, 2, heads, dtype=dtype), scaling, cap)
+    given_ = torch.zeros(8, 2, heads, dtype=dtype)
+    assert not compiled_attention.fits(given_, given_, given_, scaling, cap)
+
+
+def test_other_shapes_are_not_for_it() -> None:
+    query, key = numbers(8, 4, 64), numbers(8, 2, 64)
+    assert compiled_attention.fits(query, key, key, 0.1, None)
+    for k, v in ((key, key[..., :32]), (key[:4], key[:4]), (key[..., :32], key[..., :32]), (numbers(8, 3, 64), numbers(8, 3, 64)),
+                 (key, key.float())):
+        assert not compiled_attention.fits(query, k, v, 0.1, None)
+    wide = numbers(80, 512)
+    assert torch.equal(pointwise.gated(wide, wide[0].clone()), torch.nn.functional.silu(wide) * wide[0])
 
 
 def test_what_stands_between_products() -> None:
@@ -200,8 +233,8 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(monkeypatch
     monkeypatch.setattr(compiled, "call", noted)
     exact, ours = gradients(torch.float32), gradients(torch.bfloat16)
     assert {*calls} == {"attend", "attend_backward", "gated", "gated_backward", "normed", "normed_backward"}
-    for module in (compiled_attention, pointwise):
-        monkeypatch.setattr(module, "fits" if module is compiled_attention else "_fits", lambda *_, **__: False)
+    monkeypatch.setattr(compiled_attention, "usable", lambda *_: False)
+    monkeypatch.setattr(pointwise, "usable", lambda: False)
     plain = gradients(torch.bfloat16)
     far, without = (sum(float((a.float() - b).norm()) for a, b in zip(found, exact, strict=True)) for found in (ours, plain))
     assert far <= 1.1 * without
@@ -221,7 +254,7 @@ def test_it_is_compiled_once(afresh: None, tmp_path: Path, monkeypatch: pytest.M
 def test_without_a_compiler_nothing_is_missing(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "say", lambda *_: pytest.fail("nobody needs to know"))
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
-    assert not pointwise._tried() and not compiled_attention.fits(numbers(8, 2, 64), 0.1, None)
+    assert compiled.unsuited() and not pointwise.usable() and not compiled_attention.usable(64)
     gate = numbers(130, 256)
     assert off(pointwise.gated(gate, gate), torch.nn.functional.silu(gate.float()) * gate.float()) < ROUNDING
 
@@ -243,7 +276,30 @@ def test_code_that_computes_something_else_is_not_used(afresh: None, monkeypatch
         """Leaves every result as it was."""
 
     monkeypatch.setattr(compiled, "call", nothing)
-    assert not pointwise._tried() and not compiled_attention._tried(64)
+    monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
+    assert not pointwise.usable() and not compiled_attention.usable(64)
+
+
+@pytest.mark.parametrize("whose", ["file", "folder"])
+def test_code_that_others_could_change_is_not_loaded(
+    whose: str, afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(compiled, "say", lambda text, *_: told.append(text))
+    monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
+    assert compiled.library("pointwise") is not None and not told
+    compiled.library.cache_clear()
+    folder = tmp_path / "compiled"
+    (folder if whose == "folder" else next(folder.iterdir())).chmod(0o777)
+    assert compiled.library("pointwise") is None and len(told) == 1 and "PROOFTUNE_CACHE" in told[0]
+
+
+def test_damaged_code_is_named(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(compiled, "say", lambda text, *_: told.append(text))
+    monkeypatch.setattr(compiled, "_compile", lambda *given_: given_[-1].parent.mkdir(mode=0o700) or given_[-1].write_bytes(b"x"))
+    monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
+    assert compiled.library("pointwise", SIZE=1) is None and len(told) == 1 and str(tmp_path) in told[0]
 
 
 def test_it_can_be_done_without() -> None:
@@ -254,8 +310,17 @@ def test_it_can_be_done_without() -> None:
         assert (done.stdout.strip() == "None") is wanted
 
 
-def test_the_environment_says_whether_it_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    how = {"device": "cpu", "dtype": "bfloat16"}
-    assert environment._compiled(how) == "yes" and environment._compiled(how | {"dtype": "float32"}) == "no"
-    monkeypatch.setattr(compiled, "library", lambda *_: None)
-    assert environment._compiled(how) == "no"
+def test_the_environment_says_what_was_used(
+    model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"device": "cpu", "dtype": "bfloat16", "attention": attention.NAME}
+    for config, wanted in (({"head_dim": 64}, "attention, pointwise"), ({"head_dim": 40}, "pointwise"),
+                           ({"hidden_size": 256, "num_attention_heads": 4}, "attention, pointwise"),
+                           ({"head_dim": 64, "attn_logit_softcapping": 50.0}, "pointwise")):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert environment._compiled(how, tmp_path) == wanted
+        assert environment._compiled(how | {"dtype": "float32"}, tmp_path) == "none"
+        assert environment._compiled(how | {"device": "cuda"}, tmp_path) == "none"
+    assert environment._compiled(how | {"attention": "sdpa"}, model_folders["llama"]) == "pointwise"
+    monkeypatch.setattr(pointwise, "usable", lambda: False)
+    assert environment._compiled(how | {"attention": "sdpa"}, model_folders["llama"]) == "none"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -25,31 +26,41 @@ from prooftune.progress import say
 NEEDED = {"avx512f", "avx512bw", "avx512_bf16"}
 """What the processor must have, in Linux's words."""
 BETTER = {"amx_bf16"}
-"""Whose products of PyTorch's are faster than ours."""
+"""Processors for which PyTorch's own products are faster than ours, so that they get no code."""
 OPTIONS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-Wall")
+_PATIENCE = 60
+"""Seconds that a compiler may take; it takes one."""
+
+
+def unsuited() -> str | None:
+    """Why nothing can be compiled here; None where it can."""
+    if os.environ.get("PROOFTUNE_COMPILE") == "0":
+        return "PROOFTUNE_COMPILE is 0"
+    if NEEDED - _flags() or BETTER & _flags():
+        return "the processor is another kind"
+    return None if _compiler() and _threads() else "there is no C compiler, or no OpenMP in PyTorch"
 
 
 @cache
 def library(name: str, **numbers: int) -> ctypes.CDLL | None:
     """The functions of ``name.c`` beside this file, with these numbers as its constants; None where it can't be compiled."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    flags, threads = _flags(), _threads()
-    if os.environ.get("PROOFTUNE_COMPILE") == "0" or not compiler or not threads or NEEDED - flags or BETTER & flags:
+    if unsuited():
         return None
-    source = Path(__file__).with_name(f"{name}.c")
+    source, compiler = Path(__file__).with_name(f"{name}.c"), _compiler()
     constants = [f"-D{key}={value}" for key, value in sorted(numbers.items())]
     try:
-        version = _run(compiler, "--version")
         texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
-        made_of = "\n".join([*texts, version, *OPTIONS, *constants, *sorted(flags)])
+        made_of = "\n".join([*texts, _run(*compiler, "--version"), *OPTIONS, *constants, *sorted(_flags())])
         made = files.cache_folder() / "compiled" / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
         if not made.exists():
             _compile(compiler, source, constants, made)
-        ctypes.CDLL(threads, mode=ctypes.RTLD_GLOBAL)  # one set of threads: PyTorch's own, and not the system's beside it
+        _check_owner(made)
+        ctypes.CDLL(_threads(), mode=ctypes.RTLD_GLOBAL)  # one set of threads: PyTorch's own, and not the system's beside it
         return ctypes.CDLL(str(made))
-    except (OSError, subprocess.SubprocessError) as error:
-        told = str(getattr(error, "stderr", None) or error).strip().splitlines()[0]
-        say(f"{source.name} could not be compiled with {compiler}, so that training is slower: {told}", "yellow")
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        told = str(getattr(error, "stderr", None) or error).strip() or type(error).__name__
+        say(f"{source.name} could not be compiled or used with {shlex.join(compiler)}, so that training is slower: "
+            f"{told.splitlines()[0]}", "yellow")
         return None
 
 
@@ -71,31 +82,54 @@ def _passed(argument: Any) -> Any:
     return ctypes.c_long(argument) if isinstance(argument, int) else argument
 
 
-def _compile(compiler: str, source: Path, constants: list[str], made: Path) -> None:
-    made.parent.mkdir(parents=True, exist_ok=True)
+def _compile(compiler: list[str], source: Path, constants: list[str], made: Path) -> None:
+    made.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=made.parent) as folder:
         compiled, linked = Path(folder, "one.o"), Path(folder, "one.so")
-        _run(compiler, *OPTIONS, *constants, "-c", str(source), "-o", str(compiled))
-        _run(compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
+        _run(*compiler, *OPTIONS, *constants, "-c", str(source), "-o", str(compiled))
+        _run(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
+        linked.chmod(0o700)
         linked.replace(made)  # at once, for those who compile it at the same time
 
 
+def _check_owner(made: Path) -> None:
+    """What is loaded runs: nobody else may have put it there, or change it.
+
+    Raises:
+        OSError: somebody may.
+    """
+    for path in (made, made.parent):
+        facts = path.stat()
+        if facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
+            raise OSError(f"{path} is another's, or others can change it: remove it or set PROOFTUNE_CACHE to a folder of your own")
+
+
 def _run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+                          timeout=_PATIENCE).stdout
 
 
-def _flags() -> set[str]:
+def _compiler() -> list[str]:
+    """The command of the C compiler; nothing where there is none."""
+    command = shlex.split(os.environ.get("CC") or "cc")
+    return command if command and shutil.which(command[0]) else []
+
+
+@cache
+def _flags() -> frozenset[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return set()
-    return set(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+        return frozenset()
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
 
 
+@cache
 def _threads() -> str | None:
-    """The file of GNU's or Intel's OpenMP that PyTorch has loaded, which gives compiled code its threads."""
+    """The file of the OpenMP that PyTorch has loaded, GNU's or Intel's, which gives compiled code its threads."""
     try:
-        places = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+        places = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
     except OSError:
         return None
-    return next((place for place in places if Path(place).name.startswith(("libgomp", "libiomp"))), None)
+    found = [place for place in places if Path(place).name.startswith(("libgomp", "libiomp"))]
+    return min(found, key=lambda place: "torch" not in Path(place).parts, default=None)  # others bring theirs

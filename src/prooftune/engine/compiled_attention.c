@@ -84,10 +84,10 @@ static void attend_block(const line_t *line, const long *places, long row, long 
             product(n, BLOCK, query, stride / 2, keys + (places[of] + k0) * PAIRS, PANEL, 0, PAIRS, scores, BLOCK, 0);
             for (long i = 0; i < n; i++) {
                 const float *score = scores + i * BLOCK;
-                long at = behind + q0 + i - offset - k0, end = least(at + 1, known), low = line->window ? at - line->window + 1 : 0;
+                long at = behind + q0 + i - offset - k0, to = least(at + 1, known), low = line->window ? at - line->window + 1 : 0;
                 __m512 high = _mm512_set1_ps(-INFINITY);
                 for (long j = 0; j < BLOCK; j += VECTOR) {
-                    seen[j / VECTOR] = within(j, low, end);
+                    seen[j / VECTOR] = within(j, low, to);
                     high = _mm512_mask_max_ps(high, seen[j / VECTOR], high, _mm512_load_ps(score + j));
                 }
                 if (_mm512_cmp_ps_mask(high, _mm512_set1_ps(limits[i]), _CMP_GT_OQ)) {
@@ -166,7 +166,7 @@ typedef struct {
 } given_t;
 
 /* Adds what the queries of a row have to do with the keys of `of` (itself, or the prefix: row 0) to the gradients of both
- * [tokens][SIZE]. Scores stand here by keys, so that three of the five products find them as they are. */
+ * [tokens][SIZE]. Scores stand here by keys, so that two of the three products with them find them as they are. */
 static void add_gradients(const line_t *line, const long *places, long row, long of, const given_t *given, float *of_queries,
                           float *of_keys, float *of_values)
 {
@@ -219,11 +219,10 @@ int attend_backward(const half *query, const half *key, const half *value, const
     long longest = 0;
     for (long i = 0; i <= rows; i++) { /* long rows first, the prefix last */
         long j = i;
-        longest = least(longest, -line->lengths[i]);
+        longest = line->lengths[i] > longest ? line->lengths[i] : longest;
         for (; j > 0 && (!order[j - 1] || line->lengths[order[j - 1]] < line->lengths[i]); j--) order[j] = order[j - 1];
         order[j] = i;
     }
-    longest = -longest;
     pair *paired_keys = room(4 * line->heads * all), *query_columns = room(4 * heads * all), *paired_queries = room(4 * heads * all);
     pair *grad_columns = room(4 * heads * all), *paired_grads = room(4 * heads * all);
     float *wide_keys = room(8 * heads * all), *wide_values = room(8 * heads * all), *dots = room(4 * heads * tokens);
@@ -253,7 +252,7 @@ int attend_backward(const half *query, const half *key, const half *value, const
             }
 #pragma omp for schedule(dynamic)
             for (long u = 0; u < (units + 1) * heads; u++) { /* some rows of one head; the prefix last */
-                long head = u % heads, h = head / line->groups, first = u / heads, step = units;
+                long head = u % heads, h = head / line->groups, first = u / heads, step = units ? units : 1;
                 given_t given = {key + h * SIZE, value + h * SIZE, paired_keys + h * all, query_columns + head * all,
                                  paired_queries + head * all, grad_columns + head * all, paired_grads + head * all, sums + head * tokens,
                                  dots + head * tokens};

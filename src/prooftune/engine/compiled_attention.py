@@ -17,11 +17,13 @@ SIZES = range(32, 257, 32)
 """Sizes of heads that it can be compiled for."""
 
 
-def fits(query: Tensor, scaling: float, softcap: float | None) -> bool:
-    """Whether the attention of queries [tokens, heads, size] can be computed here by compiled code, which has been tried."""
-    size = query.shape[-1]
-    return (query.device.type == "cpu" and query.dtype == torch.bfloat16 and size in SIZES and softcap is None and scaling > 0
-            and query.shape[0] > 0 and _tried(size))
+def fits(query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None) -> bool:
+    """Whether attention of queries [tokens, query heads, size] to keys and values [tokens, key heads, size] can be computed here by
+    compiled code."""
+    (tokens, heads, size), shape = query.shape, key.shape
+    return (query.device.type == "cpu" and query.dtype == key.dtype == value.dtype == torch.bfloat16 and softcap is None
+            and scaling > 0 and shape == value.shape and (tokens, size) == (shape[0], shape[2]) and heads % shape[1] == 0
+            and usable(size))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scaling: float, window: int | None) -> Tensor:
@@ -47,7 +49,8 @@ class _Line(ctypes.Structure):
     def of(cls, blocks: Blocks, heads: int, groups: int, scaling: float, window: int | None) -> _Line:
         lengths = [blocks.prefix, *blocks.lengths]
         numbers = ctypes.c_long * len(lengths)
-        return cls(len(blocks.lengths), blocks.prefix, heads, groups, window or 0,
+        reaches = window is not None and window < sum(lengths)
+        return cls(len(blocks.lengths), blocks.prefix, heads, groups, window if reaches else 0,
                    numbers(0, *accumulate(lengths[:-1])), numbers(*lengths), scaling)
 
 
@@ -74,9 +77,10 @@ def _library(size: int) -> Any:
 
 
 @cache
-def _tried(size: int) -> bool:
+@torch.inference_mode(False)
+def usable(size: int) -> bool:
     """Whether there is such code for heads of this size, and it gives PyTorch's own attention and gradients on one short row."""
-    if _library(size) is None:
+    if size not in SIZES or _library(size) is None:
         return False
     random = torch.Generator().manual_seed(0)
     query, key, value, grad = (torch.randn(70, heads, size, generator=random).bfloat16() for heads in (2, 1, 1, 2))

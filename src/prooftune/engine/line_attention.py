@@ -44,7 +44,7 @@ def attend_line(
     with torch.autocast(device, enabled=False):
         if most >= LONG.get(device, most + 1) and softcap is None and (window is None or blocks.prefix + most <= window):
             return one_by_one(query, key, value, blocks.prefix, blocks.lengths, scaling)[None]
-        if compiled_attention.fits(query, scaling, softcap):
+        if compiled_attention.fits(query, key, value, scaling, softcap):
             return compiled_attention.attend(query, key, value, blocks, scaling, window)[None]
         out: Tensor = _LineAttention.apply(  # type: ignore[no-untyped-call]
             query, key, value, blocks, scaling, softcap, window)

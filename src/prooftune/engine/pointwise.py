@@ -19,7 +19,7 @@ FEWEST = 16_384
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up (SwiGLU, arXiv 2002.05202)."""
-    if not _fits(gate, up):
+    if not _fits(gate, up) or gate.shape != up.shape:
         return nn.functional.silu(gate).mul_(up)
     out = torch.empty_like(gate)
     compiled.call(_library(), "gated", gate, up, out, gate.numel())
@@ -28,7 +28,7 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
 
 def gated_gradients(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Of gate and of up, from that of `gated`."""
-    if not _fits(gate, up, grad):
+    if not _fits(gate, up, grad) or not gate.shape == up.shape == grad.shape:
         of_up = nn.functional.silu(gate).mul_(grad)
         return torch.ops.aten.silu_backward(grad * up, gate), of_up
     of_gate, of_up = torch.empty_like(gate), torch.empty_like(up)
@@ -40,7 +40,7 @@ def normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x / sqrt(mean x² + eps) · weight (RMSNorm, arXiv 1910.07467), x [n, d], weight [d]; and 1 / sqrt(mean x² + eps) [n]."""
     if _fits(x, weight):
         out, inverse = torch.empty_like(x), x.new_empty(len(x), dtype=torch.float32)
-        compiled.call(_library(), "normed", x, weight, eps, out, inverse, *x.shape)
+        compiled.call(_library(), "normed", x, weight, float(eps), out, inverse, *x.shape)
         return out, inverse
     squares = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).square_().div_(x.shape[-1])
     # A batch norm in use, whose channels are the tokens, of mean zero and this variance: one pass, in float32.
@@ -53,7 +53,7 @@ def normed_gradient(x: Tensor, weight: Tensor, inverse: Tensor, grad: Tensor) ->
 
     Without compiled code it is LayerNorm's for a mean of zero, plus the part that LayerNorm takes away for the mean.
     """
-    if _fits(x, weight, grad):
+    if _fits(x, weight, grad) and x.shape == grad.shape:
         out = torch.empty_like(x)
         compiled.call(_library(), "normed_backward", grad, x, weight, inverse, out, *x.shape)
         return out
@@ -65,8 +65,9 @@ def normed_gradient(x: Tensor, weight: Tensor, inverse: Tensor, grad: Tensor) ->
 
 
 def _fits(first: Tensor, *others: Tensor) -> bool:
-    return (first.device.type == "cpu" and first.numel() >= FEWEST and first.shape[-1] % 16 == 0
-            and all(one.dtype == torch.bfloat16 and one.is_contiguous() for one in (first, *others)) and _tried())
+    return (first.numel() >= FEWEST and first.shape[-1] % 16 == 0
+            and all(one.dtype == torch.bfloat16 and one.device.type == "cpu" and one.is_contiguous() for one in (first, *others))
+            and usable())
 
 
 def _library() -> Any:
@@ -74,7 +75,8 @@ def _library() -> Any:
 
 
 @cache
-def _tried() -> bool:
+@torch.inference_mode(False)
+def usable() -> bool:
     """Whether there is compiled code, and it gives what the formulas do."""
     library = _library()
     if library is None:
