@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +40,24 @@ def test_lines_and_no_bars_where_there_is_no_terminal(monkeypatch: pytest.Monkey
     out, err = capfd.readouterr()
     assert out == ""
     assert err.splitlines() == ["data: 3 rows", "  Scoring", "  Fetching", "  Reading"]
+
+
+@pytest.mark.usefixtures("fresh")
+def test_lines_now_and_then_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("PROOFTUNE_QUIET")
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with progress.bar("Training [x]", 4000) as bar:
+        for step in (1000, 2000, 3000, 4000):
+            clock[0] += 20
+            bar.update(0, completed=step)  # type: ignore[arg-type]
+    with progress.bar("Reading", None) as bar:
+        clock[0] += 40
+        bar.advance(0, 7)  # type: ignore[arg-type]
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines if ":" in line] == [
+        "  Training [x]: 2", "  Training [x]: 4", "  Reading: 7"]
+    assert "2,000 of 4,000, 50/s, 0:00:40 left" in lines[1] and len(lines) == 5
 
 
 @pytest.mark.usefixtures("fresh")

@@ -1,19 +1,23 @@
-"""What a person sees while work goes on, on standard error: bars on a terminal, lines everywhere, nothing where
+"""What a person sees while work goes on, on standard error: bars on a terminal, elsewhere a line now and then, nothing where
 ``PROOFTUNE_QUIET`` is set."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
 T = TypeVar("T")
+
+SECONDS = 30.0
+"""Between two lines about the same work where there is no terminal."""
 
 
 @cache
@@ -52,14 +56,42 @@ def bar(description: str | None, total: float | None, completed: int = 0) -> Ite
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s", "progress.data.speed")
+            told = f"{speed:,.0f}/s" if speed and speed >= 10 else f"{speed:.1f}/s" if speed and speed >= 0.5 else ""
+            return Text(told or (f"{1 / speed:.1f} s each" if speed else ""), "progress.data.speed")
 
     columns = (TextColumn("  {task.description:<34}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), Rate(),
                TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
-    hidden = description is None or console().quiet or not console().is_terminal
-    if description is not None and not console().is_terminal:
+
+    class Lines(Progress):
+        """For a log: how far it is, from time to time."""
+
+        told = 0.0
+
+        def advance(self, *arguments: Any, **options: Any) -> None:
+            super().advance(*arguments, **options)
+            self._tell()
+
+        def update(self, *arguments: Any, **options: Any) -> None:
+            super().update(*arguments, **options)
+            self._tell()
+
+        def _tell(self) -> None:
+            if self.get_time() - self.told < SECONDS:
+                return
+            self.told, task = self.get_time(), self.tasks[0]
+            done = f"{task.completed:,.0f}" + ("" if task.total is None else f" of {task.total:,.0f}")
+            left = "" if task.time_remaining is None else f"{TimeRemainingColumn().render(task)} left"
+            say(f"  {task.description}: {', '.join(filter(None, [done, str(Rate().render(task)), left]))}")
+
+    shown = description is not None and not console().quiet
+    if shown and not console().is_terminal:
         say(f"  {description}")
-    with Progress(*columns, console=console(), disable=hidden) as progress:
+        lines = Lines(disable=True, get_time=time.monotonic, speed_estimate_period=20 * SECONDS)
+        lines.told = lines.get_time()
+        progress: Progress = lines
+    else:
+        progress = Progress(*columns, console=console(), disable=not shown)
+    with progress:
         progress.add_task(description or "", total=total, completed=completed)
         yield progress
 
