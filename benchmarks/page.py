@@ -26,21 +26,21 @@ _TITLES = {
     "estimates": "Estimates of `check` against what a run took", "step": "Where a training step's time goes"}
 _LIMITS = {
     "training-bfloat16": (
-        "What limits it: of a step three fifths are the large products of its layers, which reach 90 to 100% of the rate, an eighth "
-        "the narrow ones of the adapters, a tenth attention (compiled code; rows as short as these leave its blocks half empty), "
-        "the rest what stands between them. Setting up takes 0.2 s. What is bound by memory suffers more when others use the "
-        "machine, which made the third run of ours slower. Losses in bfloat16 differ by rounding; in float32 they are the same "
-        "(next section). Tried without gain: frozen weights laid out once; adapters and frozen weights in one product; narrow "
-        "products in code of our own (5 to 20% less time for them, 1% of a step); large pages. Next: frozen and narrow products in "
-        "one piece of code, whose kernel reaches the full rate in the first cache."),
+        "What limits it: of a step three fifths are the large products of its layers, which reach 90 to 100% of the rate, an "
+        "eighth the narrow ones of the adapters, a tenth attention (compiled code; rows as short as these leave its blocks half "
+        "empty), the rest what stands between them. Setting up takes 0.2 s. Runs differ by a fifth, as the machine's speed does. "
+        "Losses in bfloat16 differ by rounding; in float32 they are the same (next section). Tried without gain: frozen weights "
+        "laid out once; adapters and frozen weights in one product; narrow products in code of our own (5 to 20% less time for "
+        "them, 1% of a step); large pages. Next: a frozen product and its adapter's in one piece of code, which by itself takes 5 "
+        "to 10% less time."),
     "training-float32": (
         "In float32 both compute the same training, which the losses show. One pair alone, since that was the question."),
     "head": (
         "What limits it: of a step over rows of 1,500 tokens two thirds are the products of its layers, at the full rate, and a "
         "quarter attention, by compiled code at 75 to 80% of it, which keeps no weights and computes them again in the backward "
-        "pass. By plain products attention took half of the step: these write scores, 64 products each, that do not stay in the "
-        "cache. Blocks of 64, 96 and 128 instead of 32 are no faster. The loss of three seeds is 2.81, 2.23 and 2.36 with Prooftune, "
-        "2.83, 2.22 and 2.34 with the Trainer."),
+        "pass. By plain products attention took half of the step: these write scores that do not stay in the cache. Blocks of 64, "
+        "96 and 128 instead of 32 are no faster. The loss of three seeds is 2.81, 2.23 and 2.36 with Prooftune, 2.83, 2.22 and "
+        "2.34 with the Trainer."),
     "labels-0-shot-float32": (
         "What limits it: products in float32. The harness computes the common beginning of the prompts for every row, and the "
         "whole prompt once more for a label of several tokens."),
