@@ -105,8 +105,8 @@ def together(work: Callable[..., T], *arguments: Any) -> list[T]:
     if size() == 1:
         return [work(*arguments)]
     global _busy
+    _busy = True  # before anybody may have heard of it: from then on nobody listens for another message
     _tell((work, arguments))
-    _busy = True
     results = _do(work, arguments)
     _busy = False
     return results

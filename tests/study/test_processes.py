@@ -127,12 +127,17 @@ def test_a_process_killed_in_the_middle_ends_the_run_which_then_goes_on(learners
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-@pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getppid(), signal.SIGTERM); time.sleep(1)"], ids=["lost", "told"])
-def test_what_happened_is_said_though_the_launcher_tells_to_end_meanwhile(tmp_path: Path, end: str) -> None:
+_TELL = "os.kill(os.getppid(), signal.SIGTERM); time.sleep(1)"
+
+
+@pytest.mark.parametrize(("end", "pause"), [("os._exit(3)", 0), (_TELL, 0), (_TELL, 0.5)], ids=["lost", "told", "while telling"])
+def test_what_happened_is_said_though_the_launcher_tells_to_end_meanwhile(tmp_path: Path, end: str, pause: float) -> None:
     (tmp_path / "helping.py").write_text(f"import os, signal, time\ndef work():\n    if os.environ['RANK'] == '1':\n        {end}\n"
                                          "    from torch import distributed\n    distributed.barrier()\n")
     (tmp_path / "leading.py").write_text(
-        "import os, signal, subprocess, sys, helping\nfrom prooftune import processes\nfrom prooftune.errors import Failure\n"
+        "import os, signal, subprocess, sys, time, helping\nfrom prooftune import processes\nfrom prooftune.errors import Failure\n"
+        f"tell = processes._tell\ndef slowly(message):\n    told = tell(message)\n    time.sleep({pause})\n    return told\n"
+        "if os.environ['RANK'] == '0': processes._tell = slowly\n"
         "if os.environ['RANK'] == '0': subprocess.Popen([sys.executable, __file__], env=os.environ | {'RANK': '1'})\n"
         "try:\n    with processes.joined() as leads:\n        if leads: processes.together(helping.work)\n"
         "except Failure as failure:\n    os.kill(os.getpid(), signal.SIGTERM)\n    print(failure)\n")
