@@ -60,6 +60,7 @@ _LIMITS = {
     "labels-8-shot-float32": (
         "What limits it: products in float32. The harness computes the examples again for every row. Both have had a first try "
         "before."),
+    "step": "Attention's products, which are compiled code, count as operations, but not among those that are timed alone.",
     "generation-bfloat16": (
         "What limits it: half of the time goes into 23 steps that each read all weights for one token a row, where the calls of "
         "small operators weigh more than the products. Predictions differ where 16-bit rounding decides between tokens that are "
