@@ -48,8 +48,8 @@ def contest(script: str, options: argparse.Namespace, runs: Mapping[str, Run], f
     Args:
         script: the benchmark's file, by which its results are named.
         options: what `parser` parsed.
-        runs: the contestants; `OURS` is compared with all others. Each gives ``seconds``, ``rows``, ``operations`` if they are
-            counted, and what else it measures.
+        runs: the contestants; `OURS` is compared with all others, and so is what is called ``prooftune-…``, it with another
+            setting. Each gives ``seconds``, ``rows``, ``operations`` if they are counted, and what else it measures.
         facts: what a reader must know of the work, ``dtype`` among it where that is not bfloat16.
         name: of the file of results; that of the script if empty.
     """
@@ -68,7 +68,8 @@ def contest(script: str, options: argparse.Namespace, runs: Mapping[str, Run], f
     _note_shares(found)
     result = {
         "command": f"python benchmarks/{Path(script).name} {' '.join(_shown(sys.argv[1:]))}", "facts": dict(facts), "runs": found,
-        "medians": {one: _medians(several) for one, several in found.items()}, "ratios": _ratios(found),
+        "medians": {one: _medians(several) for one, several in found.items()}, "ratios": _ratios(found, OURS),
+        "ratios_with_settings": {one: _ratios(found, one) for one in found if one != OURS and _is_ours(one)},
         "load_before": busy, "machine": machine(), "date": datetime.date.today().isoformat()}
     MEASURED.mkdir(exist_ok=True)
     (MEASURED / f"{name or Path(script).stem}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
@@ -131,13 +132,18 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _ratios(found: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Of ours to each other one, medians of the pairs: how many times as fast, and the share of the memory."""
+def _is_ours(name: str) -> bool:
+    """Whether a contestant is Prooftune, as it is or with another setting, which is named behind."""
+    return name == OURS or name.startswith(f"{OURS}-")
+
+
+def _ratios(found: Mapping[str, list[dict[str, Any]]], ours: str) -> dict[str, dict[str, float]]:
+    """Of one of ours to each other tool, medians of the pairs: how many times as fast, and the share of the memory."""
     ratios = {}
     for name, several in found.items():
-        if name == OURS or OURS not in found:
+        if _is_ours(name) or ours not in found:
             continue
-        pairs = list(zip(found[OURS], several, strict=True))
+        pairs = list(zip(found[ours], several, strict=True))
         ratios[name] = {
             "speed": statistics.median((a["rows"] / a["seconds"]) / (b["rows"] / b["seconds"]) for a, b in pairs),
             "memory": statistics.median(a["peak_memory_bytes"] / b["peak_memory_bytes"] for a, b in pairs)}

@@ -101,14 +101,17 @@ def _body(name: str, result: dict[str, Any]) -> list[str]:
     medians, ratios = result["medians"], result["ratios"]
     more = [key for key, heading in _MORE.items() if any(key in one for one in medians.values())]
     same = any("same_predictions" in one for one in ratios.values())
-    headings = ["", "rows/s", *(_MORE[key] for key in more), "peak memory", "Prooftune is", "its memory"]
+    others = result.get("ratios_with_settings", {})
+    settings = [f"with {one.partition('-')[2]}" for one in others]
+    headings = ["", "rows/s", *(_MORE[key] for key in more), "peak memory", "Prooftune is", "its memory", *settings]
     lines = [_row([*headings, *(["same predictions"] if same else [])]), _row(["---"] * (len(headings) + same))]
     for contestant, one in medians.items():
         ratio = ratios.get(contestant, {})
         cells = [contestant, f"{one['rows_per_second']:.2f}", *(_SHOWN.get(key, "{:.4g}").format(one[key]) if key in one else ""
                                                                 for key in more),
                  f"{one['peak_memory_bytes'] / 1e9:.2f} GB",
-                 f"{ratio['speed']:.1f}× as fast" if ratio else "", f"{ratio['memory']:.0%}" if ratio else ""]
+                 f"{ratio['speed']:.1f}× as fast" if ratio else "", f"{ratio['memory']:.0%}" if ratio else "",
+                 *(f"{one[contestant]['speed']:.1f}× as fast" if ratio else "" for one in others.values())]
         lines.append(_row([*cells, *([f"{ratio['same_predictions']:.1%}" if ratio else ""] if same else [])]))
     runs = {contestant: [one["rows"] / one["seconds"] for one in several] for contestant, several in result["runs"].items()}
     spread = "; ".join(f"{contestant} {min(v):.2f} to {max(v):.2f}" for contestant, v in runs.items())

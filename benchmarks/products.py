@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prooftune.engine import compiled_attention
+from prooftune.engine import compiled_attention, int8_products
 from prooftune.engine.blocks import Blocks
 
 _A = torch.ops.aten
@@ -25,8 +25,8 @@ def are_products(operator: Any) -> bool:
 
 
 class Counted(TorchDispatchMode):  # type: ignore[misc]
-    """Operations of products and of attention: 2 for a multiplication and an addition. Compiled attention counts with what its
-    tokens see, and its backward pass with it where gradients are asked for; it is not kept.
+    """Operations of products and of attention: 2 for a multiplication and an addition, in 8 bits as well. Compiled attention counts
+    with what its tokens see, and its backward pass with it where gradients are asked for; it is not kept.
 
     Attributes:
         operations: so far.
@@ -38,24 +38,35 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
         self.operations = 0.0
         self.calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
         self._keep = keep
-        self._attend: list[Callable[..., Tensor]] = []
+        self._own: list[tuple[Callable[..., Tensor], Callable[..., Tensor]]] = []
 
     def __enter__(self) -> Counted:
-        self._attend.append(compiled_attention.attend)
-        if len(self._attend) == 1:
+        self._own.append((compiled_attention.attend, int8_products.Weight.product))
+        if len(self._own) == 1:
             compiled_attention.attend = self._attended
+
+            def product(*args: Any) -> Tensor:
+                return self._in_int8(*args)
+
+            int8_products.Weight.product = product  # type: ignore[method-assign]
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        compiled_attention.attend = self._attend.pop()
+        compiled_attention.attend, int8_products.Weight.product = self._own.pop()  # type: ignore[method-assign]
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, *others: Any) -> Tensor:
         seen = blocks.prefix**2 / 2 + sum(n * (blocks.prefix + n / 2) for n in blocks.lengths)
         products = 7 if torch.is_grad_enabled() and query.requires_grad else 2
         self.operations += products * 2 * seen * query.shape[1] * query.shape[2]
-        return self._attend[0](query, key, value, blocks, *others)
+        return self._own[0][0](query, key, value, blocks, *others)
+
+    def _in_int8(self, weight: int8_products.Weight, given: Any, low: Tensor, up: Tensor) -> Tensor:
+        self.operations += 2 * len(low) * weight.width * (weight.depth + low.shape[1])
+        if self._keep:
+            self.calls.append((self._own[0][1], (weight, given, low, up), {}))
+        return self._own[0][1](weight, given, low, up)
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, operator.overloadpacket

@@ -10,6 +10,7 @@ rows to the end of the training, the making of the trainer included, imports not
 forward pass, row by row.
 
 * ``prooftune``: as a study trains.
+* ``prooftune-int8``: the same with ``model.int8_training: true``.
 * ``trl-defaults``: ``SFTTrainer`` as it is.
 * ``trl-best``: without gradient checkpointing, which costs time and is not needed here, and the model's attention eager, which on
   CPUs is faster for short rows. Packing and padding-free batches need FlashAttention, without which rows see each other.
@@ -53,18 +54,23 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     options = parser.parse_args()
     ARGUMENTS["bf16"] = options.dtype == "bfloat16"
-    runs = {"prooftune": ours, "trl-defaults": trl_defaults, "trl-best": trl_best, "padded-512": padded}
+    runs = {"prooftune": ours, "prooftune-int8": ours_in_int8, "trl-defaults": trl_defaults, "trl-best": trl_best,
+            "padded-512": padded}
     facts = {"model": loading.EMBEDDED, "rows": options.rows, "dtype": options.dtype, "arguments": ARGUMENTS, "lora": LORA}
     contest.contest(__file__, options, runs, facts, name=f"training-{options.dtype}")
 
 
-def ours(options: argparse.Namespace) -> dict[str, Any]:
+def ours(options: argparse.Namespace, int8: bool = False) -> dict[str, Any]:
     encoder, rows, held_out = _rows(options)
     model = _adapted(options, "auto")
-    return _figures(model, encoder, rows, held_out, as_a_study(model, encoder))
+    return _figures(model, encoder, rows, held_out, as_a_study(model, encoder, int8))
 
 
-def as_a_study(model: Any, encoder: Encoder) -> Callable[[list[Row]], None]:
+def ours_in_int8(options: argparse.Namespace) -> dict[str, Any]:
+    return ours(options, int8=True)
+
+
+def as_a_study(model: Any, encoder: Encoder, int8: bool = False) -> Callable[[list[Row]], None]:
     """What trains on some rows as a study does."""
     # Imported before anything is timed, as with the other contestants.
     from prooftune.training.arguments import training_arguments
@@ -75,7 +81,7 @@ def as_a_study(model: Any, encoder: Encoder) -> Callable[[list[Row]], None]:
             dtype = torch.bfloat16 if ARGUMENTS["bf16"] else torch.float32
             arguments = training_arguments(ARGUMENTS, Path(folder), rows=len(some), validation=0, seed=0, dtype=dtype,
                                            patience=None)
-            train(TuningModule(model), some, [], encoder.prefix, arguments)
+            train(TuningModule(model), some, [], encoder.prefix, arguments, int8=int8)
 
     return fit
 

@@ -29,12 +29,16 @@ def environment(chosen: Recipe) -> dict[str, Any]:
 
 
 def arithmetic(chosen: Recipe) -> dict[str, str]:
-    """How a model is computed here: ``device``, ``dtype`` and ``attention``."""
+    """How a model is computed here: ``device``, ``dtype``, ``attention``, and ``frozen_products``, the dtype of products with
+    frozen weights while adapters learn."""
+    from prooftune.engine import int8_products
     from prooftune.models import loading
 
     folder = loading.resolve(chosen.model.name, chosen.model.revision)
-    return {"device": str(loading.device()), "dtype": str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch."),
-            "attention": loading.attention(chosen.model.attention, folder)}
+    device, dtype = str(loading.device()), str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch.")
+    in_int8 = chosen.model.int8_training and not chosen.quantization and device == "cpu" and dtype == "bfloat16"
+    return {"device": device, "dtype": dtype, "attention": loading.attention(chosen.model.attention, folder),
+            "frozen_products": "int8" if in_int8 and int8_products.usable() else dtype}
 
 
 def _compiled(how: dict[str, str], folder: Path) -> str:

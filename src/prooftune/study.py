@@ -83,6 +83,8 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
             how = arithmetic(chosen)
             say(f"model: {chosen.model.name}, {how['dtype']} on {how['device']}, {how['attention']} attention (model.dtype, "
                 "model.attention)", "dim")
+            if how["frozen_products"] == "int8":
+                say("products with frozen weights are in int8 while adapters learn (model.int8_training)", "dim")
         results = []
         models = _SharedModel()
         passages = Passages(chosen, base, folder)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine import int8_products
+from prooftune.engine.int8_products import Frozen
 from prooftune.engine.laid_out_weights import LaidOut, used
 
 
@@ -24,11 +26,14 @@ class _AdaptedLinears(torch.autograd.Function):
     """x Wᵀ + s (x Aᵀ) Bᵀ (LoRA, arXiv 2106.09685) for several frozen W on one x.
 
     x [n, in]; every W [out, in], A [r, in], B [out, r], W in the dtype of x; returns an array [n, out] for each W. `kept` has
-    what computes the products with each W where nothing is learned; None for plain products.
+    what computes the products with each W where nothing is learned; None for plain products. `int8` computes all W's where that is
+    to be done in 8 bits.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scaling: float, kept: Sequence[LaidOut | None], *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, scaling: float, kept: Sequence[LaidOut | None], int8: Frozen | None, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
         frozen, down, up = _thirds(weights)
         shared = torch.cat([one.to(x.dtype) for one in down])
         up = tuple(one.to(x.dtype) for one in up)
@@ -36,6 +41,9 @@ class _AdaptedLinears(torch.autograd.Function):
         ctx.scaling, ctx.ranks = scaling, [len(one) for one in down]
         ctx.save_for_backward(x, shared, low, *frozen, *up)
         lows = torch.split(low, ctx.ranks, dim=1)
+        ctx.int8 = int8
+        if int8:
+            return int8.products(x, lows, up)
         # Added to what is rounded already, as peft does it: half of what a small adapter adds is lost. Added before rounding,
         # training follows that in float32, and learned worse at the usual learning rate.
         return tuple((one.product(x, w) if one else x @ w.T).addmm_(part, b.T)
@@ -48,14 +56,16 @@ class _AdaptedLinears(torch.autograd.Function):
         lows = torch.split(low, ctx.ranks, dim=1)
         of_low = torch.cat([grad @ b for grad, b in zip(grads, up, strict=True)], dim=1).mul_(ctx.scaling)
         of_x = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and ctx.int8:
+            of_x = ctx.int8.gradient(grads, of_low, shared)
+        elif ctx.needs_input_grad[0]:
             of_x = grads[0] @ frozen[0]
             for grad, w in zip(grads[1:], frozen[1:], strict=True):
                 of_x.addmm_(grad, w)
             of_x.addmm_(of_low, shared)
         of_down = torch.split(of_low.T @ x, ctx.ranks)
         of_up = [(part.T @ grad).T for grad, part in zip(grads, lows, strict=True)]  # faster than the other way round
-        return of_x, None, None, *[None] * len(frozen), *of_down, *of_up
+        return of_x, None, None, None, *[None] * len(frozen), *of_down, *of_up
 
 
 def _thirds(weights: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -97,10 +107,12 @@ class Group:
     def _computed(self, x: Tensor) -> list[Tensor]:
         names = [layer.active_adapters[0] for layer in self.layers]
         pairs = list(zip(self.layers, names, strict=True))
+        weights = [layer.base_layer.weight for layer in self.layers]
+        rows, learns = x.reshape(-1, x.shape[-1]), all(layer.training for layer in self.layers)
         outs = _AdaptedLinears.apply(  # type: ignore[no-untyped-call]
-            x.reshape(-1, x.shape[-1]), self.layers[0].scaling[names[0]],
+            rows, self.layers[0].scaling[names[0]],
             self._kept if used() else [None] * len(names),
-            *(layer.base_layer.weight for layer in self.layers),
+            int8_products.frozen(weights, [layer.r[name] for layer, name in pairs], rows) if learns else None, *weights,
             *(layer.lora_A[name].weight for layer, name in pairs), *(layer.lora_B[name].weight for layer, name in pairs))
         return [out.view(*x.shape[:-1], out.shape[-1]) for out in outs]
 

@@ -23,7 +23,7 @@ import torch
 from prooftune import files
 from prooftune.progress import say
 
-NEEDED = {"avx512f", "avx512bw", "avx512_bf16"}
+NEEDED = {"avx512f", "avx512bw", "avx512_bf16", "avx512_vnni"}
 """What the processor must have, in Linux's words."""
 BETTER = {"amx_bf16"}
 """Processors for which PyTorch's own products are faster than ours, so that they get no code."""

@@ -16,7 +16,7 @@ import gc
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from prooftune import processes
 from prooftune.engine import freed_memory
 from prooftune.engine.arithmetic import leave_inputs
+from prooftune.engine.int8_products import int8_products, usable
 from prooftune.engine.laid_out_weights import plain_weights
 from prooftune.engine.layers import fused
 from prooftune.errors import Failure, UsageError
@@ -40,6 +41,8 @@ from prooftune.training.objective import Row, TuningModule, make_collator
 from prooftune.training.order import Batches
 
 _WEIGHTS = "trained.safetensors"
+_SEEN = 4
+"""Rows whose inputs say how weights are laid out in 8 bits."""
 
 
 class Rows(Dataset[Row]):
@@ -95,6 +98,13 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         return self._loader(eval_dataset or self.eval_dataset, self.args.eval_batch_size)
+
+    def see(self, rows: Sequence[Row]) -> None:
+        """Compute these rows as in training, for `int8_products` to lay out weights by what it sees: the same rows whatever comes
+        first, so that resumed and distributed trainings are as they would be."""
+        module: Any = self.model
+        with torch.no_grad(), self.compute_loss_context_manager():
+            module.train()(**self._prepare_inputs(self.data_collator(rows)))
 
     def _loader(self, rows: Any, batch_size: int, seed: int = 0, strategy: str = "sequential") -> DataLoader[Any]:
         lengths = [len(rows[i]) for i in range(len(rows))]
@@ -178,10 +188,14 @@ def train(
     arguments: TrainingArguments,
     *,
     patience: int | None = None,
+    int8: bool = False,
     description: str = "Training",
     callbacks: Sequence[TrainerCallback] = (),
 ) -> list[dict[str, Any]]:
     """Train in place, resuming from the last whole checkpoint in the arguments' output folder.
+
+    `int8` computes products with frozen weights in 8 bits, wherever that is possible; not where weights are spread over processes
+    (FSDP), each of which would need them all.
 
     Returns:
         The Trainer's log: one dictionary per logged step, with ``loss``, ``eval_loss``, ``learning_rate``,
@@ -212,11 +226,23 @@ def train(
         leave_inputs(module.model)
     try:
         with (full_disk_explained(folder, OSError, SafetensorError, RuntimeError), plain_weights(), fused(module.model),
-              freed_memory.kept(), _garbage_of_now_alone()):
+              freed_memory.kept(), _garbage_of_now_alone(), _in_int8(trainer, rows) if int8 else nullcontext()):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         shown.close()
     return list(trainer.state.log_history)
+
+
+@contextmanager
+def _in_int8(trainer: TuningTrainer, rows: Sequence[Row]) -> Iterator[None]:
+    if usable() and not trainer.is_fsdp_enabled:  # which is there so that no process holds all weights
+        with int8_products() as laid_out:
+            trainer.see(rows[:_SEEN])
+            if laid_out:
+                yield
+                return
+    say("model.int8_training is not possible here (docs/engine.md says when it is): frozen weights stay in the model's dtype", "yellow")
+    yield
 
 
 @contextmanager

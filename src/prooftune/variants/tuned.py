@@ -110,7 +110,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     module = TuningModule(model)
     with measured() as cost:
         history = train(module, rows, validation, encoder.prefix, arguments, patience=recipe.early_stopping,
-                        description=f"{name}: training")
+                        int8=recipe.model.int8_training, description=f"{name}: training")
     if module.sharded:  # what follows asks and saves one whole model
         learned = module.trainable_state()
         del base, model, module
