@@ -23,7 +23,8 @@ _TITLES = {
     "labels-8-shot-float32": "8-shot label scoring in float32", "labels-8-shot-bfloat16": "8-shot label scoring in bfloat16",
     "generation-bfloat16": "Answering SQuAD's questions in bfloat16",
     "generation-float32": "Answering SQuAD's questions in float32",
-    "estimates": "Estimates of `check` against what a run took", "step": "Where a training step's time goes"}
+    "estimates": "Estimates of `check` against what a run took", "step": "Where a training step's time goes",
+    "step-int8": "Where it goes with frozen weights in int8"}
 _LIMITS = {
     "training-bfloat16": (
         "What limits it: of a step three fifths are the large products of its layers, which reach 90 to 100% of the rate, an "
@@ -61,6 +62,9 @@ _LIMITS = {
         "What limits it: products in float32. The harness computes the examples again for every row. Both have had a first try "
         "before."),
     "step": "Attention's products, which are compiled code, count as operations, but not among those that are timed alone.",
+    "step-int8": (
+        "Rounding to bytes is not among the products. An operation in 8 bits counts as one in 16, of which the processor does half "
+        "as many."),
     "generation-bfloat16": (
         "What limits it: half of the time goes into 23 steps that each read all weights for one token a row, where the calls of "
         "small operators weigh more than the products. Predictions differ where 16-bit rounding decides between tokens that are "
@@ -94,7 +98,7 @@ def _sections(page: str) -> dict[str, str]:
 
 
 def _body(name: str, result: dict[str, Any]) -> list[str]:
-    if name == "step":
+    if name.startswith("step"):
         return _step(result)
     if name == "estimates":
         return _estimates(result)

@@ -1,6 +1,6 @@
 """How much of a training step is its own matrix products.
 
-    python benchmarks/step.py [--rows 16] [--prefix 45] [--length 70] [--repeats 11]
+    python benchmarks/step.py [--rows 16] [--prefix 45] [--length 70] [--repeats 11] [--int8]
 
 Times a step (forward and backward pass of the embedded model with LoRA on all linear layers, bfloat16) over rows of random tokens
 behind a common prefix, then the matrix products of that step alone: the very ones, in their order, with the arrays that they had.
@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from prooftune import recipe
 from prooftune.engine import freed_memory
 from prooftune.engine.arithmetic import leave_inputs
+from prooftune.engine.int8_products import int8_products
 from prooftune.engine.layers import fused
 from prooftune.models import adapters, loading
 from prooftune.training.objective import Row, TuningModule, make_collator
@@ -41,10 +43,12 @@ def main() -> None:
     parser.add_argument("--prefix", type=int, default=45)
     parser.add_argument("--length", type=int, default=70, help="mean tokens of a row after the prefix")
     parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--int8", action="store_true", help="products with frozen weights in 8 bits (model.int8_training)")
     options = parser.parse_args()
     model = _adapted()
     step, tokens = _step(model, options)
-    with fused(model), freed_memory.kept():  # as a study trains
+    in_int8 = int8_products() if options.int8 else nullcontext()
+    with fused(model), freed_memory.kept(), in_int8:  # as a study trains
         step()
         with Counted(keep=True) as seen:
             step()
@@ -54,7 +58,9 @@ def main() -> None:
             step()
     seconds, alone = (statistics.median(one) for one in zip(*pairs, strict=True))
     share, work = statistics.median(products / whole for whole, products in pairs), seen.operations
-    names = {str(operator).rpartition(".")[0].replace(".", "::") for operator, _, _ in seen.calls}
+    # In 8 bits products are within our own layers, which are mostly products.
+    names = {"_AdaptedLinears", "_AdaptedLinearsBackward"} if options.int8 else set()
+    names |= {str(operator).rpartition(".")[0].replace(".", "::") for operator, _, _ in seen.calls}
     rest = {event.key: event.self_cpu_time_total / 1e6 for event in profiled.key_averages() if event.key not in names}
     rate = product_rate()
     most = dict(sorted(rest.items(), key=lambda item: -item[1])[:12])
@@ -63,7 +69,7 @@ def main() -> None:
               "share_of_rate_1024": work / seconds / rate, "other_operators_seconds": most, "machine": machine(),
               "command": " ".join(["python benchmarks/step.py", *sys.argv[1:]]), "date": datetime.date.today().isoformat()}
     MEASURED.mkdir(exist_ok=True)
-    (MEASURED / "step.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    (MEASURED / f"step{'-int8' if options.int8 else ''}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps(result, indent=1))
 
 

@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from prooftune import recipe
+from prooftune.engine import int8_products
 from prooftune.errors import Failure, UsageError
 from prooftune.models import adapters, loading
+from prooftune.training import trainer
 from prooftune.training.arguments import training_arguments
 from prooftune.training.objective import TuningModule
 from prooftune.training.trainer import last_whole_checkpoint, train
-from training.tiny import FLOAT32, LABELS, arguments, loss_of, setup
+from training.tiny import BFLOAT16, FLOAT32, LABELS, arguments, loss_of, setup
 
 
 def test_loss_equals_transformers_own_row_by_row(model_folder: Path) -> None:
@@ -112,6 +114,25 @@ def test_saved_and_loaded_again_it_is_the_same_model(model_folder: Path, tmp_pat
         assert loss_of(TuningModule(again), rows, encoder).item() == pytest.approx(after, abs=1e-6)
 
 
+def test_in_int8_it_learns_what_it_learns_otherwise(
+    model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says so where that is not possible: then it is the same to the last bit."""
+    told: list[str] = []
+    monkeypatch.setattr(trainer, "say", lambda text, *_: told.append(text))
+    losses = {}
+    for name in ("plain", "int8", "without code"):
+        if name == "without code":
+            monkeypatch.setattr(trainer, "usable", lambda: False)
+        module, rows, encoder = setup(model_folders["llama"], options=BFLOAT16)
+        log = train(module, rows, [], encoder.prefix, arguments(
+            tmp_path / name, num_train_epochs=3, save_strategy="no", logging_steps=1, bf16=True), int8=name != "plain")
+        losses[name] = [one["loss"] for one in log if "loss" in one]
+    assert losses["without code"] == losses["plain"] and "model.int8_training is not possible" in told[-1]
+    assert losses["int8"][-1] == pytest.approx(losses["plain"][-1], rel=0.05) and losses["int8"][-1] < 0.9 * losses["int8"][0]
+    assert (losses["int8"] != losses["plain"] and len(told) == 1) or not int8_products.usable()
+
+
 def test_gradient_checkpointing_changes_nothing(model_folders: dict[str, Path], tmp_path: Path) -> None:
     states = []
     for checkpointing in (False, True):
@@ -128,7 +149,7 @@ import os, signal, sys
 from pathlib import Path
 from transformers import TrainerCallback
 sys.path.insert(0, {tests!r})
-from training.tiny import arguments, setup
+from training.tiny import BFLOAT16, arguments, setup
 from prooftune.training.trainer import train
 from safetensors.torch import save_file
 
@@ -139,23 +160,28 @@ class Killer(TrainerCallback):
         if state.global_step == int(sys.argv[3]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-module, rows, encoder = setup(Path(sys.argv[1]))
+if sys.argv[4] == "int8":
+    module, rows, encoder = setup(Path(sys.argv[1]), options=BFLOAT16)
+else:
+    module, rows, encoder = setup(Path(sys.argv[1]))
 # Dropout and two epochs: a resumed run needs the random state and the second epoch's order to be the same.
 module.model.base_model.model.model.layers[0].self_attn.q_proj.lora_dropout["default"].p = 0.3
-train(module, rows, [], encoder.prefix, arguments(Path(sys.argv[2]), num_train_epochs=2, save_strategy="steps", save_steps=2),
-      callbacks=[Killer()])
+train(module, rows, [], encoder.prefix, arguments(Path(sys.argv[2]), num_train_epochs=2, save_strategy="steps", save_steps=2,
+      bf16=sys.argv[4] == "int8"), int8=sys.argv[4] == "int8", callbacks=[Killer()])
 save_file(module.trainable_state(), Path(sys.argv[2]) / "final.safetensors")
 """
 
 
 @pytest.mark.failure(18)
-@pytest.mark.parametrize("kill_at", [5, 9])
-def test_killed_and_resumed_equals_uninterrupted(model_folders: dict[str, Path], tmp_path: Path, kill_at: int) -> None:
+@pytest.mark.parametrize(("kill_at", "products"), [(5, "float32"), (9, "float32"), (5, "int8")])
+def test_killed_and_resumed_equals_uninterrupted(
+    model_folders: dict[str, Path], tmp_path: Path, kill_at: int, products: str
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1])))
 
     def go(name: str, kill: int) -> int:
-        command = [sys.executable, str(script), str(model_folders["llama"]), str(tmp_path / name), str(kill)]
+        command = [sys.executable, str(script), str(model_folders["llama"]), str(tmp_path / name), str(kill), products]
         return subprocess.run(command, capture_output=True, check=False).returncode
 
     assert go("straight", -1) == 0

@@ -17,6 +17,7 @@ from prooftune.training.arguments import training_arguments
 from prooftune.training.objective import Row, TuningModule, head_rows, instruction_rows, make_collator
 
 FLOAT32 = recipe.Model(name="tiny", dtype="float32")
+BFLOAT16 = recipe.Model(name="tiny", dtype="bfloat16")
 LABELS = ("World", "Sports", "Sci/Tech")
 TEXTS = ["goal scored match won", "planet orbit", "the cat sat on a mat and it was very good", "stocks fell", "no"]
 EXAMPLES = [Example(str(i), {"text": TEXTS[i % 5] * (1 + i % 3)}, LABELS[i % 3]) for i in range(24)]

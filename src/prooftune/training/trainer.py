@@ -241,7 +241,8 @@ def _in_int8(trainer: TuningTrainer, rows: Sequence[Row]) -> Iterator[None]:
             if laid_out:
                 yield
                 return
-    say("model.int8_training is not possible here (docs/engine.md says when it is): frozen weights stay in the model's dtype", "yellow")
+    say("model.int8_training is not possible here (docs/engine.md says where it is): frozen weights stay in the model's dtype",
+        "yellow")
     yield
 
 
