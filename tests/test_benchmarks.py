@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prooftune.engine import compiled_attention, line_attention
+from prooftune.engine import compiled_attention, int8_products, line_attention
 from prooftune.engine.blocks import Blocks
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -48,10 +48,16 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
         q, k = torch.randn(1, 2, 6, 32).bfloat16().requires_grad_(), torch.randn(1, 1, 6, 32).bfloat16()
         torch.autograd.grad(line_attention.attend_line(q, k, k, Blocks(2, [3, 1], q.device), 1.0, None, None).sum(), q)
 
+    def in_bytes() -> None:
+        x, low, up = torch.ones(5, 64).bfloat16(), torch.ones(5, 4).bfloat16(), torch.ones(32, 4).bfloat16()
+        int8_products.Frozen([torch.ones(32, 64).bfloat16()], x).products(x, [low], [up])
+
     assert contest.operations(asked) == 2 * 5 * 4 * 3
     assert contest.operations(learned) == 3 * 2 * 5 * 4 * 3  # forward, and the gradients of input and weight
     assert contest.operations(attended) == 2 * 2 * 2 * 7 * 9 * 8  # scores and sums, for two heads
     assert contest.operations(added) == 2 * 2 * 5 * 4 * 3
+    if int8_products.usable():
+        assert contest.operations(in_bytes) == 2 * 5 * 32 * (64 + 4)
     if compiled_attention.usable(32):
         # The prefix with itself, rows with it and with themselves, half of each square; forward and five gradients, two heads.
         assert contest.operations(on_a_line) == 7 * 2 * (2 * 2 / 2 + 4 * 2 + (3 * 3 + 1 * 1) / 2) * 2 * 32

@@ -193,6 +193,20 @@ def test_what_stands_between_products() -> None:
     assert off(pointwise.normed_gradient(gate, w, inverse, grad), torch.autograd.grad(wanted, x, grad.float())[0]) < ROUNDING
 
 
+@pytest.mark.parametrize("layout", ["line", "heads first", "rows"])
+def test_rotary_positions(layout: str) -> None:
+    rows = 2 if layout == "rows" else 1
+    x, grad = (numbers(rows, 130, 3, 64, seed=i).transpose(1, 2) for i in range(2))  # as layers have it
+    cos, sin = numbers(rows, 1, 130, 64, seed=2).cos(), numbers(rows, 1, 130, 64, seed=2).sin()
+    if layout == "heads first":
+        x, grad = x.contiguous(), grad.contiguous()
+    wide = x.float().requires_grad_()
+    wanted = wide * cos + torch.cat([-wide[..., 32:], wide[..., :32]], dim=-1) * sin
+    for got, exact in ((pointwise.rotated(x, cos, sin), wanted),
+                       (pointwise.rotated(grad, cos, sin, back=True), torch.autograd.grad(wanted, wide, grad.float())[0])):
+        assert got.stride() == x.stride() and off(got, exact) < (ROUNDING if layout == "line" else 2 * ROUNDING)
+
+
 def test_large_numbers_between_products() -> None:
     gate = torch.tensor([-1e30, -200.0, -90.0, -1.0, 0.0, 1.0, 90.0, 1e30]).bfloat16().repeat(64, 32)
     out = pointwise.gated(gate, torch.ones_like(gate))
@@ -232,7 +246,7 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(monkeypatch
 
     monkeypatch.setattr(compiled, "call", noted)
     exact, ours = gradients(torch.float32), gradients(torch.bfloat16)
-    assert {*calls} == {"attend", "attend_backward", "gated", "gated_backward", "normed", "normed_backward"}
+    assert {*calls} == {"attend", "attend_backward", "gated", "gated_backward", "normed", "normed_backward", "rotated"}
     monkeypatch.setattr(compiled_attention, "usable", lambda *_: False)
     monkeypatch.setattr(pointwise, "usable", lambda: False)
     plain = gradients(torch.bfloat16)

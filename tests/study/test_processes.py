@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 import prooftune
 from prooftune import processes
+from prooftune.engine import int8_products
 from prooftune.files import read_json
 from prooftune.runs import read_predictions
 from study.small import details_of, small_recipe, steps_kept
@@ -102,6 +103,26 @@ def test_two_processes_learn_and_predict_what_one_does_with_twice_the_batch(lear
             assert mine.log_probs == pytest.approx(other.log_probs, abs=5e-3)
     assert "batches of 8" in details_of(two, "tuned")["description"]
     assert details_of(two, "tuned")["training"]["arguments"]["processes"] == 2
+
+
+def test_in_int8_two_processes_learn_what_one_does(learners: dict[str, Path], tmp_path: Path) -> None:
+    """Weights are laid out by the same rows in all of them; what comes after is rounding that adds up."""
+    if not int8_products.usable():
+        pytest.skip("no int8 products here: they need AVX512-VNNI and a C compiler")
+    found = []
+    for count in (1, 2):
+        values = study(learners["llama"], tmp_path, per_device_train_batch_size=8 // count, num_train_epochs=1)
+        values |= {"variants": ["tuned"], "model": {"name": str(learners["llama"]), "dtype": "bfloat16", "int8_training": True}}
+        recipe, folder = written(values, tmp_path / f"{count}.yaml"), tmp_path / str(count)
+        alone = [sys.executable, "-m", "prooftune", "run", str(recipe), "--out", str(folder)]
+        done = subprocess.run(launched(recipe, folder) if count > 1 else alone, capture_output=True, text=True, check=False, env=environment())
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("model.int8_training") == 1 and "not possible" not in done.stderr
+        assert read_json(folder / "report.json")["environment"]["frozen_products"] == "int8"
+        found.append(losses(folder)["loss"])
+    one, two = found
+    assert len(one) == 9 and one[-1] < 0.9 * one[0]
+    assert two[0] == pytest.approx(one[0], rel=5e-3) and two == pytest.approx(one, rel=0.05)
 
 
 def test_a_process_killed_in_the_middle_ends_the_run_which_then_goes_on(learners: dict[str, Path], tmp_path: Path) -> None:

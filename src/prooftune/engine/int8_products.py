@@ -2,9 +2,9 @@
 
 Only what is multiplied with a frozen weight is rounded to bytes: activations on the way forward, gradients on the way back. What
 an adapter learns from, its own products, norms, attention, and all that is evaluated stay as they are. That is SwitchBack's
-division (arXiv 2304.13013); scales stand for each weight's output and, as in Jetfire (arXiv 2403.12422), for each small group of a
-token's numbers, so that a single large one spoils no others. A token's result depends on that token alone, whatever stands beside
-it. By compiled code (`int8_products.c`) alone: where there is none, nothing is computed like this.
+division (arXiv 2304.13013). As in Jetfire (arXiv 2403.12422) every small group of numbers, of a token's as of a weight's, has its
+scale, so that a single large one spoils no others. A token's result depends on that token alone, whatever stands beside it. By
+compiled code (`int8_products.c`) alone: where there is none, nothing is computed like this.
 """
 
 from __future__ import annotations

@@ -70,3 +70,24 @@ int normed_backward(const half *grad, const half *x, const half *weight, const f
     }
     return 0;
 }
+
+/* out [tokens][heads][size] = x cos + (-second half of x, first half of x) sin, cos and sin [tokens][size]; or the gradient of x from
+ * that of out, given as x. size a multiple of 32. */
+int rotated(const half *x, const half *cosines, const half *sines, half *out, long tokens, long heads, long size, long back,
+            long threads)
+{
+    const long other = size / 2;
+#pragma omp parallel for schedule(static) num_threads((int)threads)
+    for (long i = 0; i < tokens * heads; i++) {
+        const half *from = x + i * size, *cosine = cosines + i / heads * size, *sine = sines + i / heads * size;
+        half *to = out + i * size;
+        for (long j = 0; j < other; j += VECTOR) {
+            __m512 first = widened(from + j), second = widened(from + other + j);
+            __m512 low = widened(sine + j), high = widened(sine + other + j);
+            __m512 one = _mm512_mul_ps(first, widened(cosine + j)), two = _mm512_mul_ps(second, widened(cosine + other + j));
+            rounded(to + j, back ? _mm512_fmadd_ps(second, high, one) : _mm512_fnmadd_ps(second, low, one));
+            rounded(to + other + j, back ? _mm512_fnmadd_ps(first, low, two) : _mm512_fmadd_ps(first, high, two));
+        }
+    }
+    return 0;
+}

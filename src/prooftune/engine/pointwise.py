@@ -64,6 +64,23 @@ def normed_gradient(x: Tensor, weight: Tensor, inverse: Tensor, grad: Tensor) ->
     return of_x.add_(mean.to(x.dtype)[:, None])
 
 
+def rotated(x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:
+    """x · cos + (-second half of x, first half of x) · sin (RoPE, arXiv 2104.09864); x [..., heads, tokens, size], cos and sin
+    [..., 1, tokens, size]. Or, with `back`, the gradient of x from that of the result."""
+    lines = x.transpose(-3, -2)
+    if (x.dim() == 4 and x.shape[-1] % 32 == 0 and cos.shape == sin.shape == (1, 1, *x.shape[2:]) and len(x) == 1
+            and _fits(lines, cos, sin)):
+        out = torch.empty_like(x)  # laid out as x is
+        compiled.call(_library(), "rotated", x, cos, sin, out, *lines.shape[1:], int(back))
+        return out
+    (first, second), (low, high) = x.chunk(2, -1), sin.chunk(2, -1)
+    out = x * cos
+    one, other = out.chunk(2, -1)
+    one.addcmul_(second, high if back else low, value=1 if back else -1)
+    other.addcmul_(first, low if back else high, value=-1 if back else 1)
+    return out
+
+
 def _fits(first: Tensor, *others: Tensor) -> bool:
     return (first.numel() >= FEWEST and first.shape[-1] % 16 == 0
             and all(one.dtype == torch.bfloat16 and one.device.type == "cpu" and one.is_contiguous() for one in (first, *others))
@@ -87,12 +104,17 @@ def usable() -> bool:
     weight = torch.linspace(0.5, 1, 32).bfloat16().float()
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         wanted = [nn.functional.silu(x) * y, nn.functional.rms_norm(x, (32,), weight, 1e-5)]
-        wanted += [*torch.autograd.grad(wanted[0], [x, y], grad), *torch.autograd.grad(wanted[1], x, grad)]
+        cos, sin = grad.detach().cos().bfloat16().float(), grad.detach().sin().bfloat16().float()
+        wanted.append(x * cos + torch.cat([-x[:, 16:], x[:, :16]], dim=1) * sin)
+        wanted += [*torch.autograd.grad(wanted[0], [x, y], grad), *torch.autograd.grad(wanted[1], x, grad),
+                   *torch.autograd.grad(wanted[2], x, grad)]
     found = [torch.empty_like(x, dtype=torch.bfloat16) for _ in wanted]
-    x, y, grad, weight = (one.detach().bfloat16() for one in (x, y, grad, weight))
+    x, y, grad, weight, cos, sin = (one.detach().bfloat16() for one in (x, y, grad, weight, cos, sin))
     inverse = torch.empty(4)
     compiled.call(library, "gated", x, y, found[0], 128)
     compiled.call(library, "normed", x, weight, 1e-5, found[1], inverse, 4, 32)
-    compiled.call(library, "gated_backward", x, y, grad, found[2], found[3], 128)
-    compiled.call(library, "normed_backward", grad, x, weight, inverse, found[4], 4, 32)
+    compiled.call(library, "rotated", x, cos, sin, found[2], 4, 1, 32, 0)
+    compiled.call(library, "gated_backward", x, y, grad, found[3], found[4], 128)
+    compiled.call(library, "normed_backward", grad, x, weight, inverse, found[5], 4, 32)
+    compiled.call(library, "rotated", grad, cos, sin, found[6], 4, 1, 32, 1)
     return all(bool((a.float() - b).norm() <= 0.02 * b.norm()) for a, b in zip(found, wanted, strict=True))

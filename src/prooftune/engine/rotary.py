@@ -1,4 +1,5 @@
-"""Rotary positions (RoPE, arXiv 2104.09864) turned in two passes over memory instead of five, and two back instead of eight."""
+"""Rotary positions (RoPE, arXiv 2104.09864) turned in one or two passes over memory instead of five, and as many back instead of
+eight (`pointwise`)."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from prooftune.engine import pointwise
 
 NAME = "apply_rotary_pos_emb"
 """What transformers calls the function in each model's own module."""
@@ -42,22 +45,12 @@ class _Turned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        (first, second), (low, high) = x.chunk(2, -1), sin.chunk(2, -1)
-        out = x * cos
-        one, other = out.chunk(2, -1)
-        one.addcmul_(second, low, value=-1)
-        other.addcmul_(first, high)
-        return out
+        return pointwise.rotated(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        (first, second), (low, high) = grads[0].chunk(2, -1), sin.chunk(2, -1)
-        out = grads[0] * cos
-        one, other = out.chunk(2, -1)
-        one.addcmul_(second, high)
-        other.addcmul_(first, low, value=-1)
-        return out, None, None
+        return pointwise.rotated(grads[0], cos, sin, back=True), None, None
 
 
 def _replacing(own: Callable[..., Any]) -> Callable[..., Any]:
