@@ -115,7 +115,8 @@ def test_in_int8_two_processes_learn_what_one_does(learners: dict[str, Path], tm
         values |= {"variants": ["tuned"], "model": {"name": str(learners["llama"]), "dtype": "bfloat16", "int8_training": True}}
         recipe, folder = written(values, tmp_path / f"{count}.yaml"), tmp_path / str(count)
         alone = [sys.executable, "-m", "prooftune", "run", str(recipe), "--out", str(folder)]
-        done = subprocess.run(launched(recipe, folder) if count > 1 else alone, capture_output=True, text=True, check=False, env=environment())
+        command = launched(recipe, folder) if count > 1 else alone
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("model.int8_training") == 1 and "not possible" not in done.stderr
         assert read_json(folder / "report.json")["environment"]["frozen_products"] == "int8"
