@@ -117,10 +117,9 @@ def test_a_run_shows_what_check_had_estimated(learners: dict[str, Path], tmp_pat
 
 
 def test_memory_grows_with_the_batches_and_stays_after_a_variant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimates, "_GROWS", 0.5)
     monkeypatch.setattr(estimates, "_STAYS", 0.25)
     monkeypatch.setattr(cost, "on_gpu", lambda: False)
-    assert [estimates._more(100, 300, batches) for batches in (0.5, 1, 2, 4, 1e9)] == [200, 200, 250, 275, pytest.approx(300)]
+    assert [estimates._more(100, 300, batches, 0.5) for batches in (0.5, 1, 2, 4, 1e9)] == [200, 200, 250, 275, pytest.approx(300)]
     process = estimates._Process()
     rate = estimates._Rate
     assert process.peak(rate(1.0, 100, 40.0)) == 140
@@ -130,7 +129,7 @@ def test_memory_grows_with_the_batches_and_stays_after_a_variant(monkeypatch: py
     assert process.peak(rate(1.0, 300, 40.0)) == 340  # more was there already
     # Arrays on a GPU are counted one by one, and nothing of them stays.
     monkeypatch.setattr(cost, "on_gpu", lambda: True)
-    assert estimates._more(100, 300, 50) == 200
+    assert estimates._more(100, 300, 50, 0.5) == 200
     assert process.peak(rate(1.0, 100, 40.0)) == 140
 
 

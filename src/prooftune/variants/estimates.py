@@ -68,9 +68,13 @@ _TIMED = 8192
 """Tokens of training that are timed, in two to four steps: what else runs on the machine can slow one down, and so can kernels that
 are made for a size that comes again and again later."""
 
-_GROWS, _STAYS = 0.65, 0.4
+_GROWS_ASKED, _GROWS_LEARNING, _STAYS = 0.65, 0.5, 0.4
 """Of a heap, as measured on what few batches take: how much more it is after many (an array does not fit where one of another
-size was, and something small keeps the gap open), and how much of the most that there was stays after a variant."""
+size was, and something small keeps the gap open; less so in training, which keeps its memory from step to step), and how much of
+the most that there was stays after a variant."""
+
+_EVALUATIONS, _FORWARD = 4, 0.5
+"""Evaluations of the validation rows' loss in a training, and the share of a step's time that a token takes in them."""
 
 
 class _Process:
@@ -89,9 +93,9 @@ class _Process:
         return max(max(rate.before_bytes, least) + rate.more_bytes for rate in rates)
 
 
-def _more(before: int, peak: int, batches: float) -> float:
+def _more(before: int, peak: int, batches: float, grows: float) -> float:
     """What is added to the memory by that many batches, of which a few took `peak`."""
-    grows = 0.0 if cost.on_gpu() else _GROWS * (1 - 1 / max(1.0, batches))
+    grows = 0.0 if cost.on_gpu() else grows * (1 - 1 / max(1.0, batches))
     return (peak - before) * (1 + grows)
 
 
@@ -155,9 +159,8 @@ def _tuned(context: Context, variant: Variant, name: str, process: _Process) -> 
     step = _learning(context, variant, encoder, model, rows, batch, epochs, options)
     scoring = _scoring(context, encoder, model.eval(), head)
     tokens = sum(len(row) for row in rows) + len(encoder.prefix) * math.ceil(len(rows) / batch)
-    evaluations = 4 * _tokens(encoder, study.validation) * scoring.seconds
-    return _plan(name, context, encoder, scoring, step.seconds * tokens * epochs + evaluations,
-                 process.peak(step, scoring))
+    computed = tokens * epochs + _EVALUATIONS * _FORWARD * _tokens(encoder, study.validation)
+    return _plan(name, context, encoder, scoring, step.seconds * computed, process.peak(step, scoring))
 
 
 def _plan(name: str, context: Context, encoder: Encoder, rate: _Rate, train: float, memory: float) -> Plan:
@@ -181,7 +184,8 @@ def _scoring(context: Context, encoder: Encoder, model: Any, head: bool = False)
         predict(model, encoder, sample, head, None)
     # What the first try leaves (kernels, weights that are laid out) is there once, whatever comes.
     before, peak = timed.memory_before_bytes, max(most.peak_memory_bytes, timed.peak_memory_bytes)
-    return _Rate(min(timed.seconds, again.seconds) / _tokens(encoder, sample), before, _more(before, peak, len(batches)))
+    rate = min(timed.seconds, again.seconds) / _tokens(encoder, sample)
+    return _Rate(rate, before, _more(before, peak, len(batches), _GROWS_ASKED))
 
 
 class _Clock(TrainerCallback):  # type: ignore[misc]
@@ -224,7 +228,7 @@ def _learning(
                   callbacks=[clock], description="")
     tokens = [len(encoder.prefix) + sum(map(len, filled[at : at + batch])) for at in range(batch, len(filled), batch)]
     before, rates = most.memory_before_bytes, [one / n for one, n in zip(clock.seconds[1:], tokens, strict=True)]
-    return _Rate(statistics.median_low(rates), before, _more(before, most.peak_memory_bytes, len(order) * epochs))
+    return _Rate(statistics.median_low(rates), before, _more(before, most.peak_memory_bytes, len(order) * epochs, _GROWS_LEARNING))
 
 
 def _tokens(encoder: Encoder, rows: Sequence[Example]) -> int:
