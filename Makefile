@@ -16,7 +16,7 @@ demo: .venv/run.stamp  ## Install, then tune and compare the small embedded mode
 	$(BIN)/prooftune demo
 
 test: .venv/test.stamp lint  ## Install, then check style and types and run the tests
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: .venv/test.stamp  ## Check style and types
 	$(BIN)/ruff check src tests benchmarks

@@ -27,14 +27,16 @@ _TITLES = {
     "step-int8": "Where it goes with frozen weights in int8"}
 _LIMITS = {
     "training-bfloat16": (
-        "What limits it: in bfloat16, of a step three fifths are the large products of its layers, which reach 90 to 100% of the rate, "
-        "an eighth the narrow ones of the adapters, a tenth attention (compiled code; rows as short as these leave its blocks half "
-        "empty), the rest what stands between them. In int8 (`model.int8_training`) the large products, which reach 93% of what the "
-        "processor does in 8 bits, are half of the step, an eighth the narrow ones, a seventh attention, a thirtieth the rounding to "
-        "bytes; an operation in 8 bits counts as one in 16. Setting up takes 0.2 s, with int8 0.5 s. Runs differ by a fifth, as the "
-        "machine's speed does. Losses differ by rounding, from seed to seed by more than between tools; in float32 they are the same "
-        "(next section). Tried without gain in bfloat16: frozen weights laid out once; adapters and frozen weights in one product; "
-        "narrow products in code of our own (5 to 20% less time for them, 1% of a step); large pages. Next: the narrow products."),
+        "What limits it: in bfloat16, of a step three fifths are the large products of its layers, which reach 90 to 100% "
+        "of the rate, an eighth the narrow ones of the adapters, a tenth attention (compiled code; rows as short as these "
+        "leave its blocks half empty), the rest what stands between them. In int8 (`model.int8_training`) the large "
+        "products, at 93% of what the processor does in 8 bits, are half of the step, an eighth the narrow ones, a "
+        "seventh attention, a thirtieth the rounding to bytes; an operation in 8 bits counts as one in 16. Setting up "
+        "takes 0.2 s, with int8 0.5 s. Runs differ by a fifth, as the machine's speed does. Losses differ by rounding, "
+        "which happens to help on these rows: the less exact, the lower (in float32 all tools have 0.43, next section); "
+        "engine.md has other data. Tried without gain in bfloat16: frozen weights laid out once; adapters and frozen "
+        "weights in one product; narrow products in code of our own (5 to 20% less time for them, 1% of a step); large "
+        "pages. Next: the narrow products."),
     "training-float32": (
         "In float32 both compute the same training, which the losses show. One pair alone, since that was the question."),
     "head": (
