@@ -57,10 +57,11 @@ _LIMITS = {
         "as plain products, a piece at a time, as training has it. Measured before weights were laid out for such products, which "
         "takes 0.27 GB more."),
     "estimates": (
-        "Over many batches of different sizes the heap of the C library grows, because an array does not fit where another was, "
-        "which the few batches of an estimate do not show; and a process keeps some of what earlier variants needed. Both are "
-        "counted by factors that were measured on these very studies (two thirds more, a quarter kept), so that other studies and "
-        "other C libraries will be met less well."),
+        "Over many batches of different sizes the heap of the C library grows, because an array does not fit where "
+        "another was, which the few batches of an estimate do not show; and a process keeps some of what earlier variants "
+        "needed. Both are counted by factors that were measured on these very studies (two thirds more where rows are "
+        "asked, half where they are learned, two fifths kept), so that other studies and other C libraries will be met "
+        "less well."),
     "labels-8-shot-float32": (
         "What limits it: products in float32. The harness computes the examples again for every row. Both have had a first try "
         "before."),
