@@ -159,15 +159,7 @@ static inline __attribute__((always_inline)) void adapted(
 {
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++) sums[i][0] = once_rounded(sums[i][0]), sums[i][1] = once_rounded(sums[i][1]);
-    for (long k = 0; k < pairs; k++) {
-        __m512bh first = (__m512bh)_mm512_loadu_si512(up + k * PANEL), second = (__m512bh)_mm512_loadu_si512(up + k * PANEL + VECTOR);
-#pragma GCC unroll 6
-        for (int i = 0; i < rows; i++) {
-            __m512bh one = (__m512bh)_mm512_set1_epi32((int)low[i * low_row + k]);
-            sums[i][0] = _mm512_dpbf16_ps(sums[i][0], one, first);
-            sums[i][1] = _mm512_dpbf16_ps(sums[i][1], one, second);
-        }
-    }
+    add_pairs(rows, low, low_row, up, PANEL, pairs, sums);
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++) rounded(out + i * out_row, sums[i][0]), rounded(out + i * out_row + VECTOR, sums[i][1]);
 }

@@ -36,13 +36,10 @@ static inline __m512 widened(const half *x)
 
 /* ---- products ---- */
 
-static inline __attribute__((always_inline)) void tile(
-    int rows, const pair *a, long a_row, const pair *b, long b_row, long pairs, float *out, long out_row, int added)
+/* To the sums of `rows` rows, at most HIGH, and 32 columns is added a [rows][pairs] b [pairs][32]. */
+static inline __attribute__((always_inline)) void add_pairs(
+    int rows, const pair *a, long a_row, const pair *b, long b_row, long pairs, __m512 sums[][2])
 {
-    __m512 sums[HIGH][2];
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < 2; j++) sums[i][j] = added ? _mm512_loadu_ps(out + i * out_row + j * VECTOR) : _mm512_setzero_ps();
     for (long k = 0; k < pairs; k++) {
         __m512bh left = (__m512bh)_mm512_loadu_si512(b + k * b_row), right = (__m512bh)_mm512_loadu_si512(b + k * b_row + VECTOR);
 #pragma GCC unroll 8
@@ -52,6 +49,16 @@ static inline __attribute__((always_inline)) void tile(
             sums[i][1] = _mm512_dpbf16_ps(sums[i][1], one, right);
         }
     }
+}
+
+static inline __attribute__((always_inline)) void tile(
+    int rows, const pair *a, long a_row, const pair *b, long b_row, long pairs, float *out, long out_row, int added)
+{
+    __m512 sums[HIGH][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < 2; j++) sums[i][j] = added ? _mm512_loadu_ps(out + i * out_row + j * VECTOR) : _mm512_setzero_ps();
+    add_pairs(rows, a, a_row, b, b_row, pairs, sums);
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < 2; j++) _mm512_storeu_ps(out + i * out_row + j * VECTOR, sums[i][j]);
