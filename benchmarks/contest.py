@@ -91,10 +91,12 @@ def _shown(words: Sequence[str]) -> list[str]:
 def asked(
     encoder: Encoder, rows: Sequence[Sequence[int]], predictions: Sequence[Any], spent: Cost, operations: float | None = None
 ) -> dict[str, Any]:
-    """The figures of a contestant that was asked prompts: rows behind the encoder's prefix; operations where they were counted."""
+    """The figures of a contestant that was asked prompts: rows behind the encoder's prefix, whose tokens count in each; operations
+    where they were counted."""
     tokens = sum(len(encoder.prefix) + len(row) for row in rows)
-    return {"rows": len(rows), "seconds": spent.seconds, "prompt_tokens": tokens, "peak_memory_bytes": spent.peak_memory_bytes,
-            "predictions": list(predictions), **({} if operations is None else {"operations": operations})}
+    return {"rows": len(rows), "seconds": spent.seconds, "tokens_per_second": tokens / spent.seconds,
+            "peak_memory_bytes": spent.peak_memory_bytes, "predictions": list(predictions),
+            **({} if operations is None else {"operations": operations})}
 
 
 def machine() -> dict[str, Any]:

@@ -96,7 +96,7 @@ def _figures(
         with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
             logits = model(input_ids=ids).logits.float().cpu()
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row.targets)).item())
-    return {**figures, "held_out_loss": sum(losses) / len(losses)}
+    return {**figures, "held_out_loss": sum(losses) / len(losses), "operations": training.operations(encoder, rows, fit)}
 
 
 if __name__ == "__main__":

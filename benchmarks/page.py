@@ -79,7 +79,10 @@ _HEAD = """# Benchmarks
 
 Prooftune beside other tools on the same rows, with the same hyperparameters and seeds, every contestant in a process of its own,
 in turn, on one machine. Ratios are medians over paired runs; above 1 Prooftune is faster. `benchmarks/` has the scripts, whose
-first lines say what is compared with what; this page is written by `benchmarks/page.py` from what they measured.
+first lines say what is compared with what; this page is written by `benchmarks/page.py` from what they measured. A prompt's tokens
+count in every row, also where a tool computes what rows share once.
+
+On GPUs: not measured. What runs there is tested on processors; the scripts take a GPU where they find one.
 """
 
 

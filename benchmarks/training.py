@@ -174,19 +174,26 @@ def _figures(
             logits = model(input_ids=torch.tensor([ids[:-1]], device=model.device)).logits[0, -targets_:].float()
         total += torch.nn.functional.cross_entropy(logits.cpu(), torch.tensor(ids[-targets_:]), reduction="sum").item()
         count += targets_
-    # Of one step, times the steps: rows are about as long in each.
-    size = ARGUMENTS["per_device_train_batch_size"]
-    operations = contest.operations(lambda: (counted or fit)(rows[:size])) * len(rows) / size
-    return {**figures, "held_out_loss": total / count, "operations": operations}
+    return {**figures, "held_out_loss": total / count, "operations": operations(encoder, rows, counted or fit)}
+
+
+def operations(encoder: Encoder, rows: list[Row], fit: Callable[[list[Row]], None]) -> float:
+    """Of the training on these rows: counted in a step over the first of them, the others by their tokens."""
+    some = rows[: ARGUMENTS["per_device_train_batch_size"]]
+    return contest.operations(lambda: fit(some)) * _tokens(encoder, rows) / _tokens(encoder, some)
 
 
 def timed(encoder: Encoder, rows: list[Row], fit: Callable[[list[Row]], None]) -> dict[str, Any]:
     """What it takes to train on these rows."""
     with measured() as cost:
         fit(rows)
-    tokens = sum(len(encoder.prefix) + len(row.ids) for row in rows)
-    return {"rows": len(rows), "seconds": cost.seconds, "tokens_per_second": tokens / cost.seconds,
+    return {"rows": len(rows), "seconds": cost.seconds, "tokens_per_second": _tokens(encoder, rows) / cost.seconds,
             "peak_memory_bytes": cost.peak_memory_bytes}
+
+
+def _tokens(encoder: Encoder, rows: list[Row]) -> int:
+    """Of the rows with their prompts' beginning, as those count that do not share it."""
+    return sum(len(encoder.prefix) + len(row.ids) for row in rows)
 
 
 if __name__ == "__main__":
