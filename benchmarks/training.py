@@ -45,19 +45,21 @@ ARGUMENTS: dict[str, Any] = {
     "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 0, "bf16": True, "report_to": "none",
     "save_strategy": "no", "eval_strategy": "no", "train_sampling_strategy": "sequential"}
 SHORT, LONG = 160, 512
+ROWS = 160
 
 
 def main() -> None:
     parser = contest.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=160)
+    parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     options = parser.parse_args()
     ARGUMENTS["bf16"] = options.dtype == "bfloat16"
     runs = {"prooftune": ours, "prooftune-int8": ours_in_int8, "trl-defaults": trl_defaults, "trl-best": trl_best,
             "padded-512": padded}
     facts = {"model": loading.EMBEDDED, "rows": options.rows, "dtype": options.dtype, "arguments": ARGUMENTS, "lora": LORA}
-    contest.contest(__file__, options, runs, facts, name=f"training-{options.dtype}")
+    many = "" if options.rows == ROWS else f"-{options.rows}"
+    contest.contest(__file__, options, runs, facts, name=f"training-{options.dtype}{many}")
 
 
 def ours(options: argparse.Namespace, int8: bool = False) -> dict[str, Any]:
