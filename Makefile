@@ -11,6 +11,7 @@ help:  ## Show what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/run.stamp  ## Install into .venv (1.9 GB, most of it torch)
+	@echo "Installed. Now: . $(BIN)/activate, then prooftune --help"
 
 demo: .venv/run.stamp  ## Install, then tune and compare the small embedded model (about 5 minutes)
 	$(BIN)/prooftune demo
@@ -27,6 +28,7 @@ clean:  ## Remove the environment and the caches
 
 # The stamps keep make from installing again until what is required changes.
 .venv/run.stamp: requirements/torch.txt requirements/run.txt pyproject.toml
+	@echo "Installing into .venv, which takes a minute or two"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) -r requirements/torch.txt
 	$(PIP) -r requirements/run.txt

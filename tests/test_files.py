@@ -73,6 +73,21 @@ def test_parents_are_made_and_the_umask_is_kept(tmp_path: Path) -> None:
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_what_a_library_keeps_to_the_owner_is_shared_as_other_files_are(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    with atomic_path(tmp_path / "bundle") as temporary:
+        (temporary / "adapter").mkdir(parents=True)
+        for path in (temporary / "own.json", temporary / "adapter" / "weights"):
+            path.write_text("")
+            path.chmod(0o600)
+        (temporary / "program").write_text("")
+        (temporary / "program").chmod(0o700)
+    usual = (tmp_path / "plain").stat().st_mode
+    for name in ("own.json", "adapter/weights"):
+        assert (tmp_path / "bundle" / name).stat().st_mode == usual
+    assert (tmp_path / "bundle" / "program").stat().st_mode == usual | 0o100
+
+
 def test_a_full_disk_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_text(tmp_path / "a.txt", "old")
 

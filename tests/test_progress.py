@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from collections.abc import Iterator
 
@@ -27,9 +28,9 @@ def work() -> None:
     assert list(progress.track(iter("abc"), "Reading", 3)) == ["a", "b", "c"]
 
 
-def on_terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+def on_terminal(monkeypatch: pytest.MonkeyPatch, width: int = 120) -> io.StringIO:
     screen = io.StringIO()
-    monkeypatch.setattr(progress, "console", lambda: Console(file=screen, force_terminal=True, width=120, highlight=False))
+    monkeypatch.setattr(progress, "console", lambda: Console(file=screen, force_terminal=True, width=width, highlight=False))
     return screen
 
 
@@ -73,6 +74,21 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         bar.advance(0, 3)  # type: ignore[arg-type]
     assert "Scoring" in screen.getvalue()
     assert "3/3" in screen.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_a_bar_keeps_to_its_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    screen = on_terminal(monkeypatch, width)
+    with progress.bar("tuned-with-retrieval: training (loss 3.068)", 12) as bar:
+        bar.advance(0, 12)  # type: ignore[arg-type]
+    lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", screen.getvalue()).splitlines() if line.strip()]
+    assert lines and all("tuned-with-retrieval: training (loss 3.068)" in line and "12/12" in line for line in lines)
+
+
+def test_lines_on_a_terminal_are_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = on_terminal(monkeypatch, 20)
+    progress.say("somewhere between words and not within")
+    assert [line.strip() for line in screen.getvalue().splitlines()] == ["somewhere between", "words and not within"]
 
 
 def test_no_bar_where_nothing_is_described(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,6 +262,30 @@ def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) 
     assert message in str(caught.value)
 
 
+def test_a_data_file_in_place_of_a_recipe_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "reviews.csv"
+    file.write_text("text,label\nURGENT: my tablet,a\n")
+    with pytest.raises(UsageError, match=r"reviews.csv is data, not a recipe: 'prooftune init .*reviews.csv' writes a recipe"):
+        recipe.load(file)
+
+
+def test_a_mistake_in_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("name: x\ndata: {train: a.csv\nvariants: [majority]\n")
+    with pytest.raises(UsageError, match=r"r.yaml is not valid YAML: line 3, column 9: "):
+        recipe.load(file)
+
+
+@pytest.mark.parametrize(("before", "now", "found"), [
+    ("a: 1", "a: 1", []), ("a: 1", "a: 2", ["a 1, now 2"]), ("a: {b: 1, c: 2}", "a: {b: 1, c: }", ["a.c 2, now none"]),
+    ("a: {b: 1}", "a: {c: 1}", ["a.b, now gone", "a.c, not there before"]), ("a: [1]", "a: [1, 2]", ["a [1], now [1, 2]"]),
+    ("a: [", "a: 1", ["a recipe that cannot be read"]), ("", "a: 1", ["a recipe that cannot be read"]),
+    ("key: sk-abcdefghijklmnopqrstuvwx", "key: b", ["key [removed], now b"]),
+])
+def test_what_differs_between_recipes(before: str, now: str, found: list[str]) -> None:
+    assert recipe.differences(before, now) == found
+
+
 def test_an_unknown_name_suggests_a_shipped_one() -> None:
     with pytest.raises(UsageError, match=r"no recipe 'dmeo': neither a file nor .*\(did you mean 'demo'\?\)"):
         recipe.load("dmeo")

@@ -92,6 +92,10 @@ def _print_lengths(screen: Any, report: AuditReport) -> None:
     screen.print(shown)
 
 
+_TIMES = ("train_seconds", "score_seconds", "seconds")
+"""Of a plan, as the columns have them."""
+
+
 def _print_plans(screen: Any, chosen: Recipe, plans: list[Plan] | None) -> None:
     from rich.table import Table
 
@@ -105,10 +109,14 @@ def _print_plans(screen: Any, chosen: Recipe, plans: list[Plan] | None) -> None:
     for heading in ("training", "test rows", "in all", "peak memory"):
         shown.add_column(heading, justify="right")
     for item in plans:
-        times = (seconds(one) for one in (item.train_seconds, item.score_seconds, item.seconds))
+        times = (seconds(getattr(item, name)) for name in _TIMES)
         shown.add_row(item.name, *times, f"{item.memory_bytes / 1e9:.1f} GB")
-    screen.print(shown)
     most, here = max(item.memory_bytes for item in plans), cost.available_memory()
+    if len(plans) > 1:
+        shown.add_section()
+        times = (seconds(sum(getattr(item, name) for item in plans)) for name in _TIMES)
+        shown.add_row("all", *times, f"{most / 1e9:.1f} GB")
+    screen.print(shown)
     if here is not None and most > 0.9 * here:
         screen.print(f"warning This machine has {here / 1e9:.1f} GB free. Lower training.per_device_train_batch_size (and raise "
                      "training.gradient_accumulation_steps), or prompt.max_length.", style="yellow", markup=False)

@@ -65,6 +65,7 @@ def _sibling(path: Path) -> Path:
 
 def _put(temporary: Path, path: Path) -> None:
     """Rename over `path`; an old folder, which cannot be renamed over, steps aside first."""
+    _share(temporary)
     if temporary.is_file():
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -75,6 +76,18 @@ def _put(temporary: Path, path: Path) -> None:
     path.replace(aside)
     temporary.replace(path)
     _remove(aside)
+
+
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
+
+def _share(path: Path) -> None:
+    """Give files the permissions that new files have: libraries that write by way of a temporary (safetensors) leave theirs to the
+    owner alone, so that a server under another user could not read a bundle."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file() and not file.is_symlink() and not file.stat().st_mode & 0o077:
+            file.chmod(file.stat().st_mode | 0o666 & ~_UMASK)
 
 
 def _remove(path: Path) -> None:

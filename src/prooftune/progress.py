@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_WIDTH = 110
+"""Columns that a bar and all beside it take."""
 SECONDS = 30.0
 """Between two lines about the same work where there is no terminal."""
 
@@ -28,8 +30,9 @@ def console() -> Console:
 
 
 def say(message: str, style: str | None = None) -> None:
-    """Print a line, as it is: brackets in it, of a label or a file's name, are no markup."""
-    console().print(message, style=style, markup=False, soft_wrap=True)
+    """Print a line, as it is: brackets in it, of a label or a file's name, are no markup. A terminal breaks it between words; in a
+    log it stays one line."""
+    console().print(message, style=style, markup=False, soft_wrap=not console().is_terminal)
 
 
 @contextmanager
@@ -59,8 +62,11 @@ def bar(description: str | None, total: float | None, completed: int = 0) -> Ite
             told = f"{speed:,.0f}/s" if speed and speed >= 10 else f"{speed:.1f}/s" if speed and speed >= 0.5 else ""
             return Text(told or (f"{1 / speed:.1f} s each" if speed else ""), "progress.data.speed")
 
-    columns = (TextColumn("  {task.description:<34}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), Rate(),
-               TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
+    # In a terminal of 80 characters a bar of 4 stands, without the time that has passed.
+    spare = console().width - _WIDTH
+    passed = [TimeElapsedColumn(), TextColumn("<")] if spare >= 0 else []
+    columns = (TextColumn("  {task.description:<34}", markup=False), BarColumn(bar_width=max(4, min(24, 24 + spare))),
+               MofNCompleteColumn(), Rate(), *passed, TimeRemainingColumn())
 
     class Lines(Progress):
         """For a log: how far it is, from time to time."""
@@ -96,8 +102,8 @@ def bar(description: str | None, total: float | None, completed: int = 0) -> Ite
         yield progress
 
 
-def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield the items, showing how many of `total` are done."""
+def track(items: Iterable[T], description: str | None, total: int) -> Iterator[T]:
+    """Yield the items, showing how many of `total` are done; None: show nothing."""
     with bar(description, total) as progress:
         for item in items:
             yield item

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prooftune import __version__, recipe, runs
+from prooftune import __version__, earlier, recipe, runs
 from prooftune.data import contexts
 from prooftune.data.sources import source_digest
 from prooftune.environment import arithmetic, environment
@@ -49,8 +49,12 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        verdict = self.scores["verdict"]
-        return str(verdict["sentence"])
+        return str(self.scores["verdict"]["sentence"])
+
+    @property
+    def headline(self) -> str:
+        """The verdict in a few words."""
+        return str(self.scores["verdict"]["headline"])
 
 
 def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Result:
@@ -77,7 +81,9 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
 
         say_if_unreachable(chosen.judge)
     with runs.locked(folder):
-        write_text(folder / "recipe.yaml", recipe.dump(chosen))
+        dumped = recipe.dump(chosen)
+        earlier.keep(folder, dumped)
+        write_text(folder / "recipe.yaml", dumped)
         study, data_print = prepare(chosen, base, folder)
         if chosen.asks_model:
             how = arithmetic(chosen)
@@ -93,8 +99,7 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
             results.append(_variant(chosen, study, data_print, name, variant, place, base, models, passages))
         del models, passages
         scores = evaluate(chosen, study, results, folder, base)
-        bundle = _bundle(chosen, study, results, scores, folder)
-        return Result(folder, scores, folder / "report.html", bundle)
+        return Result(folder, scores, folder / "report.html", _bundle(chosen, study, results, scores, folder))
 
 
 def check_model(chosen: Recipe) -> None:
@@ -218,6 +223,8 @@ def _variant(
     outcome = _outcome(Context(chosen, seen, folder, windowed=not shows_passages(variant)), variant, name, base, models)
     if retrieval:
         outcome.details["retrieval"] = retrieval
+    if variant.context == "gold" and (guessed := passages.guessed(study)):
+        outcome.details["guessed_gold"] = guessed
     runs.write_predictions(folder / "validation.parquet", outcome.validation)
     runs.write_predictions(folder / "predictions.parquet", outcome.test)
     write_json(folder / "details.json", outcome.details)

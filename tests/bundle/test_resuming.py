@@ -18,7 +18,7 @@ import pytest
 
 from prooftune.bundle.bulk import Summary, labelling, parts, predict_file, predicting, writing
 from prooftune.bundle.load import load as bundle_load
-from prooftune.errors import Failure
+from prooftune.errors import Failure, UsageError
 from prooftune.files import read_json, write_json
 from prooftune.runs import locked
 
@@ -174,9 +174,24 @@ def test_two_at_once_do_not_write_one_output(bundle: Path, tmp_path: Path) -> No
 
 def test_an_old_output_stands_until_the_new_one_is_whole(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, out = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
-    out.write_text("old")
+    old = '{"label": "old", "truncated_tokens": 0}\n'
+    out.write_text(old)
     interrupted(monkeypatch, 3, lambda: predict_file(bundle, file, out))
-    assert out.read_text() == "old"
+    assert out.read_text() == old
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.csv", "mine.parquet"])
+def test_a_file_that_holds_no_answers_is_not_written_over(bundle: Path, tmp_path: Path, name: str) -> None:
+    file, out = rows_file(tmp_path / "in.jsonl"), tmp_path / name
+    out.write_text("text,note\nmine,keep\n")
+    with pytest.raises(UsageError, match=f"{name} exists and holds no answers"):
+        predict_file(bundle, file, out)
+    assert out.read_text() == "text,note\nmine,keep\n"
+    out.unlink()
+    predict_file(bundle, file, out)
+    first = out.read_bytes()
+    predict_file(bundle, file, out)
+    assert out.read_bytes() == first
 
 
 def test_answers_below_the_threshold_are_marked(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,14 @@ def test_few_rows_and_imbalance() -> None:
     assert found["imbalance"] == ("'a' has 142 training rows, 'c' 1: read balanced accuracy and macro-F1, not accuracy alone.")
 
 
+def test_labels_that_differ_in_case_alone() -> None:
+    given = study([(f"another {i} of these", "A ") for i in range(10)])
+    alike = [finding for finding in findings(given) if finding.code == "alike-labels"]
+    assert [finding.message for finding in alike] == [
+        "labels 'a', 'A ' differ in case, punctuation or spaces alone. If they are one: data.labels: "
+        '{"a": "a", "A ": "a", "b": "b"}']
+
+
 def test_labels_that_are_not_tested() -> None:
     found = {f.code: f.message for f in findings(study([(f"third class {i} text", "c") for i in range(10)]))}
     assert found == {"untested-label": "no test row has label 'c': nothing can be said of it."}

@@ -146,7 +146,7 @@ def test_a_column_that_is_named_label_is_one_even_in_a_short_file(tmp_path: Path
 def test_rows_without_label_are_told(tmp_path: Path) -> None:
     rows = "".join(f"some text {i},{'ab'[i % 2]}\n" for i in range(20))
     text, sentences = guess(file(tmp_path, "a.csv", f"text,label\n{rows}more,\n"), tmp_path / "a.yaml")
-    assert sentences[-2:] == ["21 rows, 2 labels: a (10), b (10).", "1 row has no label: give them one, or remove them."]
+    assert sentences[-2:] == ["21 rows, 2 labels: a (10), b (10).", "1 row has no label (a.csv:22): give them one, or remove them."]
     assert "labels:" not in text
 
 
@@ -201,8 +201,18 @@ def test_multiple_choice_and_folders_of_tables_are_refused(tmp_path: Path) -> No
         guess(tmp_path, tmp_path / "a.yaml")
 
 
+def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
+    rows = "".join(f"some text {i},{'aA'[i % 2]}\n" for i in range(20))
+    _, sentences = guess(file(tmp_path, "a.csv", f"text,label\n{rows}more,b\n"), tmp_path / "a.yaml")
+    assert sentences[-2:] == ["Labels 'a', 'A' differ in case, punctuation or spaces alone; data.labels can make them one.",
+                              "A label of one row cannot stand in both training and test: 'b'."]
+    _, sentences = guess(file(tmp_path, "b.csv", "text,label\n" + "".join(f"text {i},a\n" for i in range(20))), tmp_path / "b.yaml")
+    assert sentences[-1] == "One label alone leaves nothing to tell apart: is it the right column?"
+
+
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("a.csv", "", "a.csv is empty (0 bytes)"),
+    ("a.csv", "message,category\n", "a.csv holds one row alone, 'message', 'category': a header and no rows?"),
     ("a.csv", "\n\n", "a.csv holds no rows"),
     ("a.csv", "just\nsome\nlines\n", "a.csv: no separator among tab, comma, semicolon and | gives more than one column"),
     ("a.csv", "text,label\na,b,c\nd,e\n", "a.csv:2: 3 fields where 2 are expected"),

@@ -80,6 +80,7 @@ def test_copies_and_near_copies_stay_together(method: Any) -> None:
     (labelled({"a": 2, "b": 1}), "stratified", "3 different texts are too few to set 20% aside for test; give data.test its own"),
     (examples([("same", "a")] * 50), "stratified", "1 different texts are too few"),
     (labelled({"a": 20, "b": 1}), "stratified", "label 'b' has a single text, so it cannot stand in both train and test: remove"),
+    (labelled({"a": 20, "b": 1}), "stratified", 'another label (data.labels: {"a": "a", "b": "a"}), or set'),
     (labelled({str(i): 2 for i in range(20)}), "stratified", "20% of 40 different texts for test are fewer than the 20 labels"),
     ([Example(str(i), {"text": "x"}, "a", group="one") for i in range(9)], "grouped", "1 groups are too few"),
 ])

@@ -213,7 +213,8 @@ def test_the_command_exports_and_ends_in_1_when_refused(
 
     bundle = make("llama")
     code, said = run(str(bundle), "--to", "vllm", "--out", str(tmp_path / "out"))
-    assert code in (0, None) and "| vllm | 100.0% of 10" in said.out
+    assert code in (0, None) and "the bundle's answer to 100.0% of 10 golden rows" in said.out
+    assert "| vllm | 100.0% of 10" in (tmp_path / "out" / "README.md").read_text()
     assert "vllm serve . --served-model-name prooftune --max-model-len" in (tmp_path / "out" / "serve.sh").read_text()
     write_json(tmp_path / "rows.json", {})
     code, said = run(str(bundle), "--to", "merged", "--out", str(tmp_path / "two"), "--max-difference", "0", "--golden",

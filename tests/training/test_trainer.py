@@ -20,7 +20,7 @@ from prooftune.models import adapters, loading
 from prooftune.training import trainer
 from prooftune.training.arguments import training_arguments
 from prooftune.training.objective import TuningModule
-from prooftune.training.trainer import last_whole_checkpoint, train
+from prooftune.training.trainer import last_whole_checkpoint, spent, train
 from training.tiny import BFLOAT16, FLOAT32, LABELS, arguments, loss_of, setup
 
 
@@ -186,6 +186,9 @@ def test_killed_and_resumed_equals_uninterrupted(
 
     assert go("straight", -1) == 0
     assert go("killed", kill_at) == -9
+    last = last_whole_checkpoint(tmp_path / "killed")
+    assert last is not None and spent(last) > 0
+    (last / "seconds.json").write_text("1000.5")
     # What a kill in the middle of writing leaves: newer than the others and useless.
     torn = tmp_path / "killed" / "checkpoint-99"
     torn.mkdir()
@@ -197,6 +200,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     straight, resumed = (load_file(tmp_path / name / "final.safetensors") for name in ("straight", "killed"))
     for name, value in straight.items():
         assert torch.equal(resumed[name], value), name
+    assert 1000.5 < spent(last_whole_checkpoint(tmp_path / "killed")) < 2000 and spent(None) == 0.0
 
 
 @pytest.mark.failure(18)

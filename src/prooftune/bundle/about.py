@@ -115,7 +115,8 @@ def _limits(facts: Mapping[str, Any]) -> str:
     threshold = (facts.get("abstention") or {}).get("threshold")
     if threshold is not None:
         target = facts["abstention"]["target"]
-        text += f" Below a probability of {threshold:.3f} its labels are not right as often as the study aimed at ({target:.1%})."
+        text += (f" Labels of a probability of {threshold:.3f} or more were right in at least {target:.1%} of the validation rows; "
+                 "others are marked as abstained.")
     return text
 
 

@@ -54,7 +54,7 @@ def export(
     What answers otherwise than the bundle is no export: nothing is left, and where the two part is said.
     """
     from prooftune.export.build import export as export_bundle
-    from prooftune.export.card import table
+    from prooftune.export.card import summary
 
     record = export_bundle(bundle, to, out, rows_of=golden, agreement=min_agreement, difference=max_difference, unchecked=unchecked)
-    print(f"{table([record])}\n\nExport: {out}")
+    print("\n".join([*summary(record), f"Export: {out}, whose README.md has all figures"]))

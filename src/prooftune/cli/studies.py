@@ -174,11 +174,13 @@ def _pointed_to_recipe(name: str) -> Iterator[None]:
 
 
 def _print_result(result: Result) -> None:
-    from prooftune.report.terminal import table
+    from prooftune.bundle.facts import read_facts
+    from prooftune.report.terminal import table, tell
 
     print()
     table(result.scores)
-    print(f"\n{result.verdict}\n")
-    print(f"Report: {result.report}")
+    print()
+    tell(f"{result.headline} {result.verdict}")
+    print(f"\nReport: {result.report}")
     if result.bundle is not None:
-        print(f"Bundle: {result.bundle}")
+        print(f"Bundle: {result.bundle} ({read_facts(result.bundle)['variant']})")

@@ -12,8 +12,8 @@ import numpy as np
 from prooftune.data import duplicates
 from prooftune.data.audit_questions import not_in_context, shared_contexts
 from prooftune.data.damage import damaged
-from prooftune.data.findings import SHOWN, Finding, counted, some, where
-from prooftune.data.text import compared
+from prooftune.data.findings import SHOWN, Finding, counted, merged, some, where
+from prooftune.data.text import alike, compared
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.records import Example, SplitName, Study
@@ -219,6 +219,11 @@ def _labels(study: Study) -> list[Finding]:
     if missing:
         findings.append(Finding("untested-label", "warning",
                                 f"no test row has label {', '.join(map(repr, missing))}: nothing can be said of it."))
+    for several in alike(study.labels)[:SHOWN]:
+        first = sorted(several, key=lambda label: -train[label])
+        rest = [label for label in study.labels if label not in several]
+        findings.append(Finding("alike-labels", "warning", f"labels {', '.join(map(repr, first))} differ in case, punctuation or "
+                                f"spaces alone. If they are one: {merged(first, rest)}"))
     few = {label: train[label] for label in present if train[label] < FEW_ROWS}
     if few:
         named = ", ".join(f"'{label}' ({n})" for label, n in list(few.items())[:SHOWN])

@@ -18,6 +18,10 @@ from prooftune.progress import track
 PERMUTATIONS = 128
 
 
+_LONG = 5_000
+"""Texts whose signatures take a second or so, which is worth a line."""
+
+
 def exact(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
     """For each text of `first` that also stands in `second`, its index and that of its first copy there.
 
@@ -108,7 +112,8 @@ class _Hashed:
         self.sets = [shingles(text) for text in texts]
         # Only the candidates depend on the hash, so the fastest of the standard library will do.
         made = MinHash.generator(([s.encode() for s in one] for one in self.sets), num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
-        self.signatures: list[Any] = list(track(made, f"Comparing {name} texts", len(self.sets)))
+        shown = f"Comparing {name} texts" if len(self.sets) >= _LONG else None
+        self.signatures: list[Any] = list(track(made, shown, len(self.sets)))
 
     def index(self, threshold: float) -> Any:
         from datasketch import MinHashLSH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,6 +11,7 @@ from prooftune.records import Example
 
 SHOWN = 5
 """Rows named in a message."""
+_NAMED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +44,11 @@ def some(rows: Sequence[str]) -> str:
 def counted(count: int, what: str) -> str:
     """A number with its noun."""
     return f"{count:,} {what}{'s' if count != 1 else ''}"
+
+
+def merged(several: Sequence[str], others: Iterable[str] = ()) -> str:
+    """How a recipe makes one label of several: the first of them."""
+    others = list(others)
+    named = {**dict.fromkeys(several, several[0]), **{label: label for label in others[:_NAMED]}}
+    rest = ", and every other label as it is" if len(others) > _NAMED else ""
+    return f"data.labels: {json.dumps(named, ensure_ascii=False)}{rest}"

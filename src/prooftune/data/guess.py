@@ -12,11 +12,13 @@ from statistics import median
 from typing import Any
 
 from prooftune.data.conversations import as_questions
+from prooftune.data.findings import some
 from prooftune.data.layout import LABEL_NAMES, LOOKED_AT, MOST_LABELS, TEXT_NAMES, Guess, is_label_like, is_number, look
 from prooftune.data.opening import missing
 from prooftune.data.questions import CONTEXT, QUESTION, question_columns, several
 from prooftune.data.starting import LABELS, MANY_CUT, QUESTIONS, RETRIEVAL
 from prooftune.data.tables import Table
+from prooftune.data.text import alike
 from prooftune.errors import UsageError
 
 _CHOICES = ("choices", "options")
@@ -52,7 +54,7 @@ def guess(path: Path, recipe: Path) -> tuple[str, list[str]]:
         _name(table, texts, label, guessed)
         _say_unused(guessed.options.get("columns", table.columns), [*texts, label], guessed)
     _say_empty([cells[i] for i in texts], guessed)
-    _labels(path, table.columns[label], cells[label], guessed)
+    _labels(table, table.columns[label], cells[label], guessed)
     return _write(path, recipe, guessed, long=_are_long([cells[i] for i in texts], guessed)), guessed.sentences
 
 
@@ -175,18 +177,27 @@ def _name(table: Table, texts: list[int], label: int, guessed: Guess) -> None:
     guessed.add("label", columns[label], f"Label: column '{columns[label]}'{there}.")
 
 
-def _labels(path: Path, column: str, cells: Sequence[str], guessed: Guess) -> None:
+def _labels(table: Table, column: str, cells: Sequence[str], guessed: Guess) -> None:
     counts = Counter(cell.strip() for cell in cells if cell.strip())
     if len(counts) > MOST_LABELS:
         hint = ("If they are scores, name ranges of them in data.bins" if all(map(is_number, counts)) else
                 "Name the columns in the file's header, or write the recipe by hand (prooftune recipes shows examples)")
-        raise UsageError(f"{path.name}: column '{column}' has {len(counts):,} different values, too many for labels. {hint}")
+        raise UsageError(f"{table.name}: column '{column}' has {len(counts):,} different values, too many for labels. {hint}")
     shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
     guessed.sentences.append(f"{len(cells):,} rows, {len(counts)} label{'s' if len(counts) != 1 else ''}: "
                              f"{shown}{' …' if len(counts) > 8 else ''}.")
-    blank = len(cells) - counts.total()
+    for same in alike(counts):
+        guessed.sentences.append(f"Labels {', '.join(map(repr, same))} differ in case, punctuation or spaces alone; "
+                                 "data.labels can make them one.")
+    if len(counts) == 1:
+        guessed.sentences.append("One label alone leaves nothing to tell apart: is it the right column?")
+    single = [label for label, n in counts.items() if n == 1]
+    if single and len(counts) > 1:
+        guessed.sentences.append(f"A label of one row cannot stand in both training and test: {', '.join(map(repr, single[:5]))}.")
+    blank = [table.where(row) for row, cell in enumerate(cells) if not cell.strip()]
     if blank:
-        guessed.sentences.append(f"{blank:,} row{'s have' if blank > 1 else ' has'} no label: give them one, or remove them.")
+        guessed.sentences.append(f"{len(blank):,} row{'s have' if len(blank) > 1 else ' has'} no label ({some(blank)}): give them "
+                                 "one, or remove them.")
     if all(is_number(name) for name in counts):
         first, *_ = names = sorted(counts, key=float)
         guessed.add("labels", {name: f"label {name}" for name in names},

@@ -130,6 +130,8 @@ def _csv_layout(path: Path, text: str, guessed: Guess) -> None:
     best = max(rows, key=lambda d: _fit(rows[d]))
     if not rows[best]:
         raise UsageError(f"{path.name} holds no rows")
+    if len(rows[best]) == 1:
+        raise UsageError(f"{path.name} holds one row alone, {', '.join(map(repr, rows[best][0][:8]))}: a header and no rows?")
     if not _evenness(rows[best]):
         raise UsageError(f"{path.name}: no separator among tab, comma, semicolon and | gives more than one column in every row. "
                          "For lines of the form text<separator>label write data.format: text and data.delimiter in a recipe")

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from prooftune.data import duplicates, sources
+from prooftune.data.findings import merged, some
 from prooftune.data.text import compared
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
@@ -78,8 +79,13 @@ def set_aside(
         strata = [examples[m[0]].stratum for m in members]
         rare = [label for label, n in Counter(strata).items() if n < 2]
         if rare:
+            known = Counter(strata)
+            common, others = known.most_common(1)[0][0], [label for label in known if label != rare[0]]
+            places = [next(e.source for e in examples if e.stratum == label) for label in rare]
             raise UsageError(f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot stand in both train and "
-                             f"{name}: remove it, merge it with data.labels, or set data.splitting.method: random")
+                             f"{name}: remove it ({some(places)}), make it another label "
+                             f"({merged([common, rare[0]], [label for label in others if label != common])}), or set "
+                             "data.splitting.method: random")
         if ceil(share * len(members)) < len(set(strata)):
             raise UsageError(f"{share:.0%} of {len(members):,} {what} for {name} are fewer than the {len(set(strata))} labels: "
                              f"raise data.splitting.{name}, or give data.{name} its own file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prooftune.records import Example
 
@@ -38,6 +38,14 @@ def identity(inputs: Mapping[str, str]) -> str:
     """
     whole = "\n".join(inputs.values())
     return words(whole) or whole.strip()
+
+
+def alike(labels: Iterable[str]) -> list[list[str]]:
+    """The labels that differ in nothing but case, punctuation and spacing, together; as a rule they are meant as one."""
+    together: dict[str, list[str]] = {}
+    for label in labels:
+        together.setdefault(words(label) or label, []).append(label)
+    return [several for several in together.values() if len(several) > 1]
 
 
 def compared(example: Example) -> str:

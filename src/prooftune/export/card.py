@@ -40,6 +40,24 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def summary(record: dict[str, Any]) -> list[str]:
+    """What the parity table says, in lines for a terminal."""
+    parity, size = record["parity"], f"{record['size_bytes'] / 1e6:,.1f} MB"
+    if parity is None:
+        return [f"{record['format']}, {size}: not checked"]
+    lines = [f"{record['format']}, {size}: the bundle's answer to {parity['agreement']:.1%} of {parity['rows']} golden rows "
+             f"({parity['agreement_low']:.1%} to {parity['agreement_high']:.1%})"]
+    if parity.get("token_agreement") is not None:
+        lines.append(f"  tokens: {parity['token_agreement']:.1%} are its own choice too")
+    if parity["mean_difference"] is not None:
+        lines.append(f"  log-probabilities differ by {_nats(parity['mean_difference'])} nats on average, "
+                     f"{_nats(parity['max_difference'])} at most")
+    if (metric := parity["metric"]) is not None:
+        lines.append(f"  {metric['name']}: {metric['export']:.3f}, the bundle's {metric['bundle']:.3f}")
+    return [*lines, f"  {parity['rows_per_second']:.1f} rows/s, {parity['peak_memory_bytes'] / 1e6:,.0f} MB of memory at most, by "
+            f"{parity['runtime']}"]
+
+
 def _checked(record: dict[str, Any]) -> str:
     if not record["checked"]:
         return ("**NOT CHECKED.** This export was written without running it: nobody knows whether it answers as its bundle "

@@ -7,6 +7,7 @@ problem it finds at once, each with the place in the recipe and the nearest know
 from prooftune.recipe.asking import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.base import Section
 from prooftune.recipe.data import TASKS, Audit, Data, Limit, Reading, Source, Split, Task
+from prooftune.recipe.differences import differences
 from prooftune.recipe.judging import Judge
 from prooftune.recipe.loading import describe_shipped, dump, load, parse, shipped, shipped_text
 from prooftune.recipe.sections import Card, Evaluation, Recipe
@@ -15,5 +16,5 @@ from prooftune.recipe.variants import KINDS, Variant, VariantKind
 __all__ = [
     "DATA_CONTEXT", "KINDS", "TASKS", "Answering", "Audit", "Card", "Data", "Evaluation", "Judge", "Limit", "Model", "Prompt",
     "Reading", "Recipe", "Retrieval", "Scoring", "Section", "Source", "Split", "Task", "Variant", "VariantKind", "describe_shipped",
-    "dump", "load", "parse", "shipped", "shipped_text",
+    "differences", "dump", "load", "parse", "shipped", "shipped_text",
 ]

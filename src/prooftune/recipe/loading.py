@@ -17,6 +17,8 @@ from prooftune.recipe.problems import explain, library_problems
 from prooftune.recipe.sections import Recipe
 from prooftune.recipe.variants import OF_QUESTIONS, OF_TRAINING, USED
 
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+"""Endings of files that hold rows; .json may be a recipe, since JSON is YAML."""
 _ALONE = {"model": "name", "train": "path", "validation": "path", "test": "path"}
 """Sections that may be given as a single value, and the key that it stands for."""
 
@@ -69,14 +71,23 @@ def load(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, 
     try:
         values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise UsageError(f"{reference} is not valid YAML: {error}") from None
+        raise UsageError(_not_yaml(str(reference), error)) from None
     if not isinstance(values, dict):
         raise UsageError(f"{reference}: a recipe is a mapping with data: and variants:, found "
                          f"{'an empty file' if values is None else type(values).__name__}")
     return parse(values, str(reference), overrides), base
 
 
+def _not_yaml(name: str, error: yaml.YAMLError) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return f"{name} is not valid YAML: {error}"
+    return f"{name} is not valid YAML: line {mark.line + 1}, column {mark.column + 1}: {problem}"
+
+
 def _read(path: Path) -> str:
+    if path.suffix.lower() in _TABLES:
+        raise UsageError(f"{path} is data, not a recipe: 'prooftune init {path}' writes a recipe for it")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -24,7 +24,11 @@ def cautions(facts: Mapping[str, Any]) -> list[str]:
     found += _of_variants(scores["variants"], task) + _below_majority(scores) + _of_answers(scores)
     for name, told in (facts.get("variants") or {}).items():
         if (told.get("training") or {}).get("resumed"):
-            found.append(f"{name}: training was resumed after an interruption; its time and memory are those of the last attempt.")
+            found.append(f"{name}: training was resumed after an interruption; its time leaves out what was lost by that, and its "
+                         "memory is that of the last attempt.")
+        if told.get("guessed_gold"):
+            found.append(f"{name}: of {told['guessed_gold']:,} of {scores['n']:,} questions the data names no passage with the "
+                         "answer; the one found with the reference answer stood in, which need not hold it.")
         found += _of_forgetting(name, told.get("forgetting") or {})
     return list(dict.fromkeys(found))
 
@@ -80,8 +84,9 @@ def _of_variant(variant: Mapping[str, Any], task: shown.Shown) -> list[str]:
         found.append(f"{variant['windowed']:,} of {n:,} contexts ({variant['windowed'] / n:.1%}) were too long for one prompt and "
                      "were read in overlapping windows; the surest answer of all windows counts.")
     if variant.get("unknown_citations"):
-        found.append(f"{variant['unknown_citations']:,} citations name a passage that was not shown; they count as wrong and are "
-                     "never shown as sources.")
+        many = variant["unknown_citations"]
+        found.append(f"{many:,} {'citations name' if many > 1 else 'citation names'} a passage that was not shown: counted as "
+                     "wrong, and never shown as a source.")
     given = [row["label"] for row in variant.get("per_class") or [] if row["predicted"]]
     if len(given) == 1 and len(variant["per_class"]) > 1 and variant["kind"] != "majority" and not variant.get("invalid"):
         found.append(f"gave the same label, '{given[0]}', to all {n:,} examples: it tells nothing apart, whatever its accuracy.")

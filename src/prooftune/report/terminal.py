@@ -32,6 +32,14 @@ def table(scores: Mapping[str, Any]) -> None:
     Console().print(printed)
 
 
+def tell(text: str) -> None:
+    """Print a paragraph, which a terminal breaks between words; in a file it stays one line."""
+    from rich.console import Console
+
+    screen = Console(highlight=False)
+    screen.print(text, markup=False, soft_wrap=not screen.is_terminal)
+
+
 def _figure(figure: Mapping[str, Any] | None, form: Form, with_interval: bool) -> str:
     if not figure or figure["value"] is None:
         return MISSING

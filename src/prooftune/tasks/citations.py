@@ -12,10 +12,12 @@ from collections.abc import Sequence
 # A number of up to three digits: four are a year. An id has a letter before its number: without one it is a time of day.
 _ID = r"(?:\d{1,3}|(?=[^\s\[\],;:]*[^\W\d])[^\s\[\],;]{1,200}:\d{1,9})"
 _CITATION = re.compile(rf"\s*\[\s*({_ID}(?:\s*[,;]\s*{_ID})*)\s*\]")
+_CUT = re.compile(r"\s*\[\s*\d{1,3}(?:\s*[,;]\s*\d{1,3})*\s*[,;]?\s*$")
+"""One that an answer broke off in: it names nothing, since its number may be half of one."""
 
 
 def parse_citations(text: str) -> tuple[str, list[str]]:
-    """The answer without its citations, and the ids that they name, in order and each once.
+    """The answer without its citations, one that it broke off in included, and the ids that they name, in order and each once.
 
     The ids are as written: `sources` tells which of them name a passage that was shown.
     """
@@ -24,6 +26,8 @@ def parse_citations(text: str) -> tuple[str, list[str]]:
     while found := _CITATION.findall(text):
         ids |= dict.fromkeys(part.strip() for group in found for part in re.split("[,;]", group))
         text = _CITATION.sub("", text)
+    while (cut := _CUT.sub("", text)) != text:
+        text = cut
     return text.strip(), list(ids)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -41,6 +42,7 @@ from prooftune.training.objective import Row, TuningModule, make_collator
 from prooftune.training.order import Batches
 
 _WEIGHTS = "trained.safetensors"
+_SPENT = "seconds.json"
 _SEEN = 4
 """Rows whose inputs say how weights are laid out in 8 bits."""
 
@@ -69,9 +71,14 @@ class _Loader(DataLoader[Any]):
 
 
 class TuningTrainer(Trainer):  # type: ignore[misc]
-    """`transformers.Trainer` over a `TuningModule`."""
+    """`transformers.Trainer` over a `TuningModule`.
+
+    Attributes:
+        spent: seconds of the attempts that this one goes on from.
+    """
 
     def __init__(self, module: TuningModule, *, train: Rows, **options: Any) -> None:
+        self.spent, self._started = 0.0, time.perf_counter()
         super().__init__(model=module, train_dataset=train, **options)
         # Ours divides by the window's targets itself, so the Trainer must not divide by the accumulation steps.
         self.model_accepts_loss_kwargs = True
@@ -137,6 +144,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             save_file({name: state_dict[name].contiguous() for name in learning}, folder / _WEIGHTS)
         else:
             save_file(module.trainable_state(), folder / _WEIGHTS)
+        (folder / _SPENT).write_text(json.dumps(self.spent + time.perf_counter() - self._started))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._restore(Path(resume_from_checkpoint))
@@ -158,7 +166,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
 class _Bar(TrainerCallback):  # type: ignore[misc]
     """Steps done, time left and the last loss."""
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str | None) -> None:
         self._description = description
         self._context: Any = None
         self._bar: Any = None
@@ -172,7 +180,7 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
         self._bar.update(0, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs and "loss" in logs and self._bar is not None:
+        if logs and "loss" in logs and self._bar is not None and self._description is not None:
             self._bar.update(0, description=f"{self._description} (loss {logs['loss']:.3f})")
 
     def close(self) -> None:
@@ -189,7 +197,7 @@ def train(
     *,
     patience: int | None = None,
     int8: bool = False,
-    description: str = "Training",
+    description: str | None = "Training",
     callbacks: Sequence[TrainerCallback] = (),
 ) -> list[dict[str, Any]]:
     """Train in place, resuming from the last whole checkpoint in the arguments' output folder.
@@ -221,6 +229,7 @@ def train(
     checkpoint = last_whole_checkpoint(folder)
     if checkpoint:
         state = json.loads((checkpoint / "trainer_state.json").read_text())
+        trainer.spent = spent(checkpoint)
         say(f"{description}: resuming after step {state['global_step']:,} of {state['max_steps']:,}", "dim")
     if arguments.bf16 or arguments.fp16:
         leave_inputs(module.model)
@@ -255,6 +264,12 @@ def _garbage_of_now_alone() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def spent(checkpoint: Path | None) -> float:
+    """Seconds of training that led to a checkpoint, all attempts together but what each lost when it was stopped."""
+    file = checkpoint and checkpoint / _SPENT
+    return float(json.loads(file.read_text())) if file and file.is_file() else 0.0
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:

@@ -225,7 +225,7 @@ def _learning(
         filled = [rows[i] for numbers in chosen for i in itertools.islice(itertools.cycle(numbers), batch)]
         with cost.measured() as most:
             train(TuningModule(model), filled, [], encoder.prefix, arguments, int8=context.recipe.model.int8_training,
-                  callbacks=[clock], description="")
+                  callbacks=[clock], description=None)
     tokens = [len(encoder.prefix) + sum(map(len, filled[at : at + batch])) for at in range(batch, len(filled), batch)]
     before, rates = most.memory_before_bytes, [one / n for one, n in zip(clock.seconds[1:], tokens, strict=True)]
     return _Rate(statistics.median_low(rates), before, _more(before, most.peak_memory_bytes, len(order) * epochs, _GROWS_LEARNING))

@@ -107,6 +107,14 @@ class Passages:
         facts = self._measured(study) if variant.context == "retrieved" else {}
         return replace(study, **splits), facts  # type: ignore[arg-type]
 
+    def guessed(self, study: Study) -> int:
+        """Of how many test questions the data names no passage that is there, so that it is searched for; says so."""
+        unnamed = sum(not any(key in self._by_key for key in example.gold) for example in study.test)
+        if unnamed:
+            say(f"  of {unnamed:,} of {len(study.test):,} test questions the data names no passage with the answer (data.gold): "
+                "the one found with the reference answer stands in", "yellow")
+        return unnamed
+
     def shown_in(self, study: Study) -> dict[str, Any]:
         """The passages that the test questions were shown: id -> ``key`` (by which gold passages are named), document,
         page, section, text."""
@@ -167,16 +175,21 @@ class Passages:
             shown.append(mixed)
         return shown
 
+    @cached_property
+    def _by_key(self) -> dict[str, list[Chunk]]:
+        """The passages of each text that the data may name."""
+        found: dict[str, list[Chunk]] = {}
+        for chunk in self.index.chunks:
+            found.setdefault(chunk.key, []).append(chunk)
+        return found
+
     def _gold(self, split: str, examples: Sequence[Example]) -> list[list[Chunk]]:
         """The passages that hold the answer, likeliest first: those the data names, else those found with the reference answer.
 
         A long text that the data names was cut into several passages, of which one or two hold the answer.
         """
-        by_key: dict[str, list[Chunk]] = {}
-        for chunk in self.index.chunks:
-            by_key.setdefault(chunk.key, []).append(chunk)
-        self._check_gold(examples, by_key)
-        named = [[chunk for key in e.gold for chunk in by_key.get(key, ())] for e in examples]
+        self._check_gold(examples, self._by_key)
+        named = [[chunk for key in e.gold for chunk in self._by_key.get(key, ())] for e in examples]
         if all(len(own) == 1 for own in named):
             return named
         asked = [f"{e.inputs[QUESTION]} {' '.join(e.references or ())}" for e in examples]

@@ -90,7 +90,7 @@ def _digests(place: Path) -> dict[str, str]:
 def _train(context: Context, variant: Variant, name: str, encoder: Encoder, facts_file: Path) -> None:
     """Train and prove that something was learned; in every process, of which the first saves it."""
     from prooftune.training.arguments import training_arguments, usual_learning_rate
-    from prooftune.training.trainer import last_whole_checkpoint, train
+    from prooftune.training.trainer import last_whole_checkpoint, spent, train
 
     forget()
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
@@ -105,7 +105,8 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
         options, context.folder / "checkpoints", rows=len(rows), validation=len(validation), seed=recipe.seed,
         dtype=loading.arithmetic(recipe.model.dtype), patience=recipe.early_stopping,
         learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method))
-    resumed = last_whole_checkpoint(context.folder / "checkpoints") is not None
+    checkpoint = last_whole_checkpoint(context.folder / "checkpoints")
+    resumed, before_it = checkpoint is not None, spent(checkpoint)
     trainable, total = adapters.trainable_counts(model)
     module = TuningModule(model)
     with measured() as cost:
@@ -136,7 +137,7 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
         "training": {"log_history": history, "trainable_parameters": trainable, "total_parameters": total, "rows": len(rows),
                      "epochs": epochs, "resumed": resumed, "arguments": used},
         "probe": {"before": before.tolist(), "after": after.tolist()},
-        "cost": {"train_seconds": cost.seconds, "train_tokens": round(tokens * epochs),
+        "cost": {"train_seconds": before_it + cost.seconds, "train_tokens": round(tokens * epochs),
                  "peak_memory_bytes": cost.peak_memory_bytes}})
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 

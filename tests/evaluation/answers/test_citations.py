@@ -21,6 +21,10 @@ from prooftune.tasks.citations import parse_citations, sources
     ("Ten\n[ 1 ]", "Ten", ["1"]),
     ("[[1]2] nested", "nested", ["1", "2"]),
     ("In [1998] they said [sic] at [12:30] [] [a b:3]", "In [1998] they said [sic] at [12:30] [] [a b:3]", []),
+    ("Ten years [1]. Ten [5", "Ten years. Ten", ["1"]),
+    ("Ten [1, 2, [3,", "Ten", []),
+    ("Ten [1 [2", "Ten", []),
+    ("Ten [years", "Ten [years", []),
     ("none", "none", []),
     ("", "", []),
 ])

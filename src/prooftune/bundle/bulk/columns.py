@@ -75,6 +75,30 @@ def added_columns(facts: Mapping[str, Any]) -> list[str]:
     return ["label", "probability", *shares, *abstained, "truncated_tokens"]
 
 
+def check_overwritten(out: Path, added: Sequence[str]) -> None:
+    """Refuse to write over a file that holds no answers: those are made again, but a file of someone's own is not.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if out.exists() and added[-1] not in _top(out):
+        raise UsageError(f"{out} exists and holds no answers of a bundle; give --out another name, or remove it")
+
+
+def _top(file: Path) -> str:
+    """What shows the columns of a file: its first line, or all of their names."""
+    if file.suffix.lower() == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return " ".join(pq.read_schema(file).names)
+        except pa.ArrowInvalid:
+            return ""
+    with file.open(encoding="utf-8", errors="replace") as handle:
+        return handle.readline(1_000_000)
+
+
 def check_collisions(name: str, columns: Sequence[str], added: Sequence[str]) -> None:
     """Refuse a file that has a column where an answer would be written.
 

@@ -19,6 +19,7 @@ from prooftune.bundle.bulk.columns import (
     KNOWN,
     added_columns,
     check_collisions,
+    check_overwritten,
     input_columns,
     source_of,
     wanted_columns,
@@ -104,6 +105,8 @@ def predict_file(
         header = "; its first row is taken for the header" if stream.kind == "csv" else ""
         say(f"{source.name} has one column, '{columns[field][:60]}', which is read as '{field}'{header}", "yellow")
     check_collisions(source.name, stream.columns, added_columns(facts))
+    if not storage.is_remote(out):
+        check_overwritten(target, added_columns(facts))
     form = form_of(target, stream, added_columns(facts), BLOCK, CHARACTERS)
     with _engine(engine, workers) as (device, label), parts_of(target, _key(bundle, source, columns, device)) as parts:
         resumed = parts.total("rows")
