@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe
-from prooftune.bundle.inputs import examples_of
+from prooftune.bundle.inputs import MANY, examples_of
 from prooftune.bundle.untuned import asked
 from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.evaluation.answers.scores import final_outputs
@@ -87,7 +87,7 @@ class Answerer:
 
         Args:
             questions: strings, or mappings with ``question`` and, where the bundle reads one, ``context``.
-            progress: whether to show a bar.
+            progress: whether to show a bar, for 16 or more.
             tuned: False asks the untuned base model with the same prompt and passages; without the no-answer threshold,
                 which is the tuned model's.
             retrieve: of a bundle with documents, whether passages are shown; it was tuned to see some.
@@ -100,7 +100,7 @@ class Answerer:
             return []
         with asked(self.facts, self.model, self._adapter, tuned):
             found = predict(self.model, self.encoder, examples, self._settings, self.facts["task"],
-                            description="Answering" if progress else None)
+                            description="Answering" if progress and len(examples) >= MANY else None)
         outputs = final_outputs(found, self.facts["threshold"] if tuned else None)
         replies = []
         for prediction, output, passages in zip(found, outputs, shown, strict=True):

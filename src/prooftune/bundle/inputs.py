@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from prooftune.errors import UsageError
 from prooftune.records import Example
 
+MANY = 16
+"""Texts or questions, from which on a bar shows how far it is: a few are answered before anyone could read it."""
+
 
 def examples_of(given: Sequence[str | Mapping[str, str]], fields: Sequence[str], what: str) -> list[Example]:
     """One example for each text or question.

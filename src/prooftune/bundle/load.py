@@ -13,7 +13,7 @@ import numpy as np
 
 from prooftune import recipe
 from prooftune.bundle.facts import read_facts
-from prooftune.bundle.inputs import examples_of
+from prooftune.bundle.inputs import MANY, examples_of
 from prooftune.bundle.safety import check_files
 from prooftune.bundle.untuned import asked
 from prooftune.errors import Failure, ProoftuneError, UsageError
@@ -75,7 +75,7 @@ class Classifier:
 
         Args:
             texts: strings, or mappings from field name to text where the bundle reads several fields.
-            progress: whether to show a bar.
+            progress: whether to show a bar, for 16 or more.
             tuned: False asks the untuned base model with the same prompt; its probabilities are as they come, since the
                 temperature is the tuned model's.
 
@@ -88,7 +88,7 @@ class Classifier:
         head = self.facts["objective"] == "head"
         with asked(self.facts, self.model, self._adapter, tuned):
             predictions = predict(self.model, self.encoder, examples, self._scoring, head=head,
-                                  description="Predicting" if progress else None)
+                                  description="Predicting" if progress and len(examples) >= MANY else None)
         # Both were fitted to the tuned model.
         temperature = float(self.facts.get("temperature") or 1.0) if tuned else 1.0
         threshold = abstention_threshold(self.facts) if tuned else None
