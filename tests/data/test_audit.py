@@ -12,6 +12,7 @@ from data.tabled import examples, study_recipe
 from prooftune.data import audit, prepare, splits
 from prooftune.data.audit import AuditReport
 from prooftune.data.findings import Finding
+from prooftune.data.text import alike
 from prooftune.errors import UsageError
 from prooftune.records import Example, Study
 
@@ -133,8 +134,17 @@ def test_labels_that_differ_in_case_alone() -> None:
     given = study([(f"another {i} of these", "A ") for i in range(10)])
     alike = [finding for finding in findings(given) if finding.code == "alike-labels"]
     assert [finding.message for finding in alike] == [
-        "labels 'a', 'A ' differ in case, punctuation or spaces alone. If they are one: data.labels: "
+        "labels 'a', 'A ' differ in case, spaces or hyphens alone. If they are one: data.labels: "
         '{"a": "a", "A ": "a", "b": "b"}']
+
+
+@pytest.mark.parametrize(("labels", "found"), [
+    (["very good", "Very-Good", "very_good", "bad"], [["very good", "Very-Good", "very_good"]]),
+    (["C", "C++", "C#", "+1", "-1", "1", "+", "-", "", "_"], []),
+    (["straße", "STRASSE", " a", "a "], [["straße", "STRASSE"], [" a", "a "]]),
+])
+def test_which_labels_are_alike(labels: list[str], found: list[list[str]]) -> None:
+    assert alike(labels) == found
 
 
 def test_labels_that_are_not_tested() -> None:

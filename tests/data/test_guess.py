@@ -204,7 +204,7 @@ def test_multiple_choice_and_folders_of_tables_are_refused(tmp_path: Path) -> No
 def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
     rows = "".join(f"some text {i},{'aA'[i % 2]}\n" for i in range(20))
     _, sentences = guess(file(tmp_path, "a.csv", f"text,label\n{rows}more,b\n"), tmp_path / "a.yaml")
-    assert sentences[-2:] == ["Labels 'a', 'A' differ in case, punctuation or spaces alone; data.labels can make them one.",
+    assert sentences[-2:] == ["Labels 'a', 'A' differ in case, spaces or hyphens alone; data.labels can make them one.",
                               "A label of one row cannot stand in both training and test: 'b'."]
     _, sentences = guess(file(tmp_path, "b.csv", "text,label\n" + "".join(f"text {i},a\n" for i in range(20))), tmp_path / "b.yaml")
     assert sentences[-1] == "One label alone leaves nothing to tell apart: is it the right column?"

@@ -222,8 +222,8 @@ def _labels(study: Study) -> list[Finding]:
     for several in alike(study.labels)[:SHOWN]:
         first = sorted(several, key=lambda label: -train[label])
         rest = [label for label in study.labels if label not in several]
-        findings.append(Finding("alike-labels", "warning", f"labels {', '.join(map(repr, first))} differ in case, punctuation or "
-                                f"spaces alone. If they are one: {merged(first, rest)}"))
+        findings.append(Finding("alike-labels", "warning", f"labels {', '.join(map(repr, first))} differ in case, spaces or "
+                                f"hyphens alone. If they are one: {merged(first, rest)}"))
     few = {label: train[label] for label in present if train[label] < FEW_ROWS}
     if few:
         named = ", ".join(f"'{label}' ({n})" for label, n in list(few.items())[:SHOWN])

@@ -187,7 +187,7 @@ def _labels(table: Table, column: str, cells: Sequence[str], guessed: Guess) -> 
     guessed.sentences.append(f"{len(cells):,} rows, {len(counts)} label{'s' if len(counts) != 1 else ''}: "
                              f"{shown}{' …' if len(counts) > 8 else ''}.")
     for same in alike(counts):
-        guessed.sentences.append(f"Labels {', '.join(map(repr, same))} differ in case, punctuation or spaces alone; "
+        guessed.sentences.append(f"Labels {', '.join(map(repr, same))} differ in case, spaces or hyphens alone; "
                                  "data.labels can make them one.")
     if len(counts) == 1:
         guessed.sentences.append("One label alone leaves nothing to tell apart: is it the right column?")

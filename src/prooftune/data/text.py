@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from prooftune.records import Example
 
 WORDS_PER_SHINGLE = 3
+_BETWEEN = re.compile(r"(?<=\w)(?:[\s-]|_)+(?=\w)")
 
 
 class _Words(dict[int, str]):
@@ -41,10 +43,11 @@ def identity(inputs: Mapping[str, str]) -> str:
 
 
 def alike(labels: Iterable[str]) -> list[list[str]]:
-    """The labels that differ in nothing but case, punctuation and spacing, together; as a rule they are meant as one."""
+    """The labels that differ in nothing but case, spaces and hyphens, together; as a rule they are meant as one. Other signs may be
+    all that tells two apart (C++, C#)."""
     together: dict[str, list[str]] = {}
     for label in labels:
-        together.setdefault(words(label) or label, []).append(label)
+        together.setdefault(_BETWEEN.sub(" ", label.strip().casefold()), []).append(label)
     return [several for several in together.values() if len(several) > 1]
 
 

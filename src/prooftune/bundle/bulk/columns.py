@@ -81,7 +81,7 @@ def check_overwritten(out: Path, added: Sequence[str]) -> None:
     Raises:
         UsageError: there is one.
     """
-    if out.exists() and added[-1] not in _top(out):
+    if out.is_dir() or (out.exists() and added[-1] not in _top(out)):
         raise UsageError(f"{out} exists and holds no answers of a bundle; give --out another name, or remove it")
 
 
