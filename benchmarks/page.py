@@ -36,7 +36,8 @@ _LIMITS = {
         "takes 0.2 s, with int8 0.5 s. Runs differ by a fifth, as the machine's speed does. The losses of the pairs are "
         "0.393, 0.377 and 0.407, with int8 0.371, 0.385 and 0.372, TRL's 0.385, 0.397 and 0.392: 80 rows after 10 steps tell no "
         "more apart; over 600 rows, next section, they are within 2%. TRL's defaults over these 160 rows, measured a day "
-        "before: Prooftune 6.8 times as fast, with int8 9.8 times, in 36% and 39% of its memory. Tried without gain in bfloat16: frozen weights laid out once; adapters and frozen "
+        "before: Prooftune 6.8 times as fast, with int8 9.8 times, in 36% and 39% of its memory. "
+        "Tried without gain in bfloat16: frozen weights laid out once; adapters and frozen "
         "weights in one product; narrow products in code of our own (5 to 20% less time for them, 1% of a step); large "
         "pages. Next: the narrow products."),
     "training-bfloat16-600": (
