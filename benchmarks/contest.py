@@ -38,6 +38,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     found.add_argument("--repeats", type=int, default=3, help="paired runs (default 3)")
     found.add_argument("--seed", type=int, default=0, help="of the first pair, each has the next; for adapters (default 0)")
     found.add_argument("--only", nargs="*", help="contestants; all if none is named")
+    found.add_argument("--name", help="behind that of the file of results, so that it stands beside those of other runs")
     found.add_argument("--one", help=argparse.SUPPRESS)
     return found
 
@@ -72,7 +73,8 @@ def contest(script: str, options: argparse.Namespace, runs: Mapping[str, Run], f
         "ratios_with_settings": {one: _ratios(found, one) for one in found if one != OURS and _is_ours(one)},
         "load_before": busy, "machine": machine(), "date": datetime.date.today().isoformat()}
     MEASURED.mkdir(exist_ok=True)
-    (MEASURED / f"{name or Path(script).stem}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    whole = "-".join(filter(None, [name or Path(script).stem, options.name]))
+    (MEASURED / f"{whole}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps({"medians": result["medians"], "ratios": result["ratios"]}, indent=1))
 
 
