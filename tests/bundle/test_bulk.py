@@ -111,6 +111,26 @@ def test_every_format_into_every_other(bundle: Path, tmp_path: Path, source: str
     assert all(list(r) == ["text", *ADDED] for r in rows)
 
 
+@pytest.mark.parametrize("target", ["csv", "jsonl", "parquet"])
+def test_labels_that_people_gave_stay_beside_the_answers(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(predicting, "say", lambda message, *_: said.append(message))
+    file = write_csv(tmp_path / "in.csv", ["label", "text", "truncated_tokens"], [["mine", "goal scored", "9"]])
+    out = tmp_path / f"out.{target}"
+    for _ in range(2):  # its own answers may be made again
+        predict_file(bundle, file, out)
+    [row] = (read_csv(out) if target == "csv" else pq.read_table(out).to_pylist() if target == "parquet"
+             else [json.loads(out.read_text("utf-8"))])
+    assert list(row) == ["label", "text", "truncated_tokens", "predicted_label", *ADDED[1:-1], "predicted_truncated_tokens"]
+    [expected] = classifier(bundle).predict(["goal scored"])
+    assert (row["label"], row["predicted_label"]) == ("mine", expected.label)
+    assert (row["truncated_tokens"], int(row["predicted_truncated_tokens"])) == ("9", 0)
+    assert said == 2 * ["in.csv keeps its own 'label', 'truncated_tokens'; the answers go to 'predicted_label', "
+                        "'predicted_truncated_tokens'"]
+
+
 @pytest.mark.parametrize("header", ["review", "text", "whatever it is called"])
 def test_one_text_is_found_by_its_name_by_text_or_by_being_alone(
     bundles: Callable[..., Path], tmp_path: Path, header: str
@@ -150,7 +170,8 @@ def test_generated_answers_have_no_probabilities(bundles: Callable[..., Path], t
     ("in.csv", "a,texts\n1,goal\n", "out.csv",
      "in.csv has no column 'text', which this bundle reads; found 2: 'a', 'texts' (did you mean 'texts'?)"),
     ("in.csv", "text,n\ngoal,1\norbit\n", "out.csv", "in.csv:3: 1 field where 2 are expected"),
-    ("in.csv", "label,text\nWorld,goal\n", "out.csv", "has a column 'label' already"),
+    ("in.csv", "label,predicted_label,text\nWorld,World,goal\n", "out.csv",
+     "has columns 'label' and 'predicted_label' already, where the answers would be written"),
     ("in.jsonl", '{"text": "goal", "n": 1}\n{"text": "orbit", "n": "x"}\n', "out.parquet",
      "column 'n' of in.jsonl has values of several types"),
     ("in.jsonl", '{"text": "goal"}\nnot json\n', "out.csv", "in.jsonl:2: not JSON"),

@@ -214,7 +214,7 @@ def test_a_file_is_labelled_row_by_row(page: Any, folders: dict[str, Path]) -> N
     cells += [f"cat {i}" for i in range(60)]
     rows = [[f"{i:03d}", text] for i, text in enumerate(cells)]
     given = io.StringIO(newline="")
-    csv.writer(given).writerows([["id", "text"], *rows])
+    csv.writer(given).writerows([["label", "text"], *rows])
     page.get_by_label("Bundle").select_option("topics")
     upload(page, given.getvalue().encode())
     assert page.get_by_label("Column with the text").input_value() == "1"
@@ -225,16 +225,17 @@ def test_a_file_is_labelled_row_by_row(page: Any, folders: dict[str, Path]) -> N
         page.get_by_role("link", name="Download the result").click()
     assert download.value.suggested_filename == "in-answers.csv"
     found = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_bytes().decode(), newline="")))
-    assert [[r["id"], r["text"]] for r in found] == rows
-    assert list(found[0]) == ["id", "text", "label", "probability", "probability_World", "probability_Sports",
+    assert [[r["label"], r["text"]] for r in found] == rows
+    assert list(found[0]) == ["label", "text", "predicted_label", "probability", "probability_World", "probability_Sports",
                               "probability_Sci/Tech", "abstained", "truncated_tokens"]
     for row, want in zip(found, classifier(folders["topics"]).predict(cells), strict=True):
-        assert row["label"] == want.label and float(row["probability"]) == pytest.approx(want.probability, abs=1e-5)
+        assert row["predicted_label"] == want.label and float(row["probability"]) == pytest.approx(want.probability, abs=1e-5)
 
 
 @pytest.mark.parametrize(("content", "message"), [
     (b"", "The file is empty."), (b"text\n\xff\xfe\n", "The file is not UTF-8 text."),
-    (b"text,label\na,b\n", "has a column label already"), (b"text,n\na,b\nc\n", "Line 3: 1 cells where the header has 2."),
+    (b"text,label,predicted_label\na,b,c\n", "has a column predicted_label already"),
+    (b"text,n\na,b\nc\n", "Line 3: 1 cells where the header has 2."),
     (b'text\n"a\n', "A quote that is opened in the row at line 2")])
 def test_a_file_that_will_not_do_is_told(page: Any, content: bytes, message: str) -> None:
     page.get_by_label("Bundle").select_option("topics")

@@ -9,17 +9,17 @@ in thirty is missed, of more similar ones fewer.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prooftune.data.text import shingles
-from prooftune.progress import track
+from prooftune.progress import bar
 
 PERMUTATIONS = 128
-
-
 _LONG = 5_000
 """Texts whose signatures take a second or so, which is worth a line."""
+_AT_ONCE = 1_000
 
 
 def exact(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
@@ -46,19 +46,18 @@ def near(
     Returns:
         For each pair, (index in first, index in second): for each text found, the most similar one.
     """
-    hashed = {name: _Hashed(texts[name], name) for name in sorted({name for pair in pairs for name in pair})}
-    found = {}
-    for first, second in pairs:
-        a, b, copies = hashed[first], hashed[second], set(texts[second])
-        index = b.index(threshold)
-        best = []
-        for i, signature in enumerate(a.signatures):
-            if not texts[first][i] or texts[first][i] in copies:
-                continue
-            similar = max(((jaccard(a.sets[i], b.sets[j]), -j) for j in index.query(signature)), default=(0.0, 0))
-            if similar[0] >= threshold:
-                best.append((i, -similar[1]))
-        found[first, second] = best
+    # Of these all is held; the others, above all a large training set, are gone through.
+    held = {name: _Held(texts[name], name, threshold) for name in sorted({second for _, second in pairs})}
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {pair: [] for pair in pairs}
+    for first in dict.fromkeys(first for first, _ in pairs):
+        seconds = {second: set(texts[second]) for one, second in pairs if one == first}
+        for i, own in enumerate(held[first].hashed if first in held else _hashed(texts[first], first)):
+            for second, copies in seconds.items():
+                if not texts[first][i] or texts[first][i] in copies:
+                    continue
+                similarity, place = held[second].most_similar(own)
+                if similarity >= threshold:
+                    found[first, second].append((i, place))
     return found
 
 
@@ -83,11 +82,10 @@ def families(texts: Sequence[str], threshold: float | None) -> list[int]:
 
 
 def _alike(distinct: Sequence[str], threshold: float) -> Iterator[tuple[int, int]]:
-    hashed = _Hashed(distinct, "all")
-    index = hashed.index(threshold)
-    for i, signature in enumerate(hashed.signatures):
-        for j in index.query(signature):
-            if j < i and jaccard(hashed.sets[i], hashed.sets[j]) >= threshold:
+    held = _Held(distinct, "all", threshold)
+    for i, own in enumerate(held.hashed):
+        for j in held.candidates(own):
+            if j < i and jaccard(own.shingles, held.hashed[j].shingles) >= threshold:
                 yield i, j
 
 
@@ -103,24 +101,47 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b)
 
 
+@dataclass(frozen=True, slots=True)
 class _Hashed:
-    """Texts as sets of shingles with their MinHash signatures."""
+    """A text as its set of shingles, with their MinHash signature."""
 
-    def __init__(self, texts: Sequence[str], name: str) -> None:
-        from datasketch import MinHash
+    shingles: frozenset[str]
+    signature: Any
 
-        self.sets = [shingles(text) for text in texts]
-        # Only the candidates depend on the hash, so the fastest of the standard library will do.
-        made = MinHash.generator(([s.encode() for s in one] for one in self.sets), num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
-        shown = f"Comparing {name} texts" if len(self.sets) >= _LONG else None
-        self.signatures: list[Any] = list(track(made, shown, len(self.sets)))
 
-    def index(self, threshold: float) -> Any:
+def _hashed(texts: Sequence[str], name: str) -> Iterator[_Hashed]:
+    """The texts one by one; few are held at a time."""
+    from datasketch import MinHash
+
+    with bar(f"Comparing {name} texts" if len(texts) >= _LONG else None, len(texts)) as shown:
+        for start in range(0, len(texts), _AT_ONCE):
+            sets = [shingles(text) for text in texts[start : start + _AT_ONCE]]
+            # Only the candidates depend on the hash, so the fastest of the standard library will do.
+            made = MinHash.generator(([s.encode() for s in one] for one in sets), num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
+            yield from map(_Hashed, sets, made)
+            shown.advance(0, len(sets))  # type: ignore[arg-type]
+
+
+class _Held:
+    """Texts among which similar ones are looked for."""
+
+    def __init__(self, texts: Sequence[str], name: str, threshold: float) -> None:
         from datasketch import MinHashLSH
 
+        self.hashed = list(_hashed(texts, name))
         # Even weights would miss two of three pairs that are as similar as the threshold; a candidate too many
         # costs only its check. Above 0.95 there are too few bands to choose from.
-        index = MinHashLSH(threshold=min(threshold, 0.95), num_perm=PERMUTATIONS, weights=(0.02, 0.98))
-        for i, signature in enumerate(self.signatures):
-            index.insert(i, signature)
-        return index
+        self._index = MinHashLSH(threshold=min(threshold, 0.95), num_perm=PERMUTATIONS, weights=(0.02, 0.98))
+        for i, one in enumerate(self.hashed):
+            self._index.insert(i, one.signature)
+
+    def candidates(self, other: _Hashed) -> Iterable[int]:
+        """Places of texts that may be similar."""
+        found: list[int] = self._index.query(other.signature)
+        return found
+
+    def most_similar(self, other: _Hashed) -> tuple[float, int]:
+        """The largest Jaccard similarity found, and the first place that has it; (0, 0) where none is like it."""
+        similarity, place = max(((jaccard(other.shingles, self.hashed[j].shingles), -j) for j in self.candidates(other)),
+                                default=(0.0, 0))
+        return similarity, -place

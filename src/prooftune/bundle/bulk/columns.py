@@ -17,6 +17,8 @@ from prooftune.errors import UsageError, nearest
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
 KNOWN = (*DELIMITERS, *LINES, ".parquet")
+BESIDE = "predicted_"
+"""Before the name of a column of the answers, where the file has one of that name."""
 
 
 def wanted_columns(bundle: Path, facts: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -67,7 +69,7 @@ def input_columns(name: str, columns: Sequence[str], wanted: Mapping[str, Sequen
 
 
 def added_columns(facts: Mapping[str, Any]) -> list[str]:
-    """Names of the columns that a bundle's answers are written to."""
+    """Names of the columns that a bundle's answers are written to, where the file has none of them."""
     if facts["task"] != "classification":
         return ["answer", "sources", "truncated_tokens"]
     shares = [f"probability_{label}" for label in facts["labels"]] if gives_probabilities(facts) else []
@@ -99,16 +101,19 @@ def _top(file: Path) -> str:
         return handle.readline(1_000_000)
 
 
-def check_collisions(name: str, columns: Sequence[str], added: Sequence[str]) -> None:
-    """Refuse a file that has a column where an answer would be written.
+def names_beside(name: str, columns: Sequence[str], added: Sequence[str]) -> dict[str, str]:
+    """What each column of the answers is called in the output: ``predicted_…`` where the file has one of its name, such as the
+    labels that people gave.
 
     Raises:
-        UsageError: it has one.
+        UsageError: the file has that one too.
     """
-    taken = [one for one in added if one in columns]
+    names = {one: f"{BESIDE}{one}" if one in columns else one for one in added}
+    taken = [one for one in names.values() if one in columns]
     if taken:
-        raise UsageError(f"{name} has a column {', '.join(map(repr, taken))} already, where the answer would be "
-                         "written; rename it in the file")
+        raise UsageError(f"{name} has columns {', '.join(repr(one.removeprefix(BESIDE)) for one in taken)} and "
+                         f"{', '.join(map(repr, taken))} already, where the answers would be written; rename them in the file")
+    return names
 
 
 def answer_columns(answers: Sequence[Any], facts: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -18,9 +18,9 @@ from prooftune.bundle.bulk import storage
 from prooftune.bundle.bulk.columns import (
     KNOWN,
     added_columns,
-    check_collisions,
     check_overwritten,
     input_columns,
+    names_beside,
     source_of,
     wanted_columns,
 )
@@ -81,7 +81,7 @@ def predict_file(
         out: .csv, .tsv, .jsonl or .parquet, as a path or a URL. Holds the file's columns, then ``label``, ``probability``, one
             ``probability_LABEL`` per label (both empty or absent where answers are generated), ``abstained`` where the
             bundle has a threshold for it, and ``truncated_tokens``. Of questions: ``answer``, and ``sources``, the
-            passages cited, as JSON.
+            passages cited, as JSON. With ``predicted_`` before those that the file has itself.
         engine: ``local``, this process, or ``ray``, workers of a Ray cluster; the output is the same.
         workers: of Ray, how many label; None for what suits the machines.
 
@@ -100,14 +100,17 @@ def predict_file(
     # Before the work, since not every file can be read, nor written in every format.
     stream = look_through(source, source_of(source, wanted))
     columns = input_columns(source.name, stream.columns, wanted)
-    (field, names), *more = wanted.items()
-    if not more and columns[field] not in names:
+    (field, usual), *more = wanted.items()
+    if not more and columns[field] not in usual:
         header = "; its first row is taken for the header" if stream.kind == "csv" else ""
         say(f"{source.name} has one column, '{columns[field][:60]}', which is read as '{field}'{header}", "yellow")
-    check_collisions(source.name, stream.columns, added_columns(facts))
+    names = names_beside(source.name, stream.columns, added_columns(facts))
+    if moved := [one for one, name in names.items() if one != name]:
+        say(f"{source.name} keeps its own {', '.join(map(repr, moved))}; the answers go to "
+            f"{', '.join(repr(names[one]) for one in moved)}")
     if not storage.is_remote(out):
-        check_overwritten(target, added_columns(facts))
-    form = form_of(target, stream, added_columns(facts), BLOCK, CHARACTERS)
+        check_overwritten(target, list(names.values()))
+    form = form_of(target, stream, names, BLOCK, CHARACTERS)
     with _engine(engine, workers) as (device, label), parts_of(target, _key(bundle, source, columns, device)) as parts:
         resumed = parts.total("rows")
         if resumed:
@@ -122,7 +125,7 @@ def predict_file(
         if storage.is_remote(out):
             storage.store(target, str(out))
         done = Summary(stream.rows, resumed, parts.total("empty"), parts.total("truncated"),
-                       parts.total("abstained") if "abstained" in form.columns else None)
+                       parts.total("abstained") if "abstained" in names else None)
     shutil.rmtree(folder, ignore_errors=True)
     return done
 

@@ -26,17 +26,19 @@ class Form:
     Attributes:
         suffix: of the output's name, which is its format.
         files: names of the input and of the output, for messages.
-        columns: the file's own, then those added.
+        columns: the file's own.
+        added: what each column of the answers is called behind them.
         schema: of a Parquet output, the ``pyarrow.Schema`` of the file's own columns.
     """
 
     suffix: str
     files: tuple[str, str]
     columns: list[str]
+    added: dict[str, str]
     schema: Any = None
 
 
-def form_of(out: Path, stream: Stream, added: Sequence[str], rows: int, characters: int) -> Form:
+def form_of(out: Path, stream: Stream, added: dict[str, str], rows: int, characters: int) -> Form:
     """How the rows of a file are written; for Parquet, values of JSON are read once for their types.
 
     Raises:
@@ -48,7 +50,7 @@ def form_of(out: Path, stream: Stream, added: Sequence[str], rows: int, characte
         # The first rows of a Parquet file carry its schema.
         found = blocks(stream, 0, rows, characters)
         schema = next(found).table.schema if stream.kind == "parquet" else _schema(stream, found, files)
-    return Form(suffix, files, [*stream.columns, *added], schema)
+    return Form(suffix, files, list(stream.columns), added, schema)
 
 
 def write_part(path: Path, block: Block, added: Mapping[str, list[Any]], form: Form) -> None:
@@ -61,9 +63,10 @@ def write_part(path: Path, block: Block, added: Mapping[str, list[Any]], form: F
         with path.open("w", encoding="utf-8", newline="") as handle:
             _delimited(handle, form).writerows([*row, *answer] for row, *answer in zip(_cells(block), *added.values(), strict=True))
     elif form.suffix in LINES:
+        names = [form.added[one] for one in added]
         with path.open("w", encoding="utf-8") as handle:
             for record, *answer in zip(block.records(), *added.values(), strict=True):
-                handle.write(_json({**record, **dict(zip(added, answer, strict=True))}) + "\n")
+                handle.write(_json({**record, **dict(zip(names, answer, strict=True))}) + "\n")
     else:
         _write_table(path, block, added, form)
 
@@ -75,7 +78,7 @@ def join(parts: Iterable[Path], path: Path, form: Form) -> None:
         return
     with path.open("w", encoding="utf-8", newline="") as handle:
         if form.suffix in DELIMITERS:
-            _delimited(handle, form).writerow(form.columns)
+            _delimited(handle, form).writerow([*form.columns, *form.added.values()])
     with path.open("ab") as whole:
         for part in parts:
             with part.open("rb") as one:
@@ -112,16 +115,9 @@ def _write_table(path: Path, block: Block, added: Mapping[str, list[Any]], form:
         records = block.records()
         arrays = [_array([r.get(field.name) for r in records], field.name, form.files, field.type) for field in form.schema]
         table = pa.table(arrays, schema=form.schema)
-    pq.write_table(with_columns(table, added), path, compression="zstd")
-
-
-def with_columns(table: Any, added: Mapping[str, list[Any]]) -> Any:
-    """An Arrow table with the answers' columns behind its own."""
-    import pyarrow as pa
-
-    for name, values in added.items():
-        table = table.append_column(name, pa.array(values, type=_TYPES.get(name, "float64")))
-    return table
+    for one, values in added.items():
+        table = table.append_column(form.added[one], pa.array(values, type=_TYPES.get(one, "float64")))
+    pq.write_table(table, path, compression="zstd")
 
 
 def _join_tables(parts: Iterable[Path], path: Path) -> None:

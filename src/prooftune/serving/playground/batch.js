@@ -71,6 +71,14 @@ function added() {
   return ["label", "probability", ...shares, ...(about.threshold === null ? [] : ["abstained"]), "truncated_tokens"];
 }
 
+// What they are called behind the columns of a file, which may have some of them: labels that people gave.
+function headings(header) {
+  const names = added().map((name) => (header.includes(name) ? `predicted_${name}` : name));
+  const taken = names.filter((name) => header.includes(name));
+  if (taken.length) throw new BadCsv(`The file has a column ${taken.join(", ")} already, where the answer would be written.`);
+  return names;
+}
+
 function cells(result) {
   const about = model.prooftune;
   if (about.task !== "classification") return [result.answer, JSON.stringify(result.sources), result.truncated_tokens];
@@ -82,8 +90,7 @@ function cells(result) {
 async function run() {
   reset();
   const { file, delimiter, header, selects } = chosen;
-  const taken = added().filter((name) => header.includes(name));
-  if (taken.length) throw new BadCsv(`The file has a column ${taken.join(", ")} already, where the answer would be written.`);
+  const names = headings(header);
   const places = Object.fromEntries(Object.entries(selects).map(([field, select]) => [field, Number(select.value)]));
   stopping = new AbortController();
   busy(true);
@@ -103,7 +110,7 @@ async function run() {
   try {
     for await (const { cells: row, line } of rowsOf(file, delimiter, (bytes) => { read = bytes; })) {
       if (first) {
-        parts.push(new Blob([written([...row, ...added()], delimiter)]));
+        parts.push(new Blob([written([...row, ...names], delimiter)]));
         first = false;
         continue;
       }
