@@ -74,7 +74,7 @@ def _predict(bundle: Path, file: Path, out: Path, kill_after: int | None = None)
     started, seen = time.monotonic(), []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
-            seen.append((_rows_done(out), _resident(process.pid)))
+            seen.append((_rows_done(out), resident(process.pid)))
             if kill_after is not None and seen[-1][0] >= kill_after:
                 process.send_signal(signal.SIGKILL)
             time.sleep(0.2)
@@ -97,7 +97,8 @@ def _rows_done(out: Path) -> int:
         return 0
 
 
-def _resident(pid: int) -> int:
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds, 0 where it has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):

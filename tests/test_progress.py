@@ -68,6 +68,18 @@ def test_nothing_at_all_when_quiet(monkeypatch: pytest.MonkeyPatch, capfd: pytes
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_part_advances_the_bar_that_it_is_in_by_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, seen = on_terminal(monkeypatch), []
+    with progress.bar("Predicting", 40) as whole:
+        for size, total in ((30, 60), (10, 5), (0, 0)):
+            with progress.bar(progress.Part(whole, size), total) as part:
+                for _ in range(total):
+                    part.advance(0)  # type: ignore[arg-type]
+                    seen.append(whole.tasks[0].completed)
+    assert seen == [*(step / 2 for step in range(1, 61)), 32, 34, 36, 38, 40]
+    assert "40/40" in screen.getvalue()
+
+
 def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = on_terminal(monkeypatch)
     with progress.bar("Scoring", 3) as bar:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,12 +36,25 @@ def say(message: str, style: str | None = None) -> None:
     console().print(message, style=style, markup=False, soft_wrap=not console().is_terminal)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of what an open bar shows, by which that one advances.
+
+    Attributes:
+        whole: the open bar.
+        size: how much of it the part is.
+    """
+
+    whole: Progress
+    size: float
+
+
 @contextmanager
-def bar(description: str | None, total: float | None, completed: int = 0) -> Iterator[Progress]:
+def bar(description: str | Part | None, total: float | None, completed: int = 0) -> Iterator[Progress]:
     """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``. None: show nothing.
 
     Args:
-        description: what is done.
+        description: what is done; or the part of another bar that it is, which advances in its stead.
         total: how much there is to do.
         completed: how much of it was done before, which does not count for the rate.
     """
@@ -89,6 +103,16 @@ def bar(description: str | None, total: float | None, completed: int = 0) -> Ite
             left = "" if task.time_remaining is None else f"{TimeRemainingColumn().render(task)} left"
             say(f"  {task.description}: {', '.join(filter(None, [done, str(Rate().render(task)), left]))}")
 
+    class Within(Progress):
+        """Advances the whole as much as the part is."""
+
+        def advance(self, task_id: Any, advance: float = 1) -> None:
+            if isinstance(description, Part) and total:
+                description.whole.advance(task_id, advance * description.size / total)
+
+    if isinstance(description, Part):
+        yield Within(disable=True)
+        return
     shown = description is not None and not console().quiet
     if shown and not console().is_terminal:
         say(f"  {description}")

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.progress import Progress
 
 from prooftune.bundle.bulk import labelling, predict_file, predicting
 from prooftune.bundle.load import load as bundle_load
@@ -129,6 +130,21 @@ def test_labels_that_people_gave_stay_beside_the_answers(
     assert (row["truncated_tokens"], int(row["predicted_truncated_tokens"])) == ("9", 0)
     assert said == 2 * ["in.csv keeps its own 'label', 'truncated_tokens'; the answers go to 'predicted_label', "
                         "'predicted_truncated_tokens'"]
+
+
+def test_the_bar_moves_within_a_block(bundles: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = bundles(scoring={"batch_tokens": 128})
+    seen: list[float] = []
+    own = Progress.advance
+
+    def advance(bar: Progress, *given: Any) -> None:
+        own(bar, *given)
+        seen.append(bar.tasks[0].completed)
+
+    monkeypatch.setattr(Progress, "advance", advance)
+    rows = [["goal " * (i + 1)] for i in range(40)]
+    predict_file(bundle, write_csv(tmp_path / "in.csv", ["text"], rows), tmp_path / "out.csv")
+    assert len(seen) > 2 and seen == sorted(seen) and seen[-1] == 40
 
 
 @pytest.mark.parametrize("header", ["review", "text", "whatever it is called"])

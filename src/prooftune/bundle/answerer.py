@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe
-from prooftune.bundle.inputs import MANY, examples_of
+from prooftune.bundle.inputs import bar_of, examples_of
 from prooftune.bundle.untuned import asked
 from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.evaluation.answers.scores import final_outputs
 from prooftune.models import adapters
+from prooftune.progress import Part
 from prooftune.records import Example
 from prooftune.tasks.answering import predict
 from prooftune.tasks.prompts import Encoder, Rendering
@@ -81,13 +82,14 @@ class Answerer:
         self._index: Index | None = None
 
     def predict(
-        self, questions: Sequence[str | Mapping[str, str]], *, progress: bool = True, tuned: bool = True, retrieve: bool = True
+        self, questions: Sequence[str | Mapping[str, str]], *, progress: bool | Part = True, tuned: bool = True,
+        retrieve: bool = True,
     ) -> list[Reply]:
         """Answer every question.
 
         Args:
             questions: strings, or mappings with ``question`` and, where the bundle reads one, ``context``.
-            progress: whether to show a bar, for 16 or more.
+            progress: whether to show a bar, for 16 or more; or a part of a bar that is shown.
             tuned: False asks the untuned base model with the same prompt and passages; without the no-answer threshold,
                 which is the tuned model's.
             retrieve: of a bundle with documents, whether passages are shown; it was tuned to see some.
@@ -100,7 +102,7 @@ class Answerer:
             return []
         with asked(self.facts, self.model, self._adapter, tuned):
             found = predict(self.model, self.encoder, examples, self._settings, self.facts["task"],
-                            description="Answering" if progress and len(examples) >= MANY else None)
+                            description=bar_of(progress, "Answering", len(examples)))
         outputs = final_outputs(found, self.facts["threshold"] if tuned else None)
         replies = []
         for prediction, output, passages in zip(found, outputs, shown, strict=True):

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from prooftune.errors import UsageError
+from prooftune.progress import Part
 from prooftune.records import Example
 
 MANY = 16
 """Texts or questions, from which on a bar shows how far it is: a few are answered before anyone could read it."""
+
+
+def bar_of(progress: bool | Part, description: str, count: int) -> str | Part | None:
+    """What the bar over so many texts or questions says."""
+    if isinstance(progress, Part):
+        return progress
+    return description if progress and count >= MANY else None
 
 
 def examples_of(given: Sequence[str | Mapping[str, str]], fields: Sequence[str], what: str) -> list[Example]:

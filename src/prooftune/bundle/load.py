@@ -13,13 +13,14 @@ import numpy as np
 
 from prooftune import recipe
 from prooftune.bundle.facts import read_facts
-from prooftune.bundle.inputs import MANY, examples_of
+from prooftune.bundle.inputs import bar_of, examples_of
 from prooftune.bundle.safety import check_files
 from prooftune.bundle.untuned import asked
 from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.evaluation.calibration import apply_temperature
 from prooftune.files import fingerprint
 from prooftune.models import adapters, loading
+from prooftune.progress import Part
 from prooftune.records import Example, Prediction
 from prooftune.tasks.classification import predict
 from prooftune.tasks.prompts import Encoder, Rendering
@@ -69,13 +70,13 @@ class Classifier:
         self._scoring = recipe.Scoring(**facts["scoring"])
 
     def predict(
-        self, texts: Sequence[str | Mapping[str, str]], *, progress: bool = True, tuned: bool = True
+        self, texts: Sequence[str | Mapping[str, str]], *, progress: bool | Part = True, tuned: bool = True
     ) -> list[Answer]:
         """Label every text.
 
         Args:
             texts: strings, or mappings from field name to text where the bundle reads several fields.
-            progress: whether to show a bar, for 16 or more.
+            progress: whether to show a bar, for 16 or more; or a part of a bar that is shown.
             tuned: False asks the untuned base model with the same prompt; its probabilities are as they come, since the
                 temperature is the tuned model's.
 
@@ -88,7 +89,7 @@ class Classifier:
         head = self.facts["objective"] == "head"
         with asked(self.facts, self.model, self._adapter, tuned):
             predictions = predict(self.model, self.encoder, examples, self._scoring, head=head,
-                                  description="Predicting" if progress and len(examples) >= MANY else None)
+                                  description=bar_of(progress, "Predicting", len(examples)))
         # Both were fitted to the tuned model.
         temperature = float(self.facts.get("temperature") or 1.0) if tuned else 1.0
         threshold = abstention_threshold(self.facts) if tuned else None

@@ -18,7 +18,7 @@ from prooftune.data.text import words
 from prooftune.engine.arithmetic import autocast
 from prooftune.engine.generation import generate
 from prooftune.engine.writing import Generated
-from prooftune.progress import bar
+from prooftune.progress import Part, bar
 from prooftune.recipe import Answering, Task
 from prooftune.records import Example, Prediction
 from prooftune.tasks.citations import parse_citations, sources
@@ -30,7 +30,7 @@ _CANDIDATES = 64
 
 def predict(
     model: nn.Module, encoder: Encoder, examples: Sequence[Example], settings: Answering, task: Task, *,
-    description: str | None = "Answering",
+    description: str | Part | None = "Answering",
 ) -> list[Prediction]:
     """Answer every question, in their order.
 
@@ -40,7 +40,7 @@ def predict(
         examples: their references are not looked at.
         settings: limits, and how "no answer" is said.
         task: ``extractive-qa`` or ``free-text-qa``.
-        description: what the progress bar says; None for no bar.
+        description: what the progress bar says, or of which other bar it is a part; None for no bar.
     """
     windows = [encoder.windows(example.inputs) for example in examples]
     rows = [window for several in windows for window in several]

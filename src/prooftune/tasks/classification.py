@@ -15,7 +15,7 @@ from prooftune import recipe
 from prooftune.engine import scoring
 from prooftune.engine.arithmetic import autocast
 from prooftune.errors import UsageError
-from prooftune.progress import bar
+from prooftune.progress import Part, bar
 from prooftune.records import Example, Prediction
 from prooftune.tasks.prompts import Encoded, Encoder
 
@@ -30,7 +30,7 @@ def predict(
     settings: recipe.Scoring,
     *,
     head: bool = False,
-    description: str | None = "Scoring",
+    description: str | Part | None = "Scoring",
 ) -> list[Prediction]:
     """Predict the label of every example, in their order.
 
@@ -40,7 +40,7 @@ def predict(
         examples: their targets are not looked at.
         settings: likelihood or generation, length normalisation, contextual calibration.
         head: whether the model has a classification head.
-        description: what the progress bar says; None for no bar.
+        description: what the progress bar says, or of which other bar it is a part; None for no bar.
     """
     encoded = [encoder.encode(example.inputs) for example in examples]
     if not head and settings.method == "generation":
@@ -61,7 +61,7 @@ def predict(
 
 def label_scores(
     model: nn.Module, encoder: Encoder, rows: Sequence[Sequence[int]], settings: recipe.Scoring, *,
-    head: bool = False, description: str | None = "Scoring",
+    head: bool = False, description: str | Part | None = "Scoring",
 ) -> Tensor:
     """Unnormalised log-probabilities [rows, labels] in float64, in the order of `rows`."""
     scores = torch.zeros(len(rows), len(encoder.rendering.labels), dtype=torch.float64)
@@ -80,7 +80,7 @@ def label_scores(
 
 def _generated(
     model: nn.Module, encoder: Encoder, examples: Sequence[Example], encoded: list[Encoded], settings: recipe.Scoring,
-    description: str | None,
+    description: str | Part | None,
 ) -> list[Prediction]:
     from prooftune.engine.generation import generate
 

@@ -13,8 +13,11 @@ from prooftune.bundle.bulk.parts import Counts
 from prooftune.bundle.bulk.writing import Form, write_part
 from prooftune.bundle.load import load
 from prooftune.data.streaming import Block, Stream, blocks
+from prooftune.progress import Part
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from prooftune.bundle.answerer import Answerer
     from prooftune.bundle.load import Classifier
 
@@ -48,21 +51,21 @@ class Work:
         return blocks(self.stream, self.start, self.rows, self.characters)
 
 
-def labelled(work: Work) -> Iterator[Write]:
+def labelled(work: Work, shown: Progress) -> Iterator[Write]:
     """The parts of all blocks in their order, labelled in this process when each is written."""
     bundle = load(work.bundle)
     for block in work.blocks():
-        yield partial(label, bundle, block, work)
+        yield partial(label, bundle, block, work, progress=Part(shown, len(block)))
 
 
-def label(bundle: Classifier | Answerer, block: Block, work: Work, path: Path) -> Counts:
+def label(bundle: Classifier | Answerer, block: Block, work: Work, path: Path, progress: bool | Part = False) -> Counts:
     """Write the part of one block; a missing text is read as an empty one, as in training.
 
     Raises:
         UsageError: a value does not fit into its column of the output.
     """
     texts = _texts(block, work.columns)
-    added = answer_columns(bundle.predict(texts, progress=False), bundle.facts)
+    added = answer_columns(bundle.predict(texts, progress=progress), bundle.facts)
     write_part(path, block, added, work.form)
     return _counts(texts, added)
 

@@ -128,7 +128,7 @@ def _fitting(cores: Sequence[int], each: int) -> int:
     return sum(count // each for count in cores)
 
 
-def labelled(pool: Pool, work: Work) -> Iterator[Write]:
+def labelled(pool: Pool, work: Work, _: object) -> Iterator[Write]:
     """The parts of all blocks in their order, labelled by the workers; few blocks are held at a time.
 
     Raises:

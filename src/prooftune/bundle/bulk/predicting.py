@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prooftune import __version__
 from prooftune.bundle.bulk import storage
@@ -25,7 +26,7 @@ from prooftune.bundle.bulk.columns import (
     wanted_columns,
 )
 from prooftune.bundle.bulk.labelling import Work, Write, labelled
-from prooftune.bundle.bulk.parts import Parts, parts_of
+from prooftune.bundle.bulk.parts import parts_of
 from prooftune.bundle.bulk.shipping import digest_of
 from prooftune.bundle.bulk.writing import form_of, join
 from prooftune.bundle.facts import read_facts
@@ -33,6 +34,9 @@ from prooftune.data.streaming import look_through
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.files import atomic_path, fingerprint
 from prooftune.progress import bar, say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 ENGINES = ("local", "ray")
 BLOCK = 2048
@@ -116,7 +120,11 @@ def predict_file(
         if resumed:
             say(f"{resumed:,} of {stream.rows:,} rows were done before; going on from there")
         if resumed < stream.rows:
-            _add(label(Work(bundle, stream, resumed, BLOCK, CHARACTERS, columns, form)), parts, stream.rows)
+            work = Work(bundle, stream, resumed, BLOCK, CHARACTERS, columns, form)
+            with bar("Predicting", stream.rows, resumed) as shown:
+                for write in label(work, shown):
+                    parts.add(write)
+                    shown.update(0, completed=parts.total("rows"))  # type: ignore[arg-type]
         if parts.total("rows") != stream.rows:
             raise Failure(f"{storage.shown(file)} changed while it was read: it had {stream.rows:,} rows, and "
                           f"{parts.total('rows'):,} were found. Run the same command again")
@@ -151,7 +159,7 @@ def _check_places(file: Path | str, out: Path | str) -> None:
 
 
 @contextmanager
-def _engine(name: str, workers: int | None) -> Iterator[tuple[str, Callable[[Work], Iterator[Write]]]]:
+def _engine(name: str, workers: int | None) -> Iterator[tuple[str, Callable[[Work, Progress], Iterator[Write]]]]:
     """The device that an engine computes on, and what labels with it."""
     if name == "local":
         from prooftune.models.loading import device
@@ -173,8 +181,3 @@ def _key(bundle: Path, file: Path, columns: Mapping[str, str], device: str) -> d
             "the input": fingerprint([str(file.resolve()), status.st_size, status.st_mtime_ns, columns]),
             "the program": fingerprint([__version__, torch.__version__, device, BLOCK, CHARACTERS])}
 
-
-def _add(writes: Iterator[Write], parts: Parts, rows: int) -> None:
-    with bar("Predicting", rows, parts.total("rows")) as shown:
-        for write in writes:
-            shown.advance(0, parts.add(write)["rows"])  # type: ignore[arg-type]

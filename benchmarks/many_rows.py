@@ -1,0 +1,86 @@
+"""What memory a study of very many training rows takes.
+
+    python benchmarks/many_rows.py [--rows 1000000] --out runs/many
+
+Makes a CSV file of texts of 4 to 20 words and a recipe for it, which tunes the embedded model for two steps, and runs that until
+the training is over. Memory is the resident set of the process, read three times a second: the most of it when the data are read
+and audited, when their tokens are made, and while two batches are trained on. Results go to OUT/results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TextIO
+
+import yaml
+from bulk import resident
+
+WORDS = [f"w{i}" for i in range(5_000)]
+STAGES = {"data:": "data", "tuned: training": "tokens", "tuned: test rows": "training"}
+"""What the command says when something is over, and what."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--out", type=Path, required=True)
+    chosen = parser.parse_args()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    sizes = {"train": chosen.rows, "validation": 50, "test": 50}
+    files = {split: _file(chosen.out / f"{split}-{rows}.csv", rows, seed) for seed, (split, rows) in enumerate(sizes.items())}
+    recipe = chosen.out / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({
+        "name": "many", "data": {split: str(path.resolve()) for split, path in files.items()}, "training": {"max_steps": 2},
+        "variants": {"tuned": {}}}), "utf-8")
+    results = {"rows": chosen.rows, "file_mb": round(files["train"].stat().st_size / 1e6), "stages": _stages(recipe, chosen.out)}
+    (chosen.out / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+    print(json.dumps(results, indent=2))
+
+
+def _file(path: Path, rows: int, seed: int) -> Path:
+    draw = random.Random(seed)
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["text", "label"])
+        for _ in range(rows):
+            label = draw.choice("abcd")
+            writer.writerow([f"{' '.join(draw.choices(WORDS, k=draw.randint(4, 20)))} {label * 3}", label])
+    return path
+
+
+def _stages(recipe: Path, folder: Path) -> dict[str, dict[str, float]]:
+    """Stage -> seconds from the start to its end, and the most memory until then."""
+    command = [sys.executable, "-m", "prooftune", "run", str(recipe), "--out", str(folder / "run")]
+    environment = {name: value for name, value in os.environ.items() if name != "PROOFTUNE_QUIET"}
+    started, most = time.monotonic(), [0]
+    found: dict[str, dict[str, float]] = {}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        def listen(said: TextIO) -> None:
+            for line in said:
+                stage = next((name for words, name in STAGES.items() if line.strip().startswith(words)), None)
+                if stage is not None and stage not in found:
+                    found[stage] = {"seconds": round(time.monotonic() - started), "peak_mb": round(most[0] / 1e6)}
+                if stage == "training":
+                    process.terminate()
+
+        assert process.stderr is not None
+        listener = threading.Thread(target=listen, args=(process.stderr,))
+        listener.start()
+        while process.poll() is None:
+            most[0] = max(most[0], resident(process.pid))
+            time.sleep(0.3)
+        listener.join()
+    return found
+
+
+if __name__ == "__main__":
+    main()
