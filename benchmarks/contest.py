@@ -102,9 +102,17 @@ def asked(
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """What the figures were measured on, and with."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)}
-    return {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
+    return {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version(), "prooftune": _commit(),
+            **versions}
+
+
+def _commit() -> str:
+    """Of the program that is measured."""
+    words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    return found or "unknown"
 
 
 def product_rate(dtype: str = "bfloat16", size: int = 1024) -> float:

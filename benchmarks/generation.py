@@ -1,11 +1,12 @@
 """Answering SQuAD's questions against transformers' ``generate``, in padded batches and one by one, on the same token ids.
 
-    python benchmarks/generation.py --data FOLDER [--rows 64] [--dtype bfloat16] [--repeats 3] [--only NAME ...]
+    python benchmarks/generation.py --data FOLDER [--rows 64] [--apart] [--dtype bfloat16] [--repeats 3] [--only NAME ...]
 
 FOLDER holds the public data sets (squad_v2/). Greedy decoding of at most 24 tokens by the embedded model, ended by the stop token
 of its chat template. ``generate`` has its own cache and is given the batch size that was the fastest in a first try of 4, 8, 16
 and 32, its rows sorted by length, longest first. Prooftune is not asked to score "unanswerable" beside its answers, which
-``generate`` does not either.
+``generate`` does not either. The questions are all those of paragraphs that lie far apart, which Prooftune reads once for all of
+their questions; with ``--apart`` each has a paragraph of its own.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ def main() -> None:
     parser = contest.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--apart", action="store_true", help="one question of each paragraph")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     options = parser.parse_args()
-    facts = {"model": loading.EMBEDDED, "rows": options.rows, "dtype": options.dtype, "new_tokens": NEW}
+    facts = {"model": loading.EMBEDDED, "rows": options.rows, "dtype": options.dtype, "new_tokens": NEW, "apart": options.apart}
     runs = {"prooftune": ours, "generate-padded": padded, "generate-one-by-one": one_by_one}
-    contest.contest(__file__, options, runs, facts, name=f"generation-{options.dtype}")
+    contest.contest(__file__, options, runs, facts, name=f"generation-{options.dtype}{'-apart' if options.apart else ''}")
 
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
@@ -109,9 +111,11 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
     template = default_template("extractive-qa", ["question", "context"], "unanswerable")
     rendering = Rendering(template, (), chat=True, max_length=LONGEST, answer_tokens=NEW)
     encoder = Encoder(rendering, tokenizer, ["question", "context"])
-    # Paragraphs from all over the set, with all their questions.
+    if options.apart:
+        asked = list({one["context"]: one for one in asked}.values())
     contexts = list(dict.fromkeys(one["context"] for one in asked))
-    wanted = set(contexts[:: max(1, len(contexts) * 8 // options.rows)])
+    each = round(len(asked) / len(contexts))
+    wanted = set(contexts[:: max(1, len(contexts) * each // options.rows)])
     chosen = [one for one in asked if one["context"] in wanted][: options.rows]
     return encoder, [encoder.encode(one).row for one in chosen]
 

@@ -89,10 +89,26 @@ _HEAD = """# Benchmarks
 
 Prooftune beside other tools on the same rows, with the same hyperparameters and seeds, every contestant in a process of its own,
 in turn, on one machine. Ratios are medians over paired runs; above 1 Prooftune is faster. `benchmarks/` has the scripts, whose
-first lines say what is compared with what; this page is written by `benchmarks/page.py` from what they measured. A prompt's tokens
-count in every row, also where a tool computes what rows share once.
+first lines say what is compared with what, and which packages they need (`pip install trl==1.16.0 lm-eval==0.4.13` for all). The
+tables are written by `benchmarks/page.py` from what the scripts measured; the paragraphs under them are written by hand, after
+profiles that are not kept. A prompt's tokens count in every row, also where a tool computes what rows share once.
 
-On GPUs: not measured. What runs there is tested on processors; the scripts take a GPU where they find one.
+All is measured with SmolLM2-135M-Instruct (134.5 million weights), which comes with Prooftune's demo; trainings have LoRA of rank
+16 on all linear layers and batches of 16 rows. An AG News prompt has about 100 tokens, of which 50 begin every prompt. The
+processor has AVX512-BF16 and no AMX, and Prooftune's compiled code ([engine.md](engine.md)) is in use, which other processors do
+without. A larger model, a smaller shared beginning or another processor change the ratios.
+
+On GPUs nothing was measured: what runs there is tested on CPUs alone. The scripts take a GPU where they find one.
+
+- `prooftune-int8`: `model.int8_training: true`.
+- `trl-defaults`, `trl-best`: TRL's `SFTTrainer` as it is, and without gradient checkpointing and with eager attention, its fastest
+  settings here.
+- `padded-512`, `trainer`: transformers' `Trainer` over rows padded to 512 tokens, and to the longest of a batch.
+- `lm-eval`: lm-evaluation-harness with its `hf` model.
+- `generate-padded`: transformers' `generate` in padded batches of the size that was fastest in a first try.
+- *of the rate of products*: the operations of a contestant's matrix products and attention per second, as a share of what a product
+  of two 1024 x 1024 matrices in the same dtype reaches on this machine. In 8 bits the processor does twice as many; for
+  `prooftune-int8` they are compared with the rate in 16 bits all the same, so that 100% is no limit.
 """
 
 
@@ -136,7 +152,16 @@ def _body(name: str, result: dict[str, Any]) -> list[str]:
         lines.append(_row([*cells, *([f"{ratio['same_predictions']:.1%}" if ratio else ""] if same else [])]))
     runs = {contestant: [one["rows"] / one["seconds"] for one in several] for contestant, several in result["runs"].items()}
     spread = "; ".join(f"{contestant} {min(v):.2f} to {max(v):.2f}" for contestant, v in runs.items())
-    return [*lines, "", f"Paired runs: {len(result['runs'][OURS])}; rows/s: {spread}.", *_most(medians, ratios)]
+    said = f"Paired runs: {len(result['runs'][OURS])}; rows/s: {spread}. {_pairs(runs)}Load before: {result['load_before']:.1f}."
+    return [*lines, "", *textwrap.wrap(said, 128), *_most(medians, ratios)]
+
+
+def _pairs(runs: dict[str, list[float]]) -> str:
+    """The ratios of the single pairs."""
+    ours = [name for name in runs if name.startswith(OURS)]
+    told = [f"{one} / {other} {', '.join(f'{a / b:.1f}' for a, b in zip(runs[one], speeds, strict=True))}"
+            for other, speeds in runs.items() if other not in ours for one in ours]
+    return f"Ratios of the pairs: {'; '.join(told)}. "
 
 
 def _most(medians: dict[str, Any], ratios: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@
 
 FOLDER holds the public data sets in their upstream layouts (ag_news/, sst2/, financial_phrasebank/,
 masakhanews_swa/, squad_v2/, policy_qa/). Without names every recipe of benchmarks/results/ is run, which takes a few hours on two
-cores; finished studies are skipped. Only `tables` is printed from what the runs hold: no figure is typed in.
+cores; finished studies are skipped. The tables are printed from what the runs hold.
 """
 
 from __future__ import annotations
@@ -138,7 +138,12 @@ _HEAD = """\
 
 SmolLM2-135M-Instruct on two processor cores, every variant on the same test examples. Written by
 `python benchmarks/results.py --data FOLDER` from the runs' own report.json; the recipes are in `benchmarks/results/`.
-Times were measured while other programs used the machine, so they are upper bounds.
+
+Each study was trained once, with one seed: its intervals say what other test examples would have changed, not what another
+training would. Before relying on a point or two, repeat with `--set seed=1`.
+
+The studies ran on 21 and 22 November 2026, while other programs used the machine, and were not repeated since: trainings now take
+less than half of the memory that stands here, and about half of the time ([benchmarks.md](benchmarks.md)).
 """
 
 if __name__ == "__main__":
