@@ -161,6 +161,13 @@ def test_no_room_for_the_text(model_folders: dict[str, Path]) -> None:
         encoder_for(model_folders["llama"], "llama", template="long " * 50 + "{text}")
 
 
+@pytest.mark.parametrize(("template", "max_length"), [("{text}", 513), ("long " * 600 + "{text}", 800)])
+def test_no_prompt_may_be_longer_than_the_context(model_folder: Path, family: str, template: str, max_length: int) -> None:
+    assert encoder_for(model_folder, family, max_length=512)
+    with pytest.raises(UsageError, match=f"up to {max_length} tokens, more than the model's 512: lower prompt.max_length"):
+        encoder_for(model_folder, family, template=template, max_length=max_length)
+
+
 def test_a_chat_template_that_refuses_says_so(model_folders: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match=r"refused the prompt.*System role not supported"):
         encoder_for(model_folders["gemma2"], "gemma2", system="Be brief.")
