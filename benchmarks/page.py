@@ -44,9 +44,9 @@ _LIMITS = {
         "weights in one product; narrow products in code of our own (5 to 20% less time for them, 1% of a step); large "
         "pages. Next: the narrow products."),
     "training-bfloat16-600": (
-        "The first 600 rows, and the loss on the 300 that follow: 38 steps instead of 10. In the single pairs Prooftune was 9.4, "
-        "9.7 and 8.3 times as fast (with int8 14.2, 12.8 and 12.2), its loss 0.3% higher, 1.1% and 1.0% lower (with int8 0.2% "
-        "higher, 1.7% and 0.5% lower). TRL's rate here, 113 to 138 tokens a second, is not that of its arithmetic: in every step "
+        "The first 600 rows, and the loss on the 300 that follow: 38 steps instead of 10. In the single pairs Prooftune's loss "
+        "is 0.3% higher, 1.1% and 1.0% lower (with int8 0.2% higher, 1.7% and 0.5% lower). "
+        "TRL's rate here, 113 to 138 tokens a second, is not that of its arithmetic: in every step "
         "it asks the system for 8 GB of memory anew, arrays of rows x length x vocabulary among them, which took a quarter of the "
         "processors' time in a training over 320 rows that was looked into, and how long that takes differs from hour to hour "
         "(113 to 146 tokens a second in all). The next section has what another allocator makes of it. What limits Prooftune is "

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +49,18 @@ class Part:
     size: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Within:
+    """In the place of a part's bar: advances the whole by as much."""
+
+    part: Part
+    total: float | None
+
+    def advance(self, task: Any, done: float = 1) -> None:
+        if self.total:
+            self.part.whole.advance(task, done * self.part.size / self.total)
+
+
 @contextmanager
 def bar(description: str | Part | None, total: float | None, completed: int = 0) -> Iterator[Progress]:
     """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``. None: show nothing.
@@ -58,6 +70,9 @@ def bar(description: str | Part | None, total: float | None, completed: int = 0)
         total: how much there is to do.
         completed: how much of it was done before, which does not count for the rate.
     """
+    if isinstance(description, Part):
+        yield cast("Progress", _Within(description, total))
+        return
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -103,16 +118,6 @@ def bar(description: str | Part | None, total: float | None, completed: int = 0)
             left = "" if task.time_remaining is None else f"{TimeRemainingColumn().render(task)} left"
             say(f"  {task.description}: {', '.join(filter(None, [done, str(Rate().render(task)), left]))}")
 
-    class Within(Progress):
-        """Advances the whole as much as the part is."""
-
-        def advance(self, task_id: Any, advance: float = 1) -> None:
-            if isinstance(description, Part) and total:
-                description.whole.advance(task_id, advance * description.size / total)
-
-    if isinstance(description, Part):
-        yield Within(disable=True)
-        return
     shown = description is not None and not console().quiet
     if shown and not console().is_terminal:
         say(f"  {description}")

@@ -50,9 +50,9 @@ def near(
     held = {name: _Held(texts[name], name, threshold) for name in sorted({second for _, second in pairs})}
     found: dict[tuple[str, str], list[tuple[int, int]]] = {pair: [] for pair in pairs}
     for first in dict.fromkeys(first for first, _ in pairs):
-        seconds = {second: set(texts[second]) for one, second in pairs if one == first}
+        others = {second: set(texts[second]) for one, second in pairs if one == first}
         for i, own in enumerate(held[first].hashed if first in held else _hashed(texts[first], first)):
-            for second, copies in seconds.items():
+            for second, copies in others.items():
                 if not texts[first][i] or texts[first][i] in copies:
                     continue
                 similarity, place = held[second].most_similar(own)
