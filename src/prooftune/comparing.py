@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def _bundled(folder: Path, example: str) -> str:
     return str(read_json(facts)["variant"])
 
 
-def _keys(examples: list[Example]) -> list[Key]:
+def _keys(examples: Sequence[Example]) -> list[Key]:
     """Content of every example, numbered where the same text and label stand more than once."""
     seen: Counter[Key] = Counter()
     keys = []

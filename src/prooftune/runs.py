@@ -6,15 +6,19 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from prooftune.errors import Failure, UsageError
 from prooftune.files import atomic_path, cache_folder, fingerprint, read_json, write_json
 from prooftune.records import Example, Prediction, Study, VariantResult
+from prooftune.stored import Stored
 
 _STAGE = "stage.json"
 _LISTS = ("log_probs", "retrieved", "cited")
+_AT_ONCE = 10_000
+"""Rows of a table that are written and read at one time."""
 
 
 def is_done(folder: Path, print_: str) -> bool:
@@ -85,10 +89,10 @@ def estimates_file(dumped: str) -> Path:
 
 def write_study(folder: Path, study: Study) -> None:
     for name, examples in study.splits().items():
-        _write_table(folder / f"{name}.parquet", [
+        _write_table(folder / f"{name}.parquet", (
             {"id": e.id, "source": e.source, "target": e.target, "group": e.group,
              "references": None if e.references is None else list(e.references), "gold": list(e.gold),
-             "fields": [{"name": k, "text": v} for k, v in e.inputs.items()]} for e in examples], _example_schema())
+             "fields": [{"name": k, "text": v} for k, v in e.inputs.items()]} for e in examples), _example_schema())
     write_json(folder / "study.json", {"labels": study.labels, "notes": study.notes})
 
 
@@ -96,10 +100,10 @@ def read_study(folder: Path) -> Study:
     facts = read_json(folder / "study.json")
     splits = {}
     for name in ("train", "validation", "test"):
-        splits[name] = [
+        splits[name] = Stored(
             Example(row["id"], {f["name"]: f["text"] for f in row["fields"]}, row["target"], row["source"], row["group"],
                     None if row["references"] is None else tuple(row["references"]), tuple(row["gold"]))
-            for row in _read_table(folder / f"{name}.parquet")]
+            for row in _read_table(folder / f"{name}.parquet"))
     return Study(splits["train"], splits["validation"], splits["test"], facts["labels"], facts["notes"])
 
 
@@ -112,7 +116,7 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
         ("prompt_tokens", pa.int64()), ("truncated_tokens", pa.int64()), ("raw", pa.string()), ("generated_tokens", pa.int64()),
         ("answer_log_prob", pa.float64()), ("no_answer_log_prob", pa.float64()), ("windows", pa.int64()),
         ("retrieved", pa.list_(pa.string())), ("cited", pa.list_(pa.string())), ("unknown_citations", pa.int64())])
-    _write_table(path, [{**asdict(p), **{name: list(getattr(p, name)) for name in _LISTS}} for p in predictions], schema)
+    _write_table(path, ({**asdict(p), **{name: list(getattr(p, name)) for name in _LISTS}} for p in predictions), schema)
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -146,17 +150,19 @@ def _example_schema() -> Any:
     return pa.schema([*texts, *lists, ("fields", fields)])
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
+def _write_table(path: Path, rows: Iterator[dict[str, Any]], schema: Any) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        while some := list(islice(rows, _AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
 
 
-def _read_table(path: Path) -> list[dict[str, Any]]:
+def _read_table(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     # Opened by hand: given a path, pyarrow would read a folder's name such as seed=1 as a column.
     with path.open("rb") as handle:
-        return pq.read_table(handle).to_pylist()  # type: ignore[no-any-return]
+        for batch in pq.ParquetFile(handle).iter_batches(_AT_ONCE):
+            yield from batch.to_pylist()

@@ -9,7 +9,7 @@ command after a kill continues where it was.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -275,12 +275,12 @@ def encoder_for(chosen: Recipe, study: Study) -> Encoder:
     return context.encoder(context.rendering())
 
 
-def token_lengths(chosen: Recipe, study: Study) -> Callable[[list[Example]], list[tuple[int, int]]] | None:
+def token_lengths(chosen: Recipe, study: Study) -> Callable[[Sequence[Example]], Iterator[tuple[int, int]]] | None:
     """A function that measures prompts in tokens, if any variant asks a language model."""
     if not chosen.asks_model:
         return None
     encoder = encoder_for(chosen, study)
-    return lambda examples: [encoder.full_length(e.inputs) for e in examples]
+    return lambda examples: (encoder.full_length(e.inputs) for e in examples)
 
 
 def _bundle(chosen: Recipe, study: Study, results: list[VariantResult], scores: dict[str, Any], folder: Path) -> Path | None:

@@ -196,7 +196,7 @@ def test_rows_and_balance_are_counted_before_anything_is_dropped() -> None:
     assert found.balance == {"train": {"a": 13, "b": 12}, "validation": {"a": 0, "b": 0}, "test": {"a": 1, "b": 1}}
 
 
-def measured(given: list[Example]) -> list[tuple[int, int]]:
+def measured(given: Sequence[Example]) -> list[tuple[int, int]]:
     lengths = [len(e.inputs["text"].split()) for e in given]
     return [(n, max(0, n - 20)) for n in lengths]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def squad(path: Path, articles: int = 1) -> Path:
     return path
 
 
-def read(path: Path, task: recipe.Task = "extractive-qa", **options: Any) -> list[Example]:
+def read(path: Path, task: recipe.Task = "extractive-qa", **options: Any) -> Sequence[Example]:
     return sources.read(recipe.Source(path=str(path), **options), Path(), task).examples
 
 

@@ -39,7 +39,7 @@ def test_stratified_shares_are_those_of_scikit_learn(share: float) -> None:
     kept, aside = splits.set_aside(rows, share, "stratified", 3, "test")
     reference = train_test_split([e.target for e in rows], test_size=share, random_state=3, stratify=[e.target for e in rows])[1]
     assert Counter(e.target for e in aside) == Counter(reference)
-    assert sorted(e.id for e in kept + aside) == sorted(e.id for e in rows)
+    assert sorted(e.id for e in [*kept, *aside]) == sorted(e.id for e in rows)
     places = {e.id: i for i, e in enumerate(rows)}
     for part in (kept, aside):
         assert [places[e.id] for e in part] == sorted(places[e.id] for e in part)
@@ -106,7 +106,7 @@ def test_given_files_stay_as_they_are(tmp_path: Path) -> None:
             "test": csv(tmp_path, "test.csv", [(t, "ab"[i % 2]) for i, t in enumerate(texts[40:])])}
     study = splits.load(study_recipe(data), tmp_path)
     assert [e.inputs["text"] for e in study.test] == texts[40:]
-    assert sorted(e.inputs["text"] for e in study.train + study.validation) == sorted(texts[:40])
+    assert sorted(e.inputs["text"] for e in [*study.train, *study.validation]) == sorted(texts[:40])
     assert len(study.validation) == 4
 
 

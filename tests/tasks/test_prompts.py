@@ -15,7 +15,7 @@ from prooftune.records import Example
 from prooftune.tasks.classification import parse_label, targets
 from prooftune.tasks.prompts import Encoder, Rendering, Shot
 from prooftune.tasks.templates import candidate_templates
-from prooftune.training.objective import check_rows, instruction_rows
+from prooftune.training.objective import checked, instruction_rows
 
 LABELS = ("World", "Sports", "Sci/Tech")
 
@@ -71,7 +71,7 @@ def test_a_target_without_its_stop_token_is_an_error(model_folder: Path, family:
     rows = instruction_rows(targets([Example("1", {"text": "cat"}, "World")], encoder), encoder.stop)
     broken = type(rows[0])(rows[0].ids, rows[0].read[:-1], rows[0].targets[:-1])
     with pytest.raises(UsageError, match="stop token"):
-        check_rows([broken], encoder.stop)
+        list(checked([broken], encoder.stop))
 
 
 @pytest.mark.failure(6)

@@ -35,7 +35,7 @@ def setup(
     variant = recipe.Variant.model_validate({"kind": "tuned", "objective": objective, "method": method})
     model = adapters.attach(model, variant, {} if method == "full" else {"r": 4})
     head = objective == "head"
-    rows = head_rows(class_targets(EXAMPLES, encoder)) if head else instruction_rows(targets(EXAMPLES, encoder), encoder.stop)
+    rows = [*(head_rows(class_targets(EXAMPLES, encoder)) if head else instruction_rows(targets(EXAMPLES, encoder), encoder.stop))]
     module = TuningModule(model)
     module.lines = module.lines and lines
     return module, rows, encoder

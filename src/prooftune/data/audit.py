@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from prooftune.data.text import alike, compared
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.records import Example, SplitName, Study
+from prooftune.stored import Stored
 
 FEW_ROWS = 10
 IMBALANCE = 10
@@ -61,8 +63,8 @@ class AuditReport:
 
 def audit(study: Study, recipe: Recipe) -> AuditReport:
     """Look for leaks between splits, contradictions, empty, damaged and repeated texts, and labels without rows."""
-    texts: dict[SplitName, list[str]] = {
-        name: [compared(e) for e in examples] for name, examples in study.splits().items()}
+    texts: dict[SplitName, Sequence[str]] = {
+        name: Stored(compared(e) for e in examples) for name, examples in study.splits().items()}
     findings, leaks = _leaks(study, texts, recipe)
     findings += _repeats(study, texts)
     findings += _empty(study)
@@ -77,7 +79,7 @@ def audit(study: Study, recipe: Recipe) -> AuditReport:
 
 
 def with_lengths(
-    report: AuditReport, study: Study, recipe: Recipe, measure: Callable[[list[Example]], list[tuple[int, int]]]
+    report: AuditReport, study: Study, recipe: Recipe, measure: Callable[[Sequence[Example]], Iterable[tuple[int, int]]]
 ) -> AuditReport:
     """The report with token lengths, and what of them is more than the limit.
 
@@ -91,9 +93,8 @@ def with_lengths(
     for name, examples in study.splits().items():
         if not examples:
             continue
-        measured = measure(examples)
-        tokens = np.array([whole for whole, _ in measured])
-        cut = [e for e, (_, over) in zip(examples, measured, strict=True) if over]
+        tokens, over = np.fromiter(chain.from_iterable(measure(examples)), np.int32).reshape(-1, 2).T
+        cut = [examples[int(i)].source for i in np.flatnonzero(over)]
         lengths[name] = {"median": int(np.median(tokens)), "p95": int(np.percentile(tokens, 95)), "max": int(tokens.max())}
         share = len(cut) / len(examples)
         truncation[name] = {"rows": len(cut), "share": share, "limit": limit}
@@ -102,15 +103,15 @@ def with_lengths(
     return replace(report, findings=_sorted(findings), lengths=lengths, truncation=truncation)
 
 
-def _truncated(name: str, cut: list[Example], share: float, lengths: dict[str, int], recipe: Recipe) -> Finding:
+def _truncated(name: str, cut: list[str], share: float, lengths: dict[str, int], recipe: Recipe) -> Finding:
     most = recipe.audit.max_truncated
     are = "are" if len(cut) != 1 else "is"
     message = (f"{counted(len(cut), name + ' row')} ({share:.1%}) {are} longer than prompt.max_length {recipe.prompt.max_length} "
                f"and would be shortened (median {lengths['median']:,} tokens, longest {lengths['max']:,})")
     if share <= most:
-        return Finding("truncated", "warning", f"{message}.", where(cut))
+        return Finding("truncated", "warning", f"{message}.", cut)
     return Finding("truncated", "error", f"{message}: more than audit.max_truncated allows ({most:.0%}). Raise "
-                   "prompt.max_length, or accept it by raising audit.max_truncated", where(cut))
+                   "prompt.max_length, or accept it by raising audit.max_truncated", cut)
 
 
 def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
@@ -118,32 +119,39 @@ def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
 
     Test rows are never dropped: the test set is what was given.
     """
-    kept: dict[str, list[Example]] = {}
+    kept: dict[str, Sequence[Example]] = {}
     notes = list(study.notes)
     for name in ("train", "validation"):
-        examples: list[Example] = getattr(study, name)
-        usable = [e for e in examples if any(t.strip() for t in e.inputs.values())]
-        if len(usable) < len(examples):
-            notes.append(f"{name}: {counted(len(examples) - len(usable), 'row')} without text dropped.")
+        examples: Sequence[Example] = getattr(study, name)
         leaking = report.leaks.get(name, set()) if recipe.audit.leak == "drop" else set()
-        kept[name] = [e for e in usable if e.id not in leaking]
-        if len(kept[name]) < len(usable):
+        fates = Counter("empty" if _is_empty(e) else "leaking" if e.id in leaking else "kept" for e in examples)
+        if fates["empty"]:
+            notes.append(f"{name}: {counted(fates['empty'], 'row')} without text dropped.")
+        kept[name] = examples
+        if fates["kept"] < len(examples):
+            kept[name] = Stored(e for e in examples if not _is_empty(e) and e.id not in leaking)
+        if fates["leaking"]:
             later = "test" if name == "validation" else "validation or test"
-            notes.append(f"{name}: {counted(len(usable) - len(kept[name]), 'row')} dropped because the same or nearly the same "
+            notes.append(f"{name}: {counted(fates['leaking'], 'row')} dropped because the same or nearly the same "
                          f"text stands in {later} (audit.leak: drop).")
         if examples and not kept[name]:
             raise UsageError(f"no {name} row is left after dropping empty and leaking ones")
     return replace(study, train=kept["train"], validation=kept["validation"], notes=notes)
 
 
-def _leaks(study: Study, texts: dict[SplitName, list[str]], recipe: Recipe) -> tuple[list[Finding], dict[str, set[str]]]:
+def _is_empty(example: Example) -> bool:
+    return not any(text.strip() for text in example.inputs.values())
+
+
+def _leaks(study: Study, texts: dict[SplitName, Sequence[str]], recipe: Recipe) -> tuple[list[Finding], dict[str, set[str]]]:
     splits, findings = study.splits(), []
     leaks: dict[str, set[str]] = defaultdict(set)
     threshold = recipe.audit.near_duplicates
     near = duplicates.near(texts, _LEAKS, threshold) if threshold is not None else {}  # type: ignore[arg-type]
     for first, second in _LEAKS:
         exact = duplicates.exact(texts[first], texts[second])
-        copied = len(duplicates.exact(texts[second], texts[first]))
+        copies = {texts[second][j] for _, j in exact}
+        copied = sum(text in copies for text in texts[second])
         alike = near.get((first, second), [])
         for kind, pairs, others in (("exact", exact, copied), ("near", alike, len({j for _, j in alike}))):
             if pairs:
@@ -166,13 +174,15 @@ def _leak(kind: str, first: str, second: str, rows: list[str], others: int, reci
     return Finding(f"{kind}-leak", "warning", f"{message}.", rows)
 
 
-def _contradictions(study: Study, texts: dict[SplitName, list[str]]) -> list[Finding]:
+def _contradictions(study: Study, texts: dict[SplitName, Sequence[str]]) -> list[Finding]:
     """The same text under different labels, in any split: at least one is wrong, or the labels overlap."""
     seen: dict[str, dict[str, str]] = defaultdict(dict)
+    again = duplicates.repeated(chain.from_iterable(texts.values()))
     for name, examples in study.splits().items():
-        for example, text in zip(examples, texts[name], strict=True):
-            if text:
-                seen[text].setdefault(example.target or "", example.source)
+        for i in (place for place in again if 0 <= place < len(examples)):
+            if texts[name][i]:
+                seen[texts[name][i]].setdefault(examples[i].target or "", examples[i].source)
+        again = [place - len(examples) for place in again]
     rows = [" / ".join(f"{source} ({label})" for label, source in labels.items()) for labels in seen.values() if len(labels) > 1]
     if not rows:
         return []
@@ -181,15 +191,16 @@ def _contradictions(study: Study, texts: dict[SplitName, list[str]]) -> list[Fin
     return [Finding("contradiction", "warning", message, rows)]
 
 
-def _repeats(study: Study, texts: dict[SplitName, list[str]]) -> list[Finding]:
+def _repeats(study: Study, texts: dict[SplitName, Sequence[str]]) -> list[Finding]:
     findings = []
     for name, examples in study.splits().items():
         first: dict[str, str] = {}
         rows = []
-        for example, text in zip(examples, texts[name], strict=True):
+        for i in duplicates.repeated(texts[name]):
+            text, source = texts[name][i], examples[i].source
             if text and text in first:
-                rows.append(f"{example.source} = {first[text]}")
-            first.setdefault(text, example.source)
+                rows.append(f"{source} = {first[text]}")
+            first.setdefault(text, source)
         if rows:
             repeat = "repeat" if len(rows) != 1 else "repeats"
             findings.append(Finding("repeated", "info",
@@ -200,11 +211,11 @@ def _repeats(study: Study, texts: dict[SplitName, list[str]]) -> list[Finding]:
 def _empty(study: Study) -> list[Finding]:
     findings = []
     for name, examples in study.splits().items():
-        empty = [e for e in examples if not any(t.strip() for t in e.inputs.values())]
+        empty = where(e for e in examples if _is_empty(e))
         if empty:
             done = "They stay in the test set." if name == "test" else "They are dropped."
-            message = f"{counted(len(empty), name + ' row')} without text: {some(where(empty))}. {done}"
-            findings.append(Finding("empty", "warning", message, where(empty)))
+            message = f"{counted(len(empty), name + ' row')} without text: {some(empty)}. {done}"
+            findings.append(Finding("empty", "warning", message, empty))
     return findings
 
 
@@ -251,14 +262,13 @@ def _unseen(study: Study, present: list[str]) -> list[Finding]:
 
 def _damage(study: Study) -> list[Finding]:
     findings = []
-    rows: dict[str, list[Example]] = defaultdict(list)
+    rows: dict[str, list[str]] = defaultdict(list)
     for examples in study.splits().values():
         for example in examples:
             for kind in damaged(" ".join(example.inputs.values())):
-                rows[kind].append(example)
-    for kind, found in sorted(rows.items()):
-        places = where(found)
-        findings.append(Finding("damage", "warning", f"{counted(len(found), 'row')} with {kind}: {some(places)}.", places))
+                rows[kind].append(example.source)
+    for kind, places in sorted(rows.items()):
+        findings.append(Finding("damage", "warning", f"{counted(len(places), 'row')} with {kind}: {some(places)}.", places))
     return findings
 
 

@@ -26,9 +26,9 @@ def not_in_context(study: Study) -> list[Finding]:
     """Answers that extraction could never give."""
     findings = []
     for name, examples in study.splits().items():
-        rows = [e for e in examples if e.references and not any(r in e.inputs[CONTEXT] for r in e.references)]
+        rows = where(e for e in examples if e.references and not any(r in e.inputs[CONTEXT] for r in e.references))
         if rows:
             findings.append(Finding("answer-not-in-context", "warning",
                                     f"{counted(len(rows), name + ' question')} whose answer does not stand in its context: "
-                                    f"{some(where(rows))}.", where(rows)))
+                                    f"{some(rows)}.", rows))
     return findings

@@ -8,6 +8,7 @@ from typing import Any
 
 from prooftune.data.table import Table
 from prooftune.errors import UsageError
+from prooftune.stored import Stored
 
 _NAMES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant", "system": "system"}
 _COLUMNS = ("messages", "conversations")
@@ -28,10 +29,8 @@ def as_questions(table: Table) -> Table:
     place = table.columns.index(column)
     if not any((row[place] or "").lstrip().startswith("[") for row in table.rows[:20]):
         return table  # texts under a name that chats have, too
-    rows = []
-    for number, row in enumerate(table.rows):
-        question, answer = _turns(row[place], table.where(number), column)
-        rows.append([*row[:place], *row[place + 1:], question, answer])
+    rows = Stored([*row[:place], *row[place + 1:], *_turns(row[place], table.where(number), column)]
+                  for number, row in enumerate(table.rows))
     return replace(table, columns=[name for name in table.columns if name != column] + ["question", "answer"], rows=rows)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from prooftune.data.table import LONGEST_FIELD, Table, lines_of
+from prooftune.data.table import LONGEST_FIELD, Table
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
+from prooftune.stored import Stored
 
 Record = tuple[int, list[str]]
 """The line on which a row starts, and its fields."""
@@ -33,15 +35,27 @@ class Layout:
     rows: int
 
 
-def read_csv(name: str, text: str, source: Source, delimiter: str) -> Table:
+def read_csv(name: str, opened: Opened, source: Source, delimiter: str) -> Table:
     """Read a delimited file with one row of names, or none (`Source.header`).
+
+    Args:
+        name: of the file, for messages.
+        opened: gives its lines from the beginning, with their ends, cut at every kind of line end.
+        source: header, names and quoting.
+        delimiter: between columns.
 
     Raises:
         UsageError: rows of different length, a name twice, a quote that is never closed, no rows.
     """
-    layout = lay_out(name, lambda: _lines(text), source, delimiter)
-    rows = list(below_header(parsed(name, _lines(text), delimiter, layout.quoted), source))
-    return Table(name, layout.columns, [list(fields) for _, fields in rows], [line for line, _ in rows])
+    layout = lay_out(name, opened, source, delimiter)
+    lines = array("q")
+
+    def rows() -> Iterator[list[str | None]]:
+        for line, fields in below_header(parsed(name, opened(), delimiter, layout.quoted), source):
+            lines.append(line)
+            yield [*fields]
+
+    return Table(name, layout.columns, Stored(rows()), lines)
 
 
 def lay_out(name: str, opened: Opened, source: Source, delimiter: str) -> Layout:
@@ -49,9 +63,7 @@ def lay_out(name: str, opened: Opened, source: Source, delimiter: str) -> Layout
 
     Args:
         name: of the file, for messages.
-        opened: gives its lines from the beginning, with their ends, cut at every kind of line end.
-        source: header, names and quoting.
-        delimiter: between columns.
+        opened, source, delimiter: as for `read_csv`.
 
     Raises:
         UsageError: rows of different length, a name twice, a quote that is never closed, no rows.
@@ -190,7 +202,7 @@ def _unreadable(where: str, said: str) -> UsageError:
     return UsageError(f"{where}: {what}. If \" is an ordinary character in this file, set data.quoting: false")
 
 
-def read_text(name: str, text: str, delimiter: str | None) -> Table:
+def read_text(name: str, all_lines: Iterable[str], delimiter: str | None) -> Table:
     """Read lines of the form ``text<delimiter>label``, each split at its last delimiter: texts may hold it, labels may not.
 
     Raises:
@@ -198,17 +210,20 @@ def read_text(name: str, text: str, delimiter: str | None) -> Table:
     """
     if not delimiter:
         raise UsageError(f"{name}: format text needs data.delimiter, what stands between the text and its label")
-    rows: list[list[str | None]] = []
-    lines = []
-    for number, line in enumerate(lines_of(name, io.StringIO(text)), start=1):
-        line = line.rstrip("\r\n")
-        if not line.strip():
-            continue
-        before, found, label = line.rpartition(delimiter)
-        if not found:
-            raise UsageError(f"{name}:{number}: no {delimiter!r} between text and label in '{line[:60]}'")
-        rows.append([before, label])
-        lines.append(number)
-    if not rows:
+    lines = array("q")
+
+    def rows() -> Iterator[list[str | None]]:
+        for number, line in enumerate(all_lines, start=1):
+            line = line.rstrip("\r\n")
+            if not line.strip():
+                continue
+            before, found, label = line.rpartition(delimiter)
+            if not found:
+                raise UsageError(f"{name}:{number}: no {delimiter!r} between text and label in '{line[:60]}'")
+            lines.append(number)
+            yield [before, label]
+
+    found = Stored(rows())
+    if not found:
         raise UsageError(f"{name} holds no rows")
-    return Table(name, ["text", "label"], rows, lines)
+    return Table(name, ["text", "label"], found, lines)

@@ -11,7 +11,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
+
+import numpy as np
 
 from prooftune.data.text import shingles
 from prooftune.progress import bar
@@ -20,6 +23,15 @@ PERMUTATIONS = 128
 _LONG = 5_000
 """Texts whose signatures take a second or so, which is worth a line."""
 _AT_ONCE = 1_000
+
+
+def repeated(texts: Iterable[str]) -> list[int]:
+    """Places of the texts that stand there more than once, in order. What is held meanwhile is a digest of each; two that differ
+    and share one, of which there is a chance of one in 37 million among a million texts, are named too."""
+    digests = np.fromiter((int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) for text in texts), np.uint64)
+    found, counts = np.unique(digests, return_counts=True)
+    places: list[int] = np.flatnonzero(np.isin(digests, found[counts > 1])).tolist()
+    return places
 
 
 def exact(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
@@ -51,9 +63,10 @@ def near(
     found: dict[tuple[str, str], list[tuple[int, int]]] = {pair: [] for pair in pairs}
     for first in dict.fromkeys(first for first, _ in pairs):
         others = {second: set(texts[second]) for one, second in pairs if one == first}
-        for i, own in enumerate(held[first].hashed if first in held else _hashed(texts[first], first)):
+        hashed = held[first].hashed if first in held else _hashed(texts[first], first)
+        for i, (text, own) in enumerate(zip(texts[first], hashed, strict=True)):
             for second, copies in others.items():
-                if not texts[first][i] or texts[first][i] in copies:
+                if not text or text in copies:
                     continue
                 similarity, place = held[second].most_similar(own)
                 if similarity >= threshold:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prooftune.data.table import Table, as_text, lines_of
+from prooftune.data.table import Table, as_text
 from prooftune.errors import UsageError
+from prooftune.stored import Stored
+
+_AT_ONCE = 256
+"""Rows of Parquet."""
 
 
-def read_jsonl(name: str, text: str) -> Table:
+def read_jsonl(name: str, lines: Iterable[str]) -> Table:
     """Read one object a line.
 
     Raises:
         UsageError: a line is not JSON, or no object; no rows.
     """
-    found = list(records_of(name, lines_of(name, io.StringIO(text))))
-    return _of_records(name, [record for _, record in found], [line for line, _ in found])
+    numbers = array("q")
+
+    def records() -> Iterator[dict[str, Any]]:
+        for number, record in records_of(name, lines):
+            numbers.append(number)
+            yield record
+
+    return _of_records(name, Stored(records()), numbers)
 
 
 def records_of(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -71,17 +81,17 @@ def read_json(name: str, text: str) -> Table:
         [value] = lists
     if not isinstance(value, list):
         raise UsageError(f"{name}: a list of objects is expected, found {_kind(value)}")
-    return _of_records(name, value, list(range(1, len(value) + 1)))
+    return _of_records(name, value, range(1, len(value) + 1))
 
 
-def _of_records(name: str, records: Sequence[Any], lines: list[int]) -> Table:
+def _of_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Table:
     columns: dict[str, None] = {}
     for line, record in zip(lines, records, strict=True):
         _refuse_other_than_object(name, line, record)
         columns.update(dict.fromkeys(record))
     if not records:
         raise UsageError(f"{name} holds no rows")
-    return Table(name, list(columns), [[as_text(r.get(c)) for c in columns] for r in records], lines)
+    return Table(name, list(columns), Stored([as_text(r.get(c)) for c in columns] for r in records), lines)
 
 
 def _kind(value: Any) -> str:
@@ -98,9 +108,9 @@ def read_parquet(path: Path) -> Table:
     """
     with parquet_of(path) as file:
         names = columns_of(path, file)
-        values = [[as_text(v) for v in column.to_pylist()] for column in file.read().columns]
-    rows = [list(row) for row in zip(*values, strict=True)]
-    return Table(path.name, names, rows, list(range(1, len(rows) + 1)))
+        rows = Stored([*row] for batch in file.iter_batches(_AT_ONCE) for row in zip(
+            *([as_text(v) for v in column.to_pylist()] for column in batch.columns), strict=True))
+    return Table(path.name, names, rows, range(1, len(rows) + 1))
 
 
 @contextlib.contextmanager

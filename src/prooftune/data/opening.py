@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from prooftune.data.table import LONGEST_FIELD, lines_of
 from prooftune.errors import UsageError, nearest
 
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -106,6 +107,16 @@ def text_of(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
         except UnicodeDecodeError:
             _refuse_undecodable(path, encoding)
             raise
+
+
+def lines_in(path: Path, encoding: str, newline: str, longest: int = LONGEST_FIELD) -> Iterator[str]:
+    """The file's lines with their ends, one after another.
+
+    Raises:
+        UsageError: as for `text_of`; a line has more than `longest` characters.
+    """
+    with text_of(path, encoding, newline) as stream:
+        yield from lines_of(path.name, stream, longest)
 
 
 def _refuse_binary(path: Path, encoding: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from prooftune.data import audit, splits
 from prooftune.recipe import Recipe
 from prooftune.records import Example, Study
 
-Measure = Callable[[list[Example]], list[tuple[int, int]]]
+Measure = Callable[[Sequence[Example]], Iterable[tuple[int, int]]]
 
 
 def prepare(recipe: Recipe, base: Path, measure_for: Callable[[Study], Measure | None]) -> tuple[Study, audit.AuditReport]:

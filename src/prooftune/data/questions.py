@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 
 from prooftune.data.conversations import as_questions
+from prooftune.data.findings import some
 from prooftune.data.table import Table
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source, Task
 from prooftune.records import Example
+from prooftune.stored import Stored
 
 ANSWERS = ("answers", "answer", "output", "references", "reference")
 """Columns that hold the answers where the recipe names none, in this order."""
@@ -63,7 +65,7 @@ def columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
     return fields, answers
 
 
-def examples(table: Table, source: Source, task: Task) -> list[Example]:
+def examples(table: Table, source: Source, task: Task) -> Sequence[Example]:
     """Every row as a question.
 
     Raises:
@@ -77,16 +79,18 @@ def examples(table: Table, source: Source, task: Task) -> list[Example]:
                 for option in ("id", "gold", "group") if (column := getattr(source, option)) is not None}
     if source.format == "squad":
         optional = {"id": 0, "group": 1} | optional
-    found: list[Example] = []
-    for number, row in enumerate(table.rows):
+
+    def made(number: int, row: list[str | None]) -> Example:
         where = table.where(number)
         references = tuple(several(row[answer], where, answers))
-        found.append(Example(
+        return Example(
             id=(row[optional["id"]] or "") if "id" in optional else where,
             inputs={field: row[place] or "" for field, place in places.items()},
             target=references[0] if references else "", source=where,
             group=row[optional["group"]] if "group" in optional else None, references=references,
-            gold=tuple(several(row[optional["gold"]], where, "gold")) if "gold" in optional else ()))
+            gold=tuple(several(row[optional["gold"]], where, "gold")) if "gold" in optional else ())
+
+    found = Stored(made(number, row) for number, row in enumerate(table.rows))
     _complain(found, task, answers)
     return found
 
@@ -119,16 +123,14 @@ def several(cell: str | None, where: str, column: str) -> list[str]:
 
 
 def _complain(found: Sequence[Example], task: Task, answers: str) -> None:
-    def report(rows: list[Example], what: str, hint: str) -> None:
+    def report(rows: list[str], what: str, hint: str) -> None:
         if rows:
-            more = f" and {len(rows) - 5:,} more" if len(rows) > 5 else ""
-            raise UsageError(f"{len(rows):,} row{'s' if len(rows) > 1 else ''} without {what}: "
-                             f"{', '.join(e.source for e in rows[:5])}{more}. {hint}")
+            raise UsageError(f"{len(rows):,} row{'s' if len(rows) > 1 else ''} without {what}: {some(rows)}. {hint}")
 
-    report([e for e in found if not e.inputs[QUESTION].strip()], "a question", "Give them one, or remove them")
+    report([e.source for e in found if not e.inputs[QUESTION].strip()], "a question", "Give them one, or remove them")
     if task == "extractive-qa":
-        report([e for e in found if not e.inputs.get(CONTEXT, "").strip()], "a context",
+        report([e.source for e in found if not e.inputs.get(CONTEXT, "").strip()], "a context",
                "extractive-qa takes its answers from one; for answers that are written freely set task: free-text-qa")
     else:
-        report([e for e in found if not e.references], "a reference answer",
+        report([e.source for e in found if not e.references], "a reference answer",
                f"free-text-qa compares with column '{answers}'. Questions that may have none belong to task: extractive-qa")

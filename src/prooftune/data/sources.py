@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from prooftune import references
 from prooftune.data import questions
+from prooftune.data.duplicates import repeated
 from prooftune.data.table import Table, as_text
 from prooftune.data.tables import read_table
 from prooftune.errors import Failure, UsageError, nearest
@@ -18,6 +20,7 @@ from prooftune.hub import cached_if_unreachable
 from prooftune.progress import waiting
 from prooftune.recipe import Data, Source, Task
 from prooftune.records import Example, SplitName
+from prooftune.stored import Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Rows:
         notes: what was left out, one sentence each.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     name: str
     notes: list[str]
 
@@ -57,25 +60,28 @@ def read(source: Source, base: Path, task: Task = "classification") -> Rows:
     group = table.columns.index(_present(table, source.group, "group")) if source.group else None
     places = {field: table.columns.index(column) for field, column in texts.items()}
     place = table.columns.index(label)
-    examples, unbinned, unlabelled = [], 0, []
-    for number, row in enumerate(table.rows):
-        raw = row[place]
-        if raw is None or not raw.strip():
-            unlabelled.append(table.where(number))
-            continue
-        target = _target(raw.strip(), source, table, number, label)
-        if target is None:
-            unbinned += 1
-            continue
-        examples.append(Example(
-            id=(row[ids] or "") if ids is not None else table.where(number),
-            inputs={field: row[i] or "" for field, i in places.items()},
-            target=target, source=table.where(number), group=row[group] if group is not None else None))
+    unlabelled: list[str] = []
+
+    def made() -> Iterator[Example]:
+        for number, row in enumerate(table.rows):
+            raw = row[place]
+            if raw is None or not raw.strip():
+                unlabelled.append(table.where(number))
+                continue
+            target = _target(raw.strip(), source, table, number, label)
+            if target is not None:
+                yield Example(
+                    id=(row[ids] or "") if ids is not None else table.where(number),
+                    inputs={field: row[i] or "" for field, i in places.items()},
+                    target=target, source=table.where(number), group=row[group] if group is not None else None)
+
+    examples = Stored(made())
     if unlabelled:
         raise UsageError(f"{len(unlabelled):,} row{'s have' if len(unlabelled) > 1 else ' has'} no label in column '{label}': "
                          f"{', '.join(unlabelled[:5])}{' …' if len(unlabelled) > 5 else ''}. Give them one, or remove them")
     if not examples:
         raise UsageError(f"{table.name}: no row falls into any of data.bins ({', '.join(source.bins or {})})")
+    unbinned = len(table.rows) - len(examples)
     notes = [f"{table.name}: {unbinned:,} of {len(table.rows):,} rows fall into no bin and were left out."] if unbinned else []
     _check_ids(examples, table.name, source.id)
     return Rows(examples, table.name, notes)
@@ -138,14 +144,14 @@ def _target(raw: str, source: Source, table: Table, number: int, column: str) ->
     return source.labels[raw]
 
 
-def _check_ids(examples: list[Example], name: str, column: str | None) -> None:
+def _check_ids(examples: Sequence[Example], name: str, column: str | None) -> None:
     if column is None:
         return
     without = [e.source for e in examples if not e.id]
     if without:
         raise UsageError(f"{len(without):,} row{'s have' if len(without) > 1 else ' has'} nothing in data.id '{column}': "
                          f"{', '.join(without[:5])}")
-    twice = [id_ for id_, count in Counter(e.id for e in examples).items() if count > 1]
+    twice = [id_ for id_, count in Counter(examples[i].id for i in repeated(e.id for e in examples)).items() if count > 1]
     if twice:
         many = len(twice) > 1
         raise UsageError(f"{name}: data.id '{column}' must be unique, but {len(twice):,} value{'s occur' if many else ' occurs'} "
@@ -168,9 +174,8 @@ def _from_hub(source: Source) -> Table:
     columns = list(loaded.column_names)
     if not len(loaded):
         raise UsageError(f"hub data set '{name}': split '{split}' holds no rows")
-    values = loaded[:]
-    cells = [[text(c, v) for v in values[c]] for c in columns]
-    return Table(f"{name}[{split}]", columns, [list(row) for row in zip(*cells, strict=True)], list(range(1, len(loaded) + 1)))
+    rows = Stored([text(c, row[c]) for c in columns] for row in loaded)
+    return Table(f"{name}[{split}]", columns, rows, range(1, len(loaded) + 1))
 
 
 def _load_from_hub(name: str, split: str, source: Source) -> Any:

@@ -17,6 +17,7 @@ from prooftune.data.text import compared
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.records import Example, SplitName, Study
+from prooftune.stored import Stored
 
 
 def load(recipe: Recipe, base: Path) -> Study:
@@ -29,7 +30,7 @@ def load(recipe: Recipe, base: Path) -> Study:
         UsageError: a source cannot be read, or the rows cannot be split as asked.
     """
     data, seed = recipe.data, recipe.seed
-    given: dict[SplitName, list[Example]] = {}
+    given: dict[SplitName, Sequence[Example]] = {}
     notes: list[str] = []
     for name in ("train", "validation", "test"):
         if getattr(data, name) is not None:
@@ -50,7 +51,7 @@ def load(recipe: Recipe, base: Path) -> Study:
 def set_aside(
     examples: Sequence[Example], share: float, method: Literal["stratified", "random", "grouped"], seed: int, name: str,
     near_duplicates: float | None = None,
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[Sequence[Example], Sequence[Example]]:
     """Divide examples in two; both keep the source's order.
 
     Args:
@@ -94,12 +95,12 @@ def set_aside(
     except ValueError as error:
         raise UsageError(f"{len(examples):,} rows cannot be split {1 - share:.0%}:{share:.0%} for {name}: {error}") from None
     aside = {i for unit in chosen for i in members[unit]}
-    return ([e for i, e in enumerate(examples) if i not in aside], [e for i, e in enumerate(examples) if i in aside])
+    return (Stored(e for i, e in enumerate(examples) if i not in aside), Stored(e for i, e in enumerate(examples) if i in aside))
 
 
 def limit(study: Study, recipe: Recipe) -> Study:
     """Keep at most ``data.limit`` rows of each split, drawn with the seed, each label in its share."""
-    kept: dict[str, list[Example]] = {}
+    kept: dict[str, Sequence[Example]] = {}
     notes = list(study.notes)
     for name, examples in study.splits().items():
         most = getattr(recipe.data.limit, name)
@@ -109,14 +110,14 @@ def limit(study: Study, recipe: Recipe) -> Study:
     return replace(study, train=kept["train"], validation=kept["validation"], test=kept["test"], notes=notes)
 
 
-def draw(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
+def draw(examples: Sequence[Example], most: int, seed: int) -> Sequence[Example]:
     """At most this many examples in their order, every label in its share (largest remainders).
 
     Smaller draws with the same seed are contained in larger ones as far as the shares allow, so that
     studies of different size can be compared.
     """
     if len(examples) <= most:
-        return list(examples)
+        return examples
     by_label: dict[str, list[int]] = {}
     for i, example in enumerate(examples):
         by_label.setdefault(example.stratum, []).append(i)
@@ -128,19 +129,21 @@ def draw(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
     for label, places in sorted(by_label.items(), key=lambda item: item[0]):
         order = np.random.default_rng([seed, len(places)]).permutation(len(places))
         chosen += [places[i] for i in order[: counts[label]]]
-    return [examples[i] for i in sorted(chosen)]
+    return Stored(examples[i] for i in sorted(chosen))
 
 
-def _unique_ids(given: dict[SplitName, list[Example]]) -> dict[SplitName, list[Example]]:
+def _unique_ids(given: dict[SplitName, Sequence[Example]]) -> dict[SplitName, Sequence[Example]]:
     """Ids unique within the study: where two sources use the same one, the split's name is put before all of them."""
-    ids = [e.id for examples in given.values() for e in examples]
-    if len(set(ids)) == len(ids):
+    if not duplicates.repeated(e.id for examples in given.values() for e in examples):
         return given
-    return {name: [replace(e, id=f"{name}/{e.id}", source=f"{name}/{e.source}") for e in examples]
-            for name, examples in given.items()}
+    return {name: _named(name, examples) for name, examples in given.items()}
 
 
-def _labels(recipe: Recipe, given: dict[SplitName, list[Example]]) -> list[str]:
+def _named(split: str, examples: Sequence[Example]) -> Sequence[Example]:
+    return Stored(replace(e, id=f"{split}/{e.id}", source=f"{split}/{e.source}") for e in examples)
+
+
+def _labels(recipe: Recipe, given: dict[SplitName, Sequence[Example]]) -> list[str]:
     """The label set: in the recipe's order where it names them, else sorted. Questions have none."""
     if recipe.task != "classification":
         return []

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prooftune.data import delimited, objects
-from prooftune.data.opening import format_of, refuse_unreadable, text_of
-from prooftune.data.table import LONGEST_FIELD, as_text, lines_of
-from prooftune.data.tables import usual_delimiter
+from prooftune.data.opening import format_of, lines_in, refuse_unreadable
+from prooftune.data.table import as_text
+from prooftune.data.tables import delimited_lines, usual_delimiter
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 
 _GRANULE = 256
 """Rows of Parquet that are read at one time; blocks are made of whole granules, wherever reading starts."""
-_LONGEST_LINE = 64 * LONGEST_FIELD
-"""Of a delimited file, whose fields are limited one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ def look_through(path: Path, source: Source) -> Stream:
         return Stream(path, source, "jsonl", list(columns), rows)
     if kind != "csv":
         raise UsageError(f"{path}: format {kind} cannot be read row by row; csv, jsonl and parquet can")
-    layout = delimited.lay_out(path.name, lambda: _lines(path, source), source, _delimiter(path, source))
+    layout = delimited.lay_out(path.name, lambda: delimited_lines(path, source), source, _delimiter(path, source))
     return Stream(path, source, "csv", layout.columns, layout.rows, layout.quoted)
 
 
@@ -125,8 +123,8 @@ def blocks(stream: Stream, start: int, rows: int, characters: int) -> Iterator[B
         for some in _cut(found, rows, characters, lambda _: 1, lambda row: sum(map(_length, row.values()))):
             yield Block(stream.columns, objects=some)
     else:
-        parsed = delimited.parsed(stream.path.name, _lines(stream.path, stream.source), _delimiter(stream.path, stream.source),
-                                  stream.quoted)
+        parsed = delimited.parsed(stream.path.name, delimited_lines(stream.path, stream.source),
+                                  _delimiter(stream.path, stream.source), stream.quoted)
         below = (fields for _, fields in delimited.below_header(parsed, stream.source))
         for lines in _cut(itertools.islice(below, start, None), rows, characters, lambda _: 1, lambda row: sum(map(len, row))):
             yield Block(stream.columns, fields=lines)
@@ -156,15 +154,9 @@ def _delimiter(path: Path, source: Source) -> str:
     return source.delimiter or usual_delimiter(path)
 
 
-def _lines(path: Path, source: Source) -> Iterator[str]:
-    with text_of(path, source.encoding, newline="") as stream:
-        yield from lines_of(path.name, stream, _LONGEST_LINE)
-
-
 def _records(path: Path, source: Source) -> Iterator[dict[str, Any]]:
-    with text_of(path, source.encoding, newline="\n") as stream:
-        for _, record in objects.records_of(path.name, lines_of(path.name, stream)):
-            yield record
+    for _, record in objects.records_of(path.name, lines_in(path, source.encoding, newline="\n")):
+        yield record
 
 
 def _batches(stream: Stream, start: int, size: int) -> Iterator[Any]:

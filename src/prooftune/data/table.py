@@ -23,14 +23,15 @@ class Table:
     Attributes:
         name: of the file, for messages.
         columns: names, or ``0``, ``1`` … where the file has none.
-        rows: one list of strings per row, as long as `columns`; None where the file holds no value.
+        rows: one list of strings per row, as long as `columns`; None where the file holds no value. Of formats that are read row
+            by row they lie in a file (`stored.Stored`).
         lines: where each row stands in the file, counted as an editor does (JSON arrays and Parquet: row number);
             for a folder of files, their names.
     """
 
     name: str
     columns: list[str]
-    rows: list[list[str | None]]
+    rows: Sequence[list[str | None]]
     lines: Sequence[int | str]
 
     def where(self, row: int) -> str:

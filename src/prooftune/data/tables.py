@@ -6,17 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prooftune.data import delimited, objects
-from prooftune.data.opening import decode, format_of, missing, refuse_unreadable
+from prooftune.data.opening import decode, format_of, lines_in, missing, refuse_unreadable
 from prooftune.data.squad import read_squad
-from prooftune.data.table import Table
+from prooftune.data.table import LONGEST_FIELD, Table
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
+from prooftune.stored import Stored
 
 __all__ = ["Table", "format_of", "read_table"]
 
+_LONGEST_LINE = 64 * LONGEST_FIELD
+"""Of a delimited file, whose fields are limited one by one."""
+
 
 def read_table(path: Path, source: Source) -> Table:
-    """Read a local file or folder as the recipe says.
+    """Read a local file or folder as the recipe says; JSON and SQuAD's layout whole, the others row by row.
 
     Raises:
         UsageError: it is missing, empty, of another kind, in another encoding, or its rows do not fit together.
@@ -27,16 +31,20 @@ def read_table(path: Path, source: Source) -> Table:
     refuse_unreadable(path)
     if format_ == "parquet":
         return objects.read_parquet(path)
-    text = decode(path, source.encoding)
     if format_ == "json":
-        return objects.read_json(path.name, text)
+        return objects.read_json(path.name, decode(path, source.encoding))
     if format_ == "squad":
-        return read_squad(path.name, text)
+        return read_squad(path.name, decode(path, source.encoding))
     if format_ == "jsonl":
-        return objects.read_jsonl(path.name, text)
+        return objects.read_jsonl(path.name, lines_in(path, source.encoding, newline="\n"))
     if format_ == "text":
-        return delimited.read_text(path.name, text, source.delimiter)
-    return delimited.read_csv(path.name, text, source, source.delimiter or usual_delimiter(path))
+        return delimited.read_text(path.name, lines_in(path, source.encoding, newline="\n"), source.delimiter)
+    return delimited.read_csv(path.name, lambda: delimited_lines(path, source), source, source.delimiter or usual_delimiter(path))
+
+
+def delimited_lines(path: Path, source: Source) -> Iterator[str]:
+    """The lines of a delimited file with their ends, cut at every kind of line end."""
+    return lines_in(path, source.encoding, newline="", longest=_LONGEST_LINE)
 
 
 def usual_delimiter(path: Path) -> str:
@@ -51,7 +59,7 @@ def _folders(path: Path, source: Source) -> Table:
     if not found:
         raise UsageError(f"{path}: one folder of text files per label is expected; found "
                          f"{', '.join(sorted(p.name for p in path.iterdir())[:6]) or 'nothing'}")
-    rows: list[list[str | None]] = [[decode(file, source.encoding), label, f"{label}/{file.name}"] for label, file in found]
+    rows = Stored[list[str | None]]([decode(file, source.encoding), label, f"{label}/{file.name}"] for label, file in found)
     return Table(path.name, ["text", "label", "file"], rows, [f"{label}/{file.name}" for label, file in found])
 
 

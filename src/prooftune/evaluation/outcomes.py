@@ -50,7 +50,7 @@ def outcomes_of(study: Study, results: Sequence[VariantResult]) -> dict[str, tup
     return arrays
 
 
-def _outcomes(labels: list[str], examples: list[Example], predictions: list[Prediction],
+def _outcomes(labels: list[str], examples: Sequence[Example], predictions: list[Prediction],
               where: str) -> Outcomes:
     index = {label: i for i, label in enumerate(labels)}
     strange = next((e for e in examples if e.target not in index), None)
@@ -67,7 +67,7 @@ def _outcomes(labels: list[str], examples: list[Example], predictions: list[Pred
         log_probs=_log_probs(predictions, len(labels), where), classes=len(labels))
 
 
-def _same_examples(examples: list[Example], predictions: list[Prediction], where: str) -> None:
+def _same_examples(examples: Sequence[Example], predictions: list[Prediction], where: str) -> None:
     if len(examples) != len(predictions):
         raise Failure(f"{where}: {len(predictions)} predictions for {len(examples)} examples. Variants are "
                       "only compared on the same examples; score this variant again.")

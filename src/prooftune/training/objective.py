@@ -16,11 +16,11 @@ from prooftune.engine.batches import Batch, collate
 from prooftune.engine.forward import body_of, hidden_states, line_states, readout_of
 from prooftune.engine.line import Line, lay
 from prooftune.errors import Failure, UsageError
+from prooftune.stored import Stored
 
 
 class Row:
-    """One training row, in four bytes for a token: a list of Python's numbers takes up to nine times as much, and all rows of a
-    training are held.
+    """One training row, in four bytes for a token.
 
     Attributes:
         ids: token ids after the shared prefix; for instructions the target and its stop token included,
@@ -52,7 +52,7 @@ class Row:
         return self._numbers[self._ends[1] :].tolist()
 
 
-def instruction_rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], stop: int) -> list[Row]:
+def instruction_rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], stop: int) -> Stored[Row]:
     """Rows whose loss is on the target's tokens and its stop token only.
 
     Args:
@@ -62,25 +62,24 @@ def instruction_rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], stop:
     Raises:
         UsageError: a target holds the stop token.
     """
-    rows = []
-    for prompt, target in pairs:
+    def row(prompt: Sequence[int], target: Sequence[int]) -> Row:
         answer, start = [*target, stop], len(prompt)
-        rows.append(Row([*prompt, *answer[:-1]], range(start - 1, start + len(answer) - 1), answer))
-    check_rows(rows, stop)
-    return rows
+        return Row([*prompt, *answer[:-1]], range(start - 1, start + len(answer) - 1), answer)
+
+    return Stored(checked((row(*pair) for pair in pairs), stop))
 
 
-def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> list[Row]:
+def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> Stored[Row]:
     """Rows whose loss is on the class, read at the prompt's last token.
 
     Args:
         pairs: ids of each prompt after the shared prefix, and its class number.
     """
-    return [Row(prompt, [len(prompt) - 1], [number]) for prompt, number in pairs]
+    return Stored(Row(prompt, [len(prompt) - 1], [number]) for prompt, number in pairs)
 
 
-def check_rows(rows: Sequence[Row], stop: int) -> None:
-    """Refuse to train where the model could not learn to stop, or where nothing would be learned.
+def checked(rows: Iterable[Row], stop: int) -> Iterator[Row]:
+    """The rows; refuses those by which the model could not learn to stop, or by which nothing would be learned.
 
     Raises:
         UsageError: naming the first bad row.
@@ -94,6 +93,7 @@ def check_rows(rows: Sequence[Row], stop: int) -> None:
             raise UsageError(f"training row {number}: the stop token stands inside the target")
         if len(row.read) != len(targets):
             raise UsageError(f"training row {number}: {len(targets)} targets but {len(row.read)} places to learn them at")
+        yield row
 
 
 def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:

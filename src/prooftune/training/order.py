@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Sampler
 
 
@@ -18,7 +20,7 @@ class Batches(Sampler[list[int]]):
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, seed: int = 0, strategy: str = "sequential", rank: int = 0, size: int = 1
+        self, lengths: ArrayLike, batch_size: int, seed: int = 0, strategy: str = "sequential", rank: int = 0, size: int = 1
     ) -> None:
         """Args:
         lengths: tokens of every row.
@@ -27,7 +29,7 @@ class Batches(Sampler[list[int]]):
         strategy: ``group_by_length``, ``random`` or ``sequential``.
         rank, size: this process's number, and how many there are.
         """
-        self._lengths, self._batch, self._seed, self._strategy = lengths, batch_size * size, seed, strategy
+        self._lengths, self._batch, self._seed, self._strategy = np.asarray(lengths), batch_size * size, seed, strategy
         self._rank, self._size, self._epoch = rank, size, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -39,22 +41,20 @@ class Batches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = self._order()
         for start in range(0, len(order), self._batch):
-            yield order[start : start + self._batch][self._rank :: self._size]
+            yield order[start : start + self._batch][self._rank :: self._size].tolist()
 
-    def _order(self) -> list[int]:
+    def _order(self) -> NDArray[np.int64]:
         count = len(self._lengths)
         if self._strategy == "sequential":
-            return list(range(count))
+            return np.arange(count)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        order: list[int] = torch.randperm(count, generator=generator).tolist()
+        order: NDArray[np.int64] = torch.randperm(count, generator=generator).numpy()
         if self._strategy == "random":
             return order
         window = 50 * self._batch
-        batches = []
         for start in range(0, count, window):
-            part = sorted(order[start : start + window], key=lambda i: -self._lengths[i])
-            batches += [part[i : i + self._batch] for i in range(0, len(part), self._batch)]
-        full = [b for b in batches if len(b) == self._batch]
-        rest = [i for b in batches if len(b) < self._batch for i in b]
-        shuffled = torch.randperm(len(full), generator=generator).tolist()
-        return [i for n in shuffled for i in full[n]] + rest
+            part = order[start : start + window]
+            order[start : start + window] = part[np.argsort(-self._lengths[part], kind="stable")]
+        full = order[: count // self._batch * self._batch].reshape(-1, self._batch)
+        shuffled = torch.randperm(len(full), generator=generator).numpy()
+        return np.concatenate([full[shuffled].reshape(-1), order[full.size :]])

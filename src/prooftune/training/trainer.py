@@ -21,7 +21,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import distributed, nn
@@ -56,6 +58,10 @@ class Rows(Dataset[Row]):
 
     def __getitem__(self, index: int) -> Row:
         return self._rows[index]
+
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of every row."""
+        return np.fromiter(map(len, self._rows), np.int32)
 
 
 class _Loader(DataLoader[Any]):
@@ -114,8 +120,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             module.train()(**self._prepare_inputs(self.data_collator(rows)))
 
     def _loader(self, rows: Any, batch_size: int, seed: int = 0, strategy: str = "sequential") -> DataLoader[Any]:
-        lengths = [len(rows[i]) for i in range(len(rows))]
-        batches = Batches(lengths, batch_size, seed, strategy, self.args.process_index, self.args.world_size)
+        batches = Batches(rows.lengths(), batch_size, seed, strategy, self.args.process_index, self.args.world_size)
         return _Loader(rows, batches, self.data_collator)
 
     def evaluation_loop(
@@ -190,8 +195,8 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
 
 def train(
     module: TuningModule,
-    rows: list[Row],
-    validation: list[Row],
+    rows: Sequence[Row],
+    validation: Sequence[Row],
     prefix: Sequence[int],
     arguments: TrainingArguments,
     *,

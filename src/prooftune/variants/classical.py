@@ -25,7 +25,7 @@ def majority(context: Context) -> Outcome:
     log_probs = tuple(np.log(shares / shares.sum()).tolist())
     label = study.labels[int(np.argmax(shares))]
 
-    def predict(examples: list[Example]) -> list[Prediction]:
+    def predict(examples: Sequence[Example]) -> list[Prediction]:
         return [Prediction(example.id, label, True, log_probs) for example in examples]
 
     details = {"description": f"always '{label}', the most frequent training label",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -86,6 +86,6 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def texts(examples: list[Example]) -> list[str]:
+def texts(examples: Sequence[Example]) -> Iterator[str]:
     """Each example's fields as one text, for methods that know no prompt."""
-    return ["\n".join(example.inputs.values()) for example in examples]
+    return ("\n".join(example.inputs.values()) for example in examples)

@@ -202,7 +202,7 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 
 
 def _learning(
-    context: Context, variant: Variant, encoder: Encoder, model: Any, rows: list[Row], batch: int, epochs: float,
+    context: Context, variant: Variant, encoder: Encoder, model: Any, rows: Sequence[Row], batch: int, epochs: float,
     options: dict[str, Any]
 ) -> _Rate:
     """A few steps of the real trainer: with the longest rows first, then with batches from all over the order, whose lower median

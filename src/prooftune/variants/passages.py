@@ -18,6 +18,7 @@ from prooftune.files import sha256
 from prooftune.progress import say
 from prooftune.recipe import DATA_CONTEXT, Recipe, Variant
 from prooftune.records import Example, Study
+from prooftune.stored import Stored
 
 if TYPE_CHECKING:
     from prooftune.retrieval.records import Chunk
@@ -96,14 +97,14 @@ class Passages:
         if variant.context in (None, "given"):
             return study, {}
         if variant.context == "none":
-            return _map(study, lambda e: replace(e, inputs={k: v for k, v in e.inputs.items() if k != CONTEXT})), {}
+            return study.changed(lambda e: replace(e, inputs={k: v for k, v in e.inputs.items() if k != CONTEXT})), {}
         learns = variant.kind == "tuned" and variant.adapter is None
-        splits: dict[str, list[Example]] = {}
+        splits: dict[str, Sequence[Example]] = {}
         for name, examples in study.splits().items():
             shown = self._shown(name, examples, variant, mixes=learns and name == "train")
             # Only what is learned from may know which passage holds the answer.
             gold = [_ids(found) for found in self._gold(name, examples)] if learns and name != "test" else [None] * len(examples)
-            splits[name] = [with_passages(e, passages, ids) for e, passages, ids in zip(examples, shown, gold, strict=True)]
+            splits[name] = Stored(with_passages(e, passages, ids) for e, passages, ids in zip(examples, shown, gold, strict=True))
         facts = self._measured(study) if variant.context == "retrieved" else {}
         return replace(study, **splits), facts  # type: ignore[arg-type]
 
@@ -246,8 +247,3 @@ def with_passages(example: Example, passages: Sequence[Chunk], gold: set[str] | 
         target = f"{target} [{number}]" if number is not None and target else ""
     own = {name: text for name, text in example.inputs.items() if name != CONTEXT}
     return replace(example, inputs={CONTEXT: context, **own}, target=target, passages=tuple(chunk.id for chunk in passages))
-
-
-def _map(study: Study, change: Any) -> Study:
-    splits = {name: [change(e) for e in examples] for name, examples in study.splits().items()}
-    return replace(study, **splits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -70,7 +70,7 @@ def candidates(context: Context, variant: Variant) -> dict[str, Encoder]:
 
 
 def draw_shots(
-    train: list[Example], strata: list[str], count: int, seed: int, said: Callable[[Example], str]
+    train: Sequence[Example], strata: list[str], count: int, seed: int, said: Callable[[Example], str]
 ) -> tuple[Shot, ...]:
     """Examples to show: strata (labels) in turn, drawn with the seed from the shorter half of each one's training rows
     (long ones would crowd out the text that is asked about).
@@ -83,16 +83,19 @@ def draw_shots(
         said: the answer shown with an example.
     """
     generator = random.Random(seed)
-    pools = {}
-    for label in strata:
-        rows = sorted((e for e in train if e.stratum == label), key=lambda e: (sum(map(len, e.inputs.values())), e.id))
-        pools[label] = generator.sample(rows[: (len(rows) + 1) // 2], (len(rows) + 1) // 2)
+    pools: dict[str, list[tuple[int, str, int]]] = {label: [] for label in strata}
+    for i, e in enumerate(train):
+        if e.stratum in pools:
+            pools[e.stratum].append((sum(map(len, e.inputs.values())), e.id, i))
+    for label, rows in pools.items():
+        half = sorted(rows)[: (len(rows) + 1) // 2]
+        pools[label] = generator.sample(half, len(half))
     order = generator.sample(strata, len(strata))
     shots: list[Shot] = []
     while len(shots) < count and any(pools.values()):
         for label in order:
             if pools[label] and len(shots) < count:
-                drawn = pools[label].pop()
+                drawn = train[pools[label].pop()[2]]
                 shots.append(Shot(drawn.inputs, said(drawn)))
     return tuple(shots)
 
@@ -125,5 +128,5 @@ def _tokens(predictions: list[Prediction]) -> int:
     return sum(p.prompt_tokens for p in predictions)
 
 
-def _sample(rows: list[Example], count: int, seed: int) -> list[Example]:
+def _sample(rows: Sequence[Example], count: int, seed: int) -> Sequence[Example]:
     return rows if len(rows) <= count else random.Random(seed).sample(rows, count)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def with_standins(chosen: Recipe, study: Study, base: Path) -> Study:
         others = [chunk for chunk in draw.sample(some, min(wanted.passages, len(some))) if chunk.id not in known]
         return with_passages(example, [*passages, *others][: wanted.passages], None)
 
-    return replace(study, **{name: [shown(e) for e in rows] for name, rows in study.splits().items()})  # type: ignore[arg-type]
+    return study.changed(shown)
 
 
 def _of_documents(wanted: Retrieval, base: Path) -> Iterator[Chunk]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,14 +151,14 @@ def base_to_train(context: Context, variant: Variant, encoder: Encoder) -> Any:
         labels=context.study.labels if variant.objective == "head" else None, full_precision=variant.method == "full")
 
 
-def training_rows(context: Context, encoder: Encoder, examples: list[Example], head: bool) -> list[Row]:
+def training_rows(context: Context, encoder: Encoder, examples: Sequence[Example], head: bool) -> Sequence[Row]:
     """What is learned from these examples."""
     if head:
         return head_rows(class_targets(examples, encoder))
     return instruction_rows(context.asking.targets(examples, encoder), encoder.stop)
 
 
-def _scores(model: Any, encoder: Encoder, probe: list[Example], head: bool) -> Tensor:
+def _scores(model: Any, encoder: Encoder, probe: Sequence[Example], head: bool) -> Tensor:
     """Scores [rows, labels] of the probe rows, in the same arithmetic before and after; for questions, of a few words."""
     was_training = model.training
     model.eval()

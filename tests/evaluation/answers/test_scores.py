@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def questions(split: str, n: int) -> list[Example]:
                     references=(f"word{i}",) if i % 2 else ()) for i in range(n)]
 
 
-def predictions(examples: list[Example], gap: float, wrong: int = 0) -> list[Prediction]:
+def predictions(examples: Sequence[Example], gap: float, wrong: int = 0) -> list[Prediction]:
     """Right answers, surer by 2 nats where there is one, all shifted by `gap`; the first `wrong` answers are wrong."""
     found = []
     for i, e in enumerate(examples):
