@@ -17,7 +17,7 @@ from prooftune.stored import Stored
 
 _STAGE = "stage.json"
 _LISTS = ("log_probs", "retrieved", "cited")
-_AT_ONCE = 10_000
+_AT_ONCE = 1_000
 """Rows of a table that are written and read at one time."""
 
 

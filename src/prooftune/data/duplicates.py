@@ -9,15 +9,20 @@ in thirty is missed, of more similar ones fewer.
 from __future__ import annotations
 
 import zlib
+from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prooftune.data.text import shingles
 from prooftune.progress import bar
+from prooftune.stored import Stored
+
+Keys = NDArray[np.uint32]
 
 PERMUTATIONS = 128
 _LONG = 5_000
@@ -58,19 +63,17 @@ def near(
     Returns:
         For each pair, (index in first, index in second): for each text found, the most similar one.
     """
-    # Of these all is held; the others, above all a large training set, are gone through.
-    held = {name: _Held(texts[name], name, threshold) for name in sorted({second for _, second in pairs})}
+    indexes = {name: _Index(texts[name], name, threshold) for name in sorted({second for _, second in pairs})}
     found: dict[tuple[str, str], list[tuple[int, int]]] = {pair: [] for pair in pairs}
     for first in dict.fromkeys(first for first, _ in pairs):
-        others = {second: set(texts[second]) for one, second in pairs if one == first}
-        hashed = held[first].hashed if first in held else _hashed(texts[first], first)
-        for i, (text, own) in enumerate(zip(texts[first], hashed, strict=True)):
-            for second, copies in others.items():
-                if not text or text in copies:
-                    continue
-                similarity, place = held[second].most_similar(own)
-                if similarity >= threshold:
-                    found[first, second].append((i, place))
+        copies = {second: set(texts[second]) for one, second in pairs if one == first}
+        for start, some, keys in indexes[first].chunks() if first in indexes else _chunks(texts[first], first, threshold):
+            for second, known in copies.items():
+                for i, places in indexes[second].candidates(keys):
+                    if some[i] and some[i] not in known:
+                        similarity, place = indexes[second].most_similar(some[i], places)
+                        if similarity >= threshold:
+                            found[first, second].append((start + i, place))
     return found
 
 
@@ -81,28 +84,24 @@ def families(texts: Sequence[str], threshold: float | None) -> list[int]:
         texts: identities (`text.identity`).
         threshold: least Jaccard similarity of near-duplicates; None: exact ones only.
     """
-    first: dict[str, int] = {}
-    for i, text in enumerate(texts):
-        first.setdefault(text, i)
+    parent = array("q", range(len(texts)))
+    copies: dict[str, int] = {}
+    for i in repeated(texts):
+        parent[i] = copies.setdefault(texts[i], i)
     if threshold is None:
-        return [first[text] for text in texts]
-    distinct = list(first)
-    parent = list(range(len(distinct)))
-    for i, j in _alike(distinct, threshold):
-        parent[_root(parent, i)] = _root(parent, j)
-    family = {text: _root(parent, i) for i, text in enumerate(distinct)}
-    return [family[text] for text in texts]
+        return parent.tolist()
+    places = array("q", (i for i, own in enumerate(parent) if i == own))
+    index = _Index(texts if len(places) == len(texts) else Stored(texts[i] for i in places), "all", threshold)
+    for start, some, keys in index.chunks():
+        for i, others in index.candidates(keys):
+            for j in others:
+                one, other = _root(parent, places[start + i]), _root(parent, places[j])
+                if one != other and jaccard(shingles(some[i]), index.shingles(j)) >= threshold:
+                    parent[one] = other
+    return [_root(parent, i) for i in range(len(texts))]
 
 
-def _alike(distinct: Sequence[str], threshold: float) -> Iterator[tuple[int, int]]:
-    held = _Held(distinct, "all", threshold)
-    for i, own in enumerate(held.hashed):
-        for j in held.candidates(own):
-            if j < i and jaccard(own.shingles, held.hashed[j].shingles) >= threshold:
-                yield i, j
-
-
-def _root(parent: list[int], i: int) -> int:
+def _root(parent: array[int], i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -114,47 +113,65 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b)
 
 
-@dataclass(frozen=True, slots=True)
-class _Hashed:
-    """A text as its set of shingles, with their MinHash signature."""
+def _bands(threshold: float) -> tuple[int, int]:
+    """How many bands a signature is cut into, and how many of its numbers each has."""
+    from datasketch import MinHashLSH
 
-    shingles: frozenset[str]
-    signature: Any
+    # Even weights would miss two of three pairs that are as similar as the threshold; a candidate too many
+    # costs only its check. Above 0.95 there are too few bands to choose from.
+    found = MinHashLSH(threshold=min(threshold, 0.95), num_perm=PERMUTATIONS, weights=(0.02, 0.98))
+    return found.b, found.r
 
 
-def _hashed(texts: Sequence[str], name: str) -> Iterator[_Hashed]:
-    """The texts one by one; few are held at a time."""
+def _chunks(texts: Sequence[str], name: str, threshold: float) -> Iterator[tuple[int, list[str], Keys]]:
+    """A thousand texts at a time: the first one's place, the texts, and keys [texts, bands], of which similar texts share one."""
     from datasketch import MinHash
 
+    bands, width = _bands(threshold)
+    # Multiply-shift hashing of vectors (Dietzfelbinger 1996).
+    factors = np.random.default_rng(0).integers(1 << 63, size=width, dtype=np.uint64)
     with bar(f"Comparing {name} texts" if len(texts) >= _LONG else None, len(texts)) as shown:
         for start in range(0, len(texts), _AT_ONCE):
-            sets = [shingles(text) for text in texts[start : start + _AT_ONCE]]
+            some = list(texts[start : start + _AT_ONCE])
+            sets = ([s.encode() for s in shingles(text)] for text in some)
             # Only the candidates depend on the hash, so the fastest of the standard library will do.
-            made = MinHash.generator(([s.encode() for s in one] for one in sets), num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
-            yield from map(_Hashed, sets, made)
-            shown.advance(0, len(sets))  # type: ignore[arg-type]
+            made = MinHash.generator(sets, num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
+            signatures = np.stack([one.hashvalues[: bands * width] for one in made]).astype(np.uint64)
+            yield start, some, ((signatures.reshape(-1, bands, width) * factors).sum(axis=2) >> np.uint64(32)).astype(np.uint32)
+            shown.advance(0, len(some))  # type: ignore[arg-type]
 
 
-class _Held:
-    """Texts among which similar ones are looked for."""
+class _Index:
+    """Texts among which similar ones are looked for; of each, twelve bytes a band are held.
+
+    Attributes:
+        shingles: place -> the text's shingles.
+    """
 
     def __init__(self, texts: Sequence[str], name: str, threshold: float) -> None:
-        from datasketch import MinHashLSH
+        self._texts = texts
+        found = [keys for _, _, keys in _chunks(texts, name, threshold)]
+        self._keys: Keys = np.concatenate(found) if found else np.empty((0, 1), np.uint32)
+        self._orders = [np.argsort(keys, kind="stable").astype(np.int32) for keys in self._keys.T]
+        self._sorted = [keys[order] for keys, order in zip(self._keys.T, self._orders, strict=True)]
+        self.shingles = lru_cache(_AT_ONCE)(lambda place: shingles(texts[place]))
 
-        self.hashed = list(_hashed(texts, name))
-        # Even weights would miss two of three pairs that are as similar as the threshold; a candidate too many
-        # costs only its check. Above 0.95 there are too few bands to choose from.
-        self._index = MinHashLSH(threshold=min(threshold, 0.95), num_perm=PERMUTATIONS, weights=(0.02, 0.98))
-        for i, one in enumerate(self.hashed):
-            self._index.insert(i, one.signature)
+    def chunks(self) -> Iterator[tuple[int, list[str], Keys]]:
+        """The texts themselves, as `_chunks` gives them."""
+        for start in range(0, len(self._texts), _AT_ONCE):
+            yield start, list(self._texts[start : start + _AT_ONCE]), self._keys[start : start + _AT_ONCE]
 
-    def candidates(self, other: _Hashed) -> Iterable[int]:
-        """Places of texts that may be similar."""
-        found: list[int] = self._index.query(other.signature)
-        return found
+    def candidates(self, keys: Keys) -> list[tuple[int, list[int]]]:
+        """For each row of keys for which there are any, its number and the places of texts that may be similar."""
+        found: dict[int, set[int]] = defaultdict(set)
+        for own, order, known in zip(keys.T, self._orders, self._sorted, strict=False):
+            starts, ends = np.searchsorted(known, own, "left"), np.searchsorted(known, own, "right")
+            for i in np.flatnonzero(ends > starts).tolist():
+                found[i].update(order[starts[i] : ends[i]].tolist())
+        return [(i, sorted(found[i])) for i in sorted(found)]
 
-    def most_similar(self, other: _Hashed) -> tuple[float, int]:
-        """The largest Jaccard similarity found, and the first place that has it; (0, 0) where none is like it."""
-        similarity, place = max(((jaccard(other.shingles, self.hashed[j].shingles), -j) for j in self.candidates(other)),
-                                default=(0.0, 0))
+    def most_similar(self, text: str, places: Iterable[int]) -> tuple[float, int]:
+        """The largest Jaccard similarity among these places, and the first that has it."""
+        own = shingles(text)
+        similarity, place = max((jaccard(own, self.shingles(j)), -j) for j in places)
         return similarity, -place

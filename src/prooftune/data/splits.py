@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from math import ceil
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prooftune.data import duplicates, sources
 from prooftune.data.findings import merged, some
@@ -66,18 +69,18 @@ def set_aside(
     """
     from sklearn.model_selection import train_test_split
 
-    together: Sequence[object] = ([e.group for e in examples] if method == "grouped" else
-                                  duplicates.families([compared(e) for e in examples], near_duplicates))
-    units: dict[object, list[int]] = {}
-    for i, key in enumerate(together):
-        units.setdefault(key, []).append(i)
-    members = list(units.values())
+    if method == "grouped":
+        numbers: dict[str | None, int] = {}
+        together = [numbers.setdefault(e.group, len(numbers)) for e in examples]
+    else:
+        together = duplicates.families(Stored(compared(e) for e in examples), near_duplicates)
+    first, unit = _units(together)
     what = "groups" if method == "grouped" else "different texts"
-    if len(members) < 4:
-        raise UsageError(f"{len(members)} {what} are too few to set {share:.0%} aside for {name}; give data.{name} its own file")
+    if len(first) < 4:
+        raise UsageError(f"{len(first)} {what} are too few to set {share:.0%} aside for {name}; give data.{name} its own file")
     strata = None
     if method == "stratified":
-        strata = [examples[m[0]].stratum for m in members]
+        strata = [sys.intern(examples[i].stratum) for i in first]
         rare = [label for label, n in Counter(strata).items() if n < 2]
         if rare:
             known = Counter(strata)
@@ -87,15 +90,22 @@ def set_aside(
                              f"{name}: remove it ({some(places)}), make it another label "
                              f"({merged([common, rare[0]], [label for label in others if label != common])}), or set "
                              "data.splitting.method: random")
-        if ceil(share * len(members)) < len(set(strata)):
-            raise UsageError(f"{share:.0%} of {len(members):,} {what} for {name} are fewer than the {len(set(strata))} labels: "
+        if ceil(share * len(first)) < len(set(strata)):
+            raise UsageError(f"{share:.0%} of {len(first):,} {what} for {name} are fewer than the {len(set(strata))} labels: "
                              f"raise data.splitting.{name}, or give data.{name} its own file")
     try:
-        _, chosen = train_test_split(range(len(members)), test_size=share, random_state=seed, stratify=strata)
+        _, chosen = train_test_split(range(len(first)), test_size=share, random_state=seed, stratify=strata)
     except ValueError as error:
         raise UsageError(f"{len(examples):,} rows cannot be split {1 - share:.0%}:{share:.0%} for {name}: {error}") from None
-    aside = {i for unit in chosen for i in members[unit]}
-    return (Stored(e for i, e in enumerate(examples) if i not in aside), Stored(e for i, e in enumerate(examples) if i in aside))
+    aside = np.isin(unit, chosen)
+    return Stored(compress(examples, ~aside)), Stored(compress(examples, aside))
+
+
+def _units(together: Sequence[int]) -> tuple[list[int], NDArray[np.intp]]:
+    """Of rows with equal numbers: the place of the first of each kind, in order, and which kind each row is of."""
+    _, first, kind = np.unique(np.array(together), return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))
+    return np.sort(first).tolist(), rank[kind]
 
 
 def limit(study: Study, recipe: Recipe) -> Study:
