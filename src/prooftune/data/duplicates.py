@@ -31,9 +31,9 @@ _AT_ONCE = 1_000
 
 
 def repeated(texts: Iterable[str]) -> list[int]:
-    """Places of the texts that stand there more than once, in order. What is held meanwhile is a digest of each; two that differ
+    """Places of the texts that stand there more than once, in order; what is held meanwhile is a digest of each. Two that differ
     and share one, of which there is a chance of one in 37 million among a million texts, are named too."""
-    digests = np.fromiter((int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) for text in texts), np.uint64)
+    digests = _digests(texts)
     found, counts = np.unique(digests, return_counts=True)
     places: list[int] = np.flatnonzero(np.isin(digests, found[counts > 1])).tolist()
     return places
@@ -44,10 +44,13 @@ def exact(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
 
     Empty texts are not copies of each other.
     """
-    places: dict[str, int] = {}
-    for i, text in enumerate(second):
-        places.setdefault(text, i)
-    return [(i, places[text]) for i, text in enumerate(first) if text and text in places]
+    digests, (known, places) = _digests(first), np.unique(_digests(second), return_index=True)
+    pairs = [(i, int(places[np.searchsorted(known, digests[i])])) for i in np.flatnonzero(np.isin(digests, known)).tolist()]
+    return [(i, j) for i, j in pairs if first[i] and first[i] == second[j]]
+
+
+def _digests(texts: Iterable[str]) -> NDArray[np.uint64]:
+    return np.fromiter((int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) for text in texts), np.uint64)
 
 
 def near(
@@ -66,11 +69,12 @@ def near(
     indexes = {name: _Index(texts[name], name, threshold) for name in sorted({second for _, second in pairs})}
     found: dict[tuple[str, str], list[tuple[int, int]]] = {pair: [] for pair in pairs}
     for first in dict.fromkeys(first for first, _ in pairs):
-        copies = {second: set(texts[second]) for one, second in pairs if one == first}
+        own = _digests(texts[first])
+        copied = {second: np.isin(own, _digests(texts[second])) for one, second in pairs if one == first}
         for start, some, keys in indexes[first].chunks() if first in indexes else _chunks(texts[first], first, threshold):
-            for second, known in copies.items():
+            for second, stands in copied.items():
                 for i, places in indexes[second].candidates(keys):
-                    if some[i] and some[i] not in known:
+                    if some[i] and not stands[start + i]:
                         similarity, place = indexes[second].most_similar(some[i], places)
                         if similarity >= threshold:
                             found[first, second].append((start + i, place))
