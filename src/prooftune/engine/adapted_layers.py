@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine import adapted_products as products
 from prooftune.engine import int8_products
 from prooftune.engine.int8_products import Frozen
 from prooftune.engine.laid_out_weights import LaidOut, used
@@ -37,35 +38,28 @@ class _AdaptedLinears(torch.autograd.Function):
         frozen, down, up = _thirds(weights)
         shared = torch.cat([one.to(x.dtype) for one in down])
         up = tuple(one.to(x.dtype) for one in up)
-        low = (x @ shared.T).mul_(scaling)
+        low = products.low([x], [shared], scaling)
         ctx.scaling, ctx.ranks = scaling, [len(one) for one in down]
         ctx.save_for_backward(x, shared, low, *frozen, *up)
         lows = torch.split(low, ctx.ranks, dim=1)
         ctx.int8 = int8
         if int8:
             return int8.products(x, lows, up)
-        # Added to what is rounded already, as peft does it: half of what a small adapter adds is lost. Added before rounding,
-        # training follows that in float32, and learned worse at the usual learning rate.
-        return tuple((one.product(x, w) if one else x @ w.T).addmm_(part, b.T)
+        return tuple(one.product(x, w).addmm_(part, b.T) if one else products.wide(x, w, part, b)
                      for one, w, b, part in zip(kept, frozen, up, lows, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, shared, low, *rest = ctx.saved_tensors
         frozen, up = rest[: len(grads)], rest[len(grads) :]
-        lows = torch.split(low, ctx.ranks, dim=1)
-        of_low = torch.cat([grad @ b for grad, b in zip(grads, up, strict=True)], dim=1).mul_(ctx.scaling)
+        of_low = products.low(grads, [b.T for b in up], ctx.scaling)
         of_x = None
-        if ctx.needs_input_grad[0] and ctx.int8:
-            of_x = ctx.int8.gradient(grads, of_low, shared)
-        elif ctx.needs_input_grad[0]:
-            of_x = grads[0] @ frozen[0]
-            for grad, w in zip(grads[1:], frozen[1:], strict=True):
-                of_x.addmm_(grad, w)
-            of_x.addmm_(of_low, shared)
-        of_down = torch.split(of_low.T @ x, ctx.ranks)
-        of_up = [(part.T @ grad).T for grad, part in zip(grads, lows, strict=True)]  # faster than the other way round
-        return of_x, None, None, None, *[None] * len(frozen), *of_down, *of_up
+        if ctx.needs_input_grad[0]:
+            of_x = (ctx.int8.gradient(grads, of_low, shared) if ctx.int8
+                    else products.gradient(grads, frozen, of_low, shared))
+        (of_shared,) = products.over_rows([of_low], [x], turned=False)
+        of_up = products.over_rows(torch.split(low, ctx.ranks, dim=1), grads, turned=True)
+        return of_x, None, None, None, *[None] * len(frozen), *torch.split(of_shared, ctx.ranks), *of_up
 
 
 def _thirds(weights: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:

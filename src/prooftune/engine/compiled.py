@@ -70,7 +70,7 @@ def call(library: ctypes.CDLL, name: str, *arguments: Any) -> None:
     Raises:
         MemoryError: it found no memory.
     """
-    if library[name](*map(_passed, arguments), ctypes.c_long(torch.get_num_threads())):
+    if getattr(library, name)(*map(_passed, arguments), ctypes.c_long(torch.get_num_threads())):
         raise MemoryError(f"there is too little memory to compute {name}")
 
 
