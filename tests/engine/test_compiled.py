@@ -246,7 +246,8 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(monkeypatch
 
     monkeypatch.setattr(compiled, "call", noted)
     exact, ours = gradients(torch.float32), gradients(torch.bfloat16)
-    assert {*calls} == {"attend", "attend_backward", "gated", "gated_backward", "normed", "normed_backward", "rotated"}
+    assert {*calls} == {"adapted", "adapted_backward", "attend", "attend_backward", "gated", "gated_backward", "normed",
+                        "normed_backward", "rotated"}
     monkeypatch.setattr(compiled_attention, "usable", lambda *_: False)
     monkeypatch.setattr(pointwise, "usable", lambda: False)
     plain = gradients(torch.bfloat16)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine import adapted_products as products
 from prooftune.engine import int8_products
+from prooftune.engine.adapted_products import Layers
 from prooftune.engine.int8_products import Frozen
 from prooftune.engine.laid_out_weights import LaidOut, used
 
@@ -35,31 +35,27 @@ class _AdaptedLinears(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, scaling: float, kept: Sequence[LaidOut | None], int8: Frozen | None, *weights: Tensor
     ) -> tuple[Tensor, ...]:
-        frozen, down, up = _thirds(weights)
-        shared = torch.cat([one.to(x.dtype) for one in down])
-        up = tuple(one.to(x.dtype) for one in up)
-        low = products.low([x], [shared], scaling)
-        ctx.scaling, ctx.ranks = scaling, [len(one) for one in down]
-        ctx.save_for_backward(x, shared, low, *frozen, *up)
-        lows = torch.split(low, ctx.ranks, dim=1)
-        ctx.int8 = int8
+        layers = Layers(x, *_thirds(weights), scaling)
+        kept_one = any(kept)
+        low, outs = layers.forward(wide=not int8 and not kept_one)
+        ctx.scaling, ctx.int8 = scaling, int8
+        ctx.save_for_backward(x, low, *weights)
         if int8:
-            return int8.products(x, lows, up)
-        return tuple(one.product(x, w).addmm_(part, b.T) if one else products.wide(x, w, part, b)
-                     for one, w, b, part in zip(kept, frozen, up, lows, strict=True))
+            return int8.products(x, layers.parts(low), [one.to(x.dtype) for one in layers.up])
+        if kept_one:
+            return tuple(
+                (one.product(x, w) if one else x @ w.T).addmm_(part, b.to(x.dtype).T)
+                for one, w, part, b in zip(kept, layers.frozen, layers.parts(low), layers.up, strict=True))
+        return outs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, shared, low, *rest = ctx.saved_tensors
-        frozen, up = rest[: len(grads)], rest[len(grads) :]
-        of_low = products.low(grads, [b.T for b in up], ctx.scaling)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = (ctx.int8.gradient(grads, of_low, shared) if ctx.int8
-                    else products.gradient(grads, frozen, of_low, shared))
-        (of_shared,) = products.over_rows([of_low], [x], turned=False)
-        of_up = products.over_rows(torch.split(low, ctx.ranks, dim=1), grads, turned=True)
-        return of_x, None, None, None, *[None] * len(frozen), *torch.split(of_shared, ctx.ranks), *of_up
+        x, low, *weights = ctx.saved_tensors
+        layers = Layers(x, *_thirds(weights), ctx.scaling)
+        of_low, of_x, of_down, of_up = layers.backward(low, grads, wide=ctx.needs_input_grad[0] and not ctx.int8)
+        if ctx.needs_input_grad[0] and ctx.int8:
+            of_x = ctx.int8.gradient(grads, of_low, torch.cat([one.to(x.dtype) for one in layers.down]))
+        return of_x, None, None, None, *[None] * len(grads), *of_down, *of_up
 
 
 def _thirds(weights: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:

@@ -1,14 +1,21 @@
-"""The products of layers with adapters, and their gradients: wide ones with frozen weights, narrow ones with the adapters'.
+"""The products of layers with LoRA adapters that read one input, and their gradients.
 
-A narrow product is little arithmetic on large arrays. By compiled code (`adapted_products.c`) where there is any, what an adapter
-adds is added while the frozen product's sums are still in registers, and the narrow products read each array once; else they are
-PyTorch's, one after another.
+With frozen weights W, A and B of each layer's adapter and a factor s:
+
+    low = s x Aᵀ                      out = x Wᵀ + low Bᵀ
+    of low = s (of out) B             of x = sum of (of out) W + (of low) A
+    of A = (of low)ᵀ x                of B = (of out)ᵀ low
+
+Those with adapters are little arithmetic on large arrays. By compiled code (`adapted_products.c`) where there is any, what an
+adapter adds is added while the frozen product's sums are in registers, and all of a step is one call; else these are PyTorch's
+products, one after another.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,87 +24,111 @@ from torch import Tensor
 
 from prooftune.engine import compiled
 
-FEWEST = 256
+FEWEST = 128
 """Rows from which on compiled code is the faster."""
-_PANEL, _HIGH = 32, 8  # numbers whose multiples the code takes, of wide sides and of narrow ones
+_WIDE, _NARROW = 32, 8
+"""Numbers whose multiples it takes, of inputs and outputs and of ranks."""
 
 
-def low(arrays: Sequence[Tensor], downs: Sequence[Tensor], scaling: float) -> Tensor:
-    """The first product of adapters: x Aᵀ, times `scaling`, for each of several x [n, any] with its own A [r, any]; all beside each
-    other, [n, sum of r]."""
-    if not _fits(*arrays):
-        return torch.cat([x @ down.T for x, down in zip(arrays, downs, strict=True)], dim=1).mul_(scaling)
-    return _low(arrays, downs, scaling)
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Layers on one input.
 
-
-def wide(x: Tensor, weight: Tensor, low: Tensor, up: Tensor) -> Tensor:
-    """x Wᵀ, rounded, plus low Bᵀ; x [n, in], W [out, in], low [n, r] of which rows may stand apart, B [out, r].
-
-    Added to what is rounded already, as peft does it: half of what a small adapter adds is lost. Added before rounding, training
-    follows that in float32, and learned worse at the usual learning rate.
+    Attributes:
+        x: [n, in].
+        frozen: of each layer W [out, in], in the dtype of x.
+        down, up: of each A [r, in] and B [out, r].
+        scaling: s.
     """
-    if not _fits(x, weight) or not _in_pairs(low):
-        return (x @ weight.T).addmm_(low, up.T)
-    return _wide([x], [weight], True, low, up)
+
+    x: Tensor
+    frozen: Sequence[Tensor]
+    down: Sequence[Tensor]
+    up: Sequence[Tensor]
+    scaling: float
+
+    def forward(self, wide: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """low, that of all layers beside each other [n, sum of r], and the outs [n, out], or none if they are not wanted.
+
+        What an adapter adds is added to what is rounded already, as peft does it: half of what a small one adds is lost. Added
+        before rounding, training follows that in float32, and learned worse at the usual learning rate.
+        """
+        if self._fits():
+            return self._forward(wide)
+        low = (self.x @ torch.cat(self._rounded(self.down)).T).mul_(self.scaling)
+        if not wide:
+            return low, ()
+        return low, tuple((self.x @ w.T).addmm_(part, b.T) for w, part, b in
+                          zip(self.frozen, self.parts(low), self._rounded(self.up), strict=True))
+
+    def backward(
+        self, low: Tensor, grads: Sequence[Tensor], wide: bool = True
+    ) -> tuple[Tensor, Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
+        """The gradients of low, of x if it is wanted, and of every A and B, from those of the outs [n, out]."""
+        if self._fits():
+            return self._backward(low, [grad.contiguous() for grad in grads], wide)
+        down, up = torch.cat(self._rounded(self.down)), self._rounded(self.up)
+        of_low = torch.cat([grad @ b for grad, b in zip(grads, up, strict=True)], dim=1).mul_(self.scaling)
+        of_x = None
+        if wide:
+            of_x = grads[0] @ self.frozen[0]
+            for grad, w in zip(grads[1:], self.frozen[1:], strict=True):
+                of_x.addmm_(grad, w)
+            of_x.addmm_(of_low, down)
+        of_down = torch.split(of_low.T @ self.x, self._ranks())
+        of_up = [(part.T @ grad).T for part, grad in zip(self.parts(low), grads, strict=True)]  # faster than the other way round
+        return of_low, of_x, of_down, of_up
+
+    def parts(self, low: Tensor) -> tuple[Tensor, ...]:
+        """Each layer's part of low."""
+        return torch.split(low, self._ranks(), dim=1)
+
+    def _rounded(self, adapters: Sequence[Tensor]) -> list[Tensor]:
+        return [one.to(self.x.dtype) for one in adapters]
+
+    def _ranks(self) -> list[int]:
+        return [len(one) for one in self.down]
+
+    def _fits(self) -> bool:
+        return (self.x.device.type == "cpu" and len(self.x) >= FEWEST and self.x.shape[1] % _WIDE == 0
+                and all(len(w) % _WIDE == 0 and one.shape[0] % _NARROW == 0 for w, one in zip(self.frozen, self.down, strict=True))
+                and all(one.dtype == torch.bfloat16 and one.is_contiguous() for one in (self.x, *self.frozen))
+                and all(one.dtype == torch.float32 and one.is_contiguous() for one in (*self.down, *self.up)) and usable())
+
+    def _forward(self, wide: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        n = len(self.x)
+        low = self.x.new_empty(n, sum(self._ranks()))
+        outs = tuple(self.x.new_empty(n, len(w)) for w in self.frozen) if wide else ()
+        compiled.call(_library(), "adapted", ctypes.byref(_Layers.of(self)), low, _addresses(outs) if wide else None)
+        return low, outs
+
+    def _backward(
+        self, low: Tensor, grads: Sequence[Tensor], wide: bool
+    ) -> tuple[Tensor, Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
+        of_low, of_x = torch.empty_like(low), torch.empty_like(self.x) if wide else None
+        of_down, of_up = ([torch.empty_like(one) for one in some] for some in (self.down, self.up))
+        compiled.call(_library(), "adapted_backward", ctypes.byref(_Layers.of(self)), low, _addresses(grads), of_low, of_x,
+                      _addresses(of_down), _addresses(of_up))
+        return of_low, of_x, of_down, of_up
 
 
-def gradient(grads: Sequence[Tensor], weights: Sequence[Tensor], low: Tensor, down: Tensor) -> Tensor:
-    """Of x [n, in], from those of the outputs [n, out] and of all adapters' first products, low [n, R]; W [out, in], A [R, in]."""
-    if not _fits(*grads, *weights) or not _in_pairs(low):
-        of_x = grads[0] @ weights[0]
-        for grad, weight in zip(grads[1:], weights[1:], strict=True):
-            of_x.addmm_(grad, weight)
-        return of_x.addmm_(low, down)
-    return _wide(grads, weights, False, low, down)
+class _Layers(ctypes.Structure):
+    """`layers_t` of the C code."""
 
+    _fields_ = [*((name, ctypes.c_long) for name in ("n", "depth", "count")),
+                *((name, ctypes.POINTER(ctypes.c_long)) for name in ("widths", "ranks")), ("scaling", ctypes.c_float),
+                ("x", ctypes.c_void_p), *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("weights", "downs", "ups"))]
 
-def over_rows(lows: Sequence[Tensor], arrays: Sequence[Tensor], turned: bool) -> list[Tensor]:
-    """lowᵀ x, or, `turned`, xᵀ low, added up over n, for every pair of a narrow array [n, r], of which rows may stand apart, and another
-    [n, any]."""
-    pairs = zip(lows, arrays, strict=True)
-    if not _fits(*arrays) or any(low.shape[1] % _HIGH for low in lows):
-        found = [low.T @ x for low, x in pairs]  # faster than the other way round
-        return [one.T for one in found] if turned else found
-    return [_over_rows(low, x, turned) for low, x in pairs]
-
-
-def _low(arrays: Sequence[Tensor], downs: Sequence[Tensor], scaling: float) -> Tensor:
-    out, at = arrays[0].new_empty(len(arrays[0]), sum(map(len, downs))), 0
-    for x, down in zip(arrays, downs, strict=True):
-        turned = down.is_contiguous()
-        compiled.call(_library(), "low_product", x, *x.shape, down if turned else down.T.contiguous(), int(turned), len(down),
-                      float(scaling), out[:, at:], out.stride(0))
-        at += len(down)
-    return out
-
-
-def _wide(arrays: Sequence[Tensor], weights: Sequence[Tensor], turned: bool, low: Tensor, narrow: Tensor) -> Tensor:
-    width = len(narrow) if turned else narrow.shape[1]
-    out = low.new_empty(len(low), width)
-    depths = (ctypes.c_long * len(arrays))(*(one.shape[1] for one in arrays))
-    compiled.call(_library(), "wide_product", _addresses(arrays), _addresses(weights), depths, len(arrays), int(turned), *out.shape,
-                  low, low.stride(0), low.shape[1], narrow.contiguous(), out)
-    return out
-
-
-def _over_rows(low: Tensor, x: Tensor, turned: bool) -> Tensor:
-    size, rank = x.shape[1], low.shape[1]
-    out = x.new_empty((size, rank) if turned else (rank, size), dtype=torch.float32)
-    compiled.call(_library(), "over_rows", low, low.stride(0), len(low), rank, x, size, int(turned), out)
-    return out
+    @classmethod
+    def of(cls, layers: Layers) -> _Layers:
+        count = len(layers.frozen)
+        numbers = ctypes.c_long * count
+        return cls(*layers.x.shape, count, numbers(*map(len, layers.frozen)), numbers(*map(len, layers.down)), layers.scaling,
+                   layers.x.data_ptr(), *map(_addresses, (layers.frozen, layers.down, layers.up)))
 
 
 def _addresses(arrays: Sequence[Tensor]) -> Any:
     return (ctypes.c_void_p * len(arrays))(*(one.data_ptr() for one in arrays))
-
-
-def _in_pairs(low: Tensor) -> bool:
-    return low.shape[1] % 2 == 0 == low.stride(0) % 2 and low.data_ptr() % 4 == 0
-
-
-def _fits(first: Tensor, *others: Tensor) -> bool:
-    return (len(first) >= FEWEST and all(one.dtype == torch.bfloat16 and one.device.type == "cpu" and one.is_contiguous()
-                                         and not one.shape[1] % _PANEL for one in (first, *others)) and usable())
 
 
 def _library() -> Any:
@@ -111,14 +142,18 @@ def usable() -> bool:
     if _library() is None:
         return False
     random = torch.Generator().manual_seed(0)
-    x, one, other, down, up = (torch.randn(shape, generator=random).bfloat16()
-                               for shape in ((19, 64), (64, 64), (32, 64), (16, 64), (96, 8)))
+
+    def numbers(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random)
+
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        low = _low([x], [down], 0.5)
-        grads = [_wide([x], [weight], True, part, b) for weight, part, b in
-                 zip((one, other), torch.split(low, 8, dim=1), torch.split(up, [64, 32]), strict=True)]
-        found = [low, *grads, _wide(grads, [one, other], False, low, down), _over_rows(low, x, False), _over_rows(low, x, True)]
-        x, one, other, down, up, low, first, second = (a.float() for a in (x, one, other, down, up, low, *grads))
-        wanted = [x @ down.T * 0.5, x @ one.T + low[:, :8] @ up[:64].T, x @ other.T + low[:, 8:] @ up[64:].T,
-                  first @ one + second @ other + low @ down, low.T @ x, x.T @ low]
-    return all(bool((a.float() - b).norm() <= 0.02 * b.norm()) for a, b in zip(found, wanted, strict=True))
+        tried = Layers(numbers(19, 64).bfloat16(), [numbers(64, 64).bfloat16(), numbers(32, 64).bfloat16()],
+                       [numbers(8, 64), numbers(16, 64)], [numbers(64, 8), numbers(32, 16)], 0.5)
+        low, outs = tried._forward(wide=True)
+        wide = Layers(tried.x.float(), [w.float() for w in tried.frozen], tried.down, tried.up, 0.5)
+        wanted_low, wanted_outs = wide.forward()
+        of_low, of_x, of_down, of_up = tried._backward(low, outs, wide=True)
+        wanted = wide.backward(low.float(), [out.float() for out in outs])
+    pairs = [(low, wanted_low), *zip(outs, wanted_outs, strict=True), (of_low, wanted[0]), (of_x, wanted[1]),
+             *zip(of_down, wanted[2], strict=True), *zip(of_up, wanted[3], strict=True)]
+    return all(bool((a.float() - b).norm() <= 0.02 * b.norm()) for a, b in pairs if a is not None and b is not None)
