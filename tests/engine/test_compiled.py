@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prooftune import environment
-from prooftune.engine import attention, compiled, compiled_attention, line_attention, pointwise
+from prooftune.engine import adapted_products, attention, compiled, compiled_attention, line_attention, pointwise
 from prooftune.engine.arithmetic import autocast
 from prooftune.engine.blocks import Blocks
 from prooftune.engine.forward import body_of, line_states
@@ -35,13 +35,14 @@ def code() -> None:
 
 
 def test_it_is_there() -> None:
-    assert pointwise.usable() and all(compiled_attention.usable(size) for size in (32, 64, 96, 128, 256))
+    assert pointwise.usable() and adapted_products.usable()
+    assert all(compiled_attention.usable(size) for size in (32, 64, 96, 128, 256))
 
 
 @pytest.fixture
 def afresh() -> Iterator[None]:
     """As if nothing had been compiled or tried in this process; and again afterwards."""
-    known: list[Any] = [compiled.library, compiled_attention.usable, pointwise.usable]
+    known: list[Any] = [compiled.library, adapted_products.usable, compiled_attention.usable, pointwise.usable]
     for one in known:
         one.cache_clear()
     yield
@@ -250,6 +251,7 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(monkeypatch
                         "normed_backward", "rotated"}
     monkeypatch.setattr(compiled_attention, "usable", lambda *_: False)
     monkeypatch.setattr(pointwise, "usable", lambda: False)
+    monkeypatch.setattr(adapted_products, "usable", lambda: False)
     plain = gradients(torch.bfloat16)
     far, without = (sum(float((a.float() - b).norm()) for a, b in zip(found, exact, strict=True)) for found in (ours, plain))
     assert far <= 1.1 * without
@@ -269,7 +271,7 @@ def test_it_is_compiled_once(afresh: None, tmp_path: Path, monkeypatch: pytest.M
 def test_without_a_compiler_nothing_is_missing(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "say", lambda *_: pytest.fail("nobody needs to know"))
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
-    assert compiled.unsuited() and not pointwise.usable() and not compiled_attention.usable(64)
+    assert compiled.unsuited() and not (pointwise.usable() or adapted_products.usable() or compiled_attention.usable(64))
     gate = numbers(130, 256)
     assert off(pointwise.gated(gate, gate), torch.nn.functional.silu(gate.float()) * gate.float()) < ROUNDING
 
@@ -292,7 +294,8 @@ def test_code_that_computes_something_else_is_not_used(afresh: None, monkeypatch
 
     monkeypatch.setattr(compiled, "call", nothing)
     monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
-    assert not pointwise.usable() and not compiled_attention.usable(64)
+    monkeypatch.setattr(Tensor, "new_empty", Tensor.new_zeros)
+    assert not (pointwise.usable() or adapted_products.usable() or compiled_attention.usable(64))
 
 
 @pytest.mark.parametrize("whose", ["file", "folder"])
