@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prooftune.engine import compiled_attention, int8_products
+from prooftune.engine.adapted_products import Layers
 from prooftune.engine.blocks import Blocks
 
 _A = torch.ops.aten
@@ -24,9 +25,36 @@ def are_products(operator: Any) -> bool:
     return operator.overloadpacket in _FACTORS
 
 
+def _of_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, *others: Any) -> float:
+    seen = blocks.prefix**2 / 2 + sum(n * (blocks.prefix + n / 2) for n in blocks.lengths)
+    products = 7 if torch.is_grad_enabled() and query.requires_grad else 2
+    return products * 2 * seen * query.shape[1] * query.shape[2]
+
+
+def _in_int8(weight: int8_products.Weight, given: Any, low: Tensor, up: Tensor) -> float:
+    return 2 * len(low) * weight.width * (weight.depth + low.shape[1])
+
+
+def _adapted(layers: Layers, wide: bool) -> float:
+    n, depth = layers.x.shape
+    return 2 * n * sum(len(a) * depth + wide * len(b) * (depth + len(a)) for a, b in zip(layers.down, layers.up, strict=True))
+
+
+def _adapted_backward(layers: Layers, low: Tensor, grads: Sequence[Tensor], wide: bool) -> float:
+    n, depth = layers.x.shape
+    return 2 * n * sum(len(a) * (2 * len(b) + depth) + wide * depth * (len(b) + len(a))
+                       for a, b in zip(layers.down, layers.up, strict=True))
+
+
+_COMPILED: list[tuple[Any, str, Callable[..., float]]] = [
+    (compiled_attention, "attend", _of_attention), (int8_products.Weight, "product", _in_int8),
+    (Layers, "_forward", _adapted), (Layers, "_backward", _adapted_backward)]
+"""Whose functions do products without PyTorch, their names, and the operations of a call."""
+
+
 class Counted(TorchDispatchMode):  # type: ignore[misc]
-    """Operations of products and of attention: 2 for a multiplication and an addition, in 8 bits as well. Compiled attention counts
-    with what its tokens see, and its backward pass with it where gradients are asked for; it is not kept.
+    """Operations of products and of attention: 2 for a multiplication and an addition, in 8 bits as well. Compiled code counts too:
+    attention with what its tokens see, and its backward pass with it where gradients are asked for. Attention is not kept.
 
     Attributes:
         operations: so far.
@@ -38,35 +66,33 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
         self.operations = 0.0
         self.calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
         self._keep = keep
-        self._own: list[tuple[Callable[..., Tensor], Callable[..., Tensor]]] = []
+        self._own: list[Callable[..., Any]] = []
+        self._deep = 0
 
     def __enter__(self) -> Counted:
-        self._own.append((compiled_attention.attend, int8_products.Weight.product))
-        if len(self._own) == 1:
-            compiled_attention.attend = self._attended
-
-            def product(*args: Any) -> Tensor:
-                return self._in_int8(*args)
-
-            int8_products.Weight.product = product  # type: ignore[method-assign]
+        self._deep += 1
+        if self._deep == 1:
+            self._own = [getattr(owner, name) for owner, name, _ in _COMPILED]
+            for (owner, name, operations), own in zip(_COMPILED, self._own, strict=True):
+                setattr(owner, name, self._seen(own, operations))
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        compiled_attention.attend, int8_products.Weight.product = self._own.pop()  # type: ignore[method-assign]
+        self._deep -= 1
+        if not self._deep:
+            for (owner, name, _), own in zip(_COMPILED, self._own, strict=True):
+                setattr(owner, name, own)
 
-    def _attended(self, query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, *others: Any) -> Tensor:
-        seen = blocks.prefix**2 / 2 + sum(n * (blocks.prefix + n / 2) for n in blocks.lengths)
-        products = 7 if torch.is_grad_enabled() and query.requires_grad else 2
-        self.operations += products * 2 * seen * query.shape[1] * query.shape[2]
-        return self._own[0][0](query, key, value, blocks, *others)
+    def _seen(self, own: Callable[..., Any], operations: Callable[..., float]) -> Callable[..., Any]:
+        def seen(*args: Any, **options: Any) -> Any:
+            self.operations += operations(*args, **options)
+            if self._keep and operations is not _of_attention:
+                self.calls.append((own, args, options))
+            return own(*args, **options)
 
-    def _in_int8(self, weight: int8_products.Weight, given: Any, low: Tensor, up: Tensor) -> Tensor:
-        self.operations += 2 * len(low) * weight.width * (weight.depth + low.shape[1])
-        if self._keep:
-            self.calls.append((self._own[0][1], (weight, given, low, up), {}))
-        return self._own[0][1](weight, given, low, up)
+        return seen
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, operator.overloadpacket

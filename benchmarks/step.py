@@ -58,8 +58,7 @@ def main() -> None:
             step()
     seconds, alone = (statistics.median(one) for one in zip(*pairs, strict=True))
     share, work = statistics.median(products / whole for whole, products in pairs), seen.operations
-    # In 8 bits products are within our own layers, which are mostly products.
-    names = {"_AdaptedLinears", "_AdaptedLinearsBackward"} if options.int8 else set()
+    names = {"_AdaptedLinears", "_AdaptedLinearsBackward"}  # ours, whose products PyTorch does not see, and which are little else
     names |= {str(operator).rpartition(".")[0].replace(".", "::") for operator, _, _ in seen.calls}
     rest = {event.key: event.self_cpu_time_total / 1e6 for event in profiled.key_averages() if event.key not in names}
     rate = product_rate()

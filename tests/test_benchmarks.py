@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from prooftune.engine import compiled_attention, int8_products, line_attention
+from prooftune.engine import adapted_products, compiled_attention, int8_products, line_attention
+from prooftune.engine.adapted_products import Layers
 from prooftune.engine.blocks import Blocks
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -52,10 +53,20 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
         x, low, up = torch.ones(5, 64).bfloat16(), torch.ones(5, 4).bfloat16(), torch.ones(32, 4).bfloat16()
         int8_products.Frozen([torch.ones(32, 64).bfloat16()], x).products(x, [low], [up])
 
+    def adapted(wide: bool) -> None:
+        x, weights = torch.ones(200, 64).bfloat16(), [torch.ones(32, 64).bfloat16(), torch.ones(96, 64).bfloat16()]
+        layers = Layers(x, weights, [torch.ones(8, 64)] * 2, [torch.ones(32, 8), torch.ones(96, 8)], 1.0)
+        low, _ = layers.forward(wide)
+        layers.backward(low, [torch.ones(200, 32).bfloat16(), torch.ones(200, 96).bfloat16()], wide)
+
     assert contest.operations(asked) == 2 * 5 * 4 * 3
     assert contest.operations(learned) == 3 * 2 * 5 * 4 * 3  # forward, and the gradients of input and weight
     assert contest.operations(attended) == 2 * 2 * 2 * 7 * 9 * 8  # scores and sums, for two heads
     assert contest.operations(added) == 2 * 2 * 5 * 4 * 3
+    narrow = 2 * 200 * 8 * (2 * 64 + 2 * (32 + 96) + 2 * 64)  # low; its gradient and that of B; that of A
+    adapted_products.usable()  # which tries products too, once
+    assert contest.operations(lambda: adapted(wide=False)) == narrow
+    assert contest.operations(lambda: adapted(wide=True)) == narrow + 2 * 200 * (32 + 96) * (2 * 64 + 8) + 2 * 200 * 64 * 16
     if int8_products.usable():
         assert contest.operations(in_bytes) == 2 * 5 * 32 * (64 + 4)
     if compiled_attention.usable(32):
