@@ -30,25 +30,25 @@ _TITLES = {
     "step-int8": "Where it goes with frozen weights in int8"}
 _LIMITS = {
     "training-bfloat16": (
-        "What limits it: in bfloat16, of a step three fifths are the large products of its layers, which reach 90 to 100% "
-        "of the rate, an eighth the narrow ones of the adapters, a tenth attention (compiled code; rows as short as these "
-        "leave its blocks half empty), the rest what stands between them. In int8 (`model.int8_training`) the large "
-        "products, at 93% of what the processor does in 8 bits, are half of the step, an eighth the narrow ones, a "
-        "seventh attention, a thirtieth the rounding to bytes; an operation in 8 bits counts as one in 16. Setting up "
-        "takes 0.2 s, with int8 0.5 s. Runs differ by up to a third, as the machine's speed does: the same command hours before "
-        "had Prooftune at 10.2 rows/s, 4.9 times as fast as trl-best and 20.6 times as padded-512, with int8 7.4 and 28.3 times. "
-        "The losses of the pairs are 0.393, 0.377 and 0.407, with int8 0.371, 0.385 and 0.372, trl-best's 0.385, 0.397 and 0.392, "
-        "padded-512's 0.385, 0.395 and 0.402: 80 rows after 10 steps tell no more apart; over 600 rows, next section, they are "
-        "within 2%. TRL's defaults over these 160 rows, at an earlier commit: Prooftune 6.8 times as fast, with int8 9.8 times, in "
-        "36% and 39% of its memory. One pair over 600 rows against padded-512, earlier too: 22.4 and, with int8, 30.7 times as "
+        "What limits it: in bfloat16, of a step three quarters are the products of layers and their adapters, in compiled code: "
+        "the wide ones reach 90% of the rate, since their weights come from memory (95 to 100% where those were used just "
+        "before). A tenth is attention (compiled code; rows as short as these leave its blocks half empty), a twentieth what "
+        "stands between, the rest Python, while which the second core waits. The first of the 10 steps takes 0.6 to 1 s more, "
+        "until the system has given its memory. In int8 (`model.int8_training`) the products are two thirds of a step, a seventh "
+        "is attention; an operation in 8 bits counts as one in 16. Runs differ by up to a third, as the machine's speed does: "
+        "hours before, without compiled products, Prooftune was 6.5 times as fast as trl-best and 20.4 times as padded-512. "
+        "The losses of the pairs are {losses}: "
+        "80 rows after 10 steps tell no more apart; of 600 rows, next section, the medians are within 2%. TRL's defaults over "
+        "these 160 rows, at an earlier commit: Prooftune 6.8 times as fast, with int8 9.8 times, in 36% and 39% of its memory. "
+        "One pair over 600 rows against padded-512, earlier too: 22.4 and, with int8, 30.7 times as "
         "fast, the losses 1.3% and 1.2% above its 0.2046. "
-        "Tried without gain in bfloat16: frozen weights laid out once; adapters and frozen "
-        "weights in one product; narrow products in code of our own (5 to 20% less time for them, 1% of a step); large "
-        "pages. Next: the narrow products."),
+        "Tried without gain in bfloat16: frozen weights laid out once; fetching the next "
+        "weights ahead; large pages. Next: fewer calls from Python in a step."),
     "training-bfloat16-600": (
         "The first 600 rows, and the loss on the 300 that follow: 38 steps instead of 10. In the single pairs Prooftune's loss "
-        "is 0.3% higher, 1.1% and 1.0% lower (with int8 0.2% higher, 1.7% and 0.5% lower). "
-        "The same command hours before had Prooftune at 10.7 rows/s, 9.4 times as fast, with int8 12.8 times. "
+        "is 5.1% and 0.6% lower and 0.7% higher (with int8 1.1% higher, 0.6% lower and 3.0% higher); hours before, by an engine that "
+        "rounds elsewhere, the same seeds gave 0.3% higher, 1.1% and 1.0% lower: so much of the first is chance. That engine, without "
+        "compiled products of layers with adapters, was 8.0 times as fast, with int8 10.7 times. "
         "TRL's rate here, 108 to 124 tokens a second, is not that of its arithmetic: in every step "
         "it asks the system for 8 GB of memory anew, arrays of rows x length x vocabulary among them, which took a quarter of the "
         "processors' time in a training over 320 rows that was looked into, and how long that takes differs from hour to hour "
@@ -84,7 +84,7 @@ _LIMITS = {
         "Over many batches of different sizes the heap of the C library grows, because an array does not fit where "
         "another was, which the few batches of an estimate do not show; and a process keeps some of what earlier variants "
         "needed. Both are counted by factors that were measured on these very studies (two thirds more where rows are "
-        "asked, half where they are learned, two fifths kept), so that other studies and other C libraries will be met "
+        "asked, a fifth where they are learned, two fifths kept), so that other studies and other C libraries will be met "
         "less well."),
     "labels-8-shot-float32": (
         "What limits it: products in float32. The harness computes the examples again for every row. Both have had a first try "

@@ -21,7 +21,7 @@ class Model(Section):
     prompts once; the others are the library's."""
     int8_training: bool = False
     """While adapters learn, compute products with frozen weights in 8 bits, on processors with AVX512-BF16 and -VNNI and without
-    AMX, where there is a C compiler: training then takes a tenth to a fifth less time, its gradients are rounded more. Everything
+    AMX, where there is a C compiler: training then takes a tenth to a third less time, its gradients are rounded more. Everything
     is evaluated as without."""
     trust_remote_code: bool = False
     """Whether a hub model may bring and run its own Python code."""

@@ -68,7 +68,7 @@ _TIMED = 8192
 """Tokens of training that are timed, in two to four steps: what else runs on the machine can slow one down, and so can kernels that
 are made for a size that comes again and again later."""
 
-_GROWS_ASKED, _GROWS_LEARNING, _STAYS = 0.65, 0.5, 0.4
+_GROWS_ASKED, _GROWS_LEARNING, _STAYS = 0.65, 0.2, 0.4
 """Of a heap, as measured on what few batches take: how much more it is after many (an array does not fit where one of another
 size was, and something small keeps the gap open; less so in training, which keeps its memory from step to step), and how much of
 the most that there was stays after a variant."""
