@@ -46,14 +46,13 @@ _LIMITS = {
     "training-bfloat16-600": (
         "The first 600 rows, and the loss on the 300 that follow: 38 steps instead of 10. In the single pairs Prooftune's loss "
         "is 5.1% and 0.6% lower and 0.7% higher (with int8 1.1% higher, 0.6% lower and 3.0% higher); hours before, by an engine "
-        "that rounds elsewhere, the same seeds gave 0.3% higher, 1.1% and 1.0% lower: so much of the first is chance. Three more seeds, "
-        "without TRL, gave 0.203, 0.204 and 0.203, with int8 0.219, 0.204 and 0.214. The engine before, "
-        "without compiled products of layers with adapters, was 8.0 times as fast, with int8 10.7 times. "
-        "TRL's rate here, 106 to 117 tokens a second, is not that of its arithmetic: in every step "
-        "it asks the system for 8 GB of memory anew, arrays of rows x length x vocabulary among them, which took a quarter of the "
-        "processors' time in a training over 320 rows that was looked into, and how long that takes differs from hour to hour "
-        "(106 to 146 tokens a second in all). The next section has what another allocator makes of it. What limits Prooftune is "
-        "as above."),
+        "that rounds elsewhere, the same seeds gave 0.3% higher, 1.1% and 1.0% lower: so much of the first is chance. Three "
+        "more seeds, without TRL, gave 0.203, 0.204 and 0.203, with int8 0.219, 0.204 and 0.214. The engine before, without "
+        "compiled products of layers with adapters, was 8.0 times as fast, with int8 10.7 times. TRL's rate here, 106 to 117 "
+        "tokens a second, is not that of its arithmetic: in every step it asks the system for 8 GB of memory anew, arrays of "
+        "rows x length x vocabulary among them, which took a quarter of the processors' time in a training over 320 rows that "
+        "was looked into, and how long that takes differs from hour to hour (106 to 146 tokens a second in all). The next "
+        "section has what another allocator makes of it. What limits Prooftune is as above."),
     "training-bfloat16-tcmalloc": (
         "Every contestant with `LD_PRELOAD` of tcmalloc (gperftools 2.10), which keeps what is freed, before the same command. "
         "TRL gains a quarter to two thirds, Prooftune, which keeps it by itself, nothing, with int8 a twentieth. Who trains with "
