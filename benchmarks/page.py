@@ -30,6 +30,7 @@ _TITLES = {
     "step-int8": "Where it goes with frozen weights in int8"}
 _LIMITS = {
     "training-bfloat16": (
+        "Prooftune's operations were counted anew after these runs (4.17 TFLOP), whose counter did not see compiled products. "
         "What limits it: in bfloat16, of a step three quarters are the products of layers and their adapters, in compiled code: "
         "the wide ones reach 90% of the rate, since their weights come from memory (95 to 100% where those were used just "
         "before). A tenth is attention (compiled code; rows as short as these leave its blocks half empty), a twentieth what "
@@ -75,10 +76,9 @@ _LIMITS = {
         "Next: attention by the compiled code that training has."),
     "labels-8-shot-bfloat16": (
         "What limits it: attention over the examples, whose 16-bit kernel reaches a third of the rate of plain products here. The "
-        "harness computes the examples again for every row, so that more rows raise the ratio: hours before it was 14.4 over these "
-        "24, and one pair over 200, whose predictions were not compared, has 9.4 and 0.48 rows/s, 19.7 times. Both have had a "
-        "first try before. Next: attention over a long prefix "
-        "as plain products, a piece at a time, as training has it."),
+        "harness computes the examples again for every row, so that more rows raise the ratio: over 24 rows, hours before, "
+        "it was 11.9 and 14.4. Both have had a first try before. Next: attention over a long prefix as plain products, a piece "
+        "at a time, as training has it."),
     "estimates": (
         "Over many batches of different sizes the heap of the C library grows, because an array does not fit where "
         "another was, which the few batches of an estimate do not show; and a process keeps some of what earlier variants "
