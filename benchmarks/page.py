@@ -64,7 +64,7 @@ _LIMITS = {
         "What limits it: of a step over rows of 1,500 tokens two thirds are the products of its layers, at the full rate, and a "
         "quarter attention, by compiled code at 75 to 80% of it, which keeps no weights and computes them again in the backward "
         "pass. By plain products attention took half of the step: these write scores that do not stay in the cache. Blocks of 64, "
-        "96 and 128 instead of 32 are no faster. The loss of three seeds is 1.99, 1.66 and 1.52 with Prooftune, 1.98, 1.66 and "
+        "96 and 128 instead of 32 are no faster. The loss of three seeds is 1.98, 1.67 and 1.53 with Prooftune, 1.98, 1.66 and "
         "1.51 with the Trainer: after 3 steps over 12 rows it shows that both do the same, not what is learned. Next: the "
         "products, by int8."),
     "labels-0-shot-float32": (
