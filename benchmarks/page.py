@@ -73,7 +73,7 @@ _LIMITS = {
     "labels-0-shot-bfloat16": (
         "What limits it: of its time 60% are products, 29% attention, by PyTorch's 16-bit kernel. Where predictions differ, it is "
         "by rounding: in float32, above, none does. Its memory has the weights once more, laid out for their products (0.27 GB). "
-        "Next: attention by the compiled code that training has."),
+        "The first pair ran beside other work. Next: attention by the compiled code that training has."),
     "labels-8-shot-bfloat16": (
         "What limits it: attention over the examples, whose 16-bit kernel reaches a third of the rate of plain products here. The "
         "harness computes the examples again for every row, so that more rows raise the ratio: over 24 rows, hours before, "
