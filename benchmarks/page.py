@@ -34,7 +34,7 @@ _LIMITS = {
         "What limits it: in bfloat16, of a step three quarters are the products of layers and their adapters, in compiled code: "
         "the wide ones reach 90% of the rate, since their weights come from memory (95 to 100% where those were used just "
         "before). A tenth is attention (compiled code; rows as short as these leave its blocks half empty), a twentieth what "
-        "stands between, the rest Python, while which the second core waits. The first of the 10 steps takes 0.6 to 1 s more, "
+        "stands between, the rest Python (the second core waits). The first of the 10 steps takes 0.6 to 1 s more, "
         "until the system has given its memory. In int8 (`model.int8_training`) the products are two thirds of a step, a "
         "seventh is attention; an operation in 8 bits counts as one in 16. Runs differ by up to a third, as the machine's speed "
         "does: hours before, without compiled products, Prooftune was 6.5 times as fast as trl-best and 20.4 times as "

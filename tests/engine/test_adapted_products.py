@@ -129,7 +129,7 @@ def test_what_is_not_finite_stays_so(strange: float) -> None:
 
 
 OTHERS = {"few rows": layers_of(FEWEST - 1, 64, SHAPES[:2]), "a rank of 4": layers_of(150, 64, [(64, 4)]),
-                          "a width of 48": layers_of(150, 64, [(48, 8)]), "a depth of 40": layers_of(150, 40, [(64, 8)])}
+          "a width of 48": layers_of(150, 64, [(48, 8)]), "a depth of 40": layers_of(150, 40, [(64, 8)])}
 
 
 @pytest.mark.parametrize("kind", [*OTHERS, "adapters in bfloat16", "rows apart"])
