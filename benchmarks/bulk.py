@@ -106,7 +106,7 @@ def resident(pid: int) -> int:
 
 
 def _digest(path: Path) -> str:
-    from prooftune.files import sha256
+    from prooftune.utils.files import sha256
 
     return sha256(path)
 

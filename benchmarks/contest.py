@@ -22,9 +22,9 @@ from typing import Any
 
 import products
 
-from prooftune.cost import Cost
-from prooftune.environment import processor
+from prooftune.models.environment import processor
 from prooftune.tasks.prompts import Encoder
+from prooftune.utils.profiling import Cost
 
 Run = Callable[[argparse.Namespace], dict[str, Any]]
 OURS = "prooftune"

@@ -21,12 +21,12 @@ import contest
 import torch
 
 from prooftune import recipe
-from prooftune.cost import measured
-from prooftune.engine.arithmetic import autocast
 from prooftune.engine.generation import generate
+from prooftune.engine.precision import autocast
 from prooftune.models import loading
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.tasks.templates import default_template
+from prooftune.utils.profiling import measured
 
 NEW, LONGEST = 24, 512
 TRIED = (4, 8, 16, 32)

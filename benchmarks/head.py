@@ -21,11 +21,11 @@ import torch
 import training
 from prooftune import recipe
 from prooftune.models import adapters, loading
-from prooftune.records import Example
 from prooftune.tasks.classification import class_targets
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.tasks.templates import default_template
 from prooftune.training.objective import Row, head_rows
+from prooftune.types import Example
 
 
 def main() -> None:

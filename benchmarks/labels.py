@@ -23,12 +23,12 @@ import contest
 import torch
 
 from prooftune import recipe
-from prooftune.cost import measured
-from prooftune.engine.arithmetic import autocast
+from prooftune.engine.precision import autocast
 from prooftune.engine.scoring import score_labels
 from prooftune.models import loading
 from prooftune.tasks.prompts import Encoder, Rendering, Shot
 from prooftune.tasks.templates import default_template
+from prooftune.utils.profiling import measured
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 """In the order of the table."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prooftune.engine import compiled_attention, int8_products
-from prooftune.engine.adapted_products import Layers
-from prooftune.engine.blocks import Blocks
+from prooftune.engine.attention.block_layout import Blocks
+from prooftune.engine.kernels import attention, int8_linear
+from prooftune.engine.kernels.lora_linear import Layers
 
 _A = torch.ops.aten
 _FACTORS = {_A.mm, _A.bmm, _A.addmm, _A.addmm_, _A.baddbmm, _A.baddbmm_}
@@ -31,7 +31,7 @@ def _of_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, *ot
     return products * 2 * seen * query.shape[1] * query.shape[2]
 
 
-def _in_int8(weight: int8_products.Weight, given: Any, low: Tensor, up: Tensor) -> float:
+def _in_int8(weight: int8_linear.Weight, given: Any, low: Tensor, up: Tensor) -> float:
     return 2 * len(low) * weight.width * (weight.depth + low.shape[1])
 
 
@@ -47,7 +47,7 @@ def _adapted_backward(layers: Layers, low: Tensor, grads: Sequence[Tensor], wide
 
 
 _COMPILED: list[tuple[Any, str, Callable[..., float]]] = [
-    (compiled_attention, "attend", _of_attention), (int8_products.Weight, "product", _in_int8),
+    (attention, "attend", _of_attention), (int8_linear.Weight, "product", _in_int8),
     (Layers, "_forward", _adapted), (Layers, "_backward", _adapted_backward)]
 """Whose functions do products without PyTorch, their names, and the operations of a call."""
 

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 import prooftune
-from prooftune.files import read_json, write_text
-from prooftune.records import UNANSWERABLE
+from prooftune.types import UNANSWERABLE
+from prooftune.utils.files import read_json, write_text
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "docs" / "results.md"

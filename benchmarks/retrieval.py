@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.evaluation.statistics import percentile_interval, resample_counts
-from prooftune.files import read_json
 from prooftune.retrieval.index import Settings, build
-from prooftune.retrieval.measures import keys, ndcg, recall, reciprocal_rank
+from prooftune.retrieval.metrics import keys, ndcg, recall, reciprocal_rank
 from prooftune.retrieval.ranking import Ranked, fuse
 from prooftune.retrieval.search import DENSE_WEIGHT, DEPTH, Index, Mode, open_index
+from prooftune.utils.files import read_json
 
 Floats = NDArray[np.float64]
 

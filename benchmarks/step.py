@@ -29,12 +29,12 @@ from products import Counted
 from torch.profiler import ProfilerActivity, profile
 
 from prooftune import recipe
-from prooftune.engine import freed_memory
-from prooftune.engine.arithmetic import leave_inputs
-from prooftune.engine.int8_products import int8_products
-from prooftune.engine.layers import fused
+from prooftune.engine.fused.patching import fused
+from prooftune.engine.kernels.int8_linear import int8_products
+from prooftune.engine.precision import leave_inputs
 from prooftune.models import adapters, loading
 from prooftune.training.objective import Row, TuningModule, make_collator
+from prooftune.utils import malloc
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     model = _adapted()
     step, tokens = _step(model, options)
     in_int8 = int8_products() if options.int8 else nullcontext()
-    with fused(model), freed_memory.kept(), in_int8:  # as a study trains
+    with fused(model), malloc.kept(), in_int8:  # as a study trains
         step()
         with Counted(keep=True) as seen:
             step()

@@ -30,13 +30,13 @@ import contest
 import torch
 
 from prooftune import recipe
-from prooftune.cost import measured
 from prooftune.models import adapters, loading
-from prooftune.records import Example
 from prooftune.tasks.classification import targets
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.tasks.templates import default_template
 from prooftune.training.objective import Row, TuningModule, instruction_rows
+from prooftune.types import Example
+from prooftune.utils.profiling import measured
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}

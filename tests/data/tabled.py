@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from prooftune import recipe
-from prooftune.data.table import Table
-from prooftune.data.tables import read_table
+from prooftune.data.readers.dispatch import read_table
+from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe, Source
-from prooftune.records import Example
+from prooftune.types import Example
 
 
 def file(folder: Path, name: str, content: str | bytes) -> Path:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from data.tabled import examples, study_recipe
-from prooftune.data import audit, prepare, splits
-from prooftune.data.audit import AuditReport
-from prooftune.data.findings import Finding
-from prooftune.data.text import alike
+from prooftune.data import prepare, splits
+from prooftune.data.audit import audit
+from prooftune.data.audit.audit import AuditReport
+from prooftune.data.audit.findings import Finding
+from prooftune.data.normalization import alike
 from prooftune.errors import UsageError
-from prooftune.records import Example, Study
+from prooftune.types import Example, Study
 
 Pairs = Sequence[tuple[str, str | None]]
 LONG = " ".join(f"word{i}" for i in range(40))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prooftune.data import duplicates
-from prooftune.data.text import identity, shingles, words
+from prooftune.data.audit import duplicates
+from prooftune.data.normalization import identity, shingles, words
 
 VOCABULARY = [f"w{i}" for i in range(400)]
 

@@ -10,7 +10,7 @@ import pytest
 
 from prooftune import recipe
 from prooftune.data.export import FORMATS, Format, export
-from prooftune.records import Example, Study
+from prooftune.types import Example, Study
 
 STUDY = Study(
     [Example("1", {"title": "Cup final", "body": "They won {2:1}."}, "Sports"),

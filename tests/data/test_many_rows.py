@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.tabled import study_recipe
-from prooftune import runs, stored
-from prooftune.data import duplicates, prepare
+from prooftune import run_folder
+from prooftune.data import prepare
+from prooftune.data.audit import duplicates
+from prooftune.utils import disk_list
 
 LENGTH = 1500
 """Bytes of a text. It is two words long, so that comparing texts takes no time."""
@@ -47,8 +49,8 @@ def most_held(folder: Path, data: dict[str, Any]) -> int:
     chosen = study_recipe(data)
     tracemalloc.start()
     study, _ = prepare.prepare(chosen, folder, lambda _: lambda examples: ((len(e.inputs["text"]), 0) for e in examples))
-    runs.write_study(folder / "data", study)
-    study = runs.read_study(folder / "data")
+    run_folder.write_study(folder / "data", study)
+    study = run_folder.read_study(folder / "data")
     assert sum(e.target == "a" for e in study.train) == len(study.train) // 2
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -60,8 +62,8 @@ def test_data_are_read_split_audited_and_kept_in_little_memory(
     tmp_path: Path, kind: str, split: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duplicates, "_AT_ONCE", 50)  # rows that are held at one time, however many there are
-    monkeypatch.setattr(runs, "_AT_ONCE", 50)
-    monkeypatch.setattr(stored, "_BLOCK", 50 * LENGTH)
+    monkeypatch.setattr(run_folder, "_AT_ONCE", 50)
+    monkeypatch.setattr(disk_list, "_BLOCK", 50 * LENGTH)
     options = {"format": "text", "delimiter": "@"} if kind == "txt" else {}
     others = {} if split else {name: written(tmp_path / f"{name}.{kind}", 8) for name in ("validation", "test")}
     most_held(tmp_path, {"train": written(tmp_path / f"warm.{kind}", 100), **others, **options})  # imports

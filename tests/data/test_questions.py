@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from prooftune import recipe
-from prooftune.data import audit, sources, splits
-from prooftune.data.guess import guess
+from prooftune.data import sources, splits
+from prooftune.data.audit import audit
+from prooftune.data.init.recipe_writer import guess
 from prooftune.errors import UsageError
-from prooftune.records import ANSWERABLE, UNANSWERABLE, Example, Study
+from prooftune.types import ANSWERABLE, UNANSWERABLE, Example, Study
 
 CONTEXT = "Rollo was the first ruler of Normandy. He died in 930."
 

@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from data.tabled import examples, file, study_recipe
 from prooftune.data import splits
 from prooftune.errors import UsageError
-from prooftune.records import Example, Study
+from prooftune.types import Example, Study
 
 WORDS = ("alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "lambda", "theta", "zeta")
 

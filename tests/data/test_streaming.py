@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.tabled import file, refused, table
-from prooftune.data.streaming import Block, Stream, blocks, look_through
+from prooftune.data.readers.streaming import Block, Stream, blocks, look_through
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 

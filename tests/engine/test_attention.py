@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prooftune import recipe
-from prooftune.engine import attention, blocks, line_attention
-from prooftune.engine.arithmetic import leave_inputs
-from prooftune.engine.batches import collate
-from prooftune.engine.cache import Kept
+from prooftune.engine.attention import block_layout, packed, shared_prefix
+from prooftune.engine.attention.masks import Groups, Sight
+from prooftune.engine.batching import collate
 from prooftune.engine.forward import body_of, check_readout, hidden_states, line_states, prefix_cache, shares
-from prooftune.engine.line import lay
-from prooftune.engine.sight import Groups, Sight
+from prooftune.engine.kv_cache import Kept
+from prooftune.engine.packing import lay
+from prooftune.engine.precision import leave_inputs
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
 
@@ -28,14 +28,14 @@ READ = [[len(row) - 1] for row in ROWS]
 
 
 def loaded(folder: Path, dtype: str = "float32") -> Any:
-    return load_model(folder, recipe.Model.model_validate({"name": "tiny", "dtype": dtype, "attention": attention.NAME}))
+    return load_model(folder, recipe.Model.model_validate({"name": "tiny", "dtype": dtype, "attention": shared_prefix.NAME}))
 
 
 def one_by_one(model: Any) -> Tensor:
     """Hidden states at each row's last token by the library's eager attention, each row alone after the whole prefix."""
     model.set_attn_implementation("eager")
     states = [body_of(model)(input_ids=torch.tensor([[*PREFIX, *row]]), use_cache=False).last_hidden_state[0, -1] for row in ROWS]
-    model.set_attn_implementation(attention.NAME)
+    model.set_attn_implementation(shared_prefix.NAME)
     return torch.stack(states)
 
 
@@ -59,8 +59,8 @@ def test_rows_in_one_line_change_nothing(model_folder: Path, dtype: str, toleran
 
 @pytest.mark.parametrize(("kept", "long"), [(True, False), (False, False), (False, True)])
 def test_gradients_of_rows_in_one_line(model_folder: Path, kept: bool, long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line_attention, "KEPT", 10**9 if kept else 0)
-    monkeypatch.setattr(line_attention, "LONG", {"cpu": 0} if long else {})
+    monkeypatch.setattr(packed, "KEPT", 10**9 if kept else 0)
+    monkeypatch.setattr(packed, "LONG", {"cpu": 0} if long else {})
     model = loaded(model_folder)
     parameters = list(body_of(model).parameters())
     weights = torch.randn(len(ROWS), 32, generator=torch.Generator().manual_seed(0))
@@ -101,12 +101,12 @@ def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
         return out[None]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(line_attention, "KEPT", 10**9 if keep else 0)
-        patch.setattr(line_attention, "LONG", {"cpu": 0} if long else {})
-        patch.setattr(blocks, "PIECE", {"cpu": piece})
-        patch.setattr(blocks, "PLACES", 4 * piece)
-        patch.setattr(blocks, "CALLS", calls)
-        got = line_attention.attend_line(query, key, value, blocks.Blocks.of(line), 0.5, cap, window)
+        patch.setattr(packed, "KEPT", 10**9 if keep else 0)
+        patch.setattr(packed, "LONG", {"cpu": 0} if long else {})
+        patch.setattr(block_layout, "PIECE", {"cpu": piece})
+        patch.setattr(block_layout, "PLACES", 4 * piece)
+        patch.setattr(block_layout, "CALLS", calls)
+        got = packed.attend_line(query, key, value, block_layout.Blocks.of(line), 0.5, cap, window)
         wanted = slowly()
         torch.testing.assert_close(got, wanted)
         weights = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
@@ -123,10 +123,10 @@ def test_what_many_pieces_add_up_is_rounded_once(monkeypatch: pytest.MonkeyPatch
     weights = torch.randn(1, 256, 2, 16, generator=generator, dtype=torch.float64)
 
     def gradients(piece: int, dtype: torch.dtype) -> list[Tensor]:
-        monkeypatch.setattr(blocks, "PIECE", {"cpu": piece})
+        monkeypatch.setattr(block_layout, "PIECE", {"cpu": piece})
         parts = [one.to(dtype).requires_grad_() for one in exact]
         query, key, value = parts
-        out = line_attention.attend_line(query, key, value, blocks.Blocks.of(line), 0.25, None, None)
+        out = packed.attend_line(query, key, value, block_layout.Blocks.of(line), 0.25, None, None)
         return [one.double() for one in torch.autograd.grad((out * weights.to(dtype)).sum(), parts)]
 
     wanted = gradients(256, torch.float64)
@@ -161,9 +161,9 @@ def test_attention_in_pieces_is_that_at_once(
     allowed = allowed.tril()
     sight = Sight(allowed, positions, positions, [behind] if behind else None, groups)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "AT_ONCE", piece)
-        got = attention._in_pieces(asked, key, value, behind, sight, window, 0.3)
-    wanted = attention._at_once(asked, key, value, behind, sight, sight.masks(window, asked.dtype), 0.3, None, 0.0)
+        patch.setattr(shared_prefix, "AT_ONCE", piece)
+        got = shared_prefix._in_pieces(asked, key, value, behind, sight, window, 0.3)
+    wanted = shared_prefix._at_once(asked, key, value, behind, sight, sight.masks(window, asked.dtype), 0.3, None, 0.0)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
     for row in range(rows):  # and each row by itself, as the formula has it
         n = int(seen[group[row]])
@@ -206,15 +206,15 @@ def test_an_architecture_that_it_does_not_fit_falls_back_and_says_so(
     said: list[str] = []
     monkeypatch.setattr("prooftune.engine.forward.say", lambda message, style: said.append(message))
     model = loaded(model_folders["llama"])
-    plain = attention.attend
+    plain = shared_prefix.attend
     # A layer that loses what it is told about the prefix, as one would that takes no further arguments.
-    monkeypatch.setattr(attention, "attend", lambda *a, sight=None, **options: plain(*a, **options))
-    attention.register()
+    monkeypatch.setattr(shared_prefix, "attend", lambda *a, sight=None, **options: plain(*a, **options))
+    shared_prefix.register()
     try:
         check_readout(model)
     finally:
         monkeypatch.undo()
-        attention.register()
+        shared_prefix.register()
     assert not shares(body_of(model))
     assert ["cannot share a prefix between rows" in message for message in said] == [True]
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prooftune import recipe
-from prooftune.engine import attention
-from prooftune.engine.batches import alike, alike_by_tokens
-from prooftune.engine.cache import Kept
+from prooftune.engine.attention import shared_prefix
+from prooftune.engine.batching import alike, alike_by_tokens
+from prooftune.engine.decoding import Generated, Portion, Writer
 from prooftune.engine.generation import generate
-from prooftune.engine.writing import Generated, Portion, Writer
+from prooftune.engine.kv_cache import Kept
 from prooftune.models.loading import load_model
 
 PREFIX = list(range(40, 62))
@@ -24,7 +24,7 @@ ROWS = [[5, 6, 7], [9], list(range(10, 33)), [70, 71, 72, 73], [33, 34]]
 
 
 def loaded(folder: Path) -> Any:
-    return load_model(folder, recipe.Model.model_validate({"name": "tiny", "dtype": "float32", "attention": attention.NAME}))
+    return load_model(folder, recipe.Model.model_validate({"name": "tiny", "dtype": "float32", "attention": shared_prefix.NAME}))
 
 
 def run(
@@ -52,7 +52,7 @@ def slow(model: Any, row: list[int], stop: int, limit: int = 12, refused: tuple[
                 break
             ids.append(token)
             written.append(token)
-    model.set_attn_implementation(attention.NAME)
+    model.set_attn_implementation(shared_prefix.NAME)
     return written, total
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prooftune import recipe
-from prooftune.engine.batches import SPARE, Squeezed, by_tokens
+from prooftune.engine.batching import SPARE, Squeezed, by_tokens
 from prooftune.engine.forward import body_of, check_readout, readout_of
 from prooftune.engine.generation import generate
 from prooftune.engine.scoring import label_tree, score_classes, score_labels

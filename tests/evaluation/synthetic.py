@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prooftune.records import Example, Prediction, Study, VariantResult
+from prooftune.types import Example, Prediction, Study, VariantResult
 
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]
 TEXTS = [

@@ -13,7 +13,7 @@ from prooftune.errors import Failure
 from prooftune.evaluation.metrics import Outcomes
 from prooftune.evaluation.scores import score, tidy
 from prooftune.recipe import Evaluation
-from prooftune.records import Example, Prediction, Study, VariantResult
+from prooftune.types import Example, Prediction, Study, VariantResult
 
 FAST = Evaluation(resamples=200)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bundle.making import make_bundle
-from prooftune.records import Example
+from prooftune.types import Example
 
 TEXTS = ["goal scored match", "stocks fell", "planet orbit science new phone", "the cat sat on a mat", "ünïcode 漢字", "World 2 3",
          "a \"quoted\", cell", "two\nlines", "very good film loved", "hated bad"]

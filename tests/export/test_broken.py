@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from bundle.making import changed
 from export.conftest import ROWS, Make
 from prooftune.bundle import golden
-from prooftune.bundle.facts import GOLDEN, read_facts
 from prooftune.bundle.load import load
-from prooftune.cost import Cost
+from prooftune.bundle.manifest import GOLDEN, read_facts
 from prooftune.errors import Failure, UsageError
 from prooftune.export import merged, ollama
-from prooftune.export.asking import Said
 from prooftune.export.build import export
+from prooftune.export.compare_outputs import Said
 from prooftune.export.parity import Limits, compared
-from prooftune.files import read_json, write_json
+from prooftune.utils.files import read_json, write_json
+from prooftune.utils.profiling import Cost
 
 
 def refused(bundle: Path, out: Path, to: str = "merged", **options: Any) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from export.conftest import LLAMA_CPP, Make
 from prooftune.bundle import golden
-from prooftune.bundle.facts import GOLDEN
+from prooftune.bundle.manifest import GOLDEN
 from prooftune.export.build import export
 
 SCRIPT = '''

@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.conftest import LLAMA_CPP, Make
 from prooftune.bundle import golden
-from prooftune.bundle.facts import GOLDEN, read_facts
+from prooftune.bundle.manifest import GOLDEN, read_facts
 from prooftune.errors import Failure, UsageError
 from prooftune.export import gguf, merged
 from prooftune.export.build import export
 from prooftune.export.gguf_vocabulary import vocabulary
-from prooftune.files import read_json, write_json
 from prooftune.models import loading
+from prooftune.utils.files import read_json, write_json
 
 llama_cpp = pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason=LLAMA_CPP)
 SCALED = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

@@ -13,12 +13,12 @@ from bundle.making import changed
 from export.conftest import ROWS, Make
 from prooftune import recipe
 from prooftune.bundle import golden
-from prooftune.bundle.facts import GOLDEN, read_facts
 from prooftune.bundle.load import base_folder, load
+from prooftune.bundle.manifest import GOLDEN, read_facts
 from prooftune.export import merged
 from prooftune.export.build import export
-from prooftune.files import read_json
 from prooftune.models import loading
+from prooftune.utils.files import read_json
 
 IDS = torch.tensor([[3, 50, 99, 120, 7, 80]])
 

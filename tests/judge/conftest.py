@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from prooftune.judge import endpoint
-from prooftune.recipe.judging import Judge as Settings
+from prooftune.recipe.judge import Judge as Settings
 
 from . import server
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from prooftune.errors import Failure, UsageError
-from prooftune.judge import Item, Judgements, asking, judge, summary
+from prooftune.judge import Item, Judgements, client, judge, summary
 from prooftune.judge import endpoint as limits
-from prooftune.recipe.judging import Judge as Settings
+from prooftune.recipe.judge import Judge as Settings
 
 from . import server
 
@@ -153,7 +153,7 @@ def test_a_dead_endpoint_is_not_asked_for_hours(endpoint_server: server.Judge, s
     endpoint_server.act = lambda h, c, a: h.hang_up()
     figures = counts(judge(items, settings(retries=1, concurrency=2), tmp_path))
     assert figures["reasons"] == {limits.NO_CONNECTION: 60}
-    assert len(endpoint_server.seen) <= 2 * (asking.GIVE_UP + 4)
+    assert len(endpoint_server.seen) <= 2 * (client.GIVE_UP + 4)
     # One that got through before is asked to the end.
     endpoint_server.act = lambda h, c, a: h.hang_up() if 0 < number_of(c) < 50 else False
     figures = counts(judge(items, settings(retries=0, concurrency=1), tmp_path / "other"))
@@ -239,7 +239,7 @@ def test_killed_and_run_again_asks_no_answered_request_twice(endpoint_server: se
     endpoint_server.act = lambda h, c, a: h.sleep(0.1)
     code = (
         "import sys; from pathlib import Path; from prooftune.judge import Item, judge\n"
-        "from prooftune.recipe.judging import Judge\n"
+        "from prooftune.recipe.judge import Judge\n"
         "items = [Item(str(i), f'What is {i} plus {i}?', str(2 * i)) for i in range(30)]\n"
         "judge(items, Judge.model_validate_json(sys.argv[1]), Path(sys.argv[2]))")
     chosen = settings(concurrency=2)

@@ -10,10 +10,10 @@ import pytest
 
 from prooftune.evaluation.answers.scores import score_answers
 from prooftune.judge import local
-from prooftune.judge.records import Message
 from prooftune.judge.study import judge_study, say_if_unreachable
+from prooftune.judge.types import Message
 from prooftune.recipe import Judge, parse
-from prooftune.records import Example, Prediction, Study, VariantResult
+from prooftune.types import Example, Prediction, Study, VariantResult
 
 
 def made_up() -> tuple[Any, Study, list[VariantResult], dict[str, Any]]:

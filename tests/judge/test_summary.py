@@ -18,8 +18,8 @@ from prooftune.errors import UsageError
 from prooftune.evaluation.statistics import resample_counts
 from prooftune.judge import Judgement, Judgements, Preference, Preferences, difference, preference_summary, read_human, summary
 from prooftune.judge.human import _resampled_kappas, agreement
-from prooftune.judge.records import Winner
-from prooftune.recipe.judging import CRITERIA, Judge
+from prooftune.judge.types import Winner
+from prooftune.recipe.judge import CRITERIA, Judge
 
 
 def judged(scores: Sequence[int | None]) -> Judgements:

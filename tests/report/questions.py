@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from prooftune.evaluation.answers.scores import score_answers
-from prooftune.files import write_json
-from prooftune.judge.records import Judgement, Judgements, Preference, Preferences
 from prooftune.judge.summary import difference, preference_summary, summary
+from prooftune.judge.types import Judgement, Judgements, Preference, Preferences
 from prooftune.recipe import Recipe, parse
-from prooftune.records import Example, Prediction, Study, VariantResult
+from prooftune.types import Example, Prediction, Study, VariantResult
+from prooftune.utils.files import write_json
 from report.studies import ENVIRONMENT, tuned_details
 
 TEXT = ("the board of the fund approves annual accounts before member states publish their report on high risk systems and "

@@ -10,7 +10,7 @@ import numpy as np
 from evaluation import synthetic
 from prooftune.evaluation.scores import score
 from prooftune.recipe import Evaluation
-from prooftune.records import Example, Study, VariantResult
+from prooftune.types import Example, Study, VariantResult
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LONG_LABELS = [

@@ -10,9 +10,9 @@ from html import unescape
 import pytest
 
 from prooftune.report.build import build, page
-from prooftune.report.cautions import cautions
 from prooftune.report.format import percent, span
 from prooftune.report.markdown import plain
+from prooftune.report.warnings import cautions
 from report.conftest import CASES, facts_of, page_of
 from report.reading import read
 

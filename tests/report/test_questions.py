@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prooftune.report import shown
+from prooftune.report import task_display
 from prooftune.report.build import page
 from prooftune.report.format import count, number, p_value, percent, points, signed_span, span
 from prooftune.report.markdown import markdown
@@ -76,7 +76,7 @@ def test_variants_by_the_primary_metric_and_controls_last(document, facts):
 def test_all_metrics_and_all_their_differences(document, facts):
     scores = facts["scores"]
     rows = table(document, "metrics-table")
-    shown_rows, every = by_name(rows), shown.of(scores).metrics
+    shown_rows, every = by_name(rows), task_display.of(scores).metrics
     names = rows[0][1:]
     for key in {key for v in scores["variants"].values() for key in v["metrics"]}:
         figures = [scores["variants"][name]["metrics"][key] for name in names]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from prooftune.report.format import count, number, p_value, percent, points, seconds, signed_span, significant, size, span
-from prooftune.report.shown import TASKS
+from prooftune.report.task_display import TASKS
 from report.conftest import CASES, facts_of
 from report.reading import cells, table
 

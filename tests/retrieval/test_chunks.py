@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prooftune.errors import UsageError
 from prooftune.retrieval.chunks import cut
-from prooftune.retrieval.records import Document, Part
+from prooftune.retrieval.types import Document, Part
 
 PIECES = st.sampled_from(["word", "a", "End.", "Why?", " ", " ", "\n", "\n\n", "\t", "漢字", "。", "x" * 90, "é", "1.5", "\u00a0"])
 TEXTS = st.lists(PIECES, max_size=120).map("".join)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from prooftune.errors import UsageError
-from prooftune.retrieval import finding, html
+from prooftune.retrieval import discovery, html
 from prooftune.retrieval.documents import read_documents
-from prooftune.retrieval.records import Document, Part
+from prooftune.retrieval.types import Document, Part
 from retrieval.tiny import pdf
 
 
@@ -181,7 +181,7 @@ def test_zip_members_never_leave_the_archive(tmp_path: Path) -> None:
 
 
 def test_zip_members_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finding, "LARGEST", 10_000_000)
+    monkeypatch.setattr(discovery, "LARGEST", 10_000_000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("bomb.txt", b"a" * 20_000_000)
         opened.writestr("fine.txt", b"fine")

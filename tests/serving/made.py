@@ -17,14 +17,14 @@ import torch
 from bundle.making import LABELS
 from prooftune import recipe
 from prooftune.bundle.save import save
-from prooftune.files import write_json
 from prooftune.models import adapters, loading
-from prooftune.records import Example, Study, VariantResult
 from prooftune.retrieval.index import Settings, build
 from prooftune.serving.app import Options
-from prooftune.serving.observed import logger
 from prooftune.serving.server import Service, assemble, listen, run
+from prooftune.serving.telemetry import logger
 from prooftune.tasks.prompts import Rendering
+from prooftune.types import Example, Study, VariantResult
+from prooftune.utils.files import write_json
 
 DOCUMENTS = {"fruit.txt": "apple pear plum", "more.txt": "apple grape melon", "law.txt": "law court judge",
              "money.txt": "bank loan rate"}

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import prooftune
-from prooftune.bundle.answerer import Answerer
+from prooftune.bundle.qa import Answerer
 from prooftune.serving.app import Options
 from prooftune.serving.limits import Limits
 from serving.made import Live, live

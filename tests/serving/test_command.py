@@ -11,7 +11,7 @@ from prooftune.cli import serving as command
 from prooftune.errors import Failure, UsageError
 from prooftune.serving.keys import read_keys
 from prooftune.serving.limits import Limits
-from prooftune.serving.served import load_served, named
+from prooftune.serving.registry import load_served, named
 from prooftune.serving.server import listen
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from prooftune.bundle.answerer import Answerer
+from prooftune.bundle.qa import Answerer
 from prooftune.serving.app import Options
 from serving.made import Live, live
 from study.small import classifier

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from prooftune.bundle.answerer import Answerer
+from prooftune.bundle.qa import Answerer
 from prooftune.serving.app import LOOK, PAGES, Options
 from serving.made import Live, live
 from study.small import classifier

@@ -10,8 +10,8 @@ import torch
 
 import prooftune
 from bundle.making import LABELS, changed, make_bundle
-from prooftune.bundle.answerer import Answerer
 from prooftune.bundle.load import Classifier, load
+from prooftune.bundle.qa import Answerer
 from prooftune.errors import UsageError
 from prooftune.models.loading import load_model
 from prooftune.recipe import Model

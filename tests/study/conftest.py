@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from prooftune.files import read_json, write_json
+from prooftune.utils.files import read_json, write_json
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from typing import Any
 
 import prooftune
 from prooftune.bundle.load import Classifier
-from prooftune.files import read_json
-from prooftune.runs import read_predictions
+from prooftune.run_folder import read_predictions
+from prooftune.utils.files import read_json
 
 TOPICS = {
     "Sports": ["goal", "scored", "match", "won"],

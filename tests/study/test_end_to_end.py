@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import prooftune
-from prooftune.files import read_json, sha256
-from prooftune.runs import read_predictions, read_study
-from prooftune.study import Result
+from prooftune.run_folder import read_predictions, read_study
+from prooftune.study.pipeline import Result
+from prooftune.utils.files import read_json, sha256
 from study.small import KINDS, accuracy, classifier, details_of, predictions_of, small_recipe, write_rows
 
 VARIANTS: dict[str, Any] = {

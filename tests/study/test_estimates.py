@@ -10,16 +10,18 @@ import pytest
 import yaml
 
 import prooftune
-from prooftune import check, cost, recipe, runs
+from prooftune import recipe, run_folder
 from prooftune.data.prepare import prepare
 from prooftune.errors import UsageError
-from prooftune.files import read_json
-from prooftune.records import Example, Study
+from prooftune.study import check
+from prooftune.types import Example, Study
+from prooftune.utils import profiling
+from prooftune.utils.files import read_json
 from prooftune.variants import estimates
 from prooftune.variants.context import Context
+from prooftune.variants.dummy_passages import with_standins
 from prooftune.variants.estimates import Plan, plans
 from prooftune.variants.prompting import candidates
-from prooftune.variants.standins import with_standins
 from study.small import KINDS, small_recipe
 from study.test_questions import retrieval
 
@@ -98,11 +100,11 @@ def test_what_stands_in_are_passages_of_the_documents(own: bool, words: int, ret
 def test_a_model_beyond_the_memory_is_not_tried(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cost, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(profiling, "available_memory", lambda: 100_000)
     chosen = recipe.parse(small_recipe(learners["llama"], tmp_path, variants={"zero-shot": None}))
     check.check(chosen, Path())
     assert "too large to be tried" in capsys.readouterr().out.replace("\n", " ")
-    assert not runs.estimates_file(recipe.dump(chosen)).exists()
+    assert not run_folder.estimates_file(recipe.dump(chosen)).exists()
 
 
 def test_a_run_shows_what_check_had_estimated(learners: dict[str, Path], tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_a_run_shows_what_check_had_estimated(learners: dict[str, Path], tmp_pat
 
 def test_memory_grows_with_the_batches_and_stays_after_a_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimates, "_STAYS", 0.25)
-    monkeypatch.setattr(cost, "on_gpu", lambda: False)
+    monkeypatch.setattr(profiling, "on_gpu", lambda: False)
     assert [estimates._more(100, 300, batches, 0.5) for batches in (0.5, 1, 2, 4, 1e9)] == [200, 200, 250, 275, pytest.approx(300)]
     process = estimates._Process()
     rate = estimates._Rate
@@ -128,7 +130,7 @@ def test_memory_grows_with_the_batches_and_stays_after_a_variant(monkeypatch: py
     assert process.peak(rate(1.0, 120, 40.0)) == 100 + 100 + 40
     assert process.peak(rate(1.0, 300, 40.0)) == 340  # more was there already
     # Arrays on a GPU are counted one by one, and nothing of them stays.
-    monkeypatch.setattr(cost, "on_gpu", lambda: True)
+    monkeypatch.setattr(profiling, "on_gpu", lambda: True)
     assert estimates._more(100, 300, 50, 0.5) == 200
     assert process.peak(rate(1.0, 100, 40.0)) == 140
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from prooftune.files import read_json
+from prooftune.utils.files import read_json
 from study.small import details_of, predictions_of, small_recipe, steps_kept
 
 PATIENCE = 120

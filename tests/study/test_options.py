@@ -15,12 +15,12 @@ import prooftune
 from prooftune import recipe
 from prooftune.data import prepare
 from prooftune.errors import UsageError
-from prooftune.files import read_json
-from prooftune.models import adapters, changes
+from prooftune.models import adapters, weight_changes
 from prooftune.models.loading import load_model, load_tokenizer
-from prooftune.runs import read_predictions, read_study
-from prooftune.study import Result
+from prooftune.run_folder import read_predictions, read_study
+from prooftune.study.pipeline import Result
 from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.utils.files import read_json
 from study.small import accuracy, classifier, details_of, outputs_of, small_recipe
 
 FEW = {"learning_rate": 1e-2, "max_steps": 4, "per_device_train_batch_size": 8}
@@ -132,7 +132,7 @@ def test_quantised_models_are_tuned_and_shipped(
     assert all(p.abs().max() > 0 for name, p in loaded.model.named_parameters() if "lora_B" in name)
     unquantised = adapters.load(wide_model_folder, result.bundle / "adapter", recipe.Model(name="tiny", dtype="float32"),
                                 quantization=None, labels=loaded.labels if objective == "head" else None)
-    expected = changes.adapter_changes(unquantised)["relative_change_total"]
+    expected = weight_changes.adapter_changes(unquantised)["relative_change_total"]
     assert details_of(result.folder, "tuned")["changes"]["relative_change_total"] == pytest.approx(expected, rel=0.02)
     answers = loaded.predict([e.inputs for e in read_study(result.folder / "data").test])
     assert [a.label for a in answers] == outputs_of(result.folder, "tuned")

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import prooftune
-from prooftune import processes
-from prooftune.engine import int8_products
-from prooftune.files import read_json
-from prooftune.runs import read_predictions
+from prooftune.engine.kernels import int8_linear
+from prooftune.run_folder import read_predictions
+from prooftune.utils import distributed
+from prooftune.utils.files import read_json
 from study.small import details_of, small_recipe, steps_kept
 
 PATIENCE = 180
@@ -70,14 +70,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 5))
 def test_shares_put_together_are_the_whole(items: list[int], count: int) -> None:
-    assert processes.merged([items[rank::count] for rank in range(count)]) == items
+    assert distributed.merged([items[rank::count] for rank in range(count)]) == items
 
 
 def test_alone_a_process_leads_and_does_shared_work_itself() -> None:
-    with processes.joined() as leads:
-        assert leads and processes.size() == 1 and processes.rank() == 0
-        assert processes.together(sum, [1, 2]) == [3]
-        assert processes.share([1, 2, 3]) == [1, 2, 3]
+    with distributed.joined() as leads:
+        assert leads and distributed.size() == 1 and distributed.rank() == 0
+        assert distributed.together(sum, [1, 2]) == [3]
+        assert distributed.share([1, 2, 3]) == [1, 2, 3]
 
 
 def test_two_processes_learn_and_predict_what_one_does_with_twice_the_batch(learners: dict[str, Path], tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_two_processes_learn_and_predict_what_one_does_with_twice_the_batch(lear
 
 def test_in_int8_two_processes_learn_what_one_does(learners: dict[str, Path], tmp_path: Path) -> None:
     """Weights are laid out by the same rows in all of them; what comes after is rounding that adds up."""
-    if not int8_products.usable():
+    if not int8_linear.usable():
         pytest.skip("no int8 products here: they need AVX512-VNNI and a C compiler")
     found = []
     for count in (1, 2):
@@ -157,7 +157,8 @@ def test_what_happened_is_said_though_the_launcher_tells_to_end_meanwhile(tmp_pa
     (tmp_path / "helping.py").write_text(f"import os, signal, time\ndef work():\n    if os.environ['RANK'] == '1':\n        {end}\n"
                                          "    from torch import distributed\n    distributed.barrier()\n")
     (tmp_path / "leading.py").write_text(
-        "import os, signal, subprocess, sys, time, helping\nfrom prooftune import processes\nfrom prooftune.errors import Failure\n"
+        "import os, signal, subprocess, sys, time, helping\n"
+        "from prooftune.utils import distributed as processes\nfrom prooftune.errors import Failure\n"
         f"tell = processes._tell\ndef slowly(message):\n    told = tell(message)\n    time.sleep({pause})\n    return told\n"
         "if os.environ['RANK'] == '0': processes._tell = slowly\n"
         "if os.environ['RANK'] == '0': subprocess.Popen([sys.executable, __file__], env=os.environ | {'RANK': '1'})\n"

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 import prooftune
 from prooftune.cli import main
 from prooftune.errors import Failure, UsageError
-from prooftune.files import read_json, write_json
 from prooftune.models import adapters, loading
-from prooftune.runs import read_predictions, read_study
-from prooftune.study import Result
+from prooftune.run_folder import read_predictions, read_study
+from prooftune.study.pipeline import Result
 from prooftune.training import trainer
+from prooftune.utils.files import read_json, write_json
 from study.small import TOPICS, accuracy, details_of, outputs_of, small_recipe, write_rows
 
 FEW = {"learning_rate": 1e-2, "max_steps": 4, "per_device_train_batch_size": 8}

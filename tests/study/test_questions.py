@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 import prooftune
-from prooftune.bundle.answerer import Answerer
-from prooftune.bundle.bulk import predict_file
-from prooftune.comparing import compare_runs
+from prooftune.batch_predict import predict_file
+from prooftune.bundle.qa import Answerer
 from prooftune.errors import UsageError
-from prooftune.files import read_json
-from prooftune.runs import read_predictions, read_study
-from prooftune.study import Result
+from prooftune.run_folder import read_predictions, read_study
+from prooftune.study.compare import compare_runs
+from prooftune.study.pipeline import Result
+from prooftune.utils.files import read_json
 from retrieval.tiny import bert
 from study.small import predictions_of
 

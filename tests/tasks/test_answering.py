@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from prooftune import recipe
 from prooftune.models.loading import load_model, load_tokenizer
-from prooftune.records import Example, Prediction
-from prooftune.tasks.answering import predict, targets
 from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.question_answering import predict, targets
+from prooftune.types import Example, Prediction
 
 SETTINGS = recipe.Answering(no_answer="no", max_new_tokens=6)
 LONG = " ".join(f"stocks fell {n} goal scored {n}" for n in range(40))

@@ -15,10 +15,10 @@ from prooftune import recipe
 from prooftune.engine.forward import readout_of
 from prooftune.models import adapters
 from prooftune.models.loading import load_model, load_tokenizer
-from prooftune.records import Example
 from prooftune.tasks.classification import class_targets, predict, targets
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.training.objective import TuningModule, head_rows, instruction_rows, make_collator
+from prooftune.types import Example
 
 LABELS = ("World", "Sports", "Sci/Tech")
 TEXTS = ["goal scored", "planet", "the cat sat on a mat and it was very good", "", "stocks fell markets rose 1 2 3", "no yes no"]

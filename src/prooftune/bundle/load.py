@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prooftune import recipe
-from prooftune.bundle.facts import read_facts
+from prooftune.bundle.base_model import asked
 from prooftune.bundle.inputs import bar_of, examples_of
+from prooftune.bundle.manifest import read_facts
 from prooftune.bundle.safety import check_files
-from prooftune.bundle.untuned import asked
 from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.evaluation.calibration import apply_temperature
-from prooftune.files import fingerprint
 from prooftune.models import adapters, loading
-from prooftune.progress import Part
-from prooftune.records import Example, Prediction
 from prooftune.tasks.classification import predict
 from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.types import Example, Prediction
+from prooftune.utils.files import fingerprint
+from prooftune.utils.progress import Part
 
 if TYPE_CHECKING:
-    from prooftune.bundle.answerer import Answerer
+    from prooftune.bundle.qa import Answerer
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def load(
     with _explained(folder / "bundle.json"):
         if facts["task"] == "classification":
             return Classifier(facts, model, tokenizer, adapter)
-        from prooftune.bundle.answerer import Answerer
+        from prooftune.bundle.qa import Answerer
 
         index = folder / "index"
         return Answerer(facts, model, tokenizer, index if index.is_dir() else None, adapter)

@@ -6,19 +6,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from prooftune import __version__, recipe
+from prooftune import recipe
 from prooftune.bundle import golden
-from prooftune.bundle.about import about_study
 from prooftune.bundle.card import card
-from prooftune.bundle.facts import FORMAT, GOLDEN
+from prooftune.bundle.card_sections import about_study
+from prooftune.bundle.manifest import FORMAT, GOLDEN
 from prooftune.data.questions import CONTEXT
 from prooftune.engine.scoring import label_tree
-from prooftune.files import atomic_path, read_json, write_json
 from prooftune.models import loading
 from prooftune.recipe import Recipe
-from prooftune.records import Study, VariantResult
-from prooftune.redaction import redacted
 from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.types import Study, VariantResult
+from prooftune.utils.files import atomic_path, read_json, write_json
+from prooftune.utils.secrets import redacted
+from prooftune.version import __version__
 
 
 def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], folder: Path) -> None:

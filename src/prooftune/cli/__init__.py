@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from prooftune import processes
 from prooftune.cli.app import app
 from prooftune.errors import ProoftuneError
+from prooftune.utils import distributed
 
 # Their commands hang on `app` by being imported, in this order.
 from prooftune.cli import studies, bundles, shipping, documents, serving  # isort: skip  # noqa: F401
@@ -30,7 +30,7 @@ def main() -> NoReturn:
     # Says on import that an optional GPU kernel is missing, which nobody here can act on.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        with _tidied_when_terminated(), processes.joined() as leads:
+        with _tidied_when_terminated(), distributed.joined() as leads:
             if leads:
                 app()
     except ProoftuneError as error:

@@ -15,7 +15,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from prooftune import __version__
+        from prooftune.version import __version__
 
         print(f"prooftune {__version__}")
         raise typer.Exit

@@ -26,8 +26,8 @@ def predict(
 
     Files may be of any size. The same command again continues after an interruption.
     """
-    from prooftune.bundle.bulk import predict_file
-    from prooftune.bundle.bulk.storage import shown
+    from prooftune.batch_predict import predict_file
+    from prooftune.batch_predict.storage import shown
 
     done = predict_file(bundle, file, out, engine, workers)
     print(f"{done.rows:,} row{'s' if done.rows != 1 else ''} done: {shown(out)}")

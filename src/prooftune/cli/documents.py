@@ -20,7 +20,7 @@ def index(
     overlap: Annotated[int, typer.Option(help="Words that neighbouring passages share.")] = 20,
 ) -> None:
     """Index documents for search. Run again after changes: only new and changed documents are read."""
-    from prooftune.data.findings import counted
+    from prooftune.data.audit.findings import counted
     from prooftune.retrieval.index import Settings, build
 
     summary = build(documents, out, Settings(embedding=embedding, words=words, overlap=overlap))

@@ -21,7 +21,7 @@ def publish(
     update: Annotated[bool, typer.Option("--update", help="Write a new version into one that exists.")] = False,
 ) -> None:
     """Publish a bundle with its card on the Hugging Face Hub. Shows first what would be sent."""
-    from prooftune.bundle.publishing import plan, publish
+    from prooftune.bundle.publish import plan, publish
     from prooftune.report.format import size
 
     planned = plan(bundle, name)
@@ -45,7 +45,7 @@ def convert(
                                               "chat template. Default: if the folder's name says instruct or chat.")] = None,
 ) -> None:
     """Convert a Llama 2 or Llama 3 checkpoint of Meta's into a model folder that everything here, and transformers, loads."""
-    from prooftune.convert.converting import convert, summary_lines
+    from prooftune.convert.convert import convert, summary_lines
 
     for line in summary_lines(convert(folder, out, chat=chat), out):
         print(line)
@@ -54,7 +54,7 @@ def convert(
 @app.command()
 def chat(bundle: Annotated[Path, typer.Argument(help="A bundle folder (RUN/bundle).")]) -> None:
     """Ask a bundle in the terminal: tuned or base, with retrieval or without. /help lists the commands."""
-    from prooftune.bundle.chatting import chat
+    from prooftune.bundle.chat import chat
 
     def read(prompt: str) -> str:
         return input(prompt if sys.stdin.isatty() else "")

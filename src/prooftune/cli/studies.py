@@ -13,7 +13,7 @@ from prooftune.cli.app import app
 
 if TYPE_CHECKING:
     from prooftune.recipe import Recipe
-    from prooftune.study import Result
+    from prooftune.study.pipeline import Result
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, e.g. "
                                                "--set training.num_train_epochs=1. May be given several times.")]
@@ -48,9 +48,9 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
 ) -> None:
     """Look at a data file and write a commented recipe for it."""
-    from prooftune.data.guess import guess
+    from prooftune.data.init.recipe_writer import guess
     from prooftune.errors import UsageError
-    from prooftune.files import write_text
+    from prooftune.utils.files import write_text
 
     target = out or Path(f"{file.stem}.yaml")
     if target.exists() and not force:
@@ -81,7 +81,7 @@ def recipes(
 @app.command()
 def check(recipe: RecipeArgument, set_: Set = None, model: ModelName = None) -> None:
     """Audit the data and estimate memory and time. Trains nothing."""
-    from prooftune.check import check as check_recipe
+    from prooftune.study.check import check as check_recipe
 
     chosen, base = _load(recipe, set_, model)
     with _pointed_to_recipe(recipe):
@@ -100,9 +100,9 @@ def run(recipe: RecipeArgument, set_: Set = None, model: ModelName = None, out: 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
     """Write the report of a finished run again."""
-    from prooftune import study
+    from prooftune.study import pipeline
 
-    _print_result(study.reread(folder))
+    _print_result(pipeline.reread(folder))
 
 
 @app.command()
@@ -111,7 +111,7 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]", help="The run that it is compared with.")],
 ) -> None:
     """Compare two runs on the test examples that they share, with a paired test."""
-    from prooftune.comparing import compare_runs
+    from prooftune.study.compare import compare_runs
 
     print(compare_runs(first, second))
 
@@ -137,9 +137,9 @@ def export(
         raise UsageError(f"--format: one of {', '.join(FORMATS)}, found '{format_}'{nearest(format_, FORMATS)}")
     chosen, base = _load(recipe, set_, None)
     with _pointed_to_recipe(recipe):
-        study, found = prepare(chosen, base, lambda _: None)
+        pipeline, found = prepare(chosen, base, lambda _: None)
     found.refuse()
-    for path in export(study, chosen, format_, out):
+    for path in export(pipeline, chosen, format_, out):
         print(path)
 
 
@@ -150,18 +150,18 @@ def _load(name: str, overrides: list[str] | None, model: str | None) -> tuple[Re
 
 
 def _run(name: str, out: Path | None, overrides: list[str], model: str | None = None) -> None:
-    from prooftune import study
+    from prooftune.study import pipeline
 
     chosen, base = _load(name, overrides, model)
     with _pointed_to_recipe(name):
-        result = study.run(chosen, base, out)
+        result = pipeline.run(chosen, base, out)
     _print_result(result)
 
 
 @contextmanager
 def _pointed_to_recipe(name: str) -> Iterator[None]:
     """Say where a shipped recipe's data comes from when it is not there."""
-    from prooftune.data.opening import MissingFile
+    from prooftune.data.readers.encoding import MissingFile
     from prooftune.recipe import shipped
 
     try:
@@ -174,7 +174,7 @@ def _pointed_to_recipe(name: str) -> Iterator[None]:
 
 
 def _print_result(result: Result) -> None:
-    from prooftune.bundle.facts import read_facts
+    from prooftune.bundle.manifest import read_facts
     from prooftune.report.terminal import table, tell
 
     print()

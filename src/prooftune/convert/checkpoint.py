@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import UsageError
-from prooftune.progress import waiting
+from prooftune.utils.progress import waiting
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.errors import UsageError
-from prooftune.files import read_json
+from prooftune.utils.files import read_json
 
 LLAMA_3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """How Llama 3.1 and later stretch the rotary embedding (``apply_scaling`` of Meta's model code)."""

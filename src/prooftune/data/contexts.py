@@ -9,8 +9,8 @@ from pathlib import Path
 
 from prooftune.data.questions import CONTEXT
 from prooftune.errors import UsageError
-from prooftune.files import write_text
-from prooftune.records import Example, Study
+from prooftune.types import Example, Study
+from prooftune.utils.files import write_text
 
 FILE = "contexts.jsonl"
 """Name of the collection in the folder of the study's data, in a layout that `retrieval` reads."""

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from prooftune.files import atomic_path
 from prooftune.recipe import Recipe
-from prooftune.records import Example, Study
 from prooftune.tasks.task import asking
 from prooftune.tasks.templates import default_template
+from prooftune.types import Example, Study
+from prooftune.utils.files import atomic_path
 
 Format = Literal["alpaca", "chat", "completion"]
 Said = Callable[[Example], str]

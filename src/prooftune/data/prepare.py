@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from prooftune.data import audit, splits
+from prooftune.data import splits
+from prooftune.data.audit import audit
 from prooftune.recipe import Recipe
-from prooftune.records import Example, Study
+from prooftune.types import Example, Study
 
 Measure = Callable[[Sequence[Example]], Iterable[tuple[int, int]]]
 

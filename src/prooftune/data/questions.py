@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from prooftune.data.conversations import as_questions
-from prooftune.data.findings import some
-from prooftune.data.table import Table
+from prooftune.data.audit.findings import some
+from prooftune.data.readers.conversations import as_questions
+from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source, Task
-from prooftune.records import Example
-from prooftune.stored import Stored
+from prooftune.types import Example
+from prooftune.utils.disk_list import Stored
 
 ANSWERS = ("answers", "answer", "output", "references", "reference")
 """Columns that hold the answers where the recipe names none, in this order."""

@@ -9,18 +9,18 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from prooftune import references
 from prooftune.data import questions
-from prooftune.data.duplicates import repeated
-from prooftune.data.table import Table, as_text
-from prooftune.data.tables import read_table
+from prooftune.data.audit.duplicates import repeated
+from prooftune.data.readers.dispatch import read_table
+from prooftune.data.readers.table import Table, as_text
 from prooftune.errors import Failure, UsageError, nearest
-from prooftune.files import sha256
-from prooftune.hub import cached_if_unreachable
-from prooftune.progress import waiting
 from prooftune.recipe import Data, Source, Task
-from prooftune.records import Example, SplitName
-from prooftune.stored import Stored
+from prooftune.types import Example, SplitName
+from prooftune.utils import package_files
+from prooftune.utils.disk_list import Stored
+from prooftune.utils.files import sha256
+from prooftune.utils.hub import cached_if_unreachable
+from prooftune.utils.progress import waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ def read(source: Source, base: Path, task: Task = "classification") -> Rows:
 def _table(source: Source, base: Path) -> Table:
     if source.path.startswith("hub:"):
         return _from_hub(source)
-    if references.is_reference(source.path):
-        return read_table(references.fetch(source.path), source)
+    if package_files.is_reference(source.path):
+        return read_table(package_files.fetch(source.path), source)
     return read_table(base / Path(source.path).expanduser(), source)
 
 
@@ -213,7 +213,7 @@ def source_digest(data: Data, split: SplitName, base: Path) -> Any:
     if getattr(data, split) is None:
         return None
     source = data.reading(split)
-    if references.is_reference(source.path) or source.path.startswith("hub:"):
+    if package_files.is_reference(source.path) or source.path.startswith("hub:"):
         return None
     path = base / Path(source.path).expanduser()
     if path.is_file():

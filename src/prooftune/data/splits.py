@@ -14,13 +14,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prooftune.data import duplicates, sources
-from prooftune.data.findings import merged, some
-from prooftune.data.text import compared
+from prooftune.data import sources
+from prooftune.data.audit import duplicates
+from prooftune.data.audit.findings import merged, some
+from prooftune.data.normalization import compared
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
-from prooftune.records import Example, SplitName, Study
-from prooftune.stored import Stored
+from prooftune.types import Example, SplitName, Study
+from prooftune.utils.disk_list import Stored
 
 
 def load(recipe: Recipe, base: Path) -> Study:

@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine import attention
-from prooftune.engine.arithmetic import autocast
-from prooftune.engine.batches import SPARE, Batch, Squeezed, collate
-from prooftune.engine.blocks import Blocks
-from prooftune.engine.cache import Kept
-from prooftune.engine.laid_out_weights import plain_weights
-from prooftune.engine.last_layer import only_at
-from prooftune.engine.line import Line
-from prooftune.engine.sight import KeysValues, Sight, additive
+from prooftune.engine.attention import shared_prefix
+from prooftune.engine.attention.block_layout import Blocks
+from prooftune.engine.attention.masks import KeysValues, Sight, additive
+from prooftune.engine.batching import SPARE, Batch, Squeezed, collate
+from prooftune.engine.fused.prepacked_weights import plain_weights
+from prooftune.engine.kv_cache import Kept
+from prooftune.engine.packing import Line
+from prooftune.engine.precision import autocast
+from prooftune.engine.sparse_last_layer import only_at
 from prooftune.errors import Failure
-from prooftune.progress import say
+from prooftune.utils.progress import say
 
 
 def body_of(model: nn.Module) -> nn.Module:
@@ -75,7 +75,7 @@ Prefix = list[KeysValues] | Any
 def shares(body: nn.Module) -> bool:
     """Whether the layers' attention is our own, which sees a shared prefix without a copy."""
     config: Any = body.config
-    return getattr(config, "_attn_implementation", None) == attention.NAME
+    return getattr(config, "_attn_implementation", None) == shared_prefix.NAME
 
 
 @contextmanager
@@ -83,11 +83,11 @@ def sharing(model: nn.Module) -> Iterator[bool]:
     """Our own attention for a while, whatever is set; False where the architecture does not fit it."""
     inner, body = _unwrapped(model), body_of(model)
     before = inner.config._attn_implementation
-    if before == attention.NAME:
+    if before == shared_prefix.NAME:
         yield True
         return
-    attention.register()
-    inner.set_attn_implementation(attention.NAME)
+    shared_prefix.register()
+    inner.set_attn_implementation(shared_prefix.NAME)
     try:
         fits = _sees_prefix(body, _ordinary(inner))
         if not fits:
@@ -112,7 +112,7 @@ def prefix_cache(body: nn.Module, prefix: Sequence[int]) -> Prefix | None:
         return body(input_ids=ids, use_cache=True).past_key_values
     kept = Kept()
     places = torch.arange(len(prefix), device=ids.device)[None]
-    body(input_ids=ids, position_ids=places, past_key_values=kept, **attention.options(Sight(_causal(ids), places, places)))
+    body(input_ids=ids, position_ids=places, past_key_values=kept, **shared_prefix.options(Sight(_causal(ids), places, places)))
     return kept.layers()
 
 
@@ -156,7 +156,7 @@ def states_at(body: nn.Module, batch: Batch, sight: Sight, kept: Kept | None) ->
     if kept is not None:
         kept.squeezed = squeezed
     with only_at(body, read) if len(read) < ids.numel() else nullcontext():
-        out = body(input_ids=ids, position_ids=positions, past_key_values=kept, **attention.options(sight))
+        out = body(input_ids=ids, position_ids=positions, past_key_values=kept, **shared_prefix.options(sight))
     hidden: Tensor = out.last_hidden_state
     return hidden.reshape(-1, hidden.shape[-1])[read].contiguous()
 
@@ -164,7 +164,7 @@ def states_at(body: nn.Module, batch: Batch, sight: Sight, kept: Kept | None) ->
 def line_states(body: nn.Module, line: Line) -> Tensor:
     """Hidden states [n, d] at the line's read positions (our own attention only)."""
     with only_at(body, line.read):
-        out = body(input_ids=line.input_ids, position_ids=line.position_ids, **attention.options(Blocks.of(line)))
+        out = body(input_ids=line.input_ids, position_ids=line.position_ids, **shared_prefix.options(Blocks.of(line)))
     hidden: Tensor = out.last_hidden_state
     return hidden[0].index_select(0, line.read)
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from prooftune.engine.batches import alike, alike_by_tokens, by_tokens
+from prooftune.engine.batching import alike, alike_by_tokens, by_tokens
+from prooftune.engine.decoding import Choose, Generated, Portion, Writer
 from prooftune.engine.forward import body_of, prefix_cache, sharing
 from prooftune.engine.scoring import score_labels
-from prooftune.engine.writing import Choose, Generated, Portion, Writer
 from prooftune.errors import Failure
 
 

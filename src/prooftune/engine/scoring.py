@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.batches import Batch, by_tokens, collate, to_device
+from prooftune.engine.batching import Batch, by_tokens, collate, to_device
 from prooftune.engine.forward import body_of, hidden_states, prefix_cache, readout_of, spare_tokens
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prooftune.files import read_json
-from prooftune.records import Example, Prediction, Study, VariantResult
+from prooftune.types import Example, Prediction, Study, VariantResult
+from prooftune.utils.files import read_json
 
 SHOWN = 25
 EXCERPT = 300

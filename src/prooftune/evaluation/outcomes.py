@@ -8,7 +8,7 @@ import numpy as np
 
 from prooftune.errors import Failure
 from prooftune.evaluation.metrics import INVALID, Floats, Outcomes
-from prooftune.records import Example, Prediction, Study, VariantResult
+from prooftune.types import Example, Prediction, Study, VariantResult
 
 
 def check_comparable(study: Study, results: Sequence[VariantResult]) -> None:

@@ -22,7 +22,7 @@ from prooftune.evaluation.statistics import (
 )
 from prooftune.evaluation.verdict import verdict
 from prooftune.recipe import Evaluation
-from prooftune.records import Prediction, Study, VariantResult
+from prooftune.types import Prediction, Study, VariantResult
 
 PROPORTIONS = ("accuracy", "invalid_rate")
 

@@ -8,23 +8,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prooftune import __version__
 from prooftune.bundle import golden
-from prooftune.bundle.facts import GOLDEN, read_facts
 from prooftune.bundle.golden import Golden, limit
+from prooftune.bundle.manifest import GOLDEN, read_facts
 from prooftune.bundle.safety import check_files
-from prooftune.cost import measured
 from prooftune.errors import Failure, UsageError
 from prooftune.export import diagnosis, ollama
-from prooftune.export.asking import ask
 from prooftune.export.card import card
+from prooftune.export.compare_outputs import ask
 from prooftune.export.formats import Format, known
 from prooftune.export.gguf import FILE
 from prooftune.export.parity import Limits, Parity, compared, tokenisation
 from prooftune.export.runtimes import LlamaCpp, Runtime, Transformers
-from prooftune.files import atomic_path, read_json, write_json
 from prooftune.models import loading
-from prooftune.progress import say, waiting
+from prooftune.utils.files import atomic_path, read_json, write_json
+from prooftune.utils.profiling import measured
+from prooftune.utils.progress import say, waiting
+from prooftune.version import __version__
 
 ROWS = 64
 """Rows of a golden set that is made for a bundle without one."""

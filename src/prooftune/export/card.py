@@ -7,7 +7,7 @@ from typing import Any
 from prooftune.bundle.card import plain_code, prompt_code
 from prooftune.bundle.golden import limit
 from prooftune.export import vllm
-from prooftune.export.asking import compares_labels
+from prooftune.export.compare_outputs import compares_labels
 from prooftune.export.gguf import FILE
 
 COLUMNS = ("format", "answers agree", "log-prob difference, mean", "max", "metric", "of the bundle", "difference", "one text",

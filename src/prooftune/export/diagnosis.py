@@ -14,8 +14,8 @@ from prooftune.export.merged import merge
 from prooftune.export.parity import first_difference
 from prooftune.export.runtimes import Transformers
 from prooftune.models import loading
-from prooftune.records import Example
 from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.types import Example
 
 _ROWS = 4
 """Golden rows whose hidden states are compared."""

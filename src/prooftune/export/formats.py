@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prooftune.errors import UsageError, nearest
-from prooftune.export import gguf, merged, ollama, quantised, vllm
+from prooftune.export import gguf, merged, ollama, quantized, vllm
 from prooftune.export.parity import Limits
 from prooftune.models import loading
 
@@ -53,8 +53,8 @@ _EXACT, _EIGHT, _FOUR = Limits(0.98, 0.05), Limits(0.95, 0.15), Limits(0.9, 0.5)
 
 FORMATS: dict[str, Format] = {
     "merged": Format("safetensors for transformers, adapter merged", merged.write, "transformers", _EXACT),
-    "int8": Format("8-bit weights for transformers (bitsandbytes)", quantised.write_int8, "transformers", _EIGHT, 0.1),
-    "int4": Format("4-bit weights for transformers (bitsandbytes NF4)", quantised.write_int4, "transformers", _FOUR, 0.35),
+    "int8": Format("8-bit weights for transformers (bitsandbytes)", quantized.write_int8, "transformers", _EIGHT, 0.1),
+    "int4": Format("4-bit weights for transformers (bitsandbytes NF4)", quantized.write_int4, "transformers", _FOUR, 0.35),
     "vllm": Format("safetensors with the command that serves them under vLLM", vllm.write, "transformers", _EXACT),
     "gguf-f16": Format("GGUF for llama.cpp, 16 bits", _gguf("f16"), "llama.cpp", _EXACT, heads=False),
     "gguf-q8_0": Format("GGUF for llama.cpp, 8 bits", _gguf("q8_0"), "llama.cpp", _EIGHT, heads=False),

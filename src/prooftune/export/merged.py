@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from prooftune.bundle.load import base_folder, options_of
-from prooftune.files import read_json
 from prooftune.models import loading
+from prooftune.utils.files import read_json
 
 
 def merge(bundle: Path, facts: dict[str, Any]) -> Any:

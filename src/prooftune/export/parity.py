@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from prooftune.bundle.golden import Golden
-from prooftune.cost import Cost
 from prooftune.evaluation.statistics import paired_difference, wilson_interval
-from prooftune.export.asking import Said, by_parts
+from prooftune.export.compare_outputs import Said, by_parts
 from prooftune.export.runtimes import Runtime
+from prooftune.utils.profiling import Cost
 
 _SEED = 0
 

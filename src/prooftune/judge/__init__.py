@@ -6,9 +6,9 @@ A judgement that could not be had or read is no score: it is counted apart with 
 """
 
 from prooftune.judge.human import HumanScores, read_human
-from prooftune.judge.judging import compare, judge
-from prooftune.judge.records import Complete, Item, Judgement, Judgements, Message, Preference, Preferences
+from prooftune.judge.scoring import compare, judge
 from prooftune.judge.summary import difference, preference_summary, summary
+from prooftune.judge.types import Complete, Item, Judgement, Judgements, Message, Preference, Preferences
 
 __all__ = [
     "Complete", "HumanScores", "Item", "Judgement", "Judgements", "Message", "Preference", "Preferences", "compare", "difference",

@@ -6,11 +6,11 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prooftune.files import fingerprint, read_json, write_json
-from prooftune.judge.records import Message, Reply
+from prooftune.judge.types import Message, Reply
+from prooftune.utils.files import fingerprint, read_json, write_json
 
 if TYPE_CHECKING:
-    from prooftune.recipe.judging import Judge
+    from prooftune.recipe.judge import Judge
 
 
 def request_of(messages: list[Message], settings: Judge) -> dict[str, Any]:

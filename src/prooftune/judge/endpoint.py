@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import UsageError
-from prooftune.judge.records import Message, Reply
+from prooftune.judge.types import Message, Reply
 
 if TYPE_CHECKING:
-    from prooftune.recipe.judging import Judge
+    from prooftune.recipe.judge import Judge
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds: the first pause before a repetition is drawn from 0 to `FIRST_WAIT`, each next one from twice as many."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from prooftune.engine.arithmetic import autocast
 from prooftune.engine.generation import generate
+from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
-from prooftune.judge.records import Complete, Message
+from prooftune.judge.types import Complete, Message
 from prooftune.models import loading
-from prooftune.progress import bar
 from prooftune.recipe import Model
+from prooftune.utils.progress import bar
 
 
 def completer(name: str, max_tokens: int, context: int = 4096) -> tuple[Complete, str]:

@@ -12,12 +12,12 @@ from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.evaluation.answers.scores import final_outputs
 from prooftune.evaluation.statistics import holm
 from prooftune.judge.human import read_human
-from prooftune.judge.judging import compare, judge
-from prooftune.judge.records import Item
+from prooftune.judge.scoring import compare, judge
 from prooftune.judge.summary import difference, preference_summary, summary
-from prooftune.progress import say
+from prooftune.judge.types import Item
 from prooftune.recipe import Judge, Recipe
-from prooftune.records import Study, VariantResult
+from prooftune.types import Study, VariantResult
+from prooftune.utils.progress import say
 
 
 def say_if_unreachable(settings: Judge) -> None:

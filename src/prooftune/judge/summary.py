@@ -20,7 +20,7 @@ from prooftune.evaluation.statistics import (
     wilson_interval,
 )
 from prooftune.judge.human import HumanScores, agreement
-from prooftune.judge.records import Judgement, Judgements, Preferences
+from prooftune.judge.types import Judgement, Judgements, Preferences
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
 

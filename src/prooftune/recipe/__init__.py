@@ -4,12 +4,12 @@
 problem it finds at once, each with the place in the recipe and the nearest known word.
 """
 
-from prooftune.recipe.asking import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.base import Section
 from prooftune.recipe.data import TASKS, Audit, Data, Limit, Reading, Source, Split, Task
-from prooftune.recipe.differences import differences
-from prooftune.recipe.judging import Judge
+from prooftune.recipe.diff import differences
+from prooftune.recipe.judge import Judge
 from prooftune.recipe.loading import describe_shipped, dump, load, parse, shipped, shipped_text
+from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.sections import Card, Evaluation, Recipe
 from prooftune.recipe.variants import KINDS, Variant, VariantKind
 

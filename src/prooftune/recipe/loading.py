@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from prooftune.errors import UsageError, nearest
-from prooftune.recipe.problems import explain, library_problems
 from prooftune.recipe.sections import Recipe
+from prooftune.recipe.validation_errors import explain, library_problems
 from prooftune.recipe.variants import OF_QUESTIONS, OF_TRAINING, USED
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")

@@ -7,10 +7,10 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from prooftune.recipe.asking import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.base import Name, Section
 from prooftune.recipe.data import Audit, Data, Task
-from prooftune.recipe.judging import Judge
+from prooftune.recipe.judge import Judge
+from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.variants import OF_QUESTIONS, Variant, with_kind
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from prooftune.recipe.asking import Prompt
 from prooftune.recipe.base import Section
+from prooftune.recipe.model import Prompt
 
 VariantKind = Literal["majority", "tfidf", "zero-shot", "few-shot", "prompted", "tuned"]
 KINDS: tuple[VariantKind, ...] = ("majority", "tfidf", "zero-shot", "few-shot", "prompted", "tuned")

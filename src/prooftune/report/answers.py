@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prooftune.records import ANSWERABLE, UNANSWERABLE
-from prooftune.report import figures, shown
+from prooftune.report import figures, task_display
 from prooftune.report.cells import Cell, Table, figure, number, part
 from prooftune.report.format import TENTHS, count, percent, signed, written
+from prooftune.types import ANSWERABLE, UNANSWERABLE
 
 
 def answers(scores: Mapping[str, Any]) -> dict[str, Any] | None:
     """Tables and threshold curves of a study of questions; None for other tasks."""
-    if not shown.of(scores).outputs:
+    if not task_display.of(scores).outputs:
         return None
     return {"tables": [t for t in (strata(scores), outputs(scores)) if t], "thresholds": thresholds(scores),
             "threshold_table": threshold_table(scores), "signatures": signatures(scores)}
@@ -31,12 +31,12 @@ def strata(scores: Mapping[str, Any]) -> Table | None:
         ["variant", f"EM, {ANSWERABLE} (n = {count(support[ANSWERABLE])})", f"F1, {ANSWERABLE}",
          f"EM and F1, {UNANSWERABLE} (n = {count(support[UNANSWERABLE])})"],
         [(name, [figure(v["metrics"][key]) for key in ("has_answer_exact", "has_answer_f1", "no_answer_exact")])
-         for name, v in shown.ranked(scores)])
+         for name, v in task_display.ranked(scores)])
 
 
 def outputs(scores: Mapping[str, Any]) -> Table:
     """What became of every variant's answers."""
-    kinds = shown.of(scores).outputs
+    kinds = task_display.of(scores).outputs
     later = any(v.get("no_answer") for v in scores["variants"].values())
     return Table(
         "outputs-table", "Answers as they were written",
@@ -45,13 +45,13 @@ def outputs(scores: Mapping[str, Any]) -> Table:
         ["variant", *(heading for _, heading in kinds), "words per answer", "tokens generated", "per question"],
         [(name, [*(part(v.get(key, 0), v["n"]) for key, _ in kinds), figure(v["metrics"].get("answer_words"), TENTHS),
                  number(v.get("generated_tokens")), Cell(written(v["generated_tokens"] / v["n"], TENTHS))])
-         for name, v in shown.ranked(scores)])
+         for name, v in task_display.ranked(scores)])
 
 
 def thresholds(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One curve for each variant that has a threshold."""
     return [{"name": name, "figure": figures.threshold(v["no_answer"], v["metrics"]["f1"]["value"], name)}
-            for name, v in shown.ranked(scores) if v.get("no_answer")]
+            for name, v in task_display.ranked(scores) if v.get("no_answer")]
 
 
 def threshold_table(scores: Mapping[str, Any]) -> Table | None:
@@ -60,7 +60,7 @@ def threshold_table(scores: Mapping[str, Any]) -> Table | None:
                     figure(v["metrics"]["f1"]), Cell(written(t["f1_without"])),
                     figure(v["metrics"]["exact"]), Cell(written(t["exact_without"])), Cell(written(t["best_f1_on_test"])),
                     figure(t["auroc"])])
-            for name, v in shown.ranked(scores) if (t := v.get("no_answer"))]
+            for name, v in task_display.ranked(scores) if (t := v.get("no_answer"))]
     return Table(
         "threshold-table", "No-answer thresholds",
         f"On {count(scores['n'])} test questions. The best on test is found with the answers known: a bound, and no result. "
@@ -75,7 +75,7 @@ def signatures(scores: Mapping[str, Any]) -> Table | None:
     said: dict[str, dict[str, None]] = {}
     for variant in scores["variants"].values():
         for key, signature in (variant.get("signatures") or {}).items():
-            metric = shown.of(scores).metrics.get(key)
+            metric = task_display.of(scores).metrics.get(key)
             said.setdefault(signature, {})[metric.heading if metric else key] = None
     return Table("signatures-table", "What computed the metrics", "", ["metric", "signature"],
                  [(", ".join(names), [Cell(signature, words=True)]) for signature, names in said.items()]) if said else None

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.evaluation.scores import tidy
-from prooftune.files import write_json, write_text
 from prooftune.report.format import FILTERS, NUMBER, SHARE
 from prooftune.report.markdown import markdown
 from prooftune.report.view import view
+from prooftune.utils.files import write_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES = (TEMPLATES.parents[1] / "look.css", TEMPLATES / "page.css", TEMPLATES / "figures.css")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prooftune.report import answers, cells, judged, shown, sources, tables
-from prooftune.report.cautions import cautions
+from prooftune.report import answers, cells, judge_section, sources, tables, task_display
 from prooftune.report.format import MISSING, SHARE, Form, change, p_value, percent, points, seconds, signed_span, span, written
+from prooftune.report.warnings import cautions
 
 
 def markdown(facts: Mapping[str, Any]) -> str:
@@ -46,7 +46,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _further(scores: Mapping[str, Any]) -> list[tuple[str, list[cells.Table]]]:
     """The tables that only some studies have."""
-    said, judge = answers.answers(scores), judged.judge(scores)
+    said, judge = answers.answers(scores), judge_section.judge(scores)
     found = [("Answers", [*said["tables"], said["threshold_table"]] if said else []), ("Retrieval", [sources.retrieval(scores)]),
              ("Citations", [sources.citations(scores)]), ("Judge", judge["tables"] if judge else [])]
     return [(title, kept) for title, tables in found if (kept := [t for t in tables if t])]
@@ -59,12 +59,12 @@ def _table(found: cells.Table) -> str:
 
 
 def _variants(scores: Mapping[str, Any], told: Mapping[str, Any]) -> str:
-    task = shown.of(scores)
-    columns = shown.measured(scores, task.variants)
+    task = task_display.of(scores)
+    columns = task_display.measured(scores, task.variants)
     rows = []
-    for name, variant in shown.ranked(scores):
+    for name, variant in task_display.ranked(scores):
         cost = told.get(name, {}).get("cost") or {}
-        rows.append([plain(name) + (" (control)" if shown.is_control(variant) else ""),
+        rows.append([plain(name) + (" (control)" if task_display.is_control(variant) else ""),
                      *(_figure(variant["metrics"].get(key), metric.form) for key, metric in columns.items()),
                      *(percent(variant[key] / variant["n"]) for key, _ in task.counts),
                      seconds(cost.get("train_seconds")), seconds(cost.get("score_seconds"))])
@@ -79,7 +79,7 @@ def _figure(figure: Mapping[str, Any] | None, form: Form) -> str:
 
 
 def _comparisons(scores: Mapping[str, Any]) -> str:
-    columns = shown.compared(scores, shown.of(scores).differences)
+    columns = task_display.compared(scores, task_display.of(scores).differences)
     rows = [[f"{plain(c['a'])} − {plain(c['b'])}",
              *(MISSING if c[key]["value"] is None else f"{change(c[key]['value'], m.form)} ({signed_span(c[key], m.form)})"
                for key, m in columns.items()), f"{c['only_a']:,} : {c['only_b']:,}", p_value(c["p_holm"]),
@@ -99,7 +99,7 @@ def _tried(facts: Mapping[str, Any]) -> str:
 
 def _how(facts: Mapping[str, Any]) -> str:
     scores = facts["scores"]
-    task = shown.of(scores)
+    task = task_display.of(scores)
     text = (f"{scores['n']:,} test {task.noun}; {scores['confidence']:.0%} intervals from {scores['resamples']:,} bootstrap "
             f"resamples, seed {scores['seed']}")
     if scores["comparisons"]:

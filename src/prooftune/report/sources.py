@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prooftune.evaluation.statistics import wilson_interval
-from prooftune.report import shown
+from prooftune.report import task_display
 from prooftune.report.cells import Cell, Table, figure, number
 from prooftune.report.format import count, percent
 
@@ -19,7 +19,7 @@ _WITH_PASSAGES = ("retrieved", "gold", "random")
 
 def retrieval(scores: Mapping[str, Any]) -> Table | None:
     """How well the passages with the answers were found; None where that is not known."""
-    found = {name: v["retrieval"] for name, v in shown.ranked(scores) if v.get("retrieval")}
+    found = {name: v["retrieval"] for name, v in task_display.ranked(scores) if v.get("retrieval")}
     keys = _figures(found)
     if not keys:
         return None
@@ -33,7 +33,7 @@ def retrieval(scores: Mapping[str, Any]) -> Table | None:
 
 def citations(scores: Mapping[str, Any]) -> Table | None:
     """Which answers name passages and whether they are the right ones; None where no variant was shown any."""
-    citing = {name: v for name, v in shown.ranked(scores)
+    citing = {name: v for name, v in task_display.ranked(scores)
               if v.get("context") in _WITH_PASSAGES or v.get("cited") or v.get("unknown_citations") or v.get("citations")}
     if not citing:
         return None

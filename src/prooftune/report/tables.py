@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prooftune.evaluation.statistics import wilson_interval
-from prooftune.report import figures, shown
+from prooftune.report import figures, task_display
 from prooftune.report.cells import Cell, Table
 from prooftune.report.format import change, signed_span, written
 from prooftune.report.svg import Range, ticks
@@ -30,7 +30,7 @@ def tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures under the verdict: the judged variant's quality, and what lies between it and the others."""
     verdict = scores["verdict"]
     judged = verdict["best_tuned"] or verdict["winner"]
-    result: list[dict[str, Any]] = [{"name": judged, "figure": scores["variants"][judged]["metrics"][shown.primary(scores)]}]
+    result: list[dict[str, Any]] = [{"name": judged, "figure": scores["variants"][judged]["metrics"][task_display.primary(scores)]}]
     for entry in verdict["against"]:
         word, colour = outcome(scores, entry["variant"], judged, entry["outcome"])
         result.append({"name": entry["variant"], "difference": entry["difference"], "p": entry["p_holm"],
@@ -41,19 +41,19 @@ def tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 def outcome(scores: Mapping[str, Any], a: str, b: str, found: str) -> tuple[str, str]:
     """The word and the colour of a comparison: what is better than a control, or worse, is no achievement and no failure."""
     word, colour = OUTCOMES[found]
-    control = any(shown.is_control(scores["variants"][name]) for name in (a, b))
+    control = any(task_display.is_control(scores["variants"][name]) for name in (a, b))
     return (word, colour) if found == "undecided" or not control else (f"{word} (control)", "open")
 
 
 def primary_scale(scores: Mapping[str, Any]) -> Range:
     """From the lowest to the highest interval end of the primary metric, a little wider."""
-    found = [v["metrics"][shown.primary(scores)] for v in scores["variants"].values()]
+    found = [v["metrics"][task_display.primary(scores)] for v in scores["variants"].values()]
     marks = ticks(min(f["low"] for f in found), max(f["high"] for f in found), 12)
     return max(0.0, marks[0]), min(1.0, marks[-1])
 
 
 def difference_scale(scores: Mapping[str, Any]) -> Range:
-    found = [c[shown.primary(scores)] for c in scores["comparisons"]]
+    found = [c[task_display.primary(scores)] for c in scores["comparisons"]]
     marks = ticks(min([0.0, *(f["low"] for f in found)]), max([0.01, *(f["high"] for f in found)]), 12)
     return marks[0], marks[-1]
 
@@ -61,17 +61,17 @@ def difference_scale(scores: Mapping[str, Any]) -> Range:
 def variant_rows(scores: Mapping[str, Any], told: Mapping[str, Any],
                  colours: Mapping[str, str]) -> list[dict[str, Any]]:
     """The table of variants, the best first and controls last."""
-    scale, key = primary_scale(scores), shown.primary(scores)
+    scale, key = primary_scale(scores), task_display.primary(scores)
     rows = []
-    for name, variant in shown.ranked(scores):
+    for name, variant in task_display.ranked(scores):
         figure = variant["metrics"][key]
-        label = (f"{name}: {shown.of(scores).metrics[key].title} {written(figure['value'])}, from {written(figure['low'])} "
+        label = (f"{name}: {task_display.of(scores).metrics[key].title} {written(figure['value'])}, from {written(figure['low'])} "
                  f"to {written(figure['high'])}")
         rows.append({
-            "name": name, "metrics": variant["metrics"], "colour": colours[name], "control": shown.is_control(variant),
+            "name": name, "metrics": variant["metrics"], "colour": colours[name], "control": task_display.is_control(variant),
             "description": described(variant, told.get(name, {}).get("description")),
             "validation": variant.get("validation_quality", variant.get("validation_accuracy")),
-            "counts": [variant.get(count, 0) for count, _ in shown.of(scores).counts],
+            "counts": [variant.get(count, 0) for count, _ in task_display.of(scores).counts],
             "whisker": figures.whisker(figure, scale, colours[name], label)})
     return rows
 
@@ -79,12 +79,12 @@ def variant_rows(scores: Mapping[str, Any], told: Mapping[str, Any],
 def described(variant: Mapping[str, Any], description: str | None) -> str:
     """What a variant is, in its own words or by its kind, and what is shown to it."""
     own, context = description or KIND_NAMES.get(variant["kind"], variant["kind"]), CONTEXTS.get(variant.get("context") or "")
-    return "; ".join(filter(None, [context, own] if shown.is_control(variant) else [own, context]))
+    return "; ".join(filter(None, [context, own] if task_display.is_control(variant) else [own, context]))
 
 
 def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Paired differences in the order in which they were decided on, before results were known."""
-    scale, key = difference_scale(scores), shown.primary(scores)
+    scale, key = difference_scale(scores), task_display.primary(scores)
     rows = []
     for c in scores["comparisons"]:
         value = c[key]["value"]
@@ -97,8 +97,8 @@ def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def further_differences(scores: Mapping[str, Any]) -> Table | None:
     """Paired differences in every metric; None where the table of differences has them all."""
-    every = shown.compared(scores)
-    if not scores["comparisons"] or len(every) <= len(shown.compared(scores, shown.of(scores).differences)):
+    every = task_display.compared(scores)
+    if not scores["comparisons"] or len(every) <= len(task_display.compared(scores, task_display.of(scores).differences)):
         return None
     return Table(
         "all-differences-table", "Paired differences in all metrics",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prooftune.report import shown
+from prooftune.report import task_display
 from prooftune.report.format import MISSING, Form, percent, span, written
 
 
@@ -16,8 +16,8 @@ def table(scores: Mapping[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    task = shown.of(scores)
-    columns = shown.measured(scores, task.brief)
+    task = task_display.of(scores)
+    columns = task_display.measured(scores, task.brief)
     # More would not fit into a terminal of 80 characters.
     counts, with_interval = task.counts[:1], list(columns)[:2]
     title = f"{scores['n']:,} test {task.noun}, {percent(scores['confidence'], 0)} intervals, seed {scores['seed']}"
@@ -25,9 +25,9 @@ def table(scores: Mapping[str, Any]) -> None:
     printed.add_column("variant", overflow="fold")
     for heading in [*(metric.heading for metric in columns.values()), *(heading for _, heading in counts)]:
         printed.add_column(heading, justify="right")
-    for name, variant in shown.ranked(scores):
+    for name, variant in task_display.ranked(scores):
         cells = [_figure(variant["metrics"].get(key), metric.form, key in with_interval) for key, metric in columns.items()]
-        control = " (control)" if shown.is_control(variant) else ""
+        control = " (control)" if task_display.is_control(variant) else ""
         printed.add_row(escape(name + control), *cells, *(percent(variant[key] / variant["n"]) for key, _ in counts))
     Console().print(printed)
 

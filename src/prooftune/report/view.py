@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from prooftune.evaluation.changes import NO_ANSWER
-from prooftune.report import answers, curves, figures, judged, shown, sources, tables
-from prooftune.report.cautions import cautions
+from prooftune.report import answers, curves, figures, judge_section, sources, tables, task_display
+from prooftune.report.warnings import cautions
 
 SERIES = {"tuned": ("s0", "s1"), "zero-shot": ("s2",), "few-shot": ("s3",), "prompted": ("s4",),
           "tfidf": ("s5",), "majority": ("s6",), "retrieval": ("s7",), "control": ("s9", "s6")}
@@ -33,19 +33,19 @@ def view(facts: Mapping[str, Any]) -> dict[str, Any]:
     scores = facts["scores"]
     told = facts.get("variants") or {}
     colours = colour_classes({name: v.get("role") or v["kind"] for name, v in scores["variants"].items()})
-    task = shown.of(scores)
+    task = task_display.of(scores)
     result: dict[str, Any] = {
         "name": facts["name"], "scores": scores, "verdict": scores["verdict"], "colours": colours, "task": task,
-        "primary": shown.primary(scores), "title": task.metrics[shown.primary(scores)].title,
+        "primary": task_display.primary(scores), "title": task.metrics[task_display.primary(scores)].title,
         "tiles": tables.tiles(scores), "cautions": cautions(facts),
         "variants": tables.variant_rows(scores, told, colours),
         "variant_axis": figures.whisker_axis(tables.primary_scale(scores)),
-        "columns": shown.measured(scores, task.variants), "metrics": shown.measured(scores),
-        "differences": tables.comparison_rows(scores), "compared": shown.compared(scores, task.differences),
+        "columns": task_display.measured(scores, task.variants), "metrics": task_display.measured(scores),
+        "differences": tables.comparison_rows(scores), "compared": task_display.compared(scores, task.differences),
         "difference_axis": figures.whisker_axis(tables.difference_scale(scores), in_points=True),
         "further_differences": tables.further_differences(scores),
         "answers": answers.answers(scores), "retrieval": sources.retrieval(scores), "citations": sources.citations(scores),
-        "judge": judged.judge(scores),
+        "judge": judge_section.judge(scores),
         "labels": tables.classes(scores, colours),
         "confusion": tables.confusions(scores, colours),
         "calibration": curves.reliability(scores),

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prooftune.data.text import words
+from prooftune.data.normalization import words
 from prooftune.errors import UsageError
 
 K1, B = 1.2, 0.75

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from prooftune.errors import UsageError
-from prooftune.retrieval.records import Chunk, Document
+from prooftune.retrieval.types import Chunk, Document
 
 WORDS, OVERLAP = 120, 20
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prooftune.errors import UsageError
-from prooftune.retrieval.finding import Unreadable, find
+from prooftune.retrieval.discovery import Unreadable, find
 from prooftune.retrieval.readers import read
-from prooftune.retrieval.records import Document, Documents, Skipped
+from prooftune.retrieval.types import Document, Documents, Skipped
 
 
 def read_documents(source: str | Path | Sequence[str | Path], base: Path) -> Documents:

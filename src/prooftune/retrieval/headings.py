@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prooftune.retrieval.records import Part
+from prooftune.retrieval.types import Part
 
 
 class Sections:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prooftune.errors import UsageError
-from prooftune.retrieval.finding import Unreadable
+from prooftune.retrieval.discovery import Unreadable
 from prooftune.retrieval.headings import Sections
-from prooftune.retrieval.records import Part
+from prooftune.retrieval.types import Part
 
 if TYPE_CHECKING:
     from bs4.element import PageElement, Tag

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.errors import UsageError
-from prooftune.files import fingerprint, sha256
 from prooftune.models import embeddings
 from prooftune.models.loading import weights_digest
-from prooftune.progress import bar
 from prooftune.retrieval import store
 from prooftune.retrieval.chunks import OVERLAP, WORDS, cut
+from prooftune.retrieval.discovery import File, Unreadable, digest, find
 from prooftune.retrieval.documents import refuse_none
-from prooftune.retrieval.finding import File, Unreadable, digest, find
 from prooftune.retrieval.readers import read
-from prooftune.retrieval.records import Chunk, Document, Skipped
 from prooftune.retrieval.store import Batch, State
+from prooftune.retrieval.types import Chunk, Document, Skipped
+from prooftune.utils.files import fingerprint, sha256
+from prooftune.utils.progress import bar
 
 COMMIT = 256
 """Chunks that are written together, at least; only whole documents are. A kill costs as many embeddings."""

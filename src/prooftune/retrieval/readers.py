@@ -9,10 +9,10 @@ import re
 from typing import Any
 
 from prooftune.errors import UsageError
-from prooftune.retrieval.finding import File, Unreadable, digest
+from prooftune.retrieval.discovery import File, Unreadable, digest
 from prooftune.retrieval.headings import Sections
 from prooftune.retrieval.html import read_html
-from prooftune.retrieval.records import Document, Part
+from prooftune.retrieval.types import Document, Part
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
           codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}

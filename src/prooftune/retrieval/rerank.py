@@ -9,7 +9,7 @@ from typing import Any
 
 from prooftune.errors import Failure, UsageError
 from prooftune.models import loading
-from prooftune.retrieval.records import Rerank
+from prooftune.retrieval.types import Rerank
 
 BATCH_TOKENS = 4096
 """Tokens of one forward pass, padding counted."""
@@ -54,7 +54,7 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
 def _scores(tokenizer: Any, model: Any, query: str, texts: Sequence[str]) -> list[float]:
     import torch
 
-    from prooftune.engine.batches import by_tokens
+    from prooftune.engine.batching import by_tokens
 
     where = loading.device()
     limit = int(tokenizer.model_max_length)

@@ -17,7 +17,7 @@ from prooftune.retrieval import store
 from prooftune.retrieval.bm25 import BLOCK, BM25
 from prooftune.retrieval.index import check_model, differences
 from prooftune.retrieval.ranking import Ranked, fuse, top
-from prooftune.retrieval.records import Chunk, Hit, Rerank
+from prooftune.retrieval.types import Chunk, Hit, Rerank
 
 Mode = Literal["bm25", "dense", "fused"]
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prooftune.errors import Failure, UsageError
-from prooftune.files import full_disk_explained
 from prooftune.models.embeddings import Vectors
-from prooftune.retrieval.records import Chunk, Skipped
+from prooftune.retrieval.types import Chunk, Skipped
+from prooftune.utils.files import full_disk_explained
 
 if TYPE_CHECKING:
     import pyarrow as pa

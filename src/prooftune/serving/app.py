@@ -14,15 +14,15 @@ from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from prooftune import __version__
 from prooftune.serving import chat, schemas
 from prooftune.serving.asgi import App
-from prooftune.serving.asking import labels, replies, rows_of
+from prooftune.serving.errors import INTERNAL, Refused
+from prooftune.serving.handlers import labels, replies, rows_of
 from prooftune.serving.keys import guarded
 from prooftune.serving.limits import Activity, Limits, bounded
-from prooftune.serving.observed import Log, Metrics, logger, observed
-from prooftune.serving.refusals import INTERNAL, Refused
-from prooftune.serving.served import BASE, Served, find
+from prooftune.serving.registry import BASE, Served, find
+from prooftune.serving.telemetry import Log, Metrics, logger, observed
+from prooftune.version import __version__
 
 PAGES = Path(__file__).parent / "playground"
 LOOK = Path(__file__).parents[1] / "look.css"

@@ -13,10 +13,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from prooftune.serving import schemas
-from prooftune.serving.asking import labels, replies, rows_of
+from prooftune.serving.errors import Refused
+from prooftune.serving.handlers import labels, replies, rows_of
 from prooftune.serving.limits import Limits
-from prooftune.serving.refusals import Refused
-from prooftune.serving.served import BASE, Served, find
+from prooftune.serving.registry import BASE, Served, find
 
 
 def router(served: Mapping[str, Served], limits: Limits, log_texts: bool) -> APIRouter:

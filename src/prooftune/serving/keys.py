@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prooftune.errors import UsageError
 from prooftune.serving.asgi import App, Receive, Scope, Send, header, refuse
-from prooftune.serving.refusals import Refused
+from prooftune.serving.errors import Refused
 
 VARIABLE = "PROOFTUNE_API_KEYS"
 SHORTEST = 16

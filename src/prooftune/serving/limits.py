@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from prooftune.serving.asgi import App, Message, Receive, Scope, Send, header, refuse
-from prooftune.serving.refusals import Refused
+from prooftune.serving.errors import Refused
 
 DEADLINE = "prooftune.deadline"
 """Where a request's scope keeps its deadline, on the clock of `time.monotonic`."""

@@ -13,12 +13,12 @@ import torch
 import uvicorn
 
 from prooftune.errors import Failure
-from prooftune.progress import say, waiting
 from prooftune.serving.app import Options, create_app
 from prooftune.serving.asgi import App
 from prooftune.serving.limits import Activity
-from prooftune.serving.observed import Metrics
-from prooftune.serving.served import Served, load_served, named, warm
+from prooftune.serving.registry import Served, load_served, named, warm
+from prooftune.serving.telemetry import Metrics
+from prooftune.utils.progress import say, waiting
 
 _LONGER = 5
 """Seconds beyond a request's own limit after which the server stops waiting for it."""

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from prooftune import recipe
 from prooftune.engine import scoring
-from prooftune.engine.arithmetic import autocast
+from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
-from prooftune.progress import Part, bar
-from prooftune.records import Example, Prediction
 from prooftune.tasks.prompts import Encoded, Encoder
+from prooftune.types import Example, Prediction
+from prooftune.utils.progress import Part, bar
 
 _CONTENT_FREE = ("N/A", "[MASK]", "")
 """The inputs without content of Zhao et al. 2021 (arXiv 2102.09690), whose label probabilities are averaged."""

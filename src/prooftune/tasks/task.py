@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from prooftune.recipe import Recipe
-from prooftune.records import Example, Prediction
 from prooftune.tasks.prompts import Encoder
+from prooftune.types import Example, Prediction
 
 Pairs = Iterator[tuple[list[int], list[int]]]
 
@@ -53,11 +53,11 @@ def _classification(recipe: Recipe) -> Asking:
 
 def _answering(recipe: Recipe) -> Asking:
     from prooftune.evaluation.answers.squad import f1
-    from prooftune.tasks import answering
+    from prooftune.tasks import question_answering
 
     return Asking(
-        predict=lambda model, encoder, examples, head, description: answering.predict(
+        predict=lambda model, encoder, examples, head, description: question_answering.predict(
             model, encoder, examples, recipe.answering, recipe.task, description=description),
-        targets=lambda examples, encoder: answering.targets(examples, encoder, recipe.answering, recipe.task),
+        targets=lambda examples, encoder: question_answering.targets(examples, encoder, recipe.answering, recipe.task),
         quality=lambda prediction, example: f1(prediction.output, example.references or ()),
         measure="F1", said=lambda example: example.target or recipe.answering.no_answer)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from prooftune import processes
 from prooftune.errors import UsageError
+from prooftune.utils import distributed
 
 SMALL = 500_000_000
 """Parameters below which a model counts as small for the usual learning rate."""
@@ -78,7 +78,7 @@ def _schedule(
     values: dict[str, Any], options: dict[str, Any], rows: int, validation: int, patience: int | None
 ) -> dict[str, Any]:
     """Log 50 times, evaluate and checkpoint four times per training, keep the best, unless told otherwise."""
-    window = int(values["per_device_train_batch_size"]) * int(values.get("gradient_accumulation_steps", 1)) * processes.size()
+    window = int(values["per_device_train_batch_size"]) * int(values.get("gradient_accumulation_steps", 1)) * distributed.size()
     steps = int(values.get("max_steps", -1))
     if steps <= 0:
         steps = math.ceil(math.ceil(rows / window) * float(values["num_train_epochs"]))

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine import attention
-from prooftune.engine.batches import Batch, collate
+from prooftune.engine.attention import shared_prefix
+from prooftune.engine.batching import Batch, collate
 from prooftune.engine.forward import body_of, hidden_states, line_states, readout_of
-from prooftune.engine.line import Line, lay
+from prooftune.engine.packing import Line, lay
 from prooftune.errors import Failure, UsageError
-from prooftune.stored import Stored
+from prooftune.utils.disk_list import Stored
 
 
 class Row:
@@ -135,7 +135,7 @@ class TuningModule(nn.Module):
         self.model = model
         # The Trainer looks this up on the module that it is given.
         self.config: Any = getattr(model, "config", None)
-        ours = getattr(self.config, "_attn_implementation", None) == attention.NAME
+        ours = getattr(self.config, "_attn_implementation", None) == shared_prefix.NAME
         self.lines = ours and not getattr(self.config, "attention_dropout", 0)
         # By these names FSDP finds the layers whose weights it spreads over the processes one by one.
         self._no_split_modules: Any = getattr(model, "_no_split_modules", None)

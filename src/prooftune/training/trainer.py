@@ -26,22 +26,21 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import distributed, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from prooftune import processes
-from prooftune.engine import freed_memory
-from prooftune.engine.arithmetic import leave_inputs
-from prooftune.engine.int8_products import int8_products, usable
-from prooftune.engine.laid_out_weights import plain_weights
-from prooftune.engine.layers import fused
+from prooftune.engine.fused.patching import fused
+from prooftune.engine.fused.prepacked_weights import plain_weights
+from prooftune.engine.kernels.int8_linear import int8_products, usable
+from prooftune.engine.precision import leave_inputs
 from prooftune.errors import Failure, UsageError
-from prooftune.files import full_disk_explained
-from prooftune.progress import bar, say
 from prooftune.training.objective import Row, TuningModule, make_collator
-from prooftune.training.order import Batches
+from prooftune.training.sampler import Batches
+from prooftune.utils import distributed, malloc
+from prooftune.utils.files import full_disk_explained
+from prooftune.utils.progress import bar, say
 
 _WEIGHTS = "trained.safetensors"
 _SPENT = "seconds.json"
@@ -135,7 +134,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
                 out = model(**self._prepare_inputs(inputs))
             total += torch.tensor([out["loss_sum"].item(), out["count"].item()], dtype=torch.float64)
         if self.args.world_size > 1:
-            distributed.all_reduce(total)
+            torch.distributed.all_reduce(total)
         metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
         rows: Any = dataloader.dataset
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows))
@@ -240,7 +239,7 @@ def train(
         leave_inputs(module.model)
     try:
         with (full_disk_explained(folder, OSError, SafetensorError, RuntimeError), plain_weights(), fused(module.model),
-              freed_memory.kept(), _garbage_of_now_alone(), _in_int8(trainer, rows) if int8 else nullcontext()):
+              malloc.kept(), _garbage_of_now_alone(), _in_int8(trainer, rows) if int8 else nullcontext()):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         shown.close()
@@ -287,7 +286,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
         try:
             json.loads((checkpoint / "trainer_state.json").read_text())
         except (OSError, ValueError):
-            if processes.rank() == 0:
+            if distributed.rank() == 0:
                 shutil.rmtree(checkpoint)
         else:
             return checkpoint

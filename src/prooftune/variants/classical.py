@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prooftune.cost import measured
-from prooftune.records import Example, Prediction
+from prooftune.types import Example, Prediction
+from prooftune.utils.profiling import measured
 from prooftune.variants.context import Context, Outcome, texts
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from prooftune.data.questions import CONTEXT
 from prooftune.models import loading
 from prooftune.recipe import Prompt, Recipe
-from prooftune.records import Example, Prediction, Study
 from prooftune.tasks.prompts import Encoder, Rendering, Shot
 from prooftune.tasks.task import Asking, asking
 from prooftune.tasks.templates import default_template
+from prooftune.types import Example, Prediction, Study
 
 
 @dataclass

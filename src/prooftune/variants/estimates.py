@@ -15,21 +15,21 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from prooftune import cost
-from prooftune.engine.batches import by_tokens
+from prooftune.engine.batching import by_tokens
 from prooftune.models import adapters, loading
-from prooftune.progress import waiting
 from prooftune.recipe import Recipe, Variant
-from prooftune.records import Example, Study
 from prooftune.tasks.prompts import Encoder, Shot
 from prooftune.training.arguments import training_arguments, usual_learning_rate
 from prooftune.training.objective import Row, TuningModule
-from prooftune.training.order import Batches
+from prooftune.training.sampler import Batches
 from prooftune.training.trainer import train
+from prooftune.types import Example, Study
+from prooftune.utils import profiling
+from prooftune.utils.progress import waiting
 from prooftune.variants.context import Context
+from prooftune.variants.dummy_passages import with_standins
 from prooftune.variants.passages import Passages, shows_passages
 from prooftune.variants.prompting import candidates, draw_shots
-from prooftune.variants.standins import with_standins
 from prooftune.variants.tuned import base_to_train, training_rows
 
 _FITS = 0.7
@@ -88,14 +88,14 @@ class _Process:
         """Bytes at most in the next variant."""
         if self._first is None:
             self._first = min(rate.before_bytes for rate in rates)
-        least = self._first + (0.0 if cost.on_gpu() else _STAYS * self._most)
+        least = self._first + (0.0 if profiling.on_gpu() else _STAYS * self._most)
         self._most = max(self._most, *(rate.more_bytes for rate in rates))
         return max(max(rate.before_bytes, least) + rate.more_bytes for rate in rates)
 
 
 def _more(before: int, peak: int, batches: float, grows: float) -> float:
     """What is added to the memory by that many batches, of which a few took `peak`."""
-    grows = 0.0 if cost.on_gpu() else grows * (1 - 1 / max(1.0, batches))
+    grows = 0.0 if profiling.on_gpu() else grows * (1 - 1 / max(1.0, batches))
     return (peak - before) * (1 + grows)
 
 
@@ -105,7 +105,7 @@ def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
     if not asked:
         return []
     folder = loading.resolve(chosen.model.name, chosen.model.revision)
-    free = cost.available_memory()
+    free = profiling.available_memory()
     full = any(variant.method == "full" for variant in asked.values())
     weights = loading.parameters(folder) * (4 if full else loading.arithmetic(chosen.model.dtype).itemsize)
     if free is not None and weights > _FITS * free:
@@ -176,11 +176,11 @@ def _scoring(context: Context, encoder: Encoder, model: Any, head: bool = False)
     batches = by_tokens(lengths, settings.batch_tokens)
     sample = [rows[i] for i in _spread(lengths, settings.batch_tokens)]
     predict = context.asking.predict
-    with cost.measured() as most:
+    with profiling.measured() as most:
         predict(model, encoder, [rows[i] for i in batches[0]], head, None)
-    with cost.measured() as timed:
+    with profiling.measured() as timed:
         predict(model, encoder, sample, head, None)
-    with cost.measured() as again:
+    with profiling.measured() as again:
         predict(model, encoder, sample, head, None)
     # What the first try leaves (kernels, weights that are laid out) is there once, whatever comes.
     before, peak = timed.memory_before_bytes, max(most.peak_memory_bytes, timed.peak_memory_bytes)
@@ -223,7 +223,7 @@ def _learning(
             learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method))
         # Short batches are filled up, so that every step has its own.
         filled = [rows[i] for numbers in chosen for i in itertools.islice(itertools.cycle(numbers), batch)]
-        with cost.measured() as most:
+        with profiling.measured() as most:
             train(TuningModule(model), filled, [], encoder.prefix, arguments, int8=context.recipe.model.int8_training,
                   callbacks=[clock], description=None)
     tokens = [len(encoder.prefix) + sum(map(len, filled[at : at + batch])) for at in range(batch, len(filled), batch)]

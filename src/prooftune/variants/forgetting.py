@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune import references
-from prooftune.engine.arithmetic import autocast
 from prooftune.engine.forward import body_of
+from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
+from prooftune.utils import package_files
 
 _WINDOW = 256
 _LIMIT = 8192
@@ -28,7 +28,7 @@ def general_text(reference: str | None, base: Path) -> tuple[str, str]:
     """
     if reference is None:
         return (resources.files("prooftune.variants") / "general_english.txt").read_text("utf-8"), "general_english.txt"
-    path = references.fetch(reference) if references.is_reference(reference) else base / reference
+    path = package_files.fetch(reference) if package_files.is_reference(reference) else base / reference
     try:
         return path.read_text(encoding="utf-8"), path.name
     except (OSError, UnicodeDecodeError) as error:

@@ -9,20 +9,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prooftune import references
 from prooftune.data import contexts
 from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.errors import UsageError
 from prooftune.evaluation.statistics import percentile_interval, resampled
-from prooftune.files import sha256
-from prooftune.progress import say
 from prooftune.recipe import DATA_CONTEXT, Recipe, Variant
-from prooftune.records import Example, Study
-from prooftune.stored import Stored
+from prooftune.types import Example, Study
+from prooftune.utils import package_files
+from prooftune.utils.disk_list import Stored
+from prooftune.utils.files import sha256
+from prooftune.utils.progress import say
 
 if TYPE_CHECKING:
-    from prooftune.retrieval.records import Chunk
     from prooftune.retrieval.search import Index
+    from prooftune.retrieval.types import Chunk
 
 PASSAGES = "passages.json"
 """File in a variant's folder with the passages that its test questions were shown."""
@@ -43,7 +43,7 @@ def searches_contexts(recipe: Recipe) -> bool:
 
 def _elsewhere(recipe: Recipe) -> bool:
     """Whether the documents are no files of the user's, to be looked at before anything is computed."""
-    return recipe.retrieval is None or references.is_reference(recipe.retrieval.documents) or searches_contexts(recipe)
+    return recipe.retrieval is None or package_files.is_reference(recipe.retrieval.documents) or searches_contexts(recipe)
 
 
 def check_documents(recipe: Recipe, base: Path) -> None:
@@ -54,8 +54,8 @@ def check_documents(recipe: Recipe, base: Path) -> None:
     """
     if recipe.retrieval is None or _elsewhere(recipe):
         return
+    from prooftune.retrieval.discovery import find
     from prooftune.retrieval.documents import refuse_none
-    from prooftune.retrieval.finding import find
 
     files, skipped = find(recipe.retrieval.documents, base)
     refuse_none(recipe.retrieval.documents, len(files), skipped)
@@ -65,7 +65,7 @@ def documents_digest(recipe: Recipe, base: Path) -> Any:
     """What identifies the content of the documents: their digests, or the name of a package that holds them."""
     if recipe.retrieval is None or _elsewhere(recipe):
         return None if recipe.retrieval is None else recipe.retrieval.documents
-    from prooftune.retrieval.finding import find
+    from prooftune.retrieval.discovery import find
 
     files, _ = find(recipe.retrieval.documents, base)
     holders = {file.path.resolve() for file in files}  # an archive holds several
@@ -134,8 +134,8 @@ class Passages:
         source, place = wanted.documents, self._folder / "index"
         if searches_contexts(self._recipe):
             source = str((self._folder / "data" / contexts.FILE).resolve())
-        elif references.is_reference(source):
-            source = str(references.fetch(source))
+        elif package_files.is_reference(source):
+            source = str(package_files.fetch(source))
         settings = Settings(embedding=wanted.embedding, words=wanted.chunk_words, overlap=wanted.overlap_words)
         summary = build(source, place, settings, self._base)
         say(f"index: {summary.chunks:,} passages of {summary.documents:,} documents")
@@ -212,7 +212,7 @@ class Passages:
 
     def _measured(self, study: Study) -> dict[str, Any]:
         """Recall, MRR and nDCG with bootstrap intervals, on the test questions whose passages the data names."""
-        from prooftune.retrieval import measures
+        from prooftune.retrieval import metrics
 
         rows = [i for i, e in enumerate(study.test) if e.gold]
         if not rows:
@@ -223,8 +223,8 @@ class Passages:
         keys = [list(dict.fromkeys(chunk.key for chunk in found[i])) for i in rows]
         seen = [list(dict.fromkeys(chunk.key for chunk in found[i][:shown])) for i in rows]
         gold = [study.test[i].gold for i in rows]
-        values = {f"recall@{shown}": measures.recall(seen, gold, shown), f"recall@{DEPTH}": measures.recall(keys, gold, DEPTH),
-                  f"MRR@{DEPTH}": measures.reciprocal_rank(keys, gold, DEPTH), f"nDCG@{DEPTH}": measures.ndcg(keys, gold, DEPTH)}
+        values = {f"recall@{shown}": metrics.recall(seen, gold, shown), f"recall@{DEPTH}": metrics.recall(keys, gold, DEPTH),
+                  f"MRR@{DEPTH}": metrics.reciprocal_rank(keys, gold, DEPTH), f"nDCG@{DEPTH}": metrics.ndcg(keys, gold, DEPTH)}
         settings = self._recipe.evaluation
         tables = resampled([v[:, None] for v in values.values()], settings.resamples, self._recipe.seed)
         facts: dict[str, Any] = {"n": len(rows), "without_gold": len(study.test) - len(rows)}

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from prooftune.cost import measured
 from prooftune.errors import UsageError
-from prooftune.files import write_json
 from prooftune.recipe import Variant
-from prooftune.records import Example, Prediction
 from prooftune.tasks.prompts import Encoder, Rendering, Shot
 from prooftune.tasks.templates import candidate_templates
+from prooftune.types import Example, Prediction
+from prooftune.utils.files import write_json
+from prooftune.utils.profiling import measured
 from prooftune.variants.context import Context, Outcome
-from prooftune.variants.held import Held
+from prooftune.variants.model_handle import Held
 
 
 def zero_shot(context: Context, variant: Variant, held: Held, name: str) -> Outcome:

@@ -11,23 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prooftune import processes
-from prooftune.cost import measured
-from prooftune.engine.arithmetic import autocast
 from prooftune.engine.forward import check_readout, readout_of
-from prooftune.engine.laid_out_weights import plain_weights
+from prooftune.engine.fused.prepacked_weights import plain_weights
+from prooftune.engine.precision import autocast
 from prooftune.engine.scoring import score_labels
 from prooftune.errors import Failure, UsageError
-from prooftune.files import atomic_path, read_json, sha256, write_json
-from prooftune.models import adapters, changes, loading
+from prooftune.models import adapters, loading, weight_changes
 from prooftune.recipe import Scoring, Variant
-from prooftune.records import Example
 from prooftune.tasks.classification import class_targets, label_scores
 from prooftune.tasks.prompts import Encoder
 from prooftune.training.objective import Row, TuningModule, head_rows, instruction_rows
+from prooftune.types import Example
+from prooftune.utils import distributed
+from prooftune.utils.files import atomic_path, read_json, sha256, write_json
+from prooftune.utils.profiling import measured
 from prooftune.variants.context import Context, Outcome
 from prooftune.variants.forgetting import general_text, perplexity
-from prooftune.variants.held import Held, forget
+from prooftune.variants.model_handle import Held, forget
 from prooftune.variants.prompting import score_splits
 
 TRAINED = "trained"
@@ -63,7 +63,7 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
     if not ((place / TRAINED).is_dir() and facts_file.is_file()):
         if variant.adapter:
             raise UsageError(f"{name}: adapter: {variant.adapter} must stand before it among the variants")
-        processes.together(_train, context, variant, name, encoder, facts_file)
+        distributed.together(_train, context, variant, name, encoder, facts_file)
     facts = read_json(facts_file)
     held = Held(partial(
         adapters.load, context.model_folder, place / TRAINED, context.recipe.model, quantization=context.recipe.quantization,
@@ -126,13 +126,13 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     if (after - before).abs().max().item() < 1e-4:
         raise Failure(f"{name}: after training the model still answers exactly as before. Nothing was learned: check "
                       "training.learning_rate, training.max_steps and lora.target_modules.")
-    if processes.rank():
+    if distributed.rank():
         return
     with atomic_path(context.folder / TRAINED) as temporary:
         adapters.save(model, temporary, variant.method, loading.arithmetic(recipe.model.dtype))
     tokens = sum(len(encoder.prefix) + len(row) for row in rows)
     epochs = next((log["epoch"] for log in reversed(history) if "epoch" in log), 0.0)
-    used = {name: getattr(arguments, name) for name in _RECORDED} | {"processes": processes.size()}
+    used = {name: getattr(arguments, name) for name in _RECORDED} | {"processes": distributed.size()}
     write_json(facts_file, {
         "method": variant.method,
         "training": {"log_history": history, "trainable_parameters": trainable, "total_parameters": total, "rows": len(rows),
@@ -200,7 +200,7 @@ def _before_and_after(context: Context, model: Any, variant: Variant, text: str,
     before, count = perplexity(untuned, readout, context.tokenizer, text)
     own_readout = readout if variant.objective == "head" else readout_of(model)
     after, _ = perplexity(model, own_readout, context.tokenizer, text)
-    changed = changes.weight_changes(untuned, model) if variant.method == "full" else changes.adapter_changes(model)
+    changed = weight_changes.weight_changes(untuned, model) if variant.method == "full" else weight_changes.adapter_changes(model)
     return {"changes": changed, "forgetting": {
         "perplexity_before": before, "perplexity_after": after, "tokens": count, "text": text_name}}
 

@@ -15,7 +15,7 @@ from prooftune.errors import Failure
 from prooftune.evaluation.answers.scores import final_outputs, score_answers
 from prooftune.evaluation.statistics import minimum_detectable_mean, permutation_p, resample_counts, resampled
 from prooftune.recipe import Recipe, parse
-from prooftune.records import Example, Prediction, Study, VariantResult
+from prooftune.types import Example, Prediction, Study, VariantResult
 
 
 def questions(split: str, n: int) -> list[Example]:

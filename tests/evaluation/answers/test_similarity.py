@@ -10,7 +10,7 @@ from sacrebleu.metrics.bleu import BLEU
 from prooftune.errors import UsageError
 from prooftune.evaluation.answers import bertscore as bertscores
 from prooftune.evaluation.answers.bertscore import BertScores
-from prooftune.similarity import SimilarityEvaluator
+from prooftune.evaluation.similarity import SimilarityEvaluator
 
 CANDIDATES = ["the cat sat on the mat", "no", "ten years of documents are kept"]
 REFERENCES: list[str | list[str]] = ["a cat sat on the mat", ["yes", "no"], ["documents are kept for ten years", "ten years"]]

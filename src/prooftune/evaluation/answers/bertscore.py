@@ -19,7 +19,7 @@ import numpy as np
 from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.evaluation.metrics import Floats
 from prooftune.models import embeddings, loading
-from prooftune.progress import bar, say
+from prooftune.utils.progress import bar, say
 
 if TYPE_CHECKING:
     import torch
@@ -219,7 +219,7 @@ def _embedded(loaded: Encoder, ids: dict[str, list[int]], batch_tokens: int) -> 
     """Texts of similar length go through the model together."""
     import torch
 
-    from prooftune.engine.batches import by_tokens
+    from prooftune.engine.batching import by_tokens
 
     where, texts = loading.device(), list(ids)
     special = torch.tensor([i for i in (loaded.tokenizer.cls_token_id, loaded.tokenizer.sep_token_id) if i is not None])

@@ -28,9 +28,9 @@ from prooftune.evaluation.statistics import (
     wilson_interval,
 )
 from prooftune.evaluation.verdict import CONTROL, RETRIEVAL, verdict
-from prooftune.files import read_json
 from prooftune.recipe import Recipe, Task, Variant
-from prooftune.records import ANSWERABLE, UNANSWERABLE, Prediction, Study, VariantResult
+from prooftune.types import ANSWERABLE, UNANSWERABLE, Prediction, Study, VariantResult
+from prooftune.utils.files import read_json
 
 PRIMARY: dict[Task, tuple[str, str]] = {"extractive-qa": ("f1", "F1"), "free-text-qa": ("rougeL", "ROUGE-L")}
 """The metric by which variants are judged, and its title."""

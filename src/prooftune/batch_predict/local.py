@@ -1,0 +1,81 @@
+"""What a bundle says of the blocks of a file, each as a part of the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prooftune.batch_predict.checkpoint import Counts
+from prooftune.batch_predict.columns import answer_columns
+from prooftune.batch_predict.writers import Form, write_part
+from prooftune.bundle.load import load
+from prooftune.data.readers.streaming import Block, Stream, blocks
+from prooftune.utils.progress import Part
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from prooftune.bundle.load import Classifier
+    from prooftune.bundle.qa import Answerer
+
+Write = Callable[[Path], Counts]
+"""Writes the part of one block to a path, and gives what is counted of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is left to do of a file.
+
+    Attributes:
+        bundle: the bundle's folder.
+        stream: the file.
+        start: rows before the first of them.
+        rows: about how many a block has.
+        characters: at which a block ends before that.
+        columns: field -> its column in the file.
+        form: how the output is written.
+    """
+
+    bundle: Path
+    stream: Stream
+    start: int
+    rows: int
+    characters: int
+    columns: dict[str, str]
+    form: Form
+
+    def blocks(self) -> Iterator[Block]:
+        return blocks(self.stream, self.start, self.rows, self.characters)
+
+
+def labelled(work: Work, shown: Progress) -> Iterator[Write]:
+    """The parts of all blocks in their order, labelled in this process when each is written."""
+    bundle = load(work.bundle)
+    for block in work.blocks():
+        yield partial(label, bundle, block, work, progress=Part(shown, len(block)))
+
+
+def label(bundle: Classifier | Answerer, block: Block, work: Work, path: Path, progress: bool | Part = False) -> Counts:
+    """Write the part of one block; a missing text is read as an empty one, as in training.
+
+    Raises:
+        UsageError: a value does not fit into its column of the output.
+    """
+    texts = _texts(block, work.columns)
+    added = answer_columns(bundle.predict(texts, progress=progress), bundle.facts)
+    write_part(path, block, added, work.form)
+    return _counts(texts, added)
+
+
+def _texts(block: Block, columns: Mapping[str, str]) -> list[dict[str, str]]:
+    """What the bundle reads of each row."""
+    values = zip(*(block.texts(column) for column in columns.values()), strict=True)
+    return [{field: text or "" for field, text in zip(columns, row, strict=True)} for row in values]
+
+
+def _counts(texts: list[dict[str, str]], added: Mapping[str, list[Any]]) -> Counts:
+    return {"rows": len(texts), "empty": sum(any(not text.strip() for text in row.values()) for row in texts),
+            "truncated": sum(map(bool, added["truncated_tokens"])), "abstained": sum(map(bool, added.get("abstained", ())))}

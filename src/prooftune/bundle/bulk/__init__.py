@@ -1,6 +1,0 @@
-"""Bulk prediction: the rows of a file of any size, and a bundle's answers beside its columns."""
-
-from prooftune.bundle.bulk.columns import added_columns
-from prooftune.bundle.bulk.predicting import Summary, predict_file
-
-__all__ = ["Summary", "added_columns", "predict_file"]

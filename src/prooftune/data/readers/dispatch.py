@@ -1,0 +1,78 @@
+"""One file or folder -> a table of strings. Every problem names the file, the row and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from prooftune.data.readers import delimited, json_parquet
+from prooftune.data.readers.encoding import decode, format_of, lines_in, missing, refuse_unreadable
+from prooftune.data.readers.squad import read_squad
+from prooftune.data.readers.table import LONGEST_FIELD, Table
+from prooftune.errors import UsageError
+from prooftune.recipe import Source
+from prooftune.utils.disk_list import Stored
+
+__all__ = ["Table", "format_of", "read_table"]
+
+_LONGEST_LINE = 64 * LONGEST_FIELD
+"""Of a delimited file, whose fields are limited one by one."""
+
+
+def read_table(path: Path, source: Source) -> Table:
+    """Read a local file or folder as the recipe says; JSON and SQuAD's layout whole, the others row by row.
+
+    Raises:
+        UsageError: it is missing, empty, of another kind, in another encoding, or its rows do not fit together.
+    """
+    format_ = source.format or format_of(path)
+    if format_ == "folders":
+        return _folders(path, source)
+    refuse_unreadable(path)
+    if format_ == "parquet":
+        return json_parquet.read_parquet(path)
+    if format_ == "json":
+        return json_parquet.read_json(path.name, decode(path, source.encoding))
+    if format_ == "squad":
+        return read_squad(path.name, decode(path, source.encoding))
+    if format_ == "jsonl":
+        return json_parquet.read_jsonl(path.name, lines_in(path, source.encoding, newline="\n"))
+    if format_ == "text":
+        return delimited.read_text(path.name, lines_in(path, source.encoding, newline="\n"), source.delimiter)
+    return delimited.read_csv(path.name, lambda: delimited_lines(path, source), source, source.delimiter or usual_delimiter(path))
+
+
+def delimited_lines(path: Path, source: Source) -> Iterator[str]:
+    """The lines of a delimited file with their ends, cut at every kind of line end."""
+    return lines_in(path, source.encoding, newline="", longest=_LONGEST_LINE)
+
+
+def usual_delimiter(path: Path) -> str:
+    """What separates columns in a file of this name."""
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+def _folders(path: Path, source: Source) -> Table:
+    if not path.is_dir():
+        raise missing(path) if not path.exists() else UsageError(f"{path} is a file; data.format: folders needs a folder")
+    found = list(_files_by_label(path))
+    if not found:
+        raise UsageError(f"{path}: one folder of text files per label is expected; found "
+                         f"{', '.join(sorted(p.name for p in path.iterdir())[:6]) or 'nothing'}")
+    rows = Stored[list[str | None]]([decode(file, source.encoding), label, f"{label}/{file.name}"] for label, file in found)
+    return Table(path.name, ["text", "label", "file"], rows, [f"{label}/{file.name}" for label, file in found])
+
+
+def _files_by_label(path: Path) -> Iterator[tuple[str, Path]]:
+    for folder in _visible(path):
+        if not folder.is_dir():
+            continue
+        for file in _visible(folder):
+            if file.is_dir():
+                raise UsageError(f"{file} is a folder inside a label's folder. Is {folder} the folder to name in the recipe? "
+                                 "Each folder in it is one label, with text files and nothing else")
+            yield folder.name, file
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))

@@ -1,0 +1,146 @@
+"""Files of objects with named values -> a table: JSON, JSON Lines and Parquet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from prooftune.data.readers.table import Table, as_text
+from prooftune.errors import UsageError
+from prooftune.utils.disk_list import Stored
+
+_AT_ONCE = 256
+"""Rows of Parquet."""
+
+
+def read_jsonl(name: str, lines: Iterable[str]) -> Table:
+    """Read one object a line.
+
+    Raises:
+        UsageError: a line is not JSON, or no object; no rows.
+    """
+    numbers = array("q")
+
+    def records() -> Iterator[dict[str, Any]]:
+        for number, record in records_of(name, lines):
+            numbers.append(number)
+            yield record
+
+    return _of_records(name, Stored(records()), numbers)
+
+
+def records_of(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON Lines with the numbers of their lines, one after another.
+
+    Raises:
+        UsageError: a line is not JSON, or no object.
+    """
+    first = True
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            hint = " The file is one JSON array? Then set data.format: json" if first and line.lstrip().startswith("[") else ""
+            raise UsageError(f"{name}:{number}: not JSON: {error.msg} at character {error.pos + 1}.{hint}") from None
+        except RecursionError:
+            raise UsageError(f"{name}:{number}: nested too deeply for a row") from None
+        _refuse_other_than_object(name, number, record)
+        yield number, record
+        first = False
+
+
+def _refuse_other_than_object(name: str, line: int, record: Any) -> None:
+    if not isinstance(record, dict):
+        raise UsageError(f"{name}:{line}: an object with columns is expected, found {_kind(record)}")
+
+
+def read_json(name: str, text: str) -> Table:
+    """Read a list of objects, or an object that holds one list of them.
+
+    Raises:
+        UsageError: not JSON, or not of that form.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        hint = " One JSON object a line? Then set data.format: jsonl" if error.msg == "Extra data" else ""
+        raise UsageError(f"{name}:{error.lineno}: not JSON: {error.msg}.{hint}") from None
+    except RecursionError:
+        raise UsageError(f"{name}: nested too deeply for a table") from None
+    if isinstance(value, dict):
+        lists = [v for v in value.values() if isinstance(v, list)]
+        if len(lists) != 1:
+            raise UsageError(f"{name}: a list of objects is expected, or one object with one list in it; found an object with "
+                             f"{', '.join(map(repr, list(value)[:6])) or 'nothing'}")
+        [value] = lists
+    if not isinstance(value, list):
+        raise UsageError(f"{name}: a list of objects is expected, found {_kind(value)}")
+    return _of_records(name, value, range(1, len(value) + 1))
+
+
+def _of_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Table:
+    columns: dict[str, None] = {}
+    for line, record in zip(lines, records, strict=True):
+        _refuse_other_than_object(name, line, record)
+        columns.update(dict.fromkeys(record))
+    if not records:
+        raise UsageError(f"{name} holds no rows")
+    return Table(name, list(columns), Stored([as_text(r.get(c)) for c in columns] for r in records), lines)
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, in JSON's words."""
+    words = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    return words.get(type(value), "a number")
+
+
+def read_parquet(path: Path) -> Table:
+    """Read a Parquet file.
+
+    Raises:
+        UsageError: it is none, or damaged; no rows.
+    """
+    with parquet_of(path) as file:
+        names = columns_of(path, file)
+        rows = Stored([*row] for batch in file.iter_batches(_AT_ONCE) for row in zip(
+            *([as_text(v) for v in column.to_pylist()] for column in batch.columns), strict=True))
+    return Table(path.name, names, rows, range(1, len(rows) + 1))
+
+
+@contextlib.contextmanager
+def parquet_of(path: Path) -> Iterator[Any]:
+    """The opened ``pyarrow.parquet.ParquetFile``; pages are read as they are needed, not whole columns at a time.
+
+    Raises:
+        UsageError: it is none, or damaged, at once or when the damage is met.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # Opened by hand: given a path, pyarrow would read a folder's name such as seed=1 as a column.
+    with path.open("rb") as handle:
+        try:
+            yield pq.ParquetFile(handle, buffer_size=1 << 20, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise UsageError(f"{path} is not a Parquet file, or a damaged one: {str(error).splitlines()[0]}") from None
+
+
+def columns_of(path: Path, file: Any) -> list[str]:
+    """Names of a Parquet file's columns.
+
+    Raises:
+        UsageError: a name stands there twice; the file has no rows.
+    """
+    names = list(file.schema_arrow.names)
+    twice = sorted({c for c in names if names.count(c) > 1})
+    if twice:
+        raise UsageError(f"{path} has more than one column {', '.join(map(repr, twice))}")
+    if not file.metadata.num_rows:
+        raise UsageError(f"{path} holds no rows")
+    return names

@@ -1,0 +1,121 @@
+"""Comparing two run folders on the examples that they share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prooftune import recipe, run_folder
+from prooftune.errors import Failure, UsageError
+from prooftune.study.compare import compare_runs
+from prooftune.types import Example, Prediction, Study
+from prooftune.utils.files import write_json, write_text
+
+LABELS = ["bad", "good"]
+
+
+def make_run(folder: Path, texts: list[str], right: dict[str, set[int]], *, prefix: str = "a.csv",
+             bundled: str | None = None) -> Path:
+    """A finished run; `right` names the variants and the numbers of the test texts that each answers rightly."""
+    chosen = recipe.parse({
+        "name": "study", "data": {"train": "a.csv", "text": "text", "label": "label"},
+        "variants": {name: {"kind": "tuned" if name == "tuned" else "tfidf"} for name in right}})
+    write_text(folder / "recipe.yaml", recipe.dump(chosen))
+    test = [Example(f"{prefix}:{i}", {"text": text}, LABELS[len(text) % 2]) for i, text in enumerate(texts)]
+    run_folder.write_study(folder / "data", Study([], [], test, LABELS))
+    for name, numbers in right.items():
+        wrong = {"bad": "good", "good": "bad"}
+        said = [Prediction(e.id, str(e.target) if i in numbers else wrong[str(e.target)]) for i, e in enumerate(test)]
+        run_folder.write_predictions(folder / "variants" / name / "predictions.parquet", said)
+        run_folder.write_predictions(folder / "variants" / name / "validation.parquet", [])
+        write_json(folder / "variants" / name / "details.json", {})
+    if bundled:
+        write_json(folder / "bundle" / "bundle.json", {"variant": bundled})
+    return folder
+
+
+TEXTS = [f"text {'x' * (i % 3)} {i}" for i in range(40)]
+
+
+def test_both_accuracies_their_difference_and_the_test_are_told(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", TEXTS, {"tfidf": set(range(30))})
+    second = make_run(tmp_path / "b", TEXTS, {"tfidf": set(range(10, 20))})
+    said = compare_runs(f"{first}:tfidf", f"{second}:tfidf")
+    assert f"{first}:tfidf: 75.0% of 40 shared test examples right" in said
+    assert f"{second}:tfidf: 25.0%" in said
+    assert "difference +50.0 points, 95% interval [+3" in said
+    # 20 against 0: two-sided exact p is 2 * 0.5 ** 20.
+    assert "p = 1.91e-06 (20 right only in the first, 0 only in the second): the two can be told apart." in said
+    assert "left out" not in said
+
+
+def test_a_small_difference_cannot_be_told_apart(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", TEXTS, {"tfidf": set(range(20))})
+    second = make_run(tmp_path / "b", TEXTS, {"tfidf": set(range(1, 20))})
+    assert "p = 1 (1 right only in the first, 0 only in the second): the two cannot be told apart." in compare_runs(
+        f"{first}:tfidf", f"{second}:tfidf")
+
+
+def test_examples_are_paired_by_content_whatever_their_ids_and_order(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", TEXTS, {"tfidf": {0, 1, 2}})
+    # The same three texts are right, read in reverse from another file.
+    second = make_run(tmp_path / "b", TEXTS[::-1], {"tfidf": {37, 38, 39}}, prefix="b.csv")
+    said = compare_runs(f"{first}:tfidf", f"{second}:tfidf")
+    assert "0 right only in the first, 0 only in the second" in said
+
+
+def test_only_shared_examples_count_and_the_others_are_mentioned(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", TEXTS[:30], {"tfidf": set(range(30))})
+    second = make_run(tmp_path / "b", TEXTS[20:], {"tfidf": set()})
+    said = compare_runs(f"{first}:tfidf", f"{second}:tfidf")
+    assert "100.0% of 10 shared test examples right" in said
+    assert said.endswith("30 test examples stand in only one of the runs and were left out.")
+
+
+def test_an_example_that_stands_twice_is_counted_twice(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", ["same", "same", "other"], {"tfidf": {0, 1, 2}})
+    second = make_run(tmp_path / "b", ["same", "other"], {"tfidf": {0}})
+    said = compare_runs(f"{first}:tfidf", f"{second}:tfidf")
+    assert "of 2 shared" in said
+    assert "1 test example stands in only one" in said
+    assert "of 3 shared" in compare_runs(f"{first}:tfidf", f"{first}:tfidf")
+
+
+def test_the_bundled_variant_is_compared_where_none_is_named(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a", TEXTS, {"tfidf": set(), "tuned": {1}}, bundled="tuned")
+    assert f"{first}:tuned" in compare_runs(str(first), f"{first}:tfidf")
+
+
+def test_a_folder_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a:b", TEXTS, {"tfidf": {1}}, bundled="tfidf")
+    assert f"{first}:tfidf: 2.5%" in compare_runs(str(first), f"{first}:tfidf")
+
+
+@pytest.mark.parametrize(("reference", "message"), [
+    ("{run}:tfdif", "has no variant 'tfdif'; it has tfidf (did you mean 'tfidf'?)"),
+    ("{run}", "has no bundle; name a variant"),
+    ("{run}x:tfidf", "no such folder"),
+    ("{other}", "share no test example"),
+])
+def test_a_wrong_reference_is_explained(tmp_path: Path, reference: str, message: str) -> None:
+    run = make_run(tmp_path / "a", TEXTS, {"tfidf": {1}})
+    other = make_run(tmp_path / "b", ["quite different"], {"tfidf": {0}}, bundled="tfidf")
+    with pytest.raises(UsageError) as caught:
+        compare_runs(f"{run}:tfidf", reference.format(run=run, other=other))
+    assert message in str(caught.value)
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", TEXTS, {"tfidf": {1}})
+    (run / "variants" / "tfidf" / "details.json").unlink()
+    with pytest.raises(UsageError, match="not finished"):
+        compare_runs(f"{run}:tfidf", f"{run}:tfidf")
+
+
+def test_predictions_for_other_rows_than_the_runs_are_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", TEXTS, {"tfidf": {1}})
+    path = run / "variants" / "tfidf" / "predictions.parquet"
+    run_folder.write_predictions(path, run_folder.read_predictions(path)[::-1])
+    with pytest.raises(Failure, match="same examples in the same order"):
+        compare_runs(f"{run}:tfidf", f"{run}:tfidf")

@@ -1,0 +1,94 @@
+"""Lists that lie in a file are the lists that they were made from, and hold eight bytes an item."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import pickle
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prooftune.errors import Failure
+from prooftune.utils import disk_list
+from prooftune.utils.disk_list import Stored
+
+LONG = [f"{n} " + "x" * (n % 3000) for n in range(5000)]
+"""More than a block."""
+
+
+@given(items=st.lists(st.one_of(st.text(), st.lists(st.integers())), max_size=30), block=st.integers(1, 200), data=st.data())
+def test_it_is_the_list_that_it_was_made_from(items: list[Any], block: int, data: st.DataObject) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk_list, "_BLOCK", block)
+        kept = Stored(iter(items))
+        assert len(kept) == len(items) and list(kept) == items and kept == items and kept == Stored(items)
+        assert [kept[i] for i in range(-len(items), len(items))] == items + items
+        part = data.draw(st.slices(max(1, len(items))))
+        assert kept[part] == items[part]
+        assert list(pickle.loads(pickle.dumps(kept))) == items
+        for place in (len(items), -len(items) - 1):
+            with pytest.raises(IndexError):
+                kept[place]
+
+
+def test_lists_that_differ_are_not_equal() -> None:
+    assert Stored(["a"]) != ["b"] and Stored(["a"]) != ["a", "a"] and Stored("ab") != "ab"
+
+
+def test_eight_bytes_an_item_are_held() -> None:
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    kept = Stored("x" * 500 + str(n) for n in range(50_000))
+    held, most = (size - before for size in tracemalloc.get_traced_memory())
+    tracemalloc.reset_peak()
+    assert sum(map(len, kept)) > 25_000_000
+    _, reading = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 10 * 50_000 + 50_000
+    assert max(most, reading - before) < held + 5_000_000
+
+
+def test_its_file_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    kept = Stored(LONG)
+    assert list((tmp_path / "cache").iterdir()) == []  # the file has no name that a kill could leave behind
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+    del kept
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+_inherited: list[Stored[str]] = []
+
+
+def _inherit(kept: Stored[str]) -> None:
+    _inherited.append(kept)
+
+
+def _item(place: int) -> str:
+    return _inherited[0][place]
+
+
+def test_threads_and_forked_processes_read_it() -> None:
+    kept = Stored(LONG)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda n: kept[n], range(5000))) == LONG
+    with multiprocessing.get_context("fork").Pool(2, _inherit, (kept,)) as processes:
+        assert processes.map(_item, range(0, 5000, 100)) == LONG[::100]
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(Failure, match="the disk is full"):
+        Stored(LONG)
