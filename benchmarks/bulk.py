@@ -1,10 +1,12 @@
-"""Bulk prediction of a large file: is memory flat, and does a killed and resumed run give the same bytes?
+"""Bulk prediction of a large file: is memory flat, and does a killed and resumed run give the same
+bytes?
 
     python benchmarks/bulk.py --rows 1000000 --out runs/bulk
 
-makes a Parquet file of short texts and a bundle of a tiny random model, labels the file once without a break and once
-killed with SIGKILL about half-way and started again, and compares the two outputs. Memory is the resident set of the
-process, read five times a second. Results go to OUT/results.json.
+makes a Parquet file of short texts and a bundle of a tiny random model, labels the file once
+without a break and once killed with SIGKILL about half-way and started again, and compares the two
+outputs. Memory is the resident set of the process, read five times a second. Results go to
+OUT/results.json.
 """
 
 from __future__ import annotations
@@ -21,19 +23,31 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-_TEXT = "goal scored match won stocks fell markets rose planet orbit science phone the cat sat on a mat it was very new"
+_TEXT = (
+    "goal scored match won stocks fell markets rose planet orbit science phone the cat sat on "
+    "a mat it was very new"
+)
 WORDS = _TEXT.split()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, default=Path("runs/bulk"))
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    file, bundle = _file(chosen.out / f"texts-{chosen.rows}.parquet", chosen.rows), _bundle(chosen.out)
+    file, bundle = (
+        _file(chosen.out / f"texts-{chosen.rows}.parquet", chosen.rows),
+        _bundle(chosen.out),
+    )
     whole, broken = chosen.out / "whole.parquet", chosen.out / "broken.parquet"
-    results: dict[str, Any] = {"rows": chosen.rows, "input_bytes": file.stat().st_size, "threads": os.cpu_count()}
+    results: dict[str, Any] = {
+        "rows": chosen.rows,
+        "input_bytes": file.stat().st_size,
+        "threads": os.cpu_count(),
+    }
     results["uninterrupted"] = _predict(bundle, file, whole)
     results["killed"] = _predict(bundle, file, broken, kill_after=chosen.rows // 2)
     results["resumed"] = _predict(bundle, file, broken)
@@ -55,7 +69,9 @@ def _file(path: Path, rows: int) -> Path:
             for start in range(0, rows, 50_000):
                 ids = range(start, min(rows, start + 50_000))
                 texts = [" ".join(draw.choices(WORDS, k=draw.randint(3, 20))) for _ in ids]
-                writer.write_table(pa.table([list(ids), texts, [i / 7 for i in ids]], schema=schema))
+                writer.write_table(
+                    pa.table([list(ids), texts, [i / 7 for i in ids]], schema=schema)
+                )
     return path
 
 
@@ -70,7 +86,16 @@ def _bundle(folder: Path) -> Path:
 
 def _predict(bundle: Path, file: Path, out: Path, kill_after: int | None = None) -> dict[str, Any]:
     """Run the command in a process of its own, and note its memory second by second."""
-    command = [sys.executable, "-m", "prooftune", "predict", str(bundle), str(file), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "prooftune",
+        "predict",
+        str(bundle),
+        str(file),
+        "--out",
+        str(out),
+    ]
     started, seen = time.monotonic(), []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -79,14 +104,19 @@ def _predict(bundle: Path, file: Path, out: Path, kill_after: int | None = None)
                 process.send_signal(signal.SIGKILL)
             time.sleep(0.2)
         said = process.stdout.read() if process.stdout else ""
-    # Loading the model and the libraries takes most of the memory; what the file's length adds shows after it.
+    # Loading the model and the libraries takes most of the memory; what the file's length adds
+    # shows after it.
     at_work = [memory for done, memory in seen if done > seen[0][0]]
     tenth = max(1, len(at_work) // 10)
-    return {"seconds": round(time.monotonic() - started, 1), "exit_code": process.returncode, "said": said.splitlines(),
-            "peak_mb": round(max(memory for _, memory in seen) / 1e6),
-            "first_tenth_mb": round(max(at_work[:tenth], default=0) / 1e6),
-            "last_tenth_mb": round(max(at_work[-tenth:], default=0) / 1e6),
-            "rows_when_ended": max(done for done, _ in seen)}
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "exit_code": process.returncode,
+        "said": said.splitlines(),
+        "peak_mb": round(max(memory for _, memory in seen) / 1e6),
+        "first_tenth_mb": round(max(at_work[:tenth], default=0) / 1e6),
+        "last_tenth_mb": round(max(at_work[-tenth:], default=0) / 1e6),
+        "rows_when_ended": max(done for done, _ in seen),
+    }
 
 
 def _rows_done(out: Path) -> int:

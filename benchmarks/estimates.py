@@ -2,8 +2,9 @@
 
     python benchmarks/estimates.py RECIPE ... [--set KEY=VALUE ...] [--out FOLDER]
 
-Every recipe (a file, or the name of a shipped one) is checked and run in processes of their own; time is that of training and of
-the test rows, memory the peak of the process while it did them. The runs are kept in FOLDER where one is named.
+Every recipe (a file, or the name of a shipped one) is checked and run in processes of their own;
+time is that of training and of the test rows, memory the peak of the process while it did them. The
+runs are kept in FOLDER where one is named.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from contest import MEASURED, machine
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path)
@@ -29,9 +32,18 @@ def main() -> None:
     overrides = [word for one in options.overrides for word in ("--set", one)]
     with tempfile.TemporaryDirectory() as temporary:
         place = options.out or Path(temporary)
-        variants = [one for recipe in options.recipes for one in _compared(recipe, overrides, place / Path(recipe).stem)]
+        variants = [
+            one
+            for recipe in options.recipes
+            for one in _compared(recipe, overrides, place / Path(recipe).stem)
+        ]
     command = f"python benchmarks/estimates.py {' '.join([*options.recipes, *overrides])}"
-    result = {"command": command, "variants": variants, "machine": machine(), "date": datetime.date.today().isoformat()}
+    result = {
+        "command": command,
+        "variants": variants,
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+    }
     MEASURED.mkdir(exist_ok=True)
     (MEASURED / "estimates.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     print(json.dumps(variants, indent=1))
@@ -40,14 +52,25 @@ def main() -> None:
 def _compared(recipe: str, overrides: list[str], folder: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "prooftune", "--quiet"]
     subprocess.run([*command, "check", recipe, *overrides], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([*command, "run", recipe, "--out", str(folder), *overrides], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, "run", recipe, "--out", str(folder), *overrides],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     report = json.loads((folder / "report.json").read_text("utf-8"))
     found = []
     for name, estimate in report["estimates"].items():
         took = report["variants"][name]["cost"]
-        found.append({"study": report["name"], "variant": name, "seconds": estimate["seconds"],
-                      "took_seconds": took["train_seconds"] + took["score_seconds"], "memory_bytes": estimate["memory_bytes"],
-                      "peak_bytes": took["peak_memory_bytes"]})
+        found.append(
+            {
+                "study": report["name"],
+                "variant": name,
+                "seconds": estimate["seconds"],
+                "took_seconds": took["train_seconds"] + took["score_seconds"],
+                "memory_bytes": estimate["memory_bytes"],
+                "peak_bytes": took["peak_memory_bytes"],
+            }
+        )
     return found
 
 

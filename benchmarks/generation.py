@@ -1,12 +1,15 @@
-"""Answering SQuAD's questions against transformers' ``generate``, in padded batches and one by one, on the same token ids.
+"""Answering SQuAD's questions against transformers' ``generate``, in padded batches and one by one,
+on the same token ids.
 
-    python benchmarks/generation.py --data FOLDER [--rows 64] [--apart] [--dtype bfloat16] [--repeats 3] [--only NAME ...]
+    python benchmarks/generation.py --data FOLDER [--rows 64] [--apart] [--dtype bfloat16]
+    [--repeats 3] [--only NAME ...]
 
-FOLDER holds the public data sets (squad_v2/). Greedy decoding of at most 24 tokens by the embedded model, ended by the stop token
-of its chat template. ``generate`` has its own cache and is given the batch size that was the fastest in a first try of 4, 8, 16
-and 32, its rows sorted by length, longest first. Prooftune is not asked to score "unanswerable" beside its answers, which
-``generate`` does not either. The questions are all those of paragraphs that lie far apart, which Prooftune reads once for all of
-their questions; with ``--apart`` each has a paragraph of its own.
+FOLDER holds the public data sets (squad_v2/). Greedy decoding of at most 24 tokens by the embedded
+model, ended by the stop token of its chat template. ``generate`` has its own cache and is given the
+batch size that was the fastest in a first try of 4, 8, 16 and 32, its rows sorted by length,
+longest first. Prooftune is not asked to score "unanswerable" beside its answers, which ``generate``
+does not either. The questions are all those of paragraphs that lie far apart, which Prooftune reads
+once for all of their questions; with ``--apart`` each has a paragraph of its own.
 """
 
 from __future__ import annotations
@@ -39,9 +42,21 @@ def main() -> None:
     parser.add_argument("--apart", action="store_true", help="one question of each paragraph")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     options = parser.parse_args()
-    facts = {"model": loading.EMBEDDED, "rows": options.rows, "dtype": options.dtype, "new_tokens": NEW, "apart": options.apart}
+    facts = {
+        "model": loading.EMBEDDED,
+        "rows": options.rows,
+        "dtype": options.dtype,
+        "new_tokens": NEW,
+        "apart": options.apart,
+    }
     runs = {"prooftune": ours, "generate-padded": padded, "generate-one-by-one": one_by_one}
-    contest.contest(__file__, options, runs, facts, name=f"generation-{options.dtype}{'-apart' if options.apart else ''}")
+    contest.contest(
+        __file__,
+        options,
+        runs,
+        facts,
+        name=f"generation-{options.dtype}{'-apart' if options.apart else ''}",
+    )
 
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
@@ -51,8 +66,13 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     def answers(some: list[list[int]]) -> list[str]:
         found: dict[int, str] = {}
         with autocast(model):
-            for numbers, written in generate(model, encoder.prefix, some, encoder.stop, max_new_tokens=NEW):
-                found |= {i: encoder.decode_answer(done.ids) for i, done in zip(numbers, written, strict=True)}
+            for numbers, written in generate(
+                model, encoder.prefix, some, encoder.stop, max_new_tokens=NEW
+            ):
+                found |= {
+                    i: encoder.decode_answer(done.ids)
+                    for i, done in zip(numbers, written, strict=True)
+                }
         return [found[i] for i in range(len(some))]
 
     answers(rows[: max(TRIED)])  # a first try, as `generate` has several
@@ -65,7 +85,10 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows = _rows(options)
     model = _model(options, "sdpa")
     seconds = {}
-    for size in (TRIED[0], *TRIED):  # the first once more: it was the one that did everything for the first time
+    for size in (
+        TRIED[0],
+        *TRIED,
+    ):  # the first once more: it was the one that did everything for the first time
         started = time.perf_counter()
         _library(model, encoder, rows[: max(TRIED)], size)
         seconds[size] = time.perf_counter() - started
@@ -82,7 +105,9 @@ def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
     _library(model, encoder, rows[:4], 1)
     with measured() as cost:
         answers = _library(model, encoder, rows, 1)
-    return contest.asked(encoder, rows, answers, cost, contest.operations(lambda: _library(model, encoder, rows, 1)))
+    return contest.asked(
+        encoder, rows, answers, cost, contest.operations(lambda: _library(model, encoder, rows, 1))
+    )
 
 
 def _library(model: Any, encoder: Encoder, rows: list[list[int]], size: int) -> list[str]:
@@ -93,11 +118,23 @@ def _library(model: Any, encoder: Encoder, rows: list[list[int]], size: int) -> 
         numbers = order[start : start + size]
         prompts = [[*encoder.prefix, *rows[i]] for i in numbers]
         longest = max(map(len, prompts))
-        ids = torch.tensor([[encoder.stop] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
-        mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+        ids = torch.tensor(
+            [[encoder.stop] * (longest - len(prompt)) + prompt for prompt in prompts],
+            device=model.device,
+        )
+        mask = torch.tensor(
+            [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts],
+            device=model.device,
+        )
         with torch.inference_mode():
-            out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False,
-                                 eos_token_id=encoder.stop, pad_token_id=encoder.stop)
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=NEW,
+                do_sample=False,
+                eos_token_id=encoder.stop,
+                pad_token_id=encoder.stop,
+            )
         for i, written in zip(numbers, out[:, longest:].tolist(), strict=True):
             answers[i] = encoder.decode_answer(written)
     return answers
@@ -105,8 +142,12 @@ def _library(model: Any, encoder: Encoder, rows: list[list[int]], size: int) -> 
 
 def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
     articles = json.loads((options.data / "squad_v2" / "dev-v2.0.json").read_text("utf-8"))["data"]
-    asked = [{"context": paragraph["context"], "question": question["question"]}
-             for article in articles for paragraph in article["paragraphs"] for question in paragraph["qas"]]
+    asked = [
+        {"context": paragraph["context"], "question": question["question"]}
+        for article in articles
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    ]
     tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
     template = default_template("extractive-qa", ["question", "context"], "unanswerable")
     rendering = Rendering(template, (), chat=True, max_length=LONGEST, answer_tokens=NEW)
@@ -121,7 +162,9 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
 
 
 def _model(options: argparse.Namespace, attention: str) -> Any:
-    chosen = recipe.Model.model_validate({"name": loading.EMBEDDED, "dtype": options.dtype, "attention": attention})
+    chosen = recipe.Model.model_validate(
+        {"name": loading.EMBEDDED, "dtype": options.dtype, "attention": attention}
+    )
     return loading.load_model(loading.resolve(loading.EMBEDDED), chosen)
 
 

@@ -1,9 +1,11 @@
-"""Training a classification head on long Swahili articles against a Trainer that pads every batch to its longest row.
+"""Training a classification head on long Swahili articles against a Trainer that pads every batch
+to its longest row.
 
     python benchmarks/head.py --data FOLDER [--rows 32] [--length 2048] [--batch 4] [--repeats 3]
 
-FOLDER holds the public data sets (masakhanews_swa/). The same token ids, LoRA (r 16, all linear layers) and head on the embedded
-model in bfloat16, batches of rows in their order. Articles are 43 to 3,900 tokens long; what is beyond --length is not read.
+FOLDER holds the public data sets (masakhanews_swa/). The same token ids, LoRA (r 16, all linear
+layers) and head on the embedded model in bfloat16, batches of rows in their order. Articles are 43
+to 3,900 tokens long; what is beyond --length is not read.
 """
 
 from __future__ import annotations
@@ -36,7 +38,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     options = parser.parse_args()
     training.ARGUMENTS["per_device_train_batch_size"] = options.batch
-    facts = {"model": loading.EMBEDDED, "rows": options.rows, "longest": options.length, "arguments": training.ARGUMENTS}
+    facts = {
+        "model": loading.EMBEDDED,
+        "rows": options.rows,
+        "longest": options.length,
+        "arguments": training.ARGUMENTS,
+    }
     contest.contest(__file__, options, {"prooftune": ours, "trainer": dynamic}, facts)
 
 
@@ -55,11 +62,19 @@ def dynamic(options: argparse.Namespace) -> dict[str, Any]:
     collator = DataCollatorWithPadding(loading.load_tokenizer(loading.resolve(loading.EMBEDDED)))
 
     def fit(some: list[Row]) -> None:
-        dataset = Dataset.from_list([{"input_ids": [*encoder.prefix, *row.ids], "labels": row.targets[0]} for row in some])
+        dataset = Dataset.from_list(
+            [{"input_ids": [*encoder.prefix, *row.ids], "labels": row.targets[0]} for row in some]
+        )
         with tempfile.TemporaryDirectory() as folder:
-            arguments = TrainingArguments(output_dir=folder, use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
-                                          **training.ARGUMENTS)
-            Trainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator).train()
+            arguments = TrainingArguments(
+                output_dir=folder,
+                use_cpu=not torch.cuda.is_available(),
+                disable_tqdm=True,
+                **training.ARGUMENTS,
+            )
+            Trainer(
+                model=model, args=arguments, train_dataset=dataset, data_collator=collator
+            ).train()
 
     return _figures(model, encoder, rows, held_out, fit)
 
@@ -68,10 +83,15 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
     with (options.data / "masakhanews_swa" / "dev.tsv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file, delimiter="\t"))
     labels = tuple(sorted({line["category"] for line in lines}))
-    examples = [Example(str(i), {"text": line["text"]}, line["category"]) for i, line in enumerate(lines[: options.rows * 3 // 2])]
+    examples = [
+        Example(str(i), {"text": line["text"]}, line["category"])
+        for i, line in enumerate(lines[: options.rows * 3 // 2])
+    ]
     tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
     template = default_template("classification", ["text"], "")
-    encoder = Encoder(Rendering(template, labels, chat=True, max_length=options.length), tokenizer, ["text"])
+    encoder = Encoder(
+        Rendering(template, labels, chat=True, max_length=options.length), tokenizer, ["text"]
+    )
     rows = head_rows(class_targets(examples, encoder))
     return encoder, rows[: options.rows], rows[options.rows :]
 
@@ -79,15 +99,22 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
 def _adapted(options: argparse.Namespace, encoder: Encoder, attention: str) -> Any:
     chosen = recipe.Model(name=loading.EMBEDDED, dtype="bfloat16", attention=attention)
     torch.manual_seed(options.seed)
-    model = loading.load_model(loading.resolve(loading.EMBEDDED), chosen, labels=list(encoder.rendering.labels))
+    model = loading.load_model(
+        loading.resolve(loading.EMBEDDED), chosen, labels=list(encoder.rendering.labels)
+    )
     torch.manual_seed(options.seed)
     return adapters.attach(model, recipe.Variant(kind="tuned", objective="head"), training.LORA)
 
 
 def _figures(
-    model: Any, encoder: Encoder, rows: list[Row], held_out: list[Row], fit: Callable[[list[Row]], None]
+    model: Any,
+    encoder: Encoder,
+    rows: list[Row],
+    held_out: list[Row],
+    fit: Callable[[list[Row]], None],
 ) -> dict[str, Any]:
-    """What the training takes, and the loss on rows that were not learned, by transformers' own forward pass."""
+    """What the training takes, and the loss on rows that were not learned, by transformers' own
+    forward pass."""
     figures = training.timed(encoder, rows, fit)
     model.eval()
     losses = []
@@ -96,7 +123,11 @@ def _figures(
         with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16):
             logits = model(input_ids=ids).logits.float().cpu()
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row.targets)).item())
-    return {**figures, "held_out_loss": sum(losses) / len(losses), "operations": training.operations(encoder, rows, fit)}
+    return {
+        **figures,
+        "held_out_loss": sum(losses) / len(losses),
+        "operations": training.operations(encoder, rows, fit),
+    }
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""Label scoring against lm-evaluation-harness, zero-shot and with 8 examples in the prompt, on the same token ids.
+"""Label scoring against lm-evaluation-harness, zero-shot and with 8 examples in the prompt, on the
+same token ids.
 
     pip install lm-eval
-    python benchmarks/labels.py --data FOLDER [--shots 8] [--dtype float32] [--rows 64] [--repeats 3]
+    python benchmarks/labels.py --data FOLDER [--shots 8] [--dtype float32] [--rows 64] [--repeats
+    3]
 
-FOLDER holds the public data sets (ag_news/alps_tsv/). Both score the four labels of AG News after every prompt with the embedded
-model and take the likeliest (summed, not divided by length). The harness is asked through its backend for Hugging Face models,
-with requests of token ids, as its tasks ask it; it computes every label of every row behind the whole prompt, but labels of one
-token, which it reads from one pass. Its batch
-size is the fastest of 4, 8, 16 and 32 in a first try. The share of rows with the same prediction is shown beside the times.
+FOLDER holds the public data sets (ag_news/alps_tsv/). Both score the four labels of AG News after
+every prompt with the embedded model and take the likeliest (summed, not divided by length). The
+harness is asked through its backend for Hugging Face models, with requests of token ids, as its
+tasks ask it; it computes every label of every row behind the whole prompt, but labels of one token,
+which it reads from one pass. Its batch size is the fastest of 4, 8, 16 and 32 in a first try. The
+share of rows with the same prediction is shown beside the times.
 """
 
 from __future__ import annotations
@@ -44,9 +47,19 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     options = parser.parse_args()
-    facts = {"model": loading.EMBEDDED, "rows": options.rows, "shots": options.shots, "dtype": options.dtype}
-    contest.contest(__file__, options, {"prooftune": ours, "lm-eval": harness}, facts,
-                    name=f"labels-{options.shots}-shot-{options.dtype}")
+    facts = {
+        "model": loading.EMBEDDED,
+        "rows": options.rows,
+        "shots": options.shots,
+        "dtype": options.dtype,
+    }
+    contest.contest(
+        __file__,
+        options,
+        {"prooftune": ours, "lm-eval": harness},
+        facts,
+        name=f"labels-{options.shots}-shot-{options.dtype}",
+    )
 
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
@@ -57,7 +70,9 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     def asked(some: list[list[int]]) -> list[int]:
         found: dict[int, int] = {}
         with autocast(model):
-            for numbers, scores in score_labels(model, encoder.prefix, some, encoder.targets, encoder.stop):
+            for numbers, scores in score_labels(
+                model, encoder.prefix, some, encoder.targets, encoder.stop
+            ):
                 found |= dict(zip(numbers, scores.argmax(dim=1).tolist(), strict=True))
         return [found[i] for i in range(len(some))]
 
@@ -72,19 +87,33 @@ def harness(options: argparse.Namespace) -> dict[str, Any]:
 
     encoder, rows = _rows(options)
     folder = str(loading.resolve(loading.EMBEDDED))
-    backend: Any = HFLM(pretrained=folder, dtype=options.dtype, device="cuda" if torch.cuda.is_available() else "cpu",
-                        max_length=2048)
-    requests = [(("", ""), [*encoder.prefix, *row], list(label)) for row in rows for label in encoder.targets]
+    backend: Any = HFLM(
+        pretrained=folder,
+        dtype=options.dtype,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        max_length=2048,
+    )
+    requests = [
+        (("", ""), [*encoder.prefix, *row], list(label))
+        for row in rows
+        for label in encoder.targets
+    ]
     backend.batch_size_per_gpu = _fastest(backend, requests[: WARM * len(LABELS)])
     with measured() as cost:
         replies = backend._loglikelihood_tokens(requests, disable_tqdm=True)
     scores = torch.tensor([reply[0] for reply in replies]).view(len(rows), len(LABELS))
-    return {**contest.asked(encoder, rows, scores.argmax(dim=1).tolist(), cost), "batch": backend.batch_size_per_gpu}
+    return {
+        **contest.asked(encoder, rows, scores.argmax(dim=1).tolist(), cost),
+        "batch": backend.batch_size_per_gpu,
+    }
 
 
 def _fastest(backend: Any, requests: list[Any]) -> int:
     seconds = {}
-    for size in (TRIED[0], *TRIED):  # the first once more: it was the one that did everything for the first time
+    for size in (
+        TRIED[0],
+        *TRIED,
+    ):  # the first once more: it was the one that did everything for the first time
         backend.batch_size_per_gpu = size
         started = time.perf_counter()
         backend._loglikelihood_tokens(requests, disable_tqdm=True)
@@ -94,14 +123,29 @@ def _fastest(backend: Any, requests: list[Any]) -> int:
 
 def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
     """The encoder, with its shots, and the prompts after the shared prefix."""
-    with (options.data / "ag_news" / "alps_tsv" / "test.tsv").open(encoding="utf-8", newline="") as file:
-        lines = [line for line in csv.reader(file, delimiter="\t") if len(line) == 2 and line[1] in LABELS]
+    with (options.data / "ag_news" / "alps_tsv" / "test.tsv").open(
+        encoding="utf-8", newline=""
+    ) as file:
+        lines = [
+            line
+            for line in csv.reader(file, delimiter="\t")
+            if len(line) == 2 and line[1] in LABELS
+        ]
     asked, rest = lines[: options.rows], lines[options.rows :]
-    of_label = [[Shot({"text": text}, label) for text, label in rest if label == one and len(text) < 200] for one in LABELS]
-    shots = tuple(itertools.islice((shot for turn in zip(*of_label, strict=False) for shot in turn), options.shots))
+    of_label = [
+        [Shot({"text": text}, label) for text, label in rest if label == one and len(text) < 200]
+        for one in LABELS
+    ]
+    shots = tuple(
+        itertools.islice(
+            (shot for turn in zip(*of_label, strict=False) for shot in turn), options.shots
+        )
+    )
     tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
     template = default_template("classification", ["text"], "")
-    encoder = Encoder(Rendering(template, LABELS, chat=True, max_length=1600, shots=shots), tokenizer, ["text"])
+    encoder = Encoder(
+        Rendering(template, LABELS, chat=True, max_length=1600, shots=shots), tokenizer, ["text"]
+    )
     return encoder, [encoder.encode({"text": text}).row for text, _ in asked]
 
 

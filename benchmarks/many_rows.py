@@ -2,11 +2,12 @@
 
     python benchmarks/many_rows.py [--rows 1000 1000000] [--one-file] --out runs/many
 
-Makes CSV files of texts of 4 to 20 words and recipes for them, which tune the embedded model for two steps, and runs each until
-the training is over. Memory is the resident set of the process, read three times a second: the most of it until the data are read
-and audited, until their tokens are made and the model is loaded, and until two batches have been trained on. With ``--one-file``
-a hundredth of the rows is set aside for validation and for the test each, otherwise these have files of 50 rows. Results go to
-OUT/results.json.
+Makes CSV files of texts of 4 to 20 words and recipes for them, which tune the embedded model for
+two steps, and runs each until the training is over. Memory is the resident set of the process, read
+three times a second: the most of it until the data are read and audited, until their tokens are
+made and the model is loaded, and until two batches have been trained on. With ``--one-file`` a
+hundredth of the rows is set aside for validation and for the test each, otherwise these have files
+of 50 rows. Results go to OUT/results.json.
 """
 
 from __future__ import annotations
@@ -33,14 +34,18 @@ STAGES = {"data:": "data", "tuned: training": "tokens", "tuned: test rows": "tra
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 1_000_000])
     parser.add_argument("--one-file", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=chosen.out) as made:
-        _study(Path(made), 200, False)  # the first one unpacks the model, which takes memory of its own
+        _study(
+            Path(made), 200, False
+        )  # the first one unpacks the model, which takes memory of its own
     results = [_study(chosen.out / f"{rows}", rows, chosen.one_file) for rows in chosen.rows]
     (chosen.out / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     print(json.dumps(results, indent=2))
@@ -49,14 +54,25 @@ def main() -> None:
 def _study(folder: Path, rows: int, one_file: bool) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {"train": rows} if one_file else {"train": rows, "validation": 50, "test": 50}
-    files = {split: _file(folder / f"{split}.csv", count, seed) for seed, (split, count) in enumerate(sizes.items())}
+    files = {
+        split: _file(folder / f"{split}.csv", count, seed)
+        for seed, (split, count) in enumerate(sizes.items())
+    }
     data: dict[str, Any] = {split: str(path.resolve()) for split, path in files.items()}
     if one_file:
         data["splitting"] = {"validation": 0.01, "test": 0.01}
     recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(
-        {"name": "many", "data": data, "training": {"max_steps": 2}, "variants": {"tuned": {}}}), "utf-8")
-    return {"rows": rows, "file_mb": round(files["train"].stat().st_size / 1e6, 1), "stages": _stages(recipe, folder)}
+    recipe.write_text(
+        yaml.safe_dump(
+            {"name": "many", "data": data, "training": {"max_steps": 2}, "variants": {"tuned": {}}}
+        ),
+        "utf-8",
+    )
+    return {
+        "rows": rows,
+        "file_mb": round(files["train"].stat().st_size / 1e6, 1),
+        "stages": _stages(recipe, folder),
+    }
 
 
 def _file(path: Path, rows: int, seed: int) -> Path:
@@ -66,7 +82,9 @@ def _file(path: Path, rows: int, seed: int) -> Path:
         writer.writerow(["text", "label"])
         for _ in range(rows):
             label = draw.choice("abcd")
-            writer.writerow([f"{' '.join(draw.choices(WORDS, k=draw.randint(4, 20)))} {label * 3}", label])
+            writer.writerow(
+                [f"{' '.join(draw.choices(WORDS, k=draw.randint(4, 20)))} {label * 3}", label]
+            )
     return path
 
 
@@ -76,12 +94,20 @@ def _stages(recipe: Path, folder: Path) -> dict[str, dict[str, float]]:
     environment = {name: value for name, value in os.environ.items() if name != "PROOFTUNE_QUIET"}
     started, most = time.monotonic(), [0]
     found: dict[str, dict[str, float]] = {}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+
         def listen(said: TextIO) -> None:
             for line in said:
-                stage = next((name for words, name in STAGES.items() if line.strip().startswith(words)), None)
+                stage = next(
+                    (name for words, name in STAGES.items() if line.strip().startswith(words)), None
+                )
                 if stage is not None and stage not in found:
-                    found[stage] = {"seconds": round(time.monotonic() - started), "peak_mb": round(most[0] / 1e6)}
+                    found[stage] = {
+                        "seconds": round(time.monotonic() - started),
+                        "peak_mb": round(most[0] / 1e6),
+                    }
                 if stage == "training":
                     process.terminate()
 

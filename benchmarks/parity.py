@@ -23,8 +23,16 @@ What `prooftune export` recorded when it ran each bundle's golden set through th
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("exports", type=Path, nargs="+", metavar="EXPORT", help="folders that prooftune export wrote")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "exports",
+        type=Path,
+        nargs="+",
+        metavar="EXPORT",
+        help="folders that prooftune export wrote",
+    )
     parser.add_argument("--note", default="", help="a sentence about how the figures came about")
     options = parser.parse_args(arguments)
     print(page([read_record(folder) for folder in options.exports], options.note))
@@ -35,7 +43,10 @@ def page(records: Sequence[dict[str, Any]], note: str) -> str:
     bundles: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for record in records:
         bundles.setdefault((record["model"], record["variant"], record["task"]), []).append(record)
-    parts = [f"## {variant} of {model}, {task}\n\n{table(found)}\n" for (model, variant, task), found in bundles.items()]
+    parts = [
+        f"## {variant} of {model}, {task}\n\n{table(found)}\n"
+        for (model, variant, task), found in bundles.items()
+    ]
     return "\n".join([HEAD, *([f"{note}\n"] if note else []), *parts]).rstrip()
 
 

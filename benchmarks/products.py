@@ -1,4 +1,5 @@
-"""The matrix products of some work, seen while it is done: to count their operations, or to do them again alone."""
+"""The matrix products of some work, seen while it is done: to count their operations, or to do them
+again alone."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ _A = torch.ops.aten
 _FACTORS = {_A.mm, _A.bmm, _A.addmm, _A.addmm_, _A.baddbmm, _A.baddbmm_}
 """Operators whose last two arguments are multiplied."""
 _ATTENTION = {  # products in each
-    _A._scaled_dot_product_flash_attention_for_cpu: 2, _A._scaled_dot_product_flash_attention_for_cpu_backward: 5}
+    _A._scaled_dot_product_flash_attention_for_cpu: 2,
+    _A._scaled_dot_product_flash_attention_for_cpu_backward: 5,
+}
 
 
 def are_products(operator: Any) -> bool:
@@ -37,24 +40,41 @@ def _in_int8(weight: int8_linear.Weight, given: Any, low: Tensor, up: Tensor) ->
 
 def _adapted(layers: Layers, wide: bool) -> float:
     n, depth = layers.x.shape
-    return 2 * n * sum(len(a) * depth + wide * len(b) * (depth + len(a)) for a, b in zip(layers.down, layers.up, strict=True))
+    return (
+        2
+        * n
+        * sum(
+            len(a) * depth + wide * len(b) * (depth + len(a))
+            for a, b in zip(layers.down, layers.up, strict=True)
+        )
+    )
 
 
 def _adapted_backward(layers: Layers, low: Tensor, grads: Sequence[Tensor], wide: bool) -> float:
     n, depth = layers.x.shape
-    return 2 * n * sum(len(a) * (2 * len(b) + depth) + wide * depth * (len(b) + len(a))
-                       for a, b in zip(layers.down, layers.up, strict=True))
+    return (
+        2
+        * n
+        * sum(
+            len(a) * (2 * len(b) + depth) + wide * depth * (len(b) + len(a))
+            for a, b in zip(layers.down, layers.up, strict=True)
+        )
+    )
 
 
 _COMPILED: list[tuple[Any, str, Callable[..., float]]] = [
-    (attention, "attend", _of_attention), (int8_linear.Weight, "product", _in_int8),
-    (Layers, "_forward", _adapted), (Layers, "_backward", _adapted_backward)]
+    (attention, "attend", _of_attention),
+    (int8_linear.Weight, "product", _in_int8),
+    (Layers, "_forward", _adapted),
+    (Layers, "_backward", _adapted_backward),
+]
 """Whose functions do products without PyTorch, their names, and the operations of a call."""
 
 
 class Counted(TorchDispatchMode):  # type: ignore[misc]
-    """Operations of products and of attention: 2 for a multiplication and an addition, in 8 bits as well. Compiled code counts too:
-    attention with what its tokens see, and its backward pass with it where gradients are asked for. Attention is not kept.
+    """Operations of products and of attention: 2 for a multiplication and an addition, in 8 bits as
+    well. Compiled code counts too: attention with what its tokens see, and its backward pass with
+    it where gradients are asked for. Attention is not kept.
 
     Attributes:
         operations: so far.
@@ -85,7 +105,9 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
             for (owner, name, _), own in zip(_COMPILED, self._own, strict=True):
                 setattr(owner, name, own)
 
-    def _seen(self, own: Callable[..., Any], operations: Callable[..., float]) -> Callable[..., Any]:
+    def _seen(
+        self, own: Callable[..., Any], operations: Callable[..., float]
+    ) -> Callable[..., Any]:
         def seen(*args: Any, **options: Any) -> Any:
             self.operations += operations(*args, **options)
             if self._keep and operations is not _of_attention:
@@ -94,7 +116,9 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
 
         return seen
 
-    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs, packet = kwargs or {}, operator.overloadpacket
         if are_products(operator):
             left, right = args[-2:]
@@ -102,7 +126,9 @@ class Counted(TorchDispatchMode):  # type: ignore[misc]
             if self._keep:
                 self.calls.append((operator, args, kwargs))
         elif packet in _ATTENTION:
-            query, key = args[:2] if packet is _A._scaled_dot_product_flash_attention_for_cpu else args[1:3]
+            query, key = (
+                args[:2] if packet is _A._scaled_dot_product_flash_attention_for_cpu else args[1:3]
+            )
             self.operations += _ATTENTION[packet] * 2 * query.numel() * key.shape[-2]
         elif packet is torch.ops.mkldnn._linear_pointwise:
             out = operator(*args, **kwargs)

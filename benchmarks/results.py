@@ -3,8 +3,9 @@
     python benchmarks/results.py --data FOLDER [--runs FOLDER] [NAME ...]
 
 FOLDER holds the public data sets in their upstream layouts (ag_news/, sst2/, financial_phrasebank/,
-masakhanews_swa/, squad_v2/, policy_qa/). Without names every recipe of benchmarks/results/ is run, which takes a few hours on two
-cores; finished studies are skipped. The tables are printed from what the runs hold.
+masakhanews_swa/, squad_v2/, policy_qa/). Without names every recipe of benchmarks/results/ is run,
+which takes a few hours on two cores; finished studies are skipped. The tables are printed from what
+the runs hold.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ TARGET = HERE.parent / "docs" / "results.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="studies to run; all if none is named")
     parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
     parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="where the runs go")
-    parser.add_argument("--only-write", action="store_true", help="run nothing, write the tables of what is there")
+    parser.add_argument(
+        "--only-write", action="store_true", help="run nothing, write the tables of what is there"
+    )
     options = parser.parse_args(arguments)
     known = sorted(p.stem for p in (HERE / "results").glob("*.yaml"))
     for name in [] if options.only_write else options.names or known:
@@ -40,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _recipe(name: str, data: Path) -> dict[str, Any]:
-    text = (HERE / "results" / f"{name}.yaml").read_text("utf-8").replace("DATA/", f"{data.resolve()}/")
+    text = (
+        (HERE / "results" / f"{name}.yaml")
+        .read_text("utf-8")
+        .replace("DATA/", f"{data.resolve()}/")
+    )
     values: dict[str, Any] = yaml.safe_load(text)
     return values
 
@@ -54,22 +63,55 @@ def page(studies: Sequence[dict[str, Any]]) -> str:
     """The whole document."""
     parts = [_HEAD]
     for study in studies:
-        parts += [f"## {study['name']}", "", study["header"], "", *table(study), "", study["scores"]["verdict"]["sentence"], "",
-                  *[f"- {note}" for note in study.get("notes", [])], ""]
+        parts += [
+            f"## {study['name']}",
+            "",
+            study["header"],
+            "",
+            *table(study),
+            "",
+            study["scores"]["verdict"]["sentence"],
+            "",
+            *[f"- {note}" for note in study.get("notes", [])],
+            "",
+        ]
     if studies:
         machine = studies[-1]["environment"]
-        versions = ", ".join(f"{k} {machine[k]}" for k in ("torch", "transformers", "peft", "scikit-learn"))
-        parts += ["## Machine", "", f"{machine['cpu']}, {machine['threads']} cores; Python {machine['python']}, {versions}; "
-                  f"{machine['dtype']}, seed {studies[-1]['seed']}; written {datetime.date.today()}.", ""]
+        versions = ", ".join(
+            f"{k} {machine[k]}" for k in ("torch", "transformers", "peft", "scikit-learn")
+        )
+        parts += [
+            "## Machine",
+            "",
+            f"{machine['cpu']}, {machine['threads']} cores; Python {machine['python']}, "
+            f"{versions}; "
+            f"{machine['dtype']}, seed {studies[-1]['seed']}; written {datetime.date.today()}.",
+            "",
+        ]
     return "\n".join(parts)
 
 
 COLUMNS = {
     "classification": {"accuracy": "accuracy", "macro_f1": "macro-F1"},
-    "extractive-qa": {"f1": "F1", "exact": "exact match", "has_answer_f1": "F1 with an answer", "no_answer_f1": "without one",
-                      "bleu": "BLEU", "meteor": "METEOR", "rougeL": "ROUGE-L"},
-    "free-text-qa": {"rougeL": "ROUGE-L", "rouge1": "ROUGE-1", "bleu": "BLEU", "meteor": "METEOR", "bertscore_f1": "BERTScore",
-                     "f1": "F1", "answer_words": "words"}}
+    "extractive-qa": {
+        "f1": "F1",
+        "exact": "exact match",
+        "has_answer_f1": "F1 with an answer",
+        "no_answer_f1": "without one",
+        "bleu": "BLEU",
+        "meteor": "METEOR",
+        "rougeL": "ROUGE-L",
+    },
+    "free-text-qa": {
+        "rougeL": "ROUGE-L",
+        "rouge1": "ROUGE-1",
+        "bleu": "BLEU",
+        "meteor": "METEOR",
+        "bertscore_f1": "BERTScore",
+        "f1": "F1",
+        "answer_words": "words",
+    },
+}
 """Metric -> heading, for each task."""
 
 
@@ -79,30 +121,57 @@ def table(study: dict[str, Any]) -> list[str]:
     columns = COLUMNS[scores.get("task", "classification")]
     confidence = f"{scores['confidence']:.0%}"
     headings = [f"{title} ({confidence} interval)" for title in columns.values()]
-    lines = [f"| variant | {' | '.join(headings)} | training | scoring | peak memory |",
-             "|---" * (1 + len(headings)) + "|---:|---:|---:|"]
+    lines = [
+        f"| variant | {' | '.join(headings)} | training | scoring | peak memory |",
+        "|---" * (1 + len(headings)) + "|---:|---:|---:|",
+    ]
     for name, variant in scores["variants"].items():
         cost, metrics = study["variants"][name]["cost"], variant["metrics"]
         cells = [_interval(metrics[key]) if key in metrics else "–" for key in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} | {_seconds(cost['train_seconds'])} | {_seconds(cost['score_seconds'])} "
-                     f"| {_memory(cost.get('peak_memory_bytes'))} |")
-    return [*lines, "", f"{scores['n']:,} test examples.", *_thresholds(scores), *_differences(scores)]
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {_seconds(cost['train_seconds'])} | "
+            f"{_seconds(cost['score_seconds'])} "
+            f"| {_memory(cost.get('peak_memory_bytes'))} |"
+        )
+    return [
+        *lines,
+        "",
+        f"{scores['n']:,} test examples.",
+        *_thresholds(scores),
+        *_differences(scores),
+    ]
 
 
 def _thresholds(scores: dict[str, Any]) -> list[str]:
-    """What the models answered before their no-answer thresholds, and what their no-answer scores are worth."""
+    """What the models answered before their no-answer thresholds, and what their no-answer scores
+    are worth."""
     found = {name: v["no_answer"] for name, v in scores["variants"].items() if v.get("no_answer")}
     if not found:
         return []
-    lines = ["", "Before the no-answer threshold, which is chosen on validation questions (AUROC: how often a question without an "
-             "answer has a higher no-answer score than one with an answer; 0.5 is chance):", "",
-             "| variant | F1 | F1 with an answer | the same, made to answer | best F1 any threshold gives | AUROC |",
-             "|---|---:|---:|---:|---:|---|"]
+    lines = [
+        "",
+        "Before the no-answer threshold, which is chosen on validation questions (AUROC: how "
+        "often a question without an "
+        "answer has a higher no-answer score than one with an answer; 0.5 is chance):",
+        "",
+        "| variant | F1 | F1 with an answer | the same, made to answer | best F1 any threshold "
+        "gives | AUROC |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
     never = scores["support"][UNANSWERABLE] / scores["n"]
-    end = ["", f"To answer nothing at all gives F1 {never:.3f}. A no-answer score beats that only where it finds the questions "
-           "without an answer; one near chance does not, however good the answers to the others become."]
-    cells = [f"| {name} | {t['f1_without']:.3f} | {t['has_answer_f1_without']:.3f} | {t['has_answer_f1_always']:.3f} "
-             f"| {t['best_f1_on_test']:.3f} | {_interval(t['auroc'])} |" for name, t in found.items()]
+    end = [
+        "",
+        f"To answer nothing at all gives F1 {never:.3f}. A no-answer score beats that only where "
+        "it finds the questions "
+        "without an answer; one near chance does not, however good the answers to the others "
+        "become.",
+    ]
+    cells = [
+        f"| {name} | {t['f1_without']:.3f} | {t['has_answer_f1_without']:.3f} | "
+        f"{t['has_answer_f1_always']:.3f} "
+        f"| {t['best_f1_on_test']:.3f} | {_interval(t['auroc'])} |"
+        for name, t in found.items()
+    ]
     return [*lines, *cells, *end]
 
 
@@ -114,7 +183,10 @@ def _differences(scores: dict[str, Any]) -> list[str]:
     lines = ["", f"| difference | {title}, points (interval) | p (Holm) |", "|---|---|---:|"]
     for row in scores["comparisons"]:
         value, low, high = (100 * row[primary][end] for end in ("value", "low", "high"))
-        lines.append(f"| {row['a']} − {row['b']} | {value:+.1f} ({low:+.1f} to {high:+.1f}) | {row['p_holm']:.4f} |")
+        lines.append(
+            f"| {row['a']} − {row['b']} | {value:+.1f} ({low:+.1f} to {high:+.1f}) | "
+            f"{row['p_holm']:.4f} |"
+        )
     return lines
 
 
@@ -122,7 +194,9 @@ def _interval(metric: dict[str, Any]) -> str:
     if metric["value"] is None:
         return "–"
     digits = 1 if metric["high"] > 1.5 else 3  # BLEU runs to 100, and words are counted
-    return f"{metric['value']:.{digits}f} ({metric['low']:.{digits}f} to {metric['high']:.{digits}f})"
+    return (
+        f"{metric['value']:.{digits}f} ({metric['low']:.{digits}f} to {metric['high']:.{digits}f})"
+    )
 
 
 def _seconds(value: float) -> str:

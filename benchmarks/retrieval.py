@@ -1,11 +1,13 @@
-"""Search over the regulatory documents of ObliQA, whose questions name the passages that answer them.
+"""Search over the regulatory documents of ObliQA, whose questions name the passages that answer
+them.
 
     python benchmarks/retrieval.py --data FOLDER [--index FOLDER] [--split test] [--tune]
 
-FOLDER holds policy_qa/ObliQA in its upstream layout. The 40 documents (13,000 passages) are indexed once, which takes
-minutes on two cores; then the 2,786 test questions are searched by words, by meaning and by both, and a Markdown table
-is printed: the mean of each measure with its 95% bootstrap interval, and paired differences on the same questions.
-With --tune the depths and weights of fusion are compared, on the development questions only.
+FOLDER holds policy_qa/ObliQA in its upstream layout. The 40 documents (13,000 passages) are indexed
+once, which takes minutes on two cores; then the 2,786 test questions are searched by words, by
+meaning and by both, and a Markdown table is printed: the mean of each measure with its 95%
+bootstrap interval, and paired differences on the same questions. With --tune the depths and weights
+of fusion are compared, on the development questions only.
 """
 
 from __future__ import annotations
@@ -32,22 +34,39 @@ RESAMPLES, CHUNK = 2000, 200
 DEEPEST = 200
 MODES: tuple[Mode, ...] = ("bm25", "dense", "fused")
 MEASURES: dict[str, Callable[[Sequence[Sequence[str]], Sequence[set[str]], int], Floats]] = {
-    f"recall@{K}": recall, f"MRR@{K}": reciprocal_rank, f"nDCG@{K}": ndcg}
+    f"recall@{K}": recall,
+    f"MRR@{K}": reciprocal_rank,
+    f"nDCG@{K}": ndcg,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
-    parser.add_argument("--index", type=Path, default=Path("runs/obliqa-index"), help="where the index goes")
+    parser.add_argument(
+        "--index", type=Path, default=Path("runs/obliqa-index"), help="where the index goes"
+    )
     parser.add_argument("--split", choices=["dev", "test"], default="test")
-    parser.add_argument("--tune", action="store_true", help="compare depths and weights of fusion on the dev questions")
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="compare depths and weights of fusion on the dev questions",
+    )
     options = parser.parse_args(arguments)
     root = options.data / "policy_qa" / "ObliQA"
     begun = time.perf_counter()
-    summary = build(root / "StructuredRegulatoryDocuments.zip", options.index, Settings(words=200, overlap=40))
-    print(f"{summary.documents} documents, {summary.chunks:,} chunks, {summary.embedded:,} embedded now "
-          f"({summary.shortened:,} of them longer than the embedding model reads), "
-          f"{time.perf_counter() - begun:.0f} s\n", flush=True)
+    summary = build(
+        root / "StructuredRegulatoryDocuments.zip", options.index, Settings(words=200, overlap=40)
+    )
+    print(
+        f"{summary.documents} documents, {summary.chunks:,} chunks, {summary.embedded:,} embedded "
+        "now "
+        f"({summary.shortened:,} of them longer than the embedding model reads), "
+        f"{time.perf_counter() - begun:.0f} s\n",
+        flush=True,
+    )
     index = open_index(options.index)
     questions, gold = read(root / f"ObliQA_{'dev' if options.tune else options.split}.json")
     if options.tune:
@@ -59,8 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def read(path: Path) -> tuple[list[str], list[set[str]]]:
     """Questions, and the keys of the passages that answer each."""
     rows = read_json(path)
-    return ([row["Question"] for row in rows],
-            [{f"{one['DocumentID']}/{one['PassageID']}" for one in row["Passages"]} for row in rows])
+    return (
+        [row["Question"] for row in rows],
+        [{f"{one['DocumentID']}/{one['PassageID']}" for one in row["Passages"]} for row in rows],
+    )
 
 
 def compare(index: Index, questions: Sequence[str], gold: Sequence[set[str]], split: str) -> None:
@@ -71,8 +92,13 @@ def compare(index: Index, questions: Sequence[str], gold: Sequence[set[str]], sp
         found = [keys(hits) for hits in index.search(questions, 2 * K, mode)]
         values[mode] = {name: measure(found, gold, K) for name, measure in MEASURES.items()}
         values[mode]["seconds"] = np.array([time.perf_counter() - begun])
-    print(f"{len(questions):,} {split} questions; fusion of {DEPTH} hits each, weight of the dense list {DENSE_WEIGHT}\n")
-    print("| search | " + " | ".join(MEASURES) + " | seconds |\n|---|" + "---|" * (len(MEASURES) + 1))
+    print(
+        f"{len(questions):,} {split} questions; fusion of {DEPTH} hits each, weight of the dense "
+        f"list {DENSE_WEIGHT}\n"
+    )
+    print(
+        "| search | " + " | ".join(MEASURES) + " | seconds |\n|---|" + "---|" * (len(MEASURES) + 1)
+    )
     for mode in MODES:
         cells = [interval(values[mode][name]) for name in MEASURES]
         print(f"| {mode} | " + " | ".join(cells) + f" | {values[mode]['seconds'][0]:.0f} |")
@@ -84,9 +110,16 @@ def compare(index: Index, questions: Sequence[str], gold: Sequence[set[str]], sp
 def interval(per_question: Floats, sign: str = "") -> str:
     """The mean of values [n] with its percentile bootstrap interval, in percent."""
     n = len(per_question)
-    samples = np.concatenate([resample_counts(n, CHUNK, 0, start) @ per_question / n for start in range(0, RESAMPLES, CHUNK)])
+    samples = np.concatenate(
+        [
+            resample_counts(n, CHUNK, 0, start) @ per_question / n
+            for start in range(0, RESAMPLES, CHUNK)
+        ]
+    )
     low, high = percentile_interval(samples, 0.95)
-    return f"{100 * per_question.mean():{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+    return (
+        f"{100 * per_question.mean():{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})"
+    )
 
 
 def tune(index: Index, questions: Sequence[str], gold: Sequence[set[str]]) -> None:
@@ -95,11 +128,19 @@ def tune(index: Index, questions: Sequence[str], gold: Sequence[set[str]]) -> No
     for mode in ("bm25", "dense"):
         found = index.search(questions, DEEPEST, mode)
         both.append([[(number[hit.chunk.id], hit.score) for hit in hits] for hits in found])
-    print(f"recall@{K} on {len(questions):,} dev questions\n\n| depth | weight of the dense list | recall@{K} |\n|---|---|---|")
+    print(
+        f"recall@{K} on {len(questions):,} dev questions\n\n| depth | weight of the dense list | "
+        f"recall@{K} |\n|---|---|---|"
+    )
     for depth in (20, 50, 100, DEEPEST):
         for weight in (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 1.0):
-            fused = [[index.chunks[i].key for i, _ in fuse([one[:depth] for one in pair], (1 - weight, weight), 2 * K)]
-                     for pair in zip(*both, strict=True)]
+            fused = [
+                [
+                    index.chunks[i].key
+                    for i, _ in fuse([one[:depth] for one in pair], (1 - weight, weight), 2 * K)
+                ]
+                for pair in zip(*both, strict=True)
+            ]
             print(f"| {depth} | {weight} | {100 * recall(fused, gold, K).mean():.2f} |", flush=True)
 
 

@@ -1,10 +1,13 @@
-"""Rows per second of a server against `predict` in the same run, latencies, and answers that differ under load.
+"""Rows per second of a server against `predict` in the same run, latencies, and answers that differ
+under load.
 
-    python benchmarks/serving.py BUNDLE TEXTS.txt [--rows 1024] [--clients 8] [--per-request 16] [--repeats 3]
+    python benchmarks/serving.py BUNDLE TEXTS.txt [--rows 1024] [--clients 8] [--per-request 16]
+    [--repeats 3]
 
-Offline first: `predict` on all rows, which is also what the server's answers are compared with. Then a server in a process of
-its own on this machine, asked by a bounded number of clients, each with one request at a time. Both in turn, several times, so
-that a machine that slows down slows both; medians are given. Ends with status 1 where an answer differs.
+Offline first: `predict` on all rows, which is also what the server's answers are compared with.
+Then a server in a process of its own on this machine, asked by a bounded number of clients, each
+with one request at a time. Both in turn, several times, so that a machine that slows down slows
+both; medians are given. Ends with status 1 where an answer differs.
 """
 
 from __future__ import annotations
@@ -53,33 +56,72 @@ def main() -> int:
         start = time.perf_counter()
         expected = loaded.predict(rows, progress=False)
         offline = len(rows) / (time.perf_counter() - start)
-        facts = _served(options.bundle, rows, expected, options.clients, options.per_request, tolerance)
-        pairs.append({"offline_rows_per_second": offline, **facts, "share_of_offline": facts["served_rows_per_second"] / offline})
+        facts = _served(
+            options.bundle, rows, expected, options.clients, options.per_request, tolerance
+        )
+        pairs.append(
+            {
+                "offline_rows_per_second": offline,
+                **facts,
+                "share_of_offline": facts["served_rows_per_second"] / offline,
+            }
+        )
         print(json.dumps(pairs[-1]), flush=True)
     medians = {name: round(statistics.median(pair[name] for pair in pairs), 4) for name in pairs[0]}
-    worst = {name: max(pair[name] for pair in pairs) for name in ("wrong", "failed", "exit_status", "largest_difference")}
-    print(json.dumps({"rows": len(rows), "clients": options.clients, "rows_per_request": options.per_request,
-                      "tolerance": tolerance, "pairs": len(pairs), **medians, **worst}, indent=2))
+    worst = {
+        name: max(pair[name] for pair in pairs)
+        for name in ("wrong", "failed", "exit_status", "largest_difference")
+    }
+    print(
+        json.dumps(
+            {
+                "rows": len(rows),
+                "clients": options.clients,
+                "rows_per_request": options.per_request,
+                "tolerance": tolerance,
+                "pairs": len(pairs),
+                **medians,
+                **worst,
+            },
+            indent=2,
+        )
+    )
     return 1 if worst["wrong"] or worst["failed"] else 0
 
 
 def _served(
     bundle: Path, rows: list[str], expected: list[Any], clients: int, size: int, tolerance: float
 ) -> dict[str, Any]:
-    command = [sys.executable, "-m", "prooftune", "--quiet", "serve", f"golden={bundle}", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "prooftune",
+        "--quiet",
+        "serve",
+        f"golden={bundle}",
+        "--port",
+        "0",
+    ]
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
         process = subprocess.Popen(command, stderr=log)
         try:
             url = _started(Path(folder) / "log", process)
             starts = range(0, len(rows), size)
-            with httpx2.Client(timeout=600, limits=httpx2.Limits(max_connections=clients)) as client:
+            with httpx2.Client(
+                timeout=600, limits=httpx2.Limits(max_connections=clients)
+            ) as client:
+
                 def ask(start: int) -> tuple[float, int, int, float]:
                     begun = time.perf_counter()
-                    reply = client.post(f"{url}/v1/classify", json={"texts": rows[start:start + size]})
+                    reply = client.post(
+                        f"{url}/v1/classify", json={"texts": rows[start : start + size]}
+                    )
                     seconds = time.perf_counter() - begun
                     if reply.status_code != 200:
                         return seconds, 0, 1, 0.0
-                    wrong, farthest = _compared(reply.json()["results"], expected[start:start + size], tolerance)
+                    wrong, farthest = _compared(
+                        reply.json()["results"], expected[start : start + size], tolerance
+                    )
                     return seconds, wrong, 0, farthest
 
                 ask(0)
@@ -91,14 +133,23 @@ def _served(
             process.terminate()
             code = process.wait(120)
     times = sorted(one[0] for one in found)
-    return {"served_rows_per_second": len(rows) / seconds, "p50_seconds": times[len(times) // 2],
-            "p99_seconds": times[min(len(times) - 1, int(len(times) * 0.99))], "requests": len(times),
-            "wrong": sum(one[1] for one in found), "largest_difference": max(one[3] for one in found),
-            "failed": sum(one[2] for one in found), "exit_status": code}
+    return {
+        "served_rows_per_second": len(rows) / seconds,
+        "p50_seconds": times[len(times) // 2],
+        "p99_seconds": times[min(len(times) - 1, int(len(times) * 0.99))],
+        "requests": len(times),
+        "wrong": sum(one[1] for one in found),
+        "largest_difference": max(one[3] for one in found),
+        "failed": sum(one[2] for one in found),
+        "exit_status": code,
+    }
 
 
-def _compared(got: list[dict[str, Any]], expected: list[Any], tolerance: float) -> tuple[int, float]:
-    """Rows whose label differs, though the golden answer is no tie, or whose probability does; the largest difference of one."""
+def _compared(
+    got: list[dict[str, Any]], expected: list[Any], tolerance: float
+) -> tuple[int, float]:
+    """Rows whose label differs, though the golden answer is no tie, or whose probability does; the
+    largest difference of one."""
     wrong, farthest = 0, 0.0
     for one, want in zip(got, expected, strict=True):
         top = sorted(want.probabilities.values(), reverse=True)[:2]

@@ -2,12 +2,13 @@
 
     python benchmarks/step.py [--rows 16] [--prefix 45] [--length 70] [--repeats 11] [--int8]
 
-Times a step (forward and backward pass of the embedded model with LoRA on all linear layers, bfloat16) over rows of random tokens
-behind a common prefix, then the matrix products of that step alone: the very ones, in their order, with the arrays that they had.
-A step and its products are timed in turn, as pairs, since the speed of a machine changes. Where attention is compiled code, its
-products count as operations, but not among those that are timed alone. Prints the share of the step that they
-explain (the median of the pairs), what took the rest, and the share of the rate that this machine reaches in a product of
-1024 x 1024.
+Times a step (forward and backward pass of the embedded model with LoRA on all linear layers,
+bfloat16) over rows of random tokens behind a common prefix, then the matrix products of that step
+alone: the very ones, in their order, with the arrays that they had. A step and its products are
+timed in turn, as pairs, since the speed of a machine changes. Where attention is compiled code, its
+products count as operations, but not among those that are timed alone. Prints the share of the step
+that they explain (the median of the pairs), what took the rest, and the share of the rate that this
+machine reaches in a product of 1024 x 1024.
 """
 
 from __future__ import annotations
@@ -38,12 +39,20 @@ from prooftune.utils import malloc
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--prefix", type=int, default=45)
-    parser.add_argument("--length", type=int, default=70, help="mean tokens of a row after the prefix")
+    parser.add_argument(
+        "--length", type=int, default=70, help="mean tokens of a row after the prefix"
+    )
     parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--int8", action="store_true", help="products with frozen weights in 8 bits (model.int8_training)")
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="products with frozen weights in 8 bits (model.int8_training)",
+    )
     options = parser.parse_args()
     model = _adapted()
     step, tokens = _step(model, options)
@@ -58,17 +67,36 @@ def main() -> None:
             step()
     seconds, alone = (statistics.median(one) for one in zip(*pairs, strict=True))
     share, work = statistics.median(products / whole for whole, products in pairs), seen.operations
-    names = {"_AdaptedLinears", "_AdaptedLinearsBackward"}  # ours, whose products PyTorch does not see, and which are little else
+    names = {
+        "_AdaptedLinears",
+        "_AdaptedLinearsBackward",
+    }  # ours, whose products PyTorch does not see, and which are little else
     names |= {str(operator).rpartition(".")[0].replace(".", "::") for operator, _, _ in seen.calls}
-    rest = {event.key: event.self_cpu_time_total / 1e6 for event in profiled.key_averages() if event.key not in names}
+    rest = {
+        event.key: event.self_cpu_time_total / 1e6
+        for event in profiled.key_averages()
+        if event.key not in names
+    }
     rate = product_rate()
     most = dict(sorted(rest.items(), key=lambda item: -item[1])[:12])
-    result = {"rows": options.rows, "tokens": tokens, "step_seconds": seconds, "products_alone_seconds": alone,
-              "share_of_step": share, "product_rate": work / seconds, "rate_1024": rate,
-              "share_of_rate_1024": work / seconds / rate, "other_operators_seconds": most, "machine": machine(),
-              "command": " ".join(["python benchmarks/step.py", *sys.argv[1:]]), "date": datetime.date.today().isoformat()}
+    result = {
+        "rows": options.rows,
+        "tokens": tokens,
+        "step_seconds": seconds,
+        "products_alone_seconds": alone,
+        "share_of_step": share,
+        "product_rate": work / seconds,
+        "rate_1024": rate,
+        "share_of_rate_1024": work / seconds / rate,
+        "other_operators_seconds": most,
+        "machine": machine(),
+        "command": " ".join(["python benchmarks/step.py", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+    }
     MEASURED.mkdir(exist_ok=True)
-    (MEASURED / f"step{'-int8' if options.int8 else ''}.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    (MEASURED / f"step{'-int8' if options.int8 else ''}.json").write_text(
+        json.dumps(result, indent=1) + "\n", "utf-8"
+    )
     print(json.dumps(result, indent=1))
 
 
@@ -82,8 +110,17 @@ def _adapted() -> Any:
 def _step(model: Any, options: argparse.Namespace) -> tuple[Callable[[], Any], int]:
     module, draw = TuningModule(model).train(), random.Random(0)
     prefix = [draw.randrange(1000, 40000) for _ in range(options.prefix)]
-    lengths = [max(5, int(draw.gauss(options.length, options.length / 5))) for _ in range(options.rows)]
-    rows = [Row([draw.randrange(1000, 40000) for _ in range(n)], [n - 2, n - 1], [draw.randrange(40000), 2]) for n in lengths]
+    lengths = [
+        max(5, int(draw.gauss(options.length, options.length / 5))) for _ in range(options.rows)
+    ]
+    rows = [
+        Row(
+            [draw.randrange(1000, 40000) for _ in range(n)],
+            [n - 2, n - 1],
+            [draw.randrange(40000), 2],
+        )
+        for n in lengths
+    ]
     batch = make_collator(prefix, module.lines)(rows)
 
     def step() -> None:

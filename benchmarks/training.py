@@ -1,19 +1,22 @@
 """Training against TRL and against a Trainer that pads to 512, on the same rows in the same order.
 
     pip install trl==1.16.0
-    python benchmarks/training.py --data FOLDER [--rows 160] [--dtype bfloat16] [--repeats 3] [--only NAME ...]
+    python benchmarks/training.py --data FOLDER [--rows 160] [--dtype bfloat16] [--repeats 3]
+    [--only NAME ...]
 
-FOLDER holds the public data sets (ag_news/alps_tsv/). All contestants learn the same token ids, of which the label and its stop
-token alone count, with LoRA (r 16, all linear layers) on the embedded model: batches of 16 rows, the rows in their order,
-transformers' default AdamW, the same learning rate. Each pair has a seed of its own, of the adapters. Timed is everything from the
-rows to the end of the training, the making of the trainer included, imports not. The final loss is computed by transformers' own
-forward pass, row by row.
+FOLDER holds the public data sets (ag_news/alps_tsv/). All contestants learn the same token ids, of
+which the label and its stop token alone count, with LoRA (r 16, all linear layers) on the embedded
+model: batches of 16 rows, the rows in their order, transformers' default AdamW, the same learning
+rate. Each pair has a seed of its own, of the adapters. Timed is everything from the rows to the end
+of the training, the making of the trainer included, imports not. The final loss is computed by
+transformers' own forward pass, row by row.
 
 * ``prooftune``: as a study trains.
 * ``prooftune-int8``: the same with ``model.int8_training: true``.
 * ``trl-defaults``: ``SFTTrainer`` as it is.
-* ``trl-best``: without gradient checkpointing, which costs time and is not needed here, and the model's attention eager, which on
-  CPUs is faster for short rows. Packing and padding-free batches need FlashAttention, without which rows see each other.
+* ``trl-best``: without gradient checkpointing, which costs time and is not needed here, and the
+  model's attention eager, which on CPUs is faster for short rows. Packing and padding-free batches
+  need FlashAttention, without which rows see each other.
 * ``padded-512``: ``Trainer`` over rows padded to 512 tokens, as fine-tuning notebooks do it.
 """
 
@@ -41,9 +44,20 @@ from prooftune.utils.profiling import measured
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 ARGUMENTS: dict[str, Any] = {
-    "learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batch_size": 16, "lr_scheduler_type": "linear",
-    "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 0, "bf16": True, "report_to": "none",
-    "save_strategy": "no", "eval_strategy": "no", "train_sampling_strategy": "sequential"}
+    "learning_rate": 1e-3,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 16,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "seed": 0,
+    "bf16": True,
+    "report_to": "none",
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "train_sampling_strategy": "sequential",
+}
 SHORT, LONG = 160, 512
 ROWS = 160
 
@@ -55,9 +69,20 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     options = parser.parse_args()
     ARGUMENTS["bf16"] = options.dtype == "bfloat16"
-    runs = {"prooftune": ours, "prooftune-int8": ours_in_int8, "trl-defaults": trl_defaults, "trl-best": trl_best,
-            "padded-512": padded}
-    facts = {"model": loading.EMBEDDED, "rows": options.rows, "dtype": options.dtype, "arguments": ARGUMENTS, "lora": LORA}
+    runs = {
+        "prooftune": ours,
+        "prooftune-int8": ours_in_int8,
+        "trl-defaults": trl_defaults,
+        "trl-best": trl_best,
+        "padded-512": padded,
+    }
+    facts = {
+        "model": loading.EMBEDDED,
+        "rows": options.rows,
+        "dtype": options.dtype,
+        "arguments": ARGUMENTS,
+        "lora": LORA,
+    }
     many = "" if options.rows == ROWS else f"-{options.rows}"
     contest.contest(__file__, options, runs, facts, name=f"training-{options.dtype}{many}")
 
@@ -65,8 +90,11 @@ def main() -> None:
 def ours(options: argparse.Namespace, int8: bool = False) -> dict[str, Any]:
     encoder, rows, held_out = _rows(options)
     model = _adapted(options, "auto")
-    # Operations are counted without the rows that are looked at beforehand, which would count in every step.
-    return _figures(model, encoder, rows, held_out, as_a_study(model, encoder, int8), as_a_study(model, encoder))
+    # Operations are counted without the rows that are looked at beforehand, which would count in
+    # every step.
+    return _figures(
+        model, encoder, rows, held_out, as_a_study(model, encoder, int8), as_a_study(model, encoder)
+    )
 
 
 def ours_in_int8(options: argparse.Namespace) -> dict[str, Any]:
@@ -82,8 +110,15 @@ def as_a_study(model: Any, encoder: Encoder, int8: bool = False) -> Callable[[li
     def fit(some: list[Row]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             dtype = torch.bfloat16 if ARGUMENTS["bf16"] else torch.float32
-            arguments = training_arguments(ARGUMENTS, Path(folder), rows=len(some), validation=0, seed=0, dtype=dtype,
-                                           patience=None)
+            arguments = training_arguments(
+                ARGUMENTS,
+                Path(folder),
+                rows=len(some),
+                validation=0,
+                seed=0,
+                dtype=dtype,
+                patience=None,
+            )
             train(TuningModule(model), some, [], encoder.prefix, arguments, int8=int8)
 
     return fit
@@ -102,15 +137,31 @@ def _trl(options: argparse.Namespace, attention: str, settings: dict[str, Any]) 
     from trl import SFTConfig, SFTTrainer
 
     encoder, rows, held_out = _rows(options)
-    model, tokenizer = _adapted(options, attention), loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
+    model, tokenizer = (
+        _adapted(options, attention),
+        loading.load_tokenizer(loading.resolve(loading.EMBEDDED)),
+    )
 
     def fit(some: list[Row]) -> None:
         data = [_whole(encoder, row) for row in some]
-        dataset = Dataset.from_list([{"input_ids": ids, "completion_mask": [0] * (len(ids) - n) + [1] * n} for ids, n in data])
+        dataset = Dataset.from_list(
+            [
+                {"input_ids": ids, "completion_mask": [0] * (len(ids) - n) + [1] * n}
+                for ids, n in data
+            ]
+        )
         with tempfile.TemporaryDirectory() as folder:
-            config = SFTConfig(output_dir=folder, use_cpu=not torch.cuda.is_available(), completion_only_loss=True,
-                               disable_tqdm=True, **ARGUMENTS, **settings)
-            SFTTrainer(model=model, args=config, train_dataset=dataset, processing_class=tokenizer).train()
+            config = SFTConfig(
+                output_dir=folder,
+                use_cpu=not torch.cuda.is_available(),
+                completion_only_loss=True,
+                disable_tqdm=True,
+                **ARGUMENTS,
+                **settings,
+            )
+            SFTTrainer(
+                model=model, args=config, train_dataset=dataset, processing_class=tokenizer
+            ).train()
 
     return _figures(model, encoder, rows, held_out, fit)
 
@@ -126,21 +177,43 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
         ids, targets_ = _whole(encoder, row)
         rest = LONG - len(ids)
         labels = [-100] * (len(ids) - targets_) + ids[-targets_:]
-        return {"input_ids": ids + [0] * rest, "attention_mask": [1] * len(ids) + [0] * rest, "labels": labels + [-100] * rest}
+        return {
+            "input_ids": ids + [0] * rest,
+            "attention_mask": [1] * len(ids) + [0] * rest,
+            "labels": labels + [-100] * rest,
+        }
 
     def fit(some: list[Row]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            arguments = TrainingArguments(output_dir=folder, use_cpu=not torch.cuda.is_available(), disable_tqdm=True, **ARGUMENTS)
-            Trainer(model=model, args=arguments, train_dataset=Dataset.from_list([example(row) for row in some])).train()
+            arguments = TrainingArguments(
+                output_dir=folder,
+                use_cpu=not torch.cuda.is_available(),
+                disable_tqdm=True,
+                **ARGUMENTS,
+            )
+            Trainer(
+                model=model,
+                args=arguments,
+                train_dataset=Dataset.from_list([example(row) for row in some]),
+            ).train()
 
     return _figures(model, encoder, rows, held_out, fit)
 
 
 def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
     """The encoder, the rows that are learned, and half as many that are not."""
-    with (options.data / "ag_news" / "alps_tsv" / "dev.tsv").open(encoding="utf-8", newline="") as file:
-        lines = [line for line in csv.reader(file, delimiter="\t") if len(line) == 2 and line[1] in LABELS]
-    examples = [Example(str(i), {"text": text}, label) for i, (text, label) in enumerate(lines[: options.rows * 3 // 2])]
+    with (options.data / "ag_news" / "alps_tsv" / "dev.tsv").open(
+        encoding="utf-8", newline=""
+    ) as file:
+        lines = [
+            line
+            for line in csv.reader(file, delimiter="\t")
+            if len(line) == 2 and line[1] in LABELS
+        ]
+    examples = [
+        Example(str(i), {"text": text}, label)
+        for i, (text, label) in enumerate(lines[: options.rows * 3 // 2])
+    ]
     tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
     template = default_template("classification", ["text"], "")
     encoder = Encoder(Rendering(template, LABELS, chat=True, max_length=SHORT), tokenizer, ["text"])
@@ -151,7 +224,9 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
 def _adapted(options: argparse.Namespace, attention: str) -> Any:
     """The embedded model with fresh adapters, the same for every contestant of a pair."""
     folder = loading.resolve(loading.EMBEDDED)
-    chosen = recipe.Model.model_validate({"name": loading.EMBEDDED, "dtype": options.dtype, "attention": attention})
+    chosen = recipe.Model.model_validate(
+        {"name": loading.EMBEDDED, "dtype": options.dtype, "attention": attention}
+    )
     model = loading.load_model(folder, chosen)
     torch.manual_seed(options.seed)
     return adapters.attach(model, recipe.Variant(kind="tuned"), LORA)
@@ -163,24 +238,43 @@ def _whole(encoder: Encoder, row: Row) -> tuple[list[int], int]:
 
 
 def _figures(
-    model: Any, encoder: Encoder, rows: list[Row], held_out: list[Row], fit: Callable[[list[Row]], None],
+    model: Any,
+    encoder: Encoder,
+    rows: list[Row],
+    held_out: list[Row],
+    fit: Callable[[list[Row]], None],
     counted: Callable[[list[Row]], None] | None = None,
 ) -> dict[str, Any]:
-    """What the training takes, and the loss on rows that were not learned, by transformers' own forward pass."""
+    """What the training takes, and the loss on rows that were not learned, by transformers' own
+    forward pass."""
     figures = timed(encoder, rows, fit)
     model.eval()
     total = count = 0.0
     for row in held_out:
         ids, targets_ = _whole(encoder, row)
-        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=ARGUMENTS["bf16"]):
-            logits = model(input_ids=torch.tensor([ids[:-1]], device=model.device)).logits[0, -targets_:].float()
-        total += torch.nn.functional.cross_entropy(logits.cpu(), torch.tensor(ids[-targets_:]), reduction="sum").item()
+        with (
+            torch.no_grad(),
+            torch.autocast(model.device.type, torch.bfloat16, enabled=ARGUMENTS["bf16"]),
+        ):
+            logits = (
+                model(input_ids=torch.tensor([ids[:-1]], device=model.device))
+                .logits[0, -targets_:]
+                .float()
+            )
+        total += torch.nn.functional.cross_entropy(
+            logits.cpu(), torch.tensor(ids[-targets_:]), reduction="sum"
+        ).item()
         count += targets_
-    return {**figures, "held_out_loss": total / count, "operations": operations(encoder, rows, counted or fit)}
+    return {
+        **figures,
+        "held_out_loss": total / count,
+        "operations": operations(encoder, rows, counted or fit),
+    }
 
 
 def operations(encoder: Encoder, rows: list[Row], fit: Callable[[list[Row]], None]) -> float:
-    """Of the training on these rows: counted in a step over the first of them, the others by their tokens."""
+    """Of the training on these rows: counted in a step over the first of them, the others by their
+    tokens."""
     some = rows[: ARGUMENTS["per_device_train_batch_size"]]
     return contest.operations(lambda: fit(some)) * _tokens(encoder, rows) / _tokens(encoder, some)
 
@@ -189,8 +283,12 @@ def timed(encoder: Encoder, rows: list[Row], fit: Callable[[list[Row]], None]) -
     """What it takes to train on these rows."""
     with measured() as cost:
         fit(rows)
-    return {"rows": len(rows), "seconds": cost.seconds, "tokens_per_second": _tokens(encoder, rows) / cost.seconds,
-            "peak_memory_bytes": cost.peak_memory_bytes}
+    return {
+        "rows": len(rows),
+        "seconds": cost.seconds,
+        "tokens_per_second": _tokens(encoder, rows) / cost.seconds,
+        "peak_memory_bytes": cost.peak_memory_bytes,
+    }
 
 
 def _tokens(encoder: Encoder, rows: list[Row]) -> int:

@@ -17,31 +17,44 @@ os.environ["PROOFTUNE_QUIET"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _TEXT = (
-    "the cat sat on a mat stocks fell markets rose goal scored match won planet orbit science new phone chip "
-    "World Sports Business Sci/Tech good bad film loved hated text Text classify Classify below Answer with one of "
-    "label Label user assistant system positive negative and was it is very no yes <|eot_id|> <end_of_turn> 0 1 2 3"
+    "the cat sat on a mat stocks fell markets rose goal scored match won planet orbit science new "
+    "phone chip "
+    "World Sports Business Sci/Tech good bad film loved hated text Text classify Classify below "
+    "Answer with one of "
+    "label Label user assistant system positive negative and was it is very no yes <|eot_id|> "
+    "<end_of_turn> 0 1 2 3"
 )
 WORDS = _TEXT.split()
 
 LLAMA3 = (
-    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] | trim }}"
-    "<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] "
+    "}}<|end_header_id|>\n\n{{ m['content'] | trim }}"
+    "<|eot_id|>{% endfor %}{% if add_generation_prompt "
+    "%}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not "
+    "supported') }}{% endif %}"
+    "{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] "
+    "}}\n{{ m['content'] | trim }}"
     "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 _SPECIAL = {
     "llama": ("<s>", "</s>", [], None),
-    "llama3": ("<|begin_of_text|>", "<|end_of_text|>", ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"], LLAMA3),
+    "llama3": (
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        LLAMA3,
+    ),
     "gemma2": ("<bos>", "<eos>", ["<start_of_turn>", "<end_of_turn>"], GEMMA),
 }
 FAMILIES = tuple(_SPECIAL)
 
 
 def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer that knows `WORDS`, adds its start token by itself and has the family's template."""
+    """A byte-level BPE tokenizer that knows `WORDS`, adds its start token by itself and has the
+    family's template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -49,11 +62,16 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=[bos, eos, *extra], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=[bos, eos, *extra],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator([" ".join(WORDS)] * 5, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))])
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, eos_token=eos)
     fast.chat_template = template
     return fast
@@ -65,17 +83,34 @@ def make_model_folder(folder: Path, family: str, seed: int = 0, hidden: int = 32
     from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
     tokenizer = make_tokenizer(family)
-    sizes = {"vocab_size": len(tokenizer), "hidden_size": hidden, "intermediate_size": 64, "num_hidden_layers": 3,
-             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-             "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": None,
+    }
     torch.manual_seed(seed)
     if family == "gemma2":
         # Soft-capping low enough to bend the logits, and a window shorter than the prompts.
-        config = Gemma2Config(**sizes, head_dim=8, query_pre_attn_scalar=8, sliding_window=16, final_logit_softcapping=2.0,
-                              attn_logit_softcapping=3.0)
+        config = Gemma2Config(
+            **sizes,
+            head_dim=8,
+            query_pre_attn_scalar=8,
+            sliding_window=16,
+            final_logit_softcapping=2.0,
+            attn_logit_softcapping=3.0,
+        )
     else:
         config = LlamaConfig(**sizes, tie_word_embeddings=family == "llama3")
-    config.initializer_range = 0.2  # large enough that different inputs give clearly different logits
+    config.initializer_range = (
+        0.2  # large enough that different inputs give clearly different logits
+    )
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

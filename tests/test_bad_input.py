@@ -1,4 +1,5 @@
-"""Bad files, recipes and surroundings, through the real command: one clear message, the right exit code, nothing half-written."""
+"""Bad files, recipes and surroundings, through the real command: one clear message, the right exit
+code, nothing half-written."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 KINDS = (("fine", "pos"), ("dull", "neg"))
-ROWS = "".join(f"{mood} film number {i} of the year,{label}\n" for i in range(30) for mood, label in KINDS)
+ROWS = "".join(
+    f"{mood} film number {i} of the year,{label}\n" for i in range(30) for mood, label in KINDS
+)
 TABLE = f"text,label\n{ROWS}"
 
 
@@ -29,15 +32,31 @@ def recipe_file(folder: Path, data: str = "train: good.csv", more: str = "") -> 
     return path
 
 
-def prooftune(folder: Path, *arguments: str, limit: int | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def prooftune(
+    folder: Path, *arguments: str, limit: int | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """The real command in a folder, with files of at most `limit` bytes."""
+
     def limit_files() -> None:
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    own = {"PROOFTUNE_QUIET": "1", "PROOFTUNE_CACHE": str(folder / "cache"), "HF_HOME": str(folder / "hf"), **environment}
-    return subprocess.run([sys.executable, "-m", "prooftune", *arguments], cwd=folder, env={**os.environ, **own}, timeout=120,
-                          capture_output=True, text=True, check=False, preexec_fn=limit_files)
+    own = {
+        "PROOFTUNE_QUIET": "1",
+        "PROOFTUNE_CACHE": str(folder / "cache"),
+        "HF_HOME": str(folder / "hf"),
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "prooftune", *arguments],
+        cwd=folder,
+        env={**os.environ, **own},
+        timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit_files,
+    )
 
 
 def expect(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -50,7 +69,11 @@ def expect(done: subprocess.CompletedProcess[str], code: int, *words: str) -> No
 
 def finished(folder: Path) -> list[str]:
     """Stages of the run folder that call themselves finished."""
-    return [str(path.parent.relative_to(folder)) for path in folder.rglob("stage.json") if json.loads(path.read_text())["done"]]
+    return [
+        str(path.parent.relative_to(folder))
+        for path in folder.rglob("stage.json")
+        if json.loads(path.read_text())["done"]
+    ]
 
 
 def temporaries(folder: Path) -> list[Path]:
@@ -64,30 +87,83 @@ def text(label: str, rows: int = 30) -> str:
 DATA: list[tuple[str, dict[str, bytes], str, list[str]]] = [
     ("missing file", {}, "train: godo.csv", ["godo.csv: no such file (did you mean 'good.csv'?)"]),
     ("empty file", {"a.csv": b""}, "train: a.csv", ["a.csv is empty (0 bytes)"]),
-    ("a folder", {"a.csv/x": b"x"}, "train: {path: a.csv, format: csv}", ["a.csv is a folder, not a file"]),
-    ("wrong delimiter", {"a.csv": TABLE.replace(",", ";").encode()}, "train: a.csv", ["has no column 'label'", "data.delimiter?"]),
-    ("missing column", {}, "train: good.csv\n  text: body", ["good.csv has no column 'body' (data.text). Found 2: 'text'"]),
-    ("one class", {"a.csv": b"text,label\n" + text("pos").encode()}, "train: a.csv",
-     ["only one label ('pos') in all", "nothing to tell apart"]),
-    ("unseen label", {"t.csv": b"text,label\nwhat is this,odd\n"}, "train: good.csv\n  test: t.csv",
-     ["label 'odd' in test (t.csv:2) but in no training row"]),
-    ("leak", {"t.csv": b"text,label\nfine film number 3 of the year!,pos\ndull thing,neg\n"},
-     "train: good.csv\n  validation: good.csv\n  test: t.csv", ["same words as 1 test row", "audit.leak: drop"]),
-    ("binary", {"a.csv": b"\x89PNG\r\n\x1a\n\0\0\0"}, "train: a.csv", ["a.csv is a binary file, not text"]),
-    ("long line", {"a.csv": b"text,label\n" + b"x" * 10_000_000}, "train: a.csv",
-     ["a.csv:2: a field of more than 1,000,000 characters"]),
-    ("not UTF-8", {"a.csv": "text,label\ncafé,x\n".encode("latin-1")}, "train: a.csv", ["a.csv:2: byte 0xe9 is not utf-8"]),
-    ("ragged", {"a.csv": b"text,label\na,b,c\n"}, "train: a.csv", ["a.csv:2: 3 fields where 2 are expected"]),
+    (
+        "a folder",
+        {"a.csv/x": b"x"},
+        "train: {path: a.csv, format: csv}",
+        ["a.csv is a folder, not a file"],
+    ),
+    (
+        "wrong delimiter",
+        {"a.csv": TABLE.replace(",", ";").encode()},
+        "train: a.csv",
+        ["has no column 'label'", "data.delimiter?"],
+    ),
+    (
+        "missing column",
+        {},
+        "train: good.csv\n  text: body",
+        ["good.csv has no column 'body' (data.text). Found 2: 'text'"],
+    ),
+    (
+        "one class",
+        {"a.csv": b"text,label\n" + text("pos").encode()},
+        "train: a.csv",
+        ["only one label ('pos') in all", "nothing to tell apart"],
+    ),
+    (
+        "unseen label",
+        {"t.csv": b"text,label\nwhat is this,odd\n"},
+        "train: good.csv\n  test: t.csv",
+        ["label 'odd' in test (t.csv:2) but in no training row"],
+    ),
+    (
+        "leak",
+        {"t.csv": b"text,label\nfine film number 3 of the year!,pos\ndull thing,neg\n"},
+        "train: good.csv\n  validation: good.csv\n  test: t.csv",
+        ["same words as 1 test row", "audit.leak: drop"],
+    ),
+    (
+        "binary",
+        {"a.csv": b"\x89PNG\r\n\x1a\n\0\0\0"},
+        "train: a.csv",
+        ["a.csv is a binary file, not text"],
+    ),
+    (
+        "long line",
+        {"a.csv": b"text,label\n" + b"x" * 10_000_000},
+        "train: a.csv",
+        ["a.csv:2: a field of more than 1,000,000 characters"],
+    ),
+    (
+        "not UTF-8",
+        {"a.csv": "text,label\ncafé,x\n".encode("latin-1")},
+        "train: a.csv",
+        ["a.csv:2: byte 0xe9 is not utf-8"],
+    ),
+    (
+        "ragged",
+        {"a.csv": b"text,label\na,b,c\n"},
+        "train: a.csv",
+        ["a.csv:2: 3 fields where 2 are expected"],
+    ),
 ]
 
 
 # Checking imports what estimates need, which takes seconds.
-BOTH = [("run", *row) for row in DATA] + [("check", *row) for row in DATA if row[0] in ("one class", "empty file")]
+BOTH = [("run", *row) for row in DATA] + [
+    ("check", *row) for row in DATA if row[0] in ("one class", "empty file")
+]
 
 
 @pytest.mark.parametrize(
-    ("command", "files", "data", "words"), [(c, *row) for c, _, *row in BOTH], ids=[f"{c} {name}" for c, name, *_ in BOTH])
-def test_bad_data(folder: Path, command: str, files: dict[str, bytes], data: str, words: list[str]) -> None:
+    ("command", "files", "data", "words"),
+    [(c, *row) for c, _, *row in BOTH],
+    ids=[f"{c} {name}" for c, name, *_ in BOTH],
+)
+def test_bad_data(
+    folder: Path, command: str, files: dict[str, bytes], data: str, words: list[str]
+) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
@@ -102,13 +178,28 @@ def test_bad_data(folder: Path, command: str, files: dict[str, bytes], data: str
     assert (folder / "runs").exists() == (command == "run")
 
 
-@pytest.mark.parametrize(("data", "more", "words"), [
-    ("train: good.csv", "traning: {}\nvariant: x\n", ["2 problems found", "traning: unknown key (did you mean 'training'?)"]),
-    ("tran: good.csv", "", ["data.train: required", "data.tran: unknown key (did you mean 'train'?)"]),
-    ("train: good.csv\n  labels: {1: a}\n  bins: {a: [0, 1]}", "", ["'labels' and 'bins' contradict each other"]),
-    ("train: good.csv\n  splitting: {test: 1.5}", "", ["data.splitting.test", "1.5"]),
-    ("train: [good.csv", "", ["recipe.yaml is not valid YAML"]),
-])
+@pytest.mark.parametrize(
+    ("data", "more", "words"),
+    [
+        (
+            "train: good.csv",
+            "traning: {}\nvariant: x\n",
+            ["2 problems found", "traning: unknown key (did you mean 'training'?)"],
+        ),
+        (
+            "tran: good.csv",
+            "",
+            ["data.train: required", "data.tran: unknown key (did you mean 'train'?)"],
+        ),
+        (
+            "train: good.csv\n  labels: {1: a}\n  bins: {a: [0, 1]}",
+            "",
+            ["'labels' and 'bins' contradict each other"],
+        ),
+        ("train: good.csv\n  splitting: {test: 1.5}", "", ["data.splitting.test", "1.5"]),
+        ("train: [good.csv", "", ["recipe.yaml is not valid YAML"]),
+    ],
+)
 def test_bad_recipes(folder: Path, data: str, more: str, words: list[str]) -> None:
     expect(prooftune(folder, "run", recipe_file(folder, data, more).name), 2, *words)
     assert sorted(p.name for p in folder.iterdir()) == ["good.csv", "recipe.yaml"]
@@ -123,7 +214,11 @@ def test_a_file_that_is_no_recipe(folder: Path, content: bytes) -> None:
 def test_a_good_run_leaves_nothing_half_written(folder: Path) -> None:
     done = prooftune(folder, "run", recipe_file(folder).name)
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(finished(folder)) == ["runs/x/data", "runs/x/variants/majority", "runs/x/variants/tfidf"]
+    assert sorted(finished(folder)) == [
+        "runs/x/data",
+        "runs/x/variants/majority",
+        "runs/x/variants/tfidf",
+    ]
     assert temporaries(folder) == []
 
 
@@ -153,8 +248,13 @@ def test_a_hub_that_cannot_be_reached(folder: Path) -> None:
     with socket.socket() as taken:
         # Bound but not listening: connections are refused.
         taken.bind(("127.0.0.1", 0))
-        done = prooftune(folder, "run", recipe_file(folder, 'train: "hub:owner/name"').name,
-                         HF_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}", NO_PROXY="127.0.0.1")
+        done = prooftune(
+            folder,
+            "run",
+            recipe_file(folder, 'train: "hub:owner/name"').name,
+            HF_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}",
+            NO_PROXY="127.0.0.1",
+        )
     expect(done, 1, "the hub cannot be reached for data set 'owner/name'", "HF_ENDPOINT")
     assert finished(folder) == []
 
@@ -162,6 +262,13 @@ def test_a_hub_that_cannot_be_reached(folder: Path) -> None:
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_a_model_that_is_none_is_said_before_the_data_is_read(folder: Path, command: str) -> None:
     path = folder / "recipe.yaml"
-    path.write_text("name: x\ndata:\n  train: nowhere.csv\nmodel: smollm2-135m-instuct\nvariants: [zero-shot]\n")
-    expect(prooftune(folder, command, str(path)), 2, "no model 'smollm2-135m-instuct'", "did you mean 'smollm2-135m-instruct'")
+    path.write_text(
+        "name: x\ndata:\n  train: nowhere.csv\nmodel: smollm2-135m-instuct\nvariants: [zero-shot]\n"
+    )
+    expect(
+        prooftune(folder, command, str(path)),
+        2,
+        "no model 'smollm2-135m-instuct'",
+        "did you mean 'smollm2-135m-instruct'",
+    )
     assert not (folder / "runs").exists()

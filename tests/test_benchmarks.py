@@ -21,7 +21,12 @@ SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py"))
 
 def test_every_script_can_be_imported() -> None:
     """What they compare with is imported where it is used, so that their --help needs none of it."""
-    done = subprocess.run([sys.executable, "-c", f"import {', '.join(SCRIPTS)}"], cwd=FOLDER, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {', '.join(SCRIPTS)}"],
+        cwd=FOLDER,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert len(SCRIPTS) > 10
 
@@ -47,29 +52,54 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
         torch.zeros(2, 5, 3).baddbmm_(torch.ones(2, 5, 4), torch.ones(2, 4, 3))
 
     def on_a_line() -> None:
-        q, k = torch.randn(1, 2, 6, 32).bfloat16().requires_grad_(), torch.randn(1, 1, 6, 32).bfloat16()
-        torch.autograd.grad(packed.attend_line(q, k, k, Blocks(2, [3, 1], q.device), 1.0, None, None).sum(), q)
+        q, k = (
+            torch.randn(1, 2, 6, 32).bfloat16().requires_grad_(),
+            torch.randn(1, 1, 6, 32).bfloat16(),
+        )
+        torch.autograd.grad(
+            packed.attend_line(q, k, k, Blocks(2, [3, 1], q.device), 1.0, None, None).sum(), q
+        )
 
     def in_bytes() -> None:
-        x, low, up = torch.ones(5, 64).bfloat16(), torch.ones(5, 4).bfloat16(), torch.ones(32, 4).bfloat16()
+        x, low, up = (
+            torch.ones(5, 64).bfloat16(),
+            torch.ones(5, 4).bfloat16(),
+            torch.ones(32, 4).bfloat16(),
+        )
         int8_linear.Frozen([torch.ones(32, 64).bfloat16()], x).products(x, [low], [up])
 
     def adapted(wide: bool) -> None:
-        x, weights = torch.ones(200, 64).bfloat16(), [torch.ones(32, 64).bfloat16(), torch.ones(96, 64).bfloat16()]
-        layers = Layers(x, weights, [torch.ones(8, 64)] * 2, [torch.ones(32, 8), torch.ones(96, 8)], 1.0)
+        x, weights = (
+            torch.ones(200, 64).bfloat16(),
+            [torch.ones(32, 64).bfloat16(), torch.ones(96, 64).bfloat16()],
+        )
+        layers = Layers(
+            x, weights, [torch.ones(8, 64)] * 2, [torch.ones(32, 8), torch.ones(96, 8)], 1.0
+        )
         low, _ = layers.forward(wide)
         layers.backward(low, [torch.ones(200, 32).bfloat16(), torch.ones(200, 96).bfloat16()], wide)
 
     assert contest.operations(asked) == 2 * 5 * 4 * 3
-    assert contest.operations(learned) == 3 * 2 * 5 * 4 * 3  # forward, and the gradients of input and weight
+    assert (
+        contest.operations(learned) == 3 * 2 * 5 * 4 * 3
+    )  # forward, and the gradients of input and weight
     assert contest.operations(attended) == 2 * 2 * 2 * 7 * 9 * 8  # scores and sums, for two heads
     assert contest.operations(added) == 2 * 2 * 5 * 4 * 3
-    narrow = 2 * 200 * 8 * (2 * 64 + 2 * (32 + 96) + 2 * 64)  # low; its gradient and that of B; that of A
+    narrow = (
+        2 * 200 * 8 * (2 * 64 + 2 * (32 + 96) + 2 * 64)
+    )  # low; its gradient and that of B; that of A
     lora_linear.usable()  # which tries products too, once
     assert contest.operations(lambda: adapted(wide=False)) == narrow
-    assert contest.operations(lambda: adapted(wide=True)) == narrow + 2 * 200 * (32 + 96) * (2 * 64 + 8) + 2 * 200 * 64 * 16
+    assert (
+        contest.operations(lambda: adapted(wide=True))
+        == narrow + 2 * 200 * (32 + 96) * (2 * 64 + 8) + 2 * 200 * 64 * 16
+    )
     if int8_linear.usable():
         assert contest.operations(in_bytes) == 2 * 5 * 32 * (64 + 4)
     if attention.usable(32):
-        # The prefix with itself, rows with it and with themselves, half of each square; forward and five gradients, two heads.
-        assert contest.operations(on_a_line) == 7 * 2 * (2 * 2 / 2 + 4 * 2 + (3 * 3 + 1 * 1) / 2) * 2 * 32
+        # The prefix with itself, rows with it and with themselves, half of each square; forward and
+        # five gradients, two heads.
+        assert (
+            contest.operations(on_a_line)
+            == 7 * 2 * (2 * 2 / 2 + 4 * 2 + (3 * 3 + 1 * 1) / 2) * 2 * 32
+        )

@@ -16,8 +16,24 @@ from prooftune.cli.app import app
 from prooftune.export.formats import FORMATS
 from prooftune.recipe import shipped
 
-COMMANDS = ["demo", "init", "recipes", "check", "run", "report", "compare", "predict", "export", "publish", "convert", "chat",
-            "index", "search", "serve", "data"]
+COMMANDS = [
+    "demo",
+    "init",
+    "recipes",
+    "check",
+    "run",
+    "report",
+    "compare",
+    "predict",
+    "export",
+    "publish",
+    "convert",
+    "chat",
+    "index",
+    "search",
+    "serve",
+    "data",
+]
 
 
 def prooftune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -53,17 +69,31 @@ def test_the_help_of_export_names_the_formats_and_their_limits() -> None:
 
 
 def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
-    code = ("import sys; from prooftune.cli import main; sys.argv = ['prooftune', '--help']\n"
-            "try: main()\n"
-            "except SystemExit as end: assert not end.code\n"
-            "print(*sys.modules)")
+    code = (
+        "import sys; from prooftune.cli import main; sys.argv = ['prooftune', '--help']\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = set(done.stdout.splitlines()[-1].split())
     assert "typer" in imported
-    assert not imported & {"torch", "transformers", "pandas", "pyarrow", "sklearn", "scipy", "numpy", "pydantic", "yaml"}
+    assert not imported & {
+        "torch",
+        "transformers",
+        "pandas",
+        "pyarrow",
+        "sklearn",
+        "scipy",
+        "numpy",
+        "pydantic",
+        "yaml",
+    }
 
 
-def test_no_command_shows_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_shows_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert prooftune(monkeypatch) == 2
     assert "prooftune demo" in capsys.readouterr().out
 
@@ -73,14 +103,18 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"prooftune {__version__}\n"
 
 
-def test_recipes_are_listed_with_what_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipes_are_listed_with_what_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert prooftune(monkeypatch, "recipes") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == shipped()
     assert any(line.startswith("demo ") and "Film reviews" in line for line in lines)
 
 
-def test_a_recipe_is_shown_as_it_is_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_is_shown_as_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert prooftune(monkeypatch, "recipes", "swahili-news") == 0
     shown = capsys.readouterr().out
     assert "git clone the repository" in shown and yaml.safe_load(shown)["name"] == "swahili-news"
@@ -88,12 +122,22 @@ def test_a_recipe_is_shown_as_it_is_written(monkeypatch: pytest.MonkeyPatch, cap
     assert "(did you mean 'swahili-news'?)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["check", "financial-sentiment"], "'prooftune recipes financial-sentiment' says where the data comes from"),
-    (["run", "fin.yml"], "(did you mean 'fin.yaml'?)"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["check", "financial-sentiment"],
+            "'prooftune recipes financial-sentiment' says where the data comes from",
+        ),
+        (["run", "fin.yml"], "(did you mean 'fin.yaml'?)"),
+    ],
+)
 def test_where_data_and_recipes_are_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], message: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fin.yaml").write_text("name: fin\n")
@@ -117,7 +161,12 @@ def wait():
 prooftune.recipe.describe_shipped = wait
 cli.main()
 """
-    process = subprocess.Popen([sys.executable, "-c", code, "recipes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "recipes"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None and process.stdout.readline() == "writing\n"
     assert len(list(tmp_path.iterdir())) == 1
     process.terminate()
@@ -126,21 +175,40 @@ cli.main()
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["run", "dmeo"],
-     f"no recipe 'dmeo': neither a file nor one of the shipped recipes ({', '.join(shipped())}) (did you mean 'demo'?)"),
-    (["run", "demo", "--set", "seed"], "--set takes key=value, as in --set training.num_train_epochs=1; found 'seed'"),
-    (["run", "demo", "--set", "prompt.max=1"], "demo: 1 problem found\n  - prompt.max: unknown key"),
-    (["check", "demo", "--set", "sede=1"], "demo: 1 problem found\n  - sede: unknown key (did you mean 'seed'?)"),
-    (["report", "."], ". is no run folder: no recipe.yaml in it"),
-    (["report", "nowhere"], "nowhere is no run folder: no such folder"),
-    (["compare", "nowhere", "."], "nowhere is no run folder: no such folder"),
-    (["predict", ".", "in.csv", "--out", "out.csv"], ". is no bundle: no bundle.json in it"),
-    (["predict", "nowhere", "in.csv", "--out", "out.csv"], "nowhere: no such folder"),
-    (["init", "nowhere.csv"], "nowhere.csv: no such file"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["run", "dmeo"],
+            "no recipe 'dmeo': neither a file nor one of the shipped recipes "
+            f"({', '.join(shipped())}) (did you mean 'demo'?)",
+        ),
+        (
+            ["run", "demo", "--set", "seed"],
+            "--set takes key=value, as in --set training.num_train_epochs=1; found 'seed'",
+        ),
+        (
+            ["run", "demo", "--set", "prompt.max=1"],
+            "demo: 1 problem found\n  - prompt.max: unknown key",
+        ),
+        (
+            ["check", "demo", "--set", "sede=1"],
+            "demo: 1 problem found\n  - sede: unknown key (did you mean 'seed'?)",
+        ),
+        (["report", "."], ". is no run folder: no recipe.yaml in it"),
+        (["report", "nowhere"], "nowhere is no run folder: no such folder"),
+        (["compare", "nowhere", "."], "nowhere is no run folder: no such folder"),
+        (["predict", ".", "in.csv", "--out", "out.csv"], ". is no bundle: no bundle.json in it"),
+        (["predict", "nowhere", "in.csv", "--out", "out.csv"], "nowhere: no such folder"),
+        (["init", "nowhere.csv"], "nowhere.csv: no such file"),
+    ],
+)
 def test_a_mistake_ends_in_one_message(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], message: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert prooftune(monkeypatch, *arguments) == 2
@@ -150,7 +218,9 @@ def test_a_mistake_ends_in_one_message(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "demo", "--outt", "x"], ["predict", "b", "in.csv"]])
+@pytest.mark.parametrize(
+    "arguments", [["rnu"], ["run"], ["run", "demo", "--outt", "x"], ["predict", "b", "in.csv"]]
+)
 def test_a_mistyped_command_or_option_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
@@ -158,14 +228,25 @@ def test_a_mistyped_command_or_option_is_refused(
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "code", "message"), [
-    (KeyboardInterrupt(), 130, "stopped. Run the same command again to go on where it was."),
-    (MemoryError(), 1, "out of memory. Lower training.per_device_train_batch_size, "),
-    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "out of memory. Lower "),
-    (FileNotFoundError(2, "No such file or directory", "labels.csv"), 1, "labels.csv: No such file or directory"),
-])
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "stopped. Run the same command again to go on where it was."),
+        (MemoryError(), 1, "out of memory. Lower training.per_device_train_batch_size, "),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "out of memory. Lower "),
+        (
+            FileNotFoundError(2, "No such file or directory", "labels.csv"),
+            1,
+            "labels.csv: No such file or directory",
+        ),
+    ],
+)
 def test_what_stops_the_work_is_told_in_a_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, message: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    message: str,
 ) -> None:
     def stop(*_: object) -> None:
         raise error
@@ -186,7 +267,14 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_debug_shows_the_traceback_of_a_mistake(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from prooftune.cli import main; main()", "--debug", "report", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-c",
+        "from prooftune.cli import main; main()",
+        "--debug",
+        "report",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" in done.stderr
     assert "UsageError" in done.stderr

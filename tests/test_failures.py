@@ -1,4 +1,5 @@
-"""Failures that fine-tuning tools are known for, and that each has a test here which watches for it.
+"""Failures that fine-tuning tools are known for, and that each has a test here which watches for
+it.
 
 A test says so with ``@pytest.mark.failure(ROW, ...)``; ``pytest -m failure`` runs them all.
 """
@@ -45,8 +46,14 @@ def marked(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             for decorator in node.decorator_list:
-                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.failure":
-                    yield from ((ast.literal_eval(row), f"{path.name}::{node.name}") for row in decorator.args)
+                if (
+                    isinstance(decorator, ast.Call)
+                    and ast.unparse(decorator.func) == "pytest.mark.failure"
+                ):
+                    yield from (
+                        (ast.literal_eval(row), f"{path.name}::{node.name}")
+                        for row in decorator.args
+                    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""Every command of the README is run, in its order, in one folder, on a tiny model under the names that it uses."""
+"""Every command of the README is run, in its order, in one folder, on a tiny model under the names
+that it uses."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def test_nothing_is_shown_that_is_not_run() -> None:
 
 
 def test_files_that_the_readme_names_exist() -> None:
-    for path in re.findall(r"\]\((docs/[^)]+)\)|`(benchmarks/[^`]+)`|(requirements/\w+\.txt)", README):
+    for path in re.findall(
+        r"\]\((docs/[^)]+)\)|`(benchmarks/[^`]+)`|(requirements/\w+\.txt)", README
+    ):
         assert (ROOT / "".join(path)).exists(), path
 
 
@@ -50,21 +53,31 @@ def test_recipes_in_the_readme_are_valid(tmp_path: Path, text: str) -> None:
 
 
 def test_every_command_ends_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model_folders: dict[str, Path]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    model_folders: dict[str, Path],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.StringIO("loved good film\n"))  # what chat is told
     shutil.copytree(model_folders["llama3"], tmp_path / "meta-llama" / "Llama-3.2-1B")
-    # The embedded model's name means a tiny one here; that it means the real one is tested with the real one.
+    # The embedded model's name means a tiny one here; that it means the real one is tested with the
+    # real one.
     monkeypatch.setitem(loading.ALIASES, loading.EMBEDDED, str(model_folders["llama3"]))
     good = [f"loved good film {i} very good yes" for i in range(30)]
     bad = [f"hated bad film {i} no bad no" for i in range(30)]
-    rows = [f"{text},{label}" for pair in zip(good, bad, strict=True) for text, label in zip(pair, ("good", "bad"), strict=True)]
+    rows = [
+        f"{text},{label}"
+        for pair in zip(good, bad, strict=True)
+        for text, label in zip(pair, ("good", "bad"), strict=True)
+    ]
     (tmp_path / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n", "utf-8")
     (tmp_path / "new.csv").write_text("text\nloved good film\nhated bad film\n", "utf-8")
     monkeypatch.setitem(embeddings.ALIASES, embeddings.EMBEDDING, str(bert(tmp_path / "encoder")))
     (tmp_path / "policies").mkdir()
-    (tmp_path / "policies" / "privacy.md").write_text("# Data\n\nPersonal data is kept for two years.\n", "utf-8")
+    (tmp_path / "policies" / "privacy.md").write_text(
+        "# Data\n\nPersonal data is kept for two years.\n", "utf-8"
+    )
     for line in commands():
         if line.startswith("prooftune "):
             monkeypatch.setattr(sys, "argv", shlex.split(line))

@@ -1,4 +1,5 @@
-"""The embedded model on real data, by the command that a newcomer types: it learns, and is fetched and converted once."""
+"""The embedded model on real data, by the command that a newcomer types: it learns, and is fetched
+and converted once."""
 
 from __future__ import annotations
 
@@ -19,22 +20,43 @@ from study.small import classifier
 
 pytestmark = pytest.mark.model
 
-SMALL = {"data.limit": "{train: 160, validation: 20, test: 100}", "variants": "[zero-shot, tuned]",
-         "training.per_device_train_batch_size": "8", "evaluation.resamples": "200"}
+SMALL = {
+    "data.limit": "{train: 160, validation: 20, test: 100}",
+    "variants": "[zero-shot, tuned]",
+    "training.per_device_train_batch_size": "8",
+    "evaluation.resamples": "200",
+}
 
 
 def command(out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    text = out.parent / "general.txt"  # the text that ships takes longer to read than the training does
-    text.write_text("It was a bright day and the market was full of people who had come from far away. " * 5)
-    options = [part for key, value in {**SMALL, "forgetting": text}.items() for part in ("--set", f"{key}={value}")]
+    text = (
+        out.parent / "general.txt"
+    )  # the text that ships takes longer to read than the training does
+    text.write_text(
+        "It was a bright day and the market was full of people who had come from far away. " * 5
+    )
+    options = [
+        part
+        for key, value in {**SMALL, "forgetting": text}.items()
+        for part in ("--set", f"{key}={value}")
+    ]
     # All cores and every message, whatever the tiny models are tested with.
-    inherited = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "PROOFTUNE_QUIET")}
-    return subprocess.run([sys.executable, "-m", "prooftune", "run", "demo", *options, "--out", str(out)], check=False,
-                          capture_output=True, text=True, env={**inherited, **environment})
+    inherited = {
+        k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "PROOFTUNE_QUIET")
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "prooftune", "run", "demo", *options, "--out", str(out)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**inherited, **environment},
+    )
 
 
 def contents(folder: Path) -> dict[str, int]:
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,10 @@ from prooftune import recipe
 from prooftune.errors import UsageError
 
 SMALL: dict[str, Any] = {
-    "name": "small", "data": {"train": "a.csv", "text": "text", "label": "label"}, "variants": ["majority", "tuned"]}
+    "name": "small",
+    "data": {"train": "a.csv", "text": "text", "label": "label"},
+    "variants": ["majority", "tuned"],
+}
 
 
 def with_(**sections: Any) -> dict[str, Any]:
@@ -32,10 +35,21 @@ def problems(values: dict[str, Any], *overrides: str) -> list[str]:
 
 
 def test_all_problems_are_listed_at_once() -> None:
-    found = problems({
-        "nmae": "x", "seed": -1, "data": {"train": {"path": "a.csv", "delimter": ";"}},
-        "training": {"learning_rte": 1e-3}, "lora": {"rank": 8}, "quantization": {"load_in_4bits": True},
-        "variants": {"tfidf": {"shots": 3}, "best": {"kind": "tuned", "training": {"epochs": 3}}, "tunde": None}})
+    found = problems(
+        {
+            "nmae": "x",
+            "seed": -1,
+            "data": {"train": {"path": "a.csv", "delimter": ";"}},
+            "training": {"learning_rte": 1e-3},
+            "lora": {"rank": 8},
+            "quantization": {"load_in_4bits": True},
+            "variants": {
+                "tfidf": {"shots": 3},
+                "best": {"kind": "tuned", "training": {"epochs": 3}},
+                "tunde": None,
+            },
+        }
+    )
     assert found == [
         "name: required",
         "seed: Input should be greater than or equal to 0, found -1",
@@ -43,60 +57,148 @@ def test_all_problems_are_listed_at_once() -> None:
         "variants.tfidf: 'shots' means nothing for a variant of kind 'tfidf'",
         f"variants.tunde.kind: required: one of {', '.join(recipe.KINDS)} (did you mean 'tuned'?)",
         "nmae: unknown key (did you mean 'name'?)",
-        "training.learning_rte: not a field of transformers.TrainingArguments (did you mean 'learning_rate'?)",
+        "training.learning_rte: not a field of transformers.TrainingArguments (did you mean "
+        "'learning_rate'?)",
         "lora.rank: not a field of peft.LoraConfig",
-        "quantization.load_in_4bits: not a field of transformers.BitsAndBytesConfig (did you mean 'load_in_4bit'?)",
-        "variants.best.training.epochs: not a field of transformers.TrainingArguments"]
+        "quantization.load_in_4bits: not a field of transformers.BitsAndBytesConfig (did you mean "
+        "'load_in_4bit'?)",
+        "variants.best.training.epochs: not a field of transformers.TrainingArguments",
+    ]
 
 
-@pytest.mark.parametrize(("section", "found"), [
-    ({"training": {"learning_rate": "fast"}}, "training.learning_rate: should be a number, found 'fast'"),
-    ({"training": {"max_steps": 1.5}}, "training.max_steps: should be a whole number, found 1.5"),
-    ({"training": {"max_steps": None}}, "training.max_steps: should be a whole number, found nothing"),
-    ({"training": {"bf16": "yes"}}, "training.bf16: should be true or false, found 'yes'"),
-    ({"lora": {"r": "sixteen"}}, "lora.r: should be a whole number, found 'sixteen'"),
-    ({"quantization": {"load_in_4bit": 1}}, "quantization.load_in_4bit: should be true or false, found 1"),
-    ({"variants": {"a": {"kind": "tuned", "training": {"num_train_epochs": [1]}}}},
-     "variants.a.training.num_train_epochs: should be a number, found [1]"),
-])
-def test_values_that_are_no_numbers_are_found_before_anything_runs(section: dict[str, Any], found: str) -> None:
+@pytest.mark.parametrize(
+    ("section", "found"),
+    [
+        (
+            {"training": {"learning_rate": "fast"}},
+            "training.learning_rate: should be a number, found 'fast'",
+        ),
+        (
+            {"training": {"max_steps": 1.5}},
+            "training.max_steps: should be a whole number, found 1.5",
+        ),
+        (
+            {"training": {"max_steps": None}},
+            "training.max_steps: should be a whole number, found nothing",
+        ),
+        ({"training": {"bf16": "yes"}}, "training.bf16: should be true or false, found 'yes'"),
+        ({"lora": {"r": "sixteen"}}, "lora.r: should be a whole number, found 'sixteen'"),
+        (
+            {"quantization": {"load_in_4bit": 1}},
+            "quantization.load_in_4bit: should be true or false, found 1",
+        ),
+        (
+            {"variants": {"a": {"kind": "tuned", "training": {"num_train_epochs": [1]}}}},
+            "variants.a.training.num_train_epochs: should be a number, found [1]",
+        ),
+    ],
+)
+def test_values_that_are_no_numbers_are_found_before_anything_runs(
+    section: dict[str, Any], found: str
+) -> None:
     assert problems(with_(**section)) == [found]
 
 
 def test_values_that_the_libraries_take_are_taken() -> None:
-    recipe.parse(with_(lora={"lora_alpha": 0.5, "target_modules": "all-linear", "lora_dropout": 0, "init_lora_weights": "pissa"},
-                       training={"num_train_epochs": 1, "optim": "adamw_torch", "tf32": None, "logging_steps": 5},
-                       quantization={"load_in_4bit": True, "llm_int8_threshold": 6, "bnb_4bit_compute_dtype": "float16"}))
+    recipe.parse(
+        with_(
+            lora={
+                "lora_alpha": 0.5,
+                "target_modules": "all-linear",
+                "lora_dropout": 0,
+                "init_lora_weights": "pissa",
+            },
+            training={
+                "num_train_epochs": 1,
+                "optim": "adamw_torch",
+                "tf32": None,
+                "logging_steps": 5,
+            },
+            quantization={
+                "load_in_4bit": True,
+                "llm_int8_threshold": 6,
+                "bnb_4bit_compute_dtype": "float16",
+            },
+        )
+    )
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"data": None}, "data: should be a section with keys, found nothing"),
-    ({"data": {"train": {"path": "a", "pth": "a"}}}, "data.train.pth: unknown key (did you mean 'path'?)"),
-    ({"audit": {"leek": "drop"}}, "audit.leek: unknown key (did you mean 'leak'?)"),
-    ({"audit": {"leak": "ignore"}}, "audit.leak: Input should be 'error', 'drop' or 'allow', found 'ignore'"),
-    ({"data": {"train": "a", "splitting": {"tset": 0.1}}}, "data.splitting.tset: unknown key (did you mean 'test'?)"),
-    ({"data": {"train": "a", "splitting": {"test": 1.5}}}, "data.splitting.test: Input should be less than 1, found 1.5"),
-    ({"prompt": {"max_length": "long"}},
-     "prompt.max_length: Input should be a valid integer, unable to parse string as an integer, found 'long'"),
-    ({"variants": {"tuned": {"prompt": {"templat": "x"}}}},
-     "variants.tuned.prompt.templat: unknown key (did you mean 'template'?)"),
-    ({"variants": {"prompt": {"kind": "few-shot", "shts": 2}}},
-     "variants.prompt.shts: unknown key (did you mean 'shots'?)"),
-    ({"variants": {"x": {"kind": "tund"}}},
-     "variants.x.kind: Input should be 'majority', 'tfidf', 'zero-shot', 'few-shot', 'prompted' or 'tuned', found 'tund'"),
-    ({"variants": {}}, "variants: name at least one"),
-    ({"variants": None}, "variants: name at least one"),
-    ({"variants": "tuned"}, "variants: Input should be a valid dictionary, found 'tuned'"),
-    ({"variants": {"a/b": {"kind": "tuned"}}}, "variants.a/b: 'a/b' is no good as a name: letters, digits, '.', '_' and '-' only"),
-    ({"name": "../up"}, "name: '../up' is no good as a name: letters, digits, '.', '_' and '-' only"),
-    ({"variants": {"tuned": {"method": "full", "lora": {"r": 4}}}}, "variants.tuned: 'lora' options contradict method: full"),
-    ({"variants": {"zero-shot": {"shots": 3}}}, "variants.zero-shot: 'shots' means nothing for a variant of kind 'zero-shot'"),
-    ({"data": {"train": "a", "bins": {"low": [2, 1], "high": [2, None]}}},
-     "data.bins: 'low' can hold nothing: its low end is above its high end"),
-    ({"data": {"train": "a", "labels": {"1": "x"}, "test": {"path": "b", "bins": {"x": [0, 1]}}}},
-     "data: 'labels' and 'bins' contradict each other (in test): keep the one that fits the column"),
-    ({"early_stopping": 0}, "early_stopping: Input should be greater than 0, found 0"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": None}, "data: should be a section with keys, found nothing"),
+        (
+            {"data": {"train": {"path": "a", "pth": "a"}}},
+            "data.train.pth: unknown key (did you mean 'path'?)",
+        ),
+        ({"audit": {"leek": "drop"}}, "audit.leek: unknown key (did you mean 'leak'?)"),
+        (
+            {"audit": {"leak": "ignore"}},
+            "audit.leak: Input should be 'error', 'drop' or 'allow', found 'ignore'",
+        ),
+        (
+            {"data": {"train": "a", "splitting": {"tset": 0.1}}},
+            "data.splitting.tset: unknown key (did you mean 'test'?)",
+        ),
+        (
+            {"data": {"train": "a", "splitting": {"test": 1.5}}},
+            "data.splitting.test: Input should be less than 1, found 1.5",
+        ),
+        (
+            {"prompt": {"max_length": "long"}},
+            "prompt.max_length: Input should be a valid integer, unable to parse string as an "
+            "integer, found 'long'",
+        ),
+        (
+            {"variants": {"tuned": {"prompt": {"templat": "x"}}}},
+            "variants.tuned.prompt.templat: unknown key (did you mean 'template'?)",
+        ),
+        (
+            {"variants": {"prompt": {"kind": "few-shot", "shts": 2}}},
+            "variants.prompt.shts: unknown key (did you mean 'shots'?)",
+        ),
+        (
+            {"variants": {"x": {"kind": "tund"}}},
+            "variants.x.kind: Input should be 'majority', 'tfidf', 'zero-shot', 'few-shot', "
+            "'prompted' or 'tuned', found 'tund'",
+        ),
+        ({"variants": {}}, "variants: name at least one"),
+        ({"variants": None}, "variants: name at least one"),
+        ({"variants": "tuned"}, "variants: Input should be a valid dictionary, found 'tuned'"),
+        (
+            {"variants": {"a/b": {"kind": "tuned"}}},
+            "variants.a/b: 'a/b' is no good as a name: letters, digits, '.', '_' and '-' only",
+        ),
+        (
+            {"name": "../up"},
+            "name: '../up' is no good as a name: letters, digits, '.', '_' and '-' only",
+        ),
+        (
+            {"variants": {"tuned": {"method": "full", "lora": {"r": 4}}}},
+            "variants.tuned: 'lora' options contradict method: full",
+        ),
+        (
+            {"variants": {"zero-shot": {"shots": 3}}},
+            "variants.zero-shot: 'shots' means nothing for a variant of kind 'zero-shot'",
+        ),
+        (
+            {"data": {"train": "a", "bins": {"low": [2, 1], "high": [2, None]}}},
+            "data.bins: 'low' can hold nothing: its low end is above its high end",
+        ),
+        (
+            {
+                "data": {
+                    "train": "a",
+                    "labels": {"1": "x"},
+                    "test": {"path": "b", "bins": {"x": [0, 1]}},
+                }
+            },
+            "data: 'labels' and 'bins' contradict each other (in test): keep the one that fits "
+            "the column",
+        ),
+        ({"early_stopping": 0}, "early_stopping: Input should be greater than 0, found 0"),
+    ],
+)
 def test_one_problem_is_named_with_its_place(change: dict[str, Any], message: str) -> None:
     assert problems(with_(**change)) == [message]
 
@@ -104,13 +206,19 @@ def test_one_problem_is_named_with_its_place(change: dict[str, Any], message: st
 def test_two_options_that_mean_nothing_are_two_problems() -> None:
     assert problems(with_(variants={"majority": {"shots": 2, "lora": {"r": 2}}})) == [
         "variants.majority: 'shots' means nothing for a variant of kind 'majority'",
-        "variants.majority: 'lora' means nothing for a variant of kind 'majority'"]
+        "variants.majority: 'lora' means nothing for a variant of kind 'majority'",
+    ]
 
 
-@pytest.mark.parametrize("variants", [
-    ["tfidf", "tuned"], {"tfidf": None, "tuned": {}}, {"tfidf": {"kind": "tfidf"}, "tuned": None}])
+@pytest.mark.parametrize(
+    "variants",
+    [["tfidf", "tuned"], {"tfidf": None, "tuned": {}}, {"tfidf": {"kind": "tfidf"}, "tuned": None}],
+)
 def test_the_kind_is_taken_from_the_name(variants: Any) -> None:
-    assert [v.kind for v in recipe.parse(with_(variants=variants)).variants.values()] == ["tfidf", "tuned"]
+    assert [v.kind for v in recipe.parse(with_(variants=variants)).variants.values()] == [
+        "tfidf",
+        "tuned",
+    ]
 
 
 def test_the_given_values_are_left_alone() -> None:
@@ -120,29 +228,34 @@ def test_the_given_values_are_left_alone() -> None:
 
 
 def test_numbers_are_columns_and_labels_too() -> None:
-    data = recipe.parse(with_(data={"train": "a", "text": 2, "label": 0, "labels": {1: "good", 2: 3}})).data
+    data = recipe.parse(
+        with_(data={"train": "a", "text": 2, "label": 0, "labels": {1: "good", 2: 3}})
+    ).data
     assert (data.text, data.label, data.labels) == ("2", "0", {"1": "good", "2": "3"})
 
 
-@pytest.mark.parametrize(("override", "path", "value"), [
-    ("training.learning_rate=1e-3", "training.learning_rate", 1e-3),
-    ("training.learning_rate=2.5E+2", "training.learning_rate", 250.0),
-    ("training.bf16=true", "training.bf16", True),
-    ("training.eval_strategy=no", "training.eval_strategy", "no"),
-    ("training.run_name=a=b", "training.run_name", "a=b"),
-    ("seed=7", "seed", 7),
-    ("model=OTHER/NAME", "model.name", "OTHER/NAME"),
-    ("model.dtype=float32", "model.dtype", "float32"),
-    ("data.train.delimiter=;", "data.train.delimiter", ";"),
-    ("data.limit={train: 10}", "data.limit.train", 10),
-    ("data.limit.train=10", "data.limit.train", 10),
-    ("variants.tuned.lora.r=4", "variants.tuned.lora.r", 4),
-    ("variants.dora={kind: tuned, method: dora}", "variants.dora.method", "dora"),
-    ("prompt.template=Label: {text}", "prompt.template", "Label: {text}"),
-    ("prompt.template=# {text}", "prompt.template", "# {text}"),
-    ("prompt.system=[not yaml", "prompt.system", "[not yaml"),
-    ("prompt.system=", "prompt.system", None),
-])
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("training.learning_rate=1e-3", "training.learning_rate", 1e-3),
+        ("training.learning_rate=2.5E+2", "training.learning_rate", 250.0),
+        ("training.bf16=true", "training.bf16", True),
+        ("training.eval_strategy=no", "training.eval_strategy", "no"),
+        ("training.run_name=a=b", "training.run_name", "a=b"),
+        ("seed=7", "seed", 7),
+        ("model=OTHER/NAME", "model.name", "OTHER/NAME"),
+        ("model.dtype=float32", "model.dtype", "float32"),
+        ("data.train.delimiter=;", "data.train.delimiter", ";"),
+        ("data.limit={train: 10}", "data.limit.train", 10),
+        ("data.limit.train=10", "data.limit.train", 10),
+        ("variants.tuned.lora.r=4", "variants.tuned.lora.r", 4),
+        ("variants.dora={kind: tuned, method: dora}", "variants.dora.method", "dora"),
+        ("prompt.template=Label: {text}", "prompt.template", "Label: {text}"),
+        ("prompt.template=# {text}", "prompt.template", "# {text}"),
+        ("prompt.system=[not yaml", "prompt.system", "[not yaml"),
+        ("prompt.system=", "prompt.system", None),
+    ],
+)
 def test_overrides(override: str, path: str, value: Any) -> None:
     found: Any = recipe.parse(with_(model="tiny"), overrides=[override])
     for part in path.split("."):
@@ -153,30 +266,45 @@ def test_overrides(override: str, path: str, value: Any) -> None:
 
 def test_an_override_of_a_part_keeps_the_rest() -> None:
     chosen = recipe.parse(
-        with_(model="tiny"), overrides=["model.dtype=float32", "data.train.split=x", "variants.tuned.method=dora"])
+        with_(model="tiny"),
+        overrides=["model.dtype=float32", "data.train.split=x", "variants.tuned.method=dora"],
+    )
     assert (chosen.model.name, chosen.model.dtype) == ("tiny", "float32")
     assert (chosen.data.train.path, chosen.data.train.split) == ("a.csv", "x")
     assert list(chosen.variants) == ["majority", "tuned"]
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("seed", "--set takes key=value"),
-    ("=1", "--set takes key=value"),
-    ("seed.x=1", "'seed' is a value, not a section"),
-    ("name.x=1", "'name' is a value, not a section"),
-])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "--set takes key=value"),
+        ("=1", "--set takes key=value"),
+        ("seed.x=1", "'seed' is a value, not a section"),
+        ("name.x=1", "'name' is a value, not a section"),
+    ],
+)
 def test_malformed_overrides(override: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         recipe.parse(with_(seed=3), overrides=[override])
 
 
 def test_an_override_with_an_unknown_key_is_a_problem_of_the_recipe() -> None:
-    assert problems(with_(), "trainig.learning_rate=1") == ["trainig: unknown key (did you mean 'training'?)"]
+    assert problems(with_(), "trainig.learning_rate=1") == [
+        "trainig: unknown key (did you mean 'training'?)"
+    ]
 
 
 def test_a_split_takes_what_is_said_once_for_all_and_what_it_says_itself() -> None:
-    data = recipe.parse(with_(data={
-        "train": "a.csv", "test": {"path": "b.txt", "delimiter": "|", "header": True}, "delimiter": ";", "header": False})).data
+    data = recipe.parse(
+        with_(
+            data={
+                "train": "a.csv",
+                "test": {"path": "b.txt", "delimiter": "|", "header": True},
+                "delimiter": ";",
+                "header": False,
+            }
+        )
+    ).data
     assert (data.reading("train").delimiter, data.reading("train").header) == (";", False)
     assert (data.reading("test").delimiter, data.reading("test").header) == ("|", True)
     with pytest.raises(KeyError):
@@ -204,32 +332,82 @@ def assert_reads_back(chosen: recipe.Recipe) -> None:
             assert prompt is not None and prompt.model_fields_set == variant.prompt.model_fields_set
 
 
-texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12) | st.sampled_from(
-    ["no", "yes", "on", "null", "~", "1e-3", "0x1F", "1_000", "2024-01-01", "12:30", "true", "- a", "#", "{x}", ".inf", "="])
+texts = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12
+) | st.sampled_from(
+    [
+        "no",
+        "yes",
+        "on",
+        "null",
+        "~",
+        "1e-3",
+        "0x1F",
+        "1_000",
+        "2024-01-01",
+        "12:30",
+        "true",
+        "- a",
+        "#",
+        "{x}",
+        ".inf",
+        "=",
+    ]
+)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
 prompts = st.fixed_dictionaries(
-    {}, optional={"template": texts, "system": texts, "chat": st.booleans(), "max_length": st.integers(9, 99)})
+    {},
+    optional={
+        "template": texts,
+        "system": texts,
+        "chat": st.booleans(),
+        "max_length": st.integers(9, 99),
+    },
+)
 variants = st.one_of(
     st.just({"kind": "tfidf"}),
-    st.fixed_dictionaries({"kind": st.just("few-shot")}, optional={"shots": st.integers(1, 9), "prompt": prompts}),
-    st.fixed_dictionaries({"kind": st.just("prompted")}, optional={"candidates": st.lists(texts), "prompt": prompts}),
-    st.fixed_dictionaries({"kind": st.just("tuned")}, optional={"method": st.sampled_from(["lora", "full"]), "prompt": prompts}))
-sources = texts | st.fixed_dictionaries({"path": texts}, optional={"delimiter": texts, "header": st.booleans(), "label": texts})
+    st.fixed_dictionaries(
+        {"kind": st.just("few-shot")}, optional={"shots": st.integers(1, 9), "prompt": prompts}
+    ),
+    st.fixed_dictionaries(
+        {"kind": st.just("prompted")}, optional={"candidates": st.lists(texts), "prompt": prompts}
+    ),
+    st.fixed_dictionaries(
+        {"kind": st.just("tuned")},
+        optional={"method": st.sampled_from(["lora", "full"]), "prompt": prompts},
+    ),
+)
+sources = texts | st.fixed_dictionaries(
+    {"path": texts}, optional={"delimiter": texts, "header": st.booleans(), "label": texts}
+)
 bins = st.dictionaries(texts, st.tuples(st.none() | st.floats(0, 1), st.none() | st.floats(1, 2)))
 
 
 def with_labels(data: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     """Data whose labels are mapped, binned or neither."""
     return st.one_of(
-        st.just(data), st.dictionaries(texts, texts).map(lambda v: {**data, "labels": v}), bins.map(lambda v: {**data, "bins": v}))
+        st.just(data),
+        st.dictionaries(texts, texts).map(lambda v: {**data, "labels": v}),
+        bins.map(lambda v: {**data, "bins": v}),
+    )
 
 
 recipes = st.fixed_dictionaries(
-    {"name": names, "variants": st.dictionaries(names, variants, min_size=1, max_size=3),
-     "data": st.fixed_dictionaries({"train": sources}, optional={
-         "test": sources, "delimiter": texts, "header": st.booleans(),
-         "text": texts | st.lists(texts) | st.dictionaries(texts, texts)}).flatmap(with_labels)},
-    optional={"prompt": prompts, "seed": st.integers(0, 9), "forgetting": texts, "model": texts})
+    {
+        "name": names,
+        "variants": st.dictionaries(names, variants, min_size=1, max_size=3),
+        "data": st.fixed_dictionaries(
+            {"train": sources},
+            optional={
+                "test": sources,
+                "delimiter": texts,
+                "header": st.booleans(),
+                "text": texts | st.lists(texts) | st.dictionaries(texts, texts),
+            },
+        ).flatmap(with_labels),
+    },
+    optional={"prompt": prompts, "seed": st.integers(0, 9), "forgetting": texts, "model": texts},
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -240,20 +418,26 @@ def test_what_is_dumped_reads_back_the_same(values: dict[str, Any]) -> None:
 
 def test_truth_values_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
-    file.write_text("name: x\ndata: {train: a.csv, labels: {0: no, 1: yes}, header: false}\nvariants: [majority]\n")
+    file.write_text(
+        "name: x\ndata: {train: a.csv, labels: {0: no, 1: yes}, header: false}\nvariants: "
+        "[majority]\n"
+    )
     chosen, base = recipe.load(file)
     assert chosen.data.labels == {"0": "no", "1": "yes"}
     assert chosen.data.header is False
     assert base == tmp_path
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"", "a recipe is a mapping with data: and variants:, found an empty file"),
-    (b"- a\n- b\n", "found list"),
-    (b"name: [", "is not valid YAML"),
-    (b"name: \xff\xfe", "is not a recipe: not UTF-8 text at byte 6"),
-    (b"name: !!python/object/apply:os.getcwd []", "is not valid YAML"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a recipe is a mapping with data: and variants:, found an empty file"),
+        (b"- a\n- b\n", "found list"),
+        (b"name: [", "is not valid YAML"),
+        (b"name: \xff\xfe", "is not a recipe: not UTF-8 text at byte 6"),
+        (b"name: !!python/object/apply:os.getcwd []", "is not valid YAML"),
+    ],
+)
 def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "r.yaml"
     file.write_bytes(content)
@@ -265,7 +449,10 @@ def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) 
 def test_a_data_file_in_place_of_a_recipe_is_told(tmp_path: Path) -> None:
     file = tmp_path / "reviews.csv"
     file.write_text("text,label\nURGENT: my tablet,a\n")
-    with pytest.raises(UsageError, match=r"reviews.csv is data, not a recipe: 'prooftune init .*reviews.csv' writes a recipe"):
+    with pytest.raises(
+        UsageError,
+        match=r"reviews.csv is data, not a recipe: 'prooftune init .*reviews.csv' writes a recipe",
+    ):
         recipe.load(file)
 
 
@@ -276,18 +463,27 @@ def test_a_mistake_in_yaml_is_named_with_its_line(tmp_path: Path) -> None:
         recipe.load(file)
 
 
-@pytest.mark.parametrize(("before", "now", "found"), [
-    ("a: 1", "a: 1", []), ("a: 1", "a: 2", ["a 1, now 2"]), ("a: {b: 1, c: 2}", "a: {b: 1, c: }", ["a.c 2, now none"]),
-    ("a: {b: 1}", "a: {c: 1}", ["a.b, now gone", "a.c, not there before"]), ("a: [1]", "a: [1, 2]", ["a [1], now [1, 2]"]),
-    ("a: [", "a: 1", ["a recipe that cannot be read"]), ("", "a: 1", ["a recipe that cannot be read"]),
-    ("key: sk-abcdefghijklmnopqrstuvwx", "key: b", ["key [removed], now b"]),
-])
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [
+        ("a: 1", "a: 1", []),
+        ("a: 1", "a: 2", ["a 1, now 2"]),
+        ("a: {b: 1, c: 2}", "a: {b: 1, c: }", ["a.c 2, now none"]),
+        ("a: {b: 1}", "a: {c: 1}", ["a.b, now gone", "a.c, not there before"]),
+        ("a: [1]", "a: [1, 2]", ["a [1], now [1, 2]"]),
+        ("a: [", "a: 1", ["a recipe that cannot be read"]),
+        ("", "a: 1", ["a recipe that cannot be read"]),
+        ("key: sk-abcdefghijklmnopqrstuvwx", "key: b", ["key [removed], now b"]),
+    ],
+)
 def test_what_differs_between_recipes(before: str, now: str, found: list[str]) -> None:
     assert recipe.differences(before, now) == found
 
 
 def test_an_unknown_name_suggests_a_shipped_one() -> None:
-    with pytest.raises(UsageError, match=r"no recipe 'dmeo': neither a file nor .*\(did you mean 'demo'\?\)"):
+    with pytest.raises(
+        UsageError, match=r"no recipe 'dmeo': neither a file nor .*\(did you mean 'demo'\?\)"
+    ):
         recipe.load("dmeo")
 
 

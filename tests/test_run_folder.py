@@ -1,4 +1,5 @@
-"""The run folder: stages are skipped or redone, one process at a time, and records come back as they went."""
+"""The run folder: stages are skipped or redone, one process at a time, and records come back as
+they went."""
 
 from __future__ import annotations
 
@@ -51,10 +52,14 @@ def test_a_stage_with_an_unreadable_marker_is_redone(tmp_path: Path, marker: str
 
 @contextmanager
 def another_process_in(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    code = ("import sys, pathlib; from prooftune import run_folder as runs\n"
-            "with runs.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()")
+    code = (
+        "import sys, pathlib; from prooftune import run_folder as runs\n"
+        "with runs.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
     command = [sys.executable, "-c", code, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         try:
             yield other
@@ -67,7 +72,10 @@ def test_a_folder_held_by_another_process_is_refused_until_that_ends(tmp_path: P
     with another_process_in(run) as other:
         left = run / ".a.tmp"
         left.touch()
-        with pytest.raises(Failure, match="another prooftune is working in"), run_folder.locked(run):
+        with (
+            pytest.raises(Failure, match="another prooftune is working in"),
+            run_folder.locked(run),
+        ):
             pass
         assert left.exists()  # it may be in use
         other.kill()
@@ -83,7 +91,11 @@ def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path: Path) -
     (tmp_path / "data" / "notes.tmp").touch()  # not ours
     with run_folder.locked(tmp_path):
         pass
-    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == [".lock", "data", "data/notes.tmp"]
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == [
+        ".lock",
+        "data",
+        "data/notes.tmp",
+    ]
 
 
 def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -93,17 +105,40 @@ def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-examples = st.lists(st.builds(
-    Example, texts, st.dictionaries(texts, texts, max_size=3), st.none() | texts, texts, st.none() | texts), max_size=3)
+examples = st.lists(
+    st.builds(
+        Example,
+        texts,
+        st.dictionaries(texts, texts, max_size=3),
+        st.none() | texts,
+        texts,
+        st.none() | texts,
+    ),
+    max_size=3,
+)
 numbers = st.integers(0, 2**40)
-predictions = st.lists(st.builds(
-    Prediction, texts, texts, st.booleans(), st.lists(st.floats(max_value=0, allow_nan=False)).map(tuple), numbers, numbers, texts))
+predictions = st.lists(
+    st.builds(
+        Prediction,
+        texts,
+        texts,
+        st.booleans(),
+        st.lists(st.floats(max_value=0, allow_nan=False)).map(tuple),
+        numbers,
+        numbers,
+        texts,
+    )
+)
 
 
 @settings(max_examples=30, deadline=None)
 @given(examples, examples, examples, st.lists(texts))
 def test_a_study_comes_back_as_it_was(
-    tmp_path_factory: pytest.TempPathFactory, train: list[Example], validation: list[Example], test: list[Example], words: list[str]
+    tmp_path_factory: pytest.TempPathFactory,
+    train: list[Example],
+    validation: list[Example],
+    test: list[Example],
+    words: list[str],
 ) -> None:
     folder = tmp_path_factory.mktemp("study")
     study = Study(train, validation, test, words, words[::-1])

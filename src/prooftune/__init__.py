@@ -1,9 +1,9 @@
 """Prooftune: fine-tune Llama-family models on labelled text, and prove that it helped.
 
-    import prooftune
-    result = prooftune.run("reviews.yaml")
-    print(result.verdict)
-    prooftune.load(result.bundle).predict(["A film to remember."])
+import prooftune
+result = prooftune.run("reviews.yaml")
+print(result.verdict)
+prooftune.load(result.bundle).predict(["A film to remember."])
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["SimilarityEvaluator", "__version__", "load", "run"]
 
 
-def run(recipe: str | Path | dict[str, Any], out: str | Path | None = None, overrides: list[str] | None = None) -> Result:
+def run(
+    recipe: str | Path | dict[str, Any],
+    out: str | Path | None = None,
+    overrides: list[str] | None = None,
+) -> Result:
     """Run a study: a recipe's file, the name of a shipped one, or the recipe as a dictionary.
 
     Args:
@@ -30,7 +34,8 @@ def run(recipe: str | Path | dict[str, Any], out: str | Path | None = None, over
         out: the run folder; ``runs/NAME`` if None.
         overrides: ``dotted.key=value`` strings, as for ``--set``.
 
-    Where a launcher has started several processes (docs/scale.md), the first returns; the others help it and end here.
+    Where a launcher has started several processes (docs/scale.md), the first returns; the others
+    help it and end here.
 
     Raises:
         prooftune.errors.UsageError: the recipe or the data is wrong.

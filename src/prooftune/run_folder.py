@@ -1,4 +1,5 @@
-"""The run folder: plain files, one stage after another, each skipped when its inputs have not changed."""
+"""The run folder: plain files, one stage after another, each skipped when its inputs have not
+changed."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def is_done(folder: Path, print_: str) -> bool:
 
 
 def begin(folder: Path, print_: str) -> None:
-    """Prepare a stage's folder: keep what an interrupted attempt at the same inputs left, drop anything else."""
+    """Prepare a stage's folder: keep what an interrupted attempt at the same inputs left, drop
+    anything else."""
     if folder.exists() and _state(folder).get("fingerprint") != print_:
         shutil.rmtree(folder)
     write_json(folder / _STAGE, {"fingerprint": print_, "done": False})
@@ -67,19 +69,23 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Failure(f"another prooftune is working in {folder}; wait for it, or give another --out") from None
+            raise Failure(
+                f"another prooftune is working in {folder}; wait for it, or give another --out"
+            ) from None
         _sweep(folder)
         yield
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the temporaries of a process that was killed while writing; ours alone may be in use, and we start."""
+    """Remove the temporaries of a process that was killed while writing; ours alone may be in use,
+    and we start."""
     for left in folder.rglob(".*.tmp"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def estimates_file(dumped: str) -> Path:
-    """Where ``check`` leaves what it estimated for a recipe, for the report to show beside what was measured.
+    """Where ``check`` leaves what it estimated for a recipe, for the report to show beside what was
+    measured.
 
     Args:
         dumped: the recipe as `recipe.dump` writes it.
@@ -89,10 +95,22 @@ def estimates_file(dumped: str) -> Path:
 
 def write_study(folder: Path, study: Study) -> None:
     for name, examples in study.splits().items():
-        _write_table(folder / f"{name}.parquet", (
-            {"id": e.id, "source": e.source, "target": e.target, "group": e.group,
-             "references": None if e.references is None else list(e.references), "gold": list(e.gold),
-             "fields": [{"name": k, "text": v} for k, v in e.inputs.items()]} for e in examples), _example_schema())
+        _write_table(
+            folder / f"{name}.parquet",
+            (
+                {
+                    "id": e.id,
+                    "source": e.source,
+                    "target": e.target,
+                    "group": e.group,
+                    "references": None if e.references is None else list(e.references),
+                    "gold": list(e.gold),
+                    "fields": [{"name": k, "text": v} for k, v in e.inputs.items()],
+                }
+                for e in examples
+            ),
+            _example_schema(),
+        )
     write_json(folder / "study.json", {"labels": study.labels, "notes": study.notes})
 
 
@@ -101,33 +119,68 @@ def read_study(folder: Path) -> Study:
     splits = {}
     for name in ("train", "validation", "test"):
         splits[name] = Stored(
-            Example(row["id"], {f["name"]: f["text"] for f in row["fields"]}, row["target"], row["source"], row["group"],
-                    None if row["references"] is None else tuple(row["references"]), tuple(row["gold"]))
-            for row in _read_table(folder / f"{name}.parquet"))
-    return Study(splits["train"], splits["validation"], splits["test"], facts["labels"], facts["notes"])
+            Example(
+                row["id"],
+                {f["name"]: f["text"] for f in row["fields"]},
+                row["target"],
+                row["source"],
+                row["group"],
+                None if row["references"] is None else tuple(row["references"]),
+                tuple(row["gold"]),
+            )
+            for row in _read_table(folder / f"{name}.parquet")
+        )
+    return Study(
+        splits["train"], splits["validation"], splits["test"], facts["labels"], facts["notes"]
+    )
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """One row per example, in order. Holds no times or dates: the same run gives the same bytes."""
     import pyarrow as pa
 
-    schema = pa.schema([
-        ("id", pa.string()), ("output", pa.string()), ("valid", pa.bool_()), ("log_probs", pa.list_(pa.float64())),
-        ("prompt_tokens", pa.int64()), ("truncated_tokens", pa.int64()), ("raw", pa.string()), ("generated_tokens", pa.int64()),
-        ("answer_log_prob", pa.float64()), ("no_answer_log_prob", pa.float64()), ("windows", pa.int64()),
-        ("retrieved", pa.list_(pa.string())), ("cited", pa.list_(pa.string())), ("unknown_citations", pa.int64())])
-    _write_table(path, ({**asdict(p), **{name: list(getattr(p, name)) for name in _LISTS}} for p in predictions), schema)
+    schema = pa.schema(
+        [
+            ("id", pa.string()),
+            ("output", pa.string()),
+            ("valid", pa.bool_()),
+            ("log_probs", pa.list_(pa.float64())),
+            ("prompt_tokens", pa.int64()),
+            ("truncated_tokens", pa.int64()),
+            ("raw", pa.string()),
+            ("generated_tokens", pa.int64()),
+            ("answer_log_prob", pa.float64()),
+            ("no_answer_log_prob", pa.float64()),
+            ("windows", pa.int64()),
+            ("retrieved", pa.list_(pa.string())),
+            ("cited", pa.list_(pa.string())),
+            ("unknown_citations", pa.int64()),
+        ]
+    )
+    _write_table(
+        path,
+        ({**asdict(p), **{name: list(getattr(p, name)) for name in _LISTS}} for p in predictions),
+        schema,
+    )
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    return [Prediction(**{**row, **{name: tuple(row[name]) for name in _LISTS}}) for row in _read_table(path)]
+    return [
+        Prediction(**{**row, **{name: tuple(row[name]) for name in _LISTS}})
+        for row in _read_table(path)
+    ]
 
 
 def read_result(folder: Path, kind: str) -> VariantResult:
     """What a finished variant left in its folder."""
     return VariantResult(
-        folder.name, kind, read_predictions(folder / "predictions.parquet"), read_predictions(folder / "validation.parquet"),
-        read_json(folder / "details.json"), folder)
+        folder.name,
+        kind,
+        read_predictions(folder / "predictions.parquet"),
+        read_predictions(folder / "validation.parquet"),
+        read_json(folder / "details.json"),
+        folder,
+    )
 
 
 def open_run(folder: Path) -> Path:
@@ -137,7 +190,10 @@ def open_run(folder: Path) -> Path:
         UsageError: it does not exist or was not made by ``prooftune run``.
     """
     if not (folder / "recipe.yaml").is_file():
-        raise UsageError(f"{folder} is no run folder: {'no recipe.yaml in it' if folder.is_dir() else 'no such folder'}")
+        raise UsageError(
+            f"{folder} is no run folder: "
+            f"{'no recipe.yaml in it' if folder.is_dir() else 'no such folder'}"
+        )
     return folder
 
 
@@ -154,7 +210,10 @@ def _write_table(path: Path, rows: Iterator[dict[str, Any]], schema: Any) -> Non
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
         while some := list(islice(rows, _AT_ONCE)):
             writer.write_table(pa.Table.from_pylist(some, schema=schema))
 

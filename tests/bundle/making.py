@@ -21,8 +21,15 @@ LABELS = ["World", "Sports", "Sci/Tech"]
 
 
 def make_bundle(
-    folder: Path, model: Path, text: Any = "text", rows: Sequence[Example] = (), chat: bool = False, template: str | None = None,
-    variant: dict[str, Any] | None = None, size: float = 0.3, **options: Any,
+    folder: Path,
+    model: Path,
+    text: Any = "text",
+    rows: Sequence[Example] = (),
+    chat: bool = False,
+    template: str | None = None,
+    variant: dict[str, Any] | None = None,
+    size: float = 0.3,
+    **options: Any,
 ) -> Path:
     """A bundle of an untrained but non-zero adapter on `model`.
 
@@ -38,26 +45,62 @@ def make_bundle(
         options: other sections of the recipe.
     """
     task = options.get("task", "classification")
-    source = {"train": "a.csv", "text": text, "label": "label"} if task == "classification" else {"train": "a.jsonl"}
-    chosen = recipe.parse({
-        "name": "study", "data": source, "model": {"name": str(model), "dtype": "float32"}, "prompt": {"max_length": 64},
-        "variants": {"tuned": variant}, **options})
+    source = (
+        {"train": "a.csv", "text": text, "label": "label"}
+        if task == "classification"
+        else {"train": "a.jsonl"}
+    )
+    chosen = recipe.parse(
+        {
+            "name": "study",
+            "data": source,
+            "model": {"name": str(model), "dtype": "float32"},
+            "prompt": {"max_length": 64},
+            "variants": {"tuned": variant},
+            **options,
+        }
+    )
     place, tuned = folder / "variant", chosen.variants["tuned"]
     labels = LABELS if task == "classification" else []
     _train(model, chosen, tuned, labels, size, place / "trained")
-    fields = (list(text) if isinstance(text, dict | list) else [text]) if labels else ["context", "question"]
-    rendering = Rendering(template or default_template(task, fields, "unanswerable"), tuple(labels), chat=chat,
-                          max_length=chosen.prompt.max_length, answer_tokens=0 if labels else 12)
+    fields = (
+        (list(text) if isinstance(text, dict | list) else [text])
+        if labels
+        else ["context", "question"]
+    )
+    rendering = Rendering(
+        template or default_template(task, fields, "unanswerable"),
+        tuple(labels),
+        chat=chat,
+        max_length=chosen.prompt.max_length,
+        answer_tokens=0 if labels else 12,
+    )
     write_json(place / "rendering.json", rendering.to_json())
     study = Study([], list(rows), [Example("1", dict.fromkeys(fields, "goal"), "Sports")], labels)
-    result = VariantResult("tuned", "tuned", [], [], {"objective": tuned.objective, "method": tuned.method}, place)
-    save(chosen, study, result, {
-        "verdict": {"sentence": "It helped."},
-        "variants": {"tuned": {"metrics": {}, "temperature": 2.0 if labels else None}}}, folder / "bundle")
+    result = VariantResult(
+        "tuned", "tuned", [], [], {"objective": tuned.objective, "method": tuned.method}, place
+    )
+    save(
+        chosen,
+        study,
+        result,
+        {
+            "verdict": {"sentence": "It helped."},
+            "variants": {"tuned": {"metrics": {}, "temperature": 2.0 if labels else None}},
+        },
+        folder / "bundle",
+    )
     return folder / "bundle"
 
 
-def _train(model: Path, chosen: recipe.Recipe, variant: recipe.Variant, labels: list[str], size: float, place: Path) -> None:
+def _train(
+    model: Path,
+    chosen: recipe.Recipe,
+    variant: recipe.Variant,
+    labels: list[str],
+    size: float,
+    place: Path,
+) -> None:
     """Weights that differ from the base's; nothing is learned."""
     torch.manual_seed(0)
     head = labels if variant.objective == "head" else None

@@ -1,4 +1,5 @@
-"""Labelling the rows of a file: what stands in it stays, and what will not do is said before any work."""
+"""Labelling the rows of a file: what stands in it stays, and what will not do is said before any
+work."""
 
 from __future__ import annotations
 
@@ -22,7 +23,16 @@ from study.small import classifier
 load = functools.cache(bundle_load)
 SHARES = ["probability_World", "probability_Sports", "probability_Sci/Tech"]
 ADDED = ["label", "probability", *SHARES, "truncated_tokens"]
-TEXTS = ["goal scored", "NA", "", "a \"quoted\", cell", "two\nlines", "ünïcode 漢字 🎉", " 007 ", "planet orbit " * 40]
+TEXTS = [
+    "goal scored",
+    "NA",
+    "",
+    'a "quoted", cell',
+    "two\nlines",
+    "ünïcode 漢字 🎉",
+    " 007 ",
+    "planet orbit " * 40,
+]
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +45,18 @@ def read_csv(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
         return list(csv.DictReader(handle, delimiter=delimiter))
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str = ",") -> Path:
+def write_csv(
+    path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str = ","
+) -> Path:
     with path.open("w", encoding="utf-8", newline="") as handle:
         csv.writer(handle, delimiter=delimiter).writerows([header, *rows])
     return path
 
 
 def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8"
+    )
     return path
 
 
@@ -55,7 +69,9 @@ def test_csv_keeps_every_cell_and_row_in_order(bundle: Path, tmp_path: Path) -> 
     assert [[r["id"], r["text"], r["empty or not"]] for r in out] == rows
 
 
-def test_the_answers_are_those_of_the_loaded_bundle(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answers_are_those_of_the_loaded_bundle(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(predict, "BLOCK", 3)
     file = write_lines(tmp_path / "in.jsonl", [{"text": text} for text in TEXTS])
     predict_file(bundle, file, tmp_path / "out.jsonl")
@@ -71,14 +87,23 @@ def test_the_answers_are_those_of_the_loaded_bundle(bundle: Path, tmp_path: Path
 
 
 def test_values_of_json_keep_their_types(bundle: Path, tmp_path: Path) -> None:
-    records: list[dict[str, Any]] = [{"n": 1, "text": "goal", "tags": ["a"], "x": 1.0}, {"n": "one", "text": "orbit", "new": None}]
+    records: list[dict[str, Any]] = [
+        {"n": 1, "text": "goal", "tags": ["a"], "x": 1.0},
+        {"n": "one", "text": "orbit", "new": None},
+    ]
     predict_file(bundle, write_lines(tmp_path / "in.jsonl", records), tmp_path / "out.jsonl")
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [{k: v for k, v in row.items() if k not in ADDED} for row in out] == records
 
 
 def test_parquet_keeps_its_types(bundle: Path, tmp_path: Path) -> None:
-    table = pa.table({"text": ["goal", None, "orbit"], "n": pa.array([1, 2, None], pa.int16()), "x": [0.5, float("nan"), 2.0]})
+    table = pa.table(
+        {
+            "text": ["goal", None, "orbit"],
+            "n": pa.array([1, 2, None], pa.int16()),
+            "x": [0.5, float("nan"), 2.0],
+        }
+    )
     pq.write_table(table, tmp_path / "in.parquet")
     predict_file(bundle, tmp_path / "in.parquet", tmp_path / "out.parquet")
     out = pq.read_table(tmp_path / "out.parquet")
@@ -92,7 +117,9 @@ def test_parquet_keeps_its_types(bundle: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["csv", "tsv", "jsonl", "parquet"])
 @pytest.mark.parametrize("target", ["csv", "tsv", "jsonl", "parquet"])
-def test_every_format_into_every_other(bundle: Path, tmp_path: Path, source: str, target: str) -> None:
+def test_every_format_into_every_other(
+    bundle: Path, tmp_path: Path, source: str, target: str
+) -> None:
     file, texts = tmp_path / f"in.{source}", ["goal", "", "tab\tand, comma"]
     if source in ("csv", "tsv"):
         write_csv(file, ["text"], [[t] for t in texts], "\t" if source == "tsv" else ",")
@@ -118,21 +145,39 @@ def test_labels_that_people_gave_stay_beside_the_answers(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(predict, "say", lambda message, *_: said.append(message))
-    file = write_csv(tmp_path / "in.csv", ["label", "text", "truncated_tokens"], [["mine", "goal scored", "9"]])
+    file = write_csv(
+        tmp_path / "in.csv", ["label", "text", "truncated_tokens"], [["mine", "goal scored", "9"]]
+    )
     out = tmp_path / f"out.{target}"
     for _ in range(2):  # its own answers may be made again
         predict_file(bundle, file, out)
-    [row] = (read_csv(out) if target == "csv" else pq.read_table(out).to_pylist() if target == "parquet"
-             else [json.loads(out.read_text("utf-8"))])
-    assert list(row) == ["label", "text", "truncated_tokens", "predicted_label", *ADDED[1:-1], "predicted_truncated_tokens"]
+    [row] = (
+        read_csv(out)
+        if target == "csv"
+        else pq.read_table(out).to_pylist()
+        if target == "parquet"
+        else [json.loads(out.read_text("utf-8"))]
+    )
+    assert list(row) == [
+        "label",
+        "text",
+        "truncated_tokens",
+        "predicted_label",
+        *ADDED[1:-1],
+        "predicted_truncated_tokens",
+    ]
     [expected] = classifier(bundle).predict(["goal scored"])
     assert (row["label"], row["predicted_label"]) == ("mine", expected.label)
     assert (row["truncated_tokens"], int(row["predicted_truncated_tokens"])) == ("9", 0)
-    assert said == 2 * ["in.csv keeps its own 'label', 'truncated_tokens'; the answers go to 'predicted_label', "
-                        "'predicted_truncated_tokens'"]
+    assert said == 2 * [
+        "in.csv keeps its own 'label', 'truncated_tokens'; the answers go to 'predicted_label', "
+        "'predicted_truncated_tokens'"
+    ]
 
 
-def test_the_bar_moves_within_a_block(bundles: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_moves_within_a_block(
+    bundles: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = bundles(scoring={"batch_tokens": 128})
     seen: list[float] = []
     own = Progress.advance
@@ -156,9 +201,13 @@ def test_one_text_is_found_by_its_name_by_text_or_by_being_alone(
     assert predict_file(bundle, file, tmp_path / "out.csv").rows == 1
 
 
-def test_columns_are_those_of_the_recipe_also_behind_another_delimiter(bundles: Callable[..., Path], tmp_path: Path) -> None:
+def test_columns_are_those_of_the_recipe_also_behind_another_delimiter(
+    bundles: Callable[..., Path], tmp_path: Path
+) -> None:
     bundle = bundles({"head": "Headline", "body": "Body"})
-    file = write_csv(tmp_path / "in.csv", ["Body", "n", "Headline"], [["goal; scored", "1", "match"]], ";")
+    file = write_csv(
+        tmp_path / "in.csv", ["Body", "n", "Headline"], [["goal; scored", "1", "match"]], ";"
+    )
     predict_file(bundle, file, tmp_path / "out.csv")
     [row] = read_csv(tmp_path / "out.csv")
     [expected] = classifier(bundle).predict([{"head": "match", "body": "goal; scored"}])
@@ -167,7 +216,9 @@ def test_columns_are_those_of_the_recipe_also_behind_another_delimiter(bundles: 
     assert float(row["probability"]) == pytest.approx(expected.probability, abs=1e-4)
 
 
-def test_generated_answers_have_no_probabilities(bundles: Callable[..., Path], tmp_path: Path) -> None:
+def test_generated_answers_have_no_probabilities(
+    bundles: Callable[..., Path], tmp_path: Path
+) -> None:
     bundle = bundles(scoring={"method": "generation", "max_new_tokens": 2})
     predict_file(bundle, write_csv(tmp_path / "in.csv", ["text"], [["goal"]]), tmp_path / "out.csv")
     [row] = read_csv(tmp_path / "out.csv")
@@ -175,26 +226,53 @@ def test_generated_answers_have_no_probabilities(bundles: Callable[..., Path], t
     assert row["probability"] == ""
 
 
-@pytest.mark.parametrize(("name", "content", "out", "message"), [
-    ("inn.csv", None, "out.csv", "no such file (did you mean 'in.csv'?)"),
-    ("in.csv", "", "out.csv", "is empty"),
-    ("in.csv", "text\n", "out.csv", "no rows"),
-    ("in.xlsx", "text\ngoal\n", "out.csv", "the input's name must end in .csv, .tsv, .jsonl, .ndjson, .parquet"),
-    ("in.csv", "text\ngoal\n", "out.xls", "the output's name must end in"),
-    ("in.csv", "text\ngoal\n", "out.jsnl", "(did you mean '.jsonl'?)"),
-    ("in.csv", "text\ngoal\n", "in.csv", "is the input itself"),
-    ("in.csv", "a,texts\n1,goal\n", "out.csv",
-     "in.csv has no column 'text', which this bundle reads; found 2: 'a', 'texts' (did you mean 'texts'?)"),
-    ("in.csv", "text,n\ngoal,1\norbit\n", "out.csv", "in.csv:3: 1 field where 2 are expected"),
-    ("in.csv", "label,predicted_label,text\nWorld,World,goal\n", "out.csv",
-     "has columns 'label' and 'predicted_label' already, where the answers would be written"),
-    ("in.jsonl", '{"text": "goal", "n": 1}\n{"text": "orbit", "n": "x"}\n', "out.parquet",
-     "column 'n' of in.jsonl has values of several types"),
-    ("in.jsonl", '{"text": "goal"}\nnot json\n', "out.csv", "in.jsonl:2: not JSON"),
-    ("in.parquet", "text", "out.csv", "is not a Parquet file"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "out", "message"),
+    [
+        ("inn.csv", None, "out.csv", "no such file (did you mean 'in.csv'?)"),
+        ("in.csv", "", "out.csv", "is empty"),
+        ("in.csv", "text\n", "out.csv", "no rows"),
+        (
+            "in.xlsx",
+            "text\ngoal\n",
+            "out.csv",
+            "the input's name must end in .csv, .tsv, .jsonl, .ndjson, .parquet",
+        ),
+        ("in.csv", "text\ngoal\n", "out.xls", "the output's name must end in"),
+        ("in.csv", "text\ngoal\n", "out.jsnl", "(did you mean '.jsonl'?)"),
+        ("in.csv", "text\ngoal\n", "in.csv", "is the input itself"),
+        (
+            "in.csv",
+            "a,texts\n1,goal\n",
+            "out.csv",
+            "in.csv has no column 'text', which this bundle reads; found 2: 'a', 'texts' (did you "
+            "mean 'texts'?)",
+        ),
+        ("in.csv", "text,n\ngoal,1\norbit\n", "out.csv", "in.csv:3: 1 field where 2 are expected"),
+        (
+            "in.csv",
+            "label,predicted_label,text\nWorld,World,goal\n",
+            "out.csv",
+            "has columns 'label' and 'predicted_label' already, where the answers would be written",
+        ),
+        (
+            "in.jsonl",
+            '{"text": "goal", "n": 1}\n{"text": "orbit", "n": "x"}\n',
+            "out.parquet",
+            "column 'n' of in.jsonl has values of several types",
+        ),
+        ("in.jsonl", '{"text": "goal"}\nnot json\n', "out.csv", "in.jsonl:2: not JSON"),
+        ("in.parquet", "text", "out.csv", "is not a Parquet file"),
+    ],
+)
 def test_what_will_not_do_is_said_before_any_work(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str | None, out: str, message: str
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: str | None,
+    out: str,
+    message: str,
 ) -> None:
     monkeypatch.setattr(local, "load", None)  # the model is not even loaded
     (tmp_path / "in.csv").touch()

@@ -77,39 +77,64 @@ def test_where_there_is_no_base_that_is_said_and_the_tuned_model_goes_on(
 ) -> None:
     folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     facts = read_json(folder / "bundle.json")
-    monkeypatch.setattr(chat_module, "load", lambda _: SimpleNamespace(facts={**facts, "objective": "head"}, fields=["text"]))
+    monkeypatch.setattr(
+        chat_module,
+        "load",
+        lambda _: SimpleNamespace(facts={**facts, "objective": "head"}, fields=["text"]),
+    )
     assert "a classification head" in talk(folder, "/base")[1]
     monkeypatch.undo()
-    write_json(folder / "bundle.json", {**facts, "abstention": {"target": 0.9, "reachable": True, "threshold": 1.0}})
+    write_json(
+        folder / "bundle.json",
+        {**facts, "abstention": {"target": 0.9, "reachable": True, "threshold": 1.0}},
+    )
     assert talk(folder, "goal")[1].endswith("below the threshold")
     assert "threshold" not in talk(folder, "/base", "goal")[2]
 
 
-def test_answers_come_with_their_sources_and_retrieval_can_be_turned_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_come_with_their_sources_and_retrieval_can_be_turned_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[dict[str, Any]] = []
 
     class Answering:
         def __init__(self) -> None:
             self.fields = ["question"]
-            self.facts = {"variant": "tuned", "model": {"name": "m"}, "retrieval": {"passages": 3}, "part": "adapter"}
+            self.facts = {
+                "variant": "tuned",
+                "model": {"name": "m"},
+                "retrieval": {"passages": 3},
+                "part": "adapter",
+            }
 
         def predict(self, questions: list[Any], **options: Any) -> list[Reply]:
             asked.append(options)
             source = Source("privacy.md", 3, "Data", "Personal  data\nis kept for two years.")
-            return [Reply("two years", (source,), (source,), 1, 4)] if options["retrieve"] else [Reply("")]
+            return (
+                [Reply("two years", (source,), (source,), 1, 4)]
+                if options["retrieve"]
+                else [Reply("")]
+            )
 
     monkeypatch.setattr(chat_module, "load", lambda _: Answering())
     said = talk(tmp_path, "how long?", "/retrieval off", "how long?")
-    assert said[1:5] == ["two years", "  [1] privacy.md, page 3, Data: Personal data is kept for two years.",
-                         "  (1 citations of passages that it was not shown were left out)",
-                         "  (4 tokens did not fit and were not read)"]
+    assert said[1:5] == [
+        "two years",
+        "  [1] privacy.md, page 3, Data: Personal data is kept for two years.",
+        "  (1 citations of passages that it was not shown were left out)",
+        "  (4 tokens did not fit and were not read)",
+    ]
     assert said[5:] == ["It is shown no passages.", "(no answer)", "Bye."]
     assert [options["retrieve"] for options in asked] == [True, False]
 
 
 def test_it_works_without_a_terminal(bundle: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "prooftune", "chat", str(bundle)], input="goal scored\n/base\ngoal\n", text=True,
-                          capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "prooftune", "chat", str(bundle)],
+        input="goal scored\n/base\ngoal\n",
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("tuned of ")

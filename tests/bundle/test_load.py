@@ -15,21 +15,34 @@ from prooftune.utils.files import read_json
 from study.small import classifier
 
 
-def test_probabilities_are_scaled_by_the_temperature_and_the_label_stays(bundle: Path, tmp_path: Path) -> None:
+def test_probabilities_are_scaled_by_the_temperature_and_the_label_stays(
+    bundle: Path, tmp_path: Path
+) -> None:
     [scaled] = classifier(bundle).predict(["goal scored"])
     [plain] = classifier(changed(bundle, tmp_path / "b", temperature=None)).predict(["goal scored"])
     # The bundle's temperature is 2: probabilities go with their square roots.
     roots = {label: np.sqrt(p) for label, p in plain.probabilities.items()}
-    assert scaled.probabilities == pytest.approx({label: r / sum(roots.values()) for label, r in roots.items()}, abs=1e-6)
-    assert scaled.label == plain.label == max(scaled.probabilities, key=lambda label: scaled.probabilities[label])
+    assert scaled.probabilities == pytest.approx(
+        {label: r / sum(roots.values()) for label, r in roots.items()}, abs=1e-6
+    )
+    assert (
+        scaled.label
+        == plain.label
+        == max(scaled.probabilities, key=lambda label: scaled.probabilities[label])
+    )
     assert scaled.probability == pytest.approx(scaled.probabilities[scaled.label])
 
 
-def test_a_bundle_reads_strings_or_mappings_with_its_fields(bundle: Path, bundles: Callable[..., Path]) -> None:
+def test_a_bundle_reads_strings_or_mappings_with_its_fields(
+    bundle: Path, bundles: Callable[..., Path]
+) -> None:
     one = load(bundle)
     assert one.predict(["goal"]) == one.predict([{"text": "goal", "other": 1}])  # type: ignore[dict-item]
     two = load(bundles({"head": "Headline", "body": "Body"}))
-    with pytest.raises(UsageError, match="text 0: this bundle reads head, body; give a string for each, as a mapping, not str"):
+    with pytest.raises(
+        UsageError,
+        match="text 0: this bundle reads head, body; give a string for each, as a mapping, not str",
+    ):
         two.predict(["goal"])
     with pytest.raises(UsageError, match="text 1: no body in it; it has head"):
         two.predict([{"head": "a", "body": "b"}, {"head": "a"}])
@@ -37,23 +50,39 @@ def test_a_bundle_reads_strings_or_mappings_with_its_fields(bundle: Path, bundle
         one.predict([3])  # type: ignore[list-item]
 
 
-def test_another_base_model_than_the_tuned_one_is_refused(bundle: Path, model_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_another_base_model_than_the_tuned_one_is_refused(
+    bundle: Path, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
     facts = read_json(bundle / "bundle.json")
-    other = changed(bundle, tmp_path / "b", model={**facts["model"], "name": str(model_folders["llama3"])})
-    with pytest.raises(Failure, match="has other weights than the model this adapter was trained on"):
+    other = changed(
+        bundle, tmp_path / "b", model={**facts["model"], "name": str(model_folders["llama3"])}
+    )
+    with pytest.raises(
+        Failure, match="has other weights than the model this adapter was trained on"
+    ):
         load(other)
 
 
 def test_a_bundle_names_no_folder_of_this_machine_but_the_models_own_name(bundle: Path) -> None:
     facts = read_json(bundle / "bundle.json")
-    assert read_json(bundle / "adapter" / "adapter_config.json")["base_model_name_or_path"] == facts["model"]["name"]
+    assert (
+        read_json(bundle / "adapter" / "adapter_config.json")["base_model_name_or_path"]
+        == facts["model"]["name"]
+    )
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (None, "is no bundle: no bundle.json in it"), ("{", "cannot be read"), ("[]", "is a bundle of format None"),
-    ('{"format": 99}', "is a bundle of format 99; this Prooftune reads format 1. Update it."),
-])
-def test_what_is_no_bundle_of_ours_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is no bundle: no bundle.json in it"),
+        ("{", "cannot be read"),
+        ("[]", "is a bundle of format None"),
+        ('{"format": 99}', "is a bundle of format 99; this Prooftune reads format 1. Update it."),
+    ],
+)
+def test_what_is_no_bundle_of_ours_is_refused(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
     if content is not None:
         (tmp_path / "bundle.json").write_text(content)
     with pytest.raises(UsageError) as caught:

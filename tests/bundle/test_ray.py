@@ -1,4 +1,5 @@
-"""Predicting a file on a local Ray: the local engine's output to the byte, also where a worker is killed."""
+"""Predicting a file on a local Ray: the local engine's output to the byte, also where a worker is
+killed."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ ROWS = 43
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A Ray of two cores on this machine, for all tests of the file: to start one takes longer than they do."""
+    """A Ray of two cores on this machine, for all tests of the file: to start one takes longer than
+    they do."""
     import ray
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -43,8 +45,17 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows_file(path: Path) -> Path:
-    texts = ["" if i % 10 == 5 else f"goal {i}, \"scored\"\nmatch" if i % 3 else f"planet {i}" for i in range(ROWS)]
-    table = pa.table({"id": range(ROWS), "text": texts, "kind": pa.array([f"k{i % 3}" for i in range(ROWS)]).dictionary_encode()})
+    texts = [
+        "" if i % 10 == 5 else f'goal {i}, "scored"\nmatch' if i % 3 else f"planet {i}"
+        for i in range(ROWS)
+    ]
+    table = pa.table(
+        {
+            "id": range(ROWS),
+            "text": texts,
+            "kind": pa.array([f"k{i % 3}" for i in range(ROWS)]).dictionary_encode(),
+        }
+    )
     if path.suffix == ".parquet":
         pq.write_table(table, path, row_group_size=10)
     elif path.suffix == ".jsonl":
@@ -52,12 +63,16 @@ def rows_file(path: Path) -> Path:
     else:
         import pyarrow.csv
 
-        pyarrow.csv.write_csv(table.cast(pa.schema([(name, pa.string()) for name in table.column_names])), path)
+        pyarrow.csv.write_csv(
+            table.cast(pa.schema([(name, pa.string()) for name in table.column_names])), path
+        )
     return path
 
 
 @needs_ray
-@pytest.mark.parametrize(("source", "target"), [("csv", "csv"), ("parquet", "parquet"), ("jsonl", "parquet")])
+@pytest.mark.parametrize(
+    ("source", "target"), [("csv", "csv"), ("parquet", "parquet"), ("jsonl", "parquet")]
+)
 def test_the_output_is_the_local_engine_s_to_the_byte(
     cluster: None, bundle: Path, tmp_path: Path, source: str, target: str
 ) -> None:
@@ -76,7 +91,9 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
     cluster: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
     file = rows_file(tmp_path / f"in.{suffix}")
-    local, ray, killed, working = (tmp_path / name for name in (f"local.{suffix}", f"ray.{suffix}", "killed", "working"))
+    local, ray, killed, working = (
+        tmp_path / name for name in (f"local.{suffix}", f"ray.{suffix}", "killed", "working")
+    )
     working.mkdir()
 
     class Mortal(ray_cluster._Worker):
@@ -118,7 +135,10 @@ def test_a_block_that_kills_every_worker_ends_the_work_and_what_was_done_stays(
 
     with monkeypatch.context() as patched:
         patched.setattr(ray_cluster, "_Worker", Poisoned)
-        with pytest.raises(Failure, match="the Ray worker of one block died 4 times, most often of too little memory"):
+        with pytest.raises(
+            Failure,
+            match="the Ray worker of one block died 4 times, most often of too little memory",
+        ):
             predict_file(bundle, file, ray, "ray", 2)
     assert deaths.read_text() == "x" * (ray_cluster.RETRIES + 1)
     assert not ray.exists()
@@ -141,42 +161,58 @@ def test_what_a_worker_finds_wrong_is_said_as_it_is(
         predict_file(bundle, rows_file(tmp_path / "in.csv"), tmp_path / "out.csv", "ray", 1)
 
 
-def test_without_ray_it_is_said_what_to_install(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_it_is_said_what_to_install(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setitem(sys.modules, "ray.data", None)
-    with pytest.raises(UsageError, match=r"--engine ray needs Ray Data: pip install 'prooftune\[ray\]'"):
+    with pytest.raises(
+        UsageError, match=r"--engine ray needs Ray Data: pip install 'prooftune\[ray\]'"
+    ):
         predict_file(bundle, rows_file(tmp_path / "in.csv"), tmp_path / "out.csv", "ray")
 
 
 @needs_ray
-def test_ray_s_client_is_refused(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_s_client_is_refused(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(UsageError, match="Run the command on a machine of the cluster"):
         predict_file(bundle, rows_file(tmp_path / "in.csv"), tmp_path / "out.csv", "ray")
 
 
-@pytest.mark.parametrize(("engine", "workers", "message"), [
-    ("rai", None, r"no engine 'rai' \(did you mean 'ray'\?\); there are local and ray"),
-    ("spark", None, "no engine 'spark'; there are local and ray"),
-    ("local", 2, "--workers are Ray's: give --engine ray with it"),
-])
-def test_engines_that_there_are_not(bundle: Path, tmp_path: Path, engine: str, workers: int | None, message: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "workers", "message"),
+    [
+        ("rai", None, r"no engine 'rai' \(did you mean 'ray'\?\); there are local and ray"),
+        ("spark", None, "no engine 'spark'; there are local and ray"),
+        ("local", 2, "--workers are Ray's: give --engine ray with it"),
+    ],
+)
+def test_engines_that_there_are_not(
+    bundle: Path, tmp_path: Path, engine: str, workers: int | None, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         predict_file(bundle, rows_file(tmp_path / "in.csv"), tmp_path / "out.csv", engine, workers)
 
 
-@pytest.mark.parametrize(("cores", "gpus", "workers", "expected"), [
-    ([16], 0, None, Pool(4, 4, 0)),
-    ([2], 0, None, Pool(1, 2, 0)),
-    ([0, 6, 6], 0, None, Pool(2, 4, 0)),     # not three: no machine has four cores for it
-    ([], 0, None, Pool(1, 1, 0)),            # a cluster that has not grown yet
-    ([2], 0, 2, Pool(2, 1, 0)),
-    ([5, 5], 0, 3, Pool(3, 2, 0)),
-    ([2], 0, 3, Pool(3, 0.5, 0)),
-    ([32], 4, None, Pool(4, 1, 1)),
-    ([32], 2, 3, Pool(3, 1, 0.5)),
-])
-def test_all_workers_find_room(cores: list[int], gpus: int, workers: int | None, expected: Pool) -> None:
+@pytest.mark.parametrize(
+    ("cores", "gpus", "workers", "expected"),
+    [
+        ([16], 0, None, Pool(4, 4, 0)),
+        ([2], 0, None, Pool(1, 2, 0)),
+        ([0, 6, 6], 0, None, Pool(2, 4, 0)),  # not three: no machine has four cores for it
+        ([], 0, None, Pool(1, 1, 0)),  # a cluster that has not grown yet
+        ([2], 0, 2, Pool(2, 1, 0)),
+        ([5, 5], 0, 3, Pool(3, 2, 0)),
+        ([2], 0, 3, Pool(3, 0.5, 0)),
+        ([32], 4, None, Pool(4, 1, 1)),
+        ([32], 2, 3, Pool(3, 1, 0.5)),
+    ],
+)
+def test_all_workers_find_room(
+    cores: list[int], gpus: int, workers: int | None, expected: Pool
+) -> None:
     assert share(cores, gpus, workers) == expected
     assert expected.device == ("cuda" if gpus else "cpu")
 

@@ -1,4 +1,5 @@
-"""Predicting a file goes on after a kill: no row lost, none doubled, the bytes those of an uninterrupted run."""
+"""Predicting a file goes on after a kill: no row lost, none doubled, the bytes those of an
+uninterrupted run."""
 
 from __future__ import annotations
 
@@ -46,7 +47,13 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def text(number: int) -> str:
-    return "" if number % 10 == 5 else f"goal {number}, \"scored\"\nmatch" if number % 3 else f"planet {number}"
+    return (
+        ""
+        if number % 10 == 5
+        else f'goal {number}, "scored"\nmatch'
+        if number % 3
+        else f"planet {number}"
+    )
 
 
 def rows_file(path: Path, count: int = ROWS) -> Path:
@@ -80,12 +87,21 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, run: Callable[[], Any]
             run()
 
 
-@pytest.mark.parametrize(("source", "target"), [("csv", "csv"), ("jsonl", "jsonl"), ("parquet", "parquet"), ("jsonl", "parquet")])
-def test_killed_and_resumed_is_uninterrupted_byte_for_byte(bundle: Path, tmp_path: Path, source: str, target: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("csv", "csv"), ("jsonl", "jsonl"), ("parquet", "parquet"), ("jsonl", "parquet")],
+)
+def test_killed_and_resumed_is_uninterrupted_byte_for_byte(
+    bundle: Path, tmp_path: Path, source: str, target: str
+) -> None:
     file = rows_file(tmp_path / f"in.{source}")
     whole, killed = tmp_path / f"whole.{target}", tmp_path / f"killed.{target}"
     assert predict_file(bundle, file, whole).rows == ROWS
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(bundle), str(file), str(killed)], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, str(bundle), str(file), str(killed)],
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == -9, ended.stderr
     kept = tmp_path / f"killed.{target}.parts"
     assert sum(1 for p in kept.iterdir() if p.name.startswith("0000")) == 2
@@ -97,7 +113,9 @@ def test_killed_and_resumed_is_uninterrupted_byte_for_byte(bundle: Path, tmp_pat
     assert not kept.exists()
 
 
-def test_what_was_done_is_not_done_again(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_done_is_not_done_again(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, out = rows_file(tmp_path / "in.parquet"), tmp_path / "out.csv"
     interrupted(monkeypatch, 2, lambda: predict_file(bundle, file, out))
     asked: list[int] = []
@@ -116,11 +134,17 @@ def test_what_was_done_is_not_done_again(bundle: Path, tmp_path: Path, monkeypat
     assert any("2 rows had an empty text" in sentence for sentence in done.sentences())
 
 
-@pytest.mark.parametrize("harm", ["torn line", "no journal", "half a part", "lost part", "strange file"])
+@pytest.mark.parametrize(
+    "harm", ["torn line", "no journal", "half a part", "lost part", "strange file"]
+)
 def test_harm_to_what_was_kept_costs_only_the_work(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
-    file, out, whole = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    file, out, whole = (
+        rows_file(tmp_path / "in.jsonl"),
+        tmp_path / "out.jsonl",
+        tmp_path / "whole.jsonl",
+    )
     predict_file(bundle, file, whole)
     interrupted(monkeypatch, 4, lambda: predict_file(bundle, file, out))
     kept = tmp_path / "out.jsonl.parts"
@@ -136,7 +160,12 @@ def test_harm_to_what_was_kept_costs_only_the_work(
     else:
         (kept / "0000009.jsonl").write_text("left over")
     resumed = predict_file(bundle, file, out).resumed
-    assert resumed == {"torn line": 12, "no journal": 0, "half a part": 4, "lost part": 8, "strange file": 16}[harm]
+    assert (
+        resumed
+        == {"torn line": 12, "no journal": 0, "half a part": 4, "lost part": 8, "strange file": 16}[
+            harm
+        ]
+    )
     assert out.read_bytes() == whole.read_bytes()
 
 
@@ -149,9 +178,15 @@ def changed_bundle(file: Path, bundle: Path) -> None:
     write_json(bundle / "bundle.json", {**facts, "temperature": 1.0})
 
 
-@pytest.mark.parametrize(("change", "what"), [(changed_input, "the input"), (changed_bundle, "the bundle")])
+@pytest.mark.parametrize(
+    ("change", "what"), [(changed_input, "the input"), (changed_bundle, "the bundle")]
+)
 def test_what_has_changed_is_done_anew_and_said(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path, Path], None], what: str
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path, Path], None],
+    what: str,
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(checkpoint, "say", lambda message, *_: said.append(message))
@@ -168,11 +203,16 @@ def test_what_has_changed_is_done_anew_and_said(
 
 def test_two_at_once_do_not_write_one_output(bundle: Path, tmp_path: Path) -> None:
     file = rows_file(tmp_path / "in.jsonl")
-    with locked(tmp_path / "out.jsonl.parts"), pytest.raises(Failure, match="another prooftune is working in"):
+    with (
+        locked(tmp_path / "out.jsonl.parts"),
+        pytest.raises(Failure, match="another prooftune is working in"),
+    ):
         predict_file(bundle, file, tmp_path / "out.jsonl")
 
 
-def test_an_old_output_stands_until_the_new_one_is_whole(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_output_stands_until_the_new_one_is_whole(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, out = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
     old = '{"label": "old", "truncated_tokens": 0}\n'
     out.write_text(old)
@@ -181,7 +221,9 @@ def test_an_old_output_stands_until_the_new_one_is_whole(bundle: Path, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["mine.jsonl", "mine.csv", "mine.parquet"])
-def test_a_file_that_holds_no_answers_is_not_written_over(bundle: Path, tmp_path: Path, name: str) -> None:
+def test_a_file_that_holds_no_answers_is_not_written_over(
+    bundle: Path, tmp_path: Path, name: str
+) -> None:
     file, out = rows_file(tmp_path / "in.jsonl"), tmp_path / name
     out.write_text("text,note\nmine,keep\n")
     with pytest.raises(UsageError, match=f"{name} exists and holds no answers"):
@@ -194,7 +236,9 @@ def test_a_file_that_holds_no_answers_is_not_written_over(bundle: Path, tmp_path
     assert out.read_bytes() == first
 
 
-def test_answers_below_the_threshold_are_marked(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_below_the_threshold_are_marked(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(local, "load", bundle_load)
     own = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     facts = read_json(own / "bundle.json")
@@ -202,7 +246,10 @@ def test_answers_below_the_threshold_are_marked(bundle: Path, tmp_path: Path, mo
     sure = sorted(a.probability for a in load(own).predict([text(i) for i in range(ROWS)]))  # type: ignore[union-attr, type-var]
     threshold = sure[len(sure) // 2]
     assert threshold is not None
-    write_json(own / "bundle.json", {**facts, "abstention": {"target": 0.9, "reachable": True, "threshold": threshold + 1e-6}})
+    write_json(
+        own / "bundle.json",
+        {**facts, "abstention": {"target": 0.9, "reachable": True, "threshold": threshold + 1e-6}},
+    )
     done = predict_file(own, file, tmp_path / "out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [r["abstained"] for r in rows] == [r["probability"] < threshold + 1e-6 for r in rows]
@@ -213,22 +260,35 @@ def test_answers_below_the_threshold_are_marked(bundle: Path, tmp_path: Path, mo
 
 
 def test_json_types_that_only_show_late_in_the_file(bundle: Path, tmp_path: Path) -> None:
-    records: list[dict[str, Any]] = [{"text": "goal", "n": 1, "deep": {"a": 1}, "list": []} for _ in range(9)]
+    records: list[dict[str, Any]] = [
+        {"text": "goal", "n": 1, "deep": {"a": 1}, "list": []} for _ in range(9)
+    ]
     records += [{"text": "orbit \ud83d", "n": 1.5, "deep": {"b": "x"}, "list": [1], "late": True}]
     file = tmp_path / "in.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in records))
     predict_file(bundle, file, tmp_path / "out.parquet")
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert (rows[0]["n"], rows[0]["deep"], rows[0]["late"]) == (1.0, {"a": 1, "b": None}, None)
-    assert (rows[9]["n"], rows[9]["deep"], rows[9]["list"], rows[9]["late"]) == (1.5, {"a": None, "b": "x"}, [1], True)
+    assert (rows[9]["n"], rows[9]["deep"], rows[9]["list"], rows[9]["late"]) == (
+        1.5,
+        {"a": None, "b": "x"},
+        [1],
+        True,
+    )
     assert rows[9]["text"] == "orbit �"
     predict_file(bundle, file, tmp_path / "out.jsonl")
-    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[9])["text"] == "orbit \ud83d"
+    assert (
+        json.loads((tmp_path / "out.jsonl").read_text().splitlines()[9])["text"] == "orbit \ud83d"
+    )
 
 
 def test_columns_of_categories_stay_such(bundle: Path, tmp_path: Path) -> None:
     kinds = pa.array([f"k{i % 6}" for i in range(ROWS)]).dictionary_encode()
-    pq.write_table(pa.table({"text": [text(i) for i in range(ROWS)], "kind": kinds}), tmp_path / "in.parquet", row_group_size=5)
+    pq.write_table(
+        pa.table({"text": [text(i) for i in range(ROWS)], "kind": kinds}),
+        tmp_path / "in.parquet",
+        row_group_size=5,
+    )
     predict_file(bundle, tmp_path / "in.parquet", tmp_path / "out.parquet")
     kept = pq.read_table(tmp_path / "out.parquet").column("kind")
     assert pa.types.is_dictionary(kept.type)
@@ -238,5 +298,8 @@ def test_columns_of_categories_stay_such(bundle: Path, tmp_path: Path) -> None:
 def test_what_is_said_at_the_end() -> None:
     assert Summary(9, 0, 0, 0, None).sentences() == []
     assert Summary(9, 4, 1, 2, 3).sentences() == [
-        "4 rows done before the interruption", "1 row had an empty text", "2 rows did not fit into the prompt and were shortened",
-        "3 rows are below the bundle's confidence threshold (column abstained)"]
+        "4 rows done before the interruption",
+        "1 row had an empty text",
+        "2 rows did not fit into the prompt and were shortened",
+        "3 rows are below the bundle's confidence threshold (column abstained)",
+    ]

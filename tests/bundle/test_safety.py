@@ -1,4 +1,5 @@
-"""A bundle may come from anybody: whatever is in it, loading ends in an answer or in a message, and runs nothing."""
+"""A bundle may come from anybody: whatever is in it, loading ends in an answer or in a message, and
+runs nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +21,22 @@ from prooftune.errors import ProoftuneError, UsageError
 from prooftune.models import adapters
 from prooftune.utils.files import read_json
 
-WRONG: list[Any] = [None, True, -1, 3, 1e400, "", "../../etc", "x\0y", [], ["a"], [[[]]], {}, {"a": {"b": 1}}, "{" * 50]
+WRONG: list[Any] = [
+    None,
+    True,
+    -1,
+    3,
+    1e400,
+    "",
+    "../../etc",
+    "x\0y",
+    [],
+    ["a"],
+    [[[]]],
+    {},
+    {"a": {"b": 1}},
+    "{" * 50,
+]
 ATTEMPTS = {"ran": False}
 
 
@@ -74,7 +90,10 @@ def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 def test_every_value_of_every_wrong_type_ends_in_a_message(
-    written: Callable[[Any], Path], facts: dict[str, Any], bundle: Path, monkeypatch: pytest.MonkeyPatch
+    written: Callable[[Any], Path],
+    facts: dict[str, Any],
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The model itself is the same every time; what is done with the facts is what counts.
     model = load(bundle).model
@@ -91,42 +110,82 @@ def test_every_value_of_every_wrong_type_ends_in_a_message(
     assert refused > 400
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)))
-def test_anything_at_all_in_place_of_the_facts_is_refused(written: Callable[[Any], Path], content: Any) -> None:
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    )
+)
+def test_anything_at_all_in_place_of_the_facts_is_refused(
+    written: Callable[[Any], Path], content: Any
+) -> None:
     with pytest.raises(UsageError):
-        load(written(json.dumps({"format": 1, **content}) if isinstance(content, dict) else content))
+        load(
+            written(json.dumps({"format": 1, **content}) if isinstance(content, dict) else content)
+        )
 
 
-@pytest.mark.parametrize("content", [
-    "[" * 200_000, '{"format": 1, "a": ' + "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass"), b"\x00\xff\xfe",
-    '{"format": NaN}', '{"format": 1' + "0" * 5000 + "}"], ids=["lists", "in a key", "surrogate", "bytes", "nan", "long number"])
-def test_documents_that_break_parsers_are_refused(bundle: Path, tmp_path: Path, content: str | bytes) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 200_000,
+        '{"format": 1, "a": ' + "[" * 100_000,
+        "\ud800".encode("utf-8", "surrogatepass"),
+        b"\x00\xff\xfe",
+        '{"format": NaN}',
+        '{"format": 1' + "0" * 5000 + "}",
+    ],
+    ids=["lists", "in a key", "surrogate", "bytes", "nan", "long number"],
+)
+def test_documents_that_break_parsers_are_refused(
+    bundle: Path, tmp_path: Path, content: str | bytes
+) -> None:
     shutil.copytree(bundle, tmp_path / "b")
-    (tmp_path / "b" / "bundle.json").write_bytes(content.encode() if isinstance(content, str) else content)
+    (tmp_path / "b" / "bundle.json").write_bytes(
+        content.encode() if isinstance(content, str) else content
+    )
     with pytest.raises(UsageError):
         load(tmp_path / "b")
 
 
-@pytest.mark.parametrize("part", ["../adapter", "/etc", "adapter/../../other", "adapter\0", ".", "tokenizer"])
+@pytest.mark.parametrize(
+    "part", ["../adapter", "/etc", "adapter/../../other", "adapter\0", ".", "tokenizer"]
+)
 def test_the_part_is_one_of_two_names_and_no_path(bundle: Path, tmp_path: Path, part: str) -> None:
-    with pytest.raises(UsageError, match=r"is damaged:\n  - part: Input should be 'adapter' or 'model'"):
+    with pytest.raises(
+        UsageError, match=r"is damaged:\n  - part: Input should be 'adapter' or 'model'"
+    ):
         load(changed(bundle, tmp_path / "b", part=part))
 
 
-@pytest.mark.parametrize("name", [
-    "../../etc", "/etc/passwd", "~/x", "a\0b", "", "pypi:../x==1#y", "a/b/c", "-x"])
-def test_a_model_name_that_leads_nowhere_is_refused(bundle: Path, tmp_path: Path, facts: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["../../etc", "/etc/passwd", "~/x", "a\0b", "", "pypi:../x==1#y", "a/b/c", "-x"]
+)
+def test_a_model_name_that_leads_nowhere_is_refused(
+    bundle: Path, tmp_path: Path, facts: dict[str, Any], name: str
+) -> None:
     with pytest.raises(ProoftuneError):
         load(changed(bundle, tmp_path / "b", model={**facts["model"], "name": name}))
 
 
-@pytest.mark.parametrize(("place", "protocol"), [
-    ("adapter/adapter_model.bin", 0), ("adapter/adapter_model.bin", 4), ("tokenizer/tokenizer.pkl", 0), ("training_args.bin", 2),
-    ("adapter/x.pt", 0), ("harmless", 2), ("tokenizer/harmless.json", 5)])
-def test_a_pickle_is_refused_and_never_read(bundle: Path, tmp_path: Path, place: str, protocol: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "protocol"),
+    [
+        ("adapter/adapter_model.bin", 0),
+        ("adapter/adapter_model.bin", 4),
+        ("tokenizer/tokenizer.pkl", 0),
+        ("training_args.bin", 2),
+        ("adapter/x.pt", 0),
+        ("harmless", 2),
+        ("tokenizer/harmless.json", 5),
+    ],
+)
+def test_a_pickle_is_refused_and_never_read(
+    bundle: Path, tmp_path: Path, place: str, protocol: int
+) -> None:
     shutil.copytree(bundle, tmp_path / "b")
     (tmp_path / "b" / place).write_bytes(pickle.dumps(Attack(), protocol))
     with pytest.raises(UsageError, match="is, or may be, a pickle, which can run code"):
@@ -147,7 +206,15 @@ def test_a_bundle_holds_no_pickle(bundle: Path) -> None:
         if path.is_file():
             first = path.read_bytes()[:2]
             assert first[:1] != b"\x80" or path.suffix == ".safetensors", path
-            assert first != b"PK" and path.suffix in (".json", ".jsonl", ".yaml", ".md", ".safetensors", ".jinja", ".model"), path
+            assert first != b"PK" and path.suffix in (
+                ".json",
+                ".jsonl",
+                ".yaml",
+                ".md",
+                ".safetensors",
+                ".jinja",
+                ".model",
+            ), path
 
 
 def test_links_out_of_the_bundle_are_not_followed(bundle: Path, tmp_path: Path) -> None:
@@ -158,11 +225,22 @@ def test_links_out_of_the_bundle_are_not_followed(bundle: Path, tmp_path: Path) 
         load(tmp_path / "b")
 
 
-@pytest.mark.parametrize("name", [
-    "adapter/adapter_model.safetensors", "adapter/adapter_config.json", "tokenizer/tokenizer.json",
-    "tokenizer/tokenizer_config.json", "bundle.json"])
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"null", b'{"peft_type": 3}', b"\x00" * 64])
-def test_a_missing_or_damaged_file_ends_in_a_message(bundle: Path, tmp_path: Path, name: str, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+        "bundle.json",
+    ],
+)
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b"null", b'{"peft_type": 3}', b"\x00" * 64]
+)
+def test_a_missing_or_damaged_file_ends_in_a_message(
+    bundle: Path, tmp_path: Path, name: str, content: bytes | None
+) -> None:
     shutil.copytree(bundle, tmp_path / "b")
     if content is None:
         (tmp_path / "b" / name).unlink()

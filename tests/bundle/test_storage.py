@@ -20,13 +20,21 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for a bucket: s3://bucket/… is what lies in it."""
     folder = tmp_path / "bucket"
     folder.mkdir()
-    monkeypatch.setattr(storage, "_storage", lambda url: (fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()),
-                                                          url.split("?")[0].removeprefix("s3://")))
+    monkeypatch.setattr(
+        storage,
+        "_storage",
+        lambda url: (
+            fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()),
+            url.split("?")[0].removeprefix("s3://"),
+        ),
+    )
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
     return folder
 
 
-def test_what_is_read_and_written_by_url_is_as_with_files(bundle: Path, tmp_path: Path, bucket: Path) -> None:
+def test_what_is_read_and_written_by_url_is_as_with_files(
+    bundle: Path, tmp_path: Path, bucket: Path
+) -> None:
     (bucket / "in.csv").write_text(CSV)
     (tmp_path / "in.csv").write_text(CSV)
     predict_file(bundle, tmp_path / "in.csv", tmp_path / "out.csv")
@@ -47,7 +55,10 @@ def test_an_output_that_is_not_taken_costs_no_row(
         patched.setattr(fs, "copy_files", refuse)
         with pytest.raises(Failure, match=r"^s3://bucket/out\.csv: access denied$"):
             predict_file(bundle, "s3://bucket/in.csv", "s3://bucket/out.csv?secret_key=abc")
-    assert predict_file(bundle, "s3://bucket/in.csv", "s3://bucket/out.csv?secret_key=abc").resumed == 2
+    assert (
+        predict_file(bundle, "s3://bucket/in.csv", "s3://bucket/out.csv?secret_key=abc").resumed
+        == 2
+    )
 
 
 def test_a_file_is_fetched_again_only_where_it_has_changed(tmp_path: Path, bucket: Path) -> None:
@@ -65,11 +76,19 @@ def test_a_file_is_fetched_again_only_where_it_has_changed(tmp_path: Path, bucke
     assert copy.read_text() == CSV
 
 
-@pytest.mark.parametrize(("place", "message"), [
-    ("s3://bucket/none.csv", "^s3://bucket/none.csv: no such file$"),
-    ("s3://bucket/in.xlsx?access_key=abc", "^s3://bucket/in.xlsx: the input's name must end in"),
-])
-def test_what_will_not_do(bundle: Path, tmp_path: Path, bucket: Path, place: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("s3://bucket/none.csv", "^s3://bucket/none.csv: no such file$"),
+        (
+            "s3://bucket/in.xlsx?access_key=abc",
+            "^s3://bucket/in.xlsx: the input's name must end in",
+        ),
+    ],
+)
+def test_what_will_not_do(
+    bundle: Path, tmp_path: Path, bucket: Path, place: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         predict_file(bundle, place, tmp_path / "out.csv")
 
@@ -81,7 +100,10 @@ def test_unknown_storage_is_named(tmp_path: Path) -> None:
 
 def test_files_by_url_are_files(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "a b.csv").write_text(CSV)
-    assert predict_file(bundle, (tmp_path / "a b.csv").as_uri(), (tmp_path / "out.csv").as_uri()).rows == 2
+    assert (
+        predict_file(bundle, (tmp_path / "a b.csv").as_uri(), (tmp_path / "out.csv").as_uri()).rows
+        == 2
+    )
     assert (tmp_path / "out.csv").is_file()
     with pytest.raises(UsageError, match="is the input itself"):
         predict_file(bundle, (tmp_path / "a b.csv").as_uri(), tmp_path / "a b.csv")

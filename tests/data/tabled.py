@@ -40,4 +40,7 @@ def study_recipe(data: dict[str, Any], **sections: Any) -> Recipe:
 
 def examples(pairs: Sequence[tuple[str, str | None]], name: str = "f") -> list[Example]:
     """(text, label) pairs as examples with ids ``name:1`` …"""
-    return [Example(f"{name}:{i}", {"text": text}, label, f"{name}:{i}") for i, (text, label) in enumerate(pairs, start=1)]
+    return [
+        Example(f"{name}:{i}", {"text": text}, label, f"{name}:{i}")
+        for i, (text, label) in enumerate(pairs, start=1)
+    ]

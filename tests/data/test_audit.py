@@ -23,10 +23,17 @@ FILLER: Pairs = [(f"filler {label} number {i} of many", label) for i in range(12
 
 
 def study(train: Pairs = (), test: Pairs = (), validation: Pairs = (), fill: bool = True) -> Study:
-    """Examples of three files, each label with enough training rows and one test row where `fill` is set."""
+    """Examples of three files, each label with enough training rows and one test row where `fill`
+    is set."""
     tested: Pairs = [("only in test, one", "a"), ("only in test, two", "b")] if fill else []
-    parts = [examples([*pairs, *more], name) for name, pairs, more in (
-        ("train", train, FILLER if fill else []), ("valid", validation, []), ("test", test, tested))]
+    parts = [
+        examples([*pairs, *more], name)
+        for name, pairs, more in (
+            ("train", train, FILLER if fill else []),
+            ("valid", validation, []),
+            ("test", test, tested),
+        )
+    ]
     labels = sorted({e.target for part in parts for e in part if e.target is not None})
     return Study(parts[0], parts[1], parts[2], labels)
 
@@ -48,20 +55,43 @@ def test_sound_data_has_no_findings() -> None:
     assert findings(study()) == []
 
 
-@pytest.mark.parametrize(("text", "kind"), [(LONG.upper() + " !", "exact"), (LONG + " more", "near")])
-@pytest.mark.parametrize(("leak", "severity", "ending"), [
-    ("error", "error", "Remove them, or let audit.leak: drop remove them from train (audit.leak: allow keeps them, and the scores "
-                       "are then too good)"),
-    ("drop", "info", "Dropped from train."), ("allow", "warning", "train:1 = test:1."),
-])
-def test_a_leak_into_the_test_rows(text: str, kind: str, leak: str, severity: str, ending: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "kind"), [(LONG.upper() + " !", "exact"), (LONG + " more", "near")]
+)
+@pytest.mark.parametrize(
+    ("leak", "severity", "ending"),
+    [
+        (
+            "error",
+            "error",
+            "Remove them, or let audit.leak: drop remove them from train (audit.leak: allow keeps "
+            "them, and the scores "
+            "are then too good)",
+        ),
+        ("drop", "info", "Dropped from train."),
+        ("allow", "warning", "train:1 = test:1."),
+    ],
+)
+def test_a_leak_into_the_test_rows(
+    text: str, kind: str, leak: str, severity: str, ending: str
+) -> None:
     given = study([(text, "a")], [(LONG, "a")])
     found = only(given, leak=leak)
-    how = "has the same words as" if kind == "exact" else "is nearly the same (Jaccard similarity 0.9 or more) as"
-    assert (found.code, found.severity, found.rows) == (f"{kind}-leak", severity, ["train:1 = test:1"])
+    how = (
+        "has the same words as"
+        if kind == "exact"
+        else "is nearly the same (Jaccard similarity 0.9 or more) as"
+    )
+    assert (found.code, found.severity, found.rows) == (
+        f"{kind}-leak",
+        severity,
+        ["train:1 = test:1"],
+    )
     assert found.message.startswith(f"1 train row {how} 1 test row: train:1 = test:1")
     assert found.message.endswith(ending)
-    kept = audit.apply(given, report(given, leak=leak), study_recipe({"train": "a.csv"}, audit={"leak": leak}))
+    kept = audit.apply(
+        given, report(given, leak=leak), study_recipe({"train": "a.csv"}, audit={"leak": leak})
+    )
     assert (given.train[0] in kept.train) == (leak != "drop")
     assert len(kept.test) == len(given.test)
 
@@ -81,14 +111,19 @@ def test_leaks_between_training_and_validation_are_told_but_are_no_error() -> No
 
 def test_dropping_takes_rows_from_the_earlier_split() -> None:
     other = LONG.replace("word", "other")
-    given = study([(LONG, "a"), (other, "a")], [(LONG, "a")], [(LONG, "a"), (other, "a"), ("third", "a")])
+    given = study(
+        [(LONG, "a"), (other, "a")], [(LONG, "a")], [(LONG, "a"), (other, "a"), ("third", "a")]
+    )
     chosen = study_recipe({"train": "a.csv"}, audit={"leak": "drop"})
     kept = audit.apply(given, audit.audit(given, chosen), chosen)
     assert [e.id for e in kept.validation] == ["valid:2", "valid:3"]
     assert len(kept.train) == len(FILLER)
     assert kept.notes == [
-        "train: 2 rows dropped because the same or nearly the same text stands in validation or test (audit.leak: drop).",
-        "validation: 1 row dropped because the same or nearly the same text stands in test (audit.leak: drop)."]
+        "train: 2 rows dropped because the same or nearly the same text stands in validation or "
+        "test (audit.leak: drop).",
+        "validation: 1 row dropped because the same or nearly the same text stands in test "
+        "(audit.leak: drop).",
+    ]
 
 
 def test_dropping_everything_is_an_error() -> None:
@@ -102,13 +137,20 @@ def test_contradictions_name_the_rows_and_their_labels() -> None:
     given = study([("So so.", "a"), ("so so", "b")])
     codes = {f.code: f for f in findings(given)}
     assert set(codes) == {"contradiction", "repeated"}
-    assert codes["contradiction"].message == "1 text stands under more than one label: train:1 (a) / train:2 (b)."
+    assert (
+        codes["contradiction"].message
+        == "1 text stands under more than one label: train:1 (a) / train:2 (b)."
+    )
 
 
 def test_repeated_rows() -> None:
-    found = only(study([("Again and again", "a"), ("again AND again!", "a"), ("Again and again", "a")]))
+    found = only(
+        study([("Again and again", "a"), ("again AND again!", "a"), ("Again and again", "a")])
+    )
     assert (found.code, found.severity) == ("repeated", "info")
-    assert found.message == "2 train rows repeat an earlier one: train:2 = train:1, train:3 = train:1."
+    assert (
+        found.message == "2 train rows repeat an earlier one: train:2 = train:1, train:3 = train:1."
+    )
 
 
 def test_empty_texts_are_dropped_from_training_and_kept_in_the_test() -> None:
@@ -118,17 +160,26 @@ def test_empty_texts_are_dropped_from_training_and_kept_in_the_test() -> None:
     assert [f.message for f in found] == [
         "2 train rows without text: train:1, train:2. They are dropped.",
         "1 validation row without text: valid:2. They are dropped.",
-        "1 test row without text: test:1. They stay in the test set."]
+        "1 test row without text: test:1. They stay in the test set.",
+    ]
     kept = audit.apply(given, report(given), study_recipe({"train": "a.csv"}))
     assert [len(part) for part in kept.splits().values()] == [len(FILLER), 1, 3]
-    assert kept.notes == ["train: 2 rows without text dropped.", "validation: 1 row without text dropped."]
+    assert kept.notes == [
+        "train: 2 rows without text dropped.",
+        "validation: 1 row without text dropped.",
+    ]
 
 
 def test_few_rows_and_imbalance() -> None:
     many: Pairs = [(f"text {i} of a large class", "a") for i in range(130)]
-    found = {f.code: f.message for f in findings(study([*many, ("rare one", "c")], [("a rare test", "c")]))}
+    found = {
+        f.code: f.message
+        for f in findings(study([*many, ("rare one", "c")], [("a rare test", "c")]))
+    }
     assert found["few-rows"] == "few training rows for 'c' (1)."
-    assert found["imbalance"] == ("'a' has 142 training rows, 'c' 1: read balanced accuracy and macro-F1, not accuracy alone.")
+    assert found["imbalance"] == (
+        "'a' has 142 training rows, 'c' 1: read balanced accuracy and macro-F1, not accuracy alone."
+    )
 
 
 def test_labels_that_differ_in_case_alone() -> None:
@@ -136,27 +187,37 @@ def test_labels_that_differ_in_case_alone() -> None:
     alike = [finding for finding in findings(given) if finding.code == "alike-labels"]
     assert [finding.message for finding in alike] == [
         "labels 'a', 'A ' differ in case, spaces or hyphens alone. If they are one: data.labels: "
-        '{"a": "a", "A ": "a", "b": "b"}']
+        '{"a": "a", "A ": "a", "b": "b"}'
+    ]
 
 
-@pytest.mark.parametrize(("labels", "found"), [
-    (["very good", "Very-Good", "very_good", "bad"], [["very good", "Very-Good", "very_good"]]),
-    (["C", "C++", "C#", "+1", "-1", "1", "+", "-", "", "_"], []),
-    (["straße", "STRASSE", " a", "a "], [["straße", "STRASSE"], [" a", "a "]]),
-])
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (["very good", "Very-Good", "very_good", "bad"], [["very good", "Very-Good", "very_good"]]),
+        (["C", "C++", "C#", "+1", "-1", "1", "+", "-", "", "_"], []),
+        (["straße", "STRASSE", " a", "a "], [["straße", "STRASSE"], [" a", "a "]]),
+    ],
+)
 def test_which_labels_are_alike(labels: list[str], found: list[list[str]]) -> None:
     assert alike(labels) == found
 
 
 def test_labels_that_are_not_tested() -> None:
-    found = {f.code: f.message for f in findings(study([(f"third class {i} text", "c") for i in range(10)]))}
+    found = {
+        f.code: f.message
+        for f in findings(study([(f"third class {i} text", "c") for i in range(10)]))
+    }
     assert found == {"untested-label": "no test row has label 'c': nothing can be said of it."}
 
 
 def test_labels_that_training_never_saw() -> None:
     found = only(study(test=[("what is this", "new")]))
     assert (found.severity, found.rows) == ("error", ["test:1"])
-    assert found.message == "label 'new' in test (test:1) but in no training row. Training labels: 'a', 'b'"
+    assert (
+        found.message
+        == "label 'new' in test (test:1) but in no training row. Training labels: 'a', 'b'"
+    )
     assert only(study(validation=[("what is this", "new")])).severity == "warning"
 
 
@@ -176,9 +237,13 @@ def test_long_lists_are_cut_in_the_message_and_whole_in_the_rows() -> None:
 
 
 def test_damage_is_counted_by_kind() -> None:
-    found = findings(study([("cafÃ© culture", "a"), ("naÃ¯ve &lt;b&gt;", "b"), ("lost � here", "a")]))
+    found = findings(
+        study([("cafÃ© culture", "a"), ("naÃ¯ve &lt;b&gt;", "b"), ("lost � here", "a")])
+    )
     assert [(f.code, f.severity) for f in found] == [("damage", "warning")] * 3
-    assert "2 rows with UTF-8 that was read as Western European" in found[1].message + found[2].message
+    assert (
+        "2 rows with UTF-8 that was read as Western European" in found[1].message + found[2].message
+    )
 
 
 def test_errors_come_first_and_refuse_lists_them_all() -> None:
@@ -187,14 +252,20 @@ def test_errors_come_first_and_refuse_lists_them_all() -> None:
     assert [f.severity for f in found.findings] == ["error", "error", "info"]
     with pytest.raises(UsageError) as error:
         found.refuse()
-    assert str(error.value).startswith("the data audit found 2 errors:\n  - 1 train row has the same words as")
+    assert str(error.value).startswith(
+        "the data audit found 2 errors:\n  - 1 train row has the same words as"
+    )
     report(study()).refuse()
 
 
 def test_rows_and_balance_are_counted_before_anything_is_dropped() -> None:
     found = report(study([("", "a")]))
     assert found.rows == {"train": 25, "validation": 0, "test": 2}
-    assert found.balance == {"train": {"a": 13, "b": 12}, "validation": {"a": 0, "b": 0}, "test": {"a": 1, "b": 1}}
+    assert found.balance == {
+        "train": {"a": 13, "b": 12},
+        "validation": {"a": 0, "b": 0},
+        "test": {"a": 1, "b": 1},
+    }
 
 
 def measured(given: Sequence[Example]) -> list[tuple[int, int]]:
@@ -205,46 +276,82 @@ def measured(given: Sequence[Example]) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(("most", "severity"), [(0.2, "error"), (0.5, "warning")])
 def test_truncation_is_told_and_too_much_of_it_is_an_error(most: float, severity: str) -> None:
     given = study(test=[(LONG, "a")])
-    chosen = study_recipe({"train": "a.csv"}, audit={"max_truncated": most}, prompt={"max_length": 20})
+    chosen = study_recipe(
+        {"train": "a.csv"}, audit={"max_truncated": most}, prompt={"max_length": 20}
+    )
     found = audit.with_lengths(audit.audit(given, chosen), given, chosen, measured)
     [finding] = found.findings
     assert (finding.code, finding.severity, finding.rows) == ("truncated", severity, ["test:1"])
-    assert finding.message.startswith("1 test row (33.3%) is longer than prompt.max_length 20 and would be shortened "
-                                      "(median 4 tokens, longest 40)")
-    assert ("more than audit.max_truncated allows (20%)" in finding.message) == (severity == "error")
+    assert finding.message.startswith(
+        "1 test row (33.3%) is longer than prompt.max_length 20 and would be shortened "
+        "(median 4 tokens, longest 40)"
+    )
+    assert ("more than audit.max_truncated allows (20%)" in finding.message) == (
+        severity == "error"
+    )
     assert found.lengths["test"] == {"median": 4, "p95": 36, "max": 40}
-    assert found.truncation == {"train": {"rows": 0, "share": 0.0, "limit": 20}, "test": {"rows": 1, "share": 1 / 3, "limit": 20}}
+    assert found.truncation == {
+        "train": {"rows": 0, "share": 0.0, "limit": 20},
+        "test": {"rows": 1, "share": 1 / 3, "limit": 20},
+    }
 
 
 def exact_leaks(base: Path, data: dict[str, Any]) -> list[Finding]:
     chosen = study_recipe(data, audit={"leak": "allow", "near_duplicates": None})
-    return [f for f in audit.audit(splits.load(chosen, base), chosen).findings if f.code == "exact-leak"]
+    return [
+        f for f in audit.audit(splits.load(chosen, base), chosen).findings if f.code == "exact-leak"
+    ]
 
 
 @pytest.mark.data
-def test_the_ten_training_texts_of_ag_news_that_are_test_texts_are_found(public_data: Callable[[str], Path]) -> None:
+def test_the_ten_training_texts_of_ag_news_that_are_test_texts_are_found(
+    public_data: Callable[[str], Path],
+) -> None:
     base = public_data("ag_news/alps_tsv")
-    leaks = exact_leaks(base, {"train": "dev.tsv", "test": "test.tsv", "header": False, "columns": ["text", "label"]})
-    rows = sorted(row.partition(" = ")[0] for f in leaks for row in f.rows if "test row" in f.message)
-    texts = {line.rpartition("\t")[0] for line in (base / "test.tsv").read_text("utf-8").split("\n") if line}
+    leaks = exact_leaks(
+        base,
+        {"train": "dev.tsv", "test": "test.tsv", "header": False, "columns": ["text", "label"]},
+    )
+    rows = sorted(
+        row.partition(" = ")[0] for f in leaks for row in f.rows if "test row" in f.message
+    )
+    texts = {
+        line.rpartition("\t")[0]
+        for line in (base / "test.tsv").read_text("utf-8").split("\n")
+        if line
+    }
     lines = (base / "dev.tsv").read_text("utf-8").split("\n")
-    assert rows == sorted(f"dev.tsv:{i}" for i, line in enumerate(lines, start=1) if line.rpartition("\t")[0] in texts and line)
+    assert rows == sorted(
+        f"dev.tsv:{i}"
+        for i, line in enumerate(lines, start=1)
+        if line.rpartition("\t")[0] in texts and line
+    )
     assert len(rows) == 10
 
 
 @pytest.mark.data
-def test_the_phrases_of_sst2_that_stand_in_two_files_are_found(public_data: Callable[[str], Path]) -> None:
+def test_the_phrases_of_sst2_that_stand_in_two_files_are_found(
+    public_data: Callable[[str], Path],
+) -> None:
     base = public_data("sst2/glue_phrases")
     data = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv", "text": "sentence"}
     messages = [f.message for f in exact_leaks(base, data)]
-    assert [m for m in messages if m.startswith("1,670 train rows have the same words as 1,553 validation rows: train.tsv:")]
+    assert [
+        m
+        for m in messages
+        if m.startswith("1,670 train rows have the same words as 1,553 validation rows: train.tsv:")
+    ]
 
 
 def test_data_are_prepared_in_order(tmp_path: Path) -> None:
     rows = "".join(f"text number {i} of file,{'ab'[i % 2]}\n" for i in range(100))
     (tmp_path / "a.csv").write_text(f"text,label\n,a\n{rows}")
-    chosen = study_recipe({"train": "a.csv", "limit": {"train": 20}}, audit={"near_duplicates": None})
-    given, found = prepare.prepare(chosen, tmp_path, lambda loaded: measured if len(loaded.train) == 20 else None)
+    chosen = study_recipe(
+        {"train": "a.csv", "limit": {"train": 20}}, audit={"near_duplicates": None}
+    )
+    given, found = prepare.prepare(
+        chosen, tmp_path, lambda loaded: measured if len(loaded.train) == 20 else None
+    )
     assert len(given.train) == 20
     assert found.rows["train"] > 60
     assert set(found.lengths) == {"train", "validation", "test"}

@@ -1,4 +1,5 @@
-"""Copies of texts: what counts as the same, and near-duplicates against the plain comparison of all pairs."""
+"""Copies of texts: what counts as the same, and near-duplicates against the plain comparison of all
+pairs."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def texts() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("threshold", [0.7, 0.9])
-def test_near_duplicates_are_those_that_comparing_all_pairs_finds(texts: dict[str, list[str]], threshold: float) -> None:
+def test_near_duplicates_are_those_that_comparing_all_pairs_finds(
+    texts: dict[str, list[str]], threshold: float
+) -> None:
     found = duplicates.near(texts, [("train", "test")], threshold)["train", "test"]
     copies = set(texts["test"])
     sets = {name: [shingles(t) for t in split] for name, split in texts.items()}
@@ -55,7 +58,11 @@ def test_families_are_those_that_comparing_all_pairs_finds(texts: dict[str, list
     both = texts["train"] + texts["test"]
     family = duplicates.families(both, 0.7)
     sets = [shingles(t) for t in both]
-    alike = {(i, j) for i, j in combinations(range(len(both)), 2) if duplicates.jaccard(sets[i], sets[j]) >= 0.7}
+    alike = {
+        (i, j)
+        for i, j in combinations(range(len(both)), 2)
+        if duplicates.jaccard(sets[i], sets[j]) >= 0.7
+    }
     together = {(i, j) for i, j in combinations(range(len(both)), 2) if family[i] == family[j]}
     assert together <= alike
     assert len(together) >= 0.95 * len(alike)
@@ -68,7 +75,7 @@ def test_families_without_threshold_hold_equal_texts_only() -> None:
 
 def test_families_reach_through_others() -> None:
     line = [f"w{i}" for i in range(60)]
-    chain = [" ".join(line[i:i + 40]) for i in (0, 4, 8, 12)]
+    chain = [" ".join(line[i : i + 40]) for i in (0, 4, 8, 12)]
     ends = duplicates.jaccard(shingles(chain[0]), shingles(chain[3]))
     assert ends < 0.7 < duplicates.jaccard(shingles(chain[0]), shingles(chain[1]))
     assert len(set(duplicates.families(chain, 0.7))) == 1
@@ -78,16 +85,24 @@ def test_exact_copies_name_the_first_place() -> None:
     assert duplicates.exact(["a", "b", "c", ""], ["c", "a", "a", ""]) == [(0, 1), (2, 0)]
 
 
-@pytest.mark.parametrize(("first", "second"), [
-    ("It's GOOD!", "it s good"), ("  two\n lines ", "Two lines."), ("ﬁlm №５", "film no5"), ("Straße", "STRASSE"),
-    ("cafe\u0301", "CAFÉ"),
-])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("It's GOOD!", "it s good"),
+        ("  two\n lines ", "Two lines."),
+        ("ﬁlm №５", "film no5"),
+        ("Straße", "STRASSE"),
+        ("cafe\u0301", "CAFÉ"),
+    ],
+)
 def test_reformatting_leaves_a_text_the_same(first: str, second: str) -> None:
     assert words(first) == words(second)
 
 
-@pytest.mark.parametrize(("first", "second"), [
-    ("हिन्दी", "हन्द"), ("good film", "goodfilm"), ("1.5", "15"), (":-)", ":-("), ("東京", "京都")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("हिन्दी", "हन्द"), ("good film", "goodfilm"), ("1.5", "15"), (":-)", ":-("), ("東京", "京都")],
+)
 def test_different_texts_stay_different(first: str, second: str) -> None:
     assert identity({"text": first}) != identity({"text": second})
 

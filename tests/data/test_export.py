@@ -13,41 +13,68 @@ from prooftune.data.export import FORMATS, Format, export
 from prooftune.types import Example, Study
 
 STUDY = Study(
-    [Example("1", {"title": "Cup final", "body": "They won {2:1}."}, "Sports"),
-     Example("2", {"title": "Ü\u2028x", "body": ""}, "World")],
-    [], [Example("3", {"title": "Vote", "body": "Today."}, "World")], ["Sports", "World"])
+    [
+        Example("1", {"title": "Cup final", "body": "They won {2:1}."}, "Sports"),
+        Example("2", {"title": "Ü\u2028x", "body": ""}, "World"),
+    ],
+    [],
+    [Example("3", {"title": "Vote", "body": "Today."}, "World")],
+    ["Sports", "World"],
+)
 
 
 def written(folder: Path, format_: Format, **prompt: Any) -> dict[str, list[dict[str, Any]]]:
-    chosen = recipe.parse({"name": "x", "data": {"train": "a.csv"}, "variants": ["majority"], "prompt": prompt})
+    chosen = recipe.parse(
+        {"name": "x", "data": {"train": "a.csv"}, "variants": ["majority"], "prompt": prompt}
+    )
     paths = export(STUDY, chosen, format_, folder)
     # Split at line feeds only: a text may hold other line breaks.
-    return {path.stem: [json.loads(line) for line in path.read_text("utf-8").rstrip("\n").split("\n")] for path in paths}
+    return {
+        path.stem: [json.loads(line) for line in path.read_text("utf-8").rstrip("\n").split("\n")]
+        for path in paths
+    }
 
 
 def test_alpaca_divides_the_template_at_its_first_input(tmp_path: Path) -> None:
-    template = "### Instruction:\nName the topic: {labels}.\n\n### Input:\n{title}\n{body}\n\n### Response:"
+    template = (
+        "### Instruction:\nName the topic: {labels}.\n\n### Input:\n{title}\n{body}\n\n### "
+        "Response:"
+    )
     found = written(tmp_path, "alpaca", template=template)
     assert found["train"][0] == {
-        "instruction": "Name the topic: Sports, World.", "input": "Cup final\nThey won {2:1}.", "output": "Sports"}
+        "instruction": "Name the topic: Sports, World.",
+        "input": "Cup final\nThey won {2:1}.",
+        "output": "Sports",
+    }
     assert list(found) == ["train", "test"]
 
 
 def test_alpaca_takes_an_instruction_after_the_text_and_the_system_message(tmp_path: Path) -> None:
-    found = written(tmp_path, "alpaca", template="{title}: {body}\nWhich of {labels}?", system="You sort news.")
+    found = written(
+        tmp_path, "alpaca", template="{title}: {body}\nWhich of {labels}?", system="You sort news."
+    )
     assert found["test"] == [
-        {"instruction": "You sort news.\n\nWhich of Sports, World?", "input": "Vote: Today.", "output": "World"}]
+        {
+            "instruction": "You sort news.\n\nWhich of Sports, World?",
+            "input": "Vote: Today.",
+            "output": "World",
+        }
+    ]
 
 
 def test_chat_has_the_turns_of_the_prompt(tmp_path: Path) -> None:
     found = written(tmp_path, "chat", template="{title} {labels}", system="Sort.")
     assert found["train"][1]["messages"] == [
-        {"role": "system", "content": "Sort."}, {"role": "user", "content": "Ü\u2028x Sports, World"},
-        {"role": "assistant", "content": "World"}]
+        {"role": "system", "content": "Sort."},
+        {"role": "user", "content": "Ü\u2028x Sports, World"},
+        {"role": "assistant", "content": "World"},
+    ]
 
 
 def test_completion_begins_with_a_space(tmp_path: Path) -> None:
-    assert written(tmp_path, "completion", template="{title}:")["test"] == [{"prompt": "Vote:", "completion": " World"}]
+    assert written(tmp_path, "completion", template="{title}:")["test"] == [
+        {"prompt": "Vote:", "completion": " World"}
+    ]
 
 
 @pytest.mark.parametrize("format_", FORMATS)

@@ -40,7 +40,9 @@ LABELS = ("World", "Sports")
 def parquet(folder: Path, texts: list[str], labels: list[int]) -> bytes:
     import datasets
 
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=list(LABELS))})
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=list(LABELS))}
+    )
     path = folder / "made.parquet"
     datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features).to_parquet(path)
     return path.read_bytes()
@@ -63,29 +65,55 @@ A stand-in.
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, model_folders: dict[str, Path]) -> Iterator[Hub]:
     folder = tmp_path_factory.mktemp("hub")
-    plain = {f"data/{split}-00000-of-00001.parquet": parquet(folder, texts, labels) for split, texts, labels in (
-        ("train", ["peace", "goal"], [0, 1]), ("test", ["vote"], [0]))}
+    plain = {
+        f"data/{split}-00000-of-00001.parquet": parquet(folder, texts, labels)
+        for split, texts, labels in (("train", ["peace", "goal"], [0, 1]), ("test", ["vote"], [0]))
+    }
     older = {"data/train-00000-of-00001.parquet": parquet(folder, ["older"], [1])}
-    configured = {"README.md": CARD.encode(), "small/train.parquet": parquet(folder, ["s"], [0]),
-                  "small/test.parquet": parquet(folder, ["t"], [1]), "other/train.parquet": parquet(folder, ["o"], [1])}
+    configured = {
+        "README.md": CARD.encode(),
+        "small/train.parquet": parquet(folder, ["s"], [0]),
+        "small/test.parquet": parquet(folder, ["t"], [1]),
+        "other/train.parquet": parquet(folder, ["o"], [1]),
+    }
     hidden = {"data/test-00000-of-00001.parquet": parquet(folder, ["secret", "known"], [-1, 1])}
     model = {path.name: path.read_bytes() for path in model_folders["llama"].iterdir()}
     with serving() as served:
         served.datasets = {
-            "owner/news": Repository({"main": plain, "v1": older}), "owner/configured": Repository({"main": configured}),
-            "owner/hidden": Repository({"main": hidden}), "owner/gated": Repository({"main": plain}, gate=401)}
-        served.models = {"owner/tiny": Repository({"main": {**model, "pytorch_model.bin": b"never wanted"}}),
-                         "owner/gated": Repository({"main": model}, gate=401), "owner/asked": Repository({"main": model}, gate=403)}
+            "owner/news": Repository({"main": plain, "v1": older}),
+            "owner/configured": Repository({"main": configured}),
+            "owner/hidden": Repository({"main": hidden}),
+            "owner/gated": Repository({"main": plain}, gate=401),
+        }
+        served.models = {
+            "owner/tiny": Repository({"main": {**model, "pytorch_model.bin": b"never wanted"}}),
+            "owner/gated": Repository({"main": model}, gate=401),
+            "owner/asked": Repository({"main": model}, gate=403),
+        }
         yield served
 
 
 def ask(folder: Path, url: str, *questions: tuple[str, dict[str, Any]]) -> list[Any]:
-    """Read data sets and resolve models in a process of its own: the libraries look at the environment once."""
-    environment = {"HF_ENDPOINT": url, "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1",
-                   "no_proxy": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    """Read data sets and resolve models in a process of its own: the libraries look at the
+    environment once."""
+    environment = {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    done = subprocess.run([sys.executable, "-c", READ], input=json.dumps(questions), env={**kept, **environment}, timeout=120,
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", READ],
+        input=json.dumps(questions),
+        env={**kept, **environment},
+        timeout=120,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout.splitlines()[-1]))
 
@@ -96,9 +124,18 @@ def data(name: str, **options: Any) -> tuple[str, dict[str, Any]]:
 
 def test_data_sets_by_name(hub: Hub, tmp_path: Path) -> None:
     train, test, older, small, other = ask(
-        tmp_path, hub.url, data("owner/news"), data("owner/news", split="test"), data("owner/news", revision="v1"),
-        data("owner/configured", config="small", split="test"), data("owner/configured", config="other"))
-    assert train == [["owner/news[train]:1", {"text": "peace"}, "World"], ["owner/news[train]:2", {"text": "goal"}, "Sports"]]
+        tmp_path,
+        hub.url,
+        data("owner/news"),
+        data("owner/news", split="test"),
+        data("owner/news", revision="v1"),
+        data("owner/configured", config="small", split="test"),
+        data("owner/configured", config="other"),
+    )
+    assert train == [
+        ["owner/news[train]:1", {"text": "peace"}, "World"],
+        ["owner/news[train]:2", {"text": "goal"}, "Sports"],
+    ]
     assert test == [["owner/news[test]:1", {"text": "vote"}, "World"]]
     assert older == [["owner/news[train]:1", {"text": "older"}, "Sports"]]
     assert (small[0][1:], other[0][1:]) == ([{"text": "t"}, "Sports"], [{"text": "o"}, "Sports"])
@@ -106,14 +143,28 @@ def test_data_sets_by_name(hub: Hub, tmp_path: Path) -> None:
 
 def test_what_the_hub_does_not_have_is_a_mistake_of_the_recipe(hub: Hub, tmp_path: Path) -> None:
     answers = ask(
-        tmp_path, hub.url, data("owner/nothing"), data("owner/news", split="tset"), data("owner/news", revision="v9"),
-        data("owner/configured", config="tiny"), data("owner/configured"), data("owner/gated"),
-        data("owner/hidden", split="test"), data("owner/news", text="txet"))
+        tmp_path,
+        hub.url,
+        data("owner/nothing"),
+        data("owner/news", split="tset"),
+        data("owner/news", revision="v9"),
+        data("owner/configured", config="tiny"),
+        data("owner/configured"),
+        data("owner/gated"),
+        data("owner/hidden", split="test"),
+        data("owner/news", text="txet"),
+    )
     assert [answer[:2] for answer in answers] == [["UsageError", 2]] * len(answers), answers
-    words = [["'owner/nothing' cannot be found, or needs a login"], ["'owner/news'", "tset", "train", "test"],
-             ["'owner/news'", "v9"], ["'owner/configured'", "tiny", "small", "other"], ["small", "other"],
-             ["'owner/gated'", "needs a login (hf auth login)"], ["1 row has no label in column 'label': owner/hidden[test]:1"],
-             ["owner/news[train] has no column 'txet'", "did you mean 'text'?"]]
+    words = [
+        ["'owner/nothing' cannot be found, or needs a login"],
+        ["'owner/news'", "tset", "train", "test"],
+        ["'owner/news'", "v9"],
+        ["'owner/configured'", "tiny", "small", "other"],
+        ["small", "other"],
+        ["'owner/gated'", "needs a login (hf auth login)"],
+        ["1 row has no label in column 'label': owner/hidden[test]:1"],
+        ["owner/news[train] has no column 'txet'", "did you mean 'text'?"],
+    ]
     for (_, _, message), wanted in zip(answers, words, strict=True):
         assert [w for w in wanted if w not in message] == [], message
         assert "\n" not in message
@@ -134,17 +185,23 @@ def test_models_by_name(hub: Hub, tmp_path: Path) -> None:
 
 def test_models_that_are_not_to_be_had(hub: Hub, tmp_path: Path) -> None:
     names = ("nothing", "gated", "asked")
-    missing, gated, asked = ask(tmp_path, hub.url, *(("model", {"name": f"owner/{name}"}) for name in names))
+    missing, gated, asked = ask(
+        tmp_path, hub.url, *(("model", {"name": f"owner/{name}"}) for name in names)
+    )
     assert missing[:2] == ["UsageError", 2]
     assert "the hub has no model owner/nothing, or it is private" in missing[2]
     for kind, code, message in (gated, asked):
         assert (kind, code) == ("Failure", 1)
-        assert "is gated: accept its licence on the hub, then log in with 'hf auth login'" in message
+        assert (
+            "is gated: accept its licence on the hub, then log in with 'hf auth login'" in message
+        )
 
 
 def test_a_hub_that_cannot_be_reached_is_told_within_seconds(tmp_path: Path) -> None:
     start = time.monotonic()
-    answers = ask(tmp_path, "http://127.0.0.1:9", data("owner/news"), ("model", {"name": "owner/tiny"}))
+    answers = ask(
+        tmp_path, "http://127.0.0.1:9", data("owner/news"), ("model", {"name": "owner/tiny"})
+    )
     assert [answer[:2] for answer in answers] == [["Failure", 1]] * 2
     assert "the hub cannot be reached for data set 'owner/news'" in answers[0][2]
     assert "the hub could not deliver owner/tiny" in answers[1][2]

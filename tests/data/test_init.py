@@ -1,4 +1,5 @@
-"""A recipe written from a look at a file: it parses, loads the file, and what it says of the file is true."""
+"""A recipe written from a look at a file: it parses, loads the file, and what it says of the file
+is true."""
 
 from __future__ import annotations
 
@@ -21,7 +22,10 @@ from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.types import Study
 
-TEXTS = [f"{word} text, number {i}; of this \"file\" | here" for i, word in enumerate(["one", "two", "three", "four"] * 10)]
+TEXTS = [
+    f'{word} text, number {i}; of this "file" | here'
+    for i, word in enumerate(["one", "two", "three", "four"] * 10)
+]
 LABELS = [["good", "bad"][i % 2] for i in range(len(TEXTS))]
 
 
@@ -51,33 +55,65 @@ def written(name: str) -> bytes:
     """The same labelled texts in another layout."""
     rows = list(zip(TEXTS, LABELS, strict=True))
     if name.endswith("jsonl"):
-        return "\n".join(json.dumps({"review": t, "sentiment": x, "n": i}) for i, (t, x) in enumerate(rows)).encode()
+        return "\n".join(
+            json.dumps({"review": t, "sentiment": x, "n": i}) for i, (t, x) in enumerate(rows)
+        ).encode()
     if name.endswith("json"):
         return json.dumps([{"text": t, "label": x} for t, x in rows]).encode()
     if name == "semicolons.csv":
-        return ("text;label\r\n" + "\r\n".join(quoted(f"{t}\r\nsecond; line", x, by=";") for t, x in rows)).encode()
+        return (
+            "text;label\r\n"
+            + "\r\n".join(quoted(f"{t}\r\nsecond; line", x, by=";") for t, x in rows)
+        ).encode()
     if name == "pandas.csv":
-        return (",text,label\n" + "\n".join(f"{i},{quoted(t, x, by=',')}" for i, (t, x) in enumerate(rows))).encode()
+        return (
+            ",text,label\n"
+            + "\n".join(f"{i},{quoted(t, x, by=',')}" for i, (t, x) in enumerate(rows))
+        ).encode()
     if name == "old.csv":
-        return ("Text;Label\n" + "\n".join(quoted(f"Größe {t}", x, by=";") for t, x in rows)).encode("cp1252")
+        return (
+            "Text;Label\n" + "\n".join(quoted(f"Größe {t}", x, by=";") for t, x in rows)
+        ).encode("cp1252")
     if name == "wide.tsv":
         return ("text\tlabel\n" + "\n".join(f"{t}\t{x}" for t, x in rows)).encode("utf-16")
     return "\n".join(f"{i}\t{t}\t{x}" for i, (t, x) in enumerate(rows)).encode()
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("a.jsonl", {"text": "review", "label": "sentiment"}),
-    ("a.json", {"text": "text", "label": "label"}),
-    ("semicolons.csv", {"text": "text", "label": "label", "delimiter": ";"}),
-    ("pandas.csv", {"text": "text", "label": "label"}),
-    ("old.csv", {"text": "Text", "label": "Label", "delimiter": ";", "encoding": "cp1252"}),
-    ("wide.tsv", {"text": "text", "label": "label", "encoding": "utf-16"}),
-    ("plain.tsv", {"header": False, "columns": ["column_1", "text", "label"], "text": "text", "label": "label"}),
-    ("plain.data", {"format": "csv", "delimiter": "\t", "header": False, "columns": ["column_1", "text", "label"], "text": "text",
-                    "label": "label"}),
-    ("lines.ndjson.txt", None),
-])
-def test_small_files_of_every_layout(tmp_path: Path, name: str, options: dict[str, Any] | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.jsonl", {"text": "review", "label": "sentiment"}),
+        ("a.json", {"text": "text", "label": "label"}),
+        ("semicolons.csv", {"text": "text", "label": "label", "delimiter": ";"}),
+        ("pandas.csv", {"text": "text", "label": "label"}),
+        ("old.csv", {"text": "Text", "label": "Label", "delimiter": ";", "encoding": "cp1252"}),
+        ("wide.tsv", {"text": "text", "label": "label", "encoding": "utf-16"}),
+        (
+            "plain.tsv",
+            {
+                "header": False,
+                "columns": ["column_1", "text", "label"],
+                "text": "text",
+                "label": "label",
+            },
+        ),
+        (
+            "plain.data",
+            {
+                "format": "csv",
+                "delimiter": "\t",
+                "header": False,
+                "columns": ["column_1", "text", "label"],
+                "text": "text",
+                "label": "label",
+            },
+        ),
+        ("lines.ndjson.txt", None),
+    ],
+)
+def test_small_files_of_every_layout(
+    tmp_path: Path, name: str, options: dict[str, Any] | None
+) -> None:
     path = file(tmp_path, name, written("jsonl" if options is None else name))
     text, sentences = guess(path, tmp_path / "x.yaml")
     data = yaml.safe_load(text)["data"]
@@ -103,7 +139,11 @@ def test_parquet_and_folders(tmp_path: Path) -> None:
 
 
 def test_lines_of_text_and_label(tmp_path: Path) -> None:
-    path = file(tmp_path, "a.txt", "".join(f"Film {i}, seen by me@home{i}@{x}\r\n" for i, x in enumerate(LABELS)))
+    path = file(
+        tmp_path,
+        "a.txt",
+        "".join(f"Film {i}, seen by me@home{i}@{x}\r\n" for i, x in enumerate(LABELS)),
+    )
     chosen, study, sentences = guessed(path)
     assert (chosen.data.format, chosen.data.delimiter) == ("text", "@")
     assert every(study) == {"good": 20, "bad": 20}
@@ -111,8 +151,11 @@ def test_lines_of_text_and_label(tmp_path: Path) -> None:
 
 
 def test_without_header_columns_get_names_that_a_prompt_can_show(tmp_path: Path) -> None:
-    rows = [f"{i % 3},A title of some words {i},A much longer description that goes on {i},http://x.org/{i},{i}"
-            for i in range(60)]
+    rows = [
+        f"{i % 3},A title of some words {i},A much longer description that goes on "
+        f"{i},http://x.org/{i},{i}"
+        for i in range(60)
+    ]
     chosen, study, sentences = guessed(file(tmp_path, "a.csv", "\n".join(rows)))
     assert chosen.data.columns == ["label", "text_1", "text_2", "column_4", "column_5"]
     assert first_inputs(study) == ["text_1", "text_2"]
@@ -128,8 +171,13 @@ def test_labels_that_are_numbers_are_given_names_to_replace(tmp_path: Path) -> N
     assert "replace 'label 0' …" in sentences[-1]
 
 
-@pytest.mark.parametrize("labels", [
-    ["1 star", "2 stars", "3 stars", "4 stars", "5 stars"], ["very good", "so so", "no: bad", "#1"]])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["1 star", "2 stars", "3 stars", "4 stars", "5 stars"],
+        ["very good", "so so", "no: bad", "#1"],
+    ],
+)
 def test_labels_of_several_words(tmp_path: Path, labels: list[str]) -> None:
     rows = "".join(f"a review of film {i}\t{labels[i % len(labels)]}\n" for i in range(60))
     chosen, study, _ = guessed(file(tmp_path, "a.tsv", f"review\tstars\n{rows}"))
@@ -145,13 +193,24 @@ def test_a_column_that_is_named_label_is_one_even_in_a_short_file(tmp_path: Path
 
 def test_rows_without_label_are_told(tmp_path: Path) -> None:
     rows = "".join(f"some text {i},{'ab'[i % 2]}\n" for i in range(20))
-    text, sentences = guess(file(tmp_path, "a.csv", f"text,label\n{rows}more,\n"), tmp_path / "a.yaml")
-    assert sentences[-2:] == ["21 rows, 2 labels: a (10), b (10).", "1 row has no label (a.csv:22): give them one, or remove them."]
+    text, sentences = guess(
+        file(tmp_path, "a.csv", f"text,label\n{rows}more,\n"), tmp_path / "a.yaml"
+    )
+    assert sentences[-2:] == [
+        "21 rows, 2 labels: a (10), b (10).",
+        "1 row has no label (a.csv:22): give them one, or remove them.",
+    ]
     assert "labels:" not in text
 
 
-def test_the_recipe_finds_the_file_from_where_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = file(tmp_path, "data/my {file} #1.csv", "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(40)))
+def test_the_recipe_finds_the_file_from_where_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file(
+        tmp_path,
+        "data/my {file} #1.csv",
+        "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(40)),
+    )
     chosen, study, _ = guessed(path, tmp_path / "recipes" / "a b.yaml")
     assert chosen.data.train.path == "../data/my {file} #1.csv"
     assert chosen.name == "a-b"
@@ -163,7 +222,11 @@ def test_the_recipe_finds_the_file_from_where_it_is_written(tmp_path: Path, monk
 
 
 def test_long_texts_are_let_pass_and_told(tmp_path: Path) -> None:
-    path = file(tmp_path, "a.csv", "text,label\n" + "".join(f"{'word ' * 300}{i},{'ab'[i % 2]}\n" for i in range(40)))
+    path = file(
+        tmp_path,
+        "a.csv",
+        "text,label\n" + "".join(f"{'word ' * 300}{i},{'ab'[i % 2]}\n" for i in range(40)),
+    )
     chosen, _, sentences = guessed(path)
     assert (chosen.prompt.max_length, chosen.audit.max_truncated) == (512, 1.0)
     assert "The texts are long (median 1,502 characters)" in sentences[-1]
@@ -171,30 +234,49 @@ def test_long_texts_are_let_pass_and_told(tmp_path: Path) -> None:
 
 def test_what_is_not_used_is_told(tmp_path: Path) -> None:
     rows = "".join(f"{i},some text {i},{'ab'[i % 2]},x\n" for i in range(20))
-    _, sentences = guess(file(tmp_path, "a.csv", f"id,text,label,source\n{rows}21, ,a,x\n"), tmp_path / "a.yaml")
-    assert sentences[2:4] == ["Not used: columns 'id', 'source'.", "1 row has no text and will be dropped."]
+    _, sentences = guess(
+        file(tmp_path, "a.csv", f"id,text,label,source\n{rows}21, ,a,x\n"), tmp_path / "a.yaml"
+    )
+    assert sentences[2:4] == [
+        "Not used: columns 'id', 'source'.",
+        "1 row has no text and will be dropped.",
+    ]
     rows = "".join(f"when was {i}?,in {i},q{i}\n" for i in range(20))
-    _, sentences = guess(file(tmp_path, "b.csv", f"question,answer,number\n{rows}"), tmp_path / "b.yaml")
+    _, sentences = guess(
+        file(tmp_path, "b.csv", f"question,answer,number\n{rows}"), tmp_path / "b.yaml"
+    )
     assert "Not used: column 'number'." in sentences
 
 
 def test_lists_and_objects_are_no_texts(tmp_path: Path) -> None:
-    rows = [{"Question": f"What is {i}?", "Passages": [{"text": "long " * 50}], "label": "ab"[i % 2]} for i in range(20)]
+    rows = [
+        {"Question": f"What is {i}?", "Passages": [{"text": "long " * 50}], "label": "ab"[i % 2]}
+        for i in range(20)
+    ]
     chosen, _, sentences = guessed(file(tmp_path, "a.json", json.dumps(rows)))
     assert chosen.data.text == "Question" and "Not used: column 'Passages'." in sentences
 
 
-@pytest.mark.parametrize(("answer", "task"), [("in {}", "extractive-qa"), ("{} it was", "free-text-qa")])
-def test_answers_are_taken_from_the_context_where_they_stand_in_it(tmp_path: Path, answer: str, task: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "task"), [("in {}", "extractive-qa"), ("{} it was", "free-text-qa")]
+)
+def test_answers_are_taken_from_the_context_where_they_stand_in_it(
+    tmp_path: Path, answer: str, task: str
+) -> None:
     rows = "".join(f"when?,it was in {i},{answer.format(i)}\n" for i in range(20))
-    text, _ = guess(file(tmp_path, "a.csv", f"question,context,answer\n{rows}"), tmp_path / "a.yaml")
+    text, _ = guess(
+        file(tmp_path, "a.csv", f"question,context,answer\n{rows}"), tmp_path / "a.yaml"
+    )
     assert yaml.safe_load(text)["task"] == task
 
 
 def test_multiple_choice_and_folders_of_tables_are_refused(tmp_path: Path) -> None:
     rows = "".join(f"which of {i}?,it was 1,\"['x', 'y']\",{i % 2}\n" for i in range(20))
     path = file(tmp_path, "a.csv", f"question,context,choices,answer\n{rows}")
-    with pytest.raises(UsageError, match=r"its answers .column 'answer'. are numbers or letters of column 'choices'"):
+    with pytest.raises(
+        UsageError,
+        match=r"its answers .column 'answer'. are numbers or letters of column 'choices'",
+    ):
         guess(path, tmp_path / "a.yaml")
     (tmp_path / "labels").mkdir()
     with pytest.raises(UsageError, match=r"holds tables: name one of them, as in .*a.csv"):
@@ -203,28 +285,73 @@ def test_multiple_choice_and_folders_of_tables_are_refused(tmp_path: Path) -> No
 
 def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
     rows = "".join(f"some text {i},{'aA'[i % 2]}\n" for i in range(20))
-    _, sentences = guess(file(tmp_path, "a.csv", f"text,label\n{rows}more,b\n"), tmp_path / "a.yaml")
-    assert sentences[-2:] == ["Labels 'a', 'A' differ in case, spaces or hyphens alone; data.labels can make them one.",
-                              "A label of one row cannot stand in both training and test: 'b'."]
-    _, sentences = guess(file(tmp_path, "b.csv", "text,label\n" + "".join(f"text {i},a\n" for i in range(20))), tmp_path / "b.yaml")
+    _, sentences = guess(
+        file(tmp_path, "a.csv", f"text,label\n{rows}more,b\n"), tmp_path / "a.yaml"
+    )
+    assert sentences[-2:] == [
+        "Labels 'a', 'A' differ in case, spaces or hyphens alone; data.labels can make them one.",
+        "A label of one row cannot stand in both training and test: 'b'.",
+    ]
+    _, sentences = guess(
+        file(tmp_path, "b.csv", "text,label\n" + "".join(f"text {i},a\n" for i in range(20))),
+        tmp_path / "b.yaml",
+    )
     assert sentences[-1] == "One label alone leaves nothing to tell apart: is it the right column?"
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("a.csv", "", "a.csv is empty (0 bytes)"),
-    ("a.csv", "message,category\n", "a.csv holds one row alone, 'message', 'category': a header and no rows?"),
-    ("a.csv", "\n\n", "a.csv holds no rows"),
-    ("a.csv", "just\nsome\nlines\n", "a.csv: no separator among tab, comma, semicolon and | gives more than one column"),
-    ("a.csv", "text,label\na,b,c\nd,e\n", "a.csv:2: 3 fields where 2 are expected"),
-    ("a.csv", "x,n\n" + "".join(f"text {i},{i}\n" for i in range(30)), "a.csv: no column looks like a label (2 to 60"),
-    ("a.csv", "n,label\n" + "".join(f"{i},{i % 2}\n" for i in range(30)), "a.csv: no column looks like a text. Found 'n', 'l"),
-    ("a.csv", "text,score\n" + "".join(f"text {i},{i / 7}\n" for i in range(90)), "no column looks like a label"),
-    ("a.csv", "text,rating\n" + "".join(f"text {i},{i / 7}\n" for i in range(90)), "too many for labels. If they are scores"),
-    ("a.csv", "text,label\n" + "".join(f"text {i},l{i}\n" for i in range(90)), "has 90 different values, too many for labels. N"),
-    ("a.txt", "no label here\n", "no tab, @, |, ; or , divides every line into a text and one of a few labels"),
-    ("a.csv", b"PK\x03\x04", "a.csv is a zip archive"), ("a.bin", b"\x89PNG\0\0", "a.bin is a binary file"),
-])
-def test_what_is_no_labelled_text_is_said(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "", "a.csv is empty (0 bytes)"),
+        (
+            "a.csv",
+            "message,category\n",
+            "a.csv holds one row alone, 'message', 'category': a header and no rows?",
+        ),
+        ("a.csv", "\n\n", "a.csv holds no rows"),
+        (
+            "a.csv",
+            "just\nsome\nlines\n",
+            "a.csv: no separator among tab, comma, semicolon and | gives more than one column",
+        ),
+        ("a.csv", "text,label\na,b,c\nd,e\n", "a.csv:2: 3 fields where 2 are expected"),
+        (
+            "a.csv",
+            "x,n\n" + "".join(f"text {i},{i}\n" for i in range(30)),
+            "a.csv: no column looks like a label (2 to 60",
+        ),
+        (
+            "a.csv",
+            "n,label\n" + "".join(f"{i},{i % 2}\n" for i in range(30)),
+            "a.csv: no column looks like a text. Found 'n', 'l",
+        ),
+        (
+            "a.csv",
+            "text,score\n" + "".join(f"text {i},{i / 7}\n" for i in range(90)),
+            "no column looks like a label",
+        ),
+        (
+            "a.csv",
+            "text,rating\n" + "".join(f"text {i},{i / 7}\n" for i in range(90)),
+            "too many for labels. If they are scores",
+        ),
+        (
+            "a.csv",
+            "text,label\n" + "".join(f"text {i},l{i}\n" for i in range(90)),
+            "has 90 different values, too many for labels. N",
+        ),
+        (
+            "a.txt",
+            "no label here\n",
+            "no tab, @, |, ; or , divides every line into a text and one of a few labels",
+        ),
+        ("a.csv", b"PK\x03\x04", "a.csv is a zip archive"),
+        ("a.bin", b"\x89PNG\0\0", "a.bin is a binary file"),
+    ],
+)
+def test_what_is_no_labelled_text_is_said(
+    tmp_path: Path, name: str, content: str | bytes, words: str
+) -> None:
     with pytest.raises(UsageError) as error:
         guess(file(tmp_path, name, content), tmp_path / "a.yaml")
     assert words in str(error.value)
@@ -243,9 +370,16 @@ PUBLIC: list[tuple[str, int, int, list[str]]] = [
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "rows", "labels", "fields"), PUBLIC, ids=[name for name, *_ in PUBLIC])
+@pytest.mark.parametrize(
+    ("name", "rows", "labels", "fields"), PUBLIC, ids=[name for name, *_ in PUBLIC]
+)
 def test_public_layouts(
-    public_data: Callable[[str], Path], tmp_path: Path, name: str, rows: int, labels: int, fields: list[str]
+    public_data: Callable[[str], Path],
+    tmp_path: Path,
+    name: str,
+    rows: int,
+    labels: int,
+    fields: list[str],
 ) -> None:
     path = public_data(name)
     text, sentences = guess(path, tmp_path / "a.yaml")

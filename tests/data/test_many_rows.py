@@ -29,7 +29,9 @@ def rows(count: int) -> Iterator[dict[str, str]]:
 
 def written(path: Path, count: int) -> str:
     if path.suffix == ".parquet":
-        with pq.ParquetWriter(path, pa.schema([("text", pa.string()), ("label", pa.string())])) as groups:
+        with pq.ParquetWriter(
+            path, pa.schema([("text", pa.string()), ("label", pa.string())])
+        ) as groups:
             for start in range(0, count, 500):
                 groups.write_table(pa.Table.from_pylist(list(rows(count))[start : start + 500]))
         return path.name
@@ -48,7 +50,9 @@ def written(path: Path, count: int) -> str:
 def most_held(folder: Path, data: dict[str, Any]) -> int:
     chosen = study_recipe(data)
     tracemalloc.start()
-    study, _ = prepare.prepare(chosen, folder, lambda _: lambda examples: ((len(e.inputs["text"]), 0) for e in examples))
+    study, _ = prepare.prepare(
+        chosen, folder, lambda _: lambda examples: ((len(e.inputs["text"]), 0) for e in examples)
+    )
     run_folder.write_study(folder / "data", study)
     study = run_folder.read_study(folder / "data")
     assert sum(e.target == "a" for e in study.train) == len(study.train) // 2
@@ -57,18 +61,31 @@ def most_held(folder: Path, data: dict[str, Any]) -> int:
     return most
 
 
-@pytest.mark.parametrize(("kind", "split"), [("csv", True), ("csv", False), ("jsonl", True), ("parquet", True), ("txt", True)])
+@pytest.mark.parametrize(
+    ("kind", "split"),
+    [("csv", True), ("csv", False), ("jsonl", True), ("parquet", True), ("txt", True)],
+)
 def test_data_are_read_split_audited_and_kept_in_little_memory(
     tmp_path: Path, kind: str, split: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "_AT_ONCE", 50)  # rows that are held at one time, however many there are
+    monkeypatch.setattr(
+        duplicates, "_AT_ONCE", 50
+    )  # rows that are held at one time, however many there are
     monkeypatch.setattr(run_folder, "_AT_ONCE", 50)
     monkeypatch.setattr(disk_list, "_BLOCK", 50 * LENGTH)
     options = {"format": "text", "delimiter": "@"} if kind == "txt" else {}
-    others = {} if split else {name: written(tmp_path / f"{name}.{kind}", 8) for name in ("validation", "test")}
-    most_held(tmp_path, {"train": written(tmp_path / f"warm.{kind}", 100), **others, **options})  # imports
+    others = (
+        {}
+        if split
+        else {name: written(tmp_path / f"{name}.{kind}", 8) for name in ("validation", "test")}
+    )
+    most_held(
+        tmp_path, {"train": written(tmp_path / f"warm.{kind}", 100), **others, **options}
+    )  # imports
     held = {
-        count: most_held(tmp_path, {"train": written(tmp_path / f"{count}.{kind}", count), **others, **options})
+        count: most_held(
+            tmp_path, {"train": written(tmp_path / f"{count}.{kind}", count), **others, **options}
+        )
         for count in (600, 1800)
     }
     grown = (held[1800] - held[600]) / 1200

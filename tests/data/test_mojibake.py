@@ -9,23 +9,62 @@ from hypothesis import strategies as st
 from prooftune.data.audit.mojibake import CONTROL, MARKUP, MOJIBAKE, REPLACED, damaged
 
 SENTENCES = [
-    "Il était une fois à Noël", "Größe, Spaß und Übermut", "hâlâ çok güzel", "não é, amanhã à irmã", "víš, že řeka šumí",
-    "Zażółć gęślą jaźń", "Смешанный русский текст", "Ένα ελληνικό κείμενο", "مرحبا بالعالم", "שלום עולם",
+    "Il était une fois à Noël",
+    "Größe, Spaß und Übermut",
+    "hâlâ çok güzel",
+    "não é, amanhã à irmã",
+    "víš, že řeka šumí",
+    "Zażółć gęślą jaźń",
+    "Смешанный русский текст",
+    "Ένα ελληνικό κείμενο",
+    "مرحبا بالعالم",
+    "שלום עולם",
     "नमस्ते दुनिया",
-    "今日はいい天気です", "我喜欢这部电影", "안녕하세요 여러분",
-    "Xin chào các bạn", "Đây là một bài thơ", "Habari za asubuhi", "það er ís",
-    "ɔdɔ yɛ dɛ", "ข่าวกีฬาวันนี้", "5 £ à 20 °C × 2²", "Å… jeg vet ikke", "😀 великолепно 👍🏽",
+    "今日はいい天気です",
+    "我喜欢这部电影",
+    "안녕하세요 여러분",
+    "Xin chào các bạn",
+    "Đây là một bài thơ",
+    "Habari za asubuhi",
+    "það er ís",
+    "ɔdɔ yɛ dɛ",
+    "ข่าวกีฬาวันนี้",
+    "5 £ à 20 °C × 2²",
+    "Å… jeg vet ikke",
+    "😀 великолепно 👍🏽",
 ]
-MARKS = ["“{}”", "„{}“", "«{}»", "«\u00a0{}\u00a0»", "‘{}’…", "{}…”", "{}–{}", "—{}—", "{}™", "({})", "{}’s", "‹{}›", "»{}«"]
+MARKS = [
+    "“{}”",
+    "„{}“",
+    "«{}»",
+    "«\u00a0{}\u00a0»",
+    "‘{}’…",
+    "{}…”",
+    "{}–{}",
+    "—{}—",
+    "{}™",
+    "({})",
+    "{}’s",
+    "‹{}›",
+    "»{}«",
+]
 
 
 CASES = st.sampled_from(["lower", "upper", "title", "casefold"])
 
 
 @example([("Å… jeg vet ikke", "{}–{}", "lower")])
-@given(st.lists(st.tuples(st.sampled_from(SENTENCES), st.sampled_from(MARKS), CASES), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(SENTENCES), st.sampled_from(MARKS), CASES), min_size=1, max_size=4
+    )
+)
 def test_ordinary_text_is_not_called_damaged(parts: list[tuple[str, str, str]]) -> None:
-    text = " ".join(mark.format(getattr(word, case)(), word) for sentence, mark, case in parts for word in sentence.split())
+    text = " ".join(
+        mark.format(getattr(word, case)(), word)
+        for sentence, mark, case in parts
+        for word in sentence.split()
+    )
     assert damaged(text) == []
 
 
@@ -34,19 +73,46 @@ def test_the_same_text_read_in_the_wrong_encoding_is_found(sentence: str) -> Non
     assert MOJIBAKE in damaged(sentence.encode().decode("latin-1"))
 
 
-@pytest.mark.parametrize("text", [
-    "CafÃ©", "donâ€™t", "â€œquotedâ€", "Ã‰tat", "20Â°C", "10Â\u00a0000", "mÄ…dry", "JagieÅ‚Å‚o", "Ãœber", "GrÃ¶ÃŸe", "ðŸ˜€", "â‚¬5",
-    "ï»¿text", "ï¿½", "ÐŸÑ€Ð¸Ð²ÐµÑ‚",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CafÃ©",
+        "donâ€™t",
+        "â€œquotedâ€",
+        "Ã‰tat",
+        "20Â°C",
+        "10Â\u00a0000",
+        "mÄ…dry",
+        "JagieÅ‚Å‚o",
+        "Ãœber",
+        "GrÃ¶ÃŸe",
+        "ðŸ˜€",
+        "â‚¬5",
+        "ï»¿text",
+        "ï¿½",
+        "ÐŸÑ€Ð¸Ð²ÐµÑ‚",
+    ],
+)
 def test_mojibake(text: str) -> None:
     assert damaged(text) == [MOJIBAKE]
 
 
-@pytest.mark.parametrize(("text", "kinds"), [
-    ("lost � letter", [REPLACED]), ("bell\x07", [CONTROL]), ("old\x92s", [CONTROL]), ("tab\tand\nline\r\nare fine\x85", []),
-    ("AT&amp;T", [MARKUP]), ("It #39;s", [MARKUP]), ("&#8220;so&#8221;", [MARKUP]), ("one<br />two", [MARKUP]),
-    ("<B>bold</B>", [MARKUP]),
-    ("a < b and b > c, 3<4, <3, C#5; R&D; issue #39", []), ("see <https://example.org>", []), ("Ã© &lt;", [MOJIBAKE, MARKUP]),
-])
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("lost � letter", [REPLACED]),
+        ("bell\x07", [CONTROL]),
+        ("old\x92s", [CONTROL]),
+        ("tab\tand\nline\r\nare fine\x85", []),
+        ("AT&amp;T", [MARKUP]),
+        ("It #39;s", [MARKUP]),
+        ("&#8220;so&#8221;", [MARKUP]),
+        ("one<br />two", [MARKUP]),
+        ("<B>bold</B>", [MARKUP]),
+        ("a < b and b > c, 3<4, <3, C#5; R&D; issue #39", []),
+        ("see <https://example.org>", []),
+        ("Ã© &lt;", [MOJIBAKE, MARKUP]),
+    ],
+)
 def test_other_damage(text: str, kinds: list[str]) -> None:
     assert damaged(text) == kinds

@@ -22,12 +22,29 @@ CONTEXT = "Rollo was the first ruler of Normandy. He died in 930."
 def squad(path: Path, articles: int = 1) -> Path:
     def paragraph(number: int) -> dict[str, Any]:
         answers = [{"text": text, "answer_start": 0} for text in ("Rollo", "Rollo", "Rollo was")]
-        return {"context": f"{CONTEXT} {number}", "qas": [
-            {"id": f"a{number}", "question": f"Who ruled {number}?", "answers": answers, "is_impossible": False},
-            {"id": f"b{number}", "question": f"Who sang {number}?", "answers": [], "plausible_answers": answers,
-             "is_impossible": True}]}
+        return {
+            "context": f"{CONTEXT} {number}",
+            "qas": [
+                {
+                    "id": f"a{number}",
+                    "question": f"Who ruled {number}?",
+                    "answers": answers,
+                    "is_impossible": False,
+                },
+                {
+                    "id": f"b{number}",
+                    "question": f"Who sang {number}?",
+                    "answers": [],
+                    "plausible_answers": answers,
+                    "is_impossible": True,
+                },
+            ],
+        }
 
-    data = [{"title": f"Title {n}", "paragraphs": [paragraph(2 * n), paragraph(2 * n + 1)]} for n in range(articles)]
+    data = [
+        {"title": f"Title {n}", "paragraphs": [paragraph(2 * n), paragraph(2 * n + 1)]}
+        for n in range(articles)
+    ]
     path.write_text(json.dumps({"version": "v2.0", "data": data}), encoding="utf-8")
     return path
 
@@ -40,7 +57,11 @@ def test_squad_keeps_every_accepted_answer_once(tmp_path: Path) -> None:
     first, second, *_ = read(squad(tmp_path / "s.json"), format="squad")
     assert (first.id, first.group, first.source) == ("a0", "Title 0", "s.json:a0")
     assert first.inputs == {"question": "Who ruled 0?", "context": f"{CONTEXT} 0"}
-    assert (first.references, first.target, first.stratum) == (("Rollo", "Rollo was"), "Rollo", ANSWERABLE)
+    assert (first.references, first.target, first.stratum) == (
+        ("Rollo", "Rollo was"),
+        "Rollo",
+        ANSWERABLE,
+    )
     # What seems an answer to an impossible question is none.
     assert (second.references, second.target, second.stratum) == ((), "", UNANSWERABLE)
 
@@ -50,13 +71,27 @@ def test_squad_of_the_first_version_has_no_impossible_questions(tmp_path: Path) 
     for question in value["data"][0]["paragraphs"][0]["qas"]:
         del question["is_impossible"]
     (tmp_path / "s.json").write_text(json.dumps(value))
-    assert [e.references for e in read(tmp_path / "s.json", format="squad")][:2] == [("Rollo", "Rollo was"), ()]
+    assert [e.references for e in read(tmp_path / "s.json", format="squad")][:2] == [
+        ("Rollo", "Rollo was"),
+        (),
+    ]
 
 
-@pytest.mark.parametrize("cell", ['["Rollo", "Hrolf"]', '{"text": ["Rollo", "Hrolf"], "answer_start": [0, 3]}'])
+@pytest.mark.parametrize(
+    "cell", ['["Rollo", "Hrolf"]', '{"text": ["Rollo", "Hrolf"], "answer_start": [0, 3]}']
+)
 def test_a_cell_may_hold_several_answers(tmp_path: Path, cell: str) -> None:
     path = tmp_path / "q.jsonl"
-    path.write_text(json.dumps({"question": "Who?", "context": CONTEXT, "answers": json.loads(cell), "gold": ["p1", "p2"]}))
+    path.write_text(
+        json.dumps(
+            {
+                "question": "Who?",
+                "context": CONTEXT,
+                "answers": json.loads(cell),
+                "gold": ["p1", "p2"],
+            }
+        )
+    )
     [example] = read(path, gold="gold")
     assert (example.references, example.gold) == (("Rollo", "Hrolf"), ("p1", "p2"))
 
@@ -68,33 +103,62 @@ def test_an_answer_may_begin_with_a_bracket(tmp_path: Path) -> None:
 
 
 def test_alpaca_and_plain_questions_need_no_options(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps([{"instruction": "Who?", "input": CONTEXT, "output": "Rollo"}]))
+    (tmp_path / "a.json").write_text(
+        json.dumps([{"instruction": "Who?", "input": CONTEXT, "output": "Rollo"}])
+    )
     (tmp_path / "b.csv").write_text("question,answer\nWho?,Rollo\n")
-    assert read(tmp_path / "a.json", "free-text-qa")[0].inputs == {"question": "Who?", "context": CONTEXT}
+    assert read(tmp_path / "a.json", "free-text-qa")[0].inputs == {
+        "question": "Who?",
+        "context": CONTEXT,
+    }
     assert read(tmp_path / "b.csv", "free-text-qa")[0].inputs == {"question": "Who?"}
 
 
 def test_conversations_end_with_the_answer(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Rollo"}]
-    more = [{"role": "system", "content": "Be short."}, *turns, {"role": "user", "content": [{"type": "text", "text": "When?"}]},
-            {"role": "assistant", "content": "911"}]
-    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"id": i, "messages": m}) for i, m in enumerate([turns, more])))
+    more = [
+        {"role": "system", "content": "Be short."},
+        *turns,
+        {"role": "user", "content": [{"type": "text", "text": "When?"}]},
+        {"role": "assistant", "content": "911"},
+    ]
+    (tmp_path / "c.jsonl").write_text(
+        "\n".join(json.dumps({"id": i, "messages": m}) for i, m in enumerate([turns, more]))
+    )
     first, second = read(tmp_path / "c.jsonl", "free-text-qa", id="id")
     assert (first.inputs, first.references) == ({"question": "Who?"}, ("Rollo",))
-    assert second.inputs == {"question": "Be short.\n\nuser: Who?\n\nassistant: Rollo\n\nuser: When?"}
+    assert second.inputs == {
+        "question": "Be short.\n\nuser: Who?\n\nassistant: Rollo\n\nuser: When?"
+    }
     assert (second.id, second.references) == ("1", ("911",))
     shared = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Rollo"}]
     (tmp_path / "s.json").write_text(json.dumps([{"conversations": shared}]))
     assert read(tmp_path / "s.json", "free-text-qa")[0].inputs == {"question": "Who?"}
 
 
-@pytest.mark.parametrize(("cell", "message"), [
-    ([{"role": "user", "content": "Who?"}], "must hold a user's turn and end with the assistant's, .* found user"),
-    ([{"role": "assistant", "content": "Rollo"}], "found assistant"),
-    ([{"role": "user", "content": "Who?"}, {"role": "tool", "content": "x"}], "should hold a list of turns"),
-    ([1], "should hold a list of turns"), ([], "found no turns"),
-    ([{"role": "user", "content": [{"type": "image", "url": "x"}]}, {"role": "assistant", "content": "a"}], "should hold a list"),
-])
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (
+            [{"role": "user", "content": "Who?"}],
+            "must hold a user's turn and end with the assistant's, .* found user",
+        ),
+        ([{"role": "assistant", "content": "Rollo"}], "found assistant"),
+        (
+            [{"role": "user", "content": "Who?"}, {"role": "tool", "content": "x"}],
+            "should hold a list of turns",
+        ),
+        ([1], "should hold a list of turns"),
+        ([], "found no turns"),
+        (
+            [
+                {"role": "user", "content": [{"type": "image", "url": "x"}]},
+                {"role": "assistant", "content": "a"},
+            ],
+            "should hold a list",
+        ),
+    ],
+)
 def test_conversations_of_another_form_are_refused(tmp_path: Path, cell: Any, message: str) -> None:
     (tmp_path / "c.jsonl").write_text(json.dumps({"messages": cell}))
     with pytest.raises(UsageError, match=rf"c\.jsonl:1: .*{message}"):
@@ -102,17 +166,60 @@ def test_conversations_of_another_form_are_refused(tmp_path: Path, cell: Any, me
 
 
 @pytest.mark.failure(24)
-@pytest.mark.parametrize(("text", "task", "options", "message"), [
-    ("question,answer\nWho?,Rollo\n", "extractive-qa", {}, r"q\.csv:2\. extractive-qa takes its answers from one"),
-    ("question,context,answer\nWho?,,Rollo\n", "extractive-qa", {}, r"1 row without a context: q\.csv:2"),
-    ("question,answer\nWho?,\nWhy?,so\n", "free-text-qa", {}, r"1 row without a reference answer: q\.csv:2"),
-    ("question,answer\n,Rollo\n", "free-text-qa", {}, r"1 row without a question: q\.csv:2"),
-    ("query,answer\nWho?,Rollo\n", "free-text-qa", {}, r"no column 'question' \(data\.text\)\. Found 2: 'query', 'answer'"),
-    ("question,reply\nWho?,Rollo\n", "free-text-qa", {}, r"no column 'answers' \(data\.label\)"),
-    ("question,answer\nWho?,Rollo\n", "free-text-qa", {"gold": "passage"}, r"no column 'passage' \(data\.gold\)"),
-    ("question,answer\nWho?,Rollo\n", "free-text-qa", {"text": ["answer"]}, r"one field must be the question"),
-    ("question,answer\nWho?,Rollo\n", "free-text-qa", {"text": {"question": "answer"}}, r"the answer would stand in the prompt"),
-])
+@pytest.mark.parametrize(
+    ("text", "task", "options", "message"),
+    [
+        (
+            "question,answer\nWho?,Rollo\n",
+            "extractive-qa",
+            {},
+            r"q\.csv:2\. extractive-qa takes its answers from one",
+        ),
+        (
+            "question,context,answer\nWho?,,Rollo\n",
+            "extractive-qa",
+            {},
+            r"1 row without a context: q\.csv:2",
+        ),
+        (
+            "question,answer\nWho?,\nWhy?,so\n",
+            "free-text-qa",
+            {},
+            r"1 row without a reference answer: q\.csv:2",
+        ),
+        ("question,answer\n,Rollo\n", "free-text-qa", {}, r"1 row without a question: q\.csv:2"),
+        (
+            "query,answer\nWho?,Rollo\n",
+            "free-text-qa",
+            {},
+            r"no column 'question' \(data\.text\)\. Found 2: 'query', 'answer'",
+        ),
+        (
+            "question,reply\nWho?,Rollo\n",
+            "free-text-qa",
+            {},
+            r"no column 'answers' \(data\.label\)",
+        ),
+        (
+            "question,answer\nWho?,Rollo\n",
+            "free-text-qa",
+            {"gold": "passage"},
+            r"no column 'passage' \(data\.gold\)",
+        ),
+        (
+            "question,answer\nWho?,Rollo\n",
+            "free-text-qa",
+            {"text": ["answer"]},
+            r"one field must be the question",
+        ),
+        (
+            "question,answer\nWho?,Rollo\n",
+            "free-text-qa",
+            {"text": {"question": "answer"}},
+            r"the answer would stand in the prompt",
+        ),
+    ],
+)
 def test_what_is_wrong_is_said_where_it_is(
     tmp_path: Path, text: str, task: recipe.Task, options: dict[str, Any], message: str
 ) -> None:
@@ -121,7 +228,9 @@ def test_what_is_wrong_is_said_where_it_is(
         read(tmp_path / "q.csv", task, **options)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"data": [{"paragraphs": 3}]}', '{"data": []}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"data": [{"paragraphs": 3}]}', '{"data": []}', "[" * 100_000]
+)
 def test_what_is_not_squad_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(UsageError, match=r"s\.json"):
@@ -129,12 +238,20 @@ def test_what_is_not_squad_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def load(path: Path, **splitting: Any) -> tuple[Study, recipe.Recipe]:
-    chosen = recipe.parse({"name": "q", "task": "extractive-qa", "variants": ["majority"],
-                           "data": {"train": str(path), "format": "squad", "splitting": splitting}})
+    chosen = recipe.parse(
+        {
+            "name": "q",
+            "task": "extractive-qa",
+            "variants": ["majority"],
+            "data": {"train": str(path), "format": "squad", "splitting": splitting},
+        }
+    )
     return splits.load(chosen, Path()), chosen
 
 
-def test_a_grouped_split_shares_no_article_and_a_random_one_says_that_contexts_are_shared(tmp_path: Path) -> None:
+def test_a_grouped_split_shares_no_article_and_a_random_one_says_that_contexts_are_shared(
+    tmp_path: Path,
+) -> None:
     path = squad(tmp_path / "s.json", articles=12)
     study, chosen = load(path, method="grouped")
     groups = [{e.group for e in examples} for examples in study.splits().values()]
@@ -150,24 +267,38 @@ def test_a_grouped_split_shares_no_article_and_a_random_one_says_that_contexts_a
 
 def test_answers_that_no_extraction_can_give_are_named(tmp_path: Path) -> None:
     value = json.loads(squad(tmp_path / "s.json", articles=6).read_text())
-    value["data"][0]["paragraphs"][0]["qas"][0]["answers"] = [{"text": "Charlemagne", "answer_start": 0}]
+    value["data"][0]["paragraphs"][0]["qas"][0]["answers"] = [
+        {"text": "Charlemagne", "answer_start": 0}
+    ]
     (tmp_path / "s.json").write_text(json.dumps(value))
     study, chosen = load(tmp_path / "s.json", method="stratified")
-    [finding] = [f for f in audit.audit(study, chosen).findings if f.code == "answer-not-in-context"]
+    [finding] = [
+        f for f in audit.audit(study, chosen).findings if f.code == "answer-not-in-context"
+    ]
     assert finding.rows == ["s.json:a0"]
 
 
-def test_the_public_files_have_the_sizes_that_their_notes_give(public_data: Callable[[str], Path]) -> None:
+def test_the_public_files_have_the_sizes_that_their_notes_give(
+    public_data: Callable[[str], Path],
+) -> None:
     rows = read(public_data("squad_v2/dev-v2.0.json"), format="squad")
     assert (len(rows), sum(bool(e.references) for e in rows)) == (6078, 2910)
     assert len({e.inputs["context"] for e in rows}) == 646
 
 
-@pytest.mark.parametrize(("name", "text", "task", "fields"), [
-    ("s.json", None, "extractive-qa", ["question", "context"]),
-    ("q.csv", "Question,Context,Answer\nWho ruled {n}?,Rollo ruled {n}.,Rollo\n", "extractive-qa", ["question", "context"]),
-    ("q.csv", "question;answer\nWho ruled {n}?;Rollo\n", "free-text-qa", ["question"]),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "task", "fields"),
+    [
+        ("s.json", None, "extractive-qa", ["question", "context"]),
+        (
+            "q.csv",
+            "Question,Context,Answer\nWho ruled {n}?,Rollo ruled {n}.,Rollo\n",
+            "extractive-qa",
+            ["question", "context"],
+        ),
+        ("q.csv", "question;answer\nWho ruled {n}?;Rollo\n", "free-text-qa", ["question"]),
+    ],
+)
 def test_init_writes_a_recipe_for_questions_that_reads_them(
     tmp_path: Path, name: str, text: str | None, task: str, fields: list[str]
 ) -> None:
@@ -175,7 +306,9 @@ def test_init_writes_a_recipe_for_questions_that_reads_them(
         squad(tmp_path / name, articles=12)
     else:
         head, _, row = text.partition("\n")
-        (tmp_path / name).write_text("\n".join([head, *(row.format(n=n).strip() for n in range(30))]) + "\n")
+        (tmp_path / name).write_text(
+            "\n".join([head, *(row.format(n=n).strip() for n in range(30))]) + "\n"
+        )
     written, said = guess(tmp_path / name, tmp_path / "recipe.yaml")
     (tmp_path / "recipe.yaml").write_text(written)
     chosen, base = recipe.load(tmp_path / "recipe.yaml")

@@ -1,4 +1,5 @@
-"""Every format into the same table of strings, and every problem told with its place and the way out."""
+"""Every format into the same table of strings, and every problem told with its place and the way
+out."""
 
 from __future__ import annotations
 
@@ -28,23 +29,52 @@ def parquet(path: Path, columns: dict[str, list[Any]]) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "content", "options"), [
-    ("a.csv", 'text,label\ngood film,pos\n"bad, sad",neg\n', {}),
-    ("a.CSV", 'text,label\r\ngood film,pos\r\n"bad, sad",neg', {}),
-    ("a.csv", '\ufefftext,label\ngood film,pos\n\n"bad, sad",neg\n', {}),
-    ("a.csv", "text;label\ngood film;pos\nbad, sad;neg\n", {"delimiter": ";"}),
-    ("a.csv", "good film|pos\nbad, sad|neg\n", {"delimiter": "|", "header": False, "columns": ["text", "label"]}),
-    ("a.csv", "A|B\ngood film|pos\nbad, sad|neg\n", {"delimiter": "|", "columns": ["text", "label"]}),
-    ("a.tsv", "text\tlabel\ngood film\tpos\nbad, sad\tneg\n", {}),
-    ("a.data", "text\tlabel\ngood film\tpos\nbad, sad\tneg\n", {"format": "csv", "delimiter": "\t"}),
-    ("a.json", json.dumps([{"text": t, "label": x} for t, x in ROWS]), {}),
-    ("a.json", json.dumps({"version": "1", "data": [{"text": t, "label": x} for t, x in ROWS]}), {}),
-    ("a.jsonl", "\n".join(json.dumps({"text": t, "label": x}) for t, x in ROWS), {}),
-    ("a.ndjson", "\ufeff" + "\n\n".join(json.dumps({"text": t, "label": x}) for t, x in ROWS), {}),
-    ("a.txt", "good film@pos\r\n\r\nbad, sad@neg\r\n", {"format": "text", "delimiter": "@"}),
-    ("a.txt", "good film ||| pos\nbad, sad ||| neg\n", {"format": "text", "delimiter": " ||| "}),
-])
-def test_every_format_gives_the_same_table(tmp_path: Path, name: str, content: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("a.csv", 'text,label\ngood film,pos\n"bad, sad",neg\n', {}),
+        ("a.CSV", 'text,label\r\ngood film,pos\r\n"bad, sad",neg', {}),
+        ("a.csv", '\ufefftext,label\ngood film,pos\n\n"bad, sad",neg\n', {}),
+        ("a.csv", "text;label\ngood film;pos\nbad, sad;neg\n", {"delimiter": ";"}),
+        (
+            "a.csv",
+            "good film|pos\nbad, sad|neg\n",
+            {"delimiter": "|", "header": False, "columns": ["text", "label"]},
+        ),
+        (
+            "a.csv",
+            "A|B\ngood film|pos\nbad, sad|neg\n",
+            {"delimiter": "|", "columns": ["text", "label"]},
+        ),
+        ("a.tsv", "text\tlabel\ngood film\tpos\nbad, sad\tneg\n", {}),
+        (
+            "a.data",
+            "text\tlabel\ngood film\tpos\nbad, sad\tneg\n",
+            {"format": "csv", "delimiter": "\t"},
+        ),
+        ("a.json", json.dumps([{"text": t, "label": x} for t, x in ROWS]), {}),
+        (
+            "a.json",
+            json.dumps({"version": "1", "data": [{"text": t, "label": x} for t, x in ROWS]}),
+            {},
+        ),
+        ("a.jsonl", "\n".join(json.dumps({"text": t, "label": x}) for t, x in ROWS), {}),
+        (
+            "a.ndjson",
+            "\ufeff" + "\n\n".join(json.dumps({"text": t, "label": x}) for t, x in ROWS),
+            {},
+        ),
+        ("a.txt", "good film@pos\r\n\r\nbad, sad@neg\r\n", {"format": "text", "delimiter": "@"}),
+        (
+            "a.txt",
+            "good film ||| pos\nbad, sad ||| neg\n",
+            {"format": "text", "delimiter": " ||| "},
+        ),
+    ],
+)
+def test_every_format_gives_the_same_table(
+    tmp_path: Path, name: str, content: str, options: dict[str, Any]
+) -> None:
     found = table(file(tmp_path, name, content), **options)
     assert (found.name, found.columns, found.rows) == (name, ["text", "label"], ROWS)
 
@@ -57,24 +87,48 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_parquet_values_become_what_a_csv_file_would_say(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "a.parquet", {
-        "whole": [1.0, None], "share": [0.5, float("nan")], "truth": [True, False], "day": [datetime.date(2024, 2, 1), None],
-        "list": [["a", "ü"], []], "bytes": ["Größe".encode(), b"\xff"], "kind": pa.array(["x", "y"]).dictionary_encode()})
-    assert table(path).rows == [["1", "0.5", "true", "2024-02-01", '["a", "ü"]', "Größe", "x"],
-                                [None, None, "false", None, "[]", "�", "y"]]
+    path = parquet(
+        tmp_path / "a.parquet",
+        {
+            "whole": [1.0, None],
+            "share": [0.5, float("nan")],
+            "truth": [True, False],
+            "day": [datetime.date(2024, 2, 1), None],
+            "list": [["a", "ü"], []],
+            "bytes": ["Größe".encode(), b"\xff"],
+            "kind": pa.array(["x", "y"]).dictionary_encode(),
+        },
+    )
+    assert table(path).rows == [
+        ["1", "0.5", "true", "2024-02-01", '["a", "ü"]', "Größe", "x"],
+        [None, None, "false", None, "[]", "�", "y"],
+    ]
 
 
 def test_folders_of_texts(tmp_path: Path) -> None:
-    for place, text in (("pos/b.txt", "good\nfilm"), ("pos/a.txt", ""), ("neg/c", "Straße"), (".git/x", "no"),
-                        ("neg/.hidden", "no"), ("readme.txt", "no")):
+    for place, text in (
+        ("pos/b.txt", "good\nfilm"),
+        ("pos/a.txt", ""),
+        ("neg/c", "Straße"),
+        (".git/x", "no"),
+        ("neg/.hidden", "no"),
+        ("readme.txt", "no"),
+    ):
         file(tmp_path / "reviews", place, text)
     found = table(tmp_path / "reviews")
     assert found.columns == ["text", "label", "file"]
-    assert found.rows == [["Straße", "neg", "neg/c"], ["", "pos", "pos/a.txt"], ["good\nfilm", "pos", "pos/b.txt"]]
+    assert found.rows == [
+        ["Straße", "neg", "neg/c"],
+        ["", "pos", "pos/a.txt"],
+        ["good\nfilm", "pos", "pos/b.txt"],
+    ]
     assert found.where(2) == "reviews:pos/b.txt"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "iso-8859-1", "cp1252", "U8"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "iso-8859-1", "cp1252", "U8"],
+)
 def test_encodings(tmp_path: Path, encoding: str) -> None:
     path = file(tmp_path, "a.csv", "text,label\nSmørrebrød à 3£,über\n".encode(encoding))
     assert table(path, encoding=encoding).rows == [["Smørrebrød à 3£", "über"]]
@@ -96,28 +150,49 @@ def test_line_numbers_are_those_of_an_editor(tmp_path: Path) -> None:
 def test_line_breaks_of_unicode_are_part_of_a_field(tmp_path: Path, mark: str) -> None:
     text = f"one{mark}two"
     assert table(file(tmp_path, "a.tsv", f"text\tlabel\n{text}\tx\n")).rows == [[text, "x"]]
-    assert table(file(tmp_path, "b.jsonl", f'{{"text": "one{mark}two"}}\n' if mark > "\x1f" else '{"text": "one\\ntwo"}')).rows
-    assert table(file(tmp_path, "c.txt", f"{text}@x\n"), format="text", delimiter="@").rows == [[text, "x"]]
+    assert table(
+        file(
+            tmp_path,
+            "b.jsonl",
+            f'{{"text": "one{mark}two"}}\n' if mark > "\x1f" else '{"text": "one\\ntwo"}',
+        )
+    ).rows
+    assert table(file(tmp_path, "c.txt", f"{text}@x\n"), format="text", delimiter="@").rows == [
+        [text, "x"]
+    ]
 
 
-@pytest.mark.parametrize(("content", "quoting", "rows"), [
-    ('a\t"b"\n', None, [["a", "b"]]),
-    ('a\t"b"\n', False, [["a", '"b"']]),
-    ('12" pipe\tb\n', None, [['12" pipe', "b"]]),
-    ('"Wow" she said\tb\n', None, [['"Wow" she said', "b"]]),
-    ('"never closed\tb\nnext\tc\n', None, [['"never closed', "b"], ["next", "c"]]),
-    ('"opens here\tb\nand "closes\tc\n', None, [['"opens here', "b"], ['and "closes', "c"]]),
-    # Quoted, the three rows would be one of two fields, as would a multi-line field of a real quoted file.
-    ('"opens here\tb\nx\tc\nand closes"\td\n', None, [['"opens here', "b"], ["x", "c"], ['and closes"', "d"]]),
-    ('"multi\nline"\tb\nx\ty\n', None, [["multi\nline", "b"], ["x", "y"]]),
-    ('"tab\tinside"\tb\nx\ty\n', None, [["tab\tinside", "b"], ["x", "y"]]),
-    ('"twice ""so"" quoted"\tb\n', None, [['twice "so" quoted', "b"]]),
-])
-def test_whether_quotes_quote_is_found_by_looking(content: str, quoting: bool | None, rows: list[list[str]]) -> None:
+@pytest.mark.parametrize(
+    ("content", "quoting", "rows"),
+    [
+        ('a\t"b"\n', None, [["a", "b"]]),
+        ('a\t"b"\n', False, [["a", '"b"']]),
+        ('12" pipe\tb\n', None, [['12" pipe', "b"]]),
+        ('"Wow" she said\tb\n', None, [['"Wow" she said', "b"]]),
+        ('"never closed\tb\nnext\tc\n', None, [['"never closed', "b"], ["next", "c"]]),
+        ('"opens here\tb\nand "closes\tc\n', None, [['"opens here', "b"], ['and "closes', "c"]]),
+        # Quoted, the three rows would be one of two fields, as would a multi-line field of a real
+        # quoted file.
+        (
+            '"opens here\tb\nx\tc\nand closes"\td\n',
+            None,
+            [['"opens here', "b"], ["x", "c"], ['and closes"', "d"]],
+        ),
+        ('"multi\nline"\tb\nx\ty\n', None, [["multi\nline", "b"], ["x", "y"]]),
+        ('"tab\tinside"\tb\nx\ty\n', None, [["tab\tinside", "b"], ["x", "y"]]),
+        ('"twice ""so"" quoted"\tb\n', None, [['twice "so" quoted', "b"]]),
+    ],
+)
+def test_whether_quotes_quote_is_found_by_looking(
+    content: str, quoting: bool | None, rows: list[list[str]]
+) -> None:
     assert [fields for _, fields in records("f", content, "\t", quoting)] == rows
 
 
-@given(rows=st.lists(st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT), min_size=1, max_size=8), delimiter=st.sampled_from(",;\t|"))
+@given(
+    rows=st.lists(st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT), min_size=1, max_size=8),
+    delimiter=st.sampled_from(",;\t|"),
+)
 def test_what_csv_writes_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]], delimiter: str
 ) -> None:
@@ -128,8 +203,14 @@ def test_what_csv_writes_is_read_back(
 
 
 @given(rows=st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=8))
-def test_what_json_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]) -> None:
-    path = file(tmp_path_factory.getbasetemp(), "any.jsonl", "\n".join(json.dumps({"a": a, "b": b}) for a, b in rows))
+def test_what_json_writes_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    path = file(
+        tmp_path_factory.getbasetemp(),
+        "any.jsonl",
+        "\n".join(json.dumps({"a": a, "b": b}) for a, b in rows),
+    )
     assert table(path).rows == [list(row) for row in rows]
 
 
@@ -142,66 +223,190 @@ def test_names_of_columns(tmp_path: Path) -> None:
 
 
 def test_json_values_and_gaps(tmp_path: Path) -> None:
-    path = file(tmp_path, "a.json", '[{"n": 3, "x": null}, {"x": {"k": "ü"}, "n": 2.50, "late": true}, {"x": NaN, "n": "\\ud83d"}]')
+    path = file(
+        tmp_path,
+        "a.json",
+        '[{"n": 3, "x": null}, {"x": {"k": "ü"}, "n": 2.50, "late": true}, {"x": NaN, "n": '
+        '"\\ud83d"}]',
+    )
     assert table(path).columns == ["n", "x", "late"]
     # Half of an emoji, left by cutting a text, is no character that could be written anywhere.
     assert table(path).rows == [["3", None, None], ["2.5", '{"k": "ü"}', "true"], ["�", None, None]]
 
 
-@pytest.mark.parametrize(("name", "content", "options", "words"), [
-    ("a.csv", "", {}, ["a.csv is empty (0 bytes)"]),
-    ("a.csv", "\n\n", {}, ["a.csv holds no rows"]),
-    ("a.csv", "text,label\n", {}, ["a.csv holds a header and no rows"]),
-    ("a.csv", "\ufeff", {}, ["a.csv holds no rows"]),
-    ("a.jsonl", "\n", {}, ["a.jsonl holds no rows"]),
-    ("a.json", "[]", {}, ["a.json holds no rows"]),
-    ("a.txt", "\n", {"format": "text", "delimiter": "@"}, ["a.txt holds no rows"]),
-    ("a.csv", b"PK\x03\x04rest", {}, ["a.csv is a zip archive or a spreadsheet", "save the sheet as CSV"]),
-    ("a.xlsx", b"PK\x03\x04rest", {}, ["a.xlsx is a zip archive or a spreadsheet"]),
-    ("a.xls", b"\xd0\xcf\x11\xe0rest", {}, ["a.xls is an old spreadsheet", "save it as CSV"]),
-    ("a.csv.gz", b"\x1f\x8brest", {}, ["a.csv.gz is gzip-compressed: unpack it"]),
-    ("a.csv.bz2", b"BZh9", {}, ["bzip2-compressed: unpack it"]),
-    ("a.csv.xz", b"\xfd7zXZ\0", {}, ["xz-compressed: unpack it"]),
-    ("a.csv.zst", b"\x28\xb5\x2f\xfd", {}, ["zstd-compressed: unpack it"]),
-    ("a.pdf", b"%PDF-1.4", {}, ["a.pdf is a PDF"]),
-    ("a.csv", b"PAR1....", {}, ["a.csv is a Parquet file: set data.format: parquet"]),
-    ("a.csv", b"\x89PNG\r\n\0\0", {}, ["a.csv is a binary file, not text: it holds zero bytes"]),
-    ("a.csv", "a,b\nc,d".encode("utf-16"), {}, ["zero bytes (UTF-16 text? Then set data.encoding: utf-16)"]),
-    ("a.parquet", "text,label\na,b\n", {}, ["a.parquet is not a Parquet file"]),
-    ("a.parquet", b"PAR1....PAR1", {}, ["a.parquet is not a Parquet file, or a damaged one"]),
-    ("a.csv", b"text,label\nok,x\ncaf\xe9,y\n", {}, ["a.csv:3: byte 0xe9 is not utf-8 text", "set data.encoding: iso-8859-1"]),
-    ("a.csv", b"ok,x\ncaf\xe9,y\n", {"encoding": "ascii"}, ["a.csv:2: byte 0xe9 is not ascii text"]),
-    ("a.csv", "a,b\n", {"encoding": "utf8mb4"}, ["data.encoding: Python knows no encoding 'utf8mb4'"]),
-    ("a.csv", "a,b\n", {"encoding": "hex"}, ["data.encoding: 'hex' is no encoding of text"]),
-    ("a.dat", "a,b\n", {}, ["a.dat: the name does not tell the format. Set data.format to csv", "jsonl, parquet, or text"]),
-    ("a.csv", "text,label\na,b,c\nd,e\nf,g,h\n", {}, ["a.csv:2: 3 fields where 2 are expected (text, label) (and 1 more of 3 rows)",
-                                                      "Is ',' the right data.delimiter", "data.quoting"]),
-    ("a.csv", 'text\n"a"\nb,c\n', {}, ["a.csv:3: 2 fields where 1 is expected (text)"]),
-    ("a.tsv", "text,label\na,b\nc\td\n", {}, ["a.tsv:3: 2 fields where 1 is expected (text,label)", r"Is '\t' the right"]),
-    ("a.csv", 'text,label\n"one, two",x\n"say "so", then",y\n', {}, ["a.csv:3: ',' expected after", "set data.quoting: false"]),
-    ("a.csv", 'text,label\nok,x\n"one, two,y\nz\n', {}, ["a.csv:3: a quote (\") opens and is never closed", "quoting: false"]),
-    ("a.csv", 'text,label\n"one, two,y\nz\n', {"quoting": True}, ["a.csv:2: a quote (\") opens and is never closed"]),
-    ("a.csv", "text,text,label\na,b,c\n", {}, ["a.csv: the header names 'text' twice", "data.header: false", "data.columns"]),
-    ("a.csv", "a,b\n", {"header": False, "columns": ["x", "x"]}, ["data.columns names 'x' twice"]),
-    ("a.csv", "a,b\n1,2\n", {"columns": ["x", "y", "z"]}, ["a.csv: data.columns names 3 columns, the header 2 (a, b)"]),
-    ("a.csv", "a,b\n1,2\n", {"header": False, "columns": ["x"]}, ["a.csv:1: 2 fields where 1 is expected (x)"]),
-    ("a.csv", "a,b\n", {"delimiter": "::"}, ["data.delimiter: one character", "'::'"]),
-    ("a.csv", "a,b\n", {"delimiter": '"'}, ["data.delimiter: one character that is no quote"]),
-    ("a.txt", "a@b\n", {"format": "text"}, ["a.txt: format text needs data.delimiter"]),
-    ("a.txt", "a@b\n\nno label here\n", {"format": "text", "delimiter": "@"}, ["a.txt:3: no '@'", "in 'no label here'"]),
-    ("a.json", '[{"a": 1},\n oops]', {}, ["a.json:2: not JSON: Expecting value"]),
-    ("a.json", '{"a": 1}\n{"a": 2}\n', {}, ["a.json:2: not JSON: Extra data", "set data.format: jsonl"]),
-    ("a.json", '{"train": [], "test": []}', {}, ["a list of objects", "'train', 'test'"]),
-    ("a.json", "{}", {}, ["found an object with nothing"]),
-    ("a.json", "3", {}, ["a.json: a list of objects is expected, found a number"]),
-    ("a.json", '[{"a": 1}, ["b"]]', {}, ["a.json:2: an object with columns is expected, found a list"]),
-    ("a.json", "[" * 100_000, {}, ["a.json: nested too deeply"]),
-    ("a.jsonl", '{"a": 1}\n{"a": }\n', {}, ["a.jsonl:2: not JSON: Expecting value at character 7"]),
-    ("a.jsonl", '[{"a": 1},\n{"a": 2}]', {}, ["a.jsonl:1: not JSON", "set data.format: json"]),
-    ("a.jsonl", '{"a": 1}\nnull\n', {}, ["a.jsonl:2: an object with columns is expected, found null"]),
-    ("a.jsonl", "[" * 100_000, {}, ["a.jsonl:1: nested too deeply"]),
-    ("a.csv", "a,b\n", {"format": "folders"}, ["a.csv is a file; data.format: folders needs a folder"]),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "options", "words"),
+    [
+        ("a.csv", "", {}, ["a.csv is empty (0 bytes)"]),
+        ("a.csv", "\n\n", {}, ["a.csv holds no rows"]),
+        ("a.csv", "text,label\n", {}, ["a.csv holds a header and no rows"]),
+        ("a.csv", "\ufeff", {}, ["a.csv holds no rows"]),
+        ("a.jsonl", "\n", {}, ["a.jsonl holds no rows"]),
+        ("a.json", "[]", {}, ["a.json holds no rows"]),
+        ("a.txt", "\n", {"format": "text", "delimiter": "@"}, ["a.txt holds no rows"]),
+        (
+            "a.csv",
+            b"PK\x03\x04rest",
+            {},
+            ["a.csv is a zip archive or a spreadsheet", "save the sheet as CSV"],
+        ),
+        ("a.xlsx", b"PK\x03\x04rest", {}, ["a.xlsx is a zip archive or a spreadsheet"]),
+        ("a.xls", b"\xd0\xcf\x11\xe0rest", {}, ["a.xls is an old spreadsheet", "save it as CSV"]),
+        ("a.csv.gz", b"\x1f\x8brest", {}, ["a.csv.gz is gzip-compressed: unpack it"]),
+        ("a.csv.bz2", b"BZh9", {}, ["bzip2-compressed: unpack it"]),
+        ("a.csv.xz", b"\xfd7zXZ\0", {}, ["xz-compressed: unpack it"]),
+        ("a.csv.zst", b"\x28\xb5\x2f\xfd", {}, ["zstd-compressed: unpack it"]),
+        ("a.pdf", b"%PDF-1.4", {}, ["a.pdf is a PDF"]),
+        ("a.csv", b"PAR1....", {}, ["a.csv is a Parquet file: set data.format: parquet"]),
+        (
+            "a.csv",
+            b"\x89PNG\r\n\0\0",
+            {},
+            ["a.csv is a binary file, not text: it holds zero bytes"],
+        ),
+        (
+            "a.csv",
+            "a,b\nc,d".encode("utf-16"),
+            {},
+            ["zero bytes (UTF-16 text? Then set data.encoding: utf-16)"],
+        ),
+        ("a.parquet", "text,label\na,b\n", {}, ["a.parquet is not a Parquet file"]),
+        ("a.parquet", b"PAR1....PAR1", {}, ["a.parquet is not a Parquet file, or a damaged one"]),
+        (
+            "a.csv",
+            b"text,label\nok,x\ncaf\xe9,y\n",
+            {},
+            ["a.csv:3: byte 0xe9 is not utf-8 text", "set data.encoding: iso-8859-1"],
+        ),
+        (
+            "a.csv",
+            b"ok,x\ncaf\xe9,y\n",
+            {"encoding": "ascii"},
+            ["a.csv:2: byte 0xe9 is not ascii text"],
+        ),
+        (
+            "a.csv",
+            "a,b\n",
+            {"encoding": "utf8mb4"},
+            ["data.encoding: Python knows no encoding 'utf8mb4'"],
+        ),
+        ("a.csv", "a,b\n", {"encoding": "hex"}, ["data.encoding: 'hex' is no encoding of text"]),
+        (
+            "a.dat",
+            "a,b\n",
+            {},
+            [
+                "a.dat: the name does not tell the format. Set data.format to csv",
+                "jsonl, parquet, or text",
+            ],
+        ),
+        (
+            "a.csv",
+            "text,label\na,b,c\nd,e\nf,g,h\n",
+            {},
+            [
+                "a.csv:2: 3 fields where 2 are expected (text, label) (and 1 more of 3 rows)",
+                "Is ',' the right data.delimiter",
+                "data.quoting",
+            ],
+        ),
+        ("a.csv", 'text\n"a"\nb,c\n', {}, ["a.csv:3: 2 fields where 1 is expected (text)"]),
+        (
+            "a.tsv",
+            "text,label\na,b\nc\td\n",
+            {},
+            ["a.tsv:3: 2 fields where 1 is expected (text,label)", r"Is '\t' the right"],
+        ),
+        (
+            "a.csv",
+            'text,label\n"one, two",x\n"say "so", then",y\n',
+            {},
+            ["a.csv:3: ',' expected after", "set data.quoting: false"],
+        ),
+        (
+            "a.csv",
+            'text,label\nok,x\n"one, two,y\nz\n',
+            {},
+            ['a.csv:3: a quote (") opens and is never closed', "quoting: false"],
+        ),
+        (
+            "a.csv",
+            'text,label\n"one, two,y\nz\n',
+            {"quoting": True},
+            ['a.csv:2: a quote (") opens and is never closed'],
+        ),
+        (
+            "a.csv",
+            "text,text,label\na,b,c\n",
+            {},
+            ["a.csv: the header names 'text' twice", "data.header: false", "data.columns"],
+        ),
+        (
+            "a.csv",
+            "a,b\n",
+            {"header": False, "columns": ["x", "x"]},
+            ["data.columns names 'x' twice"],
+        ),
+        (
+            "a.csv",
+            "a,b\n1,2\n",
+            {"columns": ["x", "y", "z"]},
+            ["a.csv: data.columns names 3 columns, the header 2 (a, b)"],
+        ),
+        (
+            "a.csv",
+            "a,b\n1,2\n",
+            {"header": False, "columns": ["x"]},
+            ["a.csv:1: 2 fields where 1 is expected (x)"],
+        ),
+        ("a.csv", "a,b\n", {"delimiter": "::"}, ["data.delimiter: one character", "'::'"]),
+        ("a.csv", "a,b\n", {"delimiter": '"'}, ["data.delimiter: one character that is no quote"]),
+        ("a.txt", "a@b\n", {"format": "text"}, ["a.txt: format text needs data.delimiter"]),
+        (
+            "a.txt",
+            "a@b\n\nno label here\n",
+            {"format": "text", "delimiter": "@"},
+            ["a.txt:3: no '@'", "in 'no label here'"],
+        ),
+        ("a.json", '[{"a": 1},\n oops]', {}, ["a.json:2: not JSON: Expecting value"]),
+        (
+            "a.json",
+            '{"a": 1}\n{"a": 2}\n',
+            {},
+            ["a.json:2: not JSON: Extra data", "set data.format: jsonl"],
+        ),
+        ("a.json", '{"train": [], "test": []}', {}, ["a list of objects", "'train', 'test'"]),
+        ("a.json", "{}", {}, ["found an object with nothing"]),
+        ("a.json", "3", {}, ["a.json: a list of objects is expected, found a number"]),
+        (
+            "a.json",
+            '[{"a": 1}, ["b"]]',
+            {},
+            ["a.json:2: an object with columns is expected, found a list"],
+        ),
+        ("a.json", "[" * 100_000, {}, ["a.json: nested too deeply"]),
+        (
+            "a.jsonl",
+            '{"a": 1}\n{"a": }\n',
+            {},
+            ["a.jsonl:2: not JSON: Expecting value at character 7"],
+        ),
+        ("a.jsonl", '[{"a": 1},\n{"a": 2}]', {}, ["a.jsonl:1: not JSON", "set data.format: json"]),
+        (
+            "a.jsonl",
+            '{"a": 1}\nnull\n',
+            {},
+            ["a.jsonl:2: an object with columns is expected, found null"],
+        ),
+        ("a.jsonl", "[" * 100_000, {}, ["a.jsonl:1: nested too deeply"]),
+        (
+            "a.csv",
+            "a,b\n",
+            {"format": "folders"},
+            ["a.csv is a file; data.format: folders needs a folder"],
+        ),
+    ],
+)
 def test_what_is_wrong_is_said_with_the_place_and_the_way_out(
     tmp_path: Path, name: str, content: str | bytes, options: dict[str, Any], words: list[str]
 ) -> None:
@@ -211,10 +416,18 @@ def test_what_is_wrong_is_said_with_the_place_and_the_way_out(
     assert len(message) < 500
 
 
-@pytest.mark.parametrize(("name", "options", "first"), [
-    ("a.csv", {}, "text\n"), ("a.tsv", {"quoting": False}, "text\n"), ("a.jsonl", {}, '{"a": 1}\n'),
-    ("a.txt", {"format": "text", "delimiter": "@"}, "a@b\n")])
-def test_a_line_of_ten_megabytes_is_refused(tmp_path: Path, name: str, options: dict[str, Any], first: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "first"),
+    [
+        ("a.csv", {}, "text\n"),
+        ("a.tsv", {"quoting": False}, "text\n"),
+        ("a.jsonl", {}, '{"a": 1}\n'),
+        ("a.txt", {"format": "text", "delimiter": "@"}, "a@b\n"),
+    ],
+)
+def test_a_line_of_ten_megabytes_is_refused(
+    tmp_path: Path, name: str, options: dict[str, Any], first: str
+) -> None:
     message = refused(file(tmp_path, name, first + "x" * 10_000_000), **options)
     assert f"{name}:2: a " in message
     assert "1,000,000" in message
@@ -223,9 +436,13 @@ def test_a_line_of_ten_megabytes_is_refused(tmp_path: Path, name: str, options: 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     file(tmp_path, "train.csv", "a,b\n")
-    assert refused(tmp_path / "trian.csv").endswith("trian.csv: no such file (did you mean 'train.csv'?)")
+    assert refused(tmp_path / "trian.csv").endswith(
+        "trian.csv: no such file (did you mean 'train.csv'?)"
+    )
     assert refused(tmp_path / "trian.data").endswith("trian.data: no such file")
-    assert refused(tmp_path / "train", format="folders").endswith("no such file (did you mean 'train.csv'?)")
+    assert refused(tmp_path / "train", format="folders").endswith(
+        "no such file (did you mean 'train.csv'?)"
+    )
     message = refused(tmp_path / "nowhere" / "a.csv")
     assert "no such file (the folder" in message
     assert message.endswith("does not exist either)")
@@ -234,7 +451,10 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 def test_a_folder_where_a_file_is_meant_and_folders_without_labels(tmp_path: Path) -> None:
     folder = tmp_path / "reviews"
     file(folder, "readme.txt", "x")
-    assert "reviews is a folder, not a file. For one folder of text files per label, set" in refused(folder, format="csv")
+    assert (
+        "reviews is a folder, not a file. For one folder of text files per label, set"
+        in refused(folder, format="csv")
+    )
     assert "one folder of text files per label is expected; found readme.txt" in refused(folder)
     file(folder, "train/pos/1.txt", "good")
     assert "pos is a folder inside a label's folder" in refused(folder)
@@ -242,7 +462,10 @@ def test_a_folder_where_a_file_is_meant_and_folders_without_labels(tmp_path: Pat
 
 def test_parquet_that_is_no_table_of_named_columns(tmp_path: Path) -> None:
     assert "a.parquet holds no rows" in refused(parquet(tmp_path / "a.parquet", {"text": []}))
-    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["x", "x"]), tmp_path / "b.parquet")
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["x", "x"]),
+        tmp_path / "b.parquet",
+    )
     assert "b.parquet has more than one column 'x'" in refused(tmp_path / "b.parquet")
 
 

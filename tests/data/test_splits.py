@@ -1,4 +1,5 @@
-"""Splits: each label in its share, no group and no copy on both sides, draws of exact size that nest."""
+"""Splits: each label in its share, no group and no copy on both sides, draws of exact size that
+nest."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def csv(folder: Path, name: str, rows: list[tuple[str, str]]) -> str:
 def test_stratified_shares_are_those_of_scikit_learn(share: float) -> None:
     rows = labelled({"a": 61, "b": 30, "c": 9})
     kept, aside = splits.set_aside(rows, share, "stratified", 3, "test")
-    reference = train_test_split([e.target for e in rows], test_size=share, random_state=3, stratify=[e.target for e in rows])[1]
+    reference = train_test_split(
+        [e.target for e in rows], test_size=share, random_state=3, stratify=[e.target for e in rows]
+    )[1]
     assert Counter(e.target for e in aside) == Counter(reference)
     assert sorted(e.id for e in [*kept, *aside]) == sorted(e.id for e in rows)
     places = {e.id: i for i, e in enumerate(rows)}
@@ -47,14 +50,22 @@ def test_stratified_shares_are_those_of_scikit_learn(share: float) -> None:
 
 def test_a_split_is_the_same_for_the_same_seed_only() -> None:
     rows = labelled({"a": 50, "b": 50})
-    drawn = [[e.id for e in splits.set_aside(rows, 0.2, "stratified", seed, "test")[1]] for seed in (0, 0, 1)]
+    drawn = [
+        [e.id for e in splits.set_aside(rows, 0.2, "stratified", seed, "test")[1]]
+        for seed in (0, 0, 1)
+    ]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
 
 
-@given(groups=st.lists(st.integers(0, 7), min_size=30, max_size=60).filter(lambda g: len(set(g)) >= 4), seed=st.integers(0, 99))
+@given(
+    groups=st.lists(st.integers(0, 7), min_size=30, max_size=60).filter(lambda g: len(set(g)) >= 4),
+    seed=st.integers(0, 99),
+)
 def test_no_group_is_on_both_sides(groups: list[int], seed: int) -> None:
-    rows = [Example(str(i), {"text": "x"}, "ab"[i % 2], group=f"g{g}") for i, g in enumerate(groups)]
+    rows = [
+        Example(str(i), {"text": "x"}, "ab"[i % 2], group=f"g{g}") for i, g in enumerate(groups)
+    ]
     kept, aside = splits.set_aside(rows, 0.3, "grouped", seed, "test")
     assert not {e.group for e in kept} & {e.group for e in aside}
     assert kept
@@ -67,23 +78,52 @@ def test_copies_and_near_copies_stay_together(method: Any) -> None:
     copied = [t.upper() + "!" for t in texts[:20]]
     # 10 words more by one have 8 of 9 runs of three words in common.
     extended = [f"{t} more" for t in texts[20:]]
-    rows = examples([(t, "ab"[i % 2]) for i, t in enumerate(texts)] + [(t, "ab"[i % 2]) for i, t in enumerate(copied + extended)])
+    rows = examples(
+        [(t, "ab"[i % 2]) for i, t in enumerate(texts)]
+        + [(t, "ab"[i % 2]) for i, t in enumerate(copied + extended)]
+    )
     kept, aside = splits.set_aside(rows, 0.4, method, 0, "test", near_duplicates=0.8)
-    families = [{e.inputs["text"].lower().removesuffix("!").removesuffix(" more") for e in part} for part in (kept, aside)]
+    families = [
+        {e.inputs["text"].lower().removesuffix("!").removesuffix(" more") for e in part}
+        for part in (kept, aside)
+    ]
     assert not families[0] & families[1]
     assert len(aside) == 32
     _, exact_only = splits.set_aside(rows, 0.4, method, 0, "test", near_duplicates=None)
     assert {e.inputs["text"] for e in exact_only} != {e.inputs["text"] for e in aside}
 
 
-@pytest.mark.parametrize(("rows", "method", "words"), [
-    (labelled({"a": 2, "b": 1}), "stratified", "3 different texts are too few to set 20% aside for test; give data.test its own"),
-    (examples([("same", "a")] * 50), "stratified", "1 different texts are too few"),
-    (labelled({"a": 20, "b": 1}), "stratified", "label 'b' has a single text, so it cannot stand in both train and test: remove"),
-    (labelled({"a": 20, "b": 1}), "stratified", 'another label (data.labels: {"a": "a", "b": "a"}), or set'),
-    (labelled({str(i): 2 for i in range(20)}), "stratified", "20% of 40 different texts for test are fewer than the 20 labels"),
-    ([Example(str(i), {"text": "x"}, "a", group="one") for i in range(9)], "grouped", "1 groups are too few"),
-])
+@pytest.mark.parametrize(
+    ("rows", "method", "words"),
+    [
+        (
+            labelled({"a": 2, "b": 1}),
+            "stratified",
+            "3 different texts are too few to set 20% aside for test; give data.test its own",
+        ),
+        (examples([("same", "a")] * 50), "stratified", "1 different texts are too few"),
+        (
+            labelled({"a": 20, "b": 1}),
+            "stratified",
+            "label 'b' has a single text, so it cannot stand in both train and test: remove",
+        ),
+        (
+            labelled({"a": 20, "b": 1}),
+            "stratified",
+            'another label (data.labels: {"a": "a", "b": "a"}), or set',
+        ),
+        (
+            labelled({str(i): 2 for i in range(20)}),
+            "stratified",
+            "20% of 40 different texts for test are fewer than the 20 labels",
+        ),
+        (
+            [Example(str(i), {"text": "x"}, "a", group="one") for i in range(9)],
+            "grouped",
+            "1 groups are too few",
+        ),
+    ],
+)
 def test_what_cannot_be_split_is_said(rows: list[Example], method: Any, words: str) -> None:
     with pytest.raises(UsageError) as error:
         splits.set_aside(rows, 0.2, method, 0, "test")
@@ -94,7 +134,11 @@ def test_one_file_is_divided_in_three(tmp_path: Path) -> None:
     rows = [(t, "pos" if i % 4 else "neg") for i, t in enumerate(different(200))]
     data = {"train": csv(tmp_path, "a.csv", rows), "splitting": {"test": 0.25, "validation": 0.2}}
     study = splits.load(study_recipe(data), tmp_path)
-    assert {name: len(part) for name, part in study.splits().items()} == {"train": 120, "validation": 30, "test": 50}
+    assert {name: len(part) for name, part in study.splits().items()} == {
+        "train": 120,
+        "validation": 30,
+        "test": 50,
+    }
     ids = [e.id for part in study.splits().values() for e in part]
     assert len(set(ids)) == 200
     assert study.labels == ["neg", "pos"]
@@ -102,8 +146,10 @@ def test_one_file_is_divided_in_three(tmp_path: Path) -> None:
 
 def test_given_files_stay_as_they_are(tmp_path: Path) -> None:
     texts = different(60)
-    data = {"train": csv(tmp_path, "train.csv", [(t, "ab"[i % 2]) for i, t in enumerate(texts[:40])]),
-            "test": csv(tmp_path, "test.csv", [(t, "ab"[i % 2]) for i, t in enumerate(texts[40:])])}
+    data = {
+        "train": csv(tmp_path, "train.csv", [(t, "ab"[i % 2]) for i, t in enumerate(texts[:40])]),
+        "test": csv(tmp_path, "test.csv", [(t, "ab"[i % 2]) for i, t in enumerate(texts[40:])]),
+    }
     study = splits.load(study_recipe(data), tmp_path)
     assert [e.inputs["text"] for e in study.test] == texts[40:]
     assert sorted(e.inputs["text"] for e in [*study.train, *study.validation]) == sorted(texts[:40])
@@ -112,7 +158,10 @@ def test_given_files_stay_as_they_are(tmp_path: Path) -> None:
 
 def test_ids_that_meet_are_told_apart_by_their_split(tmp_path: Path) -> None:
     rows = [(t, "ab"[i % 2]) for i, t in enumerate(different(20))]
-    data = {name: csv(tmp_path / name, "data.csv", rows) and f"{name}/data.csv" for name in ("train", "validation", "test")}
+    data = {
+        name: csv(tmp_path / name, "data.csv", rows) and f"{name}/data.csv"
+        for name in ("train", "validation", "test")
+    }
     study = splits.load(study_recipe(data), tmp_path)
     assert study.train[0].id == "train/data.csv:2"
     assert study.test[0].source == "test/data.csv:2"
@@ -121,7 +170,10 @@ def test_ids_that_meet_are_told_apart_by_their_split(tmp_path: Path) -> None:
 
 def test_labels_stand_in_the_recipes_order(tmp_path: Path) -> None:
     rows = [(t, "321"[i % 3]) for i, t in enumerate(different(30))]
-    data = {"train": csv(tmp_path, "a.csv", rows), "labels": {3: "late", 1: "early", 2: "middle", 9: "never"}}
+    data = {
+        "train": csv(tmp_path, "a.csv", rows),
+        "labels": {3: "late", 1: "early", 2: "middle", 9: "never"},
+    }
     assert splits.load(study_recipe(data), tmp_path).labels == ["late", "early", "middle"]
     data = {"train": "a.csv", "bins": {"two": [2, 3], "one": [0, 1.5]}}
     assert splits.load(study_recipe(data), tmp_path).labels == ["two", "one"]
@@ -131,7 +183,9 @@ def test_groups_come_from_the_recipes_column(tmp_path: Path) -> None:
     lines = [f"{t},{'ab'[i % 2]},author {i % 10}" for i, t in enumerate(different(100))]
     file(tmp_path, "a.csv", "text,label,author\n" + "\n".join(lines))
     data: dict[str, Any] = {"train": "a.csv", "splitting": {"method": "grouped"}}
-    with pytest.raises(UsageError, match=r"grouped needs data\.group, a column with a value in every row"):
+    with pytest.raises(
+        UsageError, match=r"grouped needs data\.group, a column with a value in every row"
+    ):
         splits.load(study_recipe(data), tmp_path)
     study = splits.load(study_recipe({**data, "group": "author"}), tmp_path)
     groups = [{e.group for e in part} for part in study.splits().values()]
@@ -139,8 +193,14 @@ def test_groups_come_from_the_recipes_column(tmp_path: Path) -> None:
     assert len(set.union(*groups)) == 10
 
 
-@given(st.lists(st.sampled_from("aaaabbc"), min_size=1, max_size=80), st.integers(1, 80), st.integers(0, 9))
-def test_draws_have_the_size_asked_for_and_every_label_its_share(labels: list[str], most: int, seed: int) -> None:
+@given(
+    st.lists(st.sampled_from("aaaabbc"), min_size=1, max_size=80),
+    st.integers(1, 80),
+    st.integers(0, 9),
+)
+def test_draws_have_the_size_asked_for_and_every_label_its_share(
+    labels: list[str], most: int, seed: int
+) -> None:
     rows = examples([("x", label) for label in labels])
     drawn = splits.draw(rows, most, seed)
     assert len(drawn) == min(most, len(rows))
@@ -154,12 +214,26 @@ def test_draws_have_the_size_asked_for_and_every_label_its_share(labels: list[st
 def test_a_smaller_draw_is_part_of_a_larger_one(small: int, more: int, seed: int) -> None:
     # Two labels: with three and more, largest remainders may take a row away from one.
     rows = examples([("x", "aab"[i % 3]) for i in range(90)])
-    assert {e.id for e in splits.draw(rows, small, seed)} <= {e.id for e in splits.draw(rows, small + more, seed)}
+    assert {e.id for e in splits.draw(rows, small, seed)} <= {
+        e.id for e in splits.draw(rows, small + more, seed)
+    }
 
 
 def test_limits_are_noted() -> None:
-    study = Study(labelled({"a": 30, "b": 10}), labelled({"a": 5}), labelled({"a": 8, "b": 8}), ["a", "b"], ["before."])
-    limited = splits.limit(study, study_recipe({"train": "a.csv", "limit": {"train": 20, "validation": 5, "test": 4}}))
+    study = Study(
+        labelled({"a": 30, "b": 10}),
+        labelled({"a": 5}),
+        labelled({"a": 8, "b": 8}),
+        ["a", "b"],
+        ["before."],
+    )
+    limited = splits.limit(
+        study, study_recipe({"train": "a.csv", "limit": {"train": 20, "validation": 5, "test": 4}})
+    )
     assert [len(part) for part in limited.splits().values()] == [20, 5, 4]
     assert Counter(e.target for e in limited.train) == {"a": 15, "b": 5}
-    assert limited.notes == ["before.", "train: 20 of 40 rows drawn (data.limit).", "test: 4 of 16 rows drawn (data.limit)."]
+    assert limited.notes == [
+        "before.",
+        "train: 20 of 40 rows drawn (data.limit).",
+        "test: 4 of 16 rows drawn (data.limit).",
+    ]

@@ -1,4 +1,5 @@
-"""Fused layers and a last layer computed where it is read give what the model's own give, and stand back where they do not fit."""
+"""Fused layers and a last layer computed where it is read give what the model's own give, and stand
+back where they do not fit."""
 
 from __future__ import annotations
 
@@ -25,17 +26,27 @@ from prooftune.models.loading import load_model
 
 IDS = torch.arange(3, 43).view(2, 20)
 WEIGHTS = torch.randn(2, 20, 64, generator=torch.Generator().manual_seed(0))
-"""Of the hidden states in what is differentiated: a norm's output has the same square whatever it is."""
+"""Of the hidden states in what is differentiated: a norm's output has the same square whatever it
+is."""
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def plain(folder: Path, dtype: str = "float32") -> Any:
-    return load_model(folder, recipe.Model.model_validate({"name": "tiny", "dtype": dtype, "attention": shared_prefix.NAME}))
+    return load_model(
+        folder,
+        recipe.Model.model_validate(
+            {"name": "tiny", "dtype": dtype, "attention": shared_prefix.NAME}
+        ),
+    )
 
 
 def adapted(folder: Path, dtype: str = "float32", targets: Any = "all-linear", **lora: Any) -> Any:
     torch.manual_seed(0)
-    model = adapters.attach(plain(folder, dtype), recipe.Variant(kind="tuned"), {"r": 4, "target_modules": targets, **lora})
+    model = adapters.attach(
+        plain(folder, dtype),
+        recipe.Variant(kind="tuned"),
+        {"r": 4, "target_modules": targets, **lora},
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at first, which would hide what becomes of the adapters
             nn.init.normal_(parameter, std=0.05)
@@ -48,7 +59,9 @@ def outcome(model: Any, ids: Tensor = IDS) -> tuple[Tensor, dict[str, Tensor]]:
     with torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16):
         hidden = body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
     (hidden.float() * WEIGHTS[..., : hidden.shape[-1]]).sum().backward()
-    return hidden.detach().float(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return hidden.detach().float(), {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
 
 
 def compare(model: Any, tolerance: float) -> int:
@@ -65,14 +78,23 @@ def compare(model: Any, tolerance: float) -> int:
     return replaced
 
 
-@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["k_proj", "up_proj", "down_proj"]])
+@pytest.mark.parametrize(
+    "targets", ["all-linear", ["q_proj", "v_proj"], ["k_proj", "up_proj", "down_proj"]]
+)
 def test_fused_layers_change_nothing(model_folder: Path, targets: Any) -> None:
     model = adapted(model_folder, targets=targets).train()
     replaced = compare(model, 1e-5)
-    linears = sum(name.split(".")[-1] in (ALL if targets == "all-linear" else targets) and hasattr(module, "lora_A")
-                  for name, module in model.named_modules())
+    linears = sum(
+        name.split(".")[-1] in (ALL if targets == "all-linear" else targets)
+        and hasattr(module, "lora_A")
+        for name, module in model.named_modules()
+    )
     llama = type(model.get_base_model()).__name__.startswith("Llama")
-    norms, mlps = (2 * model.config.num_hidden_layers + 1, model.config.num_hidden_layers) if llama else (0, 0)
+    norms, mlps = (
+        (2 * model.config.num_hidden_layers + 1, model.config.num_hidden_layers)
+        if llama
+        else (0, 0)
+    )
     assert replaced == linears + norms + mlps
 
 
@@ -87,14 +109,25 @@ def test_in_16_bits_fused_layers_are_no_farther_from_the_truth(model_folder: Pat
             got = outcome(model, ids)
         for errors_of, (states_, grads) in zip(errors, (got, wanted), strict=True):
             errors_of[0] += (states_ - truth).square().sum()
-            errors_of[1] += sum((grads[name] - grad).square().sum() for name, grad in true_grads.items())
+            errors_of[1] += sum(
+                (grads[name] - grad).square().sum() for name, grad in true_grads.items()
+            )
         assert all(grad.dtype == wanted[1][name].dtype for name, grad in got[1].items())
     of_states, of_grads = (errors[0] / errors[1]).sqrt().tolist()
     assert 0.5 < of_states < 1.05 and 0.5 < of_grads < 1.05
 
 
-@pytest.mark.parametrize("lora", [{"lora_dropout": 0.5}, {"use_dora": True}, {"use_rslora": True}, {"rank_pattern": {"k_proj": 7}},
-                                  {"alpha_pattern": {"q_proj": 99}}], ids=lambda o: next(iter(o)))
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"lora_dropout": 0.5},
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"rank_pattern": {"k_proj": 7}},
+        {"alpha_pattern": {"q_proj": 99}},
+    ],
+    ids=lambda o: next(iter(o)),
+)
 def test_other_adapters_are_computed_right(model_folder: Path, lora: dict[str, Any]) -> None:
     compare(adapted(model_folder, **lora).eval(), 1e-5)
 
@@ -115,18 +148,23 @@ def test_switched_off_and_merged_adapters(model_folder: Path) -> None:
         with model.disable_adapter():
             untuned = body_of(model)(input_ids=IDS).last_hidden_state
             with patching.fused(model):
-                torch.testing.assert_close(body_of(model)(input_ids=IDS).last_hidden_state, untuned, atol=1e-5, rtol=1e-4)
+                torch.testing.assert_close(
+                    body_of(model)(input_ids=IDS).last_hidden_state, untuned, atol=1e-5, rtol=1e-4
+                )
         tuned = body_of(model)(input_ids=IDS).last_hidden_state
         assert not torch.allclose(tuned, untuned, atol=1e-3)
         with patching.fused(model):
             model.merge_adapter()
-            torch.testing.assert_close(body_of(model)(input_ids=IDS).last_hidden_state, tuned, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(
+                body_of(model)(input_ids=IDS).last_hidden_state, tuned, atol=1e-4, rtol=1e-3
+            )
 
 
 def test_a_norm_that_is_another_is_left_alone(model_folders: dict[str, Path]) -> None:
     """One that adds 1 to its weight looks the same from outside."""
     model = plain(model_folders["llama"])
     norm: Any = body_of(model).norm
+
     class Shifted(type(norm)):  # type: ignore[misc]
         def forward(self, x: Tensor) -> Any:
             return super().forward(x) + x
@@ -138,13 +176,26 @@ def test_a_norm_that_is_another_is_left_alone(model_folders: dict[str, Path]) ->
 
 
 def test_inputs_are_told_apart_by_what_they_are(model_folders: dict[str, Path]) -> None:
-    """A layer that is called twice, or on another input than its neighbours, is not given what waits for it."""
+    """A layer that is called twice, or on another input than its neighbours, is not given what
+    waits for it."""
     model = adapted(model_folders["llama"]).eval()
     attn: Any = body_of(model).layers[0].self_attn  # type: ignore[index,union-attr]
     one, two = torch.randn(2, 1, 5, model.config.hidden_size)
-    wanted = [attn.q_proj(one), attn.k_proj(two), attn.k_proj(one), attn.v_proj(one), attn.q_proj(one)]
+    wanted = [
+        attn.q_proj(one),
+        attn.k_proj(two),
+        attn.k_proj(one),
+        attn.v_proj(one),
+        attn.q_proj(one),
+    ]
     with patching.fused(model):
-        got = [attn.q_proj(one), attn.k_proj(two), attn.k_proj(one), attn.v_proj(one), attn.q_proj(one)]
+        got = [
+            attn.q_proj(one),
+            attn.k_proj(two),
+            attn.k_proj(one),
+            attn.v_proj(one),
+            attn.q_proj(one),
+        ]
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
@@ -164,7 +215,9 @@ def test_turning_and_its_gradient_are_the_librarys() -> None:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-def test_a_function_that_turns_otherwise_is_left_alone(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_that_turns_otherwise_is_left_alone(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, own = plain(model_folders["llama"]), modeling_llama.apply_rotary_pos_emb
     with patching.fused(model):
         assert modeling_llama.apply_rotary_pos_emb is not own
@@ -183,7 +236,10 @@ READ = [[2], [0], [7, 7, 22]]
 
 
 def states(body: nn.Module) -> list[Tensor]:
-    return [line_states(body, lay([40, 41, 42], ROWS, READ)), hidden_states(body, collate(ROWS, READ, 0), None)]
+    return [
+        line_states(body, lay([40, 41, 42], ROWS, READ)),
+        hidden_states(body, collate(ROWS, READ, 0), None),
+    ]
 
 
 def read_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +247,9 @@ def read_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("make", [plain, adapted])
-def test_the_last_layer_where_it_is_read(model_folder: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any]) -> None:
+def test_the_last_layer_where_it_is_read(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any]
+) -> None:
     model = make(model_folder).train()
     body, found = body_of(model), []
     assert sparse_last_layer._parts(body)
@@ -199,20 +257,26 @@ def test_the_last_layer_where_it_is_read(model_folder: Path, monkeypatch: pytest
         model.zero_grad()
         got = states(body)
         sum((state * WEIGHTS[0, : len(state), : state.shape[1]]).sum() for state in got).backward()  # type: ignore[union-attr]
-        found.append((got, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+        found.append(
+            (got, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        )
         read_everywhere(monkeypatch)
     (narrow, narrow_grads), (wide, wide_grads) = found
     torch.testing.assert_close(narrow, wide, atol=1e-5, rtol=1e-4)
     assert narrow_grads.keys() == wide_grads.keys()
     for name, grad in narrow_grads.items():
-        torch.testing.assert_close(grad, wide_grads[name], atol=1e-4 * float(wide_grads[name].abs().max()), rtol=1e-3)
+        torch.testing.assert_close(
+            grad, wide_grads[name], atol=1e-4 * float(wide_grads[name].abs().max()), rtol=1e-3
+        )
 
 
 def test_the_last_layer_computes_no_more_than_is_read(model_folders: dict[str, Path]) -> None:
     body: Any = body_of(plain(model_folders["llama"]))
     seen: list[int] = []
     for layer in body.layers:
-        layer.mlp.gate_proj.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-2]))
+        layer.mlp.gate_proj.register_forward_hook(
+            lambda _, inputs, __: seen.append(inputs[0].shape[-2])
+        )
     with torch.no_grad():
         line_states(body, lay([40, 41, 42], ROWS, READ))
     # Of 27 tokens, a prefix of 3, and 2 that fill the line up; one place is read twice.
@@ -221,10 +285,14 @@ def test_the_last_layer_computes_no_more_than_is_read(model_folders: dict[str, P
 
 @pytest.mark.parametrize("make", [plain, adapted])
 def test_a_batch_of_which_nothing_is_read(model_folder: Path, make: Callable[..., Any]) -> None:
-    """The common beginning of several questions on one text is computed for its keys and values alone."""
+    """The common beginning of several questions on one text is computed for its keys and values
+    alone."""
     model, kept = make(model_folder).eval(), Kept()
     with torch.no_grad(), patching.fused(model):
-        assert hidden_states(body_of(model), collate([[5, 6, 7]], [[]], 0), None, kept).shape == (0, model.config.hidden_size)
+        assert hidden_states(body_of(model), collate([[5, 6, 7]], [[]], 0), None, kept).shape == (
+            0,
+            model.config.hidden_size,
+        )
     assert len(kept.layers()) == model.config.num_hidden_layers
 
 

@@ -1,4 +1,5 @@
-"""Products in 8 bits are exactly what their rule says, by a slow computation of it; and near those of 16-bit numbers."""
+"""Products in 8 bits are exactly what their rule says, by a slow computation of it; and near those
+of 16-bit numbers."""
 
 from __future__ import annotations
 
@@ -35,31 +36,51 @@ def in_bytes(x: Tensor, group: int) -> Tensor:
     return (whole * (largest / 127)).view(x.shape)
 
 
-def slowly(x: Tensor, weights: list[Tensor], lows: list[Tensor], ups: list[Tensor], group: int) -> list[Tensor]:
+def slowly(
+    x: Tensor, weights: list[Tensor], lows: list[Tensor], ups: list[Tensor], group: int
+) -> list[Tensor]:
     usual, largest = x.float().square().sum(0).sqrt(), torch.cat(weights).float().abs().amax(0)
     usual, largest = usual.clamp_min(usual.mean() / 100), largest.clamp_min(largest.mean() / 100)
     factors = (largest / usual).sqrt()
-    return [in_bytes(x.float() * factors, group) @ in_bytes(w.float() / factors, group).T + low.float() @ up.float().T
-            for w, low, up in zip(weights, lows, ups, strict=True)]
+    return [
+        in_bytes(x.float() * factors, group) @ in_bytes(w.float() / factors, group).T
+        + low.float() @ up.float().T
+        for w, low, up in zip(weights, lows, ups, strict=True)
+    ]
 
 
-def case(rows: int, depth: int, widths: list[int], rank: int) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor], Tensor]:
-    """x, weights, what the adapters' first products give, the adapters' B and A; x has a few large columns, as models do."""
+def case(
+    rows: int, depth: int, widths: list[int], rank: int
+) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor], Tensor]:
+    """x, weights, what the adapters' first products give, the adapters' B and A; x has a few large
+    columns, as models do."""
     x = numbers(rows, depth) * torch.linspace(-3, 3, depth).exp().bfloat16()
     weights = [numbers(width, depth, seed=width) for width in widths]
     low = numbers(rows, rank * len(widths), seed=2)
-    return x, weights, low, [numbers(width, rank, seed=3) for width in widths], numbers(rank * len(widths), depth, seed=4)
+    return (
+        x,
+        weights,
+        low,
+        [numbers(width, rank, seed=3) for width in widths],
+        numbers(rank * len(widths), depth, seed=4),
+    )
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(rows=st.sampled_from([1, 2, 5, 6, 7, 12, 40]), depth=st.sampled_from([32, 64, 96, 160, 576, 1536]),
-       widths=st.lists(st.sampled_from([32, 64, 96, 192]), min_size=1, max_size=3), rank=st.sampled_from([2, 4, 16, 70]))
+@given(
+    rows=st.sampled_from([1, 2, 5, 6, 7, 12, 40]),
+    depth=st.sampled_from([32, 64, 96, 160, 576, 1536]),
+    widths=st.lists(st.sampled_from([32, 64, 96, 192]), min_size=1, max_size=3),
+    rank=st.sampled_from([2, 4, 16, 70]),
+)
 def test_they_are_what_the_rule_says(rows: int, depth: int, widths: list[int], rank: int) -> None:
     x, weights, low, ups, down = case(rows, depth, widths, rank)
     ours = Frozen(weights, x)
     lows = list(torch.split(low, rank, dim=1))
     group = max(n for n in (32, 64, 96, 128) if depth % n == 0)
-    for got, wanted in zip(ours.products(x, lows, ups), slowly(x, weights, lows, ups, group), strict=True):
+    for got, wanted in zip(
+        ours.products(x, lows, ups), slowly(x, weights, lows, ups, group), strict=True
+    ):
         assert got.shape == wanted.shape and off(got, wanted) < ROUNDING
     grads = [numbers(rows, width, seed=5 + i) for i, width in enumerate(widths)]
     group = max(n for n in (32, 64, 96, 128) if not any(width % n for width in widths))
@@ -72,7 +93,10 @@ def test_they_are_near_products_of_16_bit_numbers() -> None:
     x, weights, low, ups, down = case(200, 576, [576, 192], 16)
     ours, lows = Frozen(weights, x), list(torch.split(low, 16, dim=1))
     got = ours.products(x, lows, ups)
-    wanted = [x.float() @ w.float().T + part.float() @ up.float().T for w, part, up in zip(weights, lows, ups, strict=True)]
+    wanted = [
+        x.float() @ w.float().T + part.float() @ up.float().T
+        for w, part, up in zip(weights, lows, ups, strict=True)
+    ]
     assert all(off(a, b) < 0.012 for a, b in zip(got, wanted, strict=True))
     of_x = torch.cat(got, 1).float() @ torch.cat(weights).float() + low.float() @ down.float()
     assert off(ours.gradient(got, low, down), of_x) < 0.012
@@ -100,7 +124,9 @@ def test_the_number_of_threads_changes_nothing() -> None:
             found.append([*out, ours.gradient(out, low, down)])
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+    assert all(
+        torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True)
+    )
 
 
 def test_zeros_and_tiny_and_huge_numbers() -> None:
@@ -110,7 +136,12 @@ def test_zeros_and_tiny_and_huge_numbers() -> None:
     x[0], x[1], x[2] = 0, x[1] * 1e-15, x[2] * 1e15
     (got,), wanted = ours.products(x, [low], ups), x.float() @ weights[0].float().T
     assert not got[0].any() and all(off(got[i], wanted[i]) < 0.03 for i in range(1, 8))
-    assert not any(one.isnan().any() for one in Frozen([torch.zeros_like(weights[0])], torch.zeros_like(x)).products(x, [low], ups))
+    assert not any(
+        one.isnan().any()
+        for one in Frozen([torch.zeros_like(weights[0])], torch.zeros_like(x)).products(
+            x, [low], ups
+        )
+    )
 
 
 @pytest.mark.parametrize("strange", [float("nan"), float("inf")])
@@ -124,7 +155,9 @@ def test_what_is_not_finite_stays_so(strange: float) -> None:
     assert not ours.gradient([got], low, down)[3].isfinite().any()
 
 
-def test_a_model_learns_about_the_same_and_is_asked_the_same(model_folders: dict[str, Path]) -> None:
+def test_a_model_learns_about_the_same_and_is_asked_the_same(
+    model_folders: dict[str, Path],
+) -> None:
     model = adapted(model_folders["llama"], "bfloat16").train()
     exact = outcome(adapted(model_folders["llama"]).train())
     with patching.fused(model):
@@ -142,7 +175,9 @@ def test_a_model_learns_about_the_same_and_is_asked_the_same(model_folders: dict
 
 
 @pytest.mark.parametrize("lora", [{"r": 3}, {"lora_dropout": 0.5}, {"use_dora": True}])
-def test_what_does_not_fit_is_computed_as_before(model_folders: dict[str, Path], lora: dict[str, Any]) -> None:
+def test_what_does_not_fit_is_computed_as_before(
+    model_folders: dict[str, Path], lora: dict[str, Any]
+) -> None:
     model = adapted(model_folders["llama"], "bfloat16", **lora).train()
     with patching.fused(model), int8_linear.int8_products() as laid_out:
         outcome(model)
@@ -152,8 +187,20 @@ def test_what_does_not_fit_is_computed_as_before(model_folders: dict[str, Path],
 def test_sizes_and_dtypes_that_do_not_fit() -> None:
     x = numbers(4, 64)
     with int8_linear.int8_products():
-        for weight in (numbers(33, 64), numbers(32, 48), numbers(32, 64).float(), numbers(64, 32).T, numbers(32, 64)):
-            found = int8_linear.frozen([weight.requires_grad_() if len(weight) == 64 else weight], [2], x)
-            assert (found is not None) == (weight.shape == (32, 64) and weight.dtype == torch.bfloat16 and weight.is_contiguous())
+        for weight in (
+            numbers(33, 64),
+            numbers(32, 48),
+            numbers(32, 64).float(),
+            numbers(64, 32).T,
+            numbers(32, 64),
+        ):
+            found = int8_linear.frozen(
+                [weight.requires_grad_() if len(weight) == 64 else weight], [2], x
+            )
+            assert (found is not None) == (
+                weight.shape == (32, 64)
+                and weight.dtype == torch.bfloat16
+                and weight.is_contiguous()
+            )
         assert int8_linear.frozen([nn.Parameter(numbers(32, 64))], [2], x) is None
     assert int8_linear.frozen([numbers(32, 64)], [2], x) is None  # where it is not wanted

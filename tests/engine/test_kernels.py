@@ -1,4 +1,5 @@
-"""Compiled code computes what PyTorch does in float32, up to bfloat16's rounding; where there is none, nothing else changes."""
+"""Compiled code computes what PyTorch does in float32, up to bfloat16's rounding; where there is
+none, nothing else changes."""
 
 from __future__ import annotations
 
@@ -59,16 +60,24 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
-def attend(given_: list[Tensor], prefix: int, lengths: list[int], window: int | None = None) -> Tensor:
+def attend(
+    given_: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
+) -> Tensor:
     query, key, value = given_
     return attention.attend(query, key, value, Blocks(prefix, lengths, query.device), 0.2, window)
 
 
-def slowly(given_: list[Tensor], prefix: int, lengths: list[int], window: int | None = None) -> Tensor:
+def slowly(
+    given_: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
+) -> Tensor:
     """Attention as the formula has it, all tokens with all, in float32."""
     query, key, value = given_
-    own = torch.tensor([0] * prefix + [n for n, length in enumerate(lengths, 1) for _ in range(length)])
-    place = torch.tensor([*range(prefix), *(prefix + i for length in lengths for i in range(length))])
+    own = torch.tensor(
+        [0] * prefix + [n for n, length in enumerate(lengths, 1) for _ in range(length)]
+    )
+    place = torch.tensor(
+        [*range(prefix), *(prefix + i for length in lengths for i in range(length))]
+    )
     seen = ((own[None] == own[:, None]) | (own[None] == 0)) & (place[None] <= place[:, None])
     if window is not None:
         seen &= place[:, None] - place[None] < window
@@ -78,17 +87,27 @@ def slowly(given_: list[Tensor], prefix: int, lengths: list[int], window: int | 
     return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), value)
 
 
-def line_of(prefix: int, lengths: list[int], groups: int, size: int, heads: int = 2) -> list[Tensor]:
+def line_of(
+    prefix: int, lengths: list[int], groups: int, size: int, heads: int = 2
+) -> list[Tensor]:
     tokens = prefix + sum(lengths)
-    return [numbers(tokens, n, size, seed=n + i).requires_grad_() for i, n in enumerate((heads * groups, heads, heads))]
+    return [
+        numbers(tokens, n, size, seed=n + i).requires_grad_()
+        for i, n in enumerate((heads * groups, heads, heads))
+    ]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(prefix=st.sampled_from([0, 1, 5, 31, 64, 130]),
-       lengths=st.lists(st.sampled_from([1, 2, 7, 32, 63, 64, 65, 150]), min_size=1, max_size=4),
-       groups=st.sampled_from([1, 3]), size=st.sampled_from([32, 64, 96]),
-       window=st.sampled_from([None, 1, 3, 40, 100]))
-def test_attention_and_its_gradients(prefix: int, lengths: list[int], groups: int, size: int, window: int | None) -> None:
+@given(
+    prefix=st.sampled_from([0, 1, 5, 31, 64, 130]),
+    lengths=st.lists(st.sampled_from([1, 2, 7, 32, 63, 64, 65, 150]), min_size=1, max_size=4),
+    groups=st.sampled_from([1, 3]),
+    size=st.sampled_from([32, 64, 96]),
+    window=st.sampled_from([None, 1, 3, 40, 100]),
+)
+def test_attention_and_its_gradients(
+    prefix: int, lengths: list[int], groups: int, size: int, window: int | None
+) -> None:
     given_ = line_of(prefix, lengths, groups, size)
     assert attention.fits(given_[0], given_[1], given_[2], 0.2, None)
     got = attend(given_, prefix, lengths, window)
@@ -97,8 +116,11 @@ def test_attention_and_its_gradients(prefix: int, lengths: list[int], groups: in
     grad = numbers(*got.shape, seed=9)
     ours, exact = (torch.autograd.grad(out, given_, grad.to(out.dtype)) for out in (got, wanted))
     for a, b in zip(ours, exact, strict=True):
-        # Where tokens see next to nothing but themselves, gradients are differences of nearly equal numbers.
-        assert (a.float() - b.float()).norm() < ROUNDING * b.float().norm() + 2e-3 * grad.float().norm()
+        # Where tokens see next to nothing but themselves, gradients are differences of nearly equal
+        # numbers.
+        assert (
+            a.float() - b.float()
+        ).norm() < ROUNDING * b.float().norm() + 2e-3 * grad.float().norm()
 
 
 @pytest.mark.parametrize("size", [128, 256])
@@ -106,7 +128,11 @@ def test_large_heads(size: int) -> None:
     given_ = line_of(40, [3, 100], 2, size)
     got, wanted = attend(given_, 40, [3, 100]), slowly(given_, 40, [3, 100])
     grad = numbers(*got.shape, seed=9)
-    pairs = zip(torch.autograd.grad(got, given_, grad), torch.autograd.grad(wanted, given_, grad.float()), strict=True)
+    pairs = zip(
+        torch.autograd.grad(got, given_, grad),
+        torch.autograd.grad(wanted, given_, grad.float()),
+        strict=True,
+    )
     assert off(got, wanted) < ROUNDING and all(off(a, b) < ROUNDING for a, b in pairs)
 
 
@@ -115,11 +141,17 @@ def test_a_prefix_without_rows_and_a_window_beyond_all() -> None:
     got = attend(given_, 70, [], 2**40)
     assert off(got, slowly(given_, 70, [])) < ROUNDING
     wanted = torch.autograd.grad(slowly(given_, 70, []).sum(), given_)
-    assert all(off(a, b) < 0.02 for a, b in zip(torch.autograd.grad(got.sum(), given_)[1:], wanted[1:], strict=True))
+    assert all(
+        off(a, b) < 0.02
+        for a, b in zip(torch.autograd.grad(got.sum(), given_)[1:], wanted[1:], strict=True)
+    )
 
 
 def test_it_is_as_near_as_plain_products_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    given_, blocks = line_of(45, [56, 200, 70], 3, 64), Blocks(45, [56, 200, 70], torch.device("cpu"))
+    given_, blocks = (
+        line_of(45, [56, 200, 70], 3, 64),
+        Blocks(45, [56, 200, 70], torch.device("cpu")),
+    )
     wanted = slowly(given_, 45, [56, 200, 70])
     grad = numbers(*wanted.shape, seed=9)
     exact = [wanted, *torch.autograd.grad(wanted, given_, grad.float())]
@@ -128,16 +160,27 @@ def test_it_is_as_near_as_plain_products_are(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(attention, "fits", lambda *_, answer=fits: answer)
         rows = [one.transpose(0, 1)[None] for one in given_]
         got = packed.attend_line(rows[0], rows[1], rows[2], blocks, 0.2, None, None)[0]
-        errors.append([off(a, b) for a, b in zip((got, *torch.autograd.grad(got, given_, grad)), exact, strict=True)])
+        errors.append(
+            [
+                off(a, b)
+                for a, b in zip((got, *torch.autograd.grad(got, given_, grad)), exact, strict=True)
+            ]
+        )
     assert all(ours <= 1.05 * plain for ours, plain in zip(*errors, strict=True))
 
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_a_high_score_after_many_low_ones(size: int) -> None:
-    """What is added up is made relative to another score as higher ones come; here they rise by up to 200, and fall."""
+    """What is added up is made relative to another score as higher ones come; here they rise by up
+    to 200, and fall."""
     query, key, value = (one.detach() for one in line_of(0, [300], 1, size))
-    query, key = query.abs(), (key.abs() * torch.linspace(0, 12, 300)[:, None, None].sin().abs() * 20 / size).bfloat16()
-    assert off(attend([query, key, value], 0, [300]), slowly([query, key, value], 0, [300])) < ROUNDING
+    query, key = (
+        query.abs(),
+        (key.abs() * torch.linspace(0, 12, 300)[:, None, None].sin().abs() * 20 / size).bfloat16(),
+    )
+    assert (
+        off(attend([query, key, value], 0, [300]), slowly([query, key, value], 0, [300])) < ROUNDING
+    )
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
@@ -149,7 +192,9 @@ def test_the_number_of_threads_changes_nothing() -> None:
             found.append([out, *torch.autograd.grad(out.sum(), given_)])
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+    assert all(
+        torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True)
+    )
 
 
 def test_what_is_not_a_number_stays_so() -> None:
@@ -159,13 +204,25 @@ def test_what_is_not_a_number_stays_so() -> None:
     assert out[50, 0].isnan().all() and not out[:50].isnan().any() and not out[:, 1].isnan().any()
     x = numbers(64, 512)
     x[3, 5] = torch.nan
-    assert pointwise.gated(x, x)[3, 5].isnan() and pointwise.normed(x, x[0].clone(), 1e-5)[0][3].isnan().all()
+    assert (
+        pointwise.gated(x, x)[3, 5].isnan()
+        and pointwise.normed(x, x[0].clone(), 1e-5)[0][3].isnan().all()
+    )
 
 
-@pytest.mark.parametrize(("heads", "scaling", "cap", "dtype"), [
-    (40, 0.1, None, torch.bfloat16), (288, 0.1, None, torch.bfloat16), (64, 0.1, 5.0, torch.bfloat16),
-    (64, -1.0, None, torch.bfloat16), (64, 0.1, None, torch.float32)])
-def test_what_it_is_not_for(heads: int, scaling: float, cap: float | None, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("heads", "scaling", "cap", "dtype"),
+    [
+        (40, 0.1, None, torch.bfloat16),
+        (288, 0.1, None, torch.bfloat16),
+        (64, 0.1, 5.0, torch.bfloat16),
+        (64, -1.0, None, torch.bfloat16),
+        (64, 0.1, None, torch.float32),
+    ],
+)
+def test_what_it_is_not_for(
+    heads: int, scaling: float, cap: float | None, dtype: torch.dtype
+) -> None:
     given_ = torch.zeros(8, 2, heads, dtype=dtype)
     assert not attention.fits(given_, given_, given_, scaling, cap)
 
@@ -173,11 +230,18 @@ def test_what_it_is_not_for(heads: int, scaling: float, cap: float | None, dtype
 def test_other_shapes_are_not_for_it() -> None:
     query, key = numbers(8, 4, 64), numbers(8, 2, 64)
     assert attention.fits(query, key, key, 0.1, None)
-    for k, v in ((key, key[..., :32]), (key[:4], key[:4]), (key[..., :32], key[..., :32]), (numbers(8, 3, 64), numbers(8, 3, 64)),
-                 (key, key.float())):
+    for k, v in (
+        (key, key[..., :32]),
+        (key[:4], key[:4]),
+        (key[..., :32], key[..., :32]),
+        (numbers(8, 3, 64), numbers(8, 3, 64)),
+        (key, key.float()),
+    ):
         assert not attention.fits(query, k, v, 0.1, None)
     wide = numbers(80, 512)
-    assert torch.equal(pointwise.gated(wide, wide[0].clone()), torch.nn.functional.silu(wide) * wide[0])
+    assert torch.equal(
+        pointwise.gated(wide, wide[0].clone()), torch.nn.functional.silu(wide) * wide[0]
+    )
 
 
 def test_what_stands_between_products() -> None:
@@ -185,50 +249,88 @@ def test_what_stands_between_products() -> None:
     exact = [one.float().requires_grad_() for one in (gate, up)]
     wanted = torch.nn.functional.silu(exact[0]) * exact[1]
     assert off(pointwise.gated(gate, up), wanted) < ROUNDING
-    for a, b in zip(pointwise.gated_gradients(gate, up, grad), torch.autograd.grad(wanted, exact, grad.float()), strict=True):
+    for a, b in zip(
+        pointwise.gated_gradients(gate, up, grad),
+        torch.autograd.grad(wanted, exact, grad.float()),
+        strict=True,
+    ):
         assert off(a, b) < ROUNDING
     x, w = exact[0], weight[0]
     wanted = torch.nn.functional.rms_norm(x, (256,), w.float(), 1e-5)
     out, inverse = pointwise.normed(gate, w, 1e-5)
     assert off(out, wanted) < ROUNDING
     torch.testing.assert_close(inverse, (x.detach().square().mean(-1) + 1e-5).rsqrt())
-    assert off(pointwise.normed_gradient(gate, w, inverse, grad), torch.autograd.grad(wanted, x, grad.float())[0]) < ROUNDING
+    assert (
+        off(
+            pointwise.normed_gradient(gate, w, inverse, grad),
+            torch.autograd.grad(wanted, x, grad.float())[0],
+        )
+        < ROUNDING
+    )
 
 
 @pytest.mark.parametrize("layout", ["line", "heads first", "rows"])
 def test_rotary_positions(layout: str) -> None:
     rows = 2 if layout == "rows" else 1
-    x, grad = (numbers(rows, 130, 3, 64, seed=i).transpose(1, 2) for i in range(2))  # as layers have it
+    x, grad = (
+        numbers(rows, 130, 3, 64, seed=i).transpose(1, 2) for i in range(2)
+    )  # as layers have it
     cos, sin = numbers(rows, 1, 130, 64, seed=2).cos(), numbers(rows, 1, 130, 64, seed=2).sin()
     if layout == "heads first":
         x, grad = x.contiguous(), grad.contiguous()
     wide = x.float().requires_grad_()
     wanted = wide * cos + torch.cat([-wide[..., 32:], wide[..., :32]], dim=-1) * sin
-    for got, exact in ((pointwise.rotated(x, cos, sin), wanted),
-                       (pointwise.rotated(grad, cos, sin, back=True), torch.autograd.grad(wanted, wide, grad.float())[0])):
-        assert got.stride() == x.stride() and off(got, exact) < (ROUNDING if layout == "line" else 2 * ROUNDING)
+    for got, exact in (
+        (pointwise.rotated(x, cos, sin), wanted),
+        (
+            pointwise.rotated(grad, cos, sin, back=True),
+            torch.autograd.grad(wanted, wide, grad.float())[0],
+        ),
+    ):
+        assert got.stride() == x.stride() and off(got, exact) < (
+            ROUNDING if layout == "line" else 2 * ROUNDING
+        )
 
 
 def test_large_numbers_between_products() -> None:
-    gate = torch.tensor([-1e30, -200.0, -90.0, -1.0, 0.0, 1.0, 90.0, 1e30]).bfloat16().repeat(64, 32)
+    gate = (
+        torch.tensor([-1e30, -200.0, -90.0, -1.0, 0.0, 1.0, 90.0, 1e30]).bfloat16().repeat(64, 32)
+    )
     out = pointwise.gated(gate, torch.ones_like(gate))
-    torch.testing.assert_close(out, torch.nn.functional.silu(gate.float()).bfloat16(), atol=1e-30, rtol=0.01)
-    assert all(one.isfinite().all() for one in pointwise.gated_gradients(gate, torch.ones_like(gate), torch.ones_like(gate)))
+    torch.testing.assert_close(
+        out, torch.nn.functional.silu(gate.float()).bfloat16(), atol=1e-30, rtol=0.01
+    )
+    assert all(
+        one.isfinite().all()
+        for one in pointwise.gated_gradients(gate, torch.ones_like(gate), torch.ones_like(gate))
+    )
 
 
-def test_a_models_gradients_are_no_farther_from_float32_than_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_models_gradients_are_no_farther_from_float32_than_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=100, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-                         num_key_value_heads=2, head_dim=32, initializer_range=0.1)
+    config = LlamaConfig(
+        vocab_size=100,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        initializer_range=0.1,
+    )
     prefix, rows = list(range(20)), [[5 + i % 90 for i in range(n)] for n in (70, 33, 90)]
     line = lay(prefix, rows, [[len(row) - 1] for row in rows])
 
     def gradients(dtype: torch.dtype) -> list[Tensor]:
         torch.manual_seed(0)
         model = LlamaForCausalLM(config).bfloat16().to(dtype)
-        model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False))
+        model = get_peft_model(
+            model, LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False)
+        )
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 weight.data = (0.1 * numbers(*weight.shape, seed=len(name))).float()
@@ -248,13 +350,25 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(monkeypatch
 
     monkeypatch.setattr(build, "call", noted)
     exact, ours = gradients(torch.float32), gradients(torch.bfloat16)
-    assert {*calls} == {"adapted", "adapted_backward", "attend", "attend_backward", "gated", "gated_backward", "normed",
-                        "normed_backward", "rotated"}
+    assert {*calls} == {
+        "adapted",
+        "adapted_backward",
+        "attend",
+        "attend_backward",
+        "gated",
+        "gated_backward",
+        "normed",
+        "normed_backward",
+        "rotated",
+    }
     monkeypatch.setattr(attention, "usable", lambda *_: False)
     monkeypatch.setattr(pointwise, "usable", lambda: False)
     monkeypatch.setattr(lora_linear, "usable", lambda: False)
     plain = gradients(torch.bfloat16)
-    far, without = (sum(float((a.float() - b).norm()) for a, b in zip(found, exact, strict=True)) for found in (ours, plain))
+    far, without = (
+        sum(float((a.float() - b).norm()) for a, b in zip(found, exact, strict=True))
+        for found in (ours, plain)
+    )
     assert far <= 1.1 * without
 
 
@@ -269,27 +383,45 @@ def test_it_is_compiled_once(afresh: None, tmp_path: Path, monkeypatch: pytest.M
     assert build.library("pointwise") is not None
 
 
-def test_without_a_compiler_nothing_is_missing(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_nothing_is_missing(
+    afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(build, "say", lambda *_: pytest.fail("nobody needs to know"))
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
-    assert build.unsuited() and not (pointwise.usable() or lora_linear.usable() or attention.usable(64))
+    assert build.unsuited() and not (
+        pointwise.usable() or lora_linear.usable() or attention.usable(64)
+    )
     gate = numbers(130, 256)
-    assert off(pointwise.gated(gate, gate), torch.nn.functional.silu(gate.float()) * gate.float()) < ROUNDING
+    assert (
+        off(pointwise.gated(gate, gate), torch.nn.functional.silu(gate.float()) * gate.float())
+        < ROUNDING
+    )
 
 
-def test_a_compiler_that_fails_is_named(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_fails_is_named(
+    afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
     monkeypatch.setattr(build, "say", lambda text, *_: told.append(text))
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
     broken = tmp_path / "cc"
-    broken.write_text("#!/bin/sh\nif [ $1 = --version ]; then echo 1; else echo no such option >&2; exit 1; fi\n")
+    broken.write_text(
+        "#!/bin/sh\nif [ $1 = --version ]; then echo 1; else echo no such option >&2; exit 1; fi\n"
+    )
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
     assert build.library("pointwise") is None and build.library("pointwise") is None
-    assert len(told) == 1 and "pointwise.c" in told[0] and str(broken) in told[0] and "no such option" in told[0]
+    assert (
+        len(told) == 1
+        and "pointwise.c" in told[0]
+        and str(broken) in told[0]
+        and "no such option" in told[0]
+    )
 
 
-def test_code_that_computes_something_else_is_not_used(afresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_computes_something_else_is_not_used(
+    afresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def nothing(*_: Any) -> None:
         """Leaves every result as it was."""
 
@@ -313,12 +445,20 @@ def test_code_that_others_could_change_is_not_loaded(
     assert build.library("pointwise") is None and len(told) == 1 and "PROOFTUNE_CACHE" in told[0]
 
 
-def test_damaged_code_is_named(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_code_is_named(
+    afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
     monkeypatch.setattr(build, "say", lambda text, *_: told.append(text))
-    monkeypatch.setattr(build, "_compile", lambda *given_: given_[-1].parent.mkdir(mode=0o700) or given_[-1].write_bytes(b"x"))
+    monkeypatch.setattr(
+        build,
+        "_compile",
+        lambda *given_: given_[-1].parent.mkdir(mode=0o700) or given_[-1].write_bytes(b"x"),
+    )
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
-    assert build.library("pointwise", SIZE=1) is None and len(told) == 1 and str(tmp_path) in told[0]
+    assert (
+        build.library("pointwise", SIZE=1) is None and len(told) == 1 and str(tmp_path) in told[0]
+    )
 
 
 def test_it_can_be_done_without() -> None:
@@ -333,9 +473,12 @@ def test_the_environment_says_what_was_used(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = {"device": "cpu", "dtype": "bfloat16", "attention": shared_prefix.NAME}
-    for config, wanted in (({"head_dim": 64}, "attention, pointwise"), ({"head_dim": 40}, "pointwise"),
-                           ({"hidden_size": 256, "num_attention_heads": 4}, "attention, pointwise"),
-                           ({"head_dim": 64, "attn_logit_softcapping": 50.0}, "pointwise")):
+    for config, wanted in (
+        ({"head_dim": 64}, "attention, pointwise"),
+        ({"head_dim": 40}, "pointwise"),
+        ({"hidden_size": 256, "num_attention_heads": 4}, "attention, pointwise"),
+        ({"head_dim": 64, "attn_logit_softcapping": 50.0}, "pointwise"),
+    ):
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert environment._compiled(how, tmp_path) == wanted
         assert environment._compiled(how | {"dtype": "float32"}, tmp_path) == "none"

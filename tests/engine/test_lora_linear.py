@@ -1,4 +1,5 @@
-"""Compiled products of layers with adapters are the formulas', computed in float32, up to bfloat16's rounding."""
+"""Compiled products of layers with adapters are the formulas', computed in float32, up to
+bfloat16's rounding."""
 
 from __future__ import annotations
 
@@ -26,8 +27,10 @@ def code() -> None:
 
 def layers_of(rows: int, depth: int, shapes: list[tuple[int, int]]) -> Layers:
     frozen = [numbers(width, depth, seed=width) for width, _ in shapes]
-    down, up = ([numbers(*shape, seed=i).float() / 3 for i, shape in enumerate(some)]
-                for some in ([(rank, depth) for _, rank in shapes], shapes))
+    down, up = (
+        [numbers(*shape, seed=i).float() / 3 for i, shape in enumerate(some)]
+        for some in ([(rank, depth) for _, rank in shapes], shapes)
+    )
     return Layers(numbers(rows, depth, seed=rows), frozen, down, up, 0.5)
 
 
@@ -37,19 +40,32 @@ def grads_of(layers: Layers) -> list[Tensor]:
 
 def slowly(layers: Layers) -> tuple[Tensor, list[Tensor]]:
     """The sums of the formulas, in float32, of what is rounded on the way in any case."""
-    x, down, up = layers.x.float(), *([one.bfloat16().float() for one in some] for some in (layers.down, layers.up))
+    x, down, up = (
+        layers.x.float(),
+        *([one.bfloat16().float() for one in some] for some in (layers.down, layers.up)),
+    )
     lows = [(layers.scaling * x @ a.T).bfloat16().float() for a in down]
-    return torch.cat(lows, 1), [(x @ w.float().T).bfloat16().float() + low @ b.T
-                                for w, low, b in zip(layers.frozen, lows, up, strict=True)]
+    return torch.cat(lows, 1), [
+        (x @ w.float().T).bfloat16().float() + low @ b.T
+        for w, low, b in zip(layers.frozen, lows, up, strict=True)
+    ]
 
 
 def slowly_back(layers: Layers, low: Tensor, grads: list[Tensor]) -> list[Tensor]:
-    x, down, up = layers.x.float(), *([one.bfloat16().float() for one in some] for some in (layers.down, layers.up))
-    of_lows = [(layers.scaling * grad.float() @ b).bfloat16().float() for grad, b in zip(grads, up, strict=True)]
+    x, down, up = (
+        layers.x.float(),
+        *([one.bfloat16().float() for one in some] for some in (layers.down, layers.up)),
+    )
+    of_lows = [
+        (layers.scaling * grad.float() @ b).bfloat16().float()
+        for grad, b in zip(grads, up, strict=True)
+    ]
     of_x = sum(grad.float() @ w.float() for grad, w in zip(grads, layers.frozen, strict=True))
     assert isinstance(of_x, Tensor)
     of_x = of_x.bfloat16().float() + sum(one @ a for one, a in zip(of_lows, down, strict=True))
-    of_up = [grad.float().T @ part.float() for part, grad in zip(layers.parts(low), grads, strict=True)]
+    of_up = [
+        grad.float().T @ part.float() for part, grad in zip(layers.parts(low), grads, strict=True)
+    ]
     return [torch.cat(of_lows, 1), of_x, *(one.T @ x for one in of_lows), *of_up]
 
 
@@ -62,8 +78,11 @@ def found(layers: Layers, grads: list[Tensor]) -> list[Tensor]:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(rows=st.sampled_from([FEWEST, FEWEST + 1, 135, 160, 259, 1025]), depth=st.sampled_from([32, 64, 96, 576]),
-       shapes=st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3))
+@given(
+    rows=st.sampled_from([FEWEST, FEWEST + 1, 135, 160, 259, 1025]),
+    depth=st.sampled_from([32, 64, 96, 576]),
+    shapes=st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3),
+)
 def test_they_are_the_formulas(rows: int, depth: int, shapes: list[tuple[int, int]]) -> None:
     layers = layers_of(rows, depth, shapes)
     low, outs = layers.forward()
@@ -73,7 +92,9 @@ def test_they_are_the_formulas(rows: int, depth: int, shapes: list[tuple[int, in
         assert got.shape == one.shape and got.dtype == torch.bfloat16 and off(got, one) < ROUNDING
     grads = grads_of(layers)
     of_low, of_x, of_down, of_up = layers.backward(low, grads)
-    for back, one in zip([of_low, of_x, *of_down, *of_up], slowly_back(layers, low, grads), strict=True):
+    for back, one in zip(
+        [of_low, of_x, *of_down, *of_up], slowly_back(layers, low, grads), strict=True
+    ):
         assert back is not None and back.shape == one.shape and off(back, one) < ROUNDING
     assert all(one.dtype == torch.float32 for one in (*of_down, *of_up))
 
@@ -95,13 +116,17 @@ def test_what_is_not_wanted_is_not_computed() -> None:
     grads = grads_of(layers)
     of_low, of_x, of_down, _ = layers.backward(low, grads, wide=False)
     whole = layers.backward(low, grads)
-    assert of_x is None and torch.equal(of_low, whole[0]) and all(map(torch.equal, of_down, whole[2]))
+    assert (
+        of_x is None and torch.equal(of_low, whole[0]) and all(map(torch.equal, of_down, whole[2]))
+    )
 
 
 def test_a_row_is_the_same_whatever_stands_beside_it() -> None:
     layers, back = layers_of(300, 96, SHAPES[1:3]), slice(3, 3 + FEWEST + 2)
     grads = grads_of(layers)
-    alone = Layers(layers.x[back].contiguous(), layers.frozen, layers.down, layers.up, layers.scaling)
+    alone = Layers(
+        layers.x[back].contiguous(), layers.frozen, layers.down, layers.up, layers.scaling
+    )
     whole, part = found(layers, grads), found(alone, [grad[back].contiguous() for grad in grads])
     assert all(torch.equal(a[back], b) for a, b in zip(whole[:5], part[:5], strict=True))
 
@@ -125,11 +150,17 @@ def test_what_is_not_finite_stays_so(strange: float) -> None:
     low, (out,) = layers.forward()
     assert not out[3].isfinite().any() and out[4:].isfinite().all()
     _, of_x, of_down, _ = layers.backward(low, [out])
-    assert of_x is not None and not of_x[3].isfinite().any() and not of_down[0][:, 40].isfinite().any()
+    assert (
+        of_x is not None and not of_x[3].isfinite().any() and not of_down[0][:, 40].isfinite().any()
+    )
 
 
-OTHERS = {"few rows": layers_of(FEWEST - 1, 64, SHAPES[:2]), "a rank of 4": layers_of(150, 64, [(64, 4)]),
-          "a width of 48": layers_of(150, 64, [(48, 8)]), "a depth of 40": layers_of(150, 40, [(64, 8)])}
+OTHERS = {
+    "few rows": layers_of(FEWEST - 1, 64, SHAPES[:2]),
+    "a rank of 4": layers_of(150, 64, [(64, 4)]),
+    "a width of 48": layers_of(150, 64, [(48, 8)]),
+    "a depth of 40": layers_of(150, 40, [(64, 8)]),
+}
 
 
 @pytest.mark.parametrize("kind", [*OTHERS, "adapters in bfloat16", "rows apart"])
@@ -146,5 +177,9 @@ def test_other_shapes_are_computed_by_pytorch(kind: str, monkeypatch: pytest.Mon
         assert off(got, one) < ROUNDING
     grads = grads_of(layers)
     of_low, of_x, of_down, of_up = layers.backward(low, grads)
-    for back, one in zip([of_low, of_x, *of_down, *of_up], slowly_back(layers, low, grads), strict=True):
-        assert back is not None and off(back, one) < 2 * ROUNDING  # sums of several products are rounded after each
+    for back, one in zip(
+        [of_low, of_x, *of_down, *of_up], slowly_back(layers, low, grads), strict=True
+    ):
+        assert (
+            back is not None and off(back, one) < 2 * ROUNDING
+        )  # sums of several products are rounded after each

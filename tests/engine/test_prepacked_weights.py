@@ -1,4 +1,5 @@
-"""Weights that are laid out once give the products of the weights as they are, and are laid out anew when these change."""
+"""Weights that are laid out once give the products of the weights as they are, and are laid out
+anew when these change."""
 
 from __future__ import annotations
 
@@ -19,13 +20,22 @@ from prooftune.engine.precision import autocast
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
 
-pytestmark = pytest.mark.skipif(not prepacked_weights.laid_out(nn.Sequential(nn.Linear(8, 8, bias=False, dtype=torch.bfloat16))),
-                                reason="no 16-bit products of oneDNN here")
+pytestmark = pytest.mark.skipif(
+    not prepacked_weights.laid_out(
+        nn.Sequential(nn.Linear(8, 8, bias=False, dtype=torch.bfloat16))
+    ),
+    reason="no 16-bit products of oneDNN here",
+)
 IDS = torch.arange(3, 43).view(2, 20)
 
 
 def model_of(folder: Path, dtype: str = "bfloat16") -> Any:
-    return load_model(folder, recipe.Model.model_validate({"name": "tiny", "dtype": dtype, "attention": shared_prefix.NAME})).eval()
+    return load_model(
+        folder,
+        recipe.Model.model_validate(
+            {"name": "tiny", "dtype": dtype, "attention": shared_prefix.NAME}
+        ),
+    ).eval()
 
 
 def states(model: Any) -> Tensor:
@@ -41,7 +51,11 @@ def close(found: Tensor, wanted: Tensor) -> bool:
 
 def adapted(folder: Path, **lora: Any) -> Any:
     torch.manual_seed(0)
-    model = adapters.attach(model_of(folder), recipe.Variant(kind="tuned"), {"r": 4, "target_modules": "all-linear", **lora})
+    model = adapters.attach(
+        model_of(folder),
+        recipe.Variant(kind="tuned"),
+        {"r": 4, "target_modules": "all-linear", **lora},
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.05)
@@ -68,13 +82,20 @@ def test_products_are_those_of_the_weight_as_it_is() -> None:
         x, weight = torch.randn(size, inside).bfloat16(), torch.randn(out, inside).bfloat16()
         exact = x.double() @ weight.double().T
         found = prepacked_weights.LaidOut().product(x, weight)
-        assert found.dtype == torch.bfloat16 and (found.double() - exact).norm() <= 0.004 * exact.norm()
+        assert (
+            found.dtype == torch.bfloat16
+            and (found.double() - exact).norm() <= 0.004 * exact.norm()
+        )
 
 
-def test_a_model_computes_the_same(model_folder: Path, products: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_computes_the_same(
+    model_folder: Path, products: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = model_of(model_folder)
     found = states(model)
-    assert len(products) == 7 * model.config.num_hidden_layers  # queries, keys, values, output, gate, up, down
+    assert (
+        len(products) == 7 * model.config.num_hidden_layers
+    )  # queries, keys, values, output, gate, up, down
     monkeypatch.setattr(prepacked_weights, "LARGEST", 0)
     other = model_of(model_folder)
     wanted, count = states(other), len(products)
@@ -82,7 +103,9 @@ def test_a_model_computes_the_same(model_folder: Path, products: list[tuple[int,
     assert close(found, wanted)
 
 
-def test_an_adapted_model_is_laid_out_where_nothing_is_learned(model_folder: Path, products: list[tuple[int, ...]]) -> None:
+def test_an_adapted_model_is_laid_out_where_nothing_is_learned(
+    model_folder: Path, products: list[tuple[int, ...]]
+) -> None:
     model = adapted(model_folder)
     found = states(model)
     assert len(products) == 7 * model.config.num_hidden_layers
@@ -95,10 +118,18 @@ def test_an_adapted_model_is_laid_out_where_nothing_is_learned(model_folder: Pat
     assert close(found, learning.detach())
 
 
-@pytest.mark.parametrize("change", [
-    lambda weight: weight.add_(1), lambda weight: weight.data.add_(1), lambda weight: weight.data[:, 5:30].mul_(-3)],
-    ids=["in place", "through .data", "some columns"])
-def test_a_weight_that_changes_is_laid_out_anew(model_folders: dict[str, Path], change: Callable[[Tensor], Any]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weight: weight.add_(1),
+        lambda weight: weight.data.add_(1),
+        lambda weight: weight.data[:, 5:30].mul_(-3),
+    ],
+    ids=["in place", "through .data", "some columns"],
+)
+def test_a_weight_that_changes_is_laid_out_anew(
+    model_folders: dict[str, Path], change: Callable[[Tensor], Any]
+) -> None:
     found = []
     for asked_before in (True, False):
         model = model_of(model_folders["llama"])
@@ -110,12 +141,23 @@ def test_a_weight_that_changes_is_laid_out_anew(model_folders: dict[str, Path], 
     torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("lora", [{}, {"use_dora": True}, {"target_modules": ["q_proj", "down_proj"]}], ids=["all", "dora", "some"])
+@pytest.mark.parametrize(
+    "lora",
+    [{}, {"use_dora": True}, {"target_modules": ["q_proj", "down_proj"]}],
+    ids=["all", "dora", "some"],
+)
 def test_adapters_that_come_and_go(model_folders: dict[str, Path], lora: dict[str, Any]) -> None:
-    """Asked in between or not, the answers are the same to the last bit: switched off, merged, taken out again, unloaded."""
+    """Asked in between or not, the answers are the same to the last bit: switched off, merged,
+    taken out again, unloaded."""
+
     def answers(every: bool) -> list[Tensor]:
         model, found = adapted(model_folders["llama"], **lora), []
-        steps: list[Callable[[], Any]] = [lambda: None, model.merge_adapter, model.unmerge_adapter, model.merge_and_unload]
+        steps: list[Callable[[], Any]] = [
+            lambda: None,
+            model.merge_adapter,
+            model.unmerge_adapter,
+            model.merge_and_unload,
+        ]
         for step in steps:
             left = step()
             if every or step is steps[-1]:
@@ -132,10 +174,16 @@ def test_an_adapter_that_is_switched_off(model_folders: dict[str, Path]) -> None
     tuned = states(model)
     with model.disable_adapter():
         off = states(model)
-    assert close(off, states(model_of(model_folders["llama"]))) and not close(off, tuned) and close(states(model), tuned)
+    assert (
+        close(off, states(model_of(model_folders["llama"])))
+        and not close(off, tuned)
+        and close(states(model), tuned)
+    )
 
 
-def test_a_model_that_is_cast_after_it_was_asked(model_folders: dict[str, Path], products: list[tuple[int, ...]]) -> None:
+def test_a_model_that_is_cast_after_it_was_asked(
+    model_folders: dict[str, Path], products: list[tuple[int, ...]]
+) -> None:
     model = model_of(model_folders["llama"])
     before = states(model)
     products.clear()
@@ -143,7 +191,9 @@ def test_a_model_that_is_cast_after_it_was_asked(model_folders: dict[str, Path],
     assert not products and after.dtype == torch.float32 and close(after, before)
 
 
-def test_what_is_not_laid_out(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_laid_out(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not prepacked_weights.laid_out(model_of(model_folders["llama"], "float32"))
     model = model_of(model_folders["llama"])
     size = sum(layer.weight.nbytes for layer in prepacked_weights.laid_out(model))
@@ -152,7 +202,9 @@ def test_what_is_not_laid_out(model_folders: dict[str, Path], monkeypatch: pytes
     assert prepacked_weights.laid_out(model)
     monkeypatch.setattr(prepacked_weights, "LARGEST", size - 1)
     assert not prepacked_weights.laid_out(model)
-    biased = nn.Sequential(nn.Linear(8, 8, dtype=torch.bfloat16), nn.Linear(8, 8, bias=False, dtype=torch.bfloat16))
+    biased = nn.Sequential(
+        nn.Linear(8, 8, dtype=torch.bfloat16), nn.Linear(8, 8, bias=False, dtype=torch.bfloat16)
+    )
     assert list(prepacked_weights.laid_out(biased)) == [biased[1]]
 
 

@@ -1,4 +1,5 @@
-"""Scoring against the slow way: every label after every prompt, one row at a time, the model's own logits."""
+"""Scoring against the slow way: every label after every prompt, one row at a time, the model's own
+logits."""
 
 from __future__ import annotations
 
@@ -29,10 +30,14 @@ STOP = 1
 
 
 def slow_scores(
-    model: Any, labels: list[list[int]], stop: int, prefix: list[int] = PREFIX, rows: list[list[int]] = ROWS
+    model: Any,
+    labels: list[list[int]],
+    stop: int,
+    prefix: list[int] = PREFIX,
+    rows: list[list[int]] = ROWS,
 ) -> Tensor:
-    """Sum of the labels' token log-probabilities from the model's own full logits, without cache or padding, by the
-    library's attention."""
+    """Sum of the labels' token log-probabilities from the model's own full logits, without cache or
+    padding, by the library's attention."""
     ours = model.config._attn_implementation
     model.set_attn_implementation("eager")
     result = torch.zeros(len(rows), len(labels))
@@ -47,7 +52,9 @@ def slow_scores(
     return result
 
 
-def gathered(batches: Iterable[tuple[list[int], Tensor]], rows: list[list[int]], columns: int) -> Tensor:
+def gathered(
+    batches: Iterable[tuple[list[int], Tensor]], rows: list[list[int]], columns: int
+) -> Tensor:
     scores = torch.full((len(rows), columns), float("nan"))
     for numbers, values in batches:
         scores[numbers] = values.float()
@@ -65,7 +72,9 @@ def test_label_scores_equal_the_slow_way(model_folder: Path, prefix: list[int]) 
 def test_a_label_that_begins_another_is_scored_with_its_stop_token(model_folder: Path) -> None:
     model = load_model(model_folder, FLOAT32)
     fast = gathered(score_labels(model, PREFIX, ROWS, LABELS, STOP), ROWS, 4)
-    torch.testing.assert_close(fast, slow_scores(model, [[*x, STOP] for x in LABELS], STOP), atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        fast, slow_scores(model, [[*x, STOP] for x in LABELS], STOP), atol=2e-4, rtol=1e-4
+    )
 
 
 def test_length_normalisation_divides_by_the_label_tokens(model_folder: Path) -> None:
@@ -77,12 +86,16 @@ def test_length_normalisation_divides_by_the_label_tokens(model_folder: Path) ->
 
 
 @pytest.mark.failure(14)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(budget=st.integers(1, 400))
 def test_the_batch_size_never_changes_a_score(model_folder: Path, budget: int) -> None:
     model = load_model(model_folder, FLOAT32)
     alone = gathered(score_labels(model, PREFIX, ROWS, LABELS, STOP, batch_tokens=1), ROWS, 4)
-    batched = gathered(score_labels(model, PREFIX, ROWS, LABELS, STOP, batch_tokens=budget), ROWS, 4)
+    batched = gathered(
+        score_labels(model, PREFIX, ROWS, LABELS, STOP, batch_tokens=budget), ROWS, 4
+    )
     torch.testing.assert_close(batched, alone, atol=1e-4, rtol=1e-4)
 
 
@@ -90,10 +103,15 @@ def test_no_padding_is_computed(model_folder: Path) -> None:
     model = load_model(model_folder, FLOAT32)
     body: Any = body_of(model)
     seen: list[int] = []
-    body.layers[0].mlp.gate_proj.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel() // inputs[0].shape[-1]))
+    body.layers[0].mlp.gate_proj.register_forward_hook(
+        lambda _, inputs, __: seen.append(inputs[0].numel() // inputs[0].shape[-1])
+    )
     rows = [list(range(start, start + n)) for start, n in ((10, 40), (50, 33), (60, 12), (70, 1))]
     list(score_labels(model, PREFIX, rows, [[21], [22, 23]], STOP))
-    assert seen == [len(PREFIX), 86 + 4]  # after every row stands the first token of the longer label
+    assert seen == [
+        len(PREFIX),
+        86 + 4,
+    ]  # after every row stands the first token of the longer label
     seen.clear()
     list(generate(model, PREFIX, rows, STOP, max_new_tokens=1))
     assert seen == [len(PREFIX), 86]
@@ -112,15 +130,31 @@ def test_squeezed_rows_are_set_out_where_they_stood(stands: list[list[bool]]) ->
     assert line.tolist() == [numbers[there].tolist()]
     assert squeezed.places_in_line(numbers[there]).tolist() == list(range(line.shape[1]))
     if line.numel():
-        heads = squeezed.set_out(torch.stack([line, -line], dim=1)[..., None])  # [1, 2 heads, tokens, 1]
-        assert torch.equal(heads[:, 0, :, 0][there], numbers[there]) and torch.equal(heads[:, 1, :, 0][there], -numbers[there])
+        heads = squeezed.set_out(
+            torch.stack([line, -line], dim=1)[..., None]
+        )  # [1, 2 heads, tokens, 1]
+        assert torch.equal(heads[:, 0, :, 0][there], numbers[there]) and torch.equal(
+            heads[:, 1, :, 0][there], -numbers[there]
+        )
 
 
 def test_sdpa_and_eager_agree(model_folders: dict[str, Path]) -> None:
     scores = [
-        gathered(score_labels(load_model(model_folders["llama"], recipe.Model(name="t", dtype="float32", attention=kind)),
-                              PREFIX, ROWS, LABELS, STOP), ROWS, 4)
-        for kind in ("eager", "sdpa")]
+        gathered(
+            score_labels(
+                load_model(
+                    model_folders["llama"], recipe.Model(name="t", dtype="float32", attention=kind)
+                ),
+                PREFIX,
+                ROWS,
+                LABELS,
+                STOP,
+            ),
+            ROWS,
+            4,
+        )
+        for kind in ("eager", "sdpa")
+    ]
     torch.testing.assert_close(scores[0], scores[1], atol=1e-4, rtol=1e-4)
 
 
@@ -133,17 +167,27 @@ def test_a_head_reads_the_last_real_token_however_rows_are_padded(model_folder: 
         ids = [*PREFIX, *row]
         with torch.no_grad():
             unpadded = model(torch.tensor([ids])).logits
-            right = model(torch.tensor([ids + [pad] * 4]), attention_mask=torch.tensor([[1] * len(ids) + [0] * 4])).logits
+            right = model(
+                torch.tensor([ids + [pad] * 4]),
+                attention_mask=torch.tensor([[1] * len(ids) + [0] * 4]),
+            ).logits
             mask = torch.tensor([[0] * 4 + [1] * len(ids)])
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            left = model(torch.tensor([[pad] * 4 + ids]), attention_mask=mask, position_ids=positions).logits
+            left = model(
+                torch.tensor([[pad] * 4 + ids]), attention_mask=mask, position_ids=positions
+            ).logits
         for own in (unpadded, right, left):
-            torch.testing.assert_close(batched[i], torch.log_softmax(own.float(), -1)[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                batched[i], torch.log_softmax(own.float(), -1)[0], atol=1e-4, rtol=1e-4
+            )
 
 
 @pytest.mark.failure(20)
-def test_no_array_of_rows_times_length_times_vocabulary(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The output layer sees one position per row and one per inner node of the label tree, nothing else."""
+def test_no_array_of_rows_times_length_times_vocabulary(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output layer sees one position per row and one per inner node of the label tree, nothing
+    else."""
     model: Any = load_model(model_folders["llama"], FLOAT32)
     seen = []
     output = model.get_output_embeddings()
@@ -179,12 +223,21 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budge
     assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
-        assert len(batch) * max(lengths[i] for i in batch) - sum(lengths[i] for i in batch) <= max(SPARE, 1)
+        assert len(batch) * max(lengths[i] for i in batch) - sum(lengths[i] for i in batch) <= max(
+            SPARE, 1
+        )
     assert batches == by_tokens(lengths, budget)
     assert len(by_tokens(lengths, budget, inf)) <= len(batches)
 
 
-@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=5).map(tuple), min_size=1, max_size=8, unique=True))
+@given(
+    st.lists(
+        st.lists(st.integers(0, 5), min_size=1, max_size=5).map(tuple),
+        min_size=1,
+        max_size=8,
+        unique=True,
+    )
+)
 def test_label_tree_spells_every_label(labels: list[tuple[int, ...]]) -> None:
     tree = label_tree(labels, stop=99)
     overlap = any(a != b and b[: len(a)] == a for a in labels for b in labels)

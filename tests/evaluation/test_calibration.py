@@ -10,7 +10,8 @@ from prooftune.evaluation.metrics import Outcomes, measure
 
 
 def made(n: int = 4000, sharpness: float = 1.0, seed: int = 0, classes: int = 3) -> Outcomes:
-    """Targets drawn from the true probabilities; the ones given are sharpened by a known temperature."""
+    """Targets drawn from the true probabilities; the ones given are sharpened by a known
+    temperature."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(n, classes)) * 2
     true = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
@@ -42,7 +43,10 @@ def test_temperature_is_the_minimum_of_the_loss_on_a_grid() -> None:
 
 def test_temperature_of_equal_probabilities_stays_1() -> None:
     log_probs = np.full((10, 2), np.log(0.5))
-    assert calibration.fit_temperature(Outcomes(np.arange(10) % 2, np.zeros(10, int), log_probs, 2)) == 1.0
+    assert (
+        calibration.fit_temperature(Outcomes(np.arange(10) % 2, np.zeros(10, int), log_probs, 2))
+        == 1.0
+    )
 
 
 def test_temperature_needs_probabilities() -> None:
@@ -101,7 +105,9 @@ def test_risk_coverage_has_at_most_101_points_and_ends_at_the_error_rate() -> No
 def test_abstention_threshold_by_hand() -> None:
     o = hand([0.95, 0.9, 0.8, 0.7, 0.6], [True, True, False, True, False])
     assert calibration.abstention_threshold(o, 1.0) == pytest.approx(0.9)
-    assert calibration.abstention_threshold(o, 0.75) == pytest.approx(0.7), "not the first that reaches it"
+    assert calibration.abstention_threshold(o, 0.75) == pytest.approx(0.7), (
+        "not the first that reaches it"
+    )
     assert calibration.abstention_threshold(o, 0.5) == pytest.approx(0.6)
 
 

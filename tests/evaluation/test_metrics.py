@@ -13,7 +13,12 @@ from prooftune.evaluation.statistics import bootstrap, resample_counts
 
 
 def outcomes(
-    n: int = 200, classes: int = 5, seed: int = 0, invalid: float = 0.1, used: int | None = None, probabilities: bool = True
+    n: int = 200,
+    classes: int = 5,
+    seed: int = 0,
+    invalid: float = 0.1,
+    used: int | None = None,
+    probabilities: bool = True,
 ) -> Outcomes:
     """Random predictions; only the first `used` labels occur as targets."""
     rng = np.random.default_rng(seed)
@@ -26,8 +31,12 @@ def outcomes(
 
 @pytest.mark.failure(13)
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("classes", "used", "invalid"), [(2, 2, 0.0), (5, 5, 0.1), (6, 3, 0.0), (3, 1, 0.3)])
-def test_metrics_equal_scikit_learn(seed: int, classes: int, used: int | None, invalid: float) -> None:
+@pytest.mark.parametrize(
+    ("classes", "used", "invalid"), [(2, 2, 0.0), (5, 5, 0.1), (6, 3, 0.0), (3, 1, 0.3)]
+)
+def test_metrics_equal_scikit_learn(
+    seed: int, classes: int, used: int | None, invalid: float
+) -> None:
     o = outcomes(classes=classes, used=used, invalid=invalid, seed=seed)
     assert o.log_probs is not None
     got, by_class = measure(o)
@@ -35,18 +44,25 @@ def test_metrics_equal_scikit_learn(seed: int, classes: int, used: int | None, i
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert got["accuracy"] == pytest.approx(sk.accuracy_score(o.targets, o.predicted))
-        assert got["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(o.targets, o.predicted))
+        assert got["balanced_accuracy"] == pytest.approx(
+            sk.balanced_accuracy_score(o.targets, o.predicted)
+        )
         assert got["mcc"] == pytest.approx(sk.matthews_corrcoef(o.targets, o.predicted))
         for average in ("macro", "weighted"):
             p, r, f, _ = sk.precision_recall_fscore_support(
-                o.targets, o.predicted, labels=occurring, average=average, zero_division=0)
-            assert [got[f"{average}_{m}"] for m in ("precision", "recall", "f1")] == pytest.approx([p, r, f])
+                o.targets, o.predicted, labels=occurring, average=average, zero_division=0
+            )
+            assert [got[f"{average}_{m}"] for m in ("precision", "recall", "f1")] == pytest.approx(
+                [p, r, f]
+            )
         p, r, f, _ = sk.precision_recall_fscore_support(
-            o.targets, o.predicted, labels=range(classes), average=None, zero_division=np.nan)
+            o.targets, o.predicted, labels=range(classes), average=None, zero_division=np.nan
+        )
         for name, expected in (("precision", p), ("recall", r), ("f1", f)):
             np.testing.assert_allclose(by_class[name], expected)
     assert got["log_loss"] == pytest.approx(
-        sk.log_loss(o.targets, np.exp(o.log_probs), labels=range(classes)))
+        sk.log_loss(o.targets, np.exp(o.log_probs), labels=range(classes))
+    )
     onehot = np.eye(classes)[o.targets]
     assert got["brier"] == pytest.approx(((np.exp(o.log_probs) - onehot) ** 2).sum(1).mean())
 
@@ -75,13 +91,17 @@ def test_invalid_outputs_are_wrong_and_counted_apart() -> None:
     got, _ = measure(o)
     assert got["accuracy"] == 0.5
     assert got["invalid_rate"] == 0.5
-    assert got["macro_precision"] == 1.0, "what was answered is right: an invalid output blames no label"
+    assert got["macro_precision"] == 1.0, (
+        "what was answered is right: an invalid output blames no label"
+    )
     assert confusion(o).tolist() == [[1, 0, 1], [0, 1, 1]]
 
 
 def test_confusion_equals_scikit_learn_and_has_no_invalid_column_without_invalid_outputs() -> None:
     o = outcomes(invalid=0)
-    np.testing.assert_array_equal(confusion(o), sk.confusion_matrix(o.targets, o.predicted, labels=range(5)))
+    np.testing.assert_array_equal(
+        confusion(o), sk.confusion_matrix(o.targets, o.predicted, labels=range(5))
+    )
 
 
 def test_a_label_that_never_occurs_has_no_figures() -> None:
@@ -104,7 +124,10 @@ def test_every_resample_equals_the_metrics_of_its_rows() -> None:
         for variant, drawn in zip(variants, fast, strict=True):
             log_probs = None if variant.log_probs is None else variant.log_probs[index]
             slow, slow_classes = measure(
-                Outcomes(variant.targets[index], variant.predicted[index], log_probs, variant.classes))
+                Outcomes(
+                    variant.targets[index], variant.predicted[index], log_probs, variant.classes
+                )
+            )
             got = rates(drawn)
             assert set(got) == set(slow)
             for name, value in slow.items():

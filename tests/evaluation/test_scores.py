@@ -26,8 +26,10 @@ def tiny() -> tuple[Study, list[VariantResult]]:
     sure = {"a": (np.log(0.9), np.log(0.1)), "b": (np.log(0.1), np.log(0.9))}
     tuned = [Prediction(e.id, str(e.target), log_probs=sure[str(e.target)]) for e in examples]
     tuned[9] = Prediction("t9", "a", log_probs=(np.log(0.7), np.log(0.3)), truncated_tokens=3)
-    return study, [VariantResult("zero-shot", "zero-shot", zero, [], {}, Path()),
-                   VariantResult("lora", "tuned", tuned, [], {}, Path())]
+    return study, [
+        VariantResult("zero-shot", "zero-shot", zero, [], {}, Path()),
+        VariantResult("lora", "tuned", tuned, [], {}, Path()),
+    ]
 
 
 def test_a_case_worked_by_hand() -> None:
@@ -35,7 +37,11 @@ def test_a_case_worked_by_hand() -> None:
     zero, lora = scores["variants"]["zero-shot"], scores["variants"]["lora"]
     assert zero["metrics"]["accuracy"]["value"] == 0.5
     assert lora["metrics"]["accuracy"]["value"] == 0.9
-    assert lora["confusion"] == {"rows": ["a", "b"], "columns": ["a", "b"], "counts": [[5, 0], [1, 4]]}
+    assert lora["confusion"] == {
+        "rows": ["a", "b"],
+        "columns": ["a", "b"],
+        "counts": [[5, 0], [1, 4]],
+    }
     b = lora["per_class"][1]
     assert (b["precision"]["value"], b["recall"]["value"]) == (1.0, 0.8)
     assert b["f1"]["value"] == pytest.approx(8 / 9, rel=1e-5)
@@ -46,7 +52,7 @@ def test_a_case_worked_by_hand() -> None:
     assert lora["metrics"]["log_loss"]["value"] == pytest.approx(log_loss, rel=1e-5)
     assert (lora["truncated"], lora["truncated_tokens"], lora["invalid"]) == (1, 3, 0)
     assert lora["temperature"] is None, "nothing to fit it on"
-    comparison, = scores["comparisons"]
+    (comparison,) = scores["comparisons"]
     assert (comparison["a"], comparison["b"]) == ("lora", "zero-shot")
     assert (comparison["only_a"], comparison["only_b"]) == (4, 0)
     assert comparison["p"] == comparison["p_holm"] == 2 / 16
@@ -56,9 +62,13 @@ def test_a_case_worked_by_hand() -> None:
     fixed = scores["changed"]["fixed"]
     assert fixed["count"] == 4 and scores["changed"]["broken"]["count"] == 0
     assert fixed["examples"][0] == {
-        "id": "t1", "text": "text 1", "target": "b",
+        "id": "t1",
+        "text": "text 1",
+        "target": "b",
         "before": {"output": "a", "valid": True, "probability": 0.6},
-        "after": {"output": "b", "valid": True, "probability": 0.9}, "sources": []}
+        "after": {"output": "b", "valid": True, "probability": 0.9},
+        "sources": [],
+    }
     assert scores["notes"] == ["3 rows were dropped."]
     assert (scores["n"], scores["seed"]) == (10, 1)
 
@@ -84,8 +94,10 @@ def test_every_figure_lies_in_its_interval(larger: dict[str, Any]) -> None:
 def test_pairs_compared(larger: dict[str, Any]) -> None:
     pairs = {(c["a"], c["b"]) for c in larger["comparisons"]}
     others = ("majority", "tfidf", "zero-shot", "few-shot", "prompted")
-    assert pairs == {*(("lora", other) for other in others),
-                     *((other, "zero-shot") for other in ("tfidf", "few-shot", "prompted"))}
+    assert pairs == {
+        *(("lora", other) for other in others),
+        *((other, "zero-shot") for other in ("tfidf", "few-shot", "prompted")),
+    }
 
 
 def test_calibration_improves_an_overconfident_variant(larger: dict[str, Any]) -> None:
@@ -104,10 +116,14 @@ def test_invalid_outputs_have_their_own_rate(larger: dict[str, Any]) -> None:
     assert prompted["confusion"]["columns"][-1] == "(invalid)"
 
 
-def test_target_accuracy_is_half_way_from_the_best_validation_accuracy(larger: dict[str, Any]) -> None:
+def test_target_accuracy_is_half_way_from_the_best_validation_accuracy(
+    larger: dict[str, Any],
+) -> None:
     study = synthetic.study()
     lora = synthetic.results(study)[-1]
-    accuracy = np.mean([p.output == e.target for p, e in zip(lora.validation, study.validation, strict=True)])
+    accuracy = np.mean(
+        [p.output == e.target for p, e in zip(lora.validation, study.validation, strict=True)]
+    )
     assert larger["target_accuracy"] == pytest.approx((1 + accuracy) / 2)
     assert larger["variants"]["lora"]["abstention"]["reachable"]
 
@@ -115,7 +131,9 @@ def test_target_accuracy_is_half_way_from_the_best_validation_accuracy(larger: d
 def test_certainty_is_not_claimed_when_everything_is_right() -> None:
     study, (zero, _) = tiny()
     perfect = [Prediction(e.id, str(e.target)) for e in study.test]
-    scores = score(study, [zero, VariantResult("lora", "tuned", perfect, [], {}, Path())], FAST, seed=0)
+    scores = score(
+        study, [zero, VariantResult("lora", "tuned", perfect, [], {}, Path())], FAST, seed=0
+    )
     accuracy = scores["variants"]["lora"]["metrics"]["accuracy"]
     assert accuracy["value"] == accuracy["high"] == 1.0
     assert accuracy["low"] == pytest.approx(0.722, abs=0.001)
@@ -125,12 +143,15 @@ def with_test(result: VariantResult, predictions: list[Prediction]) -> VariantRe
     return VariantResult(result.name, result.kind, predictions, result.validation, {}, Path())
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda p: p[:-1], "9 predictions for 10 examples"),
-    (lambda p: [p[1], p[0], *p[2:]], "prediction 0 is for example t1, where the study has t0"),
-    (lambda p: [Prediction("t0", "c"), *p[1:]], "output 'c'"),
-    (lambda p: [Prediction("t0", "a"), *p[1:]], "probabilities for 0 or 2 labels"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda p: p[:-1], "9 predictions for 10 examples"),
+        (lambda p: [p[1], p[0], *p[2:]], "prediction 0 is for example t1, where the study has t0"),
+        (lambda p: [Prediction("t0", "c"), *p[1:]], "output 'c'"),
+        (lambda p: [Prediction("t0", "a"), *p[1:]], "probabilities for 0 or 2 labels"),
+    ],
+)
 def test_predictions_that_are_not_comparable_are_refused(
     spoil: Callable[[list[Prediction]], list[Prediction]], message: str
 ) -> None:
@@ -153,7 +174,8 @@ def test_two_variants_of_one_name_nothing_to_score_and_strange_targets_are_refus
 
 def test_tidy_leaves_only_what_json_knows() -> None:
     assert tidy({1: (np.float64("nan"), np.int64(3), float("inf"), 0.123456789, True)}) == {
-        "1": [None, 3, None, 0.123457, True]}
+        "1": [None, 3, None, 0.123457, True]
+    }
 
 
 def test_confidence_of_an_invalid_output_is_the_largest_probability() -> None:

@@ -28,7 +28,9 @@ from prooftune.evaluation.statistics import (
 probabilities = st.floats(0, 1, allow_nan=False)
 
 
-@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (5, 5), (3, 12), (40, 17), (0, 9), (300, 250)])
+@pytest.mark.parametrize(
+    ("b", "c"), [(0, 0), (1, 0), (5, 5), (3, 12), (40, 17), (0, 9), (300, 250)]
+)
 def test_mcnemar_equals_statsmodels(b: int, c: int) -> None:
     expected = reference_mcnemar([[7, b], [c, 11]], exact=True).pvalue if b + c else 1.0
     assert mcnemar_p(b, c) == pytest.approx(min(1.0, expected))
@@ -44,7 +46,9 @@ def test_mcnemar_is_a_symmetric_probability(b: int, c: int) -> None:
 @settings(deadline=None)
 @given(st.lists(probabilities, min_size=1, max_size=20))
 def test_holm_equals_statsmodels(p_values: list[float]) -> None:
-    with patch("gc.collect"):  # statsmodels calls it every time, which takes long where much is loaded
+    with patch(
+        "gc.collect"
+    ):  # statsmodels calls it every time, which takes long where much is loaded
         expected = multipletests(p_values, method="holm")[1]
     np.testing.assert_allclose(holm(p_values), expected, atol=1e-12)
     assert all(a >= p for a, p in zip(holm(p_values), p_values, strict=True))
@@ -56,7 +60,9 @@ def test_holm_of_nothing_is_nothing() -> None:
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 10), (456, 500), (1, 2)])
 def test_wilson_equals_statsmodels(k: int, n: int) -> None:
-    assert wilson_interval(k, n, 0.95) == pytest.approx(proportion_confint(k, n, method="wilson"), abs=1e-12)
+    assert wilson_interval(k, n, 0.95) == pytest.approx(
+        proportion_confint(k, n, method="wilson"), abs=1e-12
+    )
 
 
 @settings(deadline=None)
@@ -97,7 +103,8 @@ def test_shifted_interval_contains_the_value_though_resamples_lie_above_it() -> 
 
 
 def exact_power(n: int, difference: float, discordance: float) -> float:
-    """Probability that the exact McNemar test on n pairs gives p < 0.05, by summing over all outcomes."""
+    """Probability that the exact McNemar test on n pairs gives p < 0.05, by summing over all
+    outcomes."""
     wins, losses = (discordance + difference) / 2, (discordance - difference) / 2
     power = 0.0
     for total in range(n + 1):
@@ -111,7 +118,9 @@ def exact_power(n: int, difference: float, discordance: float) -> float:
 
 
 @pytest.mark.parametrize(("n", "discordance"), [(200, 0.3), (500, 0.1), (500, 0.02), (100, 0.02)])
-def test_minimum_detectable_difference_has_the_power_it_promises(n: int, discordance: float) -> None:
+def test_minimum_detectable_difference_has_the_power_it_promises(
+    n: int, discordance: float
+) -> None:
     """Against full enumeration: the exact test is a little more cautious than the normal formula."""
     difference = minimum_detectable_difference(n, discordance)
     assert 0.70 < exact_power(n, difference, max(discordance, difference)) < 0.87
@@ -127,7 +136,9 @@ def test_minimum_detectable_difference_inverts_connors_sample_size() -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 100_000), probabilities)
-def test_minimum_detectable_difference_shrinks_with_more_examples(n: int, discordance: float) -> None:
+def test_minimum_detectable_difference_shrinks_with_more_examples(
+    n: int, discordance: float
+) -> None:
     smaller = minimum_detectable_difference(4 * n, discordance)
     larger = minimum_detectable_difference(n, discordance)
     assert 0 < smaller <= larger <= 1

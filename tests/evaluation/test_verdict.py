@@ -10,10 +10,19 @@ from prooftune.recipe import Evaluation
 
 
 def judge(n: int = 400, **skills: float) -> dict[str, Any]:
-    kinds = {"majority": "majority", "tfidf": "tfidf", "zero": "zero-shot", "few": "few-shot",
-             "prompted": "prompted", "lora": "tuned", "dora": "tuned"}
+    kinds = {
+        "majority": "majority",
+        "tfidf": "tfidf",
+        "zero": "zero-shot",
+        "few": "few-shot",
+        "prompted": "prompted",
+        "lora": "tuned",
+        "dora": "tuned",
+    }
     study = synthetic.study(n)
-    results = synthetic.results(study, {name: (kinds[name], skill) for name, skill in skills.items()})
+    results = synthetic.results(
+        study, {name: (kinds[name], skill) for name, skill in skills.items()}
+    )
     verdict: dict[str, Any] = score(study, results, Evaluation(resamples=200), seed=0)["verdict"]
     return verdict
 
@@ -43,7 +52,10 @@ def test_cannot_tell_names_the_smallest_difference_that_could_have_shown() -> No
     assert "made no difference that this test set can show" in verdict["headline"]
     assert "cannot be told apart from" in verdict["sentence"]
     smallest = max(a["minimum_detectable_difference"] for a in verdict["against"])
-    assert f"less than {100 * smallest:.1f} points would probably not have shown" in verdict["sentence"]
+    assert (
+        f"less than {100 * smallest:.1f} points would probably not have shown"
+        in verdict["sentence"]
+    )
 
 
 def test_mixed_beats_one_and_not_another() -> None:
@@ -97,9 +109,14 @@ def test_without_zero_shot_the_best_prompt_is_the_baseline() -> None:
 def test_no_verdict_between_equals(seed: int) -> None:
     """Two variants of the same skill: chance alone must not make a winner."""
     study = synthetic.study(200, seed=seed)
-    results = [synthetic.result(study, "zero", "zero-shot", 1.5, seed=seed),
-               synthetic.result(study, "lora", "tuned", 1.5, seed=seed + 50)]
-    assert score(study, results, Evaluation(resamples=100), seed=0)["verdict"]["outcome"] == "undecided"
+    results = [
+        synthetic.result(study, "zero", "zero-shot", 1.5, seed=seed),
+        synthetic.result(study, "lora", "tuned", 1.5, seed=seed + 50),
+    ]
+    assert (
+        score(study, results, Evaluation(resamples=100), seed=0)["verdict"]["outcome"]
+        == "undecided"
+    )
 
 
 def test_of_several_tuned_variants_the_best_on_validation_is_judged() -> None:
@@ -109,7 +126,11 @@ def test_of_several_tuned_variants_the_best_on_validation_is_judged() -> None:
     lucky = synthetic.result(study, "lucky", "tuned", 3.5, seed=2)
     unlucky = synthetic.result(study, "x", "tuned", 1.0, seed=3).validation
     lucky = type(lucky)("lucky", "tuned", lucky.test, unlucky, {}, lucky.folder)
-    verdict = score(study, [good, lucky, synthetic.result(study, "zero", "zero-shot", 0.5, seed=9)],
-                    Evaluation(resamples=100), seed=0)["verdict"]
+    verdict = score(
+        study,
+        [good, lucky, synthetic.result(study, "zero", "zero-shot", 0.5, seed=9)],
+        Evaluation(resamples=100),
+        seed=0,
+    )["verdict"]
     assert (verdict["best_tuned"], verdict["winner"]) == ("good", "lucky")
     assert "of 2 tuned variants the best on validation" in verdict["sentence"]

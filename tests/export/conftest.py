@@ -12,11 +12,31 @@ import pytest
 from bundle.making import make_bundle
 from prooftune.types import Example
 
-TEXTS = ["goal scored match", "stocks fell", "planet orbit science new phone", "the cat sat on a mat", "ünïcode 漢字", "World 2 3",
-         "a \"quoted\", cell", "two\nlines", "very good film loved", "hated bad"]
-ROWS = [Example(str(i), {"text": text}, ["World", "Sports", "Sci/Tech"][i % 3]) for i, text in enumerate(TEXTS)]
-QUESTIONS = [Example(str(i), {"question": f"{text} question", "context": f"the {text}"}, text.split()[0], references=(text,))
-             for i, text in enumerate(TEXTS[:5])]
+TEXTS = [
+    "goal scored match",
+    "stocks fell",
+    "planet orbit science new phone",
+    "the cat sat on a mat",
+    "ünïcode 漢字",
+    "World 2 3",
+    'a "quoted", cell',
+    "two\nlines",
+    "very good film loved",
+    "hated bad",
+]
+ROWS = [
+    Example(str(i), {"text": text}, ["World", "Sports", "Sci/Tech"][i % 3])
+    for i, text in enumerate(TEXTS)
+]
+QUESTIONS = [
+    Example(
+        str(i),
+        {"question": f"{text} question", "context": f"the {text}"},
+        text.split()[0],
+        references=(text,),
+    )
+    for i, text in enumerate(TEXTS[:5])
+]
 LLAMA_CPP = "llama-cpp-python is not installed; docs/export.md has the command that builds it"
 
 Make = Callable[..., Path]
@@ -24,7 +44,8 @@ Make = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def make(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Makes a bundle of a family with a golden set, or gives back the one made before with the same options.
+    """Makes a bundle of a family with a golden set, or gives back the one made before with the same
+    options.
 
     Chat templates are used where the family has one; ``model`` is another folder than the family's.
     """
@@ -36,7 +57,8 @@ def make(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
             os.environ["PROOFTUNE_QUIET"] = "1"
             answers = options.get("task", "classification") != "classification"
             own = {"rows": QUESTIONS, "prompt": {"max_length": 256}} if answers else {"rows": ROWS}
-            # Small changes: a random model with large ones makes of a rounding error another answer.
+            # Small changes: a random model with large ones makes of a rounding error another
+            # answer.
             settings = {"chat": family != "llama", "size": 0.05, **own, **options}
             folder = tmp_path_factory.mktemp("bundle")
             made[key] = make_bundle(folder, model or model_folders[family], **settings)

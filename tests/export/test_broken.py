@@ -1,4 +1,5 @@
-"""Exports that are broken on purpose: each is refused, leaves nothing behind, and is told where it went wrong."""
+"""Exports that are broken on purpose: each is refused, leaves nothing behind, and is told where it
+went wrong."""
 
 from __future__ import annotations
 
@@ -66,12 +67,16 @@ def edit_weights(folder: Path, name: str, change: Callable[[torch.Tensor], torch
 
 
 @pytest.mark.failure(16)
-def test_a_changed_template_is_refused_with_the_place_where_the_prompts_part(make: Make, tmp_path: Path) -> None:
+def test_a_changed_template_is_refused_with_the_place_where_the_prompts_part(
+    make: Make, tmp_path: Path
+) -> None:
     bundle = make("llama3")
     rendering = read_facts(bundle)["rendering"]
     other = {**rendering, "template": rendering["template"].replace("Classify", "Label")}
     message = refused(changed(bundle, tmp_path / "b", rendering=other), tmp_path / "out")
-    assert "template: by rendering of bundle.json" in message and "they part at character" in message
+    assert (
+        "template: by rendering of bundle.json" in message and "they part at character" in message
+    )
     assert "Label the text" in message and "Classify the text" in message
 
 
@@ -79,7 +84,10 @@ def test_a_changed_template_is_refused_with_the_place_where_the_prompts_part(mak
 def test_two_start_tokens_are_refused(make: Make, tmp_path: Path) -> None:
     bundle = make("llama")
     tokens = read_facts(bundle)["tokens"]
-    twice = {**tokens, "prompt": [[tokens["prompt"][0][0], *tokens["prompt"][0]], *tokens["prompt"][1:]]}
+    twice = {
+        **tokens,
+        "prompt": [[tokens["prompt"][0][0], *tokens["prompt"][0]], *tokens["prompt"][1:]],
+    }
     message = refused(changed(bundle, tmp_path / "b", tokens=twice), tmp_path / "out")
     assert "begins with two start tokens" in message
 
@@ -97,24 +105,36 @@ def test_a_dropped_adapter_is_refused_as_the_untuned_model(
 
 
 @pytest.mark.failure(16)
-def test_a_change_in_one_layer_is_found_in_that_layer(make: Make, tmp_path: Path, written: Callable[..., None]) -> None:
+def test_a_change_in_one_layer_is_found_in_that_layer(
+    make: Make, tmp_path: Path, written: Callable[..., None]
+) -> None:
     written(lambda out: edit_weights(out, "model.layers.1.mlp.up_proj.weight", torch.neg))
     message = refused(make("llama"), tmp_path / "out")
     assert "first differing layer: layer 1 of 3 layers" in message and "untuned" not in message
 
 
 @pytest.mark.failure(16)
-def test_a_permuted_head_is_found_behind_the_last_layer(make: Make, tmp_path: Path, written: Callable[..., None]) -> None:
+def test_a_permuted_head_is_found_behind_the_last_layer(
+    make: Make, tmp_path: Path, written: Callable[..., None]
+) -> None:
     written(lambda out: edit_weights(out, "score.weight", lambda weight: weight.roll(1, 0)))
     message = refused(make("llama", variant={"objective": "head"}), tmp_path / "out")
     assert "first differing layer: the output layer" in message
 
 
-def test_a_bundle_that_has_changed_since_its_golden_set_is_refused(make: Make, tmp_path: Path) -> None:
+def test_a_bundle_that_has_changed_since_its_golden_set_is_refused(
+    make: Make, tmp_path: Path
+) -> None:
     shutil.copytree(make("llama"), tmp_path / "b")
     file = tmp_path / "b" / "adapter" / "adapter_model.safetensors"
-    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
-    assert "the bundle itself has changed since its golden set was made" in refused(tmp_path / "b", tmp_path / "out")
+    save_file(
+        {name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()},
+        file,
+        metadata={"format": "pt"},
+    )
+    assert "the bundle itself has changed since its golden set was made" in refused(
+        tmp_path / "b", tmp_path / "out"
+    )
 
 
 def test_a_difference_of_arithmetic_alone_is_called_that(make: Make, tmp_path: Path) -> None:
@@ -135,15 +155,23 @@ def test_another_tokenizer_is_refused_with_the_first_differing_token(
 
     written(swap)
     message = refused(make("llama"), tmp_path / "out")
-    assert "tokenisation: the prompt of row" in message and "differs first at token" in message and "in the bundle" in message
+    assert (
+        "tokenisation: the prompt of row" in message
+        and "differs first at token" in message
+        and "in the bundle" in message
+    )
 
 
-def test_limits_are_those_of_the_command_and_an_earlier_export_survives_a_refused_one(make: Make, tmp_path: Path) -> None:
+def test_limits_are_those_of_the_command_and_an_earlier_export_survives_a_refused_one(
+    make: Make, tmp_path: Path
+) -> None:
     pytest.importorskip("bitsandbytes")
     bundle, out = make("llama"), tmp_path / "out"
     export(bundle, "merged", out)
     before = read_json(out / "export.json")
-    with pytest.raises(Failure, match=r"log-probabilities differ by .* nats on average .*; 1e-07 are allowed"):
+    with pytest.raises(
+        Failure, match=r"log-probabilities differ by .* nats on average .*; 1e-07 are allowed"
+    ):
         export(bundle, "int8", out, agreement=0, difference=1e-7)
     assert read_json(out / "export.json") == before
 
@@ -152,7 +180,9 @@ def test_what_cannot_be_exported_is_said_before_any_work(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = make("llama")
-    with pytest.raises(UsageError, match=r"--to: one of merged, .*found 'mergd' \(did you mean 'merged'"):
+    with pytest.raises(
+        UsageError, match=r"--to: one of merged, .*found 'mergd' \(did you mean 'merged'"
+    ):
         export(bundle, "mergd", tmp_path / "out")
     with pytest.raises(UsageError, match="no place for a classification head"):
         export(make("llama", variant={"objective": "head"}), "gguf-f16", tmp_path / "out")
@@ -160,7 +190,9 @@ def test_what_cannot_be_exported_is_said_before_any_work(
     with pytest.raises(UsageError, match="is no earlier export"):
         export(bundle, "merged", tmp_path / "mine")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"prooftune\[llama-cpp\].*pip install .llama-cpp-python.*--unchecked"):
+    with pytest.raises(
+        UsageError, match=r"prooftune\[llama-cpp\].*pip install .llama-cpp-python.*--unchecked"
+    ):
         export(bundle, "gguf-f16", tmp_path / "out")
 
 
@@ -187,14 +219,14 @@ def test_an_unchecked_export_says_so_wherever_it_is_described(make: Make, tmp_pa
 def test_a_changed_modelfile_is_refused(make: Make, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    bundle = make("llama3", template="Say {{{{it}}}} of \"{text}\": {labels}")
+    bundle = make("llama3", template='Say {{{{it}}}} of "{text}": {labels}')
     facts, tokenizer = read_facts(bundle), AutoTokenizer.from_pretrained(bundle / "tokenizer")
     file = tmp_path / "Modelfile"
     file.write_text(ollama.modelfile(facts, tokenizer))
     before, between, after = ollama.prompt_texts(facts, tokenizer)
     assert between == ["text"] and not before.startswith(tokenizer.bos_token)
-    assert ollama.rendered(file, "a {{ .b }} \" c") == before + "a {{ .b }} \" c" + after
-    assert "Say {{it}} of \"" in before and 'PARAMETER stop "<|eot_id|>"' in file.read_text()
+    assert ollama.rendered(file, 'a {{ .b }} " c') == before + 'a {{ .b }} " c' + after
+    assert 'Say {{it}} of "' in before and 'PARAMETER stop "<|eot_id|>"' in file.read_text()
     file.write_text(file.read_text().replace("{{ .Prompt }}", "{{ .System }}{{ .Prompt }}"))
     with pytest.raises(UsageError, match=r"is not one of ours: \{\{ .System \}\}"):
         ollama.rendered(file, "a")
@@ -215,18 +247,39 @@ def test_the_command_exports_and_ends_in_1_when_refused(
     code, said = run(str(bundle), "--to", "vllm", "--out", str(tmp_path / "out"))
     assert code in (0, None) and "the bundle's answer to 100.0% of 10 golden rows" in said.out
     assert "| vllm | 100.0% of 10" in (tmp_path / "out" / "README.md").read_text()
-    assert "vllm serve . --served-model-name prooftune --max-model-len" in (tmp_path / "out" / "serve.sh").read_text()
+    assert (
+        "vllm serve . --served-model-name prooftune --max-model-len"
+        in (tmp_path / "out" / "serve.sh").read_text()
+    )
     write_json(tmp_path / "rows.json", {})
-    code, said = run(str(bundle), "--to", "merged", "--out", str(tmp_path / "two"), "--max-difference", "0", "--golden",
-                     str(make("llama3", chat=False) / GOLDEN))
+    code, said = run(
+        str(bundle),
+        "--to",
+        "merged",
+        "--out",
+        str(tmp_path / "two"),
+        "--max-difference",
+        "0",
+        "--golden",
+        str(make("llama3", chat=False) / GOLDEN),
+    )
     assert code == 1 and "prooftune: not exported:" in said.err and not (tmp_path / "two").exists()
 
 
 def test_free_texts_are_judged_by_their_tokens() -> None:
-    said = [Said("one half as it was", False, (0.01,), None, None, (39, 40)), Said("b", True, (0.0,), None, None, (10, 10))]
+    said = [
+        Said("one half as it was", False, (0.01,), None, None, (39, 40)),
+        Said("b", True, (0.0,), None, None, (10, 10)),
+    ]
     found = compared(Mock(), said, [True, True], Cost(1.0, 1), 0.0, True)
     assert (found.agreement, found.token_agreement) == (0.5, 0.98)
     assert not found.misses(Limits(0.98, 0.05))
-    assert found.misses(Limits(0.99, 0.05)) == ["98.0% of the tokens of the bundle's answers are the export's too; 99.0% must be"]
-    labels = compared(Mock(), [replace(one, tokens=None) for one in said], [], Cost(1.0, 1), 0.0, False)
-    assert labels.misses(Limits(0.98, 0.05)) == ["50.0% of 2 golden rows get the bundle's answer; 98.0% must"]
+    assert found.misses(Limits(0.99, 0.05)) == [
+        "98.0% of the tokens of the bundle's answers are the export's too; 99.0% must be"
+    ]
+    labels = compared(
+        Mock(), [replace(one, tokens=None) for one in said], [], Cost(1.0, 1), 0.0, False
+    )
+    assert labels.misses(Limits(0.98, 0.05)) == [
+        "50.0% of 2 golden rows get the bundle's answer; 98.0% must"
+    ]

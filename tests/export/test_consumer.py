@@ -1,4 +1,5 @@
-"""Somebody without Prooftune: the code of the cards gives the labels of the golden set, in a process that cannot import it."""
+"""Somebody without Prooftune: the code of the cards gives the labels of the golden set, in a
+process that cannot import it."""
 
 from __future__ import annotations
 
@@ -45,15 +46,21 @@ print(json.dumps(found))
 
 def consumed(folder: Path, number: int, base: Path, rows: Path) -> list[list[Any]]:
     """What the card's code says to golden rows: label, and log-probabilities."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(folder), str(number), str(base), str(rows)], check=False,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder), str(number), str(base), str(rows)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     found: list[list[Any]] = json.loads(done.stdout)
     return found
 
 
 @pytest.mark.failure(23)
-def test_transformers_and_peft_alone_give_the_bundles_labels(make: Make, model_folders: dict[str, Path]) -> None:
+def test_transformers_and_peft_alone_give_the_bundles_labels(
+    make: Make, model_folders: dict[str, Path]
+) -> None:
     bundle = make("llama3")
     rows = golden.read(bundle / GOLDEN)
     found = consumed(bundle, 2, model_folders["llama3"], bundle / GOLDEN)
@@ -63,7 +70,9 @@ def test_transformers_and_peft_alone_give_the_bundles_labels(make: Make, model_f
 
 
 @pytest.mark.failure(23)
-def test_transformers_alone_gives_the_bundles_labels_with_a_merged_head(make: Make, tmp_path: Path) -> None:
+def test_transformers_alone_gives_the_bundles_labels_with_a_merged_head(
+    make: Make, tmp_path: Path
+) -> None:
     bundle = make("llama", variant={"objective": "head"})
     export(bundle, "merged", tmp_path / "out")
     found = consumed(tmp_path / "out", 1, tmp_path, bundle / GOLDEN)
@@ -76,6 +85,8 @@ def test_llama_cpp_alone_gives_the_bundles_label(make: Make, tmp_path: Path) -> 
     export(bundle, "gguf-f16", tmp_path / "out")
     row = golden.read(bundle / GOLDEN)[0]
     code = (tmp_path / "out" / "README.md").read_text("utf-8").split("```python")[1].split("```")[0]
-    code = code.replace("THIS_FOLDER", str(tmp_path / "out")).replace('{"text": "…"}', json.dumps(row.inputs))
+    code = code.replace("THIS_FOLDER", str(tmp_path / "out")).replace(
+        '{"text": "…"}', json.dumps(row.inputs)
+    )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == [row.output]

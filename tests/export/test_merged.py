@@ -30,28 +30,48 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.failure(23)
-def test_plain_from_pretrained_loads_a_merged_export(make: Make, family: str, tmp_path: Path) -> None:
+def test_plain_from_pretrained_loads_a_merged_export(
+    make: Make, family: str, tmp_path: Path
+) -> None:
     bundle = make(family)
     record = export(bundle, "merged", tmp_path / "out")
-    assert record["checked"] and record["parity"]["agreement"] == 1.0 and record["parity"]["max_difference"] < 1e-3
+    assert (
+        record["checked"]
+        and record["parity"]["agreement"] == 1.0
+        and record["parity"]["max_difference"] < 1e-3
+    )
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(bundle / "tokenizer").chat_template
+    assert (
+        tokenizer.chat_template == AutoTokenizer.from_pretrained(bundle / "tokenizer").chat_template
+    )
     assert model.generation_config.eos_token_id == read_facts(bundle)["tokens"]["stop"]
     assert "shared-prefix" not in (tmp_path / "out" / "config.json").read_text()
     loaded: Any = load(bundle)
-    torch.testing.assert_close(logits(model), logits(loaded.model.base_model.model), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        logits(model), logits(loaded.model.base_model.model), atol=1e-3, rtol=1e-3
+    )
 
 
-@pytest.mark.parametrize("options", [
-    {"variant": {"method": "dora"}}, {"variant": {"method": "rslora"}}, {"variant": {"objective": "head"}},
-    {"lora": {"modules_to_save": ["lm_head"], "target_modules": ["q_proj", "v_proj"]}},
-    {"scoring": {"normalize": "length"}}, {"scoring": {"calibration": True}},
-    {"scoring": {"method": "generation", "max_new_tokens": 3}},
-    {"task": "extractive-qa", "answering": {"max_new_tokens": 6}}, {"task": "free-text-qa", "answering": {"max_new_tokens": 6}},
-], ids=lambda o: " ".join(f"{k}={v}" for k, v in o.items())[:40])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"variant": {"method": "dora"}},
+        {"variant": {"method": "rslora"}},
+        {"variant": {"objective": "head"}},
+        {"lora": {"modules_to_save": ["lm_head"], "target_modules": ["q_proj", "v_proj"]}},
+        {"scoring": {"normalize": "length"}},
+        {"scoring": {"calibration": True}},
+        {"scoring": {"method": "generation", "max_new_tokens": 3}},
+        {"task": "extractive-qa", "answering": {"max_new_tokens": 6}},
+        {"task": "free-text-qa", "answering": {"max_new_tokens": 6}},
+    ],
+    ids=lambda o: " ".join(f"{k}={v}" for k, v in o.items())[:40],
+)
 @pytest.mark.failure(3, 16, 23)
-def test_every_kind_of_bundle_answers_the_same_once_it_is_merged(make: Make, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_every_kind_of_bundle_answers_the_same_once_it_is_merged(
+    make: Make, tmp_path: Path, options: dict[str, Any]
+) -> None:
     # The tied output layer of the llama3 family is parted from the embedding by modules_to_save.
     family = "llama3" if "lora" in options else "llama"
     record = export(make(family, **options), "merged", tmp_path / "out")
@@ -69,7 +89,9 @@ def test_a_head_keeps_its_labels_in_the_export(make: Make, tmp_path: Path) -> No
 
 
 @pytest.mark.failure(3)
-@pytest.mark.parametrize("quantization", [{"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, {"load_in_8bit": True}])
+@pytest.mark.parametrize(
+    "quantization", [{"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, {"load_in_8bit": True}]
+)
 def test_an_adapter_of_quantised_weights_is_merged_into_what_these_stand_for(
     make: Make, wide_model_folder: Path, quantization: dict[str, Any]
 ) -> None:
@@ -78,9 +100,13 @@ def test_an_adapter_of_quantised_weights_is_merged_into_what_these_stand_for(
     facts = read_facts(bundle)
     trained: Any = load(bundle)
     there = logits(trained.model)
-    whole, plain = merged.merge(bundle, facts), merged.merge(bundle, {**facts, "quantization": None})
+    whole, plain = (
+        merged.merge(bundle, facts),
+        merged.merge(bundle, {**facts, "quantization": None}),
+    )
     if "load_in_8bit" in quantization:
-        # 8-bit products round the activations, too, which no weights can stand for: compare the weights.
+        # 8-bit products round the activations, too, which no weights can stand for: compare the
+        # weights.
         assert_stands_for(whole, trained.model)
         with pytest.raises(AssertionError):
             assert_stands_for(plain, trained.model)
@@ -91,13 +117,16 @@ def test_an_adapter_of_quantised_weights_is_merged_into_what_these_stand_for(
     from peft import PeftModel
 
     options = recipe.Model(name=str(base_folder(facts)), dtype="float32")
-    lossy = PeftModel.from_pretrained(loading.load_model(base_folder(facts), options, quantization=quantization),
-                                      str(bundle / "adapter")).merge_and_unload()
+    lossy = PeftModel.from_pretrained(
+        loading.load_model(base_folder(facts), options, quantization=quantization),
+        str(bundle / "adapter"),
+    ).merge_and_unload()
     assert (logits(lossy) - there).abs().max() > 10 * here
 
 
 def assert_stands_for(model: Any, adapted: Any) -> None:
-    """Every adapted 8-bit layer's weights, by the library's own account of them, are those of the plain model."""
+    """Every adapted 8-bit layer's weights, by the library's own account of them, are those of the
+    plain model."""
     from bitsandbytes.functional import int8_vectorwise_dequant
 
     found = 0
@@ -105,29 +134,49 @@ def assert_stands_for(model: Any, adapted: Any) -> None:
         weight: Any = getattr(getattr(layer, "base_layer", None), "weight", None)
         if type(weight).__name__ == "Int8Params":
             scale = weight.SCB if weight.SCB is not None else layer.base_layer.state.SCB
-            wanted = int8_vectorwise_dequant(weight.data, scale).float() + layer.get_delta_weight("default").float()
-            torch.testing.assert_close(model.get_submodule(name).weight.detach().float(), wanted, atol=1e-5, rtol=1e-4)
+            wanted = (
+                int8_vectorwise_dequant(weight.data, scale).float()
+                + layer.get_delta_weight("default").float()
+            )
+            torch.testing.assert_close(
+                model.get_submodule(name).weight.detach().float(), wanted, atol=1e-5, rtol=1e-4
+            )
             found += 1
     assert found > 0
 
 
 @pytest.mark.parametrize("to", ["int8", "int4"])
-def test_quantised_exports_load_anywhere_and_are_measured(make: Make, wide_model_folder: Path, tmp_path: Path, to: str) -> None:
+def test_quantised_exports_load_anywhere_and_are_measured(
+    make: Make, wide_model_folder: Path, tmp_path: Path, to: str
+) -> None:
     pytest.importorskip("bitsandbytes")
     bundle = make("llama", model=wide_model_folder)
     record = export(bundle, to, tmp_path / "out", agreement=0.0, difference=10.0)
-    assert read_json(tmp_path / "out" / "config.json")["quantization_config"]["load_in_8bit"] == (to == "int8")
-    assert not (tmp_path / "out" / "merged").exists() and (tmp_path / "out" / "tokenizer.json").is_file()
+    assert read_json(tmp_path / "out" / "config.json")["quantization_config"]["load_in_8bit"] == (
+        to == "int8"
+    )
+    assert (
+        not (tmp_path / "out" / "merged").exists()
+        and (tmp_path / "out" / "tokenizer.json").is_file()
+    )
     parity = record["parity"]
     assert 0 < parity["mean_difference"] < 1.5 and parity["agreement"] >= 0.5
-    assert record["size_bytes"] > 0 and parity["rows_per_second"] > 0 and parity["peak_memory_bytes"] > 0
+    assert (
+        record["size_bytes"] > 0
+        and parity["rows_per_second"] > 0
+        and parity["peak_memory_bytes"] > 0
+    )
 
 
-def test_the_golden_set_is_what_the_bundle_says_and_the_same_every_time(make: Make, family: str, tmp_path: Path) -> None:
+def test_the_golden_set_is_what_the_bundle_says_and_the_same_every_time(
+    make: Make, family: str, tmp_path: Path
+) -> None:
     bundle = make(family)
     rows = golden.read(bundle / GOLDEN)
     loaded: Any = load(bundle)
-    assert [row.output for row in rows] == [answer.label for answer in loaded.predict([row.inputs for row in rows])]
+    assert [row.output for row in rows] == [
+        answer.label for answer in loaded.predict([row.inputs for row in rows])
+    ]
     golden.write(tmp_path / "again.jsonl", golden.make(loaded, ROWS))
     assert (tmp_path / "again.jsonl").read_bytes() == (bundle / GOLDEN).read_bytes()
 

@@ -24,8 +24,14 @@ def endpoint_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[server.Judge]:
 @pytest.fixture
 def settings(endpoint_server: server.Judge) -> Callable[..., Settings]:
     def make(**options: object) -> Settings:
-        base = {"model": "m", "base_url": endpoint_server.url, "criteria": {"coherence": "Is it clear?"}, "timeout": 20,
-                "retries": 2, "rows": None}
+        base = {
+            "model": "m",
+            "base_url": endpoint_server.url,
+            "criteria": {"coherence": "Is it clear?"},
+            "timeout": 20,
+            "retries": 2,
+            "rows": None,
+        }
         return Settings.model_validate(base | options)
 
     return make

@@ -20,8 +20,8 @@ Chat = dict[str, Any]
 class Judge:
     """What the server does and what it has seen.
 
-    `say` gives the reply's words; `act`, by the attempt's number for that request from 0, may answer in its place and then
-    returns True.
+    `say` gives the reply's words; `act`, by the attempt's number for that request from 0, may
+    answer in its place and then returns True.
     """
 
     url: str = ""
@@ -87,15 +87,34 @@ class _Handler(BaseHTTPRequestHandler):
             judge.at_once -= 1
 
     def words(self, text: str | None) -> None:
-        self.json({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [
-            {"index": 0, "finish_reason": self.judge.finish, "message": {"role": "assistant", "content": text}}]})
+        self.json(
+            {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 1,
+                "model": "m",
+                "choices": [
+                    {
+                        "index": 0,
+                        "finish_reason": self.judge.finish,
+                        "message": {"role": "assistant", "content": text},
+                    }
+                ],
+            }
+        )
 
     def json(self, value: Any) -> None:
         self.send(200, json.dumps(value).encode())
 
-    def send(self, status: int, content: bytes, kind: str = "application/json", **headers: str) -> bool:
+    def send(
+        self, status: int, content: bytes, kind: str = "application/json", **headers: str
+    ) -> bool:
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **headers}.items():
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": str(len(content)),
+            **headers,
+        }.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(content)

@@ -41,50 +41,132 @@ def number_of(chat: server.Chat) -> int:
 def test_a_fine_endpoint(endpoint_server: server.Judge, settings: Make, tmp_path: Path) -> None:
     endpoint_server.say = lambda chat: json.dumps({"score": 1 + number_of(chat) % 5})
     got = judge(ITEMS, settings(), tmp_path)
-    assert [j.score for j in got.judgements] == [1, 2, 3, 4, 5, 1], "in the order of the items, whoever answers first"
+    assert [j.score for j in got.judgements] == [1, 2, 3, 4, 5, 1], (
+        "in the order of the items, whoever answers first"
+    )
     chat = json.loads(endpoint_server.seen[0])
-    assert {k: chat[k] for k in ("model", "temperature", "max_tokens")} == {"model": "m", "temperature": 0, "max_tokens": 1024}
+    assert {k: chat[k] for k in ("model", "temperature", "max_tokens")} == {
+        "model": "m",
+        "temperature": 0,
+        "max_tokens": 1024,
+    }
     assert counts(got)["mean"] == pytest.approx(16 / 6)
     assert counts(got)["scores"] == {"1": 2, "2": 1, "3": 1, "4": 1, "5": 1}
 
 
 @pytest.mark.failure(26)
-@pytest.mark.parametrize(("act", "reason", "attempts"), [
-    pytest.param(lambda h, c, a: h.sleep(30), limits.TIMED_OUT, 2, id="slow"),
-    pytest.param(lambda h, c, a: h.forever(b'"', 0.05), limits.TIMED_OUT, 2, id="never-ending, a byte at a time"),
-    pytest.param(lambda h, c, a: h.forever_headers(), limits.TIMED_OUT, 2, id="never-ending headers"),
-    pytest.param(lambda h, c, a: h.forever(b"x" * 65536, 0), limits.TOO_LONG, 1, id="never-ending, at full speed"),
-    pytest.param(lambda h, c, a: h.send(500, b'{"error": {"message": "boom"}}'), limits.BROKEN, 2, id="always 500"),
-    pytest.param(lambda h, c, a: h.send(503, b"<html>busy</html>", "text/html"), limits.BROKEN, 2, id="HTML error page"),
-    pytest.param(lambda h, c, a: h.send(200, b"<html>log in</html>", "text/html"), limits.NOT_JSON, 1, id="HTML page"),
-    pytest.param(lambda h, c, a: h.send(200, b'{"choices": [{"mess'), limits.NOT_JSON, 1, id="broken JSON"),
-    pytest.param(lambda h, c, a: h.send(200, b"\xff\xfe{"), limits.NOT_JSON, 1, id="no text"),
-    pytest.param(lambda h, c, a: h.send(200, b"[" * 60_000), limits.NOT_JSON, 1, id="too deep"),
-    pytest.param(lambda h, c, a: h.send(200, b'{"response": "4"}'), limits.WRONG_SHAPE, 1, id="another schema"),
-    pytest.param(lambda h, c, a: h.send(200, b'[{"choices": 1}]'), limits.WRONG_SHAPE, 1, id="a list"),
-    pytest.param(lambda h, c, a: h.send(200, b'{"choices": [{"message": {"content": 4}}]}'), limits.WRONG_SHAPE, 1, id="a number"),
-    pytest.param(lambda h, c, a: h.send(200, b'{"choices": []}'), limits.NO_CHOICES, 1, id="no choices"),
-    pytest.param(lambda h, c, a: h.send(400, b'{"error": {"message": "context too long"}}'), limits.REFUSED, 1, id="refused"),
-    pytest.param(lambda h, c, a: h.hang_up(), limits.NO_CONNECTION, 2, id="connection dropped"),
-    pytest.param(lambda h, c, a: h.send(200, b"{}", Content_Encoding="gzip"), limits.NO_CONNECTION, 2, id="wrong encoding"),
-    pytest.param(lambda h, c, a: h.send(429, b"{}", Retry_After="86400"), limits.BUSY, 1, id="come back tomorrow"),
-])
+@pytest.mark.parametrize(
+    ("act", "reason", "attempts"),
+    [
+        pytest.param(lambda h, c, a: h.sleep(30), limits.TIMED_OUT, 2, id="slow"),
+        pytest.param(
+            lambda h, c, a: h.forever(b'"', 0.05),
+            limits.TIMED_OUT,
+            2,
+            id="never-ending, a byte at a time",
+        ),
+        pytest.param(
+            lambda h, c, a: h.forever_headers(), limits.TIMED_OUT, 2, id="never-ending headers"
+        ),
+        pytest.param(
+            lambda h, c, a: h.forever(b"x" * 65536, 0),
+            limits.TOO_LONG,
+            1,
+            id="never-ending, at full speed",
+        ),
+        pytest.param(
+            lambda h, c, a: h.send(500, b'{"error": {"message": "boom"}}'),
+            limits.BROKEN,
+            2,
+            id="always 500",
+        ),
+        pytest.param(
+            lambda h, c, a: h.send(503, b"<html>busy</html>", "text/html"),
+            limits.BROKEN,
+            2,
+            id="HTML error page",
+        ),
+        pytest.param(
+            lambda h, c, a: h.send(200, b"<html>log in</html>", "text/html"),
+            limits.NOT_JSON,
+            1,
+            id="HTML page",
+        ),
+        pytest.param(
+            lambda h, c, a: h.send(200, b'{"choices": [{"mess'),
+            limits.NOT_JSON,
+            1,
+            id="broken JSON",
+        ),
+        pytest.param(lambda h, c, a: h.send(200, b"\xff\xfe{"), limits.NOT_JSON, 1, id="no text"),
+        pytest.param(lambda h, c, a: h.send(200, b"[" * 60_000), limits.NOT_JSON, 1, id="too deep"),
+        pytest.param(
+            lambda h, c, a: h.send(200, b'{"response": "4"}'),
+            limits.WRONG_SHAPE,
+            1,
+            id="another schema",
+        ),
+        pytest.param(
+            lambda h, c, a: h.send(200, b'[{"choices": 1}]'), limits.WRONG_SHAPE, 1, id="a list"
+        ),
+        pytest.param(
+            lambda h, c, a: h.send(200, b'{"choices": [{"message": {"content": 4}}]}'),
+            limits.WRONG_SHAPE,
+            1,
+            id="a number",
+        ),
+        pytest.param(
+            lambda h, c, a: h.send(200, b'{"choices": []}'), limits.NO_CHOICES, 1, id="no choices"
+        ),
+        pytest.param(
+            lambda h, c, a: h.send(400, b'{"error": {"message": "context too long"}}'),
+            limits.REFUSED,
+            1,
+            id="refused",
+        ),
+        pytest.param(lambda h, c, a: h.hang_up(), limits.NO_CONNECTION, 2, id="connection dropped"),
+        pytest.param(
+            lambda h, c, a: h.send(200, b"{}", Content_Encoding="gzip"),
+            limits.NO_CONNECTION,
+            2,
+            id="wrong encoding",
+        ),
+        pytest.param(
+            lambda h, c, a: h.send(429, b"{}", Retry_After="86400"),
+            limits.BUSY,
+            1,
+            id="come back tomorrow",
+        ),
+    ],
+)
 def test_what_fails_is_counted_and_moves_no_mean(
-    endpoint_server: server.Judge, settings: Make, tmp_path: Path, act: Any, reason: str, attempts: int
+    endpoint_server: server.Judge,
+    settings: Make,
+    tmp_path: Path,
+    act: Any,
+    reason: str,
+    attempts: int,
 ) -> None:
-    """Every second item meets the failure; the others' mean stays what it is, and the next run asks only the failed."""
+    """Every second item meets the failure; the others' mean stays what it is, and the next run asks
+    only the failed."""
     # Words that are there already need no time on a busy machine.
     endpoint_server.say = lambda chat: json.dumps({"score": 2 + number_of(chat) % 4})
     judge(ITEMS[::2], settings(), tmp_path)
     endpoint_server.act = lambda handler, chat, attempt: act(handler, chat, attempt)
     start = time.monotonic()
-    got = judge(ITEMS, settings(timeout=0.5 if reason == limits.TIMED_OUT else 20, retries=1), tmp_path)
+    got = judge(
+        ITEMS, settings(timeout=0.5 if reason == limits.TIMED_OUT else 20, retries=1), tmp_path
+    )
     assert time.monotonic() - start < 15
     figures = counts(got)
     assert (figures["n"], figures["failed"], figures["reasons"]) == (3, 3, {reason: 3})
     assert figures["mean"] == pytest.approx((2 + 4 + 2) / 3)
     assert [j.failure for j in got.judgements] == ["", reason] * 3
-    failed = {body: n for body, n in endpoint_server.times_asked.items() if number_of(json.loads(body)) % 2}
+    failed = {
+        body: n
+        for body, n in endpoint_server.times_asked.items()
+        if number_of(json.loads(body)) % 2
+    }
     # Where there is no time, there may be none to send anything.
     assert reason == limits.TIMED_OUT or set(failed.values()) == {attempts}
     assert all(n <= attempts for n in failed.values())
@@ -93,17 +175,26 @@ def test_what_fails_is_counted_and_moves_no_mean(
     assert (counts(again)["n"], again.asked) == (6, 3), "a failure of the endpoint is not kept"
 
 
-@pytest.mark.parametrize("act", [
-    pytest.param(lambda h, c, a: a < 2 and h.send(500, b"{}"), id="500s then fine"),
-    pytest.param(lambda h, c, a: a < 1 and h.hang_up(), id="dropped once"),
-    pytest.param(lambda h, c, a: a < 1 and h.send(408, b"{}"), id="request timed out"),
-])
-def test_what_passes_is_asked_again(endpoint_server: server.Judge, settings: Make, tmp_path: Path, act: Any) -> None:
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(lambda h, c, a: a < 2 and h.send(500, b"{}"), id="500s then fine"),
+        pytest.param(lambda h, c, a: a < 1 and h.hang_up(), id="dropped once"),
+        pytest.param(lambda h, c, a: a < 1 and h.send(408, b"{}"), id="request timed out"),
+    ],
+)
+def test_what_passes_is_asked_again(
+    endpoint_server: server.Judge, settings: Make, tmp_path: Path, act: Any
+) -> None:
     endpoint_server.act = act
     assert counts(judge(ITEMS, settings(), tmp_path))["n"] == 6
 
 
-@pytest.mark.parametrize("after", [lambda: "1", lambda: formatdate(time.time() + 2, usegmt=True)], ids=["seconds", "date"])
+@pytest.mark.parametrize(
+    "after",
+    [lambda: "1", lambda: formatdate(time.time() + 2, usegmt=True)],
+    ids=["seconds", "date"],
+)
 def test_retry_after_is_waited_for(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path, after: Callable[[], str]
 ) -> None:
@@ -118,8 +209,9 @@ def test_retry_after_is_waited_for(
     assert times[1] - times[0] > 0.9
 
 
-def test_waits_grow_and_are_drawn(monkeypatch: pytest.MonkeyPatch, endpoint_server: server.Judge, settings: Make,
-                                  tmp_path: Path) -> None:
+def test_waits_grow_and_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, endpoint_server: server.Judge, settings: Make, tmp_path: Path
+) -> None:
     bounds = []
 
     def least(low: float, high: float) -> float:
@@ -132,7 +224,9 @@ def test_waits_grow_and_are_drawn(monkeypatch: pytest.MonkeyPatch, endpoint_serv
     assert bounds[:3] == [(0, 0.01), (0, 0.02), (0, 0.04)]
 
 
-def test_the_deadline_ends_the_run_and_the_next_one_goes_on(endpoint_server: server.Judge, settings: Make, tmp_path: Path) -> None:
+def test_the_deadline_ends_the_run_and_the_next_one_goes_on(
+    endpoint_server: server.Judge, settings: Make, tmp_path: Path
+) -> None:
     endpoint_server.act = lambda h, c, a: h.sleep(60) if number_of(c) else False
     start = time.monotonic()
     figures = counts(judge(ITEMS, settings(deadline=1, concurrency=2), tmp_path))
@@ -148,7 +242,9 @@ def test_no_endpoint_at_all(settings: Make, tmp_path: Path) -> None:
     assert figures["mean"] is None and figures["failure_rate"] == 1
 
 
-def test_a_dead_endpoint_is_not_asked_for_hours(endpoint_server: server.Judge, settings: Make, tmp_path: Path) -> None:
+def test_a_dead_endpoint_is_not_asked_for_hours(
+    endpoint_server: server.Judge, settings: Make, tmp_path: Path
+) -> None:
     items = [Item(str(n), f"What is {n} again?", "?") for n in range(60)]
     endpoint_server.act = lambda h, c, a: h.hang_up()
     figures = counts(judge(items, settings(retries=1, concurrency=2), tmp_path))
@@ -160,13 +256,17 @@ def test_a_dead_endpoint_is_not_asked_for_hours(endpoint_server: server.Judge, s
     assert figures["n"] == 11 and figures["reasons"] == {limits.NO_CONNECTION: 49}
 
 
-def test_never_more_requests_at_once_than_wanted(endpoint_server: server.Judge, settings: Make, tmp_path: Path) -> None:
+def test_never_more_requests_at_once_than_wanted(
+    endpoint_server: server.Judge, settings: Make, tmp_path: Path
+) -> None:
     endpoint_server.act = lambda h, c, a: h.sleep(0.2)
     judge(ITEMS, settings(concurrency=3), tmp_path)
     assert endpoint_server.most_at_once == 3
 
 
-@pytest.mark.parametrize(("status", "word"), [(401, "api_key_env"), (403, "api_key_env"), (404, "judge.model")])
+@pytest.mark.parametrize(
+    ("status", "word"), [(401, "api_key_env"), (403, "api_key_env"), (404, "judge.model")]
+)
 def test_a_wrong_key_or_address_is_told_and_not_repeated(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path, status: int, word: str
 ) -> None:
@@ -177,22 +277,34 @@ def test_a_wrong_key_or_address_is_told_and_not_repeated(
     assert len(endpoint_server.seen) <= 2
 
 
-def test_a_missing_key_is_told_before_anything_is_asked(endpoint_server: server.Judge, settings: Make, tmp_path: Path) -> None:
+def test_a_missing_key_is_told_before_anything_is_asked(
+    endpoint_server: server.Judge, settings: Make, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="NO_SUCH_KEY is not set"):
         judge(ITEMS, settings(api_key_env="NO_SUCH_KEY"), tmp_path)
     assert not endpoint_server.seen
 
 
-@pytest.mark.parametrize("mode", ["in words", "in a broken response", "in a refusal", "in an error"])
-def test_the_key_stands_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, endpoint_server: server.Judge,
-                                settings: Make, tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize(
+    "mode", ["in words", "in a broken response", "in a refusal", "in an error"]
+)
+def test_the_key_stands_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    endpoint_server: server.Judge,
+    settings: Make,
+    tmp_path: Path,
+    mode: str,
+) -> None:
     key = "sk-very-secret-4711"
     monkeypatch.setenv("JUDGE_KEY", key)
     caplog.set_level(logging.DEBUG)
     if mode == "in words":
         endpoint_server.say = lambda chat: f'your key is {key}\n{{"score": 3}}'
     elif mode == "in an error":
-        endpoint_server.act = lambda h, c, a: h.send(401, json.dumps({"error": {"message": f"{key} is wrong"}}).encode())
+        endpoint_server.act = lambda h, c, a: h.send(
+            401, json.dumps({"error": {"message": f"{key} is wrong"}}).encode()
+        )
     else:
         status = 200 if mode == "in a broken response" else 400
         endpoint_server.act = lambda h, c, a: h.send(status, f"nonsense {key}".encode())
@@ -200,7 +312,9 @@ def test_the_key_stands_nowhere(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
     said = ""
     try:
         got = judge(ITEMS, settings_, tmp_path)
-        said = repr(got) + "".join(map(repr, got.judgements)) + json.dumps(summary(got, resamples=100))
+        said = (
+            repr(got) + "".join(map(repr, got.judgements)) + json.dumps(summary(got, resamples=100))
+        )
     except UsageError as error:
         said = str(error)
     assert endpoint_server.keys[0] == f"Bearer {key}", "it was sent"
@@ -217,9 +331,16 @@ def test_a_repeated_run_asks_nothing_and_equal_requests_are_made_once(
     again = judge(twins, settings(), tmp_path)
     assert (first.asked, again.asked, len(endpoint_server.seen)) == (1, 0, 1)
     assert first.judgements == again.judgements
-    for change in ({"model": "other"}, {"temperature": 0.5}, {"max_tokens": 7}, {"criteria": {"coherence": "Other words?"}}):
+    for change in (
+        {"model": "other"},
+        {"temperature": 0.5},
+        {"max_tokens": 7},
+        {"criteria": {"coherence": "Other words?"}},
+    ):
         assert judge(twins, settings(**change), tmp_path).asked == 1, change
-    assert judge(twins, settings(timeout=7, retries=0, concurrency=1), tmp_path).asked == 0, "no matter for the answer"
+    assert judge(twins, settings(timeout=7, retries=0, concurrency=1), tmp_path).asked == 0, (
+        "no matter for the answer"
+    )
 
 
 def test_an_unreadable_reply_is_kept_and_a_damaged_file_is_not_believed(
@@ -234,16 +355,21 @@ def test_an_unreadable_reply_is_kept_and_a_damaged_file_is_not_believed(
         assert judge(ITEMS[:1], settings(), tmp_path).asked == 1
 
 
-def test_killed_and_run_again_asks_no_answered_request_twice(endpoint_server: server.Judge, settings: Make, tmp_path: Path) -> None:
+def test_killed_and_run_again_asks_no_answered_request_twice(
+    endpoint_server: server.Judge, settings: Make, tmp_path: Path
+) -> None:
     items = [Item(str(i), f"What is {i} plus {i}?", str(2 * i)) for i in range(30)]
     endpoint_server.act = lambda h, c, a: h.sleep(0.1)
     code = (
         "import sys; from pathlib import Path; from prooftune.judge import Item, judge\n"
         "from prooftune.recipe.judge import Judge\n"
         "items = [Item(str(i), f'What is {i} plus {i}?', str(2 * i)) for i in range(30)]\n"
-        "judge(items, Judge.model_validate_json(sys.argv[1]), Path(sys.argv[2]))")
+        "judge(items, Judge.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
+    )
     chosen = settings(concurrency=2)
-    process = subprocess.Popen([sys.executable, "-c", code, chosen.model_dump_json(), str(tmp_path)], env={**os.environ})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, chosen.model_dump_json(), str(tmp_path)], env={**os.environ}
+    )
     try:
         while len(list(tmp_path.glob("*.json"))) < 6:
             assert process.poll() is None, "it ended before it was killed"
@@ -251,7 +377,10 @@ def test_killed_and_run_again_asks_no_answered_request_twice(endpoint_server: se
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    kept = [json.loads(path.read_text("utf-8"))["request"]["messages"] for path in tmp_path.glob("*.json")]
+    kept = [
+        json.loads(path.read_text("utf-8"))["request"]["messages"]
+        for path in tmp_path.glob("*.json")
+    ]
     assert 6 <= len(kept) < 30
     endpoint_server.act = lambda *_: False
     before = len(endpoint_server.seen)
@@ -262,7 +391,9 @@ def test_killed_and_run_again_asks_no_answered_request_twice(endpoint_server: se
     assert counts(got)["n"] == 30
 
 
-def test_a_full_or_forbidden_folder_is_a_failure(endpoint_server: server.Judge, settings: Make, tmp_path: Path) -> None:
+def test_a_full_or_forbidden_folder_is_a_failure(
+    endpoint_server: server.Judge, settings: Make, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Failure, match="cannot write"):
         judge(ITEMS, settings(), tmp_path / "file")

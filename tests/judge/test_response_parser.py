@@ -24,38 +24,103 @@ from prooftune.judge.response_parser import (
 from prooftune.judge.types import Reply
 
 
-def score(text: str, cut: bool = False, criterion: str = "instruction_following") -> tuple[int | None, str]:
+def score(
+    text: str, cut: bool = False, criterion: str = "instruction_following"
+) -> tuple[int | None, str]:
     return score_of(Reply(text, cut), criterion, (1, 5))
 
 
-@pytest.mark.parametrize("text", [
-    '{"score": 4}', '{"score":"4"}', '{"Score": 4.0}', '{"score": "4/5"}', '{"score": [4]}', '{"rating": 4}',
-    '```json\n{"score": 4}\n```', 'Sure! {"reason": "a score: low one is 1", "score": 4} Done.',
-    '{"instruction_following": 4, "correctness": 2}', '{"instruction_following": {"score": 4}}', "{'score': 4}", "{score: 4}",
-    '{"score": 4, "reason": "never closed', "4", " **4** ", "4.", "4/5", "4 out of 5", "`4`", "```\n4\n```",
-    "Score: 4", "**Score:** 4", "Clear enough. Score: 4/5.", "The score: 4", "Instruction following score: 4",
-    "Final score: **4** out of 5", 'Score: 4\n{"score": 4}', "<think>5? No: Score: 2.</think>4", "so 2 or 3</think>\n4",
-    "<think>a <think>b</think> c</think>4", "<THINK>5</THINK> {\"score\": 4}", '{"score": 4}<think>or 5</think>',
-    "<thinking>score: 1</thinking>score: 4", "- Score: 4", "SCORE = 4",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"score": 4}',
+        '{"score":"4"}',
+        '{"Score": 4.0}',
+        '{"score": "4/5"}',
+        '{"score": [4]}',
+        '{"rating": 4}',
+        '```json\n{"score": 4}\n```',
+        'Sure! {"reason": "a score: low one is 1", "score": 4} Done.',
+        '{"instruction_following": 4, "correctness": 2}',
+        '{"instruction_following": {"score": 4}}',
+        "{'score': 4}",
+        "{score: 4}",
+        '{"score": 4, "reason": "never closed',
+        "4",
+        " **4** ",
+        "4.",
+        "4/5",
+        "4 out of 5",
+        "`4`",
+        "```\n4\n```",
+        "Score: 4",
+        "**Score:** 4",
+        "Clear enough. Score: 4/5.",
+        "The score: 4",
+        "Instruction following score: 4",
+        "Final score: **4** out of 5",
+        'Score: 4\n{"score": 4}',
+        "<think>5? No: Score: 2.</think>4",
+        "so 2 or 3</think>\n4",
+        "<think>a <think>b</think> c</think>4",
+        '<THINK>5</THINK> {"score": 4}',
+        '{"score": 4}<think>or 5</think>',
+        "<thinking>score: 1</thinking>score: 4",
+        "- Score: 4",
+        "SCORE = 4",
+    ],
+)
 def test_one_score_is_read_in_whatever_form(text: str) -> None:
     assert score(text) == (4, "")
 
 
-@pytest.mark.parametrize(("text", "reason"), [
-    ("", EMPTY), (" \n", EMPTY), ("<think>4</think>", EMPTY), ("<think>hm, score: 4", THINKING), ("4 <think>or", THINKING),
-    ("Good answer.", NO_SCORE), ('{"score": N}', NO_SCORE), ('{"score": null}', NO_SCORE), ('{"score": true}', NO_SCORE),
-    ('{"score": "four"}', NO_SCORE), ("There are 4 errors.", NO_SCORE), ("Maximum score: 5", NO_SCORE), ("4 5", NO_SCORE),
-    ("I like 4 out of 5 points", NO_SCORE), ('{"score": [3, 4]}', NO_SCORE), ("The score is based on form.", NO_SCORE),
-    ('{"score": 3} {"score": 5}', MANY_SCORES), ('{"score": 3, "score": 5}', MANY_SCORES), ("Score: 3\nScore: 5", MANY_SCORES),
-    ('Score: 5 {"score": 3}', MANY_SCORES), ('{"score": 3, "nested": [{"score": 5}]}', MANY_SCORES),
-    ("Max score: 5. Score: 4", MANY_SCORES), ("Score: 4 or 5, score: 4", MANY_SCORES), ('{"score": 9} {"score": 4}', MANY_SCORES),
-    ('{"score": 0}', OFF_SCALE), ('{"score": 6}', OFF_SCALE), ('{"score": -4}', OFF_SCALE), ('{"score": 4.5}', OFF_SCALE),
-    ('{"score": "4/10"}', OFF_SCALE), ("Score: 8/10", OFF_SCALE), ("Score: 4/10", OFF_SCALE), ("4/10", OFF_SCALE),
-    ("40", OFF_SCALE),
-    ("Score: 4-5", OFF_SCALE), ("Score: 4 to 5", OFF_SCALE), ("Score: 4%", OFF_SCALE), ("Score: 45", OFF_SCALE), ("4,5", OFF_SCALE),
-    ("Score: 4/10%", OFF_SCALE), ('{"score": 1e400}', NO_SCORE), ('{"score": 4e20}', NO_SCORE), ('{"score": NaN}', NO_SCORE),
-])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", EMPTY),
+        (" \n", EMPTY),
+        ("<think>4</think>", EMPTY),
+        ("<think>hm, score: 4", THINKING),
+        ("4 <think>or", THINKING),
+        ("Good answer.", NO_SCORE),
+        ('{"score": N}', NO_SCORE),
+        ('{"score": null}', NO_SCORE),
+        ('{"score": true}', NO_SCORE),
+        ('{"score": "four"}', NO_SCORE),
+        ("There are 4 errors.", NO_SCORE),
+        ("Maximum score: 5", NO_SCORE),
+        ("4 5", NO_SCORE),
+        ("I like 4 out of 5 points", NO_SCORE),
+        ('{"score": [3, 4]}', NO_SCORE),
+        ("The score is based on form.", NO_SCORE),
+        ('{"score": 3} {"score": 5}', MANY_SCORES),
+        ('{"score": 3, "score": 5}', MANY_SCORES),
+        ("Score: 3\nScore: 5", MANY_SCORES),
+        ('Score: 5 {"score": 3}', MANY_SCORES),
+        ('{"score": 3, "nested": [{"score": 5}]}', MANY_SCORES),
+        ("Max score: 5. Score: 4", MANY_SCORES),
+        ("Score: 4 or 5, score: 4", MANY_SCORES),
+        ('{"score": 9} {"score": 4}', MANY_SCORES),
+        ('{"score": 0}', OFF_SCALE),
+        ('{"score": 6}', OFF_SCALE),
+        ('{"score": -4}', OFF_SCALE),
+        ('{"score": 4.5}', OFF_SCALE),
+        ('{"score": "4/10"}', OFF_SCALE),
+        ("Score: 8/10", OFF_SCALE),
+        ("Score: 4/10", OFF_SCALE),
+        ("4/10", OFF_SCALE),
+        ("40", OFF_SCALE),
+        ("Score: 4-5", OFF_SCALE),
+        ("Score: 4 to 5", OFF_SCALE),
+        ("Score: 4%", OFF_SCALE),
+        ("Score: 45", OFF_SCALE),
+        ("4,5", OFF_SCALE),
+        ("Score: 4/10%", OFF_SCALE),
+        ('{"score": 1e400}', NO_SCORE),
+        ('{"score": 4e20}', NO_SCORE),
+        ('{"score": NaN}', NO_SCORE),
+    ],
+)
 def test_anything_else_is_a_failure_with_its_reason(text: str, reason: str) -> None:
     assert score(text) == (None, reason)
 
@@ -81,13 +146,21 @@ def test_no_reply_breaks_the_reading(text: str) -> None:
     assert (said is None) != (reason == "")
 
 
-_prose = st.text(st.characters(exclude_characters="<{}`", exclude_categories=["Cs"]), max_size=60).filter(
-    lambda t: not any(word in t.lower() for word in ("score", "rating", "instruction")))
+_prose = st.text(
+    st.characters(exclude_characters="<{}`", exclude_categories=["Cs"]), max_size=60
+).filter(lambda t: not any(word in t.lower() for word in ("score", "rating", "instruction")))
 
 
 @settings(deadline=None)
-@given(st.integers(1, 5), _prose, _prose, st.dictionaries(st.sampled_from(["reason", "x", "y"]), st.text(max_size=20)))
-def test_json_is_found_among_any_prose(value: int, before: str, after: str, more: dict[str, str]) -> None:
+@given(
+    st.integers(1, 5),
+    _prose,
+    _prose,
+    st.dictionaries(st.sampled_from(["reason", "x", "y"]), st.text(max_size=20)),
+)
+def test_json_is_found_among_any_prose(
+    value: int, before: str, after: str, more: dict[str, str]
+) -> None:
     assert score(f"{before}{json.dumps({**more, 'score': value})}{after}") == (value, "")
 
 
@@ -98,9 +171,20 @@ def test_different_scores_are_never_one(values: list[int]) -> None:
     assert score(text) == ((values[0], "") if len(set(values)) == 1 else (None, MANY_SCORES))
 
 
-@pytest.mark.parametrize("text", ["{" * 50_000, '{"a":' * 20_000, "<think>" * 20_000, "<think></think>" * 9000, "score: " * 15_000,
-                                  "4" * 100_000, " " * 100_000, "*" * 100_000 + "x"],
-                         ids=["braces", "objects", "thoughts", "thought", "scores", "digits", "spaces", "stars"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{" * 50_000,
+        '{"a":' * 20_000,
+        "<think>" * 20_000,
+        "<think></think>" * 9000,
+        "score: " * 15_000,
+        "4" * 100_000,
+        " " * 100_000,
+        "*" * 100_000 + "x",
+    ],
+    ids=["braces", "objects", "thoughts", "thought", "scores", "digits", "spaces", "stars"],
+)
 def test_endless_repetition_is_read_in_time(text: str) -> None:
     start = time.process_time()
     assert score(text)[0] is None
@@ -108,20 +192,45 @@ def test_endless_repetition_is_read_in_time(text: str) -> None:
     assert time.process_time() - start < 5
 
 
-@pytest.mark.parametrize(("text", "winner"), [
-    ('{"winner": "A"}', "A"), ('{"winner": "b"}', "B"), ('{"winner": "tie"}', "tie"), ('{"better": "Answer B"}', "B"), ("A", "A"),
-    ("**B**", "B"), ("Tie.", "tie"), ("[[A]]", "A"), ("Both fine. [[C]]", "tie"), ("Winner: B", "B"), ("Answer A", "A"),
-    ("<think>A? winner: A</think>[[B]]", "B"), ("```json\n{\"winner\": \"A\"}\n```", "A"), ("{winner: 'A'}", "A"),
-])
+@pytest.mark.parametrize(
+    ("text", "winner"),
+    [
+        ('{"winner": "A"}', "A"),
+        ('{"winner": "b"}', "B"),
+        ('{"winner": "tie"}', "tie"),
+        ('{"better": "Answer B"}', "B"),
+        ("A", "A"),
+        ("**B**", "B"),
+        ("Tie.", "tie"),
+        ("[[A]]", "A"),
+        ("Both fine. [[C]]", "tie"),
+        ("Winner: B", "B"),
+        ("Answer A", "A"),
+        ("<think>A? winner: A</think>[[B]]", "B"),
+        ('```json\n{"winner": "A"}\n```', "A"),
+        ("{winner: 'A'}", "A"),
+    ],
+)
 def test_preferences_are_read(text: str, winner: str) -> None:
     assert winner_of(Reply(text)) == (winner, "")
 
 
-@pytest.mark.parametrize(("text", "reason"), [
-    ("", EMPTY), ("<think>A", THINKING), ("Both are good.", NO_WINNER),
-    ('{"winner": "C++"}', NO_WINNER), ('{"winner": "W"}', NO_WINNER),
-    ("Winner: A or B", NO_WINNER), ('{"winner": "A"} {"winner": "B"}', MANY_WINNERS), ("[[A]] [[B]]", MANY_WINNERS),
-    ("Winner: A\nWinner: B", MANY_WINNERS), ('{"winner": 1}', NO_WINNER), ("A and B", NO_WINNER), ("A good question", NO_WINNER),
-])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", EMPTY),
+        ("<think>A", THINKING),
+        ("Both are good.", NO_WINNER),
+        ('{"winner": "C++"}', NO_WINNER),
+        ('{"winner": "W"}', NO_WINNER),
+        ("Winner: A or B", NO_WINNER),
+        ('{"winner": "A"} {"winner": "B"}', MANY_WINNERS),
+        ("[[A]] [[B]]", MANY_WINNERS),
+        ("Winner: A\nWinner: B", MANY_WINNERS),
+        ('{"winner": 1}', NO_WINNER),
+        ("A and B", NO_WINNER),
+        ("A good question", NO_WINNER),
+    ],
+)
 def test_no_preference_is_guessed(text: str, reason: str) -> None:
     assert winner_of(Reply(text)) == (None, reason)

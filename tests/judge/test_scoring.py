@@ -23,7 +23,8 @@ LOCAL = Settings(model="local", rows=None)
 
 
 class Local:
-    """A local model that says what a function of the last message says, and counts what it is asked."""
+    """A local model that says what a function of the last message says, and counts what it is
+    asked."""
 
     def __init__(self, say: Callable[[str], str]) -> None:
         self.say = say
@@ -43,7 +44,9 @@ def shown(prompt: str, name: str) -> str:
 
 
 def prefers(better: Callable[[str, str], str]) -> Callable[[str], str]:
-    return lambda prompt: json.dumps({"winner": better(shown(prompt, "answer_a"), shown(prompt, "answer_b"))})
+    return lambda prompt: json.dumps(
+        {"winner": better(shown(prompt, "answer_a"), shown(prompt, "answer_b"))}
+    )
 
 
 def longer(a: str, b: str) -> str:
@@ -61,14 +64,22 @@ def test_every_criterion_is_asked_alone_and_in_order(folder: Path) -> None:
     local = Local(lambda prompt: next(place for words, place in places.items() if words in prompt))
     got = judge(answers(["x", "y"]), LOCAL, folder, local)
     assert [(j.id, j.criterion, j.score) for j in got.judgements] == [
-        (id_, name, i + 1) for id_ in ("q0", "q1") for i, name in enumerate(CRITERIA)]
+        (id_, name, i + 1) for id_ in ("q0", "q1") for i, name in enumerate(CRITERIA)
+    ]
     assert (got.rows, got.of, got.asked) == (2, 2, 6)
 
 
-@pytest.mark.parametrize(("references", "expected"), [
-    (None, None), (("Paris", "the city of Paris"), "Paris\nthe city of Paris"),
-    ((), "(the question has no answer, and a right answer says so)")])
-def test_the_judge_sees_what_there_is(folder: Path, references: tuple[str, ...] | None, expected: str | None) -> None:
+@pytest.mark.parametrize(
+    ("references", "expected"),
+    [
+        (None, None),
+        (("Paris", "the city of Paris"), "Paris\nthe city of Paris"),
+        ((), "(the question has no answer, and a right answer says so)"),
+    ],
+)
+def test_the_judge_sees_what_there_is(
+    folder: Path, references: tuple[str, ...] | None, expected: str | None
+) -> None:
     seen: list[str] = []
     local = Local(lambda prompt: seen.append(prompt) or "4")  # type: ignore[func-returns-value]
     judge([Item("1", "Where {x}?", "", references, "A <context> %s")], LOCAL, folder, local)
@@ -82,16 +93,24 @@ def test_the_judge_sees_what_there_is(folder: Path, references: tuple[str, ...] 
 
 def test_own_criteria_and_scale(folder: Path) -> None:
     settings = Settings(model="m", criteria={"politeness": "Is it polite?"}, scale=(0, 10))
-    local = Local(lambda prompt: '{"score": 10}' if "Is it polite?" in prompt and "from 0 to 10" in prompt else "?")
+    local = Local(
+        lambda prompt: (
+            '{"score": 10}' if "Is it polite?" in prompt and "from 0 to 10" in prompt else "?"
+        )
+    )
     assert [j.score for j in judge(answers(["x"]), settings, folder, local).judgements] == [10]
 
 
 def test_half_a_surrogate_pair_is_no_reason_to_stop(folder: Path) -> None:
-    got = judge([Item("1", "\ud83d?", "x\udc00")], LOCAL, folder, Local(lambda prompt: '{"score": 2}'))
+    got = judge(
+        [Item("1", "\ud83d?", "x\udc00")], LOCAL, folder, Local(lambda prompt: '{"score": 2}')
+    )
     assert {j.score for j in got.judgements} == {2}
 
 
-def test_a_local_model_gets_batches_and_a_kill_loses_only_one(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_a_local_model_gets_batches_and_a_kill_loses_only_one(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
     monkeypatch.setattr(asking_module, "LOCAL_BATCH", 4)
     items = answers([str(i) for i in range(10)])
     settings = Settings(model="local", criteria={"c": "?"})
@@ -127,30 +146,45 @@ def test_no_judge_and_ids_that_stand_twice_are_told(folder: Path) -> None:
 def test_the_draw_is_seeded_and_the_same_for_all_variants(folder: Path) -> None:
     settings = Settings(model="m", criteria={"c": "?"}, rows=7)
     local = Local(lambda prompt: "4")
-    ids = [[j.id for j in judge(answers([word] * 50), settings, folder, local, seed=seed).judgements]
-           for word, seed in (("x", 1), ("y", 1), ("x", 2))]
+    ids = [
+        [j.id for j in judge(answers([word] * 50), settings, folder, local, seed=seed).judgements]
+        for word, seed in (("x", 1), ("y", 1), ("x", 2))
+    ]
     assert ids[0] == ids[1] != ids[2]
     assert len(set(ids[0])) == 7
     assert drawn(3, 7, 0) == drawn(3, None, 0) == [0, 1, 2]
 
 
 def test_the_longer_answer_wins_from_either_place(folder: Path) -> None:
-    first, second = answers(["long one", "x", "same", "abc"]), answers(["short", "longer", "same", "xyz"])
+    first, second = (
+        answers(["long one", "x", "same", "abc"]),
+        answers(["short", "longer", "same", "xyz"]),
+    )
     got = compare(first, second, LOCAL, folder, Local(prefers(longer)))
     assert [p.winner for p in got.preferences] == ["first", "second", "tie", "tie"]
     assert got.asked == 6, "equal answers are not asked about"
     figures = preference_summary(got, resamples=100)
-    assert (figures["wins"], figures["losses"], figures["ties"], figures["asked_twice"], figures["consistent"]) == (1, 1, 2, 3, 1.0)
+    assert (
+        figures["wins"],
+        figures["losses"],
+        figures["ties"],
+        figures["asked_twice"],
+        figures["consistent"],
+    ) == (1, 1, 2, 3, 1.0)
 
 
 @pytest.mark.parametrize("place", ["A", "B"])
 def test_a_judge_that_favours_a_position_gives_only_ties(folder: Path, place: str) -> None:
     words = [f"answer {i}" for i in range(8)]
-    got = compare(answers(words), answers(words[::-1]), LOCAL, folder, Local(prefers(lambda a, b: place)))
+    got = compare(
+        answers(words), answers(words[::-1]), LOCAL, folder, Local(prefers(lambda a, b: place))
+    )
     assert {p.winner for p in got.preferences} == {"tie"}
     figures = preference_summary(got, resamples=100)
     assert figures["consistent"] == 0
-    assert (figures["first_place"], figures["second_place"]) == ((16, 0) if place == "A" else (0, 16))
+    assert (figures["first_place"], figures["second_place"]) == (
+        (16, 0) if place == "A" else (0, 16)
+    )
     assert (figures["wins"], figures["losses"], figures["p"]) == (0, 0, 1.0)
 
 
@@ -160,15 +194,26 @@ def test_a_comparison_with_one_unreadable_reply_is_failed(folder: Path) -> None:
     got = compare(first, second, LOCAL, folder, local)
     assert [p.winner for p in got.preferences] == ["first", None]
     figures = preference_summary(got, resamples=100)
-    assert (figures["n"], figures["failed"], figures["reasons"]) == (1, 1, {"no preference in the reply": 1})
+    assert (figures["n"], figures["failed"], figures["reasons"]) == (
+        1,
+        1,
+        {"no preference in the reply": 1},
+    )
 
 
 _verdicts = st.sampled_from(["A", "B", "tie", "?"])
 
 
 @options(deadline=None, max_examples=40)
-@given(st.lists(st.tuples(st.text("xy", max_size=3), st.text("xy", max_size=3)), min_size=1, max_size=6), st.data())
-def test_swapping_the_variants_flips_the_preference(pairs: list[tuple[str, str]], data: st.DataObject) -> None:
+@given(
+    st.lists(
+        st.tuples(st.text("xy", max_size=3), st.text("xy", max_size=3)), min_size=1, max_size=6
+    ),
+    st.data(),
+)
+def test_swapping_the_variants_flips_the_preference(
+    pairs: list[tuple[str, str]], data: st.DataObject
+) -> None:
     said: dict[str, str] = {}
 
     def say(prompt: str) -> str:
@@ -184,5 +229,12 @@ def test_swapping_the_variants_flips_the_preference(pairs: list[tuple[str, str]]
     flip = {"first": "second", "second": "first", "tie": "tie", None: None}
     assert [flip[p.winner] for p in one.preferences] == [p.winner for p in two.preferences]
     a, b = (preference_summary(p, resamples=100) for p in (one, two))
-    assert (a["wins"], a["losses"], a["p"], a["failed"]) == (b["losses"], b["wins"], b["p"], b["failed"])
-    assert (a["net"] is None) == (a["n"] == 0) and (a["net"] is None or a["net"] == pytest.approx(-b["net"]))
+    assert (a["wins"], a["losses"], a["p"], a["failed"]) == (
+        b["losses"],
+        b["wins"],
+        b["p"],
+        b["failed"],
+    )
+    assert (a["net"] is None) == (a["n"] == 0) and (
+        a["net"] is None or a["net"] == pytest.approx(-b["net"])
+    )

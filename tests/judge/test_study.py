@@ -1,4 +1,5 @@
-"""The judge's stage of a study, with a real (tiny) model as the judge: what cannot be read is counted, nothing is asked twice."""
+"""The judge's stage of a study, with a real (tiny) model as the judge: what cannot be read is
+counted, nothing is asked twice."""
 
 from __future__ import annotations
 
@@ -17,12 +18,26 @@ from prooftune.types import Example, Prediction, Study, VariantResult
 
 
 def made_up() -> tuple[Any, Study, list[VariantResult], dict[str, Any]]:
-    chosen = parse({"name": "q", "task": "free-text-qa", "data": {"train": "q.csv"}, "evaluation": {"resamples": 200},
-                    "variants": {"majority": None, "zero-shot": None, "tuned": None}})
-    examples = [Example(f"q{i}", {"question": f"what is planet {i}"}, "orbit", references=("orbit",)) for i in range(6)]
+    chosen = parse(
+        {
+            "name": "q",
+            "task": "free-text-qa",
+            "data": {"train": "q.csv"},
+            "evaluation": {"resamples": 200},
+            "variants": {"majority": None, "zero-shot": None, "tuned": None},
+        }
+    )
+    examples = [
+        Example(f"q{i}", {"question": f"what is planet {i}"}, "orbit", references=("orbit",))
+        for i in range(6)
+    ]
     study = Study([], [], examples, [])
-    results = [VariantResult(kind, kind, [Prediction(e.id, f"{kind} orbit") for e in examples], [], {}, Path())
-               for kind in chosen.variants]
+    results = [
+        VariantResult(
+            kind, kind, [Prediction(e.id, f"{kind} orbit") for e in examples], [], {}, Path()
+        )
+        for kind in chosen.variants
+    ]
     return chosen, study, results, score_answers(study, results, chosen)
 
 
@@ -30,7 +45,12 @@ def test_a_local_model_judges_every_variant_that_a_model_gave(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen, study, results, scores = made_up()
-    settings = Judge(model=str(model_folders["llama3"]), criteria={"correctness": "Is it true?"}, max_tokens=8, rows=4)
+    settings = Judge(
+        model=str(model_folders["llama3"]),
+        criteria={"correctness": "Is it true?"},
+        max_tokens=8,
+        rows=4,
+    )
     told = judge_study(chosen, settings, study, results, scores, tmp_path / "judge", tmp_path)
     assert list(told["variants"]) == ["zero-shot", "tuned"]  # the majority answer is nobody's
     for figures in told["variants"].values():
@@ -45,35 +65,72 @@ def test_a_local_model_judges_every_variant_that_a_model_gave(
         raise AssertionError("asked again")
 
     monkeypatch.setattr(local, "generate", never)
-    assert judge_study(chosen, settings, study, results, scores, tmp_path / "judge", tmp_path) == told
+    assert (
+        judge_study(chosen, settings, study, results, scores, tmp_path / "judge", tmp_path) == told
+    )
 
 
-def test_labels_are_judged_too(model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = parse({"name": "c", "data": {"train": "c.csv"}, "evaluation": {"resamples": 200},
-                    "judge": {"model": str(model_folders["llama3"]), "criteria": ["correctness"], "max_tokens": 4},
-                    "variants": {"tfidf": None, "zero-shot": None, "tuned": None}})
+def test_labels_are_judged_too(
+    model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = parse(
+        {
+            "name": "c",
+            "data": {"train": "c.csv"},
+            "evaluation": {"resamples": 200},
+            "judge": {
+                "model": str(model_folders["llama3"]),
+                "criteria": ["correctness"],
+                "max_tokens": 4,
+            },
+            "variants": {"tfidf": None, "zero-shot": None, "tuned": None},
+        }
+    )
     assert chosen.judge is not None
     examples = [Example(f"t{i}", {"text": f"good film {i}"}, "good") for i in range(6)]
     study = Study([], [], examples, ["bad", "good"])
     labels = {"tfidf": "good", "zero-shot": "bad", "tuned": "good"}
-    results = [VariantResult(kind, kind, [Prediction(e.id, label, log_probs=(-1.0, -0.5)) for e in examples], [], {}, Path())
-               for kind, label in labels.items()]
+    results = [
+        VariantResult(
+            kind,
+            kind,
+            [Prediction(e.id, label, log_probs=(-1.0, -0.5)) for e in examples],
+            [],
+            {},
+            Path(),
+        )
+        for kind, label in labels.items()
+    ]
     shown: list[str] = []
 
     def judge_of_good(prompts: list[list[Message]]) -> list[str]:
         asked = [messages[1]["content"] for messages in prompts]
         shown.extend(asked)
-        return [json.dumps({"winner": "tie"} if "answer_a" in text else {"score": 5 if ">\ngood\n</answer" in text else 1})
-                for text in asked]
+        return [
+            json.dumps(
+                {"winner": "tie"}
+                if "answer_a" in text
+                else {"score": 5 if ">\ngood\n</answer" in text else 1}
+            )
+            for text in asked
+        ]
 
     monkeypatch.setattr(local, "completer", lambda *_: (judge_of_good, "0" * 64))
     scores = {"variants": {kind: {} for kind in labels}, "verdict": {"baseline": "zero-shot"}}
     told = judge_study(chosen, chosen.judge, study, results, scores, tmp_path / "judge", tmp_path)
-    assert {name: v["criteria"]["correctness"]["mean"] for name, v in told["variants"].items()} == {"zero-shot": 1, "tuned": 5}
-    assert all("good film" in said and "bad, good?" in said and "<reference_answer>\ngood\n" in said for said in shown)
+    assert {name: v["criteria"]["correctness"]["mean"] for name, v in told["variants"].items()} == {
+        "zero-shot": 1,
+        "tuned": 5,
+    }
+    assert all(
+        "good film" in said and "bad, good?" in said and "<reference_answer>\ngood\n" in said
+        for said in shown
+    )
 
 
-def test_an_endpoint_where_nobody_listens_is_said_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_where_nobody_listens_is_said_before_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     said: list[str] = []
     monkeypatch.setattr("prooftune.judge.study.say", lambda sentence, *_: said.append(sentence))
     say_if_unreachable(Judge(model="m", base_url="http://127.0.0.1:9/v1"))

@@ -16,14 +16,26 @@ from sklearn.metrics import cohen_kappa_score
 
 from prooftune.errors import UsageError
 from prooftune.evaluation.statistics import resample_counts
-from prooftune.judge import Judgement, Judgements, Preference, Preferences, difference, preference_summary, read_human, summary
+from prooftune.judge import (
+    Judgement,
+    Judgements,
+    Preference,
+    Preferences,
+    difference,
+    preference_summary,
+    read_human,
+    summary,
+)
 from prooftune.judge.human import _resampled_kappas, agreement
 from prooftune.judge.types import Winner
 from prooftune.recipe.judge import CRITERIA, Judge
 
 
 def judged(scores: Sequence[int | None]) -> Judgements:
-    each = [Judgement(str(i), "c", score, "" if score else "timed out") for i, score in enumerate(scores)]
+    each = [
+        Judgement(str(i), "c", score, "" if score else "timed out")
+        for i, score in enumerate(scores)
+    ]
     return Judgements("m", ("c",), (1, 5), each, len(each), len(each), 0, 0)
 
 
@@ -37,13 +49,19 @@ def test_failed_judgements_never_move_the_mean(scores: list[int], places: list[i
     mixed: list[int | None] = list(scores)
     for place in places:
         mixed.insert(min(place, len(mixed)), None)
-    plain, with_failures = (summary(judged(s), resamples=100)["criteria"]["c"] for s in ([*scores], mixed))
+    plain, with_failures = (
+        summary(judged(s), resamples=100)["criteria"]["c"] for s in ([*scores], mixed)
+    )
     assert plain["mean"] == pytest.approx(np.mean(scores))
     for name in ("mean", "low", "high", "n", "scores"):
         assert with_failures[name] == plain[name], name
     assert with_failures["failed"] == len(places)
     assert with_failures["failure_rate"] == pytest.approx(len(places) / len(mixed))
-    assert with_failures["failure_low"] <= with_failures["failure_rate"] <= with_failures["failure_high"]
+    assert (
+        with_failures["failure_low"]
+        <= with_failures["failure_rate"]
+        <= with_failures["failure_high"]
+    )
 
 
 def test_nothing_judged_has_no_mean_and_is_still_json() -> None:
@@ -55,7 +73,9 @@ def test_nothing_judged_has_no_mean_and_is_still_json() -> None:
 
 def test_the_interval_of_the_mean_is_that_of_a_plain_loop() -> None:
     scores = [int(s) for s in np.random.default_rng(0).integers(1, 6, 40)]
-    means = [np.mean(np.repeat(scores, counts.astype(int))) for counts in resample_counts(40, 500, 3)]
+    means = [
+        np.mean(np.repeat(scores, counts.astype(int))) for counts in resample_counts(40, 500, 3)
+    ]
     got = summary(judged(list(scores)), resamples=500, seed=3)["criteria"]["c"]
     assert [got["low"], got["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]))
 
@@ -88,7 +108,12 @@ def test_preferences_are_counted_and_tested(winners: list[Winner | None]) -> Non
     each = [Preference(str(i), w, w, w, "" if w else "timed out") for i, w in enumerate(winners)]
     got = preference_summary(Preferences("m", each, len(each), len(each), 0, 0), resamples=100)
     wins, losses = winners.count("first"), winners.count("second")
-    assert (got["wins"], got["losses"], got["ties"], got["failed"]) == (wins, losses, winners.count("tie"), winners.count(None))
+    assert (got["wins"], got["losses"], got["ties"], got["failed"]) == (
+        wins,
+        losses,
+        winners.count("tie"),
+        winners.count(None),
+    )
     assert got["n"] + got["failed"] == len(winners)
     if wins + losses:
         assert got["p"] == pytest.approx(binomtest(wins, wins + losses).pvalue)
@@ -105,7 +130,9 @@ def test_resampled_kappas_are_scikit_learns() -> None:
     fast = _resampled_kappas(human, judged_, 50, 4)
     for kappa, counts in zip(fast, resample_counts(30, 50, 4), strict=True):
         rows = np.repeat(np.arange(30), counts.astype(int))
-        expected = cohen_kappa_score(human[rows], judged_[rows], labels=[1, 2, 3, 4, 5], weights="quadratic")
+        expected = cohen_kappa_score(
+            human[rows], judged_[rows], labels=[1, 2, 3, 4, 5], weights="quadratic"
+        )
         assert kappa == pytest.approx(expected)
 
 
@@ -116,30 +143,44 @@ def test_agreement_of_known_tables() -> None:
     constant = agreement(np.full(4, 3), np.full(4, 3), (1, 5), 200, 0.95, 0)
     assert (constant.kappa, constant.low, constant.exact, constant.n) == (None, None, 1.0, 4)
     # Disagreement of (0,1,1,0)/4 against a chance of (1/2, 1/2) each: 1 - (1/2)/(1/2).
-    assert agreement(np.array([1, 1, 2, 2]), np.array([1, 2, 1, 2]), (1, 5), 200, 0.95, 0).kappa == pytest.approx(0)
+    assert agreement(
+        np.array([1, 1, 2, 2]), np.array([1, 2, 1, 2]), (1, 5), 200, 0.95, 0
+    ).kappa == pytest.approx(0)
 
 
 def test_agreement_stands_in_the_summary_over_what_both_scored(tmp_path: Path) -> None:
     file = tmp_path / "human.csv"
-    file.write_text("\ufeffid,criterion,score,who\n0,c,1,me\n1,c,2,me\n2,c,5,me\n9,c,5,me\n", encoding="utf-8")
+    file.write_text(
+        "\ufeffid,criterion,score,who\n0,c,1,me\n1,c,2,me\n2,c,5,me\n9,c,5,me\n", encoding="utf-8"
+    )
     human = read_human(file, ["c"], (1, 5))
     got = summary(judged([1, 3, None, 4]), human, resamples=200)["criteria"]["c"]["human"]
     assert got["n"] == 2
     assert got["exact"] == 0.5
-    assert got["kappa"] == pytest.approx(cohen_kappa_score([1, 2], [1, 3], labels=[1, 2, 3, 4, 5], weights="quadratic"))
+    assert got["kappa"] == pytest.approx(
+        cohen_kappa_score([1, 2], [1, 3], labels=[1, 2, 3, 4, 5], weights="quadratic")
+    )
     assert summary(judged([None]), {("0", "c"): 3}, resamples=100)["criteria"]["c"]["human"] is None
     with pytest.raises(UsageError, match="none of its ids"):
         summary(judged([1]), {("x", "c"): 3})
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("id,score\n1,2\n", "no column criterion"), ("", "no column"), ("id,criterion,score\n", "no scores in it"),
-    ("id,criterion,score\n1,d,2\n", "line 2: unknown criterion 'd'"),
-    ("id,criterion,score\n1,c,6\n", "'6' is no whole number from 1 to 5"),
-    ("id,criterion,score\n1,c,3\n2,c,x\n", "line 3: 'x'"), ("id,criterion,score\n1,c\n", "'' is no whole"),
-    ("id,criterion,score\n1,c,3\n1,c,3\n", "scored on c before"),
-])
-def test_wrong_human_scores_are_told_with_their_line(tmp_path: Path, content: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,score\n1,2\n", "no column criterion"),
+        ("", "no column"),
+        ("id,criterion,score\n", "no scores in it"),
+        ("id,criterion,score\n1,d,2\n", "line 2: unknown criterion 'd'"),
+        ("id,criterion,score\n1,c,6\n", "'6' is no whole number from 1 to 5"),
+        ("id,criterion,score\n1,c,3\n2,c,x\n", "line 3: 'x'"),
+        ("id,criterion,score\n1,c\n", "'' is no whole"),
+        ("id,criterion,score\n1,c,3\n1,c,3\n", "scored on c before"),
+    ],
+)
+def test_wrong_human_scores_are_told_with_their_line(
+    tmp_path: Path, content: str, message: str
+) -> None:
     file = tmp_path / "human.csv"
     file.write_text(content)
     with pytest.raises(UsageError) as error:
@@ -155,11 +196,20 @@ def test_no_file_and_no_text_are_told(tmp_path: Path) -> None:
         read_human(tmp_path / "binary.csv", ["c"], (1, 5))
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"criteria": ["coherense"]}, "coherense"), ({"criteria": {}}, "at least one"), ({"scale": [5, 1]}, "no scale"),
-    ({"base_url": "localhost:11434"}, "http://localhost"), ({"base_url": "http://me:pw@host/v1"}, "no key"), ({"rows": 0}, "rows"),
-    ({"timeout": 0}, "timeout"), ({"colour": "red"}, "colour"), ({"temperature": -1}, "temperature"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"criteria": ["coherense"]}, "coherense"),
+        ({"criteria": {}}, "at least one"),
+        ({"scale": [5, 1]}, "no scale"),
+        ({"base_url": "localhost:11434"}, "http://localhost"),
+        ({"base_url": "http://me:pw@host/v1"}, "no key"),
+        ({"rows": 0}, "rows"),
+        ({"timeout": 0}, "timeout"),
+        ({"colour": "red"}, "colour"),
+        ({"temperature": -1}, "temperature"),
+    ],
+)
 def test_wrong_settings_are_told(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError) as error:
         Judge.model_validate({"model": "m", **options})
@@ -168,6 +218,8 @@ def test_wrong_settings_are_told(options: dict[str, object], message: str) -> No
 
 
 def test_shipped_criteria_by_name() -> None:
-    assert Judge.model_validate({"model": "m", "criteria": ["correctness"]}).criteria == {"correctness": CRITERIA["correctness"]}
+    assert Judge.model_validate({"model": "m", "criteria": ["correctness"]}).criteria == {
+        "correctness": CRITERIA["correctness"]
+    }
     assert Judge(model="m").criteria == CRITERIA
     assert Judge(model="m").temperature == 0

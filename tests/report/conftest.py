@@ -21,24 +21,51 @@ CASES: dict[str, dict[str, Any]] = {
     "long labels": {"labels": studies.LONG_LABELS, "n": 400},
     "not tuned": {"variants": WITHOUT_TUNED},
     "no validation": {"validation": False},
-    "hostile": {"labels": ["<b>bold</b>", "a|b", "c&d"], "texts": studies.HOSTILE, "n": 150, "name": "<i>study</i>"},
+    "hostile": {
+        "labels": ["<b>bold</b>", "a|b", "c&d"],
+        "texts": studies.HOSTILE,
+        "n": 150,
+        "name": "<i>study</i>",
+    },
     "many labels": {"labels": [f"intent {i:02d}" for i in range(50)], "n": 600},
     "generation": {"variants": {"prompted": ("prompted", 1.3), "lora": ("tuned", 2.9)}, "n": 300},
-    "unbroken": {"labels": [f"{'account_and_subscription_' * 3}{c}" for c in "abc"], "n": 100, "name": "x" * 80},
+    "unbroken": {
+        "labels": [f"{'account_and_subscription_' * 3}{c}" for c in "abc"],
+        "n": 100,
+        "name": "x" * 80,
+    },
     "one variant": {"variants": {"lora": ("tuned", 2.0)}, "n": 60},
     "two tuned": {"variants": {**synthetic.VARIANTS, "dora": ("tuned", 2.95)}, "n": 200},
 }
 QUESTIONS: dict[str, dict[str, Any]] = {
-    "squad": {}, "policy": {"task": "free-text-qa", "variants": questions.POLICY, "unanswerable": 0.0, "judged": True},
-    "all answerable": {"unanswerable": 0.0, "validation": 0, "n": 40, "variants": {"tuned": ({"kind": "tuned"}, 0.5)}},
-    "hostile questions": {"texts": studies.HOSTILE, "name": "<i>study</i>", "n": 60, "task": "free-text-qa",
-                          "variants": {k: questions.POLICY[k] for k in ("base", "base-retrieval", "tuned", "oracle")}},
+    "squad": {},
+    "policy": {
+        "task": "free-text-qa",
+        "variants": questions.POLICY,
+        "unanswerable": 0.0,
+        "judged": True,
+    },
+    "all answerable": {
+        "unanswerable": 0.0,
+        "validation": 0,
+        "n": 40,
+        "variants": {"tuned": ({"kind": "tuned"}, 0.5)},
+    },
+    "hostile questions": {
+        "texts": studies.HOSTILE,
+        "name": "<i>study</i>",
+        "n": 60,
+        "task": "free-text-qa",
+        "variants": {k: questions.POLICY[k] for k in ("base", "base-retrieval", "tuned", "oracle")},
+    },
 }
 
 
 @cache
 def facts_of(case: str) -> dict[str, Any]:
-    found: dict[str, Any] = tidy(questions.facts(**QUESTIONS[case]) if case in QUESTIONS else studies.facts(**CASES[case]))
+    found: dict[str, Any] = tidy(
+        questions.facts(**QUESTIONS[case]) if case in QUESTIONS else studies.facts(**CASES[case])
+    )
     return found
 
 

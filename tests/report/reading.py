@@ -25,7 +25,10 @@ class Element:
         return " ".join(self._joined().split())
 
     def _joined(self) -> str:
-        parts = [c if isinstance(c, str) else f" {c._joined()} " if c.tag in APART else c._joined() for c in self.children]
+        parts = [
+            c if isinstance(c, str) else f" {c._joined()} " if c.tag in APART else c._joined()
+            for c in self.children
+        ]
         return "".join(parts)
 
     def all(self, *tags: str) -> Iterator[Element]:

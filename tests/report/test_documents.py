@@ -1,4 +1,5 @@
-"""What stands beside the page: JSON that any reader parses, a Markdown summary, and the same bytes twice."""
+"""What stands beside the page: JSON that any reader parses, a Markdown summary, and the same bytes
+twice."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def refuse(constant: str) -> None:
 def test_json_is_strict_and_holds_all_figures(case, tmp_path):
     facts = facts_of(case)
     build(facts, tmp_path)
-    found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    found = json.loads(
+        (tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse
+    )
     assert found["scores"]["variants"] == facts["scores"]["variants"]
     assert found["scores"]["comparisons"] == facts["scores"]["comparisons"]
     assert found["audit"] == facts["audit"] and found["environment"] == facts["environment"]
@@ -38,17 +41,29 @@ def test_json_is_strict_and_holds_all_figures(case, tmp_path):
 
 def test_json_keeps_not_a_number_out(tmp_path):
     facts = facts_of("usual")
-    lora = {**facts["variants"]["lora"], "forgetting": {"perplexity_before": float("nan"), "perplexity_after": 3.0}}
+    lora = {
+        **facts["variants"]["lora"],
+        "forgetting": {"perplexity_before": float("nan"), "perplexity_after": 3.0},
+    }
     build({**facts, "variants": {**facts["variants"], "lora": lora}}, tmp_path)
     found = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
     assert found["variants"]["lora"]["forgetting"]["perplexity_before"] is None
-    assert read((tmp_path / "report.html").read_text()).by_id("forgetting-table").text.count("–") == 3
+    assert (
+        read((tmp_path / "report.html").read_text()).by_id("forgetting-table").text.count("–") == 3
+    )
 
 
 def test_json_leaves_out_the_texts_of_changed_examples(folder):
     changed = json.loads((folder / "report.json").read_text())["scores"]["changed"]
-    assert changed["fixed"]["examples"] and changed["fixed"]["count"] == facts_of("usual")["scores"]["changed"]["fixed"]["count"]
-    assert all("text" not in e and e["id"] for side in ("fixed", "broken") for e in changed[side]["examples"])
+    assert (
+        changed["fixed"]["examples"]
+        and changed["fixed"]["count"] == facts_of("usual")["scores"]["changed"]["fixed"]["count"]
+    )
+    assert all(
+        "text" not in e and e["id"]
+        for side in ("fixed", "broken")
+        for e in changed[side]["examples"]
+    )
 
 
 def test_equal_facts_give_equal_bytes(folder, tmp_path):
@@ -119,7 +134,13 @@ def test_scores_alone_make_a_page():
 
 def test_an_audit_without_token_lengths_makes_a_page():
     facts = {**facts_of("usual")}
-    facts["audit"] = {"findings": [], "balance": {}, "lengths": {}, "truncation": {}, "rows": {"train": 5, "test": 2}}
+    facts["audit"] = {
+        "findings": [],
+        "balance": {},
+        "lengths": {},
+        "truncation": {},
+        "rows": {"train": 5, "test": 2},
+    }
     facts["notes"] = []
     text = read(page(facts)).by_id("data").text
     assert "The audit found nothing." in text and "5 train, 2 test" in text
@@ -132,9 +153,16 @@ def test_estimates_stand_beside_what_was_measured():
 
 def test_variants_below_the_commonest_label_are_named():
     facts = deepcopy(facts_of("usual"))
-    facts["scores"]["variants"]["zero-shot"]["metrics"]["accuracy"] = {"value": 0.1, "low": 0.08, "high": 0.13}
+    facts["scores"]["variants"]["zero-shot"]["metrics"]["accuracy"] = {
+        "value": 0.1,
+        "low": 0.08,
+        "high": 0.13,
+    }
     majority = facts["scores"]["variants"]["majority"]["metrics"]["accuracy"]["value"]
-    sentence = f"zero-shot: worse than the commonest label, which is right in {majority:.1%}; a gain over it says little."
+    sentence = (
+        f"zero-shot: worse than the commonest label, which is right in {majority:.1%}; a "
+        "gain over it says little."
+    )
     assert sentence in cautions(facts)
     assert sentence not in cautions(facts_of("usual"))
 
@@ -143,5 +171,7 @@ def test_what_variants_share_is_cautioned_once():
     cautions = page_of("usual").by_id("cautions")
     box = next(a for a in page_of("usual").all("aside") if cautions in a.children)
     shortened = [li.text for li in box.all("li") if "shortened" in li.text]
-    assert shortened == ["tfidf, zero-shot, few-shot, prompted, lora: 10 of 500 inputs (2.0%) were shortened to fit "
-                         "the length limit."]
+    assert shortened == [
+        "tfidf, zero-shot, few-shot, prompted, lora: 10 of 500 inputs (2.0%) were shortened to fit "
+        "the length limit."
+    ]

@@ -11,13 +11,28 @@ from report.conftest import facts_of, html_of, page_of
 from report.reading import Element
 from report.studies import HOSTILE
 
-SECTIONS = ["variants", "differences", "labels", "confusion", "calibration", "abstention", "changed", "training",
-            "forgetting", "prompts", "data", "cost", "reproduction"]
+SECTIONS = [
+    "variants",
+    "differences",
+    "labels",
+    "confusion",
+    "calibration",
+    "abstention",
+    "changed",
+    "training",
+    "forgetting",
+    "prompts",
+    "data",
+    "cost",
+    "reproduction",
+]
 
 
 def test_nothing_is_loaded_from_anywhere(document, html):
     for element in document.all():
-        assert element.tag not in ("script", "iframe", "img", "object", "embed", "base", "form"), element.tag
+        assert element.tag not in ("script", "iframe", "img", "object", "embed", "base", "form"), (
+            element.tag
+        )
         for name, value in element.attributes.items():
             assert not name.startswith("on"), (element.tag, name)
             if name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href"):
@@ -34,7 +49,10 @@ def test_texts_from_data_are_shown_and_never_acted_on():
     tags = {e.tag for e in page.all()}
     assert not tags & {"script", "img", "i"}
     # The only <b> are the page's own: the study's name and the names over matrices.
-    assert {e.text for e in page.all("b")} == {"<i>study</i>", *facts_of("hostile")["scores"]["variants"]}
+    assert {e.text for e in page.all("b")} == {
+        "<i>study</i>",
+        *facts_of("hostile")["scores"]["variants"],
+    }
     shown = " ".join(HOSTILE.split())
     assert shown in page.by_id("changed").text
     assert any(shown in pre.text for pre in page.by_id("prompts").all("pre"))
@@ -48,8 +66,10 @@ def test_a_hostile_variant_description_and_finding_are_escaped():
 
     facts = {**facts_of("usual")}
     facts["variants"] = {"lora": {**facts["variants"]["lora"], "description": HOSTILE}}
-    facts["audit"] = {**facts["audit"], "findings": [
-        {"code": HOSTILE, "severity": "error", "message": HOSTILE, "rows": [HOSTILE]}]}
+    facts["audit"] = {
+        **facts["audit"],
+        "findings": [{"code": HOSTILE, "severity": "error", "message": HOSTILE, "rows": [HOSTILE]}],
+    }
     facts["recipe"] = facts["created"] = HOSTILE
     facts["environment"] = {"cpu": HOSTILE, HOSTILE: "1"}
     shown = read(page(facts))
@@ -108,12 +128,28 @@ def test_nothing_is_drawn_outside_its_picture(document):
         _, _, width, height = map(float, svg.attributes["viewbox"].split())
         for e in svg.all():
             for name, value in e.attributes.items():
-                limit = {"x": width, "x1": width, "x2": width, "cx": width, "y": height, "y1": height, "y2": height,
-                         "cy": height}.get(name)
+                limit = {
+                    "x": width,
+                    "x1": width,
+                    "x2": width,
+                    "cx": width,
+                    "y": height,
+                    "y1": height,
+                    "y2": height,
+                    "cy": height,
+                }.get(name)
                 if limit is not None:
-                    assert -0.01 <= float(value) <= limit + 0.01, (svg.attributes.get("aria-label"), e.tag, name, value)
+                    assert -0.01 <= float(value) <= limit + 0.01, (
+                        svg.attributes.get("aria-label"),
+                        e.tag,
+                        name,
+                        value,
+                    )
             if e.tag == "path":
-                pairs = [tuple(map(float, p.split())) for p in e.attributes["d"].removeprefix("M").split("L")]
+                pairs = [
+                    tuple(map(float, p.split()))
+                    for p in e.attributes["d"].removeprefix("M").split("L")
+                ]
                 assert all(0 <= x <= width and 0 <= y <= height for x, y in pairs)
 
 
@@ -125,14 +161,19 @@ def test_page_is_ready_for_phone_dark_mode_and_paper(html):
 
 def test_a_whole_study_has_every_section(usual):
     assert [e.attributes["id"] for e in usual.all("section")] == SECTIONS
-    assert [a.attributes["href"] for a in next(usual.all("nav")).all("a")] == [f"#{name}" for name in SECTIONS]
+    assert [a.attributes["href"] for a in next(usual.all("nav")).all("a")] == [
+        f"#{name}" for name in SECTIONS
+    ]
 
 
-@pytest.mark.parametrize(("case", "missing"), [
-    ("not tuned", {"changed", "training", "forgetting"}),
-    ("one variant", {"differences", "changed"}),
-    ("no validation", set()),
-])
+@pytest.mark.parametrize(
+    ("case", "missing"),
+    [
+        ("not tuned", {"changed", "training", "forgetting"}),
+        ("one variant", {"differences", "changed"}),
+        ("no validation", set()),
+    ],
+)
 def test_sections_without_facts_are_left_out(case, missing):
     assert {*SECTIONS} - {e.attributes["id"] for e in page_of(case).all("section")} == missing
 

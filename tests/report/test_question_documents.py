@@ -1,4 +1,5 @@
-"""What stands beside the page of a study of questions: JSON, Markdown, the table in the terminal; and older scores."""
+"""What stands beside the page of a study of questions: JSON, Markdown, the table in the terminal;
+and older scores."""
 
 from __future__ import annotations
 
@@ -39,8 +40,10 @@ def test_markdown_has_the_same_tables(case, tmp_path):
         assert f"| {plain(name)}{control} | {percent(figure['value'])} ({span(figure)}) |" in text
     titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
     assert [t for t in titles if t in ("Answers", "Retrieval", "Citations", "Judge")] == [
-        next(section.all("h2")).text for section in page_of(case).all("section")
-        if section.attributes["id"] in ("answers", "retrieval", "citations", "judge")]
+        next(section.all("h2")).text
+        for section in page_of(case).all("section")
+        if section.attributes["id"] in ("answers", "retrieval", "citations", "judge")
+    ]
     for block in text.split("\n\n"):
         if block.startswith("|"):
             assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
@@ -58,7 +61,10 @@ def test_terminal(capsys, case):
     for name, variant in scores["variants"].items():
         figure = variant["metrics"][scores["primary"]]
         control = " (control)" if variant["role"] == "control" else ""
-        assert any(line.startswith(f"{name}{control} {percent(figure['value'])} ({span(figure)})") for line in lines), name
+        assert any(
+            line.startswith(f"{name}{control} {percent(figure['value'])} ({span(figure)})")
+            for line in lines
+        ), name
 
 
 def test_scores_of_before_there_were_other_tasks_make_the_same_page():

@@ -1,4 +1,5 @@
-"""Studies of questions: every figure on the page is the one in the scores, and nothing is shown that is not there."""
+"""Studies of questions: every figure on the page is the one in the scores, and nothing is shown
+that is not there."""
 
 from __future__ import annotations
 
@@ -60,11 +61,15 @@ def cautions(document: Element) -> str:
 def test_variants_by_the_primary_metric_and_controls_last(document, facts):
     scores = facts["scores"]
     rows = table(document, "variants-table")
-    keys = {"extractive-qa": ["f1", "exact", "rougeL", "meteor", "bleu"],
-            "free-text-qa": ["rougeL", "f1", "meteor", "bleu", "answer_words"]}[scores["task"]]
+    keys = {
+        "extractive-qa": ["f1", "exact", "rougeL", "meteor", "bleu"],
+        "free-text-qa": ["rougeL", "f1", "meteor", "bleu", "answer_words"],
+    }[scores["task"]]
     values, controls = [], []
     for row in rows[1:]:
-        name, variant = next((n, v) for n, v in scores["variants"].items() if row[0].split()[0] == n)
+        name, variant = next(
+            (n, v) for n, v in scores["variants"].items() if row[0].split()[0] == n
+        )
         assert [row[1], *row[3:]] == [said(key, variant["metrics"][key]) for key in keys], name
         controls.append(variant["role"] == "control")
         values.append((controls[-1], -variant["metrics"][scores["primary"]]["value"]))
@@ -90,7 +95,9 @@ def test_all_metrics_and_all_their_differences(document, facts):
         for title, row in by_name(table(document, "all-differences-table")).items():
             key = next(k for k, metric in every.items() if metric.title == title)
             scale = FORMS.get(key, (100, 1))[0]
-            assert [cell.split()[0] for cell in row] == [points(c[key]["value"] * scale / 100) for c in scores["comparisons"]]
+            assert [cell.split()[0] for cell in row] == [
+                points(c[key]["value"] * scale / 100) for c in scores["comparisons"]
+            ]
 
 
 def test_differences_in_the_primary_metric(document, facts):
@@ -102,9 +109,18 @@ def test_differences_in_the_primary_metric(document, facts):
     for row, c in zip(table(document, "differences-table")[1:], scores["comparisons"], strict=True):
         d = c[scores["primary"]]
         assert row[1] == f"{points(d['value'])} {signed_span(d)}"
-        assert row[-4:-1] == [f"{c['only_a']} : {c['only_b']}", p_value(c["p_holm"]),
-                              f"{100 * c['minimum_detectable_difference']:.1f}"]
-        word = "no clear difference" if not c["significant"] else "better" if d["value"] > 0 else "worse"
+        assert row[-4:-1] == [
+            f"{c['only_a']} : {c['only_b']}",
+            p_value(c["p_holm"]),
+            f"{100 * c['minimum_detectable_difference']:.1f}",
+        ]
+        word = (
+            "no clear difference"
+            if not c["significant"]
+            else "better"
+            if d["value"] > 0
+            else "worse"
+        )
         control = bool({c["a"], c["b"]} & controls) and c["significant"]
         assert row[-1].endswith(f"{word} (control)" if control else word)
         assert ("▲" in row[-1] or "▼" in row[-1]) == (c["significant"] and not control)
@@ -116,41 +132,70 @@ def test_with_and_without_an_answer():
     assert "(n = 84)" in rows[0][1] and "(n = 36)" in rows[0][3]
     for name, row in by_name(rows).items():
         metrics = scores["variants"][name]["metrics"]
-        assert row == [said(key, metrics[key]) for key in ("has_answer_exact", "has_answer_f1", "no_answer_exact")]
+        assert row == [
+            said(key, metrics[key])
+            for key in ("has_answer_exact", "has_answer_f1", "no_answer_exact")
+        ]
     for case in ("policy", "all answerable"):
         assert all(e.attributes.get("id") != "strata-table" for e in page_of(case).all())
 
 
 def test_outputs(document, facts):
     scores = facts["scores"]
-    keys = ["invalid"] * (scores["task"] == "extractive-qa") + ["abstained", "windowed", "truncated"]
+    keys = ["invalid"] * (scores["task"] == "extractive-qa") + [
+        "abstained",
+        "windowed",
+        "truncated",
+    ]
     for name, row in by_name(table(document, "outputs-table")).items():
         v = scores["variants"][name]
-        assert row == [*(f"{v[key]} {percent(v[key] / v['n'])}" for key in keys),
-                       said("answer_words", v["metrics"]["answer_words"]),
-                       count(v["generated_tokens"]), f"{v['generated_tokens'] / v['n']:.1f}"]
+        assert row == [
+            *(f"{v[key]} {percent(v[key] / v['n'])}" for key in keys),
+            said("answer_words", v["metrics"]["answer_words"]),
+            count(v["generated_tokens"]),
+            f"{v['generated_tokens'] / v['n']:.1f}",
+        ]
 
 
 def test_threshold_table_and_figure_say_what_was_chosen_and_what_it_gives():
     page_, variants = page_of("squad"), facts_of("squad")["scores"]["variants"]
     rows = by_name(table(page_, "threshold-table"))
     assert {*rows} == {"zero-shot", "best-prompt", "tuned"}
-    drawn = {svg.attributes["aria-label"]: [t.text for t in svg.all("title")] for svg in page_.by_id("answers").all("svg")
-             if "aria-label" in svg.attributes}
+    drawn = {
+        svg.attributes["aria-label"]: [t.text for t in svg.all("title")]
+        for svg in page_.by_id("answers").all("svg")
+        if "aria-label" in svg.attributes
+    }
     for name, row in rows.items():
         v, t = variants[name], variants[name]["no_answer"]
-        assert row == [f"{t['value']:+.2f}".replace("-", "−"), "60", said("f1", v["metrics"]["f1"]), percent(t["f1_without"]),
-                       said("exact", v["metrics"]["exact"]), percent(t["exact_without"]), percent(t["best_f1_on_test"]),
-                       said("auroc", t["auroc"])]
+        assert row == [
+            f"{t['value']:+.2f}".replace("-", "−"),
+            "60",
+            said("f1", v["metrics"]["f1"]),
+            percent(t["f1_without"]),
+            said("exact", v["metrics"]["exact"]),
+            percent(t["exact_without"]),
+            percent(t["best_f1_on_test"]),
+            said("auroc", t["auroc"]),
+        ]
         best, chosen = drawn[f"F1 of {name} against its no-answer threshold"]
-        assert best.endswith(f"F1 {percent(max(p['f1'] for p in t['curve']))}") and best.startswith("best on test")
+        assert best.endswith(f"F1 {percent(max(p['f1'] for p in t['curve']))}") and best.startswith(
+            "best on test"
+        )
         assert chosen.endswith(f"F1 {percent(v['metrics']['f1']['value'])}")
 
 
 def test_the_chosen_threshold_is_drawn_on_its_curve():
     variant = facts_of("squad")["scores"]["variants"]["tuned"]
-    svg = next(s for s in page_of("squad").all("svg") if s.attributes.get("aria-label", "").startswith("F1 of tuned"))
-    steps = [tuple(map(float, p.split())) for p in next(svg.all("path")).attributes["d"].removeprefix("M").split("L")]
+    svg = next(
+        s
+        for s in page_of("squad").all("svg")
+        if s.attributes.get("aria-label", "").startswith("F1 of tuned")
+    )
+    steps = [
+        tuple(map(float, p.split()))
+        for p in next(svg.all("path")).attributes["d"].removeprefix("M").split("L")
+    ]
     dot = [c for c in svg.all("circle") if "hollow" not in c.attributes["class"]][-1]
     x, y = float(dot.attributes["cx"]), float(dot.attributes["cy"])
     at = max((px, i) for i, (px, _) in enumerate(steps) if px <= x)[1]
@@ -169,7 +214,9 @@ def test_signatures_of_all_metrics_stand_once():
         rows = table(page_of(name), "signatures-table")[1:]
         signatures = facts_of(name)["scores"]["variants"]["tuned"]["signatures"]
         assert {row[1] for row in rows} == {*signatures.values()}
-        assert [row[0] for row in rows if row[1] == signatures["rouge1"]] == ["ROUGE-1, ROUGE-2, ROUGE-L"]
+        assert [row[0] for row in rows if row[1] == signatures["rouge1"]] == [
+            "ROUGE-1, ROUGE-2, ROUGE-L"
+        ]
 
 
 def test_retrieval_and_citations():
@@ -177,15 +224,30 @@ def test_retrieval_and_citations():
     rows = table(page_, "retrieval-table")
     assert rows[0] == ["variant", "questions", "recall@3", "recall@10", "MRR@10", "nDCG@10"]
     assert [*by_name(rows)] == ["tuned-retrieval", "base-retrieval"]
-    assert rows[1][1:] == ["100", "61.0% 54.8–66.2", "80.0% 73.8–85.2", "50.0% 43.8–55.2", "57.0% 50.7–62.3"]
+    assert rows[1][1:] == [
+        "100",
+        "61.0% 54.8–66.2",
+        "80.0% 73.8–85.2",
+        "50.0% 43.8–55.2",
+        "57.0% 50.7–62.3",
+    ]
     assert "20 others are left out" in page_.by_id("retrieval").text
     cited = by_name(table(page_, "citations-table"))
     assert [*cited] == ["tuned-retrieval", "base-retrieval", "oracle", "random"]
     for name, row in cited.items():
         v = scores["variants"][name]
-        assert row[0].split()[0] == percent(v["cited"] / v["n"]) and row[1] == count(v["unknown_citations"])
-        assert row[2:] == [said(key, v["citations"][key]) for key in
-                           ("citation_precision", "citation_recall", "unsupported_rate", "unknown_citation_rate")]
+        assert row[0].split()[0] == percent(v["cited"] / v["n"]) and row[1] == count(
+            v["unknown_citations"]
+        )
+        assert row[2:] == [
+            said(key, v["citations"][key])
+            for key in (
+                "citation_precision",
+                "citation_recall",
+                "unsupported_rate",
+                "unknown_citation_rate",
+            )
+        ]
 
 
 def test_judge():
@@ -195,20 +257,44 @@ def test_judge():
         for criterion, c in told["criteria"].items():
             row = next(rows)
             assert row[:4] == [name, criterion, f"{c['mean']:.2f} {span(c, 1, 2)}", str(c["n"])]
-            assert row[4].split()[0] == str(c["failed"]) and row[5] == f"no score in the reply: {c['failed']}" and c["failed"]
+            assert (
+                row[4].split()[0] == str(c["failed"])
+                and row[5] == f"no score in the reply: {c['failed']}"
+                and c["failed"]
+            )
     pair, (row,) = judge["pairs"][0], table(page_, "preferences-table")[1:]
-    assert row[:4] == ["random against base", *(str(pair[key]) for key in ("wins", "ties", "losses"))]
-    assert row[4] == f"{points(pair['net'])} {signed_span(pair)}" and row[6].split()[0] == percent(pair["consistent"])
-    assert row[7:] == [f"{pair['first_place']} : {pair['second_place']}", f"{pair['failed']} {percent(pair['failure_rate'])}, "
-                       + span({"low": pair["failure_low"], "high": pair["failure_high"]}), "timed out: 5"]
-    for row, (criterion, d) in zip(table(page_, "judge-differences-table")[1:], judge["differences"][0]["criteria"].items(),
-                                   strict=True):
+    assert row[:4] == [
+        "random against base",
+        *(str(pair[key]) for key in ("wins", "ties", "losses")),
+    ]
+    assert row[4] == f"{points(pair['net'])} {signed_span(pair)}" and row[6].split()[0] == percent(
+        pair["consistent"]
+    )
+    assert row[7:] == [
+        f"{pair['first_place']} : {pair['second_place']}",
+        f"{pair['failed']} {percent(pair['failure_rate'])}, "
+        + span({"low": pair["failure_low"], "high": pair["failure_high"]}),
+        "timed out: 5",
+    ]
+    for row, (criterion, d) in zip(
+        table(page_, "judge-differences-table")[1:],
+        judge["differences"][0]["criteria"].items(),
+        strict=True,
+    ):
         assert row[1] == criterion and row[3:5] == [str(d["n"]), str(d["left_out"])]
         assert row[2].split()[0] == f"{d['difference']:+.2f}".replace("-", "−")
-    people = [told["criteria"][c]["human"] for name, told in judge["variants"].items() for c in told["criteria"]
-              if name in ("base", "random")]
+    people = [
+        told["criteria"][c]["human"]
+        for name, told in judge["variants"].items()
+        for c in told["criteria"]
+        if name in ("base", "random")
+    ]
     for row, human in zip(table(page_, "human-table")[1:], people, strict=True):
-        assert row[2:] == [f"{number(human['kappa'])} {span(human, 1, 3)}", percent(human["exact"]), str(human["n"])]
+        assert row[2:] == [
+            f"{number(human['kappa'])} {span(human, 1, 3)}",
+            percent(human["exact"]),
+            str(human["n"]),
+        ]
 
 
 def test_sections_that_have_nothing_are_left_out(document, facts):
@@ -239,38 +325,66 @@ def test_cautions_name_what_must_be_known():
         invalid.setdefault(variant["invalid"], []).append(name)
     assert len(invalid) > 1
     for n, names in invalid.items():
-        assert (f"{', '.join(names)}: {n} of 120 outputs ({n / 1.2:.1f}%) were no part of their text" in text) == (n > 0)
+        assert (
+            f"{', '.join(names)}: {n} of 120 outputs ({n / 1.2:.1f}%) were no part of their text"
+            in text
+        ) == (n > 0)
     assert "3 of 120 contexts (2.5%) were too long for one prompt" in text
-    assert "citations" not in text and "judgements" not in text and "gives no answer to any" not in text
+    assert (
+        "citations" not in text
+        and "judgements" not in text
+        and "gives no answer to any" not in text
+    )
     text = cautions(page_of("policy"))
     assert "4 citations name a passage that was not shown" in text
-    failed = [c["failed"] for v in facts_of("policy")["scores"]["judge"]["variants"].values() for c in v["criteria"].values()]
+    failed = [
+        c["failed"]
+        for v in facts_of("policy")["scores"]["judge"]["variants"].values()
+        for c in v["criteria"].values()
+    ]
     assert f"{sum(failed) + 5:,} of 1,800 judgements failed" in text
 
 
 def test_a_variant_that_never_answers_is_told():
     never = {"value": 0.0, "low": 0.0, "high": 0.0}
     text = cautions(rebuilt("squad", variants__tuned__metrics__answer_words=never))
-    assert "tuned: gives no answer to any question, which its no-answer threshold makes it do" in text
+    assert (
+        "tuned: gives no answer to any question, which its no-answer threshold makes it do" in text
+    )
     assert "majority: gives" not in text
     assert "tuned: gives no answer to any question; its scores" in cautions(
-        rebuilt("squad", variants__tuned__metrics__answer_words=never, variants__tuned__abstained=120))
+        rebuilt(
+            "squad", variants__tuned__metrics__answer_words=never, variants__tuned__abstained=120
+        )
+    )
 
 
 def test_a_variant_that_hardly_answers_says_what_its_no_answer_score_is_worth():
     told = facts_of("squad")["scores"]["variants"]["tuned"]["no_answer"]
     text = cautions(rebuilt("squad", variants__tuned__abstained=119))
     assert "tuned: said “no answer” to 119 of 120 questions" in text
-    assert (f"AUROC {told['auroc']['value']:.1%} ({told['auroc']['low']:.1%} to {told['auroc']['high']:.1%}; chance is 50%). "
-            f"On questions with an answer its F1 was {told['has_answer_f1_without']:.1%} before the threshold, and "
-            f"{told['has_answer_f1_always']:.1%} if made to answer.") in text
+    assert (
+        f"AUROC {told['auroc']['value']:.1%} ({told['auroc']['low']:.1%} to "
+        f"{told['auroc']['high']:.1%}; chance is 50%). "
+        f"On questions with an answer its F1 was {told['has_answer_f1_without']:.1%} before the "
+        "threshold, and "
+        f"{told['has_answer_f1_always']:.1%} if made to answer."
+    ) in text
     assert "AUROC" not in cautions(page_of("squad"))
-    assert "AUROC" not in cautions(rebuilt("squad", variants__tuned__abstained=119, variants__tuned__no_answer__auroc=None))
+    assert "AUROC" not in cautions(
+        rebuilt("squad", variants__tuned__abstained=119, variants__tuned__no_answer__auroc=None)
+    )
 
 
 def test_meteor_without_synonyms_is_told():
-    for signature, told in (("nltk:3|without synonyms", True), ("nltk:3|synonyms:WordNet 3.0", False)):
-        changes = {f"variants__{name}__signatures__meteor": signature for name in facts_of("squad")["scores"]["variants"]}
+    for signature, told in (
+        ("nltk:3|without synonyms", True),
+        ("nltk:3|synonyms:WordNet 3.0", False),
+    ):
+        changes = {
+            f"variants__{name}__signatures__meteor": signature
+            for name in facts_of("squad")["scores"]["variants"]
+        }
         assert ("METEOR ran without WordNet" in cautions(rebuilt("squad", **changes))) == told
 
 
@@ -286,13 +400,17 @@ def test_a_metric_that_some_variant_has_gets_its_column():
 def test_a_final_answer_that_is_none_is_not_called_foreign_to_the_text():
     changed = copy.deepcopy(facts_of("squad")["scores"]["changed"])
     one = changed["fixed"]["examples"][0]
-    one["before"], one["after"] = ({"output": text, "valid": False, "probability": None} for text in ("(no answer)", "gist"))
+    one["before"], one["after"] = (
+        {"output": text, "valid": False, "probability": None} for text in ("(no answer)", "gist")
+    )
     text = rebuilt("squad", changed=changed).by_id("changed").text
     assert "not in the text: “gist”" in text and "not in the text: “(no answer)”" not in text
 
 
 def test_the_summary_tells_what_each_prompt_saves():
-    lines = markdown(facts_of("squad")).split("## Prompts tried")[1].split("##")[0].strip().splitlines()
+    lines = (
+        markdown(facts_of("squad")).split("## Prompts tried")[1].split("##")[0].strip().splitlines()
+    )
     shown_rows = [line.split(" | ")[1:] for line in lines[2:]]
     assert shown_rows == [["41.0%", "200.0", "0.0 (0.0%) |"], ["45.0%", "150.0", "50.0 (25.0%) |"]]
     assert "(kept)" in lines[3] and "(kept)" not in lines[2]
@@ -300,7 +418,10 @@ def test_the_summary_tells_what_each_prompt_saves():
 
 def test_prompts_tried_show_the_measure_and_the_tokens_saved():
     rows = cells(page_of("squad").by_id("prompts").of_class("tried")[0])
-    assert rows[0][1] == "F1" and [row[2:] for row in rows[1:]] == [["200", "0 0.0%", ""], ["150", "50 25.0%", "chosen"]]
+    assert rows[0][1] == "F1" and [row[2:] for row in rows[1:]] == [
+        ["200", "0 0.0%", ""],
+        ["150", "50 25.0%", "chosen"],
+    ]
     assert "wider than need be for a mean of F1" in page_of("squad").by_id("prompts").text
 
 
@@ -314,7 +435,11 @@ def test_changed_questions_show_the_passages_that_the_new_answer_cites():
     shown_at_all = 0
     for case in QUESTIONS:
         changed = facts_of(case)["scores"]["changed"]
-        examples = [e for side in ("fixed", "broken") for e in (changed or {}).get(side, {}).get("examples", [])]
+        examples = [
+            e
+            for side in ("fixed", "broken")
+            for e in (changed or {}).get(side, {}).get("examples", [])
+        ]
         for source in [source for e in examples for source in e["sources"]]:
             assert " ".join(source.split()) in page_of(case).by_id("changed").text
             shown_at_all += 1

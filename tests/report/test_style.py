@@ -1,4 +1,5 @@
-"""Colours that everyone can read: contrast as WCAG 2.2 level AA asks, in light, in dark and on paper."""
+"""Colours that everyone can read: contrast as WCAG 2.2 level AA asks, in light, in dark and on
+paper."""
 
 from __future__ import annotations
 
@@ -10,15 +11,17 @@ import pytest
 from prooftune.report.build import STYLES
 
 STYLE = "".join(path.read_text(encoding="utf-8") for path in STYLES)
-LIGHT, DARK, PRINT = ({name: value.strip() for name, value in re.findall(r"--([\w-]+):([^;]+);", block)}
-                      for block in re.findall(r":root \{([^}]*--paper[^}]*)\}", STYLE))
+LIGHT, DARK, PRINT = (
+    {name: value.strip() for name, value in re.findall(r"--([\w-]+):([^;]+);", block)}
+    for block in re.findall(r":root \{([^}]*--paper[^}]*)\}", STYLE)
+)
 THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK, PRINT], ids=["light", "dark", "print"])
 SERIES = [f"s{i}" for i in range(10)]
 
 
 def channels(colour: str) -> list[float]:
     if colour.startswith("#"):
-        return [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+        return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return [int(part) / 255 for part in colour.split()]
 
 
@@ -66,7 +69,9 @@ def dashes(series: str) -> str:
 
 @THEMES
 @pytest.mark.parametrize("kind", ["protan", "deutan"])
-@pytest.mark.parametrize(("a", "b"), [("good", "bad"), ("s0", "s2"), ("s0", "s6"), ("s2", "s6"), ("s0", "s5")])
+@pytest.mark.parametrize(
+    ("a", "b"), [("good", "bad"), ("s0", "s2"), ("s0", "s6"), ("s2", "s6"), ("s0", "s5")]
+)
 def test_pairs_that_must_be_told_apart_are(theme, kind, a, b):
     one, other = (seen_without(kind, channels(theme[name])) for name in (a, b))
     assert max(abs(x - y) for x, y in zip(one, other, strict=True)) > 0.06
@@ -78,5 +83,7 @@ def test_lines_differ_by_more_than_their_colour():
 
 
 def test_paper_is_light():
-    assert all(PRINT[name] == LIGHT[name] for name in [*SERIES, "paper", "ink", "muted", "good", "bad"])
+    assert all(
+        PRINT[name] == LIGHT[name] for name in [*SERIES, "paper", "ink", "muted", "good", "bad"]
+    )
     assert {*LIGHT} - {"sans", "mono"} == {*DARK}

@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from prooftune.report.format import count, number, p_value, percent, points, seconds, signed_span, significant, size, span
+from prooftune.report.format import (
+    count,
+    number,
+    p_value,
+    percent,
+    points,
+    seconds,
+    signed_span,
+    significant,
+    size,
+    span,
+)
 from prooftune.report.task_display import TASKS
 from report.conftest import CASES, facts_of
 from report.reading import cells, table
@@ -55,7 +66,9 @@ def test_all_metrics(document, facts):
         for name, cell in zip(rows[0][1:], shown[metric.title], strict=True):
             figure = variants[name]["metrics"].get(key)
             assert cell == (value(figure) if key in AS_NUMBERS else share(figure)), (name, key)
-    assert {key for v in variants.values() for key in v["metrics"]} <= {*METRICS}, "a metric is not shown"
+    assert {key for v in variants.values() for key in v["metrics"]} <= {*METRICS}, (
+        "a metric is not shown"
+    )
 
 
 def test_differences(document, facts):
@@ -69,19 +82,35 @@ def test_differences(document, facts):
         assert row[4] == f"{count(c['only_a'])} : {count(c['only_b'])}"
         assert row[5] == p_value(c["p_holm"])
         assert row[6] == f"{100 * c['minimum_detectable_difference']:.1f}"
-        word = "no clear difference" if not c["significant"] else "better" if c["accuracy"]["value"] > 0 else "worse"
+        word = (
+            "no clear difference"
+            if not c["significant"]
+            else "better"
+            if c["accuracy"]["value"] > 0
+            else "worse"
+        )
         assert row[7].endswith(word)
 
 
 def test_labels(document, facts):
     scores = facts["scores"]
     judged = scores["verdict"]["best_tuned"] or scores["verdict"]["winner"]
-    for row, c in zip(table(document, "label-table")[1:], scores["variants"][judged]["per_class"], strict=True):
-        assert row == [c["label"], count(c["support"]), share(c["precision"]), share(c["recall"]), share(c["f1"])]
+    for row, c in zip(
+        table(document, "label-table")[1:], scores["variants"][judged]["per_class"], strict=True
+    ):
+        assert row == [
+            c["label"],
+            count(c["support"]),
+            share(c["precision"]),
+            share(c["recall"]),
+            share(c["f1"]),
+        ]
     if len(scores["variants"]) > 1:
         rows = table(document, "f1-table")
         for i, row in enumerate(rows[1:]):
-            assert row[2:] == [share(scores["variants"][name]["per_class"][i]["f1"]) for name in rows[0][2:]]
+            assert row[2:] == [
+                share(scores["variants"][name]["per_class"][i]["f1"]) for name in rows[0][2:]
+            ]
 
 
 def test_the_figure_of_labels_says_the_same_as_the_table(document, facts):
@@ -89,8 +118,12 @@ def test_the_figure_of_labels_says_the_same_as_the_table(document, facts):
     titles = [t.text for svg in document.by_id("labels").all("svg") for t in svg.all("title")]
     for title in titles:
         start, _, shown = title.rpartition(": F1 ")
-        label, name = next((c["label"], name) for name, v in scores["variants"].items() for c in v["per_class"]
-                           if start == f"{c['label']}, {name}")
+        label, name = next(
+            (c["label"], name)
+            for name, v in scores["variants"].items()
+            for c in v["per_class"]
+            if start == f"{c['label']}, {name}"
+        )
         figure = next(c["f1"] for c in scores["variants"][name]["per_class"] if c["label"] == label)
         assert shown == percent(figure["value"])
     assert bool(titles) == (len(scores["variants"]) > 1)
@@ -105,7 +138,9 @@ def test_confusion(document, facts):
         assert rows[0][0] == "true label" and rows[0][-1] == "n"
         for shown, column in zip(rows[0][1:-1], confusion["columns"], strict=True):
             assert shown == column or (shown.endswith("…") and column.startswith(shown[:-1]))
-        for row, label, counts in zip(rows[1:], confusion["rows"], confusion["counts"], strict=True):
+        for row, label, counts in zip(
+            rows[1:], confusion["rows"], confusion["counts"], strict=True
+        ):
             assert row[0] == label and row[-1] == count(sum(counts))
             assert [cell.split()[0] for cell in row[1:-1]] == [count(n) for n in counts]
 
@@ -113,11 +148,15 @@ def test_confusion(document, facts):
 def test_calibration(document, facts):
     variants = facts["scores"]["variants"]
     shown = by_first(table(document, "calibration-table"))
-    assert {*shown} == {n for n, v in variants.items() if v["calibration"] and v["kind"] != "majority"}
+    assert {*shown} == {
+        n for n, v in variants.items() if v["calibration"] and v["kind"] != "majority"
+    }
     for name, row in shown.items():
         found, temperature = variants[name]["calibration"], variants[name]["temperature"]
         sides = ("before",) if temperature is None else ("before", "after")
-        assert row[-2 * len(sides):] == [value(found[figure][side]) for figure in ("ece", "log_loss") for side in sides]
+        assert row[-2 * len(sides) :] == [
+            value(found[figure][side]) for figure in ("ece", "log_loss") for side in sides
+        ]
         if temperature is not None:
             assert row[0] == significant(temperature)
 
@@ -136,7 +175,12 @@ def test_abstention(usual):
     for name, row in by_first(table(usual, "abstention-table")).items():
         a = variants[name]["abstention"]
         if a["reachable"]:
-            assert row == [percent(a["threshold"]), count(a["answered"]), percent(a["coverage"]), share(a["accuracy"])]
+            assert row == [
+                percent(a["threshold"]),
+                count(a["answered"]),
+                percent(a["coverage"]),
+                share(a["accuracy"]),
+            ]
         else:
             assert "not reached" in row[0]
 
@@ -148,8 +192,17 @@ def test_the_majority_class_has_no_say_in_being_sure():
 
     scores = facts_of("usual")["scores"]
     variants = scores["variants"]
-    sure = {key: variants["zero-shot"][key] for key in ("calibration", "abstention", "risk_coverage", "temperature")}
-    facts = {"name": "s", "scores": {**scores, "variants": {**variants, "majority": {**variants["majority"], **sure}}}}
+    sure = {
+        key: variants["zero-shot"][key]
+        for key in ("calibration", "abstention", "risk_coverage", "temperature")
+    }
+    facts = {
+        "name": "s",
+        "scores": {
+            **scores,
+            "variants": {**variants, "majority": {**variants["majority"], **sure}},
+        },
+    }
     shown = read(page(facts))
     for name in ("calibration-table", "risk-table", "abstention-table"):
         assert "majority" not in by_first(table(shown, name))
@@ -164,7 +217,9 @@ def test_tiles(document, facts):
     assert percent(accuracy["value"]) in first.text and span(accuracy) in first.text
     assert f"n = {count(facts['scores']['n'])}" in first.text
     for tile, against in zip(others, verdict["against"], strict=True):
-        assert tile.text.startswith(f"against {against['variant']} {points(against['difference']['value'])}")
+        assert tile.text.startswith(
+            f"against {against['variant']} {points(against['difference']['value'])}"
+        )
         assert signed_span(against["difference"]) in tile.text
 
 
@@ -172,8 +227,10 @@ def test_changed_examples(usual):
     changed = facts_of("usual")["scores"]["changed"]
     section = usual.by_id("changed")
     headings = [h.text for h in section.all("h3")]
-    assert headings == [f"From wrong to right: {changed['fixed']['count']}",
-                        f"From right to wrong: {changed['broken']['count']}"]
+    assert headings == [
+        f"From wrong to right: {changed['fixed']['count']}",
+        f"From right to wrong: {changed['broken']['count']}",
+    ]
     shown = [li.text for li in section.all("li")]
     examples = [e for side in ("fixed", "broken") for e in changed[side]["examples"]]
     for text, example in zip(shown, examples, strict=True):
@@ -190,26 +247,49 @@ def test_data(usual):
             assert cell == f"{count(n)} {percent(n / sum(audit['balance'][split].values()))}"
     for split, row in by_first(table(usual, "lengths-table")).items():
         lengths, cut = audit["lengths"][split], audit["truncation"][split]
-        assert row == [count(audit["rows"][split]), *(count(lengths[k]) for k in ("median", "p95", "max")),
-                       count(cut["limit"]), f"{cut['rows']} {percent(cut['share'])}"]
+        assert row == [
+            count(audit["rows"][split]),
+            *(count(lengths[k]) for k in ("median", "p95", "max")),
+            count(cut["limit"]),
+            f"{cut['rows']} {percent(cut['share'])}",
+        ]
     findings = [li.text for li in usual.by_id("data").of_class("findings")[0].all("li")]
-    assert findings[0].startswith("warning 18 training rows") and "All 18 rows train.csv:4, train.csv:6" in findings[0]
+    assert (
+        findings[0].startswith("warning 18 training rows")
+        and "All 18 rows train.csv:4, train.csv:6" in findings[0]
+    )
 
 
 def test_cost_and_forgetting(usual):
     told = facts_of("usual")["variants"]
     for name, row in by_first(table(usual, "cost-table")).items():
         cost = told[name]["cost"]
-        assert row[:4] == [seconds(cost.get("train_seconds")), count(cost.get("train_tokens")),
-                           seconds(cost.get("score_seconds")), count(cost.get("score_tokens"))]
+        assert row[:4] == [
+            seconds(cost.get("train_seconds")),
+            count(cost.get("train_tokens")),
+            seconds(cost.get("score_seconds")),
+            count(cost.get("score_tokens")),
+        ]
         assert row[-1] == size(cost.get("peak_memory_bytes"))
-    assert table(usual, "forgetting-table")[1] == ["lora", "18.42", "23.90", "1.30", "1,804", "general_english.txt"]
+    assert table(usual, "forgetting-table")[1] == [
+        "lora",
+        "18.42",
+        "23.90",
+        "1.30",
+        "1,804",
+        "general_english.txt",
+    ]
 
 
 def test_prompts_tried_carry_intervals_and_the_first_best_is_chosen(usual):
     rows = cells(usual.by_id("prompts").of_class("tried")[0])
     assert [row[1] for row in rows[1:]][1] == "70.0% 60.4–78.1"
-    assert [row[2:4] for row in rows[1:]] == [["60", "60 50.0%"], ["80", "40 33.3%"], ["100", "20 16.7%"], ["120", "0 0.0%"]]
+    assert [row[2:4] for row in rows[1:]] == [
+        ["60", "60 50.0%"],
+        ["80", "40 33.3%"],
+        ["100", "20 16.7%"],
+        ["120", "0 0.0%"],
+    ]
     assert [row[-1] for row in rows[1:]] == ["", "chosen", "", ""]
 
 

@@ -36,22 +36,37 @@ def test_scores_equal_the_formula(k1: float, b: float) -> None:
     collection = [" ".join(text.split()[: 5 + 3 * i]) for i, text in enumerate(texts(8))]
     queries = ["apple bank bank law", "unknown", "", "The trains' ENGINES"]
     got = BM25(collection, k1, b).scores(queries)
-    np.testing.assert_allclose(got, [plain(query, collection, k1, b) for query in queries], atol=1e-12)
+    np.testing.assert_allclose(
+        got, [plain(query, collection, k1, b) for query in queries], atol=1e-12
+    )
     assert (got[0] > 0).any() and not got[1:3].any()
 
 
 def test_words_are_compared_by_their_stems() -> None:
     # From the examples of Porter's paper.
-    assert {stem(word) for word in ("connect", "connected", "connecting", "connection", "connections")} == {"connect"}
-    assert terms("Art. 5(1) KYC-größer ATMs") == ["art", "5", "1", "kyc", "grösser", "atm"], "case-folded; ß is ss in Unicode"
+    assert {
+        stem(word) for word in ("connect", "connected", "connecting", "connection", "connections")
+    } == {"connect"}
+    assert terms("Art. 5(1) KYC-größer ATMs") == ["art", "5", "1", "kyc", "grösser", "atm"], (
+        "case-folded; ß is ss in Unicode"
+    )
     assert BM25(["reporting of transactions", "report"]).scores(["reports"]).all()
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=7, max_size=7), min_size=1, max_size=4), st.integers(1, 9))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=7, max_size=7),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 9),
+)
 def test_top_equals_a_stable_sort(rows: list[list[float]], k: int) -> None:
     for row, got in zip(rows, top(np.array(rows), k, above=0.0), strict=True):
-        expected = sorted(((i, v) for i, v in enumerate(row) if v > 0), key=lambda item: (-item[1], item[0]))[:k]
+        expected = sorted(
+            ((i, v) for i, v in enumerate(row) if v > 0), key=lambda item: (-item[1], item[0])
+        )[:k]
         assert got == expected
 
 
@@ -59,5 +74,7 @@ def test_fusion_is_the_sum_of_reciprocal_ranks() -> None:
     fused = fuse([[(4, 9.0), (2, 8.0)], [(2, 0.9), (7, 0.8)]], (1.0, 1.0), 3)
     assert [i for i, _ in fused] == [2, 4, 7]
     assert [score for _, score in fused] == pytest.approx([1 / 62 + 1 / 61, 1 / 61, 1 / 62])
-    assert [i for i, _ in fuse([[(4, 9.0)], [(2, 0.9)]], (0.5, 0.5), 5)] == [2, 4], "equal sums are in row order"
+    assert [i for i, _ in fuse([[(4, 9.0)], [(2, 0.9)]], (0.5, 0.5), 5)] == [2, 4], (
+        "equal sums are in row order"
+    )
     assert [i for i, _ in fuse([[(4, 9.0)], [(2, 0.9)]], (0.6, 0.4), 5)] == [4, 2]

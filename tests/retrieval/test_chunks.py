@@ -10,23 +10,45 @@ from prooftune.errors import UsageError
 from prooftune.retrieval.chunks import cut
 from prooftune.retrieval.types import Document, Part
 
-PIECES = st.sampled_from(["word", "a", "End.", "Why?", " ", " ", "\n", "\n\n", "\t", "漢字", "。", "x" * 90, "é", "1.5", "\u00a0"])
+PIECES = st.sampled_from(
+    [
+        "word",
+        "a",
+        "End.",
+        "Why?",
+        " ",
+        " ",
+        "\n",
+        "\n\n",
+        "\t",
+        "漢字",
+        "。",
+        "x" * 90,
+        "é",
+        "1.5",
+        "\u00a0",
+    ]
+)
 TEXTS = st.lists(PIECES, max_size=120).map("".join)
 
 
 def document(*texts: str, id_: str = "d") -> Document:
-    return Document(id_, "d.txt", "0", [Part(text, page=number) for number, text in enumerate(texts, start=1)])
+    return Document(
+        id_, "d.txt", "0", [Part(text, page=number) for number, text in enumerate(texts, start=1)]
+    )
 
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(TEXTS, max_size=3), st.integers(8, 30), st.integers(0, 3))
-def test_offsets_are_exact_and_no_character_is_lost(texts: list[str], words: int, overlap: int) -> None:
+def test_offsets_are_exact_and_no_character_is_lost(
+    texts: list[str], words: int, overlap: int
+) -> None:
     chunks = cut(document(*texts), words, overlap)
     for number, text in enumerate(texts, start=1):
         of_part = [chunk for chunk in chunks if chunk.page == number]
         covered = set()
         for chunk in of_part:
-            assert text[chunk.start:chunk.end] == chunk.text == chunk.text.strip() != ""
+            assert text[chunk.start : chunk.end] == chunk.text == chunk.text.strip() != ""
             covered |= set(range(chunk.start, chunk.end))
         assert not "".join(c for i, c in enumerate(text) if i not in covered).strip()
         assert [c.start for c in of_part] == sorted({c.start for c in of_part})
@@ -43,7 +65,11 @@ def test_sizes_and_overlaps_are_bounded(n: int, words: int, overlap: int) -> Non
 
 
 def test_cuts_at_a_paragraph_before_a_sentence() -> None:
-    first, second = cut(document("One two three. Four five six seven.\n\nEight nine. Ten eleven twelve thirteen"), 10, 0)
+    first, second = cut(
+        document("One two three. Four five six seven.\n\nEight nine. Ten eleven twelve thirteen"),
+        10,
+        0,
+    )
     assert first.text.endswith("seven.") and second.text.startswith("Eight")
 
 
@@ -62,7 +88,9 @@ def test_a_passage_stays_whole_unless_it_is_much_too_long() -> None:
 
 def test_ids_depend_on_document_and_text_alone() -> None:
     a = cut(document("Same text.", "Other text."))
-    assert [c.id for c in cut(document("New first part.", "Same text.", "Other text."))][1:] == [c.id for c in a]
+    assert [c.id for c in cut(document("New first part.", "Same text.", "Other text."))][1:] == [
+        c.id for c in a
+    ]
     assert cut(document("Same text.", id_="e"))[0].id != a[0].id
     twice = cut(document("Same text.", "Same text."))
     assert twice[0].id == a[0].id != twice[1].id

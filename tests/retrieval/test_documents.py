@@ -44,16 +44,21 @@ def test_pdf_pages_keep_their_numbers(tmp_path: Path) -> None:
 
 
 def test_pdf_with_an_empty_password_is_read(tmp_path: Path) -> None:
-    assert one(tmp_path, "a.pdf", pdf(["Open to all."], password="")).parts == [Part("Open to all.", page=1)]
+    assert one(tmp_path, "a.pdf", pdf(["Open to all."], password="")).parts == [
+        Part("Open to all.", page=1)
+    ]
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    (pdf(["Secret."], password="pw"), "encrypted: remove its password"),
-    (pdf([None, None]), "without text on its 2 pages (scanned?)"),
-    (pdf([]), "without pages"),
-    (b"", "empty"),
-    (pdf(["Text."])[:200], "a damaged PDF"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (pdf(["Secret."], password="pw"), "encrypted: remove its password"),
+        (pdf([None, None]), "without text on its 2 pages (scanned?)"),
+        (pdf([]), "without pages"),
+        (b"", "empty"),
+        (pdf(["Text."])[:200], "a damaged PDF"),
+    ],
+)
 def test_pdfs_that_cannot_be_read_say_why(content: bytes, said: str, tmp_path: Path) -> None:
     assert said in reason(tmp_path, "bad.pdf", content)
 
@@ -85,12 +90,15 @@ def test_html_sections_without_what_nobody_reads(tmp_path: Path) -> None:
         Part("Fruit\n\nIntro boldly spaced.", section="Fruit"),
         Part("Apples\n\nRed ones.\n\nGreen ones.\nSour.", section="Fruit > Apples"),
         Part("Storing them\n\ncold\ndry", section="Fruit > Apples > Storing them"),
-        Part("Pears\n\nAbate long\n\na b", section="Fruit > Pears")]
+        Part("Pears\n\nAbate long\n\na b", section="Fruit > Pears"),
+    ]
 
 
 def test_html_bombs_are_refused_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = time.monotonic()
-    assert "2,000 HTML elements inside each other" in reason(tmp_path, "deep.html", b"<div>" * 500_000 + b"x")
+    assert "2,000 HTML elements inside each other" in reason(
+        tmp_path, "deep.html", b"<div>" * 500_000 + b"x"
+    )
     monkeypatch.setattr(html, "LARGEST", 1_000_000)
     (tmp_path / "deep.html").unlink()
     assert "2 MB of HTML, more than 1 MB" in reason(tmp_path, "large.html", b"<p>word" * 300_000)
@@ -125,12 +133,17 @@ End.
 
 def test_markdown_sections(tmp_path: Path) -> None:
     assert one(tmp_path, "a.md", MARKDOWN).parts == [
-        Part("Before."), Part("Title\n\nText.\n\n```\n# no heading\n```", section="Title"),
-        Part("Second\n\n- item\n---", section="Title > Second"), Part("Third\n\nMore.", section="Title > Second > Third"),
-        Part("Last\n\nEnd.", section="Last")]
+        Part("Before."),
+        Part("Title\n\nText.\n\n```\n# no heading\n```", section="Title"),
+        Part("Second\n\n- item\n---", section="Title > Second"),
+        Part("Third\n\nMore.", section="Title > Second > Third"),
+        Part("Last\n\nEnd.", section="Last"),
+    ]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"]
+)
 def test_encodings_are_told_apart(encoding: str, tmp_path: Path) -> None:
     text = "Größe “quoted” – naïve café, 5 €\r\nsecond line"
     assert one(tmp_path, "a.txt", text.encode(encoding)).parts == [Part(text.replace("\r\n", "\n"))]
@@ -143,8 +156,10 @@ def test_binary_and_blank_files_are_no_text(tmp_path: Path) -> None:
 
 
 def test_json_layouts(tmp_path: Path) -> None:
-    obliqa = [{"ID": "x", "DocumentID": 3, "PassageID": "1.2.", "Passage": " Shall. "},
-              {"ID": "y", "DocumentID": 3, "PassageID": "1.3.", "Passage": ""}]
+    obliqa = [
+        {"ID": "x", "DocumentID": 3, "PassageID": "1.2.", "Passage": " Shall. "},
+        {"ID": "y", "DocumentID": 3, "PassageID": "1.3.", "Passage": ""},
+    ]
     document = one(tmp_path, "a.json", json.dumps(obliqa))
     assert document.parts == [Part("Shall.", section="1.2.", id="3/1.2.")]
     assert document.note == "1 of 2 passages are empty"
@@ -154,10 +169,15 @@ def test_json_layouts(tmp_path: Path) -> None:
     assert one(tmp_path, "c.jsonl", "\n".join(map(json.dumps, plain))).parts == expected
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    ('{"a": 1}', "no list of passages"), ('[{"body": "x"}]', "passage 1 is of no known layout (found 'body')"),
-    ("[1,", "not JSON"), ("[" * 100_000, "nested too deeply"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"a": 1}', "no list of passages"),
+        ('[{"body": "x"}]', "passage 1 is of no known layout (found 'body')"),
+        ("[1,", "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
 def test_other_json_says_what_is_read(content: str, said: str, tmp_path: Path) -> None:
     assert said in reason(tmp_path, "a.json", content.encode())
 
@@ -172,8 +192,17 @@ def archive(path: Path, members: dict[str, bytes]) -> Path:
 def test_zip_members_never_leave_the_archive(tmp_path: Path) -> None:
     inside = tmp_path / "in"
     inside.mkdir()
-    archive(inside / "docs.zip", {"sub/a.txt": b"apple", "../../slip.txt": b"out", "/abs.txt": b"out", "__MACOSX/sub/._a.txt": b"x",
-                                  "sub/._b.txt": b"x", "photo.png": b"x"})
+    archive(
+        inside / "docs.zip",
+        {
+            "sub/a.txt": b"apple",
+            "../../slip.txt": b"out",
+            "/abs.txt": b"out",
+            "__MACOSX/sub/._a.txt": b"x",
+            "sub/._b.txt": b"x",
+            "photo.png": b"x",
+        },
+    )
     found = read_documents("docs.zip", inside)
     assert [(d.id, d.parts) for d in found.documents] == [("sub/a.txt", [Part("apple")])]
     assert [s.id for s in found.skipped] == ["../../slip.txt", "/abs.txt", "photo.png"]
@@ -191,15 +220,24 @@ def test_zip_members_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_zip_member_compressed_in_an_unknown_way_is_skipped_by_name(tmp_path: Path) -> None:
-    content = bytearray(archive(tmp_path / "docs.zip", {"a.txt": b"text", "b.txt": b"other"}).read_bytes())
-    for head, method in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):  # of the first member, in both of its headers
+    content = bytearray(
+        archive(tmp_path / "docs.zip", {"a.txt": b"text", "b.txt": b"other"}).read_bytes()
+    )
+    for head, method in (
+        (b"PK\x03\x04", 8),
+        (b"PK\x01\x02", 10),
+    ):  # of the first member, in both of its headers
         place = content.find(head) + method
         content[place : place + 2] = (98).to_bytes(2, "little")  # PPMd
     (tmp_path / "docs.zip").write_bytes(content)
     found = read_documents("docs.zip", tmp_path)
     assert [d.id for d in found.documents] == ["b.txt"]
     assert [(s.id, s.reason) for s in found.skipped] == [
-        ("a.txt", "compressed in its archive in a way that Python cannot undo: unpack the archive first")]
+        (
+            "a.txt",
+            "compressed in its archive in a way that Python cannot undo: unpack the archive first",
+        )
+    ]
 
 
 def test_folder_glob_and_list(tmp_path: Path) -> None:
@@ -212,7 +250,10 @@ def test_folder_glob_and_list(tmp_path: Path) -> None:
     assert [d.id for d in whole.documents] == ["a.txt", "deep/b.md", "z.zip/m.txt"]
     assert [s.id for s in whole.skipped] == ["c.docx"] and ".docx" in whole.skipped[0].reason
     assert [d.id for d in read_documents("docs/**/*.md", tmp_path).documents] == ["deep/b.md"]
-    assert [d.id for d in read_documents(["docs/a.txt", str(tmp_path / "docs" / "deep")], tmp_path).documents] == ["a.txt", "b.md"]
+    assert [
+        d.id
+        for d in read_documents(["docs/a.txt", str(tmp_path / "docs" / "deep")], tmp_path).documents
+    ] == ["a.txt", "b.md"]
     with pytest.raises(UsageError, match=r"two documents are called a\.txt"):
         read_documents(["docs/a.txt", "docs"], tmp_path)
 

@@ -1,4 +1,5 @@
-"""Builds of an index: only what is new is embedded, a kill costs nothing but time, and what differs is said."""
+"""Builds of an index: only what is new is embedded, a kill costs nothing but time, and what differs
+is said."""
 
 from __future__ import annotations
 
@@ -50,21 +51,34 @@ def small(encoder_folder: Path) -> Settings:
     return Settings(str(encoder_folder), words=20, overlap=4)
 
 
-def test_only_what_changed_is_embedded(small: Settings, tmp_path: Path, embedded: list[str]) -> None:
+def test_only_what_changed_is_embedded(
+    small: Settings, tmp_path: Path, embedded: list[str]
+) -> None:
     docs, out = collection(tmp_path / "docs"), tmp_path / "index"
     first = build(docs, out, small)
     assert (first.documents, first.added, first.unchanged) == (6, [f"{c}.txt" for c in "abcdef"], 0)
     assert first.embedded == first.chunks == len(embedded) == len(open_index(out).chunks)
     embedded.clear()
     again = build(docs, out, small)
-    assert (again.unchanged, again.embedded, embedded) == (6, 0, []) and again.chunks == first.chunks
+    assert (again.unchanged, again.embedded, embedded) == (
+        6,
+        0,
+        [],
+    ) and again.chunks == first.chunks
 
     (docs / "new.txt").write_text("Apple bank. Law rule.")
     (docs / "b.txt").write_text("Only plum is left.")
     (docs / "c.txt").unlink()
     third = build(docs, out, small)
-    assert (third.added, third.changed, third.removed, third.unchanged) == (["new.txt"], ["b.txt"], ["c.txt"], 4)
-    assert sorted(embedded) == ["Apple bank. Law rule.", "Only plum is left."] and third.embedded == 2
+    assert (third.added, third.changed, third.removed, third.unchanged) == (
+        ["new.txt"],
+        ["b.txt"],
+        ["c.txt"],
+        4,
+    )
+    assert (
+        sorted(embedded) == ["Apple bank. Law rule.", "Only plum is left."] and third.embedded == 2
+    )
     build(docs, tmp_path / "fresh", small)
     assert answers(out) == answers(tmp_path / "fresh")
 
@@ -94,7 +108,9 @@ index.build(sys.argv[1], sys.argv[2], index.Settings(sys.argv[3], words=20, over
 
 
 @pytest.mark.failure(18)
-def test_killed_half_way_and_run_again_it_answers_the_same(small: Settings, tmp_path: Path, embedded: list[str]) -> None:
+def test_killed_half_way_and_run_again_it_answers_the_same(
+    small: Settings, tmp_path: Path, embedded: list[str]
+) -> None:
     docs, out = collection(tmp_path / "docs", n=20), tmp_path / "index"
     straight = build(docs, tmp_path / "straight", small)
     with subprocess.Popen([sys.executable, "-c", CHILD, docs, out, small.embedding]) as child:
@@ -122,7 +138,9 @@ def _documents(out: Path) -> int:
         return 0
 
 
-def test_documents_that_cannot_be_read_are_skipped_and_leave_the_index(small: Settings, tmp_path: Path) -> None:
+def test_documents_that_cannot_be_read_are_skipped_and_leave_the_index(
+    small: Settings, tmp_path: Path
+) -> None:
     docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
     (docs / "c.pdf").write_bytes(pdf(["Apple law."]))
     (docs / "scan.pdf").write_bytes(pdf([None]))
@@ -149,7 +167,10 @@ def test_another_embedding_model_is_refused(small: Settings, tmp_path: Path) -> 
     docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
     build(docs, out, small)
     wide, other = bert(tmp_path / "wide", hidden=64), bert(tmp_path / "other", seed=1)
-    for model, said in ((wide, r"another \(vectors of 32 and of 64 values\)"), (other, "is another. Use")):
+    for model, said in (
+        (wide, r"another \(vectors of 32 and of 64 values\)"),
+        (other, "is another. Use"),
+    ):
         with pytest.raises(UsageError, match=said):
             build(docs, out, Settings(str(model)))
         with pytest.raises(UsageError, match=said):
@@ -178,9 +199,16 @@ def test_changes_since_indexing_are_noticed(small: Settings, tmp_path: Path) -> 
     (docs / "b.txt").unlink()
     (docs / "d.txt").write_text("Plum.")
     assert differences(state) == [
-        "a.txt: changed since it was indexed", "b.txt: no longer there", "d.txt: not in the index"]
+        "a.txt: changed since it was indexed",
+        "b.txt: no longer there",
+        "d.txt: not in the index",
+    ]
     lines, notices = search_lines(out, "apple", k=2, mode="bm25")
-    assert [line["rank"] for line in lines] == [1, 2] and len(notices) == 4 and "prooftune index" in notices[-1]
+    assert (
+        [line["rank"] for line in lines] == [1, 2]
+        and len(notices) == 4
+        and "prooftune index" in notices[-1]
+    )
     docs.rename(tmp_path / "moved")
     assert "no longer at" in differences(state)[0]
 
@@ -189,7 +217,10 @@ def test_long_chunks_are_counted(small: Settings, tmp_path: Path) -> None:
     docs = collection(tmp_path / "docs", n=1, words=80)
     summary = build(docs, tmp_path / "index", Settings(small.embedding, words=100, overlap=0))
     # 64 tokens with the two special ones are read.
-    expected = sum(len(chunk.text.replace(".", " .").split()) > 62 for chunk in open_index(tmp_path / "index").chunks)
+    expected = sum(
+        len(chunk.text.replace(".", " .").split()) > 62
+        for chunk in open_index(tmp_path / "index").chunks
+    )
     assert summary.shortened == expected > 0
 
 
@@ -203,7 +234,9 @@ def test_there_is_no_index(tmp_path: Path) -> None:
         open_index(tmp_path / "file")
 
 
-def test_a_damaged_index_and_one_of_another_version(small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_index_and_one_of_another_version(
+    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
     build(docs, out, small)
     monkeypatch.setattr(store, "FORMAT", 2)
@@ -219,15 +252,20 @@ def test_a_damaged_index_and_one_of_another_version(small: Settings, tmp_path: P
 def test_names_with_quotes_are_names(small: Settings, tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
-    (docs / "it's; -- \"x\".txt").write_text("Apple.")
+    (docs / 'it\'s; -- "x".txt').write_text("Apple.")
     (docs / "other.txt").write_text("Plum.")
     build(docs, tmp_path / "index", small)
-    (docs / "it's; -- \"x\".txt").write_text("Pear.")
-    assert build(docs, tmp_path / "index", small).changed == ["it's; -- \"x\".txt"]
-    assert sorted(chunk.text for chunk in open_index(tmp_path / "index").chunks) == ["Pear.", "Plum."]
+    (docs / 'it\'s; -- "x".txt').write_text("Pear.")
+    assert build(docs, tmp_path / "index", small).changed == ['it\'s; -- "x".txt']
+    assert sorted(chunk.text for chunk in open_index(tmp_path / "index").chunks) == [
+        "Pear.",
+        "Plum.",
+    ]
 
 
-def test_the_order_of_commits_does_not_show(small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_commits_does_not_show(
+    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     docs = collection(tmp_path / "docs")
     build(docs, tmp_path / "one", small)
     monkeypatch.setattr(index, "COMMIT", 1)
@@ -239,5 +277,7 @@ def test_a_summary_is_plain_data(small: Settings, tmp_path: Path) -> None:
     import json
 
     summary = build(collection(tmp_path / "docs", n=1), tmp_path / "index", small)
-    assert isinstance(summary, Summary) and json.loads(json.dumps(summary.as_dict()))["added"] == ["a.txt"]
+    assert isinstance(summary, Summary) and json.loads(json.dumps(summary.as_dict()))["added"] == [
+        "a.txt"
+    ]
     assert np.isfinite(summary.chunks)

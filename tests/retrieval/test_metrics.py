@@ -12,7 +12,11 @@ from prooftune.retrieval.metrics import keys, ndcg, recall, reciprocal_rank
 from prooftune.retrieval.types import Chunk, Hit
 
 IDS = "abcdefgh"
-CASES = st.lists(st.tuples(st.permutations(IDS), st.sets(st.sampled_from(IDS), min_size=1)), min_size=1, max_size=5)
+CASES = st.lists(
+    st.tuples(st.permutations(IDS), st.sets(st.sampled_from(IDS), min_size=1)),
+    min_size=1,
+    max_size=5,
+)
 
 
 @settings(deadline=None)
@@ -36,6 +40,9 @@ def test_gold_that_is_not_in_the_list_counts() -> None:
 
 
 def test_a_passage_found_twice_counts_once() -> None:
-    chunks = [Chunk(str(i), "d", "d", None, None, 0, 1, "x", passage) for i, passage in enumerate(["p", "p", None])]
+    chunks = [
+        Chunk(str(i), "d", "d", None, None, 0, 1, "x", passage)
+        for i, passage in enumerate(["p", "p", None])
+    ]
     assert keys([Hit(chunk, 1.0) for chunk in chunks]) == ["p", "2"]
     assert recall([["p", "p", "q"]], [{"q"}], 2).tolist() == [1.0]

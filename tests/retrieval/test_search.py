@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,11 @@ QUERIES = texts(9, seed=5, words=4)
 @pytest.fixture(scope="module")
 def folder(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("search")
-    build(collection(root / "docs", n=8), root / "index", Settings(str(encoder_folder), words=12, overlap=3))
+    build(
+        collection(root / "docs", n=8),
+        root / "index",
+        Settings(str(encoder_folder), words=12, overlap=3),
+    )
     return root / "index"
 
 
@@ -40,7 +45,9 @@ def test_dense_search_is_by_cosine(opened: Index, encoder_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["bm25", "dense"])
-def test_blocks_do_not_show(opened: Index, mode: search.Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_do_not_show(
+    opened: Index, mode: search.Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = opened.search(QUERIES, 6, mode)
     monkeypatch.setattr(search, "BLOCK", 2)
     for a, b in zip(whole, opened.search(QUERIES, 6, mode), strict=True):
@@ -49,8 +56,9 @@ def test_blocks_do_not_show(opened: Index, mode: search.Mode, monkeypatch: pytes
 
 
 def test_fusion_lies_between_its_lists(opened: Index) -> None:
-    def ids(mode: search.Mode, **options: float) -> list[list[str]]:
-        return [[hit.chunk.id for hit in hits] for hits in opened.search(QUERIES, 3, mode, **options)]  # type: ignore[arg-type]
+    def ids(mode: search.Mode, **options: Any) -> list[list[str]]:
+        found = opened.search(QUERIES, 3, mode, **options)
+        return [[hit.chunk.id for hit in hits] for hits in found]
 
     assert ids("fused", dense_weight=1.0) == ids("dense")
     assert ids("fused", dense_weight=0.0) == ids("bm25")
@@ -65,7 +73,9 @@ def test_words_that_no_chunk_holds(opened: Index) -> None:
     assert opened.search([], 5) == []
 
 
-def test_a_large_collection_answers_the_same(folder: Path, opened: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_collection_answers_the_same(
+    folder: Path, opened: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = opened.search(QUERIES, 5, "dense")
     monkeypatch.setattr(search, "LARGE", 3)
     large = open_index(folder)
@@ -80,7 +90,11 @@ def test_a_reranker_orders_the_candidates_anew(opened: Index) -> None:
         assert query in QUERIES
         return [-float(len(text)) for text in given]
 
-    for hits, plain in zip(opened.search(QUERIES, 4, "bm25", shortest, depth=10), opened.search(QUERIES, 10, "bm25"), strict=True):
+    for hits, plain in zip(
+        opened.search(QUERIES, 4, "bm25", shortest, depth=10),
+        opened.search(QUERIES, 10, "bm25"),
+        strict=True,
+    ):
         expected = sorted(plain, key=lambda hit: len(hit.chunk.text))[:4]
         assert [hit.chunk.id for hit in hits] == [hit.chunk.id for hit in expected]
 
@@ -90,17 +104,24 @@ def test_a_cross_encoder_scores_pairs(tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder = bert(tmp_path / "cross", outputs=1)
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForSequenceClassification.from_pretrained(folder).eval(),
+    )
     given = ["apple", *texts(3), texts(1, words=200)[0]]
     expected = []
     for text in given:
-        inputs = tokenizer("bank law", text, truncation="only_second", max_length=64, return_tensors="pt")
+        inputs = tokenizer(
+            "bank law", text, truncation="only_second", max_length=64, return_tensors="pt"
+        )
         with torch.inference_mode():
             expected.append(float(model(**inputs).logits))
     got = cross_encoder(str(folder))("bank law", given)
     np.testing.assert_allclose(got, expected, atol=1e-4)
     assert np.ptp(expected) > 0.01
-    assert len(cross_encoder(str(folder))("bank " * 100, given)) == 5, "a question that is too long leaves room for the text"
+    assert len(cross_encoder(str(folder))("bank " * 100, given)) == 5, (
+        "a question that is too long leaves room for the text"
+    )
     with pytest.raises(UsageError, match="3 outputs"):
         cross_encoder(str(bert(tmp_path / "three", outputs=3)))
 
@@ -109,12 +130,29 @@ def test_lines_for_the_command(folder: Path) -> None:
     lines, notices = search_lines(folder, "apple bank", k=2)
     assert notices == []
     assert [line["rank"] for line in lines] == [1, 2] and lines[0]["score"] >= lines[1]["score"]
-    assert set(lines[0]) == {"rank", "score", "id", "document", "source", "page", "section", "start", "end", "text", "passage"}
+    assert set(lines[0]) == {
+        "rank",
+        "score",
+        "id",
+        "document",
+        "source",
+        "page",
+        "section",
+        "start",
+        "end",
+        "text",
+        "passage",
+    }
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    ({"mode": "bm52"}, r"'bm52' \(did you mean 'bm25'"), ({"k": 0}, "at least 1"), ({"query": " "}, "nothing is asked"),
-])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mode": "bm52"}, r"'bm52' \(did you mean 'bm25'"),
+        ({"k": 0}, "at least 1"),
+        ({"query": " "}, "nothing is asked"),
+    ],
+)
 def test_wrong_options_are_named(options: dict[str, object], said: str, folder: Path) -> None:
     with pytest.raises(UsageError, match=said):
         search_lines(folder, **{"query": "apple", **options})  # type: ignore[arg-type]

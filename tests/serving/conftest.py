@@ -14,14 +14,18 @@ from serving.made import Live, head_bundle, live, reading_bundle, searching_bund
 
 
 @pytest.fixture(scope="session")
-def folders(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(
+    model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Bundles by name; all but the one with a head are adapters of one base."""
     root, model = tmp_path_factory.mktemp("served"), model_folders["llama"]
     topics = make_bundle(root / "topics", model)
     return {
         "topics": changed(topics, root / "sure", abstention={"threshold": 0.6}),
         "news": make_bundle(root / "news", model, {"head": "Headline", "body": "Body"}),
-        "spoken": make_bundle(root / "spoken", model, scoring={"method": "generation", "max_new_tokens": 2}),
+        "spoken": make_bundle(
+            root / "spoken", model, scoring={"method": "generation", "max_new_tokens": 2}
+        ),
         "head": head_bundle(root / "head", model),
         "reader": reading_bundle(root / "reader", model),
         "library": searching_bundle(root / "library", model, bert(root / "encoder")),

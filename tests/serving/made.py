@@ -26,38 +26,89 @@ from prooftune.tasks.prompts import Rendering
 from prooftune.types import Example, Study, VariantResult
 from prooftune.utils.files import write_json
 
-DOCUMENTS = {"fruit.txt": "apple pear plum", "more.txt": "apple grape melon", "law.txt": "law court judge",
-             "money.txt": "bank loan rate"}
+DOCUMENTS = {
+    "fruit.txt": "apple pear plum",
+    "more.txt": "apple grape melon",
+    "law.txt": "law court judge",
+    "money.txt": "bank loan rate",
+}
 
 
-def _write(folder: Path, model: Path, values: dict[str, Any], rendering: Rendering, fields: list[str], labels: list[str]) -> Path:
-    chosen = recipe.parse({"name": "study", "data": {"train": "a.jsonl"}, "model": {"name": str(model), "dtype": "float32"},
-                           **values})
+def _write(
+    folder: Path,
+    model: Path,
+    values: dict[str, Any],
+    rendering: Rendering,
+    fields: list[str],
+    labels: list[str],
+) -> Path:
+    chosen = recipe.parse(
+        {
+            "name": "study",
+            "data": {"train": "a.jsonl"},
+            "model": {"name": str(model), "dtype": "float32"},
+            **values,
+        }
+    )
     variant, tuned = folder / "variant", chosen.variants["tuned"]
     torch.manual_seed(0)
     head = tuned.objective == "head"
-    adapted = adapters.attach(loading.load_model(model, chosen.model, labels=labels if head else None), tuned, {"r": 4})
+    adapted = adapters.attach(
+        loading.load_model(model, chosen.model, labels=labels if head else None), tuned, {"r": 4}
+    )
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     adapters.save(adapted, variant / "trained", "lora", torch.float32)
     write_json(variant / "rendering.json", rendering.to_json())
     study = Study([], [], [Example("1", dict.fromkeys(fields, "goal"), "Sports")], labels)
-    result = VariantResult("tuned", "tuned", [], [], {"objective": tuned.objective, "method": "lora"}, variant)
-    save(chosen, study, result, {"verdict": {"sentence": "It helped."}, "variants": {"tuned": {"metrics": {}, "temperature": 1.5}}},
-         folder / "bundle")
+    result = VariantResult(
+        "tuned", "tuned", [], [], {"objective": tuned.objective, "method": "lora"}, variant
+    )
+    save(
+        chosen,
+        study,
+        result,
+        {
+            "verdict": {"sentence": "It helped."},
+            "variants": {"tuned": {"metrics": {}, "temperature": 1.5}},
+        },
+        folder / "bundle",
+    )
     return folder / "bundle"
 
 
 def head_bundle(folder: Path, model: Path) -> Path:
-    values = {"data": {"train": "a.csv", "text": "text", "label": "label"}, "variants": {"tuned": {"objective": "head"}}}
-    return _write(folder, model, values, Rendering("{text}", tuple(LABELS), chat=False, max_length=64), ["text"], LABELS)
+    values = {
+        "data": {"train": "a.csv", "text": "text", "label": "label"},
+        "variants": {"tuned": {"objective": "head"}},
+    }
+    return _write(
+        folder,
+        model,
+        values,
+        Rendering("{text}", tuple(LABELS), chat=False, max_length=64),
+        ["text"],
+        LABELS,
+    )
 
 
 def reading_bundle(folder: Path, model: Path) -> Path:
     """Answers with words of a context that comes with the question."""
-    values = {"task": "extractive-qa", "answering": {"no_answer": "no", "max_new_tokens": 4}, "variants": {"tuned": None}}
-    rendering = Rendering("{context} {question}", (), chat=False, max_length=64, answer_tokens=4, windowed="context", overlap=8)
+    values = {
+        "task": "extractive-qa",
+        "answering": {"no_answer": "no", "max_new_tokens": 4},
+        "variants": {"tuned": None},
+    }
+    rendering = Rendering(
+        "{context} {question}",
+        (),
+        chat=False,
+        max_length=64,
+        answer_tokens=4,
+        windowed="context",
+        overlap=8,
+    )
     return _write(folder, model, values, rendering, ["question", "context"], [])
 
 
@@ -67,9 +118,18 @@ def searching_bundle(folder: Path, model: Path, embedding: Path) -> Path:
     documents.mkdir(parents=True)
     for name, text in DOCUMENTS.items():
         (documents / name).write_text(text, "utf-8")
-    build(str(documents), folder / "index", Settings(embedding=str(embedding), words=8, overlap=0), folder)
-    values = {"task": "free-text-qa", "answering": {"max_new_tokens": 6}, "variants": {"tuned": {"context": "retrieved"}},
-              "retrieval": {"documents": str(documents), "embedding": str(embedding), "passages": 3}}
+    build(
+        str(documents),
+        folder / "index",
+        Settings(embedding=str(embedding), words=8, overlap=0),
+        folder,
+    )
+    values = {
+        "task": "free-text-qa",
+        "answering": {"max_new_tokens": 6},
+        "variants": {"tuned": {"context": "retrieved"}},
+        "retrieval": {"documents": str(documents), "embedding": str(embedding), "passages": 3},
+    }
     rendering = Rendering("{context} {question}", (), chat=False, max_length=96, answer_tokens=6)
     return _write(folder, model, values, rendering, ["question"], [])
 
@@ -103,7 +163,9 @@ def live(bundles: Mapping[str, Path], options: Options | None = None) -> Iterato
     options = replace(options or Options(), log=logger(written))
     listener = listen("127.0.0.1", 0)
     service = assemble(dict(bundles), options)
-    listener.listen(2048)  # so that who connects before the thread runs is kept waiting, and not refused
+    listener.listen(
+        2048
+    )  # so that who connects before the thread runs is kept waiting, and not refused
     thread = threading.Thread(target=run, args=(service, listener, options))
     thread.start()
     try:

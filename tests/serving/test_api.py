@@ -1,4 +1,5 @@
-"""Every endpoint: what it answers is what the bundle says, and what it refuses is said in one shape."""
+"""Every endpoint: what it answers is what the bundle says, and what it refuses is said in one
+shape."""
 
 from __future__ import annotations
 
@@ -23,21 +24,38 @@ from serving.made import Live, live
 from study.small import COMMON, TOPICS, classifier
 
 WORDS = [*COMMON, *(word for words in TOPICS.values() for word in words)]
-TEXTS = ["goal scored", "", "  planet\n orbit ", "ünïcode 漢字 🎉", "\x00 nul", "stocks fell " * 60, "<|eot_id|> </s>"]
+TEXTS = [
+    "goal scored",
+    "",
+    "  planet\n orbit ",
+    "ünïcode 漢字 🎉",
+    "\x00 nul",
+    "stocks fell " * 60,
+    "<|eot_id|> </s>",
+]
 
 
 def error_of(reply: httpx2.Response, status: int) -> Mapping[str, Any]:
     assert reply.status_code == status, reply.text
     content = reply.json()
-    assert set(content) == {"error"} and set(content["error"]) == {"message", "type", "param", "code"}
+    assert set(content) == {"error"} and set(content["error"]) == {
+        "message",
+        "type",
+        "param",
+        "code",
+    }
     found: Mapping[str, Any] = content["error"]
     return found
 
 
-def test_labels_are_those_of_the_loaded_bundle(client: httpx2.Client, folders: dict[str, Path]) -> None:
+def test_labels_are_those_of_the_loaded_bundle(
+    client: httpx2.Client, folders: dict[str, Path]
+) -> None:
     reply = client.post("/v1/classify", json={"model": "topics", "texts": TEXTS}).json()
     assert reply["model"] == "topics" and reply["threshold"] == 0.6
-    for got, want in zip(reply["results"], classifier(folders["topics"]).predict(TEXTS), strict=True):
+    for got, want in zip(
+        reply["results"], classifier(folders["topics"]).predict(TEXTS), strict=True
+    ):
         assert got["label"] == want.label and got["truncated_tokens"] == want.truncated_tokens
         assert got["probabilities"] == pytest.approx(want.probabilities, abs=1e-5)
         assert got["probability"] == max(got["probabilities"].values())
@@ -45,7 +63,9 @@ def test_labels_are_those_of_the_loaded_bundle(client: httpx2.Client, folders: d
     assert {r["abstained"] for r in reply["results"]} == {True, False}
 
 
-def test_answers_are_those_of_the_loaded_bundle(client: httpx2.Client, folders: dict[str, Path]) -> None:
+def test_answers_are_those_of_the_loaded_bundle(
+    client: httpx2.Client, folders: dict[str, Path]
+) -> None:
     reader, library = prooftune.load(folders["reader"]), prooftune.load(folders["library"])
     assert isinstance(reader, Answerer) and isinstance(library, Answerer)
     asked = [{"question": "text below", "context": "the cat sat on a mat " * n} for n in (1, 8)]
@@ -53,26 +73,44 @@ def test_answers_are_those_of_the_loaded_bundle(client: httpx2.Client, folders: 
     assert [r["answer"] for r in got] == [r.answer for r in reader.predict(asked)]
     assert all(r["sources"] == r["retrieved"] == [] for r in got)
     questions = ["apple pear", "law", "zebra"]
-    for got_one, want in zip(client.post("/v1/answer", json={"model": "library", "questions": questions}).json()["results"],
-                             library.predict(questions), strict=True):
+    for got_one, want in zip(
+        client.post("/v1/answer", json={"model": "library", "questions": questions}).json()[
+            "results"
+        ],
+        library.predict(questions),
+        strict=True,
+    ):
         assert got_one["answer"] == want.answer
-        shown = [{**asdict(source), "number": n, "cited": source in want.sources} for n, source in enumerate(want.retrieved, 1)]
-        assert got_one["retrieved"] == shown and got_one["sources"] == [s for s in shown if s["cited"]]
+        shown = [
+            {**asdict(source), "number": n, "cited": source in want.sources}
+            for n, source in enumerate(want.retrieved, 1)
+        ]
+        assert got_one["retrieved"] == shown and got_one["sources"] == [
+            s for s in shown if s["cited"]
+        ]
 
 
-def test_many_clients_at_once_each_get_their_own_answers(server: Live, folders: dict[str, Path]) -> None:
+def test_many_clients_at_once_each_get_their_own_answers(
+    server: Live, folders: dict[str, Path]
+) -> None:
     """Bundles over one base, tuned and untuned, mixed in one queue."""
     draw = random.Random(3)
     bundles = {name: classifier(folders[name]) for name in ("topics", "news", "head")}
     requests = []
     for number in range(60):
         name = draw.choice(["topics", "topics:base", "news", "head"])
-        texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 20))) for _ in range(draw.randint(1, 6))]
-        rows: list[Any] = [{"head": str(number), "body": t} for t in texts] if name == "news" else texts
+        texts = [
+            " ".join(draw.choices(WORDS, k=draw.randint(1, 20))) for _ in range(draw.randint(1, 6))
+        ]
+        rows: list[Any] = (
+            [{"head": str(number), "body": t} for t in texts] if name == "news" else texts
+        )
         requests.append((name, rows))
 
     def ask(request: tuple[str, list[Any]]) -> httpx2.Response:
-        return httpx2.post(f"{server.url}/v1/classify", json={"model": request[0], "texts": request[1]}, timeout=60)
+        return httpx2.post(
+            f"{server.url}/v1/classify", json={"model": request[0], "texts": request[1]}, timeout=60
+        )
 
     with ThreadPoolExecutor(12) as pool:
         replies = list(pool.map(ask, requests))
@@ -85,42 +123,91 @@ def test_many_clients_at_once_each_get_their_own_answers(server: Live, folders: 
             assert got["probabilities"] == pytest.approx(want.probabilities, abs=1e-5)
 
 
-def test_the_untuned_model_has_no_threshold_and_a_head_has_no_untuned_model(client: httpx2.Client) -> None:
+def test_the_untuned_model_has_no_threshold_and_a_head_has_no_untuned_model(
+    client: httpx2.Client,
+) -> None:
     base = client.post("/v1/classify", json={"model": "topics:base", "texts": ["goal"]}).json()
-    assert base["model"] == "topics:base" and base["threshold"] is None and base["results"][0]["abstained"] is None
-    assert "head has no answers before" in error_of(client.post("/v1/classify", json={"model": "head:base", "texts": ["a"]}), 404)[
-        "message"]
+    assert (
+        base["model"] == "topics:base"
+        and base["threshold"] is None
+        and base["results"][0]["abstained"] is None
+    )
+    assert (
+        "head has no answers before"
+        in error_of(client.post("/v1/classify", json={"model": "head:base", "texts": ["a"]}), 404)[
+            "message"
+        ]
+    )
 
 
 def test_words_are_left_out_one_by_one(client: httpx2.Client, folders: dict[str, Path]) -> None:
     text = "goal scored by the  cat"
-    reply = client.post("/v1/classify", json={"model": "topics", "texts": [text], "explain": True}).json()
+    reply = client.post(
+        "/v1/classify", json={"model": "topics", "texts": [text], "explain": True}
+    ).json()
     words = [w["text"] for w in reply["words"]]
     assert words == ["goal ", "scored ", "by ", "the  ", "cat"] and len(reply["results"]) == 1
     label = reply["results"][0]["label"]
     bundle = classifier(folders["topics"])
-    whole, *rest = (a.probabilities[label] for a in bundle.predict([text, *(text.replace(w, "", 1) for w in words)]))
-    assert [w["change"] for w in reply["words"]] == pytest.approx([math.log(whole / other) for other in rest], abs=1e-4)
-    assert client.post("/v1/classify", json={"model": "spoken", "texts": [text], "explain": True}).json()["words"] is None
-    assert error_of(client.post("/v1/classify", json={"model": "topics", "texts": ["a", "b"], "explain": True}), 400)
+    whole, *rest = (
+        a.probabilities[label]
+        for a in bundle.predict([text, *(text.replace(w, "", 1) for w in words)])
+    )
+    assert [w["change"] for w in reply["words"]] == pytest.approx(
+        [math.log(whole / other) for other in rest], abs=1e-4
+    )
+    assert (
+        client.post(
+            "/v1/classify", json={"model": "spoken", "texts": [text], "explain": True}
+        ).json()["words"]
+        is None
+    )
+    assert error_of(
+        client.post("/v1/classify", json={"model": "topics", "texts": ["a", "b"], "explain": True}),
+        400,
+    )
 
 
 def test_a_label_that_is_written_has_no_probabilities(client: httpx2.Client) -> None:
-    [result] = client.post("/v1/classify", json={"model": "spoken", "texts": ["goal"]}).json()["results"]
-    assert result["probability"] is None and result["probabilities"] == {} and result["abstained"] is None
+    [result] = client.post("/v1/classify", json={"model": "spoken", "texts": ["goal"]}).json()[
+        "results"
+    ]
+    assert (
+        result["probability"] is None
+        and result["probabilities"] == {}
+        and result["abstained"] is None
+    )
 
 
 def test_what_a_request_lacks_is_said(client: httpx2.Client) -> None:
     for body, param, message in [
-            ({"texts": ["a"]}, "model", 'give "model": topics, news, spoken, head'),
-            ({"model": "topicz", "texts": ["a"]}, "model", "did you mean 'topics'?"),
-            ({"model": "reader", "texts": ["a"]}, "model", "reader is asked at /v1/answer"),
-            ({"model": "topics"}, "texts", "Field required"), ({"model": "topics", "texts": []}, "texts", "at least 1 item"),
-            ({"model": "topics", "texts": ["a"], "explian": True}, "explian", "Extra inputs are not permitted"),
-            ({"model": "news", "texts": ["a"]}, "texts", "this bundle reads head, body"),
-            ({"model": "news", "texts": [{"head": "a"}]}, "texts", "text 0: no body in it; it has head"),
-            ({"model": "topics", "texts": ["a"] * 257}, "texts", "257 texts in one request; at most 256"),
-            ({"model": "topics", "texts": ["a" * 100_001]}, "texts", "text 0 has 100,001 characters; at most 100,000")]:
+        ({"texts": ["a"]}, "model", 'give "model": topics, news, spoken, head'),
+        ({"model": "topicz", "texts": ["a"]}, "model", "did you mean 'topics'?"),
+        ({"model": "reader", "texts": ["a"]}, "model", "reader is asked at /v1/answer"),
+        ({"model": "topics"}, "texts", "Field required"),
+        ({"model": "topics", "texts": []}, "texts", "at least 1 item"),
+        (
+            {"model": "topics", "texts": ["a"], "explian": True},
+            "explian",
+            "Extra inputs are not permitted",
+        ),
+        ({"model": "news", "texts": ["a"]}, "texts", "this bundle reads head, body"),
+        (
+            {"model": "news", "texts": [{"head": "a"}]},
+            "texts",
+            "text 0: no body in it; it has head",
+        ),
+        (
+            {"model": "topics", "texts": ["a"] * 257},
+            "texts",
+            "257 texts in one request; at most 256",
+        ),
+        (
+            {"model": "topics", "texts": ["a" * 100_001]},
+            "texts",
+            "text 0 has 100,001 characters; at most 100,000",
+        ),
+    ]:
         reply = client.post("/v1/classify", json=body)
         found = error_of(reply, reply.status_code)
         assert reply.status_code in (400, 404, 413)
@@ -129,27 +216,62 @@ def test_what_a_request_lacks_is_said(client: httpx2.Client) -> None:
 
 def test_all_that_is_wrong_with_a_request_is_said(client: httpx2.Client) -> None:
     found = error_of(client.post("/v1/classify", json={"model": "topics", "text": "a"}), 400)
-    assert found["message"] == "texts: Field required; text: Extra inputs are not permitted" and found["param"] == "texts"
+    assert (
+        found["message"] == "texts: Field required; text: Extra inputs are not permitted"
+        and found["param"] == "texts"
+    )
     many = {"model": "topics", "texts": ["a"], **dict.fromkeys("abcde", 1)}
     assert error_of(client.post("/v1/classify", json=many), 400)["message"].endswith("(and 2 more)")
 
 
 def test_a_body_that_is_not_called_json_is_told_so(client: httpx2.Client) -> None:
-    for headers in ({}, {"content-type": "application/x-www-form-urlencoded"}, {"content-type": "text/plain; charset=utf-8"}):
+    for headers in (
+        {},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "text/plain; charset=utf-8"},
+    ):
         reply = client.post("/v1/classify", content=b'{"texts": ["a"]}', headers=headers)
         assert "Content-Type: application/json" in error_of(reply, 415)["message"]
-    assert client.post("/v1/classify", content=b'{"model": "topics", "texts": ["a"]}',
-                       headers={"content-type": "application/json; charset=utf-8"}).status_code == 200
+    assert (
+        client.post(
+            "/v1/classify",
+            content=b'{"model": "topics", "texts": ["a"]}',
+            headers={"content-type": "application/json; charset=utf-8"},
+        ).status_code
+        == 200
+    )
 
 
 def test_models_say_what_they_are(client: httpx2.Client) -> None:
     cards = {card["id"]: card for card in client.get("/v1/models").json()["data"]}
-    assert list(cards) == ["topics", "topics:base", "news", "news:base", "spoken", "spoken:base", "head", "reader", "reader:base",
-                           "library", "library:base"]
+    assert list(cards) == [
+        "topics",
+        "topics:base",
+        "news",
+        "news:base",
+        "spoken",
+        "spoken:base",
+        "head",
+        "reader",
+        "reader:base",
+        "library",
+        "library:base",
+    ]
     assert cards["topics"]["prooftune"] == {
-        "task": "classification", "fields": ["text"], "labels": ["World", "Sports", "Sci/Tech"], "tuned": True, "base": "llama",
-        "base_id": "topics:base", "no_base": None, "probabilities": True, "threshold": 0.6, "retrieves": False}
-    assert cards["library"]["prooftune"]["retrieves"] and cards["library"]["prooftune"]["fields"] == ["question"]
+        "task": "classification",
+        "fields": ["text"],
+        "labels": ["World", "Sports", "Sci/Tech"],
+        "tuned": True,
+        "base": "llama",
+        "base_id": "topics:base",
+        "no_base": None,
+        "probabilities": True,
+        "threshold": 0.6,
+        "retrieves": False,
+    }
+    assert cards["library"]["prooftune"]["retrieves"] and cards["library"]["prooftune"][
+        "fields"
+    ] == ["question"]
     assert client.get("/v1/models/topics:base").json() == cards["topics:base"]
     assert error_of(client.get("/v1/models/none"), 404)["code"] == "model_not_found"
     assert "/" not in cards["topics"]["prooftune"]["base"]  # no folder of this machine
@@ -157,7 +279,10 @@ def test_models_say_what_they_are(client: httpx2.Client) -> None:
 
 def test_one_bundle_needs_no_name(folders: dict[str, Path]) -> None:
     with live({"one": folders["topics"], "asked": folders["reader"]}) as server:
-        assert httpx2.post(f"{server.url}/v1/classify", json={"texts": ["goal"]}).json()["model"] == "one"
+        assert (
+            httpx2.post(f"{server.url}/v1/classify", json={"texts": ["goal"]}).json()["model"]
+            == "one"
+        )
         question = {"questions": [{"question": "text", "context": "the cat"}]}
         assert httpx2.post(f"{server.url}/v1/answer", json=question).json()["model"] == "asked"
 
@@ -167,7 +292,11 @@ def test_probes_and_metrics(client: httpx2.Client) -> None:
 
     def figures() -> dict[str, float]:
         families = text_string_to_metric_families(client.get("/metrics").text)
-        return {f"{s.name} {json.dumps(s.labels, sort_keys=True)}": s.value for family in families for s in family.samples}
+        return {
+            f"{s.name} {json.dumps(s.labels, sort_keys=True)}": s.value
+            for family in families
+            for s in family.samples
+        }
 
     before = figures()
     client.post("/v1/classify", json={"model": "topics:base", "texts": ["a", "b", "c"]})
@@ -182,7 +311,9 @@ def test_probes_and_metrics(client: httpx2.Client) -> None:
     assert more('prooftune_requests_total {"route": "/v1/classify", "status": "200"}') == 1
     assert more('prooftune_requests_total {"route": "/v1/classify", "status": "400"}') == 1
     assert more('prooftune_requests_total {"route": "other", "status": "404"}') == 1
-    assert after['prooftune_queue_rows {"model": "topics"}'] == 0 and after["prooftune_ready {}"] == 1
+    assert (
+        after['prooftune_queue_rows {"model": "topics"}'] == 0 and after["prooftune_ready {}"] == 1
+    )
     assert not any("secret" in name for name in after)
 
 
@@ -191,9 +322,16 @@ def test_log_lines_hold_no_text_unless_asked(folders: dict[str, Path]) -> None:
 
     def ask(server: Live) -> list[dict[str, Any]]:
         headers = {"authorization": f"Bearer {secret}", "x-request-id": "mine-1"}
-        for path, body in [("/v1/classify", {"texts": [secret]}), ("/v1/classify", {"texts": [{secret: secret}]}),
-                           (f"/{secret}?q={secret}", {}), ("/v1/models/xyzzy", {}),
-                           ("/v1/chat/completions", {"model": "topics", "messages": [{"role": "user", "content": secret}]})]:
+        for path, body in [
+            ("/v1/classify", {"texts": [secret]}),
+            ("/v1/classify", {"texts": [{secret: secret}]}),
+            (f"/{secret}?q={secret}", {}),
+            ("/v1/models/xyzzy", {}),
+            (
+                "/v1/chat/completions",
+                {"model": "topics", "messages": [{"role": "user", "content": secret}]},
+            ),
+        ]:
             httpx2.post(server.url + path, json=body, headers=headers)
         return server.lines(5)
 
@@ -203,14 +341,31 @@ def test_log_lines_hold_no_text_unless_asked(folders: dict[str, Path]) -> None:
         assert [line["status"] for line in lines] == [200, 400, 404, 405, 200]
         first = lines[0]
         assert first.pop("time") and first.pop("seconds") > 0
-        assert first == {"event": "request", "request": "mine-1", "method": "POST", "route": "/v1/classify", "status": 200,
-                         "model": "topics", "tuned": True, "rows": 1}
+        assert first == {
+            "event": "request",
+            "request": "mine-1",
+            "method": "POST",
+            "route": "/v1/classify",
+            "status": 200,
+            "model": "topics",
+            "tuned": True,
+            "rows": 1,
+        }
     with live({"topics": folders["topics"]}, Options(log_texts=True)) as server:
-        assert [line.get("texts") for line in ask(server)] == [[{"text": secret}], None, None, None, [{"text": secret}]]
+        assert [line.get("texts") for line in ask(server)] == [
+            [{"text": secret}],
+            None,
+            None,
+            None,
+            [{"text": secret}],
+        ]
 
 
-def test_an_error_inside_is_told_without_its_words(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_inside_is_told_without_its_words(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with live({"topics": folders["topics"]}) as server:
+
         def broken(*_: Any, **__: Any) -> None:
             raise ValueError("about xyzzy")
 
@@ -218,27 +373,49 @@ def test_an_error_inside_is_told_without_its_words(folders: dict[str, Path], mon
         reply = httpx2.post(f"{server.url}/v1/classify", json={"texts": ["xyzzy"]})
         assert error_of(reply, 500)["code"] == "internal_error" and "xyzzy" not in reply.text
         error, request = server.lines(2)
-        assert error["error"] == "ValueError" and "broken" in error["at"][-1] and error["request"] == request["request"]
-        assert reply.headers["x-request-id"] == error["request"] and "xyzzy" not in server.written.getvalue()
+        assert (
+            error["error"] == "ValueError"
+            and "broken" in error["at"][-1]
+            and error["request"] == request["request"]
+        )
+        assert (
+            reply.headers["x-request-id"] == error["request"]
+            and "xyzzy" not in server.written.getvalue()
+        )
 
 
 def test_keys_are_asked_for_everything_that_answers(folders: dict[str, Path]) -> None:
     keys = ["a" * 16, "b" * 20]
-    with live({"topics": folders["topics"]}, Options(keys=keys)) as server, httpx2.Client(base_url=server.url) as client:
+    with (
+        live({"topics": folders["topics"]}, Options(keys=keys)) as server,
+        httpx2.Client(base_url=server.url) as client,
+    ):
         for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/assets/style.css"):
             assert client.get(path).status_code == 200, path
         for wrong in ("", "Bearer " + "a" * 15, "a" * 16, "Basic " + "a" * 16):
             given = {"authorization": wrong} if wrong else {}
-            for method, path in (("GET", "/v1/models"), ("POST", "/v1/classify"), ("GET", "/metrics"), ("GET", "/nowhere")):
+            for method, path in (
+                ("GET", "/v1/models"),
+                ("POST", "/v1/classify"),
+                ("GET", "/metrics"),
+                ("GET", "/nowhere"),
+            ):
                 reply = client.request(method, path, headers=given)
-                assert error_of(reply, 401)["code"] == "invalid_api_key" and reply.headers["www-authenticate"] == "Bearer"
+                assert (
+                    error_of(reply, 401)["code"] == "invalid_api_key"
+                    and reply.headers["www-authenticate"] == "Bearer"
+                )
         for key in keys:
-            assert client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+            assert (
+                client.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
+                == 200
+            )
         assert "aaaa" not in server.written.getvalue()
 
 
 def test_a_request_that_is_too_long_is_refused(folders: dict[str, Path]) -> None:
     with live({"topics": folders["topics"]}, Options(limits=Limits(body_bytes=10_000))) as server:
+
         def chunks() -> Any:
             for _ in range(30):
                 yield b"a" * 1000
@@ -246,4 +423,7 @@ def test_a_request_that_is_too_long_is_refused(folders: dict[str, Path]) -> None
         for content in (b"a" * 10_001, b"a" * 50_000, chunks()):
             reply = httpx2.post(f"{server.url}/v1/classify", content=content)
             assert error_of(reply, 413)["code"] == "too_large"
-        assert httpx2.post(f"{server.url}/v1/classify", json={"texts": ["a" * 9000]}).status_code == 200
+        assert (
+            httpx2.post(f"{server.url}/v1/classify", json={"texts": ["a" * 9000]}).status_code
+            == 200
+        )

@@ -9,7 +9,9 @@ import pytest
 from prooftune.serving.attribution import changes, pieces, without_each
 
 
-@pytest.mark.parametrize("text", ["one", "", "  ", " a  b\n\nc ", "数据 kept 多久?", "x" * 9000, "\x00 \ud7ff 🎉 a"])
+@pytest.mark.parametrize(
+    "text", ["one", "", "  ", " a  b\n\nc ", "数据 kept 多久?", "x" * 9000, "\x00 \ud7ff 🎉 a"]
+)
 def test_pieces_give_the_text_back(text: str) -> None:
     [(name, parts)] = pieces({"text": text})
     assert name == "text"
@@ -27,7 +29,12 @@ def test_long_texts_are_cut_into_runs_of_words() -> None:
 
 def test_a_row_leaves_out_one_piece_of_one_field() -> None:
     rows = without_each([("head", ["a ", "b"]), ("body", ["c"])])
-    assert [(row["head"], row["body"]) for row in rows] == [("a b", "c"), ("b", "c"), ("a ", "c"), ("a b", "")]
+    assert [(row["head"], row["body"]) for row in rows] == [
+        ("a b", "c"),
+        ("b", "c"),
+        ("a ", "c"),
+        ("a b", ""),
+    ]
 
 
 def test_changes_are_those_of_a_decision_that_adds_up_words() -> None:
@@ -40,5 +47,11 @@ def test_changes_are_those_of_a_decision_that_adds_up_words() -> None:
 
     found = changes([decide(row["text"]) for row in without_each(cut)], "yes")
     whole = math.log(decide("the good bad")["yes"])
-    assert found == pytest.approx([0.0, whole - math.log(decide("the bad")["yes"]), whole - math.log(decide("the good")["yes"])])
+    assert found == pytest.approx(
+        [
+            0.0,
+            whole - math.log(decide("the bad")["yes"]),
+            whole - math.log(decide("the good")["yes"]),
+        ]
+    )
     assert found[1] > 0 > found[2]

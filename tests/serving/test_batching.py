@@ -1,4 +1,5 @@
-"""Which rows are computed together, and which never: with a stand-in for the model that can be held."""
+"""Which rows are computed together, and which never: with a stand-in for the model that can be
+held."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def begin(batcher: Batcher, held: Held) -> Any:
     return first
 
 
-def test_what_waits_for_one_model_is_computed_together_up_to_the_budget(batcher: Batcher, held: Held) -> None:
+def test_what_waits_for_one_model_is_computed_together_up_to_the_budget(
+    batcher: Batcher, held: Held
+) -> None:
     first = begin(batcher, held)
     requests = [("a", [1, 2]), ("b", [5]), ("a", [3]), ("a", [6, 7]), ("b", [8])]
     futures = [batcher.submit(key, rows, later()) for key, rows in requests]
@@ -91,7 +94,9 @@ def test_a_request_longer_than_a_batch_is_computed_alone(batcher: Batcher, held:
     assert [rows for _, rows in held.asked] == [[0], [0, 1, 2, 3, 4, 5], [9]]
 
 
-def test_a_cancelled_request_is_never_computed_and_takes_no_room(batcher: Batcher, held: Held) -> None:
+def test_a_cancelled_request_is_never_computed_and_takes_no_room(
+    batcher: Batcher, held: Held
+) -> None:
     begin(batcher, held)
     gone = batcher.submit("a", list(range(10)), later())
     assert batcher.waiting() == 10

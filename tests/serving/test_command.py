@@ -1,4 +1,5 @@
-"""What `prooftune serve` is given: names, keys, a port; and what will not do, said before any model is loaded."""
+"""What `prooftune serve` is given: names, keys, a port; and what will not do, said before any model
+is loaded."""
 
 from __future__ import annotations
 
@@ -15,11 +16,16 @@ from prooftune.serving.registry import load_served, named
 from prooftune.serving.server import listen
 
 
-def test_a_bundle_has_the_name_of_its_folder_or_the_one_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_has_the_name_of_its_folder_or_the_one_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "runs/reviews/bundle").mkdir(parents=True)
     (tmp_path / "a=b").mkdir()
     assert named([str(tmp_path / "runs/reviews/bundle"), "v2=runs/other/bundle", "plain/"]) == {
-        "reviews": tmp_path / "runs/reviews/bundle", "v2": Path("runs/other/bundle"), "plain": Path("plain/")}
+        "reviews": tmp_path / "runs/reviews/bundle",
+        "v2": Path("runs/other/bundle"),
+        "plain": Path("plain/"),
+    }
     monkeypatch.chdir(tmp_path / "runs/reviews/bundle")
     assert list(named(["."])) == ["reviews"]
     monkeypatch.chdir(tmp_path)
@@ -28,14 +34,18 @@ def test_a_bundle_has_the_name_of_its_folder_or_the_one_given(tmp_path: Path, mo
 
 
 def test_names_that_will_not_do_are_refused() -> None:
-    with pytest.raises(UsageError, match="would both be called reviews; give names: NAME=b/reviews"):
+    with pytest.raises(
+        UsageError, match="would both be called reviews; give names: NAME=b/reviews"
+    ):
         named(["a/reviews", "b/reviews"])
     for name in ("my run", "a:base", "ünï", "-a", "a" * 101):
         with pytest.raises(UsageError, match="will not do as a name"):
             named([f"{name}=folder"])
 
 
-def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_come_from_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# of the team\n{'a' * 16}\n\n  {'b' * 16}  \n")
     monkeypatch.setenv("PROOFTUNE_API_KEYS", f"{'c' * 16}, {'d' * 16}")
@@ -58,7 +68,9 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_bundle_are_named(tmp_path:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(Failure, match=r"cannot listen on 127\.0\.0\.1 port \d+: Address already in use"):
+        with pytest.raises(
+            Failure, match=r"cannot listen on 127\.0\.0\.1 port \d+: Address already in use"
+        ):
             listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UsageError, match="is no bundle"):
         load_served({"a": tmp_path}, Limits())
@@ -66,5 +78,7 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_bundle_are_named(tmp_path:
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else object())
-    with pytest.raises(UsageError, match=r"serving needs uvicorn: pip install 'prooftune\[serve\]'"):
+    with pytest.raises(
+        UsageError, match=r"serving needs uvicorn: pip install 'prooftune\[serve\]'"
+    ):
         command.serve([str(tmp_path)])

@@ -1,4 +1,5 @@
-"""Refusals arrive: the connection is not reset over a body that nobody read, and a reply does not wait for acknowledgements."""
+"""Refusals arrive: the connection is not reset over a body that nobody read, and a reply does not
+wait for acknowledgements."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from prooftune.serving.limits import Activity, Limits, bounded
 from prooftune.serving.server import listen
 
 
-def asked(activity: Activity, parts: list[bytes], bound: Limits | None = None, ends: bool = True) -> list[str]:
+def asked(
+    activity: Activity, parts: list[bytes], bound: Limits | None = None, ends: bool = True
+) -> list[str]:
     """What happens, in order, to a request whose body comes in parts."""
     happened: list[str] = []
     waiting = list(parts)
@@ -32,20 +35,27 @@ def asked(activity: Activity, parts: list[bytes], bound: Limits | None = None, e
         raise AssertionError("a refused request is not answered")
 
     async def ask() -> None:
-        await bounded(inner, bound or Limits(), activity)({"type": "http", "path": "/v1/classify", "headers": []}, receive, send)
+        await bounded(inner, bound or Limits(), activity)(
+            {"type": "http", "path": "/v1/classify", "headers": []}, receive, send
+        )
 
     asyncio.run(ask())
     return happened
 
 
-@pytest.mark.parametrize("activity, status", [(Activity(ready=False), "503"), (Activity(accepted=600), "429")])
+@pytest.mark.parametrize(
+    "activity, status", [(Activity(ready=False), "503"), (Activity(accepted=600), "429")]
+)
 def test_a_refused_request_is_read_before_it_is_told(activity: Activity, status: str) -> None:
     assert asked(activity, [b"a", b"b", b"c"]) == ["read", "read", "read", status, "sent"]
     assert activity.finished == 0 and activity.accepted in (0, 600)  # it does not count as taken
 
 
 def test_a_long_body_is_not_read_to_its_end() -> None:
-    assert asked(Activity(ready=False), [b"12345"] * 9, Limits(body_bytes=12)) == ["read"] * 3 + ["503", "sent"]
+    assert asked(Activity(ready=False), [b"12345"] * 9, Limits(body_bytes=12)) == ["read"] * 3 + [
+        "503",
+        "sent",
+    ]
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

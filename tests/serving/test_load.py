@@ -39,38 +39,68 @@ def held(server: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event,
 def test_a_flood_is_answered_or_told_when_to_come_again(folders: dict[str, Path]) -> None:
     texts = ["goal scored", "planet orbit"] * 4
     expected = [a.label for a in classifier(folders["topics"]).predict(texts)]
-    with live({"topics": folders["topics"]}, Options(limits=Limits(queue_rows=32, batch_rows=16))) as server:
+    with live(
+        {"topics": folders["topics"]}, Options(limits=Limits(queue_rows=32, batch_rows=16))
+    ) as server:
+
         def ask(_: int) -> httpx2.Response:
             return httpx2.post(f"{server.url}/v1/classify", json={"texts": texts}, timeout=60)
 
         with ThreadPoolExecutor(40) as pool:
             replies = list(pool.map(ask, range(160)))
-        counts = {status: sum(r.status_code == status for r in replies) for status in {r.status_code for r in replies}}
+        counts = {
+            status: sum(r.status_code == status for r in replies)
+            for status in {r.status_code for r in replies}
+        }
         assert set(counts) == {200, 429}, counts
         for reply in replies:
             if reply.status_code == 200:
                 assert [r["label"] for r in reply.json()["results"]] == expected
             else:
-                assert 1 <= int(reply.headers["retry-after"]) <= 60 and reply.json()["error"]["type"] == "rate_limit_error"
+                assert (
+                    1 <= int(reply.headers["retry-after"]) <= 60
+                    and reply.json()["error"]["type"] == "rate_limit_error"
+                )
         assert ask(0).status_code == 200
         assert server.service.served["topics"].batcher.waiting() == 0
 
 
-def test_more_requests_at_once_than_allowed_are_refused_unread(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    with live({"topics": folders["topics"]}, Options(limits=Limits(requests=1))) as server, ThreadPoolExecutor(1) as pool:
+def test_more_requests_at_once_than_allowed_are_refused_unread(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        live({"topics": folders["topics"]}, Options(limits=Limits(requests=1))) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
         begun, go = held(server, monkeypatch)
-        first = pool.submit(httpx2.post, f"{server.url}/v1/classify", json={"texts": ["goal"]}, timeout=60)
+        first = pool.submit(
+            httpx2.post, f"{server.url}/v1/classify", json={"texts": ["goal"]}, timeout=60
+        )
         assert begun.wait(30)
-        assert httpx2.post(f"{server.url}/v1/classify", json={"texts": ["goal"]}).json()["error"]["code"] == "too_many_requests"
-        assert httpx2.get(f"{server.url}/healthz").status_code == 200  # probes are answered whatever goes on
+        assert (
+            httpx2.post(f"{server.url}/v1/classify", json={"texts": ["goal"]}).json()["error"][
+                "code"
+            ]
+            == "too_many_requests"
+        )
+        assert (
+            httpx2.get(f"{server.url}/healthz").status_code == 200
+        )  # probes are answered whatever goes on
         go.set()
         assert first.result().status_code == 200
 
 
-def test_time_over_is_told_apart_by_whether_it_was_begun(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    with live({"topics": folders["topics"]}, Options(limits=Limits(seconds=1.0))) as server, ThreadPoolExecutor(1) as pool:
+def test_time_over_is_told_apart_by_whether_it_was_begun(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        live({"topics": folders["topics"]}, Options(limits=Limits(seconds=1.0))) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
         begun, go = held(server, monkeypatch)
-        first = pool.submit(httpx2.post, f"{server.url}/v1/classify", json={"texts": ["goal"]}, timeout=60)
+        first = pool.submit(
+            httpx2.post, f"{server.url}/v1/classify", json={"texts": ["goal"]}, timeout=60
+        )
         assert begun.wait(30)
         second = httpx2.post(f"{server.url}/v1/classify", json={"texts": ["goal"]}, timeout=60)
         assert second.status_code == 503 and second.headers["retry-after"] == "5"
@@ -78,13 +108,21 @@ def test_time_over_is_told_apart_by_whether_it_was_begun(folders: dict[str, Path
         go.set()
 
 
-def test_a_client_that_leaves_is_not_computed(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_leaves_is_not_computed(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with live({"topics": folders["topics"]}) as server, ThreadPoolExecutor(1) as pool:
         begun, go = held(server, monkeypatch)
-        first = pool.submit(httpx2.post, f"{server.url}/v1/classify", json={"texts": ["goal"]}, timeout=60)
+        first = pool.submit(
+            httpx2.post, f"{server.url}/v1/classify", json={"texts": ["goal"]}, timeout=60
+        )
         assert begun.wait(30)
         with pytest.raises(httpx2.ReadTimeout):
-            httpx2.post(f"{server.url}/v1/classify", json={"texts": ["gone"] * 7}, timeout=httpx2.Timeout(60, read=0.5))
+            httpx2.post(
+                f"{server.url}/v1/classify",
+                json={"texts": ["gone"] * 7},
+                timeout=httpx2.Timeout(60, read=0.5),
+            )
         while not any(line["status"] == 499 for line in server.lines()):
             time.sleep(0.05)
         go.set()
@@ -98,7 +136,9 @@ def test_while_it_stops_it_finishes_what_it_has_and_says_so_to_others(
 ) -> None:
     with live({"topics": folders["topics"]}) as server, ThreadPoolExecutor(1) as pool:
         begun, go = held(server, monkeypatch)
-        first = pool.submit(httpx2.post, f"{server.url}/v1/classify", json={"texts": ["goal"]}, timeout=60)
+        first = pool.submit(
+            httpx2.post, f"{server.url}/v1/classify", json={"texts": ["goal"]}, timeout=60
+        )
         assert begun.wait(30)
         server.service.activity.ready = False
         assert httpx2.get(f"{server.url}/readyz").status_code == 503
@@ -109,13 +149,25 @@ def test_while_it_stops_it_finishes_what_it_has_and_says_so_to_others(
         assert first.result().status_code == 200
 
 
-def test_sigterm_under_load_loses_no_accepted_request(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_sigterm_under_load_loses_no_accepted_request(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     """A process of its own, asked by many clients that do not stop asking when it is told to end."""
     texts = ["goal scored", "planet orbit science", "stocks fell"]
     expected = [a.label for a in classifier(folders["topics"]).predict(texts)]
-    command = [sys.executable, "-m", "prooftune", "serve", f"topics={folders['topics']}", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "prooftune",
+        "serve",
+        f"topics={folders['topics']}",
+        "--port",
+        "0",
+    ]
     with (tmp_path / "log").open("w+") as log:
-        process = subprocess.Popen(command, stderr=log, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+        process = subprocess.Popen(
+            command, stderr=log, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        )
         try:
             url = _started(tmp_path / "log", process)
             outcomes: dict[str, Any] = {}
@@ -126,7 +178,11 @@ def test_sigterm_under_load_loses_no_accepted_request(folders: dict[str, Path], 
                     for number in range(10_000):
                         name = f"r-{worker}-{number}"
                         try:
-                            reply = client.post(f"{url}/v1/classify", json={"texts": texts}, headers={"x-request-id": name})
+                            reply = client.post(
+                                f"{url}/v1/classify",
+                                json={"texts": texts},
+                                headers={"x-request-id": name},
+                            )
                         except httpx2.TransportError as error:
                             outcomes[name] = type(error).__name__
                             return
@@ -149,14 +205,28 @@ def test_sigterm_under_load_loses_no_accepted_request(folders: dict[str, Path], 
         finally:
             process.kill()
             process.wait()
-    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "log").read_text().splitlines()
+        if line.startswith("{")
+    ]
     assert lines[-1]["event"] == "stopped" and lines[-1]["accepted"] == lines[-1]["finished"] >= 100
-    seen = {line["request"]: line["status"] for line in lines if line["event"] == "request" and line["route"] == "/v1/classify"}
+    seen = {
+        line["request"]: line["status"]
+        for line in lines
+        if line["event"] == "request" and line["route"] == "/v1/classify"
+    }
     assert not [line for line in lines if line["event"] == "error"]
     for name, status in outcomes.items():
         # Every request that reached the application was answered, and the client has the answer.
-        assert status == seen[name] if name in seen else isinstance(status, str), (name, status, seen.get(name))
-    assert set(seen.values()) <= {200, 503} and all(outcomes[name] == status for name, status in seen.items())
+        assert status == seen[name] if name in seen else isinstance(status, str), (
+            name,
+            status,
+            seen.get(name),
+        )
+    assert set(seen.values()) <= {200, 503} and all(
+        outcomes[name] == status for name, status in seen.items()
+    )
 
 
 def _started(log: Path, process: subprocess.Popen[bytes]) -> str:

@@ -1,4 +1,5 @@
-"""The playground in a real Chromium, over a server with tiny bundles: used by hand, by keyboard, and read by assistive tools."""
+"""The playground in a real Chromium, over a server with tiny bundles: used by hand, by keyboard,
+and read by assistive tools."""
 
 from __future__ import annotations
 
@@ -20,10 +21,20 @@ from prooftune.serving.app import LOOK, PAGES, Options
 from serving.made import Live, live
 from study.small import classifier
 
-CHROMIUM = os.environ.get("PROOFTUNE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = (
+    os.environ.get("PROOFTUNE_CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("chromium-browser")
+)
 SHOTS = os.environ.get("PROOFTUNE_SHOTS")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +58,9 @@ class opened:  # noqa: N801
     """A page that fails the test if it asks another host, breaks its own policy, or raises."""
 
     def __init__(self, browser: Any, url: str, **options: Any) -> None:
-        self._context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}, **options})
+        self._context = browser.new_context(
+            **{"viewport": {"width": 1100, "height": 900}, **options}
+        )
         self._url, self._origin = url, url.removesuffix("/docs")
         self.problems: list[str] = []
 
@@ -55,9 +68,18 @@ class opened:  # noqa: N801
         page = self._context.new_page()
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
-        page.on("console", lambda m: self.problems.append(m.text) if m.type == "error" and "status of 4" not in m.text else None)
+        page.on(
+            "console",
+            lambda m: (
+                self.problems.append(m.text)
+                if m.type == "error" and "status of 4" not in m.text
+                else None
+            ),
+        )
         own = (self._origin, "blob:", "data:")
-        page.on("request", lambda r: self.problems.append(r.url) if not r.url.startswith(own) else None)
+        page.on(
+            "request", lambda r: self.problems.append(r.url) if not r.url.startswith(own) else None
+        )
         page.goto(self._url)
         return page
 
@@ -82,17 +104,24 @@ def ask(page: Any, model: str, **fields: str) -> None:
 
 def bars(page: Any, side: str) -> dict[str, str]:
     rows = page.locator(f"#{side} .bars li")
-    return {rows.nth(i).locator(".name").inner_text(): rows.nth(i).locator(".share").inner_text() for i in range(rows.count())}
+    return {
+        rows.nth(i).locator(".name").inner_text(): rows.nth(i).locator(".share").inner_text()
+        for i in range(rows.count())
+    }
 
 
-def test_tuned_and_base_stand_side_by_side_with_their_numbers(page: Any, folders: dict[str, Path]) -> None:
+def test_tuned_and_base_stand_side_by_side_with_their_numbers(
+    page: Any, folders: dict[str, Path]
+) -> None:
     text = "goal scored planet"
     ask(page, "topics", text=text)
     bundle = classifier(folders["topics"])
     for side, tuned in (("tuned", True), ("base", False)):
         [want] = bundle.predict([text], tuned=tuned)
         assert page.locator(f"#{side} .verdict").inner_text() == want.label
-        assert bars(page, side) == {label: f"{100 * p:.1f}%" for label, p in want.probabilities.items()}
+        assert bars(page, side) == {
+            label: f"{100 * p:.1f}%" for label, p in want.probabilities.items()
+        }
         assert next(iter(bars(page, side))) == want.label
     page.locator("#words").wait_for()
     assert page.locator("#words-text").inner_text().split() == text.split()
@@ -103,7 +132,11 @@ def test_tuned_and_base_stand_side_by_side_with_their_numbers(page: Any, folders
 def test_below_the_threshold_it_abstains(page: Any, folders: dict[str, Path]) -> None:
     bundle = classifier(folders["topics"])
     texts = ["goal", "", "planet orbit", "stocks fell", "cat sat", "it was very new"]
-    answers = {t: a for t, a in zip(texts, bundle.predict(texts), strict=True) if t and a.probability is not None}
+    answers = {
+        t: a
+        for t, a in zip(texts, bundle.predict(texts), strict=True)
+        if t and a.probability is not None
+    }
     unsure = min(answers, key=lambda t: answers[t].probability or 0.0)
     sure = max(answers, key=lambda t: answers[t].probability or 0.0)
     assert (answers[unsure].probability or 1) < 0.6 <= (answers[sure].probability or 0)
@@ -121,7 +154,9 @@ def test_a_head_says_why_there_is_no_base(page: Any) -> None:
     assert page.locator("#tuned .bars li").count() == 3
 
 
-def test_answers_show_their_passages_and_which_they_cite(page: Any, server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_show_their_passages_and_which_they_cite(
+    page: Any, server: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = server.service.served["library"].bundle
     assert isinstance(bundle, Answerer)
     real = Answerer.predict
@@ -129,14 +164,19 @@ def test_answers_show_their_passages_and_which_they_cite(page: Any, server: Live
     def cites(self: Any, questions: Any, **options: Any) -> Any:
         # The tiny model cites nothing of itself.
         found = real(self, questions, **options)
-        return [replace(r, answer="apple pear", sources=r.retrieved[:1], unknown_citations=1) for r in found]
+        return [
+            replace(r, answer="apple pear", sources=r.retrieved[:1], unknown_citations=1)
+            for r in found
+        ]
 
     monkeypatch.setattr(Answerer, "predict", cites)
     ask(page, "library", question="apple pear")
     assert page.locator("#tuned .verdict").inner_text() == "apple pear"
     assert page.locator("#tuned .passages > li").count() == 3
     cited = page.locator("#tuned .passages > li.cited")
-    assert cited.count() == 1 and "fruit.txt" in cited.inner_text() and "cited" in cited.inner_text()
+    assert (
+        cited.count() == 1 and "fruit.txt" in cited.inner_text() and "cited" in cited.inner_text()
+    )
     assert cited.locator("mark").inner_text() == "apple pear"
     assert "1 passage that it was not shown" in page.locator("#tuned .note").inner_text()
     assert page.locator("#words").is_hidden()
@@ -156,10 +196,14 @@ def test_the_keyboard_is_enough(page: Any) -> None:
     seen = []
     for _ in range(6):
         page.keyboard.press("Tab")
-        seen.append(page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
+        seen.append(
+            page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()")
+        )
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none", seen[-1]
-    assert seen[:5] == ["Skip to the form", "API", "model", "field-text", "send"] and seen[5] == "file"
+    assert (
+        seen[:5] == ["Skip to the form", "API", "model", "field-text", "send"] and seen[5] == "file"
+    )
     page.locator("#field-text").focus()
     page.keyboard.type("goal")
     page.keyboard.press("Control+Enter")
@@ -184,15 +228,25 @@ def test_everything_has_a_name_and_headings_follow_each_other(page: Any) -> None
     unnamed = page.evaluate("""[...document.querySelectorAll("input, select, textarea, button, progress, section, article")]
       .filter((e) => !(e.labels?.length || e.textContent.trim() || e.getAttribute("aria-labelledby"))).map((e) => e.outerHTML)""")
     assert unnamed == []
-    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].filter((e) => e.offsetParent).map((e) => +e.tagName[1])")
+    levels = page.evaluate(
+        "[...document.querySelectorAll('h1,h2,h3')].filter((e) => e.offsetParent).map((e) => "
+        "+e.tagName[1])"
+    )
     assert levels[0] == 1 and all(b <= a + 1 for a, b in itertools.pairwise(levels))
     assert page.evaluate("document.documentElement.lang") == "en"
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("dark", {"color_scheme": "dark"}), ("phone", {"viewport": {"width": 390, "height": 844}, "has_touch": True}),
-    ("phone-dark", {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"})])
-def test_it_fits_in_the_dark_and_on_a_phone(browser: Any, server: Live, name: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dark", {"color_scheme": "dark"}),
+        ("phone", {"viewport": {"width": 390, "height": 844}, "has_touch": True}),
+        ("phone-dark", {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}),
+    ],
+)
+def test_it_fits_in_the_dark_and_on_a_phone(
+    browser: Any, server: Live, name: str, options: dict[str, Any]
+) -> None:
     with opened(browser, server.url, **options) as page:
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert paper == ("rgb(20, 23, 27)" if "dark" in name else "rgb(255, 255, 255)")
@@ -210,7 +264,15 @@ def upload(page: Any, content: bytes, name: str = "in.csv") -> None:
 
 
 def test_a_file_is_labelled_row_by_row(page: Any, folders: dict[str, Path]) -> None:
-    cells = ["goal", 'a "quoted", cell', "two\nlines", "crlf\r\nin it", "", " spaces ", "ünï 漢字 🎉"]
+    cells = [
+        "goal",
+        'a "quoted", cell',
+        "two\nlines",
+        "crlf\r\nin it",
+        "",
+        " spaces ",
+        "ünï 漢字 🎉",
+    ]
     cells += [f"cat {i}" for i in range(60)]
     rows = [[f"{i:03d}", text] for i, text in enumerate(cells)]
     given = io.StringIO(newline="")
@@ -224,19 +286,37 @@ def test_a_file_is_labelled_row_by_row(page: Any, folders: dict[str, Path]) -> N
     with page.expect_download() as download:
         page.get_by_role("link", name="Download the result").click()
     assert download.value.suggested_filename == "in-answers.csv"
-    found = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_bytes().decode(), newline="")))
+    found = list(
+        csv.DictReader(io.StringIO(Path(download.value.path()).read_bytes().decode(), newline=""))
+    )
     assert [[r["label"], r["text"]] for r in found] == rows
-    assert list(found[0]) == ["label", "text", "predicted_label", "probability", "probability_World", "probability_Sports",
-                              "probability_Sci/Tech", "abstained", "truncated_tokens"]
+    assert list(found[0]) == [
+        "label",
+        "text",
+        "predicted_label",
+        "probability",
+        "probability_World",
+        "probability_Sports",
+        "probability_Sci/Tech",
+        "abstained",
+        "truncated_tokens",
+    ]
     for row, want in zip(found, classifier(folders["topics"]).predict(cells), strict=True):
-        assert row["predicted_label"] == want.label and float(row["probability"]) == pytest.approx(want.probability, abs=1e-5)
+        assert row["predicted_label"] == want.label and float(row["probability"]) == pytest.approx(
+            want.probability, abs=1e-5
+        )
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"", "The file is empty."), (b"text\n\xff\xfe\n", "The file is not UTF-8 text."),
-    (b"text,label,predicted_label\na,b,c\n", "has a column predicted_label already"),
-    (b"text,n\na,b\nc\n", "Line 3: 1 cells where the header has 2."),
-    (b'text\n"a\n', "A quote that is opened in the row at line 2")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "The file is empty."),
+        (b"text\n\xff\xfe\n", "The file is not UTF-8 text."),
+        (b"text,label,predicted_label\na,b,c\n", "has a column predicted_label already"),
+        (b"text,n\na,b\nc\n", "Line 3: 1 cells where the header has 2."),
+        (b'text\n"a\n', "A quote that is opened in the row at line 2"),
+    ],
+)
 def test_a_file_that_will_not_do_is_told(page: Any, content: bytes, message: str) -> None:
     page.get_by_label("Bundle").select_option("topics")
     upload(page, content)
@@ -251,20 +331,26 @@ def test_csv_is_read_and_written_as_python_does(page: Any) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     for size in (1, 2, 3, 1000):
-        found = page.evaluate("""async ([text, size]) => {
+        found = page.evaluate(
+            """async ([text, size]) => {
           const { parser, written } = await import("./assets/csv.js");
           const parse = parser(","), rows = [];
           for (let i = 0; i < text.length; i += size) rows.push(...parse(text.slice(i, i + size)));
           rows.push(...parse(null));
           return [rows.map((row) => row.cells), rows.map((row) => written(row.cells, ",")).join("")];
-        }""", [text.getvalue(), size])
+        }""",
+            [text.getvalue(), size],
+        )
         assert found[0] == rows
         assert list(csv.reader(io.StringIO(found[1], newline=""))) == rows
 
 
 def test_a_key_is_asked_for_and_used(browser: Any, folders: dict[str, Path]) -> None:
     key = "k" * 24
-    with live({"topics": folders["topics"]}, Options(keys=[key])) as server, opened(browser, server.url) as page:
+    with (
+        live({"topics": folders["topics"]}, Options(keys=[key])) as server,
+        opened(browser, server.url) as page,
+    ):
         page.get_by_label("API key").fill("wrong")
         page.get_by_role("button", name="Use it").click()
         page.get_by_text("no valid API key").wait_for()
@@ -274,7 +360,10 @@ def test_a_key_is_asked_for_and_used(browser: Any, folders: dict[str, Path]) -> 
         page.get_by_role("button", name="Ask").click()
         page.locator("#status").get_by_text("Answered in").wait_for()
         assert page.get_by_label("Bundle").is_hidden()
-        assert key not in page.content() and page.evaluate("localStorage.length + sessionStorage.length") == 0
+        assert (
+            key not in page.content()
+            and page.evaluate("localStorage.length + sessionStorage.length") == 0
+        )
 
 
 def test_the_api_page_describes_every_route(browser: Any, server: Live) -> None:
@@ -288,7 +377,14 @@ def test_the_api_page_describes_every_route(browser: Any, server: Live) -> None:
 def test_the_pages_load_nothing_from_elsewhere() -> None:
     for path in [LOOK, *PAGES.iterdir()]:
         text = path.read_text("utf-8")
-        assert not re.search(r"https?://|@import|url\(|//cdn|innerHTML|insertAdjacentHTML|eval\(|document\.write", text), path.name
+        assert not re.search(
+            r"https?://|@import|url\(|//cdn|innerHTML|insertAdjacentHTML|eval\(|document\.write",
+            text,
+        ), path.name
         if path.suffix == ".html":
-            assert "<style" not in text and " style=" not in text and not re.search(r"<script(?! type=\"module\" src=)", text)
+            assert (
+                "<style" not in text
+                and " style=" not in text
+                and not re.search(r"<script(?! type=\"module\" src=)", text)
+            )
             assert not re.search(r"\son\w+=", text)

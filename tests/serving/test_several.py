@@ -1,4 +1,5 @@
-"""Several bundles over one base: one copy of its weights, each bundle's own answers, and the base's under them."""
+"""Several bundles over one base: one copy of its weights, each bundle's own answers, and the base's
+under them."""
 
 from __future__ import annotations
 
@@ -27,35 +28,56 @@ def other(folder: Path, model: Path) -> Path:
 
     bundle = make_bundle(folder, model)
     file = bundle / "adapter" / "adapter_model.safetensors"
-    save_file({name: -value if "lora_B" in name else value for name, value in load_file(file).items()}, file)
+    save_file(
+        {name: -value if "lora_B" in name else value for name, value in load_file(file).items()},
+        file,
+    )
     return bundle
 
 
 def pointers(model: Any) -> dict[str, int]:
-    return {name: parameter.data_ptr() for name, parameter in model.named_parameters() if "lora_" not in name}
+    return {
+        name: parameter.data_ptr()
+        for name, parameter in model.named_parameters()
+        if "lora_" not in name
+    }
 
 
-def test_two_adapters_share_their_base_and_give_their_own_answers(model_folders: dict[str, Path], tmp_path: Path) -> None:
-    folders = [make_bundle(tmp_path / "a", model_folders["llama"]), other(tmp_path / "b", model_folders["llama"])]
+def test_two_adapters_share_their_base_and_give_their_own_answers(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folders = [
+        make_bundle(tmp_path / "a", model_folders["llama"]),
+        other(tmp_path / "b", model_folders["llama"]),
+    ]
     alone = [classifier(folder).predict(TEXTS) for folder in folders]
     assert alone[0] != alone[1]
     shared: dict[str, Any] = {}
     first, second = (load(folder, shared) for folder in folders)
     assert len(shared) == 1
     assert pointers(first.model) == pointers(second.model) and len(pointers(first.model)) > 20
-    weights = {parameter.data_ptr(): parameter.numel() for _, parameter in first.model.named_parameters()}
+    weights = {
+        parameter.data_ptr(): parameter.numel() for _, parameter in first.model.named_parameters()
+    }
     one = {p.data_ptr(): p.numel() for _, p in load(folders[0]).model.named_parameters()}
-    adapter = sum(p.numel() for n, p in first.model.named_parameters() if "lora_" in n and ".default." in n)
+    adapter = sum(
+        p.numel() for n, p in first.model.named_parameters() if "lora_" in n and ".default." in n
+    )
     assert sum(weights.values()) == sum(one.values()) + adapter
     for _ in range(2):  # in turns, also with the base between them
         for bundle, expected in ((first, alone[0]), (second, alone[1])):
             assert isinstance(bundle, Classifier)
             bundle.predict(TEXTS, tuned=False)
             for got, want in zip(bundle.predict(TEXTS), expected, strict=True):
-                assert got.probabilities == pytest.approx(want.probabilities, abs=1e-6) and got.label == want.label
+                assert (
+                    got.probabilities == pytest.approx(want.probabilities, abs=1e-6)
+                    and got.label == want.label
+                )
 
 
-def test_another_arithmetic_or_head_is_another_base(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_another_arithmetic_or_head_is_another_base(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
     shared: dict[str, Any] = {}
     facts = prooftune.load(folders["topics"]).facts
     wide = changed(folders["topics"], tmp_path / "b", model={**facts["model"], "dtype": "bfloat16"})
@@ -63,13 +85,19 @@ def test_another_arithmetic_or_head_is_another_base(folders: dict[str, Path], tm
     assert len(shared) == 3 and len({id(bundle.model) for bundle in loaded}) == 3
 
 
-def test_the_untuned_model_answers_as_plain_transformers_does(folders: dict[str, Path], model_folders: dict[str, Path]) -> None:
+def test_the_untuned_model_answers_as_plain_transformers_does(
+    folders: dict[str, Path], model_folders: dict[str, Path]
+) -> None:
     bundle = classifier(folders["topics"])
     tokens = bundle.facts["tokens"]
     model: Any = load_model(model_folders["llama"], Model(name="llama", dtype="float32"))
 
     def ids_of(text: str) -> list[int]:
-        return list(bundle.encoder._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+        return list(
+            bundle.encoder._tokenizer(
+                text, add_special_tokens=False, split_special_tokens=True
+            ).input_ids
+        )
 
     for text, answer in zip(TEXTS[:3], bundle.predict(TEXTS[:3], tuned=False), strict=True):
         ids: list[int] = []
@@ -81,7 +109,9 @@ def test_the_untuned_model_answers_as_plain_transformers_does(folders: dict[str,
             with torch.no_grad():
                 logits = model(torch.tensor([ids + said])).logits[0, len(ids) - 1 : -1]
             sums.append(torch.log_softmax(logits, -1).gather(1, torch.tensor(said)[:, None]).sum())
-        expected = torch.softmax(torch.stack(sums), -1).tolist()  # without the tuned model's temperature
+        expected = torch.softmax(
+            torch.stack(sums), -1
+        ).tolist()  # without the tuned model's temperature
         assert list(answer.probabilities.values()) == pytest.approx(expected, abs=1e-4)
 
 
@@ -94,6 +124,9 @@ def test_an_answerer_answers_untuned_with_the_same_passages(server: Live) -> Non
     bundle = server.service.served["library"].bundle
     assert isinstance(bundle, Answerer)
     with torch.no_grad():
-        [tuned], [base] = bundle.predict(["apple pear"]), bundle.predict(["apple pear"], tuned=False)
+        [tuned], [base] = (
+            bundle.predict(["apple pear"]),
+            bundle.predict(["apple pear"], tuned=False),
+        )
     assert tuned.retrieved == base.retrieved and len(base.retrieved) == 3
     assert tuned.answer != base.answer

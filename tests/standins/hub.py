@@ -1,4 +1,5 @@
-"""A stand-in for the model and data hub: as much of its interface as downloading and publishing a repository need."""
+"""A stand-in for the model and data hub: as much of its interface as downloading and publishing a
+repository need."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ Kind = str
 
 @dataclass(frozen=True)
 class Repository:
-    """Files by path, at each of its revisions; `gate` is the status that answers whoever has no access, 401 or 403."""
+    """Files by path, at each of its revisions; `gate` is the status that answers whoever has no
+    access, 401 or 403."""
 
     revisions: dict[str, dict[str, bytes]]
     gate: int | None = None
@@ -32,7 +34,9 @@ class Repository:
         return None
 
     def files(self, commit: str) -> dict[str, bytes]:
-        return next(files for name, files in self.revisions.items() if _digest(name.encode()) == commit)
+        return next(
+            files for name, files in self.revisions.items() if _digest(name.encode()) == commit
+        )
 
 
 @dataclass
@@ -102,7 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"errors": [], "warnings": []})
         elif path == "/api/repos/create":
             self._created(hub, json.loads(self._body))
-        elif "/preupload/" in path or path.endswith("/info/lfs/objects/batch") or "/commit/" in path:
+        elif (
+            "/preupload/" in path or path.endswith("/info/lfs/objects/batch") or "/commit/" in path
+        ):
             self._uploaded(hub, path)
         else:
             return False
@@ -114,10 +120,19 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.token is None or self.headers.get("Authorization") != f"Bearer {hub.token}":
             self._refuse(401, "Unauthorized", "Invalid username or password.")
         elif owner not in hub.owners:
-            self._refuse(403, "Forbidden", f"You don't have the rights to create a model under the namespace {owner}")
+            self._refuse(
+                403,
+                "Forbidden",
+                f"You don't have the rights to create a model under the namespace {owner}",
+            )
         elif name in hub.models:
-            self._send(409, json.dumps({"error": "You already created this model repo", "url": f"{hub.url}/{name}"}).encode(),
-                       {"Content-Type": "application/json"})
+            self._send(
+                409,
+                json.dumps(
+                    {"error": "You already created this model repo", "url": f"{hub.url}/{name}"}
+                ).encode(),
+                {"Content-Type": "application/json"},
+            )
         else:
             hub.models[name] = Repository({"main": {}})
             hub.private[name] = wanted.get("visibility") == "private" or bool(wanted.get("private"))
@@ -127,13 +142,34 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.token is None or self.headers.get("Authorization") != f"Bearer {hub.token}":
             self._refuse(401, "Unauthorized", "Invalid username or password.")
         elif "/preupload/" in path:
-            self._json({"files": [
-                {"path": f["path"], "uploadMode": "lfs" if f["size"] > 20_000 else "regular", "shouldIgnore": False}
-                for f in json.loads(self._body)["files"]]})
+            self._json(
+                {
+                    "files": [
+                        {
+                            "path": f["path"],
+                            "uploadMode": "lfs" if f["size"] > 20_000 else "regular",
+                            "shouldIgnore": False,
+                        }
+                        for f in json.loads(self._body)["files"]
+                    ]
+                }
+            )
         elif path.endswith("/batch"):
-            self._json({"transfer": "basic", "objects": [
-                {"oid": o["oid"], "size": o["size"], "actions": {"upload": {"href": f"{hub.url}/lfs/{o['oid']}", "header": {}}}}
-                for o in json.loads(self._body)["objects"]]})
+            self._json(
+                {
+                    "transfer": "basic",
+                    "objects": [
+                        {
+                            "oid": o["oid"],
+                            "size": o["size"],
+                            "actions": {
+                                "upload": {"href": f"{hub.url}/lfs/{o['oid']}", "header": {}}
+                            },
+                        }
+                        for o in json.loads(self._body)["objects"]
+                    ],
+                }
+            )
         else:
             parts = path.strip("/").split("/")
             files = hub.models["/".join(parts[2:4])].revisions["main"]
@@ -143,7 +179,13 @@ class _Handler(BaseHTTPRequestHandler):
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     files[value["path"]] = hub.stored[value["oid"]]
-            self._json({"commitUrl": f"{hub.url}/{'/'.join(parts[2:4])}/commit/{'0' * 40}", "commitOid": "0" * 40, "success": True})
+            self._json(
+                {
+                    "commitUrl": f"{hub.url}/{'/'.join(parts[2:4])}/commit/{'0' * 40}",
+                    "commitOid": "0" * 40,
+                    "success": True,
+                }
+            )
 
     def log_message(self, *_: Any) -> None:
         """Keep the terminal clean."""
@@ -158,9 +200,11 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[0] == "api" and len(parts) >= 4:
             self._interface(hub, parts[1], "/".join(parts[2:4]), parts[4:])
         elif "resolve" in parts:
-            kind, name = ("datasets", parts[1:3]) if parts[0] == "datasets" else ("models", parts[:2])
+            kind, name = (
+                ("datasets", parts[1:3]) if parts[0] == "datasets" else ("models", parts[:2])
+            )
             start = parts.index("resolve")
-            self._file(hub, kind, "/".join(name), parts[start + 1], "/".join(parts[start + 2:]))
+            self._file(hub, kind, "/".join(name), parts[start + 1], "/".join(parts[start + 2 :]))
         else:
             self._send(404 if path != "/" else 200, b"")
 
@@ -184,7 +228,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repository.gate is not None and rest[:1] == ["tree"]:
             self._refuse(repository.gate, "GatedRepo", f"Access to {name} is restricted.")
             return
-        revision = rest[1] if len(rest) > 1 and rest[0] in ("revision", "tree", "paths-info") else "main"
+        revision = (
+            rest[1] if len(rest) > 1 and rest[0] in ("revision", "tree", "paths-info") else "main"
+        )
         commit = self._commit(repository, revision)
         if commit is None:
             return
@@ -193,10 +239,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(_tree(files, "/".join(rest[2:])))
         elif rest[:1] == ["paths-info"]:
             form = _form(self._body)
-            self._json([entry for path in form for entry in _tree(files, "") if entry["path"] == path])
+            self._json(
+                [entry for path in form for entry in _tree(files, "") if entry["path"] == path]
+            )
         else:
-            self._json({"id": name, "sha": commit, "private": False, "gated": "auto" if repository.gate else False, "tags": [],
-                        "downloads": 0, "likes": 0, "siblings": [{"rfilename": path} for path in files]})
+            self._json(
+                {
+                    "id": name,
+                    "sha": commit,
+                    "private": False,
+                    "gated": "auto" if repository.gate else False,
+                    "tags": [],
+                    "downloads": 0,
+                    "likes": 0,
+                    "siblings": [{"rfilename": path} for path in files],
+                }
+            )
 
     def _file(self, hub: Hub, kind: Kind, name: str, revision: str, path: str) -> None:
         repository = self._repository(hub, kind, name)
@@ -228,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             start, end = int(first), int(last or len(content) - 1)
             headers = {**(headers or {}), "Content-Range": f"bytes {start}-{end}/{len(content)}"}
-            status, content = 206, content[start:end + 1]
+            status, content = 206, content[start : end + 1]
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -250,7 +308,16 @@ def _form(body: bytes) -> list[str]:
 
 def _tree(files: dict[str, bytes], folder: str) -> list[dict[str, Any]]:
     """Everything below a folder, folders too, as the hub lists it."""
-    below = {path: content for path, content in files.items() if not folder or path.startswith(f"{folder}/")}
+    below = {
+        path: content
+        for path, content in files.items()
+        if not folder or path.startswith(f"{folder}/")
+    }
     folders = {path.rsplit("/", 1)[0] for path in below if "/" in path} - {folder}
-    return [{"type": "directory", "oid": _digest(name.encode()), "size": 0, "path": name} for name in sorted(folders)] + [
-        {"type": "file", "oid": _digest(content), "size": len(content), "path": path} for path, content in sorted(below.items())]
+    return [
+        {"type": "directory", "oid": _digest(name.encode()), "size": 0, "path": name}
+        for name in sorted(folders)
+    ] + [
+        {"type": "file", "oid": _digest(content), "size": len(content), "path": path}
+        for path, content in sorted(below.items())
+    ]

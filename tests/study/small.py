@@ -1,4 +1,5 @@
-"""Small studies: labelled texts that a tiny model learns to tell apart in a second, and recipes over them."""
+"""Small studies: labelled texts that a tiny model learns to tell apart in a second, and recipes
+over them."""
 
 from __future__ import annotations
 
@@ -24,11 +25,14 @@ KINDS = ["majority", "tfidf", "zero-shot", "few-shot", "prompted", "tuned"]
 
 
 def write_rows(path: Path, count: int, seed: int, learnable: bool = True, words: int = 6) -> Path:
-    """Rows of a few words, two of every three on the label's topic, or labels drawn without looking at the text."""
+    """Rows of a few words, two of every three on the label's topic, or labels drawn without looking
+    at the text."""
     draw, blind, rows = random.Random(seed), random.Random(seed + 1), []
     for number in range(count):
         topic = list(TOPICS)[number % len(TOPICS)]
-        text = [draw.choice(TOPICS[topic] if draw.random() < 0.67 else COMMON) for _ in range(words)]
+        text = [
+            draw.choice(TOPICS[topic] if draw.random() < 0.67 else COMMON) for _ in range(words)
+        ]
         label = topic if learnable else blind.choice(list(TOPICS))
         rows.append([" ".join([*text, str(seed * 1000 + number)]), label])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,17 +41,30 @@ def write_rows(path: Path, count: int, seed: int, learnable: bool = True, words:
     return path
 
 
-def small_recipe(model: Path, folder: Path, *, learnable: bool = True, **options: Any) -> dict[str, Any]:
+def small_recipe(
+    model: Path, folder: Path, *, learnable: bool = True, **options: Any
+) -> dict[str, Any]:
     """A recipe over data written into `folder`; `options` are sections that replace its own."""
     sizes = {"train": 90, "validation": 18, "test": 60}
-    files = {split: str(write_rows(folder / f"{split}.csv", size, seed, learnable))
-             for seed, (split, size) in enumerate(sizes.items(), 1)}
+    files = {
+        split: str(write_rows(folder / f"{split}.csv", size, seed, learnable))
+        for seed, (split, size) in enumerate(sizes.items(), 1)
+    }
     values: dict[str, Any] = {
-        "name": "small", "data": {**files, "text": "text", "label": "label"},
-        "audit": {"leak": "drop"}, "model": {"name": str(model), "dtype": "float32"},
-        "prompt": {"max_length": 80, "template": "{text}"}, "lora": {"r": 8, "lora_alpha": 32},
-        "training": {"learning_rate": 1e-2, "num_train_epochs": 8, "per_device_train_batch_size": 8},
-        "evaluation": {"resamples": 200}, "variants": {"tuned": None}}
+        "name": "small",
+        "data": {**files, "text": "text", "label": "label"},
+        "audit": {"leak": "drop"},
+        "model": {"name": str(model), "dtype": "float32"},
+        "prompt": {"max_length": 80, "template": "{text}"},
+        "lora": {"r": 8, "lora_alpha": 32},
+        "training": {
+            "learning_rate": 1e-2,
+            "num_train_epochs": 8,
+            "per_device_train_batch_size": 8,
+        },
+        "evaluation": {"resamples": 200},
+        "variants": {"tuned": None},
+    }
     return {**values, **options}
 
 
@@ -62,7 +79,9 @@ def predictions_of(folder: Path) -> dict[str, bytes]:
 
 
 def outputs_of(folder: Path, variant: str) -> list[str]:
-    return [p.output for p in read_predictions(folder / "variants" / variant / "predictions.parquet")]
+    return [
+        p.output for p in read_predictions(folder / "variants" / variant / "predictions.parquet")
+    ]
 
 
 def details_of(folder: Path, variant: str) -> dict[str, Any]:

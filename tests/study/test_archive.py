@@ -1,4 +1,5 @@
-"""Another study in the same folder: what the first came to is kept beside it, and never passes for the second's."""
+"""Another study in the same folder: what the first came to is kept beside it, and never passes for
+the second's."""
 
 from __future__ import annotations
 
@@ -27,11 +28,16 @@ def test_other_settings_keep_the_report_and_the_bundle_of_before(
         return pipeline.run(recipe.parse(values), Path(), folder)
 
     run(2)
-    first = {name: (folder / name).read_bytes() for name in ("report.json", "report.html", "recipe.yaml")}
+    first = {
+        name: (folder / name).read_bytes() for name in ("report.json", "report.html", "recipe.yaml")
+    }
     card = (folder / "bundle" / "README.md").read_bytes()
     run(2)
     assert not (folder / "earlier").exists(), "the same study again replaces nothing"
-    first["report.json"], first["report.html"] = (folder / "report.json").read_bytes(), (folder / "report.html").read_bytes()
+    first["report.json"], first["report.html"] = (
+        (folder / "report.json").read_bytes(),
+        (folder / "report.html").read_bytes(),
+    )
 
     with monkeypatch.context() as broken, pytest.raises(Failure, match="stopped"):
         broken.setattr(pipeline, "_variant", _stop)
@@ -39,17 +45,27 @@ def test_other_settings_keep_the_report_and_the_bundle_of_before(
     kept = folder / "earlier" / "1"
     assert {name: (kept / name).read_bytes() for name in first} == first
     assert (kept / "bundle" / "README.md").read_bytes() == card
-    assert not (folder / "bundle").exists() and not (folder / "report.html").exists(), "they would pass for the new study's"
+    assert not (folder / "bundle").exists() and not (folder / "report.html").exists(), (
+        "they would pass for the new study's"
+    )
 
     run(1)
-    assert [path.name for path in (folder / "earlier").iterdir()] == ["1"], "a study that was not finished is none to keep"
+    assert [path.name for path in (folder / "earlier").iterdir()] == ["1"], (
+        "a study that was not finished is none to keep"
+    )
     run(3)
     assert sorted(path.name for path in (folder / "earlier").iterdir()) == ["1", "2"]
     assert "num_train_epochs: 1" in (folder / "earlier" / "2" / "recipe.yaml").read_text()
     assert read_json(folder / "report.json")["scores"]["n"] == 60
-    changed = ("training.num_train_epochs 2, now 1", kept), ("training.num_train_epochs 1, now 3", folder / "earlier" / "2")
+    changed = (
+        ("training.num_train_epochs 2, now 1", kept),
+        ("training.num_train_epochs 1, now 3", folder / "earlier" / "2"),
+    )
     for sentence, (what, place) in zip(said, changed, strict=True):
-        assert f"{folder} held a study with other settings ({what}): its report and bundle are now in {place}." in sentence
+        assert (
+            f"{folder} held a study with other settings ({what}): its report and bundle are now "
+            f"in {place}." in sentence
+        )
 
 
 def _stop(*_: Any) -> None:

@@ -11,12 +11,24 @@ import prooftune
 from study.small import accuracy, small_recipe
 
 
-@pytest.mark.parametrize("variant", [
-    {"objective": "instruction"}, {"objective": "head"}, {"objective": "instruction", "method": "dora"},
-    {"objective": "head", "method": "full", "training": {"learning_rate": 2e-3}}],
-    ids=["instruction", "head", "dora", "full head"])
-def test_every_objective_learns_in_bfloat16(learners: dict[str, Path], tmp_path: Path, variant: dict[str, Any]) -> None:
-    values = small_recipe(learners["llama"], tmp_path / "data", variants={"majority": None, "tuned": {"kind": "tuned", **variant}})
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"objective": "instruction"},
+        {"objective": "head"},
+        {"objective": "instruction", "method": "dora"},
+        {"objective": "head", "method": "full", "training": {"learning_rate": 2e-3}},
+    ],
+    ids=["instruction", "head", "dora", "full head"],
+)
+def test_every_objective_learns_in_bfloat16(
+    learners: dict[str, Path], tmp_path: Path, variant: dict[str, Any]
+) -> None:
+    values = small_recipe(
+        learners["llama"],
+        tmp_path / "data",
+        variants={"majority": None, "tuned": {"kind": "tuned", **variant}},
+    )
     values["model"]["dtype"] = "bfloat16"
     if variant.get("method") == "full":
         values["lora"] = {}

@@ -15,18 +15,35 @@ from prooftune.utils.files import write_json, write_text
 LABELS = ["bad", "good"]
 
 
-def make_run(folder: Path, texts: list[str], right: dict[str, set[int]], *, prefix: str = "a.csv",
-             bundled: str | None = None) -> Path:
-    """A finished run; `right` names the variants and the numbers of the test texts that each answers rightly."""
-    chosen = recipe.parse({
-        "name": "study", "data": {"train": "a.csv", "text": "text", "label": "label"},
-        "variants": {name: {"kind": "tuned" if name == "tuned" else "tfidf"} for name in right}})
+def make_run(
+    folder: Path,
+    texts: list[str],
+    right: dict[str, set[int]],
+    *,
+    prefix: str = "a.csv",
+    bundled: str | None = None,
+) -> Path:
+    """A finished run; `right` names the variants and the numbers of the test texts that each
+    answers rightly."""
+    chosen = recipe.parse(
+        {
+            "name": "study",
+            "data": {"train": "a.csv", "text": "text", "label": "label"},
+            "variants": {name: {"kind": "tuned" if name == "tuned" else "tfidf"} for name in right},
+        }
+    )
     write_text(folder / "recipe.yaml", recipe.dump(chosen))
-    test = [Example(f"{prefix}:{i}", {"text": text}, LABELS[len(text) % 2]) for i, text in enumerate(texts)]
+    test = [
+        Example(f"{prefix}:{i}", {"text": text}, LABELS[len(text) % 2])
+        for i, text in enumerate(texts)
+    ]
     run_folder.write_study(folder / "data", Study([], [], test, LABELS))
     for name, numbers in right.items():
         wrong = {"bad": "good", "good": "bad"}
-        said = [Prediction(e.id, str(e.target) if i in numbers else wrong[str(e.target)]) for i, e in enumerate(test)]
+        said = [
+            Prediction(e.id, str(e.target) if i in numbers else wrong[str(e.target)])
+            for i, e in enumerate(test)
+        ]
         run_folder.write_predictions(folder / "variants" / name / "predictions.parquet", said)
         run_folder.write_predictions(folder / "variants" / name / "validation.parquet", [])
         write_json(folder / "variants" / name / "details.json", {})
@@ -46,15 +63,20 @@ def test_both_accuracies_their_difference_and_the_test_are_told(tmp_path: Path) 
     assert f"{second}:tfidf: 25.0%" in said
     assert "difference +50.0 points, 95% interval [+3" in said
     # 20 against 0: two-sided exact p is 2 * 0.5 ** 20.
-    assert "p = 1.91e-06 (20 right only in the first, 0 only in the second): the two can be told apart." in said
+    assert (
+        "p = 1.91e-06 (20 right only in the first, 0 only in the second): the two can be told "
+        "apart." in said
+    )
     assert "left out" not in said
 
 
 def test_a_small_difference_cannot_be_told_apart(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a", TEXTS, {"tfidf": set(range(20))})
     second = make_run(tmp_path / "b", TEXTS, {"tfidf": set(range(1, 20))})
-    assert "p = 1 (1 right only in the first, 0 only in the second): the two cannot be told apart." in compare_runs(
-        f"{first}:tfidf", f"{second}:tfidf")
+    assert (
+        "p = 1 (1 right only in the first, 0 only in the second): the two cannot be told apart."
+        in compare_runs(f"{first}:tfidf", f"{second}:tfidf")
+    )
 
 
 def test_examples_are_paired_by_content_whatever_their_ids_and_order(tmp_path: Path) -> None:
@@ -92,12 +114,15 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
     assert f"{first}:tfidf: 2.5%" in compare_runs(str(first), f"{first}:tfidf")
 
 
-@pytest.mark.parametrize(("reference", "message"), [
-    ("{run}:tfdif", "has no variant 'tfdif'; it has tfidf (did you mean 'tfidf'?)"),
-    ("{run}", "has no bundle; name a variant"),
-    ("{run}x:tfidf", "no such folder"),
-    ("{other}", "share no test example"),
-])
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("{run}:tfdif", "has no variant 'tfdif'; it has tfidf (did you mean 'tfidf'?)"),
+        ("{run}", "has no bundle; name a variant"),
+        ("{run}x:tfidf", "no such folder"),
+        ("{other}", "share no test example"),
+    ],
+)
 def test_a_wrong_reference_is_explained(tmp_path: Path, reference: str, message: str) -> None:
     run = make_run(tmp_path / "a", TEXTS, {"tfidf": {1}})
     other = make_run(tmp_path / "b", ["quite different"], {"tfidf": {0}}, bundled="tfidf")

@@ -1,4 +1,5 @@
-"""What `check` estimates: from the variants' own batches, of every kind, and shown beside what was measured."""
+"""What `check` estimates: from the variants' own batches, of every kind, and shown beside what was
+measured."""
 
 from __future__ import annotations
 
@@ -41,34 +42,61 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
 
 
-def test_every_variant_that_asks_a_model_is_estimated(learners: dict[str, Path], tmp_path: Path) -> None:
+def test_every_variant_that_asks_a_model_is_estimated(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
     head = {"kind": "tuned", "objective": "head"}
-    found = estimated(small_recipe(learners["llama"], tmp_path, variants={**dict.fromkeys(KINDS), "head": head}))
+    found = estimated(
+        small_recipe(learners["llama"], tmp_path, variants={**dict.fromkeys(KINDS), "head": head})
+    )
     assert list(found) == ["zero-shot", "few-shot", "prompted", "tuned", "head"]
     for name, one in found.items():
         assert one.score_seconds > 0 and one.memory_bytes > 1e8, name
         assert (one.train_seconds > 0) == (name in ("prompted", "tuned", "head")), name
         assert one.seconds >= one.train_seconds + one.score_seconds
-    # Twice the epochs, about twice the work: what is measured is a few batches, whatever the length of the training.
-    longer = estimated(small_recipe(learners["llama"], tmp_path, variants={"tuned": None}, training={
-        "learning_rate": 1e-2, "num_train_epochs": 8000, "per_device_train_batch_size": 8}))
+    # Twice the epochs, about twice the work: what is measured is a few batches, whatever the length
+    # of the training.
+    longer = estimated(
+        small_recipe(
+            learners["llama"],
+            tmp_path,
+            variants={"tuned": None},
+            training={
+                "learning_rate": 1e-2,
+                "num_train_epochs": 8000,
+                "per_device_train_batch_size": 8,
+            },
+        )
+    )
     assert longer["tuned"].train_seconds > 100 * found["tuned"].train_seconds
 
 
 def test_passages_that_are_yet_to_be_found_are_stood_in_for(retrieval: Any) -> None:
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
     found = estimated(values)
-    assert list(found) == ["base", "tuned", "base+retrieval", "tuned+retrieval", "raft", "oracle", "random"]
+    assert list(found) == [
+        "base",
+        "tuned",
+        "base+retrieval",
+        "tuned+retrieval",
+        "raft",
+        "oracle",
+        "random",
+    ]
     assert found["tuned+retrieval"].train_seconds == 0 < found["raft"].train_seconds
     assert all(one.score_seconds > 0 for one in found.values())
 
 
-def test_passages_cost_what_their_tokens_do(retrieval: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the same rate for all, two passages of at least six words each make a question so much longer, and so does a context of
-    random ones."""
+def test_passages_cost_what_their_tokens_do(
+    retrieval: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the same rate for all, two passages of at least six words each make a question so much
+    longer, and so does a context of random ones."""
     monkeypatch.setattr(estimates, "_scoring", lambda *_: estimates._Rate(1.0, 10**9, 10**8))
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
-    values["variants"] = {name: one for name, one in values["variants"].items() if one.get("kind") == "zero-shot"}
+    values["variants"] = {
+        name: one for name, one in values["variants"].items() if one.get("kind") == "zero-shot"
+    }
     found = estimated(values)
     assert list(found) == ["base", "base+retrieval", "oracle", "random"]
     questions = len(prepare(recipe.parse(values), Path(), lambda _: None)[0].test)
@@ -77,28 +105,39 @@ def test_passages_cost_what_their_tokens_do(retrieval: Any, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(("own", "words"), [(True, 30), (True, 6), (False, 30)])
-def test_what_stands_in_are_passages_of_the_documents(own: bool, words: int, retrieval: Any) -> None:
+def test_what_stands_in_are_passages_of_the_documents(
+    own: bool, words: int, retrieval: Any
+) -> None:
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
     values["retrieval"]["chunk_words"] = 8
     values["retrieval"]["overlap_words"] = 0
     text = {f"{n}": " ".join(f"{n}word{i}" for i in range(words)) for n in "ab"}
-    study = Study([Example(n, {"question": "what", "context": text[n]}, "x") for n in "ab"], [], [], [])
+    study = Study(
+        [Example(n, {"question": "what", "context": text[n]}, "x") for n in "ab"], [], [], []
+    )
     if own:
         values["retrieval"]["documents"] = "data:context"
         values["data"].pop("gold")
     shown = [e.inputs["context"] for e in with_standins(recipe.parse(values), study, Path()).train]
     again = [e.inputs["context"] for e in with_standins(recipe.parse(values), study, Path()).train]
-    assert shown == again and all(context.startswith("[1] ") and "\n\n[2] " in context for context in shown)
+    assert shown == again and all(
+        context.startswith("[1] ") and "\n\n[2] " in context for context in shown
+    )
     for context, name in zip(shown, "ab", strict=True):
         passages = [part.partition("] ")[2] for part in context.split("\n\n")]
         if own:  # of its own text first, where that is long enough
             assert [passage in text[name] for passage in passages] == [True, words > 8]
         else:
-            assert all(re.fullmatch(r"the planet \d+ is very new \w+", passage) for passage in passages)
+            assert all(
+                re.fullmatch(r"the planet \d+ is very new \w+", passage) for passage in passages
+            )
 
 
 def test_a_model_beyond_the_memory_is_not_tried(
-    learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    learners: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(profiling, "available_memory", lambda: 100_000)
     chosen = recipe.parse(small_recipe(learners["llama"], tmp_path, variants={"zero-shot": None}))
@@ -112,21 +151,35 @@ def test_a_run_shows_what_check_had_estimated(learners: dict[str, Path], tmp_pat
     check.check(recipe.parse(values), Path())
     prooftune.run(values, out=tmp_path / "run")
     facts = read_json(tmp_path / "run" / "report.json")
-    assert list(facts["estimates"]) == ["zero-shot"] and facts["estimates"]["zero-shot"]["seconds"] > 0
+    assert (
+        list(facts["estimates"]) == ["zero-shot"] and facts["estimates"]["zero-shot"]["seconds"] > 0
+    )
     values["seed"] = 1  # another recipe, of which nothing was estimated
     prooftune.run(values, out=tmp_path / "other")
     assert "estimates" not in read_json(tmp_path / "other" / "report.json")
 
 
-def test_memory_grows_with_the_batches_and_stays_after_a_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_grows_with_the_batches_and_stays_after_a_variant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(estimates, "_STAYS", 0.25)
     monkeypatch.setattr(profiling, "on_gpu", lambda: False)
-    assert [estimates._more(100, 300, batches, 0.5) for batches in (0.5, 1, 2, 4, 1e9)] == [200, 200, 250, 275, pytest.approx(300)]
+    assert [estimates._more(100, 300, batches, 0.5) for batches in (0.5, 1, 2, 4, 1e9)] == [
+        200,
+        200,
+        250,
+        275,
+        pytest.approx(300),
+    ]
     process = estimates._Process()
     rate = estimates._Rate
     assert process.peak(rate(1.0, 100, 40.0)) == 140
-    assert process.peak(rate(1.0, 90, 400.0), rate(1.0, 95, 20.0)) == 100 + 10 + 400  # a quarter of 40 has stayed
-    assert estimates._Process().peak(rate(1.0, 100, 40.0), rate(1.0, 150, 10.0)) == 160  # the second part needs more
+    assert (
+        process.peak(rate(1.0, 90, 400.0), rate(1.0, 95, 20.0)) == 100 + 10 + 400
+    )  # a quarter of 40 has stayed
+    assert (
+        estimates._Process().peak(rate(1.0, 100, 40.0), rate(1.0, 150, 10.0)) == 160
+    )  # the second part needs more
     assert process.peak(rate(1.0, 120, 40.0)) == 100 + 100 + 40
     assert process.peak(rate(1.0, 300, 40.0)) == 340  # more was there already
     # Arrays on a GPU are counted one by one, and nothing of them stays.
@@ -135,13 +188,17 @@ def test_memory_grows_with_the_batches_and_stays_after_a_variant(monkeypatch: py
     assert process.peak(rate(1.0, 100, 40.0)) == 140
 
 
-def test_a_prompt_that_does_not_fit_is_left_out_where_it_is_ours(learners: dict[str, Path], tmp_path: Path) -> None:
+def test_a_prompt_that_does_not_fit_is_left_out_where_it_is_ours(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
     def tried(max_length: int, **variant: Any) -> int:
         values = small_recipe(learners["llama"], tmp_path, variants={"prompted": variant or None})
         values["prompt"] = {**values.get("prompt", {}), "max_length": max_length}
         chosen = recipe.parse(values)
         study, _ = prepare(chosen, Path(), lambda _: None)
-        return len(candidates(Context(chosen, study, Path(), windowed=False), chosen.variants["prompted"]))
+        return len(
+            candidates(Context(chosen, study, Path(), windowed=False), chosen.variants["prompted"])
+        )
 
     assert 0 < tried(80) < tried(400)
     with pytest.raises(UsageError, match="no room for the text"):

@@ -1,4 +1,5 @@
-"""The real command killed without warning at three moments, then run again: nothing is lost and nothing differs."""
+"""The real command killed without warning at three moments, then run again: nothing is lost and
+nothing differs."""
 
 from __future__ import annotations
 
@@ -26,19 +27,27 @@ def command(recipe: Path, out: Path) -> list[str]:
 
 
 def kill_when(recipe: Path, out: Path, moment: Callable[[str], bool]) -> str:
-    """Run the command on a terminal, kill it at the first sight of `moment`, and return what it had shown by then.
+    """Run the command on a terminal, kill it at the first sight of `moment`, and return what it had
+    shown by then.
 
     Args:
         moment: given what the terminal shows; looked at again and again.
     """
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
-    environment = {k: v for k, v in os.environ.items() if k != "PROOFTUNE_QUIET"} | {"TERM": "xterm", "COLUMNS": "120"}
+    environment = {k: v for k, v in os.environ.items() if k != "PROOFTUNE_QUIET"} | {
+        "TERM": "xterm",
+        "COLUMNS": "120",
+    }
     shown, end = "", time.monotonic() + PATIENCE
-    with subprocess.Popen(command(recipe, out), stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+    with subprocess.Popen(
+        command(recipe, out), stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as process:
         os.close(theirs)
         while not moment(shown):
-            assert process.poll() is None and time.monotonic() < end, f"the moment never came:\n{shown}"
+            assert process.poll() is None and time.monotonic() < end, (
+                f"the moment never came:\n{shown}"
+            )
             try:
                 shown += os.read(ours, 65536).decode(errors="replace")
             except OSError:  # nothing new on the terminal
@@ -50,10 +59,21 @@ def kill_when(recipe: Path, out: Path, moment: Callable[[str], bool]) -> str:
 
 
 @pytest.mark.failure(18)
-def test_killed_three_times_it_ends_as_if_it_had_never_been(learners: dict[str, Path], tmp_path: Path) -> None:
-    values = small_recipe(learners["llama"], tmp_path / "data", variants=dict.fromkeys(["tfidf", "zero-shot", "tuned"]),
-                          training={"learning_rate": 1e-2, "max_steps": 120, "per_device_train_batch_size": 4, "save_steps": 15,
-                                    "eval_steps": 15})
+def test_killed_three_times_it_ends_as_if_it_had_never_been(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
+    values = small_recipe(
+        learners["llama"],
+        tmp_path / "data",
+        variants=dict.fromkeys(["tfidf", "zero-shot", "tuned"]),
+        training={
+            "learning_rate": 1e-2,
+            "max_steps": 120,
+            "per_device_train_batch_size": 4,
+            "save_steps": 15,
+            "eval_steps": 15,
+        },
+    )
     values["scoring"] = {"batch_tokens": 16}  # one row at a time, so that scoring takes a while
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values, sort_keys=False))
@@ -63,7 +83,9 @@ def test_killed_three_times_it_ends_as_if_it_had_never_been(learners: dict[str, 
     tuned = killed / "variants" / "tuned"
 
     kill_when(recipe, killed, lambda _: (killed / "data" / "stage.json").is_file())
-    assert not read_json(killed / "data" / "stage.json")["done"] and not (killed / "variants").exists()
+    assert (
+        not read_json(killed / "data" / "stage.json")["done"] and not (killed / "variants").exists()
+    )
 
     kill_when(recipe, killed, lambda _: bool(steps_kept(killed, "tuned")))
     first = steps_kept(killed, "tuned")
@@ -83,7 +105,10 @@ def test_killed_three_times_it_ends_as_if_it_had_never_been(learners: dict[str, 
     assert (tuned / "training.json").stat().st_mtime_ns == trained
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert predictions_of(killed) == predictions_of(straight) and len(predictions_of(killed)) == 6
-    assert details_of(killed, "tuned")["weights_sha256"] == details_of(straight, "tuned")["weights_sha256"]
+    assert (
+        details_of(killed, "tuned")["weights_sha256"]
+        == details_of(straight, "tuned")["weights_sha256"]
+    )
     assert read_json(killed / "scores.json") == read_json(straight / "scores.json")
     assert not list(killed.rglob("*.tmp")) and not (tuned / "checkpoints").exists()
     assert {p.name for p in killed.iterdir()} == {p.name for p in straight.iterdir()}

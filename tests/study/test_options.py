@@ -1,4 +1,5 @@
-"""What a recipe may ask for beyond the defaults: methods, scoring, stopping, quantisation, texts of one's own."""
+"""What a recipe may ask for beyond the defaults: methods, scoring, stopping, quantisation, texts of
+one's own."""
 
 from __future__ import annotations
 
@@ -32,15 +33,27 @@ def study(model: Path, folder: Path, **options: Any) -> Result:
 
 @pytest.mark.parametrize("method", ["dora", "rslora", "full"])
 @pytest.mark.parametrize("objective", ["instruction", "head"])
-def test_every_method_learns_and_ships(learners: dict[str, Path], tmp_path: Path, method: str, objective: str) -> None:
-    result = study(learners["llama"], tmp_path, variants={"tuned": {"method": method, "objective": objective}})
+def test_every_method_learns_and_ships(
+    learners: dict[str, Path], tmp_path: Path, method: str, objective: str
+) -> None:
+    result = study(
+        learners["llama"], tmp_path, variants={"tuned": {"method": method, "objective": objective}}
+    )
     assert accuracy(result.scores, "tuned") > 0.5
     details = details_of(result.folder, "tuned")
     counts = details["training"]
     assert (counts["trainable_parameters"] == counts["total_parameters"]) == (method == "full")
-    assert len(details["changes"]["layers"]) >= 21 and details["changes"]["relative_change_total"] > 0.01
-    assert result.bundle is not None and (result.bundle / ("model" if method == "full" else "adapter")).is_dir()
-    answers = classifier(result.bundle).predict([e.inputs for e in read_study(result.folder / "data").test])
+    assert (
+        len(details["changes"]["layers"]) >= 21
+        and details["changes"]["relative_change_total"] > 0.01
+    )
+    assert (
+        result.bundle is not None
+        and (result.bundle / ("model" if method == "full" else "adapter")).is_dir()
+    )
+    answers = classifier(result.bundle).predict(
+        [e.inputs for e in read_study(result.folder / "data").test]
+    )
     assert [a.label for a in answers] == outputs_of(result.folder, "tuned")
 
 
@@ -48,8 +61,12 @@ def test_every_method_learns_and_ships(learners: dict[str, Path], tmp_path: Path
 def test_generated_outputs_outside_the_labels_are_counted_and_never_turned_into_one(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
-    result = study(learners["llama"], tmp_path, scoring={"method": "generation", "max_new_tokens": 6},
-                   variants={"zero-shot": None, "tuned": None})
+    result = study(
+        learners["llama"],
+        tmp_path,
+        scoring={"method": "generation", "max_new_tokens": 6},
+        variants={"zero-shot": None, "tuned": None},
+    )
     for variant in ("zero-shot", "tuned"):
         predictions = read_predictions(result.folder / "variants" / variant / "predictions.parquet")
         for p in predictions:
@@ -61,45 +78,74 @@ def test_generated_outputs_outside_the_labels_are_counted_and_never_turned_into_
         assert found["invalid_rate"] == pytest.approx(invalid / 60, abs=1e-6)
     assert result.scores["variants"]["zero-shot"]["invalid"] == 60
     assert accuracy(result.scores, "zero-shot") == 0
-    assert result.scores["variants"]["tuned"]["invalid"] < 30 and accuracy(result.scores, "tuned") > 0.5
+    assert (
+        result.scores["variants"]["tuned"]["invalid"] < 30
+        and accuracy(result.scores, "tuned") > 0.5
+    )
     for name in ("report.html", "report.md"):
-        assert "60 of 60 outputs (100.0%) were no label of the set" in (result.folder / name).read_text()
+        assert (
+            "60 of 60 outputs (100.0%) were no label of the set"
+            in (result.folder / name).read_text()
+        )
 
 
 def by_hand(folder: Path, texts: list[str], *, mean: bool) -> torch.Tensor:
-    """Label probabilities [texts, labels]: one label after one prompt at a time, from the model's own logits."""
+    """Label probabilities [texts, labels]: one label after one prompt at a time, from the model's
+    own logits."""
     model: Any = load_model(folder, recipe.Model(name="tiny", dtype="float32"))
-    encoder = Encoder(Rendering("{text}", ("Business", "Sci/Tech", "Sports"), chat=False, max_length=80),
-                      load_tokenizer(folder), ["text"])
+    encoder = Encoder(
+        Rendering("{text}", ("Business", "Sci/Tech", "Sports"), chat=False, max_length=80),
+        load_tokenizer(folder),
+        ["text"],
+    )
     rows = []
     for text in texts:
         prompt, sums = [*encoder.prefix, *encoder.encode({"text": text}).row], []
         for label in encoder.targets:
             with torch.no_grad():
-                log_probs = torch.log_softmax(model(torch.tensor([prompt + label])).logits[0].double(), -1)
+                log_probs = torch.log_softmax(
+                    model(torch.tensor([prompt + label])).logits[0].double(), -1
+                )
             chosen = [log_probs[len(prompt) - 1 + k, token].item() for k, token in enumerate(label)]
             sums.append(sum(chosen) / (len(chosen) if mean else 1))
         rows.append(torch.softmax(torch.tensor(sums, dtype=torch.float64), 0))
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("scoring", [
-    {}, {"normalize": "length"}, {"calibration": True}, {"calibration": True, "normalize": "length"}])
-def test_probabilities_equal_those_computed_by_hand(learners: dict[str, Path], tmp_path: Path, scoring: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        {},
+        {"normalize": "length"},
+        {"calibration": True},
+        {"calibration": True, "normalize": "length"},
+    ],
+)
+def test_probabilities_equal_those_computed_by_hand(
+    learners: dict[str, Path], tmp_path: Path, scoring: dict[str, Any]
+) -> None:
     result = study(learners["llama"], tmp_path, scoring=scoring, variants={"zero-shot": None})
     texts = [e.inputs["text"] for e in read_study(result.folder / "data").test]
     mean = "normalize" in scoring
     expected = by_hand(learners["llama"], texts, mean=mean)
     if "calibration" in scoring:
-        # Contextual calibration: divide by the mean over inputs without content, and normalise again.
+        # Contextual calibration: divide by the mean over inputs without content, and normalise
+        # again.
         expected = expected / by_hand(learners["llama"], ["N/A", "[MASK]", ""], mean=mean).mean(0)
         expected = expected / expected.sum(1, keepdim=True)
     found = read_predictions(result.folder / "variants" / "zero-shot" / "predictions.parquet")
-    torch.testing.assert_close(torch.tensor([p.log_probs for p in found]).exp().double(), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        torch.tensor([p.log_probs for p in found]).exp().double(), expected, atol=1e-4, rtol=1e-3
+    )
 
 
 def test_early_stopping_ends_the_training(learners: dict[str, Path], tmp_path: Path) -> None:
-    training = {"learning_rate": 0.3, "num_train_epochs": 20, "eval_steps": 3, "lr_scheduler_type": "constant"}
+    training = {
+        "learning_rate": 0.3,
+        "num_train_epochs": 20,
+        "eval_steps": 3,
+        "lr_scheduler_type": "constant",
+    }
     result = study(learners["llama"], tmp_path, early_stopping=2, training=training)
     log = details_of(result.folder, "tuned")["training"]["log_history"]
     losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
@@ -107,44 +153,83 @@ def test_early_stopping_ends_the_training(learners: dict[str, Path], tmp_path: P
     assert min(losses) == losses[-3] < min(losses[-2:])
 
 
-def test_gradient_checkpointing_changes_memory_and_nothing_else(learners: dict[str, Path], tmp_path: Path) -> None:
-    variants = {"plain": {"kind": "tuned"}, "saving": {"kind": "tuned", "training": {"gradient_checkpointing": True}}}
+def test_gradient_checkpointing_changes_memory_and_nothing_else(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
+    variants = {
+        "plain": {"kind": "tuned"},
+        "saving": {"kind": "tuned", "training": {"gradient_checkpointing": True}},
+    }
     result = study(learners["llama"], tmp_path, variants=variants, training=FEW)
-    plain, saving = ([p.log_probs for p in read_predictions(result.folder / "variants" / name / "predictions.parquet")]
-                     for name in variants)
+    plain, saving = (
+        [
+            p.log_probs
+            for p in read_predictions(result.folder / "variants" / name / "predictions.parquet")
+        ]
+        for name in variants
+    )
     torch.testing.assert_close(torch.tensor(saving), torch.tensor(plain), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
-@pytest.mark.parametrize(("objective", "quantization"), [
-    ("instruction", {"load_in_8bit": True}), ("instruction", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
-    ("head", {"load_in_8bit": True}), ("head", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
-], ids=["int8", "nf4", "int8 head", "nf4 head"])
+@pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
+@pytest.mark.parametrize(
+    ("objective", "quantization"),
+    [
+        ("instruction", {"load_in_8bit": True}),
+        ("instruction", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
+        ("head", {"load_in_8bit": True}),
+        ("head", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
+    ],
+    ids=["int8", "nf4", "int8 head", "nf4 head"],
+)
 def test_quantised_models_are_tuned_and_shipped(
     wide_model_folder: Path, tmp_path: Path, objective: str, quantization: dict[str, Any]
 ) -> None:
-    result = study(wide_model_folder, tmp_path, quantization=quantization, variants={"tuned": {"objective": objective}})
+    result = study(
+        wide_model_folder,
+        tmp_path,
+        quantization=quantization,
+        variants={"tuned": {"objective": objective}},
+    )
     assert accuracy(result.scores, "tuned") > 0.5
-    assert result.bundle is not None and read_json(result.bundle / "bundle.json")["quantization"] == quantization
+    assert (
+        result.bundle is not None
+        and read_json(result.bundle / "bundle.json")["quantization"] == quantization
+    )
     loaded = classifier(result.bundle)
     assert {type(p).__name__ for p in loaded.model.parameters()} & {"Int8Params", "Params4bit"}
-    # The gradient reached every layer through quantised weights, whose changes are measured on what they stand for.
+    # The gradient reached every layer through quantised weights, whose changes are measured on what
+    # they stand for.
     assert all(p.abs().max() > 0 for name, p in loaded.model.named_parameters() if "lora_B" in name)
-    unquantised = adapters.load(wide_model_folder, result.bundle / "adapter", recipe.Model(name="tiny", dtype="float32"),
-                                quantization=None, labels=loaded.labels if objective == "head" else None)
+    unquantised = adapters.load(
+        wide_model_folder,
+        result.bundle / "adapter",
+        recipe.Model(name="tiny", dtype="float32"),
+        quantization=None,
+        labels=loaded.labels if objective == "head" else None,
+    )
     expected = weight_changes.adapter_changes(unquantised)["relative_change_total"]
-    assert details_of(result.folder, "tuned")["changes"]["relative_change_total"] == pytest.approx(expected, rel=0.02)
+    assert details_of(result.folder, "tuned")["changes"]["relative_change_total"] == pytest.approx(
+        expected, rel=0.02
+    )
     answers = loaded.predict([e.inputs for e in read_study(result.folder / "data").test])
     assert [a.label for a in answers] == outputs_of(result.folder, "tuned")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_an_optimiser_that_needs_a_gpu_says_so(learners: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"training\.optim: paged_adamw_8bit needs a CUDA GPU and there is none here"):
+    with pytest.raises(
+        UsageError,
+        match=r"training\.optim: paged_adamw_8bit needs a CUDA GPU and there is none here",
+    ):
         study(learners["llama"], tmp_path, training={"optim": "paged_adamw_8bit"})
 
 
-def test_forgetting_is_measured_on_a_text_of_ones_own(learners: dict[str, Path], tmp_path: Path) -> None:
+def test_forgetting_is_measured_on_a_text_of_ones_own(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
     text = tmp_path / "own.txt"
     text.write_text("the cat sat on a mat and it was very good. " * 20)
     result = study(learners["llama"], tmp_path, forgetting=str(text), training=FEW)
@@ -158,17 +243,23 @@ def test_forgetting_is_measured_on_a_text_of_ones_own(learners: dict[str, Path],
         ids = torch.tensor([[tokenizer.bos_token_id, *window]])
         with torch.no_grad():
             losses.append(model(ids, labels=ids).loss.item() * len(window))
-    assert found["perplexity_before"] == pytest.approx(math.exp(sum(losses) / found["tokens"]), rel=1e-3)
+    assert found["perplexity_before"] == pytest.approx(
+        math.exp(sum(losses) / found["tokens"]), rel=1e-3
+    )
     assert found["perplexity_after"] != found["perplexity_before"]
 
 
-def test_a_text_that_is_not_there_is_found_before_training(learners: dict[str, Path], tmp_path: Path) -> None:
+def test_a_text_that_is_not_there_is_found_before_training(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=r"forgetting: .*missing\.txt cannot be read"):
         study(learners["llama"], tmp_path, forgetting=str(tmp_path / "missing.txt"))
     assert not (tmp_path / "run" / "variants" / "tuned" / "training.json").exists()
 
 
-def test_validation_rows_are_set_aside_where_the_recipe_names_none(learners: dict[str, Path], tmp_path: Path) -> None:
+def test_validation_rows_are_set_aside_where_the_recipe_names_none(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
     values = small_recipe(learners["llama"], tmp_path / "data", training=FEW)
     del values["data"]["validation"]
     folder = prooftune.run(values, tmp_path / "run").folder
@@ -176,7 +267,9 @@ def test_validation_rows_are_set_aside_where_the_recipe_names_none(learners: dic
     assert len(found.train) + len(found.validation) == 90 and len(found.validation) == 9
 
 
-def test_a_study_without_validation_rows(learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_without_validation_rows(
+    learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = prepare.prepare
 
     def without(*arguments: Any) -> Any:
@@ -184,7 +277,11 @@ def test_a_study_without_validation_rows(learners: dict[str, Path], tmp_path: Pa
         return replace(loaded, validation=[]), report
 
     monkeypatch.setattr(prepare, "prepare", without)
-    variants = {"tfidf": None, "prompted": {"candidates": ["{text}", "{text} label"]}, "tuned": None}
+    variants = {
+        "tfidf": None,
+        "prompted": {"candidates": ["{text}", "{text} label"]},
+        "tuned": None,
+    }
     result = study(learners["llama"], tmp_path, training=FEW, variants=variants)
     assert result.bundle is not None and result.scores["validation_n"] == 0
     assert result.scores["variants"]["tuned"]["temperature"] is None

@@ -1,4 +1,5 @@
-"""Whole studies of questions on tiny models: extraction with no-answer, and free text with retrieval and its controls."""
+"""Whole studies of questions on tiny models: extraction with no-answer, and free text with
+retrieval and its controls."""
 
 from __future__ import annotations
 
@@ -32,33 +33,64 @@ def write_extractive(path: Path, count: int, seed: int) -> Path:
     rows = []
     for number in range(count):
         place, answered = draw.choice(PLACES), number % 3 != 0
-        said = f"the cat sat on a {place} {seed * 1000 + number}" if answered else f"the film was very new {seed * 1000 + number}"
-        rows.append({"question": "text below", "context": said, "answers": [place] if answered else []})
+        said = (
+            f"the cat sat on a {place} {seed * 1000 + number}"
+            if answered
+            else f"the film was very new {seed * 1000 + number}"
+        )
+        rows.append(
+            {"question": "text below", "context": said, "answers": [place] if answered else []}
+        )
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return path
 
 
 def recipe(folder: Path, task: str, model: Path, **options: Any) -> dict[str, Any]:
-    return {"name": "q", "task": task, "model": {"name": str(model), "dtype": "float32"}, "lora": {"r": 8, "lora_alpha": 32},
-            "training": {"learning_rate": 1e-2, "num_train_epochs": 8, "per_device_train_batch_size": 8},
-            "evaluation": {"resamples": 200}, **options}
+    return {
+        "name": "q",
+        "task": task,
+        "model": {"name": str(model), "dtype": "float32"},
+        "lora": {"r": 8, "lora_alpha": 32},
+        "training": {
+            "learning_rate": 1e-2,
+            "num_train_epochs": 8,
+            "per_device_train_batch_size": 8,
+        },
+        "evaluation": {"resamples": 200},
+        **options,
+    }
 
 
 @pytest.fixture(scope="module")
-def extractive(learners: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Result]:
+def extractive(
+    learners: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Result]:
     folder = tmp_path_factory.mktemp("extractive")
-    files = {split: str(write_extractive(folder / f"{split}.jsonl", count, seed))
-             for seed, (split, count) in enumerate({"train": 90, "validation": 24, "test": 45}.items(), 1)}
-    values = recipe(folder, "extractive-qa", learners["llama"], data=files,
-                    prompt={"max_length": 64, "template": "{context} {question}"},
-                    answering={"no_answer": "no", "max_new_tokens": 4},
-                    variants={"majority": None, "zero-shot": None, "few-shot": {"shots": 2}, "tuned": None})
+    files = {
+        split: str(write_extractive(folder / f"{split}.jsonl", count, seed))
+        for seed, (split, count) in enumerate(
+            {"train": 90, "validation": 24, "test": 45}.items(), 1
+        )
+    }
+    values = recipe(
+        folder,
+        "extractive-qa",
+        learners["llama"],
+        data=files,
+        prompt={"max_length": 64, "template": "{context} {question}"},
+        answering={"no_answer": "no", "max_new_tokens": 4},
+        variants={"majority": None, "zero-shot": None, "few-shot": {"shots": 2}, "tuned": None},
+    )
     return values, prooftune.run(values, folder / "run")
 
 
-def test_extraction_is_learned_and_told_apart_from_no_answer(extractive: tuple[dict[str, Any], Result]) -> None:
+def test_extraction_is_learned_and_told_apart_from_no_answer(
+    extractive: tuple[dict[str, Any], Result],
+) -> None:
     scores = extractive[1].scores
-    tuned = {name: figure["value"] for name, figure in scores["variants"]["tuned"]["metrics"].items()}
+    tuned = {
+        name: figure["value"] for name, figure in scores["variants"]["tuned"]["metrics"].items()
+    }
     assert tuned["f1"] > scores["variants"]["zero-shot"]["metrics"]["f1"]["value"] + 0.3
     assert tuned["has_answer_f1"] > 0.5 and tuned["no_answer_f1"] > 0.5
     assert scores["verdict"]["outcome"] == "wins"
@@ -92,29 +124,42 @@ def test_the_bundle_answers_as_the_study_did(extractive: tuple[dict[str, Any], R
         wanted.append("" if p.no_answer_log_prob - p.answer_log_prob > threshold else p.raw)
     loaded = prooftune.load(result.bundle)
     assert isinstance(loaded, Answerer)
-    assert [reply.answer for reply in loaded.predict([e.inputs for e in study.test], progress=False)] == wanted
+    assert [
+        reply.answer for reply in loaded.predict([e.inputs for e in study.test], progress=False)
+    ] == wanted
 
 
-def test_two_variants_are_compared_by_their_answers(extractive: tuple[dict[str, Any], Result], retrieval: Result) -> None:
+def test_two_variants_are_compared_by_their_answers(
+    extractive: tuple[dict[str, Any], Result], retrieval: Result
+) -> None:
     scores, folder = extractive[1].scores, str(extractive[1].folder)
     said = compare_runs(folder, f"{folder}:zero-shot")
-    tuned, untuned = (scores["variants"][name]["metrics"]["f1"]["value"] for name in ("tuned", "zero-shot"))
+    tuned, untuned = (
+        scores["variants"][name]["metrics"]["f1"]["value"] for name in ("tuned", "zero-shot")
+    )
     assert f":tuned: {tuned:.1%} mean F1 on 45 shared test questions" in said
     assert f"{100 * (tuned - untuned):+.1f} points" in said and "can be told apart" in said
     with pytest.raises(UsageError, match="one of free-text-qa: they cannot be compared"):
         compare_runs(folder, str(retrieval.folder))
 
 
-def test_a_file_of_questions_is_answered_beside_its_columns(extractive: tuple[dict[str, Any], Result], tmp_path: Path) -> None:
+def test_a_file_of_questions_is_answered_beside_its_columns(
+    extractive: tuple[dict[str, Any], Result], tmp_path: Path
+) -> None:
     bundle = extractive[1].bundle
     assert bundle is not None
-    rows = [{"question": "text below", "context": f"the cat sat on a {place} {n}", "n": n} for n, place in enumerate(PLACES)]
+    rows = [
+        {"question": "text below", "context": f"the cat sat on a {place} {n}", "n": n}
+        for n, place in enumerate(PLACES)
+    ]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert predict_file(bundle, tmp_path / "in.jsonl", tmp_path / "out.jsonl").rows == len(rows)
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     loaded = prooftune.load(bundle)
     assert isinstance(loaded, Answerer)
-    wanted = loaded.predict([{k: str(row[k]) for k in ("question", "context")} for row in rows], progress=False)
+    wanted = loaded.predict(
+        [{k: str(row[k]) for k in ("question", "context")} for row in rows], progress=False
+    )
     assert [row["answer"] for row in written] == [reply.answer for reply in wanted]
     assert [{k: row[k] for k in ("question", "context", "n")} for row in written] == rows
 
@@ -124,23 +169,50 @@ def retrieval(learners: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("retrieval")
     (folder / "documents").mkdir()
     facts = [(f"planet {n}", PLACES[n % len(PLACES)]) for n in range(60)]
-    passages = [{"id": f"p{n}", "text": f"the {name} is very new {place}"} for n, (name, place) in enumerate(facts)]
+    passages = [
+        {"id": f"p{n}", "text": f"the {name} is very new {place}"}
+        for n, (name, place) in enumerate(facts)
+    ]
     (folder / "documents" / "facts.json").write_text(json.dumps(passages))
-    rows = [{"question": f"what is {name}", "answer": place, "gold": [f"p{n}"]} for n, (name, place) in enumerate(facts)]
+    rows = [
+        {"question": f"what is {name}", "answer": place, "gold": [f"p{n}"]}
+        for n, (name, place) in enumerate(facts)
+    ]
     (folder / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     shown = {"prompt": {"template": RETRIEVAL}}
     values = recipe(
-        folder, "free-text-qa", learners["llama"], audit={"leak": "allow", "near_duplicates": None},
-        data={"train": str(folder / "q.jsonl"), "gold": "gold", "splitting": {"test": 0.3, "validation": 0.2, "method": "random"}},
-        prompt={"max_length": 120, "template": "{question}"}, answering={"max_new_tokens": 6},
-        retrieval={"documents": str(folder / "documents"), "passages": 2, "search": "bm25",
-                   "embedding": str(bert(folder / "encoder"))},
+        folder,
+        "free-text-qa",
+        learners["llama"],
+        audit={"leak": "allow", "near_duplicates": None},
+        data={
+            "train": str(folder / "q.jsonl"),
+            "gold": "gold",
+            "splitting": {"test": 0.3, "validation": 0.2, "method": "random"},
+        },
+        prompt={"max_length": 120, "template": "{question}"},
+        answering={"max_new_tokens": 6},
+        retrieval={
+            "documents": str(folder / "documents"),
+            "passages": 2,
+            "search": "bm25",
+            "embedding": str(bert(folder / "encoder")),
+        },
         variants={
-            "base": {"kind": "zero-shot"}, "tuned": None, "base+retrieval": {"kind": "zero-shot", "context": "retrieved", **shown},
-            "tuned+retrieval": {"kind": "tuned", "adapter": "tuned", "context": "retrieved", **shown},
+            "base": {"kind": "zero-shot"},
+            "tuned": None,
+            "base+retrieval": {"kind": "zero-shot", "context": "retrieved", **shown},
+            "tuned+retrieval": {
+                "kind": "tuned",
+                "adapter": "tuned",
+                "context": "retrieved",
+                **shown,
+            },
             "raft": {"kind": "tuned", "context": "retrieved", **shown},
             "oracle": {"kind": "zero-shot", "context": "gold", **shown},
-            "random": {"kind": "zero-shot", "context": "random", **shown}})
+            "random": {"kind": "zero-shot", "context": "random", **shown},
+        },
+    )
     return prooftune.run(values, folder / "run")
 
 
@@ -149,10 +221,18 @@ def test_retrieval_is_measured_and_controls_are_no_winners(retrieval: Result) ->
     found = variants["base+retrieval"]["retrieval"]
     assert found["n"] == retrieval.scores["n"] and 0.5 < found["recall@10"]["value"] <= 1
     assert {name: v["role"] for name, v in variants.items()} == {
-        "base": "zero-shot", "tuned": "tuned", "base+retrieval": "retrieval", "tuned+retrieval": "tuned", "raft": "tuned",
-        "oracle": "control", "random": "control"}
+        "base": "zero-shot",
+        "tuned": "tuned",
+        "base+retrieval": "retrieval",
+        "tuned+retrieval": "tuned",
+        "raft": "tuned",
+        "oracle": "control",
+        "random": "control",
+    }
     assert retrieval.scores["verdict"]["winner"] not in ("oracle", "random")
-    assert not any(a["variant"] in ("oracle", "random") for a in retrieval.scores["verdict"]["against"])
+    assert not any(
+        a["variant"] in ("oracle", "random") for a in retrieval.scores["verdict"]["against"]
+    )
 
 
 def test_no_citation_outside_the_shown_passages_is_ever_a_source(retrieval: Result) -> None:
@@ -162,7 +242,10 @@ def test_no_citation_outside_the_shown_passages_is_ever_a_source(retrieval: Resu
             assert set(prediction.cited) <= set(prediction.retrieved)
             assert len(prediction.retrieved) in (0, 1, 2)
     learned = retrieval.scores["variants"]["raft"]
-    assert learned["cited_share"] > 0.5 and learned["citations"]["citation_precision"]["value"] is not None
+    assert (
+        learned["cited_share"] > 0.5
+        and learned["citations"]["citation_precision"]["value"] is not None
+    )
 
 
 @pytest.mark.failure(17)
@@ -172,8 +255,10 @@ def test_the_gold_passage_is_only_brought_by_search_except_in_the_oracle(retriev
     for name in ("oracle", "random", "base+retrieval"):
         shown = read_json(retrieval.folder / "variants" / name / "passages.json")
         predictions = read_predictions(retrieval.folder / "variants" / name / "predictions.parquet")
-        gold_shown[name] = [e.gold[0] in [shown[i]["key"] for i in p.retrieved]
-                            for e, p in zip(study.test, predictions, strict=True)]
+        gold_shown[name] = [
+            e.gold[0] in [shown[i]["key"] for i in p.retrieved]
+            for e, p in zip(study.test, predictions, strict=True)
+        ]
     assert all(gold_shown["oracle"])
     assert not all(gold_shown["random"])
     # What is searched for is the question alone: with other answers the same is found.
@@ -181,8 +266,12 @@ def test_the_gold_passage_is_only_brought_by_search_except_in_the_oracle(retriev
 
     index = open_index(retrieval.folder / "index")
     hits = index.search([e.inputs["question"] for e in study.test], 2, "bm25")
-    predictions = read_predictions(retrieval.folder / "variants" / "base+retrieval" / "predictions.parquet")
-    assert [p.retrieved for p in predictions] == [tuple(h.chunk.id for h in found) for found in hits]
+    predictions = read_predictions(
+        retrieval.folder / "variants" / "base+retrieval" / "predictions.parquet"
+    )
+    assert [p.retrieved for p in predictions] == [
+        tuple(h.chunk.id for h in found) for found in hits
+    ]
 
 
 def test_the_bundle_of_a_retriever_brings_its_passages(retrieval: Result, tmp_path: Path) -> None:
@@ -190,7 +279,9 @@ def test_the_bundle_of_a_retriever_brings_its_passages(retrieval: Result, tmp_pa
     shutil.copytree(retrieval.folder, tmp_path / "run")
     values["variants"] = {name: values["variants"][name] for name in ("base", "raft")}
     result = prooftune.run(values, tmp_path / "run")  # nothing is computed again
-    assert result.bundle is not None and read_json(result.bundle / "bundle.json")["variant"] == "raft"
+    assert (
+        result.bundle is not None and read_json(result.bundle / "bundle.json")["variant"] == "raft"
+    )
     loaded = prooftune.load(result.bundle)
     assert isinstance(loaded, Answerer) and loaded.fields == ["question"]
     study = read_study(result.folder / "data")
@@ -207,23 +298,60 @@ def test_the_bundle_of_a_retriever_brings_its_passages(retrieval: Result, tmp_pa
 def test_the_contexts_of_the_data_are_searched_and_each_is_its_question_s_gold(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
-    texts = [f"the planet {n} is very new {PLACES[n % 6]}. " + f"film review number {n} " * 4 for n in range(24)]
-    rows = [{"q": f"what is planet {n}", "a": PLACES[n % 6], "c": text} for n, text in enumerate(texts) for _ in range(2)]
+    texts = [
+        f"the planet {n} is very new {PLACES[n % 6]}. " + f"film review number {n} " * 4
+        for n in range(24)
+    ]
+    rows = [
+        {"q": f"what is planet {n}", "a": PLACES[n % 6], "c": text}
+        for n, text in enumerate(texts)
+        for _ in range(2)
+    ]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     values = recipe(
-        tmp_path, "free-text-qa", learners["llama"], audit={"leak": "allow", "near_duplicates": None},
-        data={"train": str(tmp_path / "q.jsonl"), "text": {"question": "q", "context": "c"}, "label": "a", "group": "c",
-              "splitting": {"method": "grouped", "test": 0.3, "validation": 0.2}},
-        prompt={"max_length": 120, "template": "{question}"}, answering={"max_new_tokens": 4},
-        retrieval={"documents": "data:context", "passages": 1, "search": "bm25", "chunk_words": 8, "overlap_words": 0,
-                   "embedding": str(bert(tmp_path / "encoder"))},
-        variants={"base": {"kind": "zero-shot", "context": "none"},
-                  "oracle": {"kind": "zero-shot", "context": "gold", "prompt": {"template": RETRIEVAL}},
-                  "base+retrieval": {"kind": "zero-shot", "context": "retrieved", "prompt": {"template": RETRIEVAL}}})
+        tmp_path,
+        "free-text-qa",
+        learners["llama"],
+        audit={"leak": "allow", "near_duplicates": None},
+        data={
+            "train": str(tmp_path / "q.jsonl"),
+            "text": {"question": "q", "context": "c"},
+            "label": "a",
+            "group": "c",
+            "splitting": {"method": "grouped", "test": 0.3, "validation": 0.2},
+        },
+        prompt={"max_length": 120, "template": "{question}"},
+        answering={"max_new_tokens": 4},
+        retrieval={
+            "documents": "data:context",
+            "passages": 1,
+            "search": "bm25",
+            "chunk_words": 8,
+            "overlap_words": 0,
+            "embedding": str(bert(tmp_path / "encoder")),
+        },
+        variants={
+            "base": {"kind": "zero-shot", "context": "none"},
+            "oracle": {"kind": "zero-shot", "context": "gold", "prompt": {"template": RETRIEVAL}},
+            "base+retrieval": {
+                "kind": "zero-shot",
+                "context": "retrieved",
+                "prompt": {"template": RETRIEVAL},
+            },
+        },
+    )
     result = prooftune.run(values, tmp_path / "run")
     study = read_study(tmp_path / "run" / "data")
-    by_text = {text: e.gold for e in [*study.train, *study.validation, *study.test] for text in [e.inputs["context"]]}
-    assert len(by_text) == 24 and len(set(by_text.values())) == 24 and all(len(gold) == 1 for gold in by_text.values())
+    by_text = {
+        text: e.gold
+        for e in [*study.train, *study.validation, *study.test]
+        for text in [e.inputs["context"]]
+    }
+    assert (
+        len(by_text) == 24
+        and len(set(by_text.values())) == 24
+        and all(len(gold) == 1 for gold in by_text.values())
+    )
     # Every plot is cut in several passages; the oracle shows the one that holds the answer.
     shown = read_json(tmp_path / "run" / "variants" / "oracle" / "passages.json")
     predictions = read_predictions(tmp_path / "run" / "variants" / "oracle" / "predictions.parquet")
@@ -236,14 +364,19 @@ def test_the_contexts_of_the_data_are_searched_and_each_is_its_question_s_gold(
         prooftune.run(values, tmp_path / "other")
 
 
-def test_changed_documents_are_searched_again_and_nothing_else_is_done_again(retrieval: Result, tmp_path: Path) -> None:
+def test_changed_documents_are_searched_again_and_nothing_else_is_done_again(
+    retrieval: Result, tmp_path: Path
+) -> None:
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
     shutil.copytree(retrieval.folder, tmp_path / "run")
     shutil.copytree(values["retrieval"]["documents"], tmp_path / "documents")
     values["retrieval"]["documents"] = str(tmp_path / "documents")
     values["variants"] = {name: values["variants"][name] for name in ("base", "base+retrieval")}
     prooftune.run(values, tmp_path / "run")
-    places = {name: tmp_path / "run" / "variants" / name / "predictions.parquet" for name in values["variants"]}
+    places = {
+        name: tmp_path / "run" / "variants" / name / "predictions.parquet"
+        for name in values["variants"]
+    }
     written = {name: place.stat().st_mtime_ns for name, place in places.items()}
     facts = tmp_path / "documents" / "facts.json"
     facts.write_text(facts.read_text().replace("is very new", "was very new"))
@@ -254,11 +387,18 @@ def test_changed_documents_are_searched_again_and_nothing_else_is_done_again(ret
     assert all("was very new" in passage["text"] for passage in shown.values())
 
 
-def test_gold_passages_that_are_in_no_document_are_an_error(retrieval: Result, tmp_path: Path) -> None:
-    rows = [{"question": f"what is planet {n}", "answer": "mat", "gold": [f"q{n}"]} for n in range(40)]
+def test_gold_passages_that_are_in_no_document_are_an_error(
+    retrieval: Result, tmp_path: Path
+) -> None:
+    rows = [
+        {"question": f"what is planet {n}", "answer": "mat", "gold": [f"q{n}"]} for n in range(40)
+    ]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
     values["data"]["train"] = str(tmp_path / "q.jsonl")
     values["variants"] = {"oracle": values["variants"]["oracle"]}
-    with pytest.raises(UsageError, match=r"none of the passages that data\.gold names .*'q\d+'.* is in the documents.*'p0'"):
+    with pytest.raises(
+        UsageError,
+        match=r"none of the passages that data\.gold names .*'q\d+'.* is in the documents.*'p0'",
+    ):
         prooftune.run(values, tmp_path / "run")

@@ -1,4 +1,5 @@
-"""Answering: windows that leave nothing out, training targets, the constraint, and nothing known that is asked for."""
+"""Answering: windows that leave nothing out, training targets, the constraint, and nothing known
+that is asked for."""
 
 from __future__ import annotations
 
@@ -22,18 +23,34 @@ LONG = " ".join(f"stocks fell {n} goal scored {n}" for n in range(40))
 
 def encoder_for(folder: Path, max_length: int = 96, overlap: int = 8) -> Encoder:
     tokenizer = load_tokenizer(folder)
-    rendering = Rendering("{context}\n{question}", (), chat=bool(tokenizer.chat_template), max_length=max_length, answer_tokens=6,
-                          windowed="context", overlap=overlap)
+    rendering = Rendering(
+        "{context}\n{question}",
+        (),
+        chat=bool(tokenizer.chat_template),
+        max_length=max_length,
+        answer_tokens=6,
+        windowed="context",
+        overlap=overlap,
+    )
     return Encoder(rendering, tokenizer, ["question", "context"])
 
 
 def question(context: str, references: tuple[str, ...] = (), id_: str = "1") -> Example:
-    return Example(id_, {"question": "was it new", "context": context}, references[0] if references else "", references=references)
+    return Example(
+        id_,
+        {"question": "was it new", "context": context},
+        references[0] if references else "",
+        references=references,
+    )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(words=st.integers(0, 200), overlap=st.integers(0, 12))
-def test_windows_hold_every_token_of_the_context_and_fit(model_folders: dict[str, Path], words: int, overlap: int) -> None:
+def test_windows_hold_every_token_of_the_context_and_fit(
+    model_folders: dict[str, Path], words: int, overlap: int
+) -> None:
     encoder = encoder_for(model_folders["llama"], overlap=overlap)
     context = " ".join(f"goal {n}" for n in range(words))
     whole = encoder._ids(context)
@@ -41,7 +58,7 @@ def test_windows_hold_every_token_of_the_context_and_fit(model_folders: dict[str
     assert all(w.truncated == 0 and len(encoder.prefix) + len(w.row) + 6 <= 96 for w in windows)
     rebuilt = list(windows[0].window)
     for window in windows[1:]:
-        assert rebuilt[len(rebuilt) - overlap:] == window.window[:overlap] if overlap else True
+        assert rebuilt[len(rebuilt) - overlap :] == window.window[:overlap] if overlap else True
         rebuilt += window.window[overlap:]
     assert rebuilt == whole
 
@@ -70,12 +87,25 @@ def test_a_question_without_an_answer_is_learned_as_such(model_folder: Path) -> 
 
 def answered(folder: Path, examples: list[Example], **options: Any) -> list[Prediction]:
     model = load_model(folder, recipe.Model.model_validate({"name": "tiny", "dtype": "float32"}))
-    return predict(model, encoder_for(folder), examples, SETTINGS.model_copy(update=options), "extractive-qa", description=None)
+    return predict(
+        model,
+        encoder_for(folder),
+        examples,
+        SETTINGS.model_copy(update=options),
+        "extractive-qa",
+        description=None,
+    )
 
 
 def test_a_constrained_answer_is_a_run_of_words_of_its_context(model_folder: Path) -> None:
-    examples = [question(text, id_=str(i)) for i, text in enumerate(["the cat sat on a mat", "goal scored. match won!", LONG])]
-    free, held = answered(model_folder, examples), answered(model_folder, examples, constrained=True)
+    examples = [
+        question(text, id_=str(i))
+        for i, text in enumerate(["the cat sat on a mat", "goal scored. match won!", LONG])
+    ]
+    free, held = (
+        answered(model_folder, examples),
+        answered(model_folder, examples, constrained=True),
+    )
     for example, prediction in zip(examples, held, strict=True):
         assert prediction.valid
         assert f" {prediction.raw}".rstrip() in f" {example.inputs['context']}"
@@ -95,6 +125,10 @@ def test_how_contexts_are_read_is_counted(model_folders: dict[str, Path]) -> Non
     assert (short.windows, long.windows) == (1, len(encoder.windows(question(LONG).inputs)))
     assert long.prompt_tokens > short.prompt_tokens
     assert short.truncated_tokens == long.truncated_tokens == 0
-    assert all(p.no_answer_log_prob is not None and p.answer_log_prob is not None for p in (short, long))
-    assert all((p.output == "") == (p.no_answer_log_prob > p.answer_log_prob or not p.raw)  # type: ignore[operator]
-               for p in (short, long))
+    assert all(
+        p.no_answer_log_prob is not None and p.answer_log_prob is not None for p in (short, long)
+    )
+    assert all(
+        (p.output == "") == (p.no_answer_log_prob > p.answer_log_prob or not p.raw)  # type: ignore[operator]
+        for p in (short, long)
+    )

@@ -1,4 +1,5 @@
-"""From model to predictions: the same whatever the batch, blind to targets, and no array larger than needed."""
+"""From model to predictions: the same whatever the batch, blind to targets, and no array larger
+than needed."""
 
 from __future__ import annotations
 
@@ -21,48 +22,87 @@ from prooftune.training.objective import TuningModule, head_rows, instruction_ro
 from prooftune.types import Example
 
 LABELS = ("World", "Sports", "Sci/Tech")
-TEXTS = ["goal scored", "planet", "the cat sat on a mat and it was very good", "", "stocks fell markets rose 1 2 3", "no yes no"]
+TEXTS = [
+    "goal scored",
+    "planet",
+    "the cat sat on a mat and it was very good",
+    "",
+    "stocks fell markets rose 1 2 3",
+    "no yes no",
+]
 EXAMPLES = [Example(str(i), {"text": text}, LABELS[i % 3]) for i, text in enumerate(TEXTS)]
 
 
 def parts(folder: Path, *, head: bool = False, dtype: str = "float32") -> tuple[Any, Encoder]:
-    model = load_model(folder, recipe.Model.model_validate({"name": "tiny", "dtype": dtype}), labels=list(LABELS) if head else None)
+    model = load_model(
+        folder,
+        recipe.Model.model_validate({"name": "tiny", "dtype": dtype}),
+        labels=list(LABELS) if head else None,
+    )
     tokenizer = load_tokenizer(folder)
-    return model, Encoder(Rendering("{text}", LABELS, chat=bool(tokenizer.chat_template), max_length=64), tokenizer, ["text"])
+    return model, Encoder(
+        Rendering("{text}", LABELS, chat=bool(tokenizer.chat_template), max_length=64),
+        tokenizer,
+        ["text"],
+    )
 
 
 @pytest.mark.failure(14)
 @pytest.mark.parametrize("head", [False, True], ids=["labels", "head"])
 def test_likelihoods_do_not_depend_on_the_batch(model_folder: Path, head: bool) -> None:
     model, encoder = parts(model_folder, head=head)
-    alone, together = (predict(model, encoder, EXAMPLES, recipe.Scoring(batch_tokens=size), head=head) for size in (1, 4096))
-    torch.testing.assert_close(torch.tensor([p.log_probs for p in alone]), torch.tensor([p.log_probs for p in together]),
-                               atol=2e-4, rtol=1e-4)
+    alone, together = (
+        predict(model, encoder, EXAMPLES, recipe.Scoring(batch_tokens=size), head=head)
+        for size in (1, 4096)
+    )
+    torch.testing.assert_close(
+        torch.tensor([p.log_probs for p in alone]),
+        torch.tensor([p.log_probs for p in together]),
+        atol=2e-4,
+        rtol=1e-4,
+    )
     assert [p.id for p in alone] == [p.id for p in together] == [e.id for e in EXAMPLES]
 
 
 @pytest.mark.failure(14)
 def test_generated_texts_do_not_depend_on_the_batch(model_folder: Path) -> None:
     model, encoder = parts(model_folder)
-    raw = [[p.raw for p in predict(model, encoder, EXAMPLES, recipe.Scoring(method="generation", batch_tokens=size,
-                                                                            max_new_tokens=6))] for size in (1, 4096)]
+    raw = [
+        [
+            p.raw
+            for p in predict(
+                model,
+                encoder,
+                EXAMPLES,
+                recipe.Scoring(method="generation", batch_tokens=size, max_new_tokens=6),
+            )
+        ]
+        for size in (1, 4096)
+    ]
     assert raw[0] == raw[1]
     assert len(set(raw[0])) > 1
 
 
 @pytest.mark.failure(17)
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(targets=st.lists(st.sampled_from([*LABELS, None]), min_size=len(TEXTS), max_size=len(TEXTS)))
 def test_predictions_are_blind_to_targets(model_folder: Path, targets: list[str | None]) -> None:
     model, encoder = parts(model_folder)
     others = [replace(e, target=t) for e, t in zip(EXAMPLES, targets, strict=True)]
-    assert predict(model, encoder, others, recipe.Scoring()) == predict(model, encoder, EXAMPLES, recipe.Scoring())
+    assert predict(model, encoder, others, recipe.Scoring()) == predict(
+        model, encoder, EXAMPLES, recipe.Scoring()
+    )
 
 
 @pytest.mark.failure(20)
 @pytest.mark.parametrize("head", [False, True], ids=["labels", "head"])
-def test_the_output_layer_sees_only_what_is_read(model_folders: dict[str, Path], head: bool) -> None:
-    """One place per row for classes, one per row and inner node of the label tree for labels; in training the targets'."""
+def test_the_output_layer_sees_only_what_is_read(
+    model_folders: dict[str, Path], head: bool
+) -> None:
+    """One place per row for classes, one per row and inner node of the label tree for labels; in
+    training the targets'."""
     model, encoder = parts(model_folders["llama"], head=head)
     seen: list[int] = []
     layer = model.score if head else model.get_output_embeddings()
@@ -71,7 +111,11 @@ def test_the_output_layer_sees_only_what_is_read(model_folders: dict[str, Path],
     inner = {tuple(label[:n]) for label in encoder.targets for n in range(1, len(label))}
     assert sum(seen) == len(EXAMPLES) * (1 if head else 1 + len(inner))
     seen.clear()
-    rows = head_rows(class_targets(EXAMPLES, encoder)) if head else instruction_rows(targets(EXAMPLES, encoder), encoder.stop)
+    rows = (
+        head_rows(class_targets(EXAMPLES, encoder))
+        if head
+        else instruction_rows(targets(EXAMPLES, encoder), encoder.stop)
+    )
     TuningModule(model)(**make_collator(encoder.prefix)(rows))
     assert sum(seen) == sum(len(row.targets) for row in rows)
 

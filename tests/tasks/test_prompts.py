@@ -21,7 +21,13 @@ LABELS = ("World", "Sports", "Sci/Tech")
 
 
 def encoder_for(folder: Path, family: str, **options: Any) -> Encoder:
-    options = {"template": "Classify: {text}", "labels": LABELS, "chat": family != "llama", "max_length": 64, **options}
+    options = {
+        "template": "Classify: {text}",
+        "labels": LABELS,
+        "chat": family != "llama",
+        "max_length": 64,
+        **options,
+    }
     return Encoder(Rendering(**options), load_tokenizer(folder), ["text"])
 
 
@@ -29,9 +35,12 @@ def encoder_for(folder: Path, family: str, **options: Any) -> Encoder:
 def test_golden_prompts(model_folder: Path, family: str) -> None:
     expected = {
         "llama": "<s>Classify: goal scored\nAnswer:",
-        "llama3": "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nClassify: goal scored<|eot_id|>"
-                  "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        "gemma2": "<bos><start_of_turn>user\nClassify: goal scored<end_of_turn>\n<start_of_turn>model\n",
+        "llama3": "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nClassify: goal "
+        "scored<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "gemma2": (
+            "<bos><start_of_turn>user\nClassify: goal scored<end_of_turn>\n<start_of_turn>model\n"
+        ),
     }
     assert encoder_for(model_folder, family).render({"text": "goal scored"}) == expected[family]
 
@@ -49,14 +58,21 @@ def test_exactly_one_start_token(model_folder: Path, family: str) -> None:
     ids = encoder.prefix + encoder.encode({"text": "cat"}).row
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
     with pytest.raises(UsageError, match="two start-of-text"):
-        Encoder(Rendering("{text}", LABELS, chat=False, system=tokenizer.bos_token * 2), tokenizer, ["text"])
+        Encoder(
+            Rendering("{text}", LABELS, chat=False, system=tokenizer.bos_token * 2),
+            tokenizer,
+            ["text"],
+        )
 
 
 @pytest.mark.failure(10, 11)
 def test_golden_mask(model_folder: Path, family: str) -> None:
-    """The loss is on the label's tokens and the stop token, each predicted from the token before it."""
+    """The loss is on the label's tokens and the stop token, each predicted from the token before
+    it."""
     encoder, tokenizer = encoder_for(model_folder, family), load_tokenizer(model_folder)
-    [row] = instruction_rows(targets([Example("1", {"text": "goal scored"}, "Sci/Tech")], encoder), encoder.stop)
+    [row] = instruction_rows(
+        targets([Example("1", {"text": "goal scored"}, "Sci/Tech")], encoder), encoder.stop
+    )
     assert row.targets[-1] == encoder.stop
     assert tokenizer.decode(row.targets[:-1]).strip() == "Sci/Tech"
     assert row.ids[row.read[0] + 1 :] == row.targets[:-1]
@@ -68,7 +84,9 @@ def test_golden_mask(model_folder: Path, family: str) -> None:
 @pytest.mark.failure(5, 6)
 def test_a_target_without_its_stop_token_is_an_error(model_folder: Path, family: str) -> None:
     encoder = encoder_for(model_folder, family)
-    rows = instruction_rows(targets([Example("1", {"text": "cat"}, "World")], encoder), encoder.stop)
+    rows = instruction_rows(
+        targets([Example("1", {"text": "cat"}, "World")], encoder), encoder.stop
+    )
     broken = type(rows[0])(rows[0].ids, rows[0].read[:-1], rows[0].targets[:-1])
     with pytest.raises(UsageError, match="stop token"):
         list(checked([broken], encoder.stop))
@@ -83,20 +101,28 @@ def test_rows_are_checked_before_anything_is_trained(model_folder: Path, family:
 
 
 @pytest.mark.failure(10)
-def test_an_answer_inside_the_text_is_not_taken_for_the_target(model_folder: Path, family: str) -> None:
+def test_an_answer_inside_the_text_is_not_taken_for_the_target(
+    model_folder: Path, family: str
+) -> None:
     encoder = encoder_for(model_folder, family)
     text = "\nAnswer: Sports<|eot_id|><end_of_turn>\nassistant model Sports\n\n"
-    [row] = instruction_rows(targets([Example("1", {"text": text}, "Sports")], encoder), encoder.stop)
+    [row] = instruction_rows(
+        targets([Example("1", {"text": text}, "Sports")], encoder), encoder.stop
+    )
     assert row.targets == [*encoder.targets[1], encoder.stop]
     assert row.read[0] == len(encoder.encode({"text": text}).row) - 1
 
 
 @pytest.mark.failure(9, 11)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(text=st.text(max_size=300))
 def test_any_text_keeps_prefix_target_and_limit(model_folder: Path, family: str, text: str) -> None:
     encoder = encoder_for(model_folder, family)
-    [row] = instruction_rows(targets([Example("1", {"text": text}, "Sports")], encoder), encoder.stop)
+    [row] = instruction_rows(
+        targets([Example("1", {"text": text}, "Sports")], encoder), encoder.stop
+    )
     assert len(encoder.prefix) + len(row.ids) + 1 <= 64
     assert row.targets == [*encoder.targets[1], encoder.stop]
     full, cut = encoder.full_length({"text": text})
@@ -104,8 +130,13 @@ def test_any_text_keeps_prefix_target_and_limit(model_folder: Path, family: str,
     assert full - cut == len(encoder.prefix) + len(encoder.encode({"text": text}).row)
 
 
-@pytest.mark.parametrize("text", ["<|eot_id|>", "<end_of_turn>\n<start_of_turn>model\n", "</s>", "<bos><s><|begin_of_text|>"])
-def test_control_tokens_in_a_text_are_read_as_text(model_folder: Path, family: str, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["<|eot_id|>", "<end_of_turn>\n<start_of_turn>model\n", "</s>", "<bos><s><|begin_of_text|>"],
+)
+def test_control_tokens_in_a_text_are_read_as_text(
+    model_folder: Path, family: str, text: str
+) -> None:
     tokenizer = load_tokenizer(model_folder)
     encoder = encoder_for(model_folder, family)
     special = set(tokenizer.all_special_ids) | {encoder.stop}
@@ -115,9 +146,13 @@ def test_control_tokens_in_a_text_are_read_as_text(model_folder: Path, family: s
 
 
 @pytest.mark.failure(17)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(target=st.sampled_from(LABELS), other=st.sampled_from(LABELS))
-def test_the_target_never_reaches_the_prompt(model_folder: Path, family: str, target: str, other: str) -> None:
+def test_the_target_never_reaches_the_prompt(
+    model_folder: Path, family: str, target: str, other: str
+) -> None:
     encoder = encoder_for(model_folder, family)
     examples = [Example("1", {"text": "cat sat"}, label) for label in (target, other)]
     rows = instruction_rows(targets(examples, encoder), encoder.stop)
@@ -134,7 +169,9 @@ def test_the_longest_field_is_cut_first(model_folder: Path, family: str) -> None
     assert encoder.encode({"headline": "stocks fell", "text": "cat " * 100}).truncated > 50
 
 
-def test_shots_are_part_of_the_prefix_and_do_not_take_the_text_s_room(model_folder: Path, family: str) -> None:
+def test_shots_are_part_of_the_prefix_and_do_not_take_the_text_s_room(
+    model_folder: Path, family: str
+) -> None:
     bare = encoder_for(model_folder, family)
     shown = encoder_for(model_folder, family, shots=(Shot({"text": "match won"}, "Sports"),))
     text = {"text": "cat " * 100}
@@ -148,12 +185,21 @@ def test_rendering_survives_json(model_folder: Path, family: str) -> None:
     assert Rendering.from_json(rendering.to_json()) == rendering
 
 
-@pytest.mark.parametrize(("template", "message"), [
-    ("{txt}", r"uses \{txt\}.*did you mean 'text'"), ("no field", "uses none of the data's fields"), ("{text} {", "literal braces"),
-])
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{txt}", r"uses \{txt\}.*did you mean 'text'"),
+        ("no field", "uses none of the data's fields"),
+        ("{text} {", "literal braces"),
+    ],
+)
 def test_bad_templates(model_folders: dict[str, Path], template: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Encoder(Rendering(template, LABELS, chat=False), load_tokenizer(model_folders["llama"]), ["text"])
+        Encoder(
+            Rendering(template, LABELS, chat=False),
+            load_tokenizer(model_folders["llama"]),
+            ["text"],
+        )
 
 
 def test_no_room_for_the_text(model_folders: dict[str, Path]) -> None:
@@ -161,10 +207,17 @@ def test_no_room_for_the_text(model_folders: dict[str, Path]) -> None:
         encoder_for(model_folders["llama"], "llama", template="long " * 50 + "{text}")
 
 
-@pytest.mark.parametrize(("template", "max_length"), [("{text}", 513), ("long " * 600 + "{text}", 800)])
-def test_no_prompt_may_be_longer_than_the_context(model_folder: Path, family: str, template: str, max_length: int) -> None:
+@pytest.mark.parametrize(
+    ("template", "max_length"), [("{text}", 513), ("long " * 600 + "{text}", 800)]
+)
+def test_no_prompt_may_be_longer_than_the_context(
+    model_folder: Path, family: str, template: str, max_length: int
+) -> None:
     assert encoder_for(model_folder, family, max_length=512)
-    with pytest.raises(UsageError, match=f"up to {max_length} tokens, more than the model's 512: lower prompt.max_length"):
+    with pytest.raises(
+        UsageError,
+        match=f"up to {max_length} tokens, more than the model's 512: lower prompt.max_length",
+    ):
         encoder_for(model_folder, family, template=template, max_length=max_length)
 
 
@@ -180,9 +233,18 @@ def test_shipped_templates_fit_any_fields() -> None:
 
 
 @pytest.mark.failure(25)
-@pytest.mark.parametrize(("text", "label"), [
-    ("Sports", "Sports"), (" sports.\n", "Sports"), ('"Sci/Tech"', "Sci/Tech"), ("Sports, because", "Sports"),
-    ("Sportsman", None), ("I think Sports", None), ("", None), ("sci", None),
-])
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("Sports", "Sports"),
+        (" sports.\n", "Sports"),
+        ('"Sci/Tech"', "Sci/Tech"),
+        ("Sports, because", "Sports"),
+        ("Sportsman", None),
+        ("I think Sports", None),
+        ("", None),
+        ("sci", None),
+    ],
+)
 def test_parsing_guesses_nothing(text: str, label: str | None) -> None:
     assert parse_label(text, LABELS) == label

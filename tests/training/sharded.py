@@ -1,6 +1,7 @@
-"""Run by ``torch.distributed.run``: a module whose weights are spread over the processes (FSDP2) learns what a whole one does.
+"""Run by ``torch.distributed.run``: a module whose weights are spread over the processes (FSDP2)
+learns what a whole one does.
 
-    ... sharded.py MODEL_FOLDER DTYPE
+... sharded.py MODEL_FOLDER DTYPE
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ from prooftune.training.objective import Row, TuningModule, make_collator
 from training.tiny import setup
 
 
-def gradients(module: TuningModule, rows: list[Row], prefix: list[int], share: slice, size: int, dtype: str) -> dict[str, Tensor]:
-    """Of the mean loss over the targets of all rows, by the name of what learns; FSDP divides by the processes."""
+def gradients(
+    module: TuningModule, rows: list[Row], prefix: list[int], share: slice, size: int, dtype: str
+) -> dict[str, Tensor]:
+    """Of the mean loss over the targets of all rows, by the name of what learns; FSDP divides by
+    the processes."""
     targets = sum(len(row.targets) for row in rows)
     module.train()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype != "float32"):
         out = module(**make_collator(prefix, module.lines)(rows[share]))
     (out["loss_sum"] * size / targets).backward()
-    found: dict[str, Tensor] = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    found: dict[str, Tensor] = {
+        name: p.grad for name, p in module.named_parameters() if p.grad is not None
+    }
     return found
 
 
@@ -48,7 +54,9 @@ def main(folder: Path, dtype: str) -> None:
     learned = whole.trainable_state()
     assert all(torch.equal(value, learned[name]) for name, value in part.trainable_state().items())
     part.load_trainable({name: value * 2 for name, value in learned.items()})
-    assert all(torch.equal(value, learned[name] * 2) for name, value in part.trainable_state().items())
+    assert all(
+        torch.equal(value, learned[name] * 2) for name, value in part.trainable_state().items()
+    )
     distributed.destroy_process_group()
 
 

@@ -21,14 +21,17 @@ def test_a_row_keeps_its_numbers(ids: list[int], read: list[int], targets: list[
 
 
 def test_rows_are_not_held() -> None:
-    """Prompts come one by one and go; their numbers lie in a file, of which a block at a time is in memory."""
+    """Prompts come one by one and go; their numbers lie in a file, of which a block at a time is in
+    memory."""
     tokens, count = 100, 20_000
 
     def prompts() -> Iterator[list[int]]:
         return (list(range(1000 * n, 1000 * n + tokens)) for n in range(count))
 
     makes: list[Callable[[], Sequence[Row]]] = [
-        lambda: instruction_rows(((ids, [1, 3]) for ids in prompts()), 2), lambda: head_rows((ids, 1) for ids in prompts())]
+        lambda: instruction_rows(((ids, [1, 3]) for ids in prompts()), 2),
+        lambda: head_rows((ids, 1) for ids in prompts()),
+    ]
     for make in makes:
         tracemalloc.start()
         rows = make()

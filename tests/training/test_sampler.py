@@ -1,4 +1,5 @@
-"""The order of rows: every one once an epoch, from seed and epoch alone, and the same for one process as for several."""
+"""The order of rows: every one once an epoch, from seed and epoch alone, and the same for one
+process as for several."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from prooftune.training.sampler import Batches
 STRATEGIES = ("group_by_length", "random", "sequential")
 
 
-def order(lengths: list[int], batch_size: int, seed: int, strategy: str, epoch: int = 0) -> list[int]:
+def order(
+    lengths: list[int], batch_size: int, seed: int, strategy: str, epoch: int = 0
+) -> list[int]:
     batches = Batches(lengths, batch_size, seed, strategy)
     batches.set_epoch(epoch)
     return [number for batch in batches for number in batch]
@@ -41,8 +44,13 @@ def test_length_grouping_saves_padding_without_sorting_the_epoch() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=90), st.integers(1, 5), st.integers(1, 4), st.sampled_from(STRATEGIES),
-       st.integers(0, 3))
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=90),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.sampled_from(STRATEGIES),
+    st.integers(0, 3),
+)
 def test_processes_together_see_the_batches_of_one(
     lengths: list[int], each: int, size: int, strategy: str, epoch: int
 ) -> None:

@@ -1,4 +1,5 @@
-"""The trainer on tiny models: exact loss, accumulation, sharing, resuming after a kill, stopping on NaN."""
+"""The trainer on tiny models: exact loss, accumulation, sharing, resuming after a kill, stopping on
+NaN."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def test_loss_equals_transformers_own_row_by_row(model_folder: Path) -> None:
         ids = [*encoder.prefix, *row.ids, row.targets[-1]]
         labels = [-100] * (len(ids) - len(row.targets)) + row.targets
         with torch.no_grad():
-            own = module.model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.item()
+            own = module.model(
+                input_ids=torch.tensor([ids]), labels=torch.tensor([labels])
+            ).loss.item()
         total, count = total + own * len(row.targets), count + len(row.targets)
     assert loss_of(module, rows, encoder).item() == pytest.approx(total / count, abs=1e-4)
 
@@ -39,22 +42,39 @@ def test_loss_equals_transformers_own_row_by_row(model_folder: Path) -> None:
 @pytest.mark.failure(7)
 def test_head_loss_equals_transformers_own(model_folder: Path) -> None:
     module, rows, encoder = setup(model_folder, "head")
-    losses = [module.model(input_ids=torch.tensor([[*encoder.prefix, *r.ids]]), labels=torch.tensor(r.targets)).loss.item()
-              for r in rows]
-    assert loss_of(module, rows, encoder).item() == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+    losses = [
+        module.model(
+            input_ids=torch.tensor([[*encoder.prefix, *r.ids]]), labels=torch.tensor(r.targets)
+        ).loss.item()
+        for r in rows
+    ]
+    assert loss_of(module, rows, encoder).item() == pytest.approx(
+        sum(losses) / len(losses), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("objective", ["instruction", "head"])
-def test_rows_in_one_line_give_the_same_loss_and_gradients(model_folder: Path, objective: str) -> None:
+def test_rows_in_one_line_give_the_same_loss_and_gradients(
+    model_folder: Path, objective: str
+) -> None:
     found = []
     for lines in (True, False):
         module, rows, encoder = setup(model_folder, objective, lines=lines)
-        for parameter in module.parameters():  # B starts at zero, where A has no gradient to compare
+        for (
+            parameter
+        ) in module.parameters():  # B starts at zero, where A has no gradient to compare
             if parameter.requires_grad and not parameter.abs().max() > 0:
-                torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(1))
+                torch.nn.init.normal_(
+                    parameter, std=0.02, generator=torch.Generator().manual_seed(1)
+                )
         loss = loss_of(module, rows[:7], encoder)
         loss.backward()  # type: ignore[no-untyped-call]
-        found.append((loss.item(), torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])))
+        found.append(
+            (
+                loss.item(),
+                torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]),
+            )
+        )
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-3)
 
@@ -70,21 +90,40 @@ def test_padding_token_as_target_is_learned(model_folders: dict[str, Path]) -> N
 
 @pytest.mark.failure(19)
 @pytest.mark.parametrize("objective", ["instruction", "head"])
-def test_accumulation_equals_one_big_batch(model_folders: dict[str, Path], tmp_path: Path, objective: str) -> None:
+def test_accumulation_equals_one_big_batch(
+    model_folders: dict[str, Path], tmp_path: Path, objective: str
+) -> None:
     """Rows have different numbers of target tokens, so averaging per micro-batch would show."""
     states = []
-    for name, options in {"big": {"per_device_train_batch_size": 8},
-                          "small": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}}.items():
+    for name, options in {
+        "big": {"per_device_train_batch_size": 8},
+        "small": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+    }.items():
         module, rows, encoder = setup(model_folders["llama"], objective)
-        train(module, rows, [], encoder.prefix, arguments(
-            tmp_path / name, max_steps=3, train_sampling_strategy="sequential", optim="sgd", save_strategy="no", **options))
+        train(
+            module,
+            rows,
+            [],
+            encoder.prefix,
+            arguments(
+                tmp_path / name,
+                max_steps=3,
+                train_sampling_strategy="sequential",
+                optim="sgd",
+                save_strategy="no",
+                **options,
+            ),
+        )
         states.append(module.trainable_state())
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_garbage_is_looked_for_again_after_training(model_folders: dict[str, Path], tmp_path: Path) -> None:
-    """While the Trainer trains, only what is new is looked through; afterwards, also of a run that failed, everything is."""
+def test_garbage_is_looked_for_again_after_training(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """While the Trainer trains, only what is new is looked through; afterwards, also of a run that
+    failed, everything is."""
     module, rows, encoder = setup(model_folders["llama"])
     frozen: list[int] = []
 
@@ -94,23 +133,39 @@ def test_garbage_is_looked_for_again_after_training(model_folders: dict[str, Pat
             raise Failure("stopped")
 
     with pytest.raises(Failure, match="stopped"):
-        train(module, rows, [], encoder.prefix, arguments(tmp_path, max_steps=1, save_strategy="no"), callbacks=[Stopped()])
+        train(
+            module,
+            rows,
+            [],
+            encoder.prefix,
+            arguments(tmp_path, max_steps=1, save_strategy="no"),
+            callbacks=[Stopped()],
+        )
     assert frozen[0] > 10_000 and gc.get_freeze_count() == 0
 
 
 @pytest.mark.failure(2)
 @pytest.mark.parametrize("method", ["lora", "dora", "rslora", "full"])
-def test_saved_and_loaded_again_it_is_the_same_model(model_folder: Path, tmp_path: Path, method: str) -> None:
+def test_saved_and_loaded_again_it_is_the_same_model(
+    model_folder: Path, tmp_path: Path, method: str
+) -> None:
     for objective in ("instruction", "head"):
         module, rows, encoder = setup(model_folder, objective, method)
         before = loss_of(module, rows, encoder).item()
-        train(module, rows, [], encoder.prefix, arguments(tmp_path / f"{objective}-run", max_steps=4))
+        train(
+            module, rows, [], encoder.prefix, arguments(tmp_path / f"{objective}-run", max_steps=4)
+        )
         module.model.eval()
         after = loss_of(module, rows, encoder).item()
         assert after < before - 1e-3
         adapters.save(module.model, tmp_path / objective, method, torch.float32)
-        again = adapters.load(model_folder, tmp_path / objective, FLOAT32, quantization=None,
-                              labels=list(LABELS) if objective == "head" else None)
+        again = adapters.load(
+            model_folder,
+            tmp_path / objective,
+            FLOAT32,
+            quantization=None,
+            labels=list(LABELS) if objective == "head" else None,
+        )
         assert loss_of(TuningModule(again), rows, encoder).item() == pytest.approx(after, abs=1e-6)
 
 
@@ -125,19 +180,37 @@ def test_in_int8_it_learns_what_it_learns_otherwise(
         if name == "without code":
             monkeypatch.setattr(trainer, "usable", lambda: False)
         module, rows, encoder = setup(model_folders["llama"], options=BFLOAT16)
-        log = train(module, rows, [], encoder.prefix, arguments(
-            tmp_path / name, num_train_epochs=3, save_strategy="no", logging_steps=1, bf16=True), int8=name != "plain")
+        log = train(
+            module,
+            rows,
+            [],
+            encoder.prefix,
+            arguments(
+                tmp_path / name, num_train_epochs=3, save_strategy="no", logging_steps=1, bf16=True
+            ),
+            int8=name != "plain",
+        )
         losses[name] = [one["loss"] for one in log if "loss" in one]
-    assert losses["without code"] == losses["plain"] and "model.int8_training is not possible" in told[-1]
-    assert losses["int8"][-1] == pytest.approx(losses["plain"][-1], rel=0.05) and losses["int8"][-1] < 0.9 * losses["int8"][0]
+    assert (
+        losses["without code"] == losses["plain"]
+        and "model.int8_training is not possible" in told[-1]
+    )
+    assert (
+        losses["int8"][-1] == pytest.approx(losses["plain"][-1], rel=0.05)
+        and losses["int8"][-1] < 0.9 * losses["int8"][0]
+    )
     assert (losses["int8"] != losses["plain"] and len(told) == 1) or not int8_linear.usable()
 
 
-def test_gradient_checkpointing_changes_nothing(model_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_nothing(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
     states = []
     for checkpointing in (False, True):
         module, rows, encoder = setup(model_folders["llama"])
-        options = arguments(tmp_path / str(checkpointing), max_steps=2, gradient_checkpointing=checkpointing)
+        options = arguments(
+            tmp_path / str(checkpointing), max_steps=2, gradient_checkpointing=checkpointing
+        )
         train(module, rows, [], encoder.prefix, options)
         states.append(module.trainable_state())
     for name, value in states[0].items():
@@ -181,7 +254,14 @@ def test_killed_and_resumed_equals_uninterrupted(
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1])))
 
     def go(name: str, kill: int) -> int:
-        command = [sys.executable, str(script), str(model_folders["llama"]), str(tmp_path / name), str(kill), products]
+        command = [
+            sys.executable,
+            str(script),
+            str(model_folders["llama"]),
+            str(tmp_path / name),
+            str(kill),
+            products,
+        ]
         return subprocess.run(command, capture_output=True, check=False).returncode
 
     assert go("straight", -1) == 0
@@ -194,10 +274,13 @@ def test_killed_and_resumed_equals_uninterrupted(
     torn.mkdir()
     (torn / "trainer_state.json").write_text('{"epoch": 1.')
     assert go("killed", -1) == 0
-    # After the kill it goes on behind the last checkpoint (every second step), and starts nothing over.
+    # After the kill it goes on behind the last checkpoint (every second step), and starts nothing
+    # over.
     steps = [int(n) for n in (tmp_path / "killed.steps").read_text().split()]
     assert steps == [*range(1, kill_at + 1), *range(kill_at, 13)]
-    straight, resumed = (load_file(tmp_path / name / "final.safetensors") for name in ("straight", "killed"))
+    straight, resumed = (
+        load_file(tmp_path / name / "final.safetensors") for name in ("straight", "killed")
+    )
     for name, value in straight.items():
         assert torch.equal(resumed[name], value), name
     assert 1000.5 < spent(last_whole_checkpoint(tmp_path / "killed")) < 2000 and spent(None) == 0.0
@@ -215,19 +298,39 @@ def test_a_torn_checkpoint_is_never_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.failure(21)
-def test_the_first_non_finite_loss_stops_with_its_reason(model_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_the_first_non_finite_loss_stops_with_its_reason(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
     module, rows, encoder = setup(model_folders["llama"])
     with pytest.raises(Failure, match=r"loss became nan at step \d.*learning_rate"):
-        train(module, rows, [], encoder.prefix,
-              arguments(tmp_path, learning_rate=float("inf"), lr_scheduler_type="constant", warmup_steps=0))
+        train(
+            module,
+            rows,
+            [],
+            encoder.prefix,
+            arguments(
+                tmp_path, learning_rate=float("inf"), lr_scheduler_type="constant", warmup_steps=0
+            ),
+        )
 
 
 def test_early_stopping_and_best_checkpoint(model_folders: dict[str, Path], tmp_path: Path) -> None:
     module, rows, encoder = setup(model_folders["llama"])
     options = training_arguments(
-        {"learning_rate": 0.3, "num_train_epochs": 30, "per_device_train_batch_size": 4, "eval_steps": 2,
-         "lr_scheduler_type": "constant"},
-        tmp_path, rows=16, validation=8, seed=0, dtype=torch.float32, patience=2)
+        {
+            "learning_rate": 0.3,
+            "num_train_epochs": 30,
+            "per_device_train_batch_size": 4,
+            "eval_steps": 2,
+            "lr_scheduler_type": "constant",
+        },
+        tmp_path,
+        rows=16,
+        validation=8,
+        seed=0,
+        dtype=torch.float32,
+        patience=2,
+    )
     log = train(module, rows[:16], rows[16:], encoder.prefix, options, patience=2)
     losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
     assert log[-1]["step"] < 120
@@ -235,11 +338,17 @@ def test_early_stopping_and_best_checkpoint(model_folders: dict[str, Path], tmp_
     assert loss_of(module, rows[16:], encoder).item() == pytest.approx(min(losses), rel=1e-4)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"optim": "paged_adamw_8bit"}, "needs a CUDA GPU"), ({"fp16": True}, "needs a CUDA GPU"),
-    ({"learning_rate": 1e-3, "optim": "no_such"}, "training:"),
-])
-def test_options_that_this_machine_cannot_do(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optim": "paged_adamw_8bit"}, "needs a CUDA GPU"),
+        ({"fp16": True}, "needs a CUDA GPU"),
+        ({"learning_rate": 1e-3, "optim": "no_such"}, "training:"),
+    ],
+)
+def test_options_that_this_machine_cannot_do(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
     if torch.cuda.is_available() and "CUDA" in message:
         pytest.skip("there is a GPU here")
     with pytest.raises(UsageError, match=message):

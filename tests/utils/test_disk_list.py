@@ -23,12 +23,23 @@ LONG = [f"{n} " + "x" * (n % 3000) for n in range(5000)]
 """More than a block."""
 
 
-@given(items=st.lists(st.one_of(st.text(), st.lists(st.integers())), max_size=30), block=st.integers(1, 200), data=st.data())
-def test_it_is_the_list_that_it_was_made_from(items: list[Any], block: int, data: st.DataObject) -> None:
+@given(
+    items=st.lists(st.one_of(st.text(), st.lists(st.integers())), max_size=30),
+    block=st.integers(1, 200),
+    data=st.data(),
+)
+def test_it_is_the_list_that_it_was_made_from(
+    items: list[Any], block: int, data: st.DataObject
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk_list, "_BLOCK", block)
         kept = Stored(iter(items))
-        assert len(kept) == len(items) and list(kept) == items and kept == items and kept == Stored(items)
+        assert (
+            len(kept) == len(items)
+            and list(kept) == items
+            and kept == items
+            and kept == Stored(items)
+        )
         assert [kept[i] for i in range(-len(items), len(items))] == items + items
         part = data.draw(st.slices(max(1, len(items))))
         assert kept[part] == items[part]
@@ -59,7 +70,9 @@ def test_its_file_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
     before = len(list(Path("/proc/self/fd").iterdir()))
     kept = Stored(LONG)
-    assert list((tmp_path / "cache").iterdir()) == []  # the file has no name that a kill could leave behind
+    assert (
+        list((tmp_path / "cache").iterdir()) == []
+    )  # the file has no name that a kill could leave behind
     assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
     del kept
     gc.collect()

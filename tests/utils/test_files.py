@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from prooftune.errors import Failure
 from prooftune.utils import files
-from prooftune.utils.files import atomic_path, fingerprint, full_disk_explained, read_json, write_json, write_text
+from prooftune.utils.files import (
+    atomic_path,
+    fingerprint,
+    full_disk_explained,
+    read_json,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -88,7 +95,9 @@ def test_what_a_library_keeps_to_the_owner_is_shared_as_other_files_are(tmp_path
     assert (tmp_path / "bundle" / "program").stat().st_mode == usual | 0o100
 
 
-def test_a_full_disk_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_text(tmp_path / "a.txt", "old")
 
     def full(*_: Any, **__: Any) -> None:
@@ -104,11 +113,18 @@ def test_a_full_disk_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of file size are POSIX")
 def test_a_write_that_really_stops_half_way_keeps_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
-    code = ("import resource, sys, pathlib; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-            "from prooftune import errors\nfrom prooftune.utils import files\n"
-            "try: files.write_text(pathlib.Path(sys.argv[1]), 'x' * 100_000)\n"
-            "except errors.Failure as error: print(error)")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")], capture_output=True, text=True, check=True)
+    code = (
+        "import resource, sys, pathlib; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "from prooftune import errors\nfrom prooftune.utils import files\n"
+        "try: files.write_text(pathlib.Path(sys.argv[1]), 'x' * 100_000)\n"
+        "except errors.Failure as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.txt")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == f"cannot write {tmp_path / 'a.txt'}: {os.strerror(errno.EFBIG)}"
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
@@ -116,17 +132,29 @@ def test_a_write_that_really_stops_half_way_keeps_the_old_file(tmp_path: Path) -
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_device_without_space_is_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="the disk is full"), atomic_path(tmp_path / "a.txt"), Path("/dev/full").open("w") as handle:
+    with (
+        pytest.raises(Failure, match="the disk is full"),
+        atomic_path(tmp_path / "a.txt"),
+        Path("/dev/full").open("w") as handle,
+    ):
         handle.write("x" * 100_000)
 
 
-def test_a_library_that_hits_a_full_disk_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Failure, match="the disk is full"), full_disk_explained(tmp_path, RuntimeError):
+def test_a_library_that_hits_a_full_disk_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        pytest.raises(Failure, match="the disk is full"),
+        full_disk_explained(tmp_path, RuntimeError),
+    ):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
     with pytest.raises(RuntimeError, match="shape"), full_disk_explained(tmp_path, RuntimeError):
         raise RuntimeError("shape mismatch")
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 4096}))
-    with pytest.raises(Failure, match="the disk is full"), full_disk_explained(tmp_path, RuntimeError):
+    with (
+        pytest.raises(Failure, match="the disk is full"),
+        full_disk_explained(tmp_path, RuntimeError),
+    ):
         raise RuntimeError("unexpected pos 576 vs 534")
 
 
@@ -134,7 +162,10 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Failure, match=r"cannot write .*file/a\.txt: "):
         write_text(tmp_path / "file" / "a.txt", "x")
-    with pytest.raises(Failure, match=r"cannot write .*: "), atomic_path(tmp_path / "a") as temporary:
+    with (
+        pytest.raises(Failure, match=r"cannot write .*: "),
+        atomic_path(tmp_path / "a") as temporary,
+    ):
         (temporary / "in a folder that is not there").write_text("x")
 
 
@@ -154,8 +185,14 @@ def test_json_refuses_what_is_no_number(tmp_path: Path, value: Any) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=8)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
 
 
 def backwards(value: Any) -> Any:
@@ -167,20 +204,31 @@ def backwards(value: Any) -> Any:
 
 @given(json_values)
 def test_a_fingerprint_does_not_depend_on_the_order_of_keys(value: Any) -> None:
-    assert fingerprint(value) == fingerprint(backwards(value)) == fingerprint(json.loads(json.dumps(value)))
+    assert (
+        fingerprint(value)
+        == fingerprint(backwards(value))
+        == fingerprint(json.loads(json.dumps(value)))
+    )
 
 
 @given(json_values, json_values)
 def test_fingerprints_of_different_values_differ(a: Any, b: Any) -> None:
-    assert (fingerprint(a) == fingerprint(b)) == (json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True))
+    assert (fingerprint(a) == fingerprint(b)) == (
+        json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+    )
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
-    assert files.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        files.sha256(tmp_path / "a")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
-def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
     assert files.cache_folder() == tmp_path
     monkeypatch.setenv("PROOFTUNE_CACHE", "")

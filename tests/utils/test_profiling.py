@@ -49,11 +49,15 @@ def test_the_peak_of_an_earlier_block_does_not_count() -> None:
     assert large.peak_memory_bytes - large.memory_before_bytes > 0.9 * SIZE
 
 
-@pytest.mark.skipif(not can_reset() or platform.libc_ver()[0] != "glibc", reason="the C library hands nothing back when told to")
+@pytest.mark.skipif(
+    not can_reset() or platform.libc_ver()[0] != "glibc",
+    reason="the C library hands nothing back when told to",
+)
 def test_what_was_freed_before_but_is_still_held_does_not_count() -> None:
     with measured() as before:
         pass
-    # Blocks of this size stand on the heap, where what is freed under the last one stays with the process.
+    # Blocks of this size stand on the heap, where what is freed under the last one stays with the
+    # process.
     blocks = [b"x" * 100_000 for _ in range(SIZE // 100_000)]
     last = b"y" * 100_000
     del blocks

@@ -1,4 +1,5 @@
-"""What is shown while work goes on: nothing that is no text on anything but a terminal, nothing at all when quiet."""
+"""What is shown while work goes on: nothing that is no text on anything but a terminal, nothing at
+all when quiet."""
 
 from __future__ import annotations
 
@@ -30,12 +31,18 @@ def work() -> None:
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch, width: int = 120) -> io.StringIO:
     screen = io.StringIO()
-    monkeypatch.setattr(progress, "console", lambda: Console(file=screen, force_terminal=True, width=width, highlight=False))
+    monkeypatch.setattr(
+        progress,
+        "console",
+        lambda: Console(file=screen, force_terminal=True, width=width, highlight=False),
+    )
     return screen
 
 
 @pytest.mark.usefixtures("fresh")
-def test_lines_and_no_bars_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lines_and_no_bars_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("PROOFTUNE_QUIET")
     work()
     out, err = capfd.readouterr()
@@ -44,7 +51,9 @@ def test_lines_and_no_bars_where_there_is_no_terminal(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("fresh")
-def test_lines_now_and_then_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lines_now_and_then_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("PROOFTUNE_QUIET")
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
@@ -57,18 +66,25 @@ def test_lines_now_and_then_where_there_is_no_terminal(monkeypatch: pytest.Monke
         bar.advance(0, 7)  # type: ignore[arg-type]
     lines = capfd.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines if ":" in line] == [
-        "  Training [x]: 2", "  Training [x]: 4", "  Reading: 7"]
+        "  Training [x]: 2",
+        "  Training [x]: 4",
+        "  Reading: 7",
+    ]
     assert "2,000 of 4,000, 50/s, 0:00:40 left" in lines[1] and len(lines) == 5
 
 
 @pytest.mark.usefixtures("fresh")
-def test_nothing_at_all_when_quiet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_at_all_when_quiet(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("PROOFTUNE_QUIET", "1")
     work()
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_part_advances_the_bar_that_it_is_in_by_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_advances_the_bar_that_it_is_in_by_its_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     screen, seen = on_terminal(monkeypatch), []
     with progress.bar("Predicting", 40) as whole:
         for size, total in ((30, 60), (10, 5), (0, 0)):
@@ -93,14 +109,23 @@ def test_a_bar_keeps_to_its_line(monkeypatch: pytest.MonkeyPatch, width: int) ->
     screen = on_terminal(monkeypatch, width)
     with progress.bar("tuned-with-retrieval: training (loss 3.068)", 12) as bar:
         bar.advance(0, 12)  # type: ignore[arg-type]
-    lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", screen.getvalue()).splitlines() if line.strip()]
-    assert lines and all("tuned-with-retrieval: training (loss 3.068)" in line and "12/12" in line for line in lines)
+    lines = [
+        line
+        for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", screen.getvalue()).splitlines()
+        if line.strip()
+    ]
+    assert lines and all(
+        "tuned-with-retrieval: training (loss 3.068)" in line and "12/12" in line for line in lines
+    )
 
 
 def test_lines_on_a_terminal_are_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = on_terminal(monkeypatch, 20)
     progress.say("somewhere between words and not within")
-    assert [line.strip() for line in screen.getvalue().splitlines()] == ["somewhere between", "words and not within"]
+    assert [line.strip() for line in screen.getvalue().splitlines()] == [
+        "somewhere between",
+        "words and not within",
+    ]
 
 
 def test_no_bar_where_nothing_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +135,9 @@ def test_no_bar_where_nothing_is_described(monkeypatch: pytest.MonkeyPatch) -> N
     assert screen.getvalue() == ""
 
 
-def test_brackets_of_names_and_labels_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_brackets_of_names_and_labels_are_shown_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     screen = on_terminal(monkeypatch)
     progress.say("ag_news[train]: label '[/b]' twice", "yellow")
     with progress.waiting("Fetching x[/y]"), pytest.raises(KeyError):

@@ -12,12 +12,20 @@ from prooftune.utils.files import cache_folder, fingerprint, sha256
 
 def files_of(bundle: Path) -> list[str]:
     """Names of the files in a bundle's folder, with ``/``, in order."""
-    return sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()
+    )
 
 
 def digest_of(bundle: Path) -> str:
     """Fingerprint of what a bundle's answers depend on."""
-    return fingerprint([[name, sha256(bundle / name)] for name in files_of(bundle) if Path(name).name != "README.md"])
+    return fingerprint(
+        [
+            [name, sha256(bundle / name)]
+            for name in files_of(bundle)
+            if Path(name).name != "README.md"
+        ]
+    )
 
 
 def copied(digest: str, files: Mapping[str, Callable[[], bytes]]) -> Path:

@@ -1,8 +1,8 @@
 """The finished blocks of an unfinished output, so that the same command goes on after a kill.
 
-``OUT.parts/`` holds one file for each block and a journal: a first line that says of what, then one line for each
-part, written after the part itself has been renamed into place. A torn last line, or a part without its line, is
-done again; so no row is lost, and none stands there twice.
+``OUT.parts/`` holds one file for each block and a journal: a first line that says of what, then one
+line for each part, written after the part itself has been renamed into place. A torn last line, or
+a part without its line, is done again; so no row is lost, and none stands there twice.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Parts:
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as error:
-            raise Failure(f"cannot write {self.folder / _JOURNAL}: {error.strerror or error}") from error
+            raise Failure(
+                f"cannot write {self.folder / _JOURNAL}: {error.strerror or error}"
+            ) from error
         self.done.append(counts)
         return counts
 
@@ -67,11 +69,13 @@ _JOURNAL = "journal.jsonl"
 
 @contextmanager
 def parts_of(out: Path, key: Mapping[str, str]) -> Iterator[Parts]:
-    """The parts of an output, those of an interrupted attempt included; the folder is removed when all went well.
+    """The parts of an output, those of an interrupted attempt included; the folder is removed when
+    all went well.
 
     Args:
         out: the output.
-        key: fingerprints by what they are of. An attempt with another one is thrown away, which is said.
+        key: fingerprints by what they are of. An attempt with another one is thrown away, which is
+            said.
 
     Raises:
         Failure: another process writes this output, or the folder cannot be written.
@@ -82,8 +86,11 @@ def parts_of(out: Path, key: Mapping[str, str]) -> Iterator[Parts]:
         header, lines = _read(journal)
         changed = [what for what, value in key.items() if header.get(what) != value]
         if header and changed:
-            say(f"{folder} is of an unfinished run, and since then {' and '.join(changed)} changed: all rows are done again",
-                "yellow")
+            say(
+                f"{folder} is of an unfinished run, and since then {' and '.join(changed)} "
+                "changed: all rows are done again",
+                "yellow",
+            )
         parts = Parts(folder, out.suffix.lower(), [])
         if not changed:
             parts.done += _finished(parts, lines)
@@ -92,7 +99,10 @@ def parts_of(out: Path, key: Mapping[str, str]) -> Iterator[Parts]:
             if left.name not in kept:
                 left.unlink()
         # Also drops a torn last line, after which nothing could be appended.
-        write_text(journal, "".join(json.dumps(line) + "\n" for line in [dict(key), *lines[:len(parts.done)]]))
+        write_text(
+            journal,
+            "".join(json.dumps(line) + "\n" for line in [dict(key), *lines[: len(parts.done)]]),
+        )
         yield parts
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -36,7 +36,8 @@ def wanted_columns(bundle: Path, facts: Mapping[str, Any]) -> dict[str, list[str
 
 
 def source_of(file: Path, wanted: Mapping[str, Sequence[str]]) -> recipe.Source:
-    """How to read the file: by its name, except that a header may show another delimiter than the usual one."""
+    """How to read the file: by its name, except that a header may show another delimiter than the
+    usual one."""
     usual = DELIMITERS.get(file.suffix.lower())
     if usual is None or not file.is_file():
         return recipe.Source(path=str(file))
@@ -49,7 +50,9 @@ def source_of(file: Path, wanted: Mapping[str, Sequence[str]]) -> recipe.Source:
     return recipe.Source(path=str(file), delimiter=usual)
 
 
-def input_columns(name: str, columns: Sequence[str], wanted: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def input_columns(
+    name: str, columns: Sequence[str], wanted: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
     """Field -> its column in the file.
 
     Raises:
@@ -62,8 +65,10 @@ def input_columns(name: str, columns: Sequence[str], wanted: Mapping[str, Sequen
         found = next((one for one in names if one in columns), None)
         if found is None:
             what = " or ".join(f"'{one}'" for one in names)
-            raise UsageError(f"{name} has no column {what}, which this bundle reads; found {len(columns)}: "
-                             f"{', '.join(repr(c[:60]) for c in columns[:12])}{nearest(names[0], columns)}")
+            raise UsageError(
+                f"{name} has no column {what}, which this bundle reads; found {len(columns)}: "
+                f"{', '.join(repr(c[:60]) for c in columns[:12])}{nearest(names[0], columns)}"
+            )
         places[field] = found
     return places
 
@@ -72,19 +77,24 @@ def added_columns(facts: Mapping[str, Any]) -> list[str]:
     """Names of the columns that a bundle's answers are written to, where the file has none of them."""
     if facts["task"] != "classification":
         return ["answer", "sources", "truncated_tokens"]
-    shares = [f"probability_{label}" for label in facts["labels"]] if gives_probabilities(facts) else []
+    shares = (
+        [f"probability_{label}" for label in facts["labels"]] if gives_probabilities(facts) else []
+    )
     abstained = ["abstained"] if abstention_threshold(facts) is not None else []
     return ["label", "probability", *shares, *abstained, "truncated_tokens"]
 
 
 def check_overwritten(out: Path, added: Sequence[str]) -> None:
-    """Refuse to write over a file that holds no answers: those are made again, but a file of someone's own is not.
+    """Refuse to write over a file that holds no answers: those are made again, but a file of
+    someone's own is not.
 
     Raises:
         UsageError: there is one.
     """
     if out.is_dir() or (out.exists() and added[-1] not in _top(out)):
-        raise UsageError(f"{out} exists and holds no answers of a bundle; give --out another name, or remove it")
+        raise UsageError(
+            f"{out} exists and holds no answers of a bundle; give --out another name, or remove it"
+        )
 
 
 def _top(file: Path) -> str:
@@ -102,8 +112,8 @@ def _top(file: Path) -> str:
 
 
 def names_beside(name: str, columns: Sequence[str], added: Sequence[str]) -> dict[str, str]:
-    """What each column of the answers is called in the output: ``predicted_…`` where the file has one of its name, such as the
-    labels that people gave.
+    """What each column of the answers is called in the output: ``predicted_…`` where the file has
+    one of its name, such as the labels that people gave.
 
     Raises:
         UsageError: the file has that one too.
@@ -111,8 +121,11 @@ def names_beside(name: str, columns: Sequence[str], added: Sequence[str]) -> dic
     names = {one: f"{BESIDE}{one}" if one in columns else one for one in added}
     taken = [one for one in names.values() if one in columns]
     if taken:
-        raise UsageError(f"{name} has columns {', '.join(repr(one.removeprefix(BESIDE)) for one in taken)} and "
-                         f"{', '.join(map(repr, taken))} already, where the answers would be written; rename them in the file")
+        raise UsageError(
+            f"{name} has columns {', '.join(repr(one.removeprefix(BESIDE)) for one in taken)} and "
+            f"{', '.join(map(repr, taken))} already, where the answers would be written; rename "
+            "them in the file"
+        )
     return names
 
 
@@ -124,7 +137,10 @@ def answer_columns(answers: Sequence[Any], facts: Mapping[str, Any]) -> dict[str
         facts: the content of ``bundle.json``.
     """
     if facts["task"] != "classification":
-        sources = [json.dumps([asdict(source) for source in a.sources], ensure_ascii=False) for a in answers]
+        sources = [
+            json.dumps([asdict(source) for source in a.sources], ensure_ascii=False)
+            for a in answers
+        ]
         values = [[a.answer for a in answers], sources, [a.truncated_tokens for a in answers]]
         return dict(zip(added_columns(facts), values, strict=True))
     values = [[a.label for a in answers], [a.probability for a in answers]]

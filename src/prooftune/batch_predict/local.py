@@ -58,7 +58,13 @@ def labelled(work: Work, shown: Progress) -> Iterator[Write]:
         yield partial(label, bundle, block, work, progress=Part(shown, len(block)))
 
 
-def label(bundle: Classifier | Answerer, block: Block, work: Work, path: Path, progress: bool | Part = False) -> Counts:
+def label(
+    bundle: Classifier | Answerer,
+    block: Block,
+    work: Work,
+    path: Path,
+    progress: bool | Part = False,
+) -> Counts:
     """Write the part of one block; a missing text is read as an empty one, as in training.
 
     Raises:
@@ -77,5 +83,9 @@ def _texts(block: Block, columns: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _counts(texts: list[dict[str, str]], added: Mapping[str, list[Any]]) -> Counts:
-    return {"rows": len(texts), "empty": sum(any(not text.strip() for text in row.values()) for row in texts),
-            "truncated": sum(map(bool, added["truncated_tokens"])), "abstained": sum(map(bool, added.get("abstained", ())))}
+    return {
+        "rows": len(texts),
+        "empty": sum(any(not text.strip() for text in row.values()) for row in texts),
+        "truncated": sum(map(bool, added["truncated_tokens"])),
+        "abstained": sum(map(bool, added.get("abstained", ()))),
+    }

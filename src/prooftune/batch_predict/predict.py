@@ -1,7 +1,7 @@
 """``prooftune predict``: label the rows of a file, and write the answers beside its columns.
 
-What stood in the file is written as it was: text columns of a CSV as their text, JSON values and Parquet
-types unchanged where the output can hold them, every row, in order.
+What stood in the file is written as it was: text columns of a CSV as their text, JSON values and
+Parquet types unchanged where the output can hold them, every row, in order.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray")
 BLOCK = 2048
-"""Rows that are tokenised and scored at one time: enough to batch rows of like length, few enough to hold."""
+"""Rows that are tokenised and scored at one time: enough to batch rows of like length, few enough
+to hold."""
 CHARACTERS = 1 << 24
 """Characters (of Parquet, bytes) at which a block ends before it has that many rows."""
 
@@ -54,7 +55,8 @@ class Summary:
         resumed: those of them that an interrupted attempt had done.
         empty: rows with an empty text.
         truncated: rows of which not all was read.
-        abstained: rows answered with less confidence than the bundle's threshold; None where it has none.
+        abstained: rows answered with less confidence than the bundle's threshold; None where it has
+            none.
     """
 
     rows: int
@@ -65,33 +67,50 @@ class Summary:
 
     def sentences(self) -> list[str]:
         """What a person should know of it beyond the number of rows."""
-        lines = [(self.resumed, "done before the interruption"), (self.empty, "had an empty text"),
-                 (self.truncated, "did not fit into the prompt and {were} shortened"),
-                 (self.abstained, "{are} below the bundle's confidence threshold (column abstained)")]
-        return [f"{n:,} row{'s' if n > 1 else ''} {what.format(were='were' if n > 1 else 'was', are='are' if n > 1 else 'is')}"
-                for n, what in lines if n]
+        lines = [
+            (self.resumed, "done before the interruption"),
+            (self.empty, "had an empty text"),
+            (self.truncated, "did not fit into the prompt and {were} shortened"),
+            (self.abstained, "{are} below the bundle's confidence threshold (column abstained)"),
+        ]
+        return [
+            f"{n:,} row{'s' if n > 1 else ''} "
+            f"{what.format(were='were' if n > 1 else 'was', are='are' if n > 1 else 'is')}"
+            for n, what in lines
+            if n
+        ]
 
 
 def predict_file(
-    bundle: Path, file: Path | str, out: Path | str, engine: str = "local", workers: int | None = None
+    bundle: Path,
+    file: Path | str,
+    out: Path | str,
+    engine: str = "local",
+    workers: int | None = None,
 ) -> Summary:
-    """Label every row of a file, a block at a time, going on where an interrupted attempt at the same was.
+    """Label every row of a file, a block at a time, going on where an interrupted attempt at the
+    same was.
 
     Args:
         bundle: a bundle folder.
-        file: .csv, .tsv, .jsonl or .parquet with the columns that the bundle's recipe reads its texts from.
-            Where the bundle reads one text, a column named ``text`` and a file of one column will do too.
-            A string may be a URL (s3://…, gs://…) of any storage that pyarrow knows.
-        out: .csv, .tsv, .jsonl or .parquet, as a path or a URL. Holds the file's columns, then ``label``, ``probability``, one
-            ``probability_LABEL`` per label (both empty or absent where answers are generated), ``abstained`` where the
-            bundle has a threshold for it, and ``truncated_tokens``. Of questions: ``answer``, and ``sources``, the
-            passages cited, as JSON. With ``predicted_`` before those that the file has itself.
-        engine: ``local``, this process, or ``ray``, workers of a Ray cluster; the output is the same.
+        file: .csv, .tsv, .jsonl or .parquet with the columns that the bundle's recipe reads its
+            texts from. Where the bundle reads one text, a column named ``text`` and a file of one
+            column will do too. A string may be a URL (s3://…, gs://…) of any storage that pyarrow
+            knows.
+        out: .csv, .tsv, .jsonl or .parquet, as a path or a URL. Holds the file's columns, then
+            ``label``, ``probability``, one ``probability_LABEL`` per label (both empty or absent
+            where answers are generated), ``abstained`` where the bundle has a threshold for it, and
+            ``truncated_tokens``. Of questions: ``answer``, and ``sources``, the passages cited, as
+            JSON. With ``predicted_`` before those that the file has itself.
+        engine: ``local``, this process, or ``ray``, workers of a Ray cluster; the output is the
+            same.
         workers: of Ray, how many label; None for what suits the machines.
 
     Raises:
-        UsageError: the bundle, the file, the output's name or the engine will not do; found before anything is computed.
-        Failure: the bundle's base model is not there, the output cannot be written, or Ray's workers died.
+        UsageError: the bundle, the file, the output's name or the engine will not do; found before
+            anything is computed.
+        Failure: the bundle's base model is not there, the output cannot be written, or Ray's
+            workers died.
     """
     _check_engine(engine, workers)
     facts = read_facts(bundle)
@@ -107,15 +126,24 @@ def predict_file(
     (field, usual), *more = wanted.items()
     if not more and columns[field] not in usual:
         header = "; its first row is taken for the header" if stream.kind == "csv" else ""
-        say(f"{source.name} has one column, '{columns[field][:60]}', which is read as '{field}'{header}", "yellow")
+        say(
+            f"{source.name} has one column, '{columns[field][:60]}', which is read as "
+            f"'{field}'{header}",
+            "yellow",
+        )
     names = names_beside(source.name, stream.columns, added_columns(facts))
     if moved := [one for one, name in names.items() if one != name]:
-        say(f"{source.name} keeps its own {', '.join(map(repr, moved))}; the answers go to "
-            f"{', '.join(repr(names[one]) for one in moved)}")
+        say(
+            f"{source.name} keeps its own {', '.join(map(repr, moved))}; the answers go to "
+            f"{', '.join(repr(names[one]) for one in moved)}"
+        )
     if not storage.is_remote(out):
         check_overwritten(target, list(names.values()))
     form = form_of(target, stream, names, BLOCK, CHARACTERS)
-    with _engine(engine, workers) as (device, label), parts_of(target, _key(bundle, source, columns, device)) as parts:
+    with (
+        _engine(engine, workers) as (device, label),
+        parts_of(target, _key(bundle, source, columns, device)) as parts,
+    ):
         resumed = parts.total("rows")
         if resumed:
             say(f"{resumed:,} of {stream.rows:,} rows were done before; going on from there")
@@ -126,21 +154,31 @@ def predict_file(
                     parts.add(write)
                     shown.update(0, completed=parts.total("rows"))  # type: ignore[arg-type]
         if parts.total("rows") != stream.rows:
-            raise Failure(f"{storage.shown(file)} changed while it was read: it had {stream.rows:,} rows, and "
-                          f"{parts.total('rows'):,} were found. Run the same command again")
+            raise Failure(
+                f"{storage.shown(file)} changed while it was read: it had {stream.rows:,} rows, "
+                "and "
+                f"{parts.total('rows'):,} were found. Run the same command again"
+            )
         with atomic_path(target) as temporary:
             join(parts.paths(), temporary, form)
         if storage.is_remote(out):
             storage.store(target, str(out))
-        done = Summary(stream.rows, resumed, parts.total("empty"), parts.total("truncated"),
-                       parts.total("abstained") if "abstained" in names else None)
+        done = Summary(
+            stream.rows,
+            resumed,
+            parts.total("empty"),
+            parts.total("truncated"),
+            parts.total("abstained") if "abstained" in names else None,
+        )
     shutil.rmtree(folder, ignore_errors=True)
     return done
 
 
 def _check_engine(engine: str, workers: int | None) -> None:
     if engine not in ENGINES:
-        raise UsageError(f"no engine '{engine}'{nearest(engine, ENGINES)}; there are {' and '.join(ENGINES)}")
+        raise UsageError(
+            f"no engine '{engine}'{nearest(engine, ENGINES)}; there are {' and '.join(ENGINES)}"
+        )
     if engine == "ray":
         from prooftune.batch_predict import ray_cluster
 
@@ -153,13 +191,18 @@ def _check_places(file: Path | str, out: Path | str) -> None:
     for place, what in ((file, "the input's"), (out, "the output's")):
         suffix = storage.name_of(place).suffix
         if suffix.lower() not in KNOWN:
-            raise UsageError(f"{storage.shown(place)}: {what} name must end in {', '.join(KNOWN)}{nearest(suffix, KNOWN)}")
+            raise UsageError(
+                f"{storage.shown(place)}: {what} name must end in "
+                f"{', '.join(KNOWN)}{nearest(suffix, KNOWN)}"
+            )
     if storage.same(file, out):
         raise UsageError(f"{storage.shown(out)} is the input itself; give --out another name")
 
 
 @contextmanager
-def _engine(name: str, workers: int | None) -> Iterator[tuple[str, Callable[[Work, Progress], Iterator[Write]]]]:
+def _engine(
+    name: str, workers: int | None
+) -> Iterator[tuple[str, Callable[[Work, Progress], Iterator[Write]]]]:
     """The device that an engine computes on, and what labels with it."""
     if name == "local":
         from prooftune.models.loading import device
@@ -177,7 +220,10 @@ def _key(bundle: Path, file: Path, columns: Mapping[str, str], device: str) -> d
     import torch
 
     status = file.stat()
-    return {"the bundle": digest_of(bundle),
-            "the input": fingerprint([str(file.resolve()), status.st_size, status.st_mtime_ns, columns]),
-            "the program": fingerprint([__version__, torch.__version__, device, BLOCK, CHARACTERS])}
-
+    return {
+        "the bundle": digest_of(bundle),
+        "the input": fingerprint(
+            [str(file.resolve()), status.st_size, status.st_mtime_ns, columns]
+        ),
+        "the program": fingerprint([__version__, torch.__version__, device, BLOCK, CHARACTERS]),
+    }

@@ -1,8 +1,9 @@
 """Bulk prediction over the machines of a Ray cluster, with Ray Data.
 
-One task reads the file in the blocks that the local engine would make of it, workers that each hold the bundle label them, and
-this process writes the parts in their order; so journal, resuming and output are the local engine's own. The file is read once,
-on the machine where the command runs: text has no rows to jump to, and reading is far faster than labelling.
+One task reads the file in the blocks that the local engine would make of it, workers that each hold
+the bundle label them, and this process writes the parts in their order; so journal, resuming and
+output are the local engine's own. The file is read once, on the machine where the command runs:
+text has no rows to jump to, and reading is far faster than labelling.
 """
 
 from __future__ import annotations
@@ -69,18 +70,23 @@ def check_installed() -> None:
     except ImportError:
         raise UsageError("--engine ray needs Ray Data: pip install 'prooftune[ray]'") from None
     if os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
-        raise UsageError("RAY_ADDRESS names Ray's client, through which no file can be read. Run the command on a machine of the "
-                         "cluster with RAY_ADDRESS=auto, or as a job (ray job submit).")
+        raise UsageError(
+            "RAY_ADDRESS names Ray's client, through which no file can be read. Run the command "
+            "on a machine of the "
+            "cluster with RAY_ADDRESS=auto, or as a job (ray job submit)."
+        )
 
 
 @contextlib.contextmanager
 def pool_of(workers: int | None) -> Iterator[Pool]:
-    """A connection to the cluster that RAY_ADDRESS names or that runs on this machine, or to one started here meanwhile.
+    """A connection to the cluster that RAY_ADDRESS names or that runs on this machine, or to one
+    started here meanwhile.
 
     A connection that the program has already is used, and kept.
 
     Args:
-        workers: how many label; None for one per GPU or, where there is none, for every four cores of a machine.
+        workers: how many label; None for one per GPU or, where there is none, for every four cores
+            of a machine.
 
     Raises:
         Failure: there is no connection.
@@ -97,7 +103,11 @@ def pool_of(workers: int | None) -> Iterator[Pool]:
             raise Failure(f"no connection to a Ray cluster: {_first_line(error)}") from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield share([int(node.get("CPU", 0)) for node in nodes], int(sum(node.get("GPU", 0) for node in nodes)), workers)
+        yield share(
+            [int(node.get("CPU", 0)) for node in nodes],
+            int(sum(node.get("GPU", 0) for node in nodes)),
+            workers,
+        )
     finally:
         if not found:
             ray.shutdown()
@@ -129,7 +139,8 @@ def _fitting(cores: Sequence[int], each: int) -> int:
 
 
 def labelled(pool: Pool, work: Work, _: object) -> Iterator[Write]:
-    """The parts of all blocks in their order, labelled by the workers; few blocks are held at a time.
+    """The parts of all blocks in their order, labelled by the workers; few blocks are held at a
+    time.
 
     Raises:
         UsageError: as of the local engine.
@@ -158,18 +169,34 @@ def _dataset(pool: Pool, work: Work) -> Any:
     node = ray.get_runtime_context().get_node_id()
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
-    # A row is a block of the file and is labelled by itself; Ray Data would put small ones together.
+    # A row is a block of the file and is labelled by itself; Ray Data would put small ones
+    # together.
     context.target_max_block_size = 1
     context.enable_progress_bars = context.print_on_execution_start = False
     with ray.data.DataContext.current(context), warnings.catch_warnings():
-        # The last arguments have no other names yet (hence the range of versions in pyproject.toml).
+        # The last arguments have no other names yet (hence the range of versions in
+        # pyproject.toml).
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-        # Reading takes no core, or it would wait for one while the workers, who have them all, wait for it.
+        # Reading takes no core, or it would wait for one while the workers, who have them all, wait
+        # for it.
         found = ray.data.from_arrow(pa.table({"start": [work.start]})).map_batches(
-            _read, fn_args=(work,), batch_format="pyarrow", num_cpus=0, scheduling_strategy=_at(node))
+            _read,
+            fn_args=(work,),
+            batch_format="pyarrow",
+            num_cpus=0,
+            scheduling_strategy=_at(node),
+        )
         return found.map_batches(
-            _Worker, fn_constructor_args=(work, node), batch_size=1, batch_format="pyarrow", num_cpus=pool.cores,
-            num_gpus=pool.gpus, compute=ray.data.ActorPoolStrategy(size=pool.workers), max_restarts=-1, max_task_retries=RETRIES)
+            _Worker,
+            fn_constructor_args=(work, node),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=pool.cores,
+            num_gpus=pool.gpus,
+            compute=ray.data.ActorPoolStrategy(size=pool.workers),
+            max_restarts=-1,
+            max_task_retries=RETRIES,
+        )
 
 
 def _at(node: str) -> Any:
@@ -195,7 +222,8 @@ class _Worker:
         self._bundle: Classifier | Answerer | None = None
 
     def __call__(self, batch: Any) -> Any:
-        """Of a block its part and counts, or the error that a person is to read: Ray would bury it in text of its own."""
+        """Of a block its part and counts, or the error that a person is to read: Ray would bury it
+        in text of its own."""
         block = _content(batch)
         try:
             return _row(block if isinstance(block, ProoftuneError) else self.part(block))
@@ -223,7 +251,8 @@ def _content(row: Any) -> Any:
 
 
 def _at_hand(bundle: Path, node: str) -> Path:
-    """The bundle's folder on this machine: itself where the command runs, elsewhere a copy in the cache."""
+    """The bundle's folder on this machine: itself where the command runs, elsewhere a copy in the
+    cache."""
     import ray
 
     if ray.get_runtime_context().get_node_id() == node:
@@ -233,7 +262,10 @@ def _at_hand(bundle: Path, node: str) -> Path:
     def ask(function: Callable[..., Any], *arguments: Any) -> Any:
         return ray.get(ray.remote(function).options(**there).remote(*arguments))
 
-    return copied(ask(digest_of, bundle), {name: partial(ask, Path.read_bytes, bundle / name) for name in ask(files_of, bundle)})
+    return copied(
+        ask(digest_of, bundle),
+        {name: partial(ask, Path.read_bytes, bundle / name) for name in ask(files_of, bundle)},
+    )
 
 
 def _write(part: bytes, counts: Counts, path: Path) -> Counts:
@@ -245,13 +277,23 @@ def _explained(error: BaseException) -> ProoftuneError:
     """What a person should hear of an error that came from a worker."""
     import ray
 
-    deaths = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+    deaths = (
+        ray.exceptions.RayActorError,
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.OutOfMemoryError,
+    )
     if isinstance(error, deaths):
-        return Failure(f"the Ray worker of one block died {RETRIES + 1} times, most often of too little memory: try fewer "
-                       f"--workers, or machines with more. The same command goes on after the last finished block. "
-                       f"Ray says: {_first_line(error)}")
+        return Failure(
+            f"the Ray worker of one block died {RETRIES + 1} times, most often of too little "
+            "memory: try fewer "
+            "--workers, or machines with more. The same command goes on after the last finished "
+            "block. "
+            f"Ray says: {_first_line(error)}"
+        )
     return Failure(f"Ray could not go on: {_first_line(error)}")
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )

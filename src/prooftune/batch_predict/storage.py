@@ -1,6 +1,7 @@
 """Inputs and outputs by URL of object storage: fetched before the work, stored after it.
 
-In between stand ordinary files in the cache, so that whatever reads rows, notes parts and resumes knows files alone.
+In between stand ordinary files in the cache, so that whatever reads rows, notes parts and resumes
+knows files alone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def name_of(place: str | Path) -> Path:
 
 
 def shown(place: str | Path) -> str:
-    """A place as messages name it: of a URL neither the password nor the options, which may hold keys."""
+    """A place as messages name it: of a URL neither the password nor the options, which may hold
+    keys."""
     return redacted(str(place).split("?")[0]) if is_remote(place) else str(place)
 
 
@@ -73,9 +75,13 @@ def fetch(url: str, path: Path) -> None:
         if status is not None and (status.st_size, status.st_mtime_ns) == (found.size, changed):
             return
         with atomic_path(path) as temporary:
-            with system.open_input_stream(inside, compression=None) as source, temporary.open("wb") as target:
+            with (
+                system.open_input_stream(inside, compression=None) as source,
+                temporary.open("wb") as target,
+            ):
                 shutil.copyfileobj(source, target, 1 << 22)
-            # The time is the original's: from it and the size a later run sees that nothing changed.
+            # The time is the original's: from it and the size a later run sees that nothing
+            # changed.
             os.utime(temporary, ns=(changed, changed))
 
 
@@ -90,8 +96,14 @@ def store(path: Path, url: str) -> None:
 
     with _explained(url):
         system, inside = _storage(url)
-        fs.copy_files(str(path), inside, source_filesystem=fs.LocalFileSystem(), destination_filesystem=system,
-                      chunk_size=1 << 22, use_threads=False)
+        fs.copy_files(
+            str(path),
+            inside,
+            source_filesystem=fs.LocalFileSystem(),
+            destination_filesystem=system,
+            chunk_size=1 << 22,
+            use_threads=False,
+        )
 
 
 def _storage(url: str) -> tuple[Any, str]:

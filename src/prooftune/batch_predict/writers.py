@@ -15,7 +15,13 @@ from prooftune.data.readers.streaming import Block, Stream, blocks
 from prooftune.data.readers.table import as_text
 from prooftune.errors import UsageError
 
-_TYPES = {"label": "string", "answer": "string", "sources": "string", "truncated_tokens": "int64", "abstained": "bool"}
+_TYPES = {
+    "label": "string",
+    "answer": "string",
+    "sources": "string",
+    "truncated_tokens": "int64",
+    "abstained": "bool",
+}
 _ROW_GROUP = 65_536
 
 
@@ -39,7 +45,8 @@ class Form:
 
 
 def form_of(out: Path, stream: Stream, added: dict[str, str], rows: int, characters: int) -> Form:
-    """How the rows of a file are written; for Parquet, values of JSON are read once for their types.
+    """How the rows of a file are written; for Parquet, values of JSON are read once for their
+    types.
 
     Raises:
         UsageError: the values of a column do not fit together in the output's format.
@@ -49,7 +56,9 @@ def form_of(out: Path, stream: Stream, added: dict[str, str], rows: int, charact
     if suffix not in (*DELIMITERS, *LINES):
         # The first rows of a Parquet file carry its schema.
         found = blocks(stream, 0, rows, characters)
-        schema = next(found).table.schema if stream.kind == "parquet" else _schema(stream, found, files)
+        schema = (
+            next(found).table.schema if stream.kind == "parquet" else _schema(stream, found, files)
+        )
     return Form(suffix, files, list(stream.columns), added, schema)
 
 
@@ -61,7 +70,9 @@ def write_part(path: Path, block: Block, added: Mapping[str, list[Any]], form: F
     """
     if form.suffix in DELIMITERS:
         with path.open("w", encoding="utf-8", newline="") as handle:
-            _delimited(handle, form).writerows([*row, *answer] for row, *answer in zip(_cells(block), *added.values(), strict=True))
+            _delimited(handle, form).writerows(
+                [*row, *answer] for row, *answer in zip(_cells(block), *added.values(), strict=True)
+            )
     elif form.suffix in LINES:
         names = [form.added[one] for one in added]
         with path.open("w", encoding="utf-8") as handle:
@@ -101,7 +112,8 @@ def _json(value: Any) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Half of a surrogate pair, as in a text cut inside an emoji: no file can hold it but in JSON's own escape.
+        # Half of a surrogate pair, as in a text cut inside an emoji: no file can hold it but in
+        # JSON's own escape.
         return json.dumps(value, default=str)
     return text
 
@@ -113,10 +125,15 @@ def _write_table(path: Path, block: Block, added: Mapping[str, list[Any]], form:
     table = block.table
     if table is None:
         records = block.records()
-        arrays = [_array([r.get(field.name) for r in records], field.name, form.files, field.type) for field in form.schema]
+        arrays = [
+            _array([r.get(field.name) for r in records], field.name, form.files, field.type)
+            for field in form.schema
+        ]
         table = pa.table(arrays, schema=form.schema)
     for one, values in added.items():
-        table = table.append_column(form.added[one], pa.array(values, type=_TYPES.get(one, "float64")))
+        table = table.append_column(
+            form.added[one], pa.array(values, type=_TYPES.get(one, "float64"))
+        )
     pq.write_table(table, path, compression="zstd")
 
 
@@ -151,7 +168,9 @@ def _schema(stream: Stream, found: Iterator[Block], files: tuple[str, str]) -> A
     for block in found:
         records = block.records()
         for column, before in types.items():
-            types[column] = _both(before, _array([r.get(column) for r in records], column, files).type)
+            types[column] = _both(
+                before, _array([r.get(column) for r in records], column, files).type
+            )
             if types[column] is None:
                 raise _mixed(column, files)
     return pa.schema(list(types.items()))
@@ -167,8 +186,11 @@ def _array(values: list[Any], column: str, files: tuple[str, str], type_: Any = 
 
 
 def _mixed(column: str, files: tuple[str, str]) -> UsageError:
-    return UsageError(f"column '{column}' of {files[0]} has values of several types, which {files[1]} cannot hold; write .jsonl "
-                      "instead")
+    return UsageError(
+        f"column '{column}' of {files[0]} has values of several types, which {files[1]} cannot "
+        "hold; write .jsonl "
+        "instead"
+    )
 
 
 def _both(a: Any, b: Any) -> Any:
@@ -186,6 +208,9 @@ def _both(a: Any, b: Any) -> Any:
         return None if inner is None else pa.list_(inner)
     if pa.types.is_struct(a) and pa.types.is_struct(b):
         names = dict.fromkeys(f.name for f in (*a, *b))
-        kinds = {n: _both(*(t.field(n).type if t.get_field_index(n) >= 0 else pa.null() for t in (a, b))) for n in names}
+        kinds = {
+            n: _both(*(t.field(n).type if t.get_field_index(n) >= 0 else pa.null() for t in (a, b)))
+            for n in names
+        }
         return None if None in kinds.values() else pa.struct(list(kinds.items()))
     return None

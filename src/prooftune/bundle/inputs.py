@@ -9,7 +9,8 @@ from prooftune.types import Example
 from prooftune.utils.progress import Part
 
 MANY = 16
-"""Texts or questions, from which on a bar shows how far it is: a few are answered before anyone could read it."""
+"""Texts or questions, from which on a bar shows how far it is: a few are answered before anyone
+could read it."""
 
 
 def bar_of(progress: bool | Part, description: str, count: int) -> str | Part | None:
@@ -19,7 +20,9 @@ def bar_of(progress: bool | Part, description: str, count: int) -> str | Part | 
     return description if progress and count >= MANY else None
 
 
-def examples_of(given: Sequence[str | Mapping[str, str]], fields: Sequence[str], what: str) -> list[Example]:
+def examples_of(
+    given: Sequence[str | Mapping[str, str]], fields: Sequence[str], what: str
+) -> list[Example]:
     """One example for each text or question.
 
     Args:
@@ -32,16 +35,25 @@ def examples_of(given: Sequence[str | Mapping[str, str]], fields: Sequence[str],
     """
     if isinstance(given, str):
         raise UsageError(f"predict takes a list of {what}s; for a single one: predict([{what}])")
-    return [Example(str(number), _inputs(number, one, fields, what)) for number, one in enumerate(given)]
+    return [
+        Example(str(number), _inputs(number, one, fields, what)) for number, one in enumerate(given)
+    ]
 
 
-def _inputs(number: int, given: str | Mapping[str, str], fields: Sequence[str], what: str) -> dict[str, str]:
+def _inputs(
+    number: int, given: str | Mapping[str, str], fields: Sequence[str], what: str
+) -> dict[str, str]:
     if isinstance(given, str) and len(fields) == 1:
         return {fields[0]: given}
     if not isinstance(given, Mapping):
-        raise UsageError(f"{what} {number}: this bundle reads {', '.join(fields)}; give a string"
-                         f"{'' if len(fields) == 1 else ' for each, as a mapping'}, not {type(given).__name__}")
+        raise UsageError(
+            f"{what} {number}: this bundle reads {', '.join(fields)}; give a string"
+            f"{'' if len(fields) == 1 else ' for each, as a mapping'}, not {type(given).__name__}"
+        )
     missing = [name for name in fields if not isinstance(given.get(name), str)]
     if missing:
-        raise UsageError(f"{what} {number}: no {', '.join(missing)} in it; it has {', '.join(map(str, given)) or 'nothing'}")
+        raise UsageError(
+            f"{what} {number}: no {', '.join(missing)} in it; it has "
+            f"{', '.join(map(str, given)) or 'nothing'}"
+        )
     return {name: given[name] for name in fields}

@@ -35,11 +35,13 @@ class Answer:
 
     Attributes:
         label: the most probable label; an empty string where generation gave none.
-        probability: its probability after temperature scaling; None where the bundle generates its answers.
-        probabilities: label -> probability, summing to 1; empty where the bundle generates its answers.
+        probability: its probability after temperature scaling; None where the bundle generates its
+            answers.
+        probabilities: label -> probability, summing to 1; empty where the bundle generates its
+            answers.
         truncated_tokens: tokens of the text that did not fit and were not read.
-        abstained: whether the probability is below the bundle's threshold, so that the label is no answer at the accuracy
-            that the study aimed at; None where the bundle has no threshold.
+        abstained: whether the probability is below the bundle's threshold, so that the label is no
+            answer at the accuracy that the study aimed at; None where the bundle has no threshold.
         prompt_tokens: tokens that were read.
     """
 
@@ -62,7 +64,9 @@ class Classifier:
         encoder: renders the prompts.
     """
 
-    def __init__(self, facts: dict[str, Any], model: Any, tokenizer: Any, adapter: str = adapters.FIRST) -> None:
+    def __init__(
+        self, facts: dict[str, Any], model: Any, tokenizer: Any, adapter: str = adapters.FIRST
+    ) -> None:
         self.facts, self.model, self._adapter = facts, model, adapter
         self.labels: list[str] = facts["labels"]
         self.fields: list[str] = facts["fields"]
@@ -70,26 +74,38 @@ class Classifier:
         self._scoring = recipe.Scoring(**facts["scoring"])
 
     def predict(
-        self, texts: Sequence[str | Mapping[str, str]], *, progress: bool | Part = True, tuned: bool = True
+        self,
+        texts: Sequence[str | Mapping[str, str]],
+        *,
+        progress: bool | Part = True,
+        tuned: bool = True,
     ) -> list[Answer]:
         """Label every text.
 
         Args:
-            texts: strings, or mappings from field name to text where the bundle reads several fields.
+            texts: strings, or mappings from field name to text where the bundle reads several
+                fields.
             progress: whether to show a bar, for 16 or more; or a part of a bar that is shown.
-            tuned: False asks the untuned base model with the same prompt; its probabilities are as they come, since the
-                temperature is the tuned model's.
+            tuned: False asks the untuned base model with the same prompt; its probabilities are as
+                they come, since the temperature is the tuned model's.
 
         Raises:
-            UsageError: a text lacks a field, or is no text; or there is no untuned model (`untuned.no_base`).
+            UsageError: a text lacks a field, or is no text; or there is no untuned model
+                (`untuned.no_base`).
         """
         examples = self.examples(texts)
         if not examples:
             return []
         head = self.facts["objective"] == "head"
         with asked(self.facts, self.model, self._adapter, tuned):
-            predictions = predict(self.model, self.encoder, examples, self._scoring, head=head,
-                                  description=bar_of(progress, "Predicting", len(examples)))
+            predictions = predict(
+                self.model,
+                self.encoder,
+                examples,
+                self._scoring,
+                head=head,
+                description=bar_of(progress, "Predicting", len(examples)),
+            )
         # Both were fitted to the tuned model.
         temperature = float(self.facts.get("temperature") or 1.0) if tuned else 1.0
         threshold = abstention_threshold(self.facts) if tuned else None
@@ -101,15 +117,24 @@ class Classifier:
 
     def _answer(self, said: Prediction, temperature: float, threshold: float | None) -> Answer:
         if not said.log_probs:
-            return Answer(said.output, None, {}, said.truncated_tokens, prompt_tokens=said.prompt_tokens)
+            return Answer(
+                said.output, None, {}, said.truncated_tokens, prompt_tokens=said.prompt_tokens
+            )
         shares = np.exp(apply_temperature(np.asarray([said.log_probs]), temperature))[0]
         sure = float(shares.max())
-        return Answer(said.output, sure, dict(zip(self.labels, shares.tolist(), strict=True)), said.truncated_tokens,
-                      None if threshold is None else sure < threshold, said.prompt_tokens)
+        return Answer(
+            said.output,
+            sure,
+            dict(zip(self.labels, shares.tolist(), strict=True)),
+            said.truncated_tokens,
+            None if threshold is None else sure < threshold,
+            said.prompt_tokens,
+        )
 
 
 def abstention_threshold(facts: Mapping[str, Any]) -> float | None:
-    """The confidence below which a label is no answer (`evaluation.calibration.abstention`); None where there is none."""
+    """The confidence below which a label is no answer (`evaluation.calibration.abstention`); None
+    where there is none."""
     threshold = (facts.get("abstention") or {}).get("threshold")
     return None if threshold is None or not gives_probabilities(facts) else float(threshold)
 
@@ -120,30 +145,42 @@ def gives_probabilities(facts: Mapping[str, Any]) -> bool:
 
 
 def load(
-    folder: Path, shared: dict[str, Any] | None = None, *, trust_remote_code: bool = False, dtype: str | None = None
+    folder: Path,
+    shared: dict[str, Any] | None = None,
+    *,
+    trust_remote_code: bool = False,
+    dtype: str | None = None,
 ) -> Classifier | Answerer:
     """Load a bundle, and its base model by name where the bundle holds an adapter.
 
     Args:
-        folder: a bundle, which is taken for a stranger's: pickles in it, links out of it and facts that cannot be are refused.
-        shared: base models that are loaded already; a bundle with the same base adds its adapter there instead of loading
-            the base again, and a base that is loaded is added. Bundles that share must not predict at the same time.
-        trust_remote_code: whether a base model may run Python code of its own, where the bundle's recipe allowed it.
-        dtype: arithmetic other than the recipe's, such as ``float32`` for what the weights say without 16-bit rounding.
+        folder: a bundle, which is taken for a stranger's: pickles in it, links out of it and facts
+            that cannot be are refused.
+        shared: base models that are loaded already; a bundle with the same base adds its adapter
+            there instead of loading the base again, and a base that is loaded is added. Bundles
+            that share must not predict at the same time.
+        trust_remote_code: whether a base model may run Python code of its own, where the bundle's
+            recipe allowed it.
+        dtype: arithmetic other than the recipe's, such as ``float32`` for what the weights say
+            without 16-bit rounding.
 
     Returns:
         A `Classifier`, or an `Answerer` where the bundle answers questions; both have ``predict``.
 
     Raises:
-        UsageError: the folder is no bundle, or one of a newer Prooftune, or holds what a bundle may not hold.
+        UsageError: the folder is no bundle, or one of a newer Prooftune, or holds what a bundle may
+            not hold.
         Failure: the base model that it resolves to has other weights than the one that was tuned.
     """
     facts = read_facts(folder)
     check_files(folder)
     trusted = trust_remote_code or os.environ.get("PROOFTUNE_TRUST_REMOTE_CODE") == "1"
     if facts["model"]["trust_remote_code"] and not trusted:
-        raise UsageError(f"{folder} says that its model {facts['model']['name']} may run code of its own. If you trust both, set "
-                         "PROOFTUNE_TRUST_REMOTE_CODE=1.")
+        raise UsageError(
+            f"{folder} says that its model {facts['model']['name']} may run code of its own. If "
+            "you trust both, set "
+            "PROOFTUNE_TRUST_REMOTE_CODE=1."
+        )
     if dtype:
         facts = {**facts, "model": {**facts["model"], "dtype": dtype}}
     model, adapter = _model(folder, facts, shared if shared is not None else {})
@@ -166,8 +203,11 @@ def base_folder(facts: Mapping[str, Any]) -> Path:
     model = facts["model"]
     base = loading.resolve(model["name"], model["revision"])
     if loading.weights_digest(base) != model["sha256"]:
-        raise Failure(f"{model['name']} at {base} has other weights than the model this adapter was trained on "
-                      f"(sha256 {model['sha256'][:16]}…); its answers would be another model's")
+        raise Failure(
+            f"{model['name']} at {base} has other weights than the model this adapter was trained "
+            "on "
+            f"(sha256 {model['sha256'][:16]}…); its answers would be another model's"
+        )
     return base
 
 
@@ -180,17 +220,23 @@ def _model(folder: Path, facts: Mapping[str, Any], shared: dict[str, Any]) -> tu
     """The bundle's model, and the name of its adapter in it."""
     options, trained = options_of(facts), folder / facts["part"]
     labels = facts["labels"] if facts["objective"] == "head" else None
-    # Without this file the libraries would look for a pickle, and then for a model of that name on the hub.
+    # Without this file the libraries would look for a pickle, and then for a model of that name on
+    # the hub.
     if not list(trained.glob("*.safetensors")):
         raise UsageError(f"{trained} holds no weights: no .safetensors file in it")
     adapted = facts["part"] == "adapter"
     base = base_folder(facts) if adapted else trained
-    # All that decides what is loaded: the same weights in the same arithmetic, under the same attention and head.
-    key = fingerprint([facts["model"], facts["quantization"], labels, loading.attention(options.attention, base)])
+    # All that decides what is loaded: the same weights in the same arithmetic, under the same
+    # attention and head.
+    key = fingerprint(
+        [facts["model"], facts["quantization"], labels, loading.attention(options.attention, base)]
+    )
     with _explained(trained):
         if adapted and key in shared:
             return shared[key], adapters.add(shared[key], trained)
-        model = adapters.load(base, trained, options, quantization=facts["quantization"], labels=labels)
+        model = adapters.load(
+            base, trained, options, quantization=facts["quantization"], labels=labels
+        )
     if adapted:
         shared[key] = model
     return model, adapters.FIRST
@@ -205,7 +251,8 @@ def _tokenizer(folder: Path) -> Any:
 
 @contextlib.contextmanager
 def _explained(place: Path) -> Iterator[None]:
-    """Around libraries that read files of a bundle, which raise whatever a damaged one leads them into."""
+    """Around libraries that read files of a bundle, which raise whatever a damaged one leads them
+    into."""
     try:
         yield
     except (ProoftuneError, MemoryError):
@@ -213,4 +260,6 @@ def _explained(place: Path) -> Iterator[None]:
     except Exception as error:
         if "memory" in str(error).lower():
             raise
-        raise Failure(f"{place} could not be loaded: {type(error).__name__}: {str(error)[:500]}") from error
+        raise Failure(
+            f"{place} could not be loaded: {type(error).__name__}: {str(error)[:500]}"
+        ) from error

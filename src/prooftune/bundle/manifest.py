@@ -1,4 +1,5 @@
-"""What a bundle says of itself, checked before anything in it is loaded: a bundle may come from anybody."""
+"""What a bundle says of itself, checked before anything in it is loaded: a bundle may come from
+anybody."""
 
 from __future__ import annotations
 
@@ -76,25 +77,39 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """The content of a bundle's ``bundle.json``, of the types that everything behind it relies on.
 
     Raises:
-        UsageError: the folder is no bundle, or one of a newer Prooftune, or what stands in it cannot be.
+        UsageError: the folder is no bundle, or one of a newer Prooftune, or what stands in it
+            cannot be.
     """
     place = folder / "bundle.json"
     try:
         if place.stat().st_size > LONGEST:
-            raise UsageError(f"{place} has {place.stat().st_size:,} bytes; no bundle.json of ours is as long")
+            raise UsageError(
+                f"{place} has {place.stat().st_size:,} bytes; no bundle.json of ours is as long"
+            )
         text = place.read_text(encoding="utf-8")
         content = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         if not folder.exists():
-            near = nearest(folder.name, [one.name for one in folder.parent.iterdir()]) if folder.parent.is_dir() else ""
+            near = (
+                nearest(folder.name, [one.name for one in folder.parent.iterdir()])
+                if folder.parent.is_dir()
+                else ""
+            )
             raise UsageError(f"{folder}: no such folder{near}") from None
-        hint = f" (its bundle is {folder / 'bundle'})" if (folder / "bundle" / "bundle.json").is_file() else ""
+        hint = (
+            f" (its bundle is {folder / 'bundle'})"
+            if (folder / "bundle" / "bundle.json").is_file()
+            else ""
+        )
         raise UsageError(f"{folder} is no bundle: no bundle.json in it{hint}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{place} cannot be read: {error}") from None
     facts: dict[str, Any] = content if isinstance(content, dict) else {}
     if facts.get("format") != FORMAT:
-        raise UsageError(f"{folder} is a bundle of format {facts.get('format')}; this Prooftune reads format {FORMAT}. Update it.")
+        raise UsageError(
+            f"{folder} is a bundle of format {facts.get('format')}; this Prooftune reads format "
+            f"{FORMAT}. Update it."
+        )
     try:
         _Facts.model_validate_json(text, strict=True)
         Rendering.from_json(facts["rendering"])

@@ -66,14 +66,20 @@ class Answerer:
     """A loaded bundle that answers questions.
 
     Attributes:
-        fields: names of the inputs; where the bundle reads nothing but the question, it may be given as a string.
+        fields: names of the inputs; where the bundle reads nothing but the question, it may be
+            given as a string.
         facts: the content of ``bundle.json``.
         model: the model, for whoever wants to go on with it.
         encoder: renders the prompts.
     """
 
     def __init__(
-        self, facts: dict[str, Any], model: Any, tokenizer: Any, index: Path | None, adapter: str = adapters.FIRST
+        self,
+        facts: dict[str, Any],
+        model: Any,
+        tokenizer: Any,
+        index: Path | None,
+        adapter: str = adapters.FIRST,
     ) -> None:
         self.facts, self.model, self._index_folder, self._adapter = facts, model, index, adapter
         self.encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
@@ -82,34 +88,55 @@ class Answerer:
         self._index: Index | None = None
 
     def predict(
-        self, questions: Sequence[str | Mapping[str, str]], *, progress: bool | Part = True, tuned: bool = True,
+        self,
+        questions: Sequence[str | Mapping[str, str]],
+        *,
+        progress: bool | Part = True,
+        tuned: bool = True,
         retrieve: bool = True,
     ) -> list[Reply]:
         """Answer every question.
 
         Args:
-            questions: strings, or mappings with ``question`` and, where the bundle reads one, ``context``.
+            questions: strings, or mappings with ``question`` and, where the bundle reads one,
+                ``context``.
             progress: whether to show a bar, for 16 or more; or a part of a bar that is shown.
-            tuned: False asks the untuned base model with the same prompt and passages; without the no-answer threshold,
-                which is the tuned model's.
-            retrieve: of a bundle with documents, whether passages are shown; it was tuned to see some.
+            tuned: False asks the untuned base model with the same prompt and passages; without the
+                no-answer threshold, which is the tuned model's.
+            retrieve: of a bundle with documents, whether passages are shown; it was tuned to see
+                some.
 
         Raises:
-            UsageError: a question lacks a field, or is no text; or there is no untuned model (`untuned.no_base`).
+            UsageError: a question lacks a field, or is no text; or there is no untuned model
+                (`untuned.no_base`).
         """
         examples, shown = self._with_passages(questions, retrieve)
         if not examples:
             return []
         with asked(self.facts, self.model, self._adapter, tuned):
-            found = predict(self.model, self.encoder, examples, self._settings, self.facts["task"],
-                            description=bar_of(progress, "Answering", len(examples)))
+            found = predict(
+                self.model,
+                self.encoder,
+                examples,
+                self._settings,
+                self.facts["task"],
+                description=bar_of(progress, "Answering", len(examples)),
+            )
         outputs = final_outputs(found, self.facts["threshold"] if tuned else None)
         replies = []
         for prediction, output, passages in zip(found, outputs, shown, strict=True):
             by_id = {chunk.id: _source(chunk) for chunk in passages}
-            replies.append(Reply(output, tuple(by_id[i] for i in prediction.cited) if output else (), tuple(by_id.values()),
-                                 prediction.unknown_citations, prediction.truncated_tokens, prediction.prompt_tokens,
-                                 prediction.generated_tokens))
+            replies.append(
+                Reply(
+                    output,
+                    tuple(by_id[i] for i in prediction.cited) if output else (),
+                    tuple(by_id.values()),
+                    prediction.unknown_citations,
+                    prediction.truncated_tokens,
+                    prediction.prompt_tokens,
+                    prediction.generated_tokens,
+                )
+            )
         return replies
 
     def examples(self, questions: Sequence[str | Mapping[str, str]]) -> list[Example]:
@@ -122,8 +149,14 @@ class Answerer:
         examples = examples_of(questions, self.fields, "question")
         if self._index_folder is None or not examples:
             return examples, [[] for _ in examples]
-        shown = self._retrieve([e.inputs[QUESTION] for e in examples]) if retrieve else [[] for _ in examples]
-        return [with_passages(e, passages, None) for e, passages in zip(examples, shown, strict=True)], shown
+        shown = (
+            self._retrieve([e.inputs[QUESTION] for e in examples])
+            if retrieve
+            else [[] for _ in examples]
+        )
+        return [
+            with_passages(e, passages, None) for e, passages in zip(examples, shown, strict=True)
+        ], shown
 
     def _retrieve(self, questions: Sequence[str]) -> list[list[Chunk]]:
         from prooftune.retrieval.search import open_index

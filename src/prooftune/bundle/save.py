@@ -22,13 +22,15 @@ from prooftune.utils.secrets import redacted
 from prooftune.version import __version__
 
 
-def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], folder: Path) -> None:
+def save(
+    chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], folder: Path
+) -> None:
     """Write the bundle of one tuned variant.
 
-    The folder holds ``bundle.json`` (labels, rendering and the token ids that it comes to, scoring, temperature,
-    abstention threshold, base model with its weights' digest), ``adapter/`` or ``model/`` in the libraries' own
-    layout, ``tokenizer/``, ``recipe.yaml``, ``golden.jsonl`` (what it says to some rows, for checking exports) and
-    ``README.md`` (the card). It holds no pickle.
+    The folder holds ``bundle.json`` (labels, rendering and the token ids that it comes to, scoring,
+    temperature, abstention threshold, base model with its weights' digest), ``adapter/`` or
+    ``model/`` in the libraries' own layout, ``tokenizer/``, ``recipe.yaml``, ``golden.jsonl`` (what
+    it says to some rows, for checking exports) and ``README.md`` (the card). It holds no pickle.
     """
     base = loading.resolve(chosen.model.name, chosen.model.revision)
     trained = result.folder / "trained"
@@ -41,18 +43,30 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
     if retrieves or variant.context == "none":
         fields = [*([CONTEXT] if retrieves else []), *(name for name in fields if name != CONTEXT)]
     facts = {
-        "format": FORMAT, "prooftune_version": __version__, "task": chosen.task, "labels": study.labels,
-        "fields": fields, "variant": result.name,
-        "objective": result.details["objective"], "method": result.details["method"],
+        "format": FORMAT,
+        "prooftune_version": __version__,
+        "task": chosen.task,
+        "labels": study.labels,
+        "fields": fields,
+        "variant": result.name,
+        "objective": result.details["objective"],
+        "method": result.details["method"],
         "model": {**chosen.model.model_dump(), "sha256": loading.weights_digest(base)},
-        "quantization": chosen.quantization, "rendering": rendering,
+        "quantization": chosen.quantization,
+        "rendering": rendering,
         "tokens": _tokens(Encoder(Rendering.from_json(rendering), tokenizer, fields)),
-        "scoring": chosen.scoring.model_dump(), "temperature": own.get("temperature"),
-        "abstention": own.get("abstention"), "part": part,
-        "study": about_study(chosen, study, result, scores, _audit(folder.parent))}
+        "scoring": chosen.scoring.model_dump(),
+        "temperature": own.get("temperature"),
+        "abstention": own.get("abstention"),
+        "part": part,
+        "study": about_study(chosen, study, result, scores, _audit(folder.parent)),
+    }
     if chosen.task != "classification":
-        facts |= {"answering": chosen.answering.model_dump(), "threshold": (own.get("no_answer") or {}).get("value"),
-                  "retrieval": chosen.retrieval.model_dump() if chosen.retrieval and retrieves else None}
+        facts |= {
+            "answering": chosen.answering.model_dump(),
+            "threshold": (own.get("no_answer") or {}).get("value"),
+            "retrieval": chosen.retrieval.model_dump() if chosen.retrieval and retrieves else None,
+        }
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         shutil.copytree(trained, temporary / part)
@@ -64,7 +78,8 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
         write_json(temporary / "bundle.json", facts)
         (temporary / "recipe.yaml").write_text(redacted(recipe.dump(chosen)), encoding="utf-8")
         (temporary / "README.md").write_text(card(facts, scores), encoding="utf-8")
-        # Validation rows: a test set whose texts were handed on with the bundle would soon be trained on.
+        # Validation rows: a test set whose texts were handed on with the bundle would soon be
+        # trained on.
         rows = golden.drawn(study.validation, chosen.bundle.golden, chosen.seed)
         if rows:
             # By the bundle as it was written, not by the model in memory.
@@ -75,7 +90,11 @@ def save(chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, 
 def _audit(run: Path) -> list[str]:
     """What the run's audit found, one sentence each."""
     path = run / "data" / "audit.json"
-    return [str(finding["message"]) for finding in read_json(path)["findings"]] if path.is_file() else []
+    return (
+        [str(finding["message"]) for finding in read_json(path)["findings"]]
+        if path.is_file()
+        else []
+    )
 
 
 def _tokens(encoder: Encoder) -> dict[str, Any]:
@@ -83,12 +102,16 @@ def _tokens(encoder: Encoder) -> dict[str, Any]:
     if not encoder.targets:
         return {"prompt": encoder.layout(), "stop": encoder.stop}
     tree = label_tree(encoder.targets, encoder.stop)
-    labels = {label: [token for _, token in reads] for label, reads in zip(encoder.rendering.labels, tree.reads, strict=True)}
+    labels = {
+        label: [token for _, token in reads]
+        for label, reads in zip(encoder.rendering.labels, tree.reads, strict=True)
+    }
     return {"prompt": encoder.layout(), "labels": labels, "stop": encoder.stop}
 
 
 def _portable(config: Path, model: str) -> None:
-    """peft notes the folder that the base was loaded from, which is this machine's; note the model's name."""
+    """peft notes the folder that the base was loaded from, which is this machine's; note the
+    model's name."""
     values = read_json(config)
     values["base_model_name_or_path"] = model
     write_json(config, values)

@@ -42,7 +42,12 @@ def main() -> NoReturn:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        _exit("out of memory. Lower training.per_device_train_batch_size, scoring.batch_tokens or prompt.max_length.", 1, error)
+        _exit(
+            "out of memory. Lower training.per_device_train_batch_size, scoring.batch_tokens or "
+            "prompt.max_length.",
+            1,
+            error,
+        )
     except OSError as error:
         _exit(f"{error.filename or 'the system'}: {error.strerror or error}", 1, error)
     sys.exit(0)
@@ -55,7 +60,10 @@ def _tidied_when_terminated() -> Iterator[None]:
     def leave(*_: object) -> NoReturn:
         raise SystemExit(_TERMINATED)
 
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
         yield
         return
     signal.signal(signal.SIGTERM, leave)
@@ -67,9 +75,12 @@ def _tidied_when_terminated() -> Iterator[None]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of the machine or of the GPU: torch says so in a RuntimeError's words."""
+    """Whether memory ran out, of the machine or of the GPU: torch says so in a RuntimeError's
+    words."""
     said = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
+    return (
+        isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
+    )
 
 
 def _exit(message: str, code: int, error: BaseException | None) -> NoReturn:

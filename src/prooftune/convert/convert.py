@@ -20,11 +20,22 @@ if TYPE_CHECKING:
 SHARD_BYTES = 2_000_000_000
 """Of a written safetensors file, all of which is held in memory while it is written."""
 
-_NAMES = {"attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
-          "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
-          "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
-_OUTER = {"tok_embeddings.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight",
-          "output.weight": "lm_head.weight"}
+_NAMES = {
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+_OUTER = {
+    "tok_embeddings.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +59,16 @@ class Summary:
     tied: bool
 
 
-def convert(folder: Path, out: Path, *, chat: bool | None = None, shard_bytes: int = SHARD_BYTES) -> Summary:
+def convert(
+    folder: Path, out: Path, *, chat: bool | None = None, shard_bytes: int = SHARD_BYTES
+) -> Summary:
     """Convert ``consolidated.*.pth``, ``params.json`` and ``tokenizer.model``.
 
     Args:
         folder: where they are.
         out: the model folder to write; the tensors keep their dtype.
-        chat: whether the model was tuned for conversations; None: by the words instruct and chat in the folder's name.
+        chat: whether the model was tuned for conversations; None: by the words instruct and chat in
+            the folder's name.
         shard_bytes: most bytes of a written file; memory needed is a little more.
 
     Raises:
@@ -64,12 +78,23 @@ def convert(folder: Path, out: Path, *, chat: bool | None = None, shard_bytes: i
     if out.exists():
         raise UsageError(f"{out} exists; give another folder")
     params, paths = read_params(folder), shards_of(folder)
-    chat = any(word in folder.resolve().name.lower() for word in ("instruct", "chat")) if chat is None else chat
-    tokens = convert_tokenizer(folder / "tokenizer.model", scaled_rope=params.rope_factor is not None, chat=chat,
-                               context=params.context)
+    chat = (
+        any(word in folder.resolve().name.lower() for word in ("instruct", "chat"))
+        if chat is None
+        else chat
+    )
+    tokens = convert_tokenizer(
+        folder / "tokenizer.model",
+        scaled_rope=params.rope_factor is not None,
+        chat=chat,
+        context=params.context,
+    )
     if params.vocab_size not in (None, tokens.size):
-        raise UsageError(f"params.json says vocab_size {params.vocab_size:,}, tokenizer.model holds {tokens.size:,} tokens. Is it "
-                         "this model's?")
+        raise UsageError(
+            f"params.json says vocab_size {params.vocab_size:,}, tokenizer.model holds "
+            f"{tokens.size:,} tokens. Is it "
+            "this model's?"
+        )
     shapes = params.shapes(tokens.size)
     shards = [open_shard(path) for path in paths]
     check_names(shards, paths, shapes)
@@ -84,10 +109,16 @@ def convert(folder: Path, out: Path, *, chat: bool | None = None, shard_bytes: i
         groups = _groups(shapes, embedding.element_size(), shard_bytes)
         with full_disk_explained(out, OSError):
             _write(groups, shards, shapes, params, temporary, embedding.element_size())
-        params.config(tokens.size, tokens.bos, eos, tied=tied, dtype=dtype).save_pretrained(temporary)
-        write_json(temporary / "generation_config.json", {"bos_token_id": tokens.bos, "eos_token_id": eos})
+        params.config(tokens.size, tokens.bos, eos, tied=tied, dtype=dtype).save_pretrained(
+            temporary
+        )
+        write_json(
+            temporary / "generation_config.json", {"bos_token_id": tokens.bos, "eos_token_id": eos}
+        )
         tokens.tokenizer.save_pretrained(temporary)
-    return Summary(sum(_count(shape) for shape in shapes.values()), len(groups), dtype, tokens.size, chat, tied)
+    return Summary(
+        sum(_count(shape) for shape in shapes.values()), len(groups), dtype, tokens.size, chat, tied
+    )
 
 
 def _tied(shards: Sequence[Mapping[str, Tensor]], shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -96,7 +127,10 @@ def _tied(shards: Sequence[Mapping[str, Tensor]], shapes: Mapping[str, tuple[int
 
     if "output.weight" not in shards[0]:
         return True
-    embedding, output = (whole_tensor(name, shards, shapes[name]) for name in ("tok_embeddings.weight", "output.weight"))
+    embedding, output = (
+        whole_tensor(name, shards, shapes[name])
+        for name in ("tok_embeddings.weight", "output.weight")
+    )
     return torch.equal(embedding, output)
 
 
@@ -115,24 +149,39 @@ def _groups(shapes: Mapping[str, tuple[int, ...]], size: int, most: int) -> list
 
 
 def _write(
-    groups: list[list[str]], shards: Sequence[Mapping[str, Tensor]], shapes: Mapping[str, tuple[int, ...]], params: Params,
-    folder: Path, size: int,
+    groups: list[list[str]],
+    shards: Sequence[Mapping[str, Tensor]],
+    shapes: Mapping[str, tuple[int, ...]],
+    params: Params,
+    folder: Path,
+    size: int,
 ) -> None:
     from safetensors.torch import save_file
 
     index: dict[str, str] = {}
     with bar("Converting", len(shapes)) as shown:
         for number, names in enumerate(groups, start=1):
-            file = f"model-{number:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else "model.safetensors"
+            file = (
+                f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+                if len(groups) > 1
+                else "model.safetensors"
+            )
             tensors = {}
             for name in names:
-                tensors[new_name(name)] = _arranged(name, whole_tensor(name, shards, shapes[name]), params).contiguous().clone()
+                tensors[new_name(name)] = (
+                    _arranged(name, whole_tensor(name, shards, shapes[name]), params)
+                    .contiguous()
+                    .clone()
+                )
                 shown.advance(0)  # type: ignore[arg-type]
             save_file(tensors, folder / file, metadata={"format": "pt"})
             index |= dict.fromkeys(tensors, file)
     if len(groups) > 1:
         total = sum(_count(shape) for shape in shapes.values()) * size
-        write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
+        write_json(
+            folder / "model.safetensors.index.json",
+            {"metadata": {"total_size": total}, "weight_map": index},
+        )
 
 
 def new_name(name: str) -> str:
@@ -146,8 +195,8 @@ def new_name(name: str) -> str:
 def _arranged(name: str, tensor: Tensor, params: Params) -> Tensor:
     """Queries and keys in transformers' order of the rotary embedding.
 
-    Meta turns neighbouring pairs of a head's values (as complex numbers), transformers the first half with the second:
-    rows 0, 2, 4 … of each head come before rows 1, 3, 5 ….
+    Meta turns neighbouring pairs of a head's values (as complex numbers), transformers the first
+    half with the second: rows 0, 2, 4 … of each head come before rows 1, 3, 5 ….
     """
     heads = params.n_heads if ".wq." in name else params.n_kv_heads if ".wk." in name else 0
     if not heads:
@@ -165,7 +214,13 @@ def _count(shape: Sequence[int]) -> int:
 
 def summary_lines(done: Summary, out: Path) -> Iterator[str]:
     """What a person should know of it."""
-    yield (f"{done.parameters:,} parameters in {done.dtype}, {done.files} file{'s' if done.files > 1 else ''}, "
-           f"{done.vocabulary:,} tokens: {out}")
-    yield ("The tokenizer has Llama's chat template (--no-chat leaves it out)." if done.chat
-           else "No chat template: the folder's name says neither instruct nor chat (--chat adds it).")
+    yield (
+        f"{done.parameters:,} parameters in {done.dtype}, {done.files} "
+        f"file{'s' if done.files > 1 else ''}, "
+        f"{done.vocabulary:,} tokens: {out}"
+    )
+    yield (
+        "The tokenizer has Llama's chat template (--no-chat leaves it out)."
+        if done.chat
+        else "No chat template: the folder's name says neither instruct nor chat (--chat adds it)."
+    )

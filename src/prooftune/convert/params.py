@@ -1,4 +1,5 @@
-"""``params.json`` of a checkpoint -> the model's sizes, its configuration, and the shape of every tensor."""
+"""``params.json`` of a checkpoint -> the model's sizes, its configuration, and the shape of every
+tensor."""
 
 from __future__ import annotations
 
@@ -9,7 +10,11 @@ from typing import Any
 from prooftune.errors import UsageError
 from prooftune.utils.files import read_json
 
-LLAMA_3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+LLAMA_3_ROPE = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 """How Llama 3.1 and later stretch the rotary embedding (``apply_scaling`` of Meta's model code)."""
 _NEEDED = ("dim", "n_layers", "n_heads", "norm_eps")
 
@@ -19,12 +24,14 @@ class Params:
     """A model's sizes.
 
     Attributes:
-        dim, n_layers, n_heads, n_kv_heads: width, layers, attention heads, heads of keys and values.
+        dim, n_layers, n_heads, n_kv_heads: width, layers, attention heads, heads of keys and
+            values.
         hidden: width of the feed-forward layers.
         vocab_size: None where ``params.json`` leaves it to the tokenizer (-1).
         norm_eps: of the RMS norms.
         rope_theta: base of the rotary embedding.
-        rope_factor: by how much it is stretched for long contexts; None for models before Llama 3.1.
+        rope_factor: by how much it is stretched for long contexts; None for models before Llama
+            3.1.
     """
 
     dim: int
@@ -42,33 +49,73 @@ class Params:
         return self.dim // self.n_heads
 
     def shapes(self, vocab_size: int) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor of the whole model, by Meta's names; ``output.weight`` may be missing in a checkpoint."""
+        """Shape of every tensor of the whole model, by Meta's names; ``output.weight`` may be
+        missing in a checkpoint."""
         kv = self.n_kv_heads * self.head_dim
-        layer = {"attention.wq": (self.dim, self.dim), "attention.wk": (kv, self.dim), "attention.wv": (kv, self.dim),
-                 "attention.wo": (self.dim, self.dim), "feed_forward.w1": (self.hidden, self.dim),
-                 "feed_forward.w2": (self.dim, self.hidden), "feed_forward.w3": (self.hidden, self.dim),
-                 "attention_norm": (self.dim,), "ffn_norm": (self.dim,)}
-        return {"tok_embeddings.weight": (vocab_size, self.dim),
-                **{f"layers.{i}.{name}.weight": shape for i in range(self.n_layers) for name, shape in layer.items()},
-                "norm.weight": (self.dim,), "output.weight": (vocab_size, self.dim)}
+        layer = {
+            "attention.wq": (self.dim, self.dim),
+            "attention.wk": (kv, self.dim),
+            "attention.wv": (kv, self.dim),
+            "attention.wo": (self.dim, self.dim),
+            "feed_forward.w1": (self.hidden, self.dim),
+            "feed_forward.w2": (self.dim, self.hidden),
+            "feed_forward.w3": (self.hidden, self.dim),
+            "attention_norm": (self.dim,),
+            "ffn_norm": (self.dim,),
+        }
+        return {
+            "tok_embeddings.weight": (vocab_size, self.dim),
+            **{
+                f"layers.{i}.{name}.weight": shape
+                for i in range(self.n_layers)
+                for name, shape in layer.items()
+            },
+            "norm.weight": (self.dim,),
+            "output.weight": (vocab_size, self.dim),
+        }
 
-    def config(self, vocab_size: int, bos: int, eos: int | list[int], *, tied: bool, dtype: str) -> Any:
+    def config(
+        self, vocab_size: int, bos: int, eos: int | list[int], *, tied: bool, dtype: str
+    ) -> Any:
         """The ``transformers.LlamaConfig``."""
         from transformers import LlamaConfig
 
         rope: dict[str, Any] = {"rope_type": "default", "rope_theta": self.rope_theta}
         if self.rope_factor is not None:
-            rope = {"rope_type": "llama3", "rope_theta": self.rope_theta, "factor": self.rope_factor, **LLAMA_3_ROPE}
+            rope = {
+                "rope_type": "llama3",
+                "rope_theta": self.rope_theta,
+                "factor": self.rope_factor,
+                **LLAMA_3_ROPE,
+            }
         return LlamaConfig(
-            architectures=["LlamaForCausalLM"], vocab_size=vocab_size, hidden_size=self.dim, intermediate_size=self.hidden,
-            num_hidden_layers=self.n_layers, num_attention_heads=self.n_heads, num_key_value_heads=self.n_kv_heads,
-            rms_norm_eps=self.norm_eps, rope_parameters=rope, max_position_embeddings=self.context, bos_token_id=bos,
-            eos_token_id=eos, tie_word_embeddings=tied, dtype=dtype)
+            architectures=["LlamaForCausalLM"],
+            vocab_size=vocab_size,
+            hidden_size=self.dim,
+            intermediate_size=self.hidden,
+            num_hidden_layers=self.n_layers,
+            num_attention_heads=self.n_heads,
+            num_key_value_heads=self.n_kv_heads,
+            rms_norm_eps=self.norm_eps,
+            rope_parameters=rope,
+            max_position_embeddings=self.context,
+            bos_token_id=bos,
+            eos_token_id=eos,
+            tie_word_embeddings=tied,
+            dtype=dtype,
+        )
 
     @property
     def context(self) -> int:
-        """Tokens that the model was made to read, which ``params.json`` does not say: 4096 for Llama 2, 8192 for Llama 3."""
-        return 131_072 if self.rope_factor is not None else 8192 if self.rope_theta >= 500_000 else 4096
+        """Tokens that the model was made to read, which ``params.json`` does not say: 4096 for
+        Llama 2, 8192 for Llama 3."""
+        return (
+            131_072
+            if self.rope_factor is not None
+            else 8192
+            if self.rope_theta >= 500_000
+            else 4096
+        )
 
 
 def read_params(folder: Path) -> Params:
@@ -81,24 +128,44 @@ def read_params(folder: Path) -> Params:
     try:
         values = read_json(path)
     except FileNotFoundError:
-        raise UsageError(f"{folder} holds no params.json; give the folder that has it beside consolidated.*.pth and "
-                         "tokenizer.model") from None
+        raise UsageError(
+            f"{folder} holds no params.json; give the folder that has it beside "
+            "consolidated.*.pth and "
+            "tokenizer.model"
+        ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
     values = values.get("model", values) if isinstance(values, dict) else {}
     missing = [name for name in _NEEDED if not isinstance(values.get(name), int | float)]
     if missing:
-        raise UsageError(f"{path} has no number for {', '.join(missing)}; is it the params.json of a Llama checkpoint?")
+        raise UsageError(
+            f"{path} has no number for {', '.join(missing)}; is it the params.json of a Llama "
+            "checkpoint?"
+        )
     if values.get("moe_args") or values.get("vision_chunk_size") or values.get("quantization_args"):
-        raise UsageError(f"{path} describes a model with experts, images or quantised weights; Llama 2 and Llama 3 text models in "
-                         "16 or 32 bits can be converted")
+        raise UsageError(
+            f"{path} describes a model with experts, images or quantised weights; Llama 2 and "
+            "Llama 3 text models in "
+            "16 or 32 bits can be converted"
+        )
     dim, heads = int(values["dim"]), int(values["n_heads"])
     kv = int(values.get("n_kv_heads") or heads)
     if dim % heads or heads % kv:
-        raise UsageError(f"{path}: dim {dim}, n_heads {heads} and n_kv_heads {kv} do not divide each other")
+        raise UsageError(
+            f"{path}: dim {dim}, n_heads {heads} and n_kv_heads {kv} do not divide each other"
+        )
     vocabulary = int(values.get("vocab_size", -1))
-    return Params(dim, int(values["n_layers"]), heads, kv, _hidden(dim, values), vocabulary if vocabulary > 0 else None,
-                  float(values["norm_eps"]), float(values.get("rope_theta") or 10_000), _factor(values))
+    return Params(
+        dim,
+        int(values["n_layers"]),
+        heads,
+        kv,
+        _hidden(dim, values),
+        vocabulary if vocabulary > 0 else None,
+        float(values["norm_eps"]),
+        float(values.get("rope_theta") or 10_000),
+        _factor(values),
+    )
 
 
 def _hidden(dim: int, values: dict[str, Any]) -> int:

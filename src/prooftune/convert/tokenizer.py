@@ -1,4 +1,5 @@
-"""``tokenizer.model`` -> ``tokenizer.json``: SentencePiece of Llama 2, or tiktoken's table of Llama 3."""
+"""``tokenizer.model`` -> ``tokenizer.json``: SentencePiece of Llama 2, or tiktoken's table of Llama
+3."""
 
 from __future__ import annotations
 
@@ -19,27 +20,60 @@ def _reserved(numbers: range) -> list[str]:
     return [f"<|reserved_special_token_{n}|>" for n in numbers]
 
 
-LLAMA_3 = [_BEGIN, _END, *_reserved(range(4)), *_HEADERS, *_reserved(range(4, 5)), _TURN, *_reserved(range(5, 251))]
+LLAMA_3 = [
+    _BEGIN,
+    _END,
+    *_reserved(range(4)),
+    *_HEADERS,
+    *_reserved(range(4, 5)),
+    _TURN,
+    *_reserved(range(5, 251)),
+]
 """The 256 special tokens behind the vocabulary of Llama 3 (``tokenizer.py`` of Meta's code)."""
-LLAMA_3_1 = [_BEGIN, _END, *_reserved(range(2)), "<|finetune_right_pad_id|>", *_reserved(range(2, 3)), *_HEADERS, _MESSAGE, _TURN,
-             "<|python_tag|>", *_reserved(range(3, 248))]
+LLAMA_3_1 = [
+    _BEGIN,
+    _END,
+    *_reserved(range(2)),
+    "<|finetune_right_pad_id|>",
+    *_reserved(range(2, 3)),
+    *_HEADERS,
+    _MESSAGE,
+    _TURN,
+    "<|python_tag|>",
+    *_reserved(range(3, 248)),
+]
 """Those of Llama 3.1 and later, under the names that the published Hugging Face models use."""
 
 _LLAMA_3_TEMPLATE = (
     "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}")
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | "
+    "trim + '<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ "
+    "'<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
 _LLAMA_2_TEMPLATE = (
-    "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
-    "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
+    "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\n' + messages[0]['content'] "
+    "+ '\n<</SYS>>\n\n' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% "
+    "endif %}"
     "{% for message in turns %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') "
+    "}}{% endif %}"
     "{% if message['role'] == 'user' %}"
-    "{{ bos_token + '[INST] ' + ((system if loop.first else '') + message['content']).strip() + ' [/INST]' }}"
-    "{% else %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}")
+    "{{ bos_token + '[INST] ' + ((system if loop.first else '') + message['content']).strip() + ' "
+    "[/INST]' }}"
+    "{% else %}{{ ' ' + message['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
 
 
-_SAMPLES = ("The quick brown fox jumps over 13 lazy dogs.", " a  b", "Ünïcode 漢字 🎉", "line\n\n\tend ", "x=1;{y}", "don't")
+_SAMPLES = (
+    "The quick brown fox jumps over 13 lazy dogs.",
+    " a  b",
+    "Ünïcode 漢字 🎉",
+    "line\n\n\tend ",
+    "x=1;{y}",
+    "don't",
+)
 """Texts on which the converted SentencePiece must agree with the original."""
 
 
@@ -65,16 +99,21 @@ def convert_tokenizer(path: Path, *, scaled_rope: bool, chat: bool, context: int
 
     Args:
         path: the file, of SentencePiece or of tiktoken.
-        scaled_rope: whether the model is of Llama 3.1 or later, whose special tokens have other names.
-        chat: whether the model was tuned for conversations, so that it gets Llama's chat template and stops at the
-            end of a turn.
+        scaled_rope: whether the model is of Llama 3.1 or later, whose special tokens have other
+            names.
+        chat: whether the model was tuned for conversations, so that it gets Llama's chat template
+            and stops at the end of a turn.
         context: tokens that the model reads.
 
     Raises:
-        UsageError: it is missing, or neither kind of file; sentencepiece is needed and not installed.
+        UsageError: it is missing, or neither kind of file; sentencepiece is needed and not
+            installed.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; it is published beside the folders of the weights, put it into this one")
+        raise UsageError(
+            f"{path}: no such file; it is published beside the folders of the weights, put it "
+            "into this one"
+        )
     ranks = _ranks(path)
     if ranks is None:
         return _sentencepiece(path, chat, context)
@@ -83,7 +122,8 @@ def convert_tokenizer(path: Path, *, scaled_rope: bool, chat: bool, context: int
 
 
 def _ranks(path: Path) -> dict[bytes, int] | None:
-    """Token -> rank of tiktoken's lines of base64 and a number; None where the file is of another kind."""
+    """Token -> rank of tiktoken's lines of base64 and a number; None where the file is of another
+    kind."""
     ranks: dict[bytes, int] = {}
     try:
         for line in path.read_bytes().splitlines():
@@ -95,7 +135,9 @@ def _ranks(path: Path) -> dict[bytes, int] | None:
     return ranks if ranks and sorted(ranks.values()) == list(range(len(ranks))) else None
 
 
-def _tiktoken(path: Path, ranks: dict[bytes, int], special: list[str], chat: bool, context: int) -> Converted:
+def _tiktoken(
+    path: Path, ranks: dict[bytes, int], special: list[str], chat: bool, context: int
+) -> Converted:
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import TikTokenConverter
@@ -108,25 +150,44 @@ def _tiktoken(path: Path, ranks: dict[bytes, int], special: list[str], chat: boo
             return ranks
 
     backend = Converter(vocab_file=str(path), extra_special_tokens=special).converted()
-    backend.post_processor = processors.Sequence([
-        processors.ByteLevel(trim_offsets=False),
-        processors.TemplateProcessing(single=f"{_BEGIN} $A", pair=f"{_BEGIN} $A {_BEGIN}:1 $B:1",
-                                      special_tokens=[(_BEGIN, backend.token_to_id(_BEGIN))])])
+    backend.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single=f"{_BEGIN} $A",
+                pair=f"{_BEGIN} $A {_BEGIN}:1 $B:1",
+                special_tokens=[(_BEGIN, backend.token_to_id(_BEGIN))],
+            ),
+        ]
+    )
     ends = [_END, *([_MESSAGE] if _MESSAGE in special else []), _TURN] if chat else [_END]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=_BEGIN, eos_token=_TURN if chat else _END,
-                                        model_max_length=context, model_input_names=["input_ids", "attention_mask"],
-                                        clean_up_tokenization_spaces=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=_BEGIN,
+        eos_token=_TURN if chat else _END,
+        model_max_length=context,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
     if chat:
         tokenizer.chat_template = _LLAMA_3_TEMPLATE
     _check(tokenizer, len(ranks) + len(special), path)
-    return Converted(tokenizer, len(ranks) + len(special), len(ranks), [backend.token_to_id(token) for token in ends])
+    return Converted(
+        tokenizer,
+        len(ranks) + len(special),
+        len(ranks),
+        [backend.token_to_id(token) for token in ends],
+    )
 
 
 def _sentencepiece(path: Path, chat: bool, context: int) -> Converted:
     try:
         import sentencepiece
     except ModuleNotFoundError:
-        raise UsageError(f"{path} is no table of tiktoken; to read SentencePiece: pip install 'prooftune[convert]'") from None
+        raise UsageError(
+            f"{path} is no table of tiktoken; to read SentencePiece: pip install "
+            "'prooftune[convert]'"
+        ) from None
     from tokenizers import normalizers
     from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
@@ -134,25 +195,42 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> Converted:
     try:
         pieces.Load(str(path))
     except (RuntimeError, OSError):
-        raise UsageError(f"{path} is neither a SentencePiece model (Llama 2) nor a table of tiktoken (Llama 3)") from None
+        raise UsageError(
+            f"{path} is neither a SentencePiece model (Llama 2) nor a table of tiktoken (Llama 3)"
+        ) from None
     special = [pieces.IdToPiece(n) for n in range(min(3, pieces.GetPieceSize()))]
     if special != ["<unk>", "<s>", "</s>"]:
-        raise UsageError(f"{path} begins with the pieces {', '.join(special)}; a Llama tokenizer begins with <unk>, <s>, </s>")
+        raise UsageError(
+            f"{path} begins with the pieces {', '.join(special)}; a Llama tokenizer begins with "
+            "<unk>, <s>, </s>"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         # A folder of its own, so that the library finds nothing else to read.
         (Path(scratch) / "tokenizer.model").write_bytes(path.read_bytes())
         backend = LlamaTokenizer.from_pretrained(scratch, add_bos_token=True).backend_tokenizer
-    # The library's class leaves out the space that SentencePiece puts before a text that begins with one, so the text is
-    # prepared as in the published Llama 2.
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    # The library's class leaves out the space that SentencePiece puts before a text that begins
+    # with one, so the text is prepared as in the published Llama 2.
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     backend.pre_tokenizer = None
     for text in _SAMPLES:
         if backend.encode(text, add_special_tokens=False).ids != pieces.EncodeAsIds(text):
-            raise UsageError(f"{path} splits {text!r} otherwise than a converted tokenizer would; Llama's is of SentencePiece's "
-                             "kind BPE, with bytes for unknown characters and without normalisation. Is it a Llama tokenizer?")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-                                        model_max_length=context, model_input_names=["input_ids", "attention_mask"],
-                                        clean_up_tokenization_spaces=False)
+            raise UsageError(
+                f"{path} splits {text!r} otherwise than a converted tokenizer would; Llama's is "
+                "of SentencePiece's "
+                "kind BPE, with bytes for unknown characters and without normalisation. Is it a "
+                "Llama tokenizer?"
+            )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=context,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
     if chat:
         tokenizer.chat_template = _LLAMA_2_TEMPLATE
     _check(tokenizer, pieces.GetPieceSize(), path)
@@ -161,4 +239,7 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> Converted:
 
 def _check(tokenizer: Any, size: int, path: Path) -> None:
     if len(tokenizer) != size:
-        raise UsageError(f"{path} holds {size:,} tokens, of which the converted tokenizer knows {len(tokenizer):,}")
+        raise UsageError(
+            f"{path} holds {size:,} tokens, of which the converted tokenizer knows "
+            f"{len(tokenizer):,}"
+        )

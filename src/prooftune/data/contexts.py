@@ -1,4 +1,5 @@
-"""The contexts of the data's own questions as a document collection: ``retrieval.documents: data:context``."""
+"""The contexts of the data's own questions as a document collection: ``retrieval.documents:
+data:context``."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ FILE = "contexts.jsonl"
 
 
 def collect(study: Study, folder: Path) -> Study:
-    """Write every distinct context of a study's questions as one passage, and name it as the gold of its questions.
+    """Write every distinct context of a study's questions as one passage, and name it as the gold
+    of its questions.
 
     Args:
         study: of questions that came with a context.
@@ -31,13 +33,19 @@ def collect(study: Study, folder: Path) -> Study:
     def own(example: Example) -> Example:
         text = example.inputs.get(CONTEXT, "").strip()
         if not text:
-            raise UsageError(f"{example.source or example.id} has no context, and retrieval.documents: data:context searches the "
-                             "contexts of the data. Name their column: data.text: {question: COLUMN, context: COLUMN}")
+            raise UsageError(
+                f"{example.source or example.id} has no context, and retrieval.documents: "
+                "data:context searches the "
+                "contexts of the data. Name their column: data.text: {question: COLUMN, context: "
+                "COLUMN}"
+            )
         id_ = hashlib.sha256(text.encode()).hexdigest()[:12]
         texts[id_] = text
         return replace(example, gold=(id_,))
 
     study = study.changed(own)
-    lines = [json.dumps({"id": id_, "text": text}, ensure_ascii=False) for id_, text in texts.items()]
+    lines = [
+        json.dumps({"id": id_, "text": text}, ensure_ascii=False) for id_, text in texts.items()
+    ]
     write_text(folder / FILE, "\n".join(lines) + "\n")
     return study

@@ -1,4 +1,5 @@
-"""``prooftune data export``: the recipe's examples in the formats that other fine-tuning tools read."""
+"""``prooftune data export``: the recipe's examples in the formats that other fine-tuning tools
+read."""
 
 from __future__ import annotations
 
@@ -26,15 +27,16 @@ def export(study: Study, recipe: Recipe, format_: Format, folder: Path) -> list[
     Args:
         study: the examples, split and audited.
         recipe: its prompt is the instruction.
-        format_: ``alpaca`` (instruction, input, output), ``chat`` (messages with roles) or ``completion`` (prompt,
-            completion).
+        format_: ``alpaca`` (instruction, input, output), ``chat`` (messages with roles) or
+            ``completion`` (prompt, completion).
         folder: where the files go.
 
     Returns:
         The files written.
     """
     template = recipe.prompt.template or default_template(
-        recipe.task, list(study.train[0].inputs), recipe.answering.no_answer)
+        recipe.task, list(study.train[0].inputs), recipe.answering.no_answer
+    )
     make = {"alpaca": _alpaca, "chat": _chat, "completion": _completion}[format_]
     record = make(template, recipe.prompt.system, study.labels, asking(recipe).said)
     written = []
@@ -46,18 +48,28 @@ def export(study: Study, recipe: Recipe, format_: Format, folder: Path) -> list[
     return written
 
 
-def _write(path: Path, examples: Sequence[Example], record: Callable[[Example], Mapping[str, Any]]) -> None:
+def _write(
+    path: Path, examples: Sequence[Example], record: Callable[[Example], Mapping[str, Any]]
+) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for example in examples:
             handle.write(json.dumps(record(example), ensure_ascii=False) + "\n")
 
 
-def _alpaca(template: str, system: str | None, labels: Sequence[str], said: Said) -> Callable[[Example], dict[str, Any]]:
-    """Instruction: the template's lines before the first input; input: the lines from there on that hold one.
+def _alpaca(
+    template: str, system: str | None, labels: Sequence[str], said: Said
+) -> Callable[[Example], dict[str, Any]]:
+    """Instruction: the template's lines before the first input; input: the lines from there on that
+    hold one.
 
-    Lines that only name a section (``### Input:``) belong to a rendered prompt and not to its parts.
+    Lines that only name a section (``### Input:``) belong to a rendered prompt and not to its
+    parts.
     """
-    lines = [line for line in template.splitlines() if not (line.startswith("#") and line.rstrip().endswith(":"))]
+    lines = [
+        line
+        for line in template.splitlines()
+        if not (line.startswith("#") and line.rstrip().endswith(":"))
+    ]
     with_input = [bool(_fields(line)) for line in lines]
     first = with_input.index(True)
     last = len(lines) - with_input[::-1].index(True)
@@ -65,18 +77,34 @@ def _alpaca(template: str, system: str | None, labels: Sequence[str], said: Said
     around = "\n".join([*lines[:first], *lines[last:]]).strip()
     instruction = _fill(f"{system}\n\n{around}" if system else around, {}, labels)
     shown = "\n".join(lines[first:last])
-    return lambda e: {"instruction": instruction, "input": _fill(shown, e.inputs, labels), "output": said(e)}
+    return lambda e: {
+        "instruction": instruction,
+        "input": _fill(shown, e.inputs, labels),
+        "output": said(e),
+    }
 
 
-def _chat(template: str, system: str | None, labels: Sequence[str], said: Said) -> Callable[[Example], dict[str, Any]]:
+def _chat(
+    template: str, system: str | None, labels: Sequence[str], said: Said
+) -> Callable[[Example], dict[str, Any]]:
     before = [{"role": "system", "content": system}] if system is not None else []
-    return lambda e: {"messages": [*before, {"role": "user", "content": _fill(template, e.inputs, labels)},
-                                   {"role": "assistant", "content": said(e)}]}
+    return lambda e: {
+        "messages": [
+            *before,
+            {"role": "user", "content": _fill(template, e.inputs, labels)},
+            {"role": "assistant", "content": said(e)},
+        ]
+    }
 
 
-def _completion(template: str, system: str | None, labels: Sequence[str], said: Said) -> Callable[[Example], dict[str, Any]]:
+def _completion(
+    template: str, system: str | None, labels: Sequence[str], said: Said
+) -> Callable[[Example], dict[str, Any]]:
     start = f"{system}\n\n" if system else ""
-    return lambda e: {"prompt": start + _fill(template, e.inputs, labels), "completion": f" {said(e)}"}
+    return lambda e: {
+        "prompt": start + _fill(template, e.inputs, labels),
+        "completion": f" {said(e)}",
+    }
 
 
 def _fields(line: str) -> set[str]:

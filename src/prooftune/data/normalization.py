@@ -14,7 +14,8 @@ _BETWEEN = re.compile(r"(?<=\w)(?:[\s-]|_)+(?=\w)")
 
 
 class _Words(dict[int, str]):
-    """Translation table that keeps letters, digits and combining marks and turns the rest into spaces."""
+    """Translation table that keeps letters, digits and combining marks and turns the rest into
+    spaces."""
 
     def __missing__(self, code: int) -> str:
         kept = chr(code) if unicodedata.category(chr(code))[0] in "LNM" else " "
@@ -26,7 +27,8 @@ _WORDS = _Words()
 
 
 def words(text: str) -> str:
-    """The text's words in lower case, one space between them: what stays when a copy is reformatted.
+    """The text's words in lower case, one space between them: what stays when a copy is
+    reformatted.
 
     Case, punctuation, symbols and spacing are dropped (Unicode NFKC, case-folded).
     """
@@ -43,8 +45,8 @@ def identity(inputs: Mapping[str, str]) -> str:
 
 
 def alike(labels: Iterable[str]) -> list[list[str]]:
-    """The labels that differ in nothing but case, spaces and hyphens, together; as a rule they are meant as one. Other signs may be
-    all that tells two apart (C++, C#)."""
+    """The labels that differ in nothing but case, spaces and hyphens, together; as a rule they are
+    meant as one. Other signs may be all that tells two apart (C++, C#)."""
     together: dict[str, list[str]] = {}
     for label in labels:
         together.setdefault(_BETWEEN.sub(" ", label.strip().casefold()), []).append(label)
@@ -52,15 +54,21 @@ def alike(labels: Iterable[str]) -> list[list[str]]:
 
 
 def compared(example: Example) -> str:
-    """What makes two examples the same: all their words; of a question its own, and whether its context is the same.
+    """What makes two examples the same: all their words; of a question its own, and whether its
+    context is the same.
 
-    Two questions about one text are different questions; that they share it is told apart (`audit`).
+    Two questions about one text are different questions; that they share it is told apart
+    (`audit`).
     """
     if example.references is None:
         return identity(example.inputs)
     question = {name: text for name, text in example.inputs.items() if name != "context"}
     context = words(example.inputs.get("context", ""))
-    return f"{identity(question)} {zlib.crc32(context.encode()):08x}" if context else identity(question)
+    return (
+        f"{identity(question)} {zlib.crc32(context.encode()):08x}"
+        if context
+        else identity(question)
+    )
 
 
 def shingles(identity_: str) -> frozenset[str]:
@@ -70,4 +78,7 @@ def shingles(identity_: str) -> frozenset[str]:
     containment of documents, 1997).
     """
     parts = identity_.split(" ")
-    return frozenset(" ".join(parts[i:i + WORDS_PER_SHINGLE]) for i in range(max(1, len(parts) - WORDS_PER_SHINGLE + 1)))
+    return frozenset(
+        " ".join(parts[i : i + WORDS_PER_SHINGLE])
+        for i in range(max(1, len(parts) - WORDS_PER_SHINGLE + 1))
+    )

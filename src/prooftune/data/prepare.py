@@ -13,16 +13,19 @@ from prooftune.types import Example, Study
 Measure = Callable[[Sequence[Example]], Iterable[tuple[int, int]]]
 
 
-def prepare(recipe: Recipe, base: Path, measure_for: Callable[[Study], Measure | None]) -> tuple[Study, audit.AuditReport]:
+def prepare(
+    recipe: Recipe, base: Path, measure_for: Callable[[Study], Measure | None]
+) -> tuple[Study, audit.AuditReport]:
     """Load the data and audit it whole, before rows are drawn from it.
 
     Args:
         base: folder against which relative paths are resolved.
-        measure_for: study -> the function that measures prompts in tokens, None if no variant needs it.
+        measure_for: study -> the function that measures prompts in tokens, None if no variant needs
+            it.
 
     Returns:
-        The study to run, and what was found. Where the report holds an error (`AuditReport.refuse`) the study
-        is as it was read.
+        The study to run, and what was found. Where the report holds an error (`AuditReport.refuse`)
+        the study is as it was read.
 
     Raises:
         UsageError: the data cannot be read or split.
@@ -33,4 +36,6 @@ def prepare(recipe: Recipe, base: Path, measure_for: Callable[[Study], Measure |
         return study, report
     study = splits.limit(audit.apply(study, report, recipe), recipe)
     measure = measure_for(study)
-    return study, audit.with_lengths(report, study, recipe, measure) if measure is not None else report
+    return study, audit.with_lengths(
+        report, study, recipe, measure
+    ) if measure is not None else report

@@ -19,8 +19,8 @@ QUESTION, CONTEXT = "question", "context"
 
 
 def question_columns(table: Table) -> dict[str, str] | None:
-    """Which columns look like a question with its answers: field name, or ``answers``, -> column. Empty for SQuAD's
-    layout read as plain JSON; None where the table holds no questions."""
+    """Which columns look like a question with its answers: field name, or ``answers``, -> column.
+    Empty for SQuAD's layout read as plain JSON; None where the table holds no questions."""
     if "paragraphs" in table.columns:
         return {}
     table = as_questions(table)
@@ -33,7 +33,11 @@ def question_columns(table: Table) -> dict[str, str] | None:
     if QUESTION not in known:
         return None
     context = next((known[name] for name in (CONTEXT, "passage") if name in known), None)
-    return {QUESTION: known[QUESTION], **({CONTEXT: context} if context else {}), "answers": answers}
+    return {
+        QUESTION: known[QUESTION],
+        **({CONTEXT: context} if context else {}),
+        "answers": answers,
+    }
 
 
 def columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
@@ -51,17 +55,25 @@ def columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
         wanted = {QUESTION: wanted}
     fields = dict(wanted) if isinstance(wanted, dict) else {name: name for name in wanted}
     if QUESTION not in fields:
-        raise UsageError(f"data.text names {', '.join(map(repr, fields))}; one field must be the question: "
-                         f"text: {{question: COLUMN, context: COLUMN}}")
+        raise UsageError(
+            f"data.text names {', '.join(map(repr, fields))}; one field must be the question: "
+            f"text: {{question: COLUMN, context: COLUMN}}"
+        )
     answers = source.label or next((name for name in ANSWERS if name in table.columns), ANSWERS[0])
     for column, option in [*((c, "text") for c in fields.values()), (answers, "label")]:
         if column not in table.columns:
             if "paragraphs" in table.columns:
                 raise UsageError(f"{table.name} looks like SQuAD's layout: set data.format: squad")
-            raise UsageError(f"{table.name} has no column '{column}' (data.{option}). Found {len(table.columns)}: "
-                             f"{', '.join(repr(c[:60]) for c in table.columns[:12])}{nearest(column, table.columns)}")
+            raise UsageError(
+                f"{table.name} has no column '{column}' (data.{option}). Found "
+                f"{len(table.columns)}: "
+                f"{', '.join(repr(c[:60]) for c in table.columns[:12])}{nearest(column, table.columns)}"
+            )
     if answers in fields.values():
-        raise UsageError(f"data.text and data.label both name column '{answers}': the answer would stand in the prompt")
+        raise UsageError(
+            f"data.text and data.label both name column '{answers}': the answer would stand in "
+            "the prompt"
+        )
     return fields, answers
 
 
@@ -69,14 +81,18 @@ def examples(table: Table, source: Source, task: Task) -> Sequence[Example]:
     """Every row as a question.
 
     Raises:
-        UsageError: a row has no question; or no context or no reference answer where the task needs one.
+        UsageError: a row has no question; or no context or no reference answer where the task needs
+            one.
     """
     table = as_questions(table)
     fields, answers = columns(table, source)
     places = {field: table.columns.index(column) for field, column in fields.items()}
     answer = table.columns.index(answers)
-    optional = {option: table.columns.index(_present(table, column, option))
-                for option in ("id", "gold", "group") if (column := getattr(source, option)) is not None}
+    optional = {
+        option: table.columns.index(_present(table, column, option))
+        for option in ("id", "gold", "group")
+        if (column := getattr(source, option)) is not None
+    }
     if source.format == "squad":
         optional = {"id": 0, "group": 1} | optional
 
@@ -86,9 +102,12 @@ def examples(table: Table, source: Source, task: Task) -> Sequence[Example]:
         return Example(
             id=(row[optional["id"]] or "") if "id" in optional else where,
             inputs={field: row[place] or "" for field, place in places.items()},
-            target=references[0] if references else "", source=where,
-            group=row[optional["group"]] if "group" in optional else None, references=references,
-            gold=tuple(several(row[optional["gold"]], where, "gold")) if "gold" in optional else ())
+            target=references[0] if references else "",
+            source=where,
+            group=row[optional["group"]] if "group" in optional else None,
+            references=references,
+            gold=tuple(several(row[optional["gold"]], where, "gold")) if "gold" in optional else (),
+        )
 
     found = Stored(made(number, row) for number, row in enumerate(table.rows))
     _complain(found, task, answers)
@@ -97,13 +116,16 @@ def examples(table: Table, source: Source, task: Task) -> Sequence[Example]:
 
 def _present(table: Table, column: str, option: str) -> str:
     if column not in table.columns:
-        raise UsageError(f"{table.name} has no column '{column}' (data.{option}); found "
-                         f"{', '.join(map(repr, table.columns[:12]))}{nearest(column, table.columns)}")
+        raise UsageError(
+            f"{table.name} has no column '{column}' (data.{option}); found "
+            f"{', '.join(map(repr, table.columns[:12]))}{nearest(column, table.columns)}"
+        )
     return column
 
 
 def several(cell: str | None, where: str, column: str) -> list[str]:
-    """The texts of a cell: one, a JSON list of them, or SQuAD's {"text": [...]} of the hub; empty ones left out.
+    """The texts of a cell: one, a JSON list of them, or SQuAD's {"text": [...]} of the hub; empty
+    ones left out.
 
     Raises:
         UsageError: it holds something else.
@@ -118,19 +140,36 @@ def several(cell: str | None, where: str, column: str) -> list[str]:
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         value = value["text"]
     if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
-        raise UsageError(f"{where}: column '{column}' should hold a text or a list of texts, found {text[:60]}")
+        raise UsageError(
+            f"{where}: column '{column}' should hold a text or a list of texts, found {text[:60]}"
+        )
     return list(dict.fromkeys(str(v).strip() for v in value if str(v).strip()))
 
 
 def _complain(found: Sequence[Example], task: Task, answers: str) -> None:
     def report(rows: list[str], what: str, hint: str) -> None:
         if rows:
-            raise UsageError(f"{len(rows):,} row{'s' if len(rows) > 1 else ''} without {what}: {some(rows)}. {hint}")
+            raise UsageError(
+                f"{len(rows):,} row{'s' if len(rows) > 1 else ''} without {what}: {some(rows)}. "
+                f"{hint}"
+            )
 
-    report([e.source for e in found if not e.inputs[QUESTION].strip()], "a question", "Give them one, or remove them")
+    report(
+        [e.source for e in found if not e.inputs[QUESTION].strip()],
+        "a question",
+        "Give them one, or remove them",
+    )
     if task == "extractive-qa":
-        report([e.source for e in found if not e.inputs.get(CONTEXT, "").strip()], "a context",
-               "extractive-qa takes its answers from one; for answers that are written freely set task: free-text-qa")
+        report(
+            [e.source for e in found if not e.inputs.get(CONTEXT, "").strip()],
+            "a context",
+            "extractive-qa takes its answers from one; for answers that are written freely set "
+            "task: free-text-qa",
+        )
     else:
-        report([e.source for e in found if not e.references], "a reference answer",
-               f"free-text-qa compares with column '{answers}'. Questions that may have none belong to task: extractive-qa")
+        report(
+            [e.source for e in found if not e.references],
+            "a reference answer",
+            f"free-text-qa compares with column '{answers}'. Questions that may have none belong "
+            "to task: extractive-qa",
+        )

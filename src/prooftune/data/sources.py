@@ -1,4 +1,5 @@
-"""A source named in the recipe -> examples: local files, hub data sets and files inside packages alike."""
+"""A source named in the recipe -> examples: local files, hub data sets and files inside packages
+alike."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def read(source: Source, base: Path, task: Task = "classification") -> Rows:
         task: whether rows hold labelled texts or questions.
 
     Raises:
-        UsageError: the source cannot be read as the recipe says: what was found, where, and what to do.
+        UsageError: the source cannot be read as the recipe says: what was found, where, and what to
+            do.
         Failure: a hub or package index cannot be reached.
     """
     table = _table(source, base)
@@ -73,16 +75,32 @@ def read(source: Source, base: Path, task: Task = "classification") -> Rows:
                 yield Example(
                     id=(row[ids] or "") if ids is not None else table.where(number),
                     inputs={field: row[i] or "" for field, i in places.items()},
-                    target=target, source=table.where(number), group=row[group] if group is not None else None)
+                    target=target,
+                    source=table.where(number),
+                    group=row[group] if group is not None else None,
+                )
 
     examples = Stored(made())
     if unlabelled:
-        raise UsageError(f"{len(unlabelled):,} row{'s have' if len(unlabelled) > 1 else ' has'} no label in column '{label}': "
-                         f"{', '.join(unlabelled[:5])}{' …' if len(unlabelled) > 5 else ''}. Give them one, or remove them")
+        raise UsageError(
+            f"{len(unlabelled):,} row{'s have' if len(unlabelled) > 1 else ' has'} no label in "
+            f"column '{label}': "
+            f"{', '.join(unlabelled[:5])}{' …' if len(unlabelled) > 5 else ''}. Give them one, or "
+            "remove them"
+        )
     if not examples:
-        raise UsageError(f"{table.name}: no row falls into any of data.bins ({', '.join(source.bins or {})})")
+        raise UsageError(
+            f"{table.name}: no row falls into any of data.bins ({', '.join(source.bins or {})})"
+        )
     unbinned = len(table.rows) - len(examples)
-    notes = [f"{table.name}: {unbinned:,} of {len(table.rows):,} rows fall into no bin and were left out."] if unbinned else []
+    notes = (
+        [
+            f"{table.name}: {unbinned:,} of {len(table.rows):,} rows fall into no bin and were "
+            "left out."
+        ]
+        if unbinned
+        else []
+    )
     _check_ids(examples, table.name, source.id)
     return Rows(examples, table.name, notes)
 
@@ -96,7 +114,8 @@ def _table(source: Source, base: Path) -> Table:
 
 
 def _columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
-    """Field name -> column of the inputs, and the label's column; ``text`` and ``label`` where the recipe is silent."""
+    """Field name -> column of the inputs, and the label's column; ``text`` and ``label`` where the
+    recipe is silent."""
     label = _present(table, source.label or "label", "label")
     wanted = source.text if source.text is not None else "text"
     if isinstance(wanted, str):
@@ -105,7 +124,10 @@ def _columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
     for column in fields.values():
         _present(table, column, "text")
         if column == label:
-            raise UsageError(f"data.text and data.label both name column '{label}': the label would stand in the prompt")
+            raise UsageError(
+                f"data.text and data.label both name column '{label}': the label would stand in "
+                "the prompt"
+            )
     return fields, label
 
 
@@ -119,8 +141,10 @@ def _present(table: Table, column: str, option: str) -> str:
             hint = f". The only column holds {other!r}: is that the data.delimiter?"
     elif table.lines[0] == 2 and not hint:
         hint = ". If the first row is data, set data.header: false"
-    raise UsageError(f"{table.name} has no column '{column}' (data.{option}). Found {len(table.columns)}: "
-                     f"{', '.join(repr(c[:60]) for c in table.columns[:12])}{hint}")
+    raise UsageError(
+        f"{table.name} has no column '{column}' (data.{option}). Found {len(table.columns)}: "
+        f"{', '.join(repr(c[:60]) for c in table.columns[:12])}{hint}"
+    )
 
 
 def _target(raw: str, source: Source, table: Table, number: int, column: str) -> str | None:
@@ -128,7 +152,10 @@ def _target(raw: str, source: Source, table: Table, number: int, column: str) ->
         try:
             value = float(raw)
         except ValueError:
-            raise UsageError(f"{table.where(number)}: data.bins needs numbers in column '{column}', found '{raw[:60]}'") from None
+            raise UsageError(
+                f"{table.where(number)}: data.bins needs numbers in column '{column}', found "
+                f"'{raw[:60]}'"
+            ) from None
         # Both ends belong to a bin; where two bins touch, the one named first has the value.
         for name, (low, high) in source.bins.items():
             if (low if low is not None else -inf) <= value <= (high if high is not None else inf):
@@ -138,9 +165,15 @@ def _target(raw: str, source: Source, table: Table, number: int, column: str) ->
         return raw
     if raw not in source.labels:
         known = ", ".join(repr(v) for v in list(source.labels)[:12])
-        header = " The first row may be a header: set data.header: true" if number == 0 and not source.header else ""
-        raise UsageError(f"{table.where(number)}: label '{raw[:60]}' is not among data.labels ({known})"
-                         f"{nearest(raw, source.labels)}.{header}")
+        header = (
+            " The first row may be a header: set data.header: true"
+            if number == 0 and not source.header
+            else ""
+        )
+        raise UsageError(
+            f"{table.where(number)}: label '{raw[:60]}' is not among data.labels ({known})"
+            f"{nearest(raw, source.labels)}.{header}"
+        )
     return source.labels[raw]
 
 
@@ -149,13 +182,23 @@ def _check_ids(examples: Sequence[Example], name: str, column: str | None) -> No
         return
     without = [e.source for e in examples if not e.id]
     if without:
-        raise UsageError(f"{len(without):,} row{'s have' if len(without) > 1 else ' has'} nothing in data.id '{column}': "
-                         f"{', '.join(without[:5])}")
-    twice = [id_ for id_, count in Counter(examples[i].id for i in repeated(e.id for e in examples)).items() if count > 1]
+        raise UsageError(
+            f"{len(without):,} row{'s have' if len(without) > 1 else ' has'} nothing in data.id "
+            f"'{column}': "
+            f"{', '.join(without[:5])}"
+        )
+    twice = [
+        id_
+        for id_, count in Counter(examples[i].id for i in repeated(e.id for e in examples)).items()
+        if count > 1
+    ]
     if twice:
         many = len(twice) > 1
-        raise UsageError(f"{name}: data.id '{column}' must be unique, but {len(twice):,} value{'s occur' if many else ' occurs'} "
-                         f"more than once: '{twice[0][:60]}'{' …' if many else ''}")
+        raise UsageError(
+            f"{name}: data.id '{column}' must be unique, but {len(twice):,} "
+            f"value{'s occur' if many else ' occurs'} "
+            f"more than once: '{twice[0][:60]}'{' …' if many else ''}"
+        )
 
 
 def _from_hub(source: Source) -> Table:
@@ -182,26 +225,40 @@ def _load_from_hub(name: str, split: str, source: Source) -> Any:
     try:
         import datasets
     except ModuleNotFoundError:
-        raise UsageError(f"hub data set '{name}' needs the datasets library: pip install 'prooftune[hub]'") from None
+        raise UsageError(
+            f"hub data set '{name}' needs the datasets library: pip install 'prooftune[hub]'"
+        ) from None
     from huggingface_hub.errors import HfHubHTTPError
 
     with waiting(f"Fetching {name} ({split}) from the hub"), cached_if_unreachable():
         try:
             return datasets.load_dataset(name, source.config, split=split, revision=source.revision)
         except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
-            raise UsageError(f"hub data set '{name}' cannot be found, or needs a login (hf auth login): "
-                             f"{_first_line(error)}") from None
+            raise UsageError(
+                f"hub data set '{name}' cannot be found, or needs a login (hf auth login): "
+                f"{_first_line(error)}"
+            ) from None
         except ValueError as error:
-            # Unknown configuration or split: the library's message lists the known ones, in its second line if not the first.
+            # Unknown configuration or split: the library's message lists the known ones, in its
+            # second line if not the first.
             said = " ".join(str(error).split("\n")[:2])
-            raise UsageError(f"hub data set '{name}': {said[:300]} (data.config and data.split name them)") from None
+            raise UsageError(
+                f"hub data set '{name}': {said[:300]} (data.config and data.split name them)"
+            ) from None
         except RuntimeError as error:
-            # Data sets that load themselves by a script of theirs; the hub keeps a converted copy of most.
-            raise UsageError(f"hub data set '{name}': {_first_line(error)}. Try data.revision: refs/convert/parquet, or give its "
-                             "files as local ones") from None
+            # Data sets that load themselves by a script of theirs; the hub keeps a converted copy
+            # of most.
+            raise UsageError(
+                f"hub data set '{name}': {_first_line(error)}. Try data.revision: "
+                "refs/convert/parquet, or give its "
+                "files as local ones"
+            ) from None
         except (ConnectionError, HfHubHTTPError, OSError) as error:
-            raise Failure(f"the hub cannot be reached for data set '{name}': {_first_line(error)}. Check the network and "
-                          "HF_ENDPOINT, or give the data as a local file") from None
+            raise Failure(
+                f"the hub cannot be reached for data set '{name}': {_first_line(error)}. Check "
+                "the network and "
+                "HF_ENDPOINT, or give the data as a local file"
+            ) from None
 
 
 def _first_line(error: BaseException) -> str:
@@ -209,7 +266,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def source_digest(data: Data, split: SplitName, base: Path) -> Any:
-    """What identifies the content of a split's source: a digest, or for a package or hub data set its name."""
+    """What identifies the content of a split's source: a digest, or for a package or hub data set
+    its name."""
     if getattr(data, split) is None:
         return None
     source = data.reading(split)
@@ -218,4 +276,8 @@ def source_digest(data: Data, split: SplitName, base: Path) -> Any:
     path = base / Path(source.path).expanduser()
     if path.is_file():
         return sha256(path)
-    return sorted([str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns] for p in path.rglob("*") if p.is_file())
+    return sorted(
+        [str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns]
+        for p in path.rglob("*")
+        if p.is_file()
+    )

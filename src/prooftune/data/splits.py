@@ -27,8 +27,8 @@ from prooftune.utils.disk_list import Stored
 def load(recipe: Recipe, base: Path) -> Study:
     """Read every source, and set validation and test rows aside where the recipe names none.
 
-    Texts that stand in one source several times, also nearly, stay on one side of a split made here: what the
-    user cannot prevent is not held against them.
+    Texts that stand in one source several times, also nearly, stay on one side of a split made
+    here: what the user cannot prevent is not held against them.
 
     Raises:
         UsageError: a source cannot be read, or the rows cannot be split as asked.
@@ -42,28 +42,45 @@ def load(recipe: Recipe, base: Path) -> Study:
             given[name] = rows.examples
             notes += rows.notes
     if data.splitting.method == "grouped" and not all(e.group for e in given["train"]):
-        raise UsageError("data.splitting.method: grouped needs data.group, a column with a value in every row")
-    for name, share, offset in (("test", data.splitting.test, 0), ("validation", data.splitting.validation, 1)):
+        raise UsageError(
+            "data.splitting.method: grouped needs data.group, a column with a value in every row"
+        )
+    for name, share, offset in (
+        ("test", data.splitting.test, 0),
+        ("validation", data.splitting.validation, 1),
+    ):
         if name not in given:
             given["train"], given[name] = set_aside(  # type: ignore[index]
-                given["train"], share, data.splitting.method, seed + offset, name, recipe.audit.near_duplicates)
+                given["train"],
+                share,
+                data.splitting.method,
+                seed + offset,
+                name,
+                recipe.audit.near_duplicates,
+            )
     given = _unique_ids(given)
     labels = _labels(recipe, given)
     return Study(given["train"], given["validation"], given["test"], labels, notes)
 
 
 def set_aside(
-    examples: Sequence[Example], share: float, method: Literal["stratified", "random", "grouped"], seed: int, name: str,
+    examples: Sequence[Example],
+    share: float,
+    method: Literal["stratified", "random", "grouped"],
+    seed: int,
+    name: str,
     near_duplicates: float | None = None,
 ) -> tuple[Sequence[Example], Sequence[Example]]:
     """Divide examples in two; both keep the source's order.
 
     Args:
         share: of the rows that go to the second part.
-        method: ``stratified`` by label, ``random``, or ``grouped`` so that no group is on both sides.
+        method: ``stratified`` by label, ``random``, or ``grouped`` so that no group is on both
+            sides.
         seed: of the draw.
         name: of the second part, for messages.
-        near_duplicates: Jaccard similarity from which texts stay together; None: only equal ones do.
+        near_duplicates: Jaccard similarity from which texts stay together; None: only equal ones
+            do.
 
     Raises:
         UsageError: too few rows, labels or groups for such a split.
@@ -78,32 +95,51 @@ def set_aside(
     first, unit = _units(together)
     what = "groups" if method == "grouped" else "different texts"
     if len(first) < 4:
-        raise UsageError(f"{len(first)} {what} are too few to set {share:.0%} aside for {name}; give data.{name} its own file")
+        raise UsageError(
+            f"{len(first)} {what} are too few to set {share:.0%} aside for {name}; give "
+            f"data.{name} its own file"
+        )
     strata = None
     if method == "stratified":
         strata = [sys.intern(examples[i].stratum) for i in first]
         rare = [label for label, n in Counter(strata).items() if n < 2]
         if rare:
             known = Counter(strata)
-            common, others = known.most_common(1)[0][0], [label for label in known if label != rare[0]]
+            common, others = (
+                known.most_common(1)[0][0],
+                [label for label in known if label != rare[0]],
+            )
             places = [next(e.source for e in examples if e.stratum == label) for label in rare]
-            raise UsageError(f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot stand in both train and "
-                             f"{name}: remove it ({some(places)}), make it another label "
-                             f"({merged([common, rare[0]], [label for label in others if label != common])}), or set "
-                             "data.splitting.method: random")
+            raise UsageError(
+                f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot stand in "
+                "both train and "
+                f"{name}: remove it ({some(places)}), make it another label "
+                f"({merged([common, rare[0]], [label for label in others if label != common])}), "
+                "or set "
+                "data.splitting.method: random"
+            )
         if ceil(share * len(first)) < len(set(strata)):
-            raise UsageError(f"{share:.0%} of {len(first):,} {what} for {name} are fewer than the {len(set(strata))} labels: "
-                             f"raise data.splitting.{name}, or give data.{name} its own file")
+            raise UsageError(
+                f"{share:.0%} of {len(first):,} {what} for {name} are fewer than the "
+                f"{len(set(strata))} labels: "
+                f"raise data.splitting.{name}, or give data.{name} its own file"
+            )
     try:
-        _, chosen = train_test_split(range(len(first)), test_size=share, random_state=seed, stratify=strata)
+        _, chosen = train_test_split(
+            range(len(first)), test_size=share, random_state=seed, stratify=strata
+        )
     except ValueError as error:
-        raise UsageError(f"{len(examples):,} rows cannot be split {1 - share:.0%}:{share:.0%} for {name}: {error}") from None
+        raise UsageError(
+            f"{len(examples):,} rows cannot be split {1 - share:.0%}:{share:.0%} for {name}: "
+            f"{error}"
+        ) from None
     aside = np.isin(unit, chosen)
     return Stored(compress(examples, ~aside)), Stored(compress(examples, aside))
 
 
 def _units(together: Sequence[int]) -> tuple[list[int], NDArray[np.intp]]:
-    """Of rows with equal numbers: the place of the first of each kind, in order, and which kind each row is of."""
+    """Of rows with equal numbers: the place of the first of each kind, in order, and which kind
+    each row is of."""
     _, first, kind = np.unique(np.array(together), return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))
     return np.sort(first).tolist(), rank[kind]
@@ -117,15 +153,19 @@ def limit(study: Study, recipe: Recipe) -> Study:
         most = getattr(recipe.data.limit, name)
         kept[name] = draw(examples, most, recipe.seed) if most else examples
         if len(kept[name]) < len(examples):
-            notes.append(f"{name}: {len(kept[name]):,} of {len(examples):,} rows drawn (data.limit).")
-    return replace(study, train=kept["train"], validation=kept["validation"], test=kept["test"], notes=notes)
+            notes.append(
+                f"{name}: {len(kept[name]):,} of {len(examples):,} rows drawn (data.limit)."
+            )
+    return replace(
+        study, train=kept["train"], validation=kept["validation"], test=kept["test"], notes=notes
+    )
 
 
 def draw(examples: Sequence[Example], most: int, seed: int) -> Sequence[Example]:
     """At most this many examples in their order, every label in its share (largest remainders).
 
-    Smaller draws with the same seed are contained in larger ones as far as the shares allow, so that
-    studies of different size can be compared.
+    Smaller draws with the same seed are contained in larger ones as far as the shares allow, so
+    that studies of different size can be compared.
     """
     if len(examples) <= most:
         return examples
@@ -134,7 +174,9 @@ def draw(examples: Sequence[Example], most: int, seed: int) -> Sequence[Example]
         by_label.setdefault(example.stratum, []).append(i)
     quotas = {label: len(places) * most / len(examples) for label, places in by_label.items()}
     counts = {label: int(q) for label, q in quotas.items()}
-    for label in sorted(quotas, key=lambda k: (counts[k] - quotas[k], k))[: most - sum(counts.values())]:
+    for label in sorted(quotas, key=lambda k: (counts[k] - quotas[k], k))[
+        : most - sum(counts.values())
+    ]:
         counts[label] += 1
     chosen: list[int] = []
     for label, places in sorted(by_label.items(), key=lambda item: item[0]):
@@ -144,7 +186,8 @@ def draw(examples: Sequence[Example], most: int, seed: int) -> Sequence[Example]
 
 
 def _unique_ids(given: dict[SplitName, Sequence[Example]]) -> dict[SplitName, Sequence[Example]]:
-    """Ids unique within the study: where two sources use the same one, the split's name is put before all of them."""
+    """Ids unique within the study: where two sources use the same one, the split's name is put
+    before all of them."""
     if not duplicates.repeated(e.id for examples in given.values() for e in examples):
         return given
     return {name: _named(name, examples) for name, examples in given.items()}

@@ -1,4 +1,5 @@
-"""How rows are laid out for one forward pass of scoring: batches by tokens, padded for attention alone. For training see `line`."""
+"""How rows are laid out for one forward pass of scoring: batches by tokens, padded for attention
+alone. For training see `line`."""
 
 from __future__ import annotations
 
@@ -17,9 +18,10 @@ class Batch:
     """Rows that share a prefix, right-padded.
 
     Attributes:
-        input_ids: [rows, length] ids after the shared prefix; padding has id 0 and is masked by position.
-        attention_mask: [rows, length] 1 where a token stands, or [rows, 1, length, prefix + length] True
-            where a token may look, for trees of labels.
+        input_ids: [rows, length] ids after the shared prefix; padding has id 0 and is masked by
+            position.
+        attention_mask: [rows, length] 1 where a token stands, or [rows, 1, length, prefix + length]
+            True where a token may look, for trees of labels.
         position_ids: [rows, length] positions, counted with the prefix.
         read: [n] places in the flattened rows x length whose hidden states are read.
     """
@@ -40,7 +42,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Squeezed:
-    """Padded rows laid one after another without their padding, which everything but attention can be computed on.
+    """Padded rows laid one after another without their padding, which everything but attention can
+    be computed on.
 
     Attributes:
         rows, length: of the padded rows.
@@ -55,7 +58,8 @@ class Squeezed:
 
     @classmethod
     def of(cls, stands: Tensor) -> Squeezed | None:
-        """For tokens [rows, length] that stand where it says; None where there is too little padding to be worth it."""
+        """For tokens [rows, length] that stand where it says; None where there is too little
+        padding to be worth it."""
         rows, length = stands.shape
         place = stands.flatten().nonzero().flatten()
         if _WORTH * (rows * length - len(place)) < rows * length:
@@ -82,11 +86,13 @@ _WORTH = 32
 """One place in so many has to be padding for rows to be squeezed."""
 
 SPARE = 256
-"""Tokens of padding that cost about as much as another batch does, where padding is computed like all else."""
+"""Tokens of padding that cost about as much as another batch does, where padding is computed like
+all else."""
 
 
 def by_tokens(lengths: Sequence[int], budget: int, spare: float = SPARE) -> list[list[int]]:
-    """Group rows of similar length so that a batch, padded to its longest row, has at most `budget` tokens.
+    """Group rows of similar length so that a batch, padded to its longest row, has at most `budget`
+    tokens.
 
     Args:
         lengths: tokens of each row.
@@ -94,8 +100,9 @@ def by_tokens(lengths: Sequence[int], budget: int, spare: float = SPARE) -> list
         spare: most tokens of padding in a batch.
 
     Returns:
-        Row numbers per batch, longest rows first (so that memory peaks at once, not at the end). A row longer
-        than the budget has a batch of its own. The same lengths always give the same batches.
+        Row numbers per batch, longest rows first (so that memory peaks at once, not at the end). A
+        row longer than the budget has a batch of its own. The same lengths always give the same
+        batches.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
@@ -124,7 +131,8 @@ class Alike:
 
 
 def alike(rows: Sequence[Sequence[int]]) -> tuple[list[Alike], list[int]]:
-    """Groups of rows that begin with the same half or more of their tokens, and the numbers of all other rows."""
+    """Groups of rows that begin with the same half or more of their tokens, and the numbers of all
+    other rows."""
     if not rows:
         return [], []
     order = sorted(range(len(rows)), key=lambda i: list(rows[i]))
@@ -154,9 +162,11 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def alike_by_tokens(groups: Sequence[Alike], lengths: Sequence[int], budget: int) -> list[list[Alike]]:
-    """Batches of groups of similar length that compute at most `budget` tokens each: the common ones of a group once, and each
-    row's own, those to come included. Larger groups are divided."""
+def alike_by_tokens(
+    groups: Sequence[Alike], lengths: Sequence[int], budget: int
+) -> list[list[Alike]]:
+    """Batches of groups of similar length that compute at most `budget` tokens each: the common
+    ones of a group once, and each row's own, those to come included. Larger groups are divided."""
     batches: list[list[Alike]] = []
     computed = 0
     for group in sorted(groups, key=lambda g: (-max(lengths[i] for i in g.numbers), g.numbers)):
@@ -176,7 +186,10 @@ def alike_by_tokens(groups: Sequence[Alike], lengths: Sequence[int], budget: int
 
 
 def collate(
-    rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]], prefix_length: int, device: torch.device | None = None
+    rows: Sequence[Sequence[int]],
+    read: Sequence[Sequence[int]],
+    prefix_length: int,
+    device: torch.device | None = None,
 ) -> Batch:
     """Right-pad `rows`; `read` gives, per row, the places within the row to read."""
     length = max(len(row) for row in rows)

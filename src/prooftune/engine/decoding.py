@@ -1,7 +1,7 @@
 """Rows on their way from prompts to texts, a token of each in every step.
 
-Batching is continuous (iteration-level scheduling; Yu et al. 2022, Orca, OSDI): rows join those that are being written, and rows
-that have ended leave them, whatever step the others are at.
+Batching is continuous (iteration-level scheduling; Yu et al. 2022, Orca, OSDI): rows join those
+that are being written, and rows that have ended leave them, whatever step the others are at.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from prooftune.engine.kv_cache import Kept
 from prooftune.engine.prefix_groups import Beginnings
 
 Choose = Callable[[int, list[int], Tensor], int]
-"""(row number, ids written so far, log-probabilities [vocabulary]) -> the next token; for decoding under a constraint."""
+"""(row number, ids written so far, log-probabilities [vocabulary]) -> the next token; for decoding
+under a constraint."""
 
 
 @dataclass(slots=True)
@@ -30,7 +31,8 @@ class Generated:
         ids: without the stop token.
         log_prob: natural-log probability of the ids and, where it was written, the stop token.
         stopped: whether the stop token was written; otherwise the limit cut the text off.
-        instead_log_prob: that of the text given as `instead`, with its stop token; None without one.
+        instead_log_prob: that of the text given as `instead`, with its stop token; None without
+            one.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -56,7 +58,9 @@ class Portion:
     @property
     def common(self) -> list[int]:
         """Tokens of each prompt that stand once for its group."""
-        return [group.common for group in self.groups for _ in group.numbers] or [0] * len(self.prompts)
+        return [group.common for group in self.groups for _ in group.numbers] or [0] * len(
+            self.prompts
+        )
 
 
 @dataclass(slots=True)
@@ -85,16 +89,32 @@ Ended = list[tuple[int, Generated]]
 class Writer:
     """The rows that are being written.
 
-    Rows that have ended are computed along until they are half of all, since to leave them out is to copy the others.
+    Rows that have ended are computed along until they are half of all, since to leave them out is
+    to copy the others.
     """
 
     def __init__(
-        self, model: nn.Module, prefix: Prefix | None, prefix_length: int, stop: int, limit: int, instead: Sequence[int] = (),
+        self,
+        model: nn.Module,
+        prefix: Prefix | None,
+        prefix_length: int,
+        stop: int,
+        limit: int,
+        instead: Sequence[int] = (),
         choose: Choose | None = None,
     ) -> None:
         """See `generation.generate`; `limit` is its `max_new_tokens`."""
-        self._body, self._readout, self._device = body_of(model), readout_of(model), next(model.parameters()).device
-        self._prefix, self._prefix_length, self._stop, self._limit = prefix, prefix_length, stop, limit
+        self._body, self._readout, self._device = (
+            body_of(model),
+            readout_of(model),
+            next(model.parameters()).device,
+        )
+        self._prefix, self._prefix_length, self._stop, self._limit = (
+            prefix,
+            prefix_length,
+            stop,
+            limit,
+        )
         self._instead, self._choose = tuple(instead), choose
         self._rows: list[_Row] = []
         self._kept = Kept()
@@ -106,20 +126,31 @@ class Writer:
         return sum(not row.ended for row in self._rows)
 
     def fits(self, portion: Portion, budget: int) -> bool:
-        """Whether so many tokens at most are held when it has joined, those to come and common beginnings included."""
+        """Whether so many tokens at most are held when it has joined, those to come and common
+        beginnings included."""
         going = [row for row in self._rows if not row.ended]
         own = [len(prompt) - n for prompt, n in zip(portion.prompts, portion.common, strict=True)]
         room = max(self._room(going), max(own) + self._limit)
-        beginnings = [*self._beginnings.lengths, *(self._prefix_length + group.common for group in portion.groups)]
-        return (len(going) + len(own)) * room + len(beginnings) * max(beginnings, default=0) <= budget
+        beginnings = [
+            *self._beginnings.lengths,
+            *(self._prefix_length + group.common for group in portion.groups),
+        ]
+        return (len(going) + len(own)) * room + len(beginnings) * max(
+            beginnings, default=0
+        ) <= budget
 
     def join(self, portion: Portion) -> Ended:
-        """Read the prompts, write the first token of each, and let those that go on join the others."""
+        """Read the prompts, write the first token of each, and let those that go on join the
+        others."""
         if not self.going:  # what was kept of those that have ended goes before more is read
             self._rows, self._kept, self._beginnings = [], Kept(), Beginnings(self._prefix)
         beginnings = self._read_beginnings(portion)
-        rows = [_Row(number, Generated(), self._prefix_length + n, len(prompt) - n)
-                for number, prompt, n in zip(portion.numbers, portion.prompts, portion.common, strict=True)]
+        rows = [
+            _Row(number, Generated(), self._prefix_length + n, len(prompt) - n)
+            for number, prompt, n in zip(
+                portion.numbers, portion.prompts, portion.common, strict=True
+            )
+        ]
         own = [prompt[n:] for prompt, n in zip(portion.prompts, portion.common, strict=True)]
         kept = Kept()
         ended = self._write(rows, self._read(own, rows, kept, beginnings))
@@ -132,22 +163,30 @@ class Writer:
         if 2 * self.going <= len(self._rows):
             self._go_on_with([(self._rows, self._kept, self._beginnings)])
         tokens = [[row.token] for row in self._rows]
-        held, begins = (torch.tensor(one, device=self._device)[:, None] for one in zip(
-            *((row.held, row.begins) for row in self._rows), strict=True))
+        held, begins = (
+            torch.tensor(one, device=self._device)[:, None]
+            for one in zip(*((row.held, row.begins) for row in self._rows), strict=True)
+        )
         places = torch.arange(int(held.max()) + 1, device=self._device)
         self._kept.write_at(held[:, 0], len(places))
-        batch = replace(collate(tokens, [[0]] * len(tokens), 0, self._device), position_ids=begins + held)
-        hidden = self._look((places <= held)[:, None], batch, begins + places, self._beginnings, self._kept)
+        batch = replace(
+            collate(tokens, [[0]] * len(tokens), 0, self._device), position_ids=begins + held
+        )
+        hidden = self._look(
+            (places <= held)[:, None], batch, begins + places, self._beginnings, self._kept
+        )
         for row in self._rows:
             row.held += not row.ended  # those that have ended write over their last place
         return self._write(self._rows, torch.log_softmax(self._readout(hidden), dim=-1))
 
     def _room(self, rows: Sequence[_Row]) -> int:
-        """Places for the tokens of the longest of them, those to come included, the last of which is never read but by rows that
-        have ended."""
+        """Places for the tokens of the longest of them, those to come included, the last of which
+        is never read but by rows that have ended."""
         return max((row.held + self._limit + 1 - len(row.done.ids) for row in rows), default=0)
 
-    def _look(self, allowed: Tensor, batch: Batch, positions: Tensor, beginnings: Beginnings, kept: Kept) -> Tensor:
+    def _look(
+        self, allowed: Tensor, batch: Batch, positions: Tensor, beginnings: Beginnings, kept: Kept
+    ) -> Tensor:
         """Hidden states [n, d] where new tokens are read.
 
         Args:
@@ -164,10 +203,21 @@ class Writer:
         if not portion.groups:
             return Beginnings(self._prefix)
         of_rows = [number for number, group in enumerate(portion.groups) for _ in group.numbers]
-        starts = [portion.prompts[of_rows.index(number)][: group.common] for number, group in enumerate(portion.groups)]
-        return Beginnings.read(self._body, self._prefix, self._prefix_length, starts, of_rows, self._device)
+        starts = [
+            portion.prompts[of_rows.index(number)][: group.common]
+            for number, group in enumerate(portion.groups)
+        ]
+        return Beginnings.read(
+            self._body, self._prefix, self._prefix_length, starts, of_rows, self._device
+        )
 
-    def _read(self, prompts: Sequence[Sequence[int]], rows: Sequence[_Row], kept: Kept, beginnings: Beginnings) -> Tensor:
+    def _read(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[_Row],
+        kept: Kept,
+        beginnings: Beginnings,
+    ) -> Tensor:
         """Log-probabilities [rows, vocabulary] of the first token after prompts.
 
         What is scored `instead` is scored on the way, and never looked at again.
@@ -176,14 +226,22 @@ class Writer:
         read = [list(range(len(prompt) - 1, len(prompt) - 1 + count)) for prompt in prompts]
         batch = collate([[*prompt, *instead[:-1]] for prompt in prompts], read, 0, self._device)
         places = torch.arange(batch.input_ids.shape[1], device=self._device)
-        positions = places + torch.tensor([row.begins for row in rows], device=self._device)[:, None]
+        positions = (
+            places + torch.tensor([row.begins for row in rows], device=self._device)[:, None]
+        )
         causal = (places[:, None] >= places).expand(len(rows), -1, -1)
-        hidden = self._look(causal, replace(batch, position_ids=positions), positions, beginnings, kept)
+        hidden = self._look(
+            causal, replace(batch, position_ids=positions), positions, beginnings, kept
+        )
         log_probs = torch.log_softmax(self._readout(hidden), dim=-1).view(len(rows), count, -1)
         first = log_probs[:, 0]
         if instead:
-            wanted = torch.tensor(instead, device=self._device)[None, :, None].expand(len(rows), -1, 1)
-            for row, value in zip(rows, log_probs.gather(2, wanted).sum(dim=(1, 2)).tolist(), strict=True):
+            wanted = torch.tensor(instead, device=self._device)[None, :, None].expand(
+                len(rows), -1, 1
+            )
+            for row, value in zip(
+                rows, log_probs.gather(2, wanted).sum(dim=(1, 2)).tolist(), strict=True
+            ):
                 row.done.instead_log_prob = value
             first = first.clone()
             first[:, [instead[0], self._stop]] = -torch.inf
@@ -193,10 +251,18 @@ class Writer:
         """Note the next token of every row that goes on; those that end with it."""
         best = log_probs.argmax(dim=-1).tolist()
         if self._choose is not None:
-            best = [self._stop if row.ended else self._choose(row.number, row.done.ids, of_row)
-                    for row, of_row in zip(rows, log_probs, strict=True)]
-        values = log_probs.gather(1, torch.tensor(best, device=log_probs.device)[:, None])[:, 0].tolist()
-        going = [(row, token, value) for row, token, value in zip(rows, best, values, strict=True) if not row.ended]
+            best = [
+                self._stop if row.ended else self._choose(row.number, row.done.ids, of_row)
+                for row, of_row in zip(rows, log_probs, strict=True)
+            ]
+        values = log_probs.gather(1, torch.tensor(best, device=log_probs.device)[:, None])[
+            :, 0
+        ].tolist()
+        going = [
+            (row, token, value)
+            for row, token, value in zip(rows, best, values, strict=True)
+            if not row.ended
+        ]
         for row, token, value in going:
             done, row.token = row.done, token
             done.log_prob += value
@@ -211,5 +277,7 @@ class Writer:
         numbers = [[i for i, row in enumerate(rows) if not row.ended] for rows, _, _ in parts]
         some = [(part, going) for part, going in zip(parts, numbers, strict=True) if going]
         self._rows = [rows[i] for (rows, _, _), going in some for i in going]
-        self._kept = Kept.of([(kept, going) for (_, kept, _), going in some], self._room(self._rows))
+        self._kept = Kept.of(
+            [(kept, going) for (_, kept, _), going in some], self._room(self._rows)
+        )
         self._beginnings = Beginnings.joined([(one, going) for (_, _, one), going in some])

@@ -1,8 +1,8 @@
 """One forward pass for training and scoring: shared prefix, hidden states only where they are read.
 
-A model is a body (token ids -> hidden states) and a read-out (hidden state -> logits over the vocabulary
-or over the labels). The read-out is applied to the gathered positions alone, so no array of
-rows x length x vocabulary ever exists.
+A model is a body (token ids -> hidden states) and a read-out (hidden state -> logits over the
+vocabulary or over the labels). The read-out is applied to the gathered positions alone, so no array
+of rows x length x vocabulary ever exists.
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ def body_of(model: nn.Module) -> nn.Module:
     inner = _unwrapped(model)
     body = getattr(inner, inner.base_model_prefix)
     if not isinstance(body, nn.Module):
-        raise Failure(f"{type(inner).__name__} has no separate body; Prooftune needs a Llama-like causal model")
+        raise Failure(
+            f"{type(inner).__name__} has no separate body; Prooftune needs a Llama-like causal "
+            "model"
+        )
     return body
 
 
 def readout_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Hidden states [n, d] -> logits [n, classes] in float32: the language head, or the classification head."""
+    """Hidden states [n, d] -> logits [n, classes] in float32: the language head, or the
+    classification head."""
     inner = _unwrapped(model)
     head = getattr(inner, "score", None)
     if isinstance(head, nn.Module):
@@ -69,7 +73,8 @@ def _unwrapped(model: nn.Module) -> Any:
 
 
 Prefix = list[KeysValues] | Any
-"""Keys and values of a shared prefix: a list over layers for our own attention, the library's cache for others."""
+"""Keys and values of a shared prefix: a list over layers for our own attention, the library's cache
+for others."""
 
 
 def shares(body: nn.Module) -> bool:
@@ -98,13 +103,14 @@ def sharing(model: nn.Module) -> Iterator[bool]:
 
 
 def spare_tokens(body: nn.Module, budget: int) -> int:
-    """Tokens of padding that a batch of `budget` tokens may hold: where attention alone computes it, fewer and larger batches
-    are worth more."""
+    """Tokens of padding that a batch of `budget` tokens may hold: where attention alone computes
+    it, fewer and larger batches are worth more."""
     return budget // 4 if shares(body) else SPARE
 
 
 def prefix_cache(body: nn.Module, prefix: Sequence[int]) -> Prefix | None:
-    """Keys and values of the prefix for one row, with gradients where they are enabled; None for no prefix."""
+    """Keys and values of the prefix for one row, with gradients where they are enabled; None for no
+    prefix."""
     if not prefix:
         return None
     ids = torch.tensor([list(prefix)], device=_device(body))
@@ -112,12 +118,18 @@ def prefix_cache(body: nn.Module, prefix: Sequence[int]) -> Prefix | None:
         return body(input_ids=ids, use_cache=True).past_key_values
     kept = Kept()
     places = torch.arange(len(prefix), device=ids.device)[None]
-    body(input_ids=ids, position_ids=places, past_key_values=kept, **shared_prefix.options(Sight(_causal(ids), places, places)))
+    body(
+        input_ids=ids,
+        position_ids=places,
+        past_key_values=kept,
+        **shared_prefix.options(Sight(_causal(ids), places, places)),
+    )
     return kept.layers()
 
 
 def expanded(cache: Any, rows: int) -> Any:
-    """The cache seen by `rows` rows without a copy: layers are replaced, tensors are views, gradients flow back."""
+    """The cache seen by `rows` rows without a copy: layers are replaced, tensors are views,
+    gradients flow back."""
     seen = copy.copy(cache)
     seen.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in seen.layers:
@@ -126,7 +138,9 @@ def expanded(cache: Any, rows: int) -> Any:
     return seen
 
 
-def hidden_states(body: nn.Module, batch: Batch, prefix: Prefix | None, kept: Kept | None = None) -> Tensor:
+def hidden_states(
+    body: nn.Module, batch: Batch, prefix: Prefix | None, kept: Kept | None = None
+) -> Tensor:
     """Hidden states [n, d] at the batch's read positions, gathered contiguously.
 
     Args:
@@ -151,12 +165,21 @@ def states_at(body: nn.Module, batch: Batch, sight: Sight, kept: Kept | None) ->
     ids, positions, read = batch.input_ids, batch.position_ids, batch.read
     squeezed = Squeezed.of(batch.stands)
     if squeezed is not None:
-        ids, positions, read = squeezed.line(ids), squeezed.line(positions), squeezed.places_in_line(read)
+        ids, positions, read = (
+            squeezed.line(ids),
+            squeezed.line(positions),
+            squeezed.places_in_line(read),
+        )
     sight.squeezed, sight.own_keys = squeezed, kept is None
     if kept is not None:
         kept.squeezed = squeezed
     with only_at(body, read) if len(read) < ids.numel() else nullcontext():
-        out = body(input_ids=ids, position_ids=positions, past_key_values=kept, **shared_prefix.options(sight))
+        out = body(
+            input_ids=ids,
+            position_ids=positions,
+            past_key_values=kept,
+            **shared_prefix.options(sight),
+        )
     hidden: Tensor = out.last_hidden_state
     return hidden.reshape(-1, hidden.shape[-1])[read].contiguous()
 
@@ -164,7 +187,11 @@ def states_at(body: nn.Module, batch: Batch, sight: Sight, kept: Kept | None) ->
 def line_states(body: nn.Module, line: Line) -> Tensor:
     """Hidden states [n, d] at the line's read positions (our own attention only)."""
     with only_at(body, line.read):
-        out = body(input_ids=line.input_ids, position_ids=line.position_ids, **shared_prefix.options(Blocks.of(line)))
+        out = body(
+            input_ids=line.input_ids,
+            position_ids=line.position_ids,
+            **shared_prefix.options(Blocks.of(line)),
+        )
     hidden: Tensor = out.last_hidden_state
     return hidden[0].index_select(0, line.read)
 
@@ -178,7 +205,9 @@ def _with_library_attention(body: nn.Module, batch: Batch, prefix: Any | None) -
         if mask.dim() == 2:
             mask = torch.cat([mask.new_ones(rows, prefix.get_seq_length()), mask], dim=1)
     masks: Any = mask if mask.dim() == 2 else _tree_masks(body, batch)
-    return body(input_ids=batch.input_ids, attention_mask=masks, position_ids=batch.position_ids, **options)
+    return body(
+        input_ids=batch.input_ids, attention_mask=masks, position_ids=batch.position_ids, **options
+    )
 
 
 def _causal(ids: Tensor) -> Tensor:
@@ -188,12 +217,15 @@ def _causal(ids: Tensor) -> Tensor:
 
 
 def check_readout(model: nn.Module) -> None:
-    """Compare body + read-out with the model's own logits on a few tokens, and a shared prefix with a plain pass.
+    """Compare body + read-out with the model's own logits on a few tokens, and a shared prefix with
+    a plain pass.
 
-    Where the architecture does not let our attention see the prefix, the library's own is set, and said.
+    Where the architecture does not let our attention see the prefix, the library's own is set, and
+    said.
 
     Raises:
-        Failure: the logits differ, so the architecture does something between body and logits that we do not know.
+        Failure: the logits differ, so the architecture does something between body and logits that
+            we do not know.
     """
     device, body = _device(model), body_of(model)
     ids = torch.tensor([_ordinary(_unwrapped(model))], device=device)
@@ -202,24 +234,32 @@ def check_readout(model: nn.Module) -> None:
     # A float32 head after a 16-bit body runs under autocast only, as in training.
     with torch.no_grad(), plain_weights(), autocast(model):
         if shares(body) and not _sees_prefix(body, ids[0].tolist()):
-            say(f"{type(body).__name__} cannot share a prefix between rows: using the library's attention, which is slower",
-                "yellow")
+            say(
+                f"{type(body).__name__} cannot share a prefix between rows: using the library's "
+                "attention, which is slower",
+                "yellow",
+            )
             _unwrapped(model).set_attn_implementation("eager")
-        # A classification head's own logits are at the last token that is not padding: none here is.
+        # A classification head's own logits are at the last token that is not padding: none here
+        # is.
         own = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
         own = own[:, -1] if own.dim() == 3 else own
         ours = readout_of(model)(body(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
     model.train(was_training)
     difference = (own - ours).abs().max().item()
     if not difference <= 0.05 * max(1.0, own.abs().max().item()):
-        raise Failure(f"{type(_unwrapped(model)).__name__}: logits computed from the hidden state differ from the model's own by "
-                      f"{difference:.3g}; this architecture is not supported. Supported: Llama, Mistral, Qwen, Gemma and "
-                      "others that apply their output layer to the last hidden state.")
+        raise Failure(
+            f"{type(_unwrapped(model)).__name__}: logits computed from the hidden state differ "
+            "from the model's own by "
+            f"{difference:.3g}; this architecture is not supported. Supported: Llama, Mistral, "
+            "Qwen, Gemma and "
+            "others that apply their output layer to the last hidden state."
+        )
 
 
 def _ordinary(model: Any) -> list[int]:
-    """Eight ids from all over the vocabulary. The first ones are special tokens that a model has hardly seen, after which its
-    hidden states hang on roundings."""
+    """Eight ids from all over the vocabulary. The first ones are special tokens that a model has
+    hardly seen, after which its hidden states hang on roundings."""
     vocabulary = int(model.get_input_embeddings().num_embeddings)
     return [place * vocabulary // 10 for place in range(1, 9)]
 
@@ -230,7 +270,9 @@ def _sees_prefix(body: nn.Module, ids: list[int]) -> bool:
     try:
         whole = hidden_states(body, collate([ids], [[len(ids) - 1]], 0, _device(body)), None)
         prefix = prefix_cache(body, ids[:half])
-        parted = hidden_states(body, collate([ids[half:]], [[len(ids) - half - 1]], half, _device(body)), prefix)
+        parted = hidden_states(
+            body, collate([ids[half:]], [[len(ids) - half - 1]], half, _device(body)), prefix
+        )
     except TypeError:  # a body that takes no such argument
         return False
     return bool((whole - parted).abs().max() <= 0.05 * max(1.0, float(whole.abs().max())))
@@ -239,8 +281,9 @@ def _sees_prefix(body: nn.Module, ids: list[int]) -> bool:
 def _tree_masks(body: nn.Module, batch: Batch) -> Any:
     """The batch's own mask in the form that the body's layers expect.
 
-    Layers with a sliding window of W see the last W positions only, and keep only the last W - 1 keys of a
-    cached prefix; where some layers slide and others do not, transformers takes one mask per kind of layer.
+    Layers with a sliding window of W see the last W positions only, and keep only the last W - 1
+    keys of a cached prefix; where some layers slide and others do not, transformers takes one mask
+    per kind of layer.
     """
     config: Any = body.config
     allowed, dtype = batch.attention_mask, next(body.parameters()).dtype
@@ -251,7 +294,10 @@ def _tree_masks(body: nn.Module, batch: Batch) -> Any:
     if not window or total <= window or kinds == {"full_attention"}:
         return full
     prefix = total - length
-    keys = torch.cat([torch.arange(prefix, device=allowed.device).expand(len(allowed), -1), batch.position_ids], dim=1)
+    keys = torch.cat(
+        [torch.arange(prefix, device=allowed.device).expand(len(allowed), -1), batch.position_ids],
+        dim=1,
+    )
     near = (batch.position_ids[:, :, None] - keys[:, None, :] < window)[:, None]
     sliding = additive((allowed & near)[..., max(0, prefix - (window - 1)) :], dtype)
     return {"full_attention": full, "sliding_attention": sliding} if kinds else sliding

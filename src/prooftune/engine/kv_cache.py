@@ -15,8 +15,9 @@ from prooftune.engine.batching import Squeezed
 class Kept:
     """What transformers asks of a cache, over buffers that are written in place.
 
-    Growing a tensor by one token means copying all of it, for every layer and every step; a buffer with room
-    for the tokens to come is written where they go. Each row's tokens stand from its first place on, whatever the others have.
+    Growing a tensor by one token means copying all of it, for every layer and every step; a buffer
+    with room for the tokens to come is written where they go. Each row's tokens stand from its
+    first place on, whatever the others have.
 
     Attributes:
         squeezed: how the tokens that come now are set out in rows; None where they are.
@@ -25,12 +26,17 @@ class Kept:
     def __init__(self) -> None:
         self.squeezed: Squeezed | None = None
         self._layers: dict[int, KeysValues] = {}
-        self._places: Tensor | None = None  # [rows] where the next token of each goes; None where many come, the first ones
+        self._places: Tensor | None = (
+            None  # [rows] where the next token of each goes; None where many come, the first ones
+        )
         self._rows: Tensor | None = None
         self._seen = 0
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> KeysValues:
-        """Add keys and values [rows, key heads, new, size] of one layer, and give back all that may be seen of it."""
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> KeysValues:
+        """Add keys and values [rows, key heads, new, size] of one layer, and give back all that may
+        be seen of it."""
         if self.squeezed is not None:
             keys, values = self.squeezed.set_out(keys), self.squeezed.set_out(values)
         if self._places is None:
@@ -49,15 +55,18 @@ class Kept:
         return [self._layers[i] for i in sorted(self._layers)]
 
     def write_at(self, places: Tensor, seen: int) -> None:
-        """One token of every row comes next, to these places [rows]; the first `seen` places are looked at."""
+        """One token of every row comes next, to these places [rows]; the first `seen` places are
+        looked at."""
         self._places, self._seen = places, seen
         self._rows = torch.arange(len(places), device=places.device)
 
     @classmethod
     def of(cls, parts: Sequence[tuple[Kept, Sequence[int]]], room: int) -> Kept:
-        """These rows of each, one after another, with `room` places each, of which the unwritten are zero.
+        """These rows of each, one after another, with `room` places each, of which the unwritten
+        are zero.
 
-        The layers are taken out of the parts, so that no more than one of them is there twice at any time.
+        The layers are taken out of the parts, so that no more than one of them is there twice at
+        any time.
         """
         fresh = cls()
         for layer in sorted(parts[0][0]._layers):
@@ -66,10 +75,18 @@ class Kept:
         return fresh
 
 
-def together(parts: Sequence[tuple[Sequence[KeysValues], Sequence[int]]], room: int) -> list[KeysValues]:
-    """For every layer, keys and values of these rows of each part, one after another, in arrays with `room` places."""
-    return [(_stacked([(layers[i][0], rows) for layers, rows in parts], room),
-             _stacked([(layers[i][1], rows) for layers, rows in parts], room)) for i in range(len(parts[0][0]))]
+def together(
+    parts: Sequence[tuple[Sequence[KeysValues], Sequence[int]]], room: int
+) -> list[KeysValues]:
+    """For every layer, keys and values of these rows of each part, one after another, in arrays
+    with `room` places."""
+    return [
+        (
+            _stacked([(layers[i][0], rows) for layers, rows in parts], room),
+            _stacked([(layers[i][1], rows) for layers, rows in parts], room),
+        )
+        for i in range(len(parts[0][0]))
+    ]
 
 
 def _stacked(parts: Sequence[tuple[Tensor, Sequence[int]]], room: int) -> Tensor:
@@ -78,6 +95,8 @@ def _stacked(parts: Sequence[tuple[Tensor, Sequence[int]]], room: int) -> Tensor
     start = 0
     for held, rows in parts:
         width = min(room, held.shape[2])
-        out[start : start + len(rows), :, :width] = held[:, :, :width].index_select(0, torch.tensor(rows, device=held.device))
+        out[start : start + len(rows), :, :width] = held[:, :, :width].index_select(
+            0, torch.tensor(rows, device=held.device)
+        )
         start += len(rows)
     return out

@@ -17,7 +17,8 @@ class Line:
     """Rows in one line.
 
     Attributes:
-        input_ids, position_ids: [1, prefix + tokens of all rows]; positions begin again after the prefix with every row.
+        input_ids, position_ids: [1, prefix + tokens of all rows]; positions begin again after the
+            prefix with every row.
         lengths: [rows] tokens of each row, the last one's with what fills the line up.
         read: [n] places in the line whose hidden states are read.
     """
@@ -28,11 +29,15 @@ class Line:
     read: Tensor
 
 
-def lay(prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]]) -> Line:
-    """Lay rows behind their common prefix; `read` gives, per row, the places within the row to read.
+def lay(
+    prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]]
+) -> Line:
+    """Lay rows behind their common prefix; `read` gives, per row, the places within the row to
+    read.
 
-    A few tokens that nobody reads or sees, behind the last row, fill the line up: on a processor the products' kernels are made
-    for every number of tokens anew, which takes time, and what they leave in memory keeps large arrays from fitting there.
+    A few tokens that nobody reads or sees, behind the last row, fill the line up: on a processor
+    the products' kernels are made for every number of tokens anew, which takes time, and what they
+    leave in memory keeps large arrays from fitting there.
     """
     shared = len(prefix)
     ids, positions, places = list(prefix), list(range(shared)), []
@@ -44,4 +49,9 @@ def lay(prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Seq
     ids += [0] * filling
     positions += positions[-1:] * filling
     lengths[-1] += filling
-    return Line(torch.tensor([ids]), torch.tensor([positions]), torch.tensor(lengths), torch.tensor(places, dtype=torch.long))
+    return Line(
+        torch.tensor([ids]),
+        torch.tensor([positions]),
+        torch.tensor(lengths),
+        torch.tensor(places, dtype=torch.long),
+    )

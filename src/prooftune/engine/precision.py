@@ -14,7 +14,8 @@ from prooftune.engine.fused.patching import fused
 
 @contextmanager
 def autocast(model: nn.Module) -> Iterator[None]:
-    """The arithmetic of scoring is that of training: 16-bit products over float32 adapters, and the same layers."""
+    """The arithmetic of scoring is that of training: 16-bit products over float32 adapters, and the
+    same layers."""
     first = next(model.parameters())
     dtype = getattr(model, "dtype", first.dtype)
     if dtype not in (torch.bfloat16, torch.float16):
@@ -33,10 +34,12 @@ def autocast(model: nn.Module) -> Iterator[None]:
 
 
 def leave_inputs(model: nn.Module) -> None:
-    """Keep peft from widening the adapters' inputs to float32, which autocast makes narrow again at once.
+    """Keep peft from widening the adapters' inputs to float32, which autocast makes narrow again at
+    once.
 
-    The products are the same to the last bit; without the copies, which the backward pass would keep for every layer,
-    training needs about a seventh less memory and time. Only for use under autocast.
+    The products are the same to the last bit; without the copies, which the backward pass would
+    keep for every layer, training needs about a seventh less memory and time. Only for use under
+    autocast.
     """
     for layer in _adapted(model):
         layer.cast_input_dtype_enabled = False

@@ -1,4 +1,5 @@
-"""What rows that are written see before their own tokens: the prefix of all, or beginnings that several of them have in common."""
+"""What rows that are written see before their own tokens: the prefix of all, or beginnings that
+several of them have in common."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ class Beginnings:
     """Keys and values that rows see before their own, kept once for all rows that see the same.
 
     Attributes:
-        layers: of the prefix alone; or [groups, key heads, most, size] of each common beginning behind the prefix; None without
-            either.
+        layers: of the prefix alone; or [groups, key heads, most, size] of each common beginning
+            behind the prefix; None without either.
         tokens: [groups] of each beginning, the prefix included; the rest is padding.
         of_rows: number of each row's beginning; rows that have the same are neighbours.
         groups: which rows see which; None where all see the prefix alone.
@@ -38,25 +39,45 @@ class Beginnings:
 
     @classmethod
     def read(
-        cls, body: nn.Module, prefix: Prefix | None, prefix_length: int, starts: Sequence[Sequence[int]], of_rows: Sequence[int],
+        cls,
+        body: nn.Module,
+        prefix: Prefix | None,
+        prefix_length: int,
+        starts: Sequence[Sequence[int]],
+        of_rows: Sequence[int],
         device: torch.device,
     ) -> Beginnings:
         """Compute `starts`, ids behind the prefix, each once."""
         kept = Kept()
-        hidden_states(body, collate(starts, [[] for _ in starts], prefix_length, device), prefix, kept)
+        hidden_states(
+            body, collate(starts, [[] for _ in starts], prefix_length, device), prefix, kept
+        )
         layers = kept.layers()
         before = prefix or [(None, None)] * len(layers)
-        behind = [(_behind(a, keys), _behind(b, values)) for (a, b), (keys, values) in zip(before, layers, strict=True)]
-        return cls._of(behind, torch.tensor([prefix_length + len(start) for start in starts], device=device), of_rows)
+        behind = [
+            (_behind(a, keys), _behind(b, values))
+            for (a, b), (keys, values) in zip(before, layers, strict=True)
+        ]
+        return cls._of(
+            behind,
+            torch.tensor([prefix_length + len(start) for start in starts], device=device),
+            of_rows,
+        )
 
     @classmethod
-    def _of(cls, layers: Sequence[KeysValues], tokens: Tensor, of_rows: Sequence[int]) -> Beginnings:
-        return cls(layers, tokens, of_rows, Groups.of(torch.tensor(of_rows, device=tokens.device), tokens))
+    def _of(
+        cls, layers: Sequence[KeysValues], tokens: Tensor, of_rows: Sequence[int]
+    ) -> Beginnings:
+        return cls(
+            layers, tokens, of_rows, Groups.of(torch.tensor(of_rows, device=tokens.device), tokens)
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[Beginnings, Sequence[int]]]) -> Beginnings:
         """Those that rows of each of these see, rows being named by their numbers."""
-        used = [sorted({one.of_rows[i] for i in rows}) for one, rows in parts if one.tokens is not None]
+        used = [
+            sorted({one.of_rows[i] for i in rows}) for one, rows in parts if one.tokens is not None
+        ]
         if not used:
             return parts[0][0]
         of_rows: list[int] = []
@@ -64,7 +85,13 @@ class Beginnings:
         for (one, rows), numbers in zip(parts, used, strict=True):
             of_rows += [before + numbers.index(one.of_rows[i]) for i in rows]
             before += len(numbers)
-        tokens = torch.cat([one.tokens[numbers] for (one, _), numbers in zip(parts, used, strict=True) if one.tokens is not None])
+        tokens = torch.cat(
+            [
+                one.tokens[numbers]
+                for (one, _), numbers in zip(parts, used, strict=True)
+                if one.tokens is not None
+            ]
+        )
         held = [(one.layers or (), numbers) for (one, _), numbers in zip(parts, used, strict=True)]
         return cls._of(together(held, int(tokens.max())), tokens, of_rows)
 

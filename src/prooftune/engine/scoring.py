@@ -1,8 +1,8 @@
 """Log-probability of every label for every prompt, exactly, in one forward pass per batch.
 
-The prefix that all prompts share is computed once per run. Labels of several tokens form a tree (a trie) that is
-laid out after each row: a node sees the prefix, its row and its own ancestors, so all labels are scored
-together and their common beginnings once.
+The prefix that all prompts share is computed once per run. Labels of several tokens form a tree (a
+trie) that is laid out after each row: a node sees the prefix, its row and its own ancestors, so all
+labels are scored together and their common beginnings once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class LabelTree:
         tokens: id of each inner node, parents before children.
         parents: index of each inner node's parent, -1 for the end of the prompt.
         depths: 1 for a label's first token.
-        reads: per label, the (node, token) pairs whose log-probabilities add up to the label's: node -1 is
-            the end of the prompt.
+        reads: per label, the (node, token) pairs whose log-probabilities add up to the label's:
+            node -1 is the end of the prompt.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -36,8 +36,9 @@ class LabelTree:
 
 
 def label_tree(labels: Sequence[Sequence[int]], stop: int) -> LabelTree:
-    """Build the tree. Where one label's tokens begin another's, every label is scored with its stop token;
-    otherwise the labels already exclude each other and the stop token would only add noise."""
+    """Build the tree. Where one label's tokens begin another's, every label is scored with its stop
+    token; otherwise the labels already exclude each other and the stop token would only add noise.
+    """
     tuples = [tuple(label) for label in labels]
     if any(a != b and b[: len(a)] == a for a in tuples for b in tuples):
         tuples = [(*label, stop) for label in tuples]
@@ -79,8 +80,8 @@ def score_labels(
         batch_tokens: tokens of a batch, padding included.
 
     Yields:
-        Row numbers of a batch, and the summed natural-log probabilities [batch, labels] in float32. Not
-        normalised over the labels.
+        Row numbers of a batch, and the summed natural-log probabilities [batch, labels] in float32.
+        Not normalised over the labels.
     """
     tree = label_tree(labels, stop)
     body, readout = body_of(model), readout_of(model)
@@ -88,17 +89,29 @@ def score_labels(
     lengths = torch.tensor([len(r) for r in tree.reads]) if normalize else torch.ones(len(labels))
     with torch.no_grad():
         cache = prefix_cache(body, prefix)
-        for numbers in by_tokens([len(row) + len(tree.tokens) for row in rows], batch_tokens, spare_tokens(body, batch_tokens)):
+        for numbers in by_tokens(
+            [len(row) + len(tree.tokens) for row in rows],
+            batch_tokens,
+            spare_tokens(body, batch_tokens),
+        ):
             batch = to_device(_with_tree([rows[i] for i in numbers], tree, len(prefix)), device)
             logits = readout(hidden_states(body, batch, cache))
             # [batch, 1 + nodes, vocabulary]: the end of the prompt first, then the tree's nodes.
-            log_probs = torch.log_softmax(logits, dim=-1).reshape(len(numbers), 1 + len(tree.tokens), -1)
-            sums = [sum(log_probs[:, node + 1, token] for node, token in reads) for reads in tree.reads]
+            log_probs = torch.log_softmax(logits, dim=-1).reshape(
+                len(numbers), 1 + len(tree.tokens), -1
+            )
+            sums = [
+                sum(log_probs[:, node + 1, token] for node, token in reads) for reads in tree.reads
+            ]
             yield numbers, torch.stack([torch.as_tensor(s) for s in sums], dim=1).cpu() / lengths
 
 
 def score_classes(
-    model: nn.Module, prefix: Sequence[int], rows: Sequence[Sequence[int]], *, batch_tokens: int = 4096
+    model: nn.Module,
+    prefix: Sequence[int],
+    rows: Sequence[Sequence[int]],
+    *,
+    batch_tokens: int = 4096,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Log-probability of every class with a classification head, read at each row's last token.
 
@@ -109,10 +122,17 @@ def score_classes(
     device = next(model.parameters()).device
     with torch.no_grad():
         cache = prefix_cache(body, prefix)
-        for numbers in by_tokens([len(row) for row in rows], batch_tokens, spare_tokens(body, batch_tokens)):
+        for numbers in by_tokens(
+            [len(row) for row in rows], batch_tokens, spare_tokens(body, batch_tokens)
+        ):
             chosen = [rows[i] for i in numbers]
-            batch = to_device(collate(chosen, [[len(row) - 1] for row in chosen], len(prefix)), device)
-            yield numbers, torch.log_softmax(readout(hidden_states(body, batch, cache)), dim=-1).cpu()
+            batch = to_device(
+                collate(chosen, [[len(row) - 1] for row in chosen], len(prefix)), device
+            )
+            yield (
+                numbers,
+                torch.log_softmax(readout(hidden_states(body, batch, cache)), dim=-1).cpu(),
+            )
 
 
 def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: int) -> Batch:

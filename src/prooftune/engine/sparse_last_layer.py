@@ -1,7 +1,8 @@
 """The last layer's work, done where it is read.
 
-Its keys and values are needed at every token, what follows its attention (the output projection and the MLP: 84% of the
-layer's products in SmolLM2) only at the positions whose hidden states are read. Elsewhere the layer's output is left wrong.
+Its keys and values are needed at every token, what follows its attention (the output projection and
+the MLP: 84% of the layer's products in SmolLM2) only at the positions whose hidden states are read.
+Elsewhere the layer's output is left wrong.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ DENSE = {"gate_proj", "up_proj", "down_proj"}
 
 @contextmanager
 def only_at(body: nn.Module, places: Tensor) -> Iterator[None]:
-    """Compute a forward pass's last layer for reading at `places` [n] of the tokens of all rows, one row after another.
+    """Compute a forward pass's last layer for reading at `places` [n] of the tokens of all rows,
+    one row after another.
 
-    Bodies that are not built of layers with ``self_attn.o_proj`` and a dense ``mlp`` compute everything, and so do those
-    whose layers are computed again in the backward pass (gradient checkpointing).
+    Bodies that are not built of layers with ``self_attn.o_proj`` and a dense ``mlp`` compute
+    everything, and so do those whose layers are computed again in the backward pass (gradient
+    checkpointing).
     """
     parts = _parts(body)
     if not parts:
@@ -34,7 +37,10 @@ def only_at(body: nn.Module, places: Tensor) -> Iterator[None]:
     with ExitStack() as hooks:
         for part in parts:
             narrow = _Narrow(places)
-            for hook in (part.register_forward_pre_hook(narrow.before), part.register_forward_hook(narrow.after)):
+            for hook in (
+                part.register_forward_pre_hook(narrow.before),
+                part.register_forward_hook(narrow.after),
+            ):
                 hooks.callback(hook.remove)
         yield
 
@@ -44,15 +50,23 @@ def _parts(body: Any) -> list[nn.Module]:
     if not isinstance(layers, nn.ModuleList) or not len(layers):
         return []
     last: Any = layers[-1]
-    projection, mlp = getattr(getattr(last, "self_attn", None), "o_proj", None), getattr(last, "mlp", None)
+    projection, mlp = (
+        getattr(getattr(last, "self_attn", None), "o_proj", None),
+        getattr(last, "mlp", None),
+    )
     if not isinstance(projection, nn.Module) or not isinstance(mlp, nn.Module):
         return []
     again = body.training and getattr(last, "gradient_checkpointing", False)
-    return [projection, mlp] if {name for name, _ in mlp.named_children()} >= DENSE and not again else []
+    return (
+        [projection, mlp]
+        if {name for name, _ in mlp.named_children()} >= DENSE and not again
+        else []
+    )
 
 
 class _Narrow:
-    """Hooks that let a module see some of the vectors it is called with; what it would give for the others is zero."""
+    """Hooks that let a module see some of the vectors it is called with; what it would give for the
+    others is zero."""
 
     def __init__(self, places: Tensor) -> None:
         self.places = places

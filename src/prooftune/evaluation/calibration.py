@@ -1,4 +1,5 @@
-"""Are the probabilities true? Temperature scaling, reliability, and answering only when sure enough."""
+"""Are the probabilities true? Temperature scaling, reliability, and answering only when sure
+enough."""
 
 from __future__ import annotations
 
@@ -14,17 +15,19 @@ TEMPERATURES = (0.05, 20.0)
 
 
 def apply_temperature(log_probs: Floats, temperature: float) -> Floats:
-    """Divide log-probabilities [n, L] by the temperature and renormalise them; the order is unchanged."""
+    """Divide log-probabilities [n, L] by the temperature and renormalise them; the order is
+    unchanged."""
     scaled = np.maximum(log_probs, LOG_FLOOR) / temperature
     scaled = scaled - scaled.max(axis=1, keepdims=True)
     return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
 
 
 def fit_temperature(validation: Outcomes) -> float:
-    """The temperature with the least log-loss on validation examples (Guo et al. 2017, arXiv 1706.04599).
+    """The temperature with the least log-loss on validation examples (Guo et al. 2017, arXiv
+    1706.04599).
 
-    The log-loss is convex in 1/temperature, so it has a single minimum along the log-temperature too,
-    which a bounded scalar search finds.
+    The log-loss is convex in 1/temperature, so it has a single minimum along the log-temperature
+    too, which a bounded scalar search finds.
 
     Raises:
         ValueError: no examples, or no probabilities.
@@ -46,7 +49,8 @@ def fit_temperature(validation: Outcomes) -> float:
 
 
 def reliability(outcomes: Outcomes, confidence: float) -> list[dict[str, Any]]:
-    """Points of the reliability diagram: accuracy against mean confidence, for each bin that is not empty.
+    """Points of the reliability diagram: accuracy against mean confidence, for each bin that is not
+    empty.
 
     Args:
         outcomes: predictions with probabilities.
@@ -59,8 +63,17 @@ def reliability(outcomes: Outcomes, confidence: float) -> list[dict[str, Any]]:
         inside = bins == b
         n, hits = int(inside.sum()), int(right[inside].sum())
         low, high = wilson_interval(hits, n, confidence)
-        points.append({"from": b / BINS, "to": (b + 1) / BINS, "n": n, "accuracy": hits / n, "low": low,
-                       "high": high, "confidence": float(sure[inside].mean())})
+        points.append(
+            {
+                "from": b / BINS,
+                "to": (b + 1) / BINS,
+                "n": n,
+                "accuracy": hits / n,
+                "low": low,
+                "high": high,
+                "confidence": float(sure[inside].mean()),
+            }
+        )
     return points
 
 
@@ -70,7 +83,8 @@ def risk_coverage(outcomes: Outcomes, points: int = 101) -> dict[str, Any]:
     Examples of equal confidence cannot be told apart, so each counts the mean error of its group.
 
     Returns:
-        ``aurc``: the area under the curve, the mean risk over all coverages (Geifman & El-Yaniv 2017,
+        ``aurc``: the area under the curve, the mean risk over all coverages (Geifman & El-Yaniv
+            2017,
         arXiv 1705.08500); ``points``: at most `points` pairs of coverage and risk.
     """
     sure = outcomes.confidence
@@ -78,8 +92,12 @@ def risk_coverage(outcomes: Outcomes, points: int = 101) -> dict[str, Any]:
     wrong = np.bincount(group, weights=~outcomes.correct) / np.bincount(group)
     answered = np.arange(1, len(outcomes) + 1)
     risk = np.cumsum(wrong[np.sort(group)]) / answered
-    shown = np.unique(np.linspace(0, len(outcomes) - 1, min(points, len(outcomes))).round().astype(int))
-    curve = [{"coverage": float(answered[i] / len(outcomes)), "risk": float(risk[i])} for i in shown]
+    shown = np.unique(
+        np.linspace(0, len(outcomes) - 1, min(points, len(outcomes))).round().astype(int)
+    )
+    curve = [
+        {"coverage": float(answered[i] / len(outcomes)), "risk": float(risk[i])} for i in shown
+    ]
     return {"aurc": float(risk.mean()), "points": curve}
 
 
@@ -100,19 +118,34 @@ def abstention_threshold(validation: Outcomes, target: float) -> float | None:
     return float(sure[reached[-1]]) if len(reached) else None
 
 
-def abstention(validation: Outcomes, test: Outcomes, target: float, confidence: float) -> dict[str, Any]:
+def abstention(
+    validation: Outcomes, test: Outcomes, target: float, confidence: float
+) -> dict[str, Any]:
     """Answer only above the threshold found on validation; what that gives on test.
 
     Returns:
-        ``target``, ``reachable`` (on validation), ``threshold``; and on the test examples ``coverage``,
-        ``answered`` and ``accuracy`` with its Wilson interval (None when nothing was answered).
+        ``target``, ``reachable`` (on validation), ``threshold``; and on the test examples
+        ``coverage``, ``answered`` and ``accuracy`` with its Wilson interval (None when nothing was
+        answered).
     """
     threshold = abstention_threshold(validation, target)
     if threshold is None:
-        return {"target": target, "reachable": False, "threshold": None, "coverage": 0.0, "answered": 0,
-                "accuracy": None}
+        return {
+            "target": target,
+            "reachable": False,
+            "threshold": None,
+            "coverage": 0.0,
+            "answered": 0,
+            "accuracy": None,
+        }
     answered = test.confidence >= threshold
     n, hits = int(answered.sum()), int(test.correct[answered].sum())
     low, high = wilson_interval(hits, n, confidence)
-    return {"target": target, "reachable": True, "threshold": threshold, "coverage": n / len(test),
-            "answered": n, "accuracy": {"value": hits / n, "low": low, "high": high} if n else None}
+    return {
+        "target": target,
+        "reachable": True,
+        "threshold": threshold,
+        "coverage": n / len(test),
+        "answered": n,
+        "accuracy": {"value": hits / n, "low": low, "high": high} if n else None,
+    }

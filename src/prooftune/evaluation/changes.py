@@ -16,8 +16,13 @@ EXCERPT = 300
 NO_ANSWER = "(no answer)"
 
 
-def changed_examples(study: Study, results: Mapping[str, VariantResult], right: Mapping[str, NDArray[np.bool_]],
-                     sure: Mapping[str, NDArray[np.float64]], verdict: Mapping[str, Any]) -> dict[str, Any] | None:
+def changed_examples(
+    study: Study,
+    results: Mapping[str, VariantResult],
+    right: Mapping[str, NDArray[np.bool_]],
+    sure: Mapping[str, NDArray[np.float64]],
+    verdict: Mapping[str, Any],
+) -> dict[str, Any] | None:
     """Test examples whose answer became right or wrong between the untuned model and the tuned one.
 
     Args:
@@ -29,8 +34,9 @@ def changed_examples(study: Study, results: Mapping[str, VariantResult], right: 
 
     Returns:
         ``before``, ``after`` (variant names), ``fixed`` and ``broken``: each ``count`` and at most
-        `SHOWN` ``examples``, those first of whose new answer the tuned variant is surest, with the ``sources`` that this
-        cites. None when there is no tuned variant or no untuned model to hold against it.
+        `SHOWN` ``examples``, those first of whose new answer the tuned variant is surest, with the
+        ``sources`` that this cites. None when there is no tuned variant or no untuned model to hold
+        against it.
     """
     before, after = verdict.get("baseline"), verdict.get("best_tuned")
     if before is None or after is None:
@@ -42,10 +48,20 @@ def changed_examples(study: Study, results: Mapping[str, VariantResult], right: 
     for name, mask in (("fixed", now & ~was), ("broken", was & ~now)):
         places = np.flatnonzero(mask)
         surest = places[np.argsort(-sure[after][places], kind="stable")][:SHOWN]
-        result[name] = {"count": len(places), "examples": [
-            {"id": study.test[i].id, "text": excerpt(study.test[i], searched), "target": _wanted(study.test[i]),
-             "before": _said(results[before].test[i], study.labels), "after": _said(results[after].test[i], study.labels),
-             "sources": [_source(passages[id_]) for id_ in results[after].test[i].cited]} for i in surest]}
+        result[name] = {
+            "count": len(places),
+            "examples": [
+                {
+                    "id": study.test[i].id,
+                    "text": excerpt(study.test[i], searched),
+                    "target": _wanted(study.test[i]),
+                    "before": _said(results[before].test[i], study.labels),
+                    "after": _said(results[after].test[i], study.labels),
+                    "sources": [_source(passages[id_]) for id_ in results[after].test[i].cited],
+                }
+                for i in surest
+            ],
+        }
     return result
 
 
@@ -68,7 +84,11 @@ def _cut(text: str) -> str:
 
 def _source(passage: Mapping[str, Any]) -> str:
     """Where a passage stands, and how it begins."""
-    place = [passage["document"], *([f"page {passage['page']}"] if passage["page"] else []), *filter(None, [passage["section"]])]
+    place = [
+        passage["document"],
+        *([f"page {passage['page']}"] if passage["page"] else []),
+        *filter(None, [passage["section"]]),
+    ]
     return f"{', '.join(place)}: {_cut(passage['text'])}"
 
 
@@ -80,9 +100,15 @@ def _wanted(example: Example) -> str | None:
 
 def _said(prediction: Prediction, labels: list[str]) -> dict[str, Any]:
     if not labels:
-        return {"output": prediction.output or NO_ANSWER, "valid": prediction.valid, "probability": None}
+        return {
+            "output": prediction.output or NO_ANSWER,
+            "valid": prediction.valid,
+            "probability": None,
+        }
     if not prediction.valid:
         return {"output": prediction.raw[:80], "valid": False, "probability": None}
     known = bool(prediction.log_probs)
-    probability = float(np.exp(prediction.log_probs[labels.index(prediction.output)])) if known else None
+    probability = (
+        float(np.exp(prediction.log_probs[labels.index(prediction.output)])) if known else None
+    )
     return {"output": prediction.output, "valid": True, "probability": probability}

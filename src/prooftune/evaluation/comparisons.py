@@ -32,12 +32,18 @@ def pairs(kinds: Mapping[str, str]) -> list[tuple[str, str]]:
     chosen = [*combinations(tuned, 2), *((t, r) for t in tuned for r in rest)]
     zero_shot = next((name for name in rest if kinds[name] == "zero-shot"), None)
     if zero_shot is not None:
-        chosen += [(name, zero_shot) for name in rest if name != zero_shot and kinds[name] != "majority"]
+        chosen += [
+            (name, zero_shot) for name in rest if name != zero_shot and kinds[name] != "majority"
+        ]
     return chosen
 
 
-def compare(chosen: Sequence[tuple[str, str]], tests: Mapping[str, Outcomes], drawn: Mapping[str, Sums],
-            confidence: float) -> list[dict[str, Any]]:
+def compare(
+    chosen: Sequence[tuple[str, str]],
+    tests: Mapping[str, Outcomes],
+    drawn: Mapping[str, Sums],
+    confidence: float,
+) -> list[dict[str, Any]]:
     """Compare pairs of variants, correcting for the number of comparisons made.
 
     Args:
@@ -47,10 +53,11 @@ def compare(chosen: Sequence[tuple[str, str]], tests: Mapping[str, Outcomes], dr
         confidence: level of the intervals; 1 - confidence is the level of significance.
 
     Returns:
-        For each pair ``a``, ``b``, ``n``; ``accuracy`` and ``macro_f1``: the difference with its paired
-        bootstrap interval; ``only_a``, ``only_b``: discordant examples; ``p``: exact McNemar; ``p_holm``:
-        adjusted over all pairs given; ``significant``; ``minimum_detectable_difference`` at power 0.8
-        for one test at that level, given this pair's discordance.
+        For each pair ``a``, ``b``, ``n``; ``accuracy`` and ``macro_f1``: the difference with its
+        paired bootstrap interval; ``only_a``, ``only_b``: discordant examples; ``p``: exact
+        McNemar; ``p_holm``: adjusted over all pairs given; ``significant``;
+        ``minimum_detectable_difference`` at power 0.8 for one test at that level, given this pair's
+        discordance.
     """
     values = {name: measure(outcomes)[0] for name, outcomes in tests.items()}
     samples = {name: rates(total) for name, total in drawn.items()}
@@ -62,9 +69,14 @@ def compare(chosen: Sequence[tuple[str, str]], tests: Mapping[str, Outcomes], dr
         for name in ("accuracy", "macro_f1"):
             low, high = percentile_interval(samples[a][name] - samples[b][name], confidence)
             row[name] = {"value": values[a][name] - values[b][name], "low": low, "high": high}
-        row |= {"only_a": test.b, "only_b": test.c, "p": test.p,
-                "minimum_detectable_difference": minimum_detectable_difference(
-                    n, (test.b + test.c) / n, alpha=1 - confidence)}
+        row |= {
+            "only_a": test.b,
+            "only_b": test.c,
+            "p": test.p,
+            "minimum_detectable_difference": minimum_detectable_difference(
+                n, (test.b + test.c) / n, alpha=1 - confidence
+            ),
+        }
         rows.append(row)
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted

@@ -1,9 +1,11 @@
-"""Classification metrics, for one set of predictions or for thousands of bootstrap resamples at once.
+"""Classification metrics, for one set of predictions or for thousands of bootstrap resamples at
+once.
 
-Every metric here is a function of a few sums over examples (`Sums`): hits, targets and predictions per
-label, summed log-loss and Brier score, and per confidence bin the count, confidence and hits. Summing is
-linear, so the sums of all resamples are one matrix product of resample counts [R, n] with per-example
-columns [n, columns], and a metric computed from sums of shape [R, ...] is the metric of every resample.
+Every metric here is a function of a few sums over examples (`Sums`): hits, targets and predictions
+per label, summed log-loss and Brier score, and per confidence bin the count, confidence and hits.
+Summing is linear, so the sums of all resamples are one matrix product of resample counts [R, n]
+with per-example columns [n, columns], and a metric computed from sums of shape [R, ...] is the
+metric of every resample.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 INVALID = -1
-"""The predicted index of an output outside the label set: wrong, and counted apart (`invalid_rate`)."""
+"""The predicted index of an output outside the label set: wrong, and counted apart
+(`invalid_rate`)."""
 
 BINS = 15
-"""Equal-width confidence bins of the expected calibration error (Guo et al. 2017, arXiv 1706.04599)."""
+"""Equal-width confidence bins of the expected calibration error (Guo et al. 2017, arXiv
+1706.04599)."""
 
 LOG_FLOOR = float(np.log(np.finfo(np.float64).eps))
-"""Log-probabilities are floored here (about -36), as in scikit-learn, so that one -inf is not the mean."""
+"""Log-probabilities are floored here (about -36), as in scikit-learn, so that one -inf is not the
+mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +76,12 @@ class Sums:
     """Sufficient statistics of all metrics; leading axes (...) are resamples.
 
     Attributes:
-        hits, targets, predicted: examples per label that are right, have that target, are given that
-            label, [..., L].
+        hits, targets, predicted: examples per label that are right, have that target, are given
+            that label, [..., L].
         n: number of examples, [...].
         log_loss, brier: summed over examples, [...]; None without probabilities.
-        bin_n, bin_confidence, bin_hits: per confidence bin, [..., BINS]; None without probabilities.
+        bin_n, bin_confidence, bin_hits: per confidence bin, [..., BINS]; None without
+            probabilities.
     """
 
     hits: Floats
@@ -98,19 +104,24 @@ def columns(outcomes: Outcomes) -> Floats:
     if outcomes.log_probs is not None:
         confidence = outcomes.confidence
         in_bin = bin_of(confidence)[:, None] == np.arange(BINS)
-        parts += [log_losses(outcomes)[:, None], brier_scores(outcomes)[:, None], in_bin,
-                  in_bin * confidence[:, None], in_bin & outcomes.correct[:, None]]
+        parts += [
+            log_losses(outcomes)[:, None],
+            brier_scores(outcomes)[:, None],
+            in_bin,
+            in_bin * confidence[:, None],
+            in_bin & outcomes.correct[:, None],
+        ]
     return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts], axis=1)
 
 
 def sums(summed: Floats, classes: int) -> Sums:
     """Name the parts of summed `columns` [..., columns]."""
     n, rest = summed[..., 0], summed[..., 1:]
-    hits, targets, predicted = (rest[..., i * classes:(i + 1) * classes] for i in range(3))
-    rest = rest[..., 3 * classes:]
+    hits, targets, predicted = (rest[..., i * classes : (i + 1) * classes] for i in range(3))
+    rest = rest[..., 3 * classes :]
     if rest.shape[-1] == 0:
         return Sums(hits, targets, predicted, n)
-    bins = [rest[..., 2 + i * BINS:2 + (i + 1) * BINS] for i in range(3)]
+    bins = [rest[..., 2 + i * BINS : 2 + (i + 1) * BINS] for i in range(3)]
     return Sums(hits, targets, predicted, n, rest[..., 0], rest[..., 1], *bins)
 
 
@@ -140,10 +151,11 @@ def bin_of(confidence: Floats) -> Ints:
 def rates(total: Sums) -> dict[str, Floats]:
     """All scalar metrics by name, each of the sums' leading shape.
 
-    Definitions are scikit-learn's: a label's precision, recall or F1 without a denominator counts 0;
-    macro averages run over the labels that occur among targets or predictions; balanced accuracy is the
-    mean recall of the labels that occur among targets. Invalid outputs form one more predicted class
-    for MCC (Gorodkin 2004) and are wrong for everything else. ``log_loss`` in nats, ``brier`` 0 to 2.
+    Definitions are scikit-learn's: a label's precision, recall or F1 without a denominator counts
+    0; macro averages run over the labels that occur among targets or predictions; balanced accuracy
+    is the mean recall of the labels that occur among targets. Invalid outputs form one more
+    predicted class for MCC (Gorodkin 2004) and are wrong for everything else. ``log_loss`` in nats,
+    ``brier`` 0 to 2.
     """
     each = per_class(total)
     precision, recall, f1 = (np.nan_to_num(each[name]) for name in ("precision", "recall", "f1"))
@@ -162,12 +174,17 @@ def rates(total: Sums) -> dict[str, Floats]:
         "invalid_rate": 1 - total.predicted.sum(-1) / total.n,
     }
     if total.log_loss is not None and total.brier is not None:
-        result |= {"log_loss": total.log_loss / total.n, "brier": total.brier / total.n, "ece": _ece(total)}
+        result |= {
+            "log_loss": total.log_loss / total.n,
+            "brier": total.brier / total.n,
+            "ece": _ece(total),
+        }
     return result
 
 
 def per_class(total: Sums) -> dict[str, Floats]:
-    """Precision, recall and F1 of every label, [..., L]; not-a-number where there is no denominator."""
+    """Precision, recall and F1 of every label, [..., L]; not-a-number where there is no
+    denominator."""
     return {
         "precision": _divide(total.hits, total.predicted),
         "recall": _divide(total.hits, total.targets),
@@ -203,8 +220,11 @@ def _mcc(total: Sums) -> Floats:
     predicted = np.concatenate([total.predicted, (n - total.predicted.sum(-1))[..., None]], axis=-1)
     covariance = total.hits.sum(-1) * n - (total.predicted * total.targets).sum(-1)
     spread = (n**2 - (predicted**2).sum(-1)) * (n**2 - (total.targets**2).sum(-1))
-    # A constant prediction or a single target class has no spread: the correlation is 0 by convention.
-    return np.asarray(np.divide(covariance, np.sqrt(spread), out=np.zeros_like(covariance), where=spread > 0))
+    # A constant prediction or a single target class has no spread: the correlation is 0 by
+    # convention.
+    return np.asarray(
+        np.divide(covariance, np.sqrt(spread), out=np.zeros_like(covariance), where=spread > 0)
+    )
 
 
 def _ece(total: Sums) -> Floats:

@@ -15,8 +15,8 @@ def check_comparable(study: Study, results: Sequence[VariantResult]) -> None:
     """Refuse what cannot be compared.
 
     Raises:
-        Failure: a variant's predictions are not for the study's examples in their order, two variants share a name,
-            or there is nothing to score.
+        Failure: a variant's predictions are not for the study's examples in their order, two
+            variants share a name, or there is nothing to score.
     """
     if not study.test:
         raise Failure("there are no test examples, so nothing can be measured")
@@ -29,15 +29,20 @@ def check_comparable(study: Study, results: Sequence[VariantResult]) -> None:
     for result in results:
         _same_examples(study.test, result.test, f"variant '{result.name}', test")
         if result.validation:
-            _same_examples(study.validation, result.validation, f"variant '{result.name}', validation")
+            _same_examples(
+                study.validation, result.validation, f"variant '{result.name}', validation"
+            )
 
 
-def outcomes_of(study: Study, results: Sequence[VariantResult]) -> dict[str, tuple[Outcomes, Outcomes]]:
+def outcomes_of(
+    study: Study, results: Sequence[VariantResult]
+) -> dict[str, tuple[Outcomes, Outcomes]]:
     """Arrays of every variant, by name: on test examples and on validation examples (may be empty).
 
     Raises:
-        Failure: a variant's predictions are not for the study's examples in their order, an output or a
-            target is no label of the study, two variants share a name, or there is nothing to score.
+        Failure: a variant's predictions are not for the study's examples in their order, an output
+            or a target is no label of the study, two variants share a name, or there is nothing to
+            score.
     """
     check_comparable(study, results)
     arrays: dict[str, tuple[Outcomes, Outcomes]] = {}
@@ -45,37 +50,52 @@ def outcomes_of(study: Study, results: Sequence[VariantResult]) -> dict[str, tup
         # A variant that gave no validation predictions cannot be calibrated, and that is all.
         validation = study.validation if result.validation else []
         where = f"variant '{result.name}'"
-        arrays[result.name] = (_outcomes(study.labels, study.test, result.test, f"{where}, test"),
-                               _outcomes(study.labels, validation, result.validation, f"{where}, validation"))
+        arrays[result.name] = (
+            _outcomes(study.labels, study.test, result.test, f"{where}, test"),
+            _outcomes(study.labels, validation, result.validation, f"{where}, validation"),
+        )
     return arrays
 
 
-def _outcomes(labels: list[str], examples: Sequence[Example], predictions: list[Prediction],
-              where: str) -> Outcomes:
+def _outcomes(
+    labels: list[str], examples: Sequence[Example], predictions: list[Prediction], where: str
+) -> Outcomes:
     index = {label: i for i, label in enumerate(labels)}
     strange = next((e for e in examples if e.target not in index), None)
     if strange is not None:
-        raise Failure(f"{where}: example {strange.id} has the target {strange.target!r}, which is not one of "
-                      f"the study's labels ({', '.join(labels)})")
+        raise Failure(
+            f"{where}: example {strange.id} has the target {strange.target!r}, which is not one of "
+            f"the study's labels ({', '.join(labels)})"
+        )
     odd = next((p for p in predictions if p.valid and p.output not in index), None)
     if odd is not None:
-        raise Failure(f"{where}: example {odd.id} has the output {odd.output!r}, marked valid, which is not "
-                      f"one of the study's labels ({', '.join(labels)})")
+        raise Failure(
+            f"{where}: example {odd.id} has the output {odd.output!r}, marked valid, which is not "
+            f"one of the study's labels ({', '.join(labels)})"
+        )
     return Outcomes(
         targets=np.array([index[str(e.target)] for e in examples], dtype=np.int64),
-        predicted=np.array([index[p.output] if p.valid else INVALID for p in predictions], dtype=np.int64),
-        log_probs=_log_probs(predictions, len(labels), where), classes=len(labels))
+        predicted=np.array(
+            [index[p.output] if p.valid else INVALID for p in predictions], dtype=np.int64
+        ),
+        log_probs=_log_probs(predictions, len(labels), where),
+        classes=len(labels),
+    )
 
 
 def _same_examples(examples: Sequence[Example], predictions: list[Prediction], where: str) -> None:
     if len(examples) != len(predictions):
-        raise Failure(f"{where}: {len(predictions)} predictions for {len(examples)} examples. Variants are "
-                      "only compared on the same examples; score this variant again.")
+        raise Failure(
+            f"{where}: {len(predictions)} predictions for {len(examples)} examples. Variants are "
+            "only compared on the same examples; score this variant again."
+        )
     for place, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
         if example.id != prediction.id:
-            raise Failure(f"{where}: prediction {place} is for example {prediction.id}, where the study has "
-                          f"{example.id}. Variants are only compared on the same examples in the same order; "
-                          "score this variant again.")
+            raise Failure(
+                f"{where}: prediction {place} is for example {prediction.id}, where the study has "
+                f"{example.id}. Variants are only compared on the same examples in the same order; "
+                "score this variant again."
+            )
 
 
 def _log_probs(predictions: list[Prediction], classes: int, where: str) -> Floats | None:
@@ -83,6 +103,8 @@ def _log_probs(predictions: list[Prediction], classes: int, where: str) -> Float
     if lengths <= {0}:
         return None
     if lengths != {classes}:
-        raise Failure(f"{where}: probabilities for {' or '.join(map(str, sorted(lengths)))} labels in a "
-                      f"prediction, where the study has {classes} labels")
+        raise Failure(
+            f"{where}: probabilities for {' or '.join(map(str, sorted(lengths)))} labels in a "
+            f"prediction, where the study has {classes} labels"
+        )
     return np.array([p.log_probs for p in predictions], dtype=np.float64)

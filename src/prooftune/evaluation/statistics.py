@@ -18,8 +18,8 @@ CHUNK_BYTES = 64_000_000
 def resample_counts(n: int, resamples: int, seed: int, start: int = 0) -> Floats:
     """How often each of `n` examples is drawn in each bootstrap resample, float [resamples, n].
 
-    Every resample has its own stream, so that it is the same however the work is cut into chunks, and
-    the same for all variants: differences between variants are paired.
+    Every resample has its own stream, so that it is the same however the work is cut into chunks,
+    and the same for all variants: differences between variants are paired.
     """
     counts = np.empty((resamples, n))
     for row in range(resamples):
@@ -63,7 +63,8 @@ def bootstrap(variants: Sequence[Outcomes], resamples: int, seed: int) -> list[S
 
 
 def percentile_interval(samples: Floats, confidence: float) -> tuple[float, float]:
-    """Central interval of bootstrap samples [R] (Efron's percentile method); NaN samples are left out.
+    """Central interval of bootstrap samples [R] (Efron's percentile method); NaN samples are left
+    out.
 
     Returns:
         (low, high); (nan, nan) when no resample had a value.
@@ -79,8 +80,8 @@ def shifted_interval(samples: Floats, value: float, confidence: float) -> tuple[
     """Percentile interval moved by the bootstrap's estimate of bias, cut at 0.
 
     For calibration error: an average of absolute values grows with sampling noise, so resamples lie
-    above the figure that they came from (Kumar et al. 2019, arXiv 1909.10155), and plain percentiles
-    may not even contain it.
+    above the figure that they came from (Kumar et al. 2019, arXiv 1909.10155), and plain
+    percentiles may not even contain it.
     """
     low, high = percentile_interval(samples, confidence)
     bias = float(np.nanmean(samples)) - value
@@ -106,18 +107,20 @@ def wilson_interval(successes: int, n: int, confidence: float) -> tuple[float, f
 
 
 def auroc(scores: Floats, positive: NDArray[np.bool_], confidence: float) -> Interval | None:
-    """Area under the ROC curve: how often a positive example scores above a negative one (ties count half; 0.5 is chance).
+    """Area under the ROC curve: how often a positive example scores above a negative one (ties
+    count half; 0.5 is chance).
 
-    The interval rests on the placements of every example among those of the other kind (DeLong, DeLong and Clarke-Pearson
-    1988), and is taken on the logit scale, so that it stays between 0 and 1.
+    The interval rests on the placements of every example among those of the other kind (DeLong,
+    DeLong and Clarke-Pearson 1988), and is taken on the logit scale, so that it stays between 0 and
+    1.
 
     Args:
         scores: higher where an example is more likely positive, [n].
         positive: [n].
 
     Returns:
-        None where examples of one kind are missing. Where the kinds are parted wholly no variance can be estimated; the
-        interval is then Wilson's for the smaller kind.
+        None where examples of one kind are missing. Where the kinds are parted wholly no variance
+        can be estimated; the interval is then Wilson's for the smaller kind.
     """
     from scipy.stats import norm, rankdata
 
@@ -126,7 +129,9 @@ def auroc(scores: Floats, positive: NDArray[np.bool_], confidence: float) -> Int
     if not m or not n:
         return None
     together = rankdata(np.concatenate([one, other]))
-    above = (together[:m] - rankdata(one)) / n  # for each positive: the share of the negatives below it
+    above = (
+        together[:m] - rankdata(one)
+    ) / n  # for each positive: the share of the negatives below it
     below = 1 - (together[m:] - rankdata(other)) / m
     area = float(above.mean())
     variance = (above.var(ddof=1) / m if m > 1 else 0.0) + (below.var(ddof=1) / n if n > 1 else 0.0)
@@ -149,15 +154,21 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """Examples that only the first (`b`) and only the second variant (`c`) has right, and the p-value."""
+    """Examples that only the first (`b`) and only the second variant (`c`) has right, and the
+    p-value."""
 
     b: int
     c: int
     p: float
 
 
-def paired_difference(first: NDArray[np.bool_] | Floats, second: NDArray[np.bool_] | Floats, seed: int, resamples: int = 2000,
-                      confidence: float = 0.95) -> Interval:
+def paired_difference(
+    first: NDArray[np.bool_] | Floats,
+    second: NDArray[np.bool_] | Floats,
+    seed: int,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
     """Difference of two means, first minus second, with its paired bootstrap interval.
 
     Args:
@@ -170,8 +181,10 @@ def paired_difference(first: NDArray[np.bool_] | Floats, second: NDArray[np.bool
     differences = first.astype(np.float64) - second
     n = len(differences)
     chunk = max(1, CHUNK_BYTES // (8 * n))
-    samples = [resample_counts(n, min(chunk, resamples - start), seed, start) @ differences / n
-               for start in range(0, resamples, chunk)]
+    samples = [
+        resample_counts(n, min(chunk, resamples - start), seed, start) @ differences / n
+        for start in range(0, resamples, chunk)
+    ]
     low, high = percentile_interval(np.concatenate(samples), confidence)
     return Interval(float(differences.mean()), low, high)
 
@@ -203,15 +216,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def minimum_detectable_difference(n: int, discordance: float, alpha: float = 0.05,
-                                  power: float = 0.8) -> float:
-    """The smallest true difference in accuracy that McNemar's test on `n` pairs finds with that power.
+def minimum_detectable_difference(
+    n: int, discordance: float, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The smallest true difference in accuracy that McNemar's test on `n` pairs finds with that
+    power.
 
-    Connor (1987, Biometrics 43:207) gives the pairs needed to find a difference d when a share psi of
-    pairs is discordant: n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2, with z_a the normal quantile
-    of 1 - alpha/2 and z_b that of the power. Solved for d this is a quadratic. A difference d needs a
-    discordance of at least d, so where the solution exceeds psi, psi = d is solved for instead: with
-    that few discordant pairs nothing smaller would have been found.
+    Connor (1987, Biometrics 43:207) gives the pairs needed to find a difference d when a share psi
+    of pairs is discordant: n = (z_a sqrt(psi) + z_b sqrt(psi - d^2))^2 / d^2, with z_a the normal
+    quantile of 1 - alpha/2 and z_b that of the power. Solved for d this is a quadratic. A
+    difference d needs a discordance of at least d, so where the solution exceeds psi, psi = d is
+    solved for instead: with that few discordant pairs nothing smaller would have been found.
 
     Args:
         n: test examples.
@@ -237,15 +252,17 @@ def minimum_detectable_difference(n: int, discordance: float, alpha: float = 0.0
 
     if n <= za**2:
         return 1.0
-    # At z_a^2 / n the first and last term cancel, so the function changes its sign between there and 1.
+    # At z_a^2 / n the first and last term cancel, so the function changes its sign between there
+    # and 1.
     return float(brentq(missing, za**2 / n, 1.0))
 
 
 def permutation_p(differences: Floats, seed: int, permutations: int = 10_000) -> float:
-    """Two-sided p-value of the mean of paired differences [n], by flipping their signs at random (Noreen 1989,
-    Computer-intensive Methods for Testing Hypotheses).
+    """Two-sided p-value of the mean of paired differences [n], by flipping their signs at random
+    (Noreen 1989, Computer-intensive Methods for Testing Hypotheses).
 
-    With b of m random sign patterns at least as far from 0 as what was seen, (b + 1) / (m + 1), which is never 0.
+    With b of m random sign patterns at least as far from 0 as what was seen, (b + 1) / (m + 1),
+    which is never 0.
     """
     moved = differences[differences != 0]
     if len(moved) == 0:
@@ -255,15 +272,18 @@ def permutation_p(differences: Floats, seed: int, permutations: int = 10_000) ->
     chunk = max(1, CHUNK_BYTES // (8 * len(moved)))
     beyond = 0
     for start in range(0, permutations, chunk):
-        signs = generator.integers(0, 2, size=(min(chunk, permutations - start), len(moved))) * 2.0 - 1.0
+        signs = (
+            generator.integers(0, 2, size=(min(chunk, permutations - start), len(moved))) * 2.0
+            - 1.0
+        )
         # Sums in another order differ in the last digit; equal ones must count.
         beyond += int((np.abs(signs @ moved) >= seen - 1e-9 * max(1.0, seen)).sum())
     return (beyond + 1) / (permutations + 1)
 
 
 def minimum_detectable_mean(differences: Floats, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true mean of paired differences [n] that a two-sided test at `alpha` would find with `power`,
-    given their spread (normal approximation)."""
+    """The smallest true mean of paired differences [n] that a two-sided test at `alpha` would find
+    with `power`, given their spread (normal approximation)."""
     from scipy.stats import norm
 
     if len(differences) < 2:

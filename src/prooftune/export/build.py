@@ -1,4 +1,5 @@
-"""``prooftune export``: write an artefact, run the golden set through it, and give it its name only if it answers right."""
+"""``prooftune export``: write an artefact, run the golden set through it, and give it its name only
+if it answers right."""
 
 from __future__ import annotations
 
@@ -34,16 +35,24 @@ BUILD = "pip install 'llama-cpp-python>=0.3.16'"
 
 
 def export(
-    bundle: Path, to: str, out: Path, *, rows_of: Path | None = None, agreement: float | None = None,
-    difference: float | None = None, unchecked: bool = False,
+    bundle: Path,
+    to: str,
+    out: Path,
+    *,
+    rows_of: Path | None = None,
+    agreement: float | None = None,
+    difference: float | None = None,
+    unchecked: bool = False,
 ) -> dict[str, Any]:
     """Export a bundle and check what came out.
 
     Args:
         bundle: a bundle folder.
         to: name of a format.
-        out: folder of the artefact; replaced if it holds an earlier export, left alone if anything fails.
-        rows_of: another golden set: a ``.jsonl`` like the bundle's, or the run folder whose validation rows are asked.
+        out: folder of the artefact; replaced if it holds an earlier export, left alone if anything
+            fails.
+        rows_of: another golden set: a ``.jsonl`` like the bundle's, or the run folder whose
+            validation rows are asked.
         agreement, difference: limits in place of the format's own.
         unchecked: write without a check, and say so wherever the artefact is described.
 
@@ -57,8 +66,10 @@ def export(
     chosen, facts = known(to), read_facts(bundle)
     check_files(bundle)
     _check_request(chosen, to, facts, out, unchecked)
-    limits = Limits(chosen.limits.agreement if agreement is None else agreement,
-                    chosen.limits.difference if difference is None else difference)
+    limits = Limits(
+        chosen.limits.agreement if agreement is None else agreement,
+        chosen.limits.difference if difference is None else difference,
+    )
     rows = [] if unchecked else _golden(bundle, facts, rows_of)
     if fault := diagnosis.prompt(bundle, facts, rows):
         raise Failure(f"not exported: {bundle} does not render as its golden set says. {fault}")
@@ -72,20 +83,37 @@ def export(
         write_json(temporary / "export.json", record)
         (temporary / "README.md").write_text(card(facts, record), encoding="utf-8")
     if parity is None:
-        say(f"{out} was NOT CHECKED: nobody knows whether it answers as the bundle does", "bold yellow")
+        say(
+            f"{out} was NOT CHECKED: nobody knows whether it answers as the bundle does",
+            "bold yellow",
+        )
     return record
 
 
-def _check_request(chosen: Format, to: str, facts: dict[str, Any], out: Path, unchecked: bool) -> None:
+def _check_request(
+    chosen: Format, to: str, facts: dict[str, Any], out: Path, unchecked: bool
+) -> None:
     if out.exists() and not (out / "export.json").is_file():
         raise UsageError(f"{out} exists and is no earlier export; give --out another name")
     if facts["objective"] == "head" and not chosen.heads:
-        raise UsageError(f"--to {to}: GGUF has no place for a classification head; export merged, int8, int4 or vllm, or tune "
-                         "with objective: instruction")
-    if chosen.runtime == "llama.cpp" and not unchecked and importlib.util.find_spec("llama_cpp") is None:
-        raise UsageError(f"--to {to}: an export is checked by running it, and llama.cpp is not here: pip install "
-                         f"'prooftune[llama-cpp]' builds it from source (as does {BUILD}; it takes a C++ compiler and 10 to 30 "
-                         "minutes). Or --unchecked, to have it without a check, which is written wherever it is described.")
+        raise UsageError(
+            f"--to {to}: GGUF has no place for a classification head; export merged, int8, int4 "
+            "or vllm, or tune "
+            "with objective: instruction"
+        )
+    if (
+        chosen.runtime == "llama.cpp"
+        and not unchecked
+        and importlib.util.find_spec("llama_cpp") is None
+    ):
+        raise UsageError(
+            f"--to {to}: an export is checked by running it, and llama.cpp is not here: pip "
+            "install "
+            f"'prooftune[llama-cpp]' builds it from source (as does {BUILD}; it takes a C++ "
+            "compiler and 10 to 30 "
+            "minutes). Or --unchecked, to have it without a check, which is written wherever it "
+            "is described."
+        )
 
 
 def _golden(bundle: Path, facts: dict[str, Any], rows_of: Path | None) -> list[Golden]:
@@ -94,19 +122,33 @@ def _golden(bundle: Path, facts: dict[str, Any], rows_of: Path | None) -> list[G
         seed = 0
         return golden.of_run(golden.exact(bundle), place, ROWS, seed)
     if rows_of is None and not place.is_file():
-        raise UsageError(f"{bundle} holds no golden set to check an export by (its recipe says bundle.golden: 0, or it is older "
-                         "than golden sets). Give one: --golden RUN, the run folder that it came from, asks the run's validation "
-                         "rows; --golden FILE.jsonl reads rows like those of golden.jsonl.")
+        raise UsageError(
+            f"{bundle} holds no golden set to check an export by (its recipe says bundle.golden: "
+            "0, or it is older "
+            "than golden sets). Give one: --golden RUN, the run folder that it came from, asks "
+            "the run's validation "
+            "rows; --golden FILE.jsonl reads rows like those of golden.jsonl."
+        )
     rows = golden.read(place)
     missing = next((row.id for row in rows if set(facts["fields"]) - set(row.inputs)), None)
     if not rows or missing is not None:
         fields = ", ".join(facts["fields"])
-        raise UsageError(f"{place} is empty" if not rows else f"{place}: row {missing} has not every field of {fields}")
+        raise UsageError(
+            f"{place} is empty"
+            if not rows
+            else f"{place}: row {missing} has not every field of {fields}"
+        )
     return rows
 
 
 def _checked(
-    bundle: Path, facts: dict[str, Any], folder: Path, chosen: Format, to: str, rows: Sequence[Golden], limits: Limits
+    bundle: Path,
+    facts: dict[str, Any],
+    folder: Path,
+    chosen: Format,
+    to: str,
+    rows: Sequence[Golden],
+    limits: Limits,
 ) -> Parity:
     """Run the golden set through what was written.
 
@@ -119,23 +161,42 @@ def _checked(
         started = time.perf_counter()
         runtime = _runtime(chosen, facts, folder, rows)
         loaded = time.perf_counter() - started
-        if fault := _stop_fault(runtime, facts) or tokenisation(runtime, facts, rows, text, tokenizer):
+        if fault := _stop_fault(runtime, facts) or tokenisation(
+            runtime, facts, rows, text, tokenizer
+        ):
             raise Failure(f"not exported: {to} does not read what the bundle reads. {fault}")
-        # What others send as one text is tokenised as one: it may come to other tokens where a field begins or ends.
+        # What others send as one text is tokenised as one: it may come to other tokens where a
+        # field begins or ends.
         whole = [runtime.tokenise(text(row), special=True, start=True) for row in rows]
         asked = whole if to == "ollama" else [row.prompt for row in rows]
-        said = [ask(runtime, facts, row, ids, written=to == "ollama") for row, ids in zip(rows, asked, strict=True)]
-    parity = compared(runtime, said, [ids == row.prompt for ids, row in zip(whole, rows, strict=True)], cost, loaded,
-                      not facts["labels"])
+        said = [
+            ask(runtime, facts, row, ids, written=to == "ollama")
+            for row, ids in zip(rows, asked, strict=True)
+        ]
+    parity = compared(
+        runtime,
+        said,
+        [ids == row.prompt for ids, row in zip(whole, rows, strict=True)],
+        cost,
+        loaded,
+        not facts["labels"],
+    )
     if misses := parity.misses(limits):
-        where = diagnosis.layers(bundle, facts, runtime, rows, chosen.tolerance) if isinstance(runtime, Transformers) else \
-            _elsewhere(rows, whole, to)
+        where = (
+            diagnosis.layers(bundle, facts, runtime, rows, chosen.tolerance)
+            if isinstance(runtime, Transformers)
+            else _elsewhere(rows, whole, to)
+        )
         listed = "".join(f"  - {miss}\n" for miss in misses)
-        raise Failure(f"not exported: {to} answers otherwise than the bundle does.\n{listed}{where}")
+        raise Failure(
+            f"not exported: {to} answers otherwise than the bundle does.\n{listed}{where}"
+        )
     return parity
 
 
-def _runtime(chosen: Format, facts: dict[str, Any], folder: Path, rows: Sequence[Golden]) -> Runtime:
+def _runtime(
+    chosen: Format, facts: dict[str, Any], folder: Path, rows: Sequence[Golden]
+) -> Runtime:
     if chosen.runtime == "transformers":
         return Transformers(folder, facts["objective"] == "head")
     longest = max(len(row.prompt) for row in rows)
@@ -144,7 +205,8 @@ def _runtime(chosen: Format, facts: dict[str, Any], folder: Path, rows: Sequence
 
 
 def _texts(facts: dict[str, Any], folder: Path, to: str, tokenizer: Any) -> Callable[[Golden], str]:
-    """How the prompt of a row is written as text: by Ollama's template, or by the bundle's own parts.
+    """How the prompt of a row is written as text: by Ollama's template, or by the bundle's own
+    parts.
 
     The start token is left out where the artefact adds it by itself.
     """
@@ -154,8 +216,11 @@ def _texts(facts: dict[str, Any], folder: Path, to: str, tokenizer: Any) -> Call
         said = ollama.middle(facts, between, row.inputs)
         whole = before + said + after
         if to == "ollama" and (found := ollama.rendered(folder / "Modelfile", said)) != whole:
-            raise Failure(f"not exported: template: the Modelfile renders row {row.id} otherwise than the bundle does; "
-                          f"{diagnosis.differing_text(found, whole)}")
+            raise Failure(
+                f"not exported: template: the Modelfile renders row {row.id} otherwise than the "
+                "bundle does; "
+                f"{diagnosis.differing_text(found, whole)}"
+            )
         return whole
 
     return text
@@ -163,7 +228,10 @@ def _texts(facts: dict[str, Any], folder: Path, to: str, tokenizer: Any) -> Call
 
 def _stop_fault(runtime: Runtime, facts: dict[str, Any]) -> str | None:
     if isinstance(runtime, LlamaCpp) and not runtime.ends_at(facts["tokens"]["stop"]):
-        return f"stop token: llama.cpp does not end an answer at the bundle's stop token (id {facts['tokens']['stop']})"
+        return (
+            "stop token: llama.cpp does not end an answer at the bundle's stop token (id "
+            f"{facts['tokens']['stop']})"
+        )
     return None
 
 
@@ -171,19 +239,39 @@ def _elsewhere(rows: Sequence[Golden], whole: Sequence[Sequence[int]], to: str) 
     """What can be said where the runtime shows no hidden states."""
     other = sum(list(ids) != row.prompt for ids, row in zip(whole, rows, strict=True))
     if to == "ollama" and other:
-        return (f"tokenisation: as one text, {other} of {len(rows)} prompts come to other tokens than part by part, as the bundle "
-                "reads them (a space before a field in the template does this); if gguf-q8_0 passes, that is all.")
-    return ("prompts and tokens agree, so the weights differ, by conversion or by quantisation; llama.cpp shows no layers. Export "
-            "merged: if that passes, the conversion to GGUF is at fault.")
+        return (
+            f"tokenisation: as one text, {other} of {len(rows)} prompts come to other tokens than "
+            "part by part, as the bundle "
+            "reads them (a space before a field in the template does this); if gguf-q8_0 passes, "
+            "that is all."
+        )
+    return (
+        "prompts and tokens agree, so the weights differ, by conversion or by quantisation; "
+        "llama.cpp shows no layers. Export "
+        "merged: if that passes, the conversion to GGUF is at fault."
+    )
 
 
-def _record(facts: dict[str, Any], to: str, folder: Path, parity: Parity | None, limits: Limits) -> dict[str, Any]:
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+def _record(
+    facts: dict[str, Any], to: str, folder: Path, parity: Parity | None, limits: Limits
+) -> dict[str, Any]:
+    sizes = {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     return {
-        "format": to, "prooftune_version": __version__, "checked": parity is not None,
-        "model": facts["model"]["name"], "variant": facts["variant"], "task": facts["task"],
+        "format": to,
+        "prooftune_version": __version__,
+        "checked": parity is not None,
+        "model": facts["model"]["name"],
+        "variant": facts["variant"],
+        "task": facts["task"],
         "limits": {"agreement": limits.agreement, "mean_difference": limits.difference},
-        "parity": parity.to_json() if parity else None, "size_bytes": sum(sizes.values()), "files": sizes}
+        "parity": parity.to_json() if parity else None,
+        "size_bytes": sum(sizes.values()),
+        "files": sizes,
+    }
 
 
 def read_record(folder: Path) -> dict[str, Any]:

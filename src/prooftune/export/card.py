@@ -10,8 +10,20 @@ from prooftune.export import vllm
 from prooftune.export.compare_outputs import compares_labels
 from prooftune.export.gguf import FILE
 
-COLUMNS = ("format", "answers agree", "log-prob difference, mean", "max", "metric", "of the bundle", "difference", "one text",
-           "MB", "peak MB", "rows/s", "checked with")
+COLUMNS = (
+    "format",
+    "answers agree",
+    "log-prob difference, mean",
+    "max",
+    "metric",
+    "of the bundle",
+    "difference",
+    "one text",
+    "MB",
+    "peak MB",
+    "rows/s",
+    "checked with",
+)
 """Columns of the parity table; docs/export.md says what they mean."""
 
 
@@ -22,7 +34,7 @@ def card(facts: dict[str, Any], record: dict[str, Any]) -> str:
         facts: the content of ``bundle.json``.
         record: the content of ``export.json``.
     """
-    return f"""# {facts['variant']} of {facts['model']['name']}, {record['format']}
+    return f"""# {facts["variant"]} of {facts["model"]["name"]}, {record["format"]}
 
 {_checked(record)}
 
@@ -30,7 +42,7 @@ def card(facts: dict[str, Any], record: dict[str, Any]) -> str:
 
 ## Use it
 
-{_use(facts, record['format'])}
+{_use(facts, record["format"])}
 """
 
 
@@ -45,29 +57,49 @@ def summary(record: dict[str, Any]) -> list[str]:
     parity, size = record["parity"], f"{record['size_bytes'] / 1e6:,.1f} MB"
     if parity is None:
         return [f"{record['format']}, {size}: not checked"]
-    lines = [f"{record['format']}, {size}: the bundle's answer to {parity['agreement']:.1%} of {parity['rows']} golden rows "
-             f"({parity['agreement_low']:.1%} to {parity['agreement_high']:.1%})"]
+    lines = [
+        f"{record['format']}, {size}: the bundle's answer to {parity['agreement']:.1%} of "
+        f"{parity['rows']} golden rows "
+        f"({parity['agreement_low']:.1%} to {parity['agreement_high']:.1%})"
+    ]
     if parity.get("token_agreement") is not None:
         lines.append(f"  tokens: {parity['token_agreement']:.1%} are its own choice too")
     if parity["mean_difference"] is not None:
-        lines.append(f"  log-probabilities differ by {_nats(parity['mean_difference'])} nats on average, "
-                     f"{_nats(parity['max_difference'])} at most")
+        lines.append(
+            f"  log-probabilities differ by {_nats(parity['mean_difference'])} nats on average, "
+            f"{_nats(parity['max_difference'])} at most"
+        )
     if (metric := parity["metric"]) is not None:
-        lines.append(f"  {metric['name']}: {metric['export']:.3f}, the bundle's {metric['bundle']:.3f}")
-    return [*lines, f"  {parity['rows_per_second']:.1f} rows/s, {parity['peak_memory_bytes'] / 1e6:,.0f} MB of memory at most, by "
-            f"{parity['runtime']}"]
+        lines.append(
+            f"  {metric['name']}: {metric['export']:.3f}, the bundle's {metric['bundle']:.3f}"
+        )
+    return [
+        *lines,
+        f"  {parity['rows_per_second']:.1f} rows/s, {parity['peak_memory_bytes'] / 1e6:,.0f} MB "
+        "of memory at most, by "
+        f"{parity['runtime']}",
+    ]
 
 
 def _checked(record: dict[str, Any]) -> str:
     if not record["checked"]:
-        return ("**NOT CHECKED.** This export was written without running it: nobody knows whether it answers as its bundle "
-                "does. Export it again where its runtime is installed.")
+        return (
+            "**NOT CHECKED.** This export was written without running it: nobody knows whether it "
+            "answers as its bundle "
+            "does. Export it again where its runtime is installed."
+        )
     rows, limits = record["parity"]["rows"], record["limits"]
-    what = "of the tokens of the bundle's answers at least had to be its own choice too" if \
-        record["parity"].get("token_agreement") is not None else "at least had to get the bundle's answer"
-    return (f"Checked: {rows} golden rows of the bundle were run through these files by {record['parity']['runtime']}. "
-            f"{limits['agreement']:.0%} {what}, with log-probabilities within "
-            f"{limits['mean_difference']:g} nats on average.")
+    what = (
+        "of the tokens of the bundle's answers at least had to be its own choice too"
+        if record["parity"].get("token_agreement") is not None
+        else "at least had to get the bundle's answer"
+    )
+    return (
+        f"Checked: {rows} golden rows of the bundle were run through these files by "
+        f"{record['parity']['runtime']}. "
+        f"{limits['agreement']:.0%} {what}, with log-probabilities within "
+        f"{limits['mean_difference']:g} nats on average."
+    )
 
 
 def _row(record: dict[str, Any]) -> tuple[str, ...]:
@@ -75,16 +107,35 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
     size = f"{record['size_bytes'] / 1e6:,.1f}"
     if parity is None:
         return (record["format"], "not checked", *[""] * 6, size, "", "", "nothing")
-    agree = f"{parity['agreement']:.1%} of {parity['rows']} ({parity['agreement_low']:.1%} to {parity['agreement_high']:.1%})"
+    agree = (
+        f"{parity['agreement']:.1%} of {parity['rows']} ({parity['agreement_low']:.1%} to "
+        f"{parity['agreement_high']:.1%})"
+    )
     if parity.get("token_agreement") is not None:
         agree += f"; tokens {parity['token_agreement']:.1%}"
     metric = parity["metric"]
-    figures = ("", "", "") if metric is None else (
-        f"{metric['name']} {metric['export']:.3f}", f"{metric['bundle']:.3f}",
-        f"{metric['export'] - metric['bundle']:+.3f} ({metric['low']:+.3f} to {metric['high']:+.3f}, n = {metric['n']})")
-    return (record["format"], agree, _nats(parity["mean_difference"]), _nats(parity["max_difference"]), *figures,
-            "" if parity["one_text"] is None else f"{parity['one_text']:.0%}", size, f"{parity['peak_memory_bytes'] / 1e6:,.0f}",
-            f"{parity['rows_per_second']:.1f}", parity["runtime"])
+    figures = (
+        ("", "", "")
+        if metric is None
+        else (
+            f"{metric['name']} {metric['export']:.3f}",
+            f"{metric['bundle']:.3f}",
+            f"{metric['export'] - metric['bundle']:+.3f} ({metric['low']:+.3f} to "
+            f"{metric['high']:+.3f}, n = {metric['n']})",
+        )
+    )
+    return (
+        record["format"],
+        agree,
+        _nats(parity["mean_difference"]),
+        _nats(parity["max_difference"]),
+        *figures,
+        "" if parity["one_text"] is None else f"{parity['one_text']:.0%}",
+        size,
+        f"{parity['peak_memory_bytes'] / 1e6:,.0f}",
+        f"{parity['rows_per_second']:.1f}",
+        parity["runtime"],
+    )
 
 
 def _nats(value: float | None) -> str:
@@ -98,11 +149,17 @@ def _use(facts: dict[str, Any], to: str) -> str:
         return _gguf(facts)
     code = f"```python\n{plain_code({**facts, 'part': 'model'}, 'THIS_FOLDER', 'THIS_FOLDER')}```"
     if to != "vllm":
-        return f"With transformers alone{' and bitsandbytes' if to.startswith('int') else ''}:\n\n{code}"
-    return (f"```\n{vllm.command(facts)}\n```\n\nin this folder, then\n\n```python\nimport json\nimport requests\n"
-            f"from transformers import AutoTokenizer\n\n{prompt_code('THIS_FOLDER', 'THIS_FOLDER')}\n"
-            f"texts = {_texts(facts)}\n{vllm.request(facts)}\n```\n\n"
-            "The check was made with transformers, on the same files; vLLM itself was not run.")
+        return (
+            "With transformers "
+            f"alone{' and bitsandbytes' if to.startswith('int') else ''}:\n\n{code}"
+        )
+    return (
+        f"```\n{vllm.command(facts)}\n```\n\nin this folder, then\n\n```python\nimport "
+        "json\nimport requests\n"
+        f"from transformers import AutoTokenizer\n\n{prompt_code('THIS_FOLDER', 'THIS_FOLDER')}\n"
+        f"texts = {_texts(facts)}\n{vllm.request(facts)}\n```\n\n"
+        "The check was made with transformers, on the same files; vLLM itself was not run."
+    )
 
 
 def _texts(facts: dict[str, Any]) -> str:
@@ -112,8 +169,14 @@ def _texts(facts: dict[str, Any]) -> str:
 def _said(facts: dict[str, Any]) -> str:
     """What is sent as the prompt: the fields, and what stands between them."""
     fields = [part for part in facts["tokens"]["prompt"] if isinstance(part, str)]
-    return f"the {fields[0]}" if len(fields) == 1 else (
-        f"everything from the {fields[0]} to the {fields[-1]} as it stands in `rendering.template` of bundle.json")
+    return (
+        f"the {fields[0]}"
+        if len(fields) == 1
+        else (
+            f"everything from the {fields[0]} to the {fields[-1]} as it stands in "
+            "`rendering.template` of bundle.json"
+        )
+    )
 
 
 _OLLAMA = """```
@@ -128,16 +191,20 @@ and as text by the bundle."""
 
 
 def _gguf(facts: dict[str, Any]) -> str:
-    tail = (f"""said = model.create_completion(ids, max_tokens={limit(facts)}, temperature=0)
+    tail = (
+        f"""said = model.create_completion(ids, max_tokens={limit(facts)}, temperature=0)
 print(said["choices"][0]["text"])
-""" if not compares_labels(facts) else """scores = {}
+"""
+        if not compares_labels(facts)
+        else """scores = {}
 for label, answer in facts["tokens"]["labels"].items():
     model.reset()
     model.eval(ids + answer[:-1])
     rows = Llama.logits_to_logprobs(model.scores[: model.n_tokens])
     scores[label] = sum(float(rows[len(ids) - 1 + i][token]) for i, token in enumerate(answer))MEAN
 print(max(scores, key=scores.get))
-""".replace("MEAN", " / len(answer)" if facts["scoring"]["normalize"] == "length" else ""))
+""".replace("MEAN", " / len(answer)" if facts["scoring"]["normalize"] == "length" else "")
+    )
     return f"""With llama-cpp-python; the prompt goes as token ids, fixed parts as they are and every text by itself:
 
 ```python

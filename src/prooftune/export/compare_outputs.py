@@ -1,4 +1,5 @@
-"""How an exported artefact is asked, and what of its answers is compared: by the bundle's facts, without our engine."""
+"""How an exported artefact is asked, and what of its answers is compared: by the bundle's facts,
+without our engine."""
 
 from __future__ import annotations
 
@@ -24,10 +25,11 @@ class Said:
         output: label or answer; empty where no label was written.
         agrees: whether it is the bundle's.
         differences: of every label's log-probability; or of the golden answer's, by token.
-        quality: how good the answer is, 0 to 1: right or wrong, or the overlap of words; None where no target is known.
+        quality: how good the answer is, 0 to 1: right or wrong, or the overlap of words; None where
+            no target is known.
         before: that of the bundle's.
-        tokens: how many tokens of the bundle's free text the artefact too finds the likeliest, each behind those before it, and
-            how many there are; None where labels are compared.
+        tokens: how many tokens of the bundle's free text the artefact too finds the likeliest, each
+            behind those before it, and how many there are; None where labels are compared.
     """
 
     output: str
@@ -48,10 +50,19 @@ def by_parts(runtime: Runtime, facts: dict[str, Any], row: Golden) -> list[int]:
 
 def compares_labels(facts: dict[str, Any]) -> bool:
     """Whether labels are compared by their log-probabilities; otherwise the model writes."""
-    return bool(facts["labels"]) and (facts["objective"] == "head" or facts["scoring"]["method"] == "likelihood")
+    return bool(facts["labels"]) and (
+        facts["objective"] == "head" or facts["scoring"]["method"] == "likelihood"
+    )
 
 
-def ask(runtime: Runtime, facts: dict[str, Any], row: Golden, ids: Sequence[int], *, written: bool = False) -> Said:
+def ask(
+    runtime: Runtime,
+    facts: dict[str, Any],
+    row: Golden,
+    ids: Sequence[int],
+    *,
+    written: bool = False,
+) -> Said:
     """Ask for one row.
 
     Args:
@@ -59,7 +70,8 @@ def ask(runtime: Runtime, facts: dict[str, Any], row: Golden, ids: Sequence[int]
         facts: the content of ``bundle.json``.
         row: the golden row.
         ids: its prompt.
-        written: whether the label counts that the model writes, as in programs that can do nothing else.
+        written: whether the label counts that the model writes, as in programs that can do nothing
+            else.
     """
     if not compares_labels(facts):
         return _answered(runtime, facts, row, ids)
@@ -71,7 +83,9 @@ def ask(runtime: Runtime, facts: dict[str, Any], row: Golden, ids: Sequence[int]
     if written:
         said = runtime.write(ids, facts["tokens"]["stop"], longest_label(facts))
         output = parse_label(_text(runtime, facts, said), facts["labels"]) or ""
-    right = None if row.target is None else (float(output == row.target), float(before == row.target))
+    right = (
+        None if row.target is None else (float(output == row.target), float(before == row.target))
+    )
     return Said(output, output == before, differences, *(right or (None, None)))
 
 
@@ -83,7 +97,11 @@ def _label_log_probs(runtime: Runtime, facts: dict[str, Any], ids: Sequence[int]
     first = runtime.log_probs(ids, 1)[0] if any(len(label) == 1 for label in labels) else None
     sums = []
     for label in labels:
-        rows = runtime.log_probs([*ids, *label[:-1]], len(label)) if first is None or len(label) > 1 else first[None]
+        rows = (
+            runtime.log_probs([*ids, *label[:-1]], len(label))
+            if first is None or len(label) > 1
+            else first[None]
+        )
         each = [float(row[token]) for row, token in zip(rows, label, strict=True)]
         sums.append(sum(each) / (len(each) if facts["scoring"]["normalize"] == "length" else 1))
     scores = np.array(sums)
@@ -101,10 +119,21 @@ def _answered(runtime: Runtime, facts: dict[str, Any], row: Golden, ids: Sequenc
         differences = (abs(total - row.answer_log_prob) / len(row.answer_ids),)
         tokens = int((rows.argmax(axis=1) == np.array(row.answer_ids)).sum()), len(row.answer_ids)
     if facts["labels"]:
-        output, before = parse_label(text, facts["labels"]) or "", parse_label(row.answer, facts["labels"]) or ""
-        right = None if row.target is None else (float(output == row.target), float(before == row.target))
+        output, before = (
+            parse_label(text, facts["labels"]) or "",
+            parse_label(row.answer, facts["labels"]) or "",
+        )
+        right = (
+            None
+            if row.target is None
+            else (float(output == row.target), float(before == row.target))
+        )
         return Said(output, output == before, differences, *(right or (None, None)))
-    quality, usual = (None, None) if row.references is None else (_overlap(text, row, facts), _overlap(row.answer, row, facts))
+    quality, usual = (
+        (None, None)
+        if row.references is None
+        else (_overlap(text, row, facts), _overlap(row.answer, row, facts))
+    )
     return Said(text, text == row.answer, differences, quality, usual, tokens)
 
 

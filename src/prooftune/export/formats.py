@@ -1,4 +1,5 @@
-"""The formats of ``prooftune export``: who writes each, what runs it when it is checked, and what it must reach."""
+"""The formats of ``prooftune export``: who writes each, what runs it when it is checked, and what
+it must reach."""
 
 from __future__ import annotations
 
@@ -47,19 +48,46 @@ def _gguf(kind: str) -> Write:
     return functools.partial(gguf.write, kind=kind)
 
 
-# Of 64 rows one that was undecided may go the other way where weights are rounded to 16 bits. 8 and 4 bits may cost this, and
-# not more unsaid.
+# Of 64 rows one that was undecided may go the other way where weights are rounded to 16 bits. 8 and
+# 4 bits may cost this, and not more unsaid.
 _EXACT, _EIGHT, _FOUR = Limits(0.98, 0.05), Limits(0.95, 0.15), Limits(0.9, 0.5)
 
 FORMATS: dict[str, Format] = {
-    "merged": Format("safetensors for transformers, adapter merged", merged.write, "transformers", _EXACT),
-    "int8": Format("8-bit weights for transformers (bitsandbytes)", quantized.write_int8, "transformers", _EIGHT, 0.1),
-    "int4": Format("4-bit weights for transformers (bitsandbytes NF4)", quantized.write_int4, "transformers", _FOUR, 0.35),
-    "vllm": Format("safetensors with the command that serves them under vLLM", vllm.write, "transformers", _EXACT),
-    "gguf-f16": Format("GGUF for llama.cpp, 16 bits", _gguf("f16"), "llama.cpp", _EXACT, heads=False),
-    "gguf-q8_0": Format("GGUF for llama.cpp, 8 bits", _gguf("q8_0"), "llama.cpp", _EIGHT, heads=False),
-    "gguf-q4_k_m": Format("GGUF for llama.cpp, 4 to 6 bits", _gguf("q4_k_m"), "llama.cpp", _FOUR, heads=False),
-    "ollama": Format("GGUF of 8 bits with a Modelfile for Ollama", _ollama, "llama.cpp", _EIGHT, heads=False),
+    "merged": Format(
+        "safetensors for transformers, adapter merged", merged.write, "transformers", _EXACT
+    ),
+    "int8": Format(
+        "8-bit weights for transformers (bitsandbytes)",
+        quantized.write_int8,
+        "transformers",
+        _EIGHT,
+        0.1,
+    ),
+    "int4": Format(
+        "4-bit weights for transformers (bitsandbytes NF4)",
+        quantized.write_int4,
+        "transformers",
+        _FOUR,
+        0.35,
+    ),
+    "vllm": Format(
+        "safetensors with the command that serves them under vLLM",
+        vllm.write,
+        "transformers",
+        _EXACT,
+    ),
+    "gguf-f16": Format(
+        "GGUF for llama.cpp, 16 bits", _gguf("f16"), "llama.cpp", _EXACT, heads=False
+    ),
+    "gguf-q8_0": Format(
+        "GGUF for llama.cpp, 8 bits", _gguf("q8_0"), "llama.cpp", _EIGHT, heads=False
+    ),
+    "gguf-q4_k_m": Format(
+        "GGUF for llama.cpp, 4 to 6 bits", _gguf("q4_k_m"), "llama.cpp", _FOUR, heads=False
+    ),
+    "ollama": Format(
+        "GGUF of 8 bits with a Modelfile for Ollama", _ollama, "llama.cpp", _EIGHT, heads=False
+    ),
 }
 
 
@@ -70,5 +98,7 @@ def known(name: str) -> Format:
         UsageError: there is none.
     """
     if name not in FORMATS:
-        raise UsageError(f"--to: one of {', '.join(FORMATS)}; found '{name}'{nearest(name, FORMATS)}")
+        raise UsageError(
+            f"--to: one of {', '.join(FORMATS)}; found '{name}'{nearest(name, FORMATS)}"
+        )
     return FORMATS[name]

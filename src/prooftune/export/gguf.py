@@ -32,16 +32,29 @@ def write(bundle: Path, facts: dict[str, Any], out: Path, kind: str) -> None:
         kind: ``f16``, ``q8_0`` or ``q4_k_m``.
 
     Raises:
-        UsageError: the model is of an architecture, or has a tokenizer or options, that cannot be written here.
+        UsageError: the model is of an architecture, or has a tokenizer or options, that cannot be
+            written here.
     """
     if kind == "q4_k_m":
         library = _llama_cpp()
         whole = out / "whole.gguf"
-        write_model(merged.merge(bundle, facts), loading.load_tokenizer(bundle / "tokenizer"), facts, whole, "f16")
+        write_model(
+            merged.merge(bundle, facts),
+            loading.load_tokenizer(bundle / "tokenizer"),
+            facts,
+            whole,
+            "f16",
+        )
         _requantise(library, whole, out / FILE)
         whole.unlink()
         return
-    write_model(merged.merge(bundle, facts), loading.load_tokenizer(bundle / "tokenizer"), facts, out / FILE, kind)
+    write_model(
+        merged.merge(bundle, facts),
+        loading.load_tokenizer(bundle / "tokenizer"),
+        facts,
+        out / FILE,
+        kind,
+    )
 
 
 def write_model(model: Any, tokenizer: Any, facts: dict[str, Any], path: Path, kind: str) -> None:
@@ -51,8 +64,11 @@ def write_model(model: Any, tokenizer: Any, facts: dict[str, Any], path: Path, k
     config = model.config
     architecture = _ARCHITECTURES.get(config.model_type)
     if architecture is None:
-        raise UsageError(f"GGUF: models of type {config.model_type} are not written here; known: {', '.join(_ARCHITECTURES)}. "
-                         "Export it as merged, and convert that with llama.cpp's own convert_hf_to_gguf.py.")
+        raise UsageError(
+            f"GGUF: models of type {config.model_type} are not written here; known: "
+            f"{', '.join(_ARCHITECTURES)}. "
+            "Export it as merged, and convert that with llama.cpp's own convert_hf_to_gguf.py."
+        )
     writer = GGUFWriter(path, architecture)
     writer.add_file_type(LlamaFileType.MOSTLY_Q8_0 if kind == "q8_0" else LlamaFileType.MOSTLY_F16)
     _add_shape(writer, config)
@@ -87,27 +103,42 @@ def _add_shape(writer: GGUFWriter, config: Any) -> None:
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
     elif kind not in ("default", "llama3"):
-        raise UsageError(f"GGUF: rope scaling of type {kind} is not written here; known: default, linear, llama3")
+        raise UsageError(
+            f"GGUF: rope scaling of type {kind} is not written here; known: default, linear, llama3"
+        )
     if config.model_type == "gemma2":
         _add_gemma2(writer, config, size)
     elif getattr(config, "sliding_window", None):
-        raise UsageError("GGUF: llama.cpp's llama architecture has no sliding window, which this model attends with")
+        raise UsageError(
+            "GGUF: llama.cpp's llama architecture has no sliding window, which this model attends "
+            "with"
+        )
 
 
 def _add_gemma2(writer: GGUFWriter, config: Any, size: int) -> None:
     # What llama.cpp takes for granted (src/models/gemma2.cpp).
-    expected = config.hidden_size / config.num_attention_heads if config.num_hidden_layers == 46 else size
+    expected = (
+        config.hidden_size / config.num_attention_heads if config.num_hidden_layers == 46 else size
+    )
     if config.query_pre_attn_scalar != expected:
-        raise UsageError(f"GGUF: llama.cpp scales Gemma 2's attention by {expected}, this model by {config.query_pre_attn_scalar}")
+        raise UsageError(
+            f"GGUF: llama.cpp scales Gemma 2's attention by {expected}, this model by "
+            f"{config.query_pre_attn_scalar}"
+        )
     kinds = ["sliding_attention", "full_attention"] * config.num_hidden_layers
     if list(config.layer_types) != kinds[: config.num_hidden_layers]:
-        raise UsageError("GGUF: llama.cpp slides the window of every other layer, beginning with the first; this model does not")
+        raise UsageError(
+            "GGUF: llama.cpp slides the window of every other layer, beginning with the first; "
+            "this model does not"
+        )
     writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
     writer.add_final_logit_softcapping(config.final_logit_softcapping)
     writer.add_sliding_window(config.sliding_window)
 
 
-def _add_vocabulary(writer: GGUFWriter, tokenizer: Any, facts: dict[str, Any], known: Vocabulary) -> None:
+def _add_vocabulary(
+    writer: GGUFWriter, tokenizer: Any, facts: dict[str, Any], known: Vocabulary
+) -> None:
     writer.add_tokenizer_model(known.model)
     writer.add_tokenizer_pre(known.splitting)
     writer.add_token_list(known.tokens)
@@ -120,11 +151,15 @@ def _add_vocabulary(writer: GGUFWriter, tokenizer: Any, facts: dict[str, Any], k
     # What ends an answer here must end one there, whatever the base model ended its texts with.
     writer.add_eos_token_id(stop if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
     writer.add_eot_token_id(stop)
-    for add, value in ((writer.add_bos_token_id, tokenizer.bos_token_id), (writer.add_unk_token_id, tokenizer.unk_token_id),
-                       (writer.add_pad_token_id, tokenizer.pad_token_id)):
+    for add, value in (
+        (writer.add_bos_token_id, tokenizer.bos_token_id),
+        (writer.add_unk_token_id, tokenizer.unk_token_id),
+        (writer.add_pad_token_id, tokenizer.pad_token_id),
+    ):
         if value is not None:
             add(value)
-    # llama.cpp adds the start token exactly where this tokenizer would: the prompt's text never brings a second one.
+    # llama.cpp adds the start token exactly where this tokenizer would: the prompt's text never
+    # brings a second one.
     writer.add_add_bos_token(known.adds_start)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(known.adds_space)
@@ -137,14 +172,19 @@ def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, NDArray[np.fl
     from gguf import MODEL_ARCH, get_tensor_name_map
 
     config = model.config
-    names = get_tensor_name_map(MODEL_ARCH.GEMMA2 if architecture == "gemma2" else MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    names = get_tensor_name_map(
+        MODEL_ARCH.GEMMA2 if architecture == "gemma2" else MODEL_ARCH.LLAMA,
+        config.num_hidden_layers,
+    )
     tied = config.tie_word_embeddings
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and tied:
             continue
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
-            raise UsageError(f"GGUF: llama.cpp's {architecture} architecture has no place for {name}")
+            raise UsageError(
+                f"GGUF: llama.cpp's {architecture} architecture has no place for {name}"
+            )
         values = tensor.detach().float().cpu().numpy()
         if architecture == "gemma2" and name.endswith("norm.weight"):
             values = values + 1  # Gemma stores what is added to 1
@@ -158,20 +198,28 @@ def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, NDArray[np.fl
 
 
 def _interleaved(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rotary pairs side by side, as Meta stored them, instead of half a head apart, as transformers does."""
+    """Rotary pairs side by side, as Meta stored them, instead of half a head apart, as transformers
+    does."""
     half = len(values) // heads // 2
     return values.reshape(heads, 2, half, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
 
 def _frequency_factors(config: Any) -> NDArray[np.float32]:
-    """What each rotary frequency is divided by in Llama 3.1's scaling (`modeling_rope_utils` of transformers)."""
+    """What each rotary frequency is divided by in Llama 3.1's scaling (`modeling_rope_utils` of
+    transformers)."""
     rope = config.rope_parameters
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     lengths = 2 * math.pi * rope["rope_theta"] ** (np.arange(0, size, 2) / size)
-    original, low, high = rope["original_max_position_embeddings"], rope["low_freq_factor"], rope["high_freq_factor"]
+    original, low, high = (
+        rope["original_max_position_embeddings"],
+        rope["low_freq_factor"],
+        rope["high_freq_factor"],
+    )
     smooth = (original / lengths - low) / (high - low)
     between = 1 / ((1 - smooth) / rope["factor"] + smooth)
-    factors = np.where(lengths < original / high, 1.0, np.where(lengths > original / low, rope["factor"], between))
+    factors = np.where(
+        lengths < original / high, 1.0, np.where(lengths > original / low, rope["factor"], between)
+    )
     return factors.astype(np.float32)
 
 
@@ -195,7 +243,9 @@ def _llama_cpp() -> Any:
     try:
         import llama_cpp
     except ImportError:
-        raise UsageError("q4_k_m is quantised by llama.cpp itself: pip install 'prooftune[llama-cpp]'") from None
+        raise UsageError(
+            "q4_k_m is quantised by llama.cpp itself: pip install 'prooftune[llama-cpp]'"
+        ) from None
     return llama_cpp
 
 

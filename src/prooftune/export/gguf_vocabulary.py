@@ -1,7 +1,9 @@
-"""A Hugging Face tokenizer in the terms of llama.cpp: tokens, merges, and the name of what splits text before them.
+"""A Hugging Face tokenizer in the terms of llama.cpp: tokens, merges, and the name of what splits
+text before them.
 
-llama.cpp knows ways of splitting text by name only. Its own converter guesses the name from a hash of what a
-tokenizer makes of a test text; here it follows from the tokenizer's own description, or the export is refused.
+llama.cpp knows ways of splitting text by name only. Its own converter guesses the name from a hash
+of what a tokenizer makes of a test text; here it follows from the tokenizer's own description, or
+the export is refused.
 """
 
 from __future__ import annotations
@@ -12,12 +14,16 @@ from typing import Any
 
 from prooftune.errors import UsageError
 
-_LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _BYTES = ("ByteLevel", True)
 """Byte-level splitting by GPT-2's pattern; False: by none of its own."""
 
-# (how text is split, whether whole words skip the merges) -> llama.cpp's name (src/llama-vocab.cpp).
+# (how text is split, whether whole words skip the merges) -> llama.cpp's name
+# (src/llama-vocab.cpp).
 _NAMES: dict[tuple[tuple[tuple[str, Any], ...], bool], str] = {
     ((_BYTES,), False): "gpt-2",
     ((("Digits", True), _BYTES), False): "smollm",
@@ -35,7 +41,8 @@ class Vocabulary:
     """What a GGUF file holds of a tokenizer.
 
     Attributes:
-        model: ``gpt2`` (byte-level BPE) or ``llama`` (BPE over characters with bytes to fall back on, as of SentencePiece).
+        model: ``gpt2`` (byte-level BPE) or ``llama`` (BPE over characters with bytes to fall back
+            on, as of SentencePiece).
         splitting: llama.cpp's name of how text is split before merging.
         tokens: text of each id.
         types: its token type.
@@ -64,20 +71,41 @@ def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     model = described["model"]
     if model["type"] != "BPE":
-        raise UsageError(f"GGUF: a tokenizer of type {model['type']} is not known here; known: BPE. {_OTHERWISE}")
+        raise UsageError(
+            f"GGUF: a tokenizer of type {model['type']} is not known here; known: BPE. {_OTHERWISE}"
+        )
     tokens, types = _tokens(described, size)
     start = adds_start(tokenizer)
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
     if model.get("byte_fallback"):
-        # SentencePiece merges what gives the best token, a list of merges the first pair: the same, with ranks for scores.
+        # SentencePiece merges what gives the best token, a list of merges the first pair: the same,
+        # with ranks for scores.
         ranks: dict[str, int] = {}
         for rank, (first, second) in enumerate(merges):
             ranks.setdefault(first + second, rank)
         worst = float(-len(merges) - 1)
         scores = [float(-ranks[token]) if token in ranks else worst for token in tokens]
-        types = [BYTE if kind == NORMAL and _is_byte(token) else kind for token, kind in zip(tokens, types, strict=True)]
-        return Vocabulary("llama", "default", tokens, types, scores=scores, adds_start=start, adds_space=_adds_space(described))
-    return Vocabulary("gpt2", _splitting(described), tokens, types, [f"{a} {b}" for a, b in merges], adds_start=start)
+        types = [
+            BYTE if kind == NORMAL and _is_byte(token) else kind
+            for token, kind in zip(tokens, types, strict=True)
+        ]
+        return Vocabulary(
+            "llama",
+            "default",
+            tokens,
+            types,
+            scores=scores,
+            adds_start=start,
+            adds_space=_adds_space(described),
+        )
+    return Vocabulary(
+        "gpt2",
+        _splitting(described),
+        tokens,
+        types,
+        [f"{a} {b}" for a, b in merges],
+        adds_start=start,
+    )
 
 
 def adds_start(tokenizer: Any) -> bool:
@@ -95,9 +123,14 @@ def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]
     for added in described["added_tokens"]:
         i = added["id"]
         if i >= size:
-            raise UsageError(f"GGUF: the token {added['content']!r} has the id {i}, and the model only {size} embeddings")
+            raise UsageError(
+                f"GGUF: the token {added['content']!r} has the id {i}, and the model only {size} "
+                "embeddings"
+            )
         tokens[i] = added["content"]
-        types[i] = UNKNOWN if tokens[i] == unknown else CONTROL if added["special"] else USER_DEFINED
+        types[i] = (
+            UNKNOWN if tokens[i] == unknown else CONTROL if added["special"] else USER_DEFINED
+        )
     return tokens, types
 
 
@@ -108,8 +141,11 @@ def _splitting(described: dict[str, Any]) -> str:
     name = _NAMES.get((found, bool(described["model"].get("ignore_merges"))))
     normalizer = (described.get("normalizer") or {}).get("type")
     if name is None or normalizer not in (None, "NFC"):
-        raise UsageError(f"GGUF: llama.cpp has no name that is known here for a tokenizer that splits text by {found}"
-                         f"{f' after {normalizer}' if normalizer else ''}. {_OTHERWISE}")
+        raise UsageError(
+            "GGUF: llama.cpp has no name that is known here for a tokenizer that splits text by "
+            f"{found}"
+            f"{f' after {normalizer}' if normalizer else ''}. {_OTHERWISE}"
+        )
     return name
 
 
@@ -126,7 +162,11 @@ def _step(step: dict[str, Any]) -> tuple[str, Any]:
 
 def _adds_space(described: dict[str, Any]) -> bool:
     text = json.dumps([described.get("normalizer"), described.get("pre_tokenizer")])
-    return '"Prepend"' in text or '"prepend_scheme": "always"' in text or '"prepend_scheme": "first"' in text
+    return (
+        '"Prepend"' in text
+        or '"prepend_scheme": "always"' in text
+        or '"prepend_scheme": "first"' in text
+    )
 
 
 def _is_byte(token: str) -> bool:

@@ -1,4 +1,5 @@
-"""The bundle's model as one: adapters merged into weights that are not quantised, in the Hugging Face layout."""
+"""The bundle's model as one: adapters merged into weights that are not quantised, in the Hugging
+Face layout."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ from prooftune.utils.files import read_json
 def merge(bundle: Path, facts: dict[str, Any]) -> Any:
     """A plain transformers model that answers as the bundle does.
 
-    The products of the adapter are added in float32; the sum is rounded once, to the type that the base is stored in.
-    Where the adapter was trained on quantised weights, it is merged into what these stand for: into the 4-bit weights
-    themselves it would be rounded away, and the original weights are not what it was trained to correct.
+    The products of the adapter are added in float32; the sum is rounded once, to the type that the
+    base is stored in. Where the adapter was trained on quantised weights, it is merged into what
+    these stand for: into the 4-bit weights themselves it would be rounded away, and the original
+    weights are not what it was trained to correct.
     """
     labels = facts["labels"] if facts["objective"] == "head" else None
     if facts["part"] == "model":
@@ -29,8 +31,15 @@ def merge(bundle: Path, facts: dict[str, Any]) -> Any:
         folder = base_folder(facts)
         base = _plain(folder, labels)
         if facts["quantization"]:
-            _put_dequantised(base, loading.load_model(folder, options_of(facts), quantization=facts["quantization"], labels=labels))
-        model = PeftModel.from_pretrained(base, str(bundle / "adapter")).merge_and_unload(safe_merge=True)
+            _put_dequantised(
+                base,
+                loading.load_model(
+                    folder, options_of(facts), quantization=facts["quantization"], labels=labels
+                ),
+            )
+        model = PeftModel.from_pretrained(base, str(bundle / "adapter")).merge_and_unload(
+            safe_merge=True
+        )
         _untie_if_parted(model)
         model.to(_stored_dtype(folder))
     if labels is not None:
@@ -39,7 +48,8 @@ def merge(bundle: Path, facts: dict[str, Any]) -> Any:
 
 
 def write(bundle: Path, facts: dict[str, Any], out: Path) -> None:
-    """Model, tokenizer with its chat template, and how to generate: what ``from_pretrained`` of anybody reads."""
+    """Model, tokenizer with its chat template, and how to generate: what ``from_pretrained`` of
+    anybody reads."""
     from transformers import GenerationConfig
 
     model = merge(bundle, facts)
@@ -47,9 +57,14 @@ def write(bundle: Path, facts: dict[str, Any], out: Path) -> None:
     stop = facts["tokens"]["stop"]
     model.config.pad_token_id = tokenizer.pad_token_id
     if facts["objective"] != "head":
-        # The base's own settings may sample, or punish repetition, which no bundle does; and they do not know its stop token.
-        model.generation_config = GenerationConfig(do_sample=False, eos_token_id=stop, bos_token_id=tokenizer.bos_token_id,
-                                                   pad_token_id=tokenizer.pad_token_id)
+        # The base's own settings may sample, or punish repetition, which no bundle does; and they
+        # do not know its stop token.
+        model.generation_config = GenerationConfig(
+            do_sample=False,
+            eos_token_id=stop,
+            bos_token_id=tokenizer.bos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
@@ -62,7 +77,12 @@ def _plain(folder: Path, labels: list[str] | None) -> Any:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     names = dict(enumerate(labels))
     return AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, num_labels=len(labels), id2label=names, label2id={name: i for i, name in names.items()})
+        folder,
+        dtype=torch.float32,
+        num_labels=len(labels),
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
+    )
 
 
 def _put_dequantised(base: nn.Module, quantised: nn.Module) -> None:
@@ -76,7 +96,8 @@ def _put_dequantised(base: nn.Module, quantised: nn.Module) -> None:
         if kind == "Params4bit":
             values = dequantize_4bit(weight.data, weight.quant_state)
         elif kind == "Int8Params":
-            # Rows of 8-bit numbers, each with its largest absolute value (LLM.int8(), arXiv 2208.07339).
+            # Rows of 8-bit numbers, each with its largest absolute value (LLM.int8(), arXiv
+            # 2208.07339).
             scale = weight.SCB if weight.SCB is not None else module.state.SCB
             values = weight.data.float() * (scale.float() / 127)[:, None]
         else:
@@ -86,7 +107,8 @@ def _put_dequantised(base: nn.Module, quantised: nn.Module) -> None:
 
 
 def _untie_if_parted(model: Any) -> None:
-    """A trained output layer (peft's ``modules_to_save``) is no longer the embedding, and would be lost as a tied one."""
+    """A trained output layer (peft's ``modules_to_save``) is no longer the embedding, and would be
+    lost as a tied one."""
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = getattr(model.config, "tie_word_embeddings", False)
     if tied and output is not None and output.weight.data_ptr() != embedding.weight.data_ptr():

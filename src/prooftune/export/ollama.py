@@ -1,4 +1,5 @@
-"""An Ollama Modelfile whose template is the bundle's prompt, and the part of Ollama's template language that it uses."""
+"""An Ollama Modelfile whose template is the bundle's prompt, and the part of Ollama's template
+language that it uses."""
 
 from __future__ import annotations
 
@@ -16,15 +17,21 @@ _QUOTED = re.compile(r'\{\{ "((?:[^"\\]|\\.)*)" \}\}')
 
 
 def prompt_texts(facts: dict[str, Any], tokenizer: Any) -> tuple[str, list[str], str]:
-    """The prompt's text before the first field, what stands from there to the last one (field names and fixed texts in
-    turn), and the text after it. The start token is left out where the tokenizer adds it by itself."""
+    """The prompt's text before the first field, what stands from there to the last one (field names
+    and fixed texts in turn), and the text after it. The start token is left out where the tokenizer
+    adds it by itself."""
     parts = list(facts["tokens"]["prompt"])
-    if parts and isinstance(parts[0], list) and adds_start(tokenizer) and parts[0][:1] == [tokenizer.bos_token_id]:
+    if (
+        parts
+        and isinstance(parts[0], list)
+        and adds_start(tokenizer)
+        and parts[0][:1] == [tokenizer.bos_token_id]
+    ):
         parts[0] = parts[0][1:]
     fields = [i for i, part in enumerate(parts) if isinstance(part, str)]
     texts = [part if isinstance(part, str) else text_of(tokenizer, part) for part in parts]
     first, last = fields[0], fields[-1]
-    return "".join(texts[:first]), texts[first : last + 1], "".join(texts[last + 1:])
+    return "".join(texts[:first]), texts[first : last + 1], "".join(texts[last + 1 :])
 
 
 def text_of(tokenizer: Any, ids: list[int]) -> str:
@@ -33,12 +40,14 @@ def text_of(tokenizer: Any, ids: list[int]) -> str:
 
 
 def middle(facts: dict[str, Any], between: list[str], inputs: dict[str, str]) -> str:
-    """What a user of Ollama sends as the prompt: the fields with the fixed text that stands between them."""
+    """What a user of Ollama sends as the prompt: the fields with the fixed text that stands between
+    them."""
     return "".join(inputs[part] if i % 2 == 0 else part for i, part in enumerate(between))
 
 
 def modelfile(facts: dict[str, Any], tokenizer: Any) -> str:
-    """The Modelfile. Temperature 0 and the bundle's own stop token: what the bundle would write, and no more.
+    """The Modelfile. Temperature 0 and the bundle's own stop token: what the bundle would write,
+    and no more.
 
     Raises:
         UsageError: the prompt's fixed text holds three quotes in a row, which a Modelfile cannot.
@@ -46,11 +55,16 @@ def modelfile(facts: dict[str, Any], tokenizer: Any) -> str:
     before, _, after = prompt_texts(facts, tokenizer)
     template = f"{_escaped(before)}{_PROMPT}{_escaped(after)}{{{{ .Response }}}}"
     if '"""' in template:
-        raise UsageError('Ollama: a Modelfile cannot hold three quotes in a row (""") in its template; change prompt.template')
-    context = facts["rendering"]["max_length"] + sum(len(part) for part in facts["tokens"]["prompt"] if isinstance(part, list))
+        raise UsageError(
+            'Ollama: a Modelfile cannot hold three quotes in a row (""") in its template; change '
+            "prompt.template"
+        )
+    context = facts["rendering"]["max_length"] + sum(
+        len(part) for part in facts["tokens"]["prompt"] if isinstance(part, list)
+    )
     return f"""FROM ./{FILE}
 TEMPLATE \"\"\"{template}\"\"\"
-PARAMETER stop "{text_of(tokenizer, [facts['tokens']['stop']])}"
+PARAMETER stop "{text_of(tokenizer, [facts["tokens"]["stop"]])}"
 PARAMETER temperature 0
 PARAMETER num_predict {max(limit(facts), longest_label(facts))}
 PARAMETER num_ctx {context + limit(facts)}
@@ -63,7 +77,8 @@ def longest_label(facts: dict[str, Any]) -> int:
 
 
 def rendered(file: Path, prompt: str) -> str:
-    """What Ollama makes of a prompt with a Modelfile: Go's text/template, as far as `modelfile` uses it.
+    """What Ollama makes of a prompt with a Modelfile: Go's text/template, as far as `modelfile`
+    uses it.
 
     Raises:
         UsageError: the file has no template, or one with other actions.
@@ -72,11 +87,20 @@ def rendered(file: Path, prompt: str) -> str:
     if found is None:
         raise UsageError(f"{file} has no TEMPLATE")
     template = found[1].partition("{{ .Response }}")[0]
-    pieces = [_QUOTED.sub(lambda quoted: quoted[1].replace('\\"', '"').replace("\\\\", "\\"), piece)
-              for piece in template.split(_PROMPT)]
-    unknown = [action for piece in template.split(_PROMPT) for action in re.findall(r"\{\{.*?\}\}", _QUOTED.sub("", piece), re.S)]
+    pieces = [
+        _QUOTED.sub(lambda quoted: quoted[1].replace('\\"', '"').replace("\\\\", "\\"), piece)
+        for piece in template.split(_PROMPT)
+    ]
+    unknown = [
+        action
+        for piece in template.split(_PROMPT)
+        for action in re.findall(r"\{\{.*?\}\}", _QUOTED.sub("", piece), re.S)
+    ]
     if unknown or len(pieces) != 2:
-        raise UsageError(f"{file}: its TEMPLATE is not one of ours: {', '.join(unknown) or 'the prompt stands in it not once'}")
+        raise UsageError(
+            f"{file}: its TEMPLATE is not one of ours: "
+            f"{', '.join(unknown) or 'the prompt stands in it not once'}"
+        )
     return pieces[0] + prompt + pieces[1]
 
 

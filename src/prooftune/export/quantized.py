@@ -10,7 +10,8 @@ from prooftune.export import merged
 from prooftune.models import loading
 
 _HEADS = ["lm_head", "score"]
-"""Layers that stay as they are: they decide the answer and are small, or shared with the embeddings."""
+"""Layers that stay as they are: they decide the answer and are small, or shared with the
+embeddings."""
 
 
 def write_int8(bundle: Path, facts: dict[str, Any], out: Path) -> None:
@@ -20,16 +21,25 @@ def write_int8(bundle: Path, facts: dict[str, Any], out: Path) -> None:
 
 def write_int4(bundle: Path, facts: dict[str, Any], out: Path) -> None:
     """NF4 (arXiv 2305.14314)."""
-    _write(bundle, facts, out, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "llm_int8_skip_modules": _HEADS})
+    _write(
+        bundle,
+        facts,
+        out,
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "llm_int8_skip_modules": _HEADS},
+    )
 
 
 def _write(bundle: Path, facts: dict[str, Any], out: Path, options: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    settings = loading.quantization_config(options)  # refuses before the work where bitsandbytes is missing
+    settings = loading.quantization_config(
+        options
+    )  # refuses before the work where bitsandbytes is missing
     whole = out / "merged"
     merged.write(bundle, facts, whole)
-    kind = AutoModelForSequenceClassification if facts["objective"] == "head" else AutoModelForCausalLM
+    kind = (
+        AutoModelForSequenceClassification if facts["objective"] == "head" else AutoModelForCausalLM
+    )
     kind.from_pretrained(whole, quantization_config=settings, dtype="auto").save_pretrained(out)
     for path in whole.iterdir():
         if path.suffix != ".safetensors" and not (out / path.name).exists():

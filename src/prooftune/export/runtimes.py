@@ -1,4 +1,5 @@
-"""What runs an exported artefact when it is checked: libraries that others use, and nothing of our engine.
+"""What runs an exported artefact when it is checked: libraries that others use, and nothing of our
+engine.
 
 Both runtimes have the same four methods, so that one comparison serves them.
 """
@@ -24,11 +25,12 @@ class Runtime(Protocol):
     name: str
 
     def tokenise(self, text: str, *, special: bool, start: bool = False) -> list[int]:
-        """Token ids of a text; `special`: control tokens in it are read as such; `start`: the start token is added where
-        the artefact adds it by itself."""
+        """Token ids of a text; `special`: control tokens in it are read as such; `start`: the start
+        token is added where the artefact adds it by itself."""
 
     def log_probs(self, ids: Sequence[int], count: int) -> Floats:
-        """Natural-log probabilities [count, vocabulary] of what follows each of the last `count` ids."""
+        """Natural-log probabilities [count, vocabulary] of what follows each of the last `count`
+        ids."""
 
     def classes(self, ids: Sequence[int]) -> Floats:
         """Natural-log probabilities [labels] by the classification head."""
@@ -46,18 +48,31 @@ class Transformers:
     def __init__(self, folder: Path, head: bool) -> None:
         import torch
         import transformers
-        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import (
+            AutoModelForCausalLM,
+            AutoModelForSequenceClassification,
+            AutoTokenizer,
+        )
 
         kind = AutoModelForSequenceClassification if head else AutoModelForCausalLM
         self.name = f"transformers {transformers.__version__}"
-        # Where there is room, what the written weights say, whatever the arithmetic of whoever will use them.
-        self.model: Any = kind.from_pretrained(folder, dtype="float32" if fits_in_float32(folder) else "auto").eval()
-        if torch.cuda.is_available() and not getattr(self.model.config, "quantization_config", None):
+        # Where there is room, what the written weights say, whatever the arithmetic of whoever will
+        # use them.
+        self.model: Any = kind.from_pretrained(
+            folder, dtype="float32" if fits_in_float32(folder) else "auto"
+        ).eval()
+        if torch.cuda.is_available() and not getattr(
+            self.model.config, "quantization_config", None
+        ):
             self.model.to("cuda")
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def tokenise(self, text: str, *, special: bool, start: bool = False) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=start, split_special_tokens=not special).input_ids)
+        return list(
+            self.tokenizer(
+                text, add_special_tokens=start, split_special_tokens=not special
+            ).input_ids
+        )
 
     def log_probs(self, ids: Sequence[int], count: int) -> Floats:
         return self._logits(ids, logits_to_keep=count)[-count:]
@@ -74,10 +89,13 @@ class Transformers:
         return found
 
     def write(self, ids: Sequence[int], stop: int, limit: int) -> list[int]:
-        # No settings but the length: what ends an answer, and how tokens are chosen, must have been exported.
+        # No settings but the length: what ends an answer, and how tokens are chosen, must have been
+        # exported.
         prompt = self._tensor(ids)
-        written = self.model.generate(input_ids=prompt, attention_mask=prompt.new_ones(prompt.shape), max_new_tokens=limit)
-        return [int(i) for i in written[0, len(ids):].tolist()]
+        written = self.model.generate(
+            input_ids=prompt, attention_mask=prompt.new_ones(prompt.shape), max_new_tokens=limit
+        )
+        return [int(i) for i in written[0, len(ids) :].tolist()]
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -105,8 +123,11 @@ class LlamaCpp:
 
         self.name = f"llama-cpp-python {llama_cpp.__version__}"
         self._library = llama_cpp
-        # swa_full: the tokens of the last prompt are partly used again, which needs all of them in the cache.
-        self._model = llama_cpp.Llama(str(file), n_ctx=context, n_batch=min(context, 512), swa_full=True, verbose=False)
+        # swa_full: the tokens of the last prompt are partly used again, which needs all of them in
+        # the cache.
+        self._model = llama_cpp.Llama(
+            str(file), n_ctx=context, n_batch=min(context, 512), swa_full=True, verbose=False
+        )
         self._seen: list[int] = []
 
     def tokenise(self, text: str, *, special: bool, start: bool = False) -> list[int]:
@@ -116,7 +137,10 @@ class LlamaCpp:
 
     def log_probs(self, ids: Sequence[int], count: int) -> Floats:
         ids, first = list(ids), len(ids) - count + 1
-        known = next((i for i, (a, b) in enumerate(zip(ids, self._seen, strict=False)) if a != b), min(len(ids), len(self._seen)))
+        known = next(
+            (i for i, (a, b) in enumerate(zip(ids, self._seen, strict=False)) if a != b),
+            min(len(ids), len(self._seen)),
+        )
         self._model.n_tokens = min(known, first - 1)
         rows = []
         for block in [ids[self._model.n_tokens : first], *([token] for token in ids[first:])]:
@@ -133,7 +157,9 @@ class LlamaCpp:
         return found
 
     def classes(self, ids: Sequence[int]) -> Floats:
-        raise Failure("llama.cpp runs no classification head; export such a bundle in another format")
+        raise Failure(
+            "llama.cpp runs no classification head; export such a bundle in another format"
+        )
 
     def write(self, ids: Sequence[int], stop: int, limit: int) -> list[int]:
         written: list[int] = []

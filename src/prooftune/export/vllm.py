@@ -1,4 +1,5 @@
-"""A merged folder with the command that serves it under vLLM, and a request that asks as the bundle does."""
+"""A merged folder with the command that serves it under vLLM, and a request that asks as the bundle
+does."""
 
 from __future__ import annotations
 
@@ -12,34 +13,58 @@ from prooftune.export import merged
 
 def write(bundle: Path, facts: dict[str, Any], out: Path) -> None:
     merged.write(bundle, facts, out)
-    (out / "serve.sh").write_text(f"#!/bin/sh\n# Start here, in this folder.\n{command(facts)}\n", encoding="utf-8")
+    (out / "serve.sh").write_text(
+        f"#!/bin/sh\n# Start here, in this folder.\n{command(facts)}\n", encoding="utf-8"
+    )
     (out / "serve.sh").chmod(0o755)
 
 
 def command(facts: dict[str, Any]) -> str:
     """The command line, to be given in the exported folder."""
     shots = sum(len(part) for part in facts["tokens"]["prompt"] if isinstance(part, list))
-    words = ["vllm", "serve", ".", "--served-model-name", "prooftune", "--max-model-len",
-             str(facts["rendering"]["max_length"] + shots + limit(facts))]
-    # Serves nothing but its own settings: temperature 0 and the bundle's stop token stand in generation_config.json.
-    words += ["--runner", "pooling"] if facts["objective"] == "head" else ["--generation-config", ".", "--max-logprobs", "100"]
+    words = [
+        "vllm",
+        "serve",
+        ".",
+        "--served-model-name",
+        "prooftune",
+        "--max-model-len",
+        str(facts["rendering"]["max_length"] + shots + limit(facts)),
+    ]
+    # Serves nothing but its own settings: temperature 0 and the bundle's stop token stand in
+    # generation_config.json.
+    words += (
+        ["--runner", "pooling"]
+        if facts["objective"] == "head"
+        else ["--generation-config", ".", "--max-logprobs", "100"]
+    )
     return shlex.join(words)
 
 
 def request(facts: dict[str, Any]) -> str:
-    """Python that asks the server; the prompt goes as token ids, so that nothing is added to it and nothing read otherwise."""
+    """Python that asks the server; the prompt goes as token ids, so that nothing is added to it and
+    nothing read otherwise."""
     if facts["objective"] == "head":
-        asked = ('said = requests.post("http://localhost:8000/classify", json={"model": "prooftune", "input": prompt(texts)})\n'
-                 'print(said.json()["data"][0]["label"])')
+        asked = (
+            'said = requests.post("http://localhost:8000/classify", json={"model": "prooftune", '
+            '"input": prompt(texts)})\n'
+            'print(said.json()["data"][0]["label"])'
+        )
     elif facts["labels"]:
-        asked = ('said = requests.post("http://localhost:8000/v1/completions", json={\n'
-                 '    "model": "prooftune", "prompt": prompt(texts), "max_tokens": 1, "logprobs": 100}).json()\n'
-                 'found = said["choices"][0]["logprobs"]["top_logprobs"][0]\n'
-                 '# Labels of one token; of longer ones, this is the first token\'s.\n'
-                 'for label, ids in facts["tokens"]["labels"].items():\n'
-                 '    print(label, found.get(tokenizer.decode(ids[:1])))')
+        asked = (
+            'said = requests.post("http://localhost:8000/v1/completions", json={\n'
+            '    "model": "prooftune", "prompt": prompt(texts), "max_tokens": 1, "logprobs": '
+            "100}).json()\n"
+            'found = said["choices"][0]["logprobs"]["top_logprobs"][0]\n'
+            "# Labels of one token; of longer ones, this is the first token's.\n"
+            'for label, ids in facts["tokens"]["labels"].items():\n'
+            "    print(label, found.get(tokenizer.decode(ids[:1])))"
+        )
     else:
-        asked = ('said = requests.post("http://localhost:8000/v1/completions", json={\n'
-                 f'    "model": "prooftune", "prompt": prompt(texts), "max_tokens": {limit(facts)}}}).json()\n'
-                 'print(said["choices"][0]["text"])')
+        asked = (
+            'said = requests.post("http://localhost:8000/v1/completions", json={\n'
+            '    "model": "prooftune", "prompt": prompt(texts), "max_tokens": '
+            f"{limit(facts)}}}).json()\n"
+            'print(said["choices"][0]["text"])'
+        )
     return asked

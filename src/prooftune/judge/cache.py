@@ -1,4 +1,5 @@
-"""Replies kept by what was asked: one JSON file per request, named by the hash of all that determines the answer."""
+"""Replies kept by what was asked: one JSON file per request, named by the hash of all that
+determines the answer."""
 
 from __future__ import annotations
 
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
 
 def request_of(messages: list[Message], settings: Judge) -> dict[str, Any]:
     """All that determines a reply: who is asked, what, and how. The key is not part of it."""
-    return {"base_url": settings.base_url, "model": settings.model, "messages": messages,
-            "temperature": settings.temperature, "max_tokens": settings.max_tokens}
+    return {
+        "base_url": settings.base_url,
+        "model": settings.model,
+        "messages": messages,
+        "temperature": settings.temperature,
+        "max_tokens": settings.max_tokens,
+    }
 
 
 def key_of(request: dict[str, Any]) -> str:
@@ -25,7 +31,8 @@ def key_of(request: dict[str, Any]) -> str:
 
 
 def find(folder: Path, key: str) -> Reply | None:
-    """The kept reply, or None; a file that is damaged or cannot be read counts as none and is written anew."""
+    """The kept reply, or None; a file that is damaged or cannot be read counts as none and is
+    written anew."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         kept = read_json(folder / f"{key}.json")["reply"]
         if isinstance(kept["text"], str) and isinstance(kept["cut"], bool):
@@ -34,9 +41,13 @@ def find(folder: Path, key: str) -> Reply | None:
 
 
 def keep(folder: Path, key: str, request: dict[str, Any], reply: Reply) -> None:
-    """Keep the words of a reply, whether or not a score can be read in them: the judge would only repeat itself.
+    """Keep the words of a reply, whether or not a score can be read in them: the judge would only
+    repeat itself.
 
     Raises:
         Failure: the folder cannot be written.
     """
-    write_json(folder / f"{key}.json", {"request": request, "reply": {"text": reply.text, "cut": reply.cut}})
+    write_json(
+        folder / f"{key}.json",
+        {"request": request, "reply": {"text": reply.text, "cut": reply.cut}},
+    )

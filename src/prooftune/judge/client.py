@@ -1,4 +1,5 @@
-"""Many conversations at once: the cache first, then an endpoint in parallel or a local model in batches."""
+"""Many conversations at once: the cache first, then an endpoint in parallel or a local model in
+batches."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from prooftune.recipe.judge import Judge
 
 GIVE_UP = 8
-"""Requests that find no connection, each after all repetitions and none before having got through, until nobody is asked."""
+"""Requests that find no connection, each after all repetitions and none before having got through,
+until nobody is asked."""
 
 LOCAL_BATCH = 16
 """Conversations that a local model gets at a time: what a kill can lose."""
@@ -32,21 +34,30 @@ Requests = dict[str, dict[str, Any]]
 def ask(
     conversations: Sequence[list[Message]], settings: Judge, folder: Path, complete: Complete | None
 ) -> tuple[list[Reply], int]:
-    """The replies in the order of the conversations, and how many were asked for; equal conversations are asked once.
+    """The replies in the order of the conversations, and how many were asked for; equal
+    conversations are asked once.
 
-    Every reply is kept as soon as it is there, so a run that is killed asks only what is missing. A failure of the
-    endpoint is not kept: the next run asks again.
+    Every reply is kept as soon as it is there, so a run that is killed asks only what is missing. A
+    failure of the endpoint is not kept: the next run asks again.
 
     Raises:
-        UsageError: there is no judge, its key is missing or refused, or it is not known at the endpoint.
-        Failure: the cache folder cannot be written, or a local model gives another number of texts than it was given.
+        UsageError: there is no judge, its key is missing or refused, or it is not known at the
+            endpoint.
+        Failure: the cache folder cannot be written, or a local model gives another number of texts
+            than it was given.
     """
     requests = [cache.request_of(messages, settings) for messages in conversations]
     keys = [cache.key_of(request) for request in requests]
     replies = {key: reply for key in dict.fromkeys(keys) if (reply := cache.find(folder, key))}
-    missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in replies}
+    missing = {
+        key: request for key, request in zip(keys, requests, strict=True) if key not in replies
+    }
     if missing:
-        source = _from_endpoint(missing, settings) if settings.base_url else _from_local(missing, settings, complete)
+        source = (
+            _from_endpoint(missing, settings)
+            if settings.base_url
+            else _from_local(missing, settings, complete)
+        )
         # Closed at once where the loop ends early, so that no thread goes on asking.
         with bar("Asking the judge", len(missing)) as progress, closing(source):
             for key, reply in source:
@@ -62,7 +73,9 @@ def _from_endpoint(requests: Requests, settings: Judge) -> Generator[tuple[str, 
     endpoint = endpoint_of(settings, stop)
     pool = ThreadPoolExecutor(settings.concurrency, "judge")
     try:
-        futures = {pool.submit(endpoint.ask, request["messages"]): key for key, request in requests.items()}
+        futures = {
+            pool.submit(endpoint.ask, request["messages"]): key for key, request in requests.items()
+        }
         lost = 0  # first requests without a connection; none once one got through
         for future in as_completed(futures):
             reply = future.result()
@@ -72,24 +85,33 @@ def _from_endpoint(requests: Requests, settings: Judge) -> Generator[tuple[str, 
                 lost = -len(futures)
             if lost >= GIVE_UP and reply.failure in (NO_CONNECTION, LATE):
                 stop.set()
-                reply = Reply("", failure=NO_CONNECTION, detail=reply.detail or f"not asked: nobody answered {GIVE_UP} others")
+                reply = Reply(
+                    "",
+                    failure=NO_CONNECTION,
+                    detail=reply.detail or f"not asked: nobody answered {GIVE_UP} others",
+                )
             yield futures[future], reply
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
 
 
-def _from_local(requests: Requests, settings: Judge, complete: Complete | None) -> Generator[tuple[str, Reply], None, None]:
+def _from_local(
+    requests: Requests, settings: Judge, complete: Complete | None
+) -> Generator[tuple[str, Reply], None, None]:
     if complete is None:
         raise UsageError("judge: name an endpoint in judge.base_url, or a local model")
     deadline = time.monotonic() + settings.deadline
     keys = list(requests)
     for start in range(0, len(keys), LOCAL_BATCH):
-        batch = keys[start:start + LOCAL_BATCH]
+        batch = keys[start : start + LOCAL_BATCH]
         if time.monotonic() >= deadline:
             yield from ((key, Reply("", failure=LATE)) for key in batch)
             continue
         texts = complete([requests[key]["messages"] for key in batch])
         if len(texts) != len(batch):
-            raise Failure(f"judge: the local model {settings.model} answered {len(texts)} of {len(batch)} prompts")
+            raise Failure(
+                f"judge: the local model {settings.model} answered {len(texts)} of {len(batch)} "
+                "prompts"
+            )
         yield from ((key, Reply(text)) for key, text in zip(batch, texts, strict=True))

@@ -1,4 +1,5 @@
-"""One request to an OpenAI-compatible endpoint, with a hard limit on its time and size, repeated where that can help."""
+"""One request to an OpenAI-compatible endpoint, with a hard limit on its time and size, repeated
+where that can help."""
 
 from __future__ import annotations
 
@@ -21,31 +22,46 @@ if TYPE_CHECKING:
     from prooftune.recipe.judge import Judge
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-"""Seconds: the first pause before a repetition is drawn from 0 to `FIRST_WAIT`, each next one from twice as many."""
+"""Seconds: the first pause before a repetition is drawn from 0 to `FIRST_WAIT`, each next one from
+twice as many."""
 LONGEST_RETRY_AFTER = 300.0
 """Seconds: who asks to be left alone for longer is not waited for."""
 SIZE = 65_536
 """Bytes of a response besides those of the tokens in it."""
 BYTES_PER_TOKEN = 64
 _SECRET = 8
-"""Characters from which a key is looked for in texts: ``none`` and ``EMPTY`` are words and no secrets."""
+"""Characters from which a key is looked for in texts: ``none`` and ``EMPTY`` are words and no
+secrets."""
 
-TIMED_OUT, LATE, NO_CONNECTION, TOO_LONG = "timed out", "deadline reached", "no connection", "response without end"
-NOT_JSON, NO_CHOICES, WRONG_SHAPE = "response is not JSON", "response without choices", "response of another shape"
+TIMED_OUT, LATE, NO_CONNECTION, TOO_LONG = (
+    "timed out",
+    "deadline reached",
+    "no connection",
+    "response without end",
+)
+NOT_JSON, NO_CHOICES, WRONG_SHAPE = (
+    "response is not JSON",
+    "response without choices",
+    "response of another shape",
+)
 BUSY, BROKEN, REFUSED = "rate limit (429)", "server error (5xx)", "request refused (4xx)"
 
 
 class Attempt(Exception):
-    """A request that brought no words: why, whether to try again, and how many seconds the endpoint wants to be left alone."""
+    """A request that brought no words: why, whether to try again, and how many seconds the endpoint
+    wants to be left alone."""
 
-    def __init__(self, reason: str, again: bool = False, wait: float = 0.0, detail: str = "") -> None:
+    def __init__(
+        self, reason: str, again: bool = False, wait: float = 0.0, detail: str = ""
+    ) -> None:
         super().__init__(reason)
         self.reason, self.again, self.wait, self.detail = reason, again, wait, detail
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Whom to ask, with which key (kept out of every text and representation), trusting which certificates, until when."""
+    """Whom to ask, with which key (kept out of every text and representation), trusting which
+    certificates, until when."""
 
     settings: Judge
     key: _Key
@@ -56,7 +72,8 @@ class Endpoint:
     def ask(self, messages: list[Message]) -> Reply:
         """The endpoint's words, or the reason why there are none after all repetitions.
 
-        Waits between repetitions grow exponentially with full jitter (M. Brooker, "Exponential backoff and jitter", 2015).
+        Waits between repetitions grow exponentially with full jitter (M. Brooker, "Exponential
+        backoff and jitter", 2015).
 
         Raises:
             UsageError: the endpoint knows no such address or model, or refuses the key.
@@ -72,7 +89,11 @@ class Endpoint:
                 failure = attempt
             wait = max(failure.wait, random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2**number)))
             left = self.deadline - time.monotonic()
-            if not failure.again or number == self.settings.retries or failure.wait > min(LONGEST_RETRY_AFTER, left):
+            if (
+                not failure.again
+                or number == self.settings.retries
+                or failure.wait > min(LONGEST_RETRY_AFTER, left)
+            ):
                 break
             self.stop.wait(min(wait, left))
         return Reply("", failure=failure.reason, detail=self.key.hidden_in(failure.detail))
@@ -81,23 +102,37 @@ class Endpoint:
         import httpx2
         import openai
 
-        # Cancelling covers all of it: a server that drips one byte a second never runs into a limit between two bytes.
+        # Cancelling covers all of it: a server that drips one byte a second never runs into a limit
+        # between two bytes.
         try:
-            async with asyncio.timeout(seconds), openai.AsyncOpenAI(
-                    base_url=self.settings.base_url, api_key=self.key.value, max_retries=0, timeout=seconds,
-                    http_client=openai.DefaultAsyncHttpxClient(verify=self.certificates)) as client:
+            async with (
+                asyncio.timeout(seconds),
+                openai.AsyncOpenAI(
+                    base_url=self.settings.base_url,
+                    api_key=self.key.value,
+                    max_retries=0,
+                    timeout=seconds,
+                    http_client=openai.DefaultAsyncHttpxClient(verify=self.certificates),
+                ) as client,
+            ):
                 return await self._words(client, messages)
         except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException):
             raise Attempt(TIMED_OUT, again=True) from None
         except openai.APIStatusError as error:
-            raise self._refusal(error.response.status_code, error.response.headers.get("retry-after"), error.body) from None
+            raise self._refusal(
+                error.response.status_code, error.response.headers.get("retry-after"), error.body
+            ) from None
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise Attempt(NO_CONNECTION, again=True, detail=str(error.__cause__ or error)) from None
 
     async def _words(self, client: Any, messages: list[Message]) -> Reply:
         settings = self.settings
         request = client.chat.completions.with_streaming_response.create(
-            model=settings.model, messages=messages, temperature=settings.temperature, max_tokens=settings.max_tokens)
+            model=settings.model,
+            messages=messages,
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+        )
         async with request as response:
             body = bytearray()
             async for chunk in response.iter_bytes():
@@ -110,19 +145,36 @@ class Endpoint:
     def _refusal(self, status: int, retry_after: str | None, body: object) -> Attempt:
         said = self.key.hidden_in(_message(body))
         if status in (401, 403):
-            key = f"the key in ${self.settings.api_key_env}" if self.settings.api_key_env else "requests without a key"
-            raise UsageError(f"judge: {self.settings.base_url} refuses {key} (status {status}: {said or 'no reason given'}). "
-                             "Put a valid key into an environment variable and name it in judge.api_key_env")
+            key = (
+                f"the key in ${self.settings.api_key_env}"
+                if self.settings.api_key_env
+                else "requests without a key"
+            )
+            raise UsageError(
+                f"judge: {self.settings.base_url} refuses {key} (status {status}: "
+                f"{said or 'no reason given'}). "
+                "Put a valid key into an environment variable and name it in judge.api_key_env"
+            )
         if status in (404, 405):
-            raise UsageError(f"judge: {self.settings.base_url} offers no chat completions of '{self.settings.model}' (status "
-                             f"{status}: {said or 'no reason given'}). Check judge.base_url, which mostly ends in /v1, and "
-                             "judge.model")
+            raise UsageError(
+                f"judge: {self.settings.base_url} offers no chat completions of "
+                f"'{self.settings.model}' (status "
+                f"{status}: {said or 'no reason given'}). Check judge.base_url, which mostly ends "
+                "in /v1, and "
+                "judge.model"
+            )
         reason = BUSY if status == 429 else BROKEN if status >= 500 else REFUSED
-        return Attempt(reason, status in (408, 409, 429) or status >= 500, _seconds(retry_after), f"status {status}: {said}")
+        return Attempt(
+            reason,
+            status in (408, 409, 429) or status >= 500,
+            _seconds(retry_after),
+            f"status {status}: {said}",
+        )
 
 
 def endpoint_of(settings: Judge, stop: threading.Event) -> Endpoint:
-    """The endpoint of the settings, whose deadline runs from now; it stops repeating itself once `stop` is set.
+    """The endpoint of the settings, whose deadline runs from now; it stops repeating itself once
+    `stop` is set.
 
     Raises:
         UsageError: the openai client is not installed, or the key is missing.
@@ -132,7 +184,13 @@ def endpoint_of(settings: Judge, stop: threading.Event) -> Endpoint:
     import httpx2
 
     # Reading the certificates takes longer than all else of a request, so they are shared.
-    return Endpoint(settings, key_from(settings), httpx2.create_ssl_context(), time.monotonic() + settings.deadline, stop)
+    return Endpoint(
+        settings,
+        key_from(settings),
+        httpx2.create_ssl_context(),
+        time.monotonic() + settings.deadline,
+        stop,
+    )
 
 
 class _Key:
@@ -159,10 +217,15 @@ def key_from(settings: Judge) -> _Key:
         return _Key("none")
     value = os.environ.get(settings.api_key_env, "").strip()
     if not value:
-        raise UsageError(f"judge.api_key_env: the environment variable {settings.api_key_env} is not set. Set it to the key of "
-                         f"{settings.base_url}, or leave api_key_env out if that wants none")
+        raise UsageError(
+            f"judge.api_key_env: the environment variable {settings.api_key_env} is not set. Set "
+            "it to the key of "
+            f"{settings.base_url}, or leave api_key_env out if that wants none"
+        )
     if not (value.isascii() and value.isprintable()):
-        raise UsageError(f"judge.api_key_env: {settings.api_key_env} holds characters that no key has")
+        raise UsageError(
+            f"judge.api_key_env: {settings.api_key_env} holds characters that no key has"
+        )
     return _Key(value)
 
 
@@ -185,7 +248,9 @@ def words_in(body: bytes) -> tuple[str, bool]:
     if not isinstance(content, str | None):
         raise Attempt(WRONG_SHAPE, detail=_start(body))
     # Half a surrogate pair, which JSON can write, is nothing that a file can hold.
-    return (content or "").encode("utf-8", "replace").decode(), first.get("finish_reason") == "length"
+    return (content or "").encode("utf-8", "replace").decode(), first.get(
+        "finish_reason"
+    ) == "length"
 
 
 def _start(body: bytes) -> str:
@@ -199,7 +264,8 @@ def _message(body: object) -> str:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """The header as seconds (RFC 9110, 10.2.3: a number, or a date); 0 where it is missing or wrong."""
+    """The header as seconds (RFC 9110, 10.2.3: a number, or a date); 0 where it is missing or
+    wrong."""
     if not retry_after:
         return 0.0
     try:

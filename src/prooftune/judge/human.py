@@ -23,7 +23,8 @@ class Agreement:
     """Agreement of the judge with people on one criterion.
 
     Attributes:
-        kappa: Cohen's kappa with quadratic weights, -1 to 1; None where both gave one and the same score throughout.
+        kappa: Cohen's kappa with quadratic weights, -1 to 1; None where both gave one and the same
+            score throughout.
         low, high: ends of its bootstrap interval; None where kappa is.
         exact: share of answers with the same score.
         n: answers that both scored.
@@ -40,20 +41,25 @@ def read_human(path: Path, criteria: Sequence[str], scale: tuple[int, int]) -> H
     """Read a CSV file with columns ``id``, ``criterion`` and ``score``.
 
     Raises:
-        UsageError: the file or a column is missing, or a row names an unknown criterion, no score of the scale, or the same
-            answer and criterion again; with file and line.
+        UsageError: the file or a column is missing, or a row names an unknown criterion, no score
+            of the scale, or the same answer and criterion again; with file and line.
     """
     found: HumanScores = {}
     for line, row in _rows(path):
         place = f"{path}, line {line}"
         id_, criterion, score = ((row[name] or "").strip() for name in COLUMNS)
         if criterion not in criteria:
-            raise UsageError(f"{place}: unknown criterion '{criterion}'{nearest(criterion, criteria)}; "
-                             f"judged are {', '.join(criteria)}")
+            raise UsageError(
+                f"{place}: unknown criterion '{criterion}'{nearest(criterion, criteria)}; "
+                f"judged are {', '.join(criteria)}"
+            )
         if not score.isdecimal() or not scale[0] <= int(score) <= scale[1]:
             raise UsageError(f"{place}: '{score}' is no whole number from {scale[0]} to {scale[1]}")
         if (id_, criterion) in found:
-            raise UsageError(f"{place}: '{id_}' was scored on {criterion} before. Give one score per answer and criterion")
+            raise UsageError(
+                f"{place}: '{id_}' was scored on {criterion} before. Give one score per answer "
+                "and criterion"
+            )
         found[id_, criterion] = int(score)
     if not found:
         raise UsageError(f"{path}: no scores in it; a row is: id,criterion,score")
@@ -66,7 +72,10 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
             reader = csv.DictReader(handle)
             absent = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
             if absent:
-                raise UsageError(f"{path}: no column {', '.join(absent)}; there are {', '.join(reader.fieldnames or []) or 'none'}")
+                raise UsageError(
+                    f"{path}: no column {', '.join(absent)}; there are "
+                    f"{', '.join(reader.fieldnames or []) or 'none'}"
+                )
             for row in reader:
                 yield reader.line_num, row
     except OSError as error:
@@ -75,8 +84,11 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
         raise UsageError(f"judge.human: {path} is no UTF-8 CSV file ({error})") from None
 
 
-def agreement(human: Ints, judged: Ints, scale: tuple[int, int], resamples: int, confidence: float, seed: int) -> Agreement:
-    """Cohen's kappa (1968, weighted) with quadratic weights between two raters' scores of the same answers, int [n] each.
+def agreement(
+    human: Ints, judged: Ints, scale: tuple[int, int], resamples: int, confidence: float, seed: int
+) -> Agreement:
+    """Cohen's kappa (1968, weighted) with quadratic weights between two raters' scores of the same
+    answers, int [n] each.
 
     Raises:
         ValueError: there are no scores.
@@ -98,15 +110,20 @@ def agreement(human: Ints, judged: Ints, scale: tuple[int, int], resamples: int,
 def _resampled_kappas(human: Ints, judged: Ints, resamples: int, seed: int) -> Floats:
     """Quadratic kappa of every resample, [R]; not-a-number where a resample holds one score only.
 
-    With squared differences as weights the expected disagreement needs only means: E(x-y)^2 of independent raters is
-    E x^2 + E y^2 - 2 (E x)(E y), so that a resample's kappa is a function of five sums.
+    With squared differences as weights the expected disagreement needs only means: E(x-y)^2 of
+    independent raters is E x^2 + E y^2 - 2 (E x)(E y), so that a resample's kappa is a function of
+    five sums.
     """
     x, y = human.astype(np.float64), judged.astype(np.float64)
     columns = np.stack([x, y, x**2, y**2, (x - y) ** 2], axis=1)
     n = len(x)
     chunk = max(1, CHUNK_BYTES // (8 * n))
-    means = np.concatenate([resample_counts(n, min(chunk, resamples - start), seed, start) @ columns / n
-                            for start in range(0, resamples, chunk)])
+    means = np.concatenate(
+        [
+            resample_counts(n, min(chunk, resamples - start), seed, start) @ columns / n
+            for start in range(0, resamples, chunk)
+        ]
+    )
     expected = means[:, 2] + means[:, 3] - 2 * means[:, 0] * means[:, 1]
     # Sums of small squares are exact, so nothing but a single score gives less than this.
     some = expected > 1e-9

@@ -30,8 +30,11 @@ def completer(name: str, max_tokens: int, context: int = 4096) -> tuple[Complete
     folder = loading.resolve(name)
     tokenizer = loading.load_tokenizer(folder)
     if not tokenizer.chat_template:
-        raise UsageError(f"judge.model: {name} has no chat template, so it cannot be asked to judge; take one that was tuned "
-                         "to chat")
+        raise UsageError(
+            f"judge.model: {name} has no chat template, so it cannot be asked to judge; take one "
+            "that was tuned "
+            "to chat"
+        )
     loaded: list[Any] = []
 
     def complete(prompts: list[list[Message]], /) -> list[str]:
@@ -39,7 +42,7 @@ def completer(name: str, max_tokens: int, context: int = 4096) -> tuple[Complete
             loaded.append(loading.load_model(folder, Model(name=name)))
         [model] = loaded
         stop = int(tokenizer.eos_token_id)
-        rows = [_ids(tokenizer, messages)[-(context - max_tokens):] for messages in prompts]
+        rows = [_ids(tokenizer, messages)[-(context - max_tokens) :] for messages in prompts]
         texts = [""] * len(rows)
         with autocast(model), bar("Judging", len(rows)) as shown:
             for numbers, written in generate(model, [], rows, stop, max_new_tokens=max_tokens):

@@ -12,7 +12,16 @@ from prooftune.errors import UsageError
 from prooftune.judge import prompts
 from prooftune.judge.client import ask
 from prooftune.judge.response_parser import score_of, winner_of
-from prooftune.judge.types import Complete, Item, Judgement, Judgements, Preference, Preferences, Reply, Winner
+from prooftune.judge.types import (
+    Complete,
+    Item,
+    Judgement,
+    Judgements,
+    Preference,
+    Preferences,
+    Reply,
+    Winner,
+)
 
 if TYPE_CHECKING:
     from prooftune.recipe.judge import Judge
@@ -25,8 +34,13 @@ _MEANS: dict[Shown, dict[str, Winner]] = {
 """Where the first variant's answer stood -> what the judge said -> who won."""
 
 
-def judge(items: Sequence[Item], settings: Judge, cache_folder: Path, complete: Complete | None = None,
-          seed: int = 0) -> Judgements:
+def judge(
+    items: Sequence[Item],
+    settings: Judge,
+    cache_folder: Path,
+    complete: Complete | None = None,
+    seed: int = 0,
+) -> Judgements:
     """Score answers on every criterion, one request for each.
 
     Args:
@@ -34,10 +48,12 @@ def judge(items: Sequence[Item], settings: Judge, cache_folder: Path, complete: 
         settings: the recipe's section.
         cache_folder: where replies are kept, one file each; the same request is never made twice.
         complete: the local model, where the settings name no endpoint.
-        seed: of the draw of `settings.rows` items; it depends on their number alone, so variants get the same rows.
+        seed: of the draw of `settings.rows` items; it depends on their number alone, so variants
+            get the same rows.
 
     Raises:
-        UsageError: an id stands twice; no judge, or one that refuses its key or is not known at the endpoint.
+        UsageError: an id stands twice; no judge, or one that refuses its key or is not known at the
+            endpoint.
         Failure: the cache folder cannot be written.
     """
     _refuse_same_ids(items)
@@ -45,16 +61,35 @@ def judge(items: Sequence[Item], settings: Judge, cache_folder: Path, complete: 
     tasks = [(item, name, text) for item in chosen for name, text in settings.criteria.items()]
     conversations = [prompts.rubric(item, name, text, settings.scale) for item, name, text in tasks]
     replies, asked = ask(conversations, settings, cache_folder, complete)
-    judgements = [_judgement(item, name, reply, settings.scale) for (item, name, _), reply in zip(tasks, replies, strict=True)]
-    return Judgements(settings.model, tuple(settings.criteria), settings.scale, judgements, len(chosen), len(items), seed, asked)
+    judgements = [
+        _judgement(item, name, reply, settings.scale)
+        for (item, name, _), reply in zip(tasks, replies, strict=True)
+    ]
+    return Judgements(
+        settings.model,
+        tuple(settings.criteria),
+        settings.scale,
+        judgements,
+        len(chosen),
+        len(items),
+        seed,
+        asked,
+    )
 
 
-def compare(first: Sequence[Item], second: Sequence[Item], settings: Judge, cache_folder: Path, complete: Complete | None = None,
-            seed: int = 0) -> Preferences:
-    """Ask which of two variants' answers is better, twice with the order swapped (Zheng et al. 2023, arXiv 2306.05685).
+def compare(
+    first: Sequence[Item],
+    second: Sequence[Item],
+    settings: Judge,
+    cache_folder: Path,
+    complete: Complete | None = None,
+    seed: int = 0,
+) -> Preferences:
+    """Ask which of two variants' answers is better, twice with the order swapped (Zheng et al.
+    2023, arXiv 2306.05685).
 
-    Judges favour a position; an answer wins only where it is preferred in both, anything else is a tie. Equal answers tie
-    without being asked about.
+    Judges favour a position; an answer wins only where it is preferred in both, anything else is a
+    tie. Equal answers tie without being asked about.
 
     Args:
         first, second: the answers of two variants to the same questions, in the same order.
@@ -65,14 +100,24 @@ def compare(first: Sequence[Item], second: Sequence[Item], settings: Judge, cach
         Failure: as `judge`.
     """
     _refuse_same_ids(first)
-    if [(item.id, item.question) for item in first] != [(item.id, item.question) for item in second]:
-        raise UsageError("judge: two variants can only be compared on the same questions in the same order")
+    if [(item.id, item.question) for item in first] != [
+        (item.id, item.question) for item in second
+    ]:
+        raise UsageError(
+            "judge: two variants can only be compared on the same questions in the same order"
+        )
     pairs = [(first[i], second[i]) for i in drawn(len(first), settings.rows, seed)]
     different = [(a, b) for a, b in pairs if a.answer != b.answer]
-    conversations = [prompts.pairwise(a, one, two)
-                     for a, b in different for one, two in ((a.answer, b.answer), (b.answer, a.answer))]
+    conversations = [
+        prompts.pairwise(a, one, two)
+        for a, b in different
+        for one, two in ((a.answer, b.answer), (b.answer, a.answer))
+    ]
     replies, asked = ask(conversations, settings, cache_folder, complete)
-    verdicts = {a.id: _preference(a.id, replies[2 * i], replies[2 * i + 1]) for i, (a, _) in enumerate(different)}
+    verdicts = {
+        a.id: _preference(a.id, replies[2 * i], replies[2 * i + 1])
+        for i, (a, _) in enumerate(different)
+    }
     preferences = [verdicts.get(a.id, Preference(a.id, "tie")) for a, _ in pairs]
     return Preferences(settings.model, preferences, len(pairs), len(first), seed, asked)
 
@@ -107,5 +152,8 @@ def _refuse_same_ids(items: Sequence[Item]) -> None:
     seen: set[str] = set()
     for item in items:
         if item.id in seen:
-            raise UsageError(f"judge: the id '{item.id}' stands twice among the answers; every answer needs its own")
+            raise UsageError(
+                f"judge: the id '{item.id}' stands twice among the answers; every answer needs "
+                "its own"
+            )
         seen.add(item.id)

@@ -1,4 +1,5 @@
-"""The judge's stage of a study: every variant's answers scored, and the tuned ones held against the untuned model."""
+"""The judge's stage of a study: every variant's answers scored, and the tuned ones held against the
+untuned model."""
 
 from __future__ import annotations
 
@@ -32,12 +33,21 @@ def say_if_unreachable(settings: Judge) -> None:
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname or "", port), timeout=5).close()
     except OSError as error:
-        say(f"judge: nobody answers at {settings.base_url} ({error.strerror or error}). Start it before the variants are done "
-            "(with Ollama: ollama serve), or leave the judge out: --set judge=null", "yellow")
+        say(
+            f"judge: nobody answers at {settings.base_url} ({error.strerror or error}). Start it "
+            "before the variants are done "
+            "(with Ollama: ollama serve), or leave the judge out: --set judge=null",
+            "yellow",
+        )
 
 
 def judge_study(
-    chosen: Recipe, settings: Judge, study: Study, results: Sequence[VariantResult], scores: dict[str, Any], folder: Path,
+    chosen: Recipe,
+    settings: Judge,
+    study: Study,
+    results: Sequence[VariantResult],
+    scores: dict[str, Any],
+    folder: Path,
     base: Path,
 ) -> dict[str, Any]:
     """Ask the judge about the answers, or labels, of all variants that a model gave.
@@ -52,8 +62,9 @@ def judge_study(
         base: folder against which the file of people's scores is resolved.
 
     Returns:
-        JSON-ready: ``variants`` (name -> `summary`), ``pairs`` (``a``, ``b`` and `preference_summary`, its ``p_holm``
-        adjusted over the pairs) and ``differences`` (``a``, ``b`` and, as ``criteria``, `difference`).
+        JSON-ready: ``variants`` (name -> `summary`), ``pairs`` (``a``, ``b`` and
+        `preference_summary`, its ``p_holm`` adjusted over the pairs) and ``differences`` (``a``,
+        ``b`` and, as ``criteria``, `difference`).
 
     Raises:
         UsageError: the judge's settings or the file of scores cannot be used.
@@ -67,30 +78,62 @@ def judge_study(
         settings = settings.model_copy(update={"model": f"{settings.model}@{digest[:12]}"})
     if settings.human is not None:
         human = read_human(base / settings.human, list(settings.criteria), settings.scale)
-    options: dict[str, Any] = {"resamples": chosen.evaluation.resamples, "confidence": chosen.evaluation.confidence,
-                               "seed": chosen.seed}
-    items = {r.name: _items(study, r, scores) for r in results if r.kind not in ("majority", "tfidf")}
-    judged = {name: judge(answers, settings, folder, complete, chosen.seed) for name, answers in items.items()}
+    options: dict[str, Any] = {
+        "resamples": chosen.evaluation.resamples,
+        "confidence": chosen.evaluation.confidence,
+        "seed": chosen.seed,
+    }
+    items = {
+        r.name: _items(study, r, scores) for r in results if r.kind not in ("majority", "tfidf")
+    }
+    judged = {
+        name: judge(answers, settings, folder, complete, chosen.seed)
+        for name, answers in items.items()
+    }
     for name, found in judged.items():
         failed = sum(j.score is None for j in found.judgements)
         say(f"judge: {name}: {len(found.judgements) - failed:,} judgements, {failed:,} failed")
     against = scores["verdict"]["baseline"]
-    tuned = [r.name for r in results if r.kind == "tuned" and against is not None and r.name in items]
-    pairs = [{"a": name, "b": against, **preference_summary(
-        compare(items[name], items[against], settings, folder, complete, chosen.seed), **options)} for name in tuned]
+    tuned = [
+        r.name for r in results if r.kind == "tuned" and against is not None and r.name in items
+    ]
+    pairs = [
+        {
+            "a": name,
+            "b": against,
+            **preference_summary(
+                compare(items[name], items[against], settings, folder, complete, chosen.seed),
+                **options,
+            ),
+        }
+        for name in tuned
+    ]
     for pair, adjusted in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_holm"] = adjusted
-    return {"variants": {name: summary(found, human, **options) for name, found in judged.items()}, "pairs": pairs,
-            "differences": [{"a": name, "b": against, "criteria": difference(judged[name], judged[against], **options)}
-                            for name in tuned]}
+    return {
+        "variants": {name: summary(found, human, **options) for name, found in judged.items()},
+        "pairs": pairs,
+        "differences": [
+            {
+                "a": name,
+                "b": against,
+                "criteria": difference(judged[name], judged[against], **options),
+            }
+            for name in tuned
+        ],
+    }
 
 
 def _items(study: Study, result: VariantResult, scores: dict[str, Any]) -> list[Item]:
     if study.labels:
         asked = f"\n\nWhich of these labels fits the text above: {', '.join(study.labels)}?"
-        return [Item(e.id, "\n".join(e.inputs.values()) + asked, p.output, (e.target or "",))
-                for e, p in zip(study.test, result.test, strict=True)]
+        return [
+            Item(e.id, "\n".join(e.inputs.values()) + asked, p.output, (e.target or "",))
+            for e, p in zip(study.test, result.test, strict=True)
+        ]
     threshold = (scores["variants"][result.name].get("no_answer") or {}).get("value")
     answers = final_outputs(result.test, threshold)
-    return [Item(e.id, e.inputs[QUESTION], answer, e.references, e.inputs.get(CONTEXT, ""))
-            for e, answer in zip(study.test, answers, strict=True)]
+    return [
+        Item(e.id, e.inputs[QUESTION], answer, e.references, e.inputs.get(CONTEXT, ""))
+        for e, answer in zip(study.test, answers, strict=True)
+    ]

@@ -30,7 +30,8 @@ class Item:
         id: the example's id, unique among the items.
         question: what was asked.
         answer: what a variant said; empty for "no answer".
-        references: accepted answers, none where the question has no answer; None where they are not known.
+        references: accepted answers, none where the question has no answer; None where they are not
+            known.
         context: the text in which the answer was to be found, empty where there is none.
     """
 
@@ -112,9 +113,11 @@ class Preference:
 
     Attributes:
         id: the items'.
-        winner: ``first`` or ``second`` if both orders of presentation agree on it, else ``tie``; None: failed.
-        shown_first, shown_second: what was preferred when the first variant's answer stood first, and when it stood
-            second; None where that failed or, the answers being the same, was not asked.
+        winner: ``first`` or ``second`` if both orders of presentation agree on it, else ``tie``;
+            None: failed.
+        shown_first, shown_second: what was preferred when the first variant's answer stood first,
+            and when it stood second; None where that failed or, the answers being the same, was not
+            asked.
         failure: the reason of a failed comparison; empty otherwise.
         detail: what the endpoint said about a failure, if anything.
     """

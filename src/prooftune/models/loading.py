@@ -36,7 +36,8 @@ _NEEDED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
-    """The local folder of a model: a package's weights converted once, a folder as it is, or a hub download.
+    """The local folder of a model: a package's weights converted once, a folder as it is, or a hub
+    download.
 
     Raises:
         UsageError: there is no such folder, or it holds no model.
@@ -66,13 +67,18 @@ def check_name(name: str) -> None:
         if not (path / "config.json").is_file():
             raise UsageError(f"{path} holds no model: no config.json in it")
     elif path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
-        raise UsageError(f"no model '{name}'{nearest(name, ALIASES)}: neither a folder, nor '{EMBEDDED}', nor a hub name like "
-                         "OWNER/NAME")
+        raise UsageError(
+            f"no model '{name}'{nearest(name, ALIASES)}: neither a folder, nor '{EMBEDDED}', nor "
+            "a hub name like "
+            "OWNER/NAME"
+        )
 
 
 def converted(gguf: Path) -> Path:
-    """A GGUF file as a safetensors folder in the cache, dequantised once to float32 (the stored values, exactly)."""
-    # The name carries size and modification rather than a digest: hashing 100 MB at every load would show.
+    """A GGUF file as a safetensors folder in the cache, dequantised once to float32 (the stored
+    values, exactly)."""
+    # The name carries size and modification rather than a digest: hashing 100 MB at every load
+    # would show.
     status = gguf.stat()
     key = fingerprint([str(gguf.resolve()), status.st_size, status.st_mtime_ns])[:16]
     target = cache_folder() / "models" / f"{gguf.stem}-{key}"
@@ -84,8 +90,11 @@ def converted(gguf: Path) -> Path:
     message = f"Converting {gguf.name} to safetensors (once, about 20 s)"
     with waiting(message), atomic_path(target) as temporary, _without_bar():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
-        # transformers refuses to save a model that is marked as quantised, which this one no longer is.
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype="float32"
+        )
+        # transformers refuses to save a model that is marked as quantised, which this one no longer
+        # is.
         del model.config.quantization_config
         model.hf_quantizer = None
         model.save_pretrained(temporary)
@@ -95,22 +104,35 @@ def converted(gguf: Path) -> Path:
 
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         with cached_if_unreachable():
             return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
     except GatedRepoError:
-        raise Failure(f"the model {name} is gated: accept its licence on the hub, then log in with 'hf auth login'") from None
+        raise Failure(
+            f"the model {name} is gated: accept its licence on the hub, then log in with 'hf auth "
+            "login'"
+        ) from None
     except RepositoryNotFoundError:
-        raise UsageError(f"the hub has no model {name}, or it is private and HF_TOKEN is not set") from None
+        raise UsageError(
+            f"the hub has no model {name}, or it is private and HF_TOKEN is not set"
+        ) from None
     except (LocalEntryNotFoundError, OSError) as error:
-        raise Failure(f"the hub could not deliver {name} ({type(error).__name__}). Check the network and HF_ENDPOINT, give "
-                      f"a local folder, or use '{EMBEDDED}', which needs no hub.") from error
+        raise Failure(
+            f"the hub could not deliver {name} ({type(error).__name__}). Check the network and "
+            "HF_ENDPOINT, give "
+            f"a local folder, or use '{EMBEDDED}', which needs no hub."
+        ) from error
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder, with a padding token (only ever used under a mask) and the model's length limit."""
+    """The tokenizer of a model folder, with a padding token (only ever used under a mask) and the
+    model's length limit."""
     _prepare()
     from transformers import AutoTokenizer
 
@@ -120,7 +142,9 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if (folder / "config.json").is_file():
         limit = read_json(folder / "config.json").get("max_position_embeddings")
-        tokenizer.model_max_length = min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
+        tokenizer.model_max_length = min(
+            tokenizer.model_max_length, limit or tokenizer.model_max_length
+        )
     return tokenizer
 
 
@@ -132,14 +156,16 @@ def load_model(
     labels: list[str] | None = None,
     full_precision: bool = False,
 ) -> nn.Module:
-    """Load a causal model, or, where `labels` are given, the same body with a classification head in float32.
+    """Load a causal model, or, where `labels` are given, the same body with a classification head
+    in float32.
 
     Args:
         folder: a model folder, as `resolve` returns it.
         options: dtype and attention of the recipe.
         quantization: `BitsAndBytesConfig` fields.
         labels: label names of the head.
-        full_precision: keep float32 master weights (full fine-tuning), whatever the dtype of the arithmetic.
+        full_precision: keep float32 master weights (full fine-tuning), whatever the dtype of the
+            arithmetic.
 
     Raises:
         UsageError: the quantisation options contradict each other or need what is not installed.
@@ -153,8 +179,11 @@ def load_model(
 
     own_attention.register()
     dtype = torch.float32 if full_precision else arithmetic(options.dtype)
-    arguments: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(options.attention, folder),
-                                 "trust_remote_code": options.trust_remote_code}
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": attention(options.attention, folder),
+        "trust_remote_code": options.trust_remote_code,
+    }
     if quantization:
         arguments["quantization_config"] = quantization_config(quantization)
     kind = AutoModelForCausalLM
@@ -174,8 +203,8 @@ def load_model(
         model.score.to(torch.float32)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # bitsandbytes would repack 4-bit weights at the first evaluation, into a layout through which no gradient
-            # flows back and which nothing but its own kernel reads.
+            # bitsandbytes would repack 4-bit weights at the first evaluation, into a layout through
+            # which no gradient flows back and which nothing but its own kernel reads.
             module.support_avx512bf16_for_cpu = False
     loaded: nn.Module = model if quantization else model.to(device())
     return loaded.eval()
@@ -188,7 +217,8 @@ def device() -> torch.device:
 
 
 def arithmetic(name: str = "auto") -> torch.dtype:
-    """The dtype of the model's arithmetic: bfloat16 where the processor multiplies it natively, else float32."""
+    """The dtype of the model's arithmetic: bfloat16 where the processor multiplies it natively,
+    else float32."""
     import torch
 
     if name != "auto":
@@ -203,21 +233,28 @@ def arithmetic(name: str = "auto") -> torch.dtype:
 
 
 def attention(name: str, folder: Path) -> str:
-    """The attention implementation: on a CPU our own, which shares prefixes, repeats no keys and computes no padding. Gemma-2's
-    soft-capping exists in it and in the eager one only."""
+    """The attention implementation: on a CPU our own, which shares prefixes, repeats no keys and
+    computes no padding. Gemma-2's soft-capping exists in it and in the eager one only."""
     if name != "auto":
         return name
     import torch
 
     if torch.cuda.is_available():
-        return "eager" if read_json(folder / "config.json").get("attn_logit_softcapping") else "sdpa"
+        return (
+            "eager" if read_json(folder / "config.json").get("attn_logit_softcapping") else "sdpa"
+        )
     return SHARED_PREFIX
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 over the digests of a model folder's weight files, so that a result names what it was made with."""
+    """SHA-256 over the digests of a model folder's weight files, so that a result names what it was
+    made with."""
     files = sorted(p for p in folder.glob("*.safetensors") if p.is_file())
-    cached = cache_folder() / "digests" / fingerprint([[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+    cached = (
+        cache_folder()
+        / "digests"
+        / fingerprint([[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
+    )
     if cached.is_file():
         return cached.read_text()
     digest = fingerprint([sha256(p) for p in files])
@@ -227,7 +264,8 @@ def weights_digest(folder: Path) -> str:
 
 
 def fits_in_float32(folder: Path) -> bool:
-    """Whether a model folder's weights take at most half of the memory that can be had now in float32; quantised ones do not."""
+    """Whether a model folder's weights take at most half of the memory that can be had now in
+    float32; quantised ones do not."""
     if "quantization_config" in read_json(folder / "config.json"):
         return False
     free = available_memory()
@@ -242,7 +280,8 @@ def parameters(folder: Path) -> int:
     count = 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as weights:
-            count += sum(torch.Size(weights.get_slice(name).get_shape()).numel() for name in weights.keys())  # noqa: SIM118
+            names = weights.keys()
+            count += sum(torch.Size(weights.get_slice(name).get_shape()).numel() for name in names)
     return count
 
 
@@ -259,7 +298,9 @@ def quantization_config(options: dict[str, Any]) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UsageError("quantization needs bitsandbytes: pip install 'prooftune[quantization]'")
     if options.get("load_in_4bit") and options.get("load_in_8bit"):
-        raise UsageError("quantization: load_in_4bit and load_in_8bit contradict each other; keep one")
+        raise UsageError(
+            "quantization: load_in_4bit and load_in_8bit contradict each other; keep one"
+        )
     if not (options.get("load_in_4bit") or options.get("load_in_8bit")):
         raise UsageError("quantization: say load_in_8bit: true or load_in_4bit: true")
     try:
@@ -281,8 +322,8 @@ def _without_bar() -> Iterator[None]:
 
 
 def _prepare() -> None:
-    """What holds for all models: few kernels in memory, and the libraries' bars and advice off our terminal, where our own say
-    what matters."""
+    """What holds for all models: few kernels in memory, and the libraries' bars and advice off our
+    terminal, where our own say what matters."""
     limit_kernels()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 def adapter_changes(model: nn.Module) -> dict[str, Any]:
     """Size and effective rank of each adapted layer's weight change.
 
-    For a weight W and its change dW: ``relative_change`` is the Frobenius norm ratio |dW| / |W|, and
-    ``effective_rank`` the exponential of the entropy of dW's normalised singular values (Roy and Vetterli,
-    EUSIPCO 2007).
+    For a weight W and its change dW: ``relative_change`` is the Frobenius norm ratio |dW| / |W|,
+    and ``effective_rank`` the exponential of the entropy of dW's normalised singular values (Roy
+    and Vetterli, EUSIPCO 2007).
 
     Returns:
         ``{"layers": [{name, relative_change, effective_rank, rank}], "relative_change_total"}``.
@@ -23,12 +23,18 @@ def adapter_changes(model: nn.Module) -> dict[str, Any]:
     layers = []
     change = total = 0.0
     for name, module in model.named_modules():
-        if not isinstance(module, LoraLayer) or "default" not in module.lora_A or not hasattr(module, "get_delta_weight"):
+        if (
+            not isinstance(module, LoraLayer)
+            or "default" not in module.lora_A
+            or not hasattr(module, "get_delta_weight")
+        ):
             continue
         weight = base_weight(module.get_base_layer()).float()
         layer: Any = module
         singular, size = _adapter_spectrum(layer, weight)
-        layers.append(_entry(_short(name), size, weight.norm().item(), singular, int(layer.r["default"])))
+        layers.append(
+            _entry(_short(name), size, weight.norm().item(), singular, int(layer.r["default"]))
+        )
         change, total = change + size**2, total + weight.norm().item() ** 2
     return {"layers": layers, "relative_change_total": (change / total) ** 0.5 if total else 0.0}
 
@@ -44,7 +50,15 @@ def weight_changes(before: nn.Module, after: nn.Module) -> dict[str, Any]:
         weight = old[name].detach().float()
         delta = parameter.detach().float() - weight
         size = delta.norm().item()
-        layers.append(_entry(_short(name.removesuffix(".weight")), size, weight.norm().item(), _singular(delta), min(delta.shape)))
+        layers.append(
+            _entry(
+                _short(name.removesuffix(".weight")),
+                size,
+                weight.norm().item(),
+                _singular(delta),
+                min(delta.shape),
+            )
+        )
         change, total = change + size**2, total + weight.norm().item() ** 2
     return {"layers": layers, "relative_change_total": (change / total) ** 0.5 if total else 0.0}
 
@@ -66,8 +80,12 @@ def base_weight(layer: nn.Module) -> Tensor:
 
 
 def _adapter_spectrum(layer: Any, weight: Tensor) -> tuple[Tensor, float]:
-    """Singular values and norm of an adapter's change, without forming the product where that is possible."""
-    a, b = layer.lora_A["default"].weight.detach().float(), layer.lora_B["default"].weight.detach().float()
+    """Singular values and norm of an adapter's change, without forming the product where that is
+    possible."""
+    a, b = (
+        layer.lora_A["default"].weight.detach().float(),
+        layer.lora_B["default"].weight.detach().float(),
+    )
     scale = float(layer.scaling["default"])
     if layer.use_dora.get("default"):
         # DoRA: W' = m (W + dV) / |W + dV|, norms taken over each output row (arXiv 2402.09353).
@@ -75,7 +93,8 @@ def _adapter_spectrum(layer: Any, weight: Tensor) -> tuple[Tensor, float]:
         magnitude = layer.lora_magnitude_vector["default"].weight.detach().float()
         delta = magnitude[:, None] * moved / moved.norm(dim=1, keepdim=True) - weight
         return _singular(delta), delta.norm().item()
-    # The singular values of BA are those of the small matrix R_b R_a^T of the two QR decompositions.
+    # The singular values of BA are those of the small matrix R_b R_a^T of the two QR
+    # decompositions.
     singular = torch.linalg.svdvals(torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T) * scale
     return singular, singular.norm().item()
 
@@ -92,7 +111,12 @@ def _entry(name: str, size: float, weight: float, singular: Tensor, rank: int) -
         p = singular / total
         p = p[p > 0]
         effective = float(torch.exp(-(p * p.log()).sum()))
-    return {"name": name, "relative_change": size / weight if weight else 0.0, "effective_rank": effective, "rank": rank}
+    return {
+        "name": name,
+        "relative_change": size / weight if weight else 0.0,
+        "effective_rank": effective,
+        "rank": rank,
+    }
 
 
 def _short(name: str) -> str:

@@ -11,7 +11,11 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 
 
 class Section(BaseModel):
-    """A part of the recipe: unknown keys are errors, values are checked, nothing changes after loading."""
+    """A part of the recipe: unknown keys are errors, values are checked, nothing changes after
+    loading."""
 
-    # Numbers count as text where text is wanted: columns without a header are 0, 1, 2 and labels may be 1, 2, 3.
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, use_attribute_docstrings=True)
+    # Numbers count as text where text is wanted: columns without a header are 0, 1, 2 and labels
+    # may be 1, 2, 3.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, coerce_numbers_to_str=True, use_attribute_docstrings=True
+    )

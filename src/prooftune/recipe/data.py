@@ -17,7 +17,8 @@ TASKS: tuple[Task, ...] = ("classification", "extractive-qa", "free-text-qa")
 
 
 class Reading(Section):
-    """How a file becomes examples. Given once under ``data`` and, where files differ, again per split."""
+    """How a file becomes examples. Given once under ``data`` and, where files differ, again per
+    split."""
 
     format: Literal["csv", "json", "jsonl", "parquet", "text", "folders", "squad"] | None = None
     """None: from the file's name. ``text``: one ``text<delimiter>label`` a line. ``folders``: one
@@ -29,19 +30,22 @@ class Reading(Section):
     encoding: str = "utf-8"
     """Of text files, by Python's name for it."""
     header: bool = True
-    """Whether the first csv row names the columns; without it columns are named by `columns` or 0, 1, 2 …"""
+    """Whether the first csv row names the columns; without it columns are named by `columns` or 0,
+    1, 2 …"""
     columns: list[str] | None = None
     """Names for the columns, in the file's order."""
     text: str | list[str] | dict[str, str] | None = None
-    """The input column, a list of them, or {field name in the prompt: column}. Questions: ``question``, and
-    ``context`` where there is such a column."""
+    """The input column, a list of them, or {field name in the prompt: column}. Questions:
+    ``question``, and ``context`` where there is such a column."""
     label: str | None = None
-    """The column to predict. None: ``label``; of questions ``answers``, ``answer`` or ``output``, which may hold a list
-    of accepted answers (as JSON in a text file), and nothing where there is no answer."""
+    """The column to predict. None: ``label``; of questions ``answers``, ``answer`` or ``output``,
+    which may hold a list of accepted answers (as JSON in a text file), and nothing where there is
+    no answer."""
     labels: dict[str, str] | None = None
     """Raw value -> label name, for data that writes 1, 2, 3. Values outside it are errors."""
     bins: dict[str, Bin] | None = None
-    """Label name -> [low, high] for a numeric label column; rows in no bin are dropped and counted."""
+    """Label name -> [low, high] for a numeric label column; rows in no bin are dropped and counted.
+    """
     id: str | None = None
     """Column that identifies a row. None: the file's name and line."""
     gold: str | None = None
@@ -63,9 +67,18 @@ class Reading(Section):
     @field_validator("bins")
     @classmethod
     def _bins_hold_something(cls, value: dict[str, Bin] | None) -> dict[str, Bin] | None:
-        empty = [name for name, (low, high) in (value or {}).items() if low is not None and high is not None and low > high]
+        empty = [
+            name
+            for name, (low, high) in (value or {}).items()
+            if low is not None and high is not None and low > high
+        ]
         if empty:
-            raise ValueError("\n".join(f"'{name}' can hold nothing: its low end is above its high end" for name in empty))
+            raise ValueError(
+                "\n".join(
+                    f"'{name}' can hold nothing: its low end is above its high end"
+                    for name in empty
+                )
+            )
         return value
 
 
@@ -84,8 +97,8 @@ class Split(Section):
     validation: float = Field(default=0.1, gt=0, lt=1)
     """Share of what remains for training after the test rows are set aside."""
     method: Literal["stratified", "random", "grouped"] = "stratified"
-    """Each label in its share (questions: those with and those without an answer), at random, or no value of ``group``
-    on two sides."""
+    """Each label in its share (questions: those with and those without an answer), at random, or no
+    value of ``group`` on two sides."""
 
 
 class Limit(Section):
@@ -98,8 +111,8 @@ class Limit(Section):
 
 class Data(Reading):
     folder: str | None = None
-    """Where local paths of this section start, seen from the recipe's own folder: another language of the same
-    layout is one setting."""
+    """Where local paths of this section start, seen from the recipe's own folder: another language
+    of the same layout is one setting."""
     train: Source
     """A path alone, or a mapping with ``path`` and reading options of its own."""
     validation: Source | None = None
@@ -119,7 +132,10 @@ class Data(Reading):
         for split in ("train", "validation", "test"):
             source = getattr(self, split) and self.reading(split)
             if source and source.labels and source.bins:
-                raise ValueError(f"'labels' and 'bins' contradict each other (in {split}): keep the one that fits the column")
+                raise ValueError(
+                    f"'labels' and 'bins' contradict each other (in {split}): keep the one that "
+                    "fits the column"
+                )
         return self
 
     def reading(self, split: Literal["train", "validation", "test"]) -> Source:
@@ -131,7 +147,11 @@ class Data(Reading):
         source: Source | None = getattr(self, split)
         if source is None:
             raise KeyError(split)
-        shared = {name: getattr(self, name) for name in Reading.model_fields if name in self.model_fields_set}
+        shared = {
+            name: getattr(self, name)
+            for name in Reading.model_fields
+            if name in self.model_fields_set
+        }
         own = {name: getattr(source, name) for name in source.model_fields_set}
         if self.folder is not None and not own["path"].startswith(("hub:", "pypi:")):
             own["path"] = str(Path(self.folder) / own["path"])
@@ -140,8 +160,11 @@ class Data(Reading):
 
 class Audit(Section):
     leak: Literal["error", "drop", "allow"] = "error"
-    """What a train or validation row that also stands in the test set is: an error, dropped, or only reported."""
+    """What a train or validation row that also stands in the test set is: an error, dropped, or
+    only reported."""
     near_duplicates: float | None = Field(default=0.9, gt=0, le=1)
-    """Jaccard similarity of word 3-grams from which two texts count as near-duplicates; null: exact only."""
+    """Jaccard similarity of word 3-grams from which two texts count as near-duplicates; null: exact
+    only."""
     max_truncated: float = Field(default=0.2, ge=0, le=1)
-    """Share of examples whose inputs may be shortened to fit `prompt.max_length` before it is an error."""
+    """Share of examples whose inputs may be shortened to fit `prompt.max_length` before it is an
+    error."""

@@ -14,7 +14,8 @@ def differences(before: str, now: str) -> list[str]:
     """A phrase for every key that differs, such as ``training.num_train_epochs 2, now 1``.
 
     Args:
-        before, now: recipes as `dump` writes them; of one that cannot be read nothing more is known.
+        before, now: recipes as `dump` writes them; of one that cannot be read nothing more is
+            known.
     """
     try:
         old = yaml.safe_load(before)

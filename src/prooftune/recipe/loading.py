@@ -26,7 +26,9 @@ _ALONE = {"model": "name", "train": "path", "validation": "path", "test": "path"
 def shipped() -> list[str]:
     """Names of the recipes that come with Prooftune."""
     folder = resources.files("prooftune.recipes")
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
 
 
 def describe_shipped() -> dict[str, str]:
@@ -41,7 +43,9 @@ def shipped_text(name: str) -> str:
         UsageError: there is none of this name.
     """
     if name not in shipped():
-        raise UsageError(f"no recipe '{name}' ships; found {', '.join(shipped())}{nearest(name, shipped())}")
+        raise UsageError(
+            f"no recipe '{name}' ships; found {', '.join(shipped())}{nearest(name, shipped())}"
+        )
     return (resources.files("prooftune.recipes") / f"{name}.yaml").read_text("utf-8")
 
 
@@ -65,16 +69,24 @@ def load(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, 
     elif str(reference) in shipped():
         text, base = shipped_text(str(reference)), Path()
     else:
-        here = [str(found) for found in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
-        raise UsageError(f"no recipe '{reference}': neither a file nor one of the shipped recipes "
-                         f"({', '.join(shipped())}){nearest(str(reference), [*here, *shipped()])}")
+        here = (
+            [str(found) for found in sorted(path.parent.glob("*.y*ml"))]
+            if path.parent.is_dir()
+            else []
+        )
+        raise UsageError(
+            f"no recipe '{reference}': neither a file nor one of the shipped recipes "
+            f"({', '.join(shipped())}){nearest(str(reference), [*here, *shipped()])}"
+        )
     try:
         values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UsageError(_not_yaml(str(reference), error)) from None
     if not isinstance(values, dict):
-        raise UsageError(f"{reference}: a recipe is a mapping with data: and variants:, found "
-                         f"{'an empty file' if values is None else type(values).__name__}")
+        raise UsageError(
+            f"{reference}: a recipe is a mapping with data: and variants:, found "
+            f"{'an empty file' if values is None else type(values).__name__}"
+        )
     return parse(values, str(reference), overrides), base
 
 
@@ -87,14 +99,18 @@ def _not_yaml(name: str, error: yaml.YAMLError) -> str:
 
 def _read(path: Path) -> str:
     if path.suffix.lower() in _TABLES:
-        raise UsageError(f"{path} is data, not a recipe: 'prooftune init {path}' writes a recipe for it")
+        raise UsageError(
+            f"{path} is data, not a recipe: 'prooftune init {path}' writes a recipe for it"
+        )
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a recipe: not UTF-8 text at byte {error.start}") from None
 
 
-def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+def parse(
+    values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[str] = ()
+) -> Recipe:
     """Check a recipe given as a mapping, after applying ``dotted.key=value`` overrides.
 
     Raises:
@@ -110,15 +126,17 @@ def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[
         problems = explain(error) + problems
     if problems:
         lines = "\n".join(f"  - {p}" for p in problems)
-        raise UsageError(f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''} found\n{lines}")
+        raise UsageError(
+            f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''} found\n{lines}"
+        )
     return recipe
 
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, defaults included, as it is kept in the run folder and the bundle.
 
-    Parsing it gives the same recipe: what a split's source or a variant leaves unsaid is inherited or means
-    nothing for its kind, so it is left unsaid here too.
+    Parsing it gives the same recipe: what a split's source or a variant leaves unsaid is inherited
+    or means nothing for its kind, so it is left unsaid here too.
     """
     values, said = (recipe.model_dump(mode="json", exclude_unset=unset) for unset in (False, True))
     for split in ("train", "validation", "test"):
@@ -157,8 +175,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     """Set one ``dotted.key=value`` in a recipe's values."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UsageError("--set takes key=value, as in --set training.num_train_epochs=1; "
-                         f"found '{override}'")
+        raise UsageError(
+            f"--set takes key=value, as in --set training.num_train_epochs=1; found '{override}'"
+        )
     *parents, last = key.split(".")
     section = values
     for part in parents:
@@ -169,7 +188,8 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _value(text: str) -> Any:
-    """The value of an override: YAML, but a prompt such as ``Label: {text}`` or ``# {text}`` is meant as text."""
+    """The value of an override: YAML, but a prompt such as ``Label: {text}`` or ``# {text}`` is
+    meant as text."""
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
@@ -192,8 +212,8 @@ def _opened(found: Any, part: str, override: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and truth values: 1.1, which PyYAML reads, takes ``1e-3`` for text and the label
-    ``no`` for false, which everybody trips over."""
+    """YAML 1.2's numbers and truth values: 1.1, which PyYAML reads, takes ``1e-3`` for text and the
+    label ``no`` for false, which everybody trips over."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -203,11 +223,16 @@ class _Dumper(yaml.SafeDumper):
 def _add_resolvers(kind: type[_Loader] | type[_Dumper]) -> None:
     kind.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-        for first, resolvers in kind.yaml_implicit_resolvers.items()}
+        for first, resolvers in kind.yaml_implicit_resolvers.items()
+    }
     kind.add_implicit_resolver(
-        "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+        "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+    )
     kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+0123456789."),
+    )
 
 
 _add_resolvers(_Loader)

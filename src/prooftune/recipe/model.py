@@ -17,12 +17,12 @@ class Model(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic. ``auto``: bfloat16 where the processor computes with it, else float32."""
     attention: Literal["auto", "shared-prefix", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """``auto``: the fastest for this device. ``shared-prefix`` is our own, which computes the common beginning of all
-    prompts once; the others are the library's."""
+    """``auto``: the fastest for this device. ``shared-prefix`` is our own, which computes the
+    common beginning of all prompts once; the others are the library's."""
     int8_training: bool = False
-    """While adapters learn, compute products with frozen weights in 8 bits, on processors with AVX512-BF16 and -VNNI and without
-    AMX, where there is a C compiler: training then takes a tenth to a third less time, its gradients are rounded more. Everything
-    is evaluated as without."""
+    """While adapters learn, compute products with frozen weights in 8 bits, on processors with
+    AVX512-BF16 and -VNNI and without AMX, where there is a C compiler: training then takes a tenth
+    to a third less time, its gradients are rounded more. Everything is evaluated as without."""
     trust_remote_code: bool = False
     """Whether a hub model may bring and run its own Python code."""
 
@@ -31,22 +31,26 @@ class Prompt(Section):
     """How an example becomes a prompt. ``{field}`` is an input column, ``{labels}`` the label list."""
 
     template: str | None = None
-    """None: "Classify the text below. Answer with one of: …", then the fields; for questions the like."""
+    """None: "Classify the text below. Answer with one of: …", then the fields; for questions the
+    like."""
     system: str | None = None
     """System message. None: what the chat template has of its own."""
     chat: bool | None = None
     """Whether to use the tokenizer's chat template. None: if it has one."""
     max_length: int = Field(default=512, gt=8)
-    """Tokens of prompt and target together, few-shot examples not counted; longer inputs are shortened, targets never."""
+    """Tokens of prompt and target together, few-shot examples not counted; longer inputs are
+    shortened, targets never."""
 
 
 class Scoring(Section):
     method: Literal["likelihood", "generation"] = "likelihood"
-    """``likelihood`` compares the labels' log-probabilities; ``generation`` lets the model write and parses it."""
+    """``likelihood`` compares the labels' log-probabilities; ``generation`` lets the model write
+    and parses it."""
     normalize: Literal["none", "length"] = "none"
     """``length`` divides a label's log-probability by its number of tokens."""
     calibration: bool = False
-    """Contextual calibration (arXiv 2102.09690): divide by the label probabilities of a content-free input."""
+    """Contextual calibration (arXiv 2102.09690): divide by the label probabilities of a
+    content-free input."""
     max_new_tokens: int = Field(default=16, gt=0)
     """Tokens that generation may write."""
     batch_tokens: int = Field(default=4096, gt=0)
@@ -67,8 +71,8 @@ class Answering(Section):
     batch_tokens: int = Field(default=8192, gt=0)
     """Tokens of the prompts and answers that are worked on at one time."""
     bertscore: str | None = None
-    """Model whose embeddings BERTScore compares (``all-minilm-l6-v2`` comes from a package, ``roberta-large`` from the
-    hub). None: not computed."""
+    """Model whose embeddings BERTScore compares (``all-minilm-l6-v2`` comes from a package,
+    ``roberta-large`` from the hub). None: not computed."""
 
 
 DATA_CONTEXT = "data:context"
@@ -79,8 +83,9 @@ class Retrieval(Section):
     """Where passages come from for variants with ``context: retrieved``."""
 
     documents: str
-    """A file, a folder, a zip archive or a pattern of PDF, HTML, Markdown, text or JSON files, or a package reference.
-    ``data:context``: the contexts that the data's questions came with, each the gold passage of its own."""
+    """A file, a folder, a zip archive or a pattern of PDF, HTML, Markdown, text or JSON files, or a
+    package reference. ``data:context``: the contexts that the data's questions came with, each the
+    gold passage of its own."""
     passages: int = Field(default=3, gt=0)
     """Passages shown with a question, as far as they fit."""
     search: Literal["bm25", "dense", "fused"] = "fused"

@@ -1,6 +1,6 @@
 """Every key of a recipe as a Markdown page, made from the types so that the two cannot differ.
 
-    python -m prooftune.recipe.reference > docs/recipe.md
+python -m prooftune.recipe.reference > docs/recipe.md
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ def _section(place: str, section: type[BaseModel]) -> Iterator[str]:
         # What stands under `data` may stand under each of its splits, and is described once.
         if section is not Reading and issubclass(section, Source) and name in Reading.model_fields:
             continue
-        yield f"| `{name}` | {'[section](#' + _anchor(place, name) + ')' if part else _values(field.annotation)} " \
-              f"| {_default(field, part)} | {_inline(field.description or '')} |"
+        yield (
+            f"| `{name}` | "
+            f"{'[section](#' + _anchor(place, name) + ')' if part else _values(field.annotation)} "
+            f"| {_default(field, part)} | {_inline(field.description or '')} |"
+        )
         if part and part is not Source and place != "variants.NAME":
             inner.append((name, part))
     yield ""
@@ -58,7 +61,14 @@ def _anchor(place: str, name: str) -> str:
 def _part(field: FieldInfo) -> type[BaseModel] | None:
     """The section that a key holds, if it holds one."""
     options = [field.annotation, *get_args(field.annotation)]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel) and o is not Variant), None)
+    return next(
+        (
+            o
+            for o in options
+            if isinstance(o, type) and issubclass(o, BaseModel) and o is not Variant
+        ),
+        None,
+    )
 
 
 def _values(annotation: Any) -> str:

@@ -27,7 +27,8 @@ class Card(Section):
     """What the card of the bundle says that nothing else tells. Nothing is computed from it."""
 
     model_licence: str | None = None
-    """Licence of the base model, by the hub's word for it where it has one: ``apache-2.0``, ``llama3.2``."""
+    """Licence of the base model, by the hub's word for it where it has one: ``apache-2.0``,
+    ``llama3.2``."""
     data_licence: str | None = None
     """Licence of the data."""
     intended_use: str | None = None
@@ -40,16 +41,17 @@ class Card(Section):
 
 class Bundle(Section):
     golden: int = Field(default=64, ge=0)
-    """Validation rows that the bundle carries, texts included, with what it says to them: every export is checked against
-    them. 0: none, where texts must not leave the house; exports then need ``--golden``."""
+    """Validation rows that the bundle carries, texts included, with what it says to them: every
+    export is checked against them. 0: none, where texts must not leave the house; exports then need
+    ``--golden``."""
 
 
 class Recipe(Section):
     name: Name
     """Names the run folder: letters, digits, ``.``, ``_`` and ``-``."""
     task: Task = "classification"
-    """``classification``: one label of a closed set. ``extractive-qa``: the answer is a part of the context, or there is
-    none. ``free-text-qa``: the answer is written freely."""
+    """``classification``: one label of a closed set. ``extractive-qa``: the answer is a part of the
+    context, or there is none. ``free-text-qa``: the answer is written freely."""
     seed: int = Field(default=0, ge=0)
     """Of every draw: splits, limits, shots, first weights, order of training, bootstrap."""
     data: Data
@@ -63,12 +65,13 @@ class Recipe(Section):
     retrieval: Retrieval | None = None
     judge: Judge | None = None
     lora: dict[str, Any] = Field(default={})
-    """`peft.LoraConfig` fields for every tuned variant. Unless said: ``r: 16``, ``lora_alpha: 32``, ``target_modules:
-    all-linear``."""
+    """`peft.LoraConfig` fields for every tuned variant. Unless said: ``r: 16``, ``lora_alpha: 32``,
+    ``target_modules: all-linear``."""
     training: dict[str, Any] = Field(default={})
-    """`transformers.TrainingArguments` fields for every tuned variant. Unless said: 2 epochs, batches of 16, a learning rate
-    of 1e-3 for models of less than 500 million parameters and 2e-4 for others (``method: full``: 1e-4 and 2e-5), falling
-    linearly after a warm-up of 5%, evaluated four times, the best checkpoint kept."""
+    """`transformers.TrainingArguments` fields for every tuned variant. Unless said: 2 epochs,
+    batches of 16, a learning rate of 1e-3 for models of less than 500 million parameters and 2e-4
+    for others (``method: full``: 1e-4 and 2e-5), falling linearly after a warm-up of 5%, evaluated
+    four times, the best checkpoint kept."""
     early_stopping: int | None = Field(default=None, gt=0)
     """Evaluations without improvement of the validation loss after which training stops."""
     evaluation: Evaluation = Evaluation()
@@ -77,8 +80,8 @@ class Recipe(Section):
     variants: dict[Name, Variant]
     """The systems to compare; a variant that is named like a kind is of that kind."""
     forgetting: str | None = None
-    """A text file (same references as data) on which perplexity is measured before and after tuning.
-    None: a passage of general English that ships with Prooftune."""
+    """A text file (same references as data) on which perplexity is measured before and after
+    tuning. None: a passage of general English that ships with Prooftune."""
 
     @property
     def asks_model(self) -> bool:
@@ -111,23 +114,41 @@ class Recipe(Section):
         problems = []
         answers, classifies = self.task != "classification", self.task == "classification"
         for section in ("answering", "retrieval"):
-            if classifies and section in self.model_fields_set and getattr(self, section) is not None:
+            if (
+                classifies
+                and section in self.model_fields_set
+                and getattr(self, section) is not None
+            ):
                 problems.append(f"'{section}' means nothing for task: classification")
         if self.retrieval and self.retrieval.documents == DATA_CONTEXT and self.data.gold:
-            problems.append(f"data.gold contradicts retrieval.documents: {DATA_CONTEXT}: a question's own context is its gold")
+            problems.append(
+                f"data.gold contradicts retrieval.documents: {DATA_CONTEXT}: a question's own "
+                "context is its gold"
+            )
         for name, variant in self.variants.items():
             place = f"variants.{name}"
-            strange = [name for name in OF_QUESTIONS if name in variant.model_fields_set] if classifies else []
-            problems += [f"{place}: '{name}' means nothing for task: classification" for name in strange]
+            strange = (
+                [name for name in OF_QUESTIONS if name in variant.model_fields_set]
+                if classifies
+                else []
+            )
+            problems += [
+                f"{place}: '{name}' means nothing for task: classification" for name in strange
+            ]
             if answers and variant.kind == "tfidf":
                 problems.append(f"{place}: kind: tfidf cannot answer questions")
             if answers and variant.objective == "head":
                 problems.append(f"{place}: objective: head cannot answer questions")
             if variant.context in ("retrieved", "gold", "random") and self.retrieval is None:
-                problems.append(f"{place}: context: {variant.context} needs a retrieval section with documents")
+                problems.append(
+                    f"{place}: context: {variant.context} needs a retrieval section with documents"
+                )
             source = self.variants.get(variant.adapter) if variant.adapter else None
             if variant.adapter and (source is None or source.kind != "tuned" or source.adapter):
-                problems.append(f"{place}: adapter: '{variant.adapter}' is no variant of kind tuned that is trained itself")
+                problems.append(
+                    f"{place}: adapter: '{variant.adapter}' is no variant of kind tuned that is "
+                    "trained itself"
+                )
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -23,7 +23,9 @@ LIBRARY = {
 
 def explain(error: ValidationError) -> list[str]:
     """One sentence for every place of the recipe that is wrong."""
-    return list(dict.fromkeys(sentence for found in error.errors() for sentence in _sentences(found)))
+    return list(
+        dict.fromkeys(sentence for found in error.errors() for sentence in _sentences(found))
+    )
 
 
 def _sentences(error: Any) -> list[str]:
@@ -32,13 +34,23 @@ def _sentences(error: Any) -> list[str]:
     if error["type"] == "extra_forbidden":
         return [f"{place}: unknown key{nearest(location[-1], _known_keys(location[:-1]))}"]
     if error["type"] == "missing":
-        kinds = f": one of {', '.join(KINDS)}{nearest(location[-2], KINDS)}" if location[-1] == "kind" else ""
+        kinds = (
+            f": one of {', '.join(KINDS)}{nearest(location[-2], KINDS)}"
+            if location[-1] == "kind"
+            else ""
+        )
         return [f"{place}: required{kinds}"]
     if error["type"] == "string_pattern_mismatch":
-        return [f"{place}: {_shown(error['input'])} is no good as a name: letters, digits, '.', '_' and '-' only"]
+        return [
+            f"{place}: {_shown(error['input'])} is no good as a name: letters, digits, '.', '_' "
+            "and '-' only"
+        ]
     if error["type"] == "value_error":
         # Ours, from a validator, which may have found several things; each stands on its own line.
-        return [f"{place}: {line}" if place else line for line in str(error["ctx"]["error"]).splitlines()]
+        return [
+            f"{place}: {line}" if place else line
+            for line in str(error["ctx"]["error"]).splitlines()
+        ]
     if error["type"] == "model_type":
         return [f"{place}: should be a section with keys, found {_shown(error['input'])}"]
     return [f"{place}: {error['msg']}, found {_shown(error['input'])}"]
@@ -51,9 +63,13 @@ def _shown(value: Any) -> str:
 
 
 def _location(location: Sequence[str | int]) -> list[str]:
-    """The keys that lead to a place, without the names of types that pydantic adds where several are possible."""
-    return [str(part) for part in location
-            if not (isinstance(part, str) and (part in ("str", "float", "int") or "[" in part))]
+    """The keys that lead to a place, without the names of types that pydantic adds where several
+    are possible."""
+    return [
+        str(part)
+        for part in location
+        if not (isinstance(part, str) and (part in ("str", "float", "int") or "[" in part))
+    ]
 
 
 def _known_keys(location: Sequence[str]) -> list[str]:
@@ -62,18 +78,25 @@ def _known_keys(location: Sequence[str]) -> list[str]:
     section: type[BaseModel] = Variant if of_variant else Recipe
     for part in location[2:] if of_variant else location:
         annotation = section.model_fields[part].annotation
-        section = next(o for o in (annotation, *get_args(annotation)) if isinstance(o, type) and issubclass(o, BaseModel))
+        section = next(
+            o
+            for o in (annotation, *get_args(annotation))
+            if isinstance(o, type) and issubclass(o, BaseModel)
+        )
     return list(section.model_fields)
 
 
 def library_problems(values: Mapping[str, Any]) -> list[str]:
-    """Check what belongs to other libraries' classes against those classes: keys, and values that are numbers or switches."""
+    """Check what belongs to other libraries' classes against those classes: keys, and values that
+    are numbers or switches."""
     problems = []
     for place, kind, options in _library_sections(values):
         known = _library_fields(kind)
         for key, value in options.items():
             if key not in known:
-                problems.append(f"{place}.{key}: not a field of {LIBRARY[kind]}{nearest(str(key), known)}")
+                problems.append(
+                    f"{place}.{key}: not a field of {LIBRARY[kind]}{nearest(str(key), known)}"
+                )
             elif needed := _needed(value, known[key]):
                 problems.append(f"{place}.{key}: should be {needed}, found {_shown(value)}")
     return problems
@@ -83,7 +106,8 @@ _SIMPLE = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def _needed(value: Any, hint: Any) -> str | None:
-    """What a value of this type should be in words; None where it is, or where the type is not one of the simple ones."""
+    """What a value of this type should be in words; None where it is, or where the type is not one
+    of the simple ones."""
     kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
     if value is None and kinds - set(_SIMPLE):
         return None
@@ -117,11 +141,16 @@ def _library_fields(kind: str) -> dict[str, Any]:
     if kind == "lora":
         from peft import LoraConfig
 
-        return {**_types(LoraConfig), "lora_alpha": float}  # any number will do, and some people's are no whole ones
+        return {
+            **_types(LoraConfig),
+            "lora_alpha": float,
+        }  # any number will do, and some people's are no whole ones
     from transformers import BitsAndBytesConfig
 
     parameters = inspect.signature(BitsAndBytesConfig.__init__).parameters
-    return {name: type(p.default) for name, p in parameters.items() if name not in ("self", "kwargs")}
+    return {
+        name: type(p.default) for name, p in parameters.items() if name not in ("self", "kwargs")
+    }
 
 
 def _types(settings: Any) -> dict[str, Any]:

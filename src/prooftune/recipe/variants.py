@@ -20,9 +20,10 @@ class Variant(Section):
     prompt: Prompt | None = None
     """Prompt options that differ from the recipe's."""
     context: Literal["given", "retrieved", "gold", "random", "none"] | None = None
-    """Questions: what is shown beside them. ``given``: the context of the data; ``retrieved``: passages found with the
-    question; ``gold`` and ``random``: controls that show the passages that hold the answer (where the data does not name
-    them, those found with the reference answer), and others drawn at random. None: ``given`` if the data has one."""
+    """Questions: what is shown beside them. ``given``: the context of the data; ``retrieved``:
+    passages found with the question; ``gold`` and ``random``: controls that show the passages that
+    hold the answer (where the data does not name them, those found with the reference answer), and
+    others drawn at random. None: ``given`` if the data has one."""
     shots: int = Field(default=4, gt=0)
     """few-shot: examples shown, drawn from the training rows, balanced over labels."""
     candidates: list[str] | None = None
@@ -34,10 +35,12 @@ class Variant(Section):
     method: Literal["lora", "dora", "rslora", "full"] = "lora"
     """tuned: which weights are trained; ``full`` is all of them."""
     adapter: str | None = None
-    """tuned: use what this other tuned variant has learned instead of training, e.g. with another context."""
+    """tuned: use what this other tuned variant has learned instead of training, e.g. with another
+    context."""
     gold_share: float = Field(default=0.8, ge=0, le=1)
-    """tuned with ``context: retrieved``: share of the training questions that are shown the passage with their answer
-    among the others; the rest learn to say so where it is missing (RAFT, arXiv 2403.10131)."""
+    """tuned with ``context: retrieved``: share of the training questions that are shown the passage
+    with their answer among the others; the rest learn to say so where it is missing (RAFT, arXiv
+    2403.10131)."""
     lora: dict[str, Any] = Field(default={})
     """tuned: `peft.LoraConfig` fields that differ from the recipe's."""
     training: dict[str, Any] = Field(default={})
@@ -50,13 +53,22 @@ class Variant(Section):
 
     @model_validator(mode="after")
     def _only_what_the_kind_uses(self) -> Self:
-        strange = [name for name in Variant.model_fields if name in self.model_fields_set - {"kind"} - USED[self.kind]]
-        problems = [f"'{name}' means nothing for a variant of kind '{self.kind}'" for name in strange]
+        strange = [
+            name
+            for name in Variant.model_fields
+            if name in self.model_fields_set - {"kind"} - USED[self.kind]
+        ]
+        problems = [
+            f"'{name}' means nothing for a variant of kind '{self.kind}'" for name in strange
+        ]
         if self.method == "full" and self.lora:
             problems.append("'lora' options contradict method: full")
         if self.adapter is not None:
-            problems += [f"'{name}' contradicts adapter: nothing is trained" for name in OF_TRAINING
-                         if name in self.model_fields_set]
+            problems += [
+                f"'{name}' contradicts adapter: nothing is trained"
+                for name in OF_TRAINING
+                if name in self.model_fields_set
+            ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -73,7 +85,16 @@ USED: dict[str, set[str]] = {
     "zero-shot": {"prompt", "context"},
     "few-shot": {"prompt", "context", "shots"},
     "prompted": {"prompt", "context", "candidates", "validation_rows"},
-    "tuned": {"prompt", "context", "adapter", "gold_share", "objective", "method", "lora", "training"},
+    "tuned": {
+        "prompt",
+        "context",
+        "adapter",
+        "gold_share",
+        "objective",
+        "method",
+        "lora",
+        "training",
+    },
 }
 
 

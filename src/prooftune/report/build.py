@@ -23,11 +23,12 @@ def build(facts: dict[str, Any], folder: Path) -> None:
     The page is one file that needs no network. Equal facts give equal bytes.
 
     Args:
-        facts: ``name`` and ``scores`` (see `evaluation.scores.score` and `evaluation.answers.scores.score_answers`; its
-            ``judge`` as in `judged.judge`); and, each left out of the page
-            where absent, ``recipe`` (YAML), ``audit`` (findings, balance, lengths, truncation), ``notes``,
-            ``variants`` (name -> kind, description, cost, training, changes, forgetting, prompt,
-            prompts_tried), ``environment``, ``seed``, ``created``, ``prooftune_version``, ``estimates``.
+        facts: ``name`` and ``scores`` (see `evaluation.scores.score` and
+            `evaluation.answers.scores.score_answers`; its ``judge`` as in `judged.judge`); and,
+            each left out of the page where absent, ``recipe`` (YAML), ``audit`` (findings, balance,
+            lengths, truncation), ``notes``, ``variants`` (name -> kind, description, cost,
+            training, changes, forgetting, prompt, prompts_tried), ``environment``, ``seed``,
+            ``created``, ``prooftune_version``, ``estimates``.
         folder: where to write, usually the run folder.
 
     Raises:
@@ -44,8 +45,13 @@ def page(facts: Mapping[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(FILTERS)
     environment.globals.update(SHARE=SHARE, NUMBER=NUMBER)
     style = Markup("".join(path.read_text(encoding="utf-8") for path in STYLES))
@@ -57,9 +63,18 @@ def without_texts(facts: Mapping[str, Any]) -> dict[str, Any]:
     scores = dict(facts["scores"])
     changed = scores.get("changed")
     if changed:
-        scores["changed"] = {**changed, "fixed": _bare(changed["fixed"]), "broken": _bare(changed["broken"])}
+        scores["changed"] = {
+            **changed,
+            "fixed": _bare(changed["fixed"]),
+            "broken": _bare(changed["broken"]),
+        }
     return {**facts, "scores": scores}
 
 
 def _bare(side: Mapping[str, Any]) -> dict[str, Any]:
-    return {**side, "examples": [{k: v for k, v in e.items() if k not in ("text", "sources")} for e in side["examples"]]}
+    return {
+        **side,
+        "examples": [
+            {k: v for k, v in e.items() if k not in ("text", "sources")} for e in side["examples"]
+        ],
+    }

@@ -13,33 +13,56 @@ COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 def reliability(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One diagram for each variant with probabilities; the majority class's say nothing of an example."""
+    """One diagram for each variant with probabilities; the majority class's say nothing of an
+    example."""
     shown = []
     for name, variant in scores["variants"].items():
         found = variant.get("calibration")
         if found and variant["kind"] != "majority":
             points = found["reliability"]
-            shown.append({"name": name, "kind": variant["kind"], "temperature": variant.get("temperature"),
-                          "ece": found["ece"], "log_loss": found["log_loss"],
-                          "validation_n": found.get("validation_n"), "points": points,
-                          "figure": figures.reliability(points["before"], points.get("after"), name)})
+            shown.append(
+                {
+                    "name": name,
+                    "kind": variant["kind"],
+                    "temperature": variant.get("temperature"),
+                    "ece": found["ece"],
+                    "log_loss": found["log_loss"],
+                    "validation_n": found.get("validation_n"),
+                    "points": points,
+                    "figure": figures.reliability(points["before"], points.get("after"), name),
+                }
+            )
     return sorted(shown, key=lambda row: row["kind"] != "tuned")
 
 
 def risk(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
     """Risk–coverage curves, and the same as a table at a few coverages."""
-    found = {name: v["risk_coverage"] for name, v in scores["variants"].items()
-             if v.get("risk_coverage") and v["kind"] != "majority"}
+    found = {
+        name: v["risk_coverage"]
+        for name, v in scores["variants"].items()
+        if v.get("risk_coverage") and v["kind"] != "majority"
+    }
     if not found:
         return None
     series = [(name, colours[name], curve["points"]) for name, curve in found.items()]
-    return {"figure": figures.risk_coverage(series, scores.get("target_accuracy")), "coverages": COVERAGES,
-            "rows": [{"name": name, "colour": colours[name], "aurc": curve["aurc"],
-                      "risks": _at_coverages(curve["points"], scores["n"], scores["confidence"])}
-                     for name, curve in found.items()]}
+    return {
+        "figure": figures.risk_coverage(series, scores.get("target_accuracy")),
+        "coverages": COVERAGES,
+        "rows": [
+            {
+                "name": name,
+                "colour": colours[name],
+                "aurc": curve["aurc"],
+                "risks": _at_coverages(curve["points"], scores["n"], scores["confidence"]),
+            }
+            for name, curve in found.items()
+        ],
+    }
 
 
-def _at_coverages(points: list[Mapping[str, float]], n: int, confidence: float) -> list[dict[str, float]]:
+def _at_coverages(
+    points: list[Mapping[str, float]], n: int, confidence: float
+) -> list[dict[str, float]]:
     """Risk at the points nearest to `COVERAGES`, with Wilson intervals."""
     shown = []
     for coverage in COVERAGES:
@@ -58,10 +81,16 @@ def training(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
     validation = [(e["step"], e["eval_loss"]) for e in history if e.get("eval_loss") is not None]
     changes = told.get("changes") or {}
     return {
-        "name": name, "run": run, "change": changes.get("relative_change_total"),
-        "curves": figures.learning(train, validation, name) if len(train) + len(validation) > 1 else None,
+        "name": name,
+        "run": run,
+        "change": changes.get("relative_change_total"),
+        "curves": figures.learning(train, validation, name)
+        if len(train) + len(validation) > 1
+        else None,
         "best": min(validation, key=lambda point: point[1]) if validation else None,
-        "train": train, "validation": validation, "layers": layers(changes.get("layers") or [], name),
+        "train": train,
+        "validation": validation,
+        "layers": layers(changes.get("layers") or [], name),
     }
 
 
@@ -79,8 +108,18 @@ def layers(entries: list[Mapping[str, Any]], name: str) -> dict[str, Any] | None
             grid[parts[-1], number] = entry
     rows = [row for row in groups if any(row == key for key, _ in grid)]
     depth = 1 + max((layer for _, layer in grid), default=0)
-    summary = [{"row": row, "n": len(group), "median": median(e["relative_change"] for e in group),
-                "largest": max(group, key=lambda e: e["relative_change"]),
-                "rank": median(e.get("effective_rank") or 0 for e in group), "full": group[0].get("rank")}
-               for row, group in groups.items()]
-    return {"figure": figures.layers(grid, rows, depth, name) if depth > 1 else None, "summary": summary}
+    summary = [
+        {
+            "row": row,
+            "n": len(group),
+            "median": median(e["relative_change"] for e in group),
+            "largest": max(group, key=lambda e: e["relative_change"]),
+            "rank": median(e.get("effective_rank") or 0 for e in group),
+            "full": group[0].get("rank"),
+        }
+        for row, group in groups.items()
+    ]
+    return {
+        "figure": figures.layers(grid, rows, depth, name) if depth > 1 else None,
+        "summary": summary,
+    }

@@ -25,7 +25,11 @@ SHARE, NUMBER, TENTHS = Form(100, 1, "%"), Form(1, 3), Form(1, 1)
 
 def written(value: float | None, form: Form = SHARE) -> str:
     """A value in its form: 0.9124 as a share -> ``91.2%``."""
-    return MISSING if value is None else f"{form.scale * value:.{form.digits}f}{form.unit}".replace("-", "−")
+    return (
+        MISSING
+        if value is None
+        else f"{form.scale * value:.{form.digits}f}{form.unit}".replace("-", "−")
+    )
 
 
 def change(value: float | None, form: Form = SHARE) -> str:
@@ -146,6 +150,25 @@ def size(value: float | None) -> str:
     return f"{round(value)} B"
 
 
-FILTERS: dict[str, Callable[..., str]] = {f.__name__: f for f in (
-    percent, points, written, change, amount, number, significant, count, p_value, p_relation, joined, span, signed_span, seconds,
-    milliseconds, moment, size)}
+FILTERS: dict[str, Callable[..., str]] = {
+    f.__name__: f
+    for f in (
+        percent,
+        points,
+        written,
+        change,
+        amount,
+        number,
+        significant,
+        count,
+        p_value,
+        p_relation,
+        joined,
+        span,
+        signed_span,
+        seconds,
+        milliseconds,
+        moment,
+        size,
+    )
+}

@@ -11,7 +11,9 @@ from prooftune.report.cells import Cell, Table, figure, number
 from prooftune.report.format import count, percent
 
 _CITATIONS = {
-    "citation_precision": "precision", "citation_recall": "recall", "unsupported_rate": "supported by no passage",
+    "citation_precision": "precision",
+    "citation_recall": "recall",
+    "unsupported_rate": "supported by no passage",
     "unknown_citation_rate": "unknown, of all citations",
 }
 _WITH_PASSAGES = ("retrieved", "gold", "random")
@@ -25,33 +27,72 @@ def retrieval(scores: Mapping[str, Any]) -> Table | None:
         return None
     left_out = max(f.get("without_gold") or 0 for f in found.values())
     return Table(
-        "retrieval-table", "Retrieval",
-        f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}, over test questions whose passages the data names"
-        + (f"; {count(left_out)} others are left out." if left_out else "."), ["variant", "questions", *keys],
-        [(name, [number(f.get("n")), *(figure(f.get(key)) for key in keys)]) for name, f in found.items()])
+        "retrieval-table",
+        "Retrieval",
+        f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}, over test "
+        "questions whose passages the data names"
+        + (f"; {count(left_out)} others are left out." if left_out else "."),
+        ["variant", "questions", *keys],
+        [
+            (name, [number(f.get("n")), *(figure(f.get(key)) for key in keys)])
+            for name, f in found.items()
+        ],
+    )
 
 
 def citations(scores: Mapping[str, Any]) -> Table | None:
-    """Which answers name passages and whether they are the right ones; None where no variant was shown any."""
-    citing = {name: v for name, v in task_display.ranked(scores)
-              if v.get("context") in _WITH_PASSAGES or v.get("cited") or v.get("unknown_citations") or v.get("citations")}
+    """Which answers name passages and whether they are the right ones; None where no variant was
+    shown any."""
+    citing = {
+        name: v
+        for name, v in task_display.ranked(scores)
+        if v.get("context") in _WITH_PASSAGES
+        or v.get("cited")
+        or v.get("unknown_citations")
+        or v.get("citations")
+    }
     if not citing:
         return None
     told = {name: v.get("citations") or {} for name, v in citing.items()}
     keys = [key for key in _CITATIONS if key in _figures(told)]
-    rules = dict.fromkeys(rule for t in told.values() for rule in (t.get("signatures") or {}).values())
+    rules = dict.fromkeys(
+        rule for t in told.values() for rule in (t.get("signatures") or {}).values()
+    )
     return Table(
-        "citations-table", "Citations",
-        f"{percent(scores['confidence'], 0)} intervals, of shares of all {count(scores['n'])} answers by Wilson."
-        + (f" Support: {', '.join(rules)}." if rules else ""),
-        ["variant", "answers with a source", "unknown citations", *(_CITATIONS[key] for key in keys)],
-        [(name, [_share(v["cited"], v["n"], scores["confidence"]), number(v["unknown_citations"]),
-                 *(figure(told[name].get(key)) for key in keys)]) for name, v in citing.items()])
+        "citations-table",
+        "Citations",
+        f"{percent(scores['confidence'], 0)} intervals, of shares of all {count(scores['n'])} "
+        "answers by Wilson." + (f" Support: {', '.join(rules)}." if rules else ""),
+        [
+            "variant",
+            "answers with a source",
+            "unknown citations",
+            *(_CITATIONS[key] for key in keys),
+        ],
+        [
+            (
+                name,
+                [
+                    _share(v["cited"], v["n"], scores["confidence"]),
+                    number(v["unknown_citations"]),
+                    *(figure(told[name].get(key)) for key in keys),
+                ],
+            )
+            for name, v in citing.items()
+        ],
+    )
 
 
 def _figures(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Keys of all that has a value and an interval, in order."""
-    return list(dict.fromkeys(key for told in found.values() for key, f in told.items() if isinstance(f, Mapping) and "value" in f))
+    return list(
+        dict.fromkeys(
+            key
+            for told in found.values()
+            for key, f in told.items()
+            if isinstance(f, Mapping) and "value" in f
+        )
+    )
 
 
 def _share(part: int, n: int, confidence: float) -> Cell:

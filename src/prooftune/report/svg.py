@@ -1,7 +1,8 @@
 """The few drawing primitives that the figures need.
 
-Written by hand and not drawn with matplotlib: colours come from the page's style sheet, so that a figure
-follows dark mode and print; text stays text in the page's own font; and a figure is a few kilobytes.
+Written by hand and not drawn with matplotlib: colours come from the page's style sheet, so that a
+figure follows dark mode and print; text stays text in the page's own font; and a figure is a few
+kilobytes.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ Range = tuple[float, float]
 
 def el(name: str, *children: Any, **attributes: Any) -> Markup:
     """An element; children and attribute values are escaped, underscores in names become hyphens."""
-    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(short(value))}"'
-                    for key, value in attributes.items() if value is not None)
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(short(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
     inner = Markup("").join(escape(child) for child in children)
     return Markup(f"<{name}{given}>{inner}</{name}>") if children else Markup(f"<{name}{given}/>")
 
@@ -29,20 +33,38 @@ def short(value: Any) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def drawing(width: float, height: float, label: str, *children: Any, class_: str = "chart") -> Markup:
+def drawing(
+    width: float, height: float, label: str, *children: Any, class_: str = "chart"
+) -> Markup:
     """A picture with a text for those who cannot see it."""
-    return el("svg", *children, viewBox=f"0 0 {short(width)} {short(height)}", width=float(width),
-              height=float(height), class_=class_, role="img", aria_label=label)
+    return el(
+        "svg",
+        *children,
+        viewBox=f"0 0 {short(width)} {short(height)}",
+        width=float(width),
+        height=float(height),
+        class_=class_,
+        role="img",
+        aria_label=label,
+    )
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
     return el("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), class_=class_)
 
 
-def text(x: float, y: float, content: Any, anchor: str = "start", class_: str | None = None,
-         **more: Any) -> Markup:
-    return el("text", content, x=float(x), y=float(y), text_anchor=None if anchor == "start" else anchor,
-              class_=class_, **more)
+def text(
+    x: float, y: float, content: Any, anchor: str = "start", class_: str | None = None, **more: Any
+) -> Markup:
+    return el(
+        "text",
+        content,
+        x=float(x),
+        y=float(y),
+        text_anchor=None if anchor == "start" else anchor,
+        class_=class_,
+        **more,
+    )
 
 
 def dot(x: float, y: float, radius: float, class_: str, title: str | None = None) -> Markup:
@@ -70,24 +92,47 @@ class Plot:
 
     def x(self, value: float) -> float:
         low, high = self.x_range
-        return self.left + (value - low) / ((high - low) or 1) * (self.width - self.left - self.right)
+        return self.left + (value - low) / ((high - low) or 1) * (
+            self.width - self.left - self.right
+        )
 
     def y(self, value: float) -> float:
         low, high = self.y_range
-        return self.height - self.bottom - (value - low) / ((high - low) or 1) * (
-            self.height - self.top - self.bottom)
+        return (
+            self.height
+            - self.bottom
+            - (value - low) / ((high - low) or 1) * (self.height - self.top - self.bottom)
+        )
 
-    def frame(self, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]], x_label: str,
-              y_label: str) -> Markup:
+    def frame(
+        self,
+        x_ticks: Sequence[tuple[float, str]],
+        y_ticks: Sequence[tuple[float, str]],
+        x_label: str,
+        y_label: str,
+    ) -> Markup:
         """Grid lines, tick labels and the names of both sides."""
         base, middle = self.height - self.bottom, (self.top + self.height - self.bottom) / 2
-        parts = [line(self.left, self.y(v), self.width - self.right, self.y(v), "grid") for v, _ in y_ticks]
+        parts = [
+            line(self.left, self.y(v), self.width - self.right, self.y(v), "grid")
+            for v, _ in y_ticks
+        ]
         parts += [text(self.left - 6, self.y(v) + 3.5, name, "end", "tick") for v, name in y_ticks]
         parts += [line(self.x(v), base, self.x(v), base + 4, "axis") for v, _ in x_ticks]
         parts += [text(self.x(v), base + 16, name, "middle", "tick") for v, name in x_ticks]
-        parts += [line(self.left, base, self.width - self.right, base, "axis"),
-                  text((self.left + self.width - self.right) / 2, self.height - 5, x_label, "middle", "name"),
-                  text(11, middle, y_label, "middle", "name", transform=f"rotate(-90 11 {short(middle)})")]
+        parts += [
+            line(self.left, base, self.width - self.right, base, "axis"),
+            text(
+                (self.left + self.width - self.right) / 2,
+                self.height - 5,
+                x_label,
+                "middle",
+                "name",
+            ),
+            text(
+                11, middle, y_label, "middle", "name", transform=f"rotate(-90 11 {short(middle)})"
+            ),
+        ]
         return Markup("").join(parts)
 
 

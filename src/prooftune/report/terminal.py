@@ -10,7 +10,8 @@ from prooftune.report.format import MISSING, Form, percent, span, written
 
 
 def table(scores: Mapping[str, Any]) -> None:
-    """Print the primary metric and a few more of every variant, the best first; the first two have their intervals."""
+    """Print the primary metric and a few more of every variant, the best first; the first two have
+    their intervals."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
@@ -20,15 +21,28 @@ def table(scores: Mapping[str, Any]) -> None:
     columns = task_display.measured(scores, task.brief)
     # More would not fit into a terminal of 80 characters.
     counts, with_interval = task.counts[:1], list(columns)[:2]
-    title = f"{scores['n']:,} test {task.noun}, {percent(scores['confidence'], 0)} intervals, seed {scores['seed']}"
+    title = (
+        f"{scores['n']:,} test {task.noun}, {percent(scores['confidence'], 0)} intervals, "
+        f"seed {scores['seed']}"
+    )
     printed = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     printed.add_column("variant", overflow="fold")
-    for heading in [*(metric.heading for metric in columns.values()), *(heading for _, heading in counts)]:
+    for heading in [
+        *(metric.heading for metric in columns.values()),
+        *(heading for _, heading in counts),
+    ]:
         printed.add_column(heading, justify="right")
     for name, variant in task_display.ranked(scores):
-        cells = [_figure(variant["metrics"].get(key), metric.form, key in with_interval) for key, metric in columns.items()]
+        cells = [
+            _figure(variant["metrics"].get(key), metric.form, key in with_interval)
+            for key, metric in columns.items()
+        ]
         control = " (control)" if task_display.is_control(variant) else ""
-        printed.add_row(escape(name + control), *cells, *(percent(variant[key] / variant["n"]) for key, _ in counts))
+        printed.add_row(
+            escape(name + control),
+            *cells,
+            *(percent(variant[key] / variant["n"]) for key, _ in counts),
+        )
     Console().print(printed)
 
 

@@ -1,4 +1,5 @@
-"""From facts to what the page shows: order, colours, figures. Parts without facts are None and left out."""
+"""From facts to what the page shows: order, colours, figures. Parts without facts are None and left
+out."""
 
 from __future__ import annotations
 
@@ -9,17 +10,37 @@ from prooftune.evaluation.changes import NO_ANSWER
 from prooftune.report import answers, curves, figures, judge_section, sources, tables, task_display
 from prooftune.report.warnings import cautions
 
-SERIES = {"tuned": ("s0", "s1"), "zero-shot": ("s2",), "few-shot": ("s3",), "prompted": ("s4",),
-          "tfidf": ("s5",), "majority": ("s6",), "retrieval": ("s7",), "control": ("s9", "s6")}
+SERIES = {
+    "tuned": ("s0", "s1"),
+    "zero-shot": ("s2",),
+    "few-shot": ("s3",),
+    "prompted": ("s4",),
+    "tfidf": ("s5",),
+    "majority": ("s6",),
+    "retrieval": ("s7",),
+    "control": ("s9", "s6"),
+}
 SPARE = ("s7", "s8", "s9")
 LAST = SPARE[-1]
 
 SECTIONS = {
-    "variants": "Variants", "differences": "Paired differences", "answers": "Answers", "retrieval": "Retrieval",
-    "citations": "Citations", "judge": "Judge", "labels": "Scores by label",
-    "confusion": "Confusion matrices", "calibration": "Calibration", "abstention": "Risk and coverage",
-    "changed": "Changed examples", "training": "Training", "forgetting": "Forgetting", "prompts": "Prompts",
-    "data": "Data audit", "cost": "Cost", "reproduction": "Reproduction",
+    "variants": "Variants",
+    "differences": "Paired differences",
+    "answers": "Answers",
+    "retrieval": "Retrieval",
+    "citations": "Citations",
+    "judge": "Judge",
+    "labels": "Scores by label",
+    "confusion": "Confusion matrices",
+    "calibration": "Calibration",
+    "abstention": "Risk and coverage",
+    "changed": "Changed examples",
+    "training": "Training",
+    "forgetting": "Forgetting",
+    "prompts": "Prompts",
+    "data": "Data audit",
+    "cost": "Cost",
+    "reproduction": "Reproduction",
 }
 """Every section of the page by its id, which is also its template's name, in order."""
 
@@ -32,46 +53,75 @@ def view(facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     scores = facts["scores"]
     told = facts.get("variants") or {}
-    colours = colour_classes({name: v.get("role") or v["kind"] for name, v in scores["variants"].items()})
+    colours = colour_classes(
+        {name: v.get("role") or v["kind"] for name, v in scores["variants"].items()}
+    )
     task = task_display.of(scores)
     result: dict[str, Any] = {
-        "name": facts["name"], "scores": scores, "verdict": scores["verdict"], "colours": colours, "task": task,
-        "primary": task_display.primary(scores), "title": task.metrics[task_display.primary(scores)].title,
-        "tiles": tables.tiles(scores), "cautions": cautions(facts),
+        "name": facts["name"],
+        "scores": scores,
+        "verdict": scores["verdict"],
+        "colours": colours,
+        "task": task,
+        "primary": task_display.primary(scores),
+        "title": task.metrics[task_display.primary(scores)].title,
+        "tiles": tables.tiles(scores),
+        "cautions": cautions(facts),
         "variants": tables.variant_rows(scores, told, colours),
         "variant_axis": figures.whisker_axis(tables.primary_scale(scores)),
-        "columns": task_display.measured(scores, task.variants), "metrics": task_display.measured(scores),
-        "differences": tables.comparison_rows(scores), "compared": task_display.compared(scores, task.differences),
+        "columns": task_display.measured(scores, task.variants),
+        "metrics": task_display.measured(scores),
+        "differences": tables.comparison_rows(scores),
+        "compared": task_display.compared(scores, task.differences),
         "difference_axis": figures.whisker_axis(tables.difference_scale(scores), in_points=True),
         "further_differences": tables.further_differences(scores),
-        "answers": answers.answers(scores), "retrieval": sources.retrieval(scores), "citations": sources.citations(scores),
+        "answers": answers.answers(scores),
+        "retrieval": sources.retrieval(scores),
+        "citations": sources.citations(scores),
         "judge": judge_section.judge(scores),
         "labels": tables.classes(scores, colours),
         "confusion": tables.confusions(scores, colours),
         "calibration": curves.reliability(scores),
-        "abstention": tables.abstention(scores), "risk": curves.risk(scores, colours),
-        "changed": scores.get("changed"), "no_answer": NO_ANSWER,
-        "training": [curves.training(name, v) for name, v in told.items() if v.get("training") or v.get("changes")],
+        "abstention": tables.abstention(scores),
+        "risk": curves.risk(scores, colours),
+        "changed": scores.get("changed"),
+        "no_answer": NO_ANSWER,
+        "training": [
+            curves.training(name, v)
+            for name, v in told.items()
+            if v.get("training") or v.get("changes")
+        ],
         "forgetting": {name: v["forgetting"] for name, v in told.items() if v.get("forgetting")},
         "prompts": tables.prompts(told, scores["confidence"]),
         "costs": tables.costs(told, facts.get("estimates") or {}),
-        "data": tables.data(facts), "environment": facts.get("environment") or {},
-        "weights": {name: v["weights_sha256"] for name, v in told.items() if v.get("weights_sha256")},
-        "recipe": facts.get("recipe"), "created": facts.get("created"),
-        "version": facts.get("prooftune_version"), "seed": facts.get("seed", scores["seed"]),
+        "data": tables.data(facts),
+        "environment": facts.get("environment") or {},
+        "weights": {
+            name: v["weights_sha256"] for name, v in told.items() if v.get("weights_sha256")
+        },
+        "recipe": facts.get("recipe"),
+        "created": facts.get("created"),
+        "version": facts.get("prooftune_version"),
+        "seed": facts.get("seed", scores["seed"]),
     }
     return result | {"contents": contents(result)}
 
 
 def contents(found: Mapping[str, Any]) -> dict[str, str]:
     """Id and title of every section that has something to show."""
-    filled = {**found, "abstention": found["abstention"] or found["risk"], "cost": found["costs"], "reproduction": True}
+    filled = {
+        **found,
+        "abstention": found["abstention"] or found["risk"],
+        "cost": found["costs"],
+        "reproduction": True,
+    }
     titles = {**SECTIONS, "changed": f"Changed {found['task'].noun}"}
     return {key: title for key, title in titles.items() if filled[key]}
 
 
 def colour_classes(kinds: Mapping[str, str]) -> dict[str, str]:
-    """One colour class for each variant by its kind or role, the same in every figure; kinds keep theirs between studies."""
+    """One colour class for each variant by its kind or role, the same in every figure; kinds keep
+    theirs between studies."""
     used: set[str] = set()
     result = {}
     for name, kind in kinds.items():

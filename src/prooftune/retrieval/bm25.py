@@ -1,12 +1,13 @@
 """BM25 over a sparse matrix: exact, and for thousands of queries at once.
 
-The variant is Lucene's (Robertson and Zaragoza 2009 with an idf that is never negative): the score of a query is the sum
-over its terms of ``ln(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b * length / mean length))``.
+The variant is Lucene's (Robertson and Zaragoza 2009 with an idf that is never negative): the score
+of a query is the sum over its terms of ``ln(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 -
+b + b * length / mean length))``.
 
-LanceDB has a full-text index of the same kind. On the 13,000 passages of ObliQA it finds as many of the gold passages,
-answers one query at a time in 3 ms where this takes 0.35 ms, and would have to be kept up to date with every build; this
-is made in half a second (2 s with all words still to be stemmed). Leaving stop words out changed recall@10 there by
-less than a point, so none are.
+LanceDB has a full-text index of the same kind. On the 13,000 passages of ObliQA it finds as many of
+the gold passages, answers one query at a time in 3 ms where this takes 0.35 ms, and would have to
+be kept up to date with every build; this is made in half a second (2 s with all words still to be
+stemmed). Leaving stop words out changed recall@10 there by less than a point, so none are.
 """
 
 from __future__ import annotations
@@ -68,7 +69,14 @@ class BM25:
             pointers.append(len(columns))
             lengths.append(counted.total())
         shape = (self.size, len(self._terms))
-        tf = csr_matrix((np.array(counts, dtype=np.float64), np.array(columns, dtype=np.int64), np.array(pointers)), shape=shape)
+        tf = csr_matrix(
+            (
+                np.array(counts, dtype=np.float64),
+                np.array(columns, dtype=np.int64),
+                np.array(pointers),
+            ),
+            shape=shape,
+        )
         df = np.bincount(tf.indices, minlength=shape[1])
         idf = np.log1p((self.size - df + 0.5) / (df + 0.5))
         length = np.repeat(np.array(lengths, dtype=np.float64), np.diff(tf.indptr))
@@ -93,5 +101,12 @@ class BM25:
             counts += [known[column] for column in sorted(known)]
             pointers.append(len(columns))
         shape = (len(queries), len(self._terms))
-        asked = csr_matrix((np.array(counts, dtype=np.float64), np.array(columns, dtype=np.int64), np.array(pointers)), shape=shape)
+        asked = csr_matrix(
+            (
+                np.array(counts, dtype=np.float64),
+                np.array(columns, dtype=np.int64),
+                np.array(pointers),
+            ),
+            shape=shape,
+        )
         return np.asarray((asked @ self._weights).toarray())

@@ -1,4 +1,5 @@
-"""The files of a document collection: a file, a folder, a glob pattern, a zip archive, or several of these."""
+"""The files of a document collection: a file, a folder, a glob pattern, a zip archive, or several
+of these."""
 
 from __future__ import annotations
 
@@ -15,12 +16,23 @@ from prooftune.data.readers.encoding import missing
 from prooftune.errors import UsageError
 from prooftune.retrieval.types import Skipped
 
-KINDS = {".pdf": "pdf", ".html": "html", ".htm": "html", ".xhtml": "html", ".md": "markdown", ".markdown": "markdown",
-         ".txt": "text", ".text": "text", ".json": "json", ".jsonl": "jsonl"}
+KINDS = {
+    ".pdf": "pdf",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".txt": "text",
+    ".text": "text",
+    ".json": "json",
+    ".jsonl": "jsonl",
+}
 """File endings, and how such a file is read."""
 
 LARGEST = 512_000_000
-"""Bytes of the largest document; a member of an archive that says or turns out to be larger is not unpacked."""
+"""Bytes of the largest document; a member of an archive that says or turns out to be larger is not
+unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,9 @@ def find(source: str | Path | Sequence[str | Path], base: Path) -> tuple[list[Fi
         for path, id_ in _paths(str(one), base):
             if path.suffix.lower() == ".zip":
                 # The members of an archive that is the source itself lie directly below the source.
-                found, refused = _members(path, "" if path == base / Path(one).expanduser() else f"{id_}/")
+                found, refused = _members(
+                    path, "" if path == base / Path(one).expanduser() else f"{id_}/"
+                )
                 files += found
                 skipped += refused
             elif path.suffix.lower() in KINDS:
@@ -82,7 +96,10 @@ def find(source: str | Path | Sequence[str | Path], base: Path) -> tuple[list[Fi
     files.sort(key=lambda file: file.id)
     for a, b in pairwise(files):
         if a.id == b.id:
-            raise UsageError(f"two documents are called {a.id}: in {a.path} and in {b.path}. Name the folder above both instead")
+            raise UsageError(
+                f"two documents are called {a.id}: in {a.path} and in {b.path}. Name the folder "
+                "above both instead"
+            )
     return files, skipped
 
 
@@ -121,7 +138,10 @@ def _is_junk(parts: Sequence[str]) -> bool:
 
 def _unknown(id_: str) -> str:
     ending = PurePosixPath(id_).suffix
-    return f"{f'files that end in {ending}' if ending else 'files without an ending'} are not read; {' '.join(KINDS)} .zip are"
+    return (
+        f"{f'files that end in {ending}' if ending else 'files without an ending'} are not "
+        f"read; {' '.join(KINDS)} .zip are"
+    )
 
 
 def _reader(path: Path) -> Callable[[], bytes]:
@@ -132,6 +152,7 @@ def _reader(path: Path) -> Callable[[], bytes]:
             return path.read_bytes()
         except OSError as error:
             raise Unreadable(f"cannot be opened: {error.strerror or error}") from None
+
     return read
 
 
@@ -142,7 +163,11 @@ def _members(archive: Path, prefix: str) -> tuple[list[File], list[Skipped]]:
         with zipfile.ZipFile(archive) as opened:
             infos = [info for info in opened.infolist() if not info.is_dir()]
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        return [], [Skipped(prefix.rstrip("/") or archive.name, f"not a zip archive that can be opened: {error}")]
+        return [], [
+            Skipped(
+                prefix.rstrip("/") or archive.name, f"not a zip archive that can be opened: {error}"
+            )
+        ]
     for info in infos:
         path = PurePosixPath(info.filename.replace("\\", "/"))
         id_ = f"{prefix}{path}"
@@ -153,7 +178,9 @@ def _members(archive: Path, prefix: str) -> tuple[list[File], list[Skipped]]:
         elif path.suffix.lower() not in KINDS:
             skipped.append(Skipped(id_, _unknown(id_)))
         elif info.flag_bits & 1:
-            skipped.append(Skipped(id_, "encrypted in its archive: unpack it with its password first"))
+            skipped.append(
+                Skipped(id_, "encrypted in its archive: unpack it with its password first")
+            )
         else:
             files.append(File(id_, archive, _member(archive, info.filename)))
     return files, skipped
@@ -165,11 +192,17 @@ def _member(archive: Path, name: str) -> Callable[[], bytes]:
             with zipfile.ZipFile(archive) as opened, opened.open(name) as handle:
                 # What the archive says of a size may be a lie.
                 content = handle.read(LARGEST + 1)
-        except NotImplementedError:  # what zipfile raises for a compression that Python does not know
-            raise Unreadable("compressed in its archive in a way that Python cannot undo: unpack the archive first") from None
+        except (
+            NotImplementedError
+        ):  # what zipfile raises for a compression that Python does not know
+            raise Unreadable(
+                "compressed in its archive in a way that Python cannot undo: unpack the archive "
+                "first"
+            ) from None
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError) as error:
             raise Unreadable(f"damaged in its archive: {error}") from None
         if len(content) > LARGEST:
             raise Unreadable(f"larger than {LARGEST // 1_000_000} MB")
         return content
+
     return read

@@ -14,7 +14,8 @@ from prooftune.retrieval.types import Document, Documents, Skipped
 def read_documents(source: str | Path | Sequence[str | Path], base: Path) -> Documents:
     """Read every document of a file, folder, glob pattern or zip archive, or of a list of these.
 
-    PDF, HTML, Markdown, plain text and JSON are read. One that cannot be is listed with its reason, and the others go on.
+    PDF, HTML, Markdown, plain text and JSON are read. One that cannot be is listed with its reason,
+    and the others go on.
 
     Args:
         source: see `finding.find`.
@@ -34,7 +35,9 @@ def read_documents(source: str | Path | Sequence[str | Path], base: Path) -> Doc
     return Documents(documents, sorted(skipped, key=lambda s: s.id))
 
 
-def refuse_none(source: str | Path | Sequence[str | Path], readable: int, skipped: Sequence[Skipped]) -> None:
+def refuse_none(
+    source: str | Path | Sequence[str | Path], readable: int, skipped: Sequence[Skipped]
+) -> None:
     """Raise where nothing is left.
 
     Raises:
@@ -46,5 +49,7 @@ def refuse_none(source: str | Path | Sequence[str | Path], readable: int, skippe
     if not skipped:
         raise UsageError(f"{named} holds no documents")
     reasons = "; ".join(f"{one.id}: {one.reason}" for one in skipped[:5])
-    raise UsageError(f"none of the {len(skipped)} file{'s' if len(skipped) > 1 else ''} of {named} can be read. "
-                     f"{reasons}{' …' if len(skipped) > 5 else ''}")
+    raise UsageError(
+        f"none of the {len(skipped)} file{'s' if len(skipped) > 1 else ''} of {named} can be read. "
+        f"{reasons}{' …' if len(skipped) > 5 else ''}"
+    )

@@ -17,15 +17,21 @@ class Sections:
         self._pieces.append(piece)
 
     def heading(self, level: int, title: str) -> None:
-        """Begin a section, which ends those of its level and deeper; the heading itself belongs to its text."""
+        """Begin a section, which ends those of its level and deeper; the heading itself belongs to
+        its text."""
         self.close()
-        self._open = [(other, name) for other, name in self._open if other < level] + [(level, title)]
+        self._open = [(other, name) for other, name in self._open if other < level] + [
+            (level, title)
+        ]
         self.add(title + "\n\n")
 
     def close(self) -> None:
         """End the part that is open; one without text is left out."""
         text = "".join(self._pieces).strip()
         self._pieces = []
-        # A heading directly above another has nothing to be found but its title, which the next part carries.
+        # A heading directly above another has nothing to be found but its title, which the next
+        # part carries.
         if text and not (self._open and text == self._open[-1][1]):
-            self.parts.append(Part(text, section=" > ".join(name for _, name in self._open) or None))
+            self.parts.append(
+                Part(text, section=" > ".join(name for _, name in self._open) or None)
+            )

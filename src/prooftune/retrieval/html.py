@@ -18,21 +18,79 @@ LARGEST = 20_000_000
 """Bytes of the largest page; beautifulsoup4 needs about a minute and 4 GB for one."""
 
 DEEPEST = 2_000
-"""Elements inside each other. Real pages stay below a hundred; the parser's time grows with the square."""
+"""Elements inside each other. Real pages stay below a hundred; the parser's time grows with the
+square."""
 
-_DROPPED = ["script", "style", "noscript", "template", "nav", "aside", "footer", "form", "button", "select", "svg", "iframe",
-            "object", "head"]
-_PARAGRAPHS = frozenset(["blockquote", "dl", "ol", "p", "pre", "table", "ul", "section", "article", "h1", "h2", "h3", "h4", "h5",
-                         "h6"])
-_BLOCKS = frozenset(["address", "body", "br", "caption", "center", "dd", "details", "div", "dt", "fieldset", "figcaption", "figure",
-                     "header", "hr", "li", "main", "summary", "tbody", "tfoot", "thead", "tr"])
+_DROPPED = [
+    "script",
+    "style",
+    "noscript",
+    "template",
+    "nav",
+    "aside",
+    "footer",
+    "form",
+    "button",
+    "select",
+    "svg",
+    "iframe",
+    "object",
+    "head",
+]
+_PARAGRAPHS = frozenset(
+    [
+        "blockquote",
+        "dl",
+        "ol",
+        "p",
+        "pre",
+        "table",
+        "ul",
+        "section",
+        "article",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+    ]
+)
+_BLOCKS = frozenset(
+    [
+        "address",
+        "body",
+        "br",
+        "caption",
+        "center",
+        "dd",
+        "details",
+        "div",
+        "dt",
+        "fieldset",
+        "figcaption",
+        "figure",
+        "header",
+        "hr",
+        "li",
+        "main",
+        "summary",
+        "tbody",
+        "tfoot",
+        "thead",
+        "tr",
+    ]
+)
 _LINE, _PARAGRAPH = "\x1e", "\x1d"
 """Where blocks begin and end (ASCII's record and group separator)."""
 _VOID = frozenset(["br", "hr"])
 _CELLS = frozenset(["td", "th"])
 _TAG = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^>]*?(/?)>")
-_NO_END = frozenset(b"area base br col embed hr img input link meta param source track wbr p li dt dd td th tr option thead tbody "
-                    b"tfoot colgroup".split())
+_NO_END = frozenset(
+    b"area base br col embed hr img input link meta param source track wbr p li dt dd td th tr "
+    b"option thead tbody "
+    b"tfoot colgroup".split()
+)
 """Elements without an end tag, or whose end tag may be left out."""
 
 
@@ -50,9 +108,13 @@ def read_html(content: bytes, text: str) -> list[Part]:
     try:
         from bs4 import BeautifulSoup, FeatureNotFound
     except ImportError:
-        raise UsageError("HTML documents need beautifulsoup4 and lxml: pip install 'prooftune[retrieval]'") from None
+        raise UsageError(
+            "HTML documents need beautifulsoup4 and lxml: pip install 'prooftune[retrieval]'"
+        ) from None
     if len(content) > LARGEST:
-        raise Unreadable(f"{len(content) / 1e6:.0f} MB of HTML, more than {LARGEST // 1_000_000} MB")
+        raise Unreadable(
+            f"{len(content) / 1e6:.0f} MB of HTML, more than {LARGEST // 1_000_000} MB"
+        )
     if _depth(content) > DEEPEST:
         raise Unreadable(f"more than {DEEPEST:,} HTML elements inside each other")
     try:
@@ -130,8 +192,12 @@ def _space(name: str) -> str:
 
 
 def _tidy(part: Part) -> Part:
-    """With one line break or one blank line where blocks meet, however many of them begin and end there."""
+    """With one line break or one blank line where blocks meet, however many of them begin and end
+    there."""
     text = re.sub(r"[ \t\xa0]+", " ", part.text)
-    text = re.sub(rf"\s*[{_LINE}{_PARAGRAPH}][\s{_LINE}{_PARAGRAPH}]*",
-                  lambda run: "\n\n" if _PARAGRAPH in run.group() or "\n\n" in run.group() else "\n", text)
+    text = re.sub(
+        rf"\s*[{_LINE}{_PARAGRAPH}][\s{_LINE}{_PARAGRAPH}]*",
+        lambda run: "\n\n" if _PARAGRAPH in run.group() or "\n\n" in run.group() else "\n",
+        text,
+    )
     return Part(text.strip(), section=part.section)

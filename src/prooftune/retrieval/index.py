@@ -21,7 +21,8 @@ from prooftune.utils.files import fingerprint, sha256
 from prooftune.utils.progress import bar
 
 COMMIT = 256
-"""Chunks that are written together, at least; only whole documents are. A kill costs as many embeddings."""
+"""Chunks that are written together, at least; only whole documents are. A kill costs as many
+embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +71,21 @@ class Summary:
 
 
 def build(
-    source: str | Path | Sequence[str | Path], folder: str | Path, settings: Settings | None = None, base: Path | None = None
+    source: str | Path | Sequence[str | Path],
+    folder: str | Path,
+    settings: Settings | None = None,
+    base: Path | None = None,
 ) -> Summary:
-    """Bring an index up to date with its documents: embed the new and the changed ones, remove the vanished ones.
+    """Bring an index up to date with its documents: embed the new and the changed ones, remove the
+    vanished ones.
 
-    Safe to kill at any moment: run again, it goes on, and the index is the same as without the kill (on one machine).
+    Safe to kill at any moment: run again, it goes on, and the index is the same as without the kill
+    (on one machine).
 
     Args:
         source: see `finding.find`.
-        folder: where the index is or will be, also as a URL of object storage (s3://…, gs://…, az://…).
+        folder: where the index is or will be, also as a URL of object storage (s3://…, gs://…,
+            az://…).
         settings: embedding model and chunks; the defaults where none are given.
         base: the folder that relative paths start from; the current one where none is given.
 
@@ -105,20 +112,33 @@ def build(
     summary.documents = len(present)
     summary.chunks = database.open_table("chunks").count_rows()
     summary.skipped.sort(key=lambda one: one.id)
-    store.write_state(database, replace(state, files=stats(files), skipped=summary.skipped, complete=True))
+    store.write_state(
+        database, replace(state, files=stats(files), skipped=summary.skipped, complete=True)
+    )
     if summary.embedded or summary.removed:
         store.compact(database)
     return summary
 
 
 def _begin(
-    database: Any, folder: str | Path, settings: Settings, model: Path, source: str | Path | Sequence[str | Path], base: Path
+    database: Any,
+    folder: str | Path,
+    settings: Settings,
+    model: Path,
+    source: str | Path | Sequence[str | Path],
+    base: Path,
 ) -> State:
     """Mark the index as being built, making it where there is none."""
     sources = [source] if isinstance(source, str | Path) else list(source)
     absolute = [str((base / Path(one).expanduser()).resolve()) for one in sources]
-    state = State(settings.embedding, weights_digest(model), embeddings.dimension(model), settings.words, settings.overlap,
-                  absolute)
+    state = State(
+        settings.embedding,
+        weights_digest(model),
+        embeddings.dimension(model),
+        settings.words,
+        settings.overlap,
+        absolute,
+    )
     before = store.read_state(database) if store.has_index(database) else None
     if before is None:
         store.create(database, state)
@@ -136,13 +156,25 @@ def check_model(state: State, name: str, model: Path, folder: str | Path) -> Non
     """
     dimension = embeddings.dimension(model)
     if (dimension, weights_digest(model)) != (state.dimension, state.weights):
-        why = "" if dimension == state.dimension else f" (vectors of {state.dimension} and of {dimension} values)"
-        raise UsageError(f"the index {folder} was made with the embedding model {state.embedding}, and {name} is another{why}. "
-                         f"Use {state.embedding}, or make an index in another folder")
+        why = (
+            ""
+            if dimension == state.dimension
+            else f" (vectors of {state.dimension} and of {dimension} values)"
+        )
+        raise UsageError(
+            f"the index {folder} was made with the embedding model {state.embedding}, and {name} "
+            f"is another{why}. "
+            f"Use {state.embedding}, or make an index in another folder"
+        )
 
 
 def _update(
-    database: Any, files: Sequence[File], had: dict[str, set[str]], settings: Settings, model: Path, summary: Summary
+    database: Any,
+    files: Sequence[File],
+    had: dict[str, set[str]],
+    settings: Settings,
+    model: Path,
+    summary: Summary,
 ) -> None:
     """Read, cut, embed and write every document whose key is not in the index."""
     batch = Batch([], [], [], {})
@@ -171,10 +203,13 @@ def _key(content: bytes, settings: Settings) -> str:
     return fingerprint([digest(content), settings.words, settings.overlap, store.FORMAT])
 
 
-def _add(batch: Batch, document: Document, key: str, settings: Settings, model: Path, summary: Summary) -> None:
+def _add(
+    batch: Batch, document: Document, key: str, settings: Settings, model: Path, summary: Summary
+) -> None:
     chunks: list[Chunk] = cut(document, settings.words, settings.overlap)
     texts = [chunk.text for chunk in chunks]
-    # Each document by itself, so that its vectors are the same to the last bit whatever is built together with it.
+    # Each document by itself, so that its vectors are the same to the last bit whatever is built
+    # together with it.
     batch.vectors.append(embeddings.embed(texts, model, settings.batch))
     batch.chunks.extend(chunks)
     batch.numbers.extend(range(len(chunks)))
@@ -188,31 +223,49 @@ def _add(batch: Batch, document: Document, key: str, settings: Settings, model: 
 def stats(files: Sequence[File]) -> dict[str, tuple[int, int, str]]:
     """Size, time of change and digest of the files that hold the documents."""
     paths = sorted({file.path.resolve() for file in files})
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns, sha256(path)) for path in paths}
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns, sha256(path)) for path in paths
+    }
 
 
 def differences(state: State) -> list[str]:
     """How the documents differ from what was indexed, as sentences; empty if they do not.
 
-    A file whose size and time are those of the index is taken to be the same; another one is compared by its digest.
+    A file whose size and time are those of the index is taken to be the same; another one is
+    compared by its digest.
     """
     notices = [] if state.complete else ["the last build of the index did not come to its end"]
     try:
         files, _ = find(state.source, Path("/"))
     except UsageError:
-        return [*notices, f"the documents are no longer at {', '.join(state.source)}, so changes cannot be noticed"]
+        return [
+            *notices,
+            f"the documents are no longer at {', '.join(state.source)}, so changes cannot be "
+            "noticed",
+        ]
     now = {str(file.path.resolve()): file.path for file in files}
     recorded = state.files if state.complete else {}
-    changed = [path for path, seen in recorded.items() if path in now and _differs(Path(path), tuple(seen))]
-    groups = {"changed since it was indexed": changed, "no longer there": [path for path in recorded if path not in now],
-              "not in the index": [path for path in now if path not in recorded] if state.complete else []}
+    changed = [
+        path for path, seen in recorded.items() if path in now and _differs(Path(path), tuple(seen))
+    ]
+    groups = {
+        "changed since it was indexed": changed,
+        "no longer there": [path for path in recorded if path not in now],
+        "not in the index": [path for path in now if path not in recorded]
+        if state.complete
+        else [],
+    }
     return notices + [f"{_named(paths)}: {what}" for what, paths in groups.items() if paths]
 
 
 def _differs(path: Path, seen: tuple[Any, ...]) -> bool:
     status = path.stat()
-    return (status.st_size, status.st_mtime_ns) != seen[:2] and (status.st_size != seen[0] or sha256(path) != seen[2])
+    return (status.st_size, status.st_mtime_ns) != seen[:2] and (
+        status.st_size != seen[0] or sha256(path) != seen[2]
+    )
 
 
 def _named(paths: Sequence[str]) -> str:
-    return ", ".join(Path(path).name for path in paths[:5]) + (f" and {len(paths) - 5:,} more" if len(paths) > 5 else "")
+    return ", ".join(Path(path).name for path in paths[:5]) + (
+        f" and {len(paths) - 5:,} more" if len(paths) > 5 else ""
+    )

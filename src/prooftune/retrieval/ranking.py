@@ -14,18 +14,22 @@ RRF_K = 60
 """The constant of reciprocal rank fusion, as in its paper."""
 
 
-def top(scores: NDArray[np.float64] | NDArray[np.float32], k: int, above: float = -np.inf) -> list[Ranked]:
-    """The k best columns of each row [rows, columns] that score more than `above`; equal scores in column order.
+def top(
+    scores: NDArray[np.float64] | NDArray[np.float32], k: int, above: float = -np.inf
+) -> list[Ranked]:
+    """The k best columns of each row [rows, columns] that score more than `above`; equal scores in
+    column order.
 
-    Scores are compared to seven digits after the point: the same text scores a little differently where it stands at
-    another place of a matrix product, and must not for that change its rank.
+    Scores are compared to seven digits after the point: the same text scores a little differently
+    where it stands at another place of a matrix product, and must not for that change its rank.
     """
     rounded = np.round(scores, 7)
     columns = rounded.shape[1]
     result: list[Ranked] = []
     for row in rounded:
         if k < columns:
-            # All that equal the k-th best are candidates, or which of them is kept would be left to chance.
+            # All that equal the k-th best are candidates, or which of them is kept would be left to
+            # chance.
             kth = np.partition(row, columns - k)[columns - k]
             candidates = np.flatnonzero((row >= kth) & (row > above))
         else:
@@ -36,7 +40,8 @@ def top(scores: NDArray[np.float64] | NDArray[np.float32], k: int, above: float 
 
 
 def fuse(lists: Sequence[Ranked], weights: Sequence[float], k: int) -> Ranked:
-    """Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009): the sum over the lists of weight / (60 + rank).
+    """Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009): the sum over the lists of weight
+    / (60 + rank).
 
     Equal sums are in row order.
     """

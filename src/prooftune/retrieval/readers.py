@@ -14,8 +14,13 @@ from prooftune.retrieval.headings import Sections
 from prooftune.retrieval.html import read_html
 from prooftune.retrieval.types import Document, Part
 
-_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
-          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 """Byte-order marks, the longer of two that begin alike first."""
 
 
@@ -77,7 +82,9 @@ def _decoded(content: bytes, encoding: str) -> str:
     try:
         return _plain(content.decode(encoding))
     except UnicodeDecodeError as error:
-        raise Unreadable(f"not {encoding} as its first bytes say: {error.reason} at byte {error.start}") from None
+        raise Unreadable(
+            f"not {encoding} as its first bytes say: {error.reason} at byte {error.start}"
+        ) from None
 
 
 def _plain(text: str) -> str:
@@ -103,27 +110,40 @@ def read_pdf(content: bytes) -> tuple[list[Part], str | None]:
         reader = pypdf.PdfReader(io.BytesIO(content))
         # Many PDFs are encrypted with an empty password, only to forbid printing.
         if reader.is_encrypted and not reader.decrypt(""):
-            raise Unreadable("encrypted: remove its password first (for example with qpdf --decrypt)")
+            raise Unreadable(
+                "encrypted: remove its password first (for example with qpdf --decrypt)"
+            )
         texts = [_page_text(page.extract_text()) for page in reader.pages]
     except Unreadable:
         raise
     except DependencyError:
-        raise Unreadable("encrypted in a way that needs the library cryptography: pip install 'prooftune[retrieval]'") from None
-    except Exception as error:  # pypdf raises errors of any kind on damaged files, and each is one document less, said
+        raise Unreadable(
+            "encrypted in a way that needs the library cryptography: pip install "
+            "'prooftune[retrieval]'"
+        ) from None
+    # pypdf raises errors of any kind on damaged files, and each is one document less, said
+    except Exception as error:
         raise Unreadable(f"a damaged PDF: {type(error).__name__}: {error}") from None
     if not texts:
         raise Unreadable("a PDF without pages")
     empty = sum(not text for text in texts)
     if empty == len(texts):
-        raise Unreadable(f"a PDF without text on its {empty} page{'s' if empty > 1 else ''} (scanned?): add a text layer first "
-                         "(for example with ocrmypdf)")
+        raise Unreadable(
+            f"a PDF without text on its {empty} page{'s' if empty > 1 else ''} (scanned?): add a "
+            "text layer first "
+            "(for example with ocrmypdf)"
+        )
     note = f"{empty} of {len(texts)} pages hold no text" if empty else None
     return [Part(text, page=number) for number, text in enumerate(texts, start=1) if text], note
 
 
 def _page_text(text: str) -> str:
     """Without surrogates, which no file can store, and without space at the ends of lines."""
-    return re.sub(r"[ \t\xa0]+\n", "\n", text.encode("utf-8", "ignore").decode("utf-8")).replace("\0", "").strip()
+    return (
+        re.sub(r"[ \t\xa0]+\n", "\n", text.encode("utf-8", "ignore").decode("utf-8"))
+        .replace("\0", "")
+        .strip()
+    )
 
 
 _FENCE = re.compile(r" {0,3}(```|~~~)")
@@ -132,7 +152,8 @@ _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*")
 
 
 def read_markdown(text: str) -> list[Part]:
-    """Sections by headings in both of CommonMark's styles (``# Title`` and underlined); code is left as it is."""
+    """Sections by headings in both of CommonMark's styles (``# Title`` and underlined); code is
+    left as it is."""
     sections = Sections()
     fence: str | None = None
     lines = text.split("\n")
@@ -145,7 +166,12 @@ def read_markdown(text: str) -> list[Part]:
         title = None if fence or marker else _ATX.fullmatch(line)
         if title:
             sections.heading(len(title.group(1)), title.group(2))
-        elif fence is None and not marker and _is_title(line, lines[i - 1] if i else "") and _UNDERLINE.fullmatch(below):
+        elif (
+            fence is None
+            and not marker
+            and _is_title(line, lines[i - 1] if i else "")
+            and _UNDERLINE.fullmatch(below)
+        ):
             sections.heading(1 if "=" in below else 2, line.strip())
             i += 1
         else:
@@ -156,21 +182,32 @@ def read_markdown(text: str) -> list[Part]:
 
 
 def _is_title(line: str, above: str) -> bool:
-    """Whether a line can be an underlined heading: a paragraph of one line, no list, quotation or table."""
-    return bool(line.strip()) and not above.strip() and line.lstrip()[0] not in "-*+>|#" and not line.startswith("    ")
+    """Whether a line can be an underlined heading: a paragraph of one line, no list, quotation or
+    table."""
+    return (
+        bool(line.strip())
+        and not above.strip()
+        and line.lstrip()[0] not in "-*+>|#"
+        and not line.startswith("    ")
+    )
 
 
 def read_json(text: str, *, lines: bool = False) -> tuple[list[Part], str | None]:
     """Passages, and a note of the empty ones.
 
-    Two layouts: a list of ``{DocumentID, PassageID, Passage}`` (structured regulatory documents, as in ObliQA), where a
-    passage's id is ``DocumentID/PassageID``; and a list of ``{text, id?, title?}``.
+    Two layouts: a list of ``{DocumentID, PassageID, Passage}`` (structured regulatory documents, as
+    in ObliQA), where a passage's id is ``DocumentID/PassageID``; and a list of ``{text, id?,
+    title?}``.
 
     Raises:
         Unreadable: not JSON, or of another layout.
     """
     try:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
+        rows = (
+            [json.loads(line) for line in text.splitlines() if line.strip()]
+            if lines
+            else json.loads(text)
+        )
     except json.JSONDecodeError as error:
         raise Unreadable(f"not JSON: {error.msg} in line {error.lineno}") from None
     except RecursionError:
@@ -182,14 +219,24 @@ def read_json(text: str, *, lines: bool = False) -> tuple[list[Part], str | None
     return parts, f"{empty} of {len(parts):,} passages are empty" if empty else None
 
 
-_LAYOUTS = "objects with 'text' (and 'id', 'title'), or with 'DocumentID', 'PassageID', 'Passage' are read"
+_LAYOUTS = (
+    "objects with 'text' (and 'id', 'title'), or with 'DocumentID', 'PassageID', 'Passage' are read"
+)
 
 
 def _passage(row: Any, number: int) -> Part:
     if isinstance(row, dict) and isinstance(row.get("Passage"), str) and "PassageID" in row:
-        return Part(row["Passage"].strip(), section=str(row["PassageID"]), id=f"{row.get('DocumentID', '')}/{row['PassageID']}")
+        return Part(
+            row["Passage"].strip(),
+            section=str(row["PassageID"]),
+            id=f"{row.get('DocumentID', '')}/{row['PassageID']}",
+        )
     if isinstance(row, dict) and isinstance(row.get("text"), str):
         own, title = row.get("id"), row.get("title")
-        return Part(row["text"].strip(), section=None if title is None else str(title), id=None if own is None else str(own))
+        return Part(
+            row["text"].strip(),
+            section=None if title is None else str(title),
+            id=None if own is None else str(own),
+        )
     found = ", ".join(map(repr, list(row)[:6])) if isinstance(row, dict) else type(row).__name__
     raise Unreadable(f"passage {number} is of no known layout (found {found}): {_LAYOUTS}")

@@ -1,4 +1,5 @@
-"""A cross-encoder reads a question and a chunk together: slower than vectors, and surer of the order."""
+"""A cross-encoder reads a question and a chunk together: slower than vectors, and surer of the
+order."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ BATCH_TOKENS = 4096
 
 
 def cross_encoder(name: str) -> Rerank:
-    """A reranker of a model with a classification head of one output (Nogueira and Cho 2019, arXiv 1901.04085).
+    """A reranker of a model with a classification head of one output (Nogueira and Cho 2019, arXiv
+    1901.04085).
 
     Args:
         name: a folder or a hub name, such as cross-encoder/ms-marco-MiniLM-L6-v2.
@@ -47,7 +49,10 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise Failure(f"{folder} could not be loaded as a reranker: {error}") from error
     if model.config.num_labels != 1:
-        raise UsageError(f"{folder} is no reranker: its head has {model.config.num_labels} outputs, and one is needed")
+        raise UsageError(
+            f"{folder} is no reranker: its head has {model.config.num_labels} outputs, and one is "
+            "needed"
+        )
     return tokenizer, model.to(loading.device()).eval()
 
 
@@ -59,7 +64,9 @@ def _scores(tokenizer: Any, model: Any, query: str, texts: Sequence[str]) -> lis
     where = loading.device()
     limit = int(tokenizer.model_max_length)
     # A question may take half of the length, so that there is always text to judge.
-    asked = tokenizer(query, truncation=True, max_length=limit // 2, add_special_tokens=False)["input_ids"]
+    asked = tokenizer(query, truncation=True, max_length=limit // 2, add_special_tokens=False)[
+        "input_ids"
+    ]
     query = tokenizer.decode(asked) if len(asked) >= limit // 2 else query
     rows = [tokenizer(query, text, truncation="only_second", max_length=limit) for text in texts]
     scores = [0.0] * len(rows)

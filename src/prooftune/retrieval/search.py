@@ -25,11 +25,12 @@ DEPTH = 100
 """Hits of each list that fusion looks at, and hits that a reranker looks at."""
 
 DENSE_WEIGHT = 0.25
-"""Weight of the dense list in fusion, BM25's is the rest. Of 0.2 to 0.5 the best for recall@10 at this depth on the
-development questions of ObliQA (benchmarks/retrieval.py --tune)."""
+"""Weight of the dense list in fusion, BM25's is the rest. Of 0.2 to 0.5 the best for recall@10 at
+this depth on the development questions of ObliQA (benchmarks/retrieval.py --tune)."""
 
 LARGE = 500_000
-"""Chunks up to which vectors are held in memory and compared with all queries at once; beyond it LanceDB searches."""
+"""Chunks up to which vectors are held in memory and compared with all queries at once; beyond it
+LanceDB searches."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Index:
         state: what it was made from.
         chunks: all of them, ordered by document and place.
         vectors: float32 [chunks, dimension]; None in a large collection.
-        embedding: folder of the embedding model; None: the one that the index names, fetched when it is needed.
+        embedding: folder of the embedding model; None: the one that the index names, fetched when
+            it is needed.
     """
 
     folder: str | Path
@@ -63,15 +65,22 @@ class Index:
         return model
 
     def search(
-        self, queries: Sequence[str], k: int, mode: Mode = "fused", rerank: Rerank | None = None, *,
-        depth: int = DEPTH, dense_weight: float = DENSE_WEIGHT,
+        self,
+        queries: Sequence[str],
+        k: int,
+        mode: Mode = "fused",
+        rerank: Rerank | None = None,
+        *,
+        depth: int = DEPTH,
+        dense_weight: float = DENSE_WEIGHT,
     ) -> list[list[Hit]]:
         """The k best chunks for each query, best first; equal scores in the order of documents.
 
         Args:
             queries: any number; many at once are much faster than one by one.
             k: at most; BM25 finds only chunks that share a word with the query.
-            mode: "bm25", "dense" (cosine of embeddings), or "fused" (reciprocal rank fusion of both).
+            mode: "bm25", "dense" (cosine of embeddings), or "fused" (reciprocal rank fusion of
+                both).
             rerank: orders the first `depth` hits anew (`rerank.cross_encoder`).
             depth: hits of each list that are fused, and hits that are reranked; k if that is more.
             dense_weight: of the dense list in fusion, 0 to 1.
@@ -89,24 +98,29 @@ class Index:
         else:
             ranked = self._bm25(queries, wanted) if mode == "bm25" else self._dense(queries, wanted)
         if rerank:
-            ranked = [self._reranked(query, one, rerank)[:k] for query, one in zip(queries, ranked, strict=True)]
+            ranked = [
+                self._reranked(query, one, rerank)[:k]
+                for query, one in zip(queries, ranked, strict=True)
+            ]
         return [[Hit(self.chunks[i], score) for i, score in one] for one in ranked]
 
     def _bm25(self, queries: Sequence[str], k: int) -> list[Ranked]:
         lists: list[Ranked] = []
         for start in range(0, len(queries), BLOCK):
-            lists += top(self.words.scores(queries[start:start + BLOCK]), k, above=0.0)
+            lists += top(self.words.scores(queries[start : start + BLOCK]), k, above=0.0)
         return lists
 
     def _dense(self, queries: Sequence[str], k: int) -> list[Ranked]:
         if not self.chunks or not queries:
             return [[] for _ in queries]
-        asked = embeddings.embed(queries, self.model, description="Embedding questions" if len(queries) > 100 else None)
+        asked = embeddings.embed(
+            queries, self.model, description="Embedding questions" if len(queries) > 100 else None
+        )
         if self.vectors is None:
             return self._large(asked, k)
         lists: list[Ranked] = []
         for start in range(0, len(asked), BLOCK):
-            lists += top(asked[start:start + BLOCK] @ self.vectors.T, k)
+            lists += top(asked[start : start + BLOCK] @ self.vectors.T, k)
         return lists
 
     def _large(self, asked: Vectors, k: int) -> list[Ranked]:
@@ -115,8 +129,13 @@ class Index:
         number = {chunk.id: i for i, chunk in enumerate(self.chunks)}
         lists: list[Ranked] = []
         for vector in asked:
-            found = (table.search(vector, vector_column_name="vector").distance_type("cosine").limit(k)
-                     .select(["id", "_distance"]).to_arrow())
+            found = (
+                table.search(vector, vector_column_name="vector")
+                .distance_type("cosine")
+                .limit(k)
+                .select(["id", "_distance"])
+                .to_arrow()
+            )
             pairs = zip(found["id"].to_pylist(), found["_distance"].to_pylist(), strict=True)
             ranked = [(number[id_], round(1 - float(distance), 7)) for id_, distance in pairs]
             lists.append(sorted(ranked, key=lambda item: (-item[1], item[0])))
@@ -130,7 +149,10 @@ class Index:
 
 def _check(mode: str, k: int, depth: int, dense_weight: float) -> None:
     if mode not in get_args(Mode):
-        raise UsageError(f"search mode '{mode}'{nearest(mode, get_args(Mode))}: known are {', '.join(get_args(Mode))}")
+        raise UsageError(
+            f"search mode '{mode}'{nearest(mode, get_args(Mode))}: known are "
+            f"{', '.join(get_args(Mode))}"
+        )
     if k < 1 or depth < 1:
         raise UsageError(f"a search finds at least 1 chunk; asked were {k} (depth {depth})")
     if not 0 <= dense_weight <= 1:
@@ -145,13 +167,17 @@ def open_index(folder: str | Path, embedding: str | None = None) -> Index:
         embedding: the embedding model; where none is given, the one that the index was made with.
 
     Raises:
-        UsageError: there is no index, or it was made with another embedding model or by another version.
+        UsageError: there is no index, or it was made with another embedding model or by another
+            version.
         Failure: the place cannot be reached.
     """
     database = store.connect(folder, create=False)
     state = store.read_state(database)
     if state is None:
-        raise UsageError(f"the index {folder} is of another version; make it anew with: prooftune index DOCUMENTS -o {folder}")
+        raise UsageError(
+            f"the index {folder} is of another version; make it anew with: prooftune index "
+            f"DOCUMENTS -o {folder}"
+        )
     model = None
     if embedding is not None:
         model = embeddings.resolve(embedding)
@@ -175,8 +201,8 @@ def search_lines(
         rerank: name of a cross-encoder.
 
     Returns:
-        The hits, each as the fields of its chunk with ``rank`` (from 1) and ``score``; and notices, such as documents
-        that changed since they were indexed.
+        The hits, each as the fields of its chunk with ``rank`` (from 1) and ``score``; and notices,
+        such as documents that changed since they were indexed.
 
     Raises:
         UsageError: there is no index, nothing is asked, or an option is wrong.
@@ -187,7 +213,10 @@ def search_lines(
         raise UsageError("nothing is asked: give a question, or words to search for")
     index = open_index(folder)
     [hits] = index.search([query], k, mode, cross_encoder(rerank) if rerank else None)
-    lines = [{"rank": rank, "score": hit.score, **asdict(hit.chunk)} for rank, hit in enumerate(hits, start=1)]
+    lines = [
+        {"rank": rank, "score": hit.score, **asdict(hit.chunk)}
+        for rank, hit in enumerate(hits, start=1)
+    ]
     notices = differences(index.state)
     if notices:
         notices.append(f"to bring the index up to date: prooftune index DOCUMENTS -o {folder}")

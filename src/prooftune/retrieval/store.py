@@ -1,6 +1,7 @@
 """The index on disk or in object storage: two LanceDB tables, ``chunks`` and ``state``.
 
-Every write is one commit of LanceDB's, so that a kill leaves a document either as it was or as it is now.
+Every write is one commit of LanceDB's, so that a kill leaves a document either as it was or as it
+is now.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 1
-"""Of the tables, and of what readers and chunker make of a document; another one has everything indexed anew."""
+"""Of the tables, and of what readers and chunker make of a document; another one has everything
+indexed anew."""
 
 _COLUMNS = ("id", "document", "source", "page", "section", "start", "end", "text", "passage")
 
@@ -66,11 +68,16 @@ def reached(folder: str | Path) -> Iterator[None]:
         Failure: the disk is full, or the place or a file of the index is not as it should be.
     """
     try:
-        with full_disk_explained(Path() if is_url(folder) else Path(folder), OSError, RuntimeError, ValueError):
+        with full_disk_explained(
+            Path() if is_url(folder) else Path(folder), OSError, RuntimeError, ValueError
+        ):
             yield
     except (OSError, RuntimeError, ValueError) as error:
-        raise Failure(f"the index {folder} cannot be read or written: {error}. If it is damaged, delete it and make it "
-                      "anew with prooftune index") from error
+        raise Failure(
+            f"the index {folder} cannot be read or written: {error}. If it is damaged, delete it "
+            "and make it "
+            "anew with prooftune index"
+        ) from error
 
 
 def is_url(folder: str | Path) -> bool:
@@ -90,7 +97,9 @@ def connect(folder: str | Path, *, create: bool) -> Any:
         import lancedb
     except ImportError:
         raise UsageError("an index needs lancedb: pip install 'prooftune[retrieval]'") from None
-    nothing = UsageError(f"{folder} holds no index; make one with: prooftune index DOCUMENTS -o {folder}")
+    nothing = UsageError(
+        f"{folder} holds no index; make one with: prooftune index DOCUMENTS -o {folder}"
+    )
     if not create and not is_url(folder) and not Path(folder).is_dir():
         raise nothing
     with reached(folder):
@@ -113,10 +122,25 @@ def schema(dimension: int) -> pa.Schema:
     import pyarrow as pa
 
     text, number = pa.string(), pa.int32()
-    types = {"id": text, "document": text, "source": text, "page": number, "section": text, "start": number, "end": number,
-             "text": text, "passage": text}
-    return pa.schema([*((name, types[name]) for name in _COLUMNS), ("key", text), ("number", number),
-                      ("vector", pa.list_(pa.float32(), dimension))])
+    types = {
+        "id": text,
+        "document": text,
+        "source": text,
+        "page": number,
+        "section": text,
+        "start": number,
+        "end": number,
+        "text": text,
+        "passage": text,
+    }
+    return pa.schema(
+        [
+            *((name, types[name]) for name in _COLUMNS),
+            ("key", text),
+            ("number", number),
+            ("vector", pa.list_(pa.float32(), dimension)),
+        ]
+    )
 
 
 def create(database: Any, state: State) -> None:
@@ -155,7 +179,8 @@ def keys(database: Any) -> dict[str, set[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Whole documents that are committed together: their chunks with vectors, and the key of each document."""
+    """Whole documents that are committed together: their chunks with vectors, and the key of each
+    document."""
 
     chunks: list[Chunk]
     numbers: list[int]
@@ -168,21 +193,31 @@ def write(database: Any, batch: Batch) -> None:
     import pyarrow as pa
 
     vectors = np.concatenate(batch.vectors)
-    columns: dict[str, Any] = {name: [getattr(chunk, name) for chunk in batch.chunks] for name in _COLUMNS}
+    columns: dict[str, Any] = {
+        name: [getattr(chunk, name) for chunk in batch.chunks] for name in _COLUMNS
+    }
     columns["key"] = [batch.keys[chunk.document] for chunk in batch.chunks]
     columns["number"] = batch.numbers
     kind = schema(vectors.shape[1])
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors.ravel()), vectors.shape[1]
+    )
     rows = pa.table(columns, schema=kind)
     with reached(database.uri):
-        (database.open_table("chunks").merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-         .when_not_matched_by_source_delete(_among(list(batch.keys))).execute(rows))
+        (
+            database.open_table("chunks")
+            .merge_insert("id")
+            .when_matched_update_all()
+            .when_not_matched_insert_all()
+            .when_not_matched_by_source_delete(_among(list(batch.keys)))
+            .execute(rows)
+        )
 
 
 def remove(database: Any, documents: Sequence[str]) -> None:
     for start in range(0, len(documents), 500):
         with reached(database.uri):
-            database.open_table("chunks").delete(_among(documents[start:start + 500]))
+            database.open_table("chunks").delete(_among(documents[start : start + 500]))
 
 
 def _among(documents: Sequence[str]) -> str:
@@ -191,7 +226,8 @@ def _among(documents: Sequence[str]) -> str:
 
 
 def compact(database: Any) -> None:
-    """Put the pieces of many commits together, and delete what older versions held (except of the last hour's)."""
+    """Put the pieces of many commits together, and delete what older versions held (except of the
+    last hour's)."""
     for name in ("chunks", "state"):
         with reached(database.uri):
             database.open_table(name).optimize(cleanup_older_than=timedelta(hours=1))

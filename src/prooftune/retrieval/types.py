@@ -90,7 +90,8 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A chunk that was found; the score is BM25's, a cosine, a sum of reciprocal ranks, or a reranker's logit."""
+    """A chunk that was found; the score is BM25's, a cosine, a sum of reciprocal ranks, or a
+    reranker's logit."""
 
     chunk: Chunk
     score: float

@@ -51,7 +51,9 @@ class Options:
     log: Log = field(default_factory=logger)
 
 
-def create_app(served: Mapping[str, Served], options: Options, activity: Activity, metrics: Metrics) -> App:
+def create_app(
+    served: Mapping[str, Served], options: Options, activity: Activity, metrics: Metrics
+) -> App:
     """The ASGI application.
 
     Args:
@@ -60,15 +62,23 @@ def create_app(served: Mapping[str, Served], options: Options, activity: Activit
         activity: is kept up to date, and says whether requests are taken.
         metrics: what ``/metrics`` shows.
     """
-    inner = FastAPI(title="Prooftune", version=__version__, description=_DESCRIPTION, docs_url=None, redoc_url=None,
-                    responses={"4XX": {"model": schemas.Error}, "5XX": {"model": schemas.Error}})
+    inner = FastAPI(
+        title="Prooftune",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        responses={"4XX": {"model": schemas.Error}, "5XX": {"model": schemas.Error}},
+    )
     _answer_errors(inner)
     _add_tasks(inner, served, options)
     inner.include_router(chat.router(served, options.limits, options.log_texts))
     _add_probes(inner, activity, metrics)
     _add_pages(inner)
     paths = {str(getattr(route, "path", "")) for route in inner.routes}
-    return observed(guarded(bounded(inner, options.limits, activity), options.keys), metrics, options.log, paths)
+    return observed(
+        guarded(bounded(inner, options.limits, activity), options.keys), metrics, options.log, paths
+    )
 
 
 def _add_tasks(app: FastAPI, served: Mapping[str, Served], options: Options) -> None:
@@ -80,29 +90,53 @@ def _add_tasks(app: FastAPI, served: Mapping[str, Served], options: Options) -> 
         rows = rows_of(one, asked.texts, limits)
         if asked.explain and len(rows) > 1:
             raise Refused(400, "explain takes a single text", "unsupported", param="explain")
-        found, words, _ = await labels(request, one, tuned, rows, explain=asked.explain, log_texts=texts)
-        return schemas.ClassifyReply(model=one.name if tuned else one.name + BASE, labels=one.bundle.facts["labels"],
-                                     threshold=one.threshold if tuned else None, results=found, words=words)
+        found, words, _ = await labels(
+            request, one, tuned, rows, explain=asked.explain, log_texts=texts
+        )
+        return schemas.ClassifyReply(
+            model=one.name if tuned else one.name + BASE,
+            labels=one.bundle.facts["labels"],
+            threshold=one.threshold if tuned else None,
+            results=found,
+            words=words,
+        )
 
     @app.post("/v1/answer", tags=["bundles"], summary="Answer questions, with sources")
     async def answer(request: Request, asked: schemas.AnswerRequest) -> schemas.AnswerReply:
         one, tuned = find(served, asked.model, classifies=False)
-        found, _, _ = await replies(request, one, tuned, rows_of(one, asked.questions, limits), log_texts=texts)
+        found, _, _ = await replies(
+            request, one, tuned, rows_of(one, asked.questions, limits), log_texts=texts
+        )
         return schemas.AnswerReply(model=one.name if tuned else one.name + BASE, results=found)
 
 
 def _add_probes(app: FastAPI, activity: Activity, metrics: Metrics) -> None:
-    @app.get("/healthz", tags=["operation"], summary="Whether the process lives", response_class=PlainTextResponse)
+    @app.get(
+        "/healthz",
+        tags=["operation"],
+        summary="Whether the process lives",
+        response_class=PlainTextResponse,
+    )
     async def health() -> str:
         return "ok"
 
-    @app.get("/readyz", tags=["operation"], summary="Whether it takes requests", response_class=PlainTextResponse)
+    @app.get(
+        "/readyz",
+        tags=["operation"],
+        summary="Whether it takes requests",
+        response_class=PlainTextResponse,
+    )
     async def ready() -> Response:
         if activity.ready:
             return PlainTextResponse("ready")
         raise Refused(503, "the server is being stopped", "stopping", retry_after=2)
 
-    @app.get("/metrics", tags=["operation"], summary="Prometheus metrics", response_class=PlainTextResponse)
+    @app.get(
+        "/metrics",
+        tags=["operation"],
+        summary="Prometheus metrics",
+        response_class=PlainTextResponse,
+    )
     async def figures() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -133,7 +167,9 @@ def _file(name: str) -> Response:
     content = _files().get(name)
     if content is None:
         raise Refused(404, "no such page", "not_found")
-    return Response(content, media_type=_KINDS[Path(name).suffix], headers={"cache-control": "no-cache"})
+    return Response(
+        content, media_type=_KINDS[Path(name).suffix], headers={"cache-control": "no-cache"}
+    )
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -150,8 +186,13 @@ def _answer_errors(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
-            return answered(Refused(415, "the body should be JSON: send the header Content-Type: application/json",
-                                    "unsupported_media_type"))
+            return answered(
+                Refused(
+                    415,
+                    "the body should be JSON: send the header Content-Type: application/json",
+                    "unsupported_media_type",
+                )
+            )
         return answered(_invalid(error.errors()))
 
     # What goes wrong inside is logged by `observed`, which is raised to.
@@ -161,8 +202,15 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
-        reply = answered(Refused(error.status_code, str(error.detail), {404: "not_found", 405: "method_not_allowed"}.get(
-            error.status_code, "invalid_request")))
+        reply = answered(
+            Refused(
+                error.status_code,
+                str(error.detail),
+                {404: "not_found", 405: "method_not_allowed"}.get(
+                    error.status_code, "invalid_request"
+                ),
+            )
+        )
         reply.headers.update(error.headers or {})
         return reply
 
@@ -171,7 +219,11 @@ def _invalid(errors: Sequence[Any]) -> Refused:
     """What is wrong with a request's body, by its place."""
     first = errors[0]
     if first["type"] == "json_invalid":
-        return Refused(400, f"the body is no JSON: {str(first.get('ctx', {}).get('error', ''))[:100]}", "invalid_json")
+        return Refused(
+            400,
+            f"the body is no JSON: {str(first.get('ctx', {}).get('error', ''))[:100]}",
+            "invalid_json",
+        )
     said = "; ".join(f"{_place(error) or 'body'}: {error['msg']}" for error in errors[:SAID])
     more = f" (and {len(errors) - SAID} more)" if len(errors) > SAID else ""
     return Refused(400, said + more, "invalid_value", param=_place(first))
@@ -179,4 +231,9 @@ def _invalid(errors: Sequence[Any]) -> Refused:
 
 def _place(error: Any) -> str | None:
     # Names of unknown keys are the client's words; they are cut.
-    return ".".join(str(part) for part in error["loc"] if part != "body")[:100].encode("utf-8", "replace").decode() or None
+    return (
+        ".".join(str(part) for part in error["loc"] if part != "body")[:100]
+        .encode("utf-8", "replace")
+        .decode()
+        or None
+    )

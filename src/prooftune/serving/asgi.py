@@ -23,6 +23,11 @@ async def refuse(send: Send, refused: Refused) -> None:
     """Answer with a refusal."""
     body = refused.body()
     headers = {**refused.headers(), "content-length": str(len(body))}
-    await send({"type": "http.response.start", "status": refused.status,
-                "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": refused.status,
+            "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+        }
+    )
     await send({"type": "http.response.body", "body": body})

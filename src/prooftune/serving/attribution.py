@@ -1,7 +1,8 @@
 """What each word does to a label: the change of its log-probability when the word is left out.
 
-Leave-one-out (Li et al. 2016, arXiv 1612.08220), exact for what it is: the model is asked once per word, so it says what
-happens to this answer without this word, and nothing about words that matter only together.
+Leave-one-out (Li et al. 2016, arXiv 1612.08220), exact for what it is: the model is asked once per
+word, so it says what happens to this answer without this word, and nothing about words that matter
+only together.
 """
 
 from __future__ import annotations
@@ -14,14 +15,20 @@ MOST = 64
 """Pieces of a text; in longer ones, a piece is a run of neighbouring words."""
 
 # Scripts without spaces between words are taken apart by the letter.
-_PIECE = re.compile(r"\s*(?:[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\s\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+)\s*")
+_PIECE = re.compile(
+    r"\s*(?:[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\s\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+)\s*"
+)
 
 
 def pieces(inputs: Mapping[str, str], most: int = MOST) -> list[tuple[str, list[str]]]:
-    """Per field, its text cut into pieces that give it back when joined; together about `most`, and one per field at least."""
+    """Per field, its text cut into pieces that give it back when joined; together about `most`, and
+    one per field at least."""
     found = {name: _PIECE.findall(text) for name, text in inputs.items()}
     size = math.ceil(max(1, sum(map(len, found.values()))) / most)
-    return [(name, ["".join(parts[i : i + size]) for i in range(0, len(parts), size)]) for name, parts in found.items()]
+    return [
+        (name, ["".join(parts[i : i + size]) for i in range(0, len(parts), size)])
+        for name, parts in found.items()
+    ]
 
 
 def without_each(cut: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, str]]:
@@ -34,7 +41,8 @@ def without_each(cut: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, str
 
 
 def changes(probabilities: Sequence[Mapping[str, float]], label: str) -> list[float]:
-    """For every piece, how much lower the label's log-probability (nats) is without it: above 0, it spoke for the label.
+    """For every piece, how much lower the label's log-probability (nats) is without it: above 0, it
+    spoke for the label.
 
     Args:
         probabilities: of the rows of `without_each`.

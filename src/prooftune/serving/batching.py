@@ -1,8 +1,9 @@
 """Dynamic batching: one thread per loaded model takes what waits and computes it together.
 
-While one batch is computed the next one gathers, so a lone request is answered at once and a crowd is answered in
-large batches. Only behind a large batch a small one waits for a moment: who was just answered tends to ask again, and
-would be computed apart from those who waited meanwhile, in turn, each half at half the speed.
+While one batch is computed the next one gathers, so a lone request is answered at once and a crowd
+is answered in large batches. Only behind a large batch a small one waits for a moment: who was just
+answered tends to ask again, and would be computed apart from those who waited meanwhile, in turn,
+each half at half the speed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ Note = Callable[[Any, int, float], None]
 
 
 MOMENT, SHARE = 0.05, 0.1
-"""Most seconds that a batch waits for more rows, and the most as a share of what the last one took."""
+"""Most seconds that a batch waits for more rows, and the most as a share of what the last one took.
+"""
 
 
 class Full(Exception):
@@ -61,17 +63,29 @@ class Batcher:
 
     Args:
         compute: is called by one thread only.
-        queue_rows: rows that may wait; a request that finds none waiting is taken whatever its size.
+        queue_rows: rows that may wait; a request that finds none waiting is taken whatever its
+            size.
         batch_rows: rows that are computed together; a longer request is computed alone.
         note: is told of every batch.
         begin: is called once by the thread that computes, before all else.
     """
 
     def __init__(
-        self, compute: Compute, *, queue_rows: int, batch_rows: int, note: Note | None = None, name: str = "model",
+        self,
+        compute: Compute,
+        *,
+        queue_rows: int,
+        batch_rows: int,
+        note: Note | None = None,
+        name: str = "model",
         begin: Callable[[], None] | None = None,
     ) -> None:
-        self._compute, self._queue_rows, self._batch_rows, self._note = compute, queue_rows, batch_rows, note
+        self._compute, self._queue_rows, self._batch_rows, self._note = (
+            compute,
+            queue_rows,
+            batch_rows,
+            note,
+        )
         self._jobs: deque[Job] = deque()
         self._waiting, self._closed, self._rate = 0, False, 0.0
         self._last_rows, self._wait_until = 0, 0.0
@@ -85,7 +99,8 @@ class Batcher:
         return self._waiting
 
     def submit(self, key: Hashable, rows: Sequence[Any], deadline: float) -> Future[list[Any]]:
-        """Ask for rows to be computed. Cancelling what is given back before it runs takes it out of the queue.
+        """Ask for rows to be computed. Cancelling what is given back before it runs takes it out of
+        the queue.
 
         Raises:
             Full: too many rows wait.
@@ -134,7 +149,11 @@ class Batcher:
 
     def _gather(self) -> None:
         """Wait a moment, right after a batch, until as many rows wait as there were in it."""
-        while self._waiting < self._last_rows and not self._closed and (left := self._wait_until - time.monotonic()) > 0:
+        while (
+            self._waiting < self._last_rows
+            and not self._closed
+            and (left := self._wait_until - time.monotonic()) > 0
+        ):
             self._changed.wait(left)
 
     def _take(self) -> list[Job]:
@@ -143,7 +162,9 @@ class Batcher:
         batch: list[Job] = []
         kept: deque[Job] = deque()
         for job in self._jobs:
-            fits = not batch or (job.key == batch[0].key and rows + len(job.rows) <= self._batch_rows)
+            fits = not batch or (
+                job.key == batch[0].key and rows + len(job.rows) <= self._batch_rows
+            )
             if not fits:
                 kept.append(job)
             elif job.done.set_running_or_notify_cancel():
@@ -169,7 +190,10 @@ class Batcher:
                 batch[0].done.set_exception(error)
             return
         seconds = time.monotonic() - start
-        self._last_rows, self._wait_until = min(len(rows), self._batch_rows), start + seconds + min(MOMENT, SHARE * seconds)
+        self._last_rows, self._wait_until = (
+            min(len(rows), self._batch_rows),
+            start + seconds + min(MOMENT, SHARE * seconds),
+        )
         speed = len(rows) / max(seconds, 1e-6)
         self._rate = 0.8 * self._rate + 0.2 * speed if self._rate else speed
         if self._note is not None:

@@ -1,5 +1,5 @@
-"""OpenAI's chat completions over bundles: the last user message is the text or the question, the completion the label or
-the answer."""
+"""OpenAI's chat completions over bundles: the last user message is the text or the question, the
+completion the label or the answer."""
 
 from __future__ import annotations
 
@@ -23,9 +23,19 @@ def router(served: Mapping[str, Served], limits: Limits, log_texts: bool) -> API
     """The routes under OpenAI's names."""
     routes = APIRouter(tags=["OpenAI"])
 
-    @routes.post("/v1/chat/completions", summary="Ask as with OpenAI's API", response_model=schemas.ChatReply, responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The completion; with stream, "
-              "server-sent events. They are sent once the answer is whole, since its citations and threshold are settled last."}})
+    @routes.post(
+        "/v1/chat/completions",
+        summary="Ask as with OpenAI's API",
+        response_model=schemas.ChatReply,
+        responses={
+            200: {
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                "description": "The completion; with stream, "
+                "server-sent events. They are sent once the answer is whole, since its citations "
+                "and threshold are settled last.",
+            }
+        },
+    )
     async def complete(request: Request, asked: schemas.ChatRequest) -> Any:
         _check(asked)
         one, tuned = find(served, asked.model)
@@ -37,14 +47,25 @@ def router(served: Mapping[str, Served], limits: Limits, log_texts: bool) -> API
         else:
             [said], read, written = await replies(request, one, tuned, [row], log_texts=log_texts)
             text = said.answer
-        usage = schemas.Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+        usage = schemas.Usage(
+            prompt_tokens=read, completion_tokens=written, total_tokens=read + written
+        )
         reply = schemas.ChatReply(
-            id=f"chatcmpl-{secrets.token_hex(12)}", created=int(time.time()), model=asked.model,
-            choices=[schemas.Choice(message=schemas.ChatReplyMessage(content=text))], usage=usage, prooftune=said)
+            id=f"chatcmpl-{secrets.token_hex(12)}",
+            created=int(time.time()),
+            model=asked.model,
+            choices=[schemas.Choice(message=schemas.ChatReplyMessage(content=text))],
+            usage=usage,
+            prooftune=said,
+        )
         if not asked.stream:
             return reply
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        return StreamingResponse(_events(reply, with_usage), media_type="text/event-stream", headers={"cache-control": "no-store"})
+        return StreamingResponse(
+            _events(reply, with_usage),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store"},
+        )
 
     @routes.get("/v1/models", summary="What can be asked")
     async def models() -> schemas.ModelList:
@@ -59,40 +80,69 @@ def router(served: Mapping[str, Served], limits: Limits, log_texts: bool) -> API
 
 
 def _check(asked: schemas.ChatRequest) -> None:
-    """Refuse what would change the answer and is not done; sampling options change nothing where decoding is greedy."""
+    """Refuse what would change the answer and is not done; sampling options change nothing where
+    decoding is greedy."""
     if asked.n not in (None, 1):
-        raise Refused(400, "n: decoding is greedy, so there is one answer", "unsupported", param="n")
+        raise Refused(
+            400, "n: decoding is greedy, so there is one answer", "unsupported", param="n"
+        )
     if asked.tools:
         raise Refused(400, "tools: bundles call none", "unsupported", param="tools")
     if asked.logprobs:
-        raise Refused(400, "logprobs: labels have their probabilities under \"prooftune\" in the reply, and at /v1/classify",
-                      "unsupported", param="logprobs")
+        raise Refused(
+            400,
+            'logprobs: labels have their probabilities under "prooftune" in the reply, and at '
+            "/v1/classify",
+            "unsupported",
+            param="logprobs",
+        )
 
 
 def _asked(one: Served, messages: list[schemas.ChatMessage]) -> str | dict[str, str]:
     """The last user message; where the bundle reads several fields, a JSON object with them."""
     last = next((m for m in reversed(messages) if m.role == "user"), None)
     if last is None or last.content is None:
-        raise Refused(400, "messages: none from the user with a text in it", "no_user_message", param="messages")
-    text = last.content if isinstance(last.content, str) else "".join(part.text for part in last.content)
+        raise Refused(
+            400,
+            "messages: none from the user with a text in it",
+            "no_user_message",
+            param="messages",
+        )
+    text = (
+        last.content
+        if isinstance(last.content, str)
+        else "".join(part.text for part in last.content)
+    )
     if len(one.bundle.fields) == 1:
         return text
     try:
         fields = json.loads(text)
-        if isinstance(fields, dict) and all(isinstance(fields.get(name), str) for name in one.bundle.fields):
+        if isinstance(fields, dict) and all(
+            isinstance(fields.get(name), str) for name in one.bundle.fields
+        ):
             for name in one.bundle.fields:
                 fields[name].encode()
             return fields
     except (ValueError, RecursionError):
         pass
     example = json.dumps(dict.fromkeys(one.bundle.fields, "…"), ensure_ascii=False)
-    raise Refused(400, f"{one.name} reads several texts: write the user message as JSON, {example}", "wrong_fields",
-                  param="messages")
+    raise Refused(
+        400,
+        f"{one.name} reads several texts: write the user message as JSON, {example}",
+        "wrong_fields",
+        param="messages",
+    )
 
 
 async def _events(reply: schemas.ChatReply, with_usage: bool) -> AsyncIterator[str]:
-    """The completion as server-sent events: word by word, then why it ended, then perhaps the usage."""
-    common = {"id": reply.id, "object": "chat.completion.chunk", "created": reply.created, "model": reply.model}
+    """The completion as server-sent events: word by word, then why it ended, then perhaps the
+    usage."""
+    common = {
+        "id": reply.id,
+        "object": "chat.completion.chunk",
+        "created": reply.created,
+        "model": reply.model,
+    }
 
     def event(choices: list[dict[str, Any]], **more: Any) -> str:
         return f"data: {json.dumps({**common, 'choices': choices, **more})}\n\n"
@@ -114,9 +164,16 @@ async def _events(reply: schemas.ChatReply, with_usage: bool) -> AsyncIterator[s
 def _cards(one: Served) -> list[schemas.ModelCard]:
     """The bundle, and its untuned model where there is one."""
     facts = one.bundle.facts
-    about = {"task": facts["task"], "fields": one.bundle.fields, "labels": facts["labels"], "base": one.base,
-             "base_id": None if one.no_base else one.name + BASE, "no_base": one.no_base, "probabilities": one.probabilities,
-             "retrieves": bool(facts.get("retrieval"))}
+    about = {
+        "task": facts["task"],
+        "fields": one.bundle.fields,
+        "labels": facts["labels"],
+        "base": one.base,
+        "base_id": None if one.no_base else one.name + BASE,
+        "no_base": one.no_base,
+        "probabilities": one.probabilities,
+        "retrieves": bool(facts.get("retrieval")),
+    }
     tuned = schemas.About(**about, tuned=True, threshold=one.threshold)
     cards = [schemas.ModelCard(id=one.name, created=one.created, prooftune=tuned)]
     if one.no_base is None:

@@ -23,7 +23,13 @@ class Refused(Exception):
     """
 
     def __init__(
-        self, status: int, message: str, code: str, *, param: str | None = None, retry_after: int | None = None,
+        self,
+        status: int,
+        message: str,
+        code: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
         close: bool = False,
     ) -> None:
         super().__init__(message)
@@ -31,7 +37,9 @@ class Refused(Exception):
         self.retry_after, self.close = retry_after, close
 
     def body(self) -> bytes:
-        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        kind = _TYPES.get(
+            self.status, "invalid_request_error" if self.status < 500 else "server_error"
+        )
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return json.dumps({"error": error}).encode()
 

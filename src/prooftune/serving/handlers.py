@@ -1,4 +1,5 @@
-"""From a request to a bundle's answers: checked, put in the queue, waited for no longer than allowed."""
+"""From a request to a bundle's answers: checked, put in the queue, waited for no longer than
+allowed."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from prooftune.serving.registry import Served
 from prooftune.serving.telemetry import FACTS
 
 
-def rows_of(one: Served, given: Sequence[str | dict[str, str]], limits: Limits) -> list[dict[str, str]]:
+def rows_of(
+    one: Served, given: Sequence[str | dict[str, str]], limits: Limits
+) -> list[dict[str, str]]:
     """The request's rows as mappings with the bundle's fields.
 
     Raises:
@@ -30,7 +33,12 @@ def rows_of(one: Served, given: Sequence[str | dict[str, str]], limits: Limits) 
     """
     what = "text" if one.classifies else "question"
     if len(given) > limits.rows:
-        raise Refused(413, f"{len(given):,} {what}s in one request; at most {limits.rows:,}", "too_many_rows", param=f"{what}s")
+        raise Refused(
+            413,
+            f"{len(given):,} {what}s in one request; at most {limits.rows:,}",
+            "too_many_rows",
+            param=f"{what}s",
+        )
     try:
         rows = [example.inputs for example in examples_of(given, one.bundle.fields, what)]
     except UsageError as error:
@@ -38,17 +46,23 @@ def rows_of(one: Served, given: Sequence[str | dict[str, str]], limits: Limits) 
     for number, row in enumerate(rows):
         longest = max(map(len, row.values()))
         if longest > limits.text_characters:
-            raise Refused(413, f"{what} {number} has {longest:,} characters; at most {limits.text_characters:,}", "text_too_long",
-                          param=f"{what}s")
+            raise Refused(
+                413,
+                f"{what} {number} has {longest:,} characters; at most {limits.text_characters:,}",
+                "text_too_long",
+                param=f"{what}s",
+            )
     return rows
 
 
-async def ask(request: Request, one: Served, tuned: bool, rows: list[dict[str, str]], log_texts: bool) -> list[Any]:
+async def ask(
+    request: Request, one: Served, tuned: bool, rows: list[dict[str, str]], log_texts: bool
+) -> list[Any]:
     """The bundle's answers to the rows.
 
     Raises:
-        Refused: the queue is full (429), the time was over before the request's turn came (503) or while it was computed
-            (504), or the client has gone (499).
+        Refused: the queue is full (429), the time was over before the request's turn came (503) or
+            while it was computed (504), or the client has gone (499).
     """
     facts = request.scope[FACTS]
     facts |= {"model": one.name, "tuned": tuned, "rows": len(rows)}
@@ -58,11 +72,20 @@ async def ask(request: Request, one: Served, tuned: bool, rows: list[dict[str, s
     try:
         job = one.batcher.submit((one.name, tuned), rows, deadline)
     except Full as full:
-        raise Refused(429, "too many rows wait; send fewer at once, or later", "queue_full", retry_after=full.retry_after) from None
+        raise Refused(
+            429,
+            "too many rows wait; send fewer at once, or later",
+            "queue_full",
+            retry_after=full.retry_after,
+        ) from None
     answers: asyncio.Future[Any] = asyncio.wrap_future(job)
     gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait([answers, gone], timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            [answers, gone],
+            timeout=deadline - time.monotonic(),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
         if answers.done():
             return list(answers.result())
         if gone.done():
@@ -71,7 +94,12 @@ async def ask(request: Request, one: Served, tuned: bool, rows: list[dict[str, s
             raise Refused(504, "not done in time; send fewer or shorter rows", "timeout")
         raise Late
     except Late:
-        raise Refused(503, "not begun in time, since others were first; try again later", "overloaded", retry_after=5) from None
+        raise Refused(
+            503,
+            "not begun in time, since others were first; try again later",
+            "overloaded",
+            retry_after=5,
+        ) from None
     finally:
         gone.cancel()
         answers.cancel()  # what has not begun leaves the queue
@@ -84,35 +112,79 @@ async def _gone(request: Request) -> None:
 
 
 async def labels(
-    request: Request, one: Served, tuned: bool, rows: list[dict[str, str]], *, explain: bool = False, log_texts: bool = False
+    request: Request,
+    one: Served,
+    tuned: bool,
+    rows: list[dict[str, str]],
+    *,
+    explain: bool = False,
+    log_texts: bool = False,
 ) -> tuple[list[schemas.Label], list[schemas.Word] | None, int]:
-    """Labels of the rows, with `explain` what the first row's words do, and how many prompt tokens were read."""
+    """Labels of the rows, with `explain` what the first row's words do, and how many prompt tokens
+    were read."""
     cut = pieces(rows[0]) if explain and one.probabilities else []
-    answers: list[Answer] = await ask(request, one, tuned, without_each(cut) if cut else rows, log_texts)
+    answers: list[Answer] = await ask(
+        request, one, tuned, without_each(cut) if cut else rows, log_texts
+    )
     words = None
     if cut:
         effects = iter(changes([a.probabilities for a in answers], answers[0].label))
-        words = [schemas.Word(field=name, text=text, change=next(effects)) for name, parts in cut for text in parts]
+        words = [
+            schemas.Word(field=name, text=text, change=next(effects))
+            for name, parts in cut
+            for text in parts
+        ]
         answers = answers[:1]
-    found = [schemas.Label(label=a.label, probability=a.probability, probabilities=a.probabilities,
-                           abstained=a.abstained, truncated_tokens=a.truncated_tokens) for a in answers]
+    found = [
+        schemas.Label(
+            label=a.label,
+            probability=a.probability,
+            probabilities=a.probabilities,
+            abstained=a.abstained,
+            truncated_tokens=a.truncated_tokens,
+        )
+        for a in answers
+    ]
     return found, words, sum(a.prompt_tokens for a in answers)
 
 
 async def replies(
-    request: Request, one: Served, tuned: bool, rows: list[dict[str, str]], *, log_texts: bool = False
+    request: Request,
+    one: Served,
+    tuned: bool,
+    rows: list[dict[str, str]],
+    *,
+    log_texts: bool = False,
 ) -> tuple[list[schemas.Answered], int, int]:
     """Answers to the rows' questions, and how many tokens were read and written."""
     found: list[Reply] = await ask(request, one, tuned, rows, log_texts)
-    return [_answered(reply) for reply in found], sum(r.prompt_tokens for r in found), sum(r.generated_tokens for r in found)
+    return (
+        [_answered(reply) for reply in found],
+        sum(r.prompt_tokens for r in found),
+        sum(r.generated_tokens for r in found),
+    )
 
 
 def _answered(reply: Reply) -> schemas.Answered:
-    shown = [_passage(number, source, source in reply.sources) for number, source in enumerate(reply.retrieved, start=1)]
-    return schemas.Answered(answer=reply.answer, sources=[p for p in shown if p.cited], retrieved=shown,
-                            unknown_citations=reply.unknown_citations, truncated_tokens=reply.truncated_tokens)
+    shown = [
+        _passage(number, source, source in reply.sources)
+        for number, source in enumerate(reply.retrieved, start=1)
+    ]
+    return schemas.Answered(
+        answer=reply.answer,
+        sources=[p for p in shown if p.cited],
+        retrieved=shown,
+        unknown_citations=reply.unknown_citations,
+        truncated_tokens=reply.truncated_tokens,
+    )
 
 
 def _passage(number: int, source: Source, cited: bool) -> schemas.Passage:
-    return schemas.Passage(number=number, document=source.document, page=source.page, section=source.section, text=source.text,
-                           cited=cited)
+    return schemas.Passage(
+        number=number,
+        document=source.document,
+        page=source.page,
+        section=source.section,
+        text=source.text,
+        cited=cited,
+    )

@@ -62,7 +62,8 @@ class Activity:
 
 
 def bounded(app: App, limits: Limits, activity: Activity) -> App:
-    """Takes a request if there is room for it, reads its body within bounds, and counts it until its reply is sent."""
+    """Takes a request if there is room for it, reads its body within bounds, and counts it until
+    its reply is sent."""
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _PROBES:
@@ -70,21 +71,46 @@ def bounded(app: App, limits: Limits, activity: Activity) -> App:
             return
         if not activity.ready:
             await _heard(receive, limits.body_bytes)
-            await refuse(send, Refused(503, "the server is being stopped; ask again, which reaches another or the next one",
-                                       "stopping", retry_after=2, close=True))
+            await refuse(
+                send,
+                Refused(
+                    503,
+                    "the server is being stopped; ask again, which reaches another or the next one",
+                    "stopping",
+                    retry_after=2,
+                    close=True,
+                ),
+            )
             return
         if activity.accepted - activity.finished >= limits.requests:
             await _heard(receive, limits.body_bytes)
-            await refuse(send, Refused(429, f"{limits.requests} requests are being answered; try again shortly",
-                                       "too_many_requests", retry_after=1))
+            await refuse(
+                send,
+                Refused(
+                    429,
+                    f"{limits.requests} requests are being answered; try again shortly",
+                    "too_many_requests",
+                    retry_after=1,
+                ),
+            )
             return
         activity.accepted += 1
         scope[DEADLINE] = time.monotonic() + limits.seconds
         try:
             try:
-                body = await asyncio.wait_for(_body(scope, receive, limits.body_bytes), limits.seconds)
+                body = await asyncio.wait_for(
+                    _body(scope, receive, limits.body_bytes), limits.seconds
+                )
             except TimeoutError:
-                await refuse(send, Refused(408, f"the request did not arrive within {limits.seconds:g} s", "timeout", close=True))
+                await refuse(
+                    send,
+                    Refused(
+                        408,
+                        f"the request did not arrive within {limits.seconds:g} s",
+                        "timeout",
+                        close=True,
+                    ),
+                )
                 return
             except Refused as refused:
                 await refuse(send, refused)
@@ -100,7 +126,8 @@ def bounded(app: App, limits: Limits, activity: Activity) -> App:
 async def _heard(receive: Receive, most: int) -> None:
     """Throw a request's body away, as far as it is short and comes soon.
 
-    A connection that is closed while a part of the request is unread is reset, and the reset can overtake the answer.
+    A connection that is closed while a part of the request is unread is reset, and the reset can
+    overtake the answer.
     """
 
     async def rest() -> None:
@@ -123,7 +150,11 @@ async def _body(scope: Scope, receive: Receive, most: int) -> bytes | None:
     """
     declared = header(scope, b"content-length")
     length = int(declared[:18]) if declared.isdigit() else 0
-    long, hopeless = length > most, length > 8 * most or (length > most and header(scope, b"expect").lower() == b"100-continue")
+    long, hopeless = (
+        length > most,
+        length > 8 * most
+        or (length > most and header(scope, b"expect").lower() == b"100-continue"),
+    )
     parts, size = [], 0
     while not hopeless:
         message = await receive()
@@ -132,11 +163,17 @@ async def _body(scope: Scope, receive: Receive, most: int) -> bytes | None:
         size += len(message.get("body", b""))
         if size <= most and not long:
             parts.append(message.get("body", b""))
-        # A client that is still sending would not hear the answer, so some more is read and thrown away.
+        # A client that is still sending would not hear the answer, so some more is read and thrown
+        # away.
         if not message.get("more_body") or size > 8 * most:
             break
     if long or size > most:
-        raise Refused(413, f"the request is longer than {most:,} bytes; send fewer rows at a time", "too_large", close=True)
+        raise Refused(
+            413,
+            f"the request is longer than {most:,} bytes; send fewer rows at a time",
+            "too_large",
+            close=True,
+        )
     return b"".join(parts)
 
 

@@ -1,4 +1,5 @@
-"""The bundles that are served: loaded with one copy of each base, found by name, each asked through its model's batches."""
+"""The bundles that are served: loaded with one copy of each base, found by name, each asked through
+its model's batches."""
 
 from __future__ import annotations
 
@@ -60,13 +61,15 @@ class Served:
 
     @property
     def base(self) -> str:
-        """The base model's name; of a folder its last part, since the rest is this machine's affair."""
+        """The base model's name; of a folder its last part, since the rest is this machine's
+        affair."""
         name = str(self.bundle.facts["model"]["name"])
         return Path(name).name if name.startswith(("/", ".", "~")) or "\\" in name else name
 
 
 def named(given: Sequence[str]) -> dict[str, Path]:
-    """Name -> folder, of ``FOLDER`` or ``NAME=FOLDER``. A folder called ``bundle`` has the name of the one around it.
+    """Name -> folder, of ``FOLDER`` or ``NAME=FOLDER``. A folder called ``bundle`` has the name of
+    the one around it.
 
     Raises:
         UsageError: two have one name, or a name will not do in a request.
@@ -79,16 +82,24 @@ def named(given: Sequence[str]) -> dict[str, Path]:
             place = path.resolve()
             name = place.parent.name if place.name == "bundle" else place.name
         if not _NAME.fullmatch(name):
-            raise UsageError(f"'{name}' will not do as a name in requests (letters, digits, dot, dash, underscore); give one: "
-                             f"NAME={path}")
+            raise UsageError(
+                f"'{name}' will not do as a name in requests (letters, digits, dot, dash, "
+                "underscore); give one: "
+                f"NAME={path}"
+            )
         if name in found:
-            raise UsageError(f"{found[name]} and {path} would both be called {name}; give names: NAME={path}")
+            raise UsageError(
+                f"{found[name]} and {path} would both be called {name}; give names: NAME={path}"
+            )
         found[name] = path
     return found
 
 
 def load_served(
-    folders: Mapping[str, Path], limits: Limits, note: Note | None = None, threads: int | None = None
+    folders: Mapping[str, Path],
+    limits: Limits,
+    note: Note | None = None,
+    threads: int | None = None,
 ) -> dict[str, Served]:
     """Load bundles; adapters of one base share its weights and its queue.
 
@@ -111,14 +122,28 @@ def load_served(
     batchers: dict[int, Batcher] = {}
     for name, bundle in bundles.items():
         if id(bundle.model) not in batchers:
-            batchers[id(bundle.model)] = Batcher(compute, queue_rows=limits.queue_rows, batch_rows=limits.batch_rows, note=note,
-                                                 name=name, begin=partial(torch.set_num_threads, threads) if threads else None)
-    return {name: Served(name, bundle, batchers[id(bundle.model)], int((folders[name] / "bundle.json").stat().st_mtime))
-            for name, bundle in bundles.items()}
+            batchers[id(bundle.model)] = Batcher(
+                compute,
+                queue_rows=limits.queue_rows,
+                batch_rows=limits.batch_rows,
+                note=note,
+                name=name,
+                begin=partial(torch.set_num_threads, threads) if threads else None,
+            )
+    return {
+        name: Served(
+            name,
+            bundle,
+            batchers[id(bundle.model)],
+            int((folders[name] / "bundle.json").stat().st_mtime),
+        )
+        for name, bundle in bundles.items()
+    }
 
 
 def warm(served: Mapping[str, Served]) -> None:
-    """Ask every bundle once, so that what is missing shows at the start and the first client does not wait.
+    """Ask every bundle once, so that what is missing shows at the start and the first client does
+    not wait.
 
     Raises:
         ProoftuneError: a bundle cannot answer, for want of its index's embedding model for one.
@@ -127,7 +152,9 @@ def warm(served: Mapping[str, Served]) -> None:
         one.bundle.predict([dict.fromkeys(one.bundle.fields, "warm")], progress=False)
 
 
-def find(served: Mapping[str, Served], model: str | None, classifies: bool | None = None) -> tuple[Served, bool]:
+def find(
+    served: Mapping[str, Served], model: str | None, classifies: bool | None = None
+) -> tuple[Served, bool]:
     """The bundle that a request names, and whether it is meant as tuned.
 
     Args:
@@ -142,12 +169,23 @@ def find(served: Mapping[str, Served], model: str | None, classifies: bool | Non
         able = [one for one in served.values() if one.classifies == classifies]
         if len(able) != 1:
             what = "labels texts" if classifies else "answers questions"
-            raise Refused(400, f"give \"model\": {', '.join(one.name for one in able)}" if able else f"no model here {what}",
-                          "model_required", param="model")
+            raise Refused(
+                400,
+                f'give "model": {", ".join(one.name for one in able)}'
+                if able
+                else f"no model here {what}",
+                "model_required",
+                param="model",
+            )
         return able[0], True
     name = model.removesuffix(BASE)
     if name not in served:
-        raise Refused(404, f"no such model{nearest(name, served)}; GET /v1/models lists them", "model_not_found", param="model")
+        raise Refused(
+            404,
+            f"no such model{nearest(name, served)}; GET /v1/models lists them",
+            "model_not_found",
+            param="model",
+        )
     one = served[name]
     if classifies is not None and one.classifies != classifies:
         path = "/v1/classify" if one.classifies else "/v1/answer"

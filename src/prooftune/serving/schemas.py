@@ -17,9 +17,15 @@ def _encodable(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_encodable)]
 Row = Text | dict[Text, Text]
-ModelName = Annotated[Text | None, Field(
-    max_length=200, description="A name from /v1/models; NAME:base is the untuned model under it. Not needed where one bundle "
-    "is served that does this task.")]
+ModelName = Annotated[
+    Text | None,
+    Field(
+        max_length=200,
+        description="A name from /v1/models; NAME:base is the untuned model under it. Not needed "
+        "where one bundle "
+        "is served that does this task.",
+    ),
+]
 
 
 class Asked(BaseModel):
@@ -32,17 +38,36 @@ class ClassifyRequest(Asked):
     """Texts to label."""
 
     model: ModelName = None
-    texts: Annotated[list[Row], Field(min_length=1, description="Strings where the bundle reads one text; else objects with "
-                                      "the bundle's fields.", examples=[["What a film!"]])]
-    explain: Annotated[bool, Field(description="For a single text: what each word does to the label.")] = False
+    texts: Annotated[
+        list[Row],
+        Field(
+            min_length=1,
+            description="Strings where the bundle reads one text; else objects with "
+            "the bundle's fields.",
+            examples=[["What a film!"]],
+        ),
+    ]
+    explain: Annotated[
+        bool, Field(description="For a single text: what each word does to the label.")
+    ] = False
 
 
 class Word(BaseModel):
     """A piece of the text, and what it does to the label."""
 
     field: str
-    text: Annotated[str, Field(description="With the spaces around it; the pieces of a field give it back when joined.")]
-    change: Annotated[float, Field(description="How much lower the label's log-probability (nats) is without this piece.")]
+    text: Annotated[
+        str,
+        Field(
+            description="With the spaces around it; the pieces of a field give it back when joined."
+        ),
+    ]
+    change: Annotated[
+        float,
+        Field(
+            description="How much lower the label's log-probability (nats) is without this piece."
+        ),
+    ]
 
 
 class Label(BaseModel):
@@ -51,26 +76,46 @@ class Label(BaseModel):
     label: Annotated[str, Field(description="Empty where generation gave no label.")]
     probability: float | None
     probabilities: dict[str, float]
-    abstained: Annotated[bool | None, Field(description="Whether the probability is below the bundle's threshold; null without "
-                                           "one.")]
-    truncated_tokens: Annotated[int, Field(description="Tokens of the text that did not fit and were not read.")]
+    abstained: Annotated[
+        bool | None,
+        Field(
+            description="Whether the probability is below the bundle's threshold; null without one."
+        ),
+    ]
+    truncated_tokens: Annotated[
+        int, Field(description="Tokens of the text that did not fit and were not read.")
+    ]
 
 
 class ClassifyReply(BaseModel):
     model: str
     labels: list[str]
-    threshold: Annotated[float | None, Field(description="The probability below which the bundle abstains.")]
+    threshold: Annotated[
+        float | None, Field(description="The probability below which the bundle abstains.")
+    ]
     results: list[Label]
-    words: Annotated[list[Word] | None, Field(description="With explain: leave-one-out changes of the label's log-probability; "
-                                              "null for bundles that give no probabilities.")] = None
+    words: Annotated[
+        list[Word] | None,
+        Field(
+            description="With explain: leave-one-out changes of the label's log-probability; "
+            "null for bundles that give no probabilities."
+        ),
+    ] = None
 
 
 class AnswerRequest(Asked):
     """Questions to answer."""
 
     model: ModelName = None
-    questions: Annotated[list[Row], Field(min_length=1, description="Strings where the bundle reads nothing but the question; else "
-                                          "objects with the bundle's fields.", examples=[["How long is data kept?"]])]
+    questions: Annotated[
+        list[Row],
+        Field(
+            min_length=1,
+            description="Strings where the bundle reads nothing but the question; else "
+            "objects with the bundle's fields.",
+            examples=[["How long is data kept?"]],
+        ),
+    ]
 
 
 class Passage(BaseModel):
@@ -88,9 +133,16 @@ class Answered(BaseModel):
     """The answer to one question."""
 
     answer: Annotated[str, Field(description="Without its citations; empty where there is none.")]
-    sources: Annotated[list[Passage], Field(description="The passages that the answer cites, among those that were shown.")]
-    retrieved: Annotated[list[Passage], Field(description="All passages that were shown, best first.")]
-    unknown_citations: Annotated[int, Field(description="Citations of passages that were not shown; left out.")]
+    sources: Annotated[
+        list[Passage],
+        Field(description="The passages that the answer cites, among those that were shown."),
+    ]
+    retrieved: Annotated[
+        list[Passage], Field(description="All passages that were shown, best first.")
+    ]
+    unknown_citations: Annotated[
+        int, Field(description="Citations of passages that were not shown; left out.")
+    ]
     truncated_tokens: int
 
 
@@ -157,11 +209,17 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """OpenAI's request. The bundle's own prompt is used and decoding is greedy, so sampling options have no effect."""
+    """OpenAI's request. The bundle's own prompt is used and decoding is greedy, so sampling options
+    have no effect."""
 
     model: Annotated[Text, Field(max_length=200)]
-    messages: Annotated[list[ChatMessage], Field(min_length=1, description="The last user message is what is asked; bundles keep "
-                                                 "no conversation.")]
+    messages: Annotated[
+        list[ChatMessage],
+        Field(
+            min_length=1,
+            description="The last user message is what is asked; bundles keep no conversation.",
+        ),
+    ]
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: int | None = 1
@@ -195,4 +253,7 @@ class ChatReply(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
-    prooftune: Annotated[Label | Answered, Field(description="The whole reply of /v1/classify or /v1/answer to the same text.")]
+    prooftune: Annotated[
+        Label | Answered,
+        Field(description="The whole reply of /v1/classify or /v1/answer to the same text."),
+    ]

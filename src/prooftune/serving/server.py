@@ -25,8 +25,9 @@ _LONGER = 5
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's, but on SIGTERM or Ctrl-C the port stays open until the last answer is sent: requests that come meanwhile
-    are told so (503) and not left hanging. A second signal ends it at once."""
+    """Uvicorn's, but on SIGTERM or Ctrl-C the port stays open until the last answer is sent:
+    requests that come meanwhile are told so (503) and not left hanging. A second signal ends it at
+    once."""
 
     def __init__(self, config: uvicorn.Config, activity: Activity) -> None:
         super().__init__(config)
@@ -61,7 +62,8 @@ class Service:
 
 
 def assemble(folders: Mapping[str, Path], options: Options, threads: int | None = None) -> Service:
-    """Load bundles, ask each once, and put the application around them; `threads`: as of `load_served`.
+    """Load bundles, ask each once, and put the application around them; `threads`: as of
+    `load_served`.
 
     Raises:
         ProoftuneError: a bundle cannot be loaded, or cannot answer.
@@ -90,16 +92,25 @@ def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> Non
     folders = named(bundles)
     listener = listen(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    # Every thread that computes has helpers of its own, one for each processor. Where there are more of them than processors
-    # they go to sleep after every product instead of waiting for the next, which costs a fifth: this thread is to have none.
+    # Every thread that computes has helpers of its own, one for each processor. Where there are
+    # more of them than processors they go to sleep after every product instead of waiting for the
+    # next, which costs a fifth: this thread is to have none.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with waiting(f"Loading {', '.join(folders)}"):
         service = assemble(folders, options, threads)
     if not options.keys and host not in ("127.0.0.1", "::1", "localhost"):
-        say(f"{host} can be reached from elsewhere, and everybody may ask: consider --keys", "yellow")
+        say(
+            f"{host} can be reached from elsewhere, and everybody may ask: consider --keys",
+            "yellow",
+        )
     say(f"{', '.join(folders)} at {url} (playground), {url}/docs (API). Ctrl-C ends it.")
-    options.log("started", url=url, models=list(folders), bases=len({one.batcher for one in service.served.values()}))
+    options.log(
+        "started",
+        url=url,
+        models=list(folders),
+        bases=len({one.batcher for one in service.served.values()}),
+    )
     run(service, listener, options)
     service.close()
     options.log("stopped", accepted=service.activity.accepted, finished=service.activity.finished)
@@ -107,25 +118,37 @@ def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> Non
 
 def run(service: Service, listener: socket.socket, options: Options) -> None:
     """Answer on a socket until a signal, or whoever sets the activity's `ready` to False, ends it."""
-    # What uvicorn would say of requests stands in our own lines; its errors quote messages, which may hold texts.
+    # What uvicorn would say of requests stands in our own lines; its errors quote messages, which
+    # may hold texts.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    config = uvicorn.Config(service.app, log_config=None, access_log=False, server_header=False, lifespan="off", backlog=2048,
-                            proxy_headers=False, timeout_keep_alive=30,
-                            timeout_graceful_shutdown=int(options.limits.seconds) + _LONGER)
+    config = uvicorn.Config(
+        service.app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        backlog=2048,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(options.limits.seconds) + _LONGER,
+    )
     Server(config, service.activity).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Before the models are loaded, so that a port that is taken costs no time."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named, for asyncio turns Nagle's algorithm off only then: with it, a reply's body waits for the client to
-    # acknowledge its head, some 40 ms.
+    # The protocol is named, for asyncio turns Nagle's algorithm off only then: with it, a reply's
+    # body waits for the client to acknowledge its head, some 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise Failure(f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}. Choose another with "
-                      "--port or --host.") from None
+        raise Failure(
+            f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}. "
+            "Choose another with "
+            "--port or --host."
+        ) from None
     return listener

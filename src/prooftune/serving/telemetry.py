@@ -1,4 +1,5 @@
-"""What the server says of itself: Prometheus metrics, and one JSON line per request, without anybody's texts."""
+"""What the server says of itself: Prometheus metrics, and one JSON line per request, without
+anybody's texts."""
 
 from __future__ import annotations
 
@@ -30,11 +31,22 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _PAGES = {
-    "style-src": "'self'", "script-src": "'self'", "connect-src": "'self'", "img-src": "'self' data:", "default-src": "'none'",
-    "base-uri": "'none'", "form-action": "'none'", "frame-ancestors": "'none'"}
+    "style-src": "'self'",
+    "script-src": "'self'",
+    "connect-src": "'self'",
+    "img-src": "'self' data:",
+    "default-src": "'none'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+}
 _HEADERS = {
-    "content-security-policy": "; ".join(f"{name} {value}" for name, value in _PAGES.items()), "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer", "x-frame-options": "DENY", "cross-origin-opener-policy": "same-origin"}
+    "content-security-policy": "; ".join(f"{name} {value}" for name, value in _PAGES.items()),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "cross-origin-opener-policy": "same-origin",
+}
 
 
 class Metrics:
@@ -43,16 +55,35 @@ class Metrics:
     def __init__(self, activity: Activity) -> None:
         self.registry = CollectorRegistry()
         names: dict[str, Any] = {"registry": self.registry}
-        self.requests = Counter("prooftune_requests", "Requests by route and status.", ["route", "status"], **names)
-        self.seconds = Histogram("prooftune_request_seconds", "Seconds from request to reply.", ["route"],
-                                 buckets=_SECONDS, **names)
+        self.requests = Counter(
+            "prooftune_requests", "Requests by route and status.", ["route", "status"], **names
+        )
+        self.seconds = Histogram(
+            "prooftune_request_seconds",
+            "Seconds from request to reply.",
+            ["route"],
+            buckets=_SECONDS,
+            **names,
+        )
         self.rows = Counter("prooftune_rows", "Texts and questions computed.", ["model"], **names)
-        self.batch_rows = Histogram("prooftune_batch_rows", "Rows computed together.", ["model"], buckets=_ROWS, **names)
-        self.compute = Counter("prooftune_compute_seconds", "Seconds spent computing.", ["model"], **names)
+        self.batch_rows = Histogram(
+            "prooftune_batch_rows", "Rows computed together.", ["model"], buckets=_ROWS, **names
+        )
+        self.compute = Counter(
+            "prooftune_compute_seconds", "Seconds spent computing.", ["model"], **names
+        )
         Gauge("prooftune_requests_in_progress", "Requests being answered.", **names).set_function(
-            lambda: activity.accepted - activity.finished)
-        Gauge("prooftune_ready", "1 while requests are taken.", **names).set_function(lambda: float(activity.ready))
-        self._queue = Gauge("prooftune_queue_rows", "Rows that wait for a model, by the first bundle over it.", ["model"], **names)
+            lambda: activity.accepted - activity.finished
+        )
+        Gauge("prooftune_ready", "1 while requests are taken.", **names).set_function(
+            lambda: float(activity.ready)
+        )
+        self._queue = Gauge(
+            "prooftune_queue_rows",
+            "Rows that wait for a model, by the first bundle over it.",
+            ["model"],
+            **names,
+        )
 
     def watch(self, name: str, waiting: Callable[[], float]) -> None:
         """Show how many rows wait, asked whenever the metrics are."""
@@ -82,13 +113,15 @@ def logger(stream: TextIO | None = None) -> Log:
 
 
 def observed(app: App, metrics: Metrics, log: Log, paths: Collection[str]) -> App:
-    """Gives every request an id, answers what went wrong inside with 500, and counts, times and logs it.
+    """Gives every request an id, answers what went wrong inside with 500, and counts, times and
+    logs it.
 
     Args:
         app: what answers.
         metrics: where requests are counted.
         log: where they are told of.
-        paths: those that are known, by which a request is named that was refused before it found its route.
+        paths: those that are known, by which a request is named that was refused before it found
+            its route.
     """
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +138,10 @@ def observed(app: App, metrics: Metrics, log: Log, paths: Collection[str]) -> Ap
             if message["type"] == "http.response.start":
                 status = message["status"]
                 extra = {"x-request-id": request, **_HEADERS}
-                message["headers"] = [*message.get("headers", []), *((k.encode(), v.encode()) for k, v in extra.items())]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    *((k.encode(), v.encode()) for k, v in extra.items()),
+                ]
             await send(message)
 
         try:
@@ -118,7 +154,15 @@ def observed(app: App, metrics: Metrics, log: Log, paths: Collection[str]) -> Ap
         method = scope["method"] if scope["method"] in _METHODS else "other"
         metrics.requests.labels(route, str(status)).inc()
         metrics.seconds.labels(route).observe(seconds)
-        log("request", request=request, method=method, route=route, status=status, seconds=round(seconds, 4), **facts)
+        log(
+            "request",
+            request=request,
+            method=method,
+            route=route,
+            status=status,
+            seconds=round(seconds, 4),
+            **facts,
+        )
 
     return call
 
@@ -132,4 +176,7 @@ def _route(scope: Scope, paths: Collection[str]) -> str:
 
 def _places(error: BaseException) -> list[str]:
     """Where an error came from. Its message may quote a text, so it is left out."""
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)][-8:]
+    return [
+        f"{frame.filename}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+    ][-8:]

@@ -1,4 +1,5 @@
-"""What a study with other settings came to in a run folder: kept, so that it is neither lost nor taken for the next one's."""
+"""What a study with other settings came to in a run folder: kept, so that it is neither lost nor
+taken for the next one's."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _SHOWN = 3
 
 
 def keep(folder: Path, dumped: str) -> Path | None:
-    """Move the report and the bundle of a study that was finished here with another recipe to ``earlier/NUMBER``, and say so.
+    """Move the report and the bundle of a study that was finished here with another recipe to
+    ``earlier/NUMBER``, and say so.
 
     Args:
         folder: the run folder.
@@ -24,16 +26,34 @@ def keep(folder: Path, dumped: str) -> Path | None:
         Where they are now, their recipe beside them; None where there was nothing to keep.
     """
     before = folder / RECIPE
-    if not before.is_file() or not (folder / REPORT).is_file() or before.read_text("utf-8") == dumped:
+    if (
+        not before.is_file()
+        or not (folder / REPORT).is_file()
+        or before.read_text("utf-8") == dumped
+    ):
         return None
-    place = next(one for number in itertools.count(1) if not (one := folder / "earlier" / str(number)).exists())
+    place = next(
+        one
+        for number in itertools.count(1)
+        if not (one := folder / "earlier" / str(number)).exists()
+    )
     place.mkdir(parents=True)
     shutil.copy2(before, place / RECIPE)
-    for name in ("bundle", "report.html", "report.md", "scores.json", REPORT):  # the last shows that there is something to keep
+    for name in (
+        "bundle",
+        "report.html",
+        "report.md",
+        "scores.json",
+        REPORT,
+    ):  # the last shows that there is something to keep
         if (folder / name).exists():
             (folder / name).replace(place / name)
     changed = recipe.differences((place / RECIPE).read_text("utf-8"), dumped)
     more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-    say(f"{folder} held a study with other settings ({'; '.join(changed[:_SHOWN])}{more}): its report and bundle are now in "
-        f"{place}. Give --out another folder to keep studies apart.", "yellow")
+    say(
+        f"{folder} held a study with other settings ({'; '.join(changed[:_SHOWN])}{more}): its "
+        "report and bundle are now in "
+        f"{place}. Give --out another folder to keep studies apart.",
+        "yellow",
+    )
     return place

@@ -1,4 +1,5 @@
-"""``prooftune check``: what the audit finds, and what the study will cost. Nothing that it learns is kept."""
+"""``prooftune check``: what the audit finds, and what the study will cost. Nothing that it learns
+is kept."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def check(chosen: Recipe, base: Path) -> None:
 
 
 def plan(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
-    """Estimate time and memory of every variant that asks a language model, on this machine, and remember it for the report.
+    """Estimate time and memory of every variant that asks a language model, on this machine, and
+    remember it for the report.
 
     Returns:
         None where the model is too large to be tried in the memory that is free.
@@ -50,7 +52,10 @@ def plan(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
 
     found = plans(chosen, study, base)
     if found:
-        write_json(run_folder.estimates_file(recipe.dump(chosen)), {one.name: dataclasses.asdict(one) for one in found})
+        write_json(
+            run_folder.estimates_file(recipe.dump(chosen)),
+            {one.name: dataclasses.asdict(one) for one in found},
+        )
     return found
 
 
@@ -63,13 +68,17 @@ def _print_audit(screen: Any, study: Study, report: AuditReport) -> None:
     for split in study.splits():
         balance.add_column(split, justify="right")
     for label in study.strata():
-        balance.add_row(label, *(f"{report.balance.get(split, {}).get(label, 0):,}" for split in study.splits()))
+        balance.add_row(
+            label, *(f"{report.balance.get(split, {}).get(label, 0):,}" for split in study.splits())
+        )
     screen.print(balance)
     if report.lengths:
         _print_lengths(screen, report)
     colours = {"error": "red", "warning": "yellow", "info": "dim"}
     for finding in report.findings:
-        screen.print(Text(f"{finding.severity:>7}", colours[finding.severity]), Text(f" {finding.message}"))
+        screen.print(
+            Text(f"{finding.severity:>7}", colours[finding.severity]), Text(f" {finding.message}")
+        )
     for note in study.notes:
         screen.print(f"   note  {note}", markup=False)
 
@@ -81,15 +90,21 @@ def _print_lengths(screen: Any, report: AuditReport) -> None:
     # Contexts of questions are not shortened.
     beyond = any(tokens["max"] > limit for tokens in report.lengths.values())
     windows = beyond and not any(cut["rows"] for cut in report.truncation.values())
-    title = f"Prompts in tokens (limit {limit:,}{'; what is longer is read in windows' if windows else ''})"
+    title = (
+        "Prompts in tokens (limit "
+        f"{limit:,}{'; what is longer is read in windows' if windows else ''})"
+    )
     shown = Table(title=title, title_justify="left")
     shown.add_column("split")
     for heading in ("median", "95% below", "longest", "shortened"):
         shown.add_column(heading, justify="right")
     for split, tokens in report.lengths.items():
         cut = report.truncation[split]
-        shown.add_row(split, *(f"{tokens[name]:,}" for name in ("median", "p95", "max")),
-                      f"{cut['rows']:,.0f} ({cut['share']:.1%})")
+        shown.add_row(
+            split,
+            *(f"{tokens[name]:,}" for name in ("median", "p95", "max")),
+            f"{cut['rows']:,.0f} ({cut['share']:.1%})",
+        )
     screen.print(shown)
 
 
@@ -101,8 +116,13 @@ def _print_plans(screen: Any, chosen: Recipe, plans: list[Plan] | None) -> None:
     from rich.table import Table
 
     if plans is None:
-        screen.print("warning The model is too large to be tried in the memory that is free here, so nothing is estimated. Use a "
-                     "smaller model, or a larger machine.", style="yellow", markup=False)
+        screen.print(
+            "warning The model is too large to be tried in the memory that is free here, so "
+            "nothing is estimated. Use a "
+            "smaller model, or a larger machine.",
+            style="yellow",
+            markup=False,
+        )
     if not plans:
         return
     shown = Table(title="Estimates for this machine, from a few batches", title_justify="left")
@@ -119,5 +139,10 @@ def _print_plans(screen: Any, chosen: Recipe, plans: list[Plan] | None) -> None:
         shown.add_row("all", *times, f"{most / 1e9:.1f} GB")
     screen.print(shown)
     if here is not None and most > 0.9 * here:
-        screen.print(f"warning This machine has {here / 1e9:.1f} GB free. Lower training.per_device_train_batch_size (and raise "
-                     "training.gradient_accumulation_steps), or prompt.max_length.", style="yellow", markup=False)
+        screen.print(
+            f"warning This machine has {here / 1e9:.1f} GB free. Lower "
+            "training.per_device_train_batch_size (and raise "
+            "training.gradient_accumulation_steps), or prompt.max_length.",
+            style="yellow",
+            markup=False,
+        )

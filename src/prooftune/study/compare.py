@@ -20,13 +20,14 @@ from prooftune.utils.files import read_json
 CONFIDENCE = 0.95
 
 Key = tuple[str, ...]
-"""What makes two examples of two runs the same: their texts, their label, and which repetition of them it is."""
+"""What makes two examples of two runs the same: their texts, their label, and which repetition of
+them it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One of the two variants: its task, how it is called, and how well it answered each test example: 1 or 0 for a
-    label, the primary metric for an answer."""
+    """One of the two variants: its task, how it is called, and how well it answered each test
+    example: 1 or 0 for a label, the primary metric for an answer."""
 
     task: recipe.Task
     name: str
@@ -34,10 +35,11 @@ class _Side:
 
 
 def compare_runs(first: str, second: str) -> str:
-    """A paragraph with both accuracies, their difference with its interval, and the exact McNemar test; for questions the
-    means of F1 or ROUGE-L with a sign-flip test.
+    """A paragraph with both accuracies, their difference with its interval, and the exact McNemar
+    test; for questions the means of F1 or ROUGE-L with a sign-flip test.
 
-    Examples are paired by what they hold, not by their ids: runs may read the same rows from other files.
+    Examples are paired by what they hold, not by their ids: runs may read the same rows from other
+    files.
 
     Args:
         first: ``RUN`` or ``RUN:VARIANT``; without a variant, the one in the run's bundle.
@@ -48,7 +50,9 @@ def compare_runs(first: str, second: str) -> str:
     """
     a, b = _side(first), _side(second)
     if a.task != b.task:
-        raise UsageError(f"{first} is a study of {a.task} and {second} one of {b.task}: they cannot be compared")
+        raise UsageError(
+            f"{first} is a study of {a.task} and {second} one of {b.task}: they cannot be compared"
+        )
     shared = [key for key in a.quality if key in b.quality]
     if not shared:
         raise UsageError(f"{first} and {second} share no test example, so they cannot be compared")
@@ -57,7 +61,11 @@ def compare_runs(first: str, second: str) -> str:
     if a.task == "classification":
         what = "of {n:,} shared test examples right"
         test = mcnemar(left == 1, right == 1)
-        p, tested = test.p, f"exact McNemar p = {test.p:.3g} ({test.b} right only in the first, {test.c} only in the second)"
+        p, tested = (
+            test.p,
+            f"exact McNemar p = {test.p:.3g} ({test.b} right only in the first, {test.c} only in "
+            "the second)",
+        )
     else:
         what = f"mean {PRIMARY[a.task][1]} on {{n:,}} shared test questions"
         p = permutation_p(left - right, seed=0)
@@ -67,8 +75,11 @@ def compare_runs(first: str, second: str) -> str:
         f"{a.name}: {left.mean():.1%} {what.format(n=len(shared))}",
         f"{b.name}: {right.mean():.1%}",
         f"difference {100 * difference.value:+.1f} points, {CONFIDENCE:.0%} interval "
-        f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]; {tested}: the two {verdict}.",
-        "p is of this one comparison; a report's are adjusted for all that it makes, and so larger."]
+        f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]; {tested}: the two "
+        f"{verdict}.",
+        "p is of this one comparison; a report's are adjusted for all that it makes, and so "
+        "larger.",
+    ]
     left_out = len(a.quality) + len(b.quality) - 2 * len(shared)
     if left_out:
         stand = "example stands" if left_out == 1 else "examples stand"
@@ -82,10 +93,14 @@ def _side(reference: str) -> _Side:
     chosen, _ = recipe.load(folder / "recipe.yaml")
     variant = variant or _bundled(folder, next(iter(chosen.variants)))
     if variant not in chosen.variants:
-        raise UsageError(f"{folder} has no variant '{variant}'; it has {', '.join(chosen.variants)}"
-                         f"{nearest(variant, chosen.variants)}")
+        raise UsageError(
+            f"{folder} has no variant '{variant}'; it has {', '.join(chosen.variants)}"
+            f"{nearest(variant, chosen.variants)}"
+        )
     if not (folder / "variants" / variant / "details.json").is_file():
-        raise UsageError(f"{folder} is not finished: no predictions of {variant}. Run its recipe again to go on.")
+        raise UsageError(
+            f"{folder} is not finished: no predictions of {variant}. Run its recipe again to go on."
+        )
     study = run_folder.read_study(folder / "data")
     result = run_folder.read_result(folder / "variants" / variant, chosen.variants[variant].kind)
     if chosen.task == "classification":
@@ -93,7 +108,11 @@ def _side(reference: str) -> _Side:
         quality = test.correct.astype(np.float64)
     else:
         quality = answered(study, result, chosen).primary
-    return _Side(chosen.task, f"{place}:{variant}", dict(zip(_keys(study.test), quality.tolist(), strict=True)))
+    return _Side(
+        chosen.task,
+        f"{place}:{variant}",
+        dict(zip(_keys(study.test), quality.tolist(), strict=True)),
+    )
 
 
 def _split(reference: str) -> tuple[str, str]:

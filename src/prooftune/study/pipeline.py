@@ -29,7 +29,14 @@ from prooftune.utils.files import fingerprint, read_json, write_json, write_text
 from prooftune.utils.progress import say
 from prooftune.utils.secrets import redacted
 from prooftune.variants.context import Context, Outcome
-from prooftune.variants.passages import PASSAGES, Passages, check_documents, documents_digest, searches_contexts, shows_passages
+from prooftune.variants.passages import (
+    PASSAGES,
+    Passages,
+    check_documents,
+    documents_digest,
+    searches_contexts,
+    shows_passages,
+)
 from prooftune.version import __version__
 
 
@@ -41,7 +48,8 @@ class Result:
         folder: the run folder.
         scores: metrics, comparisons and verdict (see `evaluation.scores.score`).
         report: path of the report page.
-        bundle: the bundle of the tuned variant that did best on validation; None if nothing was tuned.
+        bundle: the bundle of the tuned variant that did best on validation; None if nothing was
+            tuned.
     """
 
     folder: Path
@@ -89,19 +97,31 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         study, data_print = prepare(chosen, base, folder)
         if chosen.asks_model:
             how = arithmetic(chosen)
-            say(f"model: {chosen.model.name}, {how['dtype']} on {how['device']}, {how['attention']} attention (model.dtype, "
-                "model.attention)", "dim")
+            say(
+                f"model: {chosen.model.name}, {how['dtype']} on {how['device']}, "
+                f"{how['attention']} attention (model.dtype, "
+                "model.attention)",
+                "dim",
+            )
             if how["frozen_products"] == "int8":
-                say("products with frozen weights are in int8 while adapters learn (model.int8_training)", "dim")
+                say(
+                    "products with frozen weights are in int8 while adapters learn "
+                    "(model.int8_training)",
+                    "dim",
+                )
         results = []
         models = _SharedModel()
         passages = Passages(chosen, base, folder)
         for name, variant in chosen.variants.items():
             place = folder / "variants" / name
-            results.append(_variant(chosen, study, data_print, name, variant, place, base, models, passages))
+            results.append(
+                _variant(chosen, study, data_print, name, variant, place, base, models, passages)
+            )
         del models, passages
         scores = evaluate(chosen, study, results, folder, base)
-        return Result(folder, scores, folder / "report.html", _bundle(chosen, study, results, scores, folder))
+        return Result(
+            folder, scores, folder / "report.html", _bundle(chosen, study, results, scores, folder)
+        )
 
 
 def check_model(chosen: Recipe) -> None:
@@ -124,10 +144,19 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     """
     from prooftune.data.prepare import prepare as prepare_data
 
-    print_ = fingerprint({
-        "data": chosen.data.model_dump(), "audit": chosen.audit.model_dump(), "seed": chosen.seed, "version": __version__,
-        "prompt": chosen.prompt.model_dump(), "model": chosen.model.name, "task": chosen.task,
-        "sources": {name: source_digest(chosen.data, name, base) for name in SPLITS}, "searched": searches_contexts(chosen)})
+    print_ = fingerprint(
+        {
+            "data": chosen.data.model_dump(),
+            "audit": chosen.audit.model_dump(),
+            "seed": chosen.seed,
+            "version": __version__,
+            "prompt": chosen.prompt.model_dump(),
+            "model": chosen.model.name,
+            "task": chosen.task,
+            "sources": {name: source_digest(chosen.data, name, base) for name in SPLITS},
+            "searched": searches_contexts(chosen),
+        }
+    )
     place = folder / "data"
     if run_folder.is_done(place, print_):
         say("data and audit: unchanged", "dim")
@@ -141,14 +170,20 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     run_folder.write_study(place, study)
     run_folder.finish(place, print_)
     what = f"rows, {len(study.labels)} labels" if study.labels else "questions"
-    say(f"data: {len(study.train):,} training, {len(study.validation):,} validation and {len(study.test):,} test {what}")
+    say(
+        f"data: {len(study.train):,} training, {len(study.validation):,} validation and "
+        f"{len(study.test):,} test {what}"
+    )
     for note in study.notes:
         say(f"  {note}", "yellow")
     return study, print_
 
 
-def evaluate(chosen: Recipe, study: Study, results: list[VariantResult], folder: Path, base: Path) -> dict[str, Any]:
-    """Score every variant, compare them in pairs, ask the judge if there is one, and write the report."""
+def evaluate(
+    chosen: Recipe, study: Study, results: list[VariantResult], folder: Path, base: Path
+) -> dict[str, Any]:
+    """Score every variant, compare them in pairs, ask the judge if there is one, and write the
+    report."""
     from prooftune.report.build import build
 
     if chosen.task == "classification":
@@ -162,37 +197,60 @@ def evaluate(chosen: Recipe, study: Study, results: list[VariantResult], folder:
     if chosen.judge is not None:
         from prooftune.judge.study import judge_study
 
-        scores["judge"] = judge_study(chosen, chosen.judge, study, results, scores, folder / "judge", base)
+        scores["judge"] = judge_study(
+            chosen, chosen.judge, study, results, scores, folder / "judge", base
+        )
     write_json(folder / "scores.json", scores)
     facts = {
-        "name": chosen.name, "recipe": redacted(recipe.dump(chosen)), "scores": scores, "notes": study.notes, "seed": chosen.seed,
-        "audit": read_json(folder / "data" / "audit.json"), "prooftune_version": __version__,
+        "name": chosen.name,
+        "recipe": redacted(recipe.dump(chosen)),
+        "scores": scores,
+        "notes": study.notes,
+        "seed": chosen.seed,
+        "audit": read_json(folder / "data" / "audit.json"),
+        "prooftune_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "variants": {r.name: {"kind": r.kind, **r.details} for r in results}, "environment": environment(chosen)}
+        "variants": {r.name: {"kind": r.kind, **r.details} for r in results},
+        "environment": environment(chosen),
+    }
     estimated = run_folder.estimates_file(recipe.dump(chosen))
     if estimated.is_file():
-        facts["estimates"] = {name: {**one, "seconds": one["train_seconds"] + one["score_seconds"]}
-                              for name, one in read_json(estimated).items()}
+        facts["estimates"] = {
+            name: {**one, "seconds": one["train_seconds"] + one["score_seconds"]}
+            for name, one in read_json(estimated).items()
+        }
     build(facts, folder)
     return scores
 
 
 def reread(folder: Path) -> Result:
-    """Score and report a finished run again from its files, e.g. after Prooftune's report has changed."""
+    """Score and report a finished run again from its files, e.g. after Prooftune's report has
+    changed."""
     run_folder.open_run(folder)
     chosen, base = recipe.load(folder / "recipe.yaml")
-    missing = [name for name in chosen.variants if not (folder / "variants" / name / "details.json").is_file()]
+    missing = [
+        name
+        for name in chosen.variants
+        if not (folder / "variants" / name / "details.json").is_file()
+    ]
     if missing:
-        raise UsageError(f"{folder} is not finished: no predictions of {', '.join(missing)}. Run the recipe again to go on.")
+        raise UsageError(
+            f"{folder} is not finished: no predictions of {', '.join(missing)}. Run the recipe "
+            "again to go on."
+        )
     study = run_folder.read_study(folder / "data")
-    results = [run_folder.read_result(folder / "variants" / name, v.kind) for name, v in chosen.variants.items()]
+    results = [
+        run_folder.read_result(folder / "variants" / name, v.kind)
+        for name, v in chosen.variants.items()
+    ]
     scores = evaluate(chosen, study, results, folder, base)
     bundle = folder / "bundle"
     return Result(folder, scores, folder / "report.html", bundle if bundle.is_dir() else None)
 
 
 class _SharedModel:
-    """The untuned model, loaded when the first variant needs it and let go before training needs the memory."""
+    """The untuned model, loaded when the first variant needs it and let go before training needs
+    the memory."""
 
     def __init__(self) -> None:
         self._held: Any = None
@@ -209,7 +267,14 @@ class _SharedModel:
 
 
 def _variant(
-    chosen: Recipe, study: Study, data_print: str, name: str, variant: Variant, folder: Path, base: Path, models: _SharedModel,
+    chosen: Recipe,
+    study: Study,
+    data_print: str,
+    name: str,
+    variant: Variant,
+    folder: Path,
+    base: Path,
+    models: _SharedModel,
     passages: Passages,
 ) -> VariantResult:
     """Run one variant, or read back its result if nothing that it depends on has changed."""
@@ -222,7 +287,13 @@ def _variant(
     seen, retrieval = passages.study(study, variant)
     if shows_passages(variant):
         write_json(folder / PASSAGES, passages.shown_in(seen))
-    outcome = _outcome(Context(chosen, seen, folder, windowed=not shows_passages(variant)), variant, name, base, models)
+    outcome = _outcome(
+        Context(chosen, seen, folder, windowed=not shows_passages(variant)),
+        variant,
+        name,
+        base,
+        models,
+    )
     if retrieval:
         outcome.details["retrieval"] = retrieval
     if variant.context == "gold" and (guessed := passages.guessed(study)):
@@ -234,12 +305,18 @@ def _variant(
     result = run_folder.read_result(folder, variant.kind)
     said = task.asking(chosen)
     quality = fmean(said.quality(p, e) for p, e in zip(result.test, study.test, strict=True))
-    before = " before its no-answer threshold" if any(p.no_answer_log_prob is not None for p in result.test) else ""
+    before = (
+        " before its no-answer threshold"
+        if any(p.no_answer_log_prob is not None for p in result.test)
+        else ""
+    )
     say(f"{name}: {said.measure} {quality:.1%} on {len(study.test):,} test rows{before}")
     return result
 
 
-def _outcome(context: Context, variant: Variant, name: str, base: Path, models: _SharedModel) -> Outcome:
+def _outcome(
+    context: Context, variant: Variant, name: str, base: Path, models: _SharedModel
+) -> Outcome:
     # Imported where used: the classical baselines need no torch.
     if not variant.asks_model:
         from prooftune.variants import classical
@@ -253,7 +330,10 @@ def _outcome(context: Context, variant: Variant, name: str, base: Path, models: 
     from prooftune.variants import prompting
 
     ask: dict[str, Callable[..., Outcome]] = {
-        "zero-shot": prompting.zero_shot, "few-shot": prompting.few_shot, "prompted": prompting.prompted}
+        "zero-shot": prompting.zero_shot,
+        "few-shot": prompting.few_shot,
+        "prompted": prompting.prompted,
+    }
     return ask[variant.kind](context, variant, models.get(context), name)
 
 
@@ -261,8 +341,13 @@ def _inputs(chosen: Recipe, variant: Variant) -> list[Any]:
     """The parts of the recipe that a variant's predictions depend on."""
     if not variant.asks_model:
         return [chosen.seed]
-    parts: list[Any] = [chosen.seed, chosen.model.model_dump(), chosen.quantization, chosen.prompt.model_dump(),
-                        chosen.scoring.model_dump()]
+    parts: list[Any] = [
+        chosen.seed,
+        chosen.model.model_dump(),
+        chosen.quantization,
+        chosen.prompt.model_dump(),
+        chosen.scoring.model_dump(),
+    ]
     if chosen.task != "classification":
         parts += [chosen.answering.model_dump(), chosen.retrieval and chosen.retrieval.model_dump()]
         parts += [chosen.variants[variant.adapter].model_dump()] if variant.adapter else []
@@ -277,7 +362,9 @@ def encoder_for(chosen: Recipe, study: Study) -> Encoder:
     return context.encoder(context.rendering())
 
 
-def token_lengths(chosen: Recipe, study: Study) -> Callable[[Sequence[Example]], Iterator[tuple[int, int]]] | None:
+def token_lengths(
+    chosen: Recipe, study: Study
+) -> Callable[[Sequence[Example]], Iterator[tuple[int, int]]] | None:
     """A function that measures prompts in tokens, if any variant asks a language model."""
     if not chosen.asks_model:
         return None
@@ -285,8 +372,11 @@ def token_lengths(chosen: Recipe, study: Study) -> Callable[[Sequence[Example]],
     return lambda examples: (encoder.full_length(e.inputs) for e in examples)
 
 
-def _bundle(chosen: Recipe, study: Study, results: list[VariantResult], scores: dict[str, Any], folder: Path) -> Path | None:
-    """Bundle the tuned variant that did best on validation rows (on test rows it would be chosen by what it is judged on)."""
+def _bundle(
+    chosen: Recipe, study: Study, results: list[VariantResult], scores: dict[str, Any], folder: Path
+) -> Path | None:
+    """Bundle the tuned variant that did best on validation rows (on test rows it would be chosen by
+    what it is judged on)."""
     # One that uses what another has learned has nothing of its own to ship.
     tuned = [r for r in results if r.kind == "tuned" and not chosen.variants[r.name].adapter]
     if not tuned:

@@ -1,7 +1,8 @@
 """Citations in an answer: which passages it names.
 
-An answer names a passage in square brackets, by its number among the passages shown with the question (``[3]``,
-``[1, 2]``) or by its id (``[doc:12]``). What was not shown is never a source, and is counted.
+An answer names a passage in square brackets, by its number among the passages shown with the
+question (``[3]``, ``[1, 2]``) or by its id (``[doc:12]``). What was not shown is never a source,
+and is counted.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# A number of up to three digits: four are a year. An id has a letter before its number: without one it is a time of day.
+# A number of up to three digits: four are a year. An id has a letter before its number: without one
+# it is a time of day.
 _ID = r"(?:\d{1,3}|(?=[^\s\[\],;:]*[^\W\d])[^\s\[\],;]{1,200}:\d{1,9})"
 _CITATION = re.compile(rf"\s*\[\s*({_ID}(?:\s*[,;]\s*{_ID})*)\s*\]")
 _CUT = re.compile(r"\s*\[\s*\d{1,3}(?:\s*[,;]\s*\d{1,3})*\s*[,;]?\s*$")
@@ -17,7 +19,8 @@ _CUT = re.compile(r"\s*\[\s*\d{1,3}(?:\s*[,;]\s*\d{1,3})*\s*[,;]?\s*$")
 
 
 def parse_citations(text: str) -> tuple[str, list[str]]:
-    """The answer without its citations, one that it broke off in included, and the ids that they name, in order and each once.
+    """The answer without its citations, one that it broke off in included, and the ids that they
+    name, in order and each once.
 
     The ids are as written: `sources` tells which of them name a passage that was shown.
     """
@@ -35,7 +38,8 @@ def sources(ids: Sequence[str], retrieved: Sequence[str]) -> tuple[list[str], li
     """The retrieved passages that the ids name, each once, and the ids that name none.
 
     Args:
-        ids: as `parse_citations` gives them: a number is a place in `retrieved`, from 1; all else an id in it.
+        ids: as `parse_citations` gives them: a number is a place in `retrieved`, from 1; all else
+            an id in it.
         retrieved: ids of the passages shown, in the order of their numbers.
     """
     named: dict[str, None] = {}

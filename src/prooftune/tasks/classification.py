@@ -1,6 +1,7 @@
 """Classification: an encoder and a model turn examples into predictions.
 
-The one path from model to prediction, used by every model variant, by a loaded bundle and by serving.
+The one path from model to prediction, used by every model variant, by a loaded bundle and by
+serving.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from prooftune.types import Example, Prediction
 from prooftune.utils.progress import Part, bar
 
 _CONTENT_FREE = ("N/A", "[MASK]", "")
-"""The inputs without content of Zhao et al. 2021 (arXiv 2102.09690), whose label probabilities are averaged."""
+"""The inputs without content of Zhao et al. 2021 (arXiv 2102.09690), whose label probabilities are
+averaged."""
 
 
 def predict(
@@ -40,37 +42,62 @@ def predict(
         examples: their targets are not looked at.
         settings: likelihood or generation, length normalisation, contextual calibration.
         head: whether the model has a classification head.
-        description: what the progress bar says, or of which other bar it is a part; None for no bar.
+        description: what the progress bar says, or of which other bar it is a part; None for no
+            bar.
     """
     encoded = [encoder.encode(example.inputs) for example in examples]
     if not head and settings.method == "generation":
         return _generated(model, encoder, examples, encoded, settings, description)
-    scores = label_scores(model, encoder, [e.row for e in encoded], settings, head=head, description=description)
+    scores = label_scores(
+        model, encoder, [e.row for e in encoded], settings, head=head, description=description
+    )
     if not head and settings.calibration:
         fields = examples[0].inputs if examples else {}
         blank = [encoder.encode(dict.fromkeys(fields, text)).row for text in _CONTENT_FREE]
-        neutral = torch.softmax(label_scores(model, encoder, blank, settings, description=None), dim=1).mean(dim=0)
+        neutral = torch.softmax(
+            label_scores(model, encoder, blank, settings, description=None), dim=1
+        ).mean(dim=0)
         scores = scores - neutral.log()
     log_probs = torch.log_softmax(scores, dim=1)
     labels = encoder.rendering.labels
     return [
-        Prediction(example.id, labels[int(row.argmax())], True, tuple(row.tolist()), len(encoder.prefix) + len(e.row), e.truncated)
+        Prediction(
+            example.id,
+            labels[int(row.argmax())],
+            True,
+            tuple(row.tolist()),
+            len(encoder.prefix) + len(e.row),
+            e.truncated,
+        )
         for example, e, row in zip(examples, encoded, log_probs, strict=True)
     ]
 
 
 def label_scores(
-    model: nn.Module, encoder: Encoder, rows: Sequence[Sequence[int]], settings: recipe.Scoring, *,
-    head: bool = False, description: str | Part | None = "Scoring",
+    model: nn.Module,
+    encoder: Encoder,
+    rows: Sequence[Sequence[int]],
+    settings: recipe.Scoring,
+    *,
+    head: bool = False,
+    description: str | Part | None = "Scoring",
 ) -> Tensor:
     """Unnormalised log-probabilities [rows, labels] in float64, in the order of `rows`."""
     scores = torch.zeros(len(rows), len(encoder.rendering.labels), dtype=torch.float64)
     if head:
-        batches = scoring.score_classes(model, encoder.prefix, rows, batch_tokens=settings.batch_tokens)
+        batches = scoring.score_classes(
+            model, encoder.prefix, rows, batch_tokens=settings.batch_tokens
+        )
     else:
         batches = scoring.score_labels(
-            model, encoder.prefix, rows, encoder.targets, encoder.stop,
-            normalize=settings.normalize == "length", batch_tokens=settings.batch_tokens)
+            model,
+            encoder.prefix,
+            rows,
+            encoder.targets,
+            encoder.stop,
+            normalize=settings.normalize == "length",
+            batch_tokens=settings.batch_tokens,
+        )
     with autocast(model), bar(description, len(rows)) as shown:
         for numbers, values in batches:
             scores[numbers] = values.double()
@@ -79,7 +106,11 @@ def label_scores(
 
 
 def _generated(
-    model: nn.Module, encoder: Encoder, examples: Sequence[Example], encoded: list[Encoded], settings: recipe.Scoring,
+    model: nn.Module,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    encoded: list[Encoded],
+    settings: recipe.Scoring,
     description: str | Part | None,
 ) -> list[Prediction]:
     from prooftune.engine.generation import generate
@@ -88,22 +119,40 @@ def _generated(
     with autocast(model), bar(description, len(examples)) as shown:
         texts: dict[int, str] = {}
         for numbers, written in generate(
-                model, encoder.prefix, [e.row for e in encoded], encoder.stop, max_new_tokens=settings.max_new_tokens,
-                batch_tokens=settings.batch_tokens):
-            texts |= {number: encoder.decode_answer(done.ids) for number, done in zip(numbers, written, strict=True)}
+            model,
+            encoder.prefix,
+            [e.row for e in encoded],
+            encoder.stop,
+            max_new_tokens=settings.max_new_tokens,
+            batch_tokens=settings.batch_tokens,
+        ):
+            texts |= {
+                number: encoder.decode_answer(done.ids)
+                for number, done in zip(numbers, written, strict=True)
+            }
             shown.advance(0, len(numbers))  # type: ignore[arg-type]
     for i, (example, e) in enumerate(zip(examples, encoded, strict=True)):
         label = parse_label(texts[i], encoder.rendering.labels)
-        predictions.append(Prediction(example.id, label or "", label is not None, (), len(encoder.prefix) + len(e.row),
-                                      e.truncated, texts[i]))
+        predictions.append(
+            Prediction(
+                example.id,
+                label or "",
+                label is not None,
+                (),
+                len(encoder.prefix) + len(e.row),
+                e.truncated,
+                texts[i],
+            )
+        )
     return predictions
 
 
 def parse_label(text: str, labels: Sequence[str]) -> str | None:
     """The label that a generated text names, or None.
 
-    The text counts as a label if it is one, or begins with one followed by something that is no letter or
-    digit, whatever the case, outer quotes and full stop. The longest label wins. Nothing else is guessed.
+    The text counts as a label if it is one, or begins with one followed by something that is no
+    letter or digit, whatever the case, outer quotes and full stop. The longest label wins. Nothing
+    else is guessed.
     """
     said = text.strip().strip("\"'`*.").strip().casefold()
     for label in sorted(labels, key=len, reverse=True):
@@ -129,10 +178,16 @@ def class_targets(examples: Iterable[Example], encoder: Encoder) -> Iterator[tup
         UsageError: an example has no known label.
     """
     numbers = {label: i for i, label in enumerate(encoder.rendering.labels)}
-    return ((encoder.encode(example.inputs).row, numbers[_known(example, numbers)]) for example in examples)
+    return (
+        (encoder.encode(example.inputs).row, numbers[_known(example, numbers)])
+        for example in examples
+    )
 
 
 def _known(example: Example, known: Container[str]) -> str:
     if example.target is None or example.target not in known:
-        raise UsageError(f"{example.source or example.id}: the label {example.target!r} is not one of the study's")
+        raise UsageError(
+            f"{example.source or example.id}: the label {example.target!r} is not one of the "
+            "study's"
+        )
     return example.target

@@ -3,10 +3,10 @@
 Training, evaluation, prediction and export all call `Encoder.encode`. A `Rendering` is the plain
 description that is saved with the adapter; an `Encoder` is that description bound to a tokenizer.
 
-A prompt is made of fixed parts (system text, instruction, few-shot examples, chat markup) and of fields
-(the example's texts). Every part is tokenised by itself and the ids are concatenated, so the border
-between two parts is the same in training and in use, the fixed beginning is the same ids for every
-example and can be computed once, and a text that spells a control token is read as text.
+A prompt is made of fixed parts (system text, instruction, few-shot examples, chat markup) and of
+fields (the example's texts). Every part is tokenised by itself and the ids are concatenated, so the
+border between two parts is the same in training and in use, the fixed beginning is the same ids for
+every example and can be computed once, and a text that spells a control token is read as text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from prooftune.tasks.rendering import Encoded, Rendering, Shot
 
 __all__ = ["Encoded", "Encoder", "Rendering", "Shot"]
 
-_MARK = "\ue000{}\ue001"  # private-use characters stand for a field until the chat template has been applied
+# private-use characters stand for a field until the chat template has been applied
+_MARK = "\ue000{}\ue001"
 
 
 class Encoder:
@@ -33,8 +34,8 @@ class Encoder:
         stop: id of the token that ends an answer.
 
     Raises:
-        UsageError: the template names an unknown field, the prompt begins with two start tokens, a label
-            has no tokens, or the fixed parts leave no room for the text within `max_length`.
+        UsageError: the template names an unknown field, the prompt begins with two start tokens, a
+            label has no tokens, or the fixed parts leave no room for the text within `max_length`.
     """
 
     def __init__(self, rendering: Rendering, tokenizer: Any, fields: Sequence[str]) -> None:
@@ -48,24 +49,29 @@ class Encoder:
         longest = max([rendering.answer_tokens, *(len(target) + 1 for target in self.targets)])
         self._room = rendering.max_length - self._fixed - longest
         if rendering.shots:
-            # The limit is on what varies: shown examples come on top, and the text keeps the room it has without them.
+            # The limit is on what varies: shown examples come on top, and the text keeps the room
+            # it has without them.
             self._room = Encoder(replace(rendering, shots=()), tokenizer, fields)._room
         self._check_context(self._fixed + self._room + longest)
         if self._room < 8:
             raise UsageError(
-                f"prompt.max_length is {rendering.max_length}, but the prompt's fixed text takes {self._fixed} tokens "
+                f"prompt.max_length is {rendering.max_length}, but the prompt's fixed text takes "
+                f"{self._fixed} tokens "
                 f"and the answer {longest}: no room for the text. Raise "
-                "prompt.max_length, or shorten the template.")
+                "prompt.max_length, or shorten the template."
+            )
 
     def encode(self, inputs: Mapping[str, str]) -> Encoded:
         """Token ids of one prompt. Takes the inputs alone, so a target cannot reach the prompt.
 
-        Where the fields do not fit, the longest is cut at its end first; fixed text and target never are.
+        Where the fields do not fit, the longest is cut at its end first; fixed text and target
+        never are.
         """
         return self._encoded(self._field_ids(inputs))
 
     def windows(self, inputs: Mapping[str, str]) -> list[Encoded]:
-        """The prompts by which one example is read: one, or several where the windowed field is too long for one."""
+        """The prompts by which one example is read: one, or several where the windowed field is too
+        long for one."""
         ids = self._field_ids(inputs)
         name = self.rendering.windowed
         if name not in ids:
@@ -99,7 +105,8 @@ class Encoder:
         return Encoded(row, cut, ids[windowed] if windowed else [])
 
     def layout(self) -> list[list[int] | str]:
-        """The prompt in order: ids of fixed parts, and names of the fields whose texts are tokenised by themselves."""
+        """The prompt in order: ids of fixed parts, and names of the fields whose texts are
+        tokenised by themselves."""
         return [self.prefix, *self._parts]
 
     def full_length(self, inputs: Mapping[str, str]) -> tuple[int, int]:
@@ -109,7 +116,9 @@ class Encoder:
 
     def render(self, inputs: Mapping[str, str]) -> str:
         """The prompt as text, as the model reads it."""
-        return str(self._tokenizer.decode(self.prefix + self.encode(inputs).row, skip_special_tokens=False))
+        return str(
+            self._tokenizer.decode(self.prefix + self.encode(inputs).row, skip_special_tokens=False)
+        )
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ids that stand in a prompt."""
@@ -124,22 +133,35 @@ class Encoder:
 
     def _check_template(self, fields: Sequence[str]) -> None:
         try:
-            used = [name for _, name, _, _ in string.Formatter().parse(self.rendering.template) if name is not None]
+            used = [
+                name
+                for _, name, _, _ in string.Formatter().parse(self.rendering.template)
+                if name is not None
+            ]
         except ValueError as error:
-            raise UsageError(f"prompt template: {error} (write {{{{ and }}}} for literal braces)") from None
+            raise UsageError(
+                f"prompt template: {error} (write {{{{ and }}}} for literal braces)"
+            ) from None
         for name in used:
             if name not in fields and name != "labels":
-                raise UsageError(f"the prompt template uses {{{name}}}; the data has "
-                                 f"{', '.join('{' + f + '}' for f in fields)} and {{labels}}{nearest(name, fields)}")
+                raise UsageError(
+                    f"the prompt template uses {{{name}}}; the data has "
+                    f"{', '.join('{' + f + '}' for f in fields)} and "
+                    f"{{labels}}{nearest(name, fields)}"
+                )
         if not set(used) & set(fields):
-            raise UsageError("the prompt template uses none of the data's fields: "
-                             + ", ".join("{" + f + "}" for f in fields))
+            raise UsageError(
+                "the prompt template uses none of the data's fields: "
+                + ", ".join("{" + f + "}" for f in fields)
+            )
 
     def _check_context(self, longest: int) -> None:
         limit = getattr(self._tokenizer, "model_max_length", None)
         if isinstance(limit, int) and longest > limit:
-            raise UsageError(f"prompts would have up to {longest} tokens, more than the model's {limit}: lower "
-                             "prompt.max_length or show fewer examples")
+            raise UsageError(
+                f"prompts would have up to {longest} tokens, more than the model's {limit}: lower "
+                "prompt.max_length or show fewer examples"
+            )
 
     def _message(self, number: int) -> str:
         """The user's message with a mark where each field of example `number` goes."""
@@ -153,21 +175,35 @@ class Encoder:
         return "".join(parts)
 
     def _segments(self) -> tuple[list[str], int]:
-        """The prompt cut at its fields: fixed texts at even places, field marks at odd ones; and the stop id."""
+        """The prompt cut at its fields: fixed texts at even places, field marks at odd ones; and
+        the stop id."""
         shots = self.rendering.shots
         if not self.rendering.chat:
             # A template that ends in a cue of its own ("### Response:") needs no other.
             question = "{}" if self.rendering.template.rstrip().endswith(":") else "{}\nAnswer:"
             system = f"{self.rendering.system}\n\n" if self.rendering.system else ""
-            asked = [question.format(self._message(i)) + self._spaced(s.label) for i, s in enumerate(shots)]
+            asked = [
+                question.format(self._message(i)) + self._spaced(s.label)
+                for i, s in enumerate(shots)
+            ]
             text = system + "\n\n".join([*asked, question.format(self._message(len(shots)))])
             stop = self._tokenizer.eos_token_id
             if stop is None:
-                raise UsageError("this tokenizer has no end-of-text token, so a tuned model could never learn to stop")
+                raise UsageError(
+                    "this tokenizer has no end-of-text token, so a tuned model could never learn "
+                    "to stop"
+                )
             return self._cut(text), int(stop)
-        turns = [{"role": "system", "content": self.rendering.system}] if self.rendering.system is not None else []
+        turns = (
+            [{"role": "system", "content": self.rendering.system}]
+            if self.rendering.system is not None
+            else []
+        )
         for number, shot in enumerate(shots):
-            turns += [{"role": "user", "content": self._message(number)}, {"role": "assistant", "content": shot.label}]
+            turns += [
+                {"role": "user", "content": self._message(number)},
+                {"role": "assistant", "content": shot.label},
+            ]
         turns.append({"role": "user", "content": self._message(len(shots))})
         template = self._apply_template
         text = template(turns, add_generation_prompt=True)
@@ -175,19 +211,31 @@ class Encoder:
 
     def _chat_stop(self, turns: list[dict[str, str]]) -> int:
         """The token with which the chat template ends the assistant's turn."""
-        answered = self._apply_template([*turns, {"role": "assistant", "content": _MARK.format("answer")}])
-        after = self._tokenizer(answered.rpartition(_MARK.format("answer"))[2], add_special_tokens=False).input_ids
+        answered = self._apply_template(
+            [*turns, {"role": "assistant", "content": _MARK.format("answer")}]
+        )
+        after = self._tokenizer(
+            answered.rpartition(_MARK.format("answer"))[2], add_special_tokens=False
+        ).input_ids
         if not after:
-            raise UsageError("this chat template puts nothing after an answer, so a tuned model could never learn to "
-                             "stop; set prompt.chat: false")
+            raise UsageError(
+                "this chat template puts nothing after an answer, so a tuned model could never "
+                "learn to "
+                "stop; set prompt.chat: false"
+            )
         return int(after[0])
 
     def _apply_template(self, turns: list[dict[str, str]], **options: Any) -> str:
         try:
             return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **options))
-        except Exception as error:  # jinja templates raise what they like, e.g. "System role not supported"
-            raise UsageError(f"the model's chat template refused the prompt: {error}. Set prompt.chat: false, or leave "
-                             "out prompt.system.") from error
+        except (
+            Exception
+        ) as error:  # jinja templates raise what they like, e.g. "System role not supported"
+            raise UsageError(
+                f"the model's chat template refused the prompt: {error}. Set prompt.chat: false, "
+                "or leave "
+                "out prompt.system."
+            ) from error
 
     def _cut(self, text: str) -> list[str]:
         pieces: list[str] = []
@@ -197,7 +245,8 @@ class Encoder:
         return pieces
 
     def _tokenise_segments(self, segments: list[str]) -> tuple[list[int], list[list[int] | str]]:
-        """Ids before the asked example's first field, and what follows: ids and field names in turn."""
+        """Ids before the asked example's first field, and what follows: ids and field names in
+        turn."""
         shots = self.rendering.shots
         prefix = self._fixed_ids(segments[0])
         bos = self._tokenizer.bos_token_id
@@ -205,13 +254,18 @@ class Encoder:
         if adds and prefix[:1] != [bos]:
             prefix = [bos, *prefix]
         if bos is not None and prefix[:2] == [bos, bos]:
-            raise UsageError("the prompt begins with two start-of-text tokens: leave the one in the template or the "
-                             "one in the chat template out")
+            raise UsageError(
+                "the prompt begins with two start-of-text tokens: leave the one in the template "
+                "or the "
+                "one in the chat template out"
+            )
         parts: list[list[int] | str] = []
         for mark, fixed in zip(segments[1::2], segments[2::2], strict=True):
             number, _, name = mark.partition(":")
             if int(number) < len(shots):
-                prefix = prefix + self._ids(shots[int(number)].inputs[name]) + self._fixed_ids(fixed)
+                prefix = (
+                    prefix + self._ids(shots[int(number)].inputs[name]) + self._fixed_ids(fixed)
+                )
             else:
                 parts += [name, self._fixed_ids(fixed)]
         if not parts[-1] and not any(isinstance(p, list) and p for p in parts):
@@ -224,7 +278,9 @@ class Encoder:
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+        return list(
+            self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        )
 
     def _spaced(self, label: str) -> str:
         return f" {label}"

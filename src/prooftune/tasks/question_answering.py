@@ -1,8 +1,9 @@
 """Question answering: an encoder and a model turn questions into answers.
 
-A context that is too long for one prompt is read in windows, and the answer of the window that is surest of
-having one is taken. Where a question may have no answer, saying so is scored beside the best answer, so that
-a threshold between the two can be chosen afterwards (Rajpurkar et al. 2018, arXiv 1806.03822).
+A context that is too long for one prompt is read in windows, and the answer of the window that is
+surest of having one is taken. Where a question may have no answer, saying so is scored beside the
+best answer, so that a threshold between the two can be chosen afterwards (Rajpurkar et al. 2018,
+arXiv 1806.03822).
 """
 
 from __future__ import annotations
@@ -25,11 +26,17 @@ from prooftune.types import Example, Prediction
 from prooftune.utils.progress import Part, bar
 
 _CANDIDATES = 64
-"""Likeliest tokens among which decoding under the constraint looks for one that goes on in the context."""
+"""Likeliest tokens among which decoding under the constraint looks for one that goes on in the
+context."""
 
 
 def predict(
-    model: nn.Module, encoder: Encoder, examples: Sequence[Example], settings: Answering, task: Task, *,
+    model: nn.Module,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    settings: Answering,
+    task: Task,
+    *,
     description: str | Part | None = "Answering",
 ) -> list[Prediction]:
     """Answer every question, in their order.
@@ -40,7 +47,8 @@ def predict(
         examples: their references are not looked at.
         settings: limits, and how "no answer" is said.
         task: ``extractive-qa`` or ``free-text-qa``.
-        description: what the progress bar says, or of which other bar it is a part; None for no bar.
+        description: what the progress bar says, or of which other bar it is a part; None for no
+            bar.
     """
     windows = [encoder.windows(example.inputs) for example in examples]
     rows = [window for several in windows for window in several]
@@ -50,27 +58,47 @@ def predict(
     written: list[Generated] = [Generated() for _ in rows]
     with autocast(model), bar(description, len(rows)) as shown:
         for numbers, done in generate(
-                model, encoder.prefix, [r.row for r in rows], encoder.stop, max_new_tokens=settings.max_new_tokens,
-                batch_tokens=settings.batch_tokens, instead=instead, choose=choose):
+            model,
+            encoder.prefix,
+            [r.row for r in rows],
+            encoder.stop,
+            max_new_tokens=settings.max_new_tokens,
+            batch_tokens=settings.batch_tokens,
+            instead=instead,
+            choose=choose,
+        ):
             for number, one in zip(numbers, done, strict=True):
                 written[number] = one
             shown.advance(0, len(numbers))  # type: ignore[arg-type]
     predictions, start = [], 0
     for example, several in zip(examples, windows, strict=True):
         end = start + len(several)
-        predictions.append(_prediction(encoder, example, several, written[start:end], settings, extracts))
+        predictions.append(
+            _prediction(encoder, example, several, written[start:end], settings, extracts)
+        )
         start = end
     return predictions
 
 
 def _prediction(
-    encoder: Encoder, example: Example, windows: list[Encoded], written: list[Generated], settings: Answering, extracts: bool
+    encoder: Encoder,
+    example: Example,
+    windows: list[Encoded],
+    written: list[Generated],
+    settings: Answering,
+    extracts: bool,
 ) -> Prediction:
     best = max(range(len(written)), key=lambda i: (_sureness(written[i]), -i))
     done = written[best]
     text = encoder.decode_answer(done.ids).strip()
-    if extracts and settings.constrained and not _stands(text, encoder.text(windows[best].window), whole=True):
-        text = text.rpartition(" ")[0]  # the limit, or nothing fitting among the likeliest, cut a word in two
+    if (
+        extracts
+        and settings.constrained
+        and not _stands(text, encoder.text(windows[best].window), whole=True)
+    ):
+        text = text.rpartition(" ")[
+            0
+        ]  # the limit, or nothing fitting among the likeliest, cut a word in two
     answer, ids = parse_citations(text)
     if extracts:
         says_none = done.instead_log_prob is not None and done.instead_log_prob > done.log_prob
@@ -80,15 +108,25 @@ def _prediction(
     output = "" if says_none else answer
     cited, unknown = sources(ids, example.passages)
     return Prediction(
-        id=example.id, output=output, valid=not extracts or not answer or f" {words(answer)} " in f" {context} ",
-        prompt_tokens=sum(len(encoder.prefix) + len(w.row) for w in windows), truncated_tokens=sum(w.truncated for w in windows),
-        raw=answer, generated_tokens=len(done.ids) + done.stopped, answer_log_prob=done.log_prob,
-        no_answer_log_prob=done.instead_log_prob, windows=len(windows) if CONTEXT in example.inputs else 0,
-        retrieved=example.passages, cited=tuple(cited), unknown_citations=len(unknown))
+        id=example.id,
+        output=output,
+        valid=not extracts or not answer or f" {words(answer)} " in f" {context} ",
+        prompt_tokens=sum(len(encoder.prefix) + len(w.row) for w in windows),
+        truncated_tokens=sum(w.truncated for w in windows),
+        raw=answer,
+        generated_tokens=len(done.ids) + done.stopped,
+        answer_log_prob=done.log_prob,
+        no_answer_log_prob=done.instead_log_prob,
+        windows=len(windows) if CONTEXT in example.inputs else 0,
+        retrieved=example.passages,
+        cited=tuple(cited),
+        unknown_citations=len(unknown),
+    )
 
 
 def _sureness(done: Generated) -> float:
-    """How sure a window is that it holds the answer; without "no answer" to compare with, of its words."""
+    """How sure a window is that it holds the answer; without "no answer" to compare with, of its
+    words."""
     if done.instead_log_prob is None:
         return done.log_prob / (len(done.ids) + 1)
     return done.log_prob - done.instead_log_prob
@@ -112,7 +150,8 @@ def _inside(encoder: Encoder, rows: Sequence[Encoded]) -> Callable[[int, list[in
 
 
 def _stands(text: str, context: str, *, whole: bool) -> bool:
-    """Whether a text stands in a context from the beginning of a word on, and with `whole` to the end of one."""
+    """Whether a text stands in a context from the beginning of a word on, and with `whole` to the
+    end of one."""
     pattern = r"(?<!\w)" + re.escape(text) + (r"(?!\w)" if whole else "")
     return bool(text) and re.search(pattern, context) is not None
 
@@ -120,10 +159,11 @@ def _stands(text: str, context: str, *, whole: bool) -> bool:
 def targets(
     examples: Iterable[Example], encoder: Encoder, settings: Answering, task: Task
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """(prompt ids, answer ids) of every training row: one for each window of an extractive question.
+    """(prompt ids, answer ids) of every training row: one for each window of an extractive
+    question.
 
-    A window without the answer is a question without one. Freely written answers are learned in the window that
-    shares the most words with them.
+    A window without the answer is a question without one. Freely written answers are learned in the
+    window that shares the most words with them.
     """
     for example in examples:
         windows = encoder.windows(example.inputs)
@@ -131,9 +171,24 @@ def targets(
         if len(windows) == 1:
             chosen = [(windows[0], target)]
         elif task == "extractive-qa":
-            chosen = [(w, target if example.target and example.target in encoder.text(w.window) else settings.no_answer)
-                      for w in windows]
+            chosen = [
+                (
+                    w,
+                    target
+                    if example.target and example.target in encoder.text(w.window)
+                    else settings.no_answer,
+                )
+                for w in windows
+            ]
         else:
             wanted = set(words(target).split())
-            chosen = [(max(windows, key=lambda w: len(wanted & set(words(encoder.text(w.window)).split()))), target)]
+            chosen = [
+                (
+                    max(
+                        windows,
+                        key=lambda w: len(wanted & set(words(encoder.text(w.window)).split())),
+                    ),
+                    target,
+                )
+            ]
         yield from ((window.row, encoder.answer_ids(said)) for window, said in chosen)

@@ -27,8 +27,8 @@ class Rendering:
         max_length: tokens of prompt and target together, shown examples not counted.
         shots: examples shown before the question.
         answer_tokens: tokens kept free for an answer that is written; 0 where labels are compared.
-        windowed: the field that is read in several parts where it is too long for one prompt, each with all else of
-            the prompt; None: it is shortened.
+        windowed: the field that is read in several parts where it is too long for one prompt, each
+            with all else of the prompt; None: it is shortened.
         overlap: tokens that two neighbouring parts share.
     """
 

@@ -18,10 +18,11 @@ class Asking:
     """A task with the settings of one recipe.
 
     Attributes:
-        predict: (model, encoder, examples, head, what the progress bar says) -> predictions, in order.
+        predict: (model, encoder, examples, head, what the progress bar says) -> predictions, in
+            order.
         targets: (examples, encoder) -> ids of every training row's prompt and of its target.
-        quality: (prediction, example) -> how good an answer is, 0 to 1: right or wrong for a label, the overlap of
-            words for an answer.
+        quality: (prediction, example) -> how good an answer is, 0 to 1: right or wrong for a label,
+            the overlap of words for an answer.
         measure: what `quality` is called.
         said: (example) -> its target as the model should write it.
     """
@@ -45,10 +46,13 @@ def _classification(recipe: Recipe) -> Asking:
 
     return Asking(
         predict=lambda model, encoder, examples, head, description: classification.predict(
-            model, encoder, examples, recipe.scoring, head=head, description=description),
+            model, encoder, examples, recipe.scoring, head=head, description=description
+        ),
         targets=classification.targets,
         quality=lambda prediction, example: float(prediction.output == example.target),
-        measure="accuracy", said=lambda example: example.target or "")
+        measure="accuracy",
+        said=lambda example: example.target or "",
+    )
 
 
 def _answering(recipe: Recipe) -> Asking:
@@ -57,7 +61,12 @@ def _answering(recipe: Recipe) -> Asking:
 
     return Asking(
         predict=lambda model, encoder, examples, head, description: question_answering.predict(
-            model, encoder, examples, recipe.answering, recipe.task, description=description),
-        targets=lambda examples, encoder: question_answering.targets(examples, encoder, recipe.answering, recipe.task),
+            model, encoder, examples, recipe.answering, recipe.task, description=description
+        ),
+        targets=lambda examples, encoder: question_answering.targets(
+            examples, encoder, recipe.answering, recipe.task
+        ),
         quality=lambda prediction, example: f1(prediction.output, example.references or ()),
-        measure="F1", said=lambda example: example.target or recipe.answering.no_answer)
+        measure="F1",
+        said=lambda example: example.target or recipe.answering.no_answer,
+    )

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 from prooftune.recipe import Task
 
-_EXTRACT = ("Answer the question with words copied from the text. If the text does not hold the answer, reply "
-            "\"{no_answer}\".")
+_EXTRACT = (
+    "Answer the question with words copied from the text. If the text does not hold the answer, "
+    "reply "
+    '"{no_answer}".'
+)
 
 
 def default_template(task: Task, fields: Sequence[str], no_answer: str) -> str:
@@ -29,8 +32,9 @@ def candidate_templates(task: Task, fields: Sequence[str], no_answer: str) -> li
     return [
         default_template(task, fields, no_answer),
         f"{inputs}\n\nWhich of these labels fits the text above best: {{labels}}?",
-        f"You are an expert annotator. Read the text and choose its label from this list: {{labels}}.\n\n"
-        f"\"{inputs}\"\n\nReply with the label and nothing else.",
+        "You are an expert annotator. Read the text and choose its label from this list: "
+        f"{{labels}}.\n\n"
+        f'"{inputs}"\n\nReply with the label and nothing else.',
         f"Text:\n{inputs}\n\nPossible labels: {{labels}}\nThe label of the text is",
     ]
 
@@ -41,16 +45,20 @@ def _asking(task: Task, fields: Sequence[str], no_answer: str) -> list[str]:
     if task == "extractive-qa":
         return [
             f"{_EXTRACT.format(no_answer=phrase)}\n\nText: {{context}}\n\nQuestion: {{question}}",
-            f"{{context}}\n\nQuestion: {{question}}\nThe answer is a short passage of the text above, or \"{phrase}\". Reply with "
+            f"{{context}}\n\nQuestion: {{question}}\nThe answer is a short passage of the text "
+            f'above, or "{phrase}". Reply with '
             "the answer and nothing else.",
-            f"Read the text and find the shortest passage that answers the question; say \"{phrase}\" if there is none.\n\n"
+            "Read the text and find the shortest passage that answers the question; say "
+            f'"{phrase}" if there is none.\n\n'
             "Text: {context}\n\nQuestion: {question}\nAnswer:",
         ]
     if "context" in fields:
         return [
-            "Answer the question with the help of the passages.\n\n{context}\n\nQuestion: {question}",
+            "Answer the question with the help of the passages.\n\n{context}\n\nQuestion: "
+            "{question}",
             "Answer the following question:\n\n{question}\n\nContext:\n{context}\n\n---\nAnswer:",
-            "{context}\n\nUse only the passages above. Answer in one or two full sentences: {question}",
+            "{context}\n\nUse only the passages above. Answer in one or two full sentences: "
+            "{question}",
         ]
     return [
         "Answer the question.\n\nQuestion: {question}",

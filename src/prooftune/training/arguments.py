@@ -1,4 +1,5 @@
-"""`TrainingArguments` from a recipe: the user's fields as they are, and defaults where they say nothing."""
+"""`TrainingArguments` from a recipe: the user's fields as they are, and defaults where they say
+nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +18,14 @@ SMALL = 500_000_000
 
 
 def training_arguments(
-    options: dict[str, Any], folder: Path, *, rows: int, validation: int, seed: int, dtype: torch.dtype, patience: int | None,
+    options: dict[str, Any],
+    folder: Path,
+    *,
+    rows: int,
+    validation: int,
+    seed: int,
+    dtype: torch.dtype,
+    patience: int | None,
     learning_rate: float = 2e-4,
 ) -> TrainingArguments:
     """Build the arguments.
@@ -36,9 +44,18 @@ def training_arguments(
     """
     _check_device(options)
     values: dict[str, Any] = {
-        "learning_rate": learning_rate, "num_train_epochs": 2, "per_device_train_batch_size": 16, "lr_scheduler_type": "linear",
-        "warmup_steps": 0.05, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": seed, "report_to": "none",
-        "train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 32, "save_total_limit": 2,
+        "learning_rate": learning_rate,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 16,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.05,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "seed": seed,
+        "report_to": "none",
+        "train_sampling_strategy": "group_by_length",
+        "per_device_eval_batch_size": 32,
+        "save_total_limit": 2,
         "ddp_find_unused_parameters": False,  # all that can learn takes part in every step
     }
     if not torch.cuda.is_available():
@@ -51,8 +68,14 @@ def training_arguments(
     except (TypeError, ValueError) as error:
         raise UsageError(f"training: a number is expected: {error}") from None
     # Ours, whatever the recipe says: the pipeline relies on them.
-    values |= {"output_dir": str(folder), "remove_unused_columns": False, "disable_tqdm": True,
-               "prediction_loss_only": True, "dataloader_pin_memory": torch.cuda.is_available(), "label_names": ["labels"]}
+    values |= {
+        "output_dir": str(folder),
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "prediction_loss_only": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "label_names": ["labels"],
+    }
     try:
         arguments = TrainingArguments(**values)
     except (TypeError, ValueError, ImportError, RuntimeError) as error:
@@ -63,7 +86,8 @@ def training_arguments(
 
 
 def usual_learning_rate(parameters: int, method: str) -> float:
-    """The learning rate where a recipe names none: adapters on small models want a higher one, whole models a lower one.
+    """The learning rate where a recipe names none: adapters on small models want a higher one,
+    whole models a lower one.
 
     Args:
         parameters: of the model.
@@ -75,10 +99,19 @@ def usual_learning_rate(parameters: int, method: str) -> float:
 
 
 def _schedule(
-    values: dict[str, Any], options: dict[str, Any], rows: int, validation: int, patience: int | None
+    values: dict[str, Any],
+    options: dict[str, Any],
+    rows: int,
+    validation: int,
+    patience: int | None,
 ) -> dict[str, Any]:
-    """Log 50 times, evaluate and checkpoint four times per training, keep the best, unless told otherwise."""
-    window = int(values["per_device_train_batch_size"]) * int(values.get("gradient_accumulation_steps", 1)) * distributed.size()
+    """Log 50 times, evaluate and checkpoint four times per training, keep the best, unless told
+    otherwise."""
+    window = (
+        int(values["per_device_train_batch_size"])
+        * int(values.get("gradient_accumulation_steps", 1))
+        * distributed.size()
+    )
     steps = int(values.get("max_steps", -1))
     if steps <= 0:
         steps = math.ceil(math.ceil(rows / window) * float(values["num_train_epochs"]))
@@ -87,19 +120,35 @@ def _schedule(
     if "logging_steps" not in options:
         chosen["logging_steps"] = max(1, steps // 50)
     if "eval_strategy" not in options:
-        chosen |= {"eval_strategy": "steps" if validation else "no", "eval_steps": options.get("eval_steps", quarter)}
+        chosen |= {
+            "eval_strategy": "steps" if validation else "no",
+            "eval_steps": options.get("eval_steps", quarter),
+        }
     if "save_strategy" not in options:
-        chosen |= {"save_strategy": "steps", "save_steps": options.get("save_steps", chosen.get("eval_steps", quarter))}
+        chosen |= {
+            "save_strategy": "steps",
+            "save_steps": options.get("save_steps", chosen.get("eval_steps", quarter)),
+        }
     if "load_best_model_at_end" not in options:
-        same = chosen.get("save_steps") == chosen.get("eval_steps") and chosen.get("eval_strategy") == "steps"
+        same = (
+            chosen.get("save_steps") == chosen.get("eval_steps")
+            and chosen.get("eval_strategy") == "steps"
+        )
         chosen["load_best_model_at_end"] = bool(validation and (same or patience))
     return chosen
 
 
 def _check_device(options: dict[str, Any]) -> None:
     optimizer = str(options.get("optim", ""))
-    if not torch.cuda.is_available() and (optimizer.startswith("paged_") or optimizer.endswith("8bit")):
-        raise UsageError(f"training.optim: {optimizer} needs a CUDA GPU and there is none here; use adamw_torch")
+    if not torch.cuda.is_available() and (
+        optimizer.startswith("paged_") or optimizer.endswith("8bit")
+    ):
+        raise UsageError(
+            f"training.optim: {optimizer} needs a CUDA GPU and there is none here; use adamw_torch"
+        )
     if not torch.cuda.is_available() and options.get("fp16"):
-        raise UsageError("training.fp16 needs a CUDA GPU and there is none here; use bf16: true, or neither for the best of this "
-                         "machine")
+        raise UsageError(
+            "training.fp16 needs a CUDA GPU and there is none here; use bf16: true, or neither "
+            "for the best of this "
+            "machine"
+        )

@@ -1,4 +1,5 @@
-"""What is learned: the loss over target tokens (instruction) or over classes (head), and its batches."""
+"""What is learned: the loss over target tokens (instruction) or over classes (head), and its
+batches."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ class Row:
     """One training row, in four bytes for a token.
 
     Attributes:
-        ids: token ids after the shared prefix; for instructions the target and its stop token included,
-            except that the last of them is only ever predicted, never fed.
+        ids: token ids after the shared prefix; for instructions the target and its stop token
+            included, except that the last of them is only ever predicted, never fed.
         read: places in `ids` whose hidden states predict the targets.
         targets: what is predicted there: token ids, or one class number.
     """
@@ -52,7 +53,9 @@ class Row:
         return self._numbers[self._ends[1] :].tolist()
 
 
-def instruction_rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], stop: int) -> Stored[Row]:
+def instruction_rows(
+    pairs: Iterable[tuple[Sequence[int], Sequence[int]]], stop: int
+) -> Stored[Row]:
     """Rows whose loss is on the target's tokens and its stop token only.
 
     Args:
@@ -62,6 +65,7 @@ def instruction_rows(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], stop:
     Raises:
         UsageError: a target holds the stop token.
     """
+
     def row(prompt: Sequence[int], target: Sequence[int]) -> Row:
         answer, start = [*target, stop], len(prompt)
         return Row([*prompt, *answer[:-1]], range(start - 1, start + len(answer) - 1), answer)
@@ -79,7 +83,8 @@ def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> Stored[Row]:
 
 
 def checked(rows: Iterable[Row], stop: int) -> Iterator[Row]:
-    """The rows; refuses those by which the model could not learn to stop, or by which nothing would be learned.
+    """The rows; refuses those by which the model could not learn to stop, or by which nothing would
+    be learned.
 
     Raises:
         UsageError: naming the first bad row.
@@ -87,12 +92,18 @@ def checked(rows: Iterable[Row], stop: int) -> Iterator[Row]:
     for number, row in enumerate(rows):
         targets = row.targets
         if not targets or targets[-1] != stop:
-            raise UsageError(f"training row {number}: its target does not end with the stop token, so the model would never "
-                             "learn to stop")
+            raise UsageError(
+                f"training row {number}: its target does not end with the stop token, so the "
+                "model would never "
+                "learn to stop"
+            )
         if targets.count(stop) > 1:
             raise UsageError(f"training row {number}: the stop token stands inside the target")
         if len(row.read) != len(targets):
-            raise UsageError(f"training row {number}: {len(targets)} targets but {len(row.read)} places to learn them at")
+            raise UsageError(
+                f"training row {number}: {len(targets)} targets but {len(row.read)} places to "
+                "learn them at"
+            )
         yield row
 
 
@@ -101,11 +112,11 @@ def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:
 
     Args:
         prefix: ids that all rows begin with.
-        lines: whether rows stand in one line behind the prefix; otherwise the prefix is put before every row and
-            all are padded to the longest.
+        lines: whether rows stand in one line behind the prefix; otherwise the prefix is put before
+            every row and all are padded to the longest.
 
-    No rows, which may be one process's part of a short batch, become a row of which nothing is learned: every process
-    must take every step.
+    No rows, which may be one process's part of a short batch, become a row of which nothing is
+    learned: every process must take every step.
     """
 
     def collator(rows: Sequence[Row]) -> dict[str, Tensor]:
@@ -115,9 +126,14 @@ def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:
             batch = lay(prefix, [r.ids for r in rows], [r.read for r in rows])
         else:
             shift = len(prefix)
-            batch = collate([[*prefix, *r.ids] for r in rows], [[p + shift for p in r.read] for r in rows], 0)
+            batch = collate(
+                [[*prefix, *r.ids] for r in rows], [[p + shift for p in r.read] for r in rows], 0
+            )
         values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-        return {**values, "labels": torch.tensor([t for r in rows for t in r.targets], dtype=torch.long)}
+        return {
+            **values,
+            "labels": torch.tensor([t for r in rows for t in r.targets], dtype=torch.long),
+        }
 
     return collator
 
@@ -137,11 +153,17 @@ class TuningModule(nn.Module):
         self.config: Any = getattr(model, "config", None)
         ours = getattr(self.config, "_attn_implementation", None) == shared_prefix.NAME
         self.lines = ours and not getattr(self.config, "attention_dropout", 0)
-        # By these names FSDP finds the layers whose weights it spreads over the processes one by one.
+        # By these names FSDP finds the layers whose weights it spreads over the processes one by
+        # one.
         self._no_split_modules: Any = getattr(model, "_no_split_modules", None)
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, read: Tensor, labels: Tensor, attention_mask: Tensor | None = None,
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        read: Tensor,
+        labels: Tensor,
+        attention_mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return ``{"loss_sum": summed cross-entropy, "count": number of targets}``.
@@ -166,8 +188,11 @@ class TuningModule(nn.Module):
         model.activation_checkpointing_enable(**options)
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """What is learned, by name; whole, where several processes hold a part of every weight each (then all must ask)."""
-        learning: Iterator[tuple[str, Any]] = ((n, p.detach()) for n, p in self.named_parameters() if p.requires_grad)
+        """What is learned, by name; whole, where several processes hold a part of every weight each
+        (then all must ask)."""
+        learning: Iterator[tuple[str, Any]] = (
+            (n, p.detach()) for n, p in self.named_parameters() if p.requires_grad
+        )
         return {name: (p.full_tensor() if _is_part(p) else p).contiguous() for name, p in learning}
 
     def load_trainable(self, saved: Mapping[str, Tensor]) -> None:
@@ -176,7 +201,9 @@ class TuningModule(nn.Module):
         Raises:
             Failure: it is of other parameters.
         """
-        parameters: dict[str, Any] = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        parameters: dict[str, Any] = {
+            name: p for name, p in self.named_parameters() if p.requires_grad
+        }
         if saved.keys() != parameters.keys():
             raise Failure("it was made with other trainable parameters")
         with torch.no_grad():
@@ -195,5 +222,6 @@ class TuningModule(nn.Module):
 
 
 def _is_part(parameter: Any) -> bool:
-    """Whether this process holds a part of a weight only. Asked of the tensor itself, whose class takes a second to import."""
+    """Whether this process holds a part of a weight only. Asked of the tensor itself, whose class
+    takes a second to import."""
     return hasattr(parameter, "full_tensor")

@@ -1,4 +1,5 @@
-"""Which rows stand in which batch: an order that follows from seed and epoch alone, shared out among processes."""
+"""Which rows stand in which batch: an order that follows from seed and epoch alone, shared out
+among processes."""
 
 from __future__ import annotations
 
@@ -13,14 +14,22 @@ from torch.utils.data import Sampler
 class Batches(Sampler[list[int]]):
     """Row numbers of this process's part of every batch.
 
-    With ``group_by_length`` rows are shuffled, taken in windows of 50 batches, sorted by length within a window, and the batches
-    of all windows shuffled again: every row is as likely in any batch as in a plain shuffle of windows. Processes take turns
-    within a batch, so that each has rows of all its lengths, and together they see the batches that one process with as many
-    rows at a time would see. All have the same number of batches; of the last one, which may be short, a part can be empty.
+    With ``group_by_length`` rows are shuffled, taken in windows of 50 batches, sorted by length
+    within a window, and the batches of all windows shuffled again: every row is as likely in any
+    batch as in a plain shuffle of windows. Processes take turns within a batch, so that each has
+    rows of all its lengths, and together they see the batches that one process with as many rows at
+    a time would see. All have the same number of batches; of the last one, which may be short, a
+    part can be empty.
     """
 
     def __init__(
-        self, lengths: ArrayLike, batch_size: int, seed: int = 0, strategy: str = "sequential", rank: int = 0, size: int = 1
+        self,
+        lengths: ArrayLike,
+        batch_size: int,
+        seed: int = 0,
+        strategy: str = "sequential",
+        rank: int = 0,
+        size: int = 1,
     ) -> None:
         """Args:
         lengths: tokens of every row.
@@ -29,7 +38,12 @@ class Batches(Sampler[list[int]]):
         strategy: ``group_by_length``, ``random`` or ``sequential``.
         rank, size: this process's number, and how many there are.
         """
-        self._lengths, self._batch, self._seed, self._strategy = np.asarray(lengths), batch_size * size, seed, strategy
+        self._lengths, self._batch, self._seed, self._strategy = (
+            np.asarray(lengths),
+            batch_size * size,
+            seed,
+            strategy,
+        )
         self._rank, self._size, self._epoch = rank, size, 0
 
     def set_epoch(self, epoch: int) -> None:

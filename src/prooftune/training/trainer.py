@@ -1,13 +1,17 @@
-"""The one trainer: `transformers.Trainer` with our loss, our order of rows and checkpoints of what is trained.
+"""The one trainer: `transformers.Trainer` with our loss, our order of rows and checkpoints of what
+is trained.
 
 Every `TrainingArguments` field works by its own name. What is overridden here, and why:
 
-* the loss is divided by the target tokens of the whole accumulation window, so that accumulation equals
-  one big batch;
-* rows of similar length are batched together in an order that depends on seed and epoch alone, so that a
-  resumed run sees the same batches as an uninterrupted one, and several processes those that one would see;
-* the validation loss is the mean over target tokens, not over batches, and does not depend on how rows are batched;
-* a checkpoint holds the trained parameters only, and one that was cut off half-written is never resumed.
+* the loss is divided by the target tokens of the whole accumulation window, so that accumulation
+  equals one big batch;
+* rows of similar length are batched together in an order that depends on seed and epoch alone, so
+  that a resumed run sees the same batches as an uninterrupted one, and several processes those that
+  one would see;
+* the validation loss is the mean over target tokens, not over batches, and does not depend on how
+  rows are batched;
+* a checkpoint holds the trained parameters only, and one that was cut off half-written is never
+  resumed.
 """
 
 from __future__ import annotations
@@ -28,7 +32,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_utils import EvalLoopOutput
 
 from prooftune.engine.fused.patching import fused
@@ -64,8 +74,8 @@ class Rows(Dataset[Row]):
 
 
 class _Loader(DataLoader[Any]):
-    """Batches in an order that knows its epoch; the Trainer would have its own library share them out, and fill up the last
-    batch with rows of the first."""
+    """Batches in an order that knows its epoch; the Trainer would have its own library share them
+    out, and fill up the last batch with rows of the first."""
 
     def __init__(self, rows: Rows, batches: Batches, collator: Any) -> None:
         super().__init__(rows, batch_sampler=batches, collate_fn=collator)
@@ -85,12 +95,17 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, module: TuningModule, *, train: Rows, **options: Any) -> None:
         self.spent, self._started = 0.0, time.perf_counter()
         super().__init__(model=module, train_dataset=train, **options)
-        # Ours divides by the window's targets itself, so the Trainer must not divide by the accumulation steps.
+        # Ours divides by the window's targets itself, so the Trainer must not divide by the
+        # accumulation steps.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = False
 
     def compute_loss(
-        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
         out = model(**inputs)
         divisor = out["count"] if num_items_in_batch is None else num_items_in_batch
@@ -99,31 +114,53 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             loss = loss * self.accelerator.num_processes
         if model.training and not torch.isfinite(loss):
             raise Failure(
-                f"the training loss became {loss.item()} at step {self.state.global_step + 1}: stopped, nothing is saved from here "
-                f"on. Learning rate {self._get_learning_rate():.2g}, fp16 {self.args.fp16}, bf16 {self.args.bf16}. "
-                "Lower training.learning_rate, or use bf16 instead of fp16.")
+                f"the training loss became {loss.item()} at step {self.state.global_step + 1}: "
+                "stopped, nothing is saved from here "
+                f"on. Learning rate {self._get_learning_rate():.2g}, fp16 {self.args.fp16}, bf16 "
+                f"{self.args.bf16}. "
+                "Lower training.learning_rate, or use bf16 instead of fp16."
+            )
         return (loss, out) if return_outputs else loss
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return self._loader(self.train_dataset, self.args.train_batch_size, seed, str(self.args.train_sampling_strategy))
+        return self._loader(
+            self.train_dataset,
+            self.args.train_batch_size,
+            seed,
+            str(self.args.train_sampling_strategy),
+        )
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         return self._loader(eval_dataset or self.eval_dataset, self.args.eval_batch_size)
 
     def see(self, rows: Sequence[Row]) -> None:
-        """Compute these rows as in training, for `int8_products` to lay out weights by what it sees: the same rows whatever comes
-        first, so that resumed and distributed trainings are as they would be."""
+        """Compute these rows as in training, for `int8_products` to lay out weights by what it
+        sees: the same rows whatever comes first, so that resumed and distributed trainings are as
+            they would be."""
         module: Any = self.model
         with torch.no_grad(), self.compute_loss_context_manager():
             module.train()(**self._prepare_inputs(self.data_collator(rows)))
 
-    def _loader(self, rows: Any, batch_size: int, seed: int = 0, strategy: str = "sequential") -> DataLoader[Any]:
-        batches = Batches(rows.lengths(), batch_size, seed, strategy, self.args.process_index, self.args.world_size)
+    def _loader(
+        self, rows: Any, batch_size: int, seed: int = 0, strategy: str = "sequential"
+    ) -> DataLoader[Any]:
+        batches = Batches(
+            rows.lengths(),
+            batch_size,
+            seed,
+            strategy,
+            self.args.process_index,
+            self.args.world_size,
+        )
         return _Loader(rows, batches, self.data_collator)
 
     def evaluation_loop(
-        self, dataloader: DataLoader[Any], description: str, prediction_loss_only: bool | None = None, ignore_keys: Any = None,
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: Any = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The mean loss of the target tokens of all processes, whatever the batches."""
@@ -132,18 +169,24 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         for inputs in dataloader:
             with torch.no_grad(), self.compute_loss_context_manager():
                 out = model(**self._prepare_inputs(inputs))
-            total += torch.tensor([out["loss_sum"].item(), out["count"].item()], dtype=torch.float64)
+            total += torch.tensor(
+                [out["loss_sum"].item(), out["count"].item()], dtype=torch.float64
+            )
         if self.args.world_size > 1:
             torch.distributed.all_reduce(total)
         metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
         rows: Any = dataloader.dataset
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows))
+        return EvalLoopOutput(
+            predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows)
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         module = self._module()
-        if module.sharded:  # then the Trainer gives the whole weights, which it has gathered from all processes
+        if (
+            module.sharded
+        ):  # then the Trainer gives the whole weights, which it has gathered from all processes
             learning = (name for name, p in module.named_parameters() if p.requires_grad)
             save_file({name: state_dict[name].contiguous() for name in learning}, folder / _WEIGHTS)
         else:
@@ -160,7 +203,9 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         try:
             self._module().load_trainable(load_file(folder / _WEIGHTS))
         except Failure as failure:
-            raise Failure(f"the checkpoint {folder} cannot be used: {failure}; delete it to start again") from None
+            raise Failure(
+                f"the checkpoint {folder} cannot be used: {failure}; delete it to start again"
+            ) from None
 
     def _module(self) -> TuningModule:
         module: Any = self.accelerator.unwrap_model(self.model)
@@ -206,24 +251,30 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train in place, resuming from the last whole checkpoint in the arguments' output folder.
 
-    `int8` computes products with frozen weights in 8 bits, wherever that is possible; not where weights are spread over processes
-    (FSDP), each of which would need them all.
+    `int8` computes products with frozen weights in 8 bits, wherever that is possible; not where
+    weights are spread over processes (FSDP), each of which would need them all.
 
     Returns:
-        The Trainer's log: one dictionary per logged step, with ``loss``, ``eval_loss``, ``learning_rate``,
-        ``epoch`` and ``step``.
+        The Trainer's log: one dictionary per logged step, with ``loss``, ``eval_loss``,
+        ``learning_rate``, ``epoch`` and ``step``.
 
     Raises:
         Failure: the loss became infinite or not a number.
         UsageError: early stopping without anything to evaluate on.
     """
     if patience and not validation:
-        raise UsageError("early_stopping needs validation rows: give data.validation or a splitting.validation share")
+        raise UsageError(
+            "early_stopping needs validation rows: give data.validation or a splitting.validation "
+            "share"
+        )
     collator = make_collator(prefix, module.lines)
     shown = _Bar(description)
     extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
     trainer = TuningTrainer(
-        module, train=Rows(rows), args=arguments, data_collator=collator,
+        module,
+        train=Rows(rows),
+        args=arguments,
+        data_collator=collator,
         # By length, since the order does not matter here and similar lengths waste no padding.
         eval_dataset=Rows(sorted(validation, key=len)) if validation else None,
         callbacks=[shown, *extra, *callbacks],
@@ -234,12 +285,22 @@ def train(
     if checkpoint:
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         trainer.spent = spent(checkpoint)
-        say(f"{description}: resuming after step {state['global_step']:,} of {state['max_steps']:,}", "dim")
+        say(
+            f"{description}: resuming after step {state['global_step']:,} of "
+            f"{state['max_steps']:,}",
+            "dim",
+        )
     if arguments.bf16 or arguments.fp16:
         leave_inputs(module.model)
     try:
-        with (full_disk_explained(folder, OSError, SafetensorError, RuntimeError), plain_weights(), fused(module.model),
-              malloc.kept(), _garbage_of_now_alone(), _in_int8(trainer, rows) if int8 else nullcontext()):
+        with (
+            full_disk_explained(folder, OSError, SafetensorError, RuntimeError),
+            plain_weights(),
+            fused(module.model),
+            malloc.kept(),
+            _garbage_of_now_alone(),
+            _in_int8(trainer, rows) if int8 else nullcontext(),
+        ):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         shown.close()
@@ -248,21 +309,27 @@ def train(
 
 @contextmanager
 def _in_int8(trainer: TuningTrainer, rows: Sequence[Row]) -> Iterator[None]:
-    if usable() and not trainer.is_fsdp_enabled:  # which is there so that no process holds all weights
+    if (
+        usable() and not trainer.is_fsdp_enabled
+    ):  # which is there so that no process holds all weights
         with int8_products() as laid_out:
             trainer.see(rows[:_SEEN])
             if laid_out:
                 yield
                 return
-    say("model.int8_training is not possible here (docs/engine.md says where it is): frozen weights stay in the model's dtype",
-        "yellow")
+    say(
+        "model.int8_training is not possible here (docs/engine.md says where it is): frozen "
+        "weights stay in the model's dtype",
+        "yellow",
+    )
     yield
 
 
 @contextmanager
 def _garbage_of_now_alone() -> Iterator[None]:
-    """Meanwhile Python looks for garbage among what is made from now on, not among all that the libraries are made of: when the
-    Trainer begins, it has it look, which takes a quarter of a second."""
+    """Meanwhile Python looks for garbage among what is made from now on, not among all that the
+    libraries are made of: when the Trainer begins, it has it look, which takes a quarter of a
+    second."""
     gc.freeze()
     try:
         yield
@@ -271,17 +338,22 @@ def _garbage_of_now_alone() -> Iterator[None]:
 
 
 def spent(checkpoint: Path | None) -> float:
-    """Seconds of training that led to a checkpoint, all attempts together but what each lost when it was stopped."""
+    """Seconds of training that led to a checkpoint, all attempts together but what each lost when
+    it was stopped."""
     file = checkpoint and checkpoint / _SPENT
     return float(json.loads(file.read_text())) if file and file.is_file() else 0.0
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; half-written ones, newer by nature, are removed.
+    """The newest checkpoint that was written to its end; half-written ones, newer by nature, are
+    removed.
 
-    The Trainer writes ``trainer_state.json`` after everything else, so a checkpoint with a readable one is whole.
+    The Trainer writes ``trainer_state.json`` after everything else, so a checkpoint with a readable
+    one is whole.
     """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    found = sorted(
+        folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True
+    )
     for checkpoint in found:
         try:
             json.loads((checkpoint / "trainer_state.json").read_text())

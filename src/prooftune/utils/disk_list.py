@@ -19,10 +19,12 @@ _BLOCK = 1 << 20
 
 
 class Stored(Sequence[T], Generic[T]):
-    """A sequence whose items lie pickled in a file without a name in Prooftune's cache folder, and are made anew whenever they are
-    asked for: what is held is the eight bytes that say where an item ends.
+    """A sequence whose items lie pickled in a file without a name in Prooftune's cache folder, and
+    are made anew whenever they are asked for: what is held is the eight bytes that say where an
+    item ends.
 
-    It can be read by several threads, and by processes that were forked off. Pickled, it is its whole content.
+    It can be read by several threads, and by processes that were forked off. Pickled, it is its
+    whole content.
 
     Raises:
         Failure: the disk is full.
@@ -79,7 +81,9 @@ class Stored(Sequence[T], Generic[T]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str | bytes):
             return NotImplemented
-        return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
+        return len(self) == len(other) and all(
+            mine == its for mine, its in zip(self, other, strict=True)
+        )
 
     def __repr__(self) -> str:
         return f"Stored({self[:3]!r}{f' and {len(self) - 3:,} more' if len(self) > 3 else ''})"

@@ -1,8 +1,8 @@
 """Several processes that work on one run, as ``torchrun`` and ``accelerate launch`` start them.
 
-Rank 0 leads: it alone walks through the study, shows what happens and writes files. The others help. They wait until
-the leader shares a piece of work (training, scoring), do it with the leader, and wait again. A process that nobody
-launched so leads, and has no helpers.
+Rank 0 leads: it alone walks through the study, shows what happens and writes files. The others
+help. They wait until the leader shares a piece of work (training, scoring), do it with the leader,
+and wait again. A process that nobody launched so leads, and has no helpers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What every launcher puts into the environment."""
 
 _LONG = timedelta(days=365)
-"""Helpers wait for as long as the leader works alone; that it has died is noticed by its connection."""
+"""Helpers wait for as long as the leader works alone; that it has died is noticed by its
+connection."""
 
 _AGAIN = "The same command goes on from what was finished and from the last checkpoint."
 
@@ -49,11 +50,12 @@ def joined() -> Iterator[bool]:
     """Meet the other processes of the launch, if there was one.
 
     Yields:
-        True in the leader, at once. False in a helper, when the leader has left its block: there is nothing more to do.
+        True in the leader, at once. False in a helper, when the leader has left its block: there is
+        nothing more to do.
 
     Raises:
-        Failure: another process has ended, or the launcher tells this one to end. From then on SIGTERM is ignored: it may
-            follow at once, and what happened has yet to be said.
+        Failure: another process has ended, or the launcher tells this one to end. From then on
+            SIGTERM is ignored: it may follow at once, and what happened has yet to be said.
     """
     global _waiting
     if _waiting is not None or not _launched():
@@ -79,7 +81,9 @@ def joined() -> Iterator[bool]:
             try:
                 yield True
             finally:
-                if not _busy:  # otherwise something went wrong in shared work, where nobody listens for this
+                if (
+                    not _busy
+                ):  # otherwise something went wrong in shared work, where nobody listens for this
                     _tell(None)
     finally:
         _waiting = None
@@ -93,7 +97,8 @@ def together(work: Callable[..., T], *arguments: Any) -> list[T]:
     """Do a piece of work in all processes at once; to be called by the leader.
 
     Args:
-        work: a function of a module, the same in all processes; it may meet the others in collective operations.
+        work: a function of a module, the same in all processes; it may meet the others in
+            collective operations.
         arguments: given to each of them (pickled).
 
     Returns:
@@ -105,7 +110,9 @@ def together(work: Callable[..., T], *arguments: Any) -> list[T]:
     if size() == 1:
         return [work(*arguments)]
     global _busy
-    _busy = True  # before anybody may have heard of it: from then on nobody listens for another message
+    _busy = (
+        True  # before anybody may have heard of it: from then on nobody listens for another message
+    )
     _tell((work, arguments))
     results = _do(work, arguments)
     _busy = False
@@ -162,21 +169,32 @@ def _others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo raises it bare, with its own words in it
-        lost = isinstance(error, distributed.DistError) or any(word in str(error) for word in ("gloo", "Connection", "NCCL"))
+        lost = isinstance(error, distributed.DistError) or any(
+            word in str(error) for word in ("gloo", "Connection", "NCCL")
+        )
         if not lost:
             raise
         _ends()
-        raise Failure(f"another of the {size()} processes has ended in the middle of the work, so process {rank()} ends, too; the "
-                      f"first message above says why, if it could. {_AGAIN}") from error
+        raise Failure(
+            f"another of the {size()} processes has ended in the middle of the work, so process "
+            f"{rank()} ends, too; the "
+            f"first message above says why, if it could. {_AGAIN}"
+        ) from error
 
 
 def _told_to_end(*_: Any) -> None:
     _ends()
-    raise Failure(f"process {os.environ['RANK']} was told to end (SIGTERM), as the launcher does when another process has ended. "
-                  f"{_AGAIN}")
+    raise Failure(
+        f"process {os.environ['RANK']} was told to end (SIGTERM), as the launcher does when "
+        "another process has ended. "
+        f"{_AGAIN}"
+    )
 
 
 def _ends() -> None:
     """This process ends by itself now: nobody needs to tell it (again)."""
-    if signal.getsignal(signal.SIGTERM) is _told_to_end and threading.current_thread() is threading.main_thread():
+    if (
+        signal.getsignal(signal.SIGTERM) is _told_to_end
+        and threading.current_thread() is threading.main_thread()
+    ):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

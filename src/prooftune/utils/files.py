@@ -40,7 +40,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def full_disk_explained(folder: Path, *kinds: type[Exception]) -> Iterator[None]:
-    """Around a library that writes into `folder` and says with an exception of its own that the disk is full."""
+    """Around a library that writes into `folder` and says with an exception of its own that the
+    disk is full."""
     try:
         yield
     except kinds as error:
@@ -83,8 +84,9 @@ os.umask(_UMASK)
 
 
 def _share(path: Path) -> None:
-    """Give files the permissions that new files have: libraries that write by way of a temporary (safetensors) leave theirs to the
-    owner alone, so that a server under another user could not read a bundle."""
+    """Give files the permissions that new files have: libraries that write by way of a temporary
+    (safetensors) leave theirs to the owner alone, so that a server under another user could not
+    read a bundle."""
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file() and not file.is_symlink() and not file.stat().st_mode & 0o077:
             file.chmod(file.stat().st_mode | 0o666 & ~_UMASK)
@@ -101,17 +103,23 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 def _is_about(error: OSError, temporary: Path, path: Path) -> bool:
-    """Whether an error is about writing `path`, and not about something else that was read or fetched meanwhile."""
+    """Whether an error is about writing `path`, and not about something else that was read or
+    fetched meanwhile."""
     names = {str(temporary), str(path)}
     place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
-    return error.errno in _DISK or (place is not None and not names.isdisjoint(map(str, (place, *place.parents))))
+    return error.errno in _DISK or (
+        place is not None and not names.isdisjoint(map(str, (place, *place.parents)))
+    )
 
 
 def _explained(error: OSError, path: Path) -> Failure:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(_existing_parent(path)).free
-        return Failure(f"the disk is full: cannot write {path} ({free / 1e6:.0f} MB free). Free some space and "
-                       "run the same command again; finished stages are kept.")
+        return Failure(
+            f"the disk is full: cannot write {path} ({free / 1e6:.0f} MB free). Free some space "
+            "and "
+            "run the same command again; finished stages are kept."
+        )
     return Failure(f"cannot write {path}: {error.strerror or error}")
 
 
@@ -148,5 +156,6 @@ def fingerprint(value: Any) -> str:
 
 
 def cache_folder() -> Path:
-    """Where fetched packages, converted models and compiled code are kept: ``$PROOFTUNE_CACHE`` or ``~/.cache/prooftune``."""
+    """Where fetched packages, converted models and compiled code are kept: ``$PROOFTUNE_CACHE`` or
+    ``~/.cache/prooftune``."""
     return Path(os.environ.get("PROOFTUNE_CACHE") or Path.home() / ".cache" / "prooftune")

@@ -1,4 +1,5 @@
-"""The model and data hub: asked once and briefly whether it answers, because its library retries for half a minute."""
+"""The model and data hub: asked once and briefly whether it answers, because its library retries
+for half a minute."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ _SECONDS = 5
 
 @contextlib.contextmanager
 def cached_if_unreachable() -> Iterator[None]:
-    """Within the block, the hub's libraries take what they have in their cache if the hub does not answer."""
+    """Within the block, the hub's libraries take what they have in their cache if the hub does not
+    answer."""
     # They log every attempt; what matters of it is in the error.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     from huggingface_hub import constants
@@ -30,7 +32,9 @@ def cached_if_unreachable() -> Iterator[None]:
 def answers(endpoint: str) -> bool:
     """Whether a hub answers at this address, with whatever."""
     try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_SECONDS).close()
+        urllib.request.urlopen(
+            urllib.request.Request(endpoint, method="HEAD"), timeout=_SECONDS
+        ).close()
     except urllib.error.HTTPError:
         return True
     except urllib.error.URLError as error:

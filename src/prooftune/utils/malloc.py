@@ -1,4 +1,5 @@
-"""Memory beside the arrays: what was freed is kept for the next step or given back, and kernels of products are limited."""
+"""Memory beside the arrays: what was freed is kept for the next step or given back, and kernels of
+products are limited."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Any
 # Of glibc's malloc.h; mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST, _NEVER = 32 * 2**20, -1
-"""Bytes: the highest threshold for mappings that there is, and the word for one that nothing reaches."""
+"""Bytes: the highest threshold for mappings that there is, and the word for one that nothing
+reaches."""
 
 
 _KERNELS = 256
@@ -19,20 +21,23 @@ _KERNELS = 256
 
 
 def limit_kernels() -> None:
-    """Let oneDNN keep fewer of the kernels that it makes for every shape of product, of which it would keep 1024.
+    """Let oneDNN keep fewer of the kernels that it makes for every shape of product, of which it
+    would keep 1024.
 
-    To be called before the first product. ONEDNN_PRIMITIVE_CACHE_CAPACITY, where it is set, is left as it is.
+    To be called before the first product. ONEDNN_PRIMITIVE_CACHE_CAPACITY, where it is set, is left
+    as it is.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Meanwhile keep what is freed for what is asked for next, instead of giving it back to the system.
+    """Meanwhile keep what is freed for what is asked for next, instead of giving it back to the
+    system.
 
-    After every training step glibc gives much of its memory back, and gets it again in the next one page by page, each of them
-    cleared, which takes up to a tenth of the time. At the end all that is free is given back. With another C library nothing
-    changes.
+    After every training step glibc gives much of its memory back, and gets it again in the next one
+    page by page, each of them cleared, which takes up to a tenth of the time. At the end all that
+    is free is given back. With another C library nothing changes.
     """
     mallopt = _function("mallopt")
     mallopt(_MMAP_THRESHOLD, _LARGEST)

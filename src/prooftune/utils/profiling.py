@@ -19,9 +19,10 @@ class Cost:
 
     Attributes:
         seconds: wall-clock time.
-        peak_memory_bytes: most memory in use at any moment of the block: of the GPU if there is one, else of
-            this process.
-        memory_before_bytes: what was in use when it began; outside of Linux, the most that there has been.
+        peak_memory_bytes: most memory in use at any moment of the block: of the GPU if there is
+            one, else of this process.
+        memory_before_bytes: what was in use when it began; outside of Linux, the most that there
+            has been.
     """
 
     seconds: float = 0.0
@@ -56,7 +57,9 @@ def _reset_peak() -> None:
         import torch
 
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):  # Linux: writing 5 resets the high-water mark; elsewhere it stays the process's own
+    with contextlib.suppress(
+        OSError
+    ):  # Linux: writing 5 resets the high-water mark; elsewhere it stays the process's own
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -93,7 +96,8 @@ def _own_peak() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had now: of the GPU if there is one, else of this machine; None where it does not tell."""
+    """Bytes that can be had now: of the GPU if there is one, else of this machine; None where it
+    does not tell."""
     if on_gpu():
         import torch
 

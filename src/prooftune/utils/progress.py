@@ -1,5 +1,5 @@
-"""What a person sees while work goes on, on standard error: bars on a terminal, elsewhere a line now and then, nothing where
-``PROOFTUNE_QUIET`` is set."""
+"""What a person sees while work goes on, on standard error: bars on a terminal, elsewhere a line
+now and then, nothing where ``PROOFTUNE_QUIET`` is set."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def console() -> Console:
 
 
 def say(message: str, style: str | None = None) -> None:
-    """Print a line, as it is: brackets in it, of a label or a file's name, are no markup. A terminal breaks it between words; in a
-    log it stays one line."""
+    """Print a line, as it is: brackets in it, of a label or a file's name, are no markup. A
+    terminal breaks it between words; in a log it stays one line."""
     console().print(message, style=style, markup=False, soft_wrap=not console().is_terminal)
 
 
@@ -62,11 +62,15 @@ class _Within:
 
 
 @contextmanager
-def bar(description: str | Part | None, total: float | None, completed: int = 0) -> Iterator[Progress]:
-    """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``. None: show nothing.
+def bar(
+    description: str | Part | None, total: float | None, completed: int = 0
+) -> Iterator[Progress]:
+    """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``. None: show
+    nothing.
 
     Args:
-        description: what is done; or the part of another bar that it is, which advances in its stead.
+        description: what is done; or the part of another bar that it is, which advances in its
+            stead.
         total: how much there is to do.
         completed: how much of it was done before, which does not count for the rate.
     """
@@ -88,14 +92,26 @@ def bar(description: str | Part | None, total: float | None, completed: int = 0)
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            told = f"{speed:,.0f}/s" if speed and speed >= 10 else f"{speed:.1f}/s" if speed and speed >= 0.5 else ""
+            told = (
+                f"{speed:,.0f}/s"
+                if speed and speed >= 10
+                else f"{speed:.1f}/s"
+                if speed and speed >= 0.5
+                else ""
+            )
             return Text(told or (f"{1 / speed:.1f} s each" if speed else ""), "progress.data.speed")
 
     # In a terminal of 80 characters a bar of 4 stands, without the time that has passed.
     spare = console().width - _WIDTH
     passed = [TimeElapsedColumn(), TextColumn("<")] if spare >= 0 else []
-    columns = (TextColumn("  {task.description:<34}", markup=False), BarColumn(bar_width=max(4, min(24, 24 + spare))),
-               MofNCompleteColumn(), Rate(), *passed, TimeRemainingColumn())
+    columns = (
+        TextColumn("  {task.description:<34}", markup=False),
+        BarColumn(bar_width=max(4, min(24, 24 + spare))),
+        MofNCompleteColumn(),
+        Rate(),
+        *passed,
+        TimeRemainingColumn(),
+    )
 
     class Lines(Progress):
         """For a log: how far it is, from time to time."""
@@ -114,9 +130,16 @@ def bar(description: str | Part | None, total: float | None, completed: int = 0)
             if self.get_time() - self.told < SECONDS:
                 return
             self.told, task = self.get_time(), self.tasks[0]
-            done = f"{task.completed:,.0f}" + ("" if task.total is None else f" of {task.total:,.0f}")
-            left = "" if task.time_remaining is None else f"{TimeRemainingColumn().render(task)} left"
-            say(f"  {task.description}: {', '.join(filter(None, [done, str(Rate().render(task)), left]))}")
+            done = f"{task.completed:,.0f}" + (
+                "" if task.total is None else f" of {task.total:,.0f}"
+            )
+            left = (
+                "" if task.time_remaining is None else f"{TimeRemainingColumn().render(task)} left"
+            )
+            say(
+                f"  {task.description}: "
+                f"{', '.join(filter(None, [done, str(Rate().render(task)), left]))}"
+            )
 
     shown = description is not None and not console().quiet
     if shown and not console().is_terminal:

@@ -1,4 +1,5 @@
-"""Keys and passwords in texts: found, so that none is published, and taken out of what is written for people."""
+"""Keys and passwords in texts: found, so that none is published, and taken out of what is written
+for people."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ _KINDS = list(_SECRETS)
 
 
 def secrets_in(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and what kind of secret seems to stand there; the secret itself is not given."""
+    """Line numbers from 1 and what kind of secret seems to stand there; the secret itself is not
+    given."""
     for number, line in enumerate(lines, start=1):
         for match in _ANY.finditer(line):
             yield number, _KINDS[int((match.lastgroup or "k0")[1:])]

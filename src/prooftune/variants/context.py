@@ -25,8 +25,8 @@ class Context:
         recipe: the recipe.
         study: its data.
         folder: the variant's own folder in the run.
-        windowed: whether a context that is too long is read in windows; passages that were found are shortened, the
-            last first.
+        windowed: whether a context that is too long is read in windows; passages that were found
+            are shortened, the last first.
     """
 
     recipe: Recipe
@@ -50,20 +50,33 @@ class Context:
     def tokenizer(self) -> Any:
         return loading.load_tokenizer(self.model_folder)
 
-    def rendering(self, prompt: Prompt | None = None, template: str | None = None, shots: tuple[Shot, ...] = ()) -> Rendering:
-        """The rendering of a variant: the recipe's prompt with the variant's own prompt options over it."""
+    def rendering(
+        self,
+        prompt: Prompt | None = None,
+        template: str | None = None,
+        shots: tuple[Shot, ...] = (),
+    ) -> Rendering:
+        """The rendering of a variant: the recipe's prompt with the variant's own prompt options
+        over it."""
         merged = self.recipe.prompt
         if prompt is not None:
-            merged = merged.model_copy(update={name: getattr(prompt, name) for name in prompt.model_fields_set})
+            merged = merged.model_copy(
+                update={name: getattr(prompt, name) for name in prompt.model_fields_set}
+            )
         chat = merged.chat if merged.chat is not None else bool(self.tokenizer.chat_template)
         answering, answers = self.recipe.answering, self.recipe.task != "classification"
         default = default_template(self.recipe.task, self.fields, answering.no_answer)
         return Rendering(
-            template=template or merged.template or default, labels=tuple(self.study.labels),
-            system=merged.system, chat=chat, max_length=merged.max_length, shots=shots,
+            template=template or merged.template or default,
+            labels=tuple(self.study.labels),
+            system=merged.system,
+            chat=chat,
+            max_length=merged.max_length,
+            shots=shots,
             answer_tokens=answering.max_new_tokens if answers else 0,
             windowed=CONTEXT if answers and self.windowed and CONTEXT in self.fields else None,
-            overlap=answering.window_overlap if answers else 0)
+            overlap=answering.window_overlap if answers else 0,
+        )
 
     def encoder(self, rendering: Rendering) -> Encoder:
         return Encoder(rendering, self.tokenizer, self.fields)
@@ -74,7 +87,12 @@ class Context:
 
     def base_loader(self) -> Callable[[], Any]:
         """What loads it, in any process."""
-        return partial(loading.load_model, self.model_folder, self.recipe.model, quantization=self.recipe.quantization)
+        return partial(
+            loading.load_model,
+            self.model_folder,
+            self.recipe.model,
+            quantization=self.recipe.quantization,
+        )
 
 
 @dataclass

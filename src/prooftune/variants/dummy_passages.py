@@ -1,4 +1,5 @@
-"""Passages of the right length in the place of those that are yet to be found: what `check` tries a variant with."""
+"""Passages of the right length in the place of those that are yet to be found: what `check` tries a
+variant with."""
 
 from __future__ import annotations
 
@@ -23,25 +24,36 @@ DOCUMENTS, CHUNKS = 20, 2000
 
 
 def with_standins(chosen: Recipe, study: Study, base: Path) -> Study:
-    """The study with passages of its documents, searched for by nobody, as every question's context.
+    """The study with passages of its documents, searched for by nobody, as every question's
+    context.
 
-    Where the documents are the data's own contexts, the first of a question's passages are of its own, as a good search would have
-    them, so that questions on one text share some.
+    Where the documents are the data's own contexts, the first of a question's passages are of its
+    own, as a good search would have them, so that questions on one text share some.
     """
     wanted = chosen.retrieval
     if wanted is None:
         raise ValueError("no documents to take passages from")
     own = searches_contexts(chosen)
-    texts = [e.inputs.get(CONTEXT, "") for examples in study.splits().values() for e in examples] if own else []
+    texts = (
+        [e.inputs.get(CONTEXT, "") for examples in study.splits().values() for e in examples]
+        if own
+        else []
+    )
     cuts = {text: _of_text(text, wanted) for text in dict.fromkeys(texts[:CHUNKS])}
-    some = list(islice(chain.from_iterable(cuts.values()) if own else _of_documents(wanted, base), CHUNKS))
+    some = list(
+        islice(chain.from_iterable(cuts.values()) if own else _of_documents(wanted, base), CHUNKS)
+    )
 
     def shown(example: Example) -> Example:
         draw = random.Random(f"{chosen.seed}/{example.id}")
         near = cuts.get(example.inputs.get(CONTEXT, ""), [])
         passages = draw.sample(near, min(wanted.passages, len(near)))
         known = {chunk.id for chunk in passages}
-        others = [chunk for chunk in draw.sample(some, min(wanted.passages, len(some))) if chunk.id not in known]
+        others = [
+            chunk
+            for chunk in draw.sample(some, min(wanted.passages, len(some)))
+            if chunk.id not in known
+        ]
         return with_passages(example, [*passages, *others][: wanted.passages], None)
 
     return study.changed(shown)
@@ -56,7 +68,10 @@ def _of_documents(wanted: Retrieval, base: Path) -> Iterator[Chunk]:
     spread = files[:: 1 + len(files) // DOCUMENTS]
     for file in spread:
         with suppress(Unreadable):
-            yield from islice(cut(read(file, file.read()), wanted.chunk_words, wanted.overlap_words), CHUNKS // len(spread))
+            yield from islice(
+                cut(read(file, file.read()), wanted.chunk_words, wanted.overlap_words),
+                CHUNKS // len(spread),
+            )
 
 
 def _of_text(text: str, wanted: Retrieval) -> list[Chunk]:

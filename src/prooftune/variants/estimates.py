@@ -1,5 +1,5 @@
-"""What every variant will cost on this machine: a few of its own batches are computed, the longest among them, and the rest
-follows by their tokens. Nothing that is computed here is kept."""
+"""What every variant will cost on this machine: a few of its own batches are computed, the longest
+among them, and the rest follows by their tokens. Nothing that is computed here is kept."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Rate:
-    """Seconds per computed token, the memory in use before, and how much more there is at most while many batches are computed."""
+    """Seconds per computed token, the memory in use before, and how much more there is at most
+    while many batches are computed."""
 
     seconds: float
     before_bytes: int
@@ -65,16 +66,18 @@ class _Rate:
 
 
 _TIMED = 8192
-"""Tokens of training that are timed, in two to four steps: what else runs on the machine can slow one down, and so can kernels that
-are made for a size that comes again and again later."""
+"""Tokens of training that are timed, in two to four steps: what else runs on the machine can slow
+one down, and so can kernels that are made for a size that comes again and again later."""
 
 _GROWS_ASKED, _GROWS_LEARNING, _STAYS = 0.65, 0.2, 0.4
-"""Of a heap, as measured on what few batches take: how much more it is after many (an array does not fit where one of another
-size was, and something small keeps the gap open; less so in training, which keeps its memory from step to step), and how much of
-the most that there was stays after a variant."""
+"""Of a heap, as measured on what few batches take: how much more it is after many (an array does
+not fit where one of another size was, and something small keeps the gap open; less so in training,
+which keeps its memory from step to step), and how much of the most that there was stays after a
+variant."""
 
 _EVALUATIONS, _FORWARD = 4, 0.5
-"""Evaluations of the validation rows' loss in a training, and the share of a step's time that a token takes in them."""
+"""Evaluations of the validation rows' loss in a training, and the share of a step's time that a
+token takes in them."""
 
 
 class _Process:
@@ -100,23 +103,32 @@ def _more(before: int, peak: int, batches: float, grows: float) -> float:
 
 
 def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
-    """Estimates for every variant that asks a language model; None where the model is too large to try in the memory here."""
+    """Estimates for every variant that asks a language model; None where the model is too large to
+    try in the memory here."""
     asked = {name: variant for name, variant in chosen.variants.items() if variant.asks_model}
     if not asked:
         return []
     folder = loading.resolve(chosen.model.name, chosen.model.revision)
     free = profiling.available_memory()
     full = any(variant.method == "full" for variant in asked.values())
-    weights = loading.parameters(folder) * (4 if full else loading.arithmetic(chosen.model.dtype).itemsize)
+    weights = loading.parameters(folder) * (
+        4 if full else loading.arithmetic(chosen.model.dtype).itemsize
+    )
     if free is not None and weights > _FITS * free:
         return None
     found, model, process = [], None, _Process()
     # Passages that are yet to be found are stood in for.
-    with_passages = with_standins(chosen, study, base) if any(map(shows_passages, asked.values())) else study
+    with_passages = (
+        with_standins(chosen, study, base) if any(map(shows_passages, asked.values())) else study
+    )
     for name, variant in asked.items():
         with waiting(f"{name}: trying a few batches"):
             searches = shows_passages(variant)
-            seen = with_passages if searches else Passages(chosen, Path(), Path()).study(study, variant)[0]
+            seen = (
+                with_passages
+                if searches
+                else Passages(chosen, Path(), Path()).study(study, variant)[0]
+            )
             context = Context(chosen, seen, Path(), windowed=not searches)
             if variant.kind == "tuned":
                 model = None
@@ -134,10 +146,19 @@ def _asked(context: Context, variant: Variant, name: str, model: Any, process: _
         tried = candidates(context, variant).values()
         encoder = max(tried, key=lambda one: _tokens(one, rows))  # any may be kept
         rate = _scoring(context, encoder, model)
-        return _plan(name, context, encoder, rate, rate.seconds * sum(_tokens(one, rows) for one in tried), process.peak(rate))
+        return _plan(
+            name,
+            context,
+            encoder,
+            rate,
+            rate.seconds * sum(_tokens(one, rows) for one in tried),
+            process.peak(rate),
+        )
     shots: tuple[Shot, ...] = ()
     if variant.kind == "few-shot":
-        shots = draw_shots(study.train, study.strata(), variant.shots, context.recipe.seed, context.asking.said)
+        shots = draw_shots(
+            study.train, study.strata(), variant.shots, context.recipe.seed, context.asking.said
+        )
     encoder = context.encoder(context.rendering(variant.prompt, shots=shots))
     rate = _scoring(context, encoder, model)
     return _plan(name, context, encoder, rate, 0.0, process.peak(rate))
@@ -146,12 +167,17 @@ def _asked(context: Context, variant: Variant, name: str, model: Any, process: _
 def _tuned(context: Context, variant: Variant, name: str, process: _Process) -> Plan:
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
     encoder = context.encoder(context.rendering(variant.prompt))
-    model = adapters.attach(base_to_train(context, variant, encoder), variant, {**recipe.lora, **variant.lora})
+    model = adapters.attach(
+        base_to_train(context, variant, encoder), variant, {**recipe.lora, **variant.lora}
+    )
     if variant.adapter:  # what another variant has learned is used, not learned again
         rate = _scoring(context, encoder, model, head)
         return _plan(name, context, encoder, rate, 0.0, process.peak(rate))
     options = {**recipe.training, **variant.training}
-    batch, epochs = int(options.get("per_device_train_batch_size", 16)), float(options.get("num_train_epochs", 2))
+    batch, epochs = (
+        int(options.get("per_device_train_batch_size", 16)),
+        float(options.get("num_train_epochs", 2)),
+    )
     window = batch * int(options.get("gradient_accumulation_steps", 1))
     if int(options.get("max_steps", -1)) > 0:
         epochs = int(options["max_steps"]) * window / len(study.train)
@@ -160,19 +186,31 @@ def _tuned(context: Context, variant: Variant, name: str, process: _Process) -> 
     scoring = _scoring(context, encoder, model.eval(), head)
     tokens = sum(len(row) for row in rows) + len(encoder.prefix) * math.ceil(len(rows) / batch)
     computed = tokens * epochs + _EVALUATIONS * _FORWARD * _tokens(encoder, study.validation)
-    return _plan(name, context, encoder, scoring, step.seconds * computed, process.peak(step, scoring))
+    return _plan(
+        name, context, encoder, scoring, step.seconds * computed, process.peak(step, scoring)
+    )
 
 
-def _plan(name: str, context: Context, encoder: Encoder, rate: _Rate, train: float, memory: float) -> Plan:
-    test, validation = (rate.seconds * _tokens(encoder, rows) for rows in (context.study.test, context.study.validation))
+def _plan(
+    name: str, context: Context, encoder: Encoder, rate: _Rate, train: float, memory: float
+) -> Plan:
+    test, validation = (
+        rate.seconds * _tokens(encoder, rows)
+        for rows in (context.study.test, context.study.validation)
+    )
     return Plan(name, train, test, train + test + validation, memory)
 
 
 def _scoring(context: Context, encoder: Encoder, model: Any, head: bool = False) -> _Rate:
-    """Predict the longest rows, by which memory peaks, then twice some from all over the test rows, of which the faster counts."""
+    """Predict the longest rows, by which memory peaks, then twice some from all over the test rows,
+    of which the faster counts."""
     rows = context.study.test
     lengths = [len(encoder.encode(e.inputs).row) for e in rows]
-    settings = context.recipe.scoring if context.recipe.task == "classification" else context.recipe.answering
+    settings = (
+        context.recipe.scoring
+        if context.recipe.task == "classification"
+        else context.recipe.answering
+    )
     batches = by_tokens(lengths, settings.batch_tokens)
     sample = [rows[i] for i in _spread(lengths, settings.batch_tokens)]
     predict = context.asking.predict
@@ -202,33 +240,80 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 
 
 def _learning(
-    context: Context, variant: Variant, encoder: Encoder, model: Any, rows: Sequence[Row], batch: int, epochs: float,
-    options: dict[str, Any]
+    context: Context,
+    variant: Variant,
+    encoder: Encoder,
+    model: Any,
+    rows: Sequence[Row],
+    batch: int,
+    epochs: float,
+    options: dict[str, Any],
 ) -> _Rate:
-    """A few steps of the real trainer: with the longest rows first, then with batches from all over the order, whose lower median
-    counts for the time."""
+    """A few steps of the real trainer: with the longest rows first, then with batches from all over
+    the order, whose lower median counts for the time."""
     lengths = [len(row) for row in rows]
     longest = sorted(range(len(rows)), key=lambda i: -lengths[i])[:batch]
-    order = list(Batches(lengths, batch, context.recipe.seed, str(options.get("train_sampling_strategy", "group_by_length"))))
+    order = list(
+        Batches(
+            lengths,
+            batch,
+            context.recipe.seed,
+            str(options.get("train_sampling_strategy", "group_by_length")),
+        )
+    )
     steps = min(4, max(2, _TIMED * len(rows) // (batch * sum(lengths))))
     usual = [order[len(order) * part // (steps + 1)] for part in range(1, steps + 1)]
     chosen = [longest, *usual]
-    tried = {**options, "max_steps": len(chosen), "save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False,
-             "train_sampling_strategy": "sequential", "gradient_accumulation_steps": 1, "report_to": "none"}
+    tried = {
+        **options,
+        "max_steps": len(chosen),
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
+        "train_sampling_strategy": "sequential",
+        "gradient_accumulation_steps": 1,
+        "report_to": "none",
+    }
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_arguments(
-            tried, Path(folder), rows=len(rows), validation=0, seed=context.recipe.seed,
-            dtype=loading.arithmetic(context.recipe.model.dtype), patience=None,
-            learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method))
+            tried,
+            Path(folder),
+            rows=len(rows),
+            validation=0,
+            seed=context.recipe.seed,
+            dtype=loading.arithmetic(context.recipe.model.dtype),
+            patience=None,
+            learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method),
+        )
         # Short batches are filled up, so that every step has its own.
-        filled = [rows[i] for numbers in chosen for i in itertools.islice(itertools.cycle(numbers), batch)]
+        filled = [
+            rows[i] for numbers in chosen for i in itertools.islice(itertools.cycle(numbers), batch)
+        ]
         with profiling.measured() as most:
-            train(TuningModule(model), filled, [], encoder.prefix, arguments, int8=context.recipe.model.int8_training,
-                  callbacks=[clock], description=None)
-    tokens = [len(encoder.prefix) + sum(map(len, filled[at : at + batch])) for at in range(batch, len(filled), batch)]
-    before, rates = most.memory_before_bytes, [one / n for one, n in zip(clock.seconds[1:], tokens, strict=True)]
-    return _Rate(statistics.median_low(rates), before, _more(before, most.peak_memory_bytes, len(order) * epochs, _GROWS_LEARNING))
+            train(
+                TuningModule(model),
+                filled,
+                [],
+                encoder.prefix,
+                arguments,
+                int8=context.recipe.model.int8_training,
+                callbacks=[clock],
+                description=None,
+            )
+    tokens = [
+        len(encoder.prefix) + sum(map(len, filled[at : at + batch]))
+        for at in range(batch, len(filled), batch)
+    ]
+    before, rates = (
+        most.memory_before_bytes,
+        [one / n for one, n in zip(clock.seconds[1:], tokens, strict=True)],
+    )
+    return _Rate(
+        statistics.median_low(rates),
+        before,
+        _more(before, most.peak_memory_bytes, len(order) * epochs, _GROWS_LEARNING),
+    )
 
 
 def _tokens(encoder: Encoder, rows: Sequence[Example]) -> int:
@@ -237,7 +322,8 @@ def _tokens(encoder: Encoder, rows: Sequence[Example]) -> int:
 
 
 def _spread(lengths: Sequence[int], budget: int) -> list[int]:
-    """Numbers of rows with about `budget` tokens, in four runs of neighbours, which may share a text."""
+    """Numbers of rows with about `budget` tokens, in four runs of neighbours, which may share a
+    text."""
     count = max(1, int(budget / 4 / (sum(lengths) / len(lengths))))
     starts = {len(lengths) * quarter // 4 for quarter in range(4)}
     return sorted({i for start in starts for i in range(start, min(len(lengths), start + count))})

@@ -27,20 +27,29 @@ def general_text(reference: str | None, base: Path) -> tuple[str, str]:
         UsageError: the recipe's file does not exist or is no text.
     """
     if reference is None:
-        return (resources.files("prooftune.variants") / "general_english.txt").read_text("utf-8"), "general_english.txt"
-    path = package_files.fetch(reference) if package_files.is_reference(reference) else base / reference
+        return (resources.files("prooftune.variants") / "general_english.txt").read_text(
+            "utf-8"
+        ), "general_english.txt"
+    path = (
+        package_files.fetch(reference)
+        if package_files.is_reference(reference)
+        else base / reference
+    )
     try:
         return path.read_text(encoding="utf-8"), path.name
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"forgetting: {path} cannot be read as UTF-8 text: {error}") from None
 
 
-def perplexity(model: nn.Module, readout: Callable[[Tensor], Tensor], tokenizer: Any, text: str) -> tuple[float, int]:
+def perplexity(
+    model: nn.Module, readout: Callable[[Tensor], Tensor], tokenizer: Any, text: str
+) -> tuple[float, int]:
     """Perplexity per token over windows of 256 tokens, and the number of tokens it was taken over.
 
     Args:
         model: whose body gives the hidden states, adapters included.
-        readout: hidden states -> logits over the vocabulary; the base's own for a model that ends in a head.
+        readout: hidden states -> logits over the vocabulary; the base's own for a model that ends
+            in a head.
         tokenizer, text: at most the first 8,192 tokens are read.
     """
     ids = tokenizer(text, add_special_tokens=False).input_ids[:_LIMIT]
@@ -53,6 +62,8 @@ def perplexity(model: nn.Module, readout: Callable[[Tensor], Tensor], tokenizer:
             if window.shape[1] < 2:
                 continue
             hidden = body(input_ids=window, use_cache=False).last_hidden_state[0, :-1]
-            total += float(nn.functional.cross_entropy(readout(hidden), window[0, 1:], reduction="sum"))
+            total += float(
+                nn.functional.cross_entropy(readout(hidden), window[0, 1:], reduction="sum")
+            )
             count += window.shape[1] - 1
     return (math.exp(total / count) if count else float("nan")), count

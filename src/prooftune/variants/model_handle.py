@@ -20,7 +20,8 @@ _kept: dict[bytes, Any] = {}
 
 
 class Held:
-    """A model and how it is loaded. Sent to another process, only the latter goes, and the model is loaded there."""
+    """A model and how it is loaded. Sent to another process, only the latter goes, and the model is
+    loaded there."""
 
     def __init__(self, load: Callable[[], Any]) -> None:
         """Args:
@@ -39,7 +40,12 @@ class Held:
         self._load, self.model = load, _kept[key]
 
     def predict(
-        self, recipe: Recipe, encoder: Encoder, examples: Sequence[Example], head: bool, description: str
+        self,
+        recipe: Recipe,
+        encoder: Encoder,
+        examples: Sequence[Example],
+        head: bool,
+        description: str,
     ) -> list[Prediction]:
         """Predict the examples, in their order; each process predicts its share.
 
@@ -50,7 +56,11 @@ class Held:
             head: whether the model ends in a classification head.
             description: what the progress bar says.
         """
-        return distributed.merged(distributed.together(_predicted, self, recipe, encoder, list(examples), head, description))
+        return distributed.merged(
+            distributed.together(
+                _predicted, self, recipe, encoder, list(examples), head, description
+            )
+        )
 
 
 def untuned(context: Context) -> Held:
@@ -70,6 +80,13 @@ def forget() -> None:
 
 
 def _predicted(
-    held: Held, recipe: Recipe, encoder: Encoder, examples: list[Example], head: bool, description: str
+    held: Held,
+    recipe: Recipe,
+    encoder: Encoder,
+    examples: list[Example],
+    head: bool,
+    description: str,
 ) -> list[Prediction]:
-    return asking(recipe).predict(held.model, encoder, distributed.share(examples), head, description)
+    return asking(recipe).predict(
+        held.model, encoder, distributed.share(examples), head, description
+    )

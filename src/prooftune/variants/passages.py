@@ -1,4 +1,5 @@
-"""What is shown beside a question: the data's own context, passages found for it, or those of the controls."""
+"""What is shown beside a question: the data's own context, passages found for it, or those of the
+controls."""
 
 from __future__ import annotations
 
@@ -42,8 +43,13 @@ def searches_contexts(recipe: Recipe) -> bool:
 
 
 def _elsewhere(recipe: Recipe) -> bool:
-    """Whether the documents are no files of the user's, to be looked at before anything is computed."""
-    return recipe.retrieval is None or package_files.is_reference(recipe.retrieval.documents) or searches_contexts(recipe)
+    """Whether the documents are no files of the user's, to be looked at before anything is
+    computed."""
+    return (
+        recipe.retrieval is None
+        or package_files.is_reference(recipe.retrieval.documents)
+        or searches_contexts(recipe)
+    )
 
 
 def check_documents(recipe: Recipe, base: Path) -> None:
@@ -62,7 +68,8 @@ def check_documents(recipe: Recipe, base: Path) -> None:
 
 
 def documents_digest(recipe: Recipe, base: Path) -> Any:
-    """What identifies the content of the documents: their digests, or the name of a package that holds them."""
+    """What identifies the content of the documents: their digests, or the name of a package that
+    holds them."""
     if recipe.retrieval is None or _elsewhere(recipe):
         return None if recipe.retrieval is None else recipe.retrieval.documents
     from prooftune.retrieval.discovery import find
@@ -90,38 +97,64 @@ class Passages:
         """The study as the variant sees it, and how well its passages were found.
 
         Returns:
-            Examples whose ``context`` is what the variant shows; in training, targets that cite the passage with the
-            answer and say so where it is missing. And ``retrieval``: recall, MRR and nDCG on the test questions where
-            the data names the passages that hold the answers; empty for contexts that are not searched for.
+            Examples whose ``context`` is what the variant shows; in training, targets that cite the
+            passage with the answer and say so where it is missing. And ``retrieval``: recall, MRR
+            and nDCG on the test questions where the data names the passages that hold the answers;
+            empty for contexts that are not searched for.
         """
         if variant.context in (None, "given"):
             return study, {}
         if variant.context == "none":
-            return study.changed(lambda e: replace(e, inputs={k: v for k, v in e.inputs.items() if k != CONTEXT})), {}
+            return study.changed(
+                lambda e: replace(e, inputs={k: v for k, v in e.inputs.items() if k != CONTEXT})
+            ), {}
         learns = variant.kind == "tuned" and variant.adapter is None
         splits: dict[str, Sequence[Example]] = {}
         for name, examples in study.splits().items():
             shown = self._shown(name, examples, variant, mixes=learns and name == "train")
             # Only what is learned from may know which passage holds the answer.
-            gold = [_ids(found) for found in self._gold(name, examples)] if learns and name != "test" else [None] * len(examples)
-            splits[name] = Stored(with_passages(e, passages, ids) for e, passages, ids in zip(examples, shown, gold, strict=True))
+            gold = (
+                [_ids(found) for found in self._gold(name, examples)]
+                if learns and name != "test"
+                else [None] * len(examples)
+            )
+            splits[name] = Stored(
+                with_passages(e, passages, ids)
+                for e, passages, ids in zip(examples, shown, gold, strict=True)
+            )
         facts = self._measured(study) if variant.context == "retrieved" else {}
         return replace(study, **splits), facts  # type: ignore[arg-type]
 
     def guessed(self, study: Study) -> int:
-        """Of how many test questions the data names no passage that is there, so that it is searched for; says so."""
-        unnamed = sum(not any(key in self._by_key for key in example.gold) for example in study.test)
+        """Of how many test questions the data names no passage that is there, so that it is
+        searched for; says so."""
+        unnamed = sum(
+            not any(key in self._by_key for key in example.gold) for example in study.test
+        )
         if unnamed:
-            say(f"  of {unnamed:,} of {len(study.test):,} test questions the data names no passage with the answer (data.gold): "
-                "the one found with the reference answer stands in", "yellow")
+            say(
+                f"  of {unnamed:,} of {len(study.test):,} test questions the data names no "
+                "passage with the answer (data.gold): "
+                "the one found with the reference answer stands in",
+                "yellow",
+            )
         return unnamed
 
     def shown_in(self, study: Study) -> dict[str, Any]:
-        """The passages that the test questions were shown: id -> ``key`` (by which gold passages are named), document,
-        page, section, text."""
+        """The passages that the test questions were shown: id -> ``key`` (by which gold passages
+        are named), document, page, section, text."""
         ids = {id_ for example in study.test for id_ in example.passages}
-        return {c.id: {"key": c.key, "document": c.source, "page": c.page, "section": c.section, "text": c.text}
-                for c in self.index.chunks if c.id in ids}
+        return {
+            c.id: {
+                "key": c.key,
+                "document": c.source,
+                "page": c.page,
+                "section": c.section,
+                "text": c.text,
+            }
+            for c in self.index.chunks
+            if c.id in ids
+        }
 
     @cached_property
     def index(self) -> Index:
@@ -136,26 +169,37 @@ class Passages:
             source = str((self._folder / "data" / contexts.FILE).resolve())
         elif package_files.is_reference(source):
             source = str(package_files.fetch(source))
-        settings = Settings(embedding=wanted.embedding, words=wanted.chunk_words, overlap=wanted.overlap_words)
+        settings = Settings(
+            embedding=wanted.embedding, words=wanted.chunk_words, overlap=wanted.overlap_words
+        )
         summary = build(source, place, settings, self._base)
         say(f"index: {summary.chunks:,} passages of {summary.documents:,} documents")
-        for sentence in [*(f"{one.id} was left out: {one.reason}" for one in summary.skipped), *summary.notes]:
+        for sentence in [
+            *(f"{one.id} was left out: {one.reason}" for one in summary.skipped),
+            *summary.notes,
+        ]:
             say(f"  {sentence}", "yellow")
         return open_index(place, wanted.embedding)
 
     def _search(self, name: str, queries: Sequence[str]) -> list[list[Chunk]]:
-        """The best passages for every query, kept under a name since several variants ask for the same."""
+        """The best passages for every query, kept under a name since several variants ask for the
+        same."""
         from prooftune.retrieval.rerank import cross_encoder
 
         settings = self._recipe.retrieval
         if name not in self._found and settings is not None:
             rerank = cross_encoder(settings.rerank) if settings.rerank else None
-            hits = self.index.search(queries, max(DEPTH, settings.passages), settings.search, rerank)
+            hits = self.index.search(
+                queries, max(DEPTH, settings.passages), settings.search, rerank
+            )
             self._found[name] = [[hit.chunk for hit in found] for found in hits]
         return self._found[name]
 
-    def _shown(self, split: str, examples: Sequence[Example], variant: Variant, *, mixes: bool) -> list[list[Chunk]]:
-        """The passages for every example; with `mixes` as in training with retrieval (RAFT, arXiv 2403.10131)."""
+    def _shown(
+        self, split: str, examples: Sequence[Example], variant: Variant, *, mixes: bool
+    ) -> list[list[Chunk]]:
+        """The passages for every example; with `mixes` as in training with retrieval (RAFT, arXiv
+        2403.10131)."""
         count = self._recipe.retrieval.passages if self._recipe.retrieval else 0
         generators = [random.Random(f"{self._recipe.seed}/{e.id}") for e in examples]
         if variant.context == "random":
@@ -167,7 +211,9 @@ class Passages:
         if not mixes:
             return [passages[:count] for passages in found]
         shown = []
-        for generator, passages, gold in zip(generators, found, self._gold(split, examples), strict=True):
+        for generator, passages, gold in zip(
+            generators, found, self._gold(split, examples), strict=True
+        ):
             known = _ids(gold)
             others = [chunk for chunk in passages if chunk.id not in known]
             kept = gold[:1] if generator.random() < variant.gold_share else []
@@ -185,9 +231,11 @@ class Passages:
         return found
 
     def _gold(self, split: str, examples: Sequence[Example]) -> list[list[Chunk]]:
-        """The passages that hold the answer, likeliest first: those the data names, else those found with the reference answer.
+        """The passages that hold the answer, likeliest first: those the data names, else those
+        found with the reference answer.
 
-        A long text that the data names was cut into several passages, of which one or two hold the answer.
+        A long text that the data names was cut into several passages, of which one or two hold the
+        answer.
         """
         self._check_gold(examples, self._by_key)
         named = [[chunk for key in e.gold for chunk in self._by_key.get(key, ())] for e in examples]
@@ -195,23 +243,36 @@ class Passages:
             return named
         asked = [f"{e.inputs[QUESTION]} {' '.join(e.references or ())}" for e in examples]
         found = self._search(f"{split} with answers", asked)
-        return [[chunk for chunk in best if chunk in own] + [chunk for chunk in own if chunk not in best] if own else best[:1]
-                for own, best in zip(named, found, strict=True)]
+        return [
+            [chunk for chunk in best if chunk in own]
+            + [chunk for chunk in own if chunk not in best]
+            if own
+            else best[:1]
+            for own, best in zip(named, found, strict=True)
+        ]
 
     def _check_gold(self, examples: Sequence[Example], known: Mapping[str, Any]) -> None:
         wanted = dict.fromkeys(key for e in examples for key in e.gold)
         missing = [key for key in wanted if key not in known]
         if missing and len(missing) == len(wanted):
             raise UsageError(
-                f"none of the passages that data.gold names ({', '.join(map(repr, missing[:3]))} …) is in the documents, whose "
-                f"passages are named {', '.join(map(repr, list(known)[:3]))} …")
+                f"none of the passages that data.gold names ({', '.join(map(repr, missing[:3]))} "
+                "…) is in the documents, whose "
+                f"passages are named {', '.join(map(repr, list(known)[:3]))} …"
+            )
         if missing and not self._said_missing:
             self._said_missing = True
-            say(f"  {len(missing):,} of {len(wanted):,} passages that data.gold names are not in the documents, {missing[0]!r} for "
-                "one; for questions without any, the passage found with the reference answer stands in", "yellow")
+            say(
+                f"  {len(missing):,} of {len(wanted):,} passages that data.gold names are not in "
+                f"the documents, {missing[0]!r} for "
+                "one; for questions without any, the passage found with the reference answer "
+                "stands in",
+                "yellow",
+            )
 
     def _measured(self, study: Study) -> dict[str, Any]:
-        """Recall, MRR and nDCG with bootstrap intervals, on the test questions whose passages the data names."""
+        """Recall, MRR and nDCG with bootstrap intervals, on the test questions whose passages the
+        data names."""
         from prooftune.retrieval import metrics
 
         rows = [i for i, e in enumerate(study.test) if e.gold]
@@ -223,10 +284,16 @@ class Passages:
         keys = [list(dict.fromkeys(chunk.key for chunk in found[i])) for i in rows]
         seen = [list(dict.fromkeys(chunk.key for chunk in found[i][:shown])) for i in rows]
         gold = [study.test[i].gold for i in rows]
-        values = {f"recall@{shown}": metrics.recall(seen, gold, shown), f"recall@{DEPTH}": metrics.recall(keys, gold, DEPTH),
-                  f"MRR@{DEPTH}": metrics.reciprocal_rank(keys, gold, DEPTH), f"nDCG@{DEPTH}": metrics.ndcg(keys, gold, DEPTH)}
+        values = {
+            f"recall@{shown}": metrics.recall(seen, gold, shown),
+            f"recall@{DEPTH}": metrics.recall(keys, gold, DEPTH),
+            f"MRR@{DEPTH}": metrics.reciprocal_rank(keys, gold, DEPTH),
+            f"nDCG@{DEPTH}": metrics.ndcg(keys, gold, DEPTH),
+        }
         settings = self._recipe.evaluation
-        tables = resampled([v[:, None] for v in values.values()], settings.resamples, self._recipe.seed)
+        tables = resampled(
+            [v[:, None] for v in values.values()], settings.resamples, self._recipe.seed
+        )
         facts: dict[str, Any] = {"n": len(rows), "without_gold": len(study.test) - len(rows)}
         for (name, per_question), sums in zip(values.items(), tables, strict=True):
             low, high = percentile_interval(sums[:, 0] / len(rows), settings.confidence)
@@ -239,11 +306,19 @@ def _ids(chunks: Sequence[Chunk]) -> set[str]:
 
 
 def with_passages(example: Example, passages: Sequence[Chunk], gold: set[str] | None) -> Example:
-    """The example with numbered passages as its context; where `gold` is known, with what is to be learned from them."""
-    context = "\n\n".join(f"[{n}] {' '.join(chunk.text.split())}" for n, chunk in enumerate(passages, start=1))
+    """The example with numbered passages as its context; where `gold` is known, with what is to be
+    learned from them."""
+    context = "\n\n".join(
+        f"[{n}] {' '.join(chunk.text.split())}" for n, chunk in enumerate(passages, start=1)
+    )
     target = example.target
     if gold is not None:
         number = next((n for n, chunk in enumerate(passages, start=1) if chunk.id in gold), None)
         target = f"{target} [{number}]" if number is not None and target else ""
     own = {name: text for name, text in example.inputs.items() if name != CONTEXT}
-    return replace(example, inputs={CONTEXT: context, **own}, target=target, passages=tuple(chunk.id for chunk in passages))
+    return replace(
+        example,
+        inputs={CONTEXT: context, **own},
+        target=target,
+        passages=tuple(chunk.id for chunk in passages),
+    )

@@ -23,35 +23,66 @@ def zero_shot(context: Context, variant: Variant, held: Held, name: str) -> Outc
 
 
 def few_shot(context: Context, variant: Variant, held: Held, name: str) -> Outcome:
-    shots = draw_shots(context.study.train, context.study.strata(), variant.shots, context.recipe.seed, context.asking.said)
+    shots = draw_shots(
+        context.study.train,
+        context.study.strata(),
+        variant.shots,
+        context.recipe.seed,
+        context.asking.said,
+    )
     rendering = context.rendering(variant.prompt, shots=shots)
-    return _scored(context, held, rendering, name, f"{len(shots)} training examples shown in the prompt")
+    return _scored(
+        context, held, rendering, name, f"{len(shots)} training examples shown in the prompt"
+    )
 
 
 def prompted(context: Context, variant: Variant, held: Held, name: str) -> Outcome:
-    """Score every candidate prompt on the same validation rows and keep the best (the earlier at a tie)."""
-    rows = _sample(context.study.validation or context.study.train, variant.validation_rows, context.recipe.seed)
+    """Score every candidate prompt on the same validation rows and keep the best (the earlier at a
+    tie)."""
+    rows = _sample(
+        context.study.validation or context.study.train,
+        variant.validation_rows,
+        context.recipe.seed,
+    )
     tried: list[dict[str, Any]] = []
     with measured() as search:
         for number, (template, encoder) in enumerate(candidates(context, variant).items()):
-            predictions = held.predict(context.recipe, encoder, rows, False, f"{name}: prompt {number + 1}")
-            quality = fmean(context.asking.quality(p, e) for p, e in zip(predictions, rows, strict=True))
-            tried.append({"template": template, "quality": quality, "measure": context.asking.measure, "rows": len(rows),
-                          "tokens": fmean(p.prompt_tokens for p in predictions)})
+            predictions = held.predict(
+                context.recipe, encoder, rows, False, f"{name}: prompt {number + 1}"
+            )
+            quality = fmean(
+                context.asking.quality(p, e) for p, e in zip(predictions, rows, strict=True)
+            )
+            tried.append(
+                {
+                    "template": template,
+                    "quality": quality,
+                    "measure": context.asking.measure,
+                    "rows": len(rows),
+                    "tokens": fmean(p.prompt_tokens for p in predictions),
+                }
+            )
     best = max(tried, key=lambda t: float(t["quality"]))
-    outcome = _scored(context, held, context.rendering(variant.prompt, template=best["template"]), name,
-                      f"the best of {len(tried)} prompts on {len(rows)} validation rows")
+    outcome = _scored(
+        context,
+        held,
+        context.rendering(variant.prompt, template=best["template"]),
+        name,
+        f"the best of {len(tried)} prompts on {len(rows)} validation rows",
+    )
     outcome.details["prompts_tried"] = tried
     outcome.details["cost"]["train_seconds"] = search.seconds
     return outcome
 
 
 def candidates(context: Context, variant: Variant) -> dict[str, Encoder]:
-    """The prompts that are tried, by template: the recipe's, or those of the shipped ones that fit into ``prompt.max_length``.
+    """The prompts that are tried, by template: the recipe's, or those of the shipped ones that fit
+    into ``prompt.max_length``.
 
     Raises:
         UsageError: one of the recipe's does not fit, or none of the shipped ones.
     """
+
     def encoder(template: str) -> Encoder:
         return context.encoder(context.rendering(variant.prompt, template=template))
 
@@ -59,7 +90,9 @@ def candidates(context: Context, variant: Variant) -> dict[str, Encoder]:
         return {template: encoder(template) for template in variant.candidates}
     fitting: dict[str, Encoder] = {}
     refused: UsageError | None = None
-    for template in candidate_templates(context.recipe.task, context.fields, context.recipe.answering.no_answer):
+    for template in candidate_templates(
+        context.recipe.task, context.fields, context.recipe.answering.no_answer
+    ):
         try:
             fitting[template] = encoder(template)
         except UsageError as error:
@@ -70,10 +103,14 @@ def candidates(context: Context, variant: Variant) -> dict[str, Encoder]:
 
 
 def draw_shots(
-    train: Sequence[Example], strata: list[str], count: int, seed: int, said: Callable[[Example], str]
+    train: Sequence[Example],
+    strata: list[str],
+    count: int,
+    seed: int,
+    said: Callable[[Example], str],
 ) -> tuple[Shot, ...]:
-    """Examples to show: strata (labels) in turn, drawn with the seed from the shorter half of each one's training rows
-    (long ones would crowd out the text that is asked about).
+    """Examples to show: strata (labels) in turn, drawn with the seed from the shorter half of each
+    one's training rows (long ones would crowd out the text that is asked about).
 
     Args:
         train: rows to draw from.
@@ -100,14 +137,22 @@ def draw_shots(
     return tuple(shots)
 
 
-def _scored(context: Context, held: Held, rendering: Rendering, name: str, description: str) -> Outcome:
+def _scored(
+    context: Context, held: Held, rendering: Rendering, name: str, description: str
+) -> Outcome:
     encoder = context.encoder(rendering)
     write_json(context.folder / "rendering.json", rendering.to_json())
     return score_splits(context, held, encoder, name, description)
 
 
 def score_splits(
-    context: Context, held: Held, encoder: Encoder, name: str, description: str, *, head: bool = False
+    context: Context,
+    held: Held,
+    encoder: Encoder,
+    name: str,
+    description: str,
+    *,
+    head: bool = False,
 ) -> Outcome:
     """Predict test and validation rows with one model and one encoder, and record what it cost."""
     study, recipe = context.study, context.recipe
@@ -116,12 +161,21 @@ def score_splits(
     validation = held.predict(recipe, encoder, study.validation, head, f"{name}: validation rows")
     parsed = recipe.task == "classification" and not head and recipe.scoring.method == "generation"
     how = ", generated and parsed" if parsed else ""
-    return Outcome(test, validation, {
-        "description": description + how,
-        "prompt": encoder.render(study.test[0].inputs),
-        "cost": {"train_seconds": 0.0, "score_seconds": scoring.seconds, "score_tokens": _tokens(test),
-                 "generated_tokens": sum(p.generated_tokens for p in test),
-                 "peak_memory_bytes": scoring.peak_memory_bytes}})
+    return Outcome(
+        test,
+        validation,
+        {
+            "description": description + how,
+            "prompt": encoder.render(study.test[0].inputs),
+            "cost": {
+                "train_seconds": 0.0,
+                "score_seconds": scoring.seconds,
+                "score_tokens": _tokens(test),
+                "generated_tokens": sum(p.generated_tokens for p in test),
+                "peak_memory_bytes": scoring.peak_memory_bytes,
+            },
+        },
+    )
 
 
 def _tokens(predictions: list[Prediction]) -> int:

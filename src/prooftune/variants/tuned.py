@@ -1,4 +1,5 @@
-"""The tuned variants: train, save, load what was saved, prove that it is what was trained, and score it."""
+"""The tuned variants: train, save, load what was saved, prove that it is what was trained, and
+score it."""
 
 from __future__ import annotations
 
@@ -31,8 +32,17 @@ from prooftune.variants.model_handle import Held, forget
 from prooftune.variants.prompting import score_splits
 
 TRAINED = "trained"
-_RECORDED = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-             "weight_decay", "bf16", "fp16", "seed")
+_RECORDED = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "weight_decay",
+    "bf16",
+    "fp16",
+    "seed",
+)
 """Training arguments that a reader wants to see, whether the recipe names them or not."""
 
 _PROBE_WORDS = ("The", "yes", "no", "unanswerable")
@@ -53,7 +63,9 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
         Failure: training diverged, or what was saved does not behave as what was trained.
     """
     head = variant.objective == "head"
-    text = general_text(context.recipe.forgetting, base)  # before training, so that a wrong name costs nothing
+    text = general_text(
+        context.recipe.forgetting, base
+    )  # before training, so that a wrong name costs nothing
     rendering = context.rendering(variant.prompt)
     encoder = context.encoder(rendering)
     write_json(context.folder / "rendering.json", rendering.to_json())
@@ -62,21 +74,35 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
     facts_file = place / "training.json"
     if not ((place / TRAINED).is_dir() and facts_file.is_file()):
         if variant.adapter:
-            raise UsageError(f"{name}: adapter: {variant.adapter} must stand before it among the variants")
+            raise UsageError(
+                f"{name}: adapter: {variant.adapter} must stand before it among the variants"
+            )
         distributed.together(_train, context, variant, name, encoder, facts_file)
     facts = read_json(facts_file)
-    held = Held(partial(
-        adapters.load, context.model_folder, place / TRAINED, context.recipe.model, quantization=context.recipe.quantization,
-        labels=context.study.labels if head else None))
+    held = Held(
+        partial(
+            adapters.load,
+            context.model_folder,
+            place / TRAINED,
+            context.recipe.model,
+            quantization=context.recipe.quantization,
+            labels=context.study.labels if head else None,
+        )
+    )
     if variant.adapter:  # proved when it was trained
         outcome = score_splits(context, held, encoder, name, f"what {variant.adapter} has learned")
         outcome.details["objective"], outcome.details["method"] = variant.objective, facts["method"]
         outcome.details["weights_sha256"] = _digests(place)
         return outcome
-    _prove_restored(held.model, encoder, context, head, facts["probe"], exact=variant.method != "full")
+    _prove_restored(
+        held.model, encoder, context, head, facts["probe"], exact=variant.method != "full"
+    )
     outcome = score_splits(context, held, encoder, name, _describe(variant, facts), head=head)
-    outcome.details["cost"] |= facts["cost"] | {"peak_memory_bytes": max(
-        facts["cost"]["peak_memory_bytes"], outcome.details["cost"]["peak_memory_bytes"])}
+    outcome.details["cost"] |= facts["cost"] | {
+        "peak_memory_bytes": max(
+            facts["cost"]["peak_memory_bytes"], outcome.details["cost"]["peak_memory_bytes"]
+        )
+    }
     outcome.details["training"] = facts["training"]
     outcome.details["objective"], outcome.details["method"] = variant.objective, variant.method
     outcome.details["weights_sha256"] = _digests(place)
@@ -88,14 +114,19 @@ def _digests(place: Path) -> dict[str, str]:
     return {p.name: sha256(p) for p in sorted((place / TRAINED).glob("*.safetensors"))}
 
 
-def _train(context: Context, variant: Variant, name: str, encoder: Encoder, facts_file: Path) -> None:
+def _train(
+    context: Context, variant: Variant, name: str, encoder: Encoder, facts_file: Path
+) -> None:
     """Train and prove that something was learned; in every process, of which the first saves it."""
     from prooftune.training.arguments import training_arguments, usual_learning_rate
     from prooftune.training.trainer import last_whole_checkpoint, spent, train
 
     forget()
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
-    rows, validation = (training_rows(context, encoder, examples, head) for examples in (study.train, study.validation))
+    rows, validation = (
+        training_rows(context, encoder, examples, head)
+        for examples in (study.train, study.validation)
+    )
     base = base_to_train(context, variant, encoder)
     check_readout(base)
     probe = study.test[:8]
@@ -103,43 +134,83 @@ def _train(context: Context, variant: Variant, name: str, encoder: Encoder, fact
     model = adapters.attach(base, variant, {**recipe.lora, **variant.lora})
     options = {**recipe.training, **variant.training}
     arguments = training_arguments(
-        options, context.folder / "checkpoints", rows=len(rows), validation=len(validation), seed=recipe.seed,
-        dtype=loading.arithmetic(recipe.model.dtype), patience=recipe.early_stopping,
-        learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method))
+        options,
+        context.folder / "checkpoints",
+        rows=len(rows),
+        validation=len(validation),
+        seed=recipe.seed,
+        dtype=loading.arithmetic(recipe.model.dtype),
+        patience=recipe.early_stopping,
+        learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method),
+    )
     checkpoint = last_whole_checkpoint(context.folder / "checkpoints")
     resumed, before_it = checkpoint is not None, spent(checkpoint)
     trainable, total = adapters.trainable_counts(model)
     module = TuningModule(model)
     with measured() as cost:
-        history = train(module, rows, validation, encoder.prefix, arguments, patience=recipe.early_stopping,
-                        int8=recipe.model.int8_training, description=f"{name}: training")
+        history = train(
+            module,
+            rows,
+            validation,
+            encoder.prefix,
+            arguments,
+            patience=recipe.early_stopping,
+            int8=recipe.model.int8_training,
+            description=f"{name}: training",
+        )
     if module.sharded:  # what follows asks and saves one whole model
         learned = module.trainable_state()
         del base, model, module
-        module = TuningModule(adapters.attach(base_to_train(context, variant, encoder), variant, {**recipe.lora, **variant.lora}))
+        module = TuningModule(
+            adapters.attach(
+                base_to_train(context, variant, encoder), variant, {**recipe.lora, **variant.lora}
+            )
+        )
         module.load_trainable(learned)
     model = module.model.eval()
     after = _scores(model, encoder, probe, head)
     if not after.isfinite().all():
-        raise Failure(f"{name}: after its last step the model answers with nothing but numbers that are not finite. Lower "
-                      "training.learning_rate, or use bf16 instead of fp16.")
+        raise Failure(
+            f"{name}: after its last step the model answers with nothing but numbers that are not "
+            "finite. Lower "
+            "training.learning_rate, or use bf16 instead of fp16."
+        )
     if (after - before).abs().max().item() < 1e-4:
-        raise Failure(f"{name}: after training the model still answers exactly as before. Nothing was learned: check "
-                      "training.learning_rate, training.max_steps and lora.target_modules.")
+        raise Failure(
+            f"{name}: after training the model still answers exactly as before. Nothing was "
+            "learned: check "
+            "training.learning_rate, training.max_steps and lora.target_modules."
+        )
     if distributed.rank():
         return
     with atomic_path(context.folder / TRAINED) as temporary:
         adapters.save(model, temporary, variant.method, loading.arithmetic(recipe.model.dtype))
     tokens = sum(len(encoder.prefix) + len(row) for row in rows)
     epochs = next((log["epoch"] for log in reversed(history) if "epoch" in log), 0.0)
-    used = {name: getattr(arguments, name) for name in _RECORDED} | {"processes": distributed.size()}
-    write_json(facts_file, {
-        "method": variant.method,
-        "training": {"log_history": history, "trainable_parameters": trainable, "total_parameters": total, "rows": len(rows),
-                     "epochs": epochs, "resumed": resumed, "arguments": used},
-        "probe": {"before": before.tolist(), "after": after.tolist()},
-        "cost": {"train_seconds": before_it + cost.seconds, "train_tokens": round(tokens * epochs),
-                 "peak_memory_bytes": cost.peak_memory_bytes}})
+    used = {name: getattr(arguments, name) for name in _RECORDED} | {
+        "processes": distributed.size()
+    }
+    write_json(
+        facts_file,
+        {
+            "method": variant.method,
+            "training": {
+                "log_history": history,
+                "trainable_parameters": trainable,
+                "total_parameters": total,
+                "rows": len(rows),
+                "epochs": epochs,
+                "resumed": resumed,
+                "arguments": used,
+            },
+            "probe": {"before": before.tolist(), "after": after.tolist()},
+            "cost": {
+                "train_seconds": before_it + cost.seconds,
+                "train_tokens": round(tokens * epochs),
+                "peak_memory_bytes": cost.peak_memory_bytes,
+            },
+        },
+    )
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 
 
@@ -147,11 +218,17 @@ def base_to_train(context: Context, variant: Variant, encoder: Encoder) -> Any:
     """The model that learns, its head's and its adapters' first values those of the seed."""
     torch.manual_seed(context.recipe.seed)
     return loading.load_model(
-        context.model_folder, context.recipe.model, quantization=context.recipe.quantization,
-        labels=context.study.labels if variant.objective == "head" else None, full_precision=variant.method == "full")
+        context.model_folder,
+        context.recipe.model,
+        quantization=context.recipe.quantization,
+        labels=context.study.labels if variant.objective == "head" else None,
+        full_precision=variant.method == "full",
+    )
 
 
-def training_rows(context: Context, encoder: Encoder, examples: Sequence[Example], head: bool) -> Sequence[Row]:
+def training_rows(
+    context: Context, encoder: Encoder, examples: Sequence[Example], head: bool
+) -> Sequence[Row]:
     """What is learned from these examples."""
     if head:
         return head_rows(class_targets(examples, encoder))
@@ -159,7 +236,8 @@ def training_rows(context: Context, encoder: Encoder, examples: Sequence[Example
 
 
 def _scores(model: Any, encoder: Encoder, probe: Sequence[Example], head: bool) -> Tensor:
-    """Scores [rows, labels] of the probe rows, in the same arithmetic before and after; for questions, of a few words."""
+    """Scores [rows, labels] of the probe rows, in the same arithmetic before and after; for
+    questions, of a few words."""
     was_training = model.training
     model.eval()
     rows = [encoder.encode(e.inputs).row for e in probe]
@@ -176,12 +254,19 @@ def _scores(model: Any, encoder: Encoder, probe: Sequence[Example], head: bool) 
 
 
 def _prove_restored(
-    model: Any, encoder: Encoder, context: Context, head: bool, probe: dict[str, list[list[float]]], *, exact: bool
+    model: Any,
+    encoder: Encoder,
+    context: Context,
+    head: bool,
+    probe: dict[str, list[list[float]]],
+    *,
+    exact: bool,
 ) -> None:
-    """What is evaluated must be what was trained: neither the untuned model nor one whose head was lost.
+    """What is evaluated must be what was trained: neither the untuned model nor one whose head was
+    lost.
 
-    The scores must be nearer to the trained model's than to the untuned one's. A whole model is saved in the
-    arithmetic's dtype, so they may move by a rounding besides; an adapter's may not.
+    The scores must be nearer to the trained model's than to the untuned one's. A whole model is
+    saved in the arithmetic's dtype, so they may move by a rounding besides; an adapter's may not.
     """
     actual = _scores(model, encoder, context.study.test[:8], head)
     before, after = (torch.tensor(probe[name], dtype=actual.dtype) for name in ("before", "after"))
@@ -189,28 +274,55 @@ def _prove_restored(
     learned = (after - before).abs().max().item()
     allowed = max(1e-3, min(0.02, learned / 2)) if exact else max(0.02, min(0.5, learned / 2))
     if not difference <= allowed:
-        raise Failure(f"the saved weights in {context.folder / TRAINED} do not answer as the trained model did (largest difference "
-                      f"of a log-probability {difference:.3g}). Delete that folder to train again; if it returns, report it.")
+        raise Failure(
+            f"the saved weights in {context.folder / TRAINED} do not answer as the trained model "
+            "did (largest difference "
+            f"of a log-probability {difference:.3g}). Delete that folder to train again; if it "
+            "returns, report it."
+        )
 
 
-def _before_and_after(context: Context, model: Any, variant: Variant, text: str, text_name: str) -> dict[str, Any]:
+def _before_and_after(
+    context: Context, model: Any, variant: Variant, text: str, text_name: str
+) -> dict[str, Any]:
     """Weight change by layer and perplexity on general text, against the untuned model."""
     untuned = context.base_model()
     readout = readout_of(untuned)
     before, count = perplexity(untuned, readout, context.tokenizer, text)
     own_readout = readout if variant.objective == "head" else readout_of(model)
     after, _ = perplexity(model, own_readout, context.tokenizer, text)
-    changed = weight_changes.weight_changes(untuned, model) if variant.method == "full" else weight_changes.adapter_changes(model)
-    return {"changes": changed, "forgetting": {
-        "perplexity_before": before, "perplexity_after": after, "tokens": count, "text": text_name}}
+    changed = (
+        weight_changes.weight_changes(untuned, model)
+        if variant.method == "full"
+        else weight_changes.adapter_changes(model)
+    )
+    return {
+        "changes": changed,
+        "forgetting": {
+            "perplexity_before": before,
+            "perplexity_after": after,
+            "tokens": count,
+            "text": text_name,
+        },
+    }
 
 
 def _describe(variant: Variant, facts: dict[str, Any]) -> str:
-    what = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "full": "all weights"}[variant.method]
+    what = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "full": "all weights"}[
+        variant.method
+    ]
     where = "a classification head" if variant.objective == "head" else "the instruction"
     share = facts["training"]["trainable_parameters"] / facts["training"]["total_parameters"]
     used = facts["training"]["arguments"]
     epochs = facts["training"]["epochs"]
-    batch = used["per_device_train_batch_size"] * used["gradient_accumulation_steps"] * used["processes"]
-    return (f"{what} tuned with {where} on {facts['training']['rows']:,} rows, {share:.2%} of the weights trained, learning rate "
-            f"{used['learning_rate']:.2g}, {epochs:.3g} epoch{'s' if epochs != 1 else ''}, batches of {batch}")
+    batch = (
+        used["per_device_train_batch_size"]
+        * used["gradient_accumulation_steps"]
+        * used["processes"]
+    )
+    return (
+        f"{what} tuned with {where} on {facts['training']['rows']:,} rows, {share:.2%} of the "
+        "weights trained, learning rate "
+        f"{used['learning_rate']:.2g}, {epochs:.3g} epoch{'s' if epochs != 1 else ''}, batches of "
+        f"{batch}"
+    )

@@ -13,12 +13,18 @@ from prooftune.evaluation.answers.bertscore import BertScores
 from prooftune.evaluation.similarity import SimilarityEvaluator
 
 CANDIDATES = ["the cat sat on the mat", "no", "ten years of documents are kept"]
-REFERENCES: list[str | list[str]] = ["a cat sat on the mat", ["yes", "no"], ["documents are kept for ten years", "ten years"]]
+REFERENCES: list[str | list[str]] = [
+    "a cat sat on the mat",
+    ["yes", "no"],
+    ["documents are kept for ten years", "ten years"],
+]
 
 
 @pytest.fixture(autouse=True)
 def _known_bertscore(monkeypatch: pytest.MonkeyPatch) -> None:
-    def known(predictions: list[str], references: list[list[str]], model: str | None, layer: int | None) -> BertScores:
+    def known(
+        predictions: list[str], references: list[list[str]], model: str | None, layer: int | None
+    ) -> BertScores:
         n = np.arange(len(predictions), dtype=float)
         return BertScores(n, n + 1, n + 2, f"model:{model}|layer:{layer}", 4)
 
@@ -29,7 +35,8 @@ def test_means_and_items_of_whole_lists() -> None:
     got = SimilarityEvaluator(model="m", layer=2).evaluate_similarity(CANDIDATES, REFERENCES)
     assert got["bertscore"] == {"precision": 1, "recall": 2, "f1": 3}
     assert [item["bertscore"]["f1"] for item in got["items"]] == [2, 3, 4]
-    # Of 6 words each, "cat sat on the mat" is in both; no; of 6 and 6 words "documents are kept", of 6 and 2 "ten years".
+    # Of 6 words each, "cat sat on the mat" is in both; no; of 6 and 6 words "documents are kept",
+    # of 6 and 2 "ten years".
     assert [item["rougeL"] for item in got["items"]] == pytest.approx([5 / 6, 1, 1 / 2])
     assert got["rougeL"] == pytest.approx((5 / 6 + 1 + 1 / 2) / 3)
     sentence = BLEU(effective_order=True)
@@ -40,19 +47,25 @@ def test_means_and_items_of_whole_lists() -> None:
     second: list[Any] = [None, "no", "ten years"]
     whole = BLEU().corpus_score(CANDIDATES, [[r[0] for r in listed], second])
     assert got["bleu"] == pytest.approx(whole.score)
-    assert got["signatures"]["bertscore"] == "model:m|layer:2" and "nrefs:var" in got["signatures"]["bleu"]
+    assert (
+        got["signatures"]["bertscore"] == "model:m|layer:2"
+        and "nrefs:var" in got["signatures"]["bleu"]
+    )
     assert got["shortened"] == 4
 
 
-@pytest.mark.parametrize(("candidates", "references", "message"), [
-    ("text", ["text"], r"write \[text\], \[text\]"),
-    (["text"], "text", r"write \[text\], \[text\]"),
-    (["a", "b"], ["a"], "2 candidates and 1 references"),
-    ([], [], "no candidates"),
-    (["a", "b"], ["a", []], r"item 1 .* it has 'b' and \[\]"),
-    (["a"], [[None]], r"item 0 .* \[None\]"),
-    ([None], ["a"], "item 0 .* None"),
-])
+@pytest.mark.parametrize(
+    ("candidates", "references", "message"),
+    [
+        ("text", ["text"], r"write \[text\], \[text\]"),
+        (["text"], "text", r"write \[text\], \[text\]"),
+        (["a", "b"], ["a"], "2 candidates and 1 references"),
+        ([], [], "no candidates"),
+        (["a", "b"], ["a", []], r"item 1 .* it has 'b' and \[\]"),
+        (["a"], [[None]], r"item 0 .* \[None\]"),
+        ([None], ["a"], "item 0 .* None"),
+    ],
+)
 def test_bad_lists_are_said(candidates: Any, references: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         SimilarityEvaluator().evaluate_similarity(candidates, references)

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prooftune.evaluation.answers.squad import apply_threshold, best_threshold, exact, f1, normalise, score
+from prooftune.evaluation.answers.squad import (
+    apply_threshold,
+    best_threshold,
+    exact,
+    f1,
+    normalise,
+    score,
+)
 
 CASES = [
     # prediction, references, exact match, F1
@@ -94,9 +101,12 @@ def test_there_are_enough_cases_by_hand_and_arrays_hold_them_in_order() -> None:
 
 
 def restated_words(text: str) -> list[str]:
-    """The rules once more: each unbroken run of letters, digits and underscores that is an article becomes a space."""
+    """The rules once more: each unbroken run of letters, digits and underscores that is an article
+    becomes a space."""
     kept = "".join(c for c in text.lower() if c not in string.punctuation)
-    return "".join(" " if piece in ("a", "an", "the") else piece for piece in re.split(r"(\W+)", kept)).split()
+    return "".join(
+        " " if piece in ("a", "an", "the") else piece for piece in re.split(r"(\W+)", kept)
+    ).split()
 
 
 def restated(prediction: str, references: list[str]) -> tuple[float, float]:
@@ -109,23 +119,51 @@ def restated(prediction: str, references: list[str]) -> tuple[float, float]:
                 left.remove(word)
                 shared += 1
         best_exact = max(best_exact, float(said == words))
-        best_f1 = max(best_f1, 2 * shared / (len(said) + len(words)) if said and words else float(said == words))
+        best_f1 = max(
+            best_f1,
+            2 * shared / (len(said) + len(words)) if said and words else float(said == words),
+        )
     return best_exact, best_f1
 
 
-PIECES = ["a", "the", "The", "an", "cat", "dog", "CAT", "é", "-", ".", "’", " ", "  ", "\n", "\u00a0", "_", "5", "東"]
+PIECES = [
+    "a",
+    "the",
+    "The",
+    "an",
+    "cat",
+    "dog",
+    "CAT",
+    "é",
+    "-",
+    ".",
+    "’",
+    " ",
+    "  ",
+    "\n",
+    "\u00a0",
+    "_",
+    "5",
+    "東",
+]
 texts = st.lists(st.sampled_from(PIECES), max_size=8).map("".join) | st.text(max_size=12)
 
 
 @settings(deadline=None, max_examples=300)
 @given(texts, st.lists(texts, max_size=3))
 def test_equals_the_restated_rules(prediction: str, references: list[str]) -> None:
-    assert (exact(prediction, references), f1(prediction, references)) == pytest.approx(restated(prediction, references))
+    assert (exact(prediction, references), f1(prediction, references)) == pytest.approx(
+        restated(prediction, references)
+    )
 
 
 @settings(deadline=None)
-@given(texts, st.lists(texts, max_size=4).flatmap(lambda r: st.tuples(st.just(r), st.permutations(r))))
-def test_bounds_and_the_order_of_references_does_not_matter(prediction: str, both: tuple[list[str], list[str]]) -> None:
+@given(
+    texts, st.lists(texts, max_size=4).flatmap(lambda r: st.tuples(st.just(r), st.permutations(r)))
+)
+def test_bounds_and_the_order_of_references_does_not_matter(
+    prediction: str, both: tuple[list[str], list[str]]
+) -> None:
     references, shuffled = both
     em, overlap = exact(prediction, references), f1(prediction, references)
     assert 0 <= em <= overlap <= 1
@@ -144,7 +182,8 @@ def test_is_symmetric_and_normalising_twice_is_normalising_once(a: str, b: str) 
 def test_threshold_by_hand() -> None:
     no_answer = np.array([0.1, 0.3, 0.2, 0.9])
     scores, has = np.array([1.0, 0.5, 0.0, 1.0]), np.array([True, True, False, True])
-    # Nothing answered: 1 right of 4. Then +1 (0.1), -1 (0.2), +0.5 (0.3), +1 (0.9): 1, 2, 1, 1.5, 2.5.
+    # Nothing answered: 1 right of 4. Then +1 (0.1), -1 (0.2), +0.5 (0.3), +1 (0.9): 1, 2, 1, 1.5,
+    # 2.5.
     best = best_threshold(no_answer, scores, has)
     assert (best.value, best.score) == (0.9, 2.5 / 4)
     np.testing.assert_allclose(best.thresholds, [0, 0.1, 0.2, 0.3, 0.9])
@@ -156,10 +195,14 @@ def test_threshold_by_hand() -> None:
 def test_threshold_stops_between_ties_as_the_script_does_and_the_curve_does_not() -> None:
     tied, has = np.array([0.5, 0.5]), np.array([True, False])
     best = best_threshold(tied, np.array([1.0, 0.0]), has)
-    assert (best.value, best.score) == (0.5, 1.0), "the answerable question comes first: 1, then 2, then 1 right"
+    assert (best.value, best.score) == (0.5, 1.0), (
+        "the answerable question comes first: 1, then 2, then 1 right"
+    )
     assert best.scores.tolist() == [0.5, 0.5], "no threshold parts the two"
     other = best_threshold(tied, np.array([0.0, 1.0]), has[::-1])
-    assert (other.value, other.score) == (0.0, 0.5), "the unanswerable one first: 1, 0, 1, and the first best is to answer nothing"
+    assert (other.value, other.score) == (0.0, 0.5), (
+        "the unanswerable one first: 1, 0, 1, and the first best is to answer nothing"
+    )
 
 
 def test_threshold_of_scores_that_are_no_probabilities_can_answer_nothing() -> None:
@@ -167,7 +210,11 @@ def test_threshold_of_scores_that_are_no_probabilities_can_answer_nothing() -> N
     best = best_threshold(gaps, np.zeros(2), has)
     assert best.score == 1 and best.value < -3
     assert apply_threshold(gaps, np.zeros(2), has, best.value).tolist() == [1, 1]
-    assert best_threshold(gaps, np.zeros(2), has, np.array([True, True])).scores.tolist() == [1, 1, 1], "empty answers do no harm"
+    assert best_threshold(gaps, np.zeros(2), has, np.array([True, True])).scores.tolist() == [
+        1,
+        1,
+        1,
+    ], "empty answers do no harm"
 
 
 def test_threshold_needs_numbers() -> None:
@@ -178,8 +225,16 @@ def test_threshold_needs_numbers() -> None:
 
 
 Rows = list[tuple[float, float, bool, bool]]
-questions = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]) | st.floats(0, 1), st.sampled_from([0.0, 0.4, 1.0]),
-                               st.booleans(), st.booleans()), min_size=1, max_size=30)
+questions = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]) | st.floats(0, 1),
+        st.sampled_from([0.0, 0.4, 1.0]),
+        st.booleans(),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=30,
+)
 
 
 @settings(deadline=None)
@@ -198,14 +253,18 @@ def test_threshold_equals_a_plain_search(rows: Rows) -> None:
 
 @settings(deadline=None)
 @given(questions, st.integers(2, 6))
-def test_every_point_of_the_curve_is_what_applying_its_threshold_gives(rows: Rows, points: int) -> None:
+def test_every_point_of_the_curve_is_what_applying_its_threshold_gives(
+    rows: Rows, points: int
+) -> None:
     at, got, has, empty = (np.array(column) for column in zip(*rows, strict=True))
     curve = best_threshold(at, got, has, empty, points)
     each = np.where(has, got, empty.astype(float))
     assert len(curve.thresholds) <= points and (np.diff(curve.thresholds) > 0).all()
     for threshold, value in zip(curve.thresholds, curve.scores, strict=True):
         assert apply_threshold(at, each, has, threshold).mean() == pytest.approx(value, abs=1e-12)
-    assert apply_threshold(at, each, has, curve.thresholds[-1]).tolist() == each.tolist(), "the last answers everything"
+    assert apply_threshold(at, each, has, curve.thresholds[-1]).tolist() == each.tolist(), (
+        "the last answers everything"
+    )
 
 
 def test_a_long_curve_is_thinned() -> None:

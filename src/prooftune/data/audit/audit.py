@@ -22,7 +22,11 @@ from prooftune.utils.disk_list import Stored
 
 FEW_ROWS = 10
 IMBALANCE = 10
-_LEAKS: tuple[tuple[SplitName, SplitName], ...] = (("train", "test"), ("validation", "test"), ("train", "validation"))
+_LEAKS: tuple[tuple[SplitName, SplitName], ...] = (
+    ("train", "test"),
+    ("validation", "test"),
+    ("train", "validation"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,10 @@ class AuditReport:
         findings: errors first.
         rows: split -> number of rows as they were read.
         balance: split -> label -> rows.
-        lengths: split -> ``median``, ``p95``, ``max`` tokens of the prompt; empty where no variant asks a language model.
-        truncation: split -> ``rows``, ``share`` whose input is shortened, ``limit``: `prompt.max_length`.
+        lengths: split -> ``median``, ``p95``, ``max`` tokens of the prompt; empty where no variant
+            asks a language model.
+        truncation: split -> ``rows``, ``share`` whose input is shortened, ``limit``:
+            `prompt.max_length`.
         leaks: split -> ids of its rows that also stand in a later split.
     """
 
@@ -46,8 +52,13 @@ class AuditReport:
     leaks: dict[str, set[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {"findings": [asdict(f) for f in self.findings], "rows": self.rows, "balance": self.balance,
-                "lengths": self.lengths, "truncation": self.truncation}
+        return {
+            "findings": [asdict(f) for f in self.findings],
+            "rows": self.rows,
+            "balance": self.balance,
+            "lengths": self.lengths,
+            "truncation": self.truncation,
+        }
 
     def refuse(self) -> None:
         """Raise the errors found.
@@ -57,29 +68,45 @@ class AuditReport:
         """
         errors = [f.message for f in self.findings if f.severity == "error"]
         if errors:
-            raise UsageError("the data audit found " + (errors[0] if len(errors) == 1 else
-                             f"{len(errors)} errors:\n" + "\n".join(f"  - {m}" for m in errors)))
+            raise UsageError(
+                "the data audit found "
+                + (
+                    errors[0]
+                    if len(errors) == 1
+                    else f"{len(errors)} errors:\n" + "\n".join(f"  - {m}" for m in errors)
+                )
+            )
 
 
 def audit(study: Study, recipe: Recipe) -> AuditReport:
-    """Look for leaks between splits, contradictions, empty, damaged and repeated texts, and labels without rows."""
+    """Look for leaks between splits, contradictions, empty, damaged and repeated texts, and labels
+    without rows."""
     texts: dict[SplitName, Sequence[str]] = {
-        name: Stored(compared(e) for e in examples) for name, examples in study.splits().items()}
+        name: Stored(compared(e) for e in examples) for name, examples in study.splits().items()
+    }
     findings, leaks = _leaks(study, texts, recipe)
     findings += _repeats(study, texts)
     findings += _empty(study)
     if recipe.task == "classification":
         findings += _contradictions(study, texts) + _labels(study)
     else:
-        findings += shared_contexts(study) + (not_in_context(study) if recipe.task == "extractive-qa" else [])
+        findings += shared_contexts(study) + (
+            not_in_context(study) if recipe.task == "extractive-qa" else []
+        )
     findings += _damage(study)
     return AuditReport(
-        _sorted(findings), {name: len(examples) for name, examples in study.splits().items()},
-        {name: _counts(study, examples) for name, examples in study.splits().items()}, leaks=leaks)
+        _sorted(findings),
+        {name: len(examples) for name, examples in study.splits().items()},
+        {name: _counts(study, examples) for name, examples in study.splits().items()},
+        leaks=leaks,
+    )
 
 
 def with_lengths(
-    report: AuditReport, study: Study, recipe: Recipe, measure: Callable[[Sequence[Example]], Iterable[tuple[int, int]]]
+    report: AuditReport,
+    study: Study,
+    recipe: Recipe,
+    measure: Callable[[Sequence[Example]], Iterable[tuple[int, int]]],
 ) -> AuditReport:
     """The report with token lengths, and what of them is more than the limit.
 
@@ -93,9 +120,15 @@ def with_lengths(
     for name, examples in study.splits().items():
         if not examples:
             continue
-        tokens, over = np.fromiter(chain.from_iterable(measure(examples)), np.int32).reshape(-1, 2).T
+        tokens, over = (
+            np.fromiter(chain.from_iterable(measure(examples)), np.int32).reshape(-1, 2).T
+        )
         cut = [examples[int(i)].source for i in np.flatnonzero(over)]
-        lengths[name] = {"median": int(np.median(tokens)), "p95": int(np.percentile(tokens, 95)), "max": int(tokens.max())}
+        lengths[name] = {
+            "median": int(np.median(tokens)),
+            "p95": int(np.percentile(tokens, 95)),
+            "max": int(tokens.max()),
+        }
         share = len(cut) / len(examples)
         truncation[name] = {"rows": len(cut), "share": share, "limit": limit}
         if cut:
@@ -103,19 +136,30 @@ def with_lengths(
     return replace(report, findings=_sorted(findings), lengths=lengths, truncation=truncation)
 
 
-def _truncated(name: str, cut: list[str], share: float, lengths: dict[str, int], recipe: Recipe) -> Finding:
+def _truncated(
+    name: str, cut: list[str], share: float, lengths: dict[str, int], recipe: Recipe
+) -> Finding:
     most = recipe.audit.max_truncated
     are = "are" if len(cut) != 1 else "is"
-    message = (f"{counted(len(cut), name + ' row')} ({share:.1%}) {are} longer than prompt.max_length {recipe.prompt.max_length} "
-               f"and would be shortened (median {lengths['median']:,} tokens, longest {lengths['max']:,})")
+    message = (
+        f"{counted(len(cut), name + ' row')} ({share:.1%}) {are} longer than prompt.max_length "
+        f"{recipe.prompt.max_length} "
+        f"and would be shortened (median {lengths['median']:,} tokens, longest {lengths['max']:,})"
+    )
     if share <= most:
         return Finding("truncated", "warning", f"{message}.", cut)
-    return Finding("truncated", "error", f"{message}: more than audit.max_truncated allows ({most:.0%}). Raise "
-                   "prompt.max_length, or accept it by raising audit.max_truncated", cut)
+    return Finding(
+        "truncated",
+        "error",
+        f"{message}: more than audit.max_truncated allows ({most:.0%}). Raise "
+        "prompt.max_length, or accept it by raising audit.max_truncated",
+        cut,
+    )
 
 
 def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
-    """Drop what cannot be used: empty training texts, and leaking rows where ``audit.leak: drop`` says so.
+    """Drop what cannot be used: empty training texts, and leaking rows where ``audit.leak: drop``
+    says so.
 
     Test rows are never dropped: the test set is what was given.
     """
@@ -124,7 +168,9 @@ def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
     for name in ("train", "validation"):
         examples: Sequence[Example] = getattr(study, name)
         leaking = report.leaks.get(name, set()) if recipe.audit.leak == "drop" else set()
-        fates = Counter("empty" if _is_empty(e) else "leaking" if e.id in leaking else "kept" for e in examples)
+        fates = Counter(
+            "empty" if _is_empty(e) else "leaking" if e.id in leaking else "kept" for e in examples
+        )
         if fates["empty"]:
             notes.append(f"{name}: {counted(fates['empty'], 'row')} without text dropped.")
         kept[name] = examples
@@ -132,8 +178,11 @@ def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
             kept[name] = Stored(e for e in examples if not _is_empty(e) and e.id not in leaking)
         if fates["leaking"]:
             later = "test" if name == "validation" else "validation or test"
-            notes.append(f"{name}: {counted(fates['leaking'], 'row')} dropped because the same or nearly the same "
-                         f"text stands in {later} (audit.leak: drop).")
+            notes.append(
+                f"{name}: {counted(fates['leaking'], 'row')} dropped because the same or nearly "
+                "the same "
+                f"text stands in {later} (audit.leak: drop)."
+            )
         if examples and not kept[name]:
             raise UsageError(f"no {name} row is left after dropping empty and leaking ones")
     return replace(study, train=kept["train"], validation=kept["validation"], notes=notes)
@@ -143,7 +192,9 @@ def _is_empty(example: Example) -> bool:
     return not any(text.strip() for text in example.inputs.values())
 
 
-def _leaks(study: Study, texts: dict[SplitName, Sequence[str]], recipe: Recipe) -> tuple[list[Finding], dict[str, set[str]]]:
+def _leaks(
+    study: Study, texts: dict[SplitName, Sequence[str]], recipe: Recipe
+) -> tuple[list[Finding], dict[str, set[str]]]:
     splits, findings = study.splits(), []
     leaks: dict[str, set[str]] = defaultdict(set)
     threshold = recipe.audit.near_duplicates
@@ -153,7 +204,10 @@ def _leaks(study: Study, texts: dict[SplitName, Sequence[str]], recipe: Recipe) 
         copies = {texts[second][j] for _, j in exact}
         copied = sum(text in copies for text in texts[second])
         alike = near.get((first, second), [])
-        for kind, pairs, others in (("exact", exact, copied), ("near", alike, len({j for _, j in alike}))):
+        for kind, pairs, others in (
+            ("exact", exact, copied),
+            ("near", alike, len({j for _, j in alike})),
+        ):
             if pairs:
                 leaks[first] |= {splits[first][i].id for i, _ in pairs}
                 rows = [f"{splits[first][i].source} = {splits[second][j].source}" for i, j in pairs]
@@ -161,21 +215,38 @@ def _leaks(study: Study, texts: dict[SplitName, Sequence[str]], recipe: Recipe) 
     return findings, dict(leaks)
 
 
-def _leak(kind: str, first: str, second: str, rows: list[str], others: int, recipe: Recipe) -> Finding:
+def _leak(
+    kind: str, first: str, second: str, rows: list[str], others: int, recipe: Recipe
+) -> Finding:
     one = len(rows) == 1
-    how = (f"{'has' if one else 'have'} the same words as" if kind == "exact" else
-           f"{'is' if one else 'are'} nearly the same (Jaccard similarity {recipe.audit.near_duplicates:g} or more) as")
-    message = f"{counted(len(rows), first + ' row')} {how} {counted(others, second + ' row')}: {some(rows)}"
+    how = (
+        f"{'has' if one else 'have'} the same words as"
+        if kind == "exact"
+        else (
+            f"{'is' if one else 'are'} nearly the same (Jaccard similarity "
+            f"{recipe.audit.near_duplicates:g} or more) as"
+        )
+    )
+    message = (
+        f"{counted(len(rows), first + ' row')} {how} {counted(others, second + ' row')}: "
+        f"{some(rows)}"
+    )
     if recipe.audit.leak == "drop":
         return Finding(f"{kind}-leak", "info", f"{message}. Dropped from {first}.", rows)
     if second == "test" and recipe.audit.leak == "error":
-        return Finding(f"{kind}-leak", "error", f"{message}. Remove them, or let audit.leak: drop remove them from {first} "
-                       "(audit.leak: allow keeps them, and the scores are then too good)", rows)
+        return Finding(
+            f"{kind}-leak",
+            "error",
+            f"{message}. Remove them, or let audit.leak: drop remove them from {first} "
+            "(audit.leak: allow keeps them, and the scores are then too good)",
+            rows,
+        )
     return Finding(f"{kind}-leak", "warning", f"{message}.", rows)
 
 
 def _contradictions(study: Study, texts: dict[SplitName, Sequence[str]]) -> list[Finding]:
-    """The same text under different labels, in any split: at least one is wrong, or the labels overlap."""
+    """The same text under different labels, in any split: at least one is wrong, or the labels
+    overlap."""
     seen: dict[str, dict[str, str]] = defaultdict(dict)
     again = duplicates.repeated(chain.from_iterable(texts.values()))
     for name, examples in study.splits().items():
@@ -183,7 +254,11 @@ def _contradictions(study: Study, texts: dict[SplitName, Sequence[str]]) -> list
             if texts[name][i]:
                 seen[texts[name][i]].setdefault(examples[i].target or "", examples[i].source)
         again = [place - len(examples) for place in again]
-    rows = [" / ".join(f"{source} ({label})" for label, source in labels.items()) for labels in seen.values() if len(labels) > 1]
+    rows = [
+        " / ".join(f"{source} ({label})" for label, source in labels.items())
+        for labels in seen.values()
+        if len(labels) > 1
+    ]
     if not rows:
         return []
     stand = "stand" if len(rows) != 1 else "stands"
@@ -203,8 +278,14 @@ def _repeats(study: Study, texts: dict[SplitName, Sequence[str]]) -> list[Findin
             first.setdefault(text, source)
         if rows:
             repeat = "repeat" if len(rows) != 1 else "repeats"
-            findings.append(Finding("repeated", "info",
-                                    f"{counted(len(rows), name + ' row')} {repeat} an earlier one: {some(rows)}.", rows))
+            findings.append(
+                Finding(
+                    "repeated",
+                    "info",
+                    f"{counted(len(rows), name + ' row')} {repeat} an earlier one: {some(rows)}.",
+                    rows,
+                )
+            )
     return findings
 
 
@@ -224,17 +305,36 @@ def _labels(study: Study) -> list[Finding]:
     present = [label for label in study.labels if train[label]]
     findings = _unseen(study, present)
     if len(present) < 2:
-        return [Finding("one-class", "error", f"only one label ('{present[0]}') in all {len(study.train):,} training rows: there "
-                        "is nothing to tell apart. Is data.label the right column?"), *findings]
+        return [
+            Finding(
+                "one-class",
+                "error",
+                f"only one label ('{present[0]}') in all {len(study.train):,} training rows: there "
+                "is nothing to tell apart. Is data.label the right column?",
+            ),
+            *findings,
+        ]
     missing = [label for label in present if not any(e.target == label for e in study.test)]
     if missing:
-        findings.append(Finding("untested-label", "warning",
-                                f"no test row has label {', '.join(map(repr, missing))}: nothing can be said of it."))
+        findings.append(
+            Finding(
+                "untested-label",
+                "warning",
+                f"no test row has label {', '.join(map(repr, missing))}: nothing can be said of "
+                "it.",
+            )
+        )
     for several in alike(study.labels)[:SHOWN]:
         first = sorted(several, key=lambda label: -train[label])
         rest = [label for label in study.labels if label not in several]
-        findings.append(Finding("alike-labels", "warning", f"labels {', '.join(map(repr, first))} differ in case, spaces or "
-                                f"hyphens alone. If they are one: {merged(first, rest)}"))
+        findings.append(
+            Finding(
+                "alike-labels",
+                "warning",
+                f"labels {', '.join(map(repr, first))} differ in case, spaces or "
+                f"hyphens alone. If they are one: {merged(first, rest)}",
+            )
+        )
     few = {label: train[label] for label in present if train[label] < FEW_ROWS}
     if few:
         named = ", ".join(f"'{label}' ({n})" for label, n in list(few.items())[:SHOWN])
@@ -242,8 +342,14 @@ def _labels(study: Study) -> list[Finding]:
         findings.append(Finding("few-rows", "warning", f"few training rows for {named}{others}."))
     most, least = max(present, key=lambda k: train[k]), min(present, key=lambda k: train[k])
     if train[most] > IMBALANCE * train[least]:
-        findings.append(Finding("imbalance", "warning", f"'{most}' has {train[most]:,} training rows, '{least}' {train[least]:,}: "
-                                "read balanced accuracy and macro-F1, not accuracy alone."))
+        findings.append(
+            Finding(
+                "imbalance",
+                "warning",
+                f"'{most}' has {train[most]:,} training rows, '{least}' {train[least]:,}: "
+                "read balanced accuracy and macro-F1, not accuracy alone.",
+            )
+        )
     return findings
 
 
@@ -254,9 +360,15 @@ def _unseen(study: Study, present: list[str]) -> list[Finding]:
         rows = [e for e in study.splits()[name] if e.target not in present]
         if rows:
             labels = ", ".join(repr(label) for label in sorted({str(e.target) for e in rows}))
-            findings.append(Finding("unseen-label", "error" if name == "test" else "warning",
-                                    f"label {labels} in {name} ({some(where(rows))}) but in no training row. "
-                                    f"Training labels: {', '.join(map(repr, present[:12]))}", where(rows)))
+            findings.append(
+                Finding(
+                    "unseen-label",
+                    "error" if name == "test" else "warning",
+                    f"label {labels} in {name} ({some(where(rows))}) but in no training row. "
+                    f"Training labels: {', '.join(map(repr, present[:12]))}",
+                    where(rows),
+                )
+            )
     return findings
 
 
@@ -268,7 +380,14 @@ def _damage(study: Study) -> list[Finding]:
             for kind in damaged(" ".join(example.inputs.values())):
                 rows[kind].append(example.source)
     for kind, places in sorted(rows.items()):
-        findings.append(Finding("damage", "warning", f"{counted(len(places), 'row')} with {kind}: {some(places)}.", places))
+        findings.append(
+            Finding(
+                "damage",
+                "warning",
+                f"{counted(len(places), 'row')} with {kind}: {some(places)}.",
+                places,
+            )
+        )
     return findings
 
 

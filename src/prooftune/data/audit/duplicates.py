@@ -1,9 +1,10 @@
 """Texts that stand in the data more than once: exactly, or nearly.
 
-Near-duplicates are found by locality-sensitive hashing of MinHash signatures (Broder 1997; Leskovec, Rajaraman
-and Ullman, Mining of Massive Datasets, chapter 3). Each candidate is then checked by the true Jaccard similarity
-of the two sets of shingles, so none is reported wrongly. Of pairs that are just as similar as the threshold about one
-in thirty is missed, of more similar ones fewer.
+Near-duplicates are found by locality-sensitive hashing of MinHash signatures (Broder 1997;
+Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3). Each candidate is then
+checked by the true Jaccard similarity of the two sets of shingles, so none is reported wrongly. Of
+pairs that are just as similar as the threshold about one in thirty is missed, of more similar ones
+fewer.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ _AT_ONCE = 1_000
 
 
 def repeated(texts: Iterable[str]) -> list[int]:
-    """Places of the texts that stand there more than once, in order; what is held meanwhile is a digest of each. Two that differ
-    and share one, of which there is a chance of one in 37 million among a million texts, are named too."""
+    """Places of the texts that stand there more than once, in order; what is held meanwhile is a
+    digest of each. Two that differ and share one, of which there is a chance of one in 37 million
+    among a million texts, are named too."""
     digests = _digests(texts)
     found, counts = np.unique(digests, return_counts=True)
     places: list[int] = np.flatnonzero(np.isin(digests, found[counts > 1])).tolist()
@@ -40,23 +42,31 @@ def repeated(texts: Iterable[str]) -> list[int]:
 
 
 def exact(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
-    """For each text of `first` that also stands in `second`, its index and that of its first copy there.
+    """For each text of `first` that also stands in `second`, its index and that of its first copy
+    there.
 
     Empty texts are not copies of each other.
     """
     digests, (known, places) = _digests(first), np.unique(_digests(second), return_index=True)
-    pairs = [(i, int(places[np.searchsorted(known, digests[i])])) for i in np.flatnonzero(np.isin(digests, known)).tolist()]
+    pairs = [
+        (i, int(places[np.searchsorted(known, digests[i])]))
+        for i in np.flatnonzero(np.isin(digests, known)).tolist()
+    ]
     return [(i, j) for i, j in pairs if first[i] and first[i] == second[j]]
 
 
 def _digests(texts: Iterable[str]) -> NDArray[np.uint64]:
-    return np.fromiter((int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) for text in texts), np.uint64)
+    return np.fromiter(
+        (int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) for text in texts),
+        np.uint64,
+    )
 
 
 def near(
     texts: Mapping[str, Sequence[str]], pairs: Sequence[tuple[str, str]], threshold: float
 ) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """For pairs of splits, the texts of the first that nearly, but not exactly, stand in the second.
+    """For pairs of splits, the texts of the first that nearly, but not exactly, stand in the
+    second.
 
     Args:
         texts: split -> identities (`text.identity`).
@@ -66,12 +76,19 @@ def near(
     Returns:
         For each pair, (index in first, index in second): for each text found, the most similar one.
     """
-    indexes = {name: _Index(texts[name], name, threshold) for name in sorted({second for _, second in pairs})}
+    indexes = {
+        name: _Index(texts[name], name, threshold)
+        for name in sorted({second for _, second in pairs})
+    }
     found: dict[tuple[str, str], list[tuple[int, int]]] = {pair: [] for pair in pairs}
     for first in dict.fromkeys(first for first, _ in pairs):
         own = _digests(texts[first])
-        copied = {second: np.isin(own, _digests(texts[second])) for one, second in pairs if one == first}
-        for start, some, keys in indexes[first].chunks() if first in indexes else _chunks(texts[first], first, threshold):
+        copied = {
+            second: np.isin(own, _digests(texts[second])) for one, second in pairs if one == first
+        }
+        for start, some, keys in (
+            indexes[first].chunks() if first in indexes else _chunks(texts[first], first, threshold)
+        ):
             for second, stands in copied.items():
                 for i, places in indexes[second].candidates(keys):
                     if some[i] and not stands[start + i]:
@@ -82,7 +99,8 @@ def near(
 
 
 def families(texts: Sequence[str], threshold: float | None) -> list[int]:
-    """A number for each text, the same for texts that are duplicates of each other, also through others.
+    """A number for each text, the same for texts that are duplicates of each other, also through
+    others.
 
     Args:
         texts: identities (`text.identity`).
@@ -95,7 +113,9 @@ def families(texts: Sequence[str], threshold: float | None) -> list[int]:
     if threshold is None:
         return parent.tolist()
     places = array("q", (i for i, own in enumerate(parent) if i == own))
-    index = _Index(texts if len(places) == len(texts) else Stored(texts[i] for i in places), "all", threshold)
+    index = _Index(
+        texts if len(places) == len(texts) else Stored(texts[i] for i in places), "all", threshold
+    )
     for start, some, keys in index.chunks():
         for i, others in index.candidates(keys):
             for j in others:
@@ -121,14 +141,17 @@ def _bands(threshold: float) -> tuple[int, int]:
     """How many bands a signature is cut into, and how many of its numbers each has."""
     from datasketch import MinHashLSH
 
-    # Even weights would miss two of three pairs that are as similar as the threshold; a candidate too many
-    # costs only its check. Above 0.95 there are too few bands to choose from.
+    # Even weights would miss two of three pairs that are as similar as the threshold; a candidate
+    # too many costs only its check. Above 0.95 there are too few bands to choose from.
     found = MinHashLSH(threshold=min(threshold, 0.95), num_perm=PERMUTATIONS, weights=(0.02, 0.98))
     return found.b, found.r
 
 
-def _chunks(texts: Sequence[str], name: str, threshold: float) -> Iterator[tuple[int, list[str], Keys]]:
-    """A thousand texts at a time: the first one's place, the texts, and keys [texts, bands], of which similar texts share one."""
+def _chunks(
+    texts: Sequence[str], name: str, threshold: float
+) -> Iterator[tuple[int, list[str], Keys]]:
+    """A thousand texts at a time: the first one's place, the texts, and keys [texts, bands], of
+    which similar texts share one."""
     from datasketch import MinHash
 
     bands, width = _bands(threshold)
@@ -138,10 +161,19 @@ def _chunks(texts: Sequence[str], name: str, threshold: float) -> Iterator[tuple
         for start in range(0, len(texts), _AT_ONCE):
             some = list(texts[start : start + _AT_ONCE])
             sets = ([s.encode() for s in shingles(text)] for text in some)
-            # Only the candidates depend on the hash, so the fastest of the standard library will do.
+            # Only the candidates depend on the hash, so the fastest of the standard library will
+            # do.
             made = MinHash.generator(sets, num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
-            signatures = np.stack([one.hashvalues[: bands * width] for one in made]).astype(np.uint64)
-            yield start, some, ((signatures.reshape(-1, bands, width) * factors).sum(axis=2) >> np.uint64(32)).astype(np.uint32)
+            signatures = np.stack([one.hashvalues[: bands * width] for one in made]).astype(
+                np.uint64
+            )
+            yield (
+                start,
+                some,
+                (
+                    (signatures.reshape(-1, bands, width) * factors).sum(axis=2) >> np.uint64(32)
+                ).astype(np.uint32),
+            )
             shown.advance(0, len(some))  # type: ignore[arg-type]
 
 
@@ -163,10 +195,15 @@ class _Index:
     def chunks(self) -> Iterator[tuple[int, list[str], Keys]]:
         """The texts themselves, as `_chunks` gives them."""
         for start in range(0, len(self._texts), _AT_ONCE):
-            yield start, list(self._texts[start : start + _AT_ONCE]), self._keys[start : start + _AT_ONCE]
+            yield (
+                start,
+                list(self._texts[start : start + _AT_ONCE]),
+                self._keys[start : start + _AT_ONCE],
+            )
 
     def candidates(self, keys: Keys) -> list[tuple[int, list[int]]]:
-        """For each row of keys for which there are any, its number and the places of texts that may be similar."""
+        """For each row of keys for which there are any, its number and the places of texts that may
+        be similar."""
         found: dict[int, set[int]] = defaultdict(set)
         for own, order, known in zip(keys.T, self._orders, self._sorted, strict=False):
             starts, ends = np.searchsorted(known, own, "left"), np.searchsorted(known, own, "right")

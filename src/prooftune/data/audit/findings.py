@@ -38,7 +38,9 @@ def where(examples: Iterable[Example]) -> list[str]:
 
 def some(rows: Sequence[str]) -> str:
     """The first few of them, and how many more there are."""
-    return ", ".join(rows[:SHOWN]) + (f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else "")
+    return ", ".join(rows[:SHOWN]) + (
+        f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+    )
 
 
 def counted(count: int, what: str) -> str:

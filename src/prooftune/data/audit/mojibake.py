@@ -11,12 +11,15 @@ MARKUP = "HTML residue (&lt;, #39;, <br>)"
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _TAGS = "br|p|b|i|a|div|span|strong|em|li|ul|td|tr|table|font"
-_MARKUP = re.compile(rf"&(?:[a-z]{{2,8}}|#\d{{2,5}});|(?<!\w)#\d{{2,5}};|</?(?:{_TAGS})\b[^<>]*>", re.I)
+_MARKUP = re.compile(
+    rf"&(?:[a-z]{{2,8}}|#\d{{2,5}});|(?<!\w)#\d{{2,5}};|</?(?:{_TAGS})\b[^<>]*>", re.I
+)
 _SUSPECT = re.compile("[\u0080-\u00ff\u0152-\u0192\u02c6-\u02dc\u2013-\u2044\u20ac\u2122]{2,}")
 _SIGNATURES = ("â€", "â‚", "â„", "ðŸ", "ï»¿", "ï¿½")
 """How typographic marks, currency, emoji, U+FEFF and U+FFFD look; no word of any language does."""
 _CLOSING = "…”“’‘‚„»«›‹–—\u00a0"
-"""Continuation bytes that, read as Western European, are ordinary after a word: Spaß“, MANHÃ”, voilà »."""
+"""Continuation bytes that, read as Western European, are ordinary after a word: Spaß“, MANHÃ”,
+voilà »."""
 
 
 def damaged(text: str) -> list[str]:
@@ -34,17 +37,18 @@ def damaged(text: str) -> list[str]:
 
 
 def _is_mojibake(text: str, start: int, end: int) -> bool:
-    """Whether a run of characters is what the bytes of UTF-8 look like in a Western European encoding.
+    """Whether a run of characters is what the bytes of UTF-8 look like in a Western European
+    encoding.
 
-    That the bytes decode is not enough: „Spaß“ and “CAFÉ” do too. In real text the first byte of such a pair ends
-    a word and the second closes a quotation; in damaged text it is a capital inside a word, a pair that no
-    language writes, or one pair after another.
+    That the bytes decode is not enough: „Spaß“ and “CAFÉ” do too. In real text the first byte of
+    such a pair ends a word and the second closes a quotation; in damaged text it is a capital
+    inside a word, a pair that no language writes, or one pair after another.
     """
     run = text[start:end]
     decoded = _as_utf8(run)
     if decoded is None:
         return False
-    before, after = text[start - 1:start], text[end:end + 1]
+    before, after = text[start - 1 : start], text[end : end + 1]
     if run.startswith(_SIGNATURES):
         return True
     if before.isupper():

@@ -1,4 +1,5 @@
-"""``prooftune init``: look at a data file, write a commented recipe for it, and say what was guessed."""
+"""``prooftune init``: look at a data file, write a commented recipe for it, and say what was
+guessed."""
 
 from __future__ import annotations
 
@@ -12,7 +13,16 @@ from statistics import median
 from typing import Any
 
 from prooftune.data.audit.findings import some
-from prooftune.data.init.sniffing import LABEL_NAMES, LOOKED_AT, MOST_LABELS, TEXT_NAMES, Guess, is_label_like, is_number, look
+from prooftune.data.init.sniffing import (
+    LABEL_NAMES,
+    LOOKED_AT,
+    MOST_LABELS,
+    TEXT_NAMES,
+    Guess,
+    is_label_like,
+    is_number,
+    look,
+)
 from prooftune.data.init.templates import LABELS, MANY_CUT, QUESTIONS, RETRIEVAL
 from prooftune.data.normalization import alike
 from prooftune.data.questions import CONTEXT, QUESTION, question_columns, several
@@ -55,87 +65,146 @@ def guess(path: Path, recipe: Path) -> tuple[str, list[str]]:
         _say_unused(guessed.options.get("columns", table.columns), [*texts, label], guessed)
     _say_empty([cells[i] for i in texts], guessed)
     _labels(table, table.columns[label], cells[label], guessed)
-    return _write(path, recipe, guessed, long=_are_long([cells[i] for i in texts], guessed)), guessed.sentences
+    return _write(
+        path, recipe, guessed, long=_are_long([cells[i] for i in texts], guessed)
+    ), guessed.sentences
 
 
-def _questions(path: Path, recipe: Path, table: Table, guessed: Guess, asked: dict[str, str]) -> str:
+def _questions(
+    path: Path, recipe: Path, table: Table, guessed: Guess, asked: dict[str, str]
+) -> str:
     """A recipe for a file of questions."""
     context, table = asked.get(CONTEXT), as_questions(table)
     if not asked:
-        guessed.add("format", "squad", "The file is in SQuAD's layout: questions with a context, some without an answer.")
+        guessed.add(
+            "format",
+            "squad",
+            "The file is in SQuAD's layout: questions with a context, some without an answer.",
+        )
     else:
         question, answers = asked.pop(QUESTION), asked.pop("answers")
         _refuse_choices(table, answers)
-        guessed.add("text", {QUESTION: question, **asked}, f"Question: column '{question}'"
-                    + "".join(f"; {field}: column '{column}'" for field, column in asked.items()) + ".")
+        guessed.add(
+            "text",
+            {QUESTION: question, **asked},
+            f"Question: column '{question}'"
+            + "".join(f"; {field}: column '{column}'" for field, column in asked.items())
+            + ".",
+        )
         guessed.add("label", answers, f"Answers: column '{answers}'.")
         used = {question, answers, *asked.values()}
-        _say_unused(table.columns, [i for i, name in enumerate(table.columns) if name in used], guessed)
+        _say_unused(
+            table.columns, [i for i, name in enumerate(table.columns) if name in used], guessed
+        )
     squad = guessed.options.get("format") == "squad"
     extracts = squad or (context is not None and _stand_in(table, context, answers))
-    guessed.sentences.append("Answers are taken from the context (task: extractive-qa); for answers in free words set task: "
-                             "free-text-qa." if extracts else "Answers are written freely (task: free-text-qa).")
+    guessed.sentences.append(
+        "Answers are taken from the context (task: extractive-qa); for answers in free words set "
+        "task: "
+        "free-text-qa."
+        if extracts
+        else "Answers are written freely (task: free-text-qa)."
+    )
     stem, data = _head(path, recipe, guessed)
     return QUESTIONS.format(
-        file=" ".join(path.name.split()), name=stem, recipe=shlex.quote(str(recipe)), data=data,
-        task="extractive-qa" if extracts else "free-text-qa", method="grouped" if squad else "random",
-        answering="{no_answer: unanswerable, max_new_tokens: 32}" if extracts else "{max_new_tokens: 64}",
+        file=" ".join(path.name.split()),
+        name=stem,
+        recipe=shlex.quote(str(recipe)),
+        data=data,
+        task="extractive-qa" if extracts else "free-text-qa",
+        method="grouped" if squad else "random",
+        answering="{no_answer: unanswerable, max_new_tokens: 32}"
+        if extracts
+        else "{max_new_tokens: 64}",
         majority="  majority:                      # that there is no answer\n" if extracts else "",
-        retrieval="" if extracts else RETRIEVAL)
+        retrieval="" if extracts else RETRIEVAL,
+    )
 
 
 def _refuse_choices(table: Table, answers: str) -> None:
     """Refuse questions that are answered by the number or letter of a choice."""
     choices = next((name for name in table.columns if name.lower() in _CHOICES), None)
     column = table.columns.index(answers)
-    if choices is not None and all(cell.isdigit() or len(cell) == 1 for row in table.rows if (cell := (row[column] or "").strip())):
-        raise UsageError(f"{table.name}: its answers (column '{answers}') are numbers or letters of column '{choices}': multiple "
-                         "choice, for which there is no task. Write the words that are chosen into the column of answers")
+    if choices is not None and all(
+        cell.isdigit() or len(cell) == 1
+        for row in table.rows
+        if (cell := (row[column] or "").strip())
+    ):
+        raise UsageError(
+            f"{table.name}: its answers (column '{answers}') are numbers or letters of column "
+            f"'{choices}': multiple "
+            "choice, for which there is no task. Write the words that are chosen into the column "
+            "of answers"
+        )
 
 
 def _stand_in(table: Table, context: str, answers: str) -> bool:
     """Whether most questions that have an answer have it in their context, word for word."""
     at, of = table.columns.index(context), table.columns.index(answers)
-    found = [any(answer in (row[at] or "") for answer in known) for number, row in enumerate(table.rows[:LOOKED_AT])
-             if (known := several(row[of], table.where(number), answers))]
+    found = [
+        any(answer in (row[at] or "") for answer in known)
+        for number, row in enumerate(table.rows[:LOOKED_AT])
+        if (known := several(row[of], table.where(number), answers))
+    ]
     return 2 * sum(found) >= len(found)
 
 
 def _say_unused(columns: Sequence[str], used: Sequence[int], guessed: Guess) -> None:
     unused = [name for i, name in enumerate(columns) if i not in used]
     if unused:
-        guessed.sentences.append(f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
-                                 f"{' …' if len(unused) > 8 else ''}.")
+        guessed.sentences.append(
+            f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
+            f"{' …' if len(unused) > 8 else ''}."
+        )
 
 
 def _say_empty(texts: Sequence[Sequence[str]], guessed: Guess) -> None:
     empty = sum(not any(cell.strip() for cell in cells) for cells in zip(*texts, strict=True))
     if empty:
-        guessed.sentences.append(f"{empty:,} row{'s have' if empty > 1 else ' has'} no text and will be dropped.")
+        guessed.sentences.append(
+            f"{empty:,} row{'s have' if empty > 1 else ' has'} no text and will be dropped."
+        )
 
 
 def _label_column(table: Table, cells: list[list[str]]) -> int:
-    named = [i for i, name in enumerate(table.columns) if name.lower() in LABEL_NAMES and 1 < len(set(cells[i])) <= MOST_LABELS]
+    named = [
+        i
+        for i, name in enumerate(table.columns)
+        if name.lower() in LABEL_NAMES and 1 < len(set(cells[i])) <= MOST_LABELS
+    ]
     if named:
         return named[0]
-    few = {i: len(set(column[:LOOKED_AT])) for i, column in enumerate(cells) if is_label_like(column[:LOOKED_AT])}
+    few = {
+        i: len(set(column[:LOOKED_AT]))
+        for i, column in enumerate(cells)
+        if is_label_like(column[:LOOKED_AT])
+    }
     if few:
         return min(few, key=lambda i: few[i])
     by_name = [i for i, name in enumerate(table.columns) if name.lower() in LABEL_NAMES]
     if by_name:
         return by_name[0]
-    raise UsageError(f"{table.name}: no column looks like a label (2 to {MOST_LABELS} different short values). Found "
-                     f"{', '.join(map(repr, table.columns[:12]))}")
+    raise UsageError(
+        f"{table.name}: no column looks like a label (2 to {MOST_LABELS} different short values). "
+        "Found "
+        f"{', '.join(map(repr, table.columns[:12]))}"
+    )
 
 
 def _text_columns(table: Table, cells: list[list[str]], label: int, *, named: bool) -> list[int]:
-    """The columns that are read as the input: the longest, and others that are texts by name, or where there are no
-    names by their words."""
+    """The columns that are read as the input: the longest, and others that are texts by name, or
+    where there are no names by their words."""
     looked = {i: column[:LOOKED_AT] for i, column in enumerate(cells) if i != label}
-    texts = {i: sum(map(len, column)) / len(column) for i, column in looked.items()
-             if not _is_numbers_or_links(column) and not _is_structured(column)}
+    texts = {
+        i: sum(map(len, column)) / len(column)
+        for i, column in looked.items()
+        if not _is_numbers_or_links(column) and not _is_structured(column)
+    }
     if not texts:
-        raise UsageError(f"{table.name}: no column looks like a text. Found {', '.join(map(repr, table.columns[:12]))}")
+        raise UsageError(
+            f"{table.name}: no column looks like a text. Found "
+            f"{', '.join(map(repr, table.columns[:12]))}"
+        )
     longest = max(texts, key=lambda i: texts[i])
     if not named:
         return sorted({longest, *(i for i in texts if _is_wordy(looked[i]))})
@@ -160,7 +229,8 @@ def _is_wordy(column: Sequence[str]) -> bool:
 
 
 def _name(table: Table, texts: list[int], label: int, guessed: Guess) -> None:
-    """Say which columns are text and label; where the file names none, name them so that the prompt reads well."""
+    """Say which columns are text and label; where the file names none, name them so that the prompt
+    reads well."""
     columns = list(table.columns)
     here = ""
     if guessed.options.get("header") is False:
@@ -168,11 +238,17 @@ def _name(table: Table, texts: list[int], label: int, guessed: Guess) -> None:
         columns[label] = "label"
         for number, i in enumerate(texts, start=1):
             columns[i] = "text" if len(texts) == 1 else f"text_{number}"
-        here = f" (column{'s' if len(texts) > 1 else ''} {', '.join(str(i + 1) for i in texts)} of the file)"
+        here = (
+            f" (column{'s' if len(texts) > 1 else ''} {', '.join(str(i + 1) for i in texts)} "
+            "of the file)"
+        )
         guessed.options["columns"] = columns
     names = [columns[i] for i in texts]
-    guessed.add("text", names[0] if len(names) == 1 else names,
-                f"Text: column{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}{here}.")
+    guessed.add(
+        "text",
+        names[0] if len(names) == 1 else names,
+        f"Text: column{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}{here}.",
+    )
     there = f" (column {label + 1} of the file)" if here else ""
     guessed.add("label", columns[label], f"Label: column '{columns[label]}'{there}.")
 
@@ -180,28 +256,53 @@ def _name(table: Table, texts: list[int], label: int, guessed: Guess) -> None:
 def _labels(table: Table, column: str, cells: Sequence[str], guessed: Guess) -> None:
     counts = Counter(cell.strip() for cell in cells if cell.strip())
     if len(counts) > MOST_LABELS:
-        hint = ("If they are scores, name ranges of them in data.bins" if all(map(is_number, counts)) else
-                "Name the columns in the file's header, or write the recipe by hand (prooftune recipes shows examples)")
-        raise UsageError(f"{table.name}: column '{column}' has {len(counts):,} different values, too many for labels. {hint}")
+        hint = (
+            "If they are scores, name ranges of them in data.bins"
+            if all(map(is_number, counts))
+            else (
+                "Name the columns in the file's header, or write the recipe by hand (prooftune "
+                "recipes shows examples)"
+            )
+        )
+        raise UsageError(
+            f"{table.name}: column '{column}' has {len(counts):,} different values, too many for "
+            f"labels. {hint}"
+        )
     shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
-    guessed.sentences.append(f"{len(cells):,} rows, {len(counts)} label{'s' if len(counts) != 1 else ''}: "
-                             f"{shown}{' …' if len(counts) > 8 else ''}.")
+    guessed.sentences.append(
+        f"{len(cells):,} rows, {len(counts)} label{'s' if len(counts) != 1 else ''}: "
+        f"{shown}{' …' if len(counts) > 8 else ''}."
+    )
     for same in alike(counts):
-        guessed.sentences.append(f"Labels {', '.join(map(repr, same))} differ in case, spaces or hyphens alone; "
-                                 "data.labels can make them one.")
+        guessed.sentences.append(
+            f"Labels {', '.join(map(repr, same))} differ in case, spaces or hyphens alone; "
+            "data.labels can make them one."
+        )
     if len(counts) == 1:
-        guessed.sentences.append("One label alone leaves nothing to tell apart: is it the right column?")
+        guessed.sentences.append(
+            "One label alone leaves nothing to tell apart: is it the right column?"
+        )
     single = [label for label, n in counts.items() if n == 1]
     if single and len(counts) > 1:
-        guessed.sentences.append(f"A label of one row cannot stand in both training and test: {', '.join(map(repr, single[:5]))}.")
+        guessed.sentences.append(
+            "A label of one row cannot stand in both training and test: "
+            f"{', '.join(map(repr, single[:5]))}."
+        )
     blank = [table.where(row) for row, cell in enumerate(cells) if not cell.strip()]
     if blank:
-        guessed.sentences.append(f"{len(blank):,} row{'s have' if len(blank) > 1 else ' has'} no label ({some(blank)}): give them "
-                                 "one, or remove them.")
+        guessed.sentences.append(
+            f"{len(blank):,} row{'s have' if len(blank) > 1 else ' has'} no label "
+            f"({some(blank)}): give them "
+            "one, or remove them."
+        )
     if all(is_number(name) for name in counts):
         first, *_ = names = sorted(counts, key=float)
-        guessed.add("labels", {name: f"label {name}" for name in names},
-                    f"The labels are numbers. A language model reads names: replace 'label {first}' … in data.labels by words.")
+        guessed.add(
+            "labels",
+            {name: f"label {name}" for name in names},
+            f"The labels are numbers. A language model reads names: replace 'label {first}' … in "
+            "data.labels by words.",
+        )
 
 
 def _are_long(texts: list[list[str]], guessed: Guess) -> bool:
@@ -209,22 +310,34 @@ def _are_long(texts: list[list[str]], guessed: Guess) -> bool:
     # As many as audit.max_truncated lets pass.
     long = sum(length > _LONG for length in lengths) > 0.2 * len(lengths)
     if long:
-        guessed.sentences.append(f"The texts are long (median {int(median(lengths)):,} characters): what is beyond "
-                                 "prompt.max_length is cut, counted and shown.")
+        guessed.sentences.append(
+            f"The texts are long (median {int(median(lengths)):,} characters): what is beyond "
+            "prompt.max_length is cut, counted and shown."
+        )
     return long
 
 
 _COMMENTS = {
-    "delimiter": "what separates columns", "encoding": "of the file's text", "header": "the first row is data",
-    "columns": "names for the columns of the file", "text": "the input: a column, or a list of columns",
-    "label": "the column to predict", "labels": "value in the file -> name the model reads"}
+    "delimiter": "what separates columns",
+    "encoding": "of the file's text",
+    "header": "the first row is data",
+    "columns": "names for the columns of the file",
+    "text": "the input: a column, or a list of columns",
+    "label": "the column to predict",
+    "labels": "value in the file -> name the model reads",
+}
 
 
 def _write(path: Path, recipe: Path, guessed: Guess, *, long: bool) -> str:
     stem, data = _head(path, recipe, guessed)
     return LABELS.format(
-        file=" ".join(path.name.split()), name=stem, recipe=shlex.quote(str(recipe)), data=data,
-        max_length=512 if long else 256, audit=MANY_CUT if long else "")
+        file=" ".join(path.name.split()),
+        name=stem,
+        recipe=shlex.quote(str(recipe)),
+        data=data,
+        max_length=512 if long else 256,
+        audit=MANY_CUT if long else "",
+    )
 
 
 def _head(path: Path, recipe: Path, guessed: Guess) -> tuple[str, str]:
@@ -233,10 +346,18 @@ def _head(path: Path, recipe: Path, guessed: Guess) -> tuple[str, str]:
     for name, value in guessed.options.items():
         note = f"  # {_COMMENTS[name]}" if name in _COMMENTS else ""
         if isinstance(value, dict):
-            lines += [f"  {name}:{note}", *(f"    {_yaml(k)}: {_yaml(v)}" for k, v in value.items())]
+            lines += [
+                f"  {name}:{note}",
+                *(f"    {_yaml(k)}: {_yaml(v)}" for k, v in value.items()),
+            ]
         else:
             lines.append(f"  {name}: {_yaml(value)}{note}")
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in recipe.stem).strip("-._") or "study"
+    stem = (
+        "".join(
+            c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in recipe.stem
+        ).strip("-._")
+        or "study"
+    )
     return stem, "\n".join(lines)
 
 

@@ -17,9 +17,34 @@ from prooftune.errors import UsageError
 from prooftune.recipe import Source
 
 DELIMITERS = "\t,;|"
-LABEL_NAMES = ("label", "labels", "category", "class", "sentiment", "target", "topic", "y", "intent", "rating", "stars", "polarity")
-TEXT_NAMES = ("text", "sentence", "content", "review", "body", "message", "article", "description", "headline", "title", "document",
-              "question")
+LABEL_NAMES = (
+    "label",
+    "labels",
+    "category",
+    "class",
+    "sentiment",
+    "target",
+    "topic",
+    "y",
+    "intent",
+    "rating",
+    "stars",
+    "polarity",
+)
+TEXT_NAMES = (
+    "text",
+    "sentence",
+    "content",
+    "review",
+    "body",
+    "message",
+    "article",
+    "description",
+    "headline",
+    "title",
+    "document",
+    "question",
+)
 MOST_LABELS = 60
 LOOKED_AT = 5000
 """Rows by which a column is judged."""
@@ -48,8 +73,11 @@ def look(path: Path) -> tuple[Table, Guess]:
     if path.is_dir():
         tables = sorted(file.name for file in path.iterdir() if is_table(file))
         if tables:
-            raise UsageError(f"{path} holds tables: name one of them, as in {path / tables[0]}. Found {', '.join(tables[:8])}"
-                             f"{' …' if len(tables) > 8 else ''}")
+            raise UsageError(
+                f"{path} holds tables: name one of them, as in {path / tables[0]}. Found "
+                f"{', '.join(tables[:8])}"
+                f"{' …' if len(tables) > 8 else ''}"
+            )
         guessed.add("format", "folders", "A folder: each folder in it is taken as one label.")
         return read_table(path, Source(path=str(path), format="folders")), guessed
     refuse_unreadable(path)
@@ -58,7 +86,11 @@ def look(path: Path) -> tuple[Table, Guess]:
         format_ = format_of(path)
     except UsageError:
         format_ = _format_by_content(path.name, text)
-        guessed.add("format", format_, f"The name does not tell the format; its content looks like {format_}.")
+        guessed.add(
+            "format",
+            format_,
+            f"The name does not tell the format; its content looks like {format_}.",
+        )
     if format_ == "csv":
         _csv_layout(path, text, guessed)
     if format_ == "text":
@@ -82,7 +114,8 @@ def is_label_like(column: Sequence[str]) -> bool:
 
 
 def _text(path: Path, guessed: Guess) -> str:
-    """The file's text, its encoding added to the guesses where it is not UTF-8; nothing for Parquet."""
+    """The file's text, its encoding added to the guesses where it is not UTF-8; nothing for
+    Parquet."""
     with path.open("rb") as handle:
         start = handle.read(4)
     if start == b"PAR1":
@@ -131,14 +164,25 @@ def _csv_layout(path: Path, text: str, guessed: Guess) -> None:
     if not rows[best]:
         raise UsageError(f"{path.name} holds no rows")
     if len(rows[best]) == 1:
-        raise UsageError(f"{path.name} holds one row alone, {', '.join(map(repr, rows[best][0][:8]))}: a header and no rows?")
+        raise UsageError(
+            f"{path.name} holds one row alone, {', '.join(map(repr, rows[best][0][:8]))}: a "
+            "header and no rows?"
+        )
     if not _evenness(rows[best]):
-        raise UsageError(f"{path.name}: no separator among tab, comma, semicolon and | gives more than one column in every row. "
-                         "For lines of the form text<separator>label write data.format: text and data.delimiter in a recipe")
+        raise UsageError(
+            f"{path.name}: no separator among tab, comma, semicolon and | gives more than one "
+            "column in every row. "
+            "For lines of the form text<separator>label write data.format: text and "
+            "data.delimiter in a recipe"
+        )
     if best != usual or "format" in guessed.options:
         guessed.add("delimiter", best, f"Columns are separated by {best!r}.")
     if not _has_header(rows[best][:LOOKED_AT]):
-        guessed.add("header", False, "The first row looks like data, so there is no header; data.columns names the columns.")
+        guessed.add(
+            "header",
+            False,
+            "The first row looks like data, so there is no header; data.columns names the columns.",
+        )
 
 
 def _sample(text: str) -> str:
@@ -154,7 +198,8 @@ def _rows(name: str, text: str, delimiter: str) -> list[list[str]]:
 
 
 def _fit(rows: list[list[str]]) -> tuple[float, int, bool]:
-    """How well a separator fits: rows of one length first, then names of columns, then a column of labels."""
+    """How well a separator fits: rows of one length first, then names of columns, then a column of
+    labels."""
     if not _evenness(rows):
         return 0.0, 0, False
     length = len(rows[0])
@@ -176,11 +221,18 @@ def _known(cells: Sequence[str]) -> int:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row names columns: short names, none a number, none found below; some may be left out."""
+    """Whether the first row names columns: short names, none a number, none found below; some may
+    be left out."""
     names = {i: cell for i, cell in enumerate(rows[0]) if cell.strip()}
-    if len(rows) < 2 or not names or any(is_number(cell) or len(cell) > _LONGEST_NAME for cell in names.values()):
+    if (
+        len(rows) < 2
+        or not names
+        or any(is_number(cell) or len(cell) > _LONGEST_NAME for cell in names.values())
+    ):
         return False
-    return all(cell not in {row[i] for row in rows[1:] if i < len(row)} for i, cell in names.items())
+    return all(
+        cell not in {row[i] for row in rows[1:] if i < len(row)} for i, cell in names.items()
+    )
 
 
 def _text_delimiter(text: str) -> str:
@@ -192,6 +244,9 @@ def _text_delimiter(text: str) -> str:
             if 1 < len(labels) < fewest:
                 best, fewest = delimiter, len(labels)
     if not best:
-        raise UsageError("no tab, @, |, ; or , divides every line into a text and one of a few labels. A table of texts is "
-                         "expected: CSV, TSV, JSON, JSONL, Parquet, or lines of the form text@label")
+        raise UsageError(
+            "no tab, @, |, ; or , divides every line into a text and one of a few labels. A table "
+            "of texts is "
+            "expected: CSV, TSV, JSON, JSONL, Parquet, or lines of the form text@label"
+        )
     return best

@@ -27,7 +27,9 @@ training:                        # transformers.TrainingArguments fields
   learning_rate: 1e-3            # for a small model; 2e-4 for 1B parameters and more
 """
 
-LABELS = _HEAD.replace("<what>", "").replace("<task>", "classification") + """\
+LABELS = (
+    _HEAD.replace("<what>", "").replace("<task>", "classification")
+    + """\
   # test: "another file"         # without one, 20% of the rows are set aside, each label in its share
   # validation: "another file"   # without one, 10% of the rest
   limit: {{train: 2000, validation: 300, test: 1000}}   # raise or remove it when the first run looks right
@@ -39,7 +41,9 @@ model: smollm2-135m-instruct     # or a hub name such as meta-llama/Llama-3.2-1B
 
 prompt:
   max_length: {max_length}                # tokens; longer texts are shortened and counted
-""" + _LEARNING + """\
+"""
+    + _LEARNING
+    + """\
   num_train_epochs: 2
   per_device_train_batch_size: 16
 
@@ -51,8 +55,11 @@ variants:
   prompted:
   tuned:
 """
+)
 
-QUESTIONS = _HEAD.replace("<what>", "questions, ").replace("<task>", "{task}") + """\
+QUESTIONS = (
+    _HEAD.replace("<what>", "questions, ").replace("<task>", "{task}")
+    + """\
   # test: "another file"         # without one, 20% of the questions are set aside
   splitting: {{method: {method}}}
   limit: {{train: 1000, validation: 200, test: 500}}    # raise or remove it when the first run looks right
@@ -65,7 +72,9 @@ model: smollm2-135m-instruct     # or a hub name such as meta-llama/Llama-3.2-1B
 prompt:
   max_length: 512                # tokens; longer contexts are read in overlapping windows
 answering: {answering}
-{retrieval}""" + _LEARNING + """\
+{retrieval}"""
+    + _LEARNING
+    + """\
   num_train_epochs: 1
   per_device_train_batch_size: 8
 
@@ -75,3 +84,4 @@ variants:
   prompted: {{validation_rows: 40}}
   tuned:
 """
+)

@@ -69,7 +69,9 @@ def lay_out(name: str, opened: Opened, source: Source, delimiter: str) -> Layout
         UsageError: rows of different length, a name twice, a quote that is never closed, no rows.
     """
     if len(delimiter) != 1 or delimiter in '"\r\n':
-        raise UsageError(f"data.delimiter: one character that is no quote and no line break, found {delimiter!r}")
+        raise UsageError(
+            f"data.delimiter: one character that is no quote and no line break, found {delimiter!r}"
+        )
     quoted = quotes(name, opened, delimiter, source.quoting)
     rows = parsed(name, opened(), delimiter, quoted)
     header = None
@@ -86,7 +88,9 @@ def lay_out(name: str, opened: Opened, source: Source, delimiter: str) -> Layout
             odd = odd if ragged else (line, len(fields))
             ragged += 1
     if not count or columns is None:
-        raise UsageError(f"{name} holds a header and no rows" if header else f"{name} holds no rows")
+        raise UsageError(
+            f"{name} holds a header and no rows" if header else f"{name} holds no rows"
+        )
     if ragged:
         raise UsageError(_ragged(name, odd, ragged, columns, delimiter, count))
     return Layout(columns, quoted, count)
@@ -98,7 +102,8 @@ def below_header(rows: Iterator[Record], source: Source) -> Iterator[Record]:
 
 
 def _names(header: list[str]) -> list[str]:
-    """Names of the columns: those of the header; by place where it has none, as above the row numbers of pandas."""
+    """Names of the columns: those of the header; by place where it has none, as above the row
+    numbers of pandas."""
     return [cell.strip() or f"column_{number}" for number, cell in enumerate(header, start=1)]
 
 
@@ -107,32 +112,49 @@ def _check_names(name: str, source: Source, header: list[str] | None, columns: l
     if twice and source.columns:
         raise UsageError(f"data.columns names {twice} twice")
     if twice:
-        raise UsageError(f"{name}: the header names {twice} twice. If the first row is data, set data.header: false; otherwise "
-                         "give data.columns")
+        raise UsageError(
+            f"{name}: the header names {twice} twice. If the first row is data, set data.header: "
+            "false; otherwise "
+            "give data.columns"
+        )
     if source.columns and header is not None and len(header) != len(columns):
-        raise UsageError(f"{name}: data.columns names {len(columns)} columns, the header {len(header)} "
-                         f"({', '.join(header[:6])}). If the first row is data, set data.header: false")
+        raise UsageError(
+            f"{name}: data.columns names {len(columns)} columns, the header {len(header)} "
+            f"({', '.join(header[:6])}). If the first row is data, set data.header: false"
+        )
 
 
-def _ragged(name: str, odd: tuple[int, int], ragged: int, columns: list[str], delimiter: str, rows: int) -> str:
+def _ragged(
+    name: str, odd: tuple[int, int], ragged: int, columns: list[str], delimiter: str, rows: int
+) -> str:
     line, found = odd
     others = f" (and {ragged - 1:,} more of {rows:,} rows)" if ragged > 1 else ""
-    return (f"{name}:{line}: {found} field{'s' if found != 1 else ''} where {len(columns)} "
-            f"{'are' if len(columns) != 1 else 'is'} expected ({', '.join(c[:60] for c in columns[:6])}){others}. "
-            f"Is {delimiter!r} the right data.delimiter, and are fields quoted (data.quoting: true or false)?")
+    return (
+        f"{name}:{line}: {found} field{'s' if found != 1 else ''} where {len(columns)} "
+        f"{'are' if len(columns) != 1 else 'is'} expected "
+        f"({', '.join(c[:60] for c in columns[:6])}){others}. "
+        f"Is {delimiter!r} the right data.delimiter, and are fields quoted (data.quoting: true or "
+        "false)?"
+    )
 
 
 def records(name: str, text: str, delimiter: str, quoting: bool | None) -> list[Record]:
-    """The rows of a delimited text; where it is not said whether ``"`` quotes, that is found by looking.
+    """The rows of a delimited text; where it is not said whether ``"`` quotes, that is found by
+    looking.
 
     Raises:
         UsageError: no reading makes sense; a field is longer than any text.
     """
-    return list(parsed(name, _lines(text), delimiter, quotes(name, lambda: _lines(text), delimiter, quoting)))
+    return list(
+        parsed(
+            name, _lines(text), delimiter, quotes(name, lambda: _lines(text), delimiter, quoting)
+        )
+    )
 
 
 def quotes(name: str, opened: Opened, delimiter: str, said: bool | None) -> bool:
-    """Whether ``"`` quotes: as the recipe says or, where it does not, found by trying both readings.
+    """Whether ``"`` quotes: as the recipe says or, where it does not, found by trying both
+    readings.
 
     Quoted it is if that parses strictly and does not swallow rows that plain reading keeps whole.
 
@@ -155,7 +177,8 @@ def quotes(name: str, opened: Opened, delimiter: str, said: bool | None) -> bool
 
 
 def _seen(rows: Iterator[Record], delimiter: str) -> tuple[bool, bool]:
-    """Whether there are rows, all of one length; and whether a field holds lines that look like rows."""
+    """Whether there are rows, all of one length; and whether a field holds lines that look like
+    rows."""
     lengths: set[int] = set()
     swallows = False
     for _, fields in rows:
@@ -165,8 +188,8 @@ def _seen(rows: Iterator[Record], delimiter: str) -> tuple[bool, bool]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    # newline="" cuts lines where csv expects it, and keeps the Unicode line breaks inside fields that
-    # str.splitlines would cut at.
+    # newline="" cuts lines where csv expects it, and keeps the Unicode line breaks inside fields
+    # that str.splitlines would cut at.
     return io.StringIO(text, newline="")
 
 
@@ -174,9 +197,15 @@ def parsed(name: str, lines: Iterable[str], delimiter: str, quoted: bool) -> Ite
     """The rows of a delimited file one after another, empty lines left out.
 
     Raises:
-        UsageError: a quote is never closed or closes within a field, a field is longer than any text.
+        UsageError: a quote is never closed or closes within a field, a field is longer than any
+            text.
     """
-    reader = csv.reader(lines, delimiter=delimiter, strict=quoted, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    reader = csv.reader(
+        lines,
+        delimiter=delimiter,
+        strict=quoted,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )
     line = 1
     while True:
         # The limit is one for the whole process, so it is ours only while we read.
@@ -196,20 +225,28 @@ def parsed(name: str, lines: Iterable[str], delimiter: str, quoted: bool) -> Ite
 
 def _unreadable(where: str, said: str) -> UsageError:
     if "field larger" in said:
-        return UsageError(f"{where}: a field of more than {LONGEST_FIELD:,} characters. Either a quote (\") opens there and is "
-                          "never closed (then set data.quoting: false), or this is no table of texts")
-    what = "a quote (\") opens and is never closed" if "unexpected end" in said else said
-    return UsageError(f"{where}: {what}. If \" is an ordinary character in this file, set data.quoting: false")
+        return UsageError(
+            f'{where}: a field of more than {LONGEST_FIELD:,} characters. Either a quote (") '
+            "opens there and is "
+            "never closed (then set data.quoting: false), or this is no table of texts"
+        )
+    what = 'a quote (") opens and is never closed' if "unexpected end" in said else said
+    return UsageError(
+        f'{where}: {what}. If " is an ordinary character in this file, set data.quoting: false'
+    )
 
 
 def read_text(name: str, all_lines: Iterable[str], delimiter: str | None) -> Table:
-    """Read lines of the form ``text<delimiter>label``, each split at its last delimiter: texts may hold it, labels may not.
+    """Read lines of the form ``text<delimiter>label``, each split at its last delimiter: texts may
+    hold it, labels may not.
 
     Raises:
         UsageError: a line without delimiter; no rows.
     """
     if not delimiter:
-        raise UsageError(f"{name}: format text needs data.delimiter, what stands between the text and its label")
+        raise UsageError(
+            f"{name}: format text needs data.delimiter, what stands between the text and its label"
+        )
     lines = array("q")
 
     def rows() -> Iterator[list[str | None]]:
@@ -219,7 +256,9 @@ def read_text(name: str, all_lines: Iterable[str], delimiter: str | None) -> Tab
                 continue
             before, found, label = line.rpartition(delimiter)
             if not found:
-                raise UsageError(f"{name}:{number}: no {delimiter!r} between text and label in '{line[:60]}'")
+                raise UsageError(
+                    f"{name}:{number}: no {delimiter!r} between text and label in '{line[:60]}'"
+                )
             lines.append(number)
             yield [before, label]
 

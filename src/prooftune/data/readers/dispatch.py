@@ -20,10 +20,12 @@ _LONGEST_LINE = 64 * LONGEST_FIELD
 
 
 def read_table(path: Path, source: Source) -> Table:
-    """Read a local file or folder as the recipe says; JSON and SQuAD's layout whole, the others row by row.
+    """Read a local file or folder as the recipe says; JSON and SQuAD's layout whole, the others row
+    by row.
 
     Raises:
-        UsageError: it is missing, empty, of another kind, in another encoding, or its rows do not fit together.
+        UsageError: it is missing, empty, of another kind, in another encoding, or its rows do not
+            fit together.
     """
     format_ = source.format or format_of(path)
     if format_ == "folders":
@@ -38,8 +40,15 @@ def read_table(path: Path, source: Source) -> Table:
     if format_ == "jsonl":
         return json_parquet.read_jsonl(path.name, lines_in(path, source.encoding, newline="\n"))
     if format_ == "text":
-        return delimited.read_text(path.name, lines_in(path, source.encoding, newline="\n"), source.delimiter)
-    return delimited.read_csv(path.name, lambda: delimited_lines(path, source), source, source.delimiter or usual_delimiter(path))
+        return delimited.read_text(
+            path.name, lines_in(path, source.encoding, newline="\n"), source.delimiter
+        )
+    return delimited.read_csv(
+        path.name,
+        lambda: delimited_lines(path, source),
+        source,
+        source.delimiter or usual_delimiter(path),
+    )
 
 
 def delimited_lines(path: Path, source: Source) -> Iterator[str]:
@@ -54,13 +63,26 @@ def usual_delimiter(path: Path) -> str:
 
 def _folders(path: Path, source: Source) -> Table:
     if not path.is_dir():
-        raise missing(path) if not path.exists() else UsageError(f"{path} is a file; data.format: folders needs a folder")
+        raise (
+            missing(path)
+            if not path.exists()
+            else UsageError(f"{path} is a file; data.format: folders needs a folder")
+        )
     found = list(_files_by_label(path))
     if not found:
-        raise UsageError(f"{path}: one folder of text files per label is expected; found "
-                         f"{', '.join(sorted(p.name for p in path.iterdir())[:6]) or 'nothing'}")
-    rows = Stored[list[str | None]]([decode(file, source.encoding), label, f"{label}/{file.name}"] for label, file in found)
-    return Table(path.name, ["text", "label", "file"], rows, [f"{label}/{file.name}" for label, file in found])
+        raise UsageError(
+            f"{path}: one folder of text files per label is expected; found "
+            f"{', '.join(sorted(p.name for p in path.iterdir())[:6]) or 'nothing'}"
+        )
+    rows = Stored[list[str | None]](
+        [decode(file, source.encoding), label, f"{label}/{file.name}"] for label, file in found
+    )
+    return Table(
+        path.name,
+        ["text", "label", "file"],
+        rows,
+        [f"{label}/{file.name}" for label, file in found],
+    )
 
 
 def _files_by_label(path: Path) -> Iterator[tuple[str, Path]]:
@@ -69,8 +91,11 @@ def _files_by_label(path: Path) -> Iterator[tuple[str, Path]]:
             continue
         for file in _visible(folder):
             if file.is_dir():
-                raise UsageError(f"{file} is a folder inside a label's folder. Is {folder} the folder to name in the recipe? "
-                                 "Each folder in it is one label, with text files and nothing else")
+                raise UsageError(
+                    f"{file} is a folder inside a label's folder. Is {folder} the folder to name "
+                    "in the recipe? "
+                    "Each folder in it is one label, with text files and nothing else"
+                )
             yield folder.name, file
 
 

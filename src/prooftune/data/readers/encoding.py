@@ -11,15 +11,28 @@ from typing import TextIO
 from prooftune.data.readers.table import LONGEST_FIELD, lines_of
 from prooftune.errors import UsageError, nearest
 
-_FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
 _PARQUET = b"PAR1"
 _OTHERS = {
     b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save the sheet as CSV",
     b"\xd0\xcf\x11\xe0": "an old spreadsheet or document: save it as CSV",
-    b"\x1f\x8b": "gzip-compressed: unpack it first", b"BZh": "bzip2-compressed: unpack it first",
-    b"\xfd7zXZ": "xz-compressed: unpack it first", b"\x28\xb5\x2f\xfd": "zstd-compressed: unpack it first",
-    b"%PDF": "a PDF: copy its text into a CSV file; to search it, or to answer questions with it, see 'prooftune index'",
-    _PARQUET: "a Parquet file: set data.format: parquet"}
+    b"\x1f\x8b": "gzip-compressed: unpack it first",
+    b"BZh": "bzip2-compressed: unpack it first",
+    b"\xfd7zXZ": "xz-compressed: unpack it first",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed: unpack it first",
+    b"%PDF": (
+        "a PDF: copy its text into a CSV file; to search it, or to answer questions with it, "
+        "see 'prooftune index'"
+    ),
+    _PARQUET: "a Parquet file: set data.format: parquet",
+}
 """How files that are no text begin, and what to do with them."""
 
 
@@ -45,8 +58,11 @@ def format_of(path: Path) -> str:
     if start.startswith(_PARQUET):
         return "parquet"
     _refuse_other(path, start)
-    raise UsageError(f"{path}: the name does not tell the format. Set data.format to csv (also for other separators, with "
-                     "data.delimiter), json, jsonl, parquet, or text (one 'text<delimiter>label' a line)")
+    raise UsageError(
+        f"{path}: the name does not tell the format. Set data.format to csv (also for other "
+        "separators, with "
+        "data.delimiter), json, jsonl, parquet, or text (one 'text<delimiter>label' a line)"
+    )
 
 
 class MissingFile(UsageError):
@@ -58,7 +74,9 @@ def missing(path: Path) -> MissingFile:
     folder = path.parent
     if not folder.is_dir():
         return MissingFile(f"{path}: no such file (the folder {folder} does not exist either)")
-    return MissingFile(f"{path}: no such file{nearest(path.name, [p.name for p in folder.iterdir()])}")
+    return MissingFile(
+        f"{path}: no such file{nearest(path.name, [p.name for p in folder.iterdir()])}"
+    )
 
 
 def refuse_unreadable(path: Path) -> None:
@@ -70,7 +88,10 @@ def refuse_unreadable(path: Path) -> None:
     if not path.exists():
         raise missing(path)
     if path.is_dir():
-        raise UsageError(f"{path} is a folder, not a file. For one folder of text files per label, set data.format: folders")
+        raise UsageError(
+            f"{path} is a folder, not a file. For one folder of text files per label, set "
+            "data.format: folders"
+        )
     if path.stat().st_size == 0:
         raise UsageError(f"{path} is empty (0 bytes)")
 
@@ -79,7 +100,8 @@ def decode(path: Path, encoding: str) -> str:
     """The file's text, without a byte-order mark.
 
     Raises:
-        UsageError: it is binary, or not in this encoding (with the line, and an encoding that fits).
+        UsageError: it is binary, or not in this encoding (with the line, and an encoding that
+            fits).
     """
     with text_of(path, encoding, newline="") as stream:
         return stream.read()
@@ -87,11 +109,12 @@ def decode(path: Path, encoding: str) -> str:
 
 @contextlib.contextmanager
 def text_of(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
-    """The file's text as a stream, without a byte-order mark; `newline` as for `open`: ``""`` or ``"\\n"``.
+    """The file's text as a stream, without a byte-order mark; `newline` as for `open`: ``""`` or
+    ``"\\n"``.
 
     Raises:
-        UsageError: it is binary, or not in this encoding (with the line, and an encoding that fits): at once or, where
-            that shows later in the file, when the stream gets there.
+        UsageError: it is binary, or not in this encoding (with the line, and an encoding that
+            fits): at once or, where that shows later in the file, when the stream gets there.
     """
     _refuse_binary(path, encoding)
     try:
@@ -109,7 +132,9 @@ def text_of(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
             raise
 
 
-def lines_in(path: Path, encoding: str, newline: str, longest: int = LONGEST_FIELD) -> Iterator[str]:
+def lines_in(
+    path: Path, encoding: str, newline: str, longest: int = LONGEST_FIELD
+) -> Iterator[str]:
     """The file's lines with their ends, one after another.
 
     Raises:
@@ -128,12 +153,17 @@ def _refuse_binary(path: Path, encoding: str) -> None:
     except LookupError:
         raise UsageError(f"data.encoding: Python knows no encoding '{encoding}'") from None
     if b"\0" in start and not wide:
-        hint = " (UTF-16 text? Then set data.encoding: utf-16)" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        hint = (
+            " (UTF-16 text? Then set data.encoding: utf-16)"
+            if start[:2] in (b"\xff\xfe", b"\xfe\xff")
+            else ""
+        )
         raise UsageError(f"{path} is a binary file, not text: it holds zero bytes{hint}")
 
 
 def _refuse_undecodable(path: Path, encoding: str) -> None:
-    """Find the byte that a stream stumbled over: its own error counts from somewhere within the file."""
+    """Find the byte that a stream stumbled over: its own error counts from somewhere within the
+    file."""
     decoder, line = codecs.getincrementaldecoder(encoding)(), 1
     with path.open("rb") as handle:
         while True:
@@ -142,8 +172,12 @@ def _refuse_undecodable(path: Path, encoding: str) -> None:
                 decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 line += error.object.count(b"\n", 0, error.start)
-                raise UsageError(f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not {encoding} text. If the file is "
-                                 "Western European text from an older program, set data.encoding: iso-8859-1 (or cp1252)") from None
+                raise UsageError(
+                    f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not {encoding} "
+                    "text. If the file is "
+                    "Western European text from an older program, set data.encoding: iso-8859-1 "
+                    "(or cp1252)"
+                ) from None
             if not chunk:
                 return
             line += chunk.count(b"\n")

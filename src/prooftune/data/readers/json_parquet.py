@@ -46,8 +46,14 @@ def records_of(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str,
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            hint = " The file is one JSON array? Then set data.format: json" if first and line.lstrip().startswith("[") else ""
-            raise UsageError(f"{name}:{number}: not JSON: {error.msg} at character {error.pos + 1}.{hint}") from None
+            hint = (
+                " The file is one JSON array? Then set data.format: json"
+                if first and line.lstrip().startswith("[")
+                else ""
+            )
+            raise UsageError(
+                f"{name}:{number}: not JSON: {error.msg} at character {error.pos + 1}.{hint}"
+            ) from None
         except RecursionError:
             raise UsageError(f"{name}:{number}: nested too deeply for a row") from None
         _refuse_other_than_object(name, number, record)
@@ -57,7 +63,9 @@ def records_of(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str,
 
 def _refuse_other_than_object(name: str, line: int, record: Any) -> None:
     if not isinstance(record, dict):
-        raise UsageError(f"{name}:{line}: an object with columns is expected, found {_kind(record)}")
+        raise UsageError(
+            f"{name}:{line}: an object with columns is expected, found {_kind(record)}"
+        )
 
 
 def read_json(name: str, text: str) -> Table:
@@ -69,15 +77,22 @@ def read_json(name: str, text: str) -> Table:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        hint = " One JSON object a line? Then set data.format: jsonl" if error.msg == "Extra data" else ""
+        hint = (
+            " One JSON object a line? Then set data.format: jsonl"
+            if error.msg == "Extra data"
+            else ""
+        )
         raise UsageError(f"{name}:{error.lineno}: not JSON: {error.msg}.{hint}") from None
     except RecursionError:
         raise UsageError(f"{name}: nested too deeply for a table") from None
     if isinstance(value, dict):
         lists = [v for v in value.values() if isinstance(v, list)]
         if len(lists) != 1:
-            raise UsageError(f"{name}: a list of objects is expected, or one object with one list in it; found an object with "
-                             f"{', '.join(map(repr, list(value)[:6])) or 'nothing'}")
+            raise UsageError(
+                f"{name}: a list of objects is expected, or one object with one list in it; found "
+                "an object with "
+                f"{', '.join(map(repr, list(value)[:6])) or 'nothing'}"
+            )
         [value] = lists
     if not isinstance(value, list):
         raise UsageError(f"{name}: a list of objects is expected, found {_kind(value)}")
@@ -91,12 +106,20 @@ def _of_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Tabl
         columns.update(dict.fromkeys(record))
     if not records:
         raise UsageError(f"{name} holds no rows")
-    return Table(name, list(columns), Stored([as_text(r.get(c)) for c in columns] for r in records), lines)
+    return Table(
+        name, list(columns), Stored([as_text(r.get(c)) for c in columns] for r in records), lines
+    )
 
 
 def _kind(value: Any) -> str:
     """What a JSON value is, in JSON's words."""
-    words = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    words = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "a truth value",
+        type(None): "null",
+    }
     return words.get(type(value), "a number")
 
 
@@ -108,14 +131,20 @@ def read_parquet(path: Path) -> Table:
     """
     with parquet_of(path) as file:
         names = columns_of(path, file)
-        rows = Stored([*row] for batch in file.iter_batches(_AT_ONCE) for row in zip(
-            *([as_text(v) for v in column.to_pylist()] for column in batch.columns), strict=True))
+        rows = Stored(
+            [*row]
+            for batch in file.iter_batches(_AT_ONCE)
+            for row in zip(
+                *([as_text(v) for v in column.to_pylist()] for column in batch.columns), strict=True
+            )
+        )
     return Table(path.name, names, rows, range(1, len(rows) + 1))
 
 
 @contextlib.contextmanager
 def parquet_of(path: Path) -> Iterator[Any]:
-    """The opened ``pyarrow.parquet.ParquetFile``; pages are read as they are needed, not whole columns at a time.
+    """The opened ``pyarrow.parquet.ParquetFile``; pages are read as they are needed, not whole
+    columns at a time.
 
     Raises:
         UsageError: it is none, or damaged, at once or when the damage is met.
@@ -128,7 +157,9 @@ def parquet_of(path: Path) -> Iterator[Any]:
         try:
             yield pq.ParquetFile(handle, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"{path} is not a Parquet file, or a damaged one: {str(error).splitlines()[0]}") from None
+            raise UsageError(
+                f"{path} is not a Parquet file, or a damaged one: {str(error).splitlines()[0]}"
+            ) from None
 
 
 def columns_of(path: Path, file: Any) -> list[str]:

@@ -1,4 +1,5 @@
-"""The JSON of SQuAD 1.1 and 2.0 -> a table with one question a row (Rajpurkar et al. 2016, arXiv 1606.05250; 2018, 1806.03822)."""
+"""The JSON of SQuAD 1.1 and 2.0 -> a table with one question a row (Rajpurkar et al. 2016, arXiv
+1606.05250; 2018, 1806.03822)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ COLUMNS = ["id", "title", "context", "question", "answers"]
 
 
 def read_squad(name: str, text: str) -> Table:
-    """Read articles, paragraphs and questions; repeated answers of several annotators are kept once.
+    """Read articles, paragraphs and questions; repeated answers of several annotators are kept
+    once.
 
     Raises:
         UsageError: not JSON, or not of that layout.
@@ -26,8 +28,11 @@ def read_squad(name: str, text: str) -> Table:
     except RecursionError:
         raise UsageError(f"{name}: nested too deeply for SQuAD's layout") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{name} is not in SQuAD's layout (data -> paragraphs -> context, qas -> id, question, answers): "
-                         f"{type(error).__name__} {error}") from None
+        raise UsageError(
+            f"{name} is not in SQuAD's layout (data -> paragraphs -> context, qas -> id, "
+            "question, answers): "
+            f"{type(error).__name__} {error}"
+        ) from None
     if not rows:
         raise UsageError(f"{name} holds no questions")
     return Table(name, COLUMNS, rows, [str(row[0]) for row in rows])
@@ -37,6 +42,15 @@ def _rows(articles: list[dict[str, Any]]) -> Iterator[tuple[str | None, ...]]:
     for article in articles:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
-                said = [] if question.get("is_impossible") else [answer["text"] for answer in question["answers"]]
-                yield (as_text(question["id"]), as_text(article.get("title", "")), as_text(paragraph["context"]),
-                       as_text(question["question"]), json.dumps(list(dict.fromkeys(said)), ensure_ascii=False))
+                said = (
+                    []
+                    if question.get("is_impossible")
+                    else [answer["text"] for answer in question["answers"]]
+                )
+                yield (
+                    as_text(question["id"]),
+                    as_text(article.get("title", "")),
+                    as_text(paragraph["context"]),
+                    as_text(question["question"]),
+                    json.dumps(list(dict.fromkeys(said)), ensure_ascii=False),
+                )

@@ -1,4 +1,5 @@
-"""Files of any size, read one block of rows after another with the messages that whole-file reading gives."""
+"""Files of any size, read one block of rows after another with the messages that whole-file reading
+gives."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from prooftune.errors import UsageError
 from prooftune.recipe import Source
 
 _GRANULE = 256
-"""Rows of Parquet that are read at one time; blocks are made of whole granules, wherever reading starts."""
+"""Rows of Parquet that are read at one time; blocks are made of whole granules, wherever reading
+starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,13 @@ class Block:
     table: Any = None
 
     def __len__(self) -> int:
-        return len(self.table if self.table is not None else self.fields if self.fields is not None else self.objects or ())
+        return len(
+            self.table
+            if self.table is not None
+            else self.fields
+            if self.fields is not None
+            else self.objects or ()
+        )
 
     def texts(self, column: str) -> list[str | None]:
         """One column as a CSV file would hold it; None where there is no value."""
@@ -75,13 +83,16 @@ class Block:
         if self.fields is not None:
             return [dict(zip(self.columns, row, strict=True)) for row in self.fields]
         # Not-a-number is no JSON.
-        return [{k: None if v != v else v for k, v in row.items()} for row in self.table.to_pylist()]
+        return [
+            {k: None if v != v else v for k, v in row.items()} for row in self.table.to_pylist()
+        ]
 
 
 def look_through(path: Path, source: Source) -> Stream:
     """Read a file once, holding little of it, and refuse what cannot be read.
 
-    The pages of a Parquet file are only read when they are needed; its columns and rows stand in its footer.
+    The pages of a Parquet file are only read when they are needed; its columns and rows stand in
+    its footer.
 
     Raises:
         UsageError: as for `tables.read_table`.
@@ -90,7 +101,9 @@ def look_through(path: Path, source: Source) -> Stream:
     kind = source.format or format_of(path)
     if kind == "parquet":
         with json_parquet.parquet_of(path) as file:
-            return Stream(path, source, "parquet", json_parquet.columns_of(path, file), file.metadata.num_rows)
+            return Stream(
+                path, source, "parquet", json_parquet.columns_of(path, file), file.metadata.num_rows
+            )
     if kind == "jsonl":
         columns: dict[str, None] = {}
         rows = 0
@@ -101,37 +114,64 @@ def look_through(path: Path, source: Source) -> Stream:
             raise UsageError(f"{path.name} holds no rows")
         return Stream(path, source, "jsonl", list(columns), rows)
     if kind != "csv":
-        raise UsageError(f"{path}: format {kind} cannot be read row by row; csv, jsonl and parquet can")
-    layout = delimited.lay_out(path.name, lambda: delimited_lines(path, source), source, _delimiter(path, source))
+        raise UsageError(
+            f"{path}: format {kind} cannot be read row by row; csv, jsonl and parquet can"
+        )
+    layout = delimited.lay_out(
+        path.name, lambda: delimited_lines(path, source), source, _delimiter(path, source)
+    )
     return Stream(path, source, "csv", layout.columns, layout.rows, layout.quoted)
 
 
 def blocks(stream: Stream, start: int, rows: int, characters: int) -> Iterator[Block]:
     """The rows from number `start` on, in blocks.
 
-    A block ends when it has about `rows` rows or `characters` characters. Where blocks end depends on where the first
-    begins and on the file alone, so reading that begins at the end of a block gives the same blocks as reading through.
+    A block ends when it has about `rows` rows or `characters` characters. Where blocks end depends
+    on where the first begins and on the file alone, so reading that begins at the end of a block
+    gives the same blocks as reading through.
 
     Raises:
         UsageError: the file cannot be read; it was another when it was looked through.
     """
     if stream.kind == "parquet":
-        for batches in _cut(_batches(stream, start, min(_GRANULE, rows)), rows, characters, len, lambda batch: int(batch.nbytes)):
+        for batches in _cut(
+            _batches(stream, start, min(_GRANULE, rows)),
+            rows,
+            characters,
+            len,
+            lambda batch: int(batch.nbytes),
+        ):
             yield Block(stream.columns, table=_table(batches))
     elif stream.kind == "jsonl":
         found = itertools.islice(_records(stream.path, stream.source), start, None)
-        for some in _cut(found, rows, characters, lambda _: 1, lambda row: sum(map(_length, row.values()))):
+        for some in _cut(
+            found, rows, characters, lambda _: 1, lambda row: sum(map(_length, row.values()))
+        ):
             yield Block(stream.columns, objects=some)
     else:
-        parsed = delimited.parsed(stream.path.name, delimited_lines(stream.path, stream.source),
-                                  _delimiter(stream.path, stream.source), stream.quoted)
+        parsed = delimited.parsed(
+            stream.path.name,
+            delimited_lines(stream.path, stream.source),
+            _delimiter(stream.path, stream.source),
+            stream.quoted,
+        )
         below = (fields for _, fields in delimited.below_header(parsed, stream.source))
-        for lines in _cut(itertools.islice(below, start, None), rows, characters, lambda _: 1, lambda row: sum(map(len, row))):
+        for lines in _cut(
+            itertools.islice(below, start, None),
+            rows,
+            characters,
+            lambda _: 1,
+            lambda row: sum(map(len, row)),
+        ):
             yield Block(stream.columns, fields=lines)
 
 
 def _cut(
-    items: Iterator[Any], rows: int, size: int, count: Callable[[Any], int], weigh: Callable[[Any], int]
+    items: Iterator[Any],
+    rows: int,
+    size: int,
+    count: Callable[[Any], int],
+    weigh: Callable[[Any], int],
 ) -> Iterator[list[Any]]:
     held: list[Any] = []
     held_rows = held_size = 0
@@ -155,7 +195,9 @@ def _delimiter(path: Path, source: Source) -> str:
 
 
 def _records(path: Path, source: Source) -> Iterator[dict[str, Any]]:
-    for _, record in json_parquet.records_of(path.name, lines_in(path, source.encoding, newline="\n")):
+    for _, record in json_parquet.records_of(
+        path.name, lines_in(path, source.encoding, newline="\n")
+    ):
         yield record
 
 

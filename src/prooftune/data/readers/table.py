@@ -23,10 +23,10 @@ class Table:
     Attributes:
         name: of the file, for messages.
         columns: names, or ``0``, ``1`` … where the file has none.
-        rows: one list of strings per row, as long as `columns`; None where the file holds no value. Of formats that are read row
-            by row they lie in a file (`stored.Stored`).
-        lines: where each row stands in the file, counted as an editor does (JSON arrays and Parquet: row number);
-            for a folder of files, their names.
+        rows: one list of strings per row, as long as `columns`; None where the file holds no value.
+            Of formats that are read row by row they lie in a file (`stored.Stored`).
+        lines: where each row stands in the file, counted as an editor does (JSON arrays and
+            Parquet: row number); for a folder of files, their names.
     """
 
     name: str
@@ -48,15 +48,18 @@ def lines_of(name: str, stream: TextIO, longest: int = LONGEST_FIELD) -> Iterato
     while line := stream.readline(longest + 1):
         number += 1
         if len(line) > longest:
-            raise UsageError(f"{name}:{number}: a line of more than {longest:,} characters; no text may be longer")
+            raise UsageError(
+                f"{name}:{number}: a line of more than {longest:,} characters; no text may be "
+                "longer"
+            )
         yield line
 
 
 def as_text(value: Any) -> str | None:
     """A JSON, Parquet or hub value as it would stand in a CSV file; None for null and not-a-number.
 
-    Characters that no file can hold (halves of a surrogate pair, as in a text cut inside an emoji) and bytes
-    that are not UTF-8 become U+FFFD, which the audit reports.
+    Characters that no file can hold (halves of a surrogate pair, as in a text cut inside an emoji)
+    and bytes that are not UTF-8 become U+FFFD, which the audit reports.
     """
     if value is None or value != value:
         return None
@@ -66,5 +69,13 @@ def as_text(value: Any) -> str | None:
         return str(int(value))
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
-    text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _SURROGATE.search(text) else text
+    text = (
+        json.dumps(value, ensure_ascii=False, default=str)
+        if isinstance(value, list | dict)
+        else str(value)
+    )
+    return (
+        text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if _SURROGATE.search(text)
+        else text
+    )

@@ -1,10 +1,12 @@
 """Where the tokens of a line of rows stand when attention sets its rows out in blocks.
 
     line      prefix · row 1 · row 2 · … · row n
-    stacks    the prefix by itself; the short rows, each behind the prefix; the longer rows, each behind the prefix; …
+    stacks    the prefix by itself; the short rows, each behind the prefix; the longer rows, each
+    behind the prefix; …
 
-Rows of similar lengths make a stack, padded to its longest row. On a processor long rows are gone through a piece of queries at
-a time, so that the weights of one piece fit into the cache, and what lies after a piece is not computed.
+Rows of similar lengths make a stack, padded to its longest row. On a processor long rows are gone
+through a piece of queries at a time, so that the weights of one piece fit into the cache, and what
+lies after a piece is not computed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ PLACES = 2048
 CALLS = 8_000
 """What one more stack costs, in weights of one head that could be computed in the time."""
 WIDE = 32
-"""Numbers of 16 bits in a processor's vector: a softmax over whole vectors takes half as long as one with a rest."""
+"""Numbers of 16 bits in a processor's vector: a softmax over whole vectors takes half as long as
+one with a rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ class Stack:
     pieces: list[Piece]
 
     def queries(self, vectors: Tensor) -> Tensor:
-        """Of vectors set out for queries, this stack's: [heads x rows, places x queries of a key head at each, size]."""
+        """Of vectors set out for queries, this stack's: [heads x rows, places x queries of a key
+        head at each, size]."""
         return vectors[self.asked].view(self.heads * self.rows, -1, vectors.shape[-1])
 
     def keys(self, vectors: Tensor) -> Tensor:
@@ -71,7 +75,11 @@ class Stack:
 
     def of_shared(self, keys: Tensor) -> Tensor:
         """What there is for the shared tokens in all rows together: [shared, heads, size]."""
-        return keys.view(self.heads, self.rows, -1, keys.shape[-1])[:, :, : self.shared].sum(1).transpose(0, 1)
+        return (
+            keys.view(self.heads, self.rows, -1, keys.shape[-1])[:, :, : self.shared]
+            .sum(1)
+            .transpose(0, 1)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +98,16 @@ class Order:
 
     @classmethod
     def of(cls, there: Tensor, stands: Tensor) -> Order:
-        """By what is there at each place, and whether it is that vector's own place (True) or filling or a copy."""
+        """By what is there at each place, and whether it is that vector's own place (True) or
+        filling or a copy."""
         places = stands.nonzero().flatten()
         back = torch.empty_like(places)
         back[there[places]] = places
         return cls(there, back, (~stands).nonzero().flatten())
 
     def set_out(self, line: Tensor) -> Tensor:
-        """Vectors [tokens, heads, size] of a line in the order of the stacks; any vector at padding."""
+        """Vectors [tokens, heads, size] of a line in the order of the stacks; any vector at
+        padding."""
         return line.view(-1, line.shape[-1]).index_select(0, self.there)
 
     def line(self, vectors: Tensor, heads: int) -> Tensor:
@@ -123,7 +133,9 @@ class Layout:
     @property
     def whole(self) -> bool:
         """Whether every stack is one piece that looks at all its keys."""
-        return all(len(stack.pieces) == 1 and not stack.pieces[0].keys.start for stack in self.stacks)
+        return all(
+            len(stack.pieces) == 1 and not stack.pieces[0].keys.start for stack in self.stacks
+        )
 
 
 @dataclass(slots=True)
@@ -158,40 +170,69 @@ class Blocks:
     def _laid_out(self, heads: int, groups: int, window: int | None, dtype: torch.dtype) -> Layout:
         @cache
         def mask(first: int, count: int, low: int, high: int) -> Tensor:
-            """Additive [count x groups, high - low] for queries and keys at these places, counted with the shared ones."""
+            """Additive [count x groups, high - low] for queries and keys at these places, counted
+            with the shared ones."""
             at = torch.arange(first, first + count, device=self.device)[:, None]
             seen = torch.arange(low, high, device=self.device)
             hidden = seen > at if window is None else (seen > at) | (at - seen >= window)
             found = torch.zeros(hidden.shape, dtype=dtype, device=self.device)
             return found.masked_fill(hidden, torch.finfo(dtype).min).repeat_interleave(groups, 0)
 
-        head, group = torch.arange(heads, device=self.device), torch.arange(groups, device=self.device)
+        head, group = (
+            torch.arange(heads, device=self.device),
+            torch.arange(groups, device=self.device),
+        )
         queries: list[tuple[Tensor, Tensor]] = []
         keys: list[tuple[Tensor, Tensor]] = []
         stacks: list[Stack] = []
         asked = known = weights = 0
         for starts, lengths, longest, shared in self._stacks():
-            pieces = [Piece(slice(first * groups, last * groups), slice(low, shared + last), mask(*masked))
-                      for first, last, low, masked in self._pieces(longest, shared, window)]
-            size, wide = heads * len(lengths) * longest * groups, heads * len(lengths) * (shared + longest)
-            stacks.append(Stack(len(lengths), shared, heads, slice(asked, asked + size), slice(known, known + wide), pieces))
+            pieces = [
+                Piece(
+                    slice(first * groups, last * groups), slice(low, shared + last), mask(*masked)
+                )
+                for first, last, low, masked in self._pieces(longest, shared, window)
+            ]
+            size, wide = (
+                heads * len(lengths) * longest * groups,
+                heads * len(lengths) * (shared + longest),
+            )
+            stacks.append(
+                Stack(
+                    len(lengths),
+                    shared,
+                    heads,
+                    slice(asked, asked + size),
+                    slice(known, known + wide),
+                    pieces,
+                )
+            )
             asked, known = asked + size, known + wide
-            weights += heads * len(lengths) * sum(p.mask.shape[0] * (p.keys.stop - p.keys.start) for p in pieces)
+            weights += (
+                heads
+                * len(lengths)
+                * sum(p.mask.shape[0] * (p.keys.stop - p.keys.start) for p in pieces)
+            )
             places = torch.arange(longest, device=self.device)
             stands = places < torch.tensor(lengths, device=self.device)[:, None]
-            tokens = torch.where(stands, torch.tensor(starts, device=self.device)[:, None] + places, 0)
+            tokens = torch.where(
+                stands, torch.tensor(starts, device=self.device)[:, None] + places, 0
+            )
             at = (tokens[:, :, None] * heads + head.view(-1, 1, 1, 1)) * groups + group
             queries.append((at.flatten(), stands[:, :, None].expand(at.shape).flatten()))
             before = torch.arange(shared, device=self.device).expand(len(lengths), -1)
             behind = torch.cat([before, tokens], 1) * heads + head.view(-1, 1, 1)
             own = torch.cat([torch.zeros_like(before, dtype=torch.bool), stands], 1)
             keys.append((behind.flatten(), own.expand(behind.shape).flatten()))
-        of_queries, of_keys = (Order.of(*(torch.cat(part) for part in zip(*both, strict=True))) for both in (queries, keys))
+        of_queries, of_keys = (
+            Order.of(*(torch.cat(part) for part in zip(*both, strict=True)))
+            for both in (queries, keys)
+        )
         return Layout(of_queries, of_keys, stacks, weights)
 
     def _stacks(self) -> Iterator[tuple[list[int], list[int], int, int]]:
-        """First tokens and lengths of each stack's rows, places of each (a little more than the longest has, where that makes
-        whole vectors), and tokens that stand before each."""
+        """First tokens and lengths of each stack's rows, places of each (a little more than the
+        longest has, where that makes whole vectors), and tokens that stand before each."""
         if self.prefix:
             yield [0], [self.prefix], self.prefix, 0
         starts, at = [], self.prefix
@@ -201,17 +242,28 @@ class Blocks:
         for rows in similar(self.lengths, self.prefix, PIECE.get(self.device.type)):
             longest = max(self.lengths[row] for row in rows)
             spare = -(self.prefix + longest) % WIDE
-            yield ([starts[row] for row in rows], [self.lengths[row] for row in rows],
-                   longest + (spare if 8 * spare <= longest else 0), self.prefix)
+            yield (
+                [starts[row] for row in rows],
+                [self.lengths[row] for row in rows],
+                longest + (spare if 8 * spare <= longest else 0),
+                self.prefix,
+            )
 
-    def _pieces(self, longest: int, shared: int, window: int | None) -> Iterator[tuple[int, int, int, tuple[int, int, int, int]]]:
-        """First and last place of each piece's queries, the first key that they see, and what `mask` takes."""
+    def _pieces(
+        self, longest: int, shared: int, window: int | None
+    ) -> Iterator[tuple[int, int, int, tuple[int, int, int, int]]]:
+        """First and last place of each piece's queries, the first key that they see, and what
+        `mask` takes."""
         piece = PIECE.get(self.device.type, longest)
         short = longest < 2 * piece
         first = 0
         while first < longest:
             # Whole vectors of keys for all pieces but the last.
-            last = longest if short else min(longest, first + piece - ((shared + first) % WIDE if piece > WIDE else 0))
+            last = (
+                longest
+                if short
+                else min(longest, first + piece - ((shared + first) % WIDE if piece > WIDE else 0))
+            )
             if longest - last < piece // 2:
                 last = longest
             low = 0 if window is None else max(0, shared + first - window + 1)
@@ -223,13 +275,15 @@ class Blocks:
 
 
 def similar(lengths: Sequence[int], shared: int, piece: int | None) -> list[list[int]]:
-    """Numbers of rows of similar lengths together, so that their padding costs less than one more stack would.
+    """Numbers of rows of similar lengths together, so that their padding costs less than one more
+    stack would.
 
     Args:
         lengths: of the rows.
         shared: tokens before each.
         piece: queries that are gone through at a time, if not all are.
     """
+
     def work(length: int) -> int:
         half = piece is not None and length >= 2 * piece
         return length * (shared + (length // 2 if half else length))

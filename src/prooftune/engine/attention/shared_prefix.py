@@ -1,9 +1,11 @@
-"""Attention that sees a prefix shared by all rows, or by groups of them, without copying it to the rows.
+"""Attention that sees a prefix shared by all rows, or by groups of them, without copying it to the
+rows.
 
-Registered with transformers under the name `NAME`, it is what the layers of any model call. Over the prefix the
-queries of all rows that see it stand beside each other; over its own keys each row is by itself. Either one softmax
-runs over both, or both are computed apart and put together by their weights. Numerically this is ordinary attention
-over prefix and row. Rows in one line, as training has them, are in `line_attention`.
+Registered with transformers under the name `NAME`, it is what the layers of any model call. Over
+the prefix the queries of all rows that see it stand beside each other; over its own keys each row
+is by itself. Either one softmax runs over both, or both are computed apart and put together by
+their weights. Numerically this is ordinary attention over prefix and row. Rows in one line, as
+training has them, are in `line_attention`.
 """
 
 from __future__ import annotations
@@ -20,16 +22,27 @@ from prooftune.engine.attention.packed import attend_line
 NAME = "shared-prefix"
 
 AT_ONCE = 256
-"""Queries of a row that are gone through at a time where no gradients are needed, if it has twice as many."""
+"""Queries of a row that are gone through at a time where no gradients are needed, if it has twice
+as many."""
 
 _FLASH: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-"""The kernel of `scaled_dot_product_attention` on CPUs, which says beside its output how much weight there was (the logarithm of
-the sum of exponentials), so that what is seen in two parts can be put together."""
+"""The kernel of `scaled_dot_product_attention` on CPUs, which says beside its output how much
+weight there was (the logarithm of the sum of exponentials), so that what is seen in two parts can
+be put together."""
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *, scaling: float,
-    dropout: float = 0.0, softcap: float | None = None, sliding_window: int | None = None, sight: Sight | Blocks | None = None,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    sight: Sight | Blocks | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The attention of one layer.
@@ -38,8 +51,8 @@ def attend(
         module: the layer, for its number.
         query: [rows, heads, queries, size]; heads are a multiple of the key heads.
         key, value: of the rows themselves, [rows, key heads, keys, size].
-        attention_mask: the library's additive mask [rows, 1, queries, keys], looked at where no `sight` is given: plain
-            use of the model outside the engine.
+        attention_mask: the library's additive mask [rows, 1, queries, keys], looked at where no
+            `sight` is given: plain use of the model outside the engine.
         scaling: factor of the scores.
         dropout: share of the weights left out in training.
         softcap: bound of the scores, as in Gemma 2 (arXiv 2408.00118).
@@ -57,12 +70,21 @@ def attend(
         key, value = (squeezed.set_out(t) if sight.own_keys else t for t in (key, value))
     rows, heads, queries, size = query.shape
     asked = query.reshape(rows, key.shape[1], heads // key.shape[1] * queries, size)
-    prefix = sight.prefix[int(module.layer_idx)] if sight is not None and sight.prefix is not None else None  # type: ignore[arg-type]
+    prefix = None
+    if sight is not None and sight.prefix is not None:
+        prefix = sight.prefix[int(module.layer_idx)]  # type: ignore[arg-type]
     dropout = dropout if module.training else 0.0
-    if sight is not None and not softcap and not dropout and _flash_fits(asked, key, value, *(prefix or ())):
+    if (
+        sight is not None
+        and not softcap
+        and not dropout
+        and _flash_fits(asked, key, value, *(prefix or ()))
+    ):
         out = _in_pieces(asked, key, value, prefix, sight, sliding_window, scaling)
     else:
-        masks = (attention_mask, None) if sight is None else sight.masks(sliding_window, query.dtype)
+        masks = (
+            (attention_mask, None) if sight is None else sight.masks(sliding_window, query.dtype)
+        )
         out = _at_once(asked, key, value, prefix, sight, masks, scaling, softcap, dropout)
     out = out.reshape(rows, heads, queries, size).transpose(1, 2)
     return (out if squeezed is None else squeezed.line(out)), None
@@ -71,14 +93,26 @@ def attend(
 def _flash_fits(*tensors: Tensor) -> bool:
     first = tensors[0]
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return _FLASH is not None and first.device.type == "cpu" and not learns and all(t.dtype == first.dtype for t in tensors)
+    return (
+        _FLASH is not None
+        and first.device.type == "cpu"
+        and not learns
+        and all(t.dtype == first.dtype for t in tensors)
+    )
 
 
 def _in_pieces(
-    asked: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, sight: Sight, window: int | None, scaling: float
+    asked: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix: KeysValues | None,
+    sight: Sight,
+    window: int | None,
+    scaling: float,
 ) -> Tensor:
-    """Attention over the rows themselves and over the prefix, each in pieces that fit into the processor's cache
-    (FlashAttention, Dao et al. 2022, arXiv 2205.14135), put together by their weights."""
+    """Attention over the rows themselves and over the prefix, each in pieces that fit into the
+    processor's cache (FlashAttention, Dao et al. 2022, arXiv 2205.14135), put together by their
+    weights."""
     out, weight = _over_own(asked, key, value, sight, window, scaling)
     if prefix is None:
         return out
@@ -94,7 +128,8 @@ def _over_own(
 ) -> tuple[Tensor, Tensor]:
     """What queries find in their own rows, and the logarithm of how much weight there was.
 
-    A query of a long row looks at no key that comes after it: those of a piece of queries are left out.
+    A query of a long row looks at no key that comes after it: those of a piece of queries are left
+    out.
     """
     rows, heads, queries, keys = *asked.shape[:2], sight.allowed.shape[1], key.shape[2]
     repeats = asked.shape[2] // queries
@@ -109,17 +144,27 @@ def _over_own(
         seen = keys - queries + end
         piece, to, how_much = (t[:, :, :, first:end] for t in parts)
         near = mask[:, :, first:end, :seen].repeat(1, 1, repeats, 1)
-        found, weights = _FLASH(piece.flatten(2, 3), key[:, :, :seen], value[:, :, :seen], attn_mask=near, scale=scaling)[:2]
+        found, weights = _FLASH(
+            piece.flatten(2, 3), key[:, :, :seen], value[:, :, :seen], attn_mask=near, scale=scaling
+        )[:2]
         to.copy_(found.view(to.shape))
         how_much.copy_(weights.view(how_much.shape))
     return out, weight
 
 
 def _at_once(
-    asked: Tensor, key: Tensor, value: Tensor, prefix: KeysValues | None, sight: Sight | None,
-    masks: tuple[Tensor | None, Tensor | None], scaling: float, softcap: float | None, dropout: float,
+    asked: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix: KeysValues | None,
+    sight: Sight | None,
+    masks: tuple[Tensor | None, Tensor | None],
+    scaling: float,
+    softcap: float | None,
+    dropout: float,
 ) -> Tensor:
-    """The same with all weights there at one time, for what the kernel does not know: gradients, soft-capping, dropout."""
+    """The same with all weights there at one time, for what the kernel does not know: gradients,
+    soft-capping, dropout."""
     rows, heads, seen = len(asked), asked.shape[1], 0
     own_mask, prefix_mask = masks
     asked = asked * scaling
@@ -134,7 +179,9 @@ def _at_once(
         scores = torch.tanh(scores / softcap) * softcap
     if own_mask is not None:
         queries = own_mask.shape[2]
-        scores = (scores.view(rows, heads, -1, queries, scores.shape[-1]) + own_mask[:, :, None]).view(scores.shape)
+        scores = (
+            scores.view(rows, heads, -1, queries, scores.shape[-1]) + own_mask[:, :, None]
+        ).view(scores.shape)
     # On 16-bit input the softmax computes in float32 by itself and rounds once.
     weights = nn.functional.dropout(torch.softmax(scores, dim=-1), p=dropout)
     out = torch.matmul(weights[..., seen:], value)
@@ -144,12 +191,18 @@ def _at_once(
 
 
 def options(sight: Sight | Blocks) -> dict[str, Any]:
-    """What a model's body takes for its layers to look through `sight`. The mask is there so that none is made."""
-    return {"sight": sight, "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool), "use_cache": False}
+    """What a model's body takes for its layers to look through `sight`. The mask is there so that
+    none is made."""
+    return {
+        "sight": sight,
+        "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool),
+        "use_cache": False,
+    }
 
 
 def register() -> None:
-    """Make the attention known to transformers, with the masks of the eager one for use outside the engine."""
+    """Make the attention known to transformers, with the masks of the eager one for use outside the
+    engine."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
@@ -161,4 +214,6 @@ def _joined(prefix_mask: Tensor | None, own_mask: Tensor, seen: int) -> Tensor:
     if prefix_mask is None:
         prefix_mask = own_mask.new_zeros(*own_mask.shape[:3], seen)
     rows = max(len(prefix_mask), len(own_mask))
-    return torch.cat([prefix_mask.expand(rows, -1, -1, -1), own_mask.expand(rows, -1, -1, -1)], dim=-1)
+    return torch.cat(
+        [prefix_mask.expand(rows, -1, -1, -1), own_mask.expand(rows, -1, -1, -1)], dim=-1
+    )

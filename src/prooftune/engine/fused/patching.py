@@ -1,10 +1,11 @@
 """Layers whose work beside the matrix products is done in few passes, forward and backward.
 
-On a processor a small model spends a third of its time on reading and writing arrays between two matrix products. Here
-layers with adapters that read the same input are computed together (`adapted_layers`); a gated MLP keeps the two arrays that
-its gradient needs and no others; a root mean square norm keeps no array of its own (`pointwise`); queries and keys are turned in
-place (`rotary`); where nothing is learned, weights are laid out once (`laid_out_weights`). The arithmetic is the same but for
-fewer roundings.
+On a processor a small model spends a third of its time on reading and writing arrays between two
+matrix products. Here layers with adapters that read the same input are computed together
+(`adapted_layers`); a gated MLP keeps the two arrays that its gradient needs and no others; a root
+mean square norm keeps no array of its own (`pointwise`); queries and keys are turned in place
+(`rotary`); where nothing is learned, weights are laid out once (`laid_out_weights`). The arithmetic
+is the same but for fewer roundings.
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 def fused(model: nn.Module) -> Iterator[None]:
     """Use the layers of this module for a while, wherever they compute what the model's own do.
 
-    A layer that turns out otherwise when it is called (quantised weights, several adapters, dropout, DoRA, a merged or
-    disabled adapter, a bias, another dtype) is computed by its own code.
+    A layer that turns out otherwise when it is called (quantised weights, several adapters,
+    dropout, DoRA, a merged or disabled adapter, a bias, another dtype) is computed by its own code.
     """
     if model not in _KNOWN or not all(map(fits, _KNOWN[model].kept)):
         _KNOWN[model] = _Replaced(model)
     known = _KNOWN[model]
-    replaced = [(vars(module), forward) for module, forward in known.forwards if "forward" not in vars(module)]
+    replaced = [
+        (vars(module), forward)
+        for module, forward in known.forwards
+        if "forward" not in vars(module)
+    ]
     for layer, kept in known.kept.items():
         kept.compare(layer.weight)
     for attributes, forward in replaced:
@@ -50,7 +55,8 @@ def fused(model: nn.Module) -> Iterator[None]:
 
 
 class _Replaced:
-    """What is replaced in a model, found once: to look through its modules takes longer than a short answer.
+    """What is replaced in a model, found once: to look through its modules takes longer than a
+    short answer.
 
     Attributes:
         kept: layers whose weights are laid out, and what is kept of them.
@@ -65,20 +71,32 @@ class _Replaced:
 _KNOWN: WeakKeyDictionary[nn.Module, _Replaced] = WeakKeyDictionary()
 
 
-def _replacements(model: nn.Module, kept: Mapping[nn.Linear, LaidOut]) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+def _replacements(
+    model: nn.Module, kept: Mapping[nn.Linear, LaidOut]
+) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
     from peft.tuners.lora.layer import Linear as LoraLinear
 
     norms: dict[tuple[type, int, torch.dtype], bool] = {}
     for module in model.modules():
         children = dict(module.named_children())
         adapted = {name: child for name, child in children.items() if isinstance(child, LoraLinear)}
-        for names in (*SAME_INPUT, *((name,) for name in adapted if not any(name in names for names in SAME_INPUT))):
+        for names in (
+            *SAME_INPUT,
+            *((name,) for name in adapted if not any(name in names for names in SAME_INPUT)),
+        ):
             group = Group([adapted[name] for name in names if name in adapted], kept)
             yield from ((layer, group.forward_of(layer)) for layer in group.layers)
-        if not isinstance(module, LoraLinear):  # whose own layer is computed with its adapter, or by its own code
-            yield from ((child, _linear(child, kept[child])) for child in children.values()
-                       if isinstance(child, nn.Linear) and child in kept)
-        if {"gate_proj", "up_proj", "down_proj"} <= set(children) and isinstance(children.get("act_fn"), _silus()):
+        if not isinstance(
+            module, LoraLinear
+        ):  # whose own layer is computed with its adapter, or by its own code
+            yield from (
+                (child, _linear(child, kept[child]))
+                for child in children.values()
+                if isinstance(child, nn.Linear) and child in kept
+            )
+        if {"gate_proj", "up_proj", "down_proj"} <= set(children) and isinstance(
+            children.get("act_fn"), _silus()
+        ):
             yield module, _gated(module)
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() == 1 and hasattr(module, "variance_epsilon"):
@@ -152,7 +170,11 @@ def _norm(layer: Any) -> Callable[..., Any]:
 
     def forward(x: Tensor) -> Any:
         learns = layer.weight.requires_grad and torch.is_grad_enabled()
-        return own(layer, x) if learns or x.dtype != layer.weight.dtype else _normed(x, layer.weight, layer.variance_epsilon)
+        return (
+            own(layer, x)
+            if learns or x.dtype != layer.weight.dtype
+            else _normed(x, layer.weight, layer.variance_epsilon)
+        )
 
     return forward
 
@@ -174,7 +196,15 @@ def _is_norm(module: Any) -> bool:
         with torch.enable_grad():
             try:
                 out = forward(x)
-                found.append((out.float(), torch.autograd.grad((out.float() * values.flip(-1)).sum(), x)[0].float()))
-            except (RuntimeError, AttributeError):  # no such kernel for this dtype, here or in this release
+                found.append(
+                    (
+                        out.float(),
+                        torch.autograd.grad((out.float() * values.flip(-1)).sum(), x)[0].float(),
+                    )
+                )
+            except (
+                RuntimeError,
+                AttributeError,
+            ):  # no such kernel for this dtype, here or in this release
                 return False
     return all(bool((a - b).norm() <= 0.02 * b.norm()) for a, b in zip(*found, strict=True))

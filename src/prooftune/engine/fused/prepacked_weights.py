@@ -1,9 +1,10 @@
 """Weights laid out once, as a processor's 16-bit products want them, where nothing is learned.
 
-A product with a weight as the model keeps it brings the weight into blocks first, every time. For the few rows of a step in which
-tokens are generated that is a third to a half of the product's time; for a thousand rows it is little, so that training does
-without. The layout is oneDNN's own for the weight, which PyTorch's compiler uses too; the results are those of plain products
-up to rounding. It takes as much memory as the weights.
+A product with a weight as the model keeps it brings the weight into blocks first, every time. For
+the few rows of a step in which tokens are generated that is a third to a half of the product's
+time; for a thousand rows it is little, so that training does without. The layout is oneDNN's own
+for the weight, which PyTorch's compiler uses too; the results are those of plain products up to
+rounding. It takes as much memory as the weights.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ def plain_weights() -> Iterator[None]:
 
 
 def used() -> bool:
-    """Whether to compute with what is laid out: where nothing is learned, and not among `plain_weights`."""
+    """Whether to compute with what is laid out: where nothing is learned, and not among
+    `plain_weights`."""
     return _USED.get() and not torch.is_grad_enabled()
 
 
 class LaidOut:
-    """What is kept for one weight [out, in]; the weight itself is named in every call, and is not kept alive."""
+    """What is kept for one weight [out, in]; the weight itself is named in every call, and is not
+    kept alive."""
 
     def __init__(self) -> None:
         self._of: tuple[int, int] | None = None
@@ -54,8 +57,8 @@ class LaidOut:
         return torch.ops.mkldnn._linear_pointwise(x, self._blocks, None, "none", [], "")  # type: ignore[no-any-return]
 
     def compare(self, weight: Tensor) -> None:
-        """Forget what is kept if a sample of the weight has changed, behind PyTorch's count of changes (``weight.data``): peft
-        merges like that."""
+        """Forget what is kept if a sample of the weight has changed, behind PyTorch's count of
+        changes (``weight.data``): peft merges like that."""
         if self._sample is not None and not torch.equal(self._sample, _some(weight)):
             self.forget()
 
@@ -64,7 +67,9 @@ class LaidOut:
 
 
 def _some(weight: Tensor) -> Tensor:
-    return weight.detach().view(-1)[:: weight.numel() // 64 | 1]  # an odd step, which meets other columns in other rows
+    return weight.detach().view(-1)[
+        :: weight.numel() // 64 | 1
+    ]  # an odd step, which meets other columns in other rows
 
 
 _KEPT = WeakTensorKeyDictionary()
@@ -72,16 +77,26 @@ _KEPT = WeakTensorKeyDictionary()
 
 
 def laid_out(model: nn.Module) -> dict[nn.Linear, LaidOut]:
-    """The layers whose products gain by it: in bfloat16, on a processor for which oneDNN has such products, in one process.
+    """The layers whose products gain by it: in bfloat16, on a processor for which oneDNN has such
+    products, in one process.
 
-    None of a model with more bytes than `LARGEST` in them. What is kept of their weights is forgotten: a model that is seen for
-    the first time may be another around the same weights, changed meanwhile.
+    None of a model with more bytes than `LARGEST` in them. What is kept of their weights is
+    forgotten: a model that is seen for the first time may be another around the same weights,
+    changed meanwhile.
     """
-    if not torch._C._has_mkldnn or not torch.ops.mkldnn._is_mkldnn_bf16_supported() or (
-            torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if (
+        not torch._C._has_mkldnn
+        or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        or (torch.distributed.is_available() and torch.distributed.is_initialized())
+    ):
         return {}
-    found = [child for module in model.modules() if not isinstance(module, nn.ModuleDict)  # adapters' own layers
-             for child in module.children() if type(child) is nn.Linear and fits(child)]
+    found = [
+        child
+        for module in model.modules()
+        if not isinstance(module, nn.ModuleDict)  # adapters' own layers
+        for child in module.children()
+        if type(child) is nn.Linear and fits(child)
+    ]
     if sum({layer.weight.data_ptr(): layer.weight.nbytes for layer in found}.values()) > LARGEST:
         return {}
     for layer in found:
@@ -94,5 +109,11 @@ def laid_out(model: nn.Module) -> dict[nn.Linear, LaidOut]:
 def fits(layer: nn.Linear) -> bool:
     """Whether there are such products for this layer as it is now."""
     weight = layer.weight
-    return (layer.bias is None and weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.is_contiguous()
-            and type(weight) is nn.Parameter and not weight.is_inference())
+    return (
+        layer.bias is None
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.bfloat16
+        and weight.is_contiguous()
+        and type(weight) is nn.Parameter
+        and not weight.is_inference()
+    )

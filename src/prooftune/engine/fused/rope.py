@@ -1,5 +1,5 @@
-"""Rotary positions (RoPE, arXiv 2104.09864) turned in one or two passes over memory instead of five, and as many back instead of
-eight (`pointwise`)."""
+"""Rotary positions (RoPE, arXiv 2104.09864) turned in one or two passes over memory instead of
+five, and as many back instead of eight (`pointwise`)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ NAME = "apply_rotary_pos_emb"
 
 @contextmanager
 def turned_in_place(model: nn.Module) -> Iterator[None]:
-    """Let the model's layers turn queries and keys by `_Turned` for a while, where that is what they do themselves.
+    """Let the model's layers turn queries and keys by `_Turned` for a while, where that is what
+    they do themselves.
 
-    The function that is replaced is shared by all models of the architecture, whoever uses them meanwhile: to them it
-    computes the same.
+    The function that is replaced is shared by all models of the architecture, whoever uses them
+    meanwhile: to them it computes the same.
     """
-    homes = {sys.modules[type(module).__module__] for module in model.modules() if "q_proj" in vars(module)["_modules"]}
+    homes = {
+        sys.modules[type(module).__module__]
+        for module in model.modules()
+        if "q_proj" in vars(module)["_modules"]
+    }
     replaced: list[tuple[ModuleType, Callable[..., Any]]] = []
     for home in homes:
         own = getattr(home, NAME, None)
@@ -40,7 +45,8 @@ def turned_in_place(model: nn.Module) -> Iterator[None]:
 
 
 class _Turned(torch.autograd.Function):
-    """x · cos + (-second half of x, first half of x) · sin; x [..., heads, tokens, size], cos and sin [..., 1, tokens, size]."""
+    """x · cos + (-second half of x, first half of x) · sin; x [..., heads, tokens, size], cos and
+    sin [..., 1, tokens, size]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -56,7 +62,13 @@ class _Turned(torch.autograd.Function):
 def _replacing(own: Callable[..., Any]) -> Callable[..., Any]:
     def turn(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *others: Any, **options: Any) -> Any:
         sizes = {t.shape[-1] for t in (q, k, cos, sin)}
-        if others or options or cos.dim() != 3 or len(sizes) > 1 or len({t.dtype for t in (q, k, cos, sin)}) > 1:
+        if (
+            others
+            or options
+            or cos.dim() != 3
+            or len(sizes) > 1
+            or len({t.dtype for t in (q, k, cos, sin)}) > 1
+        ):
             return own(q, k, cos, sin, *others, **options)
         cos, sin = cos[:, None], sin[:, None]
         return _Turned.apply(q, cos, sin), _Turned.apply(k, cos, sin)  # type: ignore[no-untyped-call]
@@ -74,5 +86,8 @@ def _is_turning(own: Callable[..., Any]) -> bool:
         wanted, got = own(q, k, cos, sin), _replacing(own)(q, k, cos, sin)
     except (TypeError, RuntimeError, ValueError):  # another signature
         return False
-    alike = (a.shape == b.shape and torch.allclose(a, b, atol=1e-5) for a, b in zip(wanted, got, strict=False))
+    alike = (
+        a.shape == b.shape and torch.allclose(a, b, atol=1e-5)
+        for a, b in zip(wanted, got, strict=False)
+    )
     return len(wanted) == len(got) and all(alike)

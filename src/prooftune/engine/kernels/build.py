@@ -1,8 +1,8 @@
 """Pieces of the computation in C, compiled for this processor when they are first needed.
 
-They need a C compiler on the machine (``cc``, or what ``CC`` names), which takes a second, once: what it makes is kept in the
-cache, by source, compiler and processor. Where there is none, or the processor is another kind, nothing is missing but speed.
-``PROOFTUNE_COMPILE=0`` does without.
+They need a C compiler on the machine (``cc``, or what ``CC`` names), which takes a second, once:
+what it makes is kept in the cache, by source, compiler and processor. Where there is none, or the
+processor is another kind, nothing is missing but speed. ``PROOFTUNE_COMPILE=0`` does without.
 """
 
 from __future__ import annotations
@@ -43,29 +43,46 @@ def unsuited() -> str | None:
 
 @cache
 def library(name: str, **numbers: int) -> ctypes.CDLL | None:
-    """The functions of ``name.c`` beside this file, with these numbers as its constants; None where it can't be compiled."""
+    """The functions of ``name.c`` beside this file, with these numbers as its constants; None where
+    it can't be compiled."""
     if unsuited():
         return None
     source, compiler = Path(__file__).with_name(f"{name}.c"), _compiler()
     constants = [f"-D{key}={value}" for key, value in sorted(numbers.items())]
     try:
-        texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
-        made_of = "\n".join([*texts, _run(*compiler, "--version"), *OPTIONS, *constants, *sorted(_flags())])
-        made = files.cache_folder() / "compiled" / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
+        texts = [
+            path.read_text(encoding="utf-8")
+            for path in (source, *sorted(source.parent.glob("*.h")))
+        ]
+        made_of = "\n".join(
+            [*texts, _run(*compiler, "--version"), *OPTIONS, *constants, *sorted(_flags())]
+        )
+        made = (
+            files.cache_folder()
+            / "compiled"
+            / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
+        )
         if not made.exists():
             _compile(compiler, source, constants, made)
         _check_owner(made)
-        ctypes.CDLL(_threads(), mode=ctypes.RTLD_GLOBAL)  # one set of threads: PyTorch's own, and not the system's beside it
+        ctypes.CDLL(
+            _threads(), mode=ctypes.RTLD_GLOBAL
+        )  # one set of threads: PyTorch's own, and not the system's beside it
         return ctypes.CDLL(str(made))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         told = str(getattr(error, "stderr", None) or error).strip() or type(error).__name__
-        say(f"{source.name} could not be compiled or used with {shlex.join(compiler)}, so that training is slower: "
-            f"{told.splitlines()[0]}", "yellow")
+        say(
+            f"{source.name} could not be compiled or used with {shlex.join(compiler)}, so that "
+            "training is slower: "
+            f"{told.splitlines()[0]}",
+            "yellow",
+        )
         return None
 
 
 def call(library: ctypes.CDLL, name: str, *arguments: Any) -> None:
-    """One of its functions, of addresses of arrays, whole numbers and float32 numbers, and at last the number of threads.
+    """One of its functions, of addresses of arrays, whole numbers and float32 numbers, and at last
+    the number of threads.
 
     Raises:
         MemoryError: it found no memory.
@@ -101,12 +118,22 @@ def _check_owner(made: Path) -> None:
     for path in (made, made.parent):
         facts = path.stat()
         if facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
-            raise OSError(f"{path} is another's, or others can change it: remove it or set PROOFTUNE_CACHE to a folder of your own")
+            raise OSError(
+                f"{path} is another's, or others can change it: remove it or set PROOFTUNE_CACHE "
+                "to a folder of your own"
+            )
 
 
 def _run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
-                          timeout=_PATIENCE).stdout
+    return subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        timeout=_PATIENCE,
+    ).stdout
 
 
 def _compiler() -> list[str]:
@@ -121,15 +148,22 @@ def _flags() -> frozenset[str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return frozenset()
-    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+    return frozenset(
+        next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    )
 
 
 @cache
 def _threads() -> str | None:
-    """The file of the OpenMP that PyTorch has loaded, GNU's or Intel's, which gives compiled code its threads."""
+    """The file of the OpenMP that PyTorch has loaded, GNU's or Intel's, which gives compiled code
+    its threads."""
     try:
-        places = [line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+        places = [
+            line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()
+        ]
     except OSError:
         return None
     found = [place for place in places if Path(place).name.startswith(("libgomp", "libiomp"))]
-    return min(found, key=lambda place: "torch" not in Path(place).parts, default=None)  # others bring theirs
+    return min(
+        found, key=lambda place: "torch" not in Path(place).parts, default=None
+    )  # others bring theirs

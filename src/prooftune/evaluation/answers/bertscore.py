@@ -1,9 +1,10 @@
-"""BERTScore (Zhang et al. 2019, arXiv 1904.09675): how well the tokens of two texts match in meaning.
+"""BERTScore (Zhang et al. 2019, arXiv 1904.09675): how well the tokens of two texts match in
+meaning.
 
-Every token of one text is matched with the token of the other whose contextual embedding is nearest by cosine.
-The mean of these cosines over the prediction's tokens is precision, over the reference's tokens recall. No idf
-weights, no rescaling by a baseline. Own code, as the ``bert-score`` package does not take empty texts with
-transformers 5, and cuts long ones without a word.
+Every token of one text is matched with the token of the other whose contextual embedding is nearest
+by cosine. The mean of these cosines over the prediction's tokens is precision, over the reference's
+tokens recall. No idf weights, no rescaling by a baseline. Own code, as the ``bert-score`` package
+does not take empty texts with transformers 5, and cuts long ones without a word.
 """
 
 from __future__ import annotations
@@ -26,17 +27,25 @@ if TYPE_CHECKING:
     from torch import nn
 
 DEFAULT = "roberta-large"
-"""The paper's model for English, taken where a hub delivers it; elsewhere `embeddings.EMBEDDING`."""
+"""The paper's model for English, taken where a hub delivers it; elsewhere `embeddings.EMBEDDING`.
+"""
 
 OWNERS = {DEFAULT: "FacebookAI/roberta-large", "roberta-base": "FacebookAI/roberta-base"}
 """Where the hub has models that everybody calls by their short names."""
 
 TUNED_LAYERS = {
-    "roberta-base": 10, "roberta-large": 17, "bert-base-uncased": 9, "bert-large-uncased": 18, "bert-base-multilingual-cased": 9,
-    "distilbert-base-uncased": 5, "distilroberta-base": 5, "deberta-large-mnli": 18, "deberta-xlarge-mnli": 40,
+    "roberta-base": 10,
+    "roberta-large": 17,
+    "bert-base-uncased": 9,
+    "bert-large-uncased": 18,
+    "bert-base-multilingual-cased": 9,
+    "distilbert-base-uncased": 5,
+    "distilroberta-base": 5,
+    "deberta-large-mnli": 18,
+    "deberta-xlarge-mnli": 40,
 }
-"""The layer of a model, by the last part of its name, that agrees best with people's judgement on WMT16 (the paper's
-appendix and its authors' package); for other models the last layer is taken."""
+"""The layer of a model, by the last part of its name, that agrees best with people's judgement on
+WMT16 (the paper's appendix and its authors' package); for other models the last layer is taken."""
 
 BATCH_TOKENS = 8192
 """Tokens of one forward pass, padding counted."""
@@ -50,8 +59,9 @@ class BertScores:
     """Per-example scores.
 
     Attributes:
-        precision, recall, f1: each of the reference for which it is largest, -1 to 1 (in practice 0.3 to 1), [n];
-            0 where prediction or reference is empty, not-a-number without references.
+        precision, recall, f1: each of the reference for which it is largest, -1 to 1 (in practice
+            0.3 to 1), [n]; 0 where prediction or reference is empty, not-a-number without
+            references.
         signature: model, layer and versions, without which the figures mean nothing.
         shortened: texts that are longer than the model reads, of which only the beginning counted.
     """
@@ -68,7 +78,8 @@ class Encoder:
     """A model up to one of its layers.
 
     Attributes:
-        model, tokenizer: as transformers loads them; layers above `layer` are dropped where that is possible.
+        model, tokenizer: as transformers loads them; layers above `layer` are dropped where that is
+            possible.
         layer: whose output is taken, from 1; 0 is the embeddings.
         layers: that the whole model has.
         limit: most tokens of a text, special ones counted.
@@ -94,8 +105,13 @@ def default_model() -> str:
 
 
 def bertscore(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], model: str | None = None, layer: int | None = None, *,
-    batch_tokens: int = BATCH_TOKENS, description: str | None = None,
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    model: str | None = None,
+    layer: int | None = None,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    description: str | None = None,
 ) -> BertScores:
     """Score predictions against the best of their references.
 
@@ -114,8 +130,14 @@ def bertscore(
     import torch
 
     name = model or default_model()
-    loaded = encoder(_resolve(name), layer if layer is not None else TUNED_LAYERS.get(name.rpartition("/")[2]))
-    pairs = [(i, p, r) for i, (p, accepted) in enumerate(zip(predictions, references, strict=True)) for r in accepted]
+    loaded = encoder(
+        _resolve(name), layer if layer is not None else TUNED_LAYERS.get(name.rpartition("/")[2])
+    )
+    pairs = [
+        (i, p, r)
+        for i, (p, accepted) in enumerate(zip(predictions, references, strict=True))
+        for r in accepted
+    ]
     texts = list(dict.fromkeys(text for _, p, r in pairs for text in (p, r)))
     ids, cut = _tokenised(loaded, texts)
     best = np.full((len(predictions), 3), -np.inf)
@@ -124,7 +146,9 @@ def bertscore(
             wanted = dict.fromkeys(text for _, p, r in chunk for text in (p, r) if ids[text])
             vectors = _embedded(loaded, {text: ids[text] for text in wanted}, batch_tokens)
             for i, prediction, reference in chunk:
-                best[i] = np.maximum(best[i], match(vectors.get(prediction), vectors.get(reference)))
+                best[i] = np.maximum(
+                    best[i], match(vectors.get(prediction), vectors.get(reference))
+                )
             progress.advance(0, len(chunk))  # type: ignore[arg-type]
     best[np.isneginf(best)] = np.nan
     return BertScores(best[:, 0], best[:, 1], best[:, 2], _signature(name, loaded), cut)
@@ -140,7 +164,8 @@ class Embedded:
 
     Attributes:
         vectors: of length 1, [tokens, dimensions].
-        counts: which tokens are the text's own: special ones are matched with, and not scored, bool [tokens].
+        counts: which tokens are the text's own: special ones are matched with, and not scored, bool
+            [tokens].
     """
 
     vectors: torch.Tensor
@@ -148,8 +173,13 @@ class Embedded:
 
 
 def match(prediction: Embedded | None, reference: Embedded | None) -> tuple[float, float, float]:
-    """Precision, recall and F1 of two texts; 0 where one of them is empty (None) or has special tokens only."""
-    if prediction is None or reference is None or not (prediction.counts.any() and reference.counts.any()):
+    """Precision, recall and F1 of two texts; 0 where one of them is empty (None) or has special
+    tokens only."""
+    if (
+        prediction is None
+        or reference is None
+        or not (prediction.counts.any() and reference.counts.any())
+    ):
         return 0.0, 0.0, 0.0
     cosines = prediction.vectors @ reference.vectors.T
     precision = float(cosines.amax(1)[prediction.counts].mean())
@@ -173,19 +203,28 @@ def encoder(folder: Path, layer: int | None = None) -> Encoder:
         model = AutoModel.from_pretrained(folder, dtype="float32")
         layers = int(model.config.num_hidden_layers)
     except (OSError, ValueError, ImportError, KeyError, AttributeError) as error:
-        raise Failure(f"{folder} could not be loaded as an encoder for BERTScore: {error}") from error
+        raise Failure(
+            f"{folder} could not be loaded as an encoder for BERTScore: {error}"
+        ) from error
     chosen = layers if layer is None else layer
     if not 0 <= chosen <= layers:
         raise UsageError(f"BERTScore: {folder.name} has layers 0 to {layers}, not {chosen}")
     stack: Any = getattr(model, "encoder", None)
     if hasattr(stack, "layer"):
-        stack.layer = stack.layer[:max(chosen, 1)]
+        stack.layer = stack.layer[: max(chosen, 1)]
     byte_level = model.config.model_type == "roberta"
     limit = int(tokenizer.model_max_length)
     if byte_level:
         # Its positions are counted from behind the padding's id.
         limit = min(limit, model.config.max_position_embeddings - model.config.pad_token_id - 1)
-    return Encoder(model.to(loading.device()).eval(), tokenizer, chosen, layers, limit, " " if byte_level else "")
+    return Encoder(
+        model.to(loading.device()).eval(),
+        tokenizer,
+        chosen,
+        layers,
+        limit,
+        " " if byte_level else "",
+    )
 
 
 def _tokenised(loaded: Encoder, texts: Sequence[str]) -> tuple[dict[str, list[int]], int]:
@@ -193,15 +232,27 @@ def _tokenised(loaded: Encoder, texts: Sequence[str]) -> tuple[dict[str, list[in
     whole = {text: loaded.lead + text.strip() for text in texts if text.strip()}
     if not whole:
         return {text: [] for text in texts}, 0
-    rows = loaded.tokenizer(list(whole.values()), truncation=True, max_length=loaded.limit, return_overflowing_tokens=True)
+    rows = loaded.tokenizer(
+        list(whole.values()),
+        truncation=True,
+        max_length=loaded.limit,
+        return_overflowing_tokens=True,
+    )
     # Overflowing pieces follow their text; the first of each is the text itself, cut.
     owners = rows["overflow_to_sample_mapping"]
     firsts = [i for i, owner in enumerate(owners) if i == 0 or owner != owners[i - 1]]
-    cut = sum(later - earlier > 1 for earlier, later in zip(firsts, [*firsts[1:], len(owners)], strict=True))
-    return {text: [] for text in texts} | {text: rows["input_ids"][i] for text, i in zip(whole, firsts, strict=True)}, cut
+    cut = sum(
+        later - earlier > 1
+        for earlier, later in zip(firsts, [*firsts[1:], len(owners)], strict=True)
+    )
+    return {text: [] for text in texts} | {
+        text: rows["input_ids"][i] for text, i in zip(whole, firsts, strict=True)
+    }, cut
 
 
-def _chunks(pairs: list[tuple[int, str, str]], ids: dict[str, list[int]]) -> Iterator[list[tuple[int, str, str]]]:
+def _chunks(
+    pairs: list[tuple[int, str, str]], ids: dict[str, list[int]]
+) -> Iterator[list[tuple[int, str, str]]]:
     """The pairs in their order, cut so that not too many embeddings are held at one time."""
     chunk: list[tuple[int, str, str]] = []
     held = 0
@@ -222,24 +273,33 @@ def _embedded(loaded: Encoder, ids: dict[str, list[int]], batch_tokens: int) -> 
     from prooftune.engine.batching import by_tokens
 
     where, texts = loading.device(), list(ids)
-    special = torch.tensor([i for i in (loaded.tokenizer.cls_token_id, loaded.tokenizer.sep_token_id) if i is not None])
+    special = torch.tensor(
+        [i for i in (loaded.tokenizer.cls_token_id, loaded.tokenizer.sep_token_id) if i is not None]
+    )
     done: dict[str, Embedded] = {}
     for rows in by_tokens([len(ids[text]) for text in texts], batch_tokens):
         lengths = torch.tensor([len(ids[texts[i]]) for i in rows])
         batch = torch.full((len(rows), int(lengths.max())), int(loaded.tokenizer.pad_token_id))
         for row, i in zip(batch, rows, strict=True):
-            row[:len(ids[texts[i]])] = torch.tensor(ids[texts[i]])
+            row[: len(ids[texts[i]])] = torch.tensor(ids[texts[i]])
         mask = torch.arange(batch.shape[1]) < lengths[:, None]
-        hidden = loaded.model(input_ids=batch.to(where), attention_mask=mask.to(where, torch.long),
-                              output_hidden_states=True).hidden_states[loaded.layer]
+        hidden = loaded.model(
+            input_ids=batch.to(where),
+            attention_mask=mask.to(where, torch.long),
+            output_hidden_states=True,
+        ).hidden_states[loaded.layer]
         unit = torch.nn.functional.normalize(hidden.float(), dim=-1)
         for i, vectors, row, length in zip(rows, unit, batch, lengths.tolist(), strict=True):
-            done[texts[i]] = Embedded(vectors[:length], ~torch.isin(row[:length], special).to(where))
+            done[texts[i]] = Embedded(
+                vectors[:length], ~torch.isin(row[:length], special).to(where)
+            )
     return done
 
 
 def _signature(name: str, loaded: Encoder) -> str:
     import transformers
 
-    return (f"model:{name}|layer:{loaded.layer} of {loaded.layers}|idf:no|rescaled:no|references:max|"
-            f"max_tokens:{loaded.limit}|transformers:{transformers.__version__}")
+    return (
+        f"model:{name}|layer:{loaded.layer} of {loaded.layers}|idf:no|rescaled:no|references:max|"
+        f"max_tokens:{loaded.limit}|transformers:{transformers.__version__}"
+    )

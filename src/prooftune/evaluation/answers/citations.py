@@ -1,4 +1,5 @@
-"""Whether the passages that an answer cites are the right ones, and whether it stands in any of them."""
+"""Whether the passages that an answer cites are the right ones, and whether it stands in any of
+them."""
 
 from __future__ import annotations
 
@@ -21,11 +22,21 @@ _FUNCTION_WORDS = """
     their them then there these they this those through to under until upon was we were what when where which while who whom
     whose why will with within would you your"""
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
-"""English words that are in every passage and support nothing. Longer lists of stop words hold numbers and negations,
-on which an answer may hang."""
+"""English words that are in every passage and support nothing. Longer lists of stop words hold
+numbers and negations, on which an answer may hang."""
 
-_NAMES = ("n", "answered", "cited_answers", "with_gold", "precision_n", "precision", "recall", "unsupported", "citations",
-          "unknown_citations")
+_NAMES = (
+    "n",
+    "answered",
+    "cited_answers",
+    "with_gold",
+    "precision_n",
+    "precision",
+    "recall",
+    "unsupported",
+    "citations",
+    "unknown_citations",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +61,29 @@ class Cited:
 def supported(answer: str, passages: Sequence[str], least: float = SUPPORT) -> bool:
     """Whether one of the passages holds enough of the answer's words.
 
-    A lexical rule, which sees no paraphrase: both texts are normalised as for SQuAD, `FUNCTION_WORDS` are left out of
-    the answer (unless nothing else is in it), and at least the share `least` of its words must be found in the same
-    passage, as often as the answer has them.
+    A lexical rule, which sees no paraphrase: both texts are normalised as for SQuAD,
+    `FUNCTION_WORDS` are left out of the answer (unless nothing else is in it), and at least the
+    share `least` of its words must be found in the same passage, as often as the answer has them.
     """
     words = squad.tokens(answer)
     wanted = Counter([w for w in words if w not in FUNCTION_WORDS] or words)
-    return any((wanted & Counter(squad.tokens(passage))).total() >= least * wanted.total() for passage in passages)
+    return any(
+        (wanted & Counter(squad.tokens(passage))).total() >= least * wanted.total()
+        for passage in passages
+    )
 
 
 def citation_columns(answers: Sequence[Cited], least: float = SUPPORT) -> Columns:
-    """Per-example columns of the citation metrics, for `citation_rates`; of an example without an answer only ``n``."""
+    """Per-example columns of the citation metrics, for `citation_rates`; of an example without an
+    answer only ``n``."""
     rows = np.zeros((len(answers), len(_NAMES)))
     for row, one in zip(rows, answers, strict=True):
         row[:] = [1.0, *_counts(one, least)] if one.answer else [1.0] + [0.0] * (len(_NAMES) - 1)
-    return Columns(_NAMES, rows, {"unsupported_rate": f"rule:words in one passage|least:{least:.0%}|function words:ignored"})
+    return Columns(
+        _NAMES,
+        rows,
+        {"unsupported_rate": f"rule:words in one passage|least:{least:.0%}|function words:ignored"},
+    )
 
 
 def _counts(one: Cited, least: float) -> list[float]:
@@ -72,19 +91,29 @@ def _counts(one: Cited, least: float) -> list[float]:
     right = len(set(one.sources) & set(one.gold))
     with_gold = bool(one.gold)
     judged = with_gold and cited > 0
-    return [1.0, float(cited > 0), float(with_gold), float(judged), right / cited if judged else 0.0,
-            right / len(set(one.gold)) if with_gold else 0.0, float(not supported(one.answer, one.passages, least)),
-            float(cited), float(one.unknown)]
+    return [
+        1.0,
+        float(cited > 0),
+        float(with_gold),
+        float(judged),
+        right / cited if judged else 0.0,
+        right / len(set(one.gold)) if with_gold else 0.0,
+        float(not supported(one.answer, one.passages, least)),
+        float(cited),
+        float(one.unknown),
+    ]
 
 
 def citation_rates(summed: Floats, names: Sequence[str]) -> dict[str, Floats]:
-    """The citation metrics by name, 0 to 1, each of the sums' leading shape; not-a-number where nothing counts.
+    """The citation metrics by name, 0 to 1, each of the sums' leading shape; not-a-number where
+    nothing counts.
 
-    ``citation_precision``: share of an answer's citations that name a gold passage, a citation of what was not
-    shown being wrong, mean over the answers that cite and whose gold passages are known. ``citation_recall``: share
-    of the gold passages cited, mean over the answers whose gold passages are known, also those that cite nothing.
-    ``cited_rate``: answers that cite anything. ``unsupported_rate``: answers that no retrieved passage supports
-    (`supported`). ``unknown_citation_rate``: citations of what was not shown.
+    ``citation_precision``: share of an answer's citations that name a gold passage, a citation of
+    what was not shown being wrong, mean over the answers that cite and whose gold passages are
+    known. ``citation_recall``: share of the gold passages cited, mean over the answers whose gold
+    passages are known, also those that cite nothing. ``cited_rate``: answers that cite anything.
+    ``unsupported_rate``: answers that no retrieved passage supports (`supported`).
+    ``unknown_citation_rate``: citations of what was not shown.
 
     Args:
         summed: sums of the columns, [..., c].
@@ -92,9 +121,17 @@ def citation_rates(summed: Floats, names: Sequence[str]) -> dict[str, Floats]:
     """
     of = {name: summed[..., i] for i, name in enumerate(names)}
     shares = {
-        "citation_precision": ("precision", "precision_n"), "citation_recall": ("recall", "with_gold"),
-        "cited_rate": ("cited_answers", "answered"), "unsupported_rate": ("unsupported", "answered"),
+        "citation_precision": ("precision", "precision_n"),
+        "citation_recall": ("recall", "with_gold"),
+        "cited_rate": ("cited_answers", "answered"),
+        "unsupported_rate": ("unsupported", "answered"),
         "unknown_citation_rate": ("unknown_citations", "citations"),
     }
-    return {name: np.asarray(np.divide(of[part], of[whole], out=np.full(np.shape(of[part]), np.nan), where=of[whole] > 0))
-            for name, (part, whole) in shares.items()}
+    return {
+        name: np.asarray(
+            np.divide(
+                of[part], of[whole], out=np.full(np.shape(of[part]), np.nan), where=of[whole] > 0
+            )
+        )
+        for name, (part, whole) in shares.items()
+    }

@@ -1,4 +1,5 @@
-"""ROUGE and METEOR of free-text answers, for the best of several references, by their reference implementations."""
+"""ROUGE and METEOR of free-text answers, for the best of several references, by their reference
+implementations."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Floats, str]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L F-measures (Lin 2004) by rouge-score, 0 to 1, [n, 3], and the signature.
+    """ROUGE-1, ROUGE-2 and ROUGE-L F-measures (Lin 2004) by rouge-score, 0 to 1, [n, 3], and the
+    signature.
 
-    Each is of the reference for which it is largest. Words are compared by their Porter stems. rouge-score knows
-    the letters a to z and digits only, so a text in another script has no words.
+    Each is of the reference for which it is largest. Words are compared by their Porter stems.
+    rouge-score knows the letters a to z and digits only, so a text in another script has no words.
 
     Args:
         predictions: one text for each example.
@@ -40,14 +42,16 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
 
 
 def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Floats, str]:
-    """METEOR (Lavie and Agarwal 2007) by nltk, 0 to 1, [n], and the signature, which says whether synonyms counted.
+    """METEOR (Lavie and Agarwal 2007) by nltk, 0 to 1, [n], and the signature, which says whether
+    synonyms counted.
 
     Args:
         predictions: one text for each example.
         references: at least one text for each example; the best counts.
 
     Raises:
-        UsageError: nltk is not installed, or ``WNSEARCHDIR`` names a folder without WordNet's files.
+        UsageError: nltk is not installed, or ``WNSEARCHDIR`` names a folder without WordNet's
+            files.
     """
     try:
         from nltk.tokenize import NLTKWordTokenizer
@@ -56,7 +60,14 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> t
         raise UsageError("METEOR needs nltk: pip install 'prooftune[answers]'") from None
     words = NLTKWordTokenizer().tokenize
     source, dictionary = synonyms()
-    found = np.array([meteor_score([words(r) for r in accepted], words(prediction), wordnet=dictionary)
-                      for prediction, accepted in zip(predictions, references, strict=True)], dtype=np.float64)
-    return found, (f"nltk:{version('nltk')}|alpha:0.9|beta:3.0|gamma:0.5|tok:NLTKWordTokenizer|stem:porter|references:max|"
-                   + (f"synonyms:{source}" if source else "without synonyms"))
+    found = np.array(
+        [
+            meteor_score([words(r) for r in accepted], words(prediction), wordnet=dictionary)
+            for prediction, accepted in zip(predictions, references, strict=True)
+        ],
+        dtype=np.float64,
+    )
+    return found, (
+        f"nltk:{version('nltk')}|alpha:0.9|beta:3.0|gamma:0.5|tok:NLTKWordTokenizer|stem:porter|references:max|"
+        + (f"synonyms:{source}" if source else "without synonyms")
+    )

@@ -1,7 +1,9 @@
-"""Exact match and F1 of short answers by the rules of SQuAD 2.0 (Rajpurkar et al. 2018, arXiv 1806.03822).
+"""Exact match and F1 of short answers by the rules of SQuAD 2.0 (Rajpurkar et al. 2018, arXiv
+1806.03822).
 
-They give the figures of the official evaluation script (``evaluate-v2.0.py``), also where its rules surprise:
-"well-known" is one word without its hyphen, "A.N." is an article, and an empty prediction is no different from "The".
+They give the figures of the official evaluation script (``evaluate-v2.0.py``), also where its rules
+surprise: "well-known" is one word without its hyphen, "A.N." is an article, and an empty prediction
+is no different from "The".
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def normalise(text: str) -> str:
-    """Lower-cased, without ASCII punctuation, without English articles, words parted by single spaces."""
+    """Lower-cased, without ASCII punctuation, without English articles, words parted by single
+    spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
@@ -34,14 +37,16 @@ def tokens(text: str) -> list[str]:
 
 
 def exact(prediction: str, references: Sequence[str]) -> float:
-    """1 if the prediction is one of the references after normalisation, else 0; without references, if it is empty."""
+    """1 if the prediction is one of the references after normalisation, else 0; without references,
+    if it is empty."""
     return float(normalise(prediction) in {normalise(r) for r in _standards(references)})
 
 
 def f1(prediction: str, references: Sequence[str]) -> float:
     """F1 of the words that prediction and reference share, 0 to 1, for the best of the references.
 
-    Words count as often as they occur. Against an empty reference only an empty prediction scores, and then 1.
+    Words count as often as they occur. Against an empty reference only an empty prediction scores,
+    and then 1.
     """
     said = tokens(prediction)
     return max(overlap(said, tokens(reference)) for reference in _standards(references))
@@ -60,7 +65,8 @@ def overlap(first: Sequence[str], second: Sequence[str]) -> float:
 
 
 def _standards(references: Sequence[str]) -> Sequence[str]:
-    """What a prediction is held against: references of which nothing is left do not count beside others."""
+    """What a prediction is held against: references of which nothing is left do not count beside
+    others."""
     return [r for r in references if normalise(r)] or [""]
 
 
@@ -79,11 +85,14 @@ class Scores:
 
 
 def score(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
-    """Score predictions against the references of their examples (none: the question has no answer)."""
+    """Score predictions against the references of their examples (none: the question has no
+    answer)."""
     pairs = list(zip(predictions, references, strict=True))
     return Scores(
-        np.array([exact(p, r) for p, r in pairs], dtype=np.float64), np.array([f1(p, r) for p, r in pairs], dtype=np.float64),
-        np.array([len(r) > 0 for _, r in pairs], dtype=np.bool_))
+        np.array([exact(p, r) for p, r in pairs], dtype=np.float64),
+        np.array([f1(p, r) for p, r in pairs], dtype=np.float64),
+        np.array([len(r) > 0 for _, r in pairs], dtype=np.bool_),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +102,8 @@ class Threshold:
     Attributes:
         value: a question is answered where its no-answer score is at most this.
         score: mean score over all examples that the script's search reports for it, 0 to 1.
-        thresholds, scores: the curve: mean score when that threshold is applied, [m] each, thresholds ascending;
-            the first answers the fewest questions, the last all.
+        thresholds, scores: the curve: mean score when that threshold is applied, [m] each,
+            thresholds ascending; the first answers the fewest questions, the last all.
     """
 
     value: float
@@ -104,17 +113,23 @@ class Threshold:
 
 
 def best_threshold(
-    no_answer: Floats, scores: Floats, has_answer: Bools, empty: Bools | None = None, points: int = 200
+    no_answer: Floats,
+    scores: Floats,
+    has_answer: Bools,
+    empty: Bools | None = None,
+    points: int = 200,
 ) -> Threshold:
     """The threshold with the best mean score, found as the official script finds it.
 
-    The search goes through the examples from the surest to the least sure answer, in their order where they are
-    equally sure, and keeps the first best. It may stop between equally sure examples, where no threshold can part
-    them; the curve has only what a threshold can reach.
+    The search goes through the examples from the surest to the least sure answer, in their order
+    where they are equally sure, and keeps the first best. It may stop between equally sure
+    examples, where no threshold can part them; the curve has only what a threshold can reach.
 
     Args:
-        no_answer: probability, or any score that is higher where it is surer, that there is no answer, [n].
-        scores: exact match or F1 of the best answer that is not empty, [n]; looked at for answerable questions only.
+        no_answer: probability, or any score that is higher where it is surer, that there is no
+            answer, [n].
+        scores: exact match or F1 of the best answer that is not empty, [n]; looked at for
+            answerable questions only.
         has_answer: whether the question has an answer, [n].
         empty: where the best answer is empty all the same, [n]; None: nowhere.
         points: most points of the curve.
@@ -133,16 +148,22 @@ def best_threshold(
     at = np.concatenate([[nothing], no_answer[order]])
     best = int(reached.argmax())
     ends = np.flatnonzero(np.append(at[1:] != at[:-1], True))
-    kept = ends[np.unique(np.linspace(0, len(ends) - 1, min(points, len(ends))).round().astype(np.int64))]
+    kept = ends[
+        np.unique(np.linspace(0, len(ends) - 1, min(points, len(ends))).round().astype(np.int64))
+    ]
     return Threshold(float(at[best]), float(reached[best]), at[kept], reached[kept])
 
 
 def _below(no_answer: Floats) -> float:
-    """A threshold at which nothing is answered: the script's 0 for probabilities, else just below the least score."""
+    """A threshold at which nothing is answered: the script's 0 for probabilities, else just below
+    the least score."""
     least = float(no_answer.min())
     return 0.0 if least >= 0 else float(np.nextafter(least, -np.inf))
 
 
-def apply_threshold(no_answer: Floats, scores: Floats, has_answer: Bools, threshold: float) -> Floats:
-    """Per-example scores when questions whose no-answer score is above the threshold are left unanswered, [n]."""
+def apply_threshold(
+    no_answer: Floats, scores: Floats, has_answer: Bools, threshold: float
+) -> Floats:
+    """Per-example scores when questions whose no-answer score is above the threshold are left
+    unanswered, [n]."""
     return np.where(no_answer > threshold, np.where(has_answer, 0.0, 1.0), scores)

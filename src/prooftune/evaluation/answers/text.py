@@ -1,8 +1,10 @@
-"""All metrics of answers from per-example columns, for one set of predictions or for all bootstrap resamples at once.
+"""All metrics of answers from per-example columns, for one set of predictions or for all bootstrap
+resamples at once.
 
-As in `evaluation.metrics`, every metric is a function of a few sums over examples: summed columns [..., c] give
-metrics [...], where the leading axes are resamples. BLEU, ROUGE, METEOR and BERTScore compare texts, so they are
-over the examples that have a reference answer; exact match and F1 also reward an empty answer where there is none.
+As in `evaluation.metrics`, every metric is a function of a few sums over examples: summed columns
+[..., c] give metrics [...], where the leading axes are resamples. BLEU, ROUGE, METEOR and BERTScore
+compare texts, so they are over the examples that have a reference answer; exact match and F1 also
+reward an empty answer where there is none.
 """
 
 from __future__ import annotations
@@ -39,8 +41,12 @@ class Columns:
 
 
 def answer_columns(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], *, text: Sequence[str] = TEXT,
-    bertscore_f1: Floats | None = None, bertscore_signature: str = "",
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    text: Sequence[str] = TEXT,
+    bertscore_f1: Floats | None = None,
+    bertscore_signature: str = "",
 ) -> Columns:
     """The columns of one variant's answers.
 
@@ -57,11 +63,24 @@ def answer_columns(
     """
     scores = squad.score(predictions, references)
     has = scores.has_answer
-    parts: dict[str, Floats] = dict(zip(_BASE, (
-        np.ones(len(has)), has.astype(np.float64), scores.exact * has, scores.f1 * has, scores.exact * ~has,
-        np.array([len(p.split()) for p in predictions], dtype=np.float64)), strict=True))
+    parts: dict[str, Floats] = dict(
+        zip(
+            _BASE,
+            (
+                np.ones(len(has)),
+                has.astype(np.float64),
+                scores.exact * has,
+                scores.f1 * has,
+                scores.exact * ~has,
+                np.array([len(p.split()) for p in predictions], dtype=np.float64),
+            ),
+            strict=True,
+        )
+    )
     rows: list[int] = np.flatnonzero(has).tolist()
-    compared, signatures = _compared([predictions[i] for i in rows], [references[i] for i in rows], text)
+    compared, signatures = _compared(
+        [predictions[i] for i in rows], [references[i] for i in rows], text
+    )
     if bertscore_f1 is not None:
         compared["bertscore_f1"] = np.asarray(bertscore_f1, dtype=np.float64)[rows]
         signatures["bertscore_f1"] = bertscore_signature
@@ -92,7 +111,8 @@ def _compared(
 def rates(summed: Floats, names: Sequence[str]) -> dict[str, Floats]:
     """All metrics by name, each of the sums' leading shape; not-a-number where no example counts.
 
-    ``bleu`` is 0 to 100, as sacrebleu has it; ``answer_words`` is the mean number of words; all others are 0 to 1.
+    ``bleu`` is 0 to 100, as sacrebleu has it; ``answer_words`` is the mean number of words; all
+    others are 0 to 1.
 
     Args:
         summed: sums of `Columns.values`, [..., c].
@@ -100,25 +120,40 @@ def rates(summed: Floats, names: Sequence[str]) -> dict[str, Floats]:
     """
     of = {name: summed[..., i] for i, name in enumerate(names)}
     n, has = of["n"], of["has_answer"]
-    result = {name: _share(of[f"has_answer_{name}"] + of["no_answer_right"], n) for name in ("exact", "f1")}
-    result |= {f"has_answer_{name}": _share(of[f"has_answer_{name}"], has) for name in ("exact", "f1")}
-    result |= {f"no_answer_{name}": _share(of["no_answer_right"], n - has) for name in ("exact", "f1")}
+    result = {
+        name: _share(of[f"has_answer_{name}"] + of["no_answer_right"], n)
+        for name in ("exact", "f1")
+    }
+    result |= {
+        f"has_answer_{name}": _share(of[f"has_answer_{name}"], has) for name in ("exact", "f1")
+    }
+    result |= {
+        f"no_answer_{name}": _share(of["no_answer_right"], n - has) for name in ("exact", "f1")
+    }
     if _BLEU[0] in of:
         counted = np.stack([of[name] for name in _BLEU], axis=-1)
         result["bleu"] = np.where(has > 0, bleu.score(counted), np.nan)
-    result |= {name: _share(of[name], has) for name in (*overlap.ROUGE, "meteor", "bertscore_f1") if name in of}
+    result |= {
+        name: _share(of[name], has)
+        for name in (*overlap.ROUGE, "meteor", "bertscore_f1")
+        if name in of
+    }
     return result | {"answer_words": _share(of["answer_words"], n)}
 
 
 def sizes(summed: Floats, names: Sequence[str]) -> dict[str, Floats]:
-    """How many examples count for which metrics: ``n``, and of them ``has_answer`` and ``no_answer``."""
+    """How many examples count for which metrics: ``n``, and of them ``has_answer`` and
+    ``no_answer``."""
     n, has = summed[..., names.index("n")], summed[..., names.index("has_answer")]
     return {"n": n, "has_answer": has, "no_answer": n - has}
 
 
 def measure(columns: Columns) -> dict[str, float]:
     """The metrics of one variant by name."""
-    return {name: float(value) for name, value in rates(columns.values.sum(axis=0), columns.names).items()}
+    return {
+        name: float(value)
+        for name, value in rates(columns.values.sum(axis=0), columns.names).items()
+    }
 
 
 def _share(part: Floats, whole: Floats) -> Floats:

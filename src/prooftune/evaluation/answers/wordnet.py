@@ -1,4 +1,5 @@
-"""WordNet's synonyms for METEOR, from wherever its files are on this machine; nothing is downloaded."""
+"""WordNet's synonyms for METEOR, from wherever its files are on this machine; nothing is
+downloaded."""
 
 from __future__ import annotations
 
@@ -19,17 +20,19 @@ _LEXICOGRAPHER_FILES = 45
 
 
 class NoSynonyms:
-    """Stands where a WordNet reader would: no word has a synonym, so METEOR matches words and stems only."""
+    """Stands where a WordNet reader would: no word has a synonym, so METEOR matches words and stems
+    only."""
 
     def synsets(self, word: str) -> list[Any]:
         return []
 
 
 def synonyms() -> tuple[str, Any]:
-    """The name of the WordNet that was found, and its reader; an empty name and `NoSynonyms` where there is none.
+    """The name of the WordNet that was found, and its reader; an empty name and `NoSynonyms` where
+    there is none.
 
-    Looked for in ``$WNSEARCHDIR`` and ``$WNHOME/dict`` (WordNet's own variables, wnintro(5WN)), in nltk's data, and
-    where Debian has it.
+    Looked for in ``$WNSEARCHDIR`` and ``$WNHOME/dict`` (WordNet's own variables, wnintro(5WN)), in
+    nltk's data, and where Debian has it.
 
     Raises:
         UsageError: one of the variables names a folder without WordNet's files.
@@ -42,8 +45,11 @@ def _synonyms(folder: str | None, home: str | None) -> tuple[str, Any]:
     named = Path(folder) if folder else Path(home) / "dict" if home else None
     if named is not None and not _complete(named):
         missing = next(name for name in _FILES if not (named / name).is_file())
-        raise UsageError(f"{'WNSEARCHDIR' if folder else 'WNHOME'} leads to {named}, where WordNet's {missing} is not. "
-                         "Name the folder that holds it, or unset the variable for METEOR without synonyms.")
+        raise UsageError(
+            f"{'WNSEARCHDIR' if folder else 'WNHOME'} leads to {named}, where WordNet's {missing} "
+            "is not. "
+            "Name the folder that holds it, or unset the variable for METEOR without synonyms."
+        )
     if named is None:
         try:
             return _named(_nltks_own())
@@ -72,11 +78,14 @@ def _reader(folder: Path) -> Any:
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
     class Reader(WordNetCorpusReader):  # type: ignore[misc]
-        """nltk's reader of a plain WordNet folder, which lacks two files that nltk adds and synonyms do not need."""
+        """nltk's reader of a plain WordNet folder, which lacks two files that nltk adds and
+        synonyms do not need."""
 
         def open(self, file: str) -> Any:
             if file == "lexnames":
-                return io.StringIO("".join(f"{i:02d}\t{i:02d}\t1\n" for i in range(_LEXICOGRAPHER_FILES)))
+                return io.StringIO(
+                    "".join(f"{i:02d}\t{i:02d}\t1\n" for i in range(_LEXICOGRAPHER_FILES))
+                )
             return super().open(file)
 
         def map_wn(self, version: str = "wordnet") -> None:
