@@ -16,7 +16,7 @@ from prooftune.errors import ProoftuneError
 from prooftune.utils import distributed
 
 # Their commands hang on `app` by being imported, in this order.
-from prooftune.cli import studies, bundles, shipping, documents, serving  # isort: skip  # noqa: F401
+from prooftune.cli import studies, planning, bundles, shipping, documents, serving  # isort: skip  # noqa: F401
 
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, by the shells' convention; typer turns the KeyboardInterrupt into it."""

@@ -201,9 +201,9 @@ def export(
         )
     chosen, base = _load(recipe, set_, None)
     with _pointed_to_recipe(recipe):
-        pipeline, found = prepare(chosen, base, lambda _: None)
+        study, found = prepare(chosen, base, lambda _: None)
     found.refuse()
-    for path in export(pipeline, chosen, format_, out):
+    for path in export(study, chosen, format_, out):
         print(path)
 
 
