@@ -24,7 +24,7 @@ from typing import Any
 
 import products
 
-from prooftune.models.environment import processor
+from prooftune.models.environment import cpu_name
 from prooftune.tasks.prompts import Encoder
 from prooftune.utils.profiling import Cost
 
@@ -145,7 +145,7 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on, and with."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)}
     return {
-        "processor": processor(),
+        "processor": cpu_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "prooftune": _commit(),

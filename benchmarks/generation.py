@@ -29,7 +29,7 @@ from prooftune.engine.precision import autocast
 from prooftune.models import loading
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.tasks.templates import default_template
-from prooftune.utils.profiling import measured
+from prooftune.utils.profiling import measure_cost
 
 NEW, LONGEST = 24, 512
 TRIED = (4, 8, 16, 32)
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     options = parser.parse_args()
     facts = {
-        "model": loading.EMBEDDED,
+        "model": loading.DEFAULT_MODEL,
         "rows": options.rows,
         "dtype": options.dtype,
         "new_tokens": NEW,
@@ -76,7 +76,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         return [found[i] for i in range(len(some))]
 
     answers(rows[: max(TRIED)])  # a first try, as `generate` has several
-    with measured() as cost:
+    with measure_cost() as cost:
         given = answers(rows)
     return contest.asked(encoder, rows, given, cost, contest.operations(lambda: answers(rows)))
 
@@ -93,7 +93,7 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
         _library(model, encoder, rows[: max(TRIED)], size)
         seconds[size] = time.perf_counter() - started
     size = min(seconds, key=lambda one: seconds[one])
-    with measured() as cost:
+    with measure_cost() as cost:
         answers = _library(model, encoder, rows, size)
     work = contest.operations(lambda: _library(model, encoder, rows, size))
     return {**contest.asked(encoder, rows, answers, cost, work), "batch": size}
@@ -103,7 +103,7 @@ def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows = _rows(options)
     model = _model(options, "sdpa")
     _library(model, encoder, rows[:4], 1)
-    with measured() as cost:
+    with measure_cost() as cost:
         answers = _library(model, encoder, rows, 1)
     return contest.asked(
         encoder, rows, answers, cost, contest.operations(lambda: _library(model, encoder, rows, 1))
@@ -148,7 +148,7 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
         for paragraph in article["paragraphs"]
         for question in paragraph["qas"]
     ]
-    tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
+    tokenizer = loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
     template = default_template("extractive-qa", ["question", "context"], "unanswerable")
     rendering = Rendering(template, (), chat=True, max_length=LONGEST, answer_tokens=NEW)
     encoder = Encoder(rendering, tokenizer, ["question", "context"])
@@ -163,9 +163,9 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
 
 def _model(options: argparse.Namespace, attention: str) -> Any:
     chosen = recipe.Model.model_validate(
-        {"name": loading.EMBEDDED, "dtype": options.dtype, "attention": attention}
+        {"name": loading.DEFAULT_MODEL, "dtype": options.dtype, "attention": attention}
     )
-    return loading.load_model(loading.resolve(loading.EMBEDDED), chosen)
+    return loading.load_model(loading.resolve(loading.DEFAULT_MODEL), chosen)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     training.ARGUMENTS["per_device_train_batch_size"] = options.batch
     facts = {
-        "model": loading.EMBEDDED,
+        "model": loading.DEFAULT_MODEL,
         "rows": options.rows,
         "longest": options.length,
         "arguments": training.ARGUMENTS,
@@ -59,7 +59,7 @@ def dynamic(options: argparse.Namespace) -> dict[str, Any]:
 
     encoder, rows, held_out = _rows(options)
     model = _adapted(options, encoder, "sdpa")
-    collator = DataCollatorWithPadding(loading.load_tokenizer(loading.resolve(loading.EMBEDDED)))
+    collator = DataCollatorWithPadding(loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL)))
 
     def fit(some: list[Row]) -> None:
         dataset = Dataset.from_list(
@@ -87,7 +87,7 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
         Example(str(i), {"text": line["text"]}, line["category"])
         for i, line in enumerate(lines[: options.rows * 3 // 2])
     ]
-    tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
+    tokenizer = loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
     template = default_template("classification", ["text"], "")
     encoder = Encoder(
         Rendering(template, labels, chat=True, max_length=options.length), tokenizer, ["text"]
@@ -97,13 +97,13 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
 
 
 def _adapted(options: argparse.Namespace, encoder: Encoder, attention: str) -> Any:
-    chosen = recipe.Model(name=loading.EMBEDDED, dtype="bfloat16", attention=attention)
+    chosen = recipe.Model(name=loading.DEFAULT_MODEL, dtype="bfloat16", attention=attention)
     torch.manual_seed(options.seed)
     model = loading.load_model(
-        loading.resolve(loading.EMBEDDED), chosen, labels=list(encoder.rendering.labels)
+        loading.resolve(loading.DEFAULT_MODEL), chosen, labels=list(encoder.rendering.labels)
     )
     torch.manual_seed(options.seed)
-    return adapters.attach(model, recipe.Variant(kind="tuned", objective="head"), training.LORA)
+    return adapters.make_trainable(model, recipe.Variant(kind="tuned", objective="head"), training.LORA)
 
 
 def _figures(

@@ -31,7 +31,7 @@ from prooftune.engine.scoring import score_labels
 from prooftune.models import loading
 from prooftune.tasks.prompts import Encoder, Rendering, Shot
 from prooftune.tasks.templates import default_template
-from prooftune.utils.profiling import measured
+from prooftune.utils.profiling import measure_cost
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 """In the order of the table."""
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     options = parser.parse_args()
     facts = {
-        "model": loading.EMBEDDED,
+        "model": loading.DEFAULT_MODEL,
         "rows": options.rows,
         "shots": options.shots,
         "dtype": options.dtype,
@@ -64,8 +64,8 @@ def main() -> None:
 
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows = _rows(options)
-    chosen = recipe.Model.model_validate({"name": loading.EMBEDDED, "dtype": options.dtype})
-    model = loading.load_model(loading.resolve(loading.EMBEDDED), chosen)
+    chosen = recipe.Model.model_validate({"name": loading.DEFAULT_MODEL, "dtype": options.dtype})
+    model = loading.load_model(loading.resolve(loading.DEFAULT_MODEL), chosen)
 
     def asked(some: list[list[int]]) -> list[int]:
         found: dict[int, int] = {}
@@ -77,7 +77,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         return [found[i] for i in range(len(some))]
 
     asked(rows[:WARM])  # a first try, as the harness has several
-    with measured() as cost:
+    with measure_cost() as cost:
         labels = asked(rows)
     return contest.asked(encoder, rows, labels, cost, contest.operations(lambda: asked(rows)))
 
@@ -86,7 +86,7 @@ def harness(options: argparse.Namespace) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM
 
     encoder, rows = _rows(options)
-    folder = str(loading.resolve(loading.EMBEDDED))
+    folder = str(loading.resolve(loading.DEFAULT_MODEL))
     backend: Any = HFLM(
         pretrained=folder,
         dtype=options.dtype,
@@ -99,7 +99,7 @@ def harness(options: argparse.Namespace) -> dict[str, Any]:
         for label in encoder.targets
     ]
     backend.batch_size_per_gpu = _fastest(backend, requests[: WARM * len(LABELS)])
-    with measured() as cost:
+    with measure_cost() as cost:
         replies = backend._loglikelihood_tokens(requests, disable_tqdm=True)
     scores = torch.tensor([reply[0] for reply in replies]).view(len(rows), len(LABELS))
     return {
@@ -141,7 +141,7 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
             (shot for turn in zip(*of_label, strict=False) for shot in turn), options.shots
         )
     )
-    tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
+    tokenizer = loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
     template = default_template("classification", ["text"], "")
     encoder = Encoder(
         Rendering(template, LABELS, chat=True, max_length=1600, shots=shots), tokenizer, ["text"]

@@ -101,8 +101,8 @@ def main() -> None:
 
 
 def _adapted() -> Any:
-    base = loading.load_model(loading.resolve(loading.EMBEDDED), recipe.Model(dtype="bfloat16"))
-    model = adapters.attach(base, recipe.Variant(kind="tuned"), {})
+    base = loading.load_model(loading.resolve(loading.DEFAULT_MODEL), recipe.Model(dtype="bfloat16"))
+    model = adapters.make_trainable(base, recipe.Variant(kind="tuned"), {})
     leave_inputs(model)
     return model
 

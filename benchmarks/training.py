@@ -39,7 +39,7 @@ from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.tasks.templates import default_template
 from prooftune.training.objective import Row, TuningModule, instruction_rows
 from prooftune.types import Example
-from prooftune.utils.profiling import measured
+from prooftune.utils.profiling import measure_cost
 
 LABELS = ("World", "Sports", "Business", "Sci/Tech")
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
@@ -77,7 +77,7 @@ def main() -> None:
         "padded-512": padded,
     }
     facts = {
-        "model": loading.EMBEDDED,
+        "model": loading.DEFAULT_MODEL,
         "rows": options.rows,
         "dtype": options.dtype,
         "arguments": ARGUMENTS,
@@ -139,7 +139,7 @@ def _trl(options: argparse.Namespace, attention: str, settings: dict[str, Any]) 
     encoder, rows, held_out = _rows(options)
     model, tokenizer = (
         _adapted(options, attention),
-        loading.load_tokenizer(loading.resolve(loading.EMBEDDED)),
+        loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL)),
     )
 
     def fit(some: list[Row]) -> None:
@@ -214,7 +214,7 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
         Example(str(i), {"text": text}, label)
         for i, (text, label) in enumerate(lines[: options.rows * 3 // 2])
     ]
-    tokenizer = loading.load_tokenizer(loading.resolve(loading.EMBEDDED))
+    tokenizer = loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
     template = default_template("classification", ["text"], "")
     encoder = Encoder(Rendering(template, LABELS, chat=True, max_length=SHORT), tokenizer, ["text"])
     rows = instruction_rows(targets(examples, encoder), encoder.stop)
@@ -223,13 +223,13 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
 
 def _adapted(options: argparse.Namespace, attention: str) -> Any:
     """The embedded model with fresh adapters, the same for every contestant of a pair."""
-    folder = loading.resolve(loading.EMBEDDED)
+    folder = loading.resolve(loading.DEFAULT_MODEL)
     chosen = recipe.Model.model_validate(
-        {"name": loading.EMBEDDED, "dtype": options.dtype, "attention": attention}
+        {"name": loading.DEFAULT_MODEL, "dtype": options.dtype, "attention": attention}
     )
     model = loading.load_model(folder, chosen)
     torch.manual_seed(options.seed)
-    return adapters.attach(model, recipe.Variant(kind="tuned"), LORA)
+    return adapters.make_trainable(model, recipe.Variant(kind="tuned"), LORA)
 
 
 def _whole(encoder: Encoder, row: Row) -> tuple[list[int], int]:
@@ -281,7 +281,7 @@ def operations(encoder: Encoder, rows: list[Row], fit: Callable[[list[Row]], Non
 
 def timed(encoder: Encoder, rows: list[Row], fit: Callable[[list[Row]], None]) -> dict[str, Any]:
     """What it takes to train on these rows."""
-    with measured() as cost:
+    with measure_cost() as cost:
         fit(rows)
     return {
         "rows": len(rows),

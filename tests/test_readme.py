@@ -63,7 +63,7 @@ def test_every_command_ends_well(
     shutil.copytree(model_folders["llama3"], tmp_path / "meta-llama" / "Llama-3.2-1B")
     # The embedded model's name means a tiny one here; that it means the real one is tested with the
     # real one.
-    monkeypatch.setitem(loading.ALIASES, loading.EMBEDDED, str(model_folders["llama3"]))
+    monkeypatch.setitem(loading.ALIASES, loading.DEFAULT_MODEL, str(model_folders["llama3"]))
     good = [f"loved good film {i} very good yes" for i in range(30)]
     bad = [f"hated bad film {i} no bad no" for i in range(30)]
     rows = [
@@ -73,7 +73,7 @@ def test_every_command_ends_well(
     ]
     (tmp_path / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n", "utf-8")
     (tmp_path / "new.csv").write_text("text\nloved good film\nhated bad film\n", "utf-8")
-    monkeypatch.setitem(embeddings.ALIASES, embeddings.EMBEDDING, str(bert(tmp_path / "encoder")))
+    monkeypatch.setitem(embeddings.ALIASES, embeddings.DEFAULT_EMBEDDING, str(bert(tmp_path / "encoder")))
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "privacy.md").write_text(
         "# Data\n\nPersonal data is kept for two years.\n", "utf-8"

@@ -21,21 +21,21 @@ from prooftune.utils.files import write_json, write_text
 
 def test_a_finished_stage_is_done_for_the_same_inputs_only(tmp_path: Path) -> None:
     stage = tmp_path / "stage"
-    assert not run_folder.is_done(stage, "one")
-    run_folder.begin(stage, "one")
-    assert not run_folder.is_done(stage, "one")
-    run_folder.finish(stage, "one")
-    assert run_folder.is_done(stage, "one")
-    assert not run_folder.is_done(stage, "two")
+    assert not run_folder.is_stage_done(stage, "one")
+    run_folder.begin_stage(stage, "one")
+    assert not run_folder.is_stage_done(stage, "one")
+    run_folder.finish_stage(stage, "one")
+    assert run_folder.is_stage_done(stage, "one")
+    assert not run_folder.is_stage_done(stage, "two")
 
 
 def test_an_interrupted_stage_keeps_its_files_unless_its_inputs_changed(tmp_path: Path) -> None:
     stage = tmp_path / "stage"
-    run_folder.begin(stage, "one")
+    run_folder.begin_stage(stage, "one")
     (stage / "checkpoint").write_text("half-way")
-    run_folder.begin(stage, "one")
+    run_folder.begin_stage(stage, "one")
     assert (stage / "checkpoint").exists()
-    run_folder.begin(stage, "two")
+    run_folder.begin_stage(stage, "two")
     assert [p.name for p in stage.iterdir()] == ["stage.json"]
 
 
@@ -45,8 +45,8 @@ def test_a_stage_with_an_unreadable_marker_is_redone(tmp_path: Path, marker: str
     stage.mkdir()
     (stage / "stage.json").write_text(marker)
     (stage / "old").touch()
-    assert not run_folder.is_done(stage, "one")
-    run_folder.begin(stage, "one")
+    assert not run_folder.is_stage_done(stage, "one")
+    run_folder.begin_stage(stage, "one")
     assert not (stage / "old").exists()
 
 

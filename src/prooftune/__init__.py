@@ -45,7 +45,7 @@ def run(
     from prooftune.study import pipeline
     from prooftune.utils import distributed
 
-    with distributed.joined() as leads:
+    with distributed.process_group() as leads:
         if not leads:
             raise SystemExit
         if isinstance(recipe, dict):

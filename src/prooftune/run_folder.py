@@ -13,7 +13,7 @@ from typing import Any
 
 from prooftune.errors import Failure, UsageError
 from prooftune.types import Example, Prediction, Study, VariantResult
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import atomic_path, cache_folder, fingerprint, read_json, write_json
 
 _STAGE = "stage.json"
@@ -22,12 +22,12 @@ _AT_ONCE = 1_000
 """Rows of a table that are written and read at one time."""
 
 
-def is_done(folder: Path, print_: str) -> bool:
+def is_stage_done(folder: Path, print_: str) -> bool:
     """Whether the stage in `folder` was finished from inputs with this fingerprint."""
     return _state(folder) == {"fingerprint": print_, "done": True}
 
 
-def begin(folder: Path, print_: str) -> None:
+def begin_stage(folder: Path, print_: str) -> None:
     """Prepare a stage's folder: keep what an interrupted attempt at the same inputs left, drop
     anything else."""
     if folder.exists() and _state(folder).get("fingerprint") != print_:
@@ -35,7 +35,7 @@ def begin(folder: Path, print_: str) -> None:
     write_json(folder / _STAGE, {"fingerprint": print_, "done": False})
 
 
-def finish(folder: Path, print_: str) -> None:
+def finish_stage(folder: Path, print_: str) -> None:
     write_json(folder / _STAGE, {"fingerprint": print_, "done": True})
 
 
@@ -83,7 +83,7 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def estimates_file(dumped: str) -> Path:
+def estimates_path(dumped: str) -> Path:
     """Where ``check`` leaves what it estimated for a recipe, for the report to show beside what was
     measured.
 
@@ -118,7 +118,7 @@ def read_study(folder: Path) -> Study:
     facts = read_json(folder / "study.json")
     splits = {}
     for name in ("train", "validation", "test"):
-        splits[name] = Stored(
+        splits[name] = DiskBackedList(
             Example(
                 row["id"],
                 {f["name"]: f["text"] for f in row["fields"]},

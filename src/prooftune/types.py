@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -44,7 +44,7 @@ class Example:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Half the time of what dataclasses do by themselves: examples are often read from files
-        # (`stored.Stored`).
+        # (`DiskBackedList`).
         return Example, (
             self.id,
             self.inputs,
@@ -112,7 +112,7 @@ class Study:
 
     Attributes:
         train, validation, test: the examples; every id is in exactly one of them. Where they came
-            from files they are made anew whenever they are asked for (`stored.Stored`), so that
+            from files they are made anew whenever they are asked for (`DiskBackedList`), so that
             very many take little memory.
         labels: the closed label set, in the order used by every array of the study; empty where
             questions are answered.
@@ -133,9 +133,9 @@ class Study:
         """The study with every example changed."""
         return replace(
             self,
-            train=Stored(map(change, self.train)),
-            validation=Stored(map(change, self.validation)),
-            test=Stored(map(change, self.test)),
+            train=DiskBackedList(map(change, self.train)),
+            validation=DiskBackedList(map(change, self.validation)),
+            test=DiskBackedList(map(change, self.test)),
         )
 
     def strata(self) -> list[str]:

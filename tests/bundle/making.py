@@ -105,13 +105,13 @@ def _train(
     torch.manual_seed(0)
     head = labels if variant.objective == "head" else None
     loaded = loading.load_model(model, chosen.model, quantization=chosen.quantization, labels=head)
-    tuned = adapters.attach(loaded, variant, {"r": 4, **chosen.lora})
+    tuned = adapters.make_trainable(loaded, variant, {"r": 4, **chosen.lora})
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=size)
         elif "modules_to_save" in name:
             torch.nn.init.normal_(parameter, std=0.5)
-    adapters.save(tuned, place, variant.method, torch.float32)
+    adapters.save_tuned(tuned, place, variant.method, torch.float32)
 
 
 def changed(bundle: Path, folder: Path, **facts: Any) -> Path:

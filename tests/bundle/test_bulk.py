@@ -144,7 +144,7 @@ def test_labels_that_people_gave_stay_beside_the_answers(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(predict, "say", lambda message, *_: said.append(message))
+    monkeypatch.setattr(predict, "notify", lambda message, *_: said.append(message))
     file = write_csv(
         tmp_path / "in.csv", ["label", "text", "truncated_tokens"], [["mine", "goal scored", "9"]]
     )

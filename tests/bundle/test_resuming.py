@@ -189,7 +189,7 @@ def test_what_has_changed_is_done_anew_and_said(
     what: str,
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(checkpoint, "say", lambda message, *_: said.append(message))
+    monkeypatch.setattr(checkpoint, "notify", lambda message, *_: said.append(message))
     own = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     file, out = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
     interrupted(monkeypatch, 3, lambda: predict_file(own, file, out))

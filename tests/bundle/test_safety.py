@@ -97,7 +97,7 @@ def test_every_value_of_every_wrong_type_ends_in_a_message(
 ) -> None:
     # The model itself is the same every time; what is done with the facts is what counts.
     model = load(bundle).model
-    monkeypatch.setattr(adapters, "load", lambda *_, **__: model)
+    monkeypatch.setattr(adapters, "load_tuned", lambda *_, **__: model)
     refused = 0
     for path in places(facts):
         for wrong in WRONG:

@@ -284,7 +284,7 @@ def test_an_architecture_that_it_does_not_fit_falls_back_and_says_so(
     model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("prooftune.engine.forward.say", lambda message, style: said.append(message))
+    monkeypatch.setattr("prooftune.engine.forward.notify", lambda message, style: said.append(message))
     model = loaded(model_folders["llama"])
     plain = shared_prefix.attend
     # A layer that loses what it is told about the prefix, as one would that takes no further
@@ -305,7 +305,7 @@ def test_an_architecture_that_it_does_not_fit_falls_back_and_says_so(
 def test_inputs_left_as_they_are_give_the_same_gradients(model_folders: dict[str, Path]) -> None:
     def gradients(leaves: bool) -> tuple[Tensor, list[Tensor]]:
         torch.manual_seed(0)
-        model: Any = adapters.attach(
+        model: Any = adapters.make_trainable(
             loaded(model_folders["llama"], "bfloat16"), recipe.Variant(kind="tuned"), {"r": 4}
         )
         for name, parameter in model.named_parameters():

@@ -42,7 +42,7 @@ def plain(folder: Path, dtype: str = "float32") -> Any:
 
 def adapted(folder: Path, dtype: str = "float32", targets: Any = "all-linear", **lora: Any) -> Any:
     torch.manual_seed(0)
-    model = adapters.attach(
+    model = adapters.make_trainable(
         plain(folder, dtype),
         recipe.Variant(kind="tuned"),
         {"r": 4, "target_modules": targets, **lora},

@@ -386,7 +386,7 @@ def test_it_is_compiled_once(afresh: None, tmp_path: Path, monkeypatch: pytest.M
 def test_without_a_compiler_nothing_is_missing(
     afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "say", lambda *_: pytest.fail("nobody needs to know"))
+    monkeypatch.setattr(build, "notify", lambda *_: pytest.fail("nobody needs to know"))
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
     assert build.unsuited() and not (
         pointwise.usable() or lora_linear.usable() or attention.usable(64)
@@ -402,7 +402,7 @@ def test_a_compiler_that_fails_is_named(
     afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(build, "say", lambda text, *_: told.append(text))
+    monkeypatch.setattr(build, "notify", lambda text, *_: told.append(text))
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
     broken = tmp_path / "cc"
     broken.write_text(
@@ -436,7 +436,7 @@ def test_code_that_others_could_change_is_not_loaded(
     whose: str, afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(build, "say", lambda text, *_: told.append(text))
+    monkeypatch.setattr(build, "notify", lambda text, *_: told.append(text))
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
     assert build.library("pointwise") is not None and not told
     build.library.cache_clear()
@@ -449,7 +449,7 @@ def test_damaged_code_is_named(
     afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(build, "say", lambda text, *_: told.append(text))
+    monkeypatch.setattr(build, "notify", lambda text, *_: told.append(text))
     monkeypatch.setattr(
         build,
         "_compile",

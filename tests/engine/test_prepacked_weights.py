@@ -51,7 +51,7 @@ def close(found: Tensor, wanted: Tensor) -> bool:
 
 def adapted(folder: Path, **lora: Any) -> Any:
     torch.manual_seed(0)
-    model = adapters.attach(
+    model = adapters.make_trainable(
         model_of(folder),
         recipe.Variant(kind="tuned"),
         {"r": 4, "target_modules": "all-linear", **lora},

@@ -132,6 +132,6 @@ def test_an_endpoint_where_nobody_listens_is_said_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("prooftune.judge.study.say", lambda sentence, *_: said.append(sentence))
+    monkeypatch.setattr("prooftune.judge.study.notify", lambda sentence, *_: said.append(sentence))
     say_if_unreachable(Judge(model="m", base_url="http://127.0.0.1:9/v1"))
     assert len(said) == 1 and "nobody answers at http://127.0.0.1:9/v1" in said[0]

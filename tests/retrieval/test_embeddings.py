@@ -20,7 +20,7 @@ VARIED = [text[: 10 + 17 * i] for i, text in enumerate(texts(7))]
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr(loading, "arithmetic", lambda name="auto": torch.float32)
+    monkeypatch.setattr(loading, "compute_dtype", lambda name="auto": torch.float32)
 
 
 def plain(folder: Path, text: str, pooling: str = "mean") -> np.ndarray:
@@ -71,7 +71,7 @@ def test_pooling_and_limit_are_those_of_the_folder(encoder_folder: Path, tmp_pat
     )
     beyond = embeddings.embed([long, long + " tree leaf"], folder)
     np.testing.assert_array_equal(beyond[0], beyond[1])
-    assert embeddings.shortened([short, long, "apple " * 8, "apple " * 9], folder) == 2
+    assert embeddings.count_truncated([short, long, "apple " * 8, "apple " * 9], folder) == 2
     other = shutil.copytree(folder, tmp_path / "other")
     (other / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
     with pytest.raises(UsageError, match="pooling_mode_lasttoken"):
@@ -95,7 +95,7 @@ def test_names_that_are_no_model(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_the_embedded_model_knows_what_is_alike() -> None:
-    folder = embeddings.resolve(embeddings.EMBEDDING)
+    folder = embeddings.resolve(embeddings.DEFAULT_EMBEDDING)
     a, b, c = embeddings.embed(
         ["How do I open a bank account?", "Opening an account at the bank", "Cats sleep all day"],
         folder,

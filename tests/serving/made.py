@@ -53,13 +53,13 @@ def _write(
     variant, tuned = folder / "variant", chosen.variants["tuned"]
     torch.manual_seed(0)
     head = tuned.objective == "head"
-    adapted = adapters.attach(
+    adapted = adapters.make_trainable(
         loading.load_model(model, chosen.model, labels=labels if head else None), tuned, {"r": 4}
     )
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
-    adapters.save(adapted, variant / "trained", "lora", torch.float32)
+    adapters.save_tuned(adapted, variant / "trained", "lora", torch.float32)
     write_json(variant / "rendering.json", rendering.to_json())
     study = Study([], [], [Example("1", dict.fromkeys(fields, "goal"), "Sports")], labels)
     result = VariantResult(

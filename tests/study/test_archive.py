@@ -19,7 +19,7 @@ def test_other_settings_keep_the_report_and_the_bundle_of_before(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(archive, "say", lambda sentence, style: said.append(sentence))
+    monkeypatch.setattr(archive, "notify", lambda sentence, style: said.append(sentence))
     values = small_recipe(learners["llama"], tmp_path)
     folder = tmp_path / "run"
 

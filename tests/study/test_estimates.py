@@ -143,7 +143,7 @@ def test_a_model_beyond_the_memory_is_not_tried(
     chosen = recipe.parse(small_recipe(learners["llama"], tmp_path, variants={"zero-shot": None}))
     check.check(chosen, Path())
     assert "too large to be tried" in capsys.readouterr().out.replace("\n", " ")
-    assert not run_folder.estimates_file(recipe.dump(chosen)).exists()
+    assert not run_folder.estimates_path(recipe.dump(chosen)).exists()
 
 
 def test_a_run_shows_what_check_had_estimated(learners: dict[str, Path], tmp_path: Path) -> None:

@@ -203,14 +203,14 @@ def test_quantised_models_are_tuned_and_shipped(
     # The gradient reached every layer through quantised weights, whose changes are measured on what
     # they stand for.
     assert all(p.abs().max() > 0 for name, p in loaded.model.named_parameters() if "lora_B" in name)
-    unquantised = adapters.load(
+    unquantised = adapters.load_tuned(
         wide_model_folder,
         result.bundle / "adapter",
         recipe.Model(name="tiny", dtype="float32"),
         quantization=None,
         labels=loaded.labels if objective == "head" else None,
     )
-    expected = weight_changes.adapter_changes(unquantised)["relative_change_total"]
+    expected = weight_changes.adapter_weight_changes(unquantised)["relative_change_total"]
     assert details_of(result.folder, "tuned")["changes"]["relative_change_total"] == pytest.approx(
         expected, rel=0.02
     )

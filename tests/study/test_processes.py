@@ -111,14 +111,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 5))
 def test_shares_put_together_are_the_whole(items: list[int], count: int) -> None:
-    assert distributed.merged([items[rank::count] for rank in range(count)]) == items
+    assert distributed.merge_shards([items[rank::count] for rank in range(count)]) == items
 
 
 def test_alone_a_process_leads_and_does_shared_work_itself() -> None:
-    with distributed.joined() as leads:
-        assert leads and distributed.size() == 1 and distributed.rank() == 0
-        assert distributed.together(sum, [1, 2]) == [3]
-        assert distributed.share([1, 2, 3]) == [1, 2, 3]
+    with distributed.process_group() as leads:
+        assert leads and distributed.world_size() == 1 and distributed.rank() == 0
+        assert distributed.run_on_all_ranks(sum, [1, 2]) == [3]
+        assert distributed.local_shard([1, 2, 3]) == [1, 2, 3]
 
 
 def test_two_processes_learn_and_predict_what_one_does_with_twice_the_batch(

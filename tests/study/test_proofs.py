@@ -53,7 +53,7 @@ def test_scoring_the_untuned_model_in_place_of_the_tuned_one_is_a_failure(
     def base_alone(base: Path, _: Path, options: Any, **arguments: Any) -> Any:
         return loading.load_model(base, options, **arguments)
 
-    monkeypatch.setattr(adapters, "load", base_alone)
+    monkeypatch.setattr(adapters, "load_tuned", base_alone)
     values = small_recipe(
         learners["llama"], tmp_path / "data", training={**FEW, "learning_rate": rate}
     )
@@ -67,7 +67,7 @@ def test_scoring_the_untuned_model_in_place_of_the_tuned_one_is_a_failure(
 def test_a_head_that_is_not_saved_is_a_failure(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    original = adapters.save
+    original = adapters.save_tuned
 
     def forgetful(model: Any, folder: Path, *arguments: Any) -> None:
         original(model, folder, *arguments)
@@ -77,7 +77,7 @@ def test_a_head_that_is_not_saved_is_a_failure(
         assert len(kept) < len(weights)
         save_file(kept, file, metadata={"format": "pt"})
 
-    monkeypatch.setattr(adapters, "save", forgetful)
+    monkeypatch.setattr(adapters, "save_tuned", forgetful)
     values = small_recipe(
         learners["llama"],
         tmp_path / "data",
@@ -95,7 +95,7 @@ def test_a_head_that_is_not_saved_is_a_failure(
 def test_a_head_that_is_not_restored_is_a_failure(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = adapters.load
+    original = adapters.load_tuned
 
     def forgetful(*arguments: Any, **options: Any) -> Any:
         model: Any = original(*arguments, **options)
@@ -104,7 +104,7 @@ def test_a_head_that_is_not_restored_is_a_failure(
         )
         return model
 
-    monkeypatch.setattr(adapters, "load", forgetful)
+    monkeypatch.setattr(adapters, "load_tuned", forgetful)
     values = small_recipe(
         learners["llama"],
         tmp_path / "data",

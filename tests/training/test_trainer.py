@@ -158,8 +158,8 @@ def test_saved_and_loaded_again_it_is_the_same_model(
         module.model.eval()
         after = loss_of(module, rows, encoder).item()
         assert after < before - 1e-3
-        adapters.save(module.model, tmp_path / objective, method, torch.float32)
-        again = adapters.load(
+        adapters.save_tuned(module.model, tmp_path / objective, method, torch.float32)
+        again = adapters.load_tuned(
             model_folder,
             tmp_path / objective,
             FLOAT32,
@@ -174,7 +174,7 @@ def test_in_int8_it_learns_what_it_learns_otherwise(
 ) -> None:
     """And says so where that is not possible: then it is the same to the last bit."""
     told: list[str] = []
-    monkeypatch.setattr(trainer, "say", lambda text, *_: told.append(text))
+    monkeypatch.setattr(trainer, "notify", lambda text, *_: told.append(text))
     losses = {}
     for name in ("plain", "int8", "without code"):
         if name == "without code":
@@ -358,4 +358,4 @@ def test_options_that_this_machine_cannot_do(
 def test_contradicting_lora_options(model_folders: dict[str, Path]) -> None:
     model = loading.load_model(model_folders["llama"], FLOAT32)
     with pytest.raises(UsageError, match="lora:"):
-        adapters.attach(model, recipe.Variant(kind="tuned"), {"target_modules": ["no_such_layer"]})
+        adapters.make_trainable(model, recipe.Variant(kind="tuned"), {"target_modules": ["no_such_layer"]})

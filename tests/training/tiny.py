@@ -55,7 +55,7 @@ def setup(
     variant = recipe.Variant.model_validate(
         {"kind": "tuned", "objective": objective, "method": method}
     )
-    model = adapters.attach(model, variant, {} if method == "full" else {"r": 4})
+    model = adapters.make_trainable(model, variant, {} if method == "full" else {"r": 4})
     head = objective == "head"
     rows = [
         *(

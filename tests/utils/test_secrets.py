@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prooftune.utils.secrets import redacted, secrets_in
+from prooftune.utils.secrets import find_secrets, redact
 
 SECRETS = {
     "hf_" + "aB3" * 12: "a Hugging Face token",
@@ -20,11 +20,11 @@ SECRETS = {
 
 @pytest.mark.parametrize(("secret", "kind"), SECRETS.items())
 def test_secrets_are_found_with_their_line_and_taken_out(secret: str, kind: str) -> None:
-    [(line, found)] = list(secrets_in(["fine", f"key: '{secret}' # mine"]))
+    [(line, found)] = list(find_secrets(["fine", f"key: '{secret}' # mine"]))
     assert (line, found.startswith(kind)) == (2, True)
     assert secret not in found
-    assert redacted(f"a {secret} b").startswith("a [removed]")
-    assert redacted(f"a {secret} b").endswith(" b")
+    assert redact(f"a {secret} b").startswith("a [removed]")
+    assert redact(f"a {secret} b").endswith(" b")
 
 
 @pytest.mark.parametrize(
@@ -44,5 +44,5 @@ def test_secrets_are_found_with_their_line_and_taken_out(secret: str, kind: str)
     ],
 )
 def test_ordinary_text_stays(text: str) -> None:
-    assert list(secrets_in([text])) == []
-    assert redacted(text) == text
+    assert list(find_secrets([text])) == []
+    assert redact(text) == text

@@ -18,7 +18,7 @@ from typing import Any
 from prooftune.errors import Failure
 from prooftune.run_folder import locked
 from prooftune.utils.files import atomic_path, write_text
-from prooftune.utils.progress import say
+from prooftune.utils.progress import notify
 
 Counts = dict[str, int]
 """What is counted of a block: its rows, and what a person must hear of at the end."""
@@ -86,7 +86,7 @@ def parts_of(out: Path, key: Mapping[str, str]) -> Iterator[Parts]:
         header, lines = _read(journal)
         changed = [what for what, value in key.items() if header.get(what) != value]
         if header and changed:
-            say(
+            notify(
                 f"{folder} is of an unfinished run, and since then {' and '.join(changed)} "
                 "changed: all rows are done again",
                 "yellow",

@@ -13,7 +13,7 @@ from prooftune.batch_predict.columns import answer_columns
 from prooftune.batch_predict.writers import Form, write_part
 from prooftune.bundle.load import load
 from prooftune.data.readers.streaming import Block, Stream, blocks
-from prooftune.utils.progress import Part
+from prooftune.utils.progress import Subtask
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -55,7 +55,7 @@ def labelled(work: Work, shown: Progress) -> Iterator[Write]:
     """The parts of all blocks in their order, labelled in this process when each is written."""
     bundle = load(work.bundle)
     for block in work.blocks():
-        yield partial(label, bundle, block, work, progress=Part(shown, len(block)))
+        yield partial(label, bundle, block, work, progress=Subtask(shown, len(block)))
 
 
 def label(
@@ -63,7 +63,7 @@ def label(
     block: Block,
     work: Work,
     path: Path,
-    progress: bool | Part = False,
+    progress: bool | Subtask = False,
 ) -> Counts:
     """Write the part of one block; a missing text is read as an empty one, as in training.
 

@@ -32,7 +32,7 @@ from prooftune.bundle.manifest import read_facts
 from prooftune.data.readers.streaming import look_through
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.utils.files import atomic_path, fingerprint
-from prooftune.utils.progress import bar, say
+from prooftune.utils.progress import notify, progress_bar
 from prooftune.version import __version__
 
 if TYPE_CHECKING:
@@ -126,14 +126,14 @@ def predict_file(
     (field, usual), *more = wanted.items()
     if not more and columns[field] not in usual:
         header = "; its first row is taken for the header" if stream.kind == "csv" else ""
-        say(
+        notify(
             f"{source.name} has one column, '{columns[field][:60]}', which is read as "
             f"'{field}'{header}",
             "yellow",
         )
     names = names_beside(source.name, stream.columns, added_columns(facts))
     if moved := [one for one, name in names.items() if one != name]:
-        say(
+        notify(
             f"{source.name} keeps its own {', '.join(map(repr, moved))}; the answers go to "
             f"{', '.join(repr(names[one]) for one in moved)}"
         )
@@ -146,10 +146,10 @@ def predict_file(
     ):
         resumed = parts.total("rows")
         if resumed:
-            say(f"{resumed:,} of {stream.rows:,} rows were done before; going on from there")
+            notify(f"{resumed:,} of {stream.rows:,} rows were done before; going on from there")
         if resumed < stream.rows:
             work = Work(bundle, stream, resumed, BLOCK, CHARACTERS, columns, form)
-            with bar("Predicting", stream.rows, resumed) as shown:
+            with progress_bar("Predicting", stream.rows, resumed) as shown:
                 for write in label(work, shown):
                     parts.add(write)
                     shown.update(0, completed=parts.total("rows"))  # type: ignore[arg-type]

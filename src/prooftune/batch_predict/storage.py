@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from prooftune.errors import Failure, UsageError
 from prooftune.utils.files import atomic_path, cache_folder, fingerprint
-from prooftune.utils.secrets import redacted
+from prooftune.utils.secrets import redact
 
 
 def is_remote(place: str | Path) -> bool:
@@ -35,7 +35,7 @@ def name_of(place: str | Path) -> Path:
 def shown(place: str | Path) -> str:
     """A place as messages name it: of a URL neither the password nor the options, which may hold
     keys."""
-    return redacted(str(place).split("?")[0]) if is_remote(place) else str(place)
+    return redact(str(place).split("?")[0]) if is_remote(place) else str(place)
 
 
 def file_of(place: str | Path, folder: Path) -> Path:
@@ -113,7 +113,7 @@ def _storage(url: str) -> tuple[Any, str]:
     try:
         return fs.FileSystem.from_uri(url)  # type: ignore[no-any-return]
     except (pa.ArrowInvalid, ValueError) as error:
-        raise UsageError(f"{shown(url)}: {redacted(str(error)).splitlines()[0]}") from None
+        raise UsageError(f"{shown(url)}: {redact(str(error)).splitlines()[0]}") from None
 
 
 @contextlib.contextmanager
@@ -121,4 +121,4 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Failure(f"{shown(url)}: {redacted(str(error)).splitlines()[0]}") from error
+        raise Failure(f"{shown(url)}: {redact(str(error)).splitlines()[0]}") from error

@@ -42,5 +42,5 @@ def asked(facts: Mapping[str, Any], model: Any, adapter: str, tuned: bool) -> It
     if facts["part"] != "adapter":
         yield
         return
-    with adapters.only(model, adapter if tuned else None):
+    with adapters.use_adapter(model, adapter if tuned else None):
         yield

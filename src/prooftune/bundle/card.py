@@ -123,7 +123,7 @@ def _where_base_is(name: str) -> str:
     reference = ALIASES.get(name.lower(), name)
     if not package_files.is_reference(reference):
         return f"\n`BASE` is {name}: its name on the hub, or a folder that holds it.\n"
-    found = package_files.parse(reference)
+    found = package_files.parse_reference(reference)
     file = PurePosixPath(found.file)
     return (
         f"\n`BASE` is {name}, which is the file `{file}` of the package {found.requirement}: "

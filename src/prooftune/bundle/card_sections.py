@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prooftune.models.environment import environment
+from prooftune.models.environment import describe_environment
 from prooftune.models.loading import ORIGINS
 from prooftune.recipe import Recipe
 from prooftune.types import Study, VariantResult
 from prooftune.utils import package_files
-from prooftune.utils.secrets import redacted
+from prooftune.utils.secrets import redact
 
 _NOT_STATED = "not stated"
 
@@ -73,7 +73,7 @@ def about_study(
         },
         "environment": {
             name: value
-            for name, value in environment(chosen).items()
+            for name, value in describe_environment(chosen).items()
             if name not in ("model", "model_sha256")
         },
         "card": _card(chosen),
@@ -120,7 +120,7 @@ def described(facts: Mapping[str, Any], metrics: str) -> str:
             _section("Environment", _list(known["environment"])),
             _licences(facts, known),
         ]
-    return redacted("\n".join(section for section in sections if section))
+    return redact("\n".join(section for section in sections if section))
 
 
 def _section(title: str, text: str) -> str:

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from prooftune.errors import UsageError
 from prooftune.types import Example
-from prooftune.utils.progress import Part
+from prooftune.utils.progress import Subtask
 
 MANY = 16
 """Texts or questions, from which on a bar shows how far it is: a few are answered before anyone
 could read it."""
 
 
-def bar_of(progress: bool | Part, description: str, count: int) -> str | Part | None:
+def bar_of(progress: bool | Subtask, description: str, count: int) -> str | Subtask | None:
     """What the bar over so many texts or questions says."""
-    if isinstance(progress, Part):
+    if isinstance(progress, Subtask):
         return progress
     return description if progress and count >= MANY else None
 

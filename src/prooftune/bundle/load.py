@@ -23,7 +23,7 @@ from prooftune.tasks.classification import predict
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.types import Example, Prediction
 from prooftune.utils.files import fingerprint
-from prooftune.utils.progress import Part
+from prooftune.utils.progress import Subtask
 
 if TYPE_CHECKING:
     from prooftune.bundle.qa import Answerer
@@ -65,7 +65,7 @@ class Classifier:
     """
 
     def __init__(
-        self, facts: dict[str, Any], model: Any, tokenizer: Any, adapter: str = adapters.FIRST
+        self, facts: dict[str, Any], model: Any, tokenizer: Any, adapter: str = adapters.DEFAULT_ADAPTER
     ) -> None:
         self.facts, self.model, self._adapter = facts, model, adapter
         self.labels: list[str] = facts["labels"]
@@ -77,7 +77,7 @@ class Classifier:
         self,
         texts: Sequence[str | Mapping[str, str]],
         *,
-        progress: bool | Part = True,
+        progress: bool | Subtask = True,
         tuned: bool = True,
     ) -> list[Answer]:
         """Label every text.
@@ -229,17 +229,17 @@ def _model(folder: Path, facts: Mapping[str, Any], shared: dict[str, Any]) -> tu
     # All that decides what is loaded: the same weights in the same arithmetic, under the same
     # attention and head.
     key = fingerprint(
-        [facts["model"], facts["quantization"], labels, loading.attention(options.attention, base)]
+        [facts["model"], facts["quantization"], labels, loading.attention_implementation(options.attention, base)]
     )
     with _explained(trained):
         if adapted and key in shared:
-            return shared[key], adapters.add(shared[key], trained)
-        model = adapters.load(
+            return shared[key], adapters.add_adapter(shared[key], trained)
+        model = adapters.load_tuned(
             base, trained, options, quantization=facts["quantization"], labels=labels
         )
     if adapted:
         shared[key] = model
-    return model, adapters.FIRST
+    return model, adapters.DEFAULT_ADAPTER
 
 
 def _tokenizer(folder: Path) -> Any:

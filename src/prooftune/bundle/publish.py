@@ -13,9 +13,9 @@ from prooftune.bundle.card_metadata import front_matter
 from prooftune.bundle.manifest import GOLDEN, read_facts
 from prooftune.bundle.safety import may_be_pickle
 from prooftune.errors import Failure, UsageError
-from prooftune.utils.hub import answers
-from prooftune.utils.progress import waiting
-from prooftune.utils.secrets import secrets_in
+from prooftune.utils.hub import is_reachable
+from prooftune.utils.progress import spinner
+from prooftune.utils.secrets import find_secrets
 
 _PRIVATE = re.compile(
     r"\.env(\..*)?|\.netrc|\.git-credentials|id_(rsa|ed25519|ecdsa|dsa)|.*\.(pem|key|p12|pfx)|credentials.*"
@@ -142,8 +142,8 @@ def _refuse(folder: Path, files: dict[str, Path], card: str) -> None:
             with place.open("rb") as handle:
                 # Bytes as characters: what is looked for is plain ASCII in any encoding.
                 lines = (line.decode("latin-1") for line in handle)
-                problems += [f"{path}:{number}: {kind}" for number, kind in secrets_in(lines)]
-    problems += [f"{_CARD}:{number}: {kind}" for number, kind in secrets_in(card.splitlines())]
+                problems += [f"{path}:{number}: {kind}" for number, kind in find_secrets(lines)]
+    problems += [f"{_CARD}:{number}: {kind}" for number, kind in find_secrets(card.splitlines())]
     if problems:
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
         raise UsageError(
@@ -171,7 +171,7 @@ def publish(planned: Plan, *, private: bool = True, update: bool = False) -> str
     from huggingface_hub import CommitOperationAdd, HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-    if constants.HF_HUB_OFFLINE or not answers(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or not is_reachable(constants.ENDPOINT):
         raise Failure(
             f"the hub cannot be reached at {constants.ENDPOINT}; nothing was published. Check the "
             "network, HF_ENDPOINT "
@@ -179,7 +179,7 @@ def publish(planned: Plan, *, private: bool = True, update: bool = False) -> str
         )
     hub, created = HfApi(), False
     try:
-        with waiting(f"Publishing {planned.name}"):
+        with spinner(f"Publishing {planned.name}"):
             place = hub.create_repo(planned.name, private=private, exist_ok=update)
             created = True
             sent = {

@@ -16,7 +16,7 @@ from prooftune.models import adapters
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.tasks.question_answering import predict
 from prooftune.types import Example
-from prooftune.utils.progress import Part
+from prooftune.utils.progress import Subtask
 from prooftune.variants.passages import with_passages
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Answerer:
         model: Any,
         tokenizer: Any,
         index: Path | None,
-        adapter: str = adapters.FIRST,
+        adapter: str = adapters.DEFAULT_ADAPTER,
     ) -> None:
         self.facts, self.model, self._index_folder, self._adapter = facts, model, index, adapter
         self.encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
@@ -91,7 +91,7 @@ class Answerer:
         self,
         questions: Sequence[str | Mapping[str, str]],
         *,
-        progress: bool | Part = True,
+        progress: bool | Subtask = True,
         tuned: bool = True,
         retrieve: bool = True,
     ) -> list[Reply]:

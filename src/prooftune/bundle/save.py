@@ -18,7 +18,7 @@ from prooftune.recipe import Recipe
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.types import Study, VariantResult
 from prooftune.utils.files import atomic_path, read_json, write_json
-from prooftune.utils.secrets import redacted
+from prooftune.utils.secrets import redact
 from prooftune.version import __version__
 
 
@@ -76,7 +76,7 @@ def save(
             shutil.copytree(folder.parent / "index", temporary / "index")
         tokenizer.save_pretrained(temporary / "tokenizer")
         write_json(temporary / "bundle.json", facts)
-        (temporary / "recipe.yaml").write_text(redacted(recipe.dump(chosen)), encoding="utf-8")
+        (temporary / "recipe.yaml").write_text(redact(recipe.dump(chosen)), encoding="utf-8")
         (temporary / "README.md").write_text(card(facts, scores), encoding="utf-8")
         # Validation rows: a test set whose texts were handed on with the bundle would soon be
         # trained on.

@@ -30,7 +30,7 @@ def main() -> NoReturn:
     # Says on import that an optional GPU kernel is missing, which nobody here can act on.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        with _tidied_when_terminated(), distributed.joined() as leads:
+        with _tidied_when_terminated(), distributed.process_group() as leads:
             if leads:
                 app()
     except ProoftuneError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import UsageError
-from prooftune.utils.progress import waiting
+from prooftune.utils.progress import spinner
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ def open_shard(path: Path) -> Mapping[str, Tensor]:
 
     options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
     try:
-        with waiting(f"Opening {path.name}"):
+        with spinner(f"Opening {path.name}"):
             try:
                 loaded = torch.load(path, mmap=True, **options)
             except RuntimeError as error:

@@ -11,8 +11,8 @@ from prooftune.convert.checkpoint import check_names, open_shard, shards_of, who
 from prooftune.convert.params import Params, read_params
 from prooftune.convert.tokenizer import convert_tokenizer
 from prooftune.errors import UsageError
-from prooftune.utils.files import atomic_path, full_disk_explained, write_json
-from prooftune.utils.progress import bar
+from prooftune.utils.files import atomic_path, explain_full_disk, write_json
+from prooftune.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +107,7 @@ def convert(
     with atomic_path(out) as temporary:
         temporary.mkdir()
         groups = _groups(shapes, embedding.element_size(), shard_bytes)
-        with full_disk_explained(out, OSError):
+        with explain_full_disk(out, OSError):
             _write(groups, shards, shapes, params, temporary, embedding.element_size())
         params.config(tokens.size, tokens.bos, eos, tied=tied, dtype=dtype).save_pretrained(
             temporary
@@ -159,7 +159,7 @@ def _write(
     from safetensors.torch import save_file
 
     index: dict[str, str] = {}
-    with bar("Converting", len(shapes)) as shown:
+    with progress_bar("Converting", len(shapes)) as shown:
         for number, names in enumerate(groups, start=1):
             file = (
                 f"model-{number:05d}-of-{len(groups):05d}.safetensors"

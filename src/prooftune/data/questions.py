@@ -11,7 +11,7 @@ from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source, Task
 from prooftune.types import Example
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 
 ANSWERS = ("answers", "answer", "output", "references", "reference")
 """Columns that hold the answers where the recipe names none, in this order."""
@@ -109,7 +109,7 @@ def examples(table: Table, source: Source, task: Task) -> Sequence[Example]:
             gold=tuple(several(row[optional["gold"]], where, "gold")) if "gold" in optional else (),
         )
 
-    found = Stored(made(number, row) for number, row in enumerate(table.rows))
+    found = DiskBackedList(made(number, row) for number, row in enumerate(table.rows))
     _complain(found, task, answers)
     return found
 

@@ -18,10 +18,10 @@ from prooftune.errors import Failure, UsageError, nearest
 from prooftune.recipe import Data, Source, Task
 from prooftune.types import Example, SplitName
 from prooftune.utils import package_files
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import sha256
-from prooftune.utils.hub import cached_if_unreachable
-from prooftune.utils.progress import waiting
+from prooftune.utils.hub import offline_if_unreachable
+from prooftune.utils.progress import spinner
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def read(source: Source, base: Path, task: Task = "classification") -> Rows:
                     group=row[group] if group is not None else None,
                 )
 
-    examples = Stored(made())
+    examples = DiskBackedList(made())
     if unlabelled:
         raise UsageError(
             f"{len(unlabelled):,} row{'s have' if len(unlabelled) > 1 else ' has'} no label in "
@@ -217,7 +217,7 @@ def _from_hub(source: Source) -> Table:
     columns = list(loaded.column_names)
     if not len(loaded):
         raise UsageError(f"hub data set '{name}': split '{split}' holds no rows")
-    rows = Stored([text(c, row[c]) for c in columns] for row in loaded)
+    rows = DiskBackedList([text(c, row[c]) for c in columns] for row in loaded)
     return Table(f"{name}[{split}]", columns, rows, range(1, len(loaded) + 1))
 
 
@@ -230,7 +230,7 @@ def _load_from_hub(name: str, split: str, source: Source) -> Any:
         ) from None
     from huggingface_hub.errors import HfHubHTTPError
 
-    with waiting(f"Fetching {name} ({split}) from the hub"), cached_if_unreachable():
+    with spinner(f"Fetching {name} ({split}) from the hub"), offline_if_unreachable():
         try:
             return datasets.load_dataset(name, source.config, split=split, revision=source.revision)
         except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:

@@ -21,7 +21,7 @@ from prooftune.data.normalization import compared
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.types import Example, SplitName, Study
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 
 
 def load(recipe: Recipe, base: Path) -> Study:
@@ -91,7 +91,7 @@ def set_aside(
         numbers: dict[str | None, int] = {}
         together = [numbers.setdefault(e.group, len(numbers)) for e in examples]
     else:
-        together = duplicates.families(Stored(compared(e) for e in examples), near_duplicates)
+        together = duplicates.families(DiskBackedList(compared(e) for e in examples), near_duplicates)
     first, unit = _units(together)
     what = "groups" if method == "grouped" else "different texts"
     if len(first) < 4:
@@ -134,7 +134,7 @@ def set_aside(
             f"{error}"
         ) from None
     aside = np.isin(unit, chosen)
-    return Stored(compress(examples, ~aside)), Stored(compress(examples, aside))
+    return DiskBackedList(compress(examples, ~aside)), DiskBackedList(compress(examples, aside))
 
 
 def _units(together: Sequence[int]) -> tuple[list[int], NDArray[np.intp]]:
@@ -182,7 +182,7 @@ def draw(examples: Sequence[Example], most: int, seed: int) -> Sequence[Example]
     for label, places in sorted(by_label.items(), key=lambda item: item[0]):
         order = np.random.default_rng([seed, len(places)]).permutation(len(places))
         chosen += [places[i] for i in order[: counts[label]]]
-    return Stored(examples[i] for i in sorted(chosen))
+    return DiskBackedList(examples[i] for i in sorted(chosen))
 
 
 def _unique_ids(given: dict[SplitName, Sequence[Example]]) -> dict[SplitName, Sequence[Example]]:
@@ -194,7 +194,7 @@ def _unique_ids(given: dict[SplitName, Sequence[Example]]) -> dict[SplitName, Se
 
 
 def _named(split: str, examples: Sequence[Example]) -> Sequence[Example]:
-    return Stored(replace(e, id=f"{split}/{e.id}", source=f"{split}/{e.source}") for e in examples)
+    return DiskBackedList(replace(e, id=f"{split}/{e.id}", source=f"{split}/{e.source}") for e in examples)
 
 
 def _labels(recipe: Recipe, given: dict[SplitName, Sequence[Example]]) -> list[str]:

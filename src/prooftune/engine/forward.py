@@ -25,7 +25,7 @@ from prooftune.engine.packing import Line
 from prooftune.engine.precision import autocast
 from prooftune.engine.sparse_last_layer import only_at
 from prooftune.errors import Failure
-from prooftune.utils.progress import say
+from prooftune.utils.progress import notify
 
 
 def body_of(model: nn.Module) -> nn.Module:
@@ -234,7 +234,7 @@ def check_readout(model: nn.Module) -> None:
     # A float32 head after a 16-bit body runs under autocast only, as in training.
     with torch.no_grad(), plain_weights(), autocast(model):
         if shares(body) and not _sees_prefix(body, ids[0].tolist()):
-            say(
+            notify(
                 f"{type(body).__name__} cannot share a prefix between rows: using the library's "
                 "attention, which is slower",
                 "yellow",

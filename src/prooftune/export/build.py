@@ -23,8 +23,8 @@ from prooftune.export.parity import Limits, Parity, compared, tokenisation
 from prooftune.export.runtimes import LlamaCpp, Runtime, Transformers
 from prooftune.models import loading
 from prooftune.utils.files import atomic_path, read_json, write_json
-from prooftune.utils.profiling import measured
-from prooftune.utils.progress import say, waiting
+from prooftune.utils.profiling import measure_cost
+from prooftune.utils.progress import notify, spinner
 from prooftune.version import __version__
 
 ROWS = 64
@@ -75,7 +75,7 @@ def export(
         raise Failure(f"not exported: {bundle} does not render as its golden set says. {fault}")
     with atomic_path(out) as temporary:
         temporary.mkdir()
-        with waiting(f"Writing {to}"):
+        with spinner(f"Writing {to}"):
             chosen.write(bundle, facts, temporary)
         parity = None if unchecked else _checked(bundle, facts, temporary, chosen, to, rows, limits)
         record = _record(facts, to, temporary, parity, limits)
@@ -83,7 +83,7 @@ def export(
         write_json(temporary / "export.json", record)
         (temporary / "README.md").write_text(card(facts, record), encoding="utf-8")
     if parity is None:
-        say(
+        notify(
             f"{out} was NOT CHECKED: nobody knows whether it answers as the bundle does",
             "bold yellow",
         )
@@ -157,7 +157,7 @@ def _checked(
     """
     tokenizer = loading.load_tokenizer(bundle / "tokenizer")
     text = _texts(facts, folder, to, tokenizer)
-    with waiting(f"Running {len(rows)} golden rows through {to}"), measured() as cost:
+    with spinner(f"Running {len(rows)} golden rows through {to}"), measure_cost() as cost:
         started = time.perf_counter()
         runtime = _runtime(chosen, facts, folder, rows)
         loaded = time.perf_counter() - started

@@ -15,7 +15,7 @@ from prooftune.errors import Failure, UsageError
 from prooftune.judge import cache
 from prooftune.judge.endpoint import LATE, NO_CONNECTION, endpoint_of
 from prooftune.judge.types import Complete, Message, Reply
-from prooftune.utils.progress import bar
+from prooftune.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from prooftune.recipe.judge import Judge
@@ -59,7 +59,7 @@ def ask(
             else _from_local(missing, settings, complete)
         )
         # Closed at once where the loop ends early, so that no thread goes on asking.
-        with bar("Asking the judge", len(missing)) as progress, closing(source):
+        with progress_bar("Asking the judge", len(missing)) as progress, closing(source):
             for key, reply in source:
                 if not reply.failure:
                     cache.keep(folder, key, missing[key], reply)

@@ -10,7 +10,7 @@ from prooftune.errors import UsageError
 from prooftune.judge.types import Complete, Message
 from prooftune.models import loading
 from prooftune.recipe import Model
-from prooftune.utils.progress import bar
+from prooftune.utils.progress import progress_bar
 
 
 def completer(name: str, max_tokens: int, context: int = 4096) -> tuple[Complete, str]:
@@ -44,7 +44,7 @@ def completer(name: str, max_tokens: int, context: int = 4096) -> tuple[Complete
         stop = int(tokenizer.eos_token_id)
         rows = [_ids(tokenizer, messages)[-(context - max_tokens) :] for messages in prompts]
         texts = [""] * len(rows)
-        with autocast(model), bar("Judging", len(rows)) as shown:
+        with autocast(model), progress_bar("Judging", len(rows)) as shown:
             for numbers, written in generate(model, [], rows, stop, max_new_tokens=max_tokens):
                 for number, done in zip(numbers, written, strict=True):
                     texts[number] = str(tokenizer.decode(done.ids, skip_special_tokens=True))

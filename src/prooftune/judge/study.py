@@ -18,7 +18,7 @@ from prooftune.judge.summary import difference, preference_summary, summary
 from prooftune.judge.types import Item
 from prooftune.recipe import Judge, Recipe
 from prooftune.types import Study, VariantResult
-from prooftune.utils.progress import say
+from prooftune.utils.progress import notify
 
 
 def say_if_unreachable(settings: Judge) -> None:
@@ -33,7 +33,7 @@ def say_if_unreachable(settings: Judge) -> None:
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname or "", port), timeout=5).close()
     except OSError as error:
-        say(
+        notify(
             f"judge: nobody answers at {settings.base_url} ({error.strerror or error}). Start it "
             "before the variants are done "
             "(with Ollama: ollama serve), or leave the judge out: --set judge=null",
@@ -92,7 +92,7 @@ def judge_study(
     }
     for name, found in judged.items():
         failed = sum(j.score is None for j in found.judgements)
-        say(f"judge: {name}: {len(found.judgements) - failed:,} judgements, {failed:,} failed")
+        notify(f"judge: {name}: {len(found.judgements) - failed:,} judgements, {failed:,} failed")
     against = scores["verdict"]["baseline"]
     tuned = [
         r.name for r in results if r.kind == "tuned" and against is not None and r.name in items

@@ -15,15 +15,15 @@ from torch import nn
 from prooftune import recipe
 from prooftune.errors import Failure, UsageError
 from prooftune.models.loading import load_model
-from prooftune.utils.files import full_disk_explained
+from prooftune.utils.files import explain_full_disk
 
-FIRST = "default"
+DEFAULT_ADAPTER = "default"
 """Name of a model's first adapter, which is peft's own."""
 
 _SWITCHES = {"dora": "use_dora", "rslora": "use_rslora"}
 
 
-def attach(model: nn.Module, variant: recipe.Variant, lora: dict[str, Any]) -> nn.Module:
+def make_trainable(model: nn.Module, variant: recipe.Variant, lora: dict[str, Any]) -> nn.Module:
     """Make the variant's parameters trainable: LoRA, DoRA or rsLoRA adapters, or everything.
 
     Adapter weights are kept in float32 whatever the base's dtype; a classification head is trained
@@ -49,21 +49,21 @@ def attach(model: nn.Module, variant: recipe.Variant, lora: dict[str, Any]) -> n
     return adapted
 
 
-def save(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) -> None:
+def save_tuned(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) -> None:
     """Write the trained part in the libraries' own layout: a peft adapter, or a whole model."""
     tuned: Any = model
     if method == "full":
         tuned = tuned.to(dtype)
         if hasattr(tuned, "score"):
             tuned.score.to(torch.float32)
-    with full_disk_explained(folder, OSError, SafetensorError):
+    with explain_full_disk(folder, OSError, SafetensorError):
         tuned.save_pretrained(folder)
     # What peft writes is a form that nobody has filled in, with this machine's paths; a bundle has
     # a card of its own.
     (folder / "README.md").unlink(missing_ok=True)
 
 
-def load(
+def load_tuned(
     base: Path,
     trained: Path,
     options: recipe.Model,
@@ -89,11 +89,11 @@ def load(
 
     model = load_model(base, options, **arguments)
     with _explained(trained, base):
-        tuned: nn.Module = PeftModel.from_pretrained(model, str(trained), adapter_name=FIRST)
+        tuned: nn.Module = PeftModel.from_pretrained(model, str(trained), adapter_name=DEFAULT_ADAPTER)
     return tuned.eval()
 
 
-def add(model: Any, trained: Path) -> str:
+def add_adapter(model: Any, trained: Path) -> str:
     """Load another adapter into a model that `load` gave, beside those that it holds; the base's
     weights are not copied.
 
@@ -111,7 +111,7 @@ def add(model: Any, trained: Path) -> str:
 
 
 @contextmanager
-def only(model: Any, name: str | None) -> Iterator[None]:
+def use_adapter(model: Any, name: str | None) -> Iterator[None]:
     """One of a model's adapters at work; None: none of them, so that the base answers.
 
     Not for two threads at once: which adapter is at work is the model's state.

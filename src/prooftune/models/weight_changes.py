@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def adapter_changes(model: nn.Module) -> dict[str, Any]:
+def adapter_weight_changes(model: nn.Module) -> dict[str, Any]:
     """Size and effective rank of each adapted layer's weight change.
 
     For a weight W and its change dW: ``relative_change`` is the Frobenius norm ratio |dW| / |W|,
@@ -39,7 +39,7 @@ def adapter_changes(model: nn.Module) -> dict[str, Any]:
     return {"layers": layers, "relative_change_total": (change / total) ** 0.5 if total else 0.0}
 
 
-def weight_changes(before: nn.Module, after: nn.Module) -> dict[str, Any]:
+def full_weight_changes(before: nn.Module, after: nn.Module) -> dict[str, Any]:
     """The same figures for two whole models with the same parameter names (full fine-tuning)."""
     old = dict(before.named_parameters())
     layers = []

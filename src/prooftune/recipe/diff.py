@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from prooftune.utils.secrets import redacted
+from prooftune.utils.secrets import redact
 
 
 def differences(before: str, now: str) -> list[str]:
@@ -23,7 +23,7 @@ def differences(before: str, now: str) -> list[str]:
         old = None
     if not isinstance(old, Mapping):
         return ["a recipe that cannot be read"]
-    return [redacted(phrase) for phrase in _phrases(old, yaml.safe_load(now), "")]
+    return [redact(phrase) for phrase in _phrases(old, yaml.safe_load(now), "")]
 
 
 def _phrases(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from prooftune.retrieval.readers import read
 from prooftune.retrieval.store import Batch, State
 from prooftune.retrieval.types import Chunk, Document, Skipped
 from prooftune.utils.files import fingerprint, sha256
-from prooftune.utils.progress import bar
+from prooftune.utils.progress import progress_bar
 
 COMMIT = 256
 """Chunks that are written together, at least; only whole documents are. A kill costs as many
@@ -35,7 +35,7 @@ class Settings:
         batch: tokens of a forward pass of the embedding model.
     """
 
-    embedding: str = embeddings.EMBEDDING
+    embedding: str = embeddings.DEFAULT_EMBEDDING
     words: int = WORDS
     overlap: int = OVERLAP
     batch: int = embeddings.BATCH_TOKENS
@@ -178,7 +178,7 @@ def _update(
 ) -> None:
     """Read, cut, embed and write every document whose key is not in the index."""
     batch = Batch([], [], [], {})
-    with bar("Indexing documents", len(files)) as progress:
+    with progress_bar("Indexing documents", len(files)) as progress:
         for file in files:
             try:
                 content = file.read()
@@ -215,7 +215,7 @@ def _add(
     batch.numbers.extend(range(len(chunks)))
     batch.keys[document.id] = key
     summary.embedded += len(chunks)
-    summary.shortened += embeddings.shortened(texts, model)
+    summary.shortened += embeddings.count_truncated(texts, model)
     if document.note:
         summary.notes.append(f"{document.id}: {document.note}")
 

@@ -20,7 +20,7 @@ import numpy as np
 from prooftune.errors import Failure, UsageError
 from prooftune.models.embeddings import Vectors
 from prooftune.retrieval.types import Chunk, Skipped
-from prooftune.utils.files import full_disk_explained
+from prooftune.utils.files import explain_full_disk
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +68,7 @@ def reached(folder: str | Path) -> Iterator[None]:
         Failure: the disk is full, or the place or a file of the index is not as it should be.
     """
     try:
-        with full_disk_explained(
+        with explain_full_disk(
             Path() if is_url(folder) else Path(folder), OSError, RuntimeError, ValueError
         ):
             yield

@@ -18,7 +18,7 @@ from prooftune.serving.asgi import App
 from prooftune.serving.limits import Activity
 from prooftune.serving.registry import Served, load_served, named, warm
 from prooftune.serving.telemetry import Metrics
-from prooftune.utils.progress import say, waiting
+from prooftune.utils.progress import notify, spinner
 
 _LONGER = 5
 """Seconds beyond a request's own limit after which the server stops waiting for it."""
@@ -97,14 +97,14 @@ def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> Non
     # next, which costs a fifth: this thread is to have none.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with waiting(f"Loading {', '.join(folders)}"):
+    with spinner(f"Loading {', '.join(folders)}"):
         service = assemble(folders, options, threads)
     if not options.keys and host not in ("127.0.0.1", "::1", "localhost"):
-        say(
+        notify(
             f"{host} can be reached from elsewhere, and everybody may ask: consider --keys",
             "yellow",
         )
-    say(f"{', '.join(folders)} at {url} (playground), {url}/docs (API). Ctrl-C ends it.")
+    notify(f"{', '.join(folders)} at {url} (playground), {url}/docs (API). Ctrl-C ends it.")
     options.log(
         "started",
         url=url,

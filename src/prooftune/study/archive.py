@@ -8,13 +8,13 @@ import shutil
 from pathlib import Path
 
 from prooftune import recipe
-from prooftune.utils.progress import say
+from prooftune.utils.progress import notify
 
 RECIPE, REPORT = "recipe.yaml", "report.json"
 _SHOWN = 3
 
 
-def keep(folder: Path, dumped: str) -> Path | None:
+def archive_previous_run(folder: Path, dumped: str) -> Path | None:
     """Move the report and the bundle of a study that was finished here with another recipe to
     ``earlier/NUMBER``, and say so.
 
@@ -50,7 +50,7 @@ def keep(folder: Path, dumped: str) -> Path | None:
             (folder / name).replace(place / name)
     changed = recipe.differences((place / RECIPE).read_text("utf-8"), dumped)
     more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-    say(
+    notify(
         f"{folder} held a study with other settings ({'; '.join(changed[:_SHOWN])}{more}): its "
         "report and bundle are now in "
         f"{place}. Give --out another folder to keep studies apart.",

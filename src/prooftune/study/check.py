@@ -53,7 +53,7 @@ def plan(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
     found = plans(chosen, study, base)
     if found:
         write_json(
-            run_folder.estimates_file(recipe.dump(chosen)),
+            run_folder.estimates_path(recipe.dump(chosen)),
             {one.name: dataclasses.asdict(one) for one in found},
         )
     return found

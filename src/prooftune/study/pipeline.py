@@ -19,15 +19,15 @@ from prooftune import recipe, run_folder
 from prooftune.data import contexts
 from prooftune.data.sources import source_digest
 from prooftune.errors import UsageError
-from prooftune.models.environment import arithmetic, environment
+from prooftune.models.environment import compute_settings, describe_environment
 from prooftune.recipe import Recipe, Variant
 from prooftune.study import archive
 from prooftune.tasks import task
 from prooftune.tasks.prompts import Encoder
 from prooftune.types import SPLITS, Example, Study, VariantResult
 from prooftune.utils.files import fingerprint, read_json, write_json, write_text
-from prooftune.utils.progress import say
-from prooftune.utils.secrets import redacted
+from prooftune.utils.progress import notify
+from prooftune.utils.secrets import redact
 from prooftune.variants.context import Context, Outcome
 from prooftune.variants.passages import (
     PASSAGES,
@@ -92,19 +92,19 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         say_if_unreachable(chosen.judge)
     with run_folder.locked(folder):
         dumped = recipe.dump(chosen)
-        archive.keep(folder, dumped)
+        archive.archive_previous_run(folder, dumped)
         write_text(folder / "recipe.yaml", dumped)
         study, data_print = prepare(chosen, base, folder)
         if chosen.asks_model:
-            how = arithmetic(chosen)
-            say(
+            how = compute_settings(chosen)
+            notify(
                 f"model: {chosen.model.name}, {how['dtype']} on {how['device']}, "
                 f"{how['attention']} attention (model.dtype, "
                 "model.attention)",
                 "dim",
             )
             if how["frozen_products"] == "int8":
-                say(
+                notify(
                     "products with frozen weights are in int8 while adapters learn "
                     "(model.int8_training)",
                     "dim",
@@ -131,9 +131,9 @@ def check_model(chosen: Recipe) -> None:
         UsageError: there is no such model.
     """
     if chosen.asks_model:
-        from prooftune.models.loading import check_name
+        from prooftune.models.loading import check_model_name
 
-        check_name(chosen.model.name)
+        check_model_name(chosen.model.name)
 
 
 def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
@@ -158,24 +158,24 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
         }
     )
     place = folder / "data"
-    if run_folder.is_done(place, print_):
-        say("data and audit: unchanged", "dim")
+    if run_folder.is_stage_done(place, print_):
+        notify("data and audit: unchanged", "dim")
         return run_folder.read_study(place), print_
-    run_folder.begin(place, print_)
+    run_folder.begin_stage(place, print_)
     study, report = prepare_data(chosen, base, lambda loaded: token_lengths(chosen, loaded))
     write_json(place / "audit.json", report.to_json())
     report.refuse()
     if searches_contexts(chosen):
         study = contexts.collect(study, place)
     run_folder.write_study(place, study)
-    run_folder.finish(place, print_)
+    run_folder.finish_stage(place, print_)
     what = f"rows, {len(study.labels)} labels" if study.labels else "questions"
-    say(
+    notify(
         f"data: {len(study.train):,} training, {len(study.validation):,} validation and "
         f"{len(study.test):,} test {what}"
     )
     for note in study.notes:
-        say(f"  {note}", "yellow")
+        notify(f"  {note}", "yellow")
     return study, print_
 
 
@@ -203,7 +203,7 @@ def evaluate(
     write_json(folder / "scores.json", scores)
     facts = {
         "name": chosen.name,
-        "recipe": redacted(recipe.dump(chosen)),
+        "recipe": redact(recipe.dump(chosen)),
         "scores": scores,
         "notes": study.notes,
         "seed": chosen.seed,
@@ -211,9 +211,9 @@ def evaluate(
         "prooftune_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "variants": {r.name: {"kind": r.kind, **r.details} for r in results},
-        "environment": environment(chosen),
+        "environment": describe_environment(chosen),
     }
-    estimated = run_folder.estimates_file(recipe.dump(chosen))
+    estimated = run_folder.estimates_path(recipe.dump(chosen))
     if estimated.is_file():
         facts["estimates"] = {
             name: {**one, "seconds": one["train_seconds"] + one["score_seconds"]}
@@ -280,10 +280,10 @@ def _variant(
     """Run one variant, or read back its result if nothing that it depends on has changed."""
     shown = [documents_digest(chosen, base)] if shows_passages(variant) else []
     print_ = fingerprint([data_print, variant.model_dump(), *_inputs(chosen, variant), *shown])
-    if run_folder.is_done(folder, print_):
-        say(f"{name}: unchanged", "dim")
+    if run_folder.is_stage_done(folder, print_):
+        notify(f"{name}: unchanged", "dim")
         return run_folder.read_result(folder, variant.kind)
-    run_folder.begin(folder, print_)
+    run_folder.begin_stage(folder, print_)
     seen, retrieval = passages.study(study, variant)
     if shows_passages(variant):
         write_json(folder / PASSAGES, passages.shown_in(seen))
@@ -301,7 +301,7 @@ def _variant(
     run_folder.write_predictions(folder / "validation.parquet", outcome.validation)
     run_folder.write_predictions(folder / "predictions.parquet", outcome.test)
     write_json(folder / "details.json", outcome.details)
-    run_folder.finish(folder, print_)
+    run_folder.finish_stage(folder, print_)
     result = run_folder.read_result(folder, variant.kind)
     said = task.asking(chosen)
     quality = fmean(said.quality(p, e) for p, e in zip(result.test, study.test, strict=True))
@@ -310,7 +310,7 @@ def _variant(
         if any(p.no_answer_log_prob is not None for p in result.test)
         else ""
     )
-    say(f"{name}: {said.measure} {quality:.1%} on {len(study.test):,} test rows{before}")
+    notify(f"{name}: {said.measure} {quality:.1%} on {len(study.test):,} test rows{before}")
     return result
 
 

@@ -18,7 +18,7 @@ from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
 from prooftune.tasks.prompts import Encoded, Encoder
 from prooftune.types import Example, Prediction
-from prooftune.utils.progress import Part, bar
+from prooftune.utils.progress import Subtask, progress_bar
 
 _CONTENT_FREE = ("N/A", "[MASK]", "")
 """The inputs without content of Zhao et al. 2021 (arXiv 2102.09690), whose label probabilities are
@@ -32,7 +32,7 @@ def predict(
     settings: recipe.Scoring,
     *,
     head: bool = False,
-    description: str | Part | None = "Scoring",
+    description: str | Subtask | None = "Scoring",
 ) -> list[Prediction]:
     """Predict the label of every example, in their order.
 
@@ -80,7 +80,7 @@ def label_scores(
     settings: recipe.Scoring,
     *,
     head: bool = False,
-    description: str | Part | None = "Scoring",
+    description: str | Subtask | None = "Scoring",
 ) -> Tensor:
     """Unnormalised log-probabilities [rows, labels] in float64, in the order of `rows`."""
     scores = torch.zeros(len(rows), len(encoder.rendering.labels), dtype=torch.float64)
@@ -98,7 +98,7 @@ def label_scores(
             normalize=settings.normalize == "length",
             batch_tokens=settings.batch_tokens,
         )
-    with autocast(model), bar(description, len(rows)) as shown:
+    with autocast(model), progress_bar(description, len(rows)) as shown:
         for numbers, values in batches:
             scores[numbers] = values.double()
             shown.advance(0, len(numbers))  # type: ignore[arg-type]
@@ -111,12 +111,12 @@ def _generated(
     examples: Sequence[Example],
     encoded: list[Encoded],
     settings: recipe.Scoring,
-    description: str | Part | None,
+    description: str | Subtask | None,
 ) -> list[Prediction]:
     from prooftune.engine.generation import generate
 
     predictions = []
-    with autocast(model), bar(description, len(examples)) as shown:
+    with autocast(model), progress_bar(description, len(examples)) as shown:
         texts: dict[int, str] = {}
         for numbers, written in generate(
             model,

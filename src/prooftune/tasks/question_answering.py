@@ -23,7 +23,7 @@ from prooftune.recipe import Answering, Task
 from prooftune.tasks.citations import parse_citations, sources
 from prooftune.tasks.prompts import Encoded, Encoder
 from prooftune.types import Example, Prediction
-from prooftune.utils.progress import Part, bar
+from prooftune.utils.progress import Subtask, progress_bar
 
 _CANDIDATES = 64
 """Likeliest tokens among which decoding under the constraint looks for one that goes on in the
@@ -37,7 +37,7 @@ def predict(
     settings: Answering,
     task: Task,
     *,
-    description: str | Part | None = "Answering",
+    description: str | Subtask | None = "Answering",
 ) -> list[Prediction]:
     """Answer every question, in their order.
 
@@ -56,7 +56,7 @@ def predict(
     instead = (*encoder.answer_ids(settings.no_answer), encoder.stop) if extracts else ()
     choose = _inside(encoder, rows) if extracts and settings.constrained else None
     written: list[Generated] = [Generated() for _ in rows]
-    with autocast(model), bar(description, len(rows)) as shown:
+    with autocast(model), progress_bar(description, len(rows)) as shown:
         for numbers, done in generate(
             model,
             encoder.prefix,

@@ -110,7 +110,7 @@ def _schedule(
     window = (
         int(values["per_device_train_batch_size"])
         * int(values.get("gradient_accumulation_steps", 1))
-        * distributed.size()
+        * distributed.world_size()
     )
     steps = int(values.get("max_steps", -1))
     if steps <= 0:

@@ -17,7 +17,7 @@ from prooftune.engine.batching import Batch, collate
 from prooftune.engine.forward import body_of, hidden_states, line_states, readout_of
 from prooftune.engine.packing import Line, lay
 from prooftune.errors import Failure, UsageError
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 
 
 class Row:
@@ -55,7 +55,7 @@ class Row:
 
 def instruction_rows(
     pairs: Iterable[tuple[Sequence[int], Sequence[int]]], stop: int
-) -> Stored[Row]:
+) -> DiskBackedList[Row]:
     """Rows whose loss is on the target's tokens and its stop token only.
 
     Args:
@@ -70,16 +70,16 @@ def instruction_rows(
         answer, start = [*target, stop], len(prompt)
         return Row([*prompt, *answer[:-1]], range(start - 1, start + len(answer) - 1), answer)
 
-    return Stored(checked((row(*pair) for pair in pairs), stop))
+    return DiskBackedList(checked((row(*pair) for pair in pairs), stop))
 
 
-def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> Stored[Row]:
+def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> DiskBackedList[Row]:
     """Rows whose loss is on the class, read at the prompt's last token.
 
     Args:
         pairs: ids of each prompt after the shared prefix, and its class number.
     """
-    return Stored(Row(prompt, [len(prompt) - 1], [number]) for prompt, number in pairs)
+    return DiskBackedList(Row(prompt, [len(prompt) - 1], [number]) for prompt, number in pairs)
 
 
 def checked(rows: Iterable[Row], stop: int) -> Iterator[Row]:

@@ -49,8 +49,8 @@ from prooftune.errors import Failure, UsageError
 from prooftune.training.objective import Row, TuningModule, make_collator
 from prooftune.training.sampler import Batches
 from prooftune.utils import distributed, malloc
-from prooftune.utils.files import full_disk_explained
-from prooftune.utils.progress import bar, say
+from prooftune.utils.files import explain_full_disk
+from prooftune.utils.progress import notify, progress_bar
 
 _WEIGHTS = "trained.safetensors"
 _SPENT = "seconds.json"
@@ -221,7 +221,7 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
         self._bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._context = bar(self._description, state.max_steps)
+        self._context = progress_bar(self._description, state.max_steps)
         self._bar = self._context.__enter__()
         self._bar.update(0, completed=state.global_step)
 
@@ -285,7 +285,7 @@ def train(
     if checkpoint:
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         trainer.spent = spent(checkpoint)
-        say(
+        notify(
             f"{description}: resuming after step {state['global_step']:,} of "
             f"{state['max_steps']:,}",
             "dim",
@@ -294,7 +294,7 @@ def train(
         leave_inputs(module.model)
     try:
         with (
-            full_disk_explained(folder, OSError, SafetensorError, RuntimeError),
+            explain_full_disk(folder, OSError, SafetensorError, RuntimeError),
             plain_weights(),
             fused(module.model),
             malloc.kept(),
@@ -317,7 +317,7 @@ def _in_int8(trainer: TuningTrainer, rows: Sequence[Row]) -> Iterator[None]:
             if laid_out:
                 yield
                 return
-    say(
+    notify(
         "model.int8_training is not possible here (docs/engine.md says where it is): frozen "
         "weights stay in the model's dtype",
         "yellow",

@@ -11,14 +11,14 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, overload
 
-from prooftune.utils.files import cache_folder, full_disk_explained
+from prooftune.utils.files import cache_folder, explain_full_disk
 
 T = TypeVar("T")
 _BLOCK = 1 << 20
 """Bytes that are written and, in order, read at one time. What is shorter stays in memory."""
 
 
-class Stored(Sequence[T], Generic[T]):
+class DiskBackedList(Sequence[T], Generic[T]):
     """A sequence whose items lie pickled in a file without a name in Prooftune's cache folder, and
     are made anew whenever they are asked for: what is held is the eight bytes that say where an
     item ends.
@@ -86,7 +86,7 @@ class Stored(Sequence[T], Generic[T]):
         )
 
     def __repr__(self) -> str:
-        return f"Stored({self[:3]!r}{f' and {len(self) - 3:,} more' if len(self) > 3 else ''})"
+        return f"DiskBackedList({self[:3]!r}{f' and {len(self) - 3:,} more' if len(self) > 3 else ''})"
 
     def __getstate__(self) -> tuple[bytes, bytes]:
         return self._ends.tobytes(), self._read(0, self._ends[-1]) if self._ends else b""
@@ -110,7 +110,7 @@ class Stored(Sequence[T], Generic[T]):
 
     def _write(self) -> None:
         folder = cache_folder()
-        with full_disk_explained(folder, OSError):
+        with explain_full_disk(folder, OSError):
             if self._file is None:
                 folder.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryFile(dir=folder) as made:

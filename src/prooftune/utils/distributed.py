@@ -40,13 +40,13 @@ def rank() -> int:
     return int(os.environ["RANK"]) if _waiting is not None else 0
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes work together."""
     return int(os.environ["WORLD_SIZE"]) if _waiting is not None else 1
 
 
 @contextmanager
-def joined() -> Iterator[bool]:
+def process_group() -> Iterator[bool]:
     """Meet the other processes of the launch, if there was one.
 
     Yields:
@@ -93,7 +93,7 @@ def joined() -> Iterator[bool]:
             distributed.destroy_process_group()
 
 
-def together(work: Callable[..., T], *arguments: Any) -> list[T]:
+def run_on_all_ranks(work: Callable[..., T], *arguments: Any) -> list[T]:
     """Do a piece of work in all processes at once; to be called by the leader.
 
     Args:
@@ -107,7 +107,7 @@ def together(work: Callable[..., T], *arguments: Any) -> list[T]:
     Raises:
         Failure: another process has ended meanwhile.
     """
-    if size() == 1:
+    if world_size() == 1:
         return [work(*arguments)]
     global _busy
     _busy = (
@@ -119,12 +119,12 @@ def together(work: Callable[..., T], *arguments: Any) -> list[T]:
     return results
 
 
-def share(items: list[T]) -> list[T]:
+def local_shard(items: list[T]) -> list[T]:
     """Those of the items that fall to this process: every n-th."""
-    return items[rank() :: size()]
+    return items[rank() :: world_size()]
 
 
-def merged(parts: list[list[T]]) -> list[T]:
+def merge_shards(parts: list[list[T]]) -> list[T]:
     """The items in their order again, from the shares of all ranks."""
     whole: list[Any] = [None] * sum(map(len, parts))
     for number, part in enumerate(parts):
@@ -156,7 +156,7 @@ def _do(work: Callable[..., T], arguments: tuple[Any, ...]) -> list[T]:
 
     with _others():
         result = work(*arguments)
-        results: list[Any] | None = None if rank() else [None] * size()
+        results: list[Any] | None = None if rank() else [None] * world_size()
         distributed.gather_object(result, results, dst=0, group=_waiting)
         return results or []
 
@@ -176,7 +176,7 @@ def _others() -> Iterator[None]:
             raise
         _ends()
         raise Failure(
-            f"another of the {size()} processes has ended in the middle of the work, so process "
+            f"another of the {world_size()} processes has ended in the middle of the work, so process "
             f"{rank()} ends, too; the "
             f"first message above says why, if it could. {_AGAIN}"
         ) from error

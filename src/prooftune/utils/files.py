@@ -39,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def full_disk_explained(folder: Path, *kinds: type[Exception]) -> Iterator[None]:
+def explain_full_disk(folder: Path, *kinds: type[Exception]) -> Iterator[None]:
     """Around a library that writes into `folder` and says with an exception of its own that the
     disk is full."""
     try:

@@ -15,21 +15,21 @@ _SECONDS = 5
 
 
 @contextlib.contextmanager
-def cached_if_unreachable() -> Iterator[None]:
+def offline_if_unreachable() -> Iterator[None]:
     """Within the block, the hub's libraries take what they have in their cache if the hub does not
     answer."""
     # They log every attempt; what matters of it is in the error.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or answers(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or is_reachable(constants.ENDPOINT):
         yield
         return
     with _offline():
         yield
 
 
-def answers(endpoint: str) -> bool:
+def is_reachable(endpoint: str) -> bool:
     """Whether a hub answers at this address, with whatever."""
     try:
         urllib.request.urlopen(

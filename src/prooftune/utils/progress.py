@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _WIDTH = 110
 """Columns that a bar and all beside it take."""
-SECONDS = 30.0
+LOG_INTERVAL_SECONDS = 30.0
 """Between two lines about the same work where there is no terminal."""
 
 
@@ -30,14 +30,14 @@ def console() -> Console:
     return Console(stderr=True, quiet=bool(os.environ.get("PROOFTUNE_QUIET")), highlight=False)
 
 
-def say(message: str, style: str | None = None) -> None:
+def notify(message: str, style: str | None = None) -> None:
     """Print a line, as it is: brackets in it, of a label or a file's name, are no markup. A
     terminal breaks it between words; in a log it stays one line."""
     console().print(message, style=style, markup=False, soft_wrap=not console().is_terminal)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Subtask:
     """A part of what an open bar shows, by which that one advances.
 
     Attributes:
@@ -53,7 +53,7 @@ class Part:
 class _Within:
     """In the place of a part's bar: advances the whole by as much."""
 
-    part: Part
+    part: Subtask
     total: float | None
 
     def advance(self, task: Any, done: float = 1) -> None:
@@ -62,8 +62,8 @@ class _Within:
 
 
 @contextmanager
-def bar(
-    description: str | Part | None, total: float | None, completed: int = 0
+def progress_bar(
+    description: str | Subtask | None, total: float | None, completed: int = 0
 ) -> Iterator[Progress]:
     """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``. None: show
     nothing.
@@ -74,7 +74,7 @@ def bar(
         total: how much there is to do.
         completed: how much of it was done before, which does not count for the rate.
     """
-    if isinstance(description, Part):
+    if isinstance(description, Subtask):
         yield cast("Progress", _Within(description, total))
         return
     from rich.progress import (
@@ -127,7 +127,7 @@ def bar(
             self._tell()
 
         def _tell(self) -> None:
-            if self.get_time() - self.told < SECONDS:
+            if self.get_time() - self.told < LOG_INTERVAL_SECONDS:
                 return
             self.told, task = self.get_time(), self.tasks[0]
             done = f"{task.completed:,.0f}" + (
@@ -136,15 +136,15 @@ def bar(
             left = (
                 "" if task.time_remaining is None else f"{TimeRemainingColumn().render(task)} left"
             )
-            say(
+            notify(
                 f"  {task.description}: "
                 f"{', '.join(filter(None, [done, str(Rate().render(task)), left]))}"
             )
 
     shown = description is not None and not console().quiet
     if shown and not console().is_terminal:
-        say(f"  {description}")
-        lines = Lines(disable=True, get_time=time.monotonic, speed_estimate_period=20 * SECONDS)
+        notify(f"  {description}")
+        lines = Lines(disable=True, get_time=time.monotonic, speed_estimate_period=20 * LOG_INTERVAL_SECONDS)
         lines.told = lines.get_time()
         progress: Progress = lines
     else:
@@ -156,18 +156,18 @@ def bar(
 
 def track(items: Iterable[T], description: str | None, total: int) -> Iterator[T]:
     """Yield the items, showing how many of `total` are done; None: show nothing."""
-    with bar(description, total) as progress:
+    with progress_bar(description, total) as progress:
         for item in items:
             yield item
             progress.advance(0)  # type: ignore[arg-type]
 
 
 @contextmanager
-def waiting(description: str) -> Iterator[None]:
+def spinner(description: str) -> Iterator[None]:
     """A spinner for work whose length is unknown."""
     from rich.text import Text
 
     if not console().is_terminal:
-        say(f"  {description}")
+        notify(f"  {description}")
     with console().status(Text(f"  {description}")):
         yield

@@ -20,7 +20,7 @@ _ANY = re.compile("|".join(f"(?P<k{i}>{pattern})" for i, pattern in enumerate(_S
 _KINDS = list(_SECRETS)
 
 
-def secrets_in(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+def find_secrets(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
     """Line numbers from 1 and what kind of secret seems to stand there; the secret itself is not
     given."""
     for number, line in enumerate(lines, start=1):
@@ -28,6 +28,6 @@ def secrets_in(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
             yield number, _KINDS[int((match.lastgroup or "k0")[1:])]
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """The text with every secret replaced."""
     return _ANY.sub("[removed]", text)

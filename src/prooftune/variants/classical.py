@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prooftune.types import Example, Prediction
-from prooftune.utils.profiling import measured
+from prooftune.utils.profiling import measure_cost
 from prooftune.variants.context import Context, Outcome, texts
 
 
@@ -60,7 +60,7 @@ def tfidf(context: Context) -> Outcome:
     from sklearn.linear_model import LogisticRegression
 
     study = context.study
-    with measured() as training:
+    with measure_cost() as training:
         # Sublinear counts, pairs of words, and single characters kept: the usual strong settings.
         vectors = TfidfVectorizer(
             ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"
@@ -83,7 +83,7 @@ def tfidf(context: Context) -> Outcome:
     if best is None:
         raise RuntimeError("no strength was tried")
     _, strength, model = best
-    with measured() as scoring:
+    with measure_cost() as scoring:
         test = _predictions(model, vectors.transform(texts(study.test)), study.test, study.labels)
     validation = (
         _predictions(model, held_out, study.validation, study.labels)

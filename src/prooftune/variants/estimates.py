@@ -25,7 +25,7 @@ from prooftune.training.sampler import Batches
 from prooftune.training.trainer import train
 from prooftune.types import Example, Study
 from prooftune.utils import profiling
-from prooftune.utils.progress import waiting
+from prooftune.utils.progress import spinner
 from prooftune.variants.context import Context
 from prooftune.variants.dummy_passages import with_standins
 from prooftune.variants.passages import Passages, shows_passages
@@ -111,8 +111,8 @@ def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
     folder = loading.resolve(chosen.model.name, chosen.model.revision)
     free = profiling.available_memory()
     full = any(variant.method == "full" for variant in asked.values())
-    weights = loading.parameters(folder) * (
-        4 if full else loading.arithmetic(chosen.model.dtype).itemsize
+    weights = loading.count_parameters(folder) * (
+        4 if full else loading.compute_dtype(chosen.model.dtype).itemsize
     )
     if free is not None and weights > _FITS * free:
         return None
@@ -122,7 +122,7 @@ def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
         with_standins(chosen, study, base) if any(map(shows_passages, asked.values())) else study
     )
     for name, variant in asked.items():
-        with waiting(f"{name}: trying a few batches"):
+        with spinner(f"{name}: trying a few batches"):
             searches = shows_passages(variant)
             seen = (
                 with_passages
@@ -167,7 +167,7 @@ def _asked(context: Context, variant: Variant, name: str, model: Any, process: _
 def _tuned(context: Context, variant: Variant, name: str, process: _Process) -> Plan:
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
     encoder = context.encoder(context.rendering(variant.prompt))
-    model = adapters.attach(
+    model = adapters.make_trainable(
         base_to_train(context, variant, encoder), variant, {**recipe.lora, **variant.lora}
     )
     if variant.adapter:  # what another variant has learned is used, not learned again
@@ -214,11 +214,11 @@ def _scoring(context: Context, encoder: Encoder, model: Any, head: bool = False)
     batches = by_tokens(lengths, settings.batch_tokens)
     sample = [rows[i] for i in _spread(lengths, settings.batch_tokens)]
     predict = context.asking.predict
-    with profiling.measured() as most:
+    with profiling.measure_cost() as most:
         predict(model, encoder, [rows[i] for i in batches[0]], head, None)
-    with profiling.measured() as timed:
+    with profiling.measure_cost() as timed:
         predict(model, encoder, sample, head, None)
-    with profiling.measured() as again:
+    with profiling.measure_cost() as again:
         predict(model, encoder, sample, head, None)
     # What the first try leaves (kernels, weights that are laid out) is there once, whatever comes.
     before, peak = timed.memory_before_bytes, max(most.peak_memory_bytes, timed.peak_memory_bytes)
@@ -282,7 +282,7 @@ def _learning(
             rows=len(rows),
             validation=0,
             seed=context.recipe.seed,
-            dtype=loading.arithmetic(context.recipe.model.dtype),
+            dtype=loading.compute_dtype(context.recipe.model.dtype),
             patience=None,
             learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method),
         )
@@ -290,7 +290,7 @@ def _learning(
         filled = [
             rows[i] for numbers in chosen for i in itertools.islice(itertools.cycle(numbers), batch)
         ]
-        with profiling.measured() as most:
+        with profiling.measure_cost() as most:
             train(
                 TuningModule(model),
                 filled,

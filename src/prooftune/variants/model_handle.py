@@ -56,8 +56,8 @@ class Held:
             head: whether the model ends in a classification head.
             description: what the progress bar says.
         """
-        return distributed.merged(
-            distributed.together(
+        return distributed.merge_shards(
+            distributed.run_on_all_ranks(
                 _predicted, self, recipe, encoder, list(examples), head, description
             )
         )
@@ -88,5 +88,5 @@ def _predicted(
     description: str,
 ) -> list[Prediction]:
     return asking(recipe).predict(
-        held.model, encoder, distributed.share(examples), head, description
+        held.model, encoder, distributed.local_shard(examples), head, description
     )

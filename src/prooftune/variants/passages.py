@@ -17,9 +17,9 @@ from prooftune.evaluation.statistics import percentile_interval, resampled
 from prooftune.recipe import DATA_CONTEXT, Recipe, Variant
 from prooftune.types import Example, Study
 from prooftune.utils import package_files
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import sha256
-from prooftune.utils.progress import say
+from prooftune.utils.progress import notify
 
 if TYPE_CHECKING:
     from prooftune.retrieval.search import Index
@@ -118,7 +118,7 @@ class Passages:
                 if learns and name != "test"
                 else [None] * len(examples)
             )
-            splits[name] = Stored(
+            splits[name] = DiskBackedList(
                 with_passages(e, passages, ids)
                 for e, passages, ids in zip(examples, shown, gold, strict=True)
             )
@@ -132,7 +132,7 @@ class Passages:
             not any(key in self._by_key for key in example.gold) for example in study.test
         )
         if unnamed:
-            say(
+            notify(
                 f"  of {unnamed:,} of {len(study.test):,} test questions the data names no "
                 "passage with the answer (data.gold): "
                 "the one found with the reference answer stands in",
@@ -173,12 +173,12 @@ class Passages:
             embedding=wanted.embedding, words=wanted.chunk_words, overlap=wanted.overlap_words
         )
         summary = build(source, place, settings, self._base)
-        say(f"index: {summary.chunks:,} passages of {summary.documents:,} documents")
+        notify(f"index: {summary.chunks:,} passages of {summary.documents:,} documents")
         for sentence in [
             *(f"{one.id} was left out: {one.reason}" for one in summary.skipped),
             *summary.notes,
         ]:
-            say(f"  {sentence}", "yellow")
+            notify(f"  {sentence}", "yellow")
         return open_index(place, wanted.embedding)
 
     def _search(self, name: str, queries: Sequence[str]) -> list[list[Chunk]]:
@@ -262,7 +262,7 @@ class Passages:
             )
         if missing and not self._said_missing:
             self._said_missing = True
-            say(
+            notify(
                 f"  {len(missing):,} of {len(wanted):,} passages that data.gold names are not in "
                 f"the documents, {missing[0]!r} for "
                 "one; for questions without any, the passage found with the reference answer "

@@ -13,7 +13,7 @@ from prooftune.tasks.prompts import Encoder, Rendering, Shot
 from prooftune.tasks.templates import candidate_templates
 from prooftune.types import Example, Prediction
 from prooftune.utils.files import write_json
-from prooftune.utils.profiling import measured
+from prooftune.utils.profiling import measure_cost
 from prooftune.variants.context import Context, Outcome
 from prooftune.variants.model_handle import Held
 
@@ -45,7 +45,7 @@ def prompted(context: Context, variant: Variant, held: Held, name: str) -> Outco
         context.recipe.seed,
     )
     tried: list[dict[str, Any]] = []
-    with measured() as search:
+    with measure_cost() as search:
         for number, (template, encoder) in enumerate(candidates(context, variant).items()):
             predictions = held.predict(
                 context.recipe, encoder, rows, False, f"{name}: prompt {number + 1}"
@@ -156,7 +156,7 @@ def score_splits(
 ) -> Outcome:
     """Predict test and validation rows with one model and one encoder, and record what it cost."""
     study, recipe = context.study, context.recipe
-    with measured() as scoring:
+    with measure_cost() as scoring:
         test = held.predict(recipe, encoder, study.test, head, f"{name}: test rows")
     validation = held.predict(recipe, encoder, study.validation, head, f"{name}: validation rows")
     parsed = recipe.task == "classification" and not head and recipe.scoring.method == "generation"

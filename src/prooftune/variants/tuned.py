@@ -25,7 +25,7 @@ from prooftune.training.objective import Row, TuningModule, head_rows, instructi
 from prooftune.types import Example
 from prooftune.utils import distributed
 from prooftune.utils.files import atomic_path, read_json, sha256, write_json
-from prooftune.utils.profiling import measured
+from prooftune.utils.profiling import measure_cost
 from prooftune.variants.context import Context, Outcome
 from prooftune.variants.forgetting import general_text, perplexity
 from prooftune.variants.model_handle import Held, forget
@@ -77,11 +77,11 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
             raise UsageError(
                 f"{name}: adapter: {variant.adapter} must stand before it among the variants"
             )
-        distributed.together(_train, context, variant, name, encoder, facts_file)
+        distributed.run_on_all_ranks(_train, context, variant, name, encoder, facts_file)
     facts = read_json(facts_file)
     held = Held(
         partial(
-            adapters.load,
+            adapters.load_tuned,
             context.model_folder,
             place / TRAINED,
             context.recipe.model,
@@ -131,7 +131,7 @@ def _train(
     check_readout(base)
     probe = study.test[:8]
     before = _scores(base, encoder, probe, head)
-    model = adapters.attach(base, variant, {**recipe.lora, **variant.lora})
+    model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
     options = {**recipe.training, **variant.training}
     arguments = training_arguments(
         options,
@@ -139,7 +139,7 @@ def _train(
         rows=len(rows),
         validation=len(validation),
         seed=recipe.seed,
-        dtype=loading.arithmetic(recipe.model.dtype),
+        dtype=loading.compute_dtype(recipe.model.dtype),
         patience=recipe.early_stopping,
         learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method),
     )
@@ -147,7 +147,7 @@ def _train(
     resumed, before_it = checkpoint is not None, spent(checkpoint)
     trainable, total = adapters.trainable_counts(model)
     module = TuningModule(model)
-    with measured() as cost:
+    with measure_cost() as cost:
         history = train(
             module,
             rows,
@@ -162,7 +162,7 @@ def _train(
         learned = module.trainable_state()
         del base, model, module
         module = TuningModule(
-            adapters.attach(
+            adapters.make_trainable(
                 base_to_train(context, variant, encoder), variant, {**recipe.lora, **variant.lora}
             )
         )
@@ -184,11 +184,11 @@ def _train(
     if distributed.rank():
         return
     with atomic_path(context.folder / TRAINED) as temporary:
-        adapters.save(model, temporary, variant.method, loading.arithmetic(recipe.model.dtype))
+        adapters.save_tuned(model, temporary, variant.method, loading.compute_dtype(recipe.model.dtype))
     tokens = sum(len(encoder.prefix) + len(row) for row in rows)
     epochs = next((log["epoch"] for log in reversed(history) if "epoch" in log), 0.0)
     used = {name: getattr(arguments, name) for name in _RECORDED} | {
-        "processes": distributed.size()
+        "processes": distributed.world_size()
     }
     write_json(
         facts_file,
@@ -292,9 +292,9 @@ def _before_and_after(
     own_readout = readout if variant.objective == "head" else readout_of(model)
     after, _ = perplexity(model, own_readout, context.tokenizer, text)
     changed = (
-        weight_changes.weight_changes(untuned, model)
+        weight_changes.full_weight_changes(untuned, model)
         if variant.method == "full"
-        else weight_changes.adapter_changes(model)
+        else weight_changes.adapter_weight_changes(model)
     )
     return {
         "changes": changed,

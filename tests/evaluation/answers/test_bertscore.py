@@ -239,7 +239,7 @@ def test_without_a_hub_the_packaged_model_is_taken(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(embeddings, "resolve", resolve)
     deliver = False
-    assert default_model() == embeddings.EMBEDDING
+    assert default_model() == embeddings.DEFAULT_EMBEDDING
     deliver = True
     assert default_model() == "roberta-large"
     assert asked == ["FacebookAI/roberta-large"] * 2

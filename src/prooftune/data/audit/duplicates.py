@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.data.normalization import shingles
-from prooftune.utils.disk_list import Stored
-from prooftune.utils.progress import bar
+from prooftune.utils.disk_list import DiskBackedList
+from prooftune.utils.progress import progress_bar
 
 Keys = NDArray[np.uint32]
 
@@ -114,7 +114,7 @@ def families(texts: Sequence[str], threshold: float | None) -> list[int]:
         return parent.tolist()
     places = array("q", (i for i, own in enumerate(parent) if i == own))
     index = _Index(
-        texts if len(places) == len(texts) else Stored(texts[i] for i in places), "all", threshold
+        texts if len(places) == len(texts) else DiskBackedList(texts[i] for i in places), "all", threshold
     )
     for start, some, keys in index.chunks():
         for i, others in index.candidates(keys):
@@ -157,7 +157,7 @@ def _chunks(
     bands, width = _bands(threshold)
     # Multiply-shift hashing of vectors (Dietzfelbinger 1996).
     factors = np.random.default_rng(0).integers(1 << 63, size=width, dtype=np.uint64)
-    with bar(f"Comparing {name} texts" if len(texts) >= _LONG else None, len(texts)) as shown:
+    with progress_bar(f"Comparing {name} texts" if len(texts) >= _LONG else None, len(texts)) as shown:
         for start in range(0, len(texts), _AT_ONCE):
             some = list(texts[start : start + _AT_ONCE])
             sets = ([s.encode() for s in shingles(text)] for text in some)

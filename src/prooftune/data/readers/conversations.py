@@ -9,7 +9,7 @@ from typing import Any
 
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 
 _NAMES = {
     "user": "user",
@@ -39,7 +39,7 @@ def as_questions(table: Table) -> Table:
     place = table.columns.index(column)
     if not any((row[place] or "").lstrip().startswith("[") for row in table.rows[:20]):
         return table  # texts under a name that chats have, too
-    rows = Stored(
+    rows = DiskBackedList(
         [*row[:place], *row[place + 1 :], *_turns(row[place], table.where(number), column)]
         for number, row in enumerate(table.rows)
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from prooftune.data.readers.table import LONGEST_FIELD, Table
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 
 Record = tuple[int, list[str]]
 """The line on which a row starts, and its fields."""
@@ -55,7 +55,7 @@ def read_csv(name: str, opened: Opened, source: Source, delimiter: str) -> Table
             lines.append(line)
             yield [*fields]
 
-    return Table(name, layout.columns, Stored(rows()), lines)
+    return Table(name, layout.columns, DiskBackedList(rows()), lines)
 
 
 def lay_out(name: str, opened: Opened, source: Source, delimiter: str) -> Layout:
@@ -262,7 +262,7 @@ def read_text(name: str, all_lines: Iterable[str], delimiter: str | None) -> Tab
             lines.append(number)
             yield [before, label]
 
-    found = Stored(rows())
+    found = DiskBackedList(rows())
     if not found:
         raise UsageError(f"{name} holds no rows")
     return Table(name, ["text", "label"], found, lines)

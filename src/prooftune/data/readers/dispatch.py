@@ -11,7 +11,7 @@ from prooftune.data.readers.squad import read_squad
 from prooftune.data.readers.table import LONGEST_FIELD, Table
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 
 __all__ = ["Table", "format_of", "read_table"]
 
@@ -74,7 +74,7 @@ def _folders(path: Path, source: Source) -> Table:
             f"{path}: one folder of text files per label is expected; found "
             f"{', '.join(sorted(p.name for p in path.iterdir())[:6]) or 'nothing'}"
         )
-    rows = Stored[list[str | None]](
+    rows = DiskBackedList[list[str | None]](
         [decode(file, source.encoding), label, f"{label}/{file.name}"] for label, file in found
     )
     return Table(

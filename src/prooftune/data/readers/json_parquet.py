@@ -11,7 +11,7 @@ from typing import Any
 
 from prooftune.data.readers.table import Table, as_text
 from prooftune.errors import UsageError
-from prooftune.utils.disk_list import Stored
+from prooftune.utils.disk_list import DiskBackedList
 
 _AT_ONCE = 256
 """Rows of Parquet."""
@@ -30,7 +30,7 @@ def read_jsonl(name: str, lines: Iterable[str]) -> Table:
             numbers.append(number)
             yield record
 
-    return _of_records(name, Stored(records()), numbers)
+    return _of_records(name, DiskBackedList(records()), numbers)
 
 
 def records_of(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -107,7 +107,7 @@ def _of_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Tabl
     if not records:
         raise UsageError(f"{name} holds no rows")
     return Table(
-        name, list(columns), Stored([as_text(r.get(c)) for c in columns] for r in records), lines
+        name, list(columns), DiskBackedList([as_text(r.get(c)) for c in columns] for r in records), lines
     )
 
 
@@ -131,7 +131,7 @@ def read_parquet(path: Path) -> Table:
     """
     with parquet_of(path) as file:
         names = columns_of(path, file)
-        rows = Stored(
+        rows = DiskBackedList(
             [*row]
             for batch in file.iter_batches(_AT_ONCE)
             for row in zip(

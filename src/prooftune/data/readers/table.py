@@ -24,7 +24,7 @@ class Table:
         name: of the file, for messages.
         columns: names, or ``0``, ``1`` … where the file has none.
         rows: one list of strings per row, as long as `columns`; None where the file holds no value.
-            Of formats that are read row by row they lie in a file (`stored.Stored`).
+            Of formats that are read row by row they lie in a file (`DiskBackedList`).
         lines: where each row stands in the file, counted as an editor does (JSON arrays and
             Parquet: row number); for a folder of files, their names.
     """

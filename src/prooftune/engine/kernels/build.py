@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from prooftune.utils import files
-from prooftune.utils.progress import say
+from prooftune.utils.progress import notify
 
 NEEDED = {"avx512f", "avx512bw", "avx512_bf16", "avx512_vnni"}
 """What the processor must have, in Linux's words."""
@@ -71,7 +71,7 @@ def library(name: str, **numbers: int) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(made))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         told = str(getattr(error, "stderr", None) or error).strip() or type(error).__name__
-        say(
+        notify(
             f"{source.name} could not be compiled or used with {shlex.join(compiler)}, so that "
             "training is slower: "
             f"{told.splitlines()[0]}",

@@ -20,7 +20,7 @@ import numpy as np
 from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.evaluation.metrics import Floats
 from prooftune.models import embeddings, loading
-from prooftune.utils.progress import bar, say
+from prooftune.utils.progress import notify, progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +99,8 @@ def default_model() -> str:
     try:
         _resolve(DEFAULT)
     except ProoftuneError:
-        say(f"BERTScore uses '{embeddings.EMBEDDING}', as no hub delivers {DEFAULT}.")
-        return embeddings.EMBEDDING
+        notify(f"BERTScore uses '{embeddings.DEFAULT_EMBEDDING}', as no hub delivers {DEFAULT}.")
+        return embeddings.DEFAULT_EMBEDDING
     return DEFAULT
 
 
@@ -141,7 +141,7 @@ def bertscore(
     texts = list(dict.fromkeys(text for _, p, r in pairs for text in (p, r)))
     ids, cut = _tokenised(loaded, texts)
     best = np.full((len(predictions), 3), -np.inf)
-    with bar(description, len(pairs)) as progress, torch.inference_mode():
+    with progress_bar(description, len(pairs)) as progress, torch.inference_mode():
         for chunk in _chunks(pairs, ids):
             wanted = dict.fromkeys(text for _, p, r in chunk for text in (p, r) if ids[text])
             vectors = _embedded(loaded, {text: ids[text] for text in wanted}, batch_tokens)
