@@ -59,7 +59,9 @@ def dynamic(options: argparse.Namespace) -> dict[str, Any]:
 
     encoder, rows, held_out = _rows(options)
     model = _adapted(options, encoder, "sdpa")
-    collator = DataCollatorWithPadding(loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL)))
+    collator = DataCollatorWithPadding(
+        loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
+    )
 
     def fit(some: list[Row]) -> None:
         dataset = Dataset.from_list(
@@ -103,7 +105,9 @@ def _adapted(options: argparse.Namespace, encoder: Encoder, attention: str) -> A
         loading.resolve(loading.DEFAULT_MODEL), chosen, labels=list(encoder.rendering.labels)
     )
     torch.manual_seed(options.seed)
-    return adapters.make_trainable(model, recipe.Variant(kind="tuned", objective="head"), training.LORA)
+    return adapters.make_trainable(
+        model, recipe.Variant(kind="tuned", objective="head"), training.LORA
+    )
 
 
 def _figures(

@@ -101,7 +101,9 @@ def main() -> None:
 
 
 def _adapted() -> Any:
-    base = loading.load_model(loading.resolve(loading.DEFAULT_MODEL), recipe.Model(dtype="bfloat16"))
+    base = loading.load_model(
+        loading.resolve(loading.DEFAULT_MODEL), recipe.Model(dtype="bfloat16")
+    )
     model = adapters.make_trainable(base, recipe.Variant(kind="tuned"), {})
     leave_inputs(model)
     return model

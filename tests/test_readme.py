@@ -73,7 +73,9 @@ def test_every_command_ends_well(
     ]
     (tmp_path / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n", "utf-8")
     (tmp_path / "new.csv").write_text("text\nloved good film\nhated bad film\n", "utf-8")
-    monkeypatch.setitem(embeddings.ALIASES, embeddings.DEFAULT_EMBEDDING, str(bert(tmp_path / "encoder")))
+    monkeypatch.setitem(
+        embeddings.ALIASES, embeddings.DEFAULT_EMBEDDING, str(bert(tmp_path / "encoder"))
+    )
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "privacy.md").write_text(
         "# Data\n\nPersonal data is kept for two years.\n", "utf-8"

@@ -284,7 +284,9 @@ def test_an_architecture_that_it_does_not_fit_falls_back_and_says_so(
     model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("prooftune.engine.forward.notify", lambda message, style: said.append(message))
+    monkeypatch.setattr(
+        "prooftune.engine.forward.notify", lambda message, style: said.append(message)
+    )
     model = loaded(model_folders["llama"])
     plain = shared_prefix.attend
     # A layer that loses what it is told about the prefix, as one would that takes no further

@@ -133,7 +133,9 @@ def test_heads_take_batches_though_the_tokenizer_names_no_padding_token(model_fo
 @pytest.mark.failure(21)
 def test_a_head_computes_in_float32_whatever_the_model_does(model_folder: Path) -> None:
     model, _ = parts(model_folder, head=True, dtype="bfloat16")
-    tuned: Any = adapters.make_trainable(model, recipe.Variant(kind="tuned", objective="head"), {"r": 4})
+    tuned: Any = adapters.make_trainable(
+        model, recipe.Variant(kind="tuned", objective="head"), {"r": 4}
+    )
     heads = {name: p.dtype for name, p in tuned.named_parameters() if "score" in name}
     assert heads and set(heads.values()) == {torch.float32}
     hidden = torch.randn(5, 32).bfloat16()

@@ -358,4 +358,6 @@ def test_options_that_this_machine_cannot_do(
 def test_contradicting_lora_options(model_folders: dict[str, Path]) -> None:
     model = loading.load_model(model_folders["llama"], FLOAT32)
     with pytest.raises(UsageError, match="lora:"):
-        adapters.make_trainable(model, recipe.Variant(kind="tuned"), {"target_modules": ["no_such_layer"]})
+        adapters.make_trainable(
+            model, recipe.Variant(kind="tuned"), {"target_modules": ["no_such_layer"]}
+        )

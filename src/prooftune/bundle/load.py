@@ -65,7 +65,11 @@ class Classifier:
     """
 
     def __init__(
-        self, facts: dict[str, Any], model: Any, tokenizer: Any, adapter: str = adapters.DEFAULT_ADAPTER
+        self,
+        facts: dict[str, Any],
+        model: Any,
+        tokenizer: Any,
+        adapter: str = adapters.DEFAULT_ADAPTER,
     ) -> None:
         self.facts, self.model, self._adapter = facts, model, adapter
         self.labels: list[str] = facts["labels"]
@@ -229,7 +233,12 @@ def _model(folder: Path, facts: Mapping[str, Any], shared: dict[str, Any]) -> tu
     # All that decides what is loaded: the same weights in the same arithmetic, under the same
     # attention and head.
     key = fingerprint(
-        [facts["model"], facts["quantization"], labels, loading.attention_implementation(options.attention, base)]
+        [
+            facts["model"],
+            facts["quantization"],
+            labels,
+            loading.attention_implementation(options.attention, base),
+        ]
     )
     with _explained(trained):
         if adapted and key in shared:

@@ -91,7 +91,9 @@ def set_aside(
         numbers: dict[str | None, int] = {}
         together = [numbers.setdefault(e.group, len(numbers)) for e in examples]
     else:
-        together = duplicates.families(DiskBackedList(compared(e) for e in examples), near_duplicates)
+        together = duplicates.families(
+            DiskBackedList(compared(e) for e in examples), near_duplicates
+        )
     first, unit = _units(together)
     what = "groups" if method == "grouped" else "different texts"
     if len(first) < 4:
@@ -194,7 +196,9 @@ def _unique_ids(given: dict[SplitName, Sequence[Example]]) -> dict[SplitName, Se
 
 
 def _named(split: str, examples: Sequence[Example]) -> Sequence[Example]:
-    return DiskBackedList(replace(e, id=f"{split}/{e.id}", source=f"{split}/{e.source}") for e in examples)
+    return DiskBackedList(
+        replace(e, id=f"{split}/{e.id}", source=f"{split}/{e.source}") for e in examples
+    )
 
 
 def _labels(recipe: Recipe, given: dict[SplitName, Sequence[Example]]) -> list[str]:

@@ -89,7 +89,9 @@ def load_tuned(
 
     model = load_model(base, options, **arguments)
     with _explained(trained, base):
-        tuned: nn.Module = PeftModel.from_pretrained(model, str(trained), adapter_name=DEFAULT_ADAPTER)
+        tuned: nn.Module = PeftModel.from_pretrained(
+            model, str(trained), adapter_name=DEFAULT_ADAPTER
+        )
     return tuned.eval()
 
 

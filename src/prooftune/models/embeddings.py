@@ -64,7 +64,9 @@ def resolve(name: str, revision: str | None = None) -> Path:
         return loading.resolve(reference, revision)
     except Failure as error:
         # What needs no hub is another model here than for generation.
-        raise Failure(str(error).replace(f"'{loading.DEFAULT_MODEL}'", f"'{DEFAULT_EMBEDDING}'")) from error
+        raise Failure(
+            str(error).replace(f"'{loading.DEFAULT_MODEL}'", f"'{DEFAULT_EMBEDDING}'")
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

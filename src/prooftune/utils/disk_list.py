@@ -86,7 +86,9 @@ class DiskBackedList(Sequence[T], Generic[T]):
         )
 
     def __repr__(self) -> str:
-        return f"DiskBackedList({self[:3]!r}{f' and {len(self) - 3:,} more' if len(self) > 3 else ''})"
+        return (
+            f"DiskBackedList({self[:3]!r}{f' and {len(self) - 3:,} more' if len(self) > 3 else ''})"
+        )
 
     def __getstate__(self) -> tuple[bytes, bytes]:
         return self._ends.tobytes(), self._read(0, self._ends[-1]) if self._ends else b""

@@ -144,7 +144,9 @@ def progress_bar(
     shown = description is not None and not console().quiet
     if shown and not console().is_terminal:
         notify(f"  {description}")
-        lines = Lines(disable=True, get_time=time.monotonic, speed_estimate_period=20 * LOG_INTERVAL_SECONDS)
+        lines = Lines(
+            disable=True, get_time=time.monotonic, speed_estimate_period=20 * LOG_INTERVAL_SECONDS
+        )
         lines.told = lines.get_time()
         progress: Progress = lines
     else:

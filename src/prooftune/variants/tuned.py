@@ -184,7 +184,9 @@ def _train(
     if distributed.rank():
         return
     with atomic_path(context.folder / TRAINED) as temporary:
-        adapters.save_tuned(model, temporary, variant.method, loading.compute_dtype(recipe.model.dtype))
+        adapters.save_tuned(
+            model, temporary, variant.method, loading.compute_dtype(recipe.model.dtype)
+        )
     tokens = sum(len(encoder.prefix) + len(row) for row in rows)
     epochs = next((log["epoch"] for log in reversed(history) if "epoch" in log), 0.0)
     used = {name: getattr(arguments, name) for name in _RECORDED} | {

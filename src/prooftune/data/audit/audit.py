@@ -82,7 +82,8 @@ def audit(study: Study, recipe: Recipe) -> AuditReport:
     """Look for leaks between splits, contradictions, empty, damaged and repeated texts, and labels
     without rows."""
     texts: dict[SplitName, Sequence[str]] = {
-        name: DiskBackedList(compared(e) for e in examples) for name, examples in study.splits().items()
+        name: DiskBackedList(compared(e) for e in examples)
+        for name, examples in study.splits().items()
     }
     findings, leaks = _leaks(study, texts, recipe)
     findings += _repeats(study, texts)
@@ -175,7 +176,9 @@ def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
             notes.append(f"{name}: {counted(fates['empty'], 'row')} without text dropped.")
         kept[name] = examples
         if fates["kept"] < len(examples):
-            kept[name] = DiskBackedList(e for e in examples if not _is_empty(e) and e.id not in leaking)
+            kept[name] = DiskBackedList(
+                e for e in examples if not _is_empty(e) and e.id not in leaking
+            )
         if fates["leaking"]:
             later = "test" if name == "validation" else "validation or test"
             notes.append(

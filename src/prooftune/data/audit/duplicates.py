@@ -114,7 +114,9 @@ def families(texts: Sequence[str], threshold: float | None) -> list[int]:
         return parent.tolist()
     places = array("q", (i for i, own in enumerate(parent) if i == own))
     index = _Index(
-        texts if len(places) == len(texts) else DiskBackedList(texts[i] for i in places), "all", threshold
+        texts if len(places) == len(texts) else DiskBackedList(texts[i] for i in places),
+        "all",
+        threshold,
     )
     for start, some, keys in index.chunks():
         for i, others in index.candidates(keys):
@@ -157,7 +159,9 @@ def _chunks(
     bands, width = _bands(threshold)
     # Multiply-shift hashing of vectors (Dietzfelbinger 1996).
     factors = np.random.default_rng(0).integers(1 << 63, size=width, dtype=np.uint64)
-    with progress_bar(f"Comparing {name} texts" if len(texts) >= _LONG else None, len(texts)) as shown:
+    with progress_bar(
+        f"Comparing {name} texts" if len(texts) >= _LONG else None, len(texts)
+    ) as shown:
         for start in range(0, len(texts), _AT_ONCE):
             some = list(texts[start : start + _AT_ONCE])
             sets = ([s.encode() for s in shingles(text)] for text in some)

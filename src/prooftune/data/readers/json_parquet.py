@@ -107,7 +107,10 @@ def _of_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Tabl
     if not records:
         raise UsageError(f"{name} holds no rows")
     return Table(
-        name, list(columns), DiskBackedList([as_text(r.get(c)) for c in columns] for r in records), lines
+        name,
+        list(columns),
+        DiskBackedList([as_text(r.get(c)) for c in columns] for r in records),
+        lines,
     )
 
 
