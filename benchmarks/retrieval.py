@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.evaluation.statistics import percentile_interval, resample_counts
-from prooftune.retrieval.index import Settings, build
-from prooftune.retrieval.metrics import keys, ndcg, recall, reciprocal_rank
-from prooftune.retrieval.ranking import Ranked, fuse
+from prooftune.retrieval.index import IndexSettings, build_index
+from prooftune.retrieval.metrics import ndcg, passage_keys, recall, reciprocal_rank
+from prooftune.retrieval.ranking import RankedList, reciprocal_rank_fusion
 from prooftune.retrieval.search import DENSE_WEIGHT, DEPTH, Index, Mode, open_index
 from prooftune.utils.files import read_json
 
@@ -57,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     root = options.data / "policy_qa" / "ObliQA"
     begun = time.perf_counter()
-    summary = build(
-        root / "StructuredRegulatoryDocuments.zip", options.index, Settings(words=200, overlap=40)
+    summary = build_index(
+        root / "StructuredRegulatoryDocuments.zip",
+        options.index,
+        IndexSettings(chunk_words=200, overlap_words=40),
     )
     print(
         f"{summary.documents} documents, {summary.chunks:,} chunks, {summary.embedded:,} embedded "
@@ -89,7 +91,7 @@ def compare(index: Index, questions: Sequence[str], gold: Sequence[set[str]], sp
     for mode in MODES:
         begun = time.perf_counter()
         # A passage can be found by several of its chunks, so more than K are asked for.
-        found = [keys(hits) for hits in index.search(questions, 2 * K, mode)]
+        found = [passage_keys(hits) for hits in index.search(questions, 2 * K, mode)]
         values[mode] = {name: measure(found, gold, K) for name, measure in MEASURES.items()}
         values[mode]["seconds"] = np.array([time.perf_counter() - begun])
     print(
@@ -124,7 +126,7 @@ def interval(per_question: Floats, sign: str = "") -> str:
 
 def tune(index: Index, questions: Sequence[str], gold: Sequence[set[str]]) -> None:
     number = {chunk.id: i for i, chunk in enumerate(index.chunks)}
-    both: list[list[Ranked]] = []
+    both: list[list[RankedList]] = []
     for mode in ("bm25", "dense"):
         found = index.search(questions, DEEPEST, mode)
         both.append([[(number[hit.chunk.id], hit.score) for hit in hits] for hits in found])
@@ -136,8 +138,10 @@ def tune(index: Index, questions: Sequence[str], gold: Sequence[set[str]]) -> No
         for weight in (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 1.0):
             fused = [
                 [
-                    index.chunks[i].key
-                    for i, _ in fuse([one[:depth] for one in pair], (1 - weight, weight), 2 * K)
+                    index.chunks[i].passage_key
+                    for i, _ in reciprocal_rank_fusion(
+                        [one[:depth] for one in pair], (1 - weight, weight), 2 * K
+                    )
                 ]
                 for pair in zip(*both, strict=True)
             ]

@@ -488,7 +488,7 @@ def test_an_unknown_name_suggests_a_shipped_one() -> None:
 
 
 def test_passages_are_cut_alike_in_studies_and_on_the_command_line() -> None:
-    from prooftune.retrieval.chunks import OVERLAP, WORDS
+    from prooftune.retrieval.chunks import CHUNK_OVERLAP, CHUNK_WORDS
 
     section = recipe.Retrieval(documents="d")
-    assert (section.chunk_words, section.overlap_words) == (WORDS, OVERLAP)
+    assert (section.chunk_words, section.overlap_words) == (CHUNK_WORDS, CHUNK_OVERLAP)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prooftune.retrieval.bm25 import BM25, stem, terms
-from prooftune.retrieval.ranking import fuse, top
+from prooftune.retrieval.ranking import reciprocal_rank_fusion, top_k
 from retrieval.tiny import texts
 
 
@@ -63,7 +63,7 @@ def test_words_are_compared_by_their_stems() -> None:
     st.integers(1, 9),
 )
 def test_top_equals_a_stable_sort(rows: list[list[float]], k: int) -> None:
-    for row, got in zip(rows, top(np.array(rows), k, above=0.0), strict=True):
+    for row, got in zip(rows, top_k(np.array(rows), k, above=0.0), strict=True):
         expected = sorted(
             ((i, v) for i, v in enumerate(row) if v > 0), key=lambda item: (-item[1], item[0])
         )[:k]
@@ -71,10 +71,11 @@ def test_top_equals_a_stable_sort(rows: list[list[float]], k: int) -> None:
 
 
 def test_fusion_is_the_sum_of_reciprocal_ranks() -> None:
-    fused = fuse([[(4, 9.0), (2, 8.0)], [(2, 0.9), (7, 0.8)]], (1.0, 1.0), 3)
+    fused = reciprocal_rank_fusion([[(4, 9.0), (2, 8.0)], [(2, 0.9), (7, 0.8)]], (1.0, 1.0), 3)
     assert [i for i, _ in fused] == [2, 4, 7]
     assert [score for _, score in fused] == pytest.approx([1 / 62 + 1 / 61, 1 / 61, 1 / 62])
-    assert [i for i, _ in fuse([[(4, 9.0)], [(2, 0.9)]], (0.5, 0.5), 5)] == [2, 4], (
-        "equal sums are in row order"
-    )
-    assert [i for i, _ in fuse([[(4, 9.0)], [(2, 0.9)]], (0.6, 0.4), 5)] == [4, 2]
+    assert [i for i, _ in reciprocal_rank_fusion([[(4, 9.0)], [(2, 0.9)]], (0.5, 0.5), 5)] == [
+        2,
+        4,
+    ], "equal sums are in row order"
+    assert [i for i, _ in reciprocal_rank_fusion([[(4, 9.0)], [(2, 0.9)]], (0.6, 0.4), 5)] == [4, 2]

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prooftune.errors import UsageError
-from prooftune.retrieval.chunks import cut
-from prooftune.retrieval.types import Document, Part
+from prooftune.retrieval.chunks import split_document
+from prooftune.retrieval.types import Document, DocumentPart
 
 PIECES = st.sampled_from(
     [
@@ -34,7 +34,10 @@ TEXTS = st.lists(PIECES, max_size=120).map("".join)
 
 def document(*texts: str, id_: str = "d") -> Document:
     return Document(
-        id_, "d.txt", "0", [Part(text, page=number) for number, text in enumerate(texts, start=1)]
+        id_,
+        "d.txt",
+        "0",
+        [DocumentPart(text, page=number) for number, text in enumerate(texts, start=1)],
     )
 
 
@@ -43,7 +46,7 @@ def document(*texts: str, id_: str = "d") -> Document:
 def test_offsets_are_exact_and_no_character_is_lost(
     texts: list[str], words: int, overlap: int
 ) -> None:
-    chunks = cut(document(*texts), words, overlap)
+    chunks = split_document(document(*texts), words, overlap)
     for number, text in enumerate(texts, start=1):
         of_part = [chunk for chunk in chunks if chunk.page == number]
         covered = set()
@@ -58,14 +61,14 @@ def test_offsets_are_exact_and_no_character_is_lost(
 @settings(deadline=None)
 @given(st.integers(1, 400), st.integers(8, 60), st.integers(0, 3))
 def test_sizes_and_overlaps_are_bounded(n: int, words: int, overlap: int) -> None:
-    chunks = cut(document(" ".join(f"w{i}" for i in range(n))), words, overlap)
+    chunks = split_document(document(" ".join(f"w{i}" for i in range(n))), words, overlap)
     sizes = [len(chunk.text.split()) for chunk in chunks]
     assert all(size <= words for size in sizes[:-1]) and sizes[-1] <= words + words // 4
     assert sum(sizes) == n + overlap * (len(chunks) - 1)
 
 
 def test_cuts_at_a_paragraph_before_a_sentence() -> None:
-    first, second = cut(
+    first, second = split_document(
         document("One two three. Four five six seven.\n\nEight nine. Ten eleven twelve thirteen"),
         10,
         0,
@@ -75,28 +78,28 @@ def test_cuts_at_a_paragraph_before_a_sentence() -> None:
 
 def test_an_overlap_begins_with_a_sentence() -> None:
     text = "One two three four five. Six seven eight. Nine ten eleven twelve thirteen fourteen."
-    first, second = cut(document(text), 8, 3)
+    first, second = split_document(document(text), 8, 3)
     assert (first.text, second.text) == ("One two three four five. Six seven eight.", text[25:])
-    second = cut(document(text), 8, 2)[1]
+    second = split_document(document(text), 8, 2)[1]
     assert second.text.startswith("seven eight. Nine"), "no sentence begins in the overlap"
 
 
 def test_a_passage_stays_whole_unless_it_is_much_too_long() -> None:
-    assert len(cut(document(" ".join(["word"] * 250)), 200, 40)) == 1
-    assert len(cut(document(" ".join(["word"] * 251)), 200, 40)) == 2
+    assert len(split_document(document(" ".join(["word"] * 250)), 200, 40)) == 1
+    assert len(split_document(document(" ".join(["word"] * 251)), 200, 40)) == 2
 
 
 def test_ids_depend_on_document_and_text_alone() -> None:
-    a = cut(document("Same text.", "Other text."))
-    assert [c.id for c in cut(document("New first part.", "Same text.", "Other text."))][1:] == [
-        c.id for c in a
-    ]
-    assert cut(document("Same text.", id_="e"))[0].id != a[0].id
-    twice = cut(document("Same text.", "Same text."))
+    a = split_document(document("Same text.", "Other text."))
+    assert [c.id for c in split_document(document("New first part.", "Same text.", "Other text."))][
+        1:
+    ] == [c.id for c in a]
+    assert split_document(document("Same text.", id_="e"))[0].id != a[0].id
+    twice = split_document(document("Same text.", "Same text."))
     assert twice[0].id == a[0].id != twice[1].id
 
 
 @pytest.mark.parametrize(("words", "overlap"), [(0, 0), (7, 0), (20, 10), (20, -1)])
 def test_sizes_that_make_no_sense_are_refused(words: int, overlap: int) -> None:
     with pytest.raises(UsageError, match="overlap"):
-        cut(document("text"), words, overlap)
+        split_document(document("text"), words, overlap)

@@ -14,7 +14,7 @@ import pytest
 from prooftune.errors import UsageError
 from prooftune.retrieval import discovery, html
 from prooftune.retrieval.documents import read_documents
-from prooftune.retrieval.types import Document, Part
+from prooftune.retrieval.types import Document, DocumentPart
 from retrieval.tiny import pdf
 
 
@@ -39,13 +39,16 @@ def reason(folder: Path, name: str, content: bytes) -> str:
 
 def test_pdf_pages_keep_their_numbers(tmp_path: Path) -> None:
     document = one(tmp_path, "a.pdf", pdf(["First page.", None, "Third page."]))
-    assert document.parts == [Part("First page.", page=1), Part("Third page.", page=3)]
+    assert document.parts == [
+        DocumentPart("First page.", page=1),
+        DocumentPart("Third page.", page=3),
+    ]
     assert document.note == "1 of 3 pages hold no text"
 
 
 def test_pdf_with_an_empty_password_is_read(tmp_path: Path) -> None:
     assert one(tmp_path, "a.pdf", pdf(["Open to all."], password="")).parts == [
-        Part("Open to all.", page=1)
+        DocumentPart("Open to all.", page=1)
     ]
 
 
@@ -87,10 +90,10 @@ HTML = """<html><head><title>Fruit</title><style>p {color: red}</style></head><b
 
 def test_html_sections_without_what_nobody_reads(tmp_path: Path) -> None:
     assert one(tmp_path, "a.html", HTML).parts == [
-        Part("Fruit\n\nIntro boldly spaced.", section="Fruit"),
-        Part("Apples\n\nRed ones.\n\nGreen ones.\nSour.", section="Fruit > Apples"),
-        Part("Storing them\n\ncold\ndry", section="Fruit > Apples > Storing them"),
-        Part("Pears\n\nAbate long\n\na b", section="Fruit > Pears"),
+        DocumentPart("Fruit\n\nIntro boldly spaced.", section="Fruit"),
+        DocumentPart("Apples\n\nRed ones.\n\nGreen ones.\nSour.", section="Fruit > Apples"),
+        DocumentPart("Storing them\n\ncold\ndry", section="Fruit > Apples > Storing them"),
+        DocumentPart("Pears\n\nAbate long\n\na b", section="Fruit > Pears"),
     ]
 
 
@@ -99,7 +102,7 @@ def test_html_bombs_are_refused_quickly(tmp_path: Path, monkeypatch: pytest.Monk
     assert "2,000 HTML elements inside each other" in reason(
         tmp_path, "deep.html", b"<div>" * 500_000 + b"x"
     )
-    monkeypatch.setattr(html, "LARGEST", 1_000_000)
+    monkeypatch.setattr(html, "MAX_HTML_BYTES", 1_000_000)
     (tmp_path / "deep.html").unlink()
     assert "2 MB of HTML, more than 1 MB" in reason(tmp_path, "large.html", b"<p>word" * 300_000)
     assert time.monotonic() - begun < 20
@@ -133,11 +136,11 @@ End.
 
 def test_markdown_sections(tmp_path: Path) -> None:
     assert one(tmp_path, "a.md", MARKDOWN).parts == [
-        Part("Before."),
-        Part("Title\n\nText.\n\n```\n# no heading\n```", section="Title"),
-        Part("Second\n\n- item\n---", section="Title > Second"),
-        Part("Third\n\nMore.", section="Title > Second > Third"),
-        Part("Last\n\nEnd.", section="Last"),
+        DocumentPart("Before."),
+        DocumentPart("Title\n\nText.\n\n```\n# no heading\n```", section="Title"),
+        DocumentPart("Second\n\n- item\n---", section="Title > Second"),
+        DocumentPart("Third\n\nMore.", section="Title > Second > Third"),
+        DocumentPart("Last\n\nEnd.", section="Last"),
     ]
 
 
@@ -146,7 +149,9 @@ def test_markdown_sections(tmp_path: Path) -> None:
 )
 def test_encodings_are_told_apart(encoding: str, tmp_path: Path) -> None:
     text = "Größe “quoted” – naïve café, 5 €\r\nsecond line"
-    assert one(tmp_path, "a.txt", text.encode(encoding)).parts == [Part(text.replace("\r\n", "\n"))]
+    assert one(tmp_path, "a.txt", text.encode(encoding)).parts == [
+        DocumentPart(text.replace("\r\n", "\n"))
+    ]
 
 
 def test_binary_and_blank_files_are_no_text(tmp_path: Path) -> None:
@@ -161,10 +166,10 @@ def test_json_layouts(tmp_path: Path) -> None:
         {"ID": "y", "DocumentID": 3, "PassageID": "1.3.", "Passage": ""},
     ]
     document = one(tmp_path, "a.json", json.dumps(obliqa))
-    assert document.parts == [Part("Shall.", section="1.2.", id="3/1.2.")]
+    assert document.parts == [DocumentPart("Shall.", section="1.2.", id="3/1.2.")]
     assert document.note == "1 of 2 passages are empty"
     plain = [{"text": "One.", "id": 7, "title": "T"}, {"text": "Two."}]
-    expected = [Part("One.", section="T", id="7"), Part("Two.")]
+    expected = [DocumentPart("One.", section="T", id="7"), DocumentPart("Two.")]
     assert one(tmp_path, "b.json", json.dumps(plain)).parts == expected
     assert one(tmp_path, "c.jsonl", "\n".join(map(json.dumps, plain))).parts == expected
 
@@ -204,13 +209,13 @@ def test_zip_members_never_leave_the_archive(tmp_path: Path) -> None:
         },
     )
     found = read_documents("docs.zip", inside)
-    assert [(d.id, d.parts) for d in found.documents] == [("sub/a.txt", [Part("apple")])]
+    assert [(d.id, d.parts) for d in found.documents] == [("sub/a.txt", [DocumentPart("apple")])]
     assert [s.id for s in found.skipped] == ["../../slip.txt", "/abs.txt", "photo.png"]
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["docs.zip"]
 
 
 def test_zip_members_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "LARGEST", 10_000_000)
+    monkeypatch.setattr(discovery, "MAX_DOCUMENT_BYTES", 10_000_000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("bomb.txt", b"a" * 20_000_000)
         opened.writestr("fine.txt", b"fine")

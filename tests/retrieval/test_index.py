@@ -17,8 +17,8 @@ import pytest
 from prooftune.errors import Failure, UsageError
 from prooftune.models import embeddings
 from prooftune.retrieval import index, store
-from prooftune.retrieval.index import Settings, Summary, build, differences
-from prooftune.retrieval.search import open_index, search_lines
+from prooftune.retrieval.index import BuildSummary, IndexSettings, build_index, stale_notices
+from prooftune.retrieval.search import open_index, search_index
 from retrieval.tiny import VOCABULARY, bert, collection, pdf, texts
 
 QUERIES = [*texts(6, seed=99, words=5), *VOCABULARY]
@@ -47,19 +47,19 @@ def answers(folder: Path) -> list[Any]:
 
 
 @pytest.fixture
-def small(encoder_folder: Path) -> Settings:
-    return Settings(str(encoder_folder), words=20, overlap=4)
+def small(encoder_folder: Path) -> IndexSettings:
+    return IndexSettings(str(encoder_folder), chunk_words=20, overlap_words=4)
 
 
 def test_only_what_changed_is_embedded(
-    small: Settings, tmp_path: Path, embedded: list[str]
+    small: IndexSettings, tmp_path: Path, embedded: list[str]
 ) -> None:
     docs, out = collection(tmp_path / "docs"), tmp_path / "index"
-    first = build(docs, out, small)
+    first = build_index(docs, out, small)
     assert (first.documents, first.added, first.unchanged) == (6, [f"{c}.txt" for c in "abcdef"], 0)
     assert first.embedded == first.chunks == len(embedded) == len(open_index(out).chunks)
     embedded.clear()
-    again = build(docs, out, small)
+    again = build_index(docs, out, small)
     assert (again.unchanged, again.embedded, embedded) == (
         6,
         0,
@@ -69,7 +69,7 @@ def test_only_what_changed_is_embedded(
     (docs / "new.txt").write_text("Apple bank. Law rule.")
     (docs / "b.txt").write_text("Only plum is left.")
     (docs / "c.txt").unlink()
-    third = build(docs, out, small)
+    third = build_index(docs, out, small)
     assert (third.added, third.changed, third.removed, third.unchanged) == (
         ["new.txt"],
         ["b.txt"],
@@ -79,16 +79,16 @@ def test_only_what_changed_is_embedded(
     assert (
         sorted(embedded) == ["Apple bank. Law rule.", "Only plum is left."] and third.embedded == 2
     )
-    build(docs, tmp_path / "fresh", small)
+    build_index(docs, tmp_path / "fresh", small)
     assert answers(out) == answers(tmp_path / "fresh")
 
 
-def test_other_chunk_sizes_index_everything_anew(small: Settings, tmp_path: Path) -> None:
+def test_other_chunk_sizes_index_everything_anew(small: IndexSettings, tmp_path: Path) -> None:
     docs, out = collection(tmp_path / "docs"), tmp_path / "index"
-    build(docs, out, small)
-    other = Settings(small.embedding, words=10, overlap=2)
-    assert build(docs, out, other).changed == [f"{c}.txt" for c in "abcdef"]
-    build(docs, tmp_path / "fresh", other)
+    build_index(docs, out, small)
+    other = IndexSettings(small.embedding, chunk_words=10, overlap_words=2)
+    assert build_index(docs, out, other).changed == [f"{c}.txt" for c in "abcdef"]
+    build_index(docs, tmp_path / "fresh", other)
     assert answers(out) == answers(tmp_path / "fresh")
 
 
@@ -102,17 +102,18 @@ def slow(*arguments, **named):
     time.sleep(0.15)
     return embed(*arguments, **named)
 embeddings.embed = slow
-index.COMMIT = 1
-index.build(sys.argv[1], sys.argv[2], index.Settings(sys.argv[3], words=20, overlap=4))
+index.MIN_COMMIT_CHUNKS = 1
+settings = index.IndexSettings(sys.argv[3], chunk_words=20, overlap_words=4)
+index.build_index(sys.argv[1], sys.argv[2], settings)
 """
 
 
 @pytest.mark.failure(18)
 def test_killed_half_way_and_run_again_it_answers_the_same(
-    small: Settings, tmp_path: Path, embedded: list[str]
+    small: IndexSettings, tmp_path: Path, embedded: list[str]
 ) -> None:
     docs, out = collection(tmp_path / "docs", n=20), tmp_path / "index"
-    straight = build(docs, tmp_path / "straight", small)
+    straight = build_index(docs, tmp_path / "straight", small)
     with subprocess.Popen([sys.executable, "-c", CHILD, docs, out, small.embedding]) as child:
         end = time.monotonic() + 120
         while _documents(out) < 3:
@@ -121,66 +122,68 @@ def test_killed_half_way_and_run_again_it_answers_the_same(
         child.send_signal(signal.SIGKILL)
     there = _documents(out)
     assert child.returncode == -signal.SIGKILL and 3 <= there < 20
-    assert "did not come to its end" in differences(open_index(out).state)[0]
+    assert "did not come to its end" in stale_notices(open_index(out).state)[0]
     embedded.clear()
-    resumed = build(docs, out, small)
+    resumed = build_index(docs, out, small)
     assert resumed.unchanged == there and len(resumed.added) == 20 - there
     assert len(embedded) == resumed.embedded < straight.embedded
     assert answers(out) == answers(tmp_path / "straight")
-    assert differences(open_index(out).state) == []
+    assert stale_notices(open_index(out).state) == []
 
 
 def _documents(out: Path) -> int:
     """How many documents are in an index that another process is building."""
     try:
-        return len(store.keys(store.connect(out, create=False)))
+        return len(store.document_keys(store.connect(out, create_if_missing=False)))
     except (UsageError, Failure):
         return 0
 
 
 def test_documents_that_cannot_be_read_are_skipped_and_leave_the_index(
-    small: Settings, tmp_path: Path
+    small: IndexSettings, tmp_path: Path
 ) -> None:
     docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
     (docs / "c.pdf").write_bytes(pdf(["Apple law."]))
     (docs / "scan.pdf").write_bytes(pdf([None]))
-    first = build(docs, out, small)
+    first = build_index(docs, out, small)
     assert [s.id for s in first.skipped] == ["scan.pdf"] and first.documents == 3
     assert open_index(out).search(["apple law"], 1, "bm25")[0][0].chunk.page == 1
     (docs / "c.pdf").write_bytes(pdf(["Apple law."], password="pw"))
-    second = build(docs, out, small)
+    second = build_index(docs, out, small)
     assert second.removed == ["c.pdf"] and [s.id for s in second.skipped] == ["c.pdf", "scan.pdf"]
     assert {chunk.document for chunk in open_index(out).chunks} == {"a.txt", "b.txt"}
 
 
-def test_an_index_is_not_emptied_when_nothing_can_be_read(small: Settings, tmp_path: Path) -> None:
+def test_an_index_is_not_emptied_when_nothing_can_be_read(
+    small: IndexSettings, tmp_path: Path
+) -> None:
     docs, out = collection(tmp_path / "docs", n=1), tmp_path / "index"
-    build(docs, out, small)
+    build_index(docs, out, small)
     before = answers(out)
     (docs / "a.txt").write_bytes(b"")
     with pytest.raises(UsageError, match=r"none of the 1 file .* a\.txt: empty"):
-        build(docs, out, small)
+        build_index(docs, out, small)
     assert answers(out) == before
 
 
-def test_another_embedding_model_is_refused(small: Settings, tmp_path: Path) -> None:
+def test_another_embedding_model_is_refused(small: IndexSettings, tmp_path: Path) -> None:
     docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
-    build(docs, out, small)
+    build_index(docs, out, small)
     wide, other = bert(tmp_path / "wide", hidden=64), bert(tmp_path / "other", seed=1)
     for model, said in (
         (wide, r"another \(vectors of 32 and of 64 values\)"),
         (other, "is another. Use"),
     ):
         with pytest.raises(UsageError, match=said):
-            build(docs, out, Settings(str(model)))
+            build_index(docs, out, IndexSettings(str(model)))
         with pytest.raises(UsageError, match=said):
             open_index(out, embedding=str(model))
 
 
-def test_a_model_that_changed_since_is_refused(small: Settings, tmp_path: Path) -> None:
+def test_a_model_that_changed_since_is_refused(small: IndexSettings, tmp_path: Path) -> None:
     model = bert(tmp_path / "model")
     out = tmp_path / "index"
-    build(collection(tmp_path / "docs", n=1), out, Settings(str(model)))
+    build_index(collection(tmp_path / "docs", n=1), out, IndexSettings(str(model)))
     bert(model, seed=1)
     opened = open_index(out)
     assert opened.search(["apple"], 1, "bm25")[0], "which needs no model"
@@ -188,34 +191,36 @@ def test_a_model_that_changed_since_is_refused(small: Settings, tmp_path: Path) 
         opened.search(["apple"], 1, "dense")
 
 
-def test_changes_since_indexing_are_noticed(small: Settings, tmp_path: Path) -> None:
+def test_changes_since_indexing_are_noticed(small: IndexSettings, tmp_path: Path) -> None:
     docs, out = collection(tmp_path / "docs", n=3), tmp_path / "index"
-    build(docs, out, small)
+    build_index(docs, out, small)
     state = open_index(out).state
-    assert differences(state) == []
+    assert stale_notices(state) == []
     os.utime(docs / "a.txt", (1, 1))
-    assert differences(state) == [], "touched, but the same"
+    assert stale_notices(state) == [], "touched, but the same"
     (docs / "a.txt").write_text("Apple.")
     (docs / "b.txt").unlink()
     (docs / "d.txt").write_text("Plum.")
-    assert differences(state) == [
+    assert stale_notices(state) == [
         "a.txt: changed since it was indexed",
         "b.txt: no longer there",
         "d.txt: not in the index",
     ]
-    lines, notices = search_lines(out, "apple", k=2, mode="bm25")
+    lines, notices = search_index(out, "apple", k=2, mode="bm25")
     assert (
         [line["rank"] for line in lines] == [1, 2]
         and len(notices) == 4
         and "prooftune index" in notices[-1]
     )
     docs.rename(tmp_path / "moved")
-    assert "no longer at" in differences(state)[0]
+    assert "no longer at" in stale_notices(state)[0]
 
 
-def test_long_chunks_are_counted(small: Settings, tmp_path: Path) -> None:
+def test_long_chunks_are_counted(small: IndexSettings, tmp_path: Path) -> None:
     docs = collection(tmp_path / "docs", n=1, words=80)
-    summary = build(docs, tmp_path / "index", Settings(small.embedding, words=100, overlap=0))
+    summary = build_index(
+        docs, tmp_path / "index", IndexSettings(small.embedding, chunk_words=100, overlap_words=0)
+    )
     # 64 tokens with the two special ones are read.
     expected = sum(
         len(chunk.text.replace(".", " .").split()) > 62
@@ -235,10 +240,10 @@ def test_there_is_no_index(tmp_path: Path) -> None:
 
 
 def test_a_damaged_index_and_one_of_another_version(
-    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: IndexSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
-    build(docs, out, small)
+    build_index(docs, out, small)
     monkeypatch.setattr(store, "FORMAT", 2)
     with pytest.raises(UsageError, match="of another version"):
         open_index(out)
@@ -249,14 +254,14 @@ def test_a_damaged_index_and_one_of_another_version(
         open_index(out)
 
 
-def test_names_with_quotes_are_names(small: Settings, tmp_path: Path) -> None:
+def test_names_with_quotes_are_names(small: IndexSettings, tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / 'it\'s; -- "x".txt').write_text("Apple.")
     (docs / "other.txt").write_text("Plum.")
-    build(docs, tmp_path / "index", small)
+    build_index(docs, tmp_path / "index", small)
     (docs / 'it\'s; -- "x".txt').write_text("Pear.")
-    assert build(docs, tmp_path / "index", small).changed == ['it\'s; -- "x".txt']
+    assert build_index(docs, tmp_path / "index", small).changed == ['it\'s; -- "x".txt']
     assert sorted(chunk.text for chunk in open_index(tmp_path / "index").chunks) == [
         "Pear.",
         "Plum.",
@@ -264,20 +269,20 @@ def test_names_with_quotes_are_names(small: Settings, tmp_path: Path) -> None:
 
 
 def test_the_order_of_commits_does_not_show(
-    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: IndexSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = collection(tmp_path / "docs")
-    build(docs, tmp_path / "one", small)
-    monkeypatch.setattr(index, "COMMIT", 1)
-    build(docs, tmp_path / "each", small)
+    build_index(docs, tmp_path / "one", small)
+    monkeypatch.setattr(index, "MIN_COMMIT_CHUNKS", 1)
+    build_index(docs, tmp_path / "each", small)
     assert answers(tmp_path / "one") == answers(tmp_path / "each")
 
 
-def test_a_summary_is_plain_data(small: Settings, tmp_path: Path) -> None:
+def test_a_summary_is_plain_data(small: IndexSettings, tmp_path: Path) -> None:
     import json
 
-    summary = build(collection(tmp_path / "docs", n=1), tmp_path / "index", small)
-    assert isinstance(summary, Summary) and json.loads(json.dumps(summary.as_dict()))["added"] == [
-        "a.txt"
-    ]
+    summary = build_index(collection(tmp_path / "docs", n=1), tmp_path / "index", small)
+    assert isinstance(summary, BuildSummary) and json.loads(json.dumps(summary.as_dict()))[
+        "added"
+    ] == ["a.txt"]
     assert np.isfinite(summary.chunks)

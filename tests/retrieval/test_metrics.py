@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from prooftune.retrieval.metrics import keys, ndcg, recall, reciprocal_rank
+from prooftune.retrieval.metrics import ndcg, passage_keys, recall, reciprocal_rank
 from prooftune.retrieval.types import Chunk, Hit
 
 IDS = "abcdefgh"
@@ -44,5 +44,5 @@ def test_a_passage_found_twice_counts_once() -> None:
         Chunk(str(i), "d", "d", None, None, 0, 1, "x", passage)
         for i, passage in enumerate(["p", "p", None])
     ]
-    assert keys([Hit(chunk, 1.0) for chunk in chunks]) == ["p", "2"]
+    assert passage_keys([Hit(chunk, 1.0) for chunk in chunks]) == ["p", "2"]
     assert recall([["p", "p", "q"]], [{"q"}], 2).tolist() == [1.0]

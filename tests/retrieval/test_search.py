@@ -12,9 +12,9 @@ import pytest
 from prooftune.errors import UsageError
 from prooftune.models import embeddings
 from prooftune.retrieval import search
-from prooftune.retrieval.index import Settings, build
-from prooftune.retrieval.rerank import cross_encoder
-from prooftune.retrieval.search import Index, open_index, search_lines
+from prooftune.retrieval.index import IndexSettings, build_index
+from prooftune.retrieval.rerank import load_cross_encoder
+from prooftune.retrieval.search import Index, open_index, search_index
 from retrieval.tiny import bert, collection, texts
 
 QUERIES = texts(9, seed=5, words=4)
@@ -23,10 +23,10 @@ QUERIES = texts(9, seed=5, words=4)
 @pytest.fixture(scope="module")
 def folder(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("search")
-    build(
+    build_index(
         collection(root / "docs", n=8),
         root / "index",
-        Settings(str(encoder_folder), words=12, overlap=3),
+        IndexSettings(str(encoder_folder), chunk_words=12, overlap_words=3),
     )
     return root / "index"
 
@@ -49,7 +49,7 @@ def test_blocks_do_not_show(
     opened: Index, mode: search.Mode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = opened.search(QUERIES, 6, mode)
-    monkeypatch.setattr(search, "BLOCK", 2)
+    monkeypatch.setattr(search, "QUERY_BLOCK", 2)
     for a, b in zip(whole, opened.search(QUERIES, 6, mode), strict=True):
         assert [hit.chunk for hit in a] == [hit.chunk for hit in b]
         np.testing.assert_allclose([hit.score for hit in a], [hit.score for hit in b], atol=1e-6)
@@ -77,7 +77,7 @@ def test_a_large_collection_answers_the_same(
     folder: Path, opened: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = opened.search(QUERIES, 5, "dense")
-    monkeypatch.setattr(search, "LARGE", 3)
+    monkeypatch.setattr(search, "MAX_IN_MEMORY_CHUNKS", 3)
     large = open_index(folder)
     assert large.vectors is None
     for a, b in zip(expected, large.search(QUERIES, 5, "dense"), strict=True):
@@ -116,18 +116,18 @@ def test_a_cross_encoder_scores_pairs(tmp_path: Path) -> None:
         )
         with torch.inference_mode():
             expected.append(float(model(**inputs).logits))
-    got = cross_encoder(str(folder))("bank law", given)
+    got = load_cross_encoder(str(folder))("bank law", given)
     np.testing.assert_allclose(got, expected, atol=1e-4)
     assert np.ptp(expected) > 0.01
-    assert len(cross_encoder(str(folder))("bank " * 100, given)) == 5, (
+    assert len(load_cross_encoder(str(folder))("bank " * 100, given)) == 5, (
         "a question that is too long leaves room for the text"
     )
     with pytest.raises(UsageError, match="3 outputs"):
-        cross_encoder(str(bert(tmp_path / "three", outputs=3)))
+        load_cross_encoder(str(bert(tmp_path / "three", outputs=3)))
 
 
 def test_lines_for_the_command(folder: Path) -> None:
-    lines, notices = search_lines(folder, "apple bank", k=2)
+    lines, notices = search_index(folder, "apple bank", k=2)
     assert notices == []
     assert [line["rank"] for line in lines] == [1, 2] and lines[0]["score"] >= lines[1]["score"]
     assert set(lines[0]) == {
@@ -155,4 +155,4 @@ def test_lines_for_the_command(folder: Path) -> None:
 )
 def test_wrong_options_are_named(options: dict[str, object], said: str, folder: Path) -> None:
     with pytest.raises(UsageError, match=said):
-        search_lines(folder, **{"query": "apple", **options})  # type: ignore[arg-type]
+        search_index(folder, **{"query": "apple", **options})  # type: ignore[arg-type]

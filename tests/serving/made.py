@@ -18,7 +18,7 @@ from bundle.making import LABELS
 from prooftune import recipe
 from prooftune.bundle.save import save
 from prooftune.models import adapters, loading
-from prooftune.retrieval.index import Settings, build
+from prooftune.retrieval.index import IndexSettings, build_index
 from prooftune.serving.app import Options
 from prooftune.serving.server import Service, assemble, listen, run
 from prooftune.serving.telemetry import logger
@@ -118,10 +118,10 @@ def searching_bundle(folder: Path, model: Path, embedding: Path) -> Path:
     documents.mkdir(parents=True)
     for name, text in DOCUMENTS.items():
         (documents / name).write_text(text, "utf-8")
-    build(
+    build_index(
         str(documents),
         folder / "index",
-        Settings(embedding=str(embedding), words=8, overlap=0),
+        IndexSettings(embedding=str(embedding), chunk_words=8, overlap_words=0),
         folder,
     )
     values = {

@@ -168,9 +168,9 @@ class Answerer:
             raise RuntimeError("no index")
         rerank = None
         if settings.rerank:
-            from prooftune.retrieval.rerank import cross_encoder
+            from prooftune.retrieval.rerank import load_cross_encoder
 
-            rerank = cross_encoder(settings.rerank)
+            rerank = load_cross_encoder(settings.rerank)
         hits = self._index.search(questions, settings.passages, settings.search, rerank)
         return [[hit.chunk for hit in found] for found in hits]
 

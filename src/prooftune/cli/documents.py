@@ -35,9 +35,11 @@ def index(
 ) -> None:
     """Index documents for search. Run again after changes: only new and changed documents are read."""
     from prooftune.data.audit.findings import counted
-    from prooftune.retrieval.index import Settings, build
+    from prooftune.retrieval.index import IndexSettings, build_index
 
-    summary = build(documents, out, Settings(embedding=embedding, words=words, overlap=overlap))
+    summary = build_index(
+        documents, out, IndexSettings(embedding=embedding, chunk_words=words, overlap_words=overlap)
+    )
     print(
         f"{counted(summary.chunks, 'passage')} of {counted(summary.documents, 'document')} in "
         f"{out}: {len(summary.added):,} "
@@ -70,9 +72,9 @@ def search(
     ] = None,
 ) -> None:
     """Show the passages of an index that fit a question, with document, page and section."""
-    from prooftune.retrieval.search import search_lines
+    from prooftune.retrieval.search import search_index
 
-    lines, notices = search_lines(folder, question, k, mode, rerank)  # type: ignore[arg-type]
+    lines, notices = search_index(folder, question, k, mode, rerank)  # type: ignore[arg-type]
     for line in lines:
         place = ", ".join(
             [

@@ -26,7 +26,7 @@ from prooftune.errors import UsageError
 K1, B = 1.2, 0.75
 """Lucene's defaults."""
 
-BLOCK = 64
+QUERY_BLOCK = 64
 """Queries that are scored at one time."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from prooftune.errors import UsageError
 from prooftune.retrieval.types import Chunk, Document
 
-WORDS, OVERLAP = 120, 20
+CHUNK_WORDS, CHUNK_OVERLAP = 120, 20
 
 _IDEOGRAPHS = "\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]{{1,40}}")
@@ -20,7 +20,9 @@ one."""
 _SENTENCE_END = re.compile(r"[.!?:;…。！？][\"'”’»)\]]*$")
 
 
-def cut(document: Document, words: int = WORDS, overlap: int = OVERLAP) -> list[Chunk]:
+def split_document(
+    document: Document, words: int = CHUNK_WORDS, overlap: int = CHUNK_OVERLAP
+) -> list[Chunk]:
     """A document's chunks in their order; none spans two parts.
 
     A part of up to a quarter more than `words` stays whole. Cuts are made at the last paragraph end
@@ -43,7 +45,7 @@ def cut(document: Document, words: int = WORDS, overlap: int = OVERLAP) -> list[
     seen: Counter[str] = Counter()
     chunks = []
     for part in document.parts:
-        for start, end in spans(part.text, words, overlap):
+        for start, end in chunk_spans(part.text, words, overlap):
             text = part.text[start:end]
             seen[text] += 1
             key = "\0".join([document.id, str(seen[text]), text])
@@ -63,7 +65,7 @@ def cut(document: Document, words: int = WORDS, overlap: int = OVERLAP) -> list[
     return chunks
 
 
-def spans(text: str, words: int, overlap: int) -> list[tuple[int, int]]:
+def chunk_spans(text: str, words: int, overlap: int) -> list[tuple[int, int]]:
     """Characters from and to of each chunk of a text; every word is in one."""
     found = [match.span() for match in _WORD.finditer(text)]
     return [

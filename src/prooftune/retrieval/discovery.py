@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 
 from prooftune.data.readers.encoding import missing
 from prooftune.errors import UsageError
-from prooftune.retrieval.types import Skipped
+from prooftune.retrieval.types import SkippedDocument
 
-KINDS = {
+FILE_TYPES = {
     ".pdf": "pdf",
     ".html": "html",
     ".htm": "html",
@@ -30,13 +30,13 @@ KINDS = {
 }
 """File endings, and how such a file is read."""
 
-LARGEST = 512_000_000
+MAX_DOCUMENT_BYTES = 512_000_000
 """Bytes of the largest document; a member of an archive that says or turns out to be larger is not
 unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class SourceFile:
     """A document that has not been read yet.
 
     Attributes:
@@ -55,18 +55,20 @@ class File:
 
     @property
     def kind(self) -> str:
-        return KINDS[PurePosixPath(self.id).suffix.lower()]
+        return FILE_TYPES[PurePosixPath(self.id).suffix.lower()]
 
 
-class Unreadable(Exception):
+class UnreadableDocument(Exception):
     """A document cannot be read; the others can. Its text is the reason, for a person."""
 
 
-def digest(content: bytes) -> str:
+def content_digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def find(source: str | Path | Sequence[str | Path], base: Path) -> tuple[list[File], list[Skipped]]:
+def find_documents(
+    source: str | Path | Sequence[str | Path], base: Path
+) -> tuple[list[SourceFile], list[SkippedDocument]]:
     """The documents of a source, in the order of their ids, and what was found and is none.
 
     Hidden files, ``__MACOSX`` and ``._`` files are no documents and are not listed.
@@ -78,8 +80,8 @@ def find(source: str | Path | Sequence[str | Path], base: Path) -> tuple[list[Fi
     Raises:
         UsageError: nothing is there, or two documents have the same path below their sources.
     """
-    files: list[File] = []
-    skipped: list[Skipped] = []
+    files: list[SourceFile] = []
+    skipped: list[SkippedDocument] = []
     for one in [source] if isinstance(source, str | Path) else source:
         for path, id_ in _paths(str(one), base):
             if path.suffix.lower() == ".zip":
@@ -89,10 +91,10 @@ def find(source: str | Path | Sequence[str | Path], base: Path) -> tuple[list[Fi
                 )
                 files += found
                 skipped += refused
-            elif path.suffix.lower() in KINDS:
-                files.append(File(id_, path, _reader(path)))
+            elif path.suffix.lower() in FILE_TYPES:
+                files.append(SourceFile(id_, path, _reader(path)))
             else:
-                skipped.append(Skipped(id_, _unknown(id_)))
+                skipped.append(SkippedDocument(id_, _unknown(id_)))
     files.sort(key=lambda file: file.id)
     for a, b in pairwise(files):
         if a.id == b.id:
@@ -140,23 +142,23 @@ def _unknown(id_: str) -> str:
     ending = PurePosixPath(id_).suffix
     return (
         f"{f'files that end in {ending}' if ending else 'files without an ending'} are not "
-        f"read; {' '.join(KINDS)} .zip are"
+        f"read; {' '.join(FILE_TYPES)} .zip are"
     )
 
 
 def _reader(path: Path) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
-            if path.stat().st_size > LARGEST:
-                raise Unreadable(f"larger than {LARGEST // 1_000_000} MB")
+            if path.stat().st_size > MAX_DOCUMENT_BYTES:
+                raise UnreadableDocument(f"larger than {MAX_DOCUMENT_BYTES // 1_000_000} MB")
             return path.read_bytes()
         except OSError as error:
-            raise Unreadable(f"cannot be opened: {error.strerror or error}") from None
+            raise UnreadableDocument(f"cannot be opened: {error.strerror or error}") from None
 
     return read
 
 
-def _members(archive: Path, prefix: str) -> tuple[list[File], list[Skipped]]:
+def _members(archive: Path, prefix: str) -> tuple[list[SourceFile], list[SkippedDocument]]:
     """The documents in a zip archive. They are read in memory: nothing is ever unpacked to disk."""
     files, skipped = [], []
     try:
@@ -164,7 +166,7 @@ def _members(archive: Path, prefix: str) -> tuple[list[File], list[Skipped]]:
             infos = [info for info in opened.infolist() if not info.is_dir()]
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         return [], [
-            Skipped(
+            SkippedDocument(
                 prefix.rstrip("/") or archive.name, f"not a zip archive that can be opened: {error}"
             )
         ]
@@ -172,17 +174,17 @@ def _members(archive: Path, prefix: str) -> tuple[list[File], list[Skipped]]:
         path = PurePosixPath(info.filename.replace("\\", "/"))
         id_ = f"{prefix}{path}"
         if path.is_absolute() or ".." in path.parts:
-            skipped.append(Skipped(id_, "its path leads outside the archive"))
+            skipped.append(SkippedDocument(id_, "its path leads outside the archive"))
         elif _is_junk(path.parts):
             continue
-        elif path.suffix.lower() not in KINDS:
-            skipped.append(Skipped(id_, _unknown(id_)))
+        elif path.suffix.lower() not in FILE_TYPES:
+            skipped.append(SkippedDocument(id_, _unknown(id_)))
         elif info.flag_bits & 1:
             skipped.append(
-                Skipped(id_, "encrypted in its archive: unpack it with its password first")
+                SkippedDocument(id_, "encrypted in its archive: unpack it with its password first")
             )
         else:
-            files.append(File(id_, archive, _member(archive, info.filename)))
+            files.append(SourceFile(id_, archive, _member(archive, info.filename)))
     return files, skipped
 
 
@@ -191,18 +193,18 @@ def _member(archive: Path, name: str) -> Callable[[], bytes]:
         try:
             with zipfile.ZipFile(archive) as opened, opened.open(name) as handle:
                 # What the archive says of a size may be a lie.
-                content = handle.read(LARGEST + 1)
+                content = handle.read(MAX_DOCUMENT_BYTES + 1)
         except (
             NotImplementedError
         ):  # what zipfile raises for a compression that Python does not know
-            raise Unreadable(
+            raise UnreadableDocument(
                 "compressed in its archive in a way that Python cannot undo: unpack the archive "
                 "first"
             ) from None
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError) as error:
-            raise Unreadable(f"damaged in its archive: {error}") from None
-        if len(content) > LARGEST:
-            raise Unreadable(f"larger than {LARGEST // 1_000_000} MB")
+            raise UnreadableDocument(f"damaged in its archive: {error}") from None
+        if len(content) > MAX_DOCUMENT_BYTES:
+            raise UnreadableDocument(f"larger than {MAX_DOCUMENT_BYTES // 1_000_000} MB")
         return content
 
     return read

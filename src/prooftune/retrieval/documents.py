@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prooftune.errors import UsageError
-from prooftune.retrieval.discovery import Unreadable, find
-from prooftune.retrieval.readers import read
-from prooftune.retrieval.types import Document, Documents, Skipped
+from prooftune.retrieval.discovery import UnreadableDocument, find_documents
+from prooftune.retrieval.readers import read_document
+from prooftune.retrieval.types import Document, DocumentCollection, SkippedDocument
 
 
-def read_documents(source: str | Path | Sequence[str | Path], base: Path) -> Documents:
+def read_documents(source: str | Path | Sequence[str | Path], base: Path) -> DocumentCollection:
     """Read every document of a file, folder, glob pattern or zip archive, or of a list of these.
 
     PDF, HTML, Markdown, plain text and JSON are read. One that cannot be is listed with its reason,
@@ -24,19 +24,19 @@ def read_documents(source: str | Path | Sequence[str | Path], base: Path) -> Doc
     Raises:
         UsageError: nothing is there, or none of it can be read.
     """
-    files, skipped = find(source, base)
+    files, skipped = find_documents(source, base)
     documents: list[Document] = []
     for file in files:
         try:
-            documents.append(read(file, file.read()))
-        except Unreadable as error:
-            skipped.append(Skipped(file.id, str(error)))
-    refuse_none(source, len(documents), skipped)
-    return Documents(documents, sorted(skipped, key=lambda s: s.id))
+            documents.append(read_document(file, file.read()))
+        except UnreadableDocument as error:
+            skipped.append(SkippedDocument(file.id, str(error)))
+    require_documents(source, len(documents), skipped)
+    return DocumentCollection(documents, sorted(skipped, key=lambda s: s.id))
 
 
-def refuse_none(
-    source: str | Path | Sequence[str | Path], readable: int, skipped: Sequence[Skipped]
+def require_documents(
+    source: str | Path | Sequence[str | Path], readable: int, skipped: Sequence[SkippedDocument]
 ) -> None:
     """Raise where nothing is left.
 

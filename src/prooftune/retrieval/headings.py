@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from prooftune.retrieval.types import Part
+from prooftune.retrieval.types import DocumentPart
 
 
-class Sections:
+class SectionBuilder:
     """Collects pieces of text and cuts them into parts at the headings."""
 
     def __init__(self) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[DocumentPart] = []
         self._open: list[tuple[int, str]] = []
         self._pieces: list[str] = []
 
@@ -33,5 +33,5 @@ class Sections:
         # part carries.
         if text and not (self._open and text == self._open[-1][1]):
             self.parts.append(
-                Part(text, section=" > ".join(name for _, name in self._open) or None)
+                DocumentPart(text, section=" > ".join(name for _, name in self._open) or None)
             )

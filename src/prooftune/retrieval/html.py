@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prooftune.errors import UsageError
-from prooftune.retrieval.discovery import Unreadable
-from prooftune.retrieval.headings import Sections
-from prooftune.retrieval.types import Part
+from prooftune.retrieval.discovery import UnreadableDocument
+from prooftune.retrieval.headings import SectionBuilder
+from prooftune.retrieval.types import DocumentPart
 
 if TYPE_CHECKING:
     from bs4.element import PageElement, Tag
 
-LARGEST = 20_000_000
+MAX_HTML_BYTES = 20_000_000
 """Bytes of the largest page; beautifulsoup4 needs about a minute and 4 GB for one."""
 
-DEEPEST = 2_000
+MAX_DEPTH = 2_000
 """Elements inside each other. Real pages stay below a hundred; the parser's time grows with the
 square."""
 
@@ -94,7 +94,7 @@ _NO_END = frozenset(
 """Elements without an end tag, or whose end tag may be left out."""
 
 
-def read_html(content: bytes, text: str) -> list[Part]:
+def read_html(content: bytes, text: str) -> list[DocumentPart]:
     """The page's sections, as its headings (h1 to h6) cut it.
 
     Args:
@@ -111,12 +111,12 @@ def read_html(content: bytes, text: str) -> list[Part]:
         raise UsageError(
             "HTML documents need beautifulsoup4 and lxml: pip install 'prooftune[retrieval]'"
         ) from None
-    if len(content) > LARGEST:
-        raise Unreadable(
-            f"{len(content) / 1e6:.0f} MB of HTML, more than {LARGEST // 1_000_000} MB"
+    if len(content) > MAX_HTML_BYTES:
+        raise UnreadableDocument(
+            f"{len(content) / 1e6:.0f} MB of HTML, more than {MAX_HTML_BYTES // 1_000_000} MB"
         )
-    if _depth(content) > DEEPEST:
-        raise Unreadable(f"more than {DEEPEST:,} HTML elements inside each other")
+    if _depth(content) > MAX_DEPTH:
+        raise UnreadableDocument(f"more than {MAX_DEPTH:,} HTML elements inside each other")
     try:
         soup = BeautifulSoup(text, "lxml")
     except FeatureNotFound:
@@ -124,7 +124,7 @@ def read_html(content: bytes, text: str) -> list[Part]:
     title = soup.title.get_text(" ", strip=True) if soup.title else ""
     for dropped in soup.find_all(_DROPPED):
         dropped.extract()
-    sections = Sections()
+    sections = SectionBuilder()
     if title:
         # Level 0: every heading stands below it.
         sections.heading(0, title)
@@ -145,7 +145,7 @@ def _depth(content: bytes) -> int:
     return deepest
 
 
-def _gather(soup: Tag, sections: Sections) -> None:
+def _gather(soup: Tag, sections: SectionBuilder) -> None:
     from bs4.element import NavigableString, Tag
 
     heading: Tag | None = None
@@ -191,7 +191,7 @@ def _space(name: str) -> str:
     return " " if name in _CELLS else ""
 
 
-def _tidy(part: Part) -> Part:
+def _tidy(part: DocumentPart) -> DocumentPart:
     """With one line break or one blank line where blocks meet, however many of them begin and end
     there."""
     text = re.sub(r"[ \t\xa0]+", " ", part.text)
@@ -200,4 +200,4 @@ def _tidy(part: Part) -> Part:
         lambda run: "\n\n" if _PARAGRAPH in run.group() or "\n\n" in run.group() else "\n",
         text,
     )
-    return Part(text.strip(), section=part.section)
+    return DocumentPart(text.strip(), section=part.section)

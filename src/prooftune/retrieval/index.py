@@ -11,38 +11,43 @@ from prooftune.errors import UsageError
 from prooftune.models import embeddings
 from prooftune.models.loading import weights_digest
 from prooftune.retrieval import store
-from prooftune.retrieval.chunks import OVERLAP, WORDS, cut
-from prooftune.retrieval.discovery import File, Unreadable, digest, find
-from prooftune.retrieval.documents import refuse_none
-from prooftune.retrieval.readers import read
-from prooftune.retrieval.store import Batch, State
-from prooftune.retrieval.types import Chunk, Document, Skipped
+from prooftune.retrieval.chunks import CHUNK_OVERLAP, CHUNK_WORDS, split_document
+from prooftune.retrieval.discovery import (
+    SourceFile,
+    UnreadableDocument,
+    content_digest,
+    find_documents,
+)
+from prooftune.retrieval.documents import require_documents
+from prooftune.retrieval.readers import read_document
+from prooftune.retrieval.store import DocumentBatch, IndexState
+from prooftune.retrieval.types import Chunk, Document, SkippedDocument
 from prooftune.utils.files import fingerprint, sha256
 from prooftune.utils.progress import progress_bar
 
-COMMIT = 256
+MIN_COMMIT_CHUNKS = 256
 """Chunks that are written together, at least; only whole documents are. A kill costs as many
 embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class IndexSettings:
     """How an index is built.
 
     Attributes:
         embedding: an alias, a package reference, a folder, or a hub name.
-        words, overlap: of a chunk, see `chunks.cut`.
-        batch: tokens of a forward pass of the embedding model.
+        chunk_words, overlap_words: see `chunks.split_document`.
+        batch_tokens: tokens per forward pass of the embedding model, padding included.
     """
 
     embedding: str = embeddings.DEFAULT_EMBEDDING
-    words: int = WORDS
-    overlap: int = OVERLAP
-    batch: int = embeddings.BATCH_TOKENS
+    chunk_words: int = CHUNK_WORDS
+    overlap_words: int = CHUNK_OVERLAP
+    batch_tokens: int = embeddings.BATCH_TOKENS
 
 
 @dataclass(slots=True)
-class Summary:
+class BuildSummary:
     """What a build did.
 
     Attributes:
@@ -63,19 +68,19 @@ class Summary:
     unchanged: int = 0
     embedded: int = 0
     shortened: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[SkippedDocument] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def build(
+def build_index(
     source: str | Path | Sequence[str | Path],
     folder: str | Path,
-    settings: Settings | None = None,
+    settings: IndexSettings | None = None,
     base: Path | None = None,
-) -> Summary:
+) -> BuildSummary:
     """Bring an index up to date with its documents: embed the new and the changed ones, remove the
     vanished ones.
 
@@ -93,27 +98,27 @@ def build(
         UsageError: no document can be read, or the index was made with another embedding model.
         Failure: the model could not be fetched, or the place not be written.
     """
-    settings, base = settings or Settings(), base or Path()
-    files, skipped = find(source, base)
+    settings, base = settings or IndexSettings(), base or Path()
+    files, skipped = find_documents(source, base)
     if not files:
-        refuse_none(source, 0, skipped)
+        require_documents(source, 0, skipped)
     model = embeddings.resolve(settings.embedding)
-    database = store.connect(folder, create=True)
+    database = store.connect(folder, create_if_missing=True)
     state = _begin(database, folder, settings, model, source, base)
-    had = store.keys(database)
-    summary = Summary(skipped=list(skipped))
+    had = store.document_keys(database)
+    summary = BuildSummary(skipped=list(skipped))
     _update(database, files, had, settings, model, summary)
     unreadable = {one.id for one in summary.skipped}
     present = {file.id for file in files} - unreadable
     # Before anything is removed: a disk that is not mounted must not empty the index.
-    refuse_none(source, len(present), summary.skipped)
+    require_documents(source, len(present), summary.skipped)
     summary.removed = sorted(set(had) - present)
-    store.remove(database, summary.removed)
+    store.delete_documents(database, summary.removed)
     summary.documents = len(present)
     summary.chunks = database.open_table("chunks").count_rows()
     summary.skipped.sort(key=lambda one: one.id)
     store.write_state(
-        database, replace(state, files=stats(files), skipped=summary.skipped, complete=True)
+        database, replace(state, files=file_stats(files), skipped=summary.skipped, complete=True)
     )
     if summary.embedded or summary.removed:
         store.compact(database)
@@ -123,32 +128,32 @@ def build(
 def _begin(
     database: Any,
     folder: str | Path,
-    settings: Settings,
+    settings: IndexSettings,
     model: Path,
     source: str | Path | Sequence[str | Path],
     base: Path,
-) -> State:
+) -> IndexState:
     """Mark the index as being built, making it where there is none."""
     sources = [source] if isinstance(source, str | Path) else list(source)
     absolute = [str((base / Path(one).expanduser()).resolve()) for one in sources]
-    state = State(
+    state = IndexState(
         settings.embedding,
         weights_digest(model),
         embeddings.dimension(model),
-        settings.words,
-        settings.overlap,
+        settings.chunk_words,
+        settings.overlap_words,
         absolute,
     )
     before = store.read_state(database) if store.has_index(database) else None
     if before is None:
-        store.create(database, state)
+        store.create_tables(database, state)
         return state
     check_model(before, settings.embedding, model, folder)
     store.write_state(database, state)
     return state
 
 
-def check_model(state: State, name: str, model: Path, folder: str | Path) -> None:
+def check_model(state: IndexState, name: str, model: Path, folder: str | Path) -> None:
     """Refuse a model that is not the index's.
 
     Raises:
@@ -170,14 +175,14 @@ def check_model(state: State, name: str, model: Path, folder: str | Path) -> Non
 
 def _update(
     database: Any,
-    files: Sequence[File],
+    files: Sequence[SourceFile],
     had: dict[str, set[str]],
-    settings: Settings,
+    settings: IndexSettings,
     model: Path,
-    summary: Summary,
+    summary: BuildSummary,
 ) -> None:
     """Read, cut, embed and write every document whose key is not in the index."""
-    batch = Batch([], [], [], {})
+    batch = DocumentBatch([], [], [], {})
     with progress_bar("Indexing documents", len(files)) as progress:
         for file in files:
             try:
@@ -186,41 +191,48 @@ def _update(
                 if had.get(file.id) == {key}:
                     summary.unchanged += 1
                 else:
-                    _add(batch, read(file, content), key, settings, model, summary)
+                    _add(batch, read_document(file, content), key, settings, model, summary)
                     (summary.changed if file.id in had else summary.added).append(file.id)
-            except Unreadable as error:
-                summary.skipped.append(Skipped(file.id, str(error)))
-            if len(batch.chunks) >= COMMIT:
-                store.write(database, batch)
-                batch = Batch([], [], [], {})
+            except UnreadableDocument as error:
+                summary.skipped.append(SkippedDocument(file.id, str(error)))
+            if len(batch.chunks) >= MIN_COMMIT_CHUNKS:
+                store.write_batch(database, batch)
+                batch = DocumentBatch([], [], [], {})
             progress.advance(0)  # type: ignore[arg-type]
         if batch.chunks:
-            store.write(database, batch)
+            store.write_batch(database, batch)
 
 
-def _key(content: bytes, settings: Settings) -> str:
+def _key(content: bytes, settings: IndexSettings) -> str:
     """What a document's chunks depend on: its bytes, and how it is cut."""
-    return fingerprint([digest(content), settings.words, settings.overlap, store.FORMAT])
+    return fingerprint(
+        [content_digest(content), settings.chunk_words, settings.overlap_words, store.FORMAT]
+    )
 
 
 def _add(
-    batch: Batch, document: Document, key: str, settings: Settings, model: Path, summary: Summary
+    batch: DocumentBatch,
+    document: Document,
+    key: str,
+    settings: IndexSettings,
+    model: Path,
+    summary: BuildSummary,
 ) -> None:
-    chunks: list[Chunk] = cut(document, settings.words, settings.overlap)
+    chunks: list[Chunk] = split_document(document, settings.chunk_words, settings.overlap_words)
     texts = [chunk.text for chunk in chunks]
     # Each document by itself, so that its vectors are the same to the last bit whatever is built
     # together with it.
-    batch.vectors.append(embeddings.embed(texts, model, settings.batch))
+    batch.vectors.append(embeddings.embed(texts, model, settings.batch_tokens))
     batch.chunks.extend(chunks)
     batch.numbers.extend(range(len(chunks)))
-    batch.keys[document.id] = key
+    batch.document_keys[document.id] = key
     summary.embedded += len(chunks)
     summary.shortened += embeddings.count_truncated(texts, model)
     if document.note:
         summary.notes.append(f"{document.id}: {document.note}")
 
 
-def stats(files: Sequence[File]) -> dict[str, tuple[int, int, str]]:
+def file_stats(files: Sequence[SourceFile]) -> dict[str, tuple[int, int, str]]:
     """Size, time of change and digest of the files that hold the documents."""
     paths = sorted({file.path.resolve() for file in files})
     return {
@@ -228,7 +240,7 @@ def stats(files: Sequence[File]) -> dict[str, tuple[int, int, str]]:
     }
 
 
-def differences(state: State) -> list[str]:
+def stale_notices(state: IndexState) -> list[str]:
     """How the documents differ from what was indexed, as sentences; empty if they do not.
 
     A file whose size and time are those of the index is taken to be the same; another one is
@@ -236,7 +248,7 @@ def differences(state: State) -> list[str]:
     """
     notices = [] if state.complete else ["the last build of the index did not come to its end"]
     try:
-        files, _ = find(state.source, Path("/"))
+        files, _ = find_documents(state.source, Path("/"))
     except UsageError:
         return [
             *notices,

@@ -17,10 +17,10 @@ Floats = NDArray[np.float64]
 _Measure = Callable[[Sequence[int], int], float]
 
 
-def keys(hits: Sequence[Hit]) -> list[str]:
-    """The passages that were found (`Chunk.key`), best first; one found by several of its chunks
+def passage_keys(hits: Sequence[Hit]) -> list[str]:
+    """The passages that were found (`Chunk.passage_key`), best first; one found by several of its chunks
     counts once."""
-    return list(dict.fromkeys(hit.chunk.key for hit in hits))
+    return list(dict.fromkeys(hit.chunk.passage_key for hit in hits))
 
 
 def recall(found: Sequence[Sequence[str]], gold: Sequence[Collection[str]], k: int) -> Floats:

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Ranked = list[tuple[int, float]]
+RankedList = list[tuple[int, float]]
 """Numbers of rows with their scores, best first."""
 
 RRF_K = 60
 """The constant of reciprocal rank fusion, as in its paper."""
 
 
-def top(
+def top_k(
     scores: NDArray[np.float64] | NDArray[np.float32], k: int, above: float = -np.inf
-) -> list[Ranked]:
+) -> list[RankedList]:
     """The k best columns of each row [rows, columns] that score more than `above`; equal scores in
     column order.
 
@@ -25,7 +25,7 @@ def top(
     """
     rounded = np.round(scores, 7)
     columns = rounded.shape[1]
-    result: list[Ranked] = []
+    result: list[RankedList] = []
     for row in rounded:
         if k < columns:
             # All that equal the k-th best are candidates, or which of them is kept would be left to
@@ -39,7 +39,9 @@ def top(
     return result
 
 
-def fuse(lists: Sequence[Ranked], weights: Sequence[float], k: int) -> Ranked:
+def reciprocal_rank_fusion(
+    lists: Sequence[RankedList], weights: Sequence[float], k: int
+) -> RankedList:
     """Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009): the sum over the lists of weight
     / (60 + rank).
 

@@ -9,10 +9,10 @@ import re
 from typing import Any
 
 from prooftune.errors import UsageError
-from prooftune.retrieval.discovery import File, Unreadable, digest
-from prooftune.retrieval.headings import Sections
+from prooftune.retrieval.discovery import SourceFile, UnreadableDocument, content_digest
+from prooftune.retrieval.headings import SectionBuilder
 from prooftune.retrieval.html import read_html
-from prooftune.retrieval.types import Document, Part
+from prooftune.retrieval.types import Document, DocumentPart
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -24,7 +24,7 @@ _MARKS = {
 """Byte-order marks, the longer of two that begin alike first."""
 
 
-def read(file: File, content: bytes) -> Document:
+def read_document(file: SourceFile, content: bytes) -> Document:
     """Read a document whose bytes are these.
 
     Raises:
@@ -32,7 +32,7 @@ def read(file: File, content: bytes) -> Document:
         UsageError: a library that its kind needs is missing.
     """
     if not content.strip():
-        raise Unreadable("empty" if not content else "holds nothing but white space")
+        raise UnreadableDocument("empty" if not content else "holds nothing but white space")
     note = None
     if content.startswith(b"%PDF") or file.kind == "pdf":
         parts, note = read_pdf(content)
@@ -41,13 +41,13 @@ def read(file: File, content: bytes) -> Document:
     elif file.kind == "markdown":
         parts = read_markdown(decode(content))
     elif file.kind == "text":
-        parts = [Part(decode(content).strip())]
+        parts = [DocumentPart(decode(content).strip())]
     else:
         parts, note = read_json(decode(content), lines=file.kind == "jsonl")
     parts = [part for part in parts if part.text]
     if not parts:
-        raise Unreadable("holds no text")
-    return Document(file.id, file.name, digest(content), parts, note)
+        raise UnreadableDocument("holds no text")
+    return Document(file.id, file.name, content_digest(content), parts, note)
 
 
 def decode(content: bytes) -> str:
@@ -65,7 +65,7 @@ def decode(content: bytes) -> str:
         sample = content[:4096]
         low, high = sample[1::2].count(0), sample[0::2].count(0)
         if max(low, high) < 0.4 * len(sample) / 2:
-            raise Unreadable("a binary file, not text")
+            raise UnreadableDocument("a binary file, not text")
         return _decoded(content, "utf-16-le" if low > high else "utf-16-be")
     try:
         text = content.decode("utf-8")
@@ -82,7 +82,7 @@ def _decoded(content: bytes, encoding: str) -> str:
     try:
         return _plain(content.decode(encoding))
     except UnicodeDecodeError as error:
-        raise Unreadable(
+        raise UnreadableDocument(
             f"not {encoding} as its first bytes say: {error.reason} at byte {error.start}"
         ) from None
 
@@ -90,11 +90,11 @@ def _decoded(content: bytes, encoding: str) -> str:
 def _plain(text: str) -> str:
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if sum(c < " " and c not in "\n\t\f\v" for c in text[:4096]) > 0.05 * min(len(text), 4096):
-        raise Unreadable("a binary file, not text")
+        raise UnreadableDocument("a binary file, not text")
     return text
 
 
-def read_pdf(content: bytes) -> tuple[list[Part], str | None]:
+def read_pdf(content: bytes) -> tuple[list[DocumentPart], str | None]:
     """A part per page that has text, and a note of the pages that have none.
 
     Raises:
@@ -110,31 +110,33 @@ def read_pdf(content: bytes) -> tuple[list[Part], str | None]:
         reader = pypdf.PdfReader(io.BytesIO(content))
         # Many PDFs are encrypted with an empty password, only to forbid printing.
         if reader.is_encrypted and not reader.decrypt(""):
-            raise Unreadable(
+            raise UnreadableDocument(
                 "encrypted: remove its password first (for example with qpdf --decrypt)"
             )
         texts = [_page_text(page.extract_text()) for page in reader.pages]
-    except Unreadable:
+    except UnreadableDocument:
         raise
     except DependencyError:
-        raise Unreadable(
+        raise UnreadableDocument(
             "encrypted in a way that needs the library cryptography: pip install "
             "'prooftune[retrieval]'"
         ) from None
     # pypdf raises errors of any kind on damaged files, and each is one document less, said
     except Exception as error:
-        raise Unreadable(f"a damaged PDF: {type(error).__name__}: {error}") from None
+        raise UnreadableDocument(f"a damaged PDF: {type(error).__name__}: {error}") from None
     if not texts:
-        raise Unreadable("a PDF without pages")
+        raise UnreadableDocument("a PDF without pages")
     empty = sum(not text for text in texts)
     if empty == len(texts):
-        raise Unreadable(
+        raise UnreadableDocument(
             f"a PDF without text on its {empty} page{'s' if empty > 1 else ''} (scanned?): add a "
             "text layer first "
             "(for example with ocrmypdf)"
         )
     note = f"{empty} of {len(texts)} pages hold no text" if empty else None
-    return [Part(text, page=number) for number, text in enumerate(texts, start=1) if text], note
+    return [
+        DocumentPart(text, page=number) for number, text in enumerate(texts, start=1) if text
+    ], note
 
 
 def _page_text(text: str) -> str:
@@ -151,10 +153,10 @@ _ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*")
 
 
-def read_markdown(text: str) -> list[Part]:
+def read_markdown(text: str) -> list[DocumentPart]:
     """Sections by headings in both of CommonMark's styles (``# Title`` and underlined); code is
     left as it is."""
-    sections = Sections()
+    sections = SectionBuilder()
     fence: str | None = None
     lines = text.split("\n")
     i = 0
@@ -192,7 +194,7 @@ def _is_title(line: str, above: str) -> bool:
     )
 
 
-def read_json(text: str, *, lines: bool = False) -> tuple[list[Part], str | None]:
+def read_json(text: str, *, lines: bool = False) -> tuple[list[DocumentPart], str | None]:
     """Passages, and a note of the empty ones.
 
     Two layouts: a list of ``{DocumentID, PassageID, Passage}`` (structured regulatory documents, as
@@ -209,11 +211,11 @@ def read_json(text: str, *, lines: bool = False) -> tuple[list[Part], str | None
             else json.loads(text)
         )
     except json.JSONDecodeError as error:
-        raise Unreadable(f"not JSON: {error.msg} in line {error.lineno}") from None
+        raise UnreadableDocument(f"not JSON: {error.msg} in line {error.lineno}") from None
     except RecursionError:
-        raise Unreadable("JSON that is nested too deeply") from None
+        raise UnreadableDocument("JSON that is nested too deeply") from None
     if not isinstance(rows, list):
-        raise Unreadable(f"JSON, but no list of passages: {_LAYOUTS}")
+        raise UnreadableDocument(f"JSON, but no list of passages: {_LAYOUTS}")
     parts = [_passage(row, number) for number, row in enumerate(rows, start=1)]
     empty = sum(not part.text for part in parts)
     return parts, f"{empty} of {len(parts):,} passages are empty" if empty else None
@@ -224,19 +226,19 @@ _LAYOUTS = (
 )
 
 
-def _passage(row: Any, number: int) -> Part:
+def _passage(row: Any, number: int) -> DocumentPart:
     if isinstance(row, dict) and isinstance(row.get("Passage"), str) and "PassageID" in row:
-        return Part(
+        return DocumentPart(
             row["Passage"].strip(),
             section=str(row["PassageID"]),
             id=f"{row.get('DocumentID', '')}/{row['PassageID']}",
         )
     if isinstance(row, dict) and isinstance(row.get("text"), str):
         own, title = row.get("id"), row.get("title")
-        return Part(
+        return DocumentPart(
             row["text"].strip(),
             section=None if title is None else str(title),
             id=None if own is None else str(own),
         )
     found = ", ".join(map(repr, list(row)[:6])) if isinstance(row, dict) else type(row).__name__
-    raise Unreadable(f"passage {number} is of no known layout (found {found}): {_LAYOUTS}")
+    raise UnreadableDocument(f"passage {number} is of no known layout (found {found}): {_LAYOUTS}")

@@ -10,13 +10,13 @@ from typing import Any
 
 from prooftune.errors import Failure, UsageError
 from prooftune.models import loading
-from prooftune.retrieval.types import Rerank
+from prooftune.retrieval.types import Reranker
 
 BATCH_TOKENS = 4096
 """Tokens of one forward pass, padding counted."""
 
 
-def cross_encoder(name: str) -> Rerank:
+def load_cross_encoder(name: str) -> Reranker:
     """A reranker of a model with a classification head of one output (Nogueira and Cho 2019, arXiv
     1901.04085).
 

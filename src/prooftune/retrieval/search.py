@@ -14,10 +14,10 @@ from prooftune.errors import UsageError, nearest
 from prooftune.models import embeddings
 from prooftune.models.embeddings import Vectors
 from prooftune.retrieval import store
-from prooftune.retrieval.bm25 import BLOCK, BM25
-from prooftune.retrieval.index import check_model, differences
-from prooftune.retrieval.ranking import Ranked, fuse, top
-from prooftune.retrieval.types import Chunk, Hit, Rerank
+from prooftune.retrieval.bm25 import BM25, QUERY_BLOCK
+from prooftune.retrieval.index import check_model, stale_notices
+from prooftune.retrieval.ranking import RankedList, reciprocal_rank_fusion, top_k
+from prooftune.retrieval.types import Chunk, Hit, Reranker
 
 Mode = Literal["bm25", "dense", "fused"]
 
@@ -28,7 +28,7 @@ DENSE_WEIGHT = 0.25
 """Weight of the dense list in fusion, BM25's is the rest. Of 0.2 to 0.5 the best for recall@10 at
 this depth on the development questions of ObliQA (benchmarks/retrieval.py --tune)."""
 
-LARGE = 500_000
+MAX_IN_MEMORY_CHUNKS = 500_000
 """Chunks up to which vectors are held in memory and compared with all queries at once; beyond it
 LanceDB searches."""
 
@@ -47,17 +47,17 @@ class Index:
     """
 
     folder: str | Path
-    state: store.State
+    state: store.IndexState
     chunks: list[Chunk]
     vectors: Vectors | None
     embedding: Path | None = None
 
     @cached_property
-    def words(self) -> BM25:
+    def bm25(self) -> BM25:
         return BM25([chunk.text for chunk in self.chunks])
 
     @cached_property
-    def model(self) -> Path:
+    def embedding_folder(self) -> Path:
         if self.embedding is not None:
             return self.embedding
         model = embeddings.resolve(self.state.embedding)
@@ -69,7 +69,7 @@ class Index:
         queries: Sequence[str],
         k: int,
         mode: Mode = "fused",
-        rerank: Rerank | None = None,
+        rerank: Reranker | None = None,
         *,
         depth: int = DEPTH,
         dense_weight: float = DENSE_WEIGHT,
@@ -94,7 +94,10 @@ class Index:
             by_words, dense = self._bm25(queries, wanted), self._dense(queries, wanted)
             keep = wanted if rerank else k
             weights = (1 - dense_weight, dense_weight)
-            ranked = [fuse(pair, weights, keep) for pair in zip(by_words, dense, strict=True)]
+            ranked = [
+                reciprocal_rank_fusion(pair, weights, keep)
+                for pair in zip(by_words, dense, strict=True)
+            ]
         else:
             ranked = self._bm25(queries, wanted) if mode == "bm25" else self._dense(queries, wanted)
         if rerank:
@@ -104,30 +107,32 @@ class Index:
             ]
         return [[Hit(self.chunks[i], score) for i, score in one] for one in ranked]
 
-    def _bm25(self, queries: Sequence[str], k: int) -> list[Ranked]:
-        lists: list[Ranked] = []
-        for start in range(0, len(queries), BLOCK):
-            lists += top(self.words.scores(queries[start : start + BLOCK]), k, above=0.0)
+    def _bm25(self, queries: Sequence[str], k: int) -> list[RankedList]:
+        lists: list[RankedList] = []
+        for start in range(0, len(queries), QUERY_BLOCK):
+            lists += top_k(self.bm25.scores(queries[start : start + QUERY_BLOCK]), k, above=0.0)
         return lists
 
-    def _dense(self, queries: Sequence[str], k: int) -> list[Ranked]:
+    def _dense(self, queries: Sequence[str], k: int) -> list[RankedList]:
         if not self.chunks or not queries:
             return [[] for _ in queries]
         asked = embeddings.embed(
-            queries, self.model, description="Embedding questions" if len(queries) > 100 else None
+            queries,
+            self.embedding_folder,
+            description="Embedding questions" if len(queries) > 100 else None,
         )
         if self.vectors is None:
             return self._large(asked, k)
-        lists: list[Ranked] = []
-        for start in range(0, len(asked), BLOCK):
-            lists += top(asked[start : start + BLOCK] @ self.vectors.T, k)
+        lists: list[RankedList] = []
+        for start in range(0, len(asked), QUERY_BLOCK):
+            lists += top_k(asked[start : start + QUERY_BLOCK] @ self.vectors.T, k)
         return lists
 
-    def _large(self, asked: Vectors, k: int) -> list[Ranked]:
+    def _large(self, asked: Vectors, k: int) -> list[RankedList]:
         """LanceDB's exact search, which reads the vectors from disk."""
-        table = store.connect(self.folder, create=False).open_table("chunks")
+        table = store.connect(self.folder, create_if_missing=False).open_table("chunks")
         number = {chunk.id: i for i, chunk in enumerate(self.chunks)}
-        lists: list[Ranked] = []
+        lists: list[RankedList] = []
         for vector in asked:
             found = (
                 table.search(vector, vector_column_name="vector")
@@ -141,7 +146,7 @@ class Index:
             lists.append(sorted(ranked, key=lambda item: (-item[1], item[0])))
         return lists
 
-    def _reranked(self, query: str, ranked: Ranked, rerank: Rerank) -> Ranked:
+    def _reranked(self, query: str, ranked: RankedList, rerank: Reranker) -> RankedList:
         scores = rerank(query, [self.chunks[i].text for i, _ in ranked]) if ranked else []
         order = np.argsort([-score for score in scores], kind="stable")
         return [(ranked[n][0], float(scores[n])) for n in order]
@@ -171,7 +176,7 @@ def open_index(folder: str | Path, embedding: str | None = None) -> Index:
             version.
         Failure: the place cannot be reached.
     """
-    database = store.connect(folder, create=False)
+    database = store.connect(folder, create_if_missing=False)
     state = store.read_state(database)
     if state is None:
         raise UsageError(
@@ -182,13 +187,13 @@ def open_index(folder: str | Path, embedding: str | None = None) -> Index:
     if embedding is not None:
         model = embeddings.resolve(embedding)
         check_model(state, embedding, model, folder)
-    with store.reached(folder):
-        small = database.open_table("chunks").count_rows() <= LARGE
-    chunks, vectors = store.load(database, vectors=small)
+    with store.storage_errors(folder):
+        small = database.open_table("chunks").count_rows() <= MAX_IN_MEMORY_CHUNKS
+    chunks, vectors = store.load_chunks(database, vectors=small)
     return Index(folder, state, chunks, vectors, model)
 
 
-def search_lines(
+def search_index(
     folder: str | Path, query: str, k: int = 5, mode: Mode = "fused", rerank: str | None = None
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """What `prooftune search` shows.
@@ -207,17 +212,17 @@ def search_lines(
     Raises:
         UsageError: there is no index, nothing is asked, or an option is wrong.
     """
-    from prooftune.retrieval.rerank import cross_encoder
+    from prooftune.retrieval.rerank import load_cross_encoder
 
     if not query.strip():
         raise UsageError("nothing is asked: give a question, or words to search for")
     index = open_index(folder)
-    [hits] = index.search([query], k, mode, cross_encoder(rerank) if rerank else None)
+    [hits] = index.search([query], k, mode, load_cross_encoder(rerank) if rerank else None)
     lines = [
         {"rank": rank, "score": hit.score, **asdict(hit.chunk)}
         for rank, hit in enumerate(hits, start=1)
     ]
-    notices = differences(index.state)
+    notices = stale_notices(index.state)
     if notices:
         notices.append(f"to bring the index up to date: prooftune index DOCUMENTS -o {folder}")
     return lines, notices

@@ -19,7 +19,7 @@ import numpy as np
 
 from prooftune.errors import Failure, UsageError
 from prooftune.models.embeddings import Vectors
-from prooftune.retrieval.types import Chunk, Skipped
+from prooftune.retrieval.types import Chunk, SkippedDocument
 from prooftune.utils.files import explain_full_disk
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _COLUMNS = ("id", "document", "source", "page", "section", "start", "end", "text
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class IndexState:
     """What an index was made from.
 
     Attributes:
@@ -55,13 +55,13 @@ class State:
     overlap: int
     source: list[str]
     files: dict[str, tuple[int, int, str]] = field(default_factory=dict)
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[SkippedDocument] = field(default_factory=list)
     complete: bool = False
     format: int = FORMAT
 
 
 @contextmanager
-def reached(folder: str | Path) -> Iterator[None]:
+def storage_errors(folder: str | Path) -> Iterator[None]:
     """Around what LanceDB reads and writes.
 
     Raises:
@@ -84,7 +84,7 @@ def is_url(folder: str | Path) -> bool:
     return "://" in str(folder)
 
 
-def connect(folder: str | Path, *, create: bool) -> Any:
+def connect(folder: str | Path, *, create_if_missing: bool) -> Any:
     """Open the database of a folder or URL.
 
     Raises:
@@ -100,12 +100,12 @@ def connect(folder: str | Path, *, create: bool) -> Any:
     nothing = UsageError(
         f"{folder} holds no index; make one with: prooftune index DOCUMENTS -o {folder}"
     )
-    if not create and not is_url(folder) and not Path(folder).is_dir():
+    if not create_if_missing and not is_url(folder) and not Path(folder).is_dir():
         raise nothing
-    with reached(folder):
+    with storage_errors(folder):
         database = lancedb.connect(str(folder))
         names = _names(database)
-    if not create and not {"chunks", "state"} <= names:
+    if not create_if_missing and not {"chunks", "state"} <= names:
         raise nothing
     return database
 
@@ -143,29 +143,29 @@ def schema(dimension: int) -> pa.Schema:
     )
 
 
-def create(database: Any, state: State) -> None:
+def create_tables(database: Any, state: IndexState) -> None:
     # The chunks first: an index exists once both tables do.
-    with reached(database.uri):
+    with storage_errors(database.uri):
         database.create_table("chunks", schema=schema(state.dimension), mode="overwrite")
     write_state(database, state)
 
 
-def write_state(database: Any, state: State) -> None:
-    with reached(database.uri):
+def write_state(database: Any, state: IndexState) -> None:
+    with storage_errors(database.uri):
         database.create_table("state", data=[{"json": json.dumps(asdict(state))}], mode="overwrite")
 
 
-def read_state(database: Any) -> State | None:
+def read_state(database: Any) -> IndexState | None:
     """What the index was made from; None for an index of another version."""
-    with reached(database.uri):
+    with storage_errors(database.uri):
         values = json.loads(database.open_table("state").to_arrow()["json"][0].as_py())
     if values.get("format") != FORMAT:
         return None
-    values["skipped"] = [Skipped(**one) for one in values["skipped"]]
-    return State(**values)
+    values["skipped"] = [SkippedDocument(**one) for one in values["skipped"]]
+    return IndexState(**values)
 
 
-def keys(database: Any) -> dict[str, set[str]]:
+def document_keys(database: Any) -> dict[str, set[str]]:
     """For each document in the index, what its chunks were made from."""
     table = database.open_table("chunks")
     if not table.count_rows():
@@ -178,17 +178,17 @@ def keys(database: Any) -> dict[str, set[str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class DocumentBatch:
     """Whole documents that are committed together: their chunks with vectors, and the key of each
     document."""
 
     chunks: list[Chunk]
     numbers: list[int]
     vectors: list[Vectors]
-    keys: dict[str, str]
+    document_keys: dict[str, str]
 
 
-def write(database: Any, batch: Batch) -> None:
+def write_batch(database: Any, batch: DocumentBatch) -> None:
     """Put documents in, in place of what the index holds of them, in one commit."""
     import pyarrow as pa
 
@@ -196,27 +196,27 @@ def write(database: Any, batch: Batch) -> None:
     columns: dict[str, Any] = {
         name: [getattr(chunk, name) for chunk in batch.chunks] for name in _COLUMNS
     }
-    columns["key"] = [batch.keys[chunk.document] for chunk in batch.chunks]
+    columns["key"] = [batch.document_keys[chunk.document] for chunk in batch.chunks]
     columns["number"] = batch.numbers
     kind = schema(vectors.shape[1])
     columns["vector"] = pa.FixedSizeListArray.from_arrays(
         pa.array(vectors.ravel()), vectors.shape[1]
     )
     rows = pa.table(columns, schema=kind)
-    with reached(database.uri):
+    with storage_errors(database.uri):
         (
             database.open_table("chunks")
             .merge_insert("id")
             .when_matched_update_all()
             .when_not_matched_insert_all()
-            .when_not_matched_by_source_delete(_among(list(batch.keys)))
+            .when_not_matched_by_source_delete(_among(list(batch.document_keys)))
             .execute(rows)
         )
 
 
-def remove(database: Any, documents: Sequence[str]) -> None:
+def delete_documents(database: Any, documents: Sequence[str]) -> None:
     for start in range(0, len(documents), 500):
-        with reached(database.uri):
+        with storage_errors(database.uri):
             database.open_table("chunks").delete(_among(documents[start : start + 500]))
 
 
@@ -229,14 +229,14 @@ def compact(database: Any) -> None:
     """Put the pieces of many commits together, and delete what older versions held (except of the
     last hour's)."""
     for name in ("chunks", "state"):
-        with reached(database.uri):
+        with storage_errors(database.uri):
             database.open_table(name).optimize(cleanup_older_than=timedelta(hours=1))
 
 
-def load(database: Any, *, vectors: bool = True) -> tuple[list[Chunk], Vectors | None]:
+def load_chunks(database: Any, *, vectors: bool = True) -> tuple[list[Chunk], Vectors | None]:
     """All chunks ordered by document and place, and their vectors [n, dimension]."""
     names = [*_COLUMNS, "number", *(["vector"] if vectors else [])]
-    with reached(database.uri):
+    with storage_errors(database.uri):
         table = database.open_table("chunks")
         rows = table.search().select(names).limit(max(1, table.count_rows())).to_arrow()
     rows = rows.take(_order(rows))

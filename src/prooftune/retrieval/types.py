@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-Rerank = Callable[[str, Sequence[str]], Sequence[float]]
+Reranker = Callable[[str, Sequence[str]], Sequence[float]]
 """Scores of texts for a query, higher is better."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DocumentPart:
     """A piece of a document that a reader can be pointed to.
 
     Attributes:
@@ -40,12 +40,12 @@ class Document:
     id: str
     name: str
     digest: str
-    parts: list[Part]
+    parts: list[DocumentPart]
     note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedDocument:
     """A document that could not be read, and why."""
 
     id: str
@@ -53,9 +53,9 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
+class DocumentCollection:
     documents: list[Document]
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[SkippedDocument] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Chunk:
     passage: str | None = None
 
     @property
-    def key(self) -> str:
+    def passage_key(self) -> str:
         """What gold passages are compared with: the passage's own id, else the chunk's."""
         return self.passage or self.id
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from prooftune.data.questions import CONTEXT
 from prooftune.recipe import Recipe, Retrieval
-from prooftune.retrieval.chunks import cut
-from prooftune.retrieval.discovery import Unreadable, find
-from prooftune.retrieval.readers import read
-from prooftune.retrieval.types import Chunk, Document, Part
+from prooftune.retrieval.chunks import split_document
+from prooftune.retrieval.discovery import UnreadableDocument, find_documents
+from prooftune.retrieval.readers import read_document
+from prooftune.retrieval.types import Chunk, Document, DocumentPart
 from prooftune.types import Example, Study
 from prooftune.utils import package_files
 from prooftune.variants.passages import searches_contexts, with_passages
@@ -64,15 +64,19 @@ def _of_documents(wanted: Retrieval, base: Path) -> Iterator[Chunk]:
     source: str | Path = wanted.documents
     if package_files.is_reference(wanted.documents):
         source = package_files.fetch(wanted.documents)
-    files, _ = find(source, base)
+    files, _ = find_documents(source, base)
     spread = files[:: 1 + len(files) // DOCUMENTS]
     for file in spread:
-        with suppress(Unreadable):
+        with suppress(UnreadableDocument):
             yield from islice(
-                cut(read(file, file.read()), wanted.chunk_words, wanted.overlap_words),
+                split_document(
+                    read_document(file, file.read()), wanted.chunk_words, wanted.overlap_words
+                ),
                 CHUNKS // len(spread),
             )
 
 
 def _of_text(text: str, wanted: Retrieval) -> list[Chunk]:
-    return cut(Document("", "", "", [Part(text.strip())]), wanted.chunk_words, wanted.overlap_words)
+    return split_document(
+        Document("", "", "", [DocumentPart(text.strip())]), wanted.chunk_words, wanted.overlap_words
+    )

@@ -60,11 +60,11 @@ def check_documents(recipe: Recipe, base: Path) -> None:
     """
     if recipe.retrieval is None or _elsewhere(recipe):
         return
-    from prooftune.retrieval.discovery import find
-    from prooftune.retrieval.documents import refuse_none
+    from prooftune.retrieval.discovery import find_documents
+    from prooftune.retrieval.documents import require_documents
 
-    files, skipped = find(recipe.retrieval.documents, base)
-    refuse_none(recipe.retrieval.documents, len(files), skipped)
+    files, skipped = find_documents(recipe.retrieval.documents, base)
+    require_documents(recipe.retrieval.documents, len(files), skipped)
 
 
 def documents_digest(recipe: Recipe, base: Path) -> Any:
@@ -72,9 +72,9 @@ def documents_digest(recipe: Recipe, base: Path) -> Any:
     holds them."""
     if recipe.retrieval is None or _elsewhere(recipe):
         return None if recipe.retrieval is None else recipe.retrieval.documents
-    from prooftune.retrieval.discovery import find
+    from prooftune.retrieval.discovery import find_documents
 
-    files, _ = find(recipe.retrieval.documents, base)
+    files, _ = find_documents(recipe.retrieval.documents, base)
     holders = {file.path.resolve() for file in files}  # an archive holds several
     return [sorted(file.id for file in files), sorted(sha256(path) for path in holders)]
 
@@ -146,7 +146,7 @@ class Passages:
         ids = {id_ for example in study.test for id_ in example.passages}
         return {
             c.id: {
-                "key": c.key,
+                "key": c.passage_key,
                 "document": c.source,
                 "page": c.page,
                 "section": c.section,
@@ -158,7 +158,7 @@ class Passages:
 
     @cached_property
     def index(self) -> Index:
-        from prooftune.retrieval.index import Settings, build
+        from prooftune.retrieval.index import IndexSettings, build_index
         from prooftune.retrieval.search import open_index
 
         wanted = self._recipe.retrieval
@@ -169,10 +169,12 @@ class Passages:
             source = str((self._folder / "data" / contexts.FILE).resolve())
         elif package_files.is_reference(source):
             source = str(package_files.fetch(source))
-        settings = Settings(
-            embedding=wanted.embedding, words=wanted.chunk_words, overlap=wanted.overlap_words
+        settings = IndexSettings(
+            embedding=wanted.embedding,
+            chunk_words=wanted.chunk_words,
+            overlap_words=wanted.overlap_words,
         )
-        summary = build(source, place, settings, self._base)
+        summary = build_index(source, place, settings, self._base)
         notify(f"index: {summary.chunks:,} passages of {summary.documents:,} documents")
         for sentence in [
             *(f"{one.id} was left out: {one.reason}" for one in summary.skipped),
@@ -184,11 +186,11 @@ class Passages:
     def _search(self, name: str, queries: Sequence[str]) -> list[list[Chunk]]:
         """The best passages for every query, kept under a name since several variants ask for the
         same."""
-        from prooftune.retrieval.rerank import cross_encoder
+        from prooftune.retrieval.rerank import load_cross_encoder
 
         settings = self._recipe.retrieval
         if name not in self._found and settings is not None:
-            rerank = cross_encoder(settings.rerank) if settings.rerank else None
+            rerank = load_cross_encoder(settings.rerank) if settings.rerank else None
             hits = self.index.search(
                 queries, max(DEPTH, settings.passages), settings.search, rerank
             )
@@ -227,7 +229,7 @@ class Passages:
         """The passages of each text that the data may name."""
         found: dict[str, list[Chunk]] = {}
         for chunk in self.index.chunks:
-            found.setdefault(chunk.key, []).append(chunk)
+            found.setdefault(chunk.passage_key, []).append(chunk)
         return found
 
     def _gold(self, split: str, examples: Sequence[Example]) -> list[list[Chunk]]:
@@ -281,8 +283,8 @@ class Passages:
         found = self._search("test", [e.inputs[QUESTION] for e in study.test])
         shown = self._recipe.retrieval.passages if self._recipe.retrieval else DEPTH
         # Of a text that was cut into several passages, each finds it.
-        keys = [list(dict.fromkeys(chunk.key for chunk in found[i])) for i in rows]
-        seen = [list(dict.fromkeys(chunk.key for chunk in found[i][:shown])) for i in rows]
+        keys = [list(dict.fromkeys(chunk.passage_key for chunk in found[i])) for i in rows]
+        seen = [list(dict.fromkeys(chunk.passage_key for chunk in found[i][:shown])) for i in rows]
         gold = [study.test[i].gold for i in rows]
         values = {
             f"recall@{shown}": metrics.recall(seen, gold, shown),
