@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prooftune.engine.attention.block_layout import Blocks
+from prooftune.engine.attention.block_layout import PackedLayout
 from prooftune.engine.kernels import attention, int8_linear
-from prooftune.engine.kernels.lora_linear import Layers
+from prooftune.engine.kernels.lora_linear import LoraLinears
 
 _A = torch.ops.aten
 _FACTORS = {_A.mm, _A.bmm, _A.addmm, _A.addmm_, _A.baddbmm, _A.baddbmm_}
@@ -28,7 +28,9 @@ def are_products(operator: Any) -> bool:
     return operator.overloadpacket in _FACTORS
 
 
-def _of_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, *others: Any) -> float:
+def _of_attention(
+    query: Tensor, key: Tensor, value: Tensor, blocks: PackedLayout, *others: Any
+) -> float:
     seen = blocks.prefix**2 / 2 + sum(n * (blocks.prefix + n / 2) for n in blocks.lengths)
     products = 7 if torch.is_grad_enabled() and query.requires_grad else 2
     return products * 2 * seen * query.shape[1] * query.shape[2]
@@ -38,7 +40,7 @@ def _in_int8(weight: int8_linear.Weight, given: Any, low: Tensor, up: Tensor) ->
     return 2 * len(low) * weight.width * (weight.depth + low.shape[1])
 
 
-def _adapted(layers: Layers, wide: bool) -> float:
+def _adapted(layers: LoraLinears, wide: bool) -> float:
     n, depth = layers.x.shape
     return (
         2
@@ -50,7 +52,9 @@ def _adapted(layers: Layers, wide: bool) -> float:
     )
 
 
-def _adapted_backward(layers: Layers, low: Tensor, grads: Sequence[Tensor], wide: bool) -> float:
+def _adapted_backward(
+    layers: LoraLinears, low: Tensor, grads: Sequence[Tensor], wide: bool
+) -> float:
     n, depth = layers.x.shape
     return (
         2
@@ -65,8 +69,8 @@ def _adapted_backward(layers: Layers, low: Tensor, grads: Sequence[Tensor], wide
 _COMPILED: list[tuple[Any, str, Callable[..., float]]] = [
     (attention, "attend", _of_attention),
     (int8_linear.Weight, "product", _in_int8),
-    (Layers, "_forward", _adapted),
-    (Layers, "_backward", _adapted_backward),
+    (LoraLinears, "_forward", _adapted),
+    (LoraLinears, "_backward", _adapted_backward),
 ]
 """Whose functions do products without PyTorch, their names, and the operations of a call."""
 

@@ -31,8 +31,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from prooftune import recipe
 from prooftune.engine.fused.patching import fused
-from prooftune.engine.kernels.int8_linear import int8_products
-from prooftune.engine.precision import leave_inputs
+from prooftune.engine.kernels.int8_linear import use_int8_linear
+from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.models import adapters, loading
 from prooftune.training.objective import Row, TuningModule, make_collator
 from prooftune.utils import malloc
@@ -56,8 +56,8 @@ def main() -> None:
     options = parser.parse_args()
     model = _adapted()
     step, tokens = _step(model, options)
-    in_int8 = int8_products() if options.int8 else nullcontext()
-    with fused(model), malloc.kept(), in_int8:  # as a study trains
+    in_int8 = use_int8_linear() if options.int8 else nullcontext()
+    with fused(model), malloc.retain_freed_memory(), in_int8:  # as a study trains
         step()
         with Counted(keep=True) as seen:
             step()
@@ -105,7 +105,7 @@ def _adapted() -> Any:
         loading.resolve(loading.DEFAULT_MODEL), recipe.Model(dtype="bfloat16")
     )
     model = adapters.make_trainable(base, recipe.Variant(kind="tuned"), {})
-    leave_inputs(model)
+    disable_lora_input_upcast(model)
     return model
 
 

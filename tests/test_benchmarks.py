@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from prooftune.engine.attention import packed
-from prooftune.engine.attention.block_layout import Blocks
+from prooftune.engine.attention.block_layout import PackedLayout
 from prooftune.engine.kernels import attention, int8_linear, lora_linear
-from prooftune.engine.kernels.lora_linear import Layers
+from prooftune.engine.kernels.lora_linear import LoraLinears
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py"))
@@ -57,7 +57,10 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
             torch.randn(1, 1, 6, 32).bfloat16(),
         )
         torch.autograd.grad(
-            packed.attend_line(q, k, k, Blocks(2, [3, 1], q.device), 1.0, None, None).sum(), q
+            packed.packed_attention(
+                q, k, k, PackedLayout(2, [3, 1], q.device), 1.0, None, None
+            ).sum(),
+            q,
         )
 
     def in_bytes() -> None:
@@ -66,14 +69,16 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
             torch.ones(5, 4).bfloat16(),
             torch.ones(32, 4).bfloat16(),
         )
-        int8_linear.Frozen([torch.ones(32, 64).bfloat16()], x).products(x, [low], [up])
+        int8_linear.QuantizedFrozenLinear([torch.ones(32, 64).bfloat16()], x).products(
+            x, [low], [up]
+        )
 
     def adapted(wide: bool) -> None:
         x, weights = (
             torch.ones(200, 64).bfloat16(),
             [torch.ones(32, 64).bfloat16(), torch.ones(96, 64).bfloat16()],
         )
-        layers = Layers(
+        layers = LoraLinears(
             x, weights, [torch.ones(8, 64)] * 2, [torch.ones(32, 8), torch.ones(96, 8)], 1.0
         )
         low, _ = layers.forward(wide)
@@ -88,15 +93,15 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
     narrow = (
         2 * 200 * 8 * (2 * 64 + 2 * (32 + 96) + 2 * 64)
     )  # low; its gradient and that of B; that of A
-    lora_linear.usable()  # which tries products too, once
+    lora_linear.is_available()  # which tries products too, once
     assert contest.operations(lambda: adapted(wide=False)) == narrow
     assert (
         contest.operations(lambda: adapted(wide=True))
         == narrow + 2 * 200 * (32 + 96) * (2 * 64 + 8) + 2 * 200 * 64 * 16
     )
-    if int8_linear.usable():
+    if int8_linear.is_available():
         assert contest.operations(in_bytes) == 2 * 5 * 32 * (64 + 4)
-    if attention.usable(32):
+    if attention.is_available(32):
         # The prefix with itself, rows with it and with themselves, half of each square; forward and
         # five gradients, two heads.
         assert (

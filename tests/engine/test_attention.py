@@ -14,19 +14,19 @@ from torch import Tensor
 
 from prooftune import recipe
 from prooftune.engine.attention import block_layout, packed, shared_prefix
-from prooftune.engine.attention.masks import Groups, Sight
+from prooftune.engine.attention.masks import AttentionContext, PrefixGroups
 from prooftune.engine.batching import collate
 from prooftune.engine.forward import (
-    body_of,
-    check_readout,
+    check_output_head,
+    get_backbone,
     hidden_states,
-    line_states,
+    packed_hidden_states,
     prefix_cache,
-    shares,
+    supports_shared_prefix,
 )
-from prooftune.engine.kv_cache import Kept
-from prooftune.engine.packing import lay
-from prooftune.engine.precision import leave_inputs
+from prooftune.engine.kv_cache import KVCache
+from prooftune.engine.packing import pack_sequences
+from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
 
@@ -44,12 +44,12 @@ def loaded(folder: Path, dtype: str = "float32") -> Any:
     )
 
 
-def one_by_one(model: Any) -> Tensor:
+def per_sequence_sdpa(model: Any) -> Tensor:
     """Hidden states at each row's last token by the library's eager attention, each row alone after
     the whole prefix."""
     model.set_attn_implementation("eager")
     states = [
-        body_of(model)(
+        get_backbone(model)(
             input_ids=torch.tensor([[*PREFIX, *row]]), use_cache=False
         ).last_hidden_state[0, -1]
         for row in ROWS
@@ -62,9 +62,9 @@ def one_by_one(model: Any) -> Tensor:
 def test_a_shared_prefix_changes_nothing(model_folder: Path, dtype: str, tolerance: float) -> None:
     model = loaded(model_folder, dtype)
     with torch.no_grad():
-        wanted = one_by_one(model)
-        prefix = prefix_cache(body_of(model), PREFIX)
-        got = hidden_states(body_of(model), collate(ROWS, READ, len(PREFIX)), prefix)
+        wanted = per_sequence_sdpa(model)
+        prefix = prefix_cache(get_backbone(model), PREFIX)
+        got = hidden_states(get_backbone(model), collate(ROWS, READ, len(PREFIX)), prefix)
     torch.testing.assert_close(got, wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
 
 
@@ -72,7 +72,10 @@ def test_a_shared_prefix_changes_nothing(model_folder: Path, dtype: str, toleran
 def test_rows_in_one_line_change_nothing(model_folder: Path, dtype: str, tolerance: float) -> None:
     model = loaded(model_folder, dtype)
     with torch.no_grad():
-        got, wanted = line_states(body_of(model), lay(PREFIX, ROWS, READ)), one_by_one(model)
+        got, wanted = (
+            packed_hidden_states(get_backbone(model), pack_sequences(PREFIX, ROWS, READ)),
+            per_sequence_sdpa(model),
+        )
     torch.testing.assert_close(got, wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
 
 
@@ -80,14 +83,18 @@ def test_rows_in_one_line_change_nothing(model_folder: Path, dtype: str, toleran
 def test_gradients_of_rows_in_one_line(
     model_folder: Path, kept: bool, long: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed, "KEPT", 10**9 if kept else 0)
-    monkeypatch.setattr(packed, "LONG", {"cpu": 0} if long else {})
+    monkeypatch.setattr(packed, "MAX_SAVED_ATTENTION_WEIGHTS", 10**9 if kept else 0)
+    monkeypatch.setattr(packed, "PER_SEQUENCE_MIN_TOKENS", {"cpu": 0} if long else {})
     model = loaded(model_folder)
-    parameters = list(body_of(model).parameters())
+    parameters = list(get_backbone(model).parameters())
     weights = torch.randn(len(ROWS), 32, generator=torch.Generator().manual_seed(0))
-    wanted = torch.autograd.grad((one_by_one(model) * weights).sum(), parameters, allow_unused=True)
+    wanted = torch.autograd.grad(
+        (per_sequence_sdpa(model) * weights).sum(), parameters, allow_unused=True
+    )
     got = torch.autograd.grad(
-        (line_states(body_of(model), lay(PREFIX, ROWS, READ)) * weights).sum(),
+        (
+            packed_hidden_states(get_backbone(model), pack_sequences(PREFIX, ROWS, READ)) * weights
+        ).sum(),
         parameters,
         allow_unused=True,
     )
@@ -120,7 +127,7 @@ def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
     calls: int,
 ) -> None:
     generator = torch.Generator().manual_seed(prefix + sum(lengths))
-    line = lay([1] * prefix, [[2] * n for n in lengths], [[0]] * len(lengths))
+    line = pack_sequences([1] * prefix, [[2] * n for n in lengths], [[0]] * len(lengths))
     heads, size, total = 2, 4, line.input_ids.shape[1]
     assert total % 32 == 0 and line.lengths.tolist()[:-1] == lengths[:-1]
     query, key, value = (
@@ -151,12 +158,14 @@ def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
         return out[None]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed, "KEPT", 10**9 if keep else 0)
-        patch.setattr(packed, "LONG", {"cpu": 0} if long else {})
+        patch.setattr(packed, "MAX_SAVED_ATTENTION_WEIGHTS", 10**9 if keep else 0)
+        patch.setattr(packed, "PER_SEQUENCE_MIN_TOKENS", {"cpu": 0} if long else {})
         patch.setattr(block_layout, "PIECE", {"cpu": piece})
         patch.setattr(block_layout, "PLACES", 4 * piece)
         patch.setattr(block_layout, "CALLS", calls)
-        got = packed.attend_line(query, key, value, block_layout.Blocks.of(line), 0.5, cap, window)
+        got = packed.packed_attention(
+            query, key, value, block_layout.PackedLayout.of(line), 0.5, cap, window
+        )
         wanted = slowly()
         torch.testing.assert_close(got, wanted)
         weights = torch.randn(wanted.shape, generator=generator, dtype=torch.float64)
@@ -172,7 +181,7 @@ def test_what_many_pieces_add_up_is_rounded_once(monkeypatch: pytest.MonkeyPatch
     """Gradients of keys and values in bfloat16 are as near to those in float64 with 64 pieces as
     with one."""
     generator = torch.Generator().manual_seed(0)
-    line = lay([], [[1] * 256], [[0]])
+    line = pack_sequences([], [[1] * 256], [[0]])
     exact = [torch.randn(1, 2, 256, 16, generator=generator, dtype=torch.float64) for _ in range(3)]
     weights = torch.randn(1, 256, 2, 16, generator=generator, dtype=torch.float64)
 
@@ -180,7 +189,9 @@ def test_what_many_pieces_add_up_is_rounded_once(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(block_layout, "PIECE", {"cpu": piece})
         parts = [one.to(dtype).requires_grad_() for one in exact]
         query, key, value = parts
-        out = packed.attend_line(query, key, value, block_layout.Blocks.of(line), 0.25, None, None)
+        out = packed.packed_attention(
+            query, key, value, block_layout.PackedLayout.of(line), 0.25, None, None
+        )
         return [one.double() for one in torch.autograd.grad((out * weights.to(dtype)).sum(), parts)]
 
     wanted = gradients(256, torch.float64)
@@ -225,15 +236,15 @@ def test_attention_in_pieces_is_that_at_once(
         else torch.zeros(rows).long()
     )
     seen = torch.tensor(prefixes or [0])
-    groups = Groups.of(group, seen) if len(prefixes) > 1 else None
+    groups = PrefixGroups.of(group, seen) if len(prefixes) > 1 else None
     positions = seen[group][:, None] + torch.arange(queries)
     allowed = (torch.rand(rows, queries, queries, generator=generator) > 0.3) | torch.eye(
         queries, dtype=torch.bool
     )
     allowed = allowed.tril()
-    sight = Sight(allowed, positions, positions, [behind] if behind else None, groups)
+    sight = AttentionContext(allowed, positions, positions, [behind] if behind else None, groups)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared_prefix, "AT_ONCE", piece)
+        patch.setattr(shared_prefix, "QUERY_CHUNK", piece)
         got = shared_prefix._in_pieces(asked, key, value, behind, sight, window, 0.3)
     wanted = shared_prefix._at_once(
         asked, key, value, behind, sight, sight.masks(window, asked.dtype), 0.3, None, 0.0
@@ -256,12 +267,14 @@ def test_attention_in_pieces_is_that_at_once(
 
 def test_gradients_flow_through_the_shared_prefix(model_folder: Path) -> None:
     model = loaded(model_folder)
-    parameters = list(body_of(model).parameters())
+    parameters = list(get_backbone(model).parameters())
     # Squares would do nothing: the last layer's norm keeps their sum the same.
     weights = torch.randn(len(ROWS), 32, generator=torch.Generator().manual_seed(0))
-    wanted = torch.autograd.grad((one_by_one(model) * weights).sum(), parameters, allow_unused=True)
-    prefix = prefix_cache(body_of(model), PREFIX)
-    states = hidden_states(body_of(model), collate(ROWS, READ, len(PREFIX)), prefix)
+    wanted = torch.autograd.grad(
+        (per_sequence_sdpa(model) * weights).sum(), parameters, allow_unused=True
+    )
+    prefix = prefix_cache(get_backbone(model), PREFIX)
+    states = hidden_states(get_backbone(model), collate(ROWS, READ, len(PREFIX)), prefix)
     got = torch.autograd.grad((states * weights).sum(), parameters, allow_unused=True)
     for a, b in zip(got, wanted, strict=True):
         if b is not None:
@@ -296,11 +309,11 @@ def test_an_architecture_that_it_does_not_fit_falls_back_and_says_so(
     )
     shared_prefix.register()
     try:
-        check_readout(model)
+        check_output_head(model)
     finally:
         monkeypatch.undo()
         shared_prefix.register()
-    assert not shares(body_of(model))
+    assert not supports_shared_prefix(get_backbone(model))
     assert ["cannot share a prefix between rows" in message for message in said] == [True]
 
 
@@ -314,9 +327,9 @@ def test_inputs_left_as_they_are_give_the_same_gradients(model_folders: dict[str
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
         if leaves:
-            leave_inputs(model)
+            disable_lora_input_upcast(model)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            states = line_states(body_of(model), lay(PREFIX, ROWS, READ))
+            states = packed_hidden_states(get_backbone(model), pack_sequences(PREFIX, ROWS, READ))
         loss = states.float().square().mean(dim=0).mul(torch.linspace(-1, 1, 32)).sum()
         return loss.detach(), list(
             torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
@@ -329,15 +342,17 @@ def test_inputs_left_as_they_are_give_the_same_gradients(model_folders: dict[str
 
 
 def test_kept_rows_of_several_go_on_in_their_own_places() -> None:
-    one, other = Kept(), Kept()
+    one, other = KVCache(), KVCache()
     keys, more = (
         torch.arange(24.0).reshape(3, 1, 4, 2),
         torch.arange(100.0, 112.0).reshape(1, 1, 6, 2),
     )
     one.update(keys, -keys, 0)
     other.update(more, -more, 0)
-    kept = Kept.of([(one, [2, 0]), (other, [0])], room=7)
-    kept.write_at(torch.tensor([4, 2, 6]), 7)  # the second row has two tokens and padding
+    kept = KVCache.of([(one, [2, 0]), (other, [0])], room=7)
+    kept.set_write_positions(
+        torch.tensor([4, 2, 6]), 7
+    )  # the second row has two tokens and padding
     added = torch.full((3, 1, 1, 2), 7.0)
     held, values = kept.update(added, -added, 0)
     assert kept.get_seq_length() == held.shape[2] == 7

@@ -17,10 +17,10 @@ from prooftune import recipe
 from prooftune.engine import sparse_last_layer
 from prooftune.engine.attention import shared_prefix
 from prooftune.engine.batching import collate
-from prooftune.engine.forward import body_of, hidden_states, line_states
+from prooftune.engine.forward import get_backbone, hidden_states, packed_hidden_states
 from prooftune.engine.fused import patching, rope
-from prooftune.engine.kv_cache import Kept
-from prooftune.engine.packing import lay
+from prooftune.engine.kv_cache import KVCache
+from prooftune.engine.packing import pack_sequences
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
 
@@ -57,7 +57,7 @@ def outcome(model: Any, ids: Tensor = IDS) -> tuple[Tensor, dict[str, Tensor]]:
     """Hidden states, and the gradients of what is learned."""
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=model.dtype == torch.bfloat16):
-        hidden = body_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        hidden = get_backbone(model)(input_ids=ids, use_cache=False).last_hidden_state
     (hidden.float() * WEIGHTS[..., : hidden.shape[-1]]).sum().backward()
     return hidden.detach().float(), {
         n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
@@ -146,24 +146,27 @@ def test_switched_off_and_merged_adapters(model_folder: Path) -> None:
     model = adapted(model_folder).eval()
     with torch.no_grad():
         with model.disable_adapter():
-            untuned = body_of(model)(input_ids=IDS).last_hidden_state
+            untuned = get_backbone(model)(input_ids=IDS).last_hidden_state
             with patching.fused(model):
                 torch.testing.assert_close(
-                    body_of(model)(input_ids=IDS).last_hidden_state, untuned, atol=1e-5, rtol=1e-4
+                    get_backbone(model)(input_ids=IDS).last_hidden_state,
+                    untuned,
+                    atol=1e-5,
+                    rtol=1e-4,
                 )
-        tuned = body_of(model)(input_ids=IDS).last_hidden_state
+        tuned = get_backbone(model)(input_ids=IDS).last_hidden_state
         assert not torch.allclose(tuned, untuned, atol=1e-3)
         with patching.fused(model):
             model.merge_adapter()
             torch.testing.assert_close(
-                body_of(model)(input_ids=IDS).last_hidden_state, tuned, atol=1e-4, rtol=1e-3
+                get_backbone(model)(input_ids=IDS).last_hidden_state, tuned, atol=1e-4, rtol=1e-3
             )
 
 
 def test_a_norm_that_is_another_is_left_alone(model_folders: dict[str, Path]) -> None:
     """One that adds 1 to its weight looks the same from outside."""
     model = plain(model_folders["llama"])
-    norm: Any = body_of(model).norm
+    norm: Any = get_backbone(model).norm
 
     class Shifted(type(norm)):  # type: ignore[misc]
         def forward(self, x: Tensor) -> Any:
@@ -172,14 +175,14 @@ def test_a_norm_that_is_another_is_left_alone(model_folders: dict[str, Path]) ->
     norm.__class__ = Shifted
     with patching.fused(model):
         assert "forward" not in vars(norm)
-        assert "forward" in vars(body_of(model).layers[0].input_layernorm)  # type: ignore[index,union-attr]
+        assert "forward" in vars(get_backbone(model).layers[0].input_layernorm)  # type: ignore[index,union-attr]
 
 
 def test_inputs_are_told_apart_by_what_they_are(model_folders: dict[str, Path]) -> None:
     """A layer that is called twice, or on another input than its neighbours, is not given what
     waits for it."""
     model = adapted(model_folders["llama"]).eval()
-    attn: Any = body_of(model).layers[0].self_attn  # type: ignore[index,union-attr]
+    attn: Any = get_backbone(model).layers[0].self_attn  # type: ignore[index,union-attr]
     one, two = torch.randn(2, 1, 5, model.config.hidden_size)
     wanted = [
         attn.q_proj(one),
@@ -237,7 +240,7 @@ READ = [[2], [0], [7, 7, 22]]
 
 def states(body: nn.Module) -> list[Tensor]:
     return [
-        line_states(body, lay([40, 41, 42], ROWS, READ)),
+        packed_hidden_states(body, pack_sequences([40, 41, 42], ROWS, READ)),
         hidden_states(body, collate(ROWS, READ, 0), None),
     ]
 
@@ -251,7 +254,7 @@ def test_the_last_layer_where_it_is_read(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any]
 ) -> None:
     model = make(model_folder).train()
-    body, found = body_of(model), []
+    body, found = get_backbone(model), []
     assert sparse_last_layer._parts(body)
     for _ in range(2):
         model.zero_grad()
@@ -271,14 +274,14 @@ def test_the_last_layer_where_it_is_read(
 
 
 def test_the_last_layer_computes_no_more_than_is_read(model_folders: dict[str, Path]) -> None:
-    body: Any = body_of(plain(model_folders["llama"]))
+    body: Any = get_backbone(plain(model_folders["llama"]))
     seen: list[int] = []
     for layer in body.layers:
         layer.mlp.gate_proj.register_forward_hook(
             lambda _, inputs, __: seen.append(inputs[0].shape[-2])
         )
     with torch.no_grad():
-        line_states(body, lay([40, 41, 42], ROWS, READ))
+        packed_hidden_states(body, pack_sequences([40, 41, 42], ROWS, READ))
     # Of 27 tokens, a prefix of 3, and 2 that fill the line up; one place is read twice.
     assert seen == [32] * (len(seen) - 1) + [4]
 
@@ -287,9 +290,11 @@ def test_the_last_layer_computes_no_more_than_is_read(model_folders: dict[str, P
 def test_a_batch_of_which_nothing_is_read(model_folder: Path, make: Callable[..., Any]) -> None:
     """The common beginning of several questions on one text is computed for its keys and values
     alone."""
-    model, kept = make(model_folder).eval(), Kept()
+    model, kept = make(model_folder).eval(), KVCache()
     with torch.no_grad(), patching.fused(model):
-        assert hidden_states(body_of(model), collate([[5, 6, 7]], [[]], 0), None, kept).shape == (
+        assert hidden_states(
+            get_backbone(model), collate([[5, 6, 7]], [[]], 0), None, kept
+        ).shape == (
             0,
             model.config.hidden_size,
         )
@@ -300,6 +305,6 @@ def test_layers_that_are_computed_again_are_computed_whole(model_folders: dict[s
     model = adapted(model_folders["llama"]).train()
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable()
-    assert not sparse_last_layer._parts(body_of(model))
+    assert not sparse_last_layer._parts(get_backbone(model))
     with patching.fused(model):
-        sum(state.sum() for state in states(body_of(model))).backward()  # type: ignore[union-attr]
+        sum(state.sum() for state in states(get_backbone(model))).backward()  # type: ignore[union-attr]

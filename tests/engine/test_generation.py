@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from prooftune import recipe
 from prooftune.engine.attention import shared_prefix
-from prooftune.engine.batching import alike, alike_by_tokens
-from prooftune.engine.decoding import Generated, Portion, Writer
+from prooftune.engine.batching import batch_prefix_groups, group_by_common_prefix
+from prooftune.engine.decoding import ContinuousBatcher, Generated, PrefillBatch
 from prooftune.engine.generation import generate
-from prooftune.engine.kv_cache import Kept
+from prooftune.engine.kv_cache import KVCache
 from prooftune.models.loading import load_model
 
 PREFIX = list(range(40, 62))
@@ -105,15 +105,15 @@ def test_the_library_writes_the_same_where_ours_does_not_fit(
 ) -> None:
     model = loaded(model_folder)
     stop = stop_of(model)
-    ours = run(model, ROWS, stop, instead=[21, 22, stop])
+    ours = run(model, ROWS, stop, alternative_ids=[21, 22, stop])
     model.set_attn_implementation("eager")
     monkeypatch.setattr("prooftune.engine.forward._sees_prefix", lambda body, ids: False)
-    theirs = run(model, ROWS, stop, instead=[21, 22, stop])
+    theirs = run(model, ROWS, stop, alternative_ids=[21, 22, stop])
     for a, b in zip(ours, theirs, strict=True):
         assert a.ids == b.ids
         assert a.stopped == b.stopped
         assert a.log_prob == pytest.approx(b.log_prob, abs=2e-3)
-        assert a.instead_log_prob == pytest.approx(b.instead_log_prob, abs=2e-3)
+        assert a.no_answer_log_prob == pytest.approx(b.no_answer_log_prob, abs=2e-3)
 
 
 def test_what_is_scored_instead_is_scored_exactly_and_never_begun(model_folder: Path) -> None:
@@ -121,7 +121,7 @@ def test_what_is_scored_instead_is_scored_exactly_and_never_begun(model_folder: 
     first = slow(model, ROWS[0], stop=-1)[0][0]
     stop = 2 if first != 2 else 3
     instead = [first, 22, stop]
-    for row, done in zip(ROWS, run(model, ROWS, stop, instead=instead), strict=True):
+    for row, done in zip(ROWS, run(model, ROWS, stop, alternative_ids=instead), strict=True):
         ids, total = slow(model, row, stop, refused=(first, stop))
         assert (done.ids, done.ids[0] != first) == (ids, True)
         assert done.log_prob == pytest.approx(total, abs=2e-3)
@@ -129,7 +129,7 @@ def test_what_is_scored_instead_is_scored_exactly_and_never_begun(model_folder: 
             whole = torch.tensor([[*PREFIX, *row, *instead]])
             log_probs = torch.log_softmax(model(whole, use_cache=False).logits[0], -1)
         start = len(PREFIX) + len(row) - 1
-        assert done.instead_log_prob == pytest.approx(
+        assert done.no_answer_log_prob == pytest.approx(
             sum(float(log_probs[start + i, token]) for i, token in enumerate(instead)), abs=2e-3
         )
 
@@ -142,7 +142,7 @@ def test_a_choice_of_tokens_is_followed(model_folders: dict[str, Path]) -> None:
         asked.append((number, list(ids)))
         return 90 + number if len(ids) < 2 else 1
 
-    written = run(model, ROWS, 1, choose=choose)
+    written = run(model, ROWS, 1, token_selector=choose)
     assert [done.ids for done in written] == [[90 + i, 90 + i] for i in range(len(ROWS))]
     assert all(done.stopped for done in written)
     assert sorted(asked)[:3] == [(0, []), (0, [90]), (0, [90, 90])]
@@ -163,19 +163,19 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, list[int]]]:
     the end, all steps."""
     found: list[tuple[int, int, list[int]]] = []
     steps = 0
-    step, join = Writer.step, Writer.join
+    step, join = ContinuousBatcher.step, ContinuousBatcher.join
 
-    def counted(writer: Writer) -> list[tuple[int, Generated]]:
+    def counted(writer: ContinuousBatcher) -> list[tuple[int, Generated]]:
         nonlocal steps
         steps += 1
         return step(writer)
 
-    def noted(writer: Writer, portion: Portion) -> list[tuple[int, Generated]]:
-        found.append((steps, writer.going, portion.numbers))
+    def noted(writer: ContinuousBatcher, portion: PrefillBatch) -> list[tuple[int, Generated]]:
+        found.append((steps, writer.going, portion.row_ids))
         return join(writer, portion)
 
-    monkeypatch.setattr(Writer, "step", counted)
-    monkeypatch.setattr(Writer, "join", noted)
+    monkeypatch.setattr(ContinuousBatcher, "step", counted)
+    monkeypatch.setattr(ContinuousBatcher, "join", noted)
     return found
 
 
@@ -189,7 +189,7 @@ def test_rows_join_while_others_are_written(
     lengths = [
         {9: 13, 0: 8, 1: 8, 2: 8}.get(i, 3) for i in range(12)
     ]  # stop tokens included; the limit is 12
-    together = run(model, rows, 1, choose=lengths_of(lengths), batch_tokens=4 * 17)
+    together = run(model, rows, 1, token_selector=lengths_of(lengths), batch_tokens=4 * 17)
     assert [len(done.ids) + done.stopped for done in together] == [min(12, n) for n in lengths]
     # Two at a time join, so that four are written at most; the long one is among them for 11 steps.
     assert sorted(number for _, _, numbers in joined for number in numbers) == list(range(12))
@@ -203,7 +203,7 @@ def test_rows_join_while_others_are_written(
             model,
             [rows[number]],
             1,
-            choose=lambda _, ids, values, n=number: lengths_of(lengths)(n, ids, values),
+            token_selector=lambda _, ids, values, n=number: lengths_of(lengths)(n, ids, values),
         )[0]
         assert done.ids == alone.ids
         assert done.log_prob == pytest.approx(alone.log_prob, abs=2e-3)
@@ -219,7 +219,14 @@ def test_groups_join_while_others_are_written(
     texts = [[100 + 7 * g + i % 50 for i in range(36 + 3 * g)] for g in range(4)]
     rows = [[*texts[i // 4], 20 + i, 60 + i % 4] for i in range(16)]
     lengths = [12 if i % 4 == 1 else 3 for i in range(16)]
-    together = run(model, rows, 1, choose=lengths_of(lengths), batch_tokens=300, instead=instead)
+    together = run(
+        model,
+        rows,
+        1,
+        token_selector=lengths_of(lengths),
+        batch_tokens=300,
+        alternative_ids=instead,
+    )
     assert [len(done.ids) + done.stopped for done in together] == lengths
     assert [going > 0 for _, going, _ in joined] == [False, True, True, True]
     for number, done in enumerate(together):
@@ -227,13 +234,13 @@ def test_groups_join_while_others_are_written(
             model,
             [rows[number]],
             1,
-            choose=lambda _, ids, values, n=number: lengths_of(lengths)(n, ids, values),
-            instead=instead,
+            token_selector=lambda _, ids, values, n=number: lengths_of(lengths)(n, ids, values),
+            alternative_ids=instead,
         )[0]
         assert done.ids == alone.ids
         assert done.log_prob == pytest.approx(alone.log_prob, abs=2e-3)
-        assert done.instead_log_prob == (
-            pytest.approx(alone.instead_log_prob, abs=2e-3) if instead else None
+        assert done.no_answer_log_prob == (
+            pytest.approx(alone.no_answer_log_prob, abs=2e-3) if instead else None
         )
 
 
@@ -244,19 +251,19 @@ def test_what_is_held_keeps_to_the_budget(
 ) -> None:
     """Also where a long prompt goes on writing among many short ones."""
     model, held = loaded(model_folders["llama"]), []
-    of = Kept.of
+    of = KVCache.of
 
-    def noted(parts: list[tuple[Kept, list[int]]], room: int) -> Kept:
+    def noted(parts: list[tuple[KVCache, list[int]]], room: int) -> KVCache:
         held.append(sum(len(rows) for _, rows in parts) * room)
         return of(parts, room)
 
-    monkeypatch.setattr(Kept, "of", noted)
+    monkeypatch.setattr(KVCache, "of", noted)
     rows = [list(range(10, 70)), list(range(10, 50)), *([10 + i, 30 + i] for i in range(40))]
     run(
         model,
         rows,
         1,
-        choose=lengths_of([12, 12, *(2 + i % 5 for i in range(40))]),
+        token_selector=lengths_of([12, 12, *(2 + i % 5 for i in range(40))]),
         batch_tokens=240,
     )
     assert 120 < max(held) <= 240
@@ -284,22 +291,22 @@ def test_rows_that_begin_alike_are_written_as_one_by_one(model_folder: Path) -> 
         + ROWS
         + [texts[0], texts[1][:45]]
     )
-    groups, rest = alike(rows)
-    assert [sorted(g.numbers) for g in groups] == [
+    groups, rest = group_by_common_prefix(rows)
+    assert [sorted(g.row_ids) for g in groups] == [
         [0, 2, 4, 6, 12],
         [1, 3, 5, 13],
     ] and rest == list(range(7, 12))
-    assert [g.common for g in groups] == [39, 44]  # at least one token of each row is its own
-    for options in ({}, {"instead": (70, 71)}, {"batch_tokens": 150}):
+    assert [g.prefix_length for g in groups] == [39, 44]  # at least one token of each row is its own
+    for options in ({}, {"alternative_ids": (70, 71)}, {"batch_tokens": 150}):
         together = run(model, rows, stop, **options)
         alone = [run(model, [row], stop, **options)[0] for row in rows]
         for one, other in zip(together, alone, strict=True):
             assert one.ids == other.ids and one.stopped == other.stopped
             assert one.log_prob == pytest.approx(other.log_prob, abs=2e-3)
-            assert one.instead_log_prob == (
+            assert one.no_answer_log_prob == (
                 None
-                if "instead" not in options
-                else pytest.approx(other.instead_log_prob, abs=2e-3)
+                if "alternative_ids" not in options
+                else pytest.approx(other.no_answer_log_prob, abs=2e-3)
             )
 
 
@@ -311,17 +318,17 @@ def test_every_row_stands_in_one_group_or_by_itself(ends: list[list[int]], budge
     rows = [
         [*range(10, 10 + 40 * (end[0] - 1)), *end] for end in ends
     ]  # none, 40 or 80 tokens alike, then any
-    groups, rest = alike(rows)
-    assert sorted([i for group in groups for i in group.numbers] + rest) == list(range(len(rows)))
+    groups, rest = group_by_common_prefix(rows)
+    assert sorted([i for group in groups for i in group.row_ids] + rest) == list(range(len(rows)))
     for group in groups:
-        beginnings = {tuple(rows[i][: group.common]) for i in group.numbers}
-        assert len(group.numbers) > 1 and len(beginnings) == 1
-        assert all(32 <= group.common < len(rows[i]) for i in group.numbers)
-    batches = alike_by_tokens(groups, [len(row) for row in rows], budget)
-    assert sorted(i for batch in batches for g in batch for i in g.numbers) == sorted(
-        i for g in groups for i in g.numbers
+        beginnings = {tuple(rows[i][: group.prefix_length]) for i in group.row_ids}
+        assert len(group.row_ids) > 1 and len(beginnings) == 1
+        assert all(32 <= group.prefix_length < len(rows[i]) for i in group.row_ids)
+    batches = batch_prefix_groups(groups, [len(row) for row in rows], budget)
+    assert sorted(i for batch in batches for g in batch for i in g.row_ids) == sorted(
+        i for g in groups for i in g.row_ids
     )
     for batch in batches:
-        numbers = [i for group in batch for i in group.numbers]
-        computed = sum(g.common + sum(len(rows[i]) - g.common for i in g.numbers) for g in batch)
+        numbers = [i for group in batch for i in group.row_ids]
+        computed = sum(g.prefix_length + sum(len(rows[i]) - g.prefix_length for i in g.row_ids) for g in batch)
         assert len(numbers) == 1 or computed <= budget

@@ -16,7 +16,7 @@ from engine.test_fused import adapted, outcome
 from engine.test_kernels import numbers, off
 from prooftune.engine.fused import patching
 from prooftune.engine.kernels import int8_linear
-from prooftune.engine.kernels.int8_linear import Frozen
+from prooftune.engine.kernels.int8_linear import QuantizedFrozenLinear
 
 ROUNDING = 0.004
 """Of the norm: a product and what is added to it are rounded to bfloat16 one after another."""
@@ -24,7 +24,7 @@ ROUNDING = 0.004
 
 @pytest.fixture(autouse=True)
 def code() -> None:
-    if not int8_linear.usable():
+    if not int8_linear.is_available():
         pytest.skip("no int8 products here: they need AVX512-VNNI and a C compiler")
 
 
@@ -75,7 +75,7 @@ def case(
 )
 def test_they_are_what_the_rule_says(rows: int, depth: int, widths: list[int], rank: int) -> None:
     x, weights, low, ups, down = case(rows, depth, widths, rank)
-    ours = Frozen(weights, x)
+    ours = QuantizedFrozenLinear(weights, x)
     lows = list(torch.split(low, rank, dim=1))
     group = max(n for n in (32, 64, 96, 128) if depth % n == 0)
     for got, wanted in zip(
@@ -91,7 +91,7 @@ def test_they_are_what_the_rule_says(rows: int, depth: int, widths: list[int], r
 
 def test_they_are_near_products_of_16_bit_numbers() -> None:
     x, weights, low, ups, down = case(200, 576, [576, 192], 16)
-    ours, lows = Frozen(weights, x), list(torch.split(low, 16, dim=1))
+    ours, lows = QuantizedFrozenLinear(weights, x), list(torch.split(low, 16, dim=1))
     got = ours.products(x, lows, ups)
     wanted = [
         x.float() @ w.float().T + part.float() @ up.float().T
@@ -104,7 +104,7 @@ def test_they_are_near_products_of_16_bit_numbers() -> None:
 
 def test_a_row_is_the_same_whatever_stands_beside_it() -> None:
     x, weights, low, ups, down = case(23, 96, [64, 32], 4)
-    ours, lows = Frozen(weights, x), torch.split(low, 4, dim=1)
+    ours, lows = QuantizedFrozenLinear(weights, x), torch.split(low, 4, dim=1)
     whole = ours.products(x, lows, ups)
     back = ours.gradient(whole, low, down)
     for part in (slice(0, 1), slice(3, 10), slice(22, 23)):
@@ -119,7 +119,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            ours = Frozen(weights, x)
+            ours = QuantizedFrozenLinear(weights, x)
             out = ours.products(x, torch.split(low, 4, dim=1), ups)
             found.append([*out, ours.gradient(out, low, down)])
     finally:
@@ -132,15 +132,15 @@ def test_the_number_of_threads_changes_nothing() -> None:
 def test_zeros_and_tiny_and_huge_numbers() -> None:
     x, weights, low, ups, _ = case(8, 64, [32], 2)
     low.zero_()
-    ours = Frozen(weights, x)
+    ours = QuantizedFrozenLinear(weights, x)
     x[0], x[1], x[2] = 0, x[1] * 1e-15, x[2] * 1e15
     (got,), wanted = ours.products(x, [low], ups), x.float() @ weights[0].float().T
     assert not got[0].any() and all(off(got[i], wanted[i]) < 0.03 for i in range(1, 8))
     assert not any(
         one.isnan().any()
-        for one in Frozen([torch.zeros_like(weights[0])], torch.zeros_like(x)).products(
-            x, [low], ups
-        )
+        for one in QuantizedFrozenLinear(
+            [torch.zeros_like(weights[0])], torch.zeros_like(x)
+        ).products(x, [low], ups)
     )
 
 
@@ -148,7 +148,7 @@ def test_zeros_and_tiny_and_huge_numbers() -> None:
 def test_what_is_not_finite_stays_so(strange: float) -> None:
     """A training that diverges must show it."""
     x, weights, low, ups, down = case(8, 64, [32], 2)
-    ours = Frozen(weights, x)
+    ours = QuantizedFrozenLinear(weights, x)
     x[3, 40] = strange
     (got,) = ours.products(x, [low], ups)
     assert not got[3].isfinite().any() and got[[0, 1, 2, 4, 5, 6, 7]].isfinite().all()
@@ -162,7 +162,7 @@ def test_a_model_learns_about_the_same_and_is_asked_the_same(
     exact = outcome(adapted(model_folders["llama"]).train())
     with patching.fused(model):
         plain = outcome(model)
-        with int8_linear.int8_products() as laid_out:
+        with int8_linear.use_int8_linear() as laid_out:
             ours = outcome(model)
             # Attention's output, gate and up, down; keys are no multiple of 32 wide.
             assert len(laid_out) == 3 * model.config.num_hidden_layers
@@ -179,14 +179,14 @@ def test_what_does_not_fit_is_computed_as_before(
     model_folders: dict[str, Path], lora: dict[str, Any]
 ) -> None:
     model = adapted(model_folders["llama"], "bfloat16", **lora).train()
-    with patching.fused(model), int8_linear.int8_products() as laid_out:
+    with patching.fused(model), int8_linear.use_int8_linear() as laid_out:
         outcome(model)
     assert not laid_out
 
 
 def test_sizes_and_dtypes_that_do_not_fit() -> None:
     x = numbers(4, 64)
-    with int8_linear.int8_products():
+    with int8_linear.use_int8_linear():
         for weight in (
             numbers(33, 64),
             numbers(32, 48),

@@ -19,10 +19,10 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prooftune.engine.attention import packed, shared_prefix
-from prooftune.engine.attention.block_layout import Blocks
-from prooftune.engine.forward import body_of, line_states
+from prooftune.engine.attention.block_layout import PackedLayout
+from prooftune.engine.forward import get_backbone, packed_hidden_states
 from prooftune.engine.kernels import attention, build, lora_linear, pointwise
-from prooftune.engine.packing import lay
+from prooftune.engine.packing import pack_sequences
 from prooftune.engine.precision import autocast
 from prooftune.models import environment
 
@@ -32,19 +32,24 @@ ROUNDING = 0.006
 
 @pytest.fixture(autouse=True)
 def code() -> None:
-    if reason := build.unsuited():
+    if reason := build.why_unsupported():
         pytest.skip(f"no compiled code here: {reason}")
 
 
 def test_it_is_there() -> None:
-    assert pointwise.usable() and lora_linear.usable()
-    assert all(attention.usable(size) for size in (32, 64, 96, 128, 256))
+    assert pointwise.is_available() and lora_linear.is_available()
+    assert all(attention.is_available(size) for size in (32, 64, 96, 128, 256))
 
 
 @pytest.fixture
 def afresh() -> Iterator[None]:
     """As if nothing had been compiled or tried in this process; and again afterwards."""
-    known: list[Any] = [build.library, lora_linear.usable, attention.usable, pointwise.usable]
+    known: list[Any] = [
+        build.library,
+        lora_linear.is_available,
+        attention.is_available,
+        pointwise.is_available,
+    ]
     for one in known:
         one.cache_clear()
     yield
@@ -64,7 +69,9 @@ def attend(
     given_: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
 ) -> Tensor:
     query, key, value = given_
-    return attention.attend(query, key, value, Blocks(prefix, lengths, query.device), 0.2, window)
+    return attention.attend(
+        query, key, value, PackedLayout(prefix, lengths, query.device), 0.2, window
+    )
 
 
 def slowly(
@@ -150,7 +157,7 @@ def test_a_prefix_without_rows_and_a_window_beyond_all() -> None:
 def test_it_is_as_near_as_plain_products_are(monkeypatch: pytest.MonkeyPatch) -> None:
     given_, blocks = (
         line_of(45, [56, 200, 70], 3, 64),
-        Blocks(45, [56, 200, 70], torch.device("cpu")),
+        PackedLayout(45, [56, 200, 70], torch.device("cpu")),
     )
     wanted = slowly(given_, 45, [56, 200, 70])
     grad = numbers(*wanted.shape, seed=9)
@@ -159,7 +166,7 @@ def test_it_is_as_near_as_plain_products_are(monkeypatch: pytest.MonkeyPatch) ->
     for fits in (True, False):
         monkeypatch.setattr(attention, "fits", lambda *_, answer=fits: answer)
         rows = [one.transpose(0, 1)[None] for one in given_]
-        got = packed.attend_line(rows[0], rows[1], rows[2], blocks, 0.2, None, None)[0]
+        got = packed.packed_attention(rows[0], rows[1], rows[2], blocks, 0.2, None, None)[0]
         errors.append(
             [
                 off(a, b)
@@ -205,8 +212,8 @@ def test_what_is_not_a_number_stays_so() -> None:
     x = numbers(64, 512)
     x[3, 5] = torch.nan
     assert (
-        pointwise.gated(x, x)[3, 5].isnan()
-        and pointwise.normed(x, x[0].clone(), 1e-5)[0][3].isnan().all()
+        pointwise.swiglu(x, x)[3, 5].isnan()
+        and pointwise.rms_norm(x, x[0].clone(), 1e-5)[0][3].isnan().all()
     )
 
 
@@ -240,7 +247,7 @@ def test_other_shapes_are_not_for_it() -> None:
         assert not attention.fits(query, k, v, 0.1, None)
     wide = numbers(80, 512)
     assert torch.equal(
-        pointwise.gated(wide, wide[0].clone()), torch.nn.functional.silu(wide) * wide[0]
+        pointwise.swiglu(wide, wide[0].clone()), torch.nn.functional.silu(wide) * wide[0]
     )
 
 
@@ -248,21 +255,21 @@ def test_what_stands_between_products() -> None:
     gate, up, grad, weight = (4 * numbers(130, 256, seed=i) for i in range(4))
     exact = [one.float().requires_grad_() for one in (gate, up)]
     wanted = torch.nn.functional.silu(exact[0]) * exact[1]
-    assert off(pointwise.gated(gate, up), wanted) < ROUNDING
+    assert off(pointwise.swiglu(gate, up), wanted) < ROUNDING
     for a, b in zip(
-        pointwise.gated_gradients(gate, up, grad),
+        pointwise.swiglu_backward(gate, up, grad),
         torch.autograd.grad(wanted, exact, grad.float()),
         strict=True,
     ):
         assert off(a, b) < ROUNDING
     x, w = exact[0], weight[0]
     wanted = torch.nn.functional.rms_norm(x, (256,), w.float(), 1e-5)
-    out, inverse = pointwise.normed(gate, w, 1e-5)
+    out, inverse = pointwise.rms_norm(gate, w, 1e-5)
     assert off(out, wanted) < ROUNDING
     torch.testing.assert_close(inverse, (x.detach().square().mean(-1) + 1e-5).rsqrt())
     assert (
         off(
-            pointwise.normed_gradient(gate, w, inverse, grad),
+            pointwise.rms_norm_backward(gate, w, inverse, grad),
             torch.autograd.grad(wanted, x, grad.float())[0],
         )
         < ROUNDING
@@ -281,9 +288,9 @@ def test_rotary_positions(layout: str) -> None:
     wide = x.float().requires_grad_()
     wanted = wide * cos + torch.cat([-wide[..., 32:], wide[..., :32]], dim=-1) * sin
     for got, exact in (
-        (pointwise.rotated(x, cos, sin), wanted),
+        (pointwise.apply_rope(x, cos, sin), wanted),
         (
-            pointwise.rotated(grad, cos, sin, back=True),
+            pointwise.apply_rope(grad, cos, sin, backward=True),
             torch.autograd.grad(wanted, wide, grad.float())[0],
         ),
     ):
@@ -296,13 +303,13 @@ def test_large_numbers_between_products() -> None:
     gate = (
         torch.tensor([-1e30, -200.0, -90.0, -1.0, 0.0, 1.0, 90.0, 1e30]).bfloat16().repeat(64, 32)
     )
-    out = pointwise.gated(gate, torch.ones_like(gate))
+    out = pointwise.swiglu(gate, torch.ones_like(gate))
     torch.testing.assert_close(
         out, torch.nn.functional.silu(gate.float()).bfloat16(), atol=1e-30, rtol=0.01
     )
     assert all(
         one.isfinite().all()
-        for one in pointwise.gated_gradients(gate, torch.ones_like(gate), torch.ones_like(gate))
+        for one in pointwise.swiglu_backward(gate, torch.ones_like(gate), torch.ones_like(gate))
     )
 
 
@@ -323,7 +330,7 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(
         initializer_range=0.1,
     )
     prefix, rows = list(range(20)), [[5 + i % 90 for i in range(n)] for n in (70, 33, 90)]
-    line = lay(prefix, rows, [[len(row) - 1] for row in rows])
+    line = pack_sequences(prefix, rows, [[len(row) - 1] for row in rows])
 
     def gradients(dtype: torch.dtype) -> list[Tensor]:
         torch.manual_seed(0)
@@ -338,7 +345,7 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(
         model.get_base_model().set_attn_implementation(shared_prefix.NAME)
         learned = [weight for name, weight in model.named_parameters() if "lora_" in name]
         with autocast(model):
-            states = line_states(body_of(model), line).float()
+            states = packed_hidden_states(get_backbone(model), line).float()
         return list(torch.autograd.grad((states * numbers(*states.shape).float()).sum(), learned))
 
     calls: list[str] = []
@@ -361,9 +368,9 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(
         "normed_backward",
         "rotated",
     }
-    monkeypatch.setattr(attention, "usable", lambda *_: False)
-    monkeypatch.setattr(pointwise, "usable", lambda: False)
-    monkeypatch.setattr(lora_linear, "usable", lambda: False)
+    monkeypatch.setattr(attention, "is_available", lambda *_: False)
+    monkeypatch.setattr(pointwise, "is_available", lambda: False)
+    monkeypatch.setattr(lora_linear, "is_available", lambda: False)
     plain = gradients(torch.bfloat16)
     far, without = (
         sum(float((a.float() - b).norm()) for a, b in zip(found, exact, strict=True))
@@ -388,12 +395,12 @@ def test_without_a_compiler_nothing_is_missing(
 ) -> None:
     monkeypatch.setattr(build, "notify", lambda *_: pytest.fail("nobody needs to know"))
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
-    assert build.unsuited() and not (
-        pointwise.usable() or lora_linear.usable() or attention.usable(64)
+    assert build.why_unsupported() and not (
+        pointwise.is_available() or lora_linear.is_available() or attention.is_available(64)
     )
     gate = numbers(130, 256)
     assert (
-        off(pointwise.gated(gate, gate), torch.nn.functional.silu(gate.float()) * gate.float())
+        off(pointwise.swiglu(gate, gate), torch.nn.functional.silu(gate.float()) * gate.float())
         < ROUNDING
     )
 
@@ -428,7 +435,9 @@ def test_code_that_computes_something_else_is_not_used(
     monkeypatch.setattr(build, "call", nothing)
     monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
     monkeypatch.setattr(Tensor, "new_empty", Tensor.new_zeros)
-    assert not (pointwise.usable() or lora_linear.usable() or attention.usable(64))
+    assert not (
+        pointwise.is_available() or lora_linear.is_available() or attention.is_available(64)
+    )
 
 
 @pytest.mark.parametrize("whose", ["file", "folder"])
@@ -484,5 +493,5 @@ def test_the_environment_says_what_was_used(
         assert environment._compiled(how | {"dtype": "float32"}, tmp_path) == "none"
         assert environment._compiled(how | {"device": "cuda"}, tmp_path) == "none"
     assert environment._compiled(how | {"attention": "sdpa"}, model_folders["llama"]) == "pointwise"
-    monkeypatch.setattr(pointwise, "usable", lambda: False)
+    monkeypatch.setattr(pointwise, "is_available", lambda: False)
     assert environment._compiled(how | {"attention": "sdpa"}, model_folders["llama"]) == "none"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.test_kernels import numbers, off
 from prooftune.engine.kernels import build, lora_linear
-from prooftune.engine.kernels.lora_linear import FEWEST, Layers
+from prooftune.engine.kernels.lora_linear import FEWEST, LoraLinears
 
 ROUNDING = 0.004
 """Of the norm: a product and what is added to it are rounded to bfloat16 one after another."""
@@ -21,24 +21,24 @@ SHAPES = [(32, 8), (64, 16), (96, 24), (160, 64)]
 
 @pytest.fixture(autouse=True)
 def code() -> None:
-    if not lora_linear.usable():
+    if not lora_linear.is_available():
         pytest.skip("no compiled code here: it needs AVX512-BF16, no AMX, and a C compiler")
 
 
-def layers_of(rows: int, depth: int, shapes: list[tuple[int, int]]) -> Layers:
+def layers_of(rows: int, depth: int, shapes: list[tuple[int, int]]) -> LoraLinears:
     frozen = [numbers(width, depth, seed=width) for width, _ in shapes]
     down, up = (
         [numbers(*shape, seed=i).float() / 3 for i, shape in enumerate(some)]
         for some in ([(rank, depth) for _, rank in shapes], shapes)
     )
-    return Layers(numbers(rows, depth, seed=rows), frozen, down, up, 0.5)
+    return LoraLinears(numbers(rows, depth, seed=rows), frozen, down, up, 0.5)
 
 
-def grads_of(layers: Layers) -> list[Tensor]:
+def grads_of(layers: LoraLinears) -> list[Tensor]:
     return [numbers(len(layers.x), len(w), seed=9 + i) for i, w in enumerate(layers.frozen)]
 
 
-def slowly(layers: Layers) -> tuple[Tensor, list[Tensor]]:
+def slowly(layers: LoraLinears) -> tuple[Tensor, list[Tensor]]:
     """The sums of the formulas, in float32, of what is rounded on the way in any case."""
     x, down, up = (
         layers.x.float(),
@@ -51,7 +51,7 @@ def slowly(layers: Layers) -> tuple[Tensor, list[Tensor]]:
     ]
 
 
-def slowly_back(layers: Layers, low: Tensor, grads: list[Tensor]) -> list[Tensor]:
+def slowly_back(layers: LoraLinears, low: Tensor, grads: list[Tensor]) -> list[Tensor]:
     x, down, up = (
         layers.x.float(),
         *([one.bfloat16().float() for one in some] for some in (layers.down, layers.up)),
@@ -69,7 +69,7 @@ def slowly_back(layers: Layers, low: Tensor, grads: list[Tensor]) -> list[Tensor
     return [torch.cat(of_lows, 1), of_x, *(one.T @ x for one in of_lows), *of_up]
 
 
-def found(layers: Layers, grads: list[Tensor]) -> list[Tensor]:
+def found(layers: LoraLinears, grads: list[Tensor]) -> list[Tensor]:
     """All that is computed, forward and backward."""
     low, outs = layers.forward()
     of_low, of_x, of_down, of_up = layers.backward(low, grads)
@@ -124,7 +124,7 @@ def test_what_is_not_wanted_is_not_computed() -> None:
 def test_a_row_is_the_same_whatever_stands_beside_it() -> None:
     layers, back = layers_of(300, 96, SHAPES[1:3]), slice(3, 3 + FEWEST + 2)
     grads = grads_of(layers)
-    alone = Layers(
+    alone = LoraLinears(
         layers.x[back].contiguous(), layers.frozen, layers.down, layers.up, layers.scaling
     )
     whole, part = found(layers, grads), found(alone, [grad[back].contiguous() for grad in grads])
@@ -168,9 +168,9 @@ def test_other_shapes_are_computed_by_pytorch(kind: str, monkeypatch: pytest.Mon
     layers = OTHERS.get(kind) or layers_of(150, 64, SHAPES[:2])
     if kind == "adapters in bfloat16":
         down, up = ([one.bfloat16() for one in some] for some in (layers.down, layers.up))
-        layers = Layers(layers.x, layers.frozen, down, up, 0.5)
+        layers = LoraLinears(layers.x, layers.frozen, down, up, 0.5)
     if kind == "rows apart":
-        layers = Layers(numbers(150, 128)[:, :64], layers.frozen, layers.down, layers.up, 0.5)
+        layers = LoraLinears(numbers(150, 128)[:, :64], layers.frozen, layers.down, layers.up, 0.5)
     monkeypatch.setattr(build, "call", lambda *_: pytest.fail("compiled code was called"))
     low, outs = layers.forward()
     for got, one in zip((low, *outs), (slowly(layers)[0], *slowly(layers)[1]), strict=True):

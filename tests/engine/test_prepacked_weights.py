@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from prooftune import recipe
 from prooftune.engine.attention import shared_prefix
-from prooftune.engine.forward import body_of
+from prooftune.engine.forward import get_backbone
 from prooftune.engine.fused import prepacked_weights
 from prooftune.engine.precision import autocast
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
 
 pytestmark = pytest.mark.skipif(
-    not prepacked_weights.laid_out(
+    not prepacked_weights.prepack_weights(
         nn.Sequential(nn.Linear(8, 8, bias=False, dtype=torch.bfloat16))
     ),
     reason="no 16-bit products of oneDNN here",
@@ -40,7 +40,7 @@ def model_of(folder: Path, dtype: str = "bfloat16") -> Any:
 
 def states(model: Any) -> Tensor:
     with torch.no_grad(), autocast(model):
-        found: Tensor = body_of(model)(input_ids=IDS, use_cache=False).last_hidden_state
+        found: Tensor = get_backbone(model)(input_ids=IDS, use_cache=False).last_hidden_state
     return found
 
 
@@ -66,13 +66,13 @@ def adapted(folder: Path, **lora: Any) -> Any:
 def products(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
     """The shapes of the products that were computed with a weight that is laid out."""
     found: list[tuple[int, ...]] = []
-    product = prepacked_weights.LaidOut.product
+    product = prepacked_weights.PrepackedWeight.product
 
-    def counted(self: prepacked_weights.LaidOut, x: Tensor, weight: Tensor) -> Tensor:
+    def counted(self: prepacked_weights.PrepackedWeight, x: Tensor, weight: Tensor) -> Tensor:
         found.append((*x.shape, len(weight)))
         return product(self, x, weight)
 
-    monkeypatch.setattr(prepacked_weights.LaidOut, "product", counted)
+    monkeypatch.setattr(prepacked_weights.PrepackedWeight, "product", counted)
     yield found
 
 
@@ -81,7 +81,7 @@ def test_products_are_those_of_the_weight_as_it_is() -> None:
     for size, inside, out in ((1, 576, 3072), (17, 24, 40), (600, 31, 7), (3, 8, 1), (0, 8, 8)):
         x, weight = torch.randn(size, inside).bfloat16(), torch.randn(out, inside).bfloat16()
         exact = x.double() @ weight.double().T
-        found = prepacked_weights.LaidOut().product(x, weight)
+        found = prepacked_weights.PrepackedWeight().product(x, weight)
         assert (
             found.dtype == torch.bfloat16
             and (found.double() - exact).norm() <= 0.004 * exact.norm()
@@ -111,9 +111,9 @@ def test_an_adapted_model_is_laid_out_where_nothing_is_learned(
     assert len(products) == 7 * model.config.num_hidden_layers
     products.clear()
     with autocast(model):
-        learning = body_of(model)(input_ids=IDS, use_cache=False).last_hidden_state
+        learning = get_backbone(model)(input_ids=IDS, use_cache=False).last_hidden_state
     assert learning.requires_grad and not products
-    with prepacked_weights.plain_weights():
+    with prepacked_weights.without_prepacked_weights():
         assert close(states(model), learning.detach()) and not products
     assert close(found, learning.detach())
 
@@ -135,7 +135,7 @@ def test_a_weight_that_changes_is_laid_out_anew(
         model = model_of(model_folders["llama"])
         before = states(model) if asked_before else None
         with torch.no_grad():
-            change(body_of(model).layers[0].mlp.down_proj.weight)  # type: ignore[index,union-attr]
+            change(get_backbone(model).layers[0].mlp.down_proj.weight)  # type: ignore[index,union-attr]
         found.append(states(model))
         assert before is None or not close(found[-1], before)
     torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
@@ -194,18 +194,18 @@ def test_a_model_that_is_cast_after_it_was_asked(
 def test_what_is_not_laid_out(
     model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not prepacked_weights.laid_out(model_of(model_folders["llama"], "float32"))
+    assert not prepacked_weights.prepack_weights(model_of(model_folders["llama"], "float32"))
     model = model_of(model_folders["llama"])
-    size = sum(layer.weight.nbytes for layer in prepacked_weights.laid_out(model))
+    size = sum(layer.weight.nbytes for layer in prepacked_weights.prepack_weights(model))
     assert size > 0
     monkeypatch.setattr(prepacked_weights, "LARGEST", size)
-    assert prepacked_weights.laid_out(model)
+    assert prepacked_weights.prepack_weights(model)
     monkeypatch.setattr(prepacked_weights, "LARGEST", size - 1)
-    assert not prepacked_weights.laid_out(model)
+    assert not prepacked_weights.prepack_weights(model)
     biased = nn.Sequential(
         nn.Linear(8, 8, dtype=torch.bfloat16), nn.Linear(8, 8, bias=False, dtype=torch.bfloat16)
     )
-    assert list(prepacked_weights.laid_out(biased)) == [biased[1]]
+    assert list(prepacked_weights.prepack_weights(biased)) == [biased[1]]
 
 
 def test_nothing_is_kept_of_models_that_are_gone(model_folders: dict[str, Path]) -> None:

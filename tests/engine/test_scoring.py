@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prooftune import recipe
-from prooftune.engine.batching import SPARE, Squeezed, by_tokens
-from prooftune.engine.forward import body_of, check_readout, readout_of
+from prooftune.engine.batching import PADDING_BUDGET, UnpaddedLayout, batch_by_token_budget
+from prooftune.engine.forward import check_output_head, get_backbone, get_output_head
 from prooftune.engine.generation import generate
 from prooftune.engine.scoring import label_tree, score_classes, score_labels
 from prooftune.errors import Failure
@@ -101,7 +101,7 @@ def test_the_batch_size_never_changes_a_score(model_folder: Path, budget: int) -
 
 def test_no_padding_is_computed(model_folder: Path) -> None:
     model = load_model(model_folder, FLOAT32)
-    body: Any = body_of(model)
+    body: Any = get_backbone(model)
     seen: list[int] = []
     body.layers[0].mlp.gate_proj.register_forward_hook(
         lambda _, inputs, __: seen.append(inputs[0].numel() // inputs[0].shape[-1])
@@ -121,7 +121,7 @@ def test_no_padding_is_computed(model_folder: Path) -> None:
 @given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=5))
 def test_squeezed_rows_are_set_out_where_they_stood(stands: list[list[bool]]) -> None:
     there = torch.tensor(stands)
-    squeezed = Squeezed.of(there)
+    squeezed = UnpaddedLayout.of(there)
     if squeezed is None:
         assert 32 * int((~there).sum()) < there.numel()
         return
@@ -198,7 +198,7 @@ def test_no_array_of_rows_times_length_times_vocabulary(
 
 def test_an_architecture_with_other_logits_is_refused(model_folders: dict[str, Path]) -> None:
     model = load_model(model_folders["llama"], FLOAT32)
-    check_readout(model)
+    check_output_head(model)
     original = model.forward
 
     def scaled(*args: Any, **kwargs: Any) -> Any:
@@ -208,26 +208,26 @@ def test_an_architecture_with_other_logits_is_refused(model_folders: dict[str, P
 
     model.forward = scaled
     with pytest.raises(Failure, match="not supported"):
-        check_readout(model)
+        check_output_head(model)
 
 
 def test_soft_capping_is_applied(model_folders: dict[str, Path]) -> None:
     model: Any = load_model(model_folders["gemma2"], FLOAT32)
-    logits = readout_of(model)(torch.randn(5, 32) * 100)
+    logits = get_output_head(model)(torch.randn(5, 32) * 100)
     assert logits.abs().max() <= model.config.final_logit_softcapping
 
 
 @given(st.lists(st.integers(0, 500), max_size=200), st.integers(1, 2000))
 def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = by_tokens(lengths, budget)
+    batches = batch_by_token_budget(lengths, budget)
     assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
         assert len(batch) * max(lengths[i] for i in batch) - sum(lengths[i] for i in batch) <= max(
-            SPARE, 1
+            PADDING_BUDGET, 1
         )
-    assert batches == by_tokens(lengths, budget)
-    assert len(by_tokens(lengths, budget, inf)) <= len(batches)
+    assert batches == batch_by_token_budget(lengths, budget)
+    assert len(batch_by_token_budget(lengths, budget, inf)) <= len(batches)
 
 
 @given(
@@ -239,7 +239,7 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budge
     )
 )
 def test_label_tree_spells_every_label(labels: list[tuple[int, ...]]) -> None:
-    tree = label_tree(labels, stop=99)
+    tree = label_tree(labels, stop_token_id=99)
     overlap = any(a != b and b[: len(a)] == a for a in labels for b in labels)
     for label, reads in zip(labels, tree.reads, strict=True):
         assert tuple(token for _, token in reads) == ((*label, 99) if overlap else label)

@@ -162,7 +162,7 @@ def test_in_int8_two_processes_learn_what_one_does(
 ) -> None:
     """Weights are laid out by the same rows in all of them; what comes after is rounding that adds
     up."""
-    if not int8_linear.usable():
+    if not int8_linear.is_available():
         pytest.skip("no int8 products here: they need AVX512-VNNI and a C compiler")
     found = []
     for count in (1, 2):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prooftune import recipe
-from prooftune.engine.forward import readout_of
+from prooftune.engine.forward import get_output_head
 from prooftune.models import adapters
 from prooftune.models.loading import load_model, load_tokenizer
 from prooftune.tasks.classification import class_targets, predict, targets
@@ -141,6 +141,6 @@ def test_a_head_computes_in_float32_whatever_the_model_does(model_folder: Path) 
     hidden = torch.randn(5, 32).bfloat16()
     weight = tuned.get_base_model().score.modules_to_save["default"].weight
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = readout_of(tuned)(hidden)
+        logits = get_output_head(tuned)(hidden)
     assert logits.dtype == torch.float32
     assert torch.equal(logits, hidden.float() @ weight.T)

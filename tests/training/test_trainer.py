@@ -178,7 +178,7 @@ def test_in_int8_it_learns_what_it_learns_otherwise(
     losses = {}
     for name in ("plain", "int8", "without code"):
         if name == "without code":
-            monkeypatch.setattr(trainer, "usable", lambda: False)
+            monkeypatch.setattr(trainer, "is_available", lambda: False)
         module, rows, encoder = setup(model_folders["llama"], options=BFLOAT16)
         log = train(
             module,
@@ -199,7 +199,7 @@ def test_in_int8_it_learns_what_it_learns_otherwise(
         losses["int8"][-1] == pytest.approx(losses["plain"][-1], rel=0.05)
         and losses["int8"][-1] < 0.9 * losses["int8"][0]
     )
-    assert (losses["int8"] != losses["plain"] and len(told) == 1) or not int8_linear.usable()
+    assert (losses["int8"] != losses["plain"] and len(told) == 1) or not int8_linear.is_available()
 
 
 def test_gradient_checkpointing_changes_nothing(

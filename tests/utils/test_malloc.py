@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from prooftune.utils.malloc import kept, limit_kernels
+from prooftune.utils.malloc import limit_primitive_cache, retain_freed_memory
 
 SIZE, COUNT = 20_000_000, 20
 """Bytes of an array, as large as training has many, and arrays that are there at one time."""
@@ -43,7 +43,7 @@ def keep_and_give_back() -> None:
     before = resident()
     faults()
     assert faults() > SIZE * COUNT / 4096 / 2, "glibc gives it back by itself"
-    with kept():
+    with retain_freed_memory():
         first = faults()
         again = [faults() for _ in range(3)]
         assert max(again) < first / 10
@@ -66,15 +66,15 @@ def test_with_another_c_library_nothing_changes(monkeypatch: pytest.MonkeyPatch)
             raise AttributeError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Other())
-    with kept():
+    with retain_freed_memory():
         assert asked == ["mallopt"]
     assert asked == ["mallopt", "malloc_trim"]
 
 
 def test_fewer_kernels_are_kept_unless_somebody_wants_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
-    limit_kernels()
+    limit_primitive_cache()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "256"
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "9")
-    limit_kernels()
+    limit_primitive_cache()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "9"

@@ -29,7 +29,7 @@ class Batch:
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
-    read: Tensor
+    logit_positions: Tensor
 
     @property
     def stands(self) -> Tensor:
@@ -41,7 +41,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Squeezed:
+class UnpaddedLayout:
     """Padded rows laid one after another without their padding, which everything but attention can
     be computed on.
 
@@ -57,7 +57,7 @@ class Squeezed:
     place: Tensor
 
     @classmethod
-    def of(cls, stands: Tensor) -> Squeezed | None:
+    def of(cls, stands: Tensor) -> UnpaddedLayout | None:
         """For tokens [rows, length] that stand where it says; None where there is too little
         padding to be worth it."""
         rows, length = stands.shape
@@ -85,12 +85,14 @@ class Squeezed:
 _WORTH = 32
 """One place in so many has to be padding for rows to be squeezed."""
 
-SPARE = 256
+PADDING_BUDGET = 256
 """Tokens of padding that cost about as much as another batch does, where padding is computed like
 all else."""
 
 
-def by_tokens(lengths: Sequence[int], budget: int, spare: float = SPARE) -> list[list[int]]:
+def batch_by_token_budget(
+    lengths: Sequence[int], budget: int, spare: float = PADDING_BUDGET
+) -> list[list[int]]:
     """Group rows of similar length so that a batch, padded to its longest row, has at most `budget`
     tokens.
 
@@ -118,7 +120,7 @@ def by_tokens(lengths: Sequence[int], budget: int, spare: float = SPARE) -> list
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
+class PrefixGroup:
     """Rows that begin with the same tokens, as questions on one text do.
 
     Attributes:
@@ -126,31 +128,31 @@ class Alike:
         common: tokens that they all begin with; every row has at least one more.
     """
 
-    numbers: list[int]
-    common: int
+    row_ids: list[int]
+    prefix_length: int
 
 
-def alike(rows: Sequence[Sequence[int]]) -> tuple[list[Alike], list[int]]:
-    """Groups of rows that begin with the same half or more of their tokens, and the numbers of all
+def group_by_common_prefix(rows: Sequence[Sequence[int]]) -> tuple[list[PrefixGroup], list[int]]:
+    """PrefixGroups of rows that begin with the same half or more of their tokens, and the numbers of all
     other rows."""
     if not rows:
         return [], []
     order = sorted(range(len(rows)), key=lambda i: list(rows[i]))
-    groups: list[Alike] = []
+    groups: list[PrefixGroup] = []
     rest: list[int] = []
-    run, common = order[:1], 0
+    run, prefix_length = order[:1], 0
     for before, number in zip(order, [*order[1:], -1], strict=True):
         shared = _common(rows[before], rows[number]) if number >= 0 else 0
         shorter = min(len(rows[before]), len(rows[number])) if number >= 0 else 0
-        shared = min(shared, shorter - 1, common or shared)
+        shared = min(shared, shorter - 1, prefix_length or shared)
         if shared >= max(_ALIKE, shorter / 2):
-            run, common = [*run, number], shared
+            run, prefix_length = [*run, number], shared
             continue
         if len(run) > 1:
-            groups.append(Alike(run, common))
+            groups.append(PrefixGroup(run, prefix_length))
         else:
             rest += run
-        run, common = [number], 0
+        run, prefix_length = [number], 0
     return groups, sorted(rest)
 
 
@@ -162,32 +164,32 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def alike_by_tokens(
-    groups: Sequence[Alike], lengths: Sequence[int], budget: int
-) -> list[list[Alike]]:
+def batch_prefix_groups(
+    groups: Sequence[PrefixGroup], lengths: Sequence[int], budget: int
+) -> list[list[PrefixGroup]]:
     """Batches of groups of similar length that compute at most `budget` tokens each: the common
     ones of a group once, and each row's own, those to come included. Larger groups are divided."""
-    batches: list[list[Alike]] = []
+    batches: list[list[PrefixGroup]] = []
     computed = 0
-    for group in sorted(groups, key=lambda g: (-max(lengths[i] for i in g.numbers), g.numbers)):
+    for group in sorted(groups, key=lambda g: (-max(lengths[i] for i in g.row_ids), g.row_ids)):
         begun = False  # whether the group stands in the batch already
-        for number in group.numbers:
-            own = lengths[number] - group.common
-            more = own if begun else own + group.common
+        for number in group.row_ids:
+            own = lengths[number] - group.prefix_length
+            more = own if begun else own + group.prefix_length
             if not batches or computed + more > budget:
                 batches.append([])
-                begun, computed, more = False, 0, own + group.common
+                begun, computed, more = False, 0, own + group.prefix_length
             if begun:
-                batches[-1][-1].numbers.append(number)
+                batches[-1][-1].row_ids.append(number)
             else:
-                batches[-1].append(Alike([number], group.common))
+                batches[-1].append(PrefixGroup([number], group.prefix_length))
             begun, computed = True, computed + more
     return batches
 
 
 def collate(
     rows: Sequence[Sequence[int]],
-    read: Sequence[Sequence[int]],
+    logit_positions: Sequence[Sequence[int]],
     prefix_length: int,
     device: torch.device | None = None,
 ) -> Batch:
@@ -198,7 +200,7 @@ def collate(
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
-    places = [i * length + place for i, per_row in enumerate(read) for place in per_row]
+    places = [i * length + place for i, per_row in enumerate(logit_positions) for place in per_row]
     positions = (torch.arange(length) + prefix_length).expand(len(rows), -1)
     batch = Batch(ids, mask, positions, torch.tensor(places, dtype=torch.long))
     return to_device(batch, device) if device is not None else batch

@@ -12,13 +12,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention.masks import Sight
-from prooftune.engine.batching import Alike, Batch, collate
-from prooftune.engine.forward import Prefix, body_of, readout_of, states_at
-from prooftune.engine.kv_cache import Kept
-from prooftune.engine.prefix_groups import Beginnings
+from prooftune.engine.attention.masks import AttentionContext
+from prooftune.engine.batching import Batch, PrefixGroup, collate
+from prooftune.engine.forward import (
+    PrefixCache,
+    get_backbone,
+    get_output_head,
+    hidden_states_in_context,
+)
+from prooftune.engine.kv_cache import KVCache
+from prooftune.engine.prefix_groups import SharedPrefixCache
 
-Choose = Callable[[int, list[int], Tensor], int]
+TokenSelector = Callable[[int, list[int], Tensor], int]
 """(row number, ids written so far, log-probabilities [vocabulary]) -> the next token; for decoding
 under a constraint."""
 
@@ -31,40 +36,40 @@ class Generated:
         ids: without the stop token.
         log_prob: natural-log probability of the ids and, where it was written, the stop token.
         stopped: whether the stop token was written; otherwise the limit cut the text off.
-        instead_log_prob: that of the text given as `instead`, with its stop token; None without
+        no_answer_log_prob: that of the text given as `instead`, with its stop token; None without
             one.
     """
 
     ids: list[int] = field(default_factory=list)
     log_prob: float = 0.0
     stopped: bool = False
-    instead_log_prob: float | None = None
+    no_answer_log_prob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Portion:
+class PrefillBatch:
     """Rows that join together.
 
     Attributes:
-        numbers: of the rows.
+        row_ids: of the rows.
         prompts: ids of each after the prefix, none empty.
         groups: those that begin alike, in the order of the rows, all of them; or none.
     """
 
-    numbers: list[int]
+    row_ids: list[int]
     prompts: list[Sequence[int]]
-    groups: list[Alike] = field(default_factory=list)
+    groups: list[PrefixGroup] = field(default_factory=list)
 
     @property
-    def common(self) -> list[int]:
+    def prefix_lengths(self) -> list[int]:
         """Tokens of each prompt that stand once for its group."""
-        return [group.common for group in self.groups for _ in group.numbers] or [0] * len(
+        return [group.prefix_length for group in self.groups for _ in group.row_ids] or [0] * len(
             self.prompts
         )
 
 
 @dataclass(slots=True)
-class _Row:
+class SequenceState:
     """One that is being written.
 
     Attributes:
@@ -82,11 +87,11 @@ class _Row:
     ended: bool = False
 
 
-Ended = list[tuple[int, Generated]]
+Finished = list[tuple[int, Generated]]
 """Numbers of rows that have ended, and what was written for them."""
 
 
-class Writer:
+class ContinuousBatcher:
     """The rows that are being written.
 
     Rows that have ended are computed along until they are half of all, since to leave them out is
@@ -96,69 +101,73 @@ class Writer:
     def __init__(
         self,
         model: nn.Module,
-        prefix: Prefix | None,
+        prefix: PrefixCache | None,
         prefix_length: int,
-        stop: int,
+        stop_token_id: int,
         limit: int,
-        instead: Sequence[int] = (),
-        choose: Choose | None = None,
+        alternative_ids: Sequence[int] = (),
+        token_selector: TokenSelector | None = None,
     ) -> None:
         """See `generation.generate`; `limit` is its `max_new_tokens`."""
         self._body, self._readout, self._device = (
-            body_of(model),
-            readout_of(model),
+            get_backbone(model),
+            get_output_head(model),
             next(model.parameters()).device,
         )
         self._prefix, self._prefix_length, self._stop, self._limit = (
             prefix,
             prefix_length,
-            stop,
+            stop_token_id,
             limit,
         )
-        self._instead, self._choose = tuple(instead), choose
-        self._rows: list[_Row] = []
-        self._kept = Kept()
-        self._beginnings = Beginnings(prefix)
+        self._instead, self._choose = tuple(alternative_ids), token_selector
+        self._rows: list[SequenceState] = []
+        self._kept = KVCache()
+        self._beginnings = SharedPrefixCache(prefix)
 
     @property
     def going(self) -> int:
         """Rows that have not ended."""
         return sum(not row.ended for row in self._rows)
 
-    def fits(self, portion: Portion, budget: int) -> bool:
+    def fits(self, portion: PrefillBatch, budget: int) -> bool:
         """Whether so many tokens at most are held when it has joined, those to come and common
         beginnings included."""
         going = [row for row in self._rows if not row.ended]
-        own = [len(prompt) - n for prompt, n in zip(portion.prompts, portion.common, strict=True)]
+        own = [len(prompt) - n for prompt, n in zip(portion.prompts, portion.prefix_lengths, strict=True)]
         room = max(self._room(going), max(own) + self._limit)
         beginnings = [
             *self._beginnings.lengths,
-            *(self._prefix_length + group.common for group in portion.groups),
+            *(self._prefix_length + group.prefix_length for group in portion.groups),
         ]
         return (len(going) + len(own)) * room + len(beginnings) * max(
             beginnings, default=0
         ) <= budget
 
-    def join(self, portion: Portion) -> Ended:
+    def join(self, portion: PrefillBatch) -> Finished:
         """Read the prompts, write the first token of each, and let those that go on join the
         others."""
         if not self.going:  # what was kept of those that have ended goes before more is read
-            self._rows, self._kept, self._beginnings = [], Kept(), Beginnings(self._prefix)
+            self._rows, self._kept, self._beginnings = (
+                [],
+                KVCache(),
+                SharedPrefixCache(self._prefix),
+            )
         beginnings = self._read_beginnings(portion)
         rows = [
-            _Row(number, Generated(), self._prefix_length + n, len(prompt) - n)
+            SequenceState(number, Generated(), self._prefix_length + n, len(prompt) - n)
             for number, prompt, n in zip(
-                portion.numbers, portion.prompts, portion.common, strict=True
+                portion.row_ids, portion.prompts, portion.prefix_lengths, strict=True
             )
         ]
-        own = [prompt[n:] for prompt, n in zip(portion.prompts, portion.common, strict=True)]
-        kept = Kept()
+        own = [prompt[n:] for prompt, n in zip(portion.prompts, portion.prefix_lengths, strict=True)]
+        kept = KVCache()
         ended = self._write(rows, self._read(own, rows, kept, beginnings))
         if len(ended) < len(rows):
             self._go_on_with([(self._rows, self._kept, self._beginnings), (rows, kept, beginnings)])
         return ended
 
-    def step(self) -> Ended:
+    def step(self) -> Finished:
         """Write one more token of every row."""
         if 2 * self.going <= len(self._rows):
             self._go_on_with([(self._rows, self._kept, self._beginnings)])
@@ -168,7 +177,7 @@ class Writer:
             for one in zip(*((row.held, row.begins) for row in self._rows), strict=True)
         )
         places = torch.arange(int(held.max()) + 1, device=self._device)
-        self._kept.write_at(held[:, 0], len(places))
+        self._kept.set_write_positions(held[:, 0], len(places))
         batch = replace(
             collate(tokens, [[0]] * len(tokens), 0, self._device), position_ids=begins + held
         )
@@ -179,13 +188,18 @@ class Writer:
             row.held += not row.ended  # those that have ended write over their last place
         return self._write(self._rows, torch.log_softmax(self._readout(hidden), dim=-1))
 
-    def _room(self, rows: Sequence[_Row]) -> int:
+    def _room(self, rows: Sequence[SequenceState]) -> int:
         """Places for the tokens of the longest of them, those to come included, the last of which
         is never read but by rows that have ended."""
         return max((row.held + self._limit + 1 - len(row.done.ids) for row in rows), default=0)
 
     def _look(
-        self, allowed: Tensor, batch: Batch, positions: Tensor, beginnings: Beginnings, kept: Kept
+        self,
+        allowed: Tensor,
+        batch: Batch,
+        positions: Tensor,
+        beginnings: SharedPrefixCache,
+        kept: KVCache,
     ) -> Tensor:
         """Hidden states [n, d] where new tokens are read.
 
@@ -196,35 +210,39 @@ class Writer:
             beginnings: what the rows see before their own.
             kept: keys and values of what was read before, which takes the new ones.
         """
-        sight = Sight(allowed, batch.position_ids, positions, beginnings.layers, beginnings.groups)
-        return states_at(self._body, batch, sight, kept)
+        sight = AttentionContext(
+            allowed, batch.position_ids, positions, beginnings.layers, beginnings.groups
+        )
+        return hidden_states_in_context(self._body, batch, sight, kept)
 
-    def _read_beginnings(self, portion: Portion) -> Beginnings:
+    def _read_beginnings(self, portion: PrefillBatch) -> SharedPrefixCache:
         if not portion.groups:
-            return Beginnings(self._prefix)
-        of_rows = [number for number, group in enumerate(portion.groups) for _ in group.numbers]
+            return SharedPrefixCache(self._prefix)
+        of_rows = [number for number, group in enumerate(portion.groups) for _ in group.row_ids]
         starts = [
-            portion.prompts[of_rows.index(number)][: group.common]
+            portion.prompts[of_rows.index(number)][: group.prefix_length]
             for number, group in enumerate(portion.groups)
         ]
-        return Beginnings.read(
+        return SharedPrefixCache.prefill(
             self._body, self._prefix, self._prefix_length, starts, of_rows, self._device
         )
 
     def _read(
         self,
         prompts: Sequence[Sequence[int]],
-        rows: Sequence[_Row],
-        kept: Kept,
-        beginnings: Beginnings,
+        rows: Sequence[SequenceState],
+        kept: KVCache,
+        beginnings: SharedPrefixCache,
     ) -> Tensor:
         """Log-probabilities [rows, vocabulary] of the first token after prompts.
 
         What is scored `instead` is scored on the way, and never looked at again.
         """
-        instead, count = self._instead, max(1, len(self._instead))
+        alternative_ids, count = self._instead, max(1, len(self._instead))
         read = [list(range(len(prompt) - 1, len(prompt) - 1 + count)) for prompt in prompts]
-        batch = collate([[*prompt, *instead[:-1]] for prompt in prompts], read, 0, self._device)
+        batch = collate(
+            [[*prompt, *alternative_ids[:-1]] for prompt in prompts], read, 0, self._device
+        )
         places = torch.arange(batch.input_ids.shape[1], device=self._device)
         positions = (
             places + torch.tensor([row.begins for row in rows], device=self._device)[:, None]
@@ -235,19 +253,19 @@ class Writer:
         )
         log_probs = torch.log_softmax(self._readout(hidden), dim=-1).view(len(rows), count, -1)
         first = log_probs[:, 0]
-        if instead:
-            wanted = torch.tensor(instead, device=self._device)[None, :, None].expand(
+        if alternative_ids:
+            wanted = torch.tensor(alternative_ids, device=self._device)[None, :, None].expand(
                 len(rows), -1, 1
             )
             for row, value in zip(
                 rows, log_probs.gather(2, wanted).sum(dim=(1, 2)).tolist(), strict=True
             ):
-                row.done.instead_log_prob = value
+                row.done.no_answer_log_prob = value
             first = first.clone()
-            first[:, [instead[0], self._stop]] = -torch.inf
+            first[:, [alternative_ids[0], self._stop]] = -torch.inf
         return first
 
-    def _write(self, rows: Sequence[_Row], log_probs: Tensor) -> Ended:
+    def _write(self, rows: Sequence[SequenceState], log_probs: Tensor) -> Finished:
         """Note the next token of every row that goes on; those that end with it."""
         best = log_probs.argmax(dim=-1).tolist()
         if self._choose is not None:
@@ -272,12 +290,14 @@ class Writer:
             row.ended = done.stopped or len(done.ids) == self._limit
         return [(row.number, row.done) for row, _, _ in going if row.ended]
 
-    def _go_on_with(self, parts: Sequence[tuple[list[_Row], Kept, Beginnings]]) -> None:
+    def _go_on_with(
+        self, parts: Sequence[tuple[list[SequenceState], KVCache, SharedPrefixCache]]
+    ) -> None:
         """With those rows of each part that have not ended, of which there is one at least."""
         numbers = [[i for i, row in enumerate(rows) if not row.ended] for rows, _, _ in parts]
         some = [(part, going) for part, going in zip(parts, numbers, strict=True) if going]
         self._rows = [rows[i] for (rows, _, _), going in some for i in going]
-        self._kept = Kept.of(
+        self._kept = KVCache.of(
             [(kept, going) for (_, kept, _), going in some], self._room(self._rows)
         )
-        self._beginnings = Beginnings.joined([(one, going) for (_, _, one), going in some])
+        self._beginnings = SharedPrefixCache.merge([(one, going) for (_, _, one), going in some])

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.attention import shared_prefix
-from prooftune.engine.attention.block_layout import Blocks
-from prooftune.engine.attention.masks import KeysValues, Sight, additive
-from prooftune.engine.batching import SPARE, Batch, Squeezed, collate
-from prooftune.engine.fused.prepacked_weights import plain_weights
-from prooftune.engine.kv_cache import Kept
-from prooftune.engine.packing import Line
+from prooftune.engine.attention.block_layout import PackedLayout
+from prooftune.engine.attention.masks import AttentionContext, KeysValues, additive
+from prooftune.engine.batching import PADDING_BUDGET, Batch, UnpaddedLayout, collate
+from prooftune.engine.fused.prepacked_weights import without_prepacked_weights
+from prooftune.engine.kv_cache import KVCache
+from prooftune.engine.packing import PackedBatch
 from prooftune.engine.precision import autocast
-from prooftune.engine.sparse_last_layer import only_at
+from prooftune.engine.sparse_last_layer import compute_only_positions
 from prooftune.errors import Failure
 from prooftune.utils.progress import notify
 
 
-def body_of(model: nn.Module) -> nn.Module:
+def get_backbone(model: nn.Module) -> nn.Module:
     """The transformer without its output layer, adapters included."""
     inner = _unwrapped(model)
     body = getattr(inner, inner.base_model_prefix)
@@ -40,7 +40,7 @@ def body_of(model: nn.Module) -> nn.Module:
     return body
 
 
-def readout_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def get_output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """Hidden states [n, d] -> logits [n, classes] in float32: the language head, or the
     classification head."""
     inner = _unwrapped(model)
@@ -72,21 +72,21 @@ def _unwrapped(model: nn.Module) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-Prefix = list[KeysValues] | Any
+PrefixCache = list[KeysValues] | Any
 """Keys and values of a shared prefix: a list over layers for our own attention, the library's cache
 for others."""
 
 
-def shares(body: nn.Module) -> bool:
+def supports_shared_prefix(body: nn.Module) -> bool:
     """Whether the layers' attention is our own, which sees a shared prefix without a copy."""
     config: Any = body.config
     return getattr(config, "_attn_implementation", None) == shared_prefix.NAME
 
 
 @contextmanager
-def sharing(model: nn.Module) -> Iterator[bool]:
+def use_shared_prefix_attention(model: nn.Module) -> Iterator[bool]:
     """Our own attention for a while, whatever is set; False where the architecture does not fit it."""
-    inner, body = _unwrapped(model), body_of(model)
+    inner, body = _unwrapped(model), get_backbone(model)
     before = inner.config._attn_implementation
     if before == shared_prefix.NAME:
         yield True
@@ -102,32 +102,32 @@ def sharing(model: nn.Module) -> Iterator[bool]:
         inner.set_attn_implementation(before)
 
 
-def spare_tokens(body: nn.Module, budget: int) -> int:
+def padding_budget(body: nn.Module, budget: int) -> int:
     """Tokens of padding that a batch of `budget` tokens may hold: where attention alone computes
     it, fewer and larger batches are worth more."""
-    return budget // 4 if shares(body) else SPARE
+    return budget // 4 if supports_shared_prefix(body) else PADDING_BUDGET
 
 
-def prefix_cache(body: nn.Module, prefix: Sequence[int]) -> Prefix | None:
+def prefix_cache(body: nn.Module, prefix: Sequence[int]) -> PrefixCache | None:
     """Keys and values of the prefix for one row, with gradients where they are enabled; None for no
     prefix."""
     if not prefix:
         return None
     ids = torch.tensor([list(prefix)], device=_device(body))
-    if not shares(body):
+    if not supports_shared_prefix(body):
         return body(input_ids=ids, use_cache=True).past_key_values
-    kept = Kept()
+    kept = KVCache()
     places = torch.arange(len(prefix), device=ids.device)[None]
     body(
         input_ids=ids,
         position_ids=places,
         past_key_values=kept,
-        **shared_prefix.options(Sight(_causal(ids), places, places)),
+        **shared_prefix.options(AttentionContext(_causal(ids), places, places)),
     )
     return kept.layers()
 
 
-def expanded(cache: Any, rows: int) -> Any:
+def expand_cache(cache: Any, rows: int) -> Any:
     """The cache seen by `rows` rows without a copy: layers are replaced, tensors are views,
     gradients flow back."""
     seen = copy.copy(cache)
@@ -139,7 +139,7 @@ def expanded(cache: Any, rows: int) -> Any:
 
 
 def hidden_states(
-    body: nn.Module, batch: Batch, prefix: Prefix | None, kept: Kept | None = None
+    body: nn.Module, batch: Batch, prefix: PrefixCache | None, kept: KVCache | None = None
 ) -> Tensor:
     """Hidden states [n, d] at the batch's read positions, gathered contiguously.
 
@@ -149,21 +149,23 @@ def hidden_states(
         prefix: what `prefix_cache` gave.
         kept: takes the rows' keys and values, for tokens to come (our own attention only).
     """
-    if not shares(body):
-        with only_at(body, batch.read):
+    if not supports_shared_prefix(body):
+        with compute_only_positions(body, batch.logit_positions):
             hidden: Tensor = _with_library_attention(body, batch, prefix).last_hidden_state
-        return hidden.reshape(-1, hidden.shape[-1])[batch.read].contiguous()
+        return hidden.reshape(-1, hidden.shape[-1])[batch.logit_positions].contiguous()
     mask, length = batch.attention_mask, batch.input_ids.shape[1]
     # Padding stands after all tokens of a row, where no token looks.
     allowed = _causal(batch.input_ids) if mask.dim() == 2 else mask[:, 0, :, -length:]
-    sight = Sight(allowed, batch.position_ids, batch.position_ids, prefix)
-    return states_at(body, batch, sight, kept)
+    sight = AttentionContext(allowed, batch.position_ids, batch.position_ids, prefix)
+    return hidden_states_in_context(body, batch, sight, kept)
 
 
-def states_at(body: nn.Module, batch: Batch, sight: Sight, kept: Kept | None) -> Tensor:
+def hidden_states_in_context(
+    body: nn.Module, batch: Batch, sight: AttentionContext, kept: KVCache | None
+) -> Tensor:
     """`hidden_states` of a batch that looks through `sight` (our own attention only)."""
-    ids, positions, read = batch.input_ids, batch.position_ids, batch.read
-    squeezed = Squeezed.of(batch.stands)
+    ids, positions, read = batch.input_ids, batch.position_ids, batch.logit_positions
+    squeezed = UnpaddedLayout.of(batch.stands)
     if squeezed is not None:
         ids, positions, read = (
             squeezed.line(ids),
@@ -173,7 +175,7 @@ def states_at(body: nn.Module, batch: Batch, sight: Sight, kept: Kept | None) ->
     sight.squeezed, sight.own_keys = squeezed, kept is None
     if kept is not None:
         kept.squeezed = squeezed
-    with only_at(body, read) if len(read) < ids.numel() else nullcontext():
+    with compute_only_positions(body, read) if len(read) < ids.numel() else nullcontext():
         out = body(
             input_ids=ids,
             position_ids=positions,
@@ -184,16 +186,16 @@ def states_at(body: nn.Module, batch: Batch, sight: Sight, kept: Kept | None) ->
     return hidden.reshape(-1, hidden.shape[-1])[read].contiguous()
 
 
-def line_states(body: nn.Module, line: Line) -> Tensor:
+def packed_hidden_states(body: nn.Module, line: PackedBatch) -> Tensor:
     """Hidden states [n, d] at the line's read positions (our own attention only)."""
-    with only_at(body, line.read):
+    with compute_only_positions(body, line.logit_positions):
         out = body(
             input_ids=line.input_ids,
             position_ids=line.position_ids,
-            **shared_prefix.options(Blocks.of(line)),
+            **shared_prefix.options(PackedLayout.of(line)),
         )
     hidden: Tensor = out.last_hidden_state
-    return hidden[0].index_select(0, line.read)
+    return hidden[0].index_select(0, line.logit_positions)
 
 
 def _with_library_attention(body: nn.Module, batch: Batch, prefix: Any | None) -> Any:
@@ -201,7 +203,7 @@ def _with_library_attention(body: nn.Module, batch: Batch, prefix: Any | None) -
     mask = batch.attention_mask
     if prefix is not None:
         rows = batch.input_ids.shape[0]
-        options = {"past_key_values": expanded(prefix, rows), "use_cache": True}
+        options = {"past_key_values": expand_cache(prefix, rows), "use_cache": True}
         if mask.dim() == 2:
             mask = torch.cat([mask.new_ones(rows, prefix.get_seq_length()), mask], dim=1)
     masks: Any = mask if mask.dim() == 2 else _tree_masks(body, batch)
@@ -216,7 +218,7 @@ def _causal(ids: Tensor) -> Tensor:
     return torch.ones(1, length, length, dtype=torch.bool, device=ids.device).tril()
 
 
-def check_readout(model: nn.Module) -> None:
+def check_output_head(model: nn.Module) -> None:
     """Compare body + read-out with the model's own logits on a few tokens, and a shared prefix with
     a plain pass.
 
@@ -227,13 +229,13 @@ def check_readout(model: nn.Module) -> None:
         Failure: the logits differ, so the architecture does something between body and logits that
             we do not know.
     """
-    device, body = _device(model), body_of(model)
+    device, body = _device(model), get_backbone(model)
     ids = torch.tensor([_ordinary(_unwrapped(model))], device=device)
     was_training = model.training
     model.eval()
     # A float32 head after a 16-bit body runs under autocast only, as in training.
-    with torch.no_grad(), plain_weights(), autocast(model):
-        if shares(body) and not _sees_prefix(body, ids[0].tolist()):
+    with torch.no_grad(), without_prepacked_weights(), autocast(model):
+        if supports_shared_prefix(body) and not _sees_prefix(body, ids[0].tolist()):
             notify(
                 f"{type(body).__name__} cannot share a prefix between rows: using the library's "
                 "attention, which is slower",
@@ -244,7 +246,7 @@ def check_readout(model: nn.Module) -> None:
         # is.
         own = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
         own = own[:, -1] if own.dim() == 3 else own
-        ours = readout_of(model)(body(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
+        ours = get_output_head(model)(body(input_ids=ids, use_cache=False).last_hidden_state[:, -1])
     model.train(was_training)
     difference = (own - ours).abs().max().item()
     if not difference <= 0.05 * max(1.0, own.abs().max().item()):
@@ -281,7 +283,7 @@ def _sees_prefix(body: nn.Module, ids: list[int]) -> bool:
 def _tree_masks(body: nn.Module, batch: Batch) -> Any:
     """The batch's own mask in the form that the body's layers expect.
 
-    Layers with a sliding window of W see the last W positions only, and keep only the last W - 1
+    LoraLinears with a sliding window of W see the last W positions only, and keep only the last W - 1
     keys of a cached prefix; where some layers slide and others do not, transformers takes one mask
     per kind of layer.
     """

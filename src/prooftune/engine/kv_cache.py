@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from prooftune.engine.attention.masks import KeysValues
-from prooftune.engine.batching import Squeezed
+from prooftune.engine.batching import UnpaddedLayout
 
 
-class Kept:
+class KVCache:
     """What transformers asks of a cache, over buffers that are written in place.
 
     Growing a tensor by one token means copying all of it, for every layer and every step; a buffer
@@ -24,7 +24,7 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self.squeezed: Squeezed | None = None
+        self.squeezed: UnpaddedLayout | None = None
         self._layers: dict[int, KeysValues] = {}
         self._places: Tensor | None = (
             None  # [rows] where the next token of each goes; None where many come, the first ones
@@ -54,14 +54,14 @@ class Kept:
         """Keys and values of every layer, in order."""
         return [self._layers[i] for i in sorted(self._layers)]
 
-    def write_at(self, places: Tensor, seen: int) -> None:
+    def set_write_positions(self, places: Tensor, seen: int) -> None:
         """One token of every row comes next, to these places [rows]; the first `seen` places are
         looked at."""
         self._places, self._seen = places, seen
         self._rows = torch.arange(len(places), device=places.device)
 
     @classmethod
-    def of(cls, parts: Sequence[tuple[Kept, Sequence[int]]], room: int) -> Kept:
+    def of(cls, parts: Sequence[tuple[KVCache, Sequence[int]]], room: int) -> KVCache:
         """These rows of each, one after another, with `room` places each, of which the unwritten
         are zero.
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-FULL = 32
+PAD_MULTIPLE = 32
 """Tokens whose multiples lines have."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PackedBatch:
     """Rows in one line.
 
     Attributes:
@@ -26,12 +26,12 @@ class Line:
     input_ids: Tensor
     position_ids: Tensor
     lengths: Tensor
-    read: Tensor
+    logit_positions: Tensor
 
 
-def lay(
-    prefix: Sequence[int], rows: Sequence[Sequence[int]], read: Sequence[Sequence[int]]
-) -> Line:
+def pack_sequences(
+    prefix: Sequence[int], rows: Sequence[Sequence[int]], logit_positions: Sequence[Sequence[int]]
+) -> PackedBatch:
     """Lay rows behind their common prefix; `read` gives, per row, the places within the row to
     read.
 
@@ -41,15 +41,15 @@ def lay(
     """
     shared = len(prefix)
     ids, positions, places = list(prefix), list(range(shared)), []
-    for row, wanted in zip(rows, read, strict=True):
+    for row, wanted in zip(rows, logit_positions, strict=True):
         places += [len(ids) + place for place in wanted]
         ids += row
         positions += range(shared, shared + len(row))
-    filling, lengths = -len(ids) % FULL, [len(row) for row in rows]
+    filling, lengths = -len(ids) % PAD_MULTIPLE, [len(row) for row in rows]
     ids += [0] * filling
     positions += positions[-1:] * filling
     lengths[-1] += filling
-    return Line(
+    return PackedBatch(
         torch.tensor([ids]),
         torch.tensor([positions]),
         torch.tensor(lengths),

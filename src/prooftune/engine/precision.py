@@ -24,7 +24,7 @@ def autocast(model: nn.Module) -> Iterator[None]:
         return
     layers = _adapted(model)
     before = [layer.cast_input_dtype_enabled for layer in layers]
-    leave_inputs(model)
+    disable_lora_input_upcast(model)
     try:
         with torch.autocast(first.device.type, dtype=dtype), fused(model):
             yield
@@ -33,7 +33,7 @@ def autocast(model: nn.Module) -> Iterator[None]:
             layer.cast_input_dtype_enabled = enabled
 
 
-def leave_inputs(model: nn.Module) -> None:
+def disable_lora_input_upcast(model: nn.Module) -> None:
     """Keep peft from widening the adapters' inputs to float32, which autocast makes narrow again at
     once.
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention.masks import Groups, KeysValues
+from prooftune.engine.attention.masks import KeysValues, PrefixGroups
 from prooftune.engine.batching import collate
-from prooftune.engine.forward import Prefix, hidden_states
-from prooftune.engine.kv_cache import Kept, together
+from prooftune.engine.forward import PrefixCache, hidden_states
+from prooftune.engine.kv_cache import KVCache, together
 
 
 @dataclass(frozen=True, slots=True)
-class Beginnings:
+class SharedPrefixCache:
     """Keys and values that rows see before their own, kept once for all rows that see the same.
 
     Attributes:
@@ -30,7 +30,7 @@ class Beginnings:
     layers: Sequence[KeysValues] | None
     tokens: Tensor | None = None
     of_rows: Sequence[int] = ()
-    groups: Groups | None = None
+    groups: PrefixGroups | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -38,17 +38,17 @@ class Beginnings:
         return [] if self.tokens is None else self.tokens.tolist()
 
     @classmethod
-    def read(
+    def prefill(
         cls,
         body: nn.Module,
-        prefix: Prefix | None,
+        prefix: PrefixCache | None,
         prefix_length: int,
         starts: Sequence[Sequence[int]],
         of_rows: Sequence[int],
         device: torch.device,
-    ) -> Beginnings:
+    ) -> SharedPrefixCache:
         """Compute `starts`, ids behind the prefix, each once."""
-        kept = Kept()
+        kept = KVCache()
         hidden_states(
             body, collate(starts, [[] for _ in starts], prefix_length, device), prefix, kept
         )
@@ -67,13 +67,16 @@ class Beginnings:
     @classmethod
     def _of(
         cls, layers: Sequence[KeysValues], tokens: Tensor, of_rows: Sequence[int]
-    ) -> Beginnings:
+    ) -> SharedPrefixCache:
         return cls(
-            layers, tokens, of_rows, Groups.of(torch.tensor(of_rows, device=tokens.device), tokens)
+            layers,
+            tokens,
+            of_rows,
+            PrefixGroups.of(torch.tensor(of_rows, device=tokens.device), tokens),
         )
 
     @classmethod
-    def joined(cls, parts: Sequence[tuple[Beginnings, Sequence[int]]]) -> Beginnings:
+    def merge(cls, parts: Sequence[tuple[SharedPrefixCache, Sequence[int]]]) -> SharedPrefixCache:
         """Those that rows of each of these see, rows being named by their numbers."""
         used = [
             sorted({one.of_rows[i] for i in rows}) for one, rows in parts if one.tokens is not None

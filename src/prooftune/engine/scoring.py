@@ -13,8 +13,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.batching import Batch, by_tokens, collate, to_device
-from prooftune.engine.forward import body_of, hidden_states, prefix_cache, readout_of, spare_tokens
+from prooftune.engine.batching import Batch, batch_by_token_budget, collate, to_device
+from prooftune.engine.forward import (
+    get_backbone,
+    get_output_head,
+    hidden_states,
+    padding_budget,
+    prefix_cache,
+)
 
 
 @dataclass(slots=True)
@@ -35,13 +41,13 @@ class LabelTree:
     reads: list[list[tuple[int, int]]] = field(default_factory=list)
 
 
-def label_tree(labels: Sequence[Sequence[int]], stop: int) -> LabelTree:
+def label_tree(labels: Sequence[Sequence[int]], stop_token_id: int) -> LabelTree:
     """Build the tree. Where one label's tokens begin another's, every label is scored with its stop
     token; otherwise the labels already exclude each other and the stop token would only add noise.
     """
     tuples = [tuple(label) for label in labels]
     if any(a != b and b[: len(a)] == a for a in tuples for b in tuples):
-        tuples = [(*label, stop) for label in tuples]
+        tuples = [(*label, stop_token_id) for label in tuples]
     tree = LabelTree()
     nodes: dict[tuple[int, ...], int] = {(): -1}
     for label in tuples:
@@ -63,7 +69,7 @@ def score_labels(
     prefix: Sequence[int],
     rows: Sequence[Sequence[int]],
     labels: Sequence[Sequence[int]],
-    stop: int,
+    stop_token_id: int,
     *,
     normalize: bool = False,
     batch_tokens: int = 4096,
@@ -83,16 +89,16 @@ def score_labels(
         Row numbers of a batch, and the summed natural-log probabilities [batch, labels] in float32.
         Not normalised over the labels.
     """
-    tree = label_tree(labels, stop)
-    body, readout = body_of(model), readout_of(model)
+    tree = label_tree(labels, stop_token_id)
+    body, readout = get_backbone(model), get_output_head(model)
     device = next(model.parameters()).device
     lengths = torch.tensor([len(r) for r in tree.reads]) if normalize else torch.ones(len(labels))
     with torch.no_grad():
         cache = prefix_cache(body, prefix)
-        for numbers in by_tokens(
+        for numbers in batch_by_token_budget(
             [len(row) + len(tree.tokens) for row in rows],
             batch_tokens,
-            spare_tokens(body, batch_tokens),
+            padding_budget(body, batch_tokens),
         ):
             batch = to_device(_with_tree([rows[i] for i in numbers], tree, len(prefix)), device)
             logits = readout(hidden_states(body, batch, cache))
@@ -118,12 +124,12 @@ def score_classes(
     Yields:
         Row numbers of a batch, and log-probabilities [batch, classes] in float32.
     """
-    body, readout = body_of(model), readout_of(model)
+    body, readout = get_backbone(model), get_output_head(model)
     device = next(model.parameters()).device
     with torch.no_grad():
         cache = prefix_cache(body, prefix)
-        for numbers in by_tokens(
-            [len(row) for row in rows], batch_tokens, spare_tokens(body, batch_tokens)
+        for numbers in batch_by_token_budget(
+            [len(row) for row in rows], batch_tokens, padding_budget(body, batch_tokens)
         ):
             chosen = [rows[i] for i in numbers]
             batch = to_device(
@@ -151,7 +157,12 @@ def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: in
         allowed[i, range(end, length), range(end, length)] = False  # padding
         positions[i, start:end] = torch.tensor(tree.depths) + prefix_length + start - 1
     seen = torch.ones(count, length, prefix_length, dtype=torch.bool)
-    return Batch(batch.input_ids, torch.cat([seen, allowed], dim=2)[:, None], positions, batch.read)
+    return Batch(
+        batch.input_ids,
+        torch.cat([seen, allowed], dim=2)[:, None],
+        positions,
+        batch.logit_positions,
+    )
 
 
 def _ancestors(tree: LabelTree) -> Tensor:

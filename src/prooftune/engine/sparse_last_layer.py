@@ -20,7 +20,7 @@ DENSE = {"gate_proj", "up_proj", "down_proj"}
 
 
 @contextmanager
-def only_at(body: nn.Module, places: Tensor) -> Iterator[None]:
+def compute_only_positions(body: nn.Module, places: Tensor) -> Iterator[None]:
     """Compute a forward pass's last layer for reading at `places` [n] of the tokens of all rows,
     one row after another.
 

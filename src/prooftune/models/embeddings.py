@@ -159,7 +159,7 @@ def embed(
     """
     import torch
 
-    from prooftune.engine.batching import by_tokens
+    from prooftune.engine.batching import batch_by_token_budget
     from prooftune.utils.progress import progress_bar
 
     if not texts:
@@ -170,7 +170,7 @@ def embed(
     ]
     vectors = np.empty((len(texts), loaded.dimension), dtype=np.float32)
     with progress_bar(description, len(texts)) as progress, torch.inference_mode():
-        for rows in by_tokens([len(row) for row in ids], batch):
+        for rows in batch_by_token_budget([len(row) for row in ids], batch):
             vectors[rows] = _forward(loaded, [ids[i] for i in rows])
             _advance(progress, len(rows))
     return vectors

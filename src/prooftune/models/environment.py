@@ -58,7 +58,7 @@ def compute_settings(chosen: Recipe) -> dict[str, str]:
         "device": device,
         "dtype": dtype,
         "attention": loading.attention_implementation(chosen.model.attention, folder),
-        "frozen_products": "int8" if in_int8 and int8_linear.usable() else dtype,
+        "frozen_products": "int8" if in_int8 and int8_linear.is_available() else dtype,
     }
 
 
@@ -72,7 +72,10 @@ def _compiled(how: dict[str, str], folder: Path) -> str:
     config = read_json(folder / "config.json")
     size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     lines = how["attention"] == shared_prefix.NAME and not config.get("attn_logit_softcapping")
-    used = {"attention": lines and attention.usable(size), "pointwise": pointwise.usable()}
+    used = {
+        "attention": lines and attention.is_available(size),
+        "pointwise": pointwise.is_available(),
+    }
     return ", ".join(name for name, one in used.items() if one) or "none"
 
 

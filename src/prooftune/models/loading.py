@@ -14,7 +14,7 @@ from prooftune.errors import Failure, UsageError, nearest
 from prooftune.utils import package_files
 from prooftune.utils.files import atomic_path, cache_folder, fingerprint, read_json, sha256
 from prooftune.utils.hub import offline_if_unreachable
-from prooftune.utils.malloc import limit_kernels
+from prooftune.utils.malloc import limit_primitive_cache
 from prooftune.utils.profiling import available_memory
 from prooftune.utils.progress import spinner
 
@@ -324,7 +324,7 @@ def _without_bar() -> Iterator[None]:
 def _prepare() -> None:
     """What holds for all models: few kernels in memory, and the libraries' bars and advice off our
     terminal, where our own say what matters."""
-    limit_kernels()
+    limit_primitive_cache()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
 

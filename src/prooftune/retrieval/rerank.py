@@ -59,7 +59,7 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
 def _scores(tokenizer: Any, model: Any, query: str, texts: Sequence[str]) -> list[float]:
     import torch
 
-    from prooftune.engine.batching import by_tokens
+    from prooftune.engine.batching import batch_by_token_budget
 
     where = loading.device()
     limit = int(tokenizer.model_max_length)
@@ -71,7 +71,7 @@ def _scores(tokenizer: Any, model: Any, query: str, texts: Sequence[str]) -> lis
     rows = [tokenizer(query, text, truncation="only_second", max_length=limit) for text in texts]
     scores = [0.0] * len(rows)
     with torch.inference_mode():
-        for batch in by_tokens([len(row["input_ids"]) for row in rows], BATCH_TOKENS):
+        for batch in batch_by_token_budget([len(row["input_ids"]) for row in rows], BATCH_TOKENS):
             padded = tokenizer.pad([rows[i] for i in batch], return_tensors="pt").to(where)
             logits = model(**padded).logits[:, 0].float().cpu().tolist()
             for i, logit in zip(batch, logits, strict=True):

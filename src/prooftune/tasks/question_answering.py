@@ -64,8 +64,8 @@ def predict(
             encoder.stop,
             max_new_tokens=settings.max_new_tokens,
             batch_tokens=settings.batch_tokens,
-            instead=instead,
-            choose=choose,
+            alternative_ids=instead,
+            token_selector=choose,
         ):
             for number, one in zip(numbers, done, strict=True):
                 written[number] = one
@@ -101,7 +101,7 @@ def _prediction(
         ]  # the limit, or nothing fitting among the likeliest, cut a word in two
     answer, ids = parse_citations(text)
     if extracts:
-        says_none = done.instead_log_prob is not None and done.instead_log_prob > done.log_prob
+        says_none = done.no_answer_log_prob is not None and done.no_answer_log_prob > done.log_prob
     else:
         says_none = words(answer) == words(settings.no_answer)
     context = words(example.inputs.get(CONTEXT, ""))
@@ -116,7 +116,7 @@ def _prediction(
         raw=answer,
         generated_tokens=len(done.ids) + done.stopped,
         answer_log_prob=done.log_prob,
-        no_answer_log_prob=done.instead_log_prob,
+        no_answer_log_prob=done.no_answer_log_prob,
         windows=len(windows) if CONTEXT in example.inputs else 0,
         retrieved=example.passages,
         cited=tuple(cited),
@@ -127,9 +127,9 @@ def _prediction(
 def _sureness(done: Generated) -> float:
     """How sure a window is that it holds the answer; without "no answer" to compare with, of its
     words."""
-    if done.instead_log_prob is None:
+    if done.no_answer_log_prob is None:
         return done.log_prob / (len(done.ids) + 1)
-    return done.log_prob - done.instead_log_prob
+    return done.log_prob - done.no_answer_log_prob
 
 
 def _inside(encoder: Encoder, rows: Sequence[Encoded]) -> Callable[[int, list[int], Tensor], int]:

@@ -14,8 +14,13 @@ from torch import Tensor, nn
 
 from prooftune.engine.attention import shared_prefix
 from prooftune.engine.batching import Batch, collate
-from prooftune.engine.forward import body_of, hidden_states, line_states, readout_of
-from prooftune.engine.packing import Line, lay
+from prooftune.engine.forward import (
+    get_backbone,
+    get_output_head,
+    hidden_states,
+    packed_hidden_states,
+)
+from prooftune.engine.packing import PackedBatch, pack_sequences
 from prooftune.errors import Failure, UsageError
 from prooftune.utils.disk_list import DiskBackedList
 
@@ -120,10 +125,10 @@ def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:
     """
 
     def collator(rows: Sequence[Row]) -> dict[str, Tensor]:
-        batch: Line | Batch
+        batch: PackedBatch | Batch
         rows = rows or [Row([0], [], [])]
         if lines:
-            batch = lay(prefix, [r.ids for r in rows], [r.read for r in rows])
+            batch = pack_sequences(prefix, [r.ids for r in rows], [r.read for r in rows])
         else:
             shift = len(prefix)
             batch = collate(
@@ -161,23 +166,27 @@ class TuningModule(nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor,
-        read: Tensor,
+        logit_positions: Tensor,
         labels: Tensor,
         attention_mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return ``{"loss_sum": summed cross-entropy, "count": number of targets}``.
 
-        Takes a `Line` or a `Batch`, field by field as the Trainer moves them to its device.
+        Takes a `PackedBatch` or a `Batch`, field by field as the Trainer moves them to its device.
         """
-        body = body_of(self.model)
+        body = get_backbone(self.model)
         if lengths is not None:
-            hidden = line_states(body, Line(input_ids, position_ids, lengths, read))
+            hidden = packed_hidden_states(
+                body, PackedBatch(input_ids, position_ids, lengths, logit_positions)
+            )
         elif attention_mask is not None:
-            hidden = hidden_states(body, Batch(input_ids, attention_mask, position_ids, read), None)
+            hidden = hidden_states(
+                body, Batch(input_ids, attention_mask, position_ids, logit_positions), None
+            )
         else:
             raise TypeError("a batch has lengths or an attention mask")
-        logits = readout_of(self.model)(hidden)
+        logits = get_output_head(self.model)(hidden)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
 

@@ -42,9 +42,9 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from prooftune.engine.fused.patching import fused
-from prooftune.engine.fused.prepacked_weights import plain_weights
-from prooftune.engine.kernels.int8_linear import int8_products, usable
-from prooftune.engine.precision import leave_inputs
+from prooftune.engine.fused.prepacked_weights import without_prepacked_weights
+from prooftune.engine.kernels.int8_linear import is_available, use_int8_linear
+from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.errors import Failure, UsageError
 from prooftune.training.objective import Row, TuningModule, make_collator
 from prooftune.training.sampler import Batches
@@ -135,7 +135,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         return self._loader(eval_dataset or self.eval_dataset, self.args.eval_batch_size)
 
     def see(self, rows: Sequence[Row]) -> None:
-        """Compute these rows as in training, for `int8_products` to lay out weights by what it
+        """Compute these rows as in training, for `use_int8_linear` to lay out weights by what it
         sees: the same rows whatever comes first, so that resumed and distributed trainings are as
             they would be."""
         module: Any = self.model
@@ -291,13 +291,13 @@ def train(
             "dim",
         )
     if arguments.bf16 or arguments.fp16:
-        leave_inputs(module.model)
+        disable_lora_input_upcast(module.model)
     try:
         with (
             explain_full_disk(folder, OSError, SafetensorError, RuntimeError),
-            plain_weights(),
+            without_prepacked_weights(),
             fused(module.model),
-            malloc.kept(),
+            malloc.retain_freed_memory(),
             _garbage_of_now_alone(),
             _in_int8(trainer, rows) if int8 else nullcontext(),
         ):
@@ -310,9 +310,9 @@ def train(
 @contextmanager
 def _in_int8(trainer: TuningTrainer, rows: Sequence[Row]) -> Iterator[None]:
     if (
-        usable() and not trainer.is_fsdp_enabled
+        is_available() and not trainer.is_fsdp_enabled
     ):  # which is there so that no process holds all weights
-        with int8_products() as laid_out:
+        with use_int8_linear() as laid_out:
             trainer.see(rows[:_SEEN])
             if laid_out:
                 yield

@@ -20,7 +20,7 @@ _KERNELS = 256
 """Products' kernels that are kept, a few steps' worth. Each takes up to half a megabyte."""
 
 
-def limit_kernels() -> None:
+def limit_primitive_cache() -> None:
     """Let oneDNN keep fewer of the kernels that it makes for every shape of product, of which it
     would keep 1024.
 
@@ -31,7 +31,7 @@ def limit_kernels() -> None:
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def retain_freed_memory() -> Iterator[None]:
     """Meanwhile keep what is freed for what is asked for next, instead of giving it back to the
     system.
 
@@ -47,10 +47,10 @@ def kept() -> Iterator[None]:
     finally:
         # To what it comes by itself in a process with large arrays, and no longer would.
         mallopt(_TRIM_THRESHOLD, 2 * _LARGEST)
-        give_back()
+        trim()
 
 
-def give_back() -> None:
+def trim() -> None:
     """Give all that is free back to the system."""
     _function("malloc_trim")(ctypes.c_size_t(0))
 

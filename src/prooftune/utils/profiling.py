@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from prooftune.utils.malloc import give_back
+from prooftune.utils.malloc import trim
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ def on_gpu() -> bool:
 def _reset_peak() -> None:
     gc.collect()
     # What earlier work has freed but the C library still holds would count as this work's.
-    give_back()
+    trim()
     if on_gpu():
         import torch
 

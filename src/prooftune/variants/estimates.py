@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from prooftune.engine.batching import by_tokens
+from prooftune.engine.batching import batch_by_token_budget
 from prooftune.models import adapters, loading
 from prooftune.recipe import Recipe, Variant
 from prooftune.tasks.prompts import Encoder, Shot
@@ -211,7 +211,7 @@ def _scoring(context: Context, encoder: Encoder, model: Any, head: bool = False)
         if context.recipe.task == "classification"
         else context.recipe.answering
     )
-    batches = by_tokens(lengths, settings.batch_tokens)
+    batches = batch_by_token_budget(lengths, settings.batch_tokens)
     sample = [rows[i] for i in _spread(lengths, settings.batch_tokens)]
     predict = context.asking.predict
     with profiling.measure_cost() as most:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.forward import body_of
+from prooftune.engine.forward import get_backbone
 from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
 from prooftune.utils import package_files
@@ -54,7 +54,7 @@ def perplexity(
     """
     ids = tokenizer(text, add_special_tokens=False).input_ids[:_LIMIT]
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    body, device = body_of(model), next(model.parameters()).device
+    body, device = get_backbone(model), next(model.parameters()).device
     total, count = 0.0, 0
     with torch.no_grad(), autocast(model):
         for begin in range(0, len(ids), _WINDOW):

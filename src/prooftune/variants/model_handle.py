@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from prooftune.engine.forward import check_readout
+from prooftune.engine.forward import check_output_head
 from prooftune.recipe import Recipe
 from prooftune.tasks.prompts import Encoder
 from prooftune.tasks.task import asking
@@ -70,7 +70,7 @@ def untuned(context: Context) -> Held:
 
 def _checked(load: Callable[[], Any]) -> Any:
     model = load()
-    check_readout(model)
+    check_output_head(model)
     return model
 
 

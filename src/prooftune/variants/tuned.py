@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prooftune.engine.forward import check_readout, readout_of
-from prooftune.engine.fused.prepacked_weights import plain_weights
+from prooftune.engine.forward import check_output_head, get_output_head
+from prooftune.engine.fused.prepacked_weights import without_prepacked_weights
 from prooftune.engine.precision import autocast
 from prooftune.engine.scoring import score_labels
 from prooftune.errors import Failure, UsageError
@@ -128,7 +128,7 @@ def _train(
         for examples in (study.train, study.validation)
     )
     base = base_to_train(context, variant, encoder)
-    check_readout(base)
+    check_output_head(base)
     probe = study.test[:8]
     before = _scores(base, encoder, probe, head)
     model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
@@ -243,7 +243,7 @@ def _scores(model: Any, encoder: Encoder, probe: Sequence[Example], head: bool) 
     was_training = model.training
     model.eval()
     rows = [encoder.encode(e.inputs).row for e in probe]
-    with plain_weights(), autocast(model):
+    with without_prepacked_weights(), autocast(model):
         if head or encoder.targets:
             scores = label_scores(model, encoder, rows, Scoring(), head=head, description=None)
         else:
@@ -289,9 +289,9 @@ def _before_and_after(
 ) -> dict[str, Any]:
     """Weight change by layer and perplexity on general text, against the untuned model."""
     untuned = context.base_model()
-    readout = readout_of(untuned)
+    readout = get_output_head(untuned)
     before, count = perplexity(untuned, readout, context.tokenizer, text)
-    own_readout = readout if variant.objective == "head" else readout_of(model)
+    own_readout = readout if variant.objective == "head" else get_output_head(model)
     after, _ = perplexity(model, own_readout, context.tokenizer, text)
     changed = (
         weight_changes.full_weight_changes(untuned, model)

@@ -18,7 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from prooftune.engine.packing import Line
+from prooftune.engine.packing import PackedBatch
 
 PIECE = {"cpu": 128}
 """Queries of a row that are gone through at a time, by kind of device; elsewhere all are."""
@@ -32,7 +32,7 @@ one with a rest."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class QueryChunk:
     """Queries of all rows of a stack, and the keys that they see.
 
     Attributes:
@@ -47,7 +47,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class LengthBucket:
     """Rows padded to one length behind the tokens that they share.
 
     Attributes:
@@ -62,7 +62,7 @@ class Stack:
     heads: int
     asked: slice
     known: slice
-    pieces: list[Piece]
+    pieces: list[QueryChunk]
 
     def queries(self, vectors: Tensor) -> Tensor:
         """Of vectors set out for queries, this stack's: [heads x rows, places x queries of a key
@@ -83,7 +83,7 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class GatherIndex:
     """Places of the same vectors in two layouts.
 
     Attributes:
@@ -97,7 +97,7 @@ class Order:
     blank: Tensor
 
     @classmethod
-    def of(cls, there: Tensor, stands: Tensor) -> Order:
+    def of(cls, there: Tensor, stands: Tensor) -> GatherIndex:
         """By what is there at each place, and whether it is that vector's own place (True) or
         filling or a copy."""
         places = stands.nonzero().flatten()
@@ -125,9 +125,9 @@ class Layout:
         weights: of attention, in all of them.
     """
 
-    queries: Order
-    keys: Order
-    stacks: list[Stack]
+    queries: GatherIndex
+    keys: GatherIndex
+    stacks: list[LengthBucket]
     weights: int
 
     @property
@@ -139,7 +139,7 @@ class Layout:
 
 
 @dataclass(slots=True)
-class Blocks:
+class PackedLayout:
     """Where the tokens of a line stand, the same for all layers.
 
     Attributes:
@@ -154,7 +154,7 @@ class Blocks:
     _layouts: dict[tuple[int, int, int | None, torch.dtype], Layout] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, line: Line) -> Blocks:
+    def of(cls, line: PackedBatch) -> PackedLayout:
         lengths: list[int] = line.lengths.tolist()
         return cls(line.input_ids.shape[1] - sum(lengths), lengths, line.lengths.device)
 
@@ -184,11 +184,11 @@ class Blocks:
         )
         queries: list[tuple[Tensor, Tensor]] = []
         keys: list[tuple[Tensor, Tensor]] = []
-        stacks: list[Stack] = []
+        stacks: list[LengthBucket] = []
         asked = known = weights = 0
         for starts, lengths, longest, shared in self._stacks():
             pieces = [
-                Piece(
+                QueryChunk(
                     slice(first * groups, last * groups), slice(low, shared + last), mask(*masked)
                 )
                 for first, last, low, masked in self._pieces(longest, shared, window)
@@ -198,7 +198,7 @@ class Blocks:
                 heads * len(lengths) * (shared + longest),
             )
             stacks.append(
-                Stack(
+                LengthBucket(
                     len(lengths),
                     shared,
                     heads,
@@ -225,7 +225,7 @@ class Blocks:
             own = torch.cat([torch.zeros_like(before, dtype=torch.bool), stands], 1)
             keys.append((behind.flatten(), own.expand(behind.shape).flatten()))
         of_queries, of_keys = (
-            Order.of(*(torch.cat(part) for part in zip(*both, strict=True)))
+            GatherIndex.of(*(torch.cat(part) for part in zip(*both, strict=True)))
             for both in (queries, keys)
         )
         return Layout(of_queries, of_keys, stacks, weights)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from prooftune.engine.batching import Squeezed
+from prooftune.engine.batching import UnpaddedLayout
 
 KeysValues = tuple[Tensor, Tensor]
 """Keys and values of one layer, each [rows, key heads, length, head size]."""
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
+class PrefixGroups:
     """Which rows see which of several prefixes.
 
     Attributes:
@@ -32,7 +32,7 @@ class Groups:
     place: Tensor
 
     @classmethod
-    def of(cls, group: Tensor, tokens: Tensor) -> Groups:
+    def of(cls, group: Tensor, tokens: Tensor) -> PrefixGroups:
         """For rows [rows] of these groups, neighbours where they have the same, and the tokens
         [groups] of each prefix."""
         counts = torch.bincount(group, minlength=len(tokens))
@@ -44,7 +44,7 @@ class Groups:
 
 
 @dataclass(slots=True)
-class Sight:
+class AttentionContext:
     """What the queries of one forward pass may look at, the same for all layers but for sliding
     windows.
 
@@ -64,8 +64,8 @@ class Sight:
     query_positions: Tensor
     key_positions: Tensor
     prefix: Sequence[KeysValues] | None = None
-    groups: Groups | None = None
-    squeezed: Squeezed | None = None
+    groups: PrefixGroups | None = None
+    squeezed: UnpaddedLayout | None = None
     own_keys: bool = True
     _masks: dict[tuple[int | None, torch.dtype], tuple[Tensor, Tensor | None]] = field(
         default_factory=dict
@@ -77,7 +77,7 @@ class Sight:
         """Additive masks over own keys [rows or 1, 1, queries, keys] and over the prefix (None: all
         of it is seen).
 
-        Layers with a sliding window of W see the last W positions only.
+        LoraLinears with a sliding window of W see the last W positions only.
         """
         key = (window, dtype)
         if key not in self._masks:
@@ -102,26 +102,26 @@ class Sight:
             )
         return self._masks[key]
 
-    def mask_repeated(self, window: int | None, dtype: torch.dtype, times: int) -> Tensor:
+    def expanded_self_mask(self, window: int | None, dtype: torch.dtype, times: int) -> Tensor:
         """The mask over own keys for queries that stand there `times` times, one after another."""
         key = (window, dtype, times)
         if key not in self._repeated:
             self._repeated[key] = self.masks(window, dtype)[0].repeat(1, 1, times, 1)
         return self._repeated[key]
 
-    def mask_beside(self, window: int | None, dtype: torch.dtype, times: int) -> Tensor | None:
+    def prefix_mask(self, window: int | None, dtype: torch.dtype, times: int) -> Tensor | None:
         """The mask over the prefix for such queries, as `beside` puts them."""
         key = (window, dtype, times)
         if key not in self._beside:
             seen = self.masks(window, dtype)[1]
             if seen is not None:
-                seen = self.beside(
+                seen = self.fold_into_groups(
                     seen.expand(len(self.query_positions), -1, -1, -1).repeat(1, 1, times, 1)
                 )
             self._beside[key] = seen
         return self._beside[key]
 
-    def beside(self, asked: Tensor) -> Tensor:
+    def fold_into_groups(self, asked: Tensor) -> Tensor:
         """Queries of all rows beside each other, [rows, key heads, m, size] -> [groups, key heads,
         n, size]."""
         if self.groups is None:
@@ -129,7 +129,7 @@ class Sight:
         taken = asked[self.groups.slots]  # [groups, most, key heads, m, size]
         return taken.transpose(1, 2).reshape(len(taken), asked.shape[1], -1, asked.shape[3])
 
-    def apart(self, found: Tensor, rows: int) -> Tensor:
+    def unfold_from_groups(self, found: Tensor, rows: int) -> Tensor:
         """What was found for them, back in rows: [groups, key heads, n, k] -> [rows, key heads, m,
         k]."""
         heads, k = found.shape[1], found.shape[3]

@@ -23,23 +23,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prooftune.engine.attention.block_layout import Blocks, Layout
-from prooftune.engine.attention.per_sequence import one_by_one
+from prooftune.engine.attention.block_layout import Layout, PackedLayout
+from prooftune.engine.attention.per_sequence import per_sequence_sdpa
 from prooftune.engine.kernels import attention
 
-KEPT = 4_000_000
+MAX_SAVED_ATTENTION_WEIGHTS = 4_000_000
 """Weights of one layer that are kept for the backward pass; more are computed again."""
 
-LONG = {"cuda": 512}
+PER_SEQUENCE_MIN_TOKENS = {"cuda": 512}
 """Tokens of the longest row from which on, by kind of device, the library's kernel takes one row
 after another; elsewhere it never does, since pieces are faster."""
 
 
-def attend_line(
+def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    blocks: Blocks,
+    blocks: PackedLayout,
     scaling: float,
     softcap: float | None,
     window: int | None,
@@ -52,11 +52,13 @@ def attend_line(
     most = max(blocks.lengths)
     with torch.autocast(device, enabled=False):
         if (
-            most >= LONG.get(device, most + 1)
+            most >= PER_SEQUENCE_MIN_TOKENS.get(device, most + 1)
             and softcap is None
             and (window is None or blocks.prefix + most <= window)
         ):
-            return one_by_one(query, key, value, blocks.prefix, blocks.lengths, scaling)[None]
+            return per_sequence_sdpa(query, key, value, blocks.prefix, blocks.lengths, scaling)[
+                None
+            ]
         if attention.fits(query, key, value, scaling, softcap):
             return attention.attend(query, key, value, blocks, scaling, window)[None]
         out: Tensor = _LineAttention.apply(  # type: ignore[no-untyped-call]
@@ -75,7 +77,7 @@ class _LineAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        blocks: Blocks,
+        blocks: PackedLayout,
         scaling: float,
         softcap: float | None,
         window: int | None,
@@ -88,7 +90,11 @@ class _LineAttention(torch.autograd.Function):
             layout.keys.set_out(key),
             layout.keys.set_out(value),
         )
-        found, kept, keeps = torch.empty_like(asked), [], softcap is None and layout.weights <= KEPT
+        found, kept, keeps = (
+            torch.empty_like(asked),
+            [],
+            softcap is None and layout.weights <= MAX_SAVED_ATTENTION_WEIGHTS,
+        )
         for piece, q, k, v, out in _pieces(layout, [asked, found], [keys, values]):
             weights, _ = ctx.soft.weights(q, k, piece.mask)
             _write(out, weights, v)

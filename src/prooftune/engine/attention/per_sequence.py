@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-def one_by_one(
+def per_sequence_sdpa(
     query: Tensor, key: Tensor, value: Tensor, shared: int, lengths: Sequence[int], scaling: float
 ) -> Tensor:
     """Attention of rows of these lengths in one line, each behind the `shared` tokens that the line

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention.block_layout import Blocks
-from prooftune.engine.attention.masks import KeysValues, Sight
-from prooftune.engine.attention.packed import attend_line
+from prooftune.engine.attention.block_layout import PackedLayout
+from prooftune.engine.attention.masks import AttentionContext, KeysValues
+from prooftune.engine.attention.packed import packed_attention
 
 NAME = "shared-prefix"
 
-AT_ONCE = 256
+QUERY_CHUNK = 256
 """Queries of a row that are gone through at a time where no gradients are needed, if it has twice
 as many."""
 
@@ -42,7 +42,7 @@ def attend(
     dropout: float = 0.0,
     softcap: float | None = None,
     sliding_window: int | None = None,
-    sight: Sight | Blocks | None = None,
+    sight: AttentionContext | PackedLayout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The attention of one layer.
@@ -57,13 +57,13 @@ def attend(
         dropout: share of the weights left out in training.
         softcap: bound of the scores, as in Gemma 2 (arXiv 2408.00118).
         sliding_window: positions that this layer sees; None: all.
-        sight: what may be seen; `Blocks` where the rows stand in one line.
+        sight: what may be seen; `PackedLayout` where the rows stand in one line.
 
     Returns:
         [rows, queries, heads, size], and None for the weights, which are not kept.
     """
-    if isinstance(sight, Blocks):
-        return attend_line(query, key, value, sight, scaling, softcap, sliding_window), None
+    if isinstance(sight, PackedLayout):
+        return packed_attention(query, key, value, sight, scaling, softcap, sliding_window), None
     squeezed = sight.squeezed if sight is not None else None
     if squeezed is not None and sight is not None:
         query = squeezed.set_out(query)
@@ -106,7 +106,7 @@ def _in_pieces(
     key: Tensor,
     value: Tensor,
     prefix: KeysValues | None,
-    sight: Sight,
+    sight: AttentionContext,
     window: int | None,
     scaling: float,
 ) -> Tensor:
@@ -116,15 +116,22 @@ def _in_pieces(
     out, weight = _over_own(asked, key, value, sight, window, scaling)
     if prefix is None:
         return out
-    prefix_mask = sight.mask_beside(window, asked.dtype, asked.shape[2] // sight.allowed.shape[1])
-    other, before = _FLASH(sight.beside(asked), *prefix, attn_mask=prefix_mask, scale=scaling)[:2]
-    other, before = (sight.apart(t, len(asked)) for t in (other, before[..., None]))
+    prefix_mask = sight.prefix_mask(window, asked.dtype, asked.shape[2] // sight.allowed.shape[1])
+    other, before = _FLASH(
+        sight.fold_into_groups(asked), *prefix, attn_mask=prefix_mask, scale=scaling
+    )[:2]
+    other, before = (sight.unfold_from_groups(t, len(asked)) for t in (other, before[..., None]))
     share = torch.sigmoid(weight[..., None] - before)
     return torch.lerp(other.float(), out.float(), share).to(asked.dtype)
 
 
 def _over_own(
-    asked: Tensor, key: Tensor, value: Tensor, sight: Sight, window: int | None, scaling: float
+    asked: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sight: AttentionContext,
+    window: int | None,
+    scaling: float,
 ) -> tuple[Tensor, Tensor]:
     """What queries find in their own rows, and the logarithm of how much weight there was.
 
@@ -133,14 +140,14 @@ def _over_own(
     """
     rows, heads, queries, keys = *asked.shape[:2], sight.allowed.shape[1], key.shape[2]
     repeats = asked.shape[2] // queries
-    if queries < 2 * AT_ONCE:
-        whole = sight.mask_repeated(window, asked.dtype, repeats)
+    if queries < 2 * QUERY_CHUNK:
+        whole = sight.expanded_self_mask(window, asked.dtype, repeats)
         return _FLASH(asked, key, value, attn_mask=whole, scale=scaling)[:2]  # type: ignore[no-any-return]
     mask = sight.masks(window, asked.dtype)[0]
     out, weight = torch.empty_like(asked), asked.new_empty(asked.shape[:3], dtype=torch.float32)
     parts = [t.view(rows, heads, repeats, queries, -1) for t in (asked, out, weight)]
-    for first in range(0, queries, AT_ONCE):
-        end = min(queries, first + AT_ONCE)
+    for first in range(0, queries, QUERY_CHUNK):
+        end = min(queries, first + QUERY_CHUNK)
         seen = keys - queries + end
         piece, to, how_much = (t[:, :, :, first:end] for t in parts)
         near = mask[:, :, first:end, :seen].repeat(1, 1, repeats, 1)
@@ -157,7 +164,7 @@ def _at_once(
     key: Tensor,
     value: Tensor,
     prefix: KeysValues | None,
-    sight: Sight | None,
+    sight: AttentionContext | None,
     masks: tuple[Tensor | None, Tensor | None],
     scaling: float,
     softcap: float | None,
@@ -172,8 +179,8 @@ def _at_once(
     if prefix is not None and sight is not None:
         seen = prefix[0].shape[2]
         # One product for all rows that see the same.
-        before = torch.matmul(sight.beside(asked), prefix[0].transpose(2, 3))
-        scores = torch.cat([sight.apart(before, rows), scores], dim=-1)
+        before = torch.matmul(sight.fold_into_groups(asked), prefix[0].transpose(2, 3))
+        scores = torch.cat([sight.unfold_from_groups(before, rows), scores], dim=-1)
         own_mask = None if own_mask is None else _joined(prefix_mask, own_mask, seen)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
@@ -186,11 +193,13 @@ def _at_once(
     weights = nn.functional.dropout(torch.softmax(scores, dim=-1), p=dropout)
     out = torch.matmul(weights[..., seen:], value)
     if prefix is not None and sight is not None:
-        out = out + sight.apart(torch.matmul(sight.beside(weights[..., :seen]), prefix[1]), rows)
+        out = out + sight.unfold_from_groups(
+            torch.matmul(sight.fold_into_groups(weights[..., :seen]), prefix[1]), rows
+        )
     return out
 
 
-def options(sight: Sight | Blocks) -> dict[str, Any]:
+def options(sight: AttentionContext | PackedLayout) -> dict[str, Any]:
     """What a model's body takes for its layers to look through `sight`. The mask is there so that
     none is made."""
     return {

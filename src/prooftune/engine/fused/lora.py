@@ -1,4 +1,4 @@
-"""Layers with LoRA adapters: those that read the same input are computed together, in few passes
+"""LoraLinears with LoRA adapters: those that read the same input are computed together, in few passes
 over their arrays.
 
 The first products (A) of the adapters of queries, keys and values, or of gate and up, are one; the
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.fused.prepacked_weights import LaidOut, used
+from prooftune.engine.fused.prepacked_weights import PrepackedWeight, used
 from prooftune.engine.kernels import int8_linear
-from prooftune.engine.kernels.int8_linear import Frozen
-from prooftune.engine.kernels.lora_linear import Layers
+from prooftune.engine.kernels.int8_linear import QuantizedFrozenLinear
+from prooftune.engine.kernels.lora_linear import LoraLinears
 
 
 def computes_in(dtype: torch.dtype, device: str) -> bool:
@@ -37,11 +37,11 @@ class _AdaptedLinears(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         scaling: float,
-        kept: Sequence[LaidOut | None],
-        int8: Frozen | None,
+        kept: Sequence[PrepackedWeight | None],
+        int8: QuantizedFrozenLinear | None,
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
-        layers = Layers(x, *_thirds(weights), scaling)
+        layers = LoraLinears(x, *_thirds(weights), scaling)
         kept_one = any(kept)
         low, outs = layers.forward(wide=not int8 and not kept_one)
         ctx.scaling, ctx.int8 = scaling, int8
@@ -60,7 +60,7 @@ class _AdaptedLinears(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, low, *weights = ctx.saved_tensors
-        layers = Layers(x, *_thirds(weights), ctx.scaling)
+        layers = LoraLinears(x, *_thirds(weights), ctx.scaling)
         of_low, of_x, of_down, of_up = layers.backward(
             low, grads, wide=ctx.needs_input_grad[0] and not ctx.int8
         )
@@ -81,7 +81,7 @@ def _thirds(
 class Group:
     """Adapted layers that are called one after another on the same input."""
 
-    def __init__(self, layers: Sequence[Any], kept: Mapping[nn.Linear, LaidOut]) -> None:
+    def __init__(self, layers: Sequence[Any], kept: Mapping[nn.Linear, PrepackedWeight]) -> None:
         self.layers = list(layers)
         self._kept = [kept.get(layer.base_layer) for layer in layers]
         self._of: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Layers whose work beside the matrix products is done in few passes, forward and backward.
+"""LoraLinears whose work beside the matrix products is done in few passes, forward and backward.
 
 On a processor a small model spends a third of its time on reading and writing arrays between two
 matrix products. Here layers with adapters that read the same input are computed together
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from prooftune.engine.fused.lora import Group, computes_in
-from prooftune.engine.fused.prepacked_weights import LaidOut, fits, laid_out, used
-from prooftune.engine.fused.rope import turned_in_place
+from prooftune.engine.fused.prepacked_weights import PrepackedWeight, fits, prepack_weights, used
+from prooftune.engine.fused.rope import patch_rope_inplace
 from prooftune.engine.kernels import pointwise
 
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -35,7 +35,7 @@ def fused(model: nn.Module) -> Iterator[None]:
     dropout, DoRA, a merged or disabled adapter, a bias, another dtype) is computed by its own code.
     """
     if model not in _KNOWN or not all(map(fits, _KNOWN[model].kept)):
-        _KNOWN[model] = _Replaced(model)
+        _KNOWN[model] = PatchedModules(model)
     known = _KNOWN[model]
     replaced = [
         (vars(module), forward)
@@ -47,14 +47,14 @@ def fused(model: nn.Module) -> Iterator[None]:
     for attributes, forward in replaced:
         attributes["forward"] = forward
     try:
-        with turned_in_place(model):
+        with patch_rope_inplace(model):
             yield
     finally:
         for attributes, _ in replaced:
             del attributes["forward"]
 
 
-class _Replaced:
+class PatchedModules:
     """What is replaced in a model, found once: to look through its modules takes longer than a
     short answer.
 
@@ -64,15 +64,15 @@ class _Replaced:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.kept = laid_out(model)
+        self.kept = prepack_weights(model)
         self.forwards = list(_replacements(model, self.kept))
 
 
-_KNOWN: WeakKeyDictionary[nn.Module, _Replaced] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[nn.Module, PatchedModules] = WeakKeyDictionary()
 
 
 def _replacements(
-    model: nn.Module, kept: Mapping[nn.Linear, LaidOut]
+    model: nn.Module, kept: Mapping[nn.Linear, PrepackedWeight]
 ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
     from peft.tuners.lora.layer import Linear as LoraLinear
 
@@ -107,7 +107,7 @@ def _replacements(
                 yield module, _norm(module)
 
 
-def _linear(layer: nn.Linear, kept: LaidOut) -> Callable[..., Any]:
+def _linear(layer: nn.Linear, kept: PrepackedWeight) -> Callable[..., Any]:
     own = type(layer).forward
 
     def forward(x: Tensor) -> Tensor:
@@ -123,12 +123,12 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return pointwise.gated(gate, up)
+        return pointwise.swiglu(gate, up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        return pointwise.gated_gradients(gate, up, grads[0])
+        return pointwise.swiglu_backward(gate, up, grads[0])
 
 
 def _gated(layer: Any) -> Callable[..., Any]:
@@ -155,14 +155,14 @@ class _RootMeanSquare(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        out, inverse = pointwise.normed(x, weight, eps)
+        out, inverse = pointwise.rms_norm(x, weight, eps)
         ctx.save_for_backward(x, inverse, weight)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, inverse, weight = ctx.saved_tensors
-        return pointwise.normed_gradient(x, weight, inverse, grads[0].contiguous()), None, None
+        return pointwise.rms_norm_backward(x, weight, inverse, grads[0].contiguous()), None, None
 
 
 def _norm(layer: Any) -> Callable[..., Any]:

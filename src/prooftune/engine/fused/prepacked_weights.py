@@ -24,7 +24,7 @@ _USED = ContextVar("weights are laid out", default=True)
 
 
 @contextmanager
-def plain_weights() -> Iterator[None]:
+def without_prepacked_weights() -> Iterator[None]:
     """Meanwhile compute with the weights as they are, and lay out no more."""
     token = _USED.set(False)
     try:
@@ -35,11 +35,11 @@ def plain_weights() -> Iterator[None]:
 
 def used() -> bool:
     """Whether to compute with what is laid out: where nothing is learned, and not among
-    `plain_weights`."""
+    `without_prepacked_weights`."""
     return _USED.get() and not torch.is_grad_enabled()
 
 
-class LaidOut:
+class PrepackedWeight:
     """What is kept for one weight [out, in]; the weight itself is named in every call, and is not
     kept alive."""
 
@@ -76,7 +76,7 @@ _KEPT = WeakTensorKeyDictionary()
 """By weight: a model with adapters has the weights of the model without."""
 
 
-def laid_out(model: nn.Module) -> dict[nn.Linear, LaidOut]:
+def prepack_weights(model: nn.Module) -> dict[nn.Linear, PrepackedWeight]:
     """The layers whose products gain by it: in bfloat16, on a processor for which oneDNN has such
     products, in one process.
 
@@ -101,7 +101,7 @@ def laid_out(model: nn.Module) -> dict[nn.Linear, LaidOut]:
         return {}
     for layer in found:
         if layer.weight not in _KEPT:
-            _KEPT[layer.weight] = LaidOut()
+            _KEPT[layer.weight] = PrepackedWeight()
         _KEPT[layer.weight].forget()
     return {layer: _KEPT[layer.weight] for layer in found}
 

@@ -19,7 +19,7 @@ NAME = "apply_rotary_pos_emb"
 
 
 @contextmanager
-def turned_in_place(model: nn.Module) -> Iterator[None]:
+def patch_rope_inplace(model: nn.Module) -> Iterator[None]:
     """Let the model's layers turn queries and keys by `_Turned` for a while, where that is what
     they do themselves.
 
@@ -51,12 +51,12 @@ class _Turned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return pointwise.rotated(x, cos, sin)
+        return pointwise.apply_rope(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return pointwise.rotated(grads[0], cos, sin, back=True), None, None
+        return pointwise.apply_rope(grads[0], cos, sin, backward=True), None, None
 
 
 def _replacing(own: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prooftune.engine.attention.block_layout import Blocks
+from prooftune.engine.attention.block_layout import PackedLayout
 from prooftune.engine.kernels import build
 
 SIZES = range(32, 257, 32)
@@ -30,12 +30,17 @@ def fits(query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: flo
         and shape == value.shape
         and (tokens, size) == (shape[0], shape[2])
         and heads % shape[1] == 0
-        and usable(size)
+        and is_available(size)
     )
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scaling: float, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: PackedLayout,
+    scaling: float,
+    window: int | None,
 ) -> Tensor:
     """Attention of queries [tokens, query heads, size] to keys and values [tokens, key heads,
     size], all contiguous; like queries.
@@ -62,7 +67,7 @@ class _Line(ctypes.Structure):
 
     @classmethod
     def of(
-        cls, blocks: Blocks, heads: int, groups: int, scaling: float, window: int | None
+        cls, blocks: PackedLayout, heads: int, groups: int, scaling: float, window: int | None
     ) -> _Line:
         lengths = [blocks.prefix, *blocks.lengths]
         numbers = ctypes.c_long * len(lengths)
@@ -86,7 +91,7 @@ class _Attention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        blocks: Blocks,
+        blocks: PackedLayout,
         scaling: float,
         window: int | None,
     ) -> Tensor:
@@ -121,7 +126,7 @@ def _library(size: int) -> Any:
 
 @cache
 @torch.inference_mode(False)
-def usable(size: int) -> bool:
+def is_available(size: int) -> bool:
     """Whether there is such code for heads of this size, and it gives PyTorch's own attention and
     gradients on one short row."""
     if size not in SIZES or _library(size) is None:
@@ -132,7 +137,7 @@ def usable(size: int) -> bool:
     )
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         given = [one.requires_grad_() for one in (query, key, value)]
-        out = attend(query, key, value, Blocks(0, [70], query.device), 0.1, None)
+        out = attend(query, key, value, PackedLayout(0, [70], query.device), 0.1, None)
         found = [out, *torch.autograd.grad(out, given, grad)]
         wide = [one.detach().float().transpose(0, 1).requires_grad_() for one in given]
         attention = torch.nn.functional.scaled_dot_product_attention

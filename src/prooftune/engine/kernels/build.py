@@ -32,7 +32,7 @@ _PATIENCE = 60
 """Seconds that a compiler may take; it takes one."""
 
 
-def unsuited() -> str | None:
+def why_unsupported() -> str | None:
     """Why nothing can be compiled here; None where it can."""
     if os.environ.get("PROOFTUNE_COMPILE") == "0":
         return "PROOFTUNE_COMPILE is 0"
@@ -45,7 +45,7 @@ def unsuited() -> str | None:
 def library(name: str, **numbers: int) -> ctypes.CDLL | None:
     """The functions of ``name.c`` beside this file, with these numbers as its constants; None where
     it can't be compiled."""
-    if unsuited():
+    if why_unsupported():
         return None
     source, compiler = Path(__file__).with_name(f"{name}.c"), _compiler()
     constants = [f"-D{key}={value}" for key, value in sorted(numbers.items())]

@@ -26,13 +26,13 @@ from prooftune.engine.kernels import build
 GROUPS = range(128, 31, -32)
 """Numbers of a row that may have a scale in common; the first that fits is taken."""
 
-_KEPT: ContextVar[dict[tuple[int, ...], Frozen] | None] = ContextVar(
+_KEPT: ContextVar[dict[tuple[int, ...], QuantizedFrozenLinear] | None] = ContextVar(
     "weights in 8 bits", default=None
 )
 
 
 @contextmanager
-def int8_products() -> Iterator[Mapping[tuple[int, ...], Frozen]]:
+def use_int8_linear() -> Iterator[Mapping[tuple[int, ...], QuantizedFrozenLinear]]:
     """Meanwhile compute products with frozen weights in 8 bits wherever adapters learn and that is
     possible.
 
@@ -42,7 +42,7 @@ def int8_products() -> Iterator[Mapping[tuple[int, ...], Frozen]]:
     Yields:
         What has been laid out by then.
     """
-    kept: dict[tuple[int, ...], Frozen] = {}
+    kept: dict[tuple[int, ...], QuantizedFrozenLinear] = {}
     token = _KEPT.set(kept)
     try:
         yield kept
@@ -50,23 +50,25 @@ def int8_products() -> Iterator[Mapping[tuple[int, ...], Frozen]]:
         _KEPT.reset(token)
 
 
-def frozen(weights: Sequence[Tensor], ranks: Sequence[int], x: Tensor) -> Frozen | None:
+def frozen(
+    weights: Sequence[Tensor], ranks: Sequence[int], x: Tensor
+) -> QuantizedFrozenLinear | None:
     """What computes the products of x [n, in] with these weights [out, in] in 8 bits, for adapters
-    of these ranks; None where that is not wanted (among `int8_products` alone it is) or not
+    of these ranks; None where that is not wanted (among `use_int8_linear` alone it is) or not
     possible."""
     kept = _KEPT.get()
-    if kept is None or any(rank % 2 for rank in ranks) or not usable():
+    if kept is None or any(rank % 2 for rank in ranks) or not is_available():
         return None
-    name = tuple(map(id, weights))  # which `Frozen` keeps from being used again
+    name = tuple(map(id, weights))  # which `QuantizedFrozenLinear` keeps from being used again
     if name not in kept:
         if not all(_fits(weight) for weight in weights):
             return None
-        kept[name] = Frozen(weights, x)
+        kept[name] = QuantizedFrozenLinear(weights, x)
     return kept[name]
 
 
-class Frozen:
-    """Frozen weights [out, in] that one input is multiplied with, in 8 bits, laid out for both
+class QuantizedFrozenLinear:
+    """QuantizedFrozenLinear weights [out, in] that one input is multiplied with, in 8 bits, laid out for both
     ways.
 
     Columns of inputs like `example` [n, in] are made more alike in size before they are rounded,
@@ -207,7 +209,7 @@ def _library() -> Any:
 
 @cache
 @torch.inference_mode(False)
-def usable() -> bool:
+def is_available() -> bool:
     """Whether there is compiled code, and it gives about what products of 16-bit numbers do."""
     if _library() is None:
         return False
@@ -217,7 +219,11 @@ def usable() -> bool:
         for shape in ((7, 64), (64, 64), (32, 64), (4, 64), (96, 2))
     )
     low, weights = x @ down.T, (first, second)
-    lows, ups, tried = torch.split(low, 2, dim=1), torch.split(up, [64, 32]), Frozen(weights, x)
+    lows, ups, tried = (
+        torch.split(low, 2, dim=1),
+        torch.split(up, [64, 32]),
+        QuantizedFrozenLinear(weights, x),
+    )
     wanted = [
         x.float() @ w.float().T + part.float() @ b.float().T
         for w, part, b in zip(weights, lows, ups, strict=True)

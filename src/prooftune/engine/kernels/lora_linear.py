@@ -31,8 +31,8 @@ _WIDE, _NARROW = 32, 8
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
-    """Layers on one input.
+class LoraLinears:
+    """LoraLinears on one input.
 
     Attributes:
         x: [n, in].
@@ -114,7 +114,7 @@ class Layers:
             and all(
                 one.dtype == torch.float32 and one.is_contiguous() for one in (*self.down, *self.up)
             )
-            and usable()
+            and is_available()
         )
 
     def _forward(self, wide: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -161,7 +161,7 @@ class _Layers(ctypes.Structure):
     ]
 
     @classmethod
-    def of(cls, layers: Layers) -> _Layers:
+    def of(cls, layers: LoraLinears) -> _Layers:
         count = len(layers.frozen)
         numbers = ctypes.c_long * count
         return cls(
@@ -185,7 +185,7 @@ def _library() -> Any:
 
 @cache
 @torch.inference_mode(False)
-def usable() -> bool:
+def is_available() -> bool:
     """Whether there is compiled code, and it gives what PyTorch's products do."""
     if _library() is None:
         return False
@@ -195,7 +195,7 @@ def usable() -> bool:
         return torch.randn(shape, generator=random)
 
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        tried = Layers(
+        tried = LoraLinears(
             numbers(19, 64).bfloat16(),
             [numbers(64, 64).bfloat16(), numbers(32, 64).bfloat16()],
             [numbers(8, 64), numbers(16, 64)],
@@ -203,7 +203,9 @@ def usable() -> bool:
             0.5,
         )
         low, outs = tried._forward(wide=True)
-        wide = Layers(tried.x.float(), [w.float() for w in tried.frozen], tried.down, tried.up, 0.5)
+        wide = LoraLinears(
+            tried.x.float(), [w.float() for w in tried.frozen], tried.down, tried.up, 0.5
+        )
         wanted_low, wanted_outs = wide.forward()
         of_low, of_x, of_down, of_up = tried._backward(low, outs, wide=True)
         wanted = wide.backward(low.float(), [out.float() for out in outs])

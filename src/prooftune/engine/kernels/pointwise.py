@@ -18,7 +18,7 @@ FEWEST = 16_384
 """Numbers from which on compiled code is the faster."""
 
 
-def gated(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up (SwiGLU, arXiv 2002.05202)."""
     if not _fits(gate, up) or gate.shape != up.shape:
         return nn.functional.silu(gate).mul_(up)
@@ -27,7 +27,7 @@ def gated(gate: Tensor, up: Tensor) -> Tensor:
     return out
 
 
-def gated_gradients(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def swiglu_backward(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Of gate and of up, from that of `gated`."""
     if not _fits(gate, up, grad) or not gate.shape == up.shape == grad.shape:
         of_up = nn.functional.silu(gate).mul_(grad)
@@ -37,7 +37,7 @@ def gated_gradients(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Ten
     return of_gate, of_up
 
 
-def normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x / sqrt(mean x² + eps) · weight (RMSNorm, arXiv 1910.07467), x [n, d], weight [d]; and 1 /
     sqrt(mean x² + eps) [n]."""
     if _fits(x, weight):
@@ -53,7 +53,7 @@ def normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return out.mul_(weight), squares.add_(eps).rsqrt_()
 
 
-def normed_gradient(x: Tensor, weight: Tensor, inverse: Tensor, grad: Tensor) -> Tensor:
+def rms_norm_backward(x: Tensor, weight: Tensor, inverse: Tensor, grad: Tensor) -> Tensor:
     """Of x, from that of `normed`, for a weight that does not learn.
 
     Without compiled code it is LayerNorm's for a mean of zero, plus the part that LayerNorm takes
@@ -78,7 +78,7 @@ def normed_gradient(x: Tensor, weight: Tensor, inverse: Tensor, grad: Tensor) ->
     return of_x.add_(mean.to(x.dtype)[:, None])
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, backward: bool = False) -> Tensor:
     """x · cos + (-second half of x, first half of x) · sin (RoPE, arXiv 2104.09864); x [..., heads,
     tokens, size], cos and sin [..., 1, tokens, size]. Or, with `back`, the gradient of x from that
     of the result."""
@@ -91,13 +91,13 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:
         and _fits(lines, cos, sin)
     ):
         out = torch.empty_like(x)  # laid out as x is
-        build.call(_library(), "rotated", x, cos, sin, out, *lines.shape[1:], int(back))
+        build.call(_library(), "rotated", x, cos, sin, out, *lines.shape[1:], int(backward))
         return out
     (first, second), (low, high) = x.chunk(2, -1), sin.chunk(2, -1)
     out = x * cos
     one, other = out.chunk(2, -1)
-    one.addcmul_(second, high if back else low, value=1 if back else -1)
-    other.addcmul_(first, low if back else high, value=-1 if back else 1)
+    one.addcmul_(second, high if backward else low, value=1 if backward else -1)
+    other.addcmul_(first, low if backward else high, value=-1 if backward else 1)
     return out
 
 
@@ -109,7 +109,7 @@ def _fits(first: Tensor, *others: Tensor) -> bool:
             one.dtype == torch.bfloat16 and one.device.type == "cpu" and one.is_contiguous()
             for one in (first, *others)
         )
-        and usable()
+        and is_available()
     )
 
 
@@ -119,7 +119,7 @@ def _library() -> Any:
 
 @cache
 @torch.inference_mode(False)
-def usable() -> bool:
+def is_available() -> bool:
     """Whether there is compiled code, and it gives what the formulas do."""
     library = _library()
     if library is None:

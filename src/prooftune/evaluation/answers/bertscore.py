@@ -270,14 +270,14 @@ def _embedded(loaded: Encoder, ids: dict[str, list[int]], batch_tokens: int) -> 
     """Texts of similar length go through the model together."""
     import torch
 
-    from prooftune.engine.batching import by_tokens
+    from prooftune.engine.batching import batch_by_token_budget
 
     where, texts = loading.device(), list(ids)
     special = torch.tensor(
         [i for i in (loaded.tokenizer.cls_token_id, loaded.tokenizer.sep_token_id) if i is not None]
     )
     done: dict[str, Embedded] = {}
-    for rows in by_tokens([len(ids[text]) for text in texts], batch_tokens):
+    for rows in batch_by_token_budget([len(ids[text]) for text in texts], batch_tokens):
         lengths = torch.tensor([len(ids[texts[i]]) for i in rows])
         batch = torch.full((len(rows), int(lengths.max())), int(loaded.tokenizer.pad_token_id))
         for row, i in zip(batch, rows, strict=True):
