@@ -296,7 +296,10 @@ def test_rows_that_begin_alike_are_written_as_one_by_one(model_folder: Path) -> 
         [0, 2, 4, 6, 12],
         [1, 3, 5, 13],
     ] and rest == list(range(7, 12))
-    assert [g.prefix_length for g in groups] == [39, 44]  # at least one token of each row is its own
+    assert [g.prefix_length for g in groups] == [
+        39,
+        44,
+    ]  # at least one token of each row is its own
     for options in ({}, {"alternative_ids": (70, 71)}, {"batch_tokens": 150}):
         together = run(model, rows, stop, **options)
         alone = [run(model, [row], stop, **options)[0] for row in rows]
@@ -330,5 +333,7 @@ def test_every_row_stands_in_one_group_or_by_itself(ends: list[list[int]], budge
     )
     for batch in batches:
         numbers = [i for group in batch for i in group.row_ids]
-        computed = sum(g.prefix_length + sum(len(rows[i]) - g.prefix_length for i in g.row_ids) for g in batch)
+        computed = sum(
+            g.prefix_length + sum(len(rows[i]) - g.prefix_length for i in g.row_ids) for g in batch
+        )
         assert len(numbers) == 1 or computed <= budget

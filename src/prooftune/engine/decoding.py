@@ -134,7 +134,10 @@ class ContinuousBatcher:
         """Whether so many tokens at most are held when it has joined, those to come and common
         beginnings included."""
         going = [row for row in self._rows if not row.ended]
-        own = [len(prompt) - n for prompt, n in zip(portion.prompts, portion.prefix_lengths, strict=True)]
+        own = [
+            len(prompt) - n
+            for prompt, n in zip(portion.prompts, portion.prefix_lengths, strict=True)
+        ]
         room = max(self._room(going), max(own) + self._limit)
         beginnings = [
             *self._beginnings.lengths,
@@ -160,7 +163,9 @@ class ContinuousBatcher:
                 portion.row_ids, portion.prompts, portion.prefix_lengths, strict=True
             )
         ]
-        own = [prompt[n:] for prompt, n in zip(portion.prompts, portion.prefix_lengths, strict=True)]
+        own = [
+            prompt[n:] for prompt, n in zip(portion.prompts, portion.prefix_lengths, strict=True)
+        ]
         kept = KVCache()
         ended = self._write(rows, self._read(own, rows, kept, beginnings))
         if len(ended) < len(rows):
