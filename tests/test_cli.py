@@ -14,7 +14,7 @@ from prooftune import __version__
 from prooftune.cli import main
 from prooftune.cli.app import app
 from prooftune.export.formats import FORMATS
-from prooftune.recipe import shipped
+from prooftune.recipe import shipped_names
 
 COMMANDS = [
     "demo",
@@ -108,7 +108,7 @@ def test_recipes_are_listed_with_what_they_are(
 ) -> None:
     assert prooftune(monkeypatch, "recipes") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == shipped()
+    assert [line.split("  ")[0] for line in lines] == shipped_names()
     assert any(line.startswith("demo ") and "Film reviews" in line for line in lines)
 
 
@@ -181,7 +181,7 @@ cli.main()
         (
             ["run", "dmeo"],
             "no recipe 'dmeo': neither a file nor one of the shipped recipes "
-            f"({', '.join(shipped())}) (did you mean 'demo'?)",
+            f"({', '.join(shipped_names())}) (did you mean 'demo'?)",
         ),
         (
             ["run", "demo", "--set", "seed"],

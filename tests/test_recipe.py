@@ -55,7 +55,7 @@ def test_all_problems_are_listed_at_once() -> None:
         "seed: Input should be greater than or equal to 0, found -1",
         "data.train.delimter: unknown key (did you mean 'delimiter'?)",
         "variants.tfidf: 'shots' means nothing for a variant of kind 'tfidf'",
-        f"variants.tunde.kind: required: one of {', '.join(recipe.KINDS)} (did you mean 'tuned'?)",
+        f"variants.tunde.kind: required: one of {', '.join(recipe.VARIANT_KINDS)} (did you mean 'tuned'?)",
         "nmae: unknown key (did you mean 'name'?)",
         "training.learning_rte: not a field of transformers.TrainingArguments (did you mean "
         "'learning_rate'?)",
@@ -305,13 +305,13 @@ def test_a_split_takes_what_is_said_once_for_all_and_what_it_says_itself() -> No
             }
         )
     ).data
-    assert (data.reading("train").delimiter, data.reading("train").header) == (";", False)
-    assert (data.reading("test").delimiter, data.reading("test").header) == ("|", True)
+    assert (data.source("train").delimiter, data.source("train").header) == (";", False)
+    assert (data.source("test").delimiter, data.source("test").header) == ("|", True)
     with pytest.raises(KeyError):
-        data.reading("validation")
+        data.source("validation")
 
 
-@pytest.mark.parametrize("name", recipe.shipped())
+@pytest.mark.parametrize("name", recipe.shipped_names())
 def test_every_shipped_recipe_loads_and_reads_back(name: str) -> None:
     chosen, base = recipe.load(name)
     assert chosen.name == name
@@ -325,7 +325,7 @@ def assert_reads_back(chosen: recipe.Recipe) -> None:
     again = recipe.parse(yaml.load(recipe.dump(chosen), Loader=recipe.loading._Loader))
     assert again == chosen
     assert recipe.dump(again) == recipe.dump(chosen)
-    assert again.data.reading("train") == chosen.data.reading("train")
+    assert again.data.source("train") == chosen.data.source("train")
     for name, variant in chosen.variants.items():
         if variant.prompt is not None:
             prompt = again.variants[name].prompt

@@ -12,6 +12,8 @@ from prooftune.utils.disk_list import DiskBackedList
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+QUESTION, CONTEXT = "question", "context"
+"""Input fields of a question-answering example."""
 ANSWERABLE, UNANSWERABLE = "with an answer", "without an answer"
 
 

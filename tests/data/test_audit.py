@@ -13,7 +13,7 @@ from prooftune.data import prepare, splits
 from prooftune.data.audit import audit
 from prooftune.data.audit.audit import AuditReport
 from prooftune.data.audit.findings import Finding
-from prooftune.data.normalization import alike
+from prooftune.data.normalization import label_spelling_variants
 from prooftune.errors import UsageError
 from prooftune.types import Example, Study
 
@@ -39,7 +39,7 @@ def study(train: Pairs = (), test: Pairs = (), validation: Pairs = (), fill: boo
 
 
 def report(given: Study, **options: Any) -> AuditReport:
-    return audit.audit(given, study_recipe({"train": "a.csv"}, audit=options))
+    return audit.audit_study(given, study_recipe({"train": "a.csv"}, audit=options))
 
 
 def findings(given: Study, **options: Any) -> list[Finding]:
@@ -89,7 +89,7 @@ def test_a_leak_into_the_test_rows(
     )
     assert found.message.startswith(f"1 train row {how} 1 test row: train:1 = test:1")
     assert found.message.endswith(ending)
-    kept = audit.apply(
+    kept = audit.drop_rows(
         given, report(given, leak=leak), study_recipe({"train": "a.csv"}, audit={"leak": leak})
     )
     assert (given.train[0] in kept.train) == (leak != "drop")
@@ -115,7 +115,7 @@ def test_dropping_takes_rows_from_the_earlier_split() -> None:
         [(LONG, "a"), (other, "a")], [(LONG, "a")], [(LONG, "a"), (other, "a"), ("third", "a")]
     )
     chosen = study_recipe({"train": "a.csv"}, audit={"leak": "drop"})
-    kept = audit.apply(given, audit.audit(given, chosen), chosen)
+    kept = audit.drop_rows(given, audit.audit_study(given, chosen), chosen)
     assert [e.id for e in kept.validation] == ["valid:2", "valid:3"]
     assert len(kept.train) == len(FILLER)
     assert kept.notes == [
@@ -130,7 +130,7 @@ def test_dropping_everything_is_an_error() -> None:
     given = study(FILLER, FILLER, fill=False)
     chosen = study_recipe({"train": "a.csv"}, audit={"leak": "drop"})
     with pytest.raises(UsageError, match="no train row is left after dropping"):
-        audit.apply(given, audit.audit(given, chosen), chosen)
+        audit.drop_rows(given, audit.audit_study(given, chosen), chosen)
 
 
 def test_contradictions_name_the_rows_and_their_labels() -> None:
@@ -162,7 +162,7 @@ def test_empty_texts_are_dropped_from_training_and_kept_in_the_test() -> None:
         "1 validation row without text: valid:2. They are dropped.",
         "1 test row without text: test:1. They stay in the test set.",
     ]
-    kept = audit.apply(given, report(given), study_recipe({"train": "a.csv"}))
+    kept = audit.drop_rows(given, report(given), study_recipe({"train": "a.csv"}))
     assert [len(part) for part in kept.splits().values()] == [len(FILLER), 1, 3]
     assert kept.notes == [
         "train: 2 rows without text dropped.",
@@ -200,7 +200,7 @@ def test_labels_that_differ_in_case_alone() -> None:
     ],
 )
 def test_which_labels_are_alike(labels: list[str], found: list[list[str]]) -> None:
-    assert alike(labels) == found
+    assert label_spelling_variants(labels) == found
 
 
 def test_labels_that_are_not_tested() -> None:
@@ -251,17 +251,17 @@ def test_errors_come_first_and_refuse_lists_them_all() -> None:
     found = report(given)
     assert [f.severity for f in found.findings] == ["error", "error", "info"]
     with pytest.raises(UsageError) as error:
-        found.refuse()
+        found.raise_errors()
     assert str(error.value).startswith(
         "the data audit found 2 errors:\n  - 1 train row has the same words as"
     )
-    report(study()).refuse()
+    report(study()).raise_errors()
 
 
 def test_rows_and_balance_are_counted_before_anything_is_dropped() -> None:
     found = report(study([("", "a")]))
     assert found.rows == {"train": 25, "validation": 0, "test": 2}
-    assert found.balance == {
+    assert found.label_counts == {
         "train": {"a": 13, "b": 12},
         "validation": {"a": 0, "b": 0},
         "test": {"a": 1, "b": 1},
@@ -279,7 +279,7 @@ def test_truncation_is_told_and_too_much_of_it_is_an_error(most: float, severity
     chosen = study_recipe(
         {"train": "a.csv"}, audit={"max_truncated": most}, prompt={"max_length": 20}
     )
-    found = audit.with_lengths(audit.audit(given, chosen), given, chosen, measured)
+    found = audit.add_token_lengths(audit.audit_study(given, chosen), given, chosen, measured)
     [finding] = found.findings
     assert (finding.code, finding.severity, finding.rows) == ("truncated", severity, ["test:1"])
     assert finding.message.startswith(
@@ -299,7 +299,9 @@ def test_truncation_is_told_and_too_much_of_it_is_an_error(most: float, severity
 def exact_leaks(base: Path, data: dict[str, Any]) -> list[Finding]:
     chosen = study_recipe(data, audit={"leak": "allow", "near_duplicates": None})
     return [
-        f for f in audit.audit(splits.load(chosen, base), chosen).findings if f.code == "exact-leak"
+        f
+        for f in audit.audit_study(splits.load_splits(chosen, base), chosen).findings
+        if f.code == "exact-leak"
     ]
 
 
@@ -349,7 +351,7 @@ def test_data_are_prepared_in_order(tmp_path: Path) -> None:
     chosen = study_recipe(
         {"train": "a.csv", "limit": {"train": 20}}, audit={"near_duplicates": None}
     )
-    given, found = prepare.prepare(
+    given, found = prepare.prepare_data(
         chosen, tmp_path, lambda loaded: measured if len(loaded.train) == 20 else None
     )
     assert len(given.train) == 20

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prooftune.data.audit import duplicates
-from prooftune.data.normalization import identity, shingles, words
+from prooftune.data.normalization import dedup_key, word_shingles
+from prooftune.utils.text import normalize_words
 
 VOCABULARY = [f"w{i}" for i in range(400)]
 
@@ -40,9 +41,9 @@ def texts() -> dict[str, list[str]]:
 def test_near_duplicates_are_those_that_comparing_all_pairs_finds(
     texts: dict[str, list[str]], threshold: float
 ) -> None:
-    found = duplicates.near(texts, [("train", "test")], threshold)["train", "test"]
+    found = duplicates.find_near_duplicates(texts, [("train", "test")], threshold)["train", "test"]
     copies = set(texts["test"])
-    sets = {name: [shingles(t) for t in split] for name, split in texts.items()}
+    sets = {name: [word_shingles(t) for t in split] for name, split in texts.items()}
     naive = {}
     for i, one in enumerate(sets["train"]):
         best = max((duplicates.jaccard(one, other), -j) for j, other in enumerate(sets["test"]))
@@ -56,8 +57,8 @@ def test_near_duplicates_are_those_that_comparing_all_pairs_finds(
 
 def test_families_are_those_that_comparing_all_pairs_finds(texts: dict[str, list[str]]) -> None:
     both = texts["train"] + texts["test"]
-    family = duplicates.families(both, 0.7)
-    sets = [shingles(t) for t in both]
+    family = duplicates.duplicate_clusters(both, 0.7)
+    sets = [word_shingles(t) for t in both]
     alike = {
         (i, j)
         for i, j in combinations(range(len(both)), 2)
@@ -70,19 +71,27 @@ def test_families_are_those_that_comparing_all_pairs_finds(texts: dict[str, list
 
 
 def test_families_without_threshold_hold_equal_texts_only() -> None:
-    assert duplicates.families(["a b c d", "x", "a b c d", "a b c e"], None) == [0, 1, 0, 3]
+    assert duplicates.duplicate_clusters(["a b c d", "x", "a b c d", "a b c e"], None) == [
+        0,
+        1,
+        0,
+        3,
+    ]
 
 
 def test_families_reach_through_others() -> None:
     line = [f"w{i}" for i in range(60)]
     chain = [" ".join(line[i : i + 40]) for i in (0, 4, 8, 12)]
-    ends = duplicates.jaccard(shingles(chain[0]), shingles(chain[3]))
-    assert ends < 0.7 < duplicates.jaccard(shingles(chain[0]), shingles(chain[1]))
-    assert len(set(duplicates.families(chain, 0.7))) == 1
+    ends = duplicates.jaccard(word_shingles(chain[0]), word_shingles(chain[3]))
+    assert ends < 0.7 < duplicates.jaccard(word_shingles(chain[0]), word_shingles(chain[1]))
+    assert len(set(duplicates.duplicate_clusters(chain, 0.7))) == 1
 
 
 def test_exact_copies_name_the_first_place() -> None:
-    assert duplicates.exact(["a", "b", "c", ""], ["c", "a", "a", ""]) == [(0, 1), (2, 0)]
+    assert duplicates.find_exact_duplicates(["a", "b", "c", ""], ["c", "a", "a", ""]) == [
+        (0, 1),
+        (2, 0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +105,7 @@ def test_exact_copies_name_the_first_place() -> None:
     ],
 )
 def test_reformatting_leaves_a_text_the_same(first: str, second: str) -> None:
-    assert words(first) == words(second)
+    assert normalize_words(first) == normalize_words(second)
 
 
 @pytest.mark.parametrize(
@@ -104,23 +113,25 @@ def test_reformatting_leaves_a_text_the_same(first: str, second: str) -> None:
     [("हिन्दी", "हन्द"), ("good film", "goodfilm"), ("1.5", "15"), (":-)", ":-("), ("東京", "京都")],
 )
 def test_different_texts_stay_different(first: str, second: str) -> None:
-    assert identity({"text": first}) != identity({"text": second})
+    assert dedup_key({"text": first}) != dedup_key({"text": second})
 
 
 @given(st.text(max_size=60))
 def test_words_of_words_are_the_same_words(text: str) -> None:
-    assert words(words(text)) == words(text)
+    assert normalize_words(normalize_words(text)) == normalize_words(text)
 
 
 def test_shingles_are_runs_of_three_words() -> None:
-    assert shingles("a b c d") == {"a b c", "b c d"}
-    assert shingles("a b") == {"a b"}
+    assert word_shingles("a b c d") == {"a b c", "b c d"}
+    assert word_shingles("a b") == {"a b"}
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.5, 0.95, 1.0])
 def test_every_threshold_that_a_recipe_may_name_works(threshold: float) -> None:
     line = " ".join(f"w{i}" for i in range(30))
     texts = {"train": [line, f"{line} more", "w0 w1 w2 w3"], "test": [f"again {line}", line]}
-    found = dict(duplicates.near(texts, [("train", "test")], threshold)["train", "test"])
+    found = dict(
+        duplicates.find_near_duplicates(texts, [("train", "test")], threshold)["train", "test"]
+    )
     assert (1 in found) == (threshold < 0.96)
     assert 0 not in found

@@ -18,7 +18,7 @@ from standins.hub import Hub, Repository, serving
 READ = """
 import json, sys
 from pathlib import Path
-from prooftune.data.sources import read
+from prooftune.data.sources import read_source
 from prooftune.errors import ProoftuneError
 from prooftune.models.loading import resolve
 from prooftune.recipe import Source
@@ -26,7 +26,7 @@ results = []
 for kind, options in json.loads(sys.stdin.read()):
     try:
         if kind == "data":
-            rows = read(Source(**options), Path())
+            rows = read_source(Source(**options), Path())
             results.append([[e.id, e.inputs, e.target] for e in rows.examples])
         else:
             results.append(str(resolve(**options)))

@@ -17,7 +17,7 @@ import yaml
 from data.tabled import file
 from prooftune import recipe
 from prooftune.data import splits
-from prooftune.data.init.recipe_writer import guess
+from prooftune.data.init.recipe_writer import draft_recipe
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.types import Study
@@ -32,11 +32,11 @@ LABELS = [["good", "bad"][i % 2] for i in range(len(TEXTS))]
 def guessed(path: Path, to: Path | None = None) -> tuple[Recipe, Study, list[str]]:
     """The recipe that is guessed, the study that it loads, and the sentences."""
     target = to or path.parent / "recipe.yaml"
-    text, sentences = guess(path, target)
+    text, sentences = draft_recipe(path, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
     chosen, base = recipe.load(target)
-    return chosen, splits.load(chosen, base), sentences
+    return chosen, splits.load_splits(chosen, base), sentences
 
 
 def every(study: Study) -> Counter[str]:
@@ -115,7 +115,7 @@ def test_small_files_of_every_layout(
     tmp_path: Path, name: str, options: dict[str, Any] | None
 ) -> None:
     path = file(tmp_path, name, written("jsonl" if options is None else name))
-    text, sentences = guess(path, tmp_path / "x.yaml")
+    text, sentences = draft_recipe(path, tmp_path / "x.yaml")
     data = yaml.safe_load(text)["data"]
     if options is not None:
         assert {k: v for k, v in data.items() if k not in ("train", "limit")} == options
@@ -187,13 +187,15 @@ def test_labels_of_several_words(tmp_path: Path, labels: list[str]) -> None:
 
 def test_a_column_that_is_named_label_is_one_even_in_a_short_file(tmp_path: Path) -> None:
     rows = "".join(f"text {i},{'abcdef'[i % 6]},{'xy'[i % 2]}\n" for i in range(12))
-    text, _ = guess(file(tmp_path, "a.csv", "text,label,source\n" + rows), tmp_path / "a.yaml")
+    text, _ = draft_recipe(
+        file(tmp_path, "a.csv", "text,label,source\n" + rows), tmp_path / "a.yaml"
+    )
     assert yaml.safe_load(text)["data"]["label"] == "label"
 
 
 def test_rows_without_label_are_told(tmp_path: Path) -> None:
     rows = "".join(f"some text {i},{'ab'[i % 2]}\n" for i in range(20))
-    text, sentences = guess(
+    text, sentences = draft_recipe(
         file(tmp_path, "a.csv", f"text,label\n{rows}more,\n"), tmp_path / "a.yaml"
     )
     assert sentences[-2:] == [
@@ -216,7 +218,7 @@ def test_the_recipe_finds_the_file_from_where_it_is_written(
     assert chosen.name == "a-b"
     assert len(every(study)) == 2
     monkeypatch.chdir(tmp_path)
-    text, _ = guess(Path("data") / path.name, Path("a b.yaml"))
+    text, _ = draft_recipe(Path("data") / path.name, Path("a b.yaml"))
     assert yaml.safe_load(text)["data"]["train"] == f"data/{path.name}"
     assert "#   prooftune run 'a b.yaml' " in text
 
@@ -234,7 +236,7 @@ def test_long_texts_are_let_pass_and_told(tmp_path: Path) -> None:
 
 def test_what_is_not_used_is_told(tmp_path: Path) -> None:
     rows = "".join(f"{i},some text {i},{'ab'[i % 2]},x\n" for i in range(20))
-    _, sentences = guess(
+    _, sentences = draft_recipe(
         file(tmp_path, "a.csv", f"id,text,label,source\n{rows}21, ,a,x\n"), tmp_path / "a.yaml"
     )
     assert sentences[2:4] == [
@@ -242,7 +244,7 @@ def test_what_is_not_used_is_told(tmp_path: Path) -> None:
         "1 row has no text and will be dropped.",
     ]
     rows = "".join(f"when was {i}?,in {i},q{i}\n" for i in range(20))
-    _, sentences = guess(
+    _, sentences = draft_recipe(
         file(tmp_path, "b.csv", f"question,answer,number\n{rows}"), tmp_path / "b.yaml"
     )
     assert "Not used: column 'number'." in sentences
@@ -264,7 +266,7 @@ def test_answers_are_taken_from_the_context_where_they_stand_in_it(
     tmp_path: Path, answer: str, task: str
 ) -> None:
     rows = "".join(f"when?,it was in {i},{answer.format(i)}\n" for i in range(20))
-    text, _ = guess(
+    text, _ = draft_recipe(
         file(tmp_path, "a.csv", f"question,context,answer\n{rows}"), tmp_path / "a.yaml"
     )
     assert yaml.safe_load(text)["task"] == task
@@ -277,22 +279,22 @@ def test_multiple_choice_and_folders_of_tables_are_refused(tmp_path: Path) -> No
         UsageError,
         match=r"its answers .column 'answer'. are numbers or letters of column 'choices'",
     ):
-        guess(path, tmp_path / "a.yaml")
+        draft_recipe(path, tmp_path / "a.yaml")
     (tmp_path / "labels").mkdir()
     with pytest.raises(UsageError, match=r"holds tables: name one of them, as in .*a.csv"):
-        guess(tmp_path, tmp_path / "a.yaml")
+        draft_recipe(tmp_path, tmp_path / "a.yaml")
 
 
 def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
     rows = "".join(f"some text {i},{'aA'[i % 2]}\n" for i in range(20))
-    _, sentences = guess(
+    _, sentences = draft_recipe(
         file(tmp_path, "a.csv", f"text,label\n{rows}more,b\n"), tmp_path / "a.yaml"
     )
     assert sentences[-2:] == [
         "Labels 'a', 'A' differ in case, spaces or hyphens alone; data.labels can make them one.",
         "A label of one row cannot stand in both training and test: 'b'.",
     ]
-    _, sentences = guess(
+    _, sentences = draft_recipe(
         file(tmp_path, "b.csv", "text,label\n" + "".join(f"text {i},a\n" for i in range(20))),
         tmp_path / "b.yaml",
     )
@@ -353,7 +355,7 @@ def test_what_is_no_labelled_text_is_said(
     tmp_path: Path, name: str, content: str | bytes, words: str
 ) -> None:
     with pytest.raises(UsageError) as error:
-        guess(file(tmp_path, name, content), tmp_path / "a.yaml")
+        draft_recipe(file(tmp_path, name, content), tmp_path / "a.yaml")
     assert words in str(error.value)
 
 
@@ -382,10 +384,10 @@ def test_public_layouts(
     fields: list[str],
 ) -> None:
     path = public_data(name)
-    text, sentences = guess(path, tmp_path / "a.yaml")
+    text, sentences = draft_recipe(path, tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
     chosen, base = recipe.load(tmp_path / "a.yaml", ["audit.near_duplicates=null"])
-    study = splits.load(chosen, base)
+    study = splits.load_splits(chosen, base)
     assert sum(len(part) for part in study.splits().values()) == rows
     assert (len(study.labels), first_inputs(study)) == (labels, fields)
     if not labels:

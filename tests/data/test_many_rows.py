@@ -50,7 +50,7 @@ def written(path: Path, count: int) -> str:
 def most_held(folder: Path, data: dict[str, Any]) -> int:
     chosen = study_recipe(data)
     tracemalloc.start()
-    study, _ = prepare.prepare(
+    study, _ = prepare.prepare_data(
         chosen, folder, lambda _: lambda examples: ((len(e.inputs["text"]), 0) for e in examples)
     )
     run_folder.write_study(folder / "data", study)

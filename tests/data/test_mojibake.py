@@ -6,7 +6,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from prooftune.data.audit.mojibake import CONTROL, MARKUP, MOJIBAKE, REPLACED, damaged
+from prooftune.data.audit.mojibake import (
+    CONTROL_CHARACTERS,
+    HTML_RESIDUE,
+    MOJIBAKE,
+    REPLACEMENT_CHARACTERS,
+    text_damage,
+)
 
 SENTENCES = [
     "Il était une fois à Noël",
@@ -65,12 +71,12 @@ def test_ordinary_text_is_not_called_damaged(parts: list[tuple[str, str, str]]) 
         for sentence, mark, case in parts
         for word in sentence.split()
     )
-    assert damaged(text) == []
+    assert text_damage(text) == []
 
 
 @pytest.mark.parametrize("sentence", [s for s in SENTENCES if not s.isascii()])
 def test_the_same_text_read_in_the_wrong_encoding_is_found(sentence: str) -> None:
-    assert MOJIBAKE in damaged(sentence.encode().decode("latin-1"))
+    assert MOJIBAKE in text_damage(sentence.encode().decode("latin-1"))
 
 
 @pytest.mark.parametrize(
@@ -94,25 +100,25 @@ def test_the_same_text_read_in_the_wrong_encoding_is_found(sentence: str) -> Non
     ],
 )
 def test_mojibake(text: str) -> None:
-    assert damaged(text) == [MOJIBAKE]
+    assert text_damage(text) == [MOJIBAKE]
 
 
 @pytest.mark.parametrize(
     ("text", "kinds"),
     [
-        ("lost � letter", [REPLACED]),
-        ("bell\x07", [CONTROL]),
-        ("old\x92s", [CONTROL]),
+        ("lost � letter", [REPLACEMENT_CHARACTERS]),
+        ("bell\x07", [CONTROL_CHARACTERS]),
+        ("old\x92s", [CONTROL_CHARACTERS]),
         ("tab\tand\nline\r\nare fine\x85", []),
-        ("AT&amp;T", [MARKUP]),
-        ("It #39;s", [MARKUP]),
-        ("&#8220;so&#8221;", [MARKUP]),
-        ("one<br />two", [MARKUP]),
-        ("<B>bold</B>", [MARKUP]),
+        ("AT&amp;T", [HTML_RESIDUE]),
+        ("It #39;s", [HTML_RESIDUE]),
+        ("&#8220;so&#8221;", [HTML_RESIDUE]),
+        ("one<br />two", [HTML_RESIDUE]),
+        ("<B>bold</B>", [HTML_RESIDUE]),
         ("a < b and b > c, 3<4, <3, C#5; R&D; issue #39", []),
         ("see <https://example.org>", []),
-        ("Ã© &lt;", [MOJIBAKE, MARKUP]),
+        ("Ã© &lt;", [MOJIBAKE, HTML_RESIDUE]),
     ],
 )
 def test_other_damage(text: str, kinds: list[str]) -> None:
-    assert damaged(text) == kinds
+    assert text_damage(text) == kinds

@@ -12,7 +12,7 @@ import pytest
 from prooftune import recipe
 from prooftune.data import sources, splits
 from prooftune.data.audit import audit
-from prooftune.data.init.recipe_writer import guess
+from prooftune.data.init.recipe_writer import draft_recipe
 from prooftune.errors import UsageError
 from prooftune.types import ANSWERABLE, UNANSWERABLE, Example, Study
 
@@ -50,7 +50,7 @@ def squad(path: Path, articles: int = 1) -> Path:
 
 
 def read(path: Path, task: recipe.Task = "extractive-qa", **options: Any) -> Sequence[Example]:
-    return sources.read(recipe.Source(path=str(path), **options), Path(), task).examples
+    return sources.read_source(recipe.Source(path=str(path), **options), Path(), task).examples
 
 
 def test_squad_keeps_every_accepted_answer_once(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def load(path: Path, **splitting: Any) -> tuple[Study, recipe.Recipe]:
             "data": {"train": str(path), "format": "squad", "splitting": splitting},
         }
     )
-    return splits.load(chosen, Path()), chosen
+    return splits.load_splits(chosen, Path()), chosen
 
 
 def test_a_grouped_split_shares_no_article_and_a_random_one_says_that_contexts_are_shared(
@@ -256,13 +256,13 @@ def test_a_grouped_split_shares_no_article_and_a_random_one_says_that_contexts_a
     study, chosen = load(path, method="grouped")
     groups = [{e.group for e in examples} for examples in study.splits().values()]
     assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
-    assert not [f for f in audit.audit(study, chosen).findings if f.code == "shared-context"]
+    assert not [f for f in audit.audit_study(study, chosen).findings if f.code == "shared-context"]
     study, chosen = load(path, method="stratified")
-    report = audit.audit(study, chosen)
+    report = audit.audit_study(study, chosen)
     assert [f.severity for f in report.findings if f.code == "shared-context"] == ["warning"]
     # Questions on one text are different questions: no leak.
     assert not [f for f in report.findings if "leak" in f.code]
-    assert report.balance["train"].keys() == {ANSWERABLE, UNANSWERABLE}
+    assert report.label_counts["train"].keys() == {ANSWERABLE, UNANSWERABLE}
 
 
 def test_answers_that_no_extraction_can_give_are_named(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_answers_that_no_extraction_can_give_are_named(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps(value))
     study, chosen = load(tmp_path / "s.json", method="stratified")
     [finding] = [
-        f for f in audit.audit(study, chosen).findings if f.code == "answer-not-in-context"
+        f for f in audit.audit_study(study, chosen).findings if f.code == "answer-not-in-context"
     ]
     assert finding.rows == ["s.json:a0"]
 
@@ -309,10 +309,10 @@ def test_init_writes_a_recipe_for_questions_that_reads_them(
         (tmp_path / name).write_text(
             "\n".join([head, *(row.format(n=n).strip() for n in range(30))]) + "\n"
         )
-    written, said = guess(tmp_path / name, tmp_path / "recipe.yaml")
+    written, said = draft_recipe(tmp_path / name, tmp_path / "recipe.yaml")
     (tmp_path / "recipe.yaml").write_text(written)
     chosen, base = recipe.load(tmp_path / "recipe.yaml")
     assert chosen.task == task and any(task in sentence for sentence in said)
-    study = splits.load(chosen, base)
+    study = splits.load_splits(chosen, base)
     assert list(study.train[0].inputs) == fields
     assert study.train[0].references is not None and study.test

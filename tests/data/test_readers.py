@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.tabled import file, refused, table
-from prooftune.data.readers.delimited import records
-from prooftune.data.readers.dispatch import format_of
+from prooftune.data.readers.delimited import parse_records
+from prooftune.data.readers.dispatch import detect_format
 
 ROWS = [["good film", "pos"], ["bad, sad", "neg"]]
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
@@ -122,7 +122,7 @@ def test_folders_of_texts(tmp_path: Path) -> None:
         ["", "pos", "pos/a.txt"],
         ["good\nfilm", "pos", "pos/b.txt"],
     ]
-    assert found.where(2) == "reviews:pos/b.txt"
+    assert found.location(2) == "reviews:pos/b.txt"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_byte_order_mark_never_ends_up_in_the_first_name(tmp_path: Path) -> No
 
 def test_line_numbers_are_those_of_an_editor(tmp_path: Path) -> None:
     path = file(tmp_path, "a.csv", 'text,label\n"two\nlines",a\n\n"and\r\nthree\nmore",b\nlast,c\n')
-    assert [table(path).where(i) for i in range(3)] == ["a.csv:2", "a.csv:5", "a.csv:8"]
+    assert [table(path).location(i) for i in range(3)] == ["a.csv:2", "a.csv:5", "a.csv:8"]
     path = file(tmp_path, "b.jsonl", '{"a": 1}\n\n{"a": 2}\n')
     assert list(table(path).lines) == [1, 3]
 
@@ -186,7 +186,7 @@ def test_line_breaks_of_unicode_are_part_of_a_field(tmp_path: Path, mark: str) -
 def test_whether_quotes_quote_is_found_by_looking(
     content: str, quoting: bool | None, rows: list[list[str]]
 ) -> None:
-    assert [fields for _, fields in records("f", content, "\t", quoting)] == rows
+    assert [fields for _, fields in parse_records("f", content, "\t", quoting)] == rows
 
 
 @given(
@@ -470,6 +470,6 @@ def test_parquet_that_is_no_table_of_named_columns(tmp_path: Path) -> None:
 
 
 def test_the_format_comes_from_the_name_then_from_the_content(tmp_path: Path) -> None:
-    assert format_of(tmp_path) == "folders"
-    assert format_of(tmp_path / "not-there.JSONL") == "jsonl"
-    assert format_of(parquet(tmp_path / "part-0000", {"a": [1]})) == "parquet"
+    assert detect_format(tmp_path) == "folders"
+    assert detect_format(tmp_path / "not-there.JSONL") == "jsonl"
+    assert detect_format(parquet(tmp_path / "part-0000", {"a": [1]})) == "parquet"

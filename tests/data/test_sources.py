@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data.tabled import file
-from prooftune.data.sources import read
+from prooftune.data.sources import read_source
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 
@@ -21,13 +21,13 @@ REVIEWS = "title,body,stars,who,nr\nFine,I liked it,5,ann,a1\nPoor, no ,1,bob,a2
 def read_file(path: Path, **options: Any) -> list[dict[str, Any]]:
     return [
         {"id": e.id, "inputs": e.inputs, "target": e.target, "source": e.source, "group": e.group}
-        for e in read(Source(path=path.name, **options), path.parent).examples
+        for e in read_source(Source(path=path.name, **options), path.parent).examples
     ]
 
 
 def refused(path: Path, **options: Any) -> str:
     with pytest.raises(UsageError) as error:
-        read(Source(path=path.name, **options), path.parent)
+        read_source(Source(path=path.name, **options), path.parent)
     return str(error.value)
 
 
@@ -88,7 +88,9 @@ def test_labels_get_their_names(tmp_path: Path) -> None:
 def test_bins_hold_both_their_ends_and_what_falls_into_none_is_counted(tmp_path: Path) -> None:
     values = ["-4", "-0.5", "-0.49", "0", "0.5", "1e1", "nan"]
     path = file(tmp_path, "a.csv", "text,label\n" + "".join(f"t,{v}\n" for v in values))
-    rows = read(Source(path=path.name, bins={"low": (None, -0.5), "high": (0.5, None)}), tmp_path)
+    rows = read_source(
+        Source(path=path.name, bins={"low": (None, -0.5), "high": (0.5, None)}), tmp_path
+    )
     assert [(e.target, e.source) for e in rows.examples] == [
         ("low", "a.csv:2"),
         ("low", "a.csv:3"),
@@ -96,7 +98,9 @@ def test_bins_hold_both_their_ends_and_what_falls_into_none_is_counted(tmp_path:
         ("high", "a.csv:7"),
     ]
     assert rows.notes == ["a.csv: 3 of 7 rows fall into no bin and were left out."]
-    touching = read(Source(path=path.name, bins={"low": (None, 0), "high": (0, None)}), tmp_path)
+    touching = read_source(
+        Source(path=path.name, bins={"low": (None, 0), "high": (0, None)}), tmp_path
+    )
     assert Counter(e.target for e in touching.examples) == {"low": 4, "high": 2}
 
 
@@ -110,7 +114,7 @@ def test_paths_start_at_the_recipe_and_may_start_at_home(
         ("~/data/a.csv", Path("elsewhere")),
         (str(path), Path("elsewhere")),
     ):
-        assert len(read(Source(path=reference), base).examples) == 1
+        assert len(read_source(Source(path=reference), base).examples) == 1
 
 
 @pytest.mark.parametrize(
@@ -292,7 +296,7 @@ def test_public_layouts_load_by_options_alone(
     labels: set[str],
 ) -> None:
     path = public_data(name)
-    found = read(Source(path=path.name, **options), path.parent).examples
+    found = read_source(Source(path=path.name, **options), path.parent).examples
     assert len(found) == rows
     assert {e.target for e in found} == labels
     assert len({e.id for e in found}) == rows
@@ -301,13 +305,15 @@ def test_public_layouts_load_by_options_alone(
 @pytest.mark.data
 def test_public_details(public_data: Callable[[str], Path]) -> None:
     swahili = public_data("masakhanews_swa/derived/train_union.tsv")
-    found = read(Source(path=swahili.name, text="text", label="category"), swahili.parent).examples
+    found = read_source(
+        Source(path=swahili.name, text="text", label="category"), swahili.parent
+    ).examples
     assert Counter(e.target for e in found)["health"] == 176
     # Escaped quotes are undone: the file quotes as CSV does, though it is divided by tabs.
     assert sum('""' in e.inputs["text"] for e in found) == 1
     assert sum("\u2028" in e.inputs["text"] for e in found) == 1
     stocks = public_data("financial_phrasebank/Sentences_50Agree.txt")
-    found = read(
+    found = read_source(
         Source(path=stocks.name, format="text", delimiter="@", encoding="iso-8859-1"), stocks.parent
     ).examples
     assert Counter(e.target for e in found) == {"neutral": 2879, "positive": 1363, "negative": 604}

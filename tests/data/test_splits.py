@@ -37,7 +37,7 @@ def csv(folder: Path, name: str, rows: list[tuple[str, str]]) -> str:
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
 def test_stratified_shares_are_those_of_scikit_learn(share: float) -> None:
     rows = labelled({"a": 61, "b": 30, "c": 9})
-    kept, aside = splits.set_aside(rows, share, "stratified", 3, "test")
+    kept, aside = splits.split_holdout(rows, share, "stratified", 3, "test")
     reference = train_test_split(
         [e.target for e in rows], test_size=share, random_state=3, stratify=[e.target for e in rows]
     )[1]
@@ -51,7 +51,7 @@ def test_stratified_shares_are_those_of_scikit_learn(share: float) -> None:
 def test_a_split_is_the_same_for_the_same_seed_only() -> None:
     rows = labelled({"a": 50, "b": 50})
     drawn = [
-        [e.id for e in splits.set_aside(rows, 0.2, "stratified", seed, "test")[1]]
+        [e.id for e in splits.split_holdout(rows, 0.2, "stratified", seed, "test")[1]]
         for seed in (0, 0, 1)
     ]
     assert drawn[0] == drawn[1]
@@ -66,7 +66,7 @@ def test_no_group_is_on_both_sides(groups: list[int], seed: int) -> None:
     rows = [
         Example(str(i), {"text": "x"}, "ab"[i % 2], group=f"g{g}") for i, g in enumerate(groups)
     ]
-    kept, aside = splits.set_aside(rows, 0.3, "grouped", seed, "test")
+    kept, aside = splits.split_holdout(rows, 0.3, "grouped", seed, "test")
     assert not {e.group for e in kept} & {e.group for e in aside}
     assert kept
     assert aside
@@ -82,14 +82,14 @@ def test_copies_and_near_copies_stay_together(method: Any) -> None:
         [(t, "ab"[i % 2]) for i, t in enumerate(texts)]
         + [(t, "ab"[i % 2]) for i, t in enumerate(copied + extended)]
     )
-    kept, aside = splits.set_aside(rows, 0.4, method, 0, "test", near_duplicates=0.8)
+    kept, aside = splits.split_holdout(rows, 0.4, method, 0, "test", near_duplicates=0.8)
     families = [
         {e.inputs["text"].lower().removesuffix("!").removesuffix(" more") for e in part}
         for part in (kept, aside)
     ]
     assert not families[0] & families[1]
     assert len(aside) == 32
-    _, exact_only = splits.set_aside(rows, 0.4, method, 0, "test", near_duplicates=None)
+    _, exact_only = splits.split_holdout(rows, 0.4, method, 0, "test", near_duplicates=None)
     assert {e.inputs["text"] for e in exact_only} != {e.inputs["text"] for e in aside}
 
 
@@ -126,14 +126,14 @@ def test_copies_and_near_copies_stay_together(method: Any) -> None:
 )
 def test_what_cannot_be_split_is_said(rows: list[Example], method: Any, words: str) -> None:
     with pytest.raises(UsageError) as error:
-        splits.set_aside(rows, 0.2, method, 0, "test")
+        splits.split_holdout(rows, 0.2, method, 0, "test")
     assert words in str(error.value)
 
 
 def test_one_file_is_divided_in_three(tmp_path: Path) -> None:
     rows = [(t, "pos" if i % 4 else "neg") for i, t in enumerate(different(200))]
     data = {"train": csv(tmp_path, "a.csv", rows), "splitting": {"test": 0.25, "validation": 0.2}}
-    study = splits.load(study_recipe(data), tmp_path)
+    study = splits.load_splits(study_recipe(data), tmp_path)
     assert {name: len(part) for name, part in study.splits().items()} == {
         "train": 120,
         "validation": 30,
@@ -150,7 +150,7 @@ def test_given_files_stay_as_they_are(tmp_path: Path) -> None:
         "train": csv(tmp_path, "train.csv", [(t, "ab"[i % 2]) for i, t in enumerate(texts[:40])]),
         "test": csv(tmp_path, "test.csv", [(t, "ab"[i % 2]) for i, t in enumerate(texts[40:])]),
     }
-    study = splits.load(study_recipe(data), tmp_path)
+    study = splits.load_splits(study_recipe(data), tmp_path)
     assert [e.inputs["text"] for e in study.test] == texts[40:]
     assert sorted(e.inputs["text"] for e in [*study.train, *study.validation]) == sorted(texts[:40])
     assert len(study.validation) == 4
@@ -162,7 +162,7 @@ def test_ids_that_meet_are_told_apart_by_their_split(tmp_path: Path) -> None:
         name: csv(tmp_path / name, "data.csv", rows) and f"{name}/data.csv"
         for name in ("train", "validation", "test")
     }
-    study = splits.load(study_recipe(data), tmp_path)
+    study = splits.load_splits(study_recipe(data), tmp_path)
     assert study.train[0].id == "train/data.csv:2"
     assert study.test[0].source == "test/data.csv:2"
     assert len({e.id for part in study.splits().values() for e in part}) == 60
@@ -174,9 +174,9 @@ def test_labels_stand_in_the_recipes_order(tmp_path: Path) -> None:
         "train": csv(tmp_path, "a.csv", rows),
         "labels": {3: "late", 1: "early", 2: "middle", 9: "never"},
     }
-    assert splits.load(study_recipe(data), tmp_path).labels == ["late", "early", "middle"]
+    assert splits.load_splits(study_recipe(data), tmp_path).labels == ["late", "early", "middle"]
     data = {"train": "a.csv", "bins": {"two": [2, 3], "one": [0, 1.5]}}
-    assert splits.load(study_recipe(data), tmp_path).labels == ["two", "one"]
+    assert splits.load_splits(study_recipe(data), tmp_path).labels == ["two", "one"]
 
 
 def test_groups_come_from_the_recipes_column(tmp_path: Path) -> None:
@@ -186,8 +186,8 @@ def test_groups_come_from_the_recipes_column(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"grouped needs data\.group, a column with a value in every row"
     ):
-        splits.load(study_recipe(data), tmp_path)
-    study = splits.load(study_recipe({**data, "group": "author"}), tmp_path)
+        splits.load_splits(study_recipe(data), tmp_path)
+    study = splits.load_splits(study_recipe({**data, "group": "author"}), tmp_path)
     groups = [{e.group for e in part} for part in study.splits().values()]
     assert [len(g) for g in groups] == [7, 1, 2]
     assert len(set.union(*groups)) == 10
@@ -202,7 +202,7 @@ def test_draws_have_the_size_asked_for_and_every_label_its_share(
     labels: list[str], most: int, seed: int
 ) -> None:
     rows = examples([("x", label) for label in labels])
-    drawn = splits.draw(rows, most, seed)
+    drawn = splits.stratified_sample(rows, most, seed)
     assert len(drawn) == min(most, len(rows))
     assert drawn == [e for e in rows if e in drawn]
     counts, whole = Counter(e.target for e in drawn), Counter(labels)
@@ -214,8 +214,8 @@ def test_draws_have_the_size_asked_for_and_every_label_its_share(
 def test_a_smaller_draw_is_part_of_a_larger_one(small: int, more: int, seed: int) -> None:
     # Two labels: with three and more, largest remainders may take a row away from one.
     rows = examples([("x", "aab"[i % 3]) for i in range(90)])
-    assert {e.id for e in splits.draw(rows, small, seed)} <= {
-        e.id for e in splits.draw(rows, small + more, seed)
+    assert {e.id for e in splits.stratified_sample(rows, small, seed)} <= {
+        e.id for e in splits.stratified_sample(rows, small + more, seed)
     }
 
 
@@ -227,7 +227,7 @@ def test_limits_are_noted() -> None:
         ["a", "b"],
         ["before."],
     )
-    limited = splits.limit(
+    limited = splits.limit_splits(
         study, study_recipe({"train": "a.csv", "limit": {"train": 20, "validation": 5, "test": 4}})
     )
     assert [len(part) for part in limited.splits().values()] == [20, 5, 4]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.tabled import file, refused, table
-from prooftune.data.readers.streaming import Block, Stream, blocks, look_through
+from prooftune.data.readers.streaming import Block, ScannedFile, iter_blocks, scan_file
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 
@@ -24,15 +24,15 @@ JSONL = (
 )
 
 
-def stream(path: Path, **options: Any) -> Stream:
-    return look_through(path, Source(path=str(path), **options))
+def stream(path: Path, **options: Any) -> ScannedFile:
+    return scan_file(path, Source(path=str(path), **options))
 
 
 def cells(some: list[Block]) -> list[list[str | None]]:
     return [
         list(row)
         for block in some
-        for row in zip(*(block.texts(c) for c in block.columns), strict=True)
+        for row in zip(*(block.column_texts(c) for c in block.columns), strict=True)
     ]
 
 
@@ -55,21 +55,21 @@ def test_blocks_hold_the_rows_of_the_whole_file(tmp_path: Path, name: str, size:
     )
     whole, streamed = table(path), stream(path)
     assert (streamed.columns, streamed.rows) == (whole.columns, len(whole.rows))
-    found = list(blocks(streamed, 0, size, 1 << 20))
+    found = list(iter_blocks(streamed, 0, size, 1 << 20))
     assert cells(found) == whole.rows
     start = 0
     for number, block in enumerate(found):
         # Reading that starts where a block starts cuts the rest in the same way.
-        assert [cells([b]) for b in blocks(streamed, start, size, 1 << 20)] == [
+        assert [cells([b]) for b in iter_blocks(streamed, start, size, 1 << 20)] == [
             cells([b]) for b in found[number:]
         ]
         start += len(block)
-    assert list(blocks(streamed, start, size, 1 << 20)) == []
+    assert list(iter_blocks(streamed, start, size, 1 << 20)) == []
 
 
 def test_long_rows_end_a_block_early(tmp_path: Path) -> None:
     path = file(tmp_path, "a.csv", "text\n" + "".join(f"{'x' * 600}\n" for _ in range(5)))
-    assert [len(block) for block in blocks(stream(path), 0, 100, 1000)] == [2, 2, 1]
+    assert [len(block) for block in iter_blocks(stream(path), 0, 100, 1000)] == [2, 2, 1]
 
 
 @settings(
@@ -87,7 +87,7 @@ def test_delimited_text_of_any_kind_is_read_as_whole_or_refused_with_the_same_wo
             stream(path)
         assert str(caught.value) == str(error)
     else:
-        assert cells(list(blocks(stream(path), 0, 2, 1 << 20))) == whole.rows
+        assert cells(list(iter_blocks(stream(path), 0, 2, 1 << 20))) == whole.rows
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_damaged_page_is_named_when_it_is_met(tmp_path: Path) -> None:
     content[page : page + 200] = b"\xff" * 200
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"a\.parquet is not a Parquet file, or a damaged one"):
-        list(blocks(stream(path), 0, 100, 1 << 20))
+        list(iter_blocks(stream(path), 0, 100, 1 << 20))
 
 
 def test_a_file_that_is_no_stream_is_refused(tmp_path: Path) -> None:

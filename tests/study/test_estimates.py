@@ -12,7 +12,7 @@ import yaml
 
 import prooftune
 from prooftune import recipe, run_folder
-from prooftune.data.prepare import prepare
+from prooftune.data.prepare import prepare_data
 from prooftune.errors import UsageError
 from prooftune.study import check
 from prooftune.types import Example, Study
@@ -31,7 +31,7 @@ __all__ = ["retrieval"]
 
 def estimated(values: dict[str, Any]) -> dict[str, Plan]:
     chosen = recipe.parse(values)
-    study, _ = prepare(chosen, Path(), lambda _: None)
+    study, _ = prepare_data(chosen, Path(), lambda _: None)
     found = plans(chosen, study, Path())
     assert found is not None
     return {one.name: one for one in found}
@@ -99,7 +99,7 @@ def test_passages_cost_what_their_tokens_do(
     }
     found = estimated(values)
     assert list(found) == ["base", "base+retrieval", "oracle", "random"]
-    questions = len(prepare(recipe.parse(values), Path(), lambda _: None)[0].test)
+    questions = len(prepare_data(recipe.parse(values), Path(), lambda _: None)[0].test)
     for name in ("base+retrieval", "oracle", "random"):
         assert found[name].score_seconds > found["base"].score_seconds + 12 * questions
 
@@ -195,7 +195,7 @@ def test_a_prompt_that_does_not_fit_is_left_out_where_it_is_ours(
         values = small_recipe(learners["llama"], tmp_path, variants={"prompted": variant or None})
         values["prompt"] = {**values.get("prompt", {}), "max_length": max_length}
         chosen = recipe.parse(values)
-        study, _ = prepare(chosen, Path(), lambda _: None)
+        study, _ = prepare_data(chosen, Path(), lambda _: None)
         return len(
             candidates(Context(chosen, study, Path(), windowed=False), chosen.variants["prompted"])
         )

@@ -270,7 +270,7 @@ def test_validation_rows_are_set_aside_where_the_recipe_names_none(
 def test_a_study_without_validation_rows(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = prepare.prepare
+    original = prepare.prepare_data
 
     def without(*arguments: Any) -> Any:
         loaded, report = original(*arguments)

@@ -11,8 +11,8 @@ from typing import Any
 
 from prooftune import recipe
 from prooftune.bundle.load import abstention_threshold, gives_probabilities
-from prooftune.data.questions import CONTEXT
 from prooftune.errors import UsageError, nearest
+from prooftune.types import CONTEXT
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LINES = (".jsonl", ".ndjson")
@@ -27,7 +27,7 @@ def wanted_columns(bundle: Path, facts: Mapping[str, Any]) -> dict[str, list[str
     own = {CONTEXT} if facts.get("retrieval") else set()
     fields = [field for field in facts["fields"] if field not in own]
     chosen, _ = recipe.load(bundle / "recipe.yaml")
-    text = chosen.data.reading("train").text
+    text = chosen.data.source("train").text
     named = text if isinstance(text, dict) else {}
     wanted = {field: [named.get(field, field), field] for field in fields}
     if len(fields) == 1:

@@ -12,7 +12,7 @@ from prooftune.batch_predict.checkpoint import Counts
 from prooftune.batch_predict.columns import answer_columns
 from prooftune.batch_predict.writers import Form, write_part
 from prooftune.bundle.load import load
-from prooftune.data.readers.streaming import Block, Stream, blocks
+from prooftune.data.readers.streaming import Block, ScannedFile, iter_blocks
 from prooftune.utils.progress import Subtask
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Work:
     """
 
     bundle: Path
-    stream: Stream
+    stream: ScannedFile
     start: int
     rows: int
     characters: int
@@ -48,7 +48,7 @@ class Work:
     form: Form
 
     def blocks(self) -> Iterator[Block]:
-        return blocks(self.stream, self.start, self.rows, self.characters)
+        return iter_blocks(self.stream, self.start, self.rows, self.characters)
 
 
 def labelled(work: Work, shown: Progress) -> Iterator[Write]:
@@ -78,7 +78,7 @@ def label(
 
 def _texts(block: Block, columns: Mapping[str, str]) -> list[dict[str, str]]:
     """What the bundle reads of each row."""
-    values = zip(*(block.texts(column) for column in columns.values()), strict=True)
+    values = zip(*(block.column_texts(column) for column in columns.values()), strict=True)
     return [{field: text or "" for field, text in zip(columns, row, strict=True)} for row in values]
 
 

@@ -29,7 +29,7 @@ from prooftune.batch_predict.columns import (
 from prooftune.batch_predict.local import Work, Write, labelled
 from prooftune.batch_predict.writers import form_of, join
 from prooftune.bundle.manifest import read_facts
-from prooftune.data.readers.streaming import look_through
+from prooftune.data.readers.streaming import scan_file
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.utils.files import atomic_path, fingerprint
 from prooftune.utils.progress import notify, progress_bar
@@ -121,7 +121,7 @@ def predict_file(
         storage.fetch(str(file), source)
     wanted = wanted_columns(bundle, facts)
     # Before the work, since not every file can be read, nor written in every format.
-    stream = look_through(source, source_of(source, wanted))
+    stream = scan_file(source, source_of(source, wanted))
     columns = input_columns(source.name, stream.columns, wanted)
     (field, usual), *more = wanted.items()
     if not more and columns[field] not in usual:

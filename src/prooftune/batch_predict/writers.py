@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.batch_predict.columns import DELIMITERS, LINES
-from prooftune.data.readers.streaming import Block, Stream, blocks
-from prooftune.data.readers.table import as_text
+from prooftune.data.readers.streaming import Block, ScannedFile, iter_blocks
+from prooftune.data.readers.table import to_cell
 from prooftune.errors import UsageError
 
 _TYPES = {
@@ -44,7 +44,9 @@ class Form:
     schema: Any = None
 
 
-def form_of(out: Path, stream: Stream, added: dict[str, str], rows: int, characters: int) -> Form:
+def form_of(
+    out: Path, stream: ScannedFile, added: dict[str, str], rows: int, characters: int
+) -> Form:
     """How the rows of a file are written; for Parquet, values of JSON are read once for their
     types.
 
@@ -55,7 +57,7 @@ def form_of(out: Path, stream: Stream, added: dict[str, str], rows: int, charact
     schema = None
     if suffix not in (*DELIMITERS, *LINES):
         # The first rows of a Parquet file carry its schema.
-        found = blocks(stream, 0, rows, characters)
+        found = iter_blocks(stream, 0, rows, characters)
         schema = (
             next(found).table.schema if stream.kind == "parquet" else _schema(stream, found, files)
         )
@@ -104,7 +106,7 @@ def _cells(block: Block) -> Iterator[Sequence[str | None]]:
     """The rows as texts."""
     if block.fields is not None:
         return iter(block.fields)
-    return zip(*(block.texts(column) for column in block.columns), strict=True)
+    return zip(*(block.column_texts(column) for column in block.columns), strict=True)
 
 
 def _json(value: Any) -> str:
@@ -158,7 +160,7 @@ def _join_tables(parts: Iterable[Path], path: Path) -> None:
             writer.close()
 
 
-def _schema(stream: Stream, found: Iterator[Block], files: tuple[str, str]) -> Any:
+def _schema(stream: ScannedFile, found: Iterator[Block], files: tuple[str, str]) -> Any:
     """The types that hold every value of a file that has none."""
     import pyarrow as pa
 
@@ -180,7 +182,7 @@ def _array(values: list[Any], column: str, files: tuple[str, str], type_: Any = 
     import pyarrow as pa
 
     try:
-        return pa.array([as_text(v) if isinstance(v, str) else v for v in values], type=type_)
+        return pa.array([to_cell(v) if isinstance(v, str) else v for v in values], type=type_)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
         raise _mixed(column, files) from None
 

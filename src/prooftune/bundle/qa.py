@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from prooftune import recipe
 from prooftune.bundle.base_model import asked
 from prooftune.bundle.inputs import bar_of, examples_of
-from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.evaluation.answers.scores import final_outputs
 from prooftune.models import adapters
 from prooftune.tasks.prompts import Encoder, Rendering
 from prooftune.tasks.question_answering import predict
-from prooftune.types import Example
+from prooftune.types import CONTEXT, QUESTION, Example
 from prooftune.utils.progress import Subtask
 from prooftune.variants.passages import with_passages
 

@@ -11,12 +11,11 @@ from prooftune.bundle import golden
 from prooftune.bundle.card import card
 from prooftune.bundle.card_sections import about_study
 from prooftune.bundle.manifest import FORMAT, GOLDEN
-from prooftune.data.questions import CONTEXT
 from prooftune.engine.scoring import label_tree
 from prooftune.models import loading
 from prooftune.recipe import Recipe
 from prooftune.tasks.prompts import Encoder, Rendering
-from prooftune.types import Study, VariantResult
+from prooftune.types import CONTEXT, Study, VariantResult
 from prooftune.utils.files import atomic_path, read_json, write_json
 from prooftune.utils.secrets import redact
 from prooftune.version import __version__

@@ -34,20 +34,20 @@ def index(
     overlap: Annotated[int, typer.Option(help="Words that neighbouring passages share.")] = 20,
 ) -> None:
     """Index documents for search. Run again after changes: only new and changed documents are read."""
-    from prooftune.data.audit.findings import counted
+    from prooftune.data.audit.findings import count_noun
     from prooftune.retrieval.index import IndexSettings, build_index
 
     summary = build_index(
         documents, out, IndexSettings(embedding=embedding, chunk_words=words, overlap_words=overlap)
     )
     print(
-        f"{counted(summary.chunks, 'passage')} of {counted(summary.documents, 'document')} in "
+        f"{count_noun(summary.chunks, 'passage')} of {count_noun(summary.documents, 'document')} in "
         f"{out}: {len(summary.added):,} "
         f"added, {len(summary.changed):,} changed, {len(summary.removed):,} removed, "
         f"{summary.unchanged:,} unchanged"
     )
     long = (
-        f"{counted(summary.shortened, 'passage')} {'is' if summary.shortened == 1 else 'are'} "
+        f"{count_noun(summary.shortened, 'passage')} {'is' if summary.shortened == 1 else 'are'} "
         "longer than the embedding model "
         "reads: what is beyond is found by words only"
     )

@@ -84,7 +84,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
 ) -> None:
     """Look at a data file and write a commented recipe for it."""
-    from prooftune.data.init.recipe_writer import guess
+    from prooftune.data.init.recipe_writer import draft_recipe
     from prooftune.errors import UsageError
     from prooftune.utils.files import write_text
 
@@ -93,7 +93,7 @@ def init(
         raise UsageError(
             f"{target} exists; give another name with --out, or overwrite it with --force"
         )
-    text, guesses = guess(file, target)
+    text, guesses = draft_recipe(file, target)
     write_text(target, text)
     for sentence in guesses:
         print(f"  {sentence}")
@@ -192,7 +192,7 @@ def export(
     """Write the recipe's examples, split and audited, in a format that other fine-tuning tools
     read."""
     from prooftune.data.export import FORMATS, export
-    from prooftune.data.prepare import prepare
+    from prooftune.data.prepare import prepare_data
     from prooftune.errors import UsageError, nearest
 
     if format_ not in FORMATS:
@@ -201,8 +201,8 @@ def export(
         )
     chosen, base = _load(recipe, set_, None)
     with _pointed_to_recipe(recipe):
-        study, found = prepare(chosen, base, lambda _: None)
-    found.refuse()
+        study, found = prepare_data(chosen, base, lambda _: None)
+    found.raise_errors()
     for path in export(study, chosen, format_, out):
         print(path)
 
@@ -226,12 +226,12 @@ def _run(name: str, out: Path | None, overrides: list[str], model: str | None = 
 def _pointed_to_recipe(name: str) -> Iterator[None]:
     """Say where a shipped recipe's data comes from when it is not there."""
     from prooftune.data.readers.encoding import MissingFile
-    from prooftune.recipe import shipped
+    from prooftune.recipe import shipped_names
 
     try:
         yield
     except MissingFile as error:
-        if name not in shipped():
+        if name not in shipped_names():
             raise
         raise MissingFile(
             f"{error}. 'prooftune recipes {name}' says where the data comes from; where yours "

@@ -8,16 +8,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from prooftune.data.questions import CONTEXT
 from prooftune.errors import UsageError
-from prooftune.types import Example, Study
+from prooftune.types import CONTEXT, Example, Study
 from prooftune.utils.files import write_text
 
-FILE = "contexts.jsonl"
+CONTEXTS_FILE = "contexts.jsonl"
 """Name of the collection in the folder of the study's data, in a layout that `retrieval` reads."""
 
 
-def collect(study: Study, folder: Path) -> Study:
+def use_contexts_as_documents(study: Study, folder: Path) -> Study:
     """Write every distinct context of a study's questions as one passage, and name it as the gold
     of its questions.
 
@@ -47,5 +46,5 @@ def collect(study: Study, folder: Path) -> Study:
     lines = [
         json.dumps({"id": id_, "text": text}, ensure_ascii=False) for id_, text in texts.items()
     ]
-    write_text(folder / FILE, "\n".join(lines) + "\n")
+    write_text(folder / CONTEXTS_FILE, "\n".join(lines) + "\n")
     return study

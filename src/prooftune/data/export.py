@@ -16,7 +16,7 @@ from prooftune.types import Example, Study
 from prooftune.utils.files import atomic_path
 
 Format = Literal["alpaca", "chat", "completion"]
-Said = Callable[[Example], str]
+TargetText = Callable[[Example], str]
 
 FORMATS: tuple[Format, ...] = ("alpaca", "chat", "completion")
 
@@ -57,7 +57,7 @@ def _write(
 
 
 def _alpaca(
-    template: str, system: str | None, labels: Sequence[str], said: Said
+    template: str, system: str | None, labels: Sequence[str], said: TargetText
 ) -> Callable[[Example], dict[str, Any]]:
     """Instruction: the template's lines before the first input; input: the lines from there on that
     hold one.
@@ -85,7 +85,7 @@ def _alpaca(
 
 
 def _chat(
-    template: str, system: str | None, labels: Sequence[str], said: Said
+    template: str, system: str | None, labels: Sequence[str], said: TargetText
 ) -> Callable[[Example], dict[str, Any]]:
     before = [{"role": "system", "content": system}] if system is not None else []
     return lambda e: {
@@ -98,7 +98,7 @@ def _chat(
 
 
 def _completion(
-    template: str, system: str | None, labels: Sequence[str], said: Said
+    template: str, system: str | None, labels: Sequence[str], said: TargetText
 ) -> Callable[[Example], dict[str, Any]]:
     start = f"{system}\n\n" if system else ""
     return lambda e: {

@@ -10,11 +10,11 @@ from prooftune.data.audit import audit
 from prooftune.recipe import Recipe
 from prooftune.types import Example, Study
 
-Measure = Callable[[Sequence[Example]], Iterable[tuple[int, int]]]
+TokenCounter = Callable[[Sequence[Example]], Iterable[tuple[int, int]]]
 
 
-def prepare(
-    recipe: Recipe, base: Path, measure_for: Callable[[Study], Measure | None]
+def prepare_data(
+    recipe: Recipe, base: Path, measure_for: Callable[[Study], TokenCounter | None]
 ) -> tuple[Study, audit.AuditReport]:
     """Load the data and audit it whole, before rows are drawn from it.
 
@@ -24,18 +24,18 @@ def prepare(
             it.
 
     Returns:
-        The study to run, and what was found. Where the report holds an error (`AuditReport.refuse`)
+        The study to run, and what was found. Where the report holds an error (`AuditReport.raise_errors`)
         the study is as it was read.
 
     Raises:
         UsageError: the data cannot be read or split.
     """
-    study = splits.load(recipe, base)
-    report = audit.audit(study, recipe)
+    study = splits.load_splits(recipe, base)
+    report = audit.audit_study(study, recipe)
     if any(f.severity == "error" for f in report.findings):
         return study, report
-    study = splits.limit(audit.apply(study, report, recipe), recipe)
+    study = splits.limit_splits(audit.drop_rows(study, report, recipe), recipe)
     measure = measure_for(study)
-    return study, audit.with_lengths(
+    return study, audit.add_token_lengths(
         report, study, recipe, measure
     ) if measure is not None else report

@@ -5,27 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from prooftune.data.audit.findings import some
-from prooftune.data.readers.conversations import as_questions
+from prooftune.data.audit.findings import preview
+from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source, Task
-from prooftune.types import Example
+from prooftune.types import CONTEXT, QUESTION, Example
 from prooftune.utils.disk_list import DiskBackedList
 
-ANSWERS = ("answers", "answer", "output", "references", "reference")
+ANSWER_COLUMNS = ("answers", "answer", "output", "references", "reference")
 """Columns that hold the answers where the recipe names none, in this order."""
-QUESTION, CONTEXT = "question", "context"
 
 
-def question_columns(table: Table) -> dict[str, str] | None:
+def detect_question_columns(table: Table) -> dict[str, str] | None:
     """Which columns look like a question with its answers: field name, or ``answers``, -> column.
     Empty for SQuAD's layout read as plain JSON; None where the table holds no questions."""
     if "paragraphs" in table.columns:
         return {}
-    table = as_questions(table)
+    table = conversations_to_questions(table)
     known = {name.lower(): name for name in table.columns}
-    answers = next((known[name] for name in ANSWERS if name in known), None)
+    answers = next((known[name] for name in ANSWER_COLUMNS if name in known), None)
     if answers is None:
         return None
     if {"instruction", "input"} <= known.keys():
@@ -40,7 +39,7 @@ def question_columns(table: Table) -> dict[str, str] | None:
     }
 
 
-def columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
+def resolve_columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
     """Field name -> column of the inputs, and the column of the answers.
 
     Raises:
@@ -59,7 +58,9 @@ def columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
             f"data.text names {', '.join(map(repr, fields))}; one field must be the question: "
             f"text: {{question: COLUMN, context: COLUMN}}"
         )
-    answers = source.label or next((name for name in ANSWERS if name in table.columns), ANSWERS[0])
+    answers = source.label or next(
+        (name for name in ANSWER_COLUMNS if name in table.columns), ANSWER_COLUMNS[0]
+    )
     for column, option in [*((c, "text") for c in fields.values()), (answers, "label")]:
         if column not in table.columns:
             if "paragraphs" in table.columns:
@@ -77,15 +78,15 @@ def columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
     return fields, answers
 
 
-def examples(table: Table, source: Source, task: Task) -> Sequence[Example]:
+def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[Example]:
     """Every row as a question.
 
     Raises:
         UsageError: a row has no question; or no context or no reference answer where the task needs
             one.
     """
-    table = as_questions(table)
-    fields, answers = columns(table, source)
+    table = conversations_to_questions(table)
+    fields, answers = resolve_columns(table, source)
     places = {field: table.columns.index(column) for field, column in fields.items()}
     answer = table.columns.index(answers)
     optional = {
@@ -97,8 +98,8 @@ def examples(table: Table, source: Source, task: Task) -> Sequence[Example]:
         optional = {"id": 0, "group": 1} | optional
 
     def made(number: int, row: list[str | None]) -> Example:
-        where = table.where(number)
-        references = tuple(several(row[answer], where, answers))
+        where = table.location(number)
+        references = tuple(parse_answers(row[answer], where, answers))
         return Example(
             id=(row[optional["id"]] or "") if "id" in optional else where,
             inputs={field: row[place] or "" for field, place in places.items()},
@@ -106,7 +107,9 @@ def examples(table: Table, source: Source, task: Task) -> Sequence[Example]:
             source=where,
             group=row[optional["group"]] if "group" in optional else None,
             references=references,
-            gold=tuple(several(row[optional["gold"]], where, "gold")) if "gold" in optional else (),
+            gold=tuple(parse_answers(row[optional["gold"]], where, "gold"))
+            if "gold" in optional
+            else (),
         )
 
     found = DiskBackedList(made(number, row) for number, row in enumerate(table.rows))
@@ -123,7 +126,7 @@ def _present(table: Table, column: str, option: str) -> str:
     return column
 
 
-def several(cell: str | None, where: str, column: str) -> list[str]:
+def parse_answers(cell: str | None, where: str, column: str) -> list[str]:
     """The texts of a cell: one, a JSON list of them, or SQuAD's {"text": [...]} of the hub; empty
     ones left out.
 
@@ -150,7 +153,7 @@ def _complain(found: Sequence[Example], task: Task, answers: str) -> None:
     def report(rows: list[str], what: str, hint: str) -> None:
         if rows:
             raise UsageError(
-                f"{len(rows):,} row{'s' if len(rows) > 1 else ''} without {what}: {some(rows)}. "
+                f"{len(rows):,} row{'s' if len(rows) > 1 else ''} without {what}: {preview(rows)}. "
                 f"{hint}"
             )
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.data import questions
-from prooftune.data.audit.duplicates import repeated
+from prooftune.data.audit.duplicates import duplicate_indices
 from prooftune.data.readers.dispatch import read_table
-from prooftune.data.readers.table import Table, as_text
+from prooftune.data.readers.table import Table, to_cell
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.recipe import Data, Source, Task
 from prooftune.types import Example, SplitName
@@ -25,7 +25,7 @@ from prooftune.utils.progress import spinner
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class LoadedSource:
     """What one source gave.
 
     Attributes:
@@ -39,7 +39,7 @@ class Rows:
     notes: list[str]
 
 
-def read(source: Source, base: Path, task: Task = "classification") -> Rows:
+def read_source(source: Source, base: Path, task: Task = "classification") -> LoadedSource:
     """Read one source.
 
     Args:
@@ -54,9 +54,9 @@ def read(source: Source, base: Path, task: Task = "classification") -> Rows:
     """
     table = _table(source, base)
     if task != "classification":
-        found = questions.examples(table, source, task)
+        found = questions.questions_from_table(table, source, task)
         _check_ids(found, table.name, source.id)
-        return Rows(found, table.name, [])
+        return LoadedSource(found, table.name, [])
     texts, label = _columns(table, source)
     ids = table.columns.index(_present(table, source.id, "id")) if source.id else None
     group = table.columns.index(_present(table, source.group, "group")) if source.group else None
@@ -68,15 +68,15 @@ def read(source: Source, base: Path, task: Task = "classification") -> Rows:
         for number, row in enumerate(table.rows):
             raw = row[place]
             if raw is None or not raw.strip():
-                unlabelled.append(table.where(number))
+                unlabelled.append(table.location(number))
                 continue
             target = _target(raw.strip(), source, table, number, label)
             if target is not None:
                 yield Example(
-                    id=(row[ids] or "") if ids is not None else table.where(number),
+                    id=(row[ids] or "") if ids is not None else table.location(number),
                     inputs={field: row[i] or "" for field, i in places.items()},
                     target=target,
-                    source=table.where(number),
+                    source=table.location(number),
                     group=row[group] if group is not None else None,
                 )
 
@@ -102,7 +102,7 @@ def read(source: Source, base: Path, task: Task = "classification") -> Rows:
         else []
     )
     _check_ids(examples, table.name, source.id)
-    return Rows(examples, table.name, notes)
+    return LoadedSource(examples, table.name, notes)
 
 
 def _table(source: Source, base: Path) -> Table:
@@ -153,7 +153,7 @@ def _target(raw: str, source: Source, table: Table, number: int, column: str) ->
             value = float(raw)
         except ValueError:
             raise UsageError(
-                f"{table.where(number)}: data.bins needs numbers in column '{column}', found "
+                f"{table.location(number)}: data.bins needs numbers in column '{column}', found "
                 f"'{raw[:60]}'"
             ) from None
         # Both ends belong to a bin; where two bins touch, the one named first has the value.
@@ -171,7 +171,7 @@ def _target(raw: str, source: Source, table: Table, number: int, column: str) ->
             else ""
         )
         raise UsageError(
-            f"{table.where(number)}: label '{raw[:60]}' is not among data.labels ({known})"
+            f"{table.location(number)}: label '{raw[:60]}' is not among data.labels ({known})"
             f"{nearest(raw, source.labels)}.{header}"
         )
     return source.labels[raw]
@@ -189,7 +189,9 @@ def _check_ids(examples: Sequence[Example], name: str, column: str | None) -> No
         )
     twice = [
         id_
-        for id_, count in Counter(examples[i].id for i in repeated(e.id for e in examples)).items()
+        for id_, count in Counter(
+            examples[i].id for i in duplicate_indices(e.id for e in examples)
+        ).items()
         if count > 1
     ]
     if twice:
@@ -212,7 +214,7 @@ def _from_hub(source: Source) -> Table:
         if column in names and isinstance(value, int):
             # -1 is the hub's mark for an unlabelled row.
             return str(names[column][value]) if value >= 0 else None
-        return as_text(value)
+        return to_cell(value)
 
     columns = list(loaded.column_names)
     if not len(loaded):
@@ -270,7 +272,7 @@ def source_digest(data: Data, split: SplitName, base: Path) -> Any:
     its name."""
     if getattr(data, split) is None:
         return None
-    source = data.reading(split)
+    source = data.source(split)
     if package_files.is_reference(source.path) or source.path.startswith("hub:"):
         return None
     path = base / Path(source.path).expanduser()

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from prooftune.data import sources
 from prooftune.data.audit import duplicates
-from prooftune.data.audit.findings import merged, some
-from prooftune.data.normalization import compared
+from prooftune.data.audit.findings import preview, suggest_label_merge
+from prooftune.data.normalization import example_dedup_key
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.types import Example, SplitName, Study
 from prooftune.utils.disk_list import DiskBackedList
 
 
-def load(recipe: Recipe, base: Path) -> Study:
+def load_splits(recipe: Recipe, base: Path) -> Study:
     """Read every source, and set validation and test rows aside where the recipe names none.
 
     Texts that stand in one source several times, also nearly, stay on one side of a split made
@@ -38,7 +38,7 @@ def load(recipe: Recipe, base: Path) -> Study:
     notes: list[str] = []
     for name in ("train", "validation", "test"):
         if getattr(data, name) is not None:
-            rows = sources.read(data.reading(name), base, recipe.task)
+            rows = sources.read_source(data.source(name), base, recipe.task)
             given[name] = rows.examples
             notes += rows.notes
     if data.splitting.method == "grouped" and not all(e.group for e in given["train"]):
@@ -50,7 +50,7 @@ def load(recipe: Recipe, base: Path) -> Study:
         ("validation", data.splitting.validation, 1),
     ):
         if name not in given:
-            given["train"], given[name] = set_aside(  # type: ignore[index]
+            given["train"], given[name] = split_holdout(  # type: ignore[index]
                 given["train"],
                 share,
                 data.splitting.method,
@@ -63,7 +63,7 @@ def load(recipe: Recipe, base: Path) -> Study:
     return Study(given["train"], given["validation"], given["test"], labels, notes)
 
 
-def set_aside(
+def split_holdout(
     examples: Sequence[Example],
     share: float,
     method: Literal["stratified", "random", "grouped"],
@@ -91,8 +91,8 @@ def set_aside(
         numbers: dict[str | None, int] = {}
         together = [numbers.setdefault(e.group, len(numbers)) for e in examples]
     else:
-        together = duplicates.families(
-            DiskBackedList(compared(e) for e in examples), near_duplicates
+        together = duplicates.duplicate_clusters(
+            DiskBackedList(example_dedup_key(e) for e in examples), near_duplicates
         )
     first, unit = _units(together)
     what = "groups" if method == "grouped" else "different texts"
@@ -115,8 +115,8 @@ def set_aside(
             raise UsageError(
                 f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot stand in "
                 "both train and "
-                f"{name}: remove it ({some(places)}), make it another label "
-                f"({merged([common, rare[0]], [label for label in others if label != common])}), "
+                f"{name}: remove it ({preview(places)}), make it another label "
+                f"({suggest_label_merge([common, rare[0]], [label for label in others if label != common])}), "
                 "or set "
                 "data.splitting.method: random"
             )
@@ -147,13 +147,13 @@ def _units(together: Sequence[int]) -> tuple[list[int], NDArray[np.intp]]:
     return np.sort(first).tolist(), rank[kind]
 
 
-def limit(study: Study, recipe: Recipe) -> Study:
+def limit_splits(study: Study, recipe: Recipe) -> Study:
     """Keep at most ``data.limit`` rows of each split, drawn with the seed, each label in its share."""
     kept: dict[str, Sequence[Example]] = {}
     notes = list(study.notes)
     for name, examples in study.splits().items():
         most = getattr(recipe.data.limit, name)
-        kept[name] = draw(examples, most, recipe.seed) if most else examples
+        kept[name] = stratified_sample(examples, most, recipe.seed) if most else examples
         if len(kept[name]) < len(examples):
             notes.append(
                 f"{name}: {len(kept[name]):,} of {len(examples):,} rows drawn (data.limit)."
@@ -163,7 +163,7 @@ def limit(study: Study, recipe: Recipe) -> Study:
     )
 
 
-def draw(examples: Sequence[Example], most: int, seed: int) -> Sequence[Example]:
+def stratified_sample(examples: Sequence[Example], most: int, seed: int) -> Sequence[Example]:
     """At most this many examples in their order, every label in its share (largest remainders).
 
     Smaller draws with the same seed are contained in larger ones as far as the shares allow, so
@@ -190,7 +190,7 @@ def draw(examples: Sequence[Example], most: int, seed: int) -> Sequence[Example]
 def _unique_ids(given: dict[SplitName, Sequence[Example]]) -> dict[SplitName, Sequence[Example]]:
     """Ids unique within the study: where two sources use the same one, the split's name is put
     before all of them."""
-    if not duplicates.repeated(e.id for examples in given.values() for e in examples):
+    if not duplicates.duplicate_indices(e.id for examples in given.values() for e in examples):
         return given
     return {name: _named(name, examples) for name, examples in given.items()}
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.evaluation.answers.scores import final_outputs
 from prooftune.evaluation.statistics import holm
 from prooftune.judge.human import read_human
@@ -17,7 +16,7 @@ from prooftune.judge.scoring import compare, judge
 from prooftune.judge.summary import difference, preference_summary, summary
 from prooftune.judge.types import Item
 from prooftune.recipe import Judge, Recipe
-from prooftune.types import Study, VariantResult
+from prooftune.types import CONTEXT, QUESTION, Study, VariantResult
 from prooftune.utils.progress import notify
 
 

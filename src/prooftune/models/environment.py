@@ -23,7 +23,7 @@ def describe_environment(chosen: Recipe) -> dict[str, Any]:
     }
     for package in ("torch", "transformers", "peft", "scikit-learn"):
         facts[package] = metadata.version(package)
-    if chosen.asks_model:
+    if chosen.uses_language_model:
         from prooftune.models import loading
 
         folder = loading.resolve(chosen.model.name, chosen.model.revision)

@@ -5,18 +5,25 @@ problem it finds at once, each with the place in the recipe and the nearest know
 """
 
 from prooftune.recipe.base import Section
-from prooftune.recipe.data import TASKS, Audit, Data, Limit, Reading, Source, Split, Task
+from prooftune.recipe.data import TASKS, Audit, Data, Limit, Source, SourceOptions, Split, Task
 from prooftune.recipe.diff import differences
 from prooftune.recipe.judge import Judge
-from prooftune.recipe.loading import describe_shipped, dump, load, parse, shipped, shipped_text
+from prooftune.recipe.loading import (
+    describe_shipped,
+    dump,
+    load,
+    parse,
+    shipped_names,
+    shipped_text,
+)
 from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.sections import Card, Evaluation, Recipe
-from prooftune.recipe.variants import KINDS, Variant, VariantKind
+from prooftune.recipe.variants import VARIANT_KINDS, Variant, VariantKind
 
 __all__ = [
     "DATA_CONTEXT",
-    "KINDS",
     "TASKS",
+    "VARIANT_KINDS",
     "Answering",
     "Audit",
     "Card",
@@ -26,12 +33,12 @@ __all__ = [
     "Limit",
     "Model",
     "Prompt",
-    "Reading",
     "Recipe",
     "Retrieval",
     "Scoring",
     "Section",
     "Source",
+    "SourceOptions",
     "Split",
     "Task",
     "Variant",
@@ -41,6 +48,6 @@ __all__ = [
     "dump",
     "load",
     "parse",
-    "shipped",
+    "shipped_names",
     "shipped_text",
 ]

@@ -16,7 +16,7 @@ Task = Literal["classification", "extractive-qa", "free-text-qa"]
 TASKS: tuple[Task, ...] = ("classification", "extractive-qa", "free-text-qa")
 
 
-class Reading(Section):
+class SourceOptions(Section):
     """How a file becomes examples. Given once under ``data`` and, where files differ, again per
     split."""
 
@@ -82,7 +82,7 @@ class Reading(Section):
         return value
 
 
-class Source(Reading):
+class Source(SourceOptions):
     """Where the rows of one split come from, and how to read them where that differs."""
 
     path: str
@@ -109,7 +109,7 @@ class Limit(Section):
     test: int | None = Field(default=None, gt=0)
 
 
-class Data(Reading):
+class Data(SourceOptions):
     folder: str | None = None
     """Where local paths of this section start, seen from the recipe's own folder: another language
     of the same layout is one setting."""
@@ -130,7 +130,7 @@ class Data(Reading):
     @model_validator(mode="after")
     def _one_way_to_the_labels(self) -> Self:
         for split in ("train", "validation", "test"):
-            source = getattr(self, split) and self.reading(split)
+            source = getattr(self, split) and self.source(split)
             if source and source.labels and source.bins:
                 raise ValueError(
                     f"'labels' and 'bins' contradict each other (in {split}): keep the one that "
@@ -138,7 +138,7 @@ class Data(Reading):
                 )
         return self
 
-    def reading(self, split: Literal["train", "validation", "test"]) -> Source:
+    def source(self, split: Literal["train", "validation", "test"]) -> Source:
         """The source of one split with the options given once under ``data`` filled in.
 
         Raises:
@@ -149,7 +149,7 @@ class Data(Reading):
             raise KeyError(split)
         shared = {
             name: getattr(self, name)
-            for name in Reading.model_fields
+            for name in SourceOptions.model_fields
             if name in self.model_fields_set
         }
         own = {name: getattr(source, name) for name in source.model_fields_set}

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe.sections import Recipe
-from prooftune.recipe.validation_errors import explain, library_problems
-from prooftune.recipe.variants import OF_QUESTIONS, OF_TRAINING, USED
+from prooftune.recipe.validation_errors import explain_validation_error, library_option_problems
+from prooftune.recipe.variants import OPTIONS_BY_KIND, QA_OPTIONS, TRAINING_OPTIONS
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 """Endings of files that hold rows; .json may be a recipe, since JSON is YAML."""
@@ -23,7 +23,7 @@ _ALONE = {"model": "name", "train": "path", "validation": "path", "test": "path"
 """Sections that may be given as a single value, and the key that it stands for."""
 
 
-def shipped() -> list[str]:
+def shipped_names() -> list[str]:
     """Names of the recipes that come with Prooftune."""
     folder = resources.files("prooftune.recipes")
     return sorted(
@@ -33,7 +33,7 @@ def shipped() -> list[str]:
 
 def describe_shipped() -> dict[str, str]:
     """Name -> first comment line of every shipped recipe."""
-    return {name: shipped_text(name).splitlines()[0].lstrip("# ") for name in shipped()}
+    return {name: shipped_text(name).splitlines()[0].lstrip("# ") for name in shipped_names()}
 
 
 def shipped_text(name: str) -> str:
@@ -42,9 +42,9 @@ def shipped_text(name: str) -> str:
     Raises:
         UsageError: there is none of this name.
     """
-    if name not in shipped():
+    if name not in shipped_names():
         raise UsageError(
-            f"no recipe '{name}' ships; found {', '.join(shipped())}{nearest(name, shipped())}"
+            f"no recipe '{name}' ships; found {', '.join(shipped_names())}{nearest(name, shipped_names())}"
         )
     return (resources.files("prooftune.recipes") / f"{name}.yaml").read_text("utf-8")
 
@@ -66,7 +66,7 @@ def load(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, 
     path = Path(reference)
     if path.is_file():
         text, base = _read(path), path.parent
-    elif str(reference) in shipped():
+    elif str(reference) in shipped_names():
         text, base = shipped_text(str(reference)), Path()
     else:
         here = (
@@ -76,7 +76,7 @@ def load(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, 
         )
         raise UsageError(
             f"no recipe '{reference}': neither a file nor one of the shipped recipes "
-            f"({', '.join(shipped())}){nearest(str(reference), [*here, *shipped()])}"
+            f"({', '.join(shipped_names())}){nearest(str(reference), [*here, *shipped_names()])}"
         )
     try:
         values = yaml.load(text, Loader=_Loader)
@@ -119,11 +119,11 @@ def parse(
     changed = copy.deepcopy(dict(values))
     for override in overrides:
         _override(changed, override)
-    problems = library_problems(changed)
+    problems = library_option_problems(changed)
     try:
         recipe = Recipe.model_validate(changed)
     except ValidationError as error:
-        problems = explain(error) + problems
+        problems = explain_validation_error(error) + problems
     if problems:
         lines = "\n".join(f"  - {p}" for p in problems)
         raise UsageError(
@@ -145,11 +145,11 @@ def dump(recipe: Recipe) -> str:
     if recipe.task == "classification":
         del values["answering"], values["retrieval"]
     for name, variant in values["variants"].items():
-        used = ["kind", *USED[variant["kind"]]]
+        used = ["kind", *OPTIONS_BY_KIND[variant["kind"]]]
         if recipe.task == "classification":
-            used = [key for key in used if key not in OF_QUESTIONS]
+            used = [key for key in used if key not in QA_OPTIONS]
         if variant["adapter"] is not None:
-            used = [key for key in used if key not in OF_TRAINING]
+            used = [key for key in used if key not in TRAINING_OPTIONS]
         values["variants"][name] = {key: value for key, value in variant.items() if key in used}
         if variant.get("prompt") is not None:
             values["variants"][name]["prompt"] = said["variants"][name]["prompt"]

@@ -12,12 +12,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from prooftune.recipe.data import Reading, Source
+from prooftune.recipe.data import Source, SourceOptions
 from prooftune.recipe.sections import Recipe
 from prooftune.recipe.variants import Variant
 
 
-def reference() -> str:
+def render_reference() -> str:
     """The page."""
     return "\n".join([_HEAD, *_section("recipe", Recipe), *_section("variants.NAME", Variant)])
 
@@ -32,7 +32,11 @@ def _section(place: str, section: type[BaseModel]) -> Iterator[str]:
     for name, field in section.model_fields.items():
         part = _part(field)
         # What stands under `data` may stand under each of its splits, and is described once.
-        if section is not Reading and issubclass(section, Source) and name in Reading.model_fields:
+        if (
+            section is not SourceOptions
+            and issubclass(section, Source)
+            and name in SourceOptions.model_fields
+        ):
             continue
         yield (
             f"| `{name}` | "
@@ -106,4 +110,4 @@ An empty default means: nothing, or as the description says.
 """
 
 if __name__ == "__main__":
-    print(reference())
+    print(render_reference())

@@ -11,7 +11,7 @@ from prooftune.recipe.base import Name, Section
 from prooftune.recipe.data import Audit, Data, Task
 from prooftune.recipe.judge import Judge
 from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
-from prooftune.recipe.variants import OF_QUESTIONS, Variant, with_kind
+from prooftune.recipe.variants import QA_OPTIONS, Variant, infer_kind
 
 
 class Evaluation(Section):
@@ -84,9 +84,9 @@ class Recipe(Section):
     tuning. None: a passage of general English that ships with Prooftune."""
 
     @property
-    def asks_model(self) -> bool:
+    def uses_language_model(self) -> bool:
         """Whether any variant asks a language model."""
-        return any(variant.asks_model for variant in self.variants.values())
+        return any(variant.uses_language_model for variant in self.variants.values())
 
     @field_validator("model", mode="before")
     @classmethod
@@ -100,7 +100,7 @@ class Recipe(Section):
             value = dict.fromkeys(value)
         if not isinstance(value, Mapping):
             return {} if value is None else value
-        return {str(name): with_kind(str(name), options) for name, options in value.items()}
+        return {str(name): infer_kind(str(name), options) for name, options in value.items()}
 
     @field_validator("variants")
     @classmethod
@@ -128,7 +128,7 @@ class Recipe(Section):
         for name, variant in self.variants.items():
             place = f"variants.{name}"
             strange = (
-                [name for name in OF_QUESTIONS if name in variant.model_fields_set]
+                [name for name in QA_OPTIONS if name in variant.model_fields_set]
                 if classifies
                 else []
             )

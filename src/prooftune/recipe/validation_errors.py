@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from prooftune.errors import nearest
 from prooftune.recipe.sections import Recipe
-from prooftune.recipe.variants import KINDS, Variant
+from prooftune.recipe.variants import VARIANT_KINDS, Variant
 
-LIBRARY = {
+LIBRARY_CLASSES = {
     "training": "transformers.TrainingArguments",
     "lora": "peft.LoraConfig",
     "quantization": "transformers.BitsAndBytesConfig",
@@ -21,7 +21,7 @@ LIBRARY = {
 """Sections whose keys are the fields of another library's class."""
 
 
-def explain(error: ValidationError) -> list[str]:
+def explain_validation_error(error: ValidationError) -> list[str]:
     """One sentence for every place of the recipe that is wrong."""
     return list(
         dict.fromkeys(sentence for found in error.errors() for sentence in _sentences(found))
@@ -35,7 +35,7 @@ def _sentences(error: Any) -> list[str]:
         return [f"{place}: unknown key{nearest(location[-1], _known_keys(location[:-1]))}"]
     if error["type"] == "missing":
         kinds = (
-            f": one of {', '.join(KINDS)}{nearest(location[-2], KINDS)}"
+            f": one of {', '.join(VARIANT_KINDS)}{nearest(location[-2], VARIANT_KINDS)}"
             if location[-1] == "kind"
             else ""
         )
@@ -86,7 +86,7 @@ def _known_keys(location: Sequence[str]) -> list[str]:
     return list(section.model_fields)
 
 
-def library_problems(values: Mapping[str, Any]) -> list[str]:
+def library_option_problems(values: Mapping[str, Any]) -> list[str]:
     """Check what belongs to other libraries' classes against those classes: keys, and values that
     are numbers or switches."""
     problems = []
@@ -95,7 +95,7 @@ def library_problems(values: Mapping[str, Any]) -> list[str]:
         for key, value in options.items():
             if key not in known:
                 problems.append(
-                    f"{place}.{key}: not a field of {LIBRARY[kind]}{nearest(str(key), known)}"
+                    f"{place}.{key}: not a field of {LIBRARY_CLASSES[kind]}{nearest(str(key), known)}"
                 )
             elif needed := _needed(value, known[key]):
                 problems.append(f"{place}.{key}: should be {needed}, found {_shown(value)}")
@@ -125,7 +125,7 @@ def _library_sections(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Map
     if isinstance(variants, Mapping):
         sections |= {f"variants.{name}.": options for name, options in variants.items()}
     for place, section in sections.items():
-        for kind in LIBRARY:
+        for kind in LIBRARY_CLASSES:
             options = section.get(kind) if isinstance(section, Mapping) else None
             if isinstance(options, Mapping) and options:
                 yield f"{place}{kind}", kind, options

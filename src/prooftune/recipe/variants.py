@@ -11,7 +11,14 @@ from prooftune.recipe.base import Section
 from prooftune.recipe.model import Prompt
 
 VariantKind = Literal["majority", "tfidf", "zero-shot", "few-shot", "prompted", "tuned"]
-KINDS: tuple[VariantKind, ...] = ("majority", "tfidf", "zero-shot", "few-shot", "prompted", "tuned")
+VARIANT_KINDS: tuple[VariantKind, ...] = (
+    "majority",
+    "tfidf",
+    "zero-shot",
+    "few-shot",
+    "prompted",
+    "tuned",
+)
 
 
 class Variant(Section):
@@ -47,7 +54,7 @@ class Variant(Section):
     """tuned: `transformers.TrainingArguments` fields that differ from the recipe's."""
 
     @property
-    def asks_model(self) -> bool:
+    def uses_language_model(self) -> bool:
         """Whether it asks a language model."""
         return self.kind not in ("majority", "tfidf")
 
@@ -56,7 +63,7 @@ class Variant(Section):
         strange = [
             name
             for name in Variant.model_fields
-            if name in self.model_fields_set - {"kind"} - USED[self.kind]
+            if name in self.model_fields_set - {"kind"} - OPTIONS_BY_KIND[self.kind]
         ]
         problems = [
             f"'{name}' means nothing for a variant of kind '{self.kind}'" for name in strange
@@ -66,7 +73,7 @@ class Variant(Section):
         if self.adapter is not None:
             problems += [
                 f"'{name}' contradicts adapter: nothing is trained"
-                for name in OF_TRAINING
+                for name in TRAINING_OPTIONS
                 if name in self.model_fields_set
             ]
         if problems:
@@ -74,12 +81,12 @@ class Variant(Section):
         return self
 
 
-OF_QUESTIONS = ("context", "adapter", "gold_share")
+QA_OPTIONS = ("context", "adapter", "gold_share")
 """Options that mean something where questions are answered."""
 
-OF_TRAINING = ("objective", "method", "lora", "training", "gold_share")
+TRAINING_OPTIONS = ("objective", "method", "lora", "training", "gold_share")
 
-USED: dict[str, set[str]] = {
+OPTIONS_BY_KIND: dict[str, set[str]] = {
     "majority": set(),
     "tfidf": set(),
     "zero-shot": {"prompt", "context"},
@@ -98,9 +105,9 @@ USED: dict[str, set[str]] = {
 }
 
 
-def with_kind(name: str, options: Any) -> Any:
+def infer_kind(name: str, options: Any) -> Any:
     """A variant's options with the kind that its name says, if they say none and it says one."""
     options = {} if options is None else options
-    if isinstance(options, Mapping) and "kind" not in options and name in KINDS:
+    if isinstance(options, Mapping) and "kind" not in options and name in VARIANT_KINDS:
         return {"kind": name, **options}
     return options

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prooftune.data.normalization import words
 from prooftune.errors import UsageError
+from prooftune.utils.text import normalize_words
 
 K1, B = 1.2, 0.75
 """Lucene's defaults."""
@@ -48,7 +48,7 @@ def stem(word: str) -> str:
 
 def terms(text: str) -> list[str]:
     """What a text is found by: its words in lower case, without punctuation and endings."""
-    return [stem(word) for word in words(text).split()]
+    return [stem(word) for word in normalize_words(text).split()]
 
 
 class BM25:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from prooftune.data.readers.encoding import missing
+from prooftune.data.readers.encoding import missing_file
 from prooftune.errors import UsageError
 from prooftune.retrieval.types import SkippedDocument
 
@@ -117,7 +117,7 @@ def _paths(source: str, base: Path) -> Iterator[tuple[Path, str]]:
         root = Path(*_fixed(place))
         found = sorted(Path(p) for p in glob.glob(str(place), recursive=True))  # noqa: PTH207 - place may be absolute
     else:
-        raise missing(place)
+        raise missing_file(place)
     for path in found:
         relative = path.relative_to(root)
         if path.is_file() and not _is_junk(relative.parts):

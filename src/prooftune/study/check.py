@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe, run_folder
 from prooftune.data.audit.audit import AuditReport
-from prooftune.data.prepare import prepare
+from prooftune.data.prepare import prepare_data
 from prooftune.recipe import Recipe
 from prooftune.report.format import seconds
 from prooftune.study.pipeline import check_model, token_lengths
@@ -32,10 +32,10 @@ def check(chosen: Recipe, base: Path) -> None:
 
     check_model(chosen)
     check_documents(chosen, base)
-    study, report = prepare(chosen, base, lambda loaded: token_lengths(chosen, loaded))
+    study, report = prepare_data(chosen, base, lambda loaded: token_lengths(chosen, loaded))
     screen = Console(highlight=False)
     _print_audit(screen, study, report)
-    report.refuse()
+    report.raise_errors()
     _print_plans(screen, chosen, plan(chosen, study, base))
 
 
@@ -46,7 +46,7 @@ def plan(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
     Returns:
         None where the model is too large to be tried in the memory that is free.
     """
-    if not chosen.asks_model:
+    if not chosen.uses_language_model:
         return []
     from prooftune.variants.estimates import plans
 
@@ -69,7 +69,8 @@ def _print_audit(screen: Any, study: Study, report: AuditReport) -> None:
         balance.add_column(split, justify="right")
     for label in study.strata():
         balance.add_row(
-            label, *(f"{report.balance.get(split, {}).get(label, 0):,}" for split in study.splits())
+            label,
+            *(f"{report.label_counts.get(split, {}).get(label, 0):,}" for split in study.splits()),
         )
     screen.print(balance)
     if report.lengths:

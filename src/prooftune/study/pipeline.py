@@ -95,7 +95,7 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         archive.archive_previous_run(folder, dumped)
         write_text(folder / "recipe.yaml", dumped)
         study, data_print = prepare(chosen, base, folder)
-        if chosen.asks_model:
+        if chosen.uses_language_model:
             how = compute_settings(chosen)
             notify(
                 f"model: {chosen.model.name}, {how['dtype']} on {how['device']}, "
@@ -130,7 +130,7 @@ def check_model(chosen: Recipe) -> None:
     Raises:
         UsageError: there is no such model.
     """
-    if chosen.asks_model:
+    if chosen.uses_language_model:
         from prooftune.models.loading import check_model_name
 
         check_model_name(chosen.model.name)
@@ -142,7 +142,7 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     Returns:
         The study's data and the fingerprint of its inputs.
     """
-    from prooftune.data.prepare import prepare as prepare_data
+    from prooftune.data.prepare import prepare_data as prepare_data
 
     print_ = fingerprint(
         {
@@ -164,9 +164,9 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     run_folder.begin_stage(place, print_)
     study, report = prepare_data(chosen, base, lambda loaded: token_lengths(chosen, loaded))
     write_json(place / "audit.json", report.to_json())
-    report.refuse()
+    report.raise_errors()
     if searches_contexts(chosen):
-        study = contexts.collect(study, place)
+        study = contexts.use_contexts_as_documents(study, place)
     run_folder.write_study(place, study)
     run_folder.finish_stage(place, print_)
     what = f"rows, {len(study.labels)} labels" if study.labels else "questions"
@@ -318,7 +318,7 @@ def _outcome(
     context: Context, variant: Variant, name: str, base: Path, models: _SharedModel
 ) -> Outcome:
     # Imported where used: the classical baselines need no torch.
-    if not variant.asks_model:
+    if not variant.uses_language_model:
         from prooftune.variants import classical
 
         return {"majority": classical.majority, "tfidf": classical.tfidf}[variant.kind](context)
@@ -339,7 +339,7 @@ def _outcome(
 
 def _inputs(chosen: Recipe, variant: Variant) -> list[Any]:
     """The parts of the recipe that a variant's predictions depend on."""
-    if not variant.asks_model:
+    if not variant.uses_language_model:
         return [chosen.seed]
     parts: list[Any] = [
         chosen.seed,
@@ -366,7 +366,7 @@ def token_lengths(
     chosen: Recipe, study: Study
 ) -> Callable[[Sequence[Example]], Iterator[tuple[int, int]]] | None:
     """A function that measures prompts in tokens, if any variant asks a language model."""
-    if not chosen.asks_model:
+    if not chosen.uses_language_model:
         return None
     encoder = encoder_for(chosen, study)
     return lambda examples: (encoder.full_length(e.inputs) for e in examples)

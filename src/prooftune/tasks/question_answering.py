@@ -14,16 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from prooftune.data.normalization import words
-from prooftune.data.questions import CONTEXT
 from prooftune.engine.decoding import Generated
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.recipe import Answering, Task
 from prooftune.tasks.citations import parse_citations, sources
 from prooftune.tasks.prompts import Encoded, Encoder
-from prooftune.types import Example, Prediction
+from prooftune.types import CONTEXT, Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
+from prooftune.utils.text import normalize_words
 
 _CANDIDATES = 64
 """Likeliest tokens among which decoding under the constraint looks for one that goes on in the
@@ -103,14 +102,14 @@ def _prediction(
     if extracts:
         says_none = done.no_answer_log_prob is not None and done.no_answer_log_prob > done.log_prob
     else:
-        says_none = words(answer) == words(settings.no_answer)
-    context = words(example.inputs.get(CONTEXT, ""))
+        says_none = normalize_words(answer) == normalize_words(settings.no_answer)
+    context = normalize_words(example.inputs.get(CONTEXT, ""))
     output = "" if says_none else answer
     cited, unknown = sources(ids, example.passages)
     return Prediction(
         id=example.id,
         output=output,
-        valid=not extracts or not answer or f" {words(answer)} " in f" {context} ",
+        valid=not extracts or not answer or f" {normalize_words(answer)} " in f" {context} ",
         prompt_tokens=sum(len(encoder.prefix) + len(w.row) for w in windows),
         truncated_tokens=sum(w.truncated for w in windows),
         raw=answer,
@@ -181,12 +180,14 @@ def targets(
                 for w in windows
             ]
         else:
-            wanted = set(words(target).split())
+            wanted = set(normalize_words(target).split())
             chosen = [
                 (
                     max(
                         windows,
-                        key=lambda w: len(wanted & set(words(encoder.text(w.window)).split())),
+                        key=lambda w: len(
+                            wanted & set(normalize_words(encoder.text(w.window)).split())
+                        ),
                     ),
                     target,
                 )

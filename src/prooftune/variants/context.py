@@ -8,13 +8,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from prooftune.data.questions import CONTEXT
 from prooftune.models import loading
 from prooftune.recipe import Prompt, Recipe
 from prooftune.tasks.prompts import Encoder, Rendering, Shot
 from prooftune.tasks.task import Asking, asking
 from prooftune.tasks.templates import default_template
-from prooftune.types import Example, Prediction, Study
+from prooftune.types import CONTEXT, Example, Prediction, Study
 
 
 @dataclass

@@ -9,13 +9,12 @@ from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 
-from prooftune.data.questions import CONTEXT
 from prooftune.recipe import Recipe, Retrieval
 from prooftune.retrieval.chunks import split_document
 from prooftune.retrieval.discovery import UnreadableDocument, find_documents
 from prooftune.retrieval.readers import read_document
 from prooftune.retrieval.types import Chunk, Document, DocumentPart
-from prooftune.types import Example, Study
+from prooftune.types import CONTEXT, Example, Study
 from prooftune.utils import package_files
 from prooftune.variants.passages import searches_contexts, with_passages
 

@@ -105,7 +105,9 @@ def _more(before: int, peak: int, batches: float, grows: float) -> float:
 def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
     """Estimates for every variant that asks a language model; None where the model is too large to
     try in the memory here."""
-    asked = {name: variant for name, variant in chosen.variants.items() if variant.asks_model}
+    asked = {
+        name: variant for name, variant in chosen.variants.items() if variant.uses_language_model
+    }
     if not asked:
         return []
     folder = loading.resolve(chosen.model.name, chosen.model.revision)

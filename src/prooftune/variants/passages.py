@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune.data import contexts
-from prooftune.data.questions import CONTEXT, QUESTION
 from prooftune.errors import UsageError
 from prooftune.evaluation.statistics import percentile_interval, resampled
 from prooftune.recipe import DATA_CONTEXT, Recipe, Variant
-from prooftune.types import Example, Study
+from prooftune.types import CONTEXT, QUESTION, Example, Study
 from prooftune.utils import package_files
 from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import sha256
@@ -166,7 +165,7 @@ class Passages:
             raise UsageError("context: retrieved needs a retrieval section with documents")
         source, place = wanted.documents, self._folder / "index"
         if searches_contexts(self._recipe):
-            source = str((self._folder / "data" / contexts.FILE).resolve())
+            source = str((self._folder / "data" / contexts.CONTEXTS_FILE).resolve())
         elif package_files.is_reference(source):
             source = str(package_files.fetch(source))
         settings = IndexSettings(

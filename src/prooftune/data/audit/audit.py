@@ -11,17 +11,24 @@ from typing import Any
 import numpy as np
 
 from prooftune.data.audit import duplicates
-from prooftune.data.audit.findings import SHOWN, Finding, counted, merged, some, where
-from prooftune.data.audit.mojibake import damaged
-from prooftune.data.audit.questions import not_in_context, shared_contexts
-from prooftune.data.normalization import alike, compared
+from prooftune.data.audit.findings import (
+    MAX_ROWS_SHOWN,
+    Finding,
+    count_noun,
+    preview,
+    row_locations,
+    suggest_label_merge,
+)
+from prooftune.data.audit.mojibake import text_damage
+from prooftune.data.audit.questions import answers_not_in_context, context_leakage
+from prooftune.data.normalization import example_dedup_key, label_spelling_variants
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.types import Example, SplitName, Study
 from prooftune.utils.disk_list import DiskBackedList
 
 FEW_ROWS = 10
-IMBALANCE = 10
+IMBALANCE_RATIO = 10
 _LEAKS: tuple[tuple[SplitName, SplitName], ...] = (
     ("train", "test"),
     ("validation", "test"),
@@ -36,31 +43,31 @@ class AuditReport:
     Attributes:
         findings: errors first.
         rows: split -> number of rows as they were read.
-        balance: split -> label -> rows.
+        label_counts: split -> label -> rows.
         lengths: split -> ``median``, ``p95``, ``max`` tokens of the prompt; empty where no variant
             asks a language model.
         truncation: split -> ``rows``, ``share`` whose input is shortened, ``limit``:
             `prompt.max_length`.
-        leaks: split -> ids of its rows that also stand in a later split.
+        leaked_ids: split -> ids of its rows that also stand in a later split.
     """
 
     findings: list[Finding]
     rows: dict[str, int]
-    balance: dict[str, dict[str, int]]
+    label_counts: dict[str, dict[str, int]]
     lengths: dict[str, dict[str, int]] = field(default_factory=dict)
     truncation: dict[str, dict[str, float]] = field(default_factory=dict)
-    leaks: dict[str, set[str]] = field(default_factory=dict)
+    leaked_ids: dict[str, set[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "findings": [asdict(f) for f in self.findings],
             "rows": self.rows,
-            "balance": self.balance,
+            "balance": self.label_counts,
             "lengths": self.lengths,
             "truncation": self.truncation,
         }
 
-    def refuse(self) -> None:
+    def raise_errors(self) -> None:
         """Raise the errors found.
 
         Raises:
@@ -78,11 +85,11 @@ class AuditReport:
             )
 
 
-def audit(study: Study, recipe: Recipe) -> AuditReport:
+def audit_study(study: Study, recipe: Recipe) -> AuditReport:
     """Look for leaks between splits, contradictions, empty, damaged and repeated texts, and labels
     without rows."""
     texts: dict[SplitName, Sequence[str]] = {
-        name: DiskBackedList(compared(e) for e in examples)
+        name: DiskBackedList(example_dedup_key(e) for e in examples)
         for name, examples in study.splits().items()
     }
     findings, leaks = _leaks(study, texts, recipe)
@@ -91,19 +98,19 @@ def audit(study: Study, recipe: Recipe) -> AuditReport:
     if recipe.task == "classification":
         findings += _contradictions(study, texts) + _labels(study)
     else:
-        findings += shared_contexts(study) + (
-            not_in_context(study) if recipe.task == "extractive-qa" else []
+        findings += context_leakage(study) + (
+            answers_not_in_context(study) if recipe.task == "extractive-qa" else []
         )
     findings += _damage(study)
     return AuditReport(
         _sorted(findings),
         {name: len(examples) for name, examples in study.splits().items()},
         {name: _counts(study, examples) for name, examples in study.splits().items()},
-        leaks=leaks,
+        leaked_ids=leaks,
     )
 
 
-def with_lengths(
+def add_token_lengths(
     report: AuditReport,
     study: Study,
     recipe: Recipe,
@@ -143,7 +150,7 @@ def _truncated(
     most = recipe.audit.max_truncated
     are = "are" if len(cut) != 1 else "is"
     message = (
-        f"{counted(len(cut), name + ' row')} ({share:.1%}) {are} longer than prompt.max_length "
+        f"{count_noun(len(cut), name + ' row')} ({share:.1%}) {are} longer than prompt.max_length "
         f"{recipe.prompt.max_length} "
         f"and would be shortened (median {lengths['median']:,} tokens, longest {lengths['max']:,})"
     )
@@ -158,7 +165,7 @@ def _truncated(
     )
 
 
-def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
+def drop_rows(study: Study, report: AuditReport, recipe: Recipe) -> Study:
     """Drop what cannot be used: empty training texts, and leaking rows where ``audit.leak: drop``
     says so.
 
@@ -168,12 +175,12 @@ def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
     notes = list(study.notes)
     for name in ("train", "validation"):
         examples: Sequence[Example] = getattr(study, name)
-        leaking = report.leaks.get(name, set()) if recipe.audit.leak == "drop" else set()
+        leaking = report.leaked_ids.get(name, set()) if recipe.audit.leak == "drop" else set()
         fates = Counter(
             "empty" if _is_empty(e) else "leaking" if e.id in leaking else "kept" for e in examples
         )
         if fates["empty"]:
-            notes.append(f"{name}: {counted(fates['empty'], 'row')} without text dropped.")
+            notes.append(f"{name}: {count_noun(fates['empty'], 'row')} without text dropped.")
         kept[name] = examples
         if fates["kept"] < len(examples):
             kept[name] = DiskBackedList(
@@ -182,7 +189,7 @@ def apply(study: Study, report: AuditReport, recipe: Recipe) -> Study:
         if fates["leaking"]:
             later = "test" if name == "validation" else "validation or test"
             notes.append(
-                f"{name}: {counted(fates['leaking'], 'row')} dropped because the same or nearly "
+                f"{name}: {count_noun(fates['leaking'], 'row')} dropped because the same or nearly "
                 "the same "
                 f"text stands in {later} (audit.leak: drop)."
             )
@@ -201,9 +208,11 @@ def _leaks(
     splits, findings = study.splits(), []
     leaks: dict[str, set[str]] = defaultdict(set)
     threshold = recipe.audit.near_duplicates
-    near = duplicates.near(texts, _LEAKS, threshold) if threshold is not None else {}  # type: ignore[arg-type]
+    near = {}
+    if threshold is not None:
+        near = duplicates.find_near_duplicates(texts, _LEAKS, threshold)
     for first, second in _LEAKS:
-        exact = duplicates.exact(texts[first], texts[second])
+        exact = duplicates.find_exact_duplicates(texts[first], texts[second])
         copies = {texts[second][j] for _, j in exact}
         copied = sum(text in copies for text in texts[second])
         alike = near.get((first, second), [])
@@ -231,8 +240,8 @@ def _leak(
         )
     )
     message = (
-        f"{counted(len(rows), first + ' row')} {how} {counted(others, second + ' row')}: "
-        f"{some(rows)}"
+        f"{count_noun(len(rows), first + ' row')} {how} {count_noun(others, second + ' row')}: "
+        f"{preview(rows)}"
     )
     if recipe.audit.leak == "drop":
         return Finding(f"{kind}-leak", "info", f"{message}. Dropped from {first}.", rows)
@@ -251,7 +260,7 @@ def _contradictions(study: Study, texts: dict[SplitName, Sequence[str]]) -> list
     """The same text under different labels, in any split: at least one is wrong, or the labels
     overlap."""
     seen: dict[str, dict[str, str]] = defaultdict(dict)
-    again = duplicates.repeated(chain.from_iterable(texts.values()))
+    again = duplicates.duplicate_indices(chain.from_iterable(texts.values()))
     for name, examples in study.splits().items():
         for i in (place for place in again if 0 <= place < len(examples)):
             if texts[name][i]:
@@ -265,7 +274,7 @@ def _contradictions(study: Study, texts: dict[SplitName, Sequence[str]]) -> list
     if not rows:
         return []
     stand = "stand" if len(rows) != 1 else "stands"
-    message = f"{counted(len(rows), 'text')} {stand} under more than one label: {some(rows)}."
+    message = f"{count_noun(len(rows), 'text')} {stand} under more than one label: {preview(rows)}."
     return [Finding("contradiction", "warning", message, rows)]
 
 
@@ -274,7 +283,7 @@ def _repeats(study: Study, texts: dict[SplitName, Sequence[str]]) -> list[Findin
     for name, examples in study.splits().items():
         first: dict[str, str] = {}
         rows = []
-        for i in duplicates.repeated(texts[name]):
+        for i in duplicates.duplicate_indices(texts[name]):
             text, source = texts[name][i], examples[i].source
             if text and text in first:
                 rows.append(f"{source} = {first[text]}")
@@ -285,7 +294,7 @@ def _repeats(study: Study, texts: dict[SplitName, Sequence[str]]) -> list[Findin
                 Finding(
                     "repeated",
                     "info",
-                    f"{counted(len(rows), name + ' row')} {repeat} an earlier one: {some(rows)}.",
+                    f"{count_noun(len(rows), name + ' row')} {repeat} an earlier one: {preview(rows)}.",
                     rows,
                 )
             )
@@ -295,10 +304,12 @@ def _repeats(study: Study, texts: dict[SplitName, Sequence[str]]) -> list[Findin
 def _empty(study: Study) -> list[Finding]:
     findings = []
     for name, examples in study.splits().items():
-        empty = where(e for e in examples if _is_empty(e))
+        empty = row_locations(e for e in examples if _is_empty(e))
         if empty:
             done = "They stay in the test set." if name == "test" else "They are dropped."
-            message = f"{counted(len(empty), name + ' row')} without text: {some(empty)}. {done}"
+            message = (
+                f"{count_noun(len(empty), name + ' row')} without text: {preview(empty)}. {done}"
+            )
             findings.append(Finding("empty", "warning", message, empty))
     return findings
 
@@ -327,7 +338,7 @@ def _labels(study: Study) -> list[Finding]:
                 "it.",
             )
         )
-    for several in alike(study.labels)[:SHOWN]:
+    for several in label_spelling_variants(study.labels)[:MAX_ROWS_SHOWN]:
         first = sorted(several, key=lambda label: -train[label])
         rest = [label for label in study.labels if label not in several]
         findings.append(
@@ -335,16 +346,18 @@ def _labels(study: Study) -> list[Finding]:
                 "alike-labels",
                 "warning",
                 f"labels {', '.join(map(repr, first))} differ in case, spaces or "
-                f"hyphens alone. If they are one: {merged(first, rest)}",
+                f"hyphens alone. If they are one: {suggest_label_merge(first, rest)}",
             )
         )
     few = {label: train[label] for label in present if train[label] < FEW_ROWS}
     if few:
-        named = ", ".join(f"'{label}' ({n})" for label, n in list(few.items())[:SHOWN])
-        others = f" and {len(few) - SHOWN} more labels" if len(few) > SHOWN else ""
+        named = ", ".join(f"'{label}' ({n})" for label, n in list(few.items())[:MAX_ROWS_SHOWN])
+        others = (
+            f" and {len(few) - MAX_ROWS_SHOWN} more labels" if len(few) > MAX_ROWS_SHOWN else ""
+        )
         findings.append(Finding("few-rows", "warning", f"few training rows for {named}{others}."))
     most, least = max(present, key=lambda k: train[k]), min(present, key=lambda k: train[k])
-    if train[most] > IMBALANCE * train[least]:
+    if train[most] > IMBALANCE_RATIO * train[least]:
         findings.append(
             Finding(
                 "imbalance",
@@ -367,9 +380,9 @@ def _unseen(study: Study, present: list[str]) -> list[Finding]:
                 Finding(
                     "unseen-label",
                     "error" if name == "test" else "warning",
-                    f"label {labels} in {name} ({some(where(rows))}) but in no training row. "
+                    f"label {labels} in {name} ({preview(row_locations(rows))}) but in no training row. "
                     f"Training labels: {', '.join(map(repr, present[:12]))}",
-                    where(rows),
+                    row_locations(rows),
                 )
             )
     return findings
@@ -380,14 +393,14 @@ def _damage(study: Study) -> list[Finding]:
     rows: dict[str, list[str]] = defaultdict(list)
     for examples in study.splits().values():
         for example in examples:
-            for kind in damaged(" ".join(example.inputs.values())):
+            for kind in text_damage(" ".join(example.inputs.values())):
                 rows[kind].append(example.source)
     for kind, places in sorted(rows.items()):
         findings.append(
             Finding(
                 "damage",
                 "warning",
-                f"{counted(len(places), 'row')} with {kind}: {some(places)}.",
+                f"{count_noun(len(places), 'row')} with {kind}: {preview(places)}.",
                 places,
             )
         )

@@ -15,15 +15,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prooftune.data.normalization import shingles
+from prooftune.data.normalization import word_shingles
 from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.progress import progress_bar
 
 Keys = NDArray[np.uint32]
+_Split = TypeVar("_Split", bound=str)
 
 PERMUTATIONS = 128
 _LONG = 5_000
@@ -31,7 +33,7 @@ _LONG = 5_000
 _AT_ONCE = 1_000
 
 
-def repeated(texts: Iterable[str]) -> list[int]:
+def duplicate_indices(texts: Iterable[str]) -> list[int]:
     """Places of the texts that stand there more than once, in order; what is held meanwhile is a
     digest of each. Two that differ and share one, of which there is a chance of one in 37 million
     among a million texts, are named too."""
@@ -41,7 +43,7 @@ def repeated(texts: Iterable[str]) -> list[int]:
     return places
 
 
-def exact(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
+def find_exact_duplicates(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
     """For each text of `first` that also stands in `second`, its index and that of its first copy
     there.
 
@@ -62,14 +64,14 @@ def _digests(texts: Iterable[str]) -> NDArray[np.uint64]:
     )
 
 
-def near(
-    texts: Mapping[str, Sequence[str]], pairs: Sequence[tuple[str, str]], threshold: float
-) -> dict[tuple[str, str], list[tuple[int, int]]]:
+def find_near_duplicates(
+    texts: Mapping[_Split, Sequence[str]], pairs: Sequence[tuple[_Split, _Split]], threshold: float
+) -> dict[tuple[_Split, _Split], list[tuple[int, int]]]:
     """For pairs of splits, the texts of the first that nearly, but not exactly, stand in the
     second.
 
     Args:
-        texts: split -> identities (`text.identity`).
+        texts: split -> dedup keys (`dedup_key`).
         pairs: (first, second) splits.
         threshold: least Jaccard similarity.
 
@@ -80,7 +82,7 @@ def near(
         name: _Index(texts[name], name, threshold)
         for name in sorted({second for _, second in pairs})
     }
-    found: dict[tuple[str, str], list[tuple[int, int]]] = {pair: [] for pair in pairs}
+    found: dict[tuple[_Split, _Split], list[tuple[int, int]]] = {pair: [] for pair in pairs}
     for first in dict.fromkeys(first for first, _ in pairs):
         own = _digests(texts[first])
         copied = {
@@ -98,17 +100,17 @@ def near(
     return found
 
 
-def families(texts: Sequence[str], threshold: float | None) -> list[int]:
+def duplicate_clusters(texts: Sequence[str], threshold: float | None) -> list[int]:
     """A number for each text, the same for texts that are duplicates of each other, also through
     others.
 
     Args:
-        texts: identities (`text.identity`).
+        texts: dedup keys (`dedup_key`).
         threshold: least Jaccard similarity of near-duplicates; None: exact ones only.
     """
     parent = array("q", range(len(texts)))
     copies: dict[str, int] = {}
-    for i in repeated(texts):
+    for i in duplicate_indices(texts):
         parent[i] = copies.setdefault(texts[i], i)
     if threshold is None:
         return parent.tolist()
@@ -122,7 +124,7 @@ def families(texts: Sequence[str], threshold: float | None) -> list[int]:
         for i, others in index.candidates(keys):
             for j in others:
                 one, other = _root(parent, places[start + i]), _root(parent, places[j])
-                if one != other and jaccard(shingles(some[i]), index.shingles(j)) >= threshold:
+                if one != other and jaccard(word_shingles(some[i]), index.shingles(j)) >= threshold:
                     parent[one] = other
     return [_root(parent, i) for i in range(len(texts))]
 
@@ -164,7 +166,7 @@ def _chunks(
     ) as shown:
         for start in range(0, len(texts), _AT_ONCE):
             some = list(texts[start : start + _AT_ONCE])
-            sets = ([s.encode() for s in shingles(text)] for text in some)
+            sets = ([s.encode() for s in word_shingles(text)] for text in some)
             # Only the candidates depend on the hash, so the fastest of the standard library will
             # do.
             made = MinHash.generator(sets, num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
@@ -194,7 +196,7 @@ class _Index:
         self._keys: Keys = np.concatenate(found) if found else np.empty((0, 1), np.uint32)
         self._orders = [np.argsort(keys, kind="stable").astype(np.int32) for keys in self._keys.T]
         self._sorted = [keys[order] for keys, order in zip(self._keys.T, self._orders, strict=True)]
-        self.shingles = lru_cache(_AT_ONCE)(lambda place: shingles(texts[place]))
+        self.shingles = lru_cache(_AT_ONCE)(lambda place: word_shingles(texts[place]))
 
     def chunks(self) -> Iterator[tuple[int, list[str], Keys]]:
         """The texts themselves, as `_chunks` gives them."""
@@ -217,6 +219,6 @@ class _Index:
 
     def most_similar(self, text: str, places: Iterable[int]) -> tuple[float, int]:
         """The largest Jaccard similarity among these places, and the first that has it."""
-        own = shingles(text)
+        own = word_shingles(text)
         similarity, place = max((jaccard(own, self.shingles(j)), -j) for j in places)
         return similarity, -place

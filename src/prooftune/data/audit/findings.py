@@ -9,7 +9,7 @@ from typing import Literal
 
 from prooftune.types import Example
 
-SHOWN = 5
+MAX_ROWS_SHOWN = 5
 """Rows named in a message."""
 _NAMED = 12
 
@@ -31,24 +31,24 @@ class Finding:
     rows: list[str] = field(default_factory=list)
 
 
-def where(examples: Iterable[Example]) -> list[str]:
+def row_locations(examples: Iterable[Example]) -> list[str]:
     """Where examples stand, as ``file:line``."""
     return [e.source for e in examples]
 
 
-def some(rows: Sequence[str]) -> str:
+def preview(rows: Sequence[str]) -> str:
     """The first few of them, and how many more there are."""
-    return ", ".join(rows[:SHOWN]) + (
-        f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+    return ", ".join(rows[:MAX_ROWS_SHOWN]) + (
+        f" and {len(rows) - MAX_ROWS_SHOWN:,} more" if len(rows) > MAX_ROWS_SHOWN else ""
     )
 
 
-def counted(count: int, what: str) -> str:
+def count_noun(count: int, what: str) -> str:
     """A number with its noun."""
     return f"{count:,} {what}{'s' if count != 1 else ''}"
 
 
-def merged(several: Sequence[str], others: Iterable[str] = ()) -> str:
+def suggest_label_merge(several: Sequence[str], others: Iterable[str] = ()) -> str:
     """How a recipe makes one label of several: the first of them."""
     others = list(others)
     named = {**dict.fromkeys(several, several[0]), **{label: label for label in others[:_NAMED]}}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-REPLACED = "replacement characters (�): read in the wrong encoding at some time"
+REPLACEMENT_CHARACTERS = "replacement characters (�): read in the wrong encoding at some time"
 MOJIBAKE = "UTF-8 that was read as Western European (Ã©, â€™)"
-CONTROL = "control characters"
-MARKUP = "HTML residue (&lt;, #39;, <br>)"
+CONTROL_CHARACTERS = "control characters"
+HTML_RESIDUE = "HTML residue (&lt;, #39;, <br>)"
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _TAGS = "br|p|b|i|a|div|span|strong|em|li|ul|td|tr|table|font"
@@ -22,17 +22,17 @@ _CLOSING = "…”“’‘‚„»«›‹–—\u00a0"
 voilà »."""
 
 
-def damaged(text: str) -> list[str]:
+def text_damage(text: str) -> list[str]:
     """The kinds of damage seen in a text, as phrases; empty for a sound one."""
     found = []
     if "�" in text:
-        found.append(REPLACED)
+        found.append(REPLACEMENT_CHARACTERS)
     if any(_is_mojibake(text, run.start(), run.end()) for run in _SUSPECT.finditer(text)):
         found.append(MOJIBAKE)
     if _CONTROL.search(text):
-        found.append(CONTROL)
+        found.append(CONTROL_CHARACTERS)
     if _MARKUP.search(text):
-        found.append(MARKUP)
+        found.append(HTML_RESIDUE)
     return found
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from prooftune.data.audit.findings import Finding, counted, some, where
-from prooftune.data.normalization import words
-from prooftune.data.questions import CONTEXT
-from prooftune.types import Study
+from prooftune.data.audit.findings import Finding, count_noun, preview, row_locations
+from prooftune.types import CONTEXT, Study
+from prooftune.utils.text import normalize_words
 
 
-def shared_contexts(study: Study) -> list[Finding]:
+def context_leakage(study: Study) -> list[Finding]:
     """Test questions about a text that training questions are about too: answers may be remembered,
     not found."""
-    trained = {words(e.inputs.get(CONTEXT, "")) for e in study.train} - {""}
-    rows = [e for e in study.test if words(e.inputs.get(CONTEXT, "")) in trained]
+    trained = {normalize_words(e.inputs.get(CONTEXT, "")) for e in study.train} - {""}
+    rows = [e for e in study.test if normalize_words(e.inputs.get(CONTEXT, "")) in trained]
     if not rows:
         return []
     way = "data.splitting.method: grouped" + (
@@ -24,20 +23,20 @@ def shared_contexts(study: Study) -> list[Finding]:
         Finding(
             "shared-context",
             "warning",
-            f"{counted(len(rows), 'test question')} ({len(rows) / len(study.test):.0%}) share "
+            f"{count_noun(len(rows), 'test question')} ({len(rows) / len(study.test):.0%}) share "
             "their context with training "
             f"questions, so the scores say little about new texts. {way} keeps the questions of "
             "one text on one side.",
-            where(rows),
+            row_locations(rows),
         )
     ]
 
 
-def not_in_context(study: Study) -> list[Finding]:
+def answers_not_in_context(study: Study) -> list[Finding]:
     """Answers that extraction could never give."""
     findings = []
     for name, examples in study.splits().items():
-        rows = where(
+        rows = row_locations(
             e
             for e in examples
             if e.references and not any(r in e.inputs[CONTEXT] for r in e.references)
@@ -47,9 +46,9 @@ def not_in_context(study: Study) -> list[Finding]:
                 Finding(
                     "answer-not-in-context",
                     "warning",
-                    f"{counted(len(rows), name + ' question')} whose answer does not stand in its "
+                    f"{count_noun(len(rows), name + ' question')} whose answer does not stand in its "
                     "context: "
-                    f"{some(rows)}.",
+                    f"{preview(rows)}.",
                     rows,
                 )
             )

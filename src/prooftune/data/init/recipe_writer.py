@@ -12,31 +12,37 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from prooftune.data.audit.findings import some
+from prooftune.data.audit.findings import preview
 from prooftune.data.init.sniffing import (
     LABEL_NAMES,
-    LOOKED_AT,
-    MOST_LABELS,
+    MAX_LABELS,
+    SAMPLE_ROWS,
     TEXT_NAMES,
-    Guess,
+    InferredOptions,
     is_label_like,
     is_number,
-    look,
+    sniff_file,
 )
-from prooftune.data.init.templates import LABELS, MANY_CUT, QUESTIONS, RETRIEVAL
-from prooftune.data.normalization import alike
-from prooftune.data.questions import CONTEXT, QUESTION, question_columns, several
-from prooftune.data.readers.conversations import as_questions
+from prooftune.data.init.templates import (
+    CLASSIFICATION_TEMPLATE,
+    MANY_TRUNCATED,
+    QUESTIONS_TEMPLATE,
+    RETRIEVAL_COMMENT,
+)
+from prooftune.data.normalization import label_spelling_variants
+from prooftune.data.questions import detect_question_columns, parse_answers
+from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.data.readers.dispatch import Table
-from prooftune.data.readers.encoding import missing
+from prooftune.data.readers.encoding import missing_file
 from prooftune.errors import UsageError
+from prooftune.types import CONTEXT, QUESTION
 
 _CHOICES = ("choices", "options")
 _LONG = 900
 """Characters. Longer texts have more than about 250 tokens."""
 
 
-def guess(path: Path, recipe: Path) -> tuple[str, list[str]]:
+def draft_recipe(path: Path, recipe: Path) -> tuple[str, list[str]]:
     """Look at a file or folder of labelled text.
 
     Args:
@@ -50,11 +56,11 @@ def guess(path: Path, recipe: Path) -> tuple[str, list[str]]:
         UsageError: it cannot be read, or holds no column that looks like a text or a label.
     """
     if not path.exists():
-        raise missing(path)
-    table, guessed = look(path)
-    asked = question_columns(table)
+        raise missing_file(path)
+    table, guessed = sniff_file(path)
+    asked = detect_question_columns(table)
     if asked is not None:
-        return _questions(path, recipe, table, guessed, asked), guessed.sentences
+        return _questions(path, recipe, table, guessed, asked), guessed.notes
     cells = [[row[i] or "" for row in table.rows] for i in range(len(table.columns))]
     if guessed.options.get("format") in ("text", "folders"):
         texts, label = [0], 1
@@ -67,14 +73,14 @@ def guess(path: Path, recipe: Path) -> tuple[str, list[str]]:
     _labels(table, table.columns[label], cells[label], guessed)
     return _write(
         path, recipe, guessed, long=_are_long([cells[i] for i in texts], guessed)
-    ), guessed.sentences
+    ), guessed.notes
 
 
 def _questions(
-    path: Path, recipe: Path, table: Table, guessed: Guess, asked: dict[str, str]
+    path: Path, recipe: Path, table: Table, guessed: InferredOptions, asked: dict[str, str]
 ) -> str:
     """A recipe for a file of questions."""
-    context, table = asked.get(CONTEXT), as_questions(table)
+    context, table = asked.get(CONTEXT), conversations_to_questions(table)
     if not asked:
         guessed.add(
             "format",
@@ -98,7 +104,7 @@ def _questions(
         )
     squad = guessed.options.get("format") == "squad"
     extracts = squad or (context is not None and _stand_in(table, context, answers))
-    guessed.sentences.append(
+    guessed.notes.append(
         "Answers are taken from the context (task: extractive-qa); for answers in free words set "
         "task: "
         "free-text-qa."
@@ -106,7 +112,7 @@ def _questions(
         else "Answers are written freely (task: free-text-qa)."
     )
     stem, data = _head(path, recipe, guessed)
-    return QUESTIONS.format(
+    return QUESTIONS_TEMPLATE.format(
         file=" ".join(path.name.split()),
         name=stem,
         recipe=shlex.quote(str(recipe)),
@@ -117,7 +123,7 @@ def _questions(
         if extracts
         else "{max_new_tokens: 64}",
         majority="  majority:                      # that there is no answer\n" if extracts else "",
-        retrieval="" if extracts else RETRIEVAL,
+        retrieval="" if extracts else RETRIEVAL_COMMENT,
     )
 
 
@@ -143,25 +149,25 @@ def _stand_in(table: Table, context: str, answers: str) -> bool:
     at, of = table.columns.index(context), table.columns.index(answers)
     found = [
         any(answer in (row[at] or "") for answer in known)
-        for number, row in enumerate(table.rows[:LOOKED_AT])
-        if (known := several(row[of], table.where(number), answers))
+        for number, row in enumerate(table.rows[:SAMPLE_ROWS])
+        if (known := parse_answers(row[of], table.location(number), answers))
     ]
     return 2 * sum(found) >= len(found)
 
 
-def _say_unused(columns: Sequence[str], used: Sequence[int], guessed: Guess) -> None:
+def _say_unused(columns: Sequence[str], used: Sequence[int], guessed: InferredOptions) -> None:
     unused = [name for i, name in enumerate(columns) if i not in used]
     if unused:
-        guessed.sentences.append(
+        guessed.notes.append(
             f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
             f"{' …' if len(unused) > 8 else ''}."
         )
 
 
-def _say_empty(texts: Sequence[Sequence[str]], guessed: Guess) -> None:
+def _say_empty(texts: Sequence[Sequence[str]], guessed: InferredOptions) -> None:
     empty = sum(not any(cell.strip() for cell in cells) for cells in zip(*texts, strict=True))
     if empty:
-        guessed.sentences.append(
+        guessed.notes.append(
             f"{empty:,} row{'s have' if empty > 1 else ' has'} no text and will be dropped."
         )
 
@@ -170,14 +176,14 @@ def _label_column(table: Table, cells: list[list[str]]) -> int:
     named = [
         i
         for i, name in enumerate(table.columns)
-        if name.lower() in LABEL_NAMES and 1 < len(set(cells[i])) <= MOST_LABELS
+        if name.lower() in LABEL_NAMES and 1 < len(set(cells[i])) <= MAX_LABELS
     ]
     if named:
         return named[0]
     few = {
-        i: len(set(column[:LOOKED_AT]))
+        i: len(set(column[:SAMPLE_ROWS]))
         for i, column in enumerate(cells)
-        if is_label_like(column[:LOOKED_AT])
+        if is_label_like(column[:SAMPLE_ROWS])
     }
     if few:
         return min(few, key=lambda i: few[i])
@@ -185,7 +191,7 @@ def _label_column(table: Table, cells: list[list[str]]) -> int:
     if by_name:
         return by_name[0]
     raise UsageError(
-        f"{table.name}: no column looks like a label (2 to {MOST_LABELS} different short values). "
+        f"{table.name}: no column looks like a label (2 to {MAX_LABELS} different short values). "
         "Found "
         f"{', '.join(map(repr, table.columns[:12]))}"
     )
@@ -194,7 +200,7 @@ def _label_column(table: Table, cells: list[list[str]]) -> int:
 def _text_columns(table: Table, cells: list[list[str]], label: int, *, named: bool) -> list[int]:
     """The columns that are read as the input: the longest, and others that are texts by name, or
     where there are no names by their words."""
-    looked = {i: column[:LOOKED_AT] for i, column in enumerate(cells) if i != label}
+    looked = {i: column[:SAMPLE_ROWS] for i, column in enumerate(cells) if i != label}
     texts = {
         i: sum(map(len, column)) / len(column)
         for i, column in looked.items()
@@ -228,7 +234,7 @@ def _is_wordy(column: Sequence[str]) -> bool:
     return words >= 3 and len(set(column)) > len(column) / 2
 
 
-def _name(table: Table, texts: list[int], label: int, guessed: Guess) -> None:
+def _name(table: Table, texts: list[int], label: int, guessed: InferredOptions) -> None:
     """Say which columns are text and label; where the file names none, name them so that the prompt
     reads well."""
     columns = list(table.columns)
@@ -253,9 +259,9 @@ def _name(table: Table, texts: list[int], label: int, guessed: Guess) -> None:
     guessed.add("label", columns[label], f"Label: column '{columns[label]}'{there}.")
 
 
-def _labels(table: Table, column: str, cells: Sequence[str], guessed: Guess) -> None:
+def _labels(table: Table, column: str, cells: Sequence[str], guessed: InferredOptions) -> None:
     counts = Counter(cell.strip() for cell in cells if cell.strip())
-    if len(counts) > MOST_LABELS:
+    if len(counts) > MAX_LABELS:
         hint = (
             "If they are scores, name ranges of them in data.bins"
             if all(map(is_number, counts))
@@ -269,30 +275,30 @@ def _labels(table: Table, column: str, cells: Sequence[str], guessed: Guess) -> 
             f"labels. {hint}"
         )
     shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
-    guessed.sentences.append(
+    guessed.notes.append(
         f"{len(cells):,} rows, {len(counts)} label{'s' if len(counts) != 1 else ''}: "
         f"{shown}{' …' if len(counts) > 8 else ''}."
     )
-    for same in alike(counts):
-        guessed.sentences.append(
+    for same in label_spelling_variants(counts):
+        guessed.notes.append(
             f"Labels {', '.join(map(repr, same))} differ in case, spaces or hyphens alone; "
             "data.labels can make them one."
         )
     if len(counts) == 1:
-        guessed.sentences.append(
+        guessed.notes.append(
             "One label alone leaves nothing to tell apart: is it the right column?"
         )
     single = [label for label, n in counts.items() if n == 1]
     if single and len(counts) > 1:
-        guessed.sentences.append(
+        guessed.notes.append(
             "A label of one row cannot stand in both training and test: "
             f"{', '.join(map(repr, single[:5]))}."
         )
-    blank = [table.where(row) for row, cell in enumerate(cells) if not cell.strip()]
+    blank = [table.location(row) for row, cell in enumerate(cells) if not cell.strip()]
     if blank:
-        guessed.sentences.append(
+        guessed.notes.append(
             f"{len(blank):,} row{'s have' if len(blank) > 1 else ' has'} no label "
-            f"({some(blank)}): give them "
+            f"({preview(blank)}): give them "
             "one, or remove them."
         )
     if all(is_number(name) for name in counts):
@@ -305,12 +311,12 @@ def _labels(table: Table, column: str, cells: Sequence[str], guessed: Guess) -> 
         )
 
 
-def _are_long(texts: list[list[str]], guessed: Guess) -> bool:
+def _are_long(texts: list[list[str]], guessed: InferredOptions) -> bool:
     lengths = [sum(map(len, parts)) for parts in zip(*texts, strict=True)]
     # As many as audit.max_truncated lets pass.
     long = sum(length > _LONG for length in lengths) > 0.2 * len(lengths)
     if long:
-        guessed.sentences.append(
+        guessed.notes.append(
             f"The texts are long (median {int(median(lengths)):,} characters): what is beyond "
             "prompt.max_length is cut, counted and shown."
         )
@@ -328,19 +334,19 @@ _COMMENTS = {
 }
 
 
-def _write(path: Path, recipe: Path, guessed: Guess, *, long: bool) -> str:
+def _write(path: Path, recipe: Path, guessed: InferredOptions, *, long: bool) -> str:
     stem, data = _head(path, recipe, guessed)
-    return LABELS.format(
+    return CLASSIFICATION_TEMPLATE.format(
         file=" ".join(path.name.split()),
         name=stem,
         recipe=shlex.quote(str(recipe)),
         data=data,
         max_length=512 if long else 256,
-        audit=MANY_CUT if long else "",
+        audit=MANY_TRUNCATED if long else "",
     )
 
 
-def _head(path: Path, recipe: Path, guessed: Guess) -> tuple[str, str]:
+def _head(path: Path, recipe: Path, guessed: InferredOptions) -> tuple[str, str]:
     """The study's name, and the lines of the data section."""
     lines = [f"  train: {_yaml(_seen_from(path, recipe.parent))}"]
     for name, value in guessed.options.items():

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.data.readers import delimited
-from prooftune.data.readers.dispatch import Table, read_table, usual_delimiter
-from prooftune.data.readers.encoding import decode, format_of, is_table, refuse_unreadable
+from prooftune.data.readers.dispatch import Table, default_delimiter, read_table
+from prooftune.data.readers.encoding import (
+    check_readable,
+    detect_format,
+    has_table_suffix,
+    read_text_file,
+)
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 
@@ -45,33 +50,33 @@ TEXT_NAMES = (
     "document",
     "question",
 )
-MOST_LABELS = 60
-LOOKED_AT = 5000
+MAX_LABELS = 60
+SAMPLE_ROWS = 5000
 """Rows by which a column is judged."""
 _LONGEST_NAME = 40
 
 
 @dataclass(slots=True)
-class Guess:
+class InferredOptions:
     """Options of the recipe's ``data`` section, and a sentence for each thing guessed."""
 
     options: dict[str, Any] = field(default_factory=dict)
-    sentences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, name: str, value: Any, sentence: str) -> None:
         self.options[name] = value
-        self.sentences.append(sentence)
+        self.notes.append(sentence)
 
 
-def look(path: Path) -> tuple[Table, Guess]:
+def sniff_file(path: Path) -> tuple[Table, InferredOptions]:
     """Find out how a file or folder is laid out, and read it so.
 
     Raises:
         UsageError: it cannot be read, or no layout fits.
     """
-    guessed = Guess()
+    guessed = InferredOptions()
     if path.is_dir():
-        tables = sorted(file.name for file in path.iterdir() if is_table(file))
+        tables = sorted(file.name for file in path.iterdir() if has_table_suffix(file))
         if tables:
             raise UsageError(
                 f"{path} holds tables: name one of them, as in {path / tables[0]}. Found "
@@ -80,10 +85,10 @@ def look(path: Path) -> tuple[Table, Guess]:
             )
         guessed.add("format", "folders", "A folder: each folder in it is taken as one label.")
         return read_table(path, Source(path=str(path), format="folders")), guessed
-    refuse_unreadable(path)
+    check_readable(path)
     text = _text(path, guessed)
     try:
-        format_ = format_of(path)
+        format_ = detect_format(path)
     except UsageError:
         format_ = _format_by_content(path.name, text)
         guessed.add(
@@ -109,11 +114,11 @@ def is_number(text: str) -> bool:
 def is_label_like(column: Sequence[str]) -> bool:
     """Whether the values of a column are few and short enough to be labels."""
     distinct = set(column)
-    most = max(2, min(MOST_LABELS, len(column) // 3))
+    most = max(2, min(MAX_LABELS, len(column) // 3))
     return 1 < len(distinct) <= most and max(map(len, distinct)) <= 60
 
 
-def _text(path: Path, guessed: Guess) -> str:
+def _text(path: Path, guessed: InferredOptions) -> str:
     """The file's text, its encoding added to the guesses where it is not UTF-8; nothing for
     Parquet."""
     with path.open("rb") as handle:
@@ -122,22 +127,22 @@ def _text(path: Path, guessed: Guess) -> str:
         return ""
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         guessed.add("encoding", "utf-16", "The file is UTF-16 (it starts with a byte-order mark).")
-        return decode(path, "utf-16")
+        return read_text_file(path, "utf-16")
     try:
         path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         text, encoding = _western(path)
         guessed.add("encoding", encoding, f"The file is not UTF-8; {encoding} fits.")
         return text
-    return decode(path, "utf-8")
+    return read_text_file(path, "utf-8")
 
 
 def _western(path: Path) -> tuple[str, str]:
     try:
-        return decode(path, "cp1252"), "cp1252"
+        return read_text_file(path, "cp1252"), "cp1252"
     except UsageError:
         # cp1252 leaves a few bytes undefined; where they occur only latin-1 can be meant.
-        return decode(path, "iso-8859-1"), "iso-8859-1"
+        return read_text_file(path, "iso-8859-1"), "iso-8859-1"
 
 
 def _format_by_content(name: str, text: str) -> str:
@@ -156,8 +161,8 @@ def _format_by_content(name: str, text: str) -> str:
     return "csv" if any(even == 1 and (known or labels) for even, known, labels in fits) else "text"
 
 
-def _csv_layout(path: Path, text: str, guessed: Guess) -> None:
-    usual = usual_delimiter(path)
+def _csv_layout(path: Path, text: str, guessed: InferredOptions) -> None:
+    usual = default_delimiter(path)
     sample = _sample(text)
     rows = {d: _rows(path.name, sample, d) for d in dict.fromkeys([usual, *DELIMITERS])}
     best = max(rows, key=lambda d: _fit(rows[d]))
@@ -177,7 +182,7 @@ def _csv_layout(path: Path, text: str, guessed: Guess) -> None:
         )
     if best != usual or "format" in guessed.options:
         guessed.add("delimiter", best, f"Columns are separated by {best!r}.")
-    if not _has_header(rows[best][:LOOKED_AT]):
+    if not _has_header(rows[best][:SAMPLE_ROWS]):
         guessed.add(
             "header",
             False,
@@ -187,12 +192,12 @@ def _csv_layout(path: Path, text: str, guessed: Guess) -> None:
 
 def _sample(text: str) -> str:
     """The first lines; the whole text where quotes may join lines, which no cut may part."""
-    return text if '"' in text else "\n".join(text.split("\n", LOOKED_AT)[:LOOKED_AT])
+    return text if '"' in text else "\n".join(text.split("\n", SAMPLE_ROWS)[:SAMPLE_ROWS])
 
 
 def _rows(name: str, text: str, delimiter: str) -> list[list[str]]:
     try:
-        return [fields for _, fields in delimited.records(name, text, delimiter, None)]
+        return [fields for _, fields in delimited.parse_records(name, text, delimiter, None)]
     except UsageError:
         return []
 
@@ -203,7 +208,7 @@ def _fit(rows: list[list[str]]) -> tuple[float, int, bool]:
     if not _evenness(rows):
         return 0.0, 0, False
     length = len(rows[0])
-    columns = zip(*(row for row in rows[1:LOOKED_AT] if len(row) == length), strict=True)
+    columns = zip(*(row for row in rows[1:SAMPLE_ROWS] if len(row) == length), strict=True)
     return _evenness(rows), _known(rows[0]), any(is_label_like(column) for column in columns)
 
 
@@ -236,8 +241,10 @@ def _has_header(rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _text_delimiter(text: str) -> str:
-    lines = [line.rstrip("\r") for line in text.split("\n", LOOKED_AT)[:LOOKED_AT] if line.strip()]
-    best, fewest = "", MOST_LABELS + 1
+    lines = [
+        line.rstrip("\r") for line in text.split("\n", SAMPLE_ROWS)[:SAMPLE_ROWS] if line.strip()
+    ]
+    best, fewest = "", MAX_LABELS + 1
     for delimiter in "\t@|;,":
         if all(delimiter in line for line in lines):
             labels = {line.rpartition(delimiter)[2].strip() for line in lines}

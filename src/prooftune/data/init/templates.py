@@ -1,8 +1,10 @@
 """The recipes that ``prooftune init`` starts from."""
 
-MANY_CUT = "\n  max_truncated: 1.0             # share of texts that may be cut; 0.2 unless said"
+MANY_TRUNCATED = (
+    "\n  max_truncated: 1.0             # share of texts that may be cut; 0.2 unless said"
+)
 
-RETRIEVAL = """
+RETRIEVAL_COMMENT = """
 # retrieval:                     # show passages of your documents beside the questions (PDF, HTML, Markdown, text, JSON)
 #   documents: documents         # then add variants such as  with-passages: {kind: zero-shot, context: retrieved}
 #   passages: 3
@@ -27,7 +29,7 @@ training:                        # transformers.TrainingArguments fields
   learning_rate: 1e-3            # for a small model; 2e-4 for 1B parameters and more
 """
 
-LABELS = (
+CLASSIFICATION_TEMPLATE = (
     _HEAD.replace("<what>", "").replace("<task>", "classification")
     + """\
   # test: "another file"         # without one, 20% of the rows are set aside, each label in its share
@@ -57,7 +59,7 @@ variants:
 """
 )
 
-QUESTIONS = (
+QUESTIONS_TEMPLATE = (
     _HEAD.replace("<what>", "questions, ").replace("<task>", "{task}")
     + """\
   # test: "another file"         # without one, 20% of the questions are set aside

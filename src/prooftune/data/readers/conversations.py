@@ -22,7 +22,7 @@ _NAMES = {
 _COLUMNS = ("messages", "conversations")
 
 
-def as_questions(table: Table) -> Table:
+def conversations_to_questions(table: Table) -> Table:
     """The table with columns ``question`` and ``answer`` in place of its conversations; as it is
     where it has none.
 
@@ -40,7 +40,7 @@ def as_questions(table: Table) -> Table:
     if not any((row[place] or "").lstrip().startswith("[") for row in table.rows[:20]):
         return table  # texts under a name that chats have, too
     rows = DiskBackedList(
-        [*row[:place], *row[place + 1 :], *_turns(row[place], table.where(number), column)]
+        [*row[:place], *row[place + 1 :], *_turns(row[place], table.location(number), column)]
         for number, row in enumerate(table.rows)
     )
     return replace(

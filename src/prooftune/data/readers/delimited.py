@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from prooftune.data.readers.table import LONGEST_FIELD, Table
+from prooftune.data.readers.table import MAX_FIELD_CHARS, Table
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 from prooftune.utils.disk_list import DiskBackedList
@@ -17,11 +17,11 @@ from prooftune.utils.disk_list import DiskBackedList
 Record = tuple[int, list[str]]
 """The line on which a row starts, and its fields."""
 
-Opened = Callable[[], Iterable[str]]
+OpenLines = Callable[[], Iterable[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class DelimitedLayout:
     """How a delimited file is to be read, found by reading it once.
 
     Attributes:
@@ -35,7 +35,7 @@ class Layout:
     rows: int
 
 
-def read_csv(name: str, opened: Opened, source: Source, delimiter: str) -> Table:
+def read_csv(name: str, opened: OpenLines, source: Source, delimiter: str) -> Table:
     """Read a delimited file with one row of names, or none (`Source.header`).
 
     Args:
@@ -47,18 +47,20 @@ def read_csv(name: str, opened: Opened, source: Source, delimiter: str) -> Table
     Raises:
         UsageError: rows of different length, a name twice, a quote that is never closed, no rows.
     """
-    layout = lay_out(name, opened, source, delimiter)
+    layout = scan_delimited(name, opened, source, delimiter)
     lines = array("q")
 
     def rows() -> Iterator[list[str | None]]:
-        for line, fields in below_header(parsed(name, opened(), delimiter, layout.quoted), source):
+        for line, fields in skip_header(
+            iter_records(name, opened(), delimiter, layout.quoted), source
+        ):
             lines.append(line)
             yield [*fields]
 
     return Table(name, layout.columns, DiskBackedList(rows()), lines)
 
 
-def lay_out(name: str, opened: Opened, source: Source, delimiter: str) -> Layout:
+def scan_delimited(name: str, opened: OpenLines, source: Source, delimiter: str) -> DelimitedLayout:
     """Look through a delimited file, holding one row at a time, and refuse what cannot be read.
 
     Args:
@@ -72,8 +74,8 @@ def lay_out(name: str, opened: Opened, source: Source, delimiter: str) -> Layout
         raise UsageError(
             f"data.delimiter: one character that is no quote and no line break, found {delimiter!r}"
         )
-    quoted = quotes(name, opened, delimiter, source.quoting)
-    rows = parsed(name, opened(), delimiter, quoted)
+    quoted = detect_quoting(name, opened, delimiter, source.quoting)
+    rows = iter_records(name, opened(), delimiter, quoted)
     header = None
     if source.header:
         first = next(rows, None)
@@ -93,10 +95,10 @@ def lay_out(name: str, opened: Opened, source: Source, delimiter: str) -> Layout
         )
     if ragged:
         raise UsageError(_ragged(name, odd, ragged, columns, delimiter, count))
-    return Layout(columns, quoted, count)
+    return DelimitedLayout(columns, quoted, count)
 
 
-def below_header(rows: Iterator[Record], source: Source) -> Iterator[Record]:
+def skip_header(rows: Iterator[Record], source: Source) -> Iterator[Record]:
     """The rows after the one that names the columns, where there is one."""
     return itertools.islice(rows, 1 if source.header else 0, None)
 
@@ -138,7 +140,7 @@ def _ragged(
     )
 
 
-def records(name: str, text: str, delimiter: str, quoting: bool | None) -> list[Record]:
+def parse_records(name: str, text: str, delimiter: str, quoting: bool | None) -> list[Record]:
     """The rows of a delimited text; where it is not said whether ``"`` quotes, that is found by
     looking.
 
@@ -146,13 +148,16 @@ def records(name: str, text: str, delimiter: str, quoting: bool | None) -> list[
         UsageError: no reading makes sense; a field is longer than any text.
     """
     return list(
-        parsed(
-            name, _lines(text), delimiter, quotes(name, lambda: _lines(text), delimiter, quoting)
+        iter_records(
+            name,
+            _lines(text),
+            delimiter,
+            detect_quoting(name, lambda: _lines(text), delimiter, quoting),
         )
     )
 
 
-def quotes(name: str, opened: Opened, delimiter: str, said: bool | None) -> bool:
+def detect_quoting(name: str, opened: OpenLines, delimiter: str, said: bool | None) -> bool:
     """Whether ``"`` quotes: as the recipe says or, where it does not, found by trying both
     readings.
 
@@ -165,10 +170,10 @@ def quotes(name: str, opened: Opened, delimiter: str, said: bool | None) -> bool
         return said is not False
 
     def plain_is_even() -> bool:
-        return _seen(parsed(name, opened(), delimiter, False), delimiter)[0]
+        return _seen(iter_records(name, opened(), delimiter, False), delimiter)[0]
 
     try:
-        even, swallows = _seen(parsed(name, opened(), delimiter, True), delimiter)
+        even, swallows = _seen(iter_records(name, opened(), delimiter, True), delimiter)
     except UsageError:
         if plain_is_even():
             return False
@@ -193,7 +198,7 @@ def _lines(text: str) -> Iterator[str]:
     return io.StringIO(text, newline="")
 
 
-def parsed(name: str, lines: Iterable[str], delimiter: str, quoted: bool) -> Iterator[Record]:
+def iter_records(name: str, lines: Iterable[str], delimiter: str, quoted: bool) -> Iterator[Record]:
     """The rows of a delimited file one after another, empty lines left out.
 
     Raises:
@@ -209,7 +214,7 @@ def parsed(name: str, lines: Iterable[str], delimiter: str, quoted: bool) -> Ite
     line = 1
     while True:
         # The limit is one for the whole process, so it is ours only while we read.
-        previous = csv.field_size_limit(LONGEST_FIELD)
+        previous = csv.field_size_limit(MAX_FIELD_CHARS)
         try:
             fields = next(reader, None)
         except csv.Error as error:
@@ -226,7 +231,7 @@ def parsed(name: str, lines: Iterable[str], delimiter: str, quoted: bool) -> Ite
 def _unreadable(where: str, said: str) -> UsageError:
     if "field larger" in said:
         return UsageError(
-            f'{where}: a field of more than {LONGEST_FIELD:,} characters. Either a quote (") '
+            f'{where}: a field of more than {MAX_FIELD_CHARS:,} characters. Either a quote (") '
             "opens there and is "
             "never closed (then set data.quoting: false), or this is no table of texts"
         )
@@ -236,7 +241,7 @@ def _unreadable(where: str, said: str) -> UsageError:
     )
 
 
-def read_text(name: str, all_lines: Iterable[str], delimiter: str | None) -> Table:
+def read_text_label_lines(name: str, all_lines: Iterable[str], delimiter: str | None) -> Table:
     """Read lines of the form ``text<delimiter>label``, each split at its last delimiter: texts may
     hold it, labels may not.
 

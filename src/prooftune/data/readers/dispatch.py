@@ -6,16 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prooftune.data.readers import delimited, json_parquet
-from prooftune.data.readers.encoding import decode, format_of, lines_in, missing, refuse_unreadable
+from prooftune.data.readers.encoding import (
+    check_readable,
+    detect_format,
+    iter_lines,
+    missing_file,
+    read_text_file,
+)
 from prooftune.data.readers.squad import read_squad
-from prooftune.data.readers.table import LONGEST_FIELD, Table
+from prooftune.data.readers.table import MAX_FIELD_CHARS, Table
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 from prooftune.utils.disk_list import DiskBackedList
 
-__all__ = ["Table", "format_of", "read_table"]
+__all__ = ["Table", "detect_format", "read_table"]
 
-_LONGEST_LINE = 64 * LONGEST_FIELD
+_LONGEST_LINE = 64 * MAX_FIELD_CHARS
 """Of a delimited file, whose fields are limited one by one."""
 
 
@@ -27,36 +33,36 @@ def read_table(path: Path, source: Source) -> Table:
         UsageError: it is missing, empty, of another kind, in another encoding, or its rows do not
             fit together.
     """
-    format_ = source.format or format_of(path)
+    format_ = source.format or detect_format(path)
     if format_ == "folders":
         return _folders(path, source)
-    refuse_unreadable(path)
+    check_readable(path)
     if format_ == "parquet":
         return json_parquet.read_parquet(path)
     if format_ == "json":
-        return json_parquet.read_json(path.name, decode(path, source.encoding))
+        return json_parquet.read_json(path.name, read_text_file(path, source.encoding))
     if format_ == "squad":
-        return read_squad(path.name, decode(path, source.encoding))
+        return read_squad(path.name, read_text_file(path, source.encoding))
     if format_ == "jsonl":
-        return json_parquet.read_jsonl(path.name, lines_in(path, source.encoding, newline="\n"))
+        return json_parquet.read_jsonl(path.name, iter_lines(path, source.encoding, newline="\n"))
     if format_ == "text":
-        return delimited.read_text(
-            path.name, lines_in(path, source.encoding, newline="\n"), source.delimiter
+        return delimited.read_text_label_lines(
+            path.name, iter_lines(path, source.encoding, newline="\n"), source.delimiter
         )
     return delimited.read_csv(
         path.name,
-        lambda: delimited_lines(path, source),
+        lambda: iter_delimited_lines(path, source),
         source,
-        source.delimiter or usual_delimiter(path),
+        source.delimiter or default_delimiter(path),
     )
 
 
-def delimited_lines(path: Path, source: Source) -> Iterator[str]:
+def iter_delimited_lines(path: Path, source: Source) -> Iterator[str]:
     """The lines of a delimited file with their ends, cut at every kind of line end."""
-    return lines_in(path, source.encoding, newline="", longest=_LONGEST_LINE)
+    return iter_lines(path, source.encoding, newline="", longest=_LONGEST_LINE)
 
 
-def usual_delimiter(path: Path) -> str:
+def default_delimiter(path: Path) -> str:
     """What separates columns in a file of this name."""
     return "\t" if path.suffix.lower() == ".tsv" else ","
 
@@ -64,7 +70,7 @@ def usual_delimiter(path: Path) -> str:
 def _folders(path: Path, source: Source) -> Table:
     if not path.is_dir():
         raise (
-            missing(path)
+            missing_file(path)
             if not path.exists()
             else UsageError(f"{path} is a file; data.format: folders needs a folder")
         )
@@ -75,7 +81,8 @@ def _folders(path: Path, source: Source) -> Table:
             f"{', '.join(sorted(p.name for p in path.iterdir())[:6]) or 'nothing'}"
         )
     rows = DiskBackedList[list[str | None]](
-        [decode(file, source.encoding), label, f"{label}/{file.name}"] for label, file in found
+        [read_text_file(file, source.encoding), label, f"{label}/{file.name}"]
+        for label, file in found
     )
     return Table(
         path.name,

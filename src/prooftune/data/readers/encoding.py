@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from prooftune.data.readers.table import LONGEST_FIELD, lines_of
+from prooftune.data.readers.table import MAX_FIELD_CHARS, iter_stream_lines
 from prooftune.errors import UsageError, nearest
 
 _FORMATS = {
@@ -36,12 +36,12 @@ _OTHERS = {
 """How files that are no text begin, and what to do with them."""
 
 
-def is_table(path: Path) -> bool:
+def has_table_suffix(path: Path) -> bool:
     """Whether a file's name says that it holds rows."""
     return path.suffix.lower() in _FORMATS and path.is_file()
 
 
-def format_of(path: Path) -> str:
+def detect_format(path: Path) -> str:
     """The format that a file's name or content stands for.
 
     Raises:
@@ -53,7 +53,7 @@ def format_of(path: Path) -> str:
     if known:
         return known
     if not path.exists():
-        raise missing(path)
+        raise missing_file(path)
     start = _start(path)
     if start.startswith(_PARQUET):
         return "parquet"
@@ -69,7 +69,7 @@ class MissingFile(UsageError):
     """A file that is not there."""
 
 
-def missing(path: Path) -> MissingFile:
+def missing_file(path: Path) -> MissingFile:
     """The error for a path that does not exist, with the nearest name that does."""
     folder = path.parent
     if not folder.is_dir():
@@ -79,14 +79,14 @@ def missing(path: Path) -> MissingFile:
     )
 
 
-def refuse_unreadable(path: Path) -> None:
+def check_readable(path: Path) -> None:
     """Refuse what is no file with something in it.
 
     Raises:
         UsageError: it is missing, a folder, or empty.
     """
     if not path.exists():
-        raise missing(path)
+        raise missing_file(path)
     if path.is_dir():
         raise UsageError(
             f"{path} is a folder, not a file. For one folder of text files per label, set "
@@ -96,19 +96,19 @@ def refuse_unreadable(path: Path) -> None:
         raise UsageError(f"{path} is empty (0 bytes)")
 
 
-def decode(path: Path, encoding: str) -> str:
+def read_text_file(path: Path, encoding: str) -> str:
     """The file's text, without a byte-order mark.
 
     Raises:
         UsageError: it is binary, or not in this encoding (with the line, and an encoding that
             fits).
     """
-    with text_of(path, encoding, newline="") as stream:
+    with open_text(path, encoding, newline="") as stream:
         return stream.read()
 
 
 @contextlib.contextmanager
-def text_of(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
+def open_text(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
     """The file's text as a stream, without a byte-order mark; `newline` as for `open`: ``""`` or
     ``"\\n"``.
 
@@ -132,16 +132,16 @@ def text_of(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
             raise
 
 
-def lines_in(
-    path: Path, encoding: str, newline: str, longest: int = LONGEST_FIELD
+def iter_lines(
+    path: Path, encoding: str, newline: str, longest: int = MAX_FIELD_CHARS
 ) -> Iterator[str]:
     """The file's lines with their ends, one after another.
 
     Raises:
         UsageError: as for `text_of`; a line has more than `longest` characters.
     """
-    with text_of(path, encoding, newline) as stream:
-        yield from lines_of(path.name, stream, longest)
+    with open_text(path, encoding, newline) as stream:
+        yield from iter_stream_lines(path.name, stream, longest)
 
 
 def _refuse_binary(path: Path, encoding: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prooftune.data.readers.table import Table, as_text
+from prooftune.data.readers.table import Table, to_cell
 from prooftune.errors import UsageError
 from prooftune.utils.disk_list import DiskBackedList
 
@@ -26,14 +26,14 @@ def read_jsonl(name: str, lines: Iterable[str]) -> Table:
     numbers = array("q")
 
     def records() -> Iterator[dict[str, Any]]:
-        for number, record in records_of(name, lines):
+        for number, record in iter_jsonl(name, lines):
             numbers.append(number)
             yield record
 
     return _of_records(name, DiskBackedList(records()), numbers)
 
 
-def records_of(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def iter_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of JSON Lines with the numbers of their lines, one after another.
 
     Raises:
@@ -109,7 +109,7 @@ def _of_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Tabl
     return Table(
         name,
         list(columns),
-        DiskBackedList([as_text(r.get(c)) for c in columns] for r in records),
+        DiskBackedList([to_cell(r.get(c)) for c in columns] for r in records),
         lines,
     )
 
@@ -132,20 +132,20 @@ def read_parquet(path: Path) -> Table:
     Raises:
         UsageError: it is none, or damaged; no rows.
     """
-    with parquet_of(path) as file:
-        names = columns_of(path, file)
+    with open_parquet(path) as file:
+        names = parquet_columns(path, file)
         rows = DiskBackedList(
             [*row]
             for batch in file.iter_batches(_AT_ONCE)
             for row in zip(
-                *([as_text(v) for v in column.to_pylist()] for column in batch.columns), strict=True
+                *([to_cell(v) for v in column.to_pylist()] for column in batch.columns), strict=True
             )
         )
     return Table(path.name, names, rows, range(1, len(rows) + 1))
 
 
 @contextlib.contextmanager
-def parquet_of(path: Path) -> Iterator[Any]:
+def open_parquet(path: Path) -> Iterator[Any]:
     """The opened ``pyarrow.parquet.ParquetFile``; pages are read as they are needed, not whole
     columns at a time.
 
@@ -165,7 +165,7 @@ def parquet_of(path: Path) -> Iterator[Any]:
             ) from None
 
 
-def columns_of(path: Path, file: Any) -> list[str]:
+def parquet_columns(path: Path, file: Any) -> list[str]:
     """Names of a Parquet file's columns.
 
     Raises:

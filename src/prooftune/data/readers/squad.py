@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from prooftune.data.readers.table import Table, as_text
+from prooftune.data.readers.table import Table, to_cell
 from prooftune.errors import UsageError
 
 COLUMNS = ["id", "title", "context", "question", "answers"]
@@ -48,9 +48,9 @@ def _rows(articles: list[dict[str, Any]]) -> Iterator[tuple[str | None, ...]]:
                     else [answer["text"] for answer in question["answers"]]
                 )
                 yield (
-                    as_text(question["id"]),
-                    as_text(article.get("title", "")),
-                    as_text(paragraph["context"]),
-                    as_text(question["question"]),
+                    to_cell(question["id"]),
+                    to_cell(article.get("title", "")),
+                    to_cell(paragraph["context"]),
+                    to_cell(question["question"]),
                     json.dumps(list(dict.fromkeys(said)), ensure_ascii=False),
                 )

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prooftune.data.readers import delimited, json_parquet
-from prooftune.data.readers.dispatch import delimited_lines, usual_delimiter
-from prooftune.data.readers.encoding import format_of, lines_in, refuse_unreadable
-from prooftune.data.readers.table import as_text
+from prooftune.data.readers.dispatch import default_delimiter, iter_delimited_lines
+from prooftune.data.readers.encoding import check_readable, detect_format, iter_lines
+from prooftune.data.readers.table import to_cell
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 
@@ -22,7 +22,7 @@ starts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class ScannedFile:
     """A file that was looked through.
 
     Attributes:
@@ -67,14 +67,14 @@ class Block:
             else self.objects or ()
         )
 
-    def texts(self, column: str) -> list[str | None]:
+    def column_texts(self, column: str) -> list[str | None]:
         """One column as a CSV file would hold it; None where there is no value."""
         if self.fields is not None:
             place = self.columns.index(column)
             return [row[place] for row in self.fields]
         if self.objects is not None:
-            return [as_text(row.get(column)) for row in self.objects]
-        return [as_text(value) for value in self.table.column(column).to_pylist()]
+            return [to_cell(row.get(column)) for row in self.objects]
+        return [to_cell(value) for value in self.table.column(column).to_pylist()]
 
     def records(self) -> list[dict[str, Any]]:
         """The rows as JSON objects."""
@@ -88,21 +88,25 @@ class Block:
         ]
 
 
-def look_through(path: Path, source: Source) -> Stream:
+def scan_file(path: Path, source: Source) -> ScannedFile:
     """Read a file once, holding little of it, and refuse what cannot be read.
 
     The pages of a Parquet file are only read when they are needed; its columns and rows stand in
     its footer.
 
     Raises:
-        UsageError: as for `tables.read_table`.
+        UsageError: as for `read_table`.
     """
-    refuse_unreadable(path)
-    kind = source.format or format_of(path)
+    check_readable(path)
+    kind = source.format or detect_format(path)
     if kind == "parquet":
-        with json_parquet.parquet_of(path) as file:
-            return Stream(
-                path, source, "parquet", json_parquet.columns_of(path, file), file.metadata.num_rows
+        with json_parquet.open_parquet(path) as file:
+            return ScannedFile(
+                path,
+                source,
+                "parquet",
+                json_parquet.parquet_columns(path, file),
+                file.metadata.num_rows,
             )
     if kind == "jsonl":
         columns: dict[str, None] = {}
@@ -112,18 +116,18 @@ def look_through(path: Path, source: Source) -> Stream:
             rows += 1
         if not rows:
             raise UsageError(f"{path.name} holds no rows")
-        return Stream(path, source, "jsonl", list(columns), rows)
+        return ScannedFile(path, source, "jsonl", list(columns), rows)
     if kind != "csv":
         raise UsageError(
             f"{path}: format {kind} cannot be read row by row; csv, jsonl and parquet can"
         )
-    layout = delimited.lay_out(
-        path.name, lambda: delimited_lines(path, source), source, _delimiter(path, source)
+    layout = delimited.scan_delimited(
+        path.name, lambda: iter_delimited_lines(path, source), source, _delimiter(path, source)
     )
-    return Stream(path, source, "csv", layout.columns, layout.rows, layout.quoted)
+    return ScannedFile(path, source, "csv", layout.columns, layout.rows, layout.quoted)
 
 
-def blocks(stream: Stream, start: int, rows: int, characters: int) -> Iterator[Block]:
+def iter_blocks(stream: ScannedFile, start: int, rows: int, characters: int) -> Iterator[Block]:
     """The rows from number `start` on, in blocks.
 
     A block ends when it has about `rows` rows or `characters` characters. Where blocks end depends
@@ -149,13 +153,13 @@ def blocks(stream: Stream, start: int, rows: int, characters: int) -> Iterator[B
         ):
             yield Block(stream.columns, objects=some)
     else:
-        parsed = delimited.parsed(
+        parsed = delimited.iter_records(
             stream.path.name,
-            delimited_lines(stream.path, stream.source),
+            iter_delimited_lines(stream.path, stream.source),
             _delimiter(stream.path, stream.source),
             stream.quoted,
         )
-        below = (fields for _, fields in delimited.below_header(parsed, stream.source))
+        below = (fields for _, fields in delimited.skip_header(parsed, stream.source))
         for lines in _cut(
             itertools.islice(below, start, None),
             rows,
@@ -191,19 +195,19 @@ def _length(value: Any) -> int:
 
 
 def _delimiter(path: Path, source: Source) -> str:
-    return source.delimiter or usual_delimiter(path)
+    return source.delimiter or default_delimiter(path)
 
 
 def _records(path: Path, source: Source) -> Iterator[dict[str, Any]]:
-    for _, record in json_parquet.records_of(
-        path.name, lines_in(path, source.encoding, newline="\n")
+    for _, record in json_parquet.iter_jsonl(
+        path.name, iter_lines(path, source.encoding, newline="\n")
     ):
         yield record
 
 
-def _batches(stream: Stream, start: int, size: int) -> Iterator[Any]:
+def _batches(stream: ScannedFile, start: int, size: int) -> Iterator[Any]:
     """Record batches from row `start` on; row groups before it are not read."""
-    with json_parquet.parquet_of(stream.path) as file:
+    with json_parquet.open_parquet(stream.path) as file:
         for group in range(file.num_row_groups):
             here = file.metadata.row_group(group).num_rows
             if start >= here:

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from prooftune.errors import UsageError
 
-LONGEST_FIELD = 1_000_000
+MAX_FIELD_CHARS = 1_000_000
 """Characters. A longer field is a quote that was never closed, or a file of another kind."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -34,11 +34,11 @@ class Table:
     rows: Sequence[list[str | None]]
     lines: Sequence[int | str]
 
-    def where(self, row: int) -> str:
+    def location(self, row: int) -> str:
         return f"{self.name}:{self.lines[row]}"
 
 
-def lines_of(name: str, stream: TextIO, longest: int = LONGEST_FIELD) -> Iterator[str]:
+def iter_stream_lines(name: str, stream: TextIO, longest: int = MAX_FIELD_CHARS) -> Iterator[str]:
     """The lines of a stream with their ends, never more of one in memory than `longest` characters.
 
     Raises:
@@ -55,7 +55,7 @@ def lines_of(name: str, stream: TextIO, longest: int = LONGEST_FIELD) -> Iterato
         yield line
 
 
-def as_text(value: Any) -> str | None:
+def to_cell(value: Any) -> str | None:
     """A JSON, Parquet or hub value as it would stand in a CSV file; None for null and not-a-number.
 
     Characters that no file can hold (halves of a surrogate pair, as in a text cut inside an emoji)
