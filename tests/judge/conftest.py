@@ -15,7 +15,7 @@ from . import server
 @pytest.fixture
 def endpoint_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[server.Judge]:
     # Waits are part of what is tested, but not their length; a proxy would not reach this machine.
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(endpoint, "FIRST_BACKOFF", 0.01)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with server.serving() as judge:
         yield judge

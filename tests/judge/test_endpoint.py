@@ -17,18 +17,18 @@ from typing import Any
 import pytest
 
 from prooftune.errors import Failure, UsageError
-from prooftune.judge import Item, Judgements, client, judge, summary
+from prooftune.judge import JudgeItem, Judgements, client, judge, summarize
 from prooftune.judge import endpoint as limits
 from prooftune.recipe.judge import Judge as Settings
 
 from . import server
 
 Make = Callable[..., Settings]
-ITEMS = [Item(str(i), f"What is {i} plus {i}?", str(2 * i), (str(2 * i),)) for i in range(6)]
+ITEMS = [JudgeItem(str(i), f"What is {i} plus {i}?", str(2 * i), (str(2 * i),)) for i in range(6)]
 
 
 def counts(judgements: Judgements) -> dict[str, Any]:
-    figures: dict[str, Any] = summary(judgements, resamples=100)["criteria"]["coherence"]
+    figures: dict[str, Any] = summarize(judgements, resamples=100)["criteria"]["coherence"]
     assert figures["n"] + figures["failed"] == judgements.rows, "nothing is lost"
     return figures
 
@@ -70,19 +70,19 @@ def test_a_fine_endpoint(endpoint_server: server.Judge, settings: Make, tmp_path
         ),
         pytest.param(
             lambda h, c, a: h.forever(b"x" * 65536, 0),
-            limits.TOO_LONG,
+            limits.RESPONSE_TOO_LONG,
             1,
             id="never-ending, at full speed",
         ),
         pytest.param(
             lambda h, c, a: h.send(500, b'{"error": {"message": "boom"}}'),
-            limits.BROKEN,
+            limits.SERVER_ERROR,
             2,
             id="always 500",
         ),
         pytest.param(
             lambda h, c, a: h.send(503, b"<html>busy</html>", "text/html"),
-            limits.BROKEN,
+            limits.SERVER_ERROR,
             2,
             id="HTML error page",
         ),
@@ -120,7 +120,7 @@ def test_a_fine_endpoint(endpoint_server: server.Judge, settings: Make, tmp_path
         ),
         pytest.param(
             lambda h, c, a: h.send(400, b'{"error": {"message": "context too long"}}'),
-            limits.REFUSED,
+            limits.CLIENT_ERROR,
             1,
             id="refused",
         ),
@@ -133,7 +133,7 @@ def test_a_fine_endpoint(endpoint_server: server.Judge, settings: Make, tmp_path
         ),
         pytest.param(
             lambda h, c, a: h.send(429, b"{}", Retry_After="86400"),
-            limits.BUSY,
+            limits.RATE_LIMITED,
             1,
             id="come back tomorrow",
         ),
@@ -172,7 +172,9 @@ def test_what_fails_is_counted_and_moves_no_mean(
     assert all(n <= attempts for n in failed.values())
     endpoint_server.act = lambda *_: False
     again = judge(ITEMS, settings(), tmp_path)
-    assert (counts(again)["n"], again.asked) == (6, 3), "a failure of the endpoint is not kept"
+    assert (counts(again)["n"], again.num_requests) == (6, 3), (
+        "a failure of the endpoint is not kept"
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,10 @@ def test_the_deadline_ends_the_run_and_the_next_one_goes_on(
     start = time.monotonic()
     figures = counts(judge(ITEMS, settings(deadline=1, concurrency=2), tmp_path))
     assert time.monotonic() - start < 12
-    assert figures["n"] <= 1 and set(figures["reasons"]) == {limits.TIMED_OUT, limits.LATE}
+    assert figures["n"] <= 1 and set(figures["reasons"]) == {
+        limits.TIMED_OUT,
+        limits.DEADLINE_REACHED,
+    }
     endpoint_server.act = lambda *_: False
     assert counts(judge(ITEMS, settings(), tmp_path))["n"] == 6
 
@@ -245,11 +250,11 @@ def test_no_endpoint_at_all(settings: Make, tmp_path: Path) -> None:
 def test_a_dead_endpoint_is_not_asked_for_hours(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
-    items = [Item(str(n), f"What is {n} again?", "?") for n in range(60)]
+    items = [JudgeItem(str(n), f"What is {n} again?", "?") for n in range(60)]
     endpoint_server.act = lambda h, c, a: h.hang_up()
     figures = counts(judge(items, settings(retries=1, concurrency=2), tmp_path))
     assert figures["reasons"] == {limits.NO_CONNECTION: 60}
-    assert len(endpoint_server.seen) <= 2 * (client.GIVE_UP + 4)
+    assert len(endpoint_server.seen) <= 2 * (client.MAX_FAILED_CONNECTIONS + 4)
     # One that got through before is asked to the end.
     endpoint_server.act = lambda h, c, a: h.hang_up() if 0 < number_of(c) < 50 else False
     figures = counts(judge(items, settings(retries=0, concurrency=1), tmp_path / "other"))
@@ -313,7 +318,9 @@ def test_the_key_stands_nowhere(
     try:
         got = judge(ITEMS, settings_, tmp_path)
         said = (
-            repr(got) + "".join(map(repr, got.judgements)) + json.dumps(summary(got, resamples=100))
+            repr(got)
+            + "".join(map(repr, got.judgements))
+            + json.dumps(summarize(got, resamples=100))
         )
     except UsageError as error:
         said = str(error)
@@ -326,10 +333,10 @@ def test_the_key_stands_nowhere(
 def test_a_repeated_run_asks_nothing_and_equal_requests_are_made_once(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
-    twins = [Item("a", "Who?", "Me"), Item("b", "Who?", "Me")]
+    twins = [JudgeItem("a", "Who?", "Me"), JudgeItem("b", "Who?", "Me")]
     first = judge(twins, settings(), tmp_path)
     again = judge(twins, settings(), tmp_path)
-    assert (first.asked, again.asked, len(endpoint_server.seen)) == (1, 0, 1)
+    assert (first.num_requests, again.num_requests, len(endpoint_server.seen)) == (1, 0, 1)
     assert first.judgements == again.judgements
     for change in (
         {"model": "other"},
@@ -337,31 +344,33 @@ def test_a_repeated_run_asks_nothing_and_equal_requests_are_made_once(
         {"max_tokens": 7},
         {"criteria": {"coherence": "Other words?"}},
     ):
-        assert judge(twins, settings(**change), tmp_path).asked == 1, change
-    assert judge(twins, settings(timeout=7, retries=0, concurrency=1), tmp_path).asked == 0, (
-        "no matter for the answer"
-    )
+        assert judge(twins, settings(**change), tmp_path).num_requests == 1, change
+    assert (
+        judge(twins, settings(timeout=7, retries=0, concurrency=1), tmp_path).num_requests == 0
+    ), "no matter for the answer"
 
 
 def test_an_unreadable_reply_is_kept_and_a_damaged_file_is_not_believed(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
     endpoint_server.say = lambda chat: "I cannot say."
-    assert judge(ITEMS[:1], settings(), tmp_path).asked == 1
-    assert judge(ITEMS[:1], settings(), tmp_path).asked == 0, "the judge would only repeat itself"
+    assert judge(ITEMS[:1], settings(), tmp_path).num_requests == 1
+    assert judge(ITEMS[:1], settings(), tmp_path).num_requests == 0, (
+        "the judge would only repeat itself"
+    )
     [file] = tmp_path.glob("*.json")
     for damage in ('{"reply": {"text"', "[]", '{"reply": {"text": 3, "cut": false}}', ""):
         file.write_text(damage)
-        assert judge(ITEMS[:1], settings(), tmp_path).asked == 1
+        assert judge(ITEMS[:1], settings(), tmp_path).num_requests == 1
 
 
 def test_killed_and_run_again_asks_no_answered_request_twice(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
-    items = [Item(str(i), f"What is {i} plus {i}?", str(2 * i)) for i in range(30)]
+    items = [JudgeItem(str(i), f"What is {i} plus {i}?", str(2 * i)) for i in range(30)]
     endpoint_server.act = lambda h, c, a: h.sleep(0.1)
     code = (
-        "import sys; from pathlib import Path; from prooftune.judge import Item, judge\n"
+        "import sys; from pathlib import Path; from prooftune.judge import JudgeItem, judge\n"
         "from prooftune.recipe.judge import Judge\n"
         "items = [Item(str(i), f'What is {i} plus {i}?', str(2 * i)) for i in range(30)]\n"
         "judge(items, Judge.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
@@ -386,7 +395,7 @@ def test_killed_and_run_again_asks_no_answered_request_twice(
     before = len(endpoint_server.seen)
     got = judge(items, chosen, tmp_path)
     asked_now = [json.loads(body)["messages"] for body in endpoint_server.seen[before:]]
-    assert got.asked == len(asked_now) == 30 - len(kept)
+    assert got.num_requests == len(asked_now) == 30 - len(kept)
     assert not [messages for messages in asked_now if messages in kept]
     assert counts(got)["n"] == 30
 

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prooftune.judge.response_parser import (
-    CUT,
-    EMPTY,
-    MANY_SCORES,
-    MANY_WINNERS,
+    EMPTY_REPLY,
+    NO_PREFERENCE,
     NO_SCORE,
-    NO_WINNER,
-    OFF_SCALE,
-    THINKING,
-    score_of,
-    winner_of,
+    SCORE_OFF_SCALE,
+    SEVERAL_PREFERENCES,
+    SEVERAL_SCORES,
+    TRUNCATED,
+    UNFINISHED_THINKING,
+    parse_preference,
+    parse_score,
 )
 from prooftune.judge.types import Reply
 
@@ -27,7 +27,7 @@ from prooftune.judge.types import Reply
 def score(
     text: str, cut: bool = False, criterion: str = "instruction_following"
 ) -> tuple[int | None, str]:
-    return score_of(Reply(text, cut), criterion, (1, 5))
+    return parse_score(Reply(text, cut), criterion, (1, 5))
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_one_score_is_read_in_whatever_form(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", EMPTY),
-        (" \n", EMPTY),
-        ("<think>4</think>", EMPTY),
-        ("<think>hm, score: 4", THINKING),
-        ("4 <think>or", THINKING),
+        ("", EMPTY_REPLY),
+        (" \n", EMPTY_REPLY),
+        ("<think>4</think>", EMPTY_REPLY),
+        ("<think>hm, score: 4", UNFINISHED_THINKING),
+        ("4 <think>or", UNFINISHED_THINKING),
         ("Good answer.", NO_SCORE),
         ('{"score": N}', NO_SCORE),
         ('{"score": null}', NO_SCORE),
@@ -93,29 +93,29 @@ def test_one_score_is_read_in_whatever_form(text: str) -> None:
         ("I like 4 out of 5 points", NO_SCORE),
         ('{"score": [3, 4]}', NO_SCORE),
         ("The score is based on form.", NO_SCORE),
-        ('{"score": 3} {"score": 5}', MANY_SCORES),
-        ('{"score": 3, "score": 5}', MANY_SCORES),
-        ("Score: 3\nScore: 5", MANY_SCORES),
-        ('Score: 5 {"score": 3}', MANY_SCORES),
-        ('{"score": 3, "nested": [{"score": 5}]}', MANY_SCORES),
-        ("Max score: 5. Score: 4", MANY_SCORES),
-        ("Score: 4 or 5, score: 4", MANY_SCORES),
-        ('{"score": 9} {"score": 4}', MANY_SCORES),
-        ('{"score": 0}', OFF_SCALE),
-        ('{"score": 6}', OFF_SCALE),
-        ('{"score": -4}', OFF_SCALE),
-        ('{"score": 4.5}', OFF_SCALE),
-        ('{"score": "4/10"}', OFF_SCALE),
-        ("Score: 8/10", OFF_SCALE),
-        ("Score: 4/10", OFF_SCALE),
-        ("4/10", OFF_SCALE),
-        ("40", OFF_SCALE),
-        ("Score: 4-5", OFF_SCALE),
-        ("Score: 4 to 5", OFF_SCALE),
-        ("Score: 4%", OFF_SCALE),
-        ("Score: 45", OFF_SCALE),
-        ("4,5", OFF_SCALE),
-        ("Score: 4/10%", OFF_SCALE),
+        ('{"score": 3} {"score": 5}', SEVERAL_SCORES),
+        ('{"score": 3, "score": 5}', SEVERAL_SCORES),
+        ("Score: 3\nScore: 5", SEVERAL_SCORES),
+        ('Score: 5 {"score": 3}', SEVERAL_SCORES),
+        ('{"score": 3, "nested": [{"score": 5}]}', SEVERAL_SCORES),
+        ("Max score: 5. Score: 4", SEVERAL_SCORES),
+        ("Score: 4 or 5, score: 4", SEVERAL_SCORES),
+        ('{"score": 9} {"score": 4}', SEVERAL_SCORES),
+        ('{"score": 0}', SCORE_OFF_SCALE),
+        ('{"score": 6}', SCORE_OFF_SCALE),
+        ('{"score": -4}', SCORE_OFF_SCALE),
+        ('{"score": 4.5}', SCORE_OFF_SCALE),
+        ('{"score": "4/10"}', SCORE_OFF_SCALE),
+        ("Score: 8/10", SCORE_OFF_SCALE),
+        ("Score: 4/10", SCORE_OFF_SCALE),
+        ("4/10", SCORE_OFF_SCALE),
+        ("40", SCORE_OFF_SCALE),
+        ("Score: 4-5", SCORE_OFF_SCALE),
+        ("Score: 4 to 5", SCORE_OFF_SCALE),
+        ("Score: 4%", SCORE_OFF_SCALE),
+        ("Score: 45", SCORE_OFF_SCALE),
+        ("4,5", SCORE_OFF_SCALE),
+        ("Score: 4/10%", SCORE_OFF_SCALE),
         ('{"score": 1e400}', NO_SCORE),
         ('{"score": 4e20}', NO_SCORE),
         ('{"score": NaN}', NO_SCORE),
@@ -126,14 +126,14 @@ def test_anything_else_is_a_failure_with_its_reason(text: str, reason: str) -> N
 
 
 def test_a_reply_that_was_cut_off_is_no_score() -> None:
-    assert score("Score: 1", cut=True) == (None, CUT), "it may have become 10"
-    assert score("<think>Score: 1", cut=True) == (None, THINKING)
+    assert score("Score: 1", cut=True) == (None, TRUNCATED), "it may have become 10"
+    assert score("<think>Score: 1", cut=True) == (None, UNFINISHED_THINKING)
 
 
 def test_another_scale() -> None:
-    assert score_of(Reply('{"score": 10}'), "c", (0, 10)) == (10, "")
-    assert score_of(Reply("7/10"), "c", (0, 10)) == (7, "")
-    assert score_of(Reply("4/5"), "c", (0, 10)) == (None, OFF_SCALE)
+    assert parse_score(Reply('{"score": 10}'), "c", (0, 10)) == (10, "")
+    assert parse_score(Reply("7/10"), "c", (0, 10)) == (7, "")
+    assert parse_score(Reply("4/5"), "c", (0, 10)) == (None, SCORE_OFF_SCALE)
 
 
 @settings(deadline=None)
@@ -142,7 +142,7 @@ def test_no_reply_breaks_the_reading(text: str) -> None:
     value, reason = score(text)
     assert (value is None) != (reason == "")
     assert value is None or 1 <= value <= 5
-    said, reason = winner_of(Reply(text))
+    said, reason = parse_preference(Reply(text))
     assert (said is None) != (reason == "")
 
 
@@ -168,7 +168,7 @@ def test_json_is_found_among_any_prose(
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=4))
 def test_different_scores_are_never_one(values: list[int]) -> None:
     text = "\n".join(f"Score: {value}" for value in values)
-    assert score(text) == ((values[0], "") if len(set(values)) == 1 else (None, MANY_SCORES))
+    assert score(text) == ((values[0], "") if len(set(values)) == 1 else (None, SEVERAL_SCORES))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_different_scores_are_never_one(values: list[int]) -> None:
 def test_endless_repetition_is_read_in_time(text: str) -> None:
     start = time.process_time()
     assert score(text)[0] is None
-    assert winner_of(Reply(text))[0] is None
+    assert parse_preference(Reply(text))[0] is None
     assert time.process_time() - start < 5
 
 
@@ -212,25 +212,25 @@ def test_endless_repetition_is_read_in_time(text: str) -> None:
     ],
 )
 def test_preferences_are_read(text: str, winner: str) -> None:
-    assert winner_of(Reply(text)) == (winner, "")
+    assert parse_preference(Reply(text)) == (winner, "")
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", EMPTY),
-        ("<think>A", THINKING),
-        ("Both are good.", NO_WINNER),
-        ('{"winner": "C++"}', NO_WINNER),
-        ('{"winner": "W"}', NO_WINNER),
-        ("Winner: A or B", NO_WINNER),
-        ('{"winner": "A"} {"winner": "B"}', MANY_WINNERS),
-        ("[[A]] [[B]]", MANY_WINNERS),
-        ("Winner: A\nWinner: B", MANY_WINNERS),
-        ('{"winner": 1}', NO_WINNER),
-        ("A and B", NO_WINNER),
-        ("A good question", NO_WINNER),
+        ("", EMPTY_REPLY),
+        ("<think>A", UNFINISHED_THINKING),
+        ("Both are good.", NO_PREFERENCE),
+        ('{"winner": "C++"}', NO_PREFERENCE),
+        ('{"winner": "W"}', NO_PREFERENCE),
+        ("Winner: A or B", NO_PREFERENCE),
+        ('{"winner": "A"} {"winner": "B"}', SEVERAL_PREFERENCES),
+        ("[[A]] [[B]]", SEVERAL_PREFERENCES),
+        ("Winner: A\nWinner: B", SEVERAL_PREFERENCES),
+        ('{"winner": 1}', NO_PREFERENCE),
+        ("A and B", NO_PREFERENCE),
+        ("A good question", NO_PREFERENCE),
     ],
 )
 def test_no_preference_is_guessed(text: str, reason: str) -> None:
-    assert winner_of(Reply(text)) == (None, reason)
+    assert parse_preference(Reply(text)) == (None, reason)

@@ -13,9 +13,9 @@ from hypothesis import settings as options
 from hypothesis import strategies as st
 
 from prooftune.errors import Failure, UsageError
-from prooftune.judge import Item, Message, compare, judge, preference_summary
-from prooftune.judge import client as asking_module
-from prooftune.judge.scoring import drawn
+from prooftune.judge import JudgeItem, Message, compare, judge, summarize_preferences
+from prooftune.judge import client as client
+from prooftune.judge.scoring import sample_indices
 from prooftune.recipe.judge import CRITERIA
 from prooftune.recipe.judge import Judge as Settings
 
@@ -35,8 +35,8 @@ class Local:
         return [self.say(messages[-1]["content"]) for messages in prompts]
 
 
-def answers(words: Sequence[str]) -> list[Item]:
-    return [Item(f"q{i}", f"Question {i}?", word, ("gold",)) for i, word in enumerate(words)]
+def answers(words: Sequence[str]) -> list[JudgeItem]:
+    return [JudgeItem(f"q{i}", f"Question {i}?", word, ("gold",)) for i, word in enumerate(words)]
 
 
 def shown(prompt: str, name: str) -> str:
@@ -66,7 +66,7 @@ def test_every_criterion_is_asked_alone_and_in_order(folder: Path) -> None:
     assert [(j.id, j.criterion, j.score) for j in got.judgements] == [
         (id_, name, i + 1) for id_ in ("q0", "q1") for i, name in enumerate(CRITERIA)
     ]
-    assert (got.rows, got.of, got.asked) == (2, 2, 6)
+    assert (got.rows, got.total, got.num_requests) == (2, 2, 6)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_judge_sees_what_there_is(
 ) -> None:
     seen: list[str] = []
     local = Local(lambda prompt: seen.append(prompt) or "4")  # type: ignore[func-returns-value]
-    judge([Item("1", "Where {x}?", "", references, "A <context> %s")], LOCAL, folder, local)
+    judge([JudgeItem("1", "Where {x}?", "", references, "A <context> %s")], LOCAL, folder, local)
     assert shown(seen[0], "question") == "Where {x}?"
     assert shown(seen[0], "answer") == "(no answer was given)"
     assert shown(seen[0], "context") == "A <context> %s"
@@ -103,7 +103,7 @@ def test_own_criteria_and_scale(folder: Path) -> None:
 
 def test_half_a_surrogate_pair_is_no_reason_to_stop(folder: Path) -> None:
     got = judge(
-        [Item("1", "\ud83d?", "x\udc00")], LOCAL, folder, Local(lambda prompt: '{"score": 2}')
+        [JudgeItem("1", "\ud83d?", "x\udc00")], LOCAL, folder, Local(lambda prompt: '{"score": 2}')
     )
     assert {j.score for j in got.judgements} == {2}
 
@@ -111,7 +111,7 @@ def test_half_a_surrogate_pair_is_no_reason_to_stop(folder: Path) -> None:
 def test_a_local_model_gets_batches_and_a_kill_loses_only_one(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
-    monkeypatch.setattr(asking_module, "LOCAL_BATCH", 4)
+    monkeypatch.setattr(client, "LOCAL_BATCH", 4)
     items = answers([str(i) for i in range(10)])
     settings = Settings(model="local", criteria={"c": "?"})
 
@@ -125,7 +125,7 @@ def test_a_local_model_gets_batches_and_a_kill_loses_only_one(
         judge(items, settings, folder, Killed(lambda prompt: "3"))
     local = Local(lambda prompt: "3")
     got = judge(items, settings, folder, local)
-    assert local.batches == [2] and got.asked == 2
+    assert local.batches == [2] and got.num_requests == 2
     assert [j.score for j in got.judgements] == [3] * 10
 
 
@@ -138,7 +138,12 @@ def test_no_judge_and_ids_that_stand_twice_are_told(folder: Path) -> None:
     with pytest.raises(UsageError, match="base_url"):
         judge(answers(["x"]), LOCAL, folder)
     with pytest.raises(UsageError, match="'a' stands twice"):
-        judge([Item("a", "?", "x"), Item("a", "?", "y")], LOCAL, folder, Local(lambda prompt: "4"))
+        judge(
+            [JudgeItem("a", "?", "x"), JudgeItem("a", "?", "y")],
+            LOCAL,
+            folder,
+            Local(lambda prompt: "4"),
+        )
     with pytest.raises(UsageError, match="same questions"):
         compare(answers(["x", "y"]), answers(["x"]), LOCAL, folder, Local(lambda prompt: "A"))
 
@@ -152,7 +157,7 @@ def test_the_draw_is_seeded_and_the_same_for_all_variants(folder: Path) -> None:
     ]
     assert ids[0] == ids[1] != ids[2]
     assert len(set(ids[0])) == 7
-    assert drawn(3, 7, 0) == drawn(3, None, 0) == [0, 1, 2]
+    assert sample_indices(3, 7, 0) == sample_indices(3, None, 0) == [0, 1, 2]
 
 
 def test_the_longer_answer_wins_from_either_place(folder: Path) -> None:
@@ -162,8 +167,8 @@ def test_the_longer_answer_wins_from_either_place(folder: Path) -> None:
     )
     got = compare(first, second, LOCAL, folder, Local(prefers(longer)))
     assert [p.winner for p in got.preferences] == ["first", "second", "tie", "tie"]
-    assert got.asked == 6, "equal answers are not asked about"
-    figures = preference_summary(got, resamples=100)
+    assert got.num_requests == 6, "equal answers are not asked about"
+    figures = summarize_preferences(got, resamples=100)
     assert (
         figures["wins"],
         figures["losses"],
@@ -180,7 +185,7 @@ def test_a_judge_that_favours_a_position_gives_only_ties(folder: Path, place: st
         answers(words), answers(words[::-1]), LOCAL, folder, Local(prefers(lambda a, b: place))
     )
     assert {p.winner for p in got.preferences} == {"tie"}
-    figures = preference_summary(got, resamples=100)
+    figures = summarize_preferences(got, resamples=100)
     assert figures["consistent"] == 0
     assert (figures["first_place"], figures["second_place"]) == (
         (16, 0) if place == "A" else (0, 16)
@@ -193,7 +198,7 @@ def test_a_comparison_with_one_unreadable_reply_is_failed(folder: Path) -> None:
     local = Local(prefers(lambda a, b: "?" if a == "awful" else "A" if a == "good" else "B"))
     got = compare(first, second, LOCAL, folder, local)
     assert [p.winner for p in got.preferences] == ["first", None]
-    figures = preference_summary(got, resamples=100)
+    figures = summarize_preferences(got, resamples=100)
     assert (figures["n"], figures["failed"], figures["reasons"]) == (
         1,
         1,
@@ -225,10 +230,10 @@ def test_swapping_the_variants_flips_the_preference(
     with TemporaryDirectory() as name:
         one = compare(first, second, LOCAL, Path(name), Local(say))
         two = compare(second, first, LOCAL, Path(name), Local(say))
-    assert two.asked == 0
+    assert two.num_requests == 0
     flip = {"first": "second", "second": "first", "tie": "tie", None: None}
     assert [flip[p.winner] for p in one.preferences] == [p.winner for p in two.preferences]
-    a, b = (preference_summary(p, resamples=100) for p in (one, two))
+    a, b = (summarize_preferences(p, resamples=100) for p in (one, two))
     assert (a["wins"], a["losses"], a["p"], a["failed"]) == (
         b["losses"],
         b["wins"],

@@ -11,7 +11,7 @@ import pytest
 
 from prooftune.evaluation.answers.scores import score_answers
 from prooftune.judge import local
-from prooftune.judge.study import judge_study, say_if_unreachable
+from prooftune.judge.study import judge_study, warn_if_unreachable
 from prooftune.judge.types import Message
 from prooftune.recipe import Judge, parse
 from prooftune.types import Example, Prediction, Study, VariantResult
@@ -115,7 +115,7 @@ def test_labels_are_judged_too(
             for text in asked
         ]
 
-    monkeypatch.setattr(local, "completer", lambda *_: (judge_of_good, "0" * 64))
+    monkeypatch.setattr(local, "local_completion_fn", lambda *_: (judge_of_good, "0" * 64))
     scores = {"variants": {kind: {} for kind in labels}, "verdict": {"baseline": "zero-shot"}}
     told = judge_study(chosen, chosen.judge, study, results, scores, tmp_path / "judge", tmp_path)
     assert {name: v["criteria"]["correctness"]["mean"] for name, v in told["variants"].items()} == {
@@ -133,5 +133,5 @@ def test_an_endpoint_where_nobody_listens_is_said_before_the_work(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr("prooftune.judge.study.notify", lambda sentence, *_: said.append(sentence))
-    say_if_unreachable(Judge(model="m", base_url="http://127.0.0.1:9/v1"))
+    warn_if_unreachable(Judge(model="m", base_url="http://127.0.0.1:9/v1"))
     assert len(said) == 1 and "nobody answers at http://127.0.0.1:9/v1" in said[0]

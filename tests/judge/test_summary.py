@@ -21,10 +21,10 @@ from prooftune.judge import (
     Judgements,
     Preference,
     Preferences,
-    difference,
-    preference_summary,
-    read_human,
-    summary,
+    paired_difference,
+    read_human_scores,
+    summarize,
+    summarize_preferences,
 )
 from prooftune.judge.human import _resampled_kappas, agreement
 from prooftune.judge.types import Winner
@@ -50,7 +50,7 @@ def test_failed_judgements_never_move_the_mean(scores: list[int], places: list[i
     for place in places:
         mixed.insert(min(place, len(mixed)), None)
     plain, with_failures = (
-        summary(judged(s), resamples=100)["criteria"]["c"] for s in ([*scores], mixed)
+        summarize(judged(s), resamples=100)["criteria"]["c"] for s in ([*scores], mixed)
     )
     assert plain["mean"] == pytest.approx(np.mean(scores))
     for name in ("mean", "low", "high", "n", "scores"):
@@ -66,7 +66,7 @@ def test_failed_judgements_never_move_the_mean(scores: list[int], places: list[i
 
 def test_nothing_judged_has_no_mean_and_is_still_json() -> None:
     for none in (judged([None, None]), judged([])):
-        text = json.dumps(summary(none, resamples=100), allow_nan=False)
+        text = json.dumps(summarize(none, resamples=100), allow_nan=False)
         figures = json.loads(text)["criteria"]["c"]
         assert (figures["mean"], figures["low"], figures["n"]) == (None, None, 0)
 
@@ -76,37 +76,37 @@ def test_the_interval_of_the_mean_is_that_of_a_plain_loop() -> None:
     means = [
         np.mean(np.repeat(scores, counts.astype(int))) for counts in resample_counts(40, 500, 3)
     ]
-    got = summary(judged(list(scores)), resamples=500, seed=3)["criteria"]["c"]
+    got = summarize(judged(list(scores)), resamples=500, seed=3)["criteria"]["c"]
     assert [got["low"], got["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]))
 
 
 def test_a_difference_is_paired_over_what_both_have() -> None:
     first, second = judged([5, 4, None, 3, 2, 5]), judged([3, 4, 5, None, 1, 2])
-    got = difference(first, second, resamples=200)["c"]
+    got = paired_difference(first, second, resamples=200)["c"]
     assert got["difference"] == pytest.approx(np.mean([2, 0, 1, 3]))
     assert (got["n"], got["left_out"], got["higher"], got["lower"]) == (4, 2, 3, 0)
     assert got["p"] == pytest.approx(binomtest(3, 3).pvalue)
-    back = difference(second, first, resamples=200)["c"]
+    back = paired_difference(second, first, resamples=200)["c"]
     assert [back["low"], back["high"]] == pytest.approx([-got["high"], -got["low"]])
-    assert difference(first, judged([None] * 6), resamples=200)["c"]["difference"] is None
+    assert paired_difference(first, judged([None] * 6), resamples=200)["c"]["difference"] is None
 
 
 def test_a_constant_difference_has_a_narrow_interval() -> None:
     """Paired: both vary from row to row, their difference does not."""
-    got = difference(judged([2, 3, 4, 5] * 5), judged([1, 2, 3, 4] * 5), resamples=200)["c"]
+    got = paired_difference(judged([2, 3, 4, 5] * 5), judged([1, 2, 3, 4] * 5), resamples=200)["c"]
     assert (got["difference"], got["low"], got["high"]) == (1, 1, 1)
 
 
 def test_other_rows_cannot_be_compared() -> None:
     with pytest.raises(UsageError, match="same rows"):
-        difference(judged([1, 2]), judged([1]))
+        paired_difference(judged([1, 2]), judged([1]))
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.sampled_from(["first", "second", "tie", None]), min_size=1, max_size=40))
 def test_preferences_are_counted_and_tested(winners: list[Winner | None]) -> None:
     each = [Preference(str(i), w, w, w, "" if w else "timed out") for i, w in enumerate(winners)]
-    got = preference_summary(Preferences("m", each, len(each), len(each), 0, 0), resamples=100)
+    got = summarize_preferences(Preferences("m", each, len(each), len(each), 0, 0), resamples=100)
     wins, losses = winners.count("first"), winners.count("second")
     assert (got["wins"], got["losses"], got["ties"], got["failed"]) == (
         wins,
@@ -153,16 +153,18 @@ def test_agreement_stands_in_the_summary_over_what_both_scored(tmp_path: Path) -
     file.write_text(
         "\ufeffid,criterion,score,who\n0,c,1,me\n1,c,2,me\n2,c,5,me\n9,c,5,me\n", encoding="utf-8"
     )
-    human = read_human(file, ["c"], (1, 5))
-    got = summary(judged([1, 3, None, 4]), human, resamples=200)["criteria"]["c"]["human"]
+    human = read_human_scores(file, ["c"], (1, 5))
+    got = summarize(judged([1, 3, None, 4]), human, resamples=200)["criteria"]["c"]["human"]
     assert got["n"] == 2
     assert got["exact"] == 0.5
     assert got["kappa"] == pytest.approx(
         cohen_kappa_score([1, 2], [1, 3], labels=[1, 2, 3, 4, 5], weights="quadratic")
     )
-    assert summary(judged([None]), {("0", "c"): 3}, resamples=100)["criteria"]["c"]["human"] is None
+    assert (
+        summarize(judged([None]), {("0", "c"): 3}, resamples=100)["criteria"]["c"]["human"] is None
+    )
     with pytest.raises(UsageError, match="none of its ids"):
-        summary(judged([1]), {("x", "c"): 3})
+        summarize(judged([1]), {("x", "c"): 3})
 
 
 @pytest.mark.parametrize(
@@ -184,16 +186,16 @@ def test_wrong_human_scores_are_told_with_their_line(
     file = tmp_path / "human.csv"
     file.write_text(content)
     with pytest.raises(UsageError) as error:
-        read_human(file, ["c"], (1, 5))
+        read_human_scores(file, ["c"], (1, 5))
     assert message in str(error.value) and "human.csv" in str(error.value)
 
 
 def test_no_file_and_no_text_are_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
-        read_human(tmp_path / "nowhere.csv", ["c"], (1, 5))
+        read_human_scores(tmp_path / "nowhere.csv", ["c"], (1, 5))
     (tmp_path / "binary.csv").write_bytes(b"id,criterion,score\n\xff\xfe,c,1\n")
     with pytest.raises(UsageError, match="UTF-8"):
-        read_human(tmp_path / "binary.csv", ["c"], (1, 5))
+        read_human_scores(tmp_path / "binary.csv", ["c"], (1, 5))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prooftune.evaluation.answers.scores import score_answers
-from prooftune.judge.summary import difference, preference_summary, summary
+from prooftune.judge.summary import paired_difference, summarize, summarize_preferences
 from prooftune.judge.types import Judgement, Judgements, Preference, Preferences
 from prooftune.recipe import Recipe, parse
 from prooftune.types import Example, Prediction, Study, VariantResult
@@ -242,10 +242,10 @@ def judge(names: Sequence[str], n: int) -> dict[str, Any]:
         )
         for i in range(n)
     ]
-    pair = preference_summary(Preferences("judge-8b", preferences, n, n, 0, n), resamples=200)
+    pair = summarize_preferences(Preferences("judge-8b", preferences, n, n, 0, n), resamples=200)
     return {
         "variants": {
-            name: summary(found, human if name in (first, last) else None, resamples=200)
+            name: summarize(found, human if name in (first, last) else None, resamples=200)
             for name, found in judged.items()
         },
         "pairs": [{"a": last, "b": first, **pair, "p_holm": pair["p"]}],
@@ -253,7 +253,7 @@ def judge(names: Sequence[str], n: int) -> dict[str, Any]:
             {
                 "a": last,
                 "b": first,
-                "criteria": difference(judged[last], judged[first], resamples=200),
+                "criteria": paired_difference(judged[last], judged[first], resamples=200),
             }
         ],
     }

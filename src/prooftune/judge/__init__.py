@@ -1,17 +1,17 @@
-"""A language model as judge: rubric scores, pairwise preferences, and how far people agree with it.
+"""An LLM as judge: rubric scores, pairwise preferences, and agreement with human raters.
 
-`judge` scores answers on each criterion, `compare` asks which of two variants' answers is better;
-both keep every reply in a cache folder. `summary`, `difference` and `preference_summary` turn what
-came back into figures with intervals. A judgement that could not be had or read is no score: it is
-counted apart with its reason and excluded.
+`judge` scores answers on each criterion and `compare` asks which of two variants' answers is
+better; both cache every reply. `summarize`, `paired_difference` and `summarize_preferences` turn
+the judgements into figures with intervals. A failed judgement is never a score: it is excluded
+from the means, and counted with its reason.
 """
 
-from prooftune.judge.human import HumanScores, read_human
+from prooftune.judge.human import HumanScores, read_human_scores
 from prooftune.judge.scoring import compare, judge
-from prooftune.judge.summary import difference, preference_summary, summary
+from prooftune.judge.summary import paired_difference, summarize, summarize_preferences
 from prooftune.judge.types import (
-    Complete,
-    Item,
+    CompletionFn,
+    JudgeItem,
     Judgement,
     Judgements,
     Message,
@@ -20,18 +20,18 @@ from prooftune.judge.types import (
 )
 
 __all__ = [
-    "Complete",
+    "CompletionFn",
     "HumanScores",
-    "Item",
+    "JudgeItem",
     "Judgement",
     "Judgements",
     "Message",
     "Preference",
     "Preferences",
     "compare",
-    "difference",
     "judge",
-    "preference_summary",
-    "read_human",
-    "summary",
+    "paired_difference",
+    "read_human_scores",
+    "summarize",
+    "summarize_preferences",
 ]

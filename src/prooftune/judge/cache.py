@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from prooftune.recipe.judge import Judge
 
 
-def request_of(messages: list[Message], settings: Judge) -> dict[str, Any]:
+def build_request(messages: list[Message], settings: Judge) -> dict[str, Any]:
     """All that determines a reply: who is asked, what, and how. The key is not part of it."""
     return {
         "base_url": settings.base_url,
@@ -25,12 +25,12 @@ def request_of(messages: list[Message], settings: Judge) -> dict[str, Any]:
     }
 
 
-def key_of(request: dict[str, Any]) -> str:
+def cache_key(request: dict[str, Any]) -> str:
     """SHA-256 of a request, in hexadecimal."""
     return fingerprint(request)
 
 
-def find(folder: Path, key: str) -> Reply | None:
+def load(folder: Path, key: str) -> Reply | None:
     """The kept reply, or None; a file that is damaged or cannot be read counts as none and is
     written anew."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -40,7 +40,7 @@ def find(folder: Path, key: str) -> Reply | None:
     return None
 
 
-def keep(folder: Path, key: str, request: dict[str, Any], reply: Reply) -> None:
+def store(folder: Path, key: str, request: dict[str, Any], reply: Reply) -> None:
     """Keep the words of a reply, whether or not a score can be read in them: the judge would only
     repeat itself.
 
@@ -49,5 +49,5 @@ def keep(folder: Path, key: str, request: dict[str, Any], reply: Reply) -> None:
     """
     write_json(
         folder / f"{key}.json",
-        {"request": request, "reply": {"text": reply.text, "cut": reply.cut}},
+        {"request": request, "reply": {"text": reply.text, "cut": reply.truncated}},
     )

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import Failure, UsageError
 from prooftune.judge import cache
-from prooftune.judge.endpoint import LATE, NO_CONNECTION, endpoint_of
-from prooftune.judge.types import Complete, Message, Reply
+from prooftune.judge.endpoint import DEADLINE_REACHED, NO_CONNECTION, open_endpoint
+from prooftune.judge.types import CompletionFn, Message, Reply
 from prooftune.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from prooftune.recipe.judge import Judge
 
-GIVE_UP = 8
+MAX_FAILED_CONNECTIONS = 8
 """Requests that find no connection, each after all repetitions and none before having got through,
 until nobody is asked."""
 
@@ -31,8 +31,11 @@ Requests = dict[str, dict[str, Any]]
 """Requests by the key under which their reply is kept."""
 
 
-def ask(
-    conversations: Sequence[list[Message]], settings: Judge, folder: Path, complete: Complete | None
+def request_replies(
+    conversations: Sequence[list[Message]],
+    settings: Judge,
+    folder: Path,
+    complete: CompletionFn | None,
 ) -> tuple[list[Reply], int]:
     """The replies in the order of the conversations, and how many were asked for; equal
     conversations are asked once.
@@ -46,9 +49,9 @@ def ask(
         Failure: the cache folder cannot be written, or a local model gives another number of texts
             than it was given.
     """
-    requests = [cache.request_of(messages, settings) for messages in conversations]
-    keys = [cache.key_of(request) for request in requests]
-    replies = {key: reply for key in dict.fromkeys(keys) if (reply := cache.find(folder, key))}
+    requests = [cache.build_request(messages, settings) for messages in conversations]
+    keys = [cache.cache_key(request) for request in requests]
+    replies = {key: reply for key in dict.fromkeys(keys) if (reply := cache.load(folder, key))}
     missing = {
         key: request for key, request in zip(keys, requests, strict=True) if key not in replies
     }
@@ -62,7 +65,7 @@ def ask(
         with progress_bar("Asking the judge", len(missing)) as progress, closing(source):
             for key, reply in source:
                 if not reply.failure:
-                    cache.keep(folder, key, missing[key], reply)
+                    cache.store(folder, key, missing[key], reply)
                 replies[key] = reply
                 progress.advance(0)  # type: ignore[arg-type]
     return [replies[key] for key in keys], len(missing)
@@ -70,11 +73,12 @@ def ask(
 
 def _from_endpoint(requests: Requests, settings: Judge) -> Generator[tuple[str, Reply], None, None]:
     stop = threading.Event()
-    endpoint = endpoint_of(settings, stop)
+    endpoint = open_endpoint(settings, stop)
     pool = ThreadPoolExecutor(settings.concurrency, "judge")
     try:
         futures = {
-            pool.submit(endpoint.ask, request["messages"]): key for key, request in requests.items()
+            pool.submit(endpoint.complete, request["messages"]): key
+            for key, request in requests.items()
         }
         lost = 0  # first requests without a connection; none once one got through
         for future in as_completed(futures):
@@ -83,12 +87,16 @@ def _from_endpoint(requests: Requests, settings: Judge) -> Generator[tuple[str, 
                 lost += 1
             elif not stop.is_set():
                 lost = -len(futures)
-            if lost >= GIVE_UP and reply.failure in (NO_CONNECTION, LATE):
+            if lost >= MAX_FAILED_CONNECTIONS and reply.failure in (
+                NO_CONNECTION,
+                DEADLINE_REACHED,
+            ):
                 stop.set()
                 reply = Reply(
                     "",
                     failure=NO_CONNECTION,
-                    detail=reply.detail or f"not asked: nobody answered {GIVE_UP} others",
+                    detail=reply.detail
+                    or f"not asked: nobody answered {MAX_FAILED_CONNECTIONS} others",
                 )
             yield futures[future], reply
     finally:
@@ -97,7 +105,7 @@ def _from_endpoint(requests: Requests, settings: Judge) -> Generator[tuple[str, 
 
 
 def _from_local(
-    requests: Requests, settings: Judge, complete: Complete | None
+    requests: Requests, settings: Judge, complete: CompletionFn | None
 ) -> Generator[tuple[str, Reply], None, None]:
     if complete is None:
         raise UsageError("judge: name an endpoint in judge.base_url, or a local model")
@@ -106,7 +114,7 @@ def _from_local(
     for start in range(0, len(keys), LOCAL_BATCH):
         batch = keys[start : start + LOCAL_BATCH]
         if time.monotonic() >= deadline:
-            yield from ((key, Reply("", failure=LATE)) for key in batch)
+            yield from ((key, Reply("", failure=DEADLINE_REACHED)) for key in batch)
             continue
         texts = complete([requests[key]["messages"] for key in batch])
         if len(texts) != len(batch):

@@ -21,19 +21,19 @@ from prooftune.judge.types import Message, Reply
 if TYPE_CHECKING:
     from prooftune.recipe.judge import Judge
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
 """Seconds: the first pause before a repetition is drawn from 0 to `FIRST_WAIT`, each next one from
 twice as many."""
-LONGEST_RETRY_AFTER = 300.0
+MAX_RETRY_AFTER = 300.0
 """Seconds: who asks to be left alone for longer is not waited for."""
-SIZE = 65_536
+MAX_OVERHEAD_BYTES = 65_536
 """Bytes of a response besides those of the tokens in it."""
 BYTES_PER_TOKEN = 64
-_SECRET = 8
+_MIN_KEY_LENGTH = 8
 """Characters from which a key is looked for in texts: ``none`` and ``EMPTY`` are words and no
 secrets."""
 
-TIMED_OUT, LATE, NO_CONNECTION, TOO_LONG = (
+TIMED_OUT, DEADLINE_REACHED, NO_CONNECTION, RESPONSE_TOO_LONG = (
     "timed out",
     "deadline reached",
     "no connection",
@@ -44,10 +44,14 @@ NOT_JSON, NO_CHOICES, WRONG_SHAPE = (
     "response without choices",
     "response of another shape",
 )
-BUSY, BROKEN, REFUSED = "rate limit (429)", "server error (5xx)", "request refused (4xx)"
+RATE_LIMITED, SERVER_ERROR, CLIENT_ERROR = (
+    "rate limit (429)",
+    "server error (5xx)",
+    "request refused (4xx)",
+)
 
 
-class Attempt(Exception):
+class RequestFailed(Exception):
     """A request that brought no words: why, whether to try again, and how many seconds the endpoint
     wants to be left alone."""
 
@@ -69,7 +73,7 @@ class Endpoint:
     deadline: float
     stop: threading.Event
 
-    def ask(self, messages: list[Message]) -> Reply:
+    def complete(self, messages: list[Message]) -> Reply:
         """The endpoint's words, or the reason why there are none after all repetitions.
 
         Waits between repetitions grow exponentially with full jitter (M. Brooker, "Exponential
@@ -78,21 +82,21 @@ class Endpoint:
         Raises:
             UsageError: the endpoint knows no such address or model, or refuses the key.
         """
-        failure = Attempt(LATE)
+        failure = RequestFailed(DEADLINE_REACHED)
         for number in range(self.settings.retries + 1):
             left = self.deadline - time.monotonic()
             if left <= 0 or self.stop.is_set():
                 break
             try:
                 return asyncio.run(self._once(messages, min(self.settings.timeout, left)))
-            except Attempt as attempt:
+            except RequestFailed as attempt:
                 failure = attempt
-            wait = max(failure.wait, random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2**number)))
+            wait = max(failure.wait, random.uniform(0, min(MAX_BACKOFF, FIRST_BACKOFF * 2**number)))
             left = self.deadline - time.monotonic()
             if (
                 not failure.again
                 or number == self.settings.retries
-                or failure.wait > min(LONGEST_RETRY_AFTER, left)
+                or failure.wait > min(MAX_RETRY_AFTER, left)
             ):
                 break
             self.stop.wait(min(wait, left))
@@ -117,13 +121,15 @@ class Endpoint:
             ):
                 return await self._words(client, messages)
         except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException):
-            raise Attempt(TIMED_OUT, again=True) from None
+            raise RequestFailed(TIMED_OUT, again=True) from None
         except openai.APIStatusError as error:
             raise self._refusal(
                 error.response.status_code, error.response.headers.get("retry-after"), error.body
             ) from None
         except (openai.OpenAIError, httpx2.HTTPError) as error:
-            raise Attempt(NO_CONNECTION, again=True, detail=str(error.__cause__ or error)) from None
+            raise RequestFailed(
+                NO_CONNECTION, again=True, detail=str(error.__cause__ or error)
+            ) from None
 
     async def _words(self, client: Any, messages: list[Message]) -> Reply:
         settings = self.settings
@@ -137,12 +143,12 @@ class Endpoint:
             body = bytearray()
             async for chunk in response.iter_bytes():
                 body += chunk
-                if len(body) > SIZE + BYTES_PER_TOKEN * settings.max_tokens:
-                    raise Attempt(TOO_LONG)
-        text, cut = words_in(bytes(body))
+                if len(body) > MAX_OVERHEAD_BYTES + BYTES_PER_TOKEN * settings.max_tokens:
+                    raise RequestFailed(RESPONSE_TOO_LONG)
+        text, cut = parse_completion(bytes(body))
         return Reply(self.key.hidden_in(text), cut)
 
-    def _refusal(self, status: int, retry_after: str | None, body: object) -> Attempt:
+    def _refusal(self, status: int, retry_after: str | None, body: object) -> RequestFailed:
         said = self.key.hidden_in(_message(body))
         if status in (401, 403):
             key = (
@@ -163,8 +169,8 @@ class Endpoint:
                 "in /v1, and "
                 "judge.model"
             )
-        reason = BUSY if status == 429 else BROKEN if status >= 500 else REFUSED
-        return Attempt(
+        reason = RATE_LIMITED if status == 429 else SERVER_ERROR if status >= 500 else CLIENT_ERROR
+        return RequestFailed(
             reason,
             status in (408, 409, 429) or status >= 500,
             _seconds(retry_after),
@@ -172,7 +178,7 @@ class Endpoint:
         )
 
 
-def endpoint_of(settings: Judge, stop: threading.Event) -> Endpoint:
+def open_endpoint(settings: Judge, stop: threading.Event) -> Endpoint:
     """The endpoint of the settings, whose deadline runs from now; it stops repeating itself once
     `stop` is set.
 
@@ -186,7 +192,7 @@ def endpoint_of(settings: Judge, stop: threading.Event) -> Endpoint:
     # Reading the certificates takes longer than all else of a request, so they are shared.
     return Endpoint(
         settings,
-        key_from(settings),
+        read_api_key(settings),
         httpx2.create_ssl_context(),
         time.monotonic() + settings.deadline,
         stop,
@@ -204,10 +210,10 @@ class _Key:
 
     def hidden_in(self, text: str) -> str:
         """The text without the key, which a server may repeat."""
-        return text.replace(self.value, "***") if len(self.value) >= _SECRET else text
+        return text.replace(self.value, "***") if len(self.value) >= _MIN_KEY_LENGTH else text
 
 
-def key_from(settings: Judge) -> _Key:
+def read_api_key(settings: Judge) -> _Key:
     """The key from the environment variable that the settings name.
 
     Raises:
@@ -229,7 +235,7 @@ def key_from(settings: Judge) -> _Key:
     return _Key(value)
 
 
-def words_in(body: bytes) -> tuple[str, bool]:
+def parse_completion(body: bytes) -> tuple[str, bool]:
     """The text of the first choice of a chat completion, and whether the token limit cut it off.
 
     Raises:
@@ -239,14 +245,14 @@ def words_in(body: bytes) -> tuple[str, bool]:
         first = json.loads(body)["choices"][0]
         content = first["message"]["content"]
     except IndexError:
-        raise Attempt(NO_CHOICES) from None
+        raise RequestFailed(NO_CHOICES) from None
     except (KeyError, TypeError):
-        raise Attempt(WRONG_SHAPE, detail=_start(body)) from None
+        raise RequestFailed(WRONG_SHAPE, detail=_start(body)) from None
     except (ValueError, RecursionError):
-        raise Attempt(NOT_JSON, detail=_start(body)) from None
+        raise RequestFailed(NOT_JSON, detail=_start(body)) from None
     # None at all: a reasoning model that spent all its tokens on thinking.
     if not isinstance(content, str | None):
-        raise Attempt(WRONG_SHAPE, detail=_start(body))
+        raise RequestFailed(WRONG_SHAPE, detail=_start(body))
     # Half a surrogate pair, which JSON can write, is nothing that a file can hold.
     return (content or "").encode("utf-8", "replace").decode(), first.get(
         "finish_reason"

@@ -37,7 +37,7 @@ class Agreement:
     n: int
 
 
-def read_human(path: Path, criteria: Sequence[str], scale: tuple[int, int]) -> HumanScores:
+def read_human_scores(path: Path, criteria: Sequence[str], scale: tuple[int, int]) -> HumanScores:
     """Read a CSV file with columns ``id``, ``criterion`` and ``score``.
 
     Raises:

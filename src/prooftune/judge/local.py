@@ -7,13 +7,15 @@ from typing import Any
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
-from prooftune.judge.types import Complete, Message
+from prooftune.judge.types import CompletionFn, Message
 from prooftune.models import loading
 from prooftune.recipe import Model
 from prooftune.utils.progress import progress_bar
 
 
-def completer(name: str, max_tokens: int, context: int = 4096) -> tuple[Complete, str]:
+def local_completion_fn(
+    name: str, max_tokens: int, context: int = 4096
+) -> tuple[CompletionFn, str]:
     """Load a model as a judge.
 
     Args:

@@ -10,15 +10,18 @@ from typing import Any
 
 from prooftune.judge.types import Reply
 
-CUT = "reply cut off at max_tokens"
-EMPTY = "empty reply"
-THINKING = "thinking never ended"
-NO_SCORE, MANY_SCORES, OFF_SCALE = (
+TRUNCATED = "reply cut off at max_tokens"
+EMPTY_REPLY = "empty reply"
+UNFINISHED_THINKING = "thinking never ended"
+NO_SCORE, SEVERAL_SCORES, SCORE_OFF_SCALE = (
     "no score in the reply",
     "several scores in the reply",
     "score off the scale",
 )
-NO_WINNER, MANY_WINNERS = "no preference in the reply", "several preferences in the reply"
+NO_PREFERENCE, SEVERAL_PREFERENCES = (
+    "no preference in the reply",
+    "several preferences in the reply",
+)
 
 _THINK_TAG = re.compile(r"(</?think(?:ing)?>)", re.IGNORECASE)
 _NUMBER = r"[-+]?\d+(?:[.,]\d+)?"
@@ -54,17 +57,17 @@ else without end."""
 _TRIM = " \t\r\n*_`'\"().[]"
 
 
-def words_of(reply: Reply) -> tuple[str, str]:
+def extract_answer(reply: Reply) -> tuple[str, str]:
     """The reply without its thinking, and the reason why it cannot be read, of which one is empty."""
     if reply.failure:
         return "", reply.failure
     text, thinking = _without_thoughts(reply.text)
     if thinking:
-        return "", THINKING
+        return "", UNFINISHED_THINKING
     # The number that was being written may have had another digit.
-    if reply.cut:
-        return "", CUT
-    return (text.strip(), "") if text.strip() else ("", EMPTY)
+    if reply.truncated:
+        return "", TRUNCATED
+    return (text.strip(), "") if text.strip() else ("", EMPTY_REPLY)
 
 
 def _without_thoughts(text: str) -> tuple[str, bool]:
@@ -84,7 +87,7 @@ def _without_thoughts(text: str) -> tuple[str, bool]:
     return "".join(kept), thinking
 
 
-def score_of(reply: Reply, criterion: str, scale: tuple[int, int]) -> tuple[int | None, str]:
+def parse_score(reply: Reply, criterion: str, scale: tuple[int, int]) -> tuple[int | None, str]:
     """The score in a reply, or None and the reason.
 
     A score is a whole number of the scale under ``score``, ``rating`` or the criterion's name in a
@@ -92,7 +95,7 @@ def score_of(reply: Reply, criterion: str, scale: tuple[int, int]) -> tuple[int 
     the whole reply; ``4/5`` and ``4 out of 5`` count where 5 is the best. The same score said twice
     is one score; different ones are none.
     """
-    text, failure = words_of(reply)
+    text, failure = extract_answer(reply)
     if failure:
         return None, failure
     keys = ("score", "rating", criterion.lower(), criterion.lower().replace("_", " "))
@@ -127,13 +130,13 @@ def _stated_scores(
     return found, owned
 
 
-def winner_of(reply: Reply) -> tuple[str | None, str]:
+def parse_preference(reply: Reply) -> tuple[str | None, str]:
     """``A``, ``B`` or ``tie`` as a reply says, or None and the reason.
 
     A preference stands under ``winner`` (or ``better``, ``preference``, ``verdict``) in a JSON
     object, as ``[[A]]``, after ``winner:`` in plain text, or is the whole reply.
     """
-    text, failure = words_of(reply)
+    text, failure = extract_answer(reply)
     if failure:
         return None, failure
     values, rest = _json_values(text, _WINNER_KEYS)
@@ -141,8 +144,8 @@ def winner_of(reply: Reply) -> tuple[str | None, str]:
     said = said or [_FENCE.sub("", text)]
     winners = {_WINNERS.get(word.strip(_TRIM).lower()) for word in said}
     if winners == {None}:
-        return None, NO_WINNER
-    return (None, MANY_WINNERS) if len(winners) > 1 else (winners.pop(), "")
+        return None, NO_PREFERENCE
+    return (None, SEVERAL_PREFERENCES) if len(winners) > 1 else (winners.pop(), "")
 
 
 def _one(found: Iterable[int | str | None]) -> tuple[int | None, str]:
@@ -150,9 +153,9 @@ def _one(found: Iterable[int | str | None]) -> tuple[int | None, str]:
     if not distinct - {None}:
         return None, NO_SCORE
     if len(distinct) > 1:
-        return None, MANY_SCORES
+        return None, SEVERAL_SCORES
     value = distinct.pop()
-    return (value, "") if isinstance(value, int) else (None, OFF_SCALE)
+    return (value, "") if isinstance(value, int) else (None, SCORE_OFF_SCALE)
 
 
 def _whole(match: re.Match[str] | None, scale: tuple[int, int]) -> int | str | None:

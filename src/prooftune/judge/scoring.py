@@ -10,11 +10,11 @@ import numpy as np
 
 from prooftune.errors import UsageError
 from prooftune.judge import prompts
-from prooftune.judge.client import ask
-from prooftune.judge.response_parser import score_of, winner_of
+from prooftune.judge.client import request_replies
+from prooftune.judge.response_parser import parse_preference, parse_score
 from prooftune.judge.types import (
-    Complete,
-    Item,
+    CompletionFn,
+    JudgeItem,
     Judgement,
     Judgements,
     Preference,
@@ -35,10 +35,10 @@ _MEANS: dict[Shown, dict[str, Winner]] = {
 
 
 def judge(
-    items: Sequence[Item],
+    items: Sequence[JudgeItem],
     settings: Judge,
     cache_folder: Path,
-    complete: Complete | None = None,
+    complete: CompletionFn | None = None,
     seed: int = 0,
 ) -> Judgements:
     """Score answers on every criterion, one request for each.
@@ -57,10 +57,10 @@ def judge(
         Failure: the cache folder cannot be written.
     """
     _refuse_same_ids(items)
-    chosen = [items[i] for i in drawn(len(items), settings.rows, seed)]
+    chosen = [items[i] for i in sample_indices(len(items), settings.rows, seed)]
     tasks = [(item, name, text) for item in chosen for name, text in settings.criteria.items()]
     conversations = [prompts.rubric(item, name, text, settings.scale) for item, name, text in tasks]
-    replies, asked = ask(conversations, settings, cache_folder, complete)
+    replies, asked = request_replies(conversations, settings, cache_folder, complete)
     judgements = [
         _judgement(item, name, reply, settings.scale)
         for (item, name, _), reply in zip(tasks, replies, strict=True)
@@ -78,11 +78,11 @@ def judge(
 
 
 def compare(
-    first: Sequence[Item],
-    second: Sequence[Item],
+    first: Sequence[JudgeItem],
+    second: Sequence[JudgeItem],
     settings: Judge,
     cache_folder: Path,
-    complete: Complete | None = None,
+    complete: CompletionFn | None = None,
     seed: int = 0,
 ) -> Preferences:
     """Ask which of two variants' answers is better, twice with the order swapped (Zheng et al.
@@ -106,14 +106,14 @@ def compare(
         raise UsageError(
             "judge: two variants can only be compared on the same questions in the same order"
         )
-    pairs = [(first[i], second[i]) for i in drawn(len(first), settings.rows, seed)]
+    pairs = [(first[i], second[i]) for i in sample_indices(len(first), settings.rows, seed)]
     different = [(a, b) for a, b in pairs if a.answer != b.answer]
     conversations = [
         prompts.pairwise(a, one, two)
         for a, b in different
         for one, two in ((a.answer, b.answer), (b.answer, a.answer))
     ]
-    replies, asked = ask(conversations, settings, cache_folder, complete)
+    replies, asked = request_replies(conversations, settings, cache_folder, complete)
     verdicts = {
         a.id: _preference(a.id, replies[2 * i], replies[2 * i + 1])
         for i, (a, _) in enumerate(different)
@@ -122,15 +122,15 @@ def compare(
     return Preferences(settings.model, preferences, len(pairs), len(first), seed, asked)
 
 
-def drawn(n: int, rows: int | None, seed: int) -> list[int]:
+def sample_indices(n: int, rows: int | None, seed: int) -> list[int]:
     """Indices of `rows` of `n` items in ascending order, or of all where there are no more."""
     if rows is None or rows >= n:
         return list(range(n))
     return [int(i) for i in np.sort(np.random.default_rng(seed).choice(n, rows, replace=False))]
 
 
-def _judgement(item: Item, criterion: str, reply: Reply, scale: tuple[int, int]) -> Judgement:
-    score, failure = score_of(reply, criterion, scale)
+def _judgement(item: JudgeItem, criterion: str, reply: Reply, scale: tuple[int, int]) -> Judgement:
+    score, failure = parse_score(reply, criterion, scale)
     return Judgement(item.id, criterion, score, failure, reply.detail, reply.text)
 
 
@@ -144,11 +144,11 @@ def _preference(id_: str, shown_first: Reply, shown_second: Reply) -> Preference
 
 
 def _shown(reply: Reply, place: Shown) -> tuple[Winner | None, str]:
-    said, failure = winner_of(reply)
+    said, failure = parse_preference(reply)
     return (None, failure) if said is None else (_MEANS[place][said], "")
 
 
-def _refuse_same_ids(items: Sequence[Item]) -> None:
+def _refuse_same_ids(items: Sequence[JudgeItem]) -> None:
     seen: set[str] = set()
     for item in items:
         if item.id in seen:

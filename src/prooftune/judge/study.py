@@ -11,16 +11,16 @@ from urllib.parse import urlsplit
 
 from prooftune.evaluation.answers.scores import final_outputs
 from prooftune.evaluation.statistics import holm
-from prooftune.judge.human import read_human
+from prooftune.judge.human import read_human_scores
 from prooftune.judge.scoring import compare, judge
-from prooftune.judge.summary import difference, preference_summary, summary
-from prooftune.judge.types import Item
+from prooftune.judge.summary import paired_difference, summarize, summarize_preferences
+from prooftune.judge.types import JudgeItem
 from prooftune.recipe import Judge, Recipe
 from prooftune.types import CONTEXT, QUESTION, Study, VariantResult
 from prooftune.utils.progress import notify
 
 
-def say_if_unreachable(settings: Judge) -> None:
+def warn_if_unreachable(settings: Judge) -> None:
     """Warn of an endpoint where nobody listens before hours are spent on what it is to judge.
 
     No error: it may be started until then, and a later run of the study asks for what failed.
@@ -70,13 +70,13 @@ def judge_study(
     """
     complete, human = None, None
     if settings.base_url is None:
-        from prooftune.judge.local import completer
+        from prooftune.judge.local import local_completion_fn
 
-        complete, digest = completer(settings.model, settings.max_tokens)
+        complete, digest = local_completion_fn(settings.model, settings.max_tokens)
         # Replies are kept under the model's name, and another model may come to have it.
         settings = settings.model_copy(update={"model": f"{settings.model}@{digest[:12]}"})
     if settings.human is not None:
-        human = read_human(base / settings.human, list(settings.criteria), settings.scale)
+        human = read_human_scores(base / settings.human, list(settings.criteria), settings.scale)
     options: dict[str, Any] = {
         "resamples": chosen.evaluation.resamples,
         "confidence": chosen.evaluation.confidence,
@@ -100,7 +100,7 @@ def judge_study(
         {
             "a": name,
             "b": against,
-            **preference_summary(
+            **summarize_preferences(
                 compare(items[name], items[against], settings, folder, complete, chosen.seed),
                 **options,
             ),
@@ -110,29 +110,29 @@ def judge_study(
     for pair, adjusted in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_holm"] = adjusted
     return {
-        "variants": {name: summary(found, human, **options) for name, found in judged.items()},
+        "variants": {name: summarize(found, human, **options) for name, found in judged.items()},
         "pairs": pairs,
         "differences": [
             {
                 "a": name,
                 "b": against,
-                "criteria": difference(judged[name], judged[against], **options),
+                "criteria": paired_difference(judged[name], judged[against], **options),
             }
             for name in tuned
         ],
     }
 
 
-def _items(study: Study, result: VariantResult, scores: dict[str, Any]) -> list[Item]:
+def _items(study: Study, result: VariantResult, scores: dict[str, Any]) -> list[JudgeItem]:
     if study.labels:
         asked = f"\n\nWhich of these labels fits the text above: {', '.join(study.labels)}?"
         return [
-            Item(e.id, "\n".join(e.inputs.values()) + asked, p.output, (e.target or "",))
+            JudgeItem(e.id, "\n".join(e.inputs.values()) + asked, p.output, (e.target or "",))
             for e, p in zip(study.test, result.test, strict=True)
         ]
     threshold = (scores["variants"][result.name].get("no_answer") or {}).get("value")
     answers = final_outputs(result.test, threshold)
     return [
-        Item(e.id, e.inputs[QUESTION], answer, e.references, e.inputs.get(CONTEXT, ""))
+        JudgeItem(e.id, e.inputs[QUESTION], answer, e.references, e.inputs.get(CONTEXT, ""))
         for e, answer in zip(study.test, answers, strict=True)
     ]

@@ -25,7 +25,7 @@ from prooftune.judge.types import Judgement, Judgements, Preferences
 RESAMPLES, CONFIDENCE = 2000, 0.95
 
 
-def summary(
+def summarize(
     judgements: Judgements,
     human: HumanScores | None = None,
     *,
@@ -76,7 +76,7 @@ def summary(
         "model": judgements.model,
         "scale": list(judgements.scale),
         "rows": judgements.rows,
-        "of": judgements.of,
+        "of": judgements.total,
         "seed": judgements.seed,
         "confidence": confidence,
         "resamples": resamples,
@@ -84,7 +84,7 @@ def summary(
     }
 
 
-def difference(
+def paired_difference(
     first: Judgements,
     second: Judgements,
     *,
@@ -134,7 +134,7 @@ def difference(
     return result
 
 
-def preference_summary(
+def summarize_preferences(
     preferences: Preferences,
     *,
     resamples: int = RESAMPLES,
@@ -164,7 +164,7 @@ def preference_summary(
     return {
         "model": preferences.model,
         "rows": preferences.rows,
-        "of": preferences.of,
+        "of": preferences.total,
         "seed": preferences.seed,
         "confidence": confidence,
         "resamples": resamples,

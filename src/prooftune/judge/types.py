@@ -16,14 +16,14 @@ class Message(TypedDict):
     content: str
 
 
-class Complete(Protocol):
+class CompletionFn(Protocol):
     """A local model that answers conversations, greedily, each with the whole text it writes."""
 
     def __call__(self, prompts: list[list[Message]], /) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class JudgeItem:
     """One answer to be judged.
 
     Attributes:
@@ -55,7 +55,7 @@ class Reply:
     """
 
     text: str
-    cut: bool = False
+    truncated: bool = False
     failure: str = ""
     detail: str = ""
     cached: bool = False
@@ -102,9 +102,9 @@ class Judgements:
     scale: tuple[int, int]
     judgements: Sequence[Judgement] = field(repr=False)
     rows: int
-    of: int
+    total: int
     seed: int
-    asked: int
+    num_requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,6 @@ class Preferences:
     model: str
     preferences: Sequence[Preference] = field(repr=False)
     rows: int
-    of: int
+    total: int
     seed: int
-    asked: int
+    num_requests: int

@@ -87,9 +87,9 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         require_libraries()
         check_documents(chosen, base)
     if chosen.judge is not None:
-        from prooftune.judge.study import say_if_unreachable
+        from prooftune.judge.study import warn_if_unreachable
 
-        say_if_unreachable(chosen.judge)
+        warn_if_unreachable(chosen.judge)
     with run_folder.locked(folder):
         dumped = recipe.dump(chosen)
         archive.archive_previous_run(folder, dumped)
