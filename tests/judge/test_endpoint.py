@@ -372,7 +372,7 @@ def test_killed_and_run_again_asks_no_answered_request_twice(
     code = (
         "import sys; from pathlib import Path; from prooftune.judge import JudgeItem, judge\n"
         "from prooftune.recipe.judge import Judge\n"
-        "items = [Item(str(i), f'What is {i} plus {i}?', str(2 * i)) for i in range(30)]\n"
+        "items = [JudgeItem(str(i), f'What is {i} plus {i}?', str(2 * i)) for i in range(30)]\n"
         "judge(items, Judge.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
     )
     chosen = settings(concurrency=2)

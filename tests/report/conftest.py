@@ -10,7 +10,7 @@ import pytest
 
 from evaluation import synthetic
 from prooftune.evaluation.scores import tidy
-from prooftune.report.build import build, page
+from prooftune.report.build import render_page, write_report
 from report import questions, studies
 from report.reading import Element, read
 
@@ -71,7 +71,7 @@ def facts_of(case: str) -> dict[str, Any]:
 
 @cache
 def html_of(case: str) -> str:
-    return page(facts_of(case))
+    return render_page(facts_of(case))
 
 
 @cache
@@ -108,5 +108,5 @@ def usual() -> Element:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three files of the usual study."""
     place = tmp_path_factory.mktemp("report")
-    build(facts_of("usual"), place)
+    write_report(facts_of("usual"), place)
     return place

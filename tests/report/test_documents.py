@@ -10,10 +10,10 @@ from html import unescape
 
 import pytest
 
-from prooftune.report.build import build, page
-from prooftune.report.format import percent, span
-from prooftune.report.markdown import plain
-from prooftune.report.warnings import cautions
+from prooftune.report.build import render_page, write_report
+from prooftune.report.format import interval, percent
+from prooftune.report.markdown import escape_markdown
+from prooftune.report.warnings import collect_warnings
 from report.conftest import CASES, facts_of, page_of
 from report.reading import read
 
@@ -30,7 +30,7 @@ def refuse(constant: str) -> None:
 
 def test_json_is_strict_and_holds_all_figures(case, tmp_path):
     facts = facts_of(case)
-    build(facts, tmp_path)
+    write_report(facts, tmp_path)
     found = json.loads(
         (tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse
     )
@@ -45,7 +45,7 @@ def test_json_keeps_not_a_number_out(tmp_path):
         **facts["variants"]["lora"],
         "forgetting": {"perplexity_before": float("nan"), "perplexity_after": 3.0},
     }
-    build({**facts, "variants": {**facts["variants"], "lora": lora}}, tmp_path)
+    write_report({**facts, "variants": {**facts["variants"], "lora": lora}}, tmp_path)
     found = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
     assert found["variants"]["lora"]["forgetting"]["perplexity_before"] is None
     assert (
@@ -67,7 +67,7 @@ def test_json_leaves_out_the_texts_of_changed_examples(folder):
 
 
 def test_equal_facts_give_equal_bytes(folder, tmp_path):
-    build(facts_of("usual"), tmp_path)
+    write_report(facts_of("usual"), tmp_path)
     for name in ("report.html", "report.md", "report.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
@@ -80,7 +80,7 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
 
 def test_markdown_tables_are_square_and_complete(case, tmp_path):
     facts = facts_of(case)
-    build(facts, tmp_path)
+    write_report(facts, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     tables = markdown_tables(text)
     scores = facts["scores"]
@@ -89,7 +89,9 @@ def test_markdown_tables_are_square_and_complete(case, tmp_path):
     for table in tables:
         assert len({len(row) for row in table}) == 1
         assert set("".join(table[1])) <= set("-:")
-    assert {row[0].strip() for row in tables[0][2:]} == {plain(name) for name in scores["variants"]}
+    assert {row[0].strip() for row in tables[0][2:]} == {
+        escape_markdown(name) for name in scores["variants"]
+    }
     if scores["comparisons"]:
         assert len(tables[1]) - 2 == len(scores["comparisons"])
     assert f"seed {scores['seed']}" in text and f"{scores['n']:,} test examples" in text
@@ -104,15 +106,15 @@ def test_markdown_figures_carry_their_intervals(folder):
 
 
 def test_the_table_in_the_terminal_says_accuracy_with_interval(capsys):
-    from prooftune.report.terminal import table
+    from prooftune.report.terminal import print_variants
 
     scores = facts_of("usual")["scores"]
-    table(scores)
+    print_variants(scores)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "500 test examples, 95% intervals, seed 0" in lines
     lora = next(i for i, line in enumerate(lines) if line.startswith("lora"))
     accuracy = scores["variants"]["lora"]["metrics"]["accuracy"]
-    assert f"{percent(accuracy['value'])} ({span(accuracy)})" in lines[lora]
+    assert f"{percent(accuracy['value'])} ({interval(accuracy)})" in lines[lora]
     assert lora < next(i for i, line in enumerate(lines) if line.startswith("majority"))
 
 
@@ -127,7 +129,7 @@ def test_markdown_says_the_verdict_and_the_cautions(folder):
 
 def test_scores_alone_make_a_page():
     facts = {"name": "bare", "scores": facts_of("usual")["scores"]}
-    shown = read(page(facts))
+    shown = read(render_page(facts))
     sections = [e.attributes["id"] for e in shown.all("section")]
     assert "data" not in sections and "cost" not in sections and sections[-1] == "reproduction"
 
@@ -142,13 +144,13 @@ def test_an_audit_without_token_lengths_makes_a_page():
         "rows": {"train": 5, "test": 2},
     }
     facts["notes"] = []
-    text = read(page(facts)).by_id("data").text
+    text = read(render_page(facts)).by_id("data").text
     assert "The audit found nothing." in text and "5 train, 2 test" in text
 
 
 def test_estimates_stand_beside_what_was_measured():
     facts = {**facts_of("usual"), "estimates": {"lora": {"seconds": 650.0, "memory_bytes": 2.5e9}}}
-    assert "10 min 50 s 2.5 GB" in read(page(facts)).by_id("cost-table").text
+    assert "10 min 50 s 2.5 GB" in read(render_page(facts)).by_id("cost-table").text
 
 
 def test_variants_below_the_commonest_label_are_named():
@@ -163,13 +165,13 @@ def test_variants_below_the_commonest_label_are_named():
         f"zero-shot: worse than the commonest label, which is right in {majority:.1%}; a "
         "gain over it says little."
     )
-    assert sentence in cautions(facts)
-    assert sentence not in cautions(facts_of("usual"))
+    assert sentence in collect_warnings(facts)
+    assert sentence not in collect_warnings(facts_of("usual"))
 
 
 def test_what_variants_share_is_cautioned_once():
-    cautions = page_of("usual").by_id("cautions")
-    box = next(a for a in page_of("usual").all("aside") if cautions in a.children)
+    collect_warnings = page_of("usual").by_id("warnings")
+    box = next(a for a in page_of("usual").all("aside") if collect_warnings in a.children)
     shortened = [li.text for li in box.all("li") if "shortened" in li.text]
     assert shortened == [
         "tfidf, zero-shot, few-shot, prompted, lora: 10 of 500 inputs (2.0%) were shortened to fit "

@@ -8,8 +8,8 @@ import pytest
 from markupsafe import Markup
 
 from prooftune.report import format as f
-from prooftune.report.figures import in_lines, whisker_axis
-from prooftune.report.svg import Plot, el, ticks
+from prooftune.report.figures import whisker_axis, wrap_label
+from prooftune.report.svg import Plot, element, ticks
 from prooftune.report.view import colour_classes
 
 
@@ -23,10 +23,10 @@ from prooftune.report.view import colour_classes
         (f.points(-0.0126), "−1.3"),
         (f.points(-0.0001), "0.0"),
         (f.points(None), "–"),
-        (f.amount(0.034), "3.4"),
-        (f.amount(None), "–"),
-        (f.number(-0.1234), "−0.123"),
-        (f.number(None), "–"),
+        (f.unsigned_points(0.034), "3.4"),
+        (f.unsigned_points(None), "–"),
+        (f.decimal(-0.1234), "−0.123"),
+        (f.decimal(None), "–"),
         (f.significant(0.00001234), "1.23e−5"),
         (f.significant(12.345), "12.3"),
         (f.significant(None), "–"),
@@ -39,32 +39,32 @@ from prooftune.report.view import colour_classes
         (f.p_relation(0.0000004), "< 0.001"),
         (f.p_relation(0.02), "= 0.02"),
         (
-            f.joined("a (by 3 points, p < 0.001) and b (p = 0.2)"),
+            f.nonbreaking_p_values("a (by 3 points, p < 0.001) and b (p = 0.2)"),
             "a (by 3 points, p\u00a0<\u00a00.001) and b (p\u00a0=\u00a00.2)",
         ),
-        (f.span({"low": 0.884, "high": 0.936}), "88.4–93.6"),
-        (f.span({"low": -0.1, "high": 0.2}, 1, 2), "−0.10 to 0.20"),
-        (f.span(None), "–"),
-        (f.span({"low": None, "high": None}), "–"),
-        (f.signed_span({"low": -0.012, "high": 0.034}), "−1.2 to +3.4"),
-        (f.signed_span(None), "–"),
-        (f.seconds(0), "0 s"),
-        (f.seconds(0.001), "< 0.01 s"),
-        (f.seconds(0.42), "0.42 s"),
-        (f.seconds(59.7), "1 min 0 s"),
-        (f.seconds(104), "1 min 44 s"),
-        (f.seconds(7500), "2 h 5 min"),
-        (f.seconds(None), "–"),
+        (f.interval({"low": 0.884, "high": 0.936}), "88.4–93.6"),
+        (f.interval({"low": -0.1, "high": 0.2}, 1, 2), "−0.10 to 0.20"),
+        (f.interval(None), "–"),
+        (f.interval({"low": None, "high": None}), "–"),
+        (f.signed_interval({"low": -0.012, "high": 0.034}), "−1.2 to +3.4"),
+        (f.signed_interval(None), "–"),
+        (f.duration(0), "0 s"),
+        (f.duration(0.001), "< 0.01 s"),
+        (f.duration(0.42), "0.42 s"),
+        (f.duration(59.7), "1 min 0 s"),
+        (f.duration(104), "1 min 44 s"),
+        (f.duration(7500), "2 h 5 min"),
+        (f.duration(None), "–"),
         (f.milliseconds(0.0123), "12 ms"),
         (f.milliseconds(0.00012), "0.12 ms"),
         (f.milliseconds(2.5), "2.5 s"),
         (f.milliseconds(None), "–"),
-        (f.size(1_900_000_000), "1.9 GB"),
-        (f.size(312_000_000), "312 MB"),
-        (f.size(512), "512 B"),
-        (f.size(None), "–"),
-        (f.moment("2026-08-02T09:05:00+00:00"), "2 August 2026, 09:05 UTC"),
-        (f.moment("yesterday"), "yesterday"),
+        (f.byte_size(1_900_000_000), "1.9 GB"),
+        (f.byte_size(312_000_000), "312 MB"),
+        (f.byte_size(512), "512 B"),
+        (f.byte_size(None), "–"),
+        (f.timestamp("2026-08-02T09:05:00+00:00"), "2 August 2026, 09:05 UTC"),
+        (f.timestamp("yesterday"), "yesterday"),
     ],
 )
 def test_formats(shown, expected):
@@ -87,7 +87,7 @@ def test_a_range_without_width_is_drawn_at_its_end():
 
 
 def test_elements_escape_what_they_are_given():
-    assert el("text", '<a href="x">', class_='"quoted"') == Markup(
+    assert element("text", '<a href="x">', class_='"quoted"') == Markup(
         '<text class="&#34;quoted&#34;">&lt;a href=&#34;x&#34;&gt;</text>'
     )
 
@@ -102,7 +102,7 @@ def test_elements_escape_what_they_are_given():
     ],
 )
 def test_labels_in_at_most_two_lines(label, lines):
-    assert in_lines(label) == lines
+    assert wrap_label(label) == lines
     assert all(len(line) <= 20 for line in lines)
 
 

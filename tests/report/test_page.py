@@ -61,7 +61,7 @@ def test_texts_from_data_are_shown_and_never_acted_on():
 
 
 def test_a_hostile_variant_description_and_finding_are_escaped():
-    from prooftune.report.build import page
+    from prooftune.report.build import render_page
     from report.reading import read
 
     facts = {**facts_of("usual")}
@@ -72,7 +72,7 @@ def test_a_hostile_variant_description_and_finding_are_escaped():
     }
     facts["recipe"] = facts["created"] = HOSTILE
     facts["environment"] = {"cpu": HOSTILE, HOSTILE: "1"}
-    shown = read(page(facts))
+    shown = read(render_page(facts))
     assert not {e.tag for e in shown.all()} & {"script", "img"}
 
 

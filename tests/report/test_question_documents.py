@@ -8,9 +8,9 @@ import json
 
 import pytest
 
-from prooftune.report.build import build, page
-from prooftune.report.format import percent, span
-from prooftune.report.markdown import plain
+from prooftune.report.build import render_page, write_report
+from prooftune.report.format import interval, percent
+from prooftune.report.markdown import escape_markdown
 from report.conftest import QUESTIONS, facts_of, page_of
 
 
@@ -22,7 +22,7 @@ def case(request: pytest.FixtureRequest) -> str:
 def test_equal_facts_give_equal_bytes_and_strict_json(case, tmp_path):
     facts = facts_of(case)
     for name in ("one", "two"):
-        build(copy.deepcopy(facts), tmp_path / name)
+        write_report(copy.deepcopy(facts), tmp_path / name)
     for name in ("report.html", "report.md", "report.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     found = json.loads((tmp_path / "one" / "report.json").read_text(), parse_constant=pytest.fail)
@@ -31,13 +31,16 @@ def test_equal_facts_give_equal_bytes_and_strict_json(case, tmp_path):
 
 def test_markdown_has_the_same_tables(case, tmp_path):
     facts = facts_of(case)
-    build(facts, tmp_path)
+    write_report(facts, tmp_path)
     text, scores = (tmp_path / "report.md").read_text(encoding="utf-8"), facts["scores"]
     assert "<script" not in text
     for name, variant in scores["variants"].items():
         figure = variant["metrics"][scores["primary"]]
         control = " (control)" if variant["role"] == "control" else ""
-        assert f"| {plain(name)}{control} | {percent(figure['value'])} ({span(figure)}) |" in text
+        assert (
+            f"| {escape_markdown(name)}{control} | {percent(figure['value'])} ({interval(figure)}) |"
+            in text
+        )
     titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
     assert [t for t in titles if t in ("Answers", "Retrieval", "Citations", "Judge")] == [
         next(section.all("h2")).text
@@ -50,10 +53,10 @@ def test_markdown_has_the_same_tables(case, tmp_path):
 
 
 def test_terminal(capsys, case):
-    from prooftune.report.terminal import table as print_table
+    from prooftune.report.terminal import print_variants
 
     scores = facts_of(case)["scores"]
-    print_table(scores)
+    print_variants(scores)
     printed = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in printed.splitlines()]
     assert f"{scores['n']} test questions, 95% intervals, seed 0" in lines
@@ -62,7 +65,7 @@ def test_terminal(capsys, case):
         figure = variant["metrics"][scores["primary"]]
         control = " (control)" if variant["role"] == "control" else ""
         assert any(
-            line.startswith(f"{name}{control} {percent(figure['value'])} ({span(figure)})")
+            line.startswith(f"{name}{control} {percent(figure['value'])} ({interval(figure)})")
             for line in lines
         ), name
 
@@ -70,4 +73,6 @@ def test_terminal(capsys, case):
 def test_scores_of_before_there_were_other_tasks_make_the_same_page():
     scores = facts_of("usual")["scores"]
     older = {k: v for k, v in scores.items() if k not in ("task", "primary", "primary_title")}
-    assert page({"name": "s", "scores": older}) == page({"name": "s", "scores": scores})
+    assert render_page({"name": "s", "scores": older}) == render_page(
+        {"name": "s", "scores": scores}
+    )

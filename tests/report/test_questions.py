@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 
 from prooftune.report import task_display
-from prooftune.report.build import page
-from prooftune.report.format import count, number, p_value, percent, points, signed_span, span
-from prooftune.report.markdown import markdown
+from prooftune.report.build import render_page
+from prooftune.report.format import (
+    count,
+    decimal,
+    interval,
+    p_value,
+    percent,
+    points,
+    signed_interval,
+)
+from prooftune.report.markdown import render_markdown
 from report.conftest import QUESTIONS, facts_of, page_of
 from report.reading import Element, cells, read, table
 from report.studies import HOSTILE
@@ -32,7 +40,7 @@ def said(key: str, figure: dict[str, Any] | None) -> str:
         return BLANK
     scale, digits = FORMS.get(key, (100, 1))
     unit = "" if key in FORMS else "%"
-    return f"{scale * figure['value']:.{digits}f}{unit} {span(figure, scale, digits)}"
+    return f"{scale * figure['value']:.{digits}f}{unit} {interval(figure, scale, digits)}"
 
 
 def sections(document: Element) -> list[str]:
@@ -51,10 +59,10 @@ def rebuilt(case: str, **changes: Any) -> Element:
         for part in parents:
             found = found[part]
         found[last] = value
-    return read(page(facts))
+    return read(render_page(facts))
 
 
-def cautions(document: Element) -> str:
+def collect_warnings(document: Element) -> str:
     return next(document.all("aside")).text
 
 
@@ -81,7 +89,7 @@ def test_variants_by_the_primary_metric_and_controls_last(document, facts):
 def test_all_metrics_and_all_their_differences(document, facts):
     scores = facts["scores"]
     rows = table(document, "metrics-table")
-    shown_rows, every = by_name(rows), task_display.of(scores).metrics
+    shown_rows, every = by_name(rows), task_display.display_for(scores).metrics
     names = rows[0][1:]
     for key in {key for v in scores["variants"].values() for key in v["metrics"]}:
         figures = [scores["variants"][name]["metrics"][key] for name in names]
@@ -108,7 +116,7 @@ def test_differences_in_the_primary_metric(document, facts):
     controls = {name for name, v in scores["variants"].items() if v["role"] == "control"}
     for row, c in zip(table(document, "differences-table")[1:], scores["comparisons"], strict=True):
         d = c[scores["primary"]]
-        assert row[1] == f"{points(d['value'])} {signed_span(d)}"
+        assert row[1] == f"{points(d['value'])} {signed_interval(d)}"
         assert row[-4:-1] == [
             f"{c['only_a']} : {c['only_b']}",
             p_value(c["p_holm"]),
@@ -256,7 +264,7 @@ def test_judge():
     for name, told in judge["variants"].items():
         for criterion, c in told["criteria"].items():
             row = next(rows)
-            assert row[:4] == [name, criterion, f"{c['mean']:.2f} {span(c, 1, 2)}", str(c["n"])]
+            assert row[:4] == [name, criterion, f"{c['mean']:.2f} {interval(c, 1, 2)}", str(c["n"])]
             assert (
                 row[4].split()[0] == str(c["failed"])
                 and row[5] == f"no score in the reply: {c['failed']}"
@@ -267,13 +275,13 @@ def test_judge():
         "random against base",
         *(str(pair[key]) for key in ("wins", "ties", "losses")),
     ]
-    assert row[4] == f"{points(pair['net'])} {signed_span(pair)}" and row[6].split()[0] == percent(
-        pair["consistent"]
-    )
+    assert row[4] == f"{points(pair['net'])} {signed_interval(pair)}" and row[6].split()[
+        0
+    ] == percent(pair["consistent"])
     assert row[7:] == [
         f"{pair['first_place']} : {pair['second_place']}",
         f"{pair['failed']} {percent(pair['failure_rate'])}, "
-        + span({"low": pair["failure_low"], "high": pair["failure_high"]}),
+        + interval({"low": pair["failure_low"], "high": pair["failure_high"]}),
         "timed out: 5",
     ]
     for row, (criterion, d) in zip(
@@ -291,7 +299,7 @@ def test_judge():
     ]
     for row, human in zip(table(page_, "human-table")[1:], people, strict=True):
         assert row[2:] == [
-            f"{number(human['kappa'])} {span(human, 1, 3)}",
+            f"{decimal(human['kappa'])} {interval(human, 1, 3)}",
             percent(human["exact"]),
             str(human["n"]),
         ]
@@ -318,7 +326,7 @@ def test_questions_are_called_questions(document):
 
 
 def test_cautions_name_what_must_be_known():
-    text = cautions(page_of("squad"))
+    text = collect_warnings(page_of("squad"))
     assert "only 120 questions" in text
     invalid: dict[int, list[str]] = {}
     for name, variant in facts_of("squad")["scores"]["variants"].items():
@@ -335,7 +343,7 @@ def test_cautions_name_what_must_be_known():
         and "judgements" not in text
         and "gives no answer to any" not in text
     )
-    text = cautions(page_of("policy"))
+    text = collect_warnings(page_of("policy"))
     assert "4 citations name a passage that was not shown" in text
     failed = [
         c["failed"]
@@ -347,12 +355,12 @@ def test_cautions_name_what_must_be_known():
 
 def test_a_variant_that_never_answers_is_told():
     never = {"value": 0.0, "low": 0.0, "high": 0.0}
-    text = cautions(rebuilt("squad", variants__tuned__metrics__answer_words=never))
+    text = collect_warnings(rebuilt("squad", variants__tuned__metrics__answer_words=never))
     assert (
         "tuned: gives no answer to any question, which its no-answer threshold makes it do" in text
     )
     assert "majority: gives" not in text
-    assert "tuned: gives no answer to any question; its scores" in cautions(
+    assert "tuned: gives no answer to any question; its scores" in collect_warnings(
         rebuilt(
             "squad", variants__tuned__metrics__answer_words=never, variants__tuned__abstained=120
         )
@@ -361,7 +369,7 @@ def test_a_variant_that_never_answers_is_told():
 
 def test_a_variant_that_hardly_answers_says_what_its_no_answer_score_is_worth():
     told = facts_of("squad")["scores"]["variants"]["tuned"]["no_answer"]
-    text = cautions(rebuilt("squad", variants__tuned__abstained=119))
+    text = collect_warnings(rebuilt("squad", variants__tuned__abstained=119))
     assert "tuned: said “no answer” to 119 of 120 questions" in text
     assert (
         f"AUROC {told['auroc']['value']:.1%} ({told['auroc']['low']:.1%} to "
@@ -370,8 +378,8 @@ def test_a_variant_that_hardly_answers_says_what_its_no_answer_score_is_worth():
         "threshold, and "
         f"{told['has_answer_f1_always']:.1%} if made to answer."
     ) in text
-    assert "AUROC" not in cautions(page_of("squad"))
-    assert "AUROC" not in cautions(
+    assert "AUROC" not in collect_warnings(page_of("squad"))
+    assert "AUROC" not in collect_warnings(
         rebuilt("squad", variants__tuned__abstained=119, variants__tuned__no_answer__auroc=None)
     )
 
@@ -385,7 +393,9 @@ def test_meteor_without_synonyms_is_told():
             f"variants__{name}__signatures__meteor": signature
             for name in facts_of("squad")["scores"]["variants"]
         }
-        assert ("METEOR ran without WordNet" in cautions(rebuilt("squad", **changes))) == told
+        assert (
+            "METEOR ran without WordNet" in collect_warnings(rebuilt("squad", **changes))
+        ) == told
 
 
 def test_a_metric_that_some_variant_has_gets_its_column():
@@ -409,7 +419,11 @@ def test_a_final_answer_that_is_none_is_not_called_foreign_to_the_text():
 
 def test_the_summary_tells_what_each_prompt_saves():
     lines = (
-        markdown(facts_of("squad")).split("## Prompts tried")[1].split("##")[0].strip().splitlines()
+        render_markdown(facts_of("squad"))
+        .split("## Prompts tried")[1]
+        .split("##")[0]
+        .strip()
+        .splitlines()
     )
     shown_rows = [line.split(" | ")[1:] for line in lines[2:]]
     assert shown_rows == [["41.0%", "200.0", "0.0 (0.0%) |"], ["45.0%", "150.0", "50.0 (25.0%) |"]]

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from prooftune.report.format import (
+    byte_size,
     count,
-    number,
+    decimal,
+    duration,
+    interval,
     p_value,
     percent,
     points,
-    seconds,
-    signed_span,
+    signed_interval,
     significant,
-    size,
-    span,
 )
 from prooftune.report.task_display import TASKS
 from report.conftest import CASES, facts_of
@@ -34,11 +34,11 @@ def case(request: pytest.FixtureRequest) -> str:
 
 
 def share(figure: dict[str, Any]) -> str:
-    return MISSING if figure["value"] is None else f"{percent(figure['value'])} {span(figure)}"
+    return MISSING if figure["value"] is None else f"{percent(figure['value'])} {interval(figure)}"
 
 
 def value(figure: dict[str, Any] | None) -> str:
-    return f"{number(figure['value'])} {span(figure, 1, 3)}" if figure else MISSING
+    return f"{decimal(figure['value'])} {interval(figure, 1, 3)}" if figure else MISSING
 
 
 def by_first(rows: list[list[str]]) -> dict[str, list[str]]:
@@ -77,8 +77,8 @@ def test_differences(document, facts):
         pytest.skip("one variant has nothing to be compared with")
     for row, c in zip(table(document, "differences-table")[1:], comparisons, strict=True):
         assert row[0] == f"{c['a']} − {c['b']}"
-        assert row[1] == f"{points(c['accuracy']['value'])} {signed_span(c['accuracy'])}"
-        assert row[3] == f"{points(c['macro_f1']['value'])} {signed_span(c['macro_f1'])}"
+        assert row[1] == f"{points(c['accuracy']['value'])} {signed_interval(c['accuracy'])}"
+        assert row[3] == f"{points(c['macro_f1']['value'])} {signed_interval(c['macro_f1'])}"
         assert row[4] == f"{count(c['only_a'])} : {count(c['only_b'])}"
         assert row[5] == p_value(c["p_holm"])
         assert row[6] == f"{100 * c['minimum_detectable_difference']:.1f}"
@@ -165,7 +165,7 @@ def test_risk_at_full_coverage_is_the_error(document, facts):
     for name, row in by_first(table(document, "risk-table")).items():
         variant = facts["scores"]["variants"][name]
         assert row[-2].split()[0] == percent(variant["risk_coverage"]["points"][-1]["risk"])
-        assert row[-1] == number(variant["risk_coverage"]["aurc"])
+        assert row[-1] == decimal(variant["risk_coverage"]["aurc"])
         if not variant["invalid"]:
             assert row[-2].split()[0] == percent(1 - variant["metrics"]["accuracy"]["value"])
 
@@ -187,7 +187,7 @@ def test_abstention(usual):
 
 def test_the_majority_class_has_no_say_in_being_sure():
     """It has probabilities, the shares of the labels, and they are the same for every example."""
-    from prooftune.report.build import page
+    from prooftune.report.build import render_page
     from report.reading import read
 
     scores = facts_of("usual")["scores"]
@@ -203,7 +203,7 @@ def test_the_majority_class_has_no_say_in_being_sure():
             "variants": {**variants, "majority": {**variants["majority"], **sure}},
         },
     }
-    shown = read(page(facts))
+    shown = read(render_page(facts))
     for name in ("calibration-table", "risk-table", "abstention-table"):
         assert "majority" not in by_first(table(shown, name))
         assert "zero-shot" in by_first(table(shown, name))
@@ -214,13 +214,13 @@ def test_tiles(document, facts):
     judged = verdict["best_tuned"] or verdict["winner"]
     first, *others = [e for e in next(document.all("dl")).children if not isinstance(e, str)]
     accuracy = facts["scores"]["variants"][judged]["metrics"]["accuracy"]
-    assert percent(accuracy["value"]) in first.text and span(accuracy) in first.text
+    assert percent(accuracy["value"]) in first.text and interval(accuracy) in first.text
     assert f"n = {count(facts['scores']['n'])}" in first.text
     for tile, against in zip(others, verdict["against"], strict=True):
         assert tile.text.startswith(
             f"against {against['variant']} {points(against['difference']['value'])}"
         )
-        assert signed_span(against["difference"]) in tile.text
+        assert signed_interval(against["difference"]) in tile.text
 
 
 def test_changed_examples(usual):
@@ -265,12 +265,12 @@ def test_cost_and_forgetting(usual):
     for name, row in by_first(table(usual, "cost-table")).items():
         cost = told[name]["cost"]
         assert row[:4] == [
-            seconds(cost.get("train_seconds")),
+            duration(cost.get("train_seconds")),
             count(cost.get("train_tokens")),
-            seconds(cost.get("score_seconds")),
+            duration(cost.get("score_seconds")),
             count(cost.get("score_tokens")),
         ]
-        assert row[-1] == size(cost.get("peak_memory_bytes"))
+        assert row[-1] == byte_size(cost.get("peak_memory_bytes"))
     assert table(usual, "forgetting-table")[1] == [
         "lora",
         "18.42",

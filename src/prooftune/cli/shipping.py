@@ -32,7 +32,7 @@ def publish(
 ) -> None:
     """Publish a bundle with its card on the Hugging Face Hub. Shows first what would be sent."""
     from prooftune.bundle.publish import plan, publish
-    from prooftune.report.format import size
+    from prooftune.report.format import byte_size
 
     planned = plan(bundle, name)
     if yes:
@@ -40,9 +40,9 @@ def publish(
         return
     print(planned.card)
     for path, length in planned.files.items():
-        print(f"{size(length):>10}  {path}")
+        print(f"{byte_size(length):>10}  {path}")
     print(
-        f"\n{len(planned.files)} files, {size(sum(planned.files.values()))}, would go to {name}, "
+        f"\n{len(planned.files)} files, {byte_size(sum(planned.files.values()))}, would go to {name}, "
         f"{'for everyone to see' if public else 'private'}. Nothing was sent; --yes uploads them."
     )
     for remark in planned.remarks:

@@ -242,12 +242,12 @@ def _pointed_to_recipe(name: str) -> Iterator[None]:
 
 def _print_result(result: Result) -> None:
     from prooftune.bundle.manifest import read_facts
-    from prooftune.report.terminal import table, tell
+    from prooftune.report.terminal import print_paragraph, print_variants
 
     print()
-    table(result.scores)
+    print_variants(result.scores)
     print()
-    tell(f"{result.headline} {result.verdict}")
+    print_paragraph(f"{result.headline} {result.verdict}")
     print(f"\nReport: {result.report}")
     if result.bundle is not None:
         print(f"Bundle: {result.bundle} ({read_facts(result.bundle)['variant']})")

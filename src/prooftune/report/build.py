@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.evaluation.scores import tidy
-from prooftune.report.format import FILTERS, NUMBER, SHARE
-from prooftune.report.markdown import markdown
-from prooftune.report.view import view
+from prooftune.report.format import DECIMAL, FILTERS, PERCENT
+from prooftune.report.markdown import render_markdown
+from prooftune.report.view import page_context
 from prooftune.utils.files import write_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -17,7 +17,7 @@ STYLES = (TEMPLATES.parents[1] / "look.css", TEMPLATES / "page.css", TEMPLATES /
 """Colours and type, which the playground shares; then the page's own."""
 
 
-def build(facts: dict[str, Any], folder: Path) -> None:
+def write_report(facts: dict[str, Any], folder: Path) -> None:
     """Write ``report.html``, ``report.md`` and ``report.json``.
 
     The page is one file that needs no network. Equal facts give equal bytes.
@@ -35,12 +35,12 @@ def build(facts: dict[str, Any], folder: Path) -> None:
         Failure: the folder cannot be written.
     """
     facts = tidy(facts)
-    write_text(folder / "report.html", page(facts))
-    write_text(folder / "report.md", markdown(facts))
+    write_text(folder / "report.html", render_page(facts))
+    write_text(folder / "report.md", render_markdown(facts))
     write_json(folder / "report.json", without_texts(facts))
 
 
-def page(facts: Mapping[str, Any]) -> str:
+def render_page(facts: Mapping[str, Any]) -> str:
     """The page as HTML; every text from data is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -53,9 +53,11 @@ def page(facts: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    environment.globals.update(SHARE=SHARE, NUMBER=NUMBER)
+    environment.globals.update(PERCENT=PERCENT, DECIMAL=DECIMAL)
     style = Markup("".join(path.read_text(encoding="utf-8") for path in STYLES))
-    return environment.get_template("page.html.j2").render(style=style, **view(facts)) + "\n"
+    return (
+        environment.get_template("page.html.j2").render(style=style, **page_context(facts)) + "\n"
+    )
 
 
 def without_texts(facts: Mapping[str, Any]) -> dict[str, Any]:

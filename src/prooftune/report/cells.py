@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prooftune.report.format import MISSING, SHARE, Form, count, span, written
+from prooftune.report.format import MISSING, PERCENT, NumberFormat, count, format_value, interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,8 @@ class Cell:
     """What a cell says, its interval, and whether it is text and no number."""
 
     text: str
-    span: str = ""
-    words: bool = False
+    interval: str = ""
+    is_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +31,26 @@ class Table:
     """
 
     id: str
-    label: str
+    title: str
     caption: str
     headings: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Cell]]]
 
 
-def figure(found: Mapping[str, Any] | None, form: Form = SHARE, value: str = "value") -> Cell:
+def value_cell(
+    found: Mapping[str, Any] | None, form: NumberFormat = PERCENT, value: str = "value"
+) -> Cell:
     """A figure with the ends ``low`` and ``high`` of its interval."""
     if not found or found.get(value) is None:
         return Cell(MISSING)
-    return Cell(written(found[value], form), span(found, form.scale, form.digits))
+    return Cell(format_value(found[value], form), interval(found, form.scale, form.digits))
 
 
-def number(value: float | None) -> Cell:
+def count_cell(value: float | None) -> Cell:
     """A count."""
     return Cell(count(value))
 
 
-def part(value: int, n: int) -> Cell:
+def share_cell(value: int, n: int) -> Cell:
     """A count and its share of n."""
-    return Cell(count(value), written(value / n) if n else "")
+    return Cell(count(value), format_value(value / n) if n else "")

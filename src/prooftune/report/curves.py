@@ -12,7 +12,7 @@ from prooftune.report import figures
 COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-def reliability(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def reliability_diagrams(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One diagram for each variant with probabilities; the majority class's say nothing of an
     example."""
     shown = []
@@ -29,13 +29,15 @@ def reliability(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "log_loss": found["log_loss"],
                     "validation_n": found.get("validation_n"),
                     "points": points,
-                    "figure": figures.reliability(points["before"], points.get("after"), name),
+                    "figure": figures.reliability_diagram(
+                        points["before"], points.get("after"), name
+                    ),
                 }
             )
     return sorted(shown, key=lambda row: row["kind"] != "tuned")
 
 
-def risk(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
+def risk_coverage(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
     """Risk–coverage curves, and the same as a table at a few coverages."""
     found = {
         name: v["risk_coverage"]
@@ -46,7 +48,7 @@ def risk(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any
         return None
     series = [(name, colours[name], curve["points"]) for name, curve in found.items()]
     return {
-        "figure": figures.risk_coverage(series, scores.get("target_accuracy")),
+        "figure": figures.risk_coverage_curves(series, scores.get("target_accuracy")),
         "coverages": COVERAGES,
         "rows": [
             {
@@ -73,7 +75,7 @@ def _at_coverages(
     return shown
 
 
-def training(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
+def training_curves(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
     """Learning curves and weight change of one tuned variant."""
     run = told.get("training") or {}
     history = [entry for entry in run.get("log_history") or [] if entry.get("step") is not None]
@@ -84,17 +86,17 @@ def training(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "run": run,
         "change": changes.get("relative_change_total"),
-        "curves": figures.learning(train, validation, name)
+        "curves": figures.learning_curves(train, validation, name)
         if len(train) + len(validation) > 1
         else None,
         "best": min(validation, key=lambda point: point[1]) if validation else None,
         "train": train,
         "validation": validation,
-        "layers": layers(changes.get("layers") or [], name),
+        "layers": layer_changes(changes.get("layers") or [], name),
     }
 
 
-def layers(entries: list[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
+def layer_changes(entries: list[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
     """The grid of weight changes, and each kind of matrix in one line."""
     if not entries:
         return None
@@ -120,6 +122,6 @@ def layers(entries: list[Mapping[str, Any]], name: str) -> dict[str, Any] | None
         for row, group in groups.items()
     ]
     return {
-        "figure": figures.layers(grid, rows, depth, name) if depth > 1 else None,
+        "figure": figures.layer_heatmap(grid, rows, depth, name) if depth > 1 else None,
         "summary": summary,
     }

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from prooftune.report.format import count, percent, points, significant
-from prooftune.report.svg import Plot, Range, dot, drawing, el, line, path, text, ticks
+from prooftune.report.svg import Plot, Range, dot, element, line, path, svg_image, text, ticks
 
 Row = Mapping[str, Any]
 PERCENT_TICKS = [(v, percent(v, 0)) for v in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -54,7 +54,7 @@ def whisker(figure: Row, scale: Range, class_: str, label: str, zero: bool = Fal
             f"mark {class_}",
         )
     )
-    return drawing(width, height, label, *parts, class_="cell")
+    return svg_image(width, height, label, *parts, class_="cell")
 
 
 def whisker_axis(scale: Range, in_points: bool = False) -> Markup:
@@ -66,20 +66,20 @@ def whisker_axis(scale: Range, in_points: bool = False) -> Markup:
     shown = marks if len(marks) < 5 else marks[marks.index(0.0) % 2 if 0.0 in marks else 0 :: 2]
     digits = 1 if any(abs(100 * v - round(100 * v)) > 1e-6 for v in shown) else 0
     labels = [text(plot.x(v), 11, write(v, digits), "middle", "tick") for v in shown]
-    return drawing(CELL_WIDTH, 14, "scale of the figures below", *labels, class_="cell")
+    return svg_image(CELL_WIDTH, 14, "scale of the figures below", *labels, class_="cell")
 
 
 def _inner_ticks(scale: Range) -> list[float]:
     return [v for v in ticks(*scale, about=4) if scale[0] <= v <= scale[1]]
 
 
-def bars(shares: Sequence[tuple[str, float]], largest: float, label: str) -> Markup:
+def split_bars(shares: Sequence[tuple[str, float]], largest: float, label: str) -> Markup:
     """Thin bars under one another, one for each split, for a table cell."""
     height = 8 * len(shares) + 2
     parts = [
-        el(
+        element(
             "rect",
-            el("title", f"{split}: {percent(share)}"),
+            element("title", f"{split}: {percent(share)}"),
             x=0,
             y=8 * i + 2,
             width=max(1.0, 110 * share / (largest or 1)),
@@ -89,15 +89,15 @@ def bars(shares: Sequence[tuple[str, float]], largest: float, label: str) -> Mar
         for i, (split, share) in enumerate(shares)
     ]
     said = ", ".join(f"{split} {percent(share)}" for split, share in shares)
-    return drawing(112, height, f"Share of {label}: {said}", *parts, class_="cell")
+    return svg_image(112, height, f"Share of {label}: {said}", *parts, class_="cell")
 
 
-def per_class(
+def f1_by_label(
     before: Sequence[Row], after: Sequence[Row], names: tuple[str, str], classes: tuple[str, str]
 ) -> Markup:
     """F1 of each label under two variants, with intervals."""
     step = 34 if len(after) <= 12 else 26
-    longest = max(len(part) for row in after for part in in_lines(row["label"]))
+    longest = max(len(part) for row in after for part in wrap_label(row["label"]))
     left = 18 + 7.0 * longest
     plot = Plot(
         WIDTH, 44 + step * len(after), (0, 1), (0, 1), left=left, right=16, top=6, bottom=38
@@ -108,7 +108,7 @@ def per_class(
     parts.append(text(plot.x(0.5), plot.height - 5, "F1", "middle", "name"))
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
         y = plot.top + step * (i + 0.5)
-        lines = in_lines(new["label"])
+        lines = wrap_label(new["label"])
         parts += [
             text(left - 10, y + 4 + 13 * (k - (len(lines) - 1) / 2), part, "end", "label")
             for k, part in enumerate(lines)
@@ -139,10 +139,12 @@ def per_class(
                     f"{new['label']}, {name}: F1 {percent(figure['value'])}",
                 )
             )
-    return drawing(plot.width, plot.height, f"F1 of each label, {names[0]} and {names[1]}", *parts)
+    return svg_image(
+        plot.width, plot.height, f"F1 of each label, {names[0]} and {names[1]}", *parts
+    )
 
 
-def in_lines(label: str) -> list[str]:
+def wrap_label(label: str) -> list[str]:
     """A label in at most two lines of `LONGEST_LINE` characters, cut where it is longer still."""
     lines = wrap(label, LONGEST_LINE) or [""]
     if len(lines) > 2:
@@ -150,12 +152,12 @@ def in_lines(label: str) -> list[str]:
     return lines
 
 
-def reliability(before: Sequence[Row], after: Sequence[Row] | None, name: str) -> Markup:
+def reliability_diagram(before: Sequence[Row], after: Sequence[Row] | None, name: str) -> Markup:
     """Accuracy against confidence in bins, before and after temperature scaling, with the bins'
     sizes below."""
     plot = Plot(300, 322, (0, 1), (0, 1), left=50, right=14, top=10, bottom=76)
     parts: list[Markup] = [
-        plot.frame(PERCENT_TICKS, PERCENT_TICKS, "", "share right"),
+        plot.axes(PERCENT_TICKS, PERCENT_TICKS, "", "share right"),
         text(plot.x(0.5), plot.height - plot.bottom + 30, "confidence", "middle", "name"),
         line(plot.x(0), plot.y(0), plot.x(1), plot.y(1), "ideal"),
     ]
@@ -193,7 +195,7 @@ def reliability(before: Sequence[Row], after: Sequence[Row] | None, name: str) -
         dot(plot.x(p["confidence"]), plot.y(p["accuracy"]), 4, f"dot {class_}", _bin_title(p))
         for p in shown
     ]
-    return drawing(
+    return svg_image(
         plot.width, plot.height, f"Reliability of {name}: accuracy against confidence", *parts
     )
 
@@ -205,9 +207,9 @@ def _bin_sizes(plot: Plot, shown: Sequence[Row]) -> list[Markup]:
         height = max(24 * p["n"] / largest, 1.0)
         left, right = plot.x(p["from"]) + 0.7, plot.x(p["to"]) - 0.7
         parts.append(
-            el(
+            element(
                 "rect",
-                el("title", f"{count(p['n'])} examples"),
+                element("title", f"{count(p['n'])} examples"),
                 x=left,
                 y=plot.height - 4 - height,
                 width=right - left,
@@ -224,7 +226,7 @@ def _bin_title(p: Row) -> str:
     )
 
 
-def risk_coverage(
+def risk_coverage_curves(
     series: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]], target: float | None
 ) -> Markup:
     """Error among the answers given, by the share of examples answered.
@@ -238,7 +240,7 @@ def risk_coverage(
     plot = Plot(WIDTH, 300, (0, 1), (0, max(marks[-1], highest)), left=50, right=16)
     digits = 0 if marks[-1] >= 0.05 else 1
     parts: list[Markup] = [
-        plot.frame(
+        plot.axes(
             PERCENT_TICKS,
             [(v, percent(v, digits)) for v in marks],
             "share answered, surest first",
@@ -259,17 +261,19 @@ def risk_coverage(
             ),
         ]
     parts += [
-        el(
+        element(
             "g",
-            el("title", name),
+            element("title", name),
             path([(plot.x(p["coverage"]), plot.y(p["risk"])) for p in pts], f"line {class_}"),
         )
         for name, class_, pts in series
     ]
-    return drawing(plot.width, plot.height, "Error against coverage of each variant", *parts, *aim)
+    return svg_image(
+        plot.width, plot.height, "Error against coverage of each variant", *parts, *aim
+    )
 
 
-def threshold(found: Row, f1: float, name: str) -> Markup:
+def threshold_curve(found: Row, f1: float, name: str) -> Markup:
     """F1 on test questions against the no-answer threshold, with the one that was chosen on
     validation.
 
@@ -288,7 +292,7 @@ def threshold(found: Row, f1: float, name: str) -> Markup:
     plot = Plot(300, 250, scale, (marks[0], marks[-1]), left=50, right=14)
     digits = 0 if marks[1] - marks[0] >= 0.01 else 1
     parts: list[Markup] = [
-        plot.frame(
+        plot.axes(
             [(v, significant(v)) for v in ticks(*scale, about=4) if scale[0] <= v <= scale[1]],
             [(v, percent(v, digits)) for v in marks],
             "threshold (nats)",
@@ -322,10 +326,12 @@ def threshold(found: Row, f1: float, name: str) -> Markup:
             f"chosen: {significant(chosen)} nats, F1 {percent(f1)}",
         ),
     ]
-    return drawing(plot.width, plot.height, f"F1 of {name} against its no-answer threshold", *parts)
+    return svg_image(
+        plot.width, plot.height, f"F1 of {name} against its no-answer threshold", *parts
+    )
 
 
-def learning(
+def learning_curves(
     train: Sequence[tuple[float, float]], validation: Sequence[tuple[float, float]], name: str
 ) -> Markup:
     """Loss by optimisation step, on training batches and on validation rows."""
@@ -334,7 +340,7 @@ def learning(
     marks = ticks(0, max(loss for _, loss in everything), 4)
     plot = Plot(WIDTH, 280, (0, last), (0, marks[-1]), left=50, right=18)
     parts: list[Markup] = [
-        plot.frame(
+        plot.axes(
             [(v, count(v)) for v in ticks(0, last, 4) if v <= last],
             [(v, significant(v)) for v in marks],
             "step",
@@ -366,10 +372,10 @@ def learning(
             )
             for s, v in validation
         ]
-    return drawing(plot.width, plot.height, f"Learning curves of {name}", *parts)
+    return svg_image(plot.width, plot.height, f"Learning curves of {name}", *parts)
 
 
-def layers(
+def layer_heatmap(
     grid: Mapping[tuple[str, int], Row], rows: Sequence[str], depth: int, name: str
 ) -> Markup:
     """Relative weight change as a grid: one row per kind of matrix, one column per layer."""
@@ -400,14 +406,14 @@ def layers(
             left + 14 * 8 + 6, base + 46, f"{percent(largest)} of the weights’ norm", class_="tick"
         )
     )
-    return drawing(width, height, f"Weight change by layer of {name}", *parts)
+    return svg_image(width, height, f"Weight change by layer of {name}", *parts)
 
 
 def _heat(
     x: float, y: float, width: float, height: float, share: float, title: str | None = None
 ) -> Markup:
-    inside = [el("title", title)] if title else []
-    return el(
+    inside = [element("title", title)] if title else []
+    return element(
         "rect",
         *inside,
         x=x,

@@ -12,7 +12,7 @@ MISSING = "–"
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class NumberFormat:
     """How a metric is written: times `scale`, with `digits` decimals, and `unit` behind it."""
 
     scale: float
@@ -20,10 +20,10 @@ class Form:
     unit: str = ""
 
 
-SHARE, NUMBER, TENTHS = Form(100, 1, "%"), Form(1, 3), Form(1, 1)
+PERCENT, DECIMAL, ONE_DECIMAL = NumberFormat(100, 1, "%"), NumberFormat(1, 3), NumberFormat(1, 1)
 
 
-def written(value: float | None, form: Form = SHARE) -> str:
+def format_value(value: float | None, form: NumberFormat = PERCENT) -> str:
     """A value in its form: 0.9124 as a share -> ``91.2%``."""
     return (
         MISSING
@@ -32,7 +32,7 @@ def written(value: float | None, form: Form = SHARE) -> str:
     )
 
 
-def change(value: float | None, form: Form = SHARE) -> str:
+def format_change(value: float | None, form: NumberFormat = PERCENT) -> str:
     """A difference in its form, with its sign and without the unit: 0.034 of shares -> ``+3.4``."""
     return MISSING if value is None else signed(form.scale * value, form.digits)
 
@@ -53,7 +53,7 @@ def signed(value: float, digits: int = 1) -> str:
     return text.removeprefix("+").removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def decimal(value: float | None, digits: int = 3) -> str:
     return MISSING if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
@@ -64,7 +64,7 @@ def significant(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}".replace("e-0", "e-").replace("-", "−")
 
 
-def amount(value: float | None, digits: int = 1) -> str:
+def unsigned_points(value: float | None, digits: int = 1) -> str:
     """A size in percentage points, without a sign: 0.034 -> ``3.4``."""
     return MISSING if value is None else f"{100 * abs(value):.{digits}f}"
 
@@ -87,12 +87,12 @@ def p_relation(value: float | None) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def joined(text: str) -> str:
+def nonbreaking_p_values(text: str) -> str:
     """A sentence whose p-values are not broken between lines."""
     return re.sub(r"\bp ([<=]) ", "p\u00a0\\1\u00a0", text)
 
 
-def span(figure: Mapping[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
+def interval(figure: Mapping[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
     """The ends of an interval: ``88.4–93.6`` (of percent by default)."""
     if not figure or figure.get("low") is None or figure.get("high") is None:
         return MISSING
@@ -100,14 +100,14 @@ def span(figure: Mapping[str, Any] | None, scale: float = 100, digits: int = 1) 
     return f"{low} to {high}" if "−" in low + high else f"{low}–{high}"
 
 
-def signed_span(figure: Mapping[str, Any] | None, form: Form = SHARE) -> str:
+def signed_interval(figure: Mapping[str, Any] | None, form: NumberFormat = PERCENT) -> str:
     """The ends of the interval of a difference, of shares in points: ``−1.2 to +3.4``."""
     if not figure or figure.get("low") is None:
         return MISSING
-    return f"{change(figure['low'], form)} to {change(figure['high'], form)}"
+    return f"{format_change(figure['low'], form)} to {format_change(figure['high'], form)}"
 
 
-def seconds(value: float | None) -> str:
+def duration(value: float | None) -> str:
     """A duration: ``0.42 s``, ``48 s``, ``1 min 44 s``, ``2 h 5 min``."""
     if value is None:
         return MISSING
@@ -126,11 +126,11 @@ def milliseconds(value: float | None) -> str:
     if value is None:
         return MISSING
     if value >= 1:
-        return seconds(value)
+        return duration(value)
     return f"{1000 * value:.0f} ms" if value >= 0.01 else f"{1000 * value:.2g} ms"
 
 
-def moment(value: str) -> str:
+def timestamp(value: str) -> str:
     """An ISO date and time as people write it: ``2 August 2026, 11:09 UTC``; other text as it is."""
     try:
         found = datetime.fromisoformat(value)
@@ -140,7 +140,7 @@ def moment(value: str) -> str:
     return f"{found.day} {found:%B %Y, %H:%M}{zone}"
 
 
-def size(value: float | None) -> str:
+def byte_size(value: float | None) -> str:
     """Bytes in decimal units: ``1.9 GB``."""
     if value is None:
         return MISSING
@@ -155,20 +155,20 @@ FILTERS: dict[str, Callable[..., str]] = {
     for f in (
         percent,
         points,
-        written,
-        change,
-        amount,
-        number,
+        format_value,
+        format_change,
+        unsigned_points,
+        decimal,
         significant,
         count,
         p_value,
         p_relation,
-        joined,
-        span,
-        signed_span,
-        seconds,
+        nonbreaking_p_values,
+        interval,
+        signed_interval,
+        duration,
         milliseconds,
-        moment,
-        size,
+        timestamp,
+        byte_size,
     )
 }

@@ -6,25 +6,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prooftune.report.cells import Cell, Table, figure, number
+from prooftune.report.cells import Cell, Table, count_cell, value_cell
 from prooftune.report.format import (
+    DECIMAL,
     MISSING,
-    NUMBER,
-    SHARE,
-    Form,
-    change,
+    PERCENT,
+    NumberFormat,
     count,
+    format_change,
+    format_value,
+    interval,
     p_value,
     percent,
-    signed_span,
-    span,
-    written,
+    signed_interval,
 )
 
-_SCORE = Form(1, 2)
+_SCORE = NumberFormat(1, 2)
 
 
-def judge(scores: Mapping[str, Any]) -> dict[str, Any] | None:
+def judge_section(scores: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a judge said of the answers; None where none was asked.
 
     Args:
@@ -48,7 +48,7 @@ def judge(scores: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def failures(scores: Mapping[str, Any]) -> tuple[int, int]:
+def count_failures(scores: Mapping[str, Any]) -> tuple[int, int]:
     """How many judgements failed, and how many were asked for."""
     found = scores.get("judge") or {}
     every = [
@@ -62,7 +62,12 @@ def _criteria(told: Mapping[str, Any]) -> Table | None:
     rows = [
         (
             name,
-            [Cell(criterion, words=True), figure(c, _SCORE, "mean"), number(c["n"]), *_failed(c)],
+            [
+                Cell(criterion, is_text=True),
+                value_cell(c, _SCORE, "mean"),
+                count_cell(c["n"]),
+                *_failed(c),
+            ],
         )
         for name, summary in told.items()
         for criterion, c in summary["criteria"].items()
@@ -94,9 +99,9 @@ def _how(told: Mapping[str, Any]) -> str:
 
 def _failed(c: Mapping[str, Any]) -> list[Cell]:
     ends = {"low": c["failure_low"], "high": c["failure_high"]}
-    share = f"{percent(c['failure_rate'])}, {span(ends)}" if c["failed"] else ""
+    share = f"{percent(c['failure_rate'])}, {interval(ends)}" if c["failed"] else ""
     why = ", ".join(f"{reason}: {count(n)}" for reason, n in c["reasons"].items())
-    return [Cell(count(c["failed"]), share), Cell(why or MISSING, words=True)]
+    return [Cell(count(c["failed"]), share), Cell(why or MISSING, is_text=True)]
 
 
 def _differences(rows: list[Mapping[str, Any]]) -> Table | None:
@@ -104,10 +109,10 @@ def _differences(rows: list[Mapping[str, Any]]) -> Table | None:
         (
             f"{row['a']} − {row['b']}",
             [
-                Cell(criterion, words=True),
-                Cell(change(c["difference"], _SCORE), signed_span(c, _SCORE)),
-                number(c["n"]),
-                number(c["left_out"]),
+                Cell(criterion, is_text=True),
+                Cell(format_change(c["difference"], _SCORE), signed_interval(c, _SCORE)),
+                count_cell(c["n"]),
+                count_cell(c["left_out"]),
                 Cell(f"{count(c['higher'])} : {count(c['lower'])}"),
                 Cell(p_value(c["p"])),
             ],
@@ -134,14 +139,14 @@ def _pairs(pairs: list[Mapping[str, Any]]) -> Table | None:
         (
             f"{p['a']} against {p['b']}",
             [
-                number(p["wins"]),
-                number(p["ties"]),
-                number(p["losses"]),
-                Cell(change(p["net"], SHARE), signed_span(p)),
+                count_cell(p["wins"]),
+                count_cell(p["ties"]),
+                count_cell(p["losses"]),
+                Cell(format_change(p["net"], PERCENT), signed_interval(p)),
                 Cell(p_value(p["p_holm"])),
                 Cell(
-                    written(p["consistent"]),
-                    span({"low": p["consistent_low"], "high": p["consistent_high"]})
+                    format_value(p["consistent"]),
+                    interval({"low": p["consistent_low"], "high": p["consistent_high"]})
                     if p["consistent"] is not None
                     else "",
                 ),
@@ -183,10 +188,10 @@ def _people(told: Mapping[str, Any]) -> Table | None:
         (
             name,
             [
-                Cell(criterion, words=True),
-                figure(human, NUMBER, "kappa"),
-                Cell(written(human["exact"])),
-                number(human["n"]),
+                Cell(criterion, is_text=True),
+                value_cell(human, DECIMAL, "kappa"),
+                Cell(format_value(human["exact"])),
+                count_cell(human["n"]),
             ],
         )
         for name, summary in told.items()

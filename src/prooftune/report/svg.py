@@ -17,10 +17,10 @@ from markupsafe import Markup, escape
 Range = tuple[float, float]
 
 
-def el(name: str, *children: Any, **attributes: Any) -> Markup:
+def element(name: str, *children: Any, **attributes: Any) -> Markup:
     """An element; children and attribute values are escaped, underscores in names become hyphens."""
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(short(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escape(short_number(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -28,19 +28,19 @@ def el(name: str, *children: Any, **attributes: Any) -> Markup:
     return Markup(f"<{name}{given}>{inner}</{name}>") if children else Markup(f"<{name}{given}/>")
 
 
-def short(value: Any) -> str:
+def short_number(value: Any) -> str:
     """Coordinates with two decimals at most."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def drawing(
+def svg_image(
     width: float, height: float, label: str, *children: Any, class_: str = "chart"
 ) -> Markup:
     """A picture with a text for those who cannot see it."""
-    return el(
+    return element(
         "svg",
         *children,
-        viewBox=f"0 0 {short(width)} {short(height)}",
+        viewBox=f"0 0 {short_number(width)} {short_number(height)}",
         width=float(width),
         height=float(height),
         class_=class_,
@@ -50,13 +50,13 @@ def drawing(
 
 
 def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
-    return el("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), class_=class_)
+    return element("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), class_=class_)
 
 
 def text(
     x: float, y: float, content: Any, anchor: str = "start", class_: str | None = None, **more: Any
 ) -> Markup:
-    return el(
+    return element(
         "text",
         content,
         x=float(x),
@@ -68,13 +68,13 @@ def text(
 
 
 def dot(x: float, y: float, radius: float, class_: str, title: str | None = None) -> Markup:
-    inside = [el("title", title)] if title else []
-    return el("circle", *inside, cx=float(x), cy=float(y), r=float(radius), class_=class_)
+    inside = [element("title", title)] if title else []
+    return element("circle", *inside, cx=float(x), cy=float(y), r=float(radius), class_=class_)
 
 
 def path(points: Sequence[tuple[float, float]], class_: str) -> Markup:
-    steps = "L".join(f"{short(float(x))} {short(float(y))}" for x, y in points)
-    return el("path", d=f"M{steps}", class_=class_)
+    steps = "L".join(f"{short_number(float(x))} {short_number(float(y))}" for x, y in points)
+    return element("path", d=f"M{steps}", class_=class_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Plot:
             - (value - low) / ((high - low) or 1) * (self.height - self.top - self.bottom)
         )
 
-    def frame(
+    def axes(
         self,
         x_ticks: Sequence[tuple[float, str]],
         y_ticks: Sequence[tuple[float, str]],
@@ -130,7 +130,12 @@ class Plot:
                 "name",
             ),
             text(
-                11, middle, y_label, "middle", "name", transform=f"rotate(-90 11 {short(middle)})"
+                11,
+                middle,
+                y_label,
+                "middle",
+                "name",
+                transform=f"rotate(-90 11 {short_number(middle)})",
             ),
         ]
         return Markup("").join(parts)

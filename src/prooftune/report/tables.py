@@ -9,7 +9,7 @@ from typing import Any
 from prooftune.evaluation.statistics import wilson_interval
 from prooftune.report import figures, task_display
 from prooftune.report.cells import Cell, Table
-from prooftune.report.format import change, signed_span, written
+from prooftune.report.format import format_change, format_value, signed_interval
 from prooftune.report.svg import Range, ticks
 
 KIND_NAMES = {
@@ -48,7 +48,7 @@ def tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = [
         {
             "name": judged,
-            "figure": scores["variants"][judged]["metrics"][task_display.primary(scores)],
+            "figure": scores["variants"][judged]["metrics"][task_display.primary_metric(scores)],
         }
     ]
     for entry in verdict["against"]:
@@ -75,13 +75,13 @@ def outcome(scores: Mapping[str, Any], a: str, b: str, found: str) -> tuple[str,
 
 def primary_scale(scores: Mapping[str, Any]) -> Range:
     """From the lowest to the highest interval end of the primary metric, a little wider."""
-    found = [v["metrics"][task_display.primary(scores)] for v in scores["variants"].values()]
+    found = [v["metrics"][task_display.primary_metric(scores)] for v in scores["variants"].values()]
     marks = ticks(min(f["low"] for f in found), max(f["high"] for f in found), 12)
     return max(0.0, marks[0]), min(1.0, marks[-1])
 
 
 def difference_scale(scores: Mapping[str, Any]) -> Range:
-    found = [c[task_display.primary(scores)] for c in scores["comparisons"]]
+    found = [c[task_display.primary_metric(scores)] for c in scores["comparisons"]]
     marks = ticks(
         min([0.0, *(f["low"] for f in found)]), max([0.01, *(f["high"] for f in found)]), 12
     )
@@ -92,14 +92,14 @@ def variant_rows(
     scores: Mapping[str, Any], told: Mapping[str, Any], colours: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The table of variants, the best first and controls last."""
-    scale, key = primary_scale(scores), task_display.primary(scores)
+    scale, key = primary_scale(scores), task_display.primary_metric(scores)
     rows = []
-    for name, variant in task_display.ranked(scores):
+    for name, variant in task_display.ranked_variants(scores):
         figure = variant["metrics"][key]
         label = (
-            f"{name}: {task_display.of(scores).metrics[key].title} {written(figure['value'])}, "
-            f"from {written(figure['low'])} "
-            f"to {written(figure['high'])}"
+            f"{name}: {task_display.display_for(scores).metrics[key].title} {format_value(figure['value'])}, "
+            f"from {format_value(figure['low'])} "
+            f"to {format_value(figure['high'])}"
         )
         rows.append(
             {
@@ -109,7 +109,10 @@ def variant_rows(
                 "control": task_display.is_control(variant),
                 "description": described(variant, told.get(name, {}).get("description")),
                 "validation": variant.get("validation_quality", variant.get("validation_accuracy")),
-                "counts": [variant.get(count, 0) for count, _ in task_display.of(scores).counts],
+                "counts": [
+                    variant.get(count, 0)
+                    for count, _ in task_display.display_for(scores).count_columns
+                ],
                 "whisker": figures.whisker(figure, scale, colours[name], label),
             }
         )
@@ -129,7 +132,7 @@ def described(variant: Mapping[str, Any], description: str | None) -> str:
 
 def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Paired differences in the order in which they were decided on, before results were known."""
-    scale, key = difference_scale(scores), task_display.primary(scores)
+    scale, key = difference_scale(scores), task_display.primary_metric(scores)
     rows = []
     for c in scores["comparisons"]:
         value = c[key]["value"]
@@ -153,9 +156,9 @@ def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def further_differences(scores: Mapping[str, Any]) -> Table | None:
     """Paired differences in every metric; None where the table of differences has them all."""
-    every = task_display.compared(scores)
+    every = task_display.compared_metrics(scores)
     if not scores["comparisons"] or len(every) <= len(
-        task_display.compared(scores, task_display.of(scores).differences)
+        task_display.compared_metrics(scores, task_display.display_for(scores).difference_metrics)
     ):
         return None
     return Table(
@@ -170,8 +173,8 @@ def further_differences(scores: Mapping[str, Any]) -> Table | None:
                 metric.title,
                 [
                     Cell(
-                        change(c[key]["value"], metric.form),
-                        signed_span(c[key], metric.form) if c[key]["value"] is not None else "",
+                        format_change(c[key]["value"], metric.form),
+                        signed_interval(c[key], metric.form) if c[key]["value"] is not None else "",
                     )
                     for c in scores["comparisons"]
                 ],
@@ -196,7 +199,7 @@ def classes(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
     figure = None
     if before is not None:
         pair = [[by_variant[name][i] for i in largest] for name in (before, after)]
-        figure = figures.per_class(
+        figure = figures.f1_by_label(
             pair[0], pair[1], (before, after), (colours[before], colours[after])
         )
     return {
@@ -354,7 +357,7 @@ def data(facts: Mapping[str, Any]) -> dict[str, Any] | None:
             split: {"n": counts.get(label, 0), "share": counts.get(label, 0) / totals[split]}
             for split, counts in balance.items()
         }
-        bar = figures.bars(
+        bar = figures.split_bars(
             [(split, cell["share"]) for split, cell in cells.items()], largest, label
         )
         rows.append({"label": label, "cells": cells, "bar": bar})

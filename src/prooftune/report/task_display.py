@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prooftune.report.format import NUMBER, SHARE, TENTHS, Form
+from prooftune.report.format import DECIMAL, ONE_DECIMAL, PERCENT, NumberFormat
 
 CONTROL = "control"
 """Role of a variant that says how much there is to gain; it competes with nothing."""
@@ -18,11 +18,11 @@ class Metric:
 
     title: str
     heading: str
-    form: Form = SHARE
+    form: NumberFormat = PERCENT
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class TaskDisplay:
     """The words and tables of one task.
 
     Attributes:
@@ -43,20 +43,20 @@ class Shown:
 
     noun: str
     metrics: Mapping[str, Metric]
-    variants: tuple[str, ...]
-    differences: tuple[str, ...]
-    brief: tuple[str, ...]
-    counts: tuple[tuple[str, str], ...]
-    outputs: tuple[tuple[str, str], ...]
-    hint: str
-    right: str
-    test: str
-    invalid: str
-    strata: tuple[str, str]
-    target: tuple[str, str]
+    variant_metrics: tuple[str, ...]
+    difference_metrics: tuple[str, ...]
+    terminal_metrics: tuple[str, ...]
+    count_columns: tuple[tuple[str, str], ...]
+    output_columns: tuple[tuple[str, str], ...]
+    table_note: str
+    correct_phrase: str
+    significance_test: str
+    invalid_phrase: str
+    balance_heading: tuple[str, str]
+    answer_names: tuple[str, str]
 
 
-_CLASSIFICATION = Shown(
+_CLASSIFICATION = TaskDisplay(
     noun="examples",
     metrics={
         "accuracy": Metric("accuracy", "accuracy"),
@@ -68,26 +68,26 @@ _CLASSIFICATION = Shown(
         "weighted_recall": Metric("weighted recall", "weighted recall"),
         "weighted_f1": Metric("weighted F1", "weighted F1"),
         "invalid_rate": Metric("invalid outputs", "invalid"),
-        "mcc": Metric("Matthews correlation", "MCC", NUMBER),
-        "log_loss": Metric("log-loss (nats)", "log-loss", NUMBER),
-        "brier": Metric("Brier score (0 to 2)", "Brier", NUMBER),
-        "ece": Metric("calibration error (ECE)", "ECE", NUMBER),
+        "mcc": Metric("Matthews correlation", "MCC", DECIMAL),
+        "log_loss": Metric("log-loss (nats)", "log-loss", DECIMAL),
+        "brier": Metric("Brier score (0 to 2)", "Brier", DECIMAL),
+        "ece": Metric("calibration error (ECE)", "ECE", DECIMAL),
     },
-    variants=("macro_f1", "mcc", "log_loss", "ece"),
-    differences=("macro_f1",),
-    brief=("macro_f1", "log_loss"),
-    counts=(("invalid", "invalid"), ("truncated", "shortened")),
-    outputs=(),
-    hint="MCC: Matthews correlation, 0 for guessing and 1 for no mistakes. Log-loss in nats and "
+    variant_metrics=("macro_f1", "mcc", "log_loss", "ece"),
+    difference_metrics=("macro_f1",),
+    terminal_metrics=("macro_f1", "log_loss"),
+    count_columns=(("invalid", "invalid"), ("truncated", "shortened")),
+    output_columns=(),
+    table_note="MCC: Matthews correlation, 0 for guessing and 1 for no mistakes. Log-loss in nats and "
     "expected calibration error (ECE) "
     "before temperature scaling; a dash where a variant gives no probabilities. Invalid: outputs "
     "that are no label of the "
     "set, counted as wrong. Shortened: inputs cut to fit the length limit.",
-    right="labels correctly",
-    test="exact McNemar test on these",
-    invalid="were no label of the set; they count as wrong",
-    strata=("Class balance", "label"),
-    target=("true label", "no label"),
+    correct_phrase="labels correctly",
+    significance_test="exact McNemar test on these",
+    invalid_phrase="were no label of the set; they count as wrong",
+    balance_heading=("Class balance", "label"),
+    answer_names=("true label", "no label"),
 )
 
 _ANSWERS = {
@@ -102,8 +102,8 @@ _ANSWERS = {
     "rougeL": Metric("ROUGE-L", "ROUGE-L"),
     "meteor": Metric("METEOR", "METEOR"),
     "bertscore_f1": Metric("BERTScore F1", "BERTScore"),
-    "bleu": Metric("BLEU (0 to 100)", "BLEU", TENTHS),
-    "answer_words": Metric("words per answer", "words", TENTHS),
+    "bleu": Metric("BLEU (0 to 100)", "BLEU", ONE_DECIMAL),
+    "answer_words": Metric("words per answer", "words", ONE_DECIMAL),
 }
 _OF_ANSWERS = (
     "ROUGE (F-measure), METEOR, BERTScore and BLEU (0 to 100, of all answers together and not a "
@@ -121,36 +121,36 @@ _COUNTS = (
     ("truncated", "shortened"),
 )
 
-_EXTRACTIVE = Shown(
+_EXTRACTIVE = TaskDisplay(
     noun="questions",
     metrics=_ANSWERS,
-    variants=("exact", "rougeL", "meteor", "bertscore_f1", "bleu"),
-    differences=("exact", "has_answer_f1"),
-    brief=("exact", "rougeL", "bleu"),
-    counts=(),
-    outputs=(("invalid", "not in the text"), *_COUNTS),
-    hint=f"{_OF_WORDS} Where a question has no answer, only an empty one scores. {_OF_ANSWERS}",
-    right="answers with an F1 of at least 50%",
-    test="sign-flip permutation test of the mean difference in F1",
-    invalid="were no part of their text; they are scored as they stand",
-    strata=("Questions with and without an answer", "questions"),
-    target=("accepted", "not in the text"),
+    variant_metrics=("exact", "rougeL", "meteor", "bertscore_f1", "bleu"),
+    difference_metrics=("exact", "has_answer_f1"),
+    terminal_metrics=("exact", "rougeL", "bleu"),
+    count_columns=(),
+    output_columns=(("invalid", "not in the text"), *_COUNTS),
+    table_note=f"{_OF_WORDS} Where a question has no answer, only an empty one scores. {_OF_ANSWERS}",
+    correct_phrase="answers with an F1 of at least 50%",
+    significance_test="sign-flip permutation test of the mean difference in F1",
+    invalid_phrase="were no part of their text; they are scored as they stand",
+    balance_heading=("Questions with and without an answer", "questions"),
+    answer_names=("accepted", "not in the text"),
 )
 
-_FREE_TEXT = Shown(
+_FREE_TEXT = TaskDisplay(
     noun="questions",
     metrics=_ANSWERS,
-    variants=("f1", "meteor", "bertscore_f1", "bleu", "answer_words"),
-    differences=("f1", "bertscore_f1"),
-    brief=("f1", "bleu", "bertscore_f1"),
-    counts=(),
-    outputs=_COUNTS,
-    hint=f"{_OF_ANSWERS} {_OF_WORDS} Words: the mean length of an answer.",
-    right="answers with a ROUGE-L of at least 50%",
-    test="sign-flip permutation test of the mean difference in ROUGE-L",
-    invalid="were invalid; they are scored as they stand",
-    strata=("Questions with and without an answer", "questions"),
-    target=("accepted", "invalid"),
+    variant_metrics=("f1", "meteor", "bertscore_f1", "bleu", "answer_words"),
+    difference_metrics=("f1", "bertscore_f1"),
+    terminal_metrics=("f1", "bleu", "bertscore_f1"),
+    count_columns=(),
+    output_columns=_COUNTS,
+    table_note=f"{_OF_ANSWERS} {_OF_WORDS} Words: the mean length of an answer.",
+    correct_phrase="answers with a ROUGE-L of at least 50%",
+    significance_test="sign-flip permutation test of the mean difference in ROUGE-L",
+    invalid_phrase="were invalid; they are scored as they stand",
+    balance_heading=("Questions with and without an answer", "questions"),
+    answer_names=("accepted", "invalid"),
 )
 
 TASKS = {
@@ -160,21 +160,23 @@ TASKS = {
 }
 
 
-def of(scores: Mapping[str, Any]) -> Shown:
+def display_for(scores: Mapping[str, Any]) -> TaskDisplay:
     """The description of the task that was scored."""
     return TASKS[scores.get("task", "classification")]
 
 
-def primary(scores: Mapping[str, Any]) -> str:
+def primary_metric(scores: Mapping[str, Any]) -> str:
     """Key of the metric by which variants are judged."""
     return str(scores.get("primary", "accuracy"))
 
 
-def measured(scores: Mapping[str, Any], keys: Sequence[str] | None = None) -> dict[str, Metric]:
+def available_metrics(
+    scores: Mapping[str, Any], keys: Sequence[str] | None = None
+) -> dict[str, Metric]:
     """Those metrics that some variant has a figure of: all, or the primary one and then those of
     some keys."""
-    every = of(scores).metrics
-    wanted = list(every) if keys is None else list(dict.fromkeys([primary(scores), *keys]))
+    every = display_for(scores).metrics
+    wanted = list(every) if keys is None else list(dict.fromkeys([primary_metric(scores), *keys]))
     return {
         key: every[key]
         for key in wanted
@@ -185,11 +187,13 @@ def measured(scores: Mapping[str, Any], keys: Sequence[str] | None = None) -> di
     }
 
 
-def compared(scores: Mapping[str, Any], keys: Sequence[str] | None = None) -> dict[str, Metric]:
+def compared_metrics(
+    scores: Mapping[str, Any], keys: Sequence[str] | None = None
+) -> dict[str, Metric]:
     """The same, of those in which pairs of variants were compared."""
     return {
         key: metric
-        for key, metric in measured(scores, keys).items()
+        for key, metric in available_metrics(scores, keys).items()
         if all(key in c for c in scores["comparisons"])
     }
 
@@ -199,9 +203,9 @@ def is_control(variant: Mapping[str, Any]) -> bool:
     return variant.get("role") == CONTROL
 
 
-def ranked(scores: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def ranked_variants(scores: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Variants by name, the best first; controls after all others."""
-    key = primary(scores)
+    key = primary_metric(scores)
     return sorted(
         scores["variants"].items(),
         key=lambda item: (is_control(item[1]), -item[1]["metrics"][key]["value"]),

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from prooftune.report import task_display
-from prooftune.report.format import MISSING, Form, percent, span, written
+from prooftune.report.format import MISSING, NumberFormat, format_value, interval, percent
 
 
-def table(scores: Mapping[str, Any]) -> None:
+def print_variants(scores: Mapping[str, Any]) -> None:
     """Print the primary metric and a few more of every variant, the best first; the first two have
     their intervals."""
     from rich.box import SIMPLE_HEAD
@@ -17,10 +17,10 @@ def table(scores: Mapping[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    task = task_display.of(scores)
-    columns = task_display.measured(scores, task.brief)
+    task = task_display.display_for(scores)
+    columns = task_display.available_metrics(scores, task.terminal_metrics)
     # More would not fit into a terminal of 80 characters.
-    counts, with_interval = task.counts[:1], list(columns)[:2]
+    counts, with_interval = task.count_columns[:1], list(columns)[:2]
     title = (
         f"{scores['n']:,} test {task.noun}, {percent(scores['confidence'], 0)} intervals, "
         f"seed {scores['seed']}"
@@ -32,7 +32,7 @@ def table(scores: Mapping[str, Any]) -> None:
         *(heading for _, heading in counts),
     ]:
         printed.add_column(heading, justify="right")
-    for name, variant in task_display.ranked(scores):
+    for name, variant in task_display.ranked_variants(scores):
         cells = [
             _figure(variant["metrics"].get(key), metric.form, key in with_interval)
             for key, metric in columns.items()
@@ -46,7 +46,7 @@ def table(scores: Mapping[str, Any]) -> None:
     Console().print(printed)
 
 
-def tell(text: str) -> None:
+def print_paragraph(text: str) -> None:
     """Print a paragraph, which a terminal breaks between words; in a file it stays one line."""
     from rich.console import Console
 
@@ -54,8 +54,8 @@ def tell(text: str) -> None:
     screen.print(text, markup=False, soft_wrap=not screen.is_terminal)
 
 
-def _figure(figure: Mapping[str, Any] | None, form: Form, with_interval: bool) -> str:
+def _figure(figure: Mapping[str, Any] | None, form: NumberFormat, with_interval: bool) -> str:
     if not figure or figure["value"] is None:
         return MISSING
-    value = written(figure["value"], form)
-    return f"{value} ({span(figure, form.scale, form.digits)})" if with_interval else value
+    value = format_value(figure["value"], form)
+    return f"{value} ({interval(figure, form.scale, form.digits)})" if with_interval else value

@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from prooftune.evaluation.changes import NO_ANSWER
-from prooftune.report import answers, curves, figures, judge_section, sources, tables, task_display
-from prooftune.report.warnings import cautions
+from prooftune.report import (
+    answers_section,
+    curves,
+    figures,
+    judge_section,
+    retrieval_section,
+    tables,
+    task_display,
+)
+from prooftune.report.warnings import collect_warnings
 
 SERIES = {
     "tuned": ("s0", "s1"),
@@ -45,7 +53,7 @@ SECTIONS = {
 """Every section of the page by its id, which is also its template's name, in order."""
 
 
-def view(facts: Mapping[str, Any]) -> dict[str, Any]:
+def page_context(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the page template names.
 
     Args:
@@ -56,38 +64,38 @@ def view(facts: Mapping[str, Any]) -> dict[str, Any]:
     colours = colour_classes(
         {name: v.get("role") or v["kind"] for name, v in scores["variants"].items()}
     )
-    task = task_display.of(scores)
+    task = task_display.display_for(scores)
     result: dict[str, Any] = {
         "name": facts["name"],
         "scores": scores,
         "verdict": scores["verdict"],
         "colours": colours,
         "task": task,
-        "primary": task_display.primary(scores),
-        "title": task.metrics[task_display.primary(scores)].title,
+        "primary": task_display.primary_metric(scores),
+        "title": task.metrics[task_display.primary_metric(scores)].title,
         "tiles": tables.tiles(scores),
-        "cautions": cautions(facts),
+        "warnings": collect_warnings(facts),
         "variants": tables.variant_rows(scores, told, colours),
         "variant_axis": figures.whisker_axis(tables.primary_scale(scores)),
-        "columns": task_display.measured(scores, task.variants),
-        "metrics": task_display.measured(scores),
+        "columns": task_display.available_metrics(scores, task.variant_metrics),
+        "metrics": task_display.available_metrics(scores),
         "differences": tables.comparison_rows(scores),
-        "compared": task_display.compared(scores, task.differences),
+        "compared": task_display.compared_metrics(scores, task.difference_metrics),
         "difference_axis": figures.whisker_axis(tables.difference_scale(scores), in_points=True),
         "further_differences": tables.further_differences(scores),
-        "answers": answers.answers(scores),
-        "retrieval": sources.retrieval(scores),
-        "citations": sources.citations(scores),
-        "judge": judge_section.judge(scores),
+        "answers": answers_section.answers_section(scores),
+        "retrieval": retrieval_section.retrieval_table(scores),
+        "citations": retrieval_section.citations_table(scores),
+        "judge": judge_section.judge_section(scores),
         "labels": tables.classes(scores, colours),
         "confusion": tables.confusions(scores, colours),
-        "calibration": curves.reliability(scores),
+        "calibration": curves.reliability_diagrams(scores),
         "abstention": tables.abstention(scores),
-        "risk": curves.risk(scores, colours),
+        "risk": curves.risk_coverage(scores, colours),
         "changed": scores.get("changed"),
         "no_answer": NO_ANSWER,
         "training": [
-            curves.training(name, v)
+            curves.training_curves(name, v)
             for name, v in told.items()
             if v.get("training") or v.get("changes")
         ],
@@ -104,10 +112,10 @@ def view(facts: Mapping[str, Any]) -> dict[str, Any]:
         "version": facts.get("prooftune_version"),
         "seed": facts.get("seed", scores["seed"]),
     }
-    return result | {"contents": contents(result)}
+    return result | {"contents": section_titles(result)}
 
 
-def contents(found: Mapping[str, Any]) -> dict[str, str]:
+def section_titles(found: Mapping[str, Any]) -> dict[str, str]:
     """Id and title of every section that has something to show."""
     filled = {
         **found,

@@ -14,12 +14,12 @@ ALMOST_ALL = 0.95
 TEMPERATURE_ENDS = (0.052, 19.0)
 
 
-def cautions(facts: Mapping[str, Any]) -> list[str]:
+def collect_warnings(facts: Mapping[str, Any]) -> list[str]:
     """Sentences, the data's first."""
     scores = facts["scores"]
     found = [str(note) for note in [*(facts.get("notes") or []), *(scores.get("notes") or [])]]
     found += _of_audit(facts.get("audit") or {})
-    task = task_display.of(scores)
+    task = task_display.display_for(scores)
     if scores["n"] < SMALL_TEST:
         found.append(f"The test set has only {scores['n']:,} {task.noun}, so intervals are wide.")
     found += _of_variants(scores["variants"], task) + _below_majority(scores) + _of_answers(scores)
@@ -54,7 +54,7 @@ def _of_audit(audit: Mapping[str, Any]) -> list[str]:
     )
 
 
-def _of_variants(variants: Mapping[str, Any], task: task_display.Shown) -> list[str]:
+def _of_variants(variants: Mapping[str, Any], task: task_display.TaskDisplay) -> list[str]:
     """What variants share is said once, with all their names."""
     said: dict[str, list[str]] = {}
     for name, variant in variants.items():
@@ -99,7 +99,7 @@ def _of_answers(scores: Mapping[str, Any]) -> list[str]:
         found.append(
             "METEOR ran without WordNet’s synonyms, which makes it lower than published figures."
         )
-    failed, asked = judge_section.failures(scores)
+    failed, asked = judge_section.count_failures(scores)
     if failed:
         found.append(
             f"{failed:,} of {asked:,} judgements failed ({failed / asked:.1%}); they are left out "
@@ -108,12 +108,12 @@ def _of_answers(scores: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _of_variant(variant: Mapping[str, Any], task: task_display.Shown) -> list[str]:
+def _of_variant(variant: Mapping[str, Any], task: task_display.TaskDisplay) -> list[str]:
     n, found = variant["n"], []
     if variant.get("invalid"):
         found.append(
             f"{variant['invalid']:,} of {n:,} outputs ({variant['invalid'] / n:.1%}) "
-            f"{task.invalid}."
+            f"{task.invalid_phrase}."
         )
     if variant.get("truncated"):
         found.append(

@@ -11,7 +11,7 @@ from prooftune import recipe, run_folder
 from prooftune.data.audit.audit import AuditReport
 from prooftune.data.prepare import prepare_data
 from prooftune.recipe import Recipe
-from prooftune.report.format import seconds
+from prooftune.report.format import duration
 from prooftune.study.pipeline import check_model, token_lengths
 from prooftune.types import Study
 from prooftune.utils import profiling
@@ -131,12 +131,12 @@ def _print_plans(screen: Any, chosen: Recipe, plans: list[Plan] | None) -> None:
     for heading in ("training", "test rows", "in all", "peak memory"):
         shown.add_column(heading, justify="right")
     for item in plans:
-        times = (seconds(getattr(item, name)) for name in _TIMES)
+        times = (duration(getattr(item, name)) for name in _TIMES)
         shown.add_row(item.name, *times, f"{item.memory_bytes / 1e9:.1f} GB")
     most, here = max(item.memory_bytes for item in plans), profiling.available_memory()
     if len(plans) > 1:
         shown.add_section()
-        times = (seconds(sum(getattr(item, name) for item in plans)) for name in _TIMES)
+        times = (duration(sum(getattr(item, name) for item in plans)) for name in _TIMES)
         shown.add_row("all", *times, f"{most / 1e9:.1f} GB")
     screen.print(shown)
     if here is not None and most > 0.9 * here:

@@ -184,7 +184,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score every variant, compare them in pairs, ask the judge if there is one, and write the
     report."""
-    from prooftune.report.build import build
+    from prooftune.report.build import write_report
 
     if chosen.task == "classification":
         from prooftune.evaluation.scores import score
@@ -219,7 +219,7 @@ def evaluate(
             name: {**one, "seconds": one["train_seconds"] + one["score_seconds"]}
             for name, one in read_json(estimated).items()
         }
-    build(facts, folder)
+    write_report(facts, folder)
     return scores
 
 

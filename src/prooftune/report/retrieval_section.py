@@ -7,7 +7,7 @@ from typing import Any
 
 from prooftune.evaluation.statistics import wilson_interval
 from prooftune.report import task_display
-from prooftune.report.cells import Cell, Table, figure, number
+from prooftune.report.cells import Cell, Table, count_cell, value_cell
 from prooftune.report.format import count, percent
 
 _CITATIONS = {
@@ -19,9 +19,13 @@ _CITATIONS = {
 _WITH_PASSAGES = ("retrieved", "gold", "random")
 
 
-def retrieval(scores: Mapping[str, Any]) -> Table | None:
+def retrieval_table(scores: Mapping[str, Any]) -> Table | None:
     """How well the passages with the answers were found; None where that is not known."""
-    found = {name: v["retrieval"] for name, v in task_display.ranked(scores) if v.get("retrieval")}
+    found = {
+        name: v["retrieval"]
+        for name, v in task_display.ranked_variants(scores)
+        if v.get("retrieval")
+    }
     keys = _figures(found)
     if not keys:
         return None
@@ -34,18 +38,18 @@ def retrieval(scores: Mapping[str, Any]) -> Table | None:
         + (f"; {count(left_out)} others are left out." if left_out else "."),
         ["variant", "questions", *keys],
         [
-            (name, [number(f.get("n")), *(figure(f.get(key)) for key in keys)])
+            (name, [count_cell(f.get("n")), *(value_cell(f.get(key)) for key in keys)])
             for name, f in found.items()
         ],
     )
 
 
-def citations(scores: Mapping[str, Any]) -> Table | None:
+def citations_table(scores: Mapping[str, Any]) -> Table | None:
     """Which answers name passages and whether they are the right ones; None where no variant was
     shown any."""
     citing = {
         name: v
-        for name, v in task_display.ranked(scores)
+        for name, v in task_display.ranked_variants(scores)
         if v.get("context") in _WITH_PASSAGES
         or v.get("cited")
         or v.get("unknown_citations")
@@ -74,8 +78,8 @@ def citations(scores: Mapping[str, Any]) -> Table | None:
                 name,
                 [
                     _share(v["cited"], v["n"], scores["confidence"]),
-                    number(v["unknown_citations"]),
-                    *(figure(told[name].get(key)) for key in keys),
+                    count_cell(v["unknown_citations"]),
+                    *(value_cell(told[name].get(key)) for key in keys),
                 ],
             )
             for name, v in citing.items()
@@ -95,6 +99,6 @@ def _figures(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     )
 
 
-def _share(part: int, n: int, confidence: float) -> Cell:
-    low, high = wilson_interval(part, n, confidence)
-    return figure({"value": part / n if n else None, "low": low, "high": high})
+def _share(share_cell: int, n: int, confidence: float) -> Cell:
+    low, high = wilson_interval(share_cell, n, confidence)
+    return value_cell({"value": share_cell / n if n else None, "low": low, "high": high})

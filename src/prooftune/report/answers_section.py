@@ -7,24 +7,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from prooftune.report import figures, task_display
-from prooftune.report.cells import Cell, Table, figure, number, part
-from prooftune.report.format import TENTHS, count, percent, signed, written
+from prooftune.report.cells import Cell, Table, count_cell, share_cell, value_cell
+from prooftune.report.format import ONE_DECIMAL, count, format_value, percent, signed
 from prooftune.types import ANSWERABLE, UNANSWERABLE
 
 
-def answers(scores: Mapping[str, Any]) -> dict[str, Any] | None:
+def answers_section(scores: Mapping[str, Any]) -> dict[str, Any] | None:
     """Tables and threshold curves of a study of questions; None for other tasks."""
-    if not task_display.of(scores).outputs:
+    if not task_display.display_for(scores).output_columns:
         return None
     return {
-        "tables": [t for t in (strata(scores), outputs(scores)) if t],
-        "thresholds": thresholds(scores),
+        "tables": [t for t in (answerability_table(scores), outputs_table(scores)) if t],
+        "thresholds": threshold_curves(scores),
         "threshold_table": threshold_table(scores),
-        "signatures": signatures(scores),
+        "signatures": signatures_table(scores),
     }
 
 
-def strata(scores: Mapping[str, Any]) -> Table | None:
+def answerability_table(scores: Mapping[str, Any]) -> Table | None:
     """EM and F1 of questions with an answer and of those without; None where all are of one sort."""
     support = scores["support"]
     if not support.get(ANSWERABLE) or not support.get(UNANSWERABLE):
@@ -45,18 +45,18 @@ def strata(scores: Mapping[str, Any]) -> Table | None:
             (
                 name,
                 [
-                    figure(v["metrics"][key])
+                    value_cell(v["metrics"][key])
                     for key in ("has_answer_exact", "has_answer_f1", "no_answer_exact")
                 ],
             )
-            for name, v in task_display.ranked(scores)
+            for name, v in task_display.ranked_variants(scores)
         ],
     )
 
 
-def outputs(scores: Mapping[str, Any]) -> Table:
+def outputs_table(scores: Mapping[str, Any]) -> Table:
     """What became of every variant's answers."""
-    kinds = task_display.of(scores).outputs
+    kinds = task_display.display_for(scores).output_columns
     later = any(v.get("no_answer") for v in scores["variants"].values())
     return Table(
         "outputs-table",
@@ -78,25 +78,25 @@ def outputs(scores: Mapping[str, Any]) -> Table:
             (
                 name,
                 [
-                    *(part(v.get(key, 0), v["n"]) for key, _ in kinds),
-                    figure(v["metrics"].get("answer_words"), TENTHS),
-                    number(v.get("generated_tokens")),
-                    Cell(written(v["generated_tokens"] / v["n"], TENTHS)),
+                    *(share_cell(v.get(key, 0), v["n"]) for key, _ in kinds),
+                    value_cell(v["metrics"].get("answer_words"), ONE_DECIMAL),
+                    count_cell(v.get("generated_tokens")),
+                    Cell(format_value(v["generated_tokens"] / v["n"], ONE_DECIMAL)),
                 ],
             )
-            for name, v in task_display.ranked(scores)
+            for name, v in task_display.ranked_variants(scores)
         ],
     )
 
 
-def thresholds(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def threshold_curves(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One curve for each variant that has a threshold."""
     return [
         {
             "name": name,
-            "figure": figures.threshold(v["no_answer"], v["metrics"]["f1"]["value"], name),
+            "figure": figures.threshold_curve(v["no_answer"], v["metrics"]["f1"]["value"], name),
         }
-        for name, v in task_display.ranked(scores)
+        for name, v in task_display.ranked_variants(scores)
         if v.get("no_answer")
     ]
 
@@ -108,16 +108,16 @@ def threshold_table(scores: Mapping[str, Any]) -> Table | None:
             name,
             [
                 Cell(signed(t["value"], 2)),
-                number(t["validation_n"]),
-                figure(v["metrics"]["f1"]),
-                Cell(written(t["f1_without"])),
-                figure(v["metrics"]["exact"]),
-                Cell(written(t["exact_without"])),
-                Cell(written(t["best_f1_on_test"])),
-                figure(t["auroc"]),
+                count_cell(t["validation_n"]),
+                value_cell(v["metrics"]["f1"]),
+                Cell(format_value(t["f1_without"])),
+                value_cell(v["metrics"]["exact"]),
+                Cell(format_value(t["exact_without"])),
+                Cell(format_value(t["best_f1_on_test"])),
+                value_cell(t["auroc"]),
             ],
         )
-        for name, v in task_display.ranked(scores)
+        for name, v in task_display.ranked_variants(scores)
         if (t := v.get("no_answer"))
     ]
     return (
@@ -146,12 +146,12 @@ def threshold_table(scores: Mapping[str, Any]) -> Table | None:
     )
 
 
-def signatures(scores: Mapping[str, Any]) -> Table | None:
+def signatures_table(scores: Mapping[str, Any]) -> Table | None:
     """What computed every metric; metrics computed alike share a row."""
     said: dict[str, dict[str, None]] = {}
     for variant in scores["variants"].values():
         for key, signature in (variant.get("signatures") or {}).items():
-            metric = task_display.of(scores).metrics.get(key)
+            metric = task_display.display_for(scores).metrics.get(key)
             said.setdefault(signature, {})[metric.heading if metric else key] = None
     return (
         Table(
@@ -160,7 +160,7 @@ def signatures(scores: Mapping[str, Any]) -> Table | None:
             "",
             ["metric", "signature"],
             [
-                (", ".join(names), [Cell(signature, words=True)])
+                (", ".join(names), [Cell(signature, is_text=True)])
                 for signature, names in said.items()
             ],
         )
