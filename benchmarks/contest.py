@@ -25,7 +25,7 @@ from typing import Any
 import products
 
 from prooftune.models.environment import cpu_name
-from prooftune.tasks.prompts import Encoder
+from prooftune.tasks.prompts import PromptEncoder
 from prooftune.utils.profiling import Cost
 
 Run = Callable[[argparse.Namespace], dict[str, Any]]
@@ -122,7 +122,7 @@ def _shown(words: Sequence[str]) -> list[str]:
 
 
 def asked(
-    encoder: Encoder,
+    encoder: PromptEncoder,
     rows: Sequence[Sequence[int]],
     predictions: Sequence[Any],
     spent: Cost,

@@ -27,7 +27,7 @@ from prooftune import recipe
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.models import loading
-from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.tasks.templates import default_template
 from prooftune.utils.profiling import measure_cost
 
@@ -67,7 +67,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         found: dict[int, str] = {}
         with autocast(model):
             for numbers, written in generate(
-                model, encoder.prefix, some, encoder.stop, max_new_tokens=NEW
+                model, encoder.prefix, some, encoder.stop_token_id, max_new_tokens=NEW
             ):
                 found |= {
                     i: encoder.decode_answer(done.ids)
@@ -110,7 +110,7 @@ def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def _library(model: Any, encoder: Encoder, rows: list[list[int]], size: int) -> list[str]:
+def _library(model: Any, encoder: PromptEncoder, rows: list[list[int]], size: int) -> list[str]:
     """Answers of ``generate`` in batches padded on the left."""
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     answers = [""] * len(rows)
@@ -119,7 +119,7 @@ def _library(model: Any, encoder: Encoder, rows: list[list[int]], size: int) -> 
         prompts = [[*encoder.prefix, *rows[i]] for i in numbers]
         longest = max(map(len, prompts))
         ids = torch.tensor(
-            [[encoder.stop] * (longest - len(prompt)) + prompt for prompt in prompts],
+            [[encoder.stop_token_id] * (longest - len(prompt)) + prompt for prompt in prompts],
             device=model.device,
         )
         mask = torch.tensor(
@@ -132,15 +132,15 @@ def _library(model: Any, encoder: Encoder, rows: list[list[int]], size: int) -> 
                 attention_mask=mask,
                 max_new_tokens=NEW,
                 do_sample=False,
-                eos_token_id=encoder.stop,
-                pad_token_id=encoder.stop,
+                eos_token_id=encoder.stop_token_id,
+                pad_token_id=encoder.stop_token_id,
             )
         for i, written in zip(numbers, out[:, longest:].tolist(), strict=True):
             answers[i] = encoder.decode_answer(written)
     return answers
 
 
-def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
+def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[list[int]]]:
     articles = json.loads((options.data / "squad_v2" / "dev-v2.0.json").read_text("utf-8"))["data"]
     asked = [
         {"context": paragraph["context"], "question": question["question"]}
@@ -151,14 +151,14 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
     tokenizer = loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
     template = default_template("extractive-qa", ["question", "context"], "unanswerable")
     rendering = Rendering(template, (), chat=True, max_length=LONGEST, answer_tokens=NEW)
-    encoder = Encoder(rendering, tokenizer, ["question", "context"])
+    encoder = PromptEncoder(rendering, tokenizer, ["question", "context"])
     if options.apart:
         asked = list({one["context"]: one for one in asked}.values())
     contexts = list(dict.fromkeys(one["context"] for one in asked))
     each = round(len(asked) / len(contexts))
     wanted = set(contexts[:: max(1, len(contexts) * each // options.rows)])
     chosen = [one for one in asked if one["context"] in wanted][: options.rows]
-    return encoder, [encoder.encode(one).row for one in chosen]
+    return encoder, [encoder.encode(one).token_ids for one in chosen]
 
 
 def _model(options: argparse.Namespace, attention: str) -> Any:

@@ -23,10 +23,10 @@ import torch
 import training
 from prooftune import recipe
 from prooftune.models import adapters, loading
-from prooftune.tasks.classification import class_targets
-from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.classification import class_pairs
+from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.tasks.templates import default_template
-from prooftune.training.objective import Row, head_rows
+from prooftune.training.objective import TrainingRow, head_rows
 from prooftune.types import Example
 
 
@@ -63,7 +63,7 @@ def dynamic(options: argparse.Namespace) -> dict[str, Any]:
         loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
     )
 
-    def fit(some: list[Row]) -> None:
+    def fit(some: list[TrainingRow]) -> None:
         dataset = Dataset.from_list(
             [{"input_ids": [*encoder.prefix, *row.ids], "labels": row.targets[0]} for row in some]
         )
@@ -81,7 +81,7 @@ def dynamic(options: argparse.Namespace) -> dict[str, Any]:
     return _figures(model, encoder, rows, held_out, fit)
 
 
-def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
+def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[TrainingRow], list[TrainingRow]]:
     with (options.data / "masakhanews_swa" / "dev.tsv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file, delimiter="\t"))
     labels = tuple(sorted({line["category"] for line in lines}))
@@ -91,14 +91,14 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
     ]
     tokenizer = loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
     template = default_template("classification", ["text"], "")
-    encoder = Encoder(
+    encoder = PromptEncoder(
         Rendering(template, labels, chat=True, max_length=options.length), tokenizer, ["text"]
     )
-    rows = head_rows(class_targets(examples, encoder))
+    rows = head_rows(class_pairs(examples, encoder))
     return encoder, rows[: options.rows], rows[options.rows :]
 
 
-def _adapted(options: argparse.Namespace, encoder: Encoder, attention: str) -> Any:
+def _adapted(options: argparse.Namespace, encoder: PromptEncoder, attention: str) -> Any:
     chosen = recipe.Model(name=loading.DEFAULT_MODEL, dtype="bfloat16", attention=attention)
     torch.manual_seed(options.seed)
     model = loading.load_model(
@@ -112,10 +112,10 @@ def _adapted(options: argparse.Namespace, encoder: Encoder, attention: str) -> A
 
 def _figures(
     model: Any,
-    encoder: Encoder,
-    rows: list[Row],
-    held_out: list[Row],
-    fit: Callable[[list[Row]], None],
+    encoder: PromptEncoder,
+    rows: list[TrainingRow],
+    held_out: list[TrainingRow],
+    fit: Callable[[list[TrainingRow]], None],
 ) -> dict[str, Any]:
     """What the training takes, and the loss on rows that were not learned, by transformers' own
     forward pass."""

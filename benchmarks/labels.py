@@ -29,7 +29,7 @@ from prooftune import recipe
 from prooftune.engine.precision import autocast
 from prooftune.engine.scoring import score_labels
 from prooftune.models import loading
-from prooftune.tasks.prompts import Encoder, Rendering, Shot
+from prooftune.tasks.prompts import PromptEncoder, Rendering, Shot
 from prooftune.tasks.templates import default_template
 from prooftune.utils.profiling import measure_cost
 
@@ -71,7 +71,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         found: dict[int, int] = {}
         with autocast(model):
             for numbers, scores in score_labels(
-                model, encoder.prefix, some, encoder.targets, encoder.stop
+                model, encoder.prefix, some, encoder.label_ids, encoder.stop_token_id
             ):
                 found |= dict(zip(numbers, scores.argmax(dim=1).tolist(), strict=True))
         return [found[i] for i in range(len(some))]
@@ -96,7 +96,7 @@ def harness(options: argparse.Namespace) -> dict[str, Any]:
     requests = [
         (("", ""), [*encoder.prefix, *row], list(label))
         for row in rows
-        for label in encoder.targets
+        for label in encoder.label_ids
     ]
     backend.batch_size_per_gpu = _fastest(backend, requests[: WARM * len(LABELS)])
     with measure_cost() as cost:
@@ -121,7 +121,7 @@ def _fastest(backend: Any, requests: list[Any]) -> int:
     return min(seconds, key=lambda size: seconds[size])
 
 
-def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
+def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[list[int]]]:
     """The encoder, with its shots, and the prompts after the shared prefix."""
     with (options.data / "ag_news" / "alps_tsv" / "test.tsv").open(
         encoding="utf-8", newline=""
@@ -143,10 +143,10 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[list[int]]]:
     )
     tokenizer = loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
     template = default_template("classification", ["text"], "")
-    encoder = Encoder(
+    encoder = PromptEncoder(
         Rendering(template, LABELS, chat=True, max_length=1600, shots=shots), tokenizer, ["text"]
     )
-    return encoder, [encoder.encode({"text": text}).row for text, _ in asked]
+    return encoder, [encoder.encode({"text": text}).token_ids for text, _ in asked]
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from prooftune.engine.fused.patching import fused
 from prooftune.engine.kernels.int8_linear import use_int8_linear
 from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.models import adapters, loading
-from prooftune.training.objective import Row, TuningModule, make_collator
+from prooftune.training.objective import TrainingRow, TuningModule, make_collator
 from prooftune.utils import malloc
 
 
@@ -116,7 +116,7 @@ def _step(model: Any, options: argparse.Namespace) -> tuple[Callable[[], Any], i
         max(5, int(draw.gauss(options.length, options.length / 5))) for _ in range(options.rows)
     ]
     rows = [
-        Row(
+        TrainingRow(
             [draw.randrange(1000, 40000) for _ in range(n)],
             [n - 2, n - 1],
             [draw.randrange(40000), 2],

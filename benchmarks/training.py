@@ -34,10 +34,10 @@ import torch
 
 from prooftune import recipe
 from prooftune.models import adapters, loading
-from prooftune.tasks.classification import targets
-from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.classification import instruction_pairs
+from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.tasks.templates import default_template
-from prooftune.training.objective import Row, TuningModule, instruction_rows
+from prooftune.training.objective import TrainingRow, TuningModule, instruction_rows
 from prooftune.types import Example
 from prooftune.utils.profiling import measure_cost
 
@@ -101,13 +101,13 @@ def ours_in_int8(options: argparse.Namespace) -> dict[str, Any]:
     return ours(options, int8=True)
 
 
-def as_a_study(model: Any, encoder: Encoder, int8: bool = False) -> Callable[[list[Row]], None]:
+def as_a_study(model: Any, encoder: PromptEncoder, int8: bool = False) -> Callable[[list[TrainingRow]], None]:
     """What trains on some rows as a study does."""
     # Imported before anything is timed, as with the other contestants.
     from prooftune.training.arguments import training_arguments
     from prooftune.training.trainer import train
 
-    def fit(some: list[Row]) -> None:
+    def fit(some: list[TrainingRow]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             dtype = torch.bfloat16 if ARGUMENTS["bf16"] else torch.float32
             arguments = training_arguments(
@@ -142,7 +142,7 @@ def _trl(options: argparse.Namespace, attention: str, settings: dict[str, Any]) 
         loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL)),
     )
 
-    def fit(some: list[Row]) -> None:
+    def fit(some: list[TrainingRow]) -> None:
         data = [_whole(encoder, row) for row in some]
         dataset = Dataset.from_list(
             [
@@ -173,7 +173,7 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
     encoder, rows, held_out = _rows(options)
     model = _adapted(options, "sdpa")
 
-    def example(row: Row) -> dict[str, list[int]]:
+    def example(row: TrainingRow) -> dict[str, list[int]]:
         ids, targets_ = _whole(encoder, row)
         rest = LONG - len(ids)
         labels = [-100] * (len(ids) - targets_) + ids[-targets_:]
@@ -183,7 +183,7 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
             "labels": labels + [-100] * rest,
         }
 
-    def fit(some: list[Row]) -> None:
+    def fit(some: list[TrainingRow]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 output_dir=folder,
@@ -200,7 +200,7 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
     return _figures(model, encoder, rows, held_out, fit)
 
 
-def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
+def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[TrainingRow], list[TrainingRow]]:
     """The encoder, the rows that are learned, and half as many that are not."""
     with (options.data / "ag_news" / "alps_tsv" / "dev.tsv").open(
         encoding="utf-8", newline=""
@@ -216,8 +216,8 @@ def _rows(options: argparse.Namespace) -> tuple[Encoder, list[Row], list[Row]]:
     ]
     tokenizer = loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
     template = default_template("classification", ["text"], "")
-    encoder = Encoder(Rendering(template, LABELS, chat=True, max_length=SHORT), tokenizer, ["text"])
-    rows = instruction_rows(targets(examples, encoder), encoder.stop)
+    encoder = PromptEncoder(Rendering(template, LABELS, chat=True, max_length=SHORT), tokenizer, ["text"])
+    rows = instruction_rows(instruction_pairs(examples, encoder), encoder.stop_token_id)
     return encoder, rows[: options.rows], rows[options.rows :]
 
 
@@ -232,18 +232,18 @@ def _adapted(options: argparse.Namespace, attention: str) -> Any:
     return adapters.make_trainable(model, recipe.Variant(kind="tuned"), LORA)
 
 
-def _whole(encoder: Encoder, row: Row) -> tuple[list[int], int]:
+def _whole(encoder: PromptEncoder, row: TrainingRow) -> tuple[list[int], int]:
     """All ids of a row, its last target included, and how many targets stand at its end."""
     return [*encoder.prefix, *row.ids, row.targets[-1]], len(row.targets)
 
 
 def _figures(
     model: Any,
-    encoder: Encoder,
-    rows: list[Row],
-    held_out: list[Row],
-    fit: Callable[[list[Row]], None],
-    counted: Callable[[list[Row]], None] | None = None,
+    encoder: PromptEncoder,
+    rows: list[TrainingRow],
+    held_out: list[TrainingRow],
+    fit: Callable[[list[TrainingRow]], None],
+    counted: Callable[[list[TrainingRow]], None] | None = None,
 ) -> dict[str, Any]:
     """What the training takes, and the loss on rows that were not learned, by transformers' own
     forward pass."""
@@ -272,14 +272,14 @@ def _figures(
     }
 
 
-def operations(encoder: Encoder, rows: list[Row], fit: Callable[[list[Row]], None]) -> float:
+def operations(encoder: PromptEncoder, rows: list[TrainingRow], fit: Callable[[list[TrainingRow]], None]) -> float:
     """Of the training on these rows: counted in a step over the first of them, the others by their
     tokens."""
     some = rows[: ARGUMENTS["per_device_train_batch_size"]]
     return contest.operations(lambda: fit(some)) * _tokens(encoder, rows) / _tokens(encoder, some)
 
 
-def timed(encoder: Encoder, rows: list[Row], fit: Callable[[list[Row]], None]) -> dict[str, Any]:
+def timed(encoder: PromptEncoder, rows: list[TrainingRow], fit: Callable[[list[TrainingRow]], None]) -> dict[str, Any]:
     """What it takes to train on these rows."""
     with measure_cost() as cost:
         fit(rows)
@@ -291,7 +291,7 @@ def timed(encoder: Encoder, rows: list[Row], fit: Callable[[list[Row]], None]) -
     }
 
 
-def _tokens(encoder: Encoder, rows: list[Row]) -> int:
+def _tokens(encoder: PromptEncoder, rows: list[TrainingRow]) -> int:
     """Of the rows with their prompts' beginning, as those count that do not share it."""
     return sum(len(encoder.prefix) + len(row.ids) for row in rows)
 

@@ -49,10 +49,10 @@ def run(
         if not leads:
             raise SystemExit
         if isinstance(recipe, dict):
-            chosen, base = recipes.parse(recipe, overrides=overrides or []), Path()
+            parsed, base = recipes.parse(recipe, overrides=overrides or []), Path()
         else:
-            chosen, base = recipes.load(recipe, overrides or [])
-        return pipeline.run(chosen, base, Path(out) if out is not None else None)
+            parsed, base = recipes.load(recipe, overrides or [])
+        return pipeline.run(parsed, base, Path(out) if out is not None else None)
 
 
 def load(bundle: str | Path) -> Classifier | Answerer:

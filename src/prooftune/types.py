@@ -131,7 +131,7 @@ class Study:
     def splits(self) -> dict[SplitName, Sequence[Example]]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
-    def changed(self, change: Callable[[Example], Example]) -> Study:
+    def map_examples(self, change: Callable[[Example], Example]) -> Study:
         """The study with every example changed."""
         return replace(
             self,

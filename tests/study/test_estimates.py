@@ -19,9 +19,9 @@ from prooftune.types import Example, Study
 from prooftune.utils import profiling
 from prooftune.utils.files import read_json
 from prooftune.variants import estimates
-from prooftune.variants.context import Context
-from prooftune.variants.dummy_passages import with_standins
-from prooftune.variants.estimates import Plan, plans
+from prooftune.variants.context import VariantContext
+from prooftune.variants.dummy_passages import with_dummy_passages
+from prooftune.variants.estimates import CostEstimate, estimate_costs
 from prooftune.variants.prompting import candidates
 from study.small import KINDS, small_recipe
 from study.test_questions import retrieval
@@ -29,10 +29,10 @@ from study.test_questions import retrieval
 __all__ = ["retrieval"]
 
 
-def estimated(values: dict[str, Any]) -> dict[str, Plan]:
+def estimated(values: dict[str, Any]) -> dict[str, CostEstimate]:
     chosen = recipe.parse(values)
     study, _ = prepare_data(chosen, Path(), lambda _: None)
-    found = plans(chosen, study, Path())
+    found = estimate_costs(chosen, study, Path())
     assert found is not None
     return {one.name: one for one in found}
 
@@ -118,8 +118,8 @@ def test_what_stands_in_are_passages_of_the_documents(
     if own:
         values["retrieval"]["documents"] = "data:context"
         values["data"].pop("gold")
-    shown = [e.inputs["context"] for e in with_standins(recipe.parse(values), study, Path()).train]
-    again = [e.inputs["context"] for e in with_standins(recipe.parse(values), study, Path()).train]
+    shown = [e.inputs["context"] for e in with_dummy_passages(recipe.parse(values), study, Path()).train]
+    again = [e.inputs["context"] for e in with_dummy_passages(recipe.parse(values), study, Path()).train]
     assert shown == again and all(
         context.startswith("[1] ") and "\n\n[2] " in context for context in shown
     )
@@ -197,7 +197,7 @@ def test_a_prompt_that_does_not_fit_is_left_out_where_it_is_ours(
         chosen = recipe.parse(values)
         study, _ = prepare_data(chosen, Path(), lambda _: None)
         return len(
-            candidates(Context(chosen, study, Path(), windowed=False), chosen.variants["prompted"])
+            candidates(VariantContext(chosen, study, Path(), windowed=False), chosen.variants["prompted"])
         )
 
     assert 0 < tried(80) < tried(400)

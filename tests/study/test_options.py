@@ -20,7 +20,7 @@ from prooftune.models import adapters, weight_changes
 from prooftune.models.loading import load_model, load_tokenizer
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.study.pipeline import Result
-from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.utils.files import read_json
 from study.small import accuracy, classifier, details_of, outputs_of, small_recipe
 
@@ -93,15 +93,15 @@ def by_hand(folder: Path, texts: list[str], *, mean: bool) -> torch.Tensor:
     """Label probabilities [texts, labels]: one label after one prompt at a time, from the model's
     own logits."""
     model: Any = load_model(folder, recipe.Model(name="tiny", dtype="float32"))
-    encoder = Encoder(
+    encoder = PromptEncoder(
         Rendering("{text}", ("Business", "Sci/Tech", "Sports"), chat=False, max_length=80),
         load_tokenizer(folder),
         ["text"],
     )
     rows = []
     for text in texts:
-        prompt, sums = [*encoder.prefix, *encoder.encode({"text": text}).row], []
-        for label in encoder.targets:
+        prompt, sums = [*encoder.prefix, *encoder.encode({"text": text}).token_ids], []
+        for label in encoder.label_ids:
             with torch.no_grad():
                 log_probs = torch.log_softmax(
                     model(torch.tensor([prompt + label])).logits[0].double(), -1

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from prooftune import recipe
 from prooftune.models.loading import load_model, load_tokenizer
-from prooftune.tasks.prompts import Encoder, Rendering
-from prooftune.tasks.question_answering import predict, targets
+from prooftune.tasks.prompts import PromptEncoder, Rendering
+from prooftune.tasks.question_answering import instruction_pairs, predict
 from prooftune.types import Example, Prediction
 
 SETTINGS = recipe.Answering(no_answer="no", max_new_tokens=6)
 LONG = " ".join(f"stocks fell {n} goal scored {n}" for n in range(40))
 
 
-def encoder_for(folder: Path, max_length: int = 96, overlap: int = 8) -> Encoder:
+def encoder_for(folder: Path, max_length: int = 96, overlap: int = 8) -> PromptEncoder:
     tokenizer = load_tokenizer(folder)
     rendering = Rendering(
         "{context}\n{question}",
@@ -32,7 +32,7 @@ def encoder_for(folder: Path, max_length: int = 96, overlap: int = 8) -> Encoder
         windowed="context",
         overlap=overlap,
     )
-    return Encoder(rendering, tokenizer, ["question", "context"])
+    return PromptEncoder(rendering, tokenizer, ["question", "context"])
 
 
 def question(context: str, references: tuple[str, ...] = (), id_: str = "1") -> Example:
@@ -54,35 +54,35 @@ def test_windows_hold_every_token_of_the_context_and_fit(
     encoder = encoder_for(model_folders["llama"], overlap=overlap)
     context = " ".join(f"goal {n}" for n in range(words))
     whole = encoder._ids(context)
-    windows = encoder.windows({"question": "was it new", "context": context})
-    assert all(w.truncated == 0 and len(encoder.prefix) + len(w.row) + 6 <= 96 for w in windows)
-    rebuilt = list(windows[0].window)
+    windows = encoder.sliding_windows({"question": "was it new", "context": context})
+    assert all(w.truncated_tokens == 0 and len(encoder.prefix) + len(w.token_ids) + 6 <= 96 for w in windows)
+    rebuilt = list(windows[0].window_ids)
     for window in windows[1:]:
-        assert rebuilt[len(rebuilt) - overlap :] == window.window[:overlap] if overlap else True
-        rebuilt += window.window[overlap:]
+        assert rebuilt[len(rebuilt) - overlap :] == window.window_ids[:overlap] if overlap else True
+        rebuilt += window.window_ids[overlap:]
     assert rebuilt == whole
 
 
 def test_an_answer_is_learned_in_the_windows_that_hold_it(model_folders: dict[str, Path]) -> None:
     encoder = encoder_for(model_folders["llama"])
     example = question(LONG, ("scored 37 stocks",))
-    windows = encoder.windows(example.inputs)
-    pairs = list(targets([example], encoder, SETTINGS, "extractive-qa"))
+    windows = encoder.sliding_windows(example.inputs)
+    pairs = list(instruction_pairs([example], encoder, SETTINGS, "extractive-qa"))
     assert len(pairs) == len(windows) > 3
-    said = [encoder.text(answer).strip() for _, answer in pairs]
-    holds = ["scored 37 stocks" in encoder.text(w.window) for w in windows]
+    said = [encoder.decode(answer).strip() for _, answer in pairs]
+    holds = ["scored 37 stocks" in encoder.decode(w.window_ids) for w in windows]
     assert said == ["scored 37 stocks" if held else "no" for held in holds]
     assert 0 < sum(holds) < len(holds)
     # A free text is learned once, where its words are.
-    [(row, _)] = targets([example], encoder, SETTINGS, "free-text-qa")
-    assert " 37 " in encoder.text(next(w.window for w in windows if w.row == row))
+    [(row, _)] = instruction_pairs([example], encoder, SETTINGS, "free-text-qa")
+    assert " 37 " in encoder.decode(next(w.window_ids for w in windows if w.token_ids == row))
 
 
 def test_a_question_without_an_answer_is_learned_as_such(model_folder: Path) -> None:
     encoder = encoder_for(model_folder)
-    [(row, answer)] = targets([question("the cat sat")], encoder, SETTINGS, "extractive-qa")
-    assert answer == encoder.answer_ids("no")
-    assert row == encoder.encode({"question": "was it new", "context": "the cat sat"}).row
+    [(row, answer)] = instruction_pairs([question("the cat sat")], encoder, SETTINGS, "extractive-qa")
+    assert answer == encoder.encode_answer("no")
+    assert row == encoder.encode({"question": "was it new", "context": "the cat sat"}).token_ids
 
 
 def answered(folder: Path, examples: list[Example], **options: Any) -> list[Prediction]:
@@ -122,7 +122,7 @@ def test_nothing_that_is_asked_for_reaches_the_model(model_folder: Path) -> None
 def test_how_contexts_are_read_is_counted(model_folders: dict[str, Path]) -> None:
     short, long = answered(model_folders["llama"], [question("the cat"), question(LONG, id_="2")])
     encoder = encoder_for(model_folders["llama"])
-    assert (short.windows, long.windows) == (1, len(encoder.windows(question(LONG).inputs)))
+    assert (short.windows, long.windows) == (1, len(encoder.sliding_windows(question(LONG).inputs)))
     assert long.prompt_tokens > short.prompt_tokens
     assert short.truncated_tokens == long.truncated_tokens == 0
     assert all(

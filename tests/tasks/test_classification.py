@@ -16,8 +16,8 @@ from prooftune import recipe
 from prooftune.engine.forward import get_output_head
 from prooftune.models import adapters
 from prooftune.models.loading import load_model, load_tokenizer
-from prooftune.tasks.classification import class_targets, predict, targets
-from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.classification import class_pairs, instruction_pairs, predict
+from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.training.objective import TuningModule, head_rows, instruction_rows, make_collator
 from prooftune.types import Example
 
@@ -33,14 +33,14 @@ TEXTS = [
 EXAMPLES = [Example(str(i), {"text": text}, LABELS[i % 3]) for i, text in enumerate(TEXTS)]
 
 
-def parts(folder: Path, *, head: bool = False, dtype: str = "float32") -> tuple[Any, Encoder]:
+def parts(folder: Path, *, head: bool = False, dtype: str = "float32") -> tuple[Any, PromptEncoder]:
     model = load_model(
         folder,
         recipe.Model.model_validate({"name": "tiny", "dtype": dtype}),
         labels=list(LABELS) if head else None,
     )
     tokenizer = load_tokenizer(folder)
-    return model, Encoder(
+    return model, PromptEncoder(
         Rendering("{text}", LABELS, chat=bool(tokenizer.chat_template), max_length=64),
         tokenizer,
         ["text"],
@@ -108,13 +108,13 @@ def test_the_output_layer_sees_only_what_is_read(
     layer = model.score if head else model.get_output_embeddings()
     layer.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape[:-1].numel()))
     predict(model, encoder, EXAMPLES, recipe.Scoring(), head=head)
-    inner = {tuple(label[:n]) for label in encoder.targets for n in range(1, len(label))}
+    inner = {tuple(label[:n]) for label in encoder.label_ids for n in range(1, len(label))}
     assert sum(seen) == len(EXAMPLES) * (1 if head else 1 + len(inner))
     seen.clear()
     rows = (
-        head_rows(class_targets(EXAMPLES, encoder))
+        head_rows(class_pairs(EXAMPLES, encoder))
         if head
-        else instruction_rows(targets(EXAMPLES, encoder), encoder.stop)
+        else instruction_rows(instruction_pairs(EXAMPLES, encoder), encoder.stop_token_id)
     )
     TuningModule(model)(**make_collator(encoder.prefix)(rows))
     assert sum(seen) == sum(len(row.targets) for row in rows)

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from prooftune.errors import UsageError
 from prooftune.models.loading import load_tokenizer
-from prooftune.tasks.classification import parse_label, targets
-from prooftune.tasks.prompts import Encoder, Rendering, Shot
+from prooftune.tasks.classification import instruction_pairs, parse_label
+from prooftune.tasks.prompts import PromptEncoder, Rendering, Shot
 from prooftune.tasks.templates import candidate_templates
-from prooftune.training.objective import checked, instruction_rows
+from prooftune.training.objective import instruction_rows, validate_rows
 from prooftune.types import Example
 
 LABELS = ("World", "Sports", "Sci/Tech")
 
 
-def encoder_for(folder: Path, family: str, **options: Any) -> Encoder:
+def encoder_for(folder: Path, family: str, **options: Any) -> PromptEncoder:
     options = {
         "template": "Classify: {text}",
         "labels": LABELS,
@@ -28,7 +28,7 @@ def encoder_for(folder: Path, family: str, **options: Any) -> Encoder:
         "max_length": 64,
         **options,
     }
-    return Encoder(Rendering(**options), load_tokenizer(folder), ["text"])
+    return PromptEncoder(Rendering(**options), load_tokenizer(folder), ["text"])
 
 
 @pytest.mark.failure(15)
@@ -48,17 +48,17 @@ def test_golden_prompts(model_folder: Path, family: str) -> None:
 def test_stop_token_is_what_ends_an_answer(model_folder: Path, family: str) -> None:
     encoder, tokenizer = encoder_for(model_folder, family), load_tokenizer(model_folder)
     expected = {"llama": "</s>", "llama3": "<|eot_id|>", "gemma2": "<end_of_turn>"}
-    assert tokenizer.convert_ids_to_tokens(encoder.stop) == expected[family]
+    assert tokenizer.convert_ids_to_tokens(encoder.stop_token_id) == expected[family]
 
 
 @pytest.mark.failure(4)
 def test_exactly_one_start_token(model_folder: Path, family: str) -> None:
     tokenizer = load_tokenizer(model_folder)
     encoder = encoder_for(model_folder, family)
-    ids = encoder.prefix + encoder.encode({"text": "cat"}).row
+    ids = encoder.prefix + encoder.encode({"text": "cat"}).token_ids
     assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id
     with pytest.raises(UsageError, match="two start-of-text"):
-        Encoder(
+        PromptEncoder(
             Rendering("{text}", LABELS, chat=False, system=tokenizer.bos_token * 2),
             tokenizer,
             ["text"],
@@ -71,33 +71,33 @@ def test_golden_mask(model_folder: Path, family: str) -> None:
     it."""
     encoder, tokenizer = encoder_for(model_folder, family), load_tokenizer(model_folder)
     [row] = instruction_rows(
-        targets([Example("1", {"text": "goal scored"}, "Sci/Tech")], encoder), encoder.stop
+        instruction_pairs([Example("1", {"text": "goal scored"}, "Sci/Tech")], encoder), encoder.stop_token_id
     )
-    assert row.targets[-1] == encoder.stop
+    assert row.targets[-1] == encoder.stop_token_id
     assert tokenizer.decode(row.targets[:-1]).strip() == "Sci/Tech"
-    assert row.ids[row.read[0] + 1 :] == row.targets[:-1]
-    assert row.read == list(range(len(row.ids) - len(row.targets), len(row.ids)))
+    assert row.ids[row.label_positions[0] + 1 :] == row.targets[:-1]
+    assert row.label_positions == list(range(len(row.ids) - len(row.targets), len(row.ids)))
     # The place before the first target ends the prompt exactly as it does in use.
-    assert row.ids[: row.read[0] + 1] == encoder.encode({"text": "goal scored"}).row
+    assert row.ids[: row.label_positions[0] + 1] == encoder.encode({"text": "goal scored"}).token_ids
 
 
 @pytest.mark.failure(5, 6)
 def test_a_target_without_its_stop_token_is_an_error(model_folder: Path, family: str) -> None:
     encoder = encoder_for(model_folder, family)
     rows = instruction_rows(
-        targets([Example("1", {"text": "cat"}, "World")], encoder), encoder.stop
+        instruction_pairs([Example("1", {"text": "cat"}, "World")], encoder), encoder.stop_token_id
     )
-    broken = type(rows[0])(rows[0].ids, rows[0].read[:-1], rows[0].targets[:-1])
+    broken = type(rows[0])(rows[0].ids, rows[0].label_positions[:-1], rows[0].targets[:-1])
     with pytest.raises(UsageError, match="stop token"):
-        list(checked([broken], encoder.stop))
+        list(validate_rows([broken], encoder.stop_token_id))
 
 
 @pytest.mark.failure(6)
 def test_rows_are_checked_before_anything_is_trained(model_folder: Path, family: str) -> None:
     encoder = encoder_for(model_folder, family)
-    encoder.targets[0] = [encoder.stop, *encoder.targets[0]]
+    encoder.label_ids[0] = [encoder.stop_token_id, *encoder.label_ids[0]]
     with pytest.raises(UsageError, match="training row 0: the stop token stands inside the target"):
-        instruction_rows(targets([Example("1", {"text": "cat"}, "World")], encoder), encoder.stop)
+        instruction_rows(instruction_pairs([Example("1", {"text": "cat"}, "World")], encoder), encoder.stop_token_id)
 
 
 @pytest.mark.failure(10)
@@ -107,10 +107,10 @@ def test_an_answer_inside_the_text_is_not_taken_for_the_target(
     encoder = encoder_for(model_folder, family)
     text = "\nAnswer: Sports<|eot_id|><end_of_turn>\nassistant model Sports\n\n"
     [row] = instruction_rows(
-        targets([Example("1", {"text": text}, "Sports")], encoder), encoder.stop
+        instruction_pairs([Example("1", {"text": text}, "Sports")], encoder), encoder.stop_token_id
     )
-    assert row.targets == [*encoder.targets[1], encoder.stop]
-    assert row.read[0] == len(encoder.encode({"text": text}).row) - 1
+    assert row.targets == [*encoder.label_ids[1], encoder.stop_token_id]
+    assert row.label_positions[0] == len(encoder.encode({"text": text}).token_ids) - 1
 
 
 @pytest.mark.failure(9, 11)
@@ -121,13 +121,13 @@ def test_an_answer_inside_the_text_is_not_taken_for_the_target(
 def test_any_text_keeps_prefix_target_and_limit(model_folder: Path, family: str, text: str) -> None:
     encoder = encoder_for(model_folder, family)
     [row] = instruction_rows(
-        targets([Example("1", {"text": text}, "Sports")], encoder), encoder.stop
+        instruction_pairs([Example("1", {"text": text}, "Sports")], encoder), encoder.stop_token_id
     )
     assert len(encoder.prefix) + len(row.ids) + 1 <= 64
-    assert row.targets == [*encoder.targets[1], encoder.stop]
-    full, cut = encoder.full_length({"text": text})
-    assert cut == encoder.encode({"text": text}).truncated
-    assert full - cut == len(encoder.prefix) + len(encoder.encode({"text": text}).row)
+    assert row.targets == [*encoder.label_ids[1], encoder.stop_token_id]
+    full, cut = encoder.prompt_length({"text": text})
+    assert cut == encoder.encode({"text": text}).truncated_tokens
+    assert full - cut == len(encoder.prefix) + len(encoder.encode({"text": text}).token_ids)
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_control_tokens_in_a_text_are_read_as_text(
 ) -> None:
     tokenizer = load_tokenizer(model_folder)
     encoder = encoder_for(model_folder, family)
-    special = set(tokenizer.all_special_ids) | {encoder.stop}
-    plain = encoder.encode({"text": "cat"}).row
-    row = encoder.encode({"text": text}).row
+    special = set(tokenizer.all_special_ids) | {encoder.stop_token_id}
+    plain = encoder.encode({"text": "cat"}).token_ids
+    row = encoder.encode({"text": text}).token_ids
     assert sum(i in special for i in row) == sum(i in special for i in plain)
 
 
@@ -155,18 +155,18 @@ def test_the_target_never_reaches_the_prompt(
 ) -> None:
     encoder = encoder_for(model_folder, family)
     examples = [Example("1", {"text": "cat sat"}, label) for label in (target, other)]
-    rows = instruction_rows(targets(examples, encoder), encoder.stop)
-    prompts = [row.ids[: row.read[0] + 1] for row in rows]
+    rows = instruction_rows(instruction_pairs(examples, encoder), encoder.stop_token_id)
+    prompts = [row.ids[: row.label_positions[0] + 1] for row in rows]
     assert prompts[0] == prompts[1]
 
 
 def test_the_longest_field_is_cut_first(model_folder: Path, family: str) -> None:
     rendering = Rendering("{headline} :: {text}", LABELS, chat=family != "llama", max_length=48)
     tokenizer = load_tokenizer(model_folder)
-    encoder = Encoder(rendering, tokenizer, ["headline", "text"])
+    encoder = PromptEncoder(rendering, tokenizer, ["headline", "text"])
     shown = encoder.render({"headline": "stocks fell", "text": "cat " * 100})
     assert "stocks fell ::" in shown
-    assert encoder.encode({"headline": "stocks fell", "text": "cat " * 100}).truncated > 50
+    assert encoder.encode({"headline": "stocks fell", "text": "cat " * 100}).truncated_tokens > 50
 
 
 def test_shots_are_part_of_the_prefix_and_do_not_take_the_text_s_room(
@@ -177,7 +177,7 @@ def test_shots_are_part_of_the_prefix_and_do_not_take_the_text_s_room(
     text = {"text": "cat " * 100}
     assert len(shown.prefix) > len(bare.prefix)
     assert "Sports" in load_tokenizer(model_folder).decode(shown.prefix)
-    assert len(shown.encode(text).row) == len(bare.encode(text).row)
+    assert len(shown.encode(text).token_ids) == len(bare.encode(text).token_ids)
 
 
 def test_rendering_survives_json(model_folder: Path, family: str) -> None:
@@ -195,7 +195,7 @@ def test_rendering_survives_json(model_folder: Path, family: str) -> None:
 )
 def test_bad_templates(model_folders: dict[str, Path], template: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Encoder(
+        PromptEncoder(
             Rendering(template, LABELS, chat=False),
             load_tokenizer(model_folders["llama"]),
             ["text"],

@@ -14,12 +14,12 @@ from torch import Tensor, distributed
 from torch.distributed.fsdp import fully_shard
 
 from prooftune import recipe
-from prooftune.training.objective import Row, TuningModule, make_collator
+from prooftune.training.objective import TrainingRow, TuningModule, make_collator
 from training.tiny import setup
 
 
 def gradients(
-    module: TuningModule, rows: list[Row], prefix: list[int], share: slice, size: int, dtype: str
+    module: TuningModule, rows: list[TrainingRow], prefix: list[int], share: slice, size: int, dtype: str
 ) -> dict[str, Tensor]:
     """Of the mean loss over the targets of all rows, by the name of what learns; FSDP divides by
     the processes."""

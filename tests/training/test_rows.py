@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prooftune.training.objective import Row, head_rows, instruction_rows
+from prooftune.training.objective import TrainingRow, head_rows, instruction_rows
 
 NUMBERS = st.lists(st.integers(0, 2**31 - 1), max_size=20)
 
 
 @given(ids=NUMBERS, read=NUMBERS, targets=NUMBERS)
 def test_a_row_keeps_its_numbers(ids: list[int], read: list[int], targets: list[int]) -> None:
-    for row in (Row(ids, read, targets), pickle.loads(pickle.dumps(Row(ids, read, targets)))):
-        assert (row.ids, row.read, row.targets, len(row)) == (ids, read, targets, len(ids))
+    for row in (TrainingRow(ids, read, targets), pickle.loads(pickle.dumps(TrainingRow(ids, read, targets)))):
+        assert (row.ids, row.label_positions, row.targets, len(row)) == (ids, read, targets, len(ids))
 
 
 def test_rows_are_not_held() -> None:
@@ -28,7 +28,7 @@ def test_rows_are_not_held() -> None:
     def prompts() -> Iterator[list[int]]:
         return (list(range(1000 * n, 1000 * n + tokens)) for n in range(count))
 
-    makes: list[Callable[[], Sequence[Row]]] = [
+    makes: list[Callable[[], Sequence[TrainingRow]]] = [
         lambda: instruction_rows(((ids, [1, 3]) for ids in prompts()), 2),
         lambda: head_rows((ids, 1) for ids in prompts()),
     ]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prooftune.training.sampler import Batches
+from prooftune.training.sampler import LengthGroupedBatchSampler
 
 STRATEGIES = ("group_by_length", "random", "sequential")
 
@@ -15,7 +15,7 @@ STRATEGIES = ("group_by_length", "random", "sequential")
 def order(
     lengths: list[int], batch_size: int, seed: int, strategy: str, epoch: int = 0
 ) -> list[int]:
-    batches = Batches(lengths, batch_size, seed, strategy)
+    batches = LengthGroupedBatchSampler(lengths, batch_size, seed, strategy)
     batches.set_epoch(epoch)
     return [number for batch in batches for number in batch]
 
@@ -55,7 +55,7 @@ def test_processes_together_see_the_batches_of_one(
     lengths: list[int], each: int, size: int, strategy: str, epoch: int
 ) -> None:
     def batches(batch_size: int, rank: int = 0, of: int = 1) -> list[list[int]]:
-        found = Batches(lengths, batch_size, 3, strategy, rank, of)
+        found = LengthGroupedBatchSampler(lengths, batch_size, 3, strategy, rank, of)
         found.set_epoch(epoch)
         assert len(list(found)) == len(found)
         return list(found)

@@ -21,7 +21,7 @@ from prooftune.models import adapters, loading
 from prooftune.training import trainer
 from prooftune.training.arguments import training_arguments
 from prooftune.training.objective import TuningModule
-from prooftune.training.trainer import last_whole_checkpoint, spent, train
+from prooftune.training.trainer import elapsed_seconds, last_complete_checkpoint, train
 from training.tiny import BFLOAT16, FLOAT32, LABELS, arguments, loss_of, setup
 
 
@@ -83,8 +83,8 @@ def test_rows_in_one_line_give_the_same_loss_and_gradients(
 def test_padding_token_as_target_is_learned(model_folders: dict[str, Path]) -> None:
     """pad = eos must not hide the stop token: its loss has a gradient."""
     module, rows, encoder = setup(model_folders["llama"])
-    assert loading.load_tokenizer(model_folders["llama"]).pad_token_id == encoder.stop
-    only_stop = [type(r)(r.ids, r.read[-1:], r.targets[-1:]) for r in rows]
+    assert loading.load_tokenizer(model_folders["llama"]).pad_token_id == encoder.stop_token_id
+    only_stop = [type(r)(r.ids, r.label_positions[-1:], r.targets[-1:]) for r in rows]
     assert loss_of(module, only_stop, encoder).item() > 0.1
 
 
@@ -266,8 +266,8 @@ def test_killed_and_resumed_equals_uninterrupted(
 
     assert go("straight", -1) == 0
     assert go("killed", kill_at) == -9
-    last = last_whole_checkpoint(tmp_path / "killed")
-    assert last is not None and spent(last) > 0
+    last = last_complete_checkpoint(tmp_path / "killed")
+    assert last is not None and elapsed_seconds(last) > 0
     (last / "seconds.json").write_text("1000.5")
     # What a kill in the middle of writing leaves: newer than the others and useless.
     torn = tmp_path / "killed" / "checkpoint-99"
@@ -283,7 +283,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     )
     for name, value in straight.items():
         assert torch.equal(resumed[name], value), name
-    assert 1000.5 < spent(last_whole_checkpoint(tmp_path / "killed")) < 2000 and spent(None) == 0.0
+    assert 1000.5 < elapsed_seconds(last_complete_checkpoint(tmp_path / "killed")) < 2000 and elapsed_seconds(None) == 0.0
 
 
 @pytest.mark.failure(18)
@@ -293,7 +293,7 @@ def test_a_torn_checkpoint_is_never_resumed(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "trainer_state.json").write_text(content)
     (tmp_path / "checkpoint-12").mkdir()
-    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
     assert not (tmp_path / "checkpoint-8").exists()
 
 

@@ -10,11 +10,11 @@ from transformers import TrainingArguments
 
 from prooftune import recipe
 from prooftune.models import adapters, loading
-from prooftune.tasks.classification import class_targets, targets
-from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.classification import class_pairs, instruction_pairs
+from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.training.arguments import training_arguments
 from prooftune.training.objective import (
-    Row,
+    TrainingRow,
     TuningModule,
     head_rows,
     instruction_rows,
@@ -41,13 +41,13 @@ def setup(
     method: str = "lora",
     lines: bool = True,
     options: recipe.Model = FLOAT32,
-) -> tuple[TuningModule, list[Row], Encoder]:
+) -> tuple[TuningModule, list[TrainingRow], PromptEncoder]:
     """A module that can learn `EXAMPLES`, its training rows, and their encoder."""
     tokenizer = loading.load_tokenizer(folder)
     rendering = Rendering(
         "Classify: {text}", LABELS, chat=bool(tokenizer.chat_template), max_length=96
     )
-    encoder = Encoder(rendering, tokenizer, ["text"])
+    encoder = PromptEncoder(rendering, tokenizer, ["text"])
     torch.manual_seed(0)
     model = loading.load_model(
         folder, options, labels=list(LABELS) if objective == "head" else None
@@ -59,9 +59,9 @@ def setup(
     head = objective == "head"
     rows = [
         *(
-            head_rows(class_targets(EXAMPLES, encoder))
+            head_rows(class_pairs(EXAMPLES, encoder))
             if head
-            else instruction_rows(targets(EXAMPLES, encoder), encoder.stop)
+            else instruction_rows(instruction_pairs(EXAMPLES, encoder), encoder.stop_token_id)
         )
     ]
     module = TuningModule(model)
@@ -81,7 +81,7 @@ def arguments(folder: Path, **options: Any) -> TrainingArguments:
     )
 
 
-def loss_of(module: TuningModule, rows: list[Row], encoder: Encoder) -> torch.Tensor:
+def loss_of(module: TuningModule, rows: list[TrainingRow], encoder: PromptEncoder) -> torch.Tensor:
     out = module(**make_collator(encoder.prefix, module.lines)(rows))
     loss: torch.Tensor = out["loss_sum"] / out["count"]
     return loss

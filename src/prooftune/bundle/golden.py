@@ -98,13 +98,13 @@ def make(bundle: Classifier | Answerer, rows: Sequence[Example]) -> list[Golden]
     """
     examples = bundle.examples([row.inputs for row in rows])
     # For questions the one window that holds all; for labels the prompt.
-    windows = [bundle.encoder.windows(example.inputs) for example in examples]
+    windows = [bundle.encoder.sliding_windows(example.inputs) for example in examples]
     fits = [
-        i for i, several in enumerate(windows) if len(several) == 1 and not several[0].truncated
+        i for i, several in enumerate(windows) if len(several) == 1 and not several[0].truncated_tokens
     ]
     if not fits:
         return []
-    prefix, prompts = bundle.encoder.prefix, [windows[i][0].row for i in fits]
+    prefix, prompts = bundle.encoder.prefix, [windows[i][0].token_ids for i in fits]
     outputs = _outputs(bundle, [rows[i].inputs for i in fits])
     golden: list[dict[str, Any]] = [
         {
@@ -160,7 +160,7 @@ def _written(
     encoder, done = bundle.encoder, [Generated() for _ in prompts]
     with autocast(bundle.model):
         for numbers, texts in generate(
-            bundle.model, encoder.prefix, prompts, encoder.stop, max_new_tokens=limit(bundle.facts)
+            bundle.model, encoder.prefix, prompts, encoder.stop_token_id, max_new_tokens=limit(bundle.facts)
         ):
             for number, text in zip(numbers, texts, strict=True):
                 done[number] = text
@@ -168,7 +168,7 @@ def _written(
         {
             "answer": encoder.decode_answer(one.ids).strip(),
             "answer_log_prob": round(one.log_prob, 6),
-            "answer_ids": (*one.ids, *([encoder.stop] if one.stopped else [])),
+            "answer_ids": (*one.ids, *([encoder.stop_token_id] if one.stopped else [])),
         }
         for one in done
     ]

@@ -20,7 +20,7 @@ from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.evaluation.calibration import apply_temperature
 from prooftune.models import adapters, loading
 from prooftune.tasks.classification import predict
-from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.types import Example, Prediction
 from prooftune.utils.files import fingerprint
 from prooftune.utils.progress import Subtask
@@ -74,7 +74,7 @@ class Classifier:
         self.facts, self.model, self._adapter = facts, model, adapter
         self.labels: list[str] = facts["labels"]
         self.fields: list[str] = facts["fields"]
-        self.encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, self.fields)
+        self.encoder = PromptEncoder(Rendering.from_json(facts["rendering"]), tokenizer, self.fields)
         self._scoring = recipe.Scoring(**facts["scoring"])
 
     def predict(

@@ -12,7 +12,7 @@ from prooftune.bundle.base_model import asked
 from prooftune.bundle.inputs import bar_of, examples_of
 from prooftune.evaluation.answers.scores import final_outputs
 from prooftune.models import adapters
-from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.tasks.question_answering import predict
 from prooftune.types import CONTEXT, QUESTION, Example
 from prooftune.utils.progress import Subtask
@@ -81,7 +81,7 @@ class Answerer:
         adapter: str = adapters.DEFAULT_ADAPTER,
     ) -> None:
         self.facts, self.model, self._index_folder, self._adapter = facts, model, index, adapter
-        self.encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
+        self.encoder = PromptEncoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
         self.fields: list[str] = [f for f in facts["fields"] if index is None or f != CONTEXT]
         self._settings = recipe.Answering(**facts["answering"])
         self._index: Index | None = None

@@ -14,7 +14,7 @@ from prooftune.bundle.manifest import FORMAT, GOLDEN
 from prooftune.engine.scoring import label_tree
 from prooftune.models import loading
 from prooftune.recipe import Recipe
-from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.types import CONTEXT, Study, VariantResult
 from prooftune.utils.files import atomic_path, read_json, write_json
 from prooftune.utils.secrets import redact
@@ -53,7 +53,7 @@ def save(
         "model": {**chosen.model.model_dump(), "sha256": loading.weights_digest(base)},
         "quantization": chosen.quantization,
         "rendering": rendering,
-        "tokens": _tokens(Encoder(Rendering.from_json(rendering), tokenizer, fields)),
+        "tokens": _tokens(PromptEncoder(Rendering.from_json(rendering), tokenizer, fields)),
         "scoring": chosen.scoring.model_dump(),
         "temperature": own.get("temperature"),
         "abstention": own.get("abstention"),
@@ -96,16 +96,16 @@ def _audit(run: Path) -> list[str]:
     )
 
 
-def _tokens(encoder: Encoder) -> dict[str, Any]:
+def _tokens(encoder: PromptEncoder) -> dict[str, Any]:
     """Prompt and labels as token ids, for whoever loads the bundle without Prooftune."""
-    if not encoder.targets:
-        return {"prompt": encoder.layout(), "stop": encoder.stop}
-    tree = label_tree(encoder.targets, encoder.stop)
+    if not encoder.label_ids:
+        return {"prompt": encoder.prompt_parts(), "stop": encoder.stop_token_id}
+    tree = label_tree(encoder.label_ids, encoder.stop_token_id)
     labels = {
         label: [token for _, token in reads]
         for label, reads in zip(encoder.rendering.labels, tree.reads, strict=True)
     }
-    return {"prompt": encoder.layout(), "labels": labels, "stop": encoder.stop}
+    return {"prompt": encoder.prompt_parts(), "labels": labels, "stop": encoder.stop_token_id}
 
 
 def _portable(config: Path, model: str) -> None:

@@ -145,7 +145,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run fol
     """Write the report of a finished run again."""
     from prooftune.study import pipeline
 
-    _print_result(pipeline.reread(folder))
+    _print_result(pipeline.rebuild_report(folder))
 
 
 @app.command()

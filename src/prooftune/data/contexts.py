@@ -42,7 +42,7 @@ def use_contexts_as_documents(study: Study, folder: Path) -> Study:
         texts[id_] = text
         return replace(example, gold=(id_,))
 
-    study = study.changed(own)
+    study = study.map_examples(own)
     lines = [
         json.dumps({"id": id_, "text": text}, ensure_ascii=False) for id_, text in texts.items()
     ]

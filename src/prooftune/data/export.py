@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prooftune.recipe import Recipe
-from prooftune.tasks.task import asking
+from prooftune.tasks.task import task_for
 from prooftune.tasks.templates import default_template
 from prooftune.types import Example, Study
 from prooftune.utils.files import atomic_path
@@ -38,7 +38,7 @@ def export(study: Study, recipe: Recipe, format_: Format, folder: Path) -> list[
         recipe.task, list(study.train[0].inputs), recipe.answering.no_answer
     )
     make = {"alpaca": _alpaca, "chat": _chat, "completion": _completion}[format_]
-    record = make(template, recipe.prompt.system, study.labels, asking(recipe).said)
+    record = make(template, recipe.prompt.system, study.labels, task_for(recipe).target_text)
     written = []
     for name, examples in study.splits().items():
         if examples:

@@ -14,7 +14,7 @@ from prooftune.export.merged import merge
 from prooftune.export.parity import first_difference
 from prooftune.export.runtimes import Transformers
 from prooftune.models import loading
-from prooftune.tasks.prompts import Encoder, Rendering
+from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.types import Example
 
 _ROWS = 4
@@ -25,7 +25,7 @@ def prompt(bundle: Path, facts: dict[str, Any], rows: Sequence[Golden]) -> str |
     """Where the bundle's own rendering no longer gives the prompts of its golden set; None where it
     does."""
     tokenizer = loading.load_tokenizer(bundle / "tokenizer")
-    encoder = Encoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
+    encoder = PromptEncoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
     start = tokenizer.bos_token_id
     for row in rows:
         ids = [
@@ -40,7 +40,7 @@ def prompt(bundle: Path, facts: dict[str, Any], rows: Sequence[Golden]) -> str |
             )
         ]
         for here, by in (
-            (encoder.prefix + encoder.encode(row.inputs).row, "rendering"),
+            (encoder.prefix + encoder.encode(row.inputs).token_ids, "rendering"),
             (ids, "tokens.prompt"),
         ):
             if here == row.prompt:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from prooftune import recipe
+from prooftune import recipe as recipes
 from prooftune.errors import Failure, UsageError
 from prooftune.models.loading import load_model
 from prooftune.utils.files import explain_full_disk
@@ -23,7 +23,7 @@ DEFAULT_ADAPTER = "default"
 _SWITCHES = {"dora": "use_dora", "rslora": "use_rslora"}
 
 
-def make_trainable(model: nn.Module, variant: recipe.Variant, lora: dict[str, Any]) -> nn.Module:
+def make_trainable(model: nn.Module, variant: recipes.Variant, lora: dict[str, Any]) -> nn.Module:
     """Make the variant's parameters trainable: LoRA, DoRA or rsLoRA adapters, or everything.
 
     Adapter weights are kept in float32 whatever the base's dtype; a classification head is trained
@@ -66,7 +66,7 @@ def save_tuned(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) 
 def load_tuned(
     base: Path,
     trained: Path,
-    options: recipe.Model,
+    options: recipes.Model,
     *,
     quantization: dict[str, Any] | None,
     labels: list[str] | None,

@@ -125,15 +125,15 @@ def _pooling(folder: Path) -> str:
     if not path.is_file():
         return "mean"
     stated = read_json(path)
-    chosen = [
+    modes = [
         name for name, on in stated.items() if name.startswith("pooling_mode_") and on is True
     ]
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-    if len(chosen) != 1 or chosen[0] not in known:
+    if len(modes) != 1 or modes[0] not in known:
         raise UsageError(
-            f"{path} asks for {', '.join(chosen) or 'no pooling'}; known are {' and '.join(known)}"
+            f"{path} asks for {', '.join(modes) or 'no pooling'}; known are {' and '.join(known)}"
         )
-    return known[chosen[0]]
+    return known[modes[0]]
 
 
 def dimension(folder: Path) -> int:

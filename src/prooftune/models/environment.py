@@ -13,7 +13,7 @@ from prooftune.recipe import Recipe
 from prooftune.utils.files import read_json
 
 
-def describe_environment(chosen: Recipe) -> dict[str, Any]:
+def describe_environment(recipe: Recipe) -> dict[str, Any]:
     """Facts by name, JSON-ready."""
     facts: dict[str, Any] = {
         "python": platform.python_version(),
@@ -23,55 +23,55 @@ def describe_environment(chosen: Recipe) -> dict[str, Any]:
     }
     for package in ("torch", "transformers", "peft", "scikit-learn"):
         facts[package] = metadata.version(package)
-    if chosen.uses_language_model:
+    if recipe.uses_language_model:
         from prooftune.models import loading
 
-        folder = loading.resolve(chosen.model.name, chosen.model.revision)
-        how = compute_settings(chosen)
+        folder = loading.resolve(recipe.model.name, recipe.model.revision)
+        settings = compute_settings(recipe)
         facts |= {
-            **how,
-            "compiled_code": _compiled(how, folder),
-            "model": chosen.model.name,
+            **settings,
+            "compiled_code": _compiled(settings, folder),
+            "model": recipe.model.name,
             "model_sha256": loading.weights_digest(folder),
         }
     return facts
 
 
-def compute_settings(chosen: Recipe) -> dict[str, str]:
+def compute_settings(recipe: Recipe) -> dict[str, str]:
     """How a model is computed here: ``device``, ``dtype``, ``attention``, and ``frozen_products``,
     the dtype of products with frozen weights while adapters learn."""
     from prooftune.engine.kernels import int8_linear
     from prooftune.models import loading
 
-    folder = loading.resolve(chosen.model.name, chosen.model.revision)
+    folder = loading.resolve(recipe.model.name, recipe.model.revision)
     device, dtype = (
         str(loading.device()),
-        str(loading.compute_dtype(chosen.model.dtype)).removeprefix("torch."),
+        str(loading.compute_dtype(recipe.model.dtype)).removeprefix("torch."),
     )
     in_int8 = (
-        chosen.model.int8_training
-        and not chosen.quantization
+        recipe.model.int8_training
+        and not recipe.quantization
         and device == "cpu"
         and dtype == "bfloat16"
     )
     return {
         "device": device,
         "dtype": dtype,
-        "attention": loading.attention_implementation(chosen.model.attention, folder),
+        "attention": loading.attention_implementation(recipe.model.attention, folder),
         "frozen_products": "int8" if in_int8 and int8_linear.is_available() else dtype,
     }
 
 
-def _compiled(how: dict[str, str], folder: Path) -> str:
+def _compiled(settings: dict[str, str], folder: Path) -> str:
     """What is computed by compiled code where the model in a folder learns."""
-    if how["device"] != "cpu" or how["dtype"] != "bfloat16":
+    if settings["device"] != "cpu" or settings["dtype"] != "bfloat16":
         return "none"
     from prooftune.engine.attention import shared_prefix
     from prooftune.engine.kernels import attention, pointwise
 
     config = read_json(folder / "config.json")
     size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    lines = how["attention"] == shared_prefix.NAME and not config.get("attn_logit_softcapping")
+    lines = settings["attention"] == shared_prefix.NAME and not config.get("attn_logit_softcapping")
     used = {
         "attention": lines and attention.is_available(size),
         "pointwise": pointwise.is_available(),

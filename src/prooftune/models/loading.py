@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prooftune import recipe
+from prooftune import recipe as recipes
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.utils import package_files
 from prooftune.utils.files import atomic_path, cache_folder, fingerprint, read_json, sha256
@@ -150,7 +150,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_model(
     folder: Path,
-    options: recipe.Model,
+    options: recipes.Model,
     *,
     quantization: dict[str, Any] | None = None,
     labels: list[str] | None = None,

@@ -7,7 +7,7 @@ import itertools
 import shutil
 from pathlib import Path
 
-from prooftune import recipe
+from prooftune import recipe as recipes
 from prooftune.utils.progress import notify
 
 RECIPE, REPORT = "recipe.yaml", "report.json"
@@ -48,7 +48,7 @@ def archive_previous_run(folder: Path, dumped: str) -> Path | None:
     ):  # the last shows that there is something to keep
         if (folder / name).exists():
             (folder / name).replace(place / name)
-    changed = recipe.differences((place / RECIPE).read_text("utf-8"), dumped)
+    changed = recipes.differences((place / RECIPE).read_text("utf-8"), dumped)
     more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     notify(
         f"{folder} held a study with other settings ({'; '.join(changed[:_SHOWN])}{more}): its "

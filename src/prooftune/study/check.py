@@ -7,22 +7,23 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prooftune import recipe, run_folder
+from prooftune import recipe as recipes
+from prooftune import run_folder
 from prooftune.data.audit.audit import AuditReport
 from prooftune.data.prepare import prepare_data
 from prooftune.recipe import Recipe
 from prooftune.report.format import duration
-from prooftune.study.pipeline import check_model, token_lengths
+from prooftune.study.pipeline import check_model, prompt_length_counter
 from prooftune.types import Study
 from prooftune.utils import profiling
 from prooftune.utils.files import write_json
 from prooftune.variants.passages import check_documents
 
 if TYPE_CHECKING:
-    from prooftune.variants.estimates import Plan
+    from prooftune.variants.estimates import CostEstimate
 
 
-def check(chosen: Recipe, base: Path) -> None:
+def check(recipe: Recipe, base: Path) -> None:
     """Load and audit the data, print what was found, estimate every variant.
 
     Raises:
@@ -30,30 +31,30 @@ def check(chosen: Recipe, base: Path) -> None:
     """
     from rich.console import Console
 
-    check_model(chosen)
-    check_documents(chosen, base)
-    study, report = prepare_data(chosen, base, lambda loaded: token_lengths(chosen, loaded))
+    check_model(recipe)
+    check_documents(recipe, base)
+    study, report = prepare_data(recipe, base, lambda loaded: prompt_length_counter(recipe, loaded))
     screen = Console(highlight=False)
     _print_audit(screen, study, report)
     report.raise_errors()
-    _print_plans(screen, chosen, plan(chosen, study, base))
+    _print_plans(screen, recipe, estimate(recipe, study, base))
 
 
-def plan(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
+def estimate(recipe: Recipe, study: Study, base: Path) -> list[CostEstimate] | None:
     """Estimate time and memory of every variant that asks a language model, on this machine, and
     remember it for the report.
 
     Returns:
         None where the model is too large to be tried in the memory that is free.
     """
-    if not chosen.uses_language_model:
+    if not recipe.uses_language_model:
         return []
-    from prooftune.variants.estimates import plans
+    from prooftune.variants.estimates import estimate_costs
 
-    found = plans(chosen, study, base)
+    found = estimate_costs(recipe, study, base)
     if found:
         write_json(
-            run_folder.estimates_path(recipe.dump(chosen)),
+            run_folder.estimates_path(recipes.dump(recipe)),
             {one.name: dataclasses.asdict(one) for one in found},
         )
     return found
@@ -113,10 +114,10 @@ _TIMES = ("train_seconds", "score_seconds", "seconds")
 """Of a plan, as the columns have them."""
 
 
-def _print_plans(screen: Any, chosen: Recipe, plans: list[Plan] | None) -> None:
+def _print_plans(screen: Any, recipe: Recipe, estimates: list[CostEstimate] | None) -> None:
     from rich.table import Table
 
-    if plans is None:
+    if estimates is None:
         screen.print(
             "warning The model is too large to be tried in the memory that is free here, so "
             "nothing is estimated. Use a "
@@ -124,19 +125,19 @@ def _print_plans(screen: Any, chosen: Recipe, plans: list[Plan] | None) -> None:
             style="yellow",
             markup=False,
         )
-    if not plans:
+    if not estimates:
         return
     shown = Table(title="Estimates for this machine, from a few batches", title_justify="left")
     shown.add_column("variant")
     for heading in ("training", "test rows", "in all", "peak memory"):
         shown.add_column(heading, justify="right")
-    for item in plans:
+    for item in estimates:
         times = (duration(getattr(item, name)) for name in _TIMES)
         shown.add_row(item.name, *times, f"{item.memory_bytes / 1e9:.1f} GB")
-    most, here = max(item.memory_bytes for item in plans), profiling.available_memory()
-    if len(plans) > 1:
+    most, here = max(item.memory_bytes for item in estimates), profiling.available_memory()
+    if len(estimates) > 1:
         shown.add_section()
-        times = (duration(sum(getattr(item, name) for item in plans)) for name in _TIMES)
+        times = (duration(sum(getattr(item, name) for item in estimates)) for name in _TIMES)
         shown.add_row("all", *times, f"{most / 1e9:.1f} GB")
     screen.print(shown)
     if here is not None and most > 0.9 * here:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from prooftune import recipe, run_folder
+from prooftune import recipe as recipes
+from prooftune import run_folder
 from prooftune.errors import UsageError, nearest
 from prooftune.evaluation.answers.scores import PRIMARY, answered
 from prooftune.evaluation.outcomes import outcomes_of
@@ -29,7 +30,7 @@ class _Side:
     """One of the two variants: its task, how it is called, and how well it answered each test
     example: 1 or 0 for a label, the primary metric for an answer."""
 
-    task: recipe.Task
+    task: recipes.Task
     name: str
     quality: dict[Key, float]
 
@@ -90,26 +91,26 @@ def compare_runs(first: str, second: str) -> str:
 def _side(reference: str) -> _Side:
     place, variant = _split(reference)
     folder = run_folder.open_run(Path(place))
-    chosen, _ = recipe.load(folder / "recipe.yaml")
-    variant = variant or _bundled(folder, next(iter(chosen.variants)))
-    if variant not in chosen.variants:
+    recipe, _ = recipes.load(folder / "recipe.yaml")
+    variant = variant or _bundled(folder, next(iter(recipe.variants)))
+    if variant not in recipe.variants:
         raise UsageError(
-            f"{folder} has no variant '{variant}'; it has {', '.join(chosen.variants)}"
-            f"{nearest(variant, chosen.variants)}"
+            f"{folder} has no variant '{variant}'; it has {', '.join(recipe.variants)}"
+            f"{nearest(variant, recipe.variants)}"
         )
     if not (folder / "variants" / variant / "details.json").is_file():
         raise UsageError(
             f"{folder} is not finished: no predictions of {variant}. Run its recipe again to go on."
         )
     study = run_folder.read_study(folder / "data")
-    result = run_folder.read_result(folder / "variants" / variant, chosen.variants[variant].kind)
-    if chosen.task == "classification":
+    result = run_folder.read_result(folder / "variants" / variant, recipe.variants[variant].kind)
+    if recipe.task == "classification":
         test, _ = outcomes_of(study, [result])[variant]
         quality = test.correct.astype(np.float64)
     else:
-        quality = answered(study, result, chosen).primary
+        quality = answered(study, result, recipe).primary
     return _Side(
-        chosen.task,
+        recipe.task,
         f"{place}:{variant}",
         dict(zip(_keys(study.test), quality.tolist(), strict=True)),
     )

@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from prooftune import recipe, run_folder
+from prooftune import recipe as recipes
+from prooftune import run_folder
 from prooftune.data import contexts
 from prooftune.data.sources import source_digest
 from prooftune.errors import UsageError
@@ -23,19 +24,19 @@ from prooftune.models.environment import compute_settings, describe_environment
 from prooftune.recipe import Recipe, Variant
 from prooftune.study import archive
 from prooftune.tasks import task
-from prooftune.tasks.prompts import Encoder
+from prooftune.tasks.prompts import PromptEncoder
 from prooftune.types import SPLITS, Example, Study, VariantResult
 from prooftune.utils.files import fingerprint, read_json, write_json, write_text
 from prooftune.utils.progress import notify
 from prooftune.utils.secrets import redact
-from prooftune.variants.context import Context, Outcome
+from prooftune.variants.context import VariantContext, VariantOutput
 from prooftune.variants.passages import (
-    PASSAGES,
-    Passages,
+    PASSAGES_FILE,
+    PassageProvider,
     check_documents,
     documents_digest,
     searches_contexts,
-    shows_passages,
+    uses_passages,
 )
 from prooftune.version import __version__
 
@@ -67,11 +68,11 @@ class Result:
         return str(self.scores["verdict"]["headline"])
 
 
-def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Result:
+def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Result:
     """Run a study from its recipe to its report and bundle.
 
     Args:
-        chosen: the recipe.
+        recipe: what to study.
         base: folder against which the recipe's relative paths are resolved.
         folder: the run folder; ``runs/NAME`` if None.
 
@@ -79,26 +80,26 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         UsageError: the recipe or the data is wrong, or the audit found a leak.
         Failure: something that was asked for correctly could not be done.
     """
-    folder = folder or Path("runs") / chosen.name
-    check_model(chosen)
-    if chosen.task != "classification":
+    folder = folder or Path("runs") / recipe.name
+    check_model(recipe)
+    if recipe.task != "classification":
         from prooftune.evaluation.answers.scores import require_libraries
 
         require_libraries()
-        check_documents(chosen, base)
-    if chosen.judge is not None:
+        check_documents(recipe, base)
+    if recipe.judge is not None:
         from prooftune.judge.study import warn_if_unreachable
 
-        warn_if_unreachable(chosen.judge)
+        warn_if_unreachable(recipe.judge)
     with run_folder.locked(folder):
-        dumped = recipe.dump(chosen)
+        dumped = recipes.dump(recipe)
         archive.archive_previous_run(folder, dumped)
         write_text(folder / "recipe.yaml", dumped)
-        study, data_print = prepare(chosen, base, folder)
-        if chosen.uses_language_model:
-            how = compute_settings(chosen)
+        study, data_print = prepare(recipe, base, folder)
+        if recipe.uses_language_model:
+            how = compute_settings(recipe)
             notify(
-                f"model: {chosen.model.name}, {how['dtype']} on {how['device']}, "
+                f"model: {recipe.model.name}, {how['dtype']} on {how['device']}, "
                 f"{how['attention']} attention (model.dtype, "
                 "model.attention)",
                 "dim",
@@ -111,32 +112,32 @@ def run(chosen: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
                 )
         results = []
         models = _SharedModel()
-        passages = Passages(chosen, base, folder)
-        for name, variant in chosen.variants.items():
+        passages = PassageProvider(recipe, base, folder)
+        for name, variant in recipe.variants.items():
             place = folder / "variants" / name
             results.append(
-                _variant(chosen, study, data_print, name, variant, place, base, models, passages)
+                _variant(recipe, study, data_print, name, variant, place, base, models, passages)
             )
         del models, passages
-        scores = evaluate(chosen, study, results, folder, base)
+        scores = evaluate(recipe, study, results, folder, base)
         return Result(
-            folder, scores, folder / "report.html", _bundle(chosen, study, results, scores, folder)
+            folder, scores, folder / "report.html", _bundle(recipe, study, results, scores, folder)
         )
 
 
-def check_model(chosen: Recipe) -> None:
+def check_model(recipe: Recipe) -> None:
     """Refuse a model's name that cannot be one before the data is read.
 
     Raises:
         UsageError: there is no such model.
     """
-    if chosen.uses_language_model:
+    if recipe.uses_language_model:
         from prooftune.models.loading import check_model_name
 
-        check_model_name(chosen.model.name)
+        check_model_name(recipe.model.name)
 
 
-def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
+def prepare(recipe: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
     """Load, split and audit the data, or read back what an earlier run made of the same files.
 
     Returns:
@@ -146,15 +147,15 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
 
     print_ = fingerprint(
         {
-            "data": chosen.data.model_dump(),
-            "audit": chosen.audit.model_dump(),
-            "seed": chosen.seed,
+            "data": recipe.data.model_dump(),
+            "audit": recipe.audit.model_dump(),
+            "seed": recipe.seed,
             "version": __version__,
-            "prompt": chosen.prompt.model_dump(),
-            "model": chosen.model.name,
-            "task": chosen.task,
-            "sources": {name: source_digest(chosen.data, name, base) for name in SPLITS},
-            "searched": searches_contexts(chosen),
+            "prompt": recipe.prompt.model_dump(),
+            "model": recipe.model.name,
+            "task": recipe.task,
+            "sources": {name: source_digest(recipe.data, name, base) for name in SPLITS},
+            "searched": searches_contexts(recipe),
         }
     )
     place = folder / "data"
@@ -162,10 +163,10 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
         notify("data and audit: unchanged", "dim")
         return run_folder.read_study(place), print_
     run_folder.begin_stage(place, print_)
-    study, report = prepare_data(chosen, base, lambda loaded: token_lengths(chosen, loaded))
+    study, report = prepare_data(recipe, base, lambda loaded: prompt_length_counter(recipe, loaded))
     write_json(place / "audit.json", report.to_json())
     report.raise_errors()
-    if searches_contexts(chosen):
+    if searches_contexts(recipe):
         study = contexts.use_contexts_as_documents(study, place)
     run_folder.write_study(place, study)
     run_folder.finish_stage(place, print_)
@@ -180,40 +181,40 @@ def prepare(chosen: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
 
 
 def evaluate(
-    chosen: Recipe, study: Study, results: list[VariantResult], folder: Path, base: Path
+    recipe: Recipe, study: Study, results: list[VariantResult], folder: Path, base: Path
 ) -> dict[str, Any]:
     """Score every variant, compare them in pairs, ask the judge if there is one, and write the
     report."""
     from prooftune.report.build import write_report
 
-    if chosen.task == "classification":
+    if recipe.task == "classification":
         from prooftune.evaluation.scores import score
 
-        scores = score(study, results, chosen.evaluation, chosen.seed)
+        scores = score(study, results, recipe.evaluation, recipe.seed)
     else:
         from prooftune.evaluation.answers.scores import score_answers
 
-        scores = score_answers(study, results, chosen)
-    if chosen.judge is not None:
+        scores = score_answers(study, results, recipe)
+    if recipe.judge is not None:
         from prooftune.judge.study import judge_study
 
         scores["judge"] = judge_study(
-            chosen, chosen.judge, study, results, scores, folder / "judge", base
+            recipe, recipe.judge, study, results, scores, folder / "judge", base
         )
     write_json(folder / "scores.json", scores)
     facts = {
-        "name": chosen.name,
-        "recipe": redact(recipe.dump(chosen)),
+        "name": recipe.name,
+        "recipe": redact(recipes.dump(recipe)),
         "scores": scores,
         "notes": study.notes,
-        "seed": chosen.seed,
+        "seed": recipe.seed,
         "audit": read_json(folder / "data" / "audit.json"),
         "prooftune_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "variants": {r.name: {"kind": r.kind, **r.details} for r in results},
-        "environment": describe_environment(chosen),
+        "environment": describe_environment(recipe),
     }
-    estimated = run_folder.estimates_path(recipe.dump(chosen))
+    estimated = run_folder.estimates_path(recipes.dump(recipe))
     if estimated.is_file():
         facts["estimates"] = {
             name: {**one, "seconds": one["train_seconds"] + one["score_seconds"]}
@@ -223,14 +224,14 @@ def evaluate(
     return scores
 
 
-def reread(folder: Path) -> Result:
+def rebuild_report(folder: Path) -> Result:
     """Score and report a finished run again from its files, e.g. after Prooftune's report has
     changed."""
     run_folder.open_run(folder)
-    chosen, base = recipe.load(folder / "recipe.yaml")
+    recipe, base = recipes.load(folder / "recipe.yaml")
     missing = [
         name
-        for name in chosen.variants
+        for name in recipe.variants
         if not (folder / "variants" / name / "details.json").is_file()
     ]
     if missing:
@@ -241,9 +242,9 @@ def reread(folder: Path) -> Result:
     study = run_folder.read_study(folder / "data")
     results = [
         run_folder.read_result(folder / "variants" / name, v.kind)
-        for name, v in chosen.variants.items()
+        for name, v in recipe.variants.items()
     ]
-    scores = evaluate(chosen, study, results, folder, base)
+    scores = evaluate(recipe, study, results, folder, base)
     bundle = folder / "bundle"
     return Result(folder, scores, folder / "report.html", bundle if bundle.is_dir() else None)
 
@@ -255,11 +256,11 @@ class _SharedModel:
     def __init__(self) -> None:
         self._held: Any = None
 
-    def get(self, context: Context) -> Any:
+    def get(self, context: VariantContext) -> Any:
         if self._held is None:
-            from prooftune.variants.model_handle import untuned
+            from prooftune.variants.model_handle import base_model_handle
 
-            self._held = untuned(context)
+            self._held = base_model_handle(context)
         return self._held
 
     def release(self) -> None:
@@ -267,7 +268,7 @@ class _SharedModel:
 
 
 def _variant(
-    chosen: Recipe,
+    recipe: Recipe,
     study: Study,
     data_print: str,
     name: str,
@@ -275,20 +276,20 @@ def _variant(
     folder: Path,
     base: Path,
     models: _SharedModel,
-    passages: Passages,
+    passages: PassageProvider,
 ) -> VariantResult:
     """Run one variant, or read back its result if nothing that it depends on has changed."""
-    shown = [documents_digest(chosen, base)] if shows_passages(variant) else []
-    print_ = fingerprint([data_print, variant.model_dump(), *_inputs(chosen, variant), *shown])
+    shown = [documents_digest(recipe, base)] if uses_passages(variant) else []
+    print_ = fingerprint([data_print, variant.model_dump(), *_inputs(recipe, variant), *shown])
     if run_folder.is_stage_done(folder, print_):
         notify(f"{name}: unchanged", "dim")
         return run_folder.read_result(folder, variant.kind)
     run_folder.begin_stage(folder, print_)
-    seen, retrieval = passages.study(study, variant)
-    if shows_passages(variant):
-        write_json(folder / PASSAGES, passages.shown_in(seen))
+    seen, retrieval = passages.study_for(study, variant)
+    if uses_passages(variant):
+        write_json(folder / PASSAGES_FILE, passages.passage_table(seen))
     outcome = _outcome(
-        Context(chosen, seen, folder, windowed=not shows_passages(variant)),
+        VariantContext(recipe, seen, folder, windowed=not uses_passages(variant)),
         variant,
         name,
         base,
@@ -296,98 +297,98 @@ def _variant(
     )
     if retrieval:
         outcome.details["retrieval"] = retrieval
-    if variant.context == "gold" and (guessed := passages.guessed(study)):
+    if variant.context == "gold" and (guessed := passages.count_unnamed_gold(study)):
         outcome.details["guessed_gold"] = guessed
     run_folder.write_predictions(folder / "validation.parquet", outcome.validation)
     run_folder.write_predictions(folder / "predictions.parquet", outcome.test)
     write_json(folder / "details.json", outcome.details)
     run_folder.finish_stage(folder, print_)
     result = run_folder.read_result(folder, variant.kind)
-    said = task.asking(chosen)
+    said = task.task_for(recipe)
     quality = fmean(said.quality(p, e) for p, e in zip(result.test, study.test, strict=True))
     before = (
         " before its no-answer threshold"
         if any(p.no_answer_log_prob is not None for p in result.test)
         else ""
     )
-    notify(f"{name}: {said.measure} {quality:.1%} on {len(study.test):,} test rows{before}")
+    notify(f"{name}: {said.quality_name} {quality:.1%} on {len(study.test):,} test rows{before}")
     return result
 
 
 def _outcome(
-    context: Context, variant: Variant, name: str, base: Path, models: _SharedModel
-) -> Outcome:
+    context: VariantContext, variant: Variant, name: str, base: Path, models: _SharedModel
+) -> VariantOutput:
     # Imported where used: the classical baselines need no torch.
     if not variant.uses_language_model:
         from prooftune.variants import classical
 
-        return {"majority": classical.majority, "tfidf": classical.tfidf}[variant.kind](context)
+        return {"majority": classical.run_majority, "tfidf": classical.run_tfidf}[variant.kind](context)
     if variant.kind == "tuned":
-        from prooftune.variants.tuned import tuned
+        from prooftune.variants.tuned import run_tuned
 
         models.release()
-        return tuned(context, variant, name, base)
+        return run_tuned(context, variant, name, base)
     from prooftune.variants import prompting
 
-    ask: dict[str, Callable[..., Outcome]] = {
-        "zero-shot": prompting.zero_shot,
-        "few-shot": prompting.few_shot,
-        "prompted": prompting.prompted,
+    ask: dict[str, Callable[..., VariantOutput]] = {
+        "zero-shot": prompting.run_zero_shot,
+        "few-shot": prompting.run_few_shot,
+        "prompted": prompting.run_prompted,
     }
     return ask[variant.kind](context, variant, models.get(context), name)
 
 
-def _inputs(chosen: Recipe, variant: Variant) -> list[Any]:
+def _inputs(recipe: Recipe, variant: Variant) -> list[Any]:
     """The parts of the recipe that a variant's predictions depend on."""
     if not variant.uses_language_model:
-        return [chosen.seed]
+        return [recipe.seed]
     parts: list[Any] = [
-        chosen.seed,
-        chosen.model.model_dump(),
-        chosen.quantization,
-        chosen.prompt.model_dump(),
-        chosen.scoring.model_dump(),
+        recipe.seed,
+        recipe.model.model_dump(),
+        recipe.quantization,
+        recipe.prompt.model_dump(),
+        recipe.scoring.model_dump(),
     ]
-    if chosen.task != "classification":
-        parts += [chosen.answering.model_dump(), chosen.retrieval and chosen.retrieval.model_dump()]
-        parts += [chosen.variants[variant.adapter].model_dump()] if variant.adapter else []
+    if recipe.task != "classification":
+        parts += [recipe.answering.model_dump(), recipe.retrieval and recipe.retrieval.model_dump()]
+        parts += [recipe.variants[variant.adapter].model_dump()] if variant.adapter else []
     if variant.kind == "tuned":
-        parts += [chosen.lora, chosen.training, chosen.early_stopping, chosen.forgetting]
+        parts += [recipe.lora, recipe.training, recipe.early_stopping, recipe.forgetting]
     return parts
 
 
-def encoder_for(chosen: Recipe, study: Study) -> Encoder:
+def encoder_for(recipe: Recipe, study: Study) -> PromptEncoder:
     """The encoder of the recipe's own prompt, by which texts are measured in tokens."""
-    context = Context(chosen, study, Path())
+    context = VariantContext(recipe, study, Path())
     return context.encoder(context.rendering())
 
 
-def token_lengths(
-    chosen: Recipe, study: Study
+def prompt_length_counter(
+    recipe: Recipe, study: Study
 ) -> Callable[[Sequence[Example]], Iterator[tuple[int, int]]] | None:
     """A function that measures prompts in tokens, if any variant asks a language model."""
-    if not chosen.uses_language_model:
+    if not recipe.uses_language_model:
         return None
-    encoder = encoder_for(chosen, study)
-    return lambda examples: (encoder.full_length(e.inputs) for e in examples)
+    encoder = encoder_for(recipe, study)
+    return lambda examples: (encoder.prompt_length(e.inputs) for e in examples)
 
 
 def _bundle(
-    chosen: Recipe, study: Study, results: list[VariantResult], scores: dict[str, Any], folder: Path
+    recipe: Recipe, study: Study, results: list[VariantResult], scores: dict[str, Any], folder: Path
 ) -> Path | None:
     """Bundle the tuned variant that did best on validation rows (on test rows it would be chosen by
     what it is judged on)."""
     # One that uses what another has learned has nothing of its own to ship.
-    tuned = [r for r in results if r.kind == "tuned" and not chosen.variants[r.name].adapter]
+    tuned = [r for r in results if r.kind == "tuned" and not recipe.variants[r.name].adapter]
     if not tuned:
         return None
     from prooftune.bundle.save import save
 
-    quality = task.asking(chosen).quality
+    quality = task.task_for(recipe).quality
 
     def right(result: VariantResult) -> float:
         return sum(quality(p, e) for p, e in zip(result.validation, study.validation, strict=True))
 
     best = max(tuned, key=right)
-    save(chosen, study, best, scores, folder / "bundle")
+    save(recipe, study, best, scores, folder / "bundle")
     return folder / "bundle"

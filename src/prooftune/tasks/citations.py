@@ -34,7 +34,7 @@ def parse_citations(text: str) -> tuple[str, list[str]]:
     return text.strip(), list(ids)
 
 
-def sources(ids: Sequence[str], retrieved: Sequence[str]) -> tuple[list[str], list[str]]:
+def resolve_citations(ids: Sequence[str], retrieved: Sequence[str]) -> tuple[list[str], list[str]]:
     """The retrieved passages that the ids name, each once, and the ids that name none.
 
     Args:

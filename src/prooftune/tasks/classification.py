@@ -12,11 +12,11 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from prooftune import recipe
+from prooftune import recipe as recipes
 from prooftune.engine import scoring
 from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
-from prooftune.tasks.prompts import Encoded, Encoder
+from prooftune.tasks.prompts import EncodedPrompt, PromptEncoder
 from prooftune.types import Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
 
@@ -27,9 +27,9 @@ averaged."""
 
 def predict(
     model: nn.Module,
-    encoder: Encoder,
+    encoder: PromptEncoder,
     examples: Sequence[Example],
-    settings: recipe.Scoring,
+    settings: recipes.Scoring,
     *,
     head: bool = False,
     description: str | Subtask | None = "Scoring",
@@ -49,11 +49,11 @@ def predict(
     if not head and settings.method == "generation":
         return _generated(model, encoder, examples, encoded, settings, description)
     scores = label_scores(
-        model, encoder, [e.row for e in encoded], settings, head=head, description=description
+        model, encoder, [e.token_ids for e in encoded], settings, head=head, description=description
     )
     if not head and settings.calibration:
         fields = examples[0].inputs if examples else {}
-        blank = [encoder.encode(dict.fromkeys(fields, text)).row for text in _CONTENT_FREE]
+        blank = [encoder.encode(dict.fromkeys(fields, text)).token_ids for text in _CONTENT_FREE]
         neutral = torch.softmax(
             label_scores(model, encoder, blank, settings, description=None), dim=1
         ).mean(dim=0)
@@ -66,8 +66,8 @@ def predict(
             labels[int(row.argmax())],
             True,
             tuple(row.tolist()),
-            len(encoder.prefix) + len(e.row),
-            e.truncated,
+            len(encoder.prefix) + len(e.token_ids),
+            e.truncated_tokens,
         )
         for example, e, row in zip(examples, encoded, log_probs, strict=True)
     ]
@@ -75,9 +75,9 @@ def predict(
 
 def label_scores(
     model: nn.Module,
-    encoder: Encoder,
+    encoder: PromptEncoder,
     rows: Sequence[Sequence[int]],
-    settings: recipe.Scoring,
+    settings: recipes.Scoring,
     *,
     head: bool = False,
     description: str | Subtask | None = "Scoring",
@@ -93,8 +93,8 @@ def label_scores(
             model,
             encoder.prefix,
             rows,
-            encoder.targets,
-            encoder.stop,
+            encoder.label_ids,
+            encoder.stop_token_id,
             normalize=settings.normalize == "length",
             batch_tokens=settings.batch_tokens,
         )
@@ -107,10 +107,10 @@ def label_scores(
 
 def _generated(
     model: nn.Module,
-    encoder: Encoder,
+    encoder: PromptEncoder,
     examples: Sequence[Example],
-    encoded: list[Encoded],
-    settings: recipe.Scoring,
+    encoded: list[EncodedPrompt],
+    settings: recipes.Scoring,
     description: str | Subtask | None,
 ) -> list[Prediction]:
     from prooftune.engine.generation import generate
@@ -121,8 +121,8 @@ def _generated(
         for numbers, written in generate(
             model,
             encoder.prefix,
-            [e.row for e in encoded],
-            encoder.stop,
+            [e.token_ids for e in encoded],
+            encoder.stop_token_id,
             max_new_tokens=settings.max_new_tokens,
             batch_tokens=settings.batch_tokens,
         ):
@@ -139,8 +139,8 @@ def _generated(
                 label or "",
                 label is not None,
                 (),
-                len(encoder.prefix) + len(e.row),
-                e.truncated,
+                len(encoder.prefix) + len(e.token_ids),
+                e.truncated_tokens,
                 texts[i],
             )
         )
@@ -161,17 +161,17 @@ def parse_label(text: str, labels: Sequence[str]) -> str | None:
     return None
 
 
-def targets(examples: Iterable[Example], encoder: Encoder) -> Iterator[tuple[list[int], list[int]]]:
+def instruction_pairs(examples: Iterable[Example], encoder: PromptEncoder) -> Iterator[tuple[list[int], list[int]]]:
     """(prompt ids, label ids) of every training row.
 
     Raises:
         UsageError: an example has no known label.
     """
-    ids = dict(zip(encoder.rendering.labels, encoder.targets, strict=True))
-    return ((encoder.encode(example.inputs).row, ids[_known(example, ids)]) for example in examples)
+    ids = dict(zip(encoder.rendering.labels, encoder.label_ids, strict=True))
+    return ((encoder.encode(example.inputs).token_ids, ids[_known(example, ids)]) for example in examples)
 
 
-def class_targets(examples: Iterable[Example], encoder: Encoder) -> Iterator[tuple[list[int], int]]:
+def class_pairs(examples: Iterable[Example], encoder: PromptEncoder) -> Iterator[tuple[list[int], int]]:
     """(prompt ids, class number) of every training row, for a classification head.
 
     Raises:
@@ -179,7 +179,7 @@ def class_targets(examples: Iterable[Example], encoder: Encoder) -> Iterator[tup
     """
     numbers = {label: i for i, label in enumerate(encoder.rendering.labels)}
     return (
-        (encoder.encode(example.inputs).row, numbers[_known(example, numbers)])
+        (encoder.encode(example.inputs).token_ids, numbers[_known(example, numbers)])
         for example in examples
     )
 

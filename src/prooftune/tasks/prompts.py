@@ -17,15 +17,15 @@ from dataclasses import replace
 from typing import Any
 
 from prooftune.errors import UsageError, nearest
-from prooftune.tasks.rendering import Encoded, Rendering, Shot
+from prooftune.tasks.rendering import EncodedPrompt, Rendering, Shot
 
-__all__ = ["Encoded", "Encoder", "Rendering", "Shot"]
+__all__ = ["EncodedPrompt", "PromptEncoder", "Rendering", "Shot"]
 
 # private-use characters stand for a field until the chat template has been applied
 _MARK = "\ue000{}\ue001"
 
 
-class Encoder:
+class PromptEncoder:
     """A rendering bound to a tokenizer.
 
     Attributes:
@@ -42,16 +42,16 @@ class Encoder:
         self.rendering = rendering
         self._tokenizer = tokenizer
         self._check_template(fields)
-        segments, self.stop = self._segments()
+        segments, self.stop_token_id = self._segments()
         self.prefix, self._parts = self._tokenise_segments(segments)
-        self.targets = [self.answer_ids(label) for label in rendering.labels]
+        self.label_ids = [self.encode_answer(label) for label in rendering.labels]
         self._fixed = len(self.prefix) + sum(len(p) for p in self._parts if isinstance(p, list))
-        longest = max([rendering.answer_tokens, *(len(target) + 1 for target in self.targets)])
+        longest = max([rendering.answer_tokens, *(len(target) + 1 for target in self.label_ids)])
         self._room = rendering.max_length - self._fixed - longest
         if rendering.shots:
             # The limit is on what varies: shown examples come on top, and the text keeps the room
             # it has without them.
-            self._room = Encoder(replace(rendering, shots=()), tokenizer, fields)._room
+            self._room = PromptEncoder(replace(rendering, shots=()), tokenizer, fields)._room
         self._check_context(self._fixed + self._room + longest)
         if self._room < 8:
             raise UsageError(
@@ -61,7 +61,7 @@ class Encoder:
                 "prompt.max_length, or shorten the template."
             )
 
-    def encode(self, inputs: Mapping[str, str]) -> Encoded:
+    def encode(self, inputs: Mapping[str, str]) -> EncodedPrompt:
         """Token ids of one prompt. Takes the inputs alone, so a target cannot reach the prompt.
 
         Where the fields do not fit, the longest is cut at its end first; fixed text and target
@@ -69,7 +69,7 @@ class Encoder:
         """
         return self._encoded(self._field_ids(inputs))
 
-    def windows(self, inputs: Mapping[str, str]) -> list[Encoded]:
+    def sliding_windows(self, inputs: Mapping[str, str]) -> list[EncodedPrompt]:
         """The prompts by which one example is read: one, or several where the windowed field is too
         long for one."""
         ids = self._field_ids(inputs)
@@ -88,7 +88,7 @@ class Encoder:
     def _field_ids(self, inputs: Mapping[str, str]) -> dict[str, list[int]]:
         return {part: self._ids(inputs[part]) for part in self._parts if isinstance(part, str)}
 
-    def _encoded(self, ids: dict[str, list[int]], windowed: str | None = None) -> Encoded:
+    def _encoded(self, ids: dict[str, list[int]], windowed: str | None = None) -> EncodedPrompt:
         names = [p for p in self._parts if isinstance(p, str)]
         ids = dict(ids)
         excess = sum(len(ids[name]) for name in names) - self._room
@@ -102,14 +102,14 @@ class Encoder:
         row: list[int] = []
         for part in self._parts:
             row += ids[part] if isinstance(part, str) else part
-        return Encoded(row, cut, ids[windowed] if windowed else [])
+        return EncodedPrompt(row, cut, ids[windowed] if windowed else [])
 
-    def layout(self) -> list[list[int] | str]:
+    def prompt_parts(self) -> list[list[int] | str]:
         """The prompt in order: ids of fixed parts, and names of the fields whose texts are
         tokenised by themselves."""
         return [self.prefix, *self._parts]
 
-    def full_length(self, inputs: Mapping[str, str]) -> tuple[int, int]:
+    def prompt_length(self, inputs: Mapping[str, str]) -> tuple[int, int]:
         """Tokens of the whole prompt before any cut, and how many of them would be cut."""
         texts = sum(len(self._ids(inputs[p])) for p in self._parts if isinstance(p, str))
         return self._fixed + texts, 0 if self.rendering.windowed else max(0, texts - self._room)
@@ -117,18 +117,18 @@ class Encoder:
     def render(self, inputs: Mapping[str, str]) -> str:
         """The prompt as text, as the model reads it."""
         return str(
-            self._tokenizer.decode(self.prefix + self.encode(inputs).row, skip_special_tokens=False)
+            self._tokenizer.decode(self.prefix + self.encode(inputs).token_ids, skip_special_tokens=False)
         )
 
-    def text(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of ids that stand in a prompt."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def decode_answer(self, ids: Sequence[int]) -> str:
         """The text of generated ids up to, and without, the stop token."""
         kept = list(ids)
-        if self.stop in kept:
-            kept = kept[: kept.index(self.stop)]
+        if self.stop_token_id in kept:
+            kept = kept[: kept.index(self.stop_token_id)]
         return str(self._tokenizer.decode(kept, skip_special_tokens=True))
 
     def _check_template(self, fields: Sequence[str]) -> None:
@@ -285,7 +285,7 @@ class Encoder:
     def _spaced(self, label: str) -> str:
         return f" {label}"
 
-    def answer_ids(self, label: str) -> list[int]:
+    def encode_answer(self, label: str) -> list[int]:
         """Ids of a text as the model would write it after the prompt, without the stop token."""
         if self.rendering.chat or self._adds_space():
             ids = self._ids(label)

@@ -18,8 +18,8 @@ from prooftune.engine.decoding import Generated
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.recipe import Answering, Task
-from prooftune.tasks.citations import parse_citations, sources
-from prooftune.tasks.prompts import Encoded, Encoder
+from prooftune.tasks.citations import parse_citations, resolve_citations
+from prooftune.tasks.prompts import EncodedPrompt, PromptEncoder
 from prooftune.types import CONTEXT, Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
 from prooftune.utils.text import normalize_words
@@ -31,7 +31,7 @@ context."""
 
 def predict(
     model: nn.Module,
-    encoder: Encoder,
+    encoder: PromptEncoder,
     examples: Sequence[Example],
     settings: Answering,
     task: Task,
@@ -49,18 +49,18 @@ def predict(
         description: what the progress bar says, or of which other bar it is a part; None for no
             bar.
     """
-    windows = [encoder.windows(example.inputs) for example in examples]
+    windows = [encoder.sliding_windows(example.inputs) for example in examples]
     rows = [window for several in windows for window in several]
     extracts = task == "extractive-qa"
-    instead = (*encoder.answer_ids(settings.no_answer), encoder.stop) if extracts else ()
+    instead = (*encoder.encode_answer(settings.no_answer), encoder.stop_token_id) if extracts else ()
     choose = _inside(encoder, rows) if extracts and settings.constrained else None
     written: list[Generated] = [Generated() for _ in rows]
     with autocast(model), progress_bar(description, len(rows)) as shown:
         for numbers, done in generate(
             model,
             encoder.prefix,
-            [r.row for r in rows],
-            encoder.stop,
+            [r.token_ids for r in rows],
+            encoder.stop_token_id,
             max_new_tokens=settings.max_new_tokens,
             batch_tokens=settings.batch_tokens,
             alternative_ids=instead,
@@ -80,9 +80,9 @@ def predict(
 
 
 def _prediction(
-    encoder: Encoder,
+    encoder: PromptEncoder,
     example: Example,
-    windows: list[Encoded],
+    windows: list[EncodedPrompt],
     written: list[Generated],
     settings: Answering,
     extracts: bool,
@@ -93,7 +93,7 @@ def _prediction(
     if (
         extracts
         and settings.constrained
-        and not _stands(text, encoder.text(windows[best].window), whole=True)
+        and not _stands(text, encoder.decode(windows[best].window_ids), whole=True)
     ):
         text = text.rpartition(" ")[
             0
@@ -105,13 +105,13 @@ def _prediction(
         says_none = normalize_words(answer) == normalize_words(settings.no_answer)
     context = normalize_words(example.inputs.get(CONTEXT, ""))
     output = "" if says_none else answer
-    cited, unknown = sources(ids, example.passages)
+    cited, unknown = resolve_citations(ids, example.passages)
     return Prediction(
         id=example.id,
         output=output,
         valid=not extracts or not answer or f" {normalize_words(answer)} " in f" {context} ",
-        prompt_tokens=sum(len(encoder.prefix) + len(w.row) for w in windows),
-        truncated_tokens=sum(w.truncated for w in windows),
+        prompt_tokens=sum(len(encoder.prefix) + len(w.token_ids) for w in windows),
+        truncated_tokens=sum(w.truncated_tokens for w in windows),
         raw=answer,
         generated_tokens=len(done.ids) + done.stopped,
         answer_log_prob=done.log_prob,
@@ -131,19 +131,19 @@ def _sureness(done: Generated) -> float:
     return done.log_prob - done.no_answer_log_prob
 
 
-def _inside(encoder: Encoder, rows: Sequence[Encoded]) -> Callable[[int, list[int], Tensor], int]:
+def _inside(encoder: PromptEncoder, rows: Sequence[EncodedPrompt]) -> Callable[[int, list[int], Tensor], int]:
     """A choice of tokens that keeps the answer a run of words of the row's window."""
-    contexts = [encoder.text(row.window) for row in rows]
+    contexts = [encoder.decode(row.window_ids) for row in rows]
 
     def choose(number: int, ids: list[int], log_probs: Tensor) -> int:
-        so_far = encoder.text(ids).strip()
+        so_far = encoder.decode(ids).strip()
         for token in torch.topk(log_probs, min(_CANDIDATES, len(log_probs))).indices.tolist():
-            if token == encoder.stop:
+            if token == encoder.stop_token_id:
                 if _stands(so_far, contexts[number], whole=True):
                     return int(token)
-            elif _stands(encoder.text([*ids, token]).strip(), contexts[number], whole=False):
+            elif _stands(encoder.decode([*ids, token]).strip(), contexts[number], whole=False):
                 return int(token)
-        return encoder.stop
+        return encoder.stop_token_id
 
     return choose
 
@@ -155,8 +155,8 @@ def _stands(text: str, context: str, *, whole: bool) -> bool:
     return bool(text) and re.search(pattern, context) is not None
 
 
-def targets(
-    examples: Iterable[Example], encoder: Encoder, settings: Answering, task: Task
+def instruction_pairs(
+    examples: Iterable[Example], encoder: PromptEncoder, settings: Answering, task: Task
 ) -> Iterator[tuple[list[int], list[int]]]:
     """(prompt ids, answer ids) of every training row: one for each window of an extractive
     question.
@@ -165,31 +165,31 @@ def targets(
     window that shares the most words with them.
     """
     for example in examples:
-        windows = encoder.windows(example.inputs)
+        windows = encoder.sliding_windows(example.inputs)
         target = example.target or settings.no_answer
         if len(windows) == 1:
-            chosen = [(windows[0], target)]
+            pairs = [(windows[0], target)]
         elif task == "extractive-qa":
-            chosen = [
+            pairs = [
                 (
                     w,
                     target
-                    if example.target and example.target in encoder.text(w.window)
+                    if example.target and example.target in encoder.decode(w.window_ids)
                     else settings.no_answer,
                 )
                 for w in windows
             ]
         else:
             wanted = set(normalize_words(target).split())
-            chosen = [
+            pairs = [
                 (
                     max(
                         windows,
                         key=lambda w: len(
-                            wanted & set(normalize_words(encoder.text(w.window)).split())
+                            wanted & set(normalize_words(encoder.decode(w.window_ids)).split())
                         ),
                     ),
                     target,
                 )
             ]
-        yield from ((window.row, encoder.answer_ids(said)) for window, said in chosen)
+        yield from ((window.token_ids, encoder.encode_answer(said)) for window, said in pairs)

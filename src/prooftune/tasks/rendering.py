@@ -52,7 +52,7 @@ class Rendering:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedPrompt:
     """Token ids of one prompt.
 
     Attributes:
@@ -61,6 +61,6 @@ class Encoded:
         window: ids of the windowed field that stand in the row; none where no field is windowed.
     """
 
-    row: list[int]
-    truncated: int
-    window: list[int] = field(default_factory=list)
+    token_ids: list[int]
+    truncated_tokens: int
+    window_ids: list[int] = field(default_factory=list)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from prooftune.recipe import Recipe
-from prooftune.tasks.prompts import Encoder
+from prooftune.tasks.prompts import PromptEncoder
 from prooftune.types import Example, Prediction
 
-Pairs = Iterator[tuple[list[int], list[int]]]
+TokenPairs = Iterator[tuple[list[int], list[int]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class TaskAdapter:
     """A task with the settings of one recipe.
 
     Attributes:
@@ -27,46 +27,46 @@ class Asking:
         said: (example) -> its target as the model should write it.
     """
 
-    predict: Callable[[Any, Encoder, Sequence[Example], bool, str | None], list[Prediction]]
-    targets: Callable[[Iterable[Example], Encoder], Pairs]
+    predict: Callable[[Any, PromptEncoder, Sequence[Example], bool, str | None], list[Prediction]]
+    training_pairs: Callable[[Iterable[Example], PromptEncoder], TokenPairs]
     quality: Callable[[Prediction, Example], float]
-    measure: str
-    said: Callable[[Example], str]
+    quality_name: str
+    target_text: Callable[[Example], str]
 
 
-def asking(recipe: Recipe) -> Asking:
+def task_for(recipe: Recipe) -> TaskAdapter:
     """The recipe's task."""
     if recipe.task == "classification":
         return _classification(recipe)
     return _answering(recipe)
 
 
-def _classification(recipe: Recipe) -> Asking:
+def _classification(recipe: Recipe) -> TaskAdapter:
     from prooftune.tasks import classification
 
-    return Asking(
+    return TaskAdapter(
         predict=lambda model, encoder, examples, head, description: classification.predict(
             model, encoder, examples, recipe.scoring, head=head, description=description
         ),
-        targets=classification.targets,
+        training_pairs=classification.instruction_pairs,
         quality=lambda prediction, example: float(prediction.output == example.target),
-        measure="accuracy",
-        said=lambda example: example.target or "",
+        quality_name="accuracy",
+        target_text=lambda example: example.target or "",
     )
 
 
-def _answering(recipe: Recipe) -> Asking:
+def _answering(recipe: Recipe) -> TaskAdapter:
     from prooftune.evaluation.answers.squad import f1
     from prooftune.tasks import question_answering
 
-    return Asking(
+    return TaskAdapter(
         predict=lambda model, encoder, examples, head, description: question_answering.predict(
             model, encoder, examples, recipe.answering, recipe.task, description=description
         ),
-        targets=lambda examples, encoder: question_answering.targets(
+        training_pairs=lambda examples, encoder: question_answering.instruction_pairs(
             examples, encoder, recipe.answering, recipe.task
         ),
         quality=lambda prediction, example: f1(prediction.output, example.references or ()),
-        measure="F1",
-        said=lambda example: example.target or recipe.answering.no_answer,
+        quality_name="F1",
+        target_text=lambda example: example.target or recipe.answering.no_answer,
     )

@@ -16,7 +16,7 @@ _EXTRACT = (
 def default_template(task: Task, fields: Sequence[str], no_answer: str) -> str:
     """The instruction of a task for the data's fields."""
     if task != "classification":
-        return _asking(task, fields, no_answer)[0]
+        return _question_templates(task, fields, no_answer)[0]
     if list(fields) == ["text"]:
         inputs = "Text: {text}"
     else:
@@ -27,7 +27,7 @@ def default_template(task: Task, fields: Sequence[str], no_answer: str) -> str:
 def candidate_templates(task: Task, fields: Sequence[str], no_answer: str) -> list[str]:
     """Prompts that the ``prompted`` variant compares where the recipe lists none."""
     if task != "classification":
-        return _asking(task, fields, no_answer)
+        return _question_templates(task, fields, no_answer)
     inputs = "\n".join(f"{{{name}}}" for name in fields)
     return [
         default_template(task, fields, no_answer),
@@ -39,7 +39,7 @@ def candidate_templates(task: Task, fields: Sequence[str], no_answer: str) -> li
     ]
 
 
-def _asking(task: Task, fields: Sequence[str], no_answer: str) -> list[str]:
+def _question_templates(task: Task, fields: Sequence[str], no_answer: str) -> list[str]:
     """Ways to ask a question; those with a context come from extractive reading and from retrieval."""
     phrase = no_answer.replace("{", "{{").replace("}", "}}")
     if task == "extractive-qa":

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from prooftune.errors import UsageError
 from prooftune.utils import distributed
 
-SMALL = 500_000_000
+SMALL_MODEL_PARAMETERS = 500_000_000
 """Parameters below which a model counts as small for the usual learning rate."""
 
 
@@ -85,7 +85,7 @@ def training_arguments(
     return arguments
 
 
-def usual_learning_rate(parameters: int, method: str) -> float:
+def default_learning_rate(parameters: int, method: str) -> float:
     """The learning rate where a recipe names none: adapters on small models want a higher one,
     whole models a lower one.
 
@@ -94,8 +94,8 @@ def usual_learning_rate(parameters: int, method: str) -> float:
         method: lora, dora, rslora or full.
     """
     if method == "full":
-        return 1e-4 if parameters < SMALL else 2e-5
-    return 1e-3 if parameters < SMALL else 2e-4
+        return 1e-4 if parameters < SMALL_MODEL_PARAMETERS else 2e-5
+    return 1e-3 if parameters < SMALL_MODEL_PARAMETERS else 2e-4
 
 
 def _schedule(
@@ -116,26 +116,26 @@ def _schedule(
     if steps <= 0:
         steps = math.ceil(math.ceil(rows / window) * float(values["num_train_epochs"]))
     quarter = max(1, math.ceil(steps / 4))
-    chosen: dict[str, Any] = {}
+    schedule: dict[str, Any] = {}
     if "logging_steps" not in options:
-        chosen["logging_steps"] = max(1, steps // 50)
+        schedule["logging_steps"] = max(1, steps // 50)
     if "eval_strategy" not in options:
-        chosen |= {
+        schedule |= {
             "eval_strategy": "steps" if validation else "no",
             "eval_steps": options.get("eval_steps", quarter),
         }
     if "save_strategy" not in options:
-        chosen |= {
+        schedule |= {
             "save_strategy": "steps",
-            "save_steps": options.get("save_steps", chosen.get("eval_steps", quarter)),
+            "save_steps": options.get("save_steps", schedule.get("eval_steps", quarter)),
         }
     if "load_best_model_at_end" not in options:
         same = (
-            chosen.get("save_steps") == chosen.get("eval_steps")
-            and chosen.get("eval_strategy") == "steps"
+            schedule.get("save_steps") == schedule.get("eval_steps")
+            and schedule.get("eval_strategy") == "steps"
         )
-        chosen["load_best_model_at_end"] = bool(validation and (same or patience))
-    return chosen
+        schedule["load_best_model_at_end"] = bool(validation and (same or patience))
+    return schedule
 
 
 def _check_device(options: dict[str, Any]) -> None:

@@ -25,21 +25,23 @@ from prooftune.errors import Failure, UsageError
 from prooftune.utils.disk_list import DiskBackedList
 
 
-class Row:
+class TrainingRow:
     """One training row, in four bytes for a token.
 
     Attributes:
         ids: token ids after the shared prefix; for instructions the target and its stop token
             included, except that the last of them is only ever predicted, never fed.
-        read: places in `ids` whose hidden states predict the targets.
+        label_positions: indices in `ids` whose hidden states predict the targets.
         targets: what is predicted there: token ids, or one class number.
     """
 
     __slots__ = ("_ends", "_numbers")
 
-    def __init__(self, ids: Sequence[int], read: Sequence[int], targets: Sequence[int]) -> None:
-        self._numbers = array("i", chain(ids, read, targets))
-        self._ends = len(ids), len(ids) + len(read)
+    def __init__(
+        self, ids: Sequence[int], label_positions: Sequence[int], targets: Sequence[int]
+    ) -> None:
+        self._numbers = array("i", chain(ids, label_positions, targets))
+        self._ends = len(ids), len(ids) + len(label_positions)
 
     def __len__(self) -> int:
         """Tokens that are fed."""
@@ -50,7 +52,7 @@ class Row:
         return self._numbers[: self._ends[0]].tolist()
 
     @property
-    def read(self) -> list[int]:
+    def label_positions(self) -> list[int]:
         return self._numbers[self._ends[0] : self._ends[1]].tolist()
 
     @property
@@ -60,7 +62,7 @@ class Row:
 
 def instruction_rows(
     pairs: Iterable[tuple[Sequence[int], Sequence[int]]], stop: int
-) -> DiskBackedList[Row]:
+) -> DiskBackedList[TrainingRow]:
     """Rows whose loss is on the target's tokens and its stop token only.
 
     Args:
@@ -71,23 +73,23 @@ def instruction_rows(
         UsageError: a target holds the stop token.
     """
 
-    def row(prompt: Sequence[int], target: Sequence[int]) -> Row:
+    def row(prompt: Sequence[int], target: Sequence[int]) -> TrainingRow:
         answer, start = [*target, stop], len(prompt)
-        return Row([*prompt, *answer[:-1]], range(start - 1, start + len(answer) - 1), answer)
+        return TrainingRow([*prompt, *answer[:-1]], range(start - 1, start + len(answer) - 1), answer)
 
-    return DiskBackedList(checked((row(*pair) for pair in pairs), stop))
+    return DiskBackedList(validate_rows((row(*pair) for pair in pairs), stop))
 
 
-def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> DiskBackedList[Row]:
+def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> DiskBackedList[TrainingRow]:
     """Rows whose loss is on the class, read at the prompt's last token.
 
     Args:
         pairs: ids of each prompt after the shared prefix, and its class number.
     """
-    return DiskBackedList(Row(prompt, [len(prompt) - 1], [number]) for prompt, number in pairs)
+    return DiskBackedList(TrainingRow(prompt, [len(prompt) - 1], [number]) for prompt, number in pairs)
 
 
-def checked(rows: Iterable[Row], stop: int) -> Iterator[Row]:
+def validate_rows(rows: Iterable[TrainingRow], stop: int) -> Iterator[TrainingRow]:
     """The rows; refuses those by which the model could not learn to stop, or by which nothing would
     be learned.
 
@@ -104,9 +106,9 @@ def checked(rows: Iterable[Row], stop: int) -> Iterator[Row]:
             )
         if targets.count(stop) > 1:
             raise UsageError(f"training row {number}: the stop token stands inside the target")
-        if len(row.read) != len(targets):
+        if len(row.label_positions) != len(targets):
             raise UsageError(
-                f"training row {number}: {len(targets)} targets but {len(row.read)} places to "
+                f"training row {number}: {len(targets)} targets but {len(row.label_positions)} places to "
                 "learn them at"
             )
         yield row
@@ -124,15 +126,15 @@ def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:
     learned: every process must take every step.
     """
 
-    def collator(rows: Sequence[Row]) -> dict[str, Tensor]:
+    def collator(rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
         batch: PackedBatch | Batch
-        rows = rows or [Row([0], [], [])]
+        rows = rows or [TrainingRow([0], [], [])]
         if lines:
-            batch = pack_sequences(prefix, [r.ids for r in rows], [r.read for r in rows])
+            batch = pack_sequences(prefix, [r.ids for r in rows], [r.label_positions for r in rows])
         else:
             shift = len(prefix)
             batch = collate(
-                [[*prefix, *r.ids] for r in rows], [[p + shift for p in r.read] for r in rows], 0
+                [[*prefix, *r.ids] for r in rows], [[p + shift for p in r.label_positions] for r in rows], 0
             )
         values = {f.name: getattr(batch, f.name) for f in fields(batch)}
         return {

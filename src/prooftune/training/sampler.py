@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Sampler
 
 
-class Batches(Sampler[list[int]]):
+class LengthGroupedBatchSampler(Sampler[list[int]]):
     """Row numbers of this process's part of every batch.
 
     With ``group_by_length`` rows are shuffled, taken in windows of 50 batches, sorted by length

@@ -46,8 +46,8 @@ from prooftune.engine.fused.prepacked_weights import without_prepacked_weights
 from prooftune.engine.kernels.int8_linear import is_available, use_int8_linear
 from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.errors import Failure, UsageError
-from prooftune.training.objective import Row, TuningModule, make_collator
-from prooftune.training.sampler import Batches
+from prooftune.training.objective import TrainingRow, TuningModule, make_collator
+from prooftune.training.sampler import LengthGroupedBatchSampler
 from prooftune.utils import distributed, malloc
 from prooftune.utils.files import explain_full_disk
 from prooftune.utils.progress import notify, progress_bar
@@ -58,14 +58,14 @@ _SEEN = 4
 """Rows whose inputs say how weights are laid out in 8 bits."""
 
 
-class Rows(Dataset[Row]):
-    def __init__(self, rows: Sequence[Row]) -> None:
+class TrainingDataset(Dataset[TrainingRow]):
+    def __init__(self, rows: Sequence[TrainingRow]) -> None:
         self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TrainingRow:
         return self._rows[index]
 
     def lengths(self) -> NDArray[np.int32]:
@@ -77,7 +77,7 @@ class _Loader(DataLoader[Any]):
     """Batches in an order that knows its epoch; the Trainer would have its own library share them
     out, and fill up the last batch with rows of the first."""
 
-    def __init__(self, rows: Rows, batches: Batches, collator: Any) -> None:
+    def __init__(self, rows: TrainingDataset, batches: LengthGroupedBatchSampler, collator: Any) -> None:
         super().__init__(rows, batch_sampler=batches, collate_fn=collator)
         self._batches = batches
 
@@ -89,11 +89,11 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
     """`transformers.Trainer` over a `TuningModule`.
 
     Attributes:
-        spent: seconds of the attempts that this one goes on from.
+        elapsed_seconds: of the attempts that this one goes on from.
     """
 
-    def __init__(self, module: TuningModule, *, train: Rows, **options: Any) -> None:
-        self.spent, self._started = 0.0, time.perf_counter()
+    def __init__(self, module: TuningModule, *, train: TrainingDataset, **options: Any) -> None:
+        self.elapsed_seconds, self._started = 0.0, time.perf_counter()
         super().__init__(model=module, train_dataset=train, **options)
         # Ours divides by the window's targets itself, so the Trainer must not divide by the
         # accumulation steps.
@@ -134,7 +134,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         return self._loader(eval_dataset or self.eval_dataset, self.args.eval_batch_size)
 
-    def see(self, rows: Sequence[Row]) -> None:
+    def calibrate_int8(self, rows: Sequence[TrainingRow]) -> None:
         """Compute these rows as in training, for `use_int8_linear` to lay out weights by what it
         sees: the same rows whatever comes first, so that resumed and distributed trainings are as
             they would be."""
@@ -145,7 +145,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
     def _loader(
         self, rows: Any, batch_size: int, seed: int = 0, strategy: str = "sequential"
     ) -> DataLoader[Any]:
-        batches = Batches(
+        batches = LengthGroupedBatchSampler(
             rows.lengths(),
             batch_size,
             seed,
@@ -191,7 +191,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             save_file({name: state_dict[name].contiguous() for name in learning}, folder / _WEIGHTS)
         else:
             save_file(module.trainable_state(), folder / _WEIGHTS)
-        (folder / _SPENT).write_text(json.dumps(self.spent + time.perf_counter() - self._started))
+        (folder / _SPENT).write_text(json.dumps(self.elapsed_seconds + time.perf_counter() - self._started))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._restore(Path(resume_from_checkpoint))
@@ -239,8 +239,8 @@ class _Bar(TrainerCallback):  # type: ignore[misc]
 
 def train(
     module: TuningModule,
-    rows: Sequence[Row],
-    validation: Sequence[Row],
+    rows: Sequence[TrainingRow],
+    validation: Sequence[TrainingRow],
     prefix: Sequence[int],
     arguments: TrainingArguments,
     *,
@@ -272,19 +272,19 @@ def train(
     extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
     trainer = TuningTrainer(
         module,
-        train=Rows(rows),
+        train=TrainingDataset(rows),
         args=arguments,
         data_collator=collator,
         # By length, since the order does not matter here and similar lengths waste no padding.
-        eval_dataset=Rows(sorted(validation, key=len)) if validation else None,
+        eval_dataset=TrainingDataset(sorted(validation, key=len)) if validation else None,
         callbacks=[shown, *extra, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # our bar shows the same, once
     folder = Path(str(arguments.output_dir))
-    checkpoint = last_whole_checkpoint(folder)
+    checkpoint = last_complete_checkpoint(folder)
     if checkpoint:
         state = json.loads((checkpoint / "trainer_state.json").read_text())
-        trainer.spent = spent(checkpoint)
+        trainer.elapsed_seconds = elapsed_seconds(checkpoint)
         notify(
             f"{description}: resuming after step {state['global_step']:,} of "
             f"{state['max_steps']:,}",
@@ -308,12 +308,12 @@ def train(
 
 
 @contextmanager
-def _in_int8(trainer: TuningTrainer, rows: Sequence[Row]) -> Iterator[None]:
+def _in_int8(trainer: TuningTrainer, rows: Sequence[TrainingRow]) -> Iterator[None]:
     if (
         is_available() and not trainer.is_fsdp_enabled
     ):  # which is there so that no process holds all weights
         with use_int8_linear() as laid_out:
-            trainer.see(rows[:_SEEN])
+            trainer.calibrate_int8(rows[:_SEEN])
             if laid_out:
                 yield
                 return
@@ -337,14 +337,14 @@ def _garbage_of_now_alone() -> Iterator[None]:
         gc.unfreeze()
 
 
-def spent(checkpoint: Path | None) -> float:
+def elapsed_seconds(checkpoint: Path | None) -> float:
     """Seconds of training that led to a checkpoint, all attempts together but what each lost when
     it was stopped."""
     file = checkpoint and checkpoint / _SPENT
     return float(json.loads(file.read_text())) if file and file.is_file() else 0.0
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
+def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end; half-written ones, newer by nature, are
     removed.
 

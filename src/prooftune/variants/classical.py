@@ -10,10 +10,10 @@ import numpy as np
 
 from prooftune.types import Example, Prediction
 from prooftune.utils.profiling import measure_cost
-from prooftune.variants.context import Context, Outcome, texts
+from prooftune.variants.context import VariantContext, VariantOutput, texts
 
 
-def majority(context: Context) -> Outcome:
+def run_majority(context: VariantContext) -> VariantOutput:
     """Always the most frequent training label; its probabilities are the training shares (add-one
     smoothed)."""
     study = context.study
@@ -29,7 +29,7 @@ def majority(context: Context) -> Outcome:
             [Prediction(e.id, answer or "") for e in examples]
             for examples in (study.test, study.validation)
         )
-        return Outcome(
+        return VariantOutput(
             test,
             validation,
             {
@@ -48,10 +48,10 @@ def majority(context: Context) -> Outcome:
         "description": f"always '{label}', the most frequent training label",
         "cost": {"train_seconds": 0.0, "score_seconds": 0.0},
     }
-    return Outcome(predict(study.test), predict(study.validation), details)
+    return VariantOutput(predict(study.test), predict(study.validation), details)
 
 
-def tfidf(context: Context) -> Outcome:
+def run_tfidf(context: VariantContext) -> VariantOutput:
     """Words and word pairs weighted by TF-IDF, classified by logistic regression (scikit-learn).
 
     The strength of regularisation is chosen by validation accuracy where there are validation rows.
@@ -90,7 +90,7 @@ def tfidf(context: Context) -> Outcome:
         if held_out is not None
         else []
     )
-    return Outcome(
+    return VariantOutput(
         test,
         validation,
         {

@@ -10,14 +10,14 @@ from typing import Any
 
 from prooftune.models import loading
 from prooftune.recipe import Prompt, Recipe
-from prooftune.tasks.prompts import Encoder, Rendering, Shot
-from prooftune.tasks.task import Asking, asking
+from prooftune.tasks.prompts import PromptEncoder, Rendering, Shot
+from prooftune.tasks.task import TaskAdapter, task_for
 from prooftune.tasks.templates import default_template
 from prooftune.types import CONTEXT, Example, Prediction, Study
 
 
 @dataclass
-class Context:
+class VariantContext:
     """One study on its way through the variants.
 
     Attributes:
@@ -38,8 +38,8 @@ class Context:
         return list(self.study.train[0].inputs)
 
     @cached_property
-    def asking(self) -> Asking:
-        return asking(self.recipe)
+    def task_adapter(self) -> TaskAdapter:
+        return task_for(self.recipe)
 
     @cached_property
     def model_folder(self) -> Path:
@@ -77,8 +77,8 @@ class Context:
             overlap=answering.window_overlap if answers else 0,
         )
 
-    def encoder(self, rendering: Rendering) -> Encoder:
-        return Encoder(rendering, self.tokenizer, self.fields)
+    def encoder(self, rendering: Rendering) -> PromptEncoder:
+        return PromptEncoder(rendering, self.tokenizer, self.fields)
 
     def base_model(self) -> Any:
         """The untuned causal model."""
@@ -95,7 +95,7 @@ class Context:
 
 
 @dataclass
-class Outcome:
+class VariantOutput:
     """Predictions of one variant and the facts it recorded (see `records.VariantResult.details`)."""
 
     test: list[Prediction]

@@ -18,33 +18,33 @@ from prooftune.types import CONTEXT, Example, Study
 from prooftune.utils import package_files
 from prooftune.variants.passages import searches_contexts, with_passages
 
-DOCUMENTS, CHUNKS = 20, 2000
+MAX_DOCUMENTS, MAX_CHUNKS = 20, 2000
 """Most documents that passages are taken from, and most passages."""
 
 
-def with_standins(chosen: Recipe, study: Study, base: Path) -> Study:
+def with_dummy_passages(recipe: Recipe, study: Study, base: Path) -> Study:
     """The study with passages of its documents, searched for by nobody, as every question's
     context.
 
     Where the documents are the data's own contexts, the first of a question's passages are of its
     own, as a good search would have them, so that questions on one text share some.
     """
-    wanted = chosen.retrieval
+    wanted = recipe.retrieval
     if wanted is None:
         raise ValueError("no documents to take passages from")
-    own = searches_contexts(chosen)
+    own = searches_contexts(recipe)
     texts = (
         [e.inputs.get(CONTEXT, "") for examples in study.splits().values() for e in examples]
         if own
         else []
     )
-    cuts = {text: _of_text(text, wanted) for text in dict.fromkeys(texts[:CHUNKS])}
+    cuts = {text: _of_text(text, wanted) for text in dict.fromkeys(texts[:MAX_CHUNKS])}
     some = list(
-        islice(chain.from_iterable(cuts.values()) if own else _of_documents(wanted, base), CHUNKS)
+        islice(chain.from_iterable(cuts.values()) if own else _of_documents(wanted, base), MAX_CHUNKS)
     )
 
     def shown(example: Example) -> Example:
-        draw = random.Random(f"{chosen.seed}/{example.id}")
+        draw = random.Random(f"{recipe.seed}/{example.id}")
         near = cuts.get(example.inputs.get(CONTEXT, ""), [])
         passages = draw.sample(near, min(wanted.passages, len(near)))
         known = {chunk.id for chunk in passages}
@@ -55,7 +55,7 @@ def with_standins(chosen: Recipe, study: Study, base: Path) -> Study:
         ]
         return with_passages(example, [*passages, *others][: wanted.passages], None)
 
-    return study.changed(shown)
+    return study.map_examples(shown)
 
 
 def _of_documents(wanted: Retrieval, base: Path) -> Iterator[Chunk]:
@@ -64,14 +64,14 @@ def _of_documents(wanted: Retrieval, base: Path) -> Iterator[Chunk]:
     if package_files.is_reference(wanted.documents):
         source = package_files.fetch(wanted.documents)
     files, _ = find_documents(source, base)
-    spread = files[:: 1 + len(files) // DOCUMENTS]
+    spread = files[:: 1 + len(files) // MAX_DOCUMENTS]
     for file in spread:
         with suppress(UnreadableDocument):
             yield from islice(
                 split_document(
                     read_document(file, file.read()), wanted.chunk_words, wanted.overlap_words
                 ),
-                CHUNKS // len(spread),
+                MAX_CHUNKS // len(spread),
             )
 
 

@@ -18,18 +18,18 @@ from transformers import TrainerCallback
 from prooftune.engine.batching import batch_by_token_budget
 from prooftune.models import adapters, loading
 from prooftune.recipe import Recipe, Variant
-from prooftune.tasks.prompts import Encoder, Shot
-from prooftune.training.arguments import training_arguments, usual_learning_rate
-from prooftune.training.objective import Row, TuningModule
-from prooftune.training.sampler import Batches
+from prooftune.tasks.prompts import PromptEncoder, Shot
+from prooftune.training.arguments import default_learning_rate, training_arguments
+from prooftune.training.objective import TrainingRow, TuningModule
+from prooftune.training.sampler import LengthGroupedBatchSampler
 from prooftune.training.trainer import train
 from prooftune.types import Example, Study
 from prooftune.utils import profiling
 from prooftune.utils.progress import spinner
-from prooftune.variants.context import Context
-from prooftune.variants.dummy_passages import with_standins
-from prooftune.variants.passages import Passages, shows_passages
-from prooftune.variants.prompting import candidates, draw_shots
+from prooftune.variants.context import VariantContext
+from prooftune.variants.dummy_passages import with_dummy_passages
+from prooftune.variants.passages import PassageProvider, uses_passages
+from prooftune.variants.prompting import candidates, sample_few_shot
 from prooftune.variants.tuned import base_to_train, training_rows
 
 _FITS = 0.7
@@ -37,7 +37,7 @@ _FITS = 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CostEstimate:
     """Estimated cost of one variant.
 
     Attributes:
@@ -102,36 +102,36 @@ def _more(before: int, peak: int, batches: float, grows: float) -> float:
     return (peak - before) * (1 + grows)
 
 
-def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
+def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimate] | None:
     """Estimates for every variant that asks a language model; None where the model is too large to
     try in the memory here."""
     asked = {
-        name: variant for name, variant in chosen.variants.items() if variant.uses_language_model
+        name: variant for name, variant in recipe.variants.items() if variant.uses_language_model
     }
     if not asked:
         return []
-    folder = loading.resolve(chosen.model.name, chosen.model.revision)
+    folder = loading.resolve(recipe.model.name, recipe.model.revision)
     free = profiling.available_memory()
     full = any(variant.method == "full" for variant in asked.values())
     weights = loading.count_parameters(folder) * (
-        4 if full else loading.compute_dtype(chosen.model.dtype).itemsize
+        4 if full else loading.compute_dtype(recipe.model.dtype).itemsize
     )
     if free is not None and weights > _FITS * free:
         return None
     found, model, process = [], None, _Process()
     # Passages that are yet to be found are stood in for.
     with_passages = (
-        with_standins(chosen, study, base) if any(map(shows_passages, asked.values())) else study
+        with_dummy_passages(recipe, study, base) if any(map(uses_passages, asked.values())) else study
     )
     for name, variant in asked.items():
         with spinner(f"{name}: trying a few batches"):
-            searches = shows_passages(variant)
+            searches = uses_passages(variant)
             seen = (
                 with_passages
                 if searches
-                else Passages(chosen, Path(), Path()).study(study, variant)[0]
+                else PassageProvider(recipe, Path(), Path()).study_for(study, variant)[0]
             )
-            context = Context(chosen, seen, Path(), windowed=not searches)
+            context = VariantContext(recipe, seen, Path(), windowed=not searches)
             if variant.kind == "tuned":
                 model = None
                 found.append(_tuned(context, variant, name, process))
@@ -141,7 +141,7 @@ def plans(chosen: Recipe, study: Study, base: Path) -> list[Plan] | None:
     return found
 
 
-def _asked(context: Context, variant: Variant, name: str, model: Any, process: _Process) -> Plan:
+def _asked(context: VariantContext, variant: Variant, name: str, model: Any, process: _Process) -> CostEstimate:
     study = context.study
     if variant.kind == "prompted":
         rows = (study.validation or study.train)[: variant.validation_rows]
@@ -158,15 +158,15 @@ def _asked(context: Context, variant: Variant, name: str, model: Any, process: _
         )
     shots: tuple[Shot, ...] = ()
     if variant.kind == "few-shot":
-        shots = draw_shots(
-            study.train, study.strata(), variant.shots, context.recipe.seed, context.asking.said
+        shots = sample_few_shot(
+            study.train, study.strata(), variant.shots, context.recipe.seed, context.task_adapter.target_text
         )
     encoder = context.encoder(context.rendering(variant.prompt, shots=shots))
     rate = _scoring(context, encoder, model)
     return _plan(name, context, encoder, rate, 0.0, process.peak(rate))
 
 
-def _tuned(context: Context, variant: Variant, name: str, process: _Process) -> Plan:
+def _tuned(context: VariantContext, variant: Variant, name: str, process: _Process) -> CostEstimate:
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
     encoder = context.encoder(context.rendering(variant.prompt))
     model = adapters.make_trainable(
@@ -194,20 +194,20 @@ def _tuned(context: Context, variant: Variant, name: str, process: _Process) -> 
 
 
 def _plan(
-    name: str, context: Context, encoder: Encoder, rate: _Rate, train: float, memory: float
-) -> Plan:
+    name: str, context: VariantContext, encoder: PromptEncoder, rate: _Rate, train: float, memory: float
+) -> CostEstimate:
     test, validation = (
         rate.seconds * _tokens(encoder, rows)
         for rows in (context.study.test, context.study.validation)
     )
-    return Plan(name, train, test, train + test + validation, memory)
+    return CostEstimate(name, train, test, train + test + validation, memory)
 
 
-def _scoring(context: Context, encoder: Encoder, model: Any, head: bool = False) -> _Rate:
+def _scoring(context: VariantContext, encoder: PromptEncoder, model: Any, head: bool = False) -> _Rate:
     """Predict the longest rows, by which memory peaks, then twice some from all over the test rows,
     of which the faster counts."""
     rows = context.study.test
-    lengths = [len(encoder.encode(e.inputs).row) for e in rows]
+    lengths = [len(encoder.encode(e.inputs).token_ids) for e in rows]
     settings = (
         context.recipe.scoring
         if context.recipe.task == "classification"
@@ -215,7 +215,7 @@ def _scoring(context: Context, encoder: Encoder, model: Any, head: bool = False)
     )
     batches = batch_by_token_budget(lengths, settings.batch_tokens)
     sample = [rows[i] for i in _spread(lengths, settings.batch_tokens)]
-    predict = context.asking.predict
+    predict = context.task_adapter.predict
     with profiling.measure_cost() as most:
         predict(model, encoder, [rows[i] for i in batches[0]], head, None)
     with profiling.measure_cost() as timed:
@@ -242,11 +242,11 @@ class _Clock(TrainerCallback):  # type: ignore[misc]
 
 
 def _learning(
-    context: Context,
+    context: VariantContext,
     variant: Variant,
-    encoder: Encoder,
+    encoder: PromptEncoder,
     model: Any,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     batch: int,
     epochs: float,
     options: dict[str, Any],
@@ -256,7 +256,7 @@ def _learning(
     lengths = [len(row) for row in rows]
     longest = sorted(range(len(rows)), key=lambda i: -lengths[i])[:batch]
     order = list(
-        Batches(
+        LengthGroupedBatchSampler(
             lengths,
             batch,
             context.recipe.seed,
@@ -265,10 +265,10 @@ def _learning(
     )
     steps = min(4, max(2, _TIMED * len(rows) // (batch * sum(lengths))))
     usual = [order[len(order) * part // (steps + 1)] for part in range(1, steps + 1)]
-    chosen = [longest, *usual]
+    batches = [longest, *usual]
     tried = {
         **options,
-        "max_steps": len(chosen),
+        "max_steps": len(batches),
         "save_strategy": "no",
         "eval_strategy": "no",
         "load_best_model_at_end": False,
@@ -286,11 +286,11 @@ def _learning(
             seed=context.recipe.seed,
             dtype=loading.compute_dtype(context.recipe.model.dtype),
             patience=None,
-            learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method),
+            learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
         )
         # Short batches are filled up, so that every step has its own.
         filled = [
-            rows[i] for numbers in chosen for i in itertools.islice(itertools.cycle(numbers), batch)
+            rows[i] for numbers in batches for i in itertools.islice(itertools.cycle(numbers), batch)
         ]
         with profiling.measure_cost() as most:
             train(
@@ -318,9 +318,9 @@ def _learning(
     )
 
 
-def _tokens(encoder: Encoder, rows: Sequence[Example]) -> int:
+def _tokens(encoder: PromptEncoder, rows: Sequence[Example]) -> int:
     """What is computed for these rows: their own tokens, and the shared beginning once."""
-    return len(encoder.prefix) + sum(len(encoder.encode(e.inputs).row) for e in rows)
+    return len(encoder.prefix) + sum(len(encoder.encode(e.inputs).token_ids) for e in rows)
 
 
 def _spread(lengths: Sequence[int], budget: int) -> list[int]:

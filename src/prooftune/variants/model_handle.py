@@ -9,17 +9,17 @@ from typing import Any
 
 from prooftune.engine.forward import check_output_head
 from prooftune.recipe import Recipe
-from prooftune.tasks.prompts import Encoder
-from prooftune.tasks.task import asking
+from prooftune.tasks.prompts import PromptEncoder
+from prooftune.tasks.task import task_for
 from prooftune.types import Example, Prediction
 from prooftune.utils import distributed
-from prooftune.variants.context import Context
+from prooftune.variants.context import VariantContext
 
 _kept: dict[bytes, Any] = {}
 """In a helper: the last model that it was asked to load, by how it is loaded."""
 
 
-class Held:
+class ModelHandle:
     """A model and how it is loaded. Sent to another process, only the latter goes, and the model is
     loaded there."""
 
@@ -35,14 +35,14 @@ class Held:
     def __setstate__(self, load: Callable[[], Any]) -> None:
         key = pickle.dumps(load)
         if key not in _kept:
-            forget()
+            release_cached_model()
             _kept[key] = load()
         self._load, self.model = load, _kept[key]
 
     def predict(
         self,
         recipe: Recipe,
-        encoder: Encoder,
+        encoder: PromptEncoder,
         examples: Sequence[Example],
         head: bool,
         description: str,
@@ -63,9 +63,9 @@ class Held:
         )
 
 
-def untuned(context: Context) -> Held:
+def base_model_handle(context: VariantContext) -> ModelHandle:
     """The study's untuned causal model, checked to be one that the engine can ask."""
-    return Held(partial(_checked, context.base_loader()))
+    return ModelHandle(partial(_checked, context.base_loader()))
 
 
 def _checked(load: Callable[[], Any]) -> Any:
@@ -74,19 +74,19 @@ def _checked(load: Callable[[], Any]) -> Any:
     return model
 
 
-def forget() -> None:
+def release_cached_model() -> None:
     """Let go of the model that this process keeps as a helper, before training needs the memory."""
     _kept.clear()
 
 
 def _predicted(
-    held: Held,
+    held: ModelHandle,
     recipe: Recipe,
-    encoder: Encoder,
+    encoder: PromptEncoder,
     examples: list[Example],
     head: bool,
     description: str,
 ) -> list[Prediction]:
-    return asking(recipe).predict(
+    return task_for(recipe).predict(
         held.model, encoder, distributed.local_shard(examples), head, description
     )

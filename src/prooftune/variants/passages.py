@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from prooftune.retrieval.search import Index
     from prooftune.retrieval.types import Chunk
 
-PASSAGES = "passages.json"
+PASSAGES_FILE = "passages.json"
 """File in a variant's folder with the passages that its test questions were shown."""
 
-DEPTH = 10
+RETRIEVAL_DEPTH = 10
 """Passages found per question, by which retrieval is measured; fewer are shown."""
 
 
-def shows_passages(variant: Variant) -> bool:
+def uses_passages(variant: Variant) -> bool:
     """Whether the variant's context comes from the document collection."""
     return variant.context in ("retrieved", "gold", "random")
 
@@ -78,7 +78,7 @@ def documents_digest(recipe: Recipe, base: Path) -> Any:
     return [sorted(file.id for file in files), sorted(sha256(path) for path in holders)]
 
 
-class Passages:
+class PassageProvider:
     """The document collection of a study, searched when the first variant needs it.
 
     Args:
@@ -92,7 +92,7 @@ class Passages:
         self._found: dict[str, list[list[Chunk]]] = {}
         self._said_missing = False
 
-    def study(self, study: Study, variant: Variant) -> tuple[Study, dict[str, Any]]:
+    def study_for(self, study: Study, variant: Variant) -> tuple[Study, dict[str, Any]]:
         """The study as the variant sees it, and how well its passages were found.
 
         Returns:
@@ -104,7 +104,7 @@ class Passages:
         if variant.context in (None, "given"):
             return study, {}
         if variant.context == "none":
-            return study.changed(
+            return study.map_examples(
                 lambda e: replace(e, inputs={k: v for k, v in e.inputs.items() if k != CONTEXT})
             ), {}
         learns = variant.kind == "tuned" and variant.adapter is None
@@ -124,7 +124,7 @@ class Passages:
         facts = self._measured(study) if variant.context == "retrieved" else {}
         return replace(study, **splits), facts  # type: ignore[arg-type]
 
-    def guessed(self, study: Study) -> int:
+    def count_unnamed_gold(self, study: Study) -> int:
         """Of how many test questions the data names no passage that is there, so that it is
         searched for; says so."""
         unnamed = sum(
@@ -139,7 +139,7 @@ class Passages:
             )
         return unnamed
 
-    def shown_in(self, study: Study) -> dict[str, Any]:
+    def passage_table(self, study: Study) -> dict[str, Any]:
         """The passages that the test questions were shown: id -> ``key`` (by which gold passages
         are named), document, page, section, text."""
         ids = {id_ for example in study.test for id_ in example.passages}
@@ -191,7 +191,7 @@ class Passages:
         if name not in self._found and settings is not None:
             rerank = load_cross_encoder(settings.rerank) if settings.rerank else None
             hits = self.index.search(
-                queries, max(DEPTH, settings.passages), settings.search, rerank
+                queries, max(RETRIEVAL_DEPTH, settings.passages), settings.search, rerank
             )
             self._found[name] = [[hit.chunk for hit in found] for found in hits]
         return self._found[name]
@@ -280,16 +280,16 @@ class Passages:
         if not rows:
             return {}
         found = self._search("test", [e.inputs[QUESTION] for e in study.test])
-        shown = self._recipe.retrieval.passages if self._recipe.retrieval else DEPTH
+        shown = self._recipe.retrieval.passages if self._recipe.retrieval else RETRIEVAL_DEPTH
         # Of a text that was cut into several passages, each finds it.
         keys = [list(dict.fromkeys(chunk.passage_key for chunk in found[i])) for i in rows]
         seen = [list(dict.fromkeys(chunk.passage_key for chunk in found[i][:shown])) for i in rows]
         gold = [study.test[i].gold for i in rows]
         values = {
             f"recall@{shown}": metrics.recall(seen, gold, shown),
-            f"recall@{DEPTH}": metrics.recall(keys, gold, DEPTH),
-            f"MRR@{DEPTH}": metrics.reciprocal_rank(keys, gold, DEPTH),
-            f"nDCG@{DEPTH}": metrics.ndcg(keys, gold, DEPTH),
+            f"recall@{RETRIEVAL_DEPTH}": metrics.recall(keys, gold, RETRIEVAL_DEPTH),
+            f"MRR@{RETRIEVAL_DEPTH}": metrics.reciprocal_rank(keys, gold, RETRIEVAL_DEPTH),
+            f"nDCG@{RETRIEVAL_DEPTH}": metrics.ndcg(keys, gold, RETRIEVAL_DEPTH),
         }
         settings = self._recipe.evaluation
         tables = resampled(

@@ -9,26 +9,26 @@ from typing import Any
 
 from prooftune.errors import UsageError
 from prooftune.recipe import Variant
-from prooftune.tasks.prompts import Encoder, Rendering, Shot
+from prooftune.tasks.prompts import PromptEncoder, Rendering, Shot
 from prooftune.tasks.templates import candidate_templates
 from prooftune.types import Example, Prediction
 from prooftune.utils.files import write_json
 from prooftune.utils.profiling import measure_cost
-from prooftune.variants.context import Context, Outcome
-from prooftune.variants.model_handle import Held
+from prooftune.variants.context import VariantContext, VariantOutput
+from prooftune.variants.model_handle import ModelHandle
 
 
-def zero_shot(context: Context, variant: Variant, held: Held, name: str) -> Outcome:
+def run_zero_shot(context: VariantContext, variant: Variant, held: ModelHandle, name: str) -> VariantOutput:
     return _scored(context, held, context.rendering(variant.prompt), name, "the instruction alone")
 
 
-def few_shot(context: Context, variant: Variant, held: Held, name: str) -> Outcome:
-    shots = draw_shots(
+def run_few_shot(context: VariantContext, variant: Variant, held: ModelHandle, name: str) -> VariantOutput:
+    shots = sample_few_shot(
         context.study.train,
         context.study.strata(),
         variant.shots,
         context.recipe.seed,
-        context.asking.said,
+        context.task_adapter.target_text,
     )
     rendering = context.rendering(variant.prompt, shots=shots)
     return _scored(
@@ -36,7 +36,7 @@ def few_shot(context: Context, variant: Variant, held: Held, name: str) -> Outco
     )
 
 
-def prompted(context: Context, variant: Variant, held: Held, name: str) -> Outcome:
+def run_prompted(context: VariantContext, variant: Variant, held: ModelHandle, name: str) -> VariantOutput:
     """Score every candidate prompt on the same validation rows and keep the best (the earlier at a
     tie)."""
     rows = _sample(
@@ -51,13 +51,13 @@ def prompted(context: Context, variant: Variant, held: Held, name: str) -> Outco
                 context.recipe, encoder, rows, False, f"{name}: prompt {number + 1}"
             )
             quality = fmean(
-                context.asking.quality(p, e) for p, e in zip(predictions, rows, strict=True)
+                context.task_adapter.quality(p, e) for p, e in zip(predictions, rows, strict=True)
             )
             tried.append(
                 {
                     "template": template,
                     "quality": quality,
-                    "measure": context.asking.measure,
+                    "measure": context.task_adapter.quality_name,
                     "rows": len(rows),
                     "tokens": fmean(p.prompt_tokens for p in predictions),
                 }
@@ -75,7 +75,7 @@ def prompted(context: Context, variant: Variant, held: Held, name: str) -> Outco
     return outcome
 
 
-def candidates(context: Context, variant: Variant) -> dict[str, Encoder]:
+def candidates(context: VariantContext, variant: Variant) -> dict[str, PromptEncoder]:
     """The prompts that are tried, by template: the recipe's, or those of the shipped ones that fit
     into ``prompt.max_length``.
 
@@ -83,12 +83,12 @@ def candidates(context: Context, variant: Variant) -> dict[str, Encoder]:
         UsageError: one of the recipe's does not fit, or none of the shipped ones.
     """
 
-    def encoder(template: str) -> Encoder:
+    def encoder(template: str) -> PromptEncoder:
         return context.encoder(context.rendering(variant.prompt, template=template))
 
     if variant.candidates:
         return {template: encoder(template) for template in variant.candidates}
-    fitting: dict[str, Encoder] = {}
+    fitting: dict[str, PromptEncoder] = {}
     refused: UsageError | None = None
     for template in candidate_templates(
         context.recipe.task, context.fields, context.recipe.answering.no_answer
@@ -102,7 +102,7 @@ def candidates(context: Context, variant: Variant) -> dict[str, Encoder]:
     return fitting
 
 
-def draw_shots(
+def sample_few_shot(
     train: Sequence[Example],
     strata: list[str],
     count: int,
@@ -138,22 +138,22 @@ def draw_shots(
 
 
 def _scored(
-    context: Context, held: Held, rendering: Rendering, name: str, description: str
-) -> Outcome:
+    context: VariantContext, held: ModelHandle, rendering: Rendering, name: str, description: str
+) -> VariantOutput:
     encoder = context.encoder(rendering)
     write_json(context.folder / "rendering.json", rendering.to_json())
     return score_splits(context, held, encoder, name, description)
 
 
 def score_splits(
-    context: Context,
-    held: Held,
-    encoder: Encoder,
+    context: VariantContext,
+    held: ModelHandle,
+    encoder: PromptEncoder,
     name: str,
     description: str,
     *,
     head: bool = False,
-) -> Outcome:
+) -> VariantOutput:
     """Predict test and validation rows with one model and one encoder, and record what it cost."""
     study, recipe = context.study, context.recipe
     with measure_cost() as scoring:
@@ -161,7 +161,7 @@ def score_splits(
     validation = held.predict(recipe, encoder, study.validation, head, f"{name}: validation rows")
     parsed = recipe.task == "classification" and not head and recipe.scoring.method == "generation"
     how = ", generated and parsed" if parsed else ""
-    return Outcome(
+    return VariantOutput(
         test,
         validation,
         {

@@ -19,19 +19,19 @@ from prooftune.engine.scoring import score_labels
 from prooftune.errors import Failure, UsageError
 from prooftune.models import adapters, loading, weight_changes
 from prooftune.recipe import Scoring, Variant
-from prooftune.tasks.classification import class_targets, label_scores
-from prooftune.tasks.prompts import Encoder
-from prooftune.training.objective import Row, TuningModule, head_rows, instruction_rows
+from prooftune.tasks.classification import class_pairs, label_scores
+from prooftune.tasks.prompts import PromptEncoder
+from prooftune.training.objective import TrainingRow, TuningModule, head_rows, instruction_rows
 from prooftune.types import Example
 from prooftune.utils import distributed
 from prooftune.utils.files import atomic_path, read_json, sha256, write_json
 from prooftune.utils.profiling import measure_cost
-from prooftune.variants.context import Context, Outcome
+from prooftune.variants.context import VariantContext, VariantOutput
 from prooftune.variants.forgetting import general_text, perplexity
-from prooftune.variants.model_handle import Held, forget
+from prooftune.variants.model_handle import ModelHandle, release_cached_model
 from prooftune.variants.prompting import score_splits
 
-TRAINED = "trained"
+TRAINED_FOLDER = "trained"
 _RECORDED = (
     "learning_rate",
     "num_train_epochs",
@@ -49,7 +49,7 @@ _PROBE_WORDS = ("The", "yes", "no", "unanswerable")
 """Answers whose probabilities are compared where a study has no labels."""
 
 
-def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
+def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) -> VariantOutput:
     """Train the variant (or resume it), then evaluate only what was read back from disk.
 
     Args:
@@ -72,18 +72,18 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
     # What another variant has learned is read from its folder, beside this one.
     place = context.folder.parent / variant.adapter if variant.adapter else context.folder
     facts_file = place / "training.json"
-    if not ((place / TRAINED).is_dir() and facts_file.is_file()):
+    if not ((place / TRAINED_FOLDER).is_dir() and facts_file.is_file()):
         if variant.adapter:
             raise UsageError(
                 f"{name}: adapter: {variant.adapter} must stand before it among the variants"
             )
         distributed.run_on_all_ranks(_train, context, variant, name, encoder, facts_file)
     facts = read_json(facts_file)
-    held = Held(
+    held = ModelHandle(
         partial(
             adapters.load_tuned,
             context.model_folder,
-            place / TRAINED,
+            place / TRAINED_FOLDER,
             context.recipe.model,
             quantization=context.recipe.quantization,
             labels=context.study.labels if head else None,
@@ -94,7 +94,7 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
         outcome.details["objective"], outcome.details["method"] = variant.objective, facts["method"]
         outcome.details["weights_sha256"] = _digests(place)
         return outcome
-    _prove_restored(
+    verify_reload(
         held.model, encoder, context, head, facts["probe"], exact=variant.method != "full"
     )
     outcome = score_splits(context, held, encoder, name, _describe(variant, facts), head=head)
@@ -111,17 +111,17 @@ def tuned(context: Context, variant: Variant, name: str, base: Path) -> Outcome:
 
 
 def _digests(place: Path) -> dict[str, str]:
-    return {p.name: sha256(p) for p in sorted((place / TRAINED).glob("*.safetensors"))}
+    return {p.name: sha256(p) for p in sorted((place / TRAINED_FOLDER).glob("*.safetensors"))}
 
 
 def _train(
-    context: Context, variant: Variant, name: str, encoder: Encoder, facts_file: Path
+    context: VariantContext, variant: Variant, name: str, encoder: PromptEncoder, facts_file: Path
 ) -> None:
     """Train and prove that something was learned; in every process, of which the first saves it."""
-    from prooftune.training.arguments import training_arguments, usual_learning_rate
-    from prooftune.training.trainer import last_whole_checkpoint, spent, train
+    from prooftune.training.arguments import default_learning_rate, training_arguments
+    from prooftune.training.trainer import elapsed_seconds, last_complete_checkpoint, train
 
-    forget()
+    release_cached_model()
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
     rows, validation = (
         training_rows(context, encoder, examples, head)
@@ -141,10 +141,10 @@ def _train(
         seed=recipe.seed,
         dtype=loading.compute_dtype(recipe.model.dtype),
         patience=recipe.early_stopping,
-        learning_rate=usual_learning_rate(adapters.trainable_counts(model)[1], variant.method),
+        learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
     )
-    checkpoint = last_whole_checkpoint(context.folder / "checkpoints")
-    resumed, before_it = checkpoint is not None, spent(checkpoint)
+    checkpoint = last_complete_checkpoint(context.folder / "checkpoints")
+    resumed, before_it = checkpoint is not None, elapsed_seconds(checkpoint)
     trainable, total = adapters.trainable_counts(model)
     module = TuningModule(model)
     with measure_cost() as cost:
@@ -183,7 +183,7 @@ def _train(
         )
     if distributed.rank():
         return
-    with atomic_path(context.folder / TRAINED) as temporary:
+    with atomic_path(context.folder / TRAINED_FOLDER) as temporary:
         adapters.save_tuned(
             model, temporary, variant.method, loading.compute_dtype(recipe.model.dtype)
         )
@@ -216,7 +216,7 @@ def _train(
     shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
 
 
-def base_to_train(context: Context, variant: Variant, encoder: Encoder) -> Any:
+def base_to_train(context: VariantContext, variant: Variant, encoder: PromptEncoder) -> Any:
     """The model that learns, its head's and its adapters' first values those of the seed."""
     torch.manual_seed(context.recipe.seed)
     return loading.load_model(
@@ -229,36 +229,36 @@ def base_to_train(context: Context, variant: Variant, encoder: Encoder) -> Any:
 
 
 def training_rows(
-    context: Context, encoder: Encoder, examples: Sequence[Example], head: bool
-) -> Sequence[Row]:
+    context: VariantContext, encoder: PromptEncoder, examples: Sequence[Example], head: bool
+) -> Sequence[TrainingRow]:
     """What is learned from these examples."""
     if head:
-        return head_rows(class_targets(examples, encoder))
-    return instruction_rows(context.asking.targets(examples, encoder), encoder.stop)
+        return head_rows(class_pairs(examples, encoder))
+    return instruction_rows(context.task_adapter.training_pairs(examples, encoder), encoder.stop_token_id)
 
 
-def _scores(model: Any, encoder: Encoder, probe: Sequence[Example], head: bool) -> Tensor:
+def _scores(model: Any, encoder: PromptEncoder, probe: Sequence[Example], head: bool) -> Tensor:
     """Scores [rows, labels] of the probe rows, in the same arithmetic before and after; for
     questions, of a few words."""
     was_training = model.training
     model.eval()
-    rows = [encoder.encode(e.inputs).row for e in probe]
+    rows = [encoder.encode(e.inputs).token_ids for e in probe]
     with without_prepacked_weights(), autocast(model):
-        if head or encoder.targets:
+        if head or encoder.label_ids:
             scores = label_scores(model, encoder, rows, Scoring(), head=head, description=None)
         else:
-            words = [encoder.answer_ids(word) for word in _PROBE_WORDS]
+            words = [encoder.encode_answer(word) for word in _PROBE_WORDS]
             scores = torch.zeros(len(rows), len(words), dtype=torch.float64)
-            for numbers, values in score_labels(model, encoder.prefix, rows, words, encoder.stop):
+            for numbers, values in score_labels(model, encoder.prefix, rows, words, encoder.stop_token_id):
                 scores[numbers] = values.double()
     model.train(was_training)
     return scores
 
 
-def _prove_restored(
+def verify_reload(
     model: Any,
-    encoder: Encoder,
-    context: Context,
+    encoder: PromptEncoder,
+    context: VariantContext,
     head: bool,
     probe: dict[str, list[list[float]]],
     *,
@@ -277,7 +277,7 @@ def _prove_restored(
     allowed = max(1e-3, min(0.02, learned / 2)) if exact else max(0.02, min(0.5, learned / 2))
     if not difference <= allowed:
         raise Failure(
-            f"the saved weights in {context.folder / TRAINED} do not answer as the trained model "
+            f"the saved weights in {context.folder / TRAINED_FOLDER} do not answer as the trained model "
             "did (largest difference "
             f"of a log-probability {difference:.3g}). Delete that folder to train again; if it "
             "returns, report it."
@@ -285,7 +285,7 @@ def _prove_restored(
 
 
 def _before_and_after(
-    context: Context, model: Any, variant: Variant, text: str, text_name: str
+    context: VariantContext, model: Any, variant: Variant, text: str, text_name: str
 ) -> dict[str, Any]:
     """Weight change by layer and perplexity on general text, against the untuned model."""
     untuned = context.base_model()

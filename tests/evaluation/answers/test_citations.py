@@ -14,7 +14,7 @@ from prooftune.evaluation.answers.citations import (
     supported,
 )
 from prooftune.evaluation.statistics import resample_counts
-from prooftune.tasks.citations import parse_citations, sources
+from prooftune.tasks.citations import parse_citations, resolve_citations
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_parse(text: str, clean: str, ids: list[str]) -> None:
 
 def test_numbers_are_places_and_all_else_ids() -> None:
     shown = ["act.pdf:4", "7", "act.pdf:9"]
-    assert sources(["3", "act.pdf:4", "1"], shown) == (["act.pdf:9", "act.pdf:4"], [])
-    assert sources(["7", "0", "4", "act.pdf:5"], shown) == ([], ["7", "0", "4", "act.pdf:5"])
-    assert sources(["1"], []) == ([], ["1"])
+    assert resolve_citations(["3", "act.pdf:4", "1"], shown) == (["act.pdf:9", "act.pdf:4"], [])
+    assert resolve_citations(["7", "0", "4", "act.pdf:5"], shown) == ([], ["7", "0", "4", "act.pdf:5"])
+    assert resolve_citations(["1"], []) == ([], ["1"])
 
 
 PIECES = [
@@ -75,7 +75,7 @@ bracketed = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=20)
 @given(bracketed, st.lists(st.sampled_from(["d:1", "d:2", "e:3", "1", "9"]), unique=True))
 def test_nothing_that_was_not_retrieved_is_a_source(text: str, retrieved: list[str]) -> None:
     clean, ids = parse_citations(text)
-    shown, unknown = sources(ids, retrieved)
+    shown, unknown = resolve_citations(ids, retrieved)
     assert set(shown) <= set(retrieved) and len(set(shown)) == len(shown)
     assert not set(unknown) & {i for i in retrieved if not i.isdecimal()}
     assert len(ids) >= len(shown) and len(shown) + len(unknown) <= len(ids)
