@@ -81,7 +81,9 @@ def dynamic(options: argparse.Namespace) -> dict[str, Any]:
     return _figures(model, encoder, rows, held_out, fit)
 
 
-def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[TrainingRow], list[TrainingRow]]:
+def _rows(
+    options: argparse.Namespace,
+) -> tuple[PromptEncoder, list[TrainingRow], list[TrainingRow]]:
     with (options.data / "masakhanews_swa" / "dev.tsv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file, delimiter="\t"))
     labels = tuple(sorted({line["category"] for line in lines}))

@@ -101,7 +101,9 @@ def ours_in_int8(options: argparse.Namespace) -> dict[str, Any]:
     return ours(options, int8=True)
 
 
-def as_a_study(model: Any, encoder: PromptEncoder, int8: bool = False) -> Callable[[list[TrainingRow]], None]:
+def as_a_study(
+    model: Any, encoder: PromptEncoder, int8: bool = False
+) -> Callable[[list[TrainingRow]], None]:
     """What trains on some rows as a study does."""
     # Imported before anything is timed, as with the other contestants.
     from prooftune.training.arguments import training_arguments
@@ -200,7 +202,9 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
     return _figures(model, encoder, rows, held_out, fit)
 
 
-def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[TrainingRow], list[TrainingRow]]:
+def _rows(
+    options: argparse.Namespace,
+) -> tuple[PromptEncoder, list[TrainingRow], list[TrainingRow]]:
     """The encoder, the rows that are learned, and half as many that are not."""
     with (options.data / "ag_news" / "alps_tsv" / "dev.tsv").open(
         encoding="utf-8", newline=""
@@ -216,7 +220,9 @@ def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[TrainingRow]
     ]
     tokenizer = loading.load_tokenizer(loading.resolve(loading.DEFAULT_MODEL))
     template = default_template("classification", ["text"], "")
-    encoder = PromptEncoder(Rendering(template, LABELS, chat=True, max_length=SHORT), tokenizer, ["text"])
+    encoder = PromptEncoder(
+        Rendering(template, LABELS, chat=True, max_length=SHORT), tokenizer, ["text"]
+    )
     rows = instruction_rows(instruction_pairs(examples, encoder), encoder.stop_token_id)
     return encoder, rows[: options.rows], rows[options.rows :]
 
@@ -272,14 +278,18 @@ def _figures(
     }
 
 
-def operations(encoder: PromptEncoder, rows: list[TrainingRow], fit: Callable[[list[TrainingRow]], None]) -> float:
+def operations(
+    encoder: PromptEncoder, rows: list[TrainingRow], fit: Callable[[list[TrainingRow]], None]
+) -> float:
     """Of the training on these rows: counted in a step over the first of them, the others by their
     tokens."""
     some = rows[: ARGUMENTS["per_device_train_batch_size"]]
     return contest.operations(lambda: fit(some)) * _tokens(encoder, rows) / _tokens(encoder, some)
 
 
-def timed(encoder: PromptEncoder, rows: list[TrainingRow], fit: Callable[[list[TrainingRow]], None]) -> dict[str, Any]:
+def timed(
+    encoder: PromptEncoder, rows: list[TrainingRow], fit: Callable[[list[TrainingRow]], None]
+) -> dict[str, Any]:
     """What it takes to train on these rows."""
     with measure_cost() as cost:
         fit(rows)

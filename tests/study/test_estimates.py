@@ -118,8 +118,12 @@ def test_what_stands_in_are_passages_of_the_documents(
     if own:
         values["retrieval"]["documents"] = "data:context"
         values["data"].pop("gold")
-    shown = [e.inputs["context"] for e in with_dummy_passages(recipe.parse(values), study, Path()).train]
-    again = [e.inputs["context"] for e in with_dummy_passages(recipe.parse(values), study, Path()).train]
+    shown = [
+        e.inputs["context"] for e in with_dummy_passages(recipe.parse(values), study, Path()).train
+    ]
+    again = [
+        e.inputs["context"] for e in with_dummy_passages(recipe.parse(values), study, Path()).train
+    ]
     assert shown == again and all(
         context.startswith("[1] ") and "\n\n[2] " in context for context in shown
     )
@@ -197,7 +201,9 @@ def test_a_prompt_that_does_not_fit_is_left_out_where_it_is_ours(
         chosen = recipe.parse(values)
         study, _ = prepare_data(chosen, Path(), lambda _: None)
         return len(
-            candidates(VariantContext(chosen, study, Path(), windowed=False), chosen.variants["prompted"])
+            candidates(
+                VariantContext(chosen, study, Path(), windowed=False), chosen.variants["prompted"]
+            )
         )
 
     assert 0 < tried(80) < tried(400)

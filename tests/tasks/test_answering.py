@@ -55,7 +55,10 @@ def test_windows_hold_every_token_of_the_context_and_fit(
     context = " ".join(f"goal {n}" for n in range(words))
     whole = encoder._ids(context)
     windows = encoder.sliding_windows({"question": "was it new", "context": context})
-    assert all(w.truncated_tokens == 0 and len(encoder.prefix) + len(w.token_ids) + 6 <= 96 for w in windows)
+    assert all(
+        w.truncated_tokens == 0 and len(encoder.prefix) + len(w.token_ids) + 6 <= 96
+        for w in windows
+    )
     rebuilt = list(windows[0].window_ids)
     for window in windows[1:]:
         assert rebuilt[len(rebuilt) - overlap :] == window.window_ids[:overlap] if overlap else True
@@ -80,7 +83,9 @@ def test_an_answer_is_learned_in_the_windows_that_hold_it(model_folders: dict[st
 
 def test_a_question_without_an_answer_is_learned_as_such(model_folder: Path) -> None:
     encoder = encoder_for(model_folder)
-    [(row, answer)] = instruction_pairs([question("the cat sat")], encoder, SETTINGS, "extractive-qa")
+    [(row, answer)] = instruction_pairs(
+        [question("the cat sat")], encoder, SETTINGS, "extractive-qa"
+    )
     assert answer == encoder.encode_answer("no")
     assert row == encoder.encode({"question": "was it new", "context": "the cat sat"}).token_ids
 

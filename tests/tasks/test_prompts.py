@@ -71,14 +71,17 @@ def test_golden_mask(model_folder: Path, family: str) -> None:
     it."""
     encoder, tokenizer = encoder_for(model_folder, family), load_tokenizer(model_folder)
     [row] = instruction_rows(
-        instruction_pairs([Example("1", {"text": "goal scored"}, "Sci/Tech")], encoder), encoder.stop_token_id
+        instruction_pairs([Example("1", {"text": "goal scored"}, "Sci/Tech")], encoder),
+        encoder.stop_token_id,
     )
     assert row.targets[-1] == encoder.stop_token_id
     assert tokenizer.decode(row.targets[:-1]).strip() == "Sci/Tech"
     assert row.ids[row.label_positions[0] + 1 :] == row.targets[:-1]
     assert row.label_positions == list(range(len(row.ids) - len(row.targets), len(row.ids)))
     # The place before the first target ends the prompt exactly as it does in use.
-    assert row.ids[: row.label_positions[0] + 1] == encoder.encode({"text": "goal scored"}).token_ids
+    assert (
+        row.ids[: row.label_positions[0] + 1] == encoder.encode({"text": "goal scored"}).token_ids
+    )
 
 
 @pytest.mark.failure(5, 6)
@@ -97,7 +100,10 @@ def test_rows_are_checked_before_anything_is_trained(model_folder: Path, family:
     encoder = encoder_for(model_folder, family)
     encoder.label_ids[0] = [encoder.stop_token_id, *encoder.label_ids[0]]
     with pytest.raises(UsageError, match="training row 0: the stop token stands inside the target"):
-        instruction_rows(instruction_pairs([Example("1", {"text": "cat"}, "World")], encoder), encoder.stop_token_id)
+        instruction_rows(
+            instruction_pairs([Example("1", {"text": "cat"}, "World")], encoder),
+            encoder.stop_token_id,
+        )
 
 
 @pytest.mark.failure(10)

@@ -19,7 +19,12 @@ from training.tiny import setup
 
 
 def gradients(
-    module: TuningModule, rows: list[TrainingRow], prefix: list[int], share: slice, size: int, dtype: str
+    module: TuningModule,
+    rows: list[TrainingRow],
+    prefix: list[int],
+    share: slice,
+    size: int,
+    dtype: str,
 ) -> dict[str, Tensor]:
     """Of the mean loss over the targets of all rows, by the name of what learns; FSDP divides by
     the processes."""

@@ -16,8 +16,16 @@ NUMBERS = st.lists(st.integers(0, 2**31 - 1), max_size=20)
 
 @given(ids=NUMBERS, read=NUMBERS, targets=NUMBERS)
 def test_a_row_keeps_its_numbers(ids: list[int], read: list[int], targets: list[int]) -> None:
-    for row in (TrainingRow(ids, read, targets), pickle.loads(pickle.dumps(TrainingRow(ids, read, targets)))):
-        assert (row.ids, row.label_positions, row.targets, len(row)) == (ids, read, targets, len(ids))
+    for row in (
+        TrainingRow(ids, read, targets),
+        pickle.loads(pickle.dumps(TrainingRow(ids, read, targets))),
+    ):
+        assert (row.ids, row.label_positions, row.targets, len(row)) == (
+            ids,
+            read,
+            targets,
+            len(ids),
+        )
 
 
 def test_rows_are_not_held() -> None:

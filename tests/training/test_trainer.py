@@ -283,7 +283,10 @@ def test_killed_and_resumed_equals_uninterrupted(
     )
     for name, value in straight.items():
         assert torch.equal(resumed[name], value), name
-    assert 1000.5 < elapsed_seconds(last_complete_checkpoint(tmp_path / "killed")) < 2000 and elapsed_seconds(None) == 0.0
+    assert (
+        1000.5 < elapsed_seconds(last_complete_checkpoint(tmp_path / "killed")) < 2000
+        and elapsed_seconds(None) == 0.0
+    )
 
 
 @pytest.mark.failure(18)

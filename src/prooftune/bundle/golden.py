@@ -100,7 +100,9 @@ def make(bundle: Classifier | Answerer, rows: Sequence[Example]) -> list[Golden]
     # For questions the one window that holds all; for labels the prompt.
     windows = [bundle.encoder.sliding_windows(example.inputs) for example in examples]
     fits = [
-        i for i, several in enumerate(windows) if len(several) == 1 and not several[0].truncated_tokens
+        i
+        for i, several in enumerate(windows)
+        if len(several) == 1 and not several[0].truncated_tokens
     ]
     if not fits:
         return []
@@ -160,7 +162,11 @@ def _written(
     encoder, done = bundle.encoder, [Generated() for _ in prompts]
     with autocast(bundle.model):
         for numbers, texts in generate(
-            bundle.model, encoder.prefix, prompts, encoder.stop_token_id, max_new_tokens=limit(bundle.facts)
+            bundle.model,
+            encoder.prefix,
+            prompts,
+            encoder.stop_token_id,
+            max_new_tokens=limit(bundle.facts),
         ):
             for number, text in zip(numbers, texts, strict=True):
                 done[number] = text

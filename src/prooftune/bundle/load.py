@@ -74,7 +74,9 @@ class Classifier:
         self.facts, self.model, self._adapter = facts, model, adapter
         self.labels: list[str] = facts["labels"]
         self.fields: list[str] = facts["fields"]
-        self.encoder = PromptEncoder(Rendering.from_json(facts["rendering"]), tokenizer, self.fields)
+        self.encoder = PromptEncoder(
+            Rendering.from_json(facts["rendering"]), tokenizer, self.fields
+        )
         self._scoring = recipe.Scoring(**facts["scoring"])
 
     def predict(

@@ -81,7 +81,9 @@ class Answerer:
         adapter: str = adapters.DEFAULT_ADAPTER,
     ) -> None:
         self.facts, self.model, self._index_folder, self._adapter = facts, model, index, adapter
-        self.encoder = PromptEncoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
+        self.encoder = PromptEncoder(
+            Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"]
+        )
         self.fields: list[str] = [f for f in facts["fields"] if index is None or f != CONTEXT]
         self._settings = recipe.Answering(**facts["answering"])
         self._index: Index | None = None

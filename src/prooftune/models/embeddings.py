@@ -125,9 +125,7 @@ def _pooling(folder: Path) -> str:
     if not path.is_file():
         return "mean"
     stated = read_json(path)
-    modes = [
-        name for name, on in stated.items() if name.startswith("pooling_mode_") and on is True
-    ]
+    modes = [name for name, on in stated.items() if name.startswith("pooling_mode_") and on is True]
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     if len(modes) != 1 or modes[0] not in known:
         raise UsageError(

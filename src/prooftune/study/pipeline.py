@@ -322,7 +322,9 @@ def _outcome(
     if not variant.uses_language_model:
         from prooftune.variants import classical
 
-        return {"majority": classical.run_majority, "tfidf": classical.run_tfidf}[variant.kind](context)
+        return {"majority": classical.run_majority, "tfidf": classical.run_tfidf}[variant.kind](
+            context
+        )
     if variant.kind == "tuned":
         from prooftune.variants.tuned import run_tuned
 

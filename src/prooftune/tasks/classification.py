@@ -161,17 +161,24 @@ def parse_label(text: str, labels: Sequence[str]) -> str | None:
     return None
 
 
-def instruction_pairs(examples: Iterable[Example], encoder: PromptEncoder) -> Iterator[tuple[list[int], list[int]]]:
+def instruction_pairs(
+    examples: Iterable[Example], encoder: PromptEncoder
+) -> Iterator[tuple[list[int], list[int]]]:
     """(prompt ids, label ids) of every training row.
 
     Raises:
         UsageError: an example has no known label.
     """
     ids = dict(zip(encoder.rendering.labels, encoder.label_ids, strict=True))
-    return ((encoder.encode(example.inputs).token_ids, ids[_known(example, ids)]) for example in examples)
+    return (
+        (encoder.encode(example.inputs).token_ids, ids[_known(example, ids)])
+        for example in examples
+    )
 
 
-def class_pairs(examples: Iterable[Example], encoder: PromptEncoder) -> Iterator[tuple[list[int], int]]:
+def class_pairs(
+    examples: Iterable[Example], encoder: PromptEncoder
+) -> Iterator[tuple[list[int], int]]:
     """(prompt ids, class number) of every training row, for a classification head.
 
     Raises:

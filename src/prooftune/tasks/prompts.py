@@ -117,7 +117,9 @@ class PromptEncoder:
     def render(self, inputs: Mapping[str, str]) -> str:
         """The prompt as text, as the model reads it."""
         return str(
-            self._tokenizer.decode(self.prefix + self.encode(inputs).token_ids, skip_special_tokens=False)
+            self._tokenizer.decode(
+                self.prefix + self.encode(inputs).token_ids, skip_special_tokens=False
+            )
         )
 
     def decode(self, ids: Sequence[int]) -> str:

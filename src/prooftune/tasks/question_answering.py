@@ -52,7 +52,9 @@ def predict(
     windows = [encoder.sliding_windows(example.inputs) for example in examples]
     rows = [window for several in windows for window in several]
     extracts = task == "extractive-qa"
-    instead = (*encoder.encode_answer(settings.no_answer), encoder.stop_token_id) if extracts else ()
+    instead = (
+        (*encoder.encode_answer(settings.no_answer), encoder.stop_token_id) if extracts else ()
+    )
     choose = _inside(encoder, rows) if extracts and settings.constrained else None
     written: list[Generated] = [Generated() for _ in rows]
     with autocast(model), progress_bar(description, len(rows)) as shown:
@@ -131,7 +133,9 @@ def _sureness(done: Generated) -> float:
     return done.log_prob - done.no_answer_log_prob
 
 
-def _inside(encoder: PromptEncoder, rows: Sequence[EncodedPrompt]) -> Callable[[int, list[int], Tensor], int]:
+def _inside(
+    encoder: PromptEncoder, rows: Sequence[EncodedPrompt]
+) -> Callable[[int, list[int], Tensor], int]:
     """A choice of tokens that keeps the answer a run of words of the row's window."""
     contexts = [encoder.decode(row.window_ids) for row in rows]
 

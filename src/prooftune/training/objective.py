@@ -75,7 +75,9 @@ def instruction_rows(
 
     def row(prompt: Sequence[int], target: Sequence[int]) -> TrainingRow:
         answer, start = [*target, stop], len(prompt)
-        return TrainingRow([*prompt, *answer[:-1]], range(start - 1, start + len(answer) - 1), answer)
+        return TrainingRow(
+            [*prompt, *answer[:-1]], range(start - 1, start + len(answer) - 1), answer
+        )
 
     return DiskBackedList(validate_rows((row(*pair) for pair in pairs), stop))
 
@@ -86,7 +88,9 @@ def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> DiskBackedList[Trai
     Args:
         pairs: ids of each prompt after the shared prefix, and its class number.
     """
-    return DiskBackedList(TrainingRow(prompt, [len(prompt) - 1], [number]) for prompt, number in pairs)
+    return DiskBackedList(
+        TrainingRow(prompt, [len(prompt) - 1], [number]) for prompt, number in pairs
+    )
 
 
 def validate_rows(rows: Iterable[TrainingRow], stop: int) -> Iterator[TrainingRow]:
@@ -134,7 +138,9 @@ def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:
         else:
             shift = len(prefix)
             batch = collate(
-                [[*prefix, *r.ids] for r in rows], [[p + shift for p in r.label_positions] for r in rows], 0
+                [[*prefix, *r.ids] for r in rows],
+                [[p + shift for p in r.label_positions] for r in rows],
+                0,
             )
         values = {f.name: getattr(batch, f.name) for f in fields(batch)}
         return {

@@ -77,7 +77,9 @@ class _Loader(DataLoader[Any]):
     """Batches in an order that knows its epoch; the Trainer would have its own library share them
     out, and fill up the last batch with rows of the first."""
 
-    def __init__(self, rows: TrainingDataset, batches: LengthGroupedBatchSampler, collator: Any) -> None:
+    def __init__(
+        self, rows: TrainingDataset, batches: LengthGroupedBatchSampler, collator: Any
+    ) -> None:
         super().__init__(rows, batch_sampler=batches, collate_fn=collator)
         self._batches = batches
 
@@ -191,7 +193,9 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             save_file({name: state_dict[name].contiguous() for name in learning}, folder / _WEIGHTS)
         else:
             save_file(module.trainable_state(), folder / _WEIGHTS)
-        (folder / _SPENT).write_text(json.dumps(self.elapsed_seconds + time.perf_counter() - self._started))
+        (folder / _SPENT).write_text(
+            json.dumps(self.elapsed_seconds + time.perf_counter() - self._started)
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._restore(Path(resume_from_checkpoint))

@@ -40,7 +40,9 @@ def with_dummy_passages(recipe: Recipe, study: Study, base: Path) -> Study:
     )
     cuts = {text: _of_text(text, wanted) for text in dict.fromkeys(texts[:MAX_CHUNKS])}
     some = list(
-        islice(chain.from_iterable(cuts.values()) if own else _of_documents(wanted, base), MAX_CHUNKS)
+        islice(
+            chain.from_iterable(cuts.values()) if own else _of_documents(wanted, base), MAX_CHUNKS
+        )
     )
 
     def shown(example: Example) -> Example:

@@ -121,7 +121,9 @@ def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimat
     found, model, process = [], None, _Process()
     # Passages that are yet to be found are stood in for.
     with_passages = (
-        with_dummy_passages(recipe, study, base) if any(map(uses_passages, asked.values())) else study
+        with_dummy_passages(recipe, study, base)
+        if any(map(uses_passages, asked.values()))
+        else study
     )
     for name, variant in asked.items():
         with spinner(f"{name}: trying a few batches"):
@@ -141,7 +143,9 @@ def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimat
     return found
 
 
-def _asked(context: VariantContext, variant: Variant, name: str, model: Any, process: _Process) -> CostEstimate:
+def _asked(
+    context: VariantContext, variant: Variant, name: str, model: Any, process: _Process
+) -> CostEstimate:
     study = context.study
     if variant.kind == "prompted":
         rows = (study.validation or study.train)[: variant.validation_rows]
@@ -159,7 +163,11 @@ def _asked(context: VariantContext, variant: Variant, name: str, model: Any, pro
     shots: tuple[Shot, ...] = ()
     if variant.kind == "few-shot":
         shots = sample_few_shot(
-            study.train, study.strata(), variant.shots, context.recipe.seed, context.task_adapter.target_text
+            study.train,
+            study.strata(),
+            variant.shots,
+            context.recipe.seed,
+            context.task_adapter.target_text,
         )
     encoder = context.encoder(context.rendering(variant.prompt, shots=shots))
     rate = _scoring(context, encoder, model)
@@ -194,7 +202,12 @@ def _tuned(context: VariantContext, variant: Variant, name: str, process: _Proce
 
 
 def _plan(
-    name: str, context: VariantContext, encoder: PromptEncoder, rate: _Rate, train: float, memory: float
+    name: str,
+    context: VariantContext,
+    encoder: PromptEncoder,
+    rate: _Rate,
+    train: float,
+    memory: float,
 ) -> CostEstimate:
     test, validation = (
         rate.seconds * _tokens(encoder, rows)
@@ -203,7 +216,9 @@ def _plan(
     return CostEstimate(name, train, test, train + test + validation, memory)
 
 
-def _scoring(context: VariantContext, encoder: PromptEncoder, model: Any, head: bool = False) -> _Rate:
+def _scoring(
+    context: VariantContext, encoder: PromptEncoder, model: Any, head: bool = False
+) -> _Rate:
     """Predict the longest rows, by which memory peaks, then twice some from all over the test rows,
     of which the faster counts."""
     rows = context.study.test
@@ -286,11 +301,15 @@ def _learning(
             seed=context.recipe.seed,
             dtype=loading.compute_dtype(context.recipe.model.dtype),
             patience=None,
-            learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
+            learning_rate=default_learning_rate(
+                adapters.trainable_counts(model)[1], variant.method
+            ),
         )
         # Short batches are filled up, so that every step has its own.
         filled = [
-            rows[i] for numbers in batches for i in itertools.islice(itertools.cycle(numbers), batch)
+            rows[i]
+            for numbers in batches
+            for i in itertools.islice(itertools.cycle(numbers), batch)
         ]
         with profiling.measure_cost() as most:
             train(

@@ -18,11 +18,15 @@ from prooftune.variants.context import VariantContext, VariantOutput
 from prooftune.variants.model_handle import ModelHandle
 
 
-def run_zero_shot(context: VariantContext, variant: Variant, held: ModelHandle, name: str) -> VariantOutput:
+def run_zero_shot(
+    context: VariantContext, variant: Variant, held: ModelHandle, name: str
+) -> VariantOutput:
     return _scored(context, held, context.rendering(variant.prompt), name, "the instruction alone")
 
 
-def run_few_shot(context: VariantContext, variant: Variant, held: ModelHandle, name: str) -> VariantOutput:
+def run_few_shot(
+    context: VariantContext, variant: Variant, held: ModelHandle, name: str
+) -> VariantOutput:
     shots = sample_few_shot(
         context.study.train,
         context.study.strata(),
@@ -36,7 +40,9 @@ def run_few_shot(context: VariantContext, variant: Variant, held: ModelHandle, n
     )
 
 
-def run_prompted(context: VariantContext, variant: Variant, held: ModelHandle, name: str) -> VariantOutput:
+def run_prompted(
+    context: VariantContext, variant: Variant, held: ModelHandle, name: str
+) -> VariantOutput:
     """Score every candidate prompt on the same validation rows and keep the best (the earlier at a
     tie)."""
     rows = _sample(

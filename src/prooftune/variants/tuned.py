@@ -234,7 +234,9 @@ def training_rows(
     """What is learned from these examples."""
     if head:
         return head_rows(class_pairs(examples, encoder))
-    return instruction_rows(context.task_adapter.training_pairs(examples, encoder), encoder.stop_token_id)
+    return instruction_rows(
+        context.task_adapter.training_pairs(examples, encoder), encoder.stop_token_id
+    )
 
 
 def _scores(model: Any, encoder: PromptEncoder, probe: Sequence[Example], head: bool) -> Tensor:
@@ -249,7 +251,9 @@ def _scores(model: Any, encoder: PromptEncoder, probe: Sequence[Example], head: 
         else:
             words = [encoder.encode_answer(word) for word in _PROBE_WORDS]
             scores = torch.zeros(len(rows), len(words), dtype=torch.float64)
-            for numbers, values in score_labels(model, encoder.prefix, rows, words, encoder.stop_token_id):
+            for numbers, values in score_labels(
+                model, encoder.prefix, rows, words, encoder.stop_token_id
+            ):
                 scores[numbers] = values.double()
     model.train(was_training)
     return scores

@@ -47,7 +47,10 @@ def test_parse(text: str, clean: str, ids: list[str]) -> None:
 def test_numbers_are_places_and_all_else_ids() -> None:
     shown = ["act.pdf:4", "7", "act.pdf:9"]
     assert resolve_citations(["3", "act.pdf:4", "1"], shown) == (["act.pdf:9", "act.pdf:4"], [])
-    assert resolve_citations(["7", "0", "4", "act.pdf:5"], shown) == ([], ["7", "0", "4", "act.pdf:5"])
+    assert resolve_citations(["7", "0", "4", "act.pdf:5"], shown) == (
+        [],
+        ["7", "0", "4", "act.pdf:5"],
+    )
     assert resolve_citations(["1"], []) == ([], ["1"])
 
 
