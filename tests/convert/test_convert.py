@@ -439,14 +439,17 @@ def test_a_folder_that_exists_is_not_written_over(tmp_path: Path) -> None:
         convert(tmp_path / "meta", tmp_path / "out")
 
 
-def test_missing_sentencepiece_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "package"), [("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")]
+)
+def test_a_missing_package_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, package: str
 ) -> None:
     import sys
 
     write_checkpoint(tmp_path / "meta", "llama2")
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(UsageError, match=r"pip install 'prooftune\[convert\]'"):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=rf"needs {package}: pip install 'prooftune\[convert\]'"):
         convert(tmp_path / "meta", tmp_path / "out")
     shutil.rmtree(tmp_path / "meta")
     write_checkpoint(tmp_path / "meta", "llama3")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prooftune.cli import serving as command
+from prooftune import serving
 from prooftune.errors import Failure, UsageError
 from prooftune.serving.keys import read_keys
 from prooftune.serving.limits import Limits
@@ -76,9 +76,9 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_bundle_are_named(tmp_path:
         load_served({"a": tmp_path}, Limits())
 
 
-def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else object())
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "find_spec", lambda name: None if name == "uvicorn" else object())
     with pytest.raises(
         UsageError, match=r"serving needs uvicorn: pip install 'prooftune\[serve\]'"
     ):
-        command.serve([str(tmp_path)])
+        serving.check_installed()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from prooftune.cli.app import app
-
-_NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
 
 
 @app.command()
@@ -50,11 +47,6 @@ def serve(
 ) -> None:
     """Answer over HTTP: /v1/classify, /v1/answer, OpenAI's /v1/chat/completions, and a page to try
     it."""
-    from prooftune.errors import UsageError
-
-    missing = [package for module, package in _NEEDED.items() if find_spec(module) is None]
-    if missing:
-        raise UsageError(f"serving needs {', '.join(missing)}: pip install 'prooftune[serve]'")
     from prooftune.serving.app import Options
     from prooftune.serving.keys import read_keys
     from prooftune.serving.limits import Limits

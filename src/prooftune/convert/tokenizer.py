@@ -66,6 +66,8 @@ _LLAMA_2_TEMPLATE = (
 )
 
 
+_PACKAGES = {"sentencepiece": "sentencepiece", "google": "protobuf"}
+"""Module -> package of what reads SentencePiece models."""
 _SAMPLES = (
     "The quick brown fox jumps over 13 lazy dogs.",
     " a  b",
@@ -106,8 +108,8 @@ def convert_tokenizer(path: Path, *, scaled_rope: bool, chat: bool, context: int
         context: tokens that the model reads.
 
     Raises:
-        UsageError: it is missing, or neither kind of file; sentencepiece is needed and not
-            installed.
+        UsageError: it is missing, or neither kind of file; sentencepiece or protobuf is
+            needed and not installed.
     """
     if not path.is_file():
         raise UsageError(
@@ -183,10 +185,15 @@ def _tiktoken(
 def _sentencepiece(path: Path, chat: bool, context: int) -> Converted:
     try:
         import sentencepiece
-    except ModuleNotFoundError:
+
+        # transformers parses the model with protobuf. Without it, it takes the file for a
+        # tiktoken table and fails there.
+        from google.protobuf import descriptor_pb2  # noqa: F401
+    except ModuleNotFoundError as error:
+        package = _PACKAGES[str(error.name).split(".")[0]]
         raise UsageError(
-            f"{path} is no table of tiktoken; to read SentencePiece: pip install "
-            "'prooftune[convert]'"
+            f"{path} is not a tiktoken table (Llama 3), and reading a SentencePiece model "
+            f"(Llama 2) needs {package}: pip install 'prooftune[convert]'"
         ) from None
     from tokenizers import normalizers
     from transformers import LlamaTokenizer, PreTrainedTokenizerFast

@@ -1,1 +1,24 @@
 """Bundles behind HTTP: an API of our own, OpenAI's, and a page to try them."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from prooftune.errors import UsageError
+
+_REQUIRED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "prometheus-client"}
+"""Module -> package that the modules here import."""
+
+
+def check_installed() -> None:
+    """Check that the packages of the extra ``serve`` are installed; importing any module of this package does so.
+
+    Raises:
+        UsageError: one of them is missing.
+    """
+    missing = [package for module, package in _REQUIRED.items() if find_spec(module) is None]
+    if missing:
+        raise UsageError(f"serving needs {', '.join(missing)}: pip install 'prooftune[serve]'")
+
+
+check_installed()
