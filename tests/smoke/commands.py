@@ -2,7 +2,8 @@
 
     PYTHONPATH=tests python -m smoke.commands [FOLDER]
 
-The models are tiny; vaderSentiment, whose data the recipe `demo` reads, comes from the package index.
+The models are tiny; vaderSentiment, whose data the recipe `demo` reads, comes from the
+package index.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import os
 import subprocess
 import sys
 import threading
+import time
+import urllib.error
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from typer.main import get_command
 
@@ -94,7 +98,7 @@ def classification(runner: CommandRunner) -> None:
 
 
 def demo(runner: CommandRunner) -> None:
-    """The demo's recipe on a tiny model and few rows; `prooftune demo` itself is run with the real model elsewhere."""
+    """The demo's recipe on a tiny model and few rows; CI runs `prooftune demo` itself elsewhere."""
     limits = [
         f"data.limit.{split}={rows}"
         for split, rows in {"train": 40, "validation": 20, "test": 40}.items()
@@ -176,8 +180,7 @@ def serve(runner: CommandRunner) -> None:
         request = urllib.request.Request(
             f"{url}/v1/classify", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = json.loads(response.read())
+        answer = _fetch(request, seconds=30)
         process.terminate()
         process.wait(60)
         watchdog.cancel()
@@ -187,6 +190,21 @@ def serve(runner: CommandRunner) -> None:
     runner.commands.add("serve")
 
 
+def _fetch(request: urllib.request.Request, seconds: float) -> Any:
+    """The JSON reply; a refused connection is tried again, since the address is printed first."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=seconds) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError:
+            raise
+        except urllib.error.URLError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
 def main() -> None:
     installed = [name for name in NOT_IN_RUN if find_spec(name)]
     if installed:
@@ -194,11 +212,11 @@ def main() -> None:
             f"{', '.join(installed)} is installed: this environment holds more than requirements/run.txt"
         )
     runner = CommandRunner()
-    with work_folder(sys.argv[1] if len(sys.argv) > 1 else None) as folder:
+    with work_folder(sys.argv[1] if len(sys.argv) > 1 else None):
         write_inputs(["llama2", "llama3"])
         for part in (convert, classification, demo, questions, serve):
             part(runner)
-        if not list(folder.rglob("events.out.tfevents*")):
+        if not list(Path("runs/reviews/variants/tuned/tensorboard").rglob("events.out.tfevents*")):
             sys.exit("FAILED: report_to: tensorboard wrote no events")
     missing = set(get_command(app).commands) - runner.commands  # type: ignore[attr-defined]
     if missing:

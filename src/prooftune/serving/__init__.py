@@ -11,7 +11,9 @@ _REQUIRED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus_client": "p
 
 
 def check_installed() -> None:
-    """Check that the packages of the extra ``serve`` are installed; importing any module of this package does so.
+    """Check that the packages of the extra ``serve`` are installed.
+
+    Importing any module of this package does so, so that none ends in a ModuleNotFoundError.
 
     Raises:
         UsageError: one of them is missing.

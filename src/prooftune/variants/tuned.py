@@ -213,7 +213,20 @@ def _train(
             },
         },
     )
-    shutil.rmtree(context.folder / "checkpoints", ignore_errors=True)
+    remove_checkpoints(context.folder)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove a variant's checkpoints, but keep what TensorBoard logged (`training.report_to`).
+
+    Args:
+        folder: the variant's; the logs move from its `checkpoints/runs`, where the trainer writes
+            them, to its `tensorboard`.
+    """
+    logs = folder / "checkpoints" / "runs"
+    if logs.is_dir():
+        shutil.copytree(logs, folder / "tensorboard", dirs_exist_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def base_to_train(context: VariantContext, variant: Variant, encoder: PromptEncoder) -> Any:
