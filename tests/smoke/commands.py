@@ -115,6 +115,7 @@ def demo(runner: CommandRunner) -> None:
         *(word for limit in limits for word in ("--set", limit)),
     )
     runner.run("demo", "nothing", code=2, says="one of reviews, qa")
+    runner.run("power", "--accuracy", "0.9", "--difference", "2")
 
 
 def questions(runner: CommandRunner) -> None:
