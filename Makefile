@@ -5,10 +5,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test test-fast lint dist smoke docs clean
 
 help:  ## Show what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/run.stamp  ## Install into .venv (1.9 GB, most of it torch)
 	@echo "Installed. Now: . $(BIN)/activate, then prooftune --help"
@@ -19,12 +19,30 @@ demo: .venv/run.stamp  ## Install, then tune and compare the small embedded mode
 test: .venv/test.stamp lint  ## Install, then check style and types and run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
+test-fast: .venv/test.stamp  ## Run the tests that take seconds: no real model, nothing slow (under two minutes)
+	$(BIN)/python -m pytest -q -m "not model and not slow"
+
 lint: .venv/test.stamp  ## Check style and types
 	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy src tests
 
-clean:  ## Remove the environment and the caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+dist: .venv/dist.stamp  ## Build and check the wheel and the sdist; lint the Dockerfile
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/smoke/distributions.py dist
+	$(BIN)/hadolint Dockerfile
+
+smoke: dist  ## Install the wheel elsewhere; run every command there with requirements/run.txt only
+	.ci/smoke
+
+docs: .venv/docs.stamp  ## Build the documentation site into site/, without network
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Built. Open site/index.html"
+
+clean:  ## Remove the environments, the caches and what was built
+	rm -rf .venv .venv-smoke .pytest_cache .mypy_cache .ruff_cache .hypothesis dist site
 
 # The stamps keep make from installing again until what is required changes.
 .venv/run.stamp: requirements/torch.txt requirements/run.txt pyproject.toml
@@ -35,6 +53,6 @@ clean:  ## Remove the environment and the caches
 	$(PIP) --no-deps --editable .
 	touch $@
 
-.venv/test.stamp: .venv/run.stamp requirements/test.txt
-	$(PIP) -r requirements/test.txt
+.venv/%.stamp: requirements/%.txt .venv/run.stamp
+	$(PIP) -r requirements/$*.txt
 	touch $@

@@ -95,3 +95,40 @@ def test_the_version_has_one_source() -> None:
         if path.is_file() and path.name != "CHANGELOG.md" and __version__ in path.read_text("utf-8")
     ]
     assert holders == ["version.py"]
+
+
+def test_the_dockerfile_copies_what_exists_and_is_not_ignored() -> None:
+    text = (ROOT / "Dockerfile").read_text("utf-8")
+    copied = [
+        name
+        for line in re.findall(r"^COPY (?!--from)(.+)$", text, re.M)
+        for name in line.split()[:-1]
+    ]
+    ignore = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert copied and ignore[0] == "*"
+    for name in copied:
+        assert (ROOT / name).exists(), name
+        assert f"!{name}" in ignore, name
+    assert {"DEVICE=cpu"} == set(re.findall(r"^ARG (DEVICE.*)$", text, re.M))
+    assert re.search(r"^USER (?!root|0)", text, re.M)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda p: p.name)
+def test_workflows_and_forms_are_valid_and_run_what_exists(path: Path) -> None:
+    import yaml
+
+    text = path.read_text("utf-8")
+    assert isinstance(yaml.safe_load(text), dict)
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    for target in re.findall(r"\bmake ([a-z-]+)", text):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    for script in re.findall(r"\.ci/\w+", text):
+        assert (ROOT / script).stat().st_mode & 0o100, script
+
+
+def test_the_citation_has_no_version_to_forget() -> None:
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert "version" not in citation and citation["license"] == PROJECT["license"]
