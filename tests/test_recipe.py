@@ -41,11 +41,11 @@ def test_all_problems_are_listed_at_once() -> None:
             "seed": -1,
             "data": {"train": {"path": "a.csv", "delimter": ";"}},
             "training": {"learning_rte": 1e-3},
-            "lora": {"rank": 8},
+            "lora": {"rnk": 8},
             "quantization": {"load_in_4bits": True},
             "variants": {
                 "tfidf": {"shots": 3},
-                "best": {"kind": "tuned", "training": {"epochs": 3}},
+                "best": {"kind": "tuned", "training": {"epocs": 3}},
                 "tunde": None,
             },
         }
@@ -59,10 +59,10 @@ def test_all_problems_are_listed_at_once() -> None:
         "nmae: unknown key (did you mean 'name'?)",
         "training.learning_rte: not a field of transformers.TrainingArguments (did you mean "
         "'learning_rate'?)",
-        "lora.rank: not a field of peft.LoraConfig",
+        "lora.rnk: not a field of peft.LoraConfig",
         "quantization.load_in_4bits: not a field of transformers.BitsAndBytesConfig (did you mean "
         "'load_in_4bit'?)",
-        "variants.best.training.epochs: not a field of transformers.TrainingArguments",
+        "variants.best.training.epocs: not a field of transformers.TrainingArguments",
     ]
 
 

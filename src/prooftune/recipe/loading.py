@@ -13,9 +13,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from prooftune.errors import UsageError, nearest
+from prooftune.recipe.migration import migrate
 from prooftune.recipe.sections import Recipe
 from prooftune.recipe.validation_errors import explain_validation_error, library_option_problems
 from prooftune.recipe.variants import OPTIONS_BY_KIND, QA_OPTIONS, TRAINING_OPTIONS
+from prooftune.utils.progress import notify
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 """Endings of files that hold rows; .json may be a recipe, since JSON is YAML."""
@@ -119,7 +121,8 @@ def parse(
     changed = copy.deepcopy(dict(values))
     for override in overrides:
         _override(changed, override)
-    problems = library_option_problems(changed)
+    migration = migrate(changed)
+    problems = migration.problems + library_option_problems(changed)
     try:
         recipe = Recipe.model_validate(changed)
     except ValidationError as error:
@@ -129,6 +132,8 @@ def parse(
         raise UsageError(
             f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''} found\n{lines}"
         )
+    for note in migration.notes:
+        notify(f"{where}: {note}", "yellow")
     return recipe
 
 

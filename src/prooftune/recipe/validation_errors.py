@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from prooftune.errors import nearest
+from prooftune.recipe.library_fields import LIBRARY_CLASSES, expected, library_fields
 from prooftune.recipe.sections import Recipe
 from prooftune.recipe.variants import VARIANT_KINDS, Variant
-
-LIBRARY_CLASSES = {
-    "training": "transformers.TrainingArguments",
-    "lora": "peft.LoraConfig",
-    "quantization": "transformers.BitsAndBytesConfig",
-}
-"""Sections whose keys are the fields of another library's class."""
 
 
 def explain_validation_error(error: ValidationError) -> list[str]:
@@ -91,31 +83,19 @@ def library_option_problems(values: Mapping[str, Any]) -> list[str]:
     are numbers or switches."""
     problems = []
     for place, kind, options in _library_sections(values):
-        known = _library_fields(kind)
+        known = library_fields(kind)
         for key, value in options.items():
             if key not in known:
                 problems.append(
                     f"{place}.{key}: not a field of {LIBRARY_CLASSES[kind]}{nearest(str(key), known)}"
                 )
-            elif needed := _needed(value, known[key]):
-                problems.append(f"{place}.{key}: should be {needed}, found {_shown(value)}")
+            elif needed := expected(value, known[key]):
+                words = needed.removeprefix("one of ").split(", ")
+                problems.append(
+                    f"{place}.{key}: should be {needed}, found {_shown(value)}"
+                    f"{nearest(str(value), words)}"
+                )
     return problems
-
-
-_SIMPLE = {bool: "true or false", int: "a whole number", float: "a number"}
-
-
-def _needed(value: Any, hint: Any) -> str | None:
-    """What a value of this type should be in words; None where it is, or where the type is not one
-    of the simple ones."""
-    kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
-    if value is None and kinds - set(_SIMPLE):
-        return None
-    kinds.discard(NoneType)
-    if len(kinds) != 1 or not kinds <= set(_SIMPLE):
-        return None
-    (kind,) = kinds
-    return None if type(value) is kind or (kind is float and type(value) is int) else _SIMPLE[kind]
 
 
 def _library_sections(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -129,30 +109,3 @@ def _library_sections(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Map
             options = section.get(kind) if isinstance(section, Mapping) else None
             if isinstance(options, Mapping) and options:
                 yield f"{place}{kind}", kind, options
-
-
-def _library_fields(kind: str) -> dict[str, Any]:
-    """Name -> type of what another library's class takes."""
-    # Imported here: reading a recipe without these sections must not take seconds.
-    if kind == "training":
-        from transformers import TrainingArguments
-
-        return _types(TrainingArguments)
-    if kind == "lora":
-        from peft import LoraConfig
-
-        return {
-            **_types(LoraConfig),
-            "lora_alpha": float,
-        }  # any number will do, and some people's are no whole ones
-    from transformers import BitsAndBytesConfig
-
-    parameters = inspect.signature(BitsAndBytesConfig.__init__).parameters
-    return {
-        name: type(p.default) for name, p in parameters.items() if name not in ("self", "kwargs")
-    }
-
-
-def _types(settings: Any) -> dict[str, Any]:
-    hints = get_type_hints(settings)
-    return {name: hints[name] for name in settings.__dataclass_fields__}
