@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prooftune.export.build import read_record
-from prooftune.export.card import table
+from prooftune.exporters.build import read_record
+from prooftune.exporters.card import table
 
 HEAD = """# Parity of exports
 

@@ -13,7 +13,7 @@ from typer.main import get_command
 from prooftune import __version__
 from prooftune.cli import main
 from prooftune.cli.app import app
-from prooftune.export.formats import FORMATS
+from prooftune.exporters.formats import FORMATS
 from prooftune.recipe import shipped_names
 
 COMMANDS = [

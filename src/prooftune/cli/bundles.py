@@ -105,8 +105,8 @@ def export(
     What answers otherwise than the bundle is no export: nothing is left, and where the two part is
     said.
     """
-    from prooftune.export.build import export as export_bundle
-    from prooftune.export.card import summary
+    from prooftune.exporters.build import export as export_bundle
+    from prooftune.exporters.card import summary
 
     record = export_bundle(
         bundle,

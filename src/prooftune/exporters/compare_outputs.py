@@ -11,8 +11,8 @@ import numpy as np
 
 from prooftune.bundle.golden import Golden, limit
 from prooftune.evaluation.answers.squad import f1
-from prooftune.export.ollama import longest_label
-from prooftune.export.runtimes import Floats, Runtime
+from prooftune.exporters.ollama import longest_label
+from prooftune.exporters.runtimes import Floats, Runtime
 from prooftune.tasks.citations import parse_citations
 from prooftune.tasks.classification import parse_label
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.errors import Failure, UsageError
-from prooftune.export import merged
-from prooftune.export.gguf_vocabulary import Vocabulary, vocabulary
+from prooftune.exporters import merged
+from prooftune.exporters.gguf_vocabulary import Vocabulary, vocabulary
 from prooftune.models import loading
 
 if TYPE_CHECKING:

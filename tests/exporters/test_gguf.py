@@ -15,13 +15,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from export.conftest import LLAMA_CPP, Make
+from exporters.conftest import LLAMA_CPP, Make
 from prooftune.bundle import golden
 from prooftune.bundle.manifest import GOLDEN, read_facts
 from prooftune.errors import Failure, UsageError
-from prooftune.export import gguf, merged
-from prooftune.export.build import export
-from prooftune.export.gguf_vocabulary import vocabulary
+from prooftune.exporters import gguf, merged
+from prooftune.exporters.build import exporters
+from prooftune.exporters.gguf_vocabulary import vocabulary
 from prooftune.models import loading
 from prooftune.utils.files import read_json, write_json
 
@@ -143,7 +143,7 @@ def test_the_name_of_the_splitting_follows_from_the_tokenizer(
 ) -> None:
     from tokenizers import Regex, pre_tokenizers
 
-    from prooftune.export.gguf_vocabulary import _LLAMA3
+    from prooftune.exporters.gguf_vocabulary import _LLAMA3
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model_folders["llama"])
     digits, words = (
@@ -232,7 +232,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], None]:
 def test_a_second_start_token_is_found_by_llama_cpp(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prooftune.export import ollama
+    from prooftune.exporters import ollama
 
     # The text keeps its start token while the file says that llama.cpp adds one.
     monkeypatch.setattr(ollama, "adds_start", lambda tokenizer: False)
@@ -256,7 +256,7 @@ def test_heads_left_in_the_other_order_are_refused(
 def test_another_splitting_is_refused_with_the_first_differing_token(
     make: Make, tmp_path: Path
 ) -> None:
-    from prooftune.export import gguf_vocabulary
+    from prooftune.exporters import gguf_vocabulary
 
     bundle, other = make("llama"), dict.fromkeys(gguf_vocabulary._NAMES, "qwen2")
     message = r"tokenisation: the prompt of row .* differs first at token"

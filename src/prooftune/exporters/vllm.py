@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.bundle.golden import limit
-from prooftune.export import merged
+from prooftune.exporters import merged
 
 
 def write(bundle: Path, facts: dict[str, Any], out: Path) -> None:

@@ -10,13 +10,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from bundle.making import changed
-from export.conftest import ROWS, Make
+from exporters.conftest import ROWS, Make
 from prooftune import recipe
 from prooftune.bundle import golden
 from prooftune.bundle.load import base_folder, load
 from prooftune.bundle.manifest import GOLDEN, read_facts
-from prooftune.export import merged
-from prooftune.export.build import export
+from prooftune.exporters import merged
+from prooftune.exporters.build import exporters
 from prooftune.models import loading
 from prooftune.utils.files import read_json
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from prooftune.export import merged
+from prooftune.exporters import merged
 from prooftune.models import loading
 
 _HEADS = ["lm_head", "score"]

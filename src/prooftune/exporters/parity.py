@@ -11,8 +11,8 @@ import numpy as np
 
 from prooftune.bundle.golden import Golden
 from prooftune.evaluation.statistics import paired_difference, wilson_interval
-from prooftune.export.compare_outputs import Said, by_parts
-from prooftune.export.runtimes import Runtime
+from prooftune.exporters.compare_outputs import Said, by_parts
+from prooftune.exporters.runtimes import Runtime
 from prooftune.utils.profiling import Cost
 
 _SEED = 0

@@ -6,9 +6,9 @@ from typing import Any
 
 from prooftune.bundle.card import plain_code, prompt_code
 from prooftune.bundle.golden import limit
-from prooftune.export import vllm
-from prooftune.export.compare_outputs import compares_labels
-from prooftune.export.gguf import FILE
+from prooftune.exporters import vllm
+from prooftune.exporters.compare_outputs import compares_labels
+from prooftune.exporters.gguf import FILE
 
 COLUMNS = (
     "format",

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from export.conftest import LLAMA_CPP, Make
+from exporters.conftest import LLAMA_CPP, Make
 from prooftune.bundle import golden
 from prooftune.bundle.manifest import GOLDEN
-from prooftune.export.build import export
+from prooftune.exporters.build import exporters
 
 SCRIPT = '''
 import sys

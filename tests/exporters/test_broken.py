@@ -17,15 +17,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bundle.making import changed
-from export.conftest import ROWS, Make
+from exporters.conftest import ROWS, Make
 from prooftune.bundle import golden
 from prooftune.bundle.load import load
 from prooftune.bundle.manifest import GOLDEN, read_facts
 from prooftune.errors import Failure, UsageError
-from prooftune.export import merged, ollama
-from prooftune.export.build import export
-from prooftune.export.compare_outputs import Said
-from prooftune.export.parity import Limits, compared
+from prooftune.exporters import merged, ollama
+from prooftune.exporters.build import exporters
+from prooftune.exporters.compare_outputs import Said
+from prooftune.exporters.parity import Limits, compared
 from prooftune.utils.files import read_json, write_json
 from prooftune.utils.profiling import Cost
 
@@ -51,7 +51,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], None]
 
         import dataclasses
 
-        from prooftune.export import formats
+        from prooftune.exporters import formats
 
         broken = dataclasses.replace(formats.FORMATS["merged"], write=write)
         monkeypatch.setitem(formats.FORMATS, "merged", broken)

@@ -9,8 +9,8 @@ from typing import Any
 
 from prooftune.bundle.golden import limit
 from prooftune.errors import UsageError
-from prooftune.export.gguf import FILE
-from prooftune.export.gguf_vocabulary import adds_start
+from prooftune.exporters.gguf import FILE
+from prooftune.exporters.gguf_vocabulary import adds_start
 
 _PROMPT = "{{ .Prompt }}"
 _QUOTED = re.compile(r'\{\{ "((?:[^"\\]|\\.)*)" \}\}')

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prooftune.errors import UsageError, nearest
-from prooftune.export import gguf, merged, ollama, quantized, vllm
-from prooftune.export.parity import Limits
+from prooftune.exporters import gguf, merged, ollama, quantized, vllm
+from prooftune.exporters.parity import Limits
 from prooftune.models import loading
 
 Write = Callable[[Path, dict[str, Any], Path], None]

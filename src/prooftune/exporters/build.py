@@ -14,13 +14,13 @@ from prooftune.bundle.golden import Golden, limit
 from prooftune.bundle.manifest import GOLDEN, read_facts
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
-from prooftune.export import diagnosis, ollama
-from prooftune.export.card import card
-from prooftune.export.compare_outputs import ask
-from prooftune.export.formats import Format, known
-from prooftune.export.gguf import FILE
-from prooftune.export.parity import Limits, Parity, compared, tokenisation
-from prooftune.export.runtimes import LlamaCpp, Runtime, Transformers
+from prooftune.exporters import diagnosis, ollama
+from prooftune.exporters.card import card
+from prooftune.exporters.compare_outputs import ask
+from prooftune.exporters.formats import Format, known
+from prooftune.exporters.gguf import FILE
+from prooftune.exporters.parity import Limits, Parity, compared, tokenisation
+from prooftune.exporters.runtimes import LlamaCpp, Runtime, Transformers
 from prooftune.models import loading
 from prooftune.utils.files import atomic_path, read_json, write_json
 from prooftune.utils.profiling import measure_cost

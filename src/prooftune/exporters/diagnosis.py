@@ -10,9 +10,9 @@ from prooftune import recipe
 from prooftune.bundle import golden
 from prooftune.bundle.golden import Golden
 from prooftune.bundle.load import base_folder, load
-from prooftune.export.merged import merge
-from prooftune.export.parity import first_difference
-from prooftune.export.runtimes import Transformers
+from prooftune.exporters.merged import merge
+from prooftune.exporters.parity import first_difference
+from prooftune.exporters.runtimes import Transformers
 from prooftune.models import loading
 from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.types import Example
