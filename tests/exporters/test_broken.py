@@ -23,7 +23,7 @@ from prooftune.bundle.load import load
 from prooftune.bundle.manifest import GOLDEN, read_facts
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import merged, ollama
-from prooftune.exporters.build import exporters
+from prooftune.exporters.build import export
 from prooftune.exporters.compare_outputs import Said
 from prooftune.exporters.parity import Limits, compared
 from prooftune.utils.files import read_json, write_json

@@ -15,7 +15,7 @@ import pytest
 from exporters.conftest import LLAMA_CPP, Make
 from prooftune.bundle import golden
 from prooftune.bundle.manifest import GOLDEN
-from prooftune.exporters.build import exporters
+from prooftune.exporters.build import export
 
 SCRIPT = '''
 import sys

@@ -20,7 +20,7 @@ from prooftune.bundle import golden
 from prooftune.bundle.manifest import GOLDEN, read_facts
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import gguf, merged
-from prooftune.exporters.build import exporters
+from prooftune.exporters.build import export
 from prooftune.exporters.gguf_vocabulary import vocabulary
 from prooftune.models import loading
 from prooftune.utils.files import read_json, write_json

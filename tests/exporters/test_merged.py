@@ -16,7 +16,7 @@ from prooftune.bundle import golden
 from prooftune.bundle.load import base_folder, load
 from prooftune.bundle.manifest import GOLDEN, read_facts
 from prooftune.exporters import merged
-from prooftune.exporters.build import exporters
+from prooftune.exporters.build import export
 from prooftune.models import loading
 from prooftune.utils.files import read_json
 
