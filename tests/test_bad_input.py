@@ -194,7 +194,7 @@ def test_bad_data(
         (
             "train: good.csv\n  labels: {1: a}\n  bins: {a: [0, 1]}",
             "",
-            ["'labels' and 'bins' contradict each other"],
+            ["'labels' and 'bins' are mutually exclusive"],
         ),
         ("train: good.csv\n  splitting: {test: 1.5}", "", ["data.splitting.test", "1.5"]),
         ("train: [good.csv", "", ["recipe.yaml is not valid YAML"]),

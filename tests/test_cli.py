@@ -180,12 +180,12 @@ cli.main()
     [
         (
             ["run", "dmeo"],
-            "no recipe 'dmeo': neither a file nor one of the shipped recipes "
+            "recipe 'dmeo' not found: neither a file nor a shipped recipe "
             f"({', '.join(shipped_names())}) (did you mean 'demo'?)",
         ),
         (
             ["run", "demo", "--set", "seed"],
-            "--set takes key=value, as in --set training.num_train_epochs=1; found 'seed'",
+            "--set expects key=value, as in --set training.num_train_epochs=1; found 'seed'",
         ),
         (
             ["run", "demo", "--set", "prompt.max=1"],

@@ -54,7 +54,7 @@ def test_all_problems_are_listed_at_once() -> None:
         "name: required",
         "seed: Input should be greater than or equal to 0, found -1",
         "data.train.delimter: unknown key (did you mean 'delimiter'?)",
-        "variants.tfidf: 'shots' means nothing for a variant of kind 'tfidf'",
+        "variants.tfidf: 'shots' does not apply to kind: tfidf",
         f"variants.tunde.kind: required: one of {', '.join(recipe.VARIANT_KINDS)} (did you mean 'tuned'?)",
         "nmae: unknown key (did you mean 'name'?)",
         "training.learning_rte: not a field of transformers.TrainingArguments (did you mean "
@@ -162,28 +162,28 @@ def test_values_that_the_libraries_take_are_taken() -> None:
             "variants.x.kind: Input should be 'majority', 'tfidf', 'zero-shot', 'few-shot', "
             "'prompted' or 'tuned', found 'tund'",
         ),
-        ({"variants": {}}, "variants: name at least one"),
-        ({"variants": None}, "variants: name at least one"),
+        ({"variants": {}}, "variants: name at least one variant"),
+        ({"variants": None}, "variants: name at least one variant"),
         ({"variants": "tuned"}, "variants: Input should be a valid dictionary, found 'tuned'"),
         (
             {"variants": {"a/b": {"kind": "tuned"}}},
-            "variants.a/b: 'a/b' is no good as a name: letters, digits, '.', '_' and '-' only",
+            "variants.a/b: 'a/b' is not a valid name: use letters, digits, '.', '_', '+' and '-', and start with a letter or digit",
         ),
         (
             {"name": "../up"},
-            "name: '../up' is no good as a name: letters, digits, '.', '_' and '-' only",
+            "name: '../up' is not a valid name: use letters, digits, '.', '_', '+' and '-', and start with a letter or digit",
         ),
         (
             {"variants": {"tuned": {"method": "full", "lora": {"r": 4}}}},
-            "variants.tuned: 'lora' options contradict method: full",
+            "variants.tuned: 'lora' contradicts method: full",
         ),
         (
             {"variants": {"zero-shot": {"shots": 3}}},
-            "variants.zero-shot: 'shots' means nothing for a variant of kind 'zero-shot'",
+            "variants.zero-shot: 'shots' does not apply to kind: zero-shot",
         ),
         (
             {"data": {"train": "a", "bins": {"low": [2, 1], "high": [2, None]}}},
-            "data.bins: 'low' can hold nothing: its low end is above its high end",
+            "data.bins: bin 'low' is empty: its lower bound is above its upper bound",
         ),
         (
             {
@@ -193,7 +193,7 @@ def test_values_that_the_libraries_take_are_taken() -> None:
                     "test": {"path": "b", "bins": {"x": [0, 1]}},
                 }
             },
-            "data: 'labels' and 'bins' contradict each other (in test): keep the one that fits "
+            "data: 'labels' and 'bins' are mutually exclusive (in test): keep the one that fits "
             "the column",
         ),
         ({"early_stopping": 0}, "early_stopping: Input should be greater than 0, found 0"),
@@ -205,8 +205,8 @@ def test_one_problem_is_named_with_its_place(change: dict[str, Any], message: st
 
 def test_two_options_that_mean_nothing_are_two_problems() -> None:
     assert problems(with_(variants={"majority": {"shots": 2, "lora": {"r": 2}}})) == [
-        "variants.majority: 'shots' means nothing for a variant of kind 'majority'",
-        "variants.majority: 'lora' means nothing for a variant of kind 'majority'",
+        "variants.majority: 'shots' does not apply to kind: majority",
+        "variants.majority: 'lora' does not apply to kind: majority",
     ]
 
 
@@ -277,10 +277,10 @@ def test_an_override_of_a_part_keeps_the_rest() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed", "--set takes key=value"),
-        ("=1", "--set takes key=value"),
-        ("seed.x=1", "'seed' is a value, not a section"),
-        ("name.x=1", "'name' is a value, not a section"),
+        ("seed", "--set expects key=value"),
+        ("=1", "--set expects key=value"),
+        ("seed.x=1", "'seed' is a single value, not a section"),
+        ("name.x=1", "'name' is a single value, not a section"),
     ],
 )
 def test_malformed_overrides(override: str, message: str) -> None:
@@ -431,10 +431,10 @@ def test_truth_values_are_those_of_yaml_1_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "a recipe is a mapping with data: and variants:, found an empty file"),
+        (b"", "expected a mapping with the keys data and variants, found an empty file"),
         (b"- a\n- b\n", "found list"),
         (b"name: [", "is not valid YAML"),
-        (b"name: \xff\xfe", "is not a recipe: not UTF-8 text at byte 6"),
+        (b"name: \xff\xfe", "is not a recipe: not valid UTF-8 at byte 6"),
         (b"name: !!python/object/apply:os.getcwd []", "is not valid YAML"),
     ],
 )
@@ -451,7 +451,7 @@ def test_a_data_file_in_place_of_a_recipe_is_told(tmp_path: Path) -> None:
     file.write_text("text,label\nURGENT: my tablet,a\n")
     with pytest.raises(
         UsageError,
-        match=r"reviews.csv is data, not a recipe: 'prooftune init .*reviews.csv' writes a recipe",
+        match=r"reviews.csv is a data file, not a recipe; .*'prooftune init .*reviews.csv'",
     ):
         recipe.load(file)
 
@@ -469,7 +469,7 @@ def test_a_mistake_in_yaml_is_named_with_its_line(tmp_path: Path) -> None:
         ("a: 1", "a: 1", []),
         ("a: 1", "a: 2", ["a 1, now 2"]),
         ("a: {b: 1, c: 2}", "a: {b: 1, c: }", ["a.c 2, now none"]),
-        ("a: {b: 1}", "a: {c: 1}", ["a.b, now gone", "a.c, not there before"]),
+        ("a: {b: 1}", "a: {c: 1}", ["a.b, now removed", "a.c, newly added"]),
         ("a: [1]", "a: [1, 2]", ["a [1], now [1, 2]"]),
         ("a: [", "a: 1", ["a recipe that cannot be read"]),
         ("", "a: 1", ["a recipe that cannot be read"]),
@@ -482,7 +482,7 @@ def test_what_differs_between_recipes(before: str, now: str, found: list[str]) -
 
 def test_an_unknown_name_suggests_a_shipped_one() -> None:
     with pytest.raises(
-        UsageError, match=r"no recipe 'dmeo': neither a file nor .*\(did you mean 'demo'\?\)"
+        UsageError, match=r"recipe 'dmeo' not found: neither a file nor .*\(did you mean 'demo'\?\)"
     ):
         recipe.load("dmeo")
 

@@ -1,7 +1,7 @@
 """The recipe: the typed description of a study.
 
-`load` reads a YAML file (or the name of a shipped recipe), applies overrides, and reports every
-problem it finds at once, each with the place in the recipe and the nearest known word.
+`load` reads a YAML file or a shipped recipe, applies overrides, and validates the result. The error
+message lists every problem, each with its path in the recipe and the nearest valid name.
 """
 
 from prooftune.recipe.base import Section

@@ -1,4 +1,4 @@
-"""What all sections of a recipe share."""
+"""The base class of all recipe sections."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
-"""Names become folders."""
+"""A name that is safe to use as a folder name."""
 
 
 class Section(BaseModel):
-    """A part of the recipe: unknown keys are errors, values are checked, nothing changes after
-    loading."""
+    """A section of the recipe: unknown keys are errors, values are validated, instances are frozen."""
 
-    # Numbers count as text where text is wanted: columns without a header are 0, 1, 2 and labels
-    # may be 1, 2, 3.
+    # Numbers are accepted as text: columns without a header are named 0, 1, 2, and labels may be
+    # 1, 2, 3.
     model_config = ConfigDict(
         extra="forbid", frozen=True, coerce_numbers_to_str=True, use_attribute_docstrings=True
     )

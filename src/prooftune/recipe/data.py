@@ -1,72 +1,74 @@
-"""The sections that say where the data comes from, and what is asked of it."""
+"""Recipe sections that describe the data: sources, splits, sampling limits and the audit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from prooftune.recipe.base import Section
 
 Bin = tuple[float | None, float | None]
+"""Lower and upper bound, both inclusive; None: unbounded."""
 
 Task = Literal["classification", "extractive-qa", "free-text-qa"]
 TASKS: tuple[Task, ...] = ("classification", "extractive-qa", "free-text-qa")
 
 
 class SourceOptions(Section):
-    """How a file becomes examples. Given once under ``data`` and, where files differ, again per
-    split."""
+    """How a file is turned into examples. Set once under ``data``; a split can override any option."""
 
     format: Literal["csv", "json", "jsonl", "parquet", "text", "folders", "squad"] | None = None
-    """None: from the file's name. ``text``: one ``text<delimiter>label`` a line. ``folders``: one
-    folder of text files per label. ``squad``: the JSON of SQuAD 1 and 2."""
+    """File format. ``text``: one ``text<delimiter>label`` per line. ``folders``: one folder of text
+    files per label. ``squad``: the JSON layout of SQuAD 1.1 and 2.0. Default: from the file name."""
     delimiter: str | None = None
-    """Column separator of csv and text. None: comma for .csv, tab for .tsv."""
+    """Column separator of csv and text files. Default: comma for .csv, tab for .tsv."""
     quoting: bool | None = None
-    """Whether csv fields may be quoted with ``"``. None: found by looking."""
+    """Whether csv fields can be quoted with ``"``. Default: detected from the file."""
     encoding: str = "utf-8"
-    """Of text files, by Python's name for it."""
+    """Encoding of text files, by its Python name."""
     header: bool = True
-    """Whether the first csv row names the columns; without it columns are named by `columns` or 0,
-    1, 2 …"""
+    """Whether the first csv row holds the column names. Without a header, columns are named by
+    `columns`, or 0, 1, 2 …"""
     columns: list[str] | None = None
-    """Names for the columns, in the file's order."""
+    """Column names, in the order of the file."""
     text: str | list[str] | dict[str, str] | None = None
-    """The input column, a list of them, or {field name in the prompt: column}. Questions:
-    ``question``, and ``context`` where there is such a column."""
+    """Input column, a list of input columns, or {field name in the prompt: column}. Default:
+    ``text``; for question answering ``question`` and, if the file has one, ``context``."""
     label: str | None = None
-    """The column to predict. None: ``label``; of questions ``answers``, ``answer`` or ``output``,
-    which may hold a list of accepted answers (as JSON in a text file), and nothing where there is
-    no answer."""
+    """Target column. Default: ``label``; for question answering ``answers``, ``answer`` or
+    ``output``. An answer column can hold a list of accepted answers (as JSON in a text file), or be
+    empty if the question has no answer."""
     labels: dict[str, str] | None = None
-    """Raw value -> label name, for data that writes 1, 2, 3. Values outside it are errors."""
-    bins: dict[str, Bin] | None = None
-    """Label name -> [low, high] for a numeric label column; rows in no bin are dropped and counted.
+    """Raw value -> label name, for data that codes labels as 1, 2, 3. Any other value is an error.
     """
+    bins: dict[str, Bin] | None = None
+    """Label name -> [low, high] for a numeric target column. Rows outside all bins are dropped and
+    counted."""
     id: str | None = None
-    """Column that identifies a row. None: the file's name and line."""
+    """Column of unique row ids. Default: file name and line number."""
     gold: str | None = None
-    """Questions: column with the id, or a list of the ids, of the passages that hold the answer."""
+    """Question answering: column with the id, or a list of ids, of the passages that contain the
+    answer."""
     group: str | None = None
-    """Column whose values must not be shared between splits (author, document …)."""
+    """Column whose values must not be shared between splits, such as author or document."""
     config: str | None = None
-    """Configuration of a hub dataset."""
+    """Configuration name of a hub dataset."""
     split: str | None = None
-    """Split of a hub dataset."""
+    """Split name of a hub dataset."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _label_keys_are_text(cls, value: Any) -> Any:
+    def _convert_label_keys_to_text(cls, value: object) -> object:
         return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
     @field_validator("bins")
     @classmethod
-    def _bins_hold_something(cls, value: dict[str, Bin] | None) -> dict[str, Bin] | None:
+    def _check_bin_bounds(cls, value: dict[str, Bin] | None) -> dict[str, Bin] | None:
         empty = [
             name
             for name, (low, high) in (value or {}).items()
@@ -75,7 +77,7 @@ class SourceOptions(Section):
         if empty:
             raise ValueError(
                 "\n".join(
-                    f"'{name}' can hold nothing: its low end is above its high end"
+                    f"bin '{name}' is empty: its lower bound is above its upper bound"
                     for name in empty
                 )
             )
@@ -83,26 +85,27 @@ class SourceOptions(Section):
 
 
 class Source(SourceOptions):
-    """Where the rows of one split come from, and how to read them where that differs."""
+    """The source of one split, with options that override those under ``data``."""
 
     path: str
     """A local file or folder, ``hub:OWNER/NAME``, or ``pypi:NAME==VERSION#FILE``."""
 
 
 class Split(Section):
-    """Shares of the rows to set aside when the recipe names no file for them (80:20 unless said)."""
+    """Holdout shares, used for splits without a file of their own."""
 
     test: float = Field(default=0.2, gt=0, lt=1)
-    """Share of all rows."""
+    """Share of all rows held out for testing."""
     validation: float = Field(default=0.1, gt=0, lt=1)
-    """Share of what remains for training after the test rows are set aside."""
+    """Share of the remaining rows held out for validation."""
     method: Literal["stratified", "random", "grouped"] = "stratified"
-    """Each label in its share (questions: those with and those without an answer), at random, or no
-    value of ``group`` on two sides."""
+    """``stratified``: every split has the same label distribution (question answering: the same
+    share of unanswerable questions). ``random``: no stratification. ``grouped``: rows with the same
+    value of ``group`` stay in one split."""
 
 
 class Limit(Section):
-    """At most this many rows of each split, drawn with the seed and stratified by label."""
+    """Maximum number of rows per split, sampled with the seed and stratified by label."""
 
     train: int | None = Field(default=None, gt=0)
     validation: int | None = Field(default=None, gt=0)
@@ -111,38 +114,38 @@ class Limit(Section):
 
 class Data(SourceOptions):
     folder: str | None = None
-    """Where local paths of this section start, seen from the recipe's own folder: another language
-    of the same layout is one setting."""
+    """Base folder of the local paths in this section, relative to the recipe file. Switching to
+    another language of the same dataset is then a single setting."""
     train: Source
-    """A path alone, or a mapping with ``path`` and reading options of its own."""
+    """Training data: a path, or a mapping with ``path`` and source options."""
     validation: Source | None = None
-    """None: a share of the training rows is set aside."""
+    """Validation data. Default: held out from the training rows."""
     test: Source | None = None
-    """None: a share of the training rows is set aside."""
+    """Test data. Default: held out from the training rows."""
     splitting: Split = Split()
     limit: Limit = Limit()
 
     @field_validator("train", "validation", "test", mode="before")
     @classmethod
-    def _path_alone(cls, value: Any) -> Any:
+    def _expand_path(cls, value: object) -> object:
         return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _one_way_to_the_labels(self) -> Self:
+    def _check_labels_or_bins(self) -> Self:
         for split in ("train", "validation", "test"):
             source = getattr(self, split) and self.source(split)
             if source and source.labels and source.bins:
                 raise ValueError(
-                    f"'labels' and 'bins' contradict each other (in {split}): keep the one that "
+                    f"'labels' and 'bins' are mutually exclusive (in {split}): keep the one that "
                     "fits the column"
                 )
         return self
 
     def source(self, split: Literal["train", "validation", "test"]) -> Source:
-        """The source of one split with the options given once under ``data`` filled in.
+        """Return the source of one split, with the options shared under ``data`` filled in.
 
         Raises:
-            KeyError: the recipe names no source for that split.
+            KeyError: the recipe names no source for this split.
         """
         source: Source | None = getattr(self, split)
         if source is None:
@@ -160,11 +163,12 @@ class Data(SourceOptions):
 
 class Audit(Section):
     leak: Literal["error", "drop", "allow"] = "error"
-    """What a train or validation row that also stands in the test set is: an error, dropped, or
-    only reported."""
+    """What to do about train or validation rows that also occur in the test set (train-test
+    contamination). ``error``: stop. ``drop``: remove them from train and validation. ``allow``:
+    report them only."""
     near_duplicates: float | None = Field(default=0.9, gt=0, le=1)
-    """Jaccard similarity of word 3-grams from which two texts count as near-duplicates; null: exact
-    only."""
+    """Jaccard similarity of word 3-grams at which two texts count as near-duplicates. ``null``:
+    exact duplicates only."""
     max_truncated: float = Field(default=0.2, ge=0, le=1)
-    """Share of examples whose inputs may be shortened to fit `prompt.max_length` before it is an
+    """Maximum share of examples that can be truncated to `prompt.max_length`; a larger share is an
     error."""

@@ -1,21 +1,22 @@
-"""What differs between two recipes, in words."""
+"""The differences between two recipes, described in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import yaml
 
 from prooftune.utils.secrets import redact
 
+_MAX_VALUE_CHARS = 40
+
 
 def differences(before: str, now: str) -> list[str]:
-    """A phrase for every key that differs, such as ``training.num_train_epochs 2, now 1``.
+    """Describe every key that differs, for example ``training.num_train_epochs 2, now 1``.
 
     Args:
-        before, now: recipes as `dump` writes them; of one that cannot be read nothing more is
-            known.
+        before, now: recipes as YAML, as `dump` writes them. If `before` cannot be parsed, the
+            result says only that.
     """
     try:
         old = yaml.safe_load(before)
@@ -23,22 +24,25 @@ def differences(before: str, now: str) -> list[str]:
         old = None
     if not isinstance(old, Mapping):
         return ["a recipe that cannot be read"]
-    return [redact(phrase) for phrase in _phrases(old, yaml.safe_load(now), "")]
+    return [redact(phrase) for phrase in _describe_changes(old, yaml.safe_load(now), "")]
 
 
-def _phrases(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> Iterator[str]:
+def _describe_changes(
+    old: Mapping[str, object], new: Mapping[str, object], prefix: str
+) -> Iterator[str]:
     for key in dict.fromkeys([*old, *new]):
-        place = f"{path}{key}"
+        path = f"{prefix}{key}"
+        before, now = old.get(key), new.get(key)
         if key not in new:
-            yield f"{place}, now gone"
+            yield f"{path}, now removed"
         elif key not in old:
-            yield f"{place}, not there before"
-        elif isinstance(old[key], Mapping) and isinstance(new[key], Mapping):
-            yield from _phrases(old[key], new[key], f"{place}.")
-        elif old[key] != new[key]:
-            yield f"{place} {_short(old[key])}, now {_short(new[key])}"
+            yield f"{path}, newly added"
+        elif isinstance(before, Mapping) and isinstance(now, Mapping):
+            yield from _describe_changes(before, now, f"{path}.")
+        elif before != now:
+            yield f"{path} {_shorten(before)}, now {_shorten(now)}"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: object) -> str:
     text = "none" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[: _MAX_VALUE_CHARS - 1]}…"

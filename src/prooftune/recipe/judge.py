@@ -1,8 +1,7 @@
-"""The recipe's section about the judge."""
+"""The recipe section that configures the LLM judge."""
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -13,94 +12,95 @@ CRITERIA = {
     "coherence": (
         "Is the answer clear, well ordered and free of contradictions and broken sentences?"
     ),
-    "instruction_following": "Does the answer do what was asked: this question, in the form and "
-    "length it asks for, and "
-    "nothing else?",
-    "correctness": "Is what the answer says true? Where a reference answer is given, the same "
-    "facts as there are correct, "
-    "in whatever words; where a context is given, what contradicts it is wrong.",
+    "instruction_following": (
+        "Does the answer do what was asked: this question, in the form and length it asks for, and "
+        "nothing else?"
+    ),
+    "correctness": (
+        "Is what the answer says true? Where a reference answer is given, the same facts as there "
+        "are correct, in whatever words; where a context is given, what contradicts it is wrong."
+    ),
 }
-"""The criteria that are judged unless the recipe names others."""
+"""Default criteria, in the words of the judge prompt: name -> question."""
 
 
 class Judge(Section):
-    """A language model that scores answers and prefers one of two."""
+    """A language model that scores answers and compares pairs of answers (LLM-as-a-judge)."""
 
     model: str = Field(min_length=1)
-    """The judge's name at its endpoint (``deepseek-r1:8b``), or that of a local model."""
+    """Model name at the endpoint (``deepseek-r1:8b``), or a local model."""
     base_url: str | None = None
-    """Any OpenAI-compatible endpoint: ``http://localhost:11434/v1`` (Ollama), a vLLM or llama.cpp
-    server. None: a local model judges."""
+    """URL of an OpenAI-compatible endpoint: ``http://localhost:11434/v1`` (Ollama), a vLLM or
+    llama.cpp server. Default: run a local model."""
     api_key_env: str | None = None
-    """Environment variable that holds the endpoint's key. None: the endpoint wants none."""
+    """Environment variable that holds the API key. Default: no key."""
     criteria: dict[str, str] = CRITERIA
-    """Criterion -> the question that the judge answers with a score; or a list of names of shipped
+    """Criterion -> the question that the judge answers with a score; or a list of names of built-in
     criteria."""
     scale: tuple[int, int] = (1, 5)
-    """Worst and best score; every whole number between them may be given."""
+    """Lowest and highest score; scores are whole numbers."""
     temperature: float = Field(default=0.0, ge=0, le=2)
-    """0: the judge's most likely words."""
+    """Sampling temperature. 0: greedy decoding."""
     max_tokens: int = Field(default=1024, gt=0)
-    """Tokens that a reply may have, thinking included. A reply that reaches it is a failed
-    judgement."""
+    """Maximum tokens per response, reasoning included. A response cut off at this limit counts as a
+    failed judgement."""
     timeout: float = Field(default=60.0, gt=0)
-    """Seconds for one request from start to end, however busily the endpoint sends."""
+    """Seconds per request, from start to end, streaming included."""
     deadline: float = Field(default=3600.0, gt=0)
-    """Seconds for all requests of one variant together; what is not asked by then is counted as
-    failed, and asked by the next run."""
+    """Seconds for all requests of one variant. Requests that miss the deadline count as failed; the
+    next run sends them again."""
     retries: int = Field(default=3, ge=0)
-    """How often a request is repeated after a time-out, a lost connection, or status 408, 429 or
-    5xx."""
+    """Number of retries after a timeout, a lost connection, or status 408, 429 or 5xx."""
     concurrency: int = Field(default=4, gt=0, le=256)
-    """Requests under way at one time."""
+    """Number of concurrent requests."""
     rows: int | None = Field(default=200, gt=0)
-    """Test rows that are judged, drawn with the seed. None: all."""
+    """Test rows to judge, sampled with the seed. ``null``: all."""
     human: str | None = None
-    """A CSV file of scores that people gave, with columns ``id``, ``criterion`` and ``score``: the
-    judge's agreement with them is reported."""
+    """CSV file of human scores, with the columns ``id``, ``criterion`` and ``score``. The report
+    then shows the agreement between the judge and the humans."""
 
     @field_validator("criteria", mode="before")
     @classmethod
-    def _shipped_by_name(cls, value: Any) -> Any:
+    def _expand_criterion_names(cls, value: object) -> object:
         if not isinstance(value, list):
             return value
         unknown = [str(name) for name in value if name not in CRITERIA]
         if unknown:
             raise ValueError(
-                f"no shipped criterion {', '.join(unknown)}; there are {', '.join(CRITERIA)}. One "
-                "of your own is "
-                "written as 'name: the question that the judge answers'"
+                f"unknown criterion {', '.join(unknown)}; built-in criteria: "
+                f"{', '.join(CRITERIA)}. Write your own as 'name: the question that the judge "
+                "answers'"
             )
         return {name: CRITERIA[name] for name in value}
 
     @field_validator("criteria")
     @classmethod
-    def _at_least_one(cls, value: dict[str, str]) -> dict[str, str]:
+    def _require_criteria(cls, value: dict[str, str]) -> dict[str, str]:
         if not value or not all(name.strip() and text.strip() for name, text in value.items()):
-            raise ValueError("name at least one criterion, each with its question")
+            raise ValueError("give at least one criterion, each with its question")
         return value
 
     @field_validator("scale")
     @classmethod
-    def _from_worst_to_best(cls, value: tuple[int, int]) -> tuple[int, int]:
+    def _check_scale(cls, value: tuple[int, int]) -> tuple[int, int]:
         if not 0 <= value[0] < value[1]:
             raise ValueError(
-                f"from {value[0]} to {value[1]} is no scale; write [worst, best], such as [1, 5]"
+                f"{list(value)} is not a scale; write [lowest, highest], such as [1, 5]"
             )
         return value
 
     @field_validator("base_url")
     @classmethod
-    def _address_without_a_secret(cls, value: str | None) -> str | None:
+    def _check_url_without_credentials(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("an address such as http://localhost:11434/v1 is wanted")
+        url = urlsplit(value)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError("expected a URL such as http://localhost:11434/v1")
         # Recipes are shared and printed in reports.
-        if parts.username or parts.password or parts.query:
+        if url.username or url.password or url.query:
             raise ValueError(
-                "the address must hold no key or password; name an environment variable in "
+                "the URL must not contain a key or password; name an environment variable in "
                 "api_key_env"
             )
         return value

@@ -1,4 +1,4 @@
-"""From a file, a shipped name or a mapping to a checked recipe, and back to YAML."""
+"""Load a recipe from a file, a shipped name or a mapping, validate it, and write it as YAML."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from prooftune.recipe.validation_errors import explain_validation_error, library
 from prooftune.recipe.variants import OPTIONS_BY_KIND, QA_OPTIONS, TRAINING_OPTIONS
 from prooftune.utils.progress import notify
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-"""Endings of files that hold rows; .json may be a recipe, since JSON is YAML."""
-_ALONE = {"model": "name", "train": "path", "validation": "path", "test": "path"}
-"""Sections that may be given as a single value, and the key that it stands for."""
+_DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+"""Suffixes of data files. Not .json, which can be a recipe, since JSON is YAML."""
+_SHORTHAND_KEYS = {"model": "name", "train": "path", "validation": "path", "test": "path"}
+"""Sections that can be written as a single value, and the key that holds this value."""
 
 
 def shipped_names() -> list[str]:
-    """Names of the recipes that come with Prooftune."""
+    """Return the names of the recipes that ship with Prooftune, sorted."""
     folder = resources.files("prooftune.recipes")
     return sorted(
         f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
@@ -34,93 +34,96 @@ def shipped_names() -> list[str]:
 
 
 def describe_shipped() -> dict[str, str]:
-    """Name -> first comment line of every shipped recipe."""
+    """Return the name -> first comment line of every shipped recipe."""
     return {name: shipped_text(name).splitlines()[0].lstrip("# ") for name in shipped_names()}
 
 
 def shipped_text(name: str) -> str:
-    """A shipped recipe as it is written.
+    """Return the YAML text of a shipped recipe, comments included.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: no shipped recipe has this name.
     """
     if name not in shipped_names():
         raise UsageError(
-            f"no recipe '{name}' ships; found {', '.join(shipped_names())}{nearest(name, shipped_names())}"
+            f"no shipped recipe is named '{name}'; available: {', '.join(shipped_names())}{nearest(name, shipped_names())}"
         )
     return (resources.files("prooftune.recipes") / f"{name}.yaml").read_text("utf-8")
 
 
 def load(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, Path]:
-    """Read a recipe.
+    """Load and validate a recipe.
 
     Args:
         reference: a YAML file, or the name of a shipped recipe.
-        overrides: ``dotted.key=value`` strings; values are read as YAML.
+        overrides: ``dotted.key=value`` strings; values are parsed as YAML.
 
     Returns:
-        The recipe, and the folder against which its relative paths are resolved: the file's own, or
-        the current one for a shipped recipe.
+        The recipe, and the base folder of its relative paths: the folder of the file, or the
+        current folder for a shipped recipe.
 
     Raises:
-        UsageError: listing everything wrong with the recipe.
+        UsageError: the recipe is invalid; the message lists every problem.
     """
     path = Path(reference)
     if path.is_file():
-        text, base = _read(path), path.parent
+        text, base = _read_recipe_file(path), path.parent
     elif str(reference) in shipped_names():
         text, base = shipped_text(str(reference)), Path()
     else:
-        here = (
-            [str(found) for found in sorted(path.parent.glob("*.y*ml"))]
-            if path.parent.is_dir()
-            else []
-        )
+        # A path that is no folder has no matches.
+        local = [str(file) for file in sorted(path.parent.glob("*.y*ml"))]
         raise UsageError(
-            f"no recipe '{reference}': neither a file nor one of the shipped recipes "
-            f"({', '.join(shipped_names())}){nearest(str(reference), [*here, *shipped_names()])}"
+            f"recipe '{reference}' not found: neither a file nor a shipped recipe "
+            f"({', '.join(shipped_names())}){nearest(str(reference), [*local, *shipped_names()])}"
         )
     try:
         values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise UsageError(_not_yaml(str(reference), error)) from None
+        raise UsageError(_yaml_error_message(str(reference), error)) from None
     if not isinstance(values, dict):
         raise UsageError(
-            f"{reference}: a recipe is a mapping with data: and variants:, found "
+            f"{reference}: expected a mapping with the keys data and variants, found "
             f"{'an empty file' if values is None else type(values).__name__}"
         )
     return parse(values, str(reference), overrides), base
 
 
-def _not_yaml(name: str, error: yaml.YAMLError) -> str:
+def _yaml_error_message(name: str, error: yaml.YAMLError) -> str:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None or problem is None:
         return f"{name} is not valid YAML: {error}"
     return f"{name} is not valid YAML: line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
-def _read(path: Path) -> str:
-    if path.suffix.lower() in _TABLES:
+def _read_recipe_file(path: Path) -> str:
+    if path.suffix.lower() in _DATA_SUFFIXES:
         raise UsageError(
-            f"{path} is data, not a recipe: 'prooftune init {path}' writes a recipe for it"
+            f"{path} is a data file, not a recipe; write a recipe for it with 'prooftune init "
+            f"{path}'"
         )
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not a recipe: not UTF-8 text at byte {error.start}") from None
+        raise UsageError(f"{path} is not a recipe: not valid UTF-8 at byte {error.start}") from None
 
 
 def parse(
     values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[str] = ()
 ) -> Recipe:
-    """Check a recipe given as a mapping, after applying ``dotted.key=value`` overrides.
+    """Validate a recipe given as a mapping, after applying ``dotted.key=value`` overrides.
+
+    Args:
+        values: the recipe; not modified.
+        where: name of the recipe in error messages.
+        overrides: as in `load`.
 
     Raises:
-        UsageError: listing every problem, one a line.
+        UsageError: the recipe is invalid; the message lists every problem, one per line.
     """
     changed = copy.deepcopy(dict(values))
     for override in overrides:
-        _override(changed, override)
+        _apply_override(changed, override)
     migration = migrate(changed)
     problems = migration.problems + library_option_problems(changed)
     try:
@@ -138,15 +141,16 @@ def parse(
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML, defaults included, as it is kept in the run folder and the bundle.
+    """Return the recipe as YAML, defaults included, as stored in run folders and bundles.
 
-    Parsing it gives the same recipe: what a split's source or a variant leaves unsaid is inherited
-    or means nothing for its kind, so it is left unsaid here too.
+    Parsing the result gives the same recipe. Options that a source or variant inherits, or that do
+    not apply to the kind of variant, are left out.
     """
-    values, said = (recipe.model_dump(mode="json", exclude_unset=unset) for unset in (False, True))
+    values = recipe.model_dump(mode="json")
+    explicit = recipe.model_dump(mode="json", exclude_unset=True)
     for split in ("train", "validation", "test"):
         if values["data"][split] is not None:
-            values["data"][split] = said["data"][split]
+            values["data"][split] = explicit["data"][split]
     if recipe.task == "classification":
         del values["answering"], values["retrieval"]
     for name, variant in values["variants"].items():
@@ -157,75 +161,79 @@ def dump(recipe: Recipe) -> str:
             used = [key for key in used if key not in TRAINING_OPTIONS]
         values["variants"][name] = {key: value for key, value in variant.items() if key in used}
         if variant.get("prompt") is not None:
-            values["variants"][name]["prompt"] = said["variants"][name]["prompt"]
-    _drop_unset(recipe, values)
+            values["variants"][name]["prompt"] = explicit["variants"][name]["prompt"]
+    _drop_default_nulls(recipe, values)
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _drop_unset(section: BaseModel, values: dict[str, Any]) -> None:
-    """Leave out what is null by default: it says nothing, and there is much of it."""
+def _drop_default_nulls(section: BaseModel, values: dict[str, Any]) -> None:
+    """Remove keys whose value is null by default: they would triple the length of the file."""
     for name, field in type(section).model_fields.items():
         inner = getattr(section, name)
         if name in values and values[name] is None and field.default is None:
             del values[name]
         elif isinstance(inner, BaseModel) and isinstance(values.get(name), dict):
-            _drop_unset(inner, values[name])
+            _drop_default_nulls(inner, values[name])
         elif isinstance(inner, dict):
-            for key, part in inner.items():
-                if isinstance(part, BaseModel) and isinstance(values.get(name, {}).get(key), dict):
-                    _drop_unset(part, values[name][key])
+            for key, item in inner.items():
+                if isinstance(item, BaseModel) and isinstance(values.get(name, {}).get(key), dict):
+                    _drop_default_nulls(item, values[name][key])
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _apply_override(values: dict[str, Any], override: str) -> None:
     """Set one ``dotted.key=value`` in a recipe's values."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UsageError(
-            f"--set takes key=value, as in --set training.num_train_epochs=1; found '{override}'"
+            f"--set expects key=value, as in --set training.num_train_epochs=1; found '{override}'"
         )
     *parents, last = key.split(".")
     section = values
-    for part in parents:
-        inner = _opened(section.get(part), part, override)
-        section[part] = inner
-        section = inner
-    section[last] = _value(text)
+    for parent in parents:
+        section[parent] = _as_section(section.get(parent), parent, override)
+        section = section[parent]
+    section[last] = _parse_override_value(text)
 
 
-def _value(text: str) -> Any:
-    """The value of an override: YAML, but a prompt such as ``Label: {text}`` or ``# {text}`` is
-    meant as text."""
+def _parse_override_value(text: str) -> Any:
+    """Parse the value of an override as YAML, but keep prompts as text.
+
+    YAML would read ``Label: {text}`` as a mapping and ``# {text}`` as a comment.
+    """
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         return text
-    meant_as_text = isinstance(value, dict | list) and not text.lstrip().startswith(("{", "["))
-    return text if meant_as_text or (value is None and text.lstrip().startswith("#")) else value
+    is_prompt = isinstance(value, dict | list) and not text.lstrip().startswith(("{", "["))
+    is_heading = value is None and text.lstrip().startswith("#")
+    return text if is_prompt or is_heading else value
 
 
-def _opened(found: Any, part: str, override: str) -> dict[str, Any]:
-    """What stands at `part` of the recipe, as a section that takes keys."""
-    if found is None:
+def _as_section(value: object, key: str, override: str) -> dict[str, Any]:
+    """Return the value of a key as a mapping into which further keys can be set."""
+    if value is None:
         return {}
-    if isinstance(found, str) and part in _ALONE:
-        return {_ALONE[part]: found}
-    if isinstance(found, list) and part == "variants":
-        return {str(name): None for name in found}
-    if not isinstance(found, dict):
-        raise UsageError(f"--set {override}: '{part}' is a value, not a section")
-    return found
+    if isinstance(value, str) and key in _SHORTHAND_KEYS:
+        return {_SHORTHAND_KEYS[key]: value}
+    if isinstance(value, list) and key == "variants":
+        return {str(name): None for name in value}
+    if not isinstance(value, dict):
+        raise UsageError(f"--set {override}: '{key}' is a single value, not a section")
+    return value
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and truth values: 1.1, which PyYAML reads, takes ``1e-3`` for text and the
-    label ``no`` for false, which everybody trips over."""
+    """Loader with the numbers and booleans of YAML 1.2.
+
+    PyYAML implements YAML 1.1, which reads ``1e-3`` as text and the label ``no`` as false.
+    """
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would read as something else than text."""
+    """Dumper that quotes text which `_Loader` would read as another type."""
 
 
-def _add_resolvers(kind: type[_Loader] | type[_Dumper]) -> None:
+def _use_yaml_1_2_scalars(kind: type[_Loader] | type[_Dumper]) -> None:
     kind.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
         for first, resolvers in kind.yaml_implicit_resolvers.items()
@@ -240,5 +248,5 @@ def _add_resolvers(kind: type[_Loader] | type[_Dumper]) -> None:
     )
 
 
-_add_resolvers(_Loader)
-_add_resolvers(_Dumper)
+_use_yaml_1_2_scalars(_Loader)
+_use_yaml_1_2_scalars(_Dumper)

@@ -1,4 +1,4 @@
-"""The sections that say which model is asked, with what words, and how its answer is read."""
+"""Recipe sections for the model, the prompt, scoring, question answering and retrieval."""
 
 from __future__ import annotations
 
@@ -15,86 +15,88 @@ class Model(Section):
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic. ``auto``: bfloat16 where the processor computes with it, else float32."""
+    """Compute dtype. ``auto``: bfloat16 if the hardware computes in it, else float32."""
     attention: Literal["auto", "shared-prefix", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """``auto``: the fastest for this device. ``shared-prefix`` is our own, which computes the
-    common beginning of all prompts once; the others are the library's."""
+    """Attention implementation. ``auto``: the fastest for this device. ``shared-prefix``:
+    Prooftune's own, which computes the common prefix of all prompts once. The others are those of
+    transformers."""
     int8_training: bool = False
-    """While adapters learn, compute products with frozen weights in 8 bits, on processors with
-    AVX512-BF16 and -VNNI and without AMX, where there is a C compiler: training then takes a tenth
-    to a third less time, its gradients are rounded more. Everything is evaluated as without."""
+    """During adapter training, compute matmuls with frozen weights in int8. Needs a CPU with
+    AVX512-BF16 and AVX512-VNNI but without AMX, and a C compiler. Training takes 10% to 33% less
+    time; gradients are rounded more coarsely. Evaluation is not affected."""
     trust_remote_code: bool = False
-    """Whether a hub model may bring and run its own Python code."""
+    """Whether a hub model can run its own Python code."""
 
 
 class Prompt(Section):
     """How an example becomes a prompt. ``{field}`` is an input column, ``{labels}`` the label list."""
 
     template: str | None = None
-    """None: "Classify the text below. Answer with one of: …", then the fields; for questions the
-    like."""
+    """Prompt template. Default: "Classify the text below. Answer with one of: …", followed by the
+    input fields; a similar instruction for question answering."""
     system: str | None = None
-    """System message. None: what the chat template has of its own."""
+    """System message. Default: that of the chat template."""
     chat: bool | None = None
-    """Whether to use the tokenizer's chat template. None: if it has one."""
+    """Whether to apply the tokenizer's chat template. Default: if the tokenizer has one."""
     max_length: int = Field(default=512, gt=8)
-    """Tokens of prompt and target together, few-shot examples not counted; longer inputs are
-    shortened, targets never."""
+    """Maximum tokens of prompt and target, few-shot examples not counted. Longer inputs are
+    truncated; targets never are."""
 
 
 class Scoring(Section):
     method: Literal["likelihood", "generation"] = "likelihood"
-    """``likelihood`` compares the labels' log-probabilities; ``generation`` lets the model write
-    and parses it."""
+    """``likelihood``: compare the log-probabilities of the labels. ``generation``: generate text
+    and parse the label from it."""
     normalize: Literal["none", "length"] = "none"
-    """``length`` divides a label's log-probability by its number of tokens."""
+    """``length``: divide the log-probability of a label by its number of tokens."""
     calibration: bool = False
-    """Contextual calibration (arXiv 2102.09690): divide by the label probabilities of a
+    """Contextual calibration (arXiv 2102.09690): divide by the label probabilities for a
     content-free input."""
     max_new_tokens: int = Field(default=16, gt=0)
-    """Tokens that generation may write."""
+    """Maximum new tokens for ``generation``."""
     batch_tokens: int = Field(default=4096, gt=0)
-    """Tokens of input per scoring batch."""
+    """Input tokens per scoring batch."""
 
 
 class Answering(Section):
-    """How questions are answered, in the tasks ``extractive-qa`` and ``free-text-qa``."""
+    """Generation settings for question answering (``extractive-qa`` and ``free-text-qa``)."""
 
     no_answer: str = Field(default="unanswerable", min_length=1)
-    """extractive-qa: what is said where the context holds no answer."""
+    """extractive-qa: the output for questions that the context does not answer."""
     constrained: bool = False
-    """extractive-qa: write nothing that is not a run of words of the context."""
+    """extractive-qa: constrain decoding to spans of the context."""
     max_new_tokens: int = Field(default=48, gt=0)
-    """Tokens that an answer may have; the room for it is kept free in `prompt.max_length`."""
+    """Maximum tokens of an answer, reserved within `prompt.max_length`."""
     window_overlap: int = Field(default=64, ge=0)
-    """Tokens that two neighbouring windows share where a context is too long for one prompt."""
+    """Overlap in tokens of the sliding windows over a context that is too long for one prompt."""
     batch_tokens: int = Field(default=8192, gt=0)
-    """Tokens of the prompts and answers that are worked on at one time."""
+    """Tokens of prompts and answers per batch."""
     bertscore: str | None = None
-    """Model whose embeddings BERTScore compares (``all-minilm-l6-v2`` comes from a package,
-    ``roberta-large`` from the hub). None: not computed."""
+    """Embedding model for BERTScore: ``all-minilm-l6-v2`` comes from a package, ``roberta-large``
+    from the hub. Default: BERTScore is not computed."""
 
 
 DATA_CONTEXT = "data:context"
-"""The document collection that consists of the data's own contexts."""
+"""Value of `Retrieval.documents` that makes the contexts of the data the document collection."""
 
 
 class Retrieval(Section):
-    """Where passages come from for variants with ``context: retrieved``."""
+    """Passage retrieval for variants with ``context: retrieved``."""
 
     documents: str
-    """A file, a folder, a zip archive or a pattern of PDF, HTML, Markdown, text or JSON files, or a
-    package reference. ``data:context``: the contexts that the data's questions came with, each the
-    gold passage of its own."""
+    """File, folder, zip archive or glob pattern of PDF, HTML, Markdown, text or JSON files, or a
+    package reference. ``data:context``: the contexts of the questions in the data, each the gold
+    passage of its question."""
     passages: int = Field(default=3, gt=0)
-    """Passages shown with a question, as far as they fit."""
+    """Number of passages in the prompt, as far as they fit."""
     search: Literal["bm25", "dense", "fused"] = "fused"
-    """By words, by meaning, or both lists joined by reciprocal rank."""
+    """``bm25``: keyword search. ``dense``: embedding search. ``fused``: both, merged by reciprocal
+    rank fusion."""
     embedding: str = "all-minilm-l6-v2"
-    """Model that embeds passages and questions."""
+    """Embedding model for passages and questions."""
     rerank: str | None = None
-    """Cross-encoder that puts the found passages in a new order. None: none."""
+    """Cross-encoder that reranks the retrieved passages. Default: no reranking."""
     chunk_words: int = Field(default=120, gt=0)
-    """Words of a passage, about."""
+    """Approximate number of words per passage."""
     overlap_words: int = Field(default=20, ge=0)
-    """Words that two neighbouring passages share."""
+    """Overlap of neighbouring passages in words."""

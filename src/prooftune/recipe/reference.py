@@ -1,4 +1,4 @@
-"""Every key of a recipe as a Markdown page, made from the types so that the two cannot differ.
+"""Generate the reference page of all recipe keys from the types, so that the two cannot differ.
 
 python -m prooftune.recipe.reference > docs/recipe.md
 """
@@ -16,97 +16,99 @@ from prooftune.recipe.data import Source, SourceOptions
 from prooftune.recipe.sections import Recipe
 from prooftune.recipe.variants import Variant
 
+_TYPE_NAMES: dict[Any, str] = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "true, false",
+}
+
 
 def render_reference() -> str:
-    """The page."""
-    return "\n".join([_HEAD, *_section("recipe", Recipe), *_section("variants.NAME", Variant)])
+    """Return the page as Markdown."""
+    return "\n".join(
+        [_HEAD, *_section_lines("recipe", Recipe), *_section_lines("variants.NAME", Variant)]
+    )
 
 
-def _section(place: str, section: type[BaseModel]) -> Iterator[str]:
-    yield f"## `{place}`\n"
-    said = (section.__doc__ or "").strip()
-    if said and section is not Recipe:
-        yield _inline(said) + "\n"
-    yield "| key | value | default | |\n|---|---|---|---|"
-    inner = []
+def _section_lines(path: str, section: type[BaseModel]) -> Iterator[str]:
+    """Yield the heading and key table of a section, then those of the sections inside it."""
+    yield f"## `{path}`\n"
+    description = (section.__doc__ or "").strip()
+    if description and section is not Recipe:
+        yield _one_line(description) + "\n"
+    yield "| key | value | default | description |\n|---|---|---|---|"
+    nested = []
     for name, field in section.model_fields.items():
-        part = _part(field)
-        # What stands under `data` may stand under each of its splits, and is described once.
-        if (
-            section is not SourceOptions
-            and issubclass(section, Source)
-            and name in SourceOptions.model_fields
-        ):
+        # Options shared by `data` and its splits are described once, under `data`.
+        if issubclass(section, Source) and name in SourceOptions.model_fields:
             continue
+        inner = _nested_section(field)
+        value = f"[section](#{_anchor(path, name)})" if inner else _value_text(field.annotation)
         yield (
-            f"| `{name}` | "
-            f"{'[section](#' + _anchor(place, name) + ')' if part else _values(field.annotation)} "
-            f"| {_default(field, part)} | {_inline(field.description or '')} |"
+            f"| `{name}` | {value} | {_default_text(field, inner)} "
+            f"| {_one_line(field.description or '')} |"
         )
-        if part and part is not Source and place != "variants.NAME":
-            inner.append((name, part))
+        if inner and inner is not Source and path != "variants.NAME":
+            nested.append((name, inner))
     yield ""
-    for name, part in inner:
-        yield from _section(_inside(place, name), part)
+    for name, inner in nested:
+        yield from _section_lines(name if path == "recipe" else f"{path}.{name}", inner)
         if name == "data":
-            yield from _section("data.train, data.validation, data.test", Source)
+            yield from _section_lines("data.train, data.validation, data.test", Source)
 
 
-def _inside(place: str, name: str) -> str:
-    return name if place == "recipe" else f"{place}.{name}"
-
-
-def _anchor(place: str, name: str) -> str:
+def _anchor(path: str, name: str) -> str:
     if name in ("train", "validation", "test"):
         return "datatrain-datavalidation-datatest"
-    return (name if place in ("recipe", "variants.NAME") else f"{place}{name}").replace(".", "")
+    return (name if path in ("recipe", "variants.NAME") else f"{path}{name}").replace(".", "")
 
 
-def _part(field: FieldInfo) -> type[BaseModel] | None:
-    """The section that a key holds, if it holds one."""
+def _nested_section(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the section type of a key, or None for a plain value or the mapping of variants."""
     options = [field.annotation, *get_args(field.annotation)]
     return next(
         (
-            o
-            for o in options
-            if isinstance(o, type) and issubclass(o, BaseModel) and o is not Variant
+            option
+            for option in options
+            if isinstance(option, type) and issubclass(option, BaseModel) and option is not Variant
         ),
         None,
     )
 
 
-def _values(annotation: Any) -> str:
+def _value_text(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return ", ".join(f"`{v}`" for v in inner)
+        return ", ".join(f"`{value}`" for value in inner)
     if origin in (Union, types.UnionType):
-        return " or ".join(_values(a) for a in inner if a is not type(None))
+        return " or ".join(_value_text(a) for a in inner if a is not type(None))
     if origin is dict:
         return "mapping"
     if origin in (list, tuple):
         return "list"
-    names: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true, false"}
-    return names.get(annotation, "text")
+    return _TYPE_NAMES.get(annotation, "string")
 
 
-def _default(field: FieldInfo, part: type[BaseModel] | None) -> str:
+def _default_text(field: FieldInfo, inner: type[BaseModel] | None) -> str:
     if field.is_required():
         return "required"
-    if part or field.default in ({}, None):
+    if inner or field.default in ({}, None):
         return ""
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 
 
-def _inline(text: str) -> str:
-    """A docstring as one line of Markdown: a bar would end the table's cell."""
+def _one_line(text: str) -> str:
+    """Return a docstring as one line of Markdown, with bars escaped for table cells."""
     return " ".join(text.replace("``", "`").split()).replace("|", "\\|")
 
 
 _HEAD = """\
-# Every key of a recipe
+# Recipe reference
 
-Made from the types by `python -m prooftune.recipe.reference`. Shipped recipes are the best examples: `prooftune recipes`.
-An empty default means: nothing, or as the description says.
+Every key of a recipe, generated from the types by `python -m prooftune.recipe.reference`. For
+complete examples, see the shipped recipes: `prooftune recipes`. Where the default is empty, the
+description says what happens.
 """
 
 if __name__ == "__main__":

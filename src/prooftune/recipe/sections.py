@@ -1,8 +1,8 @@
-"""The whole recipe as a type: every key, its default, and what may stand there."""
+"""The recipe as a type: every key, its default and its valid values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -18,42 +18,44 @@ class Evaluation(Section):
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples of the test examples."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Level of every interval."""
+    """Confidence level of every interval."""
     target_accuracy: float | None = Field(default=None, gt=0, lt=1)
-    """Accuracy at which abstention is reported. None: half-way between the best variant and 1."""
+    """Target accuracy for selective prediction (abstention). Default: half-way between the accuracy
+    of the best variant and 1."""
 
 
 class Card(Section):
-    """What the card of the bundle says that nothing else tells. Nothing is computed from it."""
+    """Information for the model card that cannot be computed. It has no effect on the study."""
 
     model_licence: str | None = None
-    """Licence of the base model, by the hub's word for it where it has one: ``apache-2.0``,
-    ``llama3.2``."""
+    """Licence of the base model, by its hub identifier if it has one: ``apache-2.0``, ``llama3.2``.
+    """
     data_licence: str | None = None
     """Licence of the data."""
     intended_use: str | None = None
-    """What the tuned model is for."""
+    """Intended use of the tuned model."""
     limits: str | None = None
-    """What it is not for, and where it is known to fail."""
+    """Known limitations and uses that are out of scope."""
     base_model: str | None = None
-    """The base model's name on the hub, where `model.name` is a folder or a package."""
+    """Hub name of the base model, if `model.name` is a folder or a package."""
 
 
 class Bundle(Section):
     golden: int = Field(default=64, ge=0)
-    """Validation rows that the bundle carries, texts included, with what it says to them: every
-    export is checked against them. 0: none, where texts must not leave the house; exports then need
-    ``--golden``."""
+    """Number of validation rows stored in the bundle with their text and the model's predictions
+    (the golden set). Every export is checked against them. 0: none, for data that must not leave
+    your premises; exports then need ``--golden``."""
 
 
 class Recipe(Section):
     name: Name
-    """Names the run folder: letters, digits, ``.``, ``_`` and ``-``."""
+    """Name of the study and of its run folder: letters, digits, ``.``, ``_``, ``+`` and ``-``."""
     task: Task = "classification"
-    """``classification``: one label of a closed set. ``extractive-qa``: the answer is a part of the
-    context, or there is none. ``free-text-qa``: the answer is written freely."""
+    """``classification``: one label from a closed set. ``extractive-qa``: the answer is a span of
+    the context, or there is no answer. ``free-text-qa``: the answer is generated freely."""
     seed: int = Field(default=0, ge=0)
-    """Of every draw: splits, limits, shots, first weights, order of training, bootstrap."""
+    """Random seed for splits, sampling, few-shot examples, initialisation, training order and
+    bootstrap."""
     data: Data
     audit: Audit = Audit()
     model: Model = Model()
@@ -65,37 +67,38 @@ class Recipe(Section):
     retrieval: Retrieval | None = None
     judge: Judge | None = None
     lora: dict[str, Any] = Field(default={})
-    """`peft.LoraConfig` fields for every tuned variant. Unless said: ``r: 16``, ``lora_alpha: 32``,
+    """`peft.LoraConfig` fields for all tuned variants. Default: ``r: 16``, ``lora_alpha: 32``,
     ``target_modules: all-linear``."""
     training: dict[str, Any] = Field(default={})
-    """`transformers.TrainingArguments` fields for every tuned variant. Unless said: 2 epochs,
-    batches of 16, a learning rate of 1e-3 for models of less than 500 million parameters and 2e-4
-    for others (``method: full``: 1e-4 and 2e-5), falling linearly after a warm-up of 5%, evaluated
-    four times, the best checkpoint kept."""
+    """`transformers.TrainingArguments` fields for all tuned variants. Default: 2 epochs, batch size
+    16, learning rate 1e-3 for models below 500 million parameters and 2e-4 for larger ones
+    (``method: full``: 1e-4 and 2e-5), linear decay after 5% warm-up, four evaluations, the best
+    checkpoint is used."""
     early_stopping: int | None = Field(default=None, gt=0)
-    """Evaluations without improvement of the validation loss after which training stops."""
+    """Early-stopping patience: evaluations without a lower validation loss after which training
+    stops. Default: no early stopping."""
     evaluation: Evaluation = Evaluation()
     card: Card = Card()
     bundle: Bundle = Bundle()
     variants: dict[Name, Variant]
-    """The systems to compare; a variant that is named like a kind is of that kind."""
+    """The systems to compare, by name. A variant named after a kind has that kind."""
     forgetting: str | None = None
-    """A text file (same references as data) on which perplexity is measured before and after
-    tuning. None: a passage of general English that ships with Prooftune."""
+    """Text file (path or reference, as in ``data``) for measuring perplexity before and after
+    tuning. Default: a passage of general English that ships with Prooftune."""
 
     @property
     def uses_language_model(self) -> bool:
-        """Whether any variant asks a language model."""
+        """Whether any variant uses a language model."""
         return any(variant.uses_language_model for variant in self.variants.values())
 
     @field_validator("model", mode="before")
     @classmethod
-    def _name_alone(cls, value: Any) -> Any:
+    def _expand_model_name(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
     @field_validator("variants", mode="before")
     @classmethod
-    def _kind_from_name(cls, value: Any) -> Any:
+    def _expand_variants(cls, value: object) -> object:
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
             value = dict.fromkeys(value)
         if not isinstance(value, Mapping):
@@ -104,51 +107,47 @@ class Recipe(Section):
 
     @field_validator("variants")
     @classmethod
-    def _at_least_one_variant(cls, value: dict[str, Variant]) -> dict[str, Variant]:
+    def _require_variants(cls, value: dict[str, Variant]) -> dict[str, Variant]:
         if not value:
-            raise ValueError("name at least one")
+            raise ValueError("name at least one variant")
         return value
 
     @model_validator(mode="after")
-    def _fits_the_task(self) -> Self:
-        problems = []
-        answers, classifies = self.task != "classification", self.task == "classification"
-        for section in ("answering", "retrieval"):
-            if (
-                classifies
-                and section in self.model_fields_set
-                and getattr(self, section) is not None
-            ):
-                problems.append(f"'{section}' means nothing for task: classification")
-        if self.retrieval and self.retrieval.documents == DATA_CONTEXT and self.data.gold:
-            problems.append(
-                f"data.gold contradicts retrieval.documents: {DATA_CONTEXT}: a question's own "
-                "context is its gold"
-            )
+    def _check_options_fit_task(self) -> Self:
+        problems = [*self._section_problems()]
         for name, variant in self.variants.items():
-            place = f"variants.{name}"
-            strange = (
-                [name for name in QA_OPTIONS if name in variant.model_fields_set]
-                if classifies
-                else []
-            )
-            problems += [
-                f"{place}: '{name}' means nothing for task: classification" for name in strange
-            ]
-            if answers and variant.kind == "tfidf":
-                problems.append(f"{place}: kind: tfidf cannot answer questions")
-            if answers and variant.objective == "head":
-                problems.append(f"{place}: objective: head cannot answer questions")
-            if variant.context in ("retrieved", "gold", "random") and self.retrieval is None:
-                problems.append(
-                    f"{place}: context: {variant.context} needs a retrieval section with documents"
-                )
-            source = self.variants.get(variant.adapter) if variant.adapter else None
-            if variant.adapter and (source is None or source.kind != "tuned" or source.adapter):
-                problems.append(
-                    f"{place}: adapter: '{variant.adapter}' is no variant of kind tuned that is "
-                    "trained itself"
-                )
+            problems += [f"variants.{name}: {p}" for p in self._variant_problems(variant)]
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _section_problems(self) -> Iterator[str]:
+        if self.task == "classification":
+            for section in ("answering", "retrieval"):
+                if section in self.model_fields_set and getattr(self, section) is not None:
+                    yield f"'{section}' does not apply to task: classification"
+        if self.retrieval and self.retrieval.documents == DATA_CONTEXT and self.data.gold:
+            yield (
+                f"data.gold contradicts retrieval.documents: {DATA_CONTEXT}, where the gold "
+                "passage of a question is its own context"
+            )
+
+    def _variant_problems(self, variant: Variant) -> Iterator[str]:
+        if self.task == "classification":
+            for option in QA_OPTIONS:
+                if option in variant.model_fields_set:
+                    yield f"'{option}' does not apply to task: classification"
+        else:
+            if variant.kind == "tfidf":
+                yield "kind: tfidf cannot answer questions"
+            if variant.objective == "head":
+                yield "objective: head cannot answer questions"
+        if variant.context in ("retrieved", "gold", "random") and self.retrieval is None:
+            yield f"context: {variant.context} needs a retrieval section with documents"
+        if variant.adapter:
+            source = self.variants.get(variant.adapter)
+            if source is None or source.kind != "tuned" or source.adapter:
+                yield (
+                    f"adapter: '{variant.adapter}' is not a variant of kind tuned that trains its "
+                    "own adapter"
+                )

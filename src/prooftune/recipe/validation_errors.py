@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words: where it is, what was found, and the nearest known word."""
+"""Validation errors of a recipe in words: where, what was found, and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from prooftune.errors import nearest
 from prooftune.recipe.library_fields import LIBRARY_CLASSES, expected, library_fields
@@ -14,49 +15,50 @@ from prooftune.recipe.variants import VARIANT_KINDS, Variant
 
 
 def explain_validation_error(error: ValidationError) -> list[str]:
-    """One sentence for every place of the recipe that is wrong."""
+    """Return one sentence per validation error, without repetitions."""
     return list(
-        dict.fromkeys(sentence for found in error.errors() for sentence in _sentences(found))
+        dict.fromkeys(message for details in error.errors() for message in _messages(details))
     )
 
 
-def _sentences(error: Any) -> list[str]:
-    location = _location(error["loc"])
-    place = ".".join(location)
+def _messages(error: ErrorDetails) -> list[str]:
+    keys = _key_path(error["loc"])
+    path = ".".join(keys)
     if error["type"] == "extra_forbidden":
-        return [f"{place}: unknown key{nearest(location[-1], _known_keys(location[:-1]))}"]
+        return [f"{path}: unknown key{nearest(keys[-1], _valid_keys(keys[:-1]))}"]
     if error["type"] == "missing":
         kinds = (
-            f": one of {', '.join(VARIANT_KINDS)}{nearest(location[-2], VARIANT_KINDS)}"
-            if location[-1] == "kind"
+            f": one of {', '.join(VARIANT_KINDS)}{nearest(keys[-2], VARIANT_KINDS)}"
+            if keys[-1] == "kind"
             else ""
         )
-        return [f"{place}: required{kinds}"]
+        return [f"{path}: required{kinds}"]
     if error["type"] == "string_pattern_mismatch":
         return [
-            f"{place}: {_shown(error['input'])} is no good as a name: letters, digits, '.', '_' "
-            "and '-' only"
+            f"{path}: {_shown(error['input'])} is not a valid name: use letters, digits, '.', '_', "
+            "'+' and '-', and start with a letter or digit"
         ]
     if error["type"] == "value_error":
-        # Ours, from a validator, which may have found several things; each stands on its own line.
+        # Raised by our own validators, which report several problems as several lines.
         return [
-            f"{place}: {line}" if place else line
-            for line in str(error["ctx"]["error"]).splitlines()
+            f"{path}: {line}" if path else line for line in str(error["ctx"]["error"]).splitlines()
         ]
     if error["type"] == "model_type":
-        return [f"{place}: should be a section with keys, found {_shown(error['input'])}"]
-    return [f"{place}: {error['msg']}, found {_shown(error['input'])}"]
+        return [f"{path}: should be a section with keys, found {_shown(error['input'])}"]
+    return [f"{path}: {error['msg']}, found {_shown(error['input'])}"]
 
 
-def _shown(value: Any) -> str:
-    """A value as it may stand in a recipe, cut where it is long."""
+def _shown(value: object) -> str:
+    """Return a value as written in a recipe, shortened to 60 characters."""
     text = "nothing" if value is None else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _location(location: Sequence[str | int]) -> list[str]:
-    """The keys that lead to a place, without the names of types that pydantic adds where several
-    are possible."""
+def _key_path(location: Sequence[str | int]) -> list[str]:
+    """Return the keys on the path to a value.
+
+    Pydantic adds type names for union members; they are left out.
+    """
     return [
         str(part)
         for part in location
@@ -64,16 +66,16 @@ def _location(location: Sequence[str | int]) -> list[str]:
     ]
 
 
-def _known_keys(location: Sequence[str]) -> list[str]:
-    """Keys of the section at a place in the recipe."""
-    of_variant = bool(location) and location[0] == "variants"
-    section: type[BaseModel] = Variant if of_variant else Recipe
-    for part in location[2:] if of_variant else location:
-        annotation = section.model_fields[part].annotation
+def _valid_keys(path: Sequence[str]) -> list[str]:
+    """Return the valid keys of the section at a path in the recipe."""
+    in_variant = bool(path) and path[0] == "variants"
+    section: type[BaseModel] = Variant if in_variant else Recipe
+    for key in path[2:] if in_variant else path:
+        annotation = section.model_fields[key].annotation
         section = next(
-            o
-            for o in (annotation, *get_args(annotation))
-            if isinstance(o, type) and issubclass(o, BaseModel)
+            option
+            for option in (annotation, *get_args(annotation))
+            if isinstance(option, type) and issubclass(option, BaseModel)
         )
     return list(section.model_fields)
 

@@ -1,4 +1,4 @@
-"""The systems that a study compares."""
+"""The recipe section for variants: the systems that a study compares."""
 
 from __future__ import annotations
 
@@ -23,56 +23,56 @@ VARIANT_KINDS: tuple[VariantKind, ...] = (
 
 class Variant(Section):
     kind: VariantKind
-    """What it is. May be left out where the variant is named like a kind."""
+    """Kind of system. Optional if the variant is named after a kind."""
     prompt: Prompt | None = None
-    """Prompt options that differ from the recipe's."""
+    """Prompt options that override the recipe's."""
     context: Literal["given", "retrieved", "gold", "random", "none"] | None = None
-    """Questions: what is shown beside them. ``given``: the context of the data; ``retrieved``:
-    passages found with the question; ``gold`` and ``random``: controls that show the passages that
-    hold the answer (where the data does not name them, those found with the reference answer), and
-    others drawn at random. None: ``given`` if the data has one."""
+    """Question answering: context in the prompt. ``given``: the context in the data. ``retrieved``:
+    passages retrieved for the question. ``gold`` and ``random`` are controls: the passages that
+    contain the answer (if the data does not name them, those retrieved with the reference answer),
+    or randomly chosen passages. Default: ``given`` if the data has a context."""
     shots: int = Field(default=4, gt=0)
-    """few-shot: examples shown, drawn from the training rows, balanced over labels."""
+    """few-shot: number of examples in the prompt, sampled from the training rows and balanced over
+    the labels."""
     candidates: list[str] | None = None
-    """prompted: the prompt templates to compare on validation rows. None: the shipped ones."""
+    """prompted: prompt templates to compare on validation rows. Default: the built-in templates."""
     validation_rows: int = Field(default=100, gt=0)
-    """prompted: validation rows on which the candidates are compared."""
+    """prompted: number of validation rows for comparing the templates."""
     objective: Literal["instruction", "head"] = "instruction"
-    """tuned: answer the prompt in words, or put a classification head on the model."""
+    """tuned: ``instruction``: generate the label or answer after the prompt. ``head``: train a
+    classification head."""
     method: Literal["lora", "dora", "rslora", "full"] = "lora"
-    """tuned: which weights are trained; ``full`` is all of them."""
+    """tuned: fine-tuning method; ``full`` trains all weights."""
     adapter: str | None = None
-    """tuned: use what this other tuned variant has learned instead of training, e.g. with another
-    context."""
+    """tuned: reuse the adapter of this other tuned variant instead of training, for example with a
+    different context."""
     gold_share: float = Field(default=0.8, ge=0, le=1)
-    """tuned with ``context: retrieved``: share of the training questions that are shown the passage
-    with their answer among the others; the rest learn to say so where it is missing (RAFT, arXiv
-    2403.10131)."""
+    """tuned with ``context: retrieved``: share of training questions whose gold passage is among
+    the passages in the prompt. For the rest, the target is to say that the answer is missing (RAFT,
+    arXiv 2403.10131)."""
     lora: dict[str, Any] = Field(default={})
-    """tuned: `peft.LoraConfig` fields that differ from the recipe's."""
+    """tuned: `peft.LoraConfig` fields that override the recipe's."""
     training: dict[str, Any] = Field(default={})
-    """tuned: `transformers.TrainingArguments` fields that differ from the recipe's."""
+    """tuned: `transformers.TrainingArguments` fields that override the recipe's."""
 
     @property
     def uses_language_model(self) -> bool:
-        """Whether it asks a language model."""
+        """Whether this kind of variant uses a language model."""
         return self.kind not in ("majority", "tfidf")
 
     @model_validator(mode="after")
-    def _only_what_the_kind_uses(self) -> Self:
-        strange = [
+    def _check_options_fit_kind(self) -> Self:
+        unused = [
             name
             for name in Variant.model_fields
             if name in self.model_fields_set - {"kind"} - OPTIONS_BY_KIND[self.kind]
         ]
-        problems = [
-            f"'{name}' means nothing for a variant of kind '{self.kind}'" for name in strange
-        ]
+        problems = [f"'{name}' does not apply to kind: {self.kind}" for name in unused]
         if self.method == "full" and self.lora:
-            problems.append("'lora' options contradict method: full")
+            problems.append("'lora' contradicts method: full")
         if self.adapter is not None:
             problems += [
-                f"'{name}' contradicts adapter: nothing is trained"
+                f"'{name}' contradicts adapter: the variant is not trained"
                 for name in TRAINING_OPTIONS
                 if name in self.model_fields_set
             ]
@@ -82,9 +82,10 @@ class Variant(Section):
 
 
 QA_OPTIONS = ("context", "adapter", "gold_share")
-"""Options that mean something where questions are answered."""
+"""Options that apply only to question answering."""
 
 TRAINING_OPTIONS = ("objective", "method", "lora", "training", "gold_share")
+"""Options that apply only to variants that are trained themselves."""
 
 OPTIONS_BY_KIND: dict[str, set[str]] = {
     "majority": set(),
@@ -92,21 +93,13 @@ OPTIONS_BY_KIND: dict[str, set[str]] = {
     "zero-shot": {"prompt", "context"},
     "few-shot": {"prompt", "context", "shots"},
     "prompted": {"prompt", "context", "candidates", "validation_rows"},
-    "tuned": {
-        "prompt",
-        "context",
-        "adapter",
-        "gold_share",
-        "objective",
-        "method",
-        "lora",
-        "training",
-    },
+    "tuned": {"prompt", "context", "adapter", *TRAINING_OPTIONS},
 }
+"""Kind -> options that apply to it."""
 
 
-def infer_kind(name: str, options: Any) -> Any:
-    """A variant's options with the kind that its name says, if they say none and it says one."""
+def infer_kind(name: str, options: object) -> object:
+    """Return the options of a variant, with the kind taken from its name if they give none."""
     options = {} if options is None else options
     if isinstance(options, Mapping) and "kind" not in options and name in VARIANT_KINDS:
         return {"kind": name, **options}
