@@ -24,6 +24,7 @@ COMMANDS = [
     "run",
     "report",
     "compare",
+    "power",
     "predict",
     "export",
     "publish",
