@@ -15,7 +15,7 @@ from prooftune.version import __version__
 
 if TYPE_CHECKING:
     from prooftune.bundle.load import Classifier
-    from prooftune.bundle.qa import Answerer
+    from prooftune.bundle.qa import QuestionAnswerer
     from prooftune.evaluation.similarity import SimilarityEvaluator
     from prooftune.study.pipeline import Result
 
@@ -55,7 +55,7 @@ def run(
         return pipeline.run(parsed, base, Path(out) if out is not None else None)
 
 
-def load(bundle: str | Path) -> Classifier | Answerer:
+def load(bundle: str | Path) -> Classifier | QuestionAnswerer:
     """Load a bundle; ``.predict(texts)`` gives labels with probabilities, or answers to questions.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Bundles of a tiny random model, written by `bundle.save`."""
+"""Bundles of a tiny random model, written by `bundle.save_bundle`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from prooftune import recipe
-from prooftune.bundle.save import save
+from prooftune.bundle.save import save_bundle
 from prooftune.models import adapters, loading
 from prooftune.tasks.prompts import Rendering
 from prooftune.tasks.templates import default_template
@@ -80,7 +80,7 @@ def make_bundle(
     result = VariantResult(
         "tuned", "tuned", [], [], {"objective": tuned.objective, "method": tuned.method}, place
     )
-    save(
+    save_bundle(
         chosen,
         study,
         result,
@@ -114,8 +114,8 @@ def _train(
     adapters.save_tuned(tuned, place, variant.method, torch.float32)
 
 
-def changed(bundle: Path, folder: Path, **facts: Any) -> Path:
+def changed(bundle: Path, folder: Path, **manifest: Any) -> Path:
     """A copy of the bundle with other facts."""
     shutil.copytree(bundle, folder)
-    write_json(folder / "bundle.json", {**read_json(folder / "bundle.json"), **facts})
+    write_json(folder / "bundle.json", {**read_json(folder / "bundle.json"), **manifest})
     return folder

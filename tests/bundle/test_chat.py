@@ -14,7 +14,7 @@ import pytest
 
 from prooftune.bundle import chat as chat_module
 from prooftune.bundle.chat import chat
-from prooftune.bundle.qa import Reply, Source
+from prooftune.bundle.qa import CitedPassage, QAPrediction
 from prooftune.utils.files import read_json, write_json
 from study.small import classifier
 
@@ -76,17 +76,17 @@ def test_where_there_is_no_base_that_is_said_and_the_tuned_model_goes_on(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
-    facts = read_json(folder / "bundle.json")
+    manifest = read_json(folder / "bundle.json")
     monkeypatch.setattr(
         chat_module,
         "load",
-        lambda _: SimpleNamespace(facts={**facts, "objective": "head"}, fields=["text"]),
+        lambda _: SimpleNamespace(manifest={**manifest, "objective": "head"}, fields=["text"]),
     )
     assert "a classification head" in talk(folder, "/base")[1]
     monkeypatch.undo()
     write_json(
         folder / "bundle.json",
-        {**facts, "abstention": {"target": 0.9, "reachable": True, "threshold": 1.0}},
+        {**manifest, "abstention": {"target": 0.9, "reachable": True, "threshold": 1.0}},
     )
     assert talk(folder, "goal")[1].endswith("below the threshold")
     assert "threshold" not in talk(folder, "/base", "goal")[2]
@@ -100,20 +100,20 @@ def test_answers_come_with_their_sources_and_retrieval_can_be_turned_off(
     class Answering:
         def __init__(self) -> None:
             self.fields = ["question"]
-            self.facts = {
+            self.manifest = {
                 "variant": "tuned",
                 "model": {"name": "m"},
                 "retrieval": {"passages": 3},
                 "part": "adapter",
             }
 
-        def predict(self, questions: list[Any], **options: Any) -> list[Reply]:
+        def predict(self, questions: list[Any], **options: Any) -> list[QAPrediction]:
             asked.append(options)
-            source = Source("privacy.md", 3, "Data", "Personal  data\nis kept for two years.")
+            source = CitedPassage("privacy.md", 3, "Data", "Personal  data\nis kept for two years.")
             return (
-                [Reply("two years", (source,), (source,), 1, 4)]
+                [QAPrediction("two years", (source,), (source,), 1, 4)]
                 if options["retrieve"]
-                else [Reply("")]
+                else [QAPrediction("")]
             )
 
     monkeypatch.setattr(chat_module, "load", lambda _: Answering())

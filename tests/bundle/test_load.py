@@ -53,9 +53,9 @@ def test_a_bundle_reads_strings_or_mappings_with_its_fields(
 def test_another_base_model_than_the_tuned_one_is_refused(
     bundle: Path, model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    facts = read_json(bundle / "bundle.json")
+    manifest = read_json(bundle / "bundle.json")
     other = changed(
-        bundle, tmp_path / "b", model={**facts["model"], "name": str(model_folders["llama3"])}
+        bundle, tmp_path / "b", model={**manifest["model"], "name": str(model_folders["llama3"])}
     )
     with pytest.raises(
         Failure, match="has other weights than the model this adapter was trained on"
@@ -64,10 +64,10 @@ def test_another_base_model_than_the_tuned_one_is_refused(
 
 
 def test_a_bundle_names_no_folder_of_this_machine_but_the_models_own_name(bundle: Path) -> None:
-    facts = read_json(bundle / "bundle.json")
+    manifest = read_json(bundle / "bundle.json")
     assert (
         read_json(bundle / "adapter" / "adapter_config.json")["base_model_name_or_path"]
-        == facts["model"]["name"]
+        == manifest["model"]["name"]
     )
 
 

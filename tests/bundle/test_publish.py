@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from prooftune.bundle.card import card
+from prooftune.bundle.card import render_card
 from prooftune.bundle.publish import plan
 from prooftune.errors import UsageError
 from prooftune.utils.files import read_json, write_json
@@ -64,13 +64,13 @@ STUDY: dict[str, Any] = {
 def told(bundle: Path, tmp_path: Path) -> Path:
     """A bundle with everything that a study tells."""
     folder = Path(shutil.copytree(bundle, tmp_path / "told"))
-    facts = {**read_json(folder / "bundle.json"), "study": STUDY}
-    write_json(folder / "bundle.json", facts)
+    manifest = {**read_json(folder / "bundle.json"), "study": STUDY}
+    write_json(folder / "bundle.json", manifest)
     scores = {
         "verdict": {"sentence": STUDY["verdict"]},
         "variants": {"tuned": {"metrics": STUDY["metrics"]}},
     }
-    (folder / "README.md").write_text(card(facts, scores), "utf-8")
+    (folder / "README.md").write_text(render_card(manifest, scores), "utf-8")
     return folder
 
 
@@ -215,12 +215,12 @@ def test_the_card_says_all_and_its_head_is_what_the_hub_reads(told: Path) -> Non
     ],
 )
 def test_the_card_says_where_its_base_is(told: Path, name: str, said: str) -> None:
-    facts = read_json(told / "bundle.json")
+    manifest = read_json(told / "bundle.json")
     scores = {
         "verdict": {"sentence": STUDY["verdict"]},
-        "variants": {facts["variant"]: {"metrics": STUDY["metrics"]}},
+        "variants": {manifest["variant"]: {"metrics": STUDY["metrics"]}},
     }
-    assert said in card({**facts, "model": {**facts["model"], "name": name}}, scores)
+    assert said in render_card({**manifest, "model": {**manifest["model"], "name": name}}, scores)
 
 
 def test_licences_that_nobody_gave_are_not_stated(bundle: Path) -> None:

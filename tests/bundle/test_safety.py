@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bundle.making import changed
 from prooftune.bundle.load import load
-from prooftune.bundle.manifest import read_facts
+from prooftune.bundle.manifest import read_manifest
 from prooftune.errors import ProoftuneError, UsageError
 from prooftune.models import adapters
 from prooftune.utils.files import read_json
@@ -52,8 +52,8 @@ def _attacked(name: str) -> None:
 
 
 @pytest.fixture
-def facts(bundle: Path) -> dict[str, Any]:
-    return read_facts(bundle)
+def manifest(bundle: Path) -> dict[str, Any]:
+    return read_manifest(bundle)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 def test_every_value_of_every_wrong_type_ends_in_a_message(
     written: Callable[[Any], Path],
-    facts: dict[str, Any],
+    manifest: dict[str, Any],
     bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -99,9 +99,9 @@ def test_every_value_of_every_wrong_type_ends_in_a_message(
     model = load(bundle).model
     monkeypatch.setattr(adapters, "load_tuned", lambda *_, **__: model)
     refused = 0
-    for path in places(facts):
+    for path in places(manifest):
         for wrong in WRONG:
-            folder = written(put(facts, path, wrong))
+            folder = written(put(manifest, path, wrong))
             try:
                 load(folder).predict(["goal"], progress=False)
             except ProoftuneError as error:
@@ -165,10 +165,10 @@ def test_the_part_is_one_of_two_names_and_no_path(bundle: Path, tmp_path: Path, 
     "name", ["../../etc", "/etc/passwd", "~/x", "a\0b", "", "pypi:../x==1#y", "a/b/c", "-x"]
 )
 def test_a_model_name_that_leads_nowhere_is_refused(
-    bundle: Path, tmp_path: Path, facts: dict[str, Any], name: str
+    bundle: Path, tmp_path: Path, manifest: dict[str, Any], name: str
 ) -> None:
     with pytest.raises(ProoftuneError):
-        load(changed(bundle, tmp_path / "b", model={**facts["model"], "name": name}))
+        load(changed(bundle, tmp_path / "b", model={**manifest["model"], "name": name}))
 
 
 @pytest.mark.parametrize(
@@ -251,9 +251,9 @@ def test_a_missing_or_damaged_file_ends_in_a_message(
 
 
 def test_code_of_a_strangers_model_is_not_run_unasked(
-    bundle: Path, tmp_path: Path, facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    bundle: Path, tmp_path: Path, manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = changed(bundle, tmp_path / "b", model={**facts["model"], "trust_remote_code": True})
+    folder = changed(bundle, tmp_path / "b", model={**manifest["model"], "trust_remote_code": True})
     with pytest.raises(UsageError, match="may run code of its own"):
         load(folder)
     monkeypatch.setenv("PROOFTUNE_TRUST_REMOTE_CODE", "1")

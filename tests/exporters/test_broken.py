@@ -20,12 +20,12 @@ from bundle.making import changed
 from exporters.conftest import ROWS, Make
 from prooftune.bundle import golden
 from prooftune.bundle.load import load
-from prooftune.bundle.manifest import GOLDEN, read_facts
+from prooftune.bundle.manifest import GOLDEN, read_manifest
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import merged, ollama
 from prooftune.exporters.build import export
-from prooftune.exporters.compare_outputs import Said
-from prooftune.exporters.parity import Limits, compared
+from prooftune.exporters.compare_outputs import GoldenResult
+from prooftune.exporters.parity import ParityLimits, summarize_parity
 from prooftune.utils.files import read_json, write_json
 from prooftune.utils.profiling import Cost
 
@@ -45,8 +45,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], None]
     honest = merged.write
 
     def change(edit: Callable[[Path], None]) -> None:
-        def write(bundle: Path, facts: dict[str, Any], out: Path) -> None:
-            honest(bundle, facts, out)
+        def write(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
+            honest(bundle, manifest, out)
             edit(out)
 
         import dataclasses
@@ -71,7 +71,7 @@ def test_a_changed_template_is_refused_with_the_place_where_the_prompts_part(
     make: Make, tmp_path: Path
 ) -> None:
     bundle = make("llama3")
-    rendering = read_facts(bundle)["rendering"]
+    rendering = read_manifest(bundle)["rendering"]
     other = {**rendering, "template": rendering["template"].replace("Classify", "Label")}
     message = refused(changed(bundle, tmp_path / "b", rendering=other), tmp_path / "out")
     assert (
@@ -83,7 +83,7 @@ def test_a_changed_template_is_refused_with_the_place_where_the_prompts_part(
 @pytest.mark.failure(4)
 def test_two_start_tokens_are_refused(make: Make, tmp_path: Path) -> None:
     bundle = make("llama")
-    tokens = read_facts(bundle)["tokens"]
+    tokens = read_manifest(bundle)["tokens"]
     twice = {
         **tokens,
         "prompt": [[tokens["prompt"][0][0], *tokens["prompt"][0]], *tokens["prompt"][1:]],
@@ -138,8 +138,10 @@ def test_a_bundle_that_has_changed_since_its_golden_set_is_refused(
 
 
 def test_a_difference_of_arithmetic_alone_is_called_that(make: Make, tmp_path: Path) -> None:
-    facts = read_facts(make("llama3"))
-    bundle = changed(make("llama3"), tmp_path / "b", model={**facts["model"], "dtype": "bfloat16"})
+    manifest = read_manifest(make("llama3"))
+    bundle = changed(
+        make("llama3"), tmp_path / "b", model={**manifest["model"], "dtype": "bfloat16"}
+    )
     golden.write(bundle / GOLDEN, golden.make(load(bundle), ROWS))
     message = refused(bundle, tmp_path / "out", agreement=0, difference=1e-5)
     assert "the difference is that of arithmetic, the bundle's being torch.bfloat16" in message
@@ -220,10 +222,10 @@ def test_a_changed_modelfile_is_refused(make: Make, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     bundle = make("llama3", template='Say {{{{it}}}} of "{text}": {labels}')
-    facts, tokenizer = read_facts(bundle), AutoTokenizer.from_pretrained(bundle / "tokenizer")
+    manifest, tokenizer = read_manifest(bundle), AutoTokenizer.from_pretrained(bundle / "tokenizer")
     file = tmp_path / "Modelfile"
-    file.write_text(ollama.modelfile(facts, tokenizer))
-    before, between, after = ollama.prompt_texts(facts, tokenizer)
+    file.write_text(ollama.modelfile(manifest, tokenizer))
+    before, between, after = ollama.split_prompt(manifest, tokenizer)
     assert between == ["text"] and not before.startswith(tokenizer.bos_token)
     assert ollama.rendered(file, 'a {{ .b }} " c') == before + 'a {{ .b }} " c' + after
     assert 'Say {{it}} of "' in before and 'PARAMETER stop "<|eot_id|>"' in file.read_text()
@@ -268,18 +270,18 @@ def test_the_command_exports_and_ends_in_1_when_refused(
 
 def test_free_texts_are_judged_by_their_tokens() -> None:
     said = [
-        Said("one half as it was", False, (0.01,), None, None, (39, 40)),
-        Said("b", True, (0.0,), None, None, (10, 10)),
+        GoldenResult("one half as it was", False, (0.01,), None, None, (39, 40)),
+        GoldenResult("b", True, (0.0,), None, None, (10, 10)),
     ]
-    found = compared(Mock(), said, [True, True], Cost(1.0, 1), 0.0, True)
+    found = summarize_parity(Mock(), said, [True, True], Cost(1.0, 1), 0.0, True)
     assert (found.agreement, found.token_agreement) == (0.5, 0.98)
-    assert not found.misses(Limits(0.98, 0.05))
-    assert found.misses(Limits(0.99, 0.05)) == [
+    assert not found.misses(ParityLimits(0.98, 0.05))
+    assert found.misses(ParityLimits(0.99, 0.05)) == [
         "98.0% of the tokens of the bundle's answers are the export's too; 99.0% must be"
     ]
-    labels = compared(
+    labels = summarize_parity(
         Mock(), [replace(one, tokens=None) for one in said], [], Cost(1.0, 1), 0.0, False
     )
-    assert labels.misses(Limits(0.98, 0.05)) == [
+    assert labels.misses(ParityLimits(0.98, 0.05)) == [
         "50.0% of 2 golden rows get the bundle's answer; 98.0% must"
     ]

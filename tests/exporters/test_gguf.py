@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from exporters.conftest import LLAMA_CPP, Make
 from prooftune.bundle import golden
-from prooftune.bundle.manifest import GOLDEN, read_facts
+from prooftune.bundle.manifest import GOLDEN, read_manifest
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import gguf, merged
 from prooftune.exporters.build import export
-from prooftune.exporters.gguf_vocabulary import vocabulary
+from prooftune.exporters.gguf_vocabulary import build_vocabulary
 from prooftune.models import loading
 from prooftune.utils.files import read_json, write_json
 
@@ -56,7 +56,7 @@ def test_another_reader_finds_the_same_model_in_the_file(
     read = AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", gguf_file=gguf.FILE, dtype=torch.float32
     )
-    there, here = merged.merge(bundle, read_facts(bundle)), read.state_dict()
+    there, here = merged.merge(bundle, read_manifest(bundle)), read.state_dict()
     for name, tensor in there.state_dict().items():
         torch.testing.assert_close(
             here[name], tensor, atol=1e-3, rtol=1e-3, msg=name
@@ -88,7 +88,7 @@ def test_the_tokenizer_is_in_the_file_with_its_start_and_stop(make: Make, tmp_pa
     assert (
         value("eot_token_id")
         == tokenizer.convert_tokens_to_ids("<|eot_id|>")
-        == read_facts(bundle)["tokens"]["stop"]
+        == read_manifest(bundle)["tokens"]["stop"]
     )
     control = [
         token for token, kind in zip(value("tokens"), value("token_type"), strict=True) if kind == 3
@@ -125,17 +125,17 @@ def test_the_rope_factors_are_those_of_transformers(
 def test_what_llama_cpp_would_compute_otherwise_is_refused(make: Make, tmp_path: Path) -> None:
     bundle = make("gemma2")
     model, tokenizer = (
-        merged.merge(bundle, read_facts(bundle)),
+        merged.merge(bundle, read_manifest(bundle)),
         loading.load_tokenizer(bundle / "tokenizer"),
     )
     model.config.query_pre_attn_scalar = 32
     with pytest.raises(UsageError, match=r"scales Gemma 2's attention by 8, this model by 32"):
-        gguf.write_model(model, tokenizer, read_facts(bundle), tmp_path / "a.gguf", "f16")
+        gguf.write_model(model, tokenizer, read_manifest(bundle), tmp_path / "a.gguf", "f16")
     model.config.model_type = "olmo"
     with pytest.raises(
         UsageError, match=r"models of type olmo are not written here.*convert_hf_to_gguf"
     ):
-        gguf.write_model(model, tokenizer, read_facts(bundle), tmp_path / "a.gguf", "f16")
+        gguf.write_model(model, tokenizer, read_manifest(bundle), tmp_path / "a.gguf", "f16")
 
 
 def test_the_name_of_the_splitting_follows_from_the_tokenizer(
@@ -156,12 +156,12 @@ def test_the_name_of_the_splitting_follows_from_the_tokenizer(
         ([pre_tokenizers.Split(Regex(_LLAMA3), "isolated"), plain], "smaug-bpe"),
     ):
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-        assert vocabulary(tokenizer, 500).splitting == name
+        assert build_vocabulary(tokenizer, 500).splitting == name
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(
         UsageError, match=r"llama.cpp has no name that is known here for a tokenizer that splits"
     ):
-        vocabulary(tokenizer, 500)
+        build_vocabulary(tokenizer, 500)
 
 
 @llama_cpp
@@ -235,7 +235,7 @@ def test_a_second_start_token_is_found_by_llama_cpp(
     from prooftune.exporters import ollama
 
     # The text keeps its start token while the file says that llama.cpp adds one.
-    monkeypatch.setattr(ollama, "adds_start", lambda tokenizer: False)
+    monkeypatch.setattr(ollama, "adds_bos", lambda tokenizer: False)
     with pytest.raises(Failure, match=r"begins with two start tokens \('<\|begin_of_text\|>'\)"):
         export(make("llama3"), "gguf-f16", tmp_path / "out")
     assert not (tmp_path / "out").exists()

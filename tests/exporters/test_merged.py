@@ -13,8 +13,8 @@ from bundle.making import changed
 from exporters.conftest import ROWS, Make
 from prooftune import recipe
 from prooftune.bundle import golden
-from prooftune.bundle.load import base_folder, load
-from prooftune.bundle.manifest import GOLDEN, read_facts
+from prooftune.bundle.load import base_model_folder, load
+from prooftune.bundle.manifest import GOLDEN, read_manifest
 from prooftune.exporters import merged
 from prooftune.exporters.build import export
 from prooftune.models import loading
@@ -45,7 +45,7 @@ def test_plain_from_pretrained_loads_a_merged_export(
     assert (
         tokenizer.chat_template == AutoTokenizer.from_pretrained(bundle / "tokenizer").chat_template
     )
-    assert model.generation_config.eos_token_id == read_facts(bundle)["tokens"]["stop"]
+    assert model.generation_config.eos_token_id == read_manifest(bundle)["tokens"]["stop"]
     assert "shared-prefix" not in (tmp_path / "out" / "config.json").read_text()
     loaded: Any = load(bundle)
     torch.testing.assert_close(
@@ -97,12 +97,12 @@ def test_an_adapter_of_quantised_weights_is_merged_into_what_these_stand_for(
 ) -> None:
     pytest.importorskip("bitsandbytes")
     bundle = make("llama", model=wide_model_folder, quantization=quantization)
-    facts = read_facts(bundle)
+    manifest = read_manifest(bundle)
     trained: Any = load(bundle)
     there = logits(trained.model)
     whole, plain = (
-        merged.merge(bundle, facts),
-        merged.merge(bundle, {**facts, "quantization": None}),
+        merged.merge(bundle, manifest),
+        merged.merge(bundle, {**manifest, "quantization": None}),
     )
     if "load_in_8bit" in quantization:
         # 8-bit products round the activations, too, which no weights can stand for: compare the
@@ -116,9 +116,9 @@ def test_an_adapter_of_quantised_weights_is_merged_into_what_these_stand_for(
     # Into 4-bit weights themselves: what other tools do.
     from peft import PeftModel
 
-    options = recipe.Model(name=str(base_folder(facts)), dtype="float32")
+    options = recipe.Model(name=str(base_model_folder(manifest)), dtype="float32")
     lossy = PeftModel.from_pretrained(
-        loading.load_model(base_folder(facts), options, quantization=quantization),
+        loading.load_model(base_model_folder(manifest), options, quantization=quantization),
         str(bundle / "adapter"),
     ).merge_and_unload()
     assert (logits(lossy) - there).abs().max() > 10 * here
@@ -184,8 +184,10 @@ def test_the_golden_set_is_what_the_bundle_says_and_the_same_every_time(
 def test_the_golden_set_of_a_16_bit_bundle_says_what_its_weights_say(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    facts = read_facts(make("llama"))
-    bundle = changed(make("llama"), tmp_path / "b", model={**facts["model"], "dtype": "bfloat16"})
+    manifest = read_manifest(make("llama"))
+    bundle = changed(
+        make("llama"), tmp_path / "b", model={**manifest["model"], "dtype": "bfloat16"}
+    )
     exact, usual = golden.exact(bundle), load(bundle)
     assert (exact.model.dtype, usual.model.dtype) == (torch.float32, torch.bfloat16)
     golden.write(bundle / GOLDEN, golden.make(exact, ROWS))

@@ -16,11 +16,11 @@ import torch
 
 from bundle.making import LABELS
 from prooftune import recipe
-from prooftune.bundle.save import save
+from prooftune.bundle.save import save_bundle
 from prooftune.models import adapters, loading
 from prooftune.retrieval.index import IndexSettings, build_index
 from prooftune.serving.app import Options
-from prooftune.serving.server import Service, assemble, listen, run
+from prooftune.serving.server import Service, build_service, listen, run
 from prooftune.serving.telemetry import logger
 from prooftune.tasks.prompts import Rendering
 from prooftune.types import Example, Study, VariantResult
@@ -65,7 +65,7 @@ def _write(
     result = VariantResult(
         "tuned", "tuned", [], [], {"objective": tuned.objective, "method": "lora"}, variant
     )
-    save(
+    save_bundle(
         chosen,
         study,
         result,
@@ -162,7 +162,7 @@ def live(bundles: Mapping[str, Path], options: Options | None = None) -> Iterato
     written = io.StringIO()
     options = replace(options or Options(), log=logger(written))
     listener = listen("127.0.0.1", 0)
-    service = assemble(dict(bundles), options)
+    service = build_service(dict(bundles), options)
     listener.listen(
         2048
     )  # so that who connects before the thread runs is kept waiting, and not refused

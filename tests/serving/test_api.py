@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import prooftune
-from prooftune.bundle.qa import Answerer
+from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.serving.app import Options
 from prooftune.serving.limits import Limits
 from serving.made import Live, live
@@ -67,7 +67,7 @@ def test_answers_are_those_of_the_loaded_bundle(
     client: httpx2.Client, folders: dict[str, Path]
 ) -> None:
     reader, library = prooftune.load(folders["reader"]), prooftune.load(folders["library"])
-    assert isinstance(reader, Answerer) and isinstance(library, Answerer)
+    assert isinstance(reader, QuestionAnswerer) and isinstance(library, QuestionAnswerer)
     asked = [{"question": "text below", "context": "the cat sat on a mat " * n} for n in (1, 8)]
     got = client.post("/v1/answer", json={"model": "reader", "questions": asked}).json()["results"]
     assert [r["answer"] for r in got] == [r.answer for r in reader.predict(asked)]
@@ -414,7 +414,9 @@ def test_keys_are_asked_for_everything_that_answers(folders: dict[str, Path]) ->
 
 
 def test_a_request_that_is_too_long_is_refused(folders: dict[str, Path]) -> None:
-    with live({"topics": folders["topics"]}, Options(limits=Limits(body_bytes=10_000))) as server:
+    with live(
+        {"topics": folders["topics"]}, Options(limits=Limits(max_body_bytes=10_000))
+    ) as server:
 
         def chunks() -> Any:
             for _ in range(30):

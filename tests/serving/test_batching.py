@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from prooftune.serving.batching import Batcher, Full, Late
+from prooftune.serving.batching import Batcher, DeadlineExceeded, QueueFull
 
 
 class Held:
@@ -36,7 +36,7 @@ def held() -> Held:
 
 @pytest.fixture
 def batcher(held: Held) -> Iterator[Batcher]:
-    one = Batcher(held, queue_rows=10, batch_rows=4)
+    one = Batcher(held, max_queue_rows=10, max_batch_size=4)
     yield one
     held.go.set()
     one.close(10)
@@ -100,7 +100,7 @@ def test_a_cancelled_request_is_never_computed_and_takes_no_room(
     begin(batcher, held)
     gone = batcher.submit("a", list(range(10)), later())
     assert batcher.waiting() == 10
-    with pytest.raises(Full):
+    with pytest.raises(QueueFull):
         batcher.submit("a", [1], later())
     assert gone.cancel()
     kept = batcher.submit("a", [1], later())
@@ -115,7 +115,7 @@ def test_a_request_whose_time_is_over_is_not_computed(batcher: Batcher, held: He
     late, kept = batcher.submit("a", [1], later(-1)), batcher.submit("a", [2], later())
     held.go.set()
     assert kept.result(10) == [4]
-    with pytest.raises(Late):
+    with pytest.raises(DeadlineExceeded):
         late.result(10)
     assert [rows for _, rows in held.asked] == [[0], [2]]
 
@@ -123,7 +123,7 @@ def test_a_request_whose_time_is_over_is_not_computed(batcher: Batcher, held: He
 def test_a_full_queue_says_when_to_come_again(batcher: Batcher, held: Held) -> None:
     begin(batcher, held)
     batcher.submit("a", list(range(10)), later())
-    with pytest.raises(Full) as full:
+    with pytest.raises(QueueFull) as full:
         batcher.submit("b", [1], later())
     assert 1 <= full.value.retry_after <= 60
 
@@ -139,11 +139,11 @@ def test_what_one_request_breaks_is_broken_for_it_alone(batcher: Batcher, held: 
 
 
 def test_closing_computes_what_waits_and_takes_nothing_more(held: Held) -> None:
-    batcher = Batcher(held, queue_rows=10, batch_rows=4)
+    batcher = Batcher(held, max_queue_rows=10, max_batch_size=4)
     begin(batcher, held)
     waiting = batcher.submit("a", [1], later())
     held.go.set()
     batcher.close(10)
     assert waiting.result(0) == [2]
-    with pytest.raises(Full):
+    with pytest.raises(QueueFull):
         batcher.submit("a", [1], later())

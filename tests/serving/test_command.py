@@ -12,7 +12,7 @@ from prooftune import serving
 from prooftune.errors import Failure, UsageError
 from prooftune.serving.keys import read_keys
 from prooftune.serving.limits import Limits
-from prooftune.serving.registry import load_served, named
+from prooftune.serving.registry import load_bundles, named
 from prooftune.serving.server import listen
 
 
@@ -73,7 +73,7 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_bundle_are_named(tmp_path:
         ):
             listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UsageError, match="is no bundle"):
-        load_served({"a": tmp_path}, Limits())
+        load_bundles({"a": tmp_path}, Limits())
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

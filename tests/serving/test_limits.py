@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from prooftune.serving import limits
-from prooftune.serving.limits import Activity, Limits, bounded
+from prooftune.serving.limits import Limits, ServerState, enforce_limits
 from prooftune.serving.server import listen
 
 
 def asked(
-    activity: Activity, parts: list[bytes], bound: Limits | None = None, ends: bool = True
+    activity: ServerState, parts: list[bytes], bound: Limits | None = None, ends: bool = True
 ) -> list[str]:
     """What happens, in order, to a request whose body comes in parts."""
     happened: list[str] = []
@@ -35,7 +35,7 @@ def asked(
         raise AssertionError("a refused request is not answered")
 
     async def ask() -> None:
-        await bounded(inner, bound or Limits(), activity)(
+        await enforce_limits(inner, bound or Limits(), activity)(
             {"type": "http", "path": "/v1/classify", "headers": []}, receive, send
         )
 
@@ -44,15 +44,17 @@ def asked(
 
 
 @pytest.mark.parametrize(
-    "activity, status", [(Activity(ready=False), "503"), (Activity(accepted=600), "429")]
+    "activity, status", [(ServerState(ready=False), "503"), (ServerState(accepted=600), "429")]
 )
-def test_a_refused_request_is_read_before_it_is_told(activity: Activity, status: str) -> None:
+def test_a_refused_request_is_read_before_it_is_told(activity: ServerState, status: str) -> None:
     assert asked(activity, [b"a", b"b", b"c"]) == ["read", "read", "read", status, "sent"]
     assert activity.finished == 0 and activity.accepted in (0, 600)  # it does not count as taken
 
 
 def test_a_long_body_is_not_read_to_its_end() -> None:
-    assert asked(Activity(ready=False), [b"12345"] * 9, Limits(body_bytes=12)) == ["read"] * 3 + [
+    assert asked(ServerState(ready=False), [b"12345"] * 9, Limits(max_body_bytes=12)) == [
+        "read"
+    ] * 3 + [
         "503",
         "sent",
     ]
@@ -60,7 +62,7 @@ def test_a_long_body_is_not_read_to_its_end() -> None:
 
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_HEARD_SECONDS", 0.05)
-    assert asked(Activity(ready=False), [b"a"], ends=False) == ["read", "503", "sent"]
+    assert asked(ServerState(ready=False), [b"a"], ends=False) == ["read", "503", "sent"]
 
 
 def test_replies_are_sent_at_once() -> None:

@@ -40,7 +40,7 @@ def test_a_flood_is_answered_or_told_when_to_come_again(folders: dict[str, Path]
     texts = ["goal scored", "planet orbit"] * 4
     expected = [a.label for a in classifier(folders["topics"]).predict(texts)]
     with live(
-        {"topics": folders["topics"]}, Options(limits=Limits(queue_rows=32, batch_rows=16))
+        {"topics": folders["topics"]}, Options(limits=Limits(max_queue_rows=32, max_batch_size=16))
     ) as server:
 
         def ask(_: int) -> httpx2.Response:
@@ -69,7 +69,7 @@ def test_more_requests_at_once_than_allowed_are_refused_unread(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
-        live({"topics": folders["topics"]}, Options(limits=Limits(requests=1))) as server,
+        live({"topics": folders["topics"]}, Options(limits=Limits(max_requests=1))) as server,
         ThreadPoolExecutor(1) as pool,
     ):
         begun, go = held(server, monkeypatch)
@@ -94,7 +94,7 @@ def test_time_over_is_told_apart_by_whether_it_was_begun(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
-        live({"topics": folders["topics"]}, Options(limits=Limits(seconds=1.0))) as server,
+        live({"topics": folders["topics"]}, Options(limits=Limits(timeout_seconds=1.0))) as server,
         ThreadPoolExecutor(1) as pool,
     ):
         begun, go = held(server, monkeypatch)

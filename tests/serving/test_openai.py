@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from prooftune.bundle.qa import Answerer
+from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.serving.app import Options
 from serving.made import Live, live
 from study.small import classifier
@@ -58,7 +58,7 @@ def test_the_completion_is_the_answer_of_a_bundle_that_answers(
     chat: openai.OpenAI, server: Live
 ) -> None:
     bundle = server.service.served["library"].bundle
-    assert isinstance(bundle, Answerer)
+    assert isinstance(bundle, QuestionAnswerer)
     reply = chat.chat.completions.create(
         model="library",
         messages=[

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from prooftune.bundle.qa import Answerer
+from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.serving.app import LOOK, PAGES, Options
 from serving.made import Live, live
 from study.small import classifier
@@ -158,8 +158,8 @@ def test_answers_show_their_passages_and_which_they_cite(
     page: Any, server: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = server.service.served["library"].bundle
-    assert isinstance(bundle, Answerer)
-    real = Answerer.predict
+    assert isinstance(bundle, QuestionAnswerer)
+    real = QuestionAnswerer.predict
 
     def cites(self: Any, questions: Any, **options: Any) -> Any:
         # The tiny model cites nothing of itself.
@@ -169,7 +169,7 @@ def test_answers_show_their_passages_and_which_they_cite(
             for r in found
         ]
 
-    monkeypatch.setattr(Answerer, "predict", cites)
+    monkeypatch.setattr(QuestionAnswerer, "predict", cites)
     ask(page, "library", question="apple pear")
     assert page.locator("#tuned .verdict").inner_text() == "apple pear"
     assert page.locator("#tuned .passages > li").count() == 3

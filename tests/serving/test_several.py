@@ -12,7 +12,7 @@ import torch
 import prooftune
 from bundle.making import LABELS, changed, make_bundle
 from prooftune.bundle.load import Classifier, load
-from prooftune.bundle.qa import Answerer
+from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.errors import UsageError
 from prooftune.models.loading import load_model
 from prooftune.recipe import Model
@@ -79,8 +79,10 @@ def test_another_arithmetic_or_head_is_another_base(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     shared: dict[str, Any] = {}
-    facts = prooftune.load(folders["topics"]).facts
-    wide = changed(folders["topics"], tmp_path / "b", model={**facts["model"], "dtype": "bfloat16"})
+    manifest = prooftune.load(folders["topics"]).manifest
+    wide = changed(
+        folders["topics"], tmp_path / "b", model={**manifest["model"], "dtype": "bfloat16"}
+    )
     loaded = [load(folder, shared) for folder in (folders["topics"], wide, folders["head"])]
     assert len(shared) == 3 and len({id(bundle.model) for bundle in loaded}) == 3
 
@@ -89,7 +91,7 @@ def test_the_untuned_model_answers_as_plain_transformers_does(
     folders: dict[str, Path], model_folders: dict[str, Path]
 ) -> None:
     bundle = classifier(folders["topics"])
-    tokens = bundle.facts["tokens"]
+    tokens = bundle.manifest["tokens"]
     model: Any = load_model(model_folders["llama"], Model(name="llama", dtype="float32"))
 
     def ids_of(text: str) -> list[int]:
@@ -122,7 +124,7 @@ def test_a_head_and_whole_weights_have_no_untuned_answer(folders: dict[str, Path
 
 def test_an_answerer_answers_untuned_with_the_same_passages(server: Live) -> None:
     bundle = server.service.served["library"].bundle
-    assert isinstance(bundle, Answerer)
+    assert isinstance(bundle, QuestionAnswerer)
     with torch.no_grad():
         [tuned], [base] = (
             bundle.predict(["apple pear"]),

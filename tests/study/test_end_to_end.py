@@ -220,7 +220,7 @@ def test_the_cards_code_gives_the_same_log_probabilities_without_prooftune(
     for bundle, plain in zip(bundles, found, strict=True):
         assert bundle is not None
         loaded = classifier(bundle)
-        loaded.facts["temperature"] = None
+        loaded.manifest["temperature"] = None
         [answer] = loaded.predict(["goal scored stocks 17"])
         assert {k: math.exp(v) for k, v in plain.items()} == pytest.approx(
             answer.probabilities, abs=2e-5

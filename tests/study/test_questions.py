@@ -14,7 +14,7 @@ import yaml
 
 import prooftune
 from prooftune.batch_predict import predict_file
-from prooftune.bundle.qa import Answerer
+from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.errors import UsageError
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.study.compare import compare_runs
@@ -123,7 +123,7 @@ def test_the_bundle_answers_as_the_study_did(extractive: tuple[dict[str, Any], R
         assert p.no_answer_log_prob is not None and p.answer_log_prob is not None
         wanted.append("" if p.no_answer_log_prob - p.answer_log_prob > threshold else p.raw)
     loaded = prooftune.load(result.bundle)
-    assert isinstance(loaded, Answerer)
+    assert isinstance(loaded, QuestionAnswerer)
     assert [
         reply.answer for reply in loaded.predict([e.inputs for e in study.test], progress=False)
     ] == wanted
@@ -156,7 +156,7 @@ def test_a_file_of_questions_is_answered_beside_its_columns(
     assert predict_file(bundle, tmp_path / "in.jsonl", tmp_path / "out.jsonl").rows == len(rows)
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     loaded = prooftune.load(bundle)
-    assert isinstance(loaded, Answerer)
+    assert isinstance(loaded, QuestionAnswerer)
     wanted = loaded.predict(
         [{k: str(row[k]) for k in ("question", "context")} for row in rows], progress=False
     )
@@ -283,7 +283,7 @@ def test_the_bundle_of_a_retriever_brings_its_passages(retrieval: Result, tmp_pa
         result.bundle is not None and read_json(result.bundle / "bundle.json")["variant"] == "raft"
     )
     loaded = prooftune.load(result.bundle)
-    assert isinstance(loaded, Answerer) and loaded.fields == ["question"]
+    assert isinstance(loaded, QuestionAnswerer) and loaded.fields == ["question"]
     study = read_study(result.folder / "data")
     replies = loaded.predict([e.inputs["question"] for e in study.test], progress=False)
     predictions = read_predictions(result.folder / "variants" / "raft" / "predictions.parquet")

@@ -1,6 +1,6 @@
 """Bulk prediction: the rows of a file of any size, and a bundle's answers beside its columns."""
 
-from prooftune.batch_predict.columns import added_columns
+from prooftune.batch_predict.columns import output_columns
 from prooftune.batch_predict.predict import Summary, predict_file
 
-__all__ = ["Summary", "added_columns", "predict_file"]
+__all__ = ["Summary", "output_columns", "predict_file"]

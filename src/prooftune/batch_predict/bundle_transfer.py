@@ -10,29 +10,29 @@ from pathlib import Path
 from prooftune.utils.files import cache_folder, fingerprint, sha256
 
 
-def files_of(bundle: Path) -> list[str]:
+def list_files(bundle: Path) -> list[str]:
     """Names of the files in a bundle's folder, with ``/``, in order."""
     return sorted(
         path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()
     )
 
 
-def digest_of(bundle: Path) -> str:
+def bundle_digest(bundle: Path) -> str:
     """Fingerprint of what a bundle's answers depend on."""
     return fingerprint(
         [
             [name, sha256(bundle / name)]
-            for name in files_of(bundle)
+            for name in list_files(bundle)
             if Path(name).name != "README.md"
         ]
     )
 
 
-def copied(digest: str, files: Mapping[str, Callable[[], bytes]]) -> Path:
+def copy_to_cache(digest: str, files: Mapping[str, Callable[[], bytes]]) -> Path:
     """The folder in the cache that holds a bundle, filled where it is not there yet.
 
     Args:
-        digest: the bundle's `digest_of`.
+        digest: the bundle's `bundle_digest`.
         files: name -> what gives its content, asked for one after the other.
     """
     target = cache_folder() / "bundles" / digest[:16]

@@ -24,7 +24,7 @@ Counts = dict[str, int]
 """What is counted of a block: its rows, and what a person must hear of at the end."""
 
 
-class Parts:
+class Checkpoint:
     """What is finished of an output.
 
     Attributes:
@@ -68,7 +68,7 @@ _JOURNAL = "journal.jsonl"
 
 
 @contextmanager
-def parts_of(out: Path, key: Mapping[str, str]) -> Iterator[Parts]:
+def open_checkpoint(out: Path, key: Mapping[str, str]) -> Iterator[Checkpoint]:
     """The parts of an output, those of an interrupted attempt included; the folder is removed when
     all went well.
 
@@ -91,7 +91,7 @@ def parts_of(out: Path, key: Mapping[str, str]) -> Iterator[Parts]:
                 "changed: all rows are done again",
                 "yellow",
             )
-        parts = Parts(folder, out.suffix.lower(), [])
+        parts = Checkpoint(folder, out.suffix.lower(), [])
         if not changed:
             parts.done += _finished(parts, lines)
         kept = {journal.name, ".lock", *(path.name for path in parts.paths())}
@@ -122,7 +122,7 @@ def _read(journal: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return (lines[0], lines[1:]) if lines else ({}, [])
 
 
-def _finished(parts: Parts, lines: list[dict[str, Any]]) -> list[Counts]:
+def _finished(parts: Checkpoint, lines: list[dict[str, Any]]) -> list[Counts]:
     done = []
     for number, line in enumerate(lines):
         path = parts._path(number)

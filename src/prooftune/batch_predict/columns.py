@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from prooftune import recipe
-from prooftune.bundle.load import abstention_threshold, gives_probabilities
+from prooftune.bundle.load import abstention_threshold, has_probabilities
 from prooftune.errors import UsageError, nearest
 from prooftune.types import CONTEXT
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-LINES = (".jsonl", ".ndjson")
-KNOWN = (*DELIMITERS, *LINES, ".parquet")
-BESIDE = "predicted_"
+JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
+SUFFIXES = (*DELIMITERS, *JSON_LINES_SUFFIXES, ".parquet")
+CONFLICT_PREFIX = "predicted_"
 """Before the name of a column of the answers, where the file has one of that name."""
 
 
-def wanted_columns(bundle: Path, facts: Mapping[str, Any]) -> dict[str, list[str]]:
+def expected_columns(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
     """For each text that the bundle reads, the columns that may hold it, the recipe's own first."""
     # What the bundle finds by itself is no column of the file.
-    own = {CONTEXT} if facts.get("retrieval") else set()
-    fields = [field for field in facts["fields"] if field not in own]
+    own = {CONTEXT} if manifest.get("retrieval") else set()
+    fields = [field for field in manifest["fields"] if field not in own]
     chosen, _ = recipe.load(bundle / "recipe.yaml")
     text = chosen.data.source("train").text
     named = text if isinstance(text, dict) else {}
@@ -35,7 +35,7 @@ def wanted_columns(bundle: Path, facts: Mapping[str, Any]) -> dict[str, list[str
     return {field: list(dict.fromkeys(columns)) for field, columns in wanted.items()}
 
 
-def source_of(file: Path, wanted: Mapping[str, Sequence[str]]) -> recipe.Source:
+def detect_source(file: Path, wanted: Mapping[str, Sequence[str]]) -> recipe.Source:
     """How to read the file: by its name, except that a header may show another delimiter than the
     usual one."""
     usual = DELIMITERS.get(file.suffix.lower())
@@ -50,7 +50,7 @@ def source_of(file: Path, wanted: Mapping[str, Sequence[str]]) -> recipe.Source:
     return recipe.Source(path=str(file), delimiter=usual)
 
 
-def input_columns(
+def match_columns(
     name: str, columns: Sequence[str], wanted: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
     """Field -> its column in the file.
@@ -73,18 +73,20 @@ def input_columns(
     return places
 
 
-def added_columns(facts: Mapping[str, Any]) -> list[str]:
+def output_columns(manifest: Mapping[str, Any]) -> list[str]:
     """Names of the columns that a bundle's answers are written to, where the file has none of them."""
-    if facts["task"] != "classification":
+    if manifest["task"] != "classification":
         return ["answer", "sources", "truncated_tokens"]
     shares = (
-        [f"probability_{label}" for label in facts["labels"]] if gives_probabilities(facts) else []
+        [f"probability_{label}" for label in manifest["labels"]]
+        if has_probabilities(manifest)
+        else []
     )
-    abstained = ["abstained"] if abstention_threshold(facts) is not None else []
+    abstained = ["abstained"] if abstention_threshold(manifest) is not None else []
     return ["label", "probability", *shares, *abstained, "truncated_tokens"]
 
 
-def check_overwritten(out: Path, added: Sequence[str]) -> None:
+def check_output_path(out: Path, added: Sequence[str]) -> None:
     """Refuse to write over a file that holds no answers: those are made again, but a file of
     someone's own is not.
 
@@ -111,42 +113,42 @@ def _top(file: Path) -> str:
         return handle.readline(1_000_000)
 
 
-def names_beside(name: str, columns: Sequence[str], added: Sequence[str]) -> dict[str, str]:
+def resolve_output_names(name: str, columns: Sequence[str], added: Sequence[str]) -> dict[str, str]:
     """What each column of the answers is called in the output: ``predicted_…`` where the file has
     one of its name, such as the labels that people gave.
 
     Raises:
         UsageError: the file has that one too.
     """
-    names = {one: f"{BESIDE}{one}" if one in columns else one for one in added}
+    names = {one: f"{CONFLICT_PREFIX}{one}" if one in columns else one for one in added}
     taken = [one for one in names.values() if one in columns]
     if taken:
         raise UsageError(
-            f"{name} has columns {', '.join(repr(one.removeprefix(BESIDE)) for one in taken)} and "
+            f"{name} has columns {', '.join(repr(one.removeprefix(CONFLICT_PREFIX)) for one in taken)} and "
             f"{', '.join(map(repr, taken))} already, where the answers would be written; rename "
             "them in the file"
         )
     return names
 
 
-def answer_columns(answers: Sequence[Any], facts: Mapping[str, Any]) -> dict[str, list[Any]]:
+def prediction_columns(answers: Sequence[Any], manifest: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The columns that are added, with their values.
 
     Args:
         answers: what `predict` of the bundle gave, one for each row.
         facts: the content of ``bundle.json``.
     """
-    if facts["task"] != "classification":
+    if manifest["task"] != "classification":
         sources = [
             json.dumps([asdict(source) for source in a.sources], ensure_ascii=False)
             for a in answers
         ]
         values = [[a.answer for a in answers], sources, [a.truncated_tokens for a in answers]]
-        return dict(zip(added_columns(facts), values, strict=True))
+        return dict(zip(output_columns(manifest), values, strict=True))
     values = [[a.label for a in answers], [a.probability for a in answers]]
-    if gives_probabilities(facts):
-        values += [[a.probabilities[label] for a in answers] for label in facts["labels"]]
-    if abstention_threshold(facts) is not None:
+    if has_probabilities(manifest):
+        values += [[a.probabilities[label] for a in answers] for label in manifest["labels"]]
+    if abstention_threshold(manifest) is not None:
         values.append([a.abstained for a in answers])
     values.append([a.truncated_tokens for a in answers])
-    return dict(zip(added_columns(facts), values, strict=True))
+    return dict(zip(output_columns(manifest), values, strict=True))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune.batch_predict.checkpoint import Counts
-from prooftune.batch_predict.columns import answer_columns
-from prooftune.batch_predict.writers import Form, write_part
+from prooftune.batch_predict.columns import prediction_columns
+from prooftune.batch_predict.writers import OutputFormat, write_part
 from prooftune.bundle.load import load
 from prooftune.data.readers.streaming import Block, ScannedFile, iter_blocks
 from prooftune.utils.progress import Subtask
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from prooftune.bundle.load import Classifier
-    from prooftune.bundle.qa import Answerer
+    from prooftune.bundle.qa import QuestionAnswerer
 
 Write = Callable[[Path], Counts]
 """Writes the part of one block to a path, and gives what is counted of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class PredictionJob:
     """What is left to do of a file.
 
     Attributes:
@@ -45,23 +45,23 @@ class Work:
     rows: int
     characters: int
     columns: dict[str, str]
-    form: Form
+    form: OutputFormat
 
     def blocks(self) -> Iterator[Block]:
         return iter_blocks(self.stream, self.start, self.rows, self.characters)
 
 
-def labelled(work: Work, shown: Progress) -> Iterator[Write]:
+def predict_blocks(work: PredictionJob, shown: Progress) -> Iterator[Write]:
     """The parts of all blocks in their order, labelled in this process when each is written."""
     bundle = load(work.bundle)
     for block in work.blocks():
-        yield partial(label, bundle, block, work, progress=Subtask(shown, len(block)))
+        yield partial(predict_block, bundle, block, work, progress=Subtask(shown, len(block)))
 
 
-def label(
-    bundle: Classifier | Answerer,
+def predict_block(
+    bundle: Classifier | QuestionAnswerer,
     block: Block,
-    work: Work,
+    work: PredictionJob,
     path: Path,
     progress: bool | Subtask = False,
 ) -> Counts:
@@ -71,7 +71,7 @@ def label(
         UsageError: a value does not fit into its column of the output.
     """
     texts = _texts(block, work.columns)
-    added = answer_columns(bundle.predict(texts, progress=progress), bundle.facts)
+    added = prediction_columns(bundle.predict(texts, progress=progress), bundle.manifest)
     write_part(path, block, added, work.form)
     return _counts(texts, added)
 

@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prooftune.batch_predict import storage
-from prooftune.batch_predict.bundle_transfer import digest_of
-from prooftune.batch_predict.checkpoint import parts_of
+from prooftune.batch_predict.bundle_transfer import bundle_digest
+from prooftune.batch_predict.checkpoint import open_checkpoint
 from prooftune.batch_predict.columns import (
-    KNOWN,
-    added_columns,
-    check_overwritten,
-    input_columns,
-    names_beside,
-    source_of,
-    wanted_columns,
+    SUFFIXES,
+    check_output_path,
+    detect_source,
+    expected_columns,
+    match_columns,
+    output_columns,
+    resolve_output_names,
 )
-from prooftune.batch_predict.local import Work, Write, labelled
-from prooftune.batch_predict.writers import form_of, join
-from prooftune.bundle.manifest import read_facts
+from prooftune.batch_predict.local import PredictionJob, Write, predict_blocks
+from prooftune.batch_predict.writers import choose_format, join
+from prooftune.bundle.manifest import read_manifest
 from prooftune.data.readers.streaming import scan_file
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.utils.files import atomic_path, fingerprint
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 ENGINES = ("local", "ray")
-BLOCK = 2048
+BLOCK_ROWS = 2048
 """Rows that are tokenised and scored at one time: enough to batch rows of like length, few enough
 to hold."""
-CHARACTERS = 1 << 24
+BLOCK_CHARS = 1 << 24
 """Characters (of Parquet, bytes) at which a block ends before it has that many rows."""
 
 
@@ -113,16 +113,16 @@ def predict_file(
             workers died.
     """
     _check_engine(engine, workers)
-    facts = read_facts(bundle)
+    manifest = read_manifest(bundle)
     _check_places(file, out)
     folder = storage.folder_of(out, file)
     source, target = storage.file_of(file, folder / "in"), storage.file_of(out, folder / "out")
     if storage.is_remote(file):
         storage.fetch(str(file), source)
-    wanted = wanted_columns(bundle, facts)
+    wanted = expected_columns(bundle, manifest)
     # Before the work, since not every file can be read, nor written in every format.
-    stream = scan_file(source, source_of(source, wanted))
-    columns = input_columns(source.name, stream.columns, wanted)
+    stream = scan_file(source, detect_source(source, wanted))
+    columns = match_columns(source.name, stream.columns, wanted)
     (field, usual), *more = wanted.items()
     if not more and columns[field] not in usual:
         header = "; its first row is taken for the header" if stream.kind == "csv" else ""
@@ -131,26 +131,26 @@ def predict_file(
             f"'{field}'{header}",
             "yellow",
         )
-    names = names_beside(source.name, stream.columns, added_columns(facts))
+    names = resolve_output_names(source.name, stream.columns, output_columns(manifest))
     if moved := [one for one, name in names.items() if one != name]:
         notify(
             f"{source.name} keeps its own {', '.join(map(repr, moved))}; the answers go to "
             f"{', '.join(repr(names[one]) for one in moved)}"
         )
     if not storage.is_remote(out):
-        check_overwritten(target, list(names.values()))
-    form = form_of(target, stream, names, BLOCK, CHARACTERS)
+        check_output_path(target, list(names.values()))
+    form = choose_format(target, stream, names, BLOCK_ROWS, BLOCK_CHARS)
     with (
-        _engine(engine, workers) as (device, label),
-        parts_of(target, _key(bundle, source, columns, device)) as parts,
+        _engine(engine, workers) as (device, predict_block),
+        open_checkpoint(target, _key(bundle, source, columns, device)) as parts,
     ):
         resumed = parts.total("rows")
         if resumed:
             notify(f"{resumed:,} of {stream.rows:,} rows were done before; going on from there")
         if resumed < stream.rows:
-            work = Work(bundle, stream, resumed, BLOCK, CHARACTERS, columns, form)
+            work = PredictionJob(bundle, stream, resumed, BLOCK_ROWS, BLOCK_CHARS, columns, form)
             with progress_bar("Predicting", stream.rows, resumed) as shown:
-                for write in label(work, shown):
+                for write in predict_block(work, shown):
                     parts.add(write)
                     shown.update(0, completed=parts.total("rows"))  # type: ignore[arg-type]
         if parts.total("rows") != stream.rows:
@@ -190,10 +190,10 @@ def _check_engine(engine: str, workers: int | None) -> None:
 def _check_places(file: Path | str, out: Path | str) -> None:
     for place, what in ((file, "the input's"), (out, "the output's")):
         suffix = storage.name_of(place).suffix
-        if suffix.lower() not in KNOWN:
+        if suffix.lower() not in SUFFIXES:
             raise UsageError(
                 f"{storage.shown(place)}: {what} name must end in "
-                f"{', '.join(KNOWN)}{nearest(suffix, KNOWN)}"
+                f"{', '.join(SUFFIXES)}{nearest(suffix, SUFFIXES)}"
             )
     if storage.same(file, out):
         raise UsageError(f"{storage.shown(out)} is the input itself; give --out another name")
@@ -202,17 +202,17 @@ def _check_places(file: Path | str, out: Path | str) -> None:
 @contextmanager
 def _engine(
     name: str, workers: int | None
-) -> Iterator[tuple[str, Callable[[Work, Progress], Iterator[Write]]]]:
+) -> Iterator[tuple[str, Callable[[PredictionJob, Progress], Iterator[Write]]]]:
     """The device that an engine computes on, and what labels with it."""
     if name == "local":
         from prooftune.models.loading import device
 
-        yield str(device()), labelled
+        yield str(device()), predict_blocks
         return
     from prooftune.batch_predict import ray_cluster
 
-    with ray_cluster.pool_of(workers) as pool:
-        yield pool.device, partial(ray_cluster.labelled, pool)
+    with ray_cluster.connect_pool(workers) as pool:
+        yield pool.device, partial(ray_cluster.predict_blocks, pool)
 
 
 def _key(bundle: Path, file: Path, columns: Mapping[str, str], device: str) -> dict[str, str]:
@@ -221,9 +221,11 @@ def _key(bundle: Path, file: Path, columns: Mapping[str, str], device: str) -> d
 
     status = file.stat()
     return {
-        "the bundle": digest_of(bundle),
+        "the bundle": bundle_digest(bundle),
         "the input": fingerprint(
             [str(file.resolve()), status.st_size, status.st_mtime_ns, columns]
         ),
-        "the program": fingerprint([__version__, torch.__version__, device, BLOCK, CHARACTERS]),
+        "the program": fingerprint(
+            [__version__, torch.__version__, device, BLOCK_ROWS, BLOCK_CHARS]
+        ),
     }

@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prooftune.batch_predict.bundle_transfer import copied, digest_of, files_of
+from prooftune.batch_predict.bundle_transfer import bundle_digest, copy_to_cache, list_files
 from prooftune.batch_predict.checkpoint import Counts
-from prooftune.batch_predict.local import Work, Write, label
+from prooftune.batch_predict.local import PredictionJob, Write, predict_block
 from prooftune.bundle.load import load
 from prooftune.bundle.safety import check_files
 from prooftune.data.readers.streaming import Block
@@ -31,7 +31,7 @@ from prooftune.errors import Failure, ProoftuneError, UsageError
 
 if TYPE_CHECKING:
     from prooftune.bundle.load import Classifier
-    from prooftune.bundle.qa import Answerer
+    from prooftune.bundle.qa import QuestionAnswerer
 
 RETRIES = 3
 """How often a block is given out again after its worker died."""
@@ -40,7 +40,7 @@ _CORES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class WorkerPool:
     """The workers that label.
 
     Attributes:
@@ -78,7 +78,7 @@ def check_installed() -> None:
 
 
 @contextlib.contextmanager
-def pool_of(workers: int | None) -> Iterator[Pool]:
+def connect_pool(workers: int | None) -> Iterator[WorkerPool]:
     """A connection to the cluster that RAY_ADDRESS names or that runs on this machine, or to one
     started here meanwhile.
 
@@ -103,7 +103,7 @@ def pool_of(workers: int | None) -> Iterator[Pool]:
             raise Failure(f"no connection to a Ray cluster: {_first_line(error)}") from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield share(
+        yield allocate_workers(
             [int(node.get("CPU", 0)) for node in nodes],
             int(sum(node.get("GPU", 0) for node in nodes)),
             workers,
@@ -113,7 +113,7 @@ def pool_of(workers: int | None) -> Iterator[Pool]:
             ray.shutdown()
 
 
-def share(cores: Sequence[int], gpus: int, workers: int | None) -> Pool:
+def allocate_workers(cores: Sequence[int], gpus: int, workers: int | None) -> WorkerPool:
     """Share machines out among workers so that all of them fit.
 
     Args:
@@ -123,14 +123,14 @@ def share(cores: Sequence[int], gpus: int, workers: int | None) -> Pool:
     """
     if gpus:
         workers = workers or gpus
-        return Pool(workers, 1, 1 / math.ceil(workers / gpus))
+        return WorkerPool(workers, 1, 1 / math.ceil(workers / gpus))
     # A cluster that grows by need may have no cores yet.
     most, total = max(cores, default=0) or 1, sum(cores) or 1
     if workers is None:
         each = min(_CORES, most)
-        return Pool(_fitting(cores, each) or 1, each, 0)
+        return WorkerPool(_fitting(cores, each) or 1, each, 0)
     fitting = (each for each in range(most, 0, -1) if _fitting(cores, each) >= workers)
-    return Pool(workers, next(fitting, 1 / math.ceil(workers / total)), 0)
+    return WorkerPool(workers, next(fitting, 1 / math.ceil(workers / total)), 0)
 
 
 def _fitting(cores: Sequence[int], each: int) -> int:
@@ -138,7 +138,7 @@ def _fitting(cores: Sequence[int], each: int) -> int:
     return sum(count // each for count in cores)
 
 
-def labelled(pool: Pool, work: Work, _: object) -> Iterator[Write]:
+def predict_blocks(pool: WorkerPool, work: PredictionJob, _: object) -> Iterator[Write]:
     """The parts of all blocks in their order, labelled by the workers; few blocks are held at a
     time.
 
@@ -162,7 +162,7 @@ def labelled(pool: Pool, work: Work, _: object) -> Iterator[Write]:
         raise _explained(error) from error
 
 
-def _dataset(pool: Pool, work: Work) -> Any:
+def _dataset(pool: WorkerPool, work: PredictionJob) -> Any:
     import pyarrow as pa
     import ray
 
@@ -205,7 +205,7 @@ def _at(node: str) -> Any:
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
-def _read(_: Any, work: Work) -> Iterator[Any]:
+def _read(_: Any, work: PredictionJob) -> Iterator[Any]:
     """The blocks of the file, each as a row; in the place of one that cannot be read, the error."""
     try:
         for block in work.blocks():
@@ -217,9 +217,9 @@ def _read(_: Any, work: Work) -> Iterator[Any]:
 class _Worker:
     """Labels blocks in a process of its own."""
 
-    def __init__(self, work: Work, node: str) -> None:
+    def __init__(self, work: PredictionJob, node: str) -> None:
         self._work, self._node = work, node
-        self._bundle: Classifier | Answerer | None = None
+        self._bundle: Classifier | QuestionAnswerer | None = None
 
     def __call__(self, batch: Any) -> Any:
         """Of a block its part and counts, or the error that a person is to read: Ray would bury it
@@ -235,7 +235,7 @@ class _Worker:
         self._bundle = self._bundle or load(_at_hand(self._work.bundle, self._node))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "part"
-            counts = label(self._bundle, block, self._work, path)
+            counts = predict_block(self._bundle, block, self._work, path)
             return path.read_bytes(), counts
 
 
@@ -262,9 +262,9 @@ def _at_hand(bundle: Path, node: str) -> Path:
     def ask(function: Callable[..., Any], *arguments: Any) -> Any:
         return ray.get(ray.remote(function).options(**there).remote(*arguments))
 
-    return copied(
-        ask(digest_of, bundle),
-        {name: partial(ask, Path.read_bytes, bundle / name) for name in ask(files_of, bundle)},
+    return copy_to_cache(
+        ask(bundle_digest, bundle),
+        {name: partial(ask, Path.read_bytes, bundle / name) for name in ask(list_files, bundle)},
     )
 
 

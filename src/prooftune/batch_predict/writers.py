@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prooftune.batch_predict.columns import DELIMITERS, LINES
+from prooftune.batch_predict.columns import DELIMITERS, JSON_LINES_SUFFIXES
 from prooftune.data.readers.streaming import Block, ScannedFile, iter_blocks
 from prooftune.data.readers.table import to_cell
 from prooftune.errors import UsageError
@@ -26,7 +26,7 @@ _ROW_GROUP = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class OutputFormat:
     """What is written.
 
     Attributes:
@@ -44,9 +44,9 @@ class Form:
     schema: Any = None
 
 
-def form_of(
+def choose_format(
     out: Path, stream: ScannedFile, added: dict[str, str], rows: int, characters: int
-) -> Form:
+) -> OutputFormat:
     """How the rows of a file are written; for Parquet, values of JSON are read once for their
     types.
 
@@ -55,16 +55,18 @@ def form_of(
     """
     suffix, files = out.suffix.lower(), (stream.path.name, out.name)
     schema = None
-    if suffix not in (*DELIMITERS, *LINES):
+    if suffix not in (*DELIMITERS, *JSON_LINES_SUFFIXES):
         # The first rows of a Parquet file carry its schema.
         found = iter_blocks(stream, 0, rows, characters)
         schema = (
             next(found).table.schema if stream.kind == "parquet" else _schema(stream, found, files)
         )
-    return Form(suffix, files, list(stream.columns), added, schema)
+    return OutputFormat(suffix, files, list(stream.columns), added, schema)
 
 
-def write_part(path: Path, block: Block, added: Mapping[str, list[Any]], form: Form) -> None:
+def write_part(
+    path: Path, block: Block, added: Mapping[str, list[Any]], form: OutputFormat
+) -> None:
     """Write the rows of one block.
 
     Raises:
@@ -75,7 +77,7 @@ def write_part(path: Path, block: Block, added: Mapping[str, list[Any]], form: F
             _delimited(handle, form).writerows(
                 [*row, *answer] for row, *answer in zip(_cells(block), *added.values(), strict=True)
             )
-    elif form.suffix in LINES:
+    elif form.suffix in JSON_LINES_SUFFIXES:
         names = [form.added[one] for one in added]
         with path.open("w", encoding="utf-8") as handle:
             for record, *answer in zip(block.records(), *added.values(), strict=True):
@@ -84,9 +86,9 @@ def write_part(path: Path, block: Block, added: Mapping[str, list[Any]], form: F
         _write_table(path, block, added, form)
 
 
-def join(parts: Iterable[Path], path: Path, form: Form) -> None:
+def join(parts: Iterable[Path], path: Path, form: OutputFormat) -> None:
     """Write all parts into one file, holding little of them at a time."""
-    if form.suffix not in (*DELIMITERS, *LINES):
+    if form.suffix not in (*DELIMITERS, *JSON_LINES_SUFFIXES):
         _join_tables(parts, path)
         return
     with path.open("w", encoding="utf-8", newline="") as handle:
@@ -98,7 +100,7 @@ def join(parts: Iterable[Path], path: Path, form: Form) -> None:
                 shutil.copyfileobj(one, whole, 1 << 20)
 
 
-def _delimited(handle: Any, form: Form) -> Any:
+def _delimited(handle: Any, form: OutputFormat) -> Any:
     return csv.writer(handle, delimiter=DELIMITERS[form.suffix], lineterminator="\n")
 
 
@@ -120,7 +122,9 @@ def _json(value: Any) -> str:
     return text
 
 
-def _write_table(path: Path, block: Block, added: Mapping[str, list[Any]], form: Form) -> None:
+def _write_table(
+    path: Path, block: Block, added: Mapping[str, list[Any]], form: OutputFormat
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -11,20 +11,22 @@ from prooftune.errors import UsageError
 from prooftune.models import adapters
 
 
-def no_base(facts: Mapping[str, Any]) -> str | None:
+def why_no_base_model(manifest: Mapping[str, Any]) -> str | None:
     """Why a bundle cannot be asked as its untuned base model; None: it can."""
-    if facts["objective"] == "head":
+    if manifest["objective"] == "head":
         return (
             "this bundle ends in a classification head, and a head has no answers before it is "
             "tuned"
         )
-    if facts["part"] != "adapter":
+    if manifest["part"] != "adapter":
         return "all weights of this bundle were tuned, and it holds none of the untuned model's"
     return None
 
 
 @contextmanager
-def asked(facts: Mapping[str, Any], model: Any, adapter: str, tuned: bool) -> Iterator[None]:
+def select_model(
+    manifest: Mapping[str, Any], model: Any, adapter: str, tuned: bool
+) -> Iterator[None]:
     """The model as the bundle asks it, or without what was tuned.
 
     Args:
@@ -36,10 +38,10 @@ def asked(facts: Mapping[str, Any], model: Any, adapter: str, tuned: bool) -> It
     Raises:
         UsageError: the untuned model is asked for, and there is none.
     """
-    reason = None if tuned else no_base(facts)
+    reason = None if tuned else why_no_base_model(manifest)
     if reason is not None:
         raise UsageError(f"no untuned answer: {reason}")
-    if facts["part"] != "adapter":
+    if manifest["part"] != "adapter":
         yield
         return
     with adapters.use_adapter(model, adapter if tuned else None):

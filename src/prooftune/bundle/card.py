@@ -5,59 +5,61 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from prooftune.bundle.card_sections import described
+from prooftune.bundle.card_sections import render_sections
 from prooftune.models.loading import ALIASES
 from prooftune.utils import package_files
 
 
-def card(facts: dict[str, Any], scores: dict[str, Any]) -> str:
+def render_card(manifest: dict[str, Any], scores: dict[str, Any]) -> str:
     """The card as Markdown.
 
     Args:
         facts: the content of ``bundle.json``.
         scores: the study's scores, from which the bundled variant's metrics are shown.
     """
-    metrics = scores["variants"][facts["variant"]]["metrics"]
+    metrics = scores["variants"][manifest["variant"]]["metrics"]
     rows = "\n".join(
         f"| {name.replace('_', ' ')} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
         for name, m in metrics.items()
         if isinstance(m, dict) and m.get("low") is not None
     )
-    return f"""# {facts["variant"]} of {facts["model"]["name"]}
+    return f"""# {manifest["variant"]} of {manifest["model"]["name"]}
 
 {scores["verdict"]["sentence"]}
 
-{_about(facts)} Input fields: {", ".join(facts["fields"])}.
+{_about(manifest)} Input fields: {", ".join(manifest["fields"])}.
 
-{described(facts, rows)}
+{render_sections(manifest, rows)}
 ## Load it
 
 With Prooftune:
 
 ```python
 import prooftune
-prooftune.load("THIS_FOLDER").predict([{_example(facts)}])
+prooftune.load("THIS_FOLDER").predict([{_example(manifest)}])
 ```
 
-{_plain(facts)}
+{_plain(manifest)}
 Texts that do not fit into `rendering.max_length` of `bundle.json` must be shortened first; other prompts than the one
-in it give other answers.{_more(facts)}
+in it give other answers.{_more(manifest)}
 """
 
 
-def _about(facts: dict[str, Any]) -> str:
-    if facts["labels"]:
-        return f"Labels: {', '.join(facts['labels'])}."
+def _about(manifest: dict[str, Any]) -> str:
+    if manifest["labels"]:
+        return f"Labels: {', '.join(manifest['labels'])}."
     return "Answers questions" + (
-        " with passages of the documents in `index/`." if facts["retrieval"] else "."
+        " with passages of the documents in `index/`." if manifest["retrieval"] else "."
     )
 
 
-def _example(facts: dict[str, Any]) -> str:
+def _example(manifest: dict[str, Any]) -> str:
     """Inputs as they are given to `predict`."""
-    if facts["labels"]:
+    if manifest["labels"]:
         return '"some text"'
-    fields = [name for name in facts["fields"] if name == "question" or not facts["retrieval"]]
+    fields = [
+        name for name in manifest["fields"] if name == "question" or not manifest["retrieval"]
+    ]
     return (
         '"Some question?"'
         if fields == ["question"]
@@ -109,11 +111,11 @@ _GENERATION = """def answer(texts):
 """
 
 
-def _plain(facts: dict[str, Any]) -> str:
+def _plain(manifest: dict[str, Any]) -> str:
     libraries, base = "transformers", ""
-    if facts["part"] == "adapter":
-        libraries, base = "transformers and peft alone", _where_base_is(facts["model"]["name"])
-    code = plain_code(facts, "THIS_FOLDER/model", "THIS_FOLDER/tokenizer")
+    if manifest["part"] == "adapter":
+        libraries, base = "transformers and peft alone", _where_base_is(manifest["model"]["name"])
+    code = transformers_code(manifest, "THIS_FOLDER/model", "THIS_FOLDER/tokenizer")
     return f"With {libraries}:\n\n```python\n{code}```\n{base}"
 
 
@@ -134,7 +136,7 @@ def _where_base_is(name: str) -> str:
     )
 
 
-def plain_code(facts: dict[str, Any], model: str, tokenizer: str) -> str:
+def transformers_code(manifest: dict[str, Any], model: str, tokenizer: str) -> str:
     """Python that answers as the bundle does, with transformers and, for an adapter, peft alone.
 
     Args:
@@ -142,9 +144,9 @@ def plain_code(facts: dict[str, Any], model: str, tokenizer: str) -> str:
         model: the model's folder where it is no adapter.
         tokenizer: the tokenizer's folder.
     """
-    head, adapter = facts["objective"] == "head", facts["part"] == "adapter"
+    head, adapter = manifest["objective"] == "head", manifest["part"] == "adapter"
     kind = "AutoModelForSequenceClassification" if head else "AutoModelForCausalLM"
-    extra = f", num_labels={len(facts['labels'])}" if head else ""
+    extra = f", num_labels={len(manifest['labels'])}" if head else ""
     imported = f"from transformers import AutoTokenizer, {kind}"
     loaded = f'{kind}.from_pretrained("{model}")'
     if adapter:
@@ -152,14 +154,14 @@ def plain_code(facts: dict[str, Any], model: str, tokenizer: str) -> str:
         loaded = (
             f'PeftModel.from_pretrained({kind}.from_pretrained(BASE{extra}), "THIS_FOLDER/adapter")'
         )
-    if not facts["labels"]:
-        score = _GENERATION.replace("LIMIT", str(facts["answering"]["max_new_tokens"]))
+    if not manifest["labels"]:
+        score = _GENERATION.replace("LIMIT", str(manifest["answering"]["max_new_tokens"]))
     else:
         score = (
             _HEAD
             if head
             else _INSTRUCTION.replace(
-                "SUM", "mean" if facts["scoring"]["normalize"] == "length" else "sum"
+                "SUM", "mean" if manifest["scoring"]["normalize"] == "length" else "sum"
             )
         )
     return f"""import json
@@ -171,16 +173,16 @@ model = {loaded}.eval()
 {score}"""
 
 
-def _more(facts: dict[str, Any]) -> str:
+def _more(manifest: dict[str, Any]) -> str:
     """What Prooftune does beyond the code above where the recipe asked for it."""
-    if not facts["labels"]:
+    if not manifest["labels"]:
         return (
             " Prooftune's own `predict` also reads contexts in windows where they are too long, "
             "retrieves, resolves citations "
             "and applies the no-answer threshold, as the study did."
         )
-    scoring = facts["scoring"]
-    if facts["objective"] == "head" or (
+    scoring = manifest["scoring"]
+    if manifest["objective"] == "head" or (
         scoring["method"] == "likelihood" and not scoring["calibration"]
     ):
         return ""

@@ -30,7 +30,7 @@ _LICENCES = (
 """Words that the hub knows; another licence is ``other`` with its name."""
 
 
-def front_matter(facts: Mapping[str, Any], *, merged: bool) -> str:
+def front_matter(manifest: Mapping[str, Any], *, merged: bool) -> str:
     """The front matter with its ``---`` lines.
 
     Args:
@@ -39,26 +39,26 @@ def front_matter(facts: Mapping[str, Any], *, merged: bool) -> str:
     """
     from huggingface_hub import ModelCardData
 
-    known = facts.get("study") or {}
+    known = manifest.get("study") or {}
     card = known.get("card") or {}
-    adapter = facts.get("part") == "adapter" and not merged
+    adapter = manifest.get("part") == "adapter" and not merged
     data: Any = ModelCardData(
-        base_model=_base(facts, card),
+        base_model=_base(manifest, card),
         library_name="peft" if adapter else "transformers",
-        pipeline_tag=_pipeline(facts),
+        pipeline_tag=_pipeline(manifest),
         datasets=_datasets(known),
         metrics=_metrics(known),
-        tags=_tags(facts, adapter),
+        tags=_tags(manifest, adapter),
         **_licence(card),
     )
     if known.get("metrics"):
         data.model_name = known["name"]
-        data.eval_results = _results(facts, known)
+        data.eval_results = _results(manifest, known)
     return f"---\n{data.to_yaml().strip()}\n---\n"
 
 
-def _base(facts: Mapping[str, Any], card: Mapping[str, Any]) -> str | None:
-    name = card.get("base_model") or (facts.get("model") or {}).get("name") or ""
+def _base(manifest: Mapping[str, Any], card: Mapping[str, Any]) -> str | None:
+    name = card.get("base_model") or (manifest.get("model") or {}).get("name") or ""
     return name if _HUB_NAME.fullmatch(name) else None
 
 
@@ -73,17 +73,17 @@ def _licence(card: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _pipeline(facts: Mapping[str, Any]) -> str:
-    if facts.get("task") == "extractive-qa":
+def _pipeline(manifest: Mapping[str, Any]) -> str:
+    if manifest.get("task") == "extractive-qa":
         return "question-answering"
-    return "text-classification" if facts.get("task") == "classification" else "text-generation"
+    return "text-classification" if manifest.get("task") == "classification" else "text-generation"
 
 
-def _tags(facts: Mapping[str, Any], adapter: bool) -> list[str]:
+def _tags(manifest: Mapping[str, Any], adapter: bool) -> list[str]:
     return [
         "prooftune",
-        *([str(facts["task"])] if facts.get("task") else []),
-        *([str(facts["method"])] if adapter else []),
+        *([str(manifest["task"])] if manifest.get("task") else []),
+        *([str(manifest["method"])] if adapter else []),
     ]
 
 
@@ -102,7 +102,7 @@ def _metrics(known: Mapping[str, Any]) -> list[str] | None:
     return list(known.get("metrics") or ()) or None
 
 
-def _results(facts: Mapping[str, Any], known: Mapping[str, Any]) -> list[Any]:
+def _results(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     source = known["sources"].get("test") or known["sources"]["train"]
@@ -115,7 +115,7 @@ def _results(facts: Mapping[str, Any], known: Mapping[str, Any]) -> list[Any]:
         )
         results.append(
             EvalResult(
-                task_type=_pipeline(facts),
+                task_type=_pipeline(manifest),
                 dataset_type=dataset,
                 dataset_name=known["name"],
                 dataset_split="test",

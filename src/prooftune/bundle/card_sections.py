@@ -16,7 +16,7 @@ from prooftune.utils.secrets import redact
 _NOT_STATED = "not stated"
 
 
-def about_study(
+def study_summary(
     chosen: Recipe, study: Study, result: VariantResult, scores: Mapping[str, Any], audit: list[str]
 ) -> dict[str, Any]:
     """What ``bundle.json`` keeps of the study, so that a card can be written without the run.
@@ -96,14 +96,14 @@ def _is_public(path: str) -> bool:
     return path.startswith("hub:") or package_files.is_reference(path)
 
 
-def described(facts: Mapping[str, Any], metrics: str) -> str:
+def render_sections(manifest: Mapping[str, Any], metrics: str) -> str:
     """The sections of the card between its head and how to load it, as Markdown.
 
     Args:
         facts: the content of ``bundle.json``.
         metrics: rows of the table of metrics.
     """
-    known = facts.get("study") or {}
+    known = manifest.get("study") or {}
     sections = [
         f"## How well it does\n\n{_measured(known)}| metric | value | interval "
         f"|\n|---|---|---|\n{metrics}\n"
@@ -112,13 +112,13 @@ def described(facts: Mapping[str, Any], metrics: str) -> str:
         card = known["card"]
         sections += [
             _compared(known),
-            _section("Intended use", card["intended_use"] or _use(facts)),
-            _section("Limits", card["limits"] or _limits(facts)),
+            _section("Intended use", card["intended_use"] or _use(manifest)),
+            _section("Limits", card["limits"] or _limits(manifest)),
             _data(known),
             _audit(known),
-            _trained(facts, known),
+            _trained(manifest, known),
             _section("Environment", _list(known["environment"])),
-            _licences(facts, known),
+            _licences(manifest, known),
         ]
     return redact("\n".join(section for section in sections if section))
 
@@ -164,11 +164,11 @@ def _compared(known: Mapping[str, Any]) -> str:
     )
 
 
-def _use(facts: Mapping[str, Any]) -> str:
-    if facts["labels"]:
+def _use(manifest: Mapping[str, Any]) -> str:
+    if manifest["labels"]:
         return (
             "To give texts like those of the study one of the labels "
-            f"{', '.join(facts['labels'])}. "
+            f"{', '.join(manifest['labels'])}. "
             "Whoever made it has stated nothing further."
         )
     return (
@@ -176,17 +176,17 @@ def _use(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _limits(facts: Mapping[str, Any]) -> str:
+def _limits(manifest: Mapping[str, Any]) -> str:
     text = (
         "The figures hold for texts like the test examples; other topics, languages or times were "
         "not measured. "
-        f"Prompts of more than {facts['rendering']['max_length']} tokens are shortened."
+        f"Prompts of more than {manifest['rendering']['max_length']} tokens are shortened."
     )
-    if facts["labels"]:
+    if manifest["labels"]:
         text += " It gives one of its labels to any text, also to one that fits none."
-    threshold = (facts.get("abstention") or {}).get("threshold")
+    threshold = (manifest.get("abstention") or {}).get("threshold")
     if threshold is not None:
-        target = facts["abstention"]["target"]
+        target = manifest["abstention"]["target"]
         text += (
             f" Labels of a probability of {threshold:.3f} or more were right in at least "
             f"{target:.1%} of the validation rows; "
@@ -210,21 +210,23 @@ def _audit(known: Mapping[str, Any]) -> str:
     )
 
 
-def _trained(facts: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+def _trained(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     counts = known["parameters"]
     share = ""
     if counts["trainable"] and counts["total"]:
         share = f"\n- parameters trained: {counts['trainable']:,} of {counts['total']:,}"
     quantized = (
-        f"\n- quantization of the base: {facts['quantization']}" if facts["quantization"] else ""
+        f"\n- quantization of the base: {manifest['quantization']}"
+        if manifest["quantization"]
+        else ""
     )
     return _section("Training", _list(known["training"]) + share + quantized)
 
 
-def _licences(facts: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+def _licences(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> str:
     card = known["card"]
     return _section(
         "Licences",
-        f"- base model ({facts['model']['name']}): {card['model_licence'] or _NOT_STATED}\n"
+        f"- base model ({manifest['model']['name']}): {card['model_licence'] or _NOT_STATED}\n"
         f"- data: {card['data_licence'] or _NOT_STATED}",
     )

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prooftune.bundle.base_model import no_base
-from prooftune.bundle.load import Answer, load
+from prooftune.bundle.base_model import why_no_base_model
+from prooftune.bundle.load import LabelPrediction, load
 from prooftune.errors import nearest
 
 if TYPE_CHECKING:
     from prooftune.bundle.load import Classifier
-    from prooftune.bundle.qa import Answerer, Reply
+    from prooftune.bundle.qa import QAPrediction, QuestionAnswerer
 
 COMMANDS = {
     "/base": "ask the base model, without what was learned",
@@ -30,7 +30,7 @@ _SHOWN = 5
 
 @dataclass(slots=True)
 class _Talk:
-    bundle: Classifier | Answerer
+    bundle: Classifier | QuestionAnswerer
     tuned: bool = True
     retrieval: bool = True
 
@@ -48,9 +48,9 @@ def chat(folder: Path, read: Callable[[str], str], write: Callable[[str], None])
         Failure: its base model is not there.
     """
     talk = _Talk(load(folder))
-    facts = talk.bundle.facts
+    manifest = talk.bundle.manifest
     write(
-        f"{facts['variant']} of {facts['model']['name']}. {_fields(talk)}. /help lists the "
+        f"{manifest['variant']} of {manifest['model']['name']}. {_fields(talk)}. /help lists the "
         "commands."
     )
     with contextlib.suppress(EOFError, KeyboardInterrupt):
@@ -80,11 +80,11 @@ def _inputs(talk: _Talk, line: str, read: Callable[[str], str]) -> Mapping[str, 
 
 def _command(talk: _Talk, line: str) -> str:
     if line in ("/base", "/tuned"):
-        reason = None if line == "/tuned" else no_base(talk.bundle.facts)
+        reason = None if line == "/tuned" else why_no_base_model(talk.bundle.manifest)
         talk.tuned = talk.tuned if reason else line == "/tuned"
         return f"Not possible: {reason}." if reason else f"Asking the {line[1:]} model."
     if line in ("/retrieval on", "/retrieval off"):
-        if not talk.bundle.facts.get("retrieval"):
+        if not talk.bundle.manifest.get("retrieval"):
             return "This bundle has no documents."
         talk.retrieval = line.endswith("on")
         return (
@@ -104,15 +104,15 @@ def _command(talk: _Talk, line: str) -> str:
 
 def _answered(talk: _Talk, inputs: Mapping[str, str]) -> Iterator[str]:
     options: dict[str, Any] = {"progress": False, "tuned": talk.tuned}
-    if talk.bundle.facts.get("retrieval"):
+    if talk.bundle.manifest.get("retrieval"):
         options["retrieve"] = talk.retrieval
     [answer] = talk.bundle.predict([inputs], **options)
-    yield from _labelled(answer) if isinstance(answer, Answer) else _replied(answer)
+    yield from _labelled(answer) if isinstance(answer, LabelPrediction) else _replied(answer)
     if answer.truncated_tokens:
         yield f"  ({answer.truncated_tokens} tokens did not fit and were not read)"
 
 
-def _labelled(answer: Answer) -> Iterator[str]:
+def _labelled(answer: LabelPrediction) -> Iterator[str]:
     sure = "" if answer.probability is None else f"  {answer.probability:.1%}"
     yield f"{answer.label or '(no label)'}{sure}{'  below the threshold' if answer.abstained else ''}"
     others = sorted(answer.probabilities.items(), key=lambda item: -item[1])[1:_SHOWN]
@@ -120,7 +120,7 @@ def _labelled(answer: Answer) -> Iterator[str]:
         yield "  " + ", ".join(f"{label} {share:.1%}" for label, share in others)
 
 
-def _replied(reply: Reply) -> Iterator[str]:
+def _replied(reply: QAPrediction) -> Iterator[str]:
     yield reply.answer or "(no answer)"
     for number, source in enumerate(reply.sources, start=1):
         place = ", ".join(

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from prooftune import recipe
-from prooftune.bundle.load import Classifier, base_folder, gives_probabilities, load
-from prooftune.bundle.manifest import read_facts
+from prooftune.bundle.load import Classifier, base_model_folder, has_probabilities, load
+from prooftune.bundle.manifest import read_manifest
 from prooftune.engine.decoding import Generated
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
@@ -27,11 +27,11 @@ from prooftune.tasks import classification
 from prooftune.types import Example
 
 if TYPE_CHECKING:
-    from prooftune.bundle.qa import Answerer
+    from prooftune.bundle.qa import QuestionAnswerer
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
+class GoldenRow:
     """One row and what the bundle says to it.
 
     Attributes:
@@ -72,7 +72,7 @@ def drawn(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), count))]
 
 
-def exact(folder: Path, trust_remote_code: bool = False) -> Classifier | Answerer:
+def exact(folder: Path, trust_remote_code: bool = False) -> Classifier | QuestionAnswerer:
     """The bundle in float32: what its weights say, without the rounding of 16-bit arithmetic, in
     which rows that are all but undecided fall either way. Weights that were quantised in training,
     or that would fill the memory, stay as they are.
@@ -80,13 +80,13 @@ def exact(folder: Path, trust_remote_code: bool = False) -> Classifier | Answere
     Raises:
         UsageError, Failure: as `load` does.
     """
-    facts = read_facts(folder)
-    weights = base_folder(facts) if facts["part"] == "adapter" else folder / "model"
-    wide = not facts["quantization"] and fits_in_float32(weights)
+    manifest = read_manifest(folder)
+    weights = base_model_folder(manifest) if manifest["part"] == "adapter" else folder / "model"
+    wide = not manifest["quantization"] and fits_in_float32(weights)
     return load(folder, trust_remote_code=trust_remote_code, dtype="float32" if wide else None)
 
 
-def make(bundle: Classifier | Answerer, rows: Sequence[Example]) -> list[Golden]:
+def make(bundle: Classifier | QuestionAnswerer, rows: Sequence[Example]) -> list[GoldenRow]:
     """Ask the bundle.
 
     Rows that do not fit into one prompt are left out: to shorten a text, or to read it in windows,
@@ -119,14 +119,14 @@ def make(bundle: Classifier | Answerer, rows: Sequence[Example]) -> list[Golden]
         }
         for i, prompt, output in zip(fits, prompts, outputs, strict=True)
     ]
-    if isinstance(bundle, Classifier) and gives_probabilities(bundle.facts):
+    if isinstance(bundle, Classifier) and has_probabilities(bundle.manifest):
         found = _log_probs(bundle, [examples[i] for i in fits], prompts)
     else:
         found = _written(bundle, prompts)
-    return [Golden(**row, **more) for row, more in zip(golden, found, strict=True)]
+    return [GoldenRow(**row, **more) for row, more in zip(golden, found, strict=True)]
 
 
-def _outputs(bundle: Classifier | Answerer, inputs: Sequence[dict[str, str]]) -> list[str]:
+def _outputs(bundle: Classifier | QuestionAnswerer, inputs: Sequence[dict[str, str]]) -> list[str]:
     if isinstance(bundle, Classifier):
         return [answer.label for answer in bundle.predict(inputs, progress=False)]
     return [reply.answer for reply in bundle.predict(inputs, progress=False)]
@@ -135,7 +135,10 @@ def _outputs(bundle: Classifier | Answerer, inputs: Sequence[dict[str, str]]) ->
 def _log_probs(
     bundle: Classifier, examples: Sequence[Example], prompts: Sequence[Sequence[int]]
 ) -> list[dict[str, Any]]:
-    scoring, head = recipe.Scoring(**bundle.facts["scoring"]), bundle.facts["objective"] == "head"
+    scoring, head = (
+        recipe.Scoring(**bundle.manifest["scoring"]),
+        bundle.manifest["objective"] == "head",
+    )
     scores = classification.label_scores(
         bundle.model, bundle.encoder, prompts, scoring, head=head, description=None
     )
@@ -157,7 +160,7 @@ def _log_probs(
 
 
 def _written(
-    bundle: Classifier | Answerer, prompts: Sequence[Sequence[int]]
+    bundle: Classifier | QuestionAnswerer, prompts: Sequence[Sequence[int]]
 ) -> list[dict[str, Any]]:
     encoder, done = bundle.encoder, [Generated() for _ in prompts]
     with autocast(bundle.model):
@@ -166,7 +169,7 @@ def _written(
             encoder.prefix,
             prompts,
             encoder.stop_token_id,
-            max_new_tokens=limit(bundle.facts),
+            max_new_tokens=limit(bundle.manifest),
         ):
             for number, text in zip(numbers, texts, strict=True):
                 done[number] = text
@@ -180,25 +183,27 @@ def _written(
     ]
 
 
-def limit(facts: dict[str, Any]) -> int:
+def limit(manifest: dict[str, Any]) -> int:
     """Tokens that the bundle may write."""
-    return int((facts["scoring"] if facts["labels"] else facts["answering"])["max_new_tokens"])
+    return int(
+        (manifest["scoring"] if manifest["labels"] else manifest["answering"])["max_new_tokens"]
+    )
 
 
-def write(path: Path, rows: Sequence[Golden]) -> None:
+def write(path: Path, rows: Sequence[GoldenRow]) -> None:
     path.write_text(
         "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows),
         encoding="utf-8",
     )
 
 
-def read(path: Path) -> list[Golden]:
+def read(path: Path) -> list[GoldenRow]:
     """The rows that `write` wrote.
 
     Raises:
         UsageError: the file is missing or damaged.
     """
-    kind = TypeAdapter(Golden)
+    kind = TypeAdapter(GoldenRow)
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -216,7 +221,9 @@ def read(path: Path) -> list[Golden]:
     return rows
 
 
-def of_run(bundle: Classifier | Answerer, place: Path, count: int, seed: int) -> list[Golden]:
+def of_run(
+    bundle: Classifier | QuestionAnswerer, place: Path, count: int, seed: int
+) -> list[GoldenRow]:
     """A golden set for a bundle without one, from the run that it came from.
 
     Raises:

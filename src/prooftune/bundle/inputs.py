@@ -8,19 +8,19 @@ from prooftune.errors import UsageError
 from prooftune.types import Example
 from prooftune.utils.progress import Subtask
 
-MANY = 16
+MIN_ITEMS_FOR_BAR = 16
 """Texts or questions, from which on a bar shows how far it is: a few are answered before anyone
 could read it."""
 
 
-def bar_of(progress: bool | Subtask, description: str, count: int) -> str | Subtask | None:
+def progress_label(progress: bool | Subtask, description: str, count: int) -> str | Subtask | None:
     """What the bar over so many texts or questions says."""
     if isinstance(progress, Subtask):
         return progress
-    return description if progress and count >= MANY else None
+    return description if progress and count >= MIN_ITEMS_FOR_BAR else None
 
 
-def examples_of(
+def to_examples(
     given: Sequence[str | Mapping[str, str]], fields: Sequence[str], what: str
 ) -> list[Example]:
     """One example for each text or question.

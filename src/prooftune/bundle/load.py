@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prooftune import recipe
-from prooftune.bundle.base_model import asked
-from prooftune.bundle.inputs import bar_of, examples_of
-from prooftune.bundle.manifest import read_facts
+from prooftune.bundle.base_model import select_model
+from prooftune.bundle.inputs import progress_label, to_examples
+from prooftune.bundle.manifest import read_manifest
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.evaluation.calibration import apply_temperature
@@ -26,11 +26,11 @@ from prooftune.utils.files import fingerprint
 from prooftune.utils.progress import Subtask
 
 if TYPE_CHECKING:
-    from prooftune.bundle.qa import Answerer
+    from prooftune.bundle.qa import QuestionAnswerer
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LabelPrediction:
     """The label of one text.
 
     Attributes:
@@ -66,18 +66,18 @@ class Classifier:
 
     def __init__(
         self,
-        facts: dict[str, Any],
+        manifest: dict[str, Any],
         model: Any,
         tokenizer: Any,
         adapter: str = adapters.DEFAULT_ADAPTER,
     ) -> None:
-        self.facts, self.model, self._adapter = facts, model, adapter
-        self.labels: list[str] = facts["labels"]
-        self.fields: list[str] = facts["fields"]
+        self.manifest, self.model, self._adapter = manifest, model, adapter
+        self.labels: list[str] = manifest["labels"]
+        self.fields: list[str] = manifest["fields"]
         self.encoder = PromptEncoder(
-            Rendering.from_json(facts["rendering"]), tokenizer, self.fields
+            Rendering.from_json(manifest["rendering"]), tokenizer, self.fields
         )
-        self._scoring = recipe.Scoring(**facts["scoring"])
+        self._scoring = recipe.Scoring(**manifest["scoring"])
 
     def predict(
         self,
@@ -85,7 +85,7 @@ class Classifier:
         *,
         progress: bool | Subtask = True,
         tuned: bool = True,
-    ) -> list[Answer]:
+    ) -> list[LabelPrediction]:
         """Label every text.
 
         Args:
@@ -97,38 +97,40 @@ class Classifier:
 
         Raises:
             UsageError: a text lacks a field, or is no text; or there is no untuned model
-                (`untuned.no_base`).
+                (`untuned.why_no_base_model`).
         """
         examples = self.examples(texts)
         if not examples:
             return []
-        head = self.facts["objective"] == "head"
-        with asked(self.facts, self.model, self._adapter, tuned):
+        head = self.manifest["objective"] == "head"
+        with select_model(self.manifest, self.model, self._adapter, tuned):
             predictions = predict(
                 self.model,
                 self.encoder,
                 examples,
                 self._scoring,
                 head=head,
-                description=bar_of(progress, "Predicting", len(examples)),
+                description=progress_label(progress, "Predicting", len(examples)),
             )
         # Both were fitted to the tuned model.
-        temperature = float(self.facts.get("temperature") or 1.0) if tuned else 1.0
-        threshold = abstention_threshold(self.facts) if tuned else None
+        temperature = float(self.manifest.get("temperature") or 1.0) if tuned else 1.0
+        threshold = abstention_threshold(self.manifest) if tuned else None
         return [self._answer(prediction, temperature, threshold) for prediction in predictions]
 
     def examples(self, texts: Sequence[str | Mapping[str, str]]) -> list[Example]:
         """What is read of the texts, one example for each, in their order."""
-        return examples_of(texts, self.fields, "text")
+        return to_examples(texts, self.fields, "text")
 
-    def _answer(self, said: Prediction, temperature: float, threshold: float | None) -> Answer:
+    def _answer(
+        self, said: Prediction, temperature: float, threshold: float | None
+    ) -> LabelPrediction:
         if not said.log_probs:
-            return Answer(
+            return LabelPrediction(
                 said.output, None, {}, said.truncated_tokens, prompt_tokens=said.prompt_tokens
             )
         shares = np.exp(apply_temperature(np.asarray([said.log_probs]), temperature))[0]
         sure = float(shares.max())
-        return Answer(
+        return LabelPrediction(
             said.output,
             sure,
             dict(zip(self.labels, shares.tolist(), strict=True)),
@@ -138,16 +140,16 @@ class Classifier:
         )
 
 
-def abstention_threshold(facts: Mapping[str, Any]) -> float | None:
+def abstention_threshold(manifest: Mapping[str, Any]) -> float | None:
     """The confidence below which a label is no answer (`evaluation.calibration.abstention`); None
     where there is none."""
-    threshold = (facts.get("abstention") or {}).get("threshold")
-    return None if threshold is None or not gives_probabilities(facts) else float(threshold)
+    threshold = (manifest.get("abstention") or {}).get("threshold")
+    return None if threshold is None or not has_probabilities(manifest) else float(threshold)
 
 
-def gives_probabilities(facts: Mapping[str, Any]) -> bool:
+def has_probabilities(manifest: Mapping[str, Any]) -> bool:
     """Whether the bundle's answers have probabilities: generated ones have none."""
-    return bool(facts["objective"] == "head" or facts["scoring"]["method"] != "generation")
+    return bool(manifest["objective"] == "head" or manifest["scoring"]["method"] != "generation")
 
 
 def load(
@@ -156,7 +158,7 @@ def load(
     *,
     trust_remote_code: bool = False,
     dtype: str | None = None,
-) -> Classifier | Answerer:
+) -> Classifier | QuestionAnswerer:
     """Load a bundle, and its base model by name where the bundle holds an adapter.
 
     Args:
@@ -171,42 +173,44 @@ def load(
             without 16-bit rounding.
 
     Returns:
-        A `Classifier`, or an `Answerer` where the bundle answers questions; both have ``predict``.
+        A `Classifier`, or an `QuestionAnswerer` where the bundle answers questions; both have ``predict``.
 
     Raises:
         UsageError: the folder is no bundle, or one of a newer Prooftune, or holds what a bundle may
             not hold.
         Failure: the base model that it resolves to has other weights than the one that was tuned.
     """
-    facts = read_facts(folder)
+    manifest = read_manifest(folder)
     check_files(folder)
     trusted = trust_remote_code or os.environ.get("PROOFTUNE_TRUST_REMOTE_CODE") == "1"
-    if facts["model"]["trust_remote_code"] and not trusted:
+    if manifest["model"]["trust_remote_code"] and not trusted:
         raise UsageError(
-            f"{folder} says that its model {facts['model']['name']} may run code of its own. If "
+            f"{folder} says that its model {manifest['model']['name']} may run code of its own. If "
             "you trust both, set "
             "PROOFTUNE_TRUST_REMOTE_CODE=1."
         )
     if dtype:
-        facts = {**facts, "model": {**facts["model"], "dtype": dtype}}
-    model, adapter = _model(folder, facts, shared if shared is not None else {})
+        manifest = {**manifest, "model": {**manifest["model"], "dtype": dtype}}
+    model, adapter = _model(folder, manifest, shared if shared is not None else {})
     tokenizer = _tokenizer(folder / "tokenizer")
     with _explained(folder / "bundle.json"):
-        if facts["task"] == "classification":
-            return Classifier(facts, model, tokenizer, adapter)
-        from prooftune.bundle.qa import Answerer
+        if manifest["task"] == "classification":
+            return Classifier(manifest, model, tokenizer, adapter)
+        from prooftune.bundle.qa import QuestionAnswerer
 
         index = folder / "index"
-        return Answerer(facts, model, tokenizer, index if index.is_dir() else None, adapter)
+        return QuestionAnswerer(
+            manifest, model, tokenizer, index if index.is_dir() else None, adapter
+        )
 
 
-def base_folder(facts: Mapping[str, Any]) -> Path:
+def base_model_folder(manifest: Mapping[str, Any]) -> Path:
     """The folder of the model that a bundle's adapter was trained on.
 
     Raises:
         Failure: what the model's name leads to here has other weights.
     """
-    model = facts["model"]
+    model = manifest["model"]
     base = loading.resolve(model["name"], model["revision"])
     if loading.weights_digest(base) != model["sha256"]:
         raise Failure(
@@ -217,27 +221,27 @@ def base_folder(facts: Mapping[str, Any]) -> Path:
     return base
 
 
-def options_of(facts: Mapping[str, Any]) -> recipe.Model:
+def model_options(manifest: Mapping[str, Any]) -> recipe.Model:
     """The recipe's model section, as the bundle keeps it."""
-    return recipe.Model(**{k: v for k, v in facts["model"].items() if k != "sha256"})
+    return recipe.Model(**{k: v for k, v in manifest["model"].items() if k != "sha256"})
 
 
-def _model(folder: Path, facts: Mapping[str, Any], shared: dict[str, Any]) -> tuple[Any, str]:
+def _model(folder: Path, manifest: Mapping[str, Any], shared: dict[str, Any]) -> tuple[Any, str]:
     """The bundle's model, and the name of its adapter in it."""
-    options, trained = options_of(facts), folder / facts["part"]
-    labels = facts["labels"] if facts["objective"] == "head" else None
+    options, trained = model_options(manifest), folder / manifest["part"]
+    labels = manifest["labels"] if manifest["objective"] == "head" else None
     # Without this file the libraries would look for a pickle, and then for a model of that name on
     # the hub.
     if not list(trained.glob("*.safetensors")):
         raise UsageError(f"{trained} holds no weights: no .safetensors file in it")
-    adapted = facts["part"] == "adapter"
-    base = base_folder(facts) if adapted else trained
+    adapted = manifest["part"] == "adapter"
+    base = base_model_folder(manifest) if adapted else trained
     # All that decides what is loaded: the same weights in the same arithmetic, under the same
     # attention and head.
     key = fingerprint(
         [
-            facts["model"],
-            facts["quantization"],
+            manifest["model"],
+            manifest["quantization"],
             labels,
             loading.attention_implementation(options.attention, base),
         ]
@@ -246,7 +250,7 @@ def _model(folder: Path, facts: Mapping[str, Any], shared: dict[str, Any]) -> tu
         if adapted and key in shared:
             return shared[key], adapters.add_adapter(shared[key], trained)
         model = adapters.load_tuned(
-            base, trained, options, quantization=facts["quantization"], labels=labels
+            base, trained, options, quantization=manifest["quantization"], labels=labels
         )
     if adapted:
         shared[key] = model

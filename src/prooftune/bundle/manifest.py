@@ -17,7 +17,7 @@ from prooftune.tasks.rendering import Rendering
 FORMAT = 1
 GOLDEN = "golden.jsonl"
 """The golden set's file in a bundle."""
-LONGEST = 100_000_000
+MAX_MANIFEST_BYTES = 100_000_000
 """Bytes of a ``bundle.json``: one with thousands of labels has some megabytes."""
 
 _Id = Annotated[int, Field(ge=0)]
@@ -73,7 +73,7 @@ class _Facts(BaseModel):
         return self
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """The content of a bundle's ``bundle.json``, of the types that everything behind it relies on.
 
     Raises:
@@ -82,7 +82,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     place = folder / "bundle.json"
     try:
-        if place.stat().st_size > LONGEST:
+        if place.stat().st_size > MAX_MANIFEST_BYTES:
             raise UsageError(
                 f"{place} has {place.stat().st_size:,} bytes; no bundle.json of ours is as long"
             )
@@ -104,20 +104,20 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder} is no bundle: no bundle.json in it{hint}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{place} cannot be read: {error}") from None
-    facts: dict[str, Any] = content if isinstance(content, dict) else {}
-    if facts.get("format") != FORMAT:
+    manifest: dict[str, Any] = content if isinstance(content, dict) else {}
+    if manifest.get("format") != FORMAT:
         raise UsageError(
-            f"{folder} is a bundle of format {facts.get('format')}; this Prooftune reads format "
+            f"{folder} is a bundle of format {manifest.get('format')}; this Prooftune reads format "
             f"{FORMAT}. Update it."
         )
     try:
         _Facts.model_validate_json(text, strict=True)
-        Rendering.from_json(facts["rendering"])
+        Rendering.from_json(manifest["rendering"])
     except ValidationError as error:
         raise UsageError(f"{place} is damaged:\n{_listed(error)}") from None
     except (TypeError, KeyError) as error:
         raise UsageError(f"{place} is damaged: rendering: {error}") from None
-    return facts
+    return manifest
 
 
 def _listed(error: ValidationError) -> str:

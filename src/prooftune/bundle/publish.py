@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.bundle.card_metadata import front_matter
-from prooftune.bundle.manifest import GOLDEN, read_facts
+from prooftune.bundle.manifest import GOLDEN, read_manifest
 from prooftune.bundle.safety import may_be_pickle
 from prooftune.errors import Failure, UsageError
 from prooftune.utils.hub import is_reachable
@@ -63,15 +63,15 @@ def plan(folder: Path, name: str) -> Plan:
         )
     merged = (folder / "config.json").is_file()
     if not merged and not (folder / "bundle.json").is_file():
-        read_facts(folder)  # says what is missing, and where the bundle of a run is
-    facts = read_facts(folder) if (folder / "bundle.json").is_file() else {}
+        read_manifest(folder)  # says what is missing, and where the bundle of a run is
+    manifest = read_manifest(folder) if (folder / "bundle.json").is_file() else {}
     files = {str(path.relative_to(folder).as_posix()): path for path in _files(folder)}
     if not any(path.suffix == ".safetensors" for path in files.values()):
         raise UsageError(
             f"{folder} holds no *.safetensors; give a bundle, or what 'prooftune export --to "
             "merged' wrote"
         )
-    card = _card(folder, facts, name, merged=merged)
+    card = _card(folder, manifest, name, merged=merged)
     _refuse(folder, files, card)
     sizes = {path: place.stat().st_size for path, place in files.items() if path != _CARD}
     return Plan(
@@ -104,7 +104,7 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _card(folder: Path, facts: dict[str, Any], name: str, *, merged: bool) -> str:
+def _card(folder: Path, manifest: dict[str, Any], name: str, *, merged: bool) -> str:
     """The folder's card below new front matter, with how to fetch it."""
     path = folder / _CARD
     try:
@@ -123,7 +123,7 @@ def _card(folder: Path, facts: dict[str, Any], name: str, *, merged: bool) -> st
             "it.\n",
             1,
         )
-    return f"{front_matter(facts, merged=merged)}\n{text}"
+    return f"{front_matter(manifest, merged=merged)}\n{text}"
 
 
 def _refuse(folder: Path, files: dict[str, Path], card: str) -> None:

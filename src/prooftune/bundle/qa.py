@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe
-from prooftune.bundle.base_model import asked
-from prooftune.bundle.inputs import bar_of, examples_of
+from prooftune.bundle.base_model import select_model
+from prooftune.bundle.inputs import progress_label, to_examples
 from prooftune.evaluation.answers.scores import final_outputs
 from prooftune.models import adapters
 from prooftune.tasks.prompts import PromptEncoder, Rendering
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CitedPassage:
     """A passage that an answer cites.
 
     Attributes:
@@ -40,7 +40,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class QAPrediction:
     """The answer to one question.
 
     Attributes:
@@ -53,15 +53,15 @@ class Reply:
     """
 
     answer: str
-    sources: tuple[Source, ...] = ()
-    retrieved: tuple[Source, ...] = ()
+    sources: tuple[CitedPassage, ...] = ()
+    retrieved: tuple[CitedPassage, ...] = ()
     unknown_citations: int = 0
     truncated_tokens: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
 
 
-class Answerer:
+class QuestionAnswerer:
     """A loaded bundle that answers questions.
 
     Attributes:
@@ -74,18 +74,18 @@ class Answerer:
 
     def __init__(
         self,
-        facts: dict[str, Any],
+        manifest: dict[str, Any],
         model: Any,
         tokenizer: Any,
         index: Path | None,
         adapter: str = adapters.DEFAULT_ADAPTER,
     ) -> None:
-        self.facts, self.model, self._index_folder, self._adapter = facts, model, index, adapter
+        self.manifest, self.model, self._index_folder, self._adapter = manifest, model, index, adapter
         self.encoder = PromptEncoder(
-            Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"]
+            Rendering.from_json(manifest["rendering"]), tokenizer, manifest["fields"]
         )
-        self.fields: list[str] = [f for f in facts["fields"] if index is None or f != CONTEXT]
-        self._settings = recipe.Answering(**facts["answering"])
+        self.fields: list[str] = [f for f in manifest["fields"] if index is None or f != CONTEXT]
+        self._settings = recipe.Answering(**manifest["answering"])
         self._index: Index | None = None
 
     def predict(
@@ -95,7 +95,7 @@ class Answerer:
         progress: bool | Subtask = True,
         tuned: bool = True,
         retrieve: bool = True,
-    ) -> list[Reply]:
+    ) -> list[QAPrediction]:
         """Answer every question.
 
         Args:
@@ -109,26 +109,26 @@ class Answerer:
 
         Raises:
             UsageError: a question lacks a field, or is no text; or there is no untuned model
-                (`untuned.no_base`).
+                (`untuned.why_no_base_model`).
         """
         examples, shown = self._with_passages(questions, retrieve)
         if not examples:
             return []
-        with asked(self.facts, self.model, self._adapter, tuned):
+        with select_model(self.manifest, self.model, self._adapter, tuned):
             found = predict(
                 self.model,
                 self.encoder,
                 examples,
                 self._settings,
-                self.facts["task"],
-                description=bar_of(progress, "Answering", len(examples)),
+                self.manifest["task"],
+                description=progress_label(progress, "Answering", len(examples)),
             )
-        outputs = final_outputs(found, self.facts["threshold"] if tuned else None)
+        outputs = final_outputs(found, self.manifest["threshold"] if tuned else None)
         replies = []
         for prediction, output, passages in zip(found, outputs, shown, strict=True):
             by_id = {chunk.id: _source(chunk) for chunk in passages}
             replies.append(
-                Reply(
+                QAPrediction(
                     output,
                     tuple(by_id[i] for i in prediction.cited) if output else (),
                     tuple(by_id.values()),
@@ -147,7 +147,7 @@ class Answerer:
     def _with_passages(
         self, questions: Sequence[str | Mapping[str, str]], retrieve: bool = True
     ) -> tuple[list[Example], list[list[Chunk]]]:
-        examples = examples_of(questions, self.fields, "question")
+        examples = to_examples(questions, self.fields, "question")
         if self._index_folder is None or not examples:
             return examples, [[] for _ in examples]
         shown = (
@@ -162,7 +162,7 @@ class Answerer:
     def _retrieve(self, questions: Sequence[str]) -> list[list[Chunk]]:
         from prooftune.retrieval.search import open_index
 
-        settings = recipe.Retrieval(**self.facts["retrieval"])
+        settings = recipe.Retrieval(**self.manifest["retrieval"])
         if self._index is None and self._index_folder is not None:
             self._index = open_index(self._index_folder, settings.embedding)
         if self._index is None:
@@ -176,5 +176,5 @@ class Answerer:
         return [[hit.chunk for hit in found] for found in hits]
 
 
-def _source(chunk: Chunk) -> Source:
-    return Source(chunk.source, chunk.page, chunk.section, chunk.text)
+def _source(chunk: Chunk) -> CitedPassage:
+    return CitedPassage(chunk.source, chunk.page, chunk.section, chunk.text)

@@ -8,8 +8,8 @@ from typing import Any
 
 from prooftune import recipe
 from prooftune.bundle import golden
-from prooftune.bundle.card import card
-from prooftune.bundle.card_sections import about_study
+from prooftune.bundle.card import render_card
+from prooftune.bundle.card_sections import study_summary
 from prooftune.bundle.manifest import FORMAT, GOLDEN
 from prooftune.engine.scoring import label_tree
 from prooftune.models import loading
@@ -21,7 +21,7 @@ from prooftune.utils.secrets import redact
 from prooftune.version import __version__
 
 
-def save(
+def save_bundle(
     chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], folder: Path
 ) -> None:
     """Write the bundle of one tuned variant.
@@ -41,7 +41,7 @@ def save(
     fields = list(study.test[0].inputs)
     if retrieves or variant.context == "none":
         fields = [*([CONTEXT] if retrieves else []), *(name for name in fields if name != CONTEXT)]
-    facts = {
+    manifest = {
         "format": FORMAT,
         "prooftune_version": __version__,
         "task": chosen.task,
@@ -58,10 +58,10 @@ def save(
         "temperature": own.get("temperature"),
         "abstention": own.get("abstention"),
         "part": part,
-        "study": about_study(chosen, study, result, scores, _audit(folder.parent)),
+        "study": study_summary(chosen, study, result, scores, _audit(folder.parent)),
     }
     if chosen.task != "classification":
-        facts |= {
+        manifest |= {
             "answering": chosen.answering.model_dump(),
             "threshold": (own.get("no_answer") or {}).get("value"),
             "retrieval": chosen.retrieval.model_dump() if chosen.retrieval and retrieves else None,
@@ -74,9 +74,9 @@ def save(
         if retrieves:
             shutil.copytree(folder.parent / "index", temporary / "index")
         tokenizer.save_pretrained(temporary / "tokenizer")
-        write_json(temporary / "bundle.json", facts)
+        write_json(temporary / "bundle.json", manifest)
         (temporary / "recipe.yaml").write_text(redact(recipe.dump(chosen)), encoding="utf-8")
-        (temporary / "README.md").write_text(card(facts, scores), encoding="utf-8")
+        (temporary / "README.md").write_text(render_card(manifest, scores), encoding="utf-8")
         # Validation rows: a test set whose texts were handed on with the bundle would soon be
         # trained on.
         rows = golden.drawn(study.validation, chosen.bundle.golden, chosen.seed)

@@ -241,7 +241,7 @@ def _pointed_to_recipe(name: str) -> Iterator[None]:
 
 
 def _print_result(result: Result) -> None:
-    from prooftune.bundle.manifest import read_facts
+    from prooftune.bundle.manifest import read_manifest
     from prooftune.report.terminal import print_paragraph, print_variants
 
     print()
@@ -250,4 +250,4 @@ def _print_result(result: Result) -> None:
     print_paragraph(f"{result.headline} {result.verdict}")
     print(f"\nReport: {result.report}")
     if result.bundle is not None:
-        print(f"Bundle: {result.bundle} ({read_facts(result.bundle)['variant']})")
+        print(f"Bundle: {result.bundle} ({read_manifest(result.bundle)['variant']})")

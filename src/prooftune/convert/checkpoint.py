@@ -21,7 +21,7 @@ _BY_ROWS = ("attention.wo", "feed_forward.w2")
 output split."""
 
 
-def shards_of(folder: Path) -> list[Path]:
+def find_shards(folder: Path) -> list[Path]:
     """The shard files in order.
 
     Raises:
@@ -108,7 +108,7 @@ def check_names(
                 )
 
 
-def whole_tensor(
+def merge_shards(
     name: str, shards: Sequence[Mapping[str, Tensor]], shape: tuple[int, ...]
 ) -> Tensor:
     """A tensor put together from all shards.

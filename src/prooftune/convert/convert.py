@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prooftune.convert.checkpoint import check_names, open_shard, shards_of, whole_tensor
+from prooftune.convert.checkpoint import check_names, find_shards, merge_shards, open_shard
 from prooftune.convert.params import Params, read_params
 from prooftune.convert.tokenizer import convert_tokenizer
 from prooftune.errors import UsageError
@@ -39,7 +39,7 @@ _OUTER = {
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class ConversionSummary:
     """What was converted.
 
     Attributes:
@@ -61,7 +61,7 @@ class Summary:
 
 def convert(
     folder: Path, out: Path, *, chat: bool | None = None, shard_bytes: int = SHARD_BYTES
-) -> Summary:
+) -> ConversionSummary:
     """Convert ``consolidated.*.pth``, ``params.json`` and ``tokenizer.model``.
 
     Args:
@@ -77,7 +77,7 @@ def convert(
     """
     if out.exists():
         raise UsageError(f"{out} exists; give another folder")
-    params, paths = read_params(folder), shards_of(folder)
+    params, paths = read_params(folder), find_shards(folder)
     chat = (
         any(word in folder.resolve().name.lower() for word in ("instruct", "chat"))
         if chat is None
@@ -101,7 +101,7 @@ def convert(
     tied = _tied(shards, shapes)
     if tied:
         del shapes["output.weight"]
-    embedding = whole_tensor("tok_embeddings.weight", shards, shapes["tok_embeddings.weight"])
+    embedding = merge_shards("tok_embeddings.weight", shards, shapes["tok_embeddings.weight"])
     dtype = str(embedding.dtype).removeprefix("torch.")
     eos = tokens.eos if len(tokens.eos) > 1 else tokens.eos[0]
     with atomic_path(out) as temporary:
@@ -116,7 +116,7 @@ def convert(
             temporary / "generation_config.json", {"bos_token_id": tokens.bos, "eos_token_id": eos}
         )
         tokens.tokenizer.save_pretrained(temporary)
-    return Summary(
+    return ConversionSummary(
         sum(_count(shape) for shape in shapes.values()), len(groups), dtype, tokens.size, chat, tied
     )
 
@@ -128,7 +128,7 @@ def _tied(shards: Sequence[Mapping[str, Tensor]], shapes: Mapping[str, tuple[int
     if "output.weight" not in shards[0]:
         return True
     embedding, output = (
-        whole_tensor(name, shards, shapes[name])
+        merge_shards(name, shards, shapes[name])
         for name in ("tok_embeddings.weight", "output.weight")
     )
     return torch.equal(embedding, output)
@@ -168,8 +168,8 @@ def _write(
             )
             tensors = {}
             for name in names:
-                tensors[new_name(name)] = (
-                    _arranged(name, whole_tensor(name, shards, shapes[name]), params)
+                tensors[hugging_face_name(name)] = (
+                    _arranged(name, merge_shards(name, shards, shapes[name]), params)
                     .contiguous()
                     .clone()
                 )
@@ -184,7 +184,7 @@ def _write(
         )
 
 
-def new_name(name: str) -> str:
+def hugging_face_name(name: str) -> str:
     """A tensor's name in the Hugging Face layout."""
     if name in _OUTER:
         return _OUTER[name]
@@ -212,7 +212,7 @@ def _count(shape: Sequence[int]) -> int:
     return total
 
 
-def summary_lines(done: Summary, out: Path) -> Iterator[str]:
+def summary_lines(done: ConversionSummary, out: Path) -> Iterator[str]:
     """What a person should know of it."""
     yield (
         f"{done.parameters:,} parameters in {done.dtype}, {done.files} "

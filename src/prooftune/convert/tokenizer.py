@@ -80,7 +80,7 @@ _SAMPLES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class ConvertedTokenizer:
     """A tokenizer in transformers' form.
 
     Attributes:
@@ -96,7 +96,9 @@ class Converted:
     eos: list[int]
 
 
-def convert_tokenizer(path: Path, *, scaled_rope: bool, chat: bool, context: int) -> Converted:
+def convert_tokenizer(
+    path: Path, *, scaled_rope: bool, chat: bool, context: int
+) -> ConvertedTokenizer:
     """Convert a ``tokenizer.model``.
 
     Args:
@@ -139,7 +141,7 @@ def _ranks(path: Path) -> dict[bytes, int] | None:
 
 def _tiktoken(
     path: Path, ranks: dict[bytes, int], special: list[str], chat: bool, context: int
-) -> Converted:
+) -> ConvertedTokenizer:
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import TikTokenConverter
@@ -174,7 +176,7 @@ def _tiktoken(
     if chat:
         tokenizer.chat_template = _LLAMA_3_TEMPLATE
     _check(tokenizer, len(ranks) + len(special), path)
-    return Converted(
+    return ConvertedTokenizer(
         tokenizer,
         len(ranks) + len(special),
         len(ranks),
@@ -182,7 +184,7 @@ def _tiktoken(
     )
 
 
-def _sentencepiece(path: Path, chat: bool, context: int) -> Converted:
+def _sentencepiece(path: Path, chat: bool, context: int) -> ConvertedTokenizer:
     try:
         import sentencepiece
 
@@ -241,7 +243,7 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> Converted:
     if chat:
         tokenizer.chat_template = _LLAMA_2_TEMPLATE
     _check(tokenizer, pieces.GetPieceSize(), path)
-    return Converted(tokenizer, pieces.GetPieceSize(), pieces.bos_id(), [pieces.eos_id()])
+    return ConvertedTokenizer(tokenizer, pieces.GetPieceSize(), pieces.bos_id(), [pieces.eos_id()])
 
 
 def _check(tokenizer: Any, size: int, path: Path) -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.bundle import golden
-from prooftune.bundle.golden import Golden, limit
-from prooftune.bundle.manifest import GOLDEN, read_facts
+from prooftune.bundle.golden import GoldenRow, limit
+from prooftune.bundle.manifest import GOLDEN, read_manifest
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import diagnosis, ollama
-from prooftune.exporters.card import card
+from prooftune.exporters.card import render_card
 from prooftune.exporters.compare_outputs import ask
-from prooftune.exporters.formats import Format, known
+from prooftune.exporters.formats import Format, get_format
 from prooftune.exporters.gguf import FILE
-from prooftune.exporters.parity import Limits, Parity, compared, tokenisation
+from prooftune.exporters.parity import Parity, ParityLimits, summarize_parity, tokenization_mismatch
 from prooftune.exporters.runtimes import LlamaCpp, Runtime, Transformers
 from prooftune.models import loading
 from prooftune.utils.files import atomic_path, read_json, write_json
@@ -63,25 +63,25 @@ def export(
         UsageError: the format does not fit the bundle, or something that it needs is not installed.
         Failure: the artefact answers otherwise than the bundle does: it says where they part.
     """
-    chosen, facts = known(to), read_facts(bundle)
+    chosen, manifest = get_format(to), read_manifest(bundle)
     check_files(bundle)
-    _check_request(chosen, to, facts, out, unchecked)
-    limits = Limits(
+    _check_request(chosen, to, manifest, out, unchecked)
+    limits = ParityLimits(
         chosen.limits.agreement if agreement is None else agreement,
         chosen.limits.difference if difference is None else difference,
     )
-    rows = [] if unchecked else _golden(bundle, facts, rows_of)
-    if fault := diagnosis.prompt(bundle, facts, rows):
+    rows = [] if unchecked else _golden(bundle, manifest, rows_of)
+    if fault := diagnosis.prompt(bundle, manifest, rows):
         raise Failure(f"not exported: {bundle} does not render as its golden set says. {fault}")
     with atomic_path(out) as temporary:
         temporary.mkdir()
         with spinner(f"Writing {to}"):
-            chosen.write(bundle, facts, temporary)
-        parity = None if unchecked else _checked(bundle, facts, temporary, chosen, to, rows, limits)
-        record = _record(facts, to, temporary, parity, limits)
-        write_json(temporary / "bundle.json", facts)
+            chosen.write(bundle, manifest, temporary)
+        parity = None if unchecked else _checked(bundle, manifest, temporary, chosen, to, rows, limits)
+        record = _record(manifest, to, temporary, parity, limits)
+        write_json(temporary / "bundle.json", manifest)
         write_json(temporary / "export.json", record)
-        (temporary / "README.md").write_text(card(facts, record), encoding="utf-8")
+        (temporary / "README.md").write_text(render_card(manifest, record), encoding="utf-8")
     if parity is None:
         notify(
             f"{out} was NOT CHECKED: nobody knows whether it answers as the bundle does",
@@ -91,11 +91,11 @@ def export(
 
 
 def _check_request(
-    chosen: Format, to: str, facts: dict[str, Any], out: Path, unchecked: bool
+    chosen: Format, to: str, manifest: dict[str, Any], out: Path, unchecked: bool
 ) -> None:
     if out.exists() and not (out / "export.json").is_file():
         raise UsageError(f"{out} exists and is no earlier export; give --out another name")
-    if facts["objective"] == "head" and not chosen.heads:
+    if manifest["objective"] == "head" and not chosen.heads:
         raise UsageError(
             f"--to {to}: GGUF has no place for a classification head; export merged, int8, int4 "
             "or vllm, or tune "
@@ -116,7 +116,7 @@ def _check_request(
         )
 
 
-def _golden(bundle: Path, facts: dict[str, Any], rows_of: Path | None) -> list[Golden]:
+def _golden(bundle: Path, manifest: dict[str, Any], rows_of: Path | None) -> list[GoldenRow]:
     place = rows_of or bundle / GOLDEN
     if place.is_dir():
         seed = 0
@@ -130,9 +130,9 @@ def _golden(bundle: Path, facts: dict[str, Any], rows_of: Path | None) -> list[G
             "rows; --golden FILE.jsonl reads rows like those of golden.jsonl."
         )
     rows = golden.read(place)
-    missing = next((row.id for row in rows if set(facts["fields"]) - set(row.inputs)), None)
+    missing = next((row.id for row in rows if set(manifest["fields"]) - set(row.inputs)), None)
     if not rows or missing is not None:
-        fields = ", ".join(facts["fields"])
+        fields = ", ".join(manifest["fields"])
         raise UsageError(
             f"{place} is empty"
             if not rows
@@ -143,12 +143,12 @@ def _golden(bundle: Path, facts: dict[str, Any], rows_of: Path | None) -> list[G
 
 def _checked(
     bundle: Path,
-    facts: dict[str, Any],
+    manifest: dict[str, Any],
     folder: Path,
     chosen: Format,
     to: str,
-    rows: Sequence[Golden],
-    limits: Limits,
+    rows: Sequence[GoldenRow],
+    limits: ParityLimits,
 ) -> Parity:
     """Run the golden set through what was written.
 
@@ -156,34 +156,34 @@ def _checked(
         Failure: it is short of the limits.
     """
     tokenizer = loading.load_tokenizer(bundle / "tokenizer")
-    text = _texts(facts, folder, to, tokenizer)
+    text = _texts(manifest, folder, to, tokenizer)
     with spinner(f"Running {len(rows)} golden rows through {to}"), measure_cost() as cost:
         started = time.perf_counter()
-        runtime = _runtime(chosen, facts, folder, rows)
+        runtime = _runtime(chosen, manifest, folder, rows)
         loaded = time.perf_counter() - started
-        if fault := _stop_fault(runtime, facts) or tokenisation(
-            runtime, facts, rows, text, tokenizer
+        if fault := _stop_fault(runtime, manifest) or tokenization_mismatch(
+            runtime, manifest, rows, text, tokenizer
         ):
             raise Failure(f"not exported: {to} does not read what the bundle reads. {fault}")
         # What others send as one text is tokenised as one: it may come to other tokens where a
         # field begins or ends.
-        whole = [runtime.tokenise(text(row), special=True, start=True) for row in rows]
+        whole = [runtime.tokenize(text(row), special=True, start=True) for row in rows]
         asked = whole if to == "ollama" else [row.prompt for row in rows]
         said = [
-            ask(runtime, facts, row, ids, written=to == "ollama")
+            ask(runtime, manifest, row, ids, written=to == "ollama")
             for row, ids in zip(rows, asked, strict=True)
         ]
-    parity = compared(
+    parity = summarize_parity(
         runtime,
         said,
         [ids == row.prompt for ids, row in zip(whole, rows, strict=True)],
         cost,
         loaded,
-        not facts["labels"],
+        not manifest["labels"],
     )
     if misses := parity.misses(limits):
         where = (
-            diagnosis.layers(bundle, facts, runtime, rows, chosen.tolerance)
+            diagnosis.layers(bundle, manifest, runtime, rows, chosen.tolerance)
             if isinstance(runtime, Transformers)
             else _elsewhere(rows, whole, to)
         )
@@ -195,25 +195,29 @@ def _checked(
 
 
 def _runtime(
-    chosen: Format, facts: dict[str, Any], folder: Path, rows: Sequence[Golden]
+    chosen: Format, manifest: dict[str, Any], folder: Path, rows: Sequence[GoldenRow]
 ) -> Runtime:
     if chosen.runtime == "transformers":
-        return Transformers(folder, facts["objective"] == "head")
+        return Transformers(folder, manifest["objective"] == "head")
     longest = max(len(row.prompt) for row in rows)
-    room = max(limit(facts), ollama.longest_label(facts), *(len(row.answer_ids) for row in rows))
+    room = max(
+        limit(manifest), ollama.max_label_tokens(manifest), *(len(row.answer_ids) for row in rows)
+    )
     return LlamaCpp(folder / FILE, longest + room + 16)
 
 
-def _texts(facts: dict[str, Any], folder: Path, to: str, tokenizer: Any) -> Callable[[Golden], str]:
+def _texts(
+    manifest: dict[str, Any], folder: Path, to: str, tokenizer: Any
+) -> Callable[[GoldenRow], str]:
     """How the prompt of a row is written as text: by Ollama's template, or by the bundle's own
     parts.
 
     The start token is left out where the artefact adds it by itself.
     """
-    before, between, after = ollama.prompt_texts(facts, tokenizer)
+    before, between, after = ollama.split_prompt(manifest, tokenizer)
 
-    def text(row: Golden) -> str:
-        said = ollama.middle(facts, between, row.inputs)
+    def text(row: GoldenRow) -> str:
+        said = ollama.middle(manifest, between, row.inputs)
         whole = before + said + after
         if to == "ollama" and (found := ollama.rendered(folder / "Modelfile", said)) != whole:
             raise Failure(
@@ -226,16 +230,16 @@ def _texts(facts: dict[str, Any], folder: Path, to: str, tokenizer: Any) -> Call
     return text
 
 
-def _stop_fault(runtime: Runtime, facts: dict[str, Any]) -> str | None:
-    if isinstance(runtime, LlamaCpp) and not runtime.ends_at(facts["tokens"]["stop"]):
+def _stop_fault(runtime: Runtime, manifest: dict[str, Any]) -> str | None:
+    if isinstance(runtime, LlamaCpp) and not runtime.ends_at(manifest["tokens"]["stop"]):
         return (
             "stop token: llama.cpp does not end an answer at the bundle's stop token (id "
-            f"{facts['tokens']['stop']})"
+            f"{manifest['tokens']['stop']})"
         )
     return None
 
 
-def _elsewhere(rows: Sequence[Golden], whole: Sequence[Sequence[int]], to: str) -> str:
+def _elsewhere(rows: Sequence[GoldenRow], whole: Sequence[Sequence[int]], to: str) -> str:
     """What can be said where the runtime shows no hidden states."""
     other = sum(list(ids) != row.prompt for ids, row in zip(whole, rows, strict=True))
     if to == "ollama" and other:
@@ -253,7 +257,7 @@ def _elsewhere(rows: Sequence[Golden], whole: Sequence[Sequence[int]], to: str) 
 
 
 def _record(
-    facts: dict[str, Any], to: str, folder: Path, parity: Parity | None, limits: Limits
+    manifest: dict[str, Any], to: str, folder: Path, parity: Parity | None, limits: ParityLimits
 ) -> dict[str, Any]:
     sizes = {
         str(path.relative_to(folder)): path.stat().st_size
@@ -264,9 +268,9 @@ def _record(
         "format": to,
         "prooftune_version": __version__,
         "checked": parity is not None,
-        "model": facts["model"]["name"],
-        "variant": facts["variant"],
-        "task": facts["task"],
+        "model": manifest["model"]["name"],
+        "variant": manifest["variant"],
+        "task": manifest["task"],
         "limits": {"agreement": limits.agreement, "mean_difference": limits.difference},
         "parity": parity.to_json() if parity else None,
         "size_bytes": sum(sizes.values()),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from prooftune.bundle.card import plain_code, prompt_code
+from prooftune.bundle.card import prompt_code, transformers_code
 from prooftune.bundle.golden import limit
 from prooftune.exporters import vllm
-from prooftune.exporters.compare_outputs import compares_labels
+from prooftune.exporters.compare_outputs import scores_labels
 from prooftune.exporters.gguf import FILE
 
 COLUMNS = (
@@ -27,14 +27,14 @@ COLUMNS = (
 """Columns of the parity table; docs/export.md says what they mean."""
 
 
-def card(facts: dict[str, Any], record: dict[str, Any]) -> str:
+def render_card(manifest: dict[str, Any], record: dict[str, Any]) -> str:
     """The card as Markdown.
 
     Args:
         facts: the content of ``bundle.json``.
         record: the content of ``export.json``.
     """
-    return f"""# {facts["variant"]} of {facts["model"]["name"]}, {record["format"]}
+    return f"""# {manifest["variant"]} of {manifest["model"]["name"]}, {record["format"]}
 
 {_checked(record)}
 
@@ -42,7 +42,7 @@ def card(facts: dict[str, Any], record: dict[str, Any]) -> str:
 
 ## Use it
 
-{_use(facts, record["format"])}
+{_use(manifest, record["format"])}
 """
 
 
@@ -142,33 +142,33 @@ def _nats(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _use(facts: dict[str, Any], to: str) -> str:
+def _use(manifest: dict[str, Any], to: str) -> str:
     if to == "ollama":
-        return _OLLAMA.replace("PROMPT", _said(facts))
+        return _OLLAMA.replace("PROMPT", _said(manifest))
     if to.startswith("gguf"):
-        return _gguf(facts)
-    code = f"```python\n{plain_code({**facts, 'part': 'model'}, 'THIS_FOLDER', 'THIS_FOLDER')}```"
+        return _gguf(manifest)
+    code = f"```python\n{transformers_code({**manifest, 'part': 'model'}, 'THIS_FOLDER', 'THIS_FOLDER')}```"
     if to != "vllm":
         return (
             "With transformers "
             f"alone{' and bitsandbytes' if to.startswith('int') else ''}:\n\n{code}"
         )
     return (
-        f"```\n{vllm.command(facts)}\n```\n\nin this folder, then\n\n```python\nimport "
+        f"```\n{vllm.command(manifest)}\n```\n\nin this folder, then\n\n```python\nimport "
         "json\nimport requests\n"
         f"from transformers import AutoTokenizer\n\n{prompt_code('THIS_FOLDER', 'THIS_FOLDER')}\n"
-        f"texts = {_texts(facts)}\n{vllm.request(facts)}\n```\n\n"
+        f"texts = {_texts(manifest)}\n{vllm.request(manifest)}\n```\n\n"
         "The check was made with transformers, on the same files; vLLM itself was not run."
     )
 
 
-def _texts(facts: dict[str, Any]) -> str:
-    return "{" + ", ".join(f'"{name}": "…"' for name in facts["fields"]) + "}"
+def _texts(manifest: dict[str, Any]) -> str:
+    return "{" + ", ".join(f'"{name}": "…"' for name in manifest["fields"]) + "}"
 
 
-def _said(facts: dict[str, Any]) -> str:
+def _said(manifest: dict[str, Any]) -> str:
     """What is sent as the prompt: the fields, and what stands between them."""
-    fields = [part for part in facts["tokens"]["prompt"] if isinstance(part, str)]
+    fields = [part for part in manifest["tokens"]["prompt"] if isinstance(part, str)]
     return (
         f"the {fields[0]}"
         if len(fields) == 1
@@ -190,12 +190,12 @@ else (`system`, several messages): the bundle was not tuned on it. Control token
 and as text by the bundle."""
 
 
-def _gguf(facts: dict[str, Any]) -> str:
+def _gguf(manifest: dict[str, Any]) -> str:
     tail = (
-        f"""said = model.create_completion(ids, max_tokens={limit(facts)}, temperature=0)
+        f"""said = model.create_completion(ids, max_tokens={limit(manifest)}, temperature=0)
 print(said["choices"][0]["text"])
 """
-        if not compares_labels(facts)
+        if not scores_labels(manifest)
         else """scores = {}
 for label, answer in facts["tokens"]["labels"].items():
     model.reset()
@@ -203,7 +203,7 @@ for label, answer in facts["tokens"]["labels"].items():
     rows = Llama.logits_to_logprobs(model.scores[: model.n_tokens])
     scores[label] = sum(float(rows[len(ids) - 1 + i][token]) for i, token in enumerate(answer))MEAN
 print(max(scores, key=scores.get))
-""".replace("MEAN", " / len(answer)" if facts["scoring"]["normalize"] == "length" else "")
+""".replace("MEAN", " / len(answer)" if manifest["scoring"]["normalize"] == "length" else "")
     )
     return f"""With llama-cpp-python; the prompt goes as token ids, fixed parts as they are and every text by itself:
 
@@ -213,7 +213,7 @@ from llama_cpp import Llama
 
 model = Llama("THIS_FOLDER/{FILE}", n_ctx=2048, logits_all=True, verbose=False)
 facts = json.load(open("THIS_FOLDER/bundle.json", encoding="utf-8"))
-texts = {_texts(facts)}
+texts = {_texts(manifest)}
 ids = []
 for part in facts["tokens"]["prompt"]:
     ids += part if isinstance(part, list) else model.tokenize(texts[part].encode(), add_bos=False, special=False)

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from prooftune.bundle.golden import Golden, limit
+from prooftune.bundle.golden import GoldenRow, limit
 from prooftune.evaluation.answers.squad import f1
-from prooftune.exporters.ollama import longest_label
+from prooftune.exporters.ollama import max_label_tokens
 from prooftune.exporters.runtimes import Floats, Runtime
 from prooftune.tasks.citations import parse_citations
 from prooftune.tasks.classification import parse_label
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class GoldenResult:
     """What an artefact says to one golden row, and how far it is from what the bundle said.
 
     Attributes:
@@ -40,29 +40,29 @@ class Said:
     tokens: tuple[int, int] | None = None
 
 
-def by_parts(runtime: Runtime, facts: dict[str, Any], row: Golden) -> list[int]:
+def tokenize_by_part(runtime: Runtime, manifest: dict[str, Any], row: GoldenRow) -> list[int]:
     """The prompt as the bundle's card says: fixed parts are ids, every text is tokenised by itself."""
     ids: list[int] = []
-    for part in facts["tokens"]["prompt"]:
-        ids += part if isinstance(part, list) else runtime.tokenise(row.inputs[part], special=False)
+    for part in manifest["tokens"]["prompt"]:
+        ids += part if isinstance(part, list) else runtime.tokenize(row.inputs[part], special=False)
     return ids
 
 
-def compares_labels(facts: dict[str, Any]) -> bool:
+def scores_labels(manifest: dict[str, Any]) -> bool:
     """Whether labels are compared by their log-probabilities; otherwise the model writes."""
-    return bool(facts["labels"]) and (
-        facts["objective"] == "head" or facts["scoring"]["method"] == "likelihood"
+    return bool(manifest["labels"]) and (
+        manifest["objective"] == "head" or manifest["scoring"]["method"] == "likelihood"
     )
 
 
 def ask(
     runtime: Runtime,
-    facts: dict[str, Any],
-    row: Golden,
+    manifest: dict[str, Any],
+    row: GoldenRow,
     ids: Sequence[int],
     *,
     written: bool = False,
-) -> Said:
+) -> GoldenResult:
     """Ask for one row.
 
     Args:
@@ -73,27 +73,27 @@ def ask(
         written: whether the label counts that the model writes, as in programs that can do nothing
             else.
     """
-    if not compares_labels(facts):
-        return _answered(runtime, facts, row, ids)
-    found = _label_log_probs(runtime, facts, ids)
+    if not scores_labels(manifest):
+        return _answered(runtime, manifest, row, ids)
+    found = _label_log_probs(runtime, manifest, ids)
     differences = tuple(abs(float(a - b)) for a, b in zip(found, row.log_probs, strict=True))
     shift = np.array(row.shift or (0.0,))
-    before = facts["labels"][int(np.argmax(np.array(row.log_probs) + shift))]
-    output = facts["labels"][int(np.argmax(found + shift))]
+    before = manifest["labels"][int(np.argmax(np.array(row.log_probs) + shift))]
+    output = manifest["labels"][int(np.argmax(found + shift))]
     if written:
-        said = runtime.write(ids, facts["tokens"]["stop"], longest_label(facts))
-        output = parse_label(_text(runtime, facts, said), facts["labels"]) or ""
+        said = runtime.write(ids, manifest["tokens"]["stop"], max_label_tokens(manifest))
+        output = parse_label(_text(runtime, manifest, said), manifest["labels"]) or ""
     right = (
         None if row.target is None else (float(output == row.target), float(before == row.target))
     )
-    return Said(output, output == before, differences, *(right or (None, None)))
+    return GoldenResult(output, output == before, differences, *(right or (None, None)))
 
 
-def _label_log_probs(runtime: Runtime, facts: dict[str, Any], ids: Sequence[int]) -> Floats:
+def _label_log_probs(runtime: Runtime, manifest: dict[str, Any], ids: Sequence[int]) -> Floats:
     """Log-probabilities [labels] that sum to 1 in probability."""
-    if facts["objective"] == "head":
+    if manifest["objective"] == "head":
         return runtime.classes(ids)
-    labels = list(facts["tokens"]["labels"].values())
+    labels = list(manifest["tokens"]["labels"].values())
     first = runtime.log_probs(ids, 1)[0] if any(len(label) == 1 for label in labels) else None
     sums = []
     for label in labels:
@@ -103,14 +103,16 @@ def _label_log_probs(runtime: Runtime, facts: dict[str, Any], ids: Sequence[int]
             else first[None]
         )
         each = [float(row[token]) for row, token in zip(rows, label, strict=True)]
-        sums.append(sum(each) / (len(each) if facts["scoring"]["normalize"] == "length" else 1))
+        sums.append(sum(each) / (len(each) if manifest["scoring"]["normalize"] == "length" else 1))
     scores = np.array(sums)
     found: Floats = scores - np.logaddexp.reduce(scores)
     return found
 
 
-def _answered(runtime: Runtime, facts: dict[str, Any], row: Golden, ids: Sequence[int]) -> Said:
-    text = _text(runtime, facts, runtime.write(ids, facts["tokens"]["stop"], limit(facts)))
+def _answered(
+    runtime: Runtime, manifest: dict[str, Any], row: GoldenRow, ids: Sequence[int]
+) -> GoldenResult:
+    text = _text(runtime, manifest, runtime.write(ids, manifest["tokens"]["stop"], limit(manifest)))
     differences: tuple[float, ...] = ()
     tokens: tuple[int, int] | None = None
     if row.answer_ids and row.answer_log_prob is not None:
@@ -118,32 +120,32 @@ def _answered(runtime: Runtime, facts: dict[str, Any], row: Golden, ids: Sequenc
         total = sum(float(each[token]) for each, token in zip(rows, row.answer_ids, strict=True))
         differences = (abs(total - row.answer_log_prob) / len(row.answer_ids),)
         tokens = int((rows.argmax(axis=1) == np.array(row.answer_ids)).sum()), len(row.answer_ids)
-    if facts["labels"]:
+    if manifest["labels"]:
         output, before = (
-            parse_label(text, facts["labels"]) or "",
-            parse_label(row.answer, facts["labels"]) or "",
+            parse_label(text, manifest["labels"]) or "",
+            parse_label(row.answer, manifest["labels"]) or "",
         )
         right = (
             None
             if row.target is None
             else (float(output == row.target), float(before == row.target))
         )
-        return Said(output, output == before, differences, *(right or (None, None)))
+        return GoldenResult(output, output == before, differences, *(right or (None, None)))
     quality, usual = (
         (None, None)
         if row.references is None
-        else (_overlap(text, row, facts), _overlap(row.answer, row, facts))
+        else (_overlap(text, row, manifest), _overlap(row.answer, row, manifest))
     )
-    return Said(text, text == row.answer, differences, quality, usual, tokens)
+    return GoldenResult(text, text == row.answer, differences, quality, usual, tokens)
 
 
-def _text(runtime: Runtime, facts: dict[str, Any], ids: Sequence[int]) -> str:
-    stop = facts["tokens"]["stop"]
+def _text(runtime: Runtime, manifest: dict[str, Any], ids: Sequence[int]) -> str:
+    stop = manifest["tokens"]["stop"]
     kept = list(ids[: list(ids).index(stop)]) if stop in ids else list(ids)
     return runtime.decode(kept).strip()
 
 
-def _overlap(text: str, row: Golden, facts: dict[str, Any]) -> float:
+def _overlap(text: str, row: GoldenRow, manifest: dict[str, Any]) -> float:
     answer, _ = parse_citations(text)
-    says_none = answer.strip().casefold() == facts["answering"]["no_answer"].casefold()
+    says_none = answer.strip().casefold() == manifest["answering"]["no_answer"].casefold()
     return f1("" if says_none else answer, row.references or ())

@@ -8,8 +8,8 @@ from typing import Any
 
 from prooftune import recipe
 from prooftune.bundle import golden
-from prooftune.bundle.golden import Golden
-from prooftune.bundle.load import base_folder, load
+from prooftune.bundle.golden import GoldenRow
+from prooftune.bundle.load import base_model_folder, load
 from prooftune.exporters.merged import merge
 from prooftune.exporters.parity import first_difference
 from prooftune.exporters.runtimes import Transformers
@@ -21,16 +21,16 @@ _ROWS = 4
 """Golden rows whose hidden states are compared."""
 
 
-def prompt(bundle: Path, facts: dict[str, Any], rows: Sequence[Golden]) -> str | None:
+def prompt(bundle: Path, manifest: dict[str, Any], rows: Sequence[GoldenRow]) -> str | None:
     """Where the bundle's own rendering no longer gives the prompts of its golden set; None where it
     does."""
     tokenizer = loading.load_tokenizer(bundle / "tokenizer")
-    encoder = PromptEncoder(Rendering.from_json(facts["rendering"]), tokenizer, facts["fields"])
+    encoder = PromptEncoder(Rendering.from_json(manifest["rendering"]), tokenizer, manifest["fields"])
     start = tokenizer.bos_token_id
     for row in rows:
         ids = [
             i
-            for part in facts["tokens"]["prompt"]
+            for part in manifest["tokens"]["prompt"]
             for i in (
                 part
                 if isinstance(part, list)
@@ -70,9 +70,9 @@ def differing_text(here: str, there: str) -> str:
 
 def layers(
     bundle: Path,
-    facts: dict[str, Any],
+    manifest: dict[str, Any],
     exported: Transformers,
-    rows: Sequence[Golden],
+    rows: Sequence[GoldenRow],
     tolerance: float,
 ) -> str:
     """The first layer whose hidden states differ from the bundle's, in words.
@@ -84,7 +84,7 @@ def layers(
         tolerance: share of the hidden states' size that two equal layers may differ by: rounding,
             or quantisation.
     """
-    reference = merge(bundle, facts)
+    reference = merge(bundle, manifest)
     if str(exported.model.dtype) == "torch.float32":
         reference.float()
     ours = _Held(reference)
@@ -113,10 +113,10 @@ def layers(
         f"first differing layer: {names[first]} of {len(worst) - 1} layers (hidden states "
         f"differ by {worst[first]:.2%})"
     )
-    return found + (_is_untuned(facts, exported, rows) if facts["part"] == "adapter" else "")
+    return found + (_is_untuned(manifest, exported, rows) if manifest["part"] == "adapter" else "")
 
 
-def _unlike_itself(bundle: Path, rows: Sequence[Golden]) -> str:
+def _unlike_itself(bundle: Path, rows: Sequence[GoldenRow]) -> str:
     """Why an export in which no layer differs answers otherwise: by what the bundle says now to the
     same rows."""
     # Golden sets are made in float32 where that fits, and in the bundle's own arithmetic otherwise.
@@ -138,7 +138,7 @@ def _unlike_itself(bundle: Path, rows: Sequence[Golden]) -> str:
     )
 
 
-def _moved(loaded: Any, rows: Sequence[Golden]) -> float:
+def _moved(loaded: Any, rows: Sequence[GoldenRow]) -> float:
     """The largest difference, in nats, between what the bundle says now and what the golden rows
     say."""
     now = golden.make(loaded, [Example(row.id, row.inputs) for row in rows])
@@ -150,7 +150,7 @@ def _moved(loaded: Any, rows: Sequence[Golden]) -> float:
     return max((abs(a - b) for a, b in pairs), default=0.0)
 
 
-def _figures(row: Golden) -> list[float]:
+def _figures(row: GoldenRow) -> list[float]:
     return list(row.log_probs) or [row.answer_log_prob or 0.0]
 
 
@@ -170,10 +170,10 @@ def _heads_differ(exported: Any, reference: Any) -> bool:
     return bool(ours.shape != theirs.shape or (ours - theirs).norm() > 0.05 * theirs.norm())
 
 
-def _is_untuned(facts: dict[str, Any], exported: Transformers, rows: Sequence[Golden]) -> str:
+def _is_untuned(manifest: dict[str, Any], exported: Transformers, rows: Sequence[GoldenRow]) -> str:
     """Says so where the export answers as the untuned model: the commonest way to lose what was
     trained."""
-    base = base_folder(facts)
+    base = base_model_folder(manifest)
     options = recipe.Model(name=str(base), dtype="float32", attention="eager")
     untuned = _Held(loading.load_model(base, options))
     ids = rows[0].prompt

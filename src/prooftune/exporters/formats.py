@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from prooftune.errors import UsageError, nearest
 from prooftune.exporters import gguf, merged, ollama, quantized, vllm
-from prooftune.exporters.parity import Limits
+from prooftune.exporters.parity import ParityLimits
 from prooftune.models import loading
 
 Write = Callable[[Path, dict[str, Any], Path], None]
@@ -33,14 +33,14 @@ class Format:
     about: str
     write: Write
     runtime: Literal["transformers", "llama.cpp"]
-    limits: Limits
+    limits: ParityLimits
     tolerance: float = 0.02
     heads: bool = True
 
 
-def _ollama(bundle: Path, facts: dict[str, Any], out: Path) -> None:
-    text = ollama.modelfile(facts, loading.load_tokenizer(bundle / "tokenizer"))
-    gguf.write(bundle, facts, out, "q8_0")
+def _ollama(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
+    text = ollama.modelfile(manifest, loading.load_tokenizer(bundle / "tokenizer"))
+    gguf.write(bundle, manifest, out, "q8_0")
     (out / "Modelfile").write_text(text, encoding="utf-8")
 
 
@@ -50,7 +50,7 @@ def _gguf(kind: str) -> Write:
 
 # Of 64 rows one that was undecided may go the other way where weights are rounded to 16 bits. 8 and
 # 4 bits may cost this, and not more unsaid.
-_EXACT, _EIGHT, _FOUR = Limits(0.98, 0.05), Limits(0.95, 0.15), Limits(0.9, 0.5)
+_EXACT, _EIGHT, _FOUR = ParityLimits(0.98, 0.05), ParityLimits(0.95, 0.15), ParityLimits(0.9, 0.5)
 
 FORMATS: dict[str, Format] = {
     "merged": Format(
@@ -91,7 +91,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def known(name: str) -> Format:
+def get_format(name: str) -> Format:
     """The format of that name.
 
     Raises:

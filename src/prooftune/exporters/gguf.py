@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import merged
-from prooftune.exporters.gguf_vocabulary import Vocabulary, vocabulary
+from prooftune.exporters.gguf_vocabulary import Vocabulary, build_vocabulary
 from prooftune.models import loading
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "gemma2": "gemma2"}
 """transformers' model types -> llama.cpp's architectures."""
 
 
-def write(bundle: Path, facts: dict[str, Any], out: Path, kind: str) -> None:
+def write(bundle: Path, manifest: dict[str, Any], out: Path, kind: str) -> None:
     """Write ``model.gguf``.
 
     Args:
@@ -39,9 +39,9 @@ def write(bundle: Path, facts: dict[str, Any], out: Path, kind: str) -> None:
         library = _llama_cpp()
         whole = out / "whole.gguf"
         write_model(
-            merged.merge(bundle, facts),
+            merged.merge(bundle, manifest),
             loading.load_tokenizer(bundle / "tokenizer"),
-            facts,
+            manifest,
             whole,
             "f16",
         )
@@ -49,15 +49,17 @@ def write(bundle: Path, facts: dict[str, Any], out: Path, kind: str) -> None:
         whole.unlink()
         return
     write_model(
-        merged.merge(bundle, facts),
+        merged.merge(bundle, manifest),
         loading.load_tokenizer(bundle / "tokenizer"),
-        facts,
+        manifest,
         out / FILE,
         kind,
     )
 
 
-def write_model(model: Any, tokenizer: Any, facts: dict[str, Any], path: Path, kind: str) -> None:
+def write_model(
+    model: Any, tokenizer: Any, manifest: dict[str, Any], path: Path, kind: str
+) -> None:
     """Write a merged model with its tokenizer; see `write`."""
     from gguf import GGUFWriter, LlamaFileType
 
@@ -72,7 +74,7 @@ def write_model(model: Any, tokenizer: Any, facts: dict[str, Any], path: Path, k
     writer = GGUFWriter(path, architecture)
     writer.add_file_type(LlamaFileType.MOSTLY_Q8_0 if kind == "q8_0" else LlamaFileType.MOSTLY_F16)
     _add_shape(writer, config)
-    _add_vocabulary(writer, tokenizer, facts, vocabulary(tokenizer, config.vocab_size))
+    _add_vocabulary(writer, tokenizer, manifest, build_vocabulary(tokenizer, config.vocab_size))
     for name, values in _tensors(model, architecture):
         _add_tensor(writer, name, values, kind)
     writer.write_header_to_file()
@@ -137,17 +139,17 @@ def _add_gemma2(writer: GGUFWriter, config: Any, size: int) -> None:
 
 
 def _add_vocabulary(
-    writer: GGUFWriter, tokenizer: Any, facts: dict[str, Any], known: Vocabulary
+    writer: GGUFWriter, tokenizer: Any, manifest: dict[str, Any], vocab: Vocabulary
 ) -> None:
-    writer.add_tokenizer_model(known.model)
-    writer.add_tokenizer_pre(known.splitting)
-    writer.add_token_list(known.tokens)
-    writer.add_token_types(known.types)
-    if known.merges:
-        writer.add_token_merges(known.merges)
-    if known.scores:
-        writer.add_token_scores(known.scores)
-    stop = facts["tokens"]["stop"]
+    writer.add_tokenizer_model(vocab.model)
+    writer.add_tokenizer_pre(vocab.splitting)
+    writer.add_token_list(vocab.tokens)
+    writer.add_token_types(vocab.types)
+    if vocab.merges:
+        writer.add_token_merges(vocab.merges)
+    if vocab.scores:
+        writer.add_token_scores(vocab.scores)
+    stop = manifest["tokens"]["stop"]
     # What ends an answer here must end one there, whatever the base model ended its texts with.
     writer.add_eos_token_id(stop if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
     writer.add_eot_token_id(stop)
@@ -160,9 +162,9 @@ def _add_vocabulary(
             add(value)
     # llama.cpp adds the start token exactly where this tokenizer would: the prompt's text never
     # brings a second one.
-    writer.add_add_bos_token(known.adds_start)
+    writer.add_add_bos_token(vocab.adds_bos)
     writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(known.adds_space)
+    writer.add_add_space_prefix(vocab.adds_space_prefix)
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)
 

@@ -58,11 +58,11 @@ class Vocabulary:
     types: list[int]
     merges: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
-    adds_start: bool = False
-    adds_space: bool = False
+    adds_bos: bool = False
+    adds_space_prefix: bool = False
 
 
-def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
+def build_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     """Describe a tokenizer for a model with `size` embedding rows.
 
     Raises:
@@ -75,7 +75,7 @@ def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
             f"GGUF: a tokenizer of type {model['type']} is not known here; known: BPE. {_OTHERWISE}"
         )
     tokens, types = _tokens(described, size)
-    start = adds_start(tokenizer)
+    start = adds_bos(tokenizer)
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
     if model.get("byte_fallback"):
         # SentencePiece merges what gives the best token, a list of merges the first pair: the same,
@@ -95,8 +95,8 @@ def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
             tokens,
             types,
             scores=scores,
-            adds_start=start,
-            adds_space=_adds_space(described),
+            adds_bos=start,
+            adds_space_prefix=_adds_space(described),
         )
     return Vocabulary(
         "gpt2",
@@ -104,11 +104,11 @@ def vocabulary(tokenizer: Any, size: int) -> Vocabulary:
         tokens,
         types,
         [f"{a} {b}" for a, b in merges],
-        adds_start=start,
+        adds_bos=start,
     )
 
 
-def adds_start(tokenizer: Any) -> bool:
+def adds_bos(tokenizer: Any) -> bool:
     """Whether the tokenizer puts its start token before a text by itself."""
     start = tokenizer.bos_token_id
     return start is not None and tokenizer("").input_ids[:1] == [start]

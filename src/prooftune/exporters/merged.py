@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from prooftune.bundle.load import base_folder, options_of
+from prooftune.bundle.load import base_model_folder, model_options
 from prooftune.models import loading
 from prooftune.utils.files import read_json
 
 
-def merge(bundle: Path, facts: dict[str, Any]) -> Any:
+def merge(bundle: Path, manifest: dict[str, Any]) -> Any:
     """A plain transformers model that answers as the bundle does.
 
     The products of the adapter are added in float32; the sum is rounded once, to the type that the
@@ -22,19 +22,22 @@ def merge(bundle: Path, facts: dict[str, Any]) -> Any:
     these stand for: into the 4-bit weights themselves it would be rounded away, and the original
     weights are not what it was trained to correct.
     """
-    labels = facts["labels"] if facts["objective"] == "head" else None
-    if facts["part"] == "model":
+    labels = manifest["labels"] if manifest["objective"] == "head" else None
+    if manifest["part"] == "model":
         model: Any = _plain(bundle / "model", labels)
     else:
         from peft import PeftModel
 
-        folder = base_folder(facts)
+        folder = base_model_folder(manifest)
         base = _plain(folder, labels)
-        if facts["quantization"]:
+        if manifest["quantization"]:
             _put_dequantised(
                 base,
                 loading.load_model(
-                    folder, options_of(facts), quantization=facts["quantization"], labels=labels
+                    folder,
+                    model_options(manifest),
+                    quantization=manifest["quantization"],
+                    labels=labels,
                 ),
             )
         model = PeftModel.from_pretrained(base, str(bundle / "adapter")).merge_and_unload(
@@ -47,16 +50,16 @@ def merge(bundle: Path, facts: dict[str, Any]) -> Any:
     return model.eval()
 
 
-def write(bundle: Path, facts: dict[str, Any], out: Path) -> None:
+def write(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
     """Model, tokenizer with its chat template, and how to generate: what ``from_pretrained`` of
     anybody reads."""
     from transformers import GenerationConfig
 
-    model = merge(bundle, facts)
+    model = merge(bundle, manifest)
     tokenizer = loading.load_tokenizer(bundle / "tokenizer")
-    stop = facts["tokens"]["stop"]
+    stop = manifest["tokens"]["stop"]
     model.config.pad_token_id = tokenizer.pad_token_id
-    if facts["objective"] != "head":
+    if manifest["objective"] != "head":
         # The base's own settings may sample, or punish repetition, which no bundle does; and they
         # do not know its stop token.
         model.generation_config = GenerationConfig(

@@ -10,70 +10,70 @@ from typing import Any
 from prooftune.bundle.golden import limit
 from prooftune.errors import UsageError
 from prooftune.exporters.gguf import FILE
-from prooftune.exporters.gguf_vocabulary import adds_start
+from prooftune.exporters.gguf_vocabulary import adds_bos
 
 _PROMPT = "{{ .Prompt }}"
 _QUOTED = re.compile(r'\{\{ "((?:[^"\\]|\\.)*)" \}\}')
 
 
-def prompt_texts(facts: dict[str, Any], tokenizer: Any) -> tuple[str, list[str], str]:
+def split_prompt(manifest: dict[str, Any], tokenizer: Any) -> tuple[str, list[str], str]:
     """The prompt's text before the first field, what stands from there to the last one (field names
     and fixed texts in turn), and the text after it. The start token is left out where the tokenizer
     adds it by itself."""
-    parts = list(facts["tokens"]["prompt"])
+    parts = list(manifest["tokens"]["prompt"])
     if (
         parts
         and isinstance(parts[0], list)
-        and adds_start(tokenizer)
+        and adds_bos(tokenizer)
         and parts[0][:1] == [tokenizer.bos_token_id]
     ):
         parts[0] = parts[0][1:]
     fields = [i for i, part in enumerate(parts) if isinstance(part, str)]
-    texts = [part if isinstance(part, str) else text_of(tokenizer, part) for part in parts]
+    texts = [part if isinstance(part, str) else decode_fixed(tokenizer, part) for part in parts]
     first, last = fields[0], fields[-1]
     return "".join(texts[:first]), texts[first : last + 1], "".join(texts[last + 1 :])
 
 
-def text_of(tokenizer: Any, ids: list[int]) -> str:
+def decode_fixed(tokenizer: Any, ids: list[int]) -> str:
     """The text of the prompt's fixed ids, control tokens included."""
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def middle(facts: dict[str, Any], between: list[str], inputs: dict[str, str]) -> str:
+def middle(manifest: dict[str, Any], between: list[str], inputs: dict[str, str]) -> str:
     """What a user of Ollama sends as the prompt: the fields with the fixed text that stands between
     them."""
     return "".join(inputs[part] if i % 2 == 0 else part for i, part in enumerate(between))
 
 
-def modelfile(facts: dict[str, Any], tokenizer: Any) -> str:
+def modelfile(manifest: dict[str, Any], tokenizer: Any) -> str:
     """The Modelfile. Temperature 0 and the bundle's own stop token: what the bundle would write,
     and no more.
 
     Raises:
         UsageError: the prompt's fixed text holds three quotes in a row, which a Modelfile cannot.
     """
-    before, _, after = prompt_texts(facts, tokenizer)
+    before, _, after = split_prompt(manifest, tokenizer)
     template = f"{_escaped(before)}{_PROMPT}{_escaped(after)}{{{{ .Response }}}}"
     if '"""' in template:
         raise UsageError(
             'Ollama: a Modelfile cannot hold three quotes in a row (""") in its template; change '
             "prompt.template"
         )
-    context = facts["rendering"]["max_length"] + sum(
-        len(part) for part in facts["tokens"]["prompt"] if isinstance(part, list)
+    context = manifest["rendering"]["max_length"] + sum(
+        len(part) for part in manifest["tokens"]["prompt"] if isinstance(part, list)
     )
     return f"""FROM ./{FILE}
 TEMPLATE \"\"\"{template}\"\"\"
-PARAMETER stop "{text_of(tokenizer, [facts["tokens"]["stop"]])}"
+PARAMETER stop "{decode_fixed(tokenizer, [manifest["tokens"]["stop"]])}"
 PARAMETER temperature 0
-PARAMETER num_predict {max(limit(facts), longest_label(facts))}
-PARAMETER num_ctx {context + limit(facts)}
+PARAMETER num_predict {max(limit(manifest), max_label_tokens(manifest))}
+PARAMETER num_ctx {context + limit(manifest)}
 """
 
 
-def longest_label(facts: dict[str, Any]) -> int:
+def max_label_tokens(manifest: dict[str, Any]) -> int:
     """Tokens of the longest label with its stop token; 0 where there are none."""
-    return max((len(ids) + 1 for ids in facts["tokens"].get("labels", {}).values()), default=0)
+    return max((len(ids) + 1 for ids in manifest["tokens"].get("labels", {}).values()), default=0)
 
 
 def rendered(file: Path, prompt: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from prooftune.bundle.golden import Golden
+from prooftune.bundle.golden import GoldenRow
 from prooftune.evaluation.statistics import paired_difference, wilson_interval
-from prooftune.exporters.compare_outputs import Said, by_parts
+from prooftune.exporters.compare_outputs import GoldenResult, tokenize_by_part
 from prooftune.exporters.runtimes import Runtime
 from prooftune.utils.profiling import Cost
 
@@ -19,7 +19,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ParityLimits:
     """What an export must reach.
 
     Attributes:
@@ -82,16 +82,18 @@ class Parity:
     max_difference: float | None
     mean_difference: float | None
     token_agreement: float | None
-    one_text: float | None
+    retokenization_match: float | None
     metric: Metric | None
     seconds: float
     rows_per_second: float
     peak_memory_bytes: int
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The record in ``export.json``; ``one_text`` is version 0.1's key."""
+        names = {"retokenization_match": "one_text"}
+        return {names.get(name, name): value for name, value in asdict(self).items()}
 
-    def misses(self, limits: Limits) -> list[str]:
+    def misses(self, limits: ParityLimits) -> list[str]:
         """What is short of the limits, one sentence each."""
         found = []
         if self.token_agreement is not None:
@@ -114,10 +116,10 @@ class Parity:
         return found
 
 
-def compared(
+def summarize_parity(
     runtime: Runtime,
-    said: Sequence[Said],
-    one_text: Sequence[bool],
+    said: Sequence[GoldenResult],
+    retokenization_match: Sequence[bool],
     cost: Cost,
     loaded: float,
     questions: bool,
@@ -148,7 +150,7 @@ def compared(
         max(differences, default=None),
         float(np.mean(differences)) if differences else None,
         same,
-        float(np.mean(one_text)) if one_text else None,
+        float(np.mean(retokenization_match)) if retokenization_match else None,
         _metric(said, "F1" if questions else "accuracy"),
         seconds,
         rows / seconds,
@@ -156,15 +158,15 @@ def compared(
     )
 
 
-def _metric(said: Sequence[Said], name: str) -> Metric | None:
-    known = [
+def _metric(said: Sequence[GoldenResult], name: str) -> Metric | None:
+    pairs = [
         (one.quality, one.before)
         for one in said
         if one.quality is not None and one.before is not None
     ]
-    if not known:
+    if not pairs:
         return None
-    export, bundle = np.array(known, dtype=np.float64).T
+    export, bundle = np.array(pairs, dtype=np.float64).T
     difference = paired_difference(export, bundle, _SEED)
     return Metric(
         name,
@@ -172,15 +174,15 @@ def _metric(said: Sequence[Said], name: str) -> Metric | None:
         float(export.mean()),
         difference.low,
         difference.high,
-        len(known),
+        len(pairs),
     )
 
 
-def tokenisation(
+def tokenization_mismatch(
     runtime: Runtime,
-    facts: dict[str, Any],
-    rows: Sequence[Golden],
-    text: Callable[[Golden], str],
+    manifest: dict[str, Any],
+    rows: Sequence[GoldenRow],
+    text: Callable[[GoldenRow], str],
     reference: Any,
 ) -> str | None:
     """Where the artefact's tokenizer divides texts otherwise than the bundle's does; None where it
@@ -196,7 +198,7 @@ def tokenisation(
     start = reference.bos_token_id
     for row in rows:
         whole = text(row)
-        ids = runtime.tokenise(whole, special=True, start=True)
+        ids = runtime.tokenize(whole, special=True, start=True)
         if start is not None and ids[:2] == [start, start]:
             return (
                 f"tokenisation: the prompt of row {row.id} begins with two start tokens "
@@ -204,7 +206,11 @@ def tokenisation(
                 "text brings one, and the artefact adds another"
             )
         found = [
-            (by_parts(runtime, facts, row), row.prompt, "with its parts tokenised one by one"),
+            (
+                tokenize_by_part(runtime, manifest, row),
+                row.prompt,
+                "with its parts tokenised one by one",
+            ),
             (ids, list(reference(whole).input_ids), "tokenised as one text"),
         ]
         for here, there, how in found:

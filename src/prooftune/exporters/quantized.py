@@ -14,31 +14,33 @@ _HEADS = ["lm_head", "score"]
 embeddings."""
 
 
-def write_int8(bundle: Path, facts: dict[str, Any], out: Path) -> None:
+def write_int8(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
     """LLM.int8() (arXiv 2208.07339)."""
-    _write(bundle, facts, out, {"load_in_8bit": True, "llm_int8_skip_modules": _HEADS})
+    _write(bundle, manifest, out, {"load_in_8bit": True, "llm_int8_skip_modules": _HEADS})
 
 
-def write_int4(bundle: Path, facts: dict[str, Any], out: Path) -> None:
+def write_int4(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
     """NF4 (arXiv 2305.14314)."""
     _write(
         bundle,
-        facts,
+        manifest,
         out,
         {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "llm_int8_skip_modules": _HEADS},
     )
 
 
-def _write(bundle: Path, facts: dict[str, Any], out: Path, options: dict[str, Any]) -> None:
+def _write(bundle: Path, manifest: dict[str, Any], out: Path, options: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     settings = loading.quantization_config(
         options
     )  # refuses before the work where bitsandbytes is missing
     whole = out / "merged"
-    merged.write(bundle, facts, whole)
+    merged.write(bundle, manifest, whole)
     kind = (
-        AutoModelForSequenceClassification if facts["objective"] == "head" else AutoModelForCausalLM
+        AutoModelForSequenceClassification
+        if manifest["objective"] == "head"
+        else AutoModelForCausalLM
     )
     kind.from_pretrained(whole, quantization_config=settings, dtype="auto").save_pretrained(out)
     for path in whole.iterdir():

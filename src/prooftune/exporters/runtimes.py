@@ -24,7 +24,7 @@ class Runtime(Protocol):
 
     name: str
 
-    def tokenise(self, text: str, *, special: bool, start: bool = False) -> list[int]:
+    def tokenize(self, text: str, *, special: bool, start: bool = False) -> list[int]:
         """Token ids of a text; `special`: control tokens in it are read as such; `start`: the start
         token is added where the artefact adds it by itself."""
 
@@ -67,7 +67,7 @@ class Transformers:
             self.model.to("cuda")
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
-    def tokenise(self, text: str, *, special: bool, start: bool = False) -> list[int]:
+    def tokenize(self, text: str, *, special: bool, start: bool = False) -> list[int]:
         return list(
             self.tokenizer(
                 text, add_special_tokens=start, split_special_tokens=not special
@@ -130,18 +130,18 @@ class LlamaCpp:
         )
         self._seen: list[int] = []
 
-    def tokenise(self, text: str, *, special: bool, start: bool = False) -> list[int]:
+    def tokenize(self, text: str, *, special: bool, start: bool = False) -> list[int]:
         if not text:  # llama.cpp calls an empty text an error
             return []
         return list(self._model.tokenize(text.encode(), add_bos=start, special=special))
 
     def log_probs(self, ids: Sequence[int], count: int) -> Floats:
         ids, first = list(ids), len(ids) - count + 1
-        known = next(
+        shared = next(
             (i for i, (a, b) in enumerate(zip(ids, self._seen, strict=False)) if a != b),
             min(len(ids), len(self._seen)),
         )
-        self._model.n_tokens = min(known, first - 1)
+        self._model.n_tokens = min(shared, first - 1)
         rows = []
         for block in [ids[self._model.n_tokens : first], *([token] for token in ids[first:])]:
             self._model.eval(block)
@@ -172,5 +172,5 @@ class LlamaCpp:
 
     def ends_at(self, stop: int) -> bool:
         """Whether llama.cpp's own programs end an answer at this token."""
-        vocabulary = self._library.llama_model_get_vocab(self._model.model)
-        return bool(self._library.llama_vocab_is_eog(vocabulary, stop))
+        vocab = self._library.llama_model_get_vocab(self._model.model)
+        return bool(self._library.llama_vocab_is_eog(vocab, stop))

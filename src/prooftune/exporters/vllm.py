@@ -11,17 +11,17 @@ from prooftune.bundle.golden import limit
 from prooftune.exporters import merged
 
 
-def write(bundle: Path, facts: dict[str, Any], out: Path) -> None:
-    merged.write(bundle, facts, out)
+def write(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
+    merged.write(bundle, manifest, out)
     (out / "serve.sh").write_text(
-        f"#!/bin/sh\n# Start here, in this folder.\n{command(facts)}\n", encoding="utf-8"
+        f"#!/bin/sh\n# Start here, in this folder.\n{command(manifest)}\n", encoding="utf-8"
     )
     (out / "serve.sh").chmod(0o755)
 
 
-def command(facts: dict[str, Any]) -> str:
+def command(manifest: dict[str, Any]) -> str:
     """The command line, to be given in the exported folder."""
-    shots = sum(len(part) for part in facts["tokens"]["prompt"] if isinstance(part, list))
+    shots = sum(len(part) for part in manifest["tokens"]["prompt"] if isinstance(part, list))
     words = [
         "vllm",
         "serve",
@@ -29,28 +29,28 @@ def command(facts: dict[str, Any]) -> str:
         "--served-model-name",
         "prooftune",
         "--max-model-len",
-        str(facts["rendering"]["max_length"] + shots + limit(facts)),
+        str(manifest["rendering"]["max_length"] + shots + limit(manifest)),
     ]
     # Serves nothing but its own settings: temperature 0 and the bundle's stop token stand in
     # generation_config.json.
     words += (
         ["--runner", "pooling"]
-        if facts["objective"] == "head"
+        if manifest["objective"] == "head"
         else ["--generation-config", ".", "--max-logprobs", "100"]
     )
     return shlex.join(words)
 
 
-def request(facts: dict[str, Any]) -> str:
+def request(manifest: dict[str, Any]) -> str:
     """Python that asks the server; the prompt goes as token ids, so that nothing is added to it and
     nothing read otherwise."""
-    if facts["objective"] == "head":
+    if manifest["objective"] == "head":
         asked = (
             'said = requests.post("http://localhost:8000/classify", json={"model": "prooftune", '
             '"input": prompt(texts)})\n'
             'print(said.json()["data"][0]["label"])'
         )
-    elif facts["labels"]:
+    elif manifest["labels"]:
         asked = (
             'said = requests.post("http://localhost:8000/v1/completions", json={\n'
             '    "model": "prooftune", "prompt": prompt(texts), "max_tokens": 1, "logprobs": '
@@ -64,7 +64,7 @@ def request(facts: dict[str, Any]) -> str:
         asked = (
             'said = requests.post("http://localhost:8000/v1/completions", json={\n'
             '    "model": "prooftune", "prompt": prompt(texts), "max_tokens": '
-            f"{limit(facts)}}}).json()\n"
+            f"{limit(manifest)}}}).json()\n"
             'print(said["choices"][0]["text"])'
         )
     return asked

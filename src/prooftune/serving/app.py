@@ -16,12 +16,12 @@ from starlette.exceptions import HTTPException
 
 from prooftune.serving import chat, schemas
 from prooftune.serving.asgi import App
-from prooftune.serving.errors import INTERNAL, Refused
-from prooftune.serving.handlers import labels, replies, rows_of
-from prooftune.serving.keys import guarded
-from prooftune.serving.limits import Activity, Limits, bounded
-from prooftune.serving.registry import BASE, Served, find
-from prooftune.serving.telemetry import Log, Metrics, logger, observed
+from prooftune.serving.errors import INTERNAL, HTTPError
+from prooftune.serving.handlers import labels, parse_rows, replies
+from prooftune.serving.keys import require_api_key
+from prooftune.serving.limits import Limits, ServerState, enforce_limits
+from prooftune.serving.registry import BASE, ServedBundle, find
+from prooftune.serving.telemetry import Log, Metrics, logger, with_telemetry
 from prooftune.version import __version__
 
 PAGES = Path(__file__).parent / "playground"
@@ -52,7 +52,7 @@ class Options:
 
 
 def create_app(
-    served: Mapping[str, Served], options: Options, activity: Activity, metrics: Metrics
+    served: Mapping[str, ServedBundle], options: Options, activity: ServerState, metrics: Metrics
 ) -> App:
     """The ASGI application.
 
@@ -68,7 +68,10 @@ def create_app(
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        responses={"4XX": {"model": schemas.Error}, "5XX": {"model": schemas.Error}},
+        responses={
+            "4XX": {"model": schemas.ErrorResponse},
+            "5XX": {"model": schemas.ErrorResponse},
+        },
     )
     _answer_errors(inner)
     _add_tasks(inner, served, options)
@@ -76,41 +79,46 @@ def create_app(
     _add_probes(inner, activity, metrics)
     _add_pages(inner)
     paths = {str(getattr(route, "path", "")) for route in inner.routes}
-    return observed(
-        guarded(bounded(inner, options.limits, activity), options.keys), metrics, options.log, paths
+    return with_telemetry(
+        require_api_key(enforce_limits(inner, options.limits, activity), options.keys),
+        metrics,
+        options.log,
+        paths,
     )
 
 
-def _add_tasks(app: FastAPI, served: Mapping[str, Served], options: Options) -> None:
+def _add_tasks(app: FastAPI, served: Mapping[str, ServedBundle], options: Options) -> None:
     limits, texts = options.limits, options.log_texts
 
     @app.post("/v1/classify", tags=["bundles"], summary="Label texts")
-    async def classify(request: Request, asked: schemas.ClassifyRequest) -> schemas.ClassifyReply:
+    async def classify(
+        request: Request, asked: schemas.ClassifyRequest
+    ) -> schemas.ClassifyResponse:
         one, tuned = find(served, asked.model, classifies=True)
-        rows = rows_of(one, asked.texts, limits)
+        rows = parse_rows(one, asked.texts, limits)
         if asked.explain and len(rows) > 1:
-            raise Refused(400, "explain takes a single text", "unsupported", param="explain")
+            raise HTTPError(400, "explain takes a single text", "unsupported", param="explain")
         found, words, _ = await labels(
             request, one, tuned, rows, explain=asked.explain, log_texts=texts
         )
-        return schemas.ClassifyReply(
+        return schemas.ClassifyResponse(
             model=one.name if tuned else one.name + BASE,
-            labels=one.bundle.facts["labels"],
+            labels=one.bundle.manifest["labels"],
             threshold=one.threshold if tuned else None,
             results=found,
             words=words,
         )
 
     @app.post("/v1/answer", tags=["bundles"], summary="Answer questions, with sources")
-    async def answer(request: Request, asked: schemas.AnswerRequest) -> schemas.AnswerReply:
+    async def answer(request: Request, asked: schemas.AnswerRequest) -> schemas.AnswerResponse:
         one, tuned = find(served, asked.model, classifies=False)
         found, _, _ = await replies(
-            request, one, tuned, rows_of(one, asked.questions, limits), log_texts=texts
+            request, one, tuned, parse_rows(one, asked.questions, limits), log_texts=texts
         )
-        return schemas.AnswerReply(model=one.name if tuned else one.name + BASE, results=found)
+        return schemas.AnswerResponse(model=one.name if tuned else one.name + BASE, results=found)
 
 
-def _add_probes(app: FastAPI, activity: Activity, metrics: Metrics) -> None:
+def _add_probes(app: FastAPI, activity: ServerState, metrics: Metrics) -> None:
     @app.get(
         "/healthz",
         tags=["operation"],
@@ -129,7 +137,7 @@ def _add_probes(app: FastAPI, activity: Activity, metrics: Metrics) -> None:
     async def ready() -> Response:
         if activity.ready:
             return PlainTextResponse("ready")
-        raise Refused(503, "the server is being stopped", "stopping", retry_after=2)
+        raise HTTPError(503, "the server is being stopped", "stopping", retry_after=2)
 
     @app.get(
         "/metrics",
@@ -166,7 +174,7 @@ def _files() -> dict[str, bytes]:
 def _file(name: str) -> Response:
     content = _files().get(name)
     if content is None:
-        raise Refused(404, "no such page", "not_found")
+        raise HTTPError(404, "no such page", "not_found")
     return Response(
         content, media_type=_KINDS[Path(name).suffix], headers={"cache-control": "no-cache"}
     )
@@ -175,11 +183,11 @@ def _file(name: str) -> Response:
 def _answer_errors(app: FastAPI) -> None:
     """Every error in one shape; none repeats what was sent."""
 
-    def answered(refused: Refused) -> Response:
+    def answered(refused: HTTPError) -> Response:
         return Response(refused.body(), refused.status, refused.headers())
 
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> Response:
+    @app.exception_handler(HTTPError)
+    async def refused(_: Request, error: HTTPError) -> Response:
         return answered(error)
 
     @app.exception_handler(RequestValidationError)
@@ -187,7 +195,7 @@ def _answer_errors(app: FastAPI) -> None:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
             return answered(
-                Refused(
+                HTTPError(
                     415,
                     "the body should be JSON: send the header Content-Type: application/json",
                     "unsupported_media_type",
@@ -195,15 +203,15 @@ def _answer_errors(app: FastAPI) -> None:
             )
         return answered(_invalid(error.errors()))
 
-    # What goes wrong inside is logged by `observed`, which is raised to.
+    # What goes wrong inside is logged by `with_telemetry`, which is raised to.
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> Response:
-        return answered(Refused(500, INTERNAL, "internal_error"))
+        return answered(HTTPError(500, INTERNAL, "internal_error"))
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
         reply = answered(
-            Refused(
+            HTTPError(
                 error.status_code,
                 str(error.detail),
                 {404: "not_found", 405: "method_not_allowed"}.get(
@@ -215,18 +223,18 @@ def _answer_errors(app: FastAPI) -> None:
         return reply
 
 
-def _invalid(errors: Sequence[Any]) -> Refused:
+def _invalid(errors: Sequence[Any]) -> HTTPError:
     """What is wrong with a request's body, by its place."""
     first = errors[0]
     if first["type"] == "json_invalid":
-        return Refused(
+        return HTTPError(
             400,
             f"the body is no JSON: {str(first.get('ctx', {}).get('error', ''))[:100]}",
             "invalid_json",
         )
     said = "; ".join(f"{_place(error) or 'body'}: {error['msg']}" for error in errors[:SAID])
     more = f" (and {len(errors) - SAID} more)" if len(errors) > SAID else ""
-    return Refused(400, said + more, "invalid_value", param=_place(first))
+    return HTTPError(400, said + more, "invalid_value", param=_place(first))
 
 
 def _place(error: Any) -> str | None:

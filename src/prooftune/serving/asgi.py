@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from prooftune.serving.errors import Refused
+from prooftune.serving.errors import HTTPError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -19,7 +19,7 @@ def header(scope: Scope, name: bytes) -> bytes:
     return next((bytes(value) for key, value in scope.get("headers", []) if key == name), b"")
 
 
-async def refuse(send: Send, refused: Refused) -> None:
+async def send_error(send: Send, refused: HTTPError) -> None:
     """Answer with a refusal."""
     body = refused.body()
     headers = {**refused.headers(), "content-length": str(len(body))}

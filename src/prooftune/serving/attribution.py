@@ -20,7 +20,7 @@ _PIECE = re.compile(
 )
 
 
-def pieces(inputs: Mapping[str, str], most: int = MOST) -> list[tuple[str, list[str]]]:
+def split_pieces(inputs: Mapping[str, str], most: int = MOST) -> list[tuple[str, list[str]]]:
     """Per field, its text cut into pieces that give it back when joined; together about `most`, and
     one per field at least."""
     found = {name: _PIECE.findall(text) for name, text in inputs.items()}
@@ -31,7 +31,7 @@ def pieces(inputs: Mapping[str, str], most: int = MOST) -> list[tuple[str, list[
     ]
 
 
-def without_each(cut: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, str]]:
+def leave_one_out(cut: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, str]]:
     """The inputs once as they are, then once without each piece, in order."""
     whole = {name: "".join(parts) for name, parts in cut}
     rows = [whole]
@@ -40,12 +40,12 @@ def without_each(cut: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, str
     return rows
 
 
-def changes(probabilities: Sequence[Mapping[str, float]], label: str) -> list[float]:
+def log_prob_changes(probabilities: Sequence[Mapping[str, float]], label: str) -> list[float]:
     """For every piece, how much lower the label's log-probability (nats) is without it: above 0, it
     spoke for the label.
 
     Args:
-        probabilities: of the rows of `without_each`.
+        probabilities: of the rows of `leave_one_out`.
         label: the label that was decided for.
     """
     logs = [math.log(max(one[label], 1e-300)) for one in probabilities]

@@ -20,7 +20,7 @@ from typing import Any
 Compute = Callable[[Any, list[Any]], Sequence[Any]]
 """(key, rows) -> one result per row."""
 
-Note = Callable[[Any, int, float], None]
+BatchObserver = Callable[[Any, int, float], None]
 """(key, rows, seconds) of a batch that was computed."""
 
 
@@ -29,7 +29,7 @@ MOMENT, SHARE = 0.05, 0.1
 """
 
 
-class Full(Exception):
+class QueueFull(Exception):
     """As many rows wait as may; `retry_after` is in how many seconds there should be room."""
 
     def __init__(self, retry_after: int) -> None:
@@ -37,7 +37,7 @@ class Full(Exception):
         self.retry_after = retry_after
 
 
-class Late(Exception):
+class DeadlineExceeded(Exception):
     """A request's time was over before its turn came; it was not computed."""
 
 
@@ -74,16 +74,16 @@ class Batcher:
         self,
         compute: Compute,
         *,
-        queue_rows: int,
-        batch_rows: int,
-        note: Note | None = None,
+        max_queue_rows: int,
+        max_batch_size: int,
+        note: BatchObserver | None = None,
         name: str = "model",
         begin: Callable[[], None] | None = None,
     ) -> None:
         self._compute, self._queue_rows, self._batch_rows, self._note = (
             compute,
-            queue_rows,
-            batch_rows,
+            max_queue_rows,
+            max_batch_size,
             note,
         )
         self._jobs: deque[Job] = deque()
@@ -109,7 +109,7 @@ class Batcher:
         with self._changed:
             self._drop_cancelled()
             if self._closed or (self._waiting and self._waiting + len(rows) > self._queue_rows):
-                raise Full(self._seconds_until(len(rows)))
+                raise QueueFull(self._seconds_until(len(rows)))
             self._jobs.append(job)
             self._waiting += len(rows)
             self._changed.notify()
@@ -169,7 +169,7 @@ class Batcher:
                 kept.append(job)
             elif job.done.set_running_or_notify_cancel():
                 if job.deadline <= now:
-                    job.done.set_exception(Late())
+                    job.done.set_exception(DeadlineExceeded())
                 else:
                     batch.append(job)
                     rows += len(job.rows)

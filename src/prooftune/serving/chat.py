@@ -13,20 +13,20 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from prooftune.serving import schemas
-from prooftune.serving.errors import Refused
-from prooftune.serving.handlers import labels, replies, rows_of
+from prooftune.serving.errors import HTTPError
+from prooftune.serving.handlers import labels, parse_rows, replies
 from prooftune.serving.limits import Limits
-from prooftune.serving.registry import BASE, Served, find
+from prooftune.serving.registry import BASE, ServedBundle, find
 
 
-def router(served: Mapping[str, Served], limits: Limits, log_texts: bool) -> APIRouter:
+def router(served: Mapping[str, ServedBundle], limits: Limits, log_texts: bool) -> APIRouter:
     """The routes under OpenAI's names."""
     routes = APIRouter(tags=["OpenAI"])
 
     @routes.post(
         "/v1/chat/completions",
         summary="Ask as with OpenAI's API",
-        response_model=schemas.ChatReply,
+        response_model=schemas.ChatCompletion,
         responses={
             200: {
                 "content": {"text/event-stream": {"schema": {"type": "string"}}},
@@ -39,8 +39,8 @@ def router(served: Mapping[str, Served], limits: Limits, log_texts: bool) -> API
     async def complete(request: Request, asked: schemas.ChatRequest) -> Any:
         _check(asked)
         one, tuned = find(served, asked.model)
-        [row] = rows_of(one, [_asked(one, asked.messages)], limits)
-        said: schemas.Label | schemas.Answered
+        [row] = parse_rows(one, [_asked(one, asked.messages)], limits)
+        said: schemas.LabelResult | schemas.AnswerResult
         if one.classifies:
             [said], _, read = await labels(request, one, tuned, [row], log_texts=log_texts)
             text, written = said.label, 0
@@ -50,11 +50,11 @@ def router(served: Mapping[str, Served], limits: Limits, log_texts: bool) -> API
         usage = schemas.Usage(
             prompt_tokens=read, completion_tokens=written, total_tokens=read + written
         )
-        reply = schemas.ChatReply(
+        reply = schemas.ChatCompletion(
             id=f"chatcmpl-{secrets.token_hex(12)}",
             created=int(time.time()),
             model=asked.model,
-            choices=[schemas.Choice(message=schemas.ChatReplyMessage(content=text))],
+            choices=[schemas.Choice(message=schemas.CompletionMessage(content=text))],
             usage=usage,
             prooftune=said,
         )
@@ -83,13 +83,13 @@ def _check(asked: schemas.ChatRequest) -> None:
     """Refuse what would change the answer and is not done; sampling options change nothing where
     decoding is greedy."""
     if asked.n not in (None, 1):
-        raise Refused(
+        raise HTTPError(
             400, "n: decoding is greedy, so there is one answer", "unsupported", param="n"
         )
     if asked.tools:
-        raise Refused(400, "tools: bundles call none", "unsupported", param="tools")
+        raise HTTPError(400, "tools: bundles call none", "unsupported", param="tools")
     if asked.logprobs:
-        raise Refused(
+        raise HTTPError(
             400,
             'logprobs: labels have their probabilities under "prooftune" in the reply, and at '
             "/v1/classify",
@@ -98,11 +98,11 @@ def _check(asked: schemas.ChatRequest) -> None:
         )
 
 
-def _asked(one: Served, messages: list[schemas.ChatMessage]) -> str | dict[str, str]:
+def _asked(one: ServedBundle, messages: list[schemas.ChatMessage]) -> str | dict[str, str]:
     """The last user message; where the bundle reads several fields, a JSON object with them."""
     last = next((m for m in reversed(messages) if m.role == "user"), None)
     if last is None or last.content is None:
-        raise Refused(
+        raise HTTPError(
             400,
             "messages: none from the user with a text in it",
             "no_user_message",
@@ -126,7 +126,7 @@ def _asked(one: Served, messages: list[schemas.ChatMessage]) -> str | dict[str, 
     except (ValueError, RecursionError):
         pass
     example = json.dumps(dict.fromkeys(one.bundle.fields, "…"), ensure_ascii=False)
-    raise Refused(
+    raise HTTPError(
         400,
         f"{one.name} reads several texts: write the user message as JSON, {example}",
         "wrong_fields",
@@ -134,7 +134,7 @@ def _asked(one: Served, messages: list[schemas.ChatMessage]) -> str | dict[str, 
     )
 
 
-async def _events(reply: schemas.ChatReply, with_usage: bool) -> AsyncIterator[str]:
+async def _events(reply: schemas.ChatCompletion, with_usage: bool) -> AsyncIterator[str]:
     """The completion as server-sent events: word by word, then why it ended, then perhaps the
     usage."""
     common = {
@@ -161,22 +161,22 @@ async def _events(reply: schemas.ChatReply, with_usage: bool) -> AsyncIterator[s
     yield "data: [DONE]\n\n"
 
 
-def _cards(one: Served) -> list[schemas.ModelCard]:
+def _cards(one: ServedBundle) -> list[schemas.ModelCard]:
     """The bundle, and its untuned model where there is one."""
-    facts = one.bundle.facts
+    manifest = one.bundle.manifest
     about = {
-        "task": facts["task"],
+        "task": manifest["task"],
         "fields": one.bundle.fields,
-        "labels": facts["labels"],
+        "labels": manifest["labels"],
         "base": one.base,
-        "base_id": None if one.no_base else one.name + BASE,
-        "no_base": one.no_base,
+        "base_id": None if one.why_no_base_model else one.name + BASE,
+        "no_base": one.why_no_base_model,
         "probabilities": one.probabilities,
-        "retrieves": bool(facts.get("retrieval")),
+        "retrieves": bool(manifest.get("retrieval")),
     }
-    tuned = schemas.About(**about, tuned=True, threshold=one.threshold)
+    tuned = schemas.ModelInfo(**about, tuned=True, threshold=one.threshold)
     cards = [schemas.ModelCard(id=one.name, created=one.created, prooftune=tuned)]
-    if one.no_base is None:
-        untuned = schemas.About(**about, tuned=False, threshold=None)
+    if one.why_no_base_model is None:
+        untuned = schemas.ModelInfo(**about, tuned=False, threshold=None)
         cards.append(schemas.ModelCard(id=one.name + BASE, created=one.created, prooftune=untuned))
     return cards

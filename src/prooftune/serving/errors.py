@@ -10,7 +10,7 @@ _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_
 INTERNAL = "the server failed to answer; its log has more under this request's id"
 
 
-class Refused(Exception):
+class HTTPError(Exception):
     """A request that is not answered.
 
     Attributes:

@@ -10,21 +10,21 @@ from typing import Any
 
 from fastapi import Request
 
-from prooftune.bundle.inputs import examples_of
-from prooftune.bundle.load import Answer
-from prooftune.bundle.qa import Reply, Source
+from prooftune.bundle.inputs import to_examples
+from prooftune.bundle.load import LabelPrediction
+from prooftune.bundle.qa import CitedPassage, QAPrediction
 from prooftune.errors import UsageError
 from prooftune.serving import schemas
-from prooftune.serving.attribution import changes, pieces, without_each
-from prooftune.serving.batching import Full, Late
-from prooftune.serving.errors import Refused
+from prooftune.serving.attribution import leave_one_out, log_prob_changes, split_pieces
+from prooftune.serving.batching import DeadlineExceeded, QueueFull
+from prooftune.serving.errors import HTTPError
 from prooftune.serving.limits import DEADLINE, Limits
-from prooftune.serving.registry import Served
+from prooftune.serving.registry import ServedBundle
 from prooftune.serving.telemetry import FACTS
 
 
-def rows_of(
-    one: Served, given: Sequence[str | dict[str, str]], limits: Limits
+def parse_rows(
+    one: ServedBundle, given: Sequence[str | dict[str, str]], limits: Limits
 ) -> list[dict[str, str]]:
     """The request's rows as mappings with the bundle's fields.
 
@@ -32,23 +32,23 @@ def rows_of(
         Refused: too many, too long, or without a field.
     """
     what = "text" if one.classifies else "question"
-    if len(given) > limits.rows:
-        raise Refused(
+    if len(given) > limits.max_request_rows:
+        raise HTTPError(
             413,
-            f"{len(given):,} {what}s in one request; at most {limits.rows:,}",
+            f"{len(given):,} {what}s in one request; at most {limits.max_request_rows:,}",
             "too_many_rows",
             param=f"{what}s",
         )
     try:
-        rows = [example.inputs for example in examples_of(given, one.bundle.fields, what)]
+        rows = [example.inputs for example in to_examples(given, one.bundle.fields, what)]
     except UsageError as error:
-        raise Refused(400, str(error)[:300], "wrong_fields", param=f"{what}s") from None
+        raise HTTPError(400, str(error)[:300], "wrong_fields", param=f"{what}s") from None
     for number, row in enumerate(rows):
         longest = max(map(len, row.values()))
-        if longest > limits.text_characters:
-            raise Refused(
+        if longest > limits.max_text_chars:
+            raise HTTPError(
                 413,
-                f"{what} {number} has {longest:,} characters; at most {limits.text_characters:,}",
+                f"{what} {number} has {longest:,} characters; at most {limits.max_text_chars:,}",
                 "text_too_long",
                 param=f"{what}s",
             )
@@ -56,7 +56,7 @@ def rows_of(
 
 
 async def ask(
-    request: Request, one: Served, tuned: bool, rows: list[dict[str, str]], log_texts: bool
+    request: Request, one: ServedBundle, tuned: bool, rows: list[dict[str, str]], log_texts: bool
 ) -> list[Any]:
     """The bundle's answers to the rows.
 
@@ -71,8 +71,8 @@ async def ask(
     deadline = request.scope[DEADLINE]
     try:
         job = one.batcher.submit((one.name, tuned), rows, deadline)
-    except Full as full:
-        raise Refused(
+    except QueueFull as full:
+        raise HTTPError(
             429,
             "too many rows wait; send fewer at once, or later",
             "queue_full",
@@ -89,12 +89,12 @@ async def ask(
         if answers.done():
             return list(answers.result())
         if gone.done():
-            raise Refused(499, "the client has gone", "client_gone")
+            raise HTTPError(499, "the client has gone", "client_gone")
         if job.running():
-            raise Refused(504, "not done in time; send fewer or shorter rows", "timeout")
-        raise Late
-    except Late:
-        raise Refused(
+            raise HTTPError(504, "not done in time; send fewer or shorter rows", "timeout")
+        raise DeadlineExceeded
+    except DeadlineExceeded:
+        raise HTTPError(
             503,
             "not begun in time, since others were first; try again later",
             "overloaded",
@@ -113,30 +113,30 @@ async def _gone(request: Request) -> None:
 
 async def labels(
     request: Request,
-    one: Served,
+    one: ServedBundle,
     tuned: bool,
     rows: list[dict[str, str]],
     *,
     explain: bool = False,
     log_texts: bool = False,
-) -> tuple[list[schemas.Label], list[schemas.Word] | None, int]:
+) -> tuple[list[schemas.LabelResult], list[schemas.WordAttribution] | None, int]:
     """Labels of the rows, with `explain` what the first row's words do, and how many prompt tokens
     were read."""
-    cut = pieces(rows[0]) if explain and one.probabilities else []
-    answers: list[Answer] = await ask(
-        request, one, tuned, without_each(cut) if cut else rows, log_texts
+    cut = split_pieces(rows[0]) if explain and one.probabilities else []
+    answers: list[LabelPrediction] = await ask(
+        request, one, tuned, leave_one_out(cut) if cut else rows, log_texts
     )
     words = None
     if cut:
-        effects = iter(changes([a.probabilities for a in answers], answers[0].label))
+        effects = iter(log_prob_changes([a.probabilities for a in answers], answers[0].label))
         words = [
-            schemas.Word(field=name, text=text, change=next(effects))
+            schemas.WordAttribution(field=name, text=text, change=next(effects))
             for name, parts in cut
             for text in parts
         ]
         answers = answers[:1]
     found = [
-        schemas.Label(
+        schemas.LabelResult(
             label=a.label,
             probability=a.probability,
             probabilities=a.probabilities,
@@ -150,14 +150,14 @@ async def labels(
 
 async def replies(
     request: Request,
-    one: Served,
+    one: ServedBundle,
     tuned: bool,
     rows: list[dict[str, str]],
     *,
     log_texts: bool = False,
-) -> tuple[list[schemas.Answered], int, int]:
+) -> tuple[list[schemas.AnswerResult], int, int]:
     """Answers to the rows' questions, and how many tokens were read and written."""
-    found: list[Reply] = await ask(request, one, tuned, rows, log_texts)
+    found: list[QAPrediction] = await ask(request, one, tuned, rows, log_texts)
     return (
         [_answered(reply) for reply in found],
         sum(r.prompt_tokens for r in found),
@@ -165,12 +165,12 @@ async def replies(
     )
 
 
-def _answered(reply: Reply) -> schemas.Answered:
+def _answered(reply: QAPrediction) -> schemas.AnswerResult:
     shown = [
         _passage(number, source, source in reply.sources)
         for number, source in enumerate(reply.retrieved, start=1)
     ]
-    return schemas.Answered(
+    return schemas.AnswerResult(
         answer=reply.answer,
         sources=[p for p in shown if p.cited],
         retrieved=shown,
@@ -179,7 +179,7 @@ def _answered(reply: Reply) -> schemas.Answered:
     )
 
 
-def _passage(number: int, source: Source, cited: bool) -> schemas.Passage:
+def _passage(number: int, source: CitedPassage, cited: bool) -> schemas.Passage:
     return schemas.Passage(
         number=number,
         document=source.document,

@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from prooftune.errors import UsageError
-from prooftune.serving.asgi import App, Receive, Scope, Send, header, refuse
-from prooftune.serving.errors import Refused
+from prooftune.serving.asgi import App, Receive, Scope, Send, header, send_error
+from prooftune.serving.errors import HTTPError
 
 VARIABLE = "PROOFTUNE_API_KEYS"
 SHORTEST = 16
@@ -58,7 +58,7 @@ def read_keys(file: Path | None) -> list[str]:
     return found
 
 
-def guarded(app: App, keys: Sequence[str], open_: Collection[str] = OPEN) -> App:
+def require_api_key(app: App, keys: Sequence[str], open_: Collection[str] = OPEN) -> App:
     """Answers only who brings one of the keys (``Authorization: Bearer KEY``), except on the open
     paths; without keys, all."""
     digests = [_digest(key.encode()) for key in keys]
@@ -74,9 +74,9 @@ def guarded(app: App, keys: Sequence[str], open_: Collection[str] = OPEN) -> App
         if kind.lower() == b"bearer" and any(matches):
             await app(scope, receive, send)
             return
-        await refuse(
+        await send_error(
             send,
-            Refused(
+            HTTPError(
                 401,
                 "no valid API key: send the header 'Authorization: Bearer KEY'",
                 "invalid_api_key",

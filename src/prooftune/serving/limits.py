@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from prooftune.serving.asgi import App, Message, Receive, Scope, Send, header, refuse
-from prooftune.serving.errors import Refused
+from prooftune.serving.asgi import App, Message, Receive, Scope, Send, header, send_error
+from prooftune.serving.errors import HTTPError
 
 DEADLINE = "prooftune.deadline"
 """Where a request's scope keeps its deadline, on the clock of `time.monotonic`."""
@@ -25,26 +25,26 @@ class Limits:
     """Bounds, so that memory and time stay bounded.
 
     Attributes:
-        body_bytes: of a request.
-        rows: texts or questions of a request.
-        text_characters: of one text.
-        seconds: from a request's first byte to its answer.
-        requests: that are read or answered at once.
-        queue_rows: rows that wait for a model.
-        batch_rows: rows that a model computes together.
+        max_body_bytes: bytes of one request body.
+        max_request_rows: texts or questions per request.
+        max_text_chars: characters per text.
+        timeout_seconds: from the first byte of a request to its response.
+        max_requests: concurrent requests.
+        max_queue_rows: rows queued per model.
+        max_batch_size: rows per forward batch.
     """
 
-    body_bytes: int = 2_000_000
-    rows: int = 256
-    text_characters: int = 100_000
-    seconds: float = 60.0
-    requests: int = 512
-    queue_rows: int = 2048
-    batch_rows: int = 128
+    max_body_bytes: int = 2_000_000
+    max_request_rows: int = 256
+    max_text_chars: int = 100_000
+    timeout_seconds: float = 60.0
+    max_requests: int = 512
+    max_queue_rows: int = 2048
+    max_batch_size: int = 128
 
 
 @dataclass(slots=True)
-class Activity:
+class ServerState:
     """What the server is doing.
 
     Attributes:
@@ -61,7 +61,7 @@ class Activity:
         return self.accepted == self.finished
 
 
-def bounded(app: App, limits: Limits, activity: Activity) -> App:
+def enforce_limits(app: App, limits: Limits, activity: ServerState) -> App:
     """Takes a request if there is room for it, reads its body within bounds, and counts it until
     its reply is sent."""
 
@@ -70,10 +70,10 @@ def bounded(app: App, limits: Limits, activity: Activity) -> App:
             await app(scope, receive, send)
             return
         if not activity.ready:
-            await _heard(receive, limits.body_bytes)
-            await refuse(
+            await _heard(receive, limits.max_body_bytes)
+            await send_error(
                 send,
-                Refused(
+                HTTPError(
                     503,
                     "the server is being stopped; ask again, which reaches another or the next one",
                     "stopping",
@@ -82,38 +82,38 @@ def bounded(app: App, limits: Limits, activity: Activity) -> App:
                 ),
             )
             return
-        if activity.accepted - activity.finished >= limits.requests:
-            await _heard(receive, limits.body_bytes)
-            await refuse(
+        if activity.accepted - activity.finished >= limits.max_requests:
+            await _heard(receive, limits.max_body_bytes)
+            await send_error(
                 send,
-                Refused(
+                HTTPError(
                     429,
-                    f"{limits.requests} requests are being answered; try again shortly",
+                    f"{limits.max_requests} requests are being answered; try again shortly",
                     "too_many_requests",
                     retry_after=1,
                 ),
             )
             return
         activity.accepted += 1
-        scope[DEADLINE] = time.monotonic() + limits.seconds
+        scope[DEADLINE] = time.monotonic() + limits.timeout_seconds
         try:
             try:
                 body = await asyncio.wait_for(
-                    _body(scope, receive, limits.body_bytes), limits.seconds
+                    _body(scope, receive, limits.max_body_bytes), limits.timeout_seconds
                 )
             except TimeoutError:
-                await refuse(
+                await send_error(
                     send,
-                    Refused(
+                    HTTPError(
                         408,
-                        f"the request did not arrive within {limits.seconds:g} s",
+                        f"the request did not arrive within {limits.timeout_seconds:g} s",
                         "timeout",
                         close=True,
                     ),
                 )
                 return
-            except Refused as refused:
-                await refuse(send, refused)
+            except HTTPError as refused:
+                await send_error(send, refused)
                 return
             if body is not None:
                 await app(scope, _again(body, receive), send)
@@ -168,7 +168,7 @@ async def _body(scope: Scope, receive: Receive, most: int) -> bytes | None:
         if not message.get("more_body") or size > 8 * most:
             break
     if long or size > most:
-        raise Refused(
+        raise HTTPError(
             413,
             f"the request is longer than {most:,} bytes; send fewer rows at a time",
             "too_large",

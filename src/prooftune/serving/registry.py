@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from prooftune.bundle.base_model import no_base
-from prooftune.bundle.load import Classifier, abstention_threshold, gives_probabilities, load
-from prooftune.bundle.qa import Answerer
+from prooftune.bundle.base_model import why_no_base_model
+from prooftune.bundle.load import Classifier, abstention_threshold, has_probabilities, load
+from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.errors import UsageError, nearest
-from prooftune.serving.batching import Batcher, Note
-from prooftune.serving.errors import Refused
+from prooftune.serving.batching import Batcher, BatchObserver
+from prooftune.serving.errors import HTTPError
 from prooftune.serving.limits import Limits
 
 BASE = ":base"
@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedBundle:
     """One bundle.
 
     Attributes:
@@ -38,7 +38,7 @@ class Served:
     """
 
     name: str
-    bundle: Classifier | Answerer
+    bundle: Classifier | QuestionAnswerer
     batcher: Batcher
     created: int
 
@@ -47,23 +47,23 @@ class Served:
         return isinstance(self.bundle, Classifier)
 
     @property
-    def no_base(self) -> str | None:
-        return no_base(self.bundle.facts)
+    def why_no_base_model(self) -> str | None:
+        return why_no_base_model(self.bundle.manifest)
 
     @property
     def threshold(self) -> float | None:
         """The probability below which the bundle abstains."""
-        return abstention_threshold(self.bundle.facts)
+        return abstention_threshold(self.bundle.manifest)
 
     @property
     def probabilities(self) -> bool:
-        return self.classifies and gives_probabilities(self.bundle.facts)
+        return self.classifies and has_probabilities(self.bundle.manifest)
 
     @property
     def base(self) -> str:
         """The base model's name; of a folder its last part, since the rest is this machine's
         affair."""
-        name = str(self.bundle.facts["model"]["name"])
+        name = str(self.bundle.manifest["model"]["name"])
         return Path(name).name if name.startswith(("/", ".", "~")) or "\\" in name else name
 
 
@@ -95,12 +95,12 @@ def named(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def load_served(
+def load_bundles(
     folders: Mapping[str, Path],
     limits: Limits,
-    note: Note | None = None,
+    note: BatchObserver | None = None,
     threads: int | None = None,
-) -> dict[str, Served]:
+) -> dict[str, ServedBundle]:
     """Load bundles; adapters of one base share its weights and its queue.
 
     Args:
@@ -124,14 +124,14 @@ def load_served(
         if id(bundle.model) not in batchers:
             batchers[id(bundle.model)] = Batcher(
                 compute,
-                queue_rows=limits.queue_rows,
-                batch_rows=limits.batch_rows,
+                max_queue_rows=limits.max_queue_rows,
+                max_batch_size=limits.max_batch_size,
                 note=note,
                 name=name,
                 begin=partial(torch.set_num_threads, threads) if threads else None,
             )
     return {
-        name: Served(
+        name: ServedBundle(
             name,
             bundle,
             batchers[id(bundle.model)],
@@ -141,7 +141,7 @@ def load_served(
     }
 
 
-def warm(served: Mapping[str, Served]) -> None:
+def warm_up(served: Mapping[str, ServedBundle]) -> None:
     """Ask every bundle once, so that what is missing shows at the start and the first client does
     not wait.
 
@@ -153,8 +153,8 @@ def warm(served: Mapping[str, Served]) -> None:
 
 
 def find(
-    served: Mapping[str, Served], model: str | None, classifies: bool | None = None
-) -> tuple[Served, bool]:
+    served: Mapping[str, ServedBundle], model: str | None, classifies: bool | None = None
+) -> tuple[ServedBundle, bool]:
     """The bundle that a request names, and whether it is meant as tuned.
 
     Args:
@@ -169,7 +169,7 @@ def find(
         able = [one for one in served.values() if one.classifies == classifies]
         if len(able) != 1:
             what = "labels texts" if classifies else "answers questions"
-            raise Refused(
+            raise HTTPError(
                 400,
                 f'give "model": {", ".join(one.name for one in able)}'
                 if able
@@ -180,7 +180,7 @@ def find(
         return able[0], True
     name = model.removesuffix(BASE)
     if name not in served:
-        raise Refused(
+        raise HTTPError(
             404,
             f"no such model{nearest(name, served)}; GET /v1/models lists them",
             "model_not_found",
@@ -189,7 +189,7 @@ def find(
     one = served[name]
     if classifies is not None and one.classifies != classifies:
         path = "/v1/classify" if one.classifies else "/v1/answer"
-        raise Refused(400, f"{name} is asked at {path}", "wrong_task", param="model")
-    if name != model and one.no_base is not None:
-        raise Refused(404, f"{model}: {one.no_base}", "model_not_found", param="model")
+        raise HTTPError(400, f"{name} is asked at {path}", "wrong_task", param="model")
+    if name != model and one.why_no_base_model is not None:
+        raise HTTPError(404, f"{model}: {one.why_no_base_model}", "model_not_found", param="model")
     return one, name == model

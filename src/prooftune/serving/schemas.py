@@ -28,13 +28,13 @@ ModelName = Annotated[
 ]
 
 
-class Asked(BaseModel):
+class StrictRequest(BaseModel):
     """A request: what it does not know, it refuses, so that no misspelt option is lost."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class ClassifyRequest(Asked):
+class ClassifyRequest(StrictRequest):
     """Texts to label."""
 
     model: ModelName = None
@@ -52,7 +52,7 @@ class ClassifyRequest(Asked):
     ] = False
 
 
-class Word(BaseModel):
+class WordAttribution(BaseModel):
     """A piece of the text, and what it does to the label."""
 
     field: str
@@ -70,7 +70,7 @@ class Word(BaseModel):
     ]
 
 
-class Label(BaseModel):
+class LabelResult(BaseModel):
     """The label of one text."""
 
     label: Annotated[str, Field(description="Empty where generation gave no label.")]
@@ -87,15 +87,15 @@ class Label(BaseModel):
     ]
 
 
-class ClassifyReply(BaseModel):
+class ClassifyResponse(BaseModel):
     model: str
     labels: list[str]
     threshold: Annotated[
         float | None, Field(description="The probability below which the bundle abstains.")
     ]
-    results: list[Label]
+    results: list[LabelResult]
     words: Annotated[
-        list[Word] | None,
+        list[WordAttribution] | None,
         Field(
             description="With explain: leave-one-out changes of the label's log-probability; "
             "null for bundles that give no probabilities."
@@ -103,7 +103,7 @@ class ClassifyReply(BaseModel):
     ] = None
 
 
-class AnswerRequest(Asked):
+class AnswerRequest(StrictRequest):
     """Questions to answer."""
 
     model: ModelName = None
@@ -129,7 +129,7 @@ class Passage(BaseModel):
     cited: bool
 
 
-class Answered(BaseModel):
+class AnswerResult(BaseModel):
     """The answer to one question."""
 
     answer: Annotated[str, Field(description="Without its citations; empty where there is none.")]
@@ -146,12 +146,12 @@ class Answered(BaseModel):
     truncated_tokens: int
 
 
-class AnswerReply(BaseModel):
+class AnswerResponse(BaseModel):
     model: str
-    results: list[Answered]
+    results: list[AnswerResult]
 
 
-class About(BaseModel):
+class ModelInfo(BaseModel):
     """What Prooftune knows of a model."""
 
     task: str
@@ -171,7 +171,7 @@ class ModelCard(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "prooftune"
-    prooftune: About
+    prooftune: ModelInfo
 
 
 class ModelList(BaseModel):
@@ -179,17 +179,17 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-class Problem(BaseModel):
+class ErrorDetail(BaseModel):
     message: str
     type: str
     param: str | None
     code: str | None
 
 
-class Error(BaseModel):
+class ErrorResponse(BaseModel):
     """Every refusal, in OpenAI's shape."""
 
-    error: Problem
+    error: ErrorDetail
 
 
 class Part(BaseModel):
@@ -227,7 +227,7 @@ class ChatRequest(BaseModel):
     logprobs: bool | None = False
 
 
-class ChatReplyMessage(BaseModel):
+class CompletionMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
@@ -235,7 +235,7 @@ class ChatReplyMessage(BaseModel):
 
 class Choice(BaseModel):
     index: int = 0
-    message: ChatReplyMessage
+    message: CompletionMessage
     finish_reason: Literal["stop"] = "stop"
     logprobs: None = None
 
@@ -246,7 +246,7 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class ChatReply(BaseModel):
+class ChatCompletion(BaseModel):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -254,6 +254,6 @@ class ChatReply(BaseModel):
     choices: list[Choice]
     usage: Usage
     prooftune: Annotated[
-        Label | Answered,
+        LabelResult | AnswerResult,
         Field(description="The whole reply of /v1/classify or /v1/answer to the same text."),
     ]

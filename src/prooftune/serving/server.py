@@ -15,8 +15,8 @@ import uvicorn
 from prooftune.errors import Failure
 from prooftune.serving.app import Options, create_app
 from prooftune.serving.asgi import App
-from prooftune.serving.limits import Activity
-from prooftune.serving.registry import Served, load_served, named, warm
+from prooftune.serving.limits import ServerState
+from prooftune.serving.registry import ServedBundle, load_bundles, named, warm_up
 from prooftune.serving.telemetry import Metrics
 from prooftune.utils.progress import notify, spinner
 
@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
     requests that come meanwhile are told so (503) and not left hanging. A second signal ends it at
     once."""
 
-    def __init__(self, config: uvicorn.Config, activity: Activity) -> None:
+    def __init__(self, config: uvicorn.Config, activity: ServerState) -> None:
         super().__init__(config)
         self._activity, self._ticks = activity, 0
 
@@ -51,9 +51,9 @@ class Server(uvicorn.Server):
 class Service:
     """Bundles and the application that answers with them."""
 
-    served: dict[str, Served]
+    served: dict[str, ServedBundle]
     app: App
-    activity: Activity
+    activity: ServerState
 
     def close(self) -> None:
         """Compute what waits, and stop the models' threads."""
@@ -61,17 +61,19 @@ class Service:
             one.batcher.close(timeout=_LONGER)
 
 
-def assemble(folders: Mapping[str, Path], options: Options, threads: int | None = None) -> Service:
+def build_service(
+    folders: Mapping[str, Path], options: Options, threads: int | None = None
+) -> Service:
     """Load bundles, ask each once, and put the application around them; `threads`: as of
-    `load_served`.
+    `load_bundles`.
 
     Raises:
         ProoftuneError: a bundle cannot be loaded, or cannot answer.
     """
-    activity = Activity()
+    activity = ServerState()
     metrics = Metrics(activity)
-    served = load_served(folders, options.limits, metrics.note, threads)
-    warm(served)
+    served = load_bundles(folders, options.limits, metrics.note, threads)
+    warm_up(served)
     for name, one in {one.batcher: (name, one) for name, one in reversed(served.items())}.values():
         metrics.watch(name, one.batcher.waiting)
     return Service(served, create_app(served, options, activity, metrics), activity)
@@ -98,7 +100,7 @@ def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> Non
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with spinner(f"Loading {', '.join(folders)}"):
-        service = assemble(folders, options, threads)
+        service = build_service(folders, options, threads)
     if not options.keys and host not in ("127.0.0.1", "::1", "localhost"):
         notify(
             f"{host} can be reached from elsewhere, and everybody may ask: consider --keys",
@@ -130,7 +132,7 @@ def run(service: Service, listener: socket.socket, options: Options) -> None:
         backlog=2048,
         proxy_headers=False,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(options.limits.seconds) + _LONGER,
+        timeout_graceful_shutdown=int(options.limits.timeout_seconds) + _LONGER,
     )
     Server(config, service.activity).run(sockets=[listener])
 

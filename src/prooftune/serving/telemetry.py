@@ -16,9 +16,9 @@ from typing import Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from prooftune.serving.asgi import App, Message, Receive, Scope, Send, header, refuse
-from prooftune.serving.errors import INTERNAL, Refused
-from prooftune.serving.limits import Activity
+from prooftune.serving.asgi import App, Message, Receive, Scope, Send, header, send_error
+from prooftune.serving.errors import INTERNAL, HTTPError
+from prooftune.serving.limits import ServerState
 
 FACTS = "prooftune.facts"
 """Where a request's scope gathers what its log line says besides the usual."""
@@ -52,7 +52,7 @@ _HEADERS = {
 class Metrics:
     """The figures that Prometheus asks for, in a registry of their own."""
 
-    def __init__(self, activity: Activity) -> None:
+    def __init__(self, activity: ServerState) -> None:
         self.registry = CollectorRegistry()
         names: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter(
@@ -66,7 +66,7 @@ class Metrics:
             **names,
         )
         self.rows = Counter("prooftune_rows", "Texts and questions computed.", ["model"], **names)
-        self.batch_rows = Histogram(
+        self.max_batch_size = Histogram(
             "prooftune_batch_rows", "Rows computed together.", ["model"], buckets=_ROWS, **names
         )
         self.compute = Counter(
@@ -93,7 +93,7 @@ class Metrics:
         """A batch was computed; `key` is the bundle's name and whether it was asked as tuned."""
         name = key[0] if key[1] else f"{key[0]}:base"
         self.rows.labels(name).inc(rows)
-        self.batch_rows.labels(name).observe(rows)
+        self.max_batch_size.labels(name).observe(rows)
         self.compute.labels(name).inc(seconds)
 
 
@@ -112,7 +112,7 @@ def logger(stream: TextIO | None = None) -> Log:
     return log
 
 
-def observed(app: App, metrics: Metrics, log: Log, paths: Collection[str]) -> App:
+def with_telemetry(app: App, metrics: Metrics, log: Log, paths: Collection[str]) -> App:
     """Gives every request an id, answers what went wrong inside with 500, and counts, times and
     logs it.
 
@@ -149,7 +149,7 @@ def observed(app: App, metrics: Metrics, log: Log, paths: Collection[str]) -> Ap
         except Exception as error:
             log("error", request=request, error=type(error).__name__, at=_places(error))
             if not status:
-                await refuse(answer, Refused(500, INTERNAL, "internal_error"))
+                await send_error(answer, HTTPError(500, INTERNAL, "internal_error"))
         route, seconds = _route(scope, paths), time.monotonic() - start
         method = scope["method"] if scope["method"] in _METHODS else "other"
         metrics.requests.labels(route, str(status)).inc()

@@ -384,7 +384,7 @@ def _bundle(
     tuned = [r for r in results if r.kind == "tuned" and not recipe.variants[r.name].adapter]
     if not tuned:
         return None
-    from prooftune.bundle.save import save
+    from prooftune.bundle.save import save_bundle
 
     quality = task.task_for(recipe).quality
 
@@ -392,5 +392,5 @@ def _bundle(
         return sum(quality(p, e) for p, e in zip(result.validation, study.validation, strict=True))
 
     best = max(tuned, key=right)
-    save(recipe, study, best, scores, folder / "bundle")
+    save_bundle(recipe, study, best, scores, folder / "bundle")
     return folder / "bundle"

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from prooftune.batch_predict import predict, predict_file, ray_cluster
-from prooftune.batch_predict.bundle_transfer import copied, digest_of, files_of
+from prooftune.batch_predict.bundle_transfer import bundle_digest, copy_to_cache, list_files
 from prooftune.batch_predict.checkpoint import Counts
-from prooftune.batch_predict.ray_cluster import Pool, share
+from prooftune.batch_predict.ray_cluster import WorkerPool, allocate_workers
 from prooftune.data.readers.streaming import Block
 from prooftune.errors import Failure, UsageError
 
@@ -41,7 +41,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "BLOCK", 4)
+    monkeypatch.setattr(predict, "BLOCK_ROWS", 4)
 
 
 def rows_file(path: Path) -> Path:
@@ -199,21 +199,21 @@ def test_engines_that_there_are_not(
 @pytest.mark.parametrize(
     ("cores", "gpus", "workers", "expected"),
     [
-        ([16], 0, None, Pool(4, 4, 0)),
-        ([2], 0, None, Pool(1, 2, 0)),
-        ([0, 6, 6], 0, None, Pool(2, 4, 0)),  # not three: no machine has four cores for it
-        ([], 0, None, Pool(1, 1, 0)),  # a cluster that has not grown yet
-        ([2], 0, 2, Pool(2, 1, 0)),
-        ([5, 5], 0, 3, Pool(3, 2, 0)),
-        ([2], 0, 3, Pool(3, 0.5, 0)),
-        ([32], 4, None, Pool(4, 1, 1)),
-        ([32], 2, 3, Pool(3, 1, 0.5)),
+        ([16], 0, None, WorkerPool(4, 4, 0)),
+        ([2], 0, None, WorkerPool(1, 2, 0)),
+        ([0, 6, 6], 0, None, WorkerPool(2, 4, 0)),  # not three: no machine has four cores for it
+        ([], 0, None, WorkerPool(1, 1, 0)),  # a cluster that has not grown yet
+        ([2], 0, 2, WorkerPool(2, 1, 0)),
+        ([5, 5], 0, 3, WorkerPool(3, 2, 0)),
+        ([2], 0, 3, WorkerPool(3, 0.5, 0)),
+        ([32], 4, None, WorkerPool(4, 1, 1)),
+        ([32], 2, 3, WorkerPool(3, 1, 0.5)),
     ],
 )
 def test_all_workers_find_room(
-    cores: list[int], gpus: int, workers: int | None, expected: Pool
+    cores: list[int], gpus: int, workers: int | None, expected: WorkerPool
 ) -> None:
-    assert share(cores, gpus, workers) == expected
+    assert allocate_workers(cores, gpus, workers) == expected
     assert expected.device == ("cuda" if gpus else "cpu")
 
 
@@ -227,9 +227,12 @@ def test_a_bundle_is_copied_once_to_a_machine_without_it(
         read.append(name)
         return (bundle / name).read_bytes()
 
-    digest, files = digest_of(bundle), {name: partial(content, name) for name in files_of(bundle)}
-    there = copied(digest, files)
-    assert digest_of(there) == digest
-    assert copied(digest, files) == there
-    assert read == files_of(bundle)
+    digest, files = (
+        bundle_digest(bundle),
+        {name: partial(content, name) for name in list_files(bundle)},
+    )
+    there = copy_to_cache(digest, files)
+    assert bundle_digest(there) == digest
+    assert copy_to_cache(digest, files) == there
+    assert read == list_files(bundle)
     assert [path.name for path in there.parent.iterdir()] == [there.name]

@@ -29,7 +29,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from prooftune.batch_predict import local as labelling, predict as predicting, predict_file
-predicting.BLOCK = 4
+predicting.BLOCK_ROWS = 4
 write = labelling.write_part
 def kill_at_third(path, block, added, form):
     write(path, block, added, form)
@@ -43,7 +43,7 @@ predict_file(*map(Path, sys.argv[1:]))
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "load", load)
-    monkeypatch.setattr(predict, "BLOCK", 4)
+    monkeypatch.setattr(predict, "BLOCK_ROWS", 4)
 
 
 def text(number: int) -> str:
@@ -121,7 +121,7 @@ def test_what_was_done_is_not_done_again(
     asked: list[int] = []
 
     class Counting:
-        facts = load(bundle).facts
+        manifest = load(bundle).manifest
 
         def predict(self, texts: list[dict[str, str]], progress: bool) -> Any:
             asked.append(len(texts))
@@ -174,8 +174,8 @@ def changed_input(file: Path, bundle: Path) -> None:
 
 
 def changed_bundle(file: Path, bundle: Path) -> None:
-    facts = read_json(bundle / "bundle.json")
-    write_json(bundle / "bundle.json", {**facts, "temperature": 1.0})
+    manifest = read_json(bundle / "bundle.json")
+    write_json(bundle / "bundle.json", {**manifest, "temperature": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -241,14 +241,17 @@ def test_answers_below_the_threshold_are_marked(
 ) -> None:
     monkeypatch.setattr(local, "load", bundle_load)
     own = Path(shutil.copytree(bundle, tmp_path / "bundle"))
-    facts = read_json(own / "bundle.json")
+    manifest = read_json(own / "bundle.json")
     file = rows_file(tmp_path / "in.jsonl")
     sure = sorted(a.probability for a in load(own).predict([text(i) for i in range(ROWS)]))  # type: ignore[union-attr, type-var]
     threshold = sure[len(sure) // 2]
     assert threshold is not None
     write_json(
         own / "bundle.json",
-        {**facts, "abstention": {"target": 0.9, "reachable": True, "threshold": threshold + 1e-6}},
+        {
+            **manifest,
+            "abstention": {"target": 0.9, "reachable": True, "threshold": threshold + 1e-6},
+        },
     )
     done = predict_file(own, file, tmp_path / "out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

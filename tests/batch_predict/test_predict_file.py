@@ -72,7 +72,7 @@ def test_csv_keeps_every_cell_and_row_in_order(bundle: Path, tmp_path: Path) -> 
 def test_the_answers_are_those_of_the_loaded_bundle(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "BLOCK", 3)
+    monkeypatch.setattr(predict, "BLOCK_ROWS", 3)
     file = write_lines(tmp_path / "in.jsonl", [{"text": text} for text in TEXTS])
     predict_file(bundle, file, tmp_path / "out.jsonl")
     out = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]

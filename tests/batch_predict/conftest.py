@@ -1,0 +1,7 @@
+"""The tiny bundles of the bundle tests."""
+
+from __future__ import annotations
+
+from bundle.conftest import bundle, bundles
+
+__all__ = ["bundle", "bundles"]
