@@ -80,7 +80,12 @@ class QuestionAnswerer:
         index: Path | None,
         adapter: str = adapters.DEFAULT_ADAPTER,
     ) -> None:
-        self.manifest, self.model, self._index_folder, self._adapter = manifest, model, index, adapter
+        self.manifest, self.model, self._index_folder, self._adapter = (
+            manifest,
+            model,
+            index,
+            adapter,
+        )
         self.encoder = PromptEncoder(
             Rendering.from_json(manifest["rendering"]), tokenizer, manifest["fields"]
         )

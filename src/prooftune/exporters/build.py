@@ -77,7 +77,9 @@ def export(
         temporary.mkdir()
         with spinner(f"Writing {to}"):
             chosen.write(bundle, manifest, temporary)
-        parity = None if unchecked else _checked(bundle, manifest, temporary, chosen, to, rows, limits)
+        parity = (
+            None if unchecked else _checked(bundle, manifest, temporary, chosen, to, rows, limits)
+        )
         record = _record(manifest, to, temporary, parity, limits)
         write_json(temporary / "bundle.json", manifest)
         write_json(temporary / "export.json", record)

@@ -25,7 +25,9 @@ def prompt(bundle: Path, manifest: dict[str, Any], rows: Sequence[GoldenRow]) ->
     """Where the bundle's own rendering no longer gives the prompts of its golden set; None where it
     does."""
     tokenizer = loading.load_tokenizer(bundle / "tokenizer")
-    encoder = PromptEncoder(Rendering.from_json(manifest["rendering"]), tokenizer, manifest["fields"])
+    encoder = PromptEncoder(
+        Rendering.from_json(manifest["rendering"]), tokenizer, manifest["fields"]
+    )
     start = tokenizer.bos_token_id
     for row in rows:
         ids = [
