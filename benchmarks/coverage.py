@@ -1,0 +1,482 @@
+"""How often the intervals contain the true value, and how often the tests err, by simulation.
+
+    python benchmarks/coverage.py                     # writes the tables into docs/statistics.md
+    python benchmarks/coverage.py --samples 200       # coarser, minutes
+    python benchmarks/coverage.py --squad dev-v2.0.json     # also draws real articles
+
+Every row is a population whose true value is known, samples of it, and the share of samples whose
+interval contains that value. "Plain" is the percentile bootstrap of rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from prooftune.evaluation.ece import ece_interval
+from prooftune.evaluation.intervals import (
+    SIGNED,
+    UNIT,
+    Interval,
+    auroc,
+    f1_interval,
+    paired_proportions_interval,
+    percentile_interval,
+    resampling_interval,
+    wilson_interval,
+)
+from prooftune.evaluation.metrics import (
+    BINS,
+    Floats,
+    Ints,
+    Outcomes,
+    columns,
+    per_class,
+    rates,
+    sums,
+)
+from prooftune.evaluation.resampling import (
+    Groups,
+    Resampled,
+    label_prior,
+    mean_prior,
+    posterior_weights,
+    resample,
+    resample_counts,
+)
+from prooftune.evaluation.significance import (
+    holm,
+    mcnemar_p,
+    minimum_detectable_difference,
+    permutation_p,
+    swap_test,
+)
+
+CONFIDENCE = 0.95
+SIZES = (20, 50, 200, 1000)
+ACCURACIES = (0.5, 0.9, 0.99)
+ZIPF = 1 / np.arange(1, 11)
+POPULATIONS: dict[str, Floats] = {
+    "4 balanced": np.full(4, 0.25),
+    "10 Zipf": ZIPF / ZIPF.sum(),
+    "90/8/2": np.array([0.9, 0.08, 0.02]),
+}
+DOC = Path(__file__).parents[1] / "docs" / "statistics.md"
+FUNCTIONS = ("macro_f1", "balanced_accuracy", "mcc")
+
+Row = dict[str, str | float]
+
+
+class Tally:
+    """Counts how often intervals contain a true value, and how wide they are."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, list[bool]] = defaultdict(list)
+        self.widths: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, name: str, ends: Interval | tuple[float, float], true: float) -> None:
+        low, high = (ends.low, ends.high) if isinstance(ends, Interval) else ends
+        self.held[name].append(low - 1e-9 <= true <= high + 1e-9)
+        self.widths[name].append(high - low)
+
+    def row(self) -> Row:
+        result: Row = {}
+        for name, held in self.held.items():
+            result[name] = float(np.mean(held))
+            result[f"{name} width"] = float(np.mean(self.widths[name]))
+        return result
+
+
+@functools.lru_cache(maxsize=2)
+def weights(n: int, resamples: int) -> tuple[Floats, Floats]:
+    """The resampling weights of `resample`, made once for all samples of a size."""
+    return resample_counts(n, resamples, 0), posterior_weights(n, resamples, 0)
+
+
+def resample_once(table: Floats, prior: Floats) -> Resampled:
+    """`resample` of one table."""
+    bootstrap, posterior = weights(len(table), len(prior))
+    return Resampled(bootstrap @ table, posterior @ table + prior, None, len(table))
+
+
+def cells(shares: Floats, accuracy: float) -> Floats:
+    """Shares of a confusion matrix [L, L] whose mistakes go evenly to the other labels."""
+    table = np.full((len(shares), len(shares)), (1 - accuracy) / (len(shares) - 1))
+    np.fill_diagonal(table, accuracy)
+    return np.asarray(shares[:, None] * table)
+
+
+def sums_of(table: Floats) -> Floats:
+    """A confusion matrix [L, L] as summed `columns`."""
+    return np.concatenate([[table.sum()], np.diag(table), table.sum(axis=1), table.sum(axis=0)])
+
+
+def metrics_of(summed: Floats, classes: int) -> dict[str, Floats]:
+    """Metrics, and F1, recall and precision of the last, rarest label."""
+    total = sums(summed, classes)
+    last = {f"rarest {name}": values[..., -1] for name, values in per_class(total).items()}
+    return {name: rates(total)[name] for name in ("accuracy", *FUNCTIONS)} | last
+
+
+def predict(targets: Ints, accuracy: float, classes: int, generator: np.random.Generator) -> Ints:
+    """Labels that are right with a probability, else another one."""
+    right = generator.random(len(targets)) < accuracy
+    other = (targets + generator.integers(1, classes, size=len(targets))) % classes
+    return np.where(right, targets, other)
+
+
+def classification(samples: int, resamples: int) -> Iterator[Row]:
+    """Single figures of a classifier, and differences to another one with half of its mistakes."""
+    for name, shares in POPULATIONS.items():
+        for accuracy in ACCURACIES:
+            for n in SIZES:
+                tally = _classification(shares, accuracy, n, samples, resamples)
+                yield {"population": name, "true accuracy": accuracy, "n": n, **tally.row()}
+
+
+def _classification(shares: Floats, accuracy: float, n: int, samples: int, resamples: int) -> Tally:
+    generator, tally, classes = np.random.default_rng(1), Tally(), len(shares)
+    worse = accuracy - 0.1
+    tables = cells(shares, accuracy), 0.5 * cells(shares, accuracy) + 0.5 * cells(shares, worse)
+    true = [metrics_of(sums_of(table), classes) for table in tables]
+    of = functools.partial(metrics_of, classes=classes)
+    priors = [label_prior(classes, 1 + 3 * classes, resamples, 0, v) for v in range(2)]
+    for _ in range(samples):
+        targets = generator.choice(classes, size=n, p=shares)
+        first = predict(targets, accuracy, classes, generator)
+        other = predict(targets, worse, classes, generator)
+        second = np.where(generator.random(n) < 0.5, first, other)
+        variants = [Outcomes(targets, p, None, classes) for p in (first, second)]
+        found = [of(columns(v).sum(axis=0)) for v in variants]
+        drawn = [
+            resample_once(columns(v), p).map(of) for v, p in zip(variants, priors, strict=True)
+        ]
+        right = [v.correct for v in variants]
+        tally.add("accuracy", wilson_interval(int(right[0].sum()), n, CONFIDENCE), accuracy)
+        only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+        gap = accuracy - float(true[1]["accuracy"])
+        tally.add("Δ accuracy", paired_proportions_interval(*only, n, CONFIDENCE), gap)
+        for name in FUNCTIONS:
+            bounds = SIGNED if name == "mcc" else UNIT
+            value, real = float(found[0][name]), float(true[0][name])
+            tally.add(name, resampling_interval(value, drawn[0][name], CONFIDENCE, bounds), real)
+            tally.add(
+                f"{name} plain",
+                percentile_interval(drawn[0][name].bootstrap, CONFIDENCE),
+                real,
+            )
+            gaps = drawn[0][name] - drawn[1][name]
+            between = value - float(found[1][name])
+            tally.add(
+                f"Δ {name}",
+                resampling_interval(between, gaps, CONFIDENCE, (-2, 2)),
+                real - float(true[1][name]),
+            )
+        _rarest(tally, variants[0], true[0])
+    return tally
+
+
+def _rarest(
+    tally: Tally,
+    outcomes: Outcomes,
+    true: dict[str, Floats],
+) -> None:
+    """Figures of the last label, where it occurs."""
+    last = outcomes.classes - 1
+    target, given = outcomes.targets == last, outcomes.predicted == last
+    hits = int((target & given).sum())
+    for name, whole in (("recall", int(target.sum())), ("precision", int(given.sum()))):
+        if whole:
+            ends = wilson_interval(hits, whole, CONFIDENCE)
+            tally.add(f"rarest {name}", ends, float(true[f"rarest {name}"]))
+    if union := int((target | given).sum()):
+        tally.add("rarest f1", f1_interval(hits, union, CONFIDENCE), float(true["rarest f1"]))
+
+
+def answers(samples: int, resamples: int) -> Iterator[Row]:
+    """Means of scores between 0 and 1, as of F1 and ROUGE: many are 0 or 1."""
+    kinds: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+        "F1, half right": ((0.35, 0.4), (2.0, 2.0)),
+        "F1, nine tenths": ((0.05, 0.85), (2.0, 2.0)),
+        "F1, all but one in 100": ((0.01, 0.98), (2.0, 2.0)),
+        "ROUGE, low": ((0.2, 0.01), (1.0, 4.0)),
+        "ROUGE, high": ((0.01, 0.1), (8.0, 2.0)),
+    }
+    for name, (ends, shape) in kinds.items():
+        for n in SIZES:
+            tally, generator = Tally(), np.random.default_rng(2)
+            true = ends[1] + (1 - sum(ends)) * shape[0] / sum(shape)
+            priors = [mean_prior(resamples, 0, v) for v in range(2)]
+            for _ in range(samples):
+                first = _scores(n, ends, shape, generator)
+                copied = generator.random(n) < 0.5
+                second = np.where(copied, first, _scores(n, ends, shape, generator))
+                drawn = [
+                    resample_once(np.stack([np.ones(n), v], axis=1), p).map(_mean)["mean"]
+                    for v, p in zip((first, second), priors, strict=True)
+                ]
+                value = float(first.mean())
+                tally.add("mean", resampling_interval(value, drawn[0], CONFIDENCE, UNIT), true)
+                tally.add("mean plain", percentile_interval(drawn[0].bootstrap, CONFIDENCE), true)
+                between = resampling_interval(
+                    value - float(second.mean()), drawn[0] - drawn[1], CONFIDENCE, SIGNED
+                )
+                tally.add("Δ mean", between, 0.0)
+            yield {"population": name, "n": n, **tally.row()}
+
+
+def _scores(
+    n: int, ends: tuple[float, float], shape: tuple[float, float], generator: np.random.Generator
+) -> Floats:
+    kind = generator.choice(3, size=n, p=[*ends, 1 - sum(ends)])
+    return np.where(kind == 2, generator.beta(*shape, size=n), kind.astype(np.float64))
+
+
+def _mean(summed: Floats) -> dict[str, Floats]:
+    return {"mean": summed[..., 1] / summed[..., 0]}
+
+
+def calibration(samples: int) -> Iterator[Row]:
+    """ECE: how often a calibrated model's interval contains 0, and others' the true error."""
+    for classes, skill in ((2, 1.5), (4, 2.0), (4, 4.0), (10, 6.0)):
+        for sharpness in (1.0, 1.3, 2.0, 0.6):
+            big = _calibrated(400_000, classes, skill, sharpness, np.random.default_rng(3))
+            true = _true_ece(*big)
+            for n in SIZES:
+                tally, generator = Tally(), np.random.default_rng(4)
+                for seed in range(samples):
+                    outcomes, _ = _calibrated(n, classes, skill, sharpness, generator)
+                    ends = ece_interval(outcomes, CONFIDENCE, seed)
+                    tally.add("ECE", ends, true)
+                    tally.add("contains 0", ends, 0.0)
+                yield {
+                    "labels": classes, "skill": skill, "sharpness": sharpness, "true": true,
+                    "n": n, **tally.row(),
+                }  # fmt: skip
+
+
+def _calibrated(
+    n: int, classes: int, skill: float, sharpness: float, generator: np.random.Generator
+) -> tuple[Outcomes, Floats]:
+    """Predictions sharper than is true by a factor, and the true probabilities [n, L]."""
+    scores = generator.normal(size=(n, classes)) * skill
+    true = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    targets = (true.cumsum(axis=1) > generator.random((n, 1))).argmax(axis=1)
+    said = scores * sharpness
+    log_probs = said - np.log(np.exp(said).sum(axis=1, keepdims=True))
+    return Outcomes(targets, log_probs.argmax(axis=1), log_probs, classes), true
+
+
+def _true_ece(outcomes: Outcomes, true: Floats) -> float:
+    sure = outcomes.confidence
+    right = np.take_along_axis(true, outcomes.predicted[:, None], axis=1)[:, 0]
+    bins = np.clip(np.ceil(sure * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    return float(np.abs(np.bincount(bins, weights=right - sure)).sum() / len(sure))
+
+
+def areas(samples: int) -> Iterator[Row]:
+    """AUROC of normal scores, also of scores with few values (ties)."""
+    from scipy.stats import norm
+
+    for area in (0.5, 0.76, 0.9, 0.99):
+        for share in (0.5, 0.1):
+            for n in SIZES:
+                tally, generator = Tally(), np.random.default_rng(5)
+                apart = 2**0.5 * float(norm.ppf(area))
+                for _ in range(samples):
+                    positive = generator.random(n) < share
+                    scores = generator.normal(size=n) + apart * positive
+                    if ends := auroc(scores, positive, CONFIDENCE):
+                        tally.add("AUROC", ends, area)
+                yield {"true": area, "positive": share, "n": n, **tally.row()}
+
+
+def families(samples: int) -> Iterator[Row]:
+    """Family-wise error of equal variants, and power at the stated detectable difference."""
+    for comparisons in (1, 5, 18):
+        for n, accuracy, overlap in ((200, 0.8, 0.5), (1000, 0.9, 0.5), (500, 0.7, 0.8)):
+            generator = np.random.default_rng(6)
+            discordance = 2 * (1 - overlap) * accuracy * (1 - accuracy)
+            smallest = minimum_detectable_difference(n, discordance, 0.05 / comparisons)
+            wrong, found = 0, 0
+            for _ in range(samples):
+                base = generator.random(n) < accuracy
+                ps = []
+                for _ in range(comparisons):
+                    other = generator.random(n) < accuracy
+                    mine = np.where(generator.random(n) < overlap, base, other)
+                    ps.append(mcnemar_p(int((mine & ~base).sum()), int((base & ~mine).sum())))
+                wrong += min(holm(ps)) < 0.05
+                better = (max(discordance, smallest) + smallest) / 2
+                kind = generator.multinomial(
+                    n, [better, better - smallest, 1 + smallest - 2 * better]
+                )
+                found += holm([mcnemar_p(int(kind[0]), int(kind[1])), *ps[1:]])[0] < 0.05
+            yield {
+                "comparisons": comparisons, "n": n, "accuracy": accuracy, "overlap": overlap,
+                "family-wise error": wrong / samples, "stated difference": smallest,
+                "power at it": found / samples,
+            }  # fmt: skip
+
+
+def grouped(samples: int, resamples: int) -> Iterator[Row]:
+    """Accuracy of rows in groups that are more or less easy, and the test of two equal variants of
+    which each is better on some groups."""
+    for count in (4, 8, 15, 40):
+        for spread in (0.5, 1.0):
+            generator = np.random.default_rng(7)
+            big = _group_scores(20_000, spread, generator)[0]
+
+            def draw(
+                count: int = count,
+                spread: float = spread,
+                generator: np.random.Generator = generator,
+            ) -> tuple[Floats, Floats, Ints]:
+                return _group_scores(count, spread, generator)
+
+            yield {
+                "groups": count,
+                "spread": spread,
+                **_grouped(draw, float(big.mean()), samples, resamples),
+            }
+
+
+def _group_scores(
+    count: int, spread: float, generator: np.random.Generator
+) -> tuple[Floats, Floats, Ints]:
+    """Right answers of two equal variants, [n] each, and the group of every row."""
+    index = np.repeat(np.arange(count), generator.integers(20, 80, size=count))
+    odds = 1.0 + generator.normal(size=(2, count)) * spread
+    chance = 1 / (1 + np.exp(-odds))
+    both = (generator.random((2, len(index))) < chance[:, index]).astype(np.float64)
+    return both[0], both[1], index
+
+
+def _grouped(
+    draw: Callable[[], tuple[Floats, Floats, Ints]], true: float, samples: int, resamples: int
+) -> Row:
+    tally, rejected, rejected_rows = Tally(), 0, 0
+    for seed in range(samples):
+        first, second, index = draw()
+        groups = Groups(index, int(index.max()) + 1)
+        tables = [np.stack([np.ones(len(v)), v], axis=1) for v in (first, second)]
+        priors = [mean_prior(resamples, seed, v) for v in range(2)]
+        drawn = [r.map(_mean)["mean"] for r in resample(tables, resamples, seed, groups, priors)]
+        value = float(first.mean())
+        tally.add("by groups", resampling_interval(value, drawn[0], CONFIDENCE, UNIT), true)
+        tally.add("by rows", wilson_interval(round(first.sum()), len(first), CONFIDENCE), true)
+        between = resampling_interval(
+            value - float(second.mean()), drawn[0] - drawn[1], CONFIDENCE, SIGNED
+        )
+        tally.add("Δ by groups", between, 0.0)
+        rejected += (
+            swap_test(tables[0], tables[1], lambda s: _mean(s)["mean"], seed, 2000, groups) < 0.05
+        )
+        rejected_rows += permutation_p(first - second, seed, 2000) < 0.05
+    return {
+        **tally.row(),
+        "type I error by groups": rejected / samples,
+        "type I error by rows": rejected_rows / samples,
+    }
+
+
+def articles(path: Path, samples: int, resamples: int) -> Iterator[Row]:
+    """Real questions of SQuAD 2.0, drawn by article: readers that often say "no answer"."""
+    data = json.loads(path.read_text(encoding="utf-8"))["data"]
+    impossible = [
+        np.array([q["is_impossible"] for p in a["paragraphs"] for q in p["qas"]]) for a in data
+    ]
+    generator = np.random.default_rng(8)
+    for count in (4, 8, 12):
+        for silent in (1.0, 0.9, 0.6):
+            readers = [_reader(impossible, silent, generator) for _ in range(2)]
+            # Two readers of which none is better over all articles.
+            shift = float(np.concatenate(readers[0]).mean() - np.concatenate(readers[1]).mean())
+
+            def draw(
+                count: int = count, readers: list[list[Floats]] = readers, shift: float = shift
+            ) -> tuple[Floats, Floats, Ints]:
+                chosen = generator.integers(0, len(data), size=count)
+                first, second = (np.concatenate([r[i] for i in chosen]) for r in readers)
+                index = np.repeat(np.arange(count), [len(readers[0][i]) for i in chosen])
+                return first, second + shift, index
+
+            true = float(np.concatenate(readers[0]).mean())
+            yield {"articles": count, "no answer": silent,
+                   **_grouped(draw, true, samples, resamples)}  # fmt: skip
+
+
+def _reader(
+    impossible: Sequence[np.ndarray], silent: float, generator: np.random.Generator
+) -> list[Floats]:
+    """F1 of a reader's answers in every article: how often it is silent differs between them."""
+    result = []
+    for unanswerable in impossible:
+        own = float(np.clip(silent + 0.1 * generator.normal(), 0, 1))
+        quiet = generator.random(len(unanswerable)) < own
+        f1 = generator.beta(2, 1, size=len(unanswerable))
+        result.append(np.where(unanswerable, quiet * 1.0, np.where(quiet, 0.0, f1)))
+    return result
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table of rows with the same keys."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [f"| {' | '.join(names)} |", "|" + "---:|" * len(names)]
+    for row in rows:
+        lines.append("| " + " | ".join(_cell(name, row.get(name)) for name in names) + " |")
+    return "\n".join(lines)
+
+
+def _cell(name: str, value: str | float | None) -> str:
+    if value is None or isinstance(value, str | int):
+        return "–" if value is None else str(value)
+    return f"{value:.3f}" if "width" in name or "differ" in name else f"{value:.3g}"
+
+
+def write(path: Path, tables: dict[str, str]) -> None:
+    """Replace what stands between ``<!-- NAME -->`` and ``<!-- end -->``."""
+    text = path.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        text = f"{before}<!-- {name} -->\n{table}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    path.write_text(text, encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--samples", type=int, default=1000, help="samples of every population")
+    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--squad", type=Path, help="a file in SQuAD's layout with several articles")
+    parser.add_argument("--only", help="one of the tables")
+    parser.add_argument("--out", type=Path, default=DOC)
+    options = parser.parse_args(arguments)
+    samples, resamples = options.samples, options.resamples
+    tables: dict[str, Callable[[], Iterator[Row]]] = {
+        "classification": lambda: classification(samples, resamples),
+        "answers": lambda: answers(samples, resamples),
+        "calibration": lambda: calibration(samples // 2),
+        "auroc": lambda: areas(2 * samples),
+        "families": lambda: families(2 * samples),
+        "groups": lambda: grouped(samples // 2, resamples),
+    }
+    if options.squad:
+        tables["articles"] = lambda: articles(options.squad, samples // 2, resamples)
+    for name, rows in tables.items():
+        if options.only in (None, name):
+            table = markdown(list(rows()))
+            print(f"## {name}\n\n{table}\n", flush=True)
+            if options.out.is_file():
+                write(options.out, {name: table})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Resampling of test examples: the bootstrap, the Bayesian bootstrap and the jackknife, by rows or
+by groups of rows.
+
+Every metric of this package is a function of column sums over examples (see `metrics`), and sums
+are linear in the weights of the examples. So all resamples of all variants are a few matrix
+products, and every variant is measured on the same resamples: differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prooftune.evaluation.metrics import Floats, Ints, Outcomes, Sums, columns, sums
+
+CHUNK_BYTES = 64_000_000
+"""Memory for the resampling weights that are held at one time."""
+
+_POSTERIOR, _PRIOR, _OUTCOMES = 1, 2, 3
+"""Names of the random streams besides the bootstrap's own."""
+
+PRIOR = 0.5
+"""Pseudo-examples that are right, and as many that are wrong, for every label or kind of question:
+Jeffreys' prior of a proportion."""
+_PARTS = 4
+"""A prior's weight is spread over this many pseudo-examples of random outcomes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The groups (clusters) in which examples come, and which are resampled as a whole.
+
+    Attributes:
+        index: number of each example's group, int [n].
+        count: number of groups G.
+    """
+
+    index: Ints
+    count: int
+
+    def sums(self, table: Floats) -> Floats:
+        """Column sums of every group: [n, c] -> [G, c]."""
+        summed = np.zeros((self.count, table.shape[1]))
+        np.add.at(summed, self.index, table)
+        return summed
+
+
+def groups_of(keys: Sequence[Hashable]) -> Groups | None:
+    """Groups of examples with equal keys; None where every example is its own group."""
+    numbers: dict[Hashable, int] = {}
+    index = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    return None if len(numbers) == len(keys) else Groups(index, len(numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """Column sums of one table over all resamples.
+
+    Attributes:
+        bootstrap: of the bootstrap (Efron 1979), [R, c].
+        posterior: of the Bayesian bootstrap (Rubin 1981), with the pseudo-examples of the prior;
+            [R, c]. None where there is no prior.
+        jackknife: without each group in turn, [G, c]; None where examples do not come in groups.
+        units: what was resampled: the number of examples, or of groups.
+    """
+
+    bootstrap: Floats
+    posterior: Floats | None
+    jackknife: Floats | None
+    units: int
+
+    def map(self, metrics: Callable[[Floats], Mapping[str, Floats]]) -> dict[str, Samples]:
+        """Metrics of every resample by name."""
+        parts = [
+            None if part is None else metrics(part)
+            for part in (self.bootstrap, self.posterior, self.jackknife)
+        ]
+        assert parts[0] is not None
+        return {
+            name: Samples(
+                values,
+                None if parts[1] is None else parts[1].get(name),
+                None if parts[2] is None else parts[2].get(name),
+                self.units,
+            )
+            for name, values in parts[0].items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """One metric over all resamples; the fields are those of `Resampled`, [R] and [G]."""
+
+    bootstrap: Floats
+    posterior: Floats | None
+    jackknife: Floats | None
+    units: int
+
+    def __sub__(self, other: Samples) -> Samples:
+        """The difference of two variants, measured on the same resamples."""
+        return Samples(
+            self.bootstrap - other.bootstrap,
+            _minus(self.posterior, other.posterior),
+            _minus(self.jackknife, other.jackknife),
+            self.units,
+        )
+
+
+def _minus(first: Floats | None, second: Floats | None) -> Floats | None:
+    return None if first is None or second is None else first - second
+
+
+def resample(
+    tables: Sequence[Floats],
+    resamples: int,
+    seed: int,
+    groups: Groups | None = None,
+    priors: Sequence[Floats] | None = None,
+) -> list[Resampled]:
+    """Column sums of every resample, the same resamples for all tables.
+
+    Args:
+        tables: per-example columns [n, c], the same examples in the same order; c may differ.
+        resamples: R, the number of resamples of each kind.
+        seed: of the resampling.
+        groups: resample these instead of single examples.
+        priors: for each table, the sums of its pseudo-examples in every resample, [R, c]; None: no
+            Bayesian bootstrap.
+    """
+    if not tables:
+        return []
+    stacked = np.concatenate(list(tables), axis=1)
+    units = groups.sums(stacked) if groups else stacked
+    cuts = np.cumsum([table.shape[1] for table in tables])[:-1]
+    drawn = np.split(_weighted(units, resamples, seed, _bootstrap_weights), cuts, axis=1)
+    posterior: list[Floats | None] = [None] * len(tables)
+    if priors is not None:
+        rows = np.split(_weighted(units, resamples, seed, _posterior_weights), cuts, axis=1)
+        posterior = [row + prior for row, prior in zip(rows, priors, strict=True)]
+    without: Sequence[Floats | None] = [None] * len(tables)
+    if groups and len(units) > 1:
+        without = np.split(units.sum(axis=0) - units, cuts, axis=1)
+    return [
+        Resampled(*parts, units=len(units)) for parts in zip(drawn, posterior, without, strict=True)
+    ]
+
+
+def resampled(tables: Sequence[Floats], resamples: int, seed: int) -> list[Floats]:
+    """Column sums of every bootstrap resample of single examples, [R, c] for each table."""
+    return [part.bootstrap for part in resample(tables, resamples, seed)]
+
+
+def bootstrap(variants: Sequence[Outcomes], resamples: int, seed: int) -> list[Sums]:
+    """The sums of every bootstrap resample [R], for every variant, on the same resamples."""
+    drawn = resampled([columns(v) for v in variants], resamples, seed)
+    return [sums(part, v.classes) for part, v in zip(drawn, variants, strict=True)]
+
+
+def resample_counts(n: int, resamples: int, seed: int, start: int = 0) -> Floats:
+    """How often each of `n` examples is drawn in each bootstrap resample, float [resamples, n].
+
+    Every resample has its own random stream, so that it is the same however the work is cut into
+    chunks, and the same for all variants.
+    """
+    return np.stack([_bootstrap_weights(n, [seed, start + row]) for row in range(resamples)])
+
+
+def posterior_weights(n: int, resamples: int, seed: int) -> Floats:
+    """Weights of `n` examples in each resample of the Bayesian bootstrap, float [resamples, n]."""
+    return np.stack([_posterior_weights(n, [seed, row]) for row in range(resamples)])
+
+
+def _bootstrap_weights(n: int, stream: Sequence[int]) -> Floats:
+    drawn = np.random.default_rng(stream).integers(0, n, size=n)
+    return np.bincount(drawn, minlength=n).astype(np.float64)
+
+
+def _posterior_weights(n: int, stream: Sequence[int]) -> Floats:
+    # Exponential weights, divided by their sum, are a draw from the flat Dirichlet distribution.
+    return np.random.default_rng([*stream, _POSTERIOR]).standard_exponential(n)
+
+
+def _weighted(
+    units: Floats, resamples: int, seed: int, weights: Callable[[int, Sequence[int]], Floats]
+) -> Floats:
+    """Sums of the units' columns [U, c] by the weights of every resample, [R, c]."""
+    n, result = len(units), np.empty((resamples, units.shape[1]))
+    chunk = max(1, CHUNK_BYTES // (8 * n))
+    for start in range(0, resamples, chunk):
+        rows = range(start, min(start + chunk, resamples))
+        result[rows.start : rows.stop] = np.stack([weights(n, [seed, r]) for r in rows]) @ units
+    return result
+
+
+def pseudo_examples(strata: int, resamples: int, seed: int, variant: int) -> tuple[Floats, Floats]:
+    """Weights of the right and of the wrong pseudo-examples in every resample, [R, strata] each.
+
+    They are what makes an interval honest where the data hold no mistake, or nothing at all, of
+    some label: together with the Bayesian bootstrap they are draws from a Dirichlet posterior with
+    `PRIOR` right and `PRIOR` wrong examples of every stratum. All variants see the same
+    pseudo-examples, and each is right or wrong on them independently of the others.
+
+    Args:
+        strata: labels, or kinds of questions.
+        resamples: R.
+        seed: of the resampling.
+        variant: number of the variant in the study.
+    """
+    shape = (resamples, strata, _PARTS)
+    weights = np.random.default_rng([seed, _PRIOR]).gamma(2 * PRIOR / _PARTS, size=shape)
+    right = np.random.default_rng([seed, _OUTCOMES, variant]).integers(0, 2, size=shape) > 0
+    hits = (weights * right).sum(axis=-1)
+    return hits, weights.sum(axis=-1) - hits
+
+
+def label_prior(classes: int, width: int, resamples: int, seed: int, variant: int) -> Floats:
+    """Sums of a classifier's pseudo-examples for `resample`: [R, width], as `metrics.columns` has
+    them. A wrong one is spread evenly over the other labels."""
+    right, wrong = pseudo_examples(classes, resamples, seed, variant)
+    targets = right + wrong
+    others = (wrong.sum(axis=1, keepdims=True) - wrong) / max(classes - 1, 1)
+    parts = [targets.sum(axis=1, keepdims=True), right, targets, right + others]
+    known = np.concatenate(parts, axis=1)
+    # Columns of probabilities: nothing is supposed of these.
+    return np.pad(known, ((0, 0), (0, width - known.shape[1])))
+
+
+def mean_prior(resamples: int, seed: int, variant: int) -> Floats:
+    """Sums of the pseudo-examples of a mean of scores from 0 to 1, [R, 2]: how many, and their
+    score."""
+    right, wrong = pseudo_examples(1, resamples, seed, variant)
+    return np.concatenate([right + wrong, right], axis=1)

@@ -1,0 +1,205 @@
+"""Paired tests, the correction for several of them, and the power that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prooftune.evaluation.metrics import Floats
+from prooftune.evaluation.resampling import CHUNK_BYTES, Groups
+
+PERMUTATIONS = 10_000
+POWER = 0.8
+_ENUMERATED = 13
+"""With up to this many groups all 2^G patterns of signs are gone through."""
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Examples that only the first (`b`) and only the second variant (`c`) has right, and the
+    p-value."""
+
+    b: int
+    c: int
+    p: float
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> McNemar:
+    """McNemar's exact test of two variants on the same examples, given whether each was right,
+    [n]."""
+    b, c = int((first & ~second).sum()), int((second & ~first).sum())
+    return McNemar(b, c, mcnemar_p(b, c))
+
+
+def mcnemar_p(only_a: int, only_b: int) -> float:
+    """Two-sided binomial p-value: are the discordant pairs a fair coin? (McNemar 1947)"""
+    from scipy.stats import binom
+
+    total = only_a + only_b
+    if total == 0:
+        return 1.0
+    return min(1.0, 2 * float(binom.cdf(min(only_a, only_b), total, 0.5)))
+
+
+def permutation_p(differences: Floats, seed: int, permutations: int = PERMUTATIONS) -> float:
+    """Two-sided p-value of the mean of paired differences [n], by flipping their signs at random
+    (Noreen 1989, Computer-Intensive Methods for Testing Hypotheses)."""
+    return swap_test(differences[:, None], np.zeros((1, 1)), _first_column, seed, permutations)
+
+
+def _first_column(summed: Floats) -> Floats:
+    return np.asarray(summed[..., 0])
+
+
+def swap_test(
+    first: Floats,
+    second: Floats,
+    metric: Callable[[Floats], Floats],
+    seed: int,
+    permutations: int = PERMUTATIONS,
+    groups: Groups | None = None,
+) -> float:
+    """Two-sided p-value of the difference of two variants in a metric, by swapping their outputs
+    on random examples (approximate randomization; Noreen 1989, Yeh 2000).
+
+    Of a mean this is the sign-flip test, and of accuracy McNemar's. Where examples come in groups
+    the outputs of a whole group are swapped.
+
+    Args:
+        first: per-example columns of the first variant, [n, c].
+        second: those of the second; [1, c] of zeros to test the columns of the first against 0.
+        metric: from summed columns [..., c] to values [...].
+        seed: of the swaps.
+        permutations: random patterns of swaps; of few groups all patterns are taken.
+        groups: the groups of the examples.
+
+    Returns:
+        With b of m random patterns at least as far apart as what was seen, (b + 1) / (m + 1), which
+        is never 0; of all patterns b / m.
+    """
+    apart = np.asarray(first - second)
+    total = first.sum(axis=0) + (np.broadcast_to(second, first.shape)).sum(axis=0)
+    units = groups.sums(apart) if groups else apart
+    units = units[(units != 0).any(axis=1)]
+    if len(units) == 0:
+        return 1.0
+
+    def distance(signs: Floats) -> Floats:
+        half = signs @ units / 2
+        return np.asarray(np.abs(metric(total / 2 + half) - metric(total / 2 - half)))
+
+    seen = float(distance(np.ones((1, len(units))))[0])
+    # Sums in another order differ in the last digits; equal ones must count.
+    least = seen - 1e-9 * max(1.0, seen)
+    if len(units) <= _ENUMERATED:
+        patterns = np.arange(2 ** len(units))[:, None] >> np.arange(len(units)) & 1
+        return float((distance(np.asarray(patterns * 2.0 - 1.0, dtype=np.float64)) >= least).mean())
+    generator = np.random.default_rng([seed, len(units)])
+    chunk = max(1, CHUNK_BYTES // (8 * len(units)))
+    beyond = 0
+    for start in range(0, permutations, chunk):
+        size = (min(chunk, permutations - start), len(units))
+        signs = generator.integers(0, 2, size=size).astype(np.float64) * 2 - 1
+        beyond += int((distance(signs) >= least).sum())
+    return (beyond + 1) / (permutations + 1)
+
+
+def least_p(groups: int) -> float:
+    """The smallest p-value that swapping this many groups can give."""
+    return float(0.5 ** (groups - 1)) if groups <= _ENUMERATED else 1 / (PERMUTATIONS + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values that hold for all tests together (Holm 1979), in the order given."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def holm_level(adjusted: Sequence[float], alpha: float) -> float:
+    """The level at which Holm's procedure tested the first hypothesis that it did not reject, given
+    all adjusted p-values: alpha over the number of those that it did not reject."""
+    return alpha / max(1, sum(p >= alpha for p in adjusted))
+
+
+def minimum_detectable_difference(
+    n: int, discordance: float, alpha: float = 0.05, power: float = POWER
+) -> float:
+    """The smallest true difference in accuracy that McNemar's exact test on `n` pairs finds with
+    that power.
+
+    The power is computed from the distribution of the number of discordant pairs and, given it, of
+    those in favour of one variant. A difference d needs a discordance of at least d, so where the
+    share of discordant pairs is smaller, d is taken for it.
+
+    Args:
+        n: test examples.
+        discordance: share of examples on which exactly one variant is right, 0 to 1.
+        alpha: two-sided level at which the test is made.
+        power: probability of finding the difference.
+
+    Returns:
+        A difference of accuracies, 0 to 1; 1 when the test set is too small to find any.
+    """
+    from scipy.optimize import brentq
+
+    def excess(difference: float) -> float:
+        return mcnemar_power(n, difference, max(discordance, difference), alpha) - power
+
+    return 1.0 if excess(1.0) < 0 else float(brentq(excess, 0.0, 1.0, xtol=1e-5))
+
+
+def mcnemar_power(n: int, difference: float, discordance: float, alpha: float) -> float:
+    """Probability that McNemar's exact test on `n` pairs gives p <= alpha."""
+    from scipy.stats import binom
+
+    if discordance == 0:
+        return 0.0
+    spread = 6 * sqrt(n * discordance * (1 - discordance)) + 6
+    pairs = np.arange(
+        max(0, int(n * discordance - spread)), min(n, int(n * discordance + spread)) + 1
+    )
+    # The largest number of pairs in favour of the worse variant with which the test rejects.
+    worst = binom.ppf(alpha / 2, pairs, 0.5)
+    worst = worst - (2 * binom.cdf(worst, pairs, 0.5) > alpha)
+    share = (discordance + difference) / (2 * discordance)
+    rejected = binom.sf(pairs - worst - 1, pairs, share) + binom.cdf(worst, pairs, share)
+    rejected = np.where(worst < 0, 0.0, rejected)
+    return float((binom.pmf(pairs, n, discordance) * rejected).sum())
+
+
+def minimum_detectable_mean(
+    error: float, units: int, alpha: float = 0.05, power: float = POWER
+) -> float:
+    """The smallest true difference that a two-sided test at `alpha` finds with `power`, given the
+    standard error of the difference and the number of units that it rests on (t approximation);
+    not-a-number for less than two units."""
+    from scipy.optimize import brentq
+    from scipy.stats import nct, t
+
+    if units < 2:
+        return float("nan")
+    critical = float(t.ppf(1 - alpha / 2, units - 1))
+
+    def excess(shift: float) -> float:
+        return float(nct.sf(critical, units - 1, shift)) - power
+
+    return error * float(brentq(excess, 0.0, 2 * critical + 10))
+
+
+def standard_error(differences: Floats, groups: Groups | None = None) -> tuple[float, int]:
+    """Standard error of the mean of paired differences [n], over groups where there are any, and
+    the number of units that it rests on."""
+    n = len(differences)
+    centred = (differences - differences.mean())[:, None]
+    units = groups.sums(centred) if groups else centred
+    g = len(units)
+    return sqrt(g / (g - 1) * float((units**2).sum())) / n if g > 1 else float("nan"), g

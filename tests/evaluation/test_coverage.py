@@ -1,0 +1,60 @@
+"""`benchmarks/coverage.py`, coarse: no interval that stands in a report may be far too narrow."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+PATH = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+LEAST = 0.88
+"""Of 60 samples, by which 95% and even 93% are rarely missed."""
+
+
+@pytest.fixture(scope="module")
+def coverage() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", PATH)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def shares(row: dict[str, object], without: tuple[str, ...]) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in row.items()
+        if isinstance(value, float)
+        and not name.endswith(("width", "plain"))
+        and name not in without
+    }
+
+
+@pytest.mark.parametrize("n", [20, 200])
+def test_figures_of_classifiers(
+    coverage: ModuleType, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    monkeypatch.setattr(coverage, "SIZES", (n,))
+    for row in coverage.classification(60, 400):
+        assert min(shares(row, ("true accuracy",)).values()) >= LEAST, row
+
+
+def test_means_of_scores(coverage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage, "SIZES", (20, 200))
+    for row in coverage.answers(60, 400):
+        assert min(shares(row, ()).values()) >= LEAST, row
+
+
+def test_errors_and_power_of_families(coverage: ModuleType) -> None:
+    for row in coverage.families(150):
+        assert row["family-wise error"] <= 0.09, row
+        assert 0.7 <= row["power at it"] <= 0.9, row
+
+
+def test_groups(coverage: ModuleType) -> None:
+    for row in coverage.grouped(40, 300):
+        assert min(row["by groups"], row["Δ by groups"]) >= 0.85, row
+        assert row["type I error by groups"] <= 0.15, row
+        assert row["type I error by rows"] >= 0.1, "rows alone are misleading here"
