@@ -118,13 +118,13 @@ def test_the_table_in_the_terminal_says_accuracy_with_interval(capsys):
     assert lora < next(i for i, line in enumerate(lines) if line.startswith("majority"))
 
 
-def test_markdown_says_the_verdict_and_the_cautions(folder):
+def test_markdown_has_the_verdict_and_the_caveats(folder):
     text = (folder / "report.md").read_text()
     verdict = facts_of("usual")["scores"]["verdict"]
     said = unescape(text.replace("\\", ""))
     assert verdict["headline"] in said and verdict["sentence"] in said
     assert "3 rows without a label were dropped." in said
-    assert "5.0%) were no label of the set" in said
+    assert "5.0%) are outside the label set" in said
 
 
 def test_scores_alone_make_a_page():
@@ -145,7 +145,7 @@ def test_an_audit_without_token_lengths_makes_a_page():
     }
     facts["notes"] = []
     text = read(render_page(facts)).by_id("data").text
-    assert "The audit found nothing." in text and "5 train, 2 test" in text
+    assert "The audit found no problems." in text and "5 train, 2 test" in text
 
 
 def test_estimates_stand_beside_what_was_measured():
@@ -162,18 +162,17 @@ def test_variants_below_the_commonest_label_are_named():
     }
     majority = facts["scores"]["variants"]["majority"]["metrics"]["accuracy"]["value"]
     sentence = (
-        f"zero-shot: worse than the commonest label, which is right in {majority:.1%}; a "
-        "gain over it says little."
+        f"zero-shot: worse than always predicting the most frequent label, which is right on "
+        f"{majority:.1%}; beating it means little."
     )
     assert sentence in collect_warnings(facts)
     assert sentence not in collect_warnings(facts_of("usual"))
 
 
 def test_what_variants_share_is_cautioned_once():
-    collect_warnings = page_of("usual").by_id("warnings")
-    box = next(a for a in page_of("usual").all("aside") if collect_warnings in a.children)
-    shortened = [li.text for li in box.all("li") if "shortened" in li.text]
-    assert shortened == [
-        "tfidf, zero-shot, few-shot, prompted, lora: 10 of 500 inputs (2.0%) were shortened to fit "
-        "the length limit."
+    heading = page_of("usual").by_id("warnings")
+    box = next(a for a in page_of("usual").all("aside") if heading in a.children)
+    assert [li.text for li in box.all("li") if "truncated" in li.text] == [
+        "tfidf, zero-shot, few-shot, prompted, lora: 10 of 500 inputs (2.0%) were truncated to the "
+        "length limit."
     ]

@@ -8,7 +8,8 @@ import pytest
 from markupsafe import Markup
 
 from prooftune.report import format as f
-from prooftune.report.figures import whisker_axis, wrap_label
+from prooftune.report.cell_figures import whisker_axis
+from prooftune.report.figures import wrap_label
 from prooftune.report.svg import Plot, element, ticks
 from prooftune.report.view import colour_classes
 

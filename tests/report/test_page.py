@@ -180,9 +180,9 @@ def test_sections_without_facts_are_left_out(case, missing):
 
 def test_without_validation_rows_no_temperature_is_claimed():
     text = page_of("no validation").by_id("calibration").text
-    assert "no temperature can be fitted" in text and "after temperature scaling" not in text
+    assert "no validation examples to fit a temperature on" in text and "after temperature scaling" not in text
     assert "0 validation" not in text
-    assert "Answering above a threshold" not in page_of("no validation").by_id("abstention").text
+    assert "Abstention threshold" not in page_of("no validation").by_id("abstention").text
 
 
 def test_outputs_that_are_no_label_are_shown_as_such():

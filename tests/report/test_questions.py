@@ -62,7 +62,7 @@ def rebuilt(case: str, **changes: Any) -> Element:
     return read(render_page(facts))
 
 
-def collect_warnings(document: Element) -> str:
+def warnings_text(document: Element) -> str:
     return next(document.all("aside")).text
 
 
@@ -214,7 +214,7 @@ def test_the_chosen_threshold_is_drawn_on_its_curve():
 
 def test_without_validation_questions_no_choice_is_claimed():
     text = page_of("all answerable").by_id("answers").text
-    assert "none could be chosen, so it is 0" in text and "chosen on validation" not in text
+    assert "no validation questions to choose it on, so it is 0" in text and "chosen on validation" not in text
 
 
 def test_signatures_of_all_metrics_stand_once():
@@ -239,7 +239,7 @@ def test_retrieval_and_citations():
         "50.0% 43.8–55.2",
         "57.0% 50.7–62.3",
     ]
-    assert "20 others are left out" in page_.by_id("retrieval").text
+    assert "20 others are excluded" in page_.by_id("retrieval").text
     cited = by_name(table(page_, "citations-table"))
     assert [*cited] == ["tuned-retrieval", "base-retrieval", "oracle", "random"]
     for name, row in cited.items():
@@ -325,8 +325,8 @@ def test_questions_are_called_questions(document):
         assert "test examples" not in text and "label" not in text, name
 
 
-def test_cautions_name_what_must_be_known():
-    text = collect_warnings(page_of("squad"))
+def test_caveats_name_counts_and_shares():
+    text = warnings_text(page_of("squad"))
     assert "only 120 questions" in text
     invalid: dict[int, list[str]] = {}
     for name, variant in facts_of("squad")["scores"]["variants"].items():
@@ -334,17 +334,17 @@ def test_cautions_name_what_must_be_known():
     assert len(invalid) > 1
     for n, names in invalid.items():
         assert (
-            f"{', '.join(names)}: {n} of 120 outputs ({n / 1.2:.1f}%) were no part of their text"
+            f"{', '.join(names)}: {n} of 120 outputs ({n / 1.2:.1f}%) do not occur in their context"
             in text
         ) == (n > 0)
     assert "3 of 120 contexts (2.5%) were too long for one prompt" in text
     assert (
         "citations" not in text
         and "judgements" not in text
-        and "gives no answer to any" not in text
+        and "answers no question" not in text
     )
-    text = collect_warnings(page_of("policy"))
-    assert "4 citations name a passage that was not shown" in text
+    text = warnings_text(page_of("policy"))
+    assert "4 citations name a passage that was not retrieved" in text
     failed = [
         c["failed"]
         for v in facts_of("policy")["scores"]["judge"]["variants"].values()
@@ -355,12 +355,12 @@ def test_cautions_name_what_must_be_known():
 
 def test_a_variant_that_never_answers_is_told():
     never = {"value": 0.0, "low": 0.0, "high": 0.0}
-    text = collect_warnings(rebuilt("squad", variants__tuned__metrics__answer_words=never))
+    text = warnings_text(rebuilt("squad", variants__tuned__metrics__answer_words=never))
     assert (
-        "tuned: gives no answer to any question, which its no-answer threshold makes it do" in text
+        "tuned: answers no question, because of its no-answer threshold; its scores" in text
     )
-    assert "majority: gives" not in text
-    assert "tuned: gives no answer to any question; its scores" in collect_warnings(
+    assert "majority: answers" not in text
+    assert "tuned: answers no question; its scores" in warnings_text(
         rebuilt(
             "squad", variants__tuned__metrics__answer_words=never, variants__tuned__abstained=120
         )
@@ -369,17 +369,17 @@ def test_a_variant_that_never_answers_is_told():
 
 def test_a_variant_that_hardly_answers_says_what_its_no_answer_score_is_worth():
     told = facts_of("squad")["scores"]["variants"]["tuned"]["no_answer"]
-    text = collect_warnings(rebuilt("squad", variants__tuned__abstained=119))
-    assert "tuned: said “no answer” to 119 of 120 questions" in text
+    text = warnings_text(rebuilt("squad", variants__tuned__abstained=119))
+    assert "tuned: abstains on 119 of 120 questions" in text
     assert (
         f"AUROC {told['auroc']['value']:.1%} ({told['auroc']['low']:.1%} to "
         f"{told['auroc']['high']:.1%}; chance is 50%). "
-        f"On questions with an answer its F1 was {told['has_answer_f1_without']:.1%} before the "
+        f"On answerable questions its F1 was {told['has_answer_f1_without']:.1%} before the "
         "threshold, and "
-        f"{told['has_answer_f1_always']:.1%} if made to answer."
+        f"{told['has_answer_f1_always']:.1%} without abstention."
     ) in text
-    assert "AUROC" not in collect_warnings(page_of("squad"))
-    assert "AUROC" not in collect_warnings(
+    assert "AUROC" not in warnings_text(page_of("squad"))
+    assert "AUROC" not in warnings_text(
         rebuilt("squad", variants__tuned__abstained=119, variants__tuned__no_answer__auroc=None)
     )
 
@@ -394,7 +394,7 @@ def test_meteor_without_synonyms_is_told():
             for name in facts_of("squad")["scores"]["variants"]
         }
         assert (
-            "METEOR ran without WordNet" in collect_warnings(rebuilt("squad", **changes))
+            "METEOR ran without WordNet" in warnings_text(rebuilt("squad", **changes))
         ) == told
 
 
@@ -427,16 +427,16 @@ def test_the_summary_tells_what_each_prompt_saves():
     )
     shown_rows = [line.split(" | ")[1:] for line in lines[2:]]
     assert shown_rows == [["41.0%", "200.0", "0.0 (0.0%) |"], ["45.0%", "150.0", "50.0 (25.0%) |"]]
-    assert "(kept)" in lines[3] and "(kept)" not in lines[2]
+    assert "(selected)" in lines[3] and "(selected)" not in lines[2]
 
 
 def test_prompts_tried_show_the_measure_and_the_tokens_saved():
     rows = cells(page_of("squad").by_id("prompts").of_class("tried")[0])
     assert rows[0][1] == "F1" and [row[2:] for row in rows[1:]] == [
         ["200", "0 0.0%", ""],
-        ["150", "50 25.0%", "chosen"],
+        ["150", "50 25.0%", "selected"],
     ]
-    assert "wider than need be for a mean of F1" in page_of("squad").by_id("prompts").text
+    assert "conservative for a mean of F1" in page_of("squad").by_id("prompts").text
 
 
 def test_texts_from_questions_are_shown_and_never_acted_on():

@@ -290,7 +290,7 @@ def test_prompts_tried_carry_intervals_and_the_first_best_is_chosen(usual):
         ["100", "20 16.7%"],
         ["120", "0 0.0%"],
     ]
-    assert [row[-1] for row in rows[1:]] == ["", "chosen", "", ""]
+    assert [row[-1] for row in rows[1:]] == ["", "selected", "", ""]
 
 
 def test_captions_say_n_level_and_seed(document, facts):

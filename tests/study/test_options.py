@@ -97,7 +97,7 @@ def test_generated_outputs_outside_the_labels_are_counted_and_never_turned_into_
     )
     for name in ("report.html", "report.md"):
         assert (
-            "60 of 60 outputs (100.0%) were no label of the set"
+            "60 of 60 outputs (100.0%) are outside the label set"
             in (result.folder / name).read_text()
         )
 

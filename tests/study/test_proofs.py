@@ -188,7 +188,7 @@ def test_shortened_inputs_are_counted_and_shown(shortened: Result) -> None:
             "truncated_tokens"
         ] == sum(cut)
     for name in ("report.html", "report.md"):
-        assert "were shortened to fit the length limit" in (shortened.folder / name).read_text()
+        assert "were truncated to the length limit" in (shortened.folder / name).read_text()
 
 
 @pytest.mark.failure(9)

@@ -1,5 +1,4 @@
-"""The section on answers: with and without an answer in the text, what models wrote, and the
-no-answer threshold."""
+"""The section on answers: answerability, output counts, and the no-answer threshold."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from prooftune.types import ANSWERABLE, UNANSWERABLE
 
 
 def answers_section(scores: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Tables and threshold curves of a study of questions; None for other tasks."""
+    """Tables and threshold curves of a question-answering study; None for other tasks."""
     if not task_display.display_for(scores).output_columns:
         return None
     return {
@@ -25,16 +24,15 @@ def answers_section(scores: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def answerability_table(scores: Mapping[str, Any]) -> Table | None:
-    """EM and F1 of questions with an answer and of those without; None where all are of one sort."""
+    """EM and F1 on answerable and unanswerable questions; None where all are of one kind."""
     support = scores["support"]
     if not support.get(ANSWERABLE) or not support.get(UNANSWERABLE):
         return None
     return Table(
         "strata-table",
         "Questions with and without an answer",
-        f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}. Where there is no "
-        "answer only an empty one "
-        "scores, so that EM and F1 are the same.",
+        f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}. On questions "
+        "without an answer only an empty prediction scores, so EM and F1 are equal.",
         [
             "variant",
             f"EM, {ANSWERABLE} (n = {count(support[ANSWERABLE])})",
@@ -55,21 +53,21 @@ def answerability_table(scores: Mapping[str, Any]) -> Table | None:
 
 
 def outputs_table(scores: Mapping[str, Any]) -> Table:
-    """What became of every variant's answers."""
-    kinds = task_display.display_for(scores).output_columns
-    later = any(v.get("no_answer") for v in scores["variants"].values())
+    """Counts of abstentions, truncations and invalid answers, and the answers' lengths."""
+    columns = task_display.display_for(scores).output_columns
+    has_threshold = any(v.get("no_answer") for v in scores["variants"].values())
     return Table(
         "outputs-table",
-        "Answers as they were written",
+        "Raw answers",
         f"Answers to {count(scores['n'])} questions"
         + (
-            "; counts and tokens before the no-answer threshold is applied, words after it."
-            if later
+            ". Counts and tokens: before the no-answer threshold; words: after it."
+            if has_threshold
             else "."
         ),
         [
             "variant",
-            *(heading for _, heading in kinds),
+            *(heading for _, heading in columns),
             "words per answer",
             "tokens generated",
             "per question",
@@ -78,7 +76,7 @@ def outputs_table(scores: Mapping[str, Any]) -> Table:
             (
                 name,
                 [
-                    *(share_cell(v.get(key, 0), v["n"]) for key, _ in kinds),
+                    *(share_cell(v.get(key, 0), v["n"]) for key, _ in columns),
                     value_cell(v["metrics"].get("answer_words"), ONE_DECIMAL),
                     count_cell(v.get("generated_tokens")),
                     Cell(format_value(v["generated_tokens"] / v["n"], ONE_DECIMAL)),
@@ -102,7 +100,7 @@ def threshold_curves(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def threshold_table(scores: Mapping[str, Any]) -> Table | None:
-    """What the threshold gives and what any could have given."""
+    """Scores with and without the threshold, and the best that any threshold reaches on test."""
     rows = [
         (
             name,
@@ -124,10 +122,9 @@ def threshold_table(scores: Mapping[str, Any]) -> Table | None:
         Table(
             "threshold-table",
             "No-answer thresholds",
-            f"On {count(scores['n'])} test questions. The best on test is found with the answers "
-            "known: a bound, and no result. "
-            "AUROC: how often a question without an answer has a higher no-answer score than one "
-            "with an answer; 50% is chance.",
+            f"On {count(scores['n'])} test questions. The best on test uses the test "
+            "answers, so it is an upper bound and not a result. AUROC: how often a question without "
+            "an answer has a higher no-answer score than one with an answer; 50% is chance.",
             [
                 "variant",
                 "threshold (nats)",
@@ -147,23 +144,23 @@ def threshold_table(scores: Mapping[str, Any]) -> Table | None:
 
 
 def signatures_table(scores: Mapping[str, Any]) -> Table | None:
-    """What computed every metric; metrics computed alike share a row."""
-    said: dict[str, dict[str, None]] = {}
+    """The implementation of every metric; metrics of one implementation share a row."""
+    by_signature: dict[str, dict[str, None]] = {}
     for variant in scores["variants"].values():
         for key, signature in (variant.get("signatures") or {}).items():
             metric = task_display.display_for(scores).metrics.get(key)
-            said.setdefault(signature, {})[metric.heading if metric else key] = None
+            by_signature.setdefault(signature, {})[metric.heading if metric else key] = None
     return (
         Table(
             "signatures-table",
-            "What computed the metrics",
+            "Metric implementations",
             "",
             ["metric", "signature"],
             [
                 (", ".join(names), [Cell(signature, is_text=True)])
-                for signature, names in said.items()
+                for signature, names in by_signature.items()
             ],
         )
-        if said
+        if by_signature
         else None
     )

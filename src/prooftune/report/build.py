@@ -1,4 +1,4 @@
-"""The report of a study: one page, its facts as JSON, and a summary in Markdown."""
+"""The report of a study: an HTML page, its data as JSON, and a summary in Markdown."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from prooftune.utils.files import write_json, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES = (TEMPLATES.parents[1] / "look.css", TEMPLATES / "page.css", TEMPLATES / "figures.css")
-"""Colours and type, which the playground shares; then the page's own."""
+"""Style sheets: colours and type shared with the playground, then those of the page."""
 
 
 def write_report(facts: dict[str, Any], folder: Path) -> None:
     """Write ``report.html``, ``report.md`` and ``report.json``.
 
-    The page is one file that needs no network. Equal facts give equal bytes.
+    The page is one self-contained file that needs no network. The output is deterministic.
 
     Args:
         facts: ``name`` and ``scores`` (see `evaluation.scores.score` and
-            `evaluation.answers.scores.score_answers`; its ``judge`` as in `judged.judge`); and,
-            each left out of the page where absent, ``recipe`` (YAML), ``audit`` (findings, balance,
+            `evaluation.answers.scores.score_answers`; for ``judge`` see `judge.study.judge_study`). Optional,
+            with a section of the page each: ``recipe`` (YAML), ``audit`` (findings, balance,
             lengths, truncation), ``notes``, ``variants`` (name -> kind, description, cost,
             training, changes, forgetting, prompt, prompts_tried), ``environment``, ``seed``,
             ``created``, ``prooftune_version``, ``estimates``.
-        folder: where to write, usually the run folder.
+        folder: output folder, usually the run folder.
 
     Raises:
         Failure: the folder cannot be written.
@@ -41,7 +41,7 @@ def write_report(facts: dict[str, Any], folder: Path) -> None:
 
 
 def render_page(facts: Mapping[str, Any]) -> str:
-    """The page as HTML; every text from data is escaped."""
+    """The page as HTML; all text from data is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -61,7 +61,7 @@ def render_page(facts: Mapping[str, Any]) -> str:
 
 
 def without_texts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts without the texts of examples, which stand in the data under the same ids."""
+    """The facts without example texts, which the data files hold under the same ids."""
     scores = dict(facts["scores"])
     changed = scores.get("changed")
     if changed:

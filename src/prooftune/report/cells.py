@@ -1,4 +1,4 @@
-"""Tables as data, so that the page and the summary in Markdown show the same figures."""
+"""Tables as data, rendered by both the HTML page and the Markdown summary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prooftune.report.format import MISSING, PERCENT, NumberFormat, count, forma
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What a cell says, its interval, and whether it is text and no number."""
+    """Text of a table cell, its interval if any, and whether the text is prose or a number."""
 
     text: str
     interval: str = ""
@@ -20,14 +20,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of which the first column names its rows.
+    """A table whose first column names the rows.
 
     Attributes:
-        id: unique on the page.
-        label: what it shows, in words.
-        caption: how it was measured; may be empty.
-        headings: of all columns, the first column's included.
-        rows: name and cells.
+        id: HTML id, unique on the page.
+        title: accessible name of the table.
+        caption: how the values were measured; may be empty.
+        headings: of all columns, including the first.
+        rows: row name and cells.
     """
 
     id: str
@@ -38,12 +38,18 @@ class Table:
 
 
 def value_cell(
-    found: Mapping[str, Any] | None, form: NumberFormat = PERCENT, value: str = "value"
+    metric: Mapping[str, Any] | None, form: NumberFormat = PERCENT, value: str = "value"
 ) -> Cell:
-    """A figure with the ends ``low`` and ``high`` of its interval."""
-    if not found or found.get(value) is None:
+    """A value with the bounds ``low`` and ``high`` of its interval.
+
+    Args:
+        metric: with the keys `value`, ``low`` and ``high``; None for a missing value.
+        form: number format.
+        value: key of the value.
+    """
+    if not metric or metric.get(value) is None:
         return Cell(MISSING)
-    return Cell(format_value(found[value], form), interval(found, form.scale, form.digits))
+    return Cell(format_value(metric[value], form), interval(metric, form.scale, form.digits))
 
 
 def count_cell(value: float | None) -> Cell:

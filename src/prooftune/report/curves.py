@@ -1,4 +1,4 @@
-"""What the page draws as curves: reliability, risk, learning, and weight change by layer."""
+"""Data of the page's curves: reliability, risk–coverage, learning, and weight change by layer."""
 
 from __future__ import annotations
 
@@ -7,46 +7,48 @@ from statistics import median
 from typing import Any
 
 from prooftune.evaluation.statistics import wilson_interval
-from prooftune.report import figures
+from prooftune.report import figures, training_figures
 
 COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 def reliability_diagrams(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One diagram for each variant with probabilities; the majority class's say nothing of an
-    example."""
-    shown = []
+    """One diagram for each variant with probabilities, tuned variants first.
+
+    The majority class is left out: its probabilities do not depend on the example.
+    """
+    diagrams = []
     for name, variant in scores["variants"].items():
-        found = variant.get("calibration")
-        if found and variant["kind"] != "majority":
-            points = found["reliability"]
-            shown.append(
+        calibration = variant.get("calibration")
+        if calibration and variant["kind"] != "majority":
+            points = calibration["reliability"]
+            diagrams.append(
                 {
                     "name": name,
                     "kind": variant["kind"],
                     "temperature": variant.get("temperature"),
-                    "ece": found["ece"],
-                    "log_loss": found["log_loss"],
-                    "validation_n": found.get("validation_n"),
+                    "ece": calibration["ece"],
+                    "log_loss": calibration["log_loss"],
+                    "validation_n": calibration.get("validation_n"),
                     "points": points,
                     "figure": figures.reliability_diagram(
                         points["before"], points.get("after"), name
                     ),
                 }
             )
-    return sorted(shown, key=lambda row: row["kind"] != "tuned")
+    return sorted(diagrams, key=lambda row: row["kind"] != "tuned")
 
 
 def risk_coverage(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
-    """Risk–coverage curves, and the same as a table at a few coverages."""
-    found = {
+    """Risk–coverage curves, and the risk at a few coverages as a table."""
+    curves_by_name = {
         name: v["risk_coverage"]
         for name, v in scores["variants"].items()
         if v.get("risk_coverage") and v["kind"] != "majority"
     }
-    if not found:
+    if not curves_by_name:
         return None
-    series = [(name, colours[name], curve["points"]) for name, curve in found.items()]
+    series = [(name, colours[name], curve["points"]) for name, curve in curves_by_name.items()]
     return {
         "figure": figures.risk_coverage_curves(series, scores.get("target_accuracy")),
         "coverages": COVERAGES,
@@ -57,7 +59,7 @@ def risk_coverage(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict
                 "aurc": curve["aurc"],
                 "risks": _at_coverages(curve["points"], scores["n"], scores["confidence"]),
             }
-            for name, curve in found.items()
+            for name, curve in curves_by_name.items()
         ],
     }
 
@@ -65,28 +67,28 @@ def risk_coverage(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict
 def _at_coverages(
     points: list[Mapping[str, float]], n: int, confidence: float
 ) -> list[dict[str, float]]:
-    """Risk at the points nearest to `COVERAGES`, with Wilson intervals."""
-    shown = []
+    """Risk at the curve points closest to `COVERAGES`, with Wilson intervals."""
+    risks = []
     for coverage in COVERAGES:
         point = min(points, key=lambda p: abs(p["coverage"] - coverage))
         answered = max(1, round(point["coverage"] * n))
         low, high = wilson_interval(round(point["risk"] * answered), answered, confidence)
-        shown.append({"value": point["risk"], "low": low, "high": high})
-    return shown
+        risks.append({"value": point["risk"], "low": low, "high": high})
+    return risks
 
 
-def training_curves(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Learning curves and weight change of one tuned variant."""
-    run = told.get("training") or {}
+def training_curves(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    """Learning curves and weight changes of one tuned variant."""
+    run = details.get("training") or {}
     history = [entry for entry in run.get("log_history") or [] if entry.get("step") is not None]
     train = [(e["step"], e["loss"]) for e in history if e.get("loss") is not None]
     validation = [(e["step"], e["eval_loss"]) for e in history if e.get("eval_loss") is not None]
-    changes = told.get("changes") or {}
+    changes = details.get("changes") or {}
     return {
         "name": name,
         "run": run,
         "change": changes.get("relative_change_total"),
-        "curves": figures.learning_curves(train, validation, name)
+        "curves": training_figures.learning_curves(train, validation, name)
         if len(train) + len(validation) > 1
         else None,
         "best": min(validation, key=lambda point: point[1]) if validation else None,
@@ -97,7 +99,7 @@ def training_curves(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def layer_changes(entries: list[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
-    """The grid of weight changes, and each kind of matrix in one line."""
+    """The heatmap of weight changes, and a summary per matrix type."""
     if not entries:
         return None
     grid: dict[tuple[str, int], Mapping[str, Any]] = {}
@@ -122,6 +124,6 @@ def layer_changes(entries: list[Mapping[str, Any]], name: str) -> dict[str, Any]
         for row, group in groups.items()
     ]
     return {
-        "figure": figures.layer_heatmap(grid, rows, depth, name) if depth > 1 else None,
+        "figure": training_figures.layer_heatmap(grid, rows, depth, name) if depth > 1 else None,
         "summary": summary,
     }

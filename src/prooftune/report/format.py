@@ -1,4 +1,4 @@
-"""Figures as people read them; every function gives an en dash for a missing value."""
+"""Number formatting for reports; every function returns an en dash for a missing value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MISSING = "–"
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """How a metric is written: times `scale`, with `digits` decimals, and `unit` behind it."""
+    """How to write a metric: multiplied by `scale`, with `digits` decimals, followed by `unit`."""
 
     scale: float
     digits: int
@@ -24,7 +24,7 @@ PERCENT, DECIMAL, ONE_DECIMAL = NumberFormat(100, 1, "%"), NumberFormat(1, 3), N
 
 
 def format_value(value: float | None, form: NumberFormat = PERCENT) -> str:
-    """A value in its form: 0.9124 as a share -> ``91.2%``."""
+    """A value in its number format: 0.9124 as a percentage -> ``91.2%``."""
     return (
         MISSING
         if value is None
@@ -33,7 +33,7 @@ def format_value(value: float | None, form: NumberFormat = PERCENT) -> str:
 
 
 def format_change(value: float | None, form: NumberFormat = PERCENT) -> str:
-    """A difference in its form, with its sign and without the unit: 0.034 of shares -> ``+3.4``."""
+    """A signed difference without the unit: 0.034 of percentages -> ``+3.4``."""
     return MISSING if value is None else signed(form.scale * value, form.digits)
 
 
@@ -43,12 +43,12 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def points(value: float | None, digits: int = 1) -> str:
-    """A difference of shares in percentage points with its sign: 0.034 -> ``+3.4``."""
+    """A signed difference of proportions in percentage points: 0.034 -> ``+3.4``."""
     return MISSING if value is None else signed(100 * value, digits)
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """With a sign always, and a real minus: -1.25 -> ``−1.2``."""
+    """A number with its sign, and a true minus sign: -1.25 -> ``−1.2``."""
     text = f"{value:+.{digits}f}"
     return text.removeprefix("+").removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
@@ -58,42 +58,42 @@ def decimal(value: float | None, digits: int = 3) -> str:
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """To some significant digits, without exponents where people would not write one."""
+    """A number to some significant digits."""
     if value is None:
         return MISSING
     return f"{value:.{digits}g}".replace("e-0", "e-").replace("-", "−")
 
 
 def unsigned_points(value: float | None, digits: int = 1) -> str:
-    """A size in percentage points, without a sign: 0.034 -> ``3.4``."""
+    """An absolute value in percentage points: 0.034 -> ``3.4``."""
     return MISSING if value is None else f"{100 * abs(value):.{digits}f}"
 
 
 def count(value: float | None) -> str:
-    """Thousands separated: 12345 -> ``12,345``."""
+    """An integer with thousands separators: 12345 -> ``12,345``."""
     return MISSING if value is None else f"{round(value):,}"
 
 
 def p_value(value: float | None) -> str:
-    """``< 0.001``, or two significant digits."""
+    """A p-value: ``< 0.001``, or two significant digits."""
     if value is None:
         return MISSING
     return "< 0.001" if value < 0.001 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def p_relation(value: float | None) -> str:
-    """The same after the letter p: ``< 0.001``, or ``= 0.03``."""
+    """A p-value to follow the letter p: ``< 0.001``, or ``= 0.03``."""
     text = p_value(value)
     return text if text.startswith("<") else f"= {text}"
 
 
 def nonbreaking_p_values(text: str) -> str:
-    """A sentence whose p-values are not broken between lines."""
+    """Text with no-break spaces inside its p-values."""
     return re.sub(r"\bp ([<=]) ", "p\u00a0\\1\u00a0", text)
 
 
 def interval(figure: Mapping[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
-    """The ends of an interval: ``88.4–93.6`` (of percent by default)."""
+    """The bounds of an interval: ``88.4–93.6`` (in percent by default)."""
     if not figure or figure.get("low") is None or figure.get("high") is None:
         return MISSING
     low, high = (f"{scale * figure[end]:.{digits}f}".replace("-", "−") for end in ("low", "high"))
@@ -101,7 +101,7 @@ def interval(figure: Mapping[str, Any] | None, scale: float = 100, digits: int =
 
 
 def signed_interval(figure: Mapping[str, Any] | None, form: NumberFormat = PERCENT) -> str:
-    """The ends of the interval of a difference, of shares in points: ``−1.2 to +3.4``."""
+    """The bounds of the interval of a difference: ``−1.2 to +3.4``."""
     if not figure or figure.get("low") is None:
         return MISSING
     return f"{format_change(figure['low'], form)} to {format_change(figure['high'], form)}"
@@ -131,13 +131,13 @@ def milliseconds(value: float | None) -> str:
 
 
 def timestamp(value: str) -> str:
-    """An ISO date and time as people write it: ``2 August 2026, 11:09 UTC``; other text as it is."""
+    """An ISO 8601 time as ``2 August 2026, 11:09 UTC``; other text unchanged."""
     try:
-        found = datetime.fromisoformat(value)
+        time = datetime.fromisoformat(value)
     except ValueError:
         return value
-    zone = " UTC" if found.utcoffset() == timedelta(0) else ""
-    return f"{found.day} {found:%B %Y, %H:%M}{zone}"
+    zone = " UTC" if time.utcoffset() == timedelta(0) else ""
+    return f"{time.day} {time:%B %Y, %H:%M}{zone}"
 
 
 def byte_size(value: float | None) -> str:

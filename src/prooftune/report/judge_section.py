@@ -1,5 +1,4 @@
-"""The section on the judge: scores by criterion, preferences between variants, and agreement with
-people."""
+"""The section on the judge: scores by criterion, preferences, and agreement with people."""
 
 from __future__ import annotations
 
@@ -25,40 +24,40 @@ _SCORE = NumberFormat(1, 2)
 
 
 def judge_section(scores: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a judge said of the answers; None where none was asked.
+    """Tables of the judge's scores and preferences; None without a judge.
 
     Args:
-        scores: with ``judge``: ``variants`` (name -> `judge.summary.summary`), and where there are
-            any ``pairs`` (``a``, ``b``, `judge.summary.preference_summary` and ``p_holm``) and
-            ``differences`` (``a``, ``b`` and, as ``criteria``, `judge.summary.difference`).
+        scores: as in ``scores.json``; for ``judge`` see `judge.study.judge_study`.
     """
-    found = scores.get("judge")
-    if not found:
+    judge = scores.get("judge")
+    if not judge:
         return None
-    told, pairs = found.get("variants") or {}, found.get("pairs") or []
+    variants, pairs = judge.get("variants") or {}, judge.get("pairs") or []
     tables = [
-        _criteria(told),
-        _differences(found.get("differences") or []),
-        _pairs(pairs),
-        _people(told),
+        _score_table(variants),
+        _difference_table(judge.get("differences") or []),
+        _preference_table(pairs),
+        _agreement_table(variants),
     ]
     return {
-        "models": list(dict.fromkeys(t["model"] for t in [*told.values(), *pairs])),
+        "models": list(dict.fromkeys(t["model"] for t in [*variants.values(), *pairs])),
         "tables": [t for t in tables if t],
     }
 
 
 def count_failures(scores: Mapping[str, Any]) -> tuple[int, int]:
-    """How many judgements failed, and how many were asked for."""
-    found = scores.get("judge") or {}
-    every = [
-        c for told in (found.get("variants") or {}).values() for c in told["criteria"].values()
+    """Number of failed judgements, and of all judgements."""
+    judge = scores.get("judge") or {}
+    parts = [
+        c
+        for summary in (judge.get("variants") or {}).values()
+        for c in summary["criteria"].values()
     ]
-    every += found.get("pairs") or []
-    return sum(c["failed"] for c in every), sum(c["failed"] + c["n"] for c in every)
+    parts += judge.get("pairs") or []
+    return sum(c["failed"] for c in parts), sum(c["failed"] + c["n"] for c in parts)
 
 
-def _criteria(told: Mapping[str, Any]) -> Table | None:
+def _score_table(variants: Mapping[str, Any]) -> Table | None:
     rows = [
         (
             name,
@@ -66,18 +65,18 @@ def _criteria(told: Mapping[str, Any]) -> Table | None:
                 Cell(criterion, is_text=True),
                 value_cell(c, _SCORE, "mean"),
                 count_cell(c["n"]),
-                *_failed(c),
+                *_failure_cells(c),
             ],
         )
-        for name, summary in told.items()
+        for name, summary in variants.items()
         for criterion, c in summary["criteria"].items()
     ]
     return (
         Table(
             "judge-table",
             "Scores by the judge",
-            _how(next(iter(told.values()))),
-            ["variant", "criterion", "mean", "judged", "failed", "why"],
+            _caption(next(iter(variants.values()))),
+            ["variant", "criterion", "mean", "judged", "failed", "reasons"],
             rows,
         )
         if rows
@@ -85,26 +84,28 @@ def _criteria(told: Mapping[str, Any]) -> Table | None:
     )
 
 
-def _how(told: Mapping[str, Any]) -> str:
+def _caption(summary: Mapping[str, Any]) -> str:
     scale = (
-        f", from {told['scale'][0]} (worst) to {told['scale'][1]} (best)" if "scale" in told else ""
+        f", from {summary['scale'][0]} (worst) to {summary['scale'][1]} (best)"
+        if "scale" in summary
+        else ""
     )
     return (
-        f"By {told['model']} on {count(told['rows'])} of {count(told['of'])} answers{scale}; "
-        "failed judgements are left out; "
-        f"{percent(told['confidence'], 0)} intervals from {count(told['resamples'])} resamples, "
-        f"seed {told['seed']}."
+        f"By {summary['model']} on {count(summary['rows'])} of {count(summary['of'])} answers{scale}; "
+        "failed judgements are excluded; "
+        f"{percent(summary['confidence'], 0)} intervals from {count(summary['resamples'])} resamples, "
+        f"seed {summary['seed']}."
     )
 
 
-def _failed(c: Mapping[str, Any]) -> list[Cell]:
-    ends = {"low": c["failure_low"], "high": c["failure_high"]}
-    share = f"{percent(c['failure_rate'])}, {interval(ends)}" if c["failed"] else ""
-    why = ", ".join(f"{reason}: {count(n)}" for reason, n in c["reasons"].items())
-    return [Cell(count(c["failed"]), share), Cell(why or MISSING, is_text=True)]
+def _failure_cells(c: Mapping[str, Any]) -> list[Cell]:
+    bounds = {"low": c["failure_low"], "high": c["failure_high"]}
+    share = f"{percent(c['failure_rate'])}, {interval(bounds)}" if c["failed"] else ""
+    reasons = ", ".join(f"{reason}: {count(n)}" for reason, n in c["reasons"].items())
+    return [Cell(count(c["failed"]), share), Cell(reasons or MISSING, is_text=True)]
 
 
-def _differences(rows: list[Mapping[str, Any]]) -> Table | None:
+def _difference_table(rows: list[Mapping[str, Any]]) -> Table | None:
     cells = [
         (
             f"{row['a']} − {row['b']}",
@@ -124,9 +125,9 @@ def _differences(rows: list[Mapping[str, Any]]) -> Table | None:
         Table(
             "judge-differences-table",
             "Differences of the judge’s scores",
-            "First minus second over answers that were judged in both; p of the exact sign test, "
-            "not adjusted.",
-            ["difference", "criterion", "mean", "pairs", "left out", "higher : lower", "p"],
+            "First minus second, over answers judged for both variants. p: exact sign test, not "
+            "adjusted.",
+            ["difference", "criterion", "mean", "pairs", "excluded", "higher : lower", "p"],
             cells,
         )
         if cells
@@ -134,7 +135,7 @@ def _differences(rows: list[Mapping[str, Any]]) -> Table | None:
     )
 
 
-def _pairs(pairs: list[Mapping[str, Any]]) -> Table | None:
+def _preference_table(pairs: list[Mapping[str, Any]]) -> Table | None:
     rows = [
         (
             f"{p['a']} against {p['b']}",
@@ -151,7 +152,7 @@ def _pairs(pairs: list[Mapping[str, Any]]) -> Table | None:
                     else "",
                 ),
                 Cell(f"{count(p['first_place'])} : {count(p['second_place'])}"),
-                *_failed(p),
+                *_failure_cells(p),
             ],
         )
         for p in pairs
@@ -160,10 +161,9 @@ def _pairs(pairs: list[Mapping[str, Any]]) -> Table | None:
         Table(
             "preferences-table",
             "Preferences of the judge",
-            _how(pairs[0])
-            + " Every pair is asked in both orders, and a win needs both; p: exact sign test on "
-            "wins and "
-            "losses, Holm-adjusted.",
+            _caption(pairs[0])
+            + " Every pair is judged in both orders, and a win needs both. p: exact sign test on "
+            "wins and losses, Holm-adjusted.",
             [
                 "pair",
                 "wins",
@@ -172,9 +172,9 @@ def _pairs(pairs: list[Mapping[str, Any]]) -> Table | None:
                 "net, points",
                 "p (Holm)",
                 "both orders agree",
-                "shown first : second",
+                "preferred first : second",
                 "failed",
-                "why",
+                "reasons",
             ],
             rows,
         )
@@ -183,7 +183,7 @@ def _pairs(pairs: list[Mapping[str, Any]]) -> Table | None:
     )
 
 
-def _people(told: Mapping[str, Any]) -> Table | None:
+def _agreement_table(variants: Mapping[str, Any]) -> Table | None:
     rows = [
         (
             name,
@@ -194,7 +194,7 @@ def _people(told: Mapping[str, Any]) -> Table | None:
                 count_cell(human["n"]),
             ],
         )
-        for name, summary in told.items()
+        for name, summary in variants.items()
         for criterion, c in summary["criteria"].items()
         if (human := c.get("human"))
     ]
@@ -202,7 +202,7 @@ def _people(told: Mapping[str, Any]) -> Table | None:
         Table(
             "human-table",
             "Agreement with people",
-            "Cohen’s kappa with quadratic weights: 1 for agreement, 0 for chance.",
+            "Cohen’s kappa with quadratic weights: 1 is perfect agreement, 0 is chance.",
             ["variant", "criterion", "kappa", "same score", "answers"],
             rows,
         )

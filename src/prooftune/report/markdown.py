@@ -30,35 +30,34 @@ from prooftune.report.warnings import collect_warnings
 
 
 def render_markdown(facts: Mapping[str, Any]) -> str:
-    """Render the summary; characters that Markdown or HTML would act on are escaped in texts from
-    data."""
+    """Render the summary, with Markdown and HTML syntax escaped in text from data."""
     scores = facts["scores"]
     verdict = scores["verdict"]
     parts = [
         f"# {escape_markdown(facts['name'])}",
         f"**{escape_markdown(verdict['headline'])}** {escape_markdown(verdict['sentence'])}",
         "## Variants",
-        _variants(scores, facts.get("variants") or {}),
+        _variant_table(scores, facts.get("variants") or {}),
     ]
     if scores["comparisons"]:
-        parts += ["## Comparisons", _comparisons(scores)]
-    for title, found in _further(scores):
-        parts += [f"## {title}", *(_table(one) for one in found)]
-    tried = _tried(facts)
-    if tried:
-        parts += ["## Prompts tried", tried]
-    warned = collect_warnings(facts)
-    if warned:
+        parts += ["## Comparisons", _comparison_table(scores)]
+    for title, section_tables in _optional_tables(scores):
+        parts += [f"## {title}", *(_render_table(entry) for entry in section_tables)]
+    prompts = _prompt_search(facts)
+    if prompts:
+        parts += ["## Prompts tried", prompts]
+    caveats = collect_warnings(facts)
+    if caveats:
         parts += [
-            "## Read with this in mind",
-            "\n".join(f"- {escape_markdown(sentence)}" for sentence in warned),
+            "## Caveats",
+            "\n".join(f"- {escape_markdown(sentence)}" for sentence in caveats),
         ]
-    parts.append(_how(facts))
+    parts.append(_footnote(facts))
     return "\n\n".join(parts) + "\n"
 
 
 def escape_markdown(value: Any) -> str:
-    """Text that stays text in a Markdown table cell or paragraph."""
+    """Escape text for a Markdown table cell or paragraph."""
     text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
     for character in "\\`*_[]|#":
         text = text.replace(character, f"\\{character}")
@@ -66,24 +65,24 @@ def escape_markdown(value: Any) -> str:
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, first column to the left and the others to the right."""
+    """A Markdown table with the first column aligned left and the others right."""
     lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _further(scores: Mapping[str, Any]) -> list[tuple[str, list[cells.Table]]]:
-    """The tables that only some studies have."""
-    said, judge = answers_section.answers_section(scores), judge_section.judge_section(scores)
-    found = [
-        ("Answers", [*said["tables"], said["threshold_table"]] if said else []),
+def _optional_tables(scores: Mapping[str, Any]) -> list[tuple[str, list[cells.Table]]]:
+    """Tables that only some studies have, by section title."""
+    answers, judge = answers_section.answers_section(scores), judge_section.judge_section(scores)
+    sections = [
+        ("Answers", [*answers["tables"], answers["threshold_table"]] if answers else []),
         ("Retrieval", [retrieval_section.retrieval_table(scores)]),
         ("Citations", [retrieval_section.citations_table(scores)]),
         ("Judge", judge["tables"] if judge else []),
     ]
-    return [(title, kept) for title, tables in found if (kept := [t for t in tables if t])]
+    return [(title, present) for title, tables in sections if (present := [t for t in tables if t])]
 
 
-def _table(found: cells.Table) -> str:
+def _render_table(table: cells.Table) -> str:
     rows = [
         [
             escape_markdown(name),
@@ -92,30 +91,30 @@ def _table(found: cells.Table) -> str:
                 for cell in row
             ),
         ]
-        for name, row in found.rows
+        for name, row in table.rows
     ]
     return "\n\n".join(
         filter(
             None,
             [
-                escape_markdown(found.caption),
-                markdown_table([escape_markdown(h) for h in found.headings], rows),
+                escape_markdown(table.caption),
+                markdown_table([escape_markdown(h) for h in table.headings], rows),
             ],
         )
     )
 
 
-def _variants(scores: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+def _variant_table(scores: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     task = task_display.display_for(scores)
     columns = task_display.available_metrics(scores, task.variant_metrics)
     rows = []
     for name, variant in task_display.ranked_variants(scores):
-        cost = told.get(name, {}).get("cost") or {}
+        cost = details.get(name, {}).get("cost") or {}
         rows.append(
             [
                 escape_markdown(name) + (" (control)" if task_display.is_control(variant) else ""),
                 *(
-                    _figure(variant["metrics"].get(key), metric.form)
+                    _format_metric(variant["metrics"].get(key), metric.form)
                     for key, metric in columns.items()
                 ),
                 *(percent(variant[key] / variant["n"]) for key, _ in task.count_columns),
@@ -129,19 +128,19 @@ def _variants(scores: Mapping[str, Any], told: Mapping[str, Any]) -> str:
             *(metric.heading for metric in columns.values()),
             *(heading for _, heading in task.count_columns),
             "training",
-            "scoring",
+            "inference",
         ],
         rows,
     )
 
 
-def _figure(figure: Mapping[str, Any] | None, form: NumberFormat) -> str:
-    if not figure or figure["value"] is None:
+def _format_metric(metric: Mapping[str, Any] | None, form: NumberFormat) -> str:
+    if not metric or metric["value"] is None:
         return MISSING
-    return f"{format_value(figure['value'], form)} ({interval(figure, form.scale, form.digits)})"
+    return f"{format_value(metric['value'], form)} ({interval(metric, form.scale, form.digits)})"
 
 
-def _comparisons(scores: Mapping[str, Any]) -> str:
+def _comparison_table(scores: Mapping[str, Any]) -> str:
     columns = task_display.compared_metrics(
         scores, task_display.display_for(scores).difference_metrics
     )
@@ -164,27 +163,26 @@ def _comparisons(scores: Mapping[str, Any]) -> str:
         f"{m.heading}, points" if m.form is PERCENT else m.heading for m in columns.values()
     ]
     return markdown_table(
-        ["difference", *headings, "only one right", "p (Holm)", "could have shown"], rows
+        ["difference", *headings, "discordant", "p (Holm)", "detectable difference"], rows
     )
 
 
-def _tried(facts: Mapping[str, Any]) -> str:
-    """The prompts that were compared on validation rows, and the tokens that each saves beside the
-    longest."""
-    found = [
-        told
-        for told in tables.prompts(facts.get("variants") or {}, facts["scores"]["confidence"])
-        if told["tried"]
+def _prompt_search(facts: Mapping[str, Any]) -> str:
+    """The prompts compared on validation rows, and the tokens each saves against the longest."""
+    searches = [
+        search
+        for search in tables.prompt_rows(facts.get("variants") or {}, facts["scores"]["confidence"])
+        if search["tried"]
     ]
     rows = [
         [
-            f"{escape_markdown(told['name'])} {number}{' (kept)' if number - 1 == told['chosen'] else ''}",
-            f"{percent(one['quality'])}",
-            f"{one['tokens']:.1f}",
-            f"{one['saved']:.1f} ({percent(one['saved_share'] or 0)})",
+            f"{escape_markdown(search['name'])} {number}{' (selected)' if number - 1 == search['selected'] else ''}",
+            f"{percent(prompt['quality'])}",
+            f"{prompt['tokens']:.1f}",
+            f"{prompt['saved']:.1f} ({percent(prompt['saved_share'] or 0)})",
         ]
-        for told in found
-        for number, one in enumerate(told["tried"], start=1)
+        for search in searches
+        for number, prompt in enumerate(search["tried"], start=1)
     ]
     return (
         markdown_table(["prompt", "on validation", "tokens per example", "tokens saved"], rows)
@@ -193,7 +191,7 @@ def _tried(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _how(facts: Mapping[str, Any]) -> str:
+def _footnote(facts: Mapping[str, Any]) -> str:
     scores = facts["scores"]
     task = task_display.display_for(scores)
     text = (
@@ -203,10 +201,10 @@ def _how(facts: Mapping[str, Any]) -> str:
     )
     if scores["comparisons"]:
         text += (
-            f"; only one right: {task.noun} that only the first, and only the second, "
+            f"; discordant: {task.noun} that only the first : only the second variant "
             f"{task.correct_phrase}; p-values: {task.significance_test}, "
-            f"Holm-adjusted over {len(scores['comparisons'])} comparisons; “could have shown”: "
-            "the smallest true "
-            "difference that the test finds with power 0.8 on this many"
+            f"Holm-adjusted over {len(scores['comparisons'])} comparisons; detectable "
+            "difference: the smallest true difference that the test detects with power 0.8 at this "
+            "sample size"
         )
     return f"{text}. {task.table_note}"

@@ -1,4 +1,4 @@
-"""The sections on what answers rest on: passages found, and passages cited."""
+"""The sections on retrieval and citations."""
 
 from __future__ import annotations
 
@@ -20,34 +20,33 @@ _WITH_PASSAGES = ("retrieved", "gold", "random")
 
 
 def retrieval_table(scores: Mapping[str, Any]) -> Table | None:
-    """How well the passages with the answers were found; None where that is not known."""
-    found = {
+    """Retrieval metrics of each variant; None where no gold passages are known."""
+    by_variant = {
         name: v["retrieval"]
         for name, v in task_display.ranked_variants(scores)
         if v.get("retrieval")
     }
-    keys = _figures(found)
+    keys = _metric_keys(by_variant)
     if not keys:
         return None
-    left_out = max(f.get("without_gold") or 0 for f in found.values())
+    left_out = max(f.get("without_gold") or 0 for f in by_variant.values())
     return Table(
         "retrieval-table",
         "Retrieval",
         f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}, over test "
-        "questions whose passages the data names"
-        + (f"; {count(left_out)} others are left out." if left_out else "."),
+        "questions with known gold passages"
+        + (f"; {count(left_out)} others are excluded." if left_out else "."),
         ["variant", "questions", *keys],
         [
             (name, [count_cell(f.get("n")), *(value_cell(f.get(key)) for key in keys)])
-            for name, f in found.items()
+            for name, f in by_variant.items()
         ],
     )
 
 
 def citations_table(scores: Mapping[str, Any]) -> Table | None:
-    """Which answers name passages and whether they are the right ones; None where no variant was
-    shown any."""
-    citing = {
+    """How often answers cite passages, and how well; None where no variant was given passages."""
+    variants = {
         name: v
         for name, v in task_display.ranked_variants(scores)
         if v.get("context") in _WITH_PASSAGES
@@ -55,18 +54,18 @@ def citations_table(scores: Mapping[str, Any]) -> Table | None:
         or v.get("unknown_citations")
         or v.get("citations")
     }
-    if not citing:
+    if not variants:
         return None
-    told = {name: v.get("citations") or {} for name, v in citing.items()}
-    keys = [key for key in _CITATIONS if key in _figures(told)]
+    metrics = {name: v.get("citations") or {} for name, v in variants.items()}
+    keys = [key for key in _CITATIONS if key in _metric_keys(metrics)]
     rules = dict.fromkeys(
-        rule for t in told.values() for rule in (t.get("signatures") or {}).values()
+        rule for t in metrics.values() for rule in (t.get("signatures") or {}).values()
     )
     return Table(
         "citations-table",
         "Citations",
-        f"{percent(scores['confidence'], 0)} intervals, of shares of all {count(scores['n'])} "
-        "answers by Wilson." + (f" Support: {', '.join(rules)}." if rules else ""),
+        f"{percent(scores['confidence'], 0)} intervals (Wilson for shares of all "
+        f"{count(scores['n'])} answers)." + (f" Support: {', '.join(rules)}." if rules else ""),
         [
             "variant",
             "answers with a source",
@@ -79,21 +78,21 @@ def citations_table(scores: Mapping[str, Any]) -> Table | None:
                 [
                     _share(v["cited"], v["n"], scores["confidence"]),
                     count_cell(v["unknown_citations"]),
-                    *(value_cell(told[name].get(key)) for key in keys),
+                    *(value_cell(metrics[name].get(key)) for key in keys),
                 ],
             )
-            for name, v in citing.items()
+            for name, v in variants.items()
         ],
     )
 
 
-def _figures(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Keys of all that has a value and an interval, in order."""
+def _metric_keys(by_variant: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Keys of all metrics, which have a value and an interval, in order."""
     return list(
         dict.fromkeys(
             key
-            for told in found.values()
-            for key, f in told.items()
+            for metrics in by_variant.values()
+            for key, f in metrics.items()
             if isinstance(f, Mapping) and "value" in f
         )
     )

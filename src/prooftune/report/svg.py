@@ -1,8 +1,7 @@
-"""The few drawing primitives that the figures need.
+"""SVG primitives for the figures of the page.
 
-Written by hand and not drawn with matplotlib: colours come from the page's style sheet, so that a
-figure follows dark mode and print; text stays text in the page's own font; and a figure is a few
-kilobytes.
+Not matplotlib, for three reasons: colours come from the page's style sheet, so figures follow dark
+mode and print; text stays text in the page's font; and a figure takes a few kilobytes.
 """
 
 from __future__ import annotations
@@ -18,25 +17,29 @@ Range = tuple[float, float]
 
 
 def element(name: str, *children: Any, **attributes: Any) -> Markup:
-    """An element; children and attribute values are escaped, underscores in names become hyphens."""
-    given = "".join(
+    """An SVG element with children and attribute values escaped; ``_`` in names becomes ``-``."""
+    rendered = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(short_number(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
     inner = Markup("").join(escape(child) for child in children)
-    return Markup(f"<{name}{given}>{inner}</{name}>") if children else Markup(f"<{name}{given}/>")
+    return (
+        Markup(f"<{name}{rendered}>{inner}</{name}>")
+        if children
+        else Markup(f"<{name}{rendered}/>")
+    )
 
 
 def short_number(value: Any) -> str:
-    """Coordinates with two decimals at most."""
+    """A coordinate with at most two decimals."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def svg_image(
     width: float, height: float, label: str, *children: Any, class_: str = "chart"
 ) -> Markup:
-    """A picture with a text for those who cannot see it."""
+    """An SVG image with an accessible label."""
     return element(
         "svg",
         *children,
@@ -68,8 +71,8 @@ def text(
 
 
 def dot(x: float, y: float, radius: float, class_: str, title: str | None = None) -> Markup:
-    inside = [element("title", title)] if title else []
-    return element("circle", *inside, cx=float(x), cy=float(y), r=float(radius), class_=class_)
+    children = [element("title", title)] if title else []
+    return element("circle", *children, cx=float(x), cy=float(y), r=float(radius), class_=class_)
 
 
 def path(points: Sequence[tuple[float, float]], class_: str) -> Markup:
@@ -79,7 +82,7 @@ def path(points: Sequence[tuple[float, float]], class_: str) -> Markup:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A rectangle of the drawing with a scale on each side; margins leave room for the labels."""
+    """A plotting area: maps data to image coordinates, with margins for the labels."""
 
     width: float
     height: float
@@ -111,7 +114,7 @@ class Plot:
         x_label: str,
         y_label: str,
     ) -> Markup:
-        """Grid lines, tick labels and the names of both sides."""
+        """Grid lines, tick labels and axis labels."""
         base, middle = self.height - self.bottom, (self.top + self.height - self.bottom) / 2
         parts = [
             line(self.left, self.y(v), self.width - self.right, self.y(v), "grid")
@@ -142,7 +145,7 @@ class Plot:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round values that cover a range: 1, 2 or 5 times a power of ten apart."""
+    """Round values that cover a range, 1, 2 or 5 times a power of ten apart."""
     step = _round_step((high - low) / max(about, 1))
     first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
     return [round(i * step, 10) for i in range(first, last + 1)]

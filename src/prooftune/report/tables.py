@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prooftune.evaluation.statistics import wilson_interval
-from prooftune.report import figures, task_display
+from prooftune.report import cell_figures, figures, task_display
 from prooftune.report.cells import Cell, Table
 from prooftune.report.format import format_change, format_value, signed_interval
 from prooftune.report.svg import Range, ticks
@@ -21,28 +21,27 @@ KIND_NAMES = {
     "tuned": "fine-tuned",
 }
 CONTEXTS = {
-    "retrieved": "with the passages found",
-    "gold": "control: with the passages that hold the answer",
-    "random": "control: with passages drawn at random",
-    "none": "without a context",
+    "retrieved": "with retrieved passages",
+    "gold": "control: with the gold passages",
+    "random": "control: with random passages",
+    "none": "without context",
 }
 OUTCOMES = {
     "beats": ("better", "good"),
     "loses": ("worse", "bad"),
     "undecided": ("no clear difference", "open"),
 }
-LARGEST_MATRIX = 16
-"""With more labels than this, confusion is shown as the list of the most frequent mistakes."""
-MATRIX_WITH_SHARES = 8
-MOST_CLASSES = 40
-MOST_MISTAKES = 15
-MOST_ROWS = 200
-"""Rows listed under a finding."""
+MAX_MATRIX_LABELS = 16
+"""With more labels, the most frequent errors replace the confusion matrix."""
+MAX_LABELS_WITH_SHARES = 8
+MAX_PLOTTED_LABELS = 40
+MAX_LISTED_ERRORS = 15
+MAX_LISTED_ROWS = 200
+"""Row ids listed under a finding."""
 
 
 def tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The figures under the verdict: the judged variant's quality, and what lies between it and the
-    others."""
+    """The tiles under the verdict: the main variant's score, and its difference to the others."""
     verdict = scores["verdict"]
     judged = verdict["best_tuned"] or verdict["winner"]
     result: list[dict[str, Any]] = [
@@ -65,33 +64,36 @@ def tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     return result
 
 
-def outcome(scores: Mapping[str, Any], a: str, b: str, found: str) -> tuple[str, str]:
-    """The word and the colour of a comparison: what is better than a control, or worse, is no
-    achievement and no failure."""
-    word, colour = OUTCOMES[found]
+def outcome(scores: Mapping[str, Any], a: str, b: str, result: str) -> tuple[str, str]:
+    """Label and colour of a comparison; comparisons with a control are neither good nor bad."""
+    word, colour = OUTCOMES[result]
     control = any(task_display.is_control(scores["variants"][name]) for name in (a, b))
-    return (word, colour) if found == "undecided" or not control else (f"{word} (control)", "open")
+    return (word, colour) if result == "undecided" or not control else (f"{word} (control)", "open")
 
 
 def primary_scale(scores: Mapping[str, Any]) -> Range:
-    """From the lowest to the highest interval end of the primary metric, a little wider."""
-    found = [v["metrics"][task_display.primary_metric(scores)] for v in scores["variants"].values()]
-    marks = ticks(min(f["low"] for f in found), max(f["high"] for f in found), 12)
+    """The range of all intervals of the primary metric, rounded outwards."""
+    metrics = [
+        v["metrics"][task_display.primary_metric(scores)] for v in scores["variants"].values()
+    ]
+    marks = ticks(min(f["low"] for f in metrics), max(f["high"] for f in metrics), 12)
     return max(0.0, marks[0]), min(1.0, marks[-1])
 
 
 def difference_scale(scores: Mapping[str, Any]) -> Range:
-    found = [c[task_display.primary_metric(scores)] for c in scores["comparisons"]]
+    differences = [c[task_display.primary_metric(scores)] for c in scores["comparisons"]]
     marks = ticks(
-        min([0.0, *(f["low"] for f in found)]), max([0.01, *(f["high"] for f in found)]), 12
+        min([0.0, *(f["low"] for f in differences)]),
+        max([0.01, *(f["high"] for f in differences)]),
+        12,
     )
     return marks[0], marks[-1]
 
 
 def variant_rows(
-    scores: Mapping[str, Any], told: Mapping[str, Any], colours: Mapping[str, str]
+    scores: Mapping[str, Any], details: Mapping[str, Any], colours: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """The table of variants, the best first and controls last."""
+    """The table of variants, best first, controls last."""
     scale, key = primary_scale(scores), task_display.primary_metric(scores)
     rows = []
     for name, variant in task_display.ranked_variants(scores):
@@ -107,31 +109,31 @@ def variant_rows(
                 "metrics": variant["metrics"],
                 "colour": colours[name],
                 "control": task_display.is_control(variant),
-                "description": described(variant, told.get(name, {}).get("description")),
+                "description": describe_variant(variant, details.get(name, {}).get("description")),
                 "validation": variant.get("validation_quality", variant.get("validation_accuracy")),
                 "counts": [
                     variant.get(count, 0)
                     for count, _ in task_display.display_for(scores).count_columns
                 ],
-                "whisker": figures.whisker(figure, scale, colours[name], label),
+                "whisker": cell_figures.whisker(figure, scale, colours[name], label),
             }
         )
     return rows
 
 
-def described(variant: Mapping[str, Any], description: str | None) -> str:
-    """What a variant is, in its own words or by its kind, and what is shown to it."""
-    own, context = (
+def describe_variant(variant: Mapping[str, Any], description: str | None) -> str:
+    """A variant's own description, or that of its kind, and the context it is given."""
+    text, context = (
         description or KIND_NAMES.get(variant["kind"], variant["kind"]),
         CONTEXTS.get(variant.get("context") or ""),
     )
     return "; ".join(
-        filter(None, [context, own] if task_display.is_control(variant) else [own, context])
+        filter(None, [context, text] if task_display.is_control(variant) else [text, context])
     )
 
 
 def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Paired differences in the order in which they were decided on, before results were known."""
+    """Paired differences, in the order fixed before the results were known."""
     scale, key = difference_scale(scores), task_display.primary_metric(scores)
     rows = []
     for c in scores["comparisons"]:
@@ -148,25 +150,24 @@ def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
                 **c,
                 "word": word,
                 "colour": colour,
-                "whisker": figures.whisker(c[key], scale, colour, label, zero=True),
+                "whisker": cell_figures.whisker(c[key], scale, colour, label, zero=True),
             }
         )
     return rows
 
 
 def further_differences(scores: Mapping[str, Any]) -> Table | None:
-    """Paired differences in every metric; None where the table of differences has them all."""
-    every = task_display.compared_metrics(scores)
-    if not scores["comparisons"] or len(every) <= len(
+    """Paired differences in all metrics; None where the main table shows them all."""
+    metrics = task_display.compared_metrics(scores)
+    if not scores["comparisons"] or len(metrics) <= len(
         task_display.compared_metrics(scores, task_display.display_for(scores).difference_metrics)
     ):
         return None
     return Table(
         "all-differences-table",
         "Paired differences in all metrics",
-        "First minus second; shares in percentage points, BLEU and words in their own units. "
-        "Intervals of single differences, "
-        "not adjusted.",
+        "First minus second; proportions in percentage points, BLEU and words in their own "
+        "units. Intervals are not adjusted for multiple comparisons.",
         ["metric", *(f"{c['a']} − {c['b']}" for c in scores["comparisons"])],
         [
             (
@@ -179,14 +180,13 @@ def further_differences(scores: Mapping[str, Any]) -> Table | None:
                     for c in scores["comparisons"]
                 ],
             )
-            for key, metric in every.items()
+            for key, metric in metrics.items()
         ],
     )
 
 
-def classes(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
-    """F1 of every label and variant as a table, and two variants of interest as a figure; None
-    without labels."""
+def label_scores(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
+    """F1 by label: a table of all variants, and a figure of two; None without labels."""
     if not scores["labels"]:
         return None
     verdict = scores["verdict"]
@@ -195,7 +195,7 @@ def classes(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
     before = next((name for name in others if name and name != after), None)
     by_variant = {name: v["per_class"] for name, v in scores["variants"].items()}
     by_size = sorted(range(len(scores["labels"])), key=lambda i: -by_variant[after][i]["support"])
-    largest = sorted(by_size[:MOST_CLASSES])
+    largest = sorted(by_size[:MAX_PLOTTED_LABELS])
     figure = None
     if before is not None:
         pair = [[by_variant[name][i] for i in largest] for name in (before, after)]
@@ -219,9 +219,10 @@ def classes(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, 
     }
 
 
-def confusions(scores: Mapping[str, Any], colours: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Confusion matrices with each cell's share of its row; those of the verdict's variants come
-    first."""
+def confusion_matrices(
+    scores: Mapping[str, Any], colours: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Confusion matrices with row shares, those of the verdict's variants first."""
     if not scores["labels"]:
         return []
     verdict = scores["verdict"]
@@ -243,7 +244,7 @@ def _matrix(table: Mapping[str, Any]) -> dict[str, Any]:
     columns, rows = table["columns"], []
     for i, (label, counts) in enumerate(zip(table["rows"], table["counts"], strict=True)):
         total = sum(counts)
-        # The tint grows with the root of the share, so that rare mistakes can be seen at all.
+        # The tint grows with the square root of the share, which keeps rare errors visible.
         cells = [
             {
                 "n": n,
@@ -264,16 +265,19 @@ def _matrix(table: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "columns": columns,
         "rows": rows,
-        "as_table": len(rows) <= LARGEST_MATRIX,
-        "with_shares": len(rows) <= MATRIX_WITH_SHARES,
+        "as_table": len(rows) <= MAX_MATRIX_LABELS,
+        "with_shares": len(rows) <= MAX_LABELS_WITH_SHARES,
         "upright": len(columns) > 6 or max(map(len, columns)) > 12,
-        "mistakes": sorted(mistakes, key=lambda m: -m[0])[:MOST_MISTAKES],
+        "mistakes": sorted(mistakes, key=lambda m: -m[0])[:MAX_LISTED_ERRORS],
         "mistaken_pairs": len(mistakes),
     }
 
 
-def abstention(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What answering above a threshold gives; the majority class is as sure of every example."""
+def abstention_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Coverage and accuracy above a confidence threshold.
+
+    The majority class is left out: its confidence does not depend on the example.
+    """
     return [
         {"name": name, **v["abstention"]}
         for name, v in scores["variants"].items()
@@ -281,40 +285,48 @@ def abstention(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def prompts(told: Mapping[str, Any], confidence: float) -> list[dict[str, Any]]:
-    """The prompts used, and for those chosen among several how each did and what it costs beside
-    the longest.
+def prompt_rows(details: Mapping[str, Any], confidence: float) -> list[dict[str, Any]]:
+    """The prompts used, and for prompt searches the score and token count of each candidate.
 
-    Wilson intervals are of proportions; a mean of figures between 0 and 1 varies no more than a
-    proportion does.
+    Wilson intervals are for proportions. They are conservative for a mean of values between 0
+    and 1, which varies no more than a proportion does.
     """
     result = []
-    for name, variant in told.items():
+    for name, variant in details.items():
         tried = []
-        longest = max((one["tokens"] for one in variant.get("prompts_tried") or []), default=0)
-        for one in variant.get("prompts_tried") or []:
+        longest = max(
+            (candidate["tokens"] for candidate in variant.get("prompts_tried") or []), default=0
+        )
+        for candidate in variant.get("prompts_tried") or []:
             low, high = wilson_interval(
-                round(one["quality"] * one["rows"]), one["rows"], confidence
+                round(candidate["quality"] * candidate["rows"]), candidate["rows"], confidence
             )
             tried.append(
                 {
-                    **one,
-                    "figure": {"value": one["quality"], "low": low, "high": high},
-                    "saved": longest - one["tokens"],
-                    "saved_share": 1 - one["tokens"] / longest if longest else None,
+                    **candidate,
+                    "figure": {"value": candidate["quality"], "low": low, "high": high},
+                    "saved": longest - candidate["tokens"],
+                    "saved_share": 1 - candidate["tokens"] / longest if longest else None,
                 }
             )
         if variant.get("prompt") or tried:
-            best = max((one["quality"] for one in tried), default=None)
-            chosen = next((i for i, one in enumerate(tried) if one["quality"] == best), None)
+            best = max((candidate["quality"] for candidate in tried), default=None)
+            selected = next(
+                (i for i, candidate in enumerate(tried) if candidate["quality"] == best), None
+            )
             result.append(
-                {"name": name, "prompt": variant.get("prompt"), "tried": tried, "chosen": chosen}
+                {
+                    "name": name,
+                    "prompt": variant.get("prompt"),
+                    "tried": tried,
+                    "selected": selected,
+                }
             )
     return result
 
 
-def costs(told: Mapping[str, Any], estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What each variant cost; None where it was not recorded."""
+def cost_rows(details: Mapping[str, Any], estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Time, tokens and memory of each variant; None where not recorded."""
     names = (
         "train_seconds",
         "score_seconds",
@@ -329,13 +341,13 @@ def costs(told: Mapping[str, Any], estimates: Mapping[str, Any]) -> list[dict[st
             **{key: v["cost"].get(key) for key in names},
             "estimate": estimates.get(name),
         }
-        for name, v in told.items()
+        for name, v in details.items()
         if v.get("cost")
     ]
 
 
-def data(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Findings, the most severe first, and the sizes of the splits."""
+def data_audit(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Audit findings, most severe first, and the sizes of the splits."""
     audit = facts.get("audit")
     if not audit:
         return None
@@ -357,11 +369,11 @@ def data(facts: Mapping[str, Any]) -> dict[str, Any] | None:
             split: {"n": counts.get(label, 0), "share": counts.get(label, 0) / totals[split]}
             for split, counts in balance.items()
         }
-        bar = figures.split_bars(
+        bar = cell_figures.split_bars(
             [(split, cell["share"]) for split, cell in cells.items()], largest, label
         )
         rows.append({"label": label, "cells": cells, "bar": bar})
-    findings = [{**f, "shown": f["rows"][:MOST_ROWS]} for f in audit.get("findings") or []]
+    findings = [{**f, "shown": f["rows"][:MAX_LISTED_ROWS]} for f in audit.get("findings") or []]
     return {
         "findings": sorted(findings, key=lambda f: order.get(f["severity"], 3)),
         "splits": list(balance),

@@ -1,4 +1,4 @@
-"""What the report of each task shows: which metrics in which table, in what form and in what words."""
+"""How the report displays each task: its metrics, number formats, table columns and wording."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from prooftune.report.format import DECIMAL, ONE_DECIMAL, PERCENT, NumberFormat
 
 CONTROL = "control"
-"""Role of a variant that says how much there is to gain; it competes with nothing."""
+"""Role of a variant that only bounds the possible gain; it is not a competitor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric's name in full and over a narrow column, and the form of its figures."""
+    """A metric's full name, its short column heading, and its number format."""
 
     title: str
     heading: str
@@ -23,22 +23,22 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class TaskDisplay:
-    """The words and tables of one task.
+    """Wording and table columns of one task.
 
     Attributes:
-        noun: what a test set is made of.
-        metrics: all metrics by key, in order.
-        variants, differences, brief: keys of those that follow the primary metric in the table of
-            variants, in that of paired differences, and in the terminal.
-        counts: (key, heading) of counts of outputs in the table of variants.
-        outputs: (key, heading) of counts that have a table of their own.
-        hint: explains the table of variants.
-        right: what a variant that is right does with an example.
-        test: what the p-values are of.
-        invalid: what becomes of invalid outputs, for a sentence on how many there are.
-        strata: title of the balance of the data.
-        target: what an example was to be answered with, and how an invalid answer is called beside
-            it.
+        noun: the unit of the test set, in the plural.
+        metrics: all metrics by key, in display order.
+        variant_metrics: keys shown after the primary metric in the table of variants.
+        difference_metrics: the same in the table of paired differences.
+        terminal_metrics: the same in the terminal.
+        count_columns: (key, heading) of output counts in the table of variants.
+        output_columns: (key, heading) of output counts that have a table of their own.
+        table_note: explains the columns of the table of variants.
+        correct_phrase: what a variant that is right does with an example.
+        significance_test: the test behind the p-values.
+        invalid_phrase: what happens to invalid outputs, to follow their number.
+        balance_heading: title and first column of the table of label counts.
+        answer_names: name of the target, and of an invalid answer.
     """
 
     noun: str
@@ -76,16 +76,15 @@ _CLASSIFICATION = TaskDisplay(
     variant_metrics=("macro_f1", "mcc", "log_loss", "ece"),
     difference_metrics=("macro_f1",),
     terminal_metrics=("macro_f1", "log_loss"),
-    count_columns=(("invalid", "invalid"), ("truncated", "shortened")),
+    count_columns=(("invalid", "invalid"), ("truncated", "truncated")),
     output_columns=(),
-    table_note="MCC: Matthews correlation, 0 for guessing and 1 for no mistakes. Log-loss in nats and "
-    "expected calibration error (ECE) "
-    "before temperature scaling; a dash where a variant gives no probabilities. Invalid: outputs "
-    "that are no label of the "
-    "set, counted as wrong. Shortened: inputs cut to fit the length limit.",
+    table_note="MCC: Matthews correlation coefficient, 0 for guessing and 1 for no errors. Log-loss "
+    "(nats) and expected calibration error (ECE) are before temperature scaling; a dash: the variant "
+    "gives no probabilities. Invalid: outputs outside the label set, counted as wrong. Truncated: "
+    "inputs cut to the length limit.",
     correct_phrase="labels correctly",
     significance_test="exact McNemar test on these",
-    invalid_phrase="were no label of the set; they count as wrong",
+    invalid_phrase="are outside the label set and count as wrong",
     balance_heading=("Class balance", "label"),
     answer_names=("true label", "no label"),
 )
@@ -106,19 +105,17 @@ _ANSWERS = {
     "answer_words": Metric("words per answer", "words", ONE_DECIMAL),
 }
 _OF_ANSWERS = (
-    "ROUGE (F-measure), METEOR, BERTScore and BLEU (0 to 100, of all answers together and not a "
-    "mean) are over the "
-    "questions that have an answer, each for the best of its references."
+    "ROUGE (F-measure), METEOR, BERTScore and BLEU (corpus-level, 0 to 100) are computed on the "
+    "questions that have an answer, against the best-matching reference."
 )
 _OF_WORDS = (
-    "F1: the words that an answer shares with the best of its references, normalised by SQuAD’s "
-    "rules; EM (exact match): "
-    "nothing else is in it."
+    "F1: word overlap of an answer with its best-matching reference, normalised as in SQuAD. EM: "
+    "exact match."
 )
 _COUNTS = (
-    ("abstained", "said “no answer”"),
+    ("abstained", "no answer given"),
     ("windowed", "read in windows"),
-    ("truncated", "shortened"),
+    ("truncated", "truncated"),
 )
 
 _EXTRACTIVE = TaskDisplay(
@@ -129,10 +126,10 @@ _EXTRACTIVE = TaskDisplay(
     terminal_metrics=("exact", "rougeL", "bleu"),
     count_columns=(),
     output_columns=(("invalid", "not in the text"), *_COUNTS),
-    table_note=f"{_OF_WORDS} Where a question has no answer, only an empty one scores. {_OF_ANSWERS}",
+    table_note=f"{_OF_WORDS} On a question without an answer, only an empty prediction scores. {_OF_ANSWERS}",
     correct_phrase="answers with an F1 of at least 50%",
     significance_test="sign-flip permutation test of the mean difference in F1",
-    invalid_phrase="were no part of their text; they are scored as they stand",
+    invalid_phrase="do not occur in their context; they are scored as they are",
     balance_heading=("Questions with and without an answer", "questions"),
     answer_names=("accepted", "not in the text"),
 )
@@ -148,7 +145,7 @@ _FREE_TEXT = TaskDisplay(
     table_note=f"{_OF_ANSWERS} {_OF_WORDS} Words: the mean length of an answer.",
     correct_phrase="answers with a ROUGE-L of at least 50%",
     significance_test="sign-flip permutation test of the mean difference in ROUGE-L",
-    invalid_phrase="were invalid; they are scored as they stand",
+    invalid_phrase="are invalid; they are scored as they are",
     balance_heading=("Questions with and without an answer", "questions"),
     answer_names=("accepted", "invalid"),
 )
@@ -161,25 +158,31 @@ TASKS = {
 
 
 def display_for(scores: Mapping[str, Any]) -> TaskDisplay:
-    """The description of the task that was scored."""
+    """The display settings of the task that was scored."""
     return TASKS[scores.get("task", "classification")]
 
 
 def primary_metric(scores: Mapping[str, Any]) -> str:
-    """Key of the metric by which variants are judged."""
+    """Key of the primary metric."""
     return str(scores.get("primary", "accuracy"))
 
 
 def available_metrics(
     scores: Mapping[str, Any], keys: Sequence[str] | None = None
 ) -> dict[str, Metric]:
-    """Those metrics that some variant has a figure of: all, or the primary one and then those of
-    some keys."""
-    every = display_for(scores).metrics
-    wanted = list(every) if keys is None else list(dict.fromkeys([primary_metric(scores), *keys]))
+    """Metrics that at least one variant has a value for.
+
+    Args:
+        scores: as in ``scores.json``.
+        keys: metrics to consider after the primary one. Default: all metrics of the task.
+    """
+    metrics = display_for(scores).metrics
+    selected = (
+        list(metrics) if keys is None else list(dict.fromkeys([primary_metric(scores), *keys]))
+    )
     return {
-        key: every[key]
-        for key in wanted
+        key: metrics[key]
+        for key in selected
         if any(
             (v["metrics"].get(key) or {}).get("value") is not None
             for v in scores["variants"].values()
@@ -190,7 +193,7 @@ def available_metrics(
 def compared_metrics(
     scores: Mapping[str, Any], keys: Sequence[str] | None = None
 ) -> dict[str, Metric]:
-    """The same, of those in which pairs of variants were compared."""
+    """The metrics of `available_metrics` that every comparison has a difference for."""
     return {
         key: metric
         for key, metric in available_metrics(scores, keys).items()
@@ -199,12 +202,12 @@ def compared_metrics(
 
 
 def is_control(variant: Mapping[str, Any]) -> bool:
-    """Whether a variant is there only to be learned from."""
+    """Whether a variant is a control."""
     return variant.get("role") == CONTROL
 
 
 def ranked_variants(scores: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Variants by name, the best first; controls after all others."""
+    """Variants with their names, best first, controls last."""
     key = primary_metric(scores)
     return sorted(
         scores["variants"].items(),

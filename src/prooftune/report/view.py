@@ -1,5 +1,7 @@
-"""From facts to what the page shows: order, colours, figures. Parts without facts are None and left
-out."""
+"""From facts to the template context: order, colours and figures.
+
+Sections without data are None and left out of the page.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from typing import Any
 from prooftune.evaluation.changes import NO_ANSWER
 from prooftune.report import (
     answers_section,
+    cell_figures,
     curves,
-    figures,
     judge_section,
     retrieval_section,
     tables,
@@ -18,7 +20,7 @@ from prooftune.report import (
 )
 from prooftune.report.warnings import collect_warnings
 
-SERIES = {
+COLOURS = {
     "tuned": ("s0", "s1"),
     "zero-shot": ("s2",),
     "few-shot": ("s3",),
@@ -28,8 +30,8 @@ SERIES = {
     "retrieval": ("s7",),
     "control": ("s9", "s6"),
 }
-SPARE = ("s7", "s8", "s9")
-LAST = SPARE[-1]
+SPARE_COLOURS = ("s7", "s8", "s9")
+LAST_COLOUR = SPARE_COLOURS[-1]
 
 SECTIONS = {
     "variants": "Variants",
@@ -50,17 +52,17 @@ SECTIONS = {
     "cost": "Cost",
     "reproduction": "Reproduction",
 }
-"""Every section of the page by its id, which is also its template's name, in order."""
+"""Sections of the page in order: id, which is also the template's name, and title."""
 
 
 def page_context(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that the page template names.
+    """The context of the page template.
 
     Args:
         facts: see `build.build`.
     """
     scores = facts["scores"]
-    told = facts.get("variants") or {}
+    details = facts.get("variants") or {}
     colours = colour_classes(
         {name: v.get("role") or v["kind"] for name, v in scores["variants"].items()}
     )
@@ -75,37 +77,39 @@ def page_context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "title": task.metrics[task_display.primary_metric(scores)].title,
         "tiles": tables.tiles(scores),
         "warnings": collect_warnings(facts),
-        "variants": tables.variant_rows(scores, told, colours),
-        "variant_axis": figures.whisker_axis(tables.primary_scale(scores)),
+        "variants": tables.variant_rows(scores, details, colours),
+        "variant_axis": cell_figures.whisker_axis(tables.primary_scale(scores)),
         "columns": task_display.available_metrics(scores, task.variant_metrics),
         "metrics": task_display.available_metrics(scores),
         "differences": tables.comparison_rows(scores),
         "compared": task_display.compared_metrics(scores, task.difference_metrics),
-        "difference_axis": figures.whisker_axis(tables.difference_scale(scores), in_points=True),
+        "difference_axis": cell_figures.whisker_axis(
+            tables.difference_scale(scores), in_points=True
+        ),
         "further_differences": tables.further_differences(scores),
         "answers": answers_section.answers_section(scores),
         "retrieval": retrieval_section.retrieval_table(scores),
         "citations": retrieval_section.citations_table(scores),
         "judge": judge_section.judge_section(scores),
-        "labels": tables.classes(scores, colours),
-        "confusion": tables.confusions(scores, colours),
+        "labels": tables.label_scores(scores, colours),
+        "confusion": tables.confusion_matrices(scores, colours),
         "calibration": curves.reliability_diagrams(scores),
-        "abstention": tables.abstention(scores),
+        "abstention": tables.abstention_rows(scores),
         "risk": curves.risk_coverage(scores, colours),
         "changed": scores.get("changed"),
         "no_answer": NO_ANSWER,
         "training": [
             curves.training_curves(name, v)
-            for name, v in told.items()
+            for name, v in details.items()
             if v.get("training") or v.get("changes")
         ],
-        "forgetting": {name: v["forgetting"] for name, v in told.items() if v.get("forgetting")},
-        "prompts": tables.prompts(told, scores["confidence"]),
-        "costs": tables.costs(told, facts.get("estimates") or {}),
-        "data": tables.data(facts),
+        "forgetting": {name: v["forgetting"] for name, v in details.items() if v.get("forgetting")},
+        "prompts": tables.prompt_rows(details, scores["confidence"]),
+        "costs": tables.cost_rows(details, facts.get("estimates") or {}),
+        "data": tables.data_audit(facts),
         "environment": facts.get("environment") or {},
         "weights": {
-            name: v["weights_sha256"] for name, v in told.items() if v.get("weights_sha256")
+            name: v["weights_sha256"] for name, v in details.items() if v.get("weights_sha256")
         },
         "recipe": facts.get("recipe"),
         "created": facts.get("created"),
@@ -115,25 +119,27 @@ def page_context(facts: Mapping[str, Any]) -> dict[str, Any]:
     return result | {"contents": section_titles(result)}
 
 
-def section_titles(found: Mapping[str, Any]) -> dict[str, str]:
-    """Id and title of every section that has something to show."""
+def section_titles(context: Mapping[str, Any]) -> dict[str, str]:
+    """Id and title of every section that has data."""
     filled = {
-        **found,
-        "abstention": found["abstention"] or found["risk"],
-        "cost": found["costs"],
+        **context,
+        "abstention": context["abstention"] or context["risk"],
+        "cost": context["costs"],
         "reproduction": True,
     }
-    titles = {**SECTIONS, "changed": f"Changed {found['task'].noun}"}
+    titles = {**SECTIONS, "changed": f"Changed {context['task'].noun}"}
     return {key: title for key, title in titles.items() if filled[key]}
 
 
 def colour_classes(kinds: Mapping[str, str]) -> dict[str, str]:
-    """One colour class for each variant by its kind or role, the same in every figure; kinds keep
-    theirs between studies."""
+    """A CSS colour class for each variant by its kind or role.
+
+    A variant has the same colour in every figure, and a kind of variant in every study.
+    """
     used: set[str] = set()
     result = {}
     for name, kind in kinds.items():
-        free = [c for c in (*SERIES.get(kind, ()), *SPARE) if c not in used]
-        result[name] = free[0] if free else LAST
+        free = [c for c in (*COLOURS.get(kind, ()), *SPARE_COLOURS) if c not in used]
+        result[name] = free[0] if free else LAST_COLOUR
         used.add(result[name])
     return result

@@ -1,0 +1,107 @@
+"""Figures of training: learning curves, and weight change by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from prooftune.report.figures import WIDTH
+from prooftune.report.format import count, percent, significant
+from prooftune.report.svg import Plot, dot, element, path, svg_image, text, ticks
+
+
+def learning_curves(
+    train: Sequence[tuple[float, float]], validation: Sequence[tuple[float, float]], name: str
+) -> Markup:
+    """Loss by optimiser step, on training batches and on validation rows."""
+    points = [*train, *validation]
+    last = max(step for step, _ in points)
+    loss_ticks = ticks(0, max(loss for _, loss in points), 4)
+    plot = Plot(WIDTH, 280, (0, last), (0, loss_ticks[-1]), left=50, right=18)
+    parts: list[Markup] = [
+        plot.axes(
+            [(v, count(v)) for v in ticks(0, last, 4) if v <= last],
+            [(v, significant(v)) for v in loss_ticks],
+            "step",
+            "loss (nats)",
+        )
+    ]
+    if train:
+        parts.append(path([(plot.x(s), plot.y(v)) for s, v in train], "line before"))
+        parts += [
+            dot(
+                plot.x(s),
+                plot.y(v),
+                2.5,
+                "dot before",
+                f"training, step {count(s)}: {significant(v)}",
+            )
+            for s, v in train
+            if len(train) <= 60
+        ]
+    if validation:
+        parts.append(path([(plot.x(s), plot.y(v)) for s, v in validation], "line after"))
+        parts += [
+            dot(
+                plot.x(s),
+                plot.y(v),
+                4,
+                "dot after",
+                f"validation, step {count(s)}: {significant(v)}",
+            )
+            for s, v in validation
+        ]
+    return svg_image(plot.width, plot.height, f"Learning curves of {name}", *parts)
+
+
+def layer_heatmap(
+    grid: Mapping[tuple[str, int], Mapping[str, Any]], rows: Sequence[str], depth: int, name: str
+) -> Markup:
+    """Relative weight change as a heatmap: one row per matrix type, one column per layer."""
+    left, cell, step = 84.0, max(7.0, min(22.0, 620 / depth)), 22.0
+    base = step * len(rows)
+    width, height = max(left + cell * depth + 6, 300.0), base + 60
+    largest = max(float(entry["relative_change"]) for entry in grid.values()) or 1.0
+    parts = [text(left - 8, step * i + 15, row, "end", "label") for i, row in enumerate(rows)]
+    for (row, layer), entry in grid.items():
+        share = float(entry["relative_change"]) / largest
+        title = (
+            f"layer {layer}, {row}: {percent(entry['relative_change'], 2)}, "
+            f"effective rank {significant(entry.get('effective_rank'))}"
+        )
+        parts.append(
+            _heat(left + cell * layer, step * rows.index(row), cell - 1.5, step - 1.5, share, title)
+        )
+    tick_step = next((s for s in (1, 2, 5, 10, 20, 50) if depth / s <= 16), 100)
+    parts += [
+        text(left + cell * (i + 0.5) - 0.75, base + 14, i, "middle", "tick")
+        for i in range(0, depth, tick_step)
+    ]
+    parts.append(text(left - 8, base + 14, "layer", "end", "name"))
+    parts.append(text(left - 8, base + 46, "0%", "end", "tick"))
+    parts += [_heat(left + 14 * i, base + 34, 13, 14, i / 7) for i in range(8)]
+    parts.append(
+        text(
+            left + 14 * 8 + 6, base + 46, f"{percent(largest)} of the weights’ norm", class_="tick"
+        )
+    )
+    return svg_image(width, height, f"Weight change by layer of {name}", *parts)
+
+
+def _heat(
+    x: float, y: float, width: float, height: float, share: float, title: str | None = None
+) -> Markup:
+    children = [element("title", title)] if title else []
+    return element(
+        "rect",
+        *children,
+        x=x,
+        y=y,
+        width=width,
+        height=height,
+        rx=2,
+        class_="heat",
+        fill_opacity=0.05 + 0.95 * share,
+    )
