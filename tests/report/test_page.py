@@ -180,7 +180,10 @@ def test_sections_without_facts_are_left_out(case, missing):
 
 def test_without_validation_rows_no_temperature_is_claimed():
     text = page_of("no validation").by_id("calibration").text
-    assert "no validation examples to fit a temperature on" in text and "after temperature scaling" not in text
+    assert (
+        "no validation examples to fit a temperature on" in text
+        and "after temperature scaling" not in text
+    )
     assert "0 validation" not in text
     assert "Abstention threshold" not in page_of("no validation").by_id("abstention").text
 

@@ -214,7 +214,10 @@ def test_the_chosen_threshold_is_drawn_on_its_curve():
 
 def test_without_validation_questions_no_choice_is_claimed():
     text = page_of("all answerable").by_id("answers").text
-    assert "no validation questions to choose it on, so it is 0" in text and "chosen on validation" not in text
+    assert (
+        "no validation questions to choose it on, so it is 0" in text
+        and "chosen on validation" not in text
+    )
 
 
 def test_signatures_of_all_metrics_stand_once():
@@ -339,9 +342,7 @@ def test_caveats_name_counts_and_shares():
         ) == (n > 0)
     assert "3 of 120 contexts (2.5%) were too long for one prompt" in text
     assert (
-        "citations" not in text
-        and "judgements" not in text
-        and "answers no question" not in text
+        "citations" not in text and "judgements" not in text and "answers no question" not in text
     )
     text = warnings_text(page_of("policy"))
     assert "4 citations name a passage that was not retrieved" in text
@@ -356,9 +357,7 @@ def test_caveats_name_counts_and_shares():
 def test_a_variant_that_never_answers_is_told():
     never = {"value": 0.0, "low": 0.0, "high": 0.0}
     text = warnings_text(rebuilt("squad", variants__tuned__metrics__answer_words=never))
-    assert (
-        "tuned: answers no question, because of its no-answer threshold; its scores" in text
-    )
+    assert "tuned: answers no question, because of its no-answer threshold; its scores" in text
     assert "majority: answers" not in text
     assert "tuned: answers no question; its scores" in warnings_text(
         rebuilt(
@@ -393,9 +392,7 @@ def test_meteor_without_synonyms_is_told():
             f"variants__{name}__signatures__meteor": signature
             for name in facts_of("squad")["scores"]["variants"]
         }
-        assert (
-            "METEOR ran without WordNet" in warnings_text(rebuilt("squad", **changes))
-        ) == told
+        assert ("METEOR ran without WordNet" in warnings_text(rebuilt("squad", **changes))) == told
 
 
 def test_a_metric_that_some_variant_has_gets_its_column():
