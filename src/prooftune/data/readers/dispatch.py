@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from prooftune.data.readers import delimited, json_parquet
+from prooftune.data.readers.arrow import read_arrow
+from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.encoding import (
     check_readable,
     detect_format,
@@ -13,6 +18,8 @@ from prooftune.data.readers.encoding import (
     missing_file,
     read_text_file,
 )
+from prooftune.data.readers.spreadsheet import read_spreadsheet, split_sheet
+from prooftune.data.readers.sqlite import read_sqlite, split_query
 from prooftune.data.readers.squad import read_squad
 from prooftune.data.readers.table import MAX_FIELD_CHARS, Table
 from prooftune.errors import UsageError
@@ -33,14 +40,25 @@ def read_table(path: Path, source: Source) -> Table:
         UsageError: it is missing, empty, of another kind, in another encoding, or its rows do not
             fit together.
     """
+    path, part = split_part(path)
+    path = uncompressed(path)
     format_ = source.format or detect_format(path)
     if format_ == "folders":
         return _folders(path, source)
     check_readable(path)
     if format_ == "parquet":
         return json_parquet.read_parquet(path)
+    if format_ == "arrow":
+        return read_arrow(path)
+    if format_ == "spreadsheet":
+        return read_spreadsheet(path, part, header=source.header)
+    if format_ == "sqlite":
+        return read_sqlite(path, part)
     if format_ == "json":
-        return json_parquet.read_json(path.name, read_text_file(path, source.encoding))
+        text = read_text_file(path, source.encoding)
+        if is_json_lines(text):  # most files called .json that hold one object a line
+            return json_parquet.read_jsonl(path.name, io.StringIO(text))
+        return json_parquet.read_json(path.name, text, source.split)
     if format_ == "squad":
         return read_squad(path.name, read_text_file(path, source.encoding))
     if format_ == "jsonl":
@@ -55,6 +73,25 @@ def read_table(path: Path, source: Source) -> Table:
         source,
         source.delimiter or default_delimiter(path),
     )
+
+
+def split_part(path: Path) -> tuple[Path, str | None]:
+    """A file and the part of it that a reference names after ``#``: a sheet, a table, a query."""
+    if path.exists() or "#" not in str(path):
+        return path, None
+    path, sheet = split_sheet(path)
+    return (path, sheet) if sheet is not None else split_query(path)
+
+
+def is_json_lines(text: str) -> bool:
+    """Whether a text holds one JSON object a line, rather than one JSON value."""
+    lines = [line for line in itertools.islice(text.lstrip().splitlines(), 2) if line.strip()]
+    if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
+        return False
+    try:
+        return all(isinstance(json.loads(line), dict) for line in lines)
+    except (json.JSONDecodeError, RecursionError):
+        return False
 
 
 def iter_delimited_lines(path: Path, source: Source) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from prooftune.data.readers import arrow, spreadsheet, sqlite
 from prooftune.data.readers.table import MAX_FIELD_CHARS, iter_stream_lines
 from prooftune.errors import UsageError, nearest
 
@@ -18,15 +19,18 @@ _FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
+    **dict.fromkeys(arrow.SUFFIXES, "arrow"),
+    **dict.fromkeys(spreadsheet.SUFFIXES, "spreadsheet"),
+    **dict.fromkeys(sqlite.SUFFIXES, "sqlite"),
 }
 _PARQUET = b"PAR1"
+_BINARY_FORMATS = {_PARQUET: "parquet", b"ARROW1": "arrow", sqlite.MAGIC[:8]: "sqlite"}
+"""First bytes of formats that are read whatever the file is called."""
 _OTHERS = {
-    b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save the sheet as CSV",
-    b"\xd0\xcf\x11\xe0": "an old spreadsheet or document: save it as CSV",
-    b"\x1f\x8b": "gzip-compressed: unpack it first",
-    b"BZh": "bzip2-compressed: unpack it first",
-    b"\xfd7zXZ": "xz-compressed: unpack it first",
-    b"\x28\xb5\x2f\xfd": "zstd-compressed: unpack it first",
+    b"PK\x03\x04": "a zip archive or an office document: set data.format: spreadsheet if it is a "
+    "spreadsheet, or save its text as CSV",
+    b"\xd0\xcf\x11\xe0": "an old office document: set data.format: spreadsheet if it is a "
+    "spreadsheet, or save its text as CSV",
     b"%PDF": (
         "a PDF: copy its text into a CSV file; to search it, or to answer questions with it, "
         "see 'prooftune index'"
@@ -55,8 +59,9 @@ def detect_format(path: Path) -> str:
     if not path.exists():
         raise missing_file(path)
     start = _start(path)
-    if start.startswith(_PARQUET):
-        return "parquet"
+    for magic, format_ in _BINARY_FORMATS.items():
+        if start.startswith(magic):
+            return format_
     _refuse_other(path, start)
     raise UsageError(
         f"{path}: the name does not tell the format. Set data.format to csv (also for other "

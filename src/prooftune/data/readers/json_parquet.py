@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from prooftune.data.readers.json_shapes import flat_annotation, json_kind, records_from_json
 from prooftune.data.readers.table import Table, to_cell
 from prooftune.errors import UsageError
 from prooftune.utils.disk_list import DiskBackedList
@@ -28,7 +29,7 @@ def read_jsonl(name: str, lines: Iterable[str]) -> Table:
     def records() -> Iterator[dict[str, Any]]:
         for number, record in iter_jsonl(name, lines):
             numbers.append(number)
-            yield record
+            yield flat_annotation(record)
 
     return _of_records(name, DiskBackedList(records()), numbers)
 
@@ -64,15 +65,20 @@ def iter_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str,
 def _refuse_other_than_object(name: str, line: int, record: Any) -> None:
     if not isinstance(record, dict):
         raise UsageError(
-            f"{name}:{line}: an object with columns is expected, found {_kind(record)}"
+            f"{name}:{line}: an object with columns is expected, found {json_kind(record)}"
         )
 
 
-def read_json(name: str, text: str) -> Table:
-    """Read a list of objects, or an object that holds one list of them.
+def read_json(name: str, text: str, split: str | None = None) -> Table:
+    """Read a JSON file of any shape that `records_from_json` knows.
+
+    Args:
+        name: of the file, for messages.
+        text: its content.
+        split: which list to take, where an object holds several.
 
     Raises:
-        UsageError: not JSON, or not of that form.
+        UsageError: not JSON, or of no known shape.
     """
     try:
         value = json.loads(text)
@@ -85,18 +91,8 @@ def read_json(name: str, text: str) -> Table:
         raise UsageError(f"{name}:{error.lineno}: not JSON: {error.msg}.{hint}") from None
     except RecursionError:
         raise UsageError(f"{name}: nested too deeply for a table") from None
-    if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list)]
-        if len(lists) != 1:
-            raise UsageError(
-                f"{name}: a list of objects is expected, or one object with one list in it; found "
-                "an object with "
-                f"{', '.join(map(repr, list(value)[:6])) or 'nothing'}"
-            )
-        [value] = lists
-    if not isinstance(value, list):
-        raise UsageError(f"{name}: a list of objects is expected, found {_kind(value)}")
-    return _of_records(name, value, range(1, len(value) + 1))
+    records = records_from_json(name, value, split)
+    return _of_records(name, records, range(1, len(records) + 1))
 
 
 def _of_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Table:
@@ -112,18 +108,6 @@ def _of_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Tabl
         DiskBackedList([to_cell(r.get(c)) for c in columns] for r in records),
         lines,
     )
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, in JSON's words."""
-    words = {
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        bool: "a truth value",
-        type(None): "null",
-    }
-    return words.get(type(value), "a number")
 
 
 def read_parquet(path: Path) -> Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prooftune.data.readers import delimited, json_parquet
+from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.dispatch import default_delimiter, iter_delimited_lines
 from prooftune.data.readers.encoding import check_readable, detect_format, iter_lines
 from prooftune.data.readers.table import to_cell
@@ -97,6 +98,7 @@ def scan_file(path: Path, source: Source) -> ScannedFile:
     Raises:
         UsageError: as for `read_table`.
     """
+    path = uncompressed(path)
     check_readable(path)
     kind = source.format or detect_format(path)
     if kind == "parquet":

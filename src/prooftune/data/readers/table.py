@@ -27,15 +27,18 @@ class Table:
             Of formats that are read row by row they lie in a file (`DiskBackedList`).
         lines: where each row stands in the file, counted as an editor does (JSON arrays and
             Parquet: row number); for a folder of files, their names.
+        located: whether `lines` name the file as well, as for several files read as one table.
     """
 
     name: str
     columns: list[str]
     rows: Sequence[list[str | None]]
     lines: Sequence[int | str]
+    located: bool = False
 
     def location(self, row: int) -> str:
-        return f"{self.name}:{self.lines[row]}"
+        """File and line of a row, for messages and ids."""
+        return str(self.lines[row]) if self.located else f"{self.name}:{self.lines[row]}"
 
 
 def iter_stream_lines(name: str, stream: TextIO, longest: int = MAX_FIELD_CHARS) -> Iterator[str]:

@@ -1,0 +1,304 @@
+"""Which column is the text, the label, the group or the split: scored by names and by content.
+
+A label is what the text can predict, so every candidate is also scored by the cross-validated gain
+of a cheap classifier (hashed word counts and naive Bayes) over always naming the commonest value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+MAX_LABELS = 300
+"""Distinct values above which a column is not a label."""
+_SAMPLE = 2000
+"""Rows by which predictability is measured."""
+_MIN_FILLED = 0.5
+
+LABEL_WORDS = {
+    **dict.fromkeys(("label", "labels", "target", "class", "category", "gold"), 3.0),
+    **dict.fromkeys(("sentiment", "intent", "topic", "emotion", "polarity", "stance"), 3.0),
+    **dict.fromkeys(("y", "rating", "stars", "score", "tag", "tags", "genre", "relation"), 2.0),
+    **dict.fromkeys(("type", "verdict", "annotation", "toxic", "spam", "subject", "answer"), 1.0),
+    **dict.fromkeys(("priority", "department", "section", "queue", "decision", "language"), 0.7),
+}
+"""Words in a column's name that speak for a label, and how loudly."""
+METADATA_WORDS = {
+    **dict.fromkeys(("gender", "sex", "age", "birth", "country", "city", "state", "region"), -2.0),
+    **dict.fromkeys(("date", "time", "year", "month", "day", "created", "updated"), -2.0),
+    **dict.fromkeys(("id", "uid", "uuid", "guid", "index", "idx", "row", "hash", "key"), -3.0),
+    **dict.fromkeys(("split", "fold", "set", "partition", "test", "train", "dev"), -3.0),
+    **dict.fromkeys(("url", "link", "email", "phone", "user", "author", "name", "source"), -1.5),
+    **dict.fromkeys(("status", "channel", "version", "platform", "device", "annotator"), -1.0),
+    **dict.fromkeys(("count", "length", "len", "num", "number", "price", "amount"), -1.5),
+    **dict.fromkeys(("confidence", "probability", "prob", "weight", "agreement"), -2.0),
+}
+TEXT_WORDS = {
+    **dict.fromkeys(("text", "sentence", "content", "review", "body", "message", "article"), 3.0),
+    **dict.fromkeys(("tweet", "comment", "utterance", "post", "document", "abstract"), 3.0),
+    **dict.fromkeys(("description", "headline", "title", "question", "query", "prompt"), 2.0),
+    **dict.fromkeys(("premise", "hypothesis", "claim", "evidence", "passage", "context"), 2.0),
+    **dict.fromkeys(("subject", "summary", "transcript", "complaint", "feedback", "note"), 1.5),
+    **dict.fromkeys(("narrative", "reason", "input", "instruction", "word", "paragraph"), 1.5),
+}
+PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("sentence_1", "sentence_2"),
+    ("text1", "text2"),
+    ("text_1", "text_2"),
+    ("text_a", "text_b"),
+    ("sentence_a", "sentence_b"),
+    ("question1", "question2"),
+    ("question_1", "question_2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("query", "passage"),
+    ("query", "document"),
+    ("claim", "evidence"),
+    ("context", "response"),
+)
+"""Names of columns that only together make an input."""
+TOGETHER = (("title", "headline", "subject"), ("text", "content", "body", "description", "article"))
+"""A heading and its text, both of which are read."""
+SPLIT_VALUES = {"train", "training", "test", "testing", "validation", "valid", "val", "dev"}
+_GROUP_WORDS = {"author", "user", "speaker", "document", "doc", "article", "conversation", "thread"}
+_GROUP_WORDS |= {"patient", "customer", "session", "dialogue", "dialog", "book", "case"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column's name and cells, with what they have in common.
+
+    Attributes:
+        position: of the column in the table.
+        name: as in the file.
+        cells: values without surrounding space, [rows]; an empty string for none.
+        named: whether the file itself names its columns.
+    """
+
+    position: int
+    name: str
+    cells: Sequence[str]
+    named: bool = True
+
+    @cached_property
+    def filled(self) -> list[str]:
+        return [cell for cell in self.cells if cell]
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        return Counter(self.filled)
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The words of the name, lower case: ``customerGender`` -> customer, gender."""
+        if not self.named:
+            return []
+        parts = re.sub(r"([a-z])([A-Z])", r"\1 \2", self.name)
+        return [word for word in re.split(r"[^a-zA-Z]+", parts.lower()) if word]
+
+    @cached_property
+    def mean_characters(self) -> float:
+        return sum(map(len, self.filled)) / max(1, len(self.filled))
+
+    @cached_property
+    def mean_words(self) -> float:
+        return sum(len(cell.split()) for cell in self.filled) / max(1, len(self.filled))
+
+    @cached_property
+    def share_filled(self) -> float:
+        return len(self.filled) / max(1, len(self.cells))
+
+    @cached_property
+    def share_distinct(self) -> float:
+        return len(self.counts) / max(1, len(self.filled))
+
+    def share(self, pattern: str) -> float:
+        """Share of the filled cells that match a regular expression from their start."""
+        compiled = re.compile(pattern)
+        return sum(bool(compiled.match(c)) for c in self.filled) / max(1, len(self.filled))
+
+    @cached_property
+    def is_numeric(self) -> bool:
+        return self.share(r"[-+]?\d*[.,]?\d+(e[-+]?\d+)?%?$") > 0.98
+
+    @cached_property
+    def is_text(self) -> bool:
+        """Whether the cells are texts of their own: not numbers, links, dates or JSON."""
+        if not self.filled or self.is_numeric or self.share(r"https?://\S+$") > 0.5:
+            return False
+        if self.share(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}") > 0.9 or self.share(r"[\[{]") > 0.9:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A column with the score that it has for a role, and the reasons in words."""
+
+    column: Column
+    score: float
+    reasons: list[str] = field(default_factory=list)
+
+
+def text_candidates(columns: Sequence[Column]) -> list[Candidate]:
+    """Columns that may be the input, best first."""
+    found = []
+    for column in columns:
+        if not column.is_text or column.share_filled < _MIN_FILLED:
+            continue
+        score, reasons = _name_score(column, TEXT_WORDS)
+        length = min(4.0, column.mean_characters / 40)
+        variety = 2 * column.share_distinct if len(column.filled) > 5 else 1.0
+        score += length + variety
+        reasons.append(f"{column.mean_characters:.0f} characters on average")
+        if "id" in column.words and column.mean_words < 2:
+            score -= 3
+        found.append(Candidate(column, score, reasons))
+    return sorted(found, key=lambda c: -c.score)
+
+
+def input_columns(candidates: Sequence[Candidate], columns: Sequence[Column]) -> list[Column]:
+    """The best text with the columns that only make an input together with it: sentence pairs by
+    their names, or a heading and its text."""
+    best = candidates[0].column
+    texts = {c.column.name.lower(): c.column for c in candidates}
+    for first, second in PAIRS:
+        if {first, second} <= texts.keys() and best.name.lower() in (first, second):
+            return [texts[first], texts[second]]
+    headings, bodies = (
+        [texts[name] for name in names if name in texts] for names in TOGETHER
+    )
+    if best in bodies and headings:
+        return [headings[0], best]
+    if best in headings and bodies:
+        return [best, bodies[0]]
+    return [best]
+
+
+def label_candidates(columns: Sequence[Column], inputs: Sequence[Column]) -> list[Candidate]:
+    """Columns that may be the label of the inputs, best first."""
+    texts = [" ".join(cells) for cells in zip(*(c.cells for c in inputs), strict=True)]
+    found = []
+    for column in columns:
+        if column in inputs or not _is_closed_set(column):
+            continue
+        score, reasons = _name_score(column, {**METADATA_WORDS, **LABEL_WORDS})
+        reasons.append(f"{len(column.counts)} values")
+        if column.share_filled < 1:
+            score -= 3 * (1 - column.share_filled)
+            reasons.append(f"{1 - column.share_filled:.0%} empty")
+        gain = predictability(texts, column.cells)
+        if gain is not None:
+            score += 4 * gain
+            reasons.append(f"predictable from the text: {gain:+.0%} over the commonest value")
+        found.append(Candidate(column, score, reasons))
+    return sorted(found, key=lambda c: -c.score)
+
+
+def _is_closed_set(column: Column) -> bool:
+    """Whether few short values come again and again."""
+    distinct = len(column.counts)
+    if not 2 <= distinct <= MAX_LABELS or column.share_filled < _MIN_FILLED:
+        return False
+    if max(map(len, column.counts)) > 80:
+        return False
+    return distinct <= max(2, len(column.filled) // 2)
+
+
+def _name_score(column: Column, words: dict[str, float]) -> tuple[float, list[str]]:
+    """The loudest word for or against; a name that is nothing but that word counts in full, a part
+    of a longer name three quarters."""
+    values = [words[word] for word in column.words if word in words]
+    if not values:
+        return 0.0, []
+    for_it, against = max(0.0, max(values)), min(0.0, min(values))
+    score = (for_it + against) * (1.0 if len(column.words) == 1 else 0.75)
+    return score, [f"named '{column.name}'"] if score > 0 else []
+
+
+def predictability(texts: Sequence[str], labels: Sequence[str]) -> float | None:
+    """How much of the room above the commonest value a cheap classifier gains, -1 to 1.
+
+    The classifier is complement naive Bayes over hashed words and word parts, three-fold
+    cross-validated on at most 2,000 rows.
+
+    Returns:
+        None where too few rows have a label that comes at least three times.
+    """
+    import numpy as np
+    from sklearn.feature_extraction.text import HashingVectorizer
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.naive_bayes import ComplementNB
+
+    counts = Counter(label for label in labels if label)
+    usable = [i for i, label in enumerate(labels) if counts[label] >= 3 and texts[i].strip()]
+    step = max(1, len(usable) // _SAMPLE)
+    usable = usable[::step][:_SAMPLE]
+    counts = Counter(labels[i] for i in usable)
+    usable = [i for i in usable if counts[labels[i]] >= 3]
+    counts = Counter(labels[i] for i in usable)
+    if len(counts) < 2 or len(usable) < 12:
+        return None
+    vectorizer = HashingVectorizer(
+        n_features=2**14, alternate_sign=False, ngram_range=(1, 2), token_pattern=r"(?u)\w+"
+    )
+    features = vectorizer.transform([texts[i][:2000] for i in usable])
+    y = np.array([labels[i] for i in usable])
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    predicted = cross_val_predict(ComplementNB(), features, y, cv=folds)
+    base = max(counts.values()) / len(usable)
+    accuracy = float((predicted == y).mean())
+    return (accuracy - base) / (1 - base) if base < 1 else None
+
+
+def names_of_values(column: Column, columns: Sequence[Column]) -> Column | None:
+    """A column that holds the names of another column's numbers: one name for each, and each for
+    one, as ``label_text`` beside ``label``."""
+    if not column.is_numeric:
+        return None
+    for other in columns:
+        if other is column or other.is_numeric or not 2 <= len(other.counts) <= MAX_LABELS:
+            continue
+        pairs = set(zip(column.cells, other.cells, strict=True))
+        if len(pairs) == len(column.counts) == len(other.counts):
+            return other
+    return None
+
+
+def split_column(columns: Sequence[Column]) -> Column | None:
+    """A column whose values name splits."""
+    return next(
+        (c for c in columns if c.counts and {v.lower() for v in c.counts} <= SPLIT_VALUES), None
+    )
+
+
+def id_column(columns: Sequence[Column]) -> Column | None:
+    """A column of identifiers: a different value in every row, and named so."""
+    return next(
+        (
+            c
+            for c in columns
+            if c.share_filled == 1 and c.share_distinct == 1 and {"id", "uid", "uuid"} & {*c.words}
+        ),
+        None,
+    )
+
+
+def group_column(columns: Sequence[Column]) -> Column | None:
+    """A column whose values come several times and should stay on one side of a split, such as the
+    author or the document of a text."""
+    return next(
+        (
+            c
+            for c in columns
+            if _GROUP_WORDS & {*c.words}
+            and c.share_filled > 0.9
+            and 1.5 <= len(c.filled) / max(1, len(c.counts)) <= len(c.filled) / 5
+        ),
+        None,
+    )

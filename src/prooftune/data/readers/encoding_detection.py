@@ -1,0 +1,155 @@
+"""Detection of a text file's encoding, with the doubt that remains."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_BOMS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8"),
+)
+_SAMPLE_BYTES = 200_000
+_CHUNK = 1 << 20
+
+_SUPERSETS = {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "tis-620": "cp874",
+    "big5": "cp950",
+}
+"""Standards -> the supersets that Windows programs write under their name."""
+
+_LIKELY = frozenset(
+    (
+        *(f"cp125{page}" for page in range(9)),
+        *("cp874", "cp932", "cp949", "cp950", "gb18030", "euc_jp", "iso2022_jp"),
+        *("koi8-r", "koi8-u", "utf-16", "utf-16-le", "utf-16-be"),
+    )
+)
+"""Encodings that programs write by default where a language needs them."""
+_UNLIKELY = 0.5
+"""Weight of all others, such as the code pages of DOS and of the first Macintosh."""
+_SURE = 1.5
+"""How many times the score of the next different reading makes the first one certain."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingGuess:
+    """The encoding of a file, as far as its bytes tell.
+
+    Attributes:
+        encoding: Python's name of the most likely encoding.
+        certain: whether no other encoding gives a comparably likely text.
+        sample: some words with characters outside ASCII, as this encoding reads them.
+        alternatives: other encodings that read the whole file, with the same words as they read
+            them, most likely first; at most three.
+    """
+
+    encoding: str
+    certain: bool = True
+    sample: str = ""
+    alternatives: tuple[tuple[str, str], ...] = ()
+
+
+def detect_encoding(path: Path) -> EncodingGuess:
+    """Detect a text file's encoding from a byte-order mark, UTF-8 validity or its statistics.
+
+    Statistics are those of chardet over the lines that hold bytes outside ASCII. Of two encodings
+    that fit about equally, the one that programs write by default wins. Every candidate must
+    decode the whole file.
+    """
+    with path.open("rb") as handle:
+        start = handle.read(4)
+    for mark, name in _BOMS:
+        if start.startswith(mark):
+            return EncodingGuess(name)
+    if decodes(path, "utf-8"):
+        # ISO 2022-JP is plain ASCII with escape sequences.
+        escaped = b"\x1b$" in _non_ascii_lines(path) and decodes(path, "iso2022_jp")
+        return EncodingGuess("iso2022_jp" if escaped else "utf-8")
+    return _by_statistics(path)
+
+
+def decodes(path: Path, encoding: str) -> bool:
+    """Whether the encoding reads the whole file without an error."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        with path.open("rb") as handle:
+            while chunk := handle.read(_CHUNK):
+                decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _by_statistics(path: Path) -> EncodingGuess:
+    import chardet
+
+    lines = _non_ascii_lines(path)
+    scores: dict[str, float] = {}
+    for candidate in chardet.detect_all(lines, ignore_threshold=True):
+        name = _python_name(str(candidate["encoding"]))
+        if name is not None:
+            weight = 1.0 if name in _LIKELY else _UNLIKELY
+            scores[name] = max(scores.get(name, 0.0), weight * candidate["confidence"])
+    ranked = [name for name in sorted(scores, key=lambda n: -scores[n]) if decodes(path, name)]
+    if not ranked:  # ISO 8859-1 gives every byte a character
+        return EncodingGuess("iso8859-1", certain=False, sample=_words(lines, "iso8859-1"))
+    best, sample = ranked[0], _words(lines, ranked[0])
+    text = lines.decode(best, "replace")
+    others = [name for name in ranked[1:] if lines.decode(name, "replace") != text]
+    certain = not others or scores[best] >= _SURE * scores[others[0]]
+    shown = tuple((name, _words(lines, name)) for name in others[:3])
+    return EncodingGuess(best, certain, sample, shown)
+
+
+def _non_ascii_lines(path: Path) -> bytes:
+    """Lines with bytes outside ASCII, up to about 200 KB; escape sequences count as such bytes."""
+    found = bytearray()
+    with path.open("rb") as handle:
+        for line in _byte_lines(handle.read(_CHUNK), handle):
+            if not line.isascii() or b"\x1b" in line:
+                found += line
+                if len(found) > _SAMPLE_BYTES:
+                    break
+    return bytes(found)
+
+
+def _byte_lines(first: bytes, handle: object) -> Iterator[bytes]:
+    rest = b""
+    chunk = first
+    while chunk:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+        if len(rest) > _CHUNK:  # a file without line ends
+            yield rest
+            rest = b""
+        chunk = handle.read(_CHUNK)  # type: ignore[attr-defined]
+    if rest:
+        yield rest
+
+
+def _python_name(name: str) -> str | None:
+    try:
+        python = codecs.lookup(name).name
+    except LookupError:
+        return None
+    return _SUPERSETS.get(python, python)
+
+
+def _words(lines: bytes, encoding: str) -> str:
+    """The first words with characters outside ASCII, at most 60 characters."""
+    text = lines[:4000].decode(encoding, "ignore")
+    words = [word for word in text.replace(",", " ").split() if not word.isascii()]
+    return " ".join(dict.fromkeys(words))[:60]

@@ -1,0 +1,175 @@
+"""JSON as programs and annotation tools write it -> a list of records.
+
+Read are lists of objects; objects that hold one list, several lists (splits), lists by column or
+pandas' ``orient`` forms; and the exports of Label Studio, doccano, Prodigy and Argilla.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prooftune.errors import UsageError, nearest
+
+Record = dict[str, Any]
+
+SPLIT_NAMES = ("train", "training", "validation", "valid", "dev", "test", "data")
+
+
+def records_from_json(name: str, value: Any, split: str | None = None) -> list[Any]:
+    """The records of a parsed JSON file, one per row.
+
+    Args:
+        name: of the file, for messages.
+        value: the parsed file.
+        split: which list to take, where an object holds several (``data.split``).
+
+    Raises:
+        UsageError: the value has none of the known shapes, or holds several lists and none is
+            named.
+    """
+    if isinstance(value, list):
+        return [flat_annotation(record) for record in value]
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{name}: a list of objects is expected, found {json_kind(value)}")
+    records = _from_pandas_split(value) or _from_columns(value)
+    if records is not None:
+        return records
+    return [flat_annotation(record) for record in _one_list(name, value, split)]
+
+
+def _from_pandas_split(value: Mapping[str, Any]) -> list[Record] | None:
+    """``DataFrame.to_json(orient="split")`` and ``orient="table"``."""
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list) and all(map(_is_list, data)):
+        return [dict(zip(map(str, columns), row, strict=False)) for row in data]
+    if isinstance(value.get("schema"), Mapping) and isinstance(data, list):
+        return [{k: v for k, v in row.items() if k != "index"} for row in data]
+    return None
+
+
+def _from_columns(value: Mapping[str, Any]) -> list[Record] | None:
+    """Values by column: lists of one length, pandas' ``{column: {index: value}}`` (its default),
+    or ``{index: {column: value}}``."""
+    values = list(value.values())
+    if len(values) > 1 and all(map(_is_list, values)):
+        simple = not any(isinstance(cell, Mapping) for cells in values for cell in cells[:5])
+        if simple and values[0] and len({len(cells) for cells in values}) == 1:
+            return [dict(zip(value, row, strict=True)) for row in zip(*values, strict=True)]
+    if values and all(isinstance(item, Mapping) for item in values):
+        keys = [list(item) for item in values]
+        if not all(keys) or any(other != keys[0] for other in keys[1:]):
+            return None
+        if all(key.lstrip("-").isdigit() for key in keys[0]):  # {column: {index: value}}
+            return [{column: value[column][index] for column in value} for index in keys[0]]
+        if all(str(index).lstrip("-").isdigit() for index in value):  # {index: {column: value}}
+            return [dict(item) for item in values]
+    return None
+
+
+def _one_list(name: str, value: Mapping[str, Any], split: str | None) -> list[Any]:
+    lists = {key: item for key, item in value.items() if isinstance(item, list)}
+    records = {
+        key: item
+        for key, item in lists.items()
+        if item and all(isinstance(record, Mapping) for record in item[:5])
+    }
+    if split is not None and (records or lists):
+        choices = records or lists
+        if split not in choices:
+            raise UsageError(
+                f"{name} has no list '{split}'{nearest(split, choices)} (data.split). It has "
+                f"{', '.join(map(repr, choices))}"
+            )
+        return choices[split]
+    if len(records) == 1:
+        return next(iter(records.values()))
+    if len(records) > 1:
+        raise UsageError(
+            f"{name} holds several lists of objects: {', '.join(map(repr, records))}. Name one "
+            f"with data.split, or one for each split, as in data.train: {{path: {name}, split: "
+            f"{next(iter(records))}}}"
+        )
+    if len(lists) == 1:
+        return next(iter(lists.values()))
+    raise UsageError(
+        f"{name}: a list of objects is expected, or an object that holds lists or columns; found "
+        f"an object with {', '.join(map(repr, list(value)[:6])) or 'nothing'}"
+    )
+
+
+def flat_annotation(record: Any) -> Any:
+    """A record of an annotation tool as a flat one with ``label`` or ``labels``; others unchanged.
+
+    Label Studio: ``data`` and ``annotations[].result[].value.choices`` (cancelled annotations are
+    left out). Prodigy: ``options`` with ``accept``, or ``label`` with ``answer`` (rejected and
+    ignored rows have no label). Argilla: ``fields`` and ``responses`` or ``suggestions``.
+    """
+    if not isinstance(record, Mapping):
+        return record
+    if isinstance(record.get("data"), Mapping) and isinstance(record.get("annotations"), list):
+        return {**record["data"], "label": _single(_label_studio(record["annotations"]))}
+    if isinstance(record.get("fields"), Mapping) and ("responses" in record or "id" in record):
+        labels = _argilla(record)
+        if labels is not None:
+            return {**record["fields"], **labels}
+    if isinstance(record.get("accept"), list) and "options" in record:
+        accepted = record["accept"] if record.get("answer", "accept") == "accept" else []
+        rest = {k: v for k, v in record.items() if k not in ("accept", "options")}
+        return {**rest, "label": _single(accepted)}
+    if "answer" in record and {"label", "text"} <= record.keys() and "_input_hash" in record:
+        kept = record["label"] if record["answer"] == "accept" else None
+        return {**record, "label": kept}
+    return record
+
+
+def _label_studio(annotations: Sequence[Any]) -> list[str]:
+    choices: list[str] = []
+    for annotation in annotations:
+        if annotation.get("was_cancelled"):
+            continue
+        for region in annotation.get("result") or ():
+            value = region.get("value") or {}
+            found = value.get("choices") or value.get("taxonomy") or value.get("rating") or []
+            choices += [str(item) for item in (found if isinstance(found, list) else [found])]
+    return list(dict.fromkeys(choices))
+
+
+def _argilla(record: Mapping[str, Any]) -> Record | None:
+    """One column per question: submitted answers first, else the suggestion."""
+    labels: Record = {}
+    for kind in ("suggestions", "responses"):
+        questions = record.get(kind)
+        if not isinstance(questions, Mapping):
+            continue
+        for question, answer in questions.items():
+            answers = answer if isinstance(answer, list) else [answer]
+            values = [
+                item["value"] if isinstance(item, Mapping) else item
+                for item in answers
+                if not isinstance(item, Mapping) or item.get("status", "submitted") == "submitted"
+            ]
+            if values and values[0] is not None:
+                labels[question] = values[0]
+    return labels or None
+
+
+def _single(labels: Sequence[Any]) -> Any:
+    """One label as itself, none as None, several as a list."""
+    return labels[0] if len(labels) == 1 else list(labels) or None
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def json_kind(value: Any) -> str:
+    """What a JSON value is, in JSON's words."""
+    words = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "a truth value",
+        type(None): "null",
+    }
+    return words.get(type(value), "a number")

@@ -1,0 +1,100 @@
+"""Spreadsheets (.xlsx, .xlsm, .xlsb, .xls, .ods) -> a table of strings, by python-calamine."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from prooftune.data.readers.table import Table, to_cell
+from prooftune.errors import UsageError, nearest
+
+SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+
+
+def split_sheet(path: Path) -> tuple[Path, str | None]:
+    """The file, and the sheet named after ``#``: ``reviews.xlsx#Sheet2``."""
+    name, mark, sheet = path.name.partition("#")
+    if mark and name.lower().endswith(SUFFIXES):
+        return path.with_name(name), sheet
+    return path, None
+
+
+def read_spreadsheet(path: Path, sheet: str | None = None, *, header: bool = True) -> Table:
+    """Read one sheet; the only one that holds rows, where none is named.
+
+    Blank rows and columns are left out, numbers are written as in the sheet (``3``, not ``3.0``),
+    dates in ISO 8601.
+
+    Args:
+        path: the spreadsheet.
+        sheet: name of the sheet.
+        header: whether the first row names the columns; else they are named ``0``, ``1`` …
+
+    Raises:
+        UsageError: python-calamine is not installed; the file is damaged or protected by a
+            password; no or several sheets hold rows; two columns have one name.
+    """
+    book = _opened(path)
+    if sheet is not None and sheet not in book.sheet_names:
+        raise UsageError(
+            f"{path.name} has no sheet '{sheet}'{nearest(sheet, book.sheet_names)}. It has "
+            f"{', '.join(map(repr, book.sheet_names))}"
+        )
+    filled = {name: _cells(book, name) for name in ([sheet] if sheet else book.sheet_names)}
+    filled = {name: rows for name, rows in filled.items() if len(rows) > 1}
+    if not filled:
+        raise UsageError(f"{path.name} holds no rows")
+    if len(filled) > 1:
+        raise UsageError(
+            f"{path.name} has {len(filled)} sheets with rows ({', '.join(map(repr, filled))}): "
+            f"name one, as in {path.name}#{next(iter(filled))}"
+        )
+    [(name, rows)] = filled.items()
+    return _table(f"{path.name}#{name}" if sheet else path.name, rows, header)
+
+
+def _opened(path: Path) -> Any:
+    try:
+        import python_calamine
+    except ModuleNotFoundError:
+        raise UsageError(
+            f"{path} is a spreadsheet: pip install 'prooftune[files]' to read it, or save the "
+            "sheet as CSV"
+        ) from None
+    try:
+        return python_calamine.load_workbook(str(path))
+    except python_calamine.PasswordError:
+        raise UsageError(f"{path} is protected by a password; save it without one") from None
+    except (python_calamine.CalamineError, OSError, ValueError) as error:
+        raise UsageError(f"{path} is not a spreadsheet, or a damaged one: {error}") from None
+
+
+def _cells(book: Any, sheet: str) -> list[tuple[int, list[str | None]]]:
+    """Rows that hold anything, with their numbers as the spreadsheet program counts them."""
+    opened = book.get_sheet_by_name(sheet)
+    first = (opened.start or (0, 0))[0] + 1
+    rows = ([_text(cell) for cell in row] for row in opened.to_python(skip_empty_area=True))
+    return [(number, row) for number, row in enumerate(rows, first) if any(row)]
+
+
+def _text(cell: Any) -> str | None:
+    if cell == "":
+        return None
+    if isinstance(cell, datetime.date | datetime.time):
+        return cell.isoformat()
+    return to_cell(cell)
+
+
+def _table(name: str, rows: list[tuple[int, list[str | None]]], header: bool) -> Table:
+    width = len(rows[0][1])
+    used = [i for i in range(width) if any(row[i] for _, row in rows)]
+    if header:
+        (_, names), *rows = rows
+        columns = [names[i] or f"column_{i + 1}" for i in used]
+    else:
+        columns = [str(position) for position in range(len(used))]
+    twice = sorted({c for c in columns if columns.count(c) > 1})
+    if twice:
+        raise UsageError(f"{name} has more than one column {', '.join(map(repr, twice))}")
+    return Table(name, columns, [[row[i] for i in used] for _, row in rows], [n for n, _ in rows])
