@@ -170,9 +170,7 @@ def input_columns(candidates: Sequence[Candidate], columns: Sequence[Column]) ->
     for first, second in PAIRS:
         if {first, second} <= texts.keys() and best.name.lower() in (first, second):
             return [texts[first], texts[second]]
-    headings, bodies = (
-        [texts[name] for name in names if name in texts] for names in TOGETHER
-    )
+    headings, bodies = ([texts[name] for name in names if name in texts] for names in TOGETHER)
     if best in bodies and headings:
         return [headings[0], best]
     if best in headings and bodies:
