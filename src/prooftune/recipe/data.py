@@ -139,7 +139,7 @@ class Data(SourceOptions):
     @field_validator("train", "validation", "test", mode="before")
     @classmethod
     def _expand_path(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str) else value
+        return {"path": value} if isinstance(value, str | list) else value
 
     @model_validator(mode="after")
     def _check_labels_or_bins(self) -> Self:

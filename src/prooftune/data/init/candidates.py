@@ -69,7 +69,7 @@ _GROUP_WORDS = {"author", "user", "speaker", "document", "doc", "article", "conv
 _GROUP_WORDS |= {"patient", "customer", "session", "dialogue", "dialog", "book", "case"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Column:
     """One column's name and cells, with what they have in common.
 
@@ -131,9 +131,8 @@ class Column:
         """Whether the cells are texts of their own: not numbers, links, dates or JSON."""
         if not self.filled or self.is_numeric or self.share(r"https?://\S+$") > 0.5:
             return False
-        if self.share(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}") > 0.9 or self.share(r"[\[{]") > 0.9:
-            return False
-        return True
+        dates = self.share(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
+        return dates <= 0.9 and self.share(r"[\[{]") <= 0.9
 
 
 @dataclass(frozen=True)
@@ -166,6 +165,13 @@ def input_columns(candidates: Sequence[Candidate], columns: Sequence[Column]) ->
     """The best text with the columns that only make an input together with it: sentence pairs by
     their names, or a heading and its text."""
     best = candidates[0].column
+    if not best.named:  # no names to go by: every column of phrases
+        phrases = [
+            c.column
+            for c in candidates
+            if c.column.mean_words >= 3 and c.column.share_distinct > 0.5
+        ]
+        return sorted({best, *phrases}, key=lambda c: c.position)
     texts = {c.column.name.lower(): c.column for c in candidates}
     for first, second in PAIRS:
         if {first, second} <= texts.keys() and best.name.lower() in (first, second):
