@@ -62,7 +62,13 @@ def roles(columns: list[Column]) -> tuple[list[str], list[str]]:
 def test_the_label_is_what_the_text_predicts_not_metadata(
     name: str, other: str, values: tuple[str, ...]
 ) -> None:
-    columns = table(**{other: noise(*values), "id": str, "text": sentence, name: topic})
+    cells: dict[str, Callable[[int], str]] = {
+        other: noise(*values),
+        "id": str,
+        "text": sentence,
+        name: topic,
+    }
+    columns = table(**cells)
     inputs, labels = roles(columns)
     assert inputs == ["text"] and labels[0] == name
 
