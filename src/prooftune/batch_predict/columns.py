@@ -136,7 +136,7 @@ def prediction_columns(answers: Sequence[Any], manifest: Mapping[str, Any]) -> d
 
     Args:
         answers: what `predict` of the bundle gave, one for each row.
-        facts: the content of ``bundle.json``.
+        manifest: the content of ``bundle.json``.
     """
     if manifest["task"] != "classification":
         sources = [

@@ -30,7 +30,7 @@ def select_model(
     """The model as the bundle asks it, or without what was tuned.
 
     Args:
-        facts: the content of ``bundle.json``.
+        manifest: the content of ``bundle.json``.
         model: may hold other bundles' adapters beside this one's.
         adapter: name of this bundle's adapter in it.
         tuned: whether the adapter is at work.

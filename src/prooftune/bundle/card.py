@@ -14,7 +14,7 @@ def render_card(manifest: dict[str, Any], scores: dict[str, Any]) -> str:
     """The card as Markdown.
 
     Args:
-        facts: the content of ``bundle.json``.
+        manifest: the content of ``bundle.json``.
         scores: the study's scores, from which the bundled variant's metrics are shown.
     """
     metrics = scores["variants"][manifest["variant"]]["metrics"]
@@ -140,7 +140,7 @@ def transformers_code(manifest: dict[str, Any], model: str, tokenizer: str) -> s
     """Python that answers as the bundle does, with transformers and, for an adapter, peft alone.
 
     Args:
-        facts: the content of ``bundle.json``.
+        manifest: the content of ``bundle.json``.
         model: the model's folder where it is no adapter.
         tokenizer: the tokenizer's folder.
     """

@@ -34,7 +34,7 @@ def front_matter(manifest: Mapping[str, Any], *, merged: bool) -> str:
     """The front matter with its ``---`` lines.
 
     Args:
-        facts: the content of ``bundle.json``; empty where a folder has none.
+        manifest: the content of ``bundle.json``; empty where a folder has none.
         merged: whether what is published is a whole model.
     """
     from huggingface_hub import ModelCardData

@@ -100,7 +100,7 @@ def render_sections(manifest: Mapping[str, Any], metrics: str) -> str:
     """The sections of the card between its head and how to load it, as Markdown.
 
     Args:
-        facts: the content of ``bundle.json``.
+        manifest: the content of ``bundle.json``.
         metrics: rows of the table of metrics.
     """
     known = manifest.get("study") or {}

@@ -39,13 +39,13 @@ def generate(
         model: a causal language model, adapters included.
         prefix: ids that all prompts begin with.
         rows: ids after the prefix, none empty.
-        stop: id of the token that ends an answer; it is counted among `max_new_tokens`.
+        stop_token_id: id of the token that ends an answer; it is counted among `max_new_tokens`.
         max_new_tokens: most tokens written.
         batch_tokens: most tokens that are held at one time, those to come included; a single row or
             group may have more.
-        instead: ids of a text that is scored, and not written: its first token is refused as the
-            first one.
-        choose: picks each token where not the likeliest is wanted.
+        alternative_ids: ids of a text that is scored, and not written: its first token is refused
+            as the first one.
+        token_selector: picks each token where not the likeliest is wanted.
 
     Yields:
         Numbers of rows that have ended, and what was written for them, as soon as there are some.

@@ -81,7 +81,7 @@ def score_labels(
         prefix: ids that all rows begin with.
         rows: ids after the prefix, one list per prompt.
         labels: token ids of each label.
-        stop: id of the stop token, used only where one label begins another.
+        stop_token_id: id of the stop token, used only where one label begins another.
         normalize: divide a label's log-probability by its number of tokens.
         batch_tokens: tokens of a batch, padding included.
 

@@ -31,7 +31,7 @@ def render_card(manifest: dict[str, Any], record: dict[str, Any]) -> str:
     """The card as Markdown.
 
     Args:
-        facts: the content of ``bundle.json``.
+        manifest: the content of ``bundle.json``.
         record: the content of ``export.json``.
     """
     return f"""# {manifest["variant"]} of {manifest["model"]["name"]}, {record["format"]}

@@ -67,7 +67,7 @@ def ask(
 
     Args:
         runtime: the loaded artefact.
-        facts: the content of ``bundle.json``.
+        manifest: the content of ``bundle.json``.
         row: the golden row.
         ids: its prompt.
         written: whether the label counts that the model writes, as in programs that can do nothing

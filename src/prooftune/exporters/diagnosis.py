@@ -80,7 +80,7 @@ def layers(
     """The first layer whose hidden states differ from the bundle's, in words.
 
     Args:
-        bundle, facts: the reference, loaded by plain transformers and peft and merged in memory.
+        bundle, manifest: the reference, loaded by plain transformers and peft and merged in memory.
         exported: the artefact.
         rows: golden rows, of which some are asked.
         tolerance: share of the hidden states' size that two equal layers may differ by: rounding,

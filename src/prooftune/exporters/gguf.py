@@ -27,7 +27,7 @@ def write(bundle: Path, manifest: dict[str, Any], out: Path, kind: str) -> None:
     """Write ``model.gguf``.
 
     Args:
-        bundle, facts: what is exported.
+        bundle, manifest: what is exported.
         out: a folder.
         kind: ``f16``, ``q8_0`` or ``q4_k_m``.
 

@@ -129,8 +129,8 @@ def summarize_parity(
     Args:
         runtime: what ran it.
         said: for each row.
-        one_text: for each row, whether tokenising its prompt as one text gives the golden ids;
-            empty where that was not asked.
+        retokenization_match: for each row, whether tokenising its prompt as one text gives the
+            golden ids; empty where that was not asked.
         cost: of loading and asking.
         loaded: seconds of `cost` that loading took.
         questions: whether answers are compared, not labels.
@@ -190,7 +190,7 @@ def tokenization_mismatch(
 
     Args:
         runtime: the loaded artefact.
-        facts: the content of ``bundle.json``.
+        manifest: the content of ``bundle.json``.
         rows: the golden rows.
         text: the whole prompt of a row as text, as the artefact's users send it.
         reference: the bundle's tokenizer.
