@@ -1,75 +1,115 @@
-"""Prooftune: fine-tune Llama-family models on labelled text, and prove that it helped.
+"""Fine-tune Llama-family models on labelled text or questions, and prove that it helped.
 
-import prooftune
-result = prooftune.run("reviews.yaml")
-print(result.verdict)
-prooftune.load(result.bundle).predict(["A film to remember."])
+    import prooftune
+
+    result = prooftune.run("reviews.yaml")
+    print(result.verdict)
+    prooftune.load(result.bundle).predict(["A film to remember."])
+
+Functions: `run`, `check`, `init`, `compare`, `load`, `predict`, `export`. Every error that a user
+can act on is a `UsageError` (wrong input) or a `Failure` (the work could not be done), both of them
+`ProoftuneError`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from prooftune.api import (
+    ExportResult,
+    InitResult,
+    check,
+    compare,
+    export,
+    init,
+    load,
+    predict,
+    run,
+)
+from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.version import __version__
 
 if TYPE_CHECKING:
-    from prooftune.bundle.load import Classifier
-    from prooftune.bundle.qa import QuestionAnswerer
+    from prooftune.batch_predict import Summary as PredictSummary
+    from prooftune.bundle.load import Classifier, LabelPrediction
+    from prooftune.bundle.qa import CitedPassage, QAPrediction, QuestionAnswerer
+    from prooftune.data.audit.audit import AuditReport
+    from prooftune.data.audit.findings import Finding
     from prooftune.evaluation.similarity import SimilarityEvaluator
+    from prooftune.recipe import Recipe
+    from prooftune.study.check import CheckReport
+    from prooftune.study.compare import RunComparison
     from prooftune.study.pipeline import Result
+    from prooftune.types import Example, Prediction, Study
+    from prooftune.variants.estimates import CostEstimate
 
-__all__ = ["SimilarityEvaluator", "__version__", "load", "run"]
+_LAZY = {
+    "LabelPrediction": "bundle.load",
+    "QuestionAnswerer": "bundle.qa",
+    "AuditReport": "data.audit.audit",
+    "CheckReport": "study.check",
+    "Classifier": "bundle.load",
+    "CostEstimate": "variants.estimates",
+    "Example": "types",
+    "Finding": "data.audit.findings",
+    "Prediction": "types",
+    "PredictSummary": "batch_predict.predict:Summary",
+    "Recipe": "recipe",
+    "QAPrediction": "bundle.qa",
+    "Result": "study.pipeline",
+    "RunComparison": "study.compare",
+    "SimilarityEvaluator": "evaluation.similarity",
+    "CitedPassage": "bundle.qa",
+    "Study": "types",
+}
+"""Public types, by the module that defines them. They are imported on first use: their modules
+import torch, transformers and pydantic, which take seconds."""
+
+__all__ = [
+    "AuditReport",
+    "CheckReport",
+    "CitedPassage",
+    "Classifier",
+    "CostEstimate",
+    "Example",
+    "ExportResult",
+    "Failure",
+    "Finding",
+    "InitResult",
+    "LabelPrediction",
+    "PredictSummary",
+    "Prediction",
+    "ProoftuneError",
+    "QAPrediction",
+    "QuestionAnswerer",
+    "Recipe",
+    "Result",
+    "RunComparison",
+    "SimilarityEvaluator",
+    "Study",
+    "UsageError",
+    "__version__",
+    "check",
+    "compare",
+    "export",
+    "init",
+    "load",
+    "predict",
+    "run",
+]
 
 
-def run(
-    recipe: str | Path | dict[str, Any],
-    out: str | Path | None = None,
-    overrides: list[str] | None = None,
-) -> Result:
-    """Run a study: a recipe's file, the name of a shipped one, or the recipe as a dictionary.
+if not TYPE_CHECKING:  # a type checker must see the imports above, and no others
 
-    Args:
-        recipe: what to run.
-        out: the run folder; ``runs/NAME`` if None.
-        overrides: ``dotted.key=value`` strings, as for ``--set``.
-
-    Where a launcher has started several processes (docs/scale.md), the first returns; the others
-    help it and end here.
-
-    Raises:
-        prooftune.errors.UsageError: the recipe or the data is wrong.
-        prooftune.errors.Failure: the work could not be done.
-    """
-    from prooftune import recipe as recipes
-    from prooftune.study import pipeline
-    from prooftune.utils import distributed
-
-    with distributed.process_group() as leads:
-        if not leads:
-            raise SystemExit
-        if isinstance(recipe, dict):
-            parsed, base = recipes.parse(recipe, overrides=overrides or []), Path()
-        else:
-            parsed, base = recipes.load(recipe, overrides or [])
-        return pipeline.run(parsed, base, Path(out) if out is not None else None)
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module 'prooftune' has no attribute '{name}'")
+        module, _, original = _LAZY[name].partition(":")
+        value = getattr(import_module(f"prooftune.{module}"), original or name)
+        globals()[name] = value
+        return value
 
 
-def load(bundle: str | Path) -> Classifier | QuestionAnswerer:
-    """Load a bundle; ``.predict(texts)`` gives labels with probabilities, or answers to questions.
-
-    Raises:
-        prooftune.errors.UsageError: the folder is no bundle, or holds what a bundle may not hold.
-    """
-    from prooftune.bundle.load import load as load_bundle
-
-    return load_bundle(Path(bundle))
-
-
-def __getattr__(name: str) -> Any:
-    # Found when it is asked for: it brings libraries that `import prooftune` must not wait for.
-    if name == "SimilarityEvaluator":
-        from prooftune.evaluation.similarity import SimilarityEvaluator
-
-        return SimilarityEvaluator
-    raise AttributeError(f"module 'prooftune' has no attribute '{name}'")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -145,8 +145,9 @@ def test_a_model_beyond_the_memory_is_not_tried(
 ) -> None:
     monkeypatch.setattr(profiling, "available_memory", lambda: 100_000)
     chosen = recipe.parse(small_recipe(learners["llama"], tmp_path, variants={"zero-shot": None}))
-    check.check(chosen, Path())
-    assert "too large to be tried" in capsys.readouterr().out.replace("\n", " ")
+    report = check.check(chosen, Path(), verbose=True)
+    assert report.estimates is None
+    assert "too large for the free memory" in capsys.readouterr().out.replace("\n", " ")
     assert not run_folder.estimates_path(recipe.dump(chosen)).exists()
 
 

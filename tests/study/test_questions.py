@@ -133,7 +133,7 @@ def test_two_variants_are_compared_by_their_answers(
     extractive: tuple[dict[str, Any], Result], retrieval: Result
 ) -> None:
     scores, folder = extractive[1].scores, str(extractive[1].folder)
-    said = compare_runs(folder, f"{folder}:zero-shot")
+    said = str(compare_runs(folder, f"{folder}:zero-shot"))
     tuned, untuned = (
         scores["variants"][name]["metrics"]["f1"]["value"] for name in ("tuned", "zero-shot")
     )

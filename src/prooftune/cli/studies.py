@@ -84,21 +84,14 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
 ) -> None:
     """Look at a data file and write a commented recipe for it."""
-    from prooftune.data.init.recipe_writer import draft_recipe
-    from prooftune.errors import UsageError
-    from prooftune.utils.files import write_text
+    from prooftune.api import init as init_recipe
 
-    target = out or Path(f"{file.stem}.yaml")
-    if target.exists() and not force:
-        raise UsageError(
-            f"{target} exists; give another name with --out, or overwrite it with --force"
-        )
-    text, guesses = draft_recipe(file, target)
-    write_text(target, text)
-    for sentence in guesses:
+    written = init_recipe(file, out, force=force)
+    for sentence in written.guesses:
         print(f"  {sentence}")
     print(
-        f"Wrote {target}. Look it over, then:\n  prooftune check {target}\n  prooftune run {target}"
+        f"Wrote {written.recipe}. Look it over, then:\n"
+        f"  prooftune check {written.recipe}\n  prooftune run {written.recipe}"
     )
 
 
@@ -128,7 +121,7 @@ def check(recipe: RecipeArgument, set_: Set = None, model: ModelName = None) -> 
 
     chosen, base = _load(recipe, set_, model)
     with _pointed_to_recipe(recipe):
-        check_recipe(chosen, base)
+        check_recipe(chosen, base, verbose=True).audit.raise_errors()
 
 
 @app.command()

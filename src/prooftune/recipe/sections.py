@@ -48,6 +48,8 @@ class Bundle(Section):
 
 
 class Recipe(Section):
+    """A study: task, data, model, method, variants, training and evaluation."""
+
     name: Name
     """Name of the study and of its run folder: letters, digits, ``.``, ``_``, ``+`` and ``-``."""
     task: Task = "classification"

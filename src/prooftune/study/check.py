@@ -1,11 +1,11 @@
-"""``prooftune check``: what the audit finds, and what the study will cost. Nothing that it learns
-is kept."""
+"""``prooftune check``: what the audit finds, and what the study will cost. Trains nothing."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prooftune import recipe as recipes
 from prooftune import run_folder
@@ -20,47 +20,80 @@ from prooftune.utils.files import write_json
 from prooftune.variants.passages import check_documents
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from prooftune.variants.estimates import CostEstimate
 
 
-def check(recipe: Recipe, base: Path) -> None:
-    """Load and audit the data, print what was found, estimate every variant.
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `check` found.
+
+    Attributes:
+        study: the examples of every split, after the drops and limits of the recipe.
+        audit: findings (errors first), label counts, prompt lengths in tokens.
+        estimates: seconds and bytes of every variant that uses a language model; empty if the
+            audit found errors or no variant uses one; None if the model is too large to be loaded
+            in the free memory.
+    """
+
+    study: Study
+    audit: AuditReport
+    estimates: list[CostEstimate] | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the study can run: the audit found no error."""
+        return not any(finding.severity == "error" for finding in self.audit.findings)
+
+
+def check(recipe: Recipe, base: Path, *, verbose: bool = False) -> CheckReport:
+    """Load and audit the data, and estimate the cost of every variant.
+
+    Args:
+        recipe: what to check.
+        base: folder against which the recipe's relative paths are resolved.
+        verbose: print tables to standard output as soon as they are known.
 
     Raises:
-        UsageError: the data cannot be read, or the audit found an error.
+        UsageError: the data cannot be read.
     """
     from rich.console import Console
 
+    console = Console(highlight=False, quiet=not verbose)
     check_model(recipe)
     check_documents(recipe, base)
-    study, report = prepare_data(recipe, base, lambda loaded: prompt_length_counter(recipe, loaded))
-    screen = Console(highlight=False)
-    _print_audit(screen, study, report)
-    report.raise_errors()
-    _print_plans(screen, recipe, estimate(recipe, study, base))
+    study, audit = prepare_data(recipe, base, lambda data: prompt_length_counter(recipe, data))
+    _print_audit(console, study, audit)
+    report = CheckReport(study, audit, [])
+    if report.ok:
+        report = dataclasses.replace(report, estimates=estimate(recipe, study, base))
+        _print_estimates(console, report.estimates)
+    return report
 
 
 def estimate(recipe: Recipe, study: Study, base: Path) -> list[CostEstimate] | None:
-    """Estimate time and memory of every variant that asks a language model, on this machine, and
-    remember it for the report.
+    """Estimate time and memory of every variant that uses a language model, on this machine.
+
+    The estimates are cached for the report, which shows them next to the measured costs.
 
     Returns:
-        None where the model is too large to be tried in the memory that is free.
+        None if the model is too large to be loaded in the free memory.
     """
     if not recipe.uses_language_model:
         return []
     from prooftune.variants.estimates import estimate_costs
 
-    found = estimate_costs(recipe, study, base)
-    if found:
+    estimates = estimate_costs(recipe, study, base)
+    if estimates:
         write_json(
             run_folder.estimates_path(recipes.dump(recipe)),
-            {one.name: dataclasses.asdict(one) for one in found},
+            {item.name: dataclasses.asdict(item) for item in estimates},
         )
-    return found
+    return estimates
 
 
-def _print_audit(screen: Any, study: Study, report: AuditReport) -> None:
+def _print_audit(console: Console, study: Study, audit: AuditReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -69,80 +102,77 @@ def _print_audit(screen: Any, study: Study, report: AuditReport) -> None:
     for split in study.splits():
         balance.add_column(split, justify="right")
     for label in study.strata():
-        balance.add_row(
-            label,
-            *(f"{report.label_counts.get(split, {}).get(label, 0):,}" for split in study.splits()),
-        )
-    screen.print(balance)
-    if report.lengths:
-        _print_lengths(screen, report)
+        counts = (audit.label_counts.get(split, {}).get(label, 0) for split in study.splits())
+        balance.add_row(label, *(f"{count:,}" for count in counts))
+    console.print(balance)
+    if audit.lengths:
+        _print_lengths(console, audit)
     colours = {"error": "red", "warning": "yellow", "info": "dim"}
-    for finding in report.findings:
-        screen.print(
+    for finding in audit.findings:
+        console.print(
             Text(f"{finding.severity:>7}", colours[finding.severity]), Text(f" {finding.message}")
         )
     for note in study.notes:
-        screen.print(f"   note  {note}", markup=False)
+        console.print(f"   note  {note}", markup=False)
 
 
-def _print_lengths(screen: Any, report: AuditReport) -> None:
+def _print_lengths(console: Console, audit: AuditReport) -> None:
     from rich.table import Table
 
-    limit = next(int(cut["limit"]) for cut in report.truncation.values())
-    # Contexts of questions are not shortened.
-    beyond = any(tokens["max"] > limit for tokens in report.lengths.values())
-    windows = beyond and not any(cut["rows"] for cut in report.truncation.values())
+    limit = next(int(cut["limit"]) for cut in audit.truncation.values())
+    # Contexts of questions are split into windows instead of being truncated.
+    exceeded = any(tokens["max"] > limit for tokens in audit.lengths.values())
+    windowed = exceeded and not any(cut["rows"] for cut in audit.truncation.values())
     title = (
-        "Prompts in tokens (limit "
-        f"{limit:,}{'; what is longer is read in windows' if windows else ''})"
+        f"Prompts in tokens (limit {limit:,}"
+        f"{'; longer contexts are split into windows' if windowed else ''})"
     )
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("split")
+    table = Table(title=title, title_justify="left")
+    table.add_column("split")
     for heading in ("median", "95% below", "longest", "shortened"):
-        shown.add_column(heading, justify="right")
-    for split, tokens in report.lengths.items():
-        cut = report.truncation[split]
-        shown.add_row(
+        table.add_column(heading, justify="right")
+    for split, tokens in audit.lengths.items():
+        cut = audit.truncation[split]
+        table.add_row(
             split,
             *(f"{tokens[name]:,}" for name in ("median", "p95", "max")),
             f"{cut['rows']:,.0f} ({cut['share']:.1%})",
         )
-    screen.print(shown)
+    console.print(table)
 
 
 _TIMES = ("train_seconds", "score_seconds", "seconds")
-"""Of a plan, as the columns have them."""
+"""Fields of a `CostEstimate`, in the order of the table's columns."""
 
 
-def _print_plans(screen: Any, recipe: Recipe, estimates: list[CostEstimate] | None) -> None:
+def _print_estimates(console: Console, estimates: list[CostEstimate] | None) -> None:
     from rich.table import Table
 
     if estimates is None:
-        screen.print(
-            "warning The model is too large to be tried in the memory that is free here, so "
-            "nothing is estimated. Use a "
-            "smaller model, or a larger machine.",
+        console.print(
+            "warning The model is too large for the free memory of this machine, so nothing is "
+            "estimated. Use a smaller model, or a larger machine.",
             style="yellow",
             markup=False,
         )
     if not estimates:
         return
-    shown = Table(title="Estimates for this machine, from a few batches", title_justify="left")
-    shown.add_column("variant")
+    table = Table(title="Estimates for this machine, from a few batches", title_justify="left")
+    table.add_column("variant")
     for heading in ("training", "test rows", "in all", "peak memory"):
-        shown.add_column(heading, justify="right")
+        table.add_column(heading, justify="right")
     for item in estimates:
         times = (duration(getattr(item, name)) for name in _TIMES)
-        shown.add_row(item.name, *times, f"{item.memory_bytes / 1e9:.1f} GB")
-    most, here = max(item.memory_bytes for item in estimates), profiling.available_memory()
+        table.add_row(item.name, *times, f"{item.memory_bytes / 1e9:.1f} GB")
+    peak, available = max(item.memory_bytes for item in estimates), profiling.available_memory()
     if len(estimates) > 1:
-        shown.add_section()
+        table.add_section()
         times = (duration(sum(getattr(item, name) for item in estimates)) for name in _TIMES)
-        shown.add_row("all", *times, f"{most / 1e9:.1f} GB")
-    screen.print(shown)
-    if here is not None and most > 0.9 * here:
-        screen.print(
-            f"warning This machine has {here / 1e9:.1f} GB free. Lower "
+        table.add_row("all", *times, f"{peak / 1e9:.1f} GB")
+    console.print(table)
+    if available is not None and peak > 0.9 * available:
+        console.print(
+            f"warning This machine has {available / 1e9:.1f} GB free. Lower "
             "training.per_device_train_batch_size (and raise "
             "training.gradient_accumulation_steps), or prompt.max_length.",
             style="yellow",

@@ -9,41 +9,102 @@ from pathlib import Path
 
 import numpy as np
 
-from prooftune import recipe as recipes
 from prooftune import run_folder
 from prooftune.errors import UsageError, nearest
 from prooftune.evaluation.answers.scores import PRIMARY, answered
 from prooftune.evaluation.outcomes import outcomes_of
-from prooftune.evaluation.statistics import mcnemar, paired_difference, permutation_p
+from prooftune.evaluation.statistics import Interval, mcnemar, paired_difference, permutation_p
+from prooftune.recipe import Task
+from prooftune.recipe import load as load_recipe
 from prooftune.types import Example
 from prooftune.utils.files import read_json
 
 CONFIDENCE = 0.95
+"""Level of the interval, and one minus the significance level of the test."""
 
 Key = tuple[str, ...]
-"""What makes two examples of two runs the same: their texts, their label, and which repetition of
-them it is."""
+"""Identifies an example across runs: its texts, its target, and which repetition of both it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunComparison:
+    """Two variants of two runs on the test examples that both runs have.
+
+    ``str(comparison)`` is the paragraph that ``prooftune compare`` prints.
+
+    Attributes:
+        task: task of both runs.
+        first, second: the variants, as ``RUN:VARIANT``.
+        metric: what is compared: ``accuracy``, ``F1`` or ``ROUGE-L``.
+        n: shared test examples.
+        first_mean, second_mean: the metric on these, 0 to 1.
+        difference: first minus second, with its 95% bootstrap interval, -1 to 1.
+        p_value: exact McNemar test for labels, sign-flip permutation test for answers; unadjusted.
+        only_first, only_second: examples that only one of the variants labels correctly; None for
+            answers.
+        left_out: test examples that only one of the runs has.
+    """
+
+    task: Task
+    first: str
+    second: str
+    metric: str
+    n: int
+    first_mean: float
+    second_mean: float
+    difference: Interval
+    p_value: float
+    only_first: int | None
+    only_second: int | None
+    left_out: int
+
+    def __str__(self) -> str:
+        if self.only_first is not None:
+            share = f"of {self.n:,} shared test examples right"
+            test = (
+                f"exact McNemar p = {self.p_value:.3g} ({self.only_first} right only in the first, "
+                f"{self.only_second} only in the second)"
+            )
+        else:
+            share = f"mean {self.metric} on {self.n:,} shared test questions"
+            test = f"sign-flip test p = {self.p_value:.3g}"
+        significant = self.p_value < 1 - CONFIDENCE
+        low, high = self.difference.low, self.difference.high
+        lines = [
+            f"{self.first}: {self.first_mean:.1%} {share}",
+            f"{self.second}: {self.second_mean:.1%}",
+            f"difference {100 * self.difference.value:+.1f} points, {CONFIDENCE:.0%} interval "
+            f"[{100 * low:+.1f}, {100 * high:+.1f}]; {test}: the two "
+            f"{'can' if significant else 'cannot'} be told apart.",
+            "p is of this one comparison; a report's are adjusted for all that it makes, and so "
+            "larger.",
+        ]
+        if self.left_out:
+            examples = "example stands" if self.left_out == 1 else "examples stand"
+            lines.append(
+                f"{self.left_out:,} test {examples} in only one of the runs and were left out."
+            )
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One of the two variants: its task, how it is called, and how well it answered each test
-    example: 1 or 0 for a label, the primary metric for an answer."""
+    """One of the two variants: its task, its name, and its score for each test example: 1 or 0 for
+    a label, the primary metric for an answer."""
 
-    task: recipes.Task
+    task: Task
     name: str
-    quality: dict[Key, float]
+    scores: dict[Key, float]
 
 
-def compare_runs(first: str, second: str) -> str:
-    """A paragraph with both accuracies, their difference with its interval, and the exact McNemar
-    test; for questions the means of F1 or ROUGE-L with a sign-flip test.
+def compare_runs(first: str, second: str) -> RunComparison:
+    """Compare two variants: accuracy with the exact McNemar test for labels, mean F1 or ROUGE-L
+    with a sign-flip test for answers.
 
-    Examples are paired by what they hold, not by their ids: runs may read the same rows from other
-    files.
+    Examples are paired by content, not by id: runs may read the same rows from different files.
 
     Args:
-        first: ``RUN`` or ``RUN:VARIANT``; without a variant, the one in the run's bundle.
+        first: ``RUN`` or ``RUN:VARIANT``. Default variant: the one in the run's bundle.
         second: likewise.
 
     Raises:
@@ -54,44 +115,31 @@ def compare_runs(first: str, second: str) -> str:
         raise UsageError(
             f"{first} is a study of {a.task} and {second} one of {b.task}: they cannot be compared"
         )
-    shared = [key for key in a.quality if key in b.quality]
+    shared = [key for key in a.scores if key in b.scores]
     if not shared:
         raise UsageError(f"{first} and {second} share no test example, so they cannot be compared")
-    left, right = (np.array([side.quality[key] for key in shared]) for side in (a, b))
-    difference = paired_difference(left, right, seed=0, confidence=CONFIDENCE)
-    if a.task == "classification":
-        what = "of {n:,} shared test examples right"
-        test = mcnemar(left == 1, right == 1)
-        p, tested = (
-            test.p,
-            f"exact McNemar p = {test.p:.3g} ({test.b} right only in the first, {test.c} only in "
-            "the second)",
-        )
-    else:
-        what = f"mean {PRIMARY[a.task][1]} on {{n:,}} shared test questions"
-        p = permutation_p(left - right, seed=0)
-        tested = f"sign-flip test p = {p:.3g}"
-    verdict = "can be told apart" if p < 1 - CONFIDENCE else "cannot be told apart"
-    lines = [
-        f"{a.name}: {left.mean():.1%} {what.format(n=len(shared))}",
-        f"{b.name}: {right.mean():.1%}",
-        f"difference {100 * difference.value:+.1f} points, {CONFIDENCE:.0%} interval "
-        f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]; {tested}: the two "
-        f"{verdict}.",
-        "p is of this one comparison; a report's are adjusted for all that it makes, and so "
-        "larger.",
-    ]
-    left_out = len(a.quality) + len(b.quality) - 2 * len(shared)
-    if left_out:
-        stand = "example stands" if left_out == 1 else "examples stand"
-        lines.append(f"{left_out:,} test {stand} in only one of the runs and were left out.")
-    return "\n".join(lines)
+    left, right = (np.array([side.scores[key] for key in shared]) for side in (a, b))
+    mcnemar_test = mcnemar(left == 1, right == 1) if a.task == "classification" else None
+    return RunComparison(
+        task=a.task,
+        first=a.name,
+        second=b.name,
+        metric=PRIMARY[a.task][1] if mcnemar_test is None else "accuracy",
+        n=len(shared),
+        first_mean=float(left.mean()),
+        second_mean=float(right.mean()),
+        difference=paired_difference(left, right, seed=0, confidence=CONFIDENCE),
+        p_value=mcnemar_test.p if mcnemar_test else permutation_p(left - right, seed=0),
+        only_first=mcnemar_test.b if mcnemar_test else None,
+        only_second=mcnemar_test.c if mcnemar_test else None,
+        left_out=len(a.scores) + len(b.scores) - 2 * len(shared),
+    )
 
 
 def _side(reference: str) -> _Side:
-    place, variant = _split(reference)
-    folder = run_folder.open_run(Path(place))
-    recipe, _ = recipes.load(folder / "recipe.yaml")
+    path, variant = _split(reference)
+    folder = run_folder.open_run(Path(path))
+    recipe, _ = load_recipe(folder / "recipe.yaml")
     variant = variant or _bundled(folder, next(iter(recipe.variants)))
     if variant not in recipe.variants:
         raise UsageError(
@@ -106,13 +154,13 @@ def _side(reference: str) -> _Side:
     result = run_folder.read_result(folder / "variants" / variant, recipe.variants[variant].kind)
     if recipe.task == "classification":
         test, _ = outcomes_of(study, [result])[variant]
-        quality = test.correct.astype(np.float64)
+        scores = test.correct.astype(np.float64)
     else:
-        quality = answered(study, result, recipe).primary
+        scores = answered(study, result, recipe).primary
     return _Side(
         recipe.task,
-        f"{place}:{variant}",
-        dict(zip(_keys(study.test), quality.tolist(), strict=True)),
+        f"{path}:{variant}",
+        dict(zip(_keys(study.test), scores.tolist(), strict=True)),
     )
 
 
@@ -120,19 +168,19 @@ def _split(reference: str) -> tuple[str, str]:
     """The run folder and the variant; a colon may also be part of the folder's name."""
     if Path(reference).is_dir():
         return reference, ""
-    place, colon, variant = reference.rpartition(":")
-    return (place, variant) if colon else (reference, "")
+    path, colon, variant = reference.rpartition(":")
+    return (path, variant) if colon else (reference, "")
 
 
 def _bundled(folder: Path, example: str) -> str:
-    facts = folder / "bundle" / "bundle.json"
-    if not facts.is_file():
+    manifest = folder / "bundle" / "bundle.json"
+    if not manifest.is_file():
         raise UsageError(f"{folder} has no bundle; name a variant: {folder}:{example}")
-    return str(read_json(facts)["variant"])
+    return str(read_json(manifest)["variant"])
 
 
 def _keys(examples: Sequence[Example]) -> list[Key]:
-    """Content of every example, numbered where the same text and label stand more than once."""
+    """Content of every example, numbered because the same text and label may occur more than once."""
     seen: Counter[Key] = Counter()
     keys = []
     for example in examples:

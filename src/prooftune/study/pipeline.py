@@ -67,6 +67,12 @@ class Result:
         """The verdict in a few words."""
         return str(self.scores["verdict"]["headline"])
 
+    def _repr_html_(self) -> str:
+        """The verdict and the table of variants, which notebooks display."""
+        from prooftune.study.notebook import result_html
+
+        return result_html(self)
+
 
 def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Result:
     """Run a study from its recipe to its report and bundle.

@@ -1,0 +1,60 @@
+"""A study's result as HTML: what a notebook displays for ``prooftune.run(...)``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from prooftune.report import task_display
+from prooftune.report.format import MISSING, NumberFormat, format_value, interval, percent
+
+if TYPE_CHECKING:
+    from prooftune.study.pipeline import Result
+
+
+def result_html(result: Result) -> str:
+    """Verdict, table of variants (best first, with intervals), and the paths of report and bundle.
+
+    Every text from data is escaped.
+    """
+    scores = result.scores
+    paths = f"Report: <code>{escape(str(result.report))}</code>"
+    if result.bundle is not None:
+        paths += f"<br>Bundle: <code>{escape(str(result.bundle))}</code>"
+    return (
+        f"<p><strong>{escape(result.headline)}</strong> {escape(result.verdict)}</p>"
+        f"{_variants_table(scores)}<p>{paths}</p>"
+    )
+
+
+def _variants_table(scores: Mapping[str, Any]) -> str:
+    task = task_display.display_for(scores)
+    columns = task_display.available_metrics(scores, task.variant_metrics)
+    headings = ["variant", *(metric.heading for metric in columns.values())]
+    rows = []
+    for name, variant in task_display.ranked_variants(scores):
+        control = " (control)" if task_display.is_control(variant) else ""
+        cells = [_cell(variant["metrics"].get(key), metric.form) for key, metric in columns.items()]
+        rows.append([name + control, *cells])
+    caption = (
+        f"{scores['n']:,} test {task.noun}, {percent(scores['confidence'], 0)} intervals, "
+        f"seed {scores['seed']}"
+    )
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        f"<table><caption>{escape(caption)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def _cell(figure: Mapping[str, Any] | None, form: NumberFormat) -> str:
+    if not figure or figure["value"] is None:
+        return MISSING
+    return f"{format_value(figure['value'], form)} ({interval(figure, form.scale, form.digits)})"
