@@ -38,7 +38,7 @@ smoke: dist  ## Install the wheel elsewhere; run every command there with requir
 	.ci/smoke
 
 docs: .venv/docs.stamp  ## Build the documentation site into site/, without network
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Built. Open site/index.html"
 
 clean:  ## Remove the environments, the caches and what was built
