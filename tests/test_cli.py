@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -45,31 +46,56 @@ def prooftune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(end.value.code or 0)
 
 
-def test_these_are_the_commands() -> None:
+def test_commands_in_order() -> None:
     assert list(get_command(app).commands) == COMMANDS  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_says_what_each_command_and_option_is_for(
+def test_help_describes_each_command_and_option_with_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     assert prooftune(monkeypatch, command, "--help") == 0
     assert f"prooftune {command}" in capsys.readouterr().out
     described = get_command(app).commands[command]  # type: ignore[attr-defined]
-    assert described.help
+    assert described.help and f"Example: prooftune {command} " in f"{described.help} "
     assert [p.name for p in described.params if not getattr(p, "help", None)] == []
 
 
-def test_the_help_of_export_names_the_formats_and_their_limits() -> None:
-    limits = [one.limits for one in FORMATS.values()]
-    said = {p.name: p.help for p in get_command(app).commands["export"].params}  # type: ignore[attr-defined]
-    assert said["to"] == f"{', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]}."
+def test_help_of_export_lists_formats_and_default_limits() -> None:
+    limits = [format_.limits for format_ in FORMATS.values()]
+    help_ = {p.name: p.help for p in get_command(app).commands["export"].params}  # type: ignore[attr-defined]
+    assert help_["to"] == f"{', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]}."
     for option, name in (("min_agreement", "agreement"), ("max_difference", "difference")):
-        values = [getattr(one, name) for one in limits]
-        assert said[option].endswith(f"by format, {min(values)} to {max(values)}.")
+        values = [getattr(limit, name) for limit in limits]
+        assert help_[option].endswith(f"by format, {min(values)} to {max(values)}.")
 
 
-def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        [
+            *["--max-queue-rows=11", "--max-batch-size=12", "--max-request-rows=13"],
+            *["--max-text-chars=14", "--max-body-bytes=15"],
+        ],
+        ["--queue=11", "--batch=12", "--rows=13", "--text=14", "--body=15"],
+    ],
+)
+def test_serve_accepts_old_and_new_names_of_limits(
+    monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        "prooftune.serving.server.serve", lambda *arguments: calls.append(arguments)
+    )
+    assert prooftune(monkeypatch, "serve", "runs/a/bundle", *options) == 0
+    [(bundles, host, port, settings)] = calls
+    assert (bundles, host, port) == (["runs/a/bundle"], "127.0.0.1", 8000)
+    limits = settings.limits
+    sizes = (limits.max_queue_rows, limits.max_batch_size, limits.max_request_rows)
+    assert (*sizes, limits.max_text_chars, limits.max_body_bytes) == (11, 12, 13, 14, 15)
+
+
+def test_help_does_not_import_heavy_libraries() -> None:
     code = (
         "import sys; from prooftune.cli import main; sys.argv = ['prooftune', '--help']\n"
         "try: main()\n"
@@ -92,7 +118,7 @@ def test_help_is_quick_because_it_imports_nothing_heavy() -> None:
     }
 
 
-def test_no_command_shows_the_help(
+def test_without_a_command_the_help_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prooftune(monkeypatch) == 2
@@ -104,7 +130,7 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"prooftune {__version__}\n"
 
 
-def test_recipes_are_listed_with_what_they_are(
+def test_recipes_lists_names_with_descriptions(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prooftune(monkeypatch, "recipes") == 0
@@ -113,7 +139,7 @@ def test_recipes_are_listed_with_what_they_are(
     assert any(line.startswith("demo ") and "Film reviews" in line for line in lines)
 
 
-def test_a_recipe_is_shown_as_it_is_written(
+def test_recipes_prints_a_recipe_with_its_comments(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prooftune(monkeypatch, "recipes", "swahili-news") == 0
@@ -128,12 +154,12 @@ def test_a_recipe_is_shown_as_it_is_written(
     [
         (
             ["check", "financial-sentiment"],
-            "'prooftune recipes financial-sentiment' says where the data comes from",
+            "'prooftune recipes financial-sentiment' explains where to get the data",
         ),
         (["run", "fin.yml"], "(did you mean 'fin.yaml'?)"),
     ],
 )
-def test_where_data_and_recipes_are_is_told(
+def test_missing_data_or_recipe_gives_a_hint(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -146,7 +172,7 @@ def test_where_data_and_recipes_are_is_told(
     assert message in capsys.readouterr().err
 
 
-def test_what_was_half_written_goes_when_the_command_is_ended(tmp_path: Path) -> None:
+def test_sigterm_removes_half_written_files(tmp_path: Path) -> None:
     code = f"""
 import pathlib, time
 import prooftune.recipe
@@ -171,8 +197,8 @@ cli.main()
     assert process.stdout is not None and process.stdout.readline() == "writing\n"
     assert len(list(tmp_path.iterdir())) == 1
     process.terminate()
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 143 and said.startswith("prooftune: stopped.")
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 143 and stderr.startswith("prooftune: stopped.")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,7 +230,7 @@ cli.main()
         (["init", "nowhere.csv"], "nowhere.csv: no such file"),
     ],
 )
-def test_a_mistake_ends_in_one_message(
+def test_usage_errors_print_one_message(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -222,7 +248,7 @@ def test_a_mistake_ends_in_one_message(
 @pytest.mark.parametrize(
     "arguments", [["rnu"], ["run"], ["run", "demo", "--outt", "x"], ["predict", "b", "in.csv"]]
 )
-def test_a_mistyped_command_or_option_is_refused(
+def test_unknown_commands_and_options_are_usage_errors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert prooftune(monkeypatch, *arguments) == 2
@@ -232,7 +258,7 @@ def test_a_mistyped_command_or_option_is_refused(
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (KeyboardInterrupt(), 130, "stopped. Run the same command again to go on where it was."),
+        (KeyboardInterrupt(), 130, "stopped. Run the same command again to resume."),
         (MemoryError(), 1, "out of memory. Lower training.per_device_train_batch_size, "),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 1, "out of memory. Lower "),
         (
@@ -242,7 +268,7 @@ def test_a_mistyped_command_or_option_is_refused(
         ),
     ],
 )
-def test_what_stops_the_work_is_told_in_a_line(
+def test_failures_print_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     error: BaseException,
@@ -257,7 +283,7 @@ def test_what_stops_the_work_is_told_in_a_line(
     assert capsys.readouterr().err.strip().startswith(f"prooftune: {message}")
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop() -> None:
         raise RuntimeError("shape mismatch")
 
@@ -267,7 +293,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         main()
 
 
-def test_debug_shows_the_traceback_of_a_mistake(tmp_path: Path) -> None:
+def test_debug_shows_the_traceback_of_usage_errors(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",

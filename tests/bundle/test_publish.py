@@ -113,7 +113,9 @@ def test_nothing_is_sent_before_it_is_asked_for(hub: Hub, told: Path) -> None:
     assert code == 0, said
     assert hub.requests == []
     assert "adapter/adapter_model.safetensors" in said
-    assert "would go to me/reviews, private. Nothing was sent; --yes uploads them." in said
+    assert (
+        "would be uploaded to me/reviews (private). Nothing was sent; add --yes to upload." in said
+    )
 
 
 def test_files_with_texts_are_named(hub: Hub, told: Path) -> None:

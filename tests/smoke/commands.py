@@ -77,7 +77,12 @@ def classification(runner: CommandRunner) -> None:
     runner.run("report", "runs/reviews", says="runs/reviews/report.html")
     runner.run("compare", "runs/reviews", "runs/llama2")
     runner.run(
-        "predict", "runs/reviews/bundle", "new.csv", "--out", "labelled.parquet", says="2 rows done"
+        "predict",
+        "runs/reviews/bundle",
+        "new.csv",
+        "--out",
+        "labelled.parquet",
+        says="2 rows written",
     )
     runner.run("chat", "runs/reviews/bundle", stdin="loved good film\n")
     for name in ("merged", "vllm", "gguf-f16", "gguf-q8_0", "ollama"):
@@ -154,7 +159,12 @@ def questions(runner: CommandRunner) -> None:
         sys.exit("FAILED: the judge was never asked")
     Path("asked.csv").write_text("question\nHow long?\n", "utf-8")
     runner.run(
-        "predict", "runs/policies/bundle", "asked.csv", "--out", "answered.csv", says="1 row done"
+        "predict",
+        "runs/policies/bundle",
+        "asked.csv",
+        "--out",
+        "answered.csv",
+        says="1 row written",
     )
 
 

@@ -129,7 +129,12 @@ def main() -> None:
         runner.run("init", "reviews.csv")
         runner.run("run", "reviews.yaml", *TINY, says="Bundle: runs/reviews/bundle")
         runner.run(
-            "predict", "runs/reviews/bundle", "new.csv", "--out", "labelled.csv", says="2 rows done"
+            "predict",
+            "runs/reviews/bundle",
+            "new.csv",
+            "--out",
+            "labelled.csv",
+            says="2 rows written",
         )
         missing_extras(runner)
 

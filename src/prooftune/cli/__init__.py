@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints."""
+"""The command line: parses arguments, calls the library, prints results."""
 
 from __future__ import annotations
 
@@ -11,33 +11,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from prooftune.cli.app import app
+from prooftune.cli.app import app, reflow_help
 from prooftune.errors import ProoftuneError
 from prooftune.utils import distributed
 
-# Their commands hang on `app` by being imported, in this order.
+# Importing these modules registers their commands, in the order of the help page.
 from prooftune.cli import studies, planning, bundles, shipping, documents, serving  # isort: skip  # noqa: F401
 
-_INTERRUPTED = 130
-"""Exit code after Ctrl-C, by the shells' convention; typer turns the KeyboardInterrupt into it."""
-_TERMINATED = 143
-"""The same after SIGTERM."""
+reflow_help([*app.registered_commands, *studies.data_app.registered_commands])
+
+_EXIT_SIGINT = 130
+"""Exit code after Ctrl-C (128 + SIGINT); typer raises it for a KeyboardInterrupt."""
+_EXIT_SIGTERM = 143
+"""Exit code after SIGTERM (128 + SIGTERM)."""
 
 
 def main() -> NoReturn:
-    """Run the command; a person's mistake ends in one message and exit code 2, a failure in 1."""
+    """Run a command and exit: code 0 on success, 2 for usage errors, 1 for failures.
+
+    Errors that the user can act on are printed as one message, without a traceback.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # Says on import that an optional GPU kernel is missing, which nobody here can act on.
+    # Warns on import about a missing optional GPU kernel, which users cannot act on.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        with _tidied_when_terminated(), distributed.process_group() as leads:
+        with _cleanup_on_sigterm(), distributed.process_group() as leads:
             if leads:
                 app()
     except ProoftuneError as error:
         _exit(str(error), error.exit_code, error)
     except SystemExit as end:
-        if end.code in (_INTERRUPTED, _TERMINATED):
-            _exit("stopped. Run the same command again to go on where it was.", int(end.code), None)
+        if end.code in (_EXIT_SIGINT, _EXIT_SIGTERM):
+            _exit("stopped. Run the same command again to resume.", int(end.code), None)
         raise
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
@@ -49,16 +54,16 @@ def main() -> NoReturn:
             error,
         )
     except OSError as error:
-        _exit(f"{error.filename or 'the system'}: {error.strerror or error}", 1, error)
+        _exit(f"{error.filename or 'system error'}: {error.strerror or error}", 1, error)
     sys.exit(0)
 
 
 @contextmanager
-def _tidied_when_terminated() -> Iterator[None]:
-    """On SIGTERM leave every block, so that half-written files go, instead of ending on the spot."""
+def _cleanup_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that context managers remove half-written files."""
 
-    def leave(*_: object) -> NoReturn:
-        raise SystemExit(_TERMINATED)
+    def raise_exit(*_: object) -> NoReturn:
+        raise SystemExit(_EXIT_SIGTERM)
 
     if (
         threading.current_thread() is not threading.main_thread()
@@ -66,20 +71,21 @@ def _tidied_when_terminated() -> Iterator[None]:
     ):
         yield
         return
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, raise_exit)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is leave:
+        if signal.getsignal(signal.SIGTERM) is raise_exit:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of the machine or of the GPU: torch says so in a RuntimeError's
-    words."""
-    said = str(error).lower()
+    """Whether CPU or GPU memory ran out; torch reports it in the text of a RuntimeError."""
+    message = str(error).lower()
     return (
-        isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
+        isinstance(error, MemoryError)
+        or "out of memory" in message
+        or "can't allocate memory" in message
     )
 
 

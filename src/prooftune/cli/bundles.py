@@ -1,4 +1,4 @@
-"""Commands of a bundle: what is done with what was tuned."""
+"""Commands for bundles: predict and export."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from prooftune.cli.app import app
 
 @app.command()
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder (RUN/bundle).")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder (RUN/bundle).")],
     file: Annotated[
         str,
         typer.Argument(
             metavar="IN.csv",
-            help="A file with the input columns: CSV, TSV, JSONL or Parquet; or "
-            "its URL (s3://, gs://).",
+            help="File with the input columns (CSV, TSV, JSONL or Parquet), or its URL (s3://, "
+            "gs://).",
         ),
     ],
     out: Annotated[
@@ -26,56 +26,56 @@ def predict(
         typer.Option(
             "--out",
             "-o",
-            help="Where to write the answers: .csv, .tsv, .jsonl or .parquet; or a URL "
-            "(s3://, gs://).",
+            help="Output file (.csv, .tsv, .jsonl or .parquet), or its URL (s3://, gs://).",
         ),
     ],
     engine: Annotated[
         str,
         typer.Option(
-            help="local: this process. ray: workers of the Ray cluster that RAY_ADDRESS names, or "
-            "of "
-            "one started for it on this machine."
+            help="local: this process. ray: workers of the Ray cluster in RAY_ADDRESS, or of a "
+            "cluster started on this machine."
         ),
     ] = "local",
     workers: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Of Ray: how many label at once. Default: one per GPU or, without "
-            "GPUs, for every four cores.",
+            help="Number of Ray workers. Default: one per GPU, or without GPUs one per four CPU "
+            "cores.",
         ),
     ] = None,
 ) -> None:
-    """Label the rows of a file, or answer its questions; what a bundle says is written beside the
-    file's columns.
+    """Predict labels or answers for every row of a file, of any size.
 
-    Files may be of any size. The same command again continues after an interruption.
+    Writes the columns of the file and the prediction columns. Run the same command again to resume
+    after an interruption.
+
+    Example: prooftune predict runs/reviews/bundle new.csv --out predictions.csv
     """
     from prooftune.batch_predict import predict_file
     from prooftune.batch_predict.storage import shown
 
-    done = predict_file(bundle, file, out, engine, workers)
-    print(f"{done.rows:,} row{'s' if done.rows != 1 else ''} done: {shown(out)}")
-    for sentence in done.sentences():
+    summary = predict_file(bundle, file, out, engine, workers)
+    print(f"{summary.rows:,} row{'s' if summary.rows != 1 else ''} written to {shown(out)}")
+    for sentence in summary.sentences():
         print(f"  {sentence}")
 
 
 @app.command()
 def export(
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder (RUN/bundle).")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder (RUN/bundle).")],
     to: Annotated[
         str,
         typer.Option(
             "--to", help="merged, int8, int4, vllm, gguf-f16, gguf-q8_0, gguf-q4_k_m or ollama."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the export.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")],
     golden: Annotated[
         Path | None,
         typer.Option(
-            help="Rows to check it by, in place of the bundle's own: a run folder, or a file "
-            "like golden.jsonl."
+            help="Rows for the parity check: a run folder, or a file like golden.jsonl. Default: "
+            "the golden set in the bundle."
         ),
     ] = None,
     min_agreement: Annotated[
@@ -83,27 +83,32 @@ def export(
         typer.Option(
             min=0,
             max=1,
-            help="Smallest share of golden rows with the bundle's "
-            "label; of free texts, of their tokens. Default: by format, 0.9 to "
-            "0.98.",
+            help="Minimum share of golden rows with the same label as the bundle (for free text, "
+            "share of tokens). Default: by format, 0.9 to 0.98.",
         ),
     ] = None,
     max_difference: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Largest mean difference of log-probabilities, in nats. "
-            "Default: by format, 0.05 to 0.5.",
+            help="Maximum mean difference of log-probabilities, in nats. Default: by format, 0.05 "
+            "to 0.5.",
         ),
     ] = None,
     unchecked: Annotated[
-        bool, typer.Option("--unchecked", help="Write it without running it; its card will say so.")
+        bool,
+        typer.Option(
+            "--unchecked", help="Skip the parity check. The card of the export then says so."
+        ),
     ] = False,
 ) -> None:
-    """Write a bundle for other programs, and run its golden set through what was written.
+    """Convert a bundle to another format and check that its outputs stay the same.
 
-    What answers otherwise than the bundle is no export: nothing is left, and where the two part is
-    said.
+    Runs the golden set through the converted model. If its outputs differ from the bundle's, the
+    command fails, writes nothing, and reports whether the template, the tokenizer or a layer
+    differs.
+
+    Example: prooftune export runs/reviews/bundle --to gguf-q8_0 --out reviews-gguf
     """
     from prooftune.exporters.build import export as export_bundle
     from prooftune.exporters.card import summary
@@ -117,4 +122,4 @@ def export(
         difference=max_difference,
         unchecked=unchecked,
     )
-    print("\n".join([*summary(record), f"Export: {out}, whose README.md has all figures"]))
+    print("\n".join([*summary(record), f"Export: {out} (details in its README.md)"]))

@@ -1,4 +1,4 @@
-"""Commands of a document collection: index it, search it."""
+"""Commands for document collections: index and search."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from prooftune.cli.app import app
 def index(
     documents: Annotated[
         list[str],
-        typer.Argument(help="Files, folders, zips or patterns: PDF, HTML, Markdown, text, JSON."),
+        typer.Argument(
+            help="Files, folders, zip archives or glob patterns of PDF, HTML, Markdown, text or "
+            "JSON."
+        ),
     ],
     out: Annotated[
         str,
         typer.Option(
             "--out",
             "-o",
-            help="Folder of the index, or a URL of object storage (s3://, gs://, az://).",
+            help="Index folder, or a URL of object storage (s3://, gs://, az://).",
         ),
     ],
     embedding: Annotated[
@@ -30,10 +33,15 @@ def index(
             help="Embedding model: all-minilm-l6-v2 (from a package), a folder, or a hub name."
         ),
     ] = "all-minilm-l6-v2",
-    words: Annotated[int, typer.Option(help="Words of a passage, about.")] = 120,
-    overlap: Annotated[int, typer.Option(help="Words that neighbouring passages share.")] = 20,
+    words: Annotated[int, typer.Option(help="Approximate number of words per passage.")] = 120,
+    overlap: Annotated[int, typer.Option(help="Overlap of neighbouring passages in words.")] = 20,
 ) -> None:
-    """Index documents for search. Run again after changes: only new and changed documents are read."""
+    """Index documents for search: split them into passages and embed these.
+
+    Run the same command again after changes; only new and changed documents are read.
+
+    Example: prooftune index handbook/ --out handbook-index
+    """
     from prooftune.data.audit.findings import count_noun
     from prooftune.retrieval.index import IndexSettings, build_index
 
@@ -41,42 +49,46 @@ def index(
         documents, out, IndexSettings(embedding=embedding, chunk_words=words, overlap_words=overlap)
     )
     print(
-        f"{count_noun(summary.chunks, 'passage')} of {count_noun(summary.documents, 'document')} in "
-        f"{out}: {len(summary.added):,} "
-        f"added, {len(summary.changed):,} changed, {len(summary.removed):,} removed, "
+        f"Indexed {count_noun(summary.chunks, 'passage')} from "
+        f"{count_noun(summary.documents, 'document')} in {out}: {len(summary.added):,} added, "
+        f"{len(summary.changed):,} changed, {len(summary.removed):,} removed, "
         f"{summary.unchanged:,} unchanged"
     )
-    long = (
-        f"{count_noun(summary.shortened, 'passage')} {'is' if summary.shortened == 1 else 'are'} "
-        "longer than the embedding model "
-        "reads: what is beyond is found by words only"
-    )
-    for line in [
-        *(f"left out: {one.id}: {one.reason}" for one in summary.skipped),
-        *summary.notes,
-        *([long] if summary.shortened else []),
-    ]:
-        print(f"  {line}")
+    notes = [*(f"skipped: {document.id}: {document.reason}" for document in summary.skipped)]
+    notes += summary.notes
+    if summary.shortened:
+        verb = "exceeds" if summary.shortened == 1 else "exceed"
+        notes.append(
+            f"{count_noun(summary.shortened, 'passage')} {verb} the maximum length of the "
+            "embedding model; the truncated part is found by keyword search only"
+        )
+    for note in notes:
+        print(f"  {note}")
 
 
 @app.command()
 def search(
-    folder: Annotated[str, typer.Argument(metavar="INDEX", help="Folder or URL of the index.")],
-    question: Annotated[str, typer.Argument(help="A question, or words to search for.")],
-    k: Annotated[int, typer.Option("-k", help="Passages to show.")] = 5,
+    folder: Annotated[str, typer.Argument(metavar="INDEX", help="Index folder or URL.")],
+    question: Annotated[str, typer.Argument(help="Question or search terms.")],
+    k: Annotated[int, typer.Option("-k", help="Number of passages to show.")] = 5,
     mode: Annotated[
-        str, typer.Option(help="bm25 (words), dense (meaning) or fused (both).")
+        str,
+        typer.Option(help="bm25 (keywords), dense (embeddings) or fused (reciprocal rank fusion)."),
     ] = "fused",
     rerank: Annotated[
-        str | None, typer.Option(help="A cross-encoder that puts what was found in a new order.")
+        str | None,
+        typer.Option(help="Cross-encoder that reranks the passages. Default: no reranking."),
     ] = None,
 ) -> None:
-    """Show the passages of an index that fit a question, with document, page and section."""
+    """Show the passages that best match a question, with document, page and section.
+
+    Example: prooftune search handbook-index "How many days of leave?" -k 3
+    """
     from prooftune.retrieval.search import search_index
 
     lines, notices = search_index(folder, question, k, mode, rerank)  # type: ignore[arg-type]
     for line in lines:
-        place = ", ".join(
+        location = ", ".join(
             [
                 line["source"],
                 *([f"page {line['page']}"] if line["page"] else []),
@@ -84,7 +96,7 @@ def search(
             ]
         )
         print(
-            f"{line['rank']}. {place}  ({rerank or mode} score {line['score']:.3f})\n   "
+            f"{line['rank']}. {location}  ({rerank or mode} score {line['score']:.3f})\n   "
             f"{' '.join(line['text'].split())}\n"
         )
     for notice in notices:

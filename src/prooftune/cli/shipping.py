@@ -1,4 +1,4 @@
-"""Commands that bring a model in or out: convert, publish; and chat, to try one."""
+"""Commands that move models: publish and convert; and chat, to try a bundle in the terminal."""
 
 from __future__ import annotations
 
@@ -14,38 +14,52 @@ from prooftune.cli.app import app
 @app.command()
 def publish(
     bundle: Annotated[
-        Path, typer.Argument(help="A bundle folder (RUN/bundle), or a model merged from one.")
+        Path,
+        typer.Argument(help="Bundle folder (RUN/bundle), or a merged model exported from one."),
     ],
-    name: Annotated[str, typer.Argument(help="Name on the hub: OWNER/NAME, or NAME for your own.")],
+    name: Annotated[
+        str, typer.Argument(help="Hub repository: OWNER/NAME, or NAME for your own account.")
+    ],
     yes: Annotated[
         bool,
         typer.Option(
-            "--yes", help="Upload. Without it, what would be uploaded is shown and nothing is sent."
+            "--yes",
+            help="Upload the files. Without it, the command only lists what it would upload.",
         ),
     ] = False,
     public: Annotated[
-        bool, typer.Option("--public", help="Let everyone see it. A new one is private otherwise.")
+        bool,
+        typer.Option(
+            "--public", help="Make a new repository public. Default: new repositories are private."
+        ),
     ] = False,
     update: Annotated[
-        bool, typer.Option("--update", help="Write a new version into one that exists.")
+        bool,
+        typer.Option("--update", help="Allow adding a new version to an existing repository."),
     ] = False,
 ) -> None:
-    """Publish a bundle with its card on the Hugging Face Hub. Shows first what would be sent."""
+    """Publish a bundle and its model card on the Hugging Face Hub.
+
+    Without --yes this is a dry run: it shows the card and the files, and uploads nothing.
+
+    Example: prooftune publish runs/reviews/bundle me/reviews --yes
+    """
     from prooftune.bundle.publish import plan, publish
     from prooftune.report.format import byte_size
 
-    planned = plan(bundle, name)
+    upload = plan(bundle, name)
     if yes:
-        print(publish(planned, private=not public, update=update))
+        print(publish(upload, private=not public, update=update))
         return
-    print(planned.card)
-    for path, length in planned.files.items():
+    print(upload.card)
+    for path, length in upload.files.items():
         print(f"{byte_size(length):>10}  {path}")
     print(
-        f"\n{len(planned.files)} files, {byte_size(sum(planned.files.values()))}, would go to {name}, "
-        f"{'for everyone to see' if public else 'private'}. Nothing was sent; --yes uploads them."
+        f"\nDry run: {len(upload.files)} files, {byte_size(sum(upload.files.values()))}, would be "
+        f"uploaded to {name} ({'public' if public else 'private'}). Nothing was sent; add --yes to "
+        "upload."
     )
-    for remark in planned.remarks:
+    for remark in upload.remarks:
         print(remark)
 
 
@@ -54,21 +68,24 @@ def convert(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="META_DIR", help="Folder of consolidated.*.pth, params.json, tokenizer.model."
+            metavar="META_DIR",
+            help="Folder with consolidated.*.pth, params.json and tokenizer.model.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The model folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
     chat: Annotated[
         bool | None,
         typer.Option(
             "--chat/--no-chat",
-            help="Whether it was tuned for conversations and gets Llama's "
-            "chat template. Default: if the folder's name says instruct or chat.",
+            help="Whether the model is instruction-tuned and gets Llama's chat template. Default: "
+            "yes if the folder name contains instruct or chat.",
         ),
     ] = None,
 ) -> None:
-    """Convert a Llama 2 or Llama 3 checkpoint of Meta's into a model folder that everything here,
-    and transformers, loads."""
+    """Convert Meta's original Llama 2 or Llama 3 checkpoint to a transformers model folder.
+
+    Example: prooftune convert Llama-2-7b-chat/ llama-2-7b-chat-hf
+    """
     from prooftune.convert.convert import convert, summary_lines
 
     for line in summary_lines(convert(folder, out, chat=chat), out):
@@ -76,12 +93,17 @@ def convert(
 
 
 @app.command()
-def chat(bundle: Annotated[Path, typer.Argument(help="A bundle folder (RUN/bundle).")]) -> None:
-    """Ask a bundle in the terminal: tuned or base, with retrieval or without. /help lists the
-    commands."""
+def chat(bundle: Annotated[Path, typer.Argument(help="Bundle folder (RUN/bundle).")]) -> None:
+    """Try a bundle interactively in the terminal.
+
+    Switches between the tuned and the base model, with or without retrieval; /help lists the
+    commands.
+
+    Example: prooftune chat runs/policy-qa/bundle
+    """
     from prooftune.bundle.chat import chat
 
-    def read(prompt: str) -> str:
+    def read_line(prompt: str) -> str:
         return input(prompt if sys.stdin.isatty() else "")
 
-    chat(bundle, read, lambda line: print(line, flush=True))
+    chat(bundle, read_line, lambda line: print(line, flush=True))

