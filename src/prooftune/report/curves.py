@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from prooftune.evaluation.statistics import wilson_interval
-from prooftune.report import figures, training_figures
+from prooftune.report import figures, task_display, training_figures
 
 COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -43,7 +43,7 @@ def risk_coverage(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict
     """Risk–coverage curves, and the risk at a few coverages as a table."""
     curves_by_name = {
         name: v["risk_coverage"]
-        for name, v in scores["variants"].items()
+        for name, v in task_display.ranked_variants(scores)
         if v.get("risk_coverage") and v["kind"] != "majority"
     }
     if not curves_by_name:

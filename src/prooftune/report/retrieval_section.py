@@ -13,8 +13,8 @@ from prooftune.report.format import count, percent
 _CITATIONS = {
     "citation_precision": "precision",
     "citation_recall": "recall",
-    "unsupported_rate": "supported by no passage",
-    "unknown_citation_rate": "unknown, of all citations",
+    "unsupported_rate": "unsupported",
+    "unknown_citation_rate": "unknown rate",
 }
 _WITH_PASSAGES = ("retrieved", "gold", "random")
 

@@ -280,7 +280,7 @@ def abstention_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     return [
         {"name": name, **v["abstention"]}
-        for name, v in scores["variants"].items()
+        for name, v in task_display.ranked_variants(scores)
         if v.get("abstention") and v["kind"] != "majority"
     ]
 
