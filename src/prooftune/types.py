@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prooftune.utils.disk_list import DiskBackedList
+from prooftune.variant_details import VariantDetails
 
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -169,5 +170,5 @@ class VariantResult:
     kind: str
     test: list[Prediction]
     validation: list[Prediction]
-    details: dict[str, Any]
+    details: VariantDetails
     folder: Path

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from prooftune.judge.types import Judgement, Judgements, Preference, Preferences
 from prooftune.recipe import Recipe, parse
 from prooftune.types import Example, Prediction, Study, VariantResult
 from prooftune.utils.files import write_json
+from prooftune.variant_details import VariantDetails
 from report.studies import ENVIRONMENT, tuned_details
 
 TEXT = (
@@ -149,7 +150,7 @@ def _result(
         ]
         for part in (study.test, study.validation)
     ]
-    details: dict[str, Any] = {
+    details: VariantDetails = {
         "description": f"variant {name}",
         "cost": {
             "train_seconds": 0.0,
@@ -170,11 +171,9 @@ def _result(
             for i, (q, t) in enumerate(((0.41, 200.0), (0.45, 150.0)))
         ]
     if variant.kind == "tuned" and variant.adapter is None:
-        details |= {
-            key: told
-            for key, told in tuned_details(bool(study.validation)).items()
-            if key != "cost"
-        }
+        cost = details["cost"]
+        details.update(cast(VariantDetails, tuned_details(bool(study.validation))))
+        details["cost"] = cost
     if variant.context == "retrieved":
         details["retrieval"] = {
             "n": 100,

@@ -40,7 +40,7 @@ def test_training_that_changes_nothing_is_a_failure(
     values = small_recipe(
         learners["llama"], tmp_path / "data", variants={"tuned": {"objective": objective}}
     )
-    with pytest.raises(Failure, match="after training the model still answers exactly as before"):
+    with pytest.raises(Failure, match="training did not change the model.s outputs"):
         prooftune.run(values, tmp_path / "run")
     assert not (tmp_path / "run" / "scores.json").exists()
 
@@ -57,7 +57,7 @@ def test_scoring_the_untuned_model_in_place_of_the_tuned_one_is_a_failure(
     values = small_recipe(
         learners["llama"], tmp_path / "data", training={**FEW, "learning_rate": rate}
     )
-    with pytest.raises(Failure, match="do not answer as the trained model did"):
+    with pytest.raises(Failure, match="do not predict as the trained model did"):
         prooftune.run(values, tmp_path / "run")
     assert not (tmp_path / "run" / "variants" / "tuned" / "predictions.parquet").exists()
 
@@ -85,7 +85,7 @@ def test_a_head_that_is_not_saved_is_a_failure(
     )
     message = {
         "lora": "could not be loaded as an adapter of .*score",
-        "full": "do not answer as the trained model did",
+        "full": "do not predict as the trained model did",
     }
     with pytest.raises(Failure, match=message[method]):
         prooftune.run(values, tmp_path / "run")
@@ -111,7 +111,7 @@ def test_a_head_that_is_not_restored_is_a_failure(
         variants={"tuned": {"objective": "head"}},
         training=FEW,
     )
-    with pytest.raises(Failure, match="do not answer as the trained model did"):
+    with pytest.raises(Failure, match="do not predict as the trained model did"):
         prooftune.run(values, tmp_path / "run")
 
 
@@ -151,7 +151,7 @@ def test_a_last_step_that_diverges_is_noticed_too(
     )
     with pytest.raises(
         Failure,
-        match=r"answers with nothing but numbers that are not finite.*Lower training.learning_rate",
+        match=r"outputs are not finite.*Lower training.learning_rate",
     ):
         prooftune.run(values, tmp_path / "run")
     assert not (tmp_path / "run" / "variants" / "tuned" / "trained").exists()

@@ -1,4 +1,4 @@
-"""What tuning changed in the weights, layer by layer."""
+"""Weight change from fine-tuning, layer by layer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prooftune.variant_details import LayerChange, WeightChanges
 
-def adapter_weight_changes(model: nn.Module) -> dict[str, Any]:
-    """Size and effective rank of each adapted layer's weight change.
+
+def adapter_weight_changes(model: nn.Module) -> WeightChanges:
+    """Relative size and effective rank of each adapted layer's weight change.
 
     For a weight W and its change dW: ``relative_change`` is the Frobenius norm ratio |dW| / |W|,
     and ``effective_rank`` the exponential of the entropy of dW's normalised singular values (Roy
     and Vetterli, EUSIPCO 2007).
-
-    Returns:
-        ``{"layers": [{name, relative_change, effective_rank, rank}], "relative_change_total"}``.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -39,8 +38,11 @@ def adapter_weight_changes(model: nn.Module) -> dict[str, Any]:
     return {"layers": layers, "relative_change_total": (change / total) ** 0.5 if total else 0.0}
 
 
-def full_weight_changes(before: nn.Module, after: nn.Module) -> dict[str, Any]:
-    """The same figures for two whole models with the same parameter names (full fine-tuning)."""
+def full_weight_changes(before: nn.Module, after: nn.Module) -> WeightChanges:
+    """`adapter_weight_changes` for full fine-tuning: two models with the same parameter names.
+
+    Embeddings and vectors (norms, biases) are left out.
+    """
     old = dict(before.named_parameters())
     layers = []
     change = total = 0.0
@@ -64,24 +66,26 @@ def full_weight_changes(before: nn.Module, after: nn.Module) -> dict[str, Any]:
 
 
 def base_weight(layer: nn.Module) -> Tensor:
-    """A linear layer's weight, dequantised where it is quantised."""
-    whole: Any = layer
-    weight = whole.weight
-    kind = type(weight).__name__
-    plain: Tensor = weight.detach()
-    if kind == "Params4bit":
+    """A linear layer's weight [out, in], dequantised if it is quantised."""
+    linear: Any = layer
+    weight = linear.weight
+    type_name = type(weight).__name__
+    dense: Tensor = weight.detach()
+    if type_name == "Params4bit":
         import bitsandbytes
 
-        plain = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
-    elif kind == "Int8Params":
-        scales = weight.SCB if weight.SCB is not None else whole.state.SCB
-        plain = weight.data.float() * scales[:, None] / 127.0
-    return plain
+        dense = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+    elif type_name == "Int8Params":
+        scales = weight.SCB if weight.SCB is not None else linear.state.SCB
+        dense = weight.data.float() * scales[:, None] / 127.0
+    return dense
 
 
 def _adapter_spectrum(layer: Any, weight: Tensor) -> tuple[Tensor, float]:
-    """Singular values and norm of an adapter's change, without forming the product where that is
-    possible."""
+    """Singular values and Frobenius norm of an adapter's weight change.
+
+    For LoRA the full matrix BA is never formed.
+    """
     a, b = (
         layer.lora_A["default"].weight.detach().float(),
         layer.lora_B["default"].weight.detach().float(),
@@ -89,9 +93,9 @@ def _adapter_spectrum(layer: Any, weight: Tensor) -> tuple[Tensor, float]:
     scale = float(layer.scaling["default"])
     if layer.use_dora.get("default"):
         # DoRA: W' = m (W + dV) / |W + dV|, norms taken over each output row (arXiv 2402.09353).
-        moved = weight + scale * (b @ a)
+        updated = weight + scale * (b @ a)
         magnitude = layer.lora_magnitude_vector["default"].weight.detach().float()
-        delta = magnitude[:, None] * moved / moved.norm(dim=1, keepdim=True) - weight
+        delta = magnitude[:, None] * updated / updated.norm(dim=1, keepdim=True) - weight
         return _singular(delta), delta.norm().item()
     # The singular values of BA are those of the small matrix R_b R_a^T of the two QR
     # decompositions.
@@ -104,7 +108,7 @@ def _singular(delta: Tensor) -> Tensor:
     return values
 
 
-def _entry(name: str, size: float, weight: float, singular: Tensor, rank: int) -> dict[str, Any]:
+def _entry(name: str, size: float, weight: float, singular: Tensor, rank: int) -> LayerChange:
     total = singular.sum()
     effective = 0.0
     if total > 0:

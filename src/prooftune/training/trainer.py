@@ -51,6 +51,7 @@ from prooftune.training.sampler import LengthGroupedBatchSampler
 from prooftune.utils import distributed, malloc
 from prooftune.utils.files import explain_full_disk
 from prooftune.utils.progress import notify, progress_bar
+from prooftune.variant_details import LogEntry
 
 _WEIGHTS = "trained.safetensors"
 _SPENT = "seconds.json"
@@ -252,7 +253,7 @@ def train(
     int8: bool = False,
     description: str | None = "Training",
     callbacks: Sequence[TrainerCallback] = (),
-) -> list[dict[str, Any]]:
+) -> list[LogEntry]:
     """Train in place, resuming from the last whole checkpoint in the arguments' output folder.
 
     `int8` computes products with frozen weights in 8 bits, wherever that is possible; not where

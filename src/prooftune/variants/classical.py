@@ -1,5 +1,4 @@
-"""The baselines that need no language model: the majority class, and TF-IDF with logistic
-regression."""
+"""Baselines without a language model: majority class, and TF-IDF with logistic regression."""
 
 from __future__ import annotations
 
@@ -10,17 +9,20 @@ import numpy as np
 
 from prooftune.types import Example, Prediction
 from prooftune.utils.profiling import measure_cost
+from prooftune.variant_details import VariantDetails
 from prooftune.variants.context import VariantContext, VariantOutput, texts
 
 
 def run_majority(context: VariantContext) -> VariantOutput:
-    """Always the most frequent training label; its probabilities are the training shares (add-one
-    smoothed)."""
+    """Always predict the most frequent training label.
+
+    The label probabilities are the training shares with add-one smoothing.
+    """
     study = context.study
     counts = Counter(example.target for example in study.train)
     if not study.labels:
         [(answer, _)] = counts.most_common(1)
-        shown = (
+        description = (
             f"'{answer}', the most frequent training answer"
             if answer
             else "that there is no answer"
@@ -33,7 +35,7 @@ def run_majority(context: VariantContext) -> VariantOutput:
             test,
             validation,
             {
-                "description": f"always {shown}",
+                "description": f"always {description}",
                 "cost": {"train_seconds": 0.0, "score_seconds": 0.0},
             },
         )
@@ -44,7 +46,7 @@ def run_majority(context: VariantContext) -> VariantOutput:
     def predict(examples: Sequence[Example]) -> list[Prediction]:
         return [Prediction(example.id, label, True, log_probs) for example in examples]
 
-    details = {
+    details: VariantDetails = {
         "description": f"always '{label}', the most frequent training label",
         "cost": {"train_seconds": 0.0, "score_seconds": 0.0},
     }
@@ -52,42 +54,48 @@ def run_majority(context: VariantContext) -> VariantOutput:
 
 
 def run_tfidf(context: VariantContext) -> VariantOutput:
-    """Words and word pairs weighted by TF-IDF, classified by logistic regression (scikit-learn).
+    """TF-IDF of words and word pairs, classified by logistic regression (scikit-learn).
 
-    The strength of regularisation is chosen by validation accuracy where there are validation rows.
+    The inverse regularisation strength C is selected by validation accuracy, and is 10 where there
+    are no validation rows.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     study = context.study
     with measure_cost() as training:
-        # Sublinear counts, pairs of words, and single characters kept: the usual strong settings.
-        vectors = TfidfVectorizer(
+        # Strong settings for short texts: sublinear term frequency, bigrams, and one-character
+        # tokens, which scikit-learn's default pattern drops.
+        vectorizer = TfidfVectorizer(
             ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"
         )
-        features = vectors.fit_transform(texts(study.train))
+        features = vectorizer.fit_transform(texts(study.train))
         targets = [example.target for example in study.train]
-        held_out = vectors.transform(texts(study.validation)) if study.validation else None
+        validation_features = (
+            vectorizer.transform(texts(study.validation)) if study.validation else None
+        )
         best = None
-        for strength in (1.0, 10.0, 100.0) if held_out is not None else (10.0,):
+        for c_value in (1.0, 10.0, 100.0) if validation_features is not None else (10.0,):
             model = LogisticRegression(
-                C=strength, max_iter=2000, random_state=context.recipe.seed
+                C=c_value, max_iter=2000, random_state=context.recipe.seed
             ).fit(features, targets)
             correct = (
-                model.score(held_out, [e.target for e in study.validation])
-                if held_out is not None
+                model.score(validation_features, [e.target for e in study.validation])
+                if validation_features is not None
                 else 0.0
             )
             if best is None or correct > best[0]:
-                best = (correct, strength, model)
+                best = (correct, c_value, model)
     if best is None:
-        raise RuntimeError("no strength was tried")
-    _, strength, model = best
+        raise RuntimeError("no value of C was tried")
+    _, c_value, model = best
     with measure_cost() as scoring:
-        test = _predictions(model, vectors.transform(texts(study.test)), study.test, study.labels)
+        test = _predictions(
+            model, vectorizer.transform(texts(study.test)), study.test, study.labels
+        )
     validation = (
-        _predictions(model, held_out, study.validation, study.labels)
-        if held_out is not None
+        _predictions(model, validation_features, study.validation, study.labels)
+        if validation_features is not None
         else []
     )
     return VariantOutput(
@@ -95,7 +103,7 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
         validation,
         {
             "description": (
-                f"TF-IDF of words and word pairs, logistic regression (C={strength:g}, "
+                f"TF-IDF of words and word pairs, logistic regression (C={c_value:g}, "
                 f"{features.shape[1]:,} features)"
             ),
             "cost": {

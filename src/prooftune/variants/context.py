@@ -1,4 +1,4 @@
-"""What every variant is given, and what it gives back."""
+"""The input and the output of a variant."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.models import loading
 from prooftune.recipe import Prompt, Recipe
@@ -14,18 +14,22 @@ from prooftune.tasks.prompts import PromptEncoder, Rendering, Shot
 from prooftune.tasks.task import TaskAdapter, task_for
 from prooftune.tasks.templates import default_template
 from prooftune.types import CONTEXT, Example, Prediction, Study
+from prooftune.variant_details import VariantDetails
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass
 class VariantContext:
-    """One study on its way through the variants.
+    """What a variant needs to train and predict.
 
     Attributes:
         recipe: the recipe.
-        study: its data.
+        study: its data, with the contexts that this variant sees.
         folder: the variant's own folder in the run.
-        windowed: whether a context that is too long is read in windows; passages that were found
-            are shortened, the last first.
+        windowed: split a context that is too long for one prompt into windows. False for retrieved
+            passages: these are truncated, the last one first.
     """
 
     recipe: Recipe
@@ -35,6 +39,7 @@ class VariantContext:
 
     @property
     def fields(self) -> list[str]:
+        """Names of the input fields."""
         return list(self.study.train[0].inputs)
 
     @cached_property
@@ -55,15 +60,21 @@ class VariantContext:
         template: str | None = None,
         shots: tuple[Shot, ...] = (),
     ) -> Rendering:
-        """The rendering of a variant: the recipe's prompt with the variant's own prompt options
-        over it."""
+        """The rendering of a variant.
+
+        Args:
+            prompt: the variant's prompt options, which override the recipe's.
+            template: overrides the template of both.
+            shots: few-shot examples.
+        """
         merged = self.recipe.prompt
         if prompt is not None:
             merged = merged.model_copy(
                 update={name: getattr(prompt, name) for name in prompt.model_fields_set}
             )
         chat = merged.chat if merged.chat is not None else bool(self.tokenizer.chat_template)
-        answering, answers = self.recipe.answering, self.recipe.task != "classification"
+        answering = self.recipe.answering
+        is_qa = self.recipe.task != "classification"
         default = default_template(self.recipe.task, self.fields, answering.no_answer)
         return Rendering(
             template=template or merged.template or default,
@@ -72,20 +83,20 @@ class VariantContext:
             chat=chat,
             max_length=merged.max_length,
             shots=shots,
-            answer_tokens=answering.max_new_tokens if answers else 0,
-            windowed=CONTEXT if answers and self.windowed and CONTEXT in self.fields else None,
-            overlap=answering.window_overlap if answers else 0,
+            answer_tokens=answering.max_new_tokens if is_qa else 0,
+            windowed=CONTEXT if is_qa and self.windowed and CONTEXT in self.fields else None,
+            overlap=answering.window_overlap if is_qa else 0,
         )
 
     def encoder(self, rendering: Rendering) -> PromptEncoder:
         return PromptEncoder(rendering, self.tokenizer, self.fields)
 
-    def base_model(self) -> Any:
-        """The untuned causal model."""
+    def base_model(self) -> nn.Module:
+        """Load the untuned causal model."""
         return self.base_loader()()
 
-    def base_loader(self) -> Callable[[], Any]:
-        """What loads it, in any process."""
+    def base_loader(self) -> Callable[[], nn.Module]:
+        """A picklable function that loads the untuned model, in any process."""
         return partial(
             loading.load_model,
             self.model_folder,
@@ -96,13 +107,13 @@ class VariantContext:
 
 @dataclass
 class VariantOutput:
-    """Predictions of one variant and the facts it recorded (see `records.VariantResult.details`)."""
+    """Predictions of one variant, in the order of the splits, and its details."""
 
     test: list[Prediction]
     validation: list[Prediction]
-    details: dict[str, Any] = field(default_factory=dict)
+    details: VariantDetails = field(default_factory=VariantDetails)
 
 
 def texts(examples: Sequence[Example]) -> Iterator[str]:
-    """Each example's fields as one text, for methods that know no prompt."""
+    """Each example's fields joined by newlines, for methods that use no prompt."""
     return ("\n".join(example.inputs.values()) for example in examples)

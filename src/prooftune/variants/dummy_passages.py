@@ -1,5 +1,4 @@
-"""Passages of the right length in the place of those that are yet to be found: what `check` tries a
-variant with."""
+"""Random passages of realistic length, with which `check` estimates variants that use retrieval."""
 
 from __future__ import annotations
 
@@ -19,65 +18,61 @@ from prooftune.utils import package_files
 from prooftune.variants.passages import searches_contexts, with_passages
 
 MAX_DOCUMENTS, MAX_CHUNKS = 20, 2000
-"""Most documents that passages are taken from, and most passages."""
+"""Limits of documents and passages to sample from."""
 
 
 def with_dummy_passages(recipe: Recipe, study: Study, base: Path) -> Study:
-    """The study with passages of its documents, searched for by nobody, as every question's
-    context.
+    """The study with sampled passages as every question's context, without building an index.
 
-    Where the documents are the data's own contexts, the first of a question's passages are of its
-    own, as a good search would have them, so that questions on one text share some.
+    Where the documents are the data's own contexts, a question's first passages come from its own
+    context, as a good search would return them; questions about the same text then share some.
     """
-    wanted = recipe.retrieval
-    if wanted is None:
-        raise ValueError("no documents to take passages from")
-    own = searches_contexts(recipe)
+    settings = recipe.retrieval
+    if settings is None:
+        raise ValueError("the recipe has no documents to sample passages from")
+    from_contexts = searches_contexts(recipe)
     texts = (
         [e.inputs.get(CONTEXT, "") for examples in study.splits().values() for e in examples]
-        if own
+        if from_contexts
         else []
     )
-    cuts = {text: _of_text(text, wanted) for text in dict.fromkeys(texts[:MAX_CHUNKS])}
-    some = list(
-        islice(
-            chain.from_iterable(cuts.values()) if own else _of_documents(wanted, base), MAX_CHUNKS
-        )
+    chunks_of = {text: _split_text(text, settings) for text in dict.fromkeys(texts[:MAX_CHUNKS])}
+    source = (
+        chain.from_iterable(chunks_of.values())
+        if from_contexts
+        else _sample_documents(settings, base)
     )
+    pool = list(islice(source, MAX_CHUNKS))
 
-    def shown(example: Example) -> Example:
-        draw = random.Random(f"{recipe.seed}/{example.id}")
-        near = cuts.get(example.inputs.get(CONTEXT, ""), [])
-        passages = draw.sample(near, min(wanted.passages, len(near)))
-        known = {chunk.id for chunk in passages}
+    def with_context(example: Example) -> Example:
+        generator = random.Random(f"{recipe.seed}/{example.id}")
+        own = chunks_of.get(example.inputs.get(CONTEXT, ""), [])
+        passages = generator.sample(own, min(settings.passages, len(own)))
+        ids = {chunk.id for chunk in passages}
         others = [
             chunk
-            for chunk in draw.sample(some, min(wanted.passages, len(some)))
-            if chunk.id not in known
+            for chunk in generator.sample(pool, min(settings.passages, len(pool)))
+            if chunk.id not in ids
         ]
-        return with_passages(example, [*passages, *others][: wanted.passages], None)
+        return with_passages(example, [*passages, *others][: settings.passages], None)
 
-    return study.map_examples(shown)
+    return study.map_examples(with_context)
 
 
-def _of_documents(wanted: Retrieval, base: Path) -> Iterator[Chunk]:
-    """Passages of some of the documents, those from all over the collection first."""
-    source: str | Path = wanted.documents
-    if package_files.is_reference(wanted.documents):
-        source = package_files.fetch(wanted.documents)
+def _sample_documents(settings: Retrieval, base: Path) -> Iterator[Chunk]:
+    """Chunks of at most `MAX_DOCUMENTS` documents, spread evenly over the collection."""
+    source: str | Path = settings.documents
+    if package_files.is_reference(settings.documents):
+        source = package_files.fetch(settings.documents)
     files, _ = find_documents(source, base)
-    spread = files[:: 1 + len(files) // MAX_DOCUMENTS]
-    for file in spread:
+    sampled = files[:: 1 + len(files) // MAX_DOCUMENTS]
+    for file in sampled:
         with suppress(UnreadableDocument):
-            yield from islice(
-                split_document(
-                    read_document(file, file.read()), wanted.chunk_words, wanted.overlap_words
-                ),
-                MAX_CHUNKS // len(spread),
-            )
+            document = read_document(file, file.read())
+            chunks = split_document(document, settings.chunk_words, settings.overlap_words)
+            yield from islice(chunks, MAX_CHUNKS // len(sampled))
 
 
-def _of_text(text: str, wanted: Retrieval) -> list[Chunk]:
-    return split_document(
-        Document("", "", "", [DocumentPart(text.strip())]), wanted.chunk_words, wanted.overlap_words
-    )
+def _split_text(text: str, settings: Retrieval) -> list[Chunk]:
+    document = Document("", "", "", [DocumentPart(text.strip())])
+    return split_document(document, settings.chunk_words, settings.overlap_words)

@@ -1,4 +1,4 @@
-"""What the model forgot: perplexity on general text before and after tuning."""
+"""Catastrophic forgetting: perplexity on general text before and after tuning."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
 from prooftune.utils import package_files
 
-_WINDOW = 256
-_LIMIT = 8192
+_WINDOW_TOKENS = 256
+_MAX_TOKENS = 8192
 
 
 def general_text(reference: str | None, base: Path) -> tuple[str, str]:
-    """The held-out text and its name.
+    """The text on which perplexity is measured, and its name.
+
+    Args:
+        reference: a file or package reference of the recipe. Default: English text that ships with
+            Prooftune.
+        base: folder against which a relative path is resolved.
 
     Raises:
-        UsageError: the recipe's file does not exist or is no text.
+        UsageError: the recipe's file does not exist or is not UTF-8 text.
     """
     if reference is None:
         return (resources.files("prooftune.variants") / "general_english.txt").read_text(
@@ -44,21 +49,21 @@ def general_text(reference: str | None, base: Path) -> tuple[str, str]:
 def perplexity(
     model: nn.Module, readout: Callable[[Tensor], Tensor], tokenizer: Any, text: str
 ) -> tuple[float, int]:
-    """Perplexity per token over windows of 256 tokens, and the number of tokens it was taken over.
+    """Perplexity per token over windows of 256 tokens, and the number of tokens.
 
     Args:
-        model: whose body gives the hidden states, adapters included.
-        readout: hidden states -> logits over the vocabulary; the base's own for a model that ends
-            in a head.
-        tokenizer, text: at most the first 8,192 tokens are read.
+        model: computes the hidden states, with its adapters.
+        readout: hidden states [..., hidden] -> logits [..., vocabulary]; the base model's output
+            head for a model that ends in a classification head.
+        tokenizer, text: at most the first 8,192 tokens are used.
     """
-    ids = tokenizer(text, add_special_tokens=False).input_ids[:_LIMIT]
+    ids = tokenizer(text, add_special_tokens=False).input_ids[:_MAX_TOKENS]
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     body, device = get_backbone(model), next(model.parameters()).device
     total, count = 0.0, 0
     with torch.no_grad(), autocast(model):
-        for begin in range(0, len(ids), _WINDOW):
-            window = torch.tensor([start + ids[begin : begin + _WINDOW]], device=device)
+        for begin in range(0, len(ids), _WINDOW_TOKENS):
+            window = torch.tensor([start + ids[begin : begin + _WINDOW_TOKENS]], device=device)
             if window.shape[1] < 2:
                 continue
             hidden = body(input_ids=window, use_cache=False).last_hidden_state[0, :-1]

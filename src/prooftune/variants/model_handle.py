@@ -1,4 +1,4 @@
-"""A model that answers for a study, in every process of the run."""
+"""A model together with how to load it, so that every process of a run can predict with it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from prooftune.types import Example, Prediction
 from prooftune.utils import distributed
 from prooftune.variants.context import VariantContext
 
-_kept: dict[bytes, Any] = {}
-"""In a helper: the last model that it was asked to load, by how it is loaded."""
+_loaded: dict[bytes, Any] = {}
+"""On worker ranks: the model loaded last, by the pickle of its loader."""
 
 
 class ModelHandle:
-    """A model and how it is loaded. Sent to another process, only the latter goes, and the model is
-    loaded there."""
+    """A model and its loader. Pickling keeps only the loader; unpickling loads the model."""
 
     def __init__(self, load: Callable[[], Any]) -> None:
-        """Args:
-        load: gives the model; a function of a module, or a `functools.partial` of one.
+        """Load the model.
+
+        Args:
+            load: returns the model; must be picklable (a module's function, or a
+                `functools.partial` of one).
         """
         self._load, self.model = load, load()
 
@@ -34,10 +36,10 @@ class ModelHandle:
 
     def __setstate__(self, load: Callable[[], Any]) -> None:
         key = pickle.dumps(load)
-        if key not in _kept:
+        if key not in _loaded:
             release_cached_model()
-            _kept[key] = load()
-        self._load, self.model = load, _kept[key]
+            _loaded[key] = load()
+        self._load, self.model = load, _loaded[key]
 
     def predict(
         self,
@@ -47,40 +49,40 @@ class ModelHandle:
         head: bool,
         description: str,
     ) -> list[Prediction]:
-        """Predict the examples, in their order; each process predicts its share.
+        """Predict the examples, in their order. Each rank predicts its shard.
 
         Args:
             recipe: the task and its settings.
             encoder: renders the prompts.
-            examples: what is asked.
+            examples: their targets are not used.
             head: whether the model ends in a classification head.
-            description: what the progress bar says.
+            description: text of the progress bar.
         """
         return distributed.merge_shards(
             distributed.run_on_all_ranks(
-                _predicted, self, recipe, encoder, list(examples), head, description
+                _predict_shard, self, recipe, encoder, list(examples), head, description
             )
         )
 
 
 def base_model_handle(context: VariantContext) -> ModelHandle:
-    """The study's untuned causal model, checked to be one that the engine can ask."""
-    return ModelHandle(partial(_checked, context.base_loader()))
+    """The study's untuned causal model, checked to have an output head that the engine supports."""
+    return ModelHandle(partial(_load_checked, context.base_loader()))
 
 
-def _checked(load: Callable[[], Any]) -> Any:
+def _load_checked(load: Callable[[], Any]) -> Any:
     model = load()
     check_output_head(model)
     return model
 
 
 def release_cached_model() -> None:
-    """Let go of the model that this process keeps as a helper, before training needs the memory."""
-    _kept.clear()
+    """Release the model that this worker rank caches, to free memory for training."""
+    _loaded.clear()
 
 
-def _predicted(
-    held: ModelHandle,
+def _predict_shard(
+    handle: ModelHandle,
     recipe: Recipe,
     encoder: PromptEncoder,
     examples: list[Example],
@@ -88,5 +90,5 @@ def _predicted(
     description: str,
 ) -> list[Prediction]:
     return task_for(recipe).predict(
-        held.model, encoder, distributed.local_shard(examples), head, description
+        handle.model, encoder, distributed.local_shard(examples), head, description
     )

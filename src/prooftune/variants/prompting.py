@@ -1,11 +1,10 @@
-"""The untuned model asked in words: zero-shot, few-shot, and the best of several prompts."""
+"""Variants that prompt the untuned model: zero-shot, few-shot, and the best of several prompts."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Any
 
 from prooftune.errors import UsageError
 from prooftune.recipe import Variant
@@ -14,19 +13,23 @@ from prooftune.tasks.templates import candidate_templates
 from prooftune.types import Example, Prediction
 from prooftune.utils.files import write_json
 from prooftune.utils.profiling import measure_cost
+from prooftune.variant_details import PromptTrial
 from prooftune.variants.context import VariantContext, VariantOutput
 from prooftune.variants.model_handle import ModelHandle
 
 
 def run_zero_shot(
-    context: VariantContext, variant: Variant, held: ModelHandle, name: str
+    context: VariantContext, variant: Variant, handle: ModelHandle, name: str
 ) -> VariantOutput:
-    return _scored(context, held, context.rendering(variant.prompt), name, "the instruction alone")
+    """Predict with the instruction alone."""
+    rendering = context.rendering(variant.prompt)
+    return _run_prompt(context, handle, rendering, name, "the instruction alone")
 
 
 def run_few_shot(
-    context: VariantContext, variant: Variant, held: ModelHandle, name: str
+    context: VariantContext, variant: Variant, handle: ModelHandle, name: str
 ) -> VariantOutput:
+    """Predict with ``shots`` training examples in the prompt."""
     shots = sample_few_shot(
         context.study.train,
         context.study.strata(),
@@ -35,58 +38,59 @@ def run_few_shot(
         context.task_adapter.target_text,
     )
     rendering = context.rendering(variant.prompt, shots=shots)
-    return _scored(
-        context, held, rendering, name, f"{len(shots)} training examples shown in the prompt"
-    )
+    description = f"{len(shots)} training examples shown in the prompt"
+    return _run_prompt(context, handle, rendering, name, description)
 
 
 def run_prompted(
-    context: VariantContext, variant: Variant, held: ModelHandle, name: str
+    context: VariantContext, variant: Variant, handle: ModelHandle, name: str
 ) -> VariantOutput:
-    """Score every candidate prompt on the same validation rows and keep the best (the earlier at a
-    tie)."""
+    """Score all candidate prompts on the same validation rows, and predict with the best one.
+
+    Ties go to the earlier prompt.
+    """
     rows = _sample(
         context.study.validation or context.study.train,
         variant.validation_rows,
         context.recipe.seed,
     )
-    tried: list[dict[str, Any]] = []
+    trials: list[PromptTrial] = []
     with measure_cost() as search:
         for number, (template, encoder) in enumerate(candidates(context, variant).items()):
-            predictions = held.predict(
+            predictions = handle.predict(
                 context.recipe, encoder, rows, False, f"{name}: prompt {number + 1}"
             )
-            quality = fmean(
-                context.task_adapter.quality(p, e) for p, e in zip(predictions, rows, strict=True)
-            )
-            tried.append(
+            quality = context.task_adapter.quality
+            trials.append(
                 {
                     "template": template,
-                    "quality": quality,
+                    "quality": fmean(quality(p, e) for p, e in zip(predictions, rows, strict=True)),
                     "measure": context.task_adapter.quality_name,
                     "rows": len(rows),
                     "tokens": fmean(p.prompt_tokens for p in predictions),
                 }
             )
-    best = max(tried, key=lambda t: float(t["quality"]))
-    outcome = _scored(
+    best = max(trials, key=lambda trial: trial["quality"])
+    output = _run_prompt(
         context,
-        held,
+        handle,
         context.rendering(variant.prompt, template=best["template"]),
         name,
-        f"the best of {len(tried)} prompts on {len(rows)} validation rows",
+        f"the best of {len(trials)} prompts on {len(rows)} validation rows",
     )
-    outcome.details["prompts_tried"] = tried
-    outcome.details["cost"]["train_seconds"] = search.seconds
-    return outcome
+    output.details["prompts_tried"] = trials
+    output.details["cost"]["train_seconds"] = search.seconds
+    return output
 
 
 def candidates(context: VariantContext, variant: Variant) -> dict[str, PromptEncoder]:
-    """The prompts that are tried, by template: the recipe's, or those of the shipped ones that fit
-    into ``prompt.max_length``.
+    """Encoders of the candidate prompts, by template.
+
+    The candidates are the recipe's, or else those of the built-in ones that fit
+    ``prompt.max_length``.
 
     Raises:
-        UsageError: one of the recipe's does not fit, or none of the shipped ones.
+        UsageError: one of the recipe's prompts does not fit, or none of the built-in ones does.
     """
 
     def encoder(template: str) -> PromptEncoder:
@@ -95,16 +99,16 @@ def candidates(context: VariantContext, variant: Variant) -> dict[str, PromptEnc
     if variant.candidates:
         return {template: encoder(template) for template in variant.candidates}
     fitting: dict[str, PromptEncoder] = {}
-    refused: UsageError | None = None
+    last_error: UsageError | None = None
     for template in candidate_templates(
         context.recipe.task, context.fields, context.recipe.answering.no_answer
     ):
         try:
             fitting[template] = encoder(template)
         except UsageError as error:
-            refused = error
-    if refused and not fitting:
-        raise refused
+            last_error = error
+    if last_error and not fitting:
+        raise last_error
     return fitting
 
 
@@ -113,70 +117,78 @@ def sample_few_shot(
     strata: list[str],
     count: int,
     seed: int,
-    said: Callable[[Example], str],
+    target_text: Callable[[Example], str],
 ) -> tuple[Shot, ...]:
-    """Examples to show: strata (labels) in turn, drawn with the seed from the shorter half of each
-    one's training rows (long ones would crowd out the text that is asked about).
+    """Sample few-shot examples, the strata (labels) in turn.
+
+    Each stratum's examples are drawn from the shorter half of its training rows: long ones would
+    leave too little of the prompt for the input.
 
     Args:
         train: rows to draw from.
         strata: see `Study.strata`.
-        count: how many, as far as there are rows.
-        seed: of the draw.
-        said: the answer shown with an example.
+        count: number of examples; fewer if there are not enough rows.
+        seed: of the sampling.
+        target_text: example -> the answer shown with it.
     """
     generator = random.Random(seed)
     pools: dict[str, list[tuple[int, str, int]]] = {label: [] for label in strata}
-    for i, e in enumerate(train):
-        if e.stratum in pools:
-            pools[e.stratum].append((sum(map(len, e.inputs.values())), e.id, i))
+    for i, example in enumerate(train):
+        if example.stratum in pools:
+            length = sum(map(len, example.inputs.values()))
+            pools[example.stratum].append((length, example.id, i))
     for label, rows in pools.items():
-        half = sorted(rows)[: (len(rows) + 1) // 2]
-        pools[label] = generator.sample(half, len(half))
+        shorter_half = sorted(rows)[: (len(rows) + 1) // 2]
+        pools[label] = generator.sample(shorter_half, len(shorter_half))
     order = generator.sample(strata, len(strata))
     shots: list[Shot] = []
     while len(shots) < count and any(pools.values()):
         for label in order:
             if pools[label] and len(shots) < count:
-                drawn = train[pools[label].pop()[2]]
-                shots.append(Shot(drawn.inputs, said(drawn)))
+                example = train[pools[label].pop()[2]]
+                shots.append(Shot(example.inputs, target_text(example)))
     return tuple(shots)
 
 
-def _scored(
-    context: VariantContext, held: ModelHandle, rendering: Rendering, name: str, description: str
+def _run_prompt(
+    context: VariantContext,
+    handle: ModelHandle,
+    rendering: Rendering,
+    name: str,
+    description: str,
 ) -> VariantOutput:
     encoder = context.encoder(rendering)
     write_json(context.folder / "rendering.json", rendering.to_json())
-    return score_splits(context, held, encoder, name, description)
+    return score_splits(context, handle, encoder, name, description)
 
 
 def score_splits(
     context: VariantContext,
-    held: ModelHandle,
+    handle: ModelHandle,
     encoder: PromptEncoder,
     name: str,
     description: str,
     *,
     head: bool = False,
 ) -> VariantOutput:
-    """Predict test and validation rows with one model and one encoder, and record what it cost."""
+    """Predict test and validation rows with one model and one encoder, and measure the cost."""
     study, recipe = context.study, context.recipe
     with measure_cost() as scoring:
-        test = held.predict(recipe, encoder, study.test, head, f"{name}: test rows")
-    validation = held.predict(recipe, encoder, study.validation, head, f"{name}: validation rows")
-    parsed = recipe.task == "classification" and not head and recipe.scoring.method == "generation"
-    how = ", generated and parsed" if parsed else ""
+        test = handle.predict(recipe, encoder, study.test, head, f"{name}: test rows")
+    validation = handle.predict(recipe, encoder, study.validation, head, f"{name}: validation rows")
+    is_generated = (
+        recipe.task == "classification" and not head and recipe.scoring.method == "generation"
+    )
     return VariantOutput(
         test,
         validation,
         {
-            "description": description + how,
+            "description": description + (", generated and parsed" if is_generated else ""),
             "prompt": encoder.render(study.test[0].inputs),
             "cost": {
                 "train_seconds": 0.0,
                 "score_seconds": scoring.seconds,
-                "score_tokens": _tokens(test),
+                "score_tokens": _prompt_tokens(test),
                 "generated_tokens": sum(p.generated_tokens for p in test),
                 "peak_memory_bytes": scoring.peak_memory_bytes,
             },
@@ -184,7 +196,7 @@ def score_splits(
     )
 
 
-def _tokens(predictions: list[Prediction]) -> int:
+def _prompt_tokens(predictions: list[Prediction]) -> int:
     return sum(p.prompt_tokens for p in predictions)
 
 

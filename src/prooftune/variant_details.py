@@ -1,0 +1,121 @@
+"""What a variant records about itself next to its predictions: the content of ``details.json``,
+and of ``training.json`` where it was trained."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Cost(TypedDict, total=False):
+    """Measured cost of a variant.
+
+    ``train_seconds`` includes the search for a prompt; ``score_*`` are of the test rows alone;
+    ``peak_memory_bytes`` is the GPU's where there is one, else the process's.
+    """
+
+    train_seconds: float
+    score_seconds: float
+    train_tokens: int
+    score_tokens: int
+    generated_tokens: int
+    peak_memory_bytes: int
+
+
+class PromptTrial(TypedDict):
+    """A candidate prompt and its mean quality (0 to 1) on validation rows; ``tokens`` is the mean
+    prompt length."""
+
+    template: str
+    quality: float
+    measure: str
+    rows: int
+    tokens: float
+
+
+class LogEntry(TypedDict, total=False):
+    """One entry of the Trainer's log; other keys of the Trainer may be present."""
+
+    step: int
+    epoch: float
+    loss: float
+    eval_loss: float
+    learning_rate: float
+    grad_norm: float
+
+
+class TrainingSummary(TypedDict):
+    """A finished training.
+
+    ``arguments`` are the `TrainingArguments` that a reader wants to see, and ``processes``.
+    """
+
+    log_history: list[LogEntry]
+    trainable_parameters: int
+    total_parameters: int
+    rows: int
+    epochs: float
+    resumed: bool
+    arguments: dict[str, Any]
+
+
+class Probe(TypedDict):
+    """Scores [rows, labels] of the first test rows, by the untuned and by the trained model."""
+
+    before: list[list[float]]
+    after: list[list[float]]
+
+
+class TrainingRecord(TypedDict):
+    """Content of ``training.json``."""
+
+    method: str
+    training: TrainingSummary
+    probe: Probe
+    cost: Cost
+
+
+class LayerChange(TypedDict):
+    """Weight change of one layer: ``relative_change`` is |dW| / |W| in the Frobenius norm."""
+
+    name: str
+    relative_change: float
+    effective_rank: float
+    rank: int
+
+
+class WeightChanges(TypedDict):
+    """Weight change by layer, and of all these layers together."""
+
+    layers: list[LayerChange]
+    relative_change_total: float
+
+
+class Forgetting(TypedDict):
+    """Perplexity per token on general text, before and after tuning."""
+
+    perplexity_before: float
+    perplexity_after: float
+    tokens: int
+    text: str
+
+
+class VariantDetails(TypedDict, total=False):
+    """Content of ``details.json``.
+
+    ``description`` is one line. ``prompt`` is the rendered prompt of the first test row.
+    ``retrieval`` holds recall, MRR and nDCG with intervals. ``guessed_gold`` counts the test
+    questions whose gold passage the data does not name.
+    """
+
+    description: str
+    cost: Cost
+    prompt: str
+    prompts_tried: list[PromptTrial]
+    training: TrainingSummary
+    objective: str
+    method: str
+    weights_sha256: dict[str, str]
+    changes: WeightChanges
+    forgetting: Forgetting
+    retrieval: dict[str, Any]
+    guessed_gold: int
