@@ -40,7 +40,7 @@ def test_training_that_changes_nothing_is_a_failure(
     values = small_recipe(
         learners["llama"], tmp_path / "data", variants={"tuned": {"objective": objective}}
     )
-    with pytest.raises(Failure, match="training did not change the model.s outputs"):
+    with pytest.raises(Failure, match="training did not change"):
         prooftune.run(values, tmp_path / "run")
     assert not (tmp_path / "run" / "scores.json").exists()
 
