@@ -83,7 +83,9 @@ def judge_study(
         "seed": chosen.seed,
     }
     items = {
-        r.name: _items(study, r, scores) for r in results if r.kind not in ("majority", "tfidf")
+        r.name: _items(study, r, scores)
+        for r in results
+        if chosen.variants[r.name].uses_language_model
     }
     judged = {
         name: judge(answers, settings, folder, complete, chosen.seed)

@@ -140,8 +140,8 @@ class Recipe(Section):
                 if option in variant.model_fields_set:
                     yield f"'{option}' does not apply to task: classification"
         else:
-            if variant.kind == "tfidf":
-                yield "kind: tfidf cannot answer questions"
+            if variant.kind in ("tfidf", "embedding"):
+                yield f"kind: {variant.kind} cannot answer questions"
             if variant.objective == "head":
                 yield "objective: head cannot answer questions"
         if variant.context in ("retrieved", "gold", "random") and self.retrieval is None:

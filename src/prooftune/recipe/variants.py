@@ -10,10 +10,13 @@ from pydantic import Field, model_validator
 from prooftune.recipe.base import Section
 from prooftune.recipe.model import Prompt
 
-VariantKind = Literal["majority", "tfidf", "zero-shot", "few-shot", "prompted", "tuned"]
+VariantKind = Literal[
+    "majority", "tfidf", "embedding", "zero-shot", "few-shot", "prompted", "tuned"
+]
 VARIANT_KINDS: tuple[VariantKind, ...] = (
     "majority",
     "tfidf",
+    "embedding",
     "zero-shot",
     "few-shot",
     "prompted",
@@ -24,6 +27,9 @@ VARIANT_KINDS: tuple[VariantKind, ...] = (
 class Variant(Section):
     kind: VariantKind
     """Kind of system. Optional if the variant is named after a kind."""
+    model: str | None = None
+    """embedding: a sentence-embedding model: `all-minilm-l6-v2`, a folder, or a hub name such as
+    intfloat/multilingual-e5-small. Default: `all-minilm-l6-v2`, which needs no hub."""
     prompt: Prompt | None = None
     """Prompt options that override the recipe's."""
     context: Literal["given", "retrieved", "gold", "random", "none"] | None = None
@@ -58,7 +64,7 @@ class Variant(Section):
     @property
     def uses_language_model(self) -> bool:
         """Whether this kind of variant uses a language model."""
-        return self.kind not in ("majority", "tfidf")
+        return self.kind not in ("majority", "tfidf", "embedding")
 
     @model_validator(mode="after")
     def _check_options_fit_kind(self) -> Self:
@@ -90,6 +96,7 @@ TRAINING_OPTIONS = ("objective", "method", "lora", "training", "gold_share")
 OPTIONS_BY_KIND: dict[str, set[str]] = {
     "majority": set(),
     "tfidf": set(),
+    "embedding": {"model"},
     "zero-shot": {"prompt", "context"},
     "few-shot": {"prompt", "context", "shots"},
     "prompted": {"prompt", "context", "candidates", "validation_rows"},

@@ -15,6 +15,7 @@ from prooftune.report.svg import Range, ticks
 KIND_NAMES = {
     "majority": "majority class",
     "tfidf": "TF-IDF + logistic regression",
+    "embedding": "sentence embeddings + logistic regression",
     "zero-shot": "zero-shot prompt",
     "few-shot": "few-shot prompt",
     "prompted": "best of several prompts",

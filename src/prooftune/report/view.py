@@ -26,11 +26,12 @@ COLOURS = {
     "few-shot": ("s3",),
     "prompted": ("s4",),
     "tfidf": ("s5",),
+    "embedding": ("s8",),
     "majority": ("s6",),
     "retrieval": ("s7",),
     "control": ("s9", "s6"),
 }
-SPARE_COLOURS = ("s7", "s8", "s9")
+SPARE_COLOURS = ("s7", "s9")
 LAST_COLOUR = SPARE_COLOURS[-1]
 
 SECTIONS = {

@@ -325,6 +325,10 @@ def _outcome(
     context: VariantContext, variant: Variant, name: str, base: Path, models: _SharedModel
 ) -> VariantOutput:
     # Imported where used: the classical baselines need no torch.
+    if variant.kind == "embedding":
+        from prooftune.variants.embedding import run_embedding
+
+        return run_embedding(context, variant, name)
     if not variant.uses_language_model:
         from prooftune.variants import classical
 

@@ -90,11 +90,11 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
         raise RuntimeError("no value of C was tried")
     _, c_value, model = best
     with measure_cost() as scoring:
-        test = _predictions(
+        test = class_predictions(
             model, vectorizer.transform(texts(study.test)), study.test, study.labels
         )
     validation = (
-        _predictions(model, validation_features, study.validation, study.labels)
+        class_predictions(model, validation_features, study.validation, study.labels)
         if validation_features is not None
         else []
     )
@@ -115,9 +115,10 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
     )
 
 
-def _predictions(
+def class_predictions(
     model: object, features: object, examples: Sequence[Example], labels: list[str]
 ) -> list[Prediction]:
+    """Predictions of a fitted logistic regression, with log-probabilities of all labels."""
     from sklearn.linear_model import LogisticRegression
 
     if not isinstance(model, LogisticRegression):
