@@ -159,7 +159,7 @@ def test_values_that_the_libraries_take_are_taken() -> None:
         ),
         (
             {"variants": {"x": {"kind": "tund"}}},
-            "variants.x.kind: Input should be 'majority', 'tfidf', 'zero-shot', 'few-shot', "
+            "variants.x.kind: Input should be 'majority', 'tfidf', 'embedding', 'zero-shot', 'few-shot', "
             "'prompted' or 'tuned', found 'tund'",
         ),
         ({"variants": {}}, "variants: name at least one variant"),

@@ -62,9 +62,9 @@ def resolve(name: str, revision: str | None = None) -> Path:
         )
     try:
         return loading.resolve(reference, revision)
-    except Failure as error:
+    except (Failure, UsageError) as error:
         # What needs no hub is another model here than for generation.
-        raise Failure(
+        raise type(error)(
             str(error).replace(f"'{loading.DEFAULT_MODEL}'", f"'{DEFAULT_EMBEDDING}'")
         ) from error
 

@@ -132,15 +132,21 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
 
 
 def check_model(recipe: Recipe) -> None:
-    """Refuse a model's name that cannot be one before the data is read.
+    """Refuse models that do not exist before the data is read; fetch embedding models.
 
     Raises:
         UsageError: there is no such model.
+        Failure: an embedding model could not be fetched.
     """
     if recipe.uses_language_model:
         from prooftune.models.loading import check_model_name
 
         check_model_name(recipe.model.name)
+    for variant in recipe.variants.values():
+        if variant.kind == "embedding":
+            from prooftune.models import embeddings
+
+            embeddings.resolve(variant.model or embeddings.DEFAULT_EMBEDDING)
 
 
 def prepare(recipe: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
