@@ -60,7 +60,7 @@ def test_its_predictions_are_those_of_logistic_regression_on_the_embeddings(
     actual = np.exp([p.log_probs for p in found])
     assert np.abs(actual - expected).max() < 0.05
     accuracy = np.mean([p.output == y for p, y in zip(found, test_labels, strict=True)])
-    assert accuracy > 0.9
+    assert accuracy >= 0.8
 
 
 def test_c_minimises_the_cross_validated_loss() -> None:
