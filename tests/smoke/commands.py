@@ -227,7 +227,7 @@ def main() -> None:
         write_inputs(["llama2", "llama3"])
         for part in (convert, classification, demo, questions, serve):
             part(runner)
-        if not list(Path("runs/reviews/variants/tuned/tensorboard").rglob("events.out.tfevents*")):
+        if not list(Path("runs/reviews/logs/tuned").rglob("events.out.tfevents*")):
             sys.exit("FAILED: report_to: tensorboard wrote no events")
     missing = set(get_command(app).commands) - runner.commands  # type: ignore[attr-defined]
     if missing:

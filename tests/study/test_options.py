@@ -22,7 +22,6 @@ from prooftune.run_folder import read_predictions, read_study
 from prooftune.study.pipeline import Result
 from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.utils.files import read_json
-from prooftune.variants.tuned import remove_checkpoints
 from study.small import accuracy, classifier, details_of, outputs_of, small_recipe
 
 FEW = {"learning_rate": 1e-2, "max_steps": 4, "per_device_train_batch_size": 8}
@@ -30,18 +29,6 @@ FEW = {"learning_rate": 1e-2, "max_steps": 4, "per_device_train_batch_size": 8}
 
 def study(model: Path, folder: Path, **options: Any) -> Result:
     return prooftune.run(small_recipe(model, folder / "data", **options), folder / "run")
-
-
-def test_tensorboard_logs_outlive_the_checkpoints(tmp_path: Path) -> None:
-    log = tmp_path / "checkpoints" / "runs" / "Nov28_host" / "events.out.tfevents.1"
-    log.parent.mkdir(parents=True)
-    log.write_bytes(b"events")
-    (tmp_path / "checkpoints" / "checkpoint-4").mkdir()
-    remove_checkpoints(tmp_path)
-    assert not (tmp_path / "checkpoints").exists()
-    assert (tmp_path / "tensorboard/Nov28_host/events.out.tfevents.1").read_bytes() == b"events"
-    remove_checkpoints(tmp_path)  # nothing was logged, and nothing is lost
-    assert len(list(tmp_path.rglob("events*"))) == 1
 
 
 @pytest.mark.parametrize("method", ["dora", "rslora", "full"])
@@ -289,7 +276,7 @@ def test_a_study_without_validation_rows(
         loaded, report = original(*arguments)
         return replace(loaded, validation=[]), report
 
-    monkeypatch.setattr(prepare, "prepare", without)
+    monkeypatch.setattr(prepare, "prepare_data", without)
     variants = {
         "tfidf": None,
         "prompted": {"candidates": ["{text}", "{text} label"]},

@@ -20,6 +20,16 @@ from prooftune.utils.files import explain_full_disk
 DEFAULT_ADAPTER = "default"
 """Name of a model's first adapter, which is peft's own."""
 
+OVERWRITTEN = (
+    "peft_type",
+    "auto_mapping",
+    "peft_version",
+    "base_model_name_or_path",
+    "revision",
+    "megatron_core",
+)
+"""`LoraConfig` fields that say nothing about training, and which peft writes itself."""
+
 _SWITCHES = {"dora": "use_dora", "rslora": "use_rslora"}
 
 
@@ -36,17 +46,34 @@ def make_trainable(model: nn.Module, variant: recipes.Variant, lora: dict[str, A
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         return model
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import get_peft_model
+
+    try:
+        adapted: nn.Module = get_peft_model(model, lora_config(variant, lora))
+    except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        raise UsageError(f"lora: {error}") from error
+    return adapted
+
+
+def lora_config(variant: recipes.Variant, lora: dict[str, Any]) -> Any:
+    """The `peft.LoraConfig` of a tuned variant.
+
+    Args:
+        variant: its method switches DoRA and rsLoRA on, its objective is the task type.
+        lora: `LoraConfig` fields; they win over r 16, alpha 32 and all linear layers.
+
+    Raises:
+        TypeError, ValueError: the fields contradict each other.
+    """
+    from peft import LoraConfig, TaskType
 
     options = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", **lora}
     options["task_type"] = TaskType.SEQ_CLS if variant.objective == "head" else TaskType.CAUSAL_LM
+    for key in OVERWRITTEN:
+        options.pop(key, None)
     if variant.method in _SWITCHES:
         options[_SWITCHES[variant.method]] = True
-    try:
-        adapted: nn.Module = get_peft_model(model, LoraConfig(**options))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"lora: {error}") from error
-    return adapted
+    return LoraConfig(**options)
 
 
 def save_tuned(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) -> None:

@@ -11,13 +11,13 @@ from prooftune import recipe as recipes
 from prooftune import run_folder
 from prooftune.data.audit.audit import AuditReport
 from prooftune.data.prepare import prepare_data
+from prooftune.preflight import checker as preflight
 from prooftune.recipe import Recipe
 from prooftune.report.format import duration
-from prooftune.study.pipeline import check_model, prompt_length_counter
+from prooftune.study.pipeline import prompt_length_counter
 from prooftune.types import Study
 from prooftune.utils import profiling
 from prooftune.utils.files import write_json
-from prooftune.variants.passages import check_documents
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,17 +56,17 @@ def check(recipe: Recipe, base: Path, *, verbose: bool = False) -> CheckReport:
         verbose: print tables to standard output as soon as they are known.
 
     Raises:
-        UsageError: the data cannot be read.
+        UsageError: options cannot work here or together, or the data cannot be read.
     """
     from rich.console import Console
 
     console = Console(highlight=False, quiet=not verbose)
-    check_model(recipe)
-    check_documents(recipe, base)
+    preflight.check(recipe, base)
     study, audit = prepare_data(recipe, base, lambda data: prompt_length_counter(recipe, data))
     _print_audit(console, study, audit)
     report = CheckReport(study, audit, [])
     if report.ok:
+        preflight.check_with_data(recipe, study)
         report = dataclasses.replace(report, estimates=estimate(recipe, study, base))
         _print_estimates(console, report.estimates)
     return report

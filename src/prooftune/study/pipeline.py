@@ -21,6 +21,7 @@ from prooftune.data import contexts
 from prooftune.data.sources import source_digest
 from prooftune.errors import UsageError
 from prooftune.models.environment import compute_settings, describe_environment
+from prooftune.preflight import checker as preflight
 from prooftune.recipe import Recipe, Variant
 from prooftune.study import archive
 from prooftune.tasks import task
@@ -33,7 +34,6 @@ from prooftune.variants.context import VariantContext, VariantOutput
 from prooftune.variants.passages import (
     PASSAGES_FILE,
     PassageProvider,
-    check_documents,
     documents_digest,
     searches_contexts,
     uses_passages,
@@ -87,12 +87,7 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         Failure: something that was asked for correctly could not be done.
     """
     folder = folder or Path("runs") / recipe.name
-    check_model(recipe)
-    if recipe.task != "classification":
-        from prooftune.evaluation.answers.scores import require_libraries
-
-        require_libraries()
-        check_documents(recipe, base)
+    preflight.check(recipe, base)
     if recipe.judge is not None:
         from prooftune.judge.study import warn_if_unreachable
 
@@ -102,6 +97,7 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         archive.archive_previous_run(folder, dumped)
         write_text(folder / "recipe.yaml", dumped)
         study, data_print = prepare(recipe, base, folder)
+        preflight.check_with_data(recipe, study)
         if recipe.uses_language_model:
             how = compute_settings(recipe)
             notify(
@@ -129,24 +125,6 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         return Result(
             folder, scores, folder / "report.html", _bundle(recipe, study, results, scores, folder)
         )
-
-
-def check_model(recipe: Recipe) -> None:
-    """Refuse models that do not exist before the data is read; fetch embedding models.
-
-    Raises:
-        UsageError: there is no such model.
-        Failure: an embedding model could not be fetched.
-    """
-    if recipe.uses_language_model:
-        from prooftune.models.loading import check_model_name
-
-        check_model_name(recipe.model.name)
-    for variant in recipe.variants.values():
-        if variant.kind == "embedding":
-            from prooftune.models import embeddings
-
-            embeddings.resolve(variant.model or embeddings.DEFAULT_EMBEDDING)
 
 
 def prepare(recipe: Recipe, base: Path, folder: Path) -> tuple[Study, str]:

@@ -30,6 +30,45 @@ def training_arguments(
 ) -> TrainingArguments:
     """Build the arguments.
 
+    Args: those of `argument_values`.
+
+    Raises:
+        UsageError: the options contradict each other or need a device that is not there.
+    """
+    for key, message in device_problems(options).items():
+        raise UsageError(f"training.{key}: {message}")
+    values = argument_values(
+        options,
+        folder,
+        rows=rows,
+        validation=validation,
+        seed=seed,
+        dtype=dtype,
+        patience=patience,
+        learning_rate=learning_rate,
+    )
+    try:
+        arguments = TrainingArguments(**values)
+    except (TypeError, ValueError, ImportError, RuntimeError) as error:
+        raise UsageError(f"training: {error}") from error
+    # Several GPUs without torchrun would be nn.DataParallel, which cannot scatter ragged batches.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def argument_values(
+    options: dict[str, Any],
+    folder: Path,
+    *,
+    rows: int,
+    validation: int,
+    seed: int,
+    dtype: torch.dtype,
+    patience: int | None,
+    learning_rate: float = 2e-4,
+) -> dict[str, Any]:
+    """`TrainingArguments` fields: the recipe's, and defaults where it names none.
+
     Args:
         options: `TrainingArguments` fields from the recipe; they win over every default here.
         folder: where checkpoints go.
@@ -40,9 +79,8 @@ def training_arguments(
         learning_rate: where the options name none (`usual_learning_rate`).
 
     Raises:
-        UsageError: the options contradict each other or need a device that is not there.
+        UsageError: a number is not one.
     """
-    _check_device(options)
     values: dict[str, Any] = {
         "learning_rate": learning_rate,
         "num_train_epochs": 2,
@@ -75,14 +113,11 @@ def training_arguments(
         "prediction_loss_only": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "label_names": ["labels"],
+        "dataloader_num_workers": 0,
+        "dataloader_persistent_workers": False,
+        "dataloader_prefetch_factor": None,
     }
-    try:
-        arguments = TrainingArguments(**values)
-    except (TypeError, ValueError, ImportError, RuntimeError) as error:
-        raise UsageError(f"training: {error}") from error
-    # Several GPUs without torchrun would be nn.DataParallel, which cannot scatter ragged batches.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
+    return values
 
 
 def default_learning_rate(parameters: int, method: str) -> float:
@@ -124,7 +159,11 @@ def _schedule(
             "eval_strategy": "steps" if validation else "no",
             "eval_steps": options.get("eval_steps", quarter),
         }
-    if "save_strategy" not in options:
+    evaluates = str(options.get("eval_strategy", "steps"))
+    wants_best = bool(patience or options.get("metric_for_best_model"))
+    if "save_strategy" not in options and wants_best and evaluates == "epoch":
+        schedule["save_strategy"] = "epoch"  # the best can only be kept if it was saved
+    elif "save_strategy" not in options:
         schedule |= {
             "save_strategy": "steps",
             "save_steps": options.get("save_steps", schedule.get("eval_steps", quarter)),
@@ -134,21 +173,32 @@ def _schedule(
             schedule.get("save_steps") == schedule.get("eval_steps")
             and schedule.get("eval_strategy") == "steps"
         )
-        schedule["load_best_model_at_end"] = bool(validation and (same or patience))
+        schedule["load_best_model_at_end"] = bool(
+            validation and (same or wants_best) and evaluates != "no"
+        )
+    if patience and "metric_for_best_model" not in options:
+        schedule["metric_for_best_model"] = "loss"
     return schedule
 
 
-def _check_device(options: dict[str, Any]) -> None:
+def device_problems(options: dict[str, Any]) -> dict[str, str]:
+    """Field -> why it cannot work with the device that is here, and what to do."""
+    problems: dict[str, str] = {}
     optimizer = str(options.get("optim", ""))
-    if not torch.cuda.is_available() and (
-        optimizer.startswith("paged_") or optimizer.endswith("8bit")
-    ):
-        raise UsageError(
-            f"training.optim: {optimizer} needs a CUDA GPU and there is none here; use adamw_torch"
+    cuda = torch.cuda.is_available()
+    if not cuda and (optimizer.startswith("paged_") or optimizer.endswith("8bit")):
+        problems["optim"] = f"{optimizer} needs a CUDA GPU and there is none here; use adamw_torch"
+    if not cuda and options.get("fp16"):
+        problems["fp16"] = (
+            "fp16 needs a CUDA GPU and there is none here; remove it for the best of this machine"
         )
-    if not torch.cuda.is_available() and options.get("fp16"):
-        raise UsageError(
-            "training.fp16 needs a CUDA GPU and there is none here; use bf16: true, or neither "
-            "for the best of this "
-            "machine"
+    if not cuda and options.get("tf32"):
+        problems["tf32"] = (
+            "TF32 needs an NVIDIA GPU of the Ampere generation or newer and there is none here; "
+            "remove it"
         )
+    if cuda and options.get("use_cpu"):
+        problems["use_cpu"] = (
+            "the GPU is used wherever there is one; hide it with CUDA_VISIBLE_DEVICES= instead"
+        )
+    return problems

@@ -156,6 +156,8 @@ class TuningModule(nn.Module):
 
     Attributes:
         model: the model that learns.
+        label_smoothing: share of the target's probability that is spread over all tokens (or
+            classes) while training (Szegedy et al. 2016, arXiv 1512.00567).
         lines: lay rows one after another (`engine.line`), which our own attention can tell apart.
     """
 
@@ -165,6 +167,7 @@ class TuningModule(nn.Module):
         # The Trainer looks this up on the module that it is given.
         self.config: Any = getattr(model, "config", None)
         ours = getattr(self.config, "_attn_implementation", None) == shared_prefix.NAME
+        self.label_smoothing = 0.0
         self.lines = ours and not getattr(self.config, "attention_dropout", 0)
         # By these names FSDP finds the layers whose weights it spreads over the processes one by
         # one.
@@ -195,7 +198,12 @@ class TuningModule(nn.Module):
         else:
             raise TypeError("a batch has lengths or an attention mask")
         logits = get_output_head(self.model)(hidden)
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        loss = nn.functional.cross_entropy(
+            logits,
+            labels,
+            reduction="sum",
+            label_smoothing=self.label_smoothing if self.training else 0.0,
+        )
         return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
 
     def activation_checkpointing_enable(self, **options: Any) -> None:

@@ -30,6 +30,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         strategy: str = "sequential",
         rank: int = 0,
         size: int = 1,
+        drop_last: bool = False,
     ) -> None:
         """Args:
         lengths: tokens of every row.
@@ -37,6 +38,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         seed: of the order.
         strategy: ``group_by_length``, ``random`` or ``sequential``.
         rank, size: this process's number, and how many there are.
+        drop_last: leave out the last batch where it is short.
         """
         self._lengths, self._batch, self._seed, self._strategy = (
             np.asarray(lengths),
@@ -45,16 +47,19 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
             strategy,
         )
         self._rank, self._size, self._epoch = rank, size, 0
+        # A training of less than one batch still has a step.
+        self._drop_last = drop_last and len(self._lengths) > self._batch
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self._lengths) // self._batch)
+        full, short = divmod(len(self._lengths), self._batch)
+        return full + (short > 0 and not self._drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self._order()
-        for start in range(0, len(order), self._batch):
+        for start in range(0, len(self) * self._batch, self._batch):
             yield order[start : start + self._batch][self._rank :: self._size].tolist()
 
     def _order(self) -> NDArray[np.int64]:

@@ -47,7 +47,9 @@ from prooftune.engine.kernels.int8_linear import is_available, use_int8_linear
 from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.errors import Failure, UsageError
 from prooftune.training.objective import TrainingRow, TuningModule, make_collator
+from prooftune.training.quality import Quality
 from prooftune.training.sampler import LengthGroupedBatchSampler
+from prooftune.training.trackers import tracking
 from prooftune.utils import distributed, malloc
 from prooftune.utils.files import explain_full_disk
 from prooftune.utils.progress import notify, progress_bar
@@ -95,13 +97,28 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         elapsed_seconds: of the attempts that this one goes on from.
     """
 
-    def __init__(self, module: TuningModule, *, train: TrainingDataset, **options: Any) -> None:
+    def __init__(
+        self,
+        module: TuningModule,
+        *,
+        train: TrainingDataset,
+        quality: Quality | None = None,
+        **options: Any,
+    ) -> None:
+        """Args:
+        module: what is trained.
+        train: its rows.
+        quality: measures the model at every evaluation, beside the loss.
+        options: of `transformers.Trainer`.
+        """
+        self._quality = quality
         self.elapsed_seconds, self._started = 0.0, time.perf_counter()
         super().__init__(model=module, train_dataset=train, **options)
         # Ours divides by the window's targets itself, so the Trainer must not divide by the
         # accumulation steps.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = False
+        module.label_smoothing = self.args.label_smoothing_factor
 
     def compute_loss(
         self,
@@ -129,9 +146,10 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return self._loader(
             self.train_dataset,
-            self.args.train_batch_size,
+            self._train_batch_size,  # which auto_find_batch_size lowers
             seed,
             str(self.args.train_sampling_strategy),
+            self.args.dataloader_drop_last,
         )
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
@@ -146,7 +164,12 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             module.train()(**self._prepare_inputs(self.data_collator(rows)))
 
     def _loader(
-        self, rows: Any, batch_size: int, seed: int = 0, strategy: str = "sequential"
+        self,
+        rows: Any,
+        batch_size: int,
+        seed: int = 0,
+        strategy: str = "sequential",
+        drop_last: bool = False,
     ) -> DataLoader[Any]:
         batches = LengthGroupedBatchSampler(
             rows.lengths(),
@@ -155,6 +178,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             strategy,
             self.args.process_index,
             self.args.world_size,
+            drop_last,
         )
         return _Loader(rows, batches, self.data_collator)
 
@@ -166,7 +190,8 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         ignore_keys: Any = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The mean loss of the target tokens of all processes, whatever the batches."""
+        """The mean loss of the target tokens of all processes, whatever the batches, and the
+        quality of the answers."""
         model = self.model_wrapped.eval()
         total = torch.zeros(2, dtype=torch.float64)
         for inputs in dataloader:
@@ -178,6 +203,12 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         if self.args.world_size > 1:
             torch.distributed.all_reduce(total)
         metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
+        module = self._module()
+        if self._quality is not None and not module.sharded:
+            # Every process measures all rows, so that all choose the same checkpoint.
+            with torch.no_grad():
+                measured = self._quality(module.model)
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         rows: Any = dataloader.dataset
         return EvalLoopOutput(
             predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows)
@@ -252,12 +283,17 @@ def train(
     patience: int | None = None,
     int8: bool = False,
     description: str | None = "Training",
+    quality: Quality | None = None,
+    logs: Path | None = None,
+    project: str = "prooftune",
     callbacks: Sequence[TrainerCallback] = (),
 ) -> list[LogEntry]:
     """Train in place, resuming from the last whole checkpoint in the arguments' output folder.
 
     `int8` computes products with frozen weights in 8 bits, wherever that is possible; not where
-    weights are spread over processes (FSDP), each of which would need them all.
+    weights are spread over processes (FSDP), each of which would need them all. `quality` measures
+    the model at every evaluation; its metrics stand in the log as ``eval_NAME``. `logs` is the
+    folder into which trackers write, `project` what they group runs by.
 
     Returns:
         The Trainer's log: one dictionary per logged step, with ``loss``, ``eval_loss``,
@@ -272,12 +308,34 @@ def train(
             "early_stopping needs validation rows: give data.validation or a splitting.validation "
             "share"
         )
+    checkpoint = last_complete_checkpoint(Path(str(arguments.output_dir)))
+    with tracking(arguments, logs, project, fresh=checkpoint is None):
+        return _train(
+            module, rows, validation, prefix, arguments, checkpoint, patience, int8, description,
+            quality, callbacks,
+        )  # fmt: skip
+
+
+def _train(
+    module: TuningModule,
+    rows: Sequence[TrainingRow],
+    validation: Sequence[TrainingRow],
+    prefix: Sequence[int],
+    arguments: TrainingArguments,
+    checkpoint: Path | None,
+    patience: int | None,
+    int8: bool,
+    description: str | None,
+    quality: Quality | None,
+    callbacks: Sequence[TrainerCallback],
+) -> list[dict[str, Any]]:
     collator = make_collator(prefix, module.lines)
     shown = _Bar(description)
     extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
     trainer = TuningTrainer(
         module,
         train=TrainingDataset(rows),
+        quality=quality,
         args=arguments,
         data_collator=collator,
         # By length, since the order does not matter here and similar lengths waste no padding.
@@ -286,7 +344,6 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)  # our bar shows the same, once
     folder = Path(str(arguments.output_dir))
-    checkpoint = last_complete_checkpoint(folder)
     if checkpoint:
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         trainer.elapsed_seconds = elapsed_seconds(checkpoint)

@@ -120,6 +120,7 @@ def _train(
 ) -> None:
     """Train, check that the predictions changed, and save. Runs on every rank; rank 0 saves."""
     from prooftune.training.arguments import default_learning_rate, training_arguments
+    from prooftune.training.quality import validation_quality
     from prooftune.training.trainer import elapsed_seconds, last_complete_checkpoint, train
 
     release_cached_model()
@@ -133,10 +134,14 @@ def _train(
     probe = study.test[:PROBE_ROWS]
     before = probe_scores(base, encoder, probe, head)
     model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
-    options = {**recipe.training, **variant.training}
+    options = {"run_name": f"{recipe.name}/{name}", **recipe.training, **variant.training}
+    checkpoints = context.folder / "checkpoints"
+    if record_file.is_file() and not distributed.rank():
+        # It was trained, and what came of it was deleted in order to train again.
+        shutil.rmtree(checkpoints, ignore_errors=True)
     arguments = training_arguments(
         options,
-        context.folder / "checkpoints",
+        checkpoints,
         rows=len(rows),
         validation=len(validation),
         seed=recipe.seed,
@@ -144,7 +149,7 @@ def _train(
         patience=recipe.early_stopping,
         learning_rate=default_learning_rate(adapters.trainable_counts(model)[1], variant.method),
     )
-    checkpoint = last_complete_checkpoint(context.folder / "checkpoints")
+    checkpoint = last_complete_checkpoint(checkpoints)
     resumed, seconds_before = checkpoint is not None, elapsed_seconds(checkpoint)
     trainable, total = adapters.trainable_counts(model)
     module = TuningModule(model)
@@ -158,6 +163,9 @@ def _train(
             patience=recipe.early_stopping,
             int8=recipe.model.int8_training,
             description=f"{name}: training",
+            quality=validation_quality(recipe, encoder, study.validation, head),
+            logs=context.folder.parent.parent / "logs" / name,
+            project=options.get("project", recipe.name),
         )
     if module.sharded:  # scoring and saving need the whole model on one rank
         trained = module.trainable_state()
@@ -209,20 +217,8 @@ def _train(
         },
     }
     write_json(record_file, record)
-    remove_checkpoints(context.folder)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove a variant's checkpoints, but keep what TensorBoard logged (`training.report_to`).
-
-    Args:
-        folder: the variant's; the logs move from its `checkpoints/runs`, where the trainer writes
-            them, to its `tensorboard`.
-    """
-    logs = folder / "checkpoints" / "runs"
-    if logs.is_dir():
-        shutil.copytree(logs, folder / "tensorboard", dirs_exist_ok=True)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if "save_total_limit" not in options:  # otherwise they were asked for
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def base_to_train(context: VariantContext, variant: Variant, encoder: PromptEncoder) -> Any:

@@ -1,0 +1,176 @@
+"""The one checker of a recipe: all findings at once, before anything is computed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+from prooftune.errors import Failure, UsageError
+from prooftune.preflight.findings import Finding, error, note
+from prooftune.recipe import Recipe, Variant
+from prooftune.types import Study
+from prooftune.utils.progress import notify
+
+
+def check(recipe: Recipe, base: Path) -> None:
+    """Check what can be known before the data is read; show notes.
+
+    Raises:
+        UsageError: listing everything that cannot work.
+    """
+    report(findings(recipe, base), recipe)
+
+
+def check_with_data(recipe: Recipe, study: Study) -> None:
+    """Check what depends on the rows and on the model's layers; show notes that are new.
+
+    Raises:
+        UsageError: listing everything that cannot work.
+    """
+    report(findings_with_data(recipe, study), recipe)
+
+
+def report(found: Iterable[Finding], recipe: Recipe) -> None:
+    """Show notes and raise errors.
+
+    Raises:
+        UsageError: listing all errors.
+    """
+    found = list(dict.fromkeys(found))
+    for finding in found:
+        if finding.severity == "note":
+            notify(f"note: {finding}", "yellow")
+    errors = [str(f) for f in found if f.severity == "error"]
+    if len(errors) == 1:
+        cause = next(f.cause for f in found if f.severity == "error")
+        raise cause or UsageError(errors[0])
+    if errors:
+        lines = "\n".join(f"  - {message}" for message in errors)
+        raise UsageError(
+            f"{recipe.name}: {len(errors)} options cannot work here or together\n{lines}"
+        )
+
+
+def findings(recipe: Recipe, base: Path) -> list[Finding]:
+    """Everything that can be known before the data is read."""
+    found = [*_unused(recipe), *_order(recipe), *_sources(recipe, base)]
+    if recipe.uses_language_model:
+        from prooftune.preflight.precision import check_precision
+        from prooftune.preflight.quantization import check_quantization
+
+        found += [*check_precision(recipe), *check_quantization(recipe)]
+    for name, variant in trained(recipe):
+        from prooftune.preflight.training import check_training
+
+        found += check_training(recipe, name, variant)
+        if variant.method != "full":
+            from prooftune.preflight.lora import check_lora
+
+            found += check_lora(name, variant, recipe)
+    return list(dict.fromkeys(found))
+
+
+def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
+    """What is known only with the rows, and with the model's folder."""
+    found: list[Finding] = []
+    for name, variant in trained(recipe):
+        from prooftune.models.loading import resolve
+        from prooftune.preflight.lora import check_layers
+        from prooftune.preflight.training import check_training
+
+        sizes = len(study.train), len(study.validation)
+        found += [f for f in check_training(recipe, name, variant, sizes) if f.severity == "error"]
+        if variant.method != "full":
+            folder = resolve(recipe.model.name, recipe.model.revision)
+            found += check_layers(name, variant, recipe, folder)
+    return list(dict.fromkeys(found))
+
+
+def trained(recipe: Recipe) -> list[tuple[str, Variant]]:
+    """The variants that are trained."""
+    return [(n, v) for n, v in recipe.variants.items() if v.kind == "tuned" and not v.adapter]
+
+
+def _unused(recipe: Recipe) -> Iterator[Finding]:
+    """Sections that no variant looks at."""
+    tuned = trained(recipe)
+    for section in ("training", "lora", "early_stopping", "forgetting"):
+        if getattr(recipe, section) and not tuned:
+            yield note(section, "not used: no variant of kind tuned is trained")
+    if recipe.lora and tuned and all(variant.method == "full" for _, variant in tuned):
+        yield note("lora", "not used: every tuned variant has method: full")
+    if recipe.quantization and not recipe.uses_language_model:
+        yield note("quantization", "not used: no variant asks a language model")
+
+
+def _order(recipe: Recipe) -> Iterator[Finding]:
+    names = list(recipe.variants)
+    for name, variant in recipe.variants.items():
+        if variant.adapter in names and names.index(variant.adapter) > names.index(name):
+            yield error(
+                f"variants.{name}.adapter",
+                f"'{variant.adapter}' must come before it among the variants",
+            )
+
+
+def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
+    """Models, libraries, documents, texts and keys that are not there."""
+    if recipe.uses_language_model:
+        from prooftune.models.loading import check_model_name
+
+        yield from _refused("model.name", lambda: check_model_name(recipe.model.name))
+    yield from _embedding_models(recipe)
+    if recipe.task != "classification":
+        from prooftune.evaluation.answers.scores import require_libraries
+        from prooftune.variants.passages import check_documents
+
+        yield from _refused("task", require_libraries)
+        yield from _refused("retrieval.documents", lambda: check_documents(recipe, base))
+    if trained(recipe) and recipe.forgetting is not None:
+        from prooftune.variants.forgetting import general_text
+
+        yield from _refused("forgetting", lambda: general_text(recipe.forgetting, base))
+    if recipe.judge is not None:
+        yield from _judge(recipe, base)
+
+
+def _embedding_models(recipe: Recipe) -> Iterator[Finding]:
+    for name, variant in recipe.variants.items():
+        if variant.kind == "embedding":
+            from prooftune.models import embeddings
+
+            model = variant.model or embeddings.DEFAULT_EMBEDDING
+            yield from _refused(f"variants.{name}.model", partial(embeddings.resolve, model))
+
+
+def _judge(recipe: Recipe, base: Path) -> Iterator[Finding]:
+    settings = recipe.judge
+    assert settings is not None
+    if settings.base_url is None:
+        from prooftune.models.loading import check_model_name
+
+        yield from _refused("judge.model", lambda: check_model_name(settings.model))
+    elif importlib.util.find_spec("openai") is None:
+        yield error("judge.base_url", "needs the openai client: pip install 'prooftune[judge]'")
+    else:
+        from prooftune.judge.endpoint import read_api_key
+
+        yield from _refused("judge.api_key_env", lambda: read_api_key(settings))
+    if settings.human is not None:
+        from prooftune.judge.human import read_human_scores
+
+        human = base / settings.human
+        criteria = list(settings.criteria)
+        yield from _refused(
+            "judge.human", lambda: read_human_scores(human, criteria, settings.scale)
+        )
+
+
+def _refused(place: str, look: Callable[[], object]) -> Iterator[Finding]:
+    try:
+        look()
+    except (UsageError, Failure) as refusal:
+        message = str(refusal).removeprefix(f"{place}: ")
+        yield Finding("error", place, message, refusal)

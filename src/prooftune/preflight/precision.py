@@ -1,0 +1,50 @@
+"""Data types that this machine does not compute, or computes slowly; attention that is not here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prooftune.preflight.findings import Finding, error, note
+from prooftune.recipe import Recipe
+
+
+def native_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; others emulate it at 1/100 of float32's rate."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def check_precision(recipe: Recipe) -> Iterator[Finding]:
+    """Findings about ``model.dtype``, ``model.attention``, ``training.bf16``."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    trained = [v for v in recipe.variants.values() if v.kind == "tuned" and not v.adapter]
+    if recipe.model.dtype == "float16" and not cuda:
+        if trained:
+            yield error(
+                "model.dtype",
+                "training in float16 needs a CUDA GPU and there is none here; use auto",
+            )
+        else:
+            yield note("model.dtype", "CPUs compute float16 slowly; auto is faster")
+    if not cuda and not native_bfloat16():
+        slow = (
+            "this CPU has no bfloat16 arithmetic and emulates it, about a hundred times slower "
+            "than float32; "
+        )
+        if recipe.model.dtype == "bfloat16":
+            yield error("model.dtype", f"{slow}use auto")
+        if any({**recipe.training, **v.training}.get("bf16") for v in trained):
+            yield error("training.bf16", f"{slow}remove it")
+    if recipe.model.attention == "flash_attention_2":
+        yield from _flash_attention(cuda)
+
+
+def _flash_attention(cuda: bool) -> Iterator[Finding]:
+    from transformers.utils import is_flash_attn_2_available
+
+    if not (cuda and is_flash_attn_2_available()):
+        missing = "flash-attn is not installed" if cuda else "it needs a CUDA GPU"
+        yield error("model.attention", f"flash_attention_2 does not work here: {missing}; use auto")

@@ -1,0 +1,67 @@
+"""Experiment trackers that ``training.report_to`` names: known, and installed?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prooftune.errors import nearest
+from prooftune.preflight.findings import Finding, Options, error, note
+
+TRACKERS: dict[str, tuple[str, str]] = {
+    "azure_ml": ("is_azureml_available", "azureml-sdk"),
+    "clearml": ("is_clearml_available", "clearml"),
+    "codecarbon": ("is_codecarbon_available", "codecarbon"),
+    "comet_ml": ("is_comet_available", "comet-ml"),
+    "dagshub": ("is_dagshub_available", "dagshub"),
+    "dvclive": ("is_dvclive_available", "dvclive"),
+    "flyte": ("is_flytekit_available", "flytekit"),
+    "kubeflow": ("is_kubeflow_available", "kubeflow"),
+    "mlflow": ("is_mlflow_available", "mlflow"),
+    "neptune": ("is_neptune_available", "neptune"),
+    "swanlab": ("is_swanlab_available", "swanlab"),
+    "tensorboard": ("is_tensorboard_available", "'prooftune[tracking]'"),
+    "trackio": ("is_trackio_available", "trackio"),
+    "wandb": ("is_wandb_available", "wandb"),
+}
+"""Tracker -> (transformers' function that looks for it, what pip installs)."""
+
+
+def is_available(name: str) -> bool:
+    """Whether transformers would report to this tracker here."""
+    from transformers.integrations import integration_utils
+
+    return bool(getattr(integration_utils, TRACKERS[name][0])())
+
+
+def check_trackers(options: Options) -> Iterator[Finding]:
+    """Findings about ``report_to``; ``all`` means what is installed, as in transformers."""
+    place = options.place("report_to")
+    for name in requested(options.values.get("report_to", "none")):
+        if name == "all":
+            yield _all(place)
+        elif name not in TRACKERS:
+            yield error(
+                place,
+                f"no tracker '{name}'{nearest(name, TRACKERS)}: one of {', '.join(TRACKERS)}, "
+                "all or none",
+            )
+        elif not is_available(name):
+            yield error(
+                place,
+                f"{name} is not installed, or not set up: pip install {TRACKERS[name][1]}, or "
+                "report_to: none",
+            )
+
+
+def _all(place: str) -> Finding:
+    from transformers.integrations import get_available_reporting_integrations
+
+    found = get_available_reporting_integrations()
+    return note(place, f"all means here: {', '.join(found) or 'none, since none is installed'}")
+
+
+def requested(value: Any) -> list[str]:
+    """The names in a ``report_to``, without ``none``."""
+    names = [value] if isinstance(value, str) else list(value or [])
+    return [str(name) for name in names if name not in ("none", "")]

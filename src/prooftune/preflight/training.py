@@ -1,0 +1,221 @@
+"""Training options of one variant: the library's objects are built early, so that what they refuse
+is known before anything is computed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments, get_scheduler
+
+from prooftune.errors import UsageError, nearest
+from prooftune.models.loading import compute_dtype, device
+from prooftune.preflight.findings import Finding, Options, error, merged_options, note
+from prooftune.preflight.trackers import check_trackers
+from prooftune.preflight.training_fields import NOTED, REFUSED, check_fields
+from prooftune.recipe import Recipe, Variant
+from prooftune.training.arguments import argument_values, device_problems
+from prooftune.training.quality import QUALITY_METRICS
+
+NOMINAL_ROWS, NOMINAL_VALIDATION = 1_000, 100
+"""Numbers of rows before the data is read."""
+
+_NEED_A_MODEL = ("galore", "apollo", "lomo", "adalomo")
+"""Optimisers that look for layers of the model; only their libraries are looked for."""
+
+_SAMPLING = ("group_by_length", "random", "sequential")
+
+
+def check_training(
+    recipe: Recipe, name: str, variant: Variant, rows: tuple[int, int] | None = None
+) -> Iterator[Finding]:
+    """Findings about the training options of a tuned variant.
+
+    Args:
+        recipe: the recipe.
+        name, variant: one that is trained.
+        rows: numbers of training and validation rows; None: not yet known.
+    """
+    options = merged_options("training", recipe.training, name, variant.training)
+    fields = list(check_fields(options))
+    yield from fields
+    device_errors = device_problems(options.values)
+    for key, message in device_errors.items():
+        yield error(options.place(key), message)
+    yield from check_trackers(options)
+    yield from _values(options, recipe, rows)
+    refused = {*device_errors, *REFUSED, *NOTED}
+    clean = {k: v for k, v in options.values.items() if k not in refused and k != "report_to"}
+    if clean.get("fsdp") and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return  # said by _values
+    yield from _built(recipe, options, clean, rows)
+
+
+def _values(options: Options, recipe: Recipe, rows: tuple[int, int] | None) -> Iterator[Finding]:
+    """Values that mean something else here, or nothing together."""
+    values = options.values
+    sampling = values.get("train_sampling_strategy", _SAMPLING[0])
+    if sampling not in _SAMPLING:
+        yield error(
+            options.place("train_sampling_strategy"),
+            f"'{sampling}' is not supported: one of {', '.join(_SAMPLING)}",
+        )
+    if str(values.get("lr_scheduler_type")) == "constant" and values.get("warmup_steps"):
+        yield note(
+            options.place("warmup_steps"),
+            "lr_scheduler_type: constant does no warm-up; constant_with_warmup does",
+        )
+    if values.get("fsdp") and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield error(
+            options.place("fsdp"),
+            "FSDP needs several processes, each with a GPU: start them with torchrun "
+            "(docs/scale.md), or remove it",
+        )
+    if _metric_is_unused(values):
+        yield note(
+            options.place("metric_for_best_model"),
+            "no effect: load_best_model_at_end is false or nothing is evaluated",
+        )
+    if values.get("save_only_model"):
+        yield note(
+            options.place("save_only_model"),
+            "a training that is interrupted resumes with a fresh optimiser",
+        )
+    metric = values.get("metric_for_best_model")
+    known = ("loss", *QUALITY_METRICS[recipe.task])
+    if metric is not None and str(metric).removeprefix("eval_") not in known:
+        yield error(
+            options.place("metric_for_best_model"),
+            f"'{metric}' is not measured during training{nearest(str(metric), known)}: one of "
+            f"{', '.join(known)}",
+        )
+    evaluates = str(values.get("eval_strategy", "steps")) != "no"
+    if recipe.early_stopping and not evaluates:
+        yield error(
+            "early_stopping",
+            f"{options.place('eval_strategy')} is no, so nothing is evaluated; remove one of them",
+        )
+    if rows is not None and not rows[1]:
+        yield from _without_validation(options, recipe)
+
+
+def _metric_is_unused(values: dict[str, Any]) -> bool:
+    """Whether a metric is named by which nothing is chosen."""
+    plateau = str(values.get("lr_scheduler_type")) in ("reduce_lr_on_plateau", "greedy")
+    chooses = values.get("load_best_model_at_end", True) or plateau
+    evaluates = str(values.get("eval_strategy", "steps")) != "no"
+    return "metric_for_best_model" in values and not (chooses and evaluates)
+
+
+def _without_validation(options: Options, recipe: Recipe) -> Iterator[Finding]:
+    remedy = "give data.validation or a splitting.validation share"
+    if recipe.early_stopping:
+        yield error("early_stopping", f"early_stopping needs validation rows: {remedy}")
+    for key in ("eval_strategy", "load_best_model_at_end"):
+        value = options.values.get(key)
+        if value and value != "no":
+            yield error(options.place(key), f"there are no validation rows: {remedy}")
+
+
+class _DryArguments(TrainingArguments):  # type: ignore[misc]
+    """Checks its values as the library does, and touches neither devices nor processes."""
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        self._n_gpu = 0
+        return torch.device("cpu")
+
+
+def _built(
+    recipe: Recipe, options: Options, values: dict[str, Any], rows: tuple[int, int] | None
+) -> Iterator[Finding]:
+    """What `TrainingArguments`, its optimiser and its schedule refuse."""
+    train, validation = rows or (NOMINAL_ROWS, NOMINAL_VALIDATION)
+    precision = compute_dtype(recipe.model.dtype)
+    if not torch.cuda.is_available() and precision == torch.float16:
+        precision = torch.float32  # said by the rules of precision
+    environment = dict(os.environ)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = _DryArguments(
+                **argument_values(
+                    {k: v for k, v in values.items() if k != "tf32"},
+                    Path(folder),
+                    rows=train,
+                    validation=validation,
+                    seed=recipe.seed,
+                    dtype=precision,
+                    patience=recipe.early_stopping,
+                )
+            )
+    except (TypeError, ValueError, ImportError, RuntimeError, UsageError) as refusal:
+        yield error("training", str(refusal).removeprefix("training: "))
+        return
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+    yield from _optimizer(arguments, options)
+
+
+def _optimizer(arguments: TrainingArguments, options: Options) -> Iterator[Finding]:
+    """Build the optimiser and the schedule for a few weights, and take a step."""
+    name = str(options.values.get("optim", arguments.optim.value))
+    # bitsandbytes keeps the state of smaller weights in 32 bits.
+    layer = nn.Linear(64, 128, device="meta").to_empty(device=device())
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    if name.startswith(_NEED_A_MODEL):
+        yield from _library_of(name, options)
+        return
+    try:
+        kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, layer)
+        optimizer = kind(layer.parameters(), **settings)
+        layer(torch.ones(2, 64, device=device())).sum().backward()
+        optimizer.step()
+    except Exception as refusal:  # whatever the library raises
+        yield error(
+            options.place("optim_args" if arguments.optim_args else "optim"),
+            f"{name} does not work here ({_first_line(refusal)}); adamw_torch does",
+        )
+        return
+    try:
+        get_scheduler(
+            arguments.lr_scheduler_type,
+            optimizer=optimizer,
+            num_warmup_steps=1,
+            num_training_steps=10,
+            scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),
+        )
+    except Exception as refusal:
+        yield error(
+            options.place("lr_scheduler_kwargs"),
+            f"{arguments.lr_scheduler_type.value} does not work with {arguments.lr_scheduler_kwargs}"
+            f" ({_first_line(refusal)})",
+        )
+
+
+def _library_of(name: str, options: Options) -> Iterator[Finding]:
+    from transformers import utils
+
+    prefix = "galore" if "galore" in name else "apollo" if "apollo" in name else "lomo"
+    function = {"galore": "galore_torch", "apollo": "apollo_torch", "lomo": "lomo"}[prefix]
+    if not getattr(utils, f"is_{function}_available")():
+        yield error(
+            options.place("optim"),
+            f"{name} needs a library that is not installed ({prefix}); adamw_torch does not",
+        )
+    elif prefix != "lomo" and not options.values.get("optim_target_modules"):
+        yield error(
+            options.place("optim"), f"{name} needs training.optim_target_modules, e.g. all-linear"
+        )
+
+
+def _first_line(refusal: Exception) -> str:
+    text = " ".join(str(refusal).split()) or type(refusal).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."

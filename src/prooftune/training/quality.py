@@ -1,0 +1,90 @@
+"""Quality on validation rows during training, by the scorer that the study uses afterwards."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from prooftune.recipe import Recipe, Task
+from prooftune.tasks.prompts import PromptEncoder
+from prooftune.tasks.task import task_for
+from prooftune.types import Example, Prediction
+
+QUALITY_METRICS: dict[Task, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1"),
+    "extractive-qa": ("f1", "exact_match"),
+    "free-text-qa": ("f1", "exact_match"),
+}
+"""Names that ``training.metric_for_best_model`` may have beside ``loss``."""
+
+SCORED_ROWS, GENERATED_ROWS = 500, 100
+"""Validation rows that are looked at in one evaluation; where the model writes, fewer."""
+
+Quality = Callable[[nn.Module], dict[str, float]]
+
+
+def validation_quality(
+    recipe: Recipe, encoder: PromptEncoder, examples: Sequence[Example], head: bool
+) -> Quality | None:
+    """A function that measures a model on validation rows; None where there are none.
+
+    The no-answer threshold of extractive questions is chosen after training, so that they are
+    measured here without one.
+
+    Args:
+        recipe: task, scoring and seed.
+        encoder: renders the prompts.
+        examples: the validation rows; at most `SCORED_ROWS`, drawn with the seed, are used.
+        head: whether the model ends in a classification head.
+    """
+    writes = recipe.task != "classification" or (recipe.scoring.method == "generation" and not head)
+    rows = _sample(examples, GENERATED_ROWS if writes else SCORED_ROWS, recipe.seed)
+    if not rows:
+        return None
+    task = task_for(recipe)
+    measure = _labels if recipe.task == "classification" else _answers
+
+    def quality(model: nn.Module) -> dict[str, float]:
+        predictions = task.predict(model, encoder, rows, head, None)
+        return measure(predictions, rows, encoder)
+
+    return quality
+
+
+def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    if len(examples) <= count:
+        return list(examples)
+    return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), count))]
+
+
+def _labels(
+    predictions: Sequence[Prediction], rows: Sequence[Example], encoder: PromptEncoder
+) -> dict[str, float]:
+    from prooftune.evaluation.metrics import INVALID, Outcomes, measure
+
+    numbers: dict[Any, int] = {label: i for i, label in enumerate(encoder.rendering.labels)}
+    outcomes = Outcomes(
+        np.array([numbers[row.target] for row in rows]),
+        np.array([numbers[p.output] if p.valid else INVALID for p in predictions]),
+        None,
+        len(numbers),
+    )
+    scalars, _ = measure(outcomes)
+    return {name: scalars[name] for name in QUALITY_METRICS["classification"]}
+
+
+def _answers(
+    predictions: Sequence[Prediction], rows: Sequence[Example], encoder: PromptEncoder
+) -> dict[str, float]:
+    from prooftune.evaluation.answers.squad import exact, f1
+
+    pairs = [(p.output, row.references or ()) for p, row in zip(predictions, rows, strict=True)]
+    return {
+        "f1": fmean(f1(output, references) for output, references in pairs),
+        "exact_match": fmean(exact(output, references) for output, references in pairs),
+    }

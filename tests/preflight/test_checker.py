@@ -1,0 +1,229 @@
+"""Options that cannot work are all found before anything is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import prooftune
+from prooftune import recipe as recipes
+from prooftune.errors import UsageError
+from prooftune.preflight import checker, precision
+from prooftune.preflight.findings import Finding
+from prooftune.recipe import Recipe
+from prooftune.run_folder import read_study
+from study.small import small_recipe
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+
+
+def parsed(path: Path, folder: Path, **options: Any) -> Recipe:
+    return recipes.parse({**small_recipe(path, folder), **options})
+
+
+@pytest.fixture
+def found(model_folders: dict[str, Path], tmp_path: Path) -> Any:
+    def find(**options: Any) -> list[Finding]:
+        return checker.findings(parsed(model_folders["llama"], tmp_path, **options), Path())
+
+    return find
+
+
+def test_a_plain_recipe_has_no_findings(found: Any) -> None:
+    assert found() == []
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"training": {"optim": "paged_adamw_32bit"}}, "training.optim: paged_adamw_32bit needs "
+         "a CUDA GPU"),
+        ({"training": {"fp16": True}}, "training.fp16: fp16 needs a CUDA GPU"),
+        ({"training": {"tf32": True}}, "training.tf32: TF32 needs an NVIDIA GPU"),
+        ({"model": {"name": "MODEL", "dtype": "float16"}}, "model.dtype: training in float16 "
+         "needs a CUDA GPU"),
+        ({"model": {"name": "MODEL", "attention": "flash_attention_2"}},
+         "model.attention: flash_attention_2 does not work here: it needs a CUDA GPU; use auto"),
+    ],
+)  # fmt: skip
+def test_what_needs_a_gpu_is_refused_without_one(
+    found: Any, model_folders: dict[str, Path], options: dict[str, Any], message: str
+) -> None:
+    if options.get("model", {}).get("name") == "MODEL":
+        options = {"model": {**options["model"], "name": str(model_folders["llama"])}}
+    (finding,) = found(**options)
+    assert finding.severity == "error" and str(finding).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"training": {"report_to": "tensorbord"}}, "training.report_to: no tracker 'tensorbord' "
+         "(did you mean 'tensorboard'?)"),
+        ({"training": {"report_to": ["none", "clearml"]}}, "training.report_to: clearml is not "
+         "installed, or not set up: pip install clearml, or report_to: none"),
+        ({"training": {"metric_for_best_model": "acuracy"}}, "training.metric_for_best_model: "
+         "'acuracy' is not measured during training (did you mean 'accuracy'?): one of loss, "
+         "accuracy, macro_f1"),
+        ({"training": {"eval_strategy": "no"}, "early_stopping": 2}, "early_stopping: "
+         "training.eval_strategy is no, so nothing is evaluated; remove one of them"),
+        ({"training": {"train_sampling_strategy": "batch_rebalance"}},
+         "training.train_sampling_strategy: 'batch_rebalance' is not supported"),
+        ({"training": {"fsdp": "full_shard"}}, "training.fsdp: FSDP needs several processes"),
+        ({"training": {"lr_scheduler_type": "cosine_with_min_lr"}},
+         "training.lr_scheduler_kwargs: cosine_with_min_lr does not work with None"),
+        ({"training": {"optim": "schedule_free_adamw"}}, "training.optim: schedule_free_adamw "
+         "does not work here (You need to install `schedulefree`"),
+        ({"training": {"optim": "galore_adamw"}}, "training.optim: galore_adamw needs a library "
+         "that is not installed"),
+        ({"training": {"load_best_model_at_end": True, "eval_strategy": "epoch"}},
+         "training: --load_best_model_at_end requires the save and eval strategy to match"),
+        ({"lora": {"init_lora_weights": "pisa"}}, "lora.init_lora_weights: no such "
+         "initialisation: 'pisa' (did you mean 'pissa'?)"),
+        ({"lora": {"init_lora_weights": "eva"}}, "lora.init_lora_weights: eva is not supported"),
+        ({"lora": {"init_lora_weights": "pissa_niter_4"}}, "lora.init_lora_weights: "
+         "pissa_niter_4 is not supported: it draws at random"),
+        ({"lora": {"inference_mode": True}}, "lora.inference_mode: True is true would"),
+        ({"lora": {"layers_to_transform": [0]}}, "lora: `layers_to_transform` cannot be used"),
+        ({"quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf5"}},
+         "quantization.bnb_4bit_quant_type: 'nf5' is not one of nf4, fp4"),
+        ({"quantization": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bf16"}},
+         "quantization: "),
+        ({"quantization": {"load_in_8bit": True},
+          "variants": {"tuned": {"method": "full"}}, "lora": {}},
+         "variants.tuned.method: quantised weights cannot be trained"),
+        ({"forgetting": "no_such.txt"}, "forgetting: "),
+        ({"judge": {"model": "m", "base_url": "http://localhost:1/v1", "api_key_env": "NO_KEY"}},
+         "judge.api_key_env: the environment variable NO_KEY is not set"),
+        ({"judge": {"model": "no_such_model"}}, "judge.model: no model 'no_such_model'"),
+    ],
+)  # fmt: skip
+def test_what_a_library_refuses_late_is_found_early(
+    found: Any, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_KEY", raising=False)
+    errors = [finding for finding in found(**options) if finding.severity == "error"]
+    assert len(errors) == 1 and str(errors[0]).startswith(message), errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"training": {"lr_scheduler_type": "constant", "warmup_steps": 0.03}},
+         "training.warmup_steps: lr_scheduler_type: constant does no warm-up; "
+         "constant_with_warmup does"),
+        ({"training": {"save_only_model": True}}, "training.save_only_model: "),
+        ({"training": {"output_dir": "out"}}, "training.output_dir: no effect: the run folder is "
+         "runs/NAME, or what --out names"),
+        ({"lora": {"task_type": "SEQ_2_SEQ_LM"}}, "lora.task_type: no effect: "),
+        ({"variants": {"tfidf": None}}, "training: not used: no variant of kind tuned is trained"),
+        ({"variants": {"tuned": {"method": "full"}}}, "lora: not used: every tuned variant has "
+         "method: full"),
+        ({"quantization": {"load_in_8bit": True, "bnb_4bit_quant_type": "nf4"}},
+         "quantization.bnb_4bit_quant_type: no effect with load_in_8bit: true"),
+    ],
+)  # fmt: skip
+def test_what_changes_nothing_is_noted(found: Any, options: dict[str, Any], message: str) -> None:
+    shown = found(**options)
+    assert all(finding.severity == "note" for finding in shown), shown
+    assert any(str(finding).startswith(message) for finding in shown), shown
+
+
+def test_the_usual_task_type_needs_no_note(found: Any) -> None:
+    assert found(lora={"task_type": "CAUSAL_LM", "peft_type": "LORA"}) == []
+    head = {"tuned": {"objective": "head"}}
+    assert found(lora={"task_type": "SEQ_CLS"}, variants=head) == []
+
+
+@no_gpu
+def test_emulated_bfloat16_is_refused(
+    found: Any, model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
+    model = {"name": str(model_folders["llama"]), "dtype": "bfloat16"}
+    shown = found(model=model, training={"bf16": True})
+    assert [finding.place for finding in shown] == ["model.dtype", "training.bf16"]
+    assert found() == [] and found(training={"bf16": False}) == []
+
+
+def test_an_adapter_that_comes_later_is_found(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    values = small_recipe(model_folders["llama"], tmp_path)
+    values |= {
+        "task": "free-text-qa",
+        "variants": {
+            "other": {"kind": "tuned", "adapter": "tuned", "context": "none"},
+            "tuned": {"kind": "tuned"},
+        },
+    }
+    (finding,) = checker.findings(recipes.parse(values), Path())
+    assert str(finding) == (
+        "variants.other.adapter: 'tuned' must come before it among the variants"
+    )
+
+
+@no_gpu
+def test_all_problems_are_raised_together_before_anything_is_written(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    values = small_recipe(
+        model_folders["llama"],
+        tmp_path / "data",
+        training={"optim": "paged_adamw_8bit", "fp16": True, "torch_compile": True},
+        variants={"zero-shot": None, "tuned": {"training": {"report_to": "clearml"}}},
+    )
+    with pytest.raises(UsageError) as caught:
+        prooftune.run(values, tmp_path / "run")
+    first, *lines = str(caught.value).splitlines()
+    assert first == "small: 4 options cannot work here or together"
+    assert sorted(line.split(":")[0] for line in lines) == [
+        "  - training.fp16",
+        "  - training.optim",
+        "  - training.torch_compile",
+        "  - variants.tuned.training.report_to",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lora": {"target_modules": ["q_proj", "v_prj"]}}, "lora.target_modules: the model has "
+         "no layer 'v_prj' (did you mean 'v_proj'?): its matrices are down_proj, gate_proj, "
+         "k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"),
+        ({"lora": {"modules_to_save": ["lm_haed"]}}, "lora.modules_to_save: the model has no "
+         "layer 'lm_haed'"),
+        ({"lora": {"layers_to_transform": [7], "target_modules": ["q_proj"]}}, "lora: Target "
+         "modules {'q_proj'} not found"),
+        ({"lora": {"r": 0}}, "lora: `r` should be a positive integer"),
+        ({"training": {"eval_strategy": "epoch"}}, "training.eval_strategy: there are no "
+         "validation rows"),
+        ({"early_stopping": 2}, "early_stopping: early_stopping needs validation rows"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_model_or_rows_is_found_before_training(
+    model_folders: dict[str, Path], tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    values = small_recipe(
+        model_folders["llama"], tmp_path / "data", variants={"majority": None}, training={}, lora={}
+    )
+    study = read_study(prooftune.run(values, tmp_path / "run").folder / "data")
+    if "lora" not in options:
+        study = type(study)(study.train, [], study.test, study.labels, study.notes)
+    recipe = parsed(model_folders["llama"], tmp_path / "again", **options)
+    errors = [str(finding) for finding in checker.findings_with_data(recipe, study)]
+    assert len(errors) == 1 and errors[0].startswith(message)
+
+
+def test_the_check_draws_nothing_from_the_seed(
+    found: Any, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    found(training={"optim": "adamw_torch"})
+    assert torch.equal(torch.get_rng_state(), before)

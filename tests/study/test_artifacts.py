@@ -1,0 +1,110 @@
+"""What a training leaves behind: logs of trackers, checkpoints, quality on validation rows."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+
+import prooftune
+from prooftune.run_folder import read_predictions, read_study
+from prooftune.utils.files import read_json
+from study.small import details_of, outputs_of, small_recipe
+
+TRAINING = {
+    "learning_rate": 1e-2,
+    "max_steps": 8,
+    "per_device_train_batch_size": 8,
+    "eval_steps": 4,
+    "save_steps": 4,
+}
+
+
+def run(model: Path, folder: Path, **training: Any) -> Path:
+    values = small_recipe(model, folder / "data", training={**TRAINING, **training})
+    return prooftune.run(values, folder / "run").folder
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    log: list[dict[str, Any]] = details_of(folder, "tuned")["training"]["log_history"]
+    return log
+
+
+def test_quality_on_validation_rows_is_what_sklearn_computes(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = run(learners["llama"], tmp_path, load_best_model_at_end=False)
+    evaluated = [entry for entry in log_of(folder) if "eval_loss" in entry]
+    assert [entry["step"] for entry in evaluated] == [4, 8]
+    targets = [e.target for e in read_study(folder / "data").validation]
+    predictions = read_predictions(folder / "variants" / "tuned" / "validation.parquet")
+    outputs = [p.output for p in predictions]
+    assert evaluated[-1]["eval_accuracy"] == pytest.approx(accuracy_score(targets, outputs))
+    assert evaluated[-1]["eval_macro_f1"] == pytest.approx(
+        f1_score(targets, outputs, average="macro")
+    )
+
+
+def test_the_best_checkpoint_can_be_chosen_by_quality(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = run(
+        learners["llama"],
+        tmp_path,
+        metric_for_best_model="macro_f1",
+        save_total_limit=9,
+        eval_steps=2,
+        save_steps=2,
+    )
+    best = max(
+        (entry for entry in log_of(folder) if "eval_macro_f1" in entry),
+        key=lambda entry: entry["eval_macro_f1"],
+    )
+    checkpoints = folder / "variants" / "tuned" / "checkpoints"
+    state = read_json(checkpoints / "checkpoint-8" / "trainer_state.json")
+    assert state["best_metric"] == best["eval_macro_f1"]
+    assert state["best_global_step"] == best["step"]
+
+
+def test_checkpoints_are_kept_where_a_limit_is_set_and_only_there(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
+    plain = run(learners["llama"], tmp_path / "plain")
+    assert not (plain / "variants" / "tuned" / "checkpoints").exists()
+    limited = run(learners["llama"], tmp_path / "limited", save_total_limit=2)
+    checkpoints = limited / "variants" / "tuned" / "checkpoints"
+    assert {p.name for p in checkpoints.iterdir()} == {"checkpoint-4", "checkpoint-8"}
+    assert outputs_of(plain, "tuned") == outputs_of(limited, "tuned")
+    # What was trained is deleted in order to train again, not to go on from the last checkpoint.
+    shutil.rmtree(limited / "variants" / "tuned" / "trained")
+    stage = limited / "variants" / "tuned" / "stage.json"
+    stage.write_text(json.dumps({**json.loads(stage.read_text()), "done": False}))
+    again = run(learners["llama"], tmp_path / "limited", save_total_limit=2)
+    assert details_of(again, "tuned")["training"]["resumed"] is False
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed"
+)
+def test_tensorboard_events_are_kept_in_the_run_folder(
+    learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    folder = run(learners["llama"], tmp_path, report_to="tensorboard", logging_steps=2)
+    events = EventAccumulator(str(folder / "logs" / "tuned")).Reload()
+    logged = {e.step: e.value for e in events.Scalars("eval/accuracy")}
+    expected = {e["step"]: e["eval_accuracy"] for e in log_of(folder) if "eval_accuracy" in e}
+    assert logged == pytest.approx(expected)
+    # Another training's events stand apart.
+    run(learners["llama"], tmp_path, report_to="tensorboard", logging_steps=2, max_steps=4)
+    assert {p.name for p in (folder / "logs").iterdir()} == {"tuned", "tuned.1"}
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "own"))
+    run(learners["llama"], tmp_path, report_to="tensorboard", learning_rate=5e-3)
+    assert list((tmp_path / "own").glob("events*"))
