@@ -175,7 +175,7 @@ def test_bad_data(
     assert len(done.stderr) < 900
     assert finished(folder) == []
     assert temporaries(folder) == []
-    assert (folder / "runs").exists() == (command == "run")
+    assert command == "run" or not (folder / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,10 @@ class LogEntry(TypedDict, total=False):
     epoch: float
     loss: float
     eval_loss: float
+    eval_accuracy: float
+    eval_macro_f1: float
+    eval_f1: float
+    eval_exact_match: float
     learning_rate: float
     grad_norm: float
 

@@ -13,6 +13,7 @@ from typing import Any
 from prooftune.data import questions
 from prooftune.data.audit.duplicates import duplicate_indices
 from prooftune.data.readers.dispatch import read_table, split_part
+from prooftune.data.readers.encoding import missing_file
 from prooftune.data.readers.shards import concatenate_tables, expand_path
 from prooftune.data.readers.table import Table, to_cell
 from prooftune.errors import Failure, UsageError, nearest
@@ -271,6 +272,22 @@ def _load_from_hub(name: str, split: str, source: Source) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def check_source_exists(data: Data, split: SplitName, base: Path) -> None:
+    """Look whether the local files of a split are there, without reading them.
+
+    Raises:
+        UsageError: a file is missing (`MissingFile`), or a pattern matches none.
+    """
+    source = data.source(split)
+    for name in source.paths:
+        if package_files.is_reference(name) or name.startswith("hub:"):
+            continue
+        path, _ = split_part(base / Path(name).expanduser())
+        for file in expand_path(path, source.split):
+            if not file.exists():
+                raise missing_file(file)
 
 
 def source_digest(data: Data, split: SplitName, base: Path) -> Any:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from prooftune.data.readers.encoding import MissingFile
+from prooftune.data.sources import check_source_exists
 from prooftune.errors import Failure, UsageError
 from prooftune.preflight.findings import Finding, error, note
 from prooftune.recipe import Recipe, Variant
-from prooftune.types import Study
+from prooftune.types import SPLITS, Study
 from prooftune.utils.progress import notify
 
 
@@ -47,8 +49,10 @@ def report(found: Iterable[Finding], recipe: Recipe) -> None:
         cause = next(f.cause for f in found if f.severity == "error")
         raise cause or UsageError(errors[0])
     if errors:
+        # The command line adds to a missing file of a shipped recipe where to get it.
+        missing = any(isinstance(f.cause, MissingFile) for f in found)
         lines = "\n".join(f"  - {message}" for message in errors)
-        raise UsageError(
+        raise (MissingFile if missing else UsageError)(
             f"{recipe.name}: {len(errors)} options cannot work here or together\n{lines}"
         )
 
@@ -116,7 +120,12 @@ def _order(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
-    """Models, libraries, documents, texts and keys that are not there."""
+    """Files, models, libraries, documents, texts and keys that are not there."""
+    for split in SPLITS:
+        if getattr(recipe.data, split) is not None:
+            yield from _refused(
+                f"data.{split}", partial(check_source_exists, recipe.data, split, base)
+            )
     if recipe.uses_language_model:
         from prooftune.models.loading import check_model_name
 

@@ -328,7 +328,7 @@ def _train(
     description: str | None,
     quality: Quality | None,
     callbacks: Sequence[TrainerCallback],
-) -> list[dict[str, Any]]:
+) -> list[LogEntry]:
     collator = make_collator(prefix, module.lines)
     shown = _Bar(description)
     extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
