@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import products
+import matmuls
 
 from prooftune.models.environment import cpu_name
 from prooftune.tasks.prompts import PromptEncoder
@@ -178,7 +178,7 @@ def operations(work: Callable[[], object]) -> float:
     """Of the matrix products and the attention of some work, done once more to count them: 2 for a
     multiplication and an addition. Attention by one kernel counts as if every query looked at every
     key that the kernel is given."""
-    with products.Counted() as counted:
+    with matmuls.MatmulRecorder() as counted:
         work()
     return float(counted.operations)
 

@@ -1,14 +1,13 @@
-"""How much of a training step is its own matrix products.
+"""How much of a training step is spent in its matmuls.
 
     python benchmarks/step.py [--rows 16] [--prefix 45] [--length 70] [--repeats 11] [--int8]
 
-Times a step (forward and backward pass of the embedded model with LoRA on all linear layers,
-bfloat16) over rows of random tokens behind a common prefix, then the matrix products of that step
-alone: the very ones, in their order, with the arrays that they had. A step and its products are
-timed in turn, as pairs, since the speed of a machine changes. Where attention is compiled code, its
-products count as operations, but not among those that are timed alone. Prints the share of the step
-that they explain (the median of the pairs), what took the rest, and the share of the rate that this
-machine reaches in a product of 1024 x 1024.
+Times a step (forward and backward pass of the bundled model with LoRA on all linear layers,
+bfloat16) over rows of random tokens behind a common prefix, then replays the matmuls of that step
+alone, in their order, with the same arrays. Steps and replays are timed alternately, as pairs,
+because a machine's speed drifts. The matmuls of compiled attention count as operations, but are not
+replayed. Prints the share of the step that matmuls explain (median of the pairs), what took the
+rest, and the throughput relative to that of a 1024 x 1024 matmul on this machine.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 from contest import MEASURED, machine, product_rate
-from products import Counted
+from matmuls import MatmulRecorder
 from torch.profiler import ProfilerActivity, profile
 
 from prooftune import recipe
@@ -51,7 +50,7 @@ def main() -> None:
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="products with frozen weights in 8 bits (model.int8_training)",
+        help="int8 matmuls with frozen weights (model.int8_training)",
     )
     options = parser.parse_args()
     model = _adapted()
@@ -59,19 +58,24 @@ def main() -> None:
     in_int8 = use_int8_linear() if options.int8 else nullcontext()
     with fused(model), malloc.retain_freed_memory(), in_int8:  # as a study trains
         step()
-        with Counted(keep=True) as seen:
+        with MatmulRecorder(record=True) as recorder:
             step()
-        seen.again()
-        pairs = [(_timed(step), _timed(seen.again)) for _ in range(options.repeats)]
+        recorder.replay()
+        pairs = [(_timed(step), _timed(recorder.replay)) for _ in range(options.repeats)]
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
             step()
     seconds, alone = (statistics.median(one) for one in zip(*pairs, strict=True))
-    share, work = statistics.median(products / whole for whole, products in pairs), seen.operations
+    share, work = (
+        statistics.median(matmuls / whole for whole, matmuls in pairs),
+        recorder.operations,
+    )
     names = {
-        "_AdaptedLinears",
-        "_AdaptedLinearsBackward",
-    }  # ours, whose products PyTorch does not see, and which are little else
-    names |= {str(operator).rpartition(".")[0].replace(".", "::") for operator, _, _ in seen.calls}
+        "_FusedLoraLinears",
+        "_FusedLoraLinearsBackward",
+    }  # compiled: PyTorch does not see their matmuls, and they do little else
+    names |= {
+        str(operator).rpartition(".")[0].replace(".", "::") for operator, _, _ in recorder.calls
+    }
     rest = {
         event.key: event.self_cpu_time_total / 1e6
         for event in profiled.key_averages()

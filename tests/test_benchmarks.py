@@ -69,7 +69,7 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
             torch.ones(5, 4).bfloat16(),
             torch.ones(32, 4).bfloat16(),
         )
-        int8_linear.QuantizedFrozenLinear([torch.ones(32, 64).bfloat16()], x).products(
+        int8_linear.QuantizedFrozenLinear([torch.ones(32, 64).bfloat16()], x).forward(
             x, [low], [up]
         )
 

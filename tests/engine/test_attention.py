@@ -16,15 +16,10 @@ from prooftune import recipe
 from prooftune.engine.attention import block_layout, packed, shared_prefix
 from prooftune.engine.attention.masks import AttentionContext, PrefixGroups
 from prooftune.engine.batching import collate
-from prooftune.engine.forward import (
-    check_output_head,
-    get_backbone,
-    hidden_states,
-    packed_hidden_states,
-    prefix_cache,
-    supports_shared_prefix,
-)
+from prooftune.engine.compatibility import check_output_head
+from prooftune.engine.forward import compute_prefix_cache, hidden_states, packed_hidden_states, supports_shared_prefix
 from prooftune.engine.kv_cache import KVCache
+from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.packing import pack_sequences
 from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.models import adapters
@@ -44,7 +39,7 @@ def loaded(folder: Path, dtype: str = "float32") -> Any:
     )
 
 
-def per_sequence_sdpa(model: Any) -> Tensor:
+def row_by_row(model: Any) -> Tensor:
     """Hidden states at each row's last token by the library's eager attention, each row alone after
     the whole prefix."""
     model.set_attn_implementation("eager")
@@ -62,8 +57,8 @@ def per_sequence_sdpa(model: Any) -> Tensor:
 def test_a_shared_prefix_changes_nothing(model_folder: Path, dtype: str, tolerance: float) -> None:
     model = loaded(model_folder, dtype)
     with torch.no_grad():
-        wanted = per_sequence_sdpa(model)
-        prefix = prefix_cache(get_backbone(model), PREFIX)
+        wanted = row_by_row(model)
+        prefix = compute_prefix_cache(get_backbone(model), PREFIX)
         got = hidden_states(get_backbone(model), collate(ROWS, READ, len(PREFIX)), prefix)
     torch.testing.assert_close(got, wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
 
@@ -74,7 +69,7 @@ def test_rows_in_one_line_change_nothing(model_folder: Path, dtype: str, toleran
     with torch.no_grad():
         got, wanted = (
             packed_hidden_states(get_backbone(model), pack_sequences(PREFIX, ROWS, READ)),
-            per_sequence_sdpa(model),
+            row_by_row(model),
         )
     torch.testing.assert_close(got, wanted, atol=tolerance * float(wanted.abs().max()), rtol=0)
 
@@ -88,9 +83,7 @@ def test_gradients_of_rows_in_one_line(
     model = loaded(model_folder)
     parameters = list(get_backbone(model).parameters())
     weights = torch.randn(len(ROWS), 32, generator=torch.Generator().manual_seed(0))
-    wanted = torch.autograd.grad(
-        (per_sequence_sdpa(model) * weights).sum(), parameters, allow_unused=True
-    )
+    wanted = torch.autograd.grad((row_by_row(model) * weights).sum(), parameters, allow_unused=True)
     got = torch.autograd.grad(
         (
             packed_hidden_states(get_backbone(model), pack_sequences(PREFIX, ROWS, READ)) * weights
@@ -160,11 +153,11 @@ def test_attention_of_a_line_is_that_of_each_row_behind_the_prefix(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed, "MAX_SAVED_ATTENTION_WEIGHTS", 10**9 if keep else 0)
         patch.setattr(packed, "PER_SEQUENCE_MIN_TOKENS", {"cpu": 0} if long else {})
-        patch.setattr(block_layout, "PIECE", {"cpu": piece})
-        patch.setattr(block_layout, "PLACES", 4 * piece)
-        patch.setattr(block_layout, "CALLS", calls)
+        patch.setattr(block_layout, "QUERY_CHUNK", {"cpu": piece})
+        patch.setattr(block_layout, "MAX_BUCKET_TOKENS", 4 * piece)
+        patch.setattr(block_layout, "BUCKET_OVERHEAD", calls)
         got = packed.packed_attention(
-            query, key, value, block_layout.PackedLayout.of(line), 0.5, cap, window
+            query, key, value, block_layout.PackedLayout.from_batch(line), 0.5, cap, window
         )
         wanted = slowly()
         torch.testing.assert_close(got, wanted)
@@ -186,11 +179,11 @@ def test_what_many_pieces_add_up_is_rounded_once(monkeypatch: pytest.MonkeyPatch
     weights = torch.randn(1, 256, 2, 16, generator=generator, dtype=torch.float64)
 
     def gradients(piece: int, dtype: torch.dtype) -> list[Tensor]:
-        monkeypatch.setattr(block_layout, "PIECE", {"cpu": piece})
+        monkeypatch.setattr(block_layout, "QUERY_CHUNK", {"cpu": piece})
         parts = [one.to(dtype).requires_grad_() for one in exact]
         query, key, value = parts
         out = packed.packed_attention(
-            query, key, value, block_layout.PackedLayout.of(line), 0.25, None, None
+            query, key, value, block_layout.PackedLayout.from_batch(line), 0.25, None, None
         )
         return [one.double() for one in torch.autograd.grad((out * weights.to(dtype)).sum(), parts)]
 
@@ -236,18 +229,18 @@ def test_attention_in_pieces_is_that_at_once(
         else torch.zeros(rows).long()
     )
     seen = torch.tensor(prefixes or [0])
-    groups = PrefixGroups.of(group, seen) if len(prefixes) > 1 else None
+    groups = PrefixGroups.from_ids(group, seen) if len(prefixes) > 1 else None
     positions = seen[group][:, None] + torch.arange(queries)
     allowed = (torch.rand(rows, queries, queries, generator=generator) > 0.3) | torch.eye(
         queries, dtype=torch.bool
     )
     allowed = allowed.tril()
-    sight = AttentionContext(allowed, positions, positions, [behind] if behind else None, groups)
+    context = AttentionContext(allowed, positions, positions, [behind] if behind else None, groups)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_prefix, "QUERY_CHUNK", piece)
-        got = shared_prefix._in_pieces(asked, key, value, behind, sight, window, 0.3)
-    wanted = shared_prefix._at_once(
-        asked, key, value, behind, sight, sight.masks(window, asked.dtype), 0.3, None, 0.0
+        got = shared_prefix.chunked_attention(asked, key, value, behind, context, window, 0.3)
+    wanted = shared_prefix.full_attention(
+        asked, key, value, behind, context, context.masks(window, asked.dtype), 0.3, None, 0.0
     )
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
     for row in range(rows):  # and each row by itself, as the formula has it
@@ -270,10 +263,8 @@ def test_gradients_flow_through_the_shared_prefix(model_folder: Path) -> None:
     parameters = list(get_backbone(model).parameters())
     # Squares would do nothing: the last layer's norm keeps their sum the same.
     weights = torch.randn(len(ROWS), 32, generator=torch.Generator().manual_seed(0))
-    wanted = torch.autograd.grad(
-        (per_sequence_sdpa(model) * weights).sum(), parameters, allow_unused=True
-    )
-    prefix = prefix_cache(get_backbone(model), PREFIX)
+    wanted = torch.autograd.grad((row_by_row(model) * weights).sum(), parameters, allow_unused=True)
+    prefix = compute_prefix_cache(get_backbone(model), PREFIX)
     states = hidden_states(get_backbone(model), collate(ROWS, READ, len(PREFIX)), prefix)
     got = torch.autograd.grad((states * weights).sum(), parameters, allow_unused=True)
     for a, b in zip(got, wanted, strict=True):
@@ -298,14 +289,16 @@ def test_an_architecture_that_it_does_not_fit_falls_back_and_says_so(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(
-        "prooftune.engine.forward.notify", lambda message, style: said.append(message)
+        "prooftune.engine.compatibility.notify", lambda message, style: said.append(message)
     )
     model = loaded(model_folders["llama"])
-    plain = shared_prefix.attend
+    plain = shared_prefix.shared_prefix_attention
     # A layer that loses what it is told about the prefix, as one would that takes no further
     # arguments.
     monkeypatch.setattr(
-        shared_prefix, "attend", lambda *a, sight=None, **options: plain(*a, **options)
+        shared_prefix,
+        "shared_prefix_attention",
+        lambda *args, attention_context=None, **options: plain(*args, **options),
     )
     shared_prefix.register()
     try:
@@ -314,7 +307,9 @@ def test_an_architecture_that_it_does_not_fit_falls_back_and_says_so(
         monkeypatch.undo()
         shared_prefix.register()
     assert not supports_shared_prefix(get_backbone(model))
-    assert ["cannot share a prefix between rows" in message for message in said] == [True]
+    assert ["does not support a prefix shared between rows" in message for message in said] == [
+        True
+    ]
 
 
 def test_inputs_left_as_they_are_give_the_same_gradients(model_folders: dict[str, Path]) -> None:
@@ -349,7 +344,7 @@ def test_kept_rows_of_several_go_on_in_their_own_places() -> None:
     )
     one.update(keys, -keys, 0)
     other.update(more, -more, 0)
-    kept = KVCache.of([(one, [2, 0]), (other, [0])], room=7)
+    kept = KVCache.merge([(one, [2, 0]), (other, [0])], capacity=7)
     kept.set_write_positions(
         torch.tensor([4, 2, 6]), 7
     )  # the second row has two tokens and padding

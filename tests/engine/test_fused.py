@@ -17,9 +17,10 @@ from prooftune import recipe
 from prooftune.engine import sparse_last_layer
 from prooftune.engine.attention import shared_prefix
 from prooftune.engine.batching import collate
-from prooftune.engine.forward import get_backbone, hidden_states, packed_hidden_states
+from prooftune.engine.forward import hidden_states, packed_hidden_states
 from prooftune.engine.fused import patching, rope
 from prooftune.engine.kv_cache import KVCache
+from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.packing import pack_sequences
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
@@ -206,7 +207,7 @@ def test_inputs_are_told_apart_by_what_they_are(model_folders: dict[str, Path]) 
 def test_turning_and_its_gradient_are_the_librarys() -> None:
     own, found = modeling_llama.apply_rotary_pos_emb, []
     cos, sin = torch.randn(2, 2, 3, 8)
-    for turn in (own, rope._replacing(own)):
+    for turn in (own, rope.fused_rope(own)):
         q, k = torch.randn(2, 4, 3, 8).requires_grad_(), torch.randn(2, 2, 3, 8).requires_grad_()
         with torch.no_grad():
             q.copy_(torch.arange(192.0).view(q.shape).sin())
@@ -246,7 +247,7 @@ def states(body: nn.Module) -> list[Tensor]:
 
 
 def read_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sparse_last_layer, "_parts", lambda body: [])
+    monkeypatch.setattr(sparse_last_layer, "per_token_modules", lambda body: [])
 
 
 @pytest.mark.parametrize("make", [plain, adapted])
@@ -255,7 +256,7 @@ def test_the_last_layer_where_it_is_read(
 ) -> None:
     model = make(model_folder).train()
     body, found = get_backbone(model), []
-    assert sparse_last_layer._parts(body)
+    assert sparse_last_layer.per_token_modules(body)
     for _ in range(2):
         model.zero_grad()
         got = states(body)
@@ -305,6 +306,6 @@ def test_layers_that_are_computed_again_are_computed_whole(model_folders: dict[s
     model = adapted(model_folders["llama"]).train()
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable()
-    assert not sparse_last_layer._parts(get_backbone(model))
+    assert not sparse_last_layer.per_token_modules(get_backbone(model))
     with patching.fused(model):
         sum(state.sum() for state in states(get_backbone(model))).backward()  # type: ignore[union-attr]

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from prooftune import recipe
 from prooftune.engine.attention import shared_prefix
 from prooftune.engine.batching import batch_prefix_groups, group_by_common_prefix
-from prooftune.engine.decoding import ContinuousBatcher, Generated, PrefillBatch
+from prooftune.engine.decoding import ContinuousBatcher
 from prooftune.engine.generation import generate
 from prooftune.engine.kv_cache import KVCache
+from prooftune.engine.sequences import Generated, PrefillBatch
 from prooftune.models.loading import load_model
 
 PREFIX = list(range(40, 62))
@@ -107,7 +108,9 @@ def test_the_library_writes_the_same_where_ours_does_not_fit(
     stop = stop_of(model)
     ours = run(model, ROWS, stop, alternative_ids=[21, 22, stop])
     model.set_attn_implementation("eager")
-    monkeypatch.setattr("prooftune.engine.forward._sees_prefix", lambda body, ids: False)
+    monkeypatch.setattr(
+        "prooftune.engine.compatibility.prefix_matches_full_pass", lambda body, ids: False
+    )
     theirs = run(model, ROWS, stop, alternative_ids=[21, 22, stop])
     for a, b in zip(ours, theirs, strict=True):
         assert a.ids == b.ids
@@ -163,7 +166,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, list[int]]]:
     the end, all steps."""
     found: list[tuple[int, int, list[int]]] = []
     steps = 0
-    step, join = ContinuousBatcher.step, ContinuousBatcher.join
+    step, join = ContinuousBatcher.decode_step, ContinuousBatcher.admit
 
     def counted(writer: ContinuousBatcher) -> list[tuple[int, Generated]]:
         nonlocal steps
@@ -171,11 +174,11 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, list[int]]]:
         return step(writer)
 
     def noted(writer: ContinuousBatcher, portion: PrefillBatch) -> list[tuple[int, Generated]]:
-        found.append((steps, writer.going, portion.row_ids))
+        found.append((steps, writer.num_active, portion.row_ids))
         return join(writer, portion)
 
-    monkeypatch.setattr(ContinuousBatcher, "step", counted)
-    monkeypatch.setattr(ContinuousBatcher, "join", noted)
+    monkeypatch.setattr(ContinuousBatcher, "decode_step", counted)
+    monkeypatch.setattr(ContinuousBatcher, "admit", noted)
     return found
 
 
@@ -251,13 +254,13 @@ def test_what_is_held_keeps_to_the_budget(
 ) -> None:
     """Also where a long prompt goes on writing among many short ones."""
     model, held = loaded(model_folders["llama"]), []
-    of = KVCache.of
+    of = KVCache.merge
 
     def noted(parts: list[tuple[KVCache, list[int]]], room: int) -> KVCache:
         held.append(sum(len(rows) for _, rows in parts) * room)
         return of(parts, room)
 
-    monkeypatch.setattr(KVCache, "of", noted)
+    monkeypatch.setattr(KVCache, "merge", noted)
     rows = [list(range(10, 70)), list(range(10, 50)), *([10 + i, 30 + i] for i in range(40))]
     run(
         model,

@@ -79,38 +79,38 @@ def test_they_are_what_the_rule_says(rows: int, depth: int, widths: list[int], r
     lows = list(torch.split(low, rank, dim=1))
     group = max(n for n in (32, 64, 96, 128) if depth % n == 0)
     for got, wanted in zip(
-        ours.products(x, lows, ups), slowly(x, weights, lows, ups, group), strict=True
+        ours.forward(x, lows, ups), slowly(x, weights, lows, ups, group), strict=True
     ):
         assert got.shape == wanted.shape and off(got, wanted) < ROUNDING
     grads = [numbers(rows, width, seed=5 + i) for i, width in enumerate(widths)]
     group = max(n for n in (32, 64, 96, 128) if not any(width % n for width in widths))
     turned = in_bytes(torch.cat(weights).T.contiguous(), group)
     of_x = in_bytes(torch.cat(grads, 1), group) @ turned.T + low.float() @ down.float()
-    assert off(ours.gradient(grads, low, down), of_x) < ROUNDING
+    assert off(ours.backward(grads, low, down), of_x) < ROUNDING
 
 
 def test_they_are_near_products_of_16_bit_numbers() -> None:
     x, weights, low, ups, down = case(200, 576, [576, 192], 16)
     ours, lows = QuantizedFrozenLinear(weights, x), list(torch.split(low, 16, dim=1))
-    got = ours.products(x, lows, ups)
+    got = ours.forward(x, lows, ups)
     wanted = [
         x.float() @ w.float().T + part.float() @ up.float().T
         for w, part, up in zip(weights, lows, ups, strict=True)
     ]
     assert all(off(a, b) < 0.012 for a, b in zip(got, wanted, strict=True))
     of_x = torch.cat(got, 1).float() @ torch.cat(weights).float() + low.float() @ down.float()
-    assert off(ours.gradient(got, low, down), of_x) < 0.012
+    assert off(ours.backward(got, low, down), of_x) < 0.012
 
 
 def test_a_row_is_the_same_whatever_stands_beside_it() -> None:
     x, weights, low, ups, down = case(23, 96, [64, 32], 4)
     ours, lows = QuantizedFrozenLinear(weights, x), torch.split(low, 4, dim=1)
-    whole = ours.products(x, lows, ups)
-    back = ours.gradient(whole, low, down)
+    whole = ours.forward(x, lows, ups)
+    back = ours.backward(whole, low, down)
     for part in (slice(0, 1), slice(3, 10), slice(22, 23)):
-        alone = ours.products(x[part], [one[part] for one in lows], ups)
+        alone = ours.forward(x[part], [one[part] for one in lows], ups)
         assert all(torch.equal(a, b[part]) for a, b in zip(alone, whole, strict=True))
-        assert torch.equal(ours.gradient([one[part] for one in whole], low[part], down), back[part])
+        assert torch.equal(ours.backward([one[part] for one in whole], low[part], down), back[part])
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
@@ -120,8 +120,8 @@ def test_the_number_of_threads_changes_nothing() -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             ours = QuantizedFrozenLinear(weights, x)
-            out = ours.products(x, torch.split(low, 4, dim=1), ups)
-            found.append([*out, ours.gradient(out, low, down)])
+            out = ours.forward(x, torch.split(low, 4, dim=1), ups)
+            found.append([*out, ours.backward(out, low, down)])
     finally:
         torch.set_num_threads(before)
     assert all(
@@ -134,13 +134,13 @@ def test_zeros_and_tiny_and_huge_numbers() -> None:
     low.zero_()
     ours = QuantizedFrozenLinear(weights, x)
     x[0], x[1], x[2] = 0, x[1] * 1e-15, x[2] * 1e15
-    (got,), wanted = ours.products(x, [low], ups), x.float() @ weights[0].float().T
+    (got,), wanted = ours.forward(x, [low], ups), x.float() @ weights[0].float().T
     assert not got[0].any() and all(off(got[i], wanted[i]) < 0.03 for i in range(1, 8))
     assert not any(
         one.isnan().any()
         for one in QuantizedFrozenLinear(
             [torch.zeros_like(weights[0])], torch.zeros_like(x)
-        ).products(x, [low], ups)
+        ).forward(x, [low], ups)
     )
 
 
@@ -150,9 +150,9 @@ def test_what_is_not_finite_stays_so(strange: float) -> None:
     x, weights, low, ups, down = case(8, 64, [32], 2)
     ours = QuantizedFrozenLinear(weights, x)
     x[3, 40] = strange
-    (got,) = ours.products(x, [low], ups)
+    (got,) = ours.forward(x, [low], ups)
     assert not got[3].isfinite().any() and got[[0, 1, 2, 4, 5, 6, 7]].isfinite().all()
-    assert not ours.gradient([got], low, down)[3].isfinite().any()
+    assert not ours.backward([got], low, down)[3].isfinite().any()
 
 
 def test_a_model_learns_about_the_same_and_is_asked_the_same(
@@ -194,7 +194,7 @@ def test_sizes_and_dtypes_that_do_not_fit() -> None:
             numbers(64, 32).T,
             numbers(32, 64),
         ):
-            found = int8_linear.frozen(
+            found = int8_linear.get_quantized(
                 [weight.requires_grad_() if len(weight) == 64 else weight], [2], x
             )
             assert (found is not None) == (
@@ -202,5 +202,5 @@ def test_sizes_and_dtypes_that_do_not_fit() -> None:
                 and weight.dtype == torch.bfloat16
                 and weight.is_contiguous()
             )
-        assert int8_linear.frozen([nn.Parameter(numbers(32, 64))], [2], x) is None
-    assert int8_linear.frozen([numbers(32, 64)], [2], x) is None  # where it is not wanted
+        assert int8_linear.get_quantized([nn.Parameter(numbers(32, 64))], [2], x) is None
+    assert int8_linear.get_quantized([numbers(32, 64)], [2], x) is None  # where it is not wanted

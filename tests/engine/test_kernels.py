@@ -20,8 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from prooftune.engine.attention import packed, shared_prefix
 from prooftune.engine.attention.block_layout import PackedLayout
-from prooftune.engine.forward import get_backbone, packed_hidden_states
+from prooftune.engine.forward import packed_hidden_states
 from prooftune.engine.kernels import attention, build, lora_linear, pointwise
+from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.packing import pack_sequences
 from prooftune.engine.precision import autocast
 from prooftune.models import environment
@@ -45,7 +46,7 @@ def test_it_is_there() -> None:
 def afresh() -> Iterator[None]:
     """As if nothing had been compiled or tried in this process; and again afterwards."""
     known: list[Any] = [
-        build.library,
+        build.load_library,
         lora_linear.is_available,
         attention.is_available,
         pointwise.is_available,
@@ -69,7 +70,7 @@ def attend(
     given_: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
 ) -> Tensor:
     query, key, value = given_
-    return attention.attend(
+    return attention.flash_attention(
         query, key, value, PackedLayout(prefix, lengths, query.device), 0.2, window
     )
 
@@ -116,7 +117,7 @@ def test_attention_and_its_gradients(
     prefix: int, lengths: list[int], groups: int, size: int, window: int | None
 ) -> None:
     given_ = line_of(prefix, lengths, groups, size)
-    assert attention.fits(given_[0], given_[1], given_[2], 0.2, None)
+    assert attention.is_supported(given_[0], given_[1], given_[2], 0.2, None)
     got = attend(given_, prefix, lengths, window)
     wanted = slowly(given_, prefix, lengths, window)
     assert off(got, wanted) < ROUNDING
@@ -164,7 +165,7 @@ def test_it_is_as_near_as_plain_products_are(monkeypatch: pytest.MonkeyPatch) ->
     exact = [wanted, *torch.autograd.grad(wanted, given_, grad.float())]
     errors = []
     for fits in (True, False):
-        monkeypatch.setattr(attention, "fits", lambda *_, answer=fits: answer)
+        monkeypatch.setattr(attention, "is_supported", lambda *_, answer=fits: answer)
         rows = [one.transpose(0, 1)[None] for one in given_]
         got = packed.packed_attention(rows[0], rows[1], rows[2], blocks, 0.2, None, None)[0]
         errors.append(
@@ -231,12 +232,12 @@ def test_what_it_is_not_for(
     heads: int, scaling: float, cap: float | None, dtype: torch.dtype
 ) -> None:
     given_ = torch.zeros(8, 2, heads, dtype=dtype)
-    assert not attention.fits(given_, given_, given_, scaling, cap)
+    assert not attention.is_supported(given_, given_, given_, scaling, cap)
 
 
 def test_other_shapes_are_not_for_it() -> None:
     query, key = numbers(8, 4, 64), numbers(8, 2, 64)
-    assert attention.fits(query, key, key, 0.1, None)
+    assert attention.is_supported(query, key, key, 0.1, None)
     for k, v in (
         (key, key[..., :32]),
         (key[:4], key[:4]),
@@ -244,7 +245,7 @@ def test_other_shapes_are_not_for_it() -> None:
         (numbers(8, 3, 64), numbers(8, 3, 64)),
         (key, key.float()),
     ):
-        assert not attention.fits(query, k, v, 0.1, None)
+        assert not attention.is_supported(query, k, v, 0.1, None)
     wide = numbers(80, 512)
     assert torch.equal(
         pointwise.swiglu(wide, wide[0].clone()), torch.nn.functional.silu(wide) * wide[0]
@@ -358,15 +359,15 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(
     monkeypatch.setattr(build, "call", noted)
     exact, ours = gradients(torch.float32), gradients(torch.bfloat16)
     assert {*calls} == {
-        "adapted",
-        "adapted_backward",
-        "attend",
-        "attend_backward",
-        "gated",
-        "gated_backward",
-        "normed",
-        "normed_backward",
-        "rotated",
+        "lora_forward",
+        "lora_backward",
+        "flash_attention",
+        "flash_attention_backward",
+        "swiglu",
+        "swiglu_backward",
+        "rms_norm",
+        "rms_norm_backward",
+        "apply_rope",
     }
     monkeypatch.setattr(attention, "is_available", lambda *_: False)
     monkeypatch.setattr(pointwise, "is_available", lambda: False)
@@ -382,12 +383,12 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(
 def test_it_is_compiled_once(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
     for _ in range(2):
-        assert build.library("pointwise") is not None
-        build.library.cache_clear()
+        assert build.load_library("pointwise") is not None
+        build.load_library.cache_clear()
     made = sorted((tmp_path / "compiled").iterdir())
     assert len(made) == 1 and made[0].suffix == ".so"
-    monkeypatch.setattr(build, "_compile", lambda *_: pytest.fail("compiled again"))
-    assert build.library("pointwise") is not None
+    monkeypatch.setattr(build, "compile_library", lambda *_: pytest.fail("compiled again"))
+    assert build.load_library("pointwise") is not None
 
 
 def test_without_a_compiler_nothing_is_missing(
@@ -417,7 +418,7 @@ def test_a_compiler_that_fails_is_named(
     )
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
-    assert build.library("pointwise") is None and build.library("pointwise") is None
+    assert build.load_library("pointwise") is None and build.load_library("pointwise") is None
     assert (
         len(told) == 1
         and "pointwise.c" in told[0]
@@ -447,11 +448,13 @@ def test_code_that_others_could_change_is_not_loaded(
     told: list[str] = []
     monkeypatch.setattr(build, "notify", lambda text, *_: told.append(text))
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
-    assert build.library("pointwise") is not None and not told
-    build.library.cache_clear()
+    assert build.load_library("pointwise") is not None and not told
+    build.load_library.cache_clear()
     folder = tmp_path / "compiled"
     (folder if whose == "folder" else next(folder.iterdir())).chmod(0o777)
-    assert build.library("pointwise") is None and len(told) == 1 and "PROOFTUNE_CACHE" in told[0]
+    assert (
+        build.load_library("pointwise") is None and len(told) == 1 and "PROOFTUNE_CACHE" in told[0]
+    )
 
 
 def test_damaged_code_is_named(
@@ -461,17 +464,19 @@ def test_damaged_code_is_named(
     monkeypatch.setattr(build, "notify", lambda text, *_: told.append(text))
     monkeypatch.setattr(
         build,
-        "_compile",
+        "compile_library",
         lambda *given_: given_[-1].parent.mkdir(mode=0o700) or given_[-1].write_bytes(b"x"),
     )
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
     assert (
-        build.library("pointwise", SIZE=1) is None and len(told) == 1 and str(tmp_path) in told[0]
+        build.load_library("pointwise", SIZE=1) is None
+        and len(told) == 1
+        and str(tmp_path) in told[0]
     )
 
 
 def test_it_can_be_done_without() -> None:
-    code = "from prooftune.engine.kernels import build; print(build.library('pointwise'))"
+    code = "from prooftune.engine.kernels import build; print(build.load_library('pointwise'))"
     for value, wanted in (("0", True), ("1", False)):
         command, variables = [sys.executable, "-c", code], os.environ | {"PROOFTUNE_COMPILE": value}
         done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)

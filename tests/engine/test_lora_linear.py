@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.test_kernels import numbers, off
 from prooftune.engine.kernels import build, lora_linear
-from prooftune.engine.kernels.lora_linear import FEWEST, LoraLinears
+from prooftune.engine.kernels.lora_linear import MIN_ROWS, LoraLinears
 
 ROUNDING = 0.004
 """Of the norm: a product and what is added to it are rounded to bfloat16 one after another."""
@@ -35,36 +35,37 @@ def layers_of(rows: int, depth: int, shapes: list[tuple[int, int]]) -> LoraLinea
 
 
 def grads_of(layers: LoraLinears) -> list[Tensor]:
-    return [numbers(len(layers.x), len(w), seed=9 + i) for i, w in enumerate(layers.frozen)]
+    return [numbers(len(layers.x), len(w), seed=9 + i) for i, w in enumerate(layers.weights)]
 
 
 def slowly(layers: LoraLinears) -> tuple[Tensor, list[Tensor]]:
     """The sums of the formulas, in float32, of what is rounded on the way in any case."""
     x, down, up = (
         layers.x.float(),
-        *([one.bfloat16().float() for one in some] for some in (layers.down, layers.up)),
+        *([one.bfloat16().float() for one in some] for some in (layers.lora_a, layers.lora_b)),
     )
     lows = [(layers.scaling * x @ a.T).bfloat16().float() for a in down]
     return torch.cat(lows, 1), [
         (x @ w.float().T).bfloat16().float() + low @ b.T
-        for w, low, b in zip(layers.frozen, lows, up, strict=True)
+        for w, low, b in zip(layers.weights, lows, up, strict=True)
     ]
 
 
 def slowly_back(layers: LoraLinears, low: Tensor, grads: list[Tensor]) -> list[Tensor]:
     x, down, up = (
         layers.x.float(),
-        *([one.bfloat16().float() for one in some] for some in (layers.down, layers.up)),
+        *([one.bfloat16().float() for one in some] for some in (layers.lora_a, layers.lora_b)),
     )
     of_lows = [
         (layers.scaling * grad.float() @ b).bfloat16().float()
         for grad, b in zip(grads, up, strict=True)
     ]
-    of_x = sum(grad.float() @ w.float() for grad, w in zip(grads, layers.frozen, strict=True))
+    of_x = sum(grad.float() @ w.float() for grad, w in zip(grads, layers.weights, strict=True))
     assert isinstance(of_x, Tensor)
     of_x = of_x.bfloat16().float() + sum(one @ a for one, a in zip(of_lows, down, strict=True))
     of_up = [
-        grad.float().T @ part.float() for part, grad in zip(layers.parts(low), grads, strict=True)
+        grad.float().T @ part.float()
+        for part, grad in zip(layers.split_hidden(low), grads, strict=True)
     ]
     return [torch.cat(of_lows, 1), of_x, *(one.T @ x for one in of_lows), *of_up]
 
@@ -79,7 +80,7 @@ def found(layers: LoraLinears, grads: list[Tensor]) -> list[Tensor]:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    rows=st.sampled_from([FEWEST, FEWEST + 1, 135, 160, 259, 1025]),
+    rows=st.sampled_from([MIN_ROWS, MIN_ROWS + 1, 135, 160, 259, 1025]),
     depth=st.sampled_from([32, 64, 96, 576]),
     shapes=st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3),
 )
@@ -103,18 +104,18 @@ def test_what_an_adapter_adds_is_added_to_what_is_rounded() -> None:
     """As peft does it; numbers that lie between two in bfloat16 show it."""
     layers = layers_of(200, 576, [(192, 16)])
     low, (out,) = layers.forward()
-    x, w, b = layers.x.float(), layers.frozen[0].float(), layers.up[0].bfloat16().float()
+    x, w, b = layers.x.float(), layers.weights[0].float(), layers.lora_b[0].bfloat16().float()
     added = low.float() @ b.T
     once, twice = (x @ w.T + added).bfloat16(), ((x @ w.T).bfloat16().float() + added).bfloat16()
     assert (out == twice).float().mean() > 0.99 > (out == once).float().mean()
 
 
 def test_what_is_not_wanted_is_not_computed() -> None:
-    layers = layers_of(FEWEST, 64, SHAPES[:2])
-    low, outs = layers.forward(wide=False)
+    layers = layers_of(MIN_ROWS, 64, SHAPES[:2])
+    low, outs = layers.forward(with_outputs=False)
     assert outs == () and torch.equal(low, layers.forward()[0])
     grads = grads_of(layers)
-    of_low, of_x, of_down, _ = layers.backward(low, grads, wide=False)
+    of_low, of_x, of_down, _ = layers.backward(low, grads, with_grad_x=False)
     whole = layers.backward(low, grads)
     assert (
         of_x is None and torch.equal(of_low, whole[0]) and all(map(torch.equal, of_down, whole[2]))
@@ -122,10 +123,10 @@ def test_what_is_not_wanted_is_not_computed() -> None:
 
 
 def test_a_row_is_the_same_whatever_stands_beside_it() -> None:
-    layers, back = layers_of(300, 96, SHAPES[1:3]), slice(3, 3 + FEWEST + 2)
+    layers, back = layers_of(300, 96, SHAPES[1:3]), slice(3, 3 + MIN_ROWS + 2)
     grads = grads_of(layers)
     alone = LoraLinears(
-        layers.x[back].contiguous(), layers.frozen, layers.down, layers.up, layers.scaling
+        layers.x[back].contiguous(), layers.weights, layers.lora_a, layers.lora_b, layers.scaling
     )
     whole, part = found(layers, grads), found(alone, [grad[back].contiguous() for grad in grads])
     assert all(torch.equal(a[back], b) for a, b in zip(whole[:5], part[:5], strict=True))
@@ -145,7 +146,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 @pytest.mark.parametrize("strange", [float("nan"), float("inf")])
 def test_what_is_not_finite_stays_so(strange: float) -> None:
     """A training that diverges must show it."""
-    layers = layers_of(FEWEST, 64, SHAPES[:1])
+    layers = layers_of(MIN_ROWS, 64, SHAPES[:1])
     layers.x[3, 40] = strange
     low, (out,) = layers.forward()
     assert not out[3].isfinite().any() and out[4:].isfinite().all()
@@ -156,7 +157,7 @@ def test_what_is_not_finite_stays_so(strange: float) -> None:
 
 
 OTHERS = {
-    "few rows": layers_of(FEWEST - 1, 64, SHAPES[:2]),
+    "few rows": layers_of(MIN_ROWS - 1, 64, SHAPES[:2]),
     "a rank of 4": layers_of(150, 64, [(64, 4)]),
     "a width of 48": layers_of(150, 64, [(48, 8)]),
     "a depth of 40": layers_of(150, 40, [(64, 8)]),
@@ -167,10 +168,12 @@ OTHERS = {
 def test_other_shapes_are_computed_by_pytorch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = OTHERS.get(kind) or layers_of(150, 64, SHAPES[:2])
     if kind == "adapters in bfloat16":
-        down, up = ([one.bfloat16() for one in some] for some in (layers.down, layers.up))
-        layers = LoraLinears(layers.x, layers.frozen, down, up, 0.5)
+        down, up = ([one.bfloat16() for one in some] for some in (layers.lora_a, layers.lora_b))
+        layers = LoraLinears(layers.x, layers.weights, down, up, 0.5)
     if kind == "rows apart":
-        layers = LoraLinears(numbers(150, 128)[:, :64], layers.frozen, layers.down, layers.up, 0.5)
+        layers = LoraLinears(
+            numbers(150, 128)[:, :64], layers.weights, layers.lora_a, layers.lora_b, 0.5
+        )
     monkeypatch.setattr(build, "call", lambda *_: pytest.fail("compiled code was called"))
     low, outs = layers.forward()
     for got, one in zip((low, *outs), (slowly(layers)[0], *slowly(layers)[1]), strict=True):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from prooftune import recipe
 from prooftune.engine.attention import shared_prefix
-from prooftune.engine.forward import get_backbone
 from prooftune.engine.fused import prepacked_weights
+from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.precision import autocast
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
@@ -66,13 +66,13 @@ def adapted(folder: Path, **lora: Any) -> Any:
 def products(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
     """The shapes of the products that were computed with a weight that is laid out."""
     found: list[tuple[int, ...]] = []
-    product = prepacked_weights.PrepackedWeight.product
+    product = prepacked_weights.PrepackedWeight.matmul
 
     def counted(self: prepacked_weights.PrepackedWeight, x: Tensor, weight: Tensor) -> Tensor:
         found.append((*x.shape, len(weight)))
         return product(self, x, weight)
 
-    monkeypatch.setattr(prepacked_weights.PrepackedWeight, "product", counted)
+    monkeypatch.setattr(prepacked_weights.PrepackedWeight, "matmul", counted)
     yield found
 
 
@@ -81,7 +81,7 @@ def test_products_are_those_of_the_weight_as_it_is() -> None:
     for size, inside, out in ((1, 576, 3072), (17, 24, 40), (600, 31, 7), (3, 8, 1), (0, 8, 8)):
         x, weight = torch.randn(size, inside).bfloat16(), torch.randn(out, inside).bfloat16()
         exact = x.double() @ weight.double().T
-        found = prepacked_weights.PrepackedWeight().product(x, weight)
+        found = prepacked_weights.PrepackedWeight().matmul(x, weight)
         assert (
             found.dtype == torch.bfloat16
             and (found.double() - exact).norm() <= 0.004 * exact.norm()
@@ -96,7 +96,7 @@ def test_a_model_computes_the_same(
     assert (
         len(products) == 7 * model.config.num_hidden_layers
     )  # queries, keys, values, output, gate, up, down
-    monkeypatch.setattr(prepacked_weights, "LARGEST", 0)
+    monkeypatch.setattr(prepacked_weights, "MAX_PREPACKED_BYTES", 0)
     other = model_of(model_folder)
     wanted, count = states(other), len(products)
     assert count == 7 * model.config.num_hidden_layers  # of the first model only
@@ -198,9 +198,9 @@ def test_what_is_not_laid_out(
     model = model_of(model_folders["llama"])
     size = sum(layer.weight.nbytes for layer in prepacked_weights.prepack_weights(model))
     assert size > 0
-    monkeypatch.setattr(prepacked_weights, "LARGEST", size)
+    monkeypatch.setattr(prepacked_weights, "MAX_PREPACKED_BYTES", size)
     assert prepacked_weights.prepack_weights(model)
-    monkeypatch.setattr(prepacked_weights, "LARGEST", size - 1)
+    monkeypatch.setattr(prepacked_weights, "MAX_PREPACKED_BYTES", size - 1)
     assert not prepacked_weights.prepack_weights(model)
     biased = nn.Sequential(
         nn.Linear(8, 8, dtype=torch.bfloat16), nn.Linear(8, 8, bias=False, dtype=torch.bfloat16)
@@ -210,10 +210,10 @@ def test_what_is_not_laid_out(
 
 def test_nothing_is_kept_of_models_that_are_gone(model_folders: dict[str, Path]) -> None:
     gc.collect()
-    before = len(prepacked_weights._KEPT)
+    before = len(prepacked_weights.PREPACKED)
     model = model_of(model_folders["llama"])
     states(model)
-    assert len(prepacked_weights._KEPT) > before
+    assert len(prepacked_weights.PREPACKED) > before
     del model
     gc.collect()
-    assert len(prepacked_weights._KEPT) <= before
+    assert len(prepacked_weights.PREPACKED) <= before

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from prooftune import recipe
 from prooftune.engine.batching import PADDING_BUDGET, UnpaddedLayout, batch_by_token_budget
-from prooftune.engine.forward import check_output_head, get_backbone, get_output_head
+from prooftune.engine.compatibility import check_output_head
 from prooftune.engine.generation import generate
+from prooftune.engine.model_parts import get_backbone, get_output_head
 from prooftune.engine.scoring import label_tree, score_classes, score_labels
 from prooftune.errors import Failure
 from prooftune.models.loading import load_model
@@ -121,16 +122,16 @@ def test_no_padding_is_computed(model_folder: Path) -> None:
 @given(st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=5))
 def test_squeezed_rows_are_set_out_where_they_stood(stands: list[list[bool]]) -> None:
     there = torch.tensor(stands)
-    squeezed = UnpaddedLayout.of(there)
+    squeezed = UnpaddedLayout.from_mask(there)
     if squeezed is None:
         assert 32 * int((~there).sum()) < there.numel()
         return
     numbers = torch.arange(there.numel()).view(there.shape)
-    line = squeezed.line(numbers)
+    line = squeezed.unpad(numbers)
     assert line.tolist() == [numbers[there].tolist()]
-    assert squeezed.places_in_line(numbers[there]).tolist() == list(range(line.shape[1]))
+    assert squeezed.packed_positions(numbers[there]).tolist() == list(range(line.shape[1]))
     if line.numel():
-        heads = squeezed.set_out(
+        heads = squeezed.pad_heads(
             torch.stack([line, -line], dim=1)[..., None]
         )  # [1, 2 heads, tokens, 1]
         assert torch.equal(heads[:, 0, :, 0][there], numbers[there]) and torch.equal(
@@ -241,7 +242,7 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budge
 def test_label_tree_spells_every_label(labels: list[tuple[int, ...]]) -> None:
     tree = label_tree(labels, stop_token_id=99)
     overlap = any(a != b and b[: len(a)] == a for a in labels for b in labels)
-    for label, reads in zip(labels, tree.reads, strict=True):
+    for label, reads in zip(labels, tree.label_terms, strict=True):
         assert tuple(token for _, token in reads) == ((*label, 99) if overlap else label)
         path, node = [], reads[-1][0]
         while node >= 0:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prooftune import recipe
-from prooftune.engine.forward import get_output_head
+from prooftune.engine.model_parts import get_output_head
 from prooftune.models import adapters
 from prooftune.models.loading import load_model, load_tokenizer
 from prooftune.tasks.classification import class_pairs, instruction_pairs, predict

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from prooftune import recipe
 from prooftune.bundle.load import Classifier, base_model_folder, has_probabilities, load
 from prooftune.bundle.manifest import read_manifest
-from prooftune.engine.decoding import Generated
+from prooftune.engine.sequences import Generated
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.errors import Failure, UsageError

@@ -103,7 +103,7 @@ def _tokens(encoder: PromptEncoder) -> dict[str, Any]:
     tree = label_tree(encoder.label_ids, encoder.stop_token_id)
     labels = {
         label: [token for _, token in reads]
-        for label, reads in zip(encoder.rendering.labels, tree.reads, strict=True)
+        for label, reads in zip(encoder.rendering.labels, tree.label_terms, strict=True)
     }
     return {"prompt": encoder.prompt_parts(), "labels": labels, "stop": encoder.stop_token_id}
 

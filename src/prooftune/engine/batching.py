@@ -1,5 +1,7 @@
-"""How rows are laid out for one forward pass of scoring: batches by tokens, padded for attention
-alone. For training see `line`."""
+"""Batches for one forward pass: padded rows, grouped by a token budget or by a common prefix.
+
+Used for scoring, prefill and decoding. Training packs its rows instead: see `packing`.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +11,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_ALIKE = 32
-"""Tokens that rows must share at least to be worth it."""
+MIN_COMMON_PREFIX = 32
+"""Tokens that rows must share at least for a common prefix to pay off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows that share a prefix, right-padded.
+    """Right-padded rows [batch_size, length] that continue the same prefix.
 
     Attributes:
-        input_ids: [rows, length] ids after the shared prefix; padding has id 0 and is masked by
-            position.
-        attention_mask: [rows, length] 1 where a token stands, or [rows, 1, length, prefix + length]
-            True where a token may look, for trees of labels.
-        position_ids: [rows, length] positions, counted with the prefix.
-        read: [n] places in the flattened rows x length whose hidden states are read.
+        input_ids: [rows, length] token ids after the shared prefix; padding has id 0.
+        attention_mask: [rows, length], 1 for tokens and 0 for padding; or, for label trees,
+            [rows, 1, length, prefix + length], True where a query may attend to a key.
+        position_ids: [rows, length] positions, counted from the start of the prefix.
+        logit_positions: [n] indices into the flattened rows x length whose hidden states (and
+            logits) are needed.
     """
 
     input_ids: Tensor
@@ -32,86 +34,84 @@ class Batch:
     logit_positions: Tensor
 
     @property
-    def stands(self) -> Tensor:
-        """[rows, length] True where a token stands."""
+    def token_mask(self) -> Tensor:
+        """[rows, length], True for tokens, False for padding."""
         mask = self.attention_mask
         if mask.dim() == 2:
             return mask.bool()
+        # Every token attends to itself, padding to nothing.
         return mask[:, 0, :, -mask.shape[2] :].diagonal(dim1=1, dim2=2)
 
 
 @dataclass(frozen=True, slots=True)
 class UnpaddedLayout:
-    """Padded rows laid one after another without their padding, which everything but attention can
-    be computed on.
+    """Index between padded rows and the same tokens packed without padding.
+
+    Everything but attention runs on the packed tokens.
 
     Attributes:
-        rows, length: of the padded rows.
-        token: [rows x length] the line's token at each place; at padding, any.
-        place: [tokens] of each token of the line, in the flattened rows x length.
+        rows, length: shape of the padded rows.
+        to_packed: [rows x length] packed index of each padded position; arbitrary at padding.
+        to_padded: [tokens] index of each packed token in the flattened rows x length.
     """
 
     rows: int
     length: int
-    token: Tensor
-    place: Tensor
+    to_packed: Tensor
+    to_padded: Tensor
 
     @classmethod
-    def of(cls, stands: Tensor) -> UnpaddedLayout | None:
-        """For tokens [rows, length] that stand where it says; None where there is too little
-        padding to be worth it."""
-        rows, length = stands.shape
-        place = stands.flatten().nonzero().flatten()
-        if _WORTH * (rows * length - len(place)) < rows * length:
+    def from_mask(cls, token_mask: Tensor) -> UnpaddedLayout | None:
+        """Layout for a mask [rows, length], True for tokens; None if too little is padding."""
+        rows, length = token_mask.shape
+        to_padded = token_mask.flatten().nonzero().flatten()
+        if _INVERSE_MIN_PADDING * (rows * length - len(to_padded)) < rows * length:
             return None
-        token = torch.zeros(rows * length, dtype=torch.long, device=stands.device)
-        token[place] = torch.arange(len(place), device=stands.device)
-        return cls(rows, length, token, place)
+        to_packed = torch.zeros(rows * length, dtype=torch.long, device=token_mask.device)
+        to_packed[to_padded] = torch.arange(len(to_padded), device=token_mask.device)
+        return cls(rows, length, to_packed, to_padded)
 
-    def line(self, values: Tensor) -> Tensor:
-        """[rows, length, …] -> [1, tokens, …]."""
-        return values.flatten(0, 1).index_select(0, self.place)[None]
+    def unpad(self, values: Tensor) -> Tensor:
+        """[rows, length, ...] -> [1, tokens, ...]."""
+        return values.flatten(0, 1).index_select(0, self.to_padded)[None]
 
-    def places_in_line(self, places: Tensor) -> Tensor:
-        """Places in the flattened rows x length -> the same tokens' in the line."""
-        return self.token[places]
+    def packed_positions(self, positions: Tensor) -> Tensor:
+        """Indices into the flattened rows x length -> indices of the same tokens when packed."""
+        return self.to_packed[positions]
 
-    def set_out(self, line: Tensor) -> Tensor:
-        """Heads of a line [1, heads, tokens, size] -> [rows, heads, length, size]."""
-        vectors = line[0].transpose(0, 1).index_select(0, self.token)
+    def pad_heads(self, packed: Tensor) -> Tensor:
+        """Packed heads [1, heads, tokens, size] -> [rows, heads, length, size]."""
+        vectors = packed[0].transpose(0, 1).index_select(0, self.to_packed)
         return vectors.view(self.rows, self.length, *vectors.shape[1:]).transpose(1, 2)
 
 
-_WORTH = 32
-"""One place in so many has to be padding for rows to be squeezed."""
+_INVERSE_MIN_PADDING = 32
+"""Rows are unpadded if at least one position in this many is padding."""
 
 PADDING_BUDGET = 256
-"""Tokens of padding that cost about as much as another batch does, where padding is computed like
-all else."""
+"""Tokens of padding that cost about as much as one more batch, where padding is computed."""
 
 
 def batch_by_token_budget(
-    lengths: Sequence[int], budget: int, spare: float = PADDING_BUDGET
+    lengths: Sequence[int], budget: int, max_padding: float = PADDING_BUDGET
 ) -> list[list[int]]:
-    """Group rows of similar length so that a batch, padded to its longest row, has at most `budget`
-    tokens.
+    """Group rows of similar length into batches of at most `budget` tokens, padding included.
 
     Args:
         lengths: tokens of each row.
-        budget: most tokens of a batch, padding included.
-        spare: most tokens of padding in a batch.
+        budget: maximum number of tokens in a batch, padded to its longest row.
+        max_padding: maximum number of padding tokens in a batch.
 
     Returns:
-        Row numbers per batch, longest rows first (so that memory peaks at once, not at the end). A
-        row longer than the budget has a batch of its own. The same lengths always give the same
-        batches.
+        Row numbers per batch, longest rows first, so that memory peaks at the start and not at the
+        end. A row longer than the budget gets a batch of its own. Deterministic.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
     longest = padding = 0
     for i in order:
         padding += longest - lengths[i]
-        if batches and longest * (len(batches[-1]) + 1) <= budget and padding <= spare:
+        if batches and longest * (len(batches[-1]) + 1) <= budget and padding <= max_padding:
             batches[-1].append(i)
         else:
             batches.append([i])
@@ -121,69 +121,78 @@ def batch_by_token_budget(
 
 @dataclass(frozen=True, slots=True)
 class PrefixGroup:
-    """Rows that begin with the same tokens, as questions on one text do.
+    """Rows with a common prefix, such as several questions about one text.
 
     Attributes:
-        numbers: of the rows.
-        common: tokens that they all begin with; every row has at least one more.
+        row_ids: numbers of the rows.
+        prefix_length: tokens of the common prefix; every row has at least one more.
     """
 
     row_ids: list[int]
     prefix_length: int
 
 
-def group_by_common_prefix(rows: Sequence[Sequence[int]]) -> tuple[list[PrefixGroup], list[int]]:
-    """PrefixGroups of rows that begin with the same half or more of their tokens, and the numbers of all
-    other rows."""
+def group_by_common_prefix(
+    rows: Sequence[Sequence[int]],
+) -> tuple[list[PrefixGroup], list[int]]:
+    """Group rows whose common prefix is at least half of their tokens.
+
+    Returns:
+        The groups, and the numbers of all other rows.
+    """
     if not rows:
         return [], []
+    # In lexicographic order, rows with a common prefix are neighbours.
     order = sorted(range(len(rows)), key=lambda i: list(rows[i]))
     groups: list[PrefixGroup] = []
     rest: list[int] = []
-    run, prefix_length = order[:1], 0
-    for before, number in zip(order, [*order[1:], -1], strict=True):
-        shared = _common(rows[before], rows[number]) if number >= 0 else 0
-        shorter = min(len(rows[before]), len(rows[number])) if number >= 0 else 0
-        shared = min(shared, shorter - 1, prefix_length or shared)
-        if shared >= max(_ALIKE, shorter / 2):
-            run, prefix_length = [*run, number], shared
+    run, common = order[:1], 0
+    for previous, row_id in zip(order, [*order[1:], -1], strict=True):
+        shared = common_prefix_length(rows[previous], rows[row_id]) if row_id >= 0 else 0
+        shorter = min(len(rows[previous]), len(rows[row_id])) if row_id >= 0 else 0
+        shared = min(shared, shorter - 1, common or shared)
+        if shared >= max(MIN_COMMON_PREFIX, shorter / 2):
+            run, common = [*run, row_id], shared
             continue
         if len(run) > 1:
-            groups.append(PrefixGroup(run, prefix_length))
+            groups.append(PrefixGroup(run, common))
         else:
             rest += run
-        run, prefix_length = [number], 0
+        run, common = [row_id], 0
     return groups, sorted(rest)
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens that both begin with."""
-    for place, (one, other) in enumerate(zip(a, b, strict=False)):
-        if one != other:
-            return place
+def common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Number of leading tokens that two rows share."""
+    for position, (token, other) in enumerate(zip(a, b, strict=False)):
+        if token != other:
+            return position
     return min(len(a), len(b))
 
 
 def batch_prefix_groups(
     groups: Sequence[PrefixGroup], lengths: Sequence[int], budget: int
 ) -> list[list[PrefixGroup]]:
-    """Batches of groups of similar length that compute at most `budget` tokens each: the common
-    ones of a group once, and each row's own, those to come included. Larger groups are divided."""
+    """Batch groups of similar length so that each batch computes at most `budget` tokens.
+
+    A group's common prefix counts once, each row's own tokens (including those to be generated) in
+    full. Groups larger than the budget are divided.
+    """
     batches: list[list[PrefixGroup]] = []
     computed = 0
     for group in sorted(groups, key=lambda g: (-max(lengths[i] for i in g.row_ids), g.row_ids)):
-        begun = False  # whether the group stands in the batch already
-        for number in group.row_ids:
-            own = lengths[number] - group.prefix_length
-            more = own if begun else own + group.prefix_length
-            if not batches or computed + more > budget:
+        in_batch = False  # whether the current batch already holds part of this group
+        for row_id in group.row_ids:
+            own = lengths[row_id] - group.prefix_length
+            cost = own if in_batch else own + group.prefix_length
+            if not batches or computed + cost > budget:
                 batches.append([])
-                begun, computed, more = False, 0, own + group.prefix_length
-            if begun:
-                batches[-1][-1].row_ids.append(number)
+                in_batch, computed, cost = False, 0, own + group.prefix_length
+            if in_batch:
+                batches[-1][-1].row_ids.append(row_id)
             else:
-                batches[-1].append(PrefixGroup([number], group.prefix_length))
-            begun, computed = True, computed + more
+                batches[-1].append(PrefixGroup([row_id], group.prefix_length))
+            in_batch, computed = True, computed + cost
     return batches
 
 
@@ -193,18 +202,26 @@ def collate(
     prefix_length: int,
     device: torch.device | None = None,
 ) -> Batch:
-    """Right-pad `rows`; `read` gives, per row, the places within the row to read."""
+    """Right-pad rows into a `Batch`.
+
+    Args:
+        rows: token ids after the shared prefix.
+        logit_positions: per row, the positions within the row whose hidden states are needed.
+        prefix_length: tokens of the shared prefix, where positions start.
+        device: of the batch. Default: the CPU.
+    """
     length = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     mask = torch.zeros(len(rows), length, dtype=torch.long)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
-    places = [i * length + place for i, per_row in enumerate(logit_positions) for place in per_row]
+    flat = [i * length + position for i, own in enumerate(logit_positions) for position in own]
     positions = (torch.arange(length) + prefix_length).expand(len(rows), -1)
-    batch = Batch(ids, mask, positions, torch.tensor(places, dtype=torch.long))
+    batch = Batch(ids, mask, positions, torch.tensor(flat, dtype=torch.long))
     return to_device(batch, device) if device is not None else batch
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move all tensors of a batch to a device."""
     return Batch(*(getattr(batch, name).to(device) for name in Batch.__slots__))

@@ -1,101 +1,37 @@
-"""Rows on their way from prompts to texts, a token of each in every step.
+"""Continuous batching: prefill and decode steps of the sequences that are being generated.
 
-Batching is continuous (iteration-level scheduling; Yu et al. 2022, Orca, OSDI): rows join those
-that are being written, and rows that have ended leave them, whatever step the others are at.
+Batching is continuous (iteration-level scheduling; Yu et al. 2022, Orca, OSDI): new sequences are
+admitted while others are being decoded, and finished ones leave, whatever step the others are at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from prooftune.engine.attention.masks import AttentionContext
-from prooftune.engine.batching import Batch, PrefixGroup, collate
-from prooftune.engine.forward import (
-    PrefixCache,
-    get_backbone,
-    get_output_head,
-    hidden_states_in_context,
-)
+from prooftune.engine.batching import Batch, collate
+from prooftune.engine.forward import PrefixCache, hidden_states_in_context
 from prooftune.engine.kv_cache import KVCache
+from prooftune.engine.model_parts import get_backbone, get_output_head
 from prooftune.engine.prefix_groups import SharedPrefixCache
-
-TokenSelector = Callable[[int, list[int], Tensor], int]
-"""(row number, ids written so far, log-probabilities [vocabulary]) -> the next token; for decoding
-under a constraint."""
-
-
-@dataclass(slots=True)
-class Generated:
-    """What was written after one prompt.
-
-    Attributes:
-        ids: without the stop token.
-        log_prob: natural-log probability of the ids and, where it was written, the stop token.
-        stopped: whether the stop token was written; otherwise the limit cut the text off.
-        no_answer_log_prob: that of the text given as `instead`, with its stop token; None without
-            one.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    log_prob: float = 0.0
-    stopped: bool = False
-    no_answer_log_prob: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillBatch:
-    """Rows that join together.
-
-    Attributes:
-        row_ids: of the rows.
-        prompts: ids of each after the prefix, none empty.
-        groups: those that begin alike, in the order of the rows, all of them; or none.
-    """
-
-    row_ids: list[int]
-    prompts: list[Sequence[int]]
-    groups: list[PrefixGroup] = field(default_factory=list)
-
-    @property
-    def prefix_lengths(self) -> list[int]:
-        """Tokens of each prompt that stand once for its group."""
-        return [group.prefix_length for group in self.groups for _ in group.row_ids] or [0] * len(
-            self.prompts
-        )
-
-
-@dataclass(slots=True)
-class SequenceState:
-    """One that is being written.
-
-    Attributes:
-        begins: position of its own first token.
-        held: its own tokens whose keys and values are kept.
-        token: the last one written, which has not been read yet.
-        ended: whether nothing follows it.
-    """
-
-    number: int
-    done: Generated
-    begins: int
-    held: int
-    token: int = -1
-    ended: bool = False
-
-
-Finished = list[tuple[int, Generated]]
-"""Numbers of rows that have ended, and what was written for them."""
+from prooftune.engine.sequences import (
+    Finished,
+    Generated,
+    PrefillBatch,
+    SequenceState,
+    TokenSelector,
+)
 
 
 class ContinuousBatcher:
-    """The rows that are being written.
+    """The sequences that are being generated, with their KV caches.
 
-    Rows that have ended are computed along until they are half of all, since to leave them out is
-    to copy the others.
+    Finished sequences remain in the batch until they are half of it: removing them copies the KV
+    cache of all others.
     """
 
     def __init__(
@@ -104,205 +40,237 @@ class ContinuousBatcher:
         prefix: PrefixCache | None,
         prefix_length: int,
         stop_token_id: int,
-        limit: int,
+        max_new_tokens: int,
         alternative_ids: Sequence[int] = (),
         token_selector: TokenSelector | None = None,
     ) -> None:
-        """See `generation.generate`; `limit` is its `max_new_tokens`."""
-        self._body, self._readout, self._device = (
+        """See `generation.generate`.
+
+        Args:
+            model: a causal language model, adapters included.
+            prefix: cache of the prefix of all prompts.
+            prefix_length: its tokens.
+            stop_token_id: ends a sequence.
+            max_new_tokens: limit for each sequence, the stop token included.
+            alternative_ids: tokens that are scored and not generated.
+            token_selector: picks each token. Default: the most likely one.
+        """
+        self._backbone, self._output_head, self._device = (
             get_backbone(model),
             get_output_head(model),
             next(model.parameters()).device,
         )
-        self._prefix, self._prefix_length, self._stop, self._limit = (
+        self._prefix, self._prefix_length, self._stop_token_id, self._max_new_tokens = (
             prefix,
             prefix_length,
             stop_token_id,
-            limit,
+            max_new_tokens,
         )
-        self._instead, self._choose = tuple(alternative_ids), token_selector
-        self._rows: list[SequenceState] = []
-        self._kept = KVCache()
-        self._beginnings = SharedPrefixCache(prefix)
+        self._alternative_ids, self._token_selector = tuple(alternative_ids), token_selector
+        self._sequences: list[SequenceState] = []
+        self._cache = KVCache()
+        self._shared = SharedPrefixCache(prefix)
 
     @property
-    def going(self) -> int:
-        """Rows that have not ended."""
-        return sum(not row.ended for row in self._rows)
+    def num_active(self) -> int:
+        """Number of sequences that are not finished."""
+        return sum(not sequence.finished for sequence in self._sequences)
 
-    def fits(self, portion: PrefillBatch, budget: int) -> bool:
-        """Whether so many tokens at most are held when it has joined, those to come and common
-        beginnings included."""
-        going = [row for row in self._rows if not row.ended]
+    def has_capacity(self, batch: PrefillBatch, budget: int) -> bool:
+        """Whether at most `budget` tokens are cached once the batch is admitted.
+
+        Tokens still to be generated and common prefixes count.
+        """
+        active = [sequence for sequence in self._sequences if not sequence.finished]
         own = [
-            len(prompt) - n
-            for prompt, n in zip(portion.prompts, portion.prefix_lengths, strict=True)
+            len(prompt) - n for prompt, n in zip(batch.prompts, batch.prefix_lengths, strict=True)
         ]
-        room = max(self._room(going), max(own) + self._limit)
-        beginnings = [
-            *self._beginnings.lengths,
-            *(self._prefix_length + group.prefix_length for group in portion.groups),
+        capacity = max(self._capacity(active), max(own) + self._max_new_tokens)
+        prefixes = [
+            *self._shared.lengths,
+            *(self._prefix_length + group.prefix_length for group in batch.groups),
         ]
-        return (len(going) + len(own)) * room + len(beginnings) * max(
-            beginnings, default=0
+        return (len(active) + len(own)) * capacity + len(prefixes) * max(
+            prefixes, default=0
         ) <= budget
 
-    def join(self, portion: PrefillBatch) -> Finished:
-        """Read the prompts, write the first token of each, and let those that go on join the
-        others."""
-        if not self.going:  # what was kept of those that have ended goes before more is read
-            self._rows, self._kept, self._beginnings = (
+    def admit(self, batch: PrefillBatch) -> Finished:
+        """Prefill prompts, generate the first token of each, and add those that continue."""
+        if not self.num_active:  # free the caches of finished sequences before the prefill
+            self._sequences, self._cache, self._shared = (
                 [],
                 KVCache(),
                 SharedPrefixCache(self._prefix),
             )
-        beginnings = self._read_beginnings(portion)
-        rows = [
-            SequenceState(number, Generated(), self._prefix_length + n, len(prompt) - n)
-            for number, prompt, n in zip(
-                portion.row_ids, portion.prompts, portion.prefix_lengths, strict=True
+        shared = self._prefill_common_prefixes(batch)
+        sequences = [
+            SequenceState(row_id, Generated(), self._prefix_length + n, len(prompt) - n)
+            for row_id, prompt, n in zip(
+                batch.row_ids, batch.prompts, batch.prefix_lengths, strict=True
             )
         ]
-        own = [
-            prompt[n:] for prompt, n in zip(portion.prompts, portion.prefix_lengths, strict=True)
-        ]
-        kept = KVCache()
-        ended = self._write(rows, self._read(own, rows, kept, beginnings))
-        if len(ended) < len(rows):
-            self._go_on_with([(self._rows, self._kept, self._beginnings), (rows, kept, beginnings)])
-        return ended
+        own = [prompt[n:] for prompt, n in zip(batch.prompts, batch.prefix_lengths, strict=True)]
+        cache = KVCache()
+        finished = self._append_tokens(sequences, self._prefill(own, sequences, cache, shared))
+        if len(finished) < len(sequences):
+            self._compact(
+                [(self._sequences, self._cache, self._shared), (sequences, cache, shared)]
+            )
+        return finished
 
-    def step(self) -> Finished:
-        """Write one more token of every row."""
-        if 2 * self.going <= len(self._rows):
-            self._go_on_with([(self._rows, self._kept, self._beginnings)])
-        tokens = [[row.token] for row in self._rows]
-        held, begins = (
-            torch.tensor(one, device=self._device)[:, None]
-            for one in zip(*((row.held, row.begins) for row in self._rows), strict=True)
+    def decode_step(self) -> Finished:
+        """Generate one more token of every sequence."""
+        if 2 * self.num_active <= len(self._sequences):
+            self._compact([(self._sequences, self._cache, self._shared)])
+        tokens = [[sequence.next_token] for sequence in self._sequences]
+        cached, first = (
+            torch.tensor(values, device=self._device)[:, None]
+            for values in zip(
+                *((s.cached_tokens, s.first_position) for s in self._sequences), strict=True
+            )
         )
-        places = torch.arange(int(held.max()) + 1, device=self._device)
-        self._kept.set_write_positions(held[:, 0], len(places))
+        key_index = torch.arange(int(cached.max()) + 1, device=self._device)
+        self._cache.set_write_positions(cached[:, 0], len(key_index))
         batch = replace(
-            collate(tokens, [[0]] * len(tokens), 0, self._device), position_ids=begins + held
+            collate(tokens, [[0]] * len(tokens), 0, self._device), position_ids=first + cached
         )
-        hidden = self._look(
-            (places <= held)[:, None], batch, begins + places, self._beginnings, self._kept
+        hidden = self._hidden_states(
+            (key_index <= cached)[:, None], batch, first + key_index, self._shared, self._cache
         )
-        for row in self._rows:
-            row.held += not row.ended  # those that have ended write over their last place
-        return self._write(self._rows, torch.log_softmax(self._readout(hidden), dim=-1))
+        for sequence in self._sequences:
+            sequence.cached_tokens += not sequence.finished  # finished ones overwrite their last
+        log_probs = torch.log_softmax(self._output_head(hidden), dim=-1)
+        return self._append_tokens(self._sequences, log_probs)
 
-    def _room(self, rows: Sequence[SequenceState]) -> int:
-        """Places for the tokens of the longest of them, those to come included, the last of which
-        is never read but by rows that have ended."""
-        return max((row.held + self._limit + 1 - len(row.done.ids) for row in rows), default=0)
+    def _capacity(self, sequences: Sequence[SequenceState]) -> int:
+        """KV-cache positions that the longest sequence needs, tokens to come included.
 
-    def _look(
+        The last position is written by finished sequences only.
+        """
+        return max(
+            (s.cached_tokens + self._max_new_tokens + 1 - len(s.output.ids) for s in sequences),
+            default=0,
+        )
+
+    def _hidden_states(
         self,
         allowed: Tensor,
         batch: Batch,
-        positions: Tensor,
-        beginnings: SharedPrefixCache,
-        kept: KVCache,
+        key_positions: Tensor,
+        shared: SharedPrefixCache,
+        cache: KVCache,
     ) -> Tensor:
-        """Hidden states [n, d] where new tokens are read.
+        """Hidden states [n, d] at the batch's logit positions.
 
         Args:
-            allowed: [rows, 1 or new, places] where each may look.
-            batch: [rows, new] tokens.
-            positions: [rows, places], counted with the prefix.
-            beginnings: what the rows see before their own.
-            kept: keys and values of what was read before, which takes the new ones.
+            allowed: [rows, 1 or new tokens, keys], True where a query may attend to a key.
+            batch: [rows, new tokens].
+            key_positions: [rows, keys], counted from the start of the prefix.
+            shared: the prefixes before the rows' own tokens.
+            cache: the rows' own keys and values; takes the new ones.
         """
-        sight = AttentionContext(
-            allowed, batch.position_ids, positions, beginnings.layers, beginnings.groups
+        context = AttentionContext(
+            allowed, batch.position_ids, key_positions, shared.layers, shared.groups
         )
-        return hidden_states_in_context(self._body, batch, sight, kept)
+        return hidden_states_in_context(self._backbone, batch, context, cache)
 
-    def _read_beginnings(self, portion: PrefillBatch) -> SharedPrefixCache:
-        if not portion.groups:
+    def _prefill_common_prefixes(self, batch: PrefillBatch) -> SharedPrefixCache:
+        if not batch.groups:
             return SharedPrefixCache(self._prefix)
-        of_rows = [number for number, group in enumerate(portion.groups) for _ in group.row_ids]
-        starts = [
-            portion.prompts[of_rows.index(number)][: group.prefix_length]
-            for number, group in enumerate(portion.groups)
+        group_ids = [i for i, group in enumerate(batch.groups) for _ in group.row_ids]
+        common_prefixes = [
+            batch.prompts[group_ids.index(i)][: group.prefix_length]
+            for i, group in enumerate(batch.groups)
         ]
         return SharedPrefixCache.prefill(
-            self._body, self._prefix, self._prefix_length, starts, of_rows, self._device
+            self._backbone,
+            self._prefix,
+            self._prefix_length,
+            common_prefixes,
+            group_ids,
+            self._device,
         )
 
-    def _read(
+    def _prefill(
         self,
         prompts: Sequence[Sequence[int]],
-        rows: Sequence[SequenceState],
-        kept: KVCache,
-        beginnings: SharedPrefixCache,
+        sequences: Sequence[SequenceState],
+        cache: KVCache,
+        shared: SharedPrefixCache,
     ) -> Tensor:
-        """Log-probabilities [rows, vocabulary] of the first token after prompts.
+        """Log-probabilities [rows, vocabulary] of the first token after the prompts.
 
-        What is scored `instead` is scored on the way, and never looked at again.
+        The alternative is scored in the same pass. Its tokens follow the prompt's in the cache,
+        where decoding overwrites them or masks them out.
         """
-        alternative_ids, count = self._instead, max(1, len(self._instead))
-        read = [list(range(len(prompt) - 1, len(prompt) - 1 + count)) for prompt in prompts]
+        alternative, count = self._alternative_ids, max(1, len(self._alternative_ids))
+        logit_positions = [
+            list(range(len(prompt) - 1, len(prompt) - 1 + count)) for prompt in prompts
+        ]
         batch = collate(
-            [[*prompt, *alternative_ids[:-1]] for prompt in prompts], read, 0, self._device
+            [[*prompt, *alternative[:-1]] for prompt in prompts], logit_positions, 0, self._device
         )
-        places = torch.arange(batch.input_ids.shape[1], device=self._device)
-        positions = (
-            places + torch.tensor([row.begins for row in rows], device=self._device)[:, None]
+        index = torch.arange(batch.input_ids.shape[1], device=self._device)
+        first = torch.tensor([s.first_position for s in sequences], device=self._device)
+        positions = index + first[:, None]
+        causal_mask = (index[:, None] >= index).expand(len(sequences), -1, -1)
+        hidden = self._hidden_states(
+            causal_mask, replace(batch, position_ids=positions), positions, shared, cache
         )
-        causal = (places[:, None] >= places).expand(len(rows), -1, -1)
-        hidden = self._look(
-            causal, replace(batch, position_ids=positions), positions, beginnings, kept
-        )
-        log_probs = torch.log_softmax(self._readout(hidden), dim=-1).view(len(rows), count, -1)
-        first = log_probs[:, 0]
-        if alternative_ids:
-            wanted = torch.tensor(alternative_ids, device=self._device)[None, :, None].expand(
-                len(rows), -1, 1
+        log_probs = torch.log_softmax(self._output_head(hidden), dim=-1)
+        log_probs = log_probs.view(len(sequences), count, -1)
+        first_log_probs = log_probs[:, 0]
+        if alternative:
+            token_ids = torch.tensor(alternative, device=self._device)[None, :, None].expand(
+                len(sequences), -1, 1
             )
-            for row, value in zip(
-                rows, log_probs.gather(2, wanted).sum(dim=(1, 2)).tolist(), strict=True
-            ):
-                row.done.no_answer_log_prob = value
-            first = first.clone()
-            first[:, [alternative_ids[0], self._stop]] = -torch.inf
-        return first
+            sums = log_probs.gather(2, token_ids).sum(dim=(1, 2)).tolist()
+            for sequence, value in zip(sequences, sums, strict=True):
+                sequence.output.no_answer_log_prob = value
+            first_log_probs = first_log_probs.clone()
+            first_log_probs[:, [alternative[0], self._stop_token_id]] = -torch.inf
+        return first_log_probs
 
-    def _write(self, rows: Sequence[SequenceState], log_probs: Tensor) -> Finished:
-        """Note the next token of every row that goes on; those that end with it."""
-        best = log_probs.argmax(dim=-1).tolist()
-        if self._choose is not None:
-            best = [
-                self._stop if row.ended else self._choose(row.number, row.done.ids, of_row)
-                for row, of_row in zip(rows, log_probs, strict=True)
+    def _append_tokens(self, sequences: Sequence[SequenceState], log_probs: Tensor) -> Finished:
+        """Append the next token to every active sequence; returns those that finish with it."""
+        tokens = log_probs.argmax(dim=-1).tolist()
+        if self._token_selector is not None:
+            tokens = [
+                self._stop_token_id
+                if sequence.finished
+                else self._token_selector(sequence.row_id, sequence.output.ids, own_log_probs)
+                for sequence, own_log_probs in zip(sequences, log_probs, strict=True)
             ]
-        values = log_probs.gather(1, torch.tensor(best, device=log_probs.device)[:, None])[
+        values = log_probs.gather(1, torch.tensor(tokens, device=log_probs.device)[:, None])[
             :, 0
         ].tolist()
-        going = [
-            (row, token, value)
-            for row, token, value in zip(rows, best, values, strict=True)
-            if not row.ended
+        active = [
+            (sequence, token, value)
+            for sequence, token, value in zip(sequences, tokens, values, strict=True)
+            if not sequence.finished
         ]
-        for row, token, value in going:
-            done, row.token = row.done, token
-            done.log_prob += value
-            done.stopped = token == self._stop
-            if not done.stopped:
-                done.ids.append(token)
-            row.ended = done.stopped or len(done.ids) == self._limit
-        return [(row.number, row.done) for row, _, _ in going if row.ended]
+        for sequence, token, value in active:
+            output, sequence.next_token = sequence.output, token
+            output.log_prob += value
+            output.stopped = token == self._stop_token_id
+            if not output.stopped:
+                output.ids.append(token)
+            sequence.finished = output.stopped or len(output.ids) == self._max_new_tokens
+        return [(s.row_id, s.output) for s, _, _ in active if s.finished]
 
-    def _go_on_with(
+    def _compact(
         self, parts: Sequence[tuple[list[SequenceState], KVCache, SharedPrefixCache]]
     ) -> None:
-        """With those rows of each part that have not ended, of which there is one at least."""
-        numbers = [[i for i, row in enumerate(rows) if not row.ended] for rows, _, _ in parts]
-        some = [(part, going) for part, going in zip(parts, numbers, strict=True) if going]
-        self._rows = [rows[i] for (rows, _, _), going in some for i in going]
-        self._kept = KVCache.of(
-            [(kept, going) for (_, kept, _), going in some], self._room(self._rows)
+        """Continue with the active sequences of each part, of which there is at least one."""
+        active_rows = [
+            [i for i, sequence in enumerate(sequences) if not sequence.finished]
+            for sequences, _, _ in parts
+        ]
+        remaining = [(part, rows) for part, rows in zip(parts, active_rows, strict=True) if rows]
+        self._sequences = [sequences[i] for (sequences, _, _), rows in remaining for i in rows]
+        self._cache = KVCache.merge(
+            [(cache, rows) for (_, cache, _), rows in remaining], self._capacity(self._sequences)
         )
-        self._beginnings = SharedPrefixCache.merge([(one, going) for (_, _, one), going in some])
+        self._shared = SharedPrefixCache.merge(
+            [(shared, rows) for (_, _, shared), rows in remaining]
+        )

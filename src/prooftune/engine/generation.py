@@ -1,5 +1,7 @@
-"""The one generation path: greedy decoding behind a shared prefix, ended by the learned stop token,
-in continuous batches."""
+"""The one generation path: greedy decoding behind a shared prefix, with continuous batching.
+
+A sequence ends with the stop token that the model has learned, or at the limit.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,12 @@ from prooftune.engine.batching import (
     batch_prefix_groups,
     group_by_common_prefix,
 )
-from prooftune.engine.decoding import ContinuousBatcher, Generated, PrefillBatch, TokenSelector
-from prooftune.engine.forward import get_backbone, prefix_cache, use_shared_prefix_attention
+from prooftune.engine.compatibility import use_shared_prefix_attention
+from prooftune.engine.decoding import ContinuousBatcher
+from prooftune.engine.forward import compute_prefix_cache
+from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.scoring import score_labels
+from prooftune.engine.sequences import Generated, PrefillBatch, TokenSelector
 from prooftune.errors import Failure
 
 
@@ -33,47 +38,51 @@ def generate(
     alternative_ids: Sequence[int] = (),
     token_selector: TokenSelector | None = None,
 ) -> Iterator[tuple[list[int], list[Generated]]]:
-    """Continue every prompt with the likeliest token, step by step.
+    """Continue every prompt by greedy decoding.
 
     Args:
         model: a causal language model, adapters included.
-        prefix: ids that all prompts begin with.
-        rows: ids after the prefix, none empty.
-        stop_token_id: id of the token that ends an answer; it is counted among `max_new_tokens`.
-        max_new_tokens: most tokens written.
-        batch_tokens: most tokens that are held at one time, those to come included; a single row or
-            group may have more.
-        alternative_ids: ids of a text that is scored, and not written: its first token is refused
-            as the first one.
-        token_selector: picks each token where not the likeliest is wanted.
+        prefix: token ids that all prompts start with.
+        rows: token ids after the prefix, none empty.
+        stop_token_id: token that ends an answer; counts towards `max_new_tokens`.
+        max_new_tokens: maximum number of tokens generated per prompt.
+        batch_tokens: maximum number of tokens in the KV cache, those to come included; a single row
+            or group may have more.
+        alternative_ids: token ids of an alternative, such as "no answer" and its stop token, that
+            is scored in `Generated.no_answer_log_prob` and not generated: its first token and the
+            stop token are suppressed as first tokens.
+        token_selector: picks each token, for constrained decoding. Default: the most likely one.
 
     Yields:
-        Numbers of rows that have ended, and what was written for them, as soon as there are some.
+        Numbers of rows that have finished, and what was generated for them, as soon as there are
+        some.
+
+    Raises:
+        Failure: a `token_selector` with an architecture that our attention does not support.
     """
     lengths = [len(row) + len(alternative_ids) + max_new_tokens for row in rows]
-    with torch.no_grad(), use_shared_prefix_attention(model) as shared:
-        if not shared:
+    with torch.no_grad(), use_shared_prefix_attention(model) as supported:
+        if not supported:
             if token_selector is not None:
                 raise Failure(
-                    "decoding under a constraint needs an architecture that Prooftune's own "
-                    "attention fits; set "
-                    "answering.constrained: false"
+                    "constrained decoding needs an architecture that supports Prooftune's own "
+                    "attention; set answering.constrained: false"
                 )
-            for numbers in batch_by_token_budget(lengths, batch_tokens, inf):
+            for row_ids in batch_by_token_budget(lengths, batch_tokens, inf):
                 yield (
-                    numbers,
-                    _by_library(
+                    row_ids,
+                    _generate_with_transformers(
                         model,
-                        [[*prefix, *rows[i]] for i in numbers],
+                        [[*prefix, *rows[i]] for i in row_ids],
                         stop_token_id,
                         tuple(alternative_ids),
                         max_new_tokens,
                     ),
                 )
             return
-        cache = prefix_cache(get_backbone(model), prefix)
-        for waiting in _portions(rows, lengths, batch_tokens // 2):
-            writer = ContinuousBatcher(
+        cache = compute_prefix_cache(get_backbone(model), prefix)
+        for waiting in _prefill_queues(rows, lengths, batch_tokens // 2):
+            batcher = ContinuousBatcher(
                 model,
                 cache,
                 len(prefix),
@@ -82,60 +91,63 @@ def generate(
                 alternative_ids,
                 token_selector,
             )
-            while waiting or writer.going:
-                joins = waiting and (not writer.going or writer.fits(waiting[0], batch_tokens))
-                ended = writer.join(waiting.popleft()) if joins else writer.step()
-                if ended:
-                    yield [number for number, _ in ended], [done for _, done in ended]
+            while waiting or batcher.num_active:
+                admits = waiting and (
+                    not batcher.num_active or batcher.has_capacity(waiting[0], batch_tokens)
+                )
+                finished = batcher.admit(waiting.popleft()) if admits else batcher.decode_step()
+                if finished:
+                    yield [row_id for row_id, _ in finished], [output for _, output in finished]
 
 
-def _portions(
+def _prefill_queues(
     rows: Sequence[Sequence[int]], lengths: Sequence[int], budget: int
 ) -> Iterator[deque[PrefillBatch]]:
-    """Rows that can be written together, in portions of so many tokens: those that begin alike, and
-    the others.
+    """Queues of prefill batches of at most `budget` tokens.
 
-    Short rows come first: the few that go on for long then take the little more room that the next
-    ones need, not all others theirs.
+    First the rows with common prefixes, then all others. Short rows come first: the few that decode
+    for long then reserve little capacity for the longer rows to come, instead of all rows reserving
+    that of the longest.
     """
     groups, rest = group_by_common_prefix(rows)
-    together = [
-        ([i for group in several for i in group.row_ids], several)
-        for several in batch_prefix_groups(groups, lengths, budget)
+    group_batches = [
+        ([i for group in batch for i in group.row_ids], batch)
+        for batch in batch_prefix_groups(groups, lengths, budget)
     ]
     yield deque(
-        PrefillBatch(numbers, [rows[i] for i in numbers], several)
-        for numbers, several in reversed(together)
+        PrefillBatch(row_ids, [rows[i] for i in row_ids], batch)
+        for row_ids, batch in reversed(group_batches)
     )
-    # Any padding: what is padded is computed in attention alone.
-    apart = [
-        [rest[i] for i in numbers]
-        for numbers in batch_by_token_budget([lengths[i] for i in rest], budget, inf)
+    # Any amount of padding: only attention computes it.
+    single_batches = [
+        [rest[i] for i in indices]
+        for indices in batch_by_token_budget([lengths[i] for i in rest], budget, inf)
     ]
-    yield deque(PrefillBatch(numbers, [rows[i] for i in numbers]) for numbers in reversed(apart))
+    yield deque(
+        PrefillBatch(row_ids, [rows[i] for i in row_ids]) for row_ids in reversed(single_batches)
+    )
 
 
-def _by_library(
+def _generate_with_transformers(
     model: Any,
     prompts: list[list[int]],
     stop_token_id: int,
     alternative_ids: tuple[int, ...],
-    limit: int,
+    max_new_tokens: int,
 ) -> list[Generated]:
-    """The library's own loop, for architectures that our attention does not fit."""
+    """transformers' own generation loop, for architectures without support for our attention."""
     device = next(model.parameters()).device
     longest = max(map(len, prompts))
     ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
     mask = torch.zeros_like(ids)
-    for place, prompt in enumerate(
-        prompts
-    ):  # padded on the left: every row continues from its own last token
-        ids[place, longest - len(prompt) :] = torch.tensor(prompt, device=device)
-        mask[place, longest - len(prompt) :] = 1
+    # Left padding, so that every row continues from its own last token.
+    for i, prompt in enumerate(prompts):
+        ids[i, longest - len(prompt) :] = torch.tensor(prompt, device=device)
+        mask[i, longest - len(prompt) :] = 1
     out = model.generate(
         input_ids=ids,
         attention_mask=mask,
-        max_new_tokens=limit,
+        max_new_tokens=max_new_tokens,
         do_sample=False,
         eos_token_id=stop_token_id,
         pad_token_id=stop_token_id,
@@ -144,14 +156,14 @@ def _by_library(
         output_logits=True,
     )
     log_probs = torch.stack(out.logits, dim=1).float().log_softmax(-1)
-    written = out.sequences[:, longest:]
-    chosen = log_probs.gather(2, written[..., None])[..., 0].tolist()
-    done = []
-    for row, values in zip(written.tolist(), chosen, strict=True):
+    tokens = out.sequences[:, longest:]
+    token_log_probs = log_probs.gather(2, tokens[..., None])[..., 0].tolist()
+    outputs = []
+    for row, values in zip(tokens.tolist(), token_log_probs, strict=True):
         length = row.index(stop_token_id) if stop_token_id in row else len(row)
-        done.append(Generated(row[:length], sum(values[: length + 1]), stop_token_id in row))
+        outputs.append(Generated(row[:length], sum(values[: length + 1]), stop_token_id in row))
     if alternative_ids:
-        for numbers, scores in score_labels(model, [], prompts, [alternative_ids], stop_token_id):
-            for number, value in zip(numbers, scores[:, 0].tolist(), strict=True):
-                done[number].no_answer_log_prob = value
-    return done
+        for row_ids, scores in score_labels(model, [], prompts, [alternative_ids], stop_token_id):
+            for row_id, value in zip(row_ids, scores[:, 0].tolist(), strict=True):
+                outputs[row_id].no_answer_log_prob = value
+    return outputs

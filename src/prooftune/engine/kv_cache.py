@@ -1,4 +1,4 @@
-"""Keys and values of tokens that were read before, kept by the layers of a model."""
+"""KV cache: keys and values of the tokens seen so far, for prefill and decoding."""
 
 from __future__ import annotations
 
@@ -13,90 +13,110 @@ from prooftune.engine.batching import UnpaddedLayout
 
 
 class KVCache:
-    """What transformers asks of a cache, over buffers that are written in place.
+    """A transformers-compatible cache over preallocated buffers that are written in place.
 
-    Growing a tensor by one token means copying all of it, for every layer and every step; a buffer
-    with room for the tokens to come is written where they go. Each row's tokens stand from its
-    first place on, whatever the others have.
+    Growing a tensor by one token copies all of it, for every layer and every decode step; a buffer
+    with capacity for the tokens to come is written at the next position. Each row's tokens start at
+    its first position, whatever the length of the others.
 
     Attributes:
-        squeezed: how the tokens that come now are set out in rows; None where they are.
+        unpadded: layout of the tokens that come next if the layers run on packed tokens; None if
+            they run on padded rows.
     """
 
     def __init__(self) -> None:
-        self.squeezed: UnpaddedLayout | None = None
+        self.unpadded: UnpaddedLayout | None = None
         self._layers: dict[int, KeysValues] = {}
-        self._places: Tensor | None = (
-            None  # [rows] where the next token of each goes; None where many come, the first ones
-        )
+        self._positions: Tensor | None = None  # [rows] of the next token; None during prefill
         self._rows: Tensor | None = None
-        self._seen = 0
+        self._visible = 0
 
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> KeysValues:
-        """Add keys and values [rows, key heads, new, size] of one layer, and give back all that may
-        be seen of it."""
-        if self.squeezed is not None:
-            keys, values = self.squeezed.set_out(keys), self.squeezed.set_out(values)
-        if self._places is None:
+        """Store new keys and values of one layer; called by transformers' attention layers.
+
+        Args:
+            keys, values: [rows, key heads, new tokens, size], or packed if `unpadded` is set.
+            layer_idx: index of the layer.
+
+        Returns:
+            All keys and values of the layer that may be visible.
+        """
+        if self.unpadded is not None:
+            keys, values = self.unpadded.pad_heads(keys), self.unpadded.pad_heads(values)
+        if self._positions is None:
             self._layers[layer_idx] = (keys, values)
             return keys, values
         buffers = self._layers[layer_idx]
-        for buffer, added in zip(buffers, (keys, values), strict=True):
-            buffer[self._rows, :, self._places] = added[:, :, 0]
-        return buffers[0][:, :, : self._seen], buffers[1][:, :, : self._seen]
+        for buffer, new in zip(buffers, (keys, values), strict=True):
+            buffer[self._rows, :, self._positions] = new[:, :, 0]
+        return buffers[0][:, :, : self._visible], buffers[1][:, :, : self._visible]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self._seen or next((keys.shape[2] for keys, _ in self._layers.values()), 0)
+        """Length of the cache; part of transformers' cache interface."""
+        return self._visible or next((keys.shape[2] for keys, _ in self._layers.values()), 0)
 
     def layers(self) -> list[KeysValues]:
         """Keys and values of every layer, in order."""
         return [self._layers[i] for i in sorted(self._layers)]
 
-    def set_write_positions(self, places: Tensor, seen: int) -> None:
-        """One token of every row comes next, to these places [rows]; the first `seen` places are
-        looked at."""
-        self._places, self._seen = places, seen
-        self._rows = torch.arange(len(places), device=places.device)
+    def set_write_positions(self, positions: Tensor, visible: int) -> None:
+        """Prepare a decode step.
+
+        Args:
+            positions: [rows] where the next token of each row is written.
+            visible: number of leading positions that attention looks at.
+        """
+        self._positions, self._visible = positions, visible
+        self._rows = torch.arange(len(positions), device=positions.device)
 
     @classmethod
-    def of(cls, parts: Sequence[tuple[KVCache, Sequence[int]]], room: int) -> KVCache:
-        """These rows of each, one after another, with `room` places each, of which the unwritten
-        are zero.
+    def merge(cls, parts: Sequence[tuple[KVCache, Sequence[int]]], capacity: int) -> KVCache:
+        """A new cache with the given rows of each part, one part after another.
 
-        The layers are taken out of the parts, so that no more than one of them is there twice at
-        any time.
+        Layers are removed from the parts as they are copied, so that at most one layer exists twice
+        at any time.
+
+        Args:
+            parts: caches, and the rows to take from each.
+            capacity: positions per row in the new buffers; unwritten ones are zero.
         """
-        fresh = cls()
+        merged = cls()
         for layer in sorted(parts[0][0]._layers):
-            taken = [([one._layers.pop(layer)], rows) for one, rows in parts]
-            fresh._layers[layer] = together(taken, room)[0]
-        return fresh
+            taken = [([cache._layers.pop(layer)], rows) for cache, rows in parts]
+            merged._layers[layer] = gather_rows(taken, capacity)[0]
+        return merged
 
 
-def together(
-    parts: Sequence[tuple[Sequence[KeysValues], Sequence[int]]], room: int
+def gather_rows(
+    parts: Sequence[tuple[Sequence[KeysValues], Sequence[int]]], capacity: int
 ) -> list[KeysValues]:
-    """For every layer, keys and values of these rows of each part, one after another, in arrays
-    with `room` places."""
+    """Copy rows of several caches into new buffers, for every layer.
+
+    Args:
+        parts: keys and values of all layers, and the rows to take, for each cache.
+        capacity: positions per row in the new buffers; unwritten ones are zero.
+    """
     return [
         (
-            _stacked([(layers[i][0], rows) for layers, rows in parts], room),
-            _stacked([(layers[i][1], rows) for layers, rows in parts], room),
+            _gather([(layers[i][0], rows) for layers, rows in parts], capacity),
+            _gather([(layers[i][1], rows) for layers, rows in parts], capacity),
         )
         for i in range(len(parts[0][0]))
     ]
 
 
-def _stacked(parts: Sequence[tuple[Tensor, Sequence[int]]], room: int) -> Tensor:
+def _gather(parts: Sequence[tuple[Tensor, Sequence[int]]], capacity: int) -> Tensor:
     first = parts[0][0]
-    out = first.new_zeros(sum(len(rows) for _, rows in parts), first.shape[1], room, first.shape[3])
+    out = first.new_zeros(
+        sum(len(rows) for _, rows in parts), first.shape[1], capacity, first.shape[3]
+    )
     start = 0
-    for held, rows in parts:
-        width = min(room, held.shape[2])
-        out[start : start + len(rows), :, :width] = held[:, :, :width].index_select(
-            0, torch.tensor(rows, device=held.device)
+    for cached, rows in parts:
+        width = min(capacity, cached.shape[2])
+        out[start : start + len(rows), :, :width] = cached[:, :, :width].index_select(
+            0, torch.tensor(rows, device=cached.device)
         )
         start += len(rows)
     return out

@@ -1,4 +1,4 @@
-"""Rows laid one after another without padding, a shared prefix before them."""
+"""Sequence packing for training: rows concatenated without padding behind a shared prefix."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 PAD_MULTIPLE = 32
-"""Tokens whose multiples lines have."""
+"""Packed batches are padded to a multiple of this many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Rows in one line.
+    """Rows packed into one sequence of tokens.
 
     Attributes:
-        input_ids, position_ids: [1, prefix + tokens of all rows]; positions begin again after the
-            prefix with every row.
-        lengths: [rows] tokens of each row, the last one's with what fills the line up.
-        read: [n] places in the line whose hidden states are read.
+        input_ids, position_ids: [1, prefix + tokens of all rows]; the positions of every row start
+            after the prefix.
+        lengths: [rows] tokens of each row; the last one includes the padding at the end.
+        logit_positions: [n] indices into the packed sequence whose hidden states (and logits) are
+            needed.
     """
 
     input_ids: Tensor
@@ -30,28 +31,34 @@ class PackedBatch:
 
 
 def pack_sequences(
-    prefix: Sequence[int], rows: Sequence[Sequence[int]], logit_positions: Sequence[Sequence[int]]
+    prefix: Sequence[int],
+    rows: Sequence[Sequence[int]],
+    logit_positions: Sequence[Sequence[int]],
 ) -> PackedBatch:
-    """Lay rows behind their common prefix; `read` gives, per row, the places within the row to
-    read.
+    """Pack rows behind their common prefix.
 
-    A few tokens that nobody reads or sees, behind the last row, fill the line up: on a processor
-    the products' kernels are made for every number of tokens anew, which takes time, and what they
-    leave in memory keeps large arrays from fitting there.
+    The packed sequence is padded at its end to a multiple of `PAD_MULTIPLE` tokens: on CPUs, oneDNN
+    compiles a matmul kernel for every number of tokens, which takes time, and its cached kernels
+    fragment the heap so that large arrays no longer fit.
+
+    Args:
+        prefix: token ids that all rows start with.
+        rows: token ids of each row after the prefix.
+        logit_positions: per row, the positions within the row whose hidden states are needed.
     """
-    shared = len(prefix)
-    ids, positions, places = list(prefix), list(range(shared)), []
-    for row, wanted in zip(rows, logit_positions, strict=True):
-        places += [len(ids) + place for place in wanted]
+    prefix_length = len(prefix)
+    ids, positions, packed_positions = list(prefix), list(range(prefix_length)), []
+    for row, own in zip(rows, logit_positions, strict=True):
+        packed_positions += [len(ids) + position for position in own]
         ids += row
-        positions += range(shared, shared + len(row))
-    filling, lengths = -len(ids) % PAD_MULTIPLE, [len(row) for row in rows]
-    ids += [0] * filling
-    positions += positions[-1:] * filling
-    lengths[-1] += filling
+        positions += range(prefix_length, prefix_length + len(row))
+    padding, lengths = -len(ids) % PAD_MULTIPLE, [len(row) for row in rows]
+    ids += [0] * padding
+    positions += positions[-1:] * padding
+    lengths[-1] += padding
     return PackedBatch(
         torch.tensor([ids]),
         torch.tensor([positions]),
         torch.tensor(lengths),
-        torch.tensor(places, dtype=torch.long),
+        torch.tensor(packed_positions, dtype=torch.long),
     )

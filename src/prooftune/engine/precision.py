@@ -1,4 +1,4 @@
-"""The arithmetic of one model, the same in training and in use."""
+"""Mixed precision of a model, the same in training and in inference."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from prooftune.engine.fused.patching import fused
 
 @contextmanager
 def autocast(model: nn.Module) -> Iterator[None]:
-    """The arithmetic of scoring is that of training: 16-bit products over float32 adapters, and the
-    same layers."""
+    """Run inference with the precision and the layers of training.
+
+    A 16-bit model uses 16-bit matmuls over float32 adapters; a float32 model stays float32.
+    """
     first = next(model.parameters())
     dtype = getattr(model, "dtype", first.dtype)
     if dtype not in (torch.bfloat16, torch.float16):
         with fused(model):
             yield
         return
-    layers = _adapted(model)
+    layers = _lora_layers(model)
     before = [layer.cast_input_dtype_enabled for layer in layers]
     disable_lora_input_upcast(model)
     try:
@@ -34,16 +36,15 @@ def autocast(model: nn.Module) -> Iterator[None]:
 
 
 def disable_lora_input_upcast(model: nn.Module) -> None:
-    """Keep peft from widening the adapters' inputs to float32, which autocast makes narrow again at
-    once.
+    """Keep peft from upcasting the adapters' inputs to float32, which autocast undoes at once.
 
-    The products are the same to the last bit; without the copies, which the backward pass would
-    keep for every layer, training needs about a seventh less memory and time. Only for use under
+    The matmuls are the same to the last bit. Without the copies, which the backward pass would keep
+    for every layer, training needs about a seventh less memory and time. Only for use under
     autocast.
     """
-    for layer in _adapted(model):
+    for layer in _lora_layers(model):
         layer.cast_input_dtype_enabled = False
 
 
-def _adapted(model: nn.Module) -> list[Any]:
+def _lora_layers(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if "cast_input_dtype_enabled" in vars(module)]

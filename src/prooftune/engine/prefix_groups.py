@@ -1,5 +1,4 @@
-"""What rows that are written see before their own tokens: the prefix of all, or beginnings that
-several of them have in common."""
+"""Shared-prefix cache for generation: the prefix of all prompts, and common prefixes of groups."""
 
 from __future__ import annotations
 
@@ -12,93 +11,106 @@ from torch import Tensor, nn
 from prooftune.engine.attention.masks import KeysValues, PrefixGroups
 from prooftune.engine.batching import collate
 from prooftune.engine.forward import PrefixCache, hidden_states
-from prooftune.engine.kv_cache import KVCache, together
+from prooftune.engine.kv_cache import KVCache, gather_rows
 
 
 @dataclass(frozen=True, slots=True)
 class SharedPrefixCache:
-    """Keys and values that rows see before their own, kept once for all rows that see the same.
+    """Keys and values before the rows' own, stored once for all rows that share them.
 
     Attributes:
-        layers: of the prefix alone; or [groups, key heads, most, size] of each common beginning
-            behind the prefix; None without either.
-        tokens: [groups] of each beginning, the prefix included; the rest is padding.
-        of_rows: number of each row's beginning; rows that have the same are neighbours.
-        groups: which rows see which; None where all see the prefix alone.
+        layers: keys and values of the prefix of all prompts alone; or, with groups, [groups, key
+            heads, longest prefix, size] of each group's common prefix behind it; None without
+            either.
+        prefix_lengths: [groups] tokens of each common prefix, that of all prompts included; the
+            rest is padding.
+        row_group_ids: group of each row, in ascending order.
+        groups: index of rows and groups; None if all rows see the prefix of all prompts alone.
     """
 
     layers: Sequence[KeysValues] | None
-    tokens: Tensor | None = None
-    of_rows: Sequence[int] = ()
+    prefix_lengths: Tensor | None = None
+    row_group_ids: Sequence[int] = ()
     groups: PrefixGroups | None = None
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each beginning that several rows have in common, the prefix included."""
-        return [] if self.tokens is None else self.tokens.tolist()
+        """Tokens of each group's common prefix, that of all prompts included."""
+        return [] if self.prefix_lengths is None else self.prefix_lengths.tolist()
 
     @classmethod
     def prefill(
         cls,
-        body: nn.Module,
+        backbone: nn.Module,
         prefix: PrefixCache | None,
         prefix_length: int,
-        starts: Sequence[Sequence[int]],
-        of_rows: Sequence[int],
+        common_prefixes: Sequence[Sequence[int]],
+        row_group_ids: Sequence[int],
         device: torch.device,
     ) -> SharedPrefixCache:
-        """Compute `starts`, ids behind the prefix, each once."""
-        kept = KVCache()
+        """Compute the common prefix of each group once.
+
+        Args:
+            backbone: the transformer.
+            prefix: cache of the prefix of all prompts.
+            prefix_length: its tokens.
+            common_prefixes: token ids of each group behind it.
+            row_group_ids: group of each row, in ascending order.
+            device: of the model.
+        """
+        cache = KVCache()
+        no_logits: list[list[int]] = [[] for _ in common_prefixes]
         hidden_states(
-            body, collate(starts, [[] for _ in starts], prefix_length, device), prefix, kept
+            backbone, collate(common_prefixes, no_logits, prefix_length, device), prefix, cache
         )
-        layers = kept.layers()
+        layers = cache.layers()
         before = prefix or [(None, None)] * len(layers)
-        behind = [
-            (_behind(a, keys), _behind(b, values))
-            for (a, b), (keys, values) in zip(before, layers, strict=True)
+        concatenated = [
+            (_concat(prefix_keys, keys), _concat(prefix_values, values))
+            for (prefix_keys, prefix_values), (keys, values) in zip(before, layers, strict=True)
         ]
-        return cls._of(
-            behind,
-            torch.tensor([prefix_length + len(start) for start in starts], device=device),
-            of_rows,
-        )
+        lengths = [prefix_length + len(common) for common in common_prefixes]
+        return cls._build(concatenated, torch.tensor(lengths, device=device), row_group_ids)
 
     @classmethod
-    def _of(
-        cls, layers: Sequence[KeysValues], tokens: Tensor, of_rows: Sequence[int]
+    def _build(
+        cls, layers: Sequence[KeysValues], prefix_lengths: Tensor, row_group_ids: Sequence[int]
     ) -> SharedPrefixCache:
-        return cls(
-            layers,
-            tokens,
-            of_rows,
-            PrefixGroups.of(torch.tensor(of_rows, device=tokens.device), tokens),
-        )
+        group_ids = torch.tensor(row_group_ids, device=prefix_lengths.device)
+        groups = PrefixGroups.from_ids(group_ids, prefix_lengths)
+        return cls(layers, prefix_lengths, row_group_ids, groups)
 
     @classmethod
     def merge(cls, parts: Sequence[tuple[SharedPrefixCache, Sequence[int]]]) -> SharedPrefixCache:
-        """Those that rows of each of these see, rows being named by their numbers."""
+        """The prefixes that the given rows of each part still need."""
         used = [
-            sorted({one.of_rows[i] for i in rows}) for one, rows in parts if one.tokens is not None
+            sorted({cache.row_group_ids[i] for i in rows})
+            for cache, rows in parts
+            if cache.prefix_lengths is not None
         ]
         if not used:
             return parts[0][0]
-        of_rows: list[int] = []
-        before = 0
-        for (one, rows), numbers in zip(parts, used, strict=True):
-            of_rows += [before + numbers.index(one.of_rows[i]) for i in rows]
-            before += len(numbers)
-        tokens = torch.cat(
+        row_group_ids: list[int] = []
+        first_group = 0
+        for (cache, rows), group_ids in zip(parts, used, strict=True):
+            row_group_ids += [first_group + group_ids.index(cache.row_group_ids[i]) for i in rows]
+            first_group += len(group_ids)
+        prefix_lengths = torch.cat(
             [
-                one.tokens[numbers]
-                for (one, _), numbers in zip(parts, used, strict=True)
-                if one.tokens is not None
+                cache.prefix_lengths[group_ids]
+                for (cache, _), group_ids in zip(parts, used, strict=True)
+                if cache.prefix_lengths is not None
             ]
         )
-        held = [(one.layers or (), numbers) for (one, _), numbers in zip(parts, used, strict=True)]
-        return cls._of(together(held, int(tokens.max())), tokens, of_rows)
+        cached = [
+            (cache.layers or (), group_ids)
+            for (cache, _), group_ids in zip(parts, used, strict=True)
+        ]
+        return cls._build(
+            gather_rows(cached, int(prefix_lengths.max())), prefix_lengths, row_group_ids
+        )
 
 
-def _behind(prefix: Tensor | None, own: Tensor) -> Tensor:
-    """Keys or values [groups, heads, length, size] behind those of a prefix that all groups share."""
+def _concat(prefix: Tensor | None, own: Tensor) -> Tensor:
+    """Keys or values [groups, heads, length, size] behind those of the prefix of all prompts."""
     return own if prefix is None else torch.cat([prefix.expand(len(own), -1, -1, -1), own], dim=2)

@@ -1,8 +1,8 @@
-"""The last layer's work, done where it is read.
+"""The last layer's per-token work, only at the positions whose hidden states are needed.
 
-Its keys and values are needed at every token, what follows its attention (the output projection and
-the MLP: 84% of the layer's products in SmolLM2) only at the positions whose hidden states are read.
-Elsewhere the layer's output is left wrong.
+The last layer's keys and values are needed at every token. What follows its attention (the output
+projection and the MLP: 84% of the layer's matmul operations in SmolLM2) is needed only where logits
+are computed. Elsewhere the layer's output is left wrong.
 """
 
 from __future__ import annotations
@@ -15,38 +15,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-DENSE = {"gate_proj", "up_proj", "down_proj"}
-"""Children of an MLP that gives every token one vector, and nothing else."""
+DENSE_MLP = {"gate_proj", "up_proj", "down_proj"}
+"""Children of a dense MLP, which maps every token to one vector and does nothing else."""
 
 
 @contextmanager
-def compute_only_positions(body: nn.Module, places: Tensor) -> Iterator[None]:
-    """Compute a forward pass's last layer for reading at `places` [n] of the tokens of all rows,
-    one row after another.
+def compute_only_positions(backbone: nn.Module, positions: Tensor) -> Iterator[None]:
+    """Compute the last layer of a forward pass at some positions only.
 
-    Bodies that are not built of layers with ``self_attn.o_proj`` and a dense ``mlp`` compute
-    everything, and so do those whose layers are computed again in the backward pass (gradient
-    checkpointing).
+    Everything is computed for backbones without layers of ``self_attn.o_proj`` and a dense ``mlp``,
+    and for layers that are recomputed in the backward pass (gradient checkpointing).
+
+    Args:
+        backbone: the transformer.
+        positions: [n] indices into the tokens of all rows, one row after another.
     """
-    parts = _parts(body)
-    if not parts:
+    modules = per_token_modules(backbone)
+    if not modules:
         yield
         return
-    # One place where none is read: products of nothing are not what every kind of layer can do.
-    places = torch.unique(places) if len(places) else places.new_zeros(1)
+    # At least one position: not every kind of layer supports empty inputs.
+    positions = torch.unique(positions) if len(positions) else positions.new_zeros(1)
     with ExitStack() as hooks:
-        for part in parts:
-            narrow = _Narrow(places)
+        for module in modules:
+            gather = _GatherPositions(positions)
             for hook in (
-                part.register_forward_pre_hook(narrow.before),
-                part.register_forward_hook(narrow.after),
+                module.register_forward_pre_hook(gather.before),
+                module.register_forward_hook(gather.after),
             ):
                 hooks.callback(hook.remove)
         yield
 
 
-def _parts(body: Any) -> list[nn.Module]:
-    layers = getattr(body, "layers", None)
+def per_token_modules(backbone: Any) -> list[nn.Module]:
+    """The last layer's modules after attention; none if they must run on every token."""
+    layers = getattr(backbone, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not len(layers):
         return []
     last: Any = layers[-1]
@@ -56,27 +59,26 @@ def _parts(body: Any) -> list[nn.Module]:
     )
     if not isinstance(projection, nn.Module) or not isinstance(mlp, nn.Module):
         return []
-    again = body.training and getattr(last, "gradient_checkpointing", False)
+    recomputed = backbone.training and getattr(last, "gradient_checkpointing", False)
     return (
         [projection, mlp]
-        if {name for name, _ in mlp.named_children()} >= DENSE and not again
+        if {name for name, _ in mlp.named_children()} >= DENSE_MLP and not recomputed
         else []
     )
 
 
-class _Narrow:
-    """Hooks that let a module see some of the vectors it is called with; what it would give for the
-    others is zero."""
+class _GatherPositions:
+    """Hooks that run a module on some of its input vectors; the output is zero for the others."""
 
-    def __init__(self, places: Tensor) -> None:
-        self.places = places
+    def __init__(self, positions: Tensor) -> None:
+        self.positions = positions
         self.shape: tuple[int, ...] = ()
 
     def before(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x, *others = inputs
         self.shape = tuple(x.shape[:-1])
-        return x.reshape(-1, x.shape[-1]).index_select(0, self.places)[None], *others
+        return x.reshape(-1, x.shape[-1]).index_select(0, self.positions)[None], *others
 
     def after(self, _: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        whole = out.new_zeros(prod(self.shape), out.shape[-1])
-        return whole.index_copy(0, self.places, out[0]).view(*self.shape, -1)
+        full = out.new_zeros(prod(self.shape), out.shape[-1])
+        return full.index_copy(0, self.positions, out[0]).view(*self.shape, -1)

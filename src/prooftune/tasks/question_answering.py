@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.decoding import Generated
+from prooftune.engine.sequences import Generated
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.recipe import Answering, Task

@@ -14,12 +14,8 @@ from torch import Tensor, nn
 
 from prooftune.engine.attention import shared_prefix
 from prooftune.engine.batching import Batch, collate
-from prooftune.engine.forward import (
-    get_backbone,
-    get_output_head,
-    hidden_states,
-    packed_hidden_states,
-)
+from prooftune.engine.forward import hidden_states, packed_hidden_states
+from prooftune.engine.model_parts import get_backbone, get_output_head
 from prooftune.engine.packing import PackedBatch, pack_sequences
 from prooftune.errors import Failure, UsageError
 from prooftune.utils.disk_list import DiskBackedList

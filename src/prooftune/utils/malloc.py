@@ -1,5 +1,4 @@
-"""Memory beside the arrays: what was freed is kept for the next step or given back, and kernels of
-products are limited."""
+"""Memory outside of arrays' own lifetimes: glibc's heap, and oneDNN's cache of compiled kernels."""
 
 from __future__ import annotations
 
@@ -9,53 +8,50 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Of glibc's malloc.h; mallopt(3).
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST, _NEVER = 32 * 2**20, -1
-"""Bytes: the highest threshold for mappings that there is, and the word for one that nothing
-reaches."""
+# From glibc's malloc.h; see mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MAX_MMAP_THRESHOLD, _NEVER_TRIM = 32 * 2**20, -1
+"""Bytes: glibc's largest threshold for mmap, and the value that disables trimming."""
 
 
-_KERNELS = 256
-"""Products' kernels that are kept, a few steps' worth. Each takes up to half a megabyte."""
+_PRIMITIVE_CACHE_CAPACITY = 256
+"""Cached oneDNN kernels, enough for a few training steps. Each takes up to half a megabyte."""
 
 
 def limit_primitive_cache() -> None:
-    """Let oneDNN keep fewer of the kernels that it makes for every shape of product, of which it
-    would keep 1024.
+    """Limit oneDNN's cache of the kernels that it compiles for every matmul shape (default: 1024).
 
-    To be called before the first product. ONEDNN_PRIMITIVE_CACHE_CAPACITY, where it is set, is left
-    as it is.
+    Must be called before the first matmul. An existing ONEDNN_PRIMITIVE_CACHE_CAPACITY is kept.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PRIMITIVE_CACHE_CAPACITY))
 
 
 @contextmanager
 def retain_freed_memory() -> Iterator[None]:
-    """Meanwhile keep what is freed for what is asked for next, instead of giving it back to the
-    system.
+    """Keep freed memory for the next allocation instead of returning it to the system.
 
-    After every training step glibc gives much of its memory back, and gets it again in the next one
-    page by page, each of them cleared, which takes up to a tenth of the time. At the end all that
-    is free is given back. With another C library nothing changes.
+    After every training step glibc returns much of its memory and gets it back in the next step,
+    page by page, each of them zeroed; this takes up to a tenth of the time. At the end of the block
+    all free memory is returned. With another C library nothing changes.
     """
-    mallopt = _function("mallopt")
-    mallopt(_MMAP_THRESHOLD, _LARGEST)
-    mallopt(_TRIM_THRESHOLD, _NEVER)
+    mallopt = _libc_function("mallopt")
+    mallopt(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
+    mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
     try:
         yield
     finally:
-        # To what it comes by itself in a process with large arrays, and no longer would.
-        mallopt(_TRIM_THRESHOLD, 2 * _LARGEST)
+        # The value that glibc would have reached by itself in a process with large arrays; setting
+        # a threshold turns its automatic adjustment off.
+        mallopt(_M_TRIM_THRESHOLD, 2 * _MAX_MMAP_THRESHOLD)
         trim()
 
 
 def trim() -> None:
-    """Give all that is free back to the system."""
-    _function("malloc_trim")(ctypes.c_size_t(0))
+    """Return all free memory to the system."""
+    _libc_function("malloc_trim")(ctypes.c_size_t(0))
 
 
-def _function(name: str) -> Callable[..., Any]:
+def _libc_function(name: str) -> Callable[..., Any]:
     """A function of glibc; with another C library one that does nothing."""
     try:
         return getattr(ctypes.CDLL(None), name)  # type: ignore[no-any-return]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.forward import get_backbone
+from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
 from prooftune.utils import package_files

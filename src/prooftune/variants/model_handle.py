@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from prooftune.engine.forward import check_output_head
+from prooftune.engine.compatibility import check_output_head
 from prooftune.recipe import Recipe
 from prooftune.tasks.prompts import PromptEncoder
 from prooftune.tasks.task import task_for

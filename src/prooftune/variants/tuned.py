@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from prooftune.engine.forward import check_output_head, get_output_head
+from prooftune.engine.compatibility import check_output_head
+from prooftune.engine.model_parts import get_output_head
 from prooftune.errors import Failure, UsageError
 from prooftune.models import adapters, loading, weight_changes
 from prooftune.recipe import Variant

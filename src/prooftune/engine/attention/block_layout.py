@@ -1,12 +1,12 @@
-"""Where the tokens of a line of rows stand when attention sets its rows out in blocks.
+"""Layout of a packed batch in padded buckets, in which attention is computed.
 
-    line      prefix · row 1 · row 2 · … · row n
-    stacks    the prefix by itself; the short rows, each behind the prefix; the longer rows, each
-    behind the prefix; …
+    packed    prefix · row 1 · row 2 · … · row n
+    buckets   the prefix alone; the short rows, each behind the prefix; the longer rows, each behind
+              the prefix; …
 
-Rows of similar lengths make a stack, padded to its longest row. On a processor long rows are gone
-through a piece of queries at a time, so that the weights of one piece fit into the cache, and what
-lies after a piece is not computed.
+Rows of similar length form a bucket, padded to its longest row. On CPUs long rows are computed in
+chunks of queries, so that the attention weights of a chunk fit the cache, and keys after a chunk
+are skipped (causal mask).
 """
 
 from __future__ import annotations
@@ -18,286 +18,237 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from prooftune.engine.attention.buckets import (
+    BucketLayout,
+    GatherIndex,
+    LengthBucket,
+    QueryChunk,
+)
 from prooftune.engine.packing import PackedBatch
 
-PIECE = {"cpu": 128}
-"""Queries of a row that are gone through at a time, by kind of device; elsewhere all are."""
-PLACES = 2048
-"""Places of a stack whose rows are gone through in pieces: more would not stay in the cache."""
-CALLS = 8_000
-"""What one more stack costs, in weights of one head that could be computed in the time."""
-WIDE = 32
-"""Numbers of 16 bits in a processor's vector: a softmax over whole vectors takes half as long as
-one with a rest."""
+QUERY_CHUNK = {"cpu": 128}
+"""By device type: queries of a row computed at a time; on other devices all are."""
+MAX_BUCKET_TOKENS = 2048
+"""Tokens in a bucket whose rows are computed in chunks; more would not stay in the cache."""
+BUCKET_OVERHEAD = 8_000
+"""Cost of one more bucket, as a number of attention weights of one head."""
+SIMD_WIDTH = 32
+"""16-bit values in a CPU vector: a softmax over whole vectors takes half as long."""
 
 
 @dataclass(frozen=True, slots=True)
-class QueryChunk:
-    """Queries of all rows of a stack, and the keys that they see.
+class _Bucket:
+    """Rows of one bucket before the index is built.
 
     Attributes:
-        queries: of each row's places, with all queries that one key head has at a place.
-        keys: of each row's places behind the shared ones.
-        mask: additive [queries, last keys], nothing being hidden before these.
+        starts, lengths: first packed token and length of each row.
+        padded_length: of every row.
+        prefix_length: shared tokens before each row.
     """
 
-    queries: slice
-    keys: slice
-    mask: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class LengthBucket:
-    """Rows padded to one length behind the tokens that they share.
-
-    Attributes:
-        rows, shared: how many rows, and shared tokens that stand before each.
-        heads: key heads.
-        asked, known: where its queries and its keys stand among those of all stacks.
-        pieces: in the order of their queries.
-    """
-
-    rows: int
-    shared: int
-    heads: int
-    asked: slice
-    known: slice
-    pieces: list[QueryChunk]
-
-    def queries(self, vectors: Tensor) -> Tensor:
-        """Of vectors set out for queries, this stack's: [heads x rows, places x queries of a key
-        head at each, size]."""
-        return vectors[self.asked].view(self.heads * self.rows, -1, vectors.shape[-1])
-
-    def keys(self, vectors: Tensor) -> Tensor:
-        """Of vectors set out for keys, this stack's: [heads x rows, shared + places, size]."""
-        return vectors[self.known].view(self.heads * self.rows, -1, vectors.shape[-1])
-
-    def of_shared(self, keys: Tensor) -> Tensor:
-        """What there is for the shared tokens in all rows together: [shared, heads, size]."""
-        return (
-            keys.view(self.heads, self.rows, -1, keys.shape[-1])[:, :, : self.shared]
-            .sum(1)
-            .transpose(0, 1)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class GatherIndex:
-    """Places of the same vectors in two layouts.
-
-    Attributes:
-        there: for each place of the stacks, the line's vector that stands there.
-        back: for each vector of the line, its place in the stacks.
-        blank: places of the stacks where none stands.
-    """
-
-    there: Tensor
-    back: Tensor
-    blank: Tensor
-
-    @classmethod
-    def of(cls, there: Tensor, stands: Tensor) -> GatherIndex:
-        """By what is there at each place, and whether it is that vector's own place (True) or
-        filling or a copy."""
-        places = stands.nonzero().flatten()
-        back = torch.empty_like(places)
-        back[there[places]] = places
-        return cls(there, back, (~stands).nonzero().flatten())
-
-    def set_out(self, line: Tensor) -> Tensor:
-        """Vectors [tokens, heads, size] of a line in the order of the stacks; any vector at
-        padding."""
-        return line.view(-1, line.shape[-1]).index_select(0, self.there)
-
-    def line(self, vectors: Tensor, heads: int) -> Tensor:
-        """Vectors in the order of the stacks back in that of the line, [tokens, heads, size]."""
-        return vectors.index_select(0, self.back).view(-1, heads, vectors.shape[-1])
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A line's stacks for layers of one kind.
-
-    Attributes:
-        queries, keys: where the line's vectors stand in all stacks.
-        stacks: one after another.
-        weights: of attention, in all of them.
-    """
-
-    queries: GatherIndex
-    keys: GatherIndex
-    stacks: list[LengthBucket]
-    weights: int
-
-    @property
-    def whole(self) -> bool:
-        """Whether every stack is one piece that looks at all its keys."""
-        return all(
-            len(stack.pieces) == 1 and not stack.pieces[0].keys.start for stack in self.stacks
-        )
+    starts: list[int]
+    lengths: list[int]
+    padded_length: int
+    prefix_length: int
 
 
 @dataclass(slots=True)
 class PackedLayout:
-    """Where the tokens of a line stand, the same for all layers.
+    """Positions of prefix and rows in a packed batch, the same for all layers.
 
     Attributes:
-        prefix: tokens of the shared prefix.
+        prefix_length: tokens of the shared prefix.
         lengths: tokens of each row.
-        device: of the line.
+        device: of the batch.
     """
 
-    prefix: int
+    prefix_length: int
     lengths: list[int]
     device: torch.device
-    _layouts: dict[tuple[int, int, int | None, torch.dtype], Layout] = field(default_factory=dict)
+    _layouts: dict[tuple[int, int, int | None, torch.dtype], BucketLayout] = field(
+        default_factory=dict
+    )
 
     @classmethod
-    def of(cls, line: PackedBatch) -> PackedLayout:
-        lengths: list[int] = line.lengths.tolist()
-        return cls(line.input_ids.shape[1] - sum(lengths), lengths, line.lengths.device)
+    def from_batch(cls, batch: PackedBatch) -> PackedLayout:
+        """The layout of a packed batch."""
+        lengths: list[int] = batch.lengths.tolist()
+        return cls(batch.input_ids.shape[1] - sum(lengths), lengths, batch.lengths.device)
 
-    def layout(self, heads: int, groups: int, window: int | None, dtype: torch.dtype) -> Layout:
-        """For layers with these key heads, queries for each of them, sliding window and arithmetic."""
-        if window is not None and window >= self.prefix + max(self.lengths):
+    def bucket_layout(
+        self, heads: int, groups: int, window: int | None, dtype: torch.dtype
+    ) -> BucketLayout:
+        """The buckets for layers of one kind; built once.
+
+        Args:
+            heads: key heads.
+            groups: query heads per key head (GQA).
+            window: positions that a sliding-window layer attends to. None: all.
+            dtype: of the attention masks.
+        """
+        if window is not None and window >= self.prefix_length + max(self.lengths):
             window = None  # it hides nothing
         key = (heads, groups, window, dtype)
         if key not in self._layouts:
-            self._layouts[key] = self._laid_out(heads, groups, window, dtype)
+            self._layouts[key] = self._build(heads, groups, window, dtype)
         return self._layouts[key]
 
-    def _laid_out(self, heads: int, groups: int, window: int | None, dtype: torch.dtype) -> Layout:
+    def _build(
+        self, heads: int, groups: int, window: int | None, dtype: torch.dtype
+    ) -> BucketLayout:
         @cache
         def mask(first: int, count: int, low: int, high: int) -> Tensor:
-            """Additive [count x groups, high - low] for queries and keys at these places, counted
-            with the shared ones."""
-            at = torch.arange(first, first + count, device=self.device)[:, None]
-            seen = torch.arange(low, high, device=self.device)
-            hidden = seen > at if window is None else (seen > at) | (at - seen >= window)
-            found = torch.zeros(hidden.shape, dtype=dtype, device=self.device)
-            return found.masked_fill(hidden, torch.finfo(dtype).min).repeat_interleave(groups, 0)
+            """Additive [count x groups, high - low] for queries from `first` and keys from `low`.
 
-        head, group = (
-            torch.arange(heads, device=self.device),
-            torch.arange(groups, device=self.device),
-        )
+            Positions are counted from the start of the prefix.
+            """
+            positions = torch.arange(first, first + count, device=self.device)[:, None]
+            keys = torch.arange(low, high, device=self.device)
+            hidden = keys > positions
+            if window is not None:
+                hidden = hidden | (positions - keys >= window)
+            zeros = torch.zeros(hidden.shape, dtype=dtype, device=self.device)
+            return zeros.masked_fill(hidden, torch.finfo(dtype).min).repeat_interleave(groups, 0)
+
         queries: list[tuple[Tensor, Tensor]] = []
         keys: list[tuple[Tensor, Tensor]] = []
-        stacks: list[LengthBucket] = []
-        asked = known = weights = 0
-        for starts, lengths, longest, shared in self._stacks():
-            pieces = [
+        buckets: list[LengthBucket] = []
+        query_start = key_start = num_weights = 0
+        for bucket in self._buckets():
+            prefix, padded = bucket.prefix_length, bucket.padded_length
+            chunks = [
                 QueryChunk(
-                    slice(first * groups, last * groups), slice(low, shared + last), mask(*masked)
+                    slice(first * groups, last * groups), slice(low, prefix + last), mask(*masked)
                 )
-                for first, last, low, masked in self._pieces(longest, shared, window)
+                for first, last, low, masked in self._chunks(padded, prefix, window)
             ]
-            size, wide = (
-                heads * len(lengths) * longest * groups,
-                heads * len(lengths) * (shared + longest),
-            )
-            stacks.append(
+            count = heads * len(bucket.lengths)
+            query_end = query_start + count * padded * groups
+            key_end = key_start + count * (prefix + padded)
+            buckets.append(
                 LengthBucket(
-                    len(lengths),
-                    shared,
+                    len(bucket.lengths),
+                    prefix,
                     heads,
-                    slice(asked, asked + size),
-                    slice(known, known + wide),
-                    pieces,
+                    slice(query_start, query_end),
+                    slice(key_start, key_end),
+                    chunks,
                 )
             )
-            asked, known = asked + size, known + wide
-            weights += (
-                heads
-                * len(lengths)
-                * sum(p.mask.shape[0] * (p.keys.stop - p.keys.start) for p in pieces)
+            query_start, key_start = query_end, key_end
+            num_weights += count * sum(
+                chunk.mask.shape[0] * (chunk.keys.stop - chunk.keys.start) for chunk in chunks
             )
-            places = torch.arange(longest, device=self.device)
-            stands = places < torch.tensor(lengths, device=self.device)[:, None]
-            tokens = torch.where(
-                stands, torch.tensor(starts, device=self.device)[:, None] + places, 0
-            )
-            at = (tokens[:, :, None] * heads + head.view(-1, 1, 1, 1)) * groups + group
-            queries.append((at.flatten(), stands[:, :, None].expand(at.shape).flatten()))
-            before = torch.arange(shared, device=self.device).expand(len(lengths), -1)
-            behind = torch.cat([before, tokens], 1) * heads + head.view(-1, 1, 1)
-            own = torch.cat([torch.zeros_like(before, dtype=torch.bool), stands], 1)
-            keys.append((behind.flatten(), own.expand(behind.shape).flatten()))
-        of_queries, of_keys = (
-            GatherIndex.of(*(torch.cat(part) for part in zip(*both, strict=True)))
-            for both in (queries, keys)
+            bucket_queries, bucket_keys = self._sources(bucket, heads, groups)
+            queries.append(bucket_queries)
+            keys.append(bucket_keys)
+        query_index, key_index = (
+            GatherIndex.from_source(*(torch.cat(part) for part in zip(*parts, strict=True)))
+            for parts in (queries, keys)
         )
-        return Layout(of_queries, of_keys, stacks, weights)
+        return BucketLayout(query_index, key_index, buckets, num_weights)
 
-    def _stacks(self) -> Iterator[tuple[list[int], list[int], int, int]]:
-        """First tokens and lengths of each stack's rows, places of each (a little more than the
-        longest has, where that makes whole vectors), and tokens that stand before each."""
-        if self.prefix:
-            yield [0], [self.prefix], self.prefix, 0
-        starts, at = [], self.prefix
+    def _sources(
+        self, bucket: _Bucket, heads: int, groups: int
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Arguments of `GatherIndex.from_source` for a bucket's queries and keys."""
+        head = torch.arange(heads, device=self.device)
+        group = torch.arange(groups, device=self.device)
+        positions = torch.arange(bucket.padded_length, device=self.device)
+        is_token = positions < torch.tensor(bucket.lengths, device=self.device)[:, None]
+        starts = torch.tensor(bucket.starts, device=self.device)[:, None]
+        tokens = torch.where(is_token, starts + positions, 0)
+        queries = (tokens[:, :, None] * heads + head.view(-1, 1, 1, 1)) * groups + group
+        query_is_own = is_token[:, :, None].expand(queries.shape)
+        # Every row's keys start with copies of the prefix's, whose own bucket comes first.
+        prefix = torch.arange(bucket.prefix_length, device=self.device).expand(
+            len(bucket.lengths), -1
+        )
+        keys = torch.cat([prefix, tokens], 1) * heads + head.view(-1, 1, 1)
+        key_is_own = torch.cat([torch.zeros_like(prefix, dtype=torch.bool), is_token], 1)
+        return (
+            (queries.flatten(), query_is_own.flatten()),
+            (keys.flatten(), key_is_own.expand(keys.shape).flatten()),
+        )
+
+    def _buckets(self) -> Iterator[_Bucket]:
+        """The prefix by itself, then the rows by similar length.
+
+        Rows are padded a little beyond the longest where that makes whole SIMD vectors of keys.
+        """
+        if self.prefix_length:
+            yield _Bucket([0], [self.prefix_length], self.prefix_length, 0)
+        starts, start = [], self.prefix_length
         for length in self.lengths:
-            starts.append(at)
-            at += length
-        for rows in similar(self.lengths, self.prefix, PIECE.get(self.device.type)):
+            starts.append(start)
+            start += length
+        chunk = QUERY_CHUNK.get(self.device.type)
+        for rows in bucket_by_length(self.lengths, self.prefix_length, chunk):
             longest = max(self.lengths[row] for row in rows)
-            spare = -(self.prefix + longest) % WIDE
-            yield (
+            padding = -(self.prefix_length + longest) % SIMD_WIDTH
+            yield _Bucket(
                 [starts[row] for row in rows],
                 [self.lengths[row] for row in rows],
-                longest + (spare if 8 * spare <= longest else 0),
-                self.prefix,
+                longest + (padding if 8 * padding <= longest else 0),
+                self.prefix_length,
             )
 
-    def _pieces(
-        self, longest: int, shared: int, window: int | None
+    def _chunks(
+        self, length: int, prefix: int, window: int | None
     ) -> Iterator[tuple[int, int, int, tuple[int, int, int, int]]]:
-        """First and last place of each piece's queries, the first key that they see, and what
-        `mask` takes."""
-        piece = PIECE.get(self.device.type, longest)
-        short = longest < 2 * piece
+        """Query chunks of rows of a length behind a prefix.
+
+        Yields:
+            First and last query of each chunk, the first key that they see, and the arguments of
+            `mask`.
+        """
+        chunk = QUERY_CHUNK.get(self.device.type, length)
+        short = length < 2 * chunk
         first = 0
-        while first < longest:
-            # Whole vectors of keys for all pieces but the last.
-            last = (
-                longest
-                if short
-                else min(longest, first + piece - ((shared + first) % WIDE if piece > WIDE else 0))
-            )
-            if longest - last < piece // 2:
-                last = longest
-            low = 0 if window is None else max(0, shared + first - window + 1)
+        while first < length:
+            # Whole SIMD vectors of keys for all chunks but the last.
+            excess = (prefix + first) % SIMD_WIDTH if chunk > SIMD_WIDTH else 0
+            last = length if short else min(length, first + chunk - excess)
+            if length - last < chunk // 2:
+                last = length
+            low = 0 if window is None else max(0, prefix + first - window + 1)
             if short or window is not None:
-                yield first, last, low, (shared + first, last - first, low, shared + last)
-            else:  # the same for all pieces of a length
+                yield first, last, low, (prefix + first, last - first, low, prefix + last)
+            else:  # one causal mask for all chunks of a length; keys before the chunk are visible
                 yield first, last, low, (0, last - first, 0, last - first)
             first = last
 
 
-def similar(lengths: Sequence[int], shared: int, piece: int | None) -> list[list[int]]:
-    """Numbers of rows of similar lengths together, so that their padding costs less than one more
-    stack would.
+def bucket_by_length(
+    lengths: Sequence[int], prefix_length: int, chunk: int | None
+) -> list[list[int]]:
+    """Group rows of similar length so that their padding costs less than one more bucket would.
 
     Args:
-        lengths: of the rows.
-        shared: tokens before each.
-        piece: queries that are gone through at a time, if not all are.
+        lengths: tokens of each row.
+        prefix_length: tokens before each row.
+        chunk: queries computed at a time. None: all.
+
+    Returns:
+        Row numbers of each bucket.
     """
 
     def work(length: int) -> int:
-        half = piece is not None and length >= 2 * piece
-        return length * (shared + (length // 2 if half else length))
+        """Attention weights of a row; chunks of a long row skip half of its own keys."""
+        half = chunk is not None and length >= 2 * chunk
+        return length * (prefix_length + (length // 2 if half else length))
 
-    found: list[list[int]] = []
+    buckets: list[list[int]] = []
     waiting = [sorted(range(len(lengths)), key=lambda row: lengths[row])]
     while waiting:
         rows = waiting.pop()
         longest = lengths[rows[-1]]
         saved = [n * (work(longest) - work(lengths[rows[n - 1]])) for n in range(1, len(rows))]
-        if saved and max(saved) > CALLS:
+        if saved and max(saved) > BUCKET_OVERHEAD:
             cut = 1 + saved.index(max(saved))
             waiting += [rows[cut:], rows[:cut]]
         else:
-            most = len(rows) if piece is None or longest < 2 * piece else max(1, PLACES // longest)
-            found += [rows[i : i + most] for i in range(0, len(rows), most)]
-    return found
+            short = chunk is None or longest < 2 * chunk
+            size = len(rows) if short else max(1, MAX_BUCKET_TOKENS // longest)
+            buckets += [rows[i : i + size] for i in range(0, len(rows), size)]
+    return buckets

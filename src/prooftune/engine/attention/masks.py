@@ -1,5 +1,4 @@
-"""What the queries of one forward pass may look at: their own rows, and a prefix that all rows or
-groups of them share."""
+"""Attention masks of one forward pass: each row's own keys, and prefixes shared between rows."""
 
 from __future__ import annotations
 
@@ -17,47 +16,51 @@ KeysValues = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class PrefixGroups:
-    """Which rows see which of several prefixes.
+    """Assignment of rows to one of several shared prefixes.
 
     Attributes:
-        group: [rows] each one's.
-        tokens: [groups] of each group's prefix; the rest is padding.
-        slots: [groups, most] the numbers of each group's rows; any number where there are fewer.
-        place: [rows] of each row, in the flattened groups x most.
+        group_ids: [rows] group of each row.
+        prefix_lengths: [groups] tokens of each group's prefix; the rest is padding.
+        row_index: [groups, largest group] row numbers of each group; arbitrary at padding.
+        inverse_index: [rows] index of each row in the flattened `row_index`.
     """
 
-    group: Tensor
-    tokens: Tensor
-    slots: Tensor
-    place: Tensor
+    group_ids: Tensor
+    prefix_lengths: Tensor
+    row_index: Tensor
+    inverse_index: Tensor
 
     @classmethod
-    def of(cls, group: Tensor, tokens: Tensor) -> PrefixGroups:
-        """For rows [rows] of these groups, neighbours where they have the same, and the tokens
-        [groups] of each prefix."""
-        counts = torch.bincount(group, minlength=len(tokens))
-        most, numbers = int(counts.max()), torch.arange(len(group), device=group.device)
-        place = group * most + numbers - (counts.cumsum(0) - counts)[group]
-        slots = torch.zeros(len(tokens) * most, dtype=torch.long, device=group.device)
-        slots[place] = numbers
-        return cls(group, tokens, slots.view(len(tokens), most), place)
+    def from_ids(cls, group_ids: Tensor, prefix_lengths: Tensor) -> PrefixGroups:
+        """Build the index from group ids [rows], in ascending order, and prefix lengths [groups]."""
+        counts = torch.bincount(group_ids, minlength=len(prefix_lengths))
+        largest, rows = int(counts.max()), torch.arange(len(group_ids), device=group_ids.device)
+        inverse = group_ids * largest + rows - (counts.cumsum(0) - counts)[group_ids]
+        row_index = torch.zeros(
+            len(prefix_lengths) * largest, dtype=torch.long, device=group_ids.device
+        )
+        row_index[inverse] = rows
+        return cls(group_ids, prefix_lengths, row_index.view(len(prefix_lengths), largest), inverse)
 
 
 @dataclass(slots=True)
 class AttentionContext:
-    """What the queries of one forward pass may look at, the same for all layers but for sliding
-    windows.
+    """What the queries of one forward pass may attend to; the same for all layers.
+
+    Layers differ only by their sliding window, for which `masks` has a parameter.
 
     Attributes:
-        allowed: True where a query may look, [rows or 1, queries, own keys].
-        query_positions, key_positions: [rows or 1, queries] and [rows or 1, own keys], counted with
-            the prefix.
-        prefix: keys and values of the shared prefix for each layer, of one row or of several
-            groups; None without one.
-        groups: whose prefix is whose; None where there is one.
-        squeezed: how the layers' tokens are set out in rows; None where they are.
-        own_keys: whether keys and values come as the queries do; otherwise a cache has set them
-            out.
+        allowed: [rows or 1, queries, own keys], True where a query may attend to a key: the causal
+            mask, or that of a label tree.
+        query_positions, key_positions: [rows or 1, queries] and [rows or 1, own keys], counted from
+            the start of the prefix.
+        prefix: keys and values of the shared prefix for each layer, for one row or for several
+            groups; None without a prefix.
+        groups: which row sees which prefix; None if there is a single prefix.
+        unpadded: layout of the tokens if the layers run on packed tokens; None if they run on
+            padded rows.
+        keys_unpadded: whether keys and values are packed like the queries; False if a KV cache has
+            padded them already.
     """
 
     allowed: Tensor
@@ -65,83 +68,95 @@ class AttentionContext:
     key_positions: Tensor
     prefix: Sequence[KeysValues] | None = None
     groups: PrefixGroups | None = None
-    squeezed: UnpaddedLayout | None = None
-    own_keys: bool = True
+    unpadded: UnpaddedLayout | None = None
+    keys_unpadded: bool = True
     _masks: dict[tuple[int | None, torch.dtype], tuple[Tensor, Tensor | None]] = field(
         default_factory=dict
     )
-    _repeated: dict[tuple[int | None, torch.dtype, int], Tensor] = field(default_factory=dict)
-    _beside: dict[tuple[int | None, torch.dtype, int], Tensor | None] = field(default_factory=dict)
+    _self_masks: dict[tuple[int | None, torch.dtype, int], Tensor] = field(default_factory=dict)
+    _prefix_masks: dict[tuple[int | None, torch.dtype, int], Tensor | None] = field(
+        default_factory=dict
+    )
 
     def masks(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Additive masks over own keys [rows or 1, 1, queries, keys] and over the prefix (None: all
-        of it is seen).
+        """Additive masks over own keys and over the prefix.
 
-        LoraLinears with a sliding window of W see the last W positions only.
+        Args:
+            window: positions that a sliding-window layer attends to. None: all.
+            dtype: of the masks.
+
+        Returns:
+            [rows or 1, 1, queries, keys] over the own keys, and the same over the prefix, or None
+            if all of the prefix is visible.
         """
         key = (window, dtype)
         if key not in self._masks:
-            own, seen = self.allowed, None
-            places = torch.arange(
+            own, visible = self.allowed, None
+            positions = torch.arange(
                 self.prefix[0][0].shape[2] if self.prefix else 0, device=own.device
             )
             if self.groups is not None:
-                seen = (places < self.groups.tokens[self.groups.group, None])[:, None].expand(
-                    -1, own.shape[1], -1
-                )
+                visible = (positions < self.groups.prefix_lengths[self.groups.group_ids, None])[
+                    :, None
+                ].expand(-1, own.shape[1], -1)
             if window is not None:
                 own = own & (
                     self.query_positions[:, :, None] - self.key_positions[:, None, :] < window
                 )
-                if len(places) and int(self.query_positions.max()) >= window:
-                    near = self.query_positions[:, :, None] - places < window
-                    seen = near if seen is None else near & seen
+                if len(positions) and int(self.query_positions.max()) >= window:
+                    near = self.query_positions[:, :, None] - positions < window
+                    visible = near if visible is None else near & visible
             self._masks[key] = (
-                additive(own, dtype)[:, None],
-                None if seen is None else additive(seen, dtype)[:, None],
+                additive_mask(own, dtype)[:, None],
+                None if visible is None else additive_mask(visible, dtype)[:, None],
             )
         return self._masks[key]
 
-    def expanded_self_mask(self, window: int | None, dtype: torch.dtype, times: int) -> Tensor:
-        """The mask over own keys for queries that stand there `times` times, one after another."""
-        key = (window, dtype, times)
-        if key not in self._repeated:
-            self._repeated[key] = self.masks(window, dtype)[0].repeat(1, 1, times, 1)
-        return self._repeated[key]
+    def expanded_self_mask(self, window: int | None, dtype: torch.dtype, repeats: int) -> Tensor:
+        """Mask over own keys for `repeats` query heads per key head, one after another (GQA)."""
+        key = (window, dtype, repeats)
+        if key not in self._self_masks:
+            self._self_masks[key] = self.masks(window, dtype)[0].repeat(1, 1, repeats, 1)
+        return self._self_masks[key]
 
-    def prefix_mask(self, window: int | None, dtype: torch.dtype, times: int) -> Tensor | None:
-        """The mask over the prefix for such queries, as `beside` puts them."""
-        key = (window, dtype, times)
-        if key not in self._beside:
-            seen = self.masks(window, dtype)[1]
-            if seen is not None:
-                seen = self.fold_into_groups(
-                    seen.expand(len(self.query_positions), -1, -1, -1).repeat(1, 1, times, 1)
+    def prefix_mask(self, window: int | None, dtype: torch.dtype, repeats: int) -> Tensor | None:
+        """Mask over the prefix for such queries, folded into groups; None if all is visible."""
+        key = (window, dtype, repeats)
+        if key not in self._prefix_masks:
+            visible = self.masks(window, dtype)[1]
+            if visible is not None:
+                visible = self.fold_into_groups(
+                    visible.expand(len(self.query_positions), -1, -1, -1).repeat(1, 1, repeats, 1)
                 )
-            self._beside[key] = seen
-        return self._beside[key]
+            self._prefix_masks[key] = visible
+        return self._prefix_masks[key]
 
-    def fold_into_groups(self, asked: Tensor) -> Tensor:
-        """Queries of all rows beside each other, [rows, key heads, m, size] -> [groups, key heads,
-        n, size]."""
+    def fold_into_groups(self, queries: Tensor) -> Tensor:
+        """Concatenate the queries of all rows that see the same prefix.
+
+        [rows, key heads, m, size] -> [groups, key heads, rows per group x m, size].
+        """
         if self.groups is None:
-            return asked.transpose(0, 1).reshape(1, asked.shape[1], -1, asked.shape[3])
-        taken = asked[self.groups.slots]  # [groups, most, key heads, m, size]
-        return taken.transpose(1, 2).reshape(len(taken), asked.shape[1], -1, asked.shape[3])
+            return queries.transpose(0, 1).reshape(1, queries.shape[1], -1, queries.shape[3])
+        taken = queries[self.groups.row_index]  # [groups, largest group, key heads, m, size]
+        return taken.transpose(1, 2).reshape(len(taken), queries.shape[1], -1, queries.shape[3])
 
-    def unfold_from_groups(self, found: Tensor, rows: int) -> Tensor:
-        """What was found for them, back in rows: [groups, key heads, n, k] -> [rows, key heads, m,
-        k]."""
-        heads, k = found.shape[1], found.shape[3]
+    def unfold_from_groups(self, outputs: Tensor, rows: int) -> Tensor:
+        """Undo `fold_into_groups` for the attention outputs.
+
+        [groups, key heads, rows per group x m, k] -> [rows, key heads, m, k].
+        """
+        heads, k = outputs.shape[1], outputs.shape[3]
         if self.groups is None:
-            return found.view(heads, rows, -1, k).transpose(0, 1)
-        each = found.view(len(found), heads, self.groups.slots.shape[1], -1, k).transpose(1, 2)
-        return each.flatten(0, 1)[self.groups.place]
+            return outputs.view(heads, rows, -1, k).transpose(0, 1)
+        per_row = outputs.view(
+            len(outputs), heads, self.groups.row_index.shape[1], -1, k
+        ).transpose(1, 2)
+        return per_row.flatten(0, 1)[self.groups.inverse_index]
 
 
-def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask to be added to scores: nothing where a query may look, as good as minus infinity
-    elsewhere."""
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Mask to add to attention scores: 0 where allowed, the dtype's minimum elsewhere."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
         ~allowed, torch.finfo(dtype).min
     )

@@ -1,17 +1,16 @@
-"""The attention that tells the rows of one line apart.
+"""Attention over a packed batch: every row sees the shared prefix and itself.
 
-    prefix · row 1 · row 2 · … · row n          one line of tokens for everything that works token
-    by token
+    prefix · row 1 · row 2 · … · row n          one sequence of tokens
 
-All that a layer does to single tokens (the projections, the norms, the MLP: nine tenths of the
-work) runs over the tokens that there are, and the prefix is computed once for all rows. For
-attention alone the rows are set out in blocks: each looks at the prefix and at itself. Gradients
-flow back to the prefix from every row.
+All per-token work of a layer (projections, norms, MLP: nine tenths of the total) runs on the packed
+tokens, and the prefix is computed once for all rows. Only attention separates the rows: it sorts
+them into padded buckets of similar length, each row behind the prefix. Gradients flow back to the
+prefix from every row.
 
-In bfloat16, on some processors compiled code does that (`compiled_attention`), elsewhere plain
-products. There, where they are large (rows x heads x length x (prefix + length) numbers in every
-layer), the weights of attention are computed again in the backward pass instead of being kept, as
-in FlashAttention (Dao et al. 2022, arXiv 2205.14135).
+In bfloat16 on supported CPUs a compiled FlashAttention kernel does this (`kernels.attention`),
+elsewhere plain matmuls. Attention weights that are large (rows x heads x length x
+(prefix + length) in every layer) are recomputed in the backward pass instead of being saved, as in
+FlashAttention (Dao et al. 2022, arXiv 2205.14135).
 """
 
 from __future__ import annotations
@@ -23,53 +22,67 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prooftune.engine.attention.block_layout import Layout, PackedLayout
+from prooftune.engine.attention.block_layout import PackedLayout
+from prooftune.engine.attention.buckets import BucketLayout
 from prooftune.engine.attention.per_sequence import per_sequence_sdpa
 from prooftune.engine.kernels import attention
 
 MAX_SAVED_ATTENTION_WEIGHTS = 4_000_000
-"""Weights of one layer that are kept for the backward pass; more are computed again."""
+"""Attention weights of one layer that are saved for the backward pass; more are recomputed."""
 
 PER_SEQUENCE_MIN_TOKENS = {"cuda": 512}
-"""Tokens of the longest row from which on, by kind of device, the library's kernel takes one row
-after another; elsewhere it never does, since pieces are faster."""
+"""By device type: length of the longest row from which PyTorch's kernel takes one row at a time.
+
+On other devices it never does, since query chunks are faster there.
+"""
 
 
 def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    blocks: PackedLayout,
+    layout: PackedLayout,
     scaling: float,
     softcap: float | None,
     window: int | None,
 ) -> Tensor:
-    """Attention over a line of tokens [1, heads, tokens, size]; returns [1, tokens, heads, size]."""
+    """Attention over a packed batch.
+
+    Args:
+        query: [1, query heads, tokens, size].
+        key, value: [1, key heads, tokens, size].
+        layout: where the prefix and the rows are.
+        scaling: factor of the scores.
+        softcap: bound of the scores, as in Gemma 2 (arXiv 2408.00118).
+        window: positions that a sliding-window layer attends to. None: all.
+
+    Returns:
+        [1, tokens, query heads, size].
+    """
     device = query.device.type
-    # What autocast would do to each product by itself, also in the backward pass, where it is off.
+    # What autocast would do to each matmul, also in the backward pass, where autocast is off.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     query, key, value = (t[0].transpose(0, 1).to(dtype).contiguous() for t in (query, key, value))
-    most = max(blocks.lengths)
+    longest = max(layout.lengths)
     with torch.autocast(device, enabled=False):
         if (
-            most >= PER_SEQUENCE_MIN_TOKENS.get(device, most + 1)
+            longest >= PER_SEQUENCE_MIN_TOKENS.get(device, longest + 1)
             and softcap is None
-            and (window is None or blocks.prefix + most <= window)
+            and (window is None or layout.prefix_length + longest <= window)
         ):
-            return per_sequence_sdpa(query, key, value, blocks.prefix, blocks.lengths, scaling)[
-                None
-            ]
-        if attention.fits(query, key, value, scaling, softcap):
-            return attention.attend(query, key, value, blocks, scaling, window)[None]
-        out: Tensor = _LineAttention.apply(  # type: ignore[no-untyped-call]
-            query, key, value, blocks, scaling, softcap, window
+            return per_sequence_sdpa(
+                query, key, value, layout.prefix_length, layout.lengths, scaling
+            )[None]
+        if attention.is_supported(query, key, value, scaling, softcap):
+            return attention.flash_attention(query, key, value, layout, scaling, window)[None]
+        out: Tensor = _PackedAttention.apply(  # type: ignore[no-untyped-call]
+            query, key, value, layout, scaling, softcap, window
         )
     return out[None]
 
 
-class _LineAttention(torch.autograd.Function):
-    """Attention of a line's queries [tokens, query heads, size] to keys and values [tokens, key
-    heads, size]."""
+class _PackedAttention(torch.autograd.Function):
+    """Attention of packed queries [tokens, query heads, size] to keys [tokens, key heads, size]."""
 
     @staticmethod
     def forward(
@@ -77,56 +90,63 @@ class _LineAttention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        blocks: PackedLayout,
+        packed_layout: PackedLayout,
         scaling: float,
         softcap: float | None,
         window: int | None,
     ) -> Tensor:
         heads = key.shape[1]
-        layout = blocks.layout(heads, query.shape[1] // heads, window, query.dtype)
-        ctx.layout, ctx.soft = layout, _Softmax(scaling, softcap)
-        asked, keys, values = (
-            layout.queries.set_out(query),
-            layout.keys.set_out(key),
-            layout.keys.set_out(value),
+        layout = packed_layout.bucket_layout(heads, query.shape[1] // heads, window, query.dtype)
+        ctx.layout, ctx.softmax = layout, _Softmax(scaling, softcap)
+        queries, keys, values = (
+            layout.queries.pad_packed(query),
+            layout.keys.pad_packed(key),
+            layout.keys.pad_packed(value),
         )
-        found, kept, keeps = (
-            torch.empty_like(asked),
+        outputs, saved, save_weights = (
+            torch.empty_like(queries),
             [],
-            softcap is None and layout.weights <= MAX_SAVED_ATTENTION_WEIGHTS,
+            softcap is None and layout.num_weights <= MAX_SAVED_ATTENTION_WEIGHTS,
         )
-        for piece, q, k, v, out in _pieces(layout, [asked, found], [keys, values]):
-            weights, _ = ctx.soft.weights(q, k, piece.mask)
-            _write(out, weights, v)
-            if keeps:
-                kept.append(weights)
-        ctx.save_for_backward(asked, keys, values, *kept)
-        return layout.queries.line(found, query.shape[1])
+        for chunk, q, k, v, out in _chunks(layout, [queries, outputs], [keys, values]):
+            weights, _ = ctx.softmax.weights(q, k, chunk.mask)
+            _matmul_into(out, weights, v)
+            if save_weights:
+                saved.append(weights)
+        ctx.save_for_backward(queries, keys, values, *saved)
+        return layout.queries.pack(outputs, query.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        layout: Layout = ctx.layout
-        asked, keys, values, *kept = ctx.saved_tensors
-        grad = layout.queries.set_out(grads[0].contiguous())
-        grad.index_fill_(0, layout.queries.blank, 0)
-        # What many pieces add to is wide, so that it is not rounded every time.
-        of_asked, wide = torch.empty_like(asked), torch.promote_types(keys.dtype, torch.float32)
-        of_keys, of_values = (
-            torch.empty_like(t) if layout.whole else torch.zeros_like(t, dtype=wide)
+        layout: BucketLayout = ctx.layout
+        queries, keys, values, *saved = ctx.saved_tensors
+        grad = layout.queries.pad_packed(grads[0].contiguous())
+        grad.index_fill_(0, layout.queries.padding, 0)
+        # Sums over many chunks are float32, so that they are not rounded every time.
+        grad_queries, wide = (
+            torch.empty_like(queries),
+            torch.promote_types(keys.dtype, torch.float32),
+        )
+        grad_keys, grad_values = (
+            torch.empty_like(t) if layout.single_chunks else torch.zeros_like(t, dtype=wide)
             for t in (keys, values)
         )
-        parts = _pieces(layout, [asked, grad, of_asked], [keys, values, of_keys, of_values])
-        for number, (piece, q, k, v, g, of_q, of_k, of_v) in enumerate(parts):
-            weights, capped = (kept[number], None) if kept else ctx.soft.weights(q, k, piece.mask)
-            _write(of_v, weights.transpose(1, 2), g, not layout.whole)
-            scores = ctx.soft.backward(torch.bmm(g, v.transpose(1, 2)), weights, capped)
-            _write(of_q, scores, k)
-            _write(of_k, scores.transpose(1, 2), q, not layout.whole)
-        of_key, of_value = (_of_keys(layout, one).to(keys.dtype) for one in (of_keys, of_values))
+        chunks = _chunks(
+            layout, [queries, grad, grad_queries], [keys, values, grad_keys, grad_values]
+        )
+        for i, (chunk, q, k, v, g, grad_q, grad_k, grad_v) in enumerate(chunks):
+            weights, capped = (saved[i], None) if saved else ctx.softmax.weights(q, k, chunk.mask)
+            _matmul_into(grad_v, weights.transpose(1, 2), g, not layout.single_chunks)
+            grad_scores = ctx.softmax.backward(torch.bmm(g, v.transpose(1, 2)), weights, capped)
+            _matmul_into(grad_q, grad_scores, k)
+            _matmul_into(grad_k, grad_scores.transpose(1, 2), q, not layout.single_chunks)
+        grad_key, grad_value = (
+            _pack_key_gradients(layout, t).to(keys.dtype) for t in (grad_keys, grad_values)
+        )
         return (
-            layout.queries.line(of_asked, grads[0].shape[1]),
-            of_key,
-            of_value,
+            layout.queries.pack(grad_queries, grads[0].shape[1]),
+            grad_key,
+            grad_value,
             None,
             None,
             None,
@@ -134,23 +154,29 @@ class _LineAttention(torch.autograd.Function):
         )
 
 
-def _pieces(layout: Layout, queries: list[Tensor], keys: list[Tensor]) -> Iterator[tuple[Any, ...]]:
-    """Each piece of each stack with its parts of the first two, of the others of `keys`, and of the
-    others of `queries`."""
-    for stack in layout.stacks:
-        of_queries, of_keys = (
-            [stack.queries(one) for one in queries],
-            [stack.keys(one) for one in keys],
+def _chunks(
+    layout: BucketLayout, queries: list[Tensor], keys: list[Tensor]
+) -> Iterator[tuple[Any, ...]]:
+    """Every query chunk of every bucket, with its slices of all given arrays.
+
+    Yields:
+        The chunk; slices of the first of `queries` and the first two of `keys`; then of the other
+        `queries`, then of the other `keys`.
+    """
+    for bucket in layout.buckets:
+        bucket_queries, bucket_keys = (
+            [bucket.queries(t) for t in queries],
+            [bucket.keys(t) for t in keys],
         )
-        for piece in stack.pieces:
-            q, *more_q = (one[:, piece.queries] for one in of_queries)
-            k, v, *more_k = (one[:, piece.keys] for one in of_keys)
-            yield piece, q, k, v, *more_q, *more_k
+        for chunk in bucket.chunks:
+            q, *more_q = (t[:, chunk.queries] for t in bucket_queries)
+            k, v, *more_k = (t[:, chunk.keys] for t in bucket_keys)
+            yield chunk, q, k, v, *more_q, *more_k
 
 
-def _write(out: Tensor, a: Tensor, b: Tensor, added: bool = False) -> None:
-    """out = a b, or that `added` to it; `out` may be a part of a larger array."""
-    if added:
+def _matmul_into(out: Tensor, a: Tensor, b: Tensor, accumulate: bool = False) -> None:
+    """out = a b, or out += a b; `out` may be a slice of a larger array."""
+    if accumulate:
         out += torch.bmm(a, b)
     elif out.is_contiguous():
         torch.bmm(a, b, out=out)
@@ -158,28 +184,30 @@ def _write(out: Tensor, a: Tensor, b: Tensor, added: bool = False) -> None:
         out.copy_(torch.bmm(a, b))
 
 
-def _of_keys(layout: Layout, vectors: Tensor) -> Tensor:
-    """Gradients of keys in the order of the stacks back in the line, where the prefix has some from
-    every row."""
-    line = layout.keys.line(vectors, layout.stacks[0].heads)
-    behind = [stack for stack in layout.stacks if stack.shared]
-    if behind:
-        first = line[: behind[0].shared]
-        wide = torch.promote_types(
-            vectors.dtype, torch.float32
-        )  # rounded once, whatever the number of stacks
-        first.add_(sum(stack.of_shared(stack.keys(vectors)).to(wide) for stack in behind))
-    return line
+def _pack_key_gradients(layout: BucketLayout, grads: Tensor) -> Tensor:
+    """Pack the gradients of keys or values; the prefix gets the sum over all rows."""
+    packed = layout.keys.pack(grads, layout.buckets[0].heads)
+    continuing = [bucket for bucket in layout.buckets if bucket.prefix_length]
+    if continuing:
+        prefix = packed[: continuing[0].prefix_length]
+        # Summed in float32 and rounded once, whatever the number of buckets.
+        wide = torch.promote_types(grads.dtype, torch.float32)
+        prefix.add_(sum(bucket.sum_prefix(bucket.keys(grads)).to(wide) for bucket in continuing))
+    return packed
 
 
 @dataclass(frozen=True, slots=True)
 class _Softmax:
+    """Scaled, optionally soft-capped softmax of attention scores, and its gradient."""
+
     scaling: float
     cap: float | None
 
     def weights(self, query: Tensor, key: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weights [blocks, queries, keys] where `mask` hides some of the last keys, and the scores
-        under a cap that they come from."""
+        """Attention weights [blocks, queries, keys], and the soft-capped scores they come from.
+
+        `mask` covers the last keys only; all keys before are visible.
+        """
         keys, masked = key.transpose(1, 2), mask.shape[1]
         if self.cap is None and masked == key.shape[1]:
             return torch.softmax(torch.baddbmm(mask, query, keys, alpha=self.scaling), dim=-1), None
@@ -191,7 +219,7 @@ class _Softmax:
         return torch.softmax(scores, dim=-1), capped
 
     def backward(self, grad: Tensor, weights: Tensor, capped: Tensor | None) -> Tensor:
-        """Gradient of the products of queries and keys from that of the weights."""
+        """Gradient of query-key dot products from the gradient of the weights."""
         scores: Tensor = torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
         if capped is not None and self.cap is not None:
             scores = scores * (1 - (capped / self.cap) ** 2)

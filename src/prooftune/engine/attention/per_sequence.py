@@ -1,5 +1,4 @@
-"""Attention of long rows, one after another, by the library's GPU kernel: no padding, no weights
-kept for the backward pass."""
+"""Attention of long sequences one at a time, by PyTorch's GPU kernel: no padding, no saved weights."""
 
 from __future__ import annotations
 
@@ -10,36 +9,41 @@ from torch import Tensor, nn
 
 
 def per_sequence_sdpa(
-    query: Tensor, key: Tensor, value: Tensor, shared: int, lengths: Sequence[int], scaling: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_length: int,
+    lengths: Sequence[int],
+    scaling: float,
 ) -> Tensor:
-    """Attention of rows of these lengths in one line, each behind the `shared` tokens that the line
-    begins with.
+    """Attention of packed sequences, each of which sees the shared prefix and, causally, itself.
 
-    The library's causal kernel keeps no weights and computes no more than half of them. The
-    prefix's queries are computed again with every row, which costs little beside a long one; what
-    they find is the same in each, and taken from the first.
+    PyTorch's causal kernel saves no attention weights and computes at most half of them. The
+    prefix's queries are computed again with every sequence, which costs little beside a long one;
+    their output is the same each time and taken from the first.
 
     Args:
         query: [tokens, query heads, size].
         key, value: [tokens, key heads, size].
-        shared: tokens of the prefix.
-        lengths: tokens of each row.
+        prefix_length: tokens of the prefix at the start.
+        lengths: tokens of each sequence.
         scaling: factor of the scores.
 
     Returns:
         [tokens, query heads, size].
     """
-    found: list[Tensor] = []
-    start = shared
+    outputs: list[Tensor] = []
+    start = prefix_length
     groups = query.shape[1] // key.shape[1]
-    parts = [query, *(t.repeat_interleave(groups, dim=1) for t in (key, value))]
+    packed = [query, *(t.repeat_interleave(groups, dim=1) for t in (key, value))]
     for length in lengths:
         q, k, v = (
-            torch.cat([t[:shared], t[start : start + length]]).transpose(0, 1)[None] for t in parts
+            torch.cat([t[:prefix_length], t[start : start + length]]).transpose(0, 1)[None]
+            for t in packed
         )
         out = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)[
             0
         ].transpose(0, 1)
-        found.append(out[shared:] if found else out)
+        outputs.append(out[prefix_length:] if outputs else out)
         start += length
-    return torch.cat(found)
+    return torch.cat(outputs)

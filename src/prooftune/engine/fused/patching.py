@@ -1,11 +1,10 @@
-"""LoraLinears whose work beside the matrix products is done in few passes, forward and backward.
+"""Fused layers: replacements for a model's own layers with fewer passes over memory.
 
-On a processor a small model spends a third of its time on reading and writing arrays between two
-matrix products. Here layers with adapters that read the same input are computed together
-(`adapted_layers`); a gated MLP keeps the two arrays that its gradient needs and no others; a root
-mean square norm keeps no array of its own (`pointwise`); queries and keys are turned in place
-(`rotary`); where nothing is learned, weights are laid out once (`laid_out_weights`). The arithmetic
-is the same but for fewer roundings.
+On a CPU, a small model spends a third of its time reading and writing arrays between two matmuls.
+Here LoRA layers that read the same input are computed together (`lora`); a gated MLP saves only the
+two arrays that its gradient needs; an RMSNorm saves no array of its own (`kernels.pointwise`); RoPE
+runs in one or two passes (`rope`); in inference, weights are prepacked (`prepacked_weights`). The
+arithmetic is the same but for fewer roundings.
 """
 
 from __future__ import annotations
@@ -18,8 +17,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.fused.lora import Group, computes_in
-from prooftune.engine.fused.prepacked_weights import PrepackedWeight, fits, prepack_weights, used
+from prooftune.engine.fused.lora import FusedLoraGroup, computes_in
+from prooftune.engine.fused.prepacked_weights import (
+    PrepackedWeight,
+    can_prepack,
+    prepack_weights,
+    prepacking_enabled,
+)
 from prooftune.engine.fused.rope import patch_rope_inplace
 from prooftune.engine.kernels import pointwise
 
@@ -29,21 +33,21 @@ SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 @contextmanager
 def fused(model: nn.Module) -> Iterator[None]:
-    """Use the layers of this module for a while, wherever they compute what the model's own do.
+    """Use fused layers for the duration of the block, wherever they compute the same.
 
-    A layer that turns out otherwise when it is called (quantised weights, several adapters,
-    dropout, DoRA, a merged or disabled adapter, a bias, another dtype) is computed by its own code.
+    A layer that they do not support when it is called (quantized weights, several adapters,
+    dropout, DoRA, a merged or disabled adapter, a bias, another dtype) runs its own code.
     """
-    if model not in _KNOWN or not all(map(fits, _KNOWN[model].kept)):
-        _KNOWN[model] = PatchedModules(model)
-    known = _KNOWN[model]
+    if model not in _PATCHES or not all(map(can_prepack, _PATCHES[model].prepacked)):
+        _PATCHES[model] = PatchedModules(model)
+    patches = _PATCHES[model]
     replaced = [
         (vars(module), forward)
-        for module, forward in known.forwards
+        for module, forward in patches.forwards
         if "forward" not in vars(module)
     ]
-    for layer, kept in known.kept.items():
-        kept.compare(layer.weight)
+    for layer, packed in patches.prepacked.items():
+        packed.invalidate_if_changed(layer.weight)
     for attributes, forward in replaced:
         attributes["forward"] = forward
     try:
@@ -55,71 +59,75 @@ def fused(model: nn.Module) -> Iterator[None]:
 
 
 class PatchedModules:
-    """What is replaced in a model, found once: to look through its modules takes longer than a
-    short answer.
+    """The replacements for a model, searched once: that takes longer than a short answer.
 
     Attributes:
-        kept: layers whose weights are laid out, and what is kept of them.
-        forwards: modules and their other forward.
+        prepacked: layers whose weights are prepacked, and the copies.
+        forwards: modules and their replaced forward.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.kept = prepack_weights(model)
-        self.forwards = list(_replacements(model, self.kept))
+        self.prepacked = prepack_weights(model)
+        self.forwards = list(_replacements(model, self.prepacked))
 
 
-_KNOWN: WeakKeyDictionary[nn.Module, PatchedModules] = WeakKeyDictionary()
+_PATCHES: WeakKeyDictionary[nn.Module, PatchedModules] = WeakKeyDictionary()
 
 
 def _replacements(
-    model: nn.Module, kept: Mapping[nn.Linear, PrepackedWeight]
+    model: nn.Module, prepacked: Mapping[nn.Linear, PrepackedWeight]
 ) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
     from peft.tuners.lora.layer import Linear as LoraLinear
 
     norms: dict[tuple[type, int, torch.dtype], bool] = {}
     for module in model.modules():
         children = dict(module.named_children())
-        adapted = {name: child for name, child in children.items() if isinstance(child, LoraLinear)}
+        lora = {name: child for name, child in children.items() if isinstance(child, LoraLinear)}
         for names in (
             *SAME_INPUT,
-            *((name,) for name in adapted if not any(name in names for names in SAME_INPUT)),
+            *((name,) for name in lora if not any(name in names for names in SAME_INPUT)),
         ):
-            group = Group([adapted[name] for name in names if name in adapted], kept)
+            group = FusedLoraGroup([lora[name] for name in names if name in lora], prepacked)
             yield from ((layer, group.forward_of(layer)) for layer in group.layers)
-        if not isinstance(
-            module, LoraLinear
-        ):  # whose own layer is computed with its adapter, or by its own code
+        # The base layer of a LoRA layer is computed with its adapter, or by its own code.
+        if not isinstance(module, LoraLinear):
             yield from (
-                (child, _linear(child, kept[child]))
+                (child, _prepacked_forward(child, prepacked[child]))
                 for child in children.values()
-                if isinstance(child, nn.Linear) and child in kept
+                if isinstance(child, nn.Linear) and child in prepacked
             )
         if {"gate_proj", "up_proj", "down_proj"} <= set(children) and isinstance(
-            children.get("act_fn"), _silus()
+            children.get("act_fn"), _silu_types()
         ):
-            yield module, _gated(module)
+            yield module, _swiglu_forward(module)
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() == 1 and hasattr(module, "variance_epsilon"):
             kind = (type(module), weight.numel(), weight.dtype)
             if kind not in norms:
-                norms[kind] = _is_norm(module)
+                norms[kind] = _is_rms_norm(module)
             if norms[kind]:
-                yield module, _norm(module)
+                yield module, _rms_norm_forward(module)
 
 
-def _linear(layer: nn.Linear, kept: PrepackedWeight) -> Callable[..., Any]:
-    own = type(layer).forward
+def _prepacked_forward(layer: nn.Linear, packed: PrepackedWeight) -> Callable[..., Any]:
+    original = type(layer).forward
 
     def forward(x: Tensor) -> Tensor:
         weight = layer.weight
-        if not used() or x.dtype != weight.dtype or not computes_in(x.dtype, x.device.type):
-            return own(layer, x)
-        return kept.product(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
+        if (
+            not prepacking_enabled()
+            or x.dtype != weight.dtype
+            or not computes_in(x.dtype, x.device.type)
+        ):
+            return original(layer, x)
+        return packed.matmul(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
 
     return forward
 
 
-class _Gated(torch.autograd.Function):
+class _SwiGLU(torch.autograd.Function):
+    """silu(gate) · up, which saves only its inputs."""
+
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
@@ -131,80 +139,82 @@ class _Gated(torch.autograd.Function):
         return pointwise.swiglu_backward(gate, up, grads[0])
 
 
-def _gated(layer: Any) -> Callable[..., Any]:
-    own = type(layer).forward
+def _swiglu_forward(mlp: Any) -> Callable[..., Any]:
+    original = type(mlp).forward
 
     def forward(x: Tensor) -> Any:
-        gate, up = layer.gate_proj(x), layer.up_proj(x)
+        gate, up = mlp.gate_proj(x), mlp.up_proj(x)
         if gate.dtype != up.dtype:
-            return own(layer, x)
-        return layer.down_proj(_Gated.apply(gate, up))  # type: ignore[no-untyped-call]
+            return original(mlp, x)
+        return mlp.down_proj(_SwiGLU.apply(gate, up))  # type: ignore[no-untyped-call]
 
     return forward
 
 
-def _silus() -> tuple[type, ...]:
+def _silu_types() -> tuple[type, ...]:
     from transformers.activations import ACT2CLS
 
-    found = ACT2CLS["silu"]
-    return nn.SiLU, found[0] if isinstance(found, tuple) else found
+    activation = ACT2CLS["silu"]
+    return nn.SiLU, activation[0] if isinstance(activation, tuple) else activation
 
 
-class _RootMeanSquare(torch.autograd.Function):
-    """A root mean square norm for a frozen weight [d]; x [n, d]."""
+class _RMSNorm(torch.autograd.Function):
+    """RMSNorm with a frozen weight [d]; x is [n, d]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        out, inverse = pointwise.rms_norm(x, weight, eps)
-        ctx.save_for_backward(x, inverse, weight)
+        out, inverse_rms = pointwise.rms_norm(x, weight, eps)
+        ctx.save_for_backward(x, inverse_rms, weight)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, inverse, weight = ctx.saved_tensors
-        return pointwise.rms_norm_backward(x, weight, inverse, grads[0].contiguous()), None, None
+        x, inverse_rms, weight = ctx.saved_tensors
+        grad_x = pointwise.rms_norm_backward(x, weight, inverse_rms, grads[0].contiguous())
+        return grad_x, None, None
 
 
-def _norm(layer: Any) -> Callable[..., Any]:
-    own = type(layer).forward
+def _rms_norm_forward(norm: Any) -> Callable[..., Any]:
+    original = type(norm).forward
 
     def forward(x: Tensor) -> Any:
-        learns = layer.weight.requires_grad and torch.is_grad_enabled()
+        trains_weight = norm.weight.requires_grad and torch.is_grad_enabled()
         return (
-            own(layer, x)
-            if learns or x.dtype != layer.weight.dtype
-            else _normed(x, layer.weight, layer.variance_epsilon)
+            original(norm, x)
+            if trains_weight or x.dtype != norm.weight.dtype
+            else _rms_norm(x, norm.weight, norm.variance_epsilon)
         )
 
     return forward
 
 
-def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    if x.device.type != "cpu":  # where the library's own kernel is one pass both ways
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    if x.device.type != "cpu":  # PyTorch's own GPU kernel is one pass in each direction
         return nn.functional.rms_norm(x, (x.shape[-1],), weight, eps)
-    out: Tensor = _RootMeanSquare.apply(x.reshape(-1, x.shape[-1]), weight, eps)  # type: ignore[no-untyped-call]
+    out: Tensor = _RMSNorm.apply(x.reshape(-1, x.shape[-1]), weight, eps)  # type: ignore[no-untyped-call]
     return out.view(x.shape)
 
 
-def _is_norm(module: Any) -> bool:
-    """Whether the module computes on a few vectors what `_RootMeanSquare` does, and its gradient."""
+def _is_rms_norm(module: Any) -> bool:
+    """Whether the module gives `_rms_norm` and its gradient on a few vectors.
+
+    Some architectures' norms differ, such as Gemma's, which adds 1 to the weight.
+    """
     weight = module.weight.detach()
     values = torch.linspace(-2, 3, 4 * weight.numel(), device=weight.device).sin().view(4, -1)
-    found = []
-    for forward in (module.forward, lambda x: _normed(x, weight, module.variance_epsilon)):
+    results = []
+    for forward in (module.forward, lambda x: _rms_norm(x, weight, module.variance_epsilon)):
         x = values.to(weight.dtype).requires_grad_()
         with torch.enable_grad():
             try:
                 out = forward(x)
-                found.append(
+                results.append(
                     (
                         out.float(),
                         torch.autograd.grad((out.float() * values.flip(-1)).sum(), x)[0].float(),
                     )
                 )
-            except (
-                RuntimeError,
-                AttributeError,
-            ):  # no such kernel for this dtype, here or in this release
+            # No such kernel for this dtype, here or in this PyTorch release.
+            except (RuntimeError, AttributeError):
                 return False
-    return all(bool((a - b).norm() <= 0.02 * b.norm()) for a, b in zip(*found, strict=True))
+    return all(bool((a - b).norm() <= 0.02 * b.norm()) for a, b in zip(*results, strict=True))

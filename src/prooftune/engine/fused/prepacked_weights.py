@@ -1,10 +1,9 @@
-"""Weights laid out once, as a processor's 16-bit products want them, where nothing is learned.
+"""Weights prepacked once for a CPU's 16-bit matmuls, for inference.
 
-A product with a weight as the model keeps it brings the weight into blocks first, every time. For
-the few rows of a step in which tokens are generated that is a third to a half of the product's
-time; for a thousand rows it is little, so that training does without. The layout is oneDNN's own
-for the weight, which PyTorch's compiler uses too; the results are those of plain products up to
-rounding. It takes as much memory as the weights.
+A matmul with an ordinary weight reorders it into blocks first, every time. For the few rows of a
+decode step this is a third to a half of the matmul's time; for a thousand rows it is little, so
+training does without. The blocked format is oneDNN's own, which torch.compile uses too; results are
+those of ordinary matmuls up to rounding. Prepacking takes as much memory again as the weights.
 """
 
 from __future__ import annotations
@@ -17,72 +16,85 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-LARGEST = 2**30
-"""Bytes of linear weights up to which a model's are kept a second time."""
+MAX_PREPACKED_BYTES = 2**30
+"""Bytes of linear weights up to which a model's weights are prepacked."""
 
-_USED = ContextVar("weights are laid out", default=True)
+_ENABLED = ContextVar("prepacked weights are enabled", default=True)
 
 
 @contextmanager
 def without_prepacked_weights() -> Iterator[None]:
-    """Meanwhile compute with the weights as they are, and lay out no more."""
-    token = _USED.set(False)
+    """Compute with the original weights, and prepack no more, for the duration of the block."""
+    token = _ENABLED.set(False)
     try:
         yield
     finally:
-        _USED.reset(token)
+        _ENABLED.reset(token)
 
 
-def used() -> bool:
-    """Whether to compute with what is laid out: where nothing is learned, and not among
-    `without_prepacked_weights`."""
-    return _USED.get() and not torch.is_grad_enabled()
+def prepacking_enabled() -> bool:
+    """Whether to use prepacked weights: without gradients, outside `without_prepacked_weights`."""
+    return _ENABLED.get() and not torch.is_grad_enabled()
 
 
 class PrepackedWeight:
-    """What is kept for one weight [out, in]; the weight itself is named in every call, and is not
-    kept alive."""
+    """The blocked copy of one weight [out, in].
+
+    Every call is given the weight itself, so that the copy does not keep it alive.
+    """
 
     def __init__(self) -> None:
-        self._of: tuple[int, int] | None = None
+        self._version: tuple[int, int] | None = None
         self._sample: Tensor | None = None
         self._blocks: Tensor | None = None
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x Wᵀ; x [n, in], returns [n, out]. No gradient flows."""
-        of = weight.data_ptr(), weight._version
-        if self._blocks is None or of != self._of:
-            self._of, self._sample = of, _some(weight).clone()
+    def matmul(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x Wᵀ without gradient.
+
+        Args:
+            x: [n, in].
+            weight: [out, in]; packed at the first call, and again after PyTorch has counted a
+                change.
+
+        Returns:
+            [n, out].
+        """
+        version = weight.data_ptr(), weight._version
+        if self._blocks is None or version != self._version:
+            self._version, self._sample = version, _sample(weight).clone()
             self._blocks = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
         return torch.ops.mkldnn._linear_pointwise(x, self._blocks, None, "none", [], "")  # type: ignore[no-any-return]
 
-    def compare(self, weight: Tensor) -> None:
-        """Forget what is kept if a sample of the weight has changed, behind PyTorch's count of
-        changes (``weight.data``): peft merges like that."""
-        if self._sample is not None and not torch.equal(self._sample, _some(weight)):
-            self.forget()
+    def invalidate_if_changed(self, weight: Tensor) -> None:
+        """Drop the copy if a sample of the weight has changed.
 
-    def forget(self) -> None:
+        Finds changes that PyTorch's version counter misses (through ``weight.data``, as peft's
+        merging does).
+        """
+        if self._sample is not None and not torch.equal(self._sample, _sample(weight)):
+            self.invalidate()
+
+    def invalidate(self) -> None:
+        """Drop the copy."""
         self._blocks = self._sample = None
 
 
-def _some(weight: Tensor) -> Tensor:
-    return weight.detach().view(-1)[
-        :: weight.numel() // 64 | 1
-    ]  # an odd step, which meets other columns in other rows
+def _sample(weight: Tensor) -> Tensor:
+    # An odd step, so that different rows are sampled in different columns.
+    return weight.detach().view(-1)[:: weight.numel() // 64 | 1]
 
 
-_KEPT = WeakTensorKeyDictionary()
-"""By weight: a model with adapters has the weights of the model without."""
+PREPACKED = WeakTensorKeyDictionary()
+"""Prepacked copies by weight: a model with adapters has the weights of the model without."""
 
 
 def prepack_weights(model: nn.Module) -> dict[nn.Linear, PrepackedWeight]:
-    """The layers whose products gain by it: in bfloat16, on a processor for which oneDNN has such
-    products, in one process.
+    """The layers to prepack: in bfloat16, on a CPU with oneDNN's bfloat16 matmuls, in one process.
 
-    None of a model with more bytes than `LARGEST` in them. What is kept of their weights is
-    forgotten: a model that is seen for the first time may be another around the same weights,
-    changed meanwhile.
+    Returns:
+        Layers and their (still empty) copies; none if the weights exceed `MAX_PREPACKED_BYTES`.
+        Existing copies are dropped: a model seen for the first time may be a new one around weights
+        that have changed.
     """
     if (
         not torch._C._has_mkldnn
@@ -90,24 +102,25 @@ def prepack_weights(model: nn.Module) -> dict[nn.Linear, PrepackedWeight]:
         or (torch.distributed.is_available() and torch.distributed.is_initialized())
     ):
         return {}
-    found = [
+    layers = [
         child
         for module in model.modules()
         if not isinstance(module, nn.ModuleDict)  # adapters' own layers
         for child in module.children()
-        if type(child) is nn.Linear and fits(child)
+        if type(child) is nn.Linear and can_prepack(child)
     ]
-    if sum({layer.weight.data_ptr(): layer.weight.nbytes for layer in found}.values()) > LARGEST:
+    total = sum({layer.weight.data_ptr(): layer.weight.nbytes for layer in layers}.values())
+    if total > MAX_PREPACKED_BYTES:
         return {}
-    for layer in found:
-        if layer.weight not in _KEPT:
-            _KEPT[layer.weight] = PrepackedWeight()
-        _KEPT[layer.weight].forget()
-    return {layer: _KEPT[layer.weight] for layer in found}
+    for layer in layers:
+        if layer.weight not in PREPACKED:
+            PREPACKED[layer.weight] = PrepackedWeight()
+        PREPACKED[layer.weight].invalidate()
+    return {layer: PREPACKED[layer.weight] for layer in layers}
 
 
-def fits(layer: nn.Linear) -> bool:
-    """Whether there are such products for this layer as it is now."""
+def can_prepack(layer: nn.Linear) -> bool:
+    """Whether oneDNN has a prepacked matmul for this layer as it is now."""
     weight = layer.weight
     return (
         layer.bias is None

@@ -1,5 +1,7 @@
-"""Rotary positions (RoPE, arXiv 2104.09864) turned in one or two passes over memory instead of
-five, and as many back instead of eight (`pointwise`)."""
+"""Rotary position embeddings (RoPE, arXiv 2104.09864) in one or two passes over memory.
+
+transformers' own function takes five passes forward and eight backward; see `kernels.pointwise`.
+"""
 
 from __future__ import annotations
 
@@ -14,39 +16,40 @@ from torch import Tensor, nn
 
 from prooftune.engine.kernels import pointwise
 
-NAME = "apply_rotary_pos_emb"
-"""What transformers calls the function in each model's own module."""
+FUNCTION_NAME = "apply_rotary_pos_emb"
+"""Name of the RoPE function in each model's transformers module."""
 
 
 @contextmanager
 def patch_rope_inplace(model: nn.Module) -> Iterator[None]:
-    """Let the model's layers turn queries and keys by `_Turned` for a while, where that is what
-    they do themselves.
+    """Replace the RoPE function of the model's architecture for the duration of the block.
 
-    The function that is replaced is shared by all models of the architecture, whoever uses them
-    meanwhile: to them it computes the same.
+    It is replaced only if it computes what `_FusedRope` does. All models of the architecture share
+    it; for the others it still computes the same.
     """
-    homes = {
+    modules = {
         sys.modules[type(module).__module__]
         for module in model.modules()
         if "q_proj" in vars(module)["_modules"]
     }
     replaced: list[tuple[ModuleType, Callable[..., Any]]] = []
-    for home in homes:
-        own = getattr(home, NAME, None)
-        if callable(own) and not hasattr(own, "replaces") and _is_turning(own):
-            setattr(home, NAME, _replacing(own))
-            replaced.append((home, own))
+    for module in modules:
+        original = getattr(module, FUNCTION_NAME, None)
+        if callable(original) and not hasattr(original, "replaces") and _is_standard_rope(original):
+            setattr(module, FUNCTION_NAME, fused_rope(original))
+            replaced.append((module, original))
     try:
         yield
     finally:
-        for home, own in replaced:
-            setattr(home, NAME, own)
+        for module, original in replaced:
+            setattr(module, FUNCTION_NAME, original)
 
 
-class _Turned(torch.autograd.Function):
-    """x · cos + (-second half of x, first half of x) · sin; x [..., heads, tokens, size], cos and
-    sin [..., 1, tokens, size]."""
+class _FusedRope(torch.autograd.Function):
+    """x · cos + (-second half of x, first half of x) · sin.
+
+    x is [..., heads, tokens, size], cos and sin [..., 1, tokens, size].
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -59,8 +62,10 @@ class _Turned(torch.autograd.Function):
         return pointwise.apply_rope(grads[0], cos, sin, backward=True), None, None
 
 
-def _replacing(own: Callable[..., Any]) -> Callable[..., Any]:
-    def turn(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *others: Any, **options: Any) -> Any:
+def fused_rope(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A replacement for transformers' RoPE function; unusual arguments go to the original."""
+
+    def rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *others: Any, **options: Any) -> Any:
         sizes = {t.shape[-1] for t in (q, k, cos, sin)}
         if (
             others
@@ -69,25 +74,25 @@ def _replacing(own: Callable[..., Any]) -> Callable[..., Any]:
             or len(sizes) > 1
             or len({t.dtype for t in (q, k, cos, sin)}) > 1
         ):
-            return own(q, k, cos, sin, *others, **options)
+            return original(q, k, cos, sin, *others, **options)
         cos, sin = cos[:, None], sin[:, None]
-        return _Turned.apply(q, cos, sin), _Turned.apply(k, cos, sin)  # type: ignore[no-untyped-call]
+        return _FusedRope.apply(q, cos, sin), _FusedRope.apply(k, cos, sin)  # type: ignore[no-untyped-call]
 
-    turn.replaces = own  # type: ignore[attr-defined]
-    return turn
+    rope.replaces = original  # type: ignore[attr-defined]
+    return rope
 
 
-def _is_turning(own: Callable[..., Any]) -> bool:
-    """Whether a function turns a few vectors as `_Turned` does."""
-    random = torch.Generator().manual_seed(0)
-    q, k = (torch.randn(2, heads, 3, 8, generator=random) for heads in (4, 2))
-    cos, sin = (torch.randn(2, 3, 8, generator=random) for _ in range(2))
+def _is_standard_rope(original: Callable[..., Any]) -> bool:
+    """Whether a function gives what `_FusedRope` does on a few vectors."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, heads, 3, 8, generator=generator) for heads in (4, 2))
+    cos, sin = (torch.randn(2, 3, 8, generator=generator) for _ in range(2))
     try:
-        wanted, got = own(q, k, cos, sin), _replacing(own)(q, k, cos, sin)
+        expected, actual = original(q, k, cos, sin), fused_rope(original)(q, k, cos, sin)
     except (TypeError, RuntimeError, ValueError):  # another signature
         return False
-    alike = (
+    close = (
         a.shape == b.shape and torch.allclose(a, b, atol=1e-5)
-        for a, b in zip(wanted, got, strict=False)
+        for a, b in zip(expected, actual, strict=False)
     )
-    return len(wanted) == len(got) and all(alike)
+    return len(expected) == len(actual) and all(close)

@@ -1,5 +1,4 @@
-"""Attention over a line of tokens by compiled code (`attention.c`), where the processor, dtype and
-layer allow it."""
+"""Compiled FlashAttention over a packed batch (`attention.c`), for supported CPUs and layers."""
 
 from __future__ import annotations
 
@@ -14,13 +13,21 @@ from torch import Tensor
 from prooftune.engine.attention.block_layout import PackedLayout
 from prooftune.engine.kernels import build
 
-SIZES = range(32, 257, 32)
-"""Sizes of heads that it can be compiled for."""
+HEAD_SIZES = range(32, 257, 32)
+"""Head sizes that the kernel can be compiled for."""
 
 
-def fits(query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None) -> bool:
-    """Whether attention of queries [tokens, query heads, size] to keys and values [tokens, key
-    heads, size] can be computed here by compiled code."""
+def is_supported(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None
+) -> bool:
+    """Whether the kernel can compute this attention here.
+
+    Args:
+        query: [tokens, query heads, size].
+        key, value: [tokens, key heads, size].
+        scaling: factor of the scores.
+        softcap: bound of the scores.
+    """
     (tokens, heads, size), shape = query.shape, key.shape
     return (
         query.device.type == "cpu"
@@ -34,116 +41,137 @@ def fits(query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: flo
     )
 
 
-def attend(
+def flash_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    blocks: PackedLayout,
+    layout: PackedLayout,
     scaling: float,
     window: int | None,
 ) -> Tensor:
-    """Attention of queries [tokens, query heads, size] to keys and values [tokens, key heads,
-    size], all contiguous; like queries.
+    """Attention over a packed batch, with gradients.
 
-    Scores, their softmax and all sums are float32; weights and outputs are rounded. The result does
-    not depend on the number of threads.
+    Scores, softmax and all sums are float32; weights and outputs are rounded to bfloat16. The
+    result does not depend on the number of threads.
+
+    Args:
+        query: [tokens, query heads, size], contiguous bfloat16.
+        key, value: [tokens, key heads, size], contiguous bfloat16.
+        layout: where the prefix and the rows are.
+        scaling: factor of the scores.
+        window: positions that a sliding-window layer attends to. None: all.
+
+    Returns:
+        Like query.
 
     Raises:
-        MemoryError: there is none for what is laid out.
+        MemoryError: no memory for the packed inputs.
     """
-    out: Tensor = _Attention.apply(query, key, value, blocks, scaling, window)  # type: ignore[no-untyped-call]
+    out: Tensor = _FlashAttention.apply(query, key, value, layout, scaling, window)  # type: ignore[no-untyped-call]
     return out
 
 
-class _Line(ctypes.Structure):
-    """`line_t` of the C code."""
+class _PackedLayout(ctypes.Structure):
+    """`packed_layout_t` of the C code."""
 
     _fields_ = [
-        *((name, ctypes.c_long) for name in ("rows", "prefix", "heads", "groups", "window")),
+        *((name, ctypes.c_long) for name in ("sequences", "prefix", "heads", "groups", "window")),
         ("starts", ctypes.POINTER(ctypes.c_long)),
         ("lengths", ctypes.POINTER(ctypes.c_long)),
         ("scaling", ctypes.c_float),
     ]
 
     @classmethod
-    def of(
-        cls, blocks: PackedLayout, heads: int, groups: int, scaling: float, window: int | None
-    ) -> _Line:
-        lengths = [blocks.prefix, *blocks.lengths]
-        numbers = ctypes.c_long * len(lengths)
-        reaches = window is not None and window < sum(lengths)
+    def from_layout(
+        cls, layout: PackedLayout, heads: int, groups: int, scaling: float, window: int | None
+    ) -> _PackedLayout:
+        lengths = [layout.prefix_length, *layout.lengths]
+        long_array = ctypes.c_long * len(lengths)
+        limits = window is not None and window < sum(lengths)
         return cls(
-            len(blocks.lengths),
-            blocks.prefix,
+            len(layout.lengths),
+            layout.prefix_length,
             heads,
             groups,
-            window if reaches else 0,
-            numbers(0, *accumulate(lengths[:-1])),
-            numbers(*lengths),
+            window if limits else 0,
+            long_array(0, *accumulate(lengths[:-1])),
+            long_array(*lengths),
             scaling,
         )
 
 
-class _Attention(torch.autograd.Function):
+class _FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        blocks: PackedLayout,
+        layout: PackedLayout,
         scaling: float,
         window: int | None,
     ) -> Tensor:
         tokens, heads, size = query.shape
-        ctx.size, ctx.line = (
+        ctx.size, ctx.layout = (
             size,
-            _Line.of(blocks, key.shape[1], heads // key.shape[1], scaling, window),
+            _PackedLayout.from_layout(layout, key.shape[1], heads // key.shape[1], scaling, window),
         )
-        out, sums = torch.empty_like(query), query.new_empty(heads, tokens, dtype=torch.float32)
-        build.call(_library(size), "attend", query, key, value, out, sums, ctypes.byref(ctx.line))
-        ctx.save_for_backward(query, key, value, out, sums)
+        out = torch.empty_like(query)
+        logsumexp = query.new_empty(heads, tokens, dtype=torch.float32)
+        build.call(
+            _library(size),
+            "flash_attention",
+            query,
+            key,
+            value,
+            out,
+            logsumexp,
+            ctypes.byref(ctx.layout),
+        )
+        ctx.save_for_backward(query, key, value, out, logsumexp)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        given = ctx.saved_tensors
-        found = [torch.empty_like(one) for one in given[:3]]
+        saved = ctx.saved_tensors
+        input_grads = [torch.empty_like(t) for t in saved[:3]]
         build.call(
             _library(ctx.size),
-            "attend_backward",
-            *given,
+            "flash_attention_backward",
+            *saved,
             grads[0].contiguous(),
-            *found,
-            ctypes.byref(ctx.line),
+            *input_grads,
+            ctypes.byref(ctx.layout),
         )
-        return *found, None, None, None
+        return *input_grads, None, None, None
 
 
 def _library(size: int) -> Any:
-    return build.library("attention", SIZE=size)
+    return build.load_library("attention", SIZE=size)
 
 
 @cache
 @torch.inference_mode(False)
 def is_available(size: int) -> bool:
-    """Whether there is such code for heads of this size, and it gives PyTorch's own attention and
-    gradients on one short row."""
-    if size not in SIZES or _library(size) is None:
+    """Whether the kernel exists for heads of this size and gives PyTorch's results.
+
+    Compared are the attention of one short row and its gradients.
+    """
+    if size not in HEAD_SIZES or _library(size) is None:
         return False
-    random = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     query, key, value, grad = (
-        torch.randn(70, heads, size, generator=random).bfloat16() for heads in (2, 1, 1, 2)
+        torch.randn(70, heads, size, generator=generator).bfloat16() for heads in (2, 1, 1, 2)
     )
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        given = [one.requires_grad_() for one in (query, key, value)]
-        out = attend(query, key, value, PackedLayout(0, [70], query.device), 0.1, None)
-        found = [out, *torch.autograd.grad(out, given, grad)]
-        wide = [one.detach().float().transpose(0, 1).requires_grad_() for one in given]
-        attention = torch.nn.functional.scaled_dot_product_attention
-        out = attention(wide[0], wide[1], wide[2], is_causal=True, scale=0.1, enable_gqa=True)
-        wanted = [out, *torch.autograd.grad(out, wide, grad.float().transpose(0, 1))]
+        inputs = [t.requires_grad_() for t in (query, key, value)]
+        out = flash_attention(query, key, value, PackedLayout(0, [70], query.device), 0.1, None)
+        actual = [out, *torch.autograd.grad(out, inputs, grad)]
+        float32 = [t.detach().float().transpose(0, 1).requires_grad_() for t in inputs]
+        sdpa = torch.nn.functional.scaled_dot_product_attention
+        out = sdpa(float32[0], float32[1], float32[2], is_causal=True, scale=0.1, enable_gqa=True)
+        expected = [out, *torch.autograd.grad(out, float32, grad.float().transpose(0, 1))]
     return all(
-        bool((one.transpose(0, 1) - other).norm() <= 0.02 * other.norm())
-        for one, other in zip(found, wanted, strict=True)
+        bool((a.transpose(0, 1) - b).norm() <= 0.02 * b.norm())
+        for a, b in zip(actual, expected, strict=True)
     )

@@ -1,8 +1,8 @@
-"""Pieces of the computation in C, compiled for this processor when they are first needed.
+"""Compilation of the C kernels for this CPU when they are first needed.
 
-They need a C compiler on the machine (``cc``, or what ``CC`` names), which takes a second, once:
-what it makes is kept in the cache, by source, compiler and processor. Where there is none, or the
-processor is another kind, nothing is missing but speed. ``PROOFTUNE_COMPILE=0`` does without.
+This needs a C compiler on the machine (``cc``, or what ``CC`` names) and takes a second, once: the
+library is cached by source, compiler and CPU. Without a compiler, or on other CPUs, PyTorch
+computes the same more slowly. ``PROOFTUNE_COMPILE=0`` disables the kernels.
 """
 
 from __future__ import annotations
@@ -23,75 +23,96 @@ import torch
 from prooftune.utils import files
 from prooftune.utils.progress import notify
 
-NEEDED = {"avx512f", "avx512bw", "avx512_bf16", "avx512_vnni"}
-"""What the processor must have, in Linux's words."""
-BETTER = {"amx_bf16"}
-"""Processors for which PyTorch's own products are faster than ours, so that they get no code."""
-OPTIONS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-Wall")
-_PATIENCE = 60
-"""Seconds that a compiler may take; it takes one."""
+REQUIRED_CPU_FLAGS = {"avx512f", "avx512bw", "avx512_bf16", "avx512_vnni"}
+"""CPU features that the kernels need, as in Linux's /proc/cpuinfo."""
+EXCLUDED_CPU_FLAGS = {"amx_bf16"}
+"""CPU features with which PyTorch's own matmuls are faster than the kernels."""
+COMPILER_OPTIONS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-Wall")
+_COMPILER_TIMEOUT = 60
+"""Seconds; compilation takes about one."""
 
 
 def why_unsupported() -> str | None:
-    """Why nothing can be compiled here; None where it can."""
+    """The reason why no kernel can be compiled here; None if they can."""
     if os.environ.get("PROOFTUNE_COMPILE") == "0":
         return "PROOFTUNE_COMPILE is 0"
-    if NEEDED - _flags() or BETTER & _flags():
-        return "the processor is another kind"
-    return None if _compiler() and _threads() else "there is no C compiler, or no OpenMP in PyTorch"
+    if REQUIRED_CPU_FLAGS - _cpu_flags() or EXCLUDED_CPU_FLAGS & _cpu_flags():
+        return "this CPU lacks AVX512-BF16 or AVX512-VNNI, or has AMX"
+    if _compiler() and _openmp_library():
+        return None
+    return "there is no C compiler, or no OpenMP in PyTorch"
 
 
 @cache
-def library(name: str, **numbers: int) -> ctypes.CDLL | None:
-    """The functions of ``name.c`` beside this file, with these numbers as its constants; None where
-    it can't be compiled."""
+def load_library(name: str, **constants: int) -> ctypes.CDLL | None:
+    """Compile and load ``name.c`` of this folder.
+
+    Args:
+        name: of the source file.
+        constants: values of its preprocessor constants.
+
+    Returns:
+        None if it cannot be compiled; unexpected failures are reported.
+    """
     if why_unsupported():
         return None
     source, compiler = Path(__file__).with_name(f"{name}.c"), _compiler()
-    constants = [f"-D{key}={value}" for key, value in sorted(numbers.items())]
+    defines = [f"-D{key}={value}" for key, value in sorted(constants.items())]
     try:
-        texts = [
-            path.read_text(encoding="utf-8")
-            for path in (source, *sorted(source.parent.glob("*.h")))
-        ]
-        made_of = "\n".join(
-            [*texts, _run(*compiler, "--version"), *OPTIONS, *constants, *sorted(_flags())]
-        )
-        made = (
-            files.cache_folder()
-            / "compiled"
-            / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
-        )
-        if not made.exists():
-            _compile(compiler, source, constants, made)
-        _check_owner(made)
-        ctypes.CDLL(
-            _threads(), mode=ctypes.RTLD_GLOBAL
-        )  # one set of threads: PyTorch's own, and not the system's beside it
-        return ctypes.CDLL(str(made))
+        path = _library_path(source, compiler, defines)
+        if not path.exists():
+            compile_library(compiler, source, defines, path)
+        _check_owner(path)
+        # Load PyTorch's OpenMP first, so that the system's is not loaded beside it with a second
+        # pool of threads.
+        ctypes.CDLL(_openmp_library(), mode=ctypes.RTLD_GLOBAL)
+        return ctypes.CDLL(str(path))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        told = str(getattr(error, "stderr", None) or error).strip() or type(error).__name__
+        output = str(getattr(error, "stderr", None) or error).strip() or type(error).__name__
         notify(
-            f"{source.name} could not be compiled or used with {shlex.join(compiler)}, so that "
-            "training is slower: "
-            f"{told.splitlines()[0]}",
+            f"{source.name} could not be compiled or loaded with {shlex.join(compiler)}, so "
+            f"training is slower: {output.splitlines()[0]}",
             "yellow",
         )
         return None
 
 
+def _library_path(source: Path, compiler: list[str], defines: list[str]) -> Path:
+    """Path in the cache, by a hash of everything that the library depends on."""
+    texts = [
+        path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))
+    ]
+    inputs = "\n".join(
+        [
+            *texts,
+            _run(*compiler, "--version"),
+            *COMPILER_OPTIONS,
+            *defines,
+            *sorted(_cpu_flags()),
+        ]
+    )
+    digest = hashlib.sha256(inputs.encode()).hexdigest()[:16]
+    return files.cache_folder() / "compiled" / f"{source.stem}-{digest}.so"
+
+
 def call(library: ctypes.CDLL, name: str, *arguments: Any) -> None:
-    """One of its functions, of addresses of arrays, whole numbers and float32 numbers, and at last
-    the number of threads.
+    """Call a function of a kernel library.
+
+    Args:
+        library: result of `load_library`.
+        name: of the function.
+        arguments: tensors (passed by address), integers, floats (as float32) and ctypes objects.
+            The number of threads is added at the end.
 
     Raises:
-        MemoryError: it found no memory.
+        MemoryError: the function ran out of memory.
     """
-    if getattr(library, name)(*map(_passed, arguments), ctypes.c_long(torch.get_num_threads())):
+    threads = ctypes.c_long(torch.get_num_threads())
+    if getattr(library, name)(*map(_to_ctypes, arguments), threads):
         raise MemoryError(f"there is too little memory to compute {name}")
 
 
-def _passed(argument: Any) -> Any:
+def _to_ctypes(argument: Any) -> Any:
     if isinstance(argument, torch.Tensor):
         return ctypes.c_void_p(argument.data_ptr())
     if isinstance(argument, float):
@@ -99,28 +120,29 @@ def _passed(argument: Any) -> Any:
     return ctypes.c_long(argument) if isinstance(argument, int) else argument
 
 
-def _compile(compiler: list[str], source: Path, constants: list[str], made: Path) -> None:
-    made.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=made.parent) as folder:
-        compiled, linked = Path(folder, "one.o"), Path(folder, "one.so")
-        _run(*compiler, *OPTIONS, *constants, "-c", str(source), "-o", str(compiled))
+def compile_library(compiler: list[str], source: Path, defines: list[str], path: Path) -> None:
+    """Compile a source file to a shared library at `path`."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        compiled, linked = Path(folder, "kernel.o"), Path(folder, "kernel.so")
+        _run(*compiler, *COMPILER_OPTIONS, *defines, "-c", str(source), "-o", str(compiled))
         _run(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
         linked.chmod(0o700)
-        linked.replace(made)  # at once, for those who compile it at the same time
+        linked.replace(path)  # atomic, since other processes may compile it at the same time
 
 
-def _check_owner(made: Path) -> None:
-    """What is loaded runs: nobody else may have put it there, or change it.
+def _check_owner(library: Path) -> None:
+    """Refuse to load code that another user could have put there or changed.
 
     Raises:
-        OSError: somebody may.
+        OSError: naming the file or folder.
     """
-    for path in (made, made.parent):
-        facts = path.stat()
-        if facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
+    for path in (library, library.parent):
+        status = path.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise OSError(
-                f"{path} is another's, or others can change it: remove it or set PROOFTUNE_CACHE "
-                "to a folder of your own"
+                f"{path} belongs to another user, or others can change it: remove it or set "
+                "PROOFTUNE_CACHE to a folder of your own"
             )
 
 
@@ -132,18 +154,18 @@ def _run(*command: str) -> str:
         text=True,
         errors="replace",
         stdin=subprocess.DEVNULL,
-        timeout=_PATIENCE,
+        timeout=_COMPILER_TIMEOUT,
     ).stdout
 
 
 def _compiler() -> list[str]:
-    """The command of the C compiler; nothing where there is none."""
+    """Command of the C compiler; empty if there is none."""
     command = shlex.split(os.environ.get("CC") or "cc")
     return command if command and shutil.which(command[0]) else []
 
 
 @cache
-def _flags() -> frozenset[str]:
+def _cpu_flags() -> frozenset[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -154,16 +176,14 @@ def _flags() -> frozenset[str]:
 
 
 @cache
-def _threads() -> str | None:
-    """The file of the OpenMP that PyTorch has loaded, GNU's or Intel's, which gives compiled code
-    its threads."""
+def _openmp_library() -> str | None:
+    """Path of the OpenMP library that PyTorch has loaded (GNU's or Intel's)."""
     try:
-        places = [
+        paths = [
             line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()
         ]
     except OSError:
         return None
-    found = [place for place in places if Path(place).name.startswith(("libgomp", "libiomp"))]
-    return min(
-        found, key=lambda place: "torch" not in Path(place).parts, default=None
-    )  # others bring theirs
+    matches = [path for path in paths if Path(path).name.startswith(("libgomp", "libiomp"))]
+    # Other packages may have loaded their own.
+    return min(matches, key=lambda path: "torch" not in Path(path).parts, default=None)

@@ -1,13 +1,11 @@
-"""Products with frozen weights in 8 bits while adapters learn, on processors that multiply bytes
-twice as fast as 16-bit numbers.
+"""int8 matmuls with frozen weights while adapters train, on CPUs with fast int8 (AVX512-VNNI).
 
-Only what is multiplied with a frozen weight is rounded to bytes: activations on the way forward,
-gradients on the way back. What an adapter learns from, its own products, norms, attention, and all
-that is evaluated stay as they are. That is SwitchBack's division (arXiv 2304.13013). As in Jetfire
-(arXiv 2403.12422) every small group of numbers, of a token's as of a weight's, has its scale, so
-that a single large one spoils no others. A token's result depends on that token alone, whatever
-stands beside it. By compiled code (`int8_linear.c`) alone: where there is none, nothing is computed
-like this.
+Only the operands of frozen matmuls are quantized: activations in the forward pass, gradients in the
+backward pass. The adapters' own matmuls, norms, attention and all inference keep their precision,
+as in SwitchBack (arXiv 2304.13013). As in Jetfire (arXiv 2403.12422), every small group of values
+of an activation or weight row has its own scale, so a single outlier affects only its group. A
+token's result depends on that token alone, whatever the rest of the batch. There is no fallback:
+without the compiled kernel (`int8_linear.c`) nothing is quantized.
 """
 
 from __future__ import annotations
@@ -23,109 +21,147 @@ from torch import Tensor
 
 from prooftune.engine.kernels import build
 
-GROUPS = range(128, 31, -32)
-"""Numbers of a row that may have a scale in common; the first that fits is taken."""
+GROUP_SIZES = range(128, 31, -32)
+"""Numbers of values that may share a scale; the first that divides the row length is used."""
 
-_KEPT: ContextVar[dict[tuple[int, ...], QuantizedFrozenLinear] | None] = ContextVar(
-    "weights in 8 bits", default=None
+_QUANTIZED: ContextVar[dict[tuple[int, ...], QuantizedFrozenLinear] | None] = ContextVar(
+    "quantized weights", default=None
 )
 
 
 @contextmanager
 def use_int8_linear() -> Iterator[Mapping[tuple[int, ...], QuantizedFrozenLinear]]:
-    """Meanwhile compute products with frozen weights in 8 bits wherever adapters learn and that is
-    possible.
+    """Compute frozen matmuls in int8 for the duration of the block, where adapters train.
 
-    The weights must not change meanwhile: they are laid out at their first use, which takes a
-    little more than two bytes for each, and by the input that they meet then.
+    The weights must not change meanwhile. They are quantized at their first use, calibrated on the
+    input of that call; this takes a little more than two bytes per weight.
 
     Yields:
-        What has been laid out by then.
+        The weights quantized so far.
     """
-    kept: dict[tuple[int, ...], QuantizedFrozenLinear] = {}
-    token = _KEPT.set(kept)
+    quantized: dict[tuple[int, ...], QuantizedFrozenLinear] = {}
+    token = _QUANTIZED.set(quantized)
     try:
-        yield kept
+        yield quantized
     finally:
-        _KEPT.reset(token)
+        _QUANTIZED.reset(token)
 
 
-def frozen(
+def get_quantized(
     weights: Sequence[Tensor], ranks: Sequence[int], x: Tensor
 ) -> QuantizedFrozenLinear | None:
-    """What computes the products of x [n, in] with these weights [out, in] in 8 bits, for adapters
-    of these ranks; None where that is not wanted (among `use_int8_linear` alone it is) or not
-    possible."""
-    kept = _KEPT.get()
-    if kept is None or any(rank % 2 for rank in ranks) or not is_available():
+    """The int8 matmuls of x with these weights, quantized on the first call.
+
+    Args:
+        weights: frozen weights [out, in] on the same input.
+        ranks: ranks of their adapters.
+        x: [n, in].
+
+    Returns:
+        None outside `use_int8_linear`, and where int8 is not supported.
+    """
+    quantized = _QUANTIZED.get()
+    if quantized is None or any(rank % 2 for rank in ranks) or not is_available():
         return None
-    name = tuple(map(id, weights))  # which `QuantizedFrozenLinear` keeps from being used again
-    if name not in kept:
-        if not all(_fits(weight) for weight in weights):
+    # QuantizedFrozenLinear holds the weights, so their ids are not reused.
+    key = tuple(map(id, weights))
+    if key not in quantized:
+        if not all(_is_supported(weight) for weight in weights):
             return None
-        kept[name] = QuantizedFrozenLinear(weights, x)
-    return kept[name]
+        quantized[key] = QuantizedFrozenLinear(weights, x)
+    return quantized[key]
 
 
 class QuantizedFrozenLinear:
-    """QuantizedFrozenLinear weights [out, in] that one input is multiplied with, in 8 bits, laid out for both
-    ways.
+    """Frozen weights [out, in] on one input, quantized to int8 for forward and backward passes.
 
-    Columns of inputs like `example` [n, in] are made more alike in size before they are rounded,
-    and the weights' the other way round, as by SmoothQuant (arXiv 2211.10438); by their usual size
-    instead of the largest, since a few tokens have numbers a thousand times the others'.
+    Before quantization, input columns are scaled to similar sizes and the weights inversely, as in
+    SmoothQuant (arXiv 2211.10438); by the columns' root mean squares instead of their maxima, since
+    a few tokens have activations a thousand times those of others.
     """
 
     def __init__(self, weights: Sequence[Tensor], example: Tensor) -> None:
+        """Quantize and pack the weights.
+
+        Args:
+            weights: [out, in] each.
+            example: [n, in] inputs for calibration.
+        """
         self._weights = list(weights)
-        together = (
+        stacked = (
             weights[0].detach()
             if len(weights) == 1
-            else torch.cat([one.detach() for one in weights])
+            else torch.cat([weight.detach() for weight in weights])
         )
-        usual = torch.linalg.vector_norm(example.detach(), dim=0, dtype=torch.float32)
-        largest = together.abs().amax(dim=0).float()
-        usual, largest = (
-            one.clamp_min(max(one.mean().item() / 100, 1e-30)) for one in (usual, largest)
+        input_size = torch.linalg.vector_norm(example.detach(), dim=0, dtype=torch.float32)
+        weight_max = stacked.abs().amax(dim=0).float()
+        input_size, weight_max = (
+            t.clamp_min(max(t.mean().item() / 100, 1e-30)) for t in (input_size, weight_max)
         )
-        self._factors, self._ones = (largest / usual).sqrt_(), torch.ones(len(together))
-        self._forward = [Weight(one, _group(one.shape[1]), self._factors) for one in weights]
-        self._backward = Weight(together, _group(*map(len, weights)), None)
+        self._factors, self._ones = (weight_max / input_size).sqrt_(), torch.ones(len(stacked))
+        self._forward = [
+            QuantizedWeight(weight, _group_size(weight.shape[1]), self._factors)
+            for weight in weights
+        ]
+        self._backward = QuantizedWeight(stacked, _group_size(*map(len, weights)), None)
 
-    def products(
-        self, x: Tensor, lows: Sequence[Tensor], ups: Sequence[Tensor]
+    def forward(
+        self, x: Tensor, lora_hiddens: Sequence[Tensor], lora_b: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """x Wᵀ + low Bᵀ for every weight W.
+        """x Wᵀ + lora_hidden Bᵀ for every weight W.
 
         Args:
             x: [n, in].
-            lows: what each adapter's first product gave [n, r], of which rows may stand apart.
-            ups: each adapter's B [out, r].
+            lora_hiddens: each adapter's hidden values [n, r]; rows may be strided.
+            lora_b: each adapter's B [out, r].
+
+        Returns:
+            [n, out] for every weight.
         """
-        given = _Bytes([x], self._forward[0].group, self._factors)
+        quantized = _QuantizedInput([x], self._forward[0].group, self._factors)
         return tuple(
-            weight.product(given, low, up.reshape(len(up), -1, 2).transpose(0, 1))
-            for weight, low, up in zip(self._forward, lows, ups, strict=True)
+            weight.matmul(quantized, hidden, b.reshape(len(b), -1, 2).transpose(0, 1))
+            for weight, hidden, b in zip(self._forward, lora_hiddens, lora_b, strict=True)
         )
 
-    def gradient(self, grads: Sequence[Tensor], low: Tensor, down: Tensor) -> Tensor:
-        """Of x [n, in], from those of the outputs [n, out] and of all adapters' first products, low
-        [n, R]; down [R, in]."""
-        up = down.view(-1, 2, down.shape[1]).transpose(1, 2)
-        return self._backward.product(_Bytes(grads, self._backward.group, self._ones), low, up)
+    def backward(self, grads: Sequence[Tensor], grad_hidden: Tensor, lora_a: Tensor) -> Tensor:
+        """Gradient of x [n, in].
+
+        Args:
+            grads: gradients of the outputs [n, out].
+            grad_hidden: gradients of all adapters' hidden values [n, R].
+            lora_a: all A [R, in].
+        """
+        pairs = lora_a.view(-1, 2, lora_a.shape[1]).transpose(1, 2)
+        quantized = _QuantizedInput(grads, self._backward.group, self._ones)
+        return self._backward.matmul(quantized, grad_hidden, pairs)
 
 
-class Weight:
-    """A weight [width, depth] divided by factors [depth], in bytes; without factors [depth, width],
-    as it is."""
+class QuantizedWeight:
+    """A weight quantized to int8 and packed for the kernel.
+
+    Attributes:
+        width: output features of the matmul.
+        depth: input features, over which the kernel sums.
+        group: values that share a scale.
+    """
 
     def __init__(self, weight: Tensor, group: int, factors: Tensor | None) -> None:
+        """Quantize a weight.
+
+        Args:
+            weight: [width, depth], to be divided by factors; without factors, [depth, width].
+            group: values that share a scale.
+            factors: [depth].
+        """
         self.width, self.depth = weight.shape if factors is not None else reversed(weight.shape)
         self.group = group
         self._panels = weight.new_empty(self.width * self.depth, dtype=torch.int8)
-        self._starts = weight.new_empty(self.width * self.depth // group, dtype=torch.int32)
-        self._scales = self._starts.new_empty(len(self._starts), dtype=torch.float32)
-        name, given = ("laid_out_turned", []) if factors is None else ("laid_out", [factors])
+        self._corrections = weight.new_empty(self.width * self.depth // group, dtype=torch.int32)
+        self._scales = self._corrections.new_empty(len(self._corrections), dtype=torch.float32)
+        name, extra = (
+            ("pack_transposed_weights", []) if factors is None else ("pack_weights", [factors])
+        )
         build.call(
             _library(),
             name,
@@ -133,66 +169,73 @@ class Weight:
             self.width,
             self.depth,
             group,
-            *given,
+            *extra,
             self._panels,
-            self._starts,
+            self._corrections,
             self._scales,
         )
 
-    def product(self, given: _Bytes, low: Tensor, up: Tensor) -> Tensor:
-        """Of what is given [n, depth], plus low [n, r] times up, pairs [r / 2, width, 2]; [n,
-        width]."""
-        out = low.new_empty(len(low), self.width)
+    def matmul(self, x: _QuantizedInput, lora_hidden: Tensor, lora_pairs: Tensor) -> Tensor:
+        """x times the weight, plus an adapter's contribution.
+
+        Args:
+            x: quantized input [n, depth].
+            lora_hidden: [n, r].
+            lora_pairs: the adapter's other matrix, as pairs [r / 2, width, 2].
+
+        Returns:
+            [n, width] in bfloat16.
+        """
+        out = lora_hidden.new_empty(len(lora_hidden), self.width)
         build.call(
             _library(),
-            "int8_product",
-            given.bytes,
-            given.scales,
-            len(low),
+            "int8_matmul",
+            x.bytes,
+            x.scales,
+            len(lora_hidden),
             self.depth,
             self.group,
             self._panels,
-            self._starts,
+            self._corrections,
             self._scales,
             self.width,
-            low,
-            low.stride(0),
-            low.shape[1],
-            up.contiguous(),
+            lora_hidden,
+            lora_hidden.stride(0),
+            lora_hidden.shape[1],
+            lora_pairs.contiguous(),
             out,
         )
         return out
 
 
-class _Bytes:
-    """Rows of numbers, times a factor for each column, in bytes; those of several arrays [n, any]
-    beside each other."""
+class _QuantizedInput:
+    """Arrays [n, any] side by side, times a factor per column, quantized to bytes and scales."""
 
     def __init__(self, arrays: Sequence[Tensor], group: int, factors: Tensor) -> None:
-        depth, at = len(factors), 0
+        depth, start = len(factors), 0
         self.bytes = arrays[0].new_empty(len(arrays[0]), depth, dtype=torch.uint8)
         self.scales = arrays[0].new_empty(len(arrays[0]), depth // group, dtype=torch.float32)
-        for one in arrays:
+        for array in arrays:
             build.call(
                 _library(),
-                "quantised",
-                one.contiguous(),
-                *one.shape,
+                "quantize_rows",
+                array.contiguous(),
+                *array.shape,
                 group,
-                factors[at:],
-                self.bytes[:, at:],
+                factors[start:],
+                self.bytes[:, start:],
                 depth,
-                self.scales[:, at // group :],
+                self.scales[:, start // group :],
                 depth // group,
             )
-            at += one.shape[1]
+            start += array.shape[1]
 
 
-def _group(*depths: int) -> int:
-    return next(group for group in GROUPS if not any(depth % group for depth in depths))
+def _group_size(*depths: int) -> int:
+    return next(group for group in GROUP_SIZES if not any(depth % group for depth in depths))
 
 
-def _fits(weight: Tensor) -> bool:
+def _is_supported(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16
@@ -204,34 +247,34 @@ def _fits(weight: Tensor) -> bool:
 
 
 def _library() -> Any:
-    return build.library("int8_linear")
+    return build.load_library("int8_linear")
 
 
 @cache
 @torch.inference_mode(False)
 def is_available() -> bool:
-    """Whether there is compiled code, and it gives about what products of 16-bit numbers do."""
+    """Whether the compiled kernel exists and is close to 16-bit matmuls on a small example."""
     if _library() is None:
         return False
-    random = torch.Generator().manual_seed(0)
-    x, first, second, down, up = (
-        torch.randn(shape, generator=random).bfloat16()
+    generator = torch.Generator().manual_seed(0)
+    x, first, second, lora_a, lora_b = (
+        torch.randn(shape, generator=generator).bfloat16()
         for shape in ((7, 64), (64, 64), (32, 64), (4, 64), (96, 2))
     )
-    low, weights = x @ down.T, (first, second)
-    lows, ups, tried = (
-        torch.split(low, 2, dim=1),
-        torch.split(up, [64, 32]),
-        QuantizedFrozenLinear(weights, x),
-    )
-    wanted = [
+    hidden, weights = x @ lora_a.T, (first, second)
+    hiddens, bs = torch.split(hidden, 2, dim=1), torch.split(lora_b, [64, 32])
+    linear = QuantizedFrozenLinear(weights, x)
+    expected = [
         x.float() @ w.float().T + part.float() @ b.float().T
-        for w, part, b in zip(weights, lows, ups, strict=True)
+        for w, part, b in zip(weights, hiddens, bs, strict=True)
     ]
-    grads = [one.bfloat16() for one in wanted]
-    of_x = torch.cat(grads, dim=1).float() @ torch.cat(weights).float() + low.float() @ down.float()
-    found = [*tried.products(x, lows, ups), tried.gradient(grads, low, down)]
+    grads = [out.bfloat16() for out in expected]
+    expected_grad = (
+        torch.cat(grads, dim=1).float() @ torch.cat(weights).float()
+        + hidden.float() @ lora_a.float()
+    )
+    actual = [*linear.forward(x, hiddens, bs), linear.backward(grads, hidden, lora_a)]
     return all(
         bool((a.float() - b).norm() <= 0.03 * b.norm())
-        for a, b in zip(found, [*wanted, of_x], strict=True)
+        for a, b in zip(actual, [*expected, expected_grad], strict=True)
     )

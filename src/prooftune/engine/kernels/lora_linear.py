@@ -1,14 +1,14 @@
-"""The products of layers with LoRA adapters that read one input, and their gradients.
+"""LoRA linear layers that read one input, forward and backward.
 
-With frozen weights W, A and B of each layer's adapter and a factor s:
+With frozen weights W, each layer's adapter matrices A and B, and a scaling factor s:
 
-    low = s x Aᵀ                      out = x Wᵀ + low Bᵀ
-    of low = s (of out) B             of x = sum of (of out) W + (of low) A
-    of A = (of low)ᵀ x                of B = (of out)ᵀ low
+    hidden = s x Aᵀ                      out = x Wᵀ + hidden Bᵀ
+    grad_hidden = s grad_out B           grad_x = sum of grad_out W + grad_hidden A
+    grad_A = grad_hiddenᵀ x              grad_B = grad_outᵀ hidden
 
-Those with adapters are little arithmetic on large arrays. By compiled code (`lora_linear.c`) where
-there is any, what an adapter adds is added while the frozen product's sums are in registers, and
-all of a step is one call; else these are PyTorch's products, one after another.
+The adapters' matmuls are little arithmetic on large arrays. The compiled kernel (`lora_linear.c`)
+adds an adapter's contribution while the frozen matmul's accumulators are in registers, with one
+call per direction; without it, these are PyTorch's matmuls, one after another.
 """
 
 from __future__ import annotations
@@ -24,133 +24,160 @@ from torch import Tensor
 
 from prooftune.engine.kernels import build
 
-FEWEST = 128
-"""Rows from which on compiled code is the faster."""
-_WIDE, _NARROW = 32, 8
-"""Numbers whose multiples it takes, of inputs and outputs and of ranks."""
+MIN_ROWS = 128
+"""Number of rows from which the compiled kernel is faster."""
+_SIZE_MULTIPLE, _RANK_MULTIPLE = 32, 8
+"""The kernel needs in and out features, and ranks, that are multiples of these."""
+
+Gradients = tuple[Tensor, Tensor | None, Sequence[Tensor], Sequence[Tensor]]
+"""Gradients of lora_hidden, of x (None if not wanted), of every A and of every B."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoraLinears:
-    """LoraLinears on one input.
+    """LoRA linear layers on one input.
 
     Attributes:
         x: [n, in].
-        frozen: of each layer W [out, in], in the dtype of x.
-        down, up: of each A [r, in] and B [out, r].
+        weights: frozen W [out, in] of each layer, in the dtype of x.
+        lora_a, lora_b: A [r, in] and B [out, r] of each layer.
         scaling: s.
     """
 
     x: Tensor
-    frozen: Sequence[Tensor]
-    down: Sequence[Tensor]
-    up: Sequence[Tensor]
+    weights: Sequence[Tensor]
+    lora_a: Sequence[Tensor]
+    lora_b: Sequence[Tensor]
     scaling: float
 
-    def forward(self, wide: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """low, that of all layers beside each other [n, sum of r], and the outs [n, out], or none
-        if they are not wanted.
+    def forward(self, with_outputs: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Forward pass.
 
-        What an adapter adds is added to what is rounded already, as peft does it: half of what a
-        small one adds is lost. Added before rounding, training follows that in float32, and learned
-        worse at the usual learning rate.
+        The adapter's output is added to the frozen output after rounding, as peft does, so half of
+        a small contribution is lost. Adding before rounding would keep it, but training then
+        follows that in float32, and learned worse at the usual learning rate.
+
+        Args:
+            with_outputs: whether to compute the outputs.
+
+        Returns:
+            lora_hidden of all layers side by side [n, sum of r], and the outputs [n, out], or none.
         """
-        if self._fits():
-            return self._forward(wide)
-        low = (self.x @ torch.cat(self._rounded(self.down)).T).mul_(self.scaling)
-        if not wide:
-            return low, ()
-        return low, tuple(
+        if self._is_supported():
+            return self.compiled_forward(with_outputs)
+        lora_hidden = (self.x @ torch.cat(self._in_x_dtype(self.lora_a)).T).mul_(self.scaling)
+        if not with_outputs:
+            return lora_hidden, ()
+        return lora_hidden, tuple(
             (self.x @ w.T).addmm_(part, b.T)
-            for w, part, b in zip(self.frozen, self.parts(low), self._rounded(self.up), strict=True)
+            for w, part, b in zip(
+                self.weights,
+                self.split_hidden(lora_hidden),
+                self._in_x_dtype(self.lora_b),
+                strict=True,
+            )
         )
 
     def backward(
-        self, low: Tensor, grads: Sequence[Tensor], wide: bool = True
-    ) -> tuple[Tensor, Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
-        """The gradients of low, of x if it is wanted, and of every A and B, from those of the outs
-        [n, out]."""
-        if self._fits():
-            return self._backward(low, [grad.contiguous() for grad in grads], wide)
-        down, up = torch.cat(self._rounded(self.down)), self._rounded(self.up)
-        of_low = torch.cat([grad @ b for grad, b in zip(grads, up, strict=True)], dim=1).mul_(
+        self, lora_hidden: Tensor, grads: Sequence[Tensor], with_grad_x: bool = True
+    ) -> Gradients:
+        """Backward pass.
+
+        Args:
+            lora_hidden: result of `forward`.
+            grads: gradients of the outputs [n, out].
+            with_grad_x: whether to compute the gradient of x.
+        """
+        if self._is_supported():
+            return self.compiled_backward(
+                lora_hidden, [grad.contiguous() for grad in grads], with_grad_x
+            )
+        a, bs = torch.cat(self._in_x_dtype(self.lora_a)), self._in_x_dtype(self.lora_b)
+        grad_hidden = torch.cat([grad @ b for grad, b in zip(grads, bs, strict=True)], dim=1).mul_(
             self.scaling
         )
-        of_x = None
-        if wide:
-            of_x = grads[0] @ self.frozen[0]
-            for grad, w in zip(grads[1:], self.frozen[1:], strict=True):
-                of_x.addmm_(grad, w)
-            of_x.addmm_(of_low, down)
-        of_down = torch.split(of_low.T @ self.x, self._ranks())
-        of_up = [
-            (part.T @ grad).T for part, grad in zip(self.parts(low), grads, strict=True)
-        ]  # faster than the other way round
-        return of_low, of_x, of_down, of_up
+        grad_x = None
+        if with_grad_x:
+            grad_x = grads[0] @ self.weights[0]
+            for grad, w in zip(grads[1:], self.weights[1:], strict=True):
+                grad_x.addmm_(grad, w)
+            grad_x.addmm_(grad_hidden, a)
+        grad_a = torch.split(grad_hidden.T @ self.x, self._ranks())
+        # (hiddenᵀ grad)ᵀ is faster than gradᵀ hidden.
+        grad_b = [
+            (part.T @ grad).T
+            for part, grad in zip(self.split_hidden(lora_hidden), grads, strict=True)
+        ]
+        return grad_hidden, grad_x, grad_a, grad_b
 
-    def parts(self, low: Tensor) -> tuple[Tensor, ...]:
-        """Each layer's part of low."""
-        return torch.split(low, self._ranks(), dim=1)
+    def split_hidden(self, lora_hidden: Tensor) -> tuple[Tensor, ...]:
+        """Each layer's part of lora_hidden."""
+        return torch.split(lora_hidden, self._ranks(), dim=1)
 
-    def _rounded(self, adapters: Sequence[Tensor]) -> list[Tensor]:
-        return [one.to(self.x.dtype) for one in adapters]
+    def _in_x_dtype(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        return [matrix.to(self.x.dtype) for matrix in matrices]
 
     def _ranks(self) -> list[int]:
-        return [len(one) for one in self.down]
+        return [len(a) for a in self.lora_a]
 
-    def _fits(self) -> bool:
+    def _is_supported(self) -> bool:
         return (
             self.x.device.type == "cpu"
-            and len(self.x) >= FEWEST
-            and self.x.shape[1] % _WIDE == 0
+            and len(self.x) >= MIN_ROWS
+            and self.x.shape[1] % _SIZE_MULTIPLE == 0
             and all(
-                len(w) % _WIDE == 0 and one.shape[0] % _NARROW == 0
-                for w, one in zip(self.frozen, self.down, strict=True)
+                len(w) % _SIZE_MULTIPLE == 0 and a.shape[0] % _RANK_MULTIPLE == 0
+                for w, a in zip(self.weights, self.lora_a, strict=True)
             )
             and all(
-                one.dtype == torch.bfloat16 and one.is_contiguous()
-                for one in (self.x, *self.frozen)
+                t.dtype == torch.bfloat16 and t.is_contiguous() for t in (self.x, *self.weights)
             )
             and all(
-                one.dtype == torch.float32 and one.is_contiguous() for one in (*self.down, *self.up)
+                t.dtype == torch.float32 and t.is_contiguous() for t in (*self.lora_a, *self.lora_b)
             )
             and is_available()
         )
 
-    def _forward(self, wide: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def compiled_forward(self, with_outputs: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """`forward` with the compiled kernel."""
         n = len(self.x)
-        low = self.x.new_empty(n, sum(self._ranks()))
-        outs = tuple(self.x.new_empty(n, len(w)) for w in self.frozen) if wide else ()
+        lora_hidden = self.x.new_empty(n, sum(self._ranks()))
+        outs = tuple(self.x.new_empty(n, len(w)) for w in self.weights) if with_outputs else ()
         build.call(
             _library(),
-            "adapted",
-            ctypes.byref(_Layers.of(self)),
-            low,
-            _addresses(outs) if wide else None,
+            "lora_forward",
+            ctypes.byref(_LoraLayers.from_layers(self)),
+            lora_hidden,
+            _addresses(outs) if with_outputs else None,
         )
-        return low, outs
+        return lora_hidden, outs
 
-    def _backward(
-        self, low: Tensor, grads: Sequence[Tensor], wide: bool
-    ) -> tuple[Tensor, Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
-        of_low, of_x = torch.empty_like(low), torch.empty_like(self.x) if wide else None
-        of_down, of_up = ([torch.empty_like(one) for one in some] for some in (self.down, self.up))
+    def compiled_backward(
+        self, lora_hidden: Tensor, grads: Sequence[Tensor], with_grad_x: bool
+    ) -> Gradients:
+        """`backward` with the compiled kernel."""
+        grad_hidden = torch.empty_like(lora_hidden)
+        grad_x = torch.empty_like(self.x) if with_grad_x else None
+        grad_a, grad_b = (
+            [torch.empty_like(matrix) for matrix in matrices]
+            for matrices in (self.lora_a, self.lora_b)
+        )
         build.call(
             _library(),
-            "adapted_backward",
-            ctypes.byref(_Layers.of(self)),
-            low,
+            "lora_backward",
+            ctypes.byref(_LoraLayers.from_layers(self)),
+            lora_hidden,
             _addresses(grads),
-            of_low,
-            of_x,
-            _addresses(of_down),
-            _addresses(of_up),
+            grad_hidden,
+            grad_x,
+            _addresses(grad_a),
+            _addresses(grad_b),
         )
-        return of_low, of_x, of_down, of_up
+        return grad_hidden, grad_x, grad_a, grad_b
 
 
-class _Layers(ctypes.Structure):
-    """`layers_t` of the C code."""
+class _LoraLayers(ctypes.Structure):
+    """`lora_layers_t` of the C code."""
 
     _fields_ = [
         *((name, ctypes.c_long) for name in ("n", "depth", "count")),
@@ -161,61 +188,63 @@ class _Layers(ctypes.Structure):
     ]
 
     @classmethod
-    def of(cls, layers: LoraLinears) -> _Layers:
-        count = len(layers.frozen)
-        numbers = ctypes.c_long * count
+    def from_layers(cls, layers: LoraLinears) -> _LoraLayers:
+        count = len(layers.weights)
+        long_array = ctypes.c_long * count
         return cls(
             *layers.x.shape,
             count,
-            numbers(*map(len, layers.frozen)),
-            numbers(*map(len, layers.down)),
+            long_array(*map(len, layers.weights)),
+            long_array(*map(len, layers.lora_a)),
             layers.scaling,
             layers.x.data_ptr(),
-            *map(_addresses, (layers.frozen, layers.down, layers.up)),
+            *map(_addresses, (layers.weights, layers.lora_a, layers.lora_b)),
         )
 
 
 def _addresses(arrays: Sequence[Tensor]) -> Any:
-    return (ctypes.c_void_p * len(arrays))(*(one.data_ptr() for one in arrays))
+    return (ctypes.c_void_p * len(arrays))(*(t.data_ptr() for t in arrays))
 
 
 def _library() -> Any:
-    return build.library("lora_linear")
+    return build.load_library("lora_linear")
 
 
 @cache
 @torch.inference_mode(False)
 def is_available() -> bool:
-    """Whether there is compiled code, and it gives what PyTorch's products do."""
+    """Whether the compiled kernel exists and gives PyTorch's results on a small example."""
     if _library() is None:
         return False
-    random = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
 
-    def numbers(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=random)
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
 
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        tried = LoraLinears(
-            numbers(19, 64).bfloat16(),
-            [numbers(64, 64).bfloat16(), numbers(32, 64).bfloat16()],
-            [numbers(8, 64), numbers(16, 64)],
-            [numbers(64, 8), numbers(32, 16)],
+        layers = LoraLinears(
+            randn(19, 64).bfloat16(),
+            [randn(64, 64).bfloat16(), randn(32, 64).bfloat16()],
+            [randn(8, 64), randn(16, 64)],
+            [randn(64, 8), randn(32, 16)],
             0.5,
         )
-        low, outs = tried._forward(wide=True)
-        wide = LoraLinears(
-            tried.x.float(), [w.float() for w in tried.frozen], tried.down, tried.up, 0.5
+        lora_hidden, outs = layers.compiled_forward(with_outputs=True)
+        float32 = LoraLinears(
+            layers.x.float(), [w.float() for w in layers.weights], layers.lora_a, layers.lora_b, 0.5
         )
-        wanted_low, wanted_outs = wide.forward()
-        of_low, of_x, of_down, of_up = tried._backward(low, outs, wide=True)
-        wanted = wide.backward(low.float(), [out.float() for out in outs])
+        expected_hidden, expected_outs = float32.forward()
+        grad_hidden, grad_x, grad_a, grad_b = layers.compiled_backward(
+            lora_hidden, outs, with_grad_x=True
+        )
+        expected = float32.backward(lora_hidden.float(), [out.float() for out in outs])
     pairs = [
-        (low, wanted_low),
-        *zip(outs, wanted_outs, strict=True),
-        (of_low, wanted[0]),
-        (of_x, wanted[1]),
-        *zip(of_down, wanted[2], strict=True),
-        *zip(of_up, wanted[3], strict=True),
+        (lora_hidden, expected_hidden),
+        *zip(outs, expected_outs, strict=True),
+        (grad_hidden, expected[0]),
+        (grad_x, expected[1]),
+        *zip(grad_a, expected[2], strict=True),
+        *zip(grad_b, expected[3], strict=True),
     ]
     return all(
         bool((a.float() - b).norm() <= 0.02 * b.norm())
