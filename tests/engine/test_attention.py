@@ -17,7 +17,12 @@ from prooftune.engine.attention import block_layout, packed, shared_prefix
 from prooftune.engine.attention.masks import AttentionContext, PrefixGroups
 from prooftune.engine.batching import collate
 from prooftune.engine.compatibility import check_output_head
-from prooftune.engine.forward import compute_prefix_cache, hidden_states, packed_hidden_states, supports_shared_prefix
+from prooftune.engine.forward import (
+    compute_prefix_cache,
+    hidden_states,
+    packed_hidden_states,
+    supports_shared_prefix,
+)
 from prooftune.engine.kv_cache import KVCache
 from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.packing import pack_sequences

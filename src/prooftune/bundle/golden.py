@@ -18,9 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 from prooftune import recipe
 from prooftune.bundle.load import Classifier, base_model_folder, has_probabilities, load
 from prooftune.bundle.manifest import read_manifest
-from prooftune.engine.sequences import Generated
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
+from prooftune.engine.sequences import Generated
 from prooftune.errors import Failure, UsageError
 from prooftune.models.loading import fits_in_float32
 from prooftune.tasks import classification

@@ -11,7 +11,12 @@ from torch import nn
 
 from prooftune.engine.attention import shared_prefix
 from prooftune.engine.batching import collate
-from prooftune.engine.forward import compute_prefix_cache, device_of, hidden_states, supports_shared_prefix
+from prooftune.engine.forward import (
+    compute_prefix_cache,
+    device_of,
+    hidden_states,
+    supports_shared_prefix,
+)
 from prooftune.engine.fused.prepacked_weights import without_prepacked_weights
 from prooftune.engine.model_parts import base_model, get_backbone, get_output_head
 from prooftune.engine.precision import autocast

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.sequences import Generated
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
+from prooftune.engine.sequences import Generated
 from prooftune.recipe import Answering, Task
 from prooftune.tasks.citations import parse_citations, resolve_citations
 from prooftune.tasks.prompts import EncodedPrompt, PromptEncoder
