@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prooftune.models.stored_tensors import StoredTensors
 from prooftune.variant_details import LayerChange, WeightChanges
 
 
@@ -38,30 +40,35 @@ def adapter_weight_changes(model: nn.Module) -> WeightChanges:
     return {"layers": layers, "relative_change_total": (change / total) ** 0.5 if total else 0.0}
 
 
-def full_weight_changes(before: nn.Module, after: nn.Module) -> WeightChanges:
-    """`adapter_weight_changes` for full fine-tuning: two models with the same parameter names.
+def full_weight_changes(before: Path, after: nn.Module) -> WeightChanges:
+    """`adapter_weight_changes` for full fine-tuning.
 
-    Embeddings and vectors (norms, biases) are left out.
+    Embeddings and vectors (norms, biases) are left out. The untuned weights are read one matrix at
+    a time, so that no second model is in memory.
+
+    Args:
+        before: folder of the untuned model.
+        after: the tuned model.
     """
-    old = dict(before.named_parameters())
     layers = []
     change = total = 0.0
-    for name, parameter in after.named_parameters():
-        if name not in old or parameter.dim() != 2 or "embed" in name:
-            continue
-        weight = old[name].detach().float()
-        delta = parameter.detach().float() - weight
-        size = delta.norm().item()
-        layers.append(
-            _entry(
-                _short(name.removesuffix(".weight")),
-                size,
-                weight.norm().item(),
-                _singular(delta),
-                min(delta.shape),
+    with StoredTensors(before) as stored:
+        for name, parameter in after.named_parameters():
+            if name not in stored or parameter.dim() != 2 or "embed" in name:
+                continue
+            weight = stored.read(name).to(parameter.device).float()
+            delta = parameter.detach().float() - weight
+            size = delta.norm().item()
+            layers.append(
+                _entry(
+                    _short(name.removesuffix(".weight")),
+                    size,
+                    weight.norm().item(),
+                    _singular(delta),
+                    min(delta.shape),
+                )
             )
-        )
-        change, total = change + size**2, total + weight.norm().item() ** 2
+            change, total = change + size**2, total + weight.norm().item() ** 2
     return {"layers": layers, "relative_change_total": (change / total) ** 0.5 if total else 0.0}
 
 

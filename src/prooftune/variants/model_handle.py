@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,6 +31,11 @@ class ModelHandle:
                 `functools.partial` of one).
         """
         self._load, self.model = load, load()
+
+    def release(self) -> None:
+        """Free the model's memory; the handle cannot predict afterwards."""
+        self.model = None
+        gc.collect()
 
     def __getstate__(self) -> Callable[[], Any]:
         return self._load

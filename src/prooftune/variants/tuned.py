@@ -15,6 +15,7 @@ from prooftune.engine.compatibility import check_output_head
 from prooftune.engine.model_parts import get_output_head
 from prooftune.errors import Failure, UsageError
 from prooftune.models import adapters, loading, weight_changes
+from prooftune.models.stored_tensors import load_output_head
 from prooftune.recipe import Variant
 from prooftune.tasks.classification import class_pairs
 from prooftune.tasks.prompts import PromptEncoder
@@ -106,9 +107,7 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
     details["training"] = record["training"]
     details["objective"], details["method"] = variant.objective, variant.method
     details["weights_sha256"] = _digests(folder)
-    details["changes"], details["forgetting"] = _before_and_after(
-        context, handle.model, variant, *text
-    )
+    details["changes"], details["forgetting"] = _before_and_after(context, handle, variant, *text)
     return output
 
 
@@ -246,19 +245,29 @@ def training_rows(
 
 
 def _before_and_after(
-    context: VariantContext, model: Any, variant: Variant, text: str, text_name: str
+    context: VariantContext, handle: ModelHandle, variant: Variant, text: str, text_name: str
 ) -> tuple[WeightChanges, Forgetting]:
-    """Weight change by layer, and perplexity on general text, against the untuned model."""
-    untuned = context.base_model()
-    readout = get_output_head(untuned)
-    before, count = perplexity(untuned, readout, context.tokenizer, text)
-    own_readout = readout if variant.objective == "head" else get_output_head(model)
-    after, _ = perplexity(model, own_readout, context.tokenizer, text)
-    changes = (
-        weight_changes.full_weight_changes(untuned, model)
-        if variant.method == "full"
-        else weight_changes.adapter_weight_changes(model)
-    )
+    """Weight change by layer, and perplexity on general text, against the untuned model.
+
+    Only one whole model is in memory at a time: an adapter is switched off to get the untuned
+    model; after full fine-tuning the tuned model is released before the untuned one is loaded.
+    """
+    model, folder = handle.model, context.model_folder
+    if variant.objective == "head":  # which has replaced the output head over the vocabulary
+        readout = load_output_head(folder, loading.compute_dtype(context.recipe.model.dtype))
+    else:
+        readout = get_output_head(model)
+    after, count = perplexity(model, readout, context.tokenizer, text)
+    if variant.method == "full":
+        changes = weight_changes.full_weight_changes(folder, model)
+        del model, readout
+        handle.release()
+        untuned = context.base_model()
+        before, _ = perplexity(untuned, get_output_head(untuned), context.tokenizer, text)
+    else:
+        changes = weight_changes.adapter_weight_changes(model)
+        with adapters.use_adapter(model, None):
+            before, _ = perplexity(model, readout, context.tokenizer, text)
     return changes, {
         "perplexity_before": before,
         "perplexity_after": after,
