@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import prooftune
-from prooftune.engine.forward import get_output_head
+from prooftune.engine.model_parts import get_output_head
 from prooftune.models import loading, weight_changes
 from prooftune.models.stored_tensors import load_output_head
 from prooftune.variants import forgetting
