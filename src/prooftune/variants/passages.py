@@ -1,5 +1,4 @@
-"""What is shown beside a question: the data's own context, passages found for it, or those of the
-controls."""
+"""The context of a question: the data's own, retrieved passages, or those of the control variants."""
 
 from __future__ import annotations
 
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
     from prooftune.retrieval.types import Chunk
 
 PASSAGES_FILE = "passages.json"
-"""File in a variant's folder with the passages that its test questions were shown."""
+"""File in a variant's folder with the passages in the contexts of its test questions."""
 
 RETRIEVAL_DEPTH = 10
-"""Passages found per question, by which retrieval is measured; fewer are shown."""
+"""Passages retrieved per question for the retrieval metrics; the prompt contains fewer."""
 
 
 def uses_passages(variant: Variant) -> bool:
@@ -41,65 +40,69 @@ def searches_contexts(recipe: Recipe) -> bool:
     return recipe.retrieval is not None and recipe.retrieval.documents == DATA_CONTEXT
 
 
-def _elsewhere(recipe: Recipe) -> bool:
-    """Whether the documents are no files of the user's, to be looked at before anything is
-    computed."""
-    return (
+def _document_files(recipe: Recipe) -> str | None:
+    """The recipe's path of document files. None where there are none: no retrieval, documents in a
+    package, or the data's own contexts."""
+    if (
         recipe.retrieval is None
         or package_files.is_reference(recipe.retrieval.documents)
         or searches_contexts(recipe)
-    )
+    ):
+        return None
+    return recipe.retrieval.documents
 
 
 def check_documents(recipe: Recipe, base: Path) -> None:
-    """Look whether the recipe's documents are there, before anything is computed.
+    """Check that the recipe's documents exist, before anything is computed.
 
     Raises:
-        UsageError: there are none, or what reads them is not installed.
+        UsageError: there are none, or a package that reads them is not installed.
     """
-    if recipe.retrieval is None or _elsewhere(recipe):
+    documents = _document_files(recipe)
+    if documents is None:
         return
     from prooftune.retrieval.discovery import find_documents
     from prooftune.retrieval.documents import require_documents
 
-    files, skipped = find_documents(recipe.retrieval.documents, base)
-    require_documents(recipe.retrieval.documents, len(files), skipped)
+    files, skipped = find_documents(documents, base)
+    require_documents(documents, len(files), skipped)
 
 
-def documents_digest(recipe: Recipe, base: Path) -> Any:
-    """What identifies the content of the documents: their digests, or the name of a package that
-    holds them."""
-    if recipe.retrieval is None or _elsewhere(recipe):
+def documents_digest(recipe: Recipe, base: Path) -> list[list[str]] | str | None:
+    """A fingerprint of the documents' content: ids and SHA-256 digests of the files, or the package
+    reference; None without retrieval."""
+    documents = _document_files(recipe)
+    if documents is None:
         return None if recipe.retrieval is None else recipe.retrieval.documents
     from prooftune.retrieval.discovery import find_documents
 
-    files, _ = find_documents(recipe.retrieval.documents, base)
-    holders = {file.path.resolve() for file in files}  # an archive holds several
-    return [sorted(file.id for file in files), sorted(sha256(path) for path in holders)]
+    files, _ = find_documents(documents, base)
+    paths = {file.path.resolve() for file in files}  # an archive contains several documents
+    return [sorted(file.id for file in files), sorted(sha256(path) for path in paths)]
 
 
 class PassageProvider:
-    """The document collection of a study, searched when the first variant needs it.
+    """Contexts for the variants of a study, from an index that is built on first use.
 
     Args:
         recipe: with a ``retrieval`` section.
         base: folder against which the documents' path is resolved.
-        folder: the run folder, in which the index is kept.
+        folder: the run folder, where the index is stored.
     """
 
     def __init__(self, recipe: Recipe, base: Path, folder: Path) -> None:
         self._recipe, self._base, self._folder = recipe, base, folder
-        self._found: dict[str, list[list[Chunk]]] = {}
-        self._said_missing = False
+        self._results: dict[str, list[list[Chunk]]] = {}
+        self._warned_missing = False
 
     def study_for(self, study: Study, variant: Variant) -> tuple[Study, dict[str, Any]]:
-        """The study as the variant sees it, and how well its passages were found.
+        """The study with the variant's contexts, and the retrieval metrics.
 
         Returns:
-            Examples whose ``context`` is what the variant shows; in training, targets that cite the
-            passage with the answer and say so where it is missing. And ``retrieval``: recall, MRR
-            and nDCG on the test questions where the data names the passages that hold the answers;
-            empty for contexts that are not searched for.
+            The examples with the variant's ``context``. For training, the targets cite the gold
+            passage, or are the "no answer" text where it is not in the context. And recall, MRR and
+            nDCG on the test questions whose gold passages the data names; empty for contexts that
+            are not retrieved.
         """
         if variant.context in (None, "given"):
             return study, {}
@@ -107,41 +110,47 @@ class PassageProvider:
             return study.map_examples(
                 lambda e: replace(e, inputs={k: v for k, v in e.inputs.items() if k != CONTEXT})
             ), {}
-        learns = variant.kind == "tuned" and variant.adapter is None
+        is_trained = variant.kind == "tuned" and variant.adapter is None
         splits: dict[str, Sequence[Example]] = {}
         for name, examples in study.splits().items():
-            shown = self._shown(name, examples, variant, mixes=learns and name == "train")
-            # Only what is learned from may know which passage holds the answer.
+            passages = self._passages(name, examples, variant, mix=is_trained and name == "train")
+            # Only training may use the gold passages: test contexts must not reveal them.
             gold = (
-                [_ids(found) for found in self._gold(name, examples)]
-                if learns and name != "test"
+                [_ids(chunks) for chunks in self._gold(name, examples)]
+                if is_trained and name != "test"
                 else [None] * len(examples)
             )
             splits[name] = DiskBackedList(
-                with_passages(e, passages, ids)
-                for e, passages, ids in zip(examples, shown, gold, strict=True)
+                with_passages(e, chunks, ids)
+                for e, chunks, ids in zip(examples, passages, gold, strict=True)
             )
-        facts = self._measured(study) if variant.context == "retrieved" else {}
-        return replace(study, **splits), facts  # type: ignore[arg-type]
+        metrics = self._metrics(study) if variant.context == "retrieved" else {}
+        return replace(study, **splits), metrics  # type: ignore[arg-type]
 
     def count_unnamed_gold(self, study: Study) -> int:
-        """Of how many test questions the data names no passage that is there, so that it is
-        searched for; says so."""
+        """Count the test questions without a gold passage in the index, and print a warning.
+
+        For these, the passage found with the reference answer counts as gold.
+        """
         unnamed = sum(
             not any(key in self._by_key for key in example.gold) for example in study.test
         )
         if unnamed:
             notify(
                 f"  of {unnamed:,} of {len(study.test):,} test questions the data names no "
-                "passage with the answer (data.gold): "
-                "the one found with the reference answer stands in",
+                "passage with the answer (data.gold): the passage found with the reference "
+                "answer is used instead",
                 "yellow",
             )
         return unnamed
 
     def passage_table(self, study: Study) -> dict[str, Any]:
-        """The passages that the test questions were shown: id -> ``key`` (by which gold passages
-        are named), document, page, section, text."""
+        """The passages in the test questions' contexts.
+
+        Returns:
+            Passage id -> ``key`` (by which ``data.gold`` names passages), ``document``, ``page``,
+            ``section``, ``text``.
+        """
         ids = {id_ for example in study.test for id_ in example.passages}
         return {
             c.id: {
@@ -160,133 +169,135 @@ class PassageProvider:
         from prooftune.retrieval.index import IndexSettings, build_index
         from prooftune.retrieval.search import open_index
 
-        wanted = self._recipe.retrieval
-        if wanted is None:
+        retrieval = self._recipe.retrieval
+        if retrieval is None:
             raise UsageError("context: retrieved needs a retrieval section with documents")
-        source, place = wanted.documents, self._folder / "index"
+        source, folder = retrieval.documents, self._folder / "index"
         if searches_contexts(self._recipe):
             source = str((self._folder / "data" / contexts.CONTEXTS_FILE).resolve())
         elif package_files.is_reference(source):
             source = str(package_files.fetch(source))
         settings = IndexSettings(
-            embedding=wanted.embedding,
-            chunk_words=wanted.chunk_words,
-            overlap_words=wanted.overlap_words,
+            embedding=retrieval.embedding,
+            chunk_words=retrieval.chunk_words,
+            overlap_words=retrieval.overlap_words,
         )
-        summary = build_index(source, place, settings, self._base)
+        summary = build_index(source, folder, settings, self._base)
         notify(f"index: {summary.chunks:,} passages of {summary.documents:,} documents")
         for sentence in [
-            *(f"{one.id} was left out: {one.reason}" for one in summary.skipped),
+            *(f"{item.id} was left out: {item.reason}" for item in summary.skipped),
             *summary.notes,
         ]:
             notify(f"  {sentence}", "yellow")
-        return open_index(place, wanted.embedding)
+        return open_index(folder, retrieval.embedding)
 
     def _search(self, name: str, queries: Sequence[str]) -> list[list[Chunk]]:
-        """The best passages for every query, kept under a name since several variants ask for the
-        same."""
+        """The best passages of every query, best first; cached by `name`, because several variants
+        run the same queries."""
         from prooftune.retrieval.rerank import load_cross_encoder
 
         settings = self._recipe.retrieval
-        if name not in self._found and settings is not None:
+        if name not in self._results and settings is not None:
             rerank = load_cross_encoder(settings.rerank) if settings.rerank else None
             hits = self.index.search(
                 queries, max(RETRIEVAL_DEPTH, settings.passages), settings.search, rerank
             )
-            self._found[name] = [[hit.chunk for hit in found] for found in hits]
-        return self._found[name]
+            self._results[name] = [[hit.chunk for hit in ranking] for ranking in hits]
+        return self._results[name]
 
-    def _shown(
-        self, split: str, examples: Sequence[Example], variant: Variant, *, mixes: bool
+    def _passages(
+        self, split: str, examples: Sequence[Example], variant: Variant, *, mix: bool
     ) -> list[list[Chunk]]:
-        """The passages for every example; with `mixes` as in training with retrieval (RAFT, arXiv
-        2403.10131)."""
+        """The passages of every example's context.
+
+        With `mix`, gold and distractor passages are mixed for training (RAFT, arXiv 2403.10131):
+        a share ``gold_share`` of the contexts contains the gold passage, the others do not.
+        """
         count = self._recipe.retrieval.passages if self._recipe.retrieval else 0
         generators = [random.Random(f"{self._recipe.seed}/{e.id}") for e in examples]
         if variant.context == "random":
-            everything = self.index.chunks
-            return [g.sample(everything, min(count, len(everything))) for g in generators]
+            chunks = self.index.chunks
+            return [g.sample(chunks, min(count, len(chunks))) for g in generators]
         if variant.context == "gold":
             return [gold[:count] for gold in self._gold(split, examples)]
-        found = self._search(split, [e.inputs[QUESTION] for e in examples])
-        if not mixes:
-            return [passages[:count] for passages in found]
-        shown = []
+        retrieved = self._search(split, [e.inputs[QUESTION] for e in examples])
+        if not mix:
+            return [passages[:count] for passages in retrieved]
+        selected = []
         for generator, passages, gold in zip(
-            generators, found, self._gold(split, examples), strict=True
+            generators, retrieved, self._gold(split, examples), strict=True
         ):
-            known = _ids(gold)
-            others = [chunk for chunk in passages if chunk.id not in known]
-            kept = gold[:1] if generator.random() < variant.gold_share else []
-            mixed = [*kept, *others[: count - len(kept)]]
+            gold_ids = _ids(gold)
+            distractors = [chunk for chunk in passages if chunk.id not in gold_ids]
+            included = gold[:1] if generator.random() < variant.gold_share else []
+            mixed = [*included, *distractors[: count - len(included)]]
             generator.shuffle(mixed)
-            shown.append(mixed)
-        return shown
+            selected.append(mixed)
+        return selected
 
     @cached_property
     def _by_key(self) -> dict[str, list[Chunk]]:
-        """The passages of each text that the data may name."""
-        found: dict[str, list[Chunk]] = {}
+        """The chunks of every passage key that ``data.gold`` may name."""
+        chunks: dict[str, list[Chunk]] = {}
         for chunk in self.index.chunks:
-            found.setdefault(chunk.passage_key, []).append(chunk)
-        return found
+            chunks.setdefault(chunk.passage_key, []).append(chunk)
+        return chunks
 
     def _gold(self, split: str, examples: Sequence[Example]) -> list[list[Chunk]]:
-        """The passages that hold the answer, likeliest first: those the data names, else those
-        found with the reference answer.
+        """The gold passages of every example, most likely first: those that the data names, else
+        the best one retrieved with the reference answer.
 
-        A long text that the data names was cut into several passages, of which one or two hold the
-        answer.
+        A long text that the data names is split into several chunks, of which one or two contain
+        the answer; searching with the answer ranks them.
         """
         self._check_gold(examples, self._by_key)
         named = [[chunk for key in e.gold for chunk in self._by_key.get(key, ())] for e in examples]
         if all(len(own) == 1 for own in named):
             return named
-        asked = [f"{e.inputs[QUESTION]} {' '.join(e.references or ())}" for e in examples]
-        found = self._search(f"{split} with answers", asked)
+        queries = [f"{e.inputs[QUESTION]} {' '.join(e.references or ())}" for e in examples]
+        retrieved = self._search(f"{split} with answers", queries)
         return [
             [chunk for chunk in best if chunk in own]
             + [chunk for chunk in own if chunk not in best]
             if own
             else best[:1]
-            for own, best in zip(named, found, strict=True)
+            for own, best in zip(named, retrieved, strict=True)
         ]
 
     def _check_gold(self, examples: Sequence[Example], known: Mapping[str, Any]) -> None:
-        wanted = dict.fromkeys(key for e in examples for key in e.gold)
-        missing = [key for key in wanted if key not in known]
-        if missing and len(missing) == len(wanted):
+        named = dict.fromkeys(key for e in examples for key in e.gold)
+        missing = [key for key in named if key not in known]
+        if missing and len(missing) == len(named):
             raise UsageError(
                 f"none of the passages that data.gold names ({', '.join(map(repr, missing[:3]))} "
                 "…) is in the documents, whose "
                 f"passages are named {', '.join(map(repr, list(known)[:3]))} …"
             )
-        if missing and not self._said_missing:
-            self._said_missing = True
+        if missing and not self._warned_missing:
+            self._warned_missing = True
             notify(
-                f"  {len(missing):,} of {len(wanted):,} passages that data.gold names are not in "
-                f"the documents, {missing[0]!r} for "
-                "one; for questions without any, the passage found with the reference answer "
-                "stands in",
+                f"  {len(missing):,} of {len(named):,} passages that data.gold names are not in "
+                f"the documents (for example {missing[0]!r}); for questions without any, the "
+                "passage found with the reference answer is used instead",
                 "yellow",
             )
 
-    def _measured(self, study: Study) -> dict[str, Any]:
-        """Recall, MRR and nDCG with bootstrap intervals, on the test questions whose passages the
-        data names."""
+    def _metrics(self, study: Study) -> dict[str, Any]:
+        """Recall, MRR and nDCG with bootstrap intervals, on the test questions whose gold passages
+        the data names."""
         from prooftune.retrieval import metrics
 
         rows = [i for i, e in enumerate(study.test) if e.gold]
         if not rows:
             return {}
-        found = self._search("test", [e.inputs[QUESTION] for e in study.test])
+        retrieved = self._search("test", [e.inputs[QUESTION] for e in study.test])
         shown = self._recipe.retrieval.passages if self._recipe.retrieval else RETRIEVAL_DEPTH
-        # Of a text that was cut into several passages, each finds it.
-        keys = [list(dict.fromkeys(chunk.passage_key for chunk in found[i])) for i in rows]
-        seen = [list(dict.fromkeys(chunk.passage_key for chunk in found[i][:shown])) for i in rows]
+        # A gold text may be split into several chunks: any of them counts as a hit.
+        keys = [list(dict.fromkeys(c.passage_key for c in retrieved[i])) for i in rows]
+        shown_keys = [list(dict.fromkeys(c.passage_key for c in retrieved[i][:shown])) for i in rows]
         gold = [study.test[i].gold for i in rows]
         values = {
-            f"recall@{shown}": metrics.recall(seen, gold, shown),
+            f"recall@{shown}": metrics.recall(shown_keys, gold, shown),
             f"recall@{RETRIEVAL_DEPTH}": metrics.recall(keys, gold, RETRIEVAL_DEPTH),
             f"MRR@{RETRIEVAL_DEPTH}": metrics.reciprocal_rank(keys, gold, RETRIEVAL_DEPTH),
             f"nDCG@{RETRIEVAL_DEPTH}": metrics.ndcg(keys, gold, RETRIEVAL_DEPTH),
@@ -295,11 +306,11 @@ class PassageProvider:
         tables = resampled(
             [v[:, None] for v in values.values()], settings.resamples, self._recipe.seed
         )
-        facts: dict[str, Any] = {"n": len(rows), "without_gold": len(study.test) - len(rows)}
+        figures: dict[str, Any] = {"n": len(rows), "without_gold": len(study.test) - len(rows)}
         for (name, per_question), sums in zip(values.items(), tables, strict=True):
             low, high = percentile_interval(sums[:, 0] / len(rows), settings.confidence)
-            facts[name] = {"value": float(per_question.mean()), "low": low, "high": high}
-        return facts
+            figures[name] = {"value": float(per_question.mean()), "low": low, "high": high}
+        return figures
 
 
 def _ids(chunks: Sequence[Chunk]) -> set[str]:
@@ -307,8 +318,12 @@ def _ids(chunks: Sequence[Chunk]) -> set[str]:
 
 
 def with_passages(example: Example, passages: Sequence[Chunk], gold: set[str] | None) -> Example:
-    """The example with numbered passages as its context; where `gold` is known, with what is to be
-    learned from them."""
+    """The example with numbered passages as its context.
+
+    Args:
+        gold: ids of the gold passages, for training: the target then cites the first of them, or is
+            empty if none is in the context. None leaves the target unchanged.
+    """
     context = "\n\n".join(
         f"[{n}] {' '.join(chunk.text.split())}" for n, chunk in enumerate(passages, start=1)
     )
