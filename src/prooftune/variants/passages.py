@@ -294,7 +294,9 @@ class PassageProvider:
         shown = self._recipe.retrieval.passages if self._recipe.retrieval else RETRIEVAL_DEPTH
         # A gold text may be split into several chunks: any of them counts as a hit.
         keys = [list(dict.fromkeys(c.passage_key for c in retrieved[i])) for i in rows]
-        shown_keys = [list(dict.fromkeys(c.passage_key for c in retrieved[i][:shown])) for i in rows]
+        shown_keys = [
+            list(dict.fromkeys(c.passage_key for c in retrieved[i][:shown])) for i in rows
+        ]
         gold = [study.test[i].gold for i in rows]
         values = {
             f"recall@{shown}": metrics.recall(shown_keys, gold, shown),
