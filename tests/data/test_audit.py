@@ -65,8 +65,7 @@ def test_sound_data_has_no_findings() -> None:
             "error",
             "error",
             "Remove them, or let audit.leak: drop remove them from train (audit.leak: allow keeps "
-            "them, and the scores "
-            "are then too good)",
+            "them; the scores are then inflated)",
         ),
         ("drop", "info", "Dropped from train."),
         ("allow", "warning", "train:1 = test:1."),
@@ -77,17 +76,19 @@ def test_a_leak_into_the_test_rows(
 ) -> None:
     given = study([(text, "a")], [(LONG, "a")])
     found = only(given, leak=leak)
-    how = (
-        "has the same words as"
+    duplicate = (
+        "an exact duplicate"
         if kind == "exact"
-        else "is nearly the same (Jaccard similarity 0.9 or more) as"
+        else "a near-duplicate (Jaccard similarity of at least 0.9)"
     )
     assert (found.code, found.severity, found.rows) == (
         f"{kind}-leak",
         severity,
         ["train:1 = test:1"],
     )
-    assert found.message.startswith(f"1 train row {how} 1 test row: train:1 = test:1")
+    assert found.message.startswith(
+        f"1 train row is {duplicate} of 1 test row (train-test contamination): train:1 = test:1"
+    )
     assert found.message.endswith(ending)
     kept = audit.drop_rows(
         given, report(given, leak=leak), study_recipe({"train": "a.csv"}, audit={"leak": leak})
@@ -106,7 +107,7 @@ def test_a_near_leak_is_a_matter_of_the_threshold() -> None:
 def test_leaks_between_training_and_validation_are_told_but_are_no_error() -> None:
     found = only(study([(LONG, "a")], validation=[(LONG, "a")]))
     assert (found.code, found.severity) == ("exact-leak", "warning")
-    assert "1 train row has the same words as 1 validation row" in found.message
+    assert "1 train row is an exact duplicate of 1 validation row" in found.message
 
 
 def test_dropping_takes_rows_from_the_earlier_split() -> None:
@@ -119,9 +120,9 @@ def test_dropping_takes_rows_from_the_earlier_split() -> None:
     assert [e.id for e in kept.validation] == ["valid:2", "valid:3"]
     assert len(kept.train) == len(FILLER)
     assert kept.notes == [
-        "train: 2 rows dropped because the same or nearly the same text stands in validation or "
-        "test (audit.leak: drop).",
-        "validation: 1 row dropped because the same or nearly the same text stands in test "
+        "train: 2 rows dropped as duplicates or near-duplicates of validation or test rows "
+        "(audit.leak: drop).",
+        "validation: 1 row dropped as duplicates or near-duplicates of test rows "
         "(audit.leak: drop).",
     ]
 
@@ -129,7 +130,7 @@ def test_dropping_takes_rows_from_the_earlier_split() -> None:
 def test_dropping_everything_is_an_error() -> None:
     given = study(FILLER, FILLER, fill=False)
     chosen = study_recipe({"train": "a.csv"}, audit={"leak": "drop"})
-    with pytest.raises(UsageError, match="no train row is left after dropping"):
+    with pytest.raises(UsageError, match="no train rows remain after dropping"):
         audit.drop_rows(given, audit.audit_study(given, chosen), chosen)
 
 
@@ -139,7 +140,7 @@ def test_contradictions_name_the_rows_and_their_labels() -> None:
     assert set(codes) == {"contradiction", "repeated"}
     assert (
         codes["contradiction"].message
-        == "1 text stands under more than one label: train:1 (a) / train:2 (b)."
+        == "1 text has conflicting labels: train:1 (a) / train:2 (b)."
     )
 
 
@@ -149,7 +150,8 @@ def test_repeated_rows() -> None:
     )
     assert (found.code, found.severity) == ("repeated", "info")
     assert (
-        found.message == "2 train rows repeat an earlier one: train:2 = train:1, train:3 = train:1."
+        found.message
+        == "2 train rows duplicate an earlier row: train:2 = train:1, train:3 = train:1."
     )
 
 
@@ -178,7 +180,8 @@ def test_few_rows_and_imbalance() -> None:
     }
     assert found["few-rows"] == "few training rows for 'c' (1)."
     assert found["imbalance"] == (
-        "'a' has 142 training rows, 'c' 1: read balanced accuracy and macro-F1, not accuracy alone."
+        "imbalanced label distribution: 'a' has 142 training rows, 'c' 1. Accuracy alone is "
+        "misleading; see balanced accuracy and macro-F1."
     )
 
 
@@ -186,7 +189,7 @@ def test_labels_that_differ_in_case_alone() -> None:
     given = study([(f"another {i} of these", "A ") for i in range(10)])
     alike = [finding for finding in findings(given) if finding.code == "alike-labels"]
     assert [finding.message for finding in alike] == [
-        "labels 'a', 'A ' differ in case, spaces or hyphens alone. If they are one: data.labels: "
+        "labels 'a', 'A ' differ only in case, spaces or hyphens. If they are the same label: data.labels: "
         '{"a": "a", "A ": "a", "b": "b"}'
     ]
 
@@ -208,7 +211,9 @@ def test_labels_that_are_not_tested() -> None:
         f.code: f.message
         for f in findings(study([(f"third class {i} text", "c") for i in range(10)]))
     }
-    assert found == {"untested-label": "no test row has label 'c': nothing can be said of it."}
+    assert found == {
+        "untested-label": "no test row has label 'c', so the test set cannot measure how well it is predicted."
+    }
 
 
 def test_labels_that_training_never_saw() -> None:
@@ -242,7 +247,8 @@ def test_damage_is_counted_by_kind() -> None:
     )
     assert [(f.code, f.severity) for f in found] == [("damage", "warning")] * 3
     assert (
-        "2 rows with UTF-8 that was read as Western European" in found[1].message + found[2].message
+        "2 rows with mojibake: UTF-8 decoded as Western European"
+        in found[1].message + found[2].message
     )
 
 
@@ -253,7 +259,7 @@ def test_errors_come_first_and_refuse_lists_them_all() -> None:
     with pytest.raises(UsageError) as error:
         found.raise_errors()
     assert str(error.value).startswith(
-        "the data audit found 2 errors:\n  - 1 train row has the same words as"
+        "the data audit found 2 errors:\n  - 1 train row is an exact duplicate of"
     )
     report(study()).raise_errors()
 
@@ -283,8 +289,8 @@ def test_truncation_is_told_and_too_much_of_it_is_an_error(most: float, severity
     [finding] = found.findings
     assert (finding.code, finding.severity, finding.rows) == ("truncated", severity, ["test:1"])
     assert finding.message.startswith(
-        "1 test row (33.3%) is longer than prompt.max_length 20 and would be shortened "
-        "(median 4 tokens, longest 40)"
+        "1 test row (33.3%) exceeds prompt.max_length 20 and would be truncated "
+        "(median 4 tokens, maximum 40)"
     )
     assert ("more than audit.max_truncated allows (20%)" in finding.message) == (
         severity == "error"
@@ -341,7 +347,10 @@ def test_the_phrases_of_sst2_that_stand_in_two_files_are_found(
     assert [
         m
         for m in messages
-        if m.startswith("1,670 train rows have the same words as 1,553 validation rows: train.tsv:")
+        if m.startswith(
+            "1,670 train rows are exact duplicates of 1,553 validation rows (train-validation "
+            "contamination): train.tsv:"
+        )
     ]
 
 

@@ -162,7 +162,7 @@ def test_what_the_hub_does_not_have_is_a_mistake_of_the_recipe(hub: Hub, tmp_pat
         ["'owner/configured'", "tiny", "small", "other"],
         ["small", "other"],
         ["'owner/gated'", "needs a login (hf auth login)"],
-        ["1 row has no label in column 'label': owner/hidden[test]:1"],
+        ["1 row without a label in column 'label': owner/hidden[test]:1"],
         ["owner/news[train] has no column 'txet'", "did you mean 'text'?"],
     ]
     for (_, _, message), wanted in zip(answers, words, strict=True):
@@ -203,7 +203,7 @@ def test_a_hub_that_cannot_be_reached_is_told_within_seconds(tmp_path: Path) -> 
         tmp_path, "http://127.0.0.1:9", data("owner/news"), ("model", {"name": "owner/tiny"})
     )
     assert [answer[:2] for answer in answers] == [["Failure", 1]] * 2
-    assert "the hub cannot be reached for data set 'owner/news'" in answers[0][2]
+    assert "cannot reach the hub for dataset 'owner/news'" in answers[0][2]
     assert "the hub could not deliver owner/tiny" in answers[1][2]
     assert all("HF_ENDPOINT" in answer[2] for answer in answers)
     assert time.monotonic() - start < 30

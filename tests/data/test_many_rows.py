@@ -69,7 +69,7 @@ def test_data_are_read_split_audited_and_kept_in_little_memory(
     tmp_path: Path, kind: str, split: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        duplicates, "_AT_ONCE", 50
+        duplicates, "CHUNK_ROWS", 50
     )  # rows that are held at one time, however many there are
     monkeypatch.setattr(run_folder, "_AT_ONCE", 50)
     monkeypatch.setattr(disk_list, "_BLOCK", 50 * LENGTH)

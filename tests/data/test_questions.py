@@ -173,7 +173,7 @@ def test_conversations_of_another_form_are_refused(tmp_path: Path, cell: Any, me
             "question,answer\nWho?,Rollo\n",
             "extractive-qa",
             {},
-            r"q\.csv:2\. extractive-qa takes its answers from one",
+            r"q\.csv:2\. extractive-qa extracts answers from a context",
         ),
         (
             "question,context,answer\nWho?,,Rollo\n",
@@ -216,7 +216,7 @@ def test_conversations_of_another_form_are_refused(tmp_path: Path, cell: Any, me
             "question,answer\nWho?,Rollo\n",
             "free-text-qa",
             {"text": {"question": "answer"}},
-            r"the answer would stand in the prompt",
+            r"the prompt would contain the answer",
         ),
     ],
 )

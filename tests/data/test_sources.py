@@ -97,7 +97,9 @@ def test_bins_hold_both_their_ends_and_what_falls_into_none_is_counted(tmp_path:
         ("high", "a.csv:6"),
         ("high", "a.csv:7"),
     ]
-    assert rows.notes == ["a.csv: 3 of 7 rows fall into no bin and were left out."]
+    assert rows.notes == [
+        "a.csv: 3 of 7 rows dropped, because their value is in none of data.bins."
+    ]
     touching = read_source(
         Source(path=path.name, bins={"low": (None, 0), "high": (0, None)}), tmp_path
     )
@@ -153,11 +155,11 @@ def test_paths_start_at_the_recipe_and_may_start_at_home(
         ),
         (
             {"text": "title", "label": "stars", "id": "body"},
-            ["1 row has nothing in data.id 'body': a.csv:4"],
+            ["1 row without a value in data.id 'body': a.csv:4"],
         ),
         (
             {"text": "title", "label": "body"},
-            ["1 row has no label in column 'body': a.csv:4. Give them one, or remove them"],
+            ["1 row without a label in column 'body': a.csv:4. Label the rows, or remove them"],
         ),
         (
             {"text": "body", "label": "stars", "labels": {"1": "bad", "5": "good"}},
@@ -199,10 +201,10 @@ def test_what_does_not_fit_the_file_is_said_with_what_is_there(
         (
             "a.csv",
             "text;label\ngood;pos\n",
-            "The only column holds ';': is that the data.delimiter?",
+            "The only column contains ';': is it the data.delimiter?",
         ),
-        ("a.csv", "text\tlabel\ngood\tpos\n", r"The only column holds '\t'"),
-        ("a.tsv", "text,label\ngood,pos\n", "The only column holds ','"),
+        ("a.csv", "text\tlabel\ngood\tpos\n", r"The only column contains '\t'"),
+        ("a.tsv", "text,label\ngood,pos\n", "The only column contains ','"),
     ],
 )
 def test_a_wrong_delimiter_is_recognised(
@@ -214,7 +216,7 @@ def test_a_wrong_delimiter_is_recognised(
 def test_many_rows_without_label_are_counted_and_some_named(tmp_path: Path) -> None:
     path = file(tmp_path, "a.csv", "text,label\n" + "t,x\n" + "t, \n" * 7)
     assert (
-        "7 rows have no label in column 'label': a.csv:3, a.csv:4, a.csv:5, a.csv:6, a.csv:7 …"
+        "7 rows without a label in column 'label': a.csv:3, a.csv:4, a.csv:5, a.csv:6, a.csv:7 and 2 more"
         in refused(path)
     )
 

@@ -99,13 +99,13 @@ def test_copies_and_near_copies_stay_together(method: Any) -> None:
         (
             labelled({"a": 2, "b": 1}),
             "stratified",
-            "3 different texts are too few to set 20% aside for test; give data.test its own",
+            "3 distinct texts are too few to hold out 20% for test; give data.test its own",
         ),
-        (examples([("same", "a")] * 50), "stratified", "1 different texts are too few"),
+        (examples([("same", "a")] * 50), "stratified", "1 distinct texts are too few"),
         (
             labelled({"a": 20, "b": 1}),
             "stratified",
-            "label 'b' has a single text, so it cannot stand in both train and test: remove",
+            "label 'b' has a single text, so it cannot be in both train and test: remove",
         ),
         (
             labelled({"a": 20, "b": 1}),
@@ -115,7 +115,7 @@ def test_copies_and_near_copies_stay_together(method: Any) -> None:
         (
             labelled({str(i): 2 for i in range(20)}),
             "stratified",
-            "20% of 40 different texts for test are fewer than the 20 labels",
+            "20% of 40 distinct texts for test is less than one per label (20 labels)",
         ),
         (
             [Example(str(i), {"text": "x"}, "a", group="one") for i in range(9)],
@@ -234,6 +234,6 @@ def test_limits_are_noted() -> None:
     assert Counter(e.target for e in limited.train) == {"a": 15, "b": 5}
     assert limited.notes == [
         "before.",
-        "train: 20 of 40 rows drawn (data.limit).",
-        "test: 4 of 16 rows drawn (data.limit).",
+        "train: 20 of 40 rows sampled (data.limit).",
+        "test: 4 of 16 rows sampled (data.limit).",
     ]

@@ -327,7 +327,7 @@ def test_another_prompt_gives_other_answers(shortened: Result, tmp_path: Path) -
 def test_the_label_as_an_input_is_refused(learners: dict[str, Path], tmp_path: Path) -> None:
     values = small_recipe(learners["llama"], tmp_path / "data")
     values["data"]["text"] = {"text": "text", "hint": "label"}
-    with pytest.raises(UsageError, match="the label would stand in the prompt"):
+    with pytest.raises(UsageError, match="the prompt would contain the label"):
         prooftune.run(values, tmp_path / "run")
 
 

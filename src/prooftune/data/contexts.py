@@ -1,5 +1,4 @@
-"""The contexts of the data's own questions as a document collection: ``retrieval.documents:
-data:context``."""
+"""``retrieval.documents: data:context``: the contexts of the questions as a document collection."""
 
 from __future__ import annotations
 
@@ -13,38 +12,41 @@ from prooftune.types import CONTEXT, Example, Study
 from prooftune.utils.files import write_text
 
 CONTEXTS_FILE = "contexts.jsonl"
-"""Name of the collection in the folder of the study's data, in a layout that `retrieval` reads."""
+"""File name of the collection in the study's data folder; `retrieval` reads it."""
 
 
 def use_contexts_as_documents(study: Study, folder: Path) -> Study:
-    """Write every distinct context of a study's questions as one passage, and name it as the gold
-    of its questions.
+    """Write each distinct context as one passage, and mark it as the gold passage of its questions.
 
     Args:
-        study: of questions that came with a context.
-        folder: where `FILE` is written.
+        study: questions that all have a context.
+        folder: folder to write `CONTEXTS_FILE` to.
+
+    Returns:
+        The study, with `Example.gold` set.
 
     Raises:
         UsageError: a question has no context.
     """
     texts: dict[str, str] = {}
 
-    def own(example: Example) -> Example:
+    def with_gold_passage(example: Example) -> Example:
         text = example.inputs.get(CONTEXT, "").strip()
         if not text:
             raise UsageError(
-                f"{example.source or example.id} has no context, and retrieval.documents: "
-                "data:context searches the "
-                "contexts of the data. Name their column: data.text: {question: COLUMN, context: "
-                "COLUMN}"
+                f"{example.source or example.id} has no context, but retrieval.documents: "
+                "data:context builds the document collection from the contexts. Set their column: "
+                "data.text: {question: COLUMN, context: COLUMN}"
             )
-        id_ = hashlib.sha256(text.encode()).hexdigest()[:12]
-        texts[id_] = text
-        return replace(example, gold=(id_,))
+        # Content hash as id: equal contexts are one passage.
+        passage_id = hashlib.sha256(text.encode()).hexdigest()[:12]
+        texts[passage_id] = text
+        return replace(example, gold=(passage_id,))
 
-    study = study.map_examples(own)
+    study = study.map_examples(with_gold_passage)
     lines = [
-        json.dumps({"id": id_, "text": text}, ensure_ascii=False) for id_, text in texts.items()
+        json.dumps({"id": passage_id, "text": text}, ensure_ascii=False)
+        for passage_id, text in texts.items()
     ]
     write_text(folder / CONTEXTS_FILE, "\n".join(lines) + "\n")
     return study

@@ -1,5 +1,4 @@
-"""``prooftune data export``: the recipe's examples in the formats that other fine-tuning tools
-read."""
+"""``prooftune data export``: the examples of a recipe in formats of other fine-tuning tools."""
 
 from __future__ import annotations
 
@@ -16,9 +15,10 @@ from prooftune.types import Example, Study
 from prooftune.utils.files import atomic_path
 
 Format = Literal["alpaca", "chat", "completion"]
-TargetText = Callable[[Example], str]
-
 FORMATS: tuple[Format, ...] = ("alpaca", "chat", "completion")
+
+TargetText = Callable[[Example], str]
+ToRecord = Callable[[Example], dict[str, Any]]
 
 
 def export(study: Study, recipe: Recipe, format_: Format, folder: Path) -> list[Path]:
@@ -26,10 +26,10 @@ def export(study: Study, recipe: Recipe, format_: Format, folder: Path) -> list[
 
     Args:
         study: the examples, split and audited.
-        recipe: its prompt is the instruction.
+        recipe: its prompt becomes the instruction.
         format_: ``alpaca`` (instruction, input, output), ``chat`` (messages with roles) or
             ``completion`` (prompt, completion).
-        folder: where the files go.
+        folder: output folder.
 
     Returns:
         The files written.
@@ -37,81 +37,81 @@ def export(study: Study, recipe: Recipe, format_: Format, folder: Path) -> list[
     template = recipe.prompt.template or default_template(
         recipe.task, list(study.train[0].inputs), recipe.answering.no_answer
     )
-    make = {"alpaca": _alpaca, "chat": _chat, "completion": _completion}[format_]
-    record = make(template, recipe.prompt.system, study.labels, task_for(recipe).target_text)
-    written = []
+    make_converter = {"alpaca": _alpaca, "chat": _chat, "completion": _completion}[format_]
+    target_text = task_for(recipe).target_text
+    to_record = make_converter(template, recipe.prompt.system, study.labels, target_text)
+    paths = []
     for name, examples in study.splits().items():
         if examples:
             path = folder / f"{name}.jsonl"
-            _write(path, examples, record)
-            written.append(path)
-    return written
+            _write_jsonl(path, examples, to_record)
+            paths.append(path)
+    return paths
 
 
-def _write(
-    path: Path, examples: Sequence[Example], record: Callable[[Example], Mapping[str, Any]]
-) -> None:
+def _write_jsonl(path: Path, examples: Sequence[Example], to_record: ToRecord) -> None:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         for example in examples:
-            handle.write(json.dumps(record(example), ensure_ascii=False) + "\n")
+            handle.write(json.dumps(to_record(example), ensure_ascii=False) + "\n")
 
 
 def _alpaca(
-    template: str, system: str | None, labels: Sequence[str], said: TargetText
-) -> Callable[[Example], dict[str, Any]]:
-    """Instruction: the template's lines before the first input; input: the lines from there on that
-    hold one.
+    template: str, system: str | None, labels: Sequence[str], target_text: TargetText
+) -> ToRecord:
+    """Return a converter to Alpaca records.
 
-    Lines that only name a section (``### Input:``) belong to a rendered prompt and not to its
-    parts.
+    The lines of the template from the first to the last one with an input field become ``input``,
+    the others ``instruction``. Section headings (``### Input:``) belong to the rendered prompt only
+    and are left out.
     """
     lines = [
         line
         for line in template.splitlines()
         if not (line.startswith("#") and line.rstrip().endswith(":"))
     ]
-    with_input = [bool(_fields(line)) for line in lines]
-    first = with_input.index(True)
-    last = len(lines) - with_input[::-1].index(True)
-    # An instruction may also stand after the text.
-    around = "\n".join([*lines[:first], *lines[last:]]).strip()
-    instruction = _fill(f"{system}\n\n{around}" if system else around, {}, labels)
-    shown = "\n".join(lines[first:last])
-    return lambda e: {
+    has_field = [bool(_input_fields(line)) for line in lines]
+    start = has_field.index(True)
+    end = len(lines) - has_field[::-1].index(True)
+    # The instruction can continue after the text.
+    instruction = "\n".join([*lines[:start], *lines[end:]]).strip()
+    instruction = _render(f"{system}\n\n{instruction}" if system else instruction, {}, labels)
+    input_template = "\n".join(lines[start:end])
+    return lambda example: {
         "instruction": instruction,
-        "input": _fill(shown, e.inputs, labels),
-        "output": said(e),
+        "input": _render(input_template, example.inputs, labels),
+        "output": target_text(example),
     }
 
 
 def _chat(
-    template: str, system: str | None, labels: Sequence[str], said: TargetText
-) -> Callable[[Example], dict[str, Any]]:
-    before = [{"role": "system", "content": system}] if system is not None else []
-    return lambda e: {
+    template: str, system: str | None, labels: Sequence[str], target_text: TargetText
+) -> ToRecord:
+    system_messages = [{"role": "system", "content": system}] if system is not None else []
+    return lambda example: {
         "messages": [
-            *before,
-            {"role": "user", "content": _fill(template, e.inputs, labels)},
-            {"role": "assistant", "content": said(e)},
+            *system_messages,
+            {"role": "user", "content": _render(template, example.inputs, labels)},
+            {"role": "assistant", "content": target_text(example)},
         ]
     }
 
 
 def _completion(
-    template: str, system: str | None, labels: Sequence[str], said: TargetText
-) -> Callable[[Example], dict[str, Any]]:
-    start = f"{system}\n\n" if system else ""
-    return lambda e: {
-        "prompt": start + _fill(template, e.inputs, labels),
-        "completion": f" {said(e)}",
+    template: str, system: str | None, labels: Sequence[str], target_text: TargetText
+) -> ToRecord:
+    prefix = f"{system}\n\n" if system else ""
+    return lambda example: {
+        "prompt": prefix + _render(template, example.inputs, labels),
+        "completion": f" {target_text(example)}",
     }
 
 
-def _fields(line: str) -> set[str]:
+def _input_fields(line: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(line) if name and name != "labels"}
 
 
-def _fill(template: str, inputs: Mapping[str, str], labels: Sequence[str]) -> str:
+def _render(template: str, inputs: Mapping[str, str], labels: Sequence[str]) -> str:
+    # Not str.format, which would also apply format specifications and attribute access.
     parts = []
     for literal, name, _, _ in string.Formatter().parse(template):
         parts.append(literal)

@@ -1,4 +1,4 @@
-"""When two texts are the same, and when they nearly are."""
+"""Dedup keys, shingles and label spellings: when two texts or labels count as the same."""
 
 from __future__ import annotations
 
@@ -10,38 +10,29 @@ from prooftune.types import CONTEXT, Example
 from prooftune.utils.text import normalize_words
 
 SHINGLE_WORDS = 3
-_BETWEEN = re.compile(r"(?<=\w)(?:[\s-]|_)+(?=\w)")
+_WORD_SEPARATORS = re.compile(r"(?<=\w)(?:[\s-]|_)+(?=\w)")
 
 
 def dedup_key(inputs: Mapping[str, str]) -> str:
-    """What two examples share exactly if they are the same text: `words` of all fields.
+    """Return the key that exact duplicates share: the normalised words of all input fields.
 
-    A text without any word (emoticons, punctuation) is only the same as itself.
+    A text without words (emoticons, punctuation) is compared as it is.
     """
-    whole = "\n".join(inputs.values())
-    return normalize_words(whole) or whole.strip()
-
-
-def label_spelling_variants(labels: Iterable[str]) -> list[list[str]]:
-    """The labels that differ in nothing but case, spaces and hyphens, together; as a rule they are
-    meant as one. Other signs may be all that tells two apart (C++, C#)."""
-    together: dict[str, list[str]] = {}
-    for label in labels:
-        together.setdefault(_BETWEEN.sub(" ", label.strip().casefold()), []).append(label)
-    return [several for several in together.values() if len(several) > 1]
+    text = "\n".join(inputs.values())
+    return normalize_words(text) or text.strip()
 
 
 def example_dedup_key(example: Example) -> str:
-    """What makes two examples the same: all their words; of a question its own, and whether its
-    context is the same.
+    """Return the dedup key of an example: all its words; for a question, its own and its context.
 
-    Two questions about one text are different questions; that they share it is told apart
-    (`audit`).
+    Two questions about the same context are different examples; the audit reports shared contexts
+    separately (`context_leakage`).
     """
     if example.references is None:
         return dedup_key(example.inputs)
     question = {name: text for name, text in example.inputs.items() if name != CONTEXT}
     context = normalize_words(example.inputs.get(CONTEXT, ""))
+    # A checksum keeps the long context out of the shingles of the question.
     return (
         f"{dedup_key(question)} {zlib.crc32(context.encode()):08x}"
         if context
@@ -49,14 +40,27 @@ def example_dedup_key(example: Example) -> str:
     )
 
 
-def word_shingles(identity_: str) -> frozenset[str]:
-    """The text's runs of three words; a shorter text is one shingle.
+def word_shingles(key: str) -> frozenset[str]:
+    """Return the word 3-grams of a normalised text; a shorter text is a single shingle.
 
     The Jaccard similarity of two such sets is Broder's resemblance (On the resemblance and
     containment of documents, 1997).
     """
-    parts = identity_.split(" ")
+    words = key.split(" ")
     return frozenset(
-        " ".join(parts[i : i + SHINGLE_WORDS])
-        for i in range(max(1, len(parts) - SHINGLE_WORDS + 1))
+        " ".join(words[i : i + SHINGLE_WORDS])
+        for i in range(max(1, len(words) - SHINGLE_WORDS + 1))
     )
+
+
+def label_spelling_variants(labels: Iterable[str]) -> list[list[str]]:
+    """Group the labels that differ only in case, spaces and hyphens; single labels are left out.
+
+    Such labels are usually meant as one. Other characters can be the only difference between two
+    labels (C++, C#).
+    """
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        key = _WORD_SEPARATORS.sub(" ", label.strip().casefold())
+        groups.setdefault(key, []).append(label)
+    return [group for group in groups.values() if len(group) > 1]

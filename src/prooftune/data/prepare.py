@@ -1,4 +1,4 @@
-"""From the recipe to the examples that a study uses: load, audit, drop, limit, measure."""
+"""Prepare the data of a study: load, split, audit, drop, subsample, measure."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from prooftune.recipe import Recipe
 from prooftune.types import Example, Study
 
 TokenCounter = Callable[[Sequence[Example]], Iterable[tuple[int, int]]]
+"""Examples -> (prompt tokens, truncated tokens) of each."""
 
 
 def prepare_data(
-    recipe: Recipe, base: Path, measure_for: Callable[[Study], TokenCounter | None]
+    recipe: Recipe, base: Path, counter_for: Callable[[Study], TokenCounter | None]
 ) -> tuple[Study, audit.AuditReport]:
-    """Load the data and audit it whole, before rows are drawn from it.
+    """Load the data and audit all of it, then drop and subsample rows.
 
     Args:
-        base: folder against which relative paths are resolved.
-        measure_for: study -> the function that measures prompts in tokens, None if no variant needs
-            it.
+        recipe: the recipe.
+        base: base folder of relative paths.
+        counter_for: study -> function that counts prompt tokens; None if no variant needs it.
 
     Returns:
-        The study to run, and what was found. Where the report holds an error (`AuditReport.raise_errors`)
-        the study is as it was read.
+        The study to run, and the audit report. If the report contains an error
+        (`AuditReport.raise_errors`), the study is returned as loaded.
 
     Raises:
         UsageError: the data cannot be read or split.
     """
     study = splits.load_splits(recipe, base)
     report = audit.audit_study(study, recipe)
-    if any(f.severity == "error" for f in report.findings):
+    if any(finding.severity == "error" for finding in report.findings):
         return study, report
     study = splits.limit_splits(audit.drop_rows(study, report, recipe), recipe)
-    measure = measure_for(study)
-    return study, audit.add_token_lengths(
-        report, study, recipe, measure
-    ) if measure is not None else report
+    count_tokens = counter_for(study)
+    if count_tokens is None:
+        return study, report
+    return study, audit.add_token_lengths(report, study, recipe, count_tokens)

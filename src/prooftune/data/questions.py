@@ -1,11 +1,11 @@
-"""Rows of a table -> questions with their contexts and accepted answers."""
+"""Rows of a table -> question-answering examples with contexts and accepted answers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 
-from prooftune.data.audit.findings import preview
+from prooftune.data.audit.findings import count_noun, preview
 from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
@@ -14,45 +14,49 @@ from prooftune.types import CONTEXT, QUESTION, Example
 from prooftune.utils.disk_list import DiskBackedList
 
 ANSWER_COLUMNS = ("answers", "answer", "output", "references", "reference")
-"""Columns that hold the answers where the recipe names none, in this order."""
+"""Default answer columns, in order of preference."""
 
 
 def detect_question_columns(table: Table) -> dict[str, str] | None:
-    """Which columns look like a question with its answers: field name, or ``answers``, -> column.
-    Empty for SQuAD's layout read as plain JSON; None where the table holds no questions."""
+    """Detect the columns of a question-answering table by their names.
+
+    Returns:
+        Field (question, context or ``answers``) -> column; empty for a SQuAD file read as plain
+        JSON; None if the table holds no questions.
+    """
     if "paragraphs" in table.columns:
         return {}
     table = conversations_to_questions(table)
-    known = {name.lower(): name for name in table.columns}
-    answers = next((known[name] for name in ANSWER_COLUMNS if name in known), None)
+    columns = {name.lower(): name for name in table.columns}
+    answers = next((columns[name] for name in ANSWER_COLUMNS if name in columns), None)
     if answers is None:
         return None
-    if {"instruction", "input"} <= known.keys():
-        return {QUESTION: known["instruction"], CONTEXT: known["input"], "answers": answers}
-    if QUESTION not in known:
+    if {"instruction", "input"} <= columns.keys():  # Alpaca layout
+        return {QUESTION: columns["instruction"], CONTEXT: columns["input"], "answers": answers}
+    if QUESTION not in columns:
         return None
-    context = next((known[name] for name in (CONTEXT, "passage") if name in known), None)
+    context = next((columns[name] for name in (CONTEXT, "passage") if name in columns), None)
     return {
-        QUESTION: known[QUESTION],
+        QUESTION: columns[QUESTION],
         **({CONTEXT: context} if context else {}),
         "answers": answers,
     }
 
 
 def resolve_columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
-    """Field name -> column of the inputs, and the column of the answers.
+    """Return input field -> column, and the answer column.
 
     Raises:
-        UsageError: a column is not there.
+        UsageError: a column does not exist, or no field is the question.
     """
-    wanted = source.text
-    if wanted is None:
-        wanted = [QUESTION, CONTEXT] if CONTEXT in table.columns else [QUESTION]
+    text = source.text
+    if text is None:
+        text = [QUESTION, CONTEXT] if CONTEXT in table.columns else [QUESTION]
         if QUESTION not in table.columns and {"instruction", "input"} <= set(table.columns):
-            wanted = {QUESTION: "instruction", CONTEXT: "input"}  # Alpaca's layout
-    elif isinstance(wanted, str):
-        wanted = {QUESTION: wanted}
-    fields = dict(wanted) if isinstance(wanted, dict) else {name: name for name in wanted}
+            text = {QUESTION: "instruction", CONTEXT: "input"}  # Alpaca layout
+    elif isinstance(text, str):
+        text = {QUESTION: text}
+    fields = dict(text) if isinstance(text, dict) else {name: name for name in text}
     if QUESTION not in fields:
         raise UsageError(
             f"data.text names {', '.join(map(repr, fields))}; one field must be the question: "
@@ -61,77 +65,77 @@ def resolve_columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
     answers = source.label or next(
         (name for name in ANSWER_COLUMNS if name in table.columns), ANSWER_COLUMNS[0]
     )
-    for column, option in [*((c, "text") for c in fields.values()), (answers, "label")]:
+    for column, option in [*((column, "text") for column in fields.values()), (answers, "label")]:
         if column not in table.columns:
             if "paragraphs" in table.columns:
-                raise UsageError(f"{table.name} looks like SQuAD's layout: set data.format: squad")
-            raise UsageError(
-                f"{table.name} has no column '{column}' (data.{option}). Found "
-                f"{len(table.columns)}: "
-                f"{', '.join(repr(c[:60]) for c in table.columns[:12])}{nearest(column, table.columns)}"
-            )
+                raise UsageError(f"{table.name} is in SQuAD layout: set data.format: squad")
+            raise _missing_column(table, column, option)
     if answers in fields.values():
         raise UsageError(
-            f"data.text and data.label both name column '{answers}': the answer would stand in "
-            "the prompt"
+            f"data.text and data.label both name column '{answers}': the prompt would contain the "
+            "answer"
         )
     return fields, answers
 
 
+def _missing_column(table: Table, column: str, option: str) -> UsageError:
+    return UsageError(
+        f"{table.name} has no column '{column}' (data.{option}). Found {len(table.columns)}: "
+        f"{', '.join(repr(c[:60]) for c in table.columns[:12])}{nearest(column, table.columns)}"
+    )
+
+
 def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[Example]:
-    """Every row as a question.
+    """Convert every row to a question.
 
     Raises:
-        UsageError: a row has no question; or no context or no reference answer where the task needs
-            one.
+        UsageError: a row has no question; or no context (extractive-qa) or no reference answer
+            (free-text-qa).
     """
     table = conversations_to_questions(table)
     fields, answers = resolve_columns(table, source)
-    places = {field: table.columns.index(column) for field, column in fields.items()}
-    answer = table.columns.index(answers)
-    optional = {
-        option: table.columns.index(_present(table, column, option))
-        for option in ("id", "gold", "group")
-        if (column := getattr(source, option)) is not None
-    }
+    input_columns = {field: table.columns.index(column) for field, column in fields.items()}
+    answer_column = table.columns.index(answers)
+    optional: dict[str, int] = {}
+    for option in ("id", "gold", "group"):
+        column = getattr(source, option)
+        if column is not None:
+            if column not in table.columns:
+                raise _missing_column(table, column, option)
+            optional[option] = table.columns.index(column)
     if source.format == "squad":
         optional = {"id": 0, "group": 1} | optional
 
-    def made(number: int, row: list[str | None]) -> Example:
-        where = table.location(number)
-        references = tuple(parse_answers(row[answer], where, answers))
+    def to_example(number: int, row: list[str | None]) -> Example:
+        location = table.location(number)
+        references = tuple(parse_answers(row[answer_column], location, answers))
         return Example(
-            id=(row[optional["id"]] or "") if "id" in optional else where,
-            inputs={field: row[place] or "" for field, place in places.items()},
+            id=(row[optional["id"]] or "") if "id" in optional else location,
+            inputs={field: row[i] or "" for field, i in input_columns.items()},
             target=references[0] if references else "",
-            source=where,
+            source=location,
             group=row[optional["group"]] if "group" in optional else None,
             references=references,
-            gold=tuple(parse_answers(row[optional["gold"]], where, "gold"))
+            gold=tuple(parse_answers(row[optional["gold"]], location, "gold"))
             if "gold" in optional
             else (),
         )
 
-    found = DiskBackedList(made(number, row) for number, row in enumerate(table.rows))
-    _complain(found, task, answers)
-    return found
+    examples = DiskBackedList(to_example(number, row) for number, row in enumerate(table.rows))
+    _check_complete(examples, task, answers)
+    return examples
 
 
-def _present(table: Table, column: str, option: str) -> str:
-    if column not in table.columns:
-        raise UsageError(
-            f"{table.name} has no column '{column}' (data.{option}); found "
-            f"{', '.join(map(repr, table.columns[:12]))}{nearest(column, table.columns)}"
-        )
-    return column
+def parse_answers(cell: str | None, location: str, column: str) -> list[str]:
+    """Parse the accepted answers in a cell, without empty and repeated ones.
 
-
-def parse_answers(cell: str | None, where: str, column: str) -> list[str]:
-    """The texts of a cell: one, a JSON list of them, or SQuAD's {"text": [...]} of the hub; empty
-    ones left out.
+    Args:
+        cell: one answer, a JSON list of answers, or the hub's SQuAD layout {"text": [...]}.
+        location: ``file:line``, for the error message.
+        column: name of the column, for the error message.
 
     Raises:
-        UsageError: it holds something else.
+        UsageError: the cell holds anything else.
     """
     text = (cell or "").strip()
     if text[:1] not in ("[", "{"):
@@ -139,40 +143,40 @@ def parse_answers(cell: str | None, where: str, column: str) -> list[str]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
-        return [text]  # an answer that begins with a bracket
+        return [text]  # an answer that starts with a bracket
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         value = value["text"]
     if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
         raise UsageError(
-            f"{where}: column '{column}' should hold a text or a list of texts, found {text[:60]}"
+            f"{location}: column '{column}' should hold an answer or a list of answers, found "
+            f"{text[:60]}"
         )
     return list(dict.fromkeys(str(v).strip() for v in value if str(v).strip()))
 
 
-def _complain(found: Sequence[Example], task: Task, answers: str) -> None:
-    def report(rows: list[str], what: str, hint: str) -> None:
-        if rows:
+def _check_complete(examples: Sequence[Example], task: Task, answers: str) -> None:
+    def require(what: str, missing: list[str], hint: str) -> None:
+        if missing:
             raise UsageError(
-                f"{len(rows):,} row{'s' if len(rows) > 1 else ''} without {what}: {preview(rows)}. "
-                f"{hint}"
+                f"{count_noun(len(missing), 'row')} without {what}: {preview(missing)}. {hint}"
             )
 
-    report(
-        [e.source for e in found if not e.inputs[QUESTION].strip()],
+    require(
         "a question",
-        "Give them one, or remove them",
+        [e.source for e in examples if not e.inputs[QUESTION].strip()],
+        "Add the questions, or remove the rows",
     )
     if task == "extractive-qa":
-        report(
-            [e.source for e in found if not e.inputs.get(CONTEXT, "").strip()],
+        require(
             "a context",
-            "extractive-qa takes its answers from one; for answers that are written freely set "
+            [e.source for e in examples if not e.inputs.get(CONTEXT, "").strip()],
+            "extractive-qa extracts answers from a context; to generate answers freely, set "
             "task: free-text-qa",
         )
     else:
-        report(
-            [e.source for e in found if not e.references],
+        require(
             "a reference answer",
-            f"free-text-qa compares with column '{answers}'. Questions that may have none belong "
-            "to task: extractive-qa",
+            [e.source for e in examples if not e.references],
+            f"free-text-qa is scored against column '{answers}'. For questions that can have no "
+            "answer, set task: extractive-qa",
         )

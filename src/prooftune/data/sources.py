@@ -1,5 +1,4 @@
-"""A source named in the recipe -> examples: local files, hub data sets and files inside packages
-alike."""
+"""Sources of a recipe -> examples: local files, hub datasets and files inside packages."""
 
 from __future__ import annotations
 
@@ -12,6 +11,7 @@ from typing import Any
 
 from prooftune.data import questions
 from prooftune.data.audit.duplicates import duplicate_indices
+from prooftune.data.audit.findings import count_noun, preview
 from prooftune.data.readers.dispatch import read_table, split_part
 from prooftune.data.readers.encoding import missing_file
 from prooftune.data.readers.shards import concatenate_tables, expand_path
@@ -28,12 +28,12 @@ from prooftune.utils.progress import spinner
 
 @dataclass(frozen=True, slots=True)
 class LoadedSource:
-    """What one source gave.
+    """The examples of one source.
 
     Attributes:
-        examples: in the source's order.
-        name: of the source, for messages.
-        notes: what was left out, one sentence each.
+        examples: in the order of the source.
+        name: name of the source, for messages.
+        notes: rows that were dropped, one sentence each.
     """
 
     examples: Sequence[Example]
@@ -45,74 +45,74 @@ def read_source(source: Source, base: Path, task: Task = "classification") -> Lo
     """Read one source.
 
     Args:
-        source: the source with the options shared under ``data`` filled in (`Data.reading`).
-        base: folder against which a local path is resolved.
-        task: whether rows hold labelled texts or questions.
+        source: the source, with the options shared under ``data`` filled in (`Data.source`).
+        base: base folder of relative paths.
+        task: the task of the recipe.
 
     Raises:
-        UsageError: the source cannot be read as the recipe says: what was found, where, and what to
-            do.
-        Failure: a hub or package index cannot be reached.
+        UsageError: the source cannot be read as the recipe says.
+        Failure: the hub or the package index cannot be reached.
     """
-    table = _table(source, base)
-    if task != "classification":
-        found = questions.questions_from_table(table, source, task)
-        _check_ids(found, table.name, source.id)
-        return LoadedSource(found, table.name, [])
-    texts, label = _columns(table, source)
-    ids = table.columns.index(_present(table, source.id, "id")) if source.id else None
-    group = table.columns.index(_present(table, source.group, "group")) if source.group else None
-    places = {field: table.columns.index(column) for field, column in texts.items()}
-    place = table.columns.index(label)
+    table = _read_tables(source, base)
+    if task == "classification":
+        loaded = _labelled_examples(table, source)
+    else:
+        loaded = LoadedSource(questions.questions_from_table(table, source, task), table.name, [])
+    _check_ids(loaded, source.id)
+    return loaded
+
+
+def _labelled_examples(table: Table, source: Source) -> LoadedSource:
+    text_columns, label = _resolve_columns(table, source)
+    label_column = table.columns.index(label)
+    input_columns = {field: table.columns.index(column) for field, column in text_columns.items()}
+    id_column = _optional_column(table, source.id, "id")
+    group_column = _optional_column(table, source.group, "group")
     unlabelled: list[str] = []
 
-    def made() -> Iterator[Example]:
+    def read_examples() -> Iterator[Example]:
         for number, row in enumerate(table.rows):
-            raw = row[place]
-            if raw is None or not raw.strip():
+            value = row[label_column]
+            if value is None or not value.strip():
                 unlabelled.append(table.location(number))
                 continue
-            target = _target(raw.strip(), source, table, number, label)
+            target = _target(value.strip(), source, table, number, label)
             if target is not None:
                 yield Example(
-                    id=(row[ids] or "") if ids is not None else table.location(number),
-                    inputs={field: row[i] or "" for field, i in places.items()},
+                    id=(row[id_column] or "") if id_column is not None else table.location(number),
+                    inputs={field: row[i] or "" for field, i in input_columns.items()},
                     target=target,
                     source=table.location(number),
-                    group=row[group] if group is not None else None,
+                    group=row[group_column] if group_column is not None else None,
                 )
 
-    examples = DiskBackedList(made())
+    examples = DiskBackedList(read_examples())
     if unlabelled:
         raise UsageError(
-            f"{len(unlabelled):,} row{'s have' if len(unlabelled) > 1 else ' has'} no label in "
-            f"column '{label}': "
-            f"{', '.join(unlabelled[:5])}{' …' if len(unlabelled) > 5 else ''}. Give them one, or "
-            "remove them"
+            f"{count_noun(len(unlabelled), 'row')} without a label in column '{label}': "
+            f"{preview(unlabelled)}. Label the rows, or remove them"
         )
     if not examples:
         raise UsageError(
             f"{table.name}: no row falls into any of data.bins ({', '.join(source.bins or {})})"
         )
-    unbinned = len(table.rows) - len(examples)
-    notes = (
-        [
-            f"{table.name}: {unbinned:,} of {len(table.rows):,} rows fall into no bin and were "
-            "left out."
-        ]
-        if unbinned
-        else []
-    )
-    _check_ids(examples, table.name, source.id)
+    notes = []
+    dropped = len(table.rows) - len(examples)
+    if dropped:
+        notes.append(
+            f"{table.name}: {dropped:,} of {len(table.rows):,} rows dropped, because their value "
+            "is in none of data.bins."
+        )
     return LoadedSource(examples, table.name, notes)
 
 
-def _table(source: Source, base: Path) -> Table:
-    tables = [table for path in source.paths for table in _tables_of(path, source, base)]
+def _read_tables(source: Source, base: Path) -> Table:
+    """Read all files of a source into one table."""
+    tables = [table for path in source.paths for table in _read_path(path, source, base)]
     return concatenate_tables(", ".join(source.paths), tables)
 
 
-def _tables_of(path: str, source: Source, base: Path) -> list[Table]:
+def _read_path(path: str, source: Source, base: Path) -> list[Table]:
     if path.startswith("hub:"):
         return [_from_hub(path.removeprefix("hub:"), source)]
     if package_files.is_reference(path):
@@ -121,32 +121,39 @@ def _tables_of(path: str, source: Source, base: Path) -> list[Table]:
     return [read_table(file, source) for file in files]
 
 
-def _columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
-    """Field name -> column of the inputs, and the label's column; ``text`` and ``label`` where the
-    recipe is silent."""
-    label = _present(table, source.label or "label", "label")
-    wanted = source.text if source.text is not None else "text"
-    if isinstance(wanted, str):
-        wanted = [wanted]
-    fields = dict(wanted) if isinstance(wanted, dict) else {name: name for name in wanted}
+def _resolve_columns(table: Table, source: Source) -> tuple[dict[str, str], str]:
+    """Return input field -> column, and the label column; by default ``text`` and ``label``."""
+    label = source.label or "label"
+    _check_column(table, label, "label")
+    text = source.text if source.text is not None else "text"
+    if isinstance(text, str):
+        text = [text]
+    fields = dict(text) if isinstance(text, dict) else {name: name for name in text}
     for column in fields.values():
-        _present(table, column, "text")
+        _check_column(table, column, "text")
         if column == label:
             raise UsageError(
-                f"data.text and data.label both name column '{label}': the label would stand in "
-                "the prompt"
+                f"data.text and data.label both name column '{label}': the prompt would contain "
+                "the label"
             )
     return fields, label
 
 
-def _present(table: Table, column: str, option: str) -> str:
+def _optional_column(table: Table, column: str | None, option: str) -> int | None:
+    if column is None:
+        return None
+    _check_column(table, column, option)
+    return table.columns.index(column)
+
+
+def _check_column(table: Table, column: str, option: str) -> None:
     if column in table.columns:
-        return column
+        return
     hint = nearest(column, table.columns)
     if len(table.columns) == 1:
         other = next((d for d in "\t,;|@" if d in table.columns[0]), None)
         if other:
-            hint = f". The only column holds {other!r}: is that the data.delimiter?"
+            hint = f". The only column contains {other!r}: is it the data.delimiter?"
     elif table.lines[0] == 2 and not hint:
         hint = ". If the first row is data, set data.header: false"
     raise UsageError(
@@ -155,87 +162,85 @@ def _present(table: Table, column: str, option: str) -> str:
     )
 
 
-def _target(raw: str, source: Source, table: Table, number: int, column: str) -> str | None:
+def _target(text: str, source: Source, table: Table, number: int, column: str) -> str | None:
+    """Map a raw label to its name, or to its bin; None outside all bins."""
     if source.bins:
         try:
-            value = float(raw)
+            value = float(text)
         except ValueError:
             raise UsageError(
                 f"{table.location(number)}: data.bins needs numbers in column '{column}', found "
-                f"'{raw[:60]}'"
+                f"'{text[:60]}'"
             ) from None
-        # Both ends belong to a bin; where two bins touch, the one named first has the value.
+        # Both bounds are inclusive; a value on a shared bound belongs to the first bin.
         for name, (low, high) in source.bins.items():
             if (low if low is not None else -inf) <= value <= (high if high is not None else inf):
                 return name
         return None
     if source.labels is None:
-        return raw
-    if raw not in source.labels:
+        return text
+    if text not in source.labels:
         known = ", ".join(repr(v) for v in list(source.labels)[:12])
-        header = (
+        hint = (
             " The first row may be a header: set data.header: true"
             if number == 0 and not source.header
             else ""
         )
         raise UsageError(
-            f"{table.location(number)}: label '{raw[:60]}' is not among data.labels ({known})"
-            f"{nearest(raw, source.labels)}.{header}"
+            f"{table.location(number)}: label '{text[:60]}' is not among data.labels ({known})"
+            f"{nearest(text, source.labels)}.{hint}"
         )
-    return source.labels[raw]
+    return source.labels[text]
 
 
-def _check_ids(examples: Sequence[Example], name: str, column: str | None) -> None:
+def _check_ids(loaded: LoadedSource, column: str | None) -> None:
+    """Check that the ids of the recipe's id column, if any, are complete and unique."""
     if column is None:
         return
-    without = [e.source for e in examples if not e.id]
-    if without:
+    missing = [e.source for e in loaded.examples if not e.id]
+    if missing:
         raise UsageError(
-            f"{len(without):,} row{'s have' if len(without) > 1 else ' has'} nothing in data.id "
-            f"'{column}': "
-            f"{', '.join(without[:5])}"
+            f"{count_noun(len(missing), 'row')} without a value in data.id '{column}': "
+            f"{preview(missing)}"
         )
-    twice = [
-        id_
-        for id_, count in Counter(
-            examples[i].id for i in duplicate_indices(e.id for e in examples)
-        ).items()
-        if count > 1
-    ]
-    if twice:
-        many = len(twice) > 1
+    # Count exactly, because different ids can share a digest.
+    candidates = duplicate_indices(e.id for e in loaded.examples)
+    counts = Counter(loaded.examples[i].id for i in candidates)
+    repeated = [id_ for id_, count in counts.items() if count > 1]
+    if repeated:
+        several = len(repeated) > 1
         raise UsageError(
-            f"{name}: data.id '{column}' must be unique, but {len(twice):,} "
-            f"value{'s occur' if many else ' occurs'} "
-            f"more than once: '{twice[0][:60]}'{' …' if many else ''}"
+            f"{loaded.name}: data.id '{column}' must be unique, but {len(repeated):,} "
+            f"value{'s occur' if several else ' occurs'} more than once: '{repeated[0][:60]}'"
+            f"{' …' if several else ''}"
         )
 
 
 def _from_hub(name: str, source: Source) -> Table:
-    """A split of a hub data set; ``ClassLabel`` columns become their names."""
+    """Read a split of a hub dataset; values of ``ClassLabel`` columns become label names."""
     split = source.split or "train"
-    loaded = _load_from_hub(name, split, source)
-    names = {c: f.names for c, f in loaded.features.items() if hasattr(f, "names")}
+    dataset = _load_dataset(name, split, source)
+    label_names = {c: f.names for c, f in dataset.features.items() if hasattr(f, "names")}
 
-    def text(column: str, value: Any) -> str | None:
-        if column in names and isinstance(value, int):
-            # -1 is the hub's mark for an unlabelled row.
-            return str(names[column][value]) if value >= 0 else None
+    def convert(column: str, value: Any) -> str | None:
+        if column in label_names and isinstance(value, int):
+            # Unlabelled rows have the label -1.
+            return str(label_names[column][value]) if value >= 0 else None
         return to_cell(value)
 
-    columns = list(loaded.column_names)
-    if not len(loaded):
-        raise UsageError(f"hub data set '{name}': split '{split}' holds no rows")
-    rows = DiskBackedList([text(c, row[c]) for c in columns] for row in loaded)
-    return Table(f"{name}[{split}]", columns, rows, range(1, len(loaded) + 1))
+    columns = list(dataset.column_names)
+    if not len(dataset):
+        raise UsageError(f"hub dataset '{name}': split '{split}' has no rows")
+    rows = DiskBackedList([convert(c, row[c]) for c in columns] for row in dataset)
+    return Table(f"{name}[{split}]", columns, rows, range(1, len(dataset) + 1))
 
 
-def _load_from_hub(name: str, split: str, source: Source) -> Any:
+def _load_dataset(name: str, split: str, source: Source) -> Any:
     try:
         import datasets
     except ModuleNotFoundError:
         raise UsageError(
-            f"hub data set '{name}' needs the datasets library: pip install 'prooftune[hub]'"
+            f"hub dataset '{name}' needs the datasets library: pip install 'prooftune[hub]'"
         ) from None
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -244,29 +249,26 @@ def _load_from_hub(name: str, split: str, source: Source) -> Any:
             return datasets.load_dataset(name, source.config, split=split, revision=source.revision)
         except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
             raise UsageError(
-                f"hub data set '{name}' cannot be found, or needs a login (hf auth login): "
+                f"hub dataset '{name}' cannot be found, or needs a login (hf auth login): "
                 f"{_first_line(error)}"
             ) from None
         except ValueError as error:
-            # Unknown configuration or split: the library's message lists the known ones, in its
-            # second line if not the first.
-            said = " ".join(str(error).split("\n")[:2])
+            # Unknown configuration or split. The library lists the valid ones in the first or second
+            # line of its message.
+            message = " ".join(str(error).split("\n")[:2])
             raise UsageError(
-                f"hub data set '{name}': {said[:300]} (data.config and data.split name them)"
+                f"hub dataset '{name}': {message[:300]} (set data.config and data.split)"
             ) from None
         except RuntimeError as error:
-            # Data sets that load themselves by a script of theirs; the hub keeps a converted copy
-            # of most.
+            # Datasets with a loading script; the hub has a Parquet copy of most of them.
             raise UsageError(
-                f"hub data set '{name}': {_first_line(error)}. Try data.revision: "
-                "refs/convert/parquet, or give its "
-                "files as local ones"
+                f"hub dataset '{name}': {_first_line(error)}. Try data.revision: "
+                "refs/convert/parquet, or download its files and use them as local files"
             ) from None
         except (ConnectionError, HfHubHTTPError, OSError) as error:
             raise Failure(
-                f"the hub cannot be reached for data set '{name}': {_first_line(error)}. Check "
-                "the network and "
-                "HF_ENDPOINT, or give the data as a local file"
+                f"cannot reach the hub for dataset '{name}': {_first_line(error)}. Check the "
+                "network and HF_ENDPOINT, or use a local file"
             ) from None
 
 
@@ -291,8 +293,11 @@ def check_source_exists(data: Data, split: SplitName, base: Path) -> None:
 
 
 def source_digest(data: Data, split: SplitName, base: Path) -> Any:
-    """What identifies the content of a split's source: a digest, or for a package or hub data set
-    its name."""
+    """Return a JSON value that changes when the content of a split's source changes.
+
+    None if there is no source. Package files and hub datasets are identified by name and version,
+    which are part of the recipe.
+    """
     if getattr(data, split) is None:
         return None
     source = data.source(split)

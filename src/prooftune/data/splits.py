@@ -1,4 +1,4 @@
-"""The recipe's data -> train, validation and test examples over one label set."""
+"""Load train, validation and test examples; hold out and subsample rows."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from prooftune.utils.disk_list import DiskBackedList
 
 
 def load_splits(recipe: Recipe, base: Path) -> Study:
-    """Read every source, and set validation and test rows aside where the recipe names none.
+    """Read every source, and hold out validation and test rows if the recipe names no file for them.
 
-    Texts that stand in one source several times, also nearly, stay on one side of a split made
-    here: what the user cannot prevent is not held against them.
+    Stratified and random splits keep duplicates and near-duplicates of a source in one part, so
+    they cannot contaminate the test set.
 
     Raises:
-        UsageError: a source cannot be read, or the rows cannot be split as asked.
+        UsageError: a source cannot be read, or the rows cannot be split as the recipe says.
     """
     data, seed = recipe.data, recipe.seed
-    given: dict[SplitName, Sequence[Example]] = {}
+    splits: dict[SplitName, Sequence[Example]] = {}
     notes: list[str] = []
     for name in ("train", "validation", "test"):
         if getattr(data, name) is not None:
             rows = sources.read_source(data.source(name), base, recipe.task)
-            given[name] = rows.examples
+            splits[name] = rows.examples
             notes += rows.notes
-    if data.splitting.method == "grouped" and not all(e.group for e in given["train"]):
+    if data.splitting.method == "grouped" and not all(e.group for e in splits["train"]):
         raise UsageError(
             "data.splitting.method: grouped needs data.group, a column with a value in every row"
         )
@@ -49,18 +49,18 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
         ("test", data.splitting.test, 0),
         ("validation", data.splitting.validation, 1),
     ):
-        if name not in given:
-            given["train"], given[name] = split_holdout(  # type: ignore[index]
-                given["train"],
+        if name not in splits:
+            splits["train"], splits[name] = split_holdout(  # type: ignore[index]
+                splits["train"],
                 share,
                 data.splitting.method,
                 seed + offset,
                 name,
                 recipe.audit.near_duplicates,
             )
-    given = _unique_ids(given)
-    labels = _labels(recipe, given)
-    return Study(given["train"], given["validation"], given["test"], labels, notes)
+    splits = _with_unique_ids(splits)
+    labels = _label_set(recipe, splits)
+    return Study(splits["train"], splits["validation"], splits["test"], labels, notes)
 
 
 def split_holdout(
@@ -71,16 +71,20 @@ def split_holdout(
     name: str,
     near_duplicates: float | None = None,
 ) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Divide examples in two; both keep the source's order.
+    """Hold out a share of the examples; both parts keep the order of the source.
 
     Args:
-        share: of the rows that go to the second part.
-        method: ``stratified`` by label, ``random``, or ``grouped`` so that no group is on both
-            sides.
-        seed: of the draw.
-        name: of the second part, for messages.
-        near_duplicates: Jaccard similarity from which texts stay together; None: only equal ones
-            do.
+        examples: the examples to split.
+        share: share of rows to hold out.
+        method: ``stratified`` by label, ``random``, or ``grouped`` so that no group is in both
+            parts.
+        seed: random seed.
+        name: name of the holdout split, for error messages.
+        near_duplicates: minimum Jaccard similarity at which texts stay in one part; None: exact
+            duplicates only.
+
+    Returns:
+        The remaining and the held-out examples.
 
     Raises:
         UsageError: too few rows, labels or groups for such a split.
@@ -88,123 +92,140 @@ def split_holdout(
     from sklearn.model_selection import train_test_split
 
     if method == "grouped":
-        numbers: dict[str | None, int] = {}
-        together = [numbers.setdefault(e.group, len(numbers)) for e in examples]
+        group_ids: dict[str | None, int] = {}
+        clusters = [group_ids.setdefault(e.group, len(group_ids)) for e in examples]
     else:
-        together = duplicates.duplicate_clusters(
-            DiskBackedList(example_dedup_key(e) for e in examples), near_duplicates
-        )
-    first, unit = _units(together)
-    what = "groups" if method == "grouped" else "different texts"
-    if len(first) < 4:
+        keys = DiskBackedList(example_dedup_key(e) for e in examples)
+        clusters = duplicates.duplicate_clusters(keys, near_duplicates)
+    first_rows, unit_of_row = _split_units(clusters)
+    units = "groups" if method == "grouped" else "distinct texts"
+    if len(first_rows) < 4:
         raise UsageError(
-            f"{len(first)} {what} are too few to set {share:.0%} aside for {name}; give "
+            f"{len(first_rows)} {units} are too few to hold out {share:.0%} for {name}; give "
             f"data.{name} its own file"
         )
     strata = None
     if method == "stratified":
-        strata = [sys.intern(examples[i].stratum) for i in first]
-        rare = [label for label, n in Counter(strata).items() if n < 2]
-        if rare:
-            known = Counter(strata)
-            common, others = (
-                known.most_common(1)[0][0],
-                [label for label in known if label != rare[0]],
-            )
-            places = [next(e.source for e in examples if e.stratum == label) for label in rare]
-            raise UsageError(
-                f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot stand in "
-                "both train and "
-                f"{name}: remove it ({preview(places)}), make it another label "
-                f"({suggest_label_merge([common, rare[0]], [label for label in others if label != common])}), "
-                "or set "
-                "data.splitting.method: random"
-            )
-        if ceil(share * len(first)) < len(set(strata)):
-            raise UsageError(
-                f"{share:.0%} of {len(first):,} {what} for {name} are fewer than the "
-                f"{len(set(strata))} labels: "
-                f"raise data.splitting.{name}, or give data.{name} its own file"
-            )
+        strata = [sys.intern(examples[i].stratum) for i in first_rows]
+        _check_strata(examples, strata, share, name, units)
     try:
-        _, chosen = train_test_split(
-            range(len(first)), test_size=share, random_state=seed, stratify=strata
+        _, held_out_units = train_test_split(
+            range(len(first_rows)), test_size=share, random_state=seed, stratify=strata
         )
     except ValueError as error:
         raise UsageError(
             f"{len(examples):,} rows cannot be split {1 - share:.0%}:{share:.0%} for {name}: "
             f"{error}"
         ) from None
-    aside = np.isin(unit, chosen)
-    return DiskBackedList(compress(examples, ~aside)), DiskBackedList(compress(examples, aside))
-
-
-def _units(together: Sequence[int]) -> tuple[list[int], NDArray[np.intp]]:
-    """Of rows with equal numbers: the place of the first of each kind, in order, and which kind
-    each row is of."""
-    _, first, kind = np.unique(np.array(together), return_index=True, return_inverse=True)
-    rank = np.argsort(np.argsort(first))
-    return np.sort(first).tolist(), rank[kind]
-
-
-def limit_splits(study: Study, recipe: Recipe) -> Study:
-    """Keep at most ``data.limit`` rows of each split, drawn with the seed, each label in its share."""
-    kept: dict[str, Sequence[Example]] = {}
-    notes = list(study.notes)
-    for name, examples in study.splits().items():
-        most = getattr(recipe.data.limit, name)
-        kept[name] = stratified_sample(examples, most, recipe.seed) if most else examples
-        if len(kept[name]) < len(examples):
-            notes.append(
-                f"{name}: {len(kept[name]):,} of {len(examples):,} rows drawn (data.limit)."
-            )
-    return replace(
-        study, train=kept["train"], validation=kept["validation"], test=kept["test"], notes=notes
+    held_out = np.isin(unit_of_row, held_out_units)
+    return (
+        DiskBackedList(compress(examples, ~held_out)),
+        DiskBackedList(compress(examples, held_out)),
     )
 
 
-def stratified_sample(examples: Sequence[Example], most: int, seed: int) -> Sequence[Example]:
-    """At most this many examples in their order, every label in its share (largest remainders).
+def _check_strata(
+    examples: Sequence[Example], strata: list[str], share: float, name: str, units: str
+) -> None:
+    """Check that every label can be in both parts of a stratified split.
 
-    Smaller draws with the same seed are contained in larger ones as far as the shares allow, so
-    that studies of different size can be compared.
+    Raises:
+        UsageError: a label has a single text, or there are more labels than held-out texts.
     """
-    if len(examples) <= most:
+    counts = Counter(strata)
+    rare = [label for label, count in counts.items() if count < 2]
+    if rare:
+        rows = [next(e.source for e in examples if e.stratum == label) for label in rare]
+        most_common = counts.most_common(1)[0][0]
+        others = [label for label in counts if label not in (rare[0], most_common)]
+        raise UsageError(
+            f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot be in both "
+            f"train and {name}: remove it ({preview(rows)}), merge it with another label "
+            f"({suggest_label_merge([most_common, rare[0]], others)}), or set "
+            "data.splitting.method: random"
+        )
+    if ceil(share * len(strata)) < len(counts):
+        raise UsageError(
+            f"{share:.0%} of {len(strata):,} {units} for {name} is less than one per label "
+            f"({len(counts)} labels): raise data.splitting.{name}, or give data.{name} its own file"
+        )
+
+
+def _split_units(clusters: Sequence[int]) -> tuple[list[int], NDArray[np.intp]]:
+    """Number the clusters by their first row.
+
+    Returns:
+        Index of the first row of every cluster, ascending; and the cluster number of every row.
+    """
+    _, first_rows, cluster_of_row = np.unique(
+        np.array(clusters), return_index=True, return_inverse=True
+    )
+    rank = np.argsort(np.argsort(first_rows))
+    return np.sort(first_rows).tolist(), rank[cluster_of_row]
+
+
+def limit_splits(study: Study, recipe: Recipe) -> Study:
+    """Subsample each split to at most ``data.limit`` rows, stratified by label."""
+    limited: dict[str, Sequence[Example]] = {}
+    notes = list(study.notes)
+    for name, examples in study.splits().items():
+        limit = getattr(recipe.data.limit, name)
+        limited[name] = stratified_sample(examples, limit, recipe.seed) if limit else examples
+        if len(limited[name]) < len(examples):
+            notes.append(
+                f"{name}: {len(limited[name]):,} of {len(examples):,} rows sampled (data.limit)."
+            )
+    return replace(
+        study,
+        train=limited["train"],
+        validation=limited["validation"],
+        test=limited["test"],
+        notes=notes,
+    )
+
+
+def stratified_sample(examples: Sequence[Example], max_rows: int, seed: int) -> Sequence[Example]:
+    """Sample at most this many examples, in their order, stratified by largest remainders.
+
+    Smaller samples with the same seed are subsets of larger ones, as far as the rounded shares
+    allow, so that studies of different size can be compared.
+    """
+    if len(examples) <= max_rows:
         return examples
-    by_label: dict[str, list[int]] = {}
+    rows_by_label: dict[str, list[int]] = {}
     for i, example in enumerate(examples):
-        by_label.setdefault(example.stratum, []).append(i)
-    quotas = {label: len(places) * most / len(examples) for label, places in by_label.items()}
-    counts = {label: int(q) for label, q in quotas.items()}
-    for label in sorted(quotas, key=lambda k: (counts[k] - quotas[k], k))[
-        : most - sum(counts.values())
-    ]:
+        rows_by_label.setdefault(example.stratum, []).append(i)
+    quotas = {label: len(rows) * max_rows / len(examples) for label, rows in rows_by_label.items()}
+    counts = {label: int(quota) for label, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda label: (counts[label] - quotas[label], label))
+    for label in by_remainder[: max_rows - sum(counts.values())]:
         counts[label] += 1
-    chosen: list[int] = []
-    for label, places in sorted(by_label.items(), key=lambda item: item[0]):
-        order = np.random.default_rng([seed, len(places)]).permutation(len(places))
-        chosen += [places[i] for i in order[: counts[label]]]
-    return DiskBackedList(examples[i] for i in sorted(chosen))
+    sampled: list[int] = []
+    for label, rows in sorted(rows_by_label.items(), key=lambda item: item[0]):
+        order = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
+        sampled += [rows[i] for i in order[: counts[label]]]
+    return DiskBackedList(examples[i] for i in sorted(sampled))
 
 
-def _unique_ids(given: dict[SplitName, Sequence[Example]]) -> dict[SplitName, Sequence[Example]]:
-    """Ids unique within the study: where two sources use the same one, the split's name is put
-    before all of them."""
-    if not duplicates.duplicate_indices(e.id for examples in given.values() for e in examples):
-        return given
-    return {name: _named(name, examples) for name, examples in given.items()}
+def _with_unique_ids(
+    splits: dict[SplitName, Sequence[Example]],
+) -> dict[SplitName, Sequence[Example]]:
+    """Prefix all ids with the name of their split if two sources use the same id."""
+    if not duplicates.duplicate_indices(e.id for examples in splits.values() for e in examples):
+        return splits
+    return {name: _with_prefixed_ids(name, examples) for name, examples in splits.items()}
 
 
-def _named(split: str, examples: Sequence[Example]) -> Sequence[Example]:
+def _with_prefixed_ids(split: str, examples: Sequence[Example]) -> Sequence[Example]:
     return DiskBackedList(
         replace(e, id=f"{split}/{e.id}", source=f"{split}/{e.source}") for e in examples
     )
 
 
-def _labels(recipe: Recipe, given: dict[SplitName, Sequence[Example]]) -> list[str]:
-    """The label set: in the recipe's order where it names them, else sorted. Questions have none."""
+def _label_set(recipe: Recipe, splits: dict[SplitName, Sequence[Example]]) -> list[str]:
+    """Return the labels in the order of the recipe, or sorted; empty for question answering."""
     if recipe.task != "classification":
         return []
-    seen = {e.target for examples in given.values() for e in examples if e.target is not None}
-    named = list(dict.fromkeys([*(recipe.data.bins or {}), *(recipe.data.labels or {}).values()]))
-    return [label for label in named if label in seen] + sorted(seen - set(named))
+    present = {e.target for examples in splits.values() for e in examples if e.target is not None}
+    ordered = list(dict.fromkeys([*(recipe.data.bins or {}), *(recipe.data.labels or {}).values()]))
+    return [label for label in ordered if label in present] + sorted(present - set(ordered))

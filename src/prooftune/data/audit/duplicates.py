@@ -1,10 +1,10 @@
-"""Texts that stand in the data more than once: exactly, or nearly.
+"""Exact and near-duplicate detection.
 
 Near-duplicates are found by locality-sensitive hashing of MinHash signatures (Broder 1997;
-Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3). Each candidate is then
-checked by the true Jaccard similarity of the two sets of shingles, so none is reported wrongly. Of
-pairs that are just as similar as the threshold about one in thirty is missed, of more similar ones
-fewer.
+Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3). Every candidate pair is then
+verified with the exact Jaccard similarity of the shingle sets, so there are no false positives.
+About one in thirty pairs right at the threshold is missed; more similar pairs are missed less
+often.
 """
 
 from __future__ import annotations
@@ -24,36 +24,44 @@ from prooftune.data.normalization import word_shingles
 from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.progress import progress_bar
 
-Keys = NDArray[np.uint32]
+BandHashes = NDArray[np.uint32]
+"""LSH bucket of every text in every band, [texts, bands]; similar texts share a bucket."""
 _Split = TypeVar("_Split", bound=str)
 
-PERMUTATIONS = 128
-_LONG = 5_000
-"""Texts whose signatures take a second or so, which is worth a line."""
-_AT_ONCE = 1_000
+NUM_PERMUTATIONS = 128
+_PROGRESS_BAR_ROWS = 5_000
+"""Number of texts from which hashing takes about a second, so that a progress bar is useful."""
+CHUNK_ROWS = 1_000
 
 
 def duplicate_indices(texts: Iterable[str]) -> list[int]:
-    """Places of the texts that stand there more than once, in order; what is held meanwhile is a
-    digest of each. Two that differ and share one, of which there is a chance of one in 37 million
-    among a million texts, are named too."""
+    """Return the indices of all texts that occur more than once, in order.
+
+    Only a 64-bit digest of each text is held in memory. Two different texts with the same digest
+    would be reported too; among a million texts the probability of one such pair is 1 in 37
+    million.
+    """
     digests = _digests(texts)
-    found, counts = np.unique(digests, return_counts=True)
-    places: list[int] = np.flatnonzero(np.isin(digests, found[counts > 1])).tolist()
-    return places
+    values, counts = np.unique(digests, return_counts=True)
+    indices: list[int] = np.flatnonzero(np.isin(digests, values[counts > 1])).tolist()
+    return indices
 
 
 def find_exact_duplicates(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
-    """For each text of `first` that also stands in `second`, its index and that of its first copy
-    there.
+    """Find the texts of `first` that also occur in `second`.
 
-    Empty texts are not copies of each other.
+    Empty texts are not duplicates of each other.
+
+    Returns:
+        (index in first, index of the first copy in second) for every text found.
     """
-    digests, (known, places) = _digests(first), np.unique(_digests(second), return_index=True)
+    digests = _digests(first)
+    values, indices = np.unique(_digests(second), return_index=True)
     pairs = [
-        (i, int(places[np.searchsorted(known, digests[i])]))
-        for i in np.flatnonzero(np.isin(digests, known)).tolist()
+        (i, int(indices[np.searchsorted(values, digests[i])]))
+        for i in np.flatnonzero(np.isin(digests, values)).tolist()
     ]
+    # Compare the texts themselves, because two texts can share a digest.
     return [(i, j) for i, j in pairs if first[i] and first[i] == second[j]]
 
 
@@ -65,71 +73,83 @@ def _digests(texts: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def find_near_duplicates(
-    texts: Mapping[_Split, Sequence[str]], pairs: Sequence[tuple[_Split, _Split]], threshold: float
+    keys: Mapping[_Split, Sequence[str]], pairs: Sequence[tuple[_Split, _Split]], threshold: float
 ) -> dict[tuple[_Split, _Split], list[tuple[int, int]]]:
-    """For pairs of splits, the texts of the first that nearly, but not exactly, stand in the
-    second.
+    """Find the texts of one split with a near-duplicate, but no exact copy, in another.
 
     Args:
-        texts: split -> dedup keys (`dedup_key`).
-        pairs: (first, second) splits.
-        threshold: least Jaccard similarity.
+        keys: split -> dedup keys (`dedup_key`).
+        pairs: pairs of splits (first, second) to compare.
+        threshold: minimum Jaccard similarity of the word 3-grams.
 
     Returns:
-        For each pair, (index in first, index in second): for each text found, the most similar one.
+        Pair of splits -> (index in first, index of the most similar text in second) for every text
+        found.
     """
     indexes = {
-        name: _Index(texts[name], name, threshold)
+        name: _LshIndex(keys[name], name, threshold)
         for name in sorted({second for _, second in pairs})
     }
-    found: dict[tuple[_Split, _Split], list[tuple[int, int]]] = {pair: [] for pair in pairs}
+    matches: dict[tuple[_Split, _Split], list[tuple[int, int]]] = {pair: [] for pair in pairs}
     for first in dict.fromkeys(first for first, _ in pairs):
-        own = _digests(texts[first])
-        copied = {
-            second: np.isin(own, _digests(texts[second])) for one, second in pairs if one == first
+        digests = _digests(keys[first])
+        has_exact_copy = {
+            second: np.isin(digests, _digests(keys[second]))
+            for name, second in pairs
+            if name == first
         }
-        for start, some, keys in (
-            indexes[first].chunks() if first in indexes else _chunks(texts[first], first, threshold)
-        ):
-            for second, stands in copied.items():
-                for i, places in indexes[second].candidates(keys):
-                    if some[i] and not stands[start + i]:
-                        similarity, place = indexes[second].most_similar(some[i], places)
+        chunks = (
+            indexes[first].chunks()
+            if first in indexes
+            else _hash_chunks(keys[first], first, threshold)
+        )
+        for start, texts, hashes in chunks:
+            for second, is_copied in has_exact_copy.items():
+                for i, candidates in indexes[second].candidates(hashes):
+                    if texts[i] and not is_copied[start + i]:
+                        similarity, j = indexes[second].most_similar(texts[i], candidates)
                         if similarity >= threshold:
-                            found[first, second].append((start + i, place))
-    return found
+                            matches[first, second].append((start + i, j))
+    return matches
 
 
-def duplicate_clusters(texts: Sequence[str], threshold: float | None) -> list[int]:
-    """A number for each text, the same for texts that are duplicates of each other, also through
-    others.
+def duplicate_clusters(keys: Sequence[str], threshold: float | None) -> list[int]:
+    """Cluster texts that are duplicates of each other, directly or through other texts.
 
     Args:
-        texts: dedup keys (`dedup_key`).
-        threshold: least Jaccard similarity of near-duplicates; None: exact ones only.
+        keys: dedup keys (`dedup_key`).
+        threshold: minimum Jaccard similarity of near-duplicates; None: exact duplicates only.
+
+    Returns:
+        Cluster id of every text: the index of one text in the cluster.
     """
-    parent = array("q", range(len(texts)))
-    copies: dict[str, int] = {}
-    for i in duplicate_indices(texts):
-        parent[i] = copies.setdefault(texts[i], i)
+    # A union-find forest in an array, since there can be millions of texts.
+    parent = array("q", range(len(keys)))
+    first_index: dict[str, int] = {}
+    for i in duplicate_indices(keys):
+        parent[i] = first_index.setdefault(keys[i], i)
     if threshold is None:
         return parent.tolist()
-    places = array("q", (i for i, own in enumerate(parent) if i == own))
-    index = _Index(
-        texts if len(places) == len(texts) else DiskBackedList(texts[i] for i in places),
+    distinct = array("q", (i for i, root in enumerate(parent) if i == root))
+    index = _LshIndex(
+        keys if len(distinct) == len(keys) else DiskBackedList(keys[i] for i in distinct),
         "all",
         threshold,
     )
-    for start, some, keys in index.chunks():
-        for i, others in index.candidates(keys):
-            for j in others:
-                one, other = _root(parent, places[start + i]), _root(parent, places[j])
-                if one != other and jaccard(word_shingles(some[i]), index.shingles(j)) >= threshold:
-                    parent[one] = other
-    return [_root(parent, i) for i in range(len(texts))]
+    for start, texts, hashes in index.chunks():
+        for i, candidates in index.candidates(hashes):
+            for j in candidates:
+                root = _find_root(parent, distinct[start + i])
+                other_root = _find_root(parent, distinct[j])
+                if root != other_root:
+                    similarity = jaccard(word_shingles(texts[i]), index.shingles(j))
+                    if similarity >= threshold:
+                        parent[root] = other_root
+    return [_find_root(parent, i) for i in range(len(keys))]
 
 
-def _root(parent: array[int], i: int) -> int:
+def _find_root(parent: array[int], i: int) -> int:
+    """Find the root of a union-find tree, halving the path on the way."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -137,88 +157,86 @@ def _root(parent: array[int], i: int) -> int:
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    """Size of the intersection over that of the union."""
+    """Return the Jaccard similarity of two sets: size of the intersection over the union."""
     return len(a & b) / len(a | b)
 
 
-def _bands(threshold: float) -> tuple[int, int]:
-    """How many bands a signature is cut into, and how many of its numbers each has."""
+def _band_shape(threshold: float) -> tuple[int, int]:
+    """Return the number of LSH bands and the number of hash values per band."""
     from datasketch import MinHashLSH
 
-    # Even weights would miss two of three pairs that are as similar as the threshold; a candidate
-    # too many costs only its check. Above 0.95 there are too few bands to choose from.
-    found = MinHashLSH(threshold=min(threshold, 0.95), num_perm=PERMUTATIONS, weights=(0.02, 0.98))
-    return found.b, found.r
+    # Equal weights would miss two of three pairs right at the threshold, whereas a false candidate
+    # only costs its verification. Above 0.95 there are too few bands to choose from.
+    lsh = MinHashLSH(
+        threshold=min(threshold, 0.95), num_perm=NUM_PERMUTATIONS, weights=(0.02, 0.98)
+    )
+    return lsh.b, lsh.r
 
 
-def _chunks(
-    texts: Sequence[str], name: str, threshold: float
-) -> Iterator[tuple[int, list[str], Keys]]:
-    """A thousand texts at a time: the first one's place, the texts, and keys [texts, bands], of
-    which similar texts share one."""
+def _hash_chunks(
+    keys: Sequence[str], name: str, threshold: float
+) -> Iterator[tuple[int, list[str], BandHashes]]:
+    """Yield the texts in chunks: index of the first one, the texts, and their band hashes."""
     from datasketch import MinHash
 
-    bands, width = _bands(threshold)
+    num_bands, width = _band_shape(threshold)
     # Multiply-shift hashing of vectors (Dietzfelbinger 1996).
     factors = np.random.default_rng(0).integers(1 << 63, size=width, dtype=np.uint64)
-    with progress_bar(
-        f"Comparing {name} texts" if len(texts) >= _LONG else None, len(texts)
-    ) as shown:
-        for start in range(0, len(texts), _AT_ONCE):
-            some = list(texts[start : start + _AT_ONCE])
-            sets = ([s.encode() for s in word_shingles(text)] for text in some)
-            # Only the candidates depend on the hash, so the fastest of the standard library will
-            # do.
-            made = MinHash.generator(sets, num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
-            signatures = np.stack([one.hashvalues[: bands * width] for one in made]).astype(
-                np.uint64
+    title = f"Comparing {name} texts" if len(keys) >= _PROGRESS_BAR_ROWS else None
+    with progress_bar(title, len(keys)) as progress:
+        for start in range(0, len(keys), CHUNK_ROWS):
+            texts = list(keys[start : start + CHUNK_ROWS])
+            shingle_sets = ([s.encode() for s in word_shingles(text)] for text in texts)
+            # The hash decides only about candidates, so the fastest one of the standard library is
+            # good enough.
+            minhashes = MinHash.generator(
+                shingle_sets, num_perm=NUM_PERMUTATIONS, hashfunc=zlib.crc32
             )
-            yield (
-                start,
-                some,
-                (
-                    (signatures.reshape(-1, bands, width) * factors).sum(axis=2) >> np.uint64(32)
-                ).astype(np.uint32),
-            )
-            shown.advance(0, len(some))  # type: ignore[arg-type]
+            signatures = np.stack([m.hashvalues[: num_bands * width] for m in minhashes])
+            bands = signatures.astype(np.uint64).reshape(-1, num_bands, width)
+            hashes = ((bands * factors).sum(axis=2) >> np.uint64(32)).astype(np.uint32)
+            yield start, texts, hashes
+            progress.advance(0, len(texts))  # type: ignore[arg-type]
 
 
-class _Index:
-    """Texts among which similar ones are looked for; of each, twelve bytes a band are held.
+class _LshIndex:
+    """LSH index for similarity search; needs twelve bytes per text and band.
 
     Attributes:
-        shingles: place -> the text's shingles.
+        shingles: index -> shingles of the text, cached.
     """
 
-    def __init__(self, texts: Sequence[str], name: str, threshold: float) -> None:
-        self._texts = texts
-        found = [keys for _, _, keys in _chunks(texts, name, threshold)]
-        self._keys: Keys = np.concatenate(found) if found else np.empty((0, 1), np.uint32)
-        self._orders = [np.argsort(keys, kind="stable").astype(np.int32) for keys in self._keys.T]
-        self._sorted = [keys[order] for keys, order in zip(self._keys.T, self._orders, strict=True)]
-        self.shingles = lru_cache(_AT_ONCE)(lambda place: word_shingles(texts[place]))
+    def __init__(self, keys: Sequence[str], name: str, threshold: float) -> None:
+        self._texts = keys
+        chunks = [hashes for _, _, hashes in _hash_chunks(keys, name, threshold)]
+        self._hashes: BandHashes = np.concatenate(chunks) if chunks else np.empty((0, 1), np.uint32)
+        # Sorted per band, so that a bucket is found by binary search.
+        self._orders = [np.argsort(band, kind="stable").astype(np.int32) for band in self._hashes.T]
+        self._sorted = [
+            band[order] for band, order in zip(self._hashes.T, self._orders, strict=True)
+        ]
+        self.shingles = lru_cache(CHUNK_ROWS)(lambda i: word_shingles(keys[i]))
 
-    def chunks(self) -> Iterator[tuple[int, list[str], Keys]]:
-        """The texts themselves, as `_chunks` gives them."""
-        for start in range(0, len(self._texts), _AT_ONCE):
-            yield (
-                start,
-                list(self._texts[start : start + _AT_ONCE]),
-                self._keys[start : start + _AT_ONCE],
-            )
+    def chunks(self) -> Iterator[tuple[int, list[str], BandHashes]]:
+        """Yield the indexed texts themselves, as `_hash_chunks` does."""
+        for start in range(0, len(self._texts), CHUNK_ROWS):
+            end = start + CHUNK_ROWS
+            yield start, list(self._texts[start:end]), self._hashes[start:end]
 
-    def candidates(self, keys: Keys) -> list[tuple[int, list[int]]]:
-        """For each row of keys for which there are any, its number and the places of texts that may
-        be similar."""
-        found: dict[int, set[int]] = defaultdict(set)
-        for own, order, known in zip(keys.T, self._orders, self._sorted, strict=False):
-            starts, ends = np.searchsorted(known, own, "left"), np.searchsorted(known, own, "right")
+    def candidates(self, hashes: BandHashes) -> list[tuple[int, list[int]]]:
+        """Return (row, indices of indexed texts that share a bucket with it), for rows with any."""
+        candidates: dict[int, set[int]] = defaultdict(set)
+        for band, order, values in zip(hashes.T, self._orders, self._sorted, strict=False):
+            starts = np.searchsorted(values, band, "left")
+            ends = np.searchsorted(values, band, "right")
             for i in np.flatnonzero(ends > starts).tolist():
-                found[i].update(order[starts[i] : ends[i]].tolist())
-        return [(i, sorted(found[i])) for i in sorted(found)]
+                candidates[i].update(order[starts[i] : ends[i]].tolist())
+        return [(i, sorted(candidates[i])) for i in sorted(candidates)]
 
-    def most_similar(self, text: str, places: Iterable[int]) -> tuple[float, int]:
-        """The largest Jaccard similarity among these places, and the first that has it."""
-        own = word_shingles(text)
-        similarity, place = max((jaccard(own, self.shingles(j)), -j) for j in places)
-        return similarity, -place
+    def most_similar(self, text: str, candidates: Iterable[int]) -> tuple[float, int]:
+        """Return the largest Jaccard similarity among the candidates, and the first such index."""
+        shingles = word_shingles(text)
+        similarity, negative_index = max(
+            (jaccard(shingles, self.shingles(j)), -j) for j in candidates
+        )
+        return similarity, -negative_index

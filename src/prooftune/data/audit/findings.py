@@ -1,4 +1,4 @@
-"""What an audit says: findings, and the words that they share."""
+"""Audit findings, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Literal
 from prooftune.types import Example
 
 MAX_ROWS_SHOWN = 5
-"""Rows named in a message."""
-_NAMED = 12
+"""Maximum number of rows listed in a message."""
+_MAX_LABELS_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found.
+    """One finding of the data audit.
 
     Attributes:
-        code: what it is, in one word for programs.
-        severity: error (the study does not run), warning (the reader must know), info.
-        message: one sentence: what, how many, where.
-        rows: the rows concerned, as ``file:line``; pairs as ``file:line = file:line``.
+        code: machine-readable kind of finding.
+        severity: error (the study does not run), warning (affects how to read the results), info.
+        message: one sentence: what was found, in how many rows, and where.
+        rows: affected rows, as ``file:line``; pairs as ``file:line = file:line``.
     """
 
     code: str
@@ -32,25 +32,33 @@ class Finding:
 
 
 def row_locations(examples: Iterable[Example]) -> list[str]:
-    """Where examples stand, as ``file:line``."""
-    return [e.source for e in examples]
+    """Return the locations of examples, as ``file:line``."""
+    return [example.source for example in examples]
 
 
 def preview(rows: Sequence[str]) -> str:
-    """The first few of them, and how many more there are."""
+    """List the first rows, and the number of further ones."""
     return ", ".join(rows[:MAX_ROWS_SHOWN]) + (
         f" and {len(rows) - MAX_ROWS_SHOWN:,} more" if len(rows) > MAX_ROWS_SHOWN else ""
     )
 
 
-def count_noun(count: int, what: str) -> str:
-    """A number with its noun."""
-    return f"{count:,} {what}{'s' if count != 1 else ''}"
+def count_noun(count: int, noun: str) -> str:
+    """Return a count with its noun in the singular or plural, such as ``1 row`` or ``1,200 rows``."""
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"
 
 
-def suggest_label_merge(several: Sequence[str], others: Iterable[str] = ()) -> str:
-    """How a recipe makes one label of several: the first of them."""
+def suggest_label_merge(variants: Sequence[str], others: Iterable[str] = ()) -> str:
+    """Return the recipe line that maps several spellings of a label to the first one.
+
+    Args:
+        variants: spellings of one label.
+        others: all other labels, which `data.labels` must list too.
+    """
     others = list(others)
-    named = {**dict.fromkeys(several, several[0]), **{label: label for label in others[:_NAMED]}}
-    rest = ", and every other label as it is" if len(others) > _NAMED else ""
-    return f"data.labels: {json.dumps(named, ensure_ascii=False)}{rest}"
+    mapping = {
+        **dict.fromkeys(variants, variants[0]),
+        **{label: label for label in others[:_MAX_LABELS_SHOWN]},
+    }
+    rest = ", and every other label unchanged" if len(others) > _MAX_LABELS_SHOWN else ""
+    return f"data.labels: {json.dumps(mapping, ensure_ascii=False)}{rest}"

@@ -1,4 +1,4 @@
-"""What may be wrong with questions in particular."""
+"""Audit checks for question answering."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ from prooftune.utils.text import normalize_words
 
 
 def context_leakage(study: Study) -> list[Finding]:
-    """Test questions about a text that training questions are about too: answers may be remembered,
-    not found."""
-    trained = {normalize_words(e.inputs.get(CONTEXT, "")) for e in study.train} - {""}
-    rows = [e for e in study.test if normalize_words(e.inputs.get(CONTEXT, "")) in trained]
-    if not rows:
+    """Find test questions whose context also occurs in training: answers can be memorised."""
+    train_contexts = {normalize_words(e.inputs.get(CONTEXT, "")) for e in study.train} - {""}
+    leaked = [e for e in study.test if normalize_words(e.inputs.get(CONTEXT, "")) in train_contexts]
+    if not leaked:
         return []
-    way = "data.splitting.method: grouped" + (
+    fix = "data.splitting.method: grouped" + (
         ""
         if all(e.group for e in study.train)
-        else ", with a column that names the text in data.group,"
+        else ", with a column that identifies the context in data.group,"
     )
     return [
         Finding(
             "shared-context",
             "warning",
-            f"{count_noun(len(rows), 'test question')} ({len(rows) / len(study.test):.0%}) share "
-            "their context with training "
-            f"questions, so the scores say little about new texts. {way} keeps the questions of "
-            "one text on one side.",
-            row_locations(rows),
+            f"{count_noun(len(leaked), 'test question')} ({len(leaked) / len(study.test):.0%}) "
+            "share their context with training questions (context leakage), so the scores do not "
+            f"show how well new texts are answered. {fix} keeps all questions about one context in "
+            "one split.",
+            row_locations(leaked),
         )
     ]
 
 
 def answers_not_in_context(study: Study) -> list[Finding]:
-    """Answers that extraction could never give."""
+    """Find reference answers that are not a span of the context, which extraction cannot give."""
     findings = []
     for name, examples in study.splits().items():
         rows = row_locations(
@@ -46,9 +45,8 @@ def answers_not_in_context(study: Study) -> list[Finding]:
                 Finding(
                     "answer-not-in-context",
                     "warning",
-                    f"{count_noun(len(rows), name + ' question')} whose answer does not stand in its "
-                    "context: "
-                    f"{preview(rows)}.",
+                    f"{count_noun(len(rows), name + ' question')} whose answer is not a span of "
+                    f"the context: {preview(rows)}.",
                     rows,
                 )
             )

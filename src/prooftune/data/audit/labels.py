@@ -1,0 +1,118 @@
+"""Audit checks of the label distribution."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from prooftune.data.audit.findings import (
+    MAX_ROWS_SHOWN,
+    Finding,
+    preview,
+    row_locations,
+    suggest_label_merge,
+)
+from prooftune.data.normalization import label_spelling_variants
+from prooftune.types import Example, SplitName, Study
+
+FEW_ROWS = 10
+"""Labels with fewer training rows than this are reported."""
+IMBALANCE_RATIO = 10
+"""Ratio between the largest and smallest label at which the distribution is imbalanced."""
+
+
+def count_labels(study: Study, examples: Iterable[Example]) -> dict[str, int]:
+    """Return label -> rows; for questions, rows with and without an answer."""
+    counts = Counter(example.stratum for example in examples)
+    return {stratum: counts[stratum] for stratum in study.strata()}
+
+
+def check_labels(study: Study) -> list[Finding]:
+    """Check for unseen, untested, rare and imbalanced labels, and for spelling variants."""
+    counts = count_labels(study, study.train)
+    train_labels = [label for label in study.labels if counts[label]]
+    findings = _unseen_labels(study, train_labels)
+    if len(train_labels) < 2:
+        one_class = Finding(
+            "one-class",
+            "error",
+            f"only one label ('{train_labels[0]}') in all {len(study.train):,} training rows: "
+            "there is nothing to classify. Is data.label the right column?",
+        )
+        return [one_class, *findings]
+    findings += _untested_labels(study, train_labels)
+    findings += _spelling_variants(study, counts)
+    findings += _rare_labels(counts, train_labels)
+    findings += _imbalance(counts, train_labels)
+    return findings
+
+
+def _unseen_labels(study: Study, train_labels: list[str]) -> list[Finding]:
+    findings = []
+    later_splits: tuple[SplitName, ...] = ("test", "validation")
+    for name in later_splits:
+        unseen = [e for e in study.splits()[name] if e.target not in train_labels]
+        if unseen:
+            rows = row_locations(unseen)
+            labels = ", ".join(repr(label) for label in sorted({str(e.target) for e in unseen}))
+            findings.append(
+                Finding(
+                    "unseen-label",
+                    "error" if name == "test" else "warning",
+                    f"label {labels} in {name} ({preview(rows)}) but in no training row. "
+                    f"Training labels: {', '.join(map(repr, train_labels[:12]))}",
+                    rows,
+                )
+            )
+    return findings
+
+
+def _untested_labels(study: Study, train_labels: list[str]) -> list[Finding]:
+    untested = [label for label in train_labels if all(e.target != label for e in study.test)]
+    if not untested:
+        return []
+    message = (
+        f"no test row has label {', '.join(map(repr, untested))}, so the test set cannot measure "
+        "how well it is predicted."
+    )
+    return [Finding("untested-label", "warning", message)]
+
+
+def _spelling_variants(study: Study, counts: dict[str, int]) -> list[Finding]:
+    findings = []
+    for variants in label_spelling_variants(study.labels)[:MAX_ROWS_SHOWN]:
+        # The most frequent spelling is probably the intended one.
+        ranked = sorted(variants, key=lambda label: -counts[label])
+        others = [label for label in study.labels if label not in variants]
+        findings.append(
+            Finding(
+                "alike-labels",
+                "warning",
+                f"labels {', '.join(map(repr, ranked))} differ only in case, spaces or hyphens. If "
+                f"they are the same label: {suggest_label_merge(ranked, others)}",
+            )
+        )
+    return findings
+
+
+def _rare_labels(counts: dict[str, int], train_labels: list[str]) -> list[Finding]:
+    rare = {label: counts[label] for label in train_labels if counts[label] < FEW_ROWS}
+    if not rare:
+        return []
+    shown = ", ".join(f"'{label}' ({n})" for label, n in list(rare.items())[:MAX_ROWS_SHOWN])
+    more = len(rare) - MAX_ROWS_SHOWN
+    others = f" and {more} more labels" if more > 0 else ""
+    return [Finding("few-rows", "warning", f"few training rows for {shown}{others}.")]
+
+
+def _imbalance(counts: dict[str, int], train_labels: list[str]) -> list[Finding]:
+    largest = max(train_labels, key=lambda label: counts[label])
+    smallest = min(train_labels, key=lambda label: counts[label])
+    if counts[largest] <= IMBALANCE_RATIO * counts[smallest]:
+        return []
+    message = (
+        f"imbalanced label distribution: '{largest}' has {counts[largest]:,} training rows, "
+        f"'{smallest}' {counts[smallest]:,}. Accuracy alone is misleading; see balanced accuracy "
+        "and macro-F1."
+    )
+    return [Finding("imbalance", "warning", message)]

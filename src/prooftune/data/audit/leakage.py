@@ -1,0 +1,125 @@
+"""Audit checks for duplicates: contamination between splits, conflicting labels, repeated rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain
+
+from prooftune.data.audit import duplicates
+from prooftune.data.audit.findings import Finding, count_noun, preview
+from prooftune.recipe import Audit
+from prooftune.types import SplitName, Study
+
+SplitKeys = dict[SplitName, Sequence[str]]
+"""Split -> dedup key of every example."""
+
+_SPLIT_PAIRS: tuple[tuple[SplitName, SplitName], ...] = (
+    ("train", "test"),
+    ("validation", "test"),
+    ("train", "validation"),
+)
+
+
+def find_leakage(
+    study: Study, keys: SplitKeys, settings: Audit
+) -> tuple[list[Finding], dict[str, set[str]]]:
+    """Find rows of one split that also occur in a later one, exactly or nearly.
+
+    Returns:
+        The findings, and split -> ids of its rows that also occur in a later split.
+    """
+    splits, findings = study.splits(), []
+    leaked_ids: dict[str, set[str]] = defaultdict(set)
+    near_duplicates = {}
+    if settings.near_duplicates is not None:
+        near_duplicates = duplicates.find_near_duplicates(
+            keys, _SPLIT_PAIRS, settings.near_duplicates
+        )
+    for first, second in _SPLIT_PAIRS:
+        exact = duplicates.find_exact_duplicates(keys[first], keys[second])
+        # Each row of `first` is paired with one copy only, but `second` can hold several.
+        exact_keys = {keys[second][j] for _, j in exact}
+        num_copies = sum(key in exact_keys for key in keys[second])
+        near = near_duplicates.get((first, second), [])
+        for kind, pairs, num_others in (
+            ("exact", exact, num_copies),
+            ("near", near, len({j for _, j in near})),
+        ):
+            if pairs:
+                leaked_ids[first] |= {splits[first][i].id for i, _ in pairs}
+                rows = [f"{splits[first][i].source} = {splits[second][j].source}" for i, j in pairs]
+                findings.append(_leak_finding(kind, first, second, rows, num_others, settings))
+    return findings, dict(leaked_ids)
+
+
+def _leak_finding(
+    kind: str, first: str, second: str, rows: list[str], num_others: int, settings: Audit
+) -> Finding:
+    code = f"{kind}-leak"
+    single = len(rows) == 1
+    verb = "is" if single else "are"
+    if kind == "exact":
+        duplicate = "an exact duplicate" if single else "exact duplicates"
+    else:
+        threshold = f"(Jaccard similarity of at least {settings.near_duplicates:g})"
+        duplicate = f"{'a near-duplicate' if single else 'near-duplicates'} {threshold}"
+    message = (
+        f"{count_noun(len(rows), first + ' row')} {verb} {duplicate} of "
+        f"{count_noun(num_others, second + ' row')} ({first}-{second} contamination): "
+        f"{preview(rows)}"
+    )
+    if settings.leak == "drop":
+        return Finding(code, "info", f"{message}. Dropped from {first}.", rows)
+    if second == "test" and settings.leak == "error":
+        return Finding(
+            code,
+            "error",
+            f"{message}. Remove them, or set audit.leak: drop to remove them from {first} "
+            "(audit.leak: allow keeps them; the scores are then inflated)",
+            rows,
+        )
+    return Finding(code, "warning", f"{message}.", rows)
+
+
+def find_conflicting_labels(study: Study, keys: SplitKeys) -> list[Finding]:
+    """Find texts with more than one label, in any split: a label is wrong, or labels overlap."""
+    sources_by_label: dict[str, dict[str, str]] = defaultdict(dict)
+    # Positions in the concatenation of all splits; shifted to the start of each split in turn.
+    positions = duplicates.duplicate_indices(chain.from_iterable(keys.values()))
+    for name, examples in study.splits().items():
+        for i in (position for position in positions if 0 <= position < len(examples)):
+            if keys[name][i]:
+                labels = sources_by_label[keys[name][i]]
+                labels.setdefault(examples[i].target or "", examples[i].source)
+        positions = [position - len(examples) for position in positions]
+    rows = [
+        " / ".join(f"{source} ({label})" for label, source in labels.items())
+        for labels in sources_by_label.values()
+        if len(labels) > 1
+    ]
+    if not rows:
+        return []
+    verb = "have" if len(rows) != 1 else "has"
+    message = f"{count_noun(len(rows), 'text')} {verb} conflicting labels: {preview(rows)}."
+    return [Finding("contradiction", "warning", message, rows)]
+
+
+def find_repeated_rows(study: Study, keys: SplitKeys) -> list[Finding]:
+    """Find rows that repeat an earlier row of the same split."""
+    findings = []
+    for name, examples in study.splits().items():
+        first_source: dict[str, str] = {}
+        rows = []
+        for i in duplicates.duplicate_indices(keys[name]):
+            key, source = keys[name][i], examples[i].source
+            if key and key in first_source:
+                rows.append(f"{source} = {first_source[key]}")
+            first_source.setdefault(key, source)
+        if rows:
+            verb = "duplicate" if len(rows) != 1 else "duplicates"
+            message = (
+                f"{count_noun(len(rows), name + ' row')} {verb} an earlier row: {preview(rows)}."
+            )
+            findings.append(Finding("repeated", "info", message, rows))
+    return findings
