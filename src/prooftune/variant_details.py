@@ -44,7 +44,7 @@ class LogEntry(TypedDict, total=False):
     eval_f1: float
     eval_exact_match: float
     learning_rate: float
-    grad_norm: float
+    grad_norm: float | None
 
 
 class TrainingSummary(TypedDict):

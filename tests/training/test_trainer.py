@@ -4,6 +4,7 @@ NaN."""
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from prooftune.models import adapters, loading
 from prooftune.training import trainer
 from prooftune.training.arguments import training_arguments
 from prooftune.training.objective import TuningModule
-from prooftune.training.trainer import elapsed_seconds, last_complete_checkpoint, train
+from prooftune.training.trainer import elapsed_seconds, finite_log, last_complete_checkpoint, train
 from training.tiny import BFLOAT16, FLOAT32, LABELS, arguments, loss_of, setup
 
 
@@ -364,3 +365,15 @@ def test_contradicting_lora_options(model_folders: dict[str, Path]) -> None:
         adapters.make_trainable(
             model, recipe.Variant(kind="tuned"), {"target_modules": ["no_such_layer"]}
         )
+
+
+def test_steps_that_the_loss_scaler_skipped_can_be_written_as_json() -> None:
+    """float16: such a step logs a gradient norm of inf or nan."""
+    history = [
+        {"step": 1, "loss": 0.7, "grad_norm": float("inf")},
+        {"step": 2, "loss": 0.6, "grad_norm": float("nan")},
+        {"step": 3, "loss": 0.5, "grad_norm": 1.5},
+    ]
+    written = json.loads(json.dumps(finite_log(history), allow_nan=False))
+    assert [entry["grad_norm"] for entry in written] == [None, None, 1.5]
+    assert [entry["loss"] for entry in written] == [0.7, 0.6, 0.5]

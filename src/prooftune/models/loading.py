@@ -185,7 +185,9 @@ def load_model(
         "trust_remote_code": options.trust_remote_code,
     }
     if quantization:
-        arguments["quantization_config"] = quantization_config(quantization)
+        arguments["quantization_config"] = quantization_config(
+            quantization, compute_dtype(options.dtype)
+        )
     kind = AutoModelForCausalLM
     if labels is not None:
         kind = AutoModelForSequenceClassification
@@ -217,8 +219,11 @@ def device() -> torch.device:
 
 
 def compute_dtype(name: str = "auto") -> torch.dtype:
-    """The dtype of the model's arithmetic: bfloat16 where the processor multiplies it natively,
-    else float32."""
+    """The dtype that the model computes in.
+
+    ``auto`` is bfloat16 where the device multiplies it natively, else float16 on CUDA (T4, V100,
+    RTX 20 emulate bfloat16, slower than float32) and float32 on CPUs.
+    """
     import torch
 
     if name != "auto":
@@ -227,7 +232,8 @@ def compute_dtype(name: str = "auto") -> torch.dtype:
             raise UsageError(f"model.dtype: '{name}' is no dtype")
         return dtype
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 
@@ -285,8 +291,18 @@ def count_parameters(folder: Path) -> int:
     return count
 
 
-def quantization_config(options: dict[str, Any]) -> Any:
+QLORA_DEFAULTS = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+"""Defaults of 4-bit loading (QLoRA, arXiv 2305.14314); the library's own are fp4 without double
+quantisation, computed in float32."""
+
+
+def quantization_config(options: dict[str, Any], dtype: torch.dtype | None = None) -> Any:
     """The library's settings from `BitsAndBytesConfig` fields.
+
+    Args:
+        options: the fields; they win over `QLORA_DEFAULTS`, which apply to 4-bit loading.
+        dtype: that 4-bit weights are dequantised to for a matmul. Default: the compute dtype of
+            this machine.
 
     Raises:
         UsageError: bitsandbytes is not installed, or the fields contradict each other.
@@ -303,6 +319,12 @@ def quantization_config(options: dict[str, Any]) -> Any:
         )
     if not (options.get("load_in_4bit") or options.get("load_in_8bit")):
         raise UsageError("quantization: say load_in_8bit: true or load_in_4bit: true")
+    if options.get("load_in_4bit"):
+        options = {
+            **QLORA_DEFAULTS,
+            "bnb_4bit_compute_dtype": dtype or compute_dtype(),
+            **options,
+        }
     try:
         return BitsAndBytesConfig(**options)
     except (TypeError, ValueError) as error:

@@ -62,7 +62,8 @@ class Recipe(Section):
     audit: Audit = Audit()
     model: Model = Model()
     quantization: dict[str, Any] | None = None
-    """`transformers.BitsAndBytesConfig` fields by their own names, e.g. ``load_in_4bit: true``."""
+    """`transformers.BitsAndBytesConfig` fields. With ``load_in_4bit: true`` the defaults are those
+    of QLoRA: nf4, double quantisation, computed in ``model.dtype``."""
     prompt: Prompt = Prompt()
     scoring: Scoring = Scoring()
     answering: Answering = Answering()

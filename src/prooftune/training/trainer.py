@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -366,7 +367,22 @@ def _train(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         shown.close()
-    return list(trainer.state.log_history)
+    return finite_log(trainer.state.log_history)
+
+
+def finite_log(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The Trainer's log with null for values that are not finite.
+
+    In float16 the loss scaler skips steps whose gradients overflow, and their gradient norm is
+    logged as inf or nan, which JSON cannot hold. A loss that is not finite stops the training.
+    """
+    return [
+        {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in entry.items()
+        }
+        for entry in history
+    ]
 
 
 @contextmanager
