@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +72,6 @@ def test_no_layer_of_a_four_bit_model_computes_in_another_dtype(tmp_path: Path, 
     config.pad_token_id = 0
     config.save_pretrained(tmp_path)
     model = loading.load_model(tmp_path, options, quantization={"load_in_4bit": True})
-    layers = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    layers: list[Any] = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
     assert layers and {m.compute_dtype for m in layers} == {getattr(torch, dtype)}
     assert {m.weight.quant_type for m in layers} == {"nf4"}

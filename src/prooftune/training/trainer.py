@@ -370,19 +370,20 @@ def _train(
     return finite_log(trainer.state.log_history)
 
 
-def finite_log(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def finite_log(history: Sequence[dict[str, Any]]) -> list[LogEntry]:
     """The Trainer's log with null for values that are not finite.
 
     In float16 the loss scaler skips steps whose gradients overflow, and their gradient norm is
     logged as inf or nan, which JSON cannot hold. A loss that is not finite stops the training.
     """
-    return [
+    cleaned: list[Any] = [
         {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in entry.items()
         }
         for entry in history
     ]
+    return cleaned
 
 
 @contextmanager
