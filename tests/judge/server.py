@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def forever_headers(self) -> bool:
-        """A response that does not even come to its body, though a byte comes every now and then."""
+        """A response with headers that never end, one byte at a time."""
         self.close_connection = True
         self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
         while not self.judge.closing.is_set():

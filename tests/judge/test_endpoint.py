@@ -28,7 +28,7 @@ ITEMS = [JudgeItem(str(i), f"What is {i} plus {i}?", str(2 * i), (str(2 * i),)) 
 
 
 def counts(judgements: Judgements) -> dict[str, Any]:
-    figures: dict[str, Any] = summarize(judgements, resamples=100)["criteria"]["coherence"]
+    figures = dict[str, Any](summarize(judgements, resamples=100)["criteria"]["coherence"])
     assert figures["n"] + figures["failed"] == judgements.rows, "nothing is lost"
     return figures
 
@@ -38,7 +38,7 @@ def number_of(chat: server.Chat) -> int:
     return int(chat["messages"][1]["content"].split("What is ")[1].split()[0])
 
 
-def test_a_fine_endpoint(endpoint_server: server.Judge, settings: Make, tmp_path: Path) -> None:
+def test_endpoint_that_works(endpoint_server: server.Judge, settings: Make, tmp_path: Path) -> None:
     endpoint_server.say = lambda chat: json.dumps({"score": 1 + number_of(chat) % 5})
     got = judge(ITEMS, settings(), tmp_path)
     assert [j.score for j in got.judgements] == [1, 2, 3, 4, 5, 1], (
@@ -139,7 +139,7 @@ def test_a_fine_endpoint(endpoint_server: server.Judge, settings: Make, tmp_path
         ),
     ],
 )
-def test_what_fails_is_counted_and_moves_no_mean(
+def test_failed_requests_are_counted_and_never_move_the_mean(
     endpoint_server: server.Judge,
     settings: Make,
     tmp_path: Path,
@@ -185,7 +185,7 @@ def test_what_fails_is_counted_and_moves_no_mean(
         pytest.param(lambda h, c, a: a < 1 and h.send(408, b"{}"), id="request timed out"),
     ],
 )
-def test_what_passes_is_asked_again(
+def test_temporary_failures_are_retried(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path, act: Any
 ) -> None:
     endpoint_server.act = act
@@ -197,7 +197,7 @@ def test_what_passes_is_asked_again(
     [lambda: "1", lambda: formatdate(time.time() + 2, usegmt=True)],
     ids=["seconds", "date"],
 )
-def test_retry_after_is_waited_for(
+def test_retry_after_header_is_respected(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path, after: Callable[[], str]
 ) -> None:
     times = []
@@ -211,7 +211,7 @@ def test_retry_after_is_waited_for(
     assert times[1] - times[0] > 0.9
 
 
-def test_waits_grow_and_are_drawn(
+def test_backoff_grows_exponentially_with_jitter(
     monkeypatch: pytest.MonkeyPatch, endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
     bounds = []
@@ -226,7 +226,7 @@ def test_waits_grow_and_are_drawn(
     assert bounds[:3] == [(0, 0.01), (0, 0.02), (0, 0.04)]
 
 
-def test_the_deadline_ends_the_run_and_the_next_one_goes_on(
+def test_deadline_ends_the_run_and_the_next_run_resumes(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
     endpoint_server.act = lambda h, c, a: h.sleep(60) if number_of(c) else False
@@ -241,13 +241,13 @@ def test_the_deadline_ends_the_run_and_the_next_one_goes_on(
     assert counts(judge(ITEMS, settings(), tmp_path))["n"] == 6
 
 
-def test_no_endpoint_at_all(settings: Make, tmp_path: Path) -> None:
+def test_unreachable_endpoint_fails_every_judgement(settings: Make, tmp_path: Path) -> None:
     figures = counts(judge(ITEMS, settings(base_url="http://127.0.0.1:9/v1", retries=1), tmp_path))
     assert figures["reasons"] == {limits.NO_CONNECTION: 6}
     assert figures["mean"] is None and figures["failure_rate"] == 1
 
 
-def test_a_dead_endpoint_is_not_asked_for_hours(
+def test_unreachable_endpoint_stops_the_requests_early(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
     items = [JudgeItem(str(n), f"What is {n} again?", "?") for n in range(60)]
@@ -261,7 +261,7 @@ def test_a_dead_endpoint_is_not_asked_for_hours(
     assert figures["n"] == 11 and figures["reasons"] == {limits.NO_CONNECTION: 49}
 
 
-def test_never_more_requests_at_once_than_wanted(
+def test_concurrency_limit_is_respected(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
     endpoint_server.act = lambda h, c, a: h.sleep(0.2)
@@ -272,7 +272,7 @@ def test_never_more_requests_at_once_than_wanted(
 @pytest.mark.parametrize(
     ("status", "word"), [(401, "api_key_env"), (403, "api_key_env"), (404, "judge.model")]
 )
-def test_a_wrong_key_or_address_is_told_and_not_repeated(
+def test_wrong_key_or_address_is_an_error_without_retries(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path, status: int, word: str
 ) -> None:
     endpoint_server.act = lambda h, c, a: h.send(status, b'{"error": {"message": "no such thing"}}')
@@ -282,7 +282,7 @@ def test_a_wrong_key_or_address_is_told_and_not_repeated(
     assert len(endpoint_server.seen) <= 2
 
 
-def test_a_missing_key_is_told_before_anything_is_asked(
+def test_missing_key_is_an_error_before_any_request(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="NO_SUCH_KEY is not set"):
@@ -293,7 +293,7 @@ def test_a_missing_key_is_told_before_anything_is_asked(
 @pytest.mark.parametrize(
     "mode", ["in words", "in a broken response", "in a refusal", "in an error"]
 )
-def test_the_key_stands_nowhere(
+def test_api_key_appears_in_no_text_or_file(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     endpoint_server: server.Judge,
@@ -330,7 +330,7 @@ def test_the_key_stands_nowhere(
     assert key not in said + repr(settings_) + caplog.text + written
 
 
-def test_a_repeated_run_asks_nothing_and_equal_requests_are_made_once(
+def test_repeated_run_makes_no_request_and_equal_requests_are_made_once(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
     twins = [JudgeItem("a", "Who?", "Me"), JudgeItem("b", "Who?", "Me")]
@@ -350,7 +350,7 @@ def test_a_repeated_run_asks_nothing_and_equal_requests_are_made_once(
     ), "no matter for the answer"
 
 
-def test_an_unreadable_reply_is_kept_and_a_damaged_file_is_not_believed(
+def test_unparsable_replies_are_cached_and_damaged_cache_files_are_misses(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
     endpoint_server.say = lambda chat: "I cannot say."
@@ -364,7 +364,7 @@ def test_an_unreadable_reply_is_kept_and_a_damaged_file_is_not_believed(
         assert judge(ITEMS[:1], settings(), tmp_path).num_requests == 1
 
 
-def test_killed_and_run_again_asks_no_answered_request_twice(
+def test_killed_run_resumes_without_repeating_answered_requests(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
     items = [JudgeItem(str(i), f"What is {i} plus {i}?", str(2 * i)) for i in range(30)]
@@ -400,7 +400,7 @@ def test_killed_and_run_again_asks_no_answered_request_twice(
     assert counts(got)["n"] == 30
 
 
-def test_a_full_or_forbidden_folder_is_a_failure(
+def test_unwritable_cache_folder_is_a_failure(
     endpoint_server: server.Judge, settings: Make, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")

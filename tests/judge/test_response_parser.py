@@ -70,7 +70,7 @@ def score(
         "SCORE = 4",
     ],
 )
-def test_one_score_is_read_in_whatever_form(text: str) -> None:
+def test_single_score_is_parsed_in_any_form(text: str) -> None:
     assert score(text) == (4, "")
 
 
@@ -121,16 +121,16 @@ def test_one_score_is_read_in_whatever_form(text: str) -> None:
         ('{"score": NaN}', NO_SCORE),
     ],
 )
-def test_anything_else_is_a_failure_with_its_reason(text: str, reason: str) -> None:
+def test_other_replies_are_failures_with_a_reason(text: str, reason: str) -> None:
     assert score(text) == (None, reason)
 
 
-def test_a_reply_that_was_cut_off_is_no_score() -> None:
+def test_truncated_reply_is_not_a_score() -> None:
     assert score("Score: 1", cut=True) == (None, TRUNCATED), "it may have become 10"
     assert score("<think>Score: 1", cut=True) == (None, UNFINISHED_THINKING)
 
 
-def test_another_scale() -> None:
+def test_scores_on_another_scale() -> None:
     assert parse_score(Reply('{"score": 10}'), "c", (0, 10)) == (10, "")
     assert parse_score(Reply("7/10"), "c", (0, 10)) == (7, "")
     assert parse_score(Reply("4/5"), "c", (0, 10)) == (None, SCORE_OFF_SCALE)
@@ -138,7 +138,7 @@ def test_another_scale() -> None:
 
 @settings(deadline=None)
 @given(st.text(max_size=200))
-def test_no_reply_breaks_the_reading(text: str) -> None:
+def test_parser_never_raises(text: str) -> None:
     value, reason = score(text)
     assert (value is None) != (reason == "")
     assert value is None or 1 <= value <= 5
@@ -158,7 +158,7 @@ _prose = st.text(
     _prose,
     st.dictionaries(st.sampled_from(["reason", "x", "y"]), st.text(max_size=20)),
 )
-def test_json_is_found_among_any_prose(
+def test_json_is_found_within_prose(
     value: int, before: str, after: str, more: dict[str, str]
 ) -> None:
     assert score(f"{before}{json.dumps({**more, 'score': value})}{after}") == (value, "")
@@ -166,7 +166,7 @@ def test_json_is_found_among_any_prose(
 
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=4))
-def test_different_scores_are_never_one(values: list[int]) -> None:
+def test_different_scores_are_a_failure(values: list[int]) -> None:
     text = "\n".join(f"Score: {value}" for value in values)
     assert score(text) == ((values[0], "") if len(set(values)) == 1 else (None, SEVERAL_SCORES))
 
@@ -185,7 +185,7 @@ def test_different_scores_are_never_one(values: list[int]) -> None:
     ],
     ids=["braces", "objects", "thoughts", "thought", "scores", "digits", "spaces", "stars"],
 )
-def test_endless_repetition_is_read_in_time(text: str) -> None:
+def test_long_repetitive_replies_parse_in_bounded_time(text: str) -> None:
     start = time.process_time()
     assert score(text)[0] is None
     assert parse_preference(Reply(text))[0] is None
@@ -211,7 +211,7 @@ def test_endless_repetition_is_read_in_time(text: str) -> None:
         ("{winner: 'A'}", "A"),
     ],
 )
-def test_preferences_are_read(text: str, winner: str) -> None:
+def test_preferences_are_parsed(text: str, winner: str) -> None:
     assert parse_preference(Reply(text)) == (winner, "")
 
 
@@ -232,5 +232,5 @@ def test_preferences_are_read(text: str, winner: str) -> None:
         ("A good question", NO_PREFERENCE),
     ],
 )
-def test_no_preference_is_guessed(text: str, reason: str) -> None:
+def test_ambiguous_preferences_are_failures(text: str, reason: str) -> None:
     assert parse_preference(Reply(text)) == (None, reason)

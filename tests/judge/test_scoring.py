@@ -59,7 +59,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_every_criterion_is_asked_alone_and_in_order(folder: Path) -> None:
+def test_every_criterion_has_its_own_request_in_order(folder: Path) -> None:
     places = {f"Criterion: {name}.": str(i) for i, name in enumerate(CRITERIA, start=1)}
     local = Local(lambda prompt: next(place for words, place in places.items() if words in prompt))
     got = judge(answers(["x", "y"]), LOCAL, folder, local)
@@ -77,7 +77,7 @@ def test_every_criterion_is_asked_alone_and_in_order(folder: Path) -> None:
         ((), "(the question has no answer, and a right answer says so)"),
     ],
 )
-def test_the_judge_sees_what_there_is(
+def test_prompt_contains_question_answer_reference_and_context(
     folder: Path, references: tuple[str, ...] | None, expected: str | None
 ) -> None:
     seen: list[str] = []
@@ -91,7 +91,7 @@ def test_the_judge_sees_what_there_is(
         assert shown(seen[0], "reference_answer") == expected
 
 
-def test_own_criteria_and_scale(folder: Path) -> None:
+def test_custom_criteria_and_scale(folder: Path) -> None:
     settings = Settings(model="m", criteria={"politeness": "Is it polite?"}, scale=(0, 10))
     local = Local(
         lambda prompt: (
@@ -101,14 +101,14 @@ def test_own_criteria_and_scale(folder: Path) -> None:
     assert [j.score for j in judge(answers(["x"]), settings, folder, local).judgements] == [10]
 
 
-def test_half_a_surrogate_pair_is_no_reason_to_stop(folder: Path) -> None:
+def test_lone_surrogates_do_not_stop_a_run(folder: Path) -> None:
     got = judge(
         [JudgeItem("1", "\ud83d?", "x\udc00")], LOCAL, folder, Local(lambda prompt: '{"score": 2}')
     )
     assert {j.score for j in got.judgements} == {2}
 
 
-def test_a_local_model_gets_batches_and_a_kill_loses_only_one(
+def test_local_model_gets_batches_and_a_kill_loses_only_one(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     monkeypatch.setattr(client, "LOCAL_BATCH", 4)
@@ -129,15 +129,15 @@ def test_a_local_model_gets_batches_and_a_kill_loses_only_one(
     assert [j.score for j in got.judgements] == [3] * 10
 
 
-def test_a_local_model_that_loses_prompts_is_a_failure(folder: Path) -> None:
-    with pytest.raises(Failure, match="answered 0 of 3"):
+def test_local_model_with_missing_replies_is_a_failure(folder: Path) -> None:
+    with pytest.raises(Failure, match="returned 0 replies to 3 prompts"):
         judge(answers(["x"]), LOCAL, folder, lambda prompts: [])
 
 
-def test_no_judge_and_ids_that_stand_twice_are_told(folder: Path) -> None:
+def test_missing_judge_and_duplicate_ids_are_errors(folder: Path) -> None:
     with pytest.raises(UsageError, match="base_url"):
         judge(answers(["x"]), LOCAL, folder)
-    with pytest.raises(UsageError, match="'a' stands twice"):
+    with pytest.raises(UsageError, match="duplicate id 'a'"):
         judge(
             [JudgeItem("a", "?", "x"), JudgeItem("a", "?", "y")],
             LOCAL,
@@ -148,7 +148,7 @@ def test_no_judge_and_ids_that_stand_twice_are_told(folder: Path) -> None:
         compare(answers(["x", "y"]), answers(["x"]), LOCAL, folder, Local(lambda prompt: "A"))
 
 
-def test_the_draw_is_seeded_and_the_same_for_all_variants(folder: Path) -> None:
+def test_row_sample_is_seeded_and_equal_for_all_variants(folder: Path) -> None:
     settings = Settings(model="m", criteria={"c": "?"}, rows=7)
     local = Local(lambda prompt: "4")
     ids = [
@@ -160,7 +160,7 @@ def test_the_draw_is_seeded_and_the_same_for_all_variants(folder: Path) -> None:
     assert sample_indices(3, 7, 0) == sample_indices(3, None, 0) == [0, 1, 2]
 
 
-def test_the_longer_answer_wins_from_either_place(folder: Path) -> None:
+def test_preferred_answer_wins_in_both_orders(folder: Path) -> None:
     first, second = (
         answers(["long one", "x", "same", "abc"]),
         answers(["short", "longer", "same", "xyz"]),
@@ -179,7 +179,7 @@ def test_the_longer_answer_wins_from_either_place(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["A", "B"])
-def test_a_judge_that_favours_a_position_gives_only_ties(folder: Path, place: str) -> None:
+def test_position_bias_yields_only_ties(folder: Path, place: str) -> None:
     words = [f"answer {i}" for i in range(8)]
     got = compare(
         answers(words), answers(words[::-1]), LOCAL, folder, Local(prefers(lambda a, b: place))
@@ -193,7 +193,7 @@ def test_a_judge_that_favours_a_position_gives_only_ties(folder: Path, place: st
     assert (figures["wins"], figures["losses"], figures["p"]) == (0, 0, 1.0)
 
 
-def test_a_comparison_with_one_unreadable_reply_is_failed(folder: Path) -> None:
+def test_comparison_with_an_unparsable_reply_fails(folder: Path) -> None:
     first, second = answers(["good", "good"]), answers(["bad", "awful"])
     local = Local(prefers(lambda a, b: "?" if a == "awful" else "A" if a == "good" else "B"))
     got = compare(first, second, LOCAL, folder, local)
@@ -241,5 +241,5 @@ def test_swapping_the_variants_flips_the_preference(
         b["failed"],
     )
     assert (a["net"] is None) == (a["n"] == 0) and (
-        a["net"] is None or a["net"] == pytest.approx(-b["net"])
+        a["net"] is None or a["net"] == pytest.approx(-(b["net"] or 0))
     )

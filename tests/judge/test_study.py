@@ -41,7 +41,7 @@ def made_up() -> tuple[Any, Study, list[VariantResult], dict[str, Any]]:
     return chosen, study, results, score_answers(study, results, chosen)
 
 
-def test_a_local_model_judges_every_variant_that_a_model_gave(
+def test_local_judge_scores_every_model_variant(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen, study, results, scores = made_up()
@@ -70,7 +70,7 @@ def test_a_local_model_judges_every_variant_that_a_model_gave(
     )
 
 
-def test_labels_are_judged_too(
+def test_classification_labels_are_judged(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = parse(
@@ -128,10 +128,10 @@ def test_labels_are_judged_too(
     )
 
 
-def test_an_endpoint_where_nobody_listens_is_said_before_the_work(
+def test_unreachable_endpoint_is_reported_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr("prooftune.judge.study.notify", lambda sentence, *_: said.append(sentence))
     warn_if_unreachable(Judge(model="m", base_url="http://127.0.0.1:9/v1"))
-    assert len(said) == 1 and "nobody answers at http://127.0.0.1:9/v1" in said[0]
+    assert len(said) == 1 and "no connection to http://127.0.0.1:9/v1" in said[0]

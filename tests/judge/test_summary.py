@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from prooftune.judge import (
     summarize,
     summarize_preferences,
 )
-from prooftune.judge.human import _resampled_kappas, agreement
+from prooftune.judge.human import agreement, resampled_kappas
 from prooftune.judge.types import Winner
 from prooftune.recipe.judge import CRITERIA, Judge
 
@@ -50,7 +51,8 @@ def test_failed_judgements_never_move_the_mean(scores: list[int], places: list[i
     for place in places:
         mixed.insert(min(place, len(mixed)), None)
     plain, with_failures = (
-        summarize(judged(s), resamples=100)["criteria"]["c"] for s in ([*scores], mixed)
+        dict[str, Any](summarize(judged(s), resamples=100)["criteria"]["c"])
+        for s in ([*scores], mixed)
     )
     assert plain["mean"] == pytest.approx(np.mean(scores))
     for name in ("mean", "low", "high", "n", "scores"):
@@ -64,14 +66,14 @@ def test_failed_judgements_never_move_the_mean(scores: list[int], places: list[i
     )
 
 
-def test_nothing_judged_has_no_mean_and_is_still_json() -> None:
+def test_summary_without_judgements_has_no_mean_and_is_json() -> None:
     for none in (judged([None, None]), judged([])):
         text = json.dumps(summarize(none, resamples=100), allow_nan=False)
         figures = json.loads(text)["criteria"]["c"]
         assert (figures["mean"], figures["low"], figures["n"]) == (None, None, 0)
 
 
-def test_the_interval_of_the_mean_is_that_of_a_plain_loop() -> None:
+def test_interval_of_the_mean_equals_a_plain_bootstrap_loop() -> None:
     scores = [int(s) for s in np.random.default_rng(0).integers(1, 6, 40)]
     means = [
         np.mean(np.repeat(scores, counts.astype(int))) for counts in resample_counts(40, 500, 3)
@@ -80,13 +82,14 @@ def test_the_interval_of_the_mean_is_that_of_a_plain_loop() -> None:
     assert [got["low"], got["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]))
 
 
-def test_a_difference_is_paired_over_what_both_have() -> None:
+def test_difference_is_paired_over_answers_judged_in_both() -> None:
     first, second = judged([5, 4, None, 3, 2, 5]), judged([3, 4, 5, None, 1, 2])
     got = paired_difference(first, second, resamples=200)["c"]
     assert got["difference"] == pytest.approx(np.mean([2, 0, 1, 3]))
     assert (got["n"], got["left_out"], got["higher"], got["lower"]) == (4, 2, 3, 0)
     assert got["p"] == pytest.approx(binomtest(3, 3).pvalue)
     back = paired_difference(second, first, resamples=200)["c"]
+    assert got["low"] is not None and got["high"] is not None
     assert [back["low"], back["high"]] == pytest.approx([-got["high"], -got["low"]])
     assert paired_difference(first, judged([None] * 6), resamples=200)["c"]["difference"] is None
 
@@ -97,7 +100,7 @@ def test_a_constant_difference_has_a_narrow_interval() -> None:
     assert (got["difference"], got["low"], got["high"]) == (1, 1, 1)
 
 
-def test_other_rows_cannot_be_compared() -> None:
+def test_comparing_different_rows_is_an_error() -> None:
     with pytest.raises(UsageError, match="same rows"):
         paired_difference(judged([1, 2]), judged([1]))
 
@@ -119,15 +122,16 @@ def test_preferences_are_counted_and_tested(winners: list[Winner | None]) -> Non
         assert got["p"] == pytest.approx(binomtest(wins, wins + losses).pvalue)
     if got["n"]:
         assert got["net"] == pytest.approx((wins - losses) / got["n"])
+        assert got["low"] is not None and got["net"] is not None and got["high"] is not None
         assert got["low"] <= got["net"] + 1e-12 and got["net"] - 1e-12 <= got["high"]
     json.dumps(got, allow_nan=False)
 
 
-def test_resampled_kappas_are_scikit_learns() -> None:
+def test_resampled_kappas_equal_scikit_learn() -> None:
     rng = np.random.default_rng(1)
     human = rng.integers(1, 6, 30)
     judged_ = np.clip(human + rng.integers(-1, 2, 30), 1, 5)
-    fast = _resampled_kappas(human, judged_, 50, 4)
+    fast = resampled_kappas(human, judged_, 50, 4)
     for kappa, counts in zip(fast, resample_counts(30, 50, 4), strict=True):
         rows = np.repeat(np.arange(30), counts.astype(int))
         expected = cohen_kappa_score(
@@ -148,14 +152,14 @@ def test_agreement_of_known_tables() -> None:
     ).kappa == pytest.approx(0)
 
 
-def test_agreement_stands_in_the_summary_over_what_both_scored(tmp_path: Path) -> None:
+def test_agreement_covers_answers_scored_by_both(tmp_path: Path) -> None:
     file = tmp_path / "human.csv"
     file.write_text(
         "\ufeffid,criterion,score,who\n0,c,1,me\n1,c,2,me\n2,c,5,me\n9,c,5,me\n", encoding="utf-8"
     )
     human = read_human_scores(file, ["c"], (1, 5))
     got = summarize(judged([1, 3, None, 4]), human, resamples=200)["criteria"]["c"]["human"]
-    assert got["n"] == 2
+    assert got is not None and got["n"] == 2
     assert got["exact"] == 0.5
     assert got["kappa"] == pytest.approx(
         cohen_kappa_score([1, 2], [1, 3], labels=[1, 2, 3, 4, 5], weights="quadratic")
@@ -170,17 +174,17 @@ def test_agreement_stands_in_the_summary_over_what_both_scored(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id,score\n1,2\n", "no column criterion"),
-        ("", "no column"),
-        ("id,criterion,score\n", "no scores in it"),
+        ("id,score\n1,2\n", "missing column criterion"),
+        ("", "missing column"),
+        ("id,criterion,score\n", "the file has no scores"),
         ("id,criterion,score\n1,d,2\n", "line 2: unknown criterion 'd'"),
-        ("id,criterion,score\n1,c,6\n", "'6' is no whole number from 1 to 5"),
+        ("id,criterion,score\n1,c,6\n", "'6' is not an integer from 1 to 5"),
         ("id,criterion,score\n1,c,3\n2,c,x\n", "line 3: 'x'"),
-        ("id,criterion,score\n1,c\n", "'' is no whole"),
-        ("id,criterion,score\n1,c,3\n1,c,3\n", "scored on c before"),
+        ("id,criterion,score\n1,c\n", "'' is not an integer"),
+        ("id,criterion,score\n1,c,3\n1,c,3\n", "already has a score on c"),
     ],
 )
-def test_wrong_human_scores_are_told_with_their_line(
+def test_invalid_human_scores_are_errors_with_their_line(
     tmp_path: Path, content: str, message: str
 ) -> None:
     file = tmp_path / "human.csv"
@@ -190,7 +194,7 @@ def test_wrong_human_scores_are_told_with_their_line(
     assert message in str(error.value) and "human.csv" in str(error.value)
 
 
-def test_no_file_and_no_text_are_told(tmp_path: Path) -> None:
+def test_missing_and_binary_score_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         read_human_scores(tmp_path / "nowhere.csv", ["c"], (1, 5))
     (tmp_path / "binary.csv").write_bytes(b"id,criterion,score\n\xff\xfe,c,1\n")
@@ -203,23 +207,23 @@ def test_no_file_and_no_text_are_told(tmp_path: Path) -> None:
     [
         ({"criteria": ["coherense"]}, "coherense"),
         ({"criteria": {}}, "at least one"),
-        ({"scale": [5, 1]}, "no scale"),
+        ({"scale": [5, 1]}, "is not a scale"),
         ({"base_url": "localhost:11434"}, "http://localhost"),
-        ({"base_url": "http://me:pw@host/v1"}, "no key"),
+        ({"base_url": "http://me:pw@host/v1"}, "must not contain a key"),
         ({"rows": 0}, "rows"),
         ({"timeout": 0}, "timeout"),
         ({"colour": "red"}, "colour"),
         ({"temperature": -1}, "temperature"),
     ],
 )
-def test_wrong_settings_are_told(options: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_errors(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError) as error:
         Judge.model_validate({"model": "m", **options})
     assert message in str(error.value)
     assert "pw" not in str(error.value).split("[type=")[0]
 
 
-def test_shipped_criteria_by_name() -> None:
+def test_built_in_criteria_by_name() -> None:
     assert Judge.model_validate({"model": "m", "criteria": ["correctness"]}).criteria == {
         "correctness": CRITERIA["correctness"]
     }

@@ -206,7 +206,7 @@ def tuned_details(validation: bool) -> dict[str, Any]:
         ]
     layers = [
         {
-            "name": f"layers.{i}.{'mlp' if m.startswith(('gate', 'up', 'down')) else 'self_attn'}.{m}",
+            "name": f"layers.{i}.{'self_attn' if m[0] in 'qkvo' else 'mlp'}.{m}",
             "relative_change": float(0.01 + 0.03 * i / 30 * rng.random() + 0.01 * (m == "v_proj")),
             "effective_rank": float(4 + 8 * rng.random()),
             "rank": 16,

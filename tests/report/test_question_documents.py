@@ -38,8 +38,8 @@ def test_markdown_has_the_same_tables(case, tmp_path):
         figure = variant["metrics"][scores["primary"]]
         control = " (control)" if variant["role"] == "control" else ""
         assert (
-            f"| {escape_markdown(name)}{control} | {percent(figure['value'])} ({interval(figure)}) |"
-            in text
+            f"| {escape_markdown(name)}{control} | {percent(figure['value'])} "
+            f"({interval(figure)}) |" in text
         )
     titles = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
     assert [t for t in titles if t in ("Answers", "Retrieval", "Citations", "Judge")] == [

@@ -85,7 +85,8 @@ HTML = """<html><head><title>Fruit</title><style>p {color: red}</style></head><b
 <nav><a href="/">Home</a></nav><script>alert("x")</script><p>Intro <b>bold</b>ly   spaced.</p>
 <h1>Apples</h1><p>Red&nbsp;ones.</p><!-- hidden --><p>Green ones.<br>Sour.</p>
 <h2>Storing <em>them</em></h2><ul><li>cold</li><li>dry</li></ul>
-<h1>Pears</h1><table><tr><td>Abate</td><td>long</td></tr></table><pre>a  b</pre><footer>Imprint</footer></body></html>"""
+<h1>Pears</h1><table><tr><td>Abate</td><td>long</td></tr></table><pre>a  b</pre>\
+<footer>Imprint</footer></body></html>"""
 
 
 def test_html_sections_without_what_nobody_reads(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
-"""Replies kept by what was asked: one JSON file per request, named by the hash of all that
-determines the answer."""
+"""A cache of replies: one JSON file per request, named by the SHA-256 of the request."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def build_request(messages: list[Message], settings: Judge) -> dict[str, Any]:
-    """All that determines a reply: who is asked, what, and how. The key is not part of it."""
+    """Everything that determines a reply: endpoint, model, messages, sampling; not the API key."""
     return {
         "base_url": settings.base_url,
         "model": settings.model,
@@ -31,18 +30,16 @@ def cache_key(request: dict[str, Any]) -> str:
 
 
 def load(folder: Path, key: str) -> Reply | None:
-    """The kept reply, or None; a file that is damaged or cannot be read counts as none and is
-    written anew."""
+    """The cached reply, or None; a damaged or unreadable file counts as a miss."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        kept = read_json(folder / f"{key}.json")["reply"]
-        if isinstance(kept["text"], str) and isinstance(kept["cut"], bool):
-            return Reply(kept["text"], kept["cut"], cached=True)
+        cached = read_json(folder / f"{key}.json")["reply"]
+        if isinstance(cached["text"], str) and isinstance(cached["cut"], bool):
+            return Reply(cached["text"], cached["cut"], cached=True)
     return None
 
 
 def store(folder: Path, key: str, request: dict[str, Any], reply: Reply) -> None:
-    """Keep the words of a reply, whether or not a score can be read in them: the judge would only
-    repeat itself.
+    """Cache a reply, also one without a valid score: the judge would only repeat itself.
 
     Raises:
         Failure: the folder cannot be written.

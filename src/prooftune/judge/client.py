@@ -1,5 +1,4 @@
-"""Many conversations at once: the cache first, then an endpoint in parallel or a local model in
-batches."""
+"""Replies to many prompts: from the cache, a parallel endpoint, or a local model in batches."""
 
 from __future__ import annotations
 
@@ -21,14 +20,13 @@ if TYPE_CHECKING:
     from prooftune.recipe.judge import Judge
 
 MAX_FAILED_CONNECTIONS = 8
-"""Requests that find no connection, each after all repetitions and none before having got through,
-until nobody is asked."""
+"""Stop after this many requests without a connection, retries included, if none ever succeeded."""
 
 LOCAL_BATCH = 16
-"""Conversations that a local model gets at a time: what a kill can lose."""
+"""Prompts per batch of a local model: the work that an interruption can lose."""
 
 Requests = dict[str, dict[str, Any]]
-"""Requests by the key under which their reply is kept."""
+"""Requests by cache key."""
 
 
 def request_replies(
@@ -37,17 +35,17 @@ def request_replies(
     folder: Path,
     complete: CompletionFn | None,
 ) -> tuple[list[Reply], int]:
-    """The replies in the order of the conversations, and how many were asked for; equal
-    conversations are asked once.
+    """The replies in the order of the conversations, and the number of requests made.
 
-    Every reply is kept as soon as it is there, so a run that is killed asks only what is missing. A
-    failure of the endpoint is not kept: the next run asks again.
+    Equal conversations are requested once. Every reply is cached as soon as it arrives, so an
+    interrupted run requests only what is missing. Endpoint failures are not cached: the next run
+    requests them again.
 
     Raises:
-        UsageError: there is no judge, its key is missing or refused, or it is not known at the
-            endpoint.
-        Failure: the cache folder cannot be written, or a local model gives another number of texts
-            than it was given.
+        UsageError: no judge is configured, its key is missing or refused, or the endpoint does not
+            know the model.
+        Failure: the cache folder cannot be written, or a local model returns the wrong
+            number of texts.
     """
     requests = [cache.build_request(messages, settings) for messages in conversations]
     keys = [cache.cache_key(request) for request in requests]
@@ -61,8 +59,8 @@ def request_replies(
             if settings.base_url
             else _from_local(missing, settings, complete)
         )
-        # Closed at once where the loop ends early, so that no thread goes on asking.
-        with progress_bar("Asking the judge", len(missing)) as progress, closing(source):
+        # Closing stops the request threads at once where the loop ends early.
+        with progress_bar("Judging", len(missing)) as progress, closing(source):
             for key, reply in source:
                 if not reply.failure:
                     cache.store(folder, key, missing[key], reply)
@@ -80,14 +78,14 @@ def _from_endpoint(requests: Requests, settings: Judge) -> Generator[tuple[str, 
             pool.submit(endpoint.complete, request["messages"]): key
             for key, request in requests.items()
         }
-        lost = 0  # first requests without a connection; none once one got through
+        failed = 0  # requests without a connection so far; far below 0 once one succeeded
         for future in as_completed(futures):
             reply = future.result()
             if reply.failure == NO_CONNECTION:
-                lost += 1
+                failed += 1
             elif not stop.is_set():
-                lost = -len(futures)
-            if lost >= MAX_FAILED_CONNECTIONS and reply.failure in (
+                failed = -len(futures)
+            if failed >= MAX_FAILED_CONNECTIONS and reply.failure in (
                 NO_CONNECTION,
                 DEADLINE_REACHED,
             ):
@@ -96,7 +94,7 @@ def _from_endpoint(requests: Requests, settings: Judge) -> Generator[tuple[str, 
                     "",
                     failure=NO_CONNECTION,
                     detail=reply.detail
-                    or f"not asked: nobody answered {MAX_FAILED_CONNECTIONS} others",
+                    or f"not sent: {MAX_FAILED_CONNECTIONS} other requests found no connection",
                 )
             yield futures[future], reply
     finally:
@@ -108,7 +106,9 @@ def _from_local(
     requests: Requests, settings: Judge, complete: CompletionFn | None
 ) -> Generator[tuple[str, Reply], None, None]:
     if complete is None:
-        raise UsageError("judge: name an endpoint in judge.base_url, or a local model")
+        raise UsageError(
+            "judge: set judge.base_url to an endpoint, or judge.model to a local model"
+        )
     deadline = time.monotonic() + settings.deadline
     keys = list(requests)
     for start in range(0, len(keys), LOCAL_BATCH):
@@ -119,7 +119,7 @@ def _from_local(
         texts = complete([requests[key]["messages"] for key in batch])
         if len(texts) != len(batch):
             raise Failure(
-                f"judge: the local model {settings.model} answered {len(texts)} of {len(batch)} "
-                "prompts"
+                f"judge: the local model {settings.model} returned {len(texts)} replies to "
+                f"{len(batch)} prompts"
             )
         yield from ((key, Reply(text)) for key, text in zip(batch, texts, strict=True))

@@ -1,4 +1,4 @@
-"""A judge that runs in this process: a local or embedded model behind the same call as an endpoint."""
+"""A local judge: a model in this process behind the same interface as an endpoint."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def local_completion_fn(
     Args:
         name: as in the recipe's ``model.name``.
         max_tokens: tokens of a reply.
-        context: longest prompt and reply together; a longer prompt is cut at its beginning.
+        context: tokens of prompt and reply together; longer prompts lose their beginning.
 
     Returns:
-        The call, and what tells this model from another of the same name (the weights' digest).
+        The completion function, and the digest of the model's weights.
 
     Raises:
         UsageError: there is no such model, or it has no chat template.
@@ -33,24 +33,22 @@ def local_completion_fn(
     tokenizer = loading.load_tokenizer(folder)
     if not tokenizer.chat_template:
         raise UsageError(
-            f"judge.model: {name} has no chat template, so it cannot be asked to judge; take one "
-            "that was tuned "
-            "to chat"
+            f"judge.model: {name} has no chat template, so it cannot judge; use a chat model"
         )
     loaded: list[Any] = []
 
     def complete(prompts: list[list[Message]], /) -> list[str]:
-        if not loaded:  # only when a reply is not in the cache
+        if not loaded:  # loaded only if a reply is missing from the cache
             loaded.append(loading.load_model(folder, Model(name=name)))
         [model] = loaded
         stop = int(tokenizer.eos_token_id)
         rows = [_ids(tokenizer, messages)[-(context - max_tokens) :] for messages in prompts]
         texts = [""] * len(rows)
-        with autocast(model), progress_bar("Judging", len(rows)) as shown:
-            for numbers, written in generate(model, [], rows, stop, max_new_tokens=max_tokens):
-                for number, done in zip(numbers, written, strict=True):
-                    texts[number] = str(tokenizer.decode(done.ids, skip_special_tokens=True))
-                shown.advance(0, len(numbers))  # type: ignore[arg-type]
+        with autocast(model), progress_bar("Judging", len(rows)) as progress:
+            for indices, outputs in generate(model, [], rows, stop, max_new_tokens=max_tokens):
+                for index, generated in zip(indices, outputs, strict=True):
+                    texts[index] = str(tokenizer.decode(generated.ids, skip_special_tokens=True))
+                progress.advance(0, len(indices))  # type: ignore[arg-type]
         return texts
 
     return complete, loading.weights_digest(folder)

@@ -1,5 +1,4 @@
-"""The judge's stage of a study: every variant's answers scored, and the tuned ones held against the
-untuned model."""
+"""The judge stage of a study: scores of all variants, and tuned against untuned preferences."""
 
 from __future__ import annotations
 
@@ -14,16 +13,16 @@ from prooftune.evaluation.statistics import holm
 from prooftune.judge.human import read_human_scores
 from prooftune.judge.scoring import compare, judge
 from prooftune.judge.summary import paired_difference, summarize, summarize_preferences
-from prooftune.judge.types import JudgeItem
+from prooftune.judge.types import JudgeItem, JudgeScores, PairSummary
 from prooftune.recipe import Judge, Recipe
 from prooftune.types import CONTEXT, QUESTION, Study, VariantResult
 from prooftune.utils.progress import notify
 
 
 def warn_if_unreachable(settings: Judge) -> None:
-    """Warn of an endpoint where nobody listens before hours are spent on what it is to judge.
+    """Warn about an unreachable endpoint before hours of training.
 
-    No error: it may be started until then, and a later run of the study asks for what failed.
+    Not an error: the endpoint may be started later, and another run requests what failed.
     """
     if settings.base_url is None:
         return
@@ -33,86 +32,87 @@ def warn_if_unreachable(settings: Judge) -> None:
         socket.create_connection((address.hostname or "", port), timeout=5).close()
     except OSError as error:
         notify(
-            f"judge: nobody answers at {settings.base_url} ({error.strerror or error}). Start it "
-            "before the variants are done "
-            "(with Ollama: ollama serve), or leave the judge out: --set judge=null",
+            f"judge: no connection to {settings.base_url} ({error.strerror or error}). Start it "
+            "before the variants are done (with Ollama: ollama serve), or remove the judge: "
+            "--set judge=null",
             "yellow",
         )
 
 
 def judge_study(
-    chosen: Recipe,
+    recipe: Recipe,
     settings: Judge,
     study: Study,
     results: Sequence[VariantResult],
     scores: dict[str, Any],
     folder: Path,
     base: Path,
-) -> dict[str, Any]:
-    """Ask the judge about the answers, or labels, of all variants that a model gave.
+) -> JudgeScores:
+    """Judge the answers, or labels, of all variants with a language model.
 
     Args:
-        chosen: for the level of confidence, the resamples and the seed.
-        settings: its ``judge`` section.
-        study: the questions.
-        results: the variants.
-        scores: of the answers, for their no-answer thresholds and the untuned variant.
-        folder: where replies are kept, so that no request is made twice.
-        base: folder against which the file of people's scores is resolved.
+        recipe: for the confidence level, the resamples and the seed.
+        settings: the recipe's ``judge`` section.
+        study: the test examples.
+        results: the variants' predictions.
+        scores: the study's scores, for no-answer thresholds and the untuned variant.
+        folder: folder of cached replies.
+        base: folder that the path of the human scores is relative to.
 
     Returns:
-        JSON-ready: ``variants`` (name -> `summary`), ``pairs`` (``a``, ``b`` and
-        `preference_summary`, its ``p_holm`` adjusted over the pairs) and ``differences`` (``a``,
-        ``b`` and, as ``criteria``, `difference`).
+        JSON-ready scores; the pairs compare each tuned variant with the untuned one.
 
     Raises:
-        UsageError: the judge's settings or the file of scores cannot be used.
+        UsageError: the judge's settings or the file of human scores are invalid.
     """
     complete, human = None, None
     if settings.base_url is None:
         from prooftune.judge.local import local_completion_fn
 
         complete, digest = local_completion_fn(settings.model, settings.max_tokens)
-        # Replies are kept under the model's name, and another model may come to have it.
+        # The cache key has the model's name; the digest tells apart models of the same name.
         settings = settings.model_copy(update={"model": f"{settings.model}@{digest[:12]}"})
     if settings.human is not None:
         human = read_human_scores(base / settings.human, list(settings.criteria), settings.scale)
     options: dict[str, Any] = {
-        "resamples": chosen.evaluation.resamples,
-        "confidence": chosen.evaluation.confidence,
-        "seed": chosen.seed,
+        "resamples": recipe.evaluation.resamples,
+        "confidence": recipe.evaluation.confidence,
+        "seed": recipe.seed,
     }
     items = {
-        r.name: _items(study, r, scores)
+        r.name: _judge_items(study, r, scores)
         for r in results
-        if chosen.variants[r.name].uses_language_model
+        if recipe.variants[r.name].uses_language_model
     }
     judged = {
-        name: judge(answers, settings, folder, complete, chosen.seed)
+        name: judge(answers, settings, folder, complete, recipe.seed)
         for name, answers in items.items()
     }
-    for name, found in judged.items():
-        failed = sum(j.score is None for j in found.judgements)
-        notify(f"judge: {name}: {len(found.judgements) - failed:,} judgements, {failed:,} failed")
+    for name, judgements in judged.items():
+        failed = sum(j.score is None for j in judgements.judgements)
+        notify(
+            f"judge: {name}: {len(judgements.judgements) - failed:,} judgements, {failed:,} failed"
+        )
     against = scores["verdict"]["baseline"]
     tuned = [
         r.name for r in results if r.kind == "tuned" and against is not None and r.name in items
     ]
-    pairs = [
-        {
-            "a": name,
-            "b": against,
-            **summarize_preferences(
-                compare(items[name], items[against], settings, folder, complete, chosen.seed),
-                **options,
-            ),
-        }
+    preferences = [
+        summarize_preferences(
+            compare(items[name], items[against], settings, folder, complete, recipe.seed),
+            **options,
+        )
         for name in tuned
     ]
-    for pair, adjusted in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
-        pair["p_holm"] = adjusted
+    adjusted = holm([preference["p"] for preference in preferences])
+    pairs: list[PairSummary] = [
+        {"a": name, "b": against, **preference, "p_holm": p_holm}
+        for name, preference, p_holm in zip(tuned, preferences, adjusted, strict=True)
+    ]
     return {
-        "variants": {name: summarize(found, human, **options) for name, found in judged.items()},
+        "variants": {
+            name: summarize(judgements, human, **options) for name, judgements in judged.items()
+        },
         "pairs": pairs,
         "differences": [
             {
@@ -125,11 +125,11 @@ def judge_study(
     }
 
 
-def _items(study: Study, result: VariantResult, scores: dict[str, Any]) -> list[JudgeItem]:
+def _judge_items(study: Study, result: VariantResult, scores: dict[str, Any]) -> list[JudgeItem]:
     if study.labels:
-        asked = f"\n\nWhich of these labels fits the text above: {', '.join(study.labels)}?"
+        question = f"\n\nWhich of these labels fits the text above: {', '.join(study.labels)}?"
         return [
-            JudgeItem(e.id, "\n".join(e.inputs.values()) + asked, p.output, (e.target or "",))
+            JudgeItem(e.id, "\n".join(e.inputs.values()) + question, p.output, (e.target or "",))
             for e, p in zip(study.test, result.test, strict=True)
         ]
     threshold = (scores["variants"][result.name].get("no_answer") or {}).get("value")

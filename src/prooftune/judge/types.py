@@ -1,10 +1,10 @@
-"""What goes into a judge and what comes out."""
+"""Inputs and outputs of a judge."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, NotRequired, Protocol, TypedDict
 
 Winner = Literal["first", "second", "tie"]
 
@@ -17,22 +17,21 @@ class Message(TypedDict):
 
 
 class CompletionFn(Protocol):
-    """A local model that answers conversations, greedily, each with the whole text it writes."""
+    """A local model: returns the reply to each conversation, decoded greedily."""
 
     def __call__(self, prompts: list[list[Message]], /) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeItem:
-    """One answer to be judged.
+    """One answer to judge.
 
     Attributes:
         id: the example's id, unique among the items.
-        question: what was asked.
-        answer: what a variant said; empty for "no answer".
-        references: accepted answers, none where the question has no answer; None where they are not
-            known.
-        context: the text in which the answer was to be found, empty where there is none.
+        question: the question, or text to label.
+        answer: a variant's output; empty for "no answer".
+        references: accepted answers, empty for an unanswerable question; None: unknown.
+        context: the text that holds the answer; empty: none.
     """
 
     id: str
@@ -44,14 +43,14 @@ class JudgeItem:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the judge wrote to one conversation.
+    """The judge's reply to one conversation.
 
     Attributes:
-        text: its words, empty where none came.
-        cut: whether it was stopped by the token limit.
-        failure: why no words came, from a small fixed set; empty when they did.
-        detail: what the endpoint said about that.
-        cached: whether it was known from an earlier request.
+        text: the reply; empty on failure.
+        truncated: whether the token limit stopped it.
+        failure: reason of a failed request, from a small fixed set; empty on success.
+        detail: the endpoint's message on a failure.
+        cached: whether it comes from the cache.
     """
 
     text: str
@@ -63,15 +62,15 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The score of one answer on one criterion, or why there is none.
+    """The score of one answer on one criterion, or the reason of a failure.
 
     Attributes:
-        id: the item's.
-        criterion: its name.
-        score: a whole number of the scale; None for a failed judgement.
-        failure: the reason of a failed judgement, from a small fixed set; empty otherwise.
-        detail: what the endpoint said about a failure, if anything.
-        reply: the judge's own words.
+        id: id of the item.
+        criterion: name of the criterion.
+        score: integer on the scale; None for a failed judgement.
+        failure: reason of a failed judgement, from a small fixed set; empty otherwise.
+        detail: the endpoint's message on a failure.
+        reply: the judge's reply.
     """
 
     id: str
@@ -87,14 +86,14 @@ class Judgements:
     """All judgements of one variant's answers.
 
     Attributes:
-        model: the judge's name.
-        criteria: names in the recipe's order.
+        model: name of the judge.
+        criteria: names in recipe order.
         scale: worst and best score.
-        judgements: item by item, in the items' order, criterion by criterion.
-        rows: answers judged.
-        of: answers that there were, before the draw.
-        seed: of the draw.
-        asked: requests made by this run; the others were in the cache.
+        judgements: by item, then by criterion.
+        rows: number of answers judged.
+        total: number of answers before sampling.
+        seed: seed of the sample.
+        num_requests: requests made by this run; the other replies were cached.
     """
 
     model: str
@@ -109,17 +108,15 @@ class Judgements:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Which of two answers the judge prefers.
+    """The judge's preference between two answers.
 
     Attributes:
-        id: the items'.
-        winner: ``first`` or ``second`` if both orders of presentation agree on it, else ``tie``;
-            None: failed.
-        shown_first, shown_second: what was preferred when the first variant's answer stood first,
-            and when it stood second; None where that failed or, the answers being the same, was not
-            asked.
-        failure: the reason of a failed comparison; empty otherwise.
-        detail: what the endpoint said about a failure, if anything.
+        id: id of both items.
+        winner: ``first`` or ``second`` if both orders agree, else ``tie``; None: failed.
+        shown_first, shown_second: the preference when the first variant's answer was shown first,
+            and when it was shown second; None: failed, or not requested for equal answers.
+        failure: reason of a failed comparison; empty otherwise.
+        detail: the endpoint's message on a failure.
     """
 
     id: str
@@ -132,7 +129,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """All comparisons of two variants' answers; attributes as in `Judgements`."""
+    """All pairwise preferences between two variants; attributes as in `Judgements`."""
 
     model: str
     preferences: Sequence[Preference] = field(repr=False)
@@ -140,3 +137,113 @@ class Preferences:
     total: int
     seed: int
     num_requests: int
+
+
+class FailureCounts(TypedDict):
+    """Failed judgements: number, rate with its Wilson interval, and count by reason."""
+
+    failed: int
+    failure_rate: float | None
+    failure_low: float | None
+    failure_high: float | None
+    reasons: dict[str, int]
+
+
+class CriterionSummary(FailureCounts):
+    """Mean score on one criterion with its bootstrap interval; None without any judgement.
+
+    ``n`` counts valid judgements, ``scores`` the answers by score. ``human`` has the fields of
+    `human.Agreement`; None where no answer was scored by both.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+    scores: dict[str, int]
+    human: NotRequired[dict[str, float | int | None] | None]
+
+
+class JudgeSummary(TypedDict):
+    """Scores of one variant by criterion; ``rows`` of ``of`` answers were judged."""
+
+    model: str
+    scale: list[int]
+    rows: int
+    of: int
+    seed: int
+    confidence: float
+    resamples: int
+    criteria: dict[str, CriterionSummary]
+
+
+class ScoreDifference(TypedDict):
+    """Paired difference of two variants' mean scores with its bootstrap interval.
+
+    ``n`` pairs were judged in both and ``left_out`` pairs were not. ``higher`` and ``lower`` count
+    answers of the first variant with a higher and a lower score; ``p`` is of the exact sign test.
+    """
+
+    difference: float | None
+    low: float | None
+    high: float | None
+    n: int
+    left_out: int
+    higher: int
+    lower: int
+    p: float
+
+
+class PreferenceSummary(FailureCounts):
+    """Pairwise preferences, from the first variant's point of view.
+
+    ``n`` is the sum of wins, losses and ties, ``net`` is (wins - losses) / n with its bootstrap
+    interval, and ``p`` is of the exact sign test on wins and losses. ``asked_twice`` counts pairs
+    with two verdicts and ``consistent`` is the share of these on which both orders agree, with its
+    Wilson interval. ``first_place`` and ``second_place`` count verdicts by position.
+    """
+
+    model: str
+    rows: int
+    of: int
+    seed: int
+    confidence: float
+    resamples: int
+    wins: int
+    losses: int
+    ties: int
+    n: int
+    net: float | None
+    low: float | None
+    high: float | None
+    p: float
+    asked_twice: int
+    consistent: float | None
+    consistent_low: float | None
+    consistent_high: float | None
+    first_place: int
+    second_place: int
+
+
+class PairSummary(PreferenceSummary):
+    """Preferences between variants ``a`` and ``b``; ``p_holm`` is adjusted over a study's pairs."""
+
+    a: str
+    b: str
+    p_holm: float
+
+
+class DifferenceSummary(TypedDict):
+    """Differences of the judge's scores between variants ``a`` and ``b`` by criterion."""
+
+    a: str
+    b: str
+    criteria: dict[str, ScoreDifference]
+
+
+class JudgeScores(TypedDict):
+    """The judge's part of ``scores.json``."""
+
+    variants: dict[str, JudgeSummary]
+    pairs: list[PairSummary]
+    differences: list[DifferenceSummary]

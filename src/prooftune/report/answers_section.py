@@ -123,8 +123,8 @@ def threshold_table(scores: Mapping[str, Any]) -> Table | None:
             "threshold-table",
             "No-answer thresholds",
             f"On {count(scores['n'])} test questions. The best on test uses the test "
-            "answers, so it is an upper bound and not a result. AUROC: how often a question without "
-            "an answer has a higher no-answer score than one with an answer; 50% is chance.",
+            "answers, so it is an upper bound and not a result. AUROC: how often a question "
+            "without an answer has a higher no-answer score than one with an answer; 50% is chance.",
             [
                 "variant",
                 "threshold (nats)",

@@ -23,12 +23,12 @@ def write_report(facts: dict[str, Any], folder: Path) -> None:
     The page is one self-contained file that needs no network. The output is deterministic.
 
     Args:
-        facts: ``name`` and ``scores`` (see `evaluation.scores.score` and
-            `evaluation.answers.scores.score_answers`; for ``judge`` see `judge.study.judge_study`). Optional,
-            with a section of the page each: ``recipe`` (YAML), ``audit`` (findings, balance,
-            lengths, truncation), ``notes``, ``variants`` (name -> kind, description, cost,
-            training, changes, forgetting, prompt, prompts_tried), ``environment``, ``seed``,
-            ``created``, ``prooftune_version``, ``estimates``.
+        facts: ``name`` and ``scores`` (see `evaluation.scores.score`,
+            `evaluation.answers.scores.score_answers` and `judge.study.judge_study`). Optional, each
+            with a section of the page: ``recipe`` (YAML), ``audit`` (findings, balance, lengths,
+            truncation), ``notes``, ``variants`` (name -> kind, description, cost, training,
+            changes, forgetting, prompt, prompts_tried), ``environment``, ``seed``, ``created``,
+            ``prooftune_version``, ``estimates``.
         folder: output folder, usually the run folder.
 
     Raises:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prooftune.judge.types import (
+    DifferenceSummary,
+    FailureCounts,
+    JudgeSummary,
+    PairSummary,
+)
 from prooftune.report.cells import Cell, Table, count_cell, value_cell
 from prooftune.report.format import (
     DECIMAL,
@@ -57,7 +63,7 @@ def count_failures(scores: Mapping[str, Any]) -> tuple[int, int]:
     return sum(c["failed"] for c in parts), sum(c["failed"] + c["n"] for c in parts)
 
 
-def _score_table(variants: Mapping[str, Any]) -> Table | None:
+def _score_table(variants: Mapping[str, JudgeSummary]) -> Table | None:
     rows = [
         (
             name,
@@ -84,28 +90,26 @@ def _score_table(variants: Mapping[str, Any]) -> Table | None:
     )
 
 
-def _caption(summary: Mapping[str, Any]) -> str:
-    scale = (
-        f", from {summary['scale'][0]} (worst) to {summary['scale'][1]} (best)"
-        if "scale" in summary
-        else ""
-    )
+def _caption(summary: JudgeSummary | PairSummary) -> str:
+    lowest_to_highest = summary.get("scale")
+    scale = ""
+    if isinstance(lowest_to_highest, list):
+        scale = f", from {lowest_to_highest[0]} (worst) to {lowest_to_highest[1]} (best)"
     return (
-        f"By {summary['model']} on {count(summary['rows'])} of {count(summary['of'])} answers{scale}; "
-        "failed judgements are excluded; "
-        f"{percent(summary['confidence'], 0)} intervals from {count(summary['resamples'])} resamples, "
-        f"seed {summary['seed']}."
+        f"By {summary['model']} on {count(summary['rows'])} of {count(summary['of'])} "
+        f"answers{scale}; failed judgements are excluded; {percent(summary['confidence'], 0)} "
+        f"intervals from {count(summary['resamples'])} resamples, seed {summary['seed']}."
     )
 
 
-def _failure_cells(c: Mapping[str, Any]) -> list[Cell]:
+def _failure_cells(c: FailureCounts) -> list[Cell]:
     bounds = {"low": c["failure_low"], "high": c["failure_high"]}
     share = f"{percent(c['failure_rate'])}, {interval(bounds)}" if c["failed"] else ""
     reasons = ", ".join(f"{reason}: {count(n)}" for reason, n in c["reasons"].items())
     return [Cell(count(c["failed"]), share), Cell(reasons or MISSING, is_text=True)]
 
 
-def _difference_table(rows: list[Mapping[str, Any]]) -> Table | None:
+def _difference_table(rows: Sequence[DifferenceSummary]) -> Table | None:
     cells = [
         (
             f"{row['a']} − {row['b']}",
@@ -135,7 +139,7 @@ def _difference_table(rows: list[Mapping[str, Any]]) -> Table | None:
     )
 
 
-def _preference_table(pairs: list[Mapping[str, Any]]) -> Table | None:
+def _preference_table(pairs: Sequence[PairSummary]) -> Table | None:
     rows = [
         (
             f"{p['a']} against {p['b']}",
@@ -183,7 +187,7 @@ def _preference_table(pairs: list[Mapping[str, Any]]) -> Table | None:
     )
 
 
-def _agreement_table(variants: Mapping[str, Any]) -> Table | None:
+def _agreement_table(variants: Mapping[str, JudgeSummary]) -> Table | None:
     rows = [
         (
             name,

@@ -176,7 +176,8 @@ def _prompt_search(facts: Mapping[str, Any]) -> str:
     ]
     rows = [
         [
-            f"{escape_markdown(search['name'])} {number}{' (selected)' if number - 1 == search['selected'] else ''}",
+            f"{escape_markdown(search['name'])} {number}"
+            + (" (selected)" if number - 1 == search["selected"] else ""),
             f"{percent(prompt['quality'])}",
             f"{prompt['tokens']:.1f}",
             f"{prompt['saved']:.1f} ({percent(prompt['saved_share'] or 0)})",

@@ -99,10 +99,10 @@ def variant_rows(
     rows = []
     for name, variant in task_display.ranked_variants(scores):
         figure = variant["metrics"][key]
+        title = task_display.display_for(scores).metrics[key].title
         label = (
-            f"{name}: {task_display.display_for(scores).metrics[key].title} {format_value(figure['value'])}, "
-            f"from {format_value(figure['low'])} "
-            f"to {format_value(figure['high'])}"
+            f"{name}: {title} {format_value(figure['value'])}, "
+            f"from {format_value(figure['low'])} to {format_value(figure['high'])}"
         )
         rows.append(
             {

@@ -78,10 +78,10 @@ _CLASSIFICATION = TaskDisplay(
     terminal_metrics=("macro_f1", "log_loss"),
     count_columns=(("invalid", "invalid"), ("truncated", "truncated")),
     output_columns=(),
-    table_note="MCC: Matthews correlation coefficient, 0 for guessing and 1 for no errors. Log-loss "
-    "(nats) and expected calibration error (ECE) are before temperature scaling; a dash: the variant "
-    "gives no probabilities. Invalid: outputs outside the label set, counted as wrong. Truncated: "
-    "inputs cut to the length limit.",
+    table_note="MCC: Matthews correlation coefficient, 0 for guessing and 1 for no errors. "
+    "Log-loss (nats) and expected calibration error (ECE) are before temperature scaling; a dash: "
+    "the variant gives no probabilities. Invalid: outputs outside the label set, counted as wrong. "
+    "Truncated: inputs cut to the length limit.",
     correct_phrase="labels correctly",
     significance_test="exact McNemar test on these",
     invalid_phrase="are outside the label set and count as wrong",
@@ -89,7 +89,7 @@ _CLASSIFICATION = TaskDisplay(
     answer_names=("true label", "no label"),
 )
 
-_ANSWERS = {
+_QA_METRICS = {
     "exact": Metric("exact match (EM)", "EM"),
     "f1": Metric("F1", "F1"),
     "has_answer_exact": Metric("EM, questions with an answer", "EM, with an answer"),
@@ -104,15 +104,15 @@ _ANSWERS = {
     "bleu": Metric("BLEU (0 to 100)", "BLEU", ONE_DECIMAL),
     "answer_words": Metric("words per answer", "words", ONE_DECIMAL),
 }
-_OF_ANSWERS = (
+_METRICS_NOTE = (
     "ROUGE (F-measure), METEOR, BERTScore and BLEU (corpus-level, 0 to 100) are computed on the "
     "questions that have an answer, against the best-matching reference."
 )
-_OF_WORDS = (
+_OVERLAP_NOTE = (
     "F1: word overlap of an answer with its best-matching reference, normalised as in SQuAD. EM: "
     "exact match."
 )
-_COUNTS = (
+_OUTPUT_COUNTS = (
     ("abstained", "no answer given"),
     ("windowed", "read in windows"),
     ("truncated", "truncated"),
@@ -120,13 +120,14 @@ _COUNTS = (
 
 _EXTRACTIVE = TaskDisplay(
     noun="questions",
-    metrics=_ANSWERS,
+    metrics=_QA_METRICS,
     variant_metrics=("exact", "rougeL", "meteor", "bertscore_f1", "bleu"),
     difference_metrics=("exact", "has_answer_f1"),
     terminal_metrics=("exact", "rougeL", "bleu"),
     count_columns=(),
-    output_columns=(("invalid", "not in the text"), *_COUNTS),
-    table_note=f"{_OF_WORDS} On a question without an answer, only an empty prediction scores. {_OF_ANSWERS}",
+    output_columns=(("invalid", "not in the text"), *_OUTPUT_COUNTS),
+    table_note=f"{_OVERLAP_NOTE} On a question without an answer, only an empty prediction scores. "
+    f"{_METRICS_NOTE}",
     correct_phrase="answers with an F1 of at least 50%",
     significance_test="sign-flip permutation test of the mean difference in F1",
     invalid_phrase="do not occur in their context; they are scored as they are",
@@ -136,13 +137,13 @@ _EXTRACTIVE = TaskDisplay(
 
 _FREE_TEXT = TaskDisplay(
     noun="questions",
-    metrics=_ANSWERS,
+    metrics=_QA_METRICS,
     variant_metrics=("f1", "meteor", "bertscore_f1", "bleu", "answer_words"),
     difference_metrics=("f1", "bertscore_f1"),
     terminal_metrics=("f1", "bleu", "bertscore_f1"),
     count_columns=(),
-    output_columns=_COUNTS,
-    table_note=f"{_OF_ANSWERS} {_OF_WORDS} Words: the mean length of an answer.",
+    output_columns=_OUTPUT_COUNTS,
+    table_note=f"{_METRICS_NOTE} {_OVERLAP_NOTE} Words: the mean length of an answer.",
     correct_phrase="answers with a ROUGE-L of at least 50%",
     significance_test="sign-flip permutation test of the mean difference in ROUGE-L",
     invalid_phrase="are invalid; they are scored as they are",
