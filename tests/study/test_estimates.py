@@ -22,6 +22,7 @@ from prooftune.variants import estimates
 from prooftune.variants.context import VariantContext
 from prooftune.variants.dummy_passages import with_dummy_passages
 from prooftune.variants.estimates import CostEstimate, estimate_costs
+from prooftune.variants.memory_model import MeasuredRate, MemoryModel, additional_memory
 from prooftune.variants.prompting import candidates
 from study.small import KINDS, small_recipe
 from study.test_questions import retrieval
@@ -92,7 +93,7 @@ def test_passages_cost_what_their_tokens_do(
 ) -> None:
     """At the same rate for all, two passages of at least six words each make a question so much
     longer, and so does a context of random ones."""
-    monkeypatch.setattr(estimates, "_scoring", lambda *_: estimates._Rate(1.0, 10**9, 10**8))
+    monkeypatch.setattr(estimates, "measure_scoring", lambda *_: MeasuredRate(1.0, 10**9, 10**8))
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
     values["variants"] = {
         name: one for name, one in values["variants"].items() if one.get("kind") == "zero-shot"
@@ -169,27 +170,27 @@ def test_memory_grows_with_the_batches_and_stays_after_a_variant(
 ) -> None:
     monkeypatch.setattr(estimates, "_STAYS", 0.25)
     monkeypatch.setattr(profiling, "on_gpu", lambda: False)
-    assert [estimates._more(100, 300, batches, 0.5) for batches in (0.5, 1, 2, 4, 1e9)] == [
+    assert [additional_memory(100, 300, batches, 0.5) for batches in (0.5, 1, 2, 4, 1e9)] == [
         200,
         200,
         250,
         275,
         pytest.approx(300),
     ]
-    process = estimates._Process()
-    rate = estimates._Rate
+    process = MemoryModel()
+    rate = MeasuredRate
     assert process.peak(rate(1.0, 100, 40.0)) == 140
     assert (
         process.peak(rate(1.0, 90, 400.0), rate(1.0, 95, 20.0)) == 100 + 10 + 400
     )  # a quarter of 40 has stayed
     assert (
-        estimates._Process().peak(rate(1.0, 100, 40.0), rate(1.0, 150, 10.0)) == 160
+        MemoryModel().peak(rate(1.0, 100, 40.0), rate(1.0, 150, 10.0)) == 160
     )  # the second part needs more
     assert process.peak(rate(1.0, 120, 40.0)) == 100 + 100 + 40
     assert process.peak(rate(1.0, 300, 40.0)) == 340  # more was there already
     # Arrays on a GPU are counted one by one, and nothing of them stays.
     monkeypatch.setattr(profiling, "on_gpu", lambda: True)
-    assert estimates._more(100, 300, 50, 0.5) == 200
+    assert additional_memory(100, 300, 50, 0.5) == 200
     assert process.peak(rate(1.0, 100, 40.0)) == 140
 
 
