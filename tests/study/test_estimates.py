@@ -18,7 +18,7 @@ from prooftune.study import check
 from prooftune.types import Example, Study
 from prooftune.utils import profiling
 from prooftune.utils.files import read_json
-from prooftune.variants import estimates
+from prooftune.variants import estimates, memory_model
 from prooftune.variants.context import VariantContext
 from prooftune.variants.dummy_passages import with_dummy_passages
 from prooftune.variants.estimates import CostEstimate, estimate_costs
@@ -168,7 +168,7 @@ def test_a_run_shows_what_check_had_estimated(learners: dict[str, Path], tmp_pat
 def test_memory_grows_with_the_batches_and_stays_after_a_variant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(estimates, "_STAYS", 0.25)
+    monkeypatch.setattr(memory_model, "_RETAINED_SHARE", 0.25)
     monkeypatch.setattr(profiling, "on_gpu", lambda: False)
     assert [additional_memory(100, 300, batches, 0.5) for batches in (0.5, 1, 2, 4, 1e9)] == [
         200,
