@@ -225,7 +225,7 @@ cli.main()
         (["report", "."], ". is no run folder: no recipe.yaml in it"),
         (["report", "nowhere"], "nowhere is no run folder: no such folder"),
         (["compare", "nowhere", "."], "nowhere is no run folder: no such folder"),
-        (["predict", ".", "in.csv", "--out", "out.csv"], ". is no bundle: no bundle.json in it"),
+        (["predict", ".", "in.csv", "--out", "out.csv"], ". is not a bundle: no bundle.json in it"),
         (["predict", "nowhere", "in.csv", "--out", "out.csv"], "nowhere: no such folder"),
         (["init", "nowhere.csv"], "nowhere.csv: no such file"),
     ],

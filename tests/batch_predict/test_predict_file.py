@@ -286,7 +286,7 @@ def test_what_will_not_do_is_said_before_any_work(
 
 
 def test_a_folder_that_is_no_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is no bundle: no bundle\.json in it \(its bundle is"):
+    with pytest.raises(UsageError, match=r"is not a bundle: no bundle\.json in it \(its bundle is"):
         predict_file(bundle.parent, tmp_path / "in.csv", tmp_path / "out.csv")
 
 

@@ -46,7 +46,7 @@ def test_base_is_the_model_without_its_adapter_and_tuned_brings_it_back(bundle: 
     said = talk(bundle, "goal scored", "/base", "goal scored", "/tuned", "goal scored")
     loaded = classifier(bundle)
     [base] = loaded.predict(["goal scored"], tuned=False)
-    assert said[3] == "Asking the base model."
+    assert said[3] == "Now querying the base model."
     assert said[4] == f"{base.label}  {base.probability:.1%}"
     assert said[7:9] == said[1:3] != said[4:6]
 
@@ -121,10 +121,10 @@ def test_answers_come_with_their_sources_and_retrieval_can_be_turned_off(
     assert said[1:5] == [
         "two years",
         "  [1] privacy.md, page 3, Data: Personal data is kept for two years.",
-        "  (1 citations of passages that it was not shown were left out)",
-        "  (4 tokens did not fit and were not read)",
+        "  (1 citations of passages that were not retrieved)",
+        "  (4 tokens were truncated)",
     ]
-    assert said[5:] == ["It is shown no passages.", "(no answer)", "Bye."]
+    assert said[5:] == ["Retrieval is off.", "(no answer)", "Bye."]
     assert [options["retrieve"] for options in asked] == [True, False]
 
 
@@ -138,5 +138,5 @@ def test_it_works_without_a_terminal(bundle: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("tuned of ")
-    assert (lines[3], lines[-1]) == ("Asking the base model.", "Bye.")
+    assert (lines[3], lines[-1]) == ("Now querying the base model.", "Bye.")
     assert "> " not in done.stdout

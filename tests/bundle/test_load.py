@@ -74,7 +74,7 @@ def test_a_bundle_names_no_folder_of_this_machine_but_the_models_own_name(bundle
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is no bundle: no bundle.json in it"),
+        (None, "is not a bundle: no bundle.json in it"),
         ("{", "cannot be read"),
         ("[]", "is a bundle of format None"),
         ('{"format": 99}', "is a bundle of format 99; this Prooftune reads format 1. Update it."),

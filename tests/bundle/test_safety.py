@@ -53,7 +53,7 @@ def _attacked(name: str) -> None:
 
 @pytest.fixture
 def manifest(bundle: Path) -> dict[str, Any]:
-    return read_manifest(bundle)
+    return {**read_manifest(bundle)}
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from bundle.making import changed
 from exporters.conftest import ROWS, Make
 from prooftune.bundle import golden
 from prooftune.bundle.load import load
-from prooftune.bundle.manifest import GOLDEN, read_manifest
+from prooftune.bundle.manifest import GOLDEN, Manifest, read_manifest
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import merged, ollama
 from prooftune.exporters.build import export
@@ -45,7 +45,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], None]
     honest = merged.write
 
     def change(edit: Callable[[Path], None]) -> None:
-        def write(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
+        def write(bundle: Path, manifest: Manifest, out: Path) -> None:
             honest(bundle, manifest, out)
             edit(out)
 
@@ -142,7 +142,7 @@ def test_a_difference_of_arithmetic_alone_is_called_that(make: Make, tmp_path: P
     bundle = changed(
         make("llama3"), tmp_path / "b", model={**manifest["model"], "dtype": "bfloat16"}
     )
-    golden.write(bundle / GOLDEN, golden.make(load(bundle), ROWS))
+    golden.write(bundle / GOLDEN, golden.make_rows(load(bundle), ROWS))
     message = refused(bundle, tmp_path / "out", agreement=0, difference=1e-5)
     assert "the difference is that of arithmetic, the bundle's being torch.bfloat16" in message
 
@@ -206,7 +206,7 @@ def test_without_a_golden_set_one_must_be_given(make: Make, tmp_path: Path) -> N
     record = export(bundle, "merged", tmp_path / "out", rows_of=make("llama") / GOLDEN)
     assert record["parity"]["rows"] == 10
     (tmp_path / "bad.jsonl").write_text('{"id": 3}\n')
-    with pytest.raises(UsageError, match="line 1 is no golden row: id"):
+    with pytest.raises(UsageError, match="line 1 is not a golden row: id"):
         export(bundle, "merged", tmp_path / "out", rows_of=tmp_path / "bad.jsonl")
 
 

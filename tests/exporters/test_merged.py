@@ -177,7 +177,7 @@ def test_the_golden_set_is_what_the_bundle_says_and_the_same_every_time(
     assert [row.output for row in rows] == [
         answer.label for answer in loaded.predict([row.inputs for row in rows])
     ]
-    golden.write(tmp_path / "again.jsonl", golden.make(loaded, ROWS))
+    golden.write(tmp_path / "again.jsonl", golden.make_rows(loaded, ROWS))
     assert (tmp_path / "again.jsonl").read_bytes() == (bundle / GOLDEN).read_bytes()
 
 
@@ -188,13 +188,13 @@ def test_the_golden_set_of_a_16_bit_bundle_says_what_its_weights_say(
     bundle = changed(
         make("llama"), tmp_path / "b", model={**manifest["model"], "dtype": "bfloat16"}
     )
-    exact, usual = golden.exact(bundle), load(bundle)
-    assert (exact.model.dtype, usual.model.dtype) == (torch.float32, torch.bfloat16)
-    golden.write(bundle / GOLDEN, golden.make(exact, ROWS))
+    load_float32, usual = golden.load_float32(bundle), load(bundle)
+    assert (load_float32.model.dtype, usual.model.dtype) == (torch.float32, torch.bfloat16)
+    golden.write(bundle / GOLDEN, golden.make_rows(load_float32, ROWS))
     parity = export(bundle, "merged", tmp_path / "out")["parity"]
     assert parity["agreement"] == 1.0 and parity["max_difference"] < 1e-3
-    there, here = (golden.make(loaded, ROWS)[0].log_probs for loaded in (exact, usual))
+    there, here = (golden.make_rows(loaded, ROWS)[0].log_probs for loaded in (load_float32, usual))
     assert max(abs(a - b) for a, b in zip(there, here, strict=True)) > 1e-3
     # Without room for it, it is made in the bundle's own arithmetic.
     monkeypatch.setattr(loading, "available_memory", lambda: 1000)
-    assert golden.exact(bundle).model.dtype == torch.bfloat16
+    assert golden.load_float32(bundle).model.dtype == torch.bfloat16

@@ -133,7 +133,7 @@ def test_the_untuned_model_has_no_threshold_and_a_head_has_no_untuned_model(
         and base["results"][0]["abstained"] is None
     )
     assert (
-        "head has no answers before"
+        "untrained head has no predictions"
         in error_of(client.post("/v1/classify", json={"model": "head:base", "texts": ["a"]}), 404)[
             "message"
         ]

@@ -72,7 +72,7 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_bundle_are_named(tmp_path:
             Failure, match=r"cannot listen on 127\.0\.0\.1 port \d+: Address already in use"
         ):
             listen("127.0.0.1", taken.getsockname()[1])
-    with pytest.raises(UsageError, match="is no bundle"):
+    with pytest.raises(UsageError, match="is not a bundle"):
         load_bundles({"a": tmp_path}, Limits())
 
 

@@ -150,7 +150,7 @@ def test_below_the_threshold_it_abstains(page: Any, folders: dict[str, Path]) ->
 
 def test_a_head_says_why_there_is_no_base(page: Any) -> None:
     ask(page, "head", text="goal")
-    assert "a head has no answers before it is tuned" in page.locator("#base").inner_text()
+    assert "an untrained head has no predictions" in page.locator("#base").inner_text()
     assert page.locator("#tuned .bars li").count() == 3
 
 

@@ -118,7 +118,7 @@ def test_the_untuned_model_answers_as_plain_transformers_does(
 
 
 def test_a_head_and_whole_weights_have_no_untuned_answer(folders: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="a head has no answers before it is tuned"):
+    with pytest.raises(UsageError, match="an untrained head has no predictions"):
         classifier(folders["head"]).predict(TEXTS, tuned=False)
 
 

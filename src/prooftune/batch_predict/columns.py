@@ -11,6 +11,7 @@ from typing import Any
 
 from prooftune import recipe
 from prooftune.bundle.load import abstention_threshold, has_probabilities
+from prooftune.bundle.manifest import Manifest
 from prooftune.errors import UsageError, nearest
 from prooftune.types import CONTEXT
 
@@ -21,7 +22,7 @@ CONFLICT_PREFIX = "predicted_"
 """Before the name of a column of the answers, where the file has one of that name."""
 
 
-def expected_columns(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+def expected_columns(bundle: Path, manifest: Manifest) -> dict[str, list[str]]:
     """For each text that the bundle reads, the columns that may hold it, the recipe's own first."""
     # What the bundle finds by itself is no column of the file.
     own = {CONTEXT} if manifest.get("retrieval") else set()
@@ -73,7 +74,7 @@ def match_columns(
     return places
 
 
-def output_columns(manifest: Mapping[str, Any]) -> list[str]:
+def output_columns(manifest: Manifest) -> list[str]:
     """Names of the columns that a bundle's answers are written to, where the file has none of them."""
     if manifest["task"] != "classification":
         return ["answer", "sources", "truncated_tokens"]
@@ -131,7 +132,7 @@ def resolve_output_names(name: str, columns: Sequence[str], added: Sequence[str]
     return names
 
 
-def prediction_columns(answers: Sequence[Any], manifest: Mapping[str, Any]) -> dict[str, list[Any]]:
+def prediction_columns(answers: Sequence[Any], manifest: Manifest) -> dict[str, list[Any]]:
     """The columns that are added, with their values.
 
     Args:

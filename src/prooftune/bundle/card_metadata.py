@@ -1,10 +1,11 @@
-"""The YAML at the head of a published card, by which the hub finds and shows a model."""
+"""YAML front matter of a published model card, which the hub indexes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
+
+from prooftune.bundle.manifest import CardSection, Manifest, StudySummary
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENCES = (
@@ -27,70 +28,72 @@ _LICENCES = (
     "gpl-3.0",
     "mpl-2.0",
 )
-"""Words that the hub knows; another licence is ``other`` with its name."""
+"""Licence identifiers of the hub; any other licence is written as ``other`` with its name."""
 
 
-def front_matter(manifest: Mapping[str, Any], *, merged: bool) -> str:
+def front_matter(manifest: Manifest | None, *, merged: bool) -> str:
     """The front matter with its ``---`` lines.
 
     Args:
-        manifest: the content of ``bundle.json``; empty where a folder has none.
-        merged: whether what is published is a whole model.
+        manifest: the bundle's manifest; None for a model folder without one.
+        merged: whether the published folder is a whole model rather than an adapter.
     """
     from huggingface_hub import ModelCardData
 
-    known = manifest.get("study") or {}
-    card = known.get("card") or {}
-    adapter = manifest.get("part") == "adapter" and not merged
+    study = manifest.get("study") if manifest else None
+    adapter = manifest is not None and manifest["part"] == "adapter" and not merged
+    licence: dict[str, Any] = _licence(study["card"]) if study else {}
     data: Any = ModelCardData(
-        base_model=_base(manifest, card),
+        base_model=_base_model(manifest),
         library_name="peft" if adapter else "transformers",
         pipeline_tag=_pipeline(manifest),
-        datasets=_datasets(known),
-        metrics=_metrics(known),
+        datasets=_datasets(study) if study else None,
+        metrics=(list(study.get("metrics") or ()) or None) if study else None,
         tags=_tags(manifest, adapter),
-        **_licence(card),
+        **licence,
     )
-    if known.get("metrics"):
-        data.model_name = known["name"]
-        data.eval_results = _results(manifest, known)
+    if study and study.get("metrics"):
+        data.model_name = study["name"]
+        data.eval_results = _eval_results(manifest, study)
     return f"---\n{data.to_yaml().strip()}\n---\n"
 
 
-def _base(manifest: Mapping[str, Any], card: Mapping[str, Any]) -> str | None:
-    name = card.get("base_model") or (manifest.get("model") or {}).get("name") or ""
+def _base_model(manifest: Manifest | None) -> str | None:
+    if manifest is None:
+        return None
+    study = manifest.get("study")
+    name = (study["card"].get("base_model") if study else None) or manifest["model"]["name"]
     return name if _HUB_NAME.fullmatch(name) else None
 
 
-def _licence(card: Mapping[str, Any]) -> dict[str, Any]:
-    said = card.get("model_licence")
-    if not said:
+def _licence(card: CardSection) -> dict[str, Any]:
+    licence = card.get("model_licence")
+    if not licence:
         return {}
     return (
-        {"license": said.lower()}
-        if said.lower() in _LICENCES
-        else {"license": "other", "license_name": said}
+        {"license": licence.lower()}
+        if licence.lower() in _LICENCES
+        else {"license": "other", "license_name": licence}
     )
 
 
-def _pipeline(manifest: Mapping[str, Any]) -> str:
-    if manifest.get("task") == "extractive-qa":
+def _pipeline(manifest: Manifest | None) -> str:
+    task = manifest["task"] if manifest else None
+    if task == "extractive-qa":
         return "question-answering"
-    return "text-classification" if manifest.get("task") == "classification" else "text-generation"
+    return "text-classification" if task == "classification" else "text-generation"
 
 
-def _tags(manifest: Mapping[str, Any], adapter: bool) -> list[str]:
-    return [
-        "prooftune",
-        *([str(manifest["task"])] if manifest.get("task") else []),
-        *([str(manifest["method"])] if adapter else []),
-    ]
+def _tags(manifest: Manifest | None, adapter: bool) -> list[str]:
+    if manifest is None:
+        return ["prooftune"]
+    return ["prooftune", manifest["task"], *([manifest["method"]] if adapter else [])]
 
 
-def _datasets(known: Mapping[str, Any]) -> list[str] | None:
+def _datasets(study: StudySummary) -> list[str] | None:
     names = dict.fromkeys(
         path.removeprefix("hub:")
-        for path in (known.get("sources") or {}).values()
+        for path in (study.get("sources") or {}).values()
         if path.startswith("hub:")
     )
     return [
@@ -98,30 +101,26 @@ def _datasets(known: Mapping[str, Any]) -> list[str] | None:
     ] or None
 
 
-def _metrics(known: Mapping[str, Any]) -> list[str] | None:
-    return list(known.get("metrics") or ()) or None
-
-
-def _results(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> list[Any]:
+def _eval_results(manifest: Manifest | None, study: StudySummary) -> list[Any]:
     from huggingface_hub import EvalResult
 
-    source = known["sources"].get("test") or known["sources"]["train"]
-    dataset = source.removeprefix("hub:") if source.startswith("hub:") else known["name"]
+    source = study["sources"].get("test") or study["sources"]["train"]
+    dataset = source.removeprefix("hub:") if source.startswith("hub:") else study["name"]
     results = []
-    for name, m in known["metrics"].items():
-        span = (
-            f"{known['confidence']:.0%} interval {m['low']:.4f} to {m['high']:.4f}, n = "
-            f"{known['n']}"
+    for name, m in study["metrics"].items():
+        interval_text = (
+            f"{study['confidence']:.0%} interval {m['low']:.4f} to {m['high']:.4f}, n = "
+            f"{study['n']}"
         )
         results.append(
             EvalResult(
                 task_type=_pipeline(manifest),
                 dataset_type=dataset,
-                dataset_name=known["name"],
+                dataset_name=study["name"],
                 dataset_split="test",
                 metric_type=name,
                 metric_value=m["value"],
-                metric_name=f"{name.replace('_', ' ')} ({span})",
+                metric_name=f"{name.replace('_', ' ')} ({interval_text})",
             )
         )
     return results

@@ -1,11 +1,11 @@
-"""What a bundle's card says of the study it comes from: figures, data, audit, training,
-environment, licences."""
+"""Sections of the model card about the study: results, data, audit, training, environment, licences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from prooftune.bundle.manifest import CardSection, Interval, Manifest, StudySummary
 from prooftune.models.environment import describe_environment
 from prooftune.models.loading import ORIGINS
 from prooftune.recipe import Recipe
@@ -17,41 +17,41 @@ _NOT_STATED = "not stated"
 
 
 def study_summary(
-    chosen: Recipe, study: Study, result: VariantResult, scores: Mapping[str, Any], audit: list[str]
-) -> dict[str, Any]:
-    """What ``bundle.json`` keeps of the study, so that a card can be written without the run.
+    recipe: Recipe, study: Study, result: VariantResult, scores: Mapping[str, Any], audit: list[str]
+) -> StudySummary:
+    """Summarize the study for ``bundle.json``, so that a card can be rendered without the run.
 
     Args:
-        chosen: the recipe.
+        recipe: the study's recipe.
         study: its data.
         result: the bundled variant.
-        scores: the study's scores.
-        audit: what the audit found, one sentence each.
+        scores: content of ``scores.json``.
+        audit: findings of the data audit, one sentence each.
     """
-    own = scores["variants"][result.name]
+    variant_scores = scores["variants"][result.name]
     training = result.details.get("training", {})
     sources = {
-        split: getattr(chosen.data, split).path
+        split: getattr(recipe.data, split).path
         for split in ("train", "validation", "test")
-        if getattr(chosen.data, split)
+        if getattr(recipe.data, split)
     }
     return {
-        "name": chosen.name,
+        "name": recipe.name,
         "verdict": scores["verdict"]["sentence"],
         "n": scores.get("n"),
         "confidence": scores.get("confidence"),
         "primary": scores.get("primary"),
         "metrics": {
-            name: m
-            for name, m in own["metrics"].items()
+            name: cast(Interval, m)
+            for name, m in variant_scores["metrics"].items()
             if isinstance(m, dict) and m.get("low") is not None
         },
         "variants": {
-            name: one["metrics"][scores["primary"]]
-            for name, one in scores["variants"].items()
-            if scores.get("primary") in one["metrics"]
+            name: scores_of_variant["metrics"][scores["primary"]]
+            for name, scores_of_variant in scores["variants"].items()
+            if scores.get("primary") in scores_of_variant["metrics"]
         },
-        # Names of files, not the folders of this machine.
+        # File names only: folders of this machine must not be published.
         "sources": {
             split: path if _is_public(path) else path.replace("\\", "/").rpartition("/")[2]
             for split, path in sources.items()
@@ -62,10 +62,10 @@ def study_summary(
         "training": {
             "method": result.details["method"],
             "objective": result.details["objective"],
-            **chosen.lora,
+            **recipe.lora,
             **training.get("arguments", {}),
             "epochs_trained": training.get("epochs"),
-            "seed": chosen.seed,
+            "seed": recipe.seed,
         },
         "parameters": {
             "trainable": training.get("trainable_parameters"),
@@ -73,22 +73,23 @@ def study_summary(
         },
         "environment": {
             name: value
-            for name, value in describe_environment(chosen).items()
+            for name, value in describe_environment(recipe).items()
             if name not in ("model", "model_sha256")
         },
-        "card": _card(chosen),
+        "card": _card_section(recipe),
     }
 
 
-def _card(chosen: Recipe) -> dict[str, Any]:
-    """What the recipe says for the card, and what is known of a model that it names by a short
-    name."""
-    said = chosen.card.model_dump()
-    base, licence = ORIGINS.get(chosen.model.name.lower(), (None, None))
+def _card_section(recipe: Recipe) -> CardSection:
+    """The recipe's ``card`` section, with origin and licence filled in for models with an alias."""
+    card = recipe.card
+    base, licence = ORIGINS.get(recipe.model.name.lower(), (None, None))
     return {
-        **said,
-        "base_model": said["base_model"] or base,
-        "model_licence": said["model_licence"] or licence,
+        "model_licence": card.model_licence or licence,
+        "data_licence": card.data_licence,
+        "intended_use": card.intended_use,
+        "limits": card.limits,
+        "base_model": card.base_model or base,
     }
 
 
@@ -96,29 +97,29 @@ def _is_public(path: str) -> bool:
     return path.startswith("hub:") or package_files.is_reference(path)
 
 
-def render_sections(manifest: Mapping[str, Any], metrics: str) -> str:
-    """The sections of the card between its head and how to load it, as Markdown.
+def render_sections(manifest: Manifest, metrics: str) -> str:
+    """The card's sections between title and loading instructions, as Markdown.
 
     Args:
-        manifest: the content of ``bundle.json``.
-        metrics: rows of the table of metrics.
+        manifest: the bundle's manifest.
+        metrics: rows of the metrics table.
     """
-    known = manifest.get("study") or {}
+    study = manifest.get("study")
     sections = [
-        f"## How well it does\n\n{_measured(known)}| metric | value | interval "
+        f"## Results\n\n{_metrics_heading(study) if study else ''}| metric | value | interval "
         f"|\n|---|---|---|\n{metrics}\n"
     ]
-    if known:
-        card = known["card"]
+    if study:
+        card = study["card"]
         sections += [
-            _compared(known),
-            _section("Intended use", card["intended_use"] or _use(manifest)),
-            _section("Limits", card["limits"] or _limits(manifest)),
-            _data(known),
-            _audit(known),
-            _trained(manifest, known),
-            _section("Environment", _list(known["environment"])),
-            _licences(manifest, known),
+            _compare_variants(study),
+            _section("Intended use", card["intended_use"] or _default_use(manifest)),
+            _section("Limits", card["limits"] or _default_limits(manifest)),
+            _data_section(study),
+            _audit_section(study),
+            _training_section(manifest, study),
+            _section("Environment", _bullet_list(study["environment"])),
+            _licence_section(manifest, study),
         ]
     return redact("\n".join(section for section in sections if section))
 
@@ -127,15 +128,15 @@ def _section(title: str, text: str) -> str:
     return f"## {title}\n\n{text}\n" if text else ""
 
 
-def _list(values: Mapping[str, Any]) -> str:
+def _bullet_list(values: Mapping[str, Any]) -> str:
     return "\n".join(
-        f"- {name.replace('_', ' ')}: {_said(value)}"
+        f"- {name.replace('_', ' ')}: {_format_value(value)}"
         for name, value in values.items()
         if value is not None
     )
 
 
-def _said(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return (
         f"{value:g}"
         if isinstance(value, float)
@@ -145,73 +146,70 @@ def _said(value: Any) -> str:
     )
 
 
-def _measured(known: Mapping[str, Any]) -> str:
-    if not known.get("n"):
+def _metrics_heading(study: StudySummary) -> str:
+    if not study.get("n"):
         return ""
-    return f"On {known['n']:,} test examples, with {known['confidence']:.0%} intervals:\n\n"
+    return f"On {study['n']:,} test examples, with {study['confidence']:.0%} intervals:\n\n"
 
 
-def _compared(known: Mapping[str, Any]) -> str:
-    if len(known["variants"]) < 2:
+def _compare_variants(study: StudySummary) -> str:
+    if len(study["variants"]) < 2:
         return ""
     rows = "\n".join(
         f"| {name} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
-        for name, m in known["variants"].items()
+        for name, m in study["variants"].items()
     )
     return (
-        f"Beside it, on the same examples:\n\n| variant | {known['primary']} | interval "
+        f"All variants on the same examples:\n\n| variant | {study['primary']} | interval "
         f"|\n|---|---|---|\n{rows}\n"
     )
 
 
-def _use(manifest: Mapping[str, Any]) -> str:
-    if manifest["labels"]:
-        return (
-            "To give texts like those of the study one of the labels "
-            f"{', '.join(manifest['labels'])}. "
-            "Whoever made it has stated nothing further."
-        )
-    return (
-        "To answer questions like those of the study. Whoever made it has stated nothing further."
+def _default_use(manifest: Manifest) -> str:
+    purpose = (
+        f"Classifies texts like those of the study into {', '.join(manifest['labels'])}."
+        if manifest["labels"]
+        else "Answers questions like those of the study."
     )
+    return f"{purpose} The author has stated nothing further."
 
 
-def _limits(manifest: Mapping[str, Any]) -> str:
+def _default_limits(manifest: Manifest) -> str:
     text = (
-        "The figures hold for texts like the test examples; other topics, languages or times were "
-        "not measured. "
-        f"Prompts of more than {manifest['rendering']['max_length']} tokens are shortened."
+        "The results hold for texts like the test examples; other topics, languages or periods "
+        "were not measured. "
+        f"Prompts of more than {manifest['rendering']['max_length']} tokens are truncated."
     )
     if manifest["labels"]:
-        text += " It gives one of its labels to any text, also to one that fits none."
-    threshold = (manifest.get("abstention") or {}).get("threshold")
+        text += " Every text gets one of the labels, even if none fits."
+    abstention = manifest.get("abstention") or {}
+    threshold = abstention.get("threshold")
     if threshold is not None:
-        target = manifest["abstention"]["target"]
         text += (
-            f" Labels of a probability of {threshold:.3f} or more were right in at least "
-            f"{target:.1%} of the validation rows; "
-            "others are marked as abstained."
+            f" On the validation rows, labels with a probability of {threshold:.3f} or more were "
+            f"at least {abstention['target']:.1%} correct; predictions below that are marked as "
+            "abstained."
         )
     return text
 
 
-def _data(known: Mapping[str, Any]) -> str:
-    sources = "\n".join(f"- {split}: {path}" for split, path in known["sources"].items())
-    rows = ", ".join(f"{count:,} {split}" for split, count in known["rows"].items())
-    notes = "".join(f"\n- {note}" for note in known["notes"])
+def _data_section(study: StudySummary) -> str:
+    sources = "\n".join(f"- {split}: {path}" for split, path in study["sources"].items())
+    rows = ", ".join(f"{count:,} {split}" for split, count in study["rows"].items())
+    notes = "".join(f"\n- {note}" for note in study["notes"])
     return _section("Data", f"{sources}\n- examples: {rows}{notes}")
 
 
-def _audit(known: Mapping[str, Any]) -> str:
-    found = "\n".join(f"- {message}" for message in known["audit"])
+def _audit_section(study: StudySummary) -> str:
+    findings = "\n".join(f"- {message}" for message in study["audit"])
     return _section(
         "Audit of the data",
-        found or "No leak between the splits, and nothing else, was found or recorded.",
+        findings or "No leak between the splits and no other problem was recorded.",
     )
 
 
-def _trained(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    counts = known["parameters"]
+def _training_section(manifest: Manifest, study: StudySummary) -> str:
+    counts = study["parameters"]
     share = ""
     if counts["trainable"] and counts["total"]:
         share = f"\n- parameters trained: {counts['trainable']:,} of {counts['total']:,}"
@@ -220,11 +218,11 @@ def _trained(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> str:
         if manifest["quantization"]
         else ""
     )
-    return _section("Training", _list(known["training"]) + share + quantized)
+    return _section("Training", _bullet_list(study["training"]) + share + quantized)
 
 
-def _licences(manifest: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    card = known["card"]
+def _licence_section(manifest: Manifest, study: StudySummary) -> str:
+    card = study["card"]
     return _section(
         "Licences",
         f"- base model ({manifest['model']['name']}): {card['model_licence'] or _NOT_STATED}\n"

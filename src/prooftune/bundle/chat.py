@@ -1,5 +1,4 @@
-"""``prooftune chat``: ask a bundle in the terminal, tuned or as its base model was, with or without
-retrieval."""
+"""``prooftune chat``: query a bundle in the terminal, tuned or base, with or without retrieval."""
 
 from __future__ import annotations
 
@@ -18,80 +17,74 @@ if TYPE_CHECKING:
     from prooftune.bundle.qa import QAPrediction, QuestionAnswerer
 
 COMMANDS = {
-    "/base": "ask the base model, without what was learned",
-    "/tuned": "ask the tuned model",
-    "/retrieval on|off": "show it passages of the documents, or none",
-    "/help": "this list",
-    "/quit": "end (also Ctrl-D)",
+    "/base": "query the untuned base model",
+    "/tuned": "query the tuned model",
+    "/retrieval on|off": "retrieve passages of the documents, or not",
+    "/help": "list the commands",
+    "/quit": "quit (also Ctrl-D)",
 }
-_SHOWN = 5
-"""Labels whose probabilities are shown."""
+_MAX_LABELS = 5
+"""Number of labels that are shown with their probabilities."""
 
 
 @dataclass(slots=True)
-class _Talk:
+class _Session:
     bundle: Classifier | QuestionAnswerer
     tuned: bool = True
     retrieval: bool = True
 
 
 def chat(folder: Path, read: Callable[[str], str], write: Callable[[str], None]) -> None:
-    """Answer lines until there are no more.
+    """Answer each input line until the user quits.
 
     Args:
         folder: a bundle.
-        read: gives the next line for a prompt; raises EOFError or KeyboardInterrupt at the end.
-        write: shows a line.
+        read: prompt -> the next line; raises EOFError or KeyboardInterrupt at the end.
+        write: prints a line.
 
     Raises:
-        UsageError: the folder is no bundle.
-        Failure: its base model is not there.
+        UsageError: the folder is not a bundle.
+        Failure: the base model is unavailable.
     """
-    talk = _Talk(load(folder))
-    manifest = talk.bundle.manifest
-    write(
-        f"{manifest['variant']} of {manifest['model']['name']}. {_fields(talk)}. /help lists the "
-        "commands."
-    )
+    session = _Session(load(folder))
+    manifest = session.bundle.manifest
+    title = f"{manifest['variant']} of {manifest['model']['name']}"
+    write(f"{title}. {_describe_fields(session)}. /help lists the commands.")
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
-            line = read(f"{'tuned' if talk.tuned else 'base'}> ").strip()
+            line = read(f"{'tuned' if session.tuned else 'base'}> ").strip()
             if line == "/quit":
                 break
             if line.startswith("/"):
-                write(_command(talk, line))
+                write(_run_command(session, line))
             elif line:
-                for said in _answered(talk, _inputs(talk, line, read)):
-                    write(said)
+                for output in _predict(session, _read_inputs(session, line, read)):
+                    write(output)
     write("Bye.")
 
 
-def _fields(talk: _Talk) -> str:
-    names = talk.bundle.fields
+def _describe_fields(session: _Session) -> str:
+    names = session.bundle.fields
     if len(names) == 1:
         return f"Type a {names[0]}"
     return f"Type a {names[0]}, then {', '.join(names[1:])}, a line each"
 
 
-def _inputs(talk: _Talk, line: str, read: Callable[[str], str]) -> Mapping[str, str]:
-    first, *others = talk.bundle.fields
+def _read_inputs(session: _Session, line: str, read: Callable[[str], str]) -> Mapping[str, str]:
+    first, *others = session.bundle.fields
     return {first: line, **{name: read(f"{name}: ") for name in others}}
 
 
-def _command(talk: _Talk, line: str) -> str:
+def _run_command(session: _Session, line: str) -> str:
     if line in ("/base", "/tuned"):
-        reason = None if line == "/tuned" else why_no_base_model(talk.bundle.manifest)
-        talk.tuned = talk.tuned if reason else line == "/tuned"
-        return f"Not possible: {reason}." if reason else f"Asking the {line[1:]} model."
+        reason = None if line == "/tuned" else why_no_base_model(session.bundle.manifest)
+        session.tuned = session.tuned if reason else line == "/tuned"
+        return f"Not possible: {reason}." if reason else f"Now querying the {line[1:]} model."
     if line in ("/retrieval on", "/retrieval off"):
-        if not talk.bundle.manifest.get("retrieval"):
+        if not session.bundle.manifest.get("retrieval"):
             return "This bundle has no documents."
-        talk.retrieval = line.endswith("on")
-        return (
-            "It is shown passages of the documents."
-            if talk.retrieval
-            else "It is shown no passages."
-        )
+        session.retrieval = line.endswith("on")
+        return f"Retrieval is {'on' if session.retrieval else 'off'}."
     if line != "/help":
         known = [
             *(command for command in COMMANDS if "|" not in command),
@@ -99,40 +92,41 @@ def _command(talk: _Talk, line: str) -> str:
             "/retrieval off",
         ]
         return f"No command {line}{nearest(line, known)}; /help lists them."
-    return "\n".join(f"{command:<18} {what}" for command, what in COMMANDS.items())
+    return "\n".join(f"{command:<18} {description}" for command, description in COMMANDS.items())
 
 
-def _answered(talk: _Talk, inputs: Mapping[str, str]) -> Iterator[str]:
-    options: dict[str, Any] = {"progress": False, "tuned": talk.tuned}
-    if talk.bundle.manifest.get("retrieval"):
-        options["retrieve"] = talk.retrieval
-    [answer] = talk.bundle.predict([inputs], **options)
-    yield from _labelled(answer) if isinstance(answer, LabelPrediction) else _replied(answer)
-    if answer.truncated_tokens:
-        yield f"  ({answer.truncated_tokens} tokens did not fit and were not read)"
+def _predict(session: _Session, inputs: Mapping[str, str]) -> Iterator[str]:
+    options: dict[str, Any] = {"progress": False, "tuned": session.tuned}
+    if session.bundle.manifest.get("retrieval"):
+        options["retrieve"] = session.retrieval
+    [prediction] = session.bundle.predict([inputs], **options)
+    if isinstance(prediction, LabelPrediction):
+        yield from _format_label(prediction)
+    else:
+        yield from _format_answer(prediction)
+    if prediction.truncated_tokens:
+        yield f"  ({prediction.truncated_tokens} tokens were truncated)"
 
 
-def _labelled(answer: LabelPrediction) -> Iterator[str]:
-    sure = "" if answer.probability is None else f"  {answer.probability:.1%}"
-    yield f"{answer.label or '(no label)'}{sure}{'  below the threshold' if answer.abstained else ''}"
-    others = sorted(answer.probabilities.items(), key=lambda item: -item[1])[1:_SHOWN]
-    if others:
-        yield "  " + ", ".join(f"{label} {share:.1%}" for label, share in others)
+def _format_label(prediction: LabelPrediction) -> Iterator[str]:
+    confidence = "" if prediction.probability is None else f"  {prediction.probability:.1%}"
+    warning = "  below the threshold" if prediction.abstained else ""
+    yield f"{prediction.label or '(no label)'}{confidence}{warning}"
+    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    if runners_up := ranked[1:_MAX_LABELS]:
+        yield "  " + ", ".join(f"{label} {probability:.1%}" for label, probability in runners_up)
 
 
-def _replied(reply: QAPrediction) -> Iterator[str]:
-    yield reply.answer or "(no answer)"
-    for number, source in enumerate(reply.sources, start=1):
-        place = ", ".join(
+def _format_answer(prediction: QAPrediction) -> Iterator[str]:
+    yield prediction.answer or "(no answer)"
+    for number, source in enumerate(prediction.sources, start=1):
+        location = ", ".join(
             [
                 source.document,
                 *([f"page {source.page}"] if source.page else []),
                 *filter(None, [source.section]),
             ]
         )
-        yield f"  [{number}] {place}: {' '.join(source.text.split())[:160]}"
-    if reply.unknown_citations:
-        yield (
-            f"  ({reply.unknown_citations} citations of passages that it was not shown were "
-            "left out)"
-        )
+        yield f"  [{number}] {location}: {' '.join(source.text.split())[:160]}"
+    if prediction.unknown_citations:
+        yield f"  ({prediction.unknown_citations} citations of passages that were not retrieved)"

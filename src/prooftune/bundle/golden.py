@@ -1,7 +1,7 @@
-"""The golden set: rows with what a bundle says to them, by which every export is checked.
+"""The golden set: example rows with a bundle's outputs, against which every export is checked.
 
-Plain JSON lines. The texts are inside, which is why the recipe's ``bundle.golden`` sets how many,
-or none.
+A file of JSON lines that contains the texts; the recipe's ``bundle.golden`` sets the number of rows
+(0: none).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from prooftune import recipe
 from prooftune.bundle.load import Classifier, base_model_folder, has_probabilities, load
-from prooftune.bundle.manifest import read_manifest
+from prooftune.bundle.manifest import Manifest, read_manifest
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.engine.sequences import Generated
@@ -32,24 +32,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GoldenRow:
-    """One row and what the bundle says to it.
+    """One example with the bundle's output.
 
     Attributes:
         id: the example's id in the study.
         inputs: field name -> text, retrieved passages included.
         prompt: token ids of the whole prompt.
-        output: what `prooftune.load` answers: the label, or the answer after windows, thresholds
-            and constraints.
-        target: the label or answer that is known to be right; None where none is known.
+        output: the prediction of `prooftune.load`: the label, or the answer after windowing,
+            no-answer threshold and constrained decoding.
+        target: reference label or answer; None if unknown.
         references: all accepted answers to a question; None in classification.
-        log_probs: natural-log probability of every label, in the order of ``labels``, before
-            calibration and temperature; empty where the bundle writes its answers.
-        shift: what contextual calibration adds to `log_probs` before they are compared; empty for
-            nothing.
-        answer: the text that the model itself writes after the prompt, without threshold or
-            constraint.
-        answer_ids: its token ids, the stop token included where it was written.
-        answer_log_prob: their natural-log probability together.
+        log_probs: natural-log probability per label, in the order of ``labels``, before calibration
+            and temperature scaling; empty if the bundle generates its answers.
+        shift: per-label addend of contextual calibration to `log_probs`; empty without calibration.
+        answer: the raw greedy continuation of the prompt, without threshold or constraint.
+        answer_ids: its token ids, with the stop token if generation ended there.
+        answer_log_prob: natural-log probability of `answer_ids`.
     """
 
     id: str
@@ -65,49 +63,49 @@ class GoldenRow:
     answer_log_prob: float | None = None
 
 
-def drawn(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """At most `count` examples drawn with the seed, in the order in which they stand."""
+def sample_rows(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """A random sample of at most `count` examples, in their original order."""
     if len(examples) <= count:
         return list(examples)
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), count))]
 
 
-def exact(folder: Path, trust_remote_code: bool = False) -> Classifier | QuestionAnswerer:
-    """The bundle in float32: what its weights say, without the rounding of 16-bit arithmetic, in
-    which rows that are all but undecided fall either way. Weights that were quantised in training,
-    or that would fill the memory, stay as they are.
+def load_float32(folder: Path, trust_remote_code: bool = False) -> Classifier | QuestionAnswerer:
+    """Load a bundle in float32, so that rounding to 16 bits does not flip near-ties.
+
+    Bundles tuned on quantized weights, or too large for memory in float32, keep their dtype.
 
     Raises:
-        UsageError, Failure: as `load` does.
+        UsageError, Failure: see `load`.
     """
     manifest = read_manifest(folder)
     weights = base_model_folder(manifest) if manifest["part"] == "adapter" else folder / "model"
-    wide = not manifest["quantization"] and fits_in_float32(weights)
-    return load(folder, trust_remote_code=trust_remote_code, dtype="float32" if wide else None)
+    widen = not manifest["quantization"] and fits_in_float32(weights)
+    return load(folder, trust_remote_code=trust_remote_code, dtype="float32" if widen else None)
 
 
-def make(bundle: Classifier | QuestionAnswerer, rows: Sequence[Example]) -> list[GoldenRow]:
-    """Ask the bundle.
+def make_rows(bundle: Classifier | QuestionAnswerer, rows: Sequence[Example]) -> list[GoldenRow]:
+    """Run the bundle on examples and record its outputs.
 
-    Rows that do not fit into one prompt are left out: to shorten a text, or to read it in windows,
-    is Prooftune's own doing, and an export shows nothing by it.
+    Examples that do not fit into one prompt are skipped: truncation and windowing happen in
+    Prooftune, outside the model, so they say nothing about an export.
 
     Args:
-        bundle: as `exact` returns it.
-        rows: examples with the bundle's fields; their targets are kept, and not looked at.
+        bundle: loaded by `load_float32`.
+        rows: examples with the bundle's fields; targets are copied and do not affect the outputs.
     """
     examples = bundle.examples([row.inputs for row in rows])
-    # For questions the one window that holds all; for labels the prompt.
+    # A question that fits has one window; a text to classify has one prompt.
     windows = [bundle.encoder.sliding_windows(example.inputs) for example in examples]
-    fits = [
+    fitting = [
         i
-        for i, several in enumerate(windows)
-        if len(several) == 1 and not several[0].truncated_tokens
+        for i, windows_of_row in enumerate(windows)
+        if len(windows_of_row) == 1 and not windows_of_row[0].truncated_tokens
     ]
-    if not fits:
+    if not fitting:
         return []
-    prefix, prompts = bundle.encoder.prefix, [windows[i][0].token_ids for i in fits]
-    outputs = _outputs(bundle, [rows[i].inputs for i in fits])
+    prefix, prompts = bundle.encoder.prefix, [windows[i][0].token_ids for i in fitting]
+    outputs = _outputs(bundle, [rows[i].inputs for i in fitting])
     golden: list[dict[str, Any]] = [
         {
             "id": rows[i].id,
@@ -117,19 +115,19 @@ def make(bundle: Classifier | QuestionAnswerer, rows: Sequence[Example]) -> list
             "references": rows[i].references,
             "output": output,
         }
-        for i, prompt, output in zip(fits, prompts, outputs, strict=True)
+        for i, prompt, output in zip(fitting, prompts, outputs, strict=True)
     ]
     if isinstance(bundle, Classifier) and has_probabilities(bundle.manifest):
-        found = _log_probs(bundle, [examples[i] for i in fits], prompts)
+        results = _log_probs(bundle, [examples[i] for i in fitting], prompts)
     else:
-        found = _written(bundle, prompts)
-    return [GoldenRow(**row, **more) for row, more in zip(golden, found, strict=True)]
+        results = _written(bundle, prompts)
+    return [GoldenRow(**row, **more) for row, more in zip(golden, results, strict=True)]
 
 
 def _outputs(bundle: Classifier | QuestionAnswerer, inputs: Sequence[dict[str, str]]) -> list[str]:
     if isinstance(bundle, Classifier):
-        return [answer.label for answer in bundle.predict(inputs, progress=False)]
-    return [reply.answer for reply in bundle.predict(inputs, progress=False)]
+        return [prediction.label for prediction in bundle.predict(inputs, progress=False)]
+    return [prediction.answer for prediction in bundle.predict(inputs, progress=False)]
 
 
 def _log_probs(
@@ -142,18 +140,19 @@ def _log_probs(
     scores = classification.label_scores(
         bundle.model, bundle.encoder, prompts, scoring, head=head, description=None
     )
-    plain = scores.log_softmax(1)
+    log_probs = scores.log_softmax(1)
     rows: list[dict[str, Any]] = [
-        {"log_probs": tuple(round(value, 6) for value in row)} for row in plain.tolist()
+        {"log_probs": tuple(round(value, 6) for value in row)} for row in log_probs.tolist()
     ]
     if scoring.calibration and not head:
-        # Calibration adds the same to every row; softmax makes it the same but for a constant.
+        # Contextual calibration adds the same vector to every row, up to a constant that softmax
+        # removes; the first row is enough to recover it.
         [first] = classification.predict(
             bundle.model, bundle.encoder, examples[:1], scoring, head=head, description=None
         )
         shift = tuple(
             round(after - before, 6)
-            for after, before in zip(first.log_probs, plain[0].tolist(), strict=True)
+            for after, before in zip(first.log_probs, log_probs[0].tolist(), strict=True)
         )
         rows = [{**row, "shift": shift} for row in rows]
     return rows
@@ -162,35 +161,35 @@ def _log_probs(
 def _written(
     bundle: Classifier | QuestionAnswerer, prompts: Sequence[Sequence[int]]
 ) -> list[dict[str, Any]]:
-    encoder, done = bundle.encoder, [Generated() for _ in prompts]
+    encoder, generated = bundle.encoder, [Generated() for _ in prompts]
     with autocast(bundle.model):
-        for numbers, texts in generate(
+        for row_numbers, texts in generate(
             bundle.model,
             encoder.prefix,
             prompts,
             encoder.stop_token_id,
-            max_new_tokens=limit(bundle.manifest),
+            max_new_tokens=max_new_tokens(bundle.manifest),
         ):
-            for number, text in zip(numbers, texts, strict=True):
-                done[number] = text
+            for row_number, text in zip(row_numbers, texts, strict=True):
+                generated[row_number] = text
     return [
         {
-            "answer": encoder.decode_answer(one.ids).strip(),
-            "answer_log_prob": round(one.log_prob, 6),
-            "answer_ids": (*one.ids, *([encoder.stop_token_id] if one.stopped else [])),
+            "answer": encoder.decode_answer(result.ids).strip(),
+            "answer_log_prob": round(result.log_prob, 6),
+            "answer_ids": (*result.ids, *([encoder.stop_token_id] if result.stopped else [])),
         }
-        for one in done
+        for result in generated
     ]
 
 
-def limit(manifest: dict[str, Any]) -> int:
-    """Tokens that the bundle may write."""
-    return int(
-        (manifest["scoring"] if manifest["labels"] else manifest["answering"])["max_new_tokens"]
-    )
+def max_new_tokens(manifest: Manifest) -> int:
+    """Largest number of tokens that the bundle generates."""
+    section = manifest["scoring"] if manifest["labels"] else manifest["answering"]
+    return int(section["max_new_tokens"])
 
 
 def write(path: Path, rows: Sequence[GoldenRow]) -> None:
+    """Write rows as JSON lines."""
     path.write_text(
         "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows),
         encoding="utf-8",
@@ -198,45 +197,51 @@ def write(path: Path, rows: Sequence[GoldenRow]) -> None:
 
 
 def read(path: Path) -> list[GoldenRow]:
-    """The rows that `write` wrote.
+    """Read a file written by `write`.
 
     Raises:
-        UsageError: the file is missing or damaged.
+        UsageError: the file is missing, or a line is invalid.
     """
-    kind = TypeAdapter(GoldenRow)
+    adapter = TypeAdapter(GoldenRow)
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for row_number, line in enumerate(lines, start=1):
         try:
-            rows.append(kind.validate_json(line, strict=True))
+            rows.append(adapter.validate_json(line, strict=True))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
+            field = ".".join(map(str, first["loc"]))
             raise UsageError(
-                f"{path}: line {number} is no golden row: {place}: {first['msg']}"
+                f"{path}: line {row_number} is not a golden row: {field}: {first['msg']}"
             ) from None
     return rows
 
 
-def of_run(
-    bundle: Classifier | QuestionAnswerer, place: Path, count: int, seed: int
+def rows_from_run(
+    bundle: Classifier | QuestionAnswerer, path: Path, count: int, seed: int
 ) -> list[GoldenRow]:
-    """A golden set for a bundle without one, from the run that it came from.
+    """Make a golden set from the validation rows of the run that wrote the bundle.
+
+    Args:
+        bundle: loaded by `load_float32`.
+        path: the run folder.
+        count: largest number of rows.
+        seed: seed of the sample.
 
     Raises:
-        UsageError: the folder is no run.
+        UsageError: the folder is not a run.
         Failure: no validation row fits into one prompt.
     """
     from prooftune.run_folder import read_study
 
-    if not (place / "data").is_dir():
+    if not (path / "data").is_dir():
         raise UsageError(
-            f"{place} is neither a golden set (.jsonl) nor a run folder: no data folder in it"
+            f"{path} is neither a golden set (.jsonl) nor a run folder: no data folder in it"
         )
-    rows = make(bundle, drawn(read_study(place / "data").validation, count, seed))
+    rows = make_rows(bundle, sample_rows(read_study(path / "data").validation, count, seed))
     if not rows:
-        raise Failure(f"{place} has no validation row that fits into one prompt of the bundle")
+        raise Failure(f"{path} has no validation row that fits into one prompt of the bundle")
     return rows

@@ -1,4 +1,4 @@
-"""What people hand to a bundle -> examples, or a message that says what is missing."""
+"""Convert user inputs of a bundle to examples, with error messages that name what is missing."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from prooftune.types import Example
 from prooftune.utils.progress import Subtask
 
 MIN_ITEMS_FOR_BAR = 16
-"""Texts or questions, from which on a bar shows how far it is: a few are answered before anyone
-could read it."""
+"""Smallest number of inputs for which a progress bar is shown; fewer finish at once."""
 
 
 def progress_label(progress: bool | Subtask, description: str, count: int) -> str | Subtask | None:
-    """What the bar over so many texts or questions says."""
+    """The label of the progress bar over `count` inputs; None for no bar."""
     if isinstance(progress, Subtask):
         return progress
     return description if progress and count >= MIN_ITEMS_FOR_BAR else None
 
 
 def to_examples(
-    given: Sequence[str | Mapping[str, str]], fields: Sequence[str], what: str
+    inputs: Sequence[str | Mapping[str, str]], fields: Sequence[str], kind: str
 ) -> list[Example]:
-    """One example for each text or question.
+    """One example per text or question.
 
     Args:
-        given: strings where the bundle reads a single field, or mappings from field name to text.
-        fields: names of the texts that the bundle reads.
-        what: what one of them is called: text, question.
+        inputs: strings if the bundle has a single field, or mappings from field name to text.
+        fields: names of the bundle's input fields.
+        kind: what one input is called in messages: text, question.
 
     Raises:
-        UsageError: a field is missing, or is no text.
+        UsageError: a field is missing, or its value is not a string.
     """
-    if isinstance(given, str):
-        raise UsageError(f"predict takes a list of {what}s; for a single one: predict([{what}])")
+    if isinstance(inputs, str):
+        raise UsageError(f"predict takes a list of {kind}s; for a single one: predict([{kind}])")
     return [
-        Example(str(number), _inputs(number, one, fields, what)) for number, one in enumerate(given)
+        Example(str(number), _to_fields(number, item, fields, kind))
+        for number, item in enumerate(inputs)
     ]
 
 
-def _inputs(
-    number: int, given: str | Mapping[str, str], fields: Sequence[str], what: str
+def _to_fields(
+    number: int, item: str | Mapping[str, str], fields: Sequence[str], kind: str
 ) -> dict[str, str]:
-    if isinstance(given, str) and len(fields) == 1:
-        return {fields[0]: given}
-    if not isinstance(given, Mapping):
+    if isinstance(item, str) and len(fields) == 1:
+        return {fields[0]: item}
+    if not isinstance(item, Mapping):
         raise UsageError(
-            f"{what} {number}: this bundle reads {', '.join(fields)}; give a string"
-            f"{'' if len(fields) == 1 else ' for each, as a mapping'}, not {type(given).__name__}"
+            f"{kind} {number}: this bundle reads {', '.join(fields)}; give a string"
+            f"{'' if len(fields) == 1 else ' for each, as a mapping'}, not {type(item).__name__}"
         )
-    missing = [name for name in fields if not isinstance(given.get(name), str)]
+    missing = [name for name in fields if not isinstance(item.get(name), str)]
     if missing:
         raise UsageError(
-            f"{what} {number}: no {', '.join(missing)} in it; it has "
-            f"{', '.join(map(str, given)) or 'nothing'}"
+            f"{kind} {number}: no {', '.join(missing)} in it; it has "
+            f"{', '.join(map(str, item)) or 'nothing'}"
         )
-    return {name: given[name] for name in fields}
+    return {name: item[name] for name in fields}

@@ -14,7 +14,7 @@ import numpy as np
 from prooftune import recipe
 from prooftune.bundle.base_model import select_model
 from prooftune.bundle.inputs import progress_label, to_examples
-from prooftune.bundle.manifest import read_manifest
+from prooftune.bundle.manifest import Manifest, read_manifest
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.evaluation.calibration import apply_temperature
@@ -31,18 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LabelPrediction:
-    """The label of one text.
+    """The predicted label of one text.
 
     Attributes:
-        label: the most probable label; an empty string where generation gave none.
-        probability: its probability after temperature scaling; None where the bundle generates its
-            answers.
-        probabilities: label -> probability, summing to 1; empty where the bundle generates its
-            answers.
-        truncated_tokens: tokens of the text that did not fit and were not read.
-        abstained: whether the probability is below the bundle's threshold, so that the label is no
-            answer at the accuracy that the study aimed at; None where the bundle has no threshold.
-        prompt_tokens: tokens that were read.
+        label: the most probable label; an empty string if the generated text names no label.
+        probability: its probability after temperature scaling; None if labels are generated.
+        probabilities: label -> probability, summing to 1; empty if labels are generated.
+        truncated_tokens: tokens of the text beyond the prompt limit, which the model did not see.
+        abstained: whether `probability` is below the bundle's threshold for its target accuracy;
+            None without a threshold.
+        prompt_tokens: number of prompt tokens.
     """
 
     label: str
@@ -54,19 +52,19 @@ class LabelPrediction:
 
 
 class Classifier:
-    """A loaded bundle.
+    """A loaded bundle that classifies texts.
 
     Attributes:
-        labels: the label names.
-        fields: names of the input texts; one text may be given as a plain string.
-        facts: the content of ``bundle.json``.
-        model: the model, for whoever wants to go on with it.
-        encoder: renders the prompts.
+        labels: label names.
+        fields: names of the input texts; with a single field, `predict` also takes strings.
+        manifest: content of ``bundle.json``.
+        model: the transformers or peft model.
+        encoder: renders and tokenizes prompts.
     """
 
     def __init__(
         self,
-        manifest: dict[str, Any],
+        manifest: Manifest,
         model: Any,
         tokenizer: Any,
         adapter: str = adapters.DEFAULT_ADAPTER,
@@ -86,18 +84,20 @@ class Classifier:
         progress: bool | Subtask = True,
         tuned: bool = True,
     ) -> list[LabelPrediction]:
-        """Label every text.
+        """Predict the label of every text.
 
         Args:
-            texts: strings, or mappings from field name to text where the bundle reads several
-                fields.
-            progress: whether to show a bar, for 16 or more; or a part of a bar that is shown.
-            tuned: False asks the untuned base model with the same prompt; its probabilities are as
-                they come, since the temperature is the tuned model's.
+            texts: strings, or mappings from field name to text if the bundle has several fields.
+            progress: whether to show a progress bar for 16 or more texts; or a running bar's
+                subtask.
+            tuned: False uses the untuned base model with the same prompt, without temperature
+                scaling and threshold, which were fitted to the tuned model.
+
+        Returns:
+            One prediction per text, in order.
 
         Raises:
-            UsageError: a text lacks a field, or is no text; or there is no untuned model
-                (`untuned.why_no_base_model`).
+            UsageError: a text lacks a field or is not a string; or the bundle has no untuned model.
         """
         examples = self.examples(texts)
         if not examples:
@@ -112,43 +112,48 @@ class Classifier:
                 head=head,
                 description=progress_label(progress, "Predicting", len(examples)),
             )
-        # Both were fitted to the tuned model.
+        # Both were fitted to the tuned model's probabilities.
         temperature = float(self.manifest.get("temperature") or 1.0) if tuned else 1.0
         threshold = abstention_threshold(self.manifest) if tuned else None
-        return [self._answer(prediction, temperature, threshold) for prediction in predictions]
+        return [self._calibrate(prediction, temperature, threshold) for prediction in predictions]
 
     def examples(self, texts: Sequence[str | Mapping[str, str]]) -> list[Example]:
-        """What is read of the texts, one example for each, in their order."""
+        """The texts as examples with the bundle's fields, in order."""
         return to_examples(texts, self.fields, "text")
 
-    def _answer(
-        self, said: Prediction, temperature: float, threshold: float | None
+    def _calibrate(
+        self, prediction: Prediction, temperature: float, threshold: float | None
     ) -> LabelPrediction:
-        if not said.log_probs:
+        if not prediction.log_probs:
             return LabelPrediction(
-                said.output, None, {}, said.truncated_tokens, prompt_tokens=said.prompt_tokens
+                prediction.output,
+                None,
+                {},
+                prediction.truncated_tokens,
+                prompt_tokens=prediction.prompt_tokens,
             )
-        shares = np.exp(apply_temperature(np.asarray([said.log_probs]), temperature))[0]
-        sure = float(shares.max())
+        log_probs = np.asarray([prediction.log_probs])
+        probabilities = np.exp(apply_temperature(log_probs, temperature))[0]
+        probability = float(probabilities.max())
         return LabelPrediction(
-            said.output,
-            sure,
-            dict(zip(self.labels, shares.tolist(), strict=True)),
-            said.truncated_tokens,
-            None if threshold is None else sure < threshold,
-            said.prompt_tokens,
+            prediction.output,
+            probability,
+            dict(zip(self.labels, probabilities.tolist(), strict=True)),
+            prediction.truncated_tokens,
+            None if threshold is None else probability < threshold,
+            prediction.prompt_tokens,
         )
 
 
-def abstention_threshold(manifest: Mapping[str, Any]) -> float | None:
-    """The confidence below which a label is no answer (`evaluation.calibration.abstention`); None
-    where there is none."""
-    threshold = (manifest.get("abstention") or {}).get("threshold")
+def abstention_threshold(manifest: Manifest) -> float | None:
+    """Probability below which the bundle abstains (`evaluation.calibration.abstention`), if any."""
+    abstention = manifest.get("abstention")
+    threshold = abstention.get("threshold") if abstention else None
     return None if threshold is None or not has_probabilities(manifest) else float(threshold)
 
 
-def has_probabilities(manifest: Mapping[str, Any]) -> bool:
-    """Whether the bundle's answers have probabilities: generated ones have none."""
+def has_probabilities(manifest: Manifest) -> bool:
+    """Whether predictions have label probabilities, that is, are not generated."""
     return bool(manifest["objective"] == "head" or manifest["scoring"]["method"] != "generation")
 
 
@@ -159,41 +164,38 @@ def load(
     trust_remote_code: bool = False,
     dtype: str | None = None,
 ) -> Classifier | QuestionAnswerer:
-    """Load a bundle, and its base model by name where the bundle holds an adapter.
+    """Load a bundle; if it holds an adapter, also its base model by name.
 
     Args:
-        folder: a bundle, which is taken for a stranger's: pickles in it, links out of it and facts
-            that cannot be are refused.
-        shared: base models that are loaded already; a bundle with the same base adds its adapter
-            there instead of loading the base again, and a base that is loaded is added. Bundles
-            that share must not predict at the same time.
-        trust_remote_code: whether a base model may run Python code of its own, where the bundle's
-            recipe allowed it.
-        dtype: arithmetic other than the recipe's, such as ``float32`` for what the weights say
-            without 16-bit rounding.
+        folder: a bundle. It is treated as untrusted: pickles, links that leave the folder and
+            invalid manifests are refused.
+        shared: cache of loaded base models, which is updated. Bundles of the same base model add
+            their adapters to one copy; they must not predict at the same time.
+        trust_remote_code: whether the base model may run its own Python code, if the bundle's
+            recipe allowed that.
+        dtype: overrides the recipe's dtype, for example ``float32``.
 
     Returns:
-        A `Classifier`, or an `QuestionAnswerer` where the bundle answers questions; both have ``predict``.
+        A `Classifier`, or a `QuestionAnswerer` for question answering; both have ``predict``.
 
     Raises:
-        UsageError: the folder is no bundle, or one of a newer Prooftune, or holds what a bundle may
-            not hold.
-        Failure: the base model that it resolves to has other weights than the one that was tuned.
+        UsageError: the folder is not a bundle, was written by a newer Prooftune, or contains a
+            forbidden file.
+        Failure: the base model's weights differ from those that were tuned.
     """
     manifest = read_manifest(folder)
     check_files(folder)
     trusted = trust_remote_code or os.environ.get("PROOFTUNE_TRUST_REMOTE_CODE") == "1"
     if manifest["model"]["trust_remote_code"] and not trusted:
         raise UsageError(
-            f"{folder} says that its model {manifest['model']['name']} may run code of its own. If "
-            "you trust both, set "
-            "PROOFTUNE_TRUST_REMOTE_CODE=1."
+            f"{folder} says that its model {manifest['model']['name']} may run code of its own. "
+            "If you trust both, set PROOFTUNE_TRUST_REMOTE_CODE=1."
         )
     if dtype:
         manifest = {**manifest, "model": {**manifest["model"], "dtype": dtype}}
-    model, adapter = _model(folder, manifest, shared if shared is not None else {})
-    tokenizer = _tokenizer(folder / "tokenizer")
-    with _explained(folder / "bundle.json"):
+    model, adapter = _load_model(folder, manifest, shared if shared is not None else {})
+    tokenizer = _load_tokenizer(folder / "tokenizer")
+    with _explain_load_errors(folder / "bundle.json"):
         if manifest["task"] == "classification":
             return Classifier(manifest, model, tokenizer, adapter)
         from prooftune.bundle.qa import QuestionAnswerer
@@ -204,40 +206,39 @@ def load(
         )
 
 
-def base_model_folder(manifest: Mapping[str, Any]) -> Path:
-    """The folder of the model that a bundle's adapter was trained on.
+def base_model_folder(manifest: Manifest) -> Path:
+    """The local folder of the base model, downloaded if needed.
 
     Raises:
-        Failure: what the model's name leads to here has other weights.
+        Failure: its weights differ from those that the adapter was trained on.
     """
     model = manifest["model"]
     base = loading.resolve(model["name"], model["revision"])
     if loading.weights_digest(base) != model["sha256"]:
         raise Failure(
             f"{model['name']} at {base} has other weights than the model this adapter was trained "
-            "on "
-            f"(sha256 {model['sha256'][:16]}…); its answers would be another model's"
+            f"on (sha256 {model['sha256'][:16]}…); the bundle would predict something else"
         )
     return base
 
 
-def model_options(manifest: Mapping[str, Any]) -> recipe.Model:
-    """The recipe's model section, as the bundle keeps it."""
-    return recipe.Model(**{k: v for k, v in manifest["model"].items() if k != "sha256"})
+def model_options(manifest: Manifest) -> recipe.Model:
+    """The recipe's ``model`` section."""
+    section: dict[str, Any] = {k: v for k, v in manifest["model"].items() if k != "sha256"}
+    return recipe.Model(**section)
 
 
-def _model(folder: Path, manifest: Mapping[str, Any], shared: dict[str, Any]) -> tuple[Any, str]:
-    """The bundle's model, and the name of its adapter in it."""
-    options, trained = model_options(manifest), folder / manifest["part"]
+def _load_model(folder: Path, manifest: Manifest, shared: dict[str, Any]) -> tuple[Any, str]:
+    """The bundle's model, and the name of its adapter in the model."""
+    options, weights_folder = model_options(manifest), folder / manifest["part"]
     labels = manifest["labels"] if manifest["objective"] == "head" else None
-    # Without this file the libraries would look for a pickle, and then for a model of that name on
-    # the hub.
-    if not list(trained.glob("*.safetensors")):
-        raise UsageError(f"{trained} holds no weights: no .safetensors file in it")
-    adapted = manifest["part"] == "adapter"
-    base = base_model_folder(manifest) if adapted else trained
-    # All that decides what is loaded: the same weights in the same arithmetic, under the same
-    # attention and head.
+    # Without safetensors, transformers and peft would look for a pickle, and then for a model of
+    # that name on the hub.
+    if not list(weights_folder.glob("*.safetensors")):
+        raise UsageError(f"{weights_folder} holds no weights: no .safetensors file in it")
+    is_adapter = manifest["part"] == "adapter"
+    base = base_model_folder(manifest) if is_adapter else weights_folder
+    # Two bundles share a base only if weights, dtype, quantization, head and attention are equal.
     key = fingerprint(
         [
             manifest["model"],
@@ -246,28 +247,27 @@ def _model(folder: Path, manifest: Mapping[str, Any], shared: dict[str, Any]) ->
             loading.attention_implementation(options.attention, base),
         ]
     )
-    with _explained(trained):
-        if adapted and key in shared:
-            return shared[key], adapters.add_adapter(shared[key], trained)
+    with _explain_load_errors(weights_folder):
+        if is_adapter and key in shared:
+            return shared[key], adapters.add_adapter(shared[key], weights_folder)
         model = adapters.load_tuned(
-            base, trained, options, quantization=manifest["quantization"], labels=labels
+            base, weights_folder, options, quantization=manifest["quantization"], labels=labels
         )
-    if adapted:
+    if is_adapter:
         shared[key] = model
     return model, adapters.DEFAULT_ADAPTER
 
 
-def _tokenizer(folder: Path) -> Any:
+def _load_tokenizer(folder: Path) -> Any:
     if not (folder / "tokenizer_config.json").is_file():
         raise UsageError(f"{folder} holds no tokenizer: no tokenizer_config.json in it")
-    with _explained(folder):
+    with _explain_load_errors(folder):
         return loading.load_tokenizer(folder)
 
 
 @contextlib.contextmanager
-def _explained(place: Path) -> Iterator[None]:
-    """Around libraries that read files of a bundle, which raise whatever a damaged one leads them
-    into."""
+def _explain_load_errors(path: Path) -> Iterator[None]:
+    """Turn any exception that a library raises on a damaged file into a `Failure`."""
     try:
         yield
     except (ProoftuneError, MemoryError):
@@ -276,5 +276,5 @@ def _explained(place: Path) -> Iterator[None]:
         if "memory" in str(error).lower():
             raise
         raise Failure(
-            f"{place} could not be loaded: {type(error).__name__}: {str(error)[:500]}"
+            f"{path} could not be loaded: {type(error).__name__}: {str(error)[:500]}"
         ) from error

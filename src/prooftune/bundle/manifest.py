@@ -1,12 +1,14 @@
-"""What a bundle says of itself, checked before anything in it is loaded: a bundle may come from
-anybody."""
+"""``bundle.json``, a bundle's manifest: its types, and their validation before anything is loaded.
+
+A bundle may come from a stranger, so `read_manifest` checks every field that later code relies on.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict, cast
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -16,9 +18,163 @@ from prooftune.tasks.rendering import Rendering
 
 FORMAT = 1
 GOLDEN = "golden.jsonl"
-"""The golden set's file in a bundle."""
+"""File name of the golden set in a bundle."""
 MAX_MANIFEST_BYTES = 100_000_000
-"""Bytes of a ``bundle.json``: one with thousands of labels has some megabytes."""
+"""Largest ``bundle.json`` that is read; one with thousands of labels has a few megabytes."""
+
+JsonObject = dict[str, Any]
+"""A recipe section or a result as JSON, parsed by its own type where it is used."""
+
+
+class ModelSection(TypedDict):
+    """The recipe's ``model`` section, and the SHA-256 digest of the base model's weights."""
+
+    name: str
+    revision: str | None
+    dtype: str
+    attention: str
+    int8_training: NotRequired[bool]
+    trust_remote_code: bool
+    sha256: str
+
+
+class TokenSection(TypedDict):
+    """The prompt and the labels as token ids.
+
+    Attributes:
+        prompt: fixed parts as token ids, and names of input fields, in order.
+        labels: label -> token ids of its text with the stop token; absent in question answering.
+        stop: id of the stop token.
+    """
+
+    prompt: list[list[int] | str]
+    labels: NotRequired[dict[str, list[int]]]
+    stop: int
+
+
+class AbstentionSection(TypedDict):
+    """The confidence threshold (`evaluation.calibration.abstention`).
+
+    Attributes:
+        threshold: smallest probability of an accepted label; None or absent without a threshold.
+        target: accuracy aimed at among accepted labels.
+    """
+
+    threshold: NotRequired[float | None]
+    target: NotRequired[float]
+
+
+class Interval(TypedDict):
+    """A metric with the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ParameterCounts(TypedDict):
+    """Numbers of parameters."""
+
+    trainable: int | None
+    total: int | None
+
+
+class CardSection(TypedDict):
+    """The recipe's ``card`` section; None where the author stated nothing."""
+
+    base_model: str | None
+    model_licence: str | None
+    data_licence: str | None
+    intended_use: str | None
+    limits: str | None
+
+
+class StudySummary(TypedDict):
+    """The study behind a bundle, as the model card shows it.
+
+    Attributes:
+        name: the recipe's name.
+        verdict: the verdict in one sentence.
+        n: number of test examples.
+        confidence: level of the intervals, 0 to 1.
+        primary: name of the primary metric.
+        metrics: metrics of the bundled variant.
+        variants: primary metric of every variant.
+        sources: split -> file name, or public name of a data set.
+        rows: split -> number of examples.
+        notes: remarks on the data, one sentence each.
+        audit: findings of the data audit, one sentence each.
+        training: method, hyperparameters, seed.
+        parameters: trained and total parameters.
+        environment: versions of libraries, CPU or GPU.
+        card: statements of the author.
+    """
+
+    name: str
+    verdict: str
+    n: int | None
+    confidence: float | None
+    primary: str | None
+    metrics: dict[str, Interval]
+    variants: dict[str, Interval]
+    sources: dict[str, str]
+    rows: dict[str, int]
+    notes: list[str]
+    audit: list[str]
+    training: JsonObject
+    parameters: ParameterCounts
+    environment: JsonObject
+    card: CardSection
+
+
+class Manifest(TypedDict):
+    """The content of ``bundle.json``.
+
+    Attributes:
+        format: version of this layout (`FORMAT`).
+        prooftune_version: version that wrote the bundle.
+        task: ``classification``, ``extractive-qa`` or ``free-text-qa``.
+        labels: label names; empty in question answering.
+        fields: names of the input texts.
+        variant: name of the tuned variant.
+        objective: ``instruction`` (labels are scored as text) or ``head`` (classification head).
+        method: training method, such as ``lora`` or ``full``.
+        model: the base model.
+        quantization: ``BitsAndBytesConfig`` fields of the base; None without quantization.
+        rendering: `Rendering` as JSON.
+        tokens: prompt and labels as token ids, for use without Prooftune.
+        scoring: the recipe's ``scoring`` section.
+        temperature: temperature of the label probabilities; None without calibration.
+        abstention: confidence threshold; None without one.
+        part: folder of the trained weights.
+        study: summary of the study.
+        answering: the recipe's ``answering`` section (question answering only).
+        threshold: no-answer threshold in nats (question answering only).
+        retrieval: the recipe's ``retrieval`` section; None without documents (question answering
+            only).
+    """
+
+    format: int
+    prooftune_version: str
+    task: recipe.Task
+    labels: list[str]
+    fields: list[str]
+    variant: str
+    objective: Literal["instruction", "head"]
+    method: str
+    model: ModelSection
+    quantization: JsonObject | None
+    rendering: JsonObject
+    tokens: TokenSection
+    scoring: JsonObject
+    temperature: float | None
+    abstention: NotRequired[AbstentionSection | None]
+    part: Literal["adapter", "model"]
+    study: NotRequired[StudySummary]
+    answering: NotRequired[JsonObject]
+    threshold: NotRequired[float | None]
+    retrieval: NotRequired[JsonObject | None]
+
 
 _Id = Annotated[int, Field(ge=0)]
 
@@ -37,14 +193,14 @@ class _Abstention(BaseModel):
     threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
-class _Facts(BaseModel):
-    """The types of ``bundle.json``; what else stands in it is not looked at."""
+class _ManifestSchema(BaseModel):
+    """Validates the fields that loading relies on; other fields are not checked."""
 
     task: recipe.Task
     labels: list[str]
     fields: Annotated[list[str], Field(min_length=1)]
     objective: Literal["instruction", "head"]
-    # These two become paths: nothing but the two names that `save` writes.
+    # `part` becomes a path, so only the two names that `save_bundle` writes are allowed.
     part: Literal["adapter", "model"]
     model: _Model
     quantization: dict[str, Any] | None
@@ -58,7 +214,7 @@ class _Facts(BaseModel):
     retrieval: recipe.Retrieval | None = None
 
     @model_validator(mode="after")
-    def _fit(self) -> Self:
+    def _check_consistency(self) -> Self:
         answers = self.task != "classification"
         if answers and self.answering is None:
             raise ValueError("a bundle that answers questions needs 'answering'")
@@ -73,37 +229,22 @@ class _Facts(BaseModel):
         return self
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The content of a bundle's ``bundle.json``, of the types that everything behind it relies on.
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate ``bundle.json``.
+
+    Args:
+        folder: a bundle.
 
     Raises:
-        UsageError: the folder is no bundle, or one of a newer Prooftune, or what stands in it
-            cannot be.
+        UsageError: the folder is not a bundle, was written by a newer Prooftune, or its manifest is
+            invalid.
     """
-    place = folder / "bundle.json"
+    path = folder / "bundle.json"
+    text = _read_text(folder, path)
     try:
-        if place.stat().st_size > MAX_MANIFEST_BYTES:
-            raise UsageError(
-                f"{place} has {place.stat().st_size:,} bytes; no bundle.json of ours is as long"
-            )
-        text = place.read_text(encoding="utf-8")
         content = json.loads(text)
-    except (FileNotFoundError, NotADirectoryError):
-        if not folder.exists():
-            near = (
-                nearest(folder.name, [one.name for one in folder.parent.iterdir()])
-                if folder.parent.is_dir()
-                else ""
-            )
-            raise UsageError(f"{folder}: no such folder{near}") from None
-        hint = (
-            f" (its bundle is {folder / 'bundle'})"
-            if (folder / "bundle" / "bundle.json").is_file()
-            else ""
-        )
-        raise UsageError(f"{folder} is no bundle: no bundle.json in it{hint}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{place} cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
     manifest: dict[str, Any] = content if isinstance(content, dict) else {}
     if manifest.get("format") != FORMAT:
         raise UsageError(
@@ -111,19 +252,40 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{FORMAT}. Update it."
         )
     try:
-        _Facts.model_validate_json(text, strict=True)
+        _ManifestSchema.model_validate_json(text, strict=True)
         Rendering.from_json(manifest["rendering"])
     except ValidationError as error:
-        raise UsageError(f"{place} is damaged:\n{_listed(error)}") from None
+        problems = "\n".join(_describe_problems(error))
+        raise UsageError(f"{path} is damaged:\n{problems}") from None
     except (TypeError, KeyError) as error:
-        raise UsageError(f"{place} is damaged: rendering: {error}") from None
-    return manifest
+        raise UsageError(f"{path} is damaged: rendering: {error}") from None
+    return cast(Manifest, manifest)
 
 
-def _listed(error: ValidationError) -> str:
-    return "\n".join(_problems(error))
+def _read_text(folder: Path, path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > MAX_MANIFEST_BYTES:
+            raise UsageError(
+                f"{path} has {size:,} bytes; Prooftune writes none above {MAX_MANIFEST_BYTES:,}"
+            )
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(_explain_missing(folder)) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
+def _explain_missing(folder: Path) -> str:
+    if not folder.exists():
+        siblings = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        suggestion = nearest(folder.name, [path.name for path in siblings])
+        return f"{folder}: no such folder{suggestion}"
+    inner = folder / "bundle"
+    hint = f" (its bundle is {inner})" if (inner / "bundle.json").is_file() else ""
+    return f"{folder} is not a bundle: no bundle.json in it{hint}"
+
+
+def _describe_problems(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False)[:10]:
         yield f"  - {'.'.join(map(str, problem['loc'])) or 'bundle.json'}: {problem['msg']}"

@@ -1,5 +1,4 @@
-"""``prooftune publish``: a bundle, or a model merged from one, to the hub; what would be sent is
-looked at first."""
+"""``prooftune publish``: upload a bundle or a merged model to the hub, after a check of its files."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.bundle.card_metadata import front_matter
-from prooftune.bundle.manifest import GOLDEN, read_manifest
+from prooftune.bundle.manifest import GOLDEN, Manifest, read_manifest
 from prooftune.bundle.safety import may_be_pickle
 from prooftune.errors import Failure, UsageError
 from prooftune.utils.hub import is_reachable
@@ -27,85 +26,85 @@ _CARD = "README.md"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What would be uploaded.
+class UploadPlan:
+    """Contents of an upload.
 
     Attributes:
-        folder: the bundle or model.
-        name: of the repository.
-        files: path in the repository -> bytes.
-        card: the card as it is published.
-        remarks: what a person should know before it is sent, one sentence each.
+        folder: the bundle or model folder.
+        name: name of the repository.
+        files: path in the repository -> size in bytes.
+        card: the published card.
+        notes: notes to show before the upload, one sentence each.
     """
 
     folder: Path
     name: str
     files: dict[str, int]
     card: str
-    remarks: list[str]
+    notes: list[str]
 
 
-def plan(folder: Path, name: str) -> Plan:
-    """Look at what would be published, and refuse what must not be.
+def plan_upload(folder: Path, name: str) -> UploadPlan:
+    """List what would be published, and refuse what must not be.
 
     Args:
-        folder: a bundle, or a folder with a merged model.
-        name: ``OWNER/NAME``, or ``NAME`` for an own one.
+        folder: a bundle, or a merged model.
+        name: ``OWNER/NAME``, or ``NAME`` for the user's own account.
 
     Raises:
-        UsageError: the folder is neither, holds a pickle, a link or what looks like a secret, or
-            the name is none.
+        UsageError: the folder is neither; it contains a pickle, a link or a probable secret; or the
+            name is invalid.
     """
     if not _NAME.fullmatch(name) or ".." in name or "--" in name:
         raise UsageError(
-            f"'{name}' is no name on the hub; OWNER/NAME of letters, digits, '-', '_' and '.' is "
-            "expected"
+            f"'{name}' is not a valid name on the hub; expected OWNER/NAME of letters, digits, "
+            "'-', '_' and '.'"
         )
     merged = (folder / "config.json").is_file()
     if not merged and not (folder / "bundle.json").is_file():
-        read_manifest(folder)  # says what is missing, and where the bundle of a run is
-    manifest = read_manifest(folder) if (folder / "bundle.json").is_file() else {}
-    files = {str(path.relative_to(folder).as_posix()): path for path in _files(folder)}
+        read_manifest(folder)  # raises the error that explains what is missing
+    manifest = read_manifest(folder) if (folder / "bundle.json").is_file() else None
+    files = {str(path.relative_to(folder).as_posix()): path for path in _list_files(folder)}
     if not any(path.suffix == ".safetensors" for path in files.values()):
         raise UsageError(
             f"{folder} holds no *.safetensors; give a bundle, or what 'prooftune export --to "
             "merged' wrote"
         )
-    card = _card(folder, manifest, name, merged=merged)
-    _refuse(folder, files, card)
-    sizes = {path: place.stat().st_size for path, place in files.items() if path != _CARD}
-    return Plan(
-        folder, name, {_CARD: len(card.encode()), **sizes}, card, list(_remarks(folder, files))
+    card = _make_card(folder, manifest, name, merged=merged)
+    _check_files(folder, files, card)
+    sizes = {name: path.stat().st_size for name, path in files.items() if name != _CARD}
+    return UploadPlan(
+        folder, name, {_CARD: len(card.encode()), **sizes}, card, list(_notes(folder, files))
     )
 
 
-def _remarks(folder: Path, files: Mapping[str, Path]) -> Iterator[str]:
-    """Which of the files hold texts of the data."""
+def _notes(folder: Path, files: Mapping[str, Path]) -> Iterator[str]:
+    """Names the files that contain texts of the data."""
     if GOLDEN in files:
         with files[GOLDEN].open("rb") as handle:
             count = sum(bool(line.strip()) for line in handle)
         yield (
-            f"{GOLDEN} holds {count:,} row{'s' if count != 1 else ''} of the study's data, texts "
-            "and all: by them an export is "
-            "checked. To leave them out, delete the file, or say bundle.golden: 0 in the recipe."
+            f"{GOLDEN} holds {count:,} row{'s' if count != 1 else ''} of the study's data with "
+            "their texts, to check exports. To leave them out, delete the file, or set "
+            "bundle.golden: 0 in the recipe."
         )
     if any(path.startswith("index/") for path in files):
-        yield "index/ holds the passages that are searched."
+        yield "index/ holds the passages for retrieval."
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _list_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise UsageError(
-                f"{path} is a link; what it points to may not be meant for others. Replace it by "
-                "a copy"
+                f"{path} is a link; its target may not be meant for publication. Replace it by a "
+                "copy"
             )
         if path.is_file():
             yield path
 
 
-def _card(folder: Path, manifest: dict[str, Any], name: str, *, merged: bool) -> str:
-    """The folder's card below new front matter, with how to fetch it."""
+def _make_card(folder: Path, manifest: Manifest | None, name: str, *, merged: bool) -> str:
+    """The folder's card with new front matter and the download command."""
     path = folder / _CARD
     try:
         text = (
@@ -126,23 +125,23 @@ def _card(folder: Path, manifest: dict[str, Any], name: str, *, merged: bool) ->
     return f"{front_matter(manifest, merged=merged)}\n{text}"
 
 
-def _refuse(folder: Path, files: dict[str, Path], card: str) -> None:
+def _check_files(folder: Path, files: dict[str, Path], card: str) -> None:
     problems = [
-        f"{path}: a pickle can run code when it is loaded"
-        for path, place in files.items()
-        if may_be_pickle(place)
+        f"{name}: a pickle can run code when it is loaded"
+        for name, path in files.items()
+        if may_be_pickle(path)
     ]
-    for path, place in files.items():
-        hidden = next(
-            (part for part in Path(path).parts if _PRIVATE.fullmatch(part) or part == ".git"), None
+    for name, path in files.items():
+        private = next(
+            (part for part in Path(name).parts if _PRIVATE.fullmatch(part) or part == ".git"), None
         )
-        if hidden is not None and Path(path).suffix != ".json":
-            problems.append(f"{path}: by its name ({hidden}) it is not for others")
-        elif path != _CARD and place.suffix != ".safetensors":
-            with place.open("rb") as handle:
-                # Bytes as characters: what is looked for is plain ASCII in any encoding.
+        if private is not None and path.suffix != ".json":
+            problems.append(f"{name}: its name ({private}) is that of a private file")
+        elif name != _CARD and path.suffix != ".safetensors":
+            with path.open("rb") as handle:
+                # Latin-1 decodes any bytes, and secrets are plain ASCII in every encoding.
                 lines = (line.decode("latin-1") for line in handle)
-                problems += [f"{path}:{number}: {kind}" for number, kind in find_secrets(lines)]
+                problems += [f"{name}:{number}: {kind}" for number, kind in find_secrets(lines)]
     problems += [f"{_CARD}:{number}: {kind}" for number, kind in find_secrets(card.splitlines())]
     if problems:
         more = f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else ""
@@ -154,19 +153,19 @@ def _refuse(folder: Path, files: dict[str, Path], card: str) -> None:
         )
 
 
-def publish(planned: Plan, *, private: bool = True, update: bool = False) -> str:
+def publish(upload: UploadPlan, *, private: bool = True, update: bool = False) -> str:
     """Upload in one commit.
 
     Args:
-        planned: what to upload.
-        private: whether a new repository is seen by its owner only.
-        update: whether a repository that exists is written to.
+        upload: files and card.
+        private: whether a new repository is private.
+        update: whether to write to an existing repository.
 
     Returns:
-        Where it is.
+        URL of the repository.
 
     Raises:
-        Failure: the hub cannot be reached, or refuses: no login, no right, a name that is taken.
+        Failure: the hub is unreachable, or refuses (no login, no permission, name taken).
     """
     from huggingface_hub import CommitOperationAdd, HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
@@ -179,42 +178,42 @@ def publish(planned: Plan, *, private: bool = True, update: bool = False) -> str
         )
     hub, created = HfApi(), False
     try:
-        with spinner(f"Publishing {planned.name}"):
-            place = hub.create_repo(planned.name, private=private, exist_ok=update)
+        with spinner(f"Publishing {upload.name}"):
+            repository = hub.create_repo(upload.name, private=private, exist_ok=update)
             created = True
-            sent = {
-                path: planned.card.encode() if path == _CARD else planned.folder / path
-                for path in planned.files
+            contents = {
+                name: upload.card.encode() if name == _CARD else upload.folder / name
+                for name in upload.files
             }
             hub.create_commit(
-                place.repo_id,
-                [CommitOperationAdd(path, what) for path, what in sent.items()],
+                repository.repo_id,
+                [CommitOperationAdd(name, content) for name, content in contents.items()],
                 commit_message="Published with Prooftune",
             )
     except LocalTokenNotFoundError:
         raise Failure(_NO_LOGIN) from None
     except HfHubHTTPError as error:
-        raise Failure(_refusal(error, planned.name, created)) from None
+        raise Failure(_explain_hub_error(error, upload.name, created)) from None
     except (OSError, ValueError) as error:
         raise Failure(
-            f"the upload to {planned.name} broke off: {_first(error)}. Run the same command with "
+            f"the upload to {upload.name} broke off: {_first_line(error)}. Run the same command with "
             "--update"
         ) from None
     except Exception as error:
         if not type(error).__module__.startswith("httpx"):
             raise
         raise Failure(
-            f"the connection to {constants.ENDPOINT} broke off: {_first(error)}. Run the same "
+            f"the connection to {constants.ENDPOINT} broke off: {_first_line(error)}. Run the same "
             "command again"
             f"{' with --update' if created else ''}"
         ) from None
-    return str(place)
+    return str(repository)
 
 
 _NO_LOGIN = "the hub wants a login: run 'hf auth login', or set HF_TOKEN to a token that may write"
 
 
-def _refusal(error: Any, name: str, created: bool) -> str:
+def _explain_hub_error(error: Any, name: str, created: bool) -> str:
     status = error.response.status_code if error.response is not None else None
     if status == 401:
         return _NO_LOGIN
@@ -228,8 +227,8 @@ def _refusal(error: Any, name: str, created: bool) -> str:
             f"{name} exists already; give another name, or --update to write a new version into it"
         )
     done = f"; {name} was made and is not complete, so go on with --update" if created else ""
-    return f"the hub refused {name}: {_first(error)}{done}"
+    return f"the hub refused {name}: {_first_line(error)}{done}"
 
 
-def _first(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prooftune import recipe
 from prooftune.bundle.base_model import select_model
 from prooftune.bundle.inputs import progress_label, to_examples
+from prooftune.bundle.manifest import Manifest
 from prooftune.evaluation.answers.scores import final_outputs
 from prooftune.models import adapters
 from prooftune.tasks.prompts import PromptEncoder, Rendering
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CitedPassage:
-    """A passage that an answer cites.
+    """A retrieved passage.
 
     Attributes:
-        document: the document's name.
-        page, section: where in it, as far as known.
-        text: the passage.
+        document: name of the document.
+        page, section: position in the document, if known.
+        text: text of the passage.
     """
 
     document: str
@@ -41,15 +42,18 @@ class CitedPassage:
 
 @dataclass(frozen=True, slots=True)
 class QAPrediction:
-    """The answer to one question.
+    """The predicted answer to one question.
 
     Attributes:
-        answer: empty where there is none.
-        sources: the passages that the answer cites, among those that were retrieved; never another.
-        retrieved: all passages that were shown to the model, best first.
-        unknown_citations: citations of passages that were not shown, which are left out.
-        truncated_tokens: tokens of the question or the passages that did not fit and were not read.
-        prompt_tokens, generated_tokens: tokens that were read and written.
+        answer: the answer; an empty string for "no answer".
+        sources: retrieved passages that the answer cites.
+        retrieved: all passages in the prompt, best first.
+        unknown_citations: number of citations of passages that were not retrieved; these are never
+            listed as sources.
+        truncated_tokens: tokens of question and passages beyond the prompt limit, which the model
+            did not see.
+        prompt_tokens: number of prompt tokens.
+        generated_tokens: number of generated tokens.
     """
 
     answer: str
@@ -65,16 +69,15 @@ class QuestionAnswerer:
     """A loaded bundle that answers questions.
 
     Attributes:
-        fields: names of the inputs; where the bundle reads nothing but the question, it may be
-            given as a string.
-        facts: the content of ``bundle.json``.
-        model: the model, for whoever wants to go on with it.
-        encoder: renders the prompts.
+        fields: names of the inputs; with the question alone, `predict` also takes strings.
+        manifest: content of ``bundle.json``.
+        model: the transformers or peft model.
+        encoder: renders and tokenizes prompts.
     """
 
     def __init__(
         self,
-        manifest: dict[str, Any],
+        manifest: Manifest,
         model: Any,
         tokenizer: Any,
         index: Path | None,
@@ -104,23 +107,26 @@ class QuestionAnswerer:
         """Answer every question.
 
         Args:
-            questions: strings, or mappings with ``question`` and, where the bundle reads one,
+            questions: strings, or mappings with ``question`` and, if the bundle has one,
                 ``context``.
-            progress: whether to show a bar, for 16 or more; or a part of a bar that is shown.
-            tuned: False asks the untuned base model with the same prompt and passages; without the
-                no-answer threshold, which is the tuned model's.
-            retrieve: of a bundle with documents, whether passages are shown; it was tuned to see
-                some.
+            progress: whether to show a progress bar for 16 or more questions; or a running bar's
+                subtask.
+            tuned: False uses the untuned base model with the same prompt and passages, without the
+                no-answer threshold, which was fitted to the tuned model.
+            retrieve: whether to retrieve passages, for a bundle with documents.
+
+        Returns:
+            One prediction per question, in order.
 
         Raises:
-            UsageError: a question lacks a field, or is no text; or there is no untuned model
-                (`untuned.why_no_base_model`).
+            UsageError: a question lacks a field or is not a string; or the bundle has no untuned
+                model.
         """
-        examples, shown = self._with_passages(questions, retrieve)
+        examples, passages_of = self._with_passages(questions, retrieve)
         if not examples:
             return []
         with select_model(self.manifest, self.model, self._adapter, tuned):
-            found = predict(
+            predictions = predict(
                 self.model,
                 self.encoder,
                 examples,
@@ -128,11 +134,11 @@ class QuestionAnswerer:
                 self.manifest["task"],
                 description=progress_label(progress, "Answering", len(examples)),
             )
-        outputs = final_outputs(found, self.manifest["threshold"] if tuned else None)
-        replies = []
-        for prediction, output, passages in zip(found, outputs, shown, strict=True):
-            by_id = {chunk.id: _source(chunk) for chunk in passages}
-            replies.append(
+        outputs = final_outputs(predictions, self.manifest["threshold"] if tuned else None)
+        results = []
+        for prediction, output, passages in zip(predictions, outputs, passages_of, strict=True):
+            by_id = {chunk.id: _to_cited_passage(chunk) for chunk in passages}
+            results.append(
                 QAPrediction(
                     output,
                     tuple(by_id[i] for i in prediction.cited) if output else (),
@@ -143,10 +149,10 @@ class QuestionAnswerer:
                     prediction.generated_tokens,
                 )
             )
-        return replies
+        return results
 
     def examples(self, questions: Sequence[str | Mapping[str, str]]) -> list[Example]:
-        """What is read of the questions, passages included, one example for each, in their order."""
+        """The questions as examples, with retrieved passages as context, in order."""
         return self._with_passages(questions)[0]
 
     def _with_passages(
@@ -155,19 +161,20 @@ class QuestionAnswerer:
         examples = to_examples(questions, self.fields, "question")
         if self._index_folder is None or not examples:
             return examples, [[] for _ in examples]
-        shown = (
+        passages_of = (
             self._retrieve([e.inputs[QUESTION] for e in examples])
             if retrieve
             else [[] for _ in examples]
         )
         return [
-            with_passages(e, passages, None) for e, passages in zip(examples, shown, strict=True)
-        ], shown
+            with_passages(e, passages, None)
+            for e, passages in zip(examples, passages_of, strict=True)
+        ], passages_of
 
     def _retrieve(self, questions: Sequence[str]) -> list[list[Chunk]]:
         from prooftune.retrieval.search import open_index
 
-        settings = recipe.Retrieval(**self.manifest["retrieval"])
+        settings = recipe.Retrieval(**(self.manifest["retrieval"] or {}))
         if self._index is None and self._index_folder is not None:
             self._index = open_index(self._index_folder, settings.embedding)
         if self._index is None:
@@ -178,8 +185,8 @@ class QuestionAnswerer:
 
             rerank = load_cross_encoder(settings.rerank)
         hits = self._index.search(questions, settings.passages, settings.search, rerank)
-        return [[hit.chunk for hit in found] for found in hits]
+        return [[hit.chunk for hit in ranking] for ranking in hits]
 
 
-def _source(chunk: Chunk) -> CitedPassage:
+def _to_cited_passage(chunk: Chunk) -> CitedPassage:
     return CitedPassage(chunk.source, chunk.page, chunk.section, chunk.text)

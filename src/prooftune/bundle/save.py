@@ -1,4 +1,4 @@
-"""Write a bundle: the trained part, and everything that decides how it answers."""
+"""Write a bundle: the trained weights, and everything else that determines its predictions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from prooftune import recipe
 from prooftune.bundle import golden
 from prooftune.bundle.card import render_card
 from prooftune.bundle.card_sections import study_summary
-from prooftune.bundle.manifest import FORMAT, GOLDEN
+from prooftune.bundle.manifest import FORMAT, GOLDEN, Manifest, TokenSection
 from prooftune.engine.scoring import label_tree
 from prooftune.models import loading
-from prooftune.recipe import Recipe
+from prooftune.recipe import Recipe, dump
 from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.types import CONTEXT, Study, VariantResult
 from prooftune.utils.files import atomic_path, read_json, write_json
@@ -22,72 +21,88 @@ from prooftune.version import __version__
 
 
 def save_bundle(
-    chosen: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], folder: Path
+    recipe: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], folder: Path
 ) -> None:
     """Write the bundle of one tuned variant.
 
-    The folder holds ``bundle.json`` (labels, rendering and the token ids that it comes to, scoring,
-    temperature, abstention threshold, base model with its weights' digest), ``adapter/`` or
-    ``model/`` in the libraries' own layout, ``tokenizer/``, ``recipe.yaml``, ``golden.jsonl`` (what
-    it says to some rows, for checking exports) and ``README.md`` (the card). It holds no pickle.
+    The folder holds ``bundle.json`` (`Manifest`), ``adapter/`` or ``model/`` in the layout of peft
+    or transformers, ``tokenizer/``, ``recipe.yaml``, ``golden.jsonl`` (outputs for some validation
+    rows, to check exports) and ``README.md`` (the model card). It contains no pickle.
+
+    Args:
+        recipe: the study's recipe.
+        study: its data.
+        result: the tuned variant.
+        scores: content of ``scores.json``.
+        folder: folder to write, inside the run folder.
     """
-    base = loading.resolve(chosen.model.name, chosen.model.revision)
     trained = result.folder / "trained"
-    part = "adapter" if (trained / "adapter_config.json").is_file() else "model"
-    own = scores["variants"][result.name]
-    tokenizer = loading.load_tokenizer(base)
-    variant, rendering = chosen.variants[result.name], read_json(result.folder / "rendering.json")
-    retrieves = variant.context == "retrieved"
-    fields = list(study.test[0].inputs)
-    if retrieves or variant.context == "none":
-        fields = [*([CONTEXT] if retrieves else []), *(name for name in fields if name != CONTEXT)]
-    manifest = {
-        "format": FORMAT,
-        "prooftune_version": __version__,
-        "task": chosen.task,
-        "labels": study.labels,
-        "fields": fields,
-        "variant": result.name,
-        "objective": result.details["objective"],
-        "method": result.details["method"],
-        "model": {**chosen.model.model_dump(), "sha256": loading.weights_digest(base)},
-        "quantization": chosen.quantization,
-        "rendering": rendering,
-        "tokens": _tokens(PromptEncoder(Rendering.from_json(rendering), tokenizer, fields)),
-        "scoring": chosen.scoring.model_dump(),
-        "temperature": own.get("temperature"),
-        "abstention": own.get("abstention"),
-        "part": part,
-        "study": study_summary(chosen, study, result, scores, _audit(folder.parent)),
-    }
-    if chosen.task != "classification":
-        manifest |= {
-            "answering": chosen.answering.model_dump(),
-            "threshold": (own.get("no_answer") or {}).get("value"),
-            "retrieval": chosen.retrieval.model_dump() if chosen.retrieval and retrieves else None,
-        }
+    manifest = _make_manifest(recipe, study, result, scores, folder.parent)
+    part, retrieves = manifest["part"], recipe.variants[result.name].context == "retrieved"
+    tokenizer = loading.load_tokenizer(loading.resolve(recipe.model.name, recipe.model.revision))
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         shutil.copytree(trained, temporary / part)
         if part == "adapter":
-            _portable(temporary / part / "adapter_config.json", chosen.model.name)
+            _replace_base_path(temporary / part / "adapter_config.json", recipe.model.name)
         if retrieves:
             shutil.copytree(folder.parent / "index", temporary / "index")
         tokenizer.save_pretrained(temporary / "tokenizer")
         write_json(temporary / "bundle.json", manifest)
-        (temporary / "recipe.yaml").write_text(redact(recipe.dump(chosen)), encoding="utf-8")
+        (temporary / "recipe.yaml").write_text(redact(dump(recipe)), encoding="utf-8")
         (temporary / "README.md").write_text(render_card(manifest, scores), encoding="utf-8")
-        # Validation rows: a test set whose texts were handed on with the bundle would soon be
-        # trained on.
-        rows = golden.drawn(study.validation, chosen.bundle.golden, chosen.seed)
+        # Validation rows, never test rows: texts that travel with a bundle may end up in someone's
+        # training data, which would spoil the test set.
+        rows = golden.sample_rows(study.validation, recipe.bundle.golden, recipe.seed)
         if rows:
-            # By the bundle as it was written, not by the model in memory.
-            written = golden.exact(temporary, chosen.model.trust_remote_code)
-            golden.write(temporary / GOLDEN, golden.make(written, rows))
+            # Load the written bundle, so that the golden set also covers saving and loading.
+            bundle = golden.load_float32(temporary, recipe.model.trust_remote_code)
+            golden.write(temporary / GOLDEN, golden.make_rows(bundle, rows))
 
 
-def _audit(run: Path) -> list[str]:
-    """What the run's audit found, one sentence each."""
+def _make_manifest(
+    recipe: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], run: Path
+) -> Manifest:
+    base = loading.resolve(recipe.model.name, recipe.model.revision)
+    is_adapter = (result.folder / "trained" / "adapter_config.json").is_file()
+    variant_scores = scores["variants"][result.name]
+    tokenizer = loading.load_tokenizer(base)
+    variant, rendering = recipe.variants[result.name], read_json(result.folder / "rendering.json")
+    retrieves = variant.context == "retrieved"
+    fields = list(study.test[0].inputs)
+    if retrieves or variant.context == "none":
+        fields = [*([CONTEXT] if retrieves else []), *(name for name in fields if name != CONTEXT)]
+    model: Any = {**recipe.model.model_dump(), "sha256": loading.weights_digest(base)}
+    manifest: Manifest = {
+        "format": FORMAT,
+        "prooftune_version": __version__,
+        "task": recipe.task,
+        "labels": study.labels,
+        "fields": fields,
+        "variant": result.name,
+        "objective": "head" if result.details["objective"] == "head" else "instruction",
+        "method": result.details["method"],
+        "model": model,
+        "quantization": recipe.quantization,
+        "rendering": rendering,
+        "tokens": _token_section(PromptEncoder(Rendering.from_json(rendering), tokenizer, fields)),
+        "scoring": recipe.scoring.model_dump(),
+        "temperature": variant_scores.get("temperature"),
+        "abstention": variant_scores.get("abstention"),
+        "part": "adapter" if is_adapter else "model",
+        "study": study_summary(recipe, study, result, scores, _audit_findings(run)),
+    }
+    if recipe.task != "classification":
+        manifest["answering"] = recipe.answering.model_dump()
+        manifest["threshold"] = (variant_scores.get("no_answer") or {}).get("value")
+        manifest["retrieval"] = (
+            recipe.retrieval.model_dump() if recipe.retrieval and retrieves else None
+        )
+    return manifest
+
+
+def _audit_findings(run: Path) -> list[str]:
+    """Findings of the run's data audit, one sentence each."""
     path = run / "data" / "audit.json"
     return (
         [str(finding["message"]) for finding in read_json(path)["findings"]]
@@ -96,8 +111,8 @@ def _audit(run: Path) -> list[str]:
     )
 
 
-def _tokens(encoder: PromptEncoder) -> dict[str, Any]:
-    """Prompt and labels as token ids, for whoever loads the bundle without Prooftune."""
+def _token_section(encoder: PromptEncoder) -> TokenSection:
+    """Prompt and labels as token ids, for loading the bundle without Prooftune."""
     if not encoder.label_ids:
         return {"prompt": encoder.prompt_parts(), "stop": encoder.stop_token_id}
     tree = label_tree(encoder.label_ids, encoder.stop_token_id)
@@ -108,9 +123,8 @@ def _tokens(encoder: PromptEncoder) -> dict[str, Any]:
     return {"prompt": encoder.prompt_parts(), "labels": labels, "stop": encoder.stop_token_id}
 
 
-def _portable(config: Path, model: str) -> None:
-    """peft notes the folder that the base was loaded from, which is this machine's; note the
-    model's name."""
+def _replace_base_path(config: Path, model: str) -> None:
+    """Replace the local folder of the base model, which peft records, by the model's name."""
     values = read_json(config)
     values["base_model_name_or_path"] = model
     write_json(config, values)

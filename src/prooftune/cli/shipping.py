@@ -44,10 +44,10 @@ def publish(
 
     Example: prooftune publish runs/reviews/bundle me/reviews --yes
     """
-    from prooftune.bundle.publish import plan, publish
+    from prooftune.bundle.publish import plan_upload, publish
     from prooftune.report.format import byte_size
 
-    upload = plan(bundle, name)
+    upload = plan_upload(bundle, name)
     if yes:
         print(publish(upload, private=not public, update=update))
         return
@@ -59,8 +59,8 @@ def publish(
         f"uploaded to {name} ({'public' if public else 'private'}). Nothing was sent; add --yes to "
         "upload."
     )
-    for remark in upload.remarks:
-        print(remark)
+    for note in upload.notes:
+        print(note)
 
 
 @app.command()

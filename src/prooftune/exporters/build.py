@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.bundle import golden
-from prooftune.bundle.golden import GoldenRow, limit
-from prooftune.bundle.manifest import GOLDEN, read_manifest
+from prooftune.bundle.golden import GoldenRow, max_new_tokens
+from prooftune.bundle.manifest import GOLDEN, Manifest, read_manifest
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import diagnosis, ollama
@@ -92,9 +92,7 @@ def export(
     return record
 
 
-def _check_request(
-    chosen: Format, to: str, manifest: dict[str, Any], out: Path, unchecked: bool
-) -> None:
+def _check_request(chosen: Format, to: str, manifest: Manifest, out: Path, unchecked: bool) -> None:
     if out.exists() and not (out / "export.json").is_file():
         raise UsageError(f"{out} exists and is no earlier export; give --out another name")
     if manifest["objective"] == "head" and not chosen.heads:
@@ -118,11 +116,11 @@ def _check_request(
         )
 
 
-def _golden(bundle: Path, manifest: dict[str, Any], rows_of: Path | None) -> list[GoldenRow]:
+def _golden(bundle: Path, manifest: Manifest, rows_of: Path | None) -> list[GoldenRow]:
     place = rows_of or bundle / GOLDEN
     if place.is_dir():
         seed = 0
-        return golden.of_run(golden.exact(bundle), place, ROWS, seed)
+        return golden.rows_from_run(golden.load_float32(bundle), place, ROWS, seed)
     if rows_of is None and not place.is_file():
         raise UsageError(
             f"{bundle} holds no golden set to check an export by (its recipe says bundle.golden: "
@@ -145,7 +143,7 @@ def _golden(bundle: Path, manifest: dict[str, Any], rows_of: Path | None) -> lis
 
 def _checked(
     bundle: Path,
-    manifest: dict[str, Any],
+    manifest: Manifest,
     folder: Path,
     chosen: Format,
     to: str,
@@ -197,20 +195,20 @@ def _checked(
 
 
 def _runtime(
-    chosen: Format, manifest: dict[str, Any], folder: Path, rows: Sequence[GoldenRow]
+    chosen: Format, manifest: Manifest, folder: Path, rows: Sequence[GoldenRow]
 ) -> Runtime:
     if chosen.runtime == "transformers":
         return Transformers(folder, manifest["objective"] == "head")
     longest = max(len(row.prompt) for row in rows)
     room = max(
-        limit(manifest), ollama.max_label_tokens(manifest), *(len(row.answer_ids) for row in rows)
+        max_new_tokens(manifest),
+        ollama.max_label_tokens(manifest),
+        *(len(row.answer_ids) for row in rows),
     )
     return LlamaCpp(folder / FILE, longest + room + 16)
 
 
-def _texts(
-    manifest: dict[str, Any], folder: Path, to: str, tokenizer: Any
-) -> Callable[[GoldenRow], str]:
+def _texts(manifest: Manifest, folder: Path, to: str, tokenizer: Any) -> Callable[[GoldenRow], str]:
     """How the prompt of a row is written as text: by Ollama's template, or by the bundle's own
     parts.
 
@@ -232,7 +230,7 @@ def _texts(
     return text
 
 
-def _stop_fault(runtime: Runtime, manifest: dict[str, Any]) -> str | None:
+def _stop_fault(runtime: Runtime, manifest: Manifest) -> str | None:
     if isinstance(runtime, LlamaCpp) and not runtime.ends_at(manifest["tokens"]["stop"]):
         return (
             "stop token: llama.cpp does not end an answer at the bundle's stop token (id "
@@ -259,7 +257,7 @@ def _elsewhere(rows: Sequence[GoldenRow], whole: Sequence[Sequence[int]], to: st
 
 
 def _record(
-    manifest: dict[str, Any], to: str, folder: Path, parity: Parity | None, limits: ParityLimits
+    manifest: Manifest, to: str, folder: Path, parity: Parity | None, limits: ParityLimits
 ) -> dict[str, Any]:
     sizes = {
         str(path.relative_to(folder)): path.stat().st_size

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from prooftune.bundle.card import prompt_code, transformers_code
-from prooftune.bundle.golden import limit
+from prooftune.bundle.golden import max_new_tokens
+from prooftune.bundle.manifest import Manifest
 from prooftune.exporters import vllm
 from prooftune.exporters.compare_outputs import scores_labels
 from prooftune.exporters.gguf import FILE
@@ -27,7 +28,7 @@ COLUMNS = (
 """Columns of the parity table; docs/export.md says what they mean."""
 
 
-def render_card(manifest: dict[str, Any], record: dict[str, Any]) -> str:
+def render_card(manifest: Manifest, record: dict[str, Any]) -> str:
     """The card as Markdown.
 
     Args:
@@ -142,12 +143,13 @@ def _nats(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _use(manifest: dict[str, Any], to: str) -> str:
+def _use(manifest: Manifest, to: str) -> str:
     if to == "ollama":
         return _OLLAMA.replace("PROMPT", _said(manifest))
     if to.startswith("gguf"):
         return _gguf(manifest)
-    code = f"```python\n{transformers_code({**manifest, 'part': 'model'}, 'THIS_FOLDER', 'THIS_FOLDER')}```"
+    merged: Manifest = {**manifest, "part": "model"}
+    code = f"```python\n{transformers_code(merged, 'THIS_FOLDER', 'THIS_FOLDER')}```"
     if to != "vllm":
         return (
             "With transformers "
@@ -162,11 +164,11 @@ def _use(manifest: dict[str, Any], to: str) -> str:
     )
 
 
-def _texts(manifest: dict[str, Any]) -> str:
+def _texts(manifest: Manifest) -> str:
     return "{" + ", ".join(f'"{name}": "…"' for name in manifest["fields"]) + "}"
 
 
-def _said(manifest: dict[str, Any]) -> str:
+def _said(manifest: Manifest) -> str:
     """What is sent as the prompt: the fields, and what stands between them."""
     fields = [part for part in manifest["tokens"]["prompt"] if isinstance(part, str)]
     return (
@@ -190,9 +192,9 @@ else (`system`, several messages): the bundle was not tuned on it. Control token
 and as text by the bundle."""
 
 
-def _gguf(manifest: dict[str, Any]) -> str:
+def _gguf(manifest: Manifest) -> str:
     tail = (
-        f"""said = model.create_completion(ids, max_tokens={limit(manifest)}, temperature=0)
+        f"""said = model.create_completion(ids, max_tokens={max_new_tokens(manifest)}, temperature=0)
 print(said["choices"][0]["text"])
 """
         if not scores_labels(manifest)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from prooftune.bundle.golden import GoldenRow, limit
+from prooftune.bundle.golden import GoldenRow, max_new_tokens
+from prooftune.bundle.manifest import Manifest
 from prooftune.evaluation.answers.squad import f1
 from prooftune.exporters.ollama import max_label_tokens
 from prooftune.exporters.runtimes import Floats, Runtime
@@ -40,7 +40,7 @@ class GoldenResult:
     tokens: tuple[int, int] | None = None
 
 
-def tokenize_by_part(runtime: Runtime, manifest: dict[str, Any], row: GoldenRow) -> list[int]:
+def tokenize_by_part(runtime: Runtime, manifest: Manifest, row: GoldenRow) -> list[int]:
     """The prompt as the bundle's card says: fixed parts are ids, every text is tokenised by itself."""
     ids: list[int] = []
     for part in manifest["tokens"]["prompt"]:
@@ -48,7 +48,7 @@ def tokenize_by_part(runtime: Runtime, manifest: dict[str, Any], row: GoldenRow)
     return ids
 
 
-def scores_labels(manifest: dict[str, Any]) -> bool:
+def scores_labels(manifest: Manifest) -> bool:
     """Whether labels are compared by their log-probabilities; otherwise the model writes."""
     return bool(manifest["labels"]) and (
         manifest["objective"] == "head" or manifest["scoring"]["method"] == "likelihood"
@@ -57,7 +57,7 @@ def scores_labels(manifest: dict[str, Any]) -> bool:
 
 def ask(
     runtime: Runtime,
-    manifest: dict[str, Any],
+    manifest: Manifest,
     row: GoldenRow,
     ids: Sequence[int],
     *,
@@ -89,7 +89,7 @@ def ask(
     return GoldenResult(output, output == before, differences, *(right or (None, None)))
 
 
-def _label_log_probs(runtime: Runtime, manifest: dict[str, Any], ids: Sequence[int]) -> Floats:
+def _label_log_probs(runtime: Runtime, manifest: Manifest, ids: Sequence[int]) -> Floats:
     """Log-probabilities [labels] that sum to 1 in probability."""
     if manifest["objective"] == "head":
         return runtime.classes(ids)
@@ -110,9 +110,11 @@ def _label_log_probs(runtime: Runtime, manifest: dict[str, Any], ids: Sequence[i
 
 
 def _answered(
-    runtime: Runtime, manifest: dict[str, Any], row: GoldenRow, ids: Sequence[int]
+    runtime: Runtime, manifest: Manifest, row: GoldenRow, ids: Sequence[int]
 ) -> GoldenResult:
-    text = _text(runtime, manifest, runtime.write(ids, manifest["tokens"]["stop"], limit(manifest)))
+    text = _text(
+        runtime, manifest, runtime.write(ids, manifest["tokens"]["stop"], max_new_tokens(manifest))
+    )
     differences: tuple[float, ...] = ()
     tokens: tuple[int, int] | None = None
     if row.answer_ids and row.answer_log_prob is not None:
@@ -139,13 +141,13 @@ def _answered(
     return GoldenResult(text, text == row.answer, differences, quality, usual, tokens)
 
 
-def _text(runtime: Runtime, manifest: dict[str, Any], ids: Sequence[int]) -> str:
+def _text(runtime: Runtime, manifest: Manifest, ids: Sequence[int]) -> str:
     stop = manifest["tokens"]["stop"]
     kept = list(ids[: list(ids).index(stop)]) if stop in ids else list(ids)
     return runtime.decode(kept).strip()
 
 
-def _overlap(text: str, row: GoldenRow, manifest: dict[str, Any]) -> float:
+def _overlap(text: str, row: GoldenRow, manifest: Manifest) -> float:
     answer, _ = parse_citations(text)
     says_none = answer.strip().casefold() == manifest["answering"]["no_answer"].casefold()
     return f1("" if says_none else answer, row.references or ())

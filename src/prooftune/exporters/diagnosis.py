@@ -10,6 +10,7 @@ from prooftune import recipe
 from prooftune.bundle import golden
 from prooftune.bundle.golden import GoldenRow
 from prooftune.bundle.load import base_model_folder, load
+from prooftune.bundle.manifest import Manifest
 from prooftune.exporters.merged import merge
 from prooftune.exporters.parity import first_difference
 from prooftune.exporters.runtimes import Transformers
@@ -21,7 +22,7 @@ _ROWS = 4
 """Golden rows whose hidden states are compared."""
 
 
-def prompt(bundle: Path, manifest: dict[str, Any], rows: Sequence[GoldenRow]) -> str | None:
+def prompt(bundle: Path, manifest: Manifest, rows: Sequence[GoldenRow]) -> str | None:
     """Where the bundle's own rendering no longer gives the prompts of its golden set; None where it
     does."""
     tokenizer = loading.load_tokenizer(bundle / "tokenizer")
@@ -72,7 +73,7 @@ def differing_text(here: str, there: str) -> str:
 
 def layers(
     bundle: Path,
-    manifest: dict[str, Any],
+    manifest: Manifest,
     exported: Transformers,
     rows: Sequence[GoldenRow],
     tolerance: float,
@@ -124,7 +125,7 @@ def _unlike_itself(bundle: Path, rows: Sequence[GoldenRow]) -> str:
     # Golden sets are made in float32 where that fits, and in the bundle's own arithmetic otherwise.
     moved, dtype = min(
         (_moved(loaded, rows), str(getattr(loaded.model, "dtype", "another")))
-        for loaded in (golden.exact(bundle), load(bundle))
+        for loaded in (golden.load_float32(bundle), load(bundle))
     )
     if moved > 0.05:
         return (
@@ -143,7 +144,7 @@ def _unlike_itself(bundle: Path, rows: Sequence[GoldenRow]) -> str:
 def _moved(loaded: Any, rows: Sequence[GoldenRow]) -> float:
     """The largest difference, in nats, between what the bundle says now and what the golden rows
     say."""
-    now = golden.make(loaded, [Example(row.id, row.inputs) for row in rows])
+    now = golden.make_rows(loaded, [Example(row.id, row.inputs) for row in rows])
     pairs = (
         pair
         for here, there in zip(now, rows, strict=False)
@@ -172,7 +173,7 @@ def _heads_differ(exported: Any, reference: Any) -> bool:
     return bool(ours.shape != theirs.shape or (ours - theirs).norm() > 0.05 * theirs.norm())
 
 
-def _is_untuned(manifest: dict[str, Any], exported: Transformers, rows: Sequence[GoldenRow]) -> str:
+def _is_untuned(manifest: Manifest, exported: Transformers, rows: Sequence[GoldenRow]) -> str:
     """Says so where the export answers as the untuned model: the commonest way to lose what was
     trained."""
     base = base_model_folder(manifest)

@@ -7,14 +7,15 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from prooftune.bundle.manifest import Manifest
 from prooftune.errors import UsageError, nearest
 from prooftune.exporters import gguf, merged, ollama, quantized, vllm
 from prooftune.exporters.parity import ParityLimits
 from prooftune.models import loading
 
-Write = Callable[[Path, dict[str, Any], Path], None]
+Write = Callable[[Path, Manifest, Path], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Format:
     heads: bool = True
 
 
-def _ollama(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
+def _ollama(bundle: Path, manifest: Manifest, out: Path) -> None:
     text = ollama.modelfile(manifest, loading.load_tokenizer(bundle / "tokenizer"))
     gguf.write(bundle, manifest, out, "q8_0")
     (out / "Modelfile").write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prooftune.bundle.manifest import Manifest
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import merged
 from prooftune.exporters.gguf_vocabulary import Vocabulary, build_vocabulary
@@ -23,7 +24,7 @@ _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "gemma2": "gemma2"}
 """transformers' model types -> llama.cpp's architectures."""
 
 
-def write(bundle: Path, manifest: dict[str, Any], out: Path, kind: str) -> None:
+def write(bundle: Path, manifest: Manifest, out: Path, kind: str) -> None:
     """Write ``model.gguf``.
 
     Args:
@@ -57,9 +58,7 @@ def write(bundle: Path, manifest: dict[str, Any], out: Path, kind: str) -> None:
     )
 
 
-def write_model(
-    model: Any, tokenizer: Any, manifest: dict[str, Any], path: Path, kind: str
-) -> None:
+def write_model(model: Any, tokenizer: Any, manifest: Manifest, path: Path, kind: str) -> None:
     """Write a merged model with its tokenizer; see `write`."""
     from gguf import GGUFWriter, LlamaFileType
 
@@ -139,7 +138,7 @@ def _add_gemma2(writer: GGUFWriter, config: Any, size: int) -> None:
 
 
 def _add_vocabulary(
-    writer: GGUFWriter, tokenizer: Any, manifest: dict[str, Any], vocab: Vocabulary
+    writer: GGUFWriter, tokenizer: Any, manifest: Manifest, vocab: Vocabulary
 ) -> None:
     writer.add_tokenizer_model(vocab.model)
     writer.add_tokenizer_pre(vocab.splitting)

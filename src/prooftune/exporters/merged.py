@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from prooftune.bundle.load import base_model_folder, model_options
+from prooftune.bundle.manifest import Manifest
 from prooftune.models import loading
 from prooftune.utils.files import read_json
 
 
-def merge(bundle: Path, manifest: dict[str, Any]) -> Any:
+def merge(bundle: Path, manifest: Manifest) -> Any:
     """A plain transformers model that answers as the bundle does.
 
     The products of the adapter are added in float32; the sum is rounded once, to the type that the
@@ -50,7 +51,7 @@ def merge(bundle: Path, manifest: dict[str, Any]) -> Any:
     return model.eval()
 
 
-def write(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
+def write(bundle: Path, manifest: Manifest, out: Path) -> None:
     """Model, tokenizer with its chat template, and how to generate: what ``from_pretrained`` of
     anybody reads."""
     from transformers import GenerationConfig

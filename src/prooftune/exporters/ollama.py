@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from prooftune.bundle.golden import limit
+from prooftune.bundle.golden import max_new_tokens
+from prooftune.bundle.manifest import Manifest
 from prooftune.errors import UsageError
 from prooftune.exporters.gguf import FILE
 from prooftune.exporters.gguf_vocabulary import adds_bos
@@ -16,7 +17,7 @@ _PROMPT = "{{ .Prompt }}"
 _QUOTED = re.compile(r'\{\{ "((?:[^"\\]|\\.)*)" \}\}')
 
 
-def split_prompt(manifest: dict[str, Any], tokenizer: Any) -> tuple[str, list[str], str]:
+def split_prompt(manifest: Manifest, tokenizer: Any) -> tuple[str, list[str], str]:
     """The prompt's text before the first field, what stands from there to the last one (field names
     and fixed texts in turn), and the text after it. The start token is left out where the tokenizer
     adds it by itself."""
@@ -39,13 +40,13 @@ def decode_fixed(tokenizer: Any, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def middle(manifest: dict[str, Any], between: list[str], inputs: dict[str, str]) -> str:
+def middle(manifest: Manifest, between: list[str], inputs: dict[str, str]) -> str:
     """What a user of Ollama sends as the prompt: the fields with the fixed text that stands between
     them."""
     return "".join(inputs[part] if i % 2 == 0 else part for i, part in enumerate(between))
 
 
-def modelfile(manifest: dict[str, Any], tokenizer: Any) -> str:
+def modelfile(manifest: Manifest, tokenizer: Any) -> str:
     """The Modelfile. Temperature 0 and the bundle's own stop token: what the bundle would write,
     and no more.
 
@@ -66,12 +67,12 @@ def modelfile(manifest: dict[str, Any], tokenizer: Any) -> str:
 TEMPLATE \"\"\"{template}\"\"\"
 PARAMETER stop "{decode_fixed(tokenizer, [manifest["tokens"]["stop"]])}"
 PARAMETER temperature 0
-PARAMETER num_predict {max(limit(manifest), max_label_tokens(manifest))}
-PARAMETER num_ctx {context + limit(manifest)}
+PARAMETER num_predict {max(max_new_tokens(manifest), max_label_tokens(manifest))}
+PARAMETER num_ctx {context + max_new_tokens(manifest)}
 """
 
 
-def max_label_tokens(manifest: dict[str, Any]) -> int:
+def max_label_tokens(manifest: Manifest) -> int:
     """Tokens of the longest label with its stop token; 0 where there are none."""
     return max((len(ids) + 1 for ids in manifest["tokens"].get("labels", {}).values()), default=0)
 

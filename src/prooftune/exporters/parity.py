@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from prooftune.bundle.golden import GoldenRow
+from prooftune.bundle.manifest import Manifest
 from prooftune.evaluation.statistics import paired_difference, wilson_interval
 from prooftune.exporters.compare_outputs import GoldenResult, tokenize_by_part
 from prooftune.exporters.runtimes import Runtime
@@ -180,7 +181,7 @@ def _metric(said: Sequence[GoldenResult], name: str) -> Metric | None:
 
 def tokenization_mismatch(
     runtime: Runtime,
-    manifest: dict[str, Any],
+    manifest: Manifest,
     rows: Sequence[GoldenRow],
     text: Callable[[GoldenRow], str],
     reference: Any,

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from prooftune.bundle.manifest import Manifest
 from prooftune.exporters import merged
 from prooftune.models import loading
 
@@ -14,12 +15,12 @@ _HEADS = ["lm_head", "score"]
 embeddings."""
 
 
-def write_int8(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
+def write_int8(bundle: Path, manifest: Manifest, out: Path) -> None:
     """LLM.int8() (arXiv 2208.07339)."""
     _write(bundle, manifest, out, {"load_in_8bit": True, "llm_int8_skip_modules": _HEADS})
 
 
-def write_int4(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
+def write_int4(bundle: Path, manifest: Manifest, out: Path) -> None:
     """NF4 (arXiv 2305.14314)."""
     _write(
         bundle,
@@ -29,7 +30,7 @@ def write_int4(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
     )
 
 
-def _write(bundle: Path, manifest: dict[str, Any], out: Path, options: dict[str, Any]) -> None:
+def _write(bundle: Path, manifest: Manifest, out: Path, options: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     settings = loading.quantization_config(

@@ -35,7 +35,7 @@ class Runtime(Protocol):
     def classes(self, ids: Sequence[int]) -> Floats:
         """Natural-log probabilities [labels] by the classification head."""
 
-    def write(self, ids: Sequence[int], stop: int, limit: int) -> list[int]:
+    def write(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
         """The likeliest continuation, token by token, the stop token included where it comes."""
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -88,12 +88,14 @@ class Transformers:
         found: Floats = logits.double().log_softmax(-1).cpu().numpy()
         return found
 
-    def write(self, ids: Sequence[int], stop: int, limit: int) -> list[int]:
+    def write(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
         # No settings but the length: what ends an answer, and how tokens are chosen, must have been
         # exported.
         prompt = self._tensor(ids)
         written = self.model.generate(
-            input_ids=prompt, attention_mask=prompt.new_ones(prompt.shape), max_new_tokens=limit
+            input_ids=prompt,
+            attention_mask=prompt.new_ones(prompt.shape),
+            max_new_tokens=max_new_tokens,
         )
         return [int(i) for i in written[0, len(ids) :].tolist()]
 
@@ -161,9 +163,9 @@ class LlamaCpp:
             "llama.cpp runs no classification head; export such a bundle in another format"
         )
 
-    def write(self, ids: Sequence[int], stop: int, limit: int) -> list[int]:
+    def write(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
         written: list[int] = []
-        while len(written) < limit and stop not in written[-1:]:
+        while len(written) < max_new_tokens and stop not in written[-1:]:
             written.append(int(self.log_probs([*ids, *written], 1)[0].argmax()))
         return written
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
-from prooftune.bundle.golden import limit
+from prooftune.bundle.golden import max_new_tokens
+from prooftune.bundle.manifest import Manifest
 from prooftune.exporters import merged
 
 
-def write(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
+def write(bundle: Path, manifest: Manifest, out: Path) -> None:
     merged.write(bundle, manifest, out)
     (out / "serve.sh").write_text(
         f"#!/bin/sh\n# Start here, in this folder.\n{command(manifest)}\n", encoding="utf-8"
@@ -19,7 +19,7 @@ def write(bundle: Path, manifest: dict[str, Any], out: Path) -> None:
     (out / "serve.sh").chmod(0o755)
 
 
-def command(manifest: dict[str, Any]) -> str:
+def command(manifest: Manifest) -> str:
     """The command line, to be given in the exported folder."""
     shots = sum(len(part) for part in manifest["tokens"]["prompt"] if isinstance(part, list))
     words = [
@@ -29,7 +29,7 @@ def command(manifest: dict[str, Any]) -> str:
         "--served-model-name",
         "prooftune",
         "--max-model-len",
-        str(manifest["rendering"]["max_length"] + shots + limit(manifest)),
+        str(manifest["rendering"]["max_length"] + shots + max_new_tokens(manifest)),
     ]
     # Serves nothing but its own settings: temperature 0 and the bundle's stop token stand in
     # generation_config.json.
@@ -41,7 +41,7 @@ def command(manifest: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
-def request(manifest: dict[str, Any]) -> str:
+def request(manifest: Manifest) -> str:
     """Python that asks the server; the prompt goes as token ids, so that nothing is added to it and
     nothing read otherwise."""
     if manifest["objective"] == "head":
@@ -64,7 +64,7 @@ def request(manifest: dict[str, Any]) -> str:
         asked = (
             'said = requests.post("http://localhost:8000/v1/completions", json={\n'
             '    "model": "prooftune", "prompt": prompt(texts), "max_tokens": '
-            f"{limit(manifest)}}}).json()\n"
+            f"{max_new_tokens(manifest)}}}).json()\n"
             'print(said["choices"][0]["text"])'
         )
     return asked

@@ -164,7 +164,7 @@ async def _events(reply: schemas.ChatCompletion, with_usage: bool) -> AsyncItera
 def _cards(one: ServedBundle) -> list[schemas.ModelCard]:
     """The bundle, and its untuned model where there is one."""
     manifest = one.bundle.manifest
-    about = {
+    common: dict[str, Any] = {
         "task": manifest["task"],
         "fields": one.bundle.fields,
         "labels": manifest["labels"],
@@ -174,9 +174,9 @@ def _cards(one: ServedBundle) -> list[schemas.ModelCard]:
         "probabilities": one.probabilities,
         "retrieves": bool(manifest.get("retrieval")),
     }
-    tuned = schemas.ModelInfo(**about, tuned=True, threshold=one.threshold)
+    tuned = schemas.ModelInfo(**common, tuned=True, threshold=one.threshold)
     cards = [schemas.ModelCard(id=one.name, created=one.created, prooftune=tuned)]
     if one.why_no_base_model is None:
-        untuned = schemas.ModelInfo(**about, tuned=False, threshold=None)
+        untuned = schemas.ModelInfo(**common, tuned=False, threshold=None)
         cards.append(schemas.ModelCard(id=one.name + BASE, created=one.created, prooftune=untuned))
     return cards

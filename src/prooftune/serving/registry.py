@@ -110,7 +110,7 @@ def load_bundles(
         threads: processors for each model's computations; None: as PyTorch chooses.
 
     Raises:
-        UsageError: a folder is no bundle.
+        UsageError: a folder is not a bundle.
         Failure: a base model is not there.
     """
     shared: dict[str, Any] = {}

@@ -88,7 +88,7 @@ def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> Non
         options: limits, keys, logs.
 
     Raises:
-        UsageError: a folder is no bundle, or a name will not do.
+        UsageError: a folder is not a bundle, or a name will not do.
         Failure: a base model is not there, or the port is taken.
     """
     folders = named(bundles)
