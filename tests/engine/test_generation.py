@@ -1,5 +1,4 @@
-"""Generation is the library's greedy decoding, whatever the batch, the prefix and what else is
-scored on the way."""
+"""Generation matches greedy decoding, whatever the batch, the prefix and the scored alternative."""
 
 from __future__ import annotations
 
@@ -37,81 +36,87 @@ def loaded(folder: Path) -> Any:
 def run(
     model: Any,
     rows: list[list[int]],
-    stop: int,
+    stop_token_id: int,
     prefix: list[int] = PREFIX,
     limit: int = 12,
     **options: Any,
 ) -> list[Generated]:
-    done: dict[int, Generated] = {}
-    for numbers, written in generate(model, prefix, rows, stop, max_new_tokens=limit, **options):
-        done |= dict(zip(numbers, written, strict=True))
-    return [done[i] for i in range(len(rows))]
+    output: dict[int, Generated] = {}
+    for numbers, outputs in generate(
+        model, prefix, rows, stop_token_id, max_new_tokens=limit, **options
+    ):
+        output |= dict(zip(numbers, outputs, strict=True))
+    return [output[i] for i in range(len(rows))]
 
 
-def slow(
-    model: Any, row: list[int], stop: int, limit: int = 12, refused: tuple[int, ...] = ()
+def reference(
+    model: Any,
+    row: list[int],
+    stop_token_id: int,
+    limit: int = 12,
+    suppressed: tuple[int, ...] = (),
 ) -> tuple[list[int], float]:
-    """One token at a time from the model's full logits, by the library's attention, without a
-    cache."""
+    """Greedy decoding from full logits with eager attention and without a KV cache."""
     model.set_attn_implementation("eager")
-    ids, written, total = [*PREFIX, *row], [], 0.0
+    ids, outputs, total = [*PREFIX, *row], [], 0.0
     with torch.no_grad():
-        for step in range(limit):
+        for decode_step in range(limit):
             log_probs = torch.log_softmax(
                 model(torch.tensor([ids]), use_cache=False).logits[0, -1], -1
             )
             allowed = log_probs.clone()
-            if step == 0 and refused:
-                allowed[list(refused)] = -torch.inf
+            if decode_step == 0 and suppressed:
+                allowed[list(suppressed)] = -torch.inf
             token = int(allowed.argmax())
             total += float(log_probs[token])
-            if token == stop:
+            if token == stop_token_id:
                 break
             ids.append(token)
-            written.append(token)
+            outputs.append(token)
     model.set_attn_implementation(shared_prefix.NAME)
-    return written, total
+    return outputs, total
 
 
 def stop_of(model: Any) -> int:
-    """A token that the model writes early after the first row, so that rows end at different times."""
-    return slow(model, ROWS[0], stop=-1)[0][3]
+    """A token generated early for the first row, so that rows finish at different steps."""
+    return reference(model, ROWS[0], stop_token_id=-1)[0][3]
 
 
-def test_texts_and_probabilities_are_those_of_the_slow_way(model_folder: Path) -> None:
+def test_matches_uncached_greedy_decoding(model_folder: Path) -> None:
     model = loaded(model_folder)
-    stop = stop_of(model)
-    written = run(model, ROWS, stop)
-    assert any(done.stopped for done in written)
-    for row, done in zip(ROWS, written, strict=True):
-        ids, total = slow(model, row, stop)
-        assert done.ids == ids
-        assert done.stopped == (len(ids) < 12)
-        assert done.log_prob == pytest.approx(total, abs=2e-3)
+    stop_token_id = stop_of(model)
+    outputs = run(model, ROWS, stop_token_id)
+    assert any(output.stopped for output in outputs)
+    for row, output in zip(ROWS, outputs, strict=True):
+        ids, total = reference(model, row, stop_token_id)
+        assert output.ids == ids
+        assert output.stopped == (len(ids) < 12)
+        assert output.log_prob == pytest.approx(total, abs=2e-3)
 
 
 @pytest.mark.failure(14)
-def test_neither_batch_nor_prefix_changes_a_text(model_folder: Path) -> None:
+def test_batch_size_and_prefix_do_not_change_the_text(model_folder: Path) -> None:
     model = loaded(model_folder)
-    stop = stop_of(model)
-    together = [done.ids for done in run(model, ROWS, stop)]
-    assert [done.ids for done in run(model, ROWS, stop, batch_tokens=1)] == together
+    stop_token_id = stop_of(model)
+    batched = [output.ids for output in run(model, ROWS, stop_token_id)]
+    assert [output.ids for output in run(model, ROWS, stop_token_id, batch_tokens=1)] == batched
     assert [
-        done.ids for done in run(model, [[*PREFIX, *row] for row in ROWS], stop, prefix=[])
-    ] == together
+        output.ids
+        for output in run(model, [[*PREFIX, *row] for row in ROWS], stop_token_id, prefix=[])
+    ] == batched
 
 
-def test_the_library_writes_the_same_where_ours_does_not_fit(
+def test_fallback_to_transformers_generates_the_same(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(model_folder)
-    stop = stop_of(model)
-    ours = run(model, ROWS, stop, alternative_ids=[21, 22, stop])
+    stop_token_id = stop_of(model)
+    ours = run(model, ROWS, stop_token_id, alternative_ids=[21, 22, stop_token_id])
     model.set_attn_implementation("eager")
     monkeypatch.setattr(
         "prooftune.engine.compatibility.prefix_matches_full_pass", lambda body, ids: False
     )
-    theirs = run(model, ROWS, stop, alternative_ids=[21, 22, stop])
+    theirs = run(model, ROWS, stop_token_id, alternative_ids=[21, 22, stop_token_id])
     for a, b in zip(ours, theirs, strict=True):
         assert a.ids == b.ids
         assert a.stopped == b.stopped
@@ -119,175 +124,177 @@ def test_the_library_writes_the_same_where_ours_does_not_fit(
         assert a.no_answer_log_prob == pytest.approx(b.no_answer_log_prob, abs=2e-3)
 
 
-def test_what_is_scored_instead_is_scored_exactly_and_never_begun(model_folder: Path) -> None:
+def test_alternative_is_scored_exactly_and_never_generated(model_folder: Path) -> None:
     model = loaded(model_folder)
-    first = slow(model, ROWS[0], stop=-1)[0][0]
-    stop = 2 if first != 2 else 3
-    instead = [first, 22, stop]
-    for row, done in zip(ROWS, run(model, ROWS, stop, alternative_ids=instead), strict=True):
-        ids, total = slow(model, row, stop, refused=(first, stop))
-        assert (done.ids, done.ids[0] != first) == (ids, True)
-        assert done.log_prob == pytest.approx(total, abs=2e-3)
+    first = reference(model, ROWS[0], stop_token_id=-1)[0][0]
+    stop_token_id = 2 if first != 2 else 3
+    instead = [first, 22, stop_token_id]
+    for row, output in zip(
+        ROWS, run(model, ROWS, stop_token_id, alternative_ids=instead), strict=True
+    ):
+        ids, total = reference(model, row, stop_token_id, suppressed=(first, stop_token_id))
+        assert (output.ids, output.ids[0] != first) == (ids, True)
+        assert output.log_prob == pytest.approx(total, abs=2e-3)
         with torch.no_grad():
             whole = torch.tensor([[*PREFIX, *row, *instead]])
             log_probs = torch.log_softmax(model(whole, use_cache=False).logits[0], -1)
         start = len(PREFIX) + len(row) - 1
-        assert done.no_answer_log_prob == pytest.approx(
+        assert output.no_answer_log_prob == pytest.approx(
             sum(float(log_probs[start + i, token]) for i, token in enumerate(instead)), abs=2e-3
         )
 
 
-def test_a_choice_of_tokens_is_followed(model_folders: dict[str, Path]) -> None:
+def test_token_selector_is_followed(model_folders: dict[str, Path]) -> None:
     model = loaded(model_folders["llama"])
-    asked: list[tuple[int, list[int]]] = []
+    calls: list[tuple[int, list[int]]] = []
 
-    def choose(number: int, ids: list[int], log_probs: torch.Tensor) -> int:
-        asked.append((number, list(ids)))
+    def token_selector(number: int, ids: list[int], log_probs: torch.Tensor) -> int:
+        calls.append((number, list(ids)))
         return 90 + number if len(ids) < 2 else 1
 
-    written = run(model, ROWS, 1, token_selector=choose)
-    assert [done.ids for done in written] == [[90 + i, 90 + i] for i in range(len(ROWS))]
-    assert all(done.stopped for done in written)
-    assert sorted(asked)[:3] == [(0, []), (0, [90]), (0, [90, 90])]
+    outputs = run(model, ROWS, 1, token_selector=token_selector)
+    assert [output.ids for output in outputs] == [[90 + i, 90 + i] for i in range(len(ROWS))]
+    assert all(output.stopped for output in outputs)
+    assert sorted(calls)[:3] == [(0, []), (0, [90]), (0, [90, 90])]
 
 
-def lengths_of(lengths: list[int]) -> Callable[[int, list[int], torch.Tensor], int]:
-    """Chooses so that row i writes lengths[i] tokens, the stop token 1 included."""
+def selector_for_lengths(lengths: list[int]) -> Callable[[int, list[int], torch.Tensor], int]:
+    """A selector with which row i generates lengths[i] tokens, the stop token 1 included."""
 
-    def choose(number: int, ids: list[int], log_probs: torch.Tensor) -> int:
+    def token_selector(number: int, ids: list[int], log_probs: torch.Tensor) -> int:
         return 1 if len(ids) == lengths[number] - 1 else int(log_probs[2:].argmax()) + 2
 
-    return choose
+    return token_selector
 
 
 @pytest.fixture
-def joined(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, list[int]]]:
-    """Steps before, rows that go on then, and numbers of the rows of every portion that joins; at
-    the end, all steps."""
-    found: list[tuple[int, int, list[int]]] = []
+def admissions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, list[int]]]:
+    """Log of admissions: decode steps before, active sequences, and row ids of the batch."""
+    log: list[tuple[int, int, list[int]]] = []
     steps = 0
-    step, join = ContinuousBatcher.decode_step, ContinuousBatcher.admit
+    decode_step, admit = ContinuousBatcher.decode_step, ContinuousBatcher.admit
 
-    def counted(writer: ContinuousBatcher) -> list[tuple[int, Generated]]:
+    def counted(batcher: ContinuousBatcher) -> list[tuple[int, Generated]]:
         nonlocal steps
         steps += 1
-        return step(writer)
+        return decode_step(batcher)
 
-    def noted(writer: ContinuousBatcher, portion: PrefillBatch) -> list[tuple[int, Generated]]:
-        found.append((steps, writer.num_active, portion.row_ids))
-        return join(writer, portion)
+    def recorded(batcher: ContinuousBatcher, batch: PrefillBatch) -> list[tuple[int, Generated]]:
+        log.append((steps, batcher.num_active, batch.row_ids))
+        return admit(batcher, batch)
 
     monkeypatch.setattr(ContinuousBatcher, "decode_step", counted)
-    monkeypatch.setattr(ContinuousBatcher, "admit", noted)
-    return found
+    monkeypatch.setattr(ContinuousBatcher, "admit", recorded)
+    return log
 
 
-def test_rows_join_while_others_are_written(
-    model_folder: Path, joined: list[tuple[int, int, list[int]]]
+def test_rows_are_admitted_while_others_decode(
+    model_folder: Path, admissions: list[tuple[int, int, list[int]]]
 ) -> None:
-    """One long answer among short ones: the others do not wait for it, and what is written is what
-    they write alone."""
+    """One long answer among short ones: the others do not wait; texts match single rows."""
     model = loaded(model_folder)
     rows = [[10 + i, 20 + i, 30 + i, 40 + i] for i in range(12)]
     lengths = [
         {9: 13, 0: 8, 1: 8, 2: 8}.get(i, 3) for i in range(12)
     ]  # stop tokens included; the limit is 12
-    together = run(model, rows, 1, token_selector=lengths_of(lengths), batch_tokens=4 * 17)
-    assert [len(done.ids) + done.stopped for done in together] == [min(12, n) for n in lengths]
-    # Two at a time join, so that four are written at most; the long one is among them for 11 steps.
-    assert sorted(number for _, _, numbers in joined for number in numbers) == list(range(12))
+    batched = run(model, rows, 1, token_selector=selector_for_lengths(lengths), batch_tokens=4 * 17)
+    assert [len(output.ids) + output.stopped for output in batched] == [min(12, n) for n in lengths]
+    # Batches of two, so at most four sequences; the long one takes 11 steps.
+    assert sorted(number for _, _, numbers in admissions for number in numbers) == list(range(12))
     assert (
-        all(len(numbers) == 2 for _, _, numbers in joined)
-        and max(going for _, going, _ in joined) == 2
+        all(len(numbers) == 2 for _, _, numbers in admissions)
+        and max(num_active for _, num_active, _ in admissions) == 2
     )
-    assert sum(going > 0 for _, going, _ in joined) >= 4 and joined[-1][0] < 20
-    for number, done in enumerate(together):
+    assert sum(num_active > 0 for _, num_active, _ in admissions) >= 4 and admissions[-1][0] < 20
+    for number, output in enumerate(batched):
         alone = run(
             model,
             [rows[number]],
             1,
-            token_selector=lambda _, ids, values, n=number: lengths_of(lengths)(n, ids, values),
+            token_selector=lambda _, ids, values, n=number: selector_for_lengths(lengths)(
+                n, ids, values
+            ),
         )[0]
-        assert done.ids == alone.ids
-        assert done.log_prob == pytest.approx(alone.log_prob, abs=2e-3)
+        assert output.ids == alone.ids
+        assert output.log_prob == pytest.approx(alone.log_prob, abs=2e-3)
 
 
 @pytest.mark.parametrize("instead", [(), (70, 71)])
-def test_groups_join_while_others_are_written(
-    model_folder: Path, joined: list[tuple[int, int, list[int]]], instead: tuple[int, ...]
+def test_prefix_groups_are_admitted_while_others_decode(
+    model_folder: Path, admissions: list[tuple[int, int, list[int]]], instead: tuple[int, ...]
 ) -> None:
-    """Rows that begin alike, by fours, with beginnings of different lengths; one of each group goes
-    on for long."""
+    """Four groups of four rows, different prefix lengths, one long answer per group."""
     model = loaded(model_folder)
     texts = [[100 + 7 * g + i % 50 for i in range(36 + 3 * g)] for g in range(4)]
     rows = [[*texts[i // 4], 20 + i, 60 + i % 4] for i in range(16)]
     lengths = [12 if i % 4 == 1 else 3 for i in range(16)]
-    together = run(
+    batched = run(
         model,
         rows,
         1,
-        token_selector=lengths_of(lengths),
+        token_selector=selector_for_lengths(lengths),
         batch_tokens=300,
         alternative_ids=instead,
     )
-    assert [len(done.ids) + done.stopped for done in together] == lengths
-    assert [going > 0 for _, going, _ in joined] == [False, True, True, True]
-    for number, done in enumerate(together):
+    assert [len(output.ids) + output.stopped for output in batched] == lengths
+    assert [num_active > 0 for _, num_active, _ in admissions] == [False, True, True, True]
+    for number, output in enumerate(batched):
         alone = run(
             model,
             [rows[number]],
             1,
-            token_selector=lambda _, ids, values, n=number: lengths_of(lengths)(n, ids, values),
+            token_selector=lambda _, ids, values, n=number: selector_for_lengths(lengths)(
+                n, ids, values
+            ),
             alternative_ids=instead,
         )[0]
-        assert done.ids == alone.ids
-        assert done.log_prob == pytest.approx(alone.log_prob, abs=2e-3)
-        assert done.no_answer_log_prob == (
+        assert output.ids == alone.ids
+        assert output.log_prob == pytest.approx(alone.log_prob, abs=2e-3)
+        assert output.no_answer_log_prob == (
             pytest.approx(alone.no_answer_log_prob, abs=2e-3) if instead else None
         )
 
 
-def test_what_is_held_keeps_to_the_budget(
+def test_kv_cache_stays_within_the_token_budget(
     model_folders: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
-    joined: list[tuple[int, int, list[int]]],
+    admissions: list[tuple[int, int, list[int]]],
 ) -> None:
-    """Also where a long prompt goes on writing among many short ones."""
-    model, held = loaded(model_folders["llama"]), []
-    of = KVCache.merge
+    """Also while a long prompt decodes among many short ones."""
+    model, cached_tokens = loaded(model_folders["llama"]), []
+    merge = KVCache.merge
 
-    def noted(parts: list[tuple[KVCache, list[int]]], room: int) -> KVCache:
-        held.append(sum(len(rows) for _, rows in parts) * room)
-        return of(parts, room)
+    def recorded(parts: list[tuple[KVCache, list[int]]], capacity: int) -> KVCache:
+        cached_tokens.append(sum(len(rows) for _, rows in parts) * capacity)
+        return merge(parts, capacity)
 
-    monkeypatch.setattr(KVCache, "merge", noted)
+    monkeypatch.setattr(KVCache, "merge", recorded)
     rows = [list(range(10, 70)), list(range(10, 50)), *([10 + i, 30 + i] for i in range(40))]
     run(
         model,
         rows,
         1,
-        token_selector=lengths_of([12, 12, *(2 + i % 5 for i in range(40))]),
+        token_selector=selector_for_lengths([12, 12, *(2 + i % 5 for i in range(40))]),
         batch_tokens=240,
     )
-    assert 120 < max(held) <= 240
-    assert sum(going > 0 for _, going, _ in joined) >= 2
+    assert 120 < max(cached_tokens) <= 240
+    assert sum(num_active > 0 for _, num_active, _ in admissions) >= 2
 
 
-def test_no_rows_are_no_work(model_folders: dict[str, Path]) -> None:
+def test_no_rows(model_folders: dict[str, Path]) -> None:
     assert run(loaded(model_folders["llama"]), [], 1) == []
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_the_limit_counts_every_token(model_folders: dict[str, Path], limit: int) -> None:
+def test_max_new_tokens_counts_every_token(model_folders: dict[str, Path], limit: int) -> None:
     model = loaded(model_folders["llama"])
-    assert {len(done.ids) for done in run(model, ROWS, -1, limit=limit)} == {limit}
+    assert {len(output.ids) for output in run(model, ROWS, -1, limit=limit)} == {limit}
 
 
-def test_rows_that_begin_alike_are_written_as_one_by_one(model_folder: Path) -> None:
-    """Questions on two texts, in any order, beside rows that share nothing; with and without a text
-    scored instead."""
+def test_rows_with_common_prefixes_match_single_rows(model_folder: Path) -> None:
+    """Questions on two texts, interleaved, and unrelated rows; with and without an alternative."""
     model = loaded(model_folder)
-    stop = stop_of(model)
+    stop_token_id = stop_of(model)
     texts = [list(range(100, 140)), list(range(150, 200))]
     rows = (
         [[*texts[i % 2], 20 + i, *range(5, 5 + i % 3)] for i in range(7)]
@@ -304,15 +311,18 @@ def test_rows_that_begin_alike_are_written_as_one_by_one(model_folder: Path) -> 
         44,
     ]  # at least one token of each row is its own
     for options in ({}, {"alternative_ids": (70, 71)}, {"batch_tokens": 150}):
-        together = run(model, rows, stop, **options)
-        alone = [run(model, [row], stop, **options)[0] for row in rows]
-        for one, other in zip(together, alone, strict=True):
-            assert one.ids == other.ids and one.stopped == other.stopped
-            assert one.log_prob == pytest.approx(other.log_prob, abs=2e-3)
-            assert one.no_answer_log_prob == (
+        batched = run(model, rows, stop_token_id, **options)
+        alone = [run(model, [row], stop_token_id, **options)[0] for row in rows]
+        for batched_output, single_output in zip(batched, alone, strict=True):
+            assert (
+                batched_output.ids == single_output.ids
+                and batched_output.stopped == single_output.stopped
+            )
+            assert batched_output.log_prob == pytest.approx(single_output.log_prob, abs=2e-3)
+            assert batched_output.no_answer_log_prob == (
                 None
                 if "alternative_ids" not in options
-                else pytest.approx(other.no_answer_log_prob, abs=2e-3)
+                else pytest.approx(single_output.no_answer_log_prob, abs=2e-3)
             )
 
 
@@ -320,10 +330,10 @@ def test_rows_that_begin_alike_are_written_as_one_by_one(model_folder: Path) -> 
     st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6), min_size=1, max_size=12),
     st.integers(1, 400),
 )
-def test_every_row_stands_in_one_group_or_by_itself(ends: list[list[int]], budget: int) -> None:
+def test_every_row_is_in_one_group_or_alone(suffixes: list[list[int]], budget: int) -> None:
     rows = [
-        [*range(10, 10 + 40 * (end[0] - 1)), *end] for end in ends
-    ]  # none, 40 or 80 tokens alike, then any
+        [*range(10, 10 + 40 * (suffix[0] - 1)), *suffix] for suffix in suffixes
+    ]  # 0, 40 or 80 common tokens, then a random suffix
     groups, rest = group_by_common_prefix(rows)
     assert sorted([i for group in groups for i in group.row_ids] + rest) == list(range(len(rows)))
     for group in groups:

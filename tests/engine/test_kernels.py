@@ -1,5 +1,4 @@
-"""Compiled code computes what PyTorch does in float32, up to bfloat16's rounding; where there is
-none, nothing else changes."""
+"""Compiled kernels match PyTorch in float32 up to bfloat16 rounding, and are optional."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ from prooftune.engine.precision import autocast
 from prooftune.models import environment
 
 ROUNDING = 0.006
-"""Of the norm: a number in bfloat16 is off by up to 0.4% of itself, by 0.17% in the mean."""
+"""Relative error: a bfloat16 value is off by up to 0.4%, by 0.17% on average."""
 
 
 @pytest.fixture(autouse=True)
@@ -37,70 +36,72 @@ def code() -> None:
         pytest.skip(f"no compiled code here: {reason}")
 
 
-def test_it_is_there() -> None:
+def test_kernels_are_available() -> None:
     assert pointwise.is_available() and lora_linear.is_available()
     assert all(attention.is_available(size) for size in (32, 64, 96, 128, 256))
 
 
 @pytest.fixture
-def afresh() -> Iterator[None]:
-    """As if nothing had been compiled or tried in this process; and again afterwards."""
-    known: list[Any] = [
+def clear_kernel_caches() -> Iterator[None]:
+    """Forget loaded libraries and availability checks, before and after the test."""
+    cached: list[Any] = [
         build.load_library,
         lora_linear.is_available,
         attention.is_available,
         pointwise.is_available,
     ]
-    for one in known:
-        one.cache_clear()
+    for tensor in cached:
+        tensor.cache_clear()
     yield
-    for one in known:
-        one.cache_clear()
+    for tensor in cached:
+        tensor.cache_clear()
 
 
-def off(got: Tensor, wanted: Tensor) -> float:
-    return float(((got.float() - wanted.float()).norm() / wanted.float().norm()).detach())
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float(((actual.float() - expected.float()).norm() / expected.float().norm()).detach())
 
 
-def numbers(*shape: int, seed: int = 0) -> Tensor:
+def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
 
 
 def attend(
-    given_: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
+    inputs: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
 ) -> Tensor:
-    query, key, value = given_
+    query, key, value = inputs
     return attention.flash_attention(
         query, key, value, PackedLayout(prefix, lengths, query.device), 0.2, window
     )
 
 
-def slowly(
-    given_: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
+def reference(
+    inputs: list[Tensor], prefix: int, lengths: list[int], window: int | None = None
 ) -> Tensor:
-    """Attention as the formula has it, all tokens with all, in float32."""
-    query, key, value = given_
-    own = torch.tensor(
+    """Attention by its formula over a full score matrix, in float32."""
+    query, key, value = inputs
+    row_ids = torch.tensor(
         [0] * prefix + [n for n, length in enumerate(lengths, 1) for _ in range(length)]
     )
-    place = torch.tensor(
+    positions = torch.tensor(
         [*range(prefix), *(prefix + i for length in lengths for i in range(length))]
     )
-    seen = ((own[None] == own[:, None]) | (own[None] == 0)) & (place[None] <= place[:, None])
+    visible = ((row_ids[None] == row_ids[:, None]) | (row_ids[None] == 0)) & (
+        positions[None] <= positions[:, None]
+    )
     if window is not None:
-        seen &= place[:, None] - place[None] < window
+        visible &= positions[:, None] - positions[None] < window
     groups = query.shape[1] // key.shape[1]
-    key, value = (one.float().repeat_interleave(groups, 1) for one in (key, value))
+    key, value = (tensor.float().repeat_interleave(groups, 1) for tensor in (key, value))
     scores = torch.einsum("qhd,khd->hqk", query.float(), key) * 0.2
-    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), value)
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~visible, -torch.inf).softmax(-1), value)
 
 
-def line_of(
+def random_inputs(
     prefix: int, lengths: list[int], groups: int, size: int, heads: int = 2
 ) -> list[Tensor]:
     tokens = prefix + sum(lengths)
     return [
-        numbers(tokens, n, size, seed=n + i).requires_grad_()
+        randn(tokens, n, size, seed=n + i).requires_grad_()
         for i, n in enumerate((heads * groups, heads, heads))
     ]
 
@@ -116,16 +117,18 @@ def line_of(
 def test_attention_and_its_gradients(
     prefix: int, lengths: list[int], groups: int, size: int, window: int | None
 ) -> None:
-    given_ = line_of(prefix, lengths, groups, size)
-    assert attention.is_supported(given_[0], given_[1], given_[2], 0.2, None)
-    got = attend(given_, prefix, lengths, window)
-    wanted = slowly(given_, prefix, lengths, window)
-    assert off(got, wanted) < ROUNDING
-    grad = numbers(*got.shape, seed=9)
-    ours, exact = (torch.autograd.grad(out, given_, grad.to(out.dtype)) for out in (got, wanted))
+    inputs = random_inputs(prefix, lengths, groups, size)
+    assert attention.is_supported(inputs[0], inputs[1], inputs[2], 0.2, None)
+    actual = attend(inputs, prefix, lengths, window)
+    expected = reference(inputs, prefix, lengths, window)
+    assert relative_error(actual, expected) < ROUNDING
+    grad = randn(*actual.shape, seed=9)
+    ours, exact = (
+        torch.autograd.grad(out, inputs, grad.to(out.dtype)) for out in (actual, expected)
+    )
     for a, b in zip(ours, exact, strict=True):
-        # Where tokens see next to nothing but themselves, gradients are differences of nearly equal
-        # numbers.
+        # Tokens that attend to little but themselves have gradients that are differences of nearly
+        # equal numbers.
         assert (
             a.float() - b.float()
         ).norm() < ROUNDING * b.float().norm() + 2e-3 * grad.float().norm()
@@ -133,84 +136,94 @@ def test_attention_and_its_gradients(
 
 @pytest.mark.parametrize("size", [128, 256])
 def test_large_heads(size: int) -> None:
-    given_ = line_of(40, [3, 100], 2, size)
-    got, wanted = attend(given_, 40, [3, 100]), slowly(given_, 40, [3, 100])
-    grad = numbers(*got.shape, seed=9)
+    inputs = random_inputs(40, [3, 100], 2, size)
+    actual, expected = attend(inputs, 40, [3, 100]), reference(inputs, 40, [3, 100])
+    grad = randn(*actual.shape, seed=9)
     pairs = zip(
-        torch.autograd.grad(got, given_, grad),
-        torch.autograd.grad(wanted, given_, grad.float()),
+        torch.autograd.grad(actual, inputs, grad),
+        torch.autograd.grad(expected, inputs, grad.float()),
         strict=True,
     )
-    assert off(got, wanted) < ROUNDING and all(off(a, b) < ROUNDING for a, b in pairs)
-
-
-def test_a_prefix_without_rows_and_a_window_beyond_all() -> None:
-    given_ = line_of(70, [], 2, 32)
-    got = attend(given_, 70, [], 2**40)
-    assert off(got, slowly(given_, 70, [])) < ROUNDING
-    wanted = torch.autograd.grad(slowly(given_, 70, []).sum(), given_)
-    assert all(
-        off(a, b) < 0.02
-        for a, b in zip(torch.autograd.grad(got.sum(), given_)[1:], wanted[1:], strict=True)
+    assert relative_error(actual, expected) < ROUNDING and all(
+        relative_error(a, b) < ROUNDING for a, b in pairs
     )
 
 
-def test_it_is_as_near_as_plain_products_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    given_, blocks = (
-        line_of(45, [56, 200, 70], 3, 64),
+def test_prefix_without_rows_and_window_beyond_all_tokens() -> None:
+    inputs = random_inputs(70, [], 2, 32)
+    actual = attend(inputs, 70, [], 2**40)
+    assert relative_error(actual, reference(inputs, 70, [])) < ROUNDING
+    expected = torch.autograd.grad(reference(inputs, 70, []).sum(), inputs)
+    assert all(
+        relative_error(a, b) < 0.02
+        for a, b in zip(torch.autograd.grad(actual.sum(), inputs)[1:], expected[1:], strict=True)
+    )
+
+
+def test_attention_is_as_close_as_plain_matmuls(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, blocks = (
+        random_inputs(45, [56, 200, 70], 3, 64),
         PackedLayout(45, [56, 200, 70], torch.device("cpu")),
     )
-    wanted = slowly(given_, 45, [56, 200, 70])
-    grad = numbers(*wanted.shape, seed=9)
-    exact = [wanted, *torch.autograd.grad(wanted, given_, grad.float())]
+    expected = reference(inputs, 45, [56, 200, 70])
+    grad = randn(*expected.shape, seed=9)
+    exact = [expected, *torch.autograd.grad(expected, inputs, grad.float())]
     errors = []
     for fits in (True, False):
         monkeypatch.setattr(attention, "is_supported", lambda *_, answer=fits: answer)
-        rows = [one.transpose(0, 1)[None] for one in given_]
-        got = packed.packed_attention(rows[0], rows[1], rows[2], blocks, 0.2, None, None)[0]
+        rows = [tensor.transpose(0, 1)[None] for tensor in inputs]
+        actual = packed.packed_attention(rows[0], rows[1], rows[2], blocks, 0.2, None, None)[0]
         errors.append(
             [
-                off(a, b)
-                for a, b in zip((got, *torch.autograd.grad(got, given_, grad)), exact, strict=True)
+                relative_error(a, b)
+                for a, b in zip(
+                    (actual, *torch.autograd.grad(actual, inputs, grad)), exact, strict=True
+                )
             ]
         )
     assert all(ours <= 1.05 * plain for ours, plain in zip(*errors, strict=True))
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_a_high_score_after_many_low_ones(size: int) -> None:
-    """What is added up is made relative to another score as higher ones come; here they rise by up
-    to 200, and fall."""
-    query, key, value = (one.detach() for one in line_of(0, [300], 1, size))
+def test_online_softmax_rescales_for_rising_scores(size: int) -> None:
+    """Scores rise by up to 200 and fall, so the accumulators are rescaled several times."""
+    query, key, value = (tensor.detach() for tensor in random_inputs(0, [300], 1, size))
     query, key = (
         query.abs(),
         (key.abs() * torch.linspace(0, 12, 300)[:, None, None].sin().abs() * 20 / size).bfloat16(),
     )
     assert (
-        off(attend([query, key, value], 0, [300]), slowly([query, key, value], 0, [300])) < ROUNDING
+        relative_error(
+            attend([query, key, value], 0, [300]), reference([query, key, value], 0, [300])
+        )
+        < ROUNDING
     )
 
 
-def test_the_number_of_threads_changes_nothing() -> None:
-    given_, before, found = line_of(20, [130, 64, 9, 300], 3, 32), torch.get_num_threads(), []
+def test_number_of_threads_does_not_change_results() -> None:
+    inputs, num_threads, results = (
+        random_inputs(20, [130, 64, 9, 300], 3, 32),
+        torch.get_num_threads(),
+        [],
+    )
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            out = attend(given_, 20, [130, 64, 9, 300])
-            found.append([out, *torch.autograd.grad(out.sum(), given_)])
+            out = attend(inputs, 20, [130, 64, 9, 300])
+            results.append([out, *torch.autograd.grad(out.sum(), inputs)])
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(num_threads)
     assert all(
-        torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True)
+        torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True)
     )
 
 
-def test_what_is_not_a_number_stays_so() -> None:
-    query, key, value = (one.detach().clone() for one in line_of(0, [80], 1, 32))
+def test_nan_stays_nan() -> None:
+    query, key, value = (tensor.detach().clone() for tensor in random_inputs(0, [80], 1, 32))
     query[50, 0, 3] = torch.nan
     out = attend([query, key, value], 0, [80])
     assert out[50, 0].isnan().all() and not out[:50].isnan().any() and not out[:, 1].isnan().any()
-    x = numbers(64, 512)
+    x = randn(64, 512)
     x[3, 5] = torch.nan
     assert (
         pointwise.swiglu(x, x)[3, 5].isnan()
@@ -228,79 +241,79 @@ def test_what_is_not_a_number_stays_so() -> None:
         (64, 0.1, None, torch.float32),
     ],
 )
-def test_what_it_is_not_for(
+def test_unsupported_attention_arguments(
     heads: int, scaling: float, cap: float | None, dtype: torch.dtype
 ) -> None:
-    given_ = torch.zeros(8, 2, heads, dtype=dtype)
-    assert not attention.is_supported(given_, given_, given_, scaling, cap)
+    inputs = torch.zeros(8, 2, heads, dtype=dtype)
+    assert not attention.is_supported(inputs, inputs, inputs, scaling, cap)
 
 
-def test_other_shapes_are_not_for_it() -> None:
-    query, key = numbers(8, 4, 64), numbers(8, 2, 64)
+def test_unsupported_shapes() -> None:
+    query, key = randn(8, 4, 64), randn(8, 2, 64)
     assert attention.is_supported(query, key, key, 0.1, None)
     for k, v in (
         (key, key[..., :32]),
         (key[:4], key[:4]),
         (key[..., :32], key[..., :32]),
-        (numbers(8, 3, 64), numbers(8, 3, 64)),
+        (randn(8, 3, 64), randn(8, 3, 64)),
         (key, key.float()),
     ):
         assert not attention.is_supported(query, k, v, 0.1, None)
-    wide = numbers(80, 512)
+    wide = randn(80, 512)
     assert torch.equal(
         pointwise.swiglu(wide, wide[0].clone()), torch.nn.functional.silu(wide) * wide[0]
     )
 
 
-def test_what_stands_between_products() -> None:
-    gate, up, grad, weight = (4 * numbers(130, 256, seed=i) for i in range(4))
-    exact = [one.float().requires_grad_() for one in (gate, up)]
-    wanted = torch.nn.functional.silu(exact[0]) * exact[1]
-    assert off(pointwise.swiglu(gate, up), wanted) < ROUNDING
+def test_swiglu_and_rms_norm() -> None:
+    gate, up, grad, weight = (4 * randn(130, 256, seed=i) for i in range(4))
+    exact = [tensor.float().requires_grad_() for tensor in (gate, up)]
+    expected = torch.nn.functional.silu(exact[0]) * exact[1]
+    assert relative_error(pointwise.swiglu(gate, up), expected) < ROUNDING
     for a, b in zip(
         pointwise.swiglu_backward(gate, up, grad),
-        torch.autograd.grad(wanted, exact, grad.float()),
+        torch.autograd.grad(expected, exact, grad.float()),
         strict=True,
     ):
-        assert off(a, b) < ROUNDING
+        assert relative_error(a, b) < ROUNDING
     x, w = exact[0], weight[0]
-    wanted = torch.nn.functional.rms_norm(x, (256,), w.float(), 1e-5)
+    expected = torch.nn.functional.rms_norm(x, (256,), w.float(), 1e-5)
     out, inverse = pointwise.rms_norm(gate, w, 1e-5)
-    assert off(out, wanted) < ROUNDING
+    assert relative_error(out, expected) < ROUNDING
     torch.testing.assert_close(inverse, (x.detach().square().mean(-1) + 1e-5).rsqrt())
     assert (
-        off(
+        relative_error(
             pointwise.rms_norm_backward(gate, w, inverse, grad),
-            torch.autograd.grad(wanted, x, grad.float())[0],
+            torch.autograd.grad(expected, x, grad.float())[0],
         )
         < ROUNDING
     )
 
 
 @pytest.mark.parametrize("layout", ["line", "heads first", "rows"])
-def test_rotary_positions(layout: str) -> None:
+def test_rope(layout: str) -> None:
     rows = 2 if layout == "rows" else 1
     x, grad = (
-        numbers(rows, 130, 3, 64, seed=i).transpose(1, 2) for i in range(2)
+        randn(rows, 130, 3, 64, seed=i).transpose(1, 2) for i in range(2)
     )  # as layers have it
-    cos, sin = numbers(rows, 1, 130, 64, seed=2).cos(), numbers(rows, 1, 130, 64, seed=2).sin()
+    cos, sin = randn(rows, 1, 130, 64, seed=2).cos(), randn(rows, 1, 130, 64, seed=2).sin()
     if layout == "heads first":
         x, grad = x.contiguous(), grad.contiguous()
     wide = x.float().requires_grad_()
-    wanted = wide * cos + torch.cat([-wide[..., 32:], wide[..., :32]], dim=-1) * sin
-    for got, exact in (
-        (pointwise.apply_rope(x, cos, sin), wanted),
+    expected = wide * cos + torch.cat([-wide[..., 32:], wide[..., :32]], dim=-1) * sin
+    for actual, exact in (
+        (pointwise.apply_rope(x, cos, sin), expected),
         (
             pointwise.apply_rope(grad, cos, sin, backward=True),
-            torch.autograd.grad(wanted, wide, grad.float())[0],
+            torch.autograd.grad(expected, wide, grad.float())[0],
         ),
     ):
-        assert got.stride() == x.stride() and off(got, exact) < (
+        assert actual.stride() == x.stride() and relative_error(actual, exact) < (
             ROUNDING if layout == "line" else 2 * ROUNDING
         )
 
 
-def test_large_numbers_between_products() -> None:
+def test_swiglu_of_large_values() -> None:
     gate = (
         torch.tensor([-1e30, -200.0, -90.0, -1.0, 0.0, 1.0, 90.0, 1e30]).bfloat16().repeat(64, 32)
     )
@@ -309,12 +322,12 @@ def test_large_numbers_between_products() -> None:
         out, torch.nn.functional.silu(gate.float()).bfloat16(), atol=1e-30, rtol=0.01
     )
     assert all(
-        one.isfinite().all()
-        for one in pointwise.swiglu_backward(gate, torch.ones_like(gate), torch.ones_like(gate))
+        tensor.isfinite().all()
+        for tensor in pointwise.swiglu_backward(gate, torch.ones_like(gate), torch.ones_like(gate))
     )
 
 
-def test_a_models_gradients_are_no_farther_from_float32_than_without(
+def test_gradients_are_no_farther_from_float32_than_without_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from peft import LoraConfig, get_peft_model
@@ -341,22 +354,22 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(
         )
         for name, weight in model.named_parameters():
             if "lora_" in name:
-                weight.data = (0.1 * numbers(*weight.shape, seed=len(name))).float()
+                weight.data = (0.1 * randn(*weight.shape, seed=len(name))).float()
         shared_prefix.register()
         model.get_base_model().set_attn_implementation(shared_prefix.NAME)
         learned = [weight for name, weight in model.named_parameters() if "lora_" in name]
         with autocast(model):
             states = packed_hidden_states(get_backbone(model), line).float()
-        return list(torch.autograd.grad((states * numbers(*states.shape).float()).sum(), learned))
+        return list(torch.autograd.grad((states * randn(*states.shape).float()).sum(), learned))
 
     calls: list[str] = []
-    own = build.call
+    original_call = build.call
 
-    def noted(library: Any, name: str, *arguments: Any) -> None:
+    def recorded(library: Any, name: str, *arguments: Any) -> None:
         calls.append(name)
-        own(library, name, *arguments)
+        original_call(library, name, *arguments)
 
-    monkeypatch.setattr(build, "call", noted)
+    monkeypatch.setattr(build, "call", recorded)
     exact, ours = gradients(torch.float32), gradients(torch.bfloat16)
     assert {*calls} == {
         "lora_forward",
@@ -373,44 +386,48 @@ def test_a_models_gradients_are_no_farther_from_float32_than_without(
     monkeypatch.setattr(pointwise, "is_available", lambda: False)
     monkeypatch.setattr(lora_linear, "is_available", lambda: False)
     plain = gradients(torch.bfloat16)
-    far, without = (
-        sum(float((a.float() - b).norm()) for a, b in zip(found, exact, strict=True))
-        for found in (ours, plain)
+    with_kernels, without_kernels = (
+        sum(float((a.float() - b).norm()) for a, b in zip(results, exact, strict=True))
+        for results in (ours, plain)
     )
-    assert far <= 1.1 * without
+    assert with_kernels <= 1.1 * without_kernels
 
 
-def test_it_is_compiled_once(afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_is_compiled_once(
+    clear_kernel_caches: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
     for _ in range(2):
         assert build.load_library("pointwise") is not None
         build.load_library.cache_clear()
-    made = sorted((tmp_path / "compiled").iterdir())
-    assert len(made) == 1 and made[0].suffix == ".so"
+    libraries = sorted((tmp_path / "compiled").iterdir())
+    assert len(libraries) == 1 and libraries[0].suffix == ".so"
     monkeypatch.setattr(build, "compile_library", lambda *_: pytest.fail("compiled again"))
     assert build.load_library("pointwise") is not None
 
 
-def test_without_a_compiler_nothing_is_missing(
-    afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_works_without_a_compiler(
+    clear_kernel_caches: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "notify", lambda *_: pytest.fail("nobody needs to know"))
     monkeypatch.setenv("CC", str(tmp_path / "cc"))
     assert build.why_unsupported() and not (
         pointwise.is_available() or lora_linear.is_available() or attention.is_available(64)
     )
-    gate = numbers(130, 256)
+    gate = randn(130, 256)
     assert (
-        off(pointwise.swiglu(gate, gate), torch.nn.functional.silu(gate.float()) * gate.float())
+        relative_error(
+            pointwise.swiglu(gate, gate), torch.nn.functional.silu(gate.float()) * gate.float()
+        )
         < ROUNDING
     )
 
 
-def test_a_compiler_that_fails_is_named(
-    afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_failing_compiler_is_reported(
+    clear_kernel_caches: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(build, "notify", lambda text, *_: told.append(text))
+    messages: list[str] = []
+    monkeypatch.setattr(build, "notify", lambda text, *_: messages.append(text))
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
     broken = tmp_path / "cc"
     broken.write_text(
@@ -420,18 +437,18 @@ def test_a_compiler_that_fails_is_named(
     monkeypatch.setenv("CC", str(broken))
     assert build.load_library("pointwise") is None and build.load_library("pointwise") is None
     assert (
-        len(told) == 1
-        and "pointwise.c" in told[0]
-        and str(broken) in told[0]
-        and "no such option" in told[0]
+        len(messages) == 1
+        and "pointwise.c" in messages[0]
+        and str(broken) in messages[0]
+        and "no such option" in messages[0]
     )
 
 
-def test_code_that_computes_something_else_is_not_used(
-    afresh: None, monkeypatch: pytest.MonkeyPatch
+def test_library_with_wrong_results_is_not_used(
+    clear_kernel_caches: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nothing(*_: Any) -> None:
-        """Leaves every result as it was."""
+        """A kernel that leaves its outputs unchanged."""
 
     monkeypatch.setattr(build, "call", nothing)
     monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
@@ -441,62 +458,74 @@ def test_code_that_computes_something_else_is_not_used(
     )
 
 
-@pytest.mark.parametrize("whose", ["file", "folder"])
-def test_code_that_others_could_change_is_not_loaded(
-    whose: str, afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("writable", ["file", "folder"])
+def test_library_writable_by_others_is_not_loaded(
+    writable: str, clear_kernel_caches: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(build, "notify", lambda text, *_: told.append(text))
+    messages: list[str] = []
+    monkeypatch.setattr(build, "notify", lambda text, *_: messages.append(text))
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
-    assert build.load_library("pointwise") is not None and not told
+    assert build.load_library("pointwise") is not None and not messages
     build.load_library.cache_clear()
     folder = tmp_path / "compiled"
-    (folder if whose == "folder" else next(folder.iterdir())).chmod(0o777)
+    (folder if writable == "folder" else next(folder.iterdir())).chmod(0o777)
     assert (
-        build.load_library("pointwise") is None and len(told) == 1 and "PROOFTUNE_CACHE" in told[0]
+        build.load_library("pointwise") is None
+        and len(messages) == 1
+        and "PROOFTUNE_CACHE" in messages[0]
     )
 
 
-def test_damaged_code_is_named(
-    afresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_damaged_library_is_reported(
+    clear_kernel_caches: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(build, "notify", lambda text, *_: told.append(text))
+    messages: list[str] = []
+    monkeypatch.setattr(build, "notify", lambda text, *_: messages.append(text))
     monkeypatch.setattr(
         build,
         "compile_library",
-        lambda *given_: given_[-1].parent.mkdir(mode=0o700) or given_[-1].write_bytes(b"x"),
+        lambda *inputs: inputs[-1].parent.mkdir(mode=0o700) or inputs[-1].write_bytes(b"x"),
     )
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path))
     assert (
         build.load_library("pointwise", SIZE=1) is None
-        and len(told) == 1
-        and str(tmp_path) in told[0]
+        and len(messages) == 1
+        and str(tmp_path) in messages[0]
     )
 
 
-def test_it_can_be_done_without() -> None:
+def test_kernels_can_be_disabled() -> None:
     code = "from prooftune.engine.kernels import build; print(build.load_library('pointwise'))"
-    for value, wanted in (("0", True), ("1", False)):
+    for value, expected in (("0", True), ("1", False)):
         command, variables = [sys.executable, "-c", code], os.environ | {"PROOFTUNE_COMPILE": value}
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
-        assert (done.stdout.strip() == "None") is wanted
+        completed = subprocess.run(
+            command, env=variables, capture_output=True, text=True, check=True
+        )
+        assert (completed.stdout.strip() == "None") is expected
 
 
-def test_the_environment_says_what_was_used(
+def test_environment_reports_the_kernels_in_use(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = {"device": "cpu", "dtype": "bfloat16", "attention": shared_prefix.NAME}
-    for config, wanted in (
+    environment_settings = {"device": "cpu", "dtype": "bfloat16", "attention": shared_prefix.NAME}
+    for config, expected in (
         ({"head_dim": 64}, "attention, pointwise"),
         ({"head_dim": 40}, "pointwise"),
         ({"hidden_size": 256, "num_attention_heads": 4}, "attention, pointwise"),
         ({"head_dim": 64, "attn_logit_softcapping": 50.0}, "pointwise"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config))
-        assert environment._compiled(how, tmp_path) == wanted
-        assert environment._compiled(how | {"dtype": "float32"}, tmp_path) == "none"
-        assert environment._compiled(how | {"device": "cuda"}, tmp_path) == "none"
-    assert environment._compiled(how | {"attention": "sdpa"}, model_folders["llama"]) == "pointwise"
+        assert environment._compiled(environment_settings, tmp_path) == expected
+        assert (
+            environment._compiled(environment_settings | {"dtype": "float32"}, tmp_path) == "none"
+        )
+        assert environment._compiled(environment_settings | {"device": "cuda"}, tmp_path) == "none"
+    assert (
+        environment._compiled(environment_settings | {"attention": "sdpa"}, model_folders["llama"])
+        == "pointwise"
+    )
     monkeypatch.setattr(pointwise, "is_available", lambda: False)
-    assert environment._compiled(how | {"attention": "sdpa"}, model_folders["llama"]) == "none"
+    assert (
+        environment._compiled(environment_settings | {"attention": "sdpa"}, model_folders["llama"])
+        == "none"
+    )

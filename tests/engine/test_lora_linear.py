@@ -1,5 +1,4 @@
-"""Compiled products of layers with adapters are the formulas', computed in float32, up to
-bfloat16's rounding."""
+"""Compiled LoRA layers match the formulas in float32 up to bfloat16 rounding."""
 
 from __future__ import annotations
 
@@ -9,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine.test_kernels import numbers, off
+from engine.test_kernels import randn, relative_error
 from prooftune.engine.kernels import build, lora_linear
 from prooftune.engine.kernels.lora_linear import MIN_ROWS, LoraLinears
 
 ROUNDING = 0.004
-"""Of the norm: a product and what is added to it are rounded to bfloat16 one after another."""
+"""Relative error of two roundings to bfloat16: frozen output, then sum with the adapter's."""
 SHAPES = [(32, 8), (64, 16), (96, 24), (160, 64)]
-"""Widths of layers and ranks of their adapters."""
+"""Output widths and adapter ranks."""
 
 
 @pytest.fixture(autouse=True)
@@ -26,56 +25,64 @@ def code() -> None:
 
 
 def layers_of(rows: int, depth: int, shapes: list[tuple[int, int]]) -> LoraLinears:
-    frozen = [numbers(width, depth, seed=width) for width, _ in shapes]
-    down, up = (
-        [numbers(*shape, seed=i).float() / 3 for i, shape in enumerate(some)]
-        for some in ([(rank, depth) for _, rank in shapes], shapes)
+    frozen = [randn(width, depth, seed=width) for width, _ in shapes]
+    lora_a, lora_b = (
+        [randn(*shape, seed=i).float() / 3 for i, shape in enumerate(tensors)]
+        for tensors in ([(rank, depth) for _, rank in shapes], shapes)
     )
-    return LoraLinears(numbers(rows, depth, seed=rows), frozen, down, up, 0.5)
+    return LoraLinears(randn(rows, depth, seed=rows), frozen, lora_a, lora_b, 0.5)
 
 
 def grads_of(layers: LoraLinears) -> list[Tensor]:
-    return [numbers(len(layers.x), len(w), seed=9 + i) for i, w in enumerate(layers.weights)]
+    return [randn(len(layers.x), len(w), seed=9 + i) for i, w in enumerate(layers.weights)]
 
 
-def slowly(layers: LoraLinears) -> tuple[Tensor, list[Tensor]]:
-    """The sums of the formulas, in float32, of what is rounded on the way in any case."""
-    x, down, up = (
+def reference(layers: LoraLinears) -> tuple[Tensor, list[Tensor]]:
+    """The formulas in float32, with the roundings that any implementation has."""
+    x, lora_a, lora_b = (
         layers.x.float(),
-        *([one.bfloat16().float() for one in some] for some in (layers.lora_a, layers.lora_b)),
+        *(
+            [tensor.bfloat16().float() for tensor in tensors]
+            for tensors in (layers.lora_a, layers.lora_b)
+        ),
     )
-    lows = [(layers.scaling * x @ a.T).bfloat16().float() for a in down]
-    return torch.cat(lows, 1), [
-        (x @ w.float().T).bfloat16().float() + low @ b.T
-        for w, low, b in zip(layers.weights, lows, up, strict=True)
+    hiddens = [(layers.scaling * x @ a.T).bfloat16().float() for a in lora_a]
+    return torch.cat(hiddens, 1), [
+        (x @ w.float().T).bfloat16().float() + hidden @ b.T
+        for w, hidden, b in zip(layers.weights, hiddens, lora_b, strict=True)
     ]
 
 
-def slowly_back(layers: LoraLinears, low: Tensor, grads: list[Tensor]) -> list[Tensor]:
-    x, down, up = (
+def reference_backward(layers: LoraLinears, hidden: Tensor, grads: list[Tensor]) -> list[Tensor]:
+    x, lora_a, lora_b = (
         layers.x.float(),
-        *([one.bfloat16().float() for one in some] for some in (layers.lora_a, layers.lora_b)),
+        *(
+            [tensor.bfloat16().float() for tensor in tensors]
+            for tensors in (layers.lora_a, layers.lora_b)
+        ),
     )
-    of_lows = [
+    grad_hiddens = [
         (layers.scaling * grad.float() @ b).bfloat16().float()
-        for grad, b in zip(grads, up, strict=True)
+        for grad, b in zip(grads, lora_b, strict=True)
     ]
-    of_x = sum(grad.float() @ w.float() for grad, w in zip(grads, layers.weights, strict=True))
-    assert isinstance(of_x, Tensor)
-    of_x = of_x.bfloat16().float() + sum(one @ a for one, a in zip(of_lows, down, strict=True))
-    of_up = [
+    grad_x = sum(grad.float() @ w.float() for grad, w in zip(grads, layers.weights, strict=True))
+    assert isinstance(grad_x, Tensor)
+    grad_x = grad_x.bfloat16().float() + sum(
+        tensor @ a for tensor, a in zip(grad_hiddens, lora_a, strict=True)
+    )
+    grad_b = [
         grad.float().T @ part.float()
-        for part, grad in zip(layers.split_hidden(low), grads, strict=True)
+        for part, grad in zip(layers.split_hidden(hidden), grads, strict=True)
     ]
-    return [torch.cat(of_lows, 1), of_x, *(one.T @ x for one in of_lows), *of_up]
+    return [torch.cat(grad_hiddens, 1), grad_x, *(tensor.T @ x for tensor in grad_hiddens), *grad_b]
 
 
-def found(layers: LoraLinears, grads: list[Tensor]) -> list[Tensor]:
-    """All that is computed, forward and backward."""
-    low, outs = layers.forward()
-    of_low, of_x, of_down, of_up = layers.backward(low, grads)
-    assert of_x is not None
-    return [low, *outs, of_low, of_x, *of_down, *of_up]
+def run_both(layers: LoraLinears, grads: list[Tensor]) -> list[Tensor]:
+    """All results of the forward and backward pass."""
+    hidden, outs = layers.forward()
+    grad_hidden, grad_x, grad_a, grad_b = layers.backward(hidden, grads)
+    assert grad_x is not None
+    return [hidden, *outs, grad_hidden, grad_x, *grad_a, *grad_b]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -84,79 +91,101 @@ def found(layers: LoraLinears, grads: list[Tensor]) -> list[Tensor]:
     depth=st.sampled_from([32, 64, 96, 576]),
     shapes=st.lists(st.sampled_from(SHAPES), min_size=1, max_size=3),
 )
-def test_they_are_the_formulas(rows: int, depth: int, shapes: list[tuple[int, int]]) -> None:
+def test_matches_the_formulas(rows: int, depth: int, shapes: list[tuple[int, int]]) -> None:
     layers = layers_of(rows, depth, shapes)
-    low, outs = layers.forward()
-    wanted_low, wanted = slowly(layers)
-    assert off(low, wanted_low) < ROUNDING
-    for got, one in zip(outs, wanted, strict=True):
-        assert got.shape == one.shape and got.dtype == torch.bfloat16 and off(got, one) < ROUNDING
+    hidden, outs = layers.forward()
+    expected_hidden, expected = reference(layers)
+    assert relative_error(hidden, expected_hidden) < ROUNDING
+    for actual, tensor in zip(outs, expected, strict=True):
+        assert (
+            actual.shape == tensor.shape
+            and actual.dtype == torch.bfloat16
+            and relative_error(actual, tensor) < ROUNDING
+        )
     grads = grads_of(layers)
-    of_low, of_x, of_down, of_up = layers.backward(low, grads)
-    for back, one in zip(
-        [of_low, of_x, *of_down, *of_up], slowly_back(layers, low, grads), strict=True
+    grad_hidden, grad_x, grad_a, grad_b = layers.backward(hidden, grads)
+    for back, tensor in zip(
+        [grad_hidden, grad_x, *grad_a, *grad_b],
+        reference_backward(layers, hidden, grads),
+        strict=True,
     ):
-        assert back is not None and back.shape == one.shape and off(back, one) < ROUNDING
-    assert all(one.dtype == torch.float32 for one in (*of_down, *of_up))
+        assert (
+            back is not None
+            and back.shape == tensor.shape
+            and relative_error(back, tensor) < ROUNDING
+        )
+    assert all(tensor.dtype == torch.float32 for tensor in (*grad_a, *grad_b))
 
 
-def test_what_an_adapter_adds_is_added_to_what_is_rounded() -> None:
-    """As peft does it; numbers that lie between two in bfloat16 show it."""
+def test_adapter_is_added_after_rounding() -> None:
+    """As in peft; contributions smaller than the bfloat16 spacing show the difference."""
     layers = layers_of(200, 576, [(192, 16)])
-    low, (out,) = layers.forward()
+    hidden, (out,) = layers.forward()
     x, w, b = layers.x.float(), layers.weights[0].float(), layers.lora_b[0].bfloat16().float()
-    added = low.float() @ b.T
-    once, twice = (x @ w.T + added).bfloat16(), ((x @ w.T).bfloat16().float() + added).bfloat16()
-    assert (out == twice).float().mean() > 0.99 > (out == once).float().mean()
+    added = hidden.float() @ b.T
+    rounded_once, rounded_twice = (
+        (x @ w.T + added).bfloat16(),
+        ((x @ w.T).bfloat16().float() + added).bfloat16(),
+    )
+    assert (out == rounded_twice).float().mean() > 0.99 > (out == rounded_once).float().mean()
 
 
-def test_what_is_not_wanted_is_not_computed() -> None:
+def test_unrequested_results_are_not_computed() -> None:
     layers = layers_of(MIN_ROWS, 64, SHAPES[:2])
-    low, outs = layers.forward(with_outputs=False)
-    assert outs == () and torch.equal(low, layers.forward()[0])
+    hidden, outs = layers.forward(with_outputs=False)
+    assert outs == () and torch.equal(hidden, layers.forward()[0])
     grads = grads_of(layers)
-    of_low, of_x, of_down, _ = layers.backward(low, grads, with_grad_x=False)
-    whole = layers.backward(low, grads)
+    grad_hidden, grad_x, grad_a, _ = layers.backward(hidden, grads, with_grad_x=False)
+    full = layers.backward(hidden, grads)
     assert (
-        of_x is None and torch.equal(of_low, whole[0]) and all(map(torch.equal, of_down, whole[2]))
+        grad_x is None
+        and torch.equal(grad_hidden, full[0])
+        and all(map(torch.equal, grad_a, full[2]))
     )
 
 
-def test_a_row_is_the_same_whatever_stands_beside_it() -> None:
+def test_a_row_does_not_depend_on_the_rest_of_the_batch() -> None:
     layers, back = layers_of(300, 96, SHAPES[1:3]), slice(3, 3 + MIN_ROWS + 2)
     grads = grads_of(layers)
     alone = LoraLinears(
         layers.x[back].contiguous(), layers.weights, layers.lora_a, layers.lora_b, layers.scaling
     )
-    whole, part = found(layers, grads), found(alone, [grad[back].contiguous() for grad in grads])
-    assert all(torch.equal(a[back], b) for a, b in zip(whole[:5], part[:5], strict=True))
+    full, part = (
+        run_both(layers, grads),
+        run_both(alone, [grad[back].contiguous() for grad in grads]),
+    )
+    assert all(torch.equal(a[back], b) for a, b in zip(full[:5], part[:5], strict=True))
 
 
-def test_the_number_of_threads_changes_nothing() -> None:
-    layers, before, seen = layers_of(1100, 96, SHAPES), torch.get_num_threads(), []
+def test_number_of_threads_does_not_change_results() -> None:
+    layers, num_threads, results = layers_of(1100, 96, SHAPES), torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            seen.append(found(layers, grads_of(layers)))
+            results.append(run_both(layers, grads_of(layers)))
     finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
-
-
-@pytest.mark.parametrize("strange", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_so(strange: float) -> None:
-    """A training that diverges must show it."""
-    layers = layers_of(MIN_ROWS, 64, SHAPES[:1])
-    layers.x[3, 40] = strange
-    low, (out,) = layers.forward()
-    assert not out[3].isfinite().any() and out[4:].isfinite().all()
-    _, of_x, of_down, _ = layers.backward(low, [out])
-    assert (
-        of_x is not None and not of_x[3].isfinite().any() and not of_down[0][:, 40].isfinite().any()
+        torch.set_num_threads(num_threads)
+    assert all(
+        torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True)
     )
 
 
-OTHERS = {
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite_values_stay_non_finite(value: float) -> None:
+    """Divergence must not be hidden."""
+    layers = layers_of(MIN_ROWS, 64, SHAPES[:1])
+    layers.x[3, 40] = value
+    hidden, (out,) = layers.forward()
+    assert not out[3].isfinite().any() and out[4:].isfinite().all()
+    _, grad_x, grad_a, _ = layers.backward(hidden, [out])
+    assert (
+        grad_x is not None
+        and not grad_x[3].isfinite().any()
+        and not grad_a[0][:, 40].isfinite().any()
+    )
+
+
+UNSUPPORTED = {
     "few rows": layers_of(MIN_ROWS - 1, 64, SHAPES[:2]),
     "a rank of 4": layers_of(150, 64, [(64, 4)]),
     "a width of 48": layers_of(150, 64, [(48, 8)]),
@@ -164,25 +193,33 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("kind", [*OTHERS, "adapters in bfloat16", "rows apart"])
-def test_other_shapes_are_computed_by_pytorch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    layers = OTHERS.get(kind) or layers_of(150, 64, SHAPES[:2])
+@pytest.mark.parametrize("kind", [*UNSUPPORTED, "adapters in bfloat16", "rows apart"])
+def test_unsupported_shapes_are_computed_by_pytorch(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = UNSUPPORTED.get(kind) or layers_of(150, 64, SHAPES[:2])
     if kind == "adapters in bfloat16":
-        down, up = ([one.bfloat16() for one in some] for some in (layers.lora_a, layers.lora_b))
-        layers = LoraLinears(layers.x, layers.weights, down, up, 0.5)
+        lora_a, lora_b = (
+            [tensor.bfloat16() for tensor in tensors] for tensors in (layers.lora_a, layers.lora_b)
+        )
+        layers = LoraLinears(layers.x, layers.weights, lora_a, lora_b, 0.5)
     if kind == "rows apart":
         layers = LoraLinears(
-            numbers(150, 128)[:, :64], layers.weights, layers.lora_a, layers.lora_b, 0.5
+            randn(150, 128)[:, :64], layers.weights, layers.lora_a, layers.lora_b, 0.5
         )
     monkeypatch.setattr(build, "call", lambda *_: pytest.fail("compiled code was called"))
-    low, outs = layers.forward()
-    for got, one in zip((low, *outs), (slowly(layers)[0], *slowly(layers)[1]), strict=True):
-        assert off(got, one) < ROUNDING
+    hidden, outs = layers.forward()
+    for actual, tensor in zip(
+        (hidden, *outs), (reference(layers)[0], *reference(layers)[1]), strict=True
+    ):
+        assert relative_error(actual, tensor) < ROUNDING
     grads = grads_of(layers)
-    of_low, of_x, of_down, of_up = layers.backward(low, grads)
-    for back, one in zip(
-        [of_low, of_x, *of_down, *of_up], slowly_back(layers, low, grads), strict=True
+    grad_hidden, grad_x, grad_a, grad_b = layers.backward(hidden, grads)
+    for back, tensor in zip(
+        [grad_hidden, grad_x, *grad_a, *grad_b],
+        reference_backward(layers, hidden, grads),
+        strict=True,
     ):
         assert (
-            back is not None and off(back, one) < 2 * ROUNDING
-        )  # sums of several products are rounded after each
+            back is not None and relative_error(back, tensor) < 2 * ROUNDING
+        )  # PyTorch rounds after each of several matmuls

@@ -1,5 +1,4 @@
-"""Weights that are laid out once give the products of the weights as they are, and are laid out
-anew when these change."""
+"""Prepacked weights give the matmuls of the original ones, and follow their changes."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 IDS = torch.arange(3, 43).view(2, 20)
 
 
-def model_of(folder: Path, dtype: str = "bfloat16") -> Any:
+def load_base(folder: Path, dtype: str = "bfloat16") -> Any:
     return load_model(
         folder,
         recipe.Model.model_validate(
@@ -40,19 +39,19 @@ def model_of(folder: Path, dtype: str = "bfloat16") -> Any:
 
 def states(model: Any) -> Tensor:
     with torch.no_grad(), autocast(model):
-        found: Tensor = get_backbone(model)(input_ids=IDS, use_cache=False).last_hidden_state
-    return found
+        actual: Tensor = get_backbone(model)(input_ids=IDS, use_cache=False).last_hidden_state
+    return actual
 
 
-def close(found: Tensor, wanted: Tensor) -> bool:
-    """Within what two kernels round differently in 16 bits."""
-    return bool((found.float() - wanted.float()).norm() <= 0.03 * wanted.float().norm())
+def close(actual: Tensor, expected: Tensor) -> bool:
+    """Equal up to the rounding of two 16-bit kernels."""
+    return bool((actual.float() - expected.float()).norm() <= 0.03 * expected.float().norm())
 
 
-def adapted(folder: Path, **lora: Any) -> Any:
+def load_lora(folder: Path, **lora: Any) -> Any:
     torch.manual_seed(0)
     model = adapters.make_trainable(
-        model_of(folder),
+        load_base(folder),
         recipe.Variant(kind="tuned"),
         {"r": 4, "target_modules": "all-linear", **lora},
     )
@@ -63,59 +62,68 @@ def adapted(folder: Path, **lora: Any) -> Any:
 
 
 @pytest.fixture
-def products(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
-    """The shapes of the products that were computed with a weight that is laid out."""
-    found: list[tuple[int, ...]] = []
-    product = prepacked_weights.PrepackedWeight.matmul
+def matmuls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
+    """Shapes [n, in, out] of the matmuls with prepacked weights."""
+    actual: list[tuple[int, ...]] = []
+    matmul = prepacked_weights.PrepackedWeight.matmul
 
-    def counted(self: prepacked_weights.PrepackedWeight, x: Tensor, weight: Tensor) -> Tensor:
-        found.append((*x.shape, len(weight)))
-        return product(self, x, weight)
+    def recorded(self: prepacked_weights.PrepackedWeight, x: Tensor, weight: Tensor) -> Tensor:
+        actual.append((*x.shape, len(weight)))
+        return matmul(self, x, weight)
 
-    monkeypatch.setattr(prepacked_weights.PrepackedWeight, "matmul", counted)
-    yield found
+    monkeypatch.setattr(prepacked_weights.PrepackedWeight, "matmul", recorded)
+    yield actual
 
 
-def test_products_are_those_of_the_weight_as_it_is() -> None:
+def test_prepacked_matmul_matches_the_weight() -> None:
     torch.manual_seed(0)
-    for size, inside, out in ((1, 576, 3072), (17, 24, 40), (600, 31, 7), (3, 8, 1), (0, 8, 8)):
-        x, weight = torch.randn(size, inside).bfloat16(), torch.randn(out, inside).bfloat16()
+    for size, in_features, out_features in (
+        (1, 576, 3072),
+        (17, 24, 40),
+        (600, 31, 7),
+        (3, 8, 1),
+        (0, 8, 8),
+    ):
+        x, weight = (
+            torch.randn(size, in_features).bfloat16(),
+            torch.randn(out_features, in_features).bfloat16(),
+        )
         exact = x.double() @ weight.double().T
-        found = prepacked_weights.PrepackedWeight().matmul(x, weight)
+        actual = prepacked_weights.PrepackedWeight().matmul(x, weight)
         assert (
-            found.dtype == torch.bfloat16
-            and (found.double() - exact).norm() <= 0.004 * exact.norm()
+            actual.dtype == torch.bfloat16
+            and (actual.double() - exact).norm() <= 0.004 * exact.norm()
         )
 
 
-def test_a_model_computes_the_same(
-    model_folder: Path, products: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+def test_model_computes_the_same(
+    model_folder: Path, matmuls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = model_of(model_folder)
-    found = states(model)
+    model = load_base(model_folder)
+    actual = states(model)
     assert (
-        len(products) == 7 * model.config.num_hidden_layers
+        len(matmuls) == 7 * model.config.num_hidden_layers
     )  # queries, keys, values, output, gate, up, down
     monkeypatch.setattr(prepacked_weights, "MAX_PREPACKED_BYTES", 0)
-    other = model_of(model_folder)
-    wanted, count = states(other), len(products)
-    assert count == 7 * model.config.num_hidden_layers  # of the first model only
-    assert close(found, wanted)
+    other = load_base(model_folder)
+    expected, count = states(other), len(matmuls)
+    assert count == 7 * model.config.num_hidden_layers  # the first model only
+    assert close(actual, expected)
 
 
-def test_an_adapted_model_is_laid_out_where_nothing_is_learned(
-    model_folder: Path, products: list[tuple[int, ...]]
+def test_adapted_model_is_prepacked_in_inference_only(
+    model_folder: Path, matmuls: list[tuple[int, ...]]
 ) -> None:
-    model = adapted(model_folder)
-    found = states(model)
-    assert len(products) == 7 * model.config.num_hidden_layers
-    products.clear()
+    model = load_lora(model_folder)
+    actual = states(model)
+    assert len(matmuls) == 7 * model.config.num_hidden_layers
+    matmuls.clear()
     with autocast(model):
-        learning = get_backbone(model)(input_ids=IDS, use_cache=False).last_hidden_state
-    assert learning.requires_grad and not products
+        training = get_backbone(model)(input_ids=IDS, use_cache=False).last_hidden_state
+    assert training.requires_grad and not matmuls
     with prepacked_weights.without_prepacked_weights():
-        assert close(states(model), learning.detach()) and not products
-    assert close(found, learning.detach())
+        assert close(states(model), training.detach()) and not matmuls
+    assert close(actual, training.detach())
 
 
 @pytest.mark.parametrize(
@@ -127,18 +135,19 @@ def test_an_adapted_model_is_laid_out_where_nothing_is_learned(
     ],
     ids=["in place", "through .data", "some columns"],
 )
-def test_a_weight_that_changes_is_laid_out_anew(
+def test_changed_weight_is_packed_again(
     model_folders: dict[str, Path], change: Callable[[Tensor], Any]
 ) -> None:
-    found = []
-    for asked_before in (True, False):
-        model = model_of(model_folders["llama"])
-        before = states(model) if asked_before else None
+    actual = []
+    for used_before in (True, False):
+        model = load_base(model_folders["llama"])
+        before = states(model) if used_before else None
         with torch.no_grad():
-            change(get_backbone(model).layers[0].mlp.down_proj.weight)  # type: ignore[index,union-attr]
-        found.append(states(model))
-        assert before is None or not close(found[-1], before)
-    torch.testing.assert_close(found[0], found[1], atol=0, rtol=0)
+            layer: Any = get_backbone(model).layers[0]  # type: ignore[index]
+            change(layer.mlp.down_proj.weight)
+        actual.append(states(model))
+        assert before is None or not close(actual[-1], before)
+    torch.testing.assert_close(actual[0], actual[1], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -146,12 +155,13 @@ def test_a_weight_that_changes_is_laid_out_anew(
     [{}, {"use_dora": True}, {"target_modules": ["q_proj", "down_proj"]}],
     ids=["all", "dora", "some"],
 )
-def test_adapters_that_come_and_go(model_folders: dict[str, Path], lora: dict[str, Any]) -> None:
-    """Asked in between or not, the answers are the same to the last bit: switched off, merged,
-    taken out again, unloaded."""
+def test_merging_and_unloading_adapters(
+    model_folders: dict[str, Path], lora: dict[str, Any]
+) -> None:
+    """Results are bit-identical, whether or not the model ran between merging steps."""
 
     def answers(every: bool) -> list[Tensor]:
-        model, found = adapted(model_folders["llama"], **lora), []
+        model, actual = load_lora(model_folders["llama"], **lora), []
         steps: list[Callable[[], Any]] = [
             lambda: None,
             model.merge_adapter,
@@ -159,43 +169,47 @@ def test_adapters_that_come_and_go(model_folders: dict[str, Path], lora: dict[st
             model.merge_and_unload,
         ]
         for step in steps:
-            left = step()
+            result = step()
             if every or step is steps[-1]:
-                found.append(states(left if step is steps[-1] else model))
-        return found
+                actual.append(states(result if step is steps[-1] else model))
+        return actual
 
-    often = answers(True)
-    torch.testing.assert_close(often[-1], answers(False)[-1], atol=0, rtol=0)
-    assert close(often[1], often[0]) and close(often[2], often[0]) and close(often[3], often[0])
+    every_step = answers(True)
+    torch.testing.assert_close(every_step[-1], answers(False)[-1], atol=0, rtol=0)
+    assert (
+        close(every_step[1], every_step[0])
+        and close(every_step[2], every_step[0])
+        and close(every_step[3], every_step[0])
+    )
 
 
-def test_an_adapter_that_is_switched_off(model_folders: dict[str, Path]) -> None:
-    model = adapted(model_folders["llama"])
+def test_disabled_adapter(model_folders: dict[str, Path]) -> None:
+    model = load_lora(model_folders["llama"])
     tuned = states(model)
     with model.disable_adapter():
-        off = states(model)
+        disabled = states(model)
     assert (
-        close(off, states(model_of(model_folders["llama"])))
-        and not close(off, tuned)
+        close(disabled, states(load_base(model_folders["llama"])))
+        and not close(disabled, tuned)
         and close(states(model), tuned)
     )
 
 
-def test_a_model_that_is_cast_after_it_was_asked(
-    model_folders: dict[str, Path], products: list[tuple[int, ...]]
+def test_model_cast_after_its_first_use(
+    model_folders: dict[str, Path], matmuls: list[tuple[int, ...]]
 ) -> None:
-    model = model_of(model_folders["llama"])
+    model = load_base(model_folders["llama"])
     before = states(model)
-    products.clear()
+    matmuls.clear()
     after = states(model.float())
-    assert not products and after.dtype == torch.float32 and close(after, before)
+    assert not matmuls and after.dtype == torch.float32 and close(after, before)
 
 
-def test_what_is_not_laid_out(
+def test_unsupported_weights_are_not_prepacked(
     model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not prepacked_weights.prepack_weights(model_of(model_folders["llama"], "float32"))
-    model = model_of(model_folders["llama"])
+    assert not prepacked_weights.prepack_weights(load_base(model_folders["llama"], "float32"))
+    model = load_base(model_folders["llama"])
     size = sum(layer.weight.nbytes for layer in prepacked_weights.prepack_weights(model))
     assert size > 0
     monkeypatch.setattr(prepacked_weights, "MAX_PREPACKED_BYTES", size)
@@ -208,10 +222,10 @@ def test_what_is_not_laid_out(
     assert list(prepacked_weights.prepack_weights(biased)) == [biased[1]]
 
 
-def test_nothing_is_kept_of_models_that_are_gone(model_folders: dict[str, Path]) -> None:
+def test_prepacked_weights_are_freed_with_the_model(model_folders: dict[str, Path]) -> None:
     gc.collect()
     before = len(prepacked_weights.PREPACKED)
-    model = model_of(model_folders["llama"])
+    model = load_base(model_folders["llama"])
     states(model)
     assert len(prepacked_weights.PREPACKED) > before
     del model

@@ -10,7 +10,7 @@ from torch import Tensor
 from prooftune.engine.batching import PrefixGroup
 
 TokenSelector = Callable[[int, list[int], Tensor], int]
-"""(row id, generated ids, log-probabilities [vocabulary]) -> next token, for constrained decoding."""
+"""(row id, generated ids, log-probabilities [vocabulary]) -> next token (constrained decoding)."""
 
 
 @dataclass(slots=True)

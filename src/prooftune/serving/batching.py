@@ -99,11 +99,28 @@ class Batcher:
         return self._waiting
 
     def submit(self, key: Hashable, rows: Sequence[Any], deadline: float) -> Future[list[Any]]:
-        """Ask for rows to be computed. Cancelling what is given back before it runs takes it out of
-        the queue.
+        """Queue the rows of one request.
+
+        The path of a text from here:
+
+        1. The batcher's thread takes the request from the queue (`_work`) and calls ``compute`` of
+           ``serving/registry.py`` with the rows of several requests.
+        2. ``bundle/load.py`` (labels) or ``bundle/qa.py`` (questions) predicts with the bundle.
+        3. ``tasks/prompts.py`` renders and tokenizes the prompts.
+        4. ``tasks/classification.py`` or ``tasks/question_answering.py`` calls the engine:
+           ``engine/scoring.py`` scores labels, ``engine/generation.py`` decodes answers.
+        5. The future is resolved; ``serving/handlers.py`` waits for it and builds the response.
+
+        Args:
+            key: rows of equal keys are computed together.
+            rows: inputs of the request.
+            deadline: on the clock of `time.monotonic`.
+
+        Returns:
+            A future of one result per row. Cancelling it before it runs removes the request.
 
         Raises:
-            Full: too many rows wait.
+            QueueFull: too many rows wait.
         """
         job = Job(key, rows, deadline)
         with self._changed:

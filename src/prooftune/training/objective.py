@@ -115,15 +115,25 @@ def validate_rows(rows: Iterable[TrainingRow], stop: int) -> Iterator[TrainingRo
 
 
 def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:
-    """A function from rows to the keyword arguments of `TuningModule.forward`.
+    """Build the Trainer's data_collator: rows to the keyword arguments of `TuningModule.forward`.
+
+    The path of a training row from here:
+
+    1. ``engine/packing.py`` packs the rows of a batch into one sequence.
+    2. ``training/trainer.py`` moves the tensors to the device and calls `TuningModule.forward`.
+    3. ``engine/forward.py`` runs the backbone: ``engine/attention/packed.py`` computes attention,
+       ``engine/fused/`` the LoRA layers, norms and MLPs, ``engine/kernels/`` their C kernels.
+    4. ``engine/sparse_last_layer.py`` and ``engine/model_parts.py`` compute logits at the row's
+       label positions.
+    5. `TuningModule.forward` returns the cross-entropy; ``training/trainer.py`` takes the step.
+
+    An empty batch, which may be one process's part of a short batch, becomes a row without targets:
+    every process must take every step.
 
     Args:
-        prefix: ids that all rows begin with.
-        lines: whether rows stand in one line behind the prefix; otherwise the prefix is put before
-            every row and all are padded to the longest.
-
-    No rows, which may be one process's part of a short batch, become a row of which nothing is
-    learned: every process must take every step.
+        prefix: token ids that all rows start with.
+        lines: whether to pack rows behind the prefix; otherwise the prefix is put before every row
+            and rows are padded to the longest.
     """
 
     def collator(rows: Sequence[TrainingRow]) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ class PrefixGroups:
 
     @classmethod
     def from_ids(cls, group_ids: Tensor, prefix_lengths: Tensor) -> PrefixGroups:
-        """Build the index from group ids [rows], in ascending order, and prefix lengths [groups]."""
+        """Build the index from ascending group ids [rows] and prefix lengths [groups]."""
         counts = torch.bincount(group_ids, minlength=len(prefix_lengths))
         largest, rows = int(counts.max()), torch.arange(len(group_ids), device=group_ids.device)
         inverse = group_ids * largest + rows - (counts.cumsum(0) - counts)[group_ids]

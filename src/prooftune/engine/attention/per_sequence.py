@@ -1,4 +1,4 @@
-"""Attention of long sequences one at a time, by PyTorch's GPU kernel: no padding, no saved weights."""
+"""Attention of long sequences one at a time by PyTorch's GPU kernel: no padding, nothing saved."""
 
 from __future__ import annotations
 

@@ -162,7 +162,10 @@ def _self_attention(
     repeats = query.shape[2] // queries
     if queries < 2 * QUERY_CHUNK:
         full_mask = context.expanded_self_mask(window, query.dtype, repeats)
-        return _FLASH(query, key, value, attn_mask=full_mask, scale=scaling)[:2]  # type: ignore[no-any-return]
+        result: tuple[Tensor, Tensor] = _FLASH(
+            query, key, value, attn_mask=full_mask, scale=scaling
+        )[:2]
+        return result
     mask = context.masks(window, query.dtype)[0]
     out, logsumexp = torch.empty_like(query), query.new_empty(query.shape[:3], dtype=torch.float32)
     views = [t.view(rows, heads, repeats, queries, -1) for t in (query, out, logsumexp)]
@@ -171,14 +174,14 @@ def _self_attention(
         visible = keys - queries + end
         chunk, chunk_out, chunk_logsumexp = (t[:, :, :, first:end] for t in views)
         chunk_mask = mask[:, :, first:end, :visible].repeat(1, 1, repeats, 1)
-        result, logsums = _FLASH(
+        chunk_result, logsums = _FLASH(
             chunk.flatten(2, 3),
             key[:, :, :visible],
             value[:, :, :visible],
             attn_mask=chunk_mask,
             scale=scaling,
         )[:2]
-        chunk_out.copy_(result.view(chunk_out.shape))
+        chunk_out.copy_(chunk_result.view(chunk_out.shape))
         chunk_logsumexp.copy_(logsums.view(chunk_logsumexp.shape))
     return out, logsumexp
 

@@ -191,7 +191,9 @@ def _rms_norm_forward(norm: Any) -> Callable[..., Any]:
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if x.device.type != "cpu":  # PyTorch's own GPU kernel is one pass in each direction
         return nn.functional.rms_norm(x, (x.shape[-1],), weight, eps)
-    out: Tensor = _RMSNorm.apply(x.reshape(-1, x.shape[-1]), weight, eps)  # type: ignore[no-untyped-call]
+    out: Tensor = _RMSNorm.apply(  # type: ignore[no-untyped-call]
+        x.reshape(-1, x.shape[-1]), weight, eps
+    )
     return out.view(x.shape)
 
 

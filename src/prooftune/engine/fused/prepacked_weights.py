@@ -63,7 +63,8 @@ class PrepackedWeight:
         if self._blocks is None or version != self._version:
             self._version, self._sample = version, _sample(weight).clone()
             self._blocks = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
-        return torch.ops.mkldnn._linear_pointwise(x, self._blocks, None, "none", [], "")  # type: ignore[no-any-return]
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._blocks, None, "none", [], "")
+        return out
 
     def invalidate_if_changed(self, weight: Tensor) -> None:
         """Drop the copy if a sample of the weight has changed.

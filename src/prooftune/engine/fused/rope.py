@@ -76,7 +76,10 @@ def fused_rope(original: Callable[..., Any]) -> Callable[..., Any]:
         ):
             return original(q, k, cos, sin, *others, **options)
         cos, sin = cos[:, None], sin[:, None]
-        return _FusedRope.apply(q, cos, sin), _FusedRope.apply(k, cos, sin)  # type: ignore[no-untyped-call]
+        return (
+            _FusedRope.apply(q, cos, sin),  # type: ignore[no-untyped-call]
+            _FusedRope.apply(k, cos, sin),  # type: ignore[no-untyped-call]
+        )
 
     rope.replaces = original  # type: ignore[attr-defined]
     return rope

@@ -67,7 +67,9 @@ def flash_attention(
     Raises:
         MemoryError: no memory for the packed inputs.
     """
-    out: Tensor = _FlashAttention.apply(query, key, value, layout, scaling, window)  # type: ignore[no-untyped-call]
+    out: Tensor = _FlashAttention.apply(  # type: ignore[no-untyped-call]
+        query, key, value, layout, scaling, window
+    )
     return out
 
 
