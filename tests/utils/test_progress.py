@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from prooftune.utils import progress
+from prooftune.utils import bars, progress
 
 
 @pytest.fixture
@@ -126,6 +129,33 @@ def test_lines_on_a_terminal_are_broken_between_words(monkeypatch: pytest.Monkey
         "somewhere between",
         "words and not within",
     ]
+
+
+def test_a_notebook_has_one_bar_that_is_updated_in_place(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, html: Any) -> None:
+            shown.append(html.data)
+
+    def display(html: Any, display_id: bool) -> Handle:
+        assert display_id and not shown
+        shown.append(html.data)
+        return Handle()
+
+    ipython = SimpleNamespace(HTML=lambda data: SimpleNamespace(data=data), display=display)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython)
+    monkeypatch.setattr(progress, "console", lambda: Console(force_jupyter=True))
+    monkeypatch.setattr(bars, "NOTEBOOK_INTERVAL_SECONDS", 0.0)
+    with progress.progress_bar("tuned <b>", 4) as bar:
+        for _ in range(4):
+            bar.advance(0)  # type: ignore[arg-type]
+    assert 'max="4" value="0"' in shown[0]
+    assert 'max="4" value="4"' in shown[-1] and "4 of 4" in shown[-1]
+    assert "tuned &lt;b&gt;" in shown[-1]
+    assert not recwarn.list  # rich warns where ipywidgets is missing
 
 
 def test_no_bar_where_nothing_is_described(monkeypatch: pytest.MonkeyPatch) -> None:

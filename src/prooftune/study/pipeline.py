@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -54,7 +54,7 @@ class Result:
     """
 
     folder: Path
-    scores: dict[str, Any]
+    scores: dict[str, Any] = field(repr=False)
     report: Path
     bundle: Path | None
 

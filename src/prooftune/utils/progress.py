@@ -1,10 +1,9 @@
-"""What a person sees while work goes on, on standard error: bars on a terminal, elsewhere a line
-now and then, nothing where ``PROOFTUNE_QUIET`` is set."""
+"""What a person sees while work goes on: bars on a terminal (standard error) and in a notebook,
+elsewhere a line now and then, nothing where ``PROOFTUNE_QUIET`` is set."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_WIDTH = 110
-"""Columns that a bar and all beside it take."""
 LOG_INTERVAL_SECONDS = 30.0
 """Between two lines about the same work where there is no terminal."""
 
@@ -61,6 +58,21 @@ class _Within:
             self.part.whole.advance(task, done * self.part.size / self.total)
 
 
+def _new_bar(description: str | None) -> Progress:
+    from rich.progress import Progress
+
+    from prooftune.utils import bars
+
+    if description is None or console().quiet:
+        return Progress(console=console(), disable=True)
+    if console().is_jupyter:
+        return bars.NotebookBar()
+    if console().is_terminal:
+        return Progress(*bars.terminal_columns(console().width), console=console())
+    notify(f"  {description}")
+    return bars.LogLines(notify, LOG_INTERVAL_SECONDS)
+
+
 @contextmanager
 def progress_bar(
     description: str | Subtask | None, total: float | None, completed: int = 0
@@ -77,80 +89,7 @@ def progress_bar(
     if isinstance(description, Subtask):
         yield cast("Progress", _Within(description, total))
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            told = (
-                f"{speed:,.0f}/s"
-                if speed and speed >= 10
-                else f"{speed:.1f}/s"
-                if speed and speed >= 0.5
-                else ""
-            )
-            return Text(told or (f"{1 / speed:.1f} s each" if speed else ""), "progress.data.speed")
-
-    # In a terminal of 80 characters a bar of 4 stands, without the time that has passed.
-    spare = console().width - _WIDTH
-    passed = [TimeElapsedColumn(), TextColumn("<")] if spare >= 0 else []
-    columns = (
-        TextColumn("  {task.description:<34}", markup=False),
-        BarColumn(bar_width=max(4, min(24, 24 + spare))),
-        MofNCompleteColumn(),
-        Rate(),
-        *passed,
-        TimeRemainingColumn(),
-    )
-
-    class Lines(Progress):
-        """For a log: how far it is, from time to time."""
-
-        told = 0.0
-
-        def advance(self, *arguments: Any, **options: Any) -> None:
-            super().advance(*arguments, **options)
-            self._tell()
-
-        def update(self, *arguments: Any, **options: Any) -> None:
-            super().update(*arguments, **options)
-            self._tell()
-
-        def _tell(self) -> None:
-            if self.get_time() - self.told < LOG_INTERVAL_SECONDS:
-                return
-            self.told, task = self.get_time(), self.tasks[0]
-            done = f"{task.completed:,.0f}" + (
-                "" if task.total is None else f" of {task.total:,.0f}"
-            )
-            left = (
-                "" if task.time_remaining is None else f"{TimeRemainingColumn().render(task)} left"
-            )
-            notify(
-                f"  {task.description}: "
-                f"{', '.join(filter(None, [done, str(Rate().render(task)), left]))}"
-            )
-
-    shown = description is not None and not console().quiet
-    if shown and not console().is_terminal:
-        notify(f"  {description}")
-        lines = Lines(
-            disable=True, get_time=time.monotonic, speed_estimate_period=20 * LOG_INTERVAL_SECONDS
-        )
-        lines.told = lines.get_time()
-        progress: Progress = lines
-    else:
-        progress = Progress(*columns, console=console(), disable=not shown)
+    progress = _new_bar(description)
     with progress:
         progress.add_task(description or "", total=total, completed=completed)
         yield progress
@@ -167,9 +106,11 @@ def track(items: Iterable[T], description: str | None, total: int) -> Iterator[T
 @contextmanager
 def spinner(description: str) -> Iterator[None]:
     """A spinner for work whose length is unknown."""
+    if not console().is_terminal or console().is_jupyter:
+        notify(f"  {description}")
+        yield
+        return
     from rich.text import Text
 
-    if not console().is_terminal:
-        notify(f"  {description}")
     with console().status(Text(f"  {description}")):
         yield
