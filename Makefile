@@ -23,8 +23,8 @@ test-fast: .venv/test.stamp  ## Run the tests that take seconds: no real model, 
 	$(BIN)/python -m pytest -q -m "not model and not slow"
 
 lint: .venv/test.stamp  ## Check style and types
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs examples
+	$(BIN)/ruff format --check src tests benchmarks docs examples
 	$(BIN)/mypy src tests
 
 dist: .venv/dist.stamp  ## Build and check the wheel and the sdist; lint the Dockerfile

@@ -1,4 +1,4 @@
-"""Answer questions from documents (PDF, HTML, Markdown, text): ask_documents.py FOLDER QUESTIONS.csv."""
+"""Answer questions from documents (PDF, HTML, Markdown, text): ask_documents.py FOLDER FILE.csv."""
 
 import sys
 
