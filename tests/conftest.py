@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from skipped_kernels import (  # noqa: F401
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 

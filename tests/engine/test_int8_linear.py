@@ -21,6 +21,9 @@ ROUNDING = 0.004
 """Relative error of two roundings to bfloat16: frozen output, then sum with the adapter's."""
 
 
+pytestmark = pytest.mark.kernel
+
+
 @pytest.fixture(autouse=True)
 def code() -> None:
     if not int8_linear.is_available():

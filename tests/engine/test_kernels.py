@@ -30,6 +30,9 @@ ROUNDING = 0.006
 """Relative error: a bfloat16 value is off by up to 0.4%, by 0.17% on average."""
 
 
+pytestmark = pytest.mark.kernel
+
+
 @pytest.fixture(autouse=True)
 def code() -> None:
     if reason := build.why_unsupported():

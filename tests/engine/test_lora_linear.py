@@ -18,6 +18,9 @@ SHAPES = [(32, 8), (64, 16), (96, 24), (160, 64)]
 """Output widths and adapter ranks."""
 
 
+pytestmark = pytest.mark.kernel
+
+
 @pytest.fixture(autouse=True)
 def code() -> None:
     if not lora_linear.is_available():

@@ -19,12 +19,13 @@ from prooftune.engine.precision import autocast
 from prooftune.models import adapters
 from prooftune.models.loading import load_model
 
-pytestmark = pytest.mark.skipif(
-    not prepacked_weights.prepack_weights(
-        nn.Sequential(nn.Linear(8, 8, bias=False, dtype=torch.bfloat16))
-    ),
-    reason="no 16-bit products of oneDNN here",
+_PREPACKS = prepacked_weights.prepack_weights(
+    nn.Sequential(nn.Linear(8, 8, bias=False, dtype=torch.bfloat16))
 )
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(not _PREPACKS, reason="no 16-bit products of oneDNN here"),
+]
 IDS = torch.arange(3, 43).view(2, 20)
 
 

@@ -157,6 +157,7 @@ def test_two_processes_learn_and_predict_what_one_does_with_twice_the_batch(
     assert details_of(two, "tuned")["training"]["arguments"]["processes"] == 2
 
 
+@pytest.mark.kernel
 def test_in_int8_two_processes_learn_what_one_does(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -36,7 +36,7 @@ def why_unsupported() -> str | None:
     """The reason why no kernel can be compiled here; None if they can."""
     if os.environ.get("PROOFTUNE_COMPILE") == "0":
         return "PROOFTUNE_COMPILE is 0"
-    if REQUIRED_CPU_FLAGS - _cpu_flags() or EXCLUDED_CPU_FLAGS & _cpu_flags():
+    if REQUIRED_CPU_FLAGS - cpu_flags() or EXCLUDED_CPU_FLAGS & cpu_flags():
         return "this CPU lacks AVX512-BF16 or AVX512-VNNI, or has AMX"
     if _compiler() and _openmp_library():
         return None
@@ -88,7 +88,7 @@ def _library_path(source: Path, compiler: list[str], defines: list[str]) -> Path
             _run(*compiler, "--version"),
             *COMPILER_OPTIONS,
             *defines,
-            *sorted(_cpu_flags()),
+            *sorted(cpu_flags()),
         ]
     )
     digest = hashlib.sha256(inputs.encode()).hexdigest()[:16]
@@ -165,7 +165,8 @@ def _compiler() -> list[str]:
 
 
 @cache
-def _cpu_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
+    """Features of this CPU, as in Linux's /proc/cpuinfo; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
