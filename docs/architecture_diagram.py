@@ -75,9 +75,10 @@ FLOWS = {
     "judge": ["report"],
 }
 SHARED_BOXES = [
-    Box("study", "runs the stages in order", 0, 3),
-    Box("cli", "commands", 3, 2),
-    Box("convert", "Meta checkpoints", 5, 3),
+    Box("study", "the stages", 0, 2),
+    Box("preflight", "checks first", 2, 2),
+    Box("cli", "commands", 4, 2),
+    Box("convert", "Meta checkpoints", 6, 2),
     Box("recipes", "shipped", 8, 2),
     Box("utils", "files, progress", 10, 2),
 ]
