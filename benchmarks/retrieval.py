@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prooftune.evaluation.statistics import percentile_interval, resample_counts
+from prooftune.evaluation.intervals import percentile_interval
+from prooftune.evaluation.resampling import resample_counts
 from prooftune.retrieval.index import IndexSettings, build_index
 from prooftune.retrieval.metrics import ndcg, passage_keys, recall, reciprocal_rank
 from prooftune.retrieval.ranking import RankedList, reciprocal_rank_fusion

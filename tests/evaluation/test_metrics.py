@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from prooftune.evaluation.metrics import INVALID, Outcomes, confusion, measure, per_class, rates
-from prooftune.evaluation.statistics import bootstrap, resample_counts
+from prooftune.evaluation.resampling import bootstrap, resample_counts
 
 
 def outcomes(
@@ -137,10 +137,10 @@ def test_every_resample_equals_the_metrics_of_its_rows() -> None:
 
 
 def test_resamples_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prooftune.evaluation import statistics
+    from prooftune.evaluation import resampling
 
     whole = bootstrap([outcomes()], 30, 3)[0]
-    monkeypatch.setattr(statistics, "CHUNK_BYTES", 8 * 200 * 7)
+    monkeypatch.setattr(resampling, "CHUNK_BYTES", 8 * 200 * 7)
     pieces = bootstrap([outcomes()], 30, 3)[0]
     np.testing.assert_array_equal(whole.hits, pieces.hits)
     assert whole.log_loss is not None and pieces.log_loss is not None

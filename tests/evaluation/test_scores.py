@@ -47,7 +47,7 @@ def test_a_case_worked_by_hand() -> None:
     assert b["f1"]["value"] == pytest.approx(8 / 9, rel=1e-5)
     assert lora["metrics"]["macro_f1"]["value"] == pytest.approx((10 / 11 + 8 / 9) / 2, rel=1e-5)
     assert zero["metrics"]["balanced_accuracy"]["value"] == 0.5
-    assert zero["metrics"]["ece"]["value"] == pytest.approx(0.1)
+    assert zero["metrics"]["ece"]["plain"] == pytest.approx(0.1)
     log_loss = -(9 * np.log(0.9) + np.log(0.3)) / 10
     assert lora["metrics"]["log_loss"]["value"] == pytest.approx(log_loss, rel=1e-5)
     assert (lora["truncated"], lora["truncated_tokens"], lora["invalid"]) == (1, 3, 0)

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from prooftune.errors import UsageError
-from prooftune.evaluation.statistics import resample_counts
+from prooftune.evaluation.resampling import resample_counts
 from prooftune.judge import (
     Judgement,
     Judgements,

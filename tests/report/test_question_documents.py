@@ -59,7 +59,8 @@ def test_terminal(capsys, case):
     print_variants(scores)
     printed = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in printed.splitlines()]
-    assert f"{scores['n']} test questions, 95% intervals, seed 0" in lines
+    groups = scores["groups"]["count"]
+    assert f"{scores['n']} test questions in {groups} groups, 95% intervals, seed 0" in lines
     assert max(map(len, printed.splitlines())) <= 80
     for name, variant in scores["variants"].items():
         figure = variant["metrics"][scores["primary"]]

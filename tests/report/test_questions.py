@@ -14,6 +14,7 @@ from prooftune.report.format import (
     count,
     decimal,
     interval,
+    p_relation,
     p_value,
     percent,
     points,
@@ -73,6 +74,7 @@ def test_variants_by_the_primary_metric_and_controls_last(document, facts):
         "extractive-qa": ["f1", "exact", "rougeL", "meteor", "bleu"],
         "free-text-qa": ["rougeL", "f1", "meteor", "bleu", "answer_words"],
     }[scores["task"]]
+    keys = list(dict.fromkeys([scores["primary"], *keys]))
     values, controls = [], []
     for row in rows[1:]:
         name, variant = next(
@@ -117,7 +119,9 @@ def test_differences_in_the_primary_metric(document, facts):
     for row, c in zip(table(document, "differences-table")[1:], scores["comparisons"], strict=True):
         d = c[scores["primary"]]
         assert row[1] == f"{points(d['value'])} {signed_interval(d)}"
-        assert row[-4:-1] == [
+        by_rows = c["by_rows"]
+        assert row[-2] == f"p {p_relation(by_rows['p'])} {signed_interval(by_rows)}"
+        assert row[-5:-2] == [
             f"{c['only_a']} : {c['only_b']}",
             p_value(c["p_holm"]),
             f"{100 * c['minimum_detectable_difference']:.1f}",

@@ -11,7 +11,7 @@ from prooftune import recipe
 from prooftune.bundle.base_model import select_model
 from prooftune.bundle.inputs import progress_label, to_examples
 from prooftune.bundle.manifest import Manifest
-from prooftune.evaluation.answers.scores import final_outputs
+from prooftune.evaluation.answers.no_answer import final_outputs
 from prooftune.models import adapters
 from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.tasks.question_answering import predict

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from prooftune.evaluation.intervals import wilson_interval
 from prooftune.evaluation.metrics import BINS, LOG_FLOOR, Floats, Outcomes, bin_of, log_losses
-from prooftune.evaluation.statistics import wilson_interval
 
 TEMPERATURES = (0.05, 20.0)
 """Range searched for the temperature; at its ends the validation set does not determine one."""

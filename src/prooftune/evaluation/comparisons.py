@@ -2,17 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from prooftune.evaluation.metrics import Outcomes, Sums, measure, rates
-from prooftune.evaluation.statistics import (
+import numpy as np
+from numpy.typing import NDArray
+
+from prooftune.evaluation.intervals import (
+    Interval,
+    paired_proportions_interval,
+    resampling_interval,
+)
+from prooftune.evaluation.metrics import Floats
+from prooftune.evaluation.resampling import Groups, Samples
+from prooftune.evaluation.significance import (
     holm,
+    holm_level,
     mcnemar,
     minimum_detectable_difference,
-    percentile_interval,
+    minimum_detectable_mean,
+    swap_test,
 )
+
+_BOUNDS: dict[str, tuple[float, float] | None] = {
+    "mcc": (-2.0, 2.0),
+    "bleu": (-100.0, 100.0),
+    "answer_words": None,
+}
+"""Range of a difference in a metric, where it is not that of shares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One variant's figures on the test examples.
+
+    Attributes:
+        table: per-example columns whose sums decide every metric, [n, c].
+        values: metrics by name.
+        samples: the same on resamples.
+        correct: whether each example counts as right, [n].
+    """
+
+    table: Floats
+    values: Mapping[str, float]
+    samples: Mapping[str, Samples]
+    correct: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is compared and how, decided before any result is known.
+
+    Attributes:
+        pairs: pairs (a, b); differences are a minus b.
+        primary: the metric that decides.
+        metrics: names of all metrics of which differences are given.
+        measure: from summed columns [..., c] to metrics [...] by name.
+        confidence: level of all intervals of a family together.
+        seed: of the test's random swaps.
+        groups: the groups in which examples come.
+        worthwhile: the smallest difference that matters, 0 to 1; None: not said.
+    """
+
+    pairs: Sequence[tuple[str, str]]
+    primary: str
+    metrics: Sequence[str]
+    measure: Callable[[Floats], Mapping[str, Floats]]
+    confidence: float
+    seed: int
+    groups: Groups | None = None
+    worthwhile: float | None = None
+
+    @property
+    def simultaneous(self) -> float:
+        """Level of each interval with which all contain the true differences at `confidence`
+        (Bonferroni)."""
+        return 1 - (1 - self.confidence) / max(1, len(self.pairs))
 
 
 def pairs(kinds: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -38,47 +105,126 @@ def pairs(kinds: Mapping[str, str]) -> list[tuple[str, str]]:
     return chosen
 
 
-def compare(
-    chosen: Sequence[tuple[str, str]],
-    tests: Mapping[str, Outcomes],
-    drawn: Mapping[str, Sums],
-    confidence: float,
-) -> list[dict[str, Any]]:
+def compare(plan: Plan, variants: Mapping[str, Measured]) -> list[dict[str, Any]]:
     """Compare pairs of variants, correcting for the number of comparisons made.
 
-    Args:
-        chosen: pairs (a, b); differences are a minus b.
-        tests: predictions on the same examples, by variant name.
-        drawn: the variants' sums [R] on the same resamples (`statistics.bootstrap`).
-        confidence: level of the intervals; 1 - confidence is the level of significance.
-
     Returns:
-        For each pair ``a``, ``b``, ``n``; ``accuracy`` and ``macro_f1``: the difference with its
-        paired bootstrap interval; ``only_a``, ``only_b``: discordant examples; ``p``: exact
-        McNemar; ``p_holm``: adjusted over all pairs given; ``significant``;
-        ``minimum_detectable_difference`` at power 0.8 for one test at that level, given this pair's
-        discordance.
+        For each pair ``a``, ``b``, ``n``; by metric the difference (``value``, ``low``, ``high``)
+        with an interval that holds for all pairs together; ``only_a``, ``only_b``: examples that
+        only one has right; ``p``: exact McNemar of accuracy without groups, else the swap test;
+        ``p_holm``: adjusted over all pairs; ``significant``; ``level``: at which Holm's procedure
+        made its last test; ``minimum_detectable_difference`` at that level with power 0.8; where
+        examples come in groups, ``by_rows``: p and interval if every example counted alone; with
+        a smallest worthwhile difference, ``worthwhile``: better, worse, equivalent or undecided.
+        The interval of the primary metric contains 0 exactly where the difference is not
+        significant.
     """
-    values = {name: measure(outcomes)[0] for name, outcomes in tests.items()}
-    samples = {name: rates(total) for name, total in drawn.items()}
-    rows: list[dict[str, Any]] = []
-    for a, b in chosen:
-        n = len(tests[a])
-        test = mcnemar(tests[a].correct, tests[b].correct)
-        row: dict[str, Any] = {"a": a, "b": b, "n": n}
-        for name in ("accuracy", "macro_f1"):
-            low, high = percentile_interval(samples[a][name] - samples[b][name], confidence)
-            row[name] = {"value": values[a][name] - values[b][name], "low": low, "high": high}
-        row |= {
-            "only_a": test.b,
-            "only_b": test.c,
-            "p": test.p,
-            "minimum_detectable_difference": minimum_detectable_difference(
-                n, (test.b + test.c) / n, alpha=1 - confidence
-            ),
-        }
-        rows.append(row)
-    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
-        row["significant"] = adjusted < 1 - confidence
+    rows = [_compared(plan, a, b, variants[a], variants[b]) for a, b in plan.pairs]
+    alpha = 1 - plan.confidence
+    adjusted = holm([row["p"] for row in rows])
+    level = holm_level(adjusted, alpha)
+    for row, p in zip(rows, adjusted, strict=True):
+        row |= {"p_holm": p, "significant": p < alpha, "level": level}
+        row[plan.primary] = consistent(row[plan.primary], row["significant"])
+        first, second = variants[row["a"]], variants[row["b"]]
+        row["minimum_detectable_difference"] = _detectable(plan, row, first, second, level)
+        if plan.worthwhile is not None:
+            row["worthwhile"] = _worthwhile(plan, row, first, second, plan.worthwhile)
     return rows
+
+
+def _compared(plan: Plan, a: str, b: str, first: Measured, second: Measured) -> dict[str, Any]:
+    row: dict[str, Any] = {"a": a, "b": b, "n": len(first.table)}
+    for name in plan.metrics:
+        row[name] = _ends(_difference(plan, name, first, second, plan.simultaneous))
+    counts = mcnemar(first.correct, second.correct)
+    row |= {"only_a": counts.b, "only_b": counts.c, "p": _p(plan, first, second, plan.groups)}
+    if plan.groups:
+        alone = _without_groups(first), _without_groups(second)
+        ends = _difference(plan, plan.primary, *alone, plan.simultaneous, grouped=False)
+        row["by_rows"] = {**_ends(ends), "p": _p(plan, first, second, None)}
+    return row
+
+
+def _p(plan: Plan, first: Measured, second: Measured, groups: Groups | None) -> float:
+    if plan.primary == "accuracy" and groups is None:
+        return mcnemar(first.correct, second.correct).p
+
+    def metric(summed: Floats) -> Floats:
+        return plan.measure(summed)[plan.primary]
+
+    return swap_test(first.table, second.table, metric, plan.seed, groups=groups)
+
+
+def _difference(
+    plan: Plan, name: str, first: Measured, second: Measured, level: float, grouped: bool = True
+) -> Interval:
+    value = first.values[name] - second.values[name]
+    counts = mcnemar(first.correct, second.correct)
+    rows = paired_proportions_interval(counts.b, counts.c, len(first.table), level)
+    by_groups = plan.groups is not None and grouped
+    if name == "accuracy" and not by_groups:
+        return rows
+    samples = first.samples[name] - second.samples[name]
+    ends = resampling_interval(value, samples, level, _BOUNDS.get(name, (-1.0, 1.0)))
+    if name != "accuracy":
+        return ends
+    # Groups that all agree by chance do not make anything surer than single examples would be.
+    return Interval(value, min(ends.low, rows.low), max(ends.high, rows.high))
+
+
+def _without_groups(variant: Measured) -> Measured:
+    samples = {
+        name: Samples(s.by_rows, None, None, len(variant.table)) if s.by_rows is not None else s
+        for name, s in variant.samples.items()
+    }
+    return Measured(variant.table, variant.values, samples, variant.correct)
+
+
+def _ends(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def consistent(ends: Mapping[str, float], significant: bool) -> dict[str, float]:
+    """An interval that does not contradict the test of the same difference.
+
+    Where Holm's procedure finds a difference, the sign of it is known, and the interval ends at 0
+    at the latest; where it finds none, 0 is not excluded.
+    """
+    low, high = ends["low"], ends["high"]
+    if not significant:
+        low, high = min(low, 0.0), max(high, 0.0)
+    elif ends["value"] > 0:
+        low = max(low, 0.0)
+    else:
+        high = min(high, 0.0)
+    return {"value": ends["value"], "low": low, "high": high}
+
+
+def _detectable(
+    plan: Plan, row: Mapping[str, Any], first: Measured, second: Measured, level: float
+) -> float:
+    n = row["n"]
+    if plan.primary == "accuracy" and plan.groups is None:
+        return minimum_detectable_difference(n, (row["only_a"] + row["only_b"]) / n, level)
+    samples = first.samples[plan.primary] - second.samples[plan.primary]
+    error = float(np.nanstd(samples.bootstrap))
+    if samples.jackknife is not None:
+        known = samples.jackknife[~np.isnan(samples.jackknife)]
+        error = float(np.sqrt(max(len(known) - 1, 1)) * known.std())
+    return minimum_detectable_mean(error, samples.units, level)
+
+
+def _worthwhile(
+    plan: Plan, row: Mapping[str, Any], first: Measured, second: Measured, least: float
+) -> str:
+    """Whether a difference is larger than the smallest worthwhile one, or within it by two
+    one-sided tests (Schuirmann 1987), each at the level of all comparisons together."""
+    ends = row[plan.primary]
+    if ends["low"] > least:
+        return "better"
+    if ends["high"] < -least:
+        return "worse"
+    level = 1 - 2 * (1 - plan.simultaneous)
+    inner = _difference(plan, plan.primary, first, second, level)
+    return "equivalent" if -least < inner.low and inner.high < least else "undecided"

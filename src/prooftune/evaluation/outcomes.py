@@ -8,7 +8,11 @@ import numpy as np
 
 from prooftune.errors import Failure
 from prooftune.evaluation.metrics import INVALID, Floats, Outcomes
+from prooftune.evaluation.resampling import Groups, groups_of
 from prooftune.types import Example, Prediction, Study, VariantResult
+
+CONTEXT = "context"
+"""The field of a question's inputs that several questions may share."""
 
 
 def check_comparable(study: Study, results: Sequence[VariantResult]) -> None:
@@ -32,6 +36,17 @@ def check_comparable(study: Study, results: Sequence[VariantResult]) -> None:
             _same_examples(
                 study.validation, result.validation, f"variant '{result.name}', validation"
             )
+
+
+def groups_in_test(study: Study) -> tuple[Groups | None, str]:
+    """The groups in which test examples come, and what makes them: the data's group column, or a
+    context that several questions share. None where every example stands alone."""
+    examples = list(study.test)
+    if any(e.group for e in examples):
+        return groups_of([e.group or ("", e.id) for e in examples]), "data.group"
+    if any(e.references is not None and CONTEXT in e.inputs for e in examples):
+        return groups_of([e.inputs.get(CONTEXT) or ("", e.id) for e in examples]), "context"
+    return None, ""
 
 
 def outcomes_of(

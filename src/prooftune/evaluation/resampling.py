@@ -64,28 +64,27 @@ class Resampled:
             [R, c]. None where there is no prior.
         jackknife: without each group in turn, [G, c]; None where examples do not come in groups.
         units: what was resampled: the number of examples, or of groups.
+        by_rows: of the bootstrap of single examples, [R, c], where groups were resampled.
     """
 
     bootstrap: Floats
     posterior: Floats | None
     jackknife: Floats | None
     units: int
+    by_rows: Floats | None = None
 
     def map(self, metrics: Callable[[Floats], Mapping[str, Floats]]) -> dict[str, Samples]:
         """Metrics of every resample by name."""
-        parts = [
-            None if part is None else metrics(part)
-            for part in (self.bootstrap, self.posterior, self.jackknife)
+        own = metrics(self.bootstrap)
+        others = [
+            {} if part is None else metrics(part)
+            for part in (self.posterior, self.jackknife, self.by_rows)
         ]
-        assert parts[0] is not None
         return {
             name: Samples(
-                values,
-                None if parts[1] is None else parts[1].get(name),
-                None if parts[2] is None else parts[2].get(name),
-                self.units,
+                values, others[0].get(name), others[1].get(name), self.units, others[2].get(name)
             )
-            for name, values in parts[0].items()
+            for name, values in own.items()
         }
 
 
@@ -97,6 +96,7 @@ class Samples:
     posterior: Floats | None
     jackknife: Floats | None
     units: int
+    by_rows: Floats | None = None
 
     def __sub__(self, other: Samples) -> Samples:
         """The difference of two variants, measured on the same resamples."""
@@ -105,7 +105,16 @@ class Samples:
             _minus(self.posterior, other.posterior),
             _minus(self.jackknife, other.jackknife),
             self.units,
+            _minus(self.by_rows, other.by_rows),
         )
+
+    def at(self, index: int) -> Samples:
+        """One column of a metric that has a value for every label, [R, L]."""
+        parts = [
+            None if part is None else part[:, index]
+            for part in (self.posterior, self.jackknife, self.by_rows)
+        ]
+        return Samples(self.bootstrap[:, index], parts[0], parts[1], self.units, parts[2])
 
 
 def _minus(first: Floats | None, second: Floats | None) -> Floats | None:
@@ -137,13 +146,16 @@ def resample(
     drawn = np.split(_weighted(units, resamples, seed, _bootstrap_weights), cuts, axis=1)
     posterior: list[Floats | None] = [None] * len(tables)
     if priors is not None:
-        rows = np.split(_weighted(units, resamples, seed, _posterior_weights), cuts, axis=1)
-        posterior = [row + prior for row, prior in zip(rows, priors, strict=True)]
+        weighted = np.split(_weighted(units, resamples, seed, _posterior_weights), cuts, axis=1)
+        posterior = [part + prior for part, prior in zip(weighted, priors, strict=True)]
     without: Sequence[Floats | None] = [None] * len(tables)
-    if groups and len(units) > 1:
-        without = np.split(units.sum(axis=0) - units, cuts, axis=1)
+    alone: Sequence[Floats | None] = [None] * len(tables)
+    if groups:
+        without = np.split(units.sum(axis=0) - units, cuts, axis=1) if len(units) > 1 else without
+        alone = np.split(_weighted(stacked, resamples, seed, _bootstrap_weights), cuts, axis=1)
     return [
-        Resampled(*parts, units=len(units)) for parts in zip(drawn, posterior, without, strict=True)
+        Resampled(bootstrap, post, jack, len(units), rows)
+        for bootstrap, post, jack, rows in zip(drawn, posterior, without, alone, strict=True)
     ]
 
 

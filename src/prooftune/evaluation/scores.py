@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import isfinite
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
 
 from prooftune.evaluation import calibration
 from prooftune.evaluation.changes import changed_examples
-from prooftune.evaluation.comparisons import compare, pairs
+from prooftune.evaluation.comparisons import Measured, Plan, compare, pairs
+from prooftune.evaluation.ece import ece_interval
+from prooftune.evaluation.intervals import (
+    SIGNED,
+    UNIT,
+    Interval,
+    f1_interval,
+    resampling_interval,
+    wilson_interval,
+)
 from prooftune.evaluation.metrics import (
     INVALID,
     Floats,
     Outcomes,
-    Sums,
+    columns,
     confusion,
     measure,
     per_class,
     rates,
+    sums,
 )
-from prooftune.evaluation.outcomes import outcomes_of
-from prooftune.evaluation.statistics import (
-    bootstrap,
-    percentile_interval,
-    shifted_interval,
-    wilson_interval,
-)
+from prooftune.evaluation.outcomes import groups_in_test, outcomes_of
+from prooftune.evaluation.primary import classification_primary, judged_variant, title_of
+from prooftune.evaluation.resampling import Groups, Samples, label_prior, resample
 from prooftune.evaluation.verdict import verdict
 from prooftune.recipe import Evaluation
 from prooftune.types import Prediction, Study, VariantResult
 
 PROPORTIONS = ("accuracy", "invalid_rate")
+PROBABILISTIC = ("log_loss", "brier", "ece")
+COMPARED = ("accuracy", "macro_f1", "balanced_accuracy", "mcc")
+"""Metrics of which differences are given; the primary one is added."""
+
+_BOUNDS = {"mcc": SIGNED, "log_loss": (0.0, inf), "brier": (0.0, 2.0)}
 
 
 def score(
@@ -42,6 +53,8 @@ def score(
     settings: Evaluation,
     seed: int,
     notes: Sequence[str] = (),
+    bundled: str | None = None,
+    borrowed: Collection[str] = (),
 ) -> dict[str, Any]:
     """Measure all variants on the study's test examples.
 
@@ -49,14 +62,18 @@ def score(
         study: the examples and the label set.
         results: every variant's predictions, on the same test and validation examples in the same
             order.
-        settings: resamples, confidence level and target accuracy of abstention.
+        settings: primary metric, worthwhile difference, resamples, confidence level and target
+            accuracy of abstention.
         seed: of the bootstrap; the same resamples are used for all variants.
-        notes: sentences that a reader of the figures must know, kept as they are.
+        notes: sentences that a reader of the figures must know.
+        bundled: the tuned variant that the recipe wants shipped, and so judged.
+        borrowed: tuned variants that cannot ship.
 
     Returns:
         JSON-ready: ``task``, ``primary`` (the metric by which variants are judged), ``n``,
-        ``seed``, ``resamples``, ``confidence``, ``labels``, ``support``, ``target_accuracy``,
-        ``notes``, ``variants`` (by name), ``comparisons``, ``verdict``, ``changed``.
+        ``groups``, ``seed``, ``resamples``, ``confidence``, ``simultaneous_confidence`` (level of
+        each interval of a difference), ``labels``, ``support``, ``target_accuracy``, ``notes``,
+        ``variants`` (by name), ``comparisons``, ``verdict``, ``changed``.
         Shares are 0 to 1, log-loss in nats; undefined figures are None.
 
     Raises:
@@ -64,45 +81,57 @@ def score(
     """
     arrays = outcomes_of(study, results)
     tests = {name: test for name, (test, _) in arrays.items()}
-    calibrated = {name: _calibrate(*both) for name, both in arrays.items()}
-    drawn = bootstrap(
-        [*tests.values(), *(c.test for c in calibrated.values())], settings.resamples, seed
-    )
-    raw = dict(zip(tests, drawn[: len(tests)], strict=True))
+    groups, grouped_by = groups_in_test(study)
+    primary, remarks = classification_primary(study, settings)
+    measured = _measure_all(tests, settings, seed, groups)
     target = settings.target_accuracy or _target_accuracy(arrays)
     variants: dict[str, Any] = {}
-    for result, after in zip(results, drawn[len(tests) :], strict=True):
-        name, test = result.name, tests[result.name]
-        variants[name] = {
+    for result in results:
+        test, validation = arrays[result.name]
+        calibrated = _calibrate(test, validation)
+        variants[result.name] = {
             "kind": result.kind,
             "n": len(test),
-            "validation_accuracy": _validation_accuracy(arrays[name][1]),
-            **_measured(test, raw[name], study.labels, settings.confidence),
-            **_calibration(test, raw[name], calibrated[name], after, settings.confidence),
-            "abstention": _abstention(calibrated[name], target, settings.confidence),
+            "validation_accuracy": _validation_accuracy(validation),
+            "validation_quality": _quality(validation, primary),
+            **_figures(test, measured[result.name], study.labels, settings, seed, groups),
+            **_calibration(test, calibrated, settings, seed, groups),
+            "abstention": _abstention(calibrated, target, settings.confidence),
             **_counts(result.test),
             "invalid_rate": float(np.mean(test.predicted == INVALID)),
         }
-    support = np.bincount(next(iter(tests.values())).targets, minlength=len(study.labels))
+    classes = len(study.labels)
+    plan = Plan(
+        pairs({r.name: r.kind for r in results}),
+        primary,
+        tuple(dict.fromkeys((*COMPARED, primary))),
+        lambda summed: rates(sums(summed, classes)),
+        settings.confidence,
+        seed,
+        groups,
+        None if settings.worthwhile is None else settings.worthwhile / 100,
+    )
+    support = np.bincount(next(iter(tests.values())).targets, minlength=classes)
     scores: dict[str, Any] = {
         "task": "classification",
-        "primary": "accuracy",
-        "primary_title": "accuracy",
+        "primary": primary,
+        "primary_title": title_of(primary),
+        "worthwhile": plan.worthwhile,
         "n": len(study.test),
+        "groups": group_facts(groups, grouped_by),
         "validation_n": len(study.validation),
         "seed": seed,
         "resamples": settings.resamples,
         "confidence": settings.confidence,
+        "simultaneous_confidence": plan.simultaneous,
         "labels": list(study.labels),
         "support": dict(zip(study.labels, support.tolist(), strict=True)),
         "target_accuracy": target,
-        "notes": list(notes),
+        "notes": [*notes, *remarks],
         "variants": variants,
-        "comparisons": compare(
-            pairs({r.name: r.kind for r in results}), tests, raw, settings.confidence
-        ),
+        "comparisons": compare(plan, measured),
     }
-    scores["verdict"] = verdict(scores)
+    scores["verdict"] = verdict(scores, judged_variant(variants, primary, bundled, borrowed))
     scores["changed"] = changed_examples(
         study,
         {r.name: r for r in results},
@@ -116,35 +145,70 @@ def score(
     return dict(tidy(scores))
 
 
-def _measured(test: Outcomes, drawn: Sums, labels: list[str], confidence: float) -> dict[str, Any]:
+def group_facts(groups: Groups | None, grouped_by: str) -> dict[str, Any] | None:
+    """How many groups there are, what makes them and how large the largest is; None without."""
+    if groups is None:
+        return None
+    sizes = np.bincount(groups.index)
+    return {"count": groups.count, "by": grouped_by, "largest": int(sizes.max())}
+
+
+def _measure_all(
+    tests: Mapping[str, Outcomes], settings: Evaluation, seed: int, groups: Groups | None
+) -> dict[str, Measured]:
+    """Metrics of all variants on the same resamples, without those of probabilities."""
+    r = settings.resamples
+    tables = {name: columns(test.with_log_probs(None)) for name, test in tests.items()}
+    priors = [
+        label_prior(test.classes, tables[name].shape[1], r, seed, number)
+        for number, (name, test) in enumerate(tests.items())
+    ]
+    drawn = resample(list(tables.values()), r, seed, groups, priors)
+    measured = {}
+    for (name, test), part in zip(tests.items(), drawn, strict=True):
+        classes = test.classes
+
+        def both(summed: Floats, classes: int = classes) -> dict[str, Floats]:
+            total = sums(summed, classes)
+            by_class = {f"class_{key}": value for key, value in per_class(total).items()}
+            return rates(total) | by_class
+
+        samples = part.map(both)
+        # An output outside the label set is none of the pseudo-examples' outcomes.
+        samples["invalid_rate"] = replace(samples["invalid_rate"], posterior=None)
+        measured[name] = Measured(tables[name], measure(test)[0], samples, test.correct)
+    return measured
+
+
+def _figures(
+    test: Outcomes,
+    measured: Measured,
+    labels: list[str],
+    settings: Evaluation,
+    seed: int,
+    groups: Groups | None,
+) -> dict[str, Any]:
+    """Metrics of one variant with their intervals, for each label too, and the confusion matrix."""
     values, by_class = measure(test)
-    resampled, by_class_resampled = rates(drawn), per_class(drawn)
-    classes = []
-    for i, label in enumerate(labels):
-        figures = {
-            name: _interval(
-                name,
-                float(by_class[name][i]),
-                by_class_resampled[name][:, i],
-                len(test),
-                confidence,
-            )
-            for name in by_class
+    level = settings.confidence
+    figures: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in PROBABILISTIC:
+            figures[name] = _interval(name, value, measured.samples[name], len(test), level)
+    if test.log_probs is not None:
+        figures |= _probabilistic(test, settings, seed, groups)
+    classes = [
+        {
+            "label": label,
+            "support": int((test.targets == i).sum()),
+            "predicted": int((test.predicted == i).sum()),
+            **_of_label(test, i, {k: float(v[i]) for k, v in by_class.items()}, measured, level),
         }
-        classes.append(
-            {
-                "label": label,
-                "support": int((test.targets == i).sum()),
-                "predicted": int((test.predicted == i).sum()),
-                **figures,
-            }
-        )
+        for i, label in enumerate(labels)
+    ]
     table = confusion(test)
     return {
-        "metrics": {
-            name: _interval(name, value, resampled[name], len(test), confidence)
-            for name, value in values.items()
-        },
+        "metrics": figures,
         "per_class": classes,
         "confusion": {
             "rows": labels,
@@ -154,17 +218,83 @@ def _measured(test: Outcomes, drawn: Sums, labels: list[str], confidence: float)
     }
 
 
-def _interval(
-    name: str, value: float, samples: Floats, n: int, confidence: float
-) -> dict[str, float]:
-    if name == "ece":
-        low, high = shifted_interval(samples, value, confidence)
-    elif name in PROPORTIONS and value in (0.0, 1.0):
-        # Resamples of identical outcomes do not differ, which would claim certainty.
-        low, high = wilson_interval(round(value * n), n, confidence)
-    else:
-        low, high = percentile_interval(samples, confidence)
-    return {"value": value, "low": low, "high": high}
+def _interval(name: str, value: float, samples: Samples, n: int, level: float) -> dict[str, Any]:
+    rows = wilson_interval(round(value * n), n, level) if name in PROPORTIONS else None
+    return _widest(value, samples, rows, n, level, _BOUNDS.get(name, UNIT))
+
+
+def _widest(
+    value: float,
+    samples: Samples,
+    rows: tuple[float, float] | None,
+    n: int,
+    level: float,
+    bounds: tuple[float, float],
+) -> dict[str, Any]:
+    """The interval of single examples where one is known, and without groups only that; else, or
+    if it is wider, the resampling interval. With groups also the interval of rows alone."""
+    by_groups = samples.by_rows is not None
+    found = resampling_interval(value, samples, level, bounds)
+    ends: dict[str, Any] = {"value": value, "low": found.low, "high": found.high}
+    if rows is not None:
+        low, high = rows
+        ends |= {"low": low, "high": high}
+        if by_groups and not np.isnan(found.low):
+            ends |= {"low": min(low, found.low), "high": max(high, found.high)}
+    elif by_groups and samples.by_rows is not None:
+        alone = resampling_interval(value, Samples(samples.by_rows, None, None, n), level, bounds)
+        rows = alone.low, alone.high
+    if by_groups and rows is not None:
+        ends["by_rows"] = {"low": rows[0], "high": rows[1]}
+    return ends
+
+
+def _of_label(
+    test: Outcomes, label: int, values: Mapping[str, float], measured: Measured, level: float
+) -> dict[str, Any]:
+    """Precision, recall and F1 of one label: proportions, or functions of one."""
+    target, given = test.targets == label, test.predicted == label
+    hits = int((target & given).sum())
+    rows = {
+        "precision": wilson_interval(hits, int(given.sum()), level),
+        "recall": wilson_interval(hits, int(target.sum()), level),
+        "f1": f1_interval(hits, int((target | given).sum()), level),
+    }
+    none = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+    return {
+        name: none
+        if np.isnan(values[name])
+        else _widest(
+            values[name],
+            measured.samples[f"class_{name}"].at(label),
+            ends,
+            len(target),
+            level,
+            UNIT,
+        )
+        for name, ends in rows.items()
+    }
+
+
+def _probabilistic(
+    test: Outcomes, settings: Evaluation, seed: int, groups: Groups | None
+) -> dict[str, Any]:
+    """Log-loss, Brier score and calibration error with their intervals. ``ece`` is without bias;
+    ``plain`` is the figure as it is usually given."""
+    values, level = measure(test)[0], settings.confidence
+    (drawn,) = resample([columns(test)], settings.resamples, seed, groups)
+    samples = drawn.map(lambda summed: rates(sums(summed, test.classes)))
+    figures = {
+        name: _ends(resampling_interval(values[name], samples[name], level, _BOUNDS[name]))
+        for name in ("log_loss", "brier")
+    }
+    ece = ece_interval(test, level, seed)
+    figures["ece"] = {**_ends(ece), "plain": values["ece"]}
+    return figures
+
+
+def _ends(interval: Interval) -> dict[str, Any]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,27 +320,29 @@ def _calibrate(test: Outcomes, validation: Outcomes) -> _Calibrated:
 
 
 def _calibration(
-    test: Outcomes, drawn: Sums, calibrated: _Calibrated, drawn_after: Sums, confidence: float
+    test: Outcomes,
+    calibrated: _Calibrated,
+    settings: Evaluation,
+    seed: int,
+    groups: Groups | None,
 ) -> dict[str, Any]:
     """What the probabilities are worth, before and after the temperature."""
     if test.log_probs is None:
         return {"temperature": None, "calibration": None, "risk_coverage": None}
-    sides = {"before": (test, drawn)}
+    sides = {"before": test}
     if calibrated.temperature is not None:
-        sides["after"] = (calibrated.test, drawn_after)
+        sides["after"] = calibrated.test
     figures: dict[str, Any] = {
         "validation_n": len(calibrated.validation),
         "ece": {},
         "log_loss": {},
         "reliability": {},
     }
-    for side, (outcomes, samples) in sides.items():
-        values, resampled = measure(outcomes)[0], rates(samples)
+    for side, outcomes in sides.items():
+        found = _probabilistic(outcomes, settings, seed, groups)
         for name in ("ece", "log_loss"):
-            figures[name][side] = _interval(
-                name, values[name], resampled[name], len(test), confidence
-            )
-        figures["reliability"][side] = calibration.reliability(outcomes, confidence)
+            figures[name][side] = found[name]
+        figures["reliability"][side] = calibration.reliability(outcomes, settings.confidence)
     return {
         "temperature": calibrated.temperature,
         "calibration": figures,
@@ -227,7 +359,11 @@ def _target_accuracy(arrays: Mapping[str, tuple[Outcomes, Outcomes]]) -> float |
 
 
 def _validation_accuracy(validation: Outcomes) -> float | None:
-    return float(validation.correct.mean()) if len(validation) else None
+    return _quality(validation, "accuracy")
+
+
+def _quality(validation: Outcomes, primary: str) -> float | None:
+    return measure(validation.with_log_probs(None))[0][primary] if len(validation) else None
 
 
 def _abstention(

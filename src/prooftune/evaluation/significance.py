@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.evaluation.metrics import Floats
+from prooftune.evaluation.power import Discordance, mcnemar_power
 from prooftune.evaluation.resampling import CHUNK_BYTES, Groups
 
 PERMUTATIONS = 10_000
@@ -152,28 +153,11 @@ def minimum_detectable_difference(
     from scipy.optimize import brentq
 
     def excess(difference: float) -> float:
-        return mcnemar_power(n, difference, max(discordance, difference), alpha) - power
+        total = max(discordance, difference)
+        shares = Discordance((total + difference) / 2, (total - difference) / 2)
+        return mcnemar_power(n, shares, alpha) - power
 
-    return 1.0 if excess(1.0) < 0 else float(brentq(excess, 0.0, 1.0, xtol=1e-5))
-
-
-def mcnemar_power(n: int, difference: float, discordance: float, alpha: float) -> float:
-    """Probability that McNemar's exact test on `n` pairs gives p <= alpha."""
-    from scipy.stats import binom
-
-    if discordance == 0:
-        return 0.0
-    spread = 6 * sqrt(n * discordance * (1 - discordance)) + 6
-    pairs = np.arange(
-        max(0, int(n * discordance - spread)), min(n, int(n * discordance + spread)) + 1
-    )
-    # The largest number of pairs in favour of the worse variant with which the test rejects.
-    worst = binom.ppf(alpha / 2, pairs, 0.5)
-    worst = worst - (2 * binom.cdf(worst, pairs, 0.5) > alpha)
-    share = (discordance + difference) / (2 * discordance)
-    rejected = binom.sf(pairs - worst - 1, pairs, share) + binom.cdf(worst, pairs, share)
-    rejected = np.where(worst < 0, 0.0, rejected)
-    return float((binom.pmf(pairs, n, discordance) * rejected).sum())
+    return 1.0 if excess(1.0) < 0 else float(brentq(excess, 1e-9, 1.0, xtol=1e-5))
 
 
 def minimum_detectable_mean(

@@ -11,7 +11,7 @@ import numpy as np
 
 from prooftune.bundle.golden import GoldenRow
 from prooftune.bundle.manifest import Manifest
-from prooftune.evaluation.statistics import paired_difference, wilson_interval
+from prooftune.evaluation.intervals import paired_difference, wilson_interval
 from prooftune.exporters.compare_outputs import GoldenResult, tokenize_by_part
 from prooftune.exporters.runtimes import Runtime
 from prooftune.utils.profiling import Cost

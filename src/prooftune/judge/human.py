@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from prooftune.errors import UsageError, nearest
+from prooftune.evaluation.intervals import percentile_interval
 from prooftune.evaluation.metrics import Floats, Ints
-from prooftune.evaluation.statistics import CHUNK_BYTES, percentile_interval, resample_counts
+from prooftune.evaluation.resampling import CHUNK_BYTES, resample_counts
 
 COLUMNS = ("id", "criterion", "score")
 HumanScores = dict[tuple[str, str], int]

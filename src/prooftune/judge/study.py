@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from prooftune.evaluation.answers.scores import final_outputs
-from prooftune.evaluation.statistics import holm
+from prooftune.evaluation.answers.no_answer import final_outputs
+from prooftune.evaluation.significance import holm
 from prooftune.judge.human import read_human_scores
 from prooftune.judge.scoring import compare, judge
 from prooftune.judge.summary import paired_difference, summarize, summarize_preferences

@@ -9,15 +9,10 @@ from dataclasses import asdict
 import numpy as np
 
 from prooftune.errors import UsageError
+from prooftune.evaluation.intervals import Interval, percentile_interval, wilson_interval
 from prooftune.evaluation.metrics import Floats
-from prooftune.evaluation.statistics import (
-    CHUNK_BYTES,
-    Interval,
-    mcnemar_p,
-    percentile_interval,
-    resample_counts,
-    wilson_interval,
-)
+from prooftune.evaluation.resampling import CHUNK_BYTES, resample_counts
+from prooftune.evaluation.significance import mcnemar_p
 from prooftune.judge.human import HumanScores, agreement
 from prooftune.judge.types import (
     CriterionSummary,

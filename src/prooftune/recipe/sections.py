@@ -10,11 +10,23 @@ from pydantic import Field, field_validator, model_validator
 from prooftune.recipe.base import Name, Section
 from prooftune.recipe.data import Audit, Data, Task
 from prooftune.recipe.judge import Judge
+from prooftune.recipe.metrics import PRIMARY_METRICS
 from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
 from prooftune.recipe.variants import QA_OPTIONS, Variant, infer_kind
 
 
 class Evaluation(Section):
+    primary: str | None = None
+    """Metric that decides the verdict and which tuned variant ships. Classification: ``accuracy``,
+    ``balanced_accuracy``, ``macro_f1``, ``macro_precision``, ``macro_recall``, ``weighted_f1`` or
+    ``mcc``. Question answering: ``f1``, ``exact``, ``rouge1``, ``rouge2``, ``rougeL``,
+    ``rougeL_or_none`` or ``meteor``. Default: accuracy, or macro F1 if the most frequent training
+    label has more than 10 times the rows of the rarest; SQuAD F1 for ``extractive-qa``; ROUGE-L for
+    ``free-text-qa``, or ``rougeL_or_none`` if some questions have no answer."""
+    worthwhile: float | None = Field(default=None, gt=0, lt=100)
+    """Smallest difference in the primary metric that matters to you, in percentage points. The
+    verdict then distinguishes better by more than this, equivalent within it (two one-sided tests)
+    and not shown. Default: none; the verdict only says whether there is a difference."""
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples of the test examples."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
@@ -45,6 +57,9 @@ class Bundle(Section):
     """Number of validation rows stored in the bundle with their text and the model's predictions
     (the golden set). Every export is checked against them. 0: none, for data that must not leave
     your premises; exports then need ``--golden``."""
+    variant: str | None = None
+    """Tuned variant to judge and to ship. Default: the best on validation rows by
+    ``evaluation.primary``."""
 
 
 class Recipe(Section):
@@ -125,6 +140,20 @@ class Recipe(Section):
         return self
 
     def _section_problems(self) -> Iterator[str]:
+        known = PRIMARY_METRICS[self.task]
+        if self.evaluation.primary is not None and self.evaluation.primary not in known:
+            yield (
+                f"evaluation.primary: '{self.evaluation.primary}' is not a metric that can judge "
+                f"task: {self.task}; choose one of {', '.join(known)}"
+            )
+        shipped = self.bundle.variant
+        if shipped is not None:
+            named = self.variants.get(shipped)
+            if named is None or named.kind != "tuned" or named.adapter:
+                yield (
+                    f"bundle.variant: '{shipped}' is not a tuned variant with weights of its own; "
+                    "name one of kind: tuned without adapter"
+                )
         if self.task == "classification":
             for section in ("answering", "retrieval"):
                 if section in self.model_fields_set and getattr(self, section) is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from prooftune.evaluation.statistics import wilson_interval
+from prooftune.evaluation.intervals import wilson_interval
 from prooftune.report import figures, task_display, training_figures
 
 COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)

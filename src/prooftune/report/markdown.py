@@ -195,17 +195,19 @@ def _prompt_search(facts: Mapping[str, Any]) -> str:
 def _footnote(facts: Mapping[str, Any]) -> str:
     scores = facts["scores"]
     task = task_display.display_for(scores)
+    groups = scores.get("groups")
+    units = f" in {groups['count']:,} groups" if groups else ""
     text = (
-        f"{scores['n']:,} test {task.noun}; {scores['confidence']:.0%} intervals from "
-        f"{scores['resamples']:,} bootstrap "
-        f"resamples, seed {scores['seed']}"
+        f"{scores['n']:,} test {task.noun}{units}; {scores['confidence']:.0%} intervals, "
+        f"{scores['resamples']:,} resamples, seed {scores['seed']}"
     )
     if scores["comparisons"]:
         text += (
             f"; discordant: {task.noun} that only the first : only the second variant "
             f"{task.correct_phrase}; p-values: {task.significance_test}, "
-            f"Holm-adjusted over {len(scores['comparisons'])} comparisons; detectable "
-            "difference: the smallest true difference that the test detects with power 0.8 at this "
-            "sample size"
+            f"Holm-adjusted over {len(scores['comparisons'])} comparisons, for which the intervals "
+            "of differences hold simultaneously; detectable difference: the true difference, in "
+            "points, that the test detects with power 0.8 at this sample size and at the adjusted "
+            "level"
         )
     return f"{text}. {task.table_note}"

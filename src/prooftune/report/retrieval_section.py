@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prooftune.evaluation.statistics import wilson_interval
+from prooftune.evaluation.intervals import wilson_interval
 from prooftune.report import task_display
 from prooftune.report.cells import Cell, Table, count_cell, value_cell
 from prooftune.report.format import count, percent

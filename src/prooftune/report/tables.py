@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prooftune.evaluation.statistics import wilson_interval
+from prooftune.evaluation.intervals import wilson_interval
 from prooftune.report import cell_figures, figures, task_display
 from prooftune.report.cells import Cell, Table
 from prooftune.report.format import format_change, format_value, signed_interval
@@ -168,7 +168,7 @@ def further_differences(scores: Mapping[str, Any]) -> Table | None:
         "all-differences-table",
         "Paired differences in all metrics",
         "First minus second; proportions in percentage points, BLEU and words in their own "
-        "units. Intervals are not adjusted for multiple comparisons.",
+        "units. The intervals of a metric hold simultaneously for all comparisons.",
         ["metric", *(f"{c['a']} − {c['b']}" for c in scores["comparisons"])],
         [
             (

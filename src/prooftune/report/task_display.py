@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prooftune.report.format import DECIMAL, ONE_DECIMAL, PERCENT, NumberFormat
@@ -79,8 +79,8 @@ _CLASSIFICATION = TaskDisplay(
     count_columns=(("invalid", "invalid"), ("truncated", "truncated")),
     output_columns=(),
     table_note="MCC: Matthews correlation coefficient, 0 for guessing and 1 for no errors. "
-    "Log-loss (nats) and expected calibration error (ECE) are before temperature scaling; a dash: "
-    "the variant gives no probabilities. Invalid: outputs outside the label set, counted as wrong. "
+    "Log-loss (nats) and expected calibration error (ECE, corrected for its bias) are before "
+    "temperature scaling; a dash: the variant gives no probabilities. Invalid: outputs outside the label set, counted as wrong. "
     "Truncated: inputs cut to the length limit.",
     correct_phrase="labels correctly",
     significance_test="exact McNemar test on these",
@@ -99,6 +99,7 @@ _QA_METRICS = {
     "rouge1": Metric("ROUGE-1", "ROUGE-1"),
     "rouge2": Metric("ROUGE-2", "ROUGE-2"),
     "rougeL": Metric("ROUGE-L", "ROUGE-L"),
+    "rougeL_or_none": Metric("ROUGE-L with unanswerable questions", "ROUGE-L, all questions"),
     "meteor": Metric("METEOR", "METEOR"),
     "bertscore_f1": Metric("BERTScore F1", "BERTScore"),
     "bleu": Metric("BLEU (0 to 100)", "BLEU", ONE_DECIMAL),
@@ -106,7 +107,8 @@ _QA_METRICS = {
 }
 _METRICS_NOTE = (
     "ROUGE (F-measure), METEOR, BERTScore and BLEU (corpus-level, 0 to 100) are computed on the "
-    "questions that have an answer, against the best-matching reference."
+    "questions that have an answer, against the best-matching reference. ROUGE-L with unanswerable "
+    "questions scores those 1 if no answer is given, and 0 otherwise."
 )
 _OVERLAP_NOTE = (
     "F1: word overlap of an answer with its best-matching reference, normalised as in SQuAD. EM: "
@@ -138,7 +140,7 @@ _EXTRACTIVE = TaskDisplay(
 _FREE_TEXT = TaskDisplay(
     noun="questions",
     metrics=_QA_METRICS,
-    variant_metrics=("f1", "meteor", "bertscore_f1", "bleu", "answer_words"),
+    variant_metrics=("rougeL", "f1", "meteor", "bertscore_f1", "bleu", "answer_words"),
     difference_metrics=("f1", "bertscore_f1"),
     terminal_metrics=("f1", "bleu", "bertscore_f1"),
     count_columns=(),
@@ -159,8 +161,23 @@ TASKS = {
 
 
 def display_for(scores: Mapping[str, Any]) -> TaskDisplay:
-    """The display settings of the task that was scored."""
-    return TASKS[scores.get("task", "classification")]
+    """The display settings of the task that was scored, with the primary metric and its test."""
+    display, key = TASKS[scores.get("task", "classification")], primary_metric(scores)
+    by = "group" if scores.get("groups") else "example"
+    if key == "accuracy":
+        test = "exact McNemar test on these" if by == "example" else _SWAPS.format("accuracy", by)
+        return replace(display, significance_test=test)
+    title = display.metrics[key].title
+    if display is _CLASSIFICATION:
+        return replace(display, significance_test=_SWAPS.format(title, by))
+    return replace(
+        display,
+        correct_phrase=f"answers with {title} of at least 50%",
+        significance_test=_SWAPS.format(title, by.replace("example", "question")),
+    )
+
+
+_SWAPS = "permutation test of the difference in {0}, swapping the two variants’ outputs {1} by {1}"
 
 
 def primary_metric(scores: Mapping[str, Any]) -> str:

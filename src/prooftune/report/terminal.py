@@ -21,7 +21,7 @@ def print_variants(scores: Mapping[str, Any]) -> None:
     # More columns would not fit into 80 characters.
     counts, with_interval = task.count_columns[:1], list(columns)[:2]
     title = (
-        f"{scores['n']:,} test {task.noun}, {percent(scores['confidence'], 0)} intervals, "
+        f"{scores['n']:,} test {task.noun}{_in_groups(scores)}, {percent(scores['confidence'], 0)} intervals, "
         f"seed {scores['seed']}"
     )
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
@@ -43,6 +43,11 @@ def print_variants(scores: Mapping[str, Any]) -> None:
             *(percent(variant[key] / variant["n"]) for key, _ in counts),
         )
     Console().print(table)
+
+
+def _in_groups(scores: Mapping[str, Any]) -> str:
+    groups = scores.get("groups")
+    return f" in {groups['count']:,} groups" if groups else ""
 
 
 def print_paragraph(text: str) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prooftune.evaluation.significance import holm, least_p
 from prooftune.report import judge_section, task_display
+from prooftune.report.format import interval
 from prooftune.report.task_display import TaskDisplay
 
 SMALL_TEST_SET = 200
 """Test sets below this size get a warning."""
+FEW_GROUPS = 15
+"""Test sets with fewer groups get a warning."""
 FORGETTING_RATIO = 1.2
 """Perplexity after tuning over that before, from which forgetting is reported."""
 ALWAYS_ABSTAINS = 0.95
@@ -32,11 +36,61 @@ def collect_warnings(facts: Mapping[str, Any]) -> list[str]:
         warnings.append(
             f"The test set has only {scores['n']:,} {task.noun}, so intervals are wide."
         )
+    warnings += _group_warnings(scores, task)
     warnings += _variant_warnings(scores["variants"], task)
     warnings += _below_majority(scores) + _metric_warnings(scores)
     for name, details in (facts.get("variants") or {}).items():
         warnings += _training_warnings(name, details, scores["n"])
     return list(dict.fromkeys(warnings))
+
+
+def _group_warnings(scores: Mapping[str, Any], task: TaskDisplay) -> list[str]:
+    """How many groups the test set has, and what the results by rows would have been."""
+    groups = scores.get("groups")
+    if not groups:
+        return []
+    count, key = groups["count"], task_display.primary_metric(scores)
+    by = "questions with the same context" if groups["by"] == "context" else groups["by"]
+    warnings = [
+        f"The {scores['n']:,} test {task.noun} come in {count:,} groups ({by}; the largest has "
+        f"{groups['largest']:,}). Rows of a group resemble each other, so intervals and tests "
+        f"resample groups.{_results_by_rows(scores, key)}"
+    ]
+    if count < FEW_GROUPS:
+        warnings.append(
+            f"The test set has only {count} groups, so intervals are wide and approximate; use at "
+            f"least {FEW_GROUPS} groups if you can."
+        )
+    level = scores.get("simultaneous_confidence", scores["confidence"])
+    if scores["comparisons"] and least_p(count) > 1 - level:
+        warnings.append(
+            f"With {count} groups no test can give a p-value below {least_p(count):.2g}, so no "
+            f"difference can be significant among {len(scores['comparisons'])} comparisons."
+        )
+    return warnings
+
+
+def _results_by_rows(scores: Mapping[str, Any], key: str) -> str:
+    """The interval of the judged variant, and what would have been significant, by rows alone."""
+    judged = scores["verdict"]["best_tuned"] or scores["verdict"]["winner"]
+    figure = scores["variants"][judged]["metrics"][key]
+    by_rows = figure.get("by_rows")
+    if not by_rows or by_rows["low"] is None:
+        return ""
+    scale = task_display.display_for(scores).metrics[key].form.scale
+    text = (
+        f" Without groups the interval of {judged} would have been {interval(by_rows, scale)} "
+        f"instead of {interval(figure, scale)}"
+    )
+    rows = [row for row in scores["comparisons"] if "by_rows" in row]
+    adjusted = holm([row["by_rows"]["p"] for row in rows])
+    more = sum(
+        p < 1 - scores["confidence"] and not row["significant"]
+        for p, row in zip(adjusted, rows, strict=True)
+    )
+    if more:
+        text += f", and {more} more of {len(rows)} comparisons would have been called significant"
+    return f"{text}."
 
 
 def _audit_warnings(audit: Mapping[str, Any]) -> list[str]:

@@ -11,9 +11,13 @@ import numpy as np
 
 from prooftune import run_folder
 from prooftune.errors import UsageError, nearest
-from prooftune.evaluation.answers.scores import PRIMARY, answered
+from prooftune.evaluation.answers.primary import answers_primary
+from prooftune.evaluation.answers.scores import answered
+from prooftune.evaluation.comparisons import consistent
+from prooftune.evaluation.intervals import Interval, paired_difference
 from prooftune.evaluation.outcomes import outcomes_of
-from prooftune.evaluation.statistics import Interval, mcnemar, paired_difference, permutation_p
+from prooftune.evaluation.primary import title_of
+from prooftune.evaluation.significance import mcnemar, permutation_p
 from prooftune.recipe import Task
 from prooftune.recipe import load as load_recipe
 from prooftune.types import Example
@@ -38,7 +42,7 @@ class RunComparison:
         metric: what is compared: ``accuracy``, ``F1`` or ``ROUGE-L``.
         n: shared test examples.
         first_mean, second_mean: the metric on these, 0 to 1.
-        difference: first minus second, with its 95% bootstrap interval, -1 to 1.
+        difference: first minus second, with its 95% interval, -1 to 1.
         p_value: exact McNemar test for labels, sign-flip permutation test for answers; unadjusted.
         only_first, only_second: examples that only one of the variants labels correctly; None for
             answers.
@@ -94,6 +98,7 @@ class _Side:
 
     task: Task
     name: str
+    metric: str
     scores: dict[Key, float]
 
 
@@ -110,7 +115,8 @@ def compare_runs(first: str, second: str) -> RunComparison:
     Raises:
         UsageError: a run or variant does not exist, or the runs share no test example.
     """
-    a, b = _side(first), _side(second)
+    a = _side(first)
+    b = _side(second, a.metric)
     if a.task != b.task:
         raise UsageError(
             f"{first} is a study of {a.task} and {second} one of {b.task}: they cannot be compared"
@@ -120,23 +126,28 @@ def compare_runs(first: str, second: str) -> RunComparison:
         raise UsageError(f"{first} and {second} share no test example, so they cannot be compared")
     left, right = (np.array([side.scores[key] for key in shared]) for side in (a, b))
     mcnemar_test = mcnemar(left == 1, right == 1) if a.task == "classification" else None
+    p_value = mcnemar_test.p if mcnemar_test else permutation_p(left - right, seed=0)
+    found = paired_difference(left, right, seed=0, confidence=CONFIDENCE)
+    ends = consistent(
+        {"value": found.value, "low": found.low, "high": found.high}, p_value < 1 - CONFIDENCE
+    )
     return RunComparison(
         task=a.task,
         first=a.name,
         second=b.name,
-        metric=PRIMARY[a.task][1] if mcnemar_test is None else "accuracy",
+        metric=title_of(a.metric),
         n=len(shared),
         first_mean=float(left.mean()),
         second_mean=float(right.mean()),
-        difference=paired_difference(left, right, seed=0, confidence=CONFIDENCE),
-        p_value=mcnemar_test.p if mcnemar_test else permutation_p(left - right, seed=0),
+        difference=Interval(**ends),
+        p_value=p_value,
         only_first=mcnemar_test.b if mcnemar_test else None,
         only_second=mcnemar_test.c if mcnemar_test else None,
         left_out=len(a.scores) + len(b.scores) - 2 * len(shared),
     )
 
 
-def _side(reference: str) -> _Side:
+def _side(reference: str, metric: str | None = None) -> _Side:
     path, variant = _split(reference)
     folder = run_folder.open_run(Path(path))
     recipe, _ = load_recipe(folder / "recipe.yaml")
@@ -154,12 +165,14 @@ def _side(reference: str) -> _Side:
     result = run_folder.read_result(folder / "variants" / variant, recipe.variants[variant].kind)
     if recipe.task == "classification":
         test, _ = outcomes_of(study, [result])[variant]
-        scores = test.correct.astype(np.float64)
+        scores, metric = test.correct.astype(np.float64), "accuracy"
     else:
-        scores = answered(study, result, recipe).primary
+        metric = metric or answers_primary(study, recipe)[0]
+        scores = answered(study, result, recipe, metric).primary
     return _Side(
         recipe.task,
         f"{path}:{variant}",
+        metric,
         dict(zip(_keys(study.test), scores.tolist(), strict=True)),
     )
 

@@ -49,7 +49,7 @@ class Result:
         folder: the run folder.
         scores: metrics, comparisons and verdict (see `evaluation.scores.score`).
         report: path of the report page.
-        bundle: the bundle of the tuned variant that did best on validation; None if nothing was
+        bundle: the bundle of the tuned variant that the verdict is about; None if nothing was
             tuned.
     """
 
@@ -171,20 +171,42 @@ def prepare(recipe: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
 
 
 def evaluate(
-    recipe: Recipe, study: Study, results: list[VariantResult], folder: Path, base: Path
+    recipe: Recipe,
+    study: Study,
+    results: list[VariantResult],
+    folder: Path,
+    base: Path,
+    bundled: str | None = None,
 ) -> dict[str, Any]:
     """Score every variant, compare them in pairs, ask the judge if there is one, and write the
-    report."""
+    report.
+
+    Args:
+        recipe: the recipe.
+        study: the data.
+        results: the predictions of every variant.
+        folder: the run folder.
+        base: folder against which the recipe's relative paths are resolved.
+        bundled: the variant that has shipped already, and so is judged; None: the recipe's, or the
+            best on validation.
+    """
     from prooftune.report.build import write_report
 
     if recipe.task == "classification":
         from prooftune.evaluation.scores import score
 
-        scores = score(study, results, recipe.evaluation, recipe.seed)
+        scores = score(
+            study,
+            results,
+            recipe.evaluation,
+            recipe.seed,
+            bundled=bundled or recipe.bundle.variant,
+            borrowed=[name for name, variant in recipe.variants.items() if variant.adapter],
+        )
     else:
         from prooftune.evaluation.answers.scores import score_answers
 
-        scores = score_answers(study, results, recipe)
+        scores = score_answers(study, results, recipe, bundled=bundled)
     if recipe.judge is not None:
         from prooftune.judge.study import judge_study
 
@@ -234,8 +256,10 @@ def rebuild_report(folder: Path) -> Result:
         run_folder.read_result(folder / "variants" / name, v.kind)
         for name, v in recipe.variants.items()
     ]
-    scores = evaluate(recipe, study, results, folder, base)
     bundle = folder / "bundle"
+    manifest = bundle / "bundle.json"
+    shipped = str(read_json(manifest)["variant"]) if manifest.is_file() else None
+    scores = evaluate(recipe, study, results, folder, base, shipped)
     return Result(folder, scores, folder / "report.html", bundle if bundle.is_dir() else None)
 
 
@@ -372,19 +396,12 @@ def prompt_length_counter(
 def _bundle(
     recipe: Recipe, study: Study, results: list[VariantResult], scores: dict[str, Any], folder: Path
 ) -> Path | None:
-    """Bundle the tuned variant that did best on validation rows (on test rows it would be chosen by
-    what it is judged on)."""
-    # One that uses what another has learned has nothing of its own to ship.
-    tuned = [r for r in results if r.kind == "tuned" and not recipe.variants[r.name].adapter]
-    if not tuned:
+    """Bundle the tuned variant that the verdict is about."""
+    judged = scores["verdict"]["best_tuned"]
+    if judged is None or recipe.variants[judged].adapter:
         return None
     from prooftune.bundle.save import save_bundle
 
-    quality = task.task_for(recipe).quality
-
-    def right(result: VariantResult) -> float:
-        return sum(quality(p, e) for p, e in zip(result.validation, study.validation, strict=True))
-
-    best = max(tuned, key=right)
+    best = next(result for result in results if result.name == judged)
     save_bundle(recipe, study, best, scores, folder / "bundle")
     return folder / "bundle"

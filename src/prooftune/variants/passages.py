@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune.data import contexts
 from prooftune.errors import UsageError
-from prooftune.evaluation.statistics import percentile_interval, resampled
+from prooftune.evaluation.intervals import percentile_interval
+from prooftune.evaluation.resampling import resampled
 from prooftune.recipe import DATA_CONTEXT, Recipe, Variant
 from prooftune.types import CONTEXT, QUESTION, Example, Study
 from prooftune.utils import package_files

@@ -13,7 +13,7 @@ from prooftune.evaluation.answers.citations import (
     citation_rates,
     supported,
 )
-from prooftune.evaluation.statistics import resample_counts
+from prooftune.evaluation.resampling import resample_counts
 from prooftune.tasks.citations import parse_citations, resolve_citations
 
 

@@ -38,6 +38,15 @@ _NAMES = (
     "unknown_citations",
 )
 
+_RATES = {
+    "citation_precision": ("precision", "precision_n"),
+    "citation_recall": ("recall", "with_gold"),
+    "cited_rate": ("cited_answers", "answered"),
+    "unsupported_rate": ("unsupported", "answered"),
+    "unknown_citation_rate": ("unknown_citations", "citations"),
+}
+"""Metric -> the columns of which it is the quotient."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cited:
@@ -120,18 +129,16 @@ def citation_rates(summed: Floats, names: Sequence[str]) -> dict[str, Floats]:
         names: `Columns.names`.
     """
     of = {name: summed[..., i] for i, name in enumerate(names)}
-    shares = {
-        "citation_precision": ("precision", "precision_n"),
-        "citation_recall": ("recall", "with_gold"),
-        "cited_rate": ("cited_answers", "answered"),
-        "unsupported_rate": ("unsupported", "answered"),
-        "unknown_citation_rate": ("unknown_citations", "citations"),
-    }
     return {
         name: np.asarray(
             np.divide(
                 of[part], of[whole], out=np.full(np.shape(of[part]), np.nan), where=of[whole] > 0
             )
         )
-        for name, (part, whole) in shares.items()
+        for name, (part, whole) in _RATES.items()
     }
+
+
+def citation_counts(summed: Floats, names: Sequence[str]) -> dict[str, int]:
+    """Of how many answers, or citations, each citation metric is the share, from sums [c]."""
+    return {name: int(summed[names.index(whole)]) for name, (_, whole) in _RATES.items()}

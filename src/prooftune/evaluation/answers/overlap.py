@@ -3,13 +3,14 @@ implementations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 import numpy as np
 
 from prooftune.errors import UsageError
 from prooftune.evaluation.answers.wordnet import synonyms
+from prooftune.evaluation.answers.words import words
 from prooftune.evaluation.metrics import Floats
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -19,8 +20,9 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
     """ROUGE-1, ROUGE-2 and ROUGE-L F-measures (Lin 2004) by rouge-score, 0 to 1, [n, 3], and the
     signature.
 
-    Each is of the reference for which it is largest. Words are compared by their Porter stems.
-    rouge-score knows the letters a to z and digits only, so a text in another script has no words.
+    Each is of the reference for which it is largest. English words are compared by their Porter
+    stems. rouge-score itself knows the letters a to z and digits only, so that a text in another
+    script has no words; `words.words` gives it those of every script, and the same ones in ASCII.
 
     Args:
         predictions: one text for each example.
@@ -30,15 +32,29 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
         UsageError: rouge-score is not installed.
     """
     try:
+        from nltk.stem.porter import PorterStemmer
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
         raise UsageError("ROUGE needs rouge-score: pip install 'prooftune[answers]'") from None
-    scorer = RougeScorer(ROUGE, use_stemmer=True)
+    scorer = RougeScorer(ROUGE, tokenizer=_Tokenizer(PorterStemmer().stem))
     found = np.empty((len(predictions), len(ROUGE)))
     for row, prediction, accepted in zip(found, predictions, references, strict=True):
         made = scorer.score_multi(list(accepted), prediction)
         row[:] = [made[name].fmeasure for name in ROUGE]
-    return found, f"rouge-score:{version('rouge-score')}|measure:f|use_stemmer:true|references:max"
+    return found, (
+        f"rouge-score:{version('rouge-score')}|measure:f|use_stemmer:true|tokenizer:unicode words|"
+        "references:max"
+    )
+
+
+class _Tokenizer:
+    """What rouge-score asks for words."""
+
+    def __init__(self, stem: Callable[[str], str]) -> None:
+        self._stem = stem
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text, self._stem)
 
 
 def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Floats, str]:
@@ -58,11 +74,11 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> t
         from nltk.translate.meteor_score import meteor_score
     except ImportError:
         raise UsageError("METEOR needs nltk: pip install 'prooftune[answers]'") from None
-    words = NLTKWordTokenizer().tokenize
+    tokenize = NLTKWordTokenizer().tokenize
     source, dictionary = synonyms()
     found = np.array(
         [
-            meteor_score([words(r) for r in accepted], words(prediction), wordnet=dictionary)
+            meteor_score([tokenize(r) for r in accepted], tokenize(prediction), wordnet=dictionary)
             for prediction, accepted in zip(predictions, references, strict=True)
         ],
         dtype=np.float64,

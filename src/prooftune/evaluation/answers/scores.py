@@ -4,40 +4,42 @@ verdict."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from math import inf
 from typing import Any
-
-import numpy as np
 
 from prooftune.errors import UsageError
 from prooftune.evaluation.answers import squad
-from prooftune.evaluation.answers.citations import Cited, citation_columns, citation_rates
-from prooftune.evaluation.answers.text import Columns, answer_columns, measure, rates
-from prooftune.evaluation.changes import changed_examples
-from prooftune.evaluation.comparisons import pairs
-from prooftune.evaluation.metrics import Floats
-from prooftune.evaluation.outcomes import check_comparable
-from prooftune.evaluation.scores import tidy
-from prooftune.evaluation.statistics import (
-    auroc,
-    holm,
-    minimum_detectable_mean,
-    percentile_interval,
-    permutation_p,
-    resampled,
-    wilson_interval,
+from prooftune.evaluation.answers.citations import (
+    Cited,
+    citation_columns,
+    citation_counts,
+    citation_rates,
 )
+from prooftune.evaluation.answers.no_answer import choose_threshold, final_outputs
+from prooftune.evaluation.answers.primary import answers_primary
+from prooftune.evaluation.answers.text import (
+    Columns,
+    answer_columns,
+    answer_prior,
+    measure,
+    per_example,
+    rates,
+    samples_of,
+)
+from prooftune.evaluation.changes import changed_examples
+from prooftune.evaluation.comparisons import Measured, Plan, compare, pairs
+from prooftune.evaluation.intervals import UNIT, resampling_interval, wilson_interval
+from prooftune.evaluation.metrics import Floats
+from prooftune.evaluation.outcomes import check_comparable, groups_in_test
+from prooftune.evaluation.primary import judged_variant, title_of
+from prooftune.evaluation.resampling import Groups, Samples, resample
+from prooftune.evaluation.scores import group_facts, tidy
 from prooftune.evaluation.verdict import CONTROL, RETRIEVAL, verdict
-from prooftune.recipe import Recipe, Task, Variant
+from prooftune.recipe import Recipe, Variant
 from prooftune.types import ANSWERABLE, UNANSWERABLE, Prediction, Study, VariantResult
 from prooftune.utils.files import read_json
-
-PRIMARY: dict[Task, tuple[str, str]] = {
-    "extractive-qa": ("f1", "F1"),
-    "free-text-qa": ("rougeL", "ROUGE-L"),
-}
-"""The metric by which variants are judged, and its title."""
 
 RIGHT = 0.5
 """From this score on, an answer counts as right where examples are shown."""
@@ -76,7 +78,11 @@ class Answered:
 
 
 def score_answers(
-    study: Study, results: Sequence[VariantResult], recipe: Recipe, notes: Sequence[str] = ()
+    study: Study,
+    results: Sequence[VariantResult],
+    recipe: Recipe,
+    notes: Sequence[str] = (),
+    bundled: str | None = None,
 ) -> dict[str, Any]:
     """Measure all variants on the study's test questions.
 
@@ -84,8 +90,9 @@ def score_answers(
         study: the questions.
         results: every variant's predictions, on the same test and validation questions in the same
             order.
-        recipe: task, variants, resamples, level of confidence, seed.
-        notes: sentences that a reader of the figures must know, kept as they are.
+        recipe: task, variants, primary metric, resamples, level of confidence, seed.
+        notes: sentences that a reader of the figures must know.
+        bundled: the tuned variant that ships already, and so is judged; None: as in the recipe.
 
     Returns:
         JSON-ready, as of `evaluation.scores.score`, but with the metrics of answers: ``f1``,
@@ -96,12 +103,23 @@ def score_answers(
         Failure: the predictions are not comparable.
     """
     check_comparable(study, results)
-    settings, (primary, title) = recipe.evaluation, PRIMARY[recipe.task]
-    finals = {r.name: answered(study, r, recipe) for r in results}
-    tables = resampled([a.columns.values for a in finals.values()], settings.resamples, recipe.seed)
-    drawn = dict(zip(finals, tables, strict=True))
-    samples = {name: rates(drawn[name], a.columns.names) for name, a in finals.items()}
-    values = {name: measure(a.columns) for name, a in finals.items()}
+    settings = recipe.evaluation
+    primary, remarks = answers_primary(study, recipe)
+    groups, grouped_by = groups_in_test(study)
+    finals = {r.name: answered(study, r, recipe, primary) for r in results}
+    measured = _measure_all(finals, recipe, groups)
+    metrics = _metric_names(measured)
+    first = next(iter(finals.values())).columns.names
+    plan = Plan(
+        _pairs(results, recipe),
+        primary,
+        metrics,
+        lambda summed: rates(summed, first),
+        settings.confidence,
+        recipe.seed,
+        groups,
+        None if settings.worthwhile is None else settings.worthwhile / 100,
+    )
     variants = {
         r.name: {
             "kind": r.kind,
@@ -110,15 +128,12 @@ def score_answers(
             "n": len(study.test),
             "validation_quality": _on_validation(study, r, finals[r.name], primary),
             "metrics": {
-                name: _interval(
-                    name, value, samples[r.name][name], finals[r.name].columns, settings.confidence
-                )
-                for name, value in values[r.name].items()
+                name: _interval(name, measured[r.name], settings.confidence) for name in metrics
             },
             "no_answer": finals[r.name].threshold,
             "signatures": finals[r.name].columns.signatures,
             "retrieval": r.details.get("retrieval"),
-            "citations": _citations(study, r, finals[r.name].outputs, recipe),
+            "citations": _citations(study, r, finals[r.name].outputs, recipe, groups),
             **_counts(r.test, finals[r.name].outputs),
         }
         for r in results
@@ -126,46 +141,58 @@ def score_answers(
     scores: dict[str, Any] = {
         "task": recipe.task,
         "primary": primary,
-        "primary_title": title,
+        "primary_title": title_of(primary),
+        "worthwhile": plan.worthwhile,
         "n": len(study.test),
+        "groups": group_facts(groups, grouped_by),
         "validation_n": len(study.validation),
         "seed": recipe.seed,
         "resamples": settings.resamples,
         "confidence": settings.confidence,
+        "simultaneous_confidence": plan.simultaneous,
         "labels": [],
         "support": {s: sum(e.stratum == s for e in study.test) for s in (ANSWERABLE, UNANSWERABLE)},
-        "notes": list(notes),
+        "notes": [*notes, *remarks],
         "variants": variants,
-        "comparisons": _compare(
-            _pairs(results, recipe),
-            finals,
-            values,
-            samples,
-            settings.confidence,
-            primary,
-            recipe.seed,
-        ),
+        "comparisons": compare(plan, measured),
     }
-    scores["verdict"] = verdict(scores)
-    shown = {
-        r.name: VariantResult(
-            r.name,
-            r.kind,
-            _final(r.test, finals[r.name].outputs),
-            r.validation,
-            r.details,
-            r.folder,
-        )
-        for r in results
-    }
+    borrowed = [name for name, variant in recipe.variants.items() if variant.adapter]
+    named = bundled or recipe.bundle.variant
+    scores["verdict"] = verdict(scores, judged_variant(variants, primary, named, borrowed))
+    shown = {r.name: replace(r, test=_final(r.test, finals[r.name].outputs)) for r in results}
     scores["changed"] = changed_examples(
         study,
         shown,
-        {name: a.primary >= RIGHT for name, a in finals.items()},
+        {name: m.correct for name, m in measured.items()},
         {name: a.primary for name, a in finals.items()},
         scores["verdict"],
     )
     return dict(tidy(scores))
+
+
+def _measure_all(
+    finals: Mapping[str, Answered], recipe: Recipe, groups: Groups | None
+) -> dict[str, Measured]:
+    """Metrics of all variants on the same resamples."""
+    r, seed = recipe.evaluation.resamples, recipe.seed
+    tables = [a.columns.values for a in finals.values()]
+    priors = [answer_prior(a.columns, r, seed, i) for i, a in enumerate(finals.values())]
+    drawn = resample(tables, r, seed, groups, priors)
+    return {
+        name: Measured(
+            a.columns.values, measure(a.columns), samples_of(part, a.columns), a.primary >= RIGHT
+        )
+        for (name, a), part in zip(finals.items(), drawn, strict=True)
+    }
+
+
+def _metric_names(measured: Mapping[str, Measured]) -> list[str]:
+    """Metrics that all variants have. Where every question has an answer, ROUGE-L that also counts
+    unanswerable questions is ROUGE-L."""
+    first = next(iter(measured.values())).values
+    every = [name for name in first if all(name in m.values for m in measured.values())]
+    same = first["rougeL_or_none"] == first["rougeL"] if "rougeL_or_none" in first else False
+    return [name for name in every if not (same and name == "rougeL_or_none")]
 
 
 def role(variant: Variant) -> str:
@@ -176,75 +203,24 @@ def role(variant: Variant) -> str:
     return RETRIEVAL if variant.context == "retrieved" and variant.kind != "tuned" else variant.kind
 
 
-def answered(study: Study, result: VariantResult, recipe: Recipe) -> Answered:
+def answered(
+    study: Study, result: VariantResult, recipe: Recipe, primary: str | None = None
+) -> Answered:
     """The final answers of one variant to the test questions, after its threshold, with their
-    scores."""
-    primary, _ = PRIMARY[recipe.task]
-    threshold = _threshold(study, result, recipe.evaluation.confidence)
+    scores.
+
+    Args:
+        study: the questions.
+        result: the variant's predictions.
+        recipe: the recipe.
+        primary: metric of single answers; None: the one that judges the study.
+    """
+    primary = primary or answers_primary(study, recipe)[0]
+    threshold = choose_threshold(study, result, recipe.evaluation.confidence)
     outputs = final_outputs(result.test, threshold["value"] if threshold else None)
     references = [e.references or () for e in study.test]
     columns = answer_columns(outputs, references, **_bertscore(outputs, references, recipe))
-    scores = squad.score(outputs, references)
-    per_example = scores.f1 if primary == "f1" else columns.values[:, columns.names.index(primary)]
-    return Answered(outputs, columns, per_example, threshold)
-
-
-def final_outputs(predictions: Sequence[Prediction], threshold: float | None) -> list[str]:
-    """Answers after the threshold on how much likelier "no answer" is than the best answer (nats);
-    None: as they are."""
-    if threshold is None:
-        return [p.output for p in predictions]
-    return ["" if _no_answer(p) > threshold else p.raw for p in predictions]
-
-
-def _no_answer(prediction: Prediction) -> float:
-    """Log of how much likelier "no answer" is than the best answer, in nats."""
-    if prediction.no_answer_log_prob is None or prediction.answer_log_prob is None:
-        raise ValueError("a prediction without both log-probabilities has no such score")
-    return prediction.no_answer_log_prob - prediction.answer_log_prob
-
-
-def _threshold(study: Study, result: VariantResult, confidence: float) -> dict[str, Any] | None:
-    """The no-answer threshold, chosen by F1 on validation questions, and how F1 on test questions
-    depends on it."""
-    both = [*result.validation, *result.test]
-    if not both or any(p.no_answer_log_prob is None for p in both):
-        return None
-    sides = {}
-    for name, examples, predictions in (
-        ("validation", study.validation, result.validation),
-        ("test", study.test, result.test),
-    ):
-        if predictions:
-            best = squad.score([p.raw for p in predictions], [e.references or () for e in examples])
-            gap = np.array([_no_answer(p) for p in predictions])
-            sides[name] = squad.best_threshold(
-                gap, best.f1, best.has_answer, np.array([not p.raw for p in predictions])
-            )
-    chosen = sides["validation"].value if "validation" in sides else 0.0
-    without = squad.score([p.output for p in result.test], [e.references or () for e in study.test])
-    always = squad.score([p.raw for p in result.test], [e.references or () for e in study.test])
-    apart = auroc(np.array([_no_answer(p) for p in result.test]), ~without.has_answer, confidence)
-    return {
-        "value": chosen,
-        "validation_n": len(result.validation),
-        "f1_without": float(without.f1.mean()),
-        "exact_without": float(without.exact.mean()),
-        "best_f1_on_test": sides["test"].score,
-        "has_answer_f1_without": float(without.f1[without.has_answer].mean())
-        if without.has_answer.any()
-        else None,
-        "has_answer_f1_always": float(always.f1[always.has_answer].mean())
-        if always.has_answer.any()
-        else None,
-        "auroc": asdict(apart) if apart else None,
-        "curve": [
-            {"threshold": t, "f1": s}
-            for t, s in zip(
-                sides["test"].thresholds.tolist(), sides["test"].scores.tolist(), strict=True
-            )
-        ],
-    }
+    return Answered(outputs, columns, per_example(columns, primary), threshold)
 
 
 def _bertscore(
@@ -259,7 +235,11 @@ def _bertscore(
 
 
 def _citations(
-    study: Study, result: VariantResult, outputs: Sequence[str], recipe: Recipe
+    study: Study,
+    result: VariantResult,
+    outputs: Sequence[str],
+    recipe: Recipe,
+    groups: Groups | None,
 ) -> dict[str, Any] | None:
     """How good the citations are, with intervals; None where no passages were shown."""
     if not any(p.retrieved for p in result.test):
@@ -276,15 +256,29 @@ def _citations(
         for output, p, e in zip(outputs, result.test, study.test, strict=True)
     ]
     columns = citation_columns(answers)
-    [summed] = resampled([columns.values], recipe.evaluation.resamples, recipe.seed)
-    samples = citation_rates(summed, columns.names)
+    settings = recipe.evaluation
+    (drawn,) = resample([columns.values], settings.resamples, recipe.seed, groups)
+    samples = drawn.map(lambda summed: citation_rates(summed, columns.names))
+    total = columns.values.sum(axis=0)
+    counted = citation_counts(total, columns.names)
     facts: dict[str, Any] = {
         "answered": int(columns.values[:, 1].sum()),
         "signatures": columns.signatures,
     }
-    for name, value in citation_rates(columns.values.sum(axis=0), columns.names).items():
-        low, high = percentile_interval(samples[name], recipe.evaluation.confidence)
-        facts[name] = {"value": float(value), "low": low, "high": high}
+    for name, rate in citation_rates(total, columns.names).items():
+        value = float(rate)
+        found = resampling_interval(value, samples[name], settings.confidence, UNIT)
+        # A mean of shares varies no more than a share of right and wrong.
+        rows = (
+            wilson_interval(round(value * counted[name]), counted[name], settings.confidence)
+            if counted[name]
+            else (found.low, found.high)
+        )
+        facts[name] = {
+            "value": value,
+            "low": min(found.low, rows[0]),
+            "high": max(found.high, rows[1]),
+        }
     return facts
 
 
@@ -293,64 +287,27 @@ def _on_validation(
 ) -> float | None:
     if not result.validation:
         return None
-    outputs = final_outputs(
-        result.validation, answered.threshold["value"] if answered.threshold else None
-    )
+    threshold = answered.threshold["value"] if answered.threshold else None
+    outputs = final_outputs(result.validation, threshold)
     references = [e.references or () for e in study.validation]
-    if primary == "f1":
-        return float(squad.score(outputs, references).f1.mean())
-    return measure(answer_columns(outputs, references, text=(primary,)))[primary]
+    if primary in ("f1", "exact"):
+        return float(getattr(squad.score(outputs, references), primary).mean())
+    text = ("rougeL",) if primary == "rougeL_or_none" else (primary,)
+    return measure(answer_columns(outputs, references, text=text))[primary]
 
 
-def _interval(
-    name: str, value: float, samples: Floats, columns: Columns, confidence: float
-) -> dict[str, float]:
-    if name.endswith(("exact", "f1")) and value in (0.0, 1.0):
-        # Resamples of identical outcomes do not differ, which would claim certainty. The interval
-        # of a proportion is wider than that of an F1 need be.
-        has = int(columns.values[:, columns.names.index("has_answer")].sum())
-        n = (
-            has
-            if name.startswith("has_answer")
-            else len(columns.values) - has * name.startswith("no_answer")
+def _interval(name: str, measured: Measured, confidence: float) -> dict[str, Any]:
+    value, samples = measured.values[name], measured.samples[name]
+    bounds = {"bleu": (0.0, 100.0), "answer_words": (0.0, inf)}.get(name, UNIT)
+    found = resampling_interval(value, samples, confidence, bounds)
+    ends: dict[str, Any] = {"value": value, "low": found.low, "high": found.high}
+    if samples.by_rows is not None:
+        n = len(measured.table)
+        alone = resampling_interval(
+            value, Samples(samples.by_rows, None, None, n), confidence, bounds
         )
-        low, high = wilson_interval(round(value * n), n, confidence)
-    else:
-        low, high = percentile_interval(samples, confidence)
-    return {"value": value, "low": low, "high": high}
-
-
-def _compare(
-    chosen: Sequence[tuple[str, str]],
-    answered: Mapping[str, Answered],
-    values: Mapping[str, Mapping[str, float]],
-    samples: Mapping[str, Mapping[str, Floats]],
-    confidence: float,
-    primary: str,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Differences of pairs in every metric with paired bootstrap intervals; the primary one's by a
-    sign-flip test."""
-    rows: list[dict[str, Any]] = []
-    for a, b in chosen:
-        row: dict[str, Any] = {"a": a, "b": b, "n": len(answered[a].primary)}
-        for name in values[a]:
-            low, high = percentile_interval(samples[a][name] - samples[b][name], confidence)
-            row[name] = {"value": values[a][name] - values[b][name], "low": low, "high": high}
-        differences = answered[a].primary - answered[b].primary
-        right = answered[a].primary >= RIGHT, answered[b].primary >= RIGHT
-        row |= {
-            "only_a": int((right[0] & ~right[1]).sum()),
-            "only_b": int((right[1] & ~right[0]).sum()),
-            "p": permutation_p(differences, seed),
-            "minimum_detectable_difference": minimum_detectable_mean(
-                differences, alpha=1 - confidence
-            ),
-        }
-        rows.append(row)
-    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"], row["significant"] = adjusted, adjusted < 1 - confidence
-    return rows
+        ends["by_rows"] = {"low": alone.low, "high": alone.high}
+    return ends
 
 
 def _pairs(results: Sequence[VariantResult], recipe: Recipe) -> list[tuple[str, str]]:

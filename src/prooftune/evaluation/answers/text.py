@@ -10,12 +10,13 @@ reward an empty answer where there is none.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from prooftune.evaluation.answers import bleu, overlap, squad
 from prooftune.evaluation.metrics import Floats
+from prooftune.evaluation.resampling import Resampled, Samples, pseudo_examples
 
 TEXT = ("bleu", "rouge1", "rouge2", "rougeL", "meteor")
 """The metrics of free text that need no model."""
@@ -138,7 +139,61 @@ def rates(summed: Floats, names: Sequence[str]) -> dict[str, Floats]:
         for name in (*overlap.ROUGE, "meteor", "bertscore_f1")
         if name in of
     }
+    if "rougeL" in of:
+        result["rougeL_or_none"] = _share(of["rougeL"] + of["no_answer_right"], n)
     return result | {"answer_words": _share(of["answer_words"], n)}
+
+
+PER_EXAMPLE = {
+    "f1": ("has_answer_f1", "no_answer_right"),
+    "exact": ("has_answer_exact", "no_answer_right"),
+    "rougeL_or_none": ("rougeL", "no_answer_right"),
+}
+"""Columns whose sum is a metric of single examples, where it is not a column itself."""
+
+
+def per_example(columns: Columns, metric: str) -> Floats:
+    """A metric of every example, 0 to 1, [n]; 0 where the example does not count."""
+    names = PER_EXAMPLE.get(metric, (metric,))
+    return np.asarray(columns.values[:, [columns.names.index(n) for n in names]].sum(axis=1))
+
+
+WITHOUT_PRIOR = ("answer_words", "bertscore_f1")
+"""Metrics of which no range is known that a single answer could have."""
+
+
+def answer_prior(columns: Columns, resamples: int, seed: int, variant: int) -> Floats:
+    """Sums of the pseudo-examples of answers for `resampling.resample`, [R, c]: of questions with
+    an answer, and, where the data has any, of those without."""
+    right, wrong = pseudo_examples(2, resamples, seed, variant)
+    mean = dict(zip(columns.names, columns.values.mean(axis=0).tolist(), strict=True))
+    known = 1.0 if mean["has_answer"] > 0 else 0.0
+    unknown = 1.0 if mean["has_answer"] < 1 else 0.0
+    has, hits = known * (right + wrong)[:, 0], known * right[:, 0]
+    parts: dict[str, Floats] = {
+        "n": has + unknown * (right + wrong)[:, 1],
+        "has_answer": has,
+        "no_answer_right": unknown * right[:, 1],
+    }
+    scored = ("has_answer_exact", "has_answer_f1", *overlap.ROUGE, "meteor")
+    parts |= dict.fromkeys(scored, hits)
+    # Right and wrong pseudo-examples are as long as the references are in the mean.
+    each = 1 / max(mean["has_answer"], 1e-12)
+    parts |= dict.fromkeys(_BLEU[:2], has * mean.get(_BLEU[1], 0.0) * each)
+    for order in range(1, bleu.ORDER + 1):
+        total = mean.get(f"bleu_total_{order}", 0.0) * each
+        parts |= {f"bleu_matches_{order}": hits * total, f"bleu_total_{order}": has * total}
+    none = np.zeros(resamples)
+    return np.stack([parts.get(name, none) for name in columns.names], axis=1)
+
+
+def samples_of(drawn: Resampled, columns: Columns) -> dict[str, Samples]:
+    """All metrics on all resamples."""
+    samples = drawn.map(lambda summed: rates(summed, columns.names))
+    return {
+        name: replace(found, posterior=None) if name in WITHOUT_PRIOR else found
+        for name, found in samples.items()
+    }
 
 
 def sizes(summed: Floats, names: Sequence[str]) -> dict[str, Floats]:

@@ -1,0 +1,72 @@
+"""By which metric variants are judged, and which tuned variant is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from prooftune.recipe.metrics import PRIMARY_METRICS
+from prooftune.recipe.sections import Evaluation
+from prooftune.types import Study
+
+IMBALANCE = 10
+"""From this ratio of the most to the least frequent training label on, macro F1 is the default."""
+
+
+def classification_primary(study: Study, settings: Evaluation) -> tuple[str, list[str]]:
+    """The metric by which classifiers are judged, and what a reader must know of the choice.
+
+    Accuracy, unless the recipe names another; macro F1 where training labels are so uneven that
+    accuracy would hardly see the rare ones.
+    """
+    if settings.primary:
+        return settings.primary, []
+    counts = Counter(example.target for example in study.train)
+    frequent = max(counts.values(), default=0)
+    rare = min((counts[label] for label in study.labels), default=0)
+    if frequent <= IMBALANCE * rare or not counts:
+        return "accuracy", []
+    ratio = f"{frequent / rare:.0f} to 1" if rare else f"{frequent:,} to none"
+    return "macro_f1", [
+        f"The training labels are uneven ({ratio}), so variants are judged by macro F1, which "
+        "counts every label alike. evaluation.primary: accuracy judges them by accuracy."
+    ]
+
+
+def title_of(primary: str) -> str:
+    """A metric's name in a sentence."""
+    return next(titles[primary] for titles in PRIMARY_METRICS.values() if primary in titles)
+
+
+def judged_variant(
+    variants: Mapping[str, Mapping[str, Any]],
+    primary: str,
+    named: str | None = None,
+    borrowed: Collection[str] = (),
+) -> str | None:
+    """The tuned variant that is judged, and that ships: the one that the recipe names, or the best
+    on validation examples by the primary metric, as final answers are scored (on test examples it
+    would be chosen by what it is judged on).
+
+    Args:
+        variants: of the scores, by name.
+        primary: the metric.
+        named: ``bundle.variant`` of the recipe.
+        borrowed: variants that use what another has learned, and so have nothing of their own to
+            ship.
+
+    Returns:
+        None where nothing was tuned.
+    """
+    tuned = [name for name, variant in variants.items() if variant["kind"] == "tuned"]
+    if named in tuned:
+        return named
+    candidates = [name for name in tuned if name not in borrowed] or tuned
+
+    def quality(name: str) -> float:
+        on_validation = variants[name].get("validation_quality")
+        figure = variants[name]["metrics"][primary]["value"]
+        return float(figure if on_validation is None else on_validation)
+
+    return max(candidates, key=quality) if candidates else None

@@ -1,0 +1,224 @@
+"""The verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prooftune.evaluation.primary import title_of
+
+WORDS = {"beats": "beats", "loses": "loses to", "undecided": "cannot be told apart from"}
+UNTUNED_MODEL = ("zero_shot", "prompt", "retrieval")
+"""Roles of the model before tuning, which alone say whether tuning helped."""
+SMALL = 0.01
+"""A gain below this is called small, unless the recipe says which gain is worthwhile."""
+
+Entry = Mapping[str, Any]
+
+
+def headline(scores: Mapping[str, Any], facts: Mapping[str, Any], best: str) -> str:
+    """The verdict in a few words."""
+    against: list[Entry] = facts["against"]
+    text = {
+        "wins": _won,
+        "mixed": _mixed,
+        "undecided": _undecided,
+        "loses": _lost,
+        "alone": lambda *_: "Measured, but compared with nothing.",
+        "not-tuned": _not_tuned,
+    }[facts["outcome"]](scores, against, best)
+    opposed = _opposed_names(against)
+    if facts["outcome"] != "not-tuned" and opposed:
+        text = f"{text.removesuffix('.')}, but {join(opposed)} got worse."
+    if facts["better"]:
+        text += f" {_better(facts['better'])}"
+    return text
+
+
+def _won(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -> str:
+    model = [entry for entry in against if entry["role"] in UNTUNED_MODEL]
+    if not model:
+        names = join([a["variant"] for a in against])
+        return f"{best} beats {names}; the untuned model was not compared."
+    worth = scores.get("worthwhile")
+    least = min(model, key=lambda entry: entry["difference"]["value"])
+    gain = least["difference"]["value"]
+    if worth is not None:
+        if all(entry["worthwhile"] == "better" for entry in model):
+            return f"Fine-tuning helped, by more than {points(worth)} points."
+        if least["worthwhile"] == "equivalent":
+            return (
+                f"Fine-tuning made no worthwhile difference: {points(gain)} points, surely less "
+                f"than {points(worth)}."
+            )
+        return f"Fine-tuning helped, but not surely by {points(worth)} points or more."
+    if gain < SMALL:
+        return f"Fine-tuning helped, but only by {points(gain, 2)} points."
+    return "Fine-tuning helped."
+
+
+def _mixed(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -> str:
+    del scores, best
+    beaten = [a["variant"] for a in against if a["outcome"] == "beats"]
+    open_ = [a["variant"] for a in against if a["outcome"] == "undecided"]
+    return f"Fine-tuning beat {join(beaten)}, but not clearly {join(open_, 'or')}."
+
+
+def _undecided(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -> str:
+    worth = scores.get("worthwhile")
+    if worth is not None and all(a["worthwhile"] == "equivalent" for a in against):
+        names = join([a["variant"] for a in against])
+        return (
+            f"Fine-tuning made no worthwhile difference: within {points(worth)} points of {names}."
+        )
+    if not any(a["role"] in UNTUNED_MODEL for a in against):
+        return f"{best} is not clearly better than {join([a['variant'] for a in against], 'or')}."
+    return "Fine-tuning made no difference that this test set can show."
+
+
+def _lost(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -> str:
+    del scores, best
+    lost = [a["variant"] for a in against if a["outcome"] == "loses"]
+    return f"Fine-tuning did not pay: {join(lost)} {'is' if len(lost) == 1 else 'are'} better."
+
+
+def _not_tuned(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -> str:
+    del scores
+    if not against:
+        return f"Nothing was tuned; {best} is the only variant."
+    ahead = "the best so far" if against[0]["outcome"] == "beats" else "ahead, but not clearly"
+    return f"Nothing was tuned; {best} is {ahead}."
+
+
+def _opposed_names(against: Sequence[Entry]) -> list[str]:
+    """Titles of metrics that got worse against an untuned model although the primary did not."""
+    names = [
+        title_of(opposed["metric"])
+        for entry in against
+        if entry["role"] in UNTUNED_MODEL and entry["outcome"] != "loses"
+        for opposed in entry["opposed"]
+    ]
+    return list(dict.fromkeys(names))
+
+
+def _better(entries: Sequence[Entry]) -> str:
+    """Tuned variants that were not chosen and did better."""
+    found = [
+        f"{entry['variant']} (by {points(-entry['difference']['value'])} points, {p_value(entry)})"
+        for entry in entries
+    ]
+    was = "was" if len(found) == 1 else "were"
+    return f"{join(found)}, tuned too, did better on test, but {was} not chosen on validation."
+
+
+def sentence(scores: Mapping[str, Any], facts: Mapping[str, Any], best: str, tuned: int) -> str:
+    """The verdict with its figures."""
+    against: list[Entry] = facts["against"]
+    subject = f"{best}, of {tuned} tuned variants the one that ships," if tuned > 1 else best
+    opening = f"{subject} {_does(scores, best)}"
+    if facts["outcome"] == "not-tuned":
+        opening = f"No variant was tuned; of those that were run, {opening}"
+    clauses = []
+    for name in ("loses", "beats", "undecided"):
+        group = [a for a in against if a["outcome"] == name]
+        if group:
+            clauses.append(f"{WORDS[name]} " + join([_clause(a) for a in group]))
+    text = "; it ".join([opening, ", but ".join(clauses)] if clauses else [opening]) + "."
+    for entry in against:
+        text += _opposed_sentence(entry)
+    return text + _worth(scores, against) + _detectable(scores, against)
+
+
+def _opposed_sentence(entry: Entry) -> str:
+    if not entry["opposed"]:
+        return ""
+    parts = [
+        f"{title_of(o['metric'])} by {signed(o['value'])} points "
+        f"({signed(o['low'])} to {signed(o['high'])})"
+        for o in entry["opposed"]
+    ]
+    return f" Against {entry['variant']}, however, it moves {join(parts)}."
+
+
+def _worth(scores: Mapping[str, Any], against: Sequence[Entry]) -> str:
+    """The three answers where the recipe says which difference is worthwhile."""
+    worth = scores.get("worthwhile")
+    if worth is None or not against:
+        return ""
+    words = {
+        "better": f"better by more than {points(worth)} points than",
+        "worse": f"worse by more than {points(worth)} points than",
+        "equivalent": f"equivalent (within {points(worth)} points) to",
+        "undecided": f"not shown to differ by {points(worth)} points or to be equivalent to",
+    }
+    parts = []
+    for key, word in words.items():
+        names = [a["variant"] for a in against if a["worthwhile"] == key]
+        if names:
+            parts.append(f"{word} {join(names)}")
+    return f" It is {join(parts)}."
+
+
+def _detectable(scores: Mapping[str, Any], against: Sequence[Entry]) -> str:
+    missed = [
+        a["minimum_detectable_difference"]
+        for a in against
+        if a["outcome"] == "undecided" and a["minimum_detectable_difference"] is not None
+    ]
+    if not missed or missed != missed:
+        return ""
+    return (
+        f" With {_what(scores)} a true difference of {points(max(missed))} points would have been "
+        "found with a probability of 80%; a smaller one may have been missed."
+    )
+
+
+def _does(scores: Mapping[str, Any], best: str) -> str:
+    primary = scores["primary"]
+    figure = scores["variants"][best]["metrics"][primary]
+    ends = f"{scores['confidence']:.0%} interval"
+    if primary == "accuracy":
+        return (
+            f"labels {figure['value']:.1%} of {_what(scores)} correctly "
+            f"({ends} {figure['low']:.1%} to {figure['high']:.1%})"
+        )
+    does = "labels" if scores.get("task", "classification") == "classification" else "answers"
+    return (
+        f"{does} {_what(scores)} with {scores['primary_title']} {points(figure['value'])} "
+        f"({ends} {points(figure['low'])} to {points(figure['high'])})"
+    )
+
+
+def _what(scores: Mapping[str, Any]) -> str:
+    noun = "examples" if scores.get("task", "classification") == "classification" else "questions"
+    groups = scores.get("groups")
+    return f"{scores['n']:,} test {noun}" + (f" in {groups['count']:,} groups" if groups else "")
+
+
+def _clause(entry: Entry) -> str:
+    value = entry["difference"]["value"]
+    small = abs(value) < SMALL / 10
+    amount = points(abs(value), 2 if small else 1)
+    text = f"{signed(value)} points" if entry["outcome"] == "undecided" else f"by {amount} points"
+    return f"{entry['variant']} ({text}, {p_value(entry)})"
+
+
+def p_value(entry: Entry) -> str:
+    p = entry["p_holm"]
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def points(share: float, digits: int = 1) -> str:
+    """A share as points: 0.034 -> ``3.4``."""
+    return f"{100 * share:.{digits}f}"
+
+
+def signed(share: float) -> str:
+    return f"{100 * share:+.1f}"
+
+
+def join(words: list[str], last: str = "and") -> str:
+    """``a, b and c``."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} {last} {words[-1]}"

@@ -1,0 +1,31 @@
+"""The metrics by which a study may judge its variants."""
+
+from __future__ import annotations
+
+from prooftune.recipe.data import Task
+
+_CLASSIFICATION = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "weighted_f1": "weighted F1",
+    "mcc": "Matthews correlation",
+}
+_ANSWERS = {
+    "f1": "F1",
+    "exact": "exact match",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeL_or_none": "ROUGE-L with unanswerable questions",
+    "meteor": "METEOR",
+}
+PRIMARY_METRICS: dict[Task, dict[str, str]] = {
+    "classification": _CLASSIFICATION,
+    "extractive-qa": _ANSWERS,
+    "free-text-qa": _ANSWERS,
+}
+"""Key and title of the metrics that ``evaluation.primary`` may name, by task: those that grow with
+quality and that every variant has."""
