@@ -33,6 +33,9 @@ _BOUNDS: dict[str, tuple[float, float] | None] = {
 }
 """Range of a difference in a metric, where it is not that of shares."""
 
+_EDGE = 1e-6
+"""How far from 0 the interval of a significant difference ends at least."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -188,17 +191,17 @@ def _ends(interval: Interval) -> dict[str, float]:
 def consistent(ends: Mapping[str, float], significant: bool) -> dict[str, float]:
     """An interval that does not contradict the test of the same difference.
 
-    Where Holm's procedure finds a difference, the sign of it is known, and the interval ends at 0
-    at the latest; where it finds none, 0 is not excluded.
+    Where Holm's procedure finds a difference, the sign of it is known, and the interval stops short
+    of 0; where it finds none, 0 is not excluded.
     """
-    low, high = ends["low"], ends["high"]
+    value, low, high = ends["value"], ends["low"], ends["high"]
     if not significant:
         low, high = min(low, 0.0), max(high, 0.0)
-    elif ends["value"] > 0:
-        low = max(low, 0.0)
+    elif value > 0:
+        low = max(low, min(_EDGE, value))
     else:
-        high = min(high, 0.0)
-    return {"value": ends["value"], "low": low, "high": high}
+        high = min(high, max(-_EDGE, value))
+    return {"value": value, "low": low, "high": high}
 
 
 def _detectable(

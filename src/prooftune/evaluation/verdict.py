@@ -116,7 +116,7 @@ def _signed(difference: Mapping[str, Any], sign: int) -> dict[str, Any]:
     return {"value": sign * difference["value"], "low": ends[0], "high": ends[1]}
 
 
-OPPOSED = ("accuracy", "macro_f1", "balanced_accuracy", "mcc", "f1", "exact", "rougeL", "meteor")
+OPPOSED = ("accuracy", "macro_f1", "mcc", "f1", "exact", "rougeL", "meteor")
 """Metrics that are held against the primary one."""
 
 
