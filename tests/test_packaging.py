@@ -132,3 +132,13 @@ def test_the_citation_has_no_version_to_forget() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert "version" not in citation and citation["license"] == PROJECT["license"]
+
+
+def test_the_smoke_test_runs_every_command() -> None:
+    from typer.main import get_command
+
+    from prooftune.cli.app import app
+
+    script = (ROOT / "tests" / "smoke" / "commands.py").read_text("utf-8")
+    run = set(re.findall(r'runner\.(?:run\(\s*|commands\.add\()"([\w-]+)"', script))
+    assert set(get_command(app).commands) <= run  # type: ignore[attr-defined]

@@ -106,6 +106,7 @@ def missing_extras(runner: CommandRunner) -> None:
     refused("llama-cpp", "export", "runs/reviews/bundle", "--to", "gguf-q4_k_m", "--out", "q4")
     refused("hub", *run, "--set", "data.train=hub:someone/something")
     refused("quantization", *run, "--set", "quantization.load_in_4bit=true")
+    refused("tracking", *run, "--set", "training.report_to=tensorboard")
     refused(
         "judge", *run, "--set", "judge.model=m", "--set", "judge.base_url=http://127.0.0.1:9/v1"
     )
