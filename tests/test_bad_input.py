@@ -109,7 +109,7 @@ DATA: list[tuple[str, dict[str, bytes], str, list[str]]] = [
         "one class",
         {"a.csv": b"text,label\n" + text("pos").encode()},
         "train: a.csv",
-        ["only one label ('pos') in all", "nothing to tell apart"],
+        ["only one label ('pos') in all", "nothing to classify"],
     ),
     (
         "unseen label",
@@ -121,7 +121,7 @@ DATA: list[tuple[str, dict[str, bytes], str, list[str]]] = [
         "leak",
         {"t.csv": b"text,label\nfine film number 3 of the year!,pos\ndull thing,neg\n"},
         "train: good.csv\n  validation: good.csv\n  test: t.csv",
-        ["same words as 1 test row", "audit.leak: drop"],
+        ["exact duplicate of 1 test row", "audit.leak: drop"],
     ),
     (
         "binary",
@@ -255,7 +255,7 @@ def test_a_hub_that_cannot_be_reached(folder: Path) -> None:
             HF_ENDPOINT=f"http://127.0.0.1:{taken.getsockname()[1]}",
             NO_PROXY="127.0.0.1",
         )
-    expect(done, 1, "the hub cannot be reached for data set 'owner/name'", "HF_ENDPOINT")
+    expect(done, 1, "cannot reach the hub for dataset 'owner/name'", "HF_ENDPOINT")
     assert finished(folder) == []
 
 

@@ -64,7 +64,7 @@ def test_sound_data_has_no_findings() -> None:
         (
             "error",
             "error",
-            "Remove them, or let audit.leak: drop remove them from train (audit.leak: allow keeps "
+            "Remove them, or set audit.leak: drop to remove them from train (audit.leak: allow keeps "
             "them; the scores are then inflated)",
         ),
         ("drop", "info", "Dropped from train."),
@@ -120,10 +120,9 @@ def test_dropping_takes_rows_from_the_earlier_split() -> None:
     assert [e.id for e in kept.validation] == ["valid:2", "valid:3"]
     assert len(kept.train) == len(FILLER)
     assert kept.notes == [
-        "train: 2 rows dropped as duplicates or near-duplicates of validation or test rows "
-        "(audit.leak: drop).",
-        "validation: 1 row dropped as duplicates or near-duplicates of test rows "
-        "(audit.leak: drop).",
+        "train: 2 rows dropped (audit.leak: drop): duplicates or near-duplicates of validation or "
+        "test rows.",
+        "validation: 1 row dropped (audit.leak: drop): duplicates or near-duplicates of test rows.",
     ]
 
 

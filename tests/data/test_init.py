@@ -298,7 +298,7 @@ def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
         file(tmp_path, "b.csv", "text,label\n" + "".join(f"text {i},a\n" for i in range(20))),
         tmp_path / "b.yaml",
     )
-    assert sentences[-1] == "One label alone leaves nothing to tell apart: is it the right column?"
+    assert sentences[-1] == "One label alone leaves nothing to classify: is it the right column?"
 
 
 @pytest.mark.parametrize(

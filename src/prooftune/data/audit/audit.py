@@ -184,8 +184,8 @@ def drop_rows(study: Study, report: AuditReport, recipe: Recipe) -> Study:
         if counts["leaked"]:
             later = "test" if name == "validation" else "validation or test"
             notes.append(
-                f"{name}: {count_noun(counts['leaked'], 'row')} dropped as duplicates or "
-                f"near-duplicates of {later} rows (audit.leak: drop)."
+                f"{name}: {count_noun(counts['leaked'], 'row')} dropped (audit.leak: drop): "
+                f"duplicates or near-duplicates of {later} rows."
             )
         if examples and not remaining[name]:
             raise UsageError(f"no {name} rows remain after dropping empty and leaked rows")
