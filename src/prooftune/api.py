@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,13 @@ class InitResult:
     Attributes:
         recipe: path of the recipe file.
         guesses: one sentence for each option inferred from the data file.
+        problems: what keeps the recipe from running here (a missing library, say), one sentence
+            each.
     """
 
     recipe: Path
     guesses: list[str]
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,8 @@ def init(file: str | Path, out: str | Path | None = None, *, force: bool = False
     """
     from prooftune.data.init.recipe_writer import draft_recipe
     from prooftune.errors import UsageError
+    from prooftune.preflight.checker import findings
+    from prooftune.recipe import load as load_recipe
     from prooftune.utils.files import write_text
 
     file = Path(file)
@@ -133,7 +138,8 @@ def init(file: str | Path, out: str | Path | None = None, *, force: bool = False
         )
     text, guesses = draft_recipe(file, target)
     write_text(target, text)
-    return InitResult(target, guesses)
+    found = findings(*load_recipe(target))
+    return InitResult(target, guesses, [str(finding) for finding in found])
 
 
 def compare(first: str | Path, second: str | Path) -> RunComparison:

@@ -406,3 +406,16 @@ def test_unwritable_cache_folder_is_a_failure(
     (tmp_path / "file").write_text("")
     with pytest.raises(Failure, match="cannot write"):
         judge(ITEMS, settings(), tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({"max_tokens": 2048}, 60 + 2048 / 5),
+        ({}, 60 + 1024 / 5),
+        ({"timeout": 12.5, "max_tokens": 2048}, 12.5),
+    ],
+)
+def test_the_time_out_follows_from_the_tokens(options: dict[str, Any], seconds: float) -> None:
+    judge_section = Settings.model_validate({"model": "m", **options})
+    assert judge_section.request_seconds == pytest.approx(seconds)

@@ -227,3 +227,22 @@ def test_the_check_draws_nothing_from_the_seed(
     before = torch.get_rng_state()
     found(training={"optim": "adamw_torch"})
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_init_tells_what_is_missing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prooftune.evaluation.answers import scores
+
+    questions = tmp_path / "questions.csv"
+    rows = [f"What is {i}?,The number {i} of many" for i in range(30)]
+    questions.write_text("\n".join(["question,answer", *rows]))
+    monkeypatch.chdir(tmp_path)
+    assert prooftune.init(questions, tmp_path / "a.yaml").problems == []
+    monkeypatch.setattr(scores, "_LIBRARIES", {"no_such_module": "no-such-package"})
+    assert prooftune.init(questions, tmp_path / "b.yaml").problems == [
+        "task: measuring answers needs no-such-package: pip install 'prooftune[answers]'"
+    ]
+
+
+def test_missing_data_is_listed_with_the_rest(found: Any) -> None:
+    shown = found(data={"train": "no_such.csv"}, training={"torch_compile": True})
+    assert [finding.place for finding in shown] == ["data.train", "training.torch_compile"]

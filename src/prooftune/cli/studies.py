@@ -108,6 +108,8 @@ def init(
     written = init_recipe(file, out, force=force)
     for note in written.guesses:
         print(f"  {note}")
+    for problem in written.problems:
+        print(f"  To do: {problem}")
     print(
         f"Wrote {written.recipe}. Review it, then:\n"
         f"  prooftune check {written.recipe}\n  prooftune run {written.recipe}"

@@ -3,18 +3,73 @@ call."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import ItemsView, KeysView, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prooftune.errors import UsageError
 
 
+class SimilarityScores(tuple[float, ...]):
+    """Three means to unpack, each 0 to 1, and all figures by key.
+
+        bert, bleu, rouge = SimilarityEvaluator().evaluate_similarity(candidates, references)
+
+    By key, BLEU is on sacreBLEU's scale: ``scores["bleu"]`` is 0 to 100, ``scores.bleu`` 0 to 1.
+
+    Attributes:
+        bert: mean F1 of BERTScore.
+        bleu: BLEU of the list as one corpus, 0 to 1.
+        rouge: mean F1 of ROUGE-L.
+        details: all figures; what `SimilarityEvaluator.evaluate_similarity` lists.
+    """
+
+    details: dict[str, Any]
+
+    def __new__(cls, details: dict[str, Any]) -> SimilarityScores:
+        bert, rouge = details["bertscore"]["f1"], details["rougeL"]
+        scores = super().__new__(cls, (bert, details["bleu"] / 100, rouge))
+        scores.details = details
+        return scores
+
+    @property
+    def bert(self) -> float:
+        return float(self[0])
+
+    @property
+    def bleu(self) -> float:
+        return float(self[1])
+
+    @property
+    def rouge(self) -> float:
+        return float(self[2])
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.details[key] if isinstance(key, str) else super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.details if isinstance(key, str) else super().__contains__(key)
+
+    def keys(self) -> KeysView[str]:
+        return self.details.keys()
+
+    def items(self) -> ItemsView[str, Any]:
+        return self.details.items()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.details.get(key, default)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SimilarityScores, (self.details,)
+
+
 @dataclass(frozen=True, slots=True)
 class SimilarityEvaluator:
     """Compares candidate texts with references.
 
-        SimilarityEvaluator().evaluate_similarity(["It may be refused."], ["Refusal is allowed."])
+        bert, bleu, rouge = SimilarityEvaluator().evaluate_similarity(
+            ["It may be refused."], ["Refusal is allowed."]
+        )
 
     Attributes:
         model: encoder of BERTScore: alias, package reference, folder or hub name; None:
@@ -27,11 +82,12 @@ class SimilarityEvaluator:
 
     def evaluate_similarity(
         self, candidates: Sequence[str], references: Sequence[str | Sequence[str]]
-    ) -> dict[str, Any]:
+    ) -> SimilarityScores:
         """Score every candidate against its reference, or the best of its several references.
 
         Returns:
-            ``bertscore`` (``precision``, ``recall``, ``f1``) and ``rougeL`` (0 to 1) as means over
+            The means of BERTScore, BLEU and ROUGE-L (each 0 to 1) to unpack; by key: ``bertscore``
+            (``precision``, ``recall``, ``f1``) and ``rougeL`` (0 to 1) as means over
             the list, ``bleu`` of the list as one corpus and ``bleu_mean`` of its sentences (0 to
             100); ``items`` with one such dictionary for each candidate, in order; ``signatures``
             with what computed each; ``shortened``, the number of texts that are longer than the
@@ -63,7 +119,7 @@ class SimilarityEvaluator:
                 meant.precision, meant.recall, meant.f1, single, long, strict=True
             )
         ]
-        return {
+        details = {
             "bertscore": {
                 name: float(getattr(meant, name).mean()) for name in ("precision", "recall", "f1")
             },
@@ -78,6 +134,7 @@ class SimilarityEvaluator:
                 "rougeL": rouge_signature,
             },
         }
+        return SimilarityScores(details)
 
 
 def _checked(

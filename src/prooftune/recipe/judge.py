@@ -24,6 +24,11 @@ CRITERIA = {
 """Default criteria, in the words of the judge prompt: name -> question."""
 
 
+QUEUE_SECONDS, SLOWEST_TOKENS_PER_SECOND = 60.0, 5.0
+"""Default time-out of a request: time to wait for its turn and read the prompt, and the rate of an
+8B model with 4-bit weights on a CPU."""
+
+
 class Judge(Section):
     """A language model that scores answers and compares pairs of answers (LLM-as-a-judge)."""
 
@@ -44,8 +49,10 @@ class Judge(Section):
     max_tokens: int = Field(default=1024, gt=0)
     """Maximum tokens per response, reasoning included. A response cut off at this limit counts as a
     failed judgement."""
-    timeout: float = Field(default=60.0, gt=0)
-    """Seconds per request, from start to end, streaming included."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds per request, from start to end, streaming included. Default: 60, and one second for
+    every 5 tokens of `max_tokens`, so that a model that writes 5 tokens a second can use them all.
+    """
     deadline: float = Field(default=3600.0, gt=0)
     """Seconds for all requests of one variant. Requests that miss the deadline count as failed; the
     next run sends them again."""
@@ -58,6 +65,13 @@ class Judge(Section):
     human: str | None = None
     """CSV file of human scores, with the columns ``id``, ``criterion`` and ``score``. The report
     then shows the agreement between the judge and the humans."""
+
+    @property
+    def request_seconds(self) -> float:
+        """Seconds that one request may take."""
+        if self.timeout is not None:
+            return self.timeout
+        return QUEUE_SECONDS + self.max_tokens / SLOWEST_TOKENS_PER_SECOND
 
     @field_validator("criteria", mode="before")
     @classmethod

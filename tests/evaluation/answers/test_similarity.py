@@ -1,5 +1,6 @@
 """The call that compares whole lists."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,17 @@ def test_means_and_items_of_whole_lists() -> None:
         and "nrefs:var" in got["signatures"]["bleu"]
     )
     assert got["shortened"] == 4
+
+
+def test_three_means_of_one_scale_can_be_unpacked() -> None:
+    scores = SimilarityEvaluator().evaluate_similarity(CANDIDATES, REFERENCES)
+    bert, bleu, rouge = scores
+    assert (bert, rouge) == (3, scores["rougeL"])
+    assert 0 < bleu < 1 and bleu == pytest.approx(scores["bleu"] / 100)
+    assert (scores.bert, scores.bleu, scores.rouge) == tuple(scores) == (bert, bleu, rouge)
+    assert dict(scores) == scores.details and scores["items"]
+    assert scores.get("none", 0) == 0 and scores[1] == bleu
+    assert pickle.loads(pickle.dumps(scores)).details == scores.details
 
 
 @pytest.mark.parametrize(
