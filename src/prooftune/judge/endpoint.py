@@ -91,7 +91,9 @@ class Endpoint:
             if remaining <= 0 or self.stop.is_set():
                 break
             try:
-                return asyncio.run(self._send(messages, min(self.settings.request_seconds, remaining)))
+                return asyncio.run(
+                    self._send(messages, min(self.settings.request_seconds, remaining))
+                )
             except RequestFailed as attempt:
                 failure = attempt
             wait = max(failure.wait, random.uniform(0, min(MAX_BACKOFF, FIRST_BACKOFF * 2**number)))
