@@ -65,6 +65,7 @@ class UnpaddedLayout:
         """Layout for a mask [rows, length], True for tokens; None if too little is padding."""
         rows, length = token_mask.shape
         to_padded = token_mask.flatten().nonzero().flatten()
+        # The index lookups cost more than a little padding.
         if _INVERSE_MIN_PADDING * (rows * length - len(to_padded)) < rows * length:
             return None
         to_packed = torch.zeros(rows * length, dtype=torch.long, device=token_mask.device)
@@ -106,15 +107,18 @@ def batch_by_token_budget(
         Row numbers per batch, longest rows first, so that memory peaks at the start and not at the
         end. A row longer than the budget gets a batch of its own. Deterministic.
     """
+    # The row number breaks ties, so that the same lengths give the same batches.
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
     longest = padding = 0
     for i in order:
+        # Rows come in descending order, so the first of a batch is its longest.
         padding += longest - lengths[i]
         if batches and longest * (len(batches[-1]) + 1) <= budget and padding <= max_padding:
             batches[-1].append(i)
         else:
             batches.append([i])
+            # An empty row still takes one position.
             longest, padding = max(1, lengths[i]), 0
     return batches
 
@@ -147,9 +151,12 @@ def group_by_common_prefix(
     groups: list[PrefixGroup] = []
     rest: list[int] = []
     run, common = order[:1], 0
+    # The -1 at the end closes the last run.
     for previous, row_id in zip(order, [*order[1:], -1], strict=True):
         shared = common_prefix_length(rows[previous], rows[row_id]) if row_id >= 0 else 0
         shorter = min(len(rows[previous]), len(rows[row_id])) if row_id >= 0 else 0
+        # Every row keeps a token of its own, whose hidden state gives its first logits; the group
+        # shares what all of its rows share.
         shared = min(shared, shorter - 1, common or shared)
         if shared >= max(MIN_COMMON_PREFIX, shorter / 2):
             run, common = [*run, row_id], shared
@@ -217,6 +224,7 @@ def collate(
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
     flat = [i * length + position for i, own in enumerate(logit_positions) for position in own]
+    # Padding gets positions too; nothing attends to it.
     positions = (torch.arange(length) + prefix_length).expand(len(rows), -1)
     batch = Batch(ids, mask, positions, torch.tensor(flat, dtype=torch.long))
     return to_device(batch, device) if device is not None else batch

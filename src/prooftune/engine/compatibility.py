@@ -90,6 +90,7 @@ def check_output_head(model: nn.Module) -> None:
 
 def prefix_matches_full_pass(backbone: nn.Module, ids: list[int]) -> bool:
     """Whether the last hidden state is the same with and without a shared prefix."""
+    # The first half is the shared prefix, the second half the row.
     half, device = len(ids) // 2, device_of(backbone)
     try:
         full = hidden_states(backbone, collate([ids], [[len(ids) - 1]], 0, device), None)
@@ -102,11 +103,12 @@ def prefix_matches_full_pass(backbone: nn.Module, ids: list[int]) -> bool:
     return bool((full - split).abs().max() <= 0.05 * max(1.0, float(full.abs().max())))
 
 
-def _probe_ids(model: Any) -> list[int]:
+def _probe_ids(model: nn.Module) -> list[int]:
     """Eight token ids spread over the vocabulary.
 
     The first ids are special tokens that are rare in pretraining; hidden states after them are
     sensitive to rounding.
     """
-    vocabulary = int(model.get_input_embeddings().num_embeddings)
+    transformer: Any = model
+    vocabulary = int(transformer.get_input_embeddings().num_embeddings)
     return [i * vocabulary // 10 for i in range(1, 9)]

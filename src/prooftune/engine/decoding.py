@@ -85,6 +85,7 @@ class ContinuousBatcher:
         own = [
             len(prompt) - n for prompt, n in zip(batch.prompts, batch.prefix_lengths, strict=True)
         ]
+        # All rows of the buffer have the capacity of the longest.
         capacity = max(self._capacity(active), max(own) + self._max_new_tokens)
         prefixes = [
             *self._shared.lengths,
@@ -109,6 +110,7 @@ class ContinuousBatcher:
                 batch.row_ids, batch.prompts, batch.prefix_lengths, strict=True
             )
         ]
+        # The common prefixes are in the shared cache.
         own = [prompt[n:] for prompt, n in zip(batch.prompts, batch.prefix_lengths, strict=True)]
         cache = KVCache()
         finished = self._append_tokens(sequences, self._prefill(own, sequences, cache, shared))
@@ -120,6 +122,7 @@ class ContinuousBatcher:
 
     def decode_step(self) -> Finished:
         """Generate one more token of every sequence."""
+        # Amortized: a compaction copies the cache, and at least halves the batch.
         if 2 * self.num_active <= len(self._sequences):
             self._compact([(self._sequences, self._cache, self._shared)])
         tokens = [[sequence.next_token] for sequence in self._sequences]
@@ -129,6 +132,7 @@ class ContinuousBatcher:
                 *((s.cached_tokens, s.first_position) for s in self._sequences), strict=True
             )
         )
+        # Rows have different lengths: a row attends to its own first `cached + 1` positions.
         key_index = torch.arange(int(cached.max()) + 1, device=self._device)
         self._cache.set_write_positions(cached[:, 0], len(key_index))
         batch = replace(
@@ -228,6 +232,7 @@ class ContinuousBatcher:
             for sequence, value in zip(sequences, sums, strict=True):
                 sequence.output.no_answer_log_prob = value
             first_log_probs = first_log_probs.clone()
+            # The answer is generated under the condition that there is one.
             first_log_probs[:, [alternative[0], self._stop_token_id]] = -torch.inf
         return first_log_probs
 
@@ -241,6 +246,7 @@ class ContinuousBatcher:
                 else self._token_selector(sequence.row_id, sequence.output.ids, own_log_probs)
                 for sequence, own_log_probs in zip(sequences, log_probs, strict=True)
             ]
+        # One transfer from the device for all rows.
         values = log_probs.gather(1, torch.tensor(tokens, device=log_probs.device)[:, None])[
             :, 0
         ].tolist()

@@ -109,6 +109,7 @@ def hidden_states_in_context(
     backbone: nn.Module, batch: Batch, context: AttentionContext, cache: KVCache | None
 ) -> Tensor:
     """`hidden_states` for given masks and prefixes (our attention only)."""
+    # Everything but attention runs on packed tokens if enough of the batch is padding.
     ids, positions = batch.input_ids, batch.position_ids
     logit_positions = batch.logit_positions
     unpadded = UnpaddedLayout.from_mask(batch.token_mask)
@@ -121,6 +122,7 @@ def hidden_states_in_context(
     context.unpadded, context.keys_unpadded = unpadded, cache is None
     if cache is not None:
         cache.unpadded = unpadded
+    # In a decode step every token's logits are needed, so the hooks would only cost time.
     sparse = len(logit_positions) < ids.numel()
     with compute_only_positions(backbone, logit_positions) if sparse else nullcontext():
         out = backbone(
@@ -153,6 +155,7 @@ def _transformers_attention(backbone: nn.Module, batch: Batch, prefix: Any | Non
         rows = batch.input_ids.shape[0]
         options = {"past_key_values": expand_cache(prefix, rows), "use_cache": True}
         if mask.dim() == 2:
+            # Every row sees the whole prefix.
             mask = torch.cat([mask.new_ones(rows, prefix.get_seq_length()), mask], dim=1)
     masks: Any = mask if mask.dim() == 2 else _tree_masks(backbone, batch)
     return backbone(
@@ -186,6 +189,7 @@ def _tree_masks(backbone: nn.Module, batch: Batch) -> Any:
         dim=1,
     )
     near = (batch.position_ids[:, :, None] - key_positions[:, None, :] < window)[:, None]
+    # A sliding-window cache has dropped all but the last W - 1 keys of the prefix.
     sliding = additive_mask((allowed & near)[..., max(0, prefix - (window - 1)) :], dtype)
     return {"full_attention": full, "sliding_attention": sliding} if layer_types else sliding
 

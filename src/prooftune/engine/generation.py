@@ -81,6 +81,7 @@ def generate(
                 )
             return
         cache = compute_prefix_cache(get_backbone(model), prefix)
+        # Half of the budget per prefill, so that a batch can be admitted while another decodes.
         for waiting in _prefill_queues(rows, lengths, batch_tokens // 2):
             batcher = ContinuousBatcher(
                 model,
@@ -92,6 +93,7 @@ def generate(
                 token_selector,
             )
             while waiting or batcher.num_active:
+                # A batch larger than the budget is admitted when nothing else is active.
                 admits = waiting and (
                     not batcher.num_active or batcher.has_capacity(waiting[0], batch_tokens)
                 )
@@ -129,7 +131,7 @@ def _prefill_queues(
 
 
 def _generate_with_transformers(
-    model: Any,
+    model: nn.Module,
     prompts: list[list[int]],
     stop_token_id: int,
     alternative_ids: tuple[int, ...],
@@ -144,7 +146,8 @@ def _generate_with_transformers(
     for i, prompt in enumerate(prompts):
         ids[i, longest - len(prompt) :] = torch.tensor(prompt, device=device)
         mask[i, longest - len(prompt) :] = 1
-    out = model.generate(
+    transformer: Any = model
+    out = transformer.generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
@@ -160,6 +163,7 @@ def _generate_with_transformers(
     token_log_probs = log_probs.gather(2, tokens[..., None])[..., 0].tolist()
     outputs = []
     for row, values in zip(tokens.tolist(), token_log_probs, strict=True):
+        # transformers pads finished rows with the stop token.
         length = row.index(stop_token_id) if stop_token_id in row else len(row)
         outputs.append(Generated(row[:length], sum(values[: length + 1]), stop_token_id in row))
     if alternative_ids:

@@ -45,10 +45,12 @@ class KVCache:
         """
         if self.unpadded is not None:
             keys, values = self.unpadded.pad_heads(keys), self.unpadded.pad_heads(values)
+        # Prefill: new keys and values are the whole cache.
         if self._positions is None:
             self._layers[layer_idx] = (keys, values)
             return keys, values
         buffers = self._layers[layer_idx]
+        # Decode: one new token per row, each at its own position.
         for buffer, new in zip(buffers, (keys, values), strict=True):
             buffer[self._rows, :, self._positions] = new[:, :, 0]
         return buffers[0][:, :, : self._visible], buffers[1][:, :, : self._visible]
@@ -114,6 +116,7 @@ def _gather(parts: Sequence[tuple[Tensor, Sequence[int]]], capacity: int) -> Ten
     )
     start = 0
     for cached, rows in parts:
+        # Once long rows have finished, the new buffers may be shorter than the old ones.
         width = min(capacity, cached.shape[2])
         out[start : start + len(rows), :, :width] = cached[:, :, :width].index_select(
             0, torch.tensor(rows, device=cached.device)

@@ -36,6 +36,7 @@ def get_output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     Applies the lm_head, with the final soft-capping of Gemma 2, or the classification head.
     """
     base = base_model(model)
+    # transformers' name of the head of sequence classification models.
     head = getattr(base, "score", None)
     if isinstance(head, nn.Module):
         return _float32_head(head)
@@ -51,6 +52,8 @@ def get_output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def _float32_head(head: nn.Module) -> Callable[[Tensor], Tensor]:
     def output_head(hidden: Tensor) -> Tensor:
+        # A classification head is small and decides the answer: float32, whatever the backbone's
+        # dtype.
         with torch.autocast(hidden.device.type, enabled=False):
             logits: Tensor = head(hidden.float())
             return logits

@@ -54,6 +54,7 @@ def pack_sequences(
         positions += range(prefix_length, prefix_length + len(row))
     padding, lengths = -len(ids) % PAD_MULTIPLE, [len(row) for row in rows]
     ids += [0] * padding
+    # Padding belongs to the last row, behind its tokens, where the causal mask hides it from them.
     positions += positions[-1:] * padding
     lengths[-1] += padding
     return PackedBatch(

@@ -20,6 +20,7 @@ def autocast(model: nn.Module) -> Iterator[None]:
     """
     first = next(model.parameters())
     dtype = getattr(model, "dtype", first.dtype)
+    # Autocast would lower the precision of a float32 model.
     if dtype not in (torch.bfloat16, torch.float16):
         with fused(model):
             yield

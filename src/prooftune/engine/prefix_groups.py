@@ -59,6 +59,7 @@ class SharedPrefixCache:
             device: of the model.
         """
         cache = KVCache()
+        # Only keys and values are needed.
         no_logits: list[list[int]] = [[] for _ in common_prefixes]
         hidden_states(
             backbone, collate(common_prefixes, no_logits, prefix_length, device), prefix, cache
@@ -83,6 +84,7 @@ class SharedPrefixCache:
     @classmethod
     def merge(cls, parts: Sequence[tuple[SharedPrefixCache, Sequence[int]]]) -> SharedPrefixCache:
         """The prefixes that the given rows of each part still need."""
+        # A group leaves with its last row.
         used = [
             sorted({cache.row_group_ids[i] for i in rows})
             for cache, rows in parts
@@ -93,6 +95,7 @@ class SharedPrefixCache:
         row_group_ids: list[int] = []
         first_group = 0
         for (cache, rows), group_ids in zip(parts, used, strict=True):
+            # Groups are numbered anew: those of the first part, then those of the second.
             row_group_ids += [first_group + group_ids.index(cache.row_group_ids[i]) for i in rows]
             first_group += len(group_ids)
         prefix_lengths = torch.cat(

@@ -51,6 +51,7 @@ def label_tree(labels: Sequence[Sequence[int]], stop_token_id: int) -> LabelTree
         terms = []
         for i, token in enumerate(label):
             start = label[:i]
+            # A node's hidden state predicts the next token of every label that starts like this.
             if start not in nodes:
                 nodes[start] = len(tree.tokens)
                 tree.tokens.append(start[-1])
@@ -107,6 +108,7 @@ def score_labels(
             log_probs = torch.log_softmax(logits, dim=-1).reshape(
                 len(row_ids), 1 + len(tree.tokens), -1
             )
+            # The output head needs no more than 1 + nodes positions per row.
             sums = [
                 sum(log_probs[:, node + 1, token] for node, token in terms)
                 for terms in tree.label_terms
@@ -160,8 +162,10 @@ def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: in
     ancestors = _ancestors(tree)
     for i, row in enumerate(rows):
         start, end = len(row), len(row) + nodes
+        # Within the tree, a node attends to its ancestors only: siblings are alternatives.
         allowed[i, start:end, start:end] = ancestors
         allowed[i, range(end, length), range(end, length)] = False  # padding
+        # Siblings share a position, as if each label alone followed the row.
         positions[i, start:end] = torch.tensor(tree.depths) + prefix_length + start - 1
     prefix = torch.ones(count, length, prefix_length, dtype=torch.bool)
     mask = torch.cat([prefix, allowed], dim=2)[:, None]

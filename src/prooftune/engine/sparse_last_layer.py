@@ -47,7 +47,7 @@ def compute_only_positions(backbone: nn.Module, positions: Tensor) -> Iterator[N
         yield
 
 
-def per_token_modules(backbone: Any) -> list[nn.Module]:
+def per_token_modules(backbone: nn.Module) -> list[nn.Module]:
     """The last layer's modules after attention; none if they must run on every token."""
     layers = getattr(backbone, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not len(layers):
@@ -59,6 +59,7 @@ def per_token_modules(backbone: Any) -> list[nn.Module]:
     )
     if not isinstance(projection, nn.Module) or not isinstance(mlp, nn.Module):
         return []
+    # Recomputation calls the modules again after the hooks are gone.
     recomputed = backbone.training and getattr(last, "gradient_checkpointing", False)
     return (
         [projection, mlp]

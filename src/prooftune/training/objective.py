@@ -164,7 +164,7 @@ class TuningModule(nn.Module):
         model: the model that learns.
         label_smoothing: share of the target's probability that is spread over all tokens (or
             classes) while training (Szegedy et al. 2016, arXiv 1512.00567).
-        lines: lay rows one after another (`engine.line`), which our own attention can tell apart.
+        lines: whether rows are packed (`engine.packing`), which our own attention supports.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -110,6 +110,7 @@ class PackedLayout:
             zeros = torch.zeros(hidden.shape, dtype=dtype, device=self.device)
             return zeros.masked_fill(hidden, torch.finfo(dtype).min).repeat_interleave(groups, 0)
 
+        # Buckets follow one another in two flat arrays, one of queries and one of keys.
         queries: list[tuple[Tensor, Tensor]] = []
         keys: list[tuple[Tensor, Tensor]] = []
         buckets: list[LengthBucket] = []
@@ -122,6 +123,7 @@ class PackedLayout:
                 )
                 for first, last, low, masked in self._chunks(padded, prefix, window)
             ]
+            # Each bucket is [key heads x rows, ...]: one batched matmul per chunk.
             count = heads * len(bucket.lengths)
             query_end = query_start + count * padded * groups
             key_end = key_start + count * (prefix + padded)
@@ -157,7 +159,10 @@ class PackedLayout:
         positions = torch.arange(bucket.padded_length, device=self.device)
         is_token = positions < torch.tensor(bucket.lengths, device=self.device)[:, None]
         starts = torch.tensor(bucket.starts, device=self.device)[:, None]
+        # Packed token at each position of each row; token 0 stands in at padding.
         tokens = torch.where(is_token, starts + positions, 0)
+        # Index of vectors, with the query heads of a key head (GQA) next to each other: [key heads,
+        # rows, length, query heads per key head].
         queries = (tokens[:, :, None] * heads + head.view(-1, 1, 1, 1)) * groups + group
         query_is_own = is_token[:, :, None].expand(queries.shape)
         # Every row's keys start with copies of the prefix's, whose own bucket comes first.
@@ -209,6 +214,7 @@ class PackedLayout:
             # Whole SIMD vectors of keys for all chunks but the last.
             excess = (prefix + first) % SIMD_WIDTH if chunk > SIMD_WIDTH else 0
             last = length if short else min(length, first + chunk - excess)
+            # No short chunk at the end: the last one takes it.
             if length - last < chunk // 2:
                 last = length
             low = 0 if window is None else max(0, prefix + first - window + 1)
@@ -243,12 +249,14 @@ def bucket_by_length(
     while waiting:
         rows = waiting.pop()
         longest = lengths[rows[-1]]
+        # Work saved by cutting off the n shortest rows, which then need no padding to the longest.
         saved = [n * (work(longest) - work(lengths[rows[n - 1]])) for n in range(1, len(rows))]
         if saved and max(saved) > BUCKET_OVERHEAD:
             cut = 1 + saved.index(max(saved))
             waiting += [rows[cut:], rows[:cut]]
         else:
             short = chunk is None or longest < 2 * chunk
+            # Long rows are further divided, so that the keys of a bucket stay in the cache.
             size = len(rows) if short else max(1, MAX_BUCKET_TOKENS // longest)
             buckets += [rows[i : i + size] for i in range(0, len(rows), size)]
     return buckets

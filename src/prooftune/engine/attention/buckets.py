@@ -91,6 +91,7 @@ class GatherIndex:
 
     def pack(self, vectors: Tensor, heads: int) -> Tensor:
         """Vectors in bucket order back to packed order [tokens, heads, size]."""
+        # A gather by the inverse index needs no zero-filled output, unlike a scatter.
         return vectors.index_select(0, self.inverse).view(-1, heads, vectors.shape[-1])
 
 

@@ -35,6 +35,8 @@ class PrefixGroups:
         """Build the index from ascending group ids [rows] and prefix lengths [groups]."""
         counts = torch.bincount(group_ids, minlength=len(prefix_lengths))
         largest, rows = int(counts.max()), torch.arange(len(group_ids), device=group_ids.device)
+        # Rows of a group are neighbours: a row's index in its group is its distance to the first
+        # one.
         inverse = group_ids * largest + rows - (counts.cumsum(0) - counts)[group_ids]
         row_index = torch.zeros(
             len(prefix_lengths) * largest, dtype=torch.long, device=group_ids.device
@@ -91,18 +93,24 @@ class AttentionContext:
         """
         key = (window, dtype)
         if key not in self._masks:
+            # `visible` stays None while the whole prefix is: then no mask has to be added to its
+            # scores.
             own, visible = self.allowed, None
             positions = torch.arange(
                 self.prefix[0][0].shape[2] if self.prefix else 0, device=own.device
             )
             if self.groups is not None:
+                # Shorter prefixes are padded to the longest one.
                 visible = (positions < self.groups.prefix_lengths[self.groups.group_ids, None])[
                     :, None
                 ].expand(-1, own.shape[1], -1)
             if window is not None:
+                # Distances are of positions and not of indices, since the tokens of a label tree
+                # share positions.
                 own = own & (
                     self.query_positions[:, :, None] - self.key_positions[:, None, :] < window
                 )
+                # A window that reaches back over the whole prefix hides nothing of it.
                 if len(positions) and int(self.query_positions.max()) >= window:
                     near = self.query_positions[:, :, None] - positions < window
                     visible = near if visible is None else near & visible

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from torch import Tensor
 from prooftune.engine.attention.block_layout import PackedLayout
 from prooftune.engine.attention.buckets import BucketLayout
 from prooftune.engine.attention.per_sequence import per_sequence_sdpa
+from prooftune.engine.autograd import SavedTensors
 from prooftune.engine.kernels import attention
 
 MAX_SAVED_ATTENTION_WEIGHTS = 4_000_000
@@ -62,6 +63,7 @@ def packed_attention(
     device = query.device.type
     # What autocast would do to each matmul, also in the backward pass, where autocast is off.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    # The kernels take [tokens, heads, size], without a batch axis.
     query, key, value = (t[0].transpose(0, 1).to(dtype).contiguous() for t in (query, key, value))
     longest = max(layout.lengths)
     with torch.autocast(device, enabled=False):
@@ -81,12 +83,17 @@ def packed_attention(
     return out[None]
 
 
+class _Context(SavedTensors, Protocol):
+    layout: BucketLayout
+    softmax: _Softmax
+
+
 class _PackedAttention(torch.autograd.Function):
     """Attention of packed queries [tokens, query heads, size] to keys [tokens, key heads, size]."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -111,14 +118,15 @@ class _PackedAttention(torch.autograd.Function):
         for chunk, q, k, v, out in _chunks(layout, [queries, outputs], [keys, values]):
             weights, _ = ctx.softmax.weights(q, k, chunk.mask)
             _matmul_into(out, weights, v)
+            # With soft-capping the capped scores would have to be saved as well.
             if save_weights:
                 saved.append(weights)
         ctx.save_for_backward(queries, keys, values, *saved)
         return layout.queries.pack(outputs, query.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        layout: BucketLayout = ctx.layout
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        layout = ctx.layout
         queries, keys, values, *saved = ctx.saved_tensors
         grad = layout.queries.pad_packed(grads[0].contiguous())
         grad.index_fill_(0, layout.queries.padding, 0)
@@ -136,7 +144,9 @@ class _PackedAttention(torch.autograd.Function):
         )
         for i, (chunk, q, k, v, g, grad_q, grad_k, grad_v) in enumerate(chunks):
             weights, capped = (saved[i], None) if saved else ctx.softmax.weights(q, k, chunk.mask)
+            # Keys are seen by several chunks, so their gradients accumulate; queries by one only.
             _matmul_into(grad_v, weights.transpose(1, 2), g, not layout.single_chunks)
+            # grad_weights = grad_out Vᵀ, through the softmax to the scores.
             grad_scores = ctx.softmax.backward(torch.bmm(g, v.transpose(1, 2)), weights, capped)
             _matmul_into(grad_q, grad_scores, k)
             _matmul_into(grad_k, grad_scores.transpose(1, 2), q, not layout.single_chunks)
@@ -210,11 +220,13 @@ class _Softmax:
         """
         keys, masked = key.transpose(1, 2), mask.shape[1]
         if self.cap is None and masked == key.shape[1]:
+            # One fused operation adds the mask and scales.
             return torch.softmax(torch.baddbmm(mask, query, keys, alpha=self.scaling), dim=-1), None
         scores = query.new_empty(len(query), query.shape[1], key.shape[1])
         scores.baddbmm_(query, keys, beta=0, alpha=self.scaling)
         capped = None if self.cap is None else torch.tanh(scores.div_(self.cap)).mul_(self.cap)
         scores = scores if capped is None else capped.clone()
+        # Keys before the chunk's own are all visible and need no mask.
         scores[:, :, -masked:] += mask
         return torch.softmax(scores, dim=-1), capped
 
@@ -222,5 +234,6 @@ class _Softmax:
         """Gradient of query-key dot products from the gradient of the weights."""
         scores: Tensor = torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
         if capped is not None and self.cap is not None:
+            # Derivative of cap · tanh(x / cap).
             scores = scores * (1 - (capped / self.cap) ** 2)
         return scores.mul_(self.scaling)

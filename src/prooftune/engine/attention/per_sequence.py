@@ -35,6 +35,7 @@ def per_sequence_sdpa(
     outputs: list[Tensor] = []
     start = prefix_length
     groups = query.shape[1] // key.shape[1]
+    # The kernel takes as many key heads as query heads (no GQA).
     packed = [query, *(t.repeat_interleave(groups, dim=1) for t in (key, value))]
     for length in lengths:
         q, k, v = (
@@ -44,6 +45,7 @@ def per_sequence_sdpa(
         out = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)[
             0
         ].transpose(0, 1)
+        # The prefix's own output is the same for every sequence: taken from the first.
         outputs.append(out[prefix_length:] if outputs else out)
         start += length
     return torch.cat(outputs)

@@ -142,7 +142,9 @@ def chunked_attention(
     prefix_out, prefix_logsumexp = (
         context.unfold_from_groups(t, len(query)) for t in (prefix_out, prefix_logsumexp[..., None])
     )
+    # Weight of the own part: exp(a) / (exp(a) + exp(b)) = sigmoid(a - b) for the log-sum-exps.
     share = torch.sigmoid(logsumexp[..., None] - prefix_logsumexp)
+    # Merged in float32 and rounded once.
     return torch.lerp(prefix_out.float(), out.float(), share).to(query.dtype)
 
 
@@ -171,8 +173,10 @@ def _self_attention(
     views = [t.view(rows, heads, repeats, queries, -1) for t in (query, out, logsumexp)]
     for first in range(0, queries, QUERY_CHUNK):
         end = min(queries, first + QUERY_CHUNK)
+        # The last query attends to all keys, so the query before `end` attends to this many.
         visible = keys - queries + end
         chunk, chunk_out, chunk_logsumexp = (t[:, :, :, first:end] for t in views)
+        # The mask repeats for the query heads of a key head (GQA).
         chunk_mask = mask[:, :, first:end, :visible].repeat(1, 1, repeats, 1)
         chunk_result, logsums = _FLASH(
             chunk.flatten(2, 3),
@@ -204,12 +208,14 @@ def full_attention(
     """
     rows, heads, prefix_length = len(query), query.shape[1], 0
     own_mask, prefix_mask = masks
+    # Scaling the queries is cheaper than scaling the scores.
     query = query * scaling
     scores = torch.matmul(query, key.transpose(2, 3))
     if prefix is not None and context is not None:
         prefix_length = prefix[0].shape[2]
         # One matmul for all rows that see the same prefix.
         prefix_scores = torch.matmul(context.fold_into_groups(query), prefix[0].transpose(2, 3))
+        # One softmax over prefix and own keys.
         scores = torch.cat([context.unfold_from_groups(prefix_scores, rows), scores], dim=-1)
         own_mask = None if own_mask is None else _concat_masks(prefix_mask, own_mask, prefix_length)
     if softcap is not None:

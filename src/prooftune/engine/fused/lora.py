@@ -7,11 +7,12 @@ matmuls are added to the frozen layers' outputs in place, and so are the gradien
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine.autograd import SavedTensors
 from prooftune.engine.fused.prepacked_weights import PrepackedWeight, prepacking_enabled
 from prooftune.engine.kernels import int8_linear
 from prooftune.engine.kernels.int8_linear import QuantizedFrozenLinear
@@ -21,6 +22,30 @@ from prooftune.engine.kernels.lora_linear import LoraLinears
 def computes_in(dtype: torch.dtype, device: str) -> bool:
     """Whether a matmul of this dtype is computed in it; autocast to another dtype changes that."""
     return not torch.is_autocast_enabled(device) or torch.get_autocast_dtype(device) == dtype
+
+
+class LoraLayer(Protocol):
+    """A linear layer with LoRA adapters: `peft.tuners.lora.layer.Linear`."""
+
+    base_layer: nn.Linear
+    active_adapters: list[str]
+    disable_adapters: bool
+    merged: bool
+    training: bool
+    r: dict[str, int]
+    scaling: dict[str, float]
+    lora_A: Mapping[str, nn.Linear]  # noqa: N815
+    lora_B: Mapping[str, nn.Linear]  # noqa: N815
+    lora_dropout: Mapping[str, nn.Module]
+    lora_variant: Mapping[str, object]
+
+    def forward(self, x: Tensor, *args: Any, **options: Any) -> Any:
+        """peft's own computation."""
+
+
+class _Context(SavedTensors, Protocol):
+    scaling: float
+    int8: QuantizedFrozenLinear | None
 
 
 class _FusedLoraLinears(torch.autograd.Function):
@@ -33,13 +58,14 @@ class _FusedLoraLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         x: Tensor,
         scaling: float,
         prepacked: Sequence[PrepackedWeight | None],
         int8: QuantizedFrozenLinear | None,
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
+        # Weights come as one flat sequence because autograd tracks tensor arguments only.
         layers = LoraLinears(x, *_thirds(weights), scaling)
         any_prepacked = any(prepacked)
         hidden, outs = layers.forward(with_outputs=not int8 and not any_prepacked)
@@ -63,7 +89,7 @@ class _FusedLoraLinears(torch.autograd.Function):
         return outs
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, *weights = ctx.saved_tensors
         layers = LoraLinears(x, *_thirds(weights), ctx.scaling)
         grad_hidden, grad_x, grad_a, grad_b = layers.backward(
@@ -91,7 +117,7 @@ class FusedLoraGroup:
     """
 
     def __init__(
-        self, layers: Sequence[Any], prepacked: Mapping[nn.Linear, PrepackedWeight]
+        self, layers: Sequence[LoraLayer], prepacked: Mapping[nn.Linear, PrepackedWeight]
     ) -> None:
         self.layers = list(layers)
         self._prepacked = [prepacked.get(layer.base_layer) for layer in layers]
@@ -99,13 +125,15 @@ class FusedLoraGroup:
         self._pending: dict[int, Tensor] = {}
         self._supported: dict[Hashable, bool] = {}
 
-    def forward_of(self, layer: Any) -> Callable[..., Any]:
+    def forward_of(self, layer: LoraLayer) -> Callable[..., Any]:
         """The replacement for a layer's forward."""
         original = type(layer).forward
 
         def forward(x: Tensor, *args: Any, **options: Any) -> Any:
+            # Identity and not equality: the same tensor object, so comparing costs nothing.
             if x is self._input and id(layer) in self._pending:
                 return self._take(layer)
+            # Outputs that were not fetched belong to an earlier input.
             self._input, self._pending = None, {}
             if args or options or not self._is_supported(x):
                 return original(layer, x, *args, **options)
@@ -117,7 +145,7 @@ class FusedLoraGroup:
 
         return forward
 
-    def _take(self, layer: Any) -> Tensor:
+    def _take(self, layer: LoraLayer) -> Tensor:
         out = self._pending.pop(id(layer))
         if not self._pending:
             self._input = None
@@ -167,7 +195,7 @@ class FusedLoraGroup:
         return self._supported[state] and computes_in(x.dtype, x.device.type)
 
 
-def _is_plain_lora(layer: Any, x: Tensor) -> bool:
+def _is_plain_lora(layer: LoraLayer, x: Tensor) -> bool:
     """Whether the layer is a frozen linear with one plain LoRA adapter and nothing else."""
     base = layer.base_layer
     if (
@@ -177,6 +205,7 @@ def _is_plain_lora(layer: Any, x: Tensor) -> bool:
         or base.weight.dtype != x.dtype
     ):
         return False
+    # Merged or disabled adapters are in the weights already, or must not be added.
     if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
         return False
     name = layer.active_adapters[0]

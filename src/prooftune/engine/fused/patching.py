@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine.autograd import SavedTensors
 from prooftune.engine.fused.lora import FusedLoraGroup, computes_in
 from prooftune.engine.fused.prepacked_weights import (
     PrepackedWeight,
@@ -44,8 +45,10 @@ def fused(model: nn.Module) -> Iterator[None]:
     replaced = [
         (vars(module), forward)
         for module, forward in patches.forwards
+        # Nested use: an instance attribute is an active replacement.
         if "forward" not in vars(module)
     ]
+    # Merging and unmerging adapters between two uses changes weights.
     for layer, packed in patches.prepacked.items():
         packed.invalidate_if_changed(layer.weight)
     for attributes, forward in replaced:
@@ -88,7 +91,7 @@ def _replacements(
             *((name,) for name in lora if not any(name in names for names in SAME_INPUT)),
         ):
             group = FusedLoraGroup([lora[name] for name in names if name in lora], prepacked)
-            yield from ((layer, group.forward_of(layer)) for layer in group.layers)
+            yield from ((cast(nn.Module, layer), group.forward_of(layer)) for layer in group.layers)
         # The base layer of a LoRA layer is computed with its adapter, or by its own code.
         if not isinstance(module, LoraLinear):
             yield from (
@@ -99,14 +102,15 @@ def _replacements(
         if {"gate_proj", "up_proj", "down_proj"} <= set(children) and isinstance(
             children.get("act_fn"), _silu_types()
         ):
-            yield module, _swiglu_forward(module)
+            yield module, _swiglu_forward(cast(_GatedMLP, module))
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() == 1 and hasattr(module, "variance_epsilon"):
+            # Norms of one kind are tried once.
             kind = (type(module), weight.numel(), weight.dtype)
             if kind not in norms:
-                norms[kind] = _is_rms_norm(module)
+                norms[kind] = _is_rms_norm(cast(_Norm, module))
             if norms[kind]:
-                yield module, _rms_norm_forward(module)
+                yield module, _rms_norm_forward(cast(_Norm, module))
 
 
 def _prepacked_forward(layer: nn.Linear, packed: PrepackedWeight) -> Callable[..., Any]:
@@ -125,21 +129,36 @@ def _prepacked_forward(layer: nn.Linear, packed: PrepackedWeight) -> Callable[..
     return forward
 
 
+class _GatedMLP(Protocol):
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+
+    def forward(self, x: Tensor) -> Any: ...
+
+
+class _Norm(Protocol):
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, x: Tensor) -> Any: ...
+
+
 class _SwiGLU(torch.autograd.Function):
     """silu(gate) · up, which saves only its inputs."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: SavedTensors, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
         return pointwise.swiglu(gate, up)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: SavedTensors, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         return pointwise.swiglu_backward(gate, up, grads[0])
 
 
-def _swiglu_forward(mlp: Any) -> Callable[..., Any]:
+def _swiglu_forward(mlp: _GatedMLP) -> Callable[..., Any]:
     original = type(mlp).forward
 
     def forward(x: Tensor) -> Any:
@@ -162,19 +181,19 @@ class _RMSNorm(torch.autograd.Function):
     """RMSNorm with a frozen weight [d]; x is [n, d]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: SavedTensors, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         out, inverse_rms = pointwise.rms_norm(x, weight, eps)
         ctx.save_for_backward(x, inverse_rms, weight)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: SavedTensors, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, inverse_rms, weight = ctx.saved_tensors
         grad_x = pointwise.rms_norm_backward(x, weight, inverse_rms, grads[0].contiguous())
         return grad_x, None, None
 
 
-def _rms_norm_forward(norm: Any) -> Callable[..., Any]:
+def _rms_norm_forward(norm: _Norm) -> Callable[..., Any]:
     original = type(norm).forward
 
     def forward(x: Tensor) -> Any:
@@ -197,7 +216,7 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out.view(x.shape)
 
 
-def _is_rms_norm(module: Any) -> bool:
+def _is_rms_norm(module: _Norm) -> bool:
     """Whether the module gives `_rms_norm` and its gradient on a few vectors.
 
     Some architectures' norms differ, such as Gemma's, which adds 1 to the weight.

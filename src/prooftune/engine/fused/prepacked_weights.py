@@ -59,6 +59,7 @@ class PrepackedWeight:
         Returns:
             [n, out].
         """
+        # PyTorch counts in-place changes of a tensor in `_version`.
         version = weight.data_ptr(), weight._version
         if self._blocks is None or version != self._version:
             self._version, self._sample = version, _sample(weight).clone()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine.autograd import SavedTensors
 from prooftune.engine.kernels import pointwise
 
 FUNCTION_NAME = "apply_rotary_pos_emb"
@@ -52,12 +53,12 @@ class _FusedRope(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: SavedTensors, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
         return pointwise.apply_rope(x, cos, sin)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: SavedTensors, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return pointwise.apply_rope(grads[0], cos, sin, backward=True), None, None
 
@@ -75,6 +76,7 @@ def fused_rope(original: Callable[..., Any]) -> Callable[..., Any]:
             or len({t.dtype for t in (q, k, cos, sin)}) > 1
         ):
             return original(q, k, cos, sin, *others, **options)
+        # One angle for all heads of a token.
         cos, sin = cos[:, None], sin[:, None]
         return (
             _FusedRope.apply(q, cos, sin),  # type: ignore[no-untyped-call]

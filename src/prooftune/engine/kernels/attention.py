@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from prooftune.engine.attention.block_layout import PackedLayout
+from prooftune.engine.autograd import SavedTensors
 from prooftune.engine.kernels import build
 
 HEAD_SIZES = range(32, 257, 32)
@@ -89,6 +90,7 @@ class _PackedLayout(ctypes.Structure):
     ) -> _PackedLayout:
         lengths = [layout.prefix_length, *layout.lengths]
         long_array = ctypes.c_long * len(lengths)
+        # The C code takes 0 for no window.
         limits = window is not None and window < sum(lengths)
         return cls(
             len(layout.lengths),
@@ -102,10 +104,15 @@ class _PackedLayout(ctypes.Structure):
         )
 
 
+class _Context(SavedTensors, Protocol):
+    size: int
+    layout: _PackedLayout
+
+
 class _FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -134,7 +141,7 @@ class _FlashAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         input_grads = [torch.empty_like(t) for t in saved[:3]]
         build.call(

@@ -112,7 +112,7 @@ def call(library: ctypes.CDLL, name: str, *arguments: Any) -> None:
         raise MemoryError(f"there is too little memory to compute {name}")
 
 
-def _to_ctypes(argument: Any) -> Any:
+def _to_ctypes(argument: object) -> object:
     if isinstance(argument, torch.Tensor):
         return ctypes.c_void_p(argument.data_ptr())
     if isinstance(argument, float):
@@ -127,6 +127,7 @@ def compile_library(compiler: list[str], source: Path, defines: list[str], path:
         compiled, linked = Path(folder, "kernel.o"), Path(folder, "kernel.so")
         _run(*compiler, *COMPILER_OPTIONS, *defines, "-c", str(source), "-o", str(compiled))
         _run(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
+        # Only the owner may write, whatever the umask; see _check_owner.
         linked.chmod(0o700)
         linked.replace(path)  # atomic, since other processes may compile it at the same time
 

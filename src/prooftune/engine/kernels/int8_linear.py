@@ -96,13 +96,18 @@ class QuantizedFrozenLinear:
         input_size = torch.linalg.vector_norm(example.detach(), dim=0, dtype=torch.float32)
         weight_max = stacked.abs().amax(dim=0).float()
         input_size, weight_max = (
-            t.clamp_min(max(t.mean().item() / 100, 1e-30)) for t in (input_size, weight_max)
+            # Columns of zeros would give infinite factors.
+            t.clamp_min(max(t.mean().item() / 100, 1e-30))
+            for t in (input_size, weight_max)
         )
+        # Activations are multiplied by the factors, weights divided: their product stays the same.
         self._factors, self._ones = (weight_max / input_size).sqrt_(), torch.ones(len(stacked))
         self._forward = [
             QuantizedWeight(weight, _group_size(weight.shape[1]), self._factors)
             for weight in weights
         ]
+        # The gradient of x sums over the outputs of all layers: one matmul with the stacked
+        # weights.
         self._backward = QuantizedWeight(stacked, _group_size(*map(len, weights)), None)
 
     def forward(
@@ -132,6 +137,7 @@ class QuantizedFrozenLinear:
             grad_hidden: gradients of all adapters' hidden values [n, R].
             lora_a: all A [R, in].
         """
+        # VDPBF16PS multiplies pairs along the reduction axis, here the rank.
         pairs = lora_a.view(-1, 2, lora_a.shape[1]).transpose(1, 2)
         quantized = _QuantizedInput(grads, self._backward.group, self._ones)
         return self._backward.matmul(quantized, grad_hidden, pairs)

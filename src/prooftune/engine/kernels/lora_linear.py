@@ -98,10 +98,12 @@ class LoraLinears:
         )
         grad_x = None
         if with_grad_x:
+            # Accumulated in place, without an array per layer.
             grad_x = grads[0] @ self.weights[0]
             for grad, w in zip(grads[1:], self.weights[1:], strict=True):
                 grad_x.addmm_(grad, w)
             grad_x.addmm_(grad_hidden, a)
+        # One matmul for the A of all layers.
         grad_a = torch.split(grad_hidden.T @ self.x, self._ranks())
         # (hiddenᵀ grad)ᵀ is faster than gradᵀ hidden.
         grad_b = [

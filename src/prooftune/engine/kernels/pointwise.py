@@ -82,6 +82,7 @@ def rms_norm_backward(x: Tensor, weight: Tensor, inverse_rms: Tensor, grad: Tens
         torch.zeros_like(weight_float32),
         [True, False, False],
     )[0]
+    # LayerNorm subtracts the mean of the weighted gradient, RMSNorm does not: add it back.
     mean = torch.mv(grad, weight).float().div_(size).mul_(inverse_rms.view(-1))
     return grad_x.add_(mean.to(x.dtype)[:, None])
 
@@ -97,6 +98,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, backward: bool = False) -> T
     Returns:
         Like x.
     """
+    # Attention layers make x as [tokens, heads, size] in memory and transpose it.
     tokens_first = x.transpose(-3, -2)
     if (
         x.dim() == 4
