@@ -43,7 +43,7 @@ def test_pdf_pages_keep_their_numbers(tmp_path: Path) -> None:
         DocumentPart("First page.", page=1),
         DocumentPart("Third page.", page=3),
     ]
-    assert document.note == "1 of 3 pages hold no text"
+    assert document.note == "1 of 3 pages have no text"
 
 
 def test_pdf_with_an_empty_password_is_read(tmp_path: Path) -> None:
@@ -59,10 +59,12 @@ def test_pdf_with_an_empty_password_is_read(tmp_path: Path) -> None:
         (pdf([None, None]), "without text on its 2 pages (scanned?)"),
         (pdf([]), "without pages"),
         (b"", "empty"),
-        (pdf(["Text."])[:200], "a damaged PDF"),
+        (pdf(["Text."])[:200], "damaged PDF"),
     ],
 )
-def test_pdfs_that_cannot_be_read_say_why(content: bytes, said: str, tmp_path: Path) -> None:
+def test_unreadable_pdfs_are_skipped_with_a_reason(
+    content: bytes, said: str, tmp_path: Path
+) -> None:
     assert said in reason(tmp_path, "bad.pdf", content)
 
 
@@ -89,7 +91,7 @@ HTML = """<html><head><title>Fruit</title><style>p {color: red}</style></head><b
 <footer>Imprint</footer></body></html>"""
 
 
-def test_html_sections_without_what_nobody_reads(tmp_path: Path) -> None:
+def test_html_sections_have_visible_text_only(tmp_path: Path) -> None:
     assert one(tmp_path, "a.html", HTML).parts == [
         DocumentPart("Fruit\n\nIntro boldly spaced.", section="Fruit"),
         DocumentPart("Apples\n\nRed ones.\n\nGreen ones.\nSour.", section="Fruit > Apples"),
@@ -98,11 +100,11 @@ def test_html_sections_without_what_nobody_reads(tmp_path: Path) -> None:
     ]
 
 
-def test_html_bombs_are_refused_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deeply_nested_html_is_skipped_quickly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = time.monotonic()
-    assert "2,000 HTML elements inside each other" in reason(
-        tmp_path, "deep.html", b"<div>" * 500_000 + b"x"
-    )
+    assert "2,000 nested HTML elements" in reason(tmp_path, "deep.html", b"<div>" * 500_000 + b"x")
     monkeypatch.setattr(html, "MAX_HTML_BYTES", 1_000_000)
     (tmp_path / "deep.html").unlink()
     assert "2 MB of HTML, more than 1 MB" in reason(tmp_path, "large.html", b"<p>word" * 300_000)
@@ -155,10 +157,10 @@ def test_encodings_are_told_apart(encoding: str, tmp_path: Path) -> None:
     ]
 
 
-def test_binary_and_blank_files_are_no_text(tmp_path: Path) -> None:
+def test_binary_and_blank_files_are_skipped(tmp_path: Path) -> None:
     assert "binary" in reason(tmp_path, "a.txt", bytes(range(256)) * 4)
     (tmp_path / "a.txt").unlink()
-    assert "white space" in reason(tmp_path, "b.txt", b" \n\t ")
+    assert "only whitespace" in reason(tmp_path, "b.txt", b" \n\t ")
 
 
 def test_json_layouts(tmp_path: Path) -> None:
@@ -178,13 +180,15 @@ def test_json_layouts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"a": 1}', "no list of passages"),
-        ('[{"body": "x"}]', "passage 1 is of no known layout (found 'body')"),
-        ("[1,", "not JSON"),
+        ('{"a": 1}', "not a list of passages"),
+        ('[{"body": "x"}]', "passage 1 has an unknown layout (found 'body')"),
+        ("[1,", "invalid JSON"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_other_json_says_what_is_read(content: str, said: str, tmp_path: Path) -> None:
+def test_unknown_json_layouts_are_skipped_with_a_reason(
+    content: str, said: str, tmp_path: Path
+) -> None:
     assert said in reason(tmp_path, "a.json", content.encode())
 
 
@@ -225,7 +229,7 @@ def test_zip_members_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found.skipped[0].reason == "larger than 10 MB"
 
 
-def test_a_zip_member_compressed_in_an_unknown_way_is_skipped_by_name(tmp_path: Path) -> None:
+def test_zip_member_with_unknown_compression_is_skipped(tmp_path: Path) -> None:
     content = bytearray(
         archive(tmp_path / "docs.zip", {"a.txt": b"text", "b.txt": b"other"}).read_bytes()
     )
@@ -241,7 +245,7 @@ def test_a_zip_member_compressed_in_an_unknown_way_is_skipped_by_name(tmp_path: 
     assert [(s.id, s.reason) for s in found.skipped] == [
         (
             "a.txt",
-            "compressed in its archive in a way that Python cannot undo: unpack the archive first",
+            "compressed in the archive with an unsupported method: unpack the archive first",
         )
     ]
 
@@ -260,19 +264,19 @@ def test_folder_glob_and_list(tmp_path: Path) -> None:
         d.id
         for d in read_documents(["docs/a.txt", str(tmp_path / "docs" / "deep")], tmp_path).documents
     ] == ["a.txt", "b.md"]
-    with pytest.raises(UsageError, match=r"two documents are called a\.txt"):
+    with pytest.raises(UsageError, match=r"two documents have the path a\.txt"):
         read_documents(["docs/a.txt", "docs"], tmp_path)
 
 
-def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
+def test_no_readable_document_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "scan.pdf").write_bytes(pdf([None]))
     with pytest.raises(UsageError, match=r"none of the 1 file .* scan\.pdf: .*scanned"):
         read_documents(".", tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="holds no documents"):
+    with pytest.raises(UsageError, match="contains no documents"):
         read_documents("empty", tmp_path)
     with pytest.raises(UsageError, match=r"no such file \(did you mean 'scan\.pdf'"):
         read_documents("scam.pdf", tmp_path)
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(UsageError, match="not a zip archive"):
+    with pytest.raises(UsageError, match="not a readable zip archive"):
         read_documents("bad.zip", tmp_path)

@@ -51,7 +51,7 @@ def small(encoder_folder: Path) -> IndexSettings:
     return IndexSettings(str(encoder_folder), chunk_words=20, overlap_words=4)
 
 
-def test_only_what_changed_is_embedded(
+def test_only_changed_documents_are_embedded(
     small: IndexSettings, tmp_path: Path, embedded: list[str]
 ) -> None:
     docs, out = collection(tmp_path / "docs"), tmp_path / "index"
@@ -109,7 +109,7 @@ index.build_index(sys.argv[1], sys.argv[2], settings)
 
 
 @pytest.mark.failure(18)
-def test_killed_half_way_and_run_again_it_answers_the_same(
+def test_build_resumed_after_a_kill_gives_the_same_index(
     small: IndexSettings, tmp_path: Path, embedded: list[str]
 ) -> None:
     docs, out = collection(tmp_path / "docs", n=20), tmp_path / "index"
@@ -122,7 +122,7 @@ def test_killed_half_way_and_run_again_it_answers_the_same(
         child.send_signal(signal.SIGKILL)
     there = _documents(out)
     assert child.returncode == -signal.SIGKILL and 3 <= there < 20
-    assert "did not come to its end" in stale_notices(open_index(out).state)[0]
+    assert "was interrupted" in stale_notices(open_index(out).state)[0]
     embedded.clear()
     resumed = build_index(docs, out, small)
     assert resumed.unchanged == there and len(resumed.added) == 20 - there
@@ -166,13 +166,13 @@ def test_an_index_is_not_emptied_when_nothing_can_be_read(
     assert answers(out) == before
 
 
-def test_another_embedding_model_is_refused(small: IndexSettings, tmp_path: Path) -> None:
+def test_another_embedding_model_is_an_error(small: IndexSettings, tmp_path: Path) -> None:
     docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
     build_index(docs, out, small)
     wide, other = bert(tmp_path / "wide", hidden=64), bert(tmp_path / "other", seed=1)
     for model, said in (
-        (wide, r"another \(vectors of 32 and of 64 values\)"),
-        (other, "is another. Use"),
+        (wide, r"other weights \(vectors of 32 and of 64 values\)"),
+        (other, "other weights. Use"),
     ):
         with pytest.raises(UsageError, match=said):
             build_index(docs, out, IndexSettings(str(model)))
@@ -180,18 +180,18 @@ def test_another_embedding_model_is_refused(small: IndexSettings, tmp_path: Path
             open_index(out, embedding=str(model))
 
 
-def test_a_model_that_changed_since_is_refused(small: IndexSettings, tmp_path: Path) -> None:
+def test_changed_model_weights_are_an_error(small: IndexSettings, tmp_path: Path) -> None:
     model = bert(tmp_path / "model")
     out = tmp_path / "index"
     build_index(collection(tmp_path / "docs", n=1), out, IndexSettings(str(model)))
     bert(model, seed=1)
     opened = open_index(out)
     assert opened.search(["apple"], 1, "bm25")[0], "which needs no model"
-    with pytest.raises(UsageError, match="is another"):
+    with pytest.raises(UsageError, match="other weights"):
         opened.search(["apple"], 1, "dense")
 
 
-def test_changes_since_indexing_are_noticed(small: IndexSettings, tmp_path: Path) -> None:
+def test_changes_since_indexing_are_reported(small: IndexSettings, tmp_path: Path) -> None:
     docs, out = collection(tmp_path / "docs", n=3), tmp_path / "index"
     build_index(docs, out, small)
     state = open_index(out).state
@@ -202,8 +202,8 @@ def test_changes_since_indexing_are_noticed(small: IndexSettings, tmp_path: Path
     (docs / "b.txt").unlink()
     (docs / "d.txt").write_text("Plum.")
     assert stale_notices(state) == [
-        "a.txt: changed since it was indexed",
-        "b.txt: no longer there",
+        "a.txt: changed since indexing",
+        "b.txt: deleted since indexing",
         "d.txt: not in the index",
     ]
     lines, notices = search_index(out, "apple", k=2, mode="bm25")
@@ -229,23 +229,23 @@ def test_long_chunks_are_counted(small: IndexSettings, tmp_path: Path) -> None:
     assert summary.shortened == expected > 0
 
 
-def test_there_is_no_index(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no index; make one"):
+def test_missing_index_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="contains no index; build one"):
         open_index(tmp_path / "none")
-    with pytest.raises(UsageError, match="holds no index; make one"):
+    with pytest.raises(UsageError, match="contains no index; build one"):
         open_index(tmp_path)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UsageError, match="holds no index"):
+    with pytest.raises(UsageError, match="contains no index"):
         open_index(tmp_path / "file")
 
 
-def test_a_damaged_index_and_one_of_another_version(
+def test_damaged_index_and_other_format_version_are_errors(
     small: IndexSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
     build_index(docs, out, small)
     monkeypatch.setattr(store, "FORMAT", 2)
-    with pytest.raises(UsageError, match="of another version"):
+    with pytest.raises(UsageError, match="another format version"):
         open_index(out)
     monkeypatch.undo()
     for data in (out / "chunks.lance" / "data").iterdir():

@@ -150,9 +150,11 @@ def test_lines_for_the_command(folder: Path) -> None:
     [
         ({"mode": "bm52"}, r"'bm52' \(did you mean 'bm25'"),
         ({"k": 0}, "at least 1"),
-        ({"query": " "}, "nothing is asked"),
+        ({"query": " "}, "the query is empty"),
     ],
 )
-def test_wrong_options_are_named(options: dict[str, object], said: str, folder: Path) -> None:
+def test_invalid_search_options_are_errors(
+    options: dict[str, object], said: str, folder: Path
+) -> None:
     with pytest.raises(UsageError, match=said):
         search_index(folder, **{"query": "apple", **options})  # type: ignore[arg-type]

@@ -124,7 +124,8 @@ def threshold_table(scores: Mapping[str, Any]) -> Table | None:
             "No-answer thresholds",
             f"On {count(scores['n'])} test questions. The best on test uses the test "
             "answers, so it is an upper bound and not a result. AUROC: how often a question "
-            "without an answer has a higher no-answer score than one with an answer; 50% is chance.",
+            "without an answer has a higher no-answer score than one with an answer; 50% is "
+            "chance.",
             [
                 "variant",
                 "threshold (nats)",

@@ -1,1 +1,1 @@
-"""Retrieval: documents -> parts -> chunks -> index -> search, and how good the search is."""
+"""Retrieval: documents -> parts -> chunks -> index -> search, and retrieval metrics."""

@@ -1,4 +1,4 @@
-"""Parts -> chunks of about the same size, cut where sentences and paragraphs end."""
+"""Splits documents into chunks of similar size at sentence and paragraph ends."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ CHUNK_WORDS, CHUNK_OVERLAP = 120, 20
 
 _IDEOGRAPHS = "\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]{{1,40}}")
-"""A run without spaces counts as a word for each 40 characters, a Chinese or Japanese character as
-one."""
+"""A word: up to 40 characters without spaces, or a single Chinese or Japanese character."""
 
 _SENTENCE_END = re.compile(r"[.!?:;…。！？][\"'”’»)\]]*$")
 
@@ -23,24 +22,24 @@ _SENTENCE_END = re.compile(r"[.!?:;…。！？][\"'”’»)\]]*$")
 def split_document(
     document: Document, words: int = CHUNK_WORDS, overlap: int = CHUNK_OVERLAP
 ) -> list[Chunk]:
-    """A document's chunks in their order; none spans two parts.
+    """Split a document into chunks; none spans two parts.
 
-    A part of up to a quarter more than `words` stays whole. Cuts are made at the last paragraph end
-    of the second half of a chunk, else at its last sentence end, else between two words; the next
-    chunk begins with a sentence where one begins in the overlap.
+    A part of at most ``1.25 * words`` words is one chunk. A chunk ends at the last paragraph end
+    of its second half, else at the last sentence end there, else between two words. The next chunk
+    starts at a sentence start within the overlap, if there is one.
 
     Args:
-        document: as it was read.
-        words: of a chunk, at most (a quarter more for the last one of a part).
-        overlap: words that a chunk repeats of the one before, at most.
+        document: the document.
+        words: maximum words per chunk (a quarter more for the last chunk of a part).
+        overlap: maximum words shared with the previous chunk.
 
     Raises:
-        UsageError: the sizes make no sense.
+        UsageError: the sizes are out of range.
     """
     if words < 8 or not 0 <= overlap < words // 2:
         raise UsageError(
-            f"chunks of {words} words that overlap by {overlap}: at least 8 words, and an overlap "
-            "below half of them"
+            f"chunks of {words} words with an overlap of {overlap}: chunks need at least 8 words, "
+            "and an overlap below half of that"
         )
     seen: Counter[str] = Counter()
     chunks = []
@@ -66,41 +65,47 @@ def split_document(
 
 
 def chunk_spans(text: str, words: int, overlap: int) -> list[tuple[int, int]]:
-    """Characters from and to of each chunk of a text; every word is in one."""
-    found = [match.span() for match in _WORD.finditer(text)]
+    """(start, end) characters of each chunk of a text; the chunks cover every word."""
+    word_spans = [match.span() for match in _WORD.finditer(text)]
     return [
-        (found[first][0], found[last - 1][1])
-        for first, last in _ranges(text, found, words, overlap)
+        (word_spans[first][0], word_spans[last - 1][1])
+        for first, last in _word_ranges(text, word_spans, words, overlap)
     ]
 
 
-def _ranges(
-    text: str, found: Sequence[tuple[int, int]], words: int, overlap: int
+def _word_ranges(
+    text: str, word_spans: Sequence[tuple[int, int]], words: int, overlap: int
 ) -> Iterator[tuple[int, int]]:
-    """The first word of each chunk, and the one after its last."""
-    n, first = len(found), 0
+    """(first, last + 1) word indices of each chunk."""
+    n, first = len(word_spans), 0
     # For each word, whether a sentence (1) or a paragraph (2) ends with it.
-    ends = [_ends(text, found, i) for i in range(n)] if n > words + words // 4 else []
+    boundaries = (
+        [_boundary(text, word_spans, i) for i in range(n)] if n > words + words // 4 else []
+    )
     while n - first > words + words // 4:
         window = range(first + words, first + words // 2, -1)
         last = (
-            next((i for i in window if ends[i - 1] == 2), None)
-            or next((i for i in window if ends[i - 1]), None)
+            next((i for i in window if boundaries[i - 1] == 2), None)
+            or next((i for i in window if boundaries[i - 1]), None)
             or first + words
         )
         yield first, last
-        begin = last - overlap
-        first = next((i for i in range(begin, last) if ends[i - 1]), begin) if overlap else last
+        overlap_start = last - overlap
+        first = (
+            next((i for i in range(overlap_start, last) if boundaries[i - 1]), overlap_start)
+            if overlap
+            else last
+        )
     if first < n:
         yield first, n
 
 
-def _ends(text: str, found: Sequence[tuple[int, int]], i: int) -> int:
-    if i + 1 == len(found):
+def _boundary(text: str, word_spans: Sequence[tuple[int, int]], i: int) -> int:
+    if i + 1 == len(word_spans):
         return 2
-    between = text[found[i][1] : found[i + 1][0]]
-    if between.count("\n") > 1:
+    gap = text[word_spans[i][1] : word_spans[i + 1][0]]
+    if gap.count("\n") > 1:
         return 2
-    ended = _SENTENCE_END.search(text, found[i][0], found[i][1])
-    # Without a space it is a number or a name, but in Chinese and Japanese.
-    return int(bool(ended) and (bool(between) or text[found[i][1] - 1] in "。！？"))
+    ended = _SENTENCE_END.search(text, word_spans[i][0], word_spans[i][1])
+    # No space after the mark: a number or a name, except in Chinese and Japanese.
+    return int(bool(ended) and (bool(gap) or text[word_spans[i][1] - 1] in "。！？"))

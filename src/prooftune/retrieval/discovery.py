@@ -1,5 +1,4 @@
-"""The files of a document collection: a file, a folder, a glob pattern, a zip archive, or several
-of these."""
+"""Finds the files of a collection: a file, folder, glob pattern, zip archive, or several."""
 
 from __future__ import annotations
 
@@ -28,21 +27,20 @@ FILE_TYPES = {
     ".json": "json",
     ".jsonl": "jsonl",
 }
-"""File endings, and how such a file is read."""
+"""File extension -> file type."""
 
 MAX_DOCUMENT_BYTES = 512_000_000
-"""Bytes of the largest document; a member of an archive that says or turns out to be larger is not
-unpacked."""
+"""Maximum bytes of a document, also of an archive member while it is decompressed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A document that has not been read yet.
+    """A document that is not read yet.
 
     Attributes:
-        id: the path below the source, with slashes.
-        path: of the file on disk that it is, or is in.
-        read: its bytes.
+        id: path relative to the source, with slashes.
+        path: the file on disk, or the archive that contains it.
+        read: returns its bytes.
     """
 
     id: str
@@ -54,12 +52,12 @@ class SourceFile:
         return PurePosixPath(self.id).name
 
     @property
-    def kind(self) -> str:
+    def file_type(self) -> str:
         return FILE_TYPES[PurePosixPath(self.id).suffix.lower()]
 
 
 class UnreadableDocument(Exception):
-    """A document cannot be read; the others can. Its text is the reason, for a person."""
+    """A document cannot be read; the message is the reason, for the user."""
 
 
 def content_digest(content: bytes) -> str:
@@ -69,63 +67,64 @@ def content_digest(content: bytes) -> str:
 def find_documents(
     source: str | Path | Sequence[str | Path], base: Path
 ) -> tuple[list[SourceFile], list[SkippedDocument]]:
-    """The documents of a source, in the order of their ids, and what was found and is none.
+    """The documents of a source ordered by id, and the files that are skipped.
 
-    Hidden files, ``__MACOSX`` and ``._`` files are no documents and are not listed.
+    Hidden files, ``__MACOSX`` and ``._`` files are ignored.
 
     Args:
         source: a file, folder, zip archive or glob pattern, or a list of these.
-        base: the folder that relative paths start from.
+        base: folder that relative paths are relative to.
 
     Raises:
-        UsageError: nothing is there, or two documents have the same path below their sources.
+        UsageError: the source does not exist, or two documents have the same id.
     """
     files: list[SourceFile] = []
     skipped: list[SkippedDocument] = []
-    for one in [source] if isinstance(source, str | Path) else source:
-        for path, id_ in _paths(str(one), base):
+    for item in [source] if isinstance(source, str | Path) else source:
+        for path, id_ in _visible_files(str(item), base):
             if path.suffix.lower() == ".zip":
-                # The members of an archive that is the source itself lie directly below the source.
-                found, refused = _members(
-                    path, "" if path == base / Path(one).expanduser() else f"{id_}/"
+                # If the archive itself is the source, ids are relative to the archive.
+                members, skipped_members = _archive_members(
+                    path, "" if path == base / Path(item).expanduser() else f"{id_}/"
                 )
-                files += found
-                skipped += refused
+                files += members
+                skipped += skipped_members
             elif path.suffix.lower() in FILE_TYPES:
-                files.append(SourceFile(id_, path, _reader(path)))
+                files.append(SourceFile(id_, path, _file_reader(path)))
             else:
-                skipped.append(SkippedDocument(id_, _unknown(id_)))
+                skipped.append(SkippedDocument(id_, _unsupported(id_)))
     files.sort(key=lambda file: file.id)
     for a, b in pairwise(files):
         if a.id == b.id:
             raise UsageError(
-                f"two documents are called {a.id}: in {a.path} and in {b.path}. Name the folder "
-                "above both instead"
+                f"two documents have the path {a.id}: in {a.path} and in {b.path}. Use their "
+                "common parent folder as the source"
             )
     return files, skipped
 
 
-def _paths(source: str, base: Path) -> Iterator[tuple[Path, str]]:
-    """Path and id of every file that is not hidden."""
-    place = base / Path(source).expanduser()
-    if place.is_file():
-        yield place, place.name
+def _visible_files(source: str, base: Path) -> Iterator[tuple[Path, str]]:
+    """Path and id of every visible file."""
+    pattern = base / Path(source).expanduser()
+    if pattern.is_file():
+        yield pattern, pattern.name
         return
-    if place.is_dir():
-        root, found = place, sorted(place.rglob("*"))
+    if pattern.is_dir():
+        root, paths = pattern, sorted(pattern.rglob("*"))
     elif any(c in source for c in "*?["):
-        root = Path(*_fixed(place))
-        found = sorted(Path(p) for p in glob.glob(str(place), recursive=True))  # noqa: PTH207 - place may be absolute
+        root = Path(*_fixed_components(pattern))
+        # Path.glob refuses absolute patterns.
+        paths = sorted(Path(p) for p in glob.glob(str(pattern), recursive=True))  # noqa: PTH207
     else:
-        raise missing_file(place)
-    for path in found:
+        raise missing_file(pattern)
+    for path in paths:
         relative = path.relative_to(root)
-        if path.is_file() and not _is_junk(relative.parts):
+        if path.is_file() and not _is_hidden(relative.parts):
             yield path, relative.as_posix()
 
 
-def _fixed(pattern: Path) -> list[str]:
-    """The folders before the first one with a wildcard."""
+def _fixed_components(pattern: Path) -> list[str]:
+    """The path components before the first wildcard."""
     parts: list[str] = []
     for part in pattern.parts[:-1]:
         if any(c in part for c in "*?["):
@@ -134,19 +133,19 @@ def _fixed(pattern: Path) -> list[str]:
     return parts
 
 
-def _is_junk(parts: Sequence[str]) -> bool:
+def _is_hidden(parts: Sequence[str]) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
-def _unknown(id_: str) -> str:
-    ending = PurePosixPath(id_).suffix
+def _unsupported(id_: str) -> str:
+    extension = PurePosixPath(id_).suffix
     return (
-        f"{f'files that end in {ending}' if ending else 'files without an ending'} are not "
-        f"read; {' '.join(FILE_TYPES)} .zip are"
+        f"unsupported file type {extension or '(no extension)'}; supported: "
+        f"{' '.join(FILE_TYPES)} .zip"
     )
 
 
-def _reader(path: Path) -> Callable[[], bytes]:
+def _file_reader(path: Path) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             if path.stat().st_size > MAX_DOCUMENT_BYTES:
@@ -158,8 +157,8 @@ def _reader(path: Path) -> Callable[[], bytes]:
     return read
 
 
-def _members(archive: Path, prefix: str) -> tuple[list[SourceFile], list[SkippedDocument]]:
-    """The documents in a zip archive. They are read in memory: nothing is ever unpacked to disk."""
+def _archive_members(archive: Path, prefix: str) -> tuple[list[SourceFile], list[SkippedDocument]]:
+    """The documents in a zip archive, read in memory: nothing is unpacked to disk."""
     files, skipped = [], []
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -167,42 +166,39 @@ def _members(archive: Path, prefix: str) -> tuple[list[SourceFile], list[Skipped
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         return [], [
             SkippedDocument(
-                prefix.rstrip("/") or archive.name, f"not a zip archive that can be opened: {error}"
+                prefix.rstrip("/") or archive.name, f"not a readable zip archive: {error}"
             )
         ]
     for info in infos:
         path = PurePosixPath(info.filename.replace("\\", "/"))
         id_ = f"{prefix}{path}"
         if path.is_absolute() or ".." in path.parts:
-            skipped.append(SkippedDocument(id_, "its path leads outside the archive"))
-        elif _is_junk(path.parts):
+            skipped.append(SkippedDocument(id_, "its path points outside the archive"))
+        elif _is_hidden(path.parts):
             continue
         elif path.suffix.lower() not in FILE_TYPES:
-            skipped.append(SkippedDocument(id_, _unknown(id_)))
+            skipped.append(SkippedDocument(id_, _unsupported(id_)))
         elif info.flag_bits & 1:
             skipped.append(
-                SkippedDocument(id_, "encrypted in its archive: unpack it with its password first")
+                SkippedDocument(id_, "encrypted in the archive: unpack it with its password first")
             )
         else:
-            files.append(SourceFile(id_, archive, _member(archive, info.filename)))
+            files.append(SourceFile(id_, archive, _member_reader(archive, info.filename)))
     return files, skipped
 
 
-def _member(archive: Path, name: str) -> Callable[[], bytes]:
+def _member_reader(archive: Path, name: str) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             with zipfile.ZipFile(archive) as opened, opened.open(name) as handle:
-                # What the archive says of a size may be a lie.
+                # The size in the archive's header may be wrong.
                 content = handle.read(MAX_DOCUMENT_BYTES + 1)
-        except (
-            NotImplementedError
-        ):  # what zipfile raises for a compression that Python does not know
+        except NotImplementedError:  # zipfile raises it for unknown compression methods
             raise UnreadableDocument(
-                "compressed in its archive in a way that Python cannot undo: unpack the archive "
-                "first"
+                "compressed in the archive with an unsupported method: unpack the archive first"
             ) from None
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError) as error:
-            raise UnreadableDocument(f"damaged in its archive: {error}") from None
+            raise UnreadableDocument(f"damaged in the archive: {error}") from None
         if len(content) > MAX_DOCUMENT_BYTES:
             raise UnreadableDocument(f"larger than {MAX_DOCUMENT_BYTES // 1_000_000} MB")
         return content

@@ -1,4 +1,4 @@
-"""A document collection read as a whole."""
+"""Reads a whole document collection."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from prooftune.retrieval.types import Document, DocumentCollection, SkippedDocum
 def read_documents(source: str | Path | Sequence[str | Path], base: Path) -> DocumentCollection:
     """Read every document of a file, folder, glob pattern or zip archive, or of a list of these.
 
-    PDF, HTML, Markdown, plain text and JSON are read. One that cannot be is listed with its reason,
-    and the others go on.
+    Supports PDF, HTML, Markdown, plain text and JSON. Unreadable documents are listed with the
+    reason, and the others are read.
 
     Args:
-        source: see `finding.find`.
-        base: the folder that relative paths start from.
+        source: see `discovery.find_documents`.
+        base: folder that relative paths are relative to.
 
     Raises:
-        UsageError: nothing is there, or none of it can be read.
+        UsageError: the source does not exist, or no document is readable.
     """
     files, skipped = find_documents(source, base)
     documents: list[Document] = []
@@ -38,18 +38,18 @@ def read_documents(source: str | Path | Sequence[str | Path], base: Path) -> Doc
 def require_documents(
     source: str | Path | Sequence[str | Path], readable: int, skipped: Sequence[SkippedDocument]
 ) -> None:
-    """Raise where nothing is left.
+    """Raise an error if no document is readable.
 
     Raises:
-        UsageError: no document is readable; the first reasons are named.
+        UsageError: with the first reasons.
     """
     if readable:
         return
-    named = source if isinstance(source, str | Path) else ", ".join(map(str, source))
+    name = source if isinstance(source, str | Path) else ", ".join(map(str, source))
     if not skipped:
-        raise UsageError(f"{named} holds no documents")
-    reasons = "; ".join(f"{one.id}: {one.reason}" for one in skipped[:5])
+        raise UsageError(f"{name} contains no documents")
+    reasons = "; ".join(f"{document.id}: {document.reason}" for document in skipped[:5])
     raise UsageError(
-        f"none of the {len(skipped)} file{'s' if len(skipped) > 1 else ''} of {named} can be read. "
+        f"none of the {len(skipped)} file{'s' if len(skipped) > 1 else ''} of {name} can be read. "
         f"{reasons}{' …' if len(skipped) > 5 else ''}"
     )

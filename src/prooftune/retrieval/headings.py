@@ -1,4 +1,4 @@
-"""Text that is gathered under headings: what Markdown and HTML have in common."""
+"""Collects text under headings, for both Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prooftune.retrieval.types import DocumentPart
 
 
 class SectionBuilder:
-    """Collects pieces of text and cuts them into parts at the headings."""
+    """Collects text and splits it into parts at headings."""
 
     def __init__(self) -> None:
         self.parts: list[DocumentPart] = []
@@ -17,8 +17,10 @@ class SectionBuilder:
         self._pieces.append(piece)
 
     def heading(self, level: int, title: str) -> None:
-        """Begin a section, which ends those of its level and deeper; the heading itself belongs to
-        its text."""
+        """Start a section and end those of the same or a deeper level.
+
+        The heading is part of the section's text.
+        """
         self.close()
         self._open = [(other, name) for other, name in self._open if other < level] + [
             (level, title)
@@ -26,11 +28,11 @@ class SectionBuilder:
         self.add(title + "\n\n")
 
     def close(self) -> None:
-        """End the part that is open; one without text is left out."""
+        """End the current part; a part without text is dropped."""
         text = "".join(self._pieces).strip()
         self._pieces = []
-        # A heading directly above another has nothing to be found but its title, which the next
-        # part carries.
+        # A heading directly above another has no text of its own, and the next part has its
+        # title in the section name.
         if text and not (self._open and text == self._open[-1][1]):
             self.parts.append(
                 DocumentPart(text, section=" > ".join(name for _, name in self._open) or None)

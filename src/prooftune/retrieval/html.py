@@ -1,4 +1,4 @@
-"""HTML -> sections: the text that a reader sees, without scripts, styles and navigation."""
+"""HTML -> sections of visible text, without scripts, styles and navigation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from bs4.element import PageElement, Tag
 
 MAX_HTML_BYTES = 20_000_000
-"""Bytes of the largest page; beautifulsoup4 needs about a minute and 4 GB for one."""
+"""Maximum bytes of a page; beautifulsoup4 takes about a minute and 4 GB for one of this size."""
 
 MAX_DEPTH = 2_000
-"""Elements inside each other. Real pages stay below a hundred; the parser's time grows with the
-square."""
+"""Maximum nesting of elements. Real pages stay below 100; parsing time is quadratic in it."""
 
 _DROPPED = [
     "script",
@@ -82,7 +81,7 @@ _BLOCKS = frozenset(
     ]
 )
 _LINE, _PARAGRAPH = "\x1e", "\x1d"
-"""Where blocks begin and end (ASCII's record and group separator)."""
+"""Block boundary marks (the ASCII record and group separators)."""
 _VOID = frozenset(["br", "hr"])
 _CELLS = frozenset(["td", "th"])
 _TAG = re.compile(rb"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^>]*?(/?)>")
@@ -91,18 +90,18 @@ _NO_END = frozenset(
     b"option thead tbody "
     b"tfoot colgroup".split()
 )
-"""Elements without an end tag, or whose end tag may be left out."""
+"""Elements without an end tag, or with an optional one."""
 
 
 def read_html(content: bytes, text: str) -> list[DocumentPart]:
-    """The page's sections, as its headings (h1 to h6) cut it.
+    """The sections of a page, split at its headings (h1 to h6).
 
     Args:
-        content: the bytes, which bounds are checked on.
+        content: the bytes, for the size checks.
         text: the decoded bytes.
 
     Raises:
-        Unreadable: the page is too large, or nested too deeply.
+        UnreadableDocument: the page is too large, or nested too deeply.
         UsageError: beautifulsoup4 or lxml is missing.
     """
     try:
@@ -116,7 +115,7 @@ def read_html(content: bytes, text: str) -> list[DocumentPart]:
             f"{len(content) / 1e6:.0f} MB of HTML, more than {MAX_HTML_BYTES // 1_000_000} MB"
         )
     if _depth(content) > MAX_DEPTH:
-        raise UnreadableDocument(f"more than {MAX_DEPTH:,} HTML elements inside each other")
+        raise UnreadableDocument(f"more than {MAX_DEPTH:,} nested HTML elements")
     try:
         soup = BeautifulSoup(text, "lxml")
     except FeatureNotFound:
@@ -126,15 +125,15 @@ def read_html(content: bytes, text: str) -> list[DocumentPart]:
         dropped.extract()
     sections = SectionBuilder()
     if title:
-        # Level 0: every heading stands below it.
+        # Level 0: above every heading.
         sections.heading(0, title)
-    _gather(soup, sections)
+    _collect_text(soup, sections)
     sections.close()
-    return [_tidy(part) for part in sections.parts]
+    return [_normalize_space(part) for part in sections.parts]
 
 
 def _depth(content: bytes) -> int:
-    """The deepest that elements can be inside each other, counted on the tags alone."""
+    """An upper bound of the nesting depth, from the tags alone."""
     deepest = depth = 0
     for match in _TAG.finditer(content):
         closing, name, empty = match.groups()
@@ -145,7 +144,7 @@ def _depth(content: bytes) -> int:
     return deepest
 
 
-def _gather(soup: Tag, sections: SectionBuilder) -> None:
+def _collect_text(soup: Tag, sections: SectionBuilder) -> None:
     from bs4.element import NavigableString, Tag
 
     heading: Tag | None = None
@@ -159,15 +158,15 @@ def _gather(soup: Tag, sections: SectionBuilder) -> None:
             elif heading is node:
                 heading = None
             elif heading is None and (entered or node.name not in _VOID):
-                sections.add(_space(node.name))
-        # Comments and declarations are strings of their own kinds.
+                sections.add(_separator(node.name))
+        # Comments and declarations are subclasses of NavigableString.
         elif heading is None and entered and type(node) is NavigableString:
             inside_pre = node.parent is not None and node.parent.name == "pre"
             sections.add(str(node) if inside_pre else re.sub(r"\s+", " ", str(node)))
 
 
 def _walk(root: Tag) -> Iterator[tuple[PageElement, bool]]:
-    """Every element at its beginning (True) and its end (False), without recursion."""
+    """Every node at its start (True) and end (False), without recursion."""
     from bs4.element import Tag
 
     stack = [(root, iter(root.contents))]
@@ -183,7 +182,7 @@ def _walk(root: Tag) -> Iterator[tuple[PageElement, bool]]:
                 stack.append((child, iter(child.contents)))
 
 
-def _space(name: str) -> str:
+def _separator(name: str) -> str:
     if name in _PARAGRAPHS:
         return _PARAGRAPH
     if name in _BLOCKS:
@@ -191,9 +190,8 @@ def _space(name: str) -> str:
     return " " if name in _CELLS else ""
 
 
-def _tidy(part: DocumentPart) -> DocumentPart:
-    """With one line break or one blank line where blocks meet, however many of them begin and end
-    there."""
+def _normalize_space(part: DocumentPart) -> DocumentPart:
+    """Normalise the space between blocks to one line break or one blank line."""
     text = re.sub(r"[ \t\xa0]+", " ", part.text)
     text = re.sub(
         rf"\s*[{_LINE}{_PARAGRAPH}][\s{_LINE}{_PARAGRAPH}]*",

@@ -1,4 +1,4 @@
-"""Documents -> index: what has not changed is left, what a kill left undone is done."""
+"""Builds and updates an index: only new and changed documents are embedded; safe to interrupt."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ from prooftune.utils.files import fingerprint, sha256
 from prooftune.utils.progress import progress_bar
 
 MIN_COMMIT_CHUNKS = 256
-"""Chunks that are written together, at least; only whole documents are. A kill costs as many
-embeddings."""
+"""Minimum chunks per commit, in whole documents: the embeddings that an interruption can lose."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexSettings:
-    """How an index is built.
+    """Settings of an index.
 
     Attributes:
-        embedding: an alias, a package reference, a folder, or a hub name.
+        embedding: embedding model: an alias, a package reference, a folder, or a hub name.
         chunk_words, overlap_words: see `chunks.split_document`.
         batch_tokens: tokens per forward pass of the embedding model, padding included.
     """
@@ -48,16 +47,16 @@ class IndexSettings:
 
 @dataclass(slots=True)
 class BuildSummary:
-    """What a build did.
+    """Result of a build.
 
     Attributes:
-        documents, chunks: in the index now.
-        added, changed, removed: ids of documents.
-        unchanged: number of documents that were left as they are.
-        embedded: chunks that were embedded.
-        shortened: of these, how many are longer than the embedding model reads.
-        skipped: documents that could not be read, with reasons.
-        notes: what to know about documents that were read.
+        documents, chunks: number in the index now.
+        added, changed, removed: document ids.
+        unchanged: number of unchanged documents.
+        embedded: number of chunks embedded.
+        shortened: number of these that exceed the embedding model's maximum length.
+        skipped: unreadable documents, with reasons.
+        notes: remarks on documents, such as pages without text.
     """
 
     documents: int = 0
@@ -81,22 +80,20 @@ def build_index(
     settings: IndexSettings | None = None,
     base: Path | None = None,
 ) -> BuildSummary:
-    """Bring an index up to date with its documents: embed the new and the changed ones, remove the
-    vanished ones.
+    """Update an index: embed new and changed documents, remove deleted ones.
 
-    Safe to kill at any moment: run again, it goes on, and the index is the same as without the kill
-    (on one machine).
+    Safe to interrupt at any time: another run resumes, and the index is the same as without the
+    interruption (on one machine).
 
     Args:
-        source: see `finding.find`.
-        folder: where the index is or will be, also as a URL of object storage (s3://…, gs://…,
-            az://…).
-        settings: embedding model and chunks; the defaults where none are given.
-        base: the folder that relative paths start from; the current one where none is given.
+        source: see `discovery.find_documents`.
+        folder: folder of the index, or its URL in object storage (s3://…, gs://…, az://…).
+        settings: Default: `IndexSettings()`.
+        base: folder that relative paths are relative to. Default: the current folder.
 
     Raises:
-        UsageError: no document can be read, or the index was made with another embedding model.
-        Failure: the model could not be fetched, or the place not be written.
+        UsageError: no document is readable, or the index has another embedding model.
+        Failure: the model cannot be fetched, or the index cannot be written.
     """
     settings, base = settings or IndexSettings(), base or Path()
     files, skipped = find_documents(source, base)
@@ -104,19 +101,19 @@ def build_index(
         require_documents(source, 0, skipped)
     model = embeddings.resolve(settings.embedding)
     database = store.connect(folder, create_if_missing=True)
-    state = _begin(database, folder, settings, model, source, base)
-    had = store.document_keys(database)
+    state = _start_build(database, folder, settings, model, source, base)
+    indexed_keys = store.document_keys(database)
     summary = BuildSummary(skipped=list(skipped))
-    _update(database, files, had, settings, model, summary)
-    unreadable = {one.id for one in summary.skipped}
+    _update_documents(database, files, indexed_keys, settings, model, summary)
+    unreadable = {document.id for document in summary.skipped}
     present = {file.id for file in files} - unreadable
-    # Before anything is removed: a disk that is not mounted must not empty the index.
+    # Checked before anything is removed: an unmounted disk must not empty the index.
     require_documents(source, len(present), summary.skipped)
-    summary.removed = sorted(set(had) - present)
+    summary.removed = sorted(set(indexed_keys) - present)
     store.delete_documents(database, summary.removed)
     summary.documents = len(present)
     summary.chunks = database.open_table("chunks").count_rows()
-    summary.skipped.sort(key=lambda one: one.id)
+    summary.skipped.sort(key=lambda document: document.id)
     store.write_state(
         database, replace(state, files=file_stats(files), skipped=summary.skipped, complete=True)
     )
@@ -125,7 +122,7 @@ def build_index(
     return summary
 
 
-def _begin(
+def _start_build(
     database: Any,
     folder: str | Path,
     settings: IndexSettings,
@@ -133,9 +130,9 @@ def _begin(
     source: str | Path | Sequence[str | Path],
     base: Path,
 ) -> IndexState:
-    """Mark the index as being built, making it where there is none."""
+    """Mark the index as incomplete, and create it if missing."""
     sources = [source] if isinstance(source, str | Path) else list(source)
-    absolute = [str((base / Path(one).expanduser()).resolve()) for one in sources]
+    absolute = [str((base / Path(path).expanduser()).resolve()) for path in sources]
     state = IndexState(
         settings.embedding,
         weights_digest(model),
@@ -144,55 +141,57 @@ def _begin(
         settings.overlap_words,
         absolute,
     )
-    before = store.read_state(database) if store.has_index(database) else None
-    if before is None:
+    previous = store.read_state(database) if store.has_index(database) else None
+    if previous is None:
         store.create_tables(database, state)
         return state
-    check_model(before, settings.embedding, model, folder)
+    check_model(previous, settings.embedding, model, folder)
     store.write_state(database, state)
     return state
 
 
 def check_model(state: IndexState, name: str, model: Path, folder: str | Path) -> None:
-    """Refuse a model that is not the index's.
+    """Check that a model is the embedding model of the index.
 
     Raises:
-        UsageError: naming both models and what to do.
+        UsageError: it is another model.
     """
     dimension = embeddings.dimension(model)
     if (dimension, weights_digest(model)) != (state.dimension, state.weights):
-        why = (
+        sizes = (
             ""
             if dimension == state.dimension
             else f" (vectors of {state.dimension} and of {dimension} values)"
         )
         raise UsageError(
-            f"the index {folder} was made with the embedding model {state.embedding}, and {name} "
-            f"is another{why}. "
-            f"Use {state.embedding}, or make an index in another folder"
+            f"the index {folder} was built with the embedding model {state.embedding}, and {name} "
+            f"has other weights{sizes}. Use the model of the index, or build an index in another "
+            "folder"
         )
 
 
-def _update(
+def _update_documents(
     database: Any,
     files: Sequence[SourceFile],
-    had: dict[str, set[str]],
+    indexed_keys: dict[str, set[str]],
     settings: IndexSettings,
     model: Path,
     summary: BuildSummary,
 ) -> None:
-    """Read, cut, embed and write every document whose key is not in the index."""
+    """Read, split, embed and write every document whose key is not in the index."""
     batch = DocumentBatch([], [], [], {})
     with progress_bar("Indexing documents", len(files)) as progress:
         for file in files:
             try:
                 content = file.read()
-                key = _key(content, settings)
-                if had.get(file.id) == {key}:
+                key = _document_key(content, settings)
+                if indexed_keys.get(file.id) == {key}:
                     summary.unchanged += 1
                 else:
-                    _add(batch, read_document(file, content), key, settings, model, summary)
-                    (summary.changed if file.id in had else summary.added).append(file.id)
+                    _add_document(
+                        batch, read_document(file, content), key, settings, model, summary
+                    )
+                    (summary.changed if file.id in indexed_keys else summary.added).append(file.id)
             except UnreadableDocument as error:
                 summary.skipped.append(SkippedDocument(file.id, str(error)))
             if len(batch.chunks) >= MIN_COMMIT_CHUNKS:
@@ -203,14 +202,14 @@ def _update(
             store.write_batch(database, batch)
 
 
-def _key(content: bytes, settings: IndexSettings) -> str:
-    """What a document's chunks depend on: its bytes, and how it is cut."""
+def _document_key(content: bytes, settings: IndexSettings) -> str:
+    """Hash of what a document's chunks depend on: its bytes, and the chunk sizes."""
     return fingerprint(
         [content_digest(content), settings.chunk_words, settings.overlap_words, store.FORMAT]
     )
 
 
-def _add(
+def _add_document(
     batch: DocumentBatch,
     document: Document,
     key: str,
@@ -220,8 +219,8 @@ def _add(
 ) -> None:
     chunks: list[Chunk] = split_document(document, settings.chunk_words, settings.overlap_words)
     texts = [chunk.text for chunk in chunks]
-    # Each document by itself, so that its vectors are the same to the last bit whatever is built
-    # together with it.
+    # One document at a time, so that its vectors do not depend on other documents in the batch,
+    # to the last bit.
     batch.vectors.append(embeddings.embed(texts, model, settings.batch_tokens))
     batch.chunks.extend(chunks)
     batch.numbers.extend(range(len(chunks)))
@@ -233,7 +232,7 @@ def _add(
 
 
 def file_stats(files: Sequence[SourceFile]) -> dict[str, tuple[int, int, str]]:
-    """Size, time of change and digest of the files that hold the documents."""
+    """Size, modification time and SHA-256 of the documents' files."""
     paths = sorted({file.path.resolve() for file in files})
     return {
         str(path): (path.stat().st_size, path.stat().st_mtime_ns, sha256(path)) for path in paths
@@ -241,43 +240,47 @@ def file_stats(files: Sequence[SourceFile]) -> dict[str, tuple[int, int, str]]:
 
 
 def stale_notices(state: IndexState) -> list[str]:
-    """How the documents differ from what was indexed, as sentences; empty if they do not.
+    """Sentences on how the documents differ from the index; empty if up to date.
 
-    A file whose size and time are those of the index is taken to be the same; another one is
-    compared by its digest.
+    A file with the same size and modification time counts as unchanged; others are compared by
+    digest.
     """
-    notices = [] if state.complete else ["the last build of the index did not come to its end"]
+    notices = [] if state.complete else ["the last build of the index was interrupted"]
     try:
         files, _ = find_documents(state.source, Path("/"))
     except UsageError:
         return [
             *notices,
             f"the documents are no longer at {', '.join(state.source)}, so changes cannot be "
-            "noticed",
+            "detected",
         ]
-    now = {str(file.path.resolve()): file.path for file in files}
+    current = {str(file.path.resolve()): file.path for file in files}
     recorded = state.files if state.complete else {}
     changed = [
-        path for path, seen in recorded.items() if path in now and _differs(Path(path), tuple(seen))
+        path
+        for path, recorded_stats in recorded.items()
+        if path in current and _file_changed(Path(path), tuple(recorded_stats))
     ]
     groups = {
-        "changed since it was indexed": changed,
-        "no longer there": [path for path in recorded if path not in now],
-        "not in the index": [path for path in now if path not in recorded]
+        "changed since indexing": changed,
+        "deleted since indexing": [path for path in recorded if path not in current],
+        "not in the index": [path for path in current if path not in recorded]
         if state.complete
         else [],
     }
-    return notices + [f"{_named(paths)}: {what}" for what, paths in groups.items() if paths]
+    return notices + [
+        f"{_list_names(paths)}: {change}" for change, paths in groups.items() if paths
+    ]
 
 
-def _differs(path: Path, seen: tuple[Any, ...]) -> bool:
+def _file_changed(path: Path, recorded: tuple[Any, ...]) -> bool:
     status = path.stat()
-    return (status.st_size, status.st_mtime_ns) != seen[:2] and (
-        status.st_size != seen[0] or sha256(path) != seen[2]
+    return (status.st_size, status.st_mtime_ns) != recorded[:2] and (
+        status.st_size != recorded[0] or sha256(path) != recorded[2]
     )
 
 
-def _named(paths: Sequence[str]) -> str:
+def _list_names(paths: Sequence[str]) -> str:
     return ", ".join(Path(path).name for path in paths[:5]) + (
         f" and {len(paths) - 5:,} more" if len(paths) > 5 else ""
     )

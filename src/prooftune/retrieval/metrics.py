@@ -1,7 +1,6 @@
-"""How good a search is, where it is known which passages answer a question.
+"""Retrieval metrics against gold passages.
 
-Each measure is a value per question, float [n], so that its interval and paired differences come
-from the bootstrap.
+Every metric is a value per question, float [n], for bootstrap intervals and paired differences.
 """
 
 from __future__ import annotations
@@ -14,52 +13,58 @@ from numpy.typing import NDArray
 from prooftune.retrieval.types import Hit
 
 Floats = NDArray[np.float64]
-_Measure = Callable[[Sequence[int], int], float]
+_Metric = Callable[[Sequence[int], int], float]
 
 
 def passage_keys(hits: Sequence[Hit]) -> list[str]:
-    """The passages that were found (`Chunk.passage_key`), best first; one found by several of its chunks
-    counts once."""
+    """Keys of the retrieved passages (`Chunk.passage_key`), best first, without duplicates."""
     return list(dict.fromkeys(hit.chunk.passage_key for hit in hits))
 
 
-def recall(found: Sequence[Sequence[str]], gold: Sequence[Collection[str]], k: int) -> Floats:
-    """The share of a question's gold passages among the first k found, [n]."""
-    return _each(found, gold, lambda ranks, size: sum(rank <= k for rank in ranks) / size)
-
-
-def reciprocal_rank(
-    found: Sequence[Sequence[str]], gold: Sequence[Collection[str]], k: int
-) -> Floats:
-    """One over the rank of the first gold passage, 0 if none is among the first k, [n]; its mean is
-    the MRR."""
-    return _each(
-        found, gold, lambda ranks, size: max((1 / rank for rank in ranks if rank <= k), default=0.0)
+def recall(retrieved: Sequence[Sequence[str]], gold: Sequence[Collection[str]], k: int) -> Floats:
+    """Recall at k: the share of a question's gold passages among the top k, float [n]."""
+    return _per_question(
+        retrieved, gold, lambda ranks, size: sum(rank <= k for rank in ranks) / size
     )
 
 
-def ndcg(found: Sequence[Sequence[str]], gold: Sequence[Collection[str]], k: int) -> Floats:
-    """Discounted gain of gold passages (1 each, over log2(1 + rank)) over that of the best order,
-    [n].
+def reciprocal_rank(
+    retrieved: Sequence[Sequence[str]], gold: Sequence[Collection[str]], k: int
+) -> Floats:
+    """Reciprocal rank of the first gold passage, 0 if none is in the top k, float [n].
 
-    Järvelin and Kekäläinen 2002, with binary relevance.
+    The mean is the MRR.
+    """
+    return _per_question(
+        retrieved,
+        gold,
+        lambda ranks, size: max((1 / rank for rank in ranks if rank <= k), default=0.0),
+    )
+
+
+def ndcg(retrieved: Sequence[Sequence[str]], gold: Sequence[Collection[str]], k: int) -> Floats:
+    """Normalised discounted cumulative gain at k with binary relevance, float [n].
+
+    Järvelin and Kekäläinen 2002. Gain 1 per gold passage, discount log2(1 + rank).
     """
 
-    def one(ranks: Sequence[int], size: int) -> float:
+    def gain(ranks: Sequence[int], size: int) -> float:
         best = sum(1 / np.log2(1 + rank) for rank in range(1, min(size, k) + 1))
         return float(sum(1 / np.log2(1 + rank) for rank in ranks if rank <= k) / best)
 
-    return _each(found, gold, one)
+    return _per_question(retrieved, gold, gain)
 
 
-def _each(found: Sequence[Sequence[str]], gold: Sequence[Collection[str]], one: _Measure) -> Floats:
+def _per_question(
+    retrieved: Sequence[Sequence[str]], gold: Sequence[Collection[str]], metric: _Metric
+) -> Floats:
     values = []
-    for number, (ids, right) in enumerate(zip(found, gold, strict=True)):
-        wanted = set(right)
-        if not wanted:
+    for number, (ids, gold_keys) in enumerate(zip(retrieved, gold, strict=True)):
+        relevant = set(gold_keys)
+        if not relevant:
             raise ValueError(
-                f"question {number} has no gold passage: leave it out, and say how many were"
+                f"question {number} has no gold passage: exclude such questions, and report how many"
             )
-        ranks = [rank for rank, id_ in enumerate(dict.fromkeys(ids), start=1) if id_ in wanted]
-        values.append(one(ranks, len(wanted)))
+        ranks = [rank for rank, id_ in enumerate(dict.fromkeys(ids), start=1) if id_ in relevant]
+        values.append(metric(ranks, len(relevant)))
     return np.array(values, dtype=np.float64)

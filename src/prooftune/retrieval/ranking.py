@@ -1,4 +1,4 @@
-"""Scores -> ranked lists, and several ranked lists -> one."""
+"""Top-k selection and rank fusion."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 RankedList = list[tuple[int, float]]
-"""Numbers of rows with their scores, best first."""
+"""(row index, score), best first."""
 
 RRF_K = 60
-"""The constant of reciprocal rank fusion, as in its paper."""
+"""The constant of reciprocal rank fusion, from the paper."""
 
 
 def top_k(
     scores: NDArray[np.float64] | NDArray[np.float32], k: int, above: float = -np.inf
 ) -> list[RankedList]:
-    """The k best columns of each row [rows, columns] that score more than `above`; equal scores in
-    column order.
+    """The k best columns of each row with a score greater than `above`; ties in column order.
 
-    Scores are compared to seven digits after the point: the same text scores a little differently
-    where it stands at another place of a matrix product, and must not for that change its rank.
+    Scores are rounded to 7 decimals: in a matmul the same text gets slightly different scores at
+    different positions, which must not change its rank.
+
+    Args:
+        scores: float [rows, columns].
+        k: maximum number of columns per row.
+        above: exclusive lower bound of the scores.
     """
     rounded = np.round(scores, 7)
     columns = rounded.shape[1]
     result: list[RankedList] = []
     for row in rounded:
         if k < columns:
-            # All that equal the k-th best are candidates, or which of them is kept would be left to
-            # chance.
+            # All ties with the k-th best are candidates; partition picks among them arbitrarily.
             kth = np.partition(row, columns - k)[columns - k]
             candidates = np.flatnonzero((row >= kth) & (row > above))
         else:
@@ -42,10 +45,9 @@ def top_k(
 def reciprocal_rank_fusion(
     lists: Sequence[RankedList], weights: Sequence[float], k: int
 ) -> RankedList:
-    """Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009): the sum over the lists of weight
-    / (60 + rank).
+    """Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009).
 
-    Equal sums are in row order.
+    The score is the sum over the lists of ``weight / (60 + rank)``; ties in row order.
     """
     total: dict[int, float] = {}
     for ranked, weight in zip(lists, weights, strict=True):

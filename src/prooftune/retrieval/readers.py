@@ -1,4 +1,4 @@
-"""One document's bytes -> its parts: PDF pages, sections, JSON passages."""
+"""Reads documents into parts: PDF pages, HTML and Markdown sections, JSON passages."""
 
 from __future__ import annotations
 
@@ -14,80 +14,80 @@ from prooftune.retrieval.headings import SectionBuilder
 from prooftune.retrieval.html import read_html
 from prooftune.retrieval.types import Document, DocumentPart
 
-_MARKS = {
+_BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Byte-order marks, the longer of two that begin alike first."""
+"""Byte-order mark -> encoding; UTF-32 comes before UTF-16, whose mark is a prefix of it."""
 
 
 def read_document(file: SourceFile, content: bytes) -> Document:
-    """Read a document whose bytes are these.
+    """Read a document from its bytes.
 
     Raises:
-        Unreadable: it is empty, encrypted, damaged, binary, or holds no text.
-        UsageError: a library that its kind needs is missing.
+        UnreadableDocument: it is empty, encrypted, damaged, binary, or without text.
+        UsageError: a library for its file type is not installed.
     """
     if not content.strip():
-        raise UnreadableDocument("empty" if not content else "holds nothing but white space")
+        raise UnreadableDocument("empty" if not content else "only whitespace")
     note = None
-    if content.startswith(b"%PDF") or file.kind == "pdf":
+    if content.startswith(b"%PDF") or file.file_type == "pdf":
         parts, note = read_pdf(content)
-    elif file.kind == "html":
+    elif file.file_type == "html":
         parts = read_html(content, decode(content))
-    elif file.kind == "markdown":
+    elif file.file_type == "markdown":
         parts = read_markdown(decode(content))
-    elif file.kind == "text":
+    elif file.file_type == "text":
         parts = [DocumentPart(decode(content).strip())]
     else:
-        parts, note = read_json(decode(content), lines=file.kind == "jsonl")
+        parts, note = read_json(decode(content), lines=file.file_type == "jsonl")
     parts = [part for part in parts if part.text]
     if not parts:
-        raise UnreadableDocument("holds no text")
+        raise UnreadableDocument("no text")
     return Document(file.id, file.name, content_digest(content), parts, note)
 
 
 def decode(content: bytes) -> str:
-    """Text in UTF-8, UTF-16, UTF-32 or Western European (cp1252), with line breaks as ``\\n``.
+    """Decode UTF-8, UTF-16, UTF-32 or cp1252 text, with line breaks as ``\\n``.
 
-    UTF-16 and UTF-32 are known by their byte-order mark, UTF-16 also by zeros at every other byte.
+    UTF-16 and UTF-32 are detected by their byte-order mark, UTF-16 also by alternating zero bytes.
 
     Raises:
-        Unreadable: the bytes are no text.
+        UnreadableDocument: the bytes are not text.
     """
-    for mark, encoding in _MARKS.items():
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
         if content.startswith(mark):
-            return _decoded(content, encoding)
+            return _decode_as(content, encoding)
     if b"\0" in content:
         sample = content[:4096]
         low, high = sample[1::2].count(0), sample[0::2].count(0)
         if max(low, high) < 0.4 * len(sample) / 2:
             raise UnreadableDocument("a binary file, not text")
-        return _decoded(content, "utf-16-le" if low > high else "utf-16-be")
+        return _decode_as(content, "utf-16-le" if low > high else "utf-16-be")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         try:
             text = content.decode("cp1252")
         except UnicodeDecodeError:
-            # cp1252 leaves five bytes undefined; where they occur only latin-1 can be meant.
+            # cp1252 leaves five bytes undefined; texts with them are Latin-1.
             text = content.decode("iso-8859-1")
-    return _plain(text)
+    return _clean_text(text)
 
 
-def _decoded(content: bytes, encoding: str) -> str:
+def _decode_as(content: bytes, encoding: str) -> str:
     try:
-        return _plain(content.decode(encoding))
+        return _clean_text(content.decode(encoding))
     except UnicodeDecodeError as error:
         raise UnreadableDocument(
-            f"not {encoding} as its first bytes say: {error.reason} at byte {error.start}"
+            f"invalid {encoding} despite its byte-order mark: {error.reason} at byte {error.start}"
         ) from None
 
 
-def _plain(text: str) -> str:
+def _clean_text(text: str) -> str:
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if sum(c < " " and c not in "\n\t\f\v" for c in text[:4096]) > 0.05 * min(len(text), 4096):
         raise UnreadableDocument("a binary file, not text")
@@ -95,11 +95,11 @@ def _plain(text: str) -> str:
 
 
 def read_pdf(content: bytes) -> tuple[list[DocumentPart], str | None]:
-    """A part per page that has text, and a note of the pages that have none.
+    """One part per page with text, and a note on pages without.
 
     Raises:
-        Unreadable: encrypted, damaged, without pages, or without any text (scanned).
-        UsageError: pypdf is missing.
+        UnreadableDocument: encrypted, damaged, without pages, or without any text (scanned).
+        UsageError: pypdf is not installed.
     """
     try:
         import pypdf
@@ -108,7 +108,7 @@ def read_pdf(content: bytes) -> tuple[list[DocumentPart], str | None]:
         raise UsageError("PDF documents need pypdf: pip install 'prooftune[retrieval]'") from None
     try:
         reader = pypdf.PdfReader(io.BytesIO(content))
-        # Many PDFs are encrypted with an empty password, only to forbid printing.
+        # Many PDFs are encrypted with an empty password, just to forbid printing.
         if reader.is_encrypted and not reader.decrypt(""):
             raise UnreadableDocument(
                 "encrypted: remove its password first (for example with qpdf --decrypt)"
@@ -118,29 +118,28 @@ def read_pdf(content: bytes) -> tuple[list[DocumentPart], str | None]:
         raise
     except DependencyError:
         raise UnreadableDocument(
-            "encrypted in a way that needs the library cryptography: pip install "
+            "encrypted with a method that needs the cryptography package: pip install "
             "'prooftune[retrieval]'"
         ) from None
-    # pypdf raises errors of any kind on damaged files, and each is one document less, said
+    # pypdf raises errors of any type on damaged files; each only skips one document
     except Exception as error:
-        raise UnreadableDocument(f"a damaged PDF: {type(error).__name__}: {error}") from None
+        raise UnreadableDocument(f"damaged PDF: {type(error).__name__}: {error}") from None
     if not texts:
-        raise UnreadableDocument("a PDF without pages")
+        raise UnreadableDocument("PDF without pages")
     empty = sum(not text for text in texts)
     if empty == len(texts):
         raise UnreadableDocument(
-            f"a PDF without text on its {empty} page{'s' if empty > 1 else ''} (scanned?): add a "
-            "text layer first "
-            "(for example with ocrmypdf)"
+            f"PDF without text on its {empty} page{'s' if empty > 1 else ''} (scanned?): add a "
+            "text layer first (for example with ocrmypdf)"
         )
-    note = f"{empty} of {len(texts)} pages hold no text" if empty else None
+    note = f"{empty} of {len(texts)} pages have no text" if empty else None
     return [
         DocumentPart(text, page=number) for number, text in enumerate(texts, start=1) if text
     ], note
 
 
 def _page_text(text: str) -> str:
-    """Without surrogates, which no file can store, and without space at the ends of lines."""
+    """Page text without surrogates, which UTF-8 cannot encode, and without trailing spaces."""
     return (
         re.sub(r"[ \t\xa0]+\n", "\n", text.encode("utf-8", "ignore").decode("utf-8"))
         .replace("\0", "")
@@ -150,18 +149,17 @@ def _page_text(text: str) -> str:
 
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 _ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*")
-_UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*")
+_SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*")
 
 
 def read_markdown(text: str) -> list[DocumentPart]:
-    """Sections by headings in both of CommonMark's styles (``# Title`` and underlined); code is
-    left as it is."""
+    """Sections by ATX (``# Title``) and setext (underlined) headings outside code blocks."""
     sections = SectionBuilder()
     fence: str | None = None
     lines = text.split("\n")
     i = 0
     while i < len(lines):
-        line, below = lines[i], lines[i + 1] if i + 1 < len(lines) else ""
+        line, next_line = lines[i], lines[i + 1] if i + 1 < len(lines) else ""
         marker = _FENCE.match(line)
         if marker and fence in (None, marker.group(1)):
             fence = None if fence else marker.group(1)
@@ -172,9 +170,9 @@ def read_markdown(text: str) -> list[DocumentPart]:
             fence is None
             and not marker
             and _is_title(line, lines[i - 1] if i else "")
-            and _UNDERLINE.fullmatch(below)
+            and _SETEXT.fullmatch(next_line)
         ):
-            sections.heading(1 if "=" in below else 2, line.strip())
+            sections.heading(1 if "=" in next_line else 2, line.strip())
             i += 1
         else:
             sections.add(line + "\n")
@@ -183,26 +181,24 @@ def read_markdown(text: str) -> list[DocumentPart]:
     return sections.parts
 
 
-def _is_title(line: str, above: str) -> bool:
-    """Whether a line can be an underlined heading: a paragraph of one line, no list, quotation or
-    table."""
+def _is_title(line: str, previous: str) -> bool:
+    """Whether a line can be a setext heading: a one-line paragraph, not a list, quote or table."""
     return (
         bool(line.strip())
-        and not above.strip()
+        and not previous.strip()
         and line.lstrip()[0] not in "-*+>|#"
         and not line.startswith("    ")
     )
 
 
 def read_json(text: str, *, lines: bool = False) -> tuple[list[DocumentPart], str | None]:
-    """Passages, and a note of the empty ones.
+    """Passages of a JSON list, and a note on empty ones.
 
-    Two layouts: a list of ``{DocumentID, PassageID, Passage}`` (structured regulatory documents, as
-    in ObliQA), where a passage's id is ``DocumentID/PassageID``; and a list of ``{text, id?,
-    title?}``.
+    Two layouts: ``{DocumentID, PassageID, Passage}`` (structured regulatory documents as in ObliQA,
+    with passage id ``DocumentID/PassageID``), and ``{text, id?, title?}``.
 
     Raises:
-        Unreadable: not JSON, or of another layout.
+        UnreadableDocument: invalid JSON, or another layout.
     """
     try:
         rows = (
@@ -211,18 +207,18 @@ def read_json(text: str, *, lines: bool = False) -> tuple[list[DocumentPart], st
             else json.loads(text)
         )
     except json.JSONDecodeError as error:
-        raise UnreadableDocument(f"not JSON: {error.msg} in line {error.lineno}") from None
+        raise UnreadableDocument(f"invalid JSON: {error.msg} in line {error.lineno}") from None
     except RecursionError:
-        raise UnreadableDocument("JSON that is nested too deeply") from None
+        raise UnreadableDocument("JSON is nested too deeply") from None
     if not isinstance(rows, list):
-        raise UnreadableDocument(f"JSON, but no list of passages: {_LAYOUTS}")
+        raise UnreadableDocument(f"JSON is not a list of passages; {_LAYOUTS}")
     parts = [_passage(row, number) for number, row in enumerate(rows, start=1)]
     empty = sum(not part.text for part in parts)
     return parts, f"{empty} of {len(parts):,} passages are empty" if empty else None
 
 
 _LAYOUTS = (
-    "objects with 'text' (and 'id', 'title'), or with 'DocumentID', 'PassageID', 'Passage' are read"
+    "expected objects with 'text' (and 'id', 'title'), or 'DocumentID', 'PassageID', 'Passage'"
 )
 
 
@@ -234,11 +230,11 @@ def _passage(row: Any, number: int) -> DocumentPart:
             id=f"{row.get('DocumentID', '')}/{row['PassageID']}",
         )
     if isinstance(row, dict) and isinstance(row.get("text"), str):
-        own, title = row.get("id"), row.get("title")
+        passage_id, title = row.get("id"), row.get("title")
         return DocumentPart(
             row["text"].strip(),
             section=None if title is None else str(title),
-            id=None if own is None else str(own),
+            id=None if passage_id is None else str(passage_id),
         )
-    found = ", ".join(map(repr, list(row)[:6])) if isinstance(row, dict) else type(row).__name__
-    raise UnreadableDocument(f"passage {number} is of no known layout (found {found}): {_LAYOUTS}")
+    fields = ", ".join(map(repr, list(row)[:6])) if isinstance(row, dict) else type(row).__name__
+    raise UnreadableDocument(f"passage {number} has an unknown layout (found {fields}); {_LAYOUTS}")

@@ -1,7 +1,7 @@
-"""The index on disk or in object storage: two LanceDB tables, ``chunks`` and ``state``.
+"""Index storage, local or in object storage: the LanceDB tables ``chunks`` and ``state``.
 
-Every write is one commit of LanceDB's, so that a kill leaves a document either as it was or as it
-is now.
+Every write is one LanceDB commit, so after an interruption a document has either its old or its
+new chunks.
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 1
-"""Of the tables, and of what readers and chunker make of a document; another one has everything
-indexed anew."""
+"""Version of the tables, readers and chunking; a change forces a rebuild."""
 
 _COLUMNS = ("id", "document", "source", "page", "section", "start", "end", "text", "passage")
 
 
 @dataclass(frozen=True, slots=True)
 class IndexState:
-    """What an index was made from.
+    """What an index was built from; the field names are keys on disk.
 
     Attributes:
-        embedding: name of the embedding model, as it was given.
-        weights: digest of its weights.
-        dimension: of its vectors.
-        words, overlap: sizes of chunks.
+        embedding: name of the embedding model.
+        weights: digest of the model's weights.
+        dimension: size of the vectors.
+        words, overlap: chunk size and overlap in words.
         source: the documents' source, as absolute paths.
-        files: path of a file -> its size in bytes, its time of change in nanoseconds, its SHA-256.
-        skipped: documents that could not be read.
-        complete: whether the last build came to its end.
+        files: path -> size in bytes, modification time in nanoseconds, SHA-256.
+        skipped: unreadable documents.
+        complete: whether the last build finished.
         format: `FORMAT` at the time.
     """
 
@@ -62,10 +61,10 @@ class IndexState:
 
 @contextmanager
 def storage_errors(folder: str | Path) -> Iterator[None]:
-    """Around what LanceDB reads and writes.
+    """Context manager that turns LanceDB's errors into failures for the user.
 
     Raises:
-        Failure: the disk is full, or the place or a file of the index is not as it should be.
+        Failure: the disk is full, or the index is inaccessible or damaged.
     """
     try:
         with explain_full_disk(
@@ -75,8 +74,7 @@ def storage_errors(folder: str | Path) -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as error:
         raise Failure(
             f"the index {folder} cannot be read or written: {error}. If it is damaged, delete it "
-            "and make it "
-            "anew with prooftune index"
+            "and rebuild it with prooftune index"
         ) from error
 
 
@@ -85,37 +83,37 @@ def is_url(folder: str | Path) -> bool:
 
 
 def connect(folder: str | Path, *, create_if_missing: bool) -> Any:
-    """Open the database of a folder or URL.
+    """Open the database at a folder or URL.
 
     Raises:
-        UsageError: lancedb is missing; there is no index, and none is to be made.
-        Failure: the place cannot be reached.
+        UsageError: lancedb is not installed, or the index is missing and not to be created.
+        Failure: the location is inaccessible.
     """
-    # Its log would tell of every table that is made.
+    # LanceDB logs a line for every table it creates.
     os.environ.setdefault("LANCEDB_LOG", "error")
     try:
         import lancedb
     except ImportError:
         raise UsageError("an index needs lancedb: pip install 'prooftune[retrieval]'") from None
-    nothing = UsageError(
-        f"{folder} holds no index; make one with: prooftune index DOCUMENTS -o {folder}"
+    no_index = UsageError(
+        f"{folder} contains no index; build one with: prooftune index DOCUMENTS -o {folder}"
     )
     if not create_if_missing and not is_url(folder) and not Path(folder).is_dir():
-        raise nothing
+        raise no_index
     with storage_errors(folder):
         database = lancedb.connect(str(folder))
-        names = _names(database)
+        names = _table_names(database)
     if not create_if_missing and not {"chunks", "state"} <= names:
-        raise nothing
+        raise no_index
     return database
 
 
-def _names(database: Any) -> set[str]:
+def _table_names(database: Any) -> set[str]:
     return set(database.list_tables(limit=1000).tables)
 
 
 def has_index(database: Any) -> bool:
-    return {"chunks", "state"} <= _names(database)
+    return {"chunks", "state"} <= _table_names(database)
 
 
 def schema(dimension: int) -> pa.Schema:
@@ -144,7 +142,7 @@ def schema(dimension: int) -> pa.Schema:
 
 
 def create_tables(database: Any, state: IndexState) -> None:
-    # The chunks first: an index exists once both tables do.
+    # Chunks first: an index exists once both tables do.
     with storage_errors(database.uri):
         database.create_table("chunks", schema=schema(state.dimension), mode="overwrite")
     write_state(database, state)
@@ -156,31 +154,30 @@ def write_state(database: Any, state: IndexState) -> None:
 
 
 def read_state(database: Any) -> IndexState | None:
-    """What the index was made from; None for an index of another version."""
+    """The state of the index; None for an index of another format version."""
     with storage_errors(database.uri):
         values = json.loads(database.open_table("state").to_arrow()["json"][0].as_py())
     if values.get("format") != FORMAT:
         return None
-    values["skipped"] = [SkippedDocument(**one) for one in values["skipped"]]
+    values["skipped"] = [SkippedDocument(**item) for item in values["skipped"]]
     return IndexState(**values)
 
 
 def document_keys(database: Any) -> dict[str, set[str]]:
-    """For each document in the index, what its chunks were made from."""
+    """Document id -> keys of its chunks, see `index.build_index`."""
     table = database.open_table("chunks")
     if not table.count_rows():
         return {}
     rows = table.search().select(["document", "key"]).limit(table.count_rows()).to_arrow()
-    found: dict[str, set[str]] = {}
+    keys_by_document: dict[str, set[str]] = {}
     for document, key in zip(rows["document"].to_pylist(), rows["key"].to_pylist(), strict=True):
-        found.setdefault(document, set()).add(key)
-    return found
+        keys_by_document.setdefault(document, set()).add(key)
+    return keys_by_document
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentBatch:
-    """Whole documents that are committed together: their chunks with vectors, and the key of each
-    document."""
+    """Whole documents in one commit: their chunks with vectors, and the key of each document."""
 
     chunks: list[Chunk]
     numbers: list[int]
@@ -189,7 +186,7 @@ class DocumentBatch:
 
 
 def write_batch(database: Any, batch: DocumentBatch) -> None:
-    """Put documents in, in place of what the index holds of them, in one commit."""
+    """Replace the chunks of a batch of documents in one commit."""
     import pyarrow as pa
 
     vectors = np.concatenate(batch.vectors)
@@ -198,18 +195,18 @@ def write_batch(database: Any, batch: DocumentBatch) -> None:
     }
     columns["key"] = [batch.document_keys[chunk.document] for chunk in batch.chunks]
     columns["number"] = batch.numbers
-    kind = schema(vectors.shape[1])
+    table_schema = schema(vectors.shape[1])
     columns["vector"] = pa.FixedSizeListArray.from_arrays(
         pa.array(vectors.ravel()), vectors.shape[1]
     )
-    rows = pa.table(columns, schema=kind)
+    rows = pa.table(columns, schema=table_schema)
     with storage_errors(database.uri):
         (
             database.open_table("chunks")
             .merge_insert("id")
             .when_matched_update_all()
             .when_not_matched_insert_all()
-            .when_not_matched_by_source_delete(_among(list(batch.document_keys)))
+            .when_not_matched_by_source_delete(_document_filter(list(batch.document_keys)))
             .execute(rows)
         )
 
@@ -217,29 +214,28 @@ def write_batch(database: Any, batch: DocumentBatch) -> None:
 def delete_documents(database: Any, documents: Sequence[str]) -> None:
     for start in range(0, len(documents), 500):
         with storage_errors(database.uri):
-            database.open_table("chunks").delete(_among(documents[start : start + 500]))
+            database.open_table("chunks").delete(_document_filter(documents[start : start + 500]))
 
 
-def _among(documents: Sequence[str]) -> str:
-    quoted = ", ".join("'" + name.replace("'", "''") + "'" for name in documents)
-    return f"document IN ({quoted})"
+def _document_filter(documents: Sequence[str]) -> str:
+    names = ", ".join("'" + name.replace("'", "''") + "'" for name in documents)
+    return f"document IN ({names})"
 
 
 def compact(database: Any) -> None:
-    """Put the pieces of many commits together, and delete what older versions held (except of the
-    last hour's)."""
+    """Compact the tables, and delete versions older than an hour."""
     for name in ("chunks", "state"):
         with storage_errors(database.uri):
             database.open_table(name).optimize(cleanup_older_than=timedelta(hours=1))
 
 
 def load_chunks(database: Any, *, vectors: bool = True) -> tuple[list[Chunk], Vectors | None]:
-    """All chunks ordered by document and place, and their vectors [n, dimension]."""
+    """All chunks in document order, and their vectors float32 [n, dimension] if requested."""
     names = [*_COLUMNS, "number", *(["vector"] if vectors else [])]
     with storage_errors(database.uri):
         table = database.open_table("chunks")
         rows = table.search().select(names).limit(max(1, table.count_rows())).to_arrow()
-    rows = rows.take(_order(rows))
+    rows = rows.take(_document_order(rows))
     columns = [rows[name].to_pylist() for name in _COLUMNS]
     chunks = [Chunk(*values) for values in zip(*columns, strict=True)]
     if not vectors:
@@ -249,7 +245,7 @@ def load_chunks(database: Any, *, vectors: bool = True) -> tuple[list[Chunk], Ve
     return chunks, np.concatenate([np.zeros(0, np.float32), *flat]).reshape(len(chunks), dimension)
 
 
-def _order(rows: pa.Table) -> Any:
+def _document_order(rows: pa.Table) -> Any:
     import pyarrow.compute as pc
 
     return pc.sort_indices(rows, sort_keys=[("document", "ascending"), ("number", "ascending")])

@@ -1,4 +1,4 @@
-"""Plain records of retrieval: imported by all of its modules, importing none."""
+"""Data types of retrieval."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Reranker = Callable[[str, Sequence[str]], Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class DocumentPart:
-    """A piece of a document that a reader can be pointed to.
+    """A citable part of a document: a page, section or passage.
 
     Attributes:
-        text: without leading or trailing white space.
-        page: counted from 1, in a PDF.
-        section: the headings that it stands under, "Chapter > Article", or its title.
-        id: its own, where the document gives it one.
+        text: stripped text.
+        page: PDF page, from 1.
+        section: its headings ("Chapter > Article") or title.
+        id: passage id, if the document has one.
     """
 
     text: str
@@ -28,13 +28,13 @@ class DocumentPart:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document's parts in their order.
+    """A document as a sequence of parts.
 
     Attributes:
-        id: the path below the source, with slashes; unique in a collection.
-        name: the file's name.
+        id: path relative to the source, with slashes; unique in a collection.
+        name: file name.
         digest: SHA-256 of the file's bytes.
-        note: what a reader of the collection should know, such as pages without text.
+        note: remark for the user, such as pages without text.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class SkippedDocument:
-    """A document that could not be read, and why."""
+    """An unreadable document, and the reason."""
 
     id: str
     reason: str
@@ -54,22 +54,24 @@ class SkippedDocument:
 
 @dataclass(frozen=True, slots=True)
 class DocumentCollection:
+    """Readable documents, and unreadable ones with reasons."""
+
     documents: list[Document]
     skipped: list[SkippedDocument] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What is searched and cited.
+    """The unit of search and citation.
 
     Attributes:
-        id: 12 hexadecimal digits that depend on the document's id and the text alone.
-        document: the document's id.
-        source: the document's name.
-        page, section: of the part.
-        start, end: characters of the part's text: ``part.text[start:end] == text``.
-        text: the chunk.
-        passage: the part's own id.
+        id: 12 hexadecimal digits, a hash of document id and text.
+        document: document id.
+        source: document name.
+        page, section: those of the part.
+        start, end: character offsets: ``part.text[start:end] == text``.
+        text: text of the chunk.
+        passage: id of the part, if any.
     """
 
     id: str
@@ -84,14 +86,13 @@ class Chunk:
 
     @property
     def passage_key(self) -> str:
-        """What gold passages are compared with: the passage's own id, else the chunk's."""
+        """The key to match against gold passages: the passage id, else the chunk id."""
         return self.passage or self.id
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A chunk that was found; the score is BM25's, a cosine, a sum of reciprocal ranks, or a
-    reranker's logit."""
+    """A retrieved chunk with its score: BM25, cosine, rank fusion, or a reranker's logit."""
 
     chunk: Chunk
     score: float
