@@ -153,7 +153,7 @@ def test_a_notebook_has_one_bar_that_is_updated_in_place(
         for _ in range(4):
             bar.advance(0)  # type: ignore[arg-type]
     assert 'max="4" value="0"' in shown[0]
-    assert 'max="4" value="4"' in shown[-1] and "4 of 4" in shown[-1]
+    assert 'max="4" value="4"' in shown[-1] and "4 of 4" in shown[-1] and "in 0:00:0" in shown[-1]
     assert "tuned &lt;b&gt;" in shown[-1]
     assert not recwarn.list  # rich warns where ipywidgets is missing
 

@@ -55,10 +55,15 @@ def terminal_columns(width: int) -> list[ProgressColumn]:
 
 
 def status(task: Task) -> str:
-    """Progress, rate and remaining time, as in ``2,000 of 4,000, 50/s, 0:00:40 left``."""
+    """Progress, rate and time, as in ``2,000 of 4,000, 50/s, 0:00:40 left``."""
     done = f"{task.completed:,.0f}" + ("" if task.total is None else f" of {task.total:,.0f}")
-    remaining = "" if task.time_remaining is None else f"{TimeRemainingColumn().render(task)} left"
-    return ", ".join(filter(None, [done, str(RateColumn().render(task)), remaining]))
+    if task.finished:
+        times = f"in {TimeElapsedColumn().render(task)}"
+    elif task.time_remaining is None:
+        times = ""
+    else:
+        times = f"{TimeRemainingColumn().render(task)} left"
+    return ", ".join(filter(None, [done, str(RateColumn().render(task)), times]))
 
 
 class _Reporting(Progress):
