@@ -133,7 +133,7 @@ DATA: list[tuple[str, dict[str, bytes], str, list[str]]] = [
         "long line",
         {"a.csv": b"text,label\n" + b"x" * 10_000_000},
         "train: a.csv",
-        ["a.csv:2: a field of more than 1,000,000 characters"],
+        ["a.csv:2: field of more than 1,000,000 characters"],
     ),
     (
         "not UTF-8",
@@ -145,7 +145,7 @@ DATA: list[tuple[str, dict[str, bytes], str, list[str]]] = [
         "ragged",
         {"a.csv": b"text,label\na,b,c\n"},
         "train: a.csv",
-        ["a.csv:2: 3 fields where 2 are expected"],
+        ["a.csv:2: 3 fields, but 2 expected"],
     ),
 ]
 

@@ -310,7 +310,7 @@ def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
             "message,category\n",
             "a.csv holds one row alone, 'message', 'category': a header and no rows?",
         ),
-        ("a.csv", "\n\n", "a.csv holds no rows"),
+        ("a.csv", "\n\n", "a.csv contains no rows"),
         (
             "a.csv",
             "just\nsome\nlines\n",

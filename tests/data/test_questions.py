@@ -141,7 +141,7 @@ def test_conversations_end_with_the_answer(tmp_path: Path) -> None:
     [
         (
             [{"role": "user", "content": "Who?"}],
-            "must hold a user's turn and end with the assistant's, .* found user",
+            "must contain a user turn and end with an assistant turn, .* found user",
         ),
         ([{"role": "assistant", "content": "Rollo"}], "found assistant"),
         (

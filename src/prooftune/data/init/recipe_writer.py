@@ -286,7 +286,7 @@ def _labels(table: Table, column: str, cells: Sequence[str], guessed: InferredOp
         )
     if len(counts) == 1:
         guessed.notes.append(
-            "One label alone leaves nothing to tell apart: is it the right column?"
+            "One label alone leaves nothing to classify: is it the right column?"
         )
     single = [label for label, n in counts.items() if n == 1]
     if single and len(counts) > 1:

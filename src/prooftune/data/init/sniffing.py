@@ -167,7 +167,7 @@ def _csv_layout(path: Path, text: str, guessed: InferredOptions) -> None:
     rows = {d: _rows(path.name, sample, d) for d in dict.fromkeys([usual, *DELIMITERS])}
     best = max(rows, key=lambda d: _fit(rows[d]))
     if not rows[best]:
-        raise UsageError(f"{path.name} holds no rows")
+        raise UsageError(f"{path.name} contains no rows")
     if len(rows[best]) == 1:
         raise UsageError(
             f"{path.name} holds one row alone, {', '.join(map(repr, rows[best][0][:8]))}: a "

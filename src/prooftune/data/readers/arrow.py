@@ -29,7 +29,7 @@ def read_arrow(path: Path) -> Table:
             )
         )
     if not rows:
-        raise UsageError(f"{path} holds no rows")
+        raise UsageError(f"{path} contains no rows")
     return Table(path.name, names, rows, range(1, len(rows) + 1))
 
 
@@ -49,5 +49,5 @@ def _batches(path: Path) -> Iterator[tuple[list[str], Iterator[Any]]]:
             yield list(reader.schema.names), batches
     except (pa.ArrowException, OSError) as error:
         raise UsageError(
-            f"{path} is not an Arrow file, or a damaged one: {str(error).splitlines()[0]}"
+            f"{path} is not an Arrow file, or is damaged: {str(error).splitlines()[0]}"
         ) from None

@@ -1,9 +1,13 @@
-"""Conversations -> questions and answers: ``messages`` (role, content) or ``conversations`` (from,
-value)."""
+"""Chat datasets -> questions and answers.
+
+Layouts: ``messages`` with role and content (OpenAI), ``conversations`` with from and value
+(ShareGPT).
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +15,7 @@ from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
 from prooftune.utils.disk_list import DiskBackedList
 
-_NAMES = {
+_ROLES = {
     "user": "user",
     "human": "user",
     "assistant": "assistant",
@@ -23,24 +27,30 @@ _COLUMNS = ("messages", "conversations")
 
 
 def conversations_to_questions(table: Table) -> Table:
-    """The table with columns ``question`` and ``answer`` in place of its conversations; as it is
-    where it has none.
+    """Replace the conversation column by the columns ``question`` and ``answer``.
 
-    The answer is the last turn, which must be the assistant's. The question is what stands before
-    it: the user's words alone where there is one turn, a system message before them, and every turn
-    after its speaker's name where there are more.
+    The answer is the last turn, by the assistant. The question is the system message, if any, and
+    the earlier turns: a single user turn as it is, several turns each after ``role:``.
+
+    Returns:
+        The new table, or the same table if it has no conversation column.
 
     Raises:
-        UsageError: a conversation is of another layout, or does not end with an answer to a user.
+        UsageError: a conversation has another layout, or does not end with an assistant turn after
+            a user turn.
     """
     column = next((name for name in _COLUMNS if name in table.columns), None)
     if column is None or {"question", "answer"} & set(table.columns):
         return table
-    place = table.columns.index(column)
-    if not any((row[place] or "").lstrip().startswith("[") for row in table.rows[:20]):
-        return table  # texts under a name that chats have, too
+    index = table.columns.index(column)
+    if not any((row[index] or "").lstrip().startswith("[") for row in table.rows[:20]):
+        return table  # plain text in a column that happens to have this name
     rows = DiskBackedList(
-        [*row[:place], *row[place + 1 :], *_turns(row[place], table.location(number), column)]
+        [
+            *row[:index],
+            *row[index + 1 :],
+            *_question_and_answer(row[index], table.location(number), column),
+        ]
         for number, row in enumerate(table.rows)
     )
     return replace(
@@ -50,36 +60,39 @@ def conversations_to_questions(table: Table) -> Table:
     )
 
 
-def _turns(cell: str | None, where: str, column: str) -> tuple[str, str]:
+def _question_and_answer(cell: str | None, location: str, column: str) -> tuple[str, str]:
     try:
-        value = json.loads(cell or "")
-        turns = [_turn(one) for one in value]
+        turns = [_parse_turn(turn) for turn in json.loads(cell or "")]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(
-            f"{where}: column '{column}' should hold a list of turns, each with role and content "
-            "(or from and value), "
-            f"found {(cell or 'nothing')[:60]}"
+            f"{location}: column '{column}' should hold a list of turns, each with role and "
+            f"content (or from and value), found {(cell or 'nothing')[:60]}"
         ) from None
     if (
         len(turns) < 2
         or turns[-1][0] != "assistant"
         or not any(role == "user" for role, _ in turns[:-1])
     ):
-        found = ", ".join(role for role, _ in turns) or "no turns"
+        roles = ", ".join(role for role, _ in turns) or "no turns"
         raise UsageError(
-            f"{where}: a conversation must hold a user's turn and end with the assistant's, which "
-            "is the answer; "
-            f"found {found}"
+            f"{location}: a conversation must contain a user turn and end with an assistant turn, "
+            f"which is the answer; found {roles}"
         )
     system = [text for role, text in turns[:-1] if role == "system"]
-    asked = [(role, text) for role, text in turns[:-1] if role != "system"]
-    said = [asked[0][1]] if len(asked) == 1 else [f"{role}: {text}" for role, text in asked]
-    return "\n\n".join([*system, *said]), turns[-1][1]
+    history = [(role, text) for role, text in turns[:-1] if role != "system"]
+    if len(history) == 1:
+        question = [history[0][1]]
+    else:
+        question = [f"{role}: {text}" for role, text in history]
+    return "\n\n".join([*system, *question]), turns[-1][1]
 
 
-def _turn(one: Any) -> tuple[str, str]:
-    role, text = (one["role"], one["content"]) if "role" in one else (one["from"], one["value"])
+def _parse_turn(turn: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the role (system, user or assistant) and the text of a turn."""
+    role, text = (
+        (turn["role"], turn["content"]) if "role" in turn else (turn["from"], turn["value"])
+    )
     if not isinstance(text, str):
-        # Parts of a multimodal message; anything but text cannot be read.
+        # A multimodal message. A part without text raises KeyError, which is reported.
         text = "".join(part["text"] for part in text)
-    return _NAMES[role], text.strip()
+    return _ROLES[role], text.strip()

@@ -1,4 +1,4 @@
-"""Delimited text -> a table: CSV and its relatives, and lines of the form ``text<delimiter>label``."""
+"""Readers for delimited text: CSV and its variants, and ``text<delimiter>label`` lines."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ Record = tuple[int, list[str]]
 """The line on which a row starts, and its fields."""
 
 OpenLines = Callable[[], Iterable[str]]
+"""Opens a file and returns its lines from the start, with all kinds of line endings preserved."""
 
 
 @dataclass(frozen=True, slots=True)
 class DelimitedLayout:
-    """How a delimited file is to be read, found by reading it once.
+    """The layout of a delimited file.
 
     Attributes:
-        columns: names of the columns.
-        quoted: whether ``"`` quotes.
-        rows: how many there are below the header.
+        columns: column names.
+        quoted: whether ``"`` quotes fields.
+        rows: number of rows below the header.
     """
 
     columns: list[str]
@@ -35,89 +36,90 @@ class DelimitedLayout:
     rows: int
 
 
-def read_csv(name: str, opened: OpenLines, source: Source, delimiter: str) -> Table:
-    """Read a delimited file with one row of names, or none (`Source.header`).
+def read_csv(name: str, open_lines: OpenLines, source: Source, delimiter: str) -> Table:
+    """Read a delimited file.
 
     Args:
-        name: of the file, for messages.
-        opened: gives its lines from the beginning, with their ends, cut at every kind of line end.
-        source: header, names and quoting.
-        delimiter: between columns.
+        name: name of the file, for messages.
+        open_lines: opens the file; it is read twice or more.
+        source: header, column names and quoting.
+        delimiter: column separator.
 
     Raises:
-        UsageError: rows of different length, a name twice, a quote that is never closed, no rows.
+        UsageError: rows of different length, duplicate column names, an unclosed quote, or no rows.
     """
-    layout = scan_delimited(name, opened, source, delimiter)
+    layout = scan_delimited(name, open_lines, source, delimiter)
     lines = array("q")
 
     def rows() -> Iterator[list[str | None]]:
-        for line, fields in skip_header(
-            iter_records(name, opened(), delimiter, layout.quoted), source
-        ):
+        records = iter_records(name, open_lines(), delimiter, layout.quoted)
+        for line, fields in skip_header(records, source):
             lines.append(line)
             yield [*fields]
 
     return Table(name, layout.columns, DiskBackedList(rows()), lines)
 
 
-def scan_delimited(name: str, opened: OpenLines, source: Source, delimiter: str) -> DelimitedLayout:
-    """Look through a delimited file, holding one row at a time, and refuse what cannot be read.
+def scan_delimited(
+    name: str, open_lines: OpenLines, source: Source, delimiter: str
+) -> DelimitedLayout:
+    """Detect and check the layout of a delimited file, with one row in memory at a time.
 
     Args:
-        name: of the file, for messages.
-        opened, source, delimiter: as for `read_csv`.
+        name, open_lines, source, delimiter: as for `read_csv`.
 
     Raises:
-        UsageError: rows of different length, a name twice, a quote that is never closed, no rows.
+        UsageError: rows of different length, duplicate column names, an unclosed quote, or no rows.
     """
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise UsageError(
-            f"data.delimiter: one character that is no quote and no line break, found {delimiter!r}"
+            "data.delimiter must be a single character other than a quote or line break, found "
+            f"{delimiter!r}"
         )
-    quoted = detect_quoting(name, opened, delimiter, source.quoting)
-    rows = iter_records(name, opened(), delimiter, quoted)
+    quoted = detect_quoting(name, open_lines, delimiter, source.quoting)
+    records = iter_records(name, open_lines(), delimiter, quoted)
     header = None
     if source.header:
-        first = next(rows, None)
-        header = _names(first[1]) if first else None
-    columns, count, ragged, odd = source.columns or header, 0, 0, (0, 0)
-    for line, fields in rows:
-        if not count:
+        first = next(records, None)
+        header = _header_names(first[1]) if first else None
+    columns, num_rows, num_ragged, first_ragged = source.columns or header, 0, 0, (0, 0)
+    for line, fields in records:
+        if not num_rows:
             columns = columns or [str(i) for i in range(len(fields))]
             _check_names(name, source, header, columns)
-        count += 1
+        num_rows += 1
         if columns and len(fields) != len(columns):
-            odd = odd if ragged else (line, len(fields))
-            ragged += 1
-    if not count or columns is None:
+            first_ragged = first_ragged if num_ragged else (line, len(fields))
+            num_ragged += 1
+    if not num_rows or columns is None:
         raise UsageError(
-            f"{name} holds a header and no rows" if header else f"{name} holds no rows"
+            f"{name} contains a header but no rows" if header else f"{name} contains no rows"
         )
-    if ragged:
-        raise UsageError(_ragged(name, odd, ragged, columns, delimiter, count))
-    return DelimitedLayout(columns, quoted, count)
+    if num_ragged:
+        raise UsageError(
+            _ragged_message(name, first_ragged, num_ragged, columns, delimiter, num_rows)
+        )
+    return DelimitedLayout(columns, quoted, num_rows)
 
 
-def skip_header(rows: Iterator[Record], source: Source) -> Iterator[Record]:
-    """The rows after the one that names the columns, where there is one."""
-    return itertools.islice(rows, 1 if source.header else 0, None)
+def skip_header(records: Iterator[Record], source: Source) -> Iterator[Record]:
+    """Skip the row with the column names, if the source has one."""
+    return itertools.islice(records, 1 if source.header else 0, None)
 
 
-def _names(header: list[str]) -> list[str]:
-    """Names of the columns: those of the header; by place where it has none, as above the row
-    numbers of pandas."""
+def _header_names(header: list[str]) -> list[str]:
+    """Return the column names; a column without one (the index of pandas) is named by position."""
     return [cell.strip() or f"column_{number}" for number, cell in enumerate(header, start=1)]
 
 
 def _check_names(name: str, source: Source, header: list[str] | None, columns: list[str]) -> None:
-    twice = ", ".join(map(repr, sorted({c for c in columns if columns.count(c) > 1})))
-    if twice and source.columns:
-        raise UsageError(f"data.columns names {twice} twice")
-    if twice:
+    repeated = ", ".join(map(repr, sorted({c for c in columns if columns.count(c) > 1})))
+    if repeated and source.columns:
+        raise UsageError(f"data.columns names {repeated} twice")
+    if repeated:
         raise UsageError(
-            f"{name}: the header names {twice} twice. If the first row is data, set data.header: "
-            "false; otherwise "
-            "give data.columns"
+            f"{name}: the header names {repeated} twice. If the first row is data, set "
+            "data.header: false; otherwise set data.columns"
         )
     if source.columns and header is not None and len(header) != len(columns):
         raise UsageError(
@@ -126,84 +128,81 @@ def _check_names(name: str, source: Source, header: list[str] | None, columns: l
         )
 
 
-def _ragged(
-    name: str, odd: tuple[int, int], ragged: int, columns: list[str], delimiter: str, rows: int
+def _ragged_message(
+    name: str,
+    first_ragged: tuple[int, int],
+    num_ragged: int,
+    columns: list[str],
+    delimiter: str,
+    num_rows: int,
 ) -> str:
-    line, found = odd
-    others = f" (and {ragged - 1:,} more of {rows:,} rows)" if ragged > 1 else ""
+    line, num_fields = first_ragged
+    others = f" (and {num_ragged - 1:,} more of {num_rows:,} rows)" if num_ragged > 1 else ""
     return (
-        f"{name}:{line}: {found} field{'s' if found != 1 else ''} where {len(columns)} "
-        f"{'are' if len(columns) != 1 else 'is'} expected "
-        f"({', '.join(c[:60] for c in columns[:6])}){others}. "
+        f"{name}:{line}: {num_fields} field{'s' if num_fields != 1 else ''}, but {len(columns)} "
+        f"expected ({', '.join(c[:60] for c in columns[:6])}){others}. "
         f"Is {delimiter!r} the right data.delimiter, and are fields quoted (data.quoting: true or "
         "false)?"
     )
 
 
 def parse_records(name: str, text: str, delimiter: str, quoting: bool | None) -> list[Record]:
-    """The rows of a delimited text; where it is not said whether ``"`` quotes, that is found by
-    looking.
+    """Parse a delimited text; `quoting` None: detect whether ``"`` quotes fields.
 
     Raises:
-        UsageError: no reading makes sense; a field is longer than any text.
+        UsageError: the text cannot be parsed, or a field is too long.
     """
-    return list(
-        iter_records(
-            name,
-            _lines(text),
-            delimiter,
-            detect_quoting(name, lambda: _lines(text), delimiter, quoting),
-        )
-    )
+    quoted = detect_quoting(name, lambda: _split_lines(text), delimiter, quoting)
+    return list(iter_records(name, _split_lines(text), delimiter, quoted))
 
 
-def detect_quoting(name: str, opened: OpenLines, delimiter: str, said: bool | None) -> bool:
-    """Whether ``"`` quotes: as the recipe says or, where it does not, found by trying both
-    readings.
+def detect_quoting(name: str, open_lines: OpenLines, delimiter: str, quoting: bool | None) -> bool:
+    """Return whether ``"`` quotes fields: the recipe's setting, else detected by parsing both ways.
 
-    Quoted it is if that parses strictly and does not swallow rows that plain reading keeps whole.
+    Fields are quoted if the file parses strictly that way and no quoted field contains lines that
+    are rows when parsed unquoted.
 
     Raises:
-        UsageError: neither reading makes sense; a field is longer than any text.
+        UsageError: the file parses neither way, or a field is too long.
     """
-    if said is not None or not any('"' in line for line in opened()):
-        return said is not False
+    if quoting is not None or not any('"' in line for line in open_lines()):
+        return quoting is not False
 
-    def plain_is_even() -> bool:
-        return _seen(iter_records(name, opened(), delimiter, False), delimiter)[0]
+    def is_even_unquoted() -> bool:
+        return _evenness(iter_records(name, open_lines(), delimiter, False), delimiter)[0]
 
     try:
-        even, swallows = _seen(iter_records(name, opened(), delimiter, True), delimiter)
+        is_even, swallows_rows = _evenness(
+            iter_records(name, open_lines(), delimiter, True), delimiter
+        )
     except UsageError:
-        if plain_is_even():
+        if is_even_unquoted():
             return False
         raise
-    return (even and not swallows) or not plain_is_even()
+    return (is_even and not swallows_rows) or not is_even_unquoted()
 
 
-def _seen(rows: Iterator[Record], delimiter: str) -> tuple[bool, bool]:
-    """Whether there are rows, all of one length; and whether a field holds lines that look like
-    rows."""
+def _evenness(records: Iterator[Record], delimiter: str) -> tuple[bool, bool]:
+    """Whether all rows have the same length, and whether a field contains lines that look like rows."""
     lengths: set[int] = set()
-    swallows = False
-    for _, fields in rows:
+    swallows_rows = False
+    for _, fields in records:
         lengths.add(len(fields))
-        swallows = swallows or any("\n" in field and delimiter in field for field in fields)
-    return len(lengths) == 1, swallows
+        swallows_rows = swallows_rows or any("\n" in f and delimiter in f for f in fields)
+    return len(lengths) == 1, swallows_rows
 
 
-def _lines(text: str) -> Iterator[str]:
-    # newline="" cuts lines where csv expects it, and keeps the Unicode line breaks inside fields
-    # that str.splitlines would cut at.
+def _split_lines(text: str) -> Iterator[str]:
+    # newline="" splits where csv expects it, and not at Unicode line breaks inside fields, as
+    # str.splitlines does.
     return io.StringIO(text, newline="")
 
 
 def iter_records(name: str, lines: Iterable[str], delimiter: str, quoted: bool) -> Iterator[Record]:
-    """The rows of a delimited file one after another, empty lines left out.
+    """Yield the rows of a delimited file, without empty lines.
 
     Raises:
-        UsageError: a quote is never closed or closes within a field, a field is longer than any
-            text.
+        UsageError: a quote is unclosed or closes within a field, or a field is too long.
     """
     reader = csv.reader(
         lines,
@@ -213,14 +212,14 @@ def iter_records(name: str, lines: Iterable[str], delimiter: str, quoted: bool) 
     )
     line = 1
     while True:
-        # The limit is one for the whole process, so it is ours only while we read.
-        previous = csv.field_size_limit(MAX_FIELD_CHARS)
+        # The limit is global to the process, so it is changed only during each read.
+        previous_limit = csv.field_size_limit(MAX_FIELD_CHARS)
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise _unreadable(f"{name}:{line}", str(error)) from None
+            raise _parse_error(f"{name}:{line}", str(error)) from None
         finally:
-            csv.field_size_limit(previous)
+            csv.field_size_limit(previous_limit)
         if fields is None:
             return
         if fields:
@@ -228,46 +227,47 @@ def iter_records(name: str, lines: Iterable[str], delimiter: str, quoted: bool) 
         line = reader.line_num + 1
 
 
-def _unreadable(where: str, said: str) -> UsageError:
-    if "field larger" in said:
+def _parse_error(location: str, message: str) -> UsageError:
+    if "field larger" in message:
         return UsageError(
-            f'{where}: a field of more than {MAX_FIELD_CHARS:,} characters. Either a quote (") '
-            "opens there and is "
-            "never closed (then set data.quoting: false), or this is no table of texts"
+            f'{location}: field of more than {MAX_FIELD_CHARS:,} characters. Either a quote (") '
+            "is opened there and never closed (then set data.quoting: false), or the file is not a "
+            "table of texts"
         )
-    what = 'a quote (") opens and is never closed' if "unexpected end" in said else said
+    if "unexpected end" in message:
+        message = 'a quote (") is opened and never closed'
     return UsageError(
-        f'{where}: {what}. If " is an ordinary character in this file, set data.quoting: false'
+        f'{location}: {message}. If " is an ordinary character in this file, set data.quoting: '
+        "false"
     )
 
 
-def read_text_label_lines(name: str, all_lines: Iterable[str], delimiter: str | None) -> Table:
-    """Read lines of the form ``text<delimiter>label``, each split at its last delimiter: texts may
-    hold it, labels may not.
+def read_text_label_lines(name: str, lines: Iterable[str], delimiter: str | None) -> Table:
+    """Read ``text<delimiter>label`` lines, split at the last delimiter: texts can contain it.
 
     Raises:
-        UsageError: a line without delimiter; no rows.
+        UsageError: a line without delimiter, or no rows.
     """
     if not delimiter:
         raise UsageError(
-            f"{name}: format text needs data.delimiter, what stands between the text and its label"
+            f"{name}: format text needs data.delimiter, the separator between text and label"
         )
-    lines = array("q")
+    line_numbers = array("q")
 
-    def rows() -> Iterator[list[str | None]]:
-        for number, line in enumerate(all_lines, start=1):
+    def read_rows() -> Iterator[list[str | None]]:
+        for number, line in enumerate(lines, start=1):
             line = line.rstrip("\r\n")
             if not line.strip():
                 continue
-            before, found, label = line.rpartition(delimiter)
-            if not found:
+            text, separator, label = line.rpartition(delimiter)
+            if not separator:
                 raise UsageError(
                     f"{name}:{number}: no {delimiter!r} between text and label in '{line[:60]}'"
                 )
-            lines.append(number)
-            yield [before, label]
+            line_numbers.append(number)
+            yield [text, label]
 
-    found = DiskBackedList(rows())
-    if not found:
-        raise UsageError(f"{name} holds no rows")
-    return Table(name, ["text", "label"], found, lines)
+    rows = DiskBackedList(read_rows())
+    if not rows:
+        raise UsageError(f"{name} contains no rows")
+    return Table(name, ["text", "label"], rows, line_numbers)

@@ -1,4 +1,7 @@
-"""One file or folder -> a table of strings. Every problem names the file, the row and the way out."""
+"""Read a file or folder as a table of strings, with the reader for its format.
+
+Every error names the file, the row, and how to fix it.
+"""
 
 from __future__ import annotations
 
@@ -28,23 +31,22 @@ from prooftune.utils.disk_list import DiskBackedList
 
 __all__ = ["Table", "detect_format", "read_table"]
 
-_LONGEST_LINE = 64 * MAX_FIELD_CHARS
-"""Of a delimited file, whose fields are limited one by one."""
+_MAX_LINE_CHARS = 64 * MAX_FIELD_CHARS
+"""For delimited files; their fields have the limit `MAX_FIELD_CHARS`."""
 
 
 def read_table(path: Path, source: Source) -> Table:
-    """Read a local file or folder as the recipe says; JSON and SQuAD's layout whole, the others row
-    by row.
+    """Read a local file or folder; JSON and SQuAD files as a whole, other formats row by row.
 
     Raises:
-        UsageError: it is missing, empty, of another kind, in another encoding, or its rows do not
-            fit together.
+        UsageError: the file is missing or empty, has another format or encoding, or its rows are
+            inconsistent.
     """
     path, part = split_part(path)
     path = uncompressed(path)
     format_ = source.format or detect_format(path)
     if format_ == "folders":
-        return _folders(path, source)
+        return _read_folders(path, source)
     check_readable(path)
     if format_ == "parquet":
         return json_parquet.read_parquet(path)
@@ -56,7 +58,7 @@ def read_table(path: Path, source: Source) -> Table:
         return read_sqlite(path, part)
     if format_ == "json":
         text = read_text_file(path, source.encoding)
-        if is_json_lines(text):  # most files called .json that hold one object a line
+        if is_json_lines(text):  # many .json files are JSON Lines
             return json_parquet.read_jsonl(path.name, io.StringIO(text))
         return json_parquet.read_json(path.name, text, source.split)
     if format_ == "squad":
@@ -76,7 +78,7 @@ def read_table(path: Path, source: Source) -> Table:
 
 
 def split_part(path: Path) -> tuple[Path, str | None]:
-    """A file and the part of it that a reference names after ``#``: a sheet, a table, a query."""
+    """Split ``FILE#PART`` into the file and the sheet, table or query; None without a part."""
     if path.exists() or "#" not in str(path):
         return path, None
     path, sheet = split_sheet(path)
@@ -84,7 +86,7 @@ def split_part(path: Path) -> tuple[Path, str | None]:
 
 
 def is_json_lines(text: str) -> bool:
-    """Whether a text holds one JSON object a line, rather than one JSON value."""
+    """Whether a text is JSON Lines rather than a single JSON value, by its first two lines."""
     lines = [line for line in itertools.islice(text.lstrip().splitlines(), 2) if line.strip()]
     if len(lines) < 2 or not all(line.lstrip().startswith("{") for line in lines):
         return False
@@ -95,53 +97,50 @@ def is_json_lines(text: str) -> bool:
 
 
 def iter_delimited_lines(path: Path, source: Source) -> Iterator[str]:
-    """The lines of a delimited file with their ends, cut at every kind of line end."""
-    return iter_lines(path, source.encoding, newline="", longest=_LONGEST_LINE)
+    """Yield the lines of a delimited file, with all kinds of line endings preserved."""
+    return iter_lines(path, source.encoding, newline="", longest=_MAX_LINE_CHARS)
 
 
 def default_delimiter(path: Path) -> str:
-    """What separates columns in a file of this name."""
+    """Return the default column separator for a file name."""
     return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
-def _folders(path: Path, source: Source) -> Table:
+def _read_folders(path: Path, source: Source) -> Table:
+    """Read a folder with one folder of text files per label."""
     if not path.is_dir():
         raise (
             missing_file(path)
             if not path.exists()
             else UsageError(f"{path} is a file; data.format: folders needs a folder")
         )
-    found = list(_files_by_label(path))
-    if not found:
+    files = list(_files_by_label(path))
+    if not files:
         raise UsageError(
-            f"{path}: one folder of text files per label is expected; found "
+            f"{path}: expected one folder of text files per label, found "
             f"{', '.join(sorted(p.name for p in path.iterdir())[:6]) or 'nothing'}"
         )
     rows = DiskBackedList[list[str | None]](
         [read_text_file(file, source.encoding), label, f"{label}/{file.name}"]
-        for label, file in found
+        for label, file in files
     )
-    return Table(
-        path.name,
-        ["text", "label", "file"],
-        rows,
-        [f"{label}/{file.name}" for label, file in found],
-    )
+    locations = [f"{label}/{file.name}" for label, file in files]
+    return Table(path.name, ["text", "label", "file"], rows, locations)
 
 
 def _files_by_label(path: Path) -> Iterator[tuple[str, Path]]:
-    for folder in _visible(path):
+    for folder in _list_visible(path):
         if not folder.is_dir():
             continue
-        for file in _visible(folder):
+        for file in _list_visible(folder):
             if file.is_dir():
                 raise UsageError(
-                    f"{file} is a folder inside a label's folder. Is {folder} the folder to name "
-                    "in the recipe? "
-                    "Each folder in it is one label, with text files and nothing else"
+                    f"{file} is a folder inside the folder of a label. Is {folder} the folder to "
+                    "name in the recipe? It must contain one folder per label, with text files "
+                    "only"
                 )
             yield folder.name, file
 
 
-def _visible(folder: Path) -> list[Path]:
+def _list_visible(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if not p.name.startswith("."))

@@ -1,4 +1,4 @@
-"""What kind of file this is, and its text in the right encoding."""
+"""Format detection, and reading text in the right encoding."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _FORMATS = {
 }
 _PARQUET = b"PAR1"
 _BINARY_FORMATS = {_PARQUET: "parquet", b"ARROW1": "arrow", sqlite.MAGIC[:8]: "sqlite"}
-"""First bytes of formats that are read whatever the file is called."""
-_OTHERS = {
+"""First bytes of binary formats that are detected whatever the file name."""
+_NOT_TEXT = {
     b"PK\x03\x04": "a zip archive or an office document: set data.format: spreadsheet if it is a "
     "spreadsheet, or save its text as CSV",
     b"\xd0\xcf\x11\xe0": "an old office document: set data.format: spreadsheet if it is a "
@@ -37,45 +37,45 @@ _OTHERS = {
     ),
     _PARQUET: "a Parquet file: set data.format: parquet",
 }
-"""How files that are no text begin, and what to do with them."""
+"""First bytes of files that are not text -> what they are and what to do."""
 
 
 def has_table_suffix(path: Path) -> bool:
-    """Whether a file's name says that it holds rows."""
+    """Whether a path is a file with the suffix of a table format."""
     return path.suffix.lower() in _FORMATS and path.is_file()
 
 
 def detect_format(path: Path) -> str:
-    """The format that a file's name or content stands for.
+    """Detect the format of a file from its name, else from its first bytes.
 
     Raises:
-        UsageError: neither tells.
+        UsageError: the file does not exist, or its format cannot be detected.
     """
     if path.is_dir():
         return "folders"
-    known = _FORMATS.get(path.suffix.lower())
-    if known:
-        return known
+    by_suffix = _FORMATS.get(path.suffix.lower())
+    if by_suffix:
+        return by_suffix
     if not path.exists():
         raise missing_file(path)
-    start = _start(path)
+    start = _first_bytes(path)
     for magic, format_ in _BINARY_FORMATS.items():
         if start.startswith(magic):
             return format_
-    _refuse_other(path, start)
+    _check_text_magic(path, start)
     raise UsageError(
-        f"{path}: the name does not tell the format. Set data.format to csv (also for other "
-        "separators, with "
-        "data.delimiter), json, jsonl, parquet, or text (one 'text<delimiter>label' a line)"
+        f"{path}: cannot detect the format from the name. Set data.format to csv (also for other "
+        "separators, with data.delimiter), json, jsonl, parquet, or text (one "
+        "'text<delimiter>label' per line)"
     )
 
 
 class MissingFile(UsageError):
-    """A file that is not there."""
+    """A data file that does not exist."""
 
 
 def missing_file(path: Path) -> MissingFile:
-    """The error for a path that does not exist, with the nearest name that does."""
+    """Return the error for a path that does not exist, with the nearest name that does."""
     folder = path.parent
     if not folder.is_dir():
         return MissingFile(f"{path}: no such file (the folder {folder} does not exist either)")
@@ -85,7 +85,7 @@ def missing_file(path: Path) -> MissingFile:
 
 
 def check_readable(path: Path) -> None:
-    """Refuse what is no file with something in it.
+    """Check that a path is a file with content.
 
     Raises:
         UsageError: it is missing, a folder, or empty.
@@ -94,19 +94,18 @@ def check_readable(path: Path) -> None:
         raise missing_file(path)
     if path.is_dir():
         raise UsageError(
-            f"{path} is a folder, not a file. For one folder of text files per label, set "
-            "data.format: folders"
+            f"{path} is a folder, not a file. If it contains one folder of text files per label, "
+            "set data.format: folders"
         )
     if path.stat().st_size == 0:
         raise UsageError(f"{path} is empty (0 bytes)")
 
 
 def read_text_file(path: Path, encoding: str) -> str:
-    """The file's text, without a byte-order mark.
+    """Return the text of a file, without a byte-order mark.
 
     Raises:
-        UsageError: it is binary, or not in this encoding (with the line, and an encoding that
-            fits).
+        UsageError: the file is binary, or not in this encoding.
     """
     with open_text(path, encoding, newline="") as stream:
         return stream.read()
@@ -114,61 +113,68 @@ def read_text_file(path: Path, encoding: str) -> str:
 
 @contextlib.contextmanager
 def open_text(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
-    """The file's text as a stream, without a byte-order mark; `newline` as for `open`: ``""`` or
-    ``"\\n"``.
+    """Open a text file as a stream, without a byte-order mark.
+
+    Args:
+        path: the file.
+        encoding: Python name of the encoding.
+        newline: as for `open`: ``""`` or ``"\\n"``.
 
     Raises:
-        UsageError: it is binary, or not in this encoding (with the line, and an encoding that
-            fits): at once or, where that shows later in the file, when the stream gets there.
+        UsageError: the file is binary, or not in this encoding; an invalid byte later in the file
+            is reported when the stream reaches it.
     """
-    _refuse_binary(path, encoding)
+    _check_not_binary(path, encoding)
     try:
         stream = path.open(encoding=encoding, newline=newline)
     except LookupError:
-        # Python also lists encodings from bytes to bytes.
-        raise UsageError(f"data.encoding: '{encoding}' is no encoding of text") from None
+        # A codec that converts bytes to bytes, such as base64.
+        raise UsageError(f"data.encoding: '{encoding}' is not a text encoding") from None
     with stream:
         try:
             if stream.read(1) != "\ufeff":
                 stream.seek(0)
             yield stream
         except UnicodeDecodeError:
-            _refuse_undecodable(path, encoding)
+            _raise_decode_error(path, encoding)
             raise
 
 
 def iter_lines(
     path: Path, encoding: str, newline: str, longest: int = MAX_FIELD_CHARS
 ) -> Iterator[str]:
-    """The file's lines with their ends, one after another.
+    """Yield the lines of a file with their line endings.
 
     Raises:
-        UsageError: as for `text_of`; a line has more than `longest` characters.
+        UsageError: as for `open_text`, or a line has more than `longest` characters.
     """
     with open_text(path, encoding, newline) as stream:
         yield from iter_stream_lines(path.name, stream, longest)
 
 
-def _refuse_binary(path: Path, encoding: str) -> None:
+def _check_not_binary(path: Path, encoding: str) -> None:
     with path.open("rb") as handle:
         start = handle.read(65536)
-    _refuse_other(path, start[:8])
+    _check_text_magic(path, start[:8])
     try:
-        wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+        has_zero_bytes = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     except LookupError:
-        raise UsageError(f"data.encoding: Python knows no encoding '{encoding}'") from None
-    if b"\0" in start and not wide:
+        raise UsageError(f"data.encoding: unknown encoding '{encoding}'") from None
+    if b"\0" in start and not has_zero_bytes:
         hint = (
-            " (UTF-16 text? Then set data.encoding: utf-16)"
+            " (if it is UTF-16 text, set data.encoding: utf-16)"
             if start[:2] in (b"\xff\xfe", b"\xfe\xff")
             else ""
         )
-        raise UsageError(f"{path} is a binary file, not text: it holds zero bytes{hint}")
+        raise UsageError(f"{path} is a binary file, not text: it contains zero bytes{hint}")
 
 
-def _refuse_undecodable(path: Path, encoding: str) -> None:
-    """Find the byte that a stream stumbled over: its own error counts from somewhere within the
-    file."""
+def _raise_decode_error(path: Path, encoding: str) -> None:
+    """Raise the error for the first invalid byte, with its line.
+
+    The error of a stream gives the position in its current buffer only, so the file is decoded
+    again.
+    """
     decoder, line = codecs.getincrementaldecoder(encoding)(), 1
     with path.open("rb") as handle:
         while True:
@@ -178,22 +184,21 @@ def _refuse_undecodable(path: Path, encoding: str) -> None:
             except UnicodeDecodeError as error:
                 line += error.object.count(b"\n", 0, error.start)
                 raise UsageError(
-                    f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not {encoding} "
-                    "text. If the file is "
-                    "Western European text from an older program, set data.encoding: iso-8859-1 "
-                    "(or cp1252)"
+                    f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not valid "
+                    f"{encoding}. For Western European text from an older program, set "
+                    "data.encoding: iso-8859-1 (or cp1252)"
                 ) from None
             if not chunk:
                 return
             line += chunk.count(b"\n")
 
 
-def _start(path: Path) -> bytes:
+def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as handle:
         return handle.read(8)
 
 
-def _refuse_other(path: Path, start: bytes) -> None:
-    for beginning, kind in _OTHERS.items():
-        if start.startswith(beginning):
-            raise UsageError(f"{path} is {kind}")
+def _check_text_magic(path: Path, start: bytes) -> None:
+    for magic, description in _NOT_TEXT.items():
+        if start.startswith(magic):
+            raise UsageError(f"{path} is {description}")

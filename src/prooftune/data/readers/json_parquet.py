@@ -1,4 +1,4 @@
-"""Files of objects with named values -> a table: JSON, JSON Lines and Parquet."""
+"""Readers for JSON, JSON Lines and Parquet."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from prooftune.data.readers.table import Table, to_cell
 from prooftune.errors import UsageError
 from prooftune.utils.disk_list import DiskBackedList
 
-_AT_ONCE = 256
-"""Rows of Parquet."""
+_PARQUET_BATCH_ROWS = 256
 
 
 def read_jsonl(name: str, lines: Iterable[str]) -> Table:
-    """Read one object a line.
+    """Read one JSON object per line.
 
     Raises:
-        UsageError: a line is not JSON, or no object; no rows.
+        UsageError: a line is not a JSON object, or there are no rows.
     """
     numbers = array("q")
 
@@ -31,14 +30,14 @@ def read_jsonl(name: str, lines: Iterable[str]) -> Table:
             numbers.append(number)
             yield flat_annotation(record)
 
-    return _of_records(name, DiskBackedList(records()), numbers)
+    return _table_from_records(name, DiskBackedList(records()), numbers)
 
 
 def iter_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of JSON Lines with the numbers of their lines, one after another.
+    """Yield (line number, object) of every line that is not empty.
 
     Raises:
-        UsageError: a line is not JSON, or no object.
+        UsageError: a line is not a JSON object.
     """
     first = True
     for number, line in enumerate(lines, start=1):
@@ -48,7 +47,7 @@ def iter_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str,
             record = json.loads(line)
         except json.JSONDecodeError as error:
             hint = (
-                " The file is one JSON array? Then set data.format: json"
+                " If the file is a single JSON array, set data.format: json"
                 if first and line.lstrip().startswith("[")
                 else ""
             )
@@ -56,52 +55,52 @@ def iter_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[int, dict[str,
                 f"{name}:{number}: not JSON: {error.msg} at character {error.pos + 1}.{hint}"
             ) from None
         except RecursionError:
-            raise UsageError(f"{name}:{number}: nested too deeply for a row") from None
-        _refuse_other_than_object(name, number, record)
+            raise UsageError(f"{name}:{number}: JSON nested too deeply for a row") from None
+        _check_object(name, number, record)
         yield number, record
         first = False
 
 
-def _refuse_other_than_object(name: str, line: int, record: Any) -> None:
+def _check_object(name: str, line: int, record: object) -> None:
     if not isinstance(record, dict):
         raise UsageError(
-            f"{name}:{line}: an object with columns is expected, found {json_kind(record)}"
+            f"{name}:{line}: expected an object with columns, found {json_kind(record)}"
         )
 
 
 def read_json(name: str, text: str, split: str | None = None) -> Table:
-    """Read a JSON file of any shape that `records_from_json` knows.
+    """Read a JSON file in any layout that `records_from_json` supports.
 
     Args:
-        name: of the file, for messages.
-        text: its content.
-        split: which list to take, where an object holds several.
+        name: name of the file, for messages.
+        text: content of the file.
+        split: name of the list to read, if the file has several.
 
     Raises:
-        UsageError: not JSON, or of no known shape.
+        UsageError: not JSON, or in no supported layout.
     """
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         hint = (
-            " One JSON object a line? Then set data.format: jsonl"
+            " If the file has one JSON object per line, set data.format: jsonl"
             if error.msg == "Extra data"
             else ""
         )
         raise UsageError(f"{name}:{error.lineno}: not JSON: {error.msg}.{hint}") from None
     except RecursionError:
-        raise UsageError(f"{name}: nested too deeply for a table") from None
+        raise UsageError(f"{name}: JSON nested too deeply for a table") from None
     records = records_from_json(name, value, split)
-    return _of_records(name, records, range(1, len(records) + 1))
+    return _table_from_records(name, records, range(1, len(records) + 1))
 
 
-def _of_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Table:
+def _table_from_records(name: str, records: Sequence[Any], lines: Sequence[int]) -> Table:
     columns: dict[str, None] = {}
     for line, record in zip(lines, records, strict=True):
-        _refuse_other_than_object(name, line, record)
+        _check_object(name, line, record)
         columns.update(dict.fromkeys(record))
     if not records:
-        raise UsageError(f"{name} holds no rows")
+        raise UsageError(f"{name} contains no rows")
     return Table(
         name,
         list(columns),
@@ -114,13 +113,13 @@ def read_parquet(path: Path) -> Table:
     """Read a Parquet file.
 
     Raises:
-        UsageError: it is none, or damaged; no rows.
+        UsageError: not a Parquet file, damaged, or without rows.
     """
     with open_parquet(path) as file:
         names = parquet_columns(path, file)
         rows = DiskBackedList(
             [*row]
-            for batch in file.iter_batches(_AT_ONCE)
+            for batch in file.iter_batches(_PARQUET_BATCH_ROWS)
             for row in zip(
                 *([to_cell(v) for v in column.to_pylist()] for column in batch.columns), strict=True
             )
@@ -130,35 +129,34 @@ def read_parquet(path: Path) -> Table:
 
 @contextlib.contextmanager
 def open_parquet(path: Path) -> Iterator[Any]:
-    """The opened ``pyarrow.parquet.ParquetFile``; pages are read as they are needed, not whole
-    columns at a time.
+    """Open a ``pyarrow.parquet.ParquetFile`` that reads single pages rather than whole columns.
 
     Raises:
-        UsageError: it is none, or damaged, at once or when the damage is met.
+        UsageError: not a Parquet file, or damaged; damage can show only later, while reading.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Opened by hand: given a path, pyarrow would read a folder's name such as seed=1 as a column.
+    # Not opened by path: pyarrow would read a folder name such as seed=1 as a partition column.
     with path.open("rb") as handle:
         try:
             yield pq.ParquetFile(handle, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise UsageError(
-                f"{path} is not a Parquet file, or a damaged one: {str(error).splitlines()[0]}"
+                f"{path} is not a Parquet file, or is damaged: {str(error).splitlines()[0]}"
             ) from None
 
 
 def parquet_columns(path: Path, file: Any) -> list[str]:
-    """Names of a Parquet file's columns.
+    """Return the column names of a Parquet file.
 
     Raises:
-        UsageError: a name stands there twice; the file has no rows.
+        UsageError: two columns have the same name, or the file has no rows.
     """
     names = list(file.schema_arrow.names)
-    twice = sorted({c for c in names if names.count(c) > 1})
-    if twice:
-        raise UsageError(f"{path} has more than one column {', '.join(map(repr, twice))}")
+    repeated = sorted({c for c in names if names.count(c) > 1})
+    if repeated:
+        raise UsageError(f"{path} has more than one column {', '.join(map(repr, repeated))}")
     if not file.metadata.num_rows:
-        raise UsageError(f"{path} holds no rows")
+        raise UsageError(f"{path} contains no rows")
     return names

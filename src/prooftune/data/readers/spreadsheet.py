@@ -44,7 +44,7 @@ def read_spreadsheet(path: Path, sheet: str | None = None, *, header: bool = Tru
     filled = {name: _cells(book, name) for name in ([sheet] if sheet else book.sheet_names)}
     filled = {name: rows for name, rows in filled.items() if len(rows) > 1}
     if not filled:
-        raise UsageError(f"{path.name} holds no rows")
+        raise UsageError(f"{path.name} contains no rows")
     if len(filled) > 1:
         raise UsageError(
             f"{path.name} has {len(filled)} sheets with rows ({', '.join(map(repr, filled))}): "
@@ -67,7 +67,7 @@ def _opened(path: Path) -> Any:
     except python_calamine.PasswordError:
         raise UsageError(f"{path} is protected by a password; save it without one") from None
     except (python_calamine.CalamineError, OSError, ValueError) as error:
-        raise UsageError(f"{path} is not a spreadsheet, or a damaged one: {error}") from None
+        raise UsageError(f"{path} is not a spreadsheet, or is damaged: {error}") from None
 
 
 def _cells(book: Any, sheet: str) -> list[tuple[int, list[str | None]]]:

@@ -1,5 +1,7 @@
-"""The JSON of SQuAD 1.1 and 2.0 -> a table with one question a row (Rajpurkar et al. 2016, arXiv
-1606.05250; 2018, 1806.03822)."""
+"""SQuAD 1.1 and 2.0 JSON -> a table with one question per row.
+
+Rajpurkar et al. 2016, arXiv 1606.05250; Rajpurkar et al. 2018, arXiv 1806.03822.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,10 @@ COLUMNS = ["id", "title", "context", "question", "answers"]
 
 
 def read_squad(name: str, text: str) -> Table:
-    """Read articles, paragraphs and questions; repeated answers of several annotators are kept
-    once.
+    """Read all questions; identical answers of several annotators are merged.
 
     Raises:
-        UsageError: not JSON, or not of that layout.
+        UsageError: not JSON, not in SQuAD layout, or no questions.
     """
     try:
         articles = json.loads(text)["data"]
@@ -26,15 +27,14 @@ def read_squad(name: str, text: str) -> Table:
     except json.JSONDecodeError as error:
         raise UsageError(f"{name}:{error.lineno}: not JSON: {error.msg}") from None
     except RecursionError:
-        raise UsageError(f"{name}: nested too deeply for SQuAD's layout") from None
+        raise UsageError(f"{name}: JSON nested too deeply for SQuAD layout") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{name} is not in SQuAD's layout (data -> paragraphs -> context, qas -> id, "
-            "question, answers): "
-            f"{type(error).__name__} {error}"
+            f"{name} is not in SQuAD layout (data -> paragraphs -> context, qas -> id, question, "
+            f"answers): {type(error).__name__} {error}"
         ) from None
     if not rows:
-        raise UsageError(f"{name} holds no questions")
+        raise UsageError(f"{name} contains no questions")
     return Table(name, COLUMNS, rows, [str(row[0]) for row in rows])
 
 
@@ -42,7 +42,7 @@ def _rows(articles: list[dict[str, Any]]) -> Iterator[tuple[str | None, ...]]:
     for article in articles:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
-                said = (
+                answers = (
                     []
                     if question.get("is_impossible")
                     else [answer["text"] for answer in question["answers"]]
@@ -52,5 +52,5 @@ def _rows(articles: list[dict[str, Any]]) -> Iterator[tuple[str | None, ...]]:
                     to_cell(article.get("title", "")),
                     to_cell(paragraph["context"]),
                     to_cell(question["question"]),
-                    json.dumps(list(dict.fromkeys(said)), ensure_ascii=False),
+                    json.dumps(list(dict.fromkeys(answers)), ensure_ascii=False),
                 )

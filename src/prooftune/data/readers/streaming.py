@@ -1,5 +1,4 @@
-"""Files of any size, read one block of rows after another with the messages that whole-file reading
-gives."""
+"""Read files of any size block by block, with the same error messages as reading them as a whole."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from prooftune.data.readers import delimited, json_parquet
 from prooftune.data.readers.compression import uncompressed
@@ -17,22 +16,23 @@ from prooftune.data.readers.table import to_cell
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 
-_GRANULE = 256
-"""Rows of Parquet that are read at one time; blocks are made of whole granules, wherever reading
-starts."""
+_T = TypeVar("_T")
+
+_PARQUET_BATCH_ROWS = 256
+"""Blocks of Parquet rows consist of whole batches, wherever reading starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScannedFile:
-    """A file that was looked through.
+    """A file that has been scanned and checked.
 
     Attributes:
         path: the file.
-        source: how it is read.
+        source: options for reading it.
         kind: delimited text, JSON Lines or Parquet.
-        columns: their names; of JSON Lines, all that occur.
-        rows: how many there are.
-        quoted: of delimited text, whether ``"`` quotes.
+        columns: column names; for JSON Lines, all keys that occur.
+        rows: number of rows.
+        quoted: delimited text: whether ``"`` quotes fields.
     """
 
     path: Path
@@ -45,12 +45,12 @@ class ScannedFile:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some rows that follow each other, as they stand in the file: one of the three is not None.
+    """Consecutive rows of a file; exactly one of `fields`, `objects` and `table` is set.
 
     Attributes:
-        columns: names of the file's columns.
-        fields: the texts of delimited rows.
-        objects: JSON's objects.
+        columns: column names of the file.
+        fields: rows of delimited text.
+        objects: JSON objects.
         table: a ``pyarrow.Table``.
     """
 
@@ -69,31 +69,30 @@ class Block:
         )
 
     def column_texts(self, column: str) -> list[str | None]:
-        """One column as a CSV file would hold it; None where there is no value."""
+        """Return a column as text, as in a CSV file; None for missing values."""
         if self.fields is not None:
-            place = self.columns.index(column)
-            return [row[place] for row in self.fields]
+            index = self.columns.index(column)
+            return [row[index] for row in self.fields]
         if self.objects is not None:
             return [to_cell(row.get(column)) for row in self.objects]
         return [to_cell(value) for value in self.table.column(column).to_pylist()]
 
     def records(self) -> list[dict[str, Any]]:
-        """The rows as JSON objects."""
+        """Return the rows as JSON objects."""
         if self.objects is not None:
             return self.objects
         if self.fields is not None:
             return [dict(zip(self.columns, row, strict=True)) for row in self.fields]
-        # Not-a-number is no JSON.
+        # JSON has no NaN.
         return [
             {k: None if v != v else v for k, v in row.items()} for row in self.table.to_pylist()
         ]
 
 
 def scan_file(path: Path, source: Source) -> ScannedFile:
-    """Read a file once, holding little of it, and refuse what cannot be read.
+    """Read a file once, in bounded memory, and check that it can be read.
 
-    The pages of a Parquet file are only read when they are needed; its columns and rows stand in
-    its footer.
+    Of a Parquet file only the footer is read.
 
     Raises:
         UsageError: as for `read_table`.
@@ -117,7 +116,7 @@ def scan_file(path: Path, source: Source) -> ScannedFile:
             columns.update(dict.fromkeys(record))
             rows += 1
         if not rows:
-            raise UsageError(f"{path.name} holds no rows")
+            raise UsageError(f"{path.name} contains no rows")
         return ScannedFile(path, source, "jsonl", list(columns), rows)
     if kind != "csv":
         raise UsageError(
@@ -130,69 +129,75 @@ def scan_file(path: Path, source: Source) -> ScannedFile:
 
 
 def iter_blocks(stream: ScannedFile, start: int, rows: int, characters: int) -> Iterator[Block]:
-    """The rows from number `start` on, in blocks.
+    """Yield the rows from index `start` on, in blocks.
 
-    A block ends when it has about `rows` rows or `characters` characters. Where blocks end depends
-    on where the first begins and on the file alone, so reading that begins at the end of a block
-    gives the same blocks as reading through.
+    The block boundaries depend only on `start` and the file. Reading that resumes at the end of a
+    block therefore gives the same blocks as reading without interruption.
+
+    Args:
+        stream: the scanned file.
+        start: index of the first row.
+        rows: approximate number of rows per block.
+        characters: approximate number of characters per block, if reached before `rows`.
 
     Raises:
-        UsageError: the file cannot be read; it was another when it was looked through.
+        UsageError: the file cannot be read, because it changed since the scan.
     """
     if stream.kind == "parquet":
-        for batches in _cut(
-            _batches(stream, start, min(_GRANULE, rows)),
+        for batches in _group(
+            _parquet_batches(stream, start, min(_PARQUET_BATCH_ROWS, rows)),
             rows,
             characters,
             len,
             lambda batch: int(batch.nbytes),
         ):
-            yield Block(stream.columns, table=_table(batches))
+            yield Block(stream.columns, table=_concatenate(batches))
     elif stream.kind == "jsonl":
-        found = itertools.islice(_records(stream.path, stream.source), start, None)
-        for some in _cut(
-            found, rows, characters, lambda _: 1, lambda row: sum(map(_length, row.values()))
+        records = itertools.islice(_records(stream.path, stream.source), start, None)
+        for objects in _group(
+            records, rows, characters, lambda _: 1, lambda row: sum(map(_length, row.values()))
         ):
-            yield Block(stream.columns, objects=some)
+            yield Block(stream.columns, objects=objects)
     else:
-        parsed = delimited.iter_records(
+        numbered = delimited.iter_records(
             stream.path.name,
             iter_delimited_lines(stream.path, stream.source),
             _delimiter(stream.path, stream.source),
             stream.quoted,
         )
-        below = (fields for _, fields in delimited.skip_header(parsed, stream.source))
-        for lines in _cut(
-            itertools.islice(below, start, None),
+        all_fields = (fields for _, fields in delimited.skip_header(numbered, stream.source))
+        for fields in _group(
+            itertools.islice(all_fields, start, None),
             rows,
             characters,
             lambda _: 1,
             lambda row: sum(map(len, row)),
         ):
-            yield Block(stream.columns, fields=lines)
+            yield Block(stream.columns, fields=fields)
 
 
-def _cut(
-    items: Iterator[Any],
+def _group(
+    items: Iterator[_T],
     rows: int,
     size: int,
-    count: Callable[[Any], int],
-    weigh: Callable[[Any], int],
-) -> Iterator[list[Any]]:
-    held: list[Any] = []
-    held_rows = held_size = 0
+    count: Callable[[_T], int],
+    measure: Callable[[_T], int],
+) -> Iterator[list[_T]]:
+    """Group items until they reach a number of rows or a size."""
+    group: list[_T] = []
+    group_rows = group_size = 0
     for item in items:
-        held.append(item)
-        held_rows += count(item)
-        held_size += weigh(item)
-        if held_rows >= rows or held_size >= size:
-            yield held
-            held, held_rows, held_size = [], 0, 0
-    if held:
-        yield held
+        group.append(item)
+        group_rows += count(item)
+        group_size += measure(item)
+        if group_rows >= rows or group_size >= size:
+            yield group
+            group, group_rows, group_size = [], 0, 0
+    if group:
+        yield group
 
 
-def _length(value: Any) -> int:
+def _length(value: object) -> int:
     return len(value if isinstance(value, str) else str(value))
 
 
@@ -207,22 +212,22 @@ def _records(path: Path, source: Source) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def _batches(stream: ScannedFile, start: int, size: int) -> Iterator[Any]:
-    """Record batches from row `start` on; row groups before it are not read."""
+def _parquet_batches(stream: ScannedFile, start: int, size: int) -> Iterator[Any]:
+    """Yield record batches from row `start` on, without reading earlier row groups."""
     with json_parquet.open_parquet(stream.path) as file:
         for group in range(file.num_row_groups):
-            here = file.metadata.row_group(group).num_rows
-            if start >= here:
-                start -= here
+            group_rows = file.metadata.row_group(group).num_rows
+            if start >= group_rows:
+                start -= group_rows
                 continue
             for batch in file.iter_batches(batch_size=size, row_groups=[group]):
-                left = batch.slice(min(start, batch.num_rows))
-                start -= batch.num_rows - left.num_rows
-                if left.num_rows:
-                    yield left
+                remaining = batch.slice(min(start, batch.num_rows))
+                start -= batch.num_rows - remaining.num_rows
+                if remaining.num_rows:
+                    yield remaining
 
 
-def _table(batches: list[Any]) -> Any:
+def _concatenate(batches: list[Any]) -> Any:
     import pyarrow as pa
 
     return pa.Table.from_batches(batches)

@@ -1,4 +1,4 @@
-"""The table of strings that every format is read into."""
+"""The table of strings that all readers return."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from prooftune.errors import UsageError
 
 MAX_FIELD_CHARS = 1_000_000
-"""Characters. A longer field is a quote that was never closed, or a file of another kind."""
+"""A longer field is an unclosed quote, or a file in another format."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -21,13 +21,13 @@ class Table:
     """The rows of one file.
 
     Attributes:
-        name: of the file, for messages.
-        columns: names, or ``0``, ``1`` … where the file has none.
-        rows: one list of strings per row, as long as `columns`; None where the file holds no value.
-            Of formats that are read row by row they lie in a file (`DiskBackedList`).
-        lines: where each row stands in the file, counted as an editor does (JSON arrays and
-            Parquet: row number); for a folder of files, their names.
-        located: whether `lines` name the file as well, as for several files read as one table.
+        name: name of the file, for messages.
+        columns: column names, or ``0``, ``1`` … if the file has none.
+        rows: one list of cells per row, as long as `columns`; None for a missing value. Formats
+            that are read row by row store them on disk (`DiskBackedList`).
+        lines: line number of every row, counted from 1 (JSON arrays and Parquet: row number); for a
+            folder of files, the file names.
+        located: whether `lines` include the file name, as for several files read as one table.
     """
 
     name: str
@@ -37,34 +37,38 @@ class Table:
     located: bool = False
 
     def location(self, row: int) -> str:
-        """File and line of a row, for messages and ids."""
+        """Return the location of a row, as ``file:line``, for messages and ids."""
         return str(self.lines[row]) if self.located else f"{self.name}:{self.lines[row]}"
 
 
 def iter_stream_lines(name: str, stream: TextIO, longest: int = MAX_FIELD_CHARS) -> Iterator[str]:
-    """The lines of a stream with their ends, never more of one in memory than `longest` characters.
+    """Yield the lines of a stream with their line endings, in bounded memory.
+
+    Args:
+        name: name of the file, for the error message.
+        stream: the stream.
+        longest: maximum number of characters per line.
 
     Raises:
-        UsageError: a longer line, which no text can be.
+        UsageError: a line is longer.
     """
     number = 0
     while line := stream.readline(longest + 1):
         number += 1
         if len(line) > longest:
             raise UsageError(
-                f"{name}:{number}: a line of more than {longest:,} characters; no text may be "
-                "longer"
+                f"{name}:{number}: line of more than {longest:,} characters, the maximum"
             )
         yield line
 
 
 def to_cell(value: Any) -> str | None:
-    """A JSON, Parquet or hub value as it would stand in a CSV file; None for null and not-a-number.
+    """Convert a JSON, Parquet or hub value to text as in a CSV file; None for null and NaN.
 
-    Characters that no file can hold (halves of a surrogate pair, as in a text cut inside an emoji)
-    and bytes that are not UTF-8 become U+FFFD, which the audit reports.
+    Lone surrogates (from a text that was cut inside an emoji) and bytes that are not UTF-8 become
+    U+FFFD, which the audit reports.
     """
-    if value is None or value != value:
+    if value is None or value != value:  # NaN is not equal to itself
         return None
     if isinstance(value, bool):
         return "true" if value else "false"
