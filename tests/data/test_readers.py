@@ -359,8 +359,18 @@ def test_json_values_and_gaps(tmp_path: Path) -> None:
             {"header": False, "columns": ["x"]},
             ["a.csv:1: 2 fields, but 1 expected (x)"],
         ),
-        ("a.csv", "a,b\n", {"delimiter": "::"}, ["data.delimiter must be a single character", "'::'"]),
-        ("a.csv", "a,b\n", {"delimiter": '"'}, ["data.delimiter must be a single character other than a quote"]),
+        (
+            "a.csv",
+            "a,b\n",
+            {"delimiter": "::"},
+            ["data.delimiter must be a single character", "'::'"],
+        ),
+        (
+            "a.csv",
+            "a,b\n",
+            {"delimiter": '"'},
+            ["data.delimiter must be a single character other than a quote"],
+        ),
         ("a.txt", "a@b\n", {"format": "text"}, ["a.txt: format text needs data.delimiter"]),
         (
             "a.txt",

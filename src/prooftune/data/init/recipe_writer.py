@@ -285,9 +285,7 @@ def _labels(table: Table, column: str, cells: Sequence[str], guessed: InferredOp
             "data.labels can make them one."
         )
     if len(counts) == 1:
-        guessed.notes.append(
-            "One label alone leaves nothing to classify: is it the right column?"
-        )
+        guessed.notes.append("One label alone leaves nothing to classify: is it the right column?")
     single = [label for label, n in counts.items() if n == 1]
     if single and len(counts) > 1:
         guessed.notes.append(
