@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prooftune.evaluation.abstention import guaranteed_threshold
 from prooftune.evaluation.ece import ece_interval
 from prooftune.evaluation.intervals import (
     SIGNED,
@@ -425,6 +426,46 @@ def _reader(
     return result
 
 
+def abstentions(samples: int) -> Iterator[Row]:
+    """How often the true accuracy above the threshold is below the target."""
+    for skill, target in ((1.5, 0.85), (2.5, 0.9), (4.0, 0.95)):
+        big, _ = _calibrated(200_000, 3, skill, 1.0, np.random.default_rng(10))
+        order = np.argsort(-big.confidence)
+        sure, right = big.confidence[order], np.cumsum(big.correct[order])
+        for n in (60, 200, 1000):
+            generator = np.random.default_rng(11)
+            counts = dict.fromkeys(
+                ("point missed", "guarantee missed", "guarantee found", "answered"), 0.0
+            )
+            for _ in range(samples):
+                validation, _ = _calibrated(n, 3, skill, 1.0, generator)
+                for name, threshold in (
+                    ("point", _point_threshold(validation, target)),
+                    ("guarantee", guaranteed_threshold(validation, target, 1 - CONFIDENCE)),
+                ):
+                    if threshold is not None:
+                        above = max(1, int(np.searchsorted(-sure, -threshold, side="right")))
+                        counts[f"{name} missed"] += right[above - 1] / above < target
+                        if name == "guarantee":
+                            counts["guarantee found"] += 1
+                            counts["answered"] += above / len(sure)
+            found = max(1.0, counts["guarantee found"])
+            answered = counts.pop("answered") / found
+            yield {
+                "accuracy of all": float(big.correct.mean()), "target": target,
+                "validation rows": n, **{k: v / samples for k, v in counts.items()},
+                "answered where found": answered,
+            }  # fmt: skip
+
+
+def _point_threshold(validation: Outcomes, target: float) -> float | None:
+    """The lowest confidence at which validation answers reach the target."""
+    order = np.argsort(-validation.confidence)
+    share = np.cumsum(validation.correct[order]) / np.arange(1, len(order) + 1)
+    reached = np.flatnonzero(share >= target)
+    return float(validation.confidence[order][reached[-1]]) if len(reached) else None
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """A table of rows with the same keys."""
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -467,6 +508,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "auroc": lambda: areas(2 * samples),
         "families": lambda: families(2 * samples),
         "groups": lambda: grouped(samples // 2, resamples),
+        "abstention": lambda: abstentions(2 * samples),
     }
     if options.squad:
         tables["articles"] = lambda: articles(options.squad, samples // 2, resamples)

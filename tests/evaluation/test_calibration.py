@@ -100,31 +100,3 @@ def test_risk_coverage_has_at_most_101_points_and_ends_at_the_error_rate() -> No
     points = calibration.risk_coverage(o)["points"]
     assert len(points) == 101
     assert points[-1] == {"coverage": 1.0, "risk": pytest.approx(1 - measure(o)[0]["accuracy"])}
-
-
-def test_abstention_threshold_by_hand() -> None:
-    o = hand([0.95, 0.9, 0.8, 0.7, 0.6], [True, True, False, True, False])
-    assert calibration.abstention_threshold(o, 1.0) == pytest.approx(0.9)
-    assert calibration.abstention_threshold(o, 0.75) == pytest.approx(0.7), (
-        "not the first that reaches it"
-    )
-    assert calibration.abstention_threshold(o, 0.5) == pytest.approx(0.6)
-
-
-def test_a_threshold_takes_all_of_equal_confidence_or_none() -> None:
-    assert calibration.abstention_threshold(hand([0.9, 0.9], [True, False]), 1.0) is None
-
-
-def test_abstention_is_decided_on_validation_and_measured_on_test() -> None:
-    validation = hand([0.9, 0.6], [True, False])
-    test = hand([0.95, 0.92, 0.91, 0.5], [True, True, False, True])
-    got = calibration.abstention(validation, test, target=0.9, confidence=0.95)
-    assert got["reachable"] and got["threshold"] == pytest.approx(0.9)
-    assert got["coverage"] == 0.75 and got["answered"] == 3
-    assert got["accuracy"]["value"] == pytest.approx(2 / 3)
-    assert got["accuracy"]["low"] < 2 / 3 < got["accuracy"]["high"]
-
-
-def test_abstention_says_when_the_target_is_out_of_reach() -> None:
-    wrong = hand([0.9, 0.8], [False, False])
-    assert calibration.abstention(wrong, wrong, 0.9, 0.95)["reachable"] is False

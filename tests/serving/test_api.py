@@ -267,6 +267,7 @@ def test_models_say_what_they_are(client: httpx2.Client) -> None:
         "no_base": None,
         "probabilities": True,
         "threshold": 0.6,
+        "threshold_accuracy": None,
         "retrieves": False,
     }
     assert cards["library"]["prooftune"]["retrieves"] and cards["library"]["prooftune"][

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from prooftune.bundle.manifest import CardSection, Interval, Manifest, StudySummary
+from prooftune.bundle.manifest import (
+    AbstentionSection,
+    CardSection,
+    Interval,
+    Manifest,
+    StudySummary,
+)
 from prooftune.models.environment import describe_environment
 from prooftune.models.loading import ORIGINS
 from prooftune.recipe import Recipe
@@ -186,11 +192,29 @@ def _default_limits(manifest: Manifest) -> str:
     threshold = abstention.get("threshold")
     if threshold is not None:
         text += (
-            f" On the validation rows, labels with a probability of {threshold:.3f} or more were "
-            f"at least {abstention['target']:.1%} correct; predictions below that are marked as "
-            "abstained."
+            f" Labels with a probability below {threshold:.3f} are marked as abstained."
+            f"{_abstention_accuracy(abstention)}"
         )
     return text
+
+
+def _abstention_accuracy(abstention: AbstentionSection) -> str:
+    """How often accepted labels are right on the test examples; bundles of version 0.1 only know
+    the target on validation."""
+    figure = abstention.get("accuracy")
+    if not figure:
+        target = abstention.get("target")
+        return f" The target for the others is {target:.1%} accuracy." if target else ""
+    text = (
+        f" Of the test examples, {abstention['coverage']:.1%} are not, and {figure['value']:.1%} "
+        f"of their labels are correct ({figure['low']:.1%} to {figure['high']:.1%})"
+    )
+    if "confidence" in abstention:
+        text += (
+            f"; the validation rows guarantee at least {abstention['target']:.1%}, with a "
+            f"probability of {abstention['confidence']:.0%}"
+        )
+    return f"{text}."
 
 
 def _data_section(study: StudySummary) -> str:

@@ -146,7 +146,7 @@ class Classifier:
 
 
 def abstention_threshold(manifest: Manifest) -> float | None:
-    """Probability below which the bundle abstains (`evaluation.calibration.abstention`), if any."""
+    """Probability below which the bundle abstains (`evaluation.abstention.abstention`), if any."""
     abstention = manifest.get("abstention")
     threshold = abstention.get("threshold") if abstention else None
     return None if threshold is None or not has_probabilities(manifest) else float(threshold)

@@ -53,15 +53,21 @@ class TokenSection(TypedDict):
 
 
 class AbstentionSection(TypedDict):
-    """The confidence threshold (`evaluation.calibration.abstention`).
+    """The confidence threshold (`evaluation.abstention.abstention`).
 
     Attributes:
         threshold: smallest probability of an accepted label; None or absent without a threshold.
         target: accuracy aimed at among accepted labels.
+        confidence: probability with which the target is reached; absent in version 0.1.
+        coverage: proportion of the test examples whose label is accepted.
+        accuracy: of these on the test examples; None if there are none.
     """
 
     threshold: NotRequired[float | None]
     target: NotRequired[float]
+    confidence: NotRequired[float]
+    coverage: NotRequired[float]
+    accuracy: NotRequired[Interval | None]
 
 
 class Interval(TypedDict):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from prooftune.evaluation import calibration
+from prooftune.evaluation.abstention import abstention
 from prooftune.evaluation.changes import changed_examples
 from prooftune.evaluation.comparisons import Measured, Plan, compare, pairs
 from prooftune.evaluation.ece import ece_interval
@@ -41,6 +42,8 @@ from prooftune.types import Prediction, Study, VariantResult
 
 PROPORTIONS = ("accuracy", "invalid_rate")
 PROBABILISTIC = ("log_loss", "brier", "ece")
+HIGHEST_TARGET = 0.99
+"""The highest accuracy that is aimed at among given answers unless the recipe says it."""
 COMPARED = ("accuracy", "macro_f1", "balanced_accuracy", "mcc")
 """Metrics of which differences are given; the primary one is added."""
 
@@ -355,7 +358,8 @@ def _target_accuracy(arrays: Mapping[str, tuple[Outcomes, Outcomes]]) -> float |
     target."""
     known = [_validation_accuracy(validation) for _, validation in arrays.values()]
     best = max((accuracy for accuracy in known if accuracy is not None), default=None)
-    return None if best is None else (1 + best) / 2
+    # No number of examples can guarantee that every answer is right.
+    return None if best is None else min((1 + best) / 2, HIGHEST_TARGET)
 
 
 def _validation_accuracy(validation: Outcomes) -> float | None:
@@ -371,7 +375,7 @@ def _abstention(
 ) -> dict[str, Any] | None:
     if calibrated.temperature is None or target is None:
         return None
-    return calibration.abstention(calibrated.validation, calibrated.test, target, confidence)
+    return abstention(calibrated.validation, calibrated.test, target, confidence)
 
 
 def _counts(predictions: list[Prediction]) -> dict[str, int]:

@@ -174,7 +174,12 @@ def _cards(one: ServedBundle) -> list[schemas.ModelCard]:
         "probabilities": one.probabilities,
         "retrieves": bool(manifest.get("retrieval")),
     }
-    tuned = schemas.ModelInfo(**common, tuned=True, threshold=one.threshold)
+    tuned = schemas.ModelInfo(
+        **common,
+        tuned=True,
+        threshold=one.threshold,
+        threshold_accuracy=one.threshold_accuracy,
+    )
     cards = [schemas.ModelCard(id=one.name, created=one.created, prooftune=tuned)]
     if one.why_no_base_model is None:
         untuned = schemas.ModelInfo(**common, tuned=False, threshold=None)

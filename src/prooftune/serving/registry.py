@@ -56,6 +56,12 @@ class ServedBundle:
         return abstention_threshold(self.bundle.manifest)
 
     @property
+    def threshold_accuracy(self) -> float | None:
+        """Accuracy on the study's test examples above the threshold."""
+        figure = (self.bundle.manifest.get("abstention") or {}).get("accuracy")
+        return None if figure is None or self.threshold is None else figure["value"]
+
+    @property
     def probabilities(self) -> bool:
         return self.classifies and has_probabilities(self.bundle.manifest)
 

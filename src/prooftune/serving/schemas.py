@@ -163,6 +163,10 @@ class ModelInfo(BaseModel):
     no_base: Annotated[str | None, Field(description="Why there is none.")]
     probabilities: bool
     threshold: float | None
+    threshold_accuracy: Annotated[
+        float | None,
+        Field(description="Accuracy above the threshold on the study's test examples."),
+    ] = None
     retrieves: bool
 
 
