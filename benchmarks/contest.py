@@ -175,12 +175,14 @@ def product_rate(dtype: str = "bfloat16", size: int = 1024) -> float:
 
 
 def operations(work: Callable[[], object]) -> float:
-    """Of the matrix products and the attention of some work, done once more to count them: 2 for a
-    multiplication and an addition. Attention by one kernel counts as if every query looked at every
-    key that the kernel is given."""
-    with matmuls.MatmulRecorder() as counted:
+    """Operations of the matmuls and attention of some work, which is run once more to count them.
+
+    A multiply-add counts as 2. Fused attention kernels count as if every query attended to every
+    key that the kernel is given.
+    """
+    with matmuls.MatmulRecorder() as recorder:
         work()
-    return float(counted.operations)
+    return float(recorder.operations)
 
 
 def _installed(name: str) -> bool:

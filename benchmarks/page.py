@@ -1,9 +1,8 @@
-"""Write docs/benchmarks.md from what the benchmarks against other tools have measured
-(benchmarks/measured/).
+"""Write docs/benchmarks.md from the measured results of the benchmarks (benchmarks/measured/).
 
     python benchmarks/page.py
 
-A section that was measured elsewhere or before stays as it is.
+A section without results here is copied from the existing page.
 """
 
 from __future__ import annotations
@@ -27,178 +26,156 @@ _TITLES = {
     "labels-0-shot-bfloat16": "Zero-shot label scoring in bfloat16",
     "labels-8-shot-float32": "8-shot label scoring in float32",
     "labels-8-shot-bfloat16": "8-shot label scoring in bfloat16",
-    "generation-bfloat16": "Answering SQuAD's questions in bfloat16",
-    "generation-bfloat16-apart": "Answering one question of each of SQuAD's paragraphs in bfloat16",
-    "generation-float32": "Answering SQuAD's questions in float32",
-    "estimates": "Estimates of `check` against what a run took",
+    "generation-bfloat16": "Answering SQuAD questions in bfloat16",
+    "generation-bfloat16-apart": "Answering one question per SQuAD paragraph in bfloat16",
+    "generation-float32": "Answering SQuAD questions in float32",
+    "estimates": "Estimates of `check` and actual cost",
     "step": "Where a training step's time goes",
-    "step-int8": "Where it goes with frozen weights in int8",
+    "step-int8": "Where a training step's time goes with int8 frozen weights",
 }
 _LIMITS = {
     "training-bfloat16": (
-        "Prooftune's operations were counted anew after these runs (4.17 TFLOP), whose counter "
-        "did not see compiled products. "
-        "What limits it: in bfloat16, of a step three quarters are the products of layers and "
-        "their adapters, in compiled code: "
-        "the wide ones reach 90% of the rate, since their weights come from memory (95 to 100% "
-        "where those were used just "
-        "before). A tenth is attention (compiled code; rows as short as these leave its blocks "
-        "half empty), a twentieth what "
-        "stands between, the rest Python (the second core waits). The first of the 10 steps takes "
-        "0.6 to 1 s more, "
-        "until the system has given its memory. In int8 (`model.int8_training`) the products are "
-        "two thirds of a step, a "
-        "seventh is attention; an operation in 8 bits counts as one in 16. Runs differ by up to a "
-        "third, as the machine's speed "
-        "does: hours before, without compiled products, Prooftune was 6.5 times as fast as "
-        "trl-best and 20.4 times as "
-        "padded-512. The losses of the pairs are 0.380, 0.378 and 0.380, with int8 0.359, 0.363 "
-        "and 0.360, trl-best's 0.385, "
-        "0.397 and 0.392, padded-512's 0.385, 0.395 and 0.402: 80 rows after 10 steps tell no "
-        "more apart; of 600 rows, next "
-        "section, the medians are within 2%. TRL's defaults over these 160 rows, at an earlier "
-        "commit: Prooftune 6.8 times as "
-        "fast, with int8 9.8 times, in 36% and 39% of its memory. One pair over 600 rows against "
-        "padded-512, earlier too: 22.4 "
-        "and, with int8, 30.7 times as fast, the losses 1.3% and 1.2% above its 0.2046. Tried "
-        "without gain in bfloat16: frozen "
-        "weights laid out once; fetching the next weights ahead; large pages. Next: fewer calls "
-        "from Python in a step."
+        "Prooftune's operations were recounted after these runs (4.17 TFLOP), because the counter "
+        "of the time did not see compiled matmuls. Bottlenecks: in bfloat16, three quarters of a "
+        "step are the matmuls of linear layers and their adapters, in compiled code; the wide "
+        "ones reach 90% of the peak rate, limited by reading weights from memory (95 to 100% if "
+        "they were used just before). A tenth is attention (compiled code; rows as short as these "
+        "leave its blocks half empty), a twentieth pointwise operations, the rest Python (the "
+        "second core idles). The first of the 10 steps takes 0.6 to 1 s longer, while the system "
+        "provides memory. In int8 (`model.int8_training`) matmuls are two thirds of a step and "
+        "attention is a seventh; an int8 operation counts like a 16-bit one. Runs differ by up to "
+        "a third, because the machine's speed does: hours before, without compiled matmuls, "
+        "Prooftune was 6.5 times as fast as trl-best and 20.4 times as fast as padded-512. The "
+        "losses of the pairs are 0.380, 0.378 and 0.380, with int8 0.359, 0.363 and 0.360, those "
+        "of trl-best 0.385, 0.397 and 0.392, those of padded-512 0.385, 0.395 and 0.402: 80 rows "
+        "after 10 steps cannot separate them more; on 600 rows (next section) the medians are "
+        "within 2%. TRL's defaults over these 160 rows, at an earlier commit: Prooftune was 6.8 "
+        "times as fast, with int8 9.8 times, in 36% and 39% of the memory. One pair over 600 rows "
+        "against padded-512, also earlier: 22.4 times as fast, with int8 30.7 times, with losses "
+        "1.3% and 1.2% above its 0.2046. Tried without gain in bfloat16: prepacked frozen "
+        "weights, prefetching the next weights, huge pages. Next: fewer calls from Python per "
+        "step."
     ),
     "training-bfloat16-600": (
         "The first 600 rows, and the loss on the 300 that follow: 38 steps instead of 10. In the "
-        "single pairs Prooftune's loss "
-        "is 5.1% and 0.6% lower and 0.7% higher (with int8 1.1% higher, 0.6% lower and 3.0% "
-        "higher); hours before, by an engine "
-        "that rounds elsewhere, the same seeds gave 0.3% higher, 1.1% and 1.0% lower: so much of "
-        "the first is chance. Three "
-        "more seeds, without TRL, gave 0.203, 0.204 and 0.203, with int8 0.219, 0.204 and 0.214. "
-        "The engine before, without "
-        "compiled products of layers with adapters, was 8.0 times as fast, with int8 10.7 times. "
-        "TRL's rate here, 106 to 117 "
-        "tokens a second, is not that of its arithmetic: in every step it asks the system for 8 "
-        "GB of memory anew, arrays of "
-        "rows x length x vocabulary among them, which took a quarter of the processors' time in a "
-        "training over 320 rows that "
-        "was looked into, and how long that takes differs from hour to hour (106 to 146 tokens a "
-        "second in all). The next "
-        "section has what another allocator makes of it. What limits Prooftune is as above."
+        "single pairs Prooftune's loss is 5.1% and 0.6% lower and 0.7% higher (with int8 1.1% "
+        "higher, 0.6% lower and 3.0% higher); hours before, with an engine that rounds "
+        "differently, the same seeds gave 0.3% higher, 1.1% and 1.0% lower: that much of the "
+        "first difference is chance. Three more seeds, without TRL, gave 0.203, 0.204 and 0.203, "
+        "with int8 0.219, 0.204 and 0.214. The previous engine, without compiled LoRA layers, was "
+        "8.0 times as fast, with int8 10.7 times. TRL's throughput here, 106 to 117 tokens per "
+        "second, is not limited by its arithmetic: in every step it requests 8 GB of memory from "
+        "the system again, including arrays of rows x length x vocabulary. This took a quarter of "
+        "the CPU time in a profiled training over 320 rows, and varies from hour to hour (106 to "
+        "146 tokens per second in all). The next section shows the effect of another allocator. "
+        "Prooftune's bottlenecks are as above."
     ),
     "training-bfloat16-tcmalloc": (
-        "Every contestant with `LD_PRELOAD` of tcmalloc (gperftools 2.10), which keeps what is "
-        "freed, before the same command. "
-        "TRL gains a quarter to two thirds, Prooftune, which keeps it by itself, nothing, with "
-        "int8 a twentieth. Who trains with "
-        "TRL on CPUs should use such an allocator; neither TRL nor pip brings one."
+        "Every tool runs with `LD_PRELOAD` of tcmalloc (gperftools 2.10), which retains freed "
+        "memory. TRL gains a quarter to two thirds; Prooftune, which retains memory by itself, "
+        "gains nothing, and a twentieth with int8. Use such an allocator to train with TRL on "
+        "CPUs; neither TRL nor pip includes one."
     ),
     "training-float32": (
-        "In float32 both compute the same training, which the losses show. One pair alone, since "
-        "that was the question."
+        "In float32 both compute the same training, as the losses show. One pair only, since that "
+        "was the question."
     ),
     "head": (
-        "What limits it: of a step over rows of 1,500 tokens two thirds are the products of its "
-        "layers, at the full rate, and a "
-        "quarter attention, by compiled code at 75 to 80% of it, which keeps no weights and "
-        "computes them again in the backward "
-        "pass. By plain products attention took half of the step: these write scores that do not "
-        "stay in the cache. Blocks of 64, "
-        "96 and 128 instead of 32 are no faster. The loss of three seeds is 1.98, 1.67 and 1.53 "
-        "with Prooftune, 1.98, 1.66 and "
-        "1.51 with the Trainer: after 3 steps over 12 rows it shows that both do the same, not "
-        "what is learned. Next: the "
-        "products, by int8."
+        "Bottlenecks: in a step over rows of 1,500 tokens, two thirds are the matmuls of the "
+        "linear layers, at the full rate, and a quarter is attention, in compiled code at 75 to "
+        "80% of it, which saves no attention weights and recomputes them in the backward pass. "
+        "With plain matmuls attention took half of the step, because it writes scores that do not "
+        "fit the cache. Blocks of 64, 96 and 128 instead of 32 are no faster. The loss of three "
+        "seeds is 1.98, 1.67 and 1.53 with Prooftune, and 1.98, 1.66 and 1.51 with the Trainer: "
+        "after 3 steps over 12 rows this shows that both compute the same, not how much is "
+        "learned. Next: int8 matmuls."
     ),
     "labels-0-shot-float32": (
-        "What limits it: products in float32. The harness computes the common beginning of the "
-        "prompts for every row, and the "
-        "whole prompt once more for a label of several tokens."
+        "Bottleneck: float32 matmuls. The harness computes the common prefix of the prompts for "
+        "every row, and the whole prompt once more for a label of several tokens."
     ),
     "labels-0-shot-bfloat16": (
-        "What limits it: of its time 60% are products, 29% attention, by PyTorch's 16-bit kernel. "
-        "Where predictions differ, it is "
-        "by rounding: in float32, above, none does. Its memory has the weights once more, laid "
-        "out for their products (0.27 GB). "
-        "The first pair ran beside other work. Next: attention by the compiled code that training "
-        "has."
+        "Bottlenecks: 60% of the time are matmuls, 29% is attention, by PyTorch's 16-bit kernel. "
+        "Predictions that differ do so by rounding: in float32, above, none differs. Memory "
+        "includes the prepacked weights (0.27 GB). The first pair ran beside other work. Next: "
+        "the compiled attention that training uses."
     ),
     "labels-8-shot-bfloat16": (
-        "What limits it: attention over the examples, whose 16-bit kernel reaches a third of the "
-        "rate of plain products here. The "
-        "harness computes the examples again for every row, so that more rows raise the ratio: "
-        "over 24 rows, hours before, "
-        "it was 11.9 and 14.4. Both have had a first try before. Next: attention over a long "
-        "prefix as plain products, a piece "
-        "at a time, as training has it."
+        "Bottleneck: attention over the few-shot examples, whose 16-bit kernel reaches a third of "
+        "the rate of plain matmuls here. The harness computes the examples again for every row, "
+        "so the ratio rises with the number of rows: over 24 rows, hours before, it was 11.9 and "
+        "14.4. Both tools were warmed up. Next: attention over a long prefix by plain matmuls, in "
+        "query chunks as in training."
     ),
     "estimates": (
-        "Over many batches of different sizes the heap of the C library grows, because an array "
-        "does not fit where "
-        "another was, which the few batches of an estimate do not show; and a process keeps some "
-        "of what earlier variants "
-        "needed. Both are counted by factors that were measured on these very studies (two thirds "
-        "more where rows are "
-        "asked, a fifth where they are learned, two fifths kept), so that other studies and other "
-        "C libraries will be met "
-        "less well."
+        "Over many batches of different sizes the C library's heap grows, because new arrays do "
+        "not fit into the gaps of old ones; the few batches of an estimate do not show this. A "
+        "process also retains some of the memory of earlier variants. The estimate covers both by "
+        "factors that were measured on these very studies (two thirds more for inference, a fifth "
+        "for training, two fifths retained), so it will be less accurate for other studies and "
+        "other C libraries."
     ),
     "labels-8-shot-float32": (
-        "What limits it: products in float32. The harness computes the examples again for every "
-        "row. Both have had a first try "
-        "before."
+        "Bottleneck: float32 matmuls. The harness computes the examples again for every row. Both "
+        "tools were warmed up."
     ),
-    "generation-float32": "One pair alone, to see whether the predictions are the same.",
+    "generation-float32": ("One pair only, to see whether the predictions are the same."),
     "step": (
-        "Attention's products, which are compiled code, count as operations, but not among "
-        "those that are timed alone."
+        "The matmuls of compiled attention count as operations, but are not among those that are "
+        "timed alone."
     ),
     "step-int8": (
-        "Rounding to bytes is not among the products. An operation in 8 bits counts as one in 16, "
-        "of which the processor does half "
-        "as many."
+        "Quantization is not among the matmuls. An int8 operation counts like a 16-bit one, of "
+        "which the CPU does half as many per second."
     ),
     "generation-bfloat16": (
-        "All questions of paragraphs that lie far apart, about nine on each: as SQuAD asks, and "
-        "in Prooftune's favour, which reads "
-        "a paragraph once for all of its questions; the next section has one question of each. "
-        "What limits it: half of the time "
-        "goes into 23 steps that each read all weights for one token a row, where the calls of "
-        "small operators weigh more than "
-        "the products. Predictions differ by 16-bit rounding: in float32 all are the same. Next: "
-        "fewer calls in a step."
+        "All questions of paragraphs that are far apart, about nine on each: this is how SQuAD "
+        "asks, and it favours Prooftune, which prefills a paragraph once for all of its "
+        "questions; the next section has one question per paragraph. Bottleneck: half of the time "
+        "goes into 23 decode steps that each read all weights for one token per row, where the "
+        "overhead of calling small operators exceeds the matmuls. Predictions differ by 16-bit "
+        "rounding: in float32 all are the same. Next: fewer calls per step."
     ),
     "generation-bfloat16-apart": (
-        "One question of each paragraph, so that nothing but the instruction is shared. Both read "
-        "every prompt whole, and what "
-        "Prooftune leaves out is padding, and rows that have ended."
+        "One question of each paragraph, so that only the instruction is shared. Both tools "
+        "prefill every prompt in full; Prooftune saves padding, and the computation of finished "
+        "rows."
     ),
 }
-"""By what each is limited now, and what comes next; written by hand."""
+"""Bottlenecks of each benchmark and next steps; written by hand."""
 
 _HEAD = """# Benchmarks
 
-Prooftune beside other tools on the same rows, with the same hyperparameters and seeds, every contestant in a process of its own,
-in turn, on one machine. Ratios are medians over paired runs; above 1 Prooftune is faster. `benchmarks/` has the scripts, whose
-first lines say what is compared with what, and which packages they need (`pip install trl==1.16.0 lm-eval==0.4.13` for all). The
-tables are written by `benchmarks/page.py` from what the scripts measured; the paragraphs under them are written by hand, after
-profiles that are not kept. A prompt's tokens count in every row, also where a tool computes what rows share once. The load before
-(processes that ran, a mean of a minute) is mostly that of the benchmark before.
+Prooftune and other tools on the same rows, with the same hyperparameters and seeds, each tool in
+its own process, one after another on one machine. Ratios are medians over paired runs; above 1
+Prooftune is faster. The scripts are in `benchmarks/`; their first lines state what they compare
+and which packages they need (`pip install trl==1.16.0 lm-eval==0.4.13` for all).
+`benchmarks/page.py` writes the tables from the measured results; the paragraphs below them are
+written by hand, after profiles that are not kept. A prompt's tokens count in every row, even if a
+tool computes a shared prefix once. The load before (running processes, one-minute mean) comes
+mostly from the previous benchmark.
 
-All is measured with SmolLM2-135M-Instruct (134.5 million weights), which comes with Prooftune's demo; trainings have LoRA of rank
-16 on all linear layers and batches of 16 rows. An AG News prompt has about 100 tokens, of which 50 begin every prompt. The
-processor has AVX512-BF16 and no AMX, and Prooftune's compiled code ([engine.md](engine.md)) is in use, which other processors do
-without. A larger model, a smaller shared beginning or another processor change the ratios.
+All measurements use SmolLM2-135M-Instruct (134.5 million weights), which comes with Prooftune's
+demo; training uses LoRA of rank 16 on all linear layers and batches of 16 rows. An AG News prompt
+has about 100 tokens, the first 50 of which are the same in every prompt. The CPU has AVX512-BF16
+and no AMX, so Prooftune's compiled kernels ([engine.md](engine.md)) are in use; other CPUs run
+without them. A larger model, a shorter shared prefix or another CPU change the ratios.
 
-On GPUs nothing was measured: what runs there is tested on CPUs alone. The scripts take a GPU where they find one.
+Nothing was measured on GPUs: the code for them is tested on CPUs only. The scripts use a GPU if
+there is one.
 
 - `prooftune-int8`: `model.int8_training: true`.
-- `trl-defaults`, `trl-best`: TRL's `SFTTrainer` as it is, and without gradient checkpointing and with eager attention, its fastest
-  settings here.
-- `padded-512`, `trainer`: transformers' `Trainer` over rows padded to 512 tokens, and to the longest of a batch.
+- `trl-defaults`, `trl-best`: TRL's `SFTTrainer` with its defaults, and without gradient
+  checkpointing and with eager attention, its fastest settings here.
+- `padded-512`, `trainer`: transformers' `Trainer` over rows padded to 512 tokens, and to the
+  longest of a batch.
 - `lm-eval`: lm-evaluation-harness with its `hf` model.
-- `generate-padded`: transformers' `generate` in padded batches of the size that was fastest in a first try.
-- *of the rate of products*: the operations of a contestant's matrix products and attention per second, as a share of what a product
-  of two 1024 x 1024 matrices in the same dtype reaches on this machine. In 8 bits the processor does twice as many; for
-  `prooftune-int8` they are compared with the rate in 16 bits all the same, so that 100% is no limit.
+- `generate-padded`: transformers' `generate` in padded batches of the size that was fastest in a
+  first trial.
+- *of peak matmul rate*: operations per second of a tool's matmuls and attention, relative to a
+  matmul of two 1024 x 1024 matrices in the same dtype on this machine. In int8 the CPU does twice
+  as many; `prooftune-int8` is compared with the 16-bit rate all the same, so 100% is not its
+  limit.
 """
 
 
@@ -224,7 +201,7 @@ def main() -> None:
 
 
 def _sections(page: str) -> dict[str, str]:
-    """What stands under each title."""
+    """Text of each section by title."""
     return {
         title: rest.rstrip()
         for title, _, rest in (part.partition("\n") for part in page.split("\n## ")[1:])
@@ -282,11 +259,16 @@ def _body(name: str, result: dict[str, Any]) -> list[str]:
         f"Paired runs: {len(result['runs'][OURS])}; rows/s: {spread}. {_pairs(runs)}Load "
         f"before: {result['load_before']:.1f}."
     )
-    return [*lines, "", *textwrap.wrap(said, 128, break_on_hyphens=False), *_most(medians, ratios)]
+    return [
+        *lines,
+        "",
+        *textwrap.wrap(said, 128, break_on_hyphens=False),
+        *_speed_at_peak(medians, ratios),
+    ]
 
 
 def _pairs(runs: dict[str, list[float]]) -> str:
-    """The ratios of the single pairs."""
+    """Speed ratios of the single pairs."""
     ours = [name for name in runs if name.startswith(OURS)]
     told = [
         f"{one} / {other} "
@@ -298,9 +280,8 @@ def _pairs(runs: dict[str, list[float]]) -> str:
     return f"Ratios of the pairs: {'; '.join(told)}. "
 
 
-def _most(medians: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
-    """What there would be to gain by doing the same arithmetic at the rate of a product, and
-    nothing else."""
+def _speed_at_peak(medians: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
+    """Speed-ups if all operations ran at the peak matmul rate."""
     share = medians.get(OURS, {}).get("share_of_rate")
     if not share or not ratios:
         return []
@@ -311,9 +292,8 @@ def _most(medians: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
     return [
         "",
         *textwrap.wrap(
-            "If its products and its attention went at the rate of a product of 1024 x 1024, and "
-            "nothing else "
-            f"took time, Prooftune would be {best}.",
+            "If all of its matmuls and attention ran at the peak matmul rate and nothing else took "
+            f"time, Prooftune would be {best}.",
             128,
         ),
     ]
@@ -321,9 +301,9 @@ def _most(medians: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
 
 _MORE = {
     "tokens_per_second": "tokens/s",
-    "held_out_loss": "loss on other rows",
+    "held_out_loss": "held-out loss",
     "batch": "batch",
-    "share_of_rate": "of the rate of products",
+    "share_of_rate": "of peak matmul rate",
 }
 _SHOWN = {"share_of_rate": "{:.0%}", "held_out_loss": "{:.4f}"}
 
@@ -336,19 +316,19 @@ def _step(result: dict[str, Any]) -> list[str]:
     others = result["other_operators_seconds"].items()
     rest = ", ".join(f"{name.removeprefix('aten::')} {seconds:.2f} s" for name, seconds in others)
     step, alone = result["step_seconds"], result["products_alone_seconds"]
-    rate, most, share = (
+    rate, peak, share = (
         result["product_rate"] / 1e12,
         result["rate_1024"] / 1e12,
         result["share_of_step"],
     )
     return [
         f"A step over {result['rows']} rows ({result['tokens']:,} tokens) takes {step:.2f} s; its "
-        "matrix products alone, at",
-        f"the same shapes, {alone:.2f} s: **{share:.0%}** (the median of pairs). They are "
-        f"{rate:.2f} TFLOP per second of the",
-        f"step, {rate / most:.0%} of the rate of a product of 1024 x 1024 here ({most:.2f}).",
+        "matmuls alone, replayed with the same",
+        f"shapes, take {alone:.2f} s: **{share:.0%}** (median of the pairs). This is "
+        f"{rate:.2f} TFLOP per second of the step,",
+        f"{rate / peak:.0%} of the rate of a 1024 x 1024 matmul here ({peak:.2f}).",
         "",
-        f"The rest, by the profiler: {rest}.",
+        f"Remaining operators, from the profiler: {rest}.",
     ]
 
 
@@ -358,10 +338,10 @@ def _estimates(result: dict[str, Any]) -> list[str]:
             [
                 "study",
                 "variant",
-                "time estimated",
-                "took",
+                "estimated time",
+                "actual",
                 "error",
-                "memory estimated",
+                "estimated memory",
                 "peak",
                 "error",
             ]
