@@ -20,7 +20,7 @@ from prooftune.bundle.save import save_bundle
 from prooftune.models import adapters, loading
 from prooftune.retrieval.index import IndexSettings, build_index
 from prooftune.serving.app import Options
-from prooftune.serving.server import Service, build_service, listen, run
+from prooftune.serving.server import Service, build_service, open_listener, run
 from prooftune.serving.telemetry import logger
 from prooftune.tasks.prompts import Rendering
 from prooftune.types import Example, Study, VariantResult
@@ -161,7 +161,7 @@ def live(bundles: Mapping[str, Path], options: Options | None = None) -> Iterato
     """A server over these bundles on a free port of this machine, in a thread."""
     written = io.StringIO()
     options = replace(options or Options(), log=logger(written))
-    listener = listen("127.0.0.1", 0)
+    listener = open_listener("127.0.0.1", 0)
     service = build_service(dict(bundles), options)
     listener.listen(
         2048

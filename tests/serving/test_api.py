@@ -183,7 +183,7 @@ def test_what_a_request_lacks_is_said(client: httpx2.Client) -> None:
     for body, param, message in [
         ({"texts": ["a"]}, "model", 'give "model": topics, news, spoken, head'),
         ({"model": "topicz", "texts": ["a"]}, "model", "did you mean 'topics'?"),
-        ({"model": "reader", "texts": ["a"]}, "model", "reader is asked at /v1/answer"),
+        ({"model": "reader", "texts": ["a"]}, "model", "reader is served at /v1/answer"),
         ({"model": "topics"}, "texts", "Field required"),
         ({"model": "topics", "texts": []}, "texts", "at least 1 item"),
         (

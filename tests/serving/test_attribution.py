@@ -23,7 +23,7 @@ def test_scripts_without_spaces_are_taken_apart_by_the_letter() -> None:
 
 
 def test_long_texts_are_cut_into_runs_of_words() -> None:
-    [(_, parts)] = split_pieces({"text": " ".join(f"w{i}" for i in range(200))}, most=64)
+    [(_, parts)] = split_pieces({"text": " ".join(f"w{i}" for i in range(200))}, max_pieces=64)
     assert len(parts) == 50 and parts[0] == "w0 w1 w2 w3 "
 
 

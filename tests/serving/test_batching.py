@@ -46,7 +46,7 @@ def later(seconds: float = 60.0) -> float:
     return time.monotonic() + seconds
 
 
-def begin(batcher: Batcher, held: Held) -> Any:
+def on_start(batcher: Batcher, held: Held) -> Any:
     """A request that is being computed, so that others gather behind it."""
     first = batcher.submit("a", [0], later())
     assert held.begun.wait(10)
@@ -56,7 +56,7 @@ def begin(batcher: Batcher, held: Held) -> Any:
 def test_what_waits_for_one_model_is_computed_together_up_to_the_budget(
     batcher: Batcher, held: Held
 ) -> None:
-    first = begin(batcher, held)
+    first = on_start(batcher, held)
     requests = [("a", [1, 2]), ("b", [5]), ("a", [3]), ("a", [6, 7]), ("b", [8])]
     futures = [batcher.submit(key, rows, later()) for key, rows in requests]
     held.go.set()
@@ -67,12 +67,12 @@ def test_what_waits_for_one_model_is_computed_together_up_to_the_budget(
 def test_who_was_just_answered_is_waited_for_a_moment(batcher: Batcher, held: Held) -> None:
     first = batcher.submit("a", [0, 1, 2], later())
     assert held.begun.wait(10)
-    waiting = batcher.submit("a", [9], later())
+    queued_rows = batcher.submit("a", [9], later())
     time.sleep(0.6)  # the moment is a share of what the batch took
     held.go.set()
     assert first.result(10) == [0, 2, 4]
     again = batcher.submit("a", [3, 4, 5], later())
-    assert (waiting.result(10), again.result(10)) == ([18], [6, 8, 10])
+    assert (queued_rows.result(10), again.result(10)) == ([18], [6, 8, 10])
     assert [rows for _, rows in held.asked] == [[0, 1, 2], [9, 3, 4, 5]]
 
 
@@ -87,7 +87,7 @@ def test_nobody_is_waited_for_in_vain(batcher: Batcher, held: Held) -> None:
 
 
 def test_a_request_longer_than_a_batch_is_computed_alone(batcher: Batcher, held: Held) -> None:
-    begin(batcher, held)
+    on_start(batcher, held)
     long, short = batcher.submit("a", list(range(6)), later()), batcher.submit("a", [9], later())
     held.go.set()
     assert long.result(10) == [0, 2, 4, 6, 8, 10] and short.result(10) == [18]
@@ -97,21 +97,21 @@ def test_a_request_longer_than_a_batch_is_computed_alone(batcher: Batcher, held:
 def test_a_cancelled_request_is_never_computed_and_takes_no_room(
     batcher: Batcher, held: Held
 ) -> None:
-    begin(batcher, held)
+    on_start(batcher, held)
     gone = batcher.submit("a", list(range(10)), later())
-    assert batcher.waiting() == 10
+    assert batcher.queued_rows() == 10
     with pytest.raises(QueueFull):
         batcher.submit("a", [1], later())
     assert gone.cancel()
     kept = batcher.submit("a", [1], later())
-    assert batcher.waiting() == 1
+    assert batcher.queued_rows() == 1
     held.go.set()
     assert kept.result(10) == [2]
     assert [rows for _, rows in held.asked] == [[0], [1]]
 
 
 def test_a_request_whose_time_is_over_is_not_computed(batcher: Batcher, held: Held) -> None:
-    begin(batcher, held)
+    on_start(batcher, held)
     late, kept = batcher.submit("a", [1], later(-1)), batcher.submit("a", [2], later())
     held.go.set()
     assert kept.result(10) == [4]
@@ -121,7 +121,7 @@ def test_a_request_whose_time_is_over_is_not_computed(batcher: Batcher, held: He
 
 
 def test_a_full_queue_says_when_to_come_again(batcher: Batcher, held: Held) -> None:
-    begin(batcher, held)
+    on_start(batcher, held)
     batcher.submit("a", list(range(10)), later())
     with pytest.raises(QueueFull) as full:
         batcher.submit("b", [1], later())
@@ -129,7 +129,7 @@ def test_a_full_queue_says_when_to_come_again(batcher: Batcher, held: Held) -> N
 
 
 def test_what_one_request_breaks_is_broken_for_it_alone(batcher: Batcher, held: Held) -> None:
-    begin(batcher, held)
+    on_start(batcher, held)
     good, bad, other = (batcher.submit("a", [row], later()) for row in (1, "bad", 3))
     held.go.set()
     assert good.result(10) == [2] and other.result(10) == [6]
@@ -140,10 +140,10 @@ def test_what_one_request_breaks_is_broken_for_it_alone(batcher: Batcher, held: 
 
 def test_closing_computes_what_waits_and_takes_nothing_more(held: Held) -> None:
     batcher = Batcher(held, max_queue_rows=10, max_batch_size=4)
-    begin(batcher, held)
-    waiting = batcher.submit("a", [1], later())
+    on_start(batcher, held)
+    queued_rows = batcher.submit("a", [1], later())
     held.go.set()
     batcher.close(10)
-    assert waiting.result(0) == [2]
+    assert queued_rows.result(0) == [2]
     with pytest.raises(QueueFull):
         batcher.submit("a", [1], later())

@@ -12,8 +12,8 @@ from prooftune import serving
 from prooftune.errors import Failure, UsageError
 from prooftune.serving.keys import read_keys
 from prooftune.serving.limits import Limits
-from prooftune.serving.registry import load_bundles, named
-from prooftune.serving.server import listen
+from prooftune.serving.registry import load_bundles, parse_bundle_arguments
+from prooftune.serving.server import open_listener
 
 
 def test_a_bundle_has_the_name_of_its_folder_or_the_one_given(
@@ -21,26 +21,26 @@ def test_a_bundle_has_the_name_of_its_folder_or_the_one_given(
 ) -> None:
     (tmp_path / "runs/reviews/bundle").mkdir(parents=True)
     (tmp_path / "a=b").mkdir()
-    assert named([str(tmp_path / "runs/reviews/bundle"), "v2=runs/other/bundle", "plain/"]) == {
+    assert parse_bundle_arguments(
+        [str(tmp_path / "runs/reviews/bundle"), "v2=runs/other/bundle", "plain/"]
+    ) == {
         "reviews": tmp_path / "runs/reviews/bundle",
         "v2": Path("runs/other/bundle"),
         "plain": Path("plain/"),
     }
     monkeypatch.chdir(tmp_path / "runs/reviews/bundle")
-    assert list(named(["."])) == ["reviews"]
+    assert list(parse_bundle_arguments(["."])) == ["reviews"]
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="'a=b' will not do as a name"):
-        named(["a=b"])
+    with pytest.raises(UsageError, match="'a=b' is not a valid model name"):
+        parse_bundle_arguments(["a=b"])
 
 
 def test_names_that_will_not_do_are_refused() -> None:
-    with pytest.raises(
-        UsageError, match="would both be called reviews; give names: NAME=b/reviews"
-    ):
-        named(["a/reviews", "b/reviews"])
+    with pytest.raises(UsageError, match="have the same name reviews; give names: NAME=b/reviews"):
+        parse_bundle_arguments(["a/reviews", "b/reviews"])
     for name in ("my run", "a:base", "ünï", "-a", "a" * 101):
-        with pytest.raises(UsageError, match="will not do as a name"):
-            named([f"{name}=folder"])
+        with pytest.raises(UsageError, match="is not a valid model name"):
+            parse_bundle_arguments([f"{name}=folder"])
 
 
 def test_keys_come_from_a_file_or_the_environment(
@@ -71,7 +71,7 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_bundle_are_named(tmp_path:
         with pytest.raises(
             Failure, match=r"cannot listen on 127\.0\.0\.1 port \d+: Address already in use"
         ):
-            listen("127.0.0.1", taken.getsockname()[1])
+            open_listener("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UsageError, match="is not a bundle"):
         load_bundles({"a": tmp_path}, Limits())
 

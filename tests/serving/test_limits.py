@@ -11,7 +11,7 @@ import pytest
 
 from prooftune.serving import limits
 from prooftune.serving.limits import Limits, ServerState, enforce_limits
-from prooftune.serving.server import listen
+from prooftune.serving.server import open_listener
 
 
 def asked(
@@ -61,7 +61,7 @@ def test_a_long_body_is_not_read_to_its_end() -> None:
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_HEARD_SECONDS", 0.05)
+    monkeypatch.setattr(limits, "_DRAIN_SECONDS", 0.05)
     assert asked(ServerState(ready=False), [b"a"], ends=False) == ["read", "503", "sent"]
 
 
@@ -76,7 +76,7 @@ def test_replies_are_sent_at_once() -> None:
             option.set_result(taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             writer.close()
 
-        listener = listen("127.0.0.1", 0)
+        listener = open_listener("127.0.0.1", 0)
         async with await asyncio.start_server(connected, sock=listener):
             _, writer = await asyncio.open_connection(*listener.getsockname())
             found = await asyncio.wait_for(option, 10)

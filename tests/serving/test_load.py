@@ -62,7 +62,7 @@ def test_a_flood_is_answered_or_told_when_to_come_again(folders: dict[str, Path]
                     and reply.json()["error"]["type"] == "rate_limit_error"
                 )
         assert ask(0).status_code == 200
-        assert server.service.served["topics"].batcher.waiting() == 0
+        assert server.service.served["topics"].batcher.queued_rows() == 0
 
 
 def test_more_requests_at_once_than_allowed_are_refused_unread(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from prooftune.bundle.qa import QuestionAnswerer
-from prooftune.serving.app import LOOK, PAGES, Options
+from prooftune.serving.app import PLAYGROUND_FOLDER, SHARED_STYLE, Options
 from serving.made import Live, live
 from study.small import classifier
 
@@ -375,7 +375,7 @@ def test_the_api_page_describes_every_route(browser: Any, server: Live) -> None:
 
 
 def test_the_pages_load_nothing_from_elsewhere() -> None:
-    for path in [LOOK, *PAGES.iterdir()]:
+    for path in [SHARED_STYLE, *PLAYGROUND_FOLDER.iterdir()]:
         text = path.read_text("utf-8")
         assert not re.search(
             r"https?://|@import|url\(|//cdn|innerHTML|insertAdjacentHTML|eval\(|document\.write",

@@ -1,4 +1,4 @@
-"""Bundles behind HTTP: an API of our own, OpenAI's, and a page to try them."""
+"""HTTP server for bundles: Prooftune's API, OpenAI's chat completions, and a playground page."""
 
 from __future__ import annotations
 

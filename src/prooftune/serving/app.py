@@ -1,4 +1,4 @@
-"""The application: its routes, and the layers around them."""
+"""The ASGI application: routes, error responses, and the middleware around them."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from starlette.exceptions import HTTPException
 from prooftune.serving import chat, schemas
 from prooftune.serving.asgi import App
 from prooftune.serving.errors import INTERNAL, HTTPError
-from prooftune.serving.handlers import labels, parse_rows, replies
+from prooftune.serving.handlers import answer_questions, classify_texts, parse_rows
 from prooftune.serving.keys import require_api_key
 from prooftune.serving.limits import Limits, ServerState, enforce_limits
-from prooftune.serving.registry import BASE, ServedBundle, find
+from prooftune.serving.registry import BASE_SUFFIX, ServedBundle, find_model
 from prooftune.serving.telemetry import Log, Metrics, logger, with_telemetry
 from prooftune.version import __version__
 
-PAGES = Path(__file__).parent / "playground"
-LOOK = Path(__file__).parents[1] / "look.css"
-SAID = 3
-"""Problems of a request that are told at one time."""
-_KINDS = {".css": "text/css", ".js": "text/javascript", ".html": "text/html"}
+PLAYGROUND_FOLDER = Path(__file__).parent / "playground"
+SHARED_STYLE = Path(__file__).parents[1] / "look.css"
+MAX_REPORTED_PROBLEMS = 3
+"""Largest number of validation problems in one error message."""
+_MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".html": "text/html"}
 
-_DESCRIPTION = """Labels and answers of fine-tuned models. Errors have OpenAI's shape: `{"error": {"message", "type", "param",
-"code"}}`. Where the server was started with keys, send `Authorization: Bearer KEY`."""
+_DESCRIPTION = """Labels and answers of fine-tuned models. Errors have OpenAI's format: `{"error": {"message", "type",
+"param", "code"}}`. If the server requires API keys, send `Authorization: Bearer KEY`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How bundles are served.
+    """Server options.
 
     Attributes:
-        limits: what a request may ask.
-        keys: who may ask; none: everybody.
-        log_texts: whether log lines hold the texts that were asked.
-        log: where log lines go.
+        limits: limits per request and per queue.
+        keys: accepted API keys; empty for access without a key.
+        log_texts: whether log lines contain the texts of requests.
+        log: writes log lines.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -54,13 +54,13 @@ class Options:
 def create_app(
     served: Mapping[str, ServedBundle], options: Options, activity: ServerState, metrics: Metrics
 ) -> App:
-    """The ASGI application.
+    """Create the ASGI application.
 
     Args:
-        served: the bundles.
-        options: limits, keys, logs.
-        activity: is kept up to date, and says whether requests are taken.
-        metrics: what ``/metrics`` shows.
+        served: bundles by name.
+        options: limits, API keys, logging.
+        activity: request counters, which are updated; its `ready` flag admits requests.
+        metrics: metrics for ``/metrics``.
     """
     inner = FastAPI(
         title="Prooftune",
@@ -73,7 +73,7 @@ def create_app(
             "5XX": {"model": schemas.ErrorResponse},
         },
     )
-    _answer_errors(inner)
+    _add_error_handlers(inner)
     _add_tasks(inner, served, options)
     inner.include_router(chat.router(served, options.limits, options.log_texts))
     _add_probes(inner, activity, metrics)
@@ -91,38 +91,38 @@ def _add_tasks(app: FastAPI, served: Mapping[str, ServedBundle], options: Option
     limits, texts = options.limits, options.log_texts
 
     @app.post("/v1/classify", tags=["bundles"], summary="Label texts")
-    async def classify(
-        request: Request, asked: schemas.ClassifyRequest
-    ) -> schemas.ClassifyResponse:
-        one, tuned = find(served, asked.model, classifies=True)
-        rows = parse_rows(one, asked.texts, limits)
-        if asked.explain and len(rows) > 1:
+    async def classify(request: Request, body: schemas.ClassifyRequest) -> schemas.ClassifyResponse:
+        entry, tuned = find_model(served, body.model, classifies=True)
+        rows = parse_rows(entry, body.texts, limits)
+        if body.explain and len(rows) > 1:
             raise HTTPError(400, "explain takes a single text", "unsupported", param="explain")
-        found, words, _ = await labels(
-            request, one, tuned, rows, explain=asked.explain, log_texts=texts
+        results, attributions, _ = await classify_texts(
+            request, entry, tuned, rows, explain=body.explain, log_texts=texts
         )
         return schemas.ClassifyResponse(
-            model=one.name if tuned else one.name + BASE,
-            labels=one.bundle.manifest["labels"],
-            threshold=one.threshold if tuned else None,
-            results=found,
-            words=words,
+            model=entry.name if tuned else entry.name + BASE_SUFFIX,
+            labels=entry.bundle.manifest["labels"],
+            threshold=entry.threshold if tuned else None,
+            results=results,
+            words=attributions,
         )
 
     @app.post("/v1/answer", tags=["bundles"], summary="Answer questions, with sources")
-    async def answer(request: Request, asked: schemas.AnswerRequest) -> schemas.AnswerResponse:
-        one, tuned = find(served, asked.model, classifies=False)
-        found, _, _ = await replies(
-            request, one, tuned, parse_rows(one, asked.questions, limits), log_texts=texts
+    async def answer(request: Request, body: schemas.AnswerRequest) -> schemas.AnswerResponse:
+        entry, tuned = find_model(served, body.model, classifies=False)
+        results, _, _ = await answer_questions(
+            request, entry, tuned, parse_rows(entry, body.questions, limits), log_texts=texts
         )
-        return schemas.AnswerResponse(model=one.name if tuned else one.name + BASE, results=found)
+        return schemas.AnswerResponse(
+            model=entry.name if tuned else entry.name + BASE_SUFFIX, results=results
+        )
 
 
 def _add_probes(app: FastAPI, activity: ServerState, metrics: Metrics) -> None:
     @app.get(
         "/healthz",
         tags=["operation"],
-        summary="Whether the process lives",
+        summary="Liveness",
         response_class=PlainTextResponse,
     )
     async def health() -> str:
@@ -131,13 +131,13 @@ def _add_probes(app: FastAPI, activity: ServerState, metrics: Metrics) -> None:
     @app.get(
         "/readyz",
         tags=["operation"],
-        summary="Whether it takes requests",
+        summary="Readiness",
         response_class=PlainTextResponse,
     )
     async def ready() -> Response:
         if activity.ready:
             return PlainTextResponse("ready")
-        raise HTTPError(503, "the server is being stopped", "stopping", retry_after=2)
+        raise HTTPError(503, "the server is shutting down", "stopping", retry_after=2)
 
     @app.get(
         "/metrics",
@@ -145,72 +145,76 @@ def _add_probes(app: FastAPI, activity: ServerState, metrics: Metrics) -> None:
         summary="Prometheus metrics",
         response_class=PlainTextResponse,
     )
-    async def figures() -> Response:
+    async def metrics_text() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_pages(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def playground() -> Response:
-        return _file("index.html")
+        return _file_response("index.html")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return _file("docs.html")
+        return _file_response("docs.html")
 
     @app.get("/assets/{name}", include_in_schema=False)
     async def asset(name: str) -> Response:
-        return _file(name)
+        return _file_response(name)
 
 
 @cache
-def _files() -> dict[str, bytes]:
-    """Every file of the pages by its name; the style begins with what the report has, too."""
-    files = {path.name: path.read_bytes() for path in PAGES.iterdir() if path.suffix in _KINDS}
-    files["style.css"] = LOOK.read_bytes() + files["style.css"]
+def _load_files() -> dict[str, bytes]:
+    """Files of the pages by name; the style sheet starts with the one shared with the report."""
+    files = {
+        path.name: path.read_bytes()
+        for path in PLAYGROUND_FOLDER.iterdir()
+        if path.suffix in _MEDIA_TYPES
+    }
+    files["style.css"] = SHARED_STYLE.read_bytes() + files["style.css"]
     return files
 
 
-def _file(name: str) -> Response:
-    content = _files().get(name)
+def _file_response(name: str) -> Response:
+    content = _load_files().get(name)
     if content is None:
         raise HTTPError(404, "no such page", "not_found")
     return Response(
-        content, media_type=_KINDS[Path(name).suffix], headers={"cache-control": "no-cache"}
+        content, media_type=_MEDIA_TYPES[Path(name).suffix], headers={"cache-control": "no-cache"}
     )
 
 
-def _answer_errors(app: FastAPI) -> None:
-    """Every error in one shape; none repeats what was sent."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Return every error in OpenAI's format; no message repeats the request's texts."""
 
-    def answered(refused: HTTPError) -> Response:
-        return Response(refused.body(), refused.status, refused.headers())
+    def to_response(error: HTTPError) -> Response:
+        return Response(error.body(), error.status, error.headers())
 
     @app.exception_handler(HTTPError)
-    async def refused(_: Request, error: HTTPError) -> Response:
-        return answered(error)
+    async def on_http_error(_: Request, error: HTTPError) -> Response:
+        return to_response(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not kind.endswith("+json"):
-            return answered(
+            return to_response(
                 HTTPError(
                     415,
                     "the body should be JSON: send the header Content-Type: application/json",
                     "unsupported_media_type",
                 )
             )
-        return answered(_invalid(error.errors()))
+        return to_response(_validation_error(error.errors()))
 
-    # What goes wrong inside is logged by `with_telemetry`, which is raised to.
+    # `with_telemetry` logs the exception, which Starlette re-raises after this response.
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> Response:
-        return answered(HTTPError(500, INTERNAL, "internal_error"))
+        return to_response(HTTPError(500, INTERNAL, "internal_error"))
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
-        reply = answered(
+        reply = to_response(
             HTTPError(
                 error.status_code,
                 str(error.detail),
@@ -223,22 +227,29 @@ def _answer_errors(app: FastAPI) -> None:
         return reply
 
 
-def _invalid(errors: Sequence[Any]) -> HTTPError:
-    """What is wrong with a request's body, by its place."""
+def _validation_error(errors: Sequence[Any]) -> HTTPError:
+    """The error response for an invalid request body; names the fields."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return HTTPError(
             400,
-            f"the body is no JSON: {str(first.get('ctx', {}).get('error', ''))[:100]}",
+            f"the body is not JSON: {str(first.get('ctx', {}).get('error', ''))[:100]}",
             "invalid_json",
         )
-    said = "; ".join(f"{_place(error) or 'body'}: {error['msg']}" for error in errors[:SAID])
-    more = f" (and {len(errors) - SAID} more)" if len(errors) > SAID else ""
-    return HTTPError(400, said + more, "invalid_value", param=_place(first))
+    problems = "; ".join(
+        f"{_field_path(error) or 'body'}: {error['msg']}"
+        for error in errors[:MAX_REPORTED_PROBLEMS]
+    )
+    more = (
+        f" (and {len(errors) - MAX_REPORTED_PROBLEMS} more)"
+        if len(errors) > MAX_REPORTED_PROBLEMS
+        else ""
+    )
+    return HTTPError(400, problems + more, "invalid_value", param=_field_path(first))
 
 
-def _place(error: Any) -> str | None:
-    # Names of unknown keys are the client's words; they are cut.
+def _field_path(error: Any) -> str | None:
+    # Names of unknown keys come from the client, so their length is limited.
     return (
         ".".join(str(part) for part in error["loc"] if part != "body")[:100]
         .encode("utf-8", "replace")

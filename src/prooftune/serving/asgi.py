@@ -1,4 +1,4 @@
-"""The few words of ASGI that our layers around the application speak."""
+"""ASGI types and helpers for the middleware."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def header(scope: Scope, name: bytes) -> bytes:
-    """A request's header by its name in lower case; empty where there is none."""
+    """The value of a request header by its lower-case name; empty if absent."""
     return next((bytes(value) for key, value in scope.get("headers", []) if key == name), b"")
 
 
 async def send_error(send: Send, refused: HTTPError) -> None:
-    """Answer with a refusal."""
+    """Send an error response."""
     body = refused.body()
     headers = {**refused.headers(), "content-length": str(len(body))}
     await send(

@@ -1,8 +1,7 @@
-"""What each word does to a label: the change of its log-probability when the word is left out.
+"""Word attribution by leave-one-out: the change of a label's log-probability without each word.
 
-Leave-one-out (Li et al. 2016, arXiv 1612.08220), exact for what it is: the model is asked once per
-word, so it says what happens to this answer without this word, and nothing about words that matter
-only together.
+Li et al. 2016, arXiv 1612.08220. The model scores the text once per omitted word, so the change is
+exact for that word, but effects of several words together do not show.
 """
 
 from __future__ import annotations
@@ -11,42 +10,51 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-MOST = 64
-"""Pieces of a text; in longer ones, a piece is a run of neighbouring words."""
+MAX_PIECES = 64
+"""Approximate number of pieces per text; in longer texts a piece spans several adjacent words."""
 
-# Scripts without spaces between words are taken apart by the letter.
+# Scripts without spaces between words are split into characters.
 _PIECE = re.compile(
     r"\s*(?:[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\s\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+)\s*"
 )
 
 
-def split_pieces(inputs: Mapping[str, str], most: int = MOST) -> list[tuple[str, list[str]]]:
-    """Per field, its text cut into pieces that give it back when joined; together about `most`, and
-    one per field at least."""
-    found = {name: _PIECE.findall(text) for name, text in inputs.items()}
-    size = math.ceil(max(1, sum(map(len, found.values()))) / most)
+def split_pieces(
+    inputs: Mapping[str, str], max_pieces: int = MAX_PIECES
+) -> list[tuple[str, list[str]]]:
+    """Split every field's text into pieces whose concatenation is the text.
+
+    Args:
+        inputs: field name -> text.
+        max_pieces: approximate number of pieces of all fields; each field has at least one.
+    """
+    segments = {name: _PIECE.findall(text) for name, text in inputs.items()}
+    size = math.ceil(max(1, sum(map(len, segments.values()))) / max_pieces)
     return [
         (name, ["".join(parts[i : i + size]) for i in range(0, len(parts), size)])
-        for name, parts in found.items()
+        for name, parts in segments.items()
     ]
 
 
-def leave_one_out(cut: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, str]]:
-    """The inputs once as they are, then once without each piece, in order."""
-    whole = {name: "".join(parts) for name, parts in cut}
-    rows = [whole]
-    for name, parts in cut:
-        rows += [{**whole, name: "".join([*parts[:i], *parts[i + 1 :]])} for i in range(len(parts))]
+def leave_one_out(pieces: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, str]]:
+    """The full inputs, then the inputs without each piece, in order."""
+    full = {name: "".join(parts) for name, parts in pieces}
+    rows = [full]
+    for name, parts in pieces:
+        rows += [{**full, name: "".join([*parts[:i], *parts[i + 1 :]])} for i in range(len(parts))]
     return rows
 
 
 def log_prob_changes(probabilities: Sequence[Mapping[str, float]], label: str) -> list[float]:
-    """For every piece, how much lower the label's log-probability (nats) is without it: above 0, it
-    spoke for the label.
+    """The drop of the label's log-probability, in nats, without each piece.
+
+    A positive value means that the piece supports the label.
 
     Args:
-        probabilities: of the rows of `leave_one_out`.
-        label: the label that was decided for.
+        probabilities: label probabilities of the rows of `leave_one_out`.
+        label: the predicted label.
     """
-    logs = [math.log(max(one[label], 1e-300)) for one in probabilities]
-    return [logs[0] - other for other in logs[1:]]
+    log_probs = [
+        math.log(max(probabilities_of_row[label], 1e-300)) for probabilities_of_row in probabilities
+    ]
+    return [log_probs[0] - other for other in log_probs[1:]]

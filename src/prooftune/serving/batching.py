@@ -1,9 +1,10 @@
-"""Dynamic batching: one thread per loaded model takes what waits and computes it together.
+"""Dynamic batching: one thread per loaded model batches the queued requests.
 
-While one batch is computed the next one gathers, so a lone request is answered at once and a crowd
-is answered in large batches. Only behind a large batch a small one waits for a moment: who was just
-answered tends to ask again, and would be computed apart from those who waited meanwhile, in turn,
-each half at half the speed.
+Requests queue while a batch is computed, so a single request starts at once and many requests form
+large batches. After a large batch, a smaller one waits briefly: clients tend to send their next
+request right after a response, and without the delay two groups of clients would alternate, each at
+half the batch size.
+
 """
 
 from __future__ import annotations
@@ -18,19 +19,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Compute = Callable[[Any, list[Any]], Sequence[Any]]
-"""(key, rows) -> one result per row."""
+"""(key, rows) -> one result per row, in order."""
 
 BatchObserver = Callable[[Any, int, float], None]
-"""(key, rows, seconds) of a batch that was computed."""
+"""Called with (key, number of rows, seconds) after each batch."""
 
 
-MOMENT, SHARE = 0.05, 0.1
-"""Most seconds that a batch waits for more rows, and the most as a share of what the last one took.
-"""
+MAX_BATCH_DELAY, MAX_BATCH_DELAY_FRACTION = 0.05, 0.1
+"""Longest time to wait for more rows: in seconds, and as a fraction of the last batch's duration."""
 
 
 class QueueFull(Exception):
-    """As many rows wait as may; `retry_after` is in how many seconds there should be room."""
+    """The queue is full; `retry_after` estimates in seconds when there is room again."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"full for {retry_after} s")
@@ -38,36 +38,36 @@ class QueueFull(Exception):
 
 
 class DeadlineExceeded(Exception):
-    """A request's time was over before its turn came; it was not computed."""
+    """The request's deadline passed while it was queued; it was not computed."""
 
 
 @dataclass(slots=True)
 class Job:
-    """Rows of one request.
+    """The rows of one request.
 
     Attributes:
-        key: rows of equal keys are computed together.
-        rows: what is computed.
-        deadline: on the clock of `time.monotonic`.
-        done: the results, in the order of the rows.
+        key: only rows with equal keys share a batch.
+        rows: inputs.
+        deadline: in seconds of `time.monotonic`.
+        future: resolves to the results, in the order of the rows.
     """
 
     key: Hashable
     rows: Sequence[Any]
     deadline: float
-    done: Future[list[Any]] = field(default_factory=Future)
+    future: Future[list[Any]] = field(default_factory=Future)
 
 
 class Batcher:
-    """Requests for one model.
+    """Queue and batching thread of one model.
 
     Args:
-        compute: is called by one thread only.
-        queue_rows: rows that may wait; a request that finds none waiting is taken whatever its
-            size.
-        batch_rows: rows that are computed together; a longer request is computed alone.
-        note: is told of every batch.
-        begin: is called once by the thread that computes, before all else.
+        compute: computes a batch; called by one thread only.
+        max_queue_rows: most queued rows. An empty queue accepts a request of any size.
+        max_batch_size: most rows per batch; a longer request forms its own batch.
+        on_batch: called after every batch.
+        name: name of the thread.
+        on_start: called once in the batching thread before the first batch.
     """
 
     def __init__(
@@ -76,34 +76,36 @@ class Batcher:
         *,
         max_queue_rows: int,
         max_batch_size: int,
-        note: BatchObserver | None = None,
+        on_batch: BatchObserver | None = None,
         name: str = "model",
-        begin: Callable[[], None] | None = None,
+        on_start: Callable[[], None] | None = None,
     ) -> None:
-        self._compute, self._queue_rows, self._batch_rows, self._note = (
+        self._compute, self._max_queue_rows, self._max_batch_size, self._on_batch = (
             compute,
             max_queue_rows,
             max_batch_size,
-            note,
+            on_batch,
         )
         self._jobs: deque[Job] = deque()
-        self._waiting, self._closed, self._rate = 0, False, 0.0
+        self._queued_rows, self._closed, self._rows_per_second = 0, False, 0.0
         self._last_rows, self._wait_until = 0, 0.0
-        self._begin = begin
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name=f"batches of {name}", daemon=True)
+        self._on_start = on_start
+        self._condition = threading.Condition()
+        self._thread = threading.Thread(
+            target=self._run_loop, name=f"batches of {name}", daemon=True
+        )
         self._thread.start()
 
-    def waiting(self) -> int:
-        """Rows that wait."""
-        return self._waiting
+    def queued_rows(self) -> int:
+        """Number of queued rows."""
+        return self._queued_rows
 
     def submit(self, key: Hashable, rows: Sequence[Any], deadline: float) -> Future[list[Any]]:
         """Queue the rows of one request.
 
         The path of a text from here:
 
-        1. The batcher's thread takes the request from the queue (`_work`) and calls ``compute`` of
+        1. The batcher's thread takes the request from the queue (`_run_loop`) and calls ``compute`` of
            ``serving/registry.py`` with the rows of several requests.
         2. ``bundle/load.py`` (labels) or ``bundle/qa.py`` (questions) predicts with the bundle.
         3. ``tasks/prompts.py`` renders and tokenizes the prompts.
@@ -112,110 +114,118 @@ class Batcher:
         5. The future is resolved; ``serving/handlers.py`` waits for it and builds the response.
 
         Args:
-            key: rows of equal keys are computed together.
+            key: only rows with equal keys share a batch.
             rows: inputs of the request.
-            deadline: on the clock of `time.monotonic`.
+            deadline: in seconds of `time.monotonic`; queued rows past it are dropped.
 
         Returns:
             A future of one result per row. Cancelling it before it runs removes the request.
 
         Raises:
-            QueueFull: too many rows wait.
+            QueueFull: too many rows are queued.
         """
         job = Job(key, rows, deadline)
-        with self._changed:
+        with self._condition:
             self._drop_cancelled()
-            if self._closed or (self._waiting and self._waiting + len(rows) > self._queue_rows):
-                raise QueueFull(self._seconds_until(len(rows)))
+            if self._closed or (
+                self._queued_rows and self._queued_rows + len(rows) > self._max_queue_rows
+            ):
+                raise QueueFull(self._estimate_wait(len(rows)))
             self._jobs.append(job)
-            self._waiting += len(rows)
-            self._changed.notify()
-        return job.done
+            self._queued_rows += len(rows)
+            self._condition.notify()
+        return job.future
 
     def close(self, timeout: float | None = None) -> None:
-        """Compute what waits, and stop."""
-        with self._changed:
+        """Compute the queued rows, then stop the thread."""
+        with self._condition:
             self._closed = True
-            self._changed.notify()
+            self._condition.notify()
         self._thread.join(timeout)
 
-    def _seconds_until(self, rows: int) -> int:
-        """In how many seconds so many rows should find room, at the speed so far; 1 to 60."""
-        excess = max(1, self._waiting + rows - self._queue_rows)
-        return max(1, min(60, math.ceil(excess / self._rate))) if self._rate else 1
+    def _estimate_wait(self, rows: int) -> int:
+        """Estimated seconds (1 to 60) until the queue has room, at the average throughput."""
+        excess = max(1, self._queued_rows + rows - self._max_queue_rows)
+        return (
+            max(1, min(60, math.ceil(excess / self._rows_per_second)))
+            if self._rows_per_second
+            else 1
+        )
 
     def _drop_cancelled(self) -> None:
-        """Rows of clients that have gone take up no room."""
-        if any(job.done.cancelled() for job in self._jobs):
-            self._jobs = deque(job for job in self._jobs if not job.done.cancelled())
-            self._waiting = sum(len(job.rows) for job in self._jobs)
+        """Remove rows of disconnected clients."""
+        if any(job.future.cancelled() for job in self._jobs):
+            self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
+            self._queued_rows = sum(len(job.rows) for job in self._jobs)
 
-    def _work(self) -> None:
-        if self._begin is not None:
-            self._begin()
+    def _run_loop(self) -> None:
+        if self._on_start is not None:
+            self._on_start()
         while True:
-            with self._changed:
+            with self._condition:
                 while not self._jobs and not self._closed:
-                    self._changed.wait()
+                    self._condition.wait()
                 if not self._jobs:
                     return
-                self._gather()
-                batch = self._take()
+                self._wait_for_more()
+                batch = self._next_batch()
             if batch:
-                self._run(batch)
+                self._compute_batch(batch)
 
-    def _gather(self) -> None:
-        """Wait a moment, right after a batch, until as many rows wait as there were in it."""
+    def _wait_for_more(self) -> None:
+        """Right after a batch, wait briefly until as many rows are queued as the batch had."""
         while (
-            self._waiting < self._last_rows
+            self._queued_rows < self._last_rows
             and not self._closed
-            and (left := self._wait_until - time.monotonic()) > 0
+            and (remaining_seconds := self._wait_until - time.monotonic()) > 0
         ):
-            self._changed.wait(left)
+            self._condition.wait(remaining_seconds)
 
-    def _take(self) -> list[Job]:
-        """The first request that waits, and those of its key that fit beside it."""
+    def _next_batch(self) -> list[Job]:
+        """The first queued request, and those with its key that fit into the batch."""
         now, rows = time.monotonic(), 0
         batch: list[Job] = []
-        kept: deque[Job] = deque()
+        remaining: deque[Job] = deque()
         for job in self._jobs:
             fits = not batch or (
-                job.key == batch[0].key and rows + len(job.rows) <= self._batch_rows
+                job.key == batch[0].key and rows + len(job.rows) <= self._max_batch_size
             )
             if not fits:
-                kept.append(job)
-            elif job.done.set_running_or_notify_cancel():
+                remaining.append(job)
+            elif job.future.set_running_or_notify_cancel():
                 if job.deadline <= now:
-                    job.done.set_exception(DeadlineExceeded())
+                    job.future.set_exception(DeadlineExceeded())
                 else:
                     batch.append(job)
                     rows += len(job.rows)
-        self._jobs = kept
-        self._waiting = sum(len(job.rows) for job in kept)
+        self._jobs = remaining
+        self._queued_rows = sum(len(job.rows) for job in remaining)
         return batch
 
-    def _run(self, batch: list[Job]) -> None:
+    def _compute_batch(self, batch: list[Job]) -> None:
         rows = [row for job in batch for row in job.rows]
         start = time.monotonic()
         try:
             results = list(self._compute(batch[0].key, rows))
         except Exception as error:
-            # What one request's rows did must not fall on the others in its batch.
+            # Compute the requests one by one, so that only the one that fails gets the error.
             for job in batch if len(batch) > 1 else []:
-                self._run([job])
+                self._compute_batch([job])
             if len(batch) == 1:
-                batch[0].done.set_exception(error)
+                batch[0].future.set_exception(error)
             return
         seconds = time.monotonic() - start
         self._last_rows, self._wait_until = (
-            min(len(rows), self._batch_rows),
-            start + seconds + min(MOMENT, SHARE * seconds),
+            min(len(rows), self._max_batch_size),
+            start + seconds + min(MAX_BATCH_DELAY, MAX_BATCH_DELAY_FRACTION * seconds),
         )
         speed = len(rows) / max(seconds, 1e-6)
-        self._rate = 0.8 * self._rate + 0.2 * speed if self._rate else speed
-        if self._note is not None:
-            self._note(batch[0].key, len(rows), seconds)
-        place = 0
+        self._rows_per_second = (
+            0.8 * self._rows_per_second + 0.2 * speed if self._rows_per_second else speed
+        )
+        if self._on_batch is not None:
+            self._on_batch(batch[0].key, len(rows), seconds)
+        offset = 0
         for job in batch:
-            job.done.set_result(results[place : place + len(job.rows)])
-            place += len(job.rows)
+            job.future.set_result(results[offset : offset + len(job.rows)])
+            offset += len(job.rows)

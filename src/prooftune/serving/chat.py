@@ -1,5 +1,7 @@
-"""OpenAI's chat completions over bundles: the last user message is the text or the question, the
-completion the label or the answer."""
+"""OpenAI's chat completions for bundles.
+
+The last user message is the text or question; the completion is the label or answer.
+"""
 
 from __future__ import annotations
 
@@ -14,97 +16,111 @@ from fastapi.responses import StreamingResponse
 
 from prooftune.serving import schemas
 from prooftune.serving.errors import HTTPError
-from prooftune.serving.handlers import labels, parse_rows, replies
+from prooftune.serving.handlers import answer_questions, classify_texts, parse_rows
 from prooftune.serving.limits import Limits
-from prooftune.serving.registry import BASE, ServedBundle, find
+from prooftune.serving.registry import BASE_SUFFIX, ServedBundle, find_model
 
 
 def router(served: Mapping[str, ServedBundle], limits: Limits, log_texts: bool) -> APIRouter:
-    """The routes under OpenAI's names."""
+    """The routes of OpenAI's API.
+
+    Args:
+        served: bundles by name.
+        limits: limits per request.
+        log_texts: whether log lines contain the texts.
+    """
     routes = APIRouter(tags=["OpenAI"])
 
     @routes.post(
         "/v1/chat/completions",
-        summary="Ask as with OpenAI's API",
+        summary="Chat completion (OpenAI's API)",
         response_model=schemas.ChatCompletion,
         responses={
             200: {
                 "content": {"text/event-stream": {"schema": {"type": "string"}}},
                 "description": "The completion; with stream, "
-                "server-sent events. They are sent once the answer is whole, since its citations "
-                "and threshold are settled last.",
+                "server-sent events. They are sent after generation has finished, since citations "
+                "and threshold need the whole answer.",
             }
         },
     )
-    async def complete(request: Request, asked: schemas.ChatRequest) -> Any:
-        _check(asked)
-        one, tuned = find(served, asked.model)
-        [row] = parse_rows(one, [_asked(one, asked.messages)], limits)
-        said: schemas.LabelResult | schemas.AnswerResult
-        if one.classifies:
-            [said], _, read = await labels(request, one, tuned, [row], log_texts=log_texts)
-            text, written = said.label, 0
+    async def complete(request: Request, body: schemas.ChatRequest) -> Any:
+        _check_supported(body)
+        entry, tuned = find_model(served, body.model)
+        [row] = parse_rows(entry, [_user_message(entry, body.messages)], limits)
+        result: schemas.LabelResult | schemas.AnswerResult
+        if entry.classifies:
+            [result], _, prompt_tokens = await classify_texts(
+                request, entry, tuned, [row], log_texts=log_texts
+            )
+            text, generated_tokens = result.label, 0
         else:
-            [said], read, written = await replies(request, one, tuned, [row], log_texts=log_texts)
-            text = said.answer
+            [result], prompt_tokens, generated_tokens = await answer_questions(
+                request, entry, tuned, [row], log_texts=log_texts
+            )
+            text = result.answer
         usage = schemas.Usage(
-            prompt_tokens=read, completion_tokens=written, total_tokens=read + written
+            prompt_tokens=prompt_tokens,
+            completion_tokens=generated_tokens,
+            total_tokens=prompt_tokens + generated_tokens,
         )
-        reply = schemas.ChatCompletion(
+        completion = schemas.ChatCompletion(
             id=f"chatcmpl-{secrets.token_hex(12)}",
             created=int(time.time()),
-            model=asked.model,
+            model=body.model,
             choices=[schemas.Choice(message=schemas.CompletionMessage(content=text))],
             usage=usage,
-            prooftune=said,
+            prooftune=result,
         )
-        if not asked.stream:
-            return reply
-        with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+        if not body.stream:
+            return completion
+        include_usage = body.stream_options is not None and body.stream_options.include_usage
         return StreamingResponse(
-            _events(reply, with_usage),
+            _stream_events(completion, include_usage),
             media_type="text/event-stream",
             headers={"cache-control": "no-store"},
         )
 
-    @routes.get("/v1/models", summary="What can be asked")
+    @routes.get("/v1/models", summary="List the models")
     async def models() -> schemas.ModelList:
-        return schemas.ModelList(data=[card for one in served.values() for card in _cards(one)])
+        return schemas.ModelList(data=[card for entry in served.values() for card in _cards(entry)])
 
-    @routes.get("/v1/models/{model}", summary="One of them")
+    @routes.get("/v1/models/{model}", summary="Describe a model")
     async def model_of(model: str) -> schemas.ModelCard:
-        one, tuned = find(served, model)
-        return _cards(one)[0 if tuned else 1]
+        entry, tuned = find_model(served, model)
+        return _cards(entry)[0 if tuned else 1]
 
     return routes
 
 
-def _check(asked: schemas.ChatRequest) -> None:
-    """Refuse what would change the answer and is not done; sampling options change nothing where
-    decoding is greedy."""
-    if asked.n not in (None, 1):
+def _check_supported(body: schemas.ChatRequest) -> None:
+    """Refuse unsupported options that would change the response.
+
+    Sampling options are ignored, since decoding is greedy.
+    """
+    if body.n not in (None, 1):
         raise HTTPError(
-            400, "n: decoding is greedy, so there is one answer", "unsupported", param="n"
+            400, "n: decoding is greedy, so there is one choice", "unsupported", param="n"
         )
-    if asked.tools:
-        raise HTTPError(400, "tools: bundles call none", "unsupported", param="tools")
-    if asked.logprobs:
+    if body.tools:
+        raise HTTPError(400, "tools: bundles do not call tools", "unsupported", param="tools")
+    if body.logprobs:
         raise HTTPError(
             400,
-            'logprobs: labels have their probabilities under "prooftune" in the reply, and at '
+            'logprobs: label probabilities are in the field "prooftune" of the response, and at '
             "/v1/classify",
             "unsupported",
             param="logprobs",
         )
 
 
-def _asked(one: ServedBundle, messages: list[schemas.ChatMessage]) -> str | dict[str, str]:
-    """The last user message; where the bundle reads several fields, a JSON object with them."""
+def _user_message(entry: ServedBundle, messages: list[schemas.ChatMessage]) -> str | dict[str, str]:
+    """The last user message; for a bundle with several fields, a JSON object with them."""
     last = next((m for m in reversed(messages) if m.role == "user"), None)
     if last is None or last.content is None:
         raise HTTPError(
             400,
-            "messages: none from the user with a text in it",
+            "messages: no user message with text",
             "no_user_message",
             param="messages",
         )
@@ -113,75 +129,78 @@ def _asked(one: ServedBundle, messages: list[schemas.ChatMessage]) -> str | dict
         if isinstance(last.content, str)
         else "".join(part.text for part in last.content)
     )
-    if len(one.bundle.fields) == 1:
+    if len(entry.bundle.fields) == 1:
         return text
     try:
         fields = json.loads(text)
         if isinstance(fields, dict) and all(
-            isinstance(fields.get(name), str) for name in one.bundle.fields
+            isinstance(fields.get(name), str) for name in entry.bundle.fields
         ):
-            for name in one.bundle.fields:
+            for name in entry.bundle.fields:
                 fields[name].encode()
             return fields
     except (ValueError, RecursionError):
         pass
-    example = json.dumps(dict.fromkeys(one.bundle.fields, "…"), ensure_ascii=False)
+    example = json.dumps(dict.fromkeys(entry.bundle.fields, "…"), ensure_ascii=False)
     raise HTTPError(
         400,
-        f"{one.name} reads several texts: write the user message as JSON, {example}",
+        f"{entry.name} reads several texts: write the user message as JSON, {example}",
         "wrong_fields",
         param="messages",
     )
 
 
-async def _events(reply: schemas.ChatCompletion, with_usage: bool) -> AsyncIterator[str]:
-    """The completion as server-sent events: word by word, then why it ended, then perhaps the
-    usage."""
+async def _stream_events(
+    completion: schemas.ChatCompletion, include_usage: bool
+) -> AsyncIterator[str]:
+    """The completion as server-sent events: words, finish reason, optionally the usage."""
     common = {
-        "id": reply.id,
+        "id": completion.id,
         "object": "chat.completion.chunk",
-        "created": reply.created,
-        "model": reply.model,
+        "created": completion.created,
+        "model": completion.model,
     }
 
     def event(choices: list[dict[str, Any]], **more: Any) -> str:
         return f"data: {json.dumps({**common, 'choices': choices, **more})}\n\n"
 
-    def delta(content: dict[str, Any], end: str | None = None) -> list[dict[str, Any]]:
-        return [{"index": 0, "delta": content, "finish_reason": end, "logprobs": None}]
+    def delta(content: dict[str, Any], finish_reason: str | None = None) -> list[dict[str, Any]]:
+        return [{"index": 0, "delta": content, "finish_reason": finish_reason, "logprobs": None}]
 
-    usage: dict[str, Any] = {"usage": None} if with_usage else {}
+    usage: dict[str, Any] = {"usage": None} if include_usage else {}
     yield event(delta({"role": "assistant", "content": ""}), **usage)
-    words = reply.choices[0].message.content.split(" ")
-    for place, word in enumerate(words):
-        yield event(delta({"content": word if place == 0 else f" {word}"}), **usage)
-    yield event(delta({}, "stop"), **usage, prooftune=reply.prooftune.model_dump())
-    if with_usage:
-        yield event([], usage=reply.usage.model_dump())
+    words = completion.choices[0].message.content.split(" ")
+    for index, word in enumerate(words):
+        yield event(delta({"content": word if index == 0 else f" {word}"}), **usage)
+    yield event(delta({}, "stop"), **usage, prooftune=completion.prooftune.model_dump())
+    if include_usage:
+        yield event([], usage=completion.usage.model_dump())
     yield "data: [DONE]\n\n"
 
 
-def _cards(one: ServedBundle) -> list[schemas.ModelCard]:
-    """The bundle, and its untuned model where there is one."""
-    manifest = one.bundle.manifest
+def _cards(entry: ServedBundle) -> list[schemas.ModelCard]:
+    """Model cards of the bundle and, if it has one, its untuned base model."""
+    manifest = entry.bundle.manifest
     common: dict[str, Any] = {
         "task": manifest["task"],
-        "fields": one.bundle.fields,
+        "fields": entry.bundle.fields,
         "labels": manifest["labels"],
-        "base": one.base,
-        "base_id": None if one.why_no_base_model else one.name + BASE,
-        "no_base": one.why_no_base_model,
-        "probabilities": one.probabilities,
+        "base": entry.base,
+        "base_id": None if entry.why_no_base_model else entry.name + BASE_SUFFIX,
+        "no_base": entry.why_no_base_model,
+        "probabilities": entry.probabilities,
         "retrieves": bool(manifest.get("retrieval")),
     }
     tuned = schemas.ModelInfo(
         **common,
         tuned=True,
-        threshold=one.threshold,
-        threshold_accuracy=one.threshold_accuracy,
+        threshold=entry.threshold,
+        threshold_accuracy=entry.threshold_accuracy,
     )
-    cards = [schemas.ModelCard(id=one.name, created=one.created, prooftune=tuned)]
-    if one.why_no_base_model is None:
+    cards = [schemas.ModelCard(id=entry.name, created=entry.created, prooftune=tuned)]
+    if entry.why_no_base_model is None:
         untuned = schemas.ModelInfo(**common, tuned=False, threshold=None)
-        cards.append(schemas.ModelCard(id=one.name + BASE, created=one.created, prooftune=untuned))
+        cards.append(
+            schemas.ModelCard(id=entry.name + BASE_SUFFIX, created=entry.created, prooftune=untuned)
+        )
     return cards

@@ -1,4 +1,4 @@
-"""What a client is told when a request is not answered: one shape, OpenAI's, for every endpoint."""
+"""Error responses in OpenAI's format, for every endpoint."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import json
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-INTERNAL = "the server failed to answer; its log has more under this request's id"
+INTERNAL = "internal error; the server's log has details under this request's id"
 
 
 class HTTPError(Exception):
-    """A request that is not answered.
+    """An error response.
 
     Attributes:
-        status: of HTTP.
-        message: for a person: what was found, and what to do.
-        code: for a program.
-        param: the field that it is about.
-        retry_after: seconds after which it is worth trying again.
-        close: whether the connection ends with the reply.
+        status: HTTP status.
+        message: message for people: the problem, and what to do.
+        code: identifier for programs.
+        param: field of the request that caused the error.
+        retry_after: seconds to wait before the next attempt.
+        close: whether to close the connection after the response.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class HTTPError(Exception):
         self.retry_after, self.close = retry_after, close
 
     def body(self) -> bytes:
+        """The JSON body."""
         kind = _TYPES.get(
             self.status, "invalid_request_error" if self.status < 500 else "server_error"
         )
@@ -44,11 +45,12 @@ class HTTPError(Exception):
         return json.dumps({"error": error}).encode()
 
     def headers(self) -> dict[str, str]:
-        found = {"content-type": "application/json"}
+        """The response headers."""
+        headers = {"content-type": "application/json"}
         if self.status == 401:
-            found["www-authenticate"] = "Bearer"
+            headers["www-authenticate"] = "Bearer"
         if self.retry_after is not None:
-            found["retry-after"] = str(self.retry_after)
+            headers["retry-after"] = str(self.retry_after)
         if self.close:
-            found["connection"] = "close"
-        return found
+            headers["connection"] = "close"
+        return headers

@@ -1,5 +1,4 @@
-"""From a request to a bundle's answers: checked, put in the queue, waited for no longer than
-allowed."""
+"""From request rows to predictions: validate, queue, and wait until the deadline at most."""
 
 from __future__ import annotations
 
@@ -20,122 +19,136 @@ from prooftune.serving.batching import DeadlineExceeded, QueueFull
 from prooftune.serving.errors import HTTPError
 from prooftune.serving.limits import DEADLINE, Limits
 from prooftune.serving.registry import ServedBundle
-from prooftune.serving.telemetry import FACTS
+from prooftune.serving.telemetry import LOG_FIELDS
 
 
 def parse_rows(
-    one: ServedBundle, given: Sequence[str | dict[str, str]], limits: Limits
+    entry: ServedBundle, inputs: Sequence[str | dict[str, str]], limits: Limits
 ) -> list[dict[str, str]]:
     """The request's rows as mappings with the bundle's fields.
 
     Raises:
-        Refused: too many, too long, or without a field.
+        HTTPError: too many rows, a text that is too long, or a missing field.
     """
-    what = "text" if one.classifies else "question"
-    if len(given) > limits.max_request_rows:
+    kind = "text" if entry.classifies else "question"
+    if len(inputs) > limits.max_request_rows:
         raise HTTPError(
             413,
-            f"{len(given):,} {what}s in one request; at most {limits.max_request_rows:,}",
+            f"{len(inputs):,} {kind}s in one request; at most {limits.max_request_rows:,}",
             "too_many_rows",
-            param=f"{what}s",
+            param=f"{kind}s",
         )
     try:
-        rows = [example.inputs for example in to_examples(given, one.bundle.fields, what)]
+        rows = [example.inputs for example in to_examples(inputs, entry.bundle.fields, kind)]
     except UsageError as error:
-        raise HTTPError(400, str(error)[:300], "wrong_fields", param=f"{what}s") from None
+        raise HTTPError(400, str(error)[:300], "wrong_fields", param=f"{kind}s") from None
     for number, row in enumerate(rows):
         longest = max(map(len, row.values()))
         if longest > limits.max_text_chars:
             raise HTTPError(
                 413,
-                f"{what} {number} has {longest:,} characters; at most {limits.max_text_chars:,}",
+                f"{kind} {number} has {longest:,} characters; at most {limits.max_text_chars:,}",
                 "text_too_long",
-                param=f"{what}s",
+                param=f"{kind}s",
             )
     return rows
 
 
-async def ask(
-    request: Request, one: ServedBundle, tuned: bool, rows: list[dict[str, str]], log_texts: bool
+async def predict_rows(
+    request: Request, entry: ServedBundle, tuned: bool, rows: list[dict[str, str]], log_texts: bool
 ) -> list[Any]:
-    """The bundle's answers to the rows.
+    """Predictions for the rows, in order, computed by the model's `Batcher`.
 
     Raises:
-        Refused: the queue is full (429), the time was over before the request's turn came (503) or
-            while it was computed (504), or the client has gone (499).
+        HTTPError: the queue is full (429), the deadline passed in the queue (503) or during
+            computation (504), or the client disconnected (499).
     """
-    facts = request.scope[FACTS]
-    facts |= {"model": one.name, "tuned": tuned, "rows": len(rows)}
+    log_fields = request.scope[LOG_FIELDS]
+    log_fields |= {"model": entry.name, "tuned": tuned, "rows": len(rows)}
     if log_texts:
-        facts["texts"] = rows
+        log_fields["texts"] = rows
     deadline = request.scope[DEADLINE]
     try:
-        job = one.batcher.submit((one.name, tuned), rows, deadline)
-    except QueueFull as full:
+        job = entry.batcher.submit((entry.name, tuned), rows, deadline)
+    except QueueFull as error:
         raise HTTPError(
             429,
-            "too many rows wait; send fewer at once, or later",
+            "the queue is full; send fewer rows at a time, or try again later",
             "queue_full",
-            retry_after=full.retry_after,
+            retry_after=error.retry_after,
         ) from None
-    answers: asyncio.Future[Any] = asyncio.wrap_future(job)
-    gone: asyncio.Future[Any] = asyncio.ensure_future(_gone(request))
+    predictions: asyncio.Future[Any] = asyncio.wrap_future(job)
+    disconnected: asyncio.Future[Any] = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait(
-            [answers, gone],
+            [predictions, disconnected],
             timeout=deadline - time.monotonic(),
             return_when=asyncio.FIRST_COMPLETED,
         )
-        if answers.done():
-            return list(answers.result())
-        if gone.done():
-            raise HTTPError(499, "the client has gone", "client_gone")
+        if predictions.done():
+            return list(predictions.result())
+        if disconnected.done():
+            raise HTTPError(499, "the client disconnected", "client_gone")
         if job.running():
-            raise HTTPError(504, "not done in time; send fewer or shorter rows", "timeout")
+            raise HTTPError(504, "deadline exceeded; send fewer or shorter rows", "timeout")
         raise DeadlineExceeded
     except DeadlineExceeded:
         raise HTTPError(
             503,
-            "not begun in time, since others were first; try again later",
+            "deadline exceeded in the queue; try again later",
             "overloaded",
             retry_after=5,
         ) from None
     finally:
-        gone.cancel()
-        answers.cancel()  # what has not begun leaves the queue
+        disconnected.cancel()
+        predictions.cancel()  # rows that are still queued are dropped
 
 
-async def _gone(request: Request) -> None:
-    """Ends when the client closes the connection; the body has been read."""
+async def _wait_for_disconnect(request: Request) -> None:
+    """Return when the client closes the connection; the body has been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def labels(
+async def classify_texts(
     request: Request,
-    one: ServedBundle,
+    entry: ServedBundle,
     tuned: bool,
     rows: list[dict[str, str]],
     *,
     explain: bool = False,
     log_texts: bool = False,
 ) -> tuple[list[schemas.LabelResult], list[schemas.WordAttribution] | None, int]:
-    """Labels of the rows, with `explain` what the first row's words do, and how many prompt tokens
-    were read."""
-    cut = split_pieces(rows[0]) if explain and one.probabilities else []
-    answers: list[LabelPrediction] = await ask(
-        request, one, tuned, leave_one_out(cut) if cut else rows, log_texts
+    """Classify rows.
+
+    Args:
+        request: the HTTP request.
+        entry: the bundle.
+        tuned: False for the untuned base model.
+        rows: field name -> text.
+        explain: whether to attribute the first row's label to its words.
+        log_texts: whether the log line contains the texts.
+
+    Returns:
+        Labels, word attributions (None without `explain` or probabilities), and the number of
+        prompt tokens.
+    """
+    pieces = split_pieces(rows[0]) if explain and entry.probabilities else []
+    predictions: list[LabelPrediction] = await predict_rows(
+        request, entry, tuned, leave_one_out(pieces) if pieces else rows, log_texts
     )
-    words = None
-    if cut:
-        effects = iter(log_prob_changes([a.probabilities for a in answers], answers[0].label))
-        words = [
-            schemas.WordAttribution(field=name, text=text, change=next(effects))
-            for name, parts in cut
+    attributions = None
+    if pieces:
+        changes = iter(
+            log_prob_changes([a.probabilities for a in predictions], predictions[0].label)
+        )
+        attributions = [
+            schemas.WordAttribution(field=name, text=text, change=next(changes))
+            for name, parts in pieces
             for text in parts
         ]
-        answers = answers[:1]
-    found = [
+        predictions = predictions[:1]
+    results = [
         schemas.LabelResult(
             label=a.label,
             probability=a.probability,
@@ -143,39 +156,39 @@ async def labels(
             abstained=a.abstained,
             truncated_tokens=a.truncated_tokens,
         )
-        for a in answers
+        for a in predictions
     ]
-    return found, words, sum(a.prompt_tokens for a in answers)
+    return results, attributions, sum(a.prompt_tokens for a in predictions)
 
 
-async def replies(
+async def answer_questions(
     request: Request,
-    one: ServedBundle,
+    entry: ServedBundle,
     tuned: bool,
     rows: list[dict[str, str]],
     *,
     log_texts: bool = False,
 ) -> tuple[list[schemas.AnswerResult], int, int]:
-    """Answers to the rows' questions, and how many tokens were read and written."""
-    found: list[QAPrediction] = await ask(request, one, tuned, rows, log_texts)
+    """Answer questions; returns the answers and the numbers of prompt and generated tokens."""
+    predictions: list[QAPrediction] = await predict_rows(request, entry, tuned, rows, log_texts)
     return (
-        [_answered(reply) for reply in found],
-        sum(r.prompt_tokens for r in found),
-        sum(r.generated_tokens for r in found),
+        [_to_answer_result(prediction) for prediction in predictions],
+        sum(r.prompt_tokens for r in predictions),
+        sum(r.generated_tokens for r in predictions),
     )
 
 
-def _answered(reply: QAPrediction) -> schemas.AnswerResult:
-    shown = [
-        _passage(number, source, source in reply.sources)
-        for number, source in enumerate(reply.retrieved, start=1)
+def _to_answer_result(prediction: QAPrediction) -> schemas.AnswerResult:
+    passages = [
+        _passage(number, source, source in prediction.sources)
+        for number, source in enumerate(prediction.retrieved, start=1)
     ]
     return schemas.AnswerResult(
-        answer=reply.answer,
-        sources=[p for p in shown if p.cited],
-        retrieved=shown,
-        unknown_citations=reply.unknown_citations,
-        truncated_tokens=reply.truncated_tokens,
+        answer=prediction.answer,
+        sources=[p for p in passages if p.cited],
+        retrieved=passages,
+        unknown_citations=prediction.unknown_citations,
+        truncated_tokens=prediction.truncated_tokens,
     )
 
 

@@ -1,4 +1,4 @@
-"""API keys: who may ask. They are never written anywhere."""
+"""API keys. They are never logged or stored."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from prooftune.errors import UsageError
 from prooftune.serving.asgi import App, Receive, Scope, Send, header, send_error
 from prooftune.serving.errors import HTTPError
 
-VARIABLE = "PROOFTUNE_API_KEYS"
-SHORTEST = 16
+KEYS_VARIABLE = "PROOFTUNE_API_KEYS"
+MIN_KEY_LENGTH = 16
 
-OPEN = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
-"""What needs no key, besides the files of the pages under /assets/: it holds nothing of the
-bundles' answers."""
+PUBLIC_PATHS = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
+"""Paths without authentication, besides /assets/: none returns predictions."""
 
 
 def read_keys(file: Path | None) -> list[str]:
-    """The keys of a file, one a line (blank lines and lines that begin with # aside), else those of
-    the environment variable `PROOFTUNE_API_KEYS`, separated by commas; none: everybody may ask.
+    """Read API keys from a file or from the environment.
+
+    Args:
+        file: one key per line; blank lines and lines that start with # are skipped. Default: the
+            environment variable `PROOFTUNE_API_KEYS`, separated by commas.
+
+    Returns:
+        The keys; empty for access without a key.
 
     Raises:
-        UsageError: the file cannot be read or holds no key, or a key is too short.
+        UsageError: the file cannot be read or has no key, or a key is too short.
     """
     if file is not None:
         try:
@@ -35,43 +40,55 @@ def read_keys(file: Path | None) -> list[str]:
                 f"the keys in {file} cannot be read: "
                 f"{getattr(error, 'strerror', None) or 'it is no text'}"
             ) from None
-        found, place = (
+        keys, origin = (
             [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")],
             str(file),
         )
-        if not found:
+        if not keys:
             raise UsageError(
-                f"{file} holds no key; write one a line, or leave --keys out to let everybody ask"
+                f"{file} holds no key; write one per line, or omit --keys to allow access without "
+                "a key"
             )
     else:
-        found, place = (
-            [key.strip() for key in os.environ.get(VARIABLE, "").split(",") if key.strip()],
-            VARIABLE,
+        keys, origin = (
+            [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()],
+            KEYS_VARIABLE,
         )
-    short = [number for number, key in enumerate(found, start=1) if len(key) < SHORTEST]
+    short = [number for number, key in enumerate(keys, start=1) if len(key) < MIN_KEY_LENGTH]
     if short:
         raise UsageError(
-            f"key {short[0]} in {place} is shorter than {SHORTEST} characters; for one that "
-            "cannot be guessed: "
-            "openssl rand -hex 24"
+            f"key {short[0]} in {origin} is shorter than {MIN_KEY_LENGTH} characters; make a "
+            "random one: openssl rand -hex 24"
         )
-    return found
+    return keys
 
 
-def require_api_key(app: App, keys: Sequence[str], open_: Collection[str] = OPEN) -> App:
-    """Answers only who brings one of the keys (``Authorization: Bearer KEY``), except on the open
-    paths; without keys, all."""
+def require_api_key(
+    app: App, keys: Sequence[str], public_paths: Collection[str] = PUBLIC_PATHS
+) -> App:
+    """Require a key (``Authorization: Bearer KEY``), except on public paths.
+
+    Args:
+        app: the application.
+        keys: accepted keys; empty to accept every request.
+        public_paths: paths that need no key.
+    """
     digests = [_digest(key.encode()) for key in keys]
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        if not digests or scope["type"] != "http" or path in open_ or path.startswith("/assets/"):
+        if (
+            not digests
+            or scope["type"] != "http"
+            or path in public_paths
+            or path.startswith("/assets/")
+        ):
             await app(scope, receive, send)
             return
-        kind, _, given = header(scope, b"authorization").partition(b" ")
-        # Digests have one length and all are compared, so the time tells nothing of a key.
-        matches = [hmac.compare_digest(_digest(given.strip()), digest) for digest in digests]
-        if kind.lower() == b"bearer" and any(matches):
+        scheme, _, token = header(scope, b"authorization").partition(b" ")
+        # Digests have equal lengths and all are compared, so timing reveals nothing about the keys.
+        matches = [hmac.compare_digest(_digest(token.strip()), digest) for digest in digests]
+        if scheme.lower() == b"bearer" and any(matches):
             await app(scope, receive, send)
             return
         await send_error(

@@ -1,4 +1,4 @@
-"""What one request may ask of the server: bytes, rows, time; and how many may ask at once."""
+"""Limits per request (bytes, rows, time) and on concurrent requests."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from prooftune.serving.asgi import App, Message, Receive, Scope, Send, header, s
 from prooftune.serving.errors import HTTPError
 
 DEADLINE = "prooftune.deadline"
-"""Where a request's scope keeps its deadline, on the clock of `time.monotonic`."""
+"""Scope key of a request's deadline, in seconds of `time.monotonic`."""
 
-_HEARD_SECONDS = 2.0
-"""How long the body of a request that is refused may take."""
+_DRAIN_SECONDS = 2.0
+"""Longest time to read the body of a refused request."""
 
 _PROBES = ("/healthz", "/readyz", "/metrics")
-"""Answered whatever else goes on."""
+"""Paths that are answered regardless of load and shutdown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds, so that memory and time stay bounded.
+    """Limits that bound memory and latency.
 
     Attributes:
         max_body_bytes: bytes of one request body.
@@ -45,11 +45,12 @@ class Limits:
 
 @dataclass(slots=True)
 class ServerState:
-    """What the server is doing.
+    """State of the server.
 
     Attributes:
-        ready: whether it takes requests; not while it is being stopped.
-        accepted, finished: requests for answers that were taken, and those whose reply was sent.
+        ready: whether requests are accepted; False during shutdown.
+        accepted: number of accepted requests, probes excluded.
+        finished: number of those whose response was sent.
     """
 
     ready: bool = True
@@ -62,20 +63,25 @@ class ServerState:
 
 
 def enforce_limits(app: App, limits: Limits, activity: ServerState) -> App:
-    """Takes a request if there is room for it, reads its body within bounds, and counts it until
-    its reply is sent."""
+    """Refuse requests over the limits, buffer the body, and count requests in progress.
+
+    Args:
+        app: the application.
+        limits: limits per request.
+        activity: counters, which are updated; requests are refused while `ready` is False.
+    """
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _PROBES:
             await app(scope, receive, send)
             return
         if not activity.ready:
-            await _heard(receive, limits.max_body_bytes)
+            await _drain_body(receive, limits.max_body_bytes)
             await send_error(
                 send,
                 HTTPError(
                     503,
-                    "the server is being stopped; ask again, which reaches another or the next one",
+                    "the server is shutting down; try again, to reach another instance",
                     "stopping",
                     retry_after=2,
                     close=True,
@@ -83,12 +89,12 @@ def enforce_limits(app: App, limits: Limits, activity: ServerState) -> App:
             )
             return
         if activity.accepted - activity.finished >= limits.max_requests:
-            await _heard(receive, limits.max_body_bytes)
+            await _drain_body(receive, limits.max_body_bytes)
             await send_error(
                 send,
                 HTTPError(
                     429,
-                    f"{limits.max_requests} requests are being answered; try again shortly",
+                    f"{limits.max_requests} requests are in progress; try again shortly",
                     "too_many_requests",
                     retry_after=1,
                 ),
@@ -99,7 +105,7 @@ def enforce_limits(app: App, limits: Limits, activity: ServerState) -> App:
         try:
             try:
                 body = await asyncio.wait_for(
-                    _body(scope, receive, limits.max_body_bytes), limits.timeout_seconds
+                    _read_body(scope, receive, limits.max_body_bytes), limits.timeout_seconds
                 )
             except TimeoutError:
                 await send_error(
@@ -116,76 +122,74 @@ def enforce_limits(app: App, limits: Limits, activity: ServerState) -> App:
                 await send_error(send, refused)
                 return
             if body is not None:
-                await app(scope, _again(body, receive), send)
+                await app(scope, _replay_body(body, receive), send)
         finally:
             activity.finished += 1
 
     return call
 
 
-async def _heard(receive: Receive, most: int) -> None:
-    """Throw a request's body away, as far as it is short and comes soon.
+async def _drain_body(receive: Receive, max_bytes: int) -> None:
+    """Read and discard a request's body, up to a size and a time.
 
-    A connection that is closed while a part of the request is unread is reset, and the reset can
-    overtake the answer.
+    Closing a connection with unread data resets it, and the reset can overtake the response.
     """
 
     async def rest() -> None:
         size = 0
-        while size <= most:
+        while size <= max_bytes:
             message = await receive()
             size += len(message.get("body", b""))
             if not message.get("more_body"):
                 return
 
     with suppress(TimeoutError):
-        await asyncio.wait_for(rest(), _HEARD_SECONDS)
+        await asyncio.wait_for(rest(), _DRAIN_SECONDS)
 
 
-async def _body(scope: Scope, receive: Receive, most: int) -> bytes | None:
-    """The request's body; None where the client has gone.
+async def _read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | None:
+    """The request's body; None if the client disconnected.
 
     Raises:
-        Refused: it is too long.
+        HTTPError: the body is too long.
     """
     declared = header(scope, b"content-length")
     length = int(declared[:18]) if declared.isdigit() else 0
-    long, hopeless = (
-        length > most,
-        length > 8 * most
-        or (length > most and header(scope, b"expect").lower() == b"100-continue"),
+    too_long, too_large_to_drain = (
+        length > max_bytes,
+        length > 8 * max_bytes
+        or (length > max_bytes and header(scope, b"expect").lower() == b"100-continue"),
     )
     parts, size = [], 0
-    while not hopeless:
+    while not too_large_to_drain:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
         size += len(message.get("body", b""))
-        if size <= most and not long:
+        if size <= max_bytes and not too_long:
             parts.append(message.get("body", b""))
-        # A client that is still sending would not hear the answer, so some more is read and thrown
-        # away.
-        if not message.get("more_body") or size > 8 * most:
+        # A client that is still sending would not read the response, so more is read and discarded.
+        if not message.get("more_body") or size > 8 * max_bytes:
             break
-    if long or size > most:
+    if too_long or size > max_bytes:
         raise HTTPError(
             413,
-            f"the request is longer than {most:,} bytes; send fewer rows at a time",
+            f"the request is longer than {max_bytes:,} bytes; send fewer rows at a time",
             "too_large",
             close=True,
         )
     return b"".join(parts)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Gives the body that was read, then whatever comes after it."""
-    given = False
+def _replay_body(body: bytes, receive: Receive) -> Receive:
+    """A receive function that returns the buffered body, then later messages."""
+    replayed = False
 
     async def call() -> Message:
-        nonlocal given
-        if given:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return call

@@ -1,5 +1,4 @@
-"""The bundles that are served: loaded with one copy of each base, found by name, each asked through
-its model's batches."""
+"""Served bundles: loaded with one copy of each base model, and found by name."""
 
 from __future__ import annotations
 
@@ -20,21 +19,21 @@ from prooftune.serving.batching import Batcher, BatchObserver
 from prooftune.serving.errors import HTTPError
 from prooftune.serving.limits import Limits
 
-BASE = ":base"
-"""What stands after a bundle's name where its untuned model is meant."""
+BASE_SUFFIX = ":base"
+"""Suffix of a bundle's name that selects its untuned base model."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
 class ServedBundle:
-    """One bundle.
+    """A loaded bundle with its queue.
 
     Attributes:
-        name: by which it is asked for.
-        bundle: loaded.
-        batcher: of its model, which other bundles over the same base share.
-        created: seconds since 1970 at which it was written.
+        name: name in requests.
+        bundle: the loaded bundle.
+        batcher: queue of its model, shared by bundles of the same base model.
+        created: Unix time at which the bundle was written, in seconds.
     """
 
     name: str
@@ -44,15 +43,17 @@ class ServedBundle:
 
     @property
     def classifies(self) -> bool:
+        """Whether the task is classification."""
         return isinstance(self.bundle, Classifier)
 
     @property
     def why_no_base_model(self) -> str | None:
+        """The reason why there is no untuned model; None if there is one."""
         return why_no_base_model(self.bundle.manifest)
 
     @property
     def threshold(self) -> float | None:
-        """The probability below which the bundle abstains."""
+        """Probability below which the bundle abstains, if any."""
         return abstention_threshold(self.bundle.manifest)
 
     @property
@@ -63,61 +64,63 @@ class ServedBundle:
 
     @property
     def probabilities(self) -> bool:
+        """Whether predictions have label probabilities."""
         return self.classifies and has_probabilities(self.bundle.manifest)
 
     @property
     def base(self) -> str:
-        """The base model's name; of a folder its last part, since the rest is this machine's
-        affair."""
+        """The base model's name; only the last part of a path, which is private to this machine."""
         name = str(self.bundle.manifest["model"]["name"])
         return Path(name).name if name.startswith(("/", ".", "~")) or "\\" in name else name
 
 
-def named(given: Sequence[str]) -> dict[str, Path]:
-    """Name -> folder, of ``FOLDER`` or ``NAME=FOLDER``. A folder called ``bundle`` has the name of
-    the one around it.
+def parse_bundle_arguments(arguments: Sequence[str]) -> dict[str, Path]:
+    """Parse ``FOLDER`` or ``NAME=FOLDER`` arguments.
+
+    Returns:
+        Name -> folder. The default name is that of the folder, or of its parent if the folder is
+        called ``bundle``.
 
     Raises:
-        UsageError: two have one name, or a name will not do in a request.
+        UsageError: a name is used twice or is invalid.
     """
-    found: dict[str, Path] = {}
-    for one in given:
-        name, sign, folder = one.partition("=")
-        path = Path(folder if sign and not Path(one).exists() else one)
-        if path == Path(one):
-            place = path.resolve()
-            name = place.parent.name if place.name == "bundle" else place.name
+    folders: dict[str, Path] = {}
+    for entry in arguments:
+        name, sign, folder = entry.partition("=")
+        path = Path(folder if sign and not Path(entry).exists() else entry)
+        if path == Path(entry):
+            resolved = path.resolve()
+            name = resolved.parent.name if resolved.name == "bundle" else resolved.name
         if not _NAME.fullmatch(name):
             raise UsageError(
-                f"'{name}' will not do as a name in requests (letters, digits, dot, dash, "
-                "underscore); give one: "
-                f"NAME={path}"
+                f"'{name}' is not a valid model name (letters, digits, dot, dash, underscore); "
+                f"give one: NAME={path}"
             )
-        if name in found:
+        if name in folders:
             raise UsageError(
-                f"{found[name]} and {path} would both be called {name}; give names: NAME={path}"
+                f"{folders[name]} and {path} have the same name {name}; give names: NAME={path}"
             )
-        found[name] = path
-    return found
+        folders[name] = path
+    return folders
 
 
 def load_bundles(
     folders: Mapping[str, Path],
     limits: Limits,
-    note: BatchObserver | None = None,
+    on_batch: BatchObserver | None = None,
     threads: int | None = None,
 ) -> dict[str, ServedBundle]:
-    """Load bundles; adapters of one base share its weights and its queue.
+    """Load bundles; adapters of one base model share its weights and its queue.
 
     Args:
-        folders: name -> bundle.
-        limits: of the queues.
-        note: is told of every batch.
-        threads: processors for each model's computations; None: as PyTorch chooses.
+        folders: name -> bundle folder.
+        limits: limits of the queues.
+        on_batch: called after every batch.
+        threads: CPU threads per model. Default: PyTorch's.
 
     Raises:
         UsageError: a folder is not a bundle.
-        Failure: a base model is not there.
+        Failure: a base model is unavailable.
     """
     shared: dict[str, Any] = {}
     bundles = {name: load(folder, shared) for name, folder in folders.items()}
@@ -132,9 +135,9 @@ def load_bundles(
                 compute,
                 max_queue_rows=limits.max_queue_rows,
                 max_batch_size=limits.max_batch_size,
-                note=note,
+                on_batch=on_batch,
                 name=name,
-                begin=partial(torch.set_num_threads, threads) if threads else None,
+                on_start=partial(torch.set_num_threads, threads) if threads else None,
             )
     return {
         name: ServedBundle(
@@ -148,43 +151,45 @@ def load_bundles(
 
 
 def warm_up(served: Mapping[str, ServedBundle]) -> None:
-    """Ask every bundle once, so that what is missing shows at the start and the first client does
-    not wait.
+    """Run every bundle once, to find missing parts at startup and spare the first client the wait.
 
     Raises:
-        ProoftuneError: a bundle cannot answer, for want of its index's embedding model for one.
+        ProoftuneError: a bundle cannot predict, for example without its index's embedding model.
     """
-    for one in served.values():
-        one.bundle.predict([dict.fromkeys(one.bundle.fields, "warm")], progress=False)
+    for entry in served.values():
+        entry.bundle.predict([dict.fromkeys(entry.bundle.fields, "warm")], progress=False)
 
 
-def find(
+def find_model(
     served: Mapping[str, ServedBundle], model: str | None, classifies: bool | None = None
 ) -> tuple[ServedBundle, bool]:
-    """The bundle that a request names, and whether it is meant as tuned.
+    """Find the bundle that a request names.
 
     Args:
-        served: all.
-        model: as in the request; None where it names none.
-        classifies: what the request needs; None: anything.
+        served: bundles by name.
+        model: the request's model name; None to use the only bundle of the task.
+        classifies: required task: classification or question answering. Default: any.
+
+    Returns:
+        The bundle, and whether the tuned model is meant.
 
     Raises:
-        Refused: there is none of that name, or it does another task, or has no untuned model.
+        HTTPError: the name is unknown, the bundle has another task, or no untuned model.
     """
     if model is None:
-        able = [one for one in served.values() if one.classifies == classifies]
-        if len(able) != 1:
-            what = "labels texts" if classifies else "answers questions"
+        candidates = [entry for entry in served.values() if entry.classifies == classifies]
+        if len(candidates) != 1:
+            purpose = "labels texts" if classifies else "answers questions"
             raise HTTPError(
                 400,
-                f'give "model": {", ".join(one.name for one in able)}'
-                if able
-                else f"no model here {what}",
+                f'give "model": {", ".join(entry.name for entry in candidates)}'
+                if candidates
+                else f"no model here {purpose}",
                 "model_required",
                 param="model",
             )
-        return able[0], True
-    name = model.removesuffix(BASE)
+        return candidates[0], True
+    name = model.removesuffix(BASE_SUFFIX)
     if name not in served:
         raise HTTPError(
             404,
@@ -192,10 +197,12 @@ def find(
             "model_not_found",
             param="model",
         )
-    one = served[name]
-    if classifies is not None and one.classifies != classifies:
-        path = "/v1/classify" if one.classifies else "/v1/answer"
-        raise HTTPError(400, f"{name} is asked at {path}", "wrong_task", param="model")
-    if name != model and one.why_no_base_model is not None:
-        raise HTTPError(404, f"{model}: {one.why_no_base_model}", "model_not_found", param="model")
-    return one, name == model
+    entry = served[name]
+    if classifies is not None and entry.classifies != classifies:
+        path = "/v1/classify" if entry.classifies else "/v1/answer"
+        raise HTTPError(400, f"{name} is served at {path}", "wrong_task", param="model")
+    if name != model and entry.why_no_base_model is not None:
+        raise HTTPError(
+            404, f"{model}: {entry.why_no_base_model}", "model_not_found", param="model"
+        )
+    return entry, name == model

@@ -1,4 +1,4 @@
-"""``prooftune serve``: the process. It stops by finishing what it has taken."""
+"""``prooftune serve``: the server process, with graceful shutdown."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from prooftune.errors import Failure
 from prooftune.serving.app import Options, create_app
 from prooftune.serving.asgi import App
 from prooftune.serving.limits import ServerState
-from prooftune.serving.registry import ServedBundle, load_bundles, named, warm_up
+from prooftune.serving.registry import ServedBundle, load_bundles, parse_bundle_arguments, warm_up
 from prooftune.serving.telemetry import Metrics
 from prooftune.utils.progress import notify, spinner
 
-_LONGER = 5
-"""Seconds beyond a request's own limit after which the server stops waiting for it."""
+_GRACE_SECONDS = 5
+"""Seconds beyond the request timeout after which shutdown no longer waits for a request."""
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's, but on SIGTERM or Ctrl-C the port stays open until the last answer is sent:
-    requests that come meanwhile are told so (503) and not left hanging. A second signal ends it at
-    once."""
+    """A uvicorn server that keeps the port open until the last response is sent.
+
+    After SIGTERM or Ctrl-C, new requests get status 503 instead of a refused connection. A second
+    signal stops the server at once.
+    """
 
     def __init__(self, config: uvicorn.Config, activity: ServerState) -> None:
         super().__init__(config)
@@ -41,7 +43,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if not self._activity.ready:
             self._ticks += 1
-            # One tick at least, so that whoever asks /readyz is told before the port closes.
+            # At least one tick, so that a load balancer can see /readyz fail before the port closes.
             if self._ticks > 2 and self._activity.idle:
                 self.should_exit = True
         return await super().on_tick(counter)
@@ -49,61 +51,68 @@ class Server(uvicorn.Server):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Bundles and the application that answers with them."""
+    """Loaded bundles and the application that serves them."""
 
     served: dict[str, ServedBundle]
     app: App
     activity: ServerState
 
     def close(self) -> None:
-        """Compute what waits, and stop the models' threads."""
-        for one in self.served.values():
-            one.batcher.close(timeout=_LONGER)
+        """Compute the queued rows, then stop the batching threads."""
+        for entry in self.served.values():
+            entry.batcher.close(timeout=_GRACE_SECONDS)
 
 
 def build_service(
     folders: Mapping[str, Path], options: Options, threads: int | None = None
 ) -> Service:
-    """Load bundles, ask each once, and put the application around them; `threads`: as of
-    `load_bundles`.
+    """Load and warm up bundles, and create the application.
+
+    Args:
+        folders: name -> bundle folder.
+        options: limits, API keys, logging.
+        threads: CPU threads per model. Default: PyTorch's.
 
     Raises:
-        ProoftuneError: a bundle cannot be loaded, or cannot answer.
+        ProoftuneError: a bundle cannot be loaded, or cannot predict.
     """
     activity = ServerState()
     metrics = Metrics(activity)
-    served = load_bundles(folders, options.limits, metrics.note, threads)
+    served = load_bundles(folders, options.limits, metrics.observe_batch, threads)
     warm_up(served)
-    for name, one in {one.batcher: (name, one) for name, one in reversed(served.items())}.values():
-        metrics.watch(name, one.batcher.waiting)
+    for name, entry in {
+        entry.batcher: (name, entry) for name, entry in reversed(served.items())
+    }.values():
+        metrics.track_queue(name, entry.batcher.queued_rows)
     return Service(served, create_app(served, options, activity, metrics), activity)
 
 
 def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> None:
-    """Load bundles and answer until a signal ends it.
+    """Load bundles and serve until a signal.
 
     Args:
         bundles: folders, or ``NAME=FOLDER``.
-        host, port: where to listen; port 0: any that is free.
-        options: limits, keys, logs.
+        host: address to listen on.
+        port: port to listen on; 0 for any free one.
+        options: limits, API keys, logging.
 
     Raises:
-        UsageError: a folder is not a bundle, or a name will not do.
-        Failure: a base model is not there, or the port is taken.
+        UsageError: a folder is not a bundle, or a name is invalid.
+        Failure: a base model is unavailable, or the port is in use.
     """
-    folders = named(bundles)
-    listener = listen(host, port)
+    folders = parse_bundle_arguments(bundles)
+    listener = open_listener(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    # Every thread that computes has helpers of its own, one for each processor. Where there are
-    # more of them than processors they go to sleep after every product instead of waiting for the
-    # next, which costs a fifth: this thread is to have none.
+    # OpenMP gives every computing thread its own pool of workers. With more workers than cores they
+    # sleep after each matmul instead of spinning until the next, which costs 20% of throughput; so
+    # this thread, which does not compute after loading, gets no pool.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with spinner(f"Loading {', '.join(folders)}"):
         service = build_service(folders, options, threads)
     if not options.keys and host not in ("127.0.0.1", "::1", "localhost"):
         notify(
-            f"{host} can be reached from elsewhere, and everybody may ask: consider --keys",
+            f"{host} is reachable from other machines without an API key: consider --keys",
             "yellow",
         )
     notify(f"{', '.join(folders)} at {url} (playground), {url}/docs (API). Ctrl-C ends it.")
@@ -111,7 +120,7 @@ def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> Non
         "started",
         url=url,
         models=list(folders),
-        bases=len({one.batcher for one in service.served.values()}),
+        bases=len({entry.batcher for entry in service.served.values()}),
     )
     run(service, listener, options)
     service.close()
@@ -119,9 +128,8 @@ def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> Non
 
 
 def run(service: Service, listener: socket.socket, options: Options) -> None:
-    """Answer on a socket until a signal, or whoever sets the activity's `ready` to False, ends it."""
-    # What uvicorn would say of requests stands in our own lines; its errors quote messages, which
-    # may hold texts.
+    """Serve on a socket until a signal, or until the activity's `ready` becomes False."""
+    # `with_telemetry` logs requests and errors; uvicorn's error messages may quote texts.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         service.app,
@@ -132,16 +140,20 @@ def run(service: Service, listener: socket.socket, options: Options) -> None:
         backlog=2048,
         proxy_headers=False,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(options.limits.timeout_seconds) + _LONGER,
+        timeout_graceful_shutdown=int(options.limits.timeout_seconds) + _GRACE_SECONDS,
     )
     Server(config, service.activity).run(sockets=[listener])
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Before the models are loaded, so that a port that is taken costs no time."""
+def open_listener(host: str, port: int) -> socket.socket:
+    """Bind a socket; called before loading, so that a port in use fails at once.
+
+    Raises:
+        Failure: the port is in use, or the address is invalid.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named, for asyncio turns Nagle's algorithm off only then: with it, a reply's
-    # body waits for the client to acknowledge its head, some 40 ms.
+    # asyncio disables Nagle's algorithm only if the protocol is given explicitly; otherwise a
+    # response body waits some 40 ms for the client to acknowledge the headers.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

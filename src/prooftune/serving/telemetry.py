@@ -1,5 +1,4 @@
-"""What the server says of itself: Prometheus metrics, and one JSON line per request, without
-anybody's texts."""
+"""Prometheus metrics, and one JSON log line per request, without texts unless asked for."""
 
 from __future__ import annotations
 
@@ -20,17 +19,17 @@ from prooftune.serving.asgi import App, Message, Receive, Scope, Send, header, s
 from prooftune.serving.errors import INTERNAL, HTTPError
 from prooftune.serving.limits import ServerState
 
-FACTS = "prooftune.facts"
-"""Where a request's scope gathers what its log line says besides the usual."""
+LOG_FIELDS = "prooftune.facts"
+"""Scope key of additional fields for the request's log line."""
 
 Log = Callable[..., None]
-"""(event, **facts): writes a line."""
+"""Called with (event, **fields): writes a line."""
 
 _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_PAGES = {
+_CONTENT_SECURITY_POLICY = {
     "style-src": "'self'",
     "script-src": "'self'",
     "connect-src": "'self'",
@@ -41,7 +40,9 @@ _PAGES = {
     "frame-ancestors": "'none'",
 }
 _HEADERS = {
-    "content-security-policy": "; ".join(f"{name} {value}" for name, value in _PAGES.items()),
+    "content-security-policy": "; ".join(
+        f"{name} {value}" for name, value in _CONTENT_SECURITY_POLICY.items()
+    ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "x-frame-options": "DENY",
@@ -50,7 +51,7 @@ _HEADERS = {
 
 
 class Metrics:
-    """The figures that Prometheus asks for, in a registry of their own."""
+    """Prometheus metrics, in their own registry."""
 
     def __init__(self, activity: ServerState) -> None:
         self.registry = CollectorRegistry()
@@ -62,14 +63,18 @@ class Metrics:
             "prooftune_request_seconds",
             "Seconds from request to reply.",
             ["route"],
-            buckets=_SECONDS,
+            buckets=_SECONDS_BUCKETS,
             **names,
         )
         self.rows = Counter("prooftune_rows", "Texts and questions computed.", ["model"], **names)
         self.max_batch_size = Histogram(
-            "prooftune_batch_rows", "Rows computed together.", ["model"], buckets=_ROWS, **names
+            "prooftune_batch_rows",
+            "Rows computed together.",
+            ["model"],
+            buckets=_ROW_BUCKETS,
+            **names,
         )
-        self.compute = Counter(
+        self.compute_seconds = Counter(
             "prooftune_compute_seconds", "Seconds spent computing.", ["model"], **names
         )
         Gauge("prooftune_requests_in_progress", "Requests being answered.", **names).set_function(
@@ -85,25 +90,31 @@ class Metrics:
             **names,
         )
 
-    def watch(self, name: str, waiting: Callable[[], float]) -> None:
-        """Show how many rows wait, asked whenever the metrics are."""
+    def track_queue(self, name: str, waiting: Callable[[], float]) -> None:
+        """Export a model's queue length, read at every scrape."""
         self._queue.labels(name).set_function(waiting)
 
-    def note(self, key: tuple[str, bool], rows: int, seconds: float) -> None:
-        """A batch was computed; `key` is the bundle's name and whether it was asked as tuned."""
+    def observe_batch(self, key: tuple[str, bool], rows: int, seconds: float) -> None:
+        """Count a batch.
+
+        Args:
+            key: bundle name, and whether the tuned model was used.
+            rows: number of rows.
+            seconds: duration.
+        """
         name = key[0] if key[1] else f"{key[0]}:base"
         self.rows.labels(name).inc(rows)
         self.max_batch_size.labels(name).observe(rows)
-        self.compute.labels(name).inc(seconds)
+        self.compute_seconds.labels(name).inc(seconds)
 
 
 def logger(stream: TextIO | None = None) -> Log:
-    """Writes one JSON object per line, to standard error unless a stream is given."""
+    """A logger that writes one JSON object per line. Default stream: standard error."""
     lock = threading.Lock()
 
-    def log(event: str, **facts: Any) -> None:
+    def log(event: str, **fields: Any) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=True, default=str)
+        line = json.dumps({"time": now, "event": event, **fields}, ensure_ascii=True, default=str)
         out = stream or sys.stderr
         with lock:
             out.write(line + "\n")
@@ -113,31 +124,29 @@ def logger(stream: TextIO | None = None) -> Log:
 
 
 def with_telemetry(app: App, metrics: Metrics, log: Log, paths: Collection[str]) -> App:
-    """Gives every request an id, answers what went wrong inside with 500, and counts, times and
-    logs it.
+    """Middleware that assigns request ids, turns exceptions into status 500, counts and logs.
 
     Args:
-        app: what answers.
-        metrics: where requests are counted.
-        log: where they are told of.
-        paths: those that are known, by which a request is named that was refused before it found
-            its route.
+        app: the application.
+        metrics: metrics to update.
+        log: writes log lines.
+        paths: known paths, to label requests that were refused before routing.
     """
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        given = header(scope, b"x-request-id").decode("latin-1")
-        request = given if _ID.fullmatch(given) else secrets.token_hex(8)
-        facts = scope[FACTS] = {}
+        header_id = header(scope, b"x-request-id").decode("latin-1")
+        request_id = header_id if _ID.fullmatch(header_id) else secrets.token_hex(8)
+        fields = scope[LOG_FIELDS] = {}
         status, start = 0, time.monotonic()
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                extra = {"x-request-id": request, **_HEADERS}
+                extra = {"x-request-id": request_id, **_HEADERS}
                 message["headers"] = [
                     *message.get("headers", []),
                     *((k.encode(), v.encode()) for k, v in extra.items()),
@@ -147,7 +156,12 @@ def with_telemetry(app: App, metrics: Metrics, log: Log, paths: Collection[str])
         try:
             await app(scope, receive, answer)
         except Exception as error:
-            log("error", request=request, error=type(error).__name__, at=_places(error))
+            log(
+                "error",
+                request=request_id,
+                error=type(error).__name__,
+                at=_traceback_lines(error),
+            )
             if not status:
                 await send_error(answer, HTTPError(500, INTERNAL, "internal_error"))
         route, seconds = _route(scope, paths), time.monotonic() - start
@@ -156,26 +170,26 @@ def with_telemetry(app: App, metrics: Metrics, log: Log, paths: Collection[str])
         metrics.seconds.labels(route).observe(seconds)
         log(
             "request",
-            request=request,
+            request=request_id,
             method=method,
             route=route,
             status=status,
             seconds=round(seconds, 4),
-            **facts,
+            **fields,
         )
 
     return call
 
 
 def _route(scope: Scope, paths: Collection[str]) -> str:
-    """The route's pattern, and not a path in which a client may have written anything."""
+    """The route's pattern rather than the path, which a client may fill with anything."""
     if scope["path"] in paths:
         return str(scope["path"])
     return str(getattr(scope.get("route"), "path", "other"))
 
 
-def _places(error: BaseException) -> list[str]:
-    """Where an error came from. Its message may quote a text, so it is left out."""
+def _traceback_lines(error: BaseException) -> list[str]:
+    """The last lines of an exception's traceback, without its message, which may quote texts."""
     return [
         f"{frame.filename}:{frame.lineno} {frame.name}"
         for frame in traceback.extract_tb(error.__traceback__)
