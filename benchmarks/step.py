@@ -127,7 +127,7 @@ def _step(model: Any, options: argparse.Namespace) -> tuple[Callable[[], Any], i
         )
         for n in lengths
     ]
-    batch = make_collator(prefix, module.lines)(rows)
+    batch = make_collator(prefix, module.packed)(rows)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16):

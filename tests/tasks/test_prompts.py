@@ -99,7 +99,7 @@ def test_a_target_without_its_stop_token_is_an_error(model_folder: Path, family:
 def test_rows_are_checked_before_anything_is_trained(model_folder: Path, family: str) -> None:
     encoder = encoder_for(model_folder, family)
     encoder.label_ids[0] = [encoder.stop_token_id, *encoder.label_ids[0]]
-    with pytest.raises(UsageError, match="training row 0: the stop token stands inside the target"):
+    with pytest.raises(UsageError, match="training row 0: the stop token occurs inside the target"):
         instruction_rows(
             instruction_pairs([Example("1", {"text": "cat"}, "World")], encoder),
             encoder.stop_token_id,

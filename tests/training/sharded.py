@@ -31,7 +31,7 @@ def gradients(
     targets = sum(len(row.targets) for row in rows)
     module.train()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype != "float32"):
-        out = module(**make_collator(prefix, module.lines)(rows[share]))
+        out = module(**make_collator(prefix, module.packed)(rows[share]))
     (out["loss_sum"] * size / targets).backward()
     found: dict[str, Tensor] = {
         name: p.grad for name, p in module.named_parameters() if p.grad is not None

@@ -21,8 +21,10 @@ from prooftune.errors import Failure, UsageError
 from prooftune.models import adapters, loading
 from prooftune.training import trainer
 from prooftune.training.arguments import training_arguments
+from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkpoint
 from prooftune.training.objective import TuningModule
-from prooftune.training.trainer import elapsed_seconds, finite_log, last_complete_checkpoint, train
+from prooftune.training.progress import finite_log
+from prooftune.training.trainer import train
 from training.tiny import BFLOAT16, FLOAT32, LABELS, arguments, loss_of, setup
 
 
@@ -59,8 +61,8 @@ def test_rows_in_one_line_give_the_same_loss_and_gradients(
     model_folder: Path, objective: str
 ) -> None:
     found = []
-    for lines in (True, False):
-        module, rows, encoder = setup(model_folder, objective, lines=lines)
+    for packed in (True, False):
+        module, rows, encoder = setup(model_folder, objective, packed=packed)
         for (
             parameter
         ) in module.parameters():  # B starts at zero, where A has no gradient to compare

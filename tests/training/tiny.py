@@ -39,7 +39,7 @@ def setup(
     folder: Path,
     objective: str = "instruction",
     method: str = "lora",
-    lines: bool = True,
+    packed: bool = True,
     options: recipe.Model = FLOAT32,
 ) -> tuple[TuningModule, list[TrainingRow], PromptEncoder]:
     """A module that can learn `EXAMPLES`, its training rows, and their encoder."""
@@ -65,7 +65,7 @@ def setup(
         )
     ]
     module = TuningModule(model)
-    module.lines = module.lines and lines
+    module.packed = module.packed and packed
     return module, rows, encoder
 
 
@@ -82,6 +82,6 @@ def arguments(folder: Path, **options: Any) -> TrainingArguments:
 
 
 def loss_of(module: TuningModule, rows: list[TrainingRow], encoder: PromptEncoder) -> torch.Tensor:
-    out = module(**make_collator(encoder.prefix, module.lines)(rows))
+    out = module(**make_collator(encoder.prefix, module.packed)(rows))
     loss: torch.Tensor = out["loss_sum"] / out["count"]
     return loss

@@ -1,5 +1,4 @@
-"""`TrainingArguments` from a recipe: the user's fields as they are, and defaults where they say
-nothing."""
+"""`TrainingArguments` from a recipe: the recipe's fields unchanged, and defaults for the others."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from prooftune.errors import UsageError
 from prooftune.utils import distributed
 
 SMALL_MODEL_PARAMETERS = 500_000_000
-"""Parameters below which a model counts as small for the usual learning rate."""
+"""Models below this number of parameters count as small for `default_learning_rate`."""
 
 
 def training_arguments(
@@ -28,12 +27,10 @@ def training_arguments(
     patience: int | None,
     learning_rate: float = 2e-4,
 ) -> TrainingArguments:
-    """Build the arguments.
-
-    Args: those of `argument_values`.
+    """Build the arguments. The parameters are those of `argument_values`.
 
     Raises:
-        UsageError: the options contradict each other or need a device that is not there.
+        UsageError: the options contradict each other or need a device that is missing.
     """
     for key, message in device_problems(options).items():
         raise UsageError(f"training.{key}: {message}")
@@ -67,19 +64,19 @@ def argument_values(
     patience: int | None,
     learning_rate: float = 2e-4,
 ) -> dict[str, Any]:
-    """`TrainingArguments` fields: the recipe's, and defaults where it names none.
+    """`TrainingArguments` fields: the recipe's, and defaults for the others.
 
     Args:
-        options: `TrainingArguments` fields from the recipe; they win over every default here.
-        folder: where checkpoints go.
+        options: `TrainingArguments` fields of the recipe; they override every default here.
+        folder: where checkpoints are written.
         rows, validation: numbers of training and validation rows.
         seed: the study's seed.
-        dtype: the model's arithmetic; bfloat16 and float16 switch mixed precision on.
-        patience: evaluations without improvement before stopping, None for no early stopping.
-        learning_rate: where the options name none (`usual_learning_rate`).
+        dtype: the model's compute dtype; bfloat16 and float16 turn mixed precision on.
+        patience: evaluations without improvement before stopping; None: no early stopping.
+        learning_rate: default, if the options have none (see `default_learning_rate`).
 
     Raises:
-        UsageError: a number is not one.
+        UsageError: an option that must be a number is not one.
     """
     values: dict[str, Any] = {
         "learning_rate": learning_rate,
@@ -94,10 +91,10 @@ def argument_values(
         "train_sampling_strategy": "group_by_length",
         "per_device_eval_batch_size": 32,
         "save_total_limit": 2,
-        "ddp_find_unused_parameters": False,  # all that can learn takes part in every step
+        "ddp_find_unused_parameters": False,  # every parameter is used in every step
     }
     if not torch.cuda.is_available():
-        values["use_cpu"] = True  # without it the Trainer refuses bf16 on a machine that has no GPU
+        values["use_cpu"] = True  # or the Trainer rejects bf16 without a GPU
     if not {"bf16", "fp16"} & options.keys():
         values["bf16"], values["fp16"] = dtype == torch.bfloat16, dtype == torch.float16
     values |= options
@@ -105,7 +102,7 @@ def argument_values(
         values |= _schedule(values, options, rows, validation, patience)
     except (TypeError, ValueError) as error:
         raise UsageError(f"training: a number is expected: {error}") from None
-    # Ours, whatever the recipe says: the pipeline relies on them.
+    # Not configurable: the pipeline relies on these values.
     values |= {
         "output_dir": str(folder),
         "remove_unused_columns": False,
@@ -121,12 +118,11 @@ def argument_values(
 
 
 def default_learning_rate(parameters: int, method: str) -> float:
-    """The learning rate where a recipe names none: adapters on small models want a higher one,
-    whole models a lower one.
+    """The learning rate if the recipe sets none: higher for adapters and for small models.
 
     Args:
-        parameters: of the model.
-        method: lora, dora, rslora or full.
+        parameters: number of the model's parameters.
+        method: ``lora``, ``dora``, ``rslora`` or ``full``.
     """
     if method == "full":
         return 1e-4 if parameters < SMALL_MODEL_PARAMETERS else 2e-5
@@ -140,16 +136,15 @@ def _schedule(
     validation: int,
     patience: int | None,
 ) -> dict[str, Any]:
-    """Log 50 times, evaluate and checkpoint four times per training, keep the best, unless told
-    otherwise."""
-    window = (
+    """Defaults: log 50 times, evaluate and checkpoint four times per training, keep the best."""
+    global_batch = (
         int(values["per_device_train_batch_size"])
         * int(values.get("gradient_accumulation_steps", 1))
         * distributed.world_size()
     )
     steps = int(values.get("max_steps", -1))
     if steps <= 0:
-        steps = math.ceil(math.ceil(rows / window) * float(values["num_train_epochs"]))
+        steps = math.ceil(math.ceil(rows / global_batch) * float(values["num_train_epochs"]))
     quarter = max(1, math.ceil(steps / 4))
     schedule: dict[str, Any] = {}
     if "logging_steps" not in options:
@@ -162,7 +157,7 @@ def _schedule(
     evaluates = str(options.get("eval_strategy", "steps"))
     wants_best = bool(patience or options.get("metric_for_best_model"))
     if "save_strategy" not in options and wants_best and evaluates == "epoch":
-        schedule["save_strategy"] = "epoch"  # the best can only be kept if it was saved
+        schedule["save_strategy"] = "epoch"  # the best checkpoint must have been saved
     elif "save_strategy" not in options:
         schedule |= {
             "save_strategy": "steps",
@@ -182,7 +177,7 @@ def _schedule(
 
 
 def device_problems(options: dict[str, Any]) -> dict[str, str]:
-    """Field -> why it cannot work with the device that is here, and what to do."""
+    """Field -> why it does not work on this device, and what to do."""
     problems: dict[str, str] = {}
     optimizer = str(options.get("optim", ""))
     cuda = torch.cuda.is_available()

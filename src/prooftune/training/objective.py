@@ -1,10 +1,9 @@
-"""What is learned: the loss over target tokens (instruction) or over classes (head), and its
-batches."""
+"""Training rows, their batches, and the loss over target tokens (instruction) or classes (head)."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
 from typing import Any
@@ -22,13 +21,16 @@ from prooftune.utils.disk_list import DiskBackedList
 
 
 class TrainingRow:
-    """One training row, in four bytes for a token.
+    """One training row, stored in four bytes per token.
+
+    A row goes from here through `DiskBackedList`, `LengthGroupedBatchSampler` and `make_collator`
+    to `TuningModule.forward`.
 
     Attributes:
-        ids: token ids after the shared prefix; for instructions the target and its stop token
-            included, except that the last of them is only ever predicted, never fed.
+        ids: input token ids after the shared prefix; for instructions these include the target,
+            but not the stop token, which is only predicted.
         label_positions: indices in `ids` whose hidden states predict the targets.
-        targets: what is predicted there: token ids, or one class number.
+        targets: the labels there: token ids, or one class index.
     """
 
     __slots__ = ("_ends", "_numbers")
@@ -40,7 +42,7 @@ class TrainingRow:
         self._ends = len(ids), len(ids) + len(label_positions)
 
     def __len__(self) -> int:
-        """Tokens that are fed."""
+        """Number of input tokens."""
         return self._ends[0]
 
     @property
@@ -59,14 +61,15 @@ class TrainingRow:
 def instruction_rows(
     pairs: Iterable[tuple[Sequence[int], Sequence[int]]], stop: int
 ) -> DiskBackedList[TrainingRow]:
-    """Rows whose loss is on the target's tokens and its stop token only.
+    """Rows whose loss covers the target's tokens and the stop token only.
 
     Args:
-        pairs: ids of each prompt after the shared prefix, and of its target without the stop token.
+        pairs: token ids of each prompt after the shared prefix, and of its target without the stop
+            token.
         stop: id of the stop token.
 
     Raises:
-        UsageError: a target holds the stop token.
+        UsageError: a target contains the stop token.
     """
 
     def row(prompt: Sequence[int], target: Sequence[int]) -> TrainingRow:
@@ -79,10 +82,10 @@ def instruction_rows(
 
 
 def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> DiskBackedList[TrainingRow]:
-    """Rows whose loss is on the class, read at the prompt's last token.
+    """Rows whose loss is the class's cross-entropy at the prompt's last token.
 
     Args:
-        pairs: ids of each prompt after the shared prefix, and its class number.
+        pairs: token ids of each prompt after the shared prefix, and its class index.
     """
     return DiskBackedList(
         TrainingRow(prompt, [len(prompt) - 1], [number]) for prompt, number in pairs
@@ -90,8 +93,7 @@ def head_rows(pairs: Iterable[tuple[Sequence[int], int]]) -> DiskBackedList[Trai
 
 
 def validate_rows(rows: Iterable[TrainingRow], stop: int) -> Iterator[TrainingRow]:
-    """The rows; refuses those by which the model could not learn to stop, or by which nothing would
-    be learned.
+    """Yield the rows, and reject rows without targets or without exactly one stop token.
 
     Raises:
         UsageError: naming the first bad row.
@@ -101,21 +103,22 @@ def validate_rows(rows: Iterable[TrainingRow], stop: int) -> Iterator[TrainingRo
         if not targets or targets[-1] != stop:
             raise UsageError(
                 f"training row {number}: its target does not end with the stop token, so the "
-                "model would never "
-                "learn to stop"
+                "model would never learn to stop"
             )
         if targets.count(stop) > 1:
-            raise UsageError(f"training row {number}: the stop token stands inside the target")
+            raise UsageError(f"training row {number}: the stop token occurs inside the target")
         if len(row.label_positions) != len(targets):
             raise UsageError(
-                f"training row {number}: {len(targets)} targets but {len(row.label_positions)} places to "
-                "learn them at"
+                f"training row {number}: {len(targets)} targets but "
+                f"{len(row.label_positions)} label positions"
             )
         yield row
 
 
-def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:
-    """Build the Trainer's data_collator: rows to the keyword arguments of `TuningModule.forward`.
+def make_collator(
+    prefix: Sequence[int], packed: bool = True
+) -> Callable[[Sequence[TrainingRow]], dict[str, Tensor]]:
+    """The Trainer's data collator: rows -> keyword arguments of `TuningModule.forward`.
 
     The path of a training row from here:
 
@@ -127,19 +130,19 @@ def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:
        label positions.
     5. `TuningModule.forward` returns the cross-entropy; ``training/trainer.py`` takes the step.
 
-    An empty batch, which may be one process's part of a short batch, becomes a row without targets:
-    every process must take every step.
+    An empty list (a rank's shard of a short batch) becomes one row without labels, because every
+    rank must take every step.
 
     Args:
-        prefix: token ids that all rows start with.
-        lines: whether to pack rows behind the prefix; otherwise the prefix is put before every row
-            and rows are padded to the longest.
+        prefix: token ids that all rows begin with.
+        packed: pack the rows into one sequence after the shared prefix, without padding. Otherwise
+            every row gets its own copy of the prefix, and all rows are padded to the longest.
     """
 
     def collator(rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
         batch: PackedBatch | Batch
         rows = rows or [TrainingRow([0], [], [])]
-        if lines:
+        if packed:
             batch = pack_sequences(prefix, [r.ids for r in rows], [r.label_positions for r in rows])
         else:
             shift = len(prefix)
@@ -158,25 +161,25 @@ def make_collator(prefix: Sequence[int], lines: bool = True) -> Any:
 
 
 class TuningModule(nn.Module):
-    """The module that the trainer sees: batches in, loss out.
+    """The module that the Trainer trains: batches in, loss out.
 
     Attributes:
-        model: the model that learns.
+        model: the model to train.
         label_smoothing: share of the target's probability that is spread over all tokens (or
-            classes) while training (Szegedy et al. 2016, arXiv 1512.00567).
-        lines: whether rows are packed (`engine.packing`), which our own attention supports.
+            classes) in training (Szegedy et al. 2016, arXiv 1512.00567).
+        packed: whether batches are packed (`engine.packing`), which only our own attention
+            supports.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        # The Trainer looks this up on the module that it is given.
+        # The Trainer reads `config` from the module that it trains.
         self.config: Any = getattr(model, "config", None)
-        ours = getattr(self.config, "_attn_implementation", None) == shared_prefix.NAME
+        own_attention = getattr(self.config, "_attn_implementation", None) == shared_prefix.NAME
         self.label_smoothing = 0.0
-        self.lines = ours and not getattr(self.config, "attention_dropout", 0)
-        # By these names FSDP finds the layers whose weights it spreads over the processes one by
-        # one.
+        self.packed = own_attention and not getattr(self.config, "attention_dropout", 0)
+        # FSDP shards the modules with these class names one by one.
         self._no_split_modules: Any = getattr(model, "_no_split_modules", None)
 
     def forward(
@@ -188,18 +191,20 @@ class TuningModule(nn.Module):
         attention_mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return ``{"loss_sum": summed cross-entropy, "count": number of targets}``.
+        """Compute the loss of one batch: the fields of a `PackedBatch` (with `lengths`) or of a
+        `Batch` (with `attention_mask`).
 
-        Takes a `PackedBatch` or a `Batch`, field by field as the Trainer moves them to its device.
+        Returns:
+            ``loss_sum``: cross-entropy summed over the targets, in nats; ``count``: their number.
         """
-        body = get_backbone(self.model)
+        backbone = get_backbone(self.model)
         if lengths is not None:
             hidden = packed_hidden_states(
-                body, PackedBatch(input_ids, position_ids, lengths, logit_positions)
+                backbone, PackedBatch(input_ids, position_ids, lengths, logit_positions)
             )
         elif attention_mask is not None:
             hidden = hidden_states(
-                body, Batch(input_ids, attention_mask, position_ids, logit_positions), None
+                backbone, Batch(input_ids, attention_mask, position_ids, logit_positions), None
             )
         else:
             raise TypeError("a batch has lengths or an attention mask")
@@ -213,34 +218,36 @@ class TuningModule(nn.Module):
         return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
-        """What the Trainer calls for ``gradient_checkpointing: true``."""
+        """Called by the Trainer for ``gradient_checkpointing: true``."""
         model: Any = self.model
-        model.enable_input_require_grads()  # frozen embeddings would cut the gradient's path
+        model.enable_input_require_grads()  # or frozen embeddings would stop the gradient
         model.activation_checkpointing_enable(**options)
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """What is learned, by name; whole, where several processes hold a part of every weight each
-        (then all must ask)."""
-        learning: Iterator[tuple[str, Any]] = (
+        """Trainable parameters by name, gathered from all ranks if they are sharded (then every rank
+        must call this)."""
+        trainable: Iterator[tuple[str, Any]] = (
             (n, p.detach()) for n, p in self.named_parameters() if p.requires_grad
         )
-        return {name: (p.full_tensor() if _is_part(p) else p).contiguous() for name, p in learning}
+        return {
+            name: (p.full_tensor() if _is_sharded(p) else p).contiguous() for name, p in trainable
+        }
 
     def load_trainable(self, saved: Mapping[str, Tensor]) -> None:
-        """Take what `trainable_state` gave.
+        """Load what `trainable_state` returned.
 
         Raises:
-            Failure: it is of other parameters.
+            Failure: the names differ from those of the trainable parameters.
         """
         parameters: dict[str, Any] = {
             name: p for name, p in self.named_parameters() if p.requires_grad
         }
         if saved.keys() != parameters.keys():
-            raise Failure("it was made with other trainable parameters")
+            raise Failure("it was written with other trainable parameters")
         with torch.no_grad():
             for name, parameter in parameters.items():
                 value = saved[name].to(parameter.device)
-                if _is_part(parameter):
+                if _is_sharded(parameter):
                     from torch.distributed.tensor import distribute_tensor
 
                     value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
@@ -248,11 +255,11 @@ class TuningModule(nn.Module):
 
     @property
     def sharded(self) -> bool:
-        """Whether this process holds a part of every weight only (FSDP)."""
-        return any(_is_part(p) for p in self.parameters())
+        """Whether every rank holds only a shard of each weight (FSDP)."""
+        return any(_is_sharded(p) for p in self.parameters())
 
 
-def _is_part(parameter: Any) -> bool:
-    """Whether this process holds a part of a weight only. Asked of the tensor itself, whose class
-    takes a second to import."""
+def _is_sharded(parameter: Any) -> bool:
+    """Whether a parameter is a `DTensor`; checked by attribute, because importing the class takes a
+    second."""
     return hasattr(parameter, "full_tensor")

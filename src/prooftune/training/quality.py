@@ -1,4 +1,4 @@
-"""Quality on validation rows during training, by the scorer that the study uses afterwards."""
+"""Quality on validation rows during training, with the scorer that evaluates the study."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ QUALITY_METRICS: dict[Task, tuple[str, ...]] = {
     "extractive-qa": ("f1", "exact_match"),
     "free-text-qa": ("f1", "exact_match"),
 }
-"""Names that ``training.metric_for_best_model`` may have beside ``loss``."""
+"""Values of ``training.metric_for_best_model`` besides ``loss``."""
 
 SCORED_ROWS, GENERATED_ROWS = 500, 100
-"""Validation rows that are looked at in one evaluation; where the model writes, fewer."""
+"""Validation rows per evaluation: fewer if the model generates text, which is slower."""
 
 Quality = Callable[[nn.Module], dict[str, float]]
 
@@ -31,10 +31,9 @@ Quality = Callable[[nn.Module], dict[str, float]]
 def validation_quality(
     recipe: Recipe, encoder: PromptEncoder, examples: Sequence[Example], head: bool
 ) -> Quality | None:
-    """A function that measures a model on validation rows; None where there are none.
+    """A function from a model to its metrics on validation rows; None if there are no rows.
 
-    The no-answer threshold of extractive questions is chosen after training, so that they are
-    measured here without one.
+    Extractive questions are scored without a no-answer threshold, which is chosen after training.
 
     Args:
         recipe: task, scoring and seed.
@@ -42,8 +41,10 @@ def validation_quality(
         examples: the validation rows; at most `SCORED_ROWS`, drawn with the seed, are used.
         head: whether the model ends in a classification head.
     """
-    writes = recipe.task != "classification" or (recipe.scoring.method == "generation" and not head)
-    rows = _sample(examples, GENERATED_ROWS if writes else SCORED_ROWS, recipe.seed)
+    generates = recipe.task != "classification" or (
+        recipe.scoring.method == "generation" and not head
+    )
+    rows = _sample(examples, GENERATED_ROWS if generates else SCORED_ROWS, recipe.seed)
     if not rows:
         return None
     task = task_for(recipe)

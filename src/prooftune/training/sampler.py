@@ -1,5 +1,4 @@
-"""Which rows stand in which batch: an order that follows from seed and epoch alone, shared out
-among processes."""
+"""Batch sampler: row order from seed and epoch alone, sharded over ranks."""
 
 from __future__ import annotations
 
@@ -12,14 +11,15 @@ from torch.utils.data import Sampler
 
 
 class LengthGroupedBatchSampler(Sampler[list[int]]):
-    """Row numbers of this process's part of every batch.
+    """Row indices of this rank's shard of every batch.
 
-    With ``group_by_length`` rows are shuffled, taken in windows of 50 batches, sorted by length
-    within a window, and the batches of all windows shuffled again: every row is as likely in any
-    batch as in a plain shuffle of windows. Processes take turns within a batch, so that each has
-    rows of all its lengths, and together they see the batches that one process with as many rows at
-    a time would see. All have the same number of batches; of the last one, which may be short, a
-    part can be empty.
+    With ``group_by_length``, rows are shuffled, split into windows of 50 batches, sorted by length
+    within each window, and the full batches are shuffled again. So rows of a batch have similar
+    lengths (little padding) while the order of batches stays random.
+
+    A batch is dealt out to the ranks row by row: each rank gets rows of all its lengths, and all
+    ranks together see the batches of a single process with the same global batch size. Every rank
+    has the same number of batches; its shard of a short last batch may be empty.
     """
 
     def __init__(
@@ -29,38 +29,40 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         seed: int = 0,
         strategy: str = "sequential",
         rank: int = 0,
-        size: int = 1,
+        world_size: int = 1,
         drop_last: bool = False,
     ) -> None:
-        """Args:
-        lengths: tokens of every row.
-        batch_size: rows of a batch in one process.
-        seed: of the order.
-        strategy: ``group_by_length``, ``random`` or ``sequential``.
-        rank, size: this process's number, and how many there are.
-        drop_last: leave out the last batch where it is short.
+        """Configure the order.
+
+        Args:
+            lengths: tokens of every row.
+            batch_size: rows per batch and rank.
+            seed: of the shuffle.
+            strategy: ``group_by_length``, ``random`` or ``sequential``.
+            rank, world_size: this rank, and the number of ranks.
+            drop_last: leave out a short last batch.
         """
-        self._lengths, self._batch, self._seed, self._strategy = (
+        self._lengths, self._batch_size, self._seed, self._strategy = (
             np.asarray(lengths),
-            batch_size * size,
+            batch_size * world_size,
             seed,
             strategy,
         )
-        self._rank, self._size, self._epoch = rank, size, 0
-        # A training of less than one batch still has a step.
-        self._drop_last = drop_last and len(self._lengths) > self._batch
+        self._rank, self._world_size, self._epoch = rank, world_size, 0
+        # Fewer rows than one batch still make one step.
+        self._drop_last = drop_last and len(self._lengths) > self._batch_size
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        full, short = divmod(len(self._lengths), self._batch)
+        full, short = divmod(len(self._lengths), self._batch_size)
         return full + (short > 0 and not self._drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self._order()
-        for start in range(0, len(self) * self._batch, self._batch):
-            yield order[start : start + self._batch][self._rank :: self._size].tolist()
+        for start in range(0, len(self) * self._batch_size, self._batch_size):
+            yield order[start : start + self._batch_size][self._rank :: self._world_size].tolist()
 
     def _order(self) -> NDArray[np.int64]:
         count = len(self._lengths)
@@ -70,10 +72,10 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         order: NDArray[np.int64] = torch.randperm(count, generator=generator).numpy()
         if self._strategy == "random":
             return order
-        window = 50 * self._batch
+        window = 50 * self._batch_size
         for start in range(0, count, window):
             part = order[start : start + window]
             order[start : start + window] = part[np.argsort(-self._lengths[part], kind="stable")]
-        full = order[: count // self._batch * self._batch].reshape(-1, self._batch)
+        full = order[: count // self._batch_size * self._batch_size].reshape(-1, self._batch_size)
         shuffled = torch.randperm(len(full), generator=generator).numpy()
         return np.concatenate([full[shuffled].reshape(-1), order[full.size :]])

@@ -1,4 +1,4 @@
-"""Where experiment trackers write: into the run folder, where what they write is kept."""
+"""Experiment trackers (TensorBoard, W&B, MLflow, ...): have them write into the run folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 
 def tracker_variables(logs: Path, project: str, run_name: str) -> dict[str, str]:
-    """Environment variables by which trackers find their folder, project and run name.
+    """Environment variables that set the trackers' folder, project and run name.
 
     Args:
-        logs: the folder.
-        project: for trackers that group runs.
-        run_name: for trackers that take it from the environment.
+        logs: the folder to write into.
+        project: name by which trackers group runs.
+        run_name: name of this run.
     """
     folder = str(logs.resolve())
     return {
@@ -37,13 +37,14 @@ def tracker_variables(logs: Path, project: str, run_name: str) -> dict[str, str]
 
 @contextmanager
 def tracking(arguments: Any, logs: Path | None, project: str, *, fresh: bool) -> Iterator[None]:
-    """Have the trackers of ``report_to`` write into `logs`, unless the environment says otherwise.
+    """Have the trackers of ``report_to`` write into `logs`. Variables set by the user win.
 
     Args:
         arguments: the `TrainingArguments`.
-        logs: the folder of one training; None: nothing is set.
-        project: for trackers that group runs.
-        fresh: whether the training starts anew; what an earlier one logged is then moved aside.
+        logs: the folder of one training; None: change nothing.
+        project: name by which trackers group runs.
+        fresh: whether training starts from scratch; logs of an earlier attempt are then moved to
+            ``NAME.1``, ``NAME.2``, ...
     """
     if logs is None or not arguments.report_to:
         yield
@@ -67,10 +68,10 @@ def _numbered(logs: Path, number: int) -> Path:
 
 
 def _finish(arguments: Any, logs: Path) -> None:
-    """End what would go on into the next variant, and keep what was written elsewhere."""
+    """Close the W&B run, or it would continue in the next variant, and copy CodeCarbon's files."""
     wandb = sys.modules.get("wandb")
     if "wandb" in arguments.report_to and wandb is not None and wandb.run is not None:
         wandb.finish()
-    # CodeCarbon writes beside the checkpoints, which are deleted.
+    # CodeCarbon writes next to the checkpoints, which are deleted.
     for file in Path(str(arguments.output_dir)).glob("emissions*.csv"):
         shutil.copy2(file, logs)

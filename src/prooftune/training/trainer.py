@@ -1,38 +1,31 @@
-"""The one trainer: `transformers.Trainer` with our loss, our order of rows and checkpoints of what
-is trained.
+"""The trainer: `transformers.Trainer` with our loss, batch order and checkpoints.
 
-Every `TrainingArguments` field works by its own name. What is overridden here, and why:
+Every `TrainingArguments` field works under its own name. Overridden here:
 
-* the loss is divided by the target tokens of the whole accumulation window, so that accumulation
-  equals one big batch;
-* rows of similar length are batched together in an order that depends on seed and epoch alone, so
-  that a resumed run sees the same batches as an uninterrupted one, and several processes those that
-  one would see;
-* the validation loss is the mean over target tokens, not over batches, and does not depend on how
-  rows are batched;
-* a checkpoint holds the trained parameters only, and one that was cut off half-written is never
-  resumed.
+* the loss is divided by the target tokens of the whole accumulation window, so that gradient
+  accumulation equals one large batch;
+* rows of similar length share a batch, in an order that depends on seed and epoch alone: a resumed
+  run sees the same batches as an uninterrupted one, and several ranks the same as one;
+* the validation loss is the mean over target tokens, not over batches, so it does not depend on
+  the batch size;
+* a checkpoint contains the trainable parameters only, and an incomplete one is never resumed.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import math
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -47,55 +40,28 @@ from prooftune.engine.fused.prepacked_weights import without_prepacked_weights
 from prooftune.engine.kernels.int8_linear import is_available, use_int8_linear
 from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.errors import Failure, UsageError
+from prooftune.training.checkpoints import ELAPSED, elapsed_seconds, last_complete_checkpoint
+from prooftune.training.dataloader import EpochDataLoader, TrainingDataset
 from prooftune.training.objective import TrainingRow, TuningModule, make_collator
+from prooftune.training.progress import TrainingProgress, finite_log
 from prooftune.training.quality import Quality
 from prooftune.training.sampler import LengthGroupedBatchSampler
 from prooftune.training.trackers import tracking
-from prooftune.utils import distributed, malloc
+from prooftune.utils import malloc
 from prooftune.utils.files import explain_full_disk
-from prooftune.utils.progress import notify, progress_bar
+from prooftune.utils.progress import notify
 from prooftune.variant_details import LogEntry
 
 _WEIGHTS = "trained.safetensors"
-_SPENT = "seconds.json"
-_SEEN = 4
-"""Rows whose inputs say how weights are laid out in 8 bits."""
-
-
-class TrainingDataset(Dataset[TrainingRow]):
-    def __init__(self, rows: Sequence[TrainingRow]) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> TrainingRow:
-        return self._rows[index]
-
-    def lengths(self) -> NDArray[np.int32]:
-        """Tokens of every row."""
-        return np.fromiter(map(len, self._rows), np.int32)
-
-
-class _Loader(DataLoader[Any]):
-    """Batches in an order that knows its epoch; the Trainer would have its own library share them
-    out, and fill up the last batch with rows of the first."""
-
-    def __init__(
-        self, rows: TrainingDataset, batches: LengthGroupedBatchSampler, collator: Any
-    ) -> None:
-        super().__init__(rows, batch_sampler=batches, collate_fn=collator)
-        self._batches = batches
-
-    def set_epoch(self, epoch: int) -> None:
-        self._batches.set_epoch(epoch)
+_CALIBRATION_ROWS = 4
+"""Rows whose activations decide how frozen weights are quantised to int8."""
 
 
 class TuningTrainer(Trainer):  # type: ignore[misc]
     """`transformers.Trainer` over a `TuningModule`.
 
     Attributes:
-        elapsed_seconds: of the attempts that this one goes on from.
+        elapsed_seconds: training time before the checkpoint from which this run resumes.
     """
 
     def __init__(
@@ -106,17 +72,19 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         quality: Quality | None = None,
         **options: Any,
     ) -> None:
-        """Args:
-        module: what is trained.
-        train: its rows.
-        quality: measures the model at every evaluation, beside the loss.
-        options: of `transformers.Trainer`.
+        """Create the trainer.
+
+        Args:
+            module: the module to train.
+            train: its rows.
+            quality: metrics to compute at every evaluation besides the loss.
+            options: of `transformers.Trainer`.
         """
         self._quality = quality
         self.elapsed_seconds, self._started = 0.0, time.perf_counter()
         super().__init__(model=module, train_dataset=train, **options)
-        # Ours divides by the window's targets itself, so the Trainer must not divide by the
-        # accumulation steps.
+        # `compute_loss` divides by the targets of the accumulation window, so the Trainer must not
+        # divide by the accumulation steps again.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = False
         module.label_smoothing = self.args.label_smoothing_factor
@@ -135,10 +103,9 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             loss = loss * self.accelerator.num_processes
         if model.training and not torch.isfinite(loss):
             raise Failure(
-                f"the training loss became {loss.item()} at step {self.state.global_step + 1}: "
-                "stopped, nothing is saved from here "
-                f"on. Learning rate {self._get_learning_rate():.2g}, fp16 {self.args.fp16}, bf16 "
-                f"{self.args.bf16}. "
+                f"the training loss became {loss.item()} at step {self.state.global_step + 1}; "
+                "training stopped, and nothing is saved from here on. Learning rate "
+                f"{self._get_learning_rate():.2g}, fp16 {self.args.fp16}, bf16 {self.args.bf16}. "
                 "Lower training.learning_rate, or use bf16 instead of fp16."
             )
         return (loss, out) if return_outputs else loss
@@ -147,7 +114,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
         return self._loader(
             self.train_dataset,
-            self._train_batch_size,  # which auto_find_batch_size lowers
+            self._train_batch_size,  # auto_find_batch_size may lower it
             seed,
             str(self.args.train_sampling_strategy),
             self.args.dataloader_drop_last,
@@ -157,9 +124,10 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         return self._loader(eval_dataset or self.eval_dataset, self.args.eval_batch_size)
 
     def calibrate_int8(self, rows: Sequence[TrainingRow]) -> None:
-        """Compute these rows as in training, for `use_int8_linear` to lay out weights by what it
-        sees: the same rows whatever comes first, so that resumed and distributed trainings are as
-            they would be."""
+        """Run a forward pass from which `use_int8_linear` takes the activation ranges.
+
+        Always the same rows, so that a resumed or distributed training quantises in the same way.
+        """
         module: Any = self.model
         with torch.no_grad(), self.compute_loss_context_manager():
             module.train()(**self._prepare_inputs(self.data_collator(rows)))
@@ -181,7 +149,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             self.args.world_size,
             drop_last,
         )
-        return _Loader(rows, batches, self.data_collator)
+        return EpochDataLoader(rows, batches, self.data_collator)
 
     def evaluation_loop(
         self,
@@ -191,8 +159,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         ignore_keys: Any = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The mean loss of the target tokens of all processes, whatever the batches, and the
-        quality of the answers."""
+        """Mean loss over the target tokens of all ranks, and the quality metrics."""
         model = self.model_wrapped.eval()
         total = torch.zeros(2, dtype=torch.float64)
         for inputs in dataloader:
@@ -206,7 +173,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
         module = self._module()
         if self._quality is not None and not module.sharded:
-            # Every process measures all rows, so that all choose the same checkpoint.
+            # Every rank scores all rows, so that all of them select the same checkpoint.
             with torch.no_grad():
                 measured = self._quality(module.model)
             metrics |= {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
@@ -219,14 +186,14 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         module = self._module()
-        if (
-            module.sharded
-        ):  # then the Trainer gives the whole weights, which it has gathered from all processes
-            learning = (name for name, p in module.named_parameters() if p.requires_grad)
-            save_file({name: state_dict[name].contiguous() for name in learning}, folder / _WEIGHTS)
+        if module.sharded:  # then `state_dict` has the full weights, gathered from all ranks
+            trainable = (name for name, p in module.named_parameters() if p.requires_grad)
+            save_file(
+                {name: state_dict[name].contiguous() for name in trainable}, folder / _WEIGHTS
+            )
         else:
             save_file(module.trainable_state(), folder / _WEIGHTS)
-        (folder / _SPENT).write_text(
+        (folder / ELAPSED).write_text(
             json.dumps(self.elapsed_seconds + time.perf_counter() - self._started)
         )
 
@@ -249,31 +216,6 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         return module  # type: ignore[no-any-return]
 
 
-class _Bar(TrainerCallback):  # type: ignore[misc]
-    """Steps done, time left and the last loss."""
-
-    def __init__(self, description: str | None) -> None:
-        self._description = description
-        self._context: Any = None
-        self._bar: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._context = progress_bar(self._description, state.max_steps)
-        self._bar = self._context.__enter__()
-        self._bar.update(0, completed=state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar.update(0, completed=state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs and "loss" in logs and self._bar is not None and self._description is not None:
-            self._bar.update(0, description=f"{self._description} (loss {logs['loss']:.3f})")
-
-    def close(self) -> None:
-        if self._context is not None:
-            self._context.__exit__(None, None, None)
-
-
 def train(
     module: TuningModule,
     rows: Sequence[TrainingRow],
@@ -289,24 +231,32 @@ def train(
     project: str = "prooftune",
     callbacks: Sequence[TrainerCallback] = (),
 ) -> list[LogEntry]:
-    """Train in place, resuming from the last whole checkpoint in the arguments' output folder.
+    """Train in place, resuming from the last complete checkpoint in the arguments' output folder.
 
-    `int8` computes products with frozen weights in 8 bits, wherever that is possible; not where
-    weights are spread over processes (FSDP), each of which would need them all. `quality` measures
-    the model at every evaluation; its metrics stand in the log as ``eval_NAME``. `logs` is the
-    folder into which trackers write, `project` what they group runs by.
+    Args:
+        module: the module to train.
+        rows, validation: training and validation rows.
+        prefix: token ids that all rows begin with.
+        arguments: from `training_arguments`.
+        patience: evaluations without improvement before stopping; None: no early stopping.
+        int8: compute matmuls with frozen weights in int8 where the CPU supports it; not with FSDP,
+            where no rank holds all weights.
+        description: text of the progress bar; None: no bar.
+        quality: computes metrics at every evaluation, logged as ``eval_NAME``.
+        logs, project: folder of the experiment trackers, and the name by which they group runs.
+        callbacks: further callbacks of the Trainer.
 
     Returns:
         The Trainer's log: one dictionary per logged step, with ``loss``, ``eval_loss``,
         ``learning_rate``, ``epoch`` and ``step``.
 
     Raises:
-        Failure: the loss became infinite or not a number.
-        UsageError: early stopping without anything to evaluate on.
+        Failure: the loss became infinite or NaN.
+        UsageError: early stopping without validation rows.
     """
     if patience and not validation:
         raise UsageError(
-            "early_stopping needs validation rows: give data.validation or a splitting.validation "
+            "early_stopping needs validation rows: set data.validation or a splitting.validation "
             "share"
         )
     checkpoint = last_complete_checkpoint(Path(str(arguments.output_dir)))
@@ -330,8 +280,8 @@ def _train(
     quality: Quality | None,
     callbacks: Sequence[TrainerCallback],
 ) -> list[LogEntry]:
-    collator = make_collator(prefix, module.lines)
-    shown = _Bar(description)
+    collator = make_collator(prefix, module.packed)
+    progress = TrainingProgress(description)
     extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
     trainer = TuningTrainer(
         module,
@@ -339,11 +289,11 @@ def _train(
         quality=quality,
         args=arguments,
         data_collator=collator,
-        # By length, since the order does not matter here and similar lengths waste no padding.
+        # Sorted by length, which avoids padding; the order does not change the loss.
         eval_dataset=TrainingDataset(sorted(validation, key=len)) if validation else None,
-        callbacks=[shown, *extra, *callbacks],
+        callbacks=[progress, *extra, *callbacks],
     )
-    trainer.remove_callback(PrinterCallback)  # our bar shows the same, once
+    trainer.remove_callback(PrinterCallback)  # our progress bar shows the same
     folder = Path(str(arguments.output_dir))
     if checkpoint:
         state = json.loads((checkpoint / "trainer_state.json").read_text())
@@ -361,43 +311,25 @@ def _train(
             without_prepacked_weights(),
             fused(module.model),
             malloc.retain_freed_memory(),
-            _garbage_of_now_alone(),
-            _in_int8(trainer, rows) if int8 else nullcontext(),
+            _frozen_garbage(),
+            _int8_matmuls(trainer, rows) if int8 else nullcontext(),
         ):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
-        shown.close()
+        progress.close()
     return finite_log(trainer.state.log_history)
 
 
-def finite_log(history: Sequence[dict[str, Any]]) -> list[LogEntry]:
-    """The Trainer's log with null for values that are not finite.
-
-    In float16 the loss scaler skips steps whose gradients overflow, and their gradient norm is
-    logged as inf or nan, which JSON cannot hold. A loss that is not finite stops the training.
-    """
-    cleaned: list[Any] = [
-        {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in entry.items()
-        }
-        for entry in history
-    ]
-    return cleaned
-
-
 @contextmanager
-def _in_int8(trainer: TuningTrainer, rows: Sequence[TrainingRow]) -> Iterator[None]:
-    if (
-        is_available() and not trainer.is_fsdp_enabled
-    ):  # which is there so that no process holds all weights
-        with use_int8_linear() as laid_out:
-            trainer.calibrate_int8(rows[:_SEEN])
-            if laid_out:
+def _int8_matmuls(trainer: TuningTrainer, rows: Sequence[TrainingRow]) -> Iterator[None]:
+    if is_available() and not trainer.is_fsdp_enabled:  # FSDP ranks hold only shards of the weights
+        with use_int8_linear() as quantized:
+            trainer.calibrate_int8(rows[:_CALIBRATION_ROWS])
+            if quantized:
                 yield
                 return
     notify(
-        "model.int8_training is not possible here (docs/engine.md says where it is): frozen "
+        "model.int8_training is not possible here (see docs/engine.md for the requirements): frozen "
         "weights stay in the model's dtype",
         "yellow",
     )
@@ -405,40 +337,11 @@ def _in_int8(trainer: TuningTrainer, rows: Sequence[TrainingRow]) -> Iterator[No
 
 
 @contextmanager
-def _garbage_of_now_alone() -> Iterator[None]:
-    """Meanwhile Python looks for garbage among what is made from now on, not among all that the
-    libraries are made of: when the Trainer begins, it has it look, which takes a quarter of a
-    second."""
+def _frozen_garbage() -> Iterator[None]:
+    """Exclude existing objects from garbage collection: the Trainer runs a full collection at its
+    start, which takes a quarter of a second over the libraries' objects."""
     gc.freeze()
     try:
         yield
     finally:
         gc.unfreeze()
-
-
-def elapsed_seconds(checkpoint: Path | None) -> float:
-    """Seconds of training that led to a checkpoint, all attempts together but what each lost when
-    it was stopped."""
-    file = checkpoint and checkpoint / _SPENT
-    return float(json.loads(file.read_text())) if file and file.is_file() else 0.0
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; half-written ones, newer by nature, are
-    removed.
-
-    The Trainer writes ``trainer_state.json`` after everything else, so a checkpoint with a readable
-    one is whole.
-    """
-    found = sorted(
-        folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True
-    )
-    for checkpoint in found:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            if distributed.rank() == 0:
-                shutil.rmtree(checkpoint)
-        else:
-            return checkpoint
-    return None

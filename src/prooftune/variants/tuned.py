@@ -120,8 +120,9 @@ def _train(
 ) -> None:
     """Train, check that the predictions changed, and save. Runs on every rank; rank 0 saves."""
     from prooftune.training.arguments import default_learning_rate, training_arguments
+    from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkpoint
     from prooftune.training.quality import validation_quality
-    from prooftune.training.trainer import elapsed_seconds, last_complete_checkpoint, train
+    from prooftune.training.trainer import train
 
     release_cached_model()
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
