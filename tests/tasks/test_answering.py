@@ -53,7 +53,7 @@ def test_windows_hold_every_token_of_the_context_and_fit(
 ) -> None:
     encoder = encoder_for(model_folders["llama"], overlap=overlap)
     context = " ".join(f"goal {n}" for n in range(words))
-    whole = encoder._ids(context)
+    whole = encoder.tokenize_text(context)
     windows = encoder.sliding_windows({"question": "was it new", "context": context})
     assert all(
         w.truncated_tokens == 0 and len(encoder.prefix) + len(w.token_ids) + 6 <= 96

@@ -1,8 +1,8 @@
 """Citations in an answer: which passages it names.
 
-An answer names a passage in square brackets, by its number among the passages shown with the
-question (``[3]``, ``[1, 2]``) or by its id (``[doc:12]``). What was not shown is never a source,
-and is counted.
+An answer cites a passage in square brackets, by its number in the prompt (``[3]``, ``[1, 2]``) or
+by its id (``[doc:12]``). Citations of passages that were not in the prompt are counted as unknown
+and never listed as sources.
 """
 
 from __future__ import annotations
@@ -10,37 +10,35 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# A number of up to three digits: four are a year. An id has a letter before its number: without one
-# it is a time of day.
+# Numbers have up to three digits, because four digits are a year. Ids have a letter before the
+# number, because without one they are a time of day.
 _ID = r"(?:\d{1,3}|(?=[^\s\[\],;:]*[^\W\d])[^\s\[\],;]{1,200}:\d{1,9})"
 _CITATION = re.compile(rf"\s*\[\s*({_ID}(?:\s*[,;]\s*{_ID})*)\s*\]")
-_CUT = re.compile(r"\s*\[\s*\d{1,3}(?:\s*[,;]\s*\d{1,3})*\s*[,;]?\s*$")
-"""One that an answer broke off in: it names nothing, since its number may be half of one."""
+_CUT_OFF = re.compile(r"\s*\[\s*\d{1,3}(?:\s*[,;]\s*\d{1,3})*\s*[,;]?\s*$")
+"""A citation cut off at the end of the answer. It is dropped: its number may be incomplete."""
 
 
 def parse_citations(text: str) -> tuple[str, list[str]]:
-    """The answer without its citations, one that it broke off in included, and the ids that they
-    name, in order and each once.
+    """Split an answer into its text without citations, and the cited ids in order, each once.
 
-    The ids are as written: `sources` tells which of them name a passage that was shown.
+    The ids are as written: `resolve_citations` maps them to passages.
     """
     ids: dict[str, None] = {}
-    # Taking out the inner one of "[[1]2]" leaves another.
-    while found := _CITATION.findall(text):
-        ids |= dict.fromkeys(part.strip() for group in found for part in re.split("[,;]", group))
+    # Loop: removing the inner citation of "[[1]2]" leaves another one.
+    while matches := _CITATION.findall(text):
+        ids |= dict.fromkeys(part.strip() for group in matches for part in re.split("[,;]", group))
         text = _CITATION.sub("", text)
-    while (cut := _CUT.sub("", text)) != text:
-        text = cut
+    while (shorter := _CUT_OFF.sub("", text)) != text:
+        text = shorter
     return text.strip(), list(ids)
 
 
 def resolve_citations(ids: Sequence[str], retrieved: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The retrieved passages that the ids name, each once, and the ids that name none.
+    """The cited passages, each once, and the ids that match no passage.
 
     Args:
-        ids: as `parse_citations` gives them: a number is a place in `retrieved`, from 1; all else
-            an id in it.
-        retrieved: ids of the passages shown, in the order of their numbers.
+        ids: from `parse_citations`; a number is a position in `retrieved`, starting at 1.
+        retrieved: ids of the passages in the prompt, in order.
     """
     named: dict[str, None] = {}
     unknown = []

@@ -1,7 +1,6 @@
-"""Classification: an encoder and a model turn examples into predictions.
+"""Classification: predict labels with a prompt encoder and a model.
 
-The one path from model to prediction, used by every model variant, by a loaded bundle and by
-serving.
+All variants, loaded bundles and the server predict through this module.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ from prooftune.types import Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
 
 _CONTENT_FREE = ("N/A", "[MASK]", "")
-"""The inputs without content of Zhao et al. 2021 (arXiv 2102.09690), whose label probabilities are
-averaged."""
+"""Content-free inputs of contextual calibration (Zhao et al. 2021, arXiv 2102.09690)."""
 
 
 def predict(
@@ -39,11 +37,10 @@ def predict(
     Args:
         model: a causal model, or with `head` one that ends in a classification head.
         encoder: renders the prompts.
-        examples: their targets are not looked at.
+        examples: their targets are not used.
         settings: likelihood or generation, length normalisation, contextual calibration.
         head: whether the model has a classification head.
-        description: what the progress bar says, or of which other bar it is a part; None for no
-            bar.
+        description: text of the progress bar, or the bar of which this is a part; None: no bar.
     """
     encoded = [encoder.encode(example.inputs) for example in examples]
     if not head and settings.method == "generation":
@@ -53,9 +50,11 @@ def predict(
     )
     if not head and settings.calibration:
         fields = examples[0].inputs if examples else {}
-        blank = [encoder.encode(dict.fromkeys(fields, text)).token_ids for text in _CONTENT_FREE]
+        content_free = [
+            encoder.encode(dict.fromkeys(fields, text)).token_ids for text in _CONTENT_FREE
+        ]
         neutral = torch.softmax(
-            label_scores(model, encoder, blank, settings, description=None), dim=1
+            label_scores(model, encoder, content_free, settings, description=None), dim=1
         ).mean(dim=0)
         scores = scores - neutral.log()
     log_probs = torch.log_softmax(scores, dim=1)
@@ -98,10 +97,10 @@ def label_scores(
             normalize=settings.normalize == "length",
             batch_tokens=settings.batch_tokens,
         )
-    with autocast(model), progress_bar(description, len(rows)) as shown:
+    with autocast(model), progress_bar(description, len(rows)) as progress:
         for numbers, values in batches:
             scores[numbers] = values.double()
-            shown.advance(0, len(numbers))  # type: ignore[arg-type]
+            progress.advance(0, len(numbers))  # type: ignore[arg-type]
     return scores
 
 
@@ -116,7 +115,7 @@ def _generated(
     from prooftune.engine.generation import generate
 
     predictions = []
-    with autocast(model), progress_bar(description, len(examples)) as shown:
+    with autocast(model), progress_bar(description, len(examples)) as progress:
         texts: dict[int, str] = {}
         for numbers, written in generate(
             model,
@@ -130,7 +129,7 @@ def _generated(
                 number: encoder.decode_answer(done.ids)
                 for number, done in zip(numbers, written, strict=True)
             }
-            shown.advance(0, len(numbers))  # type: ignore[arg-type]
+            progress.advance(0, len(numbers))  # type: ignore[arg-type]
     for i, (example, e) in enumerate(zip(examples, encoded, strict=True)):
         label = parse_label(texts[i], encoder.rendering.labels)
         predictions.append(
@@ -148,15 +147,14 @@ def _generated(
 
 
 def parse_label(text: str, labels: Sequence[str]) -> str | None:
-    """The label that a generated text names, or None.
+    """The label in a generated text, or None.
 
-    The text counts as a label if it is one, or begins with one followed by something that is no
-    letter or digit, whatever the case, outer quotes and full stop. The longest label wins. Nothing
-    else is guessed.
+    The text must equal a label, or begin with one followed by a character that is no letter or
+    digit; case, outer quotes and full stops are ignored. The longest matching label wins.
     """
-    said = text.strip().strip("\"'`*.").strip().casefold()
+    text = text.strip().strip("\"'`*.").strip().casefold()
     for label in sorted(labels, key=len, reverse=True):
-        if re.match(re.escape(label.casefold()) + r"(?![^\W_])", said):
+        if re.match(re.escape(label.casefold()) + r"(?![^\W_])", text):
             return label
     return None
 
@@ -164,14 +162,14 @@ def parse_label(text: str, labels: Sequence[str]) -> str | None:
 def instruction_pairs(
     examples: Iterable[Example], encoder: PromptEncoder
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """(prompt ids, label ids) of every training row.
+    """Token ids of every training row's prompt and label.
 
     Raises:
         UsageError: an example has no known label.
     """
     ids = dict(zip(encoder.rendering.labels, encoder.label_ids, strict=True))
     return (
-        (encoder.encode(example.inputs).token_ids, ids[_known(example, ids)])
+        (encoder.encode(example.inputs).token_ids, ids[_known_label(example, ids)])
         for example in examples
     )
 
@@ -179,19 +177,19 @@ def instruction_pairs(
 def class_pairs(
     examples: Iterable[Example], encoder: PromptEncoder
 ) -> Iterator[tuple[list[int], int]]:
-    """(prompt ids, class number) of every training row, for a classification head.
+    """Token ids of every training row's prompt, and its class index, for a classification head.
 
     Raises:
         UsageError: an example has no known label.
     """
     numbers = {label: i for i, label in enumerate(encoder.rendering.labels)}
     return (
-        (encoder.encode(example.inputs).token_ids, numbers[_known(example, numbers)])
+        (encoder.encode(example.inputs).token_ids, numbers[_known_label(example, numbers)])
         for example in examples
     )
 
 
-def _known(example: Example, known: Container[str]) -> str:
+def _known_label(example: Example, known: Container[str]) -> str:
     if example.target is None or example.target not in known:
         raise UsageError(
             f"{example.source or example.id}: the label {example.target!r} is not one of the "

@@ -1,12 +1,13 @@
-"""From an example's inputs to token ids: the one place where prompts are rendered.
+"""From an example's inputs to token ids: the only place where prompts are rendered and truncated.
 
-Training, evaluation, prediction and export all call `Encoder.encode`. A `Rendering` is the plain
-description that is saved with the adapter; an `Encoder` is that description bound to a tokenizer.
+Training, evaluation, prediction and export all call `PromptEncoder.encode`. A `Rendering` is the
+description that is saved with the adapter; a `PromptEncoder` binds it to a tokenizer.
 
-A prompt is made of fixed parts (system text, instruction, few-shot examples, chat markup) and of
-fields (the example's texts). Every part is tokenised by itself and the ids are concatenated, so the
-border between two parts is the same in training and in use, the fixed beginning is the same ids for
-every example and can be computed once, and a text that spells a control token is read as text.
+A prompt consists of fixed segments (system text, instruction, few-shot examples, chat markup) and
+of fields (the example's texts). Each segment is tokenized on its own, and the ids are concatenated.
+So token boundaries between segments are the same in training and inference, all prompts share the
+ids of the fixed prefix (whose KV cache is computed once), and a text that spells a control token is
+tokenized as plain text.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from prooftune.tasks.rendering import EncodedPrompt, Rendering, Shot
 
 __all__ = ["EncodedPrompt", "PromptEncoder", "Rendering", "Shot"]
 
-# private-use characters stand for a field until the chat template has been applied
+# Private-use characters mark a field until the chat template has been applied.
 _MARK = "\ue000{}\ue001"
 
 
@@ -29,70 +30,82 @@ class PromptEncoder:
     """A rendering bound to a tokenizer.
 
     Attributes:
-        prefix: ids that every prompt of this rendering begins with.
-        targets: ids of each label, in label order, without the stop token.
-        stop: id of the token that ends an answer.
+        prefix: token ids with which every prompt of this rendering begins.
+        label_ids: token ids of each label, in label order, without the stop token.
+        stop_token_id: id of the token that ends an answer.
 
     Raises:
-        UsageError: the template names an unknown field, the prompt begins with two start tokens, a
-            label has no tokens, or the fixed parts leave no room for the text within `max_length`.
+        UsageError: the template names an unknown field, the prompt begins with two BOS tokens, a
+            label has no tokens, or `max_length` is too small for the fixed text and the answer.
     """
 
     def __init__(self, rendering: Rendering, tokenizer: Any, fields: Sequence[str]) -> None:
         self.rendering = rendering
         self._tokenizer = tokenizer
         self._check_template(fields)
-        segments, self.stop_token_id = self._segments()
-        self.prefix, self._parts = self._tokenise_segments(segments)
+        segments, self.stop_token_id = self._prompt_segments()
+        self.prefix, self._segments_after_prefix = self._tokenize_segments(segments)
         self.label_ids = [self.encode_answer(label) for label in rendering.labels]
-        self._fixed = len(self.prefix) + sum(len(p) for p in self._parts if isinstance(p, list))
+        self._fixed_tokens = len(self.prefix) + sum(
+            len(p) for p in self._segments_after_prefix if isinstance(p, list)
+        )
         longest = max([rendering.answer_tokens, *(len(target) + 1 for target in self.label_ids)])
-        self._room = rendering.max_length - self._fixed - longest
+        self._text_budget = rendering.max_length - self._fixed_tokens - longest
         if rendering.shots:
-            # The limit is on what varies: shown examples come on top, and the text keeps the room
-            # it has without them.
-            self._room = PromptEncoder(replace(rendering, shots=()), tokenizer, fields)._room
-        self._check_context(self._fixed + self._room + longest)
-        if self._room < 8:
+            # Few-shot examples do not count towards `max_length`: the text may be as long as it
+            # may be without them.
+            self._text_budget = PromptEncoder(
+                replace(rendering, shots=()), tokenizer, fields
+            )._text_budget
+        self._check_context(self._fixed_tokens + self._text_budget + longest)
+        if self._text_budget < 8:
             raise UsageError(
                 f"prompt.max_length is {rendering.max_length}, but the prompt's fixed text takes "
-                f"{self._fixed} tokens "
-                f"and the answer {longest}: no room for the text. Raise "
+                f"{self._fixed_tokens} tokens and the answer {longest}: no room for the text. Raise "
                 "prompt.max_length, or shorten the template."
             )
 
     def encode(self, inputs: Mapping[str, str]) -> EncodedPrompt:
-        """Token ids of one prompt. Takes the inputs alone, so a target cannot reach the prompt.
+        """Render and tokenize one prompt. It takes the inputs only, so no target can leak into it.
 
-        Where the fields do not fit, the longest is cut at its end first; fixed text and target
-        never are.
+        If the fields do not fit, the longest one is truncated first, at its end. Fixed text is
+        never truncated.
         """
-        return self._encoded(self._field_ids(inputs))
+        return self._truncate_and_join(self._tokenize_fields(inputs))
 
     def sliding_windows(self, inputs: Mapping[str, str]) -> list[EncodedPrompt]:
-        """The prompts by which one example is read: one, or several where the windowed field is too
-        long for one."""
-        ids = self._field_ids(inputs)
+        """The prompts of one example: one, or several overlapping windows if the windowed field is
+        too long for one prompt."""
+        ids = self._tokenize_fields(inputs)
         name = self.rendering.windowed
         if name not in ids:
-            return [self._encoded(ids)]
-        whole = ids[name]
-        size = self._room - sum(len(part) for other, part in ids.items() if other != name)
-        if len(whole) <= size or size < 2 * self.rendering.overlap + 8:
-            # All fits, or the other fields leave so little room that they must be cut.
-            return [self._encoded(ids, name)]
+            return [self._truncate_and_join(ids)]
+        context_ids = ids[name]
+        size = self._text_budget - sum(len(part) for other, part in ids.items() if other != name)
+        if len(context_ids) <= size or size < 2 * self.rendering.overlap + 8:
+            # Everything fits, or the other fields are so long that they must be truncated.
+            return [self._truncate_and_join(ids, name)]
         step = size - self.rendering.overlap
-        starts = range(0, max(1, len(whole) - self.rendering.overlap), step)
-        return [self._encoded({**ids, name: whole[start : start + size]}, name) for start in starts]
+        starts = range(0, max(1, len(context_ids) - self.rendering.overlap), step)
+        return [
+            self._truncate_and_join({**ids, name: context_ids[start : start + size]}, name)
+            for start in starts
+        ]
 
-    def _field_ids(self, inputs: Mapping[str, str]) -> dict[str, list[int]]:
-        return {part: self._ids(inputs[part]) for part in self._parts if isinstance(part, str)}
+    def _tokenize_fields(self, inputs: Mapping[str, str]) -> dict[str, list[int]]:
+        return {
+            part: self.tokenize_text(inputs[part])
+            for part in self._segments_after_prefix
+            if isinstance(part, str)
+        }
 
-    def _encoded(self, ids: dict[str, list[int]], windowed: str | None = None) -> EncodedPrompt:
-        names = [p for p in self._parts if isinstance(p, str)]
+    def _truncate_and_join(
+        self, ids: dict[str, list[int]], windowed: str | None = None
+    ) -> EncodedPrompt:
+        names = [p for p in self._segments_after_prefix if isinstance(p, str)]
         ids = dict(ids)
-        excess = sum(len(ids[name]) for name in names) - self._room
-        cut = max(0, excess)
+        excess = sum(len(ids[name]) for name in names) - self._text_budget
+        num_truncated = max(0, excess)
         while excess > 0:
             longest, second = _two_longest([len(ids[n]) for n in names])
             name = next(n for n in names if len(ids[n]) == longest)
@@ -100,22 +113,27 @@ class PromptEncoder:
             excess -= longest - shorter
             ids[name] = ids[name][:shorter]
         row: list[int] = []
-        for part in self._parts:
+        for part in self._segments_after_prefix:
             row += ids[part] if isinstance(part, str) else part
-        return EncodedPrompt(row, cut, ids[windowed] if windowed else [])
+        return EncodedPrompt(row, num_truncated, ids[windowed] if windowed else [])
 
     def prompt_parts(self) -> list[list[int] | str]:
-        """The prompt in order: ids of fixed parts, and names of the fields whose texts are
-        tokenised by themselves."""
-        return [self.prefix, *self._parts]
+        """The prompt in order: token ids of fixed segments, and names of fields."""
+        return [self.prefix, *self._segments_after_prefix]
 
     def prompt_length(self, inputs: Mapping[str, str]) -> tuple[int, int]:
-        """Tokens of the whole prompt before any cut, and how many of them would be cut."""
-        texts = sum(len(self._ids(inputs[p])) for p in self._parts if isinstance(p, str))
-        return self._fixed + texts, 0 if self.rendering.windowed else max(0, texts - self._room)
+        """Tokens of the prompt before truncation, and how many of them would be truncated."""
+        texts = sum(
+            len(self.tokenize_text(inputs[p]))
+            for p in self._segments_after_prefix
+            if isinstance(p, str)
+        )
+        return self._fixed_tokens + texts, 0 if self.rendering.windowed else max(
+            0, texts - self._text_budget
+        )
 
     def render(self, inputs: Mapping[str, str]) -> str:
-        """The prompt as text, as the model reads it."""
+        """The prompt as text, with special tokens and after truncation."""
         return str(
             self._tokenizer.decode(
                 self.prefix + self.encode(inputs).token_ids, skip_special_tokens=False
@@ -123,15 +141,15 @@ class PromptEncoder:
         )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids that stand in a prompt."""
+        """The text of token ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def decode_answer(self, ids: Sequence[int]) -> str:
-        """The text of generated ids up to, and without, the stop token."""
-        kept = list(ids)
-        if self.stop_token_id in kept:
-            kept = kept[: kept.index(self.stop_token_id)]
-        return str(self._tokenizer.decode(kept, skip_special_tokens=True))
+        """The text of generated token ids before the stop token."""
+        answer = list(ids)
+        if self.stop_token_id in answer:
+            answer = answer[: answer.index(self.stop_token_id)]
+        return str(self._tokenizer.decode(answer, skip_special_tokens=True))
 
     def _check_template(self, fields: Sequence[str]) -> None:
         try:
@@ -165,8 +183,8 @@ class PromptEncoder:
                 "prompt.max_length or show fewer examples"
             )
 
-    def _message(self, number: int) -> str:
-        """The user's message with a mark where each field of example `number` goes."""
+    def _user_message(self, number: int) -> str:
+        """The user message, with a mark in place of each field of example `number`."""
         parts = []
         for literal, name, _, _ in string.Formatter().parse(self.rendering.template):
             parts.append(literal)
@@ -176,26 +194,28 @@ class PromptEncoder:
                 parts.append(_MARK.format(f"{number}:{name}"))
         return "".join(parts)
 
-    def _segments(self) -> tuple[list[str], int]:
-        """The prompt cut at its fields: fixed texts at even places, field marks at odd ones; and
-        the stop id."""
+    def _prompt_segments(self) -> tuple[list[str], int]:
+        """The prompt split at its fields (fixed text at even indices, field marks at odd ones), and
+        the id of the stop token."""
         shots = self.rendering.shots
         if not self.rendering.chat:
-            # A template that ends in a cue of its own ("### Response:") needs no other.
+            # A template that ends in its own cue ("### Response:") needs no "Answer:".
             question = "{}" if self.rendering.template.rstrip().endswith(":") else "{}\nAnswer:"
             system = f"{self.rendering.system}\n\n" if self.rendering.system else ""
-            asked = [
-                question.format(self._message(i)) + self._spaced(s.label)
+            shot_texts = [
+                question.format(self._user_message(i)) + self._with_space(s.label)
                 for i, s in enumerate(shots)
             ]
-            text = system + "\n\n".join([*asked, question.format(self._message(len(shots)))])
+            text = system + "\n\n".join(
+                [*shot_texts, question.format(self._user_message(len(shots)))]
+            )
             stop = self._tokenizer.eos_token_id
             if stop is None:
                 raise UsageError(
                     "this tokenizer has no end-of-text token, so a tuned model could never learn "
                     "to stop"
                 )
-            return self._cut(text), int(stop)
+            return self._split_at_marks(text), int(stop)
         turns = (
             [{"role": "system", "content": self.rendering.system}]
             if self.rendering.system is not None
@@ -203,16 +223,16 @@ class PromptEncoder:
         )
         for number, shot in enumerate(shots):
             turns += [
-                {"role": "user", "content": self._message(number)},
+                {"role": "user", "content": self._user_message(number)},
                 {"role": "assistant", "content": shot.label},
             ]
-        turns.append({"role": "user", "content": self._message(len(shots))})
+        turns.append({"role": "user", "content": self._user_message(len(shots))})
         template = self._apply_template
         text = template(turns, add_generation_prompt=True)
-        return self._cut(text), self._chat_stop(turns)
+        return self._split_at_marks(text), self._chat_stop_token(turns)
 
-    def _chat_stop(self, turns: list[dict[str, str]]) -> int:
-        """The token with which the chat template ends the assistant's turn."""
+    def _chat_stop_token(self, turns: list[dict[str, str]]) -> int:
+        """The first token that the chat template puts after the assistant's message."""
         answered = self._apply_template(
             [*turns, {"role": "assistant", "content": _MARK.format("answer")}]
         )
@@ -222,84 +242,88 @@ class PromptEncoder:
         if not after:
             raise UsageError(
                 "this chat template puts nothing after an answer, so a tuned model could never "
-                "learn to "
-                "stop; set prompt.chat: false"
+                "learn to stop; set prompt.chat: false"
             )
         return int(after[0])
 
     def _apply_template(self, turns: list[dict[str, str]], **options: Any) -> str:
         try:
             return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **options))
-        except (
-            Exception
-        ) as error:  # jinja templates raise what they like, e.g. "System role not supported"
+        except Exception as error:  # a template may raise anything ("System role not supported")
             raise UsageError(
                 f"the model's chat template refused the prompt: {error}. Set prompt.chat: false, "
-                "or leave "
-                "out prompt.system."
+                "or remove prompt.system."
             ) from error
 
-    def _cut(self, text: str) -> list[str]:
+    def _split_at_marks(self, text: str) -> list[str]:
         pieces: list[str] = []
         for piece in text.split(_MARK[0]):
             mark, found, rest = piece.partition(_MARK[-1])
             pieces += [mark, rest] if found else [piece]
         return pieces
 
-    def _tokenise_segments(self, segments: list[str]) -> tuple[list[int], list[list[int] | str]]:
-        """Ids before the asked example's first field, and what follows: ids and field names in
+    def _tokenize_segments(self, segments: list[str]) -> tuple[list[int], list[list[int] | str]]:
+        """Token ids before the example's first field, and the rest: field names and token ids in
         turn."""
         shots = self.rendering.shots
-        prefix = self._fixed_ids(segments[0])
+        prefix = self._tokenize_fixed(segments[0])
         bos = self._tokenizer.bos_token_id
         adds = self._tokenizer("").input_ids[:1] == [bos] if bos is not None else False
         if adds and prefix[:1] != [bos]:
             prefix = [bos, *prefix]
         if bos is not None and prefix[:2] == [bos, bos]:
             raise UsageError(
-                "the prompt begins with two start-of-text tokens: leave the one in the template "
-                "or the "
-                "one in the chat template out"
+                "the prompt begins with two start-of-text tokens: remove the one in the template, "
+                "or the one in the chat template"
             )
         parts: list[list[int] | str] = []
         for mark, fixed in zip(segments[1::2], segments[2::2], strict=True):
             number, _, name = mark.partition(":")
             if int(number) < len(shots):
                 prefix = (
-                    prefix + self._ids(shots[int(number)].inputs[name]) + self._fixed_ids(fixed)
+                    prefix
+                    + self.tokenize_text(shots[int(number)].inputs[name])
+                    + self._tokenize_fixed(fixed)
                 )
             else:
-                parts += [name, self._fixed_ids(fixed)]
+                parts += [name, self._tokenize_fixed(fixed)]
         if not parts[-1] and not any(isinstance(p, list) and p for p in parts):
-            # A row is what follows the prefix and must not be empty, even for an empty text.
+            # The ids after the prefix must not be empty, even for an empty text.
             parts.insert(0, prefix[-1:])
             prefix = prefix[:-1]
         return prefix, parts
 
-    def _fixed_ids(self, text: str) -> list[int]:
+    def _tokenize_fixed(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)
 
-    def _ids(self, text: str) -> list[int]:
+    def tokenize_text(self, text: str) -> list[int]:
+        """Token ids of a field's text. Control tokens spelled in it become plain text."""
         return list(
             self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         )
 
-    def _spaced(self, label: str) -> str:
+    def _with_space(self, label: str) -> str:
         return f" {label}"
 
     def encode_answer(self, label: str) -> list[int]:
-        """Ids of a text as the model would write it after the prompt, without the stop token."""
-        if self.rendering.chat or self._adds_space():
-            ids = self._ids(label)
+        """Token ids of an answer as the model generates it after the prompt, without the stop token.
+
+        Raises:
+            UsageError: the text has no tokens.
+        """
+        if self.rendering.chat or self._tokenizer_adds_space():
+            ids = self.tokenize_text(label)
         else:
-            ids = self._ids(self._spaced(label))
+            ids = self.tokenize_text(self._with_space(label))
         if not ids:
             raise UsageError(f"the answer '{label}' has no tokens under this model's tokenizer")
         return ids
 
-    def _adds_space(self) -> bool:
-        """SentencePiece tokenizers put the space before a word by themselves."""
-        return str(self._tokenizer.convert_ids_to_tokens(self._ids("a"))[0]).startswith("▁")
+    def _tokenizer_adds_space(self) -> bool:
+        """Whether the tokenizer puts a space before the first word (SentencePiece)."""
+        return str(self._tokenizer.convert_ids_to_tokens(self.tokenize_text("a"))[0]).startswith(
+            "▁"
+        )
 
 
 def _two_longest(lengths: list[int]) -> tuple[int, int]:

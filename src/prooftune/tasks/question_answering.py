@@ -1,9 +1,9 @@
-"""Question answering: an encoder and a model turn questions into answers.
+"""Question answering: predict answers with a prompt encoder and a model.
 
-A context that is too long for one prompt is read in windows, and the answer of the window that is
-surest of having one is taken. Where a question may have no answer, saying so is scored beside the
-best answer, so that a threshold between the two can be chosen afterwards (Rajpurkar et al. 2018,
-arXiv 1806.03822).
+A context that is too long for one prompt is split into overlapping windows; the answer comes from
+the most confident window. Where a question may have no answer, the log-probability of "no answer"
+is computed too, so that a threshold between the two can be chosen on validation rows (Rajpurkar et
+al. 2018, arXiv 1806.03822).
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from prooftune.utils.progress import Subtask, progress_bar
 from prooftune.utils.text import normalize_words
 
 _CANDIDATES = 64
-"""Likeliest tokens among which decoding under the constraint looks for one that goes on in the
-context."""
+"""Constrained decoding tries this many of the most likely tokens for one that continues the span."""
 
 
 def predict(
@@ -43,39 +42,40 @@ def predict(
     Args:
         model: a causal model.
         encoder: renders the prompts.
-        examples: their references are not looked at.
-        settings: limits, and how "no answer" is said.
+        examples: their references are not used.
+        settings: limits, and the text for "no answer".
         task: ``extractive-qa`` or ``free-text-qa``.
-        description: what the progress bar says, or of which other bar it is a part; None for no
-            bar.
+        description: text of the progress bar, or the bar of which this is a part; None: no bar.
     """
     windows = [encoder.sliding_windows(example.inputs) for example in examples]
-    rows = [window for several in windows for window in several]
-    extracts = task == "extractive-qa"
-    instead = (
-        (*encoder.encode_answer(settings.no_answer), encoder.stop_token_id) if extracts else ()
+    rows = [window for example_windows in windows for window in example_windows]
+    is_extractive = task == "extractive-qa"
+    no_answer_ids = (
+        (*encoder.encode_answer(settings.no_answer), encoder.stop_token_id) if is_extractive else ()
     )
-    choose = _inside(encoder, rows) if extracts and settings.constrained else None
-    written: list[Generated] = [Generated() for _ in rows]
-    with autocast(model), progress_bar(description, len(rows)) as shown:
-        for numbers, done in generate(
+    select_token = _span_selector(encoder, rows) if is_extractive and settings.constrained else None
+    generated: list[Generated] = [Generated() for _ in rows]
+    with autocast(model), progress_bar(description, len(rows)) as progress:
+        for indices, outputs in generate(
             model,
             encoder.prefix,
             [r.token_ids for r in rows],
             encoder.stop_token_id,
             max_new_tokens=settings.max_new_tokens,
             batch_tokens=settings.batch_tokens,
-            alternative_ids=instead,
-            token_selector=choose,
+            alternative_ids=no_answer_ids,
+            token_selector=select_token,
         ):
-            for number, one in zip(numbers, done, strict=True):
-                written[number] = one
-            shown.advance(0, len(numbers))  # type: ignore[arg-type]
+            for index, output in zip(indices, outputs, strict=True):
+                generated[index] = output
+            progress.advance(0, len(indices))  # type: ignore[arg-type]
     predictions, start = [], 0
-    for example, several in zip(examples, windows, strict=True):
-        end = start + len(several)
+    for example, example_windows in zip(examples, windows, strict=True):
+        end = start + len(example_windows)
         predictions.append(
-            _prediction(encoder, example, several, written[start:end], settings, extracts)
+            _prediction(
+                encoder, example, example_windows, generated[start:end], settings, is_extractive
+            )
         )
         start = end
     return predictions
@@ -85,39 +85,41 @@ def _prediction(
     encoder: PromptEncoder,
     example: Example,
     windows: list[EncodedPrompt],
-    written: list[Generated],
+    generated: list[Generated],
     settings: Answering,
-    extracts: bool,
+    is_extractive: bool,
 ) -> Prediction:
-    best = max(range(len(written)), key=lambda i: (_sureness(written[i]), -i))
-    done = written[best]
-    text = encoder.decode_answer(done.ids).strip()
+    best = max(range(len(generated)), key=lambda i: (_confidence(generated[i]), -i))
+    best_output = generated[best]
+    text = encoder.decode_answer(best_output.ids).strip()
     if (
-        extracts
+        is_extractive
         and settings.constrained
-        and not _stands(text, encoder.decode(windows[best].window_ids), whole=True)
+        and not _is_span(text, encoder.decode(windows[best].window_ids), whole=True)
     ):
-        text = text.rpartition(" ")[
-            0
-        ]  # the limit, or nothing fitting among the likeliest, cut a word in two
+        # The token limit, or no valid continuation, ended the answer within a word: drop that word.
+        text = text.rpartition(" ")[0]
     answer, ids = parse_citations(text)
-    if extracts:
-        says_none = done.no_answer_log_prob is not None and done.no_answer_log_prob > done.log_prob
+    if is_extractive:
+        is_no_answer = (
+            best_output.no_answer_log_prob is not None
+            and best_output.no_answer_log_prob > best_output.log_prob
+        )
     else:
-        says_none = normalize_words(answer) == normalize_words(settings.no_answer)
+        is_no_answer = normalize_words(answer) == normalize_words(settings.no_answer)
     context = normalize_words(example.inputs.get(CONTEXT, ""))
-    output = "" if says_none else answer
+    output = "" if is_no_answer else answer
     cited, unknown = resolve_citations(ids, example.passages)
     return Prediction(
         id=example.id,
         output=output,
-        valid=not extracts or not answer or f" {normalize_words(answer)} " in f" {context} ",
+        valid=not is_extractive or not answer or f" {normalize_words(answer)} " in f" {context} ",
         prompt_tokens=sum(len(encoder.prefix) + len(w.token_ids) for w in windows),
         truncated_tokens=sum(w.truncated_tokens for w in windows),
         raw=answer,
-        generated_tokens=len(done.ids) + done.stopped,
-        answer_log_prob=done.log_prob,
-        no_answer_log_prob=done.no_answer_log_prob,
+        generated_tokens=len(best_output.ids) + best_output.stopped,
+        answer_log_prob=best_output.log_prob,
+        no_answer_log_prob=best_output.no_answer_log_prob,
         windows=len(windows) if CONTEXT in example.inputs else 0,
         retrieved=example.passages,
         cited=tuple(cited),
@@ -125,36 +127,36 @@ def _prediction(
     )
 
 
-def _sureness(done: Generated) -> float:
-    """How sure a window is that it holds the answer; without "no answer" to compare with, of its
-    words."""
-    if done.no_answer_log_prob is None:
-        return done.log_prob / (len(done.ids) + 1)
-    return done.log_prob - done.no_answer_log_prob
+def _confidence(output: Generated) -> float:
+    """Confidence of a window's answer: its log-odds against "no answer"; where that is no option,
+    the mean log-probability of its tokens."""
+    if output.no_answer_log_prob is None:
+        return output.log_prob / (len(output.ids) + 1)
+    return output.log_prob - output.no_answer_log_prob
 
 
-def _inside(
+def _span_selector(
     encoder: PromptEncoder, rows: Sequence[EncodedPrompt]
 ) -> Callable[[int, list[int], Tensor], int]:
-    """A choice of tokens that keeps the answer a run of words of the row's window."""
+    """A token selector that constrains each answer to a span of words of its window."""
     contexts = [encoder.decode(row.window_ids) for row in rows]
 
-    def choose(number: int, ids: list[int], log_probs: Tensor) -> int:
-        so_far = encoder.decode(ids).strip()
+    def select_token(index: int, ids: list[int], log_probs: Tensor) -> int:
+        answer = encoder.decode(ids).strip()
         for token in torch.topk(log_probs, min(_CANDIDATES, len(log_probs))).indices.tolist():
             if token == encoder.stop_token_id:
-                if _stands(so_far, contexts[number], whole=True):
+                if _is_span(answer, contexts[index], whole=True):
                     return int(token)
-            elif _stands(encoder.decode([*ids, token]).strip(), contexts[number], whole=False):
+            elif _is_span(encoder.decode([*ids, token]).strip(), contexts[index], whole=False):
                 return int(token)
         return encoder.stop_token_id
 
-    return choose
+    return select_token
 
 
-def _stands(text: str, context: str, *, whole: bool) -> bool:
-    """Whether a text stands in a context from the beginning of a word on, and with `whole` to the
-    end of one."""
+def _is_span(text: str, context: str, *, whole: bool) -> bool:
+    """Whether a text occurs in a context at the start of a word, and with `whole` up to the end of
+    a word."""
     pattern = r"(?<!\w)" + re.escape(text) + (r"(?!\w)" if whole else "")
     return bool(text) and re.search(pattern, context) is not None
 
@@ -162,11 +164,11 @@ def _stands(text: str, context: str, *, whole: bool) -> bool:
 def instruction_pairs(
     examples: Iterable[Example], encoder: PromptEncoder, settings: Answering, task: Task
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """(prompt ids, answer ids) of every training row: one for each window of an extractive
-    question.
+    """Token ids of every training row's prompt and answer.
 
-    A window without the answer is a question without one. Freely written answers are learned in the
-    window that shares the most words with them.
+    Extractive questions give one row per window; a window without the answer is trained to say "no
+    answer". Free-text questions give one row: the window that shares the most words with the
+    answer.
     """
     for example in examples:
         windows = encoder.sliding_windows(example.inputs)
@@ -184,16 +186,17 @@ def instruction_pairs(
                 for w in windows
             ]
         else:
-            wanted = set(normalize_words(target).split())
+            target_words = set(normalize_words(target).split())
             pairs = [
                 (
                     max(
                         windows,
                         key=lambda w: len(
-                            wanted & set(normalize_words(encoder.decode(w.window_ids)).split())
+                            target_words
+                            & set(normalize_words(encoder.decode(w.window_ids)).split())
                         ),
                     ),
                     target,
                 )
             ]
-        yield from ((window.token_ids, encoder.encode_answer(said)) for window, said in pairs)
+        yield from ((window.token_ids, encoder.encode_answer(answer)) for window, answer in pairs)

@@ -1,4 +1,4 @@
-"""The plain description of how an example becomes a prompt: what is saved with the adapter."""
+"""How an example becomes a prompt: the description that is saved with the adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """An example shown in the prompt with its answer."""
+    """A few-shot example: inputs and answer."""
 
     inputs: dict[str, str]
     label: str
@@ -17,19 +17,19 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """Everything that decides how an example becomes a prompt; kept in the bundle as JSON.
+    """Everything that determines the prompt of an example. Stored in the bundle as JSON.
 
     Attributes:
         template: text with ``{field}`` for inputs and ``{labels}`` for the label list.
         labels: the label names, in the study's order.
-        system: system message, None for the chat template's own default.
-        chat: whether the tokenizer's chat template wraps the prompt.
-        max_length: tokens of prompt and target together, shown examples not counted.
-        shots: examples shown before the question.
-        answer_tokens: tokens kept free for an answer that is written; 0 where labels are compared.
-        windowed: the field that is read in several parts where it is too long for one prompt, each
-            with all else of the prompt; None: it is shortened.
-        overlap: tokens that two neighbouring parts share.
+        system: system message; None: the chat template's default.
+        chat: apply the tokenizer's chat template.
+        max_length: tokens of prompt and target together, without few-shot examples.
+        shots: few-shot examples.
+        answer_tokens: tokens reserved for a generated answer; 0 where labels are scored.
+        windowed: field that is split into overlapping windows if it is too long for one prompt;
+            None: long fields are truncated.
+        overlap: tokens that two consecutive windows share.
     """
 
     template: str
@@ -56,9 +56,9 @@ class EncodedPrompt:
     """Token ids of one prompt.
 
     Attributes:
-        row: ids that follow the encoder's `prefix`; never empty.
-        truncated: tokens of the inputs that were cut to fit `max_length`.
-        window: ids of the windowed field that stand in the row; none where no field is windowed.
+        token_ids: ids after the encoder's `prefix`; never empty.
+        truncated_tokens: tokens of the inputs that were truncated to fit `max_length`.
+        window_ids: ids of the windowed field in this prompt; empty if no field is windowed.
     """
 
     token_ids: list[int]

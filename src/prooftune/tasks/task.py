@@ -1,4 +1,4 @@
-"""What a task is to the rest of the study: how examples are asked, learned and judged one by one."""
+"""The interface of a task: how examples are predicted, trained on, and scored one by one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ class TaskAdapter:
     """A task with the settings of one recipe.
 
     Attributes:
-        predict: (model, encoder, examples, head, what the progress bar says) -> predictions, in
-            order.
-        targets: (examples, encoder) -> ids of every training row's prompt and of its target.
-        quality: (prediction, example) -> how good an answer is, 0 to 1: right or wrong for a label,
-            the overlap of words for an answer.
-        measure: what `quality` is called.
-        said: (example) -> its target as the model should write it.
+        predict: (model, encoder, examples, head, progress bar text) -> predictions, in order.
+        training_pairs: (examples, encoder) -> token ids of every training row's prompt and target.
+        quality: (prediction, example) -> score from 0 to 1: 0 or 1 for a label, F1 of the words
+            for an answer.
+        quality_name: ``accuracy`` or ``F1``.
+        target_text: example -> its target as the model should generate it.
     """
 
     predict: Callable[[Any, PromptEncoder, Sequence[Example], bool, str | None], list[Prediction]]
@@ -35,7 +34,7 @@ class TaskAdapter:
 
 
 def task_for(recipe: Recipe) -> TaskAdapter:
-    """The recipe's task."""
+    """The adapter of the recipe's task."""
     if recipe.task == "classification":
         return _classification(recipe)
     return _answering(recipe)

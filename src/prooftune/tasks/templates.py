@@ -1,4 +1,4 @@
-"""The instructions that are used where the recipe gives none."""
+"""Default prompt templates, for recipes without their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EXTRACT = (
 
 
 def default_template(task: Task, fields: Sequence[str], no_answer: str) -> str:
-    """The instruction of a task for the data's fields."""
+    """The default template of a task for the data's fields."""
     if task != "classification":
         return _question_templates(task, fields, no_answer)[0]
     if list(fields) == ["text"]:
@@ -25,7 +25,7 @@ def default_template(task: Task, fields: Sequence[str], no_answer: str) -> str:
 
 
 def candidate_templates(task: Task, fields: Sequence[str], no_answer: str) -> list[str]:
-    """Prompts that the ``prompted`` variant compares where the recipe lists none."""
+    """Templates that the ``prompted`` variant compares by default."""
     if task != "classification":
         return _question_templates(task, fields, no_answer)
     inputs = "\n".join(f"{{{name}}}" for name in fields)
@@ -40,7 +40,7 @@ def candidate_templates(task: Task, fields: Sequence[str], no_answer: str) -> li
 
 
 def _question_templates(task: Task, fields: Sequence[str], no_answer: str) -> list[str]:
-    """Ways to ask a question; those with a context come from extractive reading and from retrieval."""
+    """Templates for questions, the default first."""
     phrase = no_answer.replace("{", "{{").replace("}", "}}")
     if task == "extractive-qa":
         return [
