@@ -518,17 +518,17 @@ def test_environment_reports_the_kernels_in_use(
         ({"head_dim": 64, "attn_logit_softcapping": 50.0}, "pointwise"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config))
-        assert environment._compiled(environment_settings, tmp_path) == expected
+        assert environment.compiled_kernels(environment_settings, tmp_path) == expected
         assert (
-            environment._compiled(environment_settings | {"dtype": "float32"}, tmp_path) == "none"
+            environment.compiled_kernels(environment_settings | {"dtype": "float32"}, tmp_path) == "none"
         )
-        assert environment._compiled(environment_settings | {"device": "cuda"}, tmp_path) == "none"
+        assert environment.compiled_kernels(environment_settings | {"device": "cuda"}, tmp_path) == "none"
     assert (
-        environment._compiled(environment_settings | {"attention": "sdpa"}, model_folders["llama"])
+        environment.compiled_kernels(environment_settings | {"attention": "sdpa"}, model_folders["llama"])
         == "pointwise"
     )
     monkeypatch.setattr(pointwise, "is_available", lambda: False)
     assert (
-        environment._compiled(environment_settings | {"attention": "sdpa"}, model_folders["llama"])
+        environment.compiled_kernels(environment_settings | {"attention": "sdpa"}, model_folders["llama"])
         == "none"
     )

@@ -1,5 +1,4 @@
-"""What is trained on top of a base model: attached, saved, loaded again, and shown to be what was
-trained."""
+"""Adapters (LoRA, DoRA, rsLoRA) and fully tuned models: create, save, load, switch."""
 
 from __future__ import annotations
 
@@ -28,16 +27,16 @@ OVERWRITTEN = (
     "revision",
     "megatron_core",
 )
-"""`LoraConfig` fields that say nothing about training, and which peft writes itself."""
+"""`LoraConfig` fields that do not affect training, and that peft sets itself."""
 
 _SWITCHES = {"dora": "use_dora", "rslora": "use_rslora"}
 
 
 def make_trainable(model: nn.Module, variant: recipes.Variant, lora: dict[str, Any]) -> nn.Module:
-    """Make the variant's parameters trainable: LoRA, DoRA or rsLoRA adapters, or everything.
+    """Make the variant's parameters trainable: LoRA, DoRA or rsLoRA adapters, or all weights.
 
-    Adapter weights are kept in float32 whatever the base's dtype; a classification head is trained
-    in full.
+    Adapter weights are float32 whatever the base model's dtype; a classification head is trained in
+    full.
 
     Raises:
         UsageError: the `LoraConfig` fields contradict each other or fit no layer of the model.
@@ -59,8 +58,8 @@ def lora_config(variant: recipes.Variant, lora: dict[str, Any]) -> Any:
     """The `peft.LoraConfig` of a tuned variant.
 
     Args:
-        variant: its method switches DoRA and rsLoRA on, its objective is the task type.
-        lora: `LoraConfig` fields; they win over r 16, alpha 32 and all linear layers.
+        variant: its method turns DoRA or rsLoRA on; its objective sets the task type.
+        lora: `LoraConfig` fields; they override the defaults r=16, alpha=32, all linear layers.
 
     Raises:
         TypeError, ValueError: the fields contradict each other.
@@ -77,7 +76,7 @@ def lora_config(variant: recipes.Variant, lora: dict[str, Any]) -> Any:
 
 
 def save_tuned(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) -> None:
-    """Write the trained part in the libraries' own layout: a peft adapter, or a whole model."""
+    """Write the trained weights in the libraries' layout: a peft adapter, or a whole model."""
     tuned: Any = model
     if method == "full":
         tuned = tuned.to(dtype)
@@ -85,8 +84,7 @@ def save_tuned(model: nn.Module, folder: Path, method: str, dtype: torch.dtype) 
             tuned.score.to(torch.float32)
     with explain_full_disk(folder, OSError, SafetensorError):
         tuned.save_pretrained(folder)
-    # What peft writes is a form that nobody has filled in, with this machine's paths; a bundle has
-    # a card of its own.
+    # peft writes an empty model card with paths of this machine; the bundle has its own card.
     (folder / "README.md").unlink(missing_ok=True)
 
 
@@ -98,16 +96,16 @@ def load_tuned(
     quantization: dict[str, Any] | None,
     labels: list[str] | None,
 ) -> nn.Module:
-    """Load what `save` wrote: the base with its adapter, or the whole model if there is no adapter.
+    """Load what `save_tuned` wrote: the base model with its adapter, or a whole model.
 
     Args:
         base: the base model's folder.
-        trained: the folder given to `save`.
+        trained: the folder given to `save_tuned`.
         options, quantization: as for `load_model`.
-        labels: the labels of a classification head, None for a causal model.
+        labels: labels of the classification head; None for a causal model.
 
     Raises:
-        Failure: the files cannot be loaded, or hold less than the adapter or its head.
+        Failure: the files cannot be loaded, or the adapter or its head is incomplete.
     """
     arguments: dict[str, Any] = {"quantization": quantization, "labels": labels}
     if not (trained / "adapter_config.json").is_file():
@@ -115,7 +113,7 @@ def load_tuned(
     from peft import PeftModel
 
     model = load_model(base, options, **arguments)
-    with _explained(trained, base):
+    with _loading_errors(trained, base):
         tuned: nn.Module = PeftModel.from_pretrained(
             model, str(trained), adapter_name=DEFAULT_ADAPTER
         )
@@ -123,17 +121,16 @@ def load_tuned(
 
 
 def add_adapter(model: Any, trained: Path) -> str:
-    """Load another adapter into a model that `load` gave, beside those that it holds; the base's
-    weights are not copied.
+    """Load another adapter into a model from `load_tuned`. The base weights are shared.
 
     Returns:
-        The adapter's name in the model, for `only`.
+        The adapter's name in the model, for `use_adapter`.
 
     Raises:
-        Failure: the files cannot be loaded, or do not fit this base.
+        Failure: the files cannot be loaded, or do not fit the base model.
     """
     name = f"adapter-{len(model.peft_config) + 1}"
-    with _explained(trained, "a base that is loaded already"):
+    with _loading_errors(trained, "a base model that is already loaded"):
         model.load_adapter(str(trained), adapter_name=name)
     model.eval()
     return name
@@ -141,9 +138,9 @@ def add_adapter(model: Any, trained: Path) -> str:
 
 @contextmanager
 def use_adapter(model: Any, name: str | None) -> Iterator[None]:
-    """One of a model's adapters at work; None: none of them, so that the base answers.
+    """Activate one of a model's adapters; None: deactivate all, which gives the base model.
 
-    Not for two threads at once: which adapter is at work is the model's state.
+    Not thread-safe: the active adapter is part of the model's state.
     """
     if name is None:
         model.base_model.disable_adapter_layers()
@@ -151,9 +148,8 @@ def use_adapter(model: Any, name: str | None) -> Iterator[None]:
             yield
         finally:
             model.base_model.enable_adapter_layers()
-            model.set_adapter(
-                model.active_adapter, inference_mode=True
-            )  # enabling also makes it trainable
+            # Enabling the layers also made the adapter trainable; `set_adapter` reverts that.
+            model.set_adapter(model.active_adapter, inference_mode=True)
         return
     if model.active_adapters != [name]:
         model.set_adapter(name, inference_mode=True)
@@ -161,7 +157,7 @@ def use_adapter(model: Any, name: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(trained: Path, base: Path | str) -> Iterator[None]:
+def _loading_errors(trained: Path, base: Path | str) -> Iterator[None]:
     try:
         yield
     except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as error:
@@ -169,8 +165,7 @@ def _explained(trained: Path, base: Path | str) -> Iterator[None]:
 
 
 def trainable_counts(model: nn.Module) -> tuple[int, int]:
-    """Trainable and total parameters. A quantised weight counts what it stands for, not its packed
-    bytes."""
+    """Numbers of trainable and of all parameters. Quantised weights count unpacked."""
     trainable = total = 0
     for parameter in model.parameters():
         count = parameter.numel()

@@ -1,5 +1,4 @@
-"""Sentence embeddings: a text as one vector of length 1, so that similar texts have a large
-product."""
+"""Sentence embeddings: one unit vector per text, whose dot product is the cosine similarity."""
 
 from __future__ import annotations
 
@@ -27,31 +26,30 @@ EMBEDDING_REFERENCE = (
     "@sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 )
 """all-MiniLM-L6-v2 (22.7M parameters, 384 dimensions, Apache-2.0; Wang et al. 2020, arXiv
-2002.10957, tuned on sentence pairs) out of a package: no hub and no account needed."""
+2002.10957, tuned on sentence pairs) from a package: needs no hub and no account."""
 
 ALIASES = {DEFAULT_EMBEDDING: EMBEDDING_REFERENCE}
 
 BATCH_TOKENS = 4096
-"""Tokens of one forward pass, padding counted."""
+"""Tokens per forward pass, with padding."""
 
 Vectors = NDArray[np.float32]
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
-    """The local folder of an encoder: an alias or package reference to a folder, a folder as it is,
-    or a hub download.
+    """The local folder of an embedding model: from a package, a local folder, or the hub.
 
     Raises:
-        UsageError: there is no such folder, or it holds no model.
-        Failure: the hub or the package index could not deliver it.
+        UsageError: there is no such folder, or it contains no model.
+        Failure: downloading it from the hub or the package index failed.
     """
     reference = ALIASES.get(name.lower(), name)
     if package_files.is_reference(reference):
         folder = package_files.fetch(reference)
         if not folder.is_dir() or not (folder / "config.json").is_file():
             raise UsageError(
-                f"'{name}' names no folder with a model in it; an encoder's reference is "
-                "pypi:NAME==VERSION#FOLDER/ where FOLDER holds config.json"
+                f"'{name}' is no folder with a model; the reference of an embedding model is "
+                "pypi:NAME==VERSION#FOLDER/ where FOLDER contains config.json"
             )
         return folder
     if not Path(reference).is_dir() and reference.count("/") != 1:
@@ -63,7 +61,7 @@ def resolve(name: str, revision: str | None = None) -> Path:
     try:
         return loading.resolve(reference, revision)
     except (Failure, UsageError) as error:
-        # What needs no hub is another model here than for generation.
+        # The suggestion for a model that needs no hub is the one for generation: replace it.
         raise type(error)(
             str(error).replace(f"'{loading.DEFAULT_MODEL}'", f"'{DEFAULT_EMBEDDING}'")
         ) from error
@@ -71,45 +69,45 @@ def resolve(name: str, revision: str | None = None) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingModel:
-    """A loaded model.
+    """A loaded embedding model.
 
     Attributes:
-        model, tokenizer: as transformers loads them.
+        model, tokenizer: as loaded by transformers.
         dimension: of the vectors.
-        limit: tokens of the longest text that is read whole, special ones counted.
-        pooling: "mean" of all tokens, or the first one ("cls").
+        max_tokens: longer texts are truncated; special tokens count.
+        pooling: ``mean`` over all tokens, or the first token (``cls``).
     """
 
     model: nn.Module
     tokenizer: Any
     dimension: int
-    limit: int
+    max_tokens: int
     pooling: str
 
 
 @lru_cache(maxsize=2)
 def load_embedding_model(folder: Path) -> EmbeddingModel:
-    """Load the model of a folder, once in a process.
+    """Load the model of a folder; cached.
 
-    Pooling and length limit are those that the folder states in the layout of sentence-transformers
-    (``1_Pooling/config.json``, ``sentence_bert_config.json``), else mean pooling and the model's
-    own limit.
+    Pooling and maximum length come from the folder's sentence-transformers files
+    (``1_Pooling/config.json``, ``sentence_bert_config.json``). Default: mean pooling, and the
+    model's own maximum.
 
     Raises:
-        UsageError: the folder asks for a pooling that is neither mean nor the first token.
+        UsageError: the pooling is neither mean nor first token.
         Failure: the folder's files cannot be loaded.
     """
     pooling = _pooling(folder)
-    tokenizer = loading.load_tokenizer(folder)  # which also keeps the libraries quiet
+    tokenizer = loading.load_tokenizer(folder)  # also silences the libraries
     from transformers import AutoModel
 
     try:
         model = AutoModel.from_pretrained(folder, dtype="float32")
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise Failure(f"{folder} could not be loaded as an embedding model: {error}") from error
-    stated = folder / "sentence_bert_config.json"
+    config_file = folder / "sentence_bert_config.json"
     limit = (
-        read_json(stated).get("max_seq_length") if stated.is_file() else None
+        read_json(config_file).get("max_seq_length") if config_file.is_file() else None
     ) or tokenizer.model_max_length
     return EmbeddingModel(
         model.to(loading.device()).eval(),
@@ -124,8 +122,8 @@ def _pooling(folder: Path) -> str:
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
-    stated = read_json(path)
-    modes = [name for name, on in stated.items() if name.startswith("pooling_mode_") and on is True]
+    config = read_json(path)
+    modes = [name for name, value in config.items() if name.startswith("pooling_mode_") and value is True]
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     if len(modes) != 1 or modes[0] not in known:
         raise UsageError(
@@ -135,25 +133,24 @@ def _pooling(folder: Path) -> str:
 
 
 def dimension(folder: Path) -> int:
-    """Length of the vectors of a model folder, without loading the weights."""
+    """Dimension of a model folder's vectors, from its config."""
     return int(read_json(folder / "config.json")["hidden_size"])
 
 
 def embed(
     texts: Sequence[str], folder: Path, batch: int = BATCH_TOKENS, description: str | None = None
 ) -> Vectors:
-    """The texts' vectors, each of length 1; what is beyond the model's limit is not read
-    (`shortened` counts it).
+    """Embed texts. Text beyond the model's maximum length is truncated (see `count_truncated`).
 
     Args:
-        texts: any number, also none.
-        folder: as `resolve` returns it.
-        batch: tokens of one forward pass, padding counted. Texts of similar length go together.
-        description: of the progress bar; None: no bar.
+        texts: any number, also zero.
+        folder: from `resolve`.
+        batch: tokens per forward pass, with padding. Texts of similar length share a batch.
+        description: text of the progress bar; None: no bar.
 
     Returns:
-        float32 [n, dimension], in the order of the texts. The same texts, batch and machine give
-        the same bits.
+        Unit vectors, float32 [n, dimension], in the order of the texts. Deterministic for the same
+        texts, batch and machine.
     """
     import torch
 
@@ -163,7 +160,7 @@ def embed(
     if not texts:
         return np.zeros((0, dimension(folder)), dtype=np.float32)
     loaded = load_embedding_model(folder)
-    ids: list[list[int]] = loaded.tokenizer(list(texts), truncation=True, max_length=loaded.limit)[
+    ids: list[list[int]] = loaded.tokenizer(list(texts), truncation=True, max_length=loaded.max_tokens)[
         "input_ids"
     ]
     vectors = np.empty((len(texts), loaded.dimension), dtype=np.float32)
@@ -179,33 +176,33 @@ def _advance(progress: Progress, done: int) -> None:
 
 
 def _forward(loaded: EmbeddingModel, rows: Sequence[Sequence[int]]) -> Vectors:
-    """One batch, right-padded: [rows, dimension]."""
+    """Embed one right-padded batch: [rows, dimension]."""
     import torch
 
-    where = loading.device()
+    device = loading.device()
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.full((len(rows), int(lengths.max())), loaded.tokenizer.pad_token_id or 0)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
     mask = torch.arange(ids.shape[1]) < lengths[:, None]
-    # Equal lengths need no mask, and attention is faster without.
-    masks = {} if bool(mask.all()) else {"attention_mask": mask.to(where, torch.long)}
+    # Equal lengths need no mask; attention is faster without one.
+    masks = {} if bool(mask.all()) else {"attention_mask": mask.to(device, torch.long)}
     dtype = loading.compute_dtype()
-    with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
-        hidden = loaded.model(input_ids=ids.to(where), **masks).last_hidden_state.float()
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        hidden = loaded.model(input_ids=ids.to(device), **masks).last_hidden_state.float()
     if loaded.pooling == "cls":
         pooled = hidden[:, 0]
     else:
-        weights = mask.to(where, torch.float32)[..., None]
+        weights = mask.to(device, torch.float32)[..., None]
         pooled = (hidden * weights).sum(1) / weights.sum(1)
     normalised: Vectors = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
     return normalised
 
 
 def count_truncated(texts: Sequence[str], folder: Path) -> int:
-    """How many texts are longer than the model reads."""
+    """Number of texts that `embed` truncates."""
     if not texts:
         return 0
     loaded = load_embedding_model(folder)
-    counted = loaded.tokenizer(list(texts), truncation=False)["input_ids"]
-    return sum(len(row) > loaded.limit for row in counted)
+    all_ids = loaded.tokenizer(list(texts), truncation=False)["input_ids"]
+    return sum(len(row) > loaded.max_tokens for row in all_ids)

