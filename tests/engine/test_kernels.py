@@ -520,15 +520,23 @@ def test_environment_reports_the_kernels_in_use(
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert environment.compiled_kernels(environment_settings, tmp_path) == expected
         assert (
-            environment.compiled_kernels(environment_settings | {"dtype": "float32"}, tmp_path) == "none"
+            environment.compiled_kernels(environment_settings | {"dtype": "float32"}, tmp_path)
+            == "none"
         )
-        assert environment.compiled_kernels(environment_settings | {"device": "cuda"}, tmp_path) == "none"
+        assert (
+            environment.compiled_kernels(environment_settings | {"device": "cuda"}, tmp_path)
+            == "none"
+        )
     assert (
-        environment.compiled_kernels(environment_settings | {"attention": "sdpa"}, model_folders["llama"])
+        environment.compiled_kernels(
+            environment_settings | {"attention": "sdpa"}, model_folders["llama"]
+        )
         == "pointwise"
     )
     monkeypatch.setattr(pointwise, "is_available", lambda: False)
     assert (
-        environment.compiled_kernels(environment_settings | {"attention": "sdpa"}, model_folders["llama"])
+        environment.compiled_kernels(
+            environment_settings | {"attention": "sdpa"}, model_folders["llama"]
+        )
         == "none"
     )

@@ -123,7 +123,9 @@ def _pooling(folder: Path) -> str:
     if not path.is_file():
         return "mean"
     config = read_json(path)
-    modes = [name for name, value in config.items() if name.startswith("pooling_mode_") and value is True]
+    modes = [
+        name for name, value in config.items() if name.startswith("pooling_mode_") and value is True
+    ]
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     if len(modes) != 1 or modes[0] not in known:
         raise UsageError(
@@ -160,9 +162,9 @@ def embed(
     if not texts:
         return np.zeros((0, dimension(folder)), dtype=np.float32)
     loaded = load_embedding_model(folder)
-    ids: list[list[int]] = loaded.tokenizer(list(texts), truncation=True, max_length=loaded.max_tokens)[
-        "input_ids"
-    ]
+    ids: list[list[int]] = loaded.tokenizer(
+        list(texts), truncation=True, max_length=loaded.max_tokens
+    )["input_ids"]
     vectors = np.empty((len(texts), loaded.dimension), dtype=np.float32)
     with progress_bar(description, len(texts)) as progress, torch.inference_mode():
         for rows in batch_by_token_budget([len(row) for row in ids], batch):

@@ -74,7 +74,9 @@ def compiled_kernels(settings: dict[str, str], folder: Path) -> str:
 
     config = read_json(folder / "config.json")
     head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    packed = settings["attention"] == shared_prefix.NAME and not config.get("attn_logit_softcapping")
+    packed = settings["attention"] == shared_prefix.NAME and not config.get(
+        "attn_logit_softcapping"
+    )
     used = {
         "attention": packed and attention.is_available(head_size),
         "pointwise": pointwise.is_available(),
