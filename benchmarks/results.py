@@ -2,10 +2,10 @@
 
     python benchmarks/results.py --data FOLDER [--runs FOLDER] [NAME ...]
 
-FOLDER holds the public data sets in their upstream layouts (ag_news/, sst2/, financial_phrasebank/,
-masakhanews_swa/, squad_v2/, policy_qa/). Without names every recipe of benchmarks/results/ is run,
-which takes a few hours on two cores; finished studies are skipped. The tables are printed from what
-the runs hold.
+FOLDER contains the public data sets in their original layouts (ag_news/, sst2/, financial_phrasebank/,
+masakhanews_swa/, squad_v2/, policy_qa/). Without names, every recipe in benchmarks/results/ runs,
+which takes a few hours on two cores; finished studies are skipped. The tables are written from the
+runs' report.json.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help="studies to run; all if none is named")
+    parser.add_argument("names", nargs="*", help="studies to run; default: all")
     parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
-    parser.add_argument("--runs", type=Path, default=Path("runs/results"), help="where the runs go")
     parser.add_argument(
-        "--only-write", action="store_true", help="run nothing, write the tables of what is there"
+        "--runs", type=Path, default=Path("runs/results"), help="folder of the runs"
+    )
+    parser.add_argument(
+        "--only-write", action="store_true", help="only write the tables of finished runs"
     )
     options = parser.parse_args(arguments)
     known = sorted(p.stem for p in (HERE / "results").glob("*.yaml"))
@@ -116,13 +118,13 @@ COLUMNS = {
 
 
 def table(study: dict[str, Any]) -> list[str]:
-    """One row per variant: its metrics with their intervals, time, peak memory."""
+    """One row per variant: metrics with intervals, time, peak memory."""
     scores = study["scores"]
     columns = COLUMNS[scores.get("task", "classification")]
     confidence = f"{scores['confidence']:.0%}"
     headings = [f"{title} ({confidence} interval)" for title in columns.values()]
     lines = [
-        f"| variant | {' | '.join(headings)} | training | scoring | peak memory |",
+        f"| variant | {' | '.join(headings)} | training | inference | peak memory |",
         "|---" * (1 + len(headings)) + "|---:|---:|---:|",
     ]
     for name, variant in scores["variants"].items():
@@ -143,40 +145,40 @@ def table(study: dict[str, Any]) -> list[str]:
 
 
 def _thresholds(scores: dict[str, Any]) -> list[str]:
-    """What the models answered before their no-answer thresholds, and what their no-answer scores
-    are worth."""
-    found = {name: v["no_answer"] for name, v in scores["variants"].items() if v.get("no_answer")}
-    if not found:
+    """Scores before the no-answer threshold, and how well no-answer scores separate questions."""
+    thresholds = {
+        name: v["no_answer"] for name, v in scores["variants"].items() if v.get("no_answer")
+    }
+    if not thresholds:
         return []
     lines = [
         "",
         "Before the no-answer threshold, which is chosen on validation questions (AUROC: how "
-        "often a question without an "
-        "answer has a higher no-answer score than one with an answer; 0.5 is chance):",
+        "often a question without an answer has a higher no-answer score than one with an "
+        "answer; 0.5 is chance):",
         "",
-        "| variant | F1 | F1 with an answer | the same, made to answer | best F1 any threshold "
-        "gives | AUROC |",
+        "| variant | F1 | F1 with an answer | F1 with an answer, no abstention | best F1 of any "
+        "threshold | AUROC |",
         "|---|---:|---:|---:|---:|---|",
     ]
     never = scores["support"][UNANSWERABLE] / scores["n"]
     end = [
         "",
-        f"To answer nothing at all gives F1 {never:.3f}. A no-answer score beats that only where "
-        "it finds the questions "
-        "without an answer; one near chance does not, however good the answers to the others "
-        "become.",
+        f"Abstaining on every question gives F1 {never:.3f}. A no-answer score can beat that only "
+        "if it separates answerable from unanswerable questions; one near chance cannot, however "
+        "good the answers are.",
     ]
     cells = [
         f"| {name} | {t['f1_without']:.3f} | {t['has_answer_f1_without']:.3f} | "
         f"{t['has_answer_f1_always']:.3f} "
         f"| {t['best_f1_on_test']:.3f} | {_interval(t['auroc'])} |"
-        for name, t in found.items()
+        for name, t in thresholds.items()
     ]
     return [*lines, *cells, *end]
 
 
 def _differences(scores: dict[str, Any]) -> list[str]:
-    """Paired tests, for studies whose verdict does not name every pair."""
+    """Paired differences, for studies whose verdict does not name every pair."""
     if scores.get("task", "classification") == "classification":
         return []
     primary, title = scores["primary"], scores["primary_title"]
@@ -193,7 +195,7 @@ def _differences(scores: dict[str, Any]) -> list[str]:
 def _interval(metric: dict[str, Any]) -> str:
     if metric["value"] is None:
         return "–"
-    digits = 1 if metric["high"] > 1.5 else 3  # BLEU runs to 100, and words are counted
+    digits = 1 if metric["high"] > 1.5 else 3  # BLEU (0 to 100) and word counts
     return (
         f"{metric['value']:.{digits}f} ({metric['low']:.{digits}f} to {metric['high']:.{digits}f})"
     )
@@ -210,14 +212,16 @@ def _memory(value: float | None) -> str:
 _HEAD = """\
 # Results on public data
 
-SmolLM2-135M-Instruct on two processor cores, every variant on the same test examples. Written by
-`python benchmarks/results.py --data FOLDER` from the runs' own report.json; the recipes are in `benchmarks/results/`.
+SmolLM2-135M-Instruct on two CPU cores; every variant is scored on the same test examples. Written
+by `python benchmarks/results.py --data FOLDER` from each run's report.json; the recipes are in
+`benchmarks/results/`.
 
-Each study was trained once, with one seed: its intervals say what other test examples would have changed, not what another
-training would. Before relying on a point or two, repeat with `--set seed=1`.
+Each study was trained once, with one seed: the intervals cover the sampling of test examples, not
+the variation between trainings. Before relying on a point or two, repeat with `--set seed=1`.
 
-The studies ran on 21 and 22 November 2026, while other programs used the machine, and were not repeated since: trainings now take
-less than half of the memory that stands here, and about half of the time ([benchmarks.md](benchmarks.md)).
+The studies ran on 21 and 22 November 2026 on a machine with other load, and have not been repeated:
+trainings now take less than half of the memory shown here, and about half of the time
+([benchmarks.md](benchmarks.md)).
 """
 
 if __name__ == "__main__":
