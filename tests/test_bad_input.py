@@ -139,7 +139,7 @@ DATA: list[tuple[str, dict[str, bytes], str, list[str]]] = [
         "not UTF-8",
         {"a.csv": "text,label\ncafé,x\n".encode("latin-1")},
         "train: a.csv",
-        ["a.csv:2: byte 0xe9 is not utf-8"],
+        ["a.csv:2: byte 0xe9 is not valid utf-8"],
     ),
     (
         "ragged",

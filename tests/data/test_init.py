@@ -316,7 +316,7 @@ def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
             "just\nsome\nlines\n",
             "a.csv: no separator among tab, comma, semicolon and | gives more than one column",
         ),
-        ("a.csv", "text,label\na,b,c\nd,e\n", "a.csv:2: 3 fields where 2 are expected"),
+        ("a.csv", "text,label\na,b,c\nd,e\n", "a.csv:2: 3 fields, but 2 expected"),
         (
             "a.csv",
             "x,n\n" + "".join(f"text {i},{i}\n" for i in range(30)),

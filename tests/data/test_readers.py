@@ -463,7 +463,7 @@ def test_a_folder_where_a_file_is_meant_and_folders_without_labels(tmp_path: Pat
     folder = tmp_path / "reviews"
     file(folder, "readme.txt", "x")
     assert (
-        "reviews is a folder, not a file. For one folder of text files per label, set"
+        "reviews is a folder, not a file. If it contains one folder of text files per label, set"
         in refused(folder, format="csv")
     )
     assert "one folder of text files per label is expected; found readme.txt" in refused(folder)
