@@ -466,9 +466,9 @@ def test_a_folder_where_a_file_is_meant_and_folders_without_labels(tmp_path: Pat
         "reviews is a folder, not a file. If it contains one folder of text files per label, set"
         in refused(folder, format="csv")
     )
-    assert "one folder of text files per label is expected; found readme.txt" in refused(folder)
+    assert "expected one folder of text files per label, found readme.txt" in refused(folder)
     file(folder, "train/pos/1.txt", "good")
-    assert "pos is a folder inside a label's folder" in refused(folder)
+    assert "pos is a folder inside the folder of a label" in refused(folder)
 
 
 def test_parquet_that_is_no_table_of_named_columns(tmp_path: Path) -> None:
