@@ -216,9 +216,7 @@ def test_a_process_killed_in_the_middle_ends_the_run_which_then_goes_on(
         assert launcher.wait(PATIENCE) != 0
     said = (tmp_path / "log").read_text()
     ours = said.partition("Traceback")[0]  # what follows is the launcher's
-    assert "The same command goes on from what was finished and from the last checkpoint" in ours, (
-        said
-    )
+    assert "The same command resumes from the finished stages and the last checkpoint" in ours, said
     assert not (killed / "variants" / "tuned" / "trained").exists()
     done = subprocess.run(
         launched(recipe, killed), capture_output=True, text=True, check=False, env=environment()
@@ -247,13 +245,13 @@ def test_what_happened_is_said_though_the_launcher_tells_to_end_meanwhile(
         "import os, signal, subprocess, sys, time, helping\n"
         "from prooftune.utils import distributed as processes\nfrom prooftune.errors import "
         "Failure\n"
-        "tell = processes._tell\ndef slowly(message):\n    told = tell(message)\n    "
-        f"time.sleep({pause})\n    return told\n"
-        "if os.environ['RANK'] == '0': processes._tell = slowly\n"
+        "broadcast = processes._broadcast\ndef slowly(message):\n    sent = broadcast(message)\n    "
+        f"time.sleep({pause})\n    return sent\n"
+        "if os.environ['RANK'] == '0': processes._broadcast = slowly\n"
         "if os.environ['RANK'] == '0': subprocess.Popen([sys.executable, __file__], "
         "env=os.environ | {'RANK': '1'})\n"
-        "try:\n    with processes.joined() as leads:\n        if leads: "
-        "processes.together(helping.work)\n"
+        "try:\n    with processes.process_group() as leads:\n        if leads: "
+        "processes.run_on_all_ranks(helping.work)\n"
         "except Failure as failure:\n    os.kill(os.getpid(), signal.SIGTERM)\n    print(failure)\n"
     )
     with socket.socket() as free:
@@ -269,7 +267,7 @@ def test_what_happened_is_said_though_the_launcher_tells_to_end_meanwhile(
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
-    assert "The same command goes on" in done.stdout
+    assert "The same command resumes" in done.stdout
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -196,7 +196,8 @@ def test_a_member_of_an_archive_in_the_package(index: Index, name: str) -> None:
     assert fetch(f"pypi:tiny==1.0#tiny/{name}#rows.txt").read_bytes() == b"1\t2"
     assert fetch(f"pypi:tiny==1.0#tiny/{name}#top/rows.txt").read_bytes() == b"1\t2"
     with pytest.raises(
-        UsageError, match=rf"'tiny/{name}' holds no 'top/row.txt' \(did you mean 'top/rows.txt'\?\)"
+        UsageError,
+        match=rf"'tiny/{name}' contains no 'top/row.txt' \(did you mean 'top/rows.txt'\?\)",
     ):
         fetch(f"pypi:tiny==1.0#tiny/{name}#top/row.txt")
     for broken in ("broken.zip", "cut.tar.gz", "a.txt"):
@@ -228,11 +229,11 @@ def test_a_file_that_is_not_there_names_the_nearest(index: Index) -> None:
     index.sdist({})
     with pytest.raises(
         UsageError,
-        match=r"tiny==1.0 holds no 'tiny/reviws.txt' \(did you mean 'tiny/reviews.txt'\?\)",
+        match=r"tiny==1.0 contains no 'tiny/reviws.txt' \(did you mean 'tiny/reviews.txt'\?\)",
     ):
         fetch("pypi:tiny==1.0#tiny/reviws.txt")
     with pytest.raises(
-        UsageError, match=r"holds no 'rows.txt'; it holds tiny/reviews.txt, other/rows.csv, "
+        UsageError, match=r"contains no 'rows.txt'; it contains tiny/reviews.txt, other/rows.csv, "
     ):
         fetch("pypi:tiny==1.0#rows.txt")
 

@@ -1,4 +1,4 @@
-"""Long lists of which little is held: the items lie in a file."""
+"""Lists whose items are stored in a file, so that long ones take little memory."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from prooftune.utils.files import cache_folder, explain_full_disk
 
 T = TypeVar("T")
 _BLOCK = 1 << 20
-"""Bytes that are written and, in order, read at one time. What is shorter stays in memory."""
+"""Bytes per write, and per read when iterating. Shorter lists stay in memory."""
 
 
 class DiskBackedList(Sequence[T], Generic[T]):
-    """A sequence whose items lie pickled in a file without a name in Prooftune's cache folder, and
-    are made anew whenever they are asked for: what is held is the eight bytes that say where an
-    item ends.
+    """A read-only sequence of items that are pickled to an anonymous file in the cache folder.
 
-    It can be read by several threads, and by processes that were forked off. Pickled, it is its
-    whole content.
+    Items are unpickled at every access; memory holds eight bytes per item (its end offset). Several
+    threads and forked processes can read it. Pickling it includes all items.
 
     Raises:
         Failure: the disk is full.
@@ -33,8 +31,10 @@ class DiskBackedList(Sequence[T], Generic[T]):
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, items: Iterable[T] = ()) -> None:
-        """Args:
-        items: gone through once; none is kept.
+        """Store the items.
+
+        Args:
+            items: iterated once.
         """
         self._ends = array("q")
         self._content = bytearray()
@@ -54,17 +54,17 @@ class DiskBackedList(Sequence[T], Generic[T]):
         return len(self._ends)
 
     @overload
-    def __getitem__(self, place: int) -> T: ...
+    def __getitem__(self, index: int) -> T: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[T]: ...
+    def __getitem__(self, index: slice) -> list[T]: ...
 
-    def __getitem__(self, place: int | slice) -> T | list[T]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        number = place + len(self) if place < 0 else place
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = index + len(self) if index < 0 else index
         if not 0 <= number < len(self):
-            raise IndexError(f"item {place} of {len(self)}")
+            raise IndexError(f"item {index} of {len(self)}")
         item: T = pickle.loads(self._read(self._start(number), self._ends[number]))
         return item
 
@@ -72,17 +72,17 @@ class DiskBackedList(Sequence[T], Generic[T]):
         number = 0
         while number < len(self):
             start = self._start(number)
-            past = max(number + 1, bisect_right(self._ends, start + _BLOCK))
-            block = memoryview(self._read(start, self._ends[past - 1]))
-            for i in range(number, past):
+            stop = max(number + 1, bisect_right(self._ends, start + _BLOCK))
+            block = memoryview(self._read(start, self._ends[stop - 1]))
+            for i in range(number, stop):
                 yield pickle.loads(block[self._start(i) - start : self._ends[i] - start])
-            number = past
+            number = stop
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str | bytes):
             return NotImplemented
         return len(self) == len(other) and all(
-            mine == its for mine, its in zip(self, other, strict=True)
+            left == right for left, right in zip(self, other, strict=True)
         )
 
     def __repr__(self) -> str:
@@ -106,7 +106,7 @@ class DiskBackedList(Sequence[T], Generic[T]):
         if self._file is None:
             return bytes(self._content[start:end])
         content = os.pread(self._file, end - start, start)
-        while len(content) < end - start:  # the system may give less at one time
+        while len(content) < end - start:  # pread may return less than requested
             content += os.pread(self._file, end - start - len(content), start + len(content))
         return content
 

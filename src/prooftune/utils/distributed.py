@@ -1,8 +1,8 @@
-"""Several processes that work on one run, as ``torchrun`` and ``accelerate launch`` start them.
+"""One run on several processes, as ``torchrun`` and ``accelerate launch`` start them.
 
-Rank 0 leads: it alone walks through the study, shows what happens and writes files. The others
-help. They wait until the leader shares a piece of work (training, scoring), do it with the leader,
-and wait again. A process that nobody launched so leads, and has no helpers.
+Rank 0 is the leader: it alone runs the study, prints and writes files. The other ranks are workers:
+they wait for a function to run on all ranks (training, scoring), run it with the leader, and wait
+again. A process that was not started by a launcher is a leader without workers.
 """
 
 from __future__ import annotations
@@ -19,46 +19,44 @@ from prooftune.errors import Failure
 
 T = TypeVar("T")
 
-_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What every launcher puts into the environment."""
+_LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that every launcher sets."""
 
-_LONG = timedelta(days=365)
-"""Helpers wait for as long as the leader works alone; that it has died is noticed by its
-connection."""
+_WAIT_TIMEOUT = timedelta(days=365)
+"""Timeout of waiting workers. If the leader dies, its connection closes and ends the wait."""
 
-_AGAIN = "The same command goes on from what was finished and from the last checkpoint."
+_RESUME_HINT = "The same command resumes from the finished stages and the last checkpoint."
 
 _waiting: Any = None
-"""The group over which the leader tells what to do; None outside `joined`."""
+"""The group over which the leader sends work; None outside `process_group`."""
 
 _busy = False
-"""In the leader: whether shared work is going on, or has failed."""
+"""On the leader: whether work on all ranks is running, or has failed."""
 
 
 def rank() -> int:
-    """This process's number; 0 where there is only one."""
+    """This process's rank; 0 if there is only one process."""
     return int(os.environ["RANK"]) if _waiting is not None else 0
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """Number of processes."""
     return int(os.environ["WORLD_SIZE"]) if _waiting is not None else 1
 
 
 @contextmanager
 def process_group() -> Iterator[bool]:
-    """Meet the other processes of the launch, if there was one.
+    """Join the process group of the launcher, if there is one.
 
     Yields:
-        True in the leader, at once. False in a helper, when the leader has left its block: there is
-        nothing more to do.
+        True on the leader, immediately. False on a worker, after the leader has left its block.
 
     Raises:
-        Failure: another process has ended, or the launcher tells this one to end. From then on
-            SIGTERM is ignored: it may follow at once, and what happened has yet to be said.
+        Failure: another process has ended, or the launcher terminates this one. From then on SIGTERM
+            is ignored, so that the error can still be printed.
     """
     global _waiting
-    if _waiting is not None or not _launched():
+    if _waiting is not None or not _is_launched():
         yield True
         return
     import torch
@@ -70,91 +68,91 @@ def process_group() -> Iterator[bool]:
     if os.environ["RANK"] != "0":
         os.environ["PROOFTUNE_QUIET"] = "1"
     handles = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _told_to_end) if handles else None
+    before = signal.signal(signal.SIGTERM, _on_terminate) if handles else None
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-    _waiting = distributed.new_group(backend="gloo", timeout=_LONG)
+    _waiting = distributed.new_group(backend="gloo", timeout=_WAIT_TIMEOUT)
     try:
         if rank():
-            _help()
+            _work()
             yield False
         else:
             try:
                 yield True
             finally:
-                if (
-                    not _busy
-                ):  # otherwise something went wrong in shared work, where nobody listens for this
-                    _tell(None)
+                # After a failure in shared work, no worker listens any more.
+                if not _busy:
+                    _broadcast(None)
     finally:
         _waiting = None
-        if handles and signal.getsignal(signal.SIGTERM) is _told_to_end:
+        if handles and signal.getsignal(signal.SIGTERM) is _on_terminate:
             signal.signal(signal.SIGTERM, before)
         with suppress(RuntimeError):
             distributed.destroy_process_group()
 
 
 def run_on_all_ranks(work: Callable[..., T], *arguments: Any) -> list[T]:
-    """Do a piece of work in all processes at once; to be called by the leader.
+    """Run a function on all ranks at once. Called by the leader.
 
     Args:
-        work: a function of a module, the same in all processes; it may meet the others in
-            collective operations.
-        arguments: given to each of them (pickled).
+        work: a module's function (pickled by name); it may use collective operations.
+        arguments: pickled and sent to every rank.
 
     Returns:
-        What it returned, by rank.
+        The results, by rank.
 
     Raises:
-        Failure: another process has ended meanwhile.
+        Failure: another process has ended.
     """
     if world_size() == 1:
         return [work(*arguments)]
     global _busy
-    _busy = (
-        True  # before anybody may have heard of it: from then on nobody listens for another message
-    )
-    _tell((work, arguments))
-    results = _do(work, arguments)
+    # Set before the broadcast: once workers run the function, they listen for no other message.
+    _busy = True
+    _broadcast((work, arguments))
+    results = _run(work, arguments)
     _busy = False
     return results
 
 
 def local_shard(items: list[T]) -> list[T]:
-    """Those of the items that fall to this process: every n-th."""
+    """This rank's shard of the items: every n-th one."""
     return items[rank() :: world_size()]
 
 
 def merge_shards(parts: list[list[T]]) -> list[T]:
-    """The items in their order again, from the shares of all ranks."""
+    """The items in their original order, from the shards of all ranks."""
     whole: list[Any] = [None] * sum(map(len, parts))
     for number, part in enumerate(parts):
         whole[number :: len(parts)] = part
     return whole
 
 
-def _launched() -> bool:
-    return all(os.environ.get(name) for name in _LAUNCHED) and int(os.environ["WORLD_SIZE"]) > 1
+def _is_launched() -> bool:
+    return (
+        all(os.environ.get(name) for name in _LAUNCHER_VARIABLES)
+        and int(os.environ["WORLD_SIZE"]) > 1
+    )
 
 
-def _help() -> None:
-    while (told := _tell(None)) is not None:
-        _do(*told)
+def _work() -> None:
+    while (message := _broadcast(None)) is not None:
+        _run(*message)
 
 
-def _tell(message: Any) -> Any:
-    """The leader's message, in every process; what others give is not looked at."""
+def _broadcast(message: Any) -> Any:
+    """The leader's message, on every rank. The workers' argument is ignored."""
     from torch import distributed
 
     box = [message]
-    with _others():
+    with _explain_lost_process():
         distributed.broadcast_object_list(box, src=0, group=_waiting)
     return box[0]
 
 
-def _do(work: Callable[..., T], arguments: tuple[Any, ...]) -> list[T]:
+def _run(work: Callable[..., T], arguments: tuple[Any, ...]) -> list[T]:
     from torch import distributed
 
-    with _others():
+    with _explain_lost_process():
         result = work(*arguments)
         results: list[Any] | None = None if rank() else [None] * world_size()
         distributed.gather_object(result, results, dst=0, group=_waiting)
@@ -162,39 +160,37 @@ def _do(work: Callable[..., T], arguments: tuple[Any, ...]) -> list[T]:
 
 
 @contextmanager
-def _others() -> Iterator[None]:
-    """Says what happened where another process is gone in the middle of something."""
+def _explain_lost_process() -> Iterator[None]:
+    """Explain the error if another process disappears during a collective operation."""
     from torch import distributed
 
     try:
         yield
-    except RuntimeError as error:  # gloo raises it bare, with its own words in it
+    except RuntimeError as error:  # gloo raises plain RuntimeErrors
         lost = isinstance(error, distributed.DistError) or any(
             word in str(error) for word in ("gloo", "Connection", "NCCL")
         )
         if not lost:
             raise
-        _ends()
+        _ignore_terminate()
         raise Failure(
-            f"another of the {world_size()} processes has ended in the middle of the work, so process "
-            f"{rank()} ends, too; the "
-            f"first message above says why, if it could. {_AGAIN}"
+            f"another of the {world_size()} processes ended unexpectedly, so process {rank()} ends, "
+            f"too; the first message above gives the reason, if there is one. {_RESUME_HINT}"
         ) from error
 
 
-def _told_to_end(*_: Any) -> None:
-    _ends()
+def _on_terminate(*_: Any) -> None:
+    _ignore_terminate()
     raise Failure(
-        f"process {os.environ['RANK']} was told to end (SIGTERM), as the launcher does when "
-        "another process has ended. "
-        f"{_AGAIN}"
+        f"process {os.environ['RANK']} was terminated (SIGTERM), as the launcher does when "
+        f"another process has ended. {_RESUME_HINT}"
     )
 
 
-def _ends() -> None:
-    """This process ends by itself now: nobody needs to tell it (again)."""
+def _ignore_terminate() -> None:
+    """Ignore SIGTERM from now on: this process is ending anyway."""
     if (
-        signal.getsignal(signal.SIGTERM) is _told_to_end
+        signal.getsignal(signal.SIGTERM) is _on_terminate
         and threading.current_thread() is threading.main_thread()
     ):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

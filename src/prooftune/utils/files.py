@@ -1,4 +1,4 @@
-"""Writing files so that a kill at any moment leaves either the old file or the new one, never half."""
+"""Atomic file writes: a kill at any moment leaves the old file or the new one, never half of it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from prooftune.errors import Failure
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; rename it over `path` when the block succeeds.
+    """Yield a temporary sibling of `path`, and rename it over `path` when the block succeeds.
 
-    Works for files and for folders (the block creates the folder). On any exception the temporary
-    is removed and `path` is untouched.
+    Works for files and folders (the block creates the folder). On an exception the temporary is
+    removed and `path` is unchanged.
 
     Raises:
-        Failure: the disk is full or the place cannot be written, named with its path.
+        Failure: the disk is full or `path` cannot be written.
     """
     temporary = _sibling(path)
     try:
         yield temporary
-        _put(temporary, path)
+        _rename_over(temporary, path)
     except OSError as error:
         if _is_about(error, temporary, path):
-            raise _explained(error, path) from error
+            raise _write_failure(error, path) from error
         raise
     finally:
         _remove(temporary)
@@ -40,33 +40,37 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def explain_full_disk(folder: Path, *kinds: type[Exception]) -> Iterator[None]:
-    """Around a library that writes into `folder` and says with an exception of its own that the
-    disk is full."""
+    """Turn a library's own exceptions for a full disk into a `Failure`.
+
+    Args:
+        folder: where the library writes.
+        kinds: the exceptions that it raises.
+    """
     try:
         yield
     except kinds as error:
         reason = os.strerror(errno.ENOSPC)
-        # torch only notices that its file ends too early, so the free space has to tell.
+        # torch reports a truncated file only, so the free space has to be checked.
         if reason in str(error) or shutil.disk_usage(_existing_parent(folder)).free < 1_000_000:
-            raise _explained(OSError(errno.ENOSPC, reason), folder) from error
+            raise _write_failure(OSError(errno.ENOSPC, reason), folder) from error
         raise
 
 
 def _sibling(path: Path) -> Path:
-    """A name beside `path` that nothing has."""
+    """An unused path in the same folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
         Path(name).unlink()
     except OSError as error:
-        raise _explained(error, path) from error
+        raise _write_failure(error, path) from error
     return Path(name)
 
 
-def _put(temporary: Path, path: Path) -> None:
-    """Rename over `path`; an old folder, which cannot be renamed over, steps aside first."""
-    _share(temporary)
+def _rename_over(temporary: Path, path: Path) -> None:
+    """Rename over `path`. An existing folder cannot be renamed over, so it is moved away first."""
+    _apply_umask(temporary)
     if temporary.is_file():
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -83,10 +87,12 @@ _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 
-def _share(path: Path) -> None:
-    """Give files the permissions that new files have: libraries that write by way of a temporary
-    (safetensors) leave theirs to the owner alone, so that a server under another user could not
-    read a bundle."""
+def _apply_umask(path: Path) -> None:
+    """Give files the umask's permissions.
+
+    Libraries that write through a temporary file (safetensors) make it readable for the owner only,
+    so a server under another user could not read a bundle.
+    """
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file() and not file.is_symlink() and not file.stat().st_mode & 0o077:
             file.chmod(file.stat().st_mode | 0o666 & ~_UMASK)
@@ -99,26 +105,24 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 def _is_about(error: OSError, temporary: Path, path: Path) -> bool:
-    """Whether an error is about writing `path`, and not about something else that was read or
-    fetched meanwhile."""
+    """Whether an error is about writing `path`, and not about another file or a download."""
     names = {str(temporary), str(path)}
-    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
-    return error.errno in _DISK or (
-        place is not None and not names.isdisjoint(map(str, (place, *place.parents)))
+    failed = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    return error.errno in _DISK_ERRORS or (
+        failed is not None and not names.isdisjoint(map(str, (failed, *failed.parents)))
     )
 
 
-def _explained(error: OSError, path: Path) -> Failure:
+def _write_failure(error: OSError, path: Path) -> Failure:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(_existing_parent(path)).free
         return Failure(
             f"the disk is full: cannot write {path} ({free / 1e6:.0f} MB free). Free some space "
-            "and "
-            "run the same command again; finished stages are kept."
+            "and run the same command again; finished stages are kept."
         )
     return Failure(f"cannot write {path}: {error.strerror or error}")
 
@@ -135,7 +139,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON; not-a-number is refused, so that any reader can parse it."""
+    """Write `value` as indented JSON. NaN and infinity raise ValueError: they are not valid JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -144,18 +148,18 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """SHA-256 of a file, as hex."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def fingerprint(value: Any) -> str:
-    """Hex digest of a JSON-ready value, independent of key order."""
+    """SHA-256 of a JSON-ready value, as hex, independent of key order."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def cache_folder() -> Path:
-    """Where fetched packages, converted models and compiled code are kept: ``$PROOFTUNE_CACHE`` or
+    """Cache of downloaded packages, converted models and compiled code: ``$PROOFTUNE_CACHE``, or
     ``~/.cache/prooftune``."""
     return Path(os.environ.get("PROOFTUNE_CACHE") or Path.home() / ".cache" / "prooftune")

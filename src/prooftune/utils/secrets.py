@@ -1,5 +1,4 @@
-"""Keys and passwords in texts: found, so that none is published, and taken out of what is written
-for people."""
+"""Detect keys and passwords in texts, so that none is published, and remove them from reports."""
 
 from __future__ import annotations
 
@@ -21,13 +20,12 @@ _KINDS = list(_SECRETS)
 
 
 def find_secrets(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and what kind of secret seems to stand there; the secret itself is not
-    given."""
+    """Yield line number (from 1) and kind of every likely secret, without the secret itself."""
     for number, line in enumerate(lines, start=1):
         for match in _ANY.finditer(line):
             yield number, _KINDS[int((match.lastgroup or "k0")[1:])]
 
 
 def redact(text: str) -> str:
-    """The text with every secret replaced."""
+    """The text with every secret replaced by ``[removed]``."""
     return _ANY.sub("[removed]", text)
