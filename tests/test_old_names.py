@@ -66,23 +66,23 @@ def test_names_of_the_same_meaning_are_read(
         ({"training": {"packing": True}}, "training.packing: rows are always packed without "
          "padding; remove it"),
         ({"training": {"completion_only_loss": True}}, "training.completion_only_loss: the loss "
-         "is always on the target (label or answer) alone; remove it"),
+         "is always computed on the target (label or answer) only; remove it"),
         ({"training": {"tokenizer": "t"}}, "training.tokenizer: the tokenizer comes with the "
          "model (model.name); remove it"),
         ({"learning_rate": 1e-4}, "learning_rate: write training.learning_rate: 0.0001"),
         ({"lora_dropout": 0.1}, "lora_dropout: write lora.lora_dropout: 0.1"),
         ({"load_in_8bit": True}, "load_in_8bit: write quantization.load_in_8bit: true"),
         ({"dataset_name": "org/news"}, "dataset_name: write data.train: hub:org/news"),
-        ({"output_dir": "out"}, "output_dir: the run folder is runs/NAME, or what --out names; "
+        ({"output_dir": "out"}, "output_dir: the run folder is runs/NAME, or set by --out; "
          "remove it"),
         ({"model": {"name": "a/b", "lora_rank": 8}}, "model.lora_rank: write lora.r: 8"),
-        ({"training": {"epochs": 3, "num_train_epochs": 2}}, "training.epochs: is an old name of "
-         "num_train_epochs, which is given, too"),
-        ({"lora": {"bias": "additive"}}, "lora.bias: additive is not a value of it: lora_only "
+        ({"training": {"epochs": 3, "num_train_epochs": 2}}, "training.epochs: old name of "
+         "num_train_epochs, which is set too; remove one"),
+        ({"lora": {"bias": "additive"}}, "lora.bias: additive is not a valid value: lora_only "
          "trains the biases of the adapted layers, all those of every layer, none leaves them as "
          "they are"),
-        ({"quantization": {"bits": 3}}, "quantization.bits: here it is quantization.load_in_4bit, "
-         "which has no value that means 3"),
+        ({"quantization": {"bits": 3}}, "quantization.bits: replaced by quantization.load_in_4bit, "
+         "which has no equivalent of 3"),
         ({"lora": {"bias": "lora"}}, "lora.bias: should be one of none, all, lora_only, found "
          "'lora' (did you mean 'lora_only'?)"),
         ({"training": {"lr_scheduler_type": "cosin"}}, "training.lr_scheduler_type: should be one "
@@ -107,7 +107,7 @@ def test_torchtune_components_are_read_key_by_key() -> None:
     assert found == [
         "optimizer._component_: write training.optim: adamw_torch",
         "optimizer.lr: write training.learning_rate: 0.0003",
-        "optimizer.fused: has no counterpart; remove it",
+        "optimizer.fused: no equivalent; remove it",
         "lr_scheduler._component_: write training.lr_scheduler_type: cosine",
         "lr_scheduler.num_warmup_steps: write training.warmup_steps: 100",
     ]

@@ -253,8 +253,7 @@ def _load_dataset(name: str, split: str, source: Source) -> Any:
                 f"{_first_line(error)}"
             ) from None
         except ValueError as error:
-            # Unknown configuration or split. The library lists the valid ones in the first or second
-            # line of its message.
+            # Unknown configuration or split; the first two lines of the message list the valid ones.
             message = " ".join(str(error).split("\n")[:2])
             raise UsageError(
                 f"hub dataset '{name}': {message[:300]} (set data.config and data.split)"

@@ -25,7 +25,7 @@ from prooftune.utils.disk_list import DiskBackedList
 
 
 def load_splits(recipe: Recipe, base: Path) -> Study:
-    """Read every source, and hold out validation and test rows if the recipe names no file for them.
+    """Read every source, and hold out validation and test rows that have no file of their own.
 
     Stratified and random splits keep duplicates and near-duplicates of a source in one part, so
     they cannot contaminate the test set.

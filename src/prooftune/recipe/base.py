@@ -11,7 +11,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 
 
 class Section(BaseModel):
-    """A section of the recipe: unknown keys are errors, values are validated, instances are frozen."""
+    """A section of the recipe; unknown keys are errors, and instances are immutable."""
 
     # Numbers are accepted as text: columns without a header are named 0, 1, 2, and labels may be
     # 1, 2, 3.

@@ -21,7 +21,7 @@ TASKS: tuple[Task, ...] = ("classification", "extractive-qa", "free-text-qa")
 
 
 class SourceOptions(Section):
-    """How a file is turned into examples. Set once under ``data``; a split can override any option."""
+    """How a file becomes examples. Set once under ``data``; a split can override any option."""
 
     format: Format | None = None
     """File format. ``text``: one ``text<delimiter>label`` per line. ``folders``: one folder of text

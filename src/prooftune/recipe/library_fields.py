@@ -1,10 +1,11 @@
-"""Fields of the other libraries' classes whose names recipes use."""
+"""Fields of the library classes whose names recipes use (TrainingArguments, LoraConfig …)."""
 
 from __future__ import annotations
 
 import enum
 import inspect
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -14,24 +15,24 @@ LIBRARY_CLASSES = {
     "lora": "peft.LoraConfig",
     "quantization": "transformers.BitsAndBytesConfig",
 }
-"""Sections whose keys are the fields of another library's class."""
+"""Section -> library class whose fields are its keys."""
 
 _SIMPLE = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 @cache
 def library_fields(kind: str) -> dict[str, Any]:
-    """Name -> type of every field of the class behind a section of `LIBRARY_CLASSES`."""
-    # Imported here: reading a recipe without these sections must not take seconds.
+    """Return the name -> type of every field of the class behind a section of `LIBRARY_CLASSES`."""
+    # Imported here, because these imports take seconds and most recipes need only some of them.
     if kind == "training":
         from transformers import TrainingArguments
 
-        return _types(TrainingArguments)
+        return _field_types(TrainingArguments)
     if kind == "lora":
         from peft import LoraConfig
 
-        # Any number will do as lora_alpha, and some people's are not whole ones.
-        return {**_types(LoraConfig), "lora_alpha": float}
+        # peft declares lora_alpha as int, but accepts any number.
+        return {**_field_types(LoraConfig), "lora_alpha": float}
     from transformers import BitsAndBytesConfig
 
     parameters = inspect.signature(BitsAndBytesConfig.__init__).parameters
@@ -40,37 +41,39 @@ def library_fields(kind: str) -> dict[str, Any]:
     }
 
 
-def _types(settings: Any) -> dict[str, Any]:
-    hints = get_type_hints(settings)
-    return {name: hints[name] for name in settings.__dataclass_fields__}
+def _field_types(dataclass: type) -> dict[str, Any]:
+    hints = get_type_hints(dataclass)
+    return {field.name: hints[field.name] for field in fields(dataclass)}
 
 
-def expected(value: Any, hint: Any) -> str | None:
-    """What a value of this type should be, in words.
+def expected(value: object, hint: Any) -> str | None:
+    """Describe the valid values of a type, if a value is not one of them.
 
     Returns:
-        None where it is, or where the type is neither a number or switch nor a set of words.
+        The description; None if the value is valid, or if the type is neither a number, a boolean
+        nor a closed set of values.
     """
-    kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
-    if value is None and kinds - set(_SIMPLE):
+    types = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+    if value is None and types - set(_SIMPLE):
         return None
-    kinds.discard(NoneType)
-    if words := _words(kinds):
-        return None if value in words else f"one of {', '.join(map(str, words))}"
-    if len(kinds) != 1 or not kinds <= set(_SIMPLE):
+    types.discard(NoneType)
+    if choices := _choices(types):
+        return None if value in choices else f"one of {', '.join(map(str, choices))}"
+    if len(types) != 1 or not types <= set(_SIMPLE):
         return None
-    (kind,) = kinds
-    return None if type(value) is kind or (kind is float and type(value) is int) else _SIMPLE[kind]
+    (type_,) = types
+    is_valid = type(value) is type_ or (type_ is float and type(value) is int)
+    return None if is_valid else _SIMPLE[type_]
 
 
-def _words(kinds: set[Any]) -> Sequence[Any]:
-    """The values of an enumeration or a literal type; none where other values are possible."""
-    kinds = kinds - {str}
-    if len(kinds) != 1:
+def _choices(types: set[Any]) -> Sequence[object]:
+    """Return the values of an enumeration or literal type; empty if other values are valid too."""
+    types = types - {str}
+    if len(types) != 1:
         return ()
-    (kind,) = kinds
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return [member.value for member in kind]
+    (type_,) = types
+    if get_origin(type_) is Literal:
+        return get_args(type_)
+    if isinstance(type_, type) and issubclass(type_, enum.Enum):
+        return [member.value for member in type_]
     return ()

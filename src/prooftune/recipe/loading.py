@@ -46,7 +46,8 @@ def shipped_text(name: str) -> str:
     """
     if name not in shipped_names():
         raise UsageError(
-            f"no shipped recipe is named '{name}'; available: {', '.join(shipped_names())}{nearest(name, shipped_names())}"
+            f"no shipped recipe is named '{name}'; available: {', '.join(shipped_names())}"
+            f"{nearest(name, shipped_names())}"
         )
     return (resources.files("prooftune.recipes") / f"{name}.yaml").read_text("utf-8")
 

@@ -1,5 +1,7 @@
-"""Reads keys of other tools and of older releases: renames them where the meaning is the same, says
-what replaces them elsewhere."""
+"""Migrate keys of other tools and of older releases.
+
+A key whose meaning is the same is renamed; for any other old key, the error says what replaces it.
+"""
 
 from __future__ import annotations
 
@@ -20,132 +22,139 @@ _COMPONENT = "_component_"
 
 @dataclass(slots=True)
 class Migration:
-    """What was found in a recipe's values.
+    """The result of migrating a recipe.
 
     Attributes:
-        notes: what was renamed, one sentence each.
-        problems: what has to be written otherwise, one sentence each.
+        notes: renamed keys and values, one sentence each.
+        problems: old keys that the user has to replace, one sentence each.
     """
 
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """A section in which old names are looked up.
+
+    Attributes:
+        path: dotted path with a final dot; empty for the top of the recipe.
+        kind: name of the section's type: empty, ``model``, ``data``, ``training`` …
+        options: content of the section; migration changes it.
+        valid_keys: current keys.
+    """
+
+    path: str
+    kind: str
+    options: dict[str, Any]
+    valid_keys: Collection[str]
+
+
 def migrate(values: dict[str, Any]) -> Migration:
-    """Rename old keys of a recipe in place; remove those that are problems."""
+    """Rename the old keys of a recipe in place, and remove those that are problems."""
     result = Migration()
-    for place, section, options, known in list(_sections(values)):
-        for key in list(options):
-            if str(key) in known:
-                _value(result, place, section, options, key)
-            elif (old := _old(str(key), section)) is not None:
-                _key(result, place, section, options, key, old)
+    for section in list(_sections(values)):
+        for key in list(section.options):
+            if str(key) in section.valid_keys:
+                _migrate_value(result, section, key)
+            elif (old := _find_old_name(str(key), section.kind)) is not None:
+                _migrate_key(result, section, key, old)
     return result
 
 
-def _sections(
-    values: dict[str, Any],
-) -> Iterator[tuple[str, str, dict[str, Any], Collection[str]]]:
-    """(place, kind, content, valid keys) of every section in which old names are looked for."""
-    yield "", "", values, Recipe.model_fields
+def _sections(values: dict[str, Any]) -> Iterator[_Section]:
+    yield _Section("", "", values, Recipe.model_fields)
     for name, model in (("model", Model), ("data", Data), ("prompt", Prompt)):
         if isinstance(values.get(name), dict):
-            yield f"{name}.", name, values[name], model.model_fields
+            yield _Section(f"{name}.", name, values[name], model.model_fields)
     variants = values.get("variants")
-    parts = {"": values}
+    parents = {"": values}
     if isinstance(variants, dict):
-        parts |= {f"variants.{name}.": v for name, v in variants.items() if isinstance(v, dict)}
-    for place, part in parts.items():
+        parents |= {f"variants.{name}.": v for name, v in variants.items() if isinstance(v, dict)}
+    for path, parent in parents.items():
         for kind in LIBRARY_CLASSES:
-            if isinstance(part.get(kind), dict) and part[kind]:
-                yield f"{place}{kind}.", kind, part[kind], library_fields(kind)
+            if isinstance(parent.get(kind), dict) and parent[kind]:
+                yield _Section(f"{path}{kind}.", kind, parent[kind], library_fields(kind))
 
 
-def _old(key: str, section: str) -> OldName | None:
-    """What replaces an unknown key; at the top of a recipe also fields of a section below."""
+def _find_old_name(key: str, kind: str) -> OldName | None:
+    """Return the replacement of an unknown key.
+
+    At the top of the recipe, this includes fields that belong to one of the library sections.
+    """
     if key in OLD_NAMES:
         return OLD_NAMES[key]
     if key == "output_dir":
-        return OldName(reason="the run folder is runs/NAME, or what --out names")
-    if section:
+        return OldName(reason="the run folder is runs/NAME, or set by --out")
+    if kind:
         return None
-    kind = next((kind for kind in LIBRARY_CLASSES if key in library_fields(kind)), None)
-    return OldName(f"{kind}.{key}") if kind else None
+    library = next((name for name in LIBRARY_CLASSES if key in library_fields(name)), None)
+    return OldName(f"{library}.{key}") if library else None
 
 
-def _key(
-    result: Migration,
-    place: str,
-    section: str,
-    options: dict[str, Any],
-    key: Any,
-    old: OldName,
-) -> None:
-    value = options.pop(key)
+def _migrate_key(result: Migration, section: _Section, key: str, old: OldName) -> None:
+    value = section.options.pop(key)
+    path = f"{section.path}{key}"
     if isinstance(value, dict) and _COMPONENT in value:
-        result.problems += _component(f"{place}{key}", value, old)
+        result.problems += _component_problems(path, value, old)
         return
     if not old.new:
-        result.problems.append(f"{place}{key}: {old.reason}; remove it")
+        result.problems.append(f"{path}: {old.reason}; remove it")
         return
     parent, _, leaf = old.new.rpartition(".")
     try:
         new = old.convert(value) if old.convert else value
     except ValueError:
         result.problems.append(
-            f"{place}{key}: here it is {old.new}, which has no value that means {_shown(value)}"
+            f"{path}: replaced by {old.new}, which has no equivalent of {_shown(value)}"
         )
         return
-    if parent == section and leaf not in options and parent in LIBRARY_CLASSES:
-        options[leaf] = new
-        result.notes.append(f"{place}{key}: {_shown(value)} is read as {leaf}: {_shown(new)}")
-    elif parent == section and leaf in options:
-        result.problems.append(f"{place}{key}: is an old name of {leaf}, which is given, too")
+    if parent == section.kind and leaf not in section.options and parent in LIBRARY_CLASSES:
+        section.options[leaf] = new
+        result.notes.append(f"{path}: {_shown(value)} is read as {leaf}: {_shown(new)}")
+    elif parent == section.kind and leaf in section.options:
+        result.problems.append(f"{path}: old name of {leaf}, which is set too; remove one")
     else:
-        more = f" ({old.reason})" if old.reason else ""
-        result.problems.append(f"{place}{key}: write {old.new}: {_shown(new)}{more}")
+        reason = f" ({old.reason})" if old.reason else ""
+        result.problems.append(f"{path}: write {old.new}: {_shown(new)}{reason}")
 
 
-def _component(place: str, value: dict[str, Any], old: OldName) -> Iterator[str]:
-    """TorchTune's ``{_component_: torch.optim.AdamW, lr: 1e-4}``, key by key."""
+def _component_problems(path: str, value: dict[str, Any], old: OldName) -> Iterator[str]:
+    """Describe the replacement of TorchTune's ``{_component_: torch.optim.AdamW, lr: 1e-4}``."""
     name = str(value[_COMPONENT])
     try:
         if not old.new:
             raise ValueError(old.reason)
-        new = (old.convert or _as_it_is)(name)
-        yield f"{place}.{_COMPONENT}: write {old.new}: {_shown(new)}"
+        new = old.convert(name) if old.convert else name
+        yield f"{path}.{_COMPONENT}: write {old.new}: {_shown(new)}"
     except ValueError:
-        yield f"{place}.{_COMPONENT}: {old.reason or f'{name} has no counterpart'}; remove it"
+        yield f"{path}.{_COMPONENT}: {old.reason or f'{name} has no equivalent'}; remove it"
     for key, inner in value.items():
-        inner_old = _old(str(key), "") if key != _COMPONENT else None
+        inner_old = _find_old_name(str(key), "") if key != _COMPONENT else None
         if inner_old is not None and inner_old.new:
             new = inner_old.convert(inner) if inner_old.convert else inner
-            yield f"{place}.{key}: write {inner_old.new}: {_shown(new)}"
+            yield f"{path}.{key}: write {inner_old.new}: {_shown(new)}"
         elif key != _COMPONENT:
-            reason = inner_old.reason if inner_old else "has no counterpart"
-            yield f"{place}.{key}: {reason}; remove it"
+            reason = inner_old.reason if inner_old else "no equivalent"
+            yield f"{path}.{key}: {reason}; remove it"
 
 
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _value(result: Migration, place: str, section: str, options: dict[str, Any], key: Any) -> None:
-    value = options[key]
-    if isinstance(value, list | dict):
+def _migrate_value(result: Migration, section: _Section, key: str) -> None:
+    value = section.options[key]
+    path = f"{section.path}{key}"
+    if isinstance(value, list | dict):  # not hashable, and never an old value
         return
-    if (section, key, value) in OLD_VALUES:
-        options[key] = OLD_VALUES[section, key, value]
+    if (section.kind, key, value) in OLD_VALUES:
+        section.options[key] = new = OLD_VALUES[section.kind, key, value]
         if value not in (None, ""):
-            result.notes.append(
-                f"{place}{key}: {_shown(value)} is read as {_shown(options[key])}, its name now"
-            )
-    elif (section, key, value) in HINTS:
-        del options[key]
-        hint = HINTS[section, key, value]
-        result.problems.append(f"{place}{key}: {_shown(value)} is not a value of it: {hint}")
+            result.notes.append(f"{path}: {_shown(value)} is read as {_shown(new)}, its new name")
+    elif (section.kind, key, value) in HINTS:
+        del section.options[key]
+        hint = HINTS[section.kind, key, value]
+        result.problems.append(f"{path}: {_shown(value)} is not a valid value: {hint}")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
+    """Return a value as text, shortened to 60 characters."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

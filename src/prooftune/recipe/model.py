@@ -29,7 +29,7 @@ class Model(Section):
 
 
 class Prompt(Section):
-    """How an example becomes a prompt. ``{field}`` is an input column, ``{labels}`` the label list."""
+    """How an example becomes a prompt. ``{field}`` is an input field, ``{labels}`` the labels."""
 
     template: str | None = None
     """Prompt template. Default: "Classify the text below. Answer with one of: …", followed by the

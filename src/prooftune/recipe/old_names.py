@@ -1,4 +1,4 @@
-"""Keys of other tools and of older releases, and what they are called in a recipe.
+"""Keys of other tools and of older releases, and the recipe keys that replace them.
 
 Sources: transformers' removed arguments, TRL's `SFTConfig` and `SFTTrainer`, peft, llama-recipes,
 TorchTune, alpaca-lora, Axolotl and the QLoRA notebooks.
@@ -13,25 +13,25 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class OldName:
-    """What replaces a key.
+    """The replacement of an old key.
 
     Attributes:
-        new: dotted recipe key; empty where nothing has to be set.
-        convert: old value -> new value; a value that it cannot convert raises ValueError.
-        reason: why there is nothing to set, or what else to know.
+        new: dotted recipe key; empty if there is nothing to set.
+        convert: old value -> new value; raises ValueError if there is no equivalent.
+        reason: why there is nothing to set, or further information.
     """
 
     new: str = ""
-    convert: Callable[[Any], Any] | None = None
+    convert: Callable[[Any], object] | None = None
     reason: str = ""
 
 
-def _sampling(value: Any) -> str:
+def _sampling(value: object) -> str:
     return "group_by_length" if value else "random"
 
 
-def _optimizer(value: Any) -> Any:
-    """Class names of torch and bitsandbytes by the word that transformers has for them."""
+def _optimizer(value: object) -> str:
+    """Map class names of torch and bitsandbytes to the names of transformers."""
     if not isinstance(value, str):
         raise ValueError(value)
     name = value.rpartition(".")[2].lower()
@@ -48,7 +48,7 @@ _OPTIMIZERS = {
 }
 
 
-def _scheduler(value: Any) -> Any:
+def _scheduler(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(value)
     for word in ("cosine", "linear", "constant"):
@@ -57,40 +57,40 @@ def _scheduler(value: Any) -> Any:
     raise ValueError(value)
 
 
-def _modules(value: Any) -> Any:
-    """TorchTune's names of attention layers by those of transformers."""
+def _modules(value: object) -> object:
+    """Map the layer names of TorchTune to those of transformers."""
     if isinstance(value, list):
         return [{"output_proj": "o_proj"}.get(name, name) for name in value]
     return value
 
 
-def _on(value: Any) -> Any:
-    """A value that goes with a switch that is turned on only."""
+def _on(value: object) -> object:
+    """Accept True only: False has no equivalent."""
     if value is not True:
         raise ValueError(value)
     return value
 
 
-def _wandb(value: Any) -> str:
+def _wandb(value: object) -> str:
     return "wandb" if value else "none"
 
 
-def _constant(new: Any) -> Callable[[Any], Any]:
+def _constant(new: object) -> Callable[[object], object]:
     return lambda _: new
 
 
-def _bits(value: Any) -> bool:
+def _bits(value: object) -> bool:
     if value not in (4, "4", "4bit", True):
         raise ValueError(value)
     return True
 
 
 _ALWAYS_PACKED = OldName(reason="rows are always packed without padding")
-_LOSS_ON_TARGET = OldName(reason="the loss is always on the target (label or answer) alone")
+_LOSS_ON_TARGET = OldName(reason="the loss is always computed on the target (label or answer) only")
 _IN_MEMORY = OldName(reason="rows are tokenised once, before training")
 _LENGTH = OldName("prompt.max_length")
 _GONE = OldName(reason="transformers removed it")
-_OUTPUT = OldName(reason="the run folder is runs/NAME, or what --out names")
+_OUTPUT = OldName(reason="the run folder is runs/NAME, or set by --out")
 
 OLD_NAMES: dict[str, OldName] = {
     # transformers: renamed or removed arguments
@@ -287,7 +287,7 @@ OLD_NAMES: dict[str, OldName] = {
     "quantize_base": OldName("quantization.load_in_4bit", _bits),
     "bits": OldName("quantization.load_in_4bit", _bits),
 }
-"""Old key -> what replaces it. Only looked at where the key is not a valid one."""
+"""Old key -> replacement. Used only for keys that are not valid in their section."""
 
 OLD_VALUES: dict[tuple[str, str, Any], Any] = {
     ("training", "optim", "adamw_hf"): "adamw_torch",
@@ -298,11 +298,11 @@ OLD_VALUES: dict[tuple[str, str, Any], Any] = {
     ("training", "report_to", ""): "none",
     ("lora", "target_modules", "all_linear"): "all-linear",
 }
-"""(section, key, old value) -> new value of the same meaning."""
+"""(section, key, old value) -> new value with the same meaning."""
 
 HINTS: dict[tuple[str, str, Any], str] = {
     ("lora", "bias", "additive"): "lora_only trains the biases of the adapted layers, all those of "
     "every layer, none leaves them as they are",
     ("training", "fsdp", "full_shard auto_wrap"): "fsdp: true with fsdp_config: {version: 2}",
 }
-"""(section, key, value) -> what to write instead of a value without an exact counterpart."""
+"""(section, key, value) -> what to write instead of a value without an exact equivalent."""

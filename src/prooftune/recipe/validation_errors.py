@@ -81,33 +81,37 @@ def _valid_keys(path: Sequence[str]) -> list[str]:
 
 
 def library_option_problems(values: Mapping[str, Any]) -> list[str]:
-    """Check what belongs to other libraries' classes against those classes: keys, and values that
-    are numbers or switches."""
+    """Check the keys and simple values of sections that configure a library class.
+
+    Returns:
+        One sentence per unknown key or invalid value.
+    """
     problems = []
-    for place, kind, options in _library_sections(values):
-        known = library_fields(kind)
+    for path, kind, options in _library_sections(values):
+        valid_fields = library_fields(kind)
         for key, value in options.items():
-            if key not in known:
+            if key not in valid_fields:
                 problems.append(
-                    f"{place}.{key}: not a field of {LIBRARY_CLASSES[kind]}{nearest(str(key), known)}"
+                    f"{path}.{key}: not a field of {LIBRARY_CLASSES[kind]}"
+                    f"{nearest(str(key), valid_fields)}"
                 )
-            elif needed := expected(value, known[key]):
-                words = needed.removeprefix("one of ").split(", ")
+            elif description := expected(value, valid_fields[key]):
+                choices = description.removeprefix("one of ").split(", ")
                 problems.append(
-                    f"{place}.{key}: should be {needed}, found {_shown(value)}"
-                    f"{nearest(str(value), words)}"
+                    f"{path}.{key}: should be {description}, found {_shown(value)}"
+                    f"{nearest(str(value), choices)}"
                 )
     return problems
 
 
 def _library_sections(values: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Place, kind and content of every section whose keys are another library's."""
+    """Yield the path, kind and content of every section that configures a library class."""
     sections: dict[str, Any] = {"": values}
     variants = values.get("variants")
     if isinstance(variants, Mapping):
         sections |= {f"variants.{name}.": options for name, options in variants.items()}
-    for place, section in sections.items():
+    for path, section in sections.items():
         for kind in LIBRARY_CLASSES:
             options = section.get(kind) if isinstance(section, Mapping) else None
             if isinstance(options, Mapping) and options:
-                yield f"{place}{kind}", kind, options
+                yield f"{path}{kind}", kind, options

@@ -44,7 +44,7 @@ def preview(rows: Sequence[str]) -> str:
 
 
 def count_noun(count: int, noun: str) -> str:
-    """Return a count with its noun in the singular or plural, such as ``1 row`` or ``1,200 rows``."""
+    """Return a count with its noun, such as ``1 row`` or ``1,200 rows``."""
     return f"{count:,} {noun}{'s' if count != 1 else ''}"
 
 

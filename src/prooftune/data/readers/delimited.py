@@ -183,7 +183,7 @@ def detect_quoting(name: str, open_lines: OpenLines, delimiter: str, quoting: bo
 
 
 def _evenness(records: Iterator[Record], delimiter: str) -> tuple[bool, bool]:
-    """Whether all rows have the same length, and whether a field contains lines that look like rows."""
+    """Whether all rows have the same length, and whether a field contains lines that are rows."""
     lengths: set[int] = set()
     swallows_rows = False
     for _, fields in records:

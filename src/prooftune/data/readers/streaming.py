@@ -1,4 +1,4 @@
-"""Read files of any size block by block, with the same error messages as reading them as a whole."""
+"""Read files of any size block by block, with the error messages of reading them as a whole."""
 
 from __future__ import annotations
 
