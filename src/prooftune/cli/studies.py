@@ -99,7 +99,7 @@ def init(
 ) -> None:
     """Write a commented recipe for a data file.
 
-    Detects the format, the task, and the input and label columns, and prints what it detected.
+    Detects the format, the task, and the input and label columns, and prints the result.
 
     Example: prooftune init reviews.csv
     """

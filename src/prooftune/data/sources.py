@@ -253,7 +253,7 @@ def _load_dataset(name: str, split: str, source: Source) -> Any:
                 f"{_first_line(error)}"
             ) from None
         except ValueError as error:
-            # Unknown configuration or split; the first two lines of the message list the valid ones.
+            # Unknown configuration or split; the first lines of the message list the valid ones.
             message = " ".join(str(error).split("\n")[:2])
             raise UsageError(
                 f"hub dataset '{name}': {message[:300]} (set data.config and data.split)"

@@ -1,4 +1,4 @@
-"""What is wrong with labels as words that a language model reads."""
+"""Audit check of the label names, which a language model reads as words."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from prooftune.types import Study
 
 
 def numeric_labels(study: Study, recipe: Recipe) -> list[Finding]:
-    """A warning where a language model would have to choose among numbers.
+    """Warn about labels that are numbers, which tell a language model nothing.
 
-    Scores that are labels on purpose (1 to 5 stars) are warned of, too: ``data.labels`` may keep
-    them, or name them.
+    This includes intended scores, such as 1 to 5 stars: ``data.labels`` can keep or name them.
     """
     if not recipe.uses_language_model or not all(map(_is_number, study.labels)):
         return []
@@ -23,8 +22,8 @@ def numeric_labels(study: Study, recipe: Recipe) -> list[Finding]:
         Finding(
             "numeric-labels",
             "warning",
-            f"the labels are numbers, so the model is asked for one of: {shown}. It knows what "
-            f"words mean: name them with data.labels: {names}",
+            f"the labels are numbers ({shown}), whose meaning a language model cannot know. Name "
+            f"them: data.labels: {names}",
         )
     ]
 

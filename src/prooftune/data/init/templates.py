@@ -1,20 +1,20 @@
-"""The recipes that ``prooftune init`` starts from."""
+"""Templates of the recipes that ``prooftune init`` writes."""
 
 MANY_TRUNCATED = (
-    "\n  max_truncated: 1.0             # share of texts that may be cut; 0.2 unless said"
+    "\n  max_truncated: 1.0             # maximum share of truncated texts; 0.2 by default"
 )
 
 RETRIEVAL_COMMENT = """
-# retrieval:                     # show passages of your documents beside the questions (PDF, HTML, Markdown, text, JSON)
-#   documents: documents         # then add variants such as  with-passages: {kind: zero-shot, context: retrieved}
-#   passages: 3
+# retrieval:                     # answer from passages of your PDF, HTML, Markdown, text or JSON files
+#   documents: documents         # then add variants, such as
+#   passages: 3                  #   with-passages: {kind: zero-shot, context: retrieved}
 """
 
 _HEAD = """\
-# {file}: <what>tuned and compared with simpler ways.
+# {file}: <what>fine-tuning compared with simpler baselines.
 #
 #   prooftune check {recipe}     audits the data and estimates time and memory
-#   prooftune run {recipe}       runs everything; the report ends up in runs/{name}/report.html
+#   prooftune run {recipe}       runs the study and writes runs/{name}/report.html
 name: {name}
 task: <task>
 seed: 0
@@ -23,28 +23,28 @@ data:
 {data}
 """
 
-_LEARNING = """
+_TRAINING = """
 lora: {{r: 16, lora_alpha: 32, target_modules: all-linear}}
 training:                        # transformers.TrainingArguments fields
-  learning_rate: 1e-3            # for a small model; 2e-4 for 1B parameters and more
+  learning_rate: 1e-3            # for small models; 2e-4 from 1B parameters
 """
 
 CLASSIFICATION_TEMPLATE = (
     _HEAD.replace("<what>", "").replace("<task>", "classification")
     + """\
-  # test: "another file"         # without one, 20% of the rows are set aside, each label in its share
-  # validation: "another file"   # without one, 10% of the rest
-  limit: {{train: 2000, validation: 300, test: 1000}}   # raise or remove it when the first run looks right
+  # test: "another file"         # default: hold out 20% of the rows, stratified by label
+  # validation: "another file"   # default: hold out 10% of the remaining rows
+  limit: {{train: 2000, validation: 300, test: 1000}}   # raise or remove after a first run
 
 audit:
-  leak: error                    # a training text that is also a test text: error, drop or allow{audit}
+  leak: error                    # train-test contamination: error, drop or allow{audit}
 
-model: smollm2-135m-instruct     # or a hub name such as meta-llama/Llama-3.2-1B, or a local folder
+model: smollm2-135m-instruct     # or a hub name such as meta-llama/Llama-3.2-1B, or a folder
 
 prompt:
-  max_length: {max_length}                # tokens; longer texts are shortened and counted
+  max_length: {max_length}                # tokens; longer texts are truncated and counted
 """
-    + _LEARNING
+    + _TRAINING
     + """\
   num_train_epochs: 2
   per_device_train_batch_size: 16
@@ -62,20 +62,20 @@ variants:
 QUESTIONS_TEMPLATE = (
     _HEAD.replace("<what>", "questions, ").replace("<task>", "{task}")
     + """\
-  # test: "another file"         # without one, 20% of the questions are set aside
+  # test: "another file"         # default: hold out 20% of the questions
   splitting: {{method: {method}}}
-  limit: {{train: 1000, validation: 200, test: 500}}    # raise or remove it when the first run looks right
+  limit: {{train: 1000, validation: 200, test: 500}}    # raise or remove after a first run
 
 audit:
-  leak: error                    # a training question that is also a test question: error, drop or allow
+  leak: error                    # train-test contamination: error, drop or allow
 
-model: smollm2-135m-instruct     # or a hub name such as meta-llama/Llama-3.2-1B-Instruct, or a local folder
+model: smollm2-135m-instruct     # or a hub name such as meta-llama/Llama-3.2-1B-Instruct
 
 prompt:
   max_length: 512                # tokens; longer contexts are read in overlapping windows
 answering: {answering}
 {retrieval}"""
-    + _LEARNING
+    + _TRAINING
     + """\
   num_train_epochs: 1
   per_device_train_batch_size: 8
