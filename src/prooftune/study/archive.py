@@ -1,5 +1,4 @@
-"""What a study with other settings came to in a run folder: kept, so that it is neither lost nor
-taken for the next one's."""
+"""Archive the report and bundle of an earlier study in the same run folder."""
 
 from __future__ import annotations
 
@@ -15,45 +14,44 @@ _SHOWN = 3
 
 
 def archive_previous_run(folder: Path, dumped: str) -> Path | None:
-    """Move the report and the bundle of a study that was finished here with another recipe to
-    ``earlier/NUMBER``, and say so.
+    """Move the report and bundle of a finished study with another recipe to ``earlier/NUMBER``.
 
     Args:
         folder: the run folder.
-        dumped: the recipe of the study that is to run, as `recipe.dump` writes it.
+        dumped: the recipe of the study about to run, from `recipe.dump`.
 
     Returns:
-        Where they are now, their recipe beside them; None where there was nothing to keep.
+        The folder they were moved to, with their recipe; None if there was nothing to archive.
     """
-    before = folder / RECIPE
+    old_recipe = folder / RECIPE
     if (
-        not before.is_file()
+        not old_recipe.is_file()
         or not (folder / REPORT).is_file()
-        or before.read_text("utf-8") == dumped
+        or old_recipe.read_text("utf-8") == dumped
     ):
         return None
-    place = next(
-        one
+    archive = next(
+        path
         for number in itertools.count(1)
-        if not (one := folder / "earlier" / str(number)).exists()
+        if not (path := folder / "earlier" / str(number)).exists()
     )
-    place.mkdir(parents=True)
-    shutil.copy2(before, place / RECIPE)
+    archive.mkdir(parents=True)
+    shutil.copy2(old_recipe, archive / RECIPE)
     for name in (
         "bundle",
         "report.html",
         "report.md",
         "scores.json",
         REPORT,
-    ):  # the last shows that there is something to keep
+    ):  # REPORT last: it marks a finished study
         if (folder / name).exists():
-            (folder / name).replace(place / name)
-    changed = recipes.differences((place / RECIPE).read_text("utf-8"), dumped)
+            (folder / name).replace(archive / name)
+    changed = recipes.differences((archive / RECIPE).read_text("utf-8"), dumped)
     more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     notify(
         f"{folder} held a study with other settings ({'; '.join(changed[:_SHOWN])}{more}): its "
         "report and bundle are now in "
-        f"{place}. Give --out another folder to keep studies apart.",
+        f"{archive}. Give --out another folder to keep studies apart.",
         "yellow",
     )
-    return place
+    return archive

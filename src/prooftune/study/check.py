@@ -14,7 +14,7 @@ from prooftune.data.prepare import prepare_data
 from prooftune.preflight import checker as preflight
 from prooftune.recipe import Recipe
 from prooftune.report.format import duration
-from prooftune.study.pipeline import prompt_length_counter
+from prooftune.study.prompt_lengths import prompt_length_counter
 from prooftune.types import Study
 from prooftune.utils import profiling
 from prooftune.utils.files import write_json

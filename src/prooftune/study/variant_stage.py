@@ -1,0 +1,159 @@
+"""The stage of one variant: train it if needed, predict, and record the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from prooftune import run_folder
+from prooftune.recipe import Recipe, Variant
+from prooftune.tasks.task import task_for
+from prooftune.types import Study, VariantResult
+from prooftune.utils.files import fingerprint, write_json
+from prooftune.utils.progress import notify
+from prooftune.variants.context import VariantContext, VariantOutput
+from prooftune.variants.passages import (
+    PASSAGES_FILE,
+    PassageProvider,
+    documents_digest,
+    uses_passages,
+)
+
+if TYPE_CHECKING:
+    from prooftune.variants.model_handle import ModelHandle
+
+
+class BaseModelCache:
+    """The untuned model, loaded on first use and shared by the variants that prompt it."""
+
+    def __init__(self) -> None:
+        self._handle: ModelHandle | None = None
+
+    def get(self, context: VariantContext) -> ModelHandle:
+        if self._handle is None:
+            from prooftune.variants.model_handle import base_model_handle
+
+            self._handle = base_model_handle(context)
+        return self._handle
+
+    def release(self) -> None:
+        """Free the model, because training needs the memory."""
+        self._handle = None
+
+
+@dataclass
+class VariantStage:
+    """What all variants of a study share.
+
+    Attributes:
+        recipe, study: the study.
+        data_fingerprint: of the inputs of `study`.
+        base: folder against which the recipe's relative paths are resolved.
+        folder: the run folder.
+        models, passages: loaded and built when the first variant needs them.
+    """
+
+    recipe: Recipe
+    study: Study
+    data_fingerprint: str
+    base: Path
+    folder: Path
+    models: BaseModelCache
+    passages: PassageProvider
+
+    def run(self, name: str, variant: Variant) -> VariantResult:
+        """Run a variant, or read its result if none of its inputs has changed."""
+        folder = self.folder / "variants" / name
+        inputs_fingerprint = self._fingerprint(variant)
+        if run_folder.is_stage_done(folder, inputs_fingerprint):
+            notify(f"{name}: unchanged", "dim")
+            return run_folder.read_result(folder, variant.kind)
+        run_folder.begin_stage(folder, inputs_fingerprint)
+        variant_study, retrieval = self.passages.study_for(self.study, variant)
+        if uses_passages(variant):
+            write_json(folder / PASSAGES_FILE, self.passages.passage_table(variant_study))
+        context = VariantContext(
+            self.recipe, variant_study, folder, windowed=not uses_passages(variant)
+        )
+        output = _run_kind(context, variant, name, self.base, self.models)
+        if retrieval:
+            output.details["retrieval"] = retrieval
+        if variant.context == "gold" and (unnamed := self.passages.count_unnamed_gold(self.study)):
+            output.details["guessed_gold"] = unnamed
+        run_folder.write_predictions(folder / "validation.parquet", output.validation)
+        run_folder.write_predictions(folder / "predictions.parquet", output.test)
+        write_json(folder / "details.json", output.details)
+        run_folder.finish_stage(folder, inputs_fingerprint)
+        result = run_folder.read_result(folder, variant.kind)
+        self._notify_quality(name, result)
+        return result
+
+    def _fingerprint(self, variant: Variant) -> str:
+        documents = [documents_digest(self.recipe, self.base)] if uses_passages(variant) else []
+        inputs = _recipe_inputs(self.recipe, variant)
+        return fingerprint([self.data_fingerprint, variant.model_dump(), *inputs, *documents])
+
+    def _notify_quality(self, name: str, result: VariantResult) -> None:
+        task = task_for(self.recipe)
+        quality = fmean(
+            task.quality(p, e) for p, e in zip(result.test, self.study.test, strict=True)
+        )
+        before_threshold = (
+            " before its no-answer threshold"
+            if any(p.no_answer_log_prob is not None for p in result.test)
+            else ""
+        )
+        notify(
+            f"{name}: {task.quality_name} {quality:.1%} on {len(self.study.test):,} test rows"
+            f"{before_threshold}"
+        )
+
+
+def _run_kind(
+    context: VariantContext, variant: Variant, name: str, base: Path, models: BaseModelCache
+) -> VariantOutput:
+    # Imported here, because the classical baselines must not wait for torch.
+    if variant.kind == "embedding":
+        from prooftune.variants.embedding import run_embedding
+
+        return run_embedding(context, variant, name)
+    if not variant.uses_language_model:
+        from prooftune.variants import classical
+
+        baselines = {"majority": classical.run_majority, "tfidf": classical.run_tfidf}
+        return baselines[variant.kind](context)
+    if variant.kind == "tuned":
+        from prooftune.variants.tuned import run_tuned
+
+        models.release()
+        return run_tuned(context, variant, name, base)
+    from prooftune.variants import prompting
+
+    runners: dict[str, Callable[..., VariantOutput]] = {
+        "zero-shot": prompting.run_zero_shot,
+        "few-shot": prompting.run_few_shot,
+        "prompted": prompting.run_prompted,
+    }
+    return runners[variant.kind](context, variant, models.get(context), name)
+
+
+def _recipe_inputs(recipe: Recipe, variant: Variant) -> list[Any]:
+    """The parts of the recipe that a variant's predictions depend on."""
+    if not variant.uses_language_model:
+        return [recipe.seed]
+    parts: list[Any] = [
+        recipe.seed,
+        recipe.model.model_dump(),
+        recipe.quantization,
+        recipe.prompt.model_dump(),
+        recipe.scoring.model_dump(),
+    ]
+    if recipe.task != "classification":
+        parts += [recipe.answering.model_dump(), recipe.retrieval and recipe.retrieval.model_dump()]
+        parts += [recipe.variants[variant.adapter].model_dump()] if variant.adapter else []
+    if variant.kind == "tuned":
+        parts += [recipe.lora, recipe.training, recipe.early_stopping, recipe.forgetting]
+    return parts
