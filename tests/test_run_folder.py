@@ -73,7 +73,7 @@ def test_a_folder_held_by_another_process_is_refused_until_that_ends(tmp_path: P
         left = run / ".a.tmp"
         left.touch()
         with (
-            pytest.raises(Failure, match="another prooftune is working in"),
+            pytest.raises(Failure, match="another prooftune process is using"),
             run_folder.locked(run),
         ):
             pass

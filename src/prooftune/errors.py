@@ -1,4 +1,4 @@
-"""The two ways a command can end badly, and the helper that names the nearest right word."""
+"""Errors for users, and suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterable
 
 
 class ProoftuneError(Exception):
-    """Something a person can act on: printed as it is, without a traceback."""
+    """An error that the user can act on. The CLI prints its message without a traceback."""
 
     exit_code = 1
 
 
 class UsageError(ProoftuneError):
-    """The command, the recipe or the data is wrong; nothing was trained."""
+    """The command, the recipe or the data is wrong. Exit code 2."""
 
     exit_code = 2
 
 
 class Failure(ProoftuneError):
-    """The work was asked for correctly and could not be done (network, disk, numerics)."""
+    """The input is right, but the work failed (network, disk, memory, numerics). Exit code 1."""
 
     exit_code = 1
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the closest known word, or an empty string."""
+    """`` (did you mean 'x'?)`` for the most similar known word, or an empty string."""
     close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,5 +1,4 @@
-"""The run folder: plain files, one stage after another, each skipped when its inputs have not
-changed."""
+"""The run folder: plain files of each stage, and whether a stage can be skipped."""
 
 from __future__ import annotations
 
@@ -16,33 +15,34 @@ from prooftune.types import Example, Prediction, Study, VariantResult
 from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import atomic_path, cache_folder, fingerprint, read_json, write_json
 
-_STAGE = "stage.json"
-_LISTS = ("log_probs", "retrieved", "cited")
-_AT_ONCE = 1_000
-"""Rows of a table that are written and read at one time."""
+_STATE_FILE = "stage.json"
+_LIST_FIELDS = ("log_probs", "retrieved", "cited")
+_ROWS_PER_BATCH = 1_000
+"""Rows per batch when reading and writing Parquet files."""
 
 
-def is_stage_done(folder: Path, print_: str) -> bool:
-    """Whether the stage in `folder` was finished from inputs with this fingerprint."""
-    return _state(folder) == {"fingerprint": print_, "done": True}
+def is_stage_done(folder: Path, inputs_fingerprint: str) -> bool:
+    """Whether the stage in `folder` is finished, and its inputs had this fingerprint."""
+    return _read_state(folder) == {"fingerprint": inputs_fingerprint, "done": True}
 
 
-def begin_stage(folder: Path, print_: str) -> None:
-    """Prepare a stage's folder: keep what an interrupted attempt at the same inputs left, drop
-    anything else."""
-    if folder.exists() and _state(folder).get("fingerprint") != print_:
+def begin_stage(folder: Path, inputs_fingerprint: str) -> None:
+    """Prepare a stage's folder. Files of an interrupted attempt with the same inputs remain; others
+    are deleted."""
+    if folder.exists() and _read_state(folder).get("fingerprint") != inputs_fingerprint:
         shutil.rmtree(folder)
-    write_json(folder / _STAGE, {"fingerprint": print_, "done": False})
+    write_json(folder / _STATE_FILE, {"fingerprint": inputs_fingerprint, "done": False})
 
 
-def finish_stage(folder: Path, print_: str) -> None:
-    write_json(folder / _STAGE, {"fingerprint": print_, "done": True})
+def finish_stage(folder: Path, inputs_fingerprint: str) -> None:
+    """Mark the stage as finished."""
+    write_json(folder / _STATE_FILE, {"fingerprint": inputs_fingerprint, "done": True})
 
 
-def _state(folder: Path) -> dict[str, Any]:
-    """What a stage noted about itself; nothing where it noted nothing that can be read."""
+def _read_state(folder: Path) -> dict[str, Any]:
+    """The stage's state; empty if there is none or it cannot be read."""
     try:
-        state = read_json(folder / _STAGE)
+        state = read_json(folder / _STATE_FILE)
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}
@@ -50,10 +50,10 @@ def _state(folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process.
+    """Lock a run folder for this process.
 
     Raises:
-        Failure: another process works in it, or it cannot be written.
+        Failure: another process uses it, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,37 +63,38 @@ def locked(folder: Path) -> Iterator[None]:
     with handle:
         try:
             import fcntl
-        except ImportError:  # not on Windows, where opening for writing twice fails by itself
+        except ImportError:  # Windows, where opening the file a second time fails anyway
             yield
             return
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Failure(
-                f"another prooftune is working in {folder}; wait for it, or give another --out"
+                f"another prooftune process is using {folder}; wait for it, or give another --out"
             ) from None
-        _sweep(folder)
+        _remove_temporaries(folder)
         yield
 
 
-def _sweep(folder: Path) -> None:
-    """Remove the temporaries of a process that was killed while writing; ours alone may be in use,
-    and we start."""
-    for left in folder.rglob(".*.tmp"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+def _remove_temporaries(folder: Path) -> None:
+    """Remove temporary files of a process that was killed while writing. The lock is held, so no
+    other process can be using them."""
+    for path in folder.rglob(".*.tmp"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def estimates_path(dumped: str) -> Path:
-    """Where ``check`` leaves what it estimated for a recipe, for the report to show beside what was
-    measured.
+    """The file where ``check`` stores a recipe's estimates, which the report compares with the
+    measured costs.
 
     Args:
-        dumped: the recipe as `recipe.dump` writes it.
+        dumped: the recipe, from `recipe.dump`.
     """
     return cache_folder() / "estimates" / f"{fingerprint(dumped)[:16]}.json"
 
 
 def write_study(folder: Path, study: Study) -> None:
+    """Write one Parquet file per split, labels and notes."""
     for name, examples in study.splits().items():
         _write_table(
             folder / f"{name}.parquet",
@@ -115,7 +116,8 @@ def write_study(folder: Path, study: Study) -> None:
 
 
 def read_study(folder: Path) -> Study:
-    facts = read_json(folder / "study.json")
+    """Read what `write_study` wrote. The examples stay on disk."""
+    header = read_json(folder / "study.json")
     splits = {}
     for name in ("train", "validation", "test"):
         splits[name] = DiskBackedList(
@@ -131,12 +133,12 @@ def read_study(folder: Path) -> Study:
             for row in _read_table(folder / f"{name}.parquet")
         )
     return Study(
-        splits["train"], splits["validation"], splits["test"], facts["labels"], facts["notes"]
+        splits["train"], splits["validation"], splits["test"], header["labels"], header["notes"]
     )
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """One row per example, in order. Holds no times or dates: the same run gives the same bytes."""
+    """Write one row per example, in order. The same predictions give the same bytes."""
     import pyarrow as pa
 
     schema = pa.schema(
@@ -159,20 +161,24 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     )
     _write_table(
         path,
-        ({**asdict(p), **{name: list(getattr(p, name)) for name in _LISTS}} for p in predictions),
+        (
+            {**asdict(p), **{name: list(getattr(p, name)) for name in _LIST_FIELDS}}
+            for p in predictions
+        ),
         schema,
     )
 
 
 def read_predictions(path: Path) -> list[Prediction]:
+    """Read what `write_predictions` wrote."""
     return [
-        Prediction(**{**row, **{name: tuple(row[name]) for name in _LISTS}})
+        Prediction(**{**row, **{name: tuple(row[name]) for name in _LIST_FIELDS}})
         for row in _read_table(path)
     ]
 
 
 def read_result(folder: Path, kind: str) -> VariantResult:
-    """What a finished variant left in its folder."""
+    """Read the result of a finished variant from its folder."""
     return VariantResult(
         folder.name,
         kind,
@@ -184,10 +190,10 @@ def read_result(folder: Path, kind: str) -> VariantResult:
 
 
 def open_run(folder: Path) -> Path:
-    """Check that `folder` is a run.
+    """Check that `folder` is a run folder, and return it.
 
     Raises:
-        UsageError: it does not exist or was not made by ``prooftune run``.
+        UsageError: it does not exist or was not written by ``prooftune run``.
     """
     if not (folder / "recipe.yaml").is_file():
         raise UsageError(
@@ -214,14 +220,14 @@ def _write_table(path: Path, rows: Iterator[dict[str, Any]], schema: Any) -> Non
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
-        while some := list(islice(rows, _AT_ONCE)):
-            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+        while batch := list(islice(rows, _ROWS_PER_BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 
 def _read_table(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    # Opened by hand: given a path, pyarrow would read a folder's name such as seed=1 as a column.
+    # Opened here, because pyarrow would read a folder name such as seed=1 as a partition column.
     with path.open("rb") as handle:
-        for batch in pq.ParquetFile(handle).iter_batches(_AT_ONCE):
+        for batch in pq.ParquetFile(handle).iter_batches(_ROWS_PER_BATCH):
             yield from batch.to_pylist()

@@ -1,5 +1,4 @@
-"""The plain records that every part of Prooftune exchanges. Imports nothing of ours but the lists
-that they lie in."""
+"""The data types that all packages exchange: examples, predictions, studies, results."""
 
 from __future__ import annotations
 
@@ -20,20 +19,19 @@ ANSWERABLE, UNANSWERABLE = "with an answer", "without an answer"
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One item of data.
+    """One row of data.
 
     Attributes:
-        id: unique within the study and stable between runs (``file.csv:17`` or the id column's
-            value).
+        id: unique within the study and stable between runs (``file.csv:17``, or the id column).
         inputs: field name -> text, in the order of the recipe's ``text`` columns.
-        target: what is to be said: the label's name, or the answer, empty where a question has
-            none; None where it is not known (prediction).
-        source: where it came from, for messages: ``file.csv:17``.
-        group: value of the group column, kept on one side of a grouped split.
-        references: all accepted answers to a question, none where it has no answer; None in
+        target: the label, or the answer (empty for an unanswerable question); None if unknown (in
+            prediction).
+        source: origin, for messages: ``file.csv:17``.
+        group: value of the group column; a grouped split puts a group into one split.
+        references: all accepted answers, empty for an unanswerable question; None in
             classification.
-        gold: ids of the passages that hold the answer, where they are known.
-        passages: ids of the passages that stand in the context, numbered from 1 there.
+        gold: keys of the passages with the answer, if the data names them.
+        passages: ids of the passages in the context, where they are numbered from 1.
     """
 
     id: str
@@ -46,8 +44,7 @@ class Example:
     passages: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Half the time of what dataclasses do by themselves: examples are often read from files
-        # (`DiskBackedList`).
+        # Twice as fast as the default of dataclasses; `DiskBackedList` unpickles examples often.
         return Example, (
             self.id,
             self.inputs,
@@ -61,7 +58,7 @@ class Example:
 
     @property
     def stratum(self) -> str:
-        """By what a stratified draw keeps shares: the label, or whether a question has an answer."""
+        """What stratified sampling balances: the label, or whether a question has an answer."""
         if self.references is None:
             return self.target or ""
         return ANSWERABLE if self.references else UNANSWERABLE
@@ -69,28 +66,26 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What one variant said for one example.
+    """The output of one variant for one example.
 
     Attributes:
         id: the example's id.
-        output: the predicted label, empty when nothing valid came out; or the answer, empty for "no
+        output: the predicted label, empty if the output is invalid; or the answer, empty for "no
             answer".
-        valid: False when generation gave a text outside the label set, or where the task is
-            extractive and `raw` is no part of its context.
-        log_probs: natural-log probability of every label, in the study's label order (sums to 1 in
-            probability); empty for variants that give no probabilities.
-        prompt_tokens: tokens that the model read for this example.
-        truncated_tokens: input tokens cut away to fit the limit; 0 when nothing was cut.
-        raw: the generated text, for variants that generate: of a question, the best answer that is
-            one.
-        generated_tokens: tokens that the model wrote, stop token included.
-        answer_log_prob: natural-log probability of `raw`; None where nothing was generated.
-        no_answer_log_prob: natural-log probability of saying that there is no answer; None where
-            that is no option.
-        windows: parts in which the context was read; 0 where there is none.
-        retrieved: ids of the passages that were shown, best first.
-        cited: those of them that the answer names.
-        unknown_citations: ids that the answer names but was not shown.
+        valid: False if a generated text is no label, or if an extractive answer is no span of its
+            context.
+        log_probs: log-probability of every label in nats, in the study's label order; normalised.
+            Empty for variants without probabilities.
+        prompt_tokens: tokens of the prompt (of all windows).
+        truncated_tokens: input tokens truncated to fit `prompt.max_length`.
+        raw: the generated text; for questions, the best answer other than "no answer".
+        generated_tokens: generated tokens, with the stop token.
+        answer_log_prob: log-probability of `raw` in nats; None if nothing was generated.
+        no_answer_log_prob: log-probability of "no answer" in nats; None if that is no option.
+        windows: windows into which the context was split; 0 without a context.
+        retrieved: ids of the passages in the prompt, best first.
+        cited: those that the answer cites.
+        unknown_citations: number of citations of passages that were not in the prompt.
     """
 
     id: str
@@ -114,13 +109,11 @@ class Study:
     """The data of one study after loading and splitting.
 
     Attributes:
-        train, validation, test: the examples; every id is in exactly one of them. Where they came
-            from files they are made anew whenever they are asked for (`DiskBackedList`), so that
-            very many take little memory.
-        labels: the closed label set, in the order used by every array of the study; empty where
-            questions are answered.
-        notes: what was done to the data that a reader must know (rows dropped, duplicates removed),
-            one sentence each.
+        train, validation, test: the examples; every id is in exactly one of them. They are usually
+            in a `DiskBackedList`, which unpickles an example at every access.
+        labels: the label set, in the order of every array of the study; empty for questions.
+        notes: changes to the data that a reader must know (rows dropped, duplicates removed), one
+            sentence each.
     """
 
     train: Sequence[Example]
@@ -130,10 +123,11 @@ class Study:
     notes: list[str] = field(default_factory=list)
 
     def splits(self) -> dict[SplitName, Sequence[Example]]:
+        """The examples by split."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def map_examples(self, change: Callable[[Example], Example]) -> Study:
-        """The study with every example changed."""
+        """The study with `change` applied to every example."""
         return replace(
             self,
             train=DiskBackedList(map(change, self.train)),
@@ -142,27 +136,23 @@ class Study:
         )
 
     def strata(self) -> list[str]:
-        """The labels; or, for questions, those of "with an answer" and "without an answer" that
+        """The labels; for questions, "with an answer" and "without an answer", as far as they
         occur."""
         if self.labels:
             return self.labels
-        found = {e.stratum for examples in self.splits().values() for e in examples}
-        return [stratum for stratum in (ANSWERABLE, UNANSWERABLE) if stratum in found]
+        strata = {e.stratum for examples in self.splits().values() for e in examples}
+        return [stratum for stratum in (ANSWERABLE, UNANSWERABLE) if stratum in strata]
 
 
 @dataclass(frozen=True, slots=True)
 class VariantResult:
-    """Everything that one variant left in the run folder, as evaluation and report read it.
+    """The result of one variant, read from the run folder for evaluation and report.
 
     Attributes:
         name: the variant's name in the recipe.
-        kind: majority, tfidf, zero-shot, few-shot, prompted, tuned.
-        test, validation: predictions, one per example, in the order of the split.
-        details: JSON-ready facts that the variant recorded: ``description`` (one line),
-            ``cost`` ({train_seconds, score_seconds, train_tokens, score_tokens,
-            peak_memory_bytes}), and for tuned variants ``training`` ({log_history: [...]},
-            trainable counts), ``changes`` (weight change by layer) and ``forgetting`` (perplexity
-            before and after).
+        kind: the kind of variant in the recipe (``tfidf``, ``zero-shot``, ``tuned``, ...).
+        test, validation: one prediction per example, in the order of the split.
+        details: what the variant recorded about itself, see `VariantDetails`.
         folder: the variant's folder in the run.
     """
 

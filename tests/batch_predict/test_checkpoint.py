@@ -205,7 +205,7 @@ def test_two_at_once_do_not_write_one_output(bundle: Path, tmp_path: Path) -> No
     file = rows_file(tmp_path / "in.jsonl")
     with (
         locked(tmp_path / "out.jsonl.parts"),
-        pytest.raises(Failure, match="another prooftune is working in"),
+        pytest.raises(Failure, match="another prooftune process is using"),
     ):
         predict_file(bundle, file, tmp_path / "out.jsonl")
 
