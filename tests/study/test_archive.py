@@ -11,6 +11,7 @@ import pytest
 from prooftune import recipe
 from prooftune.errors import Failure
 from prooftune.study import archive, pipeline
+from prooftune.study.variant_stage import VariantStage
 from prooftune.utils.files import read_json
 from study.small import small_recipe
 
@@ -40,7 +41,7 @@ def test_other_settings_keep_the_report_and_the_bundle_of_before(
     )
 
     with monkeypatch.context() as broken, pytest.raises(Failure, match="stopped"):
-        broken.setattr(pipeline, "_variant", _stop)
+        broken.setattr(VariantStage, "run", _stop)
         run(1)
     kept = folder / "earlier" / "1"
     assert {name: (kept / name).read_bytes() for name in first} == first

@@ -67,9 +67,8 @@ def check_model_name(name: str) -> None:
             raise UsageError(f"{path} contains no model: it has no config.json")
     elif path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
         raise UsageError(
-            f"no model '{name}'{nearest(name, ALIASES)}: neither a folder, nor '{DEFAULT_MODEL}', nor "
-            "a hub name like "
-            "OWNER/NAME"
+            f"no model '{name}'{nearest(name, ALIASES)}: neither a folder, nor "
+            f"'{DEFAULT_MODEL}', nor a hub name like OWNER/NAME"
         )
 
 
@@ -343,7 +342,7 @@ def _without_bar() -> Iterator[None]:
 
 
 def _configure_libraries() -> None:
-    """Limit oneDNN's primitive cache, and silence the progress bars and warnings of transformers."""
+    """Limit oneDNN's primitive cache; silence progress bars and warnings of transformers."""
     limit_primitive_cache()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers

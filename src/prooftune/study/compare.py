@@ -193,7 +193,7 @@ def _bundled(folder: Path, example: str) -> str:
 
 
 def _keys(examples: Sequence[Example]) -> list[Key]:
-    """Content of every example, numbered because the same text and label may occur more than once."""
+    """Content of every example, numbered because the same content may occur more than once."""
     seen: Counter[Key] = Counter()
     keys = []
     for example in examples:

@@ -61,8 +61,8 @@ class PromptEncoder:
         if self._text_budget < 8:
             raise UsageError(
                 f"prompt.max_length is {rendering.max_length}, but the prompt's fixed text takes "
-                f"{self._fixed_tokens} tokens and the answer {longest}: no room for the text. Raise "
-                "prompt.max_length, or shorten the template."
+                f"{self._fixed_tokens} tokens and the answer {longest}: no room for the text. "
+                "Raise prompt.max_length, or shorten the template."
             )
 
     def encode(self, inputs: Mapping[str, str]) -> EncodedPrompt:
@@ -306,7 +306,7 @@ class PromptEncoder:
         return f" {label}"
 
     def encode_answer(self, label: str) -> list[int]:
-        """Token ids of an answer as the model generates it after the prompt, without the stop token.
+        """Token ids of an answer as generated after the prompt, without the stop token.
 
         Raises:
             UsageError: the text has no tokens.

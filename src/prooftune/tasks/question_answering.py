@@ -25,7 +25,7 @@ from prooftune.utils.progress import Subtask, progress_bar
 from prooftune.utils.text import normalize_words
 
 _CANDIDATES = 64
-"""Constrained decoding tries this many of the most likely tokens for one that continues the span."""
+"""Number of most likely tokens that constrained decoding tries at each step."""
 
 
 def predict(

@@ -224,8 +224,10 @@ class TuningModule(nn.Module):
         model.activation_checkpointing_enable(**options)
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Trainable parameters by name, gathered from all ranks if they are sharded (then every rank
-        must call this)."""
+        """Trainable parameters by name, gathered from all ranks if they are sharded.
+
+        If they are, every rank must call this.
+        """
         trainable: Iterator[tuple[str, Any]] = (
             (n, p.detach()) for n, p in self.named_parameters() if p.requires_grad
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
-from transformers import TrainerCallback
+from rich.progress import Progress, TaskID
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prooftune.utils.progress import progress_bar
 from prooftune.variant_details import LogEntry
@@ -17,24 +19,44 @@ class TrainingProgress(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, description: str | None) -> None:
         self._description = description
-        self._context: Any = None
-        self._bar: Any = None
+        self._stack = ExitStack()
+        self._bar: Progress | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._context = progress_bar(self._description, state.max_steps)
-        self._bar = self._context.__enter__()
-        self._bar.update(0, completed=state.global_step)
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: object,
+    ) -> None:
+        self._bar = self._stack.enter_context(progress_bar(self._description, state.max_steps))
+        self._bar.update(TaskID(0), completed=state.global_step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar.update(0, completed=state.global_step)
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: object,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(TaskID(0), completed=state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **_: object,
+    ) -> None:
         if logs and "loss" in logs and self._bar is not None and self._description is not None:
-            self._bar.update(0, description=f"{self._description} (loss {logs['loss']:.3f})")
+            description = f"{self._description} (loss {logs['loss']:.3f})"
+            self._bar.update(TaskID(0), description=description)
 
     def close(self) -> None:
-        if self._context is not None:
-            self._context.__exit__(None, None, None)
+        """Close the bar."""
+        self._stack.close()
 
 
 def finite_log(history: Sequence[dict[str, Any]]) -> list[LogEntry]:

@@ -329,8 +329,8 @@ def _int8_matmuls(trainer: TuningTrainer, rows: Sequence[TrainingRow]) -> Iterat
                 yield
                 return
     notify(
-        "model.int8_training is not possible here (see docs/engine.md for the requirements): frozen "
-        "weights stay in the model's dtype",
+        "model.int8_training is not possible here (see docs/engine.md for the requirements): "
+        "frozen weights stay in the model's dtype",
         "yellow",
     )
     yield

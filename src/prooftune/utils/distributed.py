@@ -52,8 +52,8 @@ def process_group() -> Iterator[bool]:
         True on the leader, immediately. False on a worker, after the leader has left its block.
 
     Raises:
-        Failure: another process has ended, or the launcher terminates this one. From then on SIGTERM
-            is ignored, so that the error can still be printed.
+        Failure: another process has ended, or the launcher terminates this one. From then on
+            SIGTERM is ignored, so that the error can still be printed.
     """
     global _waiting
     if _waiting is not None or not _is_launched():
@@ -174,8 +174,8 @@ def _explain_lost_process() -> Iterator[None]:
             raise
         _ignore_terminate()
         raise Failure(
-            f"another of the {world_size()} processes ended unexpectedly, so process {rank()} ends, "
-            f"too; the first message above gives the reason, if there is one. {_RESUME_HINT}"
+            f"another of the {world_size()} processes ended unexpectedly, so process {rank()} "
+            f"ends, too; the first message above gives the reason, if there is one. {_RESUME_HINT}"
         ) from error
 
 

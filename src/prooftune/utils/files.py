@@ -139,7 +139,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON. NaN and infinity raise ValueError: they are not valid JSON."""
+    """Write `value` as indented JSON. NaN and infinity raise ValueError: JSON has neither."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

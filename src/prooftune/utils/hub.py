@@ -1,4 +1,4 @@
-"""Reachability of the Hugging Face hub: checked once, because its library retries for 30 seconds."""
+"""Reachability of the Hugging Face hub, checked here because its library retries for 30 s."""
 
 from __future__ import annotations
 

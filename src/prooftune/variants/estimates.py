@@ -70,8 +70,8 @@ _TIMED_TOKENS = 8192
 processes, or by kernels that are compiled for a new shape."""
 
 _EVALUATIONS_PER_TRAINING, _FORWARD_SHARE = 4, 0.5
-"""Evaluations of the validation loss per training, and the time per token of a forward pass relative
-to a training step."""
+"""Evaluations of the validation loss per training, and the time per token of a forward pass as a
+share of a training step's."""
 
 
 def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimate] | None:
@@ -245,8 +245,11 @@ def _measure_training(
     epochs: float,
     options: dict[str, Any],
 ) -> MeasuredRate:
-    """Run a few steps of the real trainer: the longest rows first (peak memory), then batches spread
-    over the epoch, whose lower median is the time per token."""
+    """Run a few steps of the real trainer.
+
+    The longest rows come first (peak memory), then batches spread over the epoch, whose lower
+    median is the time per token.
+    """
     lengths = [len(row) for row in rows]
     longest = sorted(range(len(rows)), key=lambda i: -lengths[i])[:batch]
     order = list(

@@ -1,4 +1,4 @@
-"""The context of a question: the data's own, retrieved passages, or those of the control variants."""
+"""Contexts of questions: the data's own, retrieved passages, or those of control variants."""
 
 from __future__ import annotations
 
