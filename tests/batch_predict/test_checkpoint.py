@@ -87,6 +87,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, run: Callable[[], Any]
             run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "target"),
     [("csv", "csv"), ("jsonl", "jsonl"), ("parquet", "parquet"), ("jsonl", "parquet")],

@@ -128,6 +128,7 @@ def test_answers_come_with_their_sources_and_retrieval_can_be_turned_off(
     assert [options["retrieve"] for options in asked] == [True, False]
 
 
+@pytest.mark.slow
 def test_it_works_without_a_terminal(bundle: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "prooftune", "chat", str(bundle)],

@@ -130,6 +130,7 @@ def test_an_adapter_brings_no_card_of_its_own(told: Path) -> None:
     assert [path.name for path in (told / "adapter").iterdir() if path.suffix == ".md"] == []
 
 
+@pytest.mark.slow
 def test_what_arrives_is_the_bundle_with_its_card_private(hub: Hub, told: Path) -> None:
     code, said = published(hub, told, "me/reviews", "--yes")
     assert code == 0, said
@@ -299,6 +300,7 @@ def test_names_that_are_none(told: Path, name: str) -> None:
         plan_upload(told, name)
 
 
+@pytest.mark.slow
 def test_no_login_no_right_no_network_and_a_server_that_fails(hub: Hub, told: Path) -> None:
     code, said = published(hub, told, "me/reviews", "--yes", token=None)
     assert (code, "the hub wants a login: run 'hf auth login'" in said) == (1, True), said

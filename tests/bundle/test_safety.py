@@ -89,6 +89,7 @@ def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copied
 
 
+@pytest.mark.slow
 def test_every_value_of_every_wrong_type_ends_in_a_message(
     written: Callable[[Any], Path],
     manifest: dict[str, Any],
@@ -110,6 +111,7 @@ def test_every_value_of_every_wrong_type_ends_in_a_message(
     assert refused > 400
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -310,6 +310,7 @@ def exact_leaks(base: Path, data: dict[str, Any]) -> list[Finding]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_ten_training_texts_of_ag_news_that_are_test_texts_are_found(
     public_data: Callable[[str], Path],
@@ -336,6 +337,7 @@ def test_the_ten_training_texts_of_ag_news_that_are_test_texts_are_found(
     assert len(rows) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_the_phrases_of_sst2_that_stand_in_two_files_are_found(
     public_data: Callable[[str], Path],

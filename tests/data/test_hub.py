@@ -122,6 +122,7 @@ def data(name: str, **options: Any) -> tuple[str, dict[str, Any]]:
     return "data", {"path": f"hub:{name}", **options}
 
 
+@pytest.mark.slow
 def test_data_sets_by_name(hub: Hub, tmp_path: Path) -> None:
     train, test, older, small, other = ask(
         tmp_path,
@@ -141,6 +142,7 @@ def test_data_sets_by_name(hub: Hub, tmp_path: Path) -> None:
     assert (small[0][1:], other[0][1:]) == ([{"text": "t"}, "Sports"], [{"text": "o"}, "Sports"])
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_have_is_a_mistake_of_the_recipe(hub: Hub, tmp_path: Path) -> None:
     answers = ask(
         tmp_path,
@@ -170,6 +172,7 @@ def test_what_the_hub_does_not_have_is_a_mistake_of_the_recipe(hub: Hub, tmp_pat
         assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_models_by_name(hub: Hub, tmp_path: Path) -> None:
     from prooftune.models.loading import load_model, load_tokenizer
     from prooftune.recipe import Model
@@ -197,6 +200,7 @@ def test_models_that_are_not_to_be_had(hub: Hub, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_is_told_within_seconds(tmp_path: Path) -> None:
     start = time.monotonic()
     answers = ask(

@@ -61,6 +61,7 @@ def most_held(folder: Path, data: dict[str, Any]) -> int:
     return most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "split"),
     [("csv", True), ("csv", False), ("jsonl", True), ("parquet", True), ("txt", True)],

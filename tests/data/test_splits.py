@@ -58,6 +58,7 @@ def test_a_split_is_the_same_for_the_same_seed_only() -> None:
     assert drawn[0] != drawn[2]
 
 
+@pytest.mark.slow
 @given(
     groups=st.lists(st.integers(0, 7), min_size=30, max_size=60).filter(lambda g: len(set(g)) >= 4),
     seed=st.integers(0, 99),

@@ -291,6 +291,7 @@ def test_max_new_tokens_counts_every_token(model_folders: dict[str, Path], limit
     assert {len(output.ids) for output in run(model, ROWS, -1, limit=limit)} == {limit}
 
 
+@pytest.mark.slow
 def test_rows_with_common_prefixes_match_single_rows(model_folder: Path) -> None:
     """Questions on two texts, interleaved, and unrelated rows; with and without an alternative."""
     model = loaded(model_folder)

@@ -497,6 +497,7 @@ def test_damaged_library_is_reported(
     )
 
 
+@pytest.mark.slow
 def test_kernels_can_be_disabled() -> None:
     code = "from prooftune.engine.kernels import build; print(build.load_library('pointwise'))"
     for value, expected in (("0", True), ("1", False)):

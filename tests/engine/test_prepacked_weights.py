@@ -223,6 +223,7 @@ def test_unsupported_weights_are_not_prepacked(
     assert list(prepacked_weights.prepack_weights(biased)) == [biased[1]]
 
 
+@pytest.mark.slow
 def test_prepacked_weights_are_freed_with_the_model(model_folders: dict[str, Path]) -> None:
     gc.collect()
     before = len(prepacked_weights.PREPACKED)

@@ -32,6 +32,7 @@ def shares(row: dict[str, object], without: tuple[str, ...]) -> dict[str, float]
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [20, 200])
 def test_figures_of_classifiers(
     coverage: ModuleType, monkeypatch: pytest.MonkeyPatch, n: int
@@ -53,6 +54,7 @@ def test_errors_and_power_of_families(coverage: ModuleType) -> None:
         assert 0.7 <= row["power at it"] <= 0.9, row
 
 
+@pytest.mark.slow
 def test_groups(coverage: ModuleType) -> None:
     for row in coverage.grouped(40, 300):
         assert min(row["by groups"], row["Δ by groups"]) >= 0.85, row

@@ -16,12 +16,14 @@ def true_error(sharpness: float) -> float:
     return float(np.abs(gaps).sum() / len(o))
 
 
+@pytest.mark.slow
 def test_a_calibrated_models_interval_contains_0_as_often_as_it_should() -> None:
     found = [ece_interval(made(n=200, seed=seed), 0.95, seed) for seed in range(100)]
     assert np.mean([f.low == 0 for f in found]) >= 0.89
     assert np.mean([f.value for f in found]) < 0.03, "the plain figure is about 0.08"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sharpness", "n"), [(2.0, 50), (0.5, 300)])
 def test_the_interval_contains_the_true_error(sharpness: float, n: int) -> None:
     true = true_error(sharpness)

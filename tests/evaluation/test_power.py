@@ -42,6 +42,7 @@ def test_required_rows_reach_the_power_and_are_near_the_normal_approximation() -
     assert 3216 < rows < 1.04 * 3216
 
 
+@pytest.mark.slow
 @given(st.floats(0.3, 0.95), st.floats(0.02, 0.05), st.floats(0, 1))
 @settings(max_examples=25, deadline=None)
 def test_detectable_difference_inverts_required_rows(

@@ -79,6 +79,7 @@ def larger() -> dict[str, Any]:
     return score(study, synthetic.results(study), FAST, seed=0)
 
 
+@pytest.mark.slow
 def test_scores_are_json_without_nan_and_the_same_twice(larger: dict[str, Any]) -> None:
     study = synthetic.study()
     again = score(study, synthetic.results(study), FAST, seed=0)

@@ -92,6 +92,7 @@ def test_two_start_tokens_are_refused(make: Make, tmp_path: Path) -> None:
     assert "begins with two start tokens" in message
 
 
+@pytest.mark.slow
 @pytest.mark.failure(16)
 def test_a_dropped_adapter_is_refused_as_the_untuned_model(
     make: Make, model_folders: dict[str, Path], tmp_path: Path, written: Callable[..., None]
@@ -104,6 +105,7 @@ def test_a_dropped_adapter_is_refused_as_the_untuned_model(
     assert "it is the untuned model's: the adapter is not in the export" in message
 
 
+@pytest.mark.slow
 @pytest.mark.failure(16)
 def test_a_change_in_one_layer_is_found_in_that_layer(
     make: Make, tmp_path: Path, written: Callable[..., None]
@@ -113,6 +115,7 @@ def test_a_change_in_one_layer_is_found_in_that_layer(
     assert "first differing layer: layer 1 of 3 layers" in message and "untuned" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.failure(16)
 def test_a_permuted_head_is_found_behind_the_last_layer(
     make: Make, tmp_path: Path, written: Callable[..., None]
@@ -122,6 +125,7 @@ def test_a_permuted_head_is_found_behind_the_last_layer(
     assert "first differing layer: the output layer" in message
 
 
+@pytest.mark.slow
 def test_a_bundle_that_has_changed_since_its_golden_set_is_refused(
     make: Make, tmp_path: Path
 ) -> None:
@@ -137,6 +141,7 @@ def test_a_bundle_that_has_changed_since_its_golden_set_is_refused(
     )
 
 
+@pytest.mark.slow
 def test_a_difference_of_arithmetic_alone_is_called_that(make: Make, tmp_path: Path) -> None:
     manifest = read_manifest(make("llama3"))
     bundle = changed(
@@ -164,6 +169,7 @@ def test_another_tokenizer_is_refused_with_the_first_differing_token(
     )
 
 
+@pytest.mark.slow
 def test_limits_are_those_of_the_command_and_an_earlier_export_survives_a_refused_one(
     make: Make, tmp_path: Path
 ) -> None:
@@ -198,6 +204,7 @@ def test_what_cannot_be_exported_is_said_before_any_work(
         export(bundle, "gguf-f16", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_without_a_golden_set_one_must_be_given(make: Make, tmp_path: Path) -> None:
     bundle = make("llama", bundle={"golden": 0})
     assert not (bundle / GOLDEN).exists()
@@ -234,6 +241,7 @@ def test_a_changed_modelfile_is_refused(make: Make, tmp_path: Path) -> None:
         ollama.rendered(file, "a")
 
 
+@pytest.mark.slow
 def test_the_command_exports_and_ends_in_1_when_refused(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def consumed(folder: Path, number: int, base: Path, rows: Path) -> list[list[Any
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.failure(23)
 def test_transformers_and_peft_alone_give_the_bundles_labels(
     make: Make, model_folders: dict[str, Path]
@@ -69,6 +70,7 @@ def test_transformers_and_peft_alone_give_the_bundles_labels(
         assert log_probs == pytest.approx(row.log_probs, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.failure(23)
 def test_transformers_alone_gives_the_bundles_labels_with_a_merged_head(
     make: Make, tmp_path: Path

@@ -29,6 +29,7 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.failure(23)
 def test_plain_from_pretrained_loads_a_merged_export(
     make: Make, family: str, tmp_path: Path
@@ -53,6 +54,7 @@ def test_plain_from_pretrained_loads_a_merged_export(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -82,6 +84,7 @@ def test_every_kind_of_bundle_answers_the_same_once_it_is_merged(
     assert parity["token_agreement"] == (1.0 if "task" in options else None)
 
 
+@pytest.mark.slow
 def test_a_head_keeps_its_labels_in_the_export(make: Make, tmp_path: Path) -> None:
     export(make("llama3", variant={"objective": "head"}), "merged", tmp_path / "out")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
@@ -145,6 +148,7 @@ def assert_stands_for(model: Any, adapted: Any) -> None:
     assert found > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["int8", "int4"])
 def test_quantised_exports_load_anywhere_and_are_measured(
     make: Make, wide_model_folder: Path, tmp_path: Path, to: str
@@ -181,6 +185,7 @@ def test_the_golden_set_is_what_the_bundle_says_and_the_same_every_time(
     assert (tmp_path / "again.jsonl").read_bytes() == (bundle / GOLDEN).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_golden_set_of_a_16_bit_bundle_says_what_its_weights_say(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

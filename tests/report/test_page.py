@@ -28,6 +28,7 @@ SECTIONS = [
 ]
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_anywhere(document, html):
     for element in document.all():
         assert element.tag not in ("script", "iframe", "img", "object", "embed", "base", "form"), (

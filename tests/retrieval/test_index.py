@@ -51,6 +51,7 @@ def small(encoder_folder: Path) -> IndexSettings:
     return IndexSettings(str(encoder_folder), chunk_words=20, overlap_words=4)
 
 
+@pytest.mark.slow
 def test_only_changed_documents_are_embedded(
     small: IndexSettings, tmp_path: Path, embedded: list[str]
 ) -> None:
@@ -108,6 +109,7 @@ index.build_index(sys.argv[1], sys.argv[2], settings)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.failure(18)
 def test_build_resumed_after_a_kill_gives_the_same_index(
     small: IndexSettings, tmp_path: Path, embedded: list[str]

@@ -19,6 +19,7 @@ CASES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(CASES, st.integers(1, 10))
 def test_measures_equal_plain_ones(cases: list[tuple[list[str], set[str]]], k: int) -> None:

@@ -48,6 +48,7 @@ def error_of(reply: httpx2.Response, status: int) -> Mapping[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_the_loaded_bundle(
     client: httpx2.Client, folders: dict[str, Path]
 ) -> None:
@@ -90,6 +91,7 @@ def test_answers_are_those_of_the_loaded_bundle(
         ]
 
 
+@pytest.mark.slow
 def test_many_clients_at_once_each_get_their_own_answers(
     server: Live, folders: dict[str, Path]
 ) -> None:

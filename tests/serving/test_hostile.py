@@ -66,6 +66,7 @@ def bodies() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", POSTS)
 @pytest.mark.parametrize("name", bodies())
 def test_bodies_that_are_nothing_are_refused(client: httpx2.Client, path: str, name: str) -> None:
@@ -147,6 +148,7 @@ def test_paths_lead_nowhere(server: Live, path: str) -> None:
     assert b"root:" not in reply and b"import " not in reply
 
 
+@pytest.mark.slow
 def test_texts_are_read_as_they_are(client: httpx2.Client) -> None:
     for text in (
         "\x00",
@@ -195,6 +197,7 @@ def test_what_is_no_http_ends_the_connection_and_not_the_server(server: Live) ->
     assert httpx2.get(f"{server.url}/healthz").text == "ok"
 
 
+@pytest.mark.slow
 def test_nothing_of_the_schema_ends_in_an_error_inside(server: Live) -> None:
     """schemathesis over the OpenAPI description: no 5xx, and every reply as it is described."""
     import hypothesis

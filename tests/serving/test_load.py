@@ -36,6 +36,7 @@ def held(server: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event,
     return begun, go
 
 
+@pytest.mark.slow
 def test_a_flood_is_answered_or_told_when_to_come_again(folders: dict[str, Path]) -> None:
     texts = ["goal scored", "planet orbit"] * 4
     expected = [a.label for a in classifier(folders["topics"]).predict(texts)]
@@ -149,6 +150,7 @@ def test_while_it_stops_it_finishes_what_it_has_and_says_so_to_others(
         assert first.result().status_code == 200
 
 
+@pytest.mark.slow
 def test_sigterm_under_load_loses_no_accepted_request(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def test_the_completion_is_the_answer_of_a_bundle_that_answers(
     assert both.choices[0].message.content == expected.answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("usage", [False, True])
 def test_a_stream_adds_up_to_the_completion(chat: openai.OpenAI, usage: bool) -> None:
     for model in ("topics", "topics:base", "library"):

@@ -374,6 +374,7 @@ def test_the_api_page_describes_every_route(browser: Any, server: Live) -> None:
         shot(page, "light-docs")
 
 
+@pytest.mark.slow
 def test_the_pages_load_nothing_from_elsewhere() -> None:
     for path in [SHARED_STYLE, *PLAYGROUND_FOLDER.iterdir()]:
         text = path.read_text("utf-8")

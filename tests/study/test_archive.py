@@ -16,6 +16,7 @@ from prooftune.utils.files import read_json
 from study.small import small_recipe
 
 
+@pytest.mark.slow
 def test_other_settings_keep_the_report_and_the_bundle_of_before(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

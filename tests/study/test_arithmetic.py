@@ -11,6 +11,7 @@ import prooftune
 from study.small import accuracy, small_recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     [

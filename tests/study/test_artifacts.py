@@ -35,6 +35,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return log
 
 
+@pytest.mark.slow
 def test_quality_on_validation_rows_is_what_sklearn_computes(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_quality_on_validation_rows_is_what_sklearn_computes(
     )
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_can_be_chosen_by_quality(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -71,6 +73,7 @@ def test_the_best_checkpoint_can_be_chosen_by_quality(
     assert state["best_global_step"] == best["step"]
 
 
+@pytest.mark.slow
 def test_checkpoints_are_kept_where_a_limit_is_set_and_only_there(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -88,6 +91,7 @@ def test_checkpoints_are_kept_where_a_limit_is_set_and_only_there(
     assert details_of(again, "tuned")["training"]["resumed"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed"
 )

@@ -38,6 +38,7 @@ def models_in_memory() -> int:
     return len({id(model.base_model) for model in models})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     [{}, {"objective": "head"}, {"method": "full"}, {"method": "full", "objective": "head"}],

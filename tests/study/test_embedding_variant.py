@@ -28,6 +28,7 @@ def fruit_or_law(path: Path, count: int, seed: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_its_predictions_are_those_of_logistic_regression_on_the_embeddings(
     tmp_path: Path,
 ) -> None:

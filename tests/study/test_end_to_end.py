@@ -66,6 +66,7 @@ def studies(
 Studies = dict[str, tuple[dict[str, Any], Result]]
 
 
+@pytest.mark.slow
 @pytest.mark.failure(13)
 def test_a_study_leaves_report_scores_and_bundle(studies: Studies, family: str) -> None:
     _, result = studies[family]
@@ -115,6 +116,7 @@ def test_the_weights_that_were_trained_are_named(studies: Studies, family: str) 
         assert details_of(folder, variant)["weights_sha256"] == {trained.name: sha256(trained)}
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bytes(
     studies: Studies, family: str, tmp_path: Path
 ) -> None:
@@ -131,6 +133,7 @@ def touched(folder: Path) -> dict[str, int]:
     } | {"data": (folder / "data" / "train.parquet").stat().st_mtime_ns}
 
 
+@pytest.mark.slow
 def test_what_has_not_changed_is_skipped(learners: dict[str, Path], tmp_path: Path) -> None:
     variants: dict[str, Any] = {
         "tfidf": None,
@@ -158,6 +161,7 @@ def test_what_has_not_changed_is_skipped(learners: dict[str, Path], tmp_path: Pa
     assert all(touched(folder)[name] != second[name] for name in first)
 
 
+@pytest.mark.slow
 def test_the_verdict_says_so_where_there_is_nothing_to_learn(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -191,6 +195,7 @@ def test_the_bundle_answers_as_the_run_did(studies: Studies, family: str) -> Non
         assert list(answer.probabilities.values()) == pytest.approx(scaled.tolist(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_cards_code_gives_the_same_log_probabilities_without_prooftune(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:

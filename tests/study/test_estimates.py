@@ -43,6 +43,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 def test_every_variant_that_asks_a_model_is_estimated(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_every_variant_that_asks_a_model_is_estimated(
     assert longer["tuned"].train_seconds > 100 * found["tuned"].train_seconds
 
 
+@pytest.mark.slow
 def test_passages_that_are_yet_to_be_found_are_stood_in_for(retrieval: Any) -> None:
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
     found = estimated(values)
@@ -88,6 +90,7 @@ def test_passages_that_are_yet_to_be_found_are_stood_in_for(retrieval: Any) -> N
     assert all(one.score_seconds > 0 for one in found.values())
 
 
+@pytest.mark.slow
 def test_passages_cost_what_their_tokens_do(
     retrieval: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +108,7 @@ def test_passages_cost_what_their_tokens_do(
         assert found[name].score_seconds > found["base"].score_seconds + 12 * questions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("own", "words"), [(True, 30), (True, 6), (False, 30)])
 def test_what_stands_in_are_passages_of_the_documents(
     own: bool, words: int, retrieval: Any
@@ -138,6 +142,7 @@ def test_what_stands_in_are_passages_of_the_documents(
             )
 
 
+@pytest.mark.slow
 def test_a_model_beyond_the_memory_is_not_tried(
     learners: dict[str, Path],
     tmp_path: Path,
@@ -152,6 +157,7 @@ def test_a_model_beyond_the_memory_is_not_tried(
     assert not run_folder.estimates_path(recipe.dump(chosen)).exists()
 
 
+@pytest.mark.slow
 def test_a_run_shows_what_check_had_estimated(learners: dict[str, Path], tmp_path: Path) -> None:
     values = small_recipe(learners["llama"], tmp_path, variants={"tfidf": None, "zero-shot": None})
     check.check(recipe.parse(values), Path())
@@ -194,6 +200,7 @@ def test_memory_grows_with_the_batches_and_stays_after_a_variant(
     assert process.peak(rate(1.0, 100, 40.0)) == 140
 
 
+@pytest.mark.slow
 def test_a_prompt_that_does_not_fit_is_left_out_where_it_is_ours(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def kill_when(recipe: Path, out: Path, moment: Callable[[str], bool]) -> str:
     return shown
 
 
+@pytest.mark.slow
 @pytest.mark.failure(18)
 def test_killed_three_times_it_ends_as_if_it_had_never_been(
     learners: dict[str, Path], tmp_path: Path

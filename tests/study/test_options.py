@@ -31,6 +31,7 @@ def study(model: Path, folder: Path, **options: Any) -> Result:
     return prooftune.run(small_recipe(model, folder / "data", **options), folder / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dora", "rslora", "full"])
 @pytest.mark.parametrize("objective", ["instruction", "head"])
 def test_every_method_learns_and_ships(
@@ -57,6 +58,7 @@ def test_every_method_learns_and_ships(
     assert [a.label for a in answers] == outputs_of(result.folder, "tuned")
 
 
+@pytest.mark.slow
 @pytest.mark.failure(25)
 def test_generated_outputs_outside_the_labels_are_counted_and_never_turned_into_one(
     learners: dict[str, Path], tmp_path: Path
@@ -112,6 +114,7 @@ def by_hand(folder: Path, texts: list[str], *, mean: bool) -> torch.Tensor:
     return torch.stack(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scoring",
     [
@@ -139,6 +142,7 @@ def test_probabilities_equal_those_computed_by_hand(
     )
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_the_training(learners: dict[str, Path], tmp_path: Path) -> None:
     training = {
         "learning_rate": 0.3,
@@ -153,6 +157,7 @@ def test_early_stopping_ends_the_training(learners: dict[str, Path], tmp_path: P
     assert min(losses) == losses[-3] < min(losses[-2:])
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_memory_and_nothing_else(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -218,6 +223,7 @@ def test_quantised_models_are_tuned_and_shipped(
     assert [a.label for a in answers] == outputs_of(result.folder, "tuned")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_an_optimiser_that_needs_a_gpu_says_so(learners: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(
@@ -227,6 +233,7 @@ def test_an_optimiser_that_needs_a_gpu_says_so(learners: dict[str, Path], tmp_pa
         study(learners["llama"], tmp_path, training={"optim": "paged_adamw_8bit"})
 
 
+@pytest.mark.slow
 def test_forgetting_is_measured_on_a_text_of_ones_own(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -249,6 +256,7 @@ def test_forgetting_is_measured_on_a_text_of_ones_own(
     assert found["perplexity_after"] != found["perplexity_before"]
 
 
+@pytest.mark.slow
 def test_a_text_that_is_not_there_is_found_before_training(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -257,6 +265,7 @@ def test_a_text_that_is_not_there_is_found_before_training(
     assert not (tmp_path / "run" / "variants" / "tuned" / "training.json").exists()
 
 
+@pytest.mark.slow
 def test_validation_rows_are_set_aside_where_the_recipe_names_none(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -267,6 +276,7 @@ def test_validation_rows_are_set_aside_where_the_recipe_names_none(
     assert len(found.train) + len(found.validation) == 90 and len(found.validation) == 9
 
 
+@pytest.mark.slow
 def test_a_study_without_validation_rows(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,7 @@ def test_alone_a_process_leads_and_does_shared_work_itself() -> None:
         assert distributed.local_shard([1, 2, 3]) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_and_predict_what_one_does_with_twice_the_batch(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -157,6 +158,7 @@ def test_two_processes_learn_and_predict_what_one_does_with_twice_the_batch(
     assert details_of(two, "tuned")["training"]["arguments"]["processes"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.kernel
 def test_in_int8_two_processes_learn_what_one_does(
     learners: dict[str, Path], tmp_path: Path
@@ -189,6 +191,7 @@ def test_in_int8_two_processes_learn_what_one_does(
     assert two[0] == pytest.approx(one[0], rel=5e-3) and two == pytest.approx(one, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_the_middle_ends_the_run_which_then_goes_on(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def objective(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.failure(1)
 def test_training_that_changes_nothing_is_a_failure(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
@@ -45,6 +46,7 @@ def test_training_that_changes_nothing_is_a_failure(
     assert not (tmp_path / "run" / "scores.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.failure(1)
 @pytest.mark.parametrize("rate", [1e-2, 1e-5], ids=["much learned", "little learned"])
 def test_scoring_the_untuned_model_in_place_of_the_tuned_one_is_a_failure(
@@ -62,6 +64,7 @@ def test_scoring_the_untuned_model_in_place_of_the_tuned_one_is_a_failure(
     assert not (tmp_path / "run" / "variants" / "tuned" / "predictions.parquet").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.failure(2)
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_head_that_is_not_saved_is_a_failure(
@@ -91,6 +94,7 @@ def test_a_head_that_is_not_saved_is_a_failure(
         prooftune.run(values, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.failure(2)
 def test_a_head_that_is_not_restored_is_a_failure(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +119,7 @@ def test_a_head_that_is_not_restored_is_a_failure(
         prooftune.run(values, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.failure(21)
 def test_a_training_that_diverges_stops_and_leaves_nothing_to_score(
     learners: dict[str, Path], tmp_path: Path, objective: str
@@ -133,6 +138,7 @@ def test_a_training_that_diverges_stops_and_leaves_nothing_to_score(
     assert not (tmp_path / "run" / "variants" / "tuned" / "trained").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.failure(21)
 def test_a_last_step_that_diverges_is_noticed_too(
     learners: dict[str, Path], tmp_path: Path, objective: str
@@ -174,6 +180,7 @@ def shortened(learners: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     return prooftune.run(values, root / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.failure(9)
 def test_shortened_inputs_are_counted_and_shown(shortened: Result) -> None:
     for variant in ("tuned", "head"):
@@ -191,6 +198,7 @@ def test_shortened_inputs_are_counted_and_shown(shortened: Result) -> None:
         assert "were truncated to the length limit" in (shortened.folder / name).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.failure(9)
 def test_too_many_shortened_inputs_are_an_error(learners: dict[str, Path], tmp_path: Path) -> None:
     values = small_recipe(learners["llama"], tmp_path / "data")
@@ -217,6 +225,7 @@ def keys_with(word: str, value: Any, path: str = "") -> Iterator[tuple[str, Any]
         yield from keys_with(word, child, f"{path}.{key}")
 
 
+@pytest.mark.slow
 @pytest.mark.failure(12)
 def test_only_shares_of_examples_are_called_accuracy(shortened: Result) -> None:
     report, data = (
@@ -239,6 +248,7 @@ def test_only_shares_of_examples_are_called_accuracy(shortened: Result) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.failure(13)
 def test_every_label_has_precision_recall_and_f1(shortened: Result) -> None:
     report, data = (
@@ -256,6 +266,7 @@ def test_every_label_has_precision_recall_and_f1(shortened: Result) -> None:
         assert row["f1"]["value"] == pytest.approx(2 * both / (said + true), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.failure(14)
 def test_the_batch_size_changes_no_prediction(learners: dict[str, Path], tmp_path: Path) -> None:
     variants = {"zero-shot": None, "tuned": None, "head": {"kind": "tuned", "objective": "head"}}
@@ -282,6 +293,7 @@ def test_the_batch_size_changes_no_prediction(learners: dict[str, Path], tmp_pat
     torch.testing.assert_close(found[200], found[4096], atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.failure(15)
 def test_a_bundle_asks_as_it_was_trained_whatever_recipes_say_later(shortened: Result) -> None:
     bundle = shortened.bundle
@@ -308,6 +320,7 @@ def test_a_bundle_asks_as_it_was_trained_whatever_recipes_say_later(shortened: R
             path.write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.failure(15)
 def test_another_prompt_gives_other_answers(shortened: Result, tmp_path: Path) -> None:
     """The saved rendering is what is used: with another one in its place the answers change."""
@@ -323,6 +336,7 @@ def test_another_prompt_gives_other_answers(shortened: Result, tmp_path: Path) -
     ).predict(["goal"])
 
 
+@pytest.mark.slow
 @pytest.mark.failure(17)
 def test_the_label_as_an_input_is_refused(learners: dict[str, Path], tmp_path: Path) -> None:
     values = small_recipe(learners["llama"], tmp_path / "data")
@@ -331,6 +345,7 @@ def test_the_label_as_an_input_is_refused(learners: dict[str, Path], tmp_path: P
         prooftune.run(values, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.failure(17)
 def test_other_test_labels_change_no_prediction(learners: dict[str, Path], tmp_path: Path) -> None:
     found = []
@@ -356,6 +371,7 @@ def test_other_test_labels_change_no_prediction(learners: dict[str, Path], tmp_p
     assert found[0][1:] == found[1][1:]
 
 
+@pytest.mark.slow
 @pytest.mark.failure(24)
 @pytest.mark.parametrize(
     ("header", "message"),

@@ -84,6 +84,7 @@ def extractive(
     return values, prooftune.run(values, folder / "run")
 
 
+@pytest.mark.slow
 def test_extraction_is_learned_and_told_apart_from_no_answer(
     extractive: tuple[dict[str, Any], Result],
 ) -> None:
@@ -98,6 +99,7 @@ def test_extraction_is_learned_and_told_apart_from_no_answer(
     assert threshold["validation_n"] == 24 and threshold["best_f1_on_test"] >= tuned["f1"] - 1e-9
 
 
+@pytest.mark.slow
 def test_the_report_speaks_of_questions(extractive: tuple[dict[str, Any], Result]) -> None:
     folder = extractive[1].folder
     page, summary = (folder / "report.html").read_text(), (folder / "report.md").read_text()
@@ -106,6 +108,7 @@ def test_the_report_speaks_of_questions(extractive: tuple[dict[str, Any], Result
     assert "onfusion" not in page and "macro" not in summary
 
 
+@pytest.mark.slow
 def test_a_run_again_changes_nothing(extractive: tuple[dict[str, Any], Result]) -> None:
     values, result = extractive
     before = predictions_of(result.folder)
@@ -113,6 +116,7 @@ def test_a_run_again_changes_nothing(extractive: tuple[dict[str, Any], Result]) 
     assert predictions_of(result.folder) == before
 
 
+@pytest.mark.slow
 def test_the_bundle_answers_as_the_study_did(extractive: tuple[dict[str, Any], Result]) -> None:
     result = extractive[1]
     assert result.bundle is not None
@@ -129,6 +133,7 @@ def test_the_bundle_answers_as_the_study_did(extractive: tuple[dict[str, Any], R
     ] == wanted
 
 
+@pytest.mark.slow
 def test_two_variants_are_compared_by_their_answers(
     extractive: tuple[dict[str, Any], Result], retrieval: Result
 ) -> None:
@@ -143,6 +148,7 @@ def test_two_variants_are_compared_by_their_answers(
         compare_runs(folder, str(retrieval.folder))
 
 
+@pytest.mark.slow
 def test_a_file_of_questions_is_answered_beside_its_columns(
     extractive: tuple[dict[str, Any], Result], tmp_path: Path
 ) -> None:
@@ -216,6 +222,7 @@ def retrieval(learners: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     return prooftune.run(values, folder / "run")
 
 
+@pytest.mark.slow
 def test_retrieval_is_measured_and_controls_are_no_winners(retrieval: Result) -> None:
     variants = retrieval.scores["variants"]
     found = variants["base+retrieval"]["retrieval"]
@@ -235,6 +242,7 @@ def test_retrieval_is_measured_and_controls_are_no_winners(retrieval: Result) ->
     )
 
 
+@pytest.mark.slow
 def test_no_citation_outside_the_shown_passages_is_ever_a_source(retrieval: Result) -> None:
     for name in retrieval.scores["variants"]:
         place = retrieval.folder / "variants" / name
@@ -248,6 +256,7 @@ def test_no_citation_outside_the_shown_passages_is_ever_a_source(retrieval: Resu
     )
 
 
+@pytest.mark.slow
 @pytest.mark.failure(17)
 def test_the_gold_passage_is_only_brought_by_search_except_in_the_oracle(retrieval: Result) -> None:
     study = read_study(retrieval.folder / "data")
@@ -274,6 +283,7 @@ def test_the_gold_passage_is_only_brought_by_search_except_in_the_oracle(retriev
     ]
 
 
+@pytest.mark.slow
 def test_the_bundle_of_a_retriever_brings_its_passages(retrieval: Result, tmp_path: Path) -> None:
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
     shutil.copytree(retrieval.folder, tmp_path / "run")
@@ -295,6 +305,7 @@ def test_the_bundle_of_a_retriever_brings_its_passages(retrieval: Result, tmp_pa
     assert all(set(reply.sources) <= set(reply.retrieved) for reply in replies)
 
 
+@pytest.mark.slow
 def test_the_contexts_of_the_data_are_searched_and_each_is_its_question_s_gold(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -364,6 +375,7 @@ def test_the_contexts_of_the_data_are_searched_and_each_is_its_question_s_gold(
         prooftune.run(values, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_changed_documents_are_searched_again_and_nothing_else_is_done_again(
     retrieval: Result, tmp_path: Path
 ) -> None:
@@ -387,6 +399,7 @@ def test_changed_documents_are_searched_again_and_nothing_else_is_done_again(
     assert all("was very new" in passage["text"] for passage in shown.values())
 
 
+@pytest.mark.slow
 def test_gold_passages_that_are_in_no_document_are_an_error(
     retrieval: Result, tmp_path: Path
 ) -> None:
