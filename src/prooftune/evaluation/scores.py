@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,12 @@ from prooftune.evaluation import calibration
 from prooftune.evaluation.abstention import abstention
 from prooftune.evaluation.changes import changed_examples
 from prooftune.evaluation.comparisons import Measured, Plan, compare, pairs
-from prooftune.evaluation.ece import ece_interval
-from prooftune.evaluation.intervals import (
-    SIGNED,
-    UNIT,
-    Interval,
-    f1_interval,
-    resampling_interval,
-    wilson_interval,
-)
+from prooftune.evaluation.figures import probabilistic_figures, variant_figures
 from prooftune.evaluation.metrics import (
     INVALID,
     Floats,
     Outcomes,
     columns,
-    confusion,
     measure,
     per_class,
     rates,
@@ -35,19 +26,15 @@ from prooftune.evaluation.metrics import (
 )
 from prooftune.evaluation.outcomes import groups_in_test, outcomes_of
 from prooftune.evaluation.primary import classification_primary, judged_variant, title_of
-from prooftune.evaluation.resampling import Groups, Samples, label_prior, resample
+from prooftune.evaluation.resampling import Groups, label_prior, resample
 from prooftune.evaluation.verdict import verdict
 from prooftune.recipe import Evaluation
 from prooftune.types import Prediction, Study, VariantResult
 
-PROPORTIONS = ("accuracy", "invalid_rate")
-PROBABILISTIC = ("log_loss", "brier", "ece")
 HIGHEST_TARGET = 0.99
 """The highest accuracy that is aimed at among given answers unless the recipe says it."""
 COMPARED = ("accuracy", "macro_f1", "balanced_accuracy", "mcc")
 """Metrics of which differences are given; the primary one is added."""
-
-_BOUNDS = {"mcc": SIGNED, "log_loss": (0.0, inf), "brier": (0.0, 2.0)}
 
 
 def score(
@@ -87,19 +74,24 @@ def score(
     groups, grouped_by = groups_in_test(study)
     primary, remarks = classification_primary(study, settings)
     measured = _measure_all(tests, settings, seed, groups)
+    calibrated = {name: _calibrate(*both) for name, both in arrays.items()}
+    sides = {f"{name} {side}": o for name, c in calibrated.items() for side, o in c.sides().items()}
+    losses = probabilistic_figures(sides, settings.resamples, settings.confidence, seed, groups)
     target = settings.target_accuracy or _target_accuracy(arrays)
     variants: dict[str, Any] = {}
     for result in results:
-        test, validation = arrays[result.name]
-        calibrated = _calibrate(test, validation)
-        variants[result.name] = {
+        name, (test, validation) = result.name, arrays[result.name]
+        own = {side: losses[f"{name} {side}"] for side in calibrated[name].sides()}
+        variants[name] = {
             "kind": result.kind,
             "n": len(test),
             "validation_accuracy": _validation_accuracy(validation),
             "validation_quality": _quality(validation, primary),
-            **_figures(test, measured[result.name], study.labels, settings, seed, groups),
-            **_calibration(test, calibrated, settings, seed, groups),
-            "abstention": _abstention(calibrated, target, settings.confidence),
+            **variant_figures(
+                test, measured[name], study.labels, settings.confidence, own.get("before")
+            ),
+            **_calibration(calibrated[name], own, settings.confidence),
+            "abstention": _abstention(calibrated[name], target, settings.confidence),
             **_counts(result.test),
             "invalid_rate": float(np.mean(test.predicted == INVALID)),
         }
@@ -183,138 +175,30 @@ def _measure_all(
     return measured
 
 
-def _figures(
-    test: Outcomes,
-    measured: Measured,
-    labels: list[str],
-    settings: Evaluation,
-    seed: int,
-    groups: Groups | None,
-) -> dict[str, Any]:
-    """Metrics of one variant with their intervals, for each label too, and the confusion matrix."""
-    values, by_class = measure(test)
-    level = settings.confidence
-    figures: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in PROBABILISTIC:
-            figures[name] = _interval(name, value, measured.samples[name], len(test), level)
-    if test.log_probs is not None:
-        figures |= _probabilistic(test, settings, seed, groups)
-    classes = [
-        {
-            "label": label,
-            "support": int((test.targets == i).sum()),
-            "predicted": int((test.predicted == i).sum()),
-            **_of_label(test, i, {k: float(v[i]) for k, v in by_class.items()}, measured, level),
-        }
-        for i, label in enumerate(labels)
-    ]
-    table = confusion(test)
-    return {
-        "metrics": figures,
-        "per_class": classes,
-        "confusion": {
-            "rows": labels,
-            "columns": [*labels, "(invalid)"][: table.shape[1]],
-            "counts": table.tolist(),
-        },
-    }
-
-
-def _interval(name: str, value: float, samples: Samples, n: int, level: float) -> dict[str, Any]:
-    rows = wilson_interval(round(value * n), n, level) if name in PROPORTIONS else None
-    return _widest(value, samples, rows, n, level, _BOUNDS.get(name, UNIT))
-
-
-def _widest(
-    value: float,
-    samples: Samples,
-    rows: tuple[float, float] | None,
-    n: int,
-    level: float,
-    bounds: tuple[float, float],
-) -> dict[str, Any]:
-    """The interval of single examples where one is known, and without groups only that; else, or
-    if it is wider, the resampling interval. With groups also the interval of rows alone."""
-    by_groups = samples.by_rows is not None
-    found = resampling_interval(value, samples, level, bounds)
-    ends: dict[str, Any] = {"value": value, "low": found.low, "high": found.high}
-    if rows is not None:
-        low, high = rows
-        ends |= {"low": low, "high": high}
-        if by_groups and not np.isnan(found.low):
-            ends |= {"low": min(low, found.low), "high": max(high, found.high)}
-    elif by_groups and samples.by_rows is not None:
-        alone = resampling_interval(value, Samples(samples.by_rows, None, None, n), level, bounds)
-        rows = alone.low, alone.high
-    if by_groups and rows is not None:
-        ends["by_rows"] = {"low": rows[0], "high": rows[1]}
-    return ends
-
-
-def _of_label(
-    test: Outcomes, label: int, values: Mapping[str, float], measured: Measured, level: float
-) -> dict[str, Any]:
-    """Precision, recall and F1 of one label: proportions, or functions of one."""
-    target, given = test.targets == label, test.predicted == label
-    hits = int((target & given).sum())
-    rows = {
-        "precision": wilson_interval(hits, int(given.sum()), level),
-        "recall": wilson_interval(hits, int(target.sum()), level),
-        "f1": f1_interval(hits, int((target | given).sum()), level),
-    }
-    none = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
-    return {
-        name: none
-        if np.isnan(values[name])
-        else _widest(
-            values[name],
-            measured.samples[f"class_{name}"].at(label),
-            ends,
-            len(target),
-            level,
-            UNIT,
-        )
-        for name, ends in rows.items()
-    }
-
-
-def _probabilistic(
-    test: Outcomes, settings: Evaluation, seed: int, groups: Groups | None
-) -> dict[str, Any]:
-    """Log-loss, Brier score and calibration error with their intervals. ``ece`` is without bias;
-    ``plain`` is the figure as it is usually given."""
-    values, level = measure(test)[0], settings.confidence
-    (drawn,) = resample([columns(test)], settings.resamples, seed, groups)
-    samples = drawn.map(lambda summed: rates(sums(summed, test.classes)))
-    figures = {
-        name: _ends(resampling_interval(values[name], samples[name], level, _BOUNDS[name]))
-        for name in ("log_loss", "brier")
-    }
-    ece = ece_interval(test, level, seed)
-    figures["ece"] = {**_ends(ece), "plain": values["ece"]}
-    return figures
-
-
-def _ends(interval: Interval) -> dict[str, Any]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
-
-
 @dataclass(frozen=True, slots=True)
 class _Calibrated:
-    """Outcomes at the temperature found on validation, or as they were where none can be found."""
+    """Outcomes as they were, and at the temperature found on validation where there is one."""
 
     temperature: float | None
+    before: Outcomes
     test: Outcomes
     validation: Outcomes
+
+    def sides(self) -> dict[str, Outcomes]:
+        """Test outcomes with probabilities ``before`` and ``after`` temperature scaling."""
+        if self.before.log_probs is None:
+            return {}
+        after = {} if self.temperature is None else {"after": self.test}
+        return {"before": self.before, **after}
 
 
 def _calibrate(test: Outcomes, validation: Outcomes) -> _Calibrated:
     if test.log_probs is None or validation.log_probs is None:
-        return _Calibrated(None, test, validation)
+        return _Calibrated(None, test, test, validation)
     temperature = calibration.fit_temperature(validation)
     return _Calibrated(
         temperature,
+        test,
         *(
             side.with_log_probs(calibration.apply_temperature(log_probs, temperature))
             for side, log_probs in ((test, test.log_probs), (validation, validation.log_probs))
@@ -323,29 +207,20 @@ def _calibrate(test: Outcomes, validation: Outcomes) -> _Calibrated:
 
 
 def _calibration(
-    test: Outcomes,
-    calibrated: _Calibrated,
-    settings: Evaluation,
-    seed: int,
-    groups: Groups | None,
+    calibrated: _Calibrated, losses: Mapping[str, Mapping[str, Any]], confidence: float
 ) -> dict[str, Any]:
     """What the probabilities are worth, before and after the temperature."""
-    if test.log_probs is None:
+    sides = calibrated.sides()
+    if not sides:
         return {"temperature": None, "calibration": None, "risk_coverage": None}
-    sides = {"before": test}
-    if calibrated.temperature is not None:
-        sides["after"] = calibrated.test
     figures: dict[str, Any] = {
         "validation_n": len(calibrated.validation),
-        "ece": {},
-        "log_loss": {},
-        "reliability": {},
+        "ece": {side: losses[side]["ece"] for side in sides},
+        "log_loss": {side: losses[side]["log_loss"] for side in sides},
+        "reliability": {
+            side: calibration.reliability(outcomes, confidence) for side, outcomes in sides.items()
+        },
     }
-    for side, outcomes in sides.items():
-        found = _probabilistic(outcomes, settings, seed, groups)
-        for name in ("ece", "log_loss"):
-            figures[name][side] = found[name]
-        figures["reliability"][side] = calibration.reliability(outcomes, settings.confidence)
     return {
         "temperature": calibrated.temperature,
         "calibration": figures,
