@@ -28,6 +28,7 @@ from prooftune.judge import (
     summarize_preferences,
 )
 from prooftune.judge.human import agreement, resampled_kappas
+from prooftune.judge.study import _human_scores
 from prooftune.judge.types import Winner
 from prooftune.recipe.judge import CRITERIA, Judge
 
@@ -157,7 +158,7 @@ def test_agreement_covers_answers_scored_by_both(tmp_path: Path) -> None:
     file.write_text(
         "\ufeffid,criterion,score,who\n0,c,1,me\n1,c,2,me\n2,c,5,me\n9,c,5,me\n", encoding="utf-8"
     )
-    human = read_human_scores(file, ["c"], (1, 5))
+    human = read_human_scores(file, ["c"], (1, 5))[None]
     got = summarize(judged([1, 3, None, 4]), human, resamples=200)["criteria"]["c"]["human"]
     assert got is not None and got["n"] == 2
     assert got["exact"] == 0.5
@@ -229,3 +230,21 @@ def test_built_in_criteria_by_name() -> None:
     }
     assert Judge(model="m").criteria == CRITERIA
     assert Judge(model="m").temperature == 0
+
+
+def test_human_scores_are_those_of_one_variants_answers(tmp_path: Path) -> None:
+    file = tmp_path / "human.csv"
+    file.write_text("id,criterion,score,variant\n0,c,1,good\n0,c,5,bad\n1,c,2,good\n", "utf-8")
+    found = read_human_scores(file, ["c"], (1, 5), ["good", "bad"])
+    assert found == {"good": {("0", "c"): 1, ("1", "c"): 2}, "bad": {("0", "c"): 5}}
+    with pytest.raises(UsageError, match="line 2: unknown variant 'good'"):
+        read_human_scores(file, ["c"], (1, 5), ["other"])
+
+
+def test_scores_without_a_variant_count_for_the_judged_one(tmp_path: Path) -> None:
+    (tmp_path / "human.csv").write_text("id,criterion,score\n0,c,1\n", "utf-8")
+    settings = Judge.model_validate({"model": "m", "criteria": {"c": "?"}, "human": "human.csv"})
+    scores: dict[str, Any] = {"verdict": {"best_tuned": "lora", "winner": "zero"}}
+    found = _human_scores(settings, tmp_path, ["zero", "lora"], scores)
+    assert found == {"lora": {("0", "c"): 1}}
+    assert "compared with the judge's scores of lora only" in scores["notes"][0]

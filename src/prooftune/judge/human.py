@@ -15,6 +15,8 @@ from prooftune.evaluation.metrics import Floats, Ints
 from prooftune.evaluation.resampling import CHUNK_BYTES, resample_counts
 
 COLUMNS = ("id", "criterion", "score")
+VARIANT = "variant"
+"""Optional column: whose answer was scored."""
 HumanScores = dict[tuple[str, str], int]
 """(item id, criterion) -> human score."""
 
@@ -37,14 +39,26 @@ class Agreement:
     n: int
 
 
-def read_human_scores(path: Path, criteria: Sequence[str], scale: tuple[int, int]) -> HumanScores:
-    """Read a CSV file with columns ``id``, ``criterion`` and ``score``.
+def read_human_scores(
+    path: Path, criteria: Sequence[str], scale: tuple[int, int], variants: Sequence[str] = ()
+) -> dict[str | None, HumanScores]:
+    """Read a CSV file with columns ``id``, ``criterion``, ``score`` and, where several variants
+    were scored, ``variant``.
+
+    Args:
+        path: the file.
+        criteria: the recipe's criteria.
+        scale: lowest and highest score.
+        variants: the judged variants.
+
+    Returns:
+        The scores of each variant's answers; under None where the file has no ``variant``.
 
     Raises:
-        UsageError: the file or a column is missing, or a row has an unknown criterion, a score off
-            the scale, or repeats an answer and criterion; with file and line.
+        UsageError: the file or a column is missing, or a row has an unknown criterion or variant,
+            a score off the scale, or repeats an answer and criterion; with file and line.
     """
-    scores: HumanScores = {}
+    scores: dict[str | None, HumanScores] = {}
     for line, row in _read_rows(path):
         location = f"{path}, line {line}"
         id_, criterion, score = ((row[name] or "").strip() for name in COLUMNS)
@@ -57,12 +71,19 @@ def read_human_scores(path: Path, criteria: Sequence[str], scale: tuple[int, int
             raise UsageError(
                 f"{location}: '{score}' is not an integer from {scale[0]} to {scale[1]}"
             )
-        if (id_, criterion) in scores:
+        variant = (row[VARIANT] or "").strip() if VARIANT in row else None
+        if variant is not None and variant not in variants:
+            raise UsageError(
+                f"{location}: unknown variant '{variant}'{nearest(variant, variants)}; "
+                f"the judged variants are {', '.join(variants)}"
+            )
+        own = scores.setdefault(variant, {})
+        if (id_, criterion) in own:
             raise UsageError(
                 f"{location}: '{id_}' already has a score on {criterion}. Give one score per "
                 "answer and criterion"
             )
-        scores[id_, criterion] = int(score)
+        own[id_, criterion] = int(score)
     if not scores:
         raise UsageError(f"{path}: the file has no scores; the columns are id,criterion,score")
     return scores

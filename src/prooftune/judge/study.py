@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from prooftune.evaluation.answers.no_answer import final_outputs
 from prooftune.evaluation.significance import holm
-from prooftune.judge.human import read_human_scores
+from prooftune.judge.human import HumanScores, read_human_scores
 from prooftune.judge.scoring import compare, judge
 from prooftune.judge.summary import paired_difference, summarize, summarize_preferences
 from prooftune.judge.types import JudgeItem, JudgeScores, PairSummary
@@ -65,15 +65,13 @@ def judge_study(
     Raises:
         UsageError: the judge's settings or the file of human scores are invalid.
     """
-    complete, human = None, None
+    complete = None
     if settings.base_url is None:
         from prooftune.judge.local import local_completion_fn
 
         complete, digest = local_completion_fn(settings.model, settings.max_tokens)
         # The cache key has the model's name; the digest tells apart models of the same name.
         settings = settings.model_copy(update={"model": f"{settings.model}@{digest[:12]}"})
-    if settings.human is not None:
-        human = read_human_scores(base / settings.human, list(settings.criteria), settings.scale)
     options: dict[str, Any] = {
         "resamples": recipe.evaluation.resamples,
         "confidence": recipe.evaluation.confidence,
@@ -84,6 +82,7 @@ def judge_study(
         for r in results
         if recipe.variants[r.name].uses_language_model
     }
+    human = {} if settings.human is None else _human_scores(settings, base, list(items), scores)
     judged = {
         name: judge(answers, settings, folder, complete, recipe.seed)
         for name, answers in items.items()
@@ -111,7 +110,8 @@ def judge_study(
     ]
     return {
         "variants": {
-            name: summarize(judgements, human, **options) for name, judgements in judged.items()
+            name: summarize(judgements, human.get(name), **options)
+            for name, judgements in judged.items()
         },
         "pairs": pairs,
         "differences": [
@@ -123,6 +123,29 @@ def judge_study(
             for name in tuned
         ],
     }
+
+
+def _human_scores(
+    settings: Judge, base: Path, variants: list[str], scores: dict[str, Any]
+) -> dict[str, HumanScores]:
+    """The human scores of every variant's answers. Scores that name no variant are taken for those
+    of the judged variant: other variants gave other answers."""
+    assert settings.human is not None
+    path, criteria = base / settings.human, list(settings.criteria)
+    found = read_human_scores(path, criteria, settings.scale, variants)
+    unnamed = found.pop(None, None)
+    named = {str(name): own for name, own in found.items()}
+    if unnamed is None:
+        return named
+    verdict = scores["verdict"]
+    judged = next((n for n in (verdict["best_tuned"], verdict["winner"]) if n in variants), None)
+    judged = judged or variants[0]
+    if len(variants) > 1:
+        scores.setdefault("notes", []).append(
+            f"{settings.human} does not name the variant whose answers were scored; its scores "
+            f"are compared with the judge's scores of {judged} only. Add a column 'variant'."
+        )
+    return {judged: unnamed}
 
 
 def _judge_items(study: Study, result: VariantResult, scores: dict[str, Any]) -> list[JudgeItem]:

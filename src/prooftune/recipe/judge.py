@@ -63,8 +63,9 @@ class Judge(Section):
     rows: int | None = Field(default=200, gt=0)
     """Test rows to judge, sampled with the seed. ``null``: all."""
     human: str | None = None
-    """CSV file of human scores, with the columns ``id``, ``criterion`` and ``score``. The report
-    then shows the agreement between the judge and the humans."""
+    """CSV file of human scores, with the columns ``id``, ``criterion``, ``score`` and, if several
+    variants were scored, ``variant``. The report then shows the agreement between the judge and the
+    humans. Without ``variant`` the scores count for the answers of the judged variant."""
 
     @property
     def request_seconds(self) -> float:
