@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune.data import contexts
 from prooftune.errors import UsageError
-from prooftune.evaluation.intervals import percentile_interval
-from prooftune.evaluation.resampling import resampled
+from prooftune.evaluation.means import mean_figures
+from prooftune.evaluation.outcomes import groups_in_test
+from prooftune.evaluation.resampling import groups_of
 from prooftune.recipe import DATA_CONTEXT, Recipe, Variant
 from prooftune.types import CONTEXT, QUESTION, Example, Study
 from prooftune.utils import package_files
@@ -284,8 +285,8 @@ class PassageProvider:
             )
 
     def _metrics(self, study: Study) -> dict[str, Any]:
-        """Recall, MRR and nDCG with bootstrap intervals, on the test questions whose gold passages
-        the data names."""
+        """Recall, MRR and nDCG with intervals, on the test questions whose gold passages the data
+        names."""
         from prooftune.retrieval import metrics
 
         rows = [i for i, e in enumerate(study.test) if e.gold]
@@ -306,14 +307,18 @@ class PassageProvider:
             f"nDCG@{RETRIEVAL_DEPTH}": metrics.ndcg(keys, gold, RETRIEVAL_DEPTH),
         }
         settings = self._recipe.evaluation
-        tables = resampled(
-            [v[:, None] for v in values.values()], settings.resamples, self._recipe.seed
-        )
-        figures: dict[str, Any] = {"n": len(rows), "without_gold": len(study.test) - len(rows)}
-        for (name, per_question), sums in zip(values.items(), tables, strict=True):
-            low, high = percentile_interval(sums[:, 0] / len(rows), settings.confidence)
-            figures[name] = {"value": float(per_question.mean()), "low": low, "high": high}
-        return figures
+        groups, _ = groups_in_test(study)
+        return {
+            "n": len(rows),
+            "without_gold": len(study.test) - len(rows),
+            **mean_figures(
+                values,
+                settings.resamples,
+                settings.confidence,
+                self._recipe.seed,
+                groups_of(groups.index[rows].tolist()) if groups else None,
+            ),
+        }
 
 
 def _ids(chunks: Sequence[Chunk]) -> set[str]:
