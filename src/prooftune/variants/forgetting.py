@@ -47,28 +47,28 @@ def general_text(reference: str | None, base: Path) -> tuple[str, str]:
 
 
 def perplexity(
-    model: nn.Module, readout: Callable[[Tensor], Tensor], tokenizer: Any, text: str
+    model: nn.Module, output_head: Callable[[Tensor], Tensor], tokenizer: Any, text: str
 ) -> tuple[float, int]:
     """Perplexity per token over windows of 256 tokens, and the number of tokens.
 
     Args:
         model: computes the hidden states, with its adapters.
-        readout: hidden states [..., hidden] -> logits [..., vocabulary]; the base model's output
-            head for a model that ends in a classification head.
+        output_head: hidden states [..., hidden] -> logits [..., vocabulary]; the base model's
+            output head for a model that ends in a classification head.
         tokenizer, text: at most the first 8,192 tokens are used.
     """
     ids = tokenizer(text, add_special_tokens=False).input_ids[:_MAX_TOKENS]
     start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    body, device = get_backbone(model), next(model.parameters()).device
+    backbone, device = get_backbone(model), next(model.parameters()).device
     total, count = 0.0, 0
     with torch.no_grad(), autocast(model):
         for begin in range(0, len(ids), _WINDOW_TOKENS):
             window = torch.tensor([start + ids[begin : begin + _WINDOW_TOKENS]], device=device)
             if window.shape[1] < 2:
                 continue
-            hidden = body(input_ids=window, use_cache=False).last_hidden_state[0, :-1]
+            hidden = backbone(input_ids=window, use_cache=False).last_hidden_state[0, :-1]
             total += float(
-                nn.functional.cross_entropy(readout(hidden), window[0, 1:], reduction="sum")
+                nn.functional.cross_entropy(output_head(hidden), window[0, 1:], reduction="sum")
             )
             count += window.shape[1] - 1
     return (math.exp(total / count) if count else float("nan")), count

@@ -255,20 +255,20 @@ def _before_and_after(
     """
     model, folder = handle.model, context.model_folder
     if variant.objective == "head":  # which has replaced the output head over the vocabulary
-        readout = load_output_head(folder, loading.compute_dtype(context.recipe.model.dtype))
+        output_head = load_output_head(folder, loading.compute_dtype(context.recipe.model.dtype))
     else:
-        readout = get_output_head(model)
-    after, count = perplexity(model, readout, context.tokenizer, text)
+        output_head = get_output_head(model)
+    after, count = perplexity(model, output_head, context.tokenizer, text)
     if variant.method == "full":
         changes = weight_changes.full_weight_changes(folder, model)
-        del model, readout
+        del model, output_head
         handle.release()
         untuned = context.base_model()
         before, _ = perplexity(untuned, get_output_head(untuned), context.tokenizer, text)
     else:
         changes = weight_changes.adapter_weight_changes(model)
         with adapters.use_adapter(model, None):
-            before, _ = perplexity(model, readout, context.tokenizer, text)
+            before, _ = perplexity(model, output_head, context.tokenizer, text)
     return changes, {
         "perplexity_before": before,
         "perplexity_after": after,
