@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import Failure, UsageError
 from prooftune.types import Example, Prediction, Study, VariantResult
 from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import atomic_path, cache_folder, fingerprint, read_json, write_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _STATE_FILE = "stage.json"
 _LIST_FIELDS = ("log_probs", "retrieved", "cited")
@@ -203,7 +206,7 @@ def open_run(folder: Path) -> Path:
     return folder
 
 
-def _example_schema() -> Any:
+def _example_schema() -> pa.Schema:
     import pyarrow as pa
 
     fields = pa.list_(pa.struct([("name", pa.string()), ("text", pa.string())]))
@@ -212,7 +215,7 @@ def _example_schema() -> Any:
     return pa.schema([*texts, *lists, ("fields", fields)])
 
 
-def _write_table(path: Path, rows: Iterator[dict[str, Any]], schema: Any) -> None:
+def _write_table(path: Path, rows: Iterator[dict[str, Any]], schema: pa.Schema) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -90,7 +90,7 @@ def process_group() -> Iterator[bool]:
             distributed.destroy_process_group()
 
 
-def run_on_all_ranks(work: Callable[..., T], *arguments: Any) -> list[T]:
+def run_on_all_ranks(work: Callable[..., T], *arguments: object) -> list[T]:
     """Run a function on all ranks at once. Called by the leader.
 
     Args:

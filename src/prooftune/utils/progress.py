@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class _SubtaskBar:
     subtask: Subtask
     total: float | None
 
-    def advance(self, task: Any, done: float = 1) -> None:
+    def advance(self, task: TaskID, done: float = 1) -> None:
         if self.total:
             self.subtask.parent.advance(task, done * self.subtask.size / self.total)
 

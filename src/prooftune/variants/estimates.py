@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import TrainerCallback
 
 from prooftune.engine.batching import batch_by_token_budget
@@ -116,7 +117,7 @@ def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimat
 
 
 def _estimate_prompted(
-    context: VariantContext, variant: Variant, name: str, model: Any, memory: MemoryModel
+    context: VariantContext, variant: Variant, name: str, model: nn.Module, memory: MemoryModel
 ) -> CostEstimate:
     study = context.study
     if variant.kind == "prompted":
@@ -193,7 +194,7 @@ def _cost_estimate(
 
 
 def measure_scoring(
-    context: VariantContext, encoder: PromptEncoder, model: Any, head: bool = False
+    context: VariantContext, encoder: PromptEncoder, model: nn.Module, head: bool = False
 ) -> MeasuredRate:
     """Predict the longest batch, which sets the peak memory, then a sample of the test rows twice;
     the faster time counts."""
@@ -239,7 +240,7 @@ def _measure_training(
     context: VariantContext,
     variant: Variant,
     encoder: PromptEncoder,
-    model: Any,
+    model: nn.Module,
     rows: Sequence[TrainingRow],
     batch: int,
     epochs: float,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prooftune.engine.fused.prepacked_weights import without_prepacked_weights
 from prooftune.engine.precision import autocast
@@ -28,7 +27,7 @@ _PROBE_WORDS = ("The", "yes", "no", "unanswerable")
 
 
 def probe_scores(
-    model: Any, encoder: PromptEncoder, probe: Sequence[Example], head: bool
+    model: nn.Module, encoder: PromptEncoder, probe: Sequence[Example], head: bool
 ) -> Tensor:
     """Log-probabilities [rows, labels] of the probe rows; for questions, of `_PROBE_WORDS`.
 
@@ -52,7 +51,7 @@ def probe_scores(
 
 
 def verify_reload(
-    model: Any,
+    model: nn.Module,
     encoder: PromptEncoder,
     context: VariantContext,
     folder: Path,
