@@ -1,12 +1,11 @@
-"""Bulk prediction of a large file: is memory flat, and does a killed and resumed run give the same
-bytes?
+"""Bulk prediction on a large file: memory over time, and resuming after a kill.
 
     python benchmarks/bulk.py --rows 1000000 --out runs/bulk
 
-makes a Parquet file of short texts and a bundle of a tiny random model, labels the file once
-without a break and once killed with SIGKILL about half-way and started again, and compares the two
-outputs. Memory is the resident set of the process, read five times a second. Results go to
-OUT/results.json.
+Makes a Parquet file of short texts and a bundle of a tiny random model. Predicts the file once
+without interruption, and once killed with SIGKILL about half-way and resumed, and compares the
+bytes of the two outputs. Memory is the resident set of the process, sampled five times a second.
+Results go to OUT/results.json.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ def _bundle(folder: Path) -> Path:
 
 
 def _predict(bundle: Path, file: Path, out: Path, kill_after: int | None = None) -> dict[str, Any]:
-    """Run the command in a process of its own, and note its memory second by second."""
+    """Run the command in its own process and record its memory over time."""
     command = [
         sys.executable,
         "-m",
@@ -128,7 +127,7 @@ def _rows_done(out: Path) -> int:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process holds, 0 where it has ended."""
+    """Resident set size of a process in bytes; 0 after it has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):

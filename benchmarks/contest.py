@@ -1,9 +1,8 @@
-"""What the benchmarks against other tools share: every contestant in a process of its own, one
-after another, several times.
+"""Shared code of the benchmarks against other tools; every contestant has its own process.
 
-A benchmark is a script with a function for every contestant, each of which does the work and
-returns its figures. Run without ``--one``, it runs them all in turn, so that a machine that slows
-down slows all of them, and writes medians and ratios.
+A benchmark is a script with a function per contestant, which does the work and returns its figures.
+Without ``--one``, the script runs all contestants in turn, several times, so that a machine that
+slows down slows all of them, and writes medians and ratios.
 """
 
 from __future__ import annotations
@@ -35,24 +34,24 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "lm-eval")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """The options that all benchmarks have."""
-    found = argparse.ArgumentParser(
+    """The options of all benchmarks."""
+    arguments = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("--repeats", type=int, default=3, help="paired runs (default 3)")
-    found.add_argument(
+    arguments.add_argument("--repeats", type=int, default=3, help="paired runs (default 3)")
+    arguments.add_argument(
         "--seed",
         type=int,
         default=0,
         help="of the first pair, each has the next; for adapters (default 0)",
     )
-    found.add_argument("--only", nargs="*", help="contestants; all if none is named")
-    found.add_argument(
+    arguments.add_argument("--only", nargs="*", help="contestants; default: all")
+    arguments.add_argument(
         "--name",
         help="behind that of the file of results, so that it stands beside those of other runs",
     )
-    found.add_argument("--one", help=argparse.SUPPRESS)
-    return found
+    arguments.add_argument("--one", help=argparse.SUPPRESS)
+    return arguments
 
 
 def contest(
@@ -62,40 +61,51 @@ def contest(
     facts: Mapping[str, Any],
     name: str = "",
 ) -> None:
-    """Run the contestants and write what was measured.
+    """Run the contestants and write the measurements.
 
     Args:
-        script: the benchmark's file, by which its results are named.
-        options: what `parser` parsed.
-        runs: the contestants; `OURS` is compared with all others, and so is what is called
-            ``prooftune-…``, it with another setting. Each gives ``seconds``, ``rows``,
-            ``operations`` if they are counted, and what else it measures.
-        facts: what a reader must know of the work, ``dtype`` among it where that is not bfloat16.
-        name: of the file of results; that of the script if empty.
+        script: the benchmark's file, which names the results.
+        options: parsed by `parser`.
+        runs: the contestants. `OURS` and its other settings, named ``prooftune-…``, are compared
+            with all others. Each returns ``seconds``, ``rows``, ``operations`` if counted, and
+            other measurements.
+        facts: facts about the work to report, with ``dtype`` if it is not bfloat16.
+        name: name of the results file. Default: that of the script.
     """
     if options.one:
         print(json.dumps(runs[options.one](options)))
         return
-    found: dict[str, list[dict[str, Any]]] = {one: [] for one in options.only or runs}
-    busy = os.getloadavg()[0]
+    results: dict[str, list[dict[str, Any]]] = {
+        contestant: [] for contestant in options.only or runs
+    }
+    load = os.getloadavg()[0]
     for repeat in range(options.repeats):
-        for one, several in found.items():
-            words = [sys.executable, *sys.argv, "--one", one, "--seed", str(options.seed + repeat)]
+        for contestant, several in results.items():
+            words = [
+                sys.executable,
+                *sys.argv,
+                "--one",
+                contestant,
+                "--seed",
+                str(options.seed + repeat),
+            ]
             done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
             several.append(json.loads(done.stdout.splitlines()[-1]))
             several[-1]["product_rate"] = product_rate(facts.get("dtype", "bfloat16"))
-            print(f"{repeat + 1}/{options.repeats} {one}: {_line(several[-1])}", flush=True)
-    _note_shares(found)
+            print(f"{repeat + 1}/{options.repeats} {contestant}: {_line(several[-1])}", flush=True)
+    _note_shares(results)
     result = {
         "command": f"python benchmarks/{Path(script).name} {' '.join(_shown(sys.argv[1:]))}",
         "facts": dict(facts),
-        "runs": found,
-        "medians": {one: _medians(several) for one, several in found.items()},
-        "ratios": _ratios(found, OURS),
+        "runs": results,
+        "medians": {contestant: _medians(several) for contestant, several in results.items()},
+        "ratios": _ratios(results, OURS),
         "ratios_with_settings": {
-            one: _ratios(found, one) for one in found if one != OURS and _is_ours(one)
+            contestant: _ratios(results, contestant)
+            for contestant in results
+            if contestant != OURS and _is_ours(contestant)
         },
-        "load_before": busy,
+        "load_before": load,
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
     }
@@ -105,31 +115,32 @@ def contest(
     print(json.dumps({"medians": result["medians"], "ratios": result["ratios"]}, indent=1))
 
 
-def _note_shares(found: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Note what share each one's operations are of those that products would do in the time, at the
-    best rate seen meanwhile."""
-    best = max(one["product_rate"] for several in found.values() for one in several)
-    for one in (one for several in found.values() for one in several if "operations" in one):
-        one["share_of_rate"] = one["operations"] / one["seconds"] / best
+def _note_shares(results: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Add each contestant's share of the best matmul rate seen during the runs."""
+    best = max(run["product_rate"] for several in results.values() for run in several)
+    for run in (run for several in results.values() for run in several if "operations" in run):
+        run["share_of_rate"] = run["operations"] / run["seconds"] / best
 
 
 def _shown(words: Sequence[str]) -> list[str]:
-    """A command's words without what is this machine's own."""
+    """A command line without machine-specific paths."""
     return [
         "FOLDER" if before == "--data" else word
         for before, word in zip(["", *words], words, strict=False)
     ]
 
 
-def asked(
+def inference_figures(
     encoder: PromptEncoder,
     rows: Sequence[Sequence[int]],
     predictions: Sequence[Any],
     spent: Cost,
     operations: float | None = None,
 ) -> dict[str, Any]:
-    """The figures of a contestant that was asked prompts: rows behind the encoder's prefix, whose
-    tokens count in each; operations where they were counted."""
+    """The figures of an inference contestant.
+
+    Prefix tokens count for every row; operations are included if counted.
+    """
     tokens = sum(len(encoder.prefix) + len(row) for row in rows)
     return {
         "rows": len(rows),
@@ -142,7 +153,7 @@ def asked(
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on, and with."""
+    """The machine and package versions of a measurement."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)}
     return {
         "processor": cpu_name(),
@@ -154,15 +165,14 @@ def machine() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Of the program that is measured."""
+    """The commit of Prooftune."""
     words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    found = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
-    return found or "unknown"
+    commit = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    return commit or "unknown"
 
 
 def product_rate(dtype: str = "bfloat16", size: int = 1024) -> float:
-    """Operations per second (2 for a multiplication and an addition) of a square product, the best
-    of ten."""
+    """Operations per second of a square matmul (2 per multiply-add), best of ten."""
     import torch
 
     a, b = (torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2))
@@ -194,18 +204,17 @@ def _installed(name: str) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a contestant is Prooftune, as it is or with another setting, which is named behind."""
+    """Whether a contestant is Prooftune, with default or other settings."""
     return name == OURS or name.startswith(f"{OURS}-")
 
 
-def _ratios(found: Mapping[str, list[dict[str, Any]]], ours: str) -> dict[str, dict[str, float]]:
-    """Of one of ours to each other tool, medians of the pairs: how many times as fast, and the
-    share of the memory."""
+def _ratios(results: Mapping[str, list[dict[str, Any]]], ours: str) -> dict[str, dict[str, float]]:
+    """Speed-up and memory ratio of one of ours over each other tool, medians of the pairs."""
     ratios = {}
-    for name, several in found.items():
-        if _is_ours(name) or ours not in found:
+    for name, several in results.items():
+        if _is_ours(name) or ours not in results:
             continue
-        pairs = list(zip(found[ours], several, strict=True))
+        pairs = list(zip(results[ours], several, strict=True))
         ratios[name] = {
             "speed": statistics.median(
                 (a["rows"] / a["seconds"]) / (b["rows"] / b["seconds"]) for a, b in pairs
@@ -227,10 +236,10 @@ def _same(ours: list[Any], theirs: list[Any]) -> float:
 
 def _medians(several: list[dict[str, Any]]) -> dict[str, Any]:
     numbers = [key for key, value in several[0].items() if isinstance(value, int | float)]
-    medians = {key: statistics.median(one[key] for one in several) for key in numbers}
+    medians = {key: statistics.median(run[key] for run in several) for key in numbers}
     return {
         **medians,
-        "rows_per_second": statistics.median(one["rows"] / one["seconds"] for one in several),
+        "rows_per_second": statistics.median(run["rows"] / run["seconds"] for run in several),
     }
 
 

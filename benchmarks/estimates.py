@@ -1,10 +1,10 @@
-"""What `prooftune check` estimates against what a run then takes and needs.
+"""Estimates of `prooftune check` against the actual time and memory of a run.
 
     python benchmarks/estimates.py RECIPE ... [--set KEY=VALUE ...] [--out FOLDER]
 
-Every recipe (a file, or the name of a shipped one) is checked and run in processes of their own;
-time is that of training and of the test rows, memory the peak of the process while it did them. The
-runs are kept in FOLDER where one is named.
+Every recipe (a file, or the name of a shipped one) is checked and run in separate processes. Time
+covers training and the test rows, memory is the peak of the process during both. The runs stay in
+FOLDER if given.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    overrides = [word for one in options.overrides for word in ("--set", one)]
+    overrides = [word for override in options.overrides for word in ("--set", override)]
     with tempfile.TemporaryDirectory() as temporary:
-        place = options.out or Path(temporary)
+        folder = options.out or Path(temporary)
         variants = [
-            one
+            override
             for recipe in options.recipes
-            for one in _compared(recipe, overrides, place / Path(recipe).stem)
+            for override in _compared(recipe, overrides, folder / Path(recipe).stem)
         ]
     command = f"python benchmarks/estimates.py {' '.join([*options.recipes, *overrides])}"
     result = {
@@ -58,10 +58,10 @@ def _compared(recipe: str, overrides: list[str], folder: Path) -> list[dict[str,
         stdout=subprocess.DEVNULL,
     )
     report = json.loads((folder / "report.json").read_text("utf-8"))
-    found = []
+    rows = []
     for name, estimate in report["estimates"].items():
         took = report["variants"][name]["cost"]
-        found.append(
+        rows.append(
             {
                 "study": report["name"],
                 "variant": name,
@@ -71,7 +71,7 @@ def _compared(recipe: str, overrides: list[str], folder: Path) -> list[dict[str,
                 "peak_bytes": took["peak_memory_bytes"],
             }
         )
-    return found
+    return rows
 
 
 if __name__ == "__main__":

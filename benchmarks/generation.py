@@ -1,15 +1,14 @@
-"""Answering SQuAD's questions against transformers' ``generate``, in padded batches and one by one,
-on the same token ids.
+"""Question answering on SQuAD against transformers' ``generate``, batched and one by one.
 
     python benchmarks/generation.py --data FOLDER [--rows 64] [--apart] [--dtype bfloat16]
     [--repeats 3] [--only NAME ...]
 
-FOLDER holds the public data sets (squad_v2/). Greedy decoding of at most 24 tokens by the embedded
-model, ended by the stop token of its chat template. ``generate`` has its own cache and is given the
-batch size that was the fastest in a first try of 4, 8, 16 and 32, its rows sorted by length,
-longest first. Prooftune is not asked to score "unanswerable" beside its answers, which ``generate``
-does not either. The questions are all those of paragraphs that lie far apart, which Prooftune reads
-once for all of their questions; with ``--apart`` each has a paragraph of its own.
+FOLDER contains the public data sets (squad_v2/). All use the same token ids. Greedy decoding of at
+most 24 tokens with the embedded model, until the stop token of its chat template. ``generate`` uses
+its own KV cache and the fastest batch size of 4, 8, 16 and 32 in a trial, with rows sorted by
+length, longest first. Prooftune does not score "unanswerable", as ``generate`` does not either. The
+questions are all those of paragraphs far apart in the data set, which Prooftune prefills once per
+paragraph; with ``--apart`` every question has its own paragraph.
 """
 
 from __future__ import annotations
@@ -64,21 +63,23 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     model = _model(options, "auto")
 
     def answers(some: list[list[int]]) -> list[str]:
-        found: dict[int, str] = {}
+        texts: dict[int, str] = {}
         with autocast(model):
             for numbers, written in generate(
                 model, encoder.prefix, some, encoder.stop_token_id, max_new_tokens=NEW
             ):
-                found |= {
+                texts |= {
                     i: encoder.decode_answer(done.ids)
                     for i, done in zip(numbers, written, strict=True)
                 }
-        return [found[i] for i in range(len(some))]
+        return [texts[i] for i in range(len(some))]
 
     answers(rows[: max(TRIED)])  # a first try, as `generate` has several
     with measure_cost() as cost:
-        given = answers(rows)
-    return contest.asked(encoder, rows, given, cost, contest.operations(lambda: answers(rows)))
+        outputs = answers(rows)
+    return contest.inference_figures(
+        encoder, rows, outputs, cost, contest.operations(lambda: answers(rows))
+    )
 
 
 def padded(options: argparse.Namespace) -> dict[str, Any]:
@@ -88,15 +89,15 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
     for size in (
         TRIED[0],
         *TRIED,
-    ):  # the first once more: it was the one that did everything for the first time
+    ):  # the first size again: its first run includes warm-up
         started = time.perf_counter()
         _library(model, encoder, rows[: max(TRIED)], size)
         seconds[size] = time.perf_counter() - started
-    size = min(seconds, key=lambda one: seconds[one])
+    size = min(seconds, key=lambda batch: seconds[batch])
     with measure_cost() as cost:
         answers = _library(model, encoder, rows, size)
     work = contest.operations(lambda: _library(model, encoder, rows, size))
-    return {**contest.asked(encoder, rows, answers, cost, work), "batch": size}
+    return {**contest.inference_figures(encoder, rows, answers, cost, work), "batch": size}
 
 
 def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
@@ -105,13 +106,13 @@ def one_by_one(options: argparse.Namespace) -> dict[str, Any]:
     _library(model, encoder, rows[:4], 1)
     with measure_cost() as cost:
         answers = _library(model, encoder, rows, 1)
-    return contest.asked(
+    return contest.inference_figures(
         encoder, rows, answers, cost, contest.operations(lambda: _library(model, encoder, rows, 1))
     )
 
 
 def _library(model: Any, encoder: PromptEncoder, rows: list[list[int]], size: int) -> list[str]:
-    """Answers of ``generate`` in batches padded on the left."""
+    """Answers of ``generate`` in left-padded batches."""
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     answers = [""] * len(rows)
     for start in range(0, len(order), size):
@@ -142,7 +143,7 @@ def _library(model: Any, encoder: PromptEncoder, rows: list[list[int]], size: in
 
 def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[list[int]]]:
     articles = json.loads((options.data / "squad_v2" / "dev-v2.0.json").read_text("utf-8"))["data"]
-    asked = [
+    questions = [
         {"context": paragraph["context"], "question": question["question"]}
         for article in articles
         for paragraph in article["paragraphs"]
@@ -153,12 +154,12 @@ def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[list[int]]]:
     rendering = Rendering(template, (), chat=True, max_length=LONGEST, answer_tokens=NEW)
     encoder = PromptEncoder(rendering, tokenizer, ["question", "context"])
     if options.apart:
-        asked = list({one["context"]: one for one in asked}.values())
-    contexts = list(dict.fromkeys(one["context"] for one in asked))
-    each = round(len(asked) / len(contexts))
+        questions = list({question["context"]: question for question in questions}.values())
+    contexts = list(dict.fromkeys(question["context"] for question in questions))
+    each = round(len(questions) / len(contexts))
     wanted = set(contexts[:: max(1, len(contexts) * each // options.rows)])
-    chosen = [one for one in asked if one["context"] in wanted][: options.rows]
-    return encoder, [encoder.encode(one).token_ids for one in chosen]
+    chosen = [question for question in questions if question["context"] in wanted][: options.rows]
+    return encoder, [encoder.encode(question).token_ids for question in chosen]
 
 
 def _model(options: argparse.Namespace, attention: str) -> Any:

@@ -1,11 +1,11 @@
-"""Training a classification head on long Swahili articles against a Trainer that pads every batch
-to its longest row.
+"""Training a classification head on long Swahili articles against a padding Trainer.
 
     python benchmarks/head.py --data FOLDER [--rows 32] [--length 2048] [--batch 4] [--repeats 3]
 
-FOLDER holds the public data sets (masakhanews_swa/). The same token ids, LoRA (r 16, all linear
-layers) and head on the embedded model in bfloat16, batches of rows in their order. Articles are 43
-to 3,900 tokens long; what is beyond --length is not read.
+FOLDER contains the public data sets (masakhanews_swa/). The Trainer pads every batch to its longest
+row. Both use the same token ids, LoRA (r 16, all linear layers) and head on the embedded model in
+bfloat16, and batches of rows in data set order. Articles have 43 to 3,900 tokens and are truncated
+to --length.
 """
 
 from __future__ import annotations
@@ -119,8 +119,7 @@ def _figures(
     held_out: list[TrainingRow],
     fit: Callable[[list[TrainingRow]], None],
 ) -> dict[str, Any]:
-    """What the training takes, and the loss on rows that were not learned, by transformers' own
-    forward pass."""
+    """Time and memory of training, and the held-out loss by transformers' own forward pass."""
     figures = training.timed(encoder, rows, fit)
     model.eval()
     losses = []

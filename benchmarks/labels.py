@@ -1,16 +1,15 @@
-"""Label scoring against lm-evaluation-harness, zero-shot and with 8 examples in the prompt, on the
-same token ids.
+"""Label scoring against lm-evaluation-harness, zero-shot and with 8 examples in the prompt.
 
     pip install lm-eval
     python benchmarks/labels.py --data FOLDER [--shots 8] [--dtype float32] [--rows 64] [--repeats
     3]
 
-FOLDER holds the public data sets (ag_news/alps_tsv/). Both score the four labels of AG News after
-every prompt with the embedded model and take the likeliest (summed, not divided by length). The
-harness is asked through its backend for Hugging Face models, with requests of token ids, as its
-tasks ask it; it computes every label of every row behind the whole prompt, but labels of one token,
-which it reads from one pass. Its batch size is the fastest of 4, 8, 16 and 32 in a first try. The
-share of rows with the same prediction is shown beside the times.
+FOLDER contains the public data sets (ag_news/alps_tsv/). Both score the four labels of AG News
+after every prompt with the embedded model on the same token ids, and predict the most likely one
+(summed log-probability, not normalised by length). The harness is called through its Hugging Face
+backend with requests of token ids, as its tasks do. It runs every label of every row after the
+whole prompt, except labels of one token, which it takes from one pass. Its batch size is the
+fastest of 4, 8, 16 and 32 in a trial. The share of rows with the same prediction is reported too.
 """
 
 from __future__ import annotations
@@ -67,19 +66,21 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     chosen = recipe.Model.model_validate({"name": loading.DEFAULT_MODEL, "dtype": options.dtype})
     model = loading.load_model(loading.resolve(loading.DEFAULT_MODEL), chosen)
 
-    def asked(some: list[list[int]]) -> list[int]:
-        found: dict[int, int] = {}
+    def predict(some: list[list[int]]) -> list[int]:
+        best: dict[int, int] = {}
         with autocast(model):
             for numbers, scores in score_labels(
                 model, encoder.prefix, some, encoder.label_ids, encoder.stop_token_id
             ):
-                found |= dict(zip(numbers, scores.argmax(dim=1).tolist(), strict=True))
-        return [found[i] for i in range(len(some))]
+                best |= dict(zip(numbers, scores.argmax(dim=1).tolist(), strict=True))
+        return [best[i] for i in range(len(some))]
 
-    asked(rows[:WARM])  # a first try, as the harness has several
+    predict(rows[:WARM])  # warm-up, as the harness has several trial runs
     with measure_cost() as cost:
-        labels = asked(rows)
-    return contest.asked(encoder, rows, labels, cost, contest.operations(lambda: asked(rows)))
+        labels = predict(rows)
+    return contest.inference_figures(
+        encoder, rows, labels, cost, contest.operations(lambda: predict(rows))
+    )
 
 
 def harness(options: argparse.Namespace) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def harness(options: argparse.Namespace) -> dict[str, Any]:
         replies = backend._loglikelihood_tokens(requests, disable_tqdm=True)
     scores = torch.tensor([reply[0] for reply in replies]).view(len(rows), len(LABELS))
     return {
-        **contest.asked(encoder, rows, scores.argmax(dim=1).tolist(), cost),
+        **contest.inference_figures(encoder, rows, scores.argmax(dim=1).tolist(), cost),
         "batch": backend.batch_size_per_gpu,
     }
 
@@ -113,7 +114,7 @@ def _fastest(backend: Any, requests: list[Any]) -> int:
     for size in (
         TRIED[0],
         *TRIED,
-    ):  # the first once more: it was the one that did everything for the first time
+    ):  # the first size again: its first run includes warm-up
         backend.batch_size_per_gpu = size
         started = time.perf_counter()
         backend._loglikelihood_tokens(requests, disable_tqdm=True)
@@ -122,7 +123,7 @@ def _fastest(backend: Any, requests: list[Any]) -> int:
 
 
 def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[list[int]]]:
-    """The encoder, with its shots, and the prompts after the shared prefix."""
+    """The encoder with its few-shot examples, and the prompts after the shared prefix."""
     with (options.data / "ag_news" / "alps_tsv" / "test.tsv").open(
         encoding="utf-8", newline=""
     ) as file:
@@ -131,10 +132,10 @@ def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[list[int]]]:
             for line in csv.reader(file, delimiter="\t")
             if len(line) == 2 and line[1] in LABELS
         ]
-    asked, rest = lines[: options.rows], lines[options.rows :]
+    test_lines, rest = lines[: options.rows], lines[options.rows :]
     of_label = [
-        [Shot({"text": text}, label) for text, label in rest if label == one and len(text) < 200]
-        for one in LABELS
+        [Shot({"text": text}, label) for text, label in rest if label == name and len(text) < 200]
+        for name in LABELS
     ]
     shots = tuple(
         itertools.islice(
@@ -146,7 +147,7 @@ def _rows(options: argparse.Namespace) -> tuple[PromptEncoder, list[list[int]]]:
     encoder = PromptEncoder(
         Rendering(template, LABELS, chat=True, max_length=1600, shots=shots), tokenizer, ["text"]
     )
-    return encoder, [encoder.encode({"text": text}).token_ids for text, _ in asked]
+    return encoder, [encoder.encode({"text": text}).token_ids for text, _ in test_lines]
 
 
 if __name__ == "__main__":

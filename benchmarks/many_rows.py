@@ -1,13 +1,13 @@
-"""What memory a study of very many training rows takes, beside one of few.
+"""Memory of a study with very many training rows, compared with one of few.
 
     python benchmarks/many_rows.py [--rows 1000 1000000] [--one-file] --out runs/many
 
-Makes CSV files of texts of 4 to 20 words and recipes for them, which tune the embedded model for
-two steps, and runs each until the training is over. Memory is the resident set of the process, read
-three times a second: the most of it until the data are read and audited, until their tokens are
-made and the model is loaded, and until two batches have been trained on. With ``--one-file`` a
-hundredth of the rows is set aside for validation and for the test each, otherwise these have files
-of 50 rows. Results go to OUT/results.json.
+Makes CSV files of texts of 4 to 20 words and recipes that tune the embedded model for two steps,
+and runs each until training is done. Memory is the resident set of the process, sampled three times
+a second: its peak until the data are read and audited, until the rows are tokenised and the model
+is loaded, and until two batches are trained. With ``--one-file``, a hundredth of the rows each is
+split off for validation and test; otherwise these have files of 50 rows. Results go to
+OUT/results.json.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=chosen.out) as made:
         _study(
             Path(made), 200, False
-        )  # the first one unpacks the model, which takes memory of its own
+        )  # the first run unpacks the model, which takes additional memory
     results = [_study(chosen.out / f"{rows}", rows, chosen.one_file) for rows in chosen.rows]
     (chosen.out / "results.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
     print(json.dumps(results, indent=2))
@@ -89,22 +89,22 @@ def _file(path: Path, rows: int, seed: int) -> Path:
 
 
 def _stages(recipe: Path, folder: Path) -> dict[str, dict[str, float]]:
-    """Stage -> seconds from the start to its end, and the most memory until then."""
+    """Stage -> seconds until its end, and peak memory until then."""
     command = [sys.executable, "-m", "prooftune", "run", str(recipe), "--out", str(folder / "run")]
     environment = {name: value for name, value in os.environ.items() if name != "PROOFTUNE_QUIET"}
     started, most = time.monotonic(), [0]
-    found: dict[str, dict[str, float]] = {}
+    stages: dict[str, dict[str, float]] = {}
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
 
-        def listen(said: TextIO) -> None:
-            for line in said:
+        def listen(stream: TextIO) -> None:
+            for line in stream:
                 stage = next(
                     (name for words, name in STAGES.items() if line.strip().startswith(words)), None
                 )
-                if stage is not None and stage not in found:
-                    found[stage] = {
+                if stage is not None and stage not in stages:
+                    stages[stage] = {
                         "seconds": round(time.monotonic() - started),
                         "peak_mb": round(most[0] / 1e6),
                     }
@@ -118,7 +118,7 @@ def _stages(recipe: Path, folder: Path) -> dict[str, dict[str, float]]:
             most[0] = max(most[0], resident(process.pid))
             time.sleep(0.3)
         listener.join()
-    return found
+    return stages
 
 
 if __name__ == "__main__":

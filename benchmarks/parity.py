@@ -17,8 +17,9 @@ from prooftune.exporters.card import table
 
 HEAD = """# Parity of exports
 
-What `prooftune export` recorded when it ran each bundle's golden set through the exported files, written by
-`benchmarks/parity.py` from their `export.json`. The columns are explained in [export.md](export.md).
+Results of running each bundle's golden set through the exported files, as recorded by `prooftune
+export` in `export.json`. Written by `benchmarks/parity.py`. [export.md](export.md) explains the
+columns.
 """
 
 

@@ -1,13 +1,12 @@
-"""Search over the regulatory documents of ObliQA, whose questions name the passages that answer
-them.
+"""Search over the regulatory documents of ObliQA, whose questions have gold passages.
 
     python benchmarks/retrieval.py --data FOLDER [--index FOLDER] [--split test] [--tune]
 
-FOLDER holds policy_qa/ObliQA in its upstream layout. The 40 documents (13,000 passages) are indexed
-once, which takes minutes on two cores; then the 2,786 test questions are searched by words, by
-meaning and by both, and a Markdown table is printed: the mean of each measure with its 95%
-bootstrap interval, and paired differences on the same questions. With --tune the depths and weights
-of fusion are compared, on the development questions only.
+FOLDER contains policy_qa/ObliQA in its original layout. The 40 documents (13,000 passages) are
+indexed once, which takes minutes on two cores. Then the 2,786 test questions are searched with
+BM25, dense and fused search. Prints a Markdown table with the mean of each metric, its 95%
+bootstrap interval, and paired differences. With --tune, fusion depths and weights are compared on
+the development questions only.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Floats = NDArray[np.float64]
 
 K = 10
 RESAMPLES, CHUNK = 2000, 200
-DEEPEST = 200
+MAX_DEPTH = 200
 MODES: tuple[Mode, ...] = ("bm25", "dense", "fused")
 MEASURES: dict[str, Callable[[Sequence[Sequence[str]], Sequence[set[str]], int], Floats]] = {
     f"recall@{K}": recall,
@@ -79,11 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def read(path: Path) -> tuple[list[str], list[set[str]]]:
-    """Questions, and the keys of the passages that answer each."""
+    """Questions, and the keys of their gold passages."""
     rows = read_json(path)
     return (
         [row["Question"] for row in rows],
-        [{f"{one['DocumentID']}/{one['PassageID']}" for one in row["Passages"]} for row in rows],
+        [
+            {f"{passage['DocumentID']}/{passage['PassageID']}" for passage in row["Passages"]}
+            for row in rows
+        ],
     )
 
 
@@ -91,9 +93,9 @@ def compare(index: Index, questions: Sequence[str], gold: Sequence[set[str]], sp
     values: dict[Mode, dict[str, Floats]] = {}
     for mode in MODES:
         begun = time.perf_counter()
-        # A passage can be found by several of its chunks, so more than K are asked for.
-        found = [passage_keys(hits) for hits in index.search(questions, 2 * K, mode)]
-        values[mode] = {name: measure(found, gold, K) for name, measure in MEASURES.items()}
+        # Several chunks may belong to one passage, so more than K hits are requested.
+        retrieved = [passage_keys(hits) for hits in index.search(questions, 2 * K, mode)]
+        values[mode] = {name: measure(retrieved, gold, K) for name, measure in MEASURES.items()}
         values[mode]["seconds"] = np.array([time.perf_counter() - begun])
     print(
         f"{len(questions):,} {split} questions; fusion of {DEPTH} hits each, weight of the dense "
@@ -127,24 +129,26 @@ def interval(per_question: Floats, sign: str = "") -> str:
 
 def tune(index: Index, questions: Sequence[str], gold: Sequence[set[str]]) -> None:
     number = {chunk.id: i for i, chunk in enumerate(index.chunks)}
-    both: list[list[RankedList]] = []
+    ranked_lists: list[list[RankedList]] = []
     for mode in ("bm25", "dense"):
-        found = index.search(questions, DEEPEST, mode)
-        both.append([[(number[hit.chunk.id], hit.score) for hit in hits] for hits in found])
+        retrieved = index.search(questions, MAX_DEPTH, mode)
+        ranked_lists.append(
+            [[(number[hit.chunk.id], hit.score) for hit in hits] for hits in retrieved]
+        )
     print(
         f"recall@{K} on {len(questions):,} dev questions\n\n| depth | weight of the dense list | "
         f"recall@{K} |\n|---|---|---|"
     )
-    for depth in (20, 50, 100, DEEPEST):
+    for depth in (20, 50, 100, MAX_DEPTH):
         for weight in (0.0, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 1.0):
             fused = [
                 [
                     index.chunks[i].passage_key
                     for i, _ in reciprocal_rank_fusion(
-                        [one[:depth] for one in pair], (1 - weight, weight), 2 * K
+                        [ranked[:depth] for ranked in pair], (1 - weight, weight), 2 * K
                     )
                 ]
-                for pair in zip(*both, strict=True)
+                for pair in zip(*ranked_lists, strict=True)
             ]
             print(f"| {depth} | {weight} | {100 * recall(fused, gold, K).mean():.2f} |", flush=True)
 

@@ -1,13 +1,12 @@
-"""Rows per second of a server against `predict` in the same run, latencies, and answers that differ
-under load.
+"""Throughput of a server against `predict`, latencies, and predictions that differ under load.
 
     python benchmarks/serving.py BUNDLE TEXTS.txt [--rows 1024] [--clients 8] [--per-request 16]
     [--repeats 3]
 
-Offline first: `predict` on all rows, which is also what the server's answers are compared with.
-Then a server in a process of its own on this machine, asked by a bounded number of clients, each
-with one request at a time. Both in turn, several times, so that a machine that slows down slows
-both; medians are given. Ends with status 1 where an answer differs.
+First `predict` offline on all rows, as the reference for the server's predictions. Then a server in
+its own process on this machine, under a bounded number of clients with one request at a time each.
+Both run in turn, several times, so that a machine that slows down slows both; medians are reported.
+Exits with status 1 if a prediction differs.
 """
 
 from __future__ import annotations
@@ -127,20 +126,20 @@ def _served(
                 ask(0)
                 begun = time.perf_counter()
                 with ThreadPoolExecutor(clients) as pool:
-                    found = list(pool.map(ask, starts))
+                    responses = list(pool.map(ask, starts))
                 seconds = time.perf_counter() - begun
         finally:
             process.terminate()
             code = process.wait(120)
-    times = sorted(one[0] for one in found)
+    times = sorted(response[0] for response in responses)
     return {
         "served_rows_per_second": len(rows) / seconds,
         "p50_seconds": times[len(times) // 2],
         "p99_seconds": times[min(len(times) - 1, int(len(times) * 0.99))],
         "requests": len(times),
-        "wrong": sum(one[1] for one in found),
-        "largest_difference": max(one[3] for one in found),
-        "failed": sum(one[2] for one in found),
+        "wrong": sum(response[1] for response in responses),
+        "largest_difference": max(response[3] for response in responses),
+        "failed": sum(response[2] for response in responses),
         "exit_status": code,
     }
 
@@ -148,15 +147,19 @@ def _served(
 def _compared(
     got: list[dict[str, Any]], expected: list[Any], tolerance: float
 ) -> tuple[int, float]:
-    """Rows whose label differs, though the golden answer is no tie, or whose probability does; the
-    largest difference of one."""
+    """Number of wrong rows and the largest probability difference.
+
+    A row is wrong if a probability differs, or the label does and the reference is not a tie.
+    """
     wrong, farthest = 0, 0.0
-    for one, want in zip(got, expected, strict=True):
+    for prediction, want in zip(got, expected, strict=True):
         top = sorted(want.probabilities.values(), reverse=True)[:2]
         tie = len(top) == 2 and top[0] - top[1] <= 2 * tolerance
-        far = max(abs(one["probabilities"][label] - p) for label, p in want.probabilities.items())
-        wrong += far > tolerance or (one["label"] != want.label and not tie)
-        farthest = max(farthest, far)
+        difference = max(
+            abs(prediction["probabilities"][label] - p) for label, p in want.probabilities.items()
+        )
+        wrong += difference > tolerance or (prediction["label"] != want.label and not tie)
+        farthest = max(farthest, difference)
     return wrong, farthest
 
 

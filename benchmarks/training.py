@@ -4,20 +4,20 @@
     python benchmarks/training.py --data FOLDER [--rows 160] [--dtype bfloat16] [--repeats 3]
     [--only NAME ...]
 
-FOLDER holds the public data sets (ag_news/alps_tsv/). All contestants learn the same token ids, of
-which the label and its stop token alone count, with LoRA (r 16, all linear layers) on the embedded
-model: batches of 16 rows, the rows in their order, transformers' default AdamW, the same learning
-rate. Each pair has a seed of its own, of the adapters. Timed is everything from the rows to the end
-of the training, the making of the trainer included, imports not. The final loss is computed by
-transformers' own forward pass, row by row.
+FOLDER contains the public data sets (ag_news/alps_tsv/). All contestants train on the same token
+ids, with the loss on the label and its stop token only, with LoRA (r 16, all linear layers) on the
+embedded model: batches of 16 rows in data set order, transformers' default AdamW, the same learning
+rate. Each pair has its own seed for the adapters. The time covers everything from the rows to the
+end of training, including the construction of the trainer but not imports. The final loss is
+computed by transformers' own forward pass, row by row.
 
-* ``prooftune``: as a study trains.
+* ``prooftune``: as in a study.
 * ``prooftune-int8``: the same with ``model.int8_training: true``.
-* ``trl-defaults``: ``SFTTrainer`` as it is.
-* ``trl-best``: without gradient checkpointing, which costs time and is not needed here, and the
-  model's attention eager, which on CPUs is faster for short rows. Packing and padding-free batches
-  need FlashAttention, without which rows see each other.
-* ``padded-512``: ``Trainer`` over rows padded to 512 tokens, as fine-tuning notebooks do it.
+* ``trl-defaults``: ``SFTTrainer`` with its defaults.
+* ``trl-best``: without gradient checkpointing, which costs time and is not needed here, and with
+  eager attention, which is faster for short rows on CPUs. Packing and padding-free batches need
+  FlashAttention, without which rows attend to each other.
+* ``padded-512``: ``Trainer`` with rows padded to 512 tokens, as in fine-tuning notebooks.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def ours_in_int8(options: argparse.Namespace) -> dict[str, Any]:
 def as_a_study(
     model: Any, encoder: PromptEncoder, int8: bool = False
 ) -> Callable[[list[TrainingRow]], None]:
-    """What trains on some rows as a study does."""
+    """A function that trains on some rows as a study does."""
     # Imported before anything is timed, as with the other contestants.
     from prooftune.training.arguments import training_arguments
     from prooftune.training.trainer import train
@@ -205,7 +205,7 @@ def padded(options: argparse.Namespace) -> dict[str, Any]:
 def _rows(
     options: argparse.Namespace,
 ) -> tuple[PromptEncoder, list[TrainingRow], list[TrainingRow]]:
-    """The encoder, the rows that are learned, and half as many that are not."""
+    """The encoder, the training rows, and half as many held-out rows."""
     with (options.data / "ag_news" / "alps_tsv" / "dev.tsv").open(
         encoding="utf-8", newline=""
     ) as file:
@@ -239,7 +239,7 @@ def _adapted(options: argparse.Namespace, attention: str) -> Any:
 
 
 def _whole(encoder: PromptEncoder, row: TrainingRow) -> tuple[list[int], int]:
-    """All ids of a row, its last target included, and how many targets stand at its end."""
+    """All token ids of a row including the last target, and the number of targets."""
     return [*encoder.prefix, *row.ids, row.targets[-1]], len(row.targets)
 
 
@@ -251,8 +251,7 @@ def _figures(
     fit: Callable[[list[TrainingRow]], None],
     counted: Callable[[list[TrainingRow]], None] | None = None,
 ) -> dict[str, Any]:
-    """What the training takes, and the loss on rows that were not learned, by transformers' own
-    forward pass."""
+    """Time and memory of training, and the held-out loss by transformers' own forward pass."""
     figures = timed(encoder, rows, fit)
     model.eval()
     total = count = 0.0
@@ -281,8 +280,7 @@ def _figures(
 def operations(
     encoder: PromptEncoder, rows: list[TrainingRow], fit: Callable[[list[TrainingRow]], None]
 ) -> float:
-    """Of the training on these rows: counted in a step over the first of them, the others by their
-    tokens."""
+    """Operations of training on these rows, extrapolated by tokens from a step on the first."""
     some = rows[: ARGUMENTS["per_device_train_batch_size"]]
     return contest.operations(lambda: fit(some)) * _tokens(encoder, rows) / _tokens(encoder, some)
 
@@ -290,7 +288,7 @@ def operations(
 def timed(
     encoder: PromptEncoder, rows: list[TrainingRow], fit: Callable[[list[TrainingRow]], None]
 ) -> dict[str, Any]:
-    """What it takes to train on these rows."""
+    """Time and memory of training on these rows."""
     with measure_cost() as cost:
         fit(rows)
     return {
@@ -302,7 +300,7 @@ def timed(
 
 
 def _tokens(encoder: PromptEncoder, rows: list[TrainingRow]) -> int:
-    """Of the rows with their prompts' beginning, as those count that do not share it."""
+    """Tokens of the rows, with the prompt prefix counted for every row."""
     return sum(len(encoder.prefix) + len(row.ids) for row in rows)
 
 
