@@ -19,7 +19,7 @@ _ANSWERS = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
-    "rougeL_or_none": "ROUGE-L with unanswerable questions",
+    "rougeL_or_none": "ROUGE-L (unanswerable questions included)",
     "meteor": "METEOR",
 }
 PRIMARY_METRICS: dict[Task, dict[str, str]] = {

@@ -99,7 +99,7 @@ _QA_METRICS = {
     "rouge1": Metric("ROUGE-1", "ROUGE-1"),
     "rouge2": Metric("ROUGE-2", "ROUGE-2"),
     "rougeL": Metric("ROUGE-L", "ROUGE-L"),
-    "rougeL_or_none": Metric("ROUGE-L with unanswerable questions", "ROUGE-L, all questions"),
+    "rougeL_or_none": Metric("ROUGE-L (unanswerable questions included)", "ROUGE-L, all questions"),
     "meteor": Metric("METEOR", "METEOR"),
     "bertscore_f1": Metric("BERTScore F1", "BERTScore"),
     "bleu": Metric("BLEU (0 to 100)", "BLEU", ONE_DECIMAL),
@@ -107,8 +107,8 @@ _QA_METRICS = {
 }
 _METRICS_NOTE = (
     "ROUGE (F-measure), METEOR, BERTScore and BLEU (corpus-level, 0 to 100) are computed on the "
-    "questions that have an answer, against the best-matching reference. ROUGE-L with unanswerable "
-    "questions scores those 1 if no answer is given, and 0 otherwise."
+    "questions that have an answer, against the best-matching reference. “ROUGE-L, all "
+    "questions” scores those without an answer 1 if none is given, and 0 otherwise."
 )
 _OVERLAP_NOTE = (
     "F1: word overlap of an answer with its best-matching reference, normalised as in SQuAD. EM: "

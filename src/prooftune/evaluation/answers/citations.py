@@ -6,12 +6,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from prooftune.evaluation.answers import squad
 from prooftune.evaluation.answers.text import Columns
+from prooftune.evaluation.intervals import UNIT, resampling_interval, wilson_interval
 from prooftune.evaluation.metrics import Floats
+from prooftune.evaluation.resampling import Groups, resample
+from prooftune.recipe import Evaluation
+from prooftune.types import Study, VariantResult
+from prooftune.utils.files import read_json
 
 SUPPORT = 0.7
 """Share of an answer's words that one passage must hold to support it."""
@@ -142,3 +148,60 @@ def citation_rates(summed: Floats, names: Sequence[str]) -> dict[str, Floats]:
 def citation_counts(summed: Floats, names: Sequence[str]) -> dict[str, int]:
     """Of how many answers, or citations, each citation metric is the share, from sums [c]."""
     return {name: int(summed[names.index(whole)]) for name, (_, whole) in _RATES.items()}
+
+
+def citation_figures(
+    study: Study,
+    result: VariantResult,
+    outputs: Sequence[str],
+    settings: Evaluation,
+    seed: int,
+    groups: Groups | None,
+) -> dict[str, Any] | None:
+    """How good the citations are, with intervals; None where no passages were shown.
+
+    Args:
+        study: the questions.
+        result: the variant's predictions, with its folder of passages.
+        outputs: its final answers.
+        settings: resamples and level of confidence.
+        seed: of the resampling.
+        groups: the groups of the test questions.
+    """
+    if not any(p.retrieved for p in result.test):
+        return None
+    shown = read_json(result.folder / "passages.json")
+    answers = [
+        Cited(
+            output,
+            [shown[i]["key"] for i in p.cited],
+            p.unknown_citations,
+            e.gold,
+            [shown[i]["text"] for i in p.retrieved],
+        )
+        for output, p, e in zip(outputs, result.test, study.test, strict=True)
+    ]
+    columns = citation_columns(answers)
+    (drawn,) = resample([columns.values], settings.resamples, seed, groups)
+    samples = drawn.map(lambda summed: citation_rates(summed, columns.names))
+    total = columns.values.sum(axis=0)
+    counted = citation_counts(total, columns.names)
+    facts: dict[str, Any] = {
+        "answered": int(columns.values[:, 1].sum()),
+        "signatures": columns.signatures,
+    }
+    for name, rate in citation_rates(total, columns.names).items():
+        value = float(rate)
+        found = resampling_interval(value, samples[name], settings.confidence, UNIT)
+        # A mean of shares varies no more than a share of right and wrong.
+        rows = (
+            wilson_interval(round(value * counted[name]), counted[name], settings.confidence)
+            if counted[name]
+            else (found.low, found.high)
+        )
+        facts[name] = {
+            "value": value,
+            "low": min(found.low, rows[0]),
+            "high": max(found.high, rows[1]),
+        }
+    return facts

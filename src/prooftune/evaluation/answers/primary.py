@@ -26,6 +26,8 @@ def answers_primary(study: Study, recipe: Recipe) -> tuple[str, list[str]]:
     overlap = "rougeL_or_none" if some_without else "rougeL"
     default = "f1" if recipe.task == "extractive-qa" and share < UNSPACED else overlap
     primary = recipe.evaluation.primary or default
+    if primary == "rougeL_or_none" and not some_without:
+        primary = "rougeL"
     notes = []
     if share >= UNSPACED:
         notes.append(

@@ -11,12 +11,7 @@ from typing import Any
 
 from prooftune.errors import UsageError
 from prooftune.evaluation.answers import squad
-from prooftune.evaluation.answers.citations import (
-    Cited,
-    citation_columns,
-    citation_counts,
-    citation_rates,
-)
+from prooftune.evaluation.answers.citations import citation_figures
 from prooftune.evaluation.answers.no_answer import choose_threshold, final_outputs
 from prooftune.evaluation.answers.primary import answers_primary
 from prooftune.evaluation.answers.text import (
@@ -30,7 +25,7 @@ from prooftune.evaluation.answers.text import (
 )
 from prooftune.evaluation.changes import changed_examples
 from prooftune.evaluation.comparisons import Measured, Plan, compare, pairs
-from prooftune.evaluation.intervals import UNIT, resampling_interval, wilson_interval
+from prooftune.evaluation.intervals import UNIT, resampling_interval
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.outcomes import check_comparable, groups_in_test
 from prooftune.evaluation.primary import judged_variant, title_of
@@ -39,7 +34,6 @@ from prooftune.evaluation.scores import group_facts, tidy
 from prooftune.evaluation.verdict import CONTROL, RETRIEVAL, verdict
 from prooftune.recipe import Recipe, Variant
 from prooftune.types import ANSWERABLE, UNANSWERABLE, Prediction, Study, VariantResult
-from prooftune.utils.files import read_json
 
 RIGHT = 0.5
 """From this score on, an answer counts as right where examples are shown."""
@@ -108,7 +102,7 @@ def score_answers(
     groups, grouped_by = groups_in_test(study)
     finals = {r.name: answered(study, r, recipe, primary) for r in results}
     measured = _measure_all(finals, recipe, groups)
-    metrics = _metric_names(measured)
+    metrics = _metric_names(measured, any(not e.references for e in study.test))
     first = next(iter(finals.values())).columns.names
     plan = Plan(
         _pairs(results, recipe),
@@ -133,7 +127,9 @@ def score_answers(
             "no_answer": finals[r.name].threshold,
             "signatures": finals[r.name].columns.signatures,
             "retrieval": r.details.get("retrieval"),
-            "citations": _citations(study, r, finals[r.name].outputs, recipe, groups),
+            "citations": citation_figures(
+                study, r, finals[r.name].outputs, settings, recipe.seed, groups
+            ),
             **_counts(r.test, finals[r.name].outputs),
         }
         for r in results
@@ -186,13 +182,16 @@ def _measure_all(
     }
 
 
-def _metric_names(measured: Mapping[str, Measured]) -> list[str]:
+def _metric_names(measured: Mapping[str, Measured], unanswerable: bool) -> list[str]:
     """Metrics that all variants have. Where every question has an answer, ROUGE-L that also counts
     unanswerable questions is ROUGE-L."""
     first = next(iter(measured.values())).values
-    every = [name for name in first if all(name in m.values for m in measured.values())]
-    same = first["rougeL_or_none"] == first["rougeL"] if "rougeL_or_none" in first else False
-    return [name for name in every if not (same and name == "rougeL_or_none")]
+    return [
+        name
+        for name in first
+        if all(name in m.values for m in measured.values())
+        and (unanswerable or name != "rougeL_or_none")
+    ]
 
 
 def role(variant: Variant) -> str:
@@ -232,54 +231,6 @@ def _bertscore(
 
     scored = bertscore(outputs, references, recipe.answering.bertscore)
     return {"bertscore_f1": scored.f1, "bertscore_signature": scored.signature}
-
-
-def _citations(
-    study: Study,
-    result: VariantResult,
-    outputs: Sequence[str],
-    recipe: Recipe,
-    groups: Groups | None,
-) -> dict[str, Any] | None:
-    """How good the citations are, with intervals; None where no passages were shown."""
-    if not any(p.retrieved for p in result.test):
-        return None
-    shown = read_json(result.folder / "passages.json")
-    answers = [
-        Cited(
-            output,
-            [shown[i]["key"] for i in p.cited],
-            p.unknown_citations,
-            e.gold,
-            [shown[i]["text"] for i in p.retrieved],
-        )
-        for output, p, e in zip(outputs, result.test, study.test, strict=True)
-    ]
-    columns = citation_columns(answers)
-    settings = recipe.evaluation
-    (drawn,) = resample([columns.values], settings.resamples, recipe.seed, groups)
-    samples = drawn.map(lambda summed: citation_rates(summed, columns.names))
-    total = columns.values.sum(axis=0)
-    counted = citation_counts(total, columns.names)
-    facts: dict[str, Any] = {
-        "answered": int(columns.values[:, 1].sum()),
-        "signatures": columns.signatures,
-    }
-    for name, rate in citation_rates(total, columns.names).items():
-        value = float(rate)
-        found = resampling_interval(value, samples[name], settings.confidence, UNIT)
-        # A mean of shares varies no more than a share of right and wrong.
-        rows = (
-            wilson_interval(round(value * counted[name]), counted[name], settings.confidence)
-            if counted[name]
-            else (found.low, found.high)
-        )
-        facts[name] = {
-            "value": value,
-            "low": min(found.low, rows[0]),
-            "high": max(found.high, rows[1]),
-        }
-    return facts
 
 
 def _on_validation(
