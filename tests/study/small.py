@@ -74,8 +74,8 @@ def accuracy(scores: dict[str, Any], variant: str) -> float:
 
 def predictions_of(folder: Path) -> dict[str, bytes]:
     """The bytes of every variant's predictions."""
-    found = sorted((folder / "variants").glob("*/*.parquet"))
-    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in found}
+    matches = sorted((folder / "variants").glob("*/*.parquet"))
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in matches}
 
 
 def outputs_of(folder: Path, variant: str) -> list[str]:

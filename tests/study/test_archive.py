@@ -20,8 +20,8 @@ from study.small import small_recipe
 def test_other_settings_keep_the_report_and_the_bundle_of_before(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(archive, "notify", lambda sentence, style: said.append(sentence))
+    output: list[str] = []
+    monkeypatch.setattr(archive, "notify", lambda sentence, style: output.append(sentence))
     values = small_recipe(learners["llama"], tmp_path)
     folder = tmp_path / "run"
 
@@ -44,9 +44,9 @@ def test_other_settings_keep_the_report_and_the_bundle_of_before(
     with monkeypatch.context() as broken, pytest.raises(Failure, match="stopped"):
         broken.setattr(VariantStage, "run", _stop)
         run(1)
-    kept = folder / "earlier" / "1"
-    assert {name: (kept / name).read_bytes() for name in first} == first
-    assert (kept / "bundle" / "README.md").read_bytes() == card
+    stored = folder / "earlier" / "1"
+    assert {name: (stored / name).read_bytes() for name in first} == first
+    assert (stored / "bundle" / "README.md").read_bytes() == card
     assert not (folder / "bundle").exists() and not (folder / "report.html").exists(), (
         "they would pass for the new study's"
     )
@@ -60,10 +60,10 @@ def test_other_settings_keep_the_report_and_the_bundle_of_before(
     assert "num_train_epochs: 1" in (folder / "earlier" / "2" / "recipe.yaml").read_text()
     assert read_json(folder / "report.json")["scores"]["n"] == 60
     changed = (
-        ("training.num_train_epochs 2, now 1", kept),
+        ("training.num_train_epochs 2, now 1", stored),
         ("training.num_train_epochs 1, now 3", folder / "earlier" / "2"),
     )
-    for sentence, (what, place) in zip(said, changed, strict=True):
+    for sentence, (what, place) in zip(output, changed, strict=True):
         assert (
             f"{folder} held a study with other settings ({what}): its report and bundle are now "
             f"in {place}." in sentence

@@ -36,9 +36,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_quality_on_validation_rows_is_what_sklearn_computes(
-    learners: dict[str, Path], tmp_path: Path
-) -> None:
+def test_validation_quality_equals_sklearn(learners: dict[str, Path], tmp_path: Path) -> None:
     folder = run(learners["llama"], tmp_path, load_best_model_at_end=False)
     evaluated = [entry for entry in log_of(folder) if "eval_loss" in entry]
     assert [entry["step"] for entry in evaluated] == [4, 8]
@@ -74,7 +72,7 @@ def test_the_best_checkpoint_can_be_chosen_by_quality(
 
 
 @pytest.mark.slow
-def test_checkpoints_are_kept_where_a_limit_is_set_and_only_there(
+def test_checkpoints_remain_only_if_a_limit_is_set(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
     plain = run(learners["llama"], tmp_path / "plain")
@@ -95,7 +93,7 @@ def test_checkpoints_are_kept_where_a_limit_is_set_and_only_there(
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed"
 )
-def test_tensorboard_events_are_kept_in_the_run_folder(
+def test_tensorboard_events_are_in_the_run_folder(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

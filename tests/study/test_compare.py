@@ -40,11 +40,11 @@ def make_run(
     run_folder.write_study(folder / "data", Study([], [], test, LABELS))
     for name, numbers in right.items():
         wrong = {"bad": "good", "good": "bad"}
-        said = [
+        output = [
             Prediction(e.id, str(e.target) if i in numbers else wrong[str(e.target)])
             for i, e in enumerate(test)
         ]
-        run_folder.write_predictions(folder / "variants" / name / "predictions.parquet", said)
+        run_folder.write_predictions(folder / "variants" / name / "predictions.parquet", output)
         run_folder.write_predictions(folder / "variants" / name / "validation.parquet", [])
         write_json(folder / "variants" / name / "details.json", {})
     if bundled:
@@ -55,22 +55,22 @@ def make_run(
 TEXTS = [f"text {'x' * (i % 3)} {i}" for i in range(40)]
 
 
-def test_both_accuracies_their_difference_and_the_test_are_told(tmp_path: Path) -> None:
+def test_the_comparison_reports_accuracies_difference_and_test(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a", TEXTS, {"tfidf": set(range(30))})
     second = make_run(tmp_path / "b", TEXTS, {"tfidf": set(range(10, 20))})
-    said = str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
-    assert f"{first}:tfidf: 75.0% of 40 shared test examples right" in said
-    assert f"{second}:tfidf: 25.0%" in said
-    assert "difference +50.0 points, 95% interval [+3" in said
+    output = str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
+    assert f"{first}:tfidf: 75.0% of 40 shared test examples right" in output
+    assert f"{second}:tfidf: 25.0%" in output
+    assert "difference +50.0 points, 95% interval [+3" in output
     # 20 against 0: two-sided exact p is 2 * 0.5 ** 20.
     assert (
         "p = 1.91e-06 (20 right only in the first, 0 only in the second): the two can be told "
-        "apart." in said
+        "apart." in output
     )
-    assert "left out" not in said
+    assert "left out" not in output
 
 
-def test_a_small_difference_cannot_be_told_apart(tmp_path: Path) -> None:
+def test_a_small_difference_is_not_significant(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a", TEXTS, {"tfidf": set(range(20))})
     second = make_run(tmp_path / "b", TEXTS, {"tfidf": set(range(1, 20))})
     assert (
@@ -83,24 +83,24 @@ def test_examples_are_paired_by_content_whatever_their_ids_and_order(tmp_path: P
     first = make_run(tmp_path / "a", TEXTS, {"tfidf": {0, 1, 2}})
     # The same three texts are right, read in reverse from another file.
     second = make_run(tmp_path / "b", TEXTS[::-1], {"tfidf": {37, 38, 39}}, prefix="b.csv")
-    said = str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
-    assert "0 right only in the first, 0 only in the second" in said
+    output = str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
+    assert "0 right only in the first, 0 only in the second" in output
 
 
 def test_only_shared_examples_count_and_the_others_are_mentioned(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a", TEXTS[:30], {"tfidf": set(range(30))})
     second = make_run(tmp_path / "b", TEXTS[20:], {"tfidf": set()})
-    said = str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
-    assert "100.0% of 10 shared test examples right" in said
-    assert said.endswith("30 test examples stand in only one of the runs and were left out.")
+    output = str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
+    assert "100.0% of 10 shared test examples right" in output
+    assert output.endswith("30 test examples stand in only one of the runs and were left out.")
 
 
-def test_an_example_that_stands_twice_is_counted_twice(tmp_path: Path) -> None:
+def test_a_duplicated_example_is_counted_twice(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a", ["same", "same", "other"], {"tfidf": {0, 1, 2}})
     second = make_run(tmp_path / "b", ["same", "other"], {"tfidf": {0}})
-    said = str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
-    assert "of 2 shared" in said
-    assert "1 test example stands in only one" in said
+    output = str(compare_runs(f"{first}:tfidf", f"{second}:tfidf"))
+    assert "of 2 shared" in output
+    assert "1 test example stands in only one" in output
     assert "of 3 shared" in str(compare_runs(f"{first}:tfidf", f"{first}:tfidf"))
 
 

@@ -45,7 +45,7 @@ def test_its_predictions_are_those_of_logistic_regression_on_the_embeddings(
         "variants": {"majority": None, "cheap": {"kind": "embedding", "model": str(model)}},
     }
     result = prooftune.run(recipe, out=tmp_path / "run")
-    found = read_predictions(result.folder / "variants/cheap/predictions.parquet")
+    matches = read_predictions(result.folder / "variants/cheap/predictions.parquet")
     from sklearn.linear_model import LogisticRegression
 
     def table(split: str) -> tuple[list[str], list[str]]:
@@ -58,9 +58,9 @@ def test_its_predictions_are_those_of_logistic_regression_on_the_embeddings(
     strength = next(c for c in STRENGTHS if f"C={c:g})" in details)
     classifier = LogisticRegression(C=strength, max_iter=2000).fit(vectors[:60], train_labels)
     expected = classifier.predict_proba(vectors[60:])
-    actual = np.exp([p.log_probs for p in found])
+    actual = np.exp([p.log_probs for p in matches])
     assert np.abs(actual - expected).max() < 0.05
-    accuracy = np.mean([p.output == y for p, y in zip(found, test_labels, strict=True)])
+    accuracy = np.mean([p.output == y for p, y in zip(matches, test_labels, strict=True)])
     assert accuracy >= 0.8
 
 
@@ -89,7 +89,7 @@ def test_a_label_of_one_row_leaves_nothing_to_cross_validate() -> None:
         ({"kind": "tfidf", "model": "x"}, "'model' does not apply to kind: tfidf"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_computed(
+def test_impossible_options_are_rejected_before_anything_is_computed(
     tmp_path: Path, variant: dict[str, object], message: str
 ) -> None:
     train = write_rows(tmp_path / "train.csv", 30, 0)

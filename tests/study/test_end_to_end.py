@@ -134,7 +134,7 @@ def touched(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_what_has_not_changed_is_skipped(learners: dict[str, Path], tmp_path: Path) -> None:
+def test_unchanged_stages_are_skipped(learners: dict[str, Path], tmp_path: Path) -> None:
     variants: dict[str, Any] = {
         "tfidf": None,
         "few-shot": {"shots": 3},
@@ -221,8 +221,8 @@ def test_the_cards_code_gives_the_same_log_probabilities_without_prooftune(
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    for bundle, plain in zip(bundles, found, strict=True):
+    matches = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    for bundle, plain in zip(bundles, matches, strict=True):
         assert bundle is not None
         loaded = classifier(bundle)
         loaded.manifest["temperature"] = None

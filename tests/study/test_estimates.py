@@ -33,9 +33,9 @@ __all__ = ["retrieval"]
 def estimated(values: dict[str, Any]) -> dict[str, CostEstimate]:
     chosen = recipe.parse(values)
     study, _ = prepare_data(chosen, Path(), lambda _: None)
-    found = estimate_costs(chosen, study, Path())
-    assert found is not None
-    return {one.name: one for one in found}
+    matches = estimate_costs(chosen, study, Path())
+    assert matches is not None
+    return {item.name: item for item in matches}
 
 
 @pytest.fixture(autouse=True)
@@ -48,14 +48,14 @@ def test_every_variant_that_asks_a_model_is_estimated(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
     head = {"kind": "tuned", "objective": "head"}
-    found = estimated(
+    matches = estimated(
         small_recipe(learners["llama"], tmp_path, variants={**dict.fromkeys(KINDS), "head": head})
     )
-    assert list(found) == ["zero-shot", "few-shot", "prompted", "tuned", "head"]
-    for name, one in found.items():
-        assert one.score_seconds > 0 and one.memory_bytes > 1e8, name
-        assert (one.train_seconds > 0) == (name in ("prompted", "tuned", "head")), name
-        assert one.seconds >= one.train_seconds + one.score_seconds
+    assert list(matches) == ["zero-shot", "few-shot", "prompted", "tuned", "head"]
+    for name, item in matches.items():
+        assert item.score_seconds > 0 and item.memory_bytes > 1e8, name
+        assert (item.train_seconds > 0) == (name in ("prompted", "tuned", "head")), name
+        assert item.seconds >= item.train_seconds + item.score_seconds
     # Twice the epochs, about twice the work: what is measured is a few batches, whatever the length
     # of the training.
     longer = estimated(
@@ -70,14 +70,14 @@ def test_every_variant_that_asks_a_model_is_estimated(
             },
         )
     )
-    assert longer["tuned"].train_seconds > 100 * found["tuned"].train_seconds
+    assert longer["tuned"].train_seconds > 100 * matches["tuned"].train_seconds
 
 
 @pytest.mark.slow
-def test_passages_that_are_yet_to_be_found_are_stood_in_for(retrieval: Any) -> None:
+def test_estimates_use_dummy_passages_before_retrieval(retrieval: Any) -> None:
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
-    found = estimated(values)
-    assert list(found) == [
+    matches = estimated(values)
+    assert list(matches) == [
         "base",
         "tuned",
         "base+retrieval",
@@ -86,12 +86,12 @@ def test_passages_that_are_yet_to_be_found_are_stood_in_for(retrieval: Any) -> N
         "oracle",
         "random",
     ]
-    assert found["tuned+retrieval"].train_seconds == 0 < found["raft"].train_seconds
-    assert all(one.score_seconds > 0 for one in found.values())
+    assert matches["tuned+retrieval"].train_seconds == 0 < matches["raft"].train_seconds
+    assert all(item.score_seconds > 0 for item in matches.values())
 
 
 @pytest.mark.slow
-def test_passages_cost_what_their_tokens_do(
+def test_estimated_cost_follows_the_passages_tokens(
     retrieval: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the same rate for all, two passages of at least six words each make a question so much
@@ -99,20 +99,18 @@ def test_passages_cost_what_their_tokens_do(
     monkeypatch.setattr(estimates, "measure_scoring", lambda *_: MeasuredRate(1.0, 10**9, 10**8))
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
     values["variants"] = {
-        name: one for name, one in values["variants"].items() if one.get("kind") == "zero-shot"
+        name: item for name, item in values["variants"].items() if item.get("kind") == "zero-shot"
     }
-    found = estimated(values)
-    assert list(found) == ["base", "base+retrieval", "oracle", "random"]
+    matches = estimated(values)
+    assert list(matches) == ["base", "base+retrieval", "oracle", "random"]
     questions = len(prepare_data(recipe.parse(values), Path(), lambda _: None)[0].test)
     for name in ("base+retrieval", "oracle", "random"):
-        assert found[name].score_seconds > found["base"].score_seconds + 12 * questions
+        assert matches[name].score_seconds > matches["base"].score_seconds + 12 * questions
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("own", "words"), [(True, 30), (True, 6), (False, 30)])
-def test_what_stands_in_are_passages_of_the_documents(
-    own: bool, words: int, retrieval: Any
-) -> None:
+def test_dummy_passages_come_from_the_documents(own: bool, words: int, retrieval: Any) -> None:
     values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
     values["retrieval"]["chunk_words"] = 8
     values["retrieval"]["overlap_words"] = 0
@@ -158,7 +156,7 @@ def test_a_model_beyond_the_memory_is_not_tried(
 
 
 @pytest.mark.slow
-def test_a_run_shows_what_check_had_estimated(learners: dict[str, Path], tmp_path: Path) -> None:
+def test_the_report_shows_the_estimates_of_check(learners: dict[str, Path], tmp_path: Path) -> None:
     values = small_recipe(learners["llama"], tmp_path, variants={"tfidf": None, "zero-shot": None})
     check.check(recipe.parse(values), Path())
     prooftune.run(values, out=tmp_path / "run")

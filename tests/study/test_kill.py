@@ -91,8 +91,8 @@ def test_killed_three_times_it_ends_as_if_it_had_never_been(
     kill_when(recipe, killed, lambda _: bool(steps_kept(killed, "tuned")))
     first = steps_kept(killed, "tuned")
     assert 15 <= first[-1] < 120 and not (tuned / "trained").exists()
-    kept = {p: p.stat().st_mtime_ns for p in killed.glob("variants/*/predictions.parquet")}
-    assert sorted(p.parent.name for p in kept) == ["tfidf", "zero-shot"]
+    stored = {p: p.stat().st_mtime_ns for p in killed.glob("variants/*/predictions.parquet")}
+    assert sorted(p.parent.name for p in stored) == ["tfidf", "zero-shot"]
     torn = killed / ".scores.json.x.tmp"  # as a kill in the middle of writing leaves it
     torn.touch()
 
@@ -104,7 +104,7 @@ def test_killed_three_times_it_ends_as_if_it_had_never_been(
     done = subprocess.run(command(recipe, killed), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tuned / "training.json").stat().st_mtime_ns == trained
-    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert {p: p.stat().st_mtime_ns for p in stored} == stored
     assert predictions_of(killed) == predictions_of(straight) and len(predictions_of(killed)) == 6
     assert (
         details_of(killed, "tuned")["weights_sha256"]

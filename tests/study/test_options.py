@@ -75,9 +75,9 @@ def test_generated_outputs_outside_the_labels_are_counted_and_never_turned_into_
             assert p.log_probs == () and (p.output == "") == (not p.valid)
             assert not p.valid or p.raw.strip().lower().startswith(p.output.lower())
         invalid = sum(not p.valid for p in predictions)
-        found = result.scores["variants"][variant]
-        assert found["invalid"] == invalid
-        assert found["invalid_rate"] == pytest.approx(invalid / 60, abs=1e-6)
+        matches = result.scores["variants"][variant]
+        assert matches["invalid"] == invalid
+        assert matches["invalid_rate"] == pytest.approx(invalid / 60, abs=1e-6)
     assert result.scores["variants"]["zero-shot"]["invalid"] == 60
     assert accuracy(result.scores, "zero-shot") == 0
     assert (
@@ -136,9 +136,9 @@ def test_probabilities_equal_those_computed_by_hand(
         # again.
         expected = expected / by_hand(learners["llama"], ["N/A", "[MASK]", ""], mean=mean).mean(0)
         expected = expected / expected.sum(1, keepdim=True)
-    found = read_predictions(result.folder / "variants" / "zero-shot" / "predictions.parquet")
+    matches = read_predictions(result.folder / "variants" / "zero-shot" / "predictions.parquet")
     torch.testing.assert_close(
-        torch.tensor([p.log_probs for p in found]).exp().double(), expected, atol=1e-4, rtol=1e-3
+        torch.tensor([p.log_probs for p in matches]).exp().double(), expected, atol=1e-4, rtol=1e-3
     )
 
 
@@ -240,24 +240,24 @@ def test_forgetting_is_measured_on_a_text_of_ones_own(
     text = tmp_path / "own.txt"
     text.write_text("the cat sat on a mat and it was very good. " * 20)
     result = study(learners["llama"], tmp_path, forgetting=str(text), training=FEW)
-    found = details_of(result.folder, "tuned")["forgetting"]
-    assert found["text"] == "own.txt"
+    matches = details_of(result.folder, "tuned")["forgetting"]
+    assert matches["text"] == "own.txt"
     tokenizer = load_tokenizer(learners["llama"])
     tokens, losses = tokenizer(text.read_text(), add_special_tokens=False).input_ids, []
-    assert found["tokens"] == len(tokens)
+    assert matches["tokens"] == len(tokens)
     model: Any = load_model(learners["llama"], recipe.Model(name="tiny", dtype="float32"))
     for window in (tokens[i : i + 256] for i in range(0, len(tokens), 256)):
         ids = torch.tensor([[tokenizer.bos_token_id, *window]])
         with torch.no_grad():
             losses.append(model(ids, labels=ids).loss.item() * len(window))
-    assert found["perplexity_before"] == pytest.approx(
-        math.exp(sum(losses) / found["tokens"]), rel=1e-3
+    assert matches["perplexity_before"] == pytest.approx(
+        math.exp(sum(losses) / matches["tokens"]), rel=1e-3
     )
-    assert found["perplexity_after"] != found["perplexity_before"]
+    assert matches["perplexity_after"] != matches["perplexity_before"]
 
 
 @pytest.mark.slow
-def test_a_text_that_is_not_there_is_found_before_training(
+def test_a_missing_forgetting_text_fails_before_training(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=r"forgetting: .*missing\.txt cannot be read"):
@@ -272,8 +272,8 @@ def test_validation_rows_are_set_aside_where_the_recipe_names_none(
     values = small_recipe(learners["llama"], tmp_path / "data", training=FEW)
     del values["data"]["validation"]
     folder = prooftune.run(values, tmp_path / "run").folder
-    found = read_study(folder / "data")
-    assert len(found.train) + len(found.validation) == 90 and len(found.validation) == 9
+    matches = read_study(folder / "data")
+    assert len(matches.train) + len(matches.validation) == 90 and len(matches.validation) == 9
 
 
 @pytest.mark.slow

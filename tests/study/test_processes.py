@@ -103,10 +103,10 @@ def losses(folder: Path) -> dict[str, list[float]]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = load_file(
+    matches: dict[str, torch.Tensor] = load_file(
         folder / "variants" / "tuned" / "trained" / "adapter_model.safetensors"
     )
-    return found
+    return matches
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 5))
@@ -122,12 +122,12 @@ def test_alone_a_process_leads_and_does_shared_work_itself() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_and_predict_what_one_does_with_twice_the_batch(
+def test_two_processes_equal_one_with_twice_the_batch_size(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
+    item, two = tmp_path / "one", tmp_path / "two"
     alone = study(learners["llama"], tmp_path, per_device_train_batch_size=8)
-    prooftune.run(alone, out=one)
+    prooftune.run(alone, out=item)
     recipe = written(
         study(learners["llama"], tmp_path, per_device_train_batch_size=4), tmp_path / "two.yaml"
     )
@@ -136,18 +136,18 @@ def test_two_processes_learn_and_predict_what_one_does_with_twice_the_batch(
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("tuned: accuracy") == 1  # the leader alone speaks
-    expected, found = losses(one), losses(two)
+    expected, matches = losses(item), losses(two)
     assert len(expected["loss"]) == 2 * 9 and len(expected["eval_loss"]) >= 3
     for kind, values in expected.items():
-        assert found[kind] == pytest.approx(values, rel=2e-3), kind
-    ours, theirs = weights(one), weights(two)
+        assert matches[kind] == pytest.approx(values, rel=2e-3), kind
+    ours, theirs = weights(item), weights(two)
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert torch.allclose(value, theirs[name], atol=2e-4), name
     for variant in ("zero-shot", "tuned"):
         ours_, theirs_ = (
             read_predictions(folder / "variants" / variant / "predictions.parquet")
-            for folder in (one, two)
+            for folder in (item, two)
         )
         assert [p.id for p in ours_] == [p.id for p in theirs_] and [p.output for p in ours_] == [
             p.output for p in theirs_
@@ -160,14 +160,12 @@ def test_two_processes_learn_and_predict_what_one_does_with_twice_the_batch(
 
 @pytest.mark.slow
 @pytest.mark.kernel
-def test_in_int8_two_processes_learn_what_one_does(
-    learners: dict[str, Path], tmp_path: Path
-) -> None:
+def test_two_processes_equal_one_in_int8(learners: dict[str, Path], tmp_path: Path) -> None:
     """Weights are laid out by the same rows in all of them; what comes after is rounding that adds
     up."""
     if not int8_linear.is_available():
         pytest.skip("no int8 products here: they need AVX512-VNNI and a C compiler")
-    found = []
+    matches = []
     for count in (1, 2):
         values = study(
             learners["llama"], tmp_path, per_device_train_batch_size=8 // count, num_train_epochs=1
@@ -185,10 +183,10 @@ def test_in_int8_two_processes_learn_what_one_does(
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("model.int8_training") == 1 and "not possible" not in done.stderr
         assert read_json(folder / "report.json")["environment"]["frozen_products"] == "int8"
-        found.append(losses(folder)["loss"])
-    one, two = found
-    assert len(one) == 9 and one[-1] < 0.9 * one[0]
-    assert two[0] == pytest.approx(one[0], rel=5e-3) and two == pytest.approx(one, rel=0.05)
+        matches.append(losses(folder)["loss"])
+    item, two = matches
+    assert len(item) == 9 and item[-1] < 0.9 * item[0]
+    assert two[0] == pytest.approx(item[0], rel=5e-3) and two == pytest.approx(item, rel=0.05)
 
 
 @pytest.mark.slow
@@ -217,9 +215,11 @@ def test_a_process_killed_in_the_middle_ends_the_run_which_then_goes_on(
         helper = next(pid for pid in _children(launcher.pid) if _variable(pid, "RANK") == "1")
         os.kill(helper, signal.SIGKILL)
         assert launcher.wait(PATIENCE) != 0
-    said = (tmp_path / "log").read_text()
-    ours = said.partition("Traceback")[0]  # what follows is the launcher's
-    assert "The same command resumes from the finished stages and the last checkpoint" in ours, said
+    output = (tmp_path / "log").read_text()
+    ours = output.partition("Traceback")[0]  # what follows is the launcher's
+    assert "The same command resumes from the finished stages and the last checkpoint" in ours, (
+        output
+    )
     assert not (killed / "variants" / "tuned" / "trained").exists()
     done = subprocess.run(
         launched(recipe, killed), capture_output=True, text=True, check=False, env=environment()
@@ -237,7 +237,7 @@ _TELL = "os.kill(os.getppid(), signal.SIGTERM); time.sleep(1)"
     [("os._exit(3)", 0), (_TELL, 0), (_TELL, 0.5)],
     ids=["lost", "told", "while telling"],
 )
-def test_what_happened_is_said_though_the_launcher_tells_to_end_meanwhile(
+def test_the_error_is_printed_although_the_launcher_sends_sigterm(
     tmp_path: Path, end: str, pause: float
 ) -> None:
     (tmp_path / "helping.py").write_text(
@@ -274,7 +274,7 @@ def test_what_happened_is_said_though_the_launcher_tells_to_end_meanwhile(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_spread_over_processes_learn_what_whole_ones_do(
+def test_sharded_training_equals_unsharded_training(
     model_folders: dict[str, Path], dtype: str
 ) -> None:
     script = Path(__file__).parents[1] / "training" / "sharded.py"
@@ -289,7 +289,9 @@ def test_weights_spread_over_processes_learn_what_whole_ones_do(
 
 
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
-def test_a_mistake_is_said_once_and_ends_all(tmp_path: Path, launcher: list[str]) -> None:
+def test_a_user_error_is_printed_once_and_ends_all_processes(
+    tmp_path: Path, launcher: list[str]
+) -> None:
     recipe = written(
         {
             "name": "wrong",

@@ -49,7 +49,7 @@ def test_training_that_changes_nothing_is_a_failure(
 @pytest.mark.slow
 @pytest.mark.failure(1)
 @pytest.mark.parametrize("rate", [1e-2, 1e-5], ids=["much learned", "little learned"])
-def test_scoring_the_untuned_model_in_place_of_the_tuned_one_is_a_failure(
+def test_scoring_the_untuned_model_instead_of_the_tuned_one_is_a_failure(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float
 ) -> None:
     def base_alone(base: Path, _: Path, options: Any, **arguments: Any) -> Any:
@@ -76,9 +76,9 @@ def test_a_head_that_is_not_saved_is_a_failure(
         original(model, folder, *arguments)
         [file] = folder.glob("*.safetensors")
         weights = load_file(file)
-        kept = {name: value for name, value in weights.items() if "score" not in name}
-        assert len(kept) < len(weights)
-        save_file(kept, file, metadata={"format": "pt"})
+        stored = {name: value for name, value in weights.items() if "score" not in name}
+        assert len(stored) < len(weights)
+        save_file(stored, file, metadata={"format": "pt"})
 
     monkeypatch.setattr(adapters, "save_tuned", forgetful)
     values = small_recipe(
@@ -190,8 +190,8 @@ def test_shortened_inputs_are_counted_and_shown(shortened: Result) -> None:
                 shortened.folder / "variants" / variant / "predictions.parquet"
             )
         ]
-        found = shortened.scores["variants"][variant]
-        assert found["truncated"] == sum(c > 0 for c in cut) > 0 and found[
+        matches = shortened.scores["variants"][variant]
+        assert matches["truncated"] == sum(c > 0 for c in cut) > 0 and matches[
             "truncated_tokens"
         ] == sum(cut)
     for name in ("report.html", "report.md"):
@@ -260,17 +260,19 @@ def test_every_label_has_precision_recall_and_f1(shortened: Result) -> None:
     assert [row["label"] for row in rows] == sorted(TOPICS)
     for row in rows:
         both = sum(o == t == row["label"] for o, t in zip(outputs, targets, strict=True))
-        said, true = outputs.count(row["label"]), targets.count(row["label"])
+        output, true = outputs.count(row["label"]), targets.count(row["label"])
         assert row["recall"]["value"] == pytest.approx(both / true, abs=1e-6)
-        assert row["precision"]["value"] == (pytest.approx(both / said, abs=1e-6) if said else 0)
-        assert row["f1"]["value"] == pytest.approx(2 * both / (said + true), abs=1e-6)
+        assert row["precision"]["value"] == (
+            pytest.approx(both / output, abs=1e-6) if output else 0
+        )
+        assert row["f1"]["value"] == pytest.approx(2 * both / (output + true), abs=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.failure(14)
 def test_the_batch_size_changes_no_prediction(learners: dict[str, Path], tmp_path: Path) -> None:
     variants = {"zero-shot": None, "tuned": None, "head": {"kind": "tuned", "objective": "head"}}
-    found = {}
+    matches = {}
     for size in (1, 200, 4096):
         values = small_recipe(
             learners["llama3"],
@@ -280,7 +282,7 @@ def test_the_batch_size_changes_no_prediction(learners: dict[str, Path], tmp_pat
             scoring={"batch_tokens": size},
         )
         folder = prooftune.run(values, tmp_path / str(size)).folder
-        found[size] = torch.tensor(
+        matches[size] = torch.tensor(
             [
                 p.log_probs
                 for name in variants
@@ -289,8 +291,8 @@ def test_the_batch_size_changes_no_prediction(learners: dict[str, Path], tmp_pat
         )
         assert read_json(folder / "report.json")["environment"]["dtype"] == "float32"
         assert f"batch_tokens: {size}" in read_json(folder / "report.json")["recipe"]
-    torch.testing.assert_close(found[1], found[4096], atol=2e-4, rtol=1e-4)
-    torch.testing.assert_close(found[200], found[4096], atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(matches[1], matches[4096], atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(matches[200], matches[4096], atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -302,11 +304,11 @@ def test_a_bundle_asks_as_it_was_trained_whatever_recipes_say_later(shortened: R
     assert read_json(bundle / "bundle.json")["rendering"] == read_json(variant / "rendering.json")
     texts = [e.inputs for e in read_study(shortened.folder / "data").test]
     before = prooftune.load(bundle).predict(texts)
-    kept = {
+    stored = {
         path: path.read_text()
         for path in (shortened.folder / "recipe.yaml", bundle / "recipe.yaml")
     }
-    for path, text in kept.items():
+    for path, text in stored.items():
         path.write_text(
             text.replace("'{text}'", "'Label the text {text}'").replace(
                 "max_length: 24", "max_length: 60"
@@ -316,7 +318,7 @@ def test_a_bundle_asks_as_it_was_trained_whatever_recipes_say_later(shortened: R
     try:
         assert prooftune.load(bundle).predict(texts) == before
     finally:
-        for path, text in kept.items():
+        for path, text in stored.items():
             path.write_text(text)
 
 
@@ -348,7 +350,7 @@ def test_the_label_as_an_input_is_refused(learners: dict[str, Path], tmp_path: P
 @pytest.mark.slow
 @pytest.mark.failure(17)
 def test_other_test_labels_change_no_prediction(learners: dict[str, Path], tmp_path: Path) -> None:
-    found = []
+    matches = []
     for learnable in (True, False):
         values = small_recipe(
             learners["llama"],
@@ -359,7 +361,7 @@ def test_other_test_labels_change_no_prediction(learners: dict[str, Path], tmp_p
         write_rows(tmp_path / str(learnable) / "test.csv", 60, seed=3, learnable=learnable)
         folder = prooftune.run(values, tmp_path / f"run-{learnable}").folder
         data = read_study(folder / "data")
-        found.append(
+        matches.append(
             (
                 [e.target for e in data.test],
                 [e.inputs for e in data.test],
@@ -367,8 +369,8 @@ def test_other_test_labels_change_no_prediction(learners: dict[str, Path], tmp_p
                 details_of(folder, "tuned")["prompt"],
             )
         )
-    assert found[0][0] != found[1][0]
-    assert found[0][1:] == found[1][1:]
+    assert matches[0][0] != matches[1][0]
+    assert matches[0][1:] == matches[1][1:]
 
 
 @pytest.mark.slow
@@ -388,7 +390,7 @@ def test_other_test_labels_change_no_prediction(learners: dict[str, Path], tmp_p
         ),
     ],
 )
-def test_a_missing_column_is_told_with_what_was_found(
+def test_a_missing_column_error_lists_the_columns(
     learners: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

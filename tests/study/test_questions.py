@@ -33,13 +33,13 @@ def write_extractive(path: Path, count: int, seed: int) -> Path:
     rows = []
     for number in range(count):
         place, answered = draw.choice(PLACES), number % 3 != 0
-        said = (
+        output = (
             f"the cat sat on a {place} {seed * 1000 + number}"
             if answered
             else f"the film was very new {seed * 1000 + number}"
         )
         rows.append(
-            {"question": "text below", "context": said, "answers": [place] if answered else []}
+            {"question": "text below", "context": output, "answers": [place] if answered else []}
         )
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return path
@@ -85,7 +85,7 @@ def extractive(
 
 
 @pytest.mark.slow
-def test_extraction_is_learned_and_told_apart_from_no_answer(
+def test_a_tuned_model_extracts_answers_and_detects_unanswerable_questions(
     extractive: tuple[dict[str, Any], Result],
 ) -> None:
     scores = extractive[1].scores
@@ -138,12 +138,12 @@ def test_two_variants_are_compared_by_their_answers(
     extractive: tuple[dict[str, Any], Result], retrieval: Result
 ) -> None:
     scores, folder = extractive[1].scores, str(extractive[1].folder)
-    said = str(compare_runs(folder, f"{folder}:zero-shot"))
+    output = str(compare_runs(folder, f"{folder}:zero-shot"))
     tuned, untuned = (
         scores["variants"][name]["metrics"]["f1"]["value"] for name in ("tuned", "zero-shot")
     )
-    assert f":tuned: {tuned:.1%} mean F1 on 45 shared test questions" in said
-    assert f"{100 * (tuned - untuned):+.1f} points" in said and "can be told apart" in said
+    assert f":tuned: {tuned:.1%} mean F1 on 45 shared test questions" in output
+    assert f"{100 * (tuned - untuned):+.1f} points" in output and "can be told apart" in output
     with pytest.raises(UsageError, match="one of free-text-qa: they cannot be compared"):
         compare_runs(folder, str(retrieval.folder))
 
@@ -225,8 +225,8 @@ def retrieval(learners: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.slow
 def test_retrieval_is_measured_and_controls_are_no_winners(retrieval: Result) -> None:
     variants = retrieval.scores["variants"]
-    found = variants["base+retrieval"]["retrieval"]
-    assert found["n"] == retrieval.scores["n"] and 0.5 < found["recall@10"]["value"] <= 1
+    matches = variants["base+retrieval"]["retrieval"]
+    assert matches["n"] == retrieval.scores["n"] and 0.5 < matches["recall@10"]["value"] <= 1
     assert {name: v["role"] for name, v in variants.items()} == {
         "base": "zero-shot",
         "tuned": "tuned",
@@ -279,7 +279,7 @@ def test_the_gold_passage_is_only_brought_by_search_except_in_the_oracle(retriev
         retrieval.folder / "variants" / "base+retrieval" / "predictions.parquet"
     )
     assert [p.retrieved for p in predictions] == [
-        tuple(h.chunk.id for h in found) for found in hits
+        tuple(h.chunk.id for h in matches) for matches in hits
     ]
 
 

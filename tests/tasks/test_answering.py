@@ -72,9 +72,9 @@ def test_an_answer_is_learned_in_the_windows_that_hold_it(model_folders: dict[st
     windows = encoder.sliding_windows(example.inputs)
     pairs = list(instruction_pairs([example], encoder, SETTINGS, "extractive-qa"))
     assert len(pairs) == len(windows) > 3
-    said = [encoder.decode(answer).strip() for _, answer in pairs]
+    output = [encoder.decode(answer).strip() for _, answer in pairs]
     holds = ["scored 37 stocks" in encoder.decode(w.window_ids) for w in windows]
-    assert said == ["scored 37 stocks" if held else "no" for held in holds]
+    assert output == ["scored 37 stocks" if held else "no" for held in holds]
     assert 0 < sum(holds) < len(holds)
     # A free text is learned once, where its words are.
     [(row, _)] = instruction_pairs([example], encoder, SETTINGS, "free-text-qa")
@@ -118,10 +118,10 @@ def test_a_constrained_answer_is_a_run_of_words_of_its_context(model_folder: Pat
 
 
 @pytest.mark.failure(17)
-def test_nothing_that_is_asked_for_reaches_the_model(model_folder: Path) -> None:
+def test_no_target_reaches_the_model(model_folder: Path) -> None:
     example = question("the cat sat on a mat", ("cat",))
-    told = replace(example, references=("goal", "planet"), target="goal", gold=("p9",))
-    assert answered(model_folder, [example]) == answered(model_folder, [told])
+    messages = replace(example, references=("goal", "planet"), target="goal", gold=("p9",))
+    assert answered(model_folder, [example]) == answered(model_folder, [messages])
 
 
 def test_how_contexts_are_read_is_counted(model_folders: dict[str, Path]) -> None:

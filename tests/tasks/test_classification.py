@@ -98,7 +98,7 @@ def test_predictions_are_blind_to_targets(model_folder: Path, targets: list[str 
 
 @pytest.mark.failure(20)
 @pytest.mark.parametrize("head", [False, True], ids=["labels", "head"])
-def test_the_output_layer_sees_only_what_is_read(
+def test_the_output_head_sees_only_label_positions(
     model_folders: dict[str, Path], head: bool
 ) -> None:
     """One place per row for classes, one per row and inner node of the label tree for labels; in

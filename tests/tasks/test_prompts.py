@@ -45,7 +45,7 @@ def test_golden_prompts(model_folder: Path, family: str) -> None:
     assert encoder_for(model_folder, family).render({"text": "goal scored"}) == expected[family]
 
 
-def test_stop_token_is_what_ends_an_answer(model_folder: Path, family: str) -> None:
+def test_the_stop_token_ends_an_answer(model_folder: Path, family: str) -> None:
     encoder, tokenizer = encoder_for(model_folder, family), load_tokenizer(model_folder)
     expected = {"llama": "</s>", "llama3": "<|eot_id|>", "gemma2": "<end_of_turn>"}
     assert tokenizer.convert_ids_to_tokens(encoder.stop_token_id) == expected[family]

@@ -33,13 +33,15 @@ def test_length_grouping_saves_padding_without_sorting_the_epoch() -> None:
     lengths = [(7919 * i) % 211 for i in range(4000)]
 
     def waste(strategy: str) -> float:
-        found = order(lengths, 16, 0, strategy)
-        padded = sum(16 * max(lengths[j] for j in found[i : i + 16]) for i in range(0, 4000, 16))
+        matches = order(lengths, 16, 0, strategy)
+        padded = sum(16 * max(lengths[j] for j in matches[i : i + 16]) for i in range(0, 4000, 16))
         return padded / sum(lengths) - 1
 
     assert waste("group_by_length") < 0.05 < 0.5 < waste("random")
-    found = order(lengths, 16, 0, "group_by_length")
-    first, last = (sum(lengths[i] for i in part) / 2000 for part in (found[:2000], found[2000:]))
+    matches = order(lengths, 16, 0, "group_by_length")
+    first, last = (
+        sum(lengths[i] for i in part) / 2000 for part in (matches[:2000], matches[2000:])
+    )
     assert abs(first - last) < 12
 
 
@@ -55,10 +57,10 @@ def test_processes_together_see_the_batches_of_one(
     lengths: list[int], each: int, size: int, strategy: str, epoch: int
 ) -> None:
     def batches(batch_size: int, rank: int = 0, of: int = 1) -> list[list[int]]:
-        found = LengthGroupedBatchSampler(lengths, batch_size, 3, strategy, rank, of)
-        found.set_epoch(epoch)
-        assert len(list(found)) == len(found)
-        return list(found)
+        matches = LengthGroupedBatchSampler(lengths, batch_size, 3, strategy, rank, of)
+        matches.set_epoch(epoch)
+        assert len(list(matches)) == len(matches)
+        return list(matches)
 
     alone, parts = batches(each * size), [batches(each, rank, size) for rank in range(size)]
     assert all(len(part) == len(alone) for part in parts)  # no process waits for one that has ended

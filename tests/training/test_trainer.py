@@ -60,7 +60,7 @@ def test_head_loss_equals_transformers_own(model_folder: Path) -> None:
 def test_rows_in_one_line_give_the_same_loss_and_gradients(
     model_folder: Path, objective: str
 ) -> None:
-    found = []
+    matches = []
     for packed in (True, False):
         module, rows, encoder = setup(model_folder, objective, packed=packed)
         for (
@@ -72,14 +72,14 @@ def test_rows_in_one_line_give_the_same_loss_and_gradients(
                 )
         loss = loss_of(module, rows[:7], encoder)
         loss.backward()  # type: ignore[no-untyped-call]
-        found.append(
+        matches.append(
             (
                 loss.item(),
                 torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]),
             )
         )
-    assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
-    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-3)
+    assert matches[0][0] == pytest.approx(matches[1][0], abs=1e-5)
+    torch.testing.assert_close(matches[0][1], matches[1][1], atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.failure(5)
@@ -172,12 +172,12 @@ def test_saved_and_loaded_again_it_is_the_same_model(
         assert loss_of(TuningModule(again), rows, encoder).item() == pytest.approx(after, abs=1e-6)
 
 
-def test_in_int8_it_learns_what_it_learns_otherwise(
+def test_int8_training_matches_training_in_the_models_dtype(
     model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And says so where that is not possible: then it is the same to the last bit."""
-    told: list[str] = []
-    monkeypatch.setattr(trainer, "notify", lambda text, *_: told.append(text))
+    messages: list[str] = []
+    monkeypatch.setattr(trainer, "notify", lambda text, *_: messages.append(text))
     losses = {}
     for name in ("plain", "int8", "without code"):
         if name == "without code":
@@ -193,16 +193,18 @@ def test_in_int8_it_learns_what_it_learns_otherwise(
             ),
             int8=name != "plain",
         )
-        losses[name] = [one["loss"] for one in log if "loss" in one]
+        losses[name] = [item["loss"] for item in log if "loss" in item]
     assert (
         losses["without code"] == losses["plain"]
-        and "model.int8_training is not possible" in told[-1]
+        and "model.int8_training is not possible" in messages[-1]
     )
     assert (
         losses["int8"][-1] == pytest.approx(losses["plain"][-1], rel=0.05)
         and losses["int8"][-1] < 0.9 * losses["int8"][0]
     )
-    assert (losses["int8"] != losses["plain"] and len(told) == 1) or not int8_linear.is_available()
+    assert (
+        losses["int8"] != losses["plain"] and len(messages) == 1
+    ) or not int8_linear.is_available()
 
 
 def test_gradient_checkpointing_changes_nothing(

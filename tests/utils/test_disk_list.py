@@ -33,20 +33,20 @@ def test_it_is_the_list_that_it_was_made_from(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(disk_list, "_BLOCK", block)
-        kept = DiskBackedList(iter(items))
+        stored = DiskBackedList(iter(items))
         assert (
-            len(kept) == len(items)
-            and list(kept) == items
-            and kept == items
-            and kept == DiskBackedList(items)
+            len(stored) == len(items)
+            and list(stored) == items
+            and stored == items
+            and stored == DiskBackedList(items)
         )
-        assert [kept[i] for i in range(-len(items), len(items))] == items + items
+        assert [stored[i] for i in range(-len(items), len(items))] == items + items
         part = data.draw(st.slices(max(1, len(items))))
-        assert kept[part] == items[part]
-        assert list(pickle.loads(pickle.dumps(kept))) == items
-        for place in (len(items), -len(items) - 1):
+        assert stored[part] == items[part]
+        assert list(pickle.loads(pickle.dumps(stored))) == items
+        for index in (len(items), -len(items) - 1):
             with pytest.raises(IndexError):
-                kept[place]
+                stored[index]
 
 
 def test_lists_that_differ_are_not_equal() -> None:
@@ -60,10 +60,10 @@ def test_lists_that_differ_are_not_equal() -> None:
 def test_eight_bytes_an_item_are_held() -> None:
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    kept = DiskBackedList("x" * 500 + str(n) for n in range(50_000))
+    stored = DiskBackedList("x" * 500 + str(n) for n in range(50_000))
     held, most = (size - before for size in tracemalloc.get_traced_memory())
     tracemalloc.reset_peak()
-    assert sum(map(len, kept)) > 25_000_000
+    assert sum(map(len, stored)) > 25_000_000
     _, reading = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 10 * 50_000 + 50_000
@@ -73,12 +73,12 @@ def test_eight_bytes_an_item_are_held() -> None:
 def test_its_file_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROOFTUNE_CACHE", str(tmp_path / "cache"))
     before = len(list(Path("/proc/self/fd").iterdir()))
-    kept = DiskBackedList(LONG)
+    stored = DiskBackedList(LONG)
     assert (
         list((tmp_path / "cache").iterdir()) == []
     )  # the file has no name that a kill could leave behind
     assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
-    del kept
+    del stored
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
@@ -86,19 +86,19 @@ def test_its_file_goes_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 _inherited: list[DiskBackedList[str]] = []
 
 
-def _inherit(kept: DiskBackedList[str]) -> None:
-    _inherited.append(kept)
+def _inherit(stored: DiskBackedList[str]) -> None:
+    _inherited.append(stored)
 
 
-def _item(place: int) -> str:
-    return _inherited[0][place]
+def _item(index: int) -> str:
+    return _inherited[0][index]
 
 
 def test_threads_and_forked_processes_read_it() -> None:
-    kept = DiskBackedList(LONG)
+    stored = DiskBackedList(LONG)
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda n: kept[n], range(5000))) == LONG
-    with multiprocessing.get_context("fork").Pool(2, _inherit, (kept,)) as processes:
+        assert list(pool.map(lambda n: stored[n], range(5000))) == LONG
+    with multiprocessing.get_context("fork").Pool(2, _inherit, (stored,)) as processes:
         assert processes.map(_item, range(0, 5000, 100)) == LONG[::100]
 
 

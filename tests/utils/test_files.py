@@ -80,7 +80,7 @@ def test_parents_are_made_and_the_umask_is_kept(tmp_path: Path) -> None:
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_what_a_library_keeps_to_the_owner_is_shared_as_other_files_are(tmp_path: Path) -> None:
+def test_private_files_of_a_library_get_the_umasks_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     with atomic_path(tmp_path / "bundle") as temporary:
         (temporary / "adapter").mkdir(parents=True)
@@ -95,9 +95,7 @@ def test_what_a_library_keeps_to_the_owner_is_shared_as_other_files_are(tmp_path
     assert (tmp_path / "bundle" / "program").stat().st_mode == usual | 0o100
 
 
-def test_a_full_disk_is_named_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_text(tmp_path / "a.txt", "old")
 
     def full(*_: Any, **__: Any) -> None:
@@ -158,7 +156,7 @@ def test_a_library_that_hits_a_full_disk_is_explained(
         raise RuntimeError("unexpected pos 576 vs 534")
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Failure, match=r"cannot write .*file/a\.txt: "):
         write_text(tmp_path / "file" / "a.txt", "x")
@@ -175,7 +173,7 @@ def test_an_error_about_another_file_is_not_taken_for_ours(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"a": {"b": -float("inf")}}])
-def test_json_refuses_what_is_no_number(tmp_path: Path, value: Any) -> None:
+def test_json_rejects_nan_and_infinity(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "a.json"
     write_json(path, 1)
     with pytest.raises(ValueError, match="JSON"):

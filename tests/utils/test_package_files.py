@@ -130,7 +130,7 @@ def test_grammar(text: str, expected: PackageReference) -> None:
         "pypi:a==1#.",
     ],
 )
-def test_what_is_no_reference_is_refused_with_the_form(text: str) -> None:
+def test_a_malformed_reference_error_shows_the_form(text: str) -> None:
     with pytest.raises(UsageError, match=r"the form is pypi:NAME==VERSION#FILE"):
         parse_reference(text)
 
@@ -246,7 +246,7 @@ def test_a_pinned_checksum_is_checked(index: Index) -> None:
     assert fetch(f"pypi:tiny==1.0#tiny/a.txt@sha256:{sha256(wheel)}").read_bytes() == b"1"
 
 
-def test_a_pin_is_checked_also_for_what_was_fetched_without_one(index: Index) -> None:
+def test_a_pin_is_checked_for_files_fetched_without_one(index: Index) -> None:
     index.wheel({"tiny/a.txt": b"1"})
     fetch("pypi:tiny==1.0#tiny/a.txt")
     with pytest.raises(Failure, match="pinned checksum"):
@@ -256,8 +256,8 @@ def test_a_pin_is_checked_also_for_what_was_fetched_without_one(index: Index) ->
 def test_an_archive_that_changed_since_its_first_download_is_refused(index: Index) -> None:
     index.wheel({"tiny/a.txt": b"1"})
     fetch("pypi:tiny==1.0#tiny/a.txt")
-    [kept] = cached(index, "*.whl")
-    kept.unlink()
+    [stored] = cached(index, "*.whl")
+    stored.unlink()
     index.wheel({"tiny/a.txt": b"1", "tiny/b.txt": b"tampered"})
     with pytest.raises(
         Failure, match=r"tiny-1.0-py3-none-any.whl is not the file that was fetched before"

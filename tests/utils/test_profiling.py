@@ -31,7 +31,7 @@ def test_a_block_that_fails_is_measured_too() -> None:
     assert cost.peak_memory_bytes > 0
 
 
-def test_the_peak_holds_what_was_used_and_let_go_within_the_block() -> None:
+def test_the_peak_includes_memory_freed_within_the_block() -> None:
     with measure_cost() as small:
         pass
     with measure_cost() as large:
@@ -53,7 +53,7 @@ def test_the_peak_of_an_earlier_block_does_not_count() -> None:
     not can_reset() or platform.libc_ver()[0] != "glibc",
     reason="the C library hands nothing back when told to",
 )
-def test_what_was_freed_before_but_is_still_held_does_not_count() -> None:
+def test_memory_freed_before_the_block_does_not_count() -> None:
     with measure_cost() as before:
         pass
     # Blocks of this size stand on the heap, where what is freed under the last one stays with the

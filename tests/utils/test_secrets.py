@@ -19,10 +19,10 @@ SECRETS = {
 
 
 @pytest.mark.parametrize(("secret", "kind"), SECRETS.items())
-def test_secrets_are_found_with_their_line_and_taken_out(secret: str, kind: str) -> None:
-    [(line, found)] = list(find_secrets(["fine", f"key: '{secret}' # mine"]))
-    assert (line, found.startswith(kind)) == (2, True)
-    assert secret not in found
+def test_secrets_are_detected_with_their_line_and_redacted(secret: str, kind: str) -> None:
+    [(line, matches)] = list(find_secrets(["fine", f"key: '{secret}' # mine"]))
+    assert (line, matches.startswith(kind)) == (2, True)
+    assert secret not in matches
     assert redact(f"a {secret} b").startswith("a [removed]")
     assert redact(f"a {secret} b").endswith(" b")
 
