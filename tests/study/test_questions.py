@@ -371,7 +371,9 @@ def test_the_contexts_of_the_data_are_searched_and_each_is_its_question_s_gold(
         assert passage["key"] == example.gold[0] and f"{example.target}." in passage["text"]
     assert result.scores["variants"]["base+retrieval"]["retrieval"]["recall@1"]["value"] > 0.5
     del values["data"]["text"]["context"]
-    with pytest.raises(UsageError, match=r"has no context, but .* builds the document collection from the contexts"):
+    with pytest.raises(
+        UsageError, match=r"has no context, but .* builds the document collection from the contexts"
+    ):
         prooftune.run(values, tmp_path / "other")
 
 
