@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score
 import prooftune
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.utils.files import read_json
-from study.small import details_of, outputs_of, small_recipe
+from study.small import details_of, outputs_of, predictions_of, small_recipe
 
 TRAINING = {
     "learning_rate": 1e-2,
@@ -110,3 +110,20 @@ def test_tensorboard_events_are_in_the_run_folder(
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "own"))
     run(learners["llama"], tmp_path, report_to="tensorboard", learning_rate=5e-3)
     assert list((tmp_path / "own").glob("events*"))
+
+
+def test_measuring_quality_changes_nothing_that_is_learned(
+    learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing random is drawn, no layer is left as it was for scoring."""
+    from prooftune.training import quality
+
+    values = {"lora": {"r": 8, "lora_dropout": 0.2}}
+    folders = []
+    for name in ("with", "without"):
+        recipe = small_recipe(learners["llama3"], tmp_path / "data", training=TRAINING, **values)
+        folders.append(prooftune.run(recipe, tmp_path / name).folder)
+        monkeypatch.setattr(quality, "validation_quality", lambda *_: None)
+    measured, plain = folders
+    assert "eval_accuracy" in str(log_of(measured)) and "eval_accuracy" not in str(log_of(plain))
+    assert predictions_of(measured) == predictions_of(plain)

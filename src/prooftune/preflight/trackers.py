@@ -52,6 +52,19 @@ def check_trackers(options: Options) -> Iterator[Finding]:
                 f"{name} is not installed, or not set up: pip install {TRACKERS[name][1]}, or "
                 "report_to: none",
             )
+        elif refusal := _refusal(name):
+            yield error(place, f"{name} cannot be loaded ({refusal}); use report_to: none")
+
+
+def _refusal(name: str) -> str | None:
+    """Why the tracker's callback cannot be made, although its package is there."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    try:
+        INTEGRATION_TO_CALLBACK[name]()
+    except Exception as refusal:  # whatever a broken installation raises
+        return " ".join(str(refusal).split())[:200] or type(refusal).__name__
+    return None
 
 
 def _all(place: str) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import shutil
@@ -20,18 +21,22 @@ def tracker_variables(logs: Path, project: str, run_name: str) -> dict[str, str]
         project: name by which trackers group runs.
         run_name: name of this run.
     """
-    folder = str(logs.resolve())
+    # Those that keep runs apart themselves share a folder, so that variants can be compared there.
+    shared = str(logs.parent.resolve())
+    sqlite = importlib.util.find_spec("sqlalchemy") is not None  # not in mlflow-skinny
     return {
-        "TENSORBOARD_LOGGING_DIR": folder,
-        "WANDB_DIR": folder,
+        "TENSORBOARD_LOGGING_DIR": str(logs.resolve()),
+        "WANDB_DIR": shared,
         "WANDB_PROJECT": project,
         "WANDB_NAME": run_name,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{shared}/mlflow.db"
+        if sqlite
+        else f"file:{shared}/mlruns",
         "MLFLOW_EXPERIMENT_NAME": project,
-        "TRACKIO_DIR": f"{folder}/trackio",
-        "SWANLAB_LOG_DIR": f"{folder}/swanlab",
+        "TRACKIO_DIR": f"{shared}/trackio",
+        "SWANLAB_LOG_DIR": f"{shared}/swanlab",
         "SWANLAB_PROJECT": project,
-        "COMET_OFFLINE_DIRECTORY": f"{folder}/comet",
+        "COMET_OFFLINE_DIRECTORY": f"{shared}/comet",
     }
 
 
@@ -72,6 +77,7 @@ def _finish(arguments: Any, logs: Path) -> None:
     wandb = sys.modules.get("wandb")
     if "wandb" in arguments.report_to and wandb is not None and wandb.run is not None:
         wandb.finish()
+        wandb.teardown()  # the next study of this process has a folder of its own
     # CodeCarbon writes next to the checkpoints, which are deleted.
     for file in Path(str(arguments.output_dir)).glob("emissions*.csv"):
         shutil.copy2(file, logs)
