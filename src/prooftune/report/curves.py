@@ -83,10 +83,15 @@ def training_curves(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
     history = [entry for entry in run.get("log_history") or [] if entry.get("step") is not None]
     train = [(e["step"], e["loss"]) for e in history if e.get("loss") is not None]
     validation = [(e["step"], e["eval_loss"]) for e in history if e.get("eval_loss") is not None]
+    quality = quality_points(history)
     changes = details.get("changes") or {}
     return {
         "name": name,
         "run": run,
+        "quality": quality,
+        "quality_curves": training_figures.quality_curves(quality, name)
+        if any(len(points) > 1 for points in quality.values())
+        else None,
         "change": changes.get("relative_change_total"),
         "curves": training_figures.learning_curves(train, validation, name)
         if len(train) + len(validation) > 1
@@ -96,6 +101,24 @@ def training_curves(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
         "validation": validation,
         "layers": layer_changes(changes.get("layers") or [], name),
     }
+
+
+QUALITY = {
+    "eval_accuracy": "accuracy",
+    "eval_macro_f1": "macro-F1",
+    "eval_f1": "F1",
+    "eval_exact_match": "exact match",
+}
+"""Entry of the Trainer's log -> what the report calls it."""
+
+
+def quality_points(history: list[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """Quality on validation rows during training: metric -> step -> value, 0 to 1."""
+    points = {
+        title: {int(e["step"]): float(e[key]) for e in history if e.get(key) is not None}
+        for key, title in QUALITY.items()
+    }
+    return {title: by_step for title, by_step in points.items() if by_step}
 
 
 def layer_changes(entries: list[Mapping[str, Any]], name: str) -> dict[str, Any] | None:

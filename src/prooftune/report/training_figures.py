@@ -56,6 +56,37 @@ def learning_curves(
     return svg_image(plot.width, plot.height, f"Learning curves of {name}", *parts)
 
 
+QUALITY_STYLES = ("after", "before")
+"""CSS class of each quality curve."""
+
+
+def quality_curves(quality: Mapping[str, Mapping[int, float]], name: str) -> Markup:
+    """Accuracy and macro-F1 (or F1 and exact match) on validation rows by optimiser step.
+
+    Args:
+        quality: metric -> step -> value, 0 to 1.
+        name: the variant.
+    """
+    last = max(step for points in quality.values() for step in points)
+    plot = Plot(WIDTH, 280, (0, last), (0, 1), left=50, right=18)
+    parts: list[Markup] = [
+        plot.axes(
+            [(v, count(v)) for v in ticks(0, last, 4) if v <= last],
+            [(v, percent(v, 0)) for v in ticks(0, 1, 4)],
+            "step",
+            "quality on validation rows",
+        )
+    ]
+    for style, (title, points) in zip(QUALITY_STYLES, quality.items(), strict=False):
+        places = [(plot.x(step), plot.y(value)) for step, value in points.items()]
+        parts.append(path(places, f"line {style}"))
+        parts += [
+            dot(x, y, 4, f"dot {style}", f"{title}, step {count(step)}: {percent(value)}")
+            for (x, y), (step, value) in zip(places, points.items(), strict=True)
+        ]
+    return svg_image(plot.width, plot.height, f"Quality of {name} during training", *parts)
+
+
 def layer_heatmap(
     grid: Mapping[tuple[str, int], Mapping[str, Any]], rows: Sequence[str], depth: int, name: str
 ) -> Markup:

@@ -41,10 +41,7 @@ def validation_quality(
         examples: the validation rows; at most `SCORED_ROWS`, drawn with the seed, are used.
         head: whether the model ends in a classification head.
     """
-    generates = recipe.task != "classification" or (
-        recipe.scoring.method == "generation" and not head
-    )
-    rows = _sample(examples, GENERATED_ROWS if generates else SCORED_ROWS, recipe.seed)
+    rows = quality_rows(recipe, examples, head)
     if not rows:
         return None
     task = task_for(recipe)
@@ -55,6 +52,14 @@ def validation_quality(
         return measure(predictions, rows, encoder)
 
     return quality
+
+
+def quality_rows(recipe: Recipe, examples: Sequence[Example], head: bool) -> list[Example]:
+    """The validation rows that are measured at every evaluation."""
+    generates = recipe.task != "classification" or (
+        recipe.scoring.method == "generation" and not head
+    )
+    return _sample(examples, GENERATED_ROWS if generates else SCORED_ROWS, recipe.seed)
 
 
 def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:

@@ -25,6 +25,7 @@ from prooftune.recipe import Recipe, Variant
 from prooftune.tasks.prompts import PromptEncoder, Shot
 from prooftune.training.arguments import default_learning_rate, training_arguments
 from prooftune.training.objective import TrainingRow, TuningModule
+from prooftune.training.quality import quality_rows
 from prooftune.training.sampler import LengthGroupedBatchSampler
 from prooftune.training.trainer import train
 from prooftune.types import Example, Study
@@ -173,9 +174,11 @@ def _estimate_tuned(
     computed = tokens * epochs + _EVALUATIONS_PER_TRAINING * _FORWARD_SHARE * _computed_tokens(
         encoder, study.validation
     )
-    return _cost_estimate(
-        name, context, encoder, scoring, step.seconds * computed, memory.peak(step, scoring)
+    measured = quality_rows(recipe, study.validation, head)
+    seconds = step.seconds * computed + (
+        _EVALUATIONS_PER_TRAINING * scoring.seconds * _computed_tokens(encoder, measured)
     )
+    return _cost_estimate(name, context, encoder, scoring, seconds, memory.peak(step, scoring))
 
 
 def _cost_estimate(
