@@ -118,7 +118,7 @@ def test_measuring_quality_changes_nothing_that_is_learned(
     """Nothing random is drawn, no layer is left as it was for scoring."""
     from prooftune.training import quality
 
-    values = {"lora": {"r": 8, "lora_dropout": 0.2}}
+    values: dict[str, Any] = {"lora": {"r": 8, "lora_dropout": 0.2}}
     folders = []
     for name in ("with", "without"):
         recipe = small_recipe(learners["llama3"], tmp_path / "data", training=TRAINING, **values)
