@@ -63,8 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def judge(self) -> Judge:
-        found: Judge = self.server.judge  # type: ignore[attr-defined]
-        return found
+        match: Judge = self.server.judge  # type: ignore[attr-defined]
+        return match
 
     def log_message(self, *_: Any) -> None:
         """Keep the terminal clean."""

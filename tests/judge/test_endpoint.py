@@ -216,11 +216,11 @@ def test_backoff_grows_exponentially_with_jitter(
 ) -> None:
     bounds = []
 
-    def least(low: float, high: float) -> float:
+    def minimum(low: float, high: float) -> float:
         bounds.append((low, high))
         return low
 
-    monkeypatch.setattr("random.uniform", least)
+    monkeypatch.setattr("random.uniform", minimum)
     endpoint_server.act = lambda h, c, a: h.send(500, b"{}")
     judge(ITEMS[:1], settings(retries=3), tmp_path)
     assert bounds[:3] == [(0, 0.01), (0, 0.02), (0, 0.04)]
@@ -314,20 +314,20 @@ def test_api_key_appears_in_no_text_or_file(
         status = 200 if mode == "in a broken response" else 400
         endpoint_server.act = lambda h, c, a: h.send(status, f"nonsense {key}".encode())
     settings_ = settings(api_key_env="JUDGE_KEY", retries=0)
-    said = ""
+    text = ""
     try:
         got = judge(ITEMS, settings_, tmp_path)
-        said = (
+        text = (
             repr(got)
             + "".join(map(repr, got.judgements))
             + json.dumps(summarize(got, resamples=100))
         )
     except UsageError as error:
-        said = str(error)
+        text = str(error)
     assert endpoint_server.keys[0] == f"Bearer {key}", "it was sent"
-    assert "***" in said, "it came back"
+    assert "***" in text, "it came back"
     written = "".join(path.read_text("utf-8") for path in tmp_path.rglob("*") if path.is_file())
-    assert key not in said + repr(settings_) + caplog.text + written
+    assert key not in text + repr(settings_) + caplog.text + written
 
 
 def test_repeated_run_makes_no_request_and_equal_requests_are_made_once(
@@ -386,17 +386,17 @@ def test_killed_run_resumes_without_repeating_answered_requests(
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    kept = [
+    cached = [
         json.loads(path.read_text("utf-8"))["request"]["messages"]
         for path in tmp_path.glob("*.json")
     ]
-    assert 6 <= len(kept) < 30
+    assert 6 <= len(cached) < 30
     endpoint_server.act = lambda *_: False
     before = len(endpoint_server.seen)
     got = judge(items, chosen, tmp_path)
     asked_now = [json.loads(body)["messages"] for body in endpoint_server.seen[before:]]
-    assert got.num_requests == len(asked_now) == 30 - len(kept)
-    assert not [messages for messages in asked_now if messages in kept]
+    assert got.num_requests == len(asked_now) == 30 - len(cached)
+    assert not [messages for messages in asked_now if messages in cached]
     assert counts(got)["n"] == 30
 
 

@@ -142,8 +142,8 @@ def test_parser_never_raises(text: str) -> None:
     value, reason = score(text)
     assert (value is None) != (reason == "")
     assert value is None or 1 <= value <= 5
-    said, reason = parse_preference(Reply(text))
-    assert (said is None) != (reason == "")
+    reply_text, reason = parse_preference(Reply(text))
+    assert (reply_text is None) != (reason == "")
 
 
 _prose = st.text(

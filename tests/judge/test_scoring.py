@@ -61,7 +61,9 @@ def folder() -> Iterator[Path]:
 
 def test_every_criterion_has_its_own_request_in_order(folder: Path) -> None:
     places = {f"Criterion: {name}.": str(i) for i, name in enumerate(CRITERIA, start=1)}
-    local = Local(lambda prompt: next(place for words, place in places.items() if words in prompt))
+    local = Local(
+        lambda prompt: next(position for words, position in places.items() if words in prompt)
+    )
     got = judge(answers(["x", "y"]), LOCAL, folder, local)
     assert [(j.id, j.criterion, j.score) for j in got.judgements] == [
         (id_, name, i + 1) for id_ in ("q0", "q1") for i, name in enumerate(CRITERIA)
@@ -178,17 +180,17 @@ def test_preferred_answer_wins_in_both_orders(folder: Path) -> None:
     ) == (1, 1, 2, 3, 1.0)
 
 
-@pytest.mark.parametrize("place", ["A", "B"])
-def test_position_bias_yields_only_ties(folder: Path, place: str) -> None:
+@pytest.mark.parametrize("position", ["A", "B"])
+def test_position_bias_yields_only_ties(folder: Path, position: str) -> None:
     words = [f"answer {i}" for i in range(8)]
     got = compare(
-        answers(words), answers(words[::-1]), LOCAL, folder, Local(prefers(lambda a, b: place))
+        answers(words), answers(words[::-1]), LOCAL, folder, Local(prefers(lambda a, b: position))
     )
     assert {p.winner for p in got.preferences} == {"tie"}
     figures = summarize_preferences(got, resamples=100)
     assert figures["consistent"] == 0
     assert (figures["first_place"], figures["second_place"]) == (
-        (16, 0) if place == "A" else (0, 16)
+        (16, 0) if position == "A" else (0, 16)
     )
     assert (figures["wins"], figures["losses"], figures["p"]) == (0, 0, 1.0)
 
@@ -219,21 +221,21 @@ _verdicts = st.sampled_from(["A", "B", "tie", "?"])
 def test_swapping_the_variants_flips_the_preference(
     pairs: list[tuple[str, str]], data: st.DataObject
 ) -> None:
-    said: dict[str, str] = {}
+    verdicts: dict[str, str] = {}
 
     def say(prompt: str) -> str:
-        if prompt not in said:
-            said[prompt] = data.draw(_verdicts)
-        return json.dumps({"winner": said[prompt]})
+        if prompt not in verdicts:
+            verdicts[prompt] = data.draw(_verdicts)
+        return json.dumps({"winner": verdicts[prompt]})
 
     first, second = answers([a for a, _ in pairs]), answers([b for _, b in pairs])
     with TemporaryDirectory() as name:
-        one = compare(first, second, LOCAL, Path(name), Local(say))
+        first_run = compare(first, second, LOCAL, Path(name), Local(say))
         two = compare(second, first, LOCAL, Path(name), Local(say))
     assert two.num_requests == 0
     flip = {"first": "second", "second": "first", "tie": "tie", None: None}
-    assert [flip[p.winner] for p in one.preferences] == [p.winner for p in two.preferences]
-    a, b = (summarize_preferences(p, resamples=100) for p in (one, two))
+    assert [flip[p.winner] for p in first_run.preferences] == [p.winner for p in two.preferences]
+    a, b = (summarize_preferences(p, resamples=100) for p in (first_run, two))
     assert (a["wins"], a["losses"], a["p"], a["failed"]) == (
         b["losses"],
         b["wins"],

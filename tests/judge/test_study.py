@@ -51,13 +51,13 @@ def test_local_judge_scores_every_model_variant(
         max_tokens=8,
         rows=4,
     )
-    told = judge_study(chosen, settings, study, results, scores, tmp_path / "judge", tmp_path)
-    assert list(told["variants"]) == ["zero-shot", "tuned"]  # the majority answer is nobody's
-    for figures in told["variants"].values():
+    prompt = judge_study(chosen, settings, study, results, scores, tmp_path / "judge", tmp_path)
+    assert list(prompt["variants"]) == ["zero-shot", "tuned"]  # the majority answer is nobody's
+    for figures in prompt["variants"].values():
         [criterion] = figures["criteria"].values()
         assert criterion["n"] + criterion["failed"] == 4
         assert sum(criterion["reasons"].values()) == criterion["failed"]
-    [pair] = told["pairs"]
+    [pair] = prompt["pairs"]
     assert (pair["a"], pair["b"]) == ("tuned", "zero-shot")
     assert pair["n"] + pair["failed"] == 4 and pair["p_holm"] >= pair["p"]
 
@@ -66,7 +66,8 @@ def test_local_judge_scores_every_model_variant(
 
     monkeypatch.setattr(local, "generate", never)
     assert (
-        judge_study(chosen, settings, study, results, scores, tmp_path / "judge", tmp_path) == told
+        judge_study(chosen, settings, study, results, scores, tmp_path / "judge", tmp_path)
+        == prompt
     )
 
 
@@ -104,34 +105,40 @@ def test_classification_labels_are_judged(
     shown: list[str] = []
 
     def judge_of_good(prompts: list[list[Message]]) -> list[str]:
-        asked = [messages[1]["content"] for messages in prompts]
-        shown.extend(asked)
+        question = [messages[1]["content"] for messages in prompts]
+        shown.extend(question)
         return [
             json.dumps(
                 {"winner": "tie"}
                 if "answer_a" in text
                 else {"score": 5 if ">\ngood\n</answer" in text else 1}
             )
-            for text in asked
+            for text in question
         ]
 
     monkeypatch.setattr(local, "local_completion_fn", lambda *_: (judge_of_good, "0" * 64))
     scores = {"variants": {kind: {} for kind in labels}, "verdict": {"baseline": "zero-shot"}}
-    told = judge_study(chosen, chosen.judge, study, results, scores, tmp_path / "judge", tmp_path)
-    assert {name: v["criteria"]["correctness"]["mean"] for name, v in told["variants"].items()} == {
+    prompt = judge_study(chosen, chosen.judge, study, results, scores, tmp_path / "judge", tmp_path)
+    assert {
+        name: v["criteria"]["correctness"]["mean"] for name, v in prompt["variants"].items()
+    } == {
         "zero-shot": 1,
         "tuned": 5,
     }
     assert all(
-        "good film" in said and "bad, good?" in said and "<reference_answer>\ngood\n" in said
-        for said in shown
+        "good film" in messages
+        and "bad, good?" in messages
+        and "<reference_answer>\ngood\n" in messages
+        for messages in shown
     )
 
 
 def test_unreachable_endpoint_is_reported_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("prooftune.judge.study.notify", lambda sentence, *_: said.append(sentence))
+    messages: list[str] = []
+    monkeypatch.setattr(
+        "prooftune.judge.study.notify", lambda sentence, *_: messages.append(sentence)
+    )
     warn_if_unreachable(Judge(model="m", base_url="http://127.0.0.1:9/v1"))
-    assert len(said) == 1 and "no connection to http://127.0.0.1:9/v1" in said[0]
+    assert len(messages) == 1 and "no connection to http://127.0.0.1:9/v1" in messages[0]

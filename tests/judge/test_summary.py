@@ -49,8 +49,8 @@ _scores = st.lists(st.integers(1, 5), min_size=1, max_size=30)
 @given(_scores, st.lists(st.integers(0, 30), max_size=10))
 def test_failed_judgements_never_move_the_mean(scores: list[int], places: list[int]) -> None:
     mixed: list[int | None] = list(scores)
-    for place in places:
-        mixed.insert(min(place, len(mixed)), None)
+    for index in places:
+        mixed.insert(min(index, len(mixed)), None)
     plain, with_failures = (
         dict[str, Any](summarize(judged(s), resamples=100)["criteria"]["c"])
         for s in ([*scores], mixed)

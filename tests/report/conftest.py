@@ -63,10 +63,10 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 
 @cache
 def facts_of(case: str) -> dict[str, Any]:
-    found: dict[str, Any] = tidy(
+    facts: dict[str, Any] = tidy(
         questions.facts(**QUESTIONS[case]) if case in QUESTIONS else studies.facts(**CASES[case])
     )
-    return found
+    return facts
 
 
 @cache
@@ -107,6 +107,6 @@ def usual() -> Element:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three files of the usual study."""
-    place = tmp_path_factory.mktemp("report")
-    write_report(facts_of("usual"), place)
-    return place
+    path = tmp_path_factory.mktemp("report")
+    write_report(facts_of("usual"), path)
+    return path

@@ -70,9 +70,9 @@ def facts(
         _questions("test", n, unanswerable, texts),
         [],
     )
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory() as index:
         results = [
-            _result(study, recipe, key, skill, number, Path(place), texts)
+            _result(study, recipe, key, skill, number, Path(index), texts)
             for number, (key, (_, skill)) in enumerate(variants.items())
         ]
         scores = score_answers(study, results, recipe)
@@ -106,13 +106,13 @@ def _recipe(task: str, variants: dict[str, Any]) -> Recipe:
 
 def _questions(split: str, n: int, unanswerable: float, texts: str) -> list[Example]:
     rng = np.random.default_rng(len(split))
-    found = []
+    result = []
     for i in range(n):
         start, length = int(rng.integers(0, len(WORDS) - 5)), int(rng.integers(1, 5))
         answer = f"{texts} {' '.join(WORDS[start : start + length])}".strip()
         references = () if i < unanswerable * n else (answer, f"{answer} indeed")
         context = f"{TEXT} {answer}"
-        found.append(
+        result.append(
             Example(
                 f"{split}.json:{i}",
                 {"question": f"{texts} What is number {i}?".strip(), "context": context},
@@ -121,15 +121,15 @@ def _questions(split: str, n: int, unanswerable: float, texts: str) -> list[Exam
                 gold=(f"doc:{i}",),
             )
         )
-    return found
+    return result
 
 
 def _result(
-    study: Study, recipe: Recipe, name: str, skill: float, number: int, place: Path, texts: str
+    study: Study, recipe: Recipe, name: str, skill: float, number: int, index: Path, texts: str
 ) -> VariantResult:
     variant = recipe.variants[name]
     rng = np.random.default_rng(number)
-    folder = place / name
+    folder = index / name
     passages = {
         f"c{i}": {
             "key": f"doc:{i}",
@@ -202,16 +202,16 @@ def _prediction(
     if kind == "majority":
         return Prediction(example.id, "")
     right = bool(rng.random() < skill)
-    said = example.target if right and example.target else " ".join(rng.choice(WORDS, size=3))
+    text = example.target if right and example.target else " ".join(rng.choice(WORDS, size=3))
     gap = float(rng.normal(2.0 if not example.references else -2.0, 3.0 * (1.2 - skill)))
     extracts = task == "extractive-qa"
     cites = shown and rng.random() < 0.7
     return Prediction(
         example.id,
-        "" if extracts and gap > 0 else str(said),
+        "" if extracts and gap > 0 else str(text),
         valid=not extracts or i % 17 != 0,
         prompt_tokens=75,
-        raw=str(said),
+        raw=str(text),
         generated_tokens=4,
         answer_log_prob=-3.0,
         no_answer_log_prob=-3.0 + gap if extracts else None,
@@ -244,8 +244,8 @@ def judge(names: Sequence[str], n: int) -> dict[str, Any]:
     pair = summarize_preferences(Preferences("judge-8b", preferences, n, n, 0, n), resamples=200)
     return {
         "variants": {
-            name: summarize(found, human if name in (first, last) else None, resamples=200)
-            for name, found in judged.items()
+            name: summarize(result, human if name in (first, last) else None, resamples=200)
+            for name, result in judged.items()
         },
         "pairs": [{"a": last, "b": first, **pair, "p_holm": pair["p"]}],
         "differences": [

@@ -93,8 +93,8 @@ def table(page: Element, name: str) -> list[list[str]]:
     return cells(page.by_id(name))
 
 
-def cells(found: Element) -> list[list[str]]:
-    rows = [list(row.all("th", "td")) for row in found.all("tr")]
+def cells(element: Element) -> list[list[str]]:
+    rows = [list(row.all("th", "td")) for row in element.all("tr")]
     widths = {sum(int(cell.attributes.get("colspan", "1")) for cell in row) for row in rows}
     if len(widths) != 1:
         raise ValueError(f"rows of different lengths: {widths}")

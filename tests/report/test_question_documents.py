@@ -25,8 +25,8 @@ def test_equal_facts_give_equal_bytes_and_strict_json(case, tmp_path):
         write_report(copy.deepcopy(facts), tmp_path / name)
     for name in ("report.html", "report.md", "report.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    found = json.loads((tmp_path / "one" / "report.json").read_text(), parse_constant=pytest.fail)
-    assert found["scores"]["variants"] == facts["scores"]["variants"]
+    result = json.loads((tmp_path / "one" / "report.json").read_text(), parse_constant=pytest.fail)
+    assert result["scores"]["variants"] == facts["scores"]["variants"]
 
 
 def test_markdown_has_the_same_tables(case, tmp_path):

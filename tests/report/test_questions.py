@@ -35,7 +35,7 @@ def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def said(key: str, figure: dict[str, Any] | None) -> str:
+def formatted(key: str, figure: dict[str, Any] | None) -> str:
     """A figure as it must stand on the page, written here once more."""
     if not figure or figure["value"] is None:
         return BLANK
@@ -56,10 +56,10 @@ def rebuilt(case: str, **changes: Any) -> Element:
     facts = copy.deepcopy(facts_of(case))
     for path, value in changes.items():
         *parents, last = path.split("__")
-        found = facts["scores"]
+        result = facts["scores"]
         for part in parents:
-            found = found[part]
-        found[last] = value
+            result = result[part]
+        result[last] = value
     return read(render_page(facts))
 
 
@@ -80,7 +80,7 @@ def test_variants_by_the_primary_metric_and_controls_last(document, facts):
         name, variant = next(
             (n, v) for n, v in scores["variants"].items() if row[0].split()[0] == n
         )
-        assert [row[1], *row[3:]] == [said(key, variant["metrics"][key]) for key in keys], name
+        assert [row[1], *row[3:]] == [formatted(key, variant["metrics"][key]) for key in keys], name
         controls.append(variant["role"] == "control")
         values.append((controls[-1], -variant["metrics"][scores["primary"]]["value"]))
         assert ("control: with" in row[0]) == controls[-1]
@@ -98,7 +98,7 @@ def test_all_metrics_and_all_their_differences(document, facts):
         if all(f["value"] is None for f in figures):
             assert every[key].title not in shown_rows
         else:
-            assert shown_rows[every[key].title] == [said(key, f) for f in figures], key
+            assert shown_rows[every[key].title] == [formatted(key, f) for f in figures], key
     validated = [scores["variants"][name]["validation_quality"] for name in names]
     assert rows[-1][1:] == [percent(v) for v in validated]
     if scores["comparisons"]:
@@ -145,7 +145,7 @@ def test_with_and_without_an_answer():
     for name, row in by_name(rows).items():
         metrics = scores["variants"][name]["metrics"]
         assert row == [
-            said(key, metrics[key])
+            formatted(key, metrics[key])
             for key in ("has_answer_exact", "has_answer_f1", "no_answer_exact")
         ]
     for case in ("policy", "all answerable"):
@@ -163,7 +163,7 @@ def test_outputs(document, facts):
         v = scores["variants"][name]
         assert row == [
             *(f"{v[key]} {percent(v[key] / v['n'])}" for key in keys),
-            said("answer_words", v["metrics"]["answer_words"]),
+            formatted("answer_words", v["metrics"]["answer_words"]),
             count(v["generated_tokens"]),
             f"{v['generated_tokens'] / v['n']:.1f}",
         ]
@@ -183,12 +183,12 @@ def test_threshold_table_and_figure_say_what_was_chosen_and_what_it_gives():
         assert row == [
             f"{t['value']:+.2f}".replace("-", "−"),
             "60",
-            said("f1", v["metrics"]["f1"]),
+            formatted("f1", v["metrics"]["f1"]),
             percent(t["f1_without"]),
-            said("exact", v["metrics"]["exact"]),
+            formatted("exact", v["metrics"]["exact"]),
             percent(t["exact_without"]),
             percent(t["best_f1_on_test"]),
-            said("auroc", t["auroc"]),
+            formatted("auroc", t["auroc"]),
         ]
         best, chosen = drawn[f"F1 of {name} against its no-answer threshold"]
         assert best.endswith(f"F1 {percent(max(p['f1'] for p in t['curve']))}") and best.startswith(
@@ -255,7 +255,7 @@ def test_retrieval_and_citations():
             v["unknown_citations"]
         )
         assert row[2:] == [
-            said(key, v["citations"][key])
+            formatted(key, v["citations"][key])
             for key in (
                 "citation_precision",
                 "citation_recall",
@@ -268,8 +268,8 @@ def test_retrieval_and_citations():
 def test_judge():
     page_, judge = page_of("policy"), facts_of("policy")["scores"]["judge"]
     rows = iter(table(page_, "judge-table")[1:])
-    for name, told in judge["variants"].items():
-        for criterion, c in told["criteria"].items():
+    for name, entry in judge["variants"].items():
+        for criterion, c in entry["criteria"].items():
             row = next(rows)
             assert row[:4] == [name, criterion, f"{c['mean']:.2f} {interval(c, 1, 2)}", str(c["n"])]
             assert (
@@ -299,9 +299,9 @@ def test_judge():
         assert row[1] == criterion and row[3:5] == [str(d["n"]), str(d["left_out"])]
         assert row[2].split()[0] == f"{d['difference']:+.2f}".replace("-", "−")
     people = [
-        told["criteria"][c]["human"]
-        for name, told in judge["variants"].items()
-        for c in told["criteria"]
+        entry["criteria"][c]["human"]
+        for name, entry in judge["variants"].items()
+        for c in entry["criteria"]
         if name in ("base", "random")
     ]
     for row, human in zip(table(page_, "human-table")[1:], people, strict=True):
@@ -313,15 +313,15 @@ def test_judge():
 
 
 def test_sections_that_have_nothing_are_left_out(document, facts):
-    found = {*sections(document)}
-    assert not found & LABELS_ONLY and "answers" in found
+    result = {*sections(document)}
+    assert not result & LABELS_ONLY and "answers" in result
     contexts = {v["context"] for v in facts["scores"]["variants"].values()}
-    assert ("citations" in found) == bool(contexts & {"retrieved", "gold", "random"})
-    assert ("retrieval" in found) == ("retrieved" in contexts)
-    assert ("judge" in found) == ("judge" in facts["scores"])
+    assert ("citations" in result) == bool(contexts & {"retrieved", "gold", "random"})
+    assert ("retrieval" in result) == ("retrieved" in contexts)
+    assert ("judge" in result) == ("judge" in facts["scores"])
     for section in document.all("section"):
         assert len(list(section.all("table", "p", "pre", "svg"))) > 0, section.attributes["id"]
-        assert all(len(cells(one)) > 1 for one in section.all("table"))
+        assert all(len(cells(example)) > 1 for example in section.all("table"))
 
 
 def test_questions_are_called_questions(document):
@@ -371,15 +371,15 @@ def test_a_variant_that_never_answers_is_told():
 
 
 def test_a_variant_that_hardly_answers_says_what_its_no_answer_score_is_worth():
-    told = facts_of("squad")["scores"]["variants"]["tuned"]["no_answer"]
+    entry = facts_of("squad")["scores"]["variants"]["tuned"]["no_answer"]
     text = warnings_text(rebuilt("squad", variants__tuned__abstained=119))
     assert "tuned: abstains on 119 of 120 questions" in text
     assert (
-        f"AUROC {told['auroc']['value']:.1%} ({told['auroc']['low']:.1%} to "
-        f"{told['auroc']['high']:.1%}; chance is 50%). "
-        f"On answerable questions its F1 was {told['has_answer_f1_without']:.1%} before the "
+        f"AUROC {entry['auroc']['value']:.1%} ({entry['auroc']['low']:.1%} to "
+        f"{entry['auroc']['high']:.1%}; chance is 50%). "
+        f"On answerable questions its F1 was {entry['has_answer_f1_without']:.1%} before the "
         "threshold, and "
-        f"{told['has_answer_f1_always']:.1%} without abstention."
+        f"{entry['has_answer_f1_always']:.1%} without abstention."
     ) in text
     assert "AUROC" not in warnings_text(page_of("squad"))
     assert "AUROC" not in warnings_text(
@@ -388,7 +388,7 @@ def test_a_variant_that_hardly_answers_says_what_its_no_answer_score_is_worth():
 
 
 def test_meteor_without_synonyms_is_told():
-    for signature, told in (
+    for signature, entry in (
         ("nltk:3|without synonyms", True),
         ("nltk:3|synonyms:WordNet 3.0", False),
     ):
@@ -396,22 +396,22 @@ def test_meteor_without_synonyms_is_told():
             f"variants__{name}__signatures__meteor": signature
             for name in facts_of("squad")["scores"]["variants"]
         }
-        assert ("METEOR ran without WordNet" in warnings_text(rebuilt("squad", **changes))) == told
+        assert ("METEOR ran without WordNet" in warnings_text(rebuilt("squad", **changes))) == entry
 
 
 def test_a_metric_that_some_variant_has_gets_its_column():
     figure = {"value": 0.8125, "low": 0.75, "high": 0.875}
     rows = table(rebuilt("policy", variants__tuned__metrics__bertscore_f1=figure), "variants-table")
-    place = rows[0].index("BERTScore")
-    assert {row[0].split()[0]: row[place] for row in rows[1:]}["tuned"] == "81.2% 75.0–87.5"
-    assert {row[place] for row in rows[1:]} == {"81.2% 75.0–87.5", BLANK}
+    column = rows[0].index("BERTScore")
+    assert {row[0].split()[0]: row[column] for row in rows[1:]}["tuned"] == "81.2% 75.0–87.5"
+    assert {row[column] for row in rows[1:]} == {"81.2% 75.0–87.5", BLANK}
     assert "BERTScore" not in table(page_of("policy"), "variants-table")[0]
 
 
 def test_a_final_answer_that_is_none_is_not_called_foreign_to_the_text():
     changed = copy.deepcopy(facts_of("squad")["scores"]["changed"])
-    one = changed["fixed"]["examples"][0]
-    one["before"], one["after"] = (
+    example = changed["fixed"]["examples"][0]
+    example["before"], example["after"] = (
         {"output": text, "valid": False, "probability": None} for text in ("(no answer)", "gist")
     )
     text = rebuilt("squad", changed=changed).by_id("changed").text

@@ -63,8 +63,8 @@ def seen_without(kind: str, rgb: list[float]) -> list[float]:
 
 
 def dashes(series: str) -> str:
-    found = re.search(rf"svg \.line\.{series} \{{ stroke-dasharray: ([^;]+);", STYLE)
-    return found.group(1) if found else ""
+    match = re.search(rf"svg \.line\.{series} \{{ stroke-dasharray: ([^;]+);", STYLE)
+    return match.group(1) if match else ""
 
 
 @THEMES
@@ -73,8 +73,8 @@ def dashes(series: str) -> str:
     ("a", "b"), [("good", "bad"), ("s0", "s2"), ("s0", "s6"), ("s2", "s6"), ("s0", "s5")]
 )
 def test_pairs_that_must_be_told_apart_are(theme, kind, a, b):
-    one, other = (seen_without(kind, channels(theme[name])) for name in (a, b))
-    assert max(abs(x - y) for x, y in zip(one, other, strict=True)) > 0.06
+    first_colour, other = (seen_without(kind, channels(theme[name])) for name in (a, b))
+    assert max(abs(x - y) for x, y in zip(first_colour, other, strict=True)) > 0.06
 
 
 def test_lines_differ_by_more_than_their_colour():

@@ -152,10 +152,10 @@ def test_calibration(document, facts):
         n for n, v in variants.items() if v["calibration"] and v["kind"] != "majority"
     }
     for name, row in shown.items():
-        found, temperature = variants[name]["calibration"], variants[name]["temperature"]
+        result, temperature = variants[name]["calibration"], variants[name]["temperature"]
         sides = ("before",) if temperature is None else ("before", "after")
         assert row[-2 * len(sides) :] == [
-            value(found[figure][side]) for figure in ("ece", "log_loss") for side in sides
+            value(result[figure][side]) for figure in ("ece", "log_loss") for side in sides
         ]
         if temperature is not None:
             assert row[0] == significant(temperature)
@@ -263,9 +263,9 @@ def test_data(usual):
 
 
 def test_cost_and_forgetting(usual):
-    told = facts_of("usual")["variants"]
+    details = facts_of("usual")["variants"]
     for name, row in by_first(table(usual, "cost-table")).items():
-        cost = told[name]["cost"]
+        cost = details[name]["cost"]
         assert row[:4] == [
             duration(cost.get("train_seconds")),
             count(cost.get("train_tokens")),

@@ -18,7 +18,7 @@ from prooftune.retrieval.types import Document, DocumentPart
 from retrieval.tiny import pdf
 
 
-def one(folder: Path, name: str, content: bytes | str) -> Document:
+def read_one(folder: Path, name: str, content: bytes | str) -> Document:
     """The document that a file is read as."""
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -30,15 +30,15 @@ def reason(folder: Path, name: str, content: bytes) -> str:
     """Why a file is skipped, beside a sound one that is read all the same."""
     (folder / "sound.txt").write_text("sound")
     (folder / name).write_bytes(content)
-    found = read_documents(".", folder)
-    assert [document.id for document in found.documents] == ["sound.txt"]
-    [skipped] = found.skipped
+    result = read_documents(".", folder)
+    assert [document.id for document in result.documents] == ["sound.txt"]
+    [skipped] = result.skipped
     assert skipped.id == name
     return skipped.reason
 
 
 def test_pdf_pages_keep_their_numbers(tmp_path: Path) -> None:
-    document = one(tmp_path, "a.pdf", pdf(["First page.", None, "Third page."]))
+    document = read_one(tmp_path, "a.pdf", pdf(["First page.", None, "Third page."]))
     assert document.parts == [
         DocumentPart("First page.", page=1),
         DocumentPart("Third page.", page=3),
@@ -47,13 +47,13 @@ def test_pdf_pages_keep_their_numbers(tmp_path: Path) -> None:
 
 
 def test_pdf_with_an_empty_password_is_read(tmp_path: Path) -> None:
-    assert one(tmp_path, "a.pdf", pdf(["Open to all."], password="")).parts == [
+    assert read_one(tmp_path, "a.pdf", pdf(["Open to all."], password="")).parts == [
         DocumentPart("Open to all.", page=1)
     ]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (pdf(["Secret."], password="pw"), "encrypted: remove its password"),
         (pdf([None, None]), "without text on its 2 pages (scanned?)"),
@@ -63,9 +63,9 @@ def test_pdf_with_an_empty_password_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_unreadable_pdfs_are_skipped_with_a_reason(
-    content: bytes, said: str, tmp_path: Path
+    content: bytes, message: str, tmp_path: Path
 ) -> None:
-    assert said in reason(tmp_path, "bad.pdf", content)
+    assert message in reason(tmp_path, "bad.pdf", content)
 
 
 def test_real_pdf(public_data: Callable[[str], Path], tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_real_pdf(public_data: Callable[[str], Path], tmp_path: Path) -> None:
         writer.add_page(page)
     out = io.BytesIO()
     writer.write(out)
-    document = one(tmp_path, "act.pdf", out.getvalue())
+    document = read_one(tmp_path, "act.pdf", out.getvalue())
     assert [part.page for part in document.parts] == [1, 2, 3]
     assert "Artificial Intelligence Act" in document.parts[0].text
 
@@ -92,7 +92,7 @@ HTML = """<html><head><title>Fruit</title><style>p {color: red}</style></head><b
 
 
 def test_html_sections_have_visible_text_only(tmp_path: Path) -> None:
-    assert one(tmp_path, "a.html", HTML).parts == [
+    assert read_one(tmp_path, "a.html", HTML).parts == [
         DocumentPart("Fruit\n\nIntro boldly spaced.", section="Fruit"),
         DocumentPart("Apples\n\nRed ones.\n\nGreen ones.\nSour.", section="Fruit > Apples"),
         DocumentPart("Storing them\n\ncold\ndry", section="Fruit > Apples > Storing them"),
@@ -112,7 +112,7 @@ def test_deeply_nested_html_is_skipped_quickly(
 
 
 def test_html_with_unclosed_elements_is_no_bomb(tmp_path: Path) -> None:
-    assert len(one(tmp_path, "long.html", "<p>one<br><li>two<img src=x>" * 3000).parts) == 1
+    assert len(read_one(tmp_path, "long.html", "<p>one<br><li>two<img src=x>" * 3000).parts) == 1
 
 
 MARKDOWN = """Before.
@@ -138,7 +138,7 @@ End.
 
 
 def test_markdown_sections(tmp_path: Path) -> None:
-    assert one(tmp_path, "a.md", MARKDOWN).parts == [
+    assert read_one(tmp_path, "a.md", MARKDOWN).parts == [
         DocumentPart("Before."),
         DocumentPart("Title\n\nText.\n\n```\n# no heading\n```", section="Title"),
         DocumentPart("Second\n\n- item\n---", section="Title > Second"),
@@ -152,7 +152,7 @@ def test_markdown_sections(tmp_path: Path) -> None:
 )
 def test_encodings_are_told_apart(encoding: str, tmp_path: Path) -> None:
     text = "Größe “quoted” – naïve café, 5 €\r\nsecond line"
-    assert one(tmp_path, "a.txt", text.encode(encoding)).parts == [
+    assert read_one(tmp_path, "a.txt", text.encode(encoding)).parts == [
         DocumentPart(text.replace("\r\n", "\n"))
     ]
 
@@ -168,17 +168,17 @@ def test_json_layouts(tmp_path: Path) -> None:
         {"ID": "x", "DocumentID": 3, "PassageID": "1.2.", "Passage": " Shall. "},
         {"ID": "y", "DocumentID": 3, "PassageID": "1.3.", "Passage": ""},
     ]
-    document = one(tmp_path, "a.json", json.dumps(obliqa))
+    document = read_one(tmp_path, "a.json", json.dumps(obliqa))
     assert document.parts == [DocumentPart("Shall.", section="1.2.", id="3/1.2.")]
     assert document.note == "1 of 2 passages are empty"
     plain = [{"text": "One.", "id": 7, "title": "T"}, {"text": "Two."}]
     expected = [DocumentPart("One.", section="T", id="7"), DocumentPart("Two.")]
-    assert one(tmp_path, "b.json", json.dumps(plain)).parts == expected
-    assert one(tmp_path, "c.jsonl", "\n".join(map(json.dumps, plain))).parts == expected
+    assert read_one(tmp_path, "b.json", json.dumps(plain)).parts == expected
+    assert read_one(tmp_path, "c.jsonl", "\n".join(map(json.dumps, plain))).parts == expected
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ('{"a": 1}', "not a list of passages"),
         ('[{"body": "x"}]', "passage 1 has an unknown layout (found 'body')"),
@@ -187,9 +187,9 @@ def test_json_layouts(tmp_path: Path) -> None:
     ],
 )
 def test_unknown_json_layouts_are_skipped_with_a_reason(
-    content: str, said: str, tmp_path: Path
+    content: str, message: str, tmp_path: Path
 ) -> None:
-    assert said in reason(tmp_path, "a.json", content.encode())
+    assert message in reason(tmp_path, "a.json", content.encode())
 
 
 def archive(path: Path, members: dict[str, bytes]) -> Path:
@@ -213,9 +213,9 @@ def test_zip_members_never_leave_the_archive(tmp_path: Path) -> None:
             "photo.png": b"x",
         },
     )
-    found = read_documents("docs.zip", inside)
-    assert [(d.id, d.parts) for d in found.documents] == [("sub/a.txt", [DocumentPart("apple")])]
-    assert [s.id for s in found.skipped] == ["../../slip.txt", "/abs.txt", "photo.png"]
+    result = read_documents("docs.zip", inside)
+    assert [(d.id, d.parts) for d in result.documents] == [("sub/a.txt", [DocumentPart("apple")])]
+    assert [s.id for s in result.skipped] == ["../../slip.txt", "/abs.txt", "photo.png"]
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["docs.zip"]
 
 
@@ -224,9 +224,9 @@ def test_zip_members_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("bomb.txt", b"a" * 20_000_000)
         opened.writestr("fine.txt", b"fine")
-    found = read_documents("bomb.zip", tmp_path)
-    assert [d.id for d in found.documents] == ["fine.txt"]
-    assert found.skipped[0].reason == "larger than 10 MB"
+    result = read_documents("bomb.zip", tmp_path)
+    assert [d.id for d in result.documents] == ["fine.txt"]
+    assert result.skipped[0].reason == "larger than 10 MB"
 
 
 def test_zip_member_with_unknown_compression_is_skipped(tmp_path: Path) -> None:
@@ -237,12 +237,12 @@ def test_zip_member_with_unknown_compression_is_skipped(tmp_path: Path) -> None:
         (b"PK\x03\x04", 8),
         (b"PK\x01\x02", 10),
     ):  # of the first member, in both of its headers
-        place = content.find(head) + method
-        content[place : place + 2] = (98).to_bytes(2, "little")  # PPMd
+        folder = content.find(head) + method
+        content[folder : folder + 2] = (98).to_bytes(2, "little")  # PPMd
     (tmp_path / "docs.zip").write_bytes(content)
-    found = read_documents("docs.zip", tmp_path)
-    assert [d.id for d in found.documents] == ["b.txt"]
-    assert [(s.id, s.reason) for s in found.skipped] == [
+    result = read_documents("docs.zip", tmp_path)
+    assert [d.id for d in result.documents] == ["b.txt"]
+    assert [(s.id, s.reason) for s in result.skipped] == [
         (
             "a.txt",
             "compressed in the archive with an unsupported method: unpack the archive first",

@@ -88,7 +88,7 @@ def test_names_that_are_no_model(tmp_path: Path) -> None:
         UsageError, match=r"no embedding model 'all-minilm' \(did you mean 'all-minilm-l6-v2'"
     ):
         embeddings.resolve("all-minilm")
-    with pytest.raises(UsageError, match="no model: no config"):
+    with pytest.raises(UsageError, match="contains no model: it has no config"):
         embeddings.resolve(str(tmp_path))
     assert embeddings.resolve(str(bert(tmp_path / "b"))) == tmp_path / "b"
 

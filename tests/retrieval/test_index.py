@@ -172,13 +172,13 @@ def test_another_embedding_model_is_an_error(small: IndexSettings, tmp_path: Pat
     docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
     build_index(docs, out, small)
     wide, other = bert(tmp_path / "wide", hidden=64), bert(tmp_path / "other", seed=1)
-    for model, said in (
+    for model, message in (
         (wide, r"other weights \(vectors of 32 and of 64 values\)"),
         (other, "other weights. Use"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             build_index(docs, out, IndexSettings(str(model)))
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             open_index(out, embedding=str(model))
 
 

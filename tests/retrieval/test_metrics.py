@@ -23,14 +23,14 @@ CASES = st.lists(
 @settings(deadline=None)
 @given(CASES, st.integers(1, 10))
 def test_measures_equal_plain_ones(cases: list[tuple[list[str], set[str]]], k: int) -> None:
-    found, gold = [ids for ids, _ in cases], [right for _, right in cases]
+    retrieved, gold = [ids for ids, _ in cases], [right for _, right in cases]
     for i, (ids, right) in enumerate(cases):
-        assert recall(found, gold, k)[i] == len(set(ids[:k]) & right) / len(right)
+        assert recall(retrieved, gold, k)[i] == len(set(ids[:k]) & right) / len(right)
         first = next((rank for rank, id_ in enumerate(ids[:k], start=1) if id_ in right), None)
-        assert reciprocal_rank(found, gold, k)[i] == (1 / first if first else 0)
+        assert reciprocal_rank(retrieved, gold, k)[i] == (1 / first if first else 0)
         relevant = [[int(id_ in right) for id_ in ids]]
         expected = ndcg_score(relevant, [[-rank for rank in range(len(ids))]], k=k)
-        assert ndcg(found, gold, k)[i] == pytest.approx(expected)
+        assert ndcg(retrieved, gold, k)[i] == pytest.approx(expected)
 
 
 def test_gold_that_is_not_in_the_list_counts() -> None:

@@ -38,8 +38,8 @@ def opened(folder: Path) -> Index:
 
 def test_dense_search_is_by_cosine(opened: Index, encoder_folder: Path) -> None:
     vectors = embeddings.embed([chunk.text for chunk in opened.chunks], encoder_folder)
-    asked = embeddings.embed(QUERIES, encoder_folder)
-    for cosines, hits in zip(asked @ vectors.T, opened.search(QUERIES, 5, "dense"), strict=True):
+    queries = embeddings.embed(QUERIES, encoder_folder)
+    for cosines, hits in zip(queries @ vectors.T, opened.search(QUERIES, 5, "dense"), strict=True):
         best = np.sort(cosines)[::-1][:5]
         np.testing.assert_allclose([hit.score for hit in hits], best, atol=0.01)
 
@@ -57,8 +57,8 @@ def test_blocks_do_not_show(
 
 def test_fusion_lies_between_its_lists(opened: Index) -> None:
     def ids(mode: search.Mode, **options: Any) -> list[list[str]]:
-        found = opened.search(QUERIES, 3, mode, **options)
-        return [[hit.chunk.id for hit in hits] for hits in found]
+        hits = opened.search(QUERIES, 3, mode, **options)
+        return [[hit.chunk.id for hit in hits] for hits in hits]
 
     assert ids("fused", dense_weight=1.0) == ids("dense")
     assert ids("fused", dense_weight=0.0) == ids("bm25")
@@ -146,7 +146,7 @@ def test_lines_for_the_command(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"mode": "bm52"}, r"'bm52' \(did you mean 'bm25'"),
         ({"k": 0}, "at least 1"),
@@ -154,7 +154,7 @@ def test_lines_for_the_command(folder: Path) -> None:
     ],
 )
 def test_invalid_search_options_are_errors(
-    options: dict[str, object], said: str, folder: Path
+    options: dict[str, object], message: str, folder: Path
 ) -> None:
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         search_index(folder, **{"query": "apple", **options})  # type: ignore[arg-type]
