@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from prooftune.errors import nearest
 from prooftune.recipe.base import Name, Section
 from prooftune.recipe.data import Audit, Data, Task
 from prooftune.recipe.judge import Judge
@@ -144,7 +145,8 @@ class Recipe(Section):
         if self.evaluation.primary is not None and self.evaluation.primary not in known:
             yield (
                 f"evaluation.primary: '{self.evaluation.primary}' is not a metric that can judge "
-                f"task: {self.task}; choose one of {', '.join(known)}"
+                f"task: {self.task}{nearest(self.evaluation.primary, known)}; choose one of "
+                f"{', '.join(known)}"
             )
         shipped = self.bundle.variant
         if shipped is not None:

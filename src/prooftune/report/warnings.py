@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prooftune.evaluation.sentences import join as join_names
 from prooftune.evaluation.significance import holm, least_p
 from prooftune.report import judge_section, task_display
 from prooftune.report.format import interval
@@ -38,7 +39,7 @@ def collect_warnings(facts: Mapping[str, Any]) -> list[str]:
         )
     warnings += _group_warnings(scores, task)
     warnings += _variant_warnings(scores["variants"], task)
-    warnings += _below_majority(scores) + _metric_warnings(scores)
+    warnings += _below_majority(scores) + _metric_warnings(scores) + _seed_warning(scores)
     for name, details in (facts.get("variants") or {}).items():
         warnings += _training_warnings(name, details, scores["n"])
     return list(dict.fromkeys(warnings))
@@ -242,6 +243,18 @@ def _abstention_causes(threshold: Mapping[str, Any]) -> str:
         f"answerable questions its F1 was {before:.1%} before the threshold, and "
         f"{threshold['has_answer_f1_always']:.1%} without abstention."
     )
+
+
+def _seed_warning(scores: Mapping[str, Any]) -> list[str]:
+    """What one training per variant cannot show."""
+    tuned = [name for name, v in scores["variants"].items() if v["kind"] == "tuned"]
+    if not tuned or not scores["comparisons"]:
+        return []
+    return [
+        f"{join_names(tuned)}: trained once, with seed {scores['seed']}. The intervals and tests "
+        "hold for this model; another seed gives another one, and how much results vary between "
+        "seeds is not measured."
+    ]
 
 
 def _training_warnings(name: str, details: Mapping[str, Any], n: int) -> list[str]:
