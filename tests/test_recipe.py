@@ -196,6 +196,17 @@ def test_values_that_the_libraries_take_are_taken() -> None:
             "data: 'labels' and 'bins' are mutually exclusive (in test): keep the one that fits "
             "the column",
         ),
+        (
+            {"evaluation": {"primary": "macro-f1"}},
+            "evaluation.primary: 'macro-f1' is not a metric that can judge task: classification "
+            "(did you mean 'macro_f1'?); choose one of accuracy, balanced_accuracy, macro_f1, "
+            "macro_precision, macro_recall, weighted_f1, mcc",
+        ),
+        (
+            {"bundle": {"variant": "zero-shot"}},
+            "bundle.variant: 'zero-shot' is not a tuned variant with weights of its own; name one "
+            "of kind: tuned without adapter",
+        ),
         ({"early_stopping": 0}, "early_stopping: Input should be greater than 0, found 0"),
     ],
 )

@@ -191,3 +191,11 @@ def test_intervals_agree_with_holm_in_a_study_of_many_variants() -> None:
         found.add(row["significant"])
         assert 0.05 / len(scores["comparisons"]) <= row["level"] <= 0.05 + 1e-9
     assert found == {True, False}
+
+
+def test_every_kind_of_cheaper_model_is_a_reference() -> None:
+    study = synthetic.study(300)
+    kinds = {"zero": ("zero-shot", 0.5), "tfidf": ("tfidf", 1.0), "vectors": ("embedding", 1.2)}
+    results = synthetic.results(study, kinds | {"lora": ("tuned", 3.0)})
+    verdict = score(study, results, FAST, 0)["verdict"]
+    assert [entry["variant"] for entry in verdict["against"]] == ["zero", "tfidf", "vectors"]

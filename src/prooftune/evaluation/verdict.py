@@ -72,11 +72,14 @@ def _beats(against: list[dict[str, Any]], kinds: Mapping[str, str]) -> dict[str,
 def _references(
     scores: Mapping[str, Any], kinds: Mapping[str, str], ranked: list[str], best: str
 ) -> list[str]:
-    """Zero-shot, the best prompt and the best TF-IDF; the majority class only where that is news:
-    where it is not beaten, or where the model untuned does worse, so that to beat that says little.
+    """Zero-shot, the best prompt, and the best of every cheaper kind of model; the majority class
+    only where that is news: where it is not beaten, or where the model untuned does worse, so that
+    to beat that says little.
     """
     chosen = []
-    for role in (("zero-shot",), PROMPTED, (RETRIEVAL,), ("tfidf",)):
+    known = ("zero-shot", *PROMPTED, RETRIEVAL, CONTROL, "majority", "tuned")
+    cheaper = [(kind,) for kind in dict.fromkeys(kinds.values()) if kind not in known]
+    for role in (("zero-shot",), PROMPTED, (RETRIEVAL,), *cheaper):
         chosen += [name for name in ranked if kinds[name] in role][:1]
     for name in ranked:
         if kinds[name] == "majority":
