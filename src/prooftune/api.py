@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,35 +111,60 @@ def check(recipe: RecipeSource, overrides: Sequence[str] | None = None) -> Check
     return check_recipe(*_recipe(recipe, overrides))
 
 
-def init(file: str | Path, out: str | Path | None = None, *, force: bool = False) -> InitResult:
+def init(
+    file: str | Path,
+    out: str | Path | None = None,
+    *,
+    force: bool = False,
+    text: list[str] | None = None,
+    label: str | None = None,
+    task: str | None = None,
+    format: str | None = None,
+    encoding: str | None = None,
+    group: str | None = None,
+    ask: Callable[[str, list[str]], int] | None = None,
+) -> InitResult:
     """Write a commented recipe for a data file, with the options inferred from its content.
 
     Args:
-        file: CSV, TSV, JSON, JSONL, Parquet or delimiter-separated text, with labels or questions.
+        file: a table of labelled texts or questions (docs/data.md lists the formats), a folder of
+            shards, or a glob pattern.
         out: the recipe file. Default: ``NAME.yaml`` in the working directory.
         force: overwrite an existing recipe.
+        text, label, group: columns, named instead of detected.
+        task, format, encoding: values of the recipe's keys, named instead of detected.
+        ask: called with a question and its options where two columns are about equally likely the
+            label; returns the index of the option. Default: the likelier one is taken.
 
     Raises:
         UsageError: the file cannot be read, no label or question column was found, or the recipe
             file exists.
     """
     from prooftune.data.init.recipe_writer import draft_recipe
+    from prooftune.data.init.sniffing import InitChoices
     from prooftune.errors import UsageError
     from prooftune.preflight.checker import findings
     from prooftune.recipe import load as load_recipe
     from prooftune.utils.files import write_text
 
     file = Path(file)
-    target = Path(out) if out is not None else Path(f"{file.stem}.yaml")
+    target = Path(out) if out is not None else Path(_recipe_name(file))
     if target.exists() and not force:
         raise UsageError(
             f"{target} exists; choose another name (--out, out=), or overwrite it "
             "(--force, force=True)"
         )
-    text, guesses = draft_recipe(file, target)
-    write_text(target, text)
+    choices = InitChoices(text, label, task, format, encoding, group)
+    drafted, guesses = draft_recipe(file, target, choices, ask)
+    write_text(target, drafted)
     found = findings(*load_recipe(target))
     return InitResult(target, guesses, [str(finding) for finding in found])
+
+
+def _recipe_name(file: Path) -> str:
+    """``reviews.csv.gz`` and ``reviews-*.csv`` -> ``reviews.yaml``."""
+    stem = file.name.partition("#")[0].split(".")[0] or file.name
+    return f"{stem.rstrip('*?[]-_ ') or 'study'}.yaml"
 
 
 def compare(first: str | Path, second: str | Path) -> RunComparison:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 
 from prooftune.cli.app import app
@@ -82,8 +84,9 @@ def init(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Data file: CSV, TSV, JSON, JSONL, Parquet or text<delimiter>label lines; or a "
-            "folder with one folder of text files per label."
+            help="Data: a table in any common format (CSV, JSON, Parquet, spreadsheet, SQLite, "
+            "also compressed), a folder of shards, a pattern in quotes, or a folder with one "
+            "folder of text files per label."
         ),
     ],
     out: Annotated[
@@ -96,6 +99,34 @@ def init(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="Input column. May be given several times. Default: detected."),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="Label or answer column. Default: detected.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", help="classification, extractive-qa or free-text-qa. Default: detected."
+        ),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="File format, as data.format. Default: detected."),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option("--encoding", help="Encoding of text files, e.g. cp1251. Default: detected."),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", help="Column whose values stay on one side of a split."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Never ask; take the likeliest column.")
+    ] = False,
 ) -> None:
     """Write a commented recipe for a data file.
 
@@ -105,7 +136,18 @@ def init(
     """
     from prooftune.api import init as init_recipe
 
-    written = init_recipe(file, out, force=force)
+    written = init_recipe(
+        file,
+        out,
+        force=force,
+        text=text,
+        label=label,
+        task=task,
+        format=format_,
+        encoding=encoding,
+        group=group,
+        ask=None if yes or not sys.stdin.isatty() else _ask,
+    )
     for note in written.guesses:
         print(f"  {note}")
     for problem in written.problems:
@@ -114,6 +156,15 @@ def init(
         f"Wrote {written.recipe}. Review it, then:\n"
         f"  prooftune check {written.recipe}\n  prooftune run {written.recipe}"
     )
+
+
+def _ask(question: str, options: list[str]) -> int:
+    """Ask on the terminal; Enter takes the first option."""
+    print(question)
+    for number, option in enumerate(options, start=1):
+        print(f"  {number}. {option}")
+    answer: int = typer.prompt("Number", default=1, type=click.IntRange(1, len(options)))
+    return answer - 1
 
 
 @app.command()

@@ -17,30 +17,51 @@ ANSWER_COLUMNS = ("answers", "answer", "output", "references", "reference")
 """Default answer columns, in order of preference."""
 
 
+_LAYOUTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (QUESTION, (*ANSWER_COLUMNS, "response", "ground_truth", "completion", "ideal")),
+    ("instruction", ("output", "response", "completion", "answer")),
+    ("prompt", ("completion", "response", "answer", "output")),
+    ("user_input", ("reference", "response")),
+    ("query", ("answer", "response", "output")),
+    ("input", ("output", "answer", "response", "ideal")),
+)
+"""Question column -> answer columns, in the layouts of Alpaca, Dolly, TRL, ragas and others."""
+_CONTEXTS = (CONTEXT, "passage", "document", "paragraph")
+
+
 def detect_question_columns(table: Table) -> dict[str, str] | None:
     """Detect the columns of a question-answering table by their names.
 
     Returns:
         Field (question, context or ``answers``) -> column; empty for a SQuAD file read as plain
         JSON; None if the table holds no questions.
+
+    Raises:
+        UsageError: the table holds preferences, which have no task here.
     """
     if "paragraphs" in table.columns:
         return {}
     table = conversations_to_questions(table)
     columns = {name.lower(): name for name in table.columns}
-    answers = next((columns[name] for name in ANSWER_COLUMNS if name in columns), None)
-    if answers is None:
-        return None
-    if {"instruction", "input"} <= columns.keys():  # Alpaca layout
-        return {QUESTION: columns["instruction"], CONTEXT: columns["input"], "answers": answers}
-    if QUESTION not in columns:
-        return None
-    context = next((columns[name] for name in (CONTEXT, "passage") if name in columns), None)
-    return {
-        QUESTION: columns[QUESTION],
-        **({CONTEXT: context} if context else {}),
-        "answers": answers,
-    }
+    if {"chosen", "rejected"} <= columns.keys():
+        raise UsageError(
+            f"{table.name} holds preferences (columns 'chosen' and 'rejected'), for which there is "
+            "no task. To train on the chosen answers, keep them as column 'answer'"
+        )
+    for question, answers in _LAYOUTS:
+        answer = next((columns[name] for name in answers if name in columns), None)
+        if question not in columns or answer is None:
+            continue
+        if "label" in columns and question not in (QUESTION, "instruction"):
+            continue  # a pair of texts with a label
+        contexts = ("input", *_CONTEXTS) if question == "instruction" else _CONTEXTS
+        context = next((columns[name] for name in contexts if name in columns), None)
+        return {
+            QUESTION: columns[question],
+            **({CONTEXT: context} if context else {}),
+            "answers": answer,
+        }
+    return None
 
 
 def resolve_columns(table: Table, source: Source) -> tuple[dict[str, str], str]:

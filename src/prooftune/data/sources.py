@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from prooftune.data import questions
 from prooftune.data.audit.duplicates import duplicate_indices
 from prooftune.data.audit.findings import count_noun, preview
+from prooftune.data.multilabel import list_of_labels
+from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.data.readers.dispatch import read_table, split_part
 from prooftune.data.readers.encoding import missing_file
 from prooftune.data.readers.shards import concatenate_tables, expand_path
@@ -59,20 +61,33 @@ def read_source(source: Source, base: Path, task: Task = "classification") -> Lo
     else:
         loaded = LoadedSource(questions.questions_from_table(table, source, task), table.name, [])
     _check_ids(loaded, source.id)
+    if table.blank_rows:
+        many = f"{table.blank_rows:,} blank row{'s were' if table.blank_rows > 1 else ' was'}"
+        loaded = replace(loaded, notes=[f"{table.name}: {many} left out.", *loaded.notes])
     return loaded
 
 
 def _labelled_examples(table: Table, source: Source) -> LoadedSource:
+    named = [source.text] if isinstance(source.text, str) else list(source.text or ())
+    if not {*named, source.label} <= {*table.columns}:
+        table = conversations_to_questions(table)  # their texts and labels are in the turns
     text_columns, label = _resolve_columns(table, source)
     label_column = table.columns.index(label)
     input_columns = {field: table.columns.index(column) for field, column in text_columns.items()}
     id_column = _optional_column(table, source.id, "id")
     group_column = _optional_column(table, source.group, "group")
     unlabelled: list[str] = []
+    several: list[tuple[str, list[str]]] = []
 
     def read_examples() -> Iterator[Example]:
         for number, row in enumerate(table.rows):
             value = row[label_column]
+            labels = list_of_labels(value) if value is not None else None
+            if labels is not None:
+                value = labels[0] if labels else None
+            if labels is not None and len(labels) > 1:
+                several.append((table.location(number), labels))
+                continue
             if value is None or not value.strip():
                 unlabelled.append(table.location(number))
                 continue

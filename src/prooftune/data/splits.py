@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from prooftune.data import sources
 from prooftune.data.audit import duplicates
-from prooftune.data.audit.findings import preview, suggest_label_merge
 from prooftune.data.normalization import example_dedup_key
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
@@ -45,12 +44,13 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
         raise UsageError(
             "data.splitting.method: grouped needs data.group, a column with a value in every row"
         )
-    for name, share, offset in (
+    holdouts: tuple[tuple[SplitName, float, int], ...] = (
         ("test", data.splitting.test, 0),
         ("validation", data.splitting.validation, 1),
-    ):
+    )
+    for name, share, offset in holdouts:
         if name not in splits:
-            splits["train"], splits[name] = split_holdout(  # type: ignore[index]
+            splits["train"], splits[name] = split_holdout(
                 splits["train"],
                 share,
                 data.splitting.method,
@@ -58,6 +58,8 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
                 name,
                 recipe.audit.near_duplicates,
             )
+            if name == "test" and data.splitting.method == "stratified":
+                notes += _rare_label_note(splits["train"], splits[name], name)
     splits = _with_unique_ids(splits)
     labels = _label_set(recipe, splits)
     return Study(splits["train"], splits["validation"], splits["test"], labels, notes)
@@ -104,13 +106,18 @@ def split_holdout(
             f"{len(first_rows)} {units} are too few to hold out {share:.0%} for {name}; give "
             f"data.{name} its own file"
         )
-    strata = None
+    strata: list[str] | None = None
+    candidates: Sequence[int] = range(len(first_rows))
     if method == "stratified":
-        strata = [sys.intern(examples[i].stratum) for i in first_rows]
-        _check_strata(examples, strata, share, name, units)
+        all_strata = [sys.intern(examples[i].stratum) for i in first_rows]
+        # A label of one text cannot be in both parts; it is more use in training.
+        counts = Counter(all_strata)
+        candidates = [unit for unit, label in enumerate(all_strata) if counts[label] > 1]
+        strata = [all_strata[unit] for unit in candidates]
+        _check_strata(strata, share, name, units)
     try:
         _, held_out_units = train_test_split(
-            range(len(first_rows)), test_size=share, random_state=seed, stratify=strata
+            candidates, test_size=share, random_state=seed, stratify=strata
         )
     except ValueError as error:
         raise UsageError(
@@ -124,31 +131,38 @@ def split_holdout(
     )
 
 
-def _check_strata(
-    examples: Sequence[Example], strata: list[str], share: float, name: str, units: str
-) -> None:
+def _check_strata(strata: Sequence[str], share: float, name: str, units: str) -> None:
     """Check that every label can be in both parts of a stratified split.
 
     Raises:
-        UsageError: a label has a single text, or there are more labels than held-out texts.
+        UsageError: all labels have a single text, or there are more labels than held-out texts.
     """
-    counts = Counter(strata)
-    rare = [label for label, count in counts.items() if count < 2]
-    if rare:
-        rows = [next(e.source for e in examples if e.stratum == label) for label in rare]
-        most_common = counts.most_common(1)[0][0]
-        others = [label for label in counts if label not in (rare[0], most_common)]
+    if not strata:
         raise UsageError(
-            f"label {', '.join(map(repr, rare[:5]))} has a single text, so it cannot be in both "
-            f"train and {name}: remove it ({preview(rows)}), merge it with another label "
-            f"({suggest_label_merge([most_common, rare[0]], others)}), or set "
-            "data.splitting.method: random"
+            f"every label has a single text, so none can be in both train and {name}. Is the right "
+            "column named in data.label?"
         )
-    if ceil(share * len(strata)) < len(counts):
+    labels = len(set(strata))
+    if ceil(share * len(strata)) < labels:
         raise UsageError(
             f"{share:.0%} of {len(strata):,} {units} for {name} is less than one per label "
-            f"({len(counts)} labels): raise data.splitting.{name}, or give data.{name} its own file"
+            f"({labels} labels): raise data.splitting.{name}, or give data.{name} its own file"
         )
+
+
+def _rare_label_note(train: Sequence[Example], held_out: Sequence[Example], name: str) -> list[str]:
+    """A note on labels of a single text, which a stratified split keeps in training."""
+    missing = Counter(e.stratum for e in train)
+    for example in held_out:
+        missing.pop(example.stratum, None)
+    rare = [label for label, count in missing.items() if count == 1]
+    if not rare:
+        return []
+    return [
+        f"{len(rare):,} label{'s have' if len(rare) > 1 else ' has'} a single text "
+        f"({', '.join(map(repr, rare[:5]))}{' …' if len(rare) > 5 else ''}): kept in training, so "
+        f"the {name} set does not measure {'them' if len(rare) > 1 else 'it'}."
+    ]
 
 
 def _split_units(clusters: Sequence[int]) -> tuple[list[int], NDArray[np.intp]]:

@@ -15,7 +15,17 @@ Bin = tuple[float | None, float | None]
 
 Task = Literal["classification", "extractive-qa", "free-text-qa"]
 Format = Literal[
-    "csv", "json", "jsonl", "parquet", "arrow", "spreadsheet", "sqlite", "text", "folders", "squad"
+    "csv",
+    "json",
+    "jsonl",
+    "parquet",
+    "arrow",
+    "spreadsheet",
+    "sqlite",
+    "text",
+    "fasttext",
+    "folders",
+    "squad",
 ]
 TASKS: tuple[Task, ...] = ("classification", "extractive-qa", "free-text-qa")
 
@@ -33,6 +43,8 @@ class SourceOptions(Section):
     """Whether csv fields can be quoted with ``"``. Default: detected from the file."""
     encoding: str = "utf-8"
     """Encoding of text files, by its Python name."""
+    skip_lines: int = Field(default=0, ge=0)
+    """Lines of a csv file above its header or first row, such as a title, that are not read."""
     header: bool = True
     """Whether the first csv row holds the column names. Without a header, columns are named by
     `columns`, or 0, 1, 2 …"""

@@ -1,107 +1,213 @@
-"""How a file of labelled text is laid out, found by looking: format, encoding, separator, header."""
+"""Detection of a data file's layout: files, encoding, format, separator and header."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from prooftune.data.readers import delimited
-from prooftune.data.readers.dispatch import Table, default_delimiter, read_table
-from prooftune.data.readers.encoding import (
-    check_readable,
-    detect_format,
-    has_table_suffix,
-    read_text_file,
+from prooftune.data.readers.compression import uncompressed
+from prooftune.data.readers.dispatch import (
+    Table,
+    default_delimiter,
+    delimiter_of,
+    is_json_lines,
+    read_table,
+    split_part,
 )
-from prooftune.errors import UsageError
+from prooftune.data.readers.encoding import check_readable, detect_format
+from prooftune.data.readers.encoding_detection import EncodingGuess, detect_encoding
+from prooftune.data.readers.shards import concatenate_tables, expand_path, split_folder
+from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source
+from prooftune.recipe.data import Format
 
 DELIMITERS = "\t,;|"
-LABEL_NAMES = (
-    "label",
-    "labels",
-    "category",
-    "class",
-    "sentiment",
-    "target",
-    "topic",
-    "y",
-    "intent",
-    "rating",
-    "stars",
-    "polarity",
+TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "squad")
+KNOWN_NAMES = (
+    *("label", "labels", "category", "class", "sentiment", "target", "topic", "intent", "rating"),
+    *("text", "sentence", "content", "review", "body", "message", "article", "description"),
+    *("headline", "title", "document", "question", "answer", "stars", "polarity", "y"),
 )
-TEXT_NAMES = (
-    "text",
-    "sentence",
-    "content",
-    "review",
-    "body",
-    "message",
-    "article",
-    "description",
-    "headline",
-    "title",
-    "document",
-    "question",
-)
+"""Names by which a header is known."""
 MAX_LABELS = 60
 SAMPLE_ROWS = 5000
-"""Rows by which a column is judged."""
+"""Rows by which layout and columns are judged."""
+_SAMPLE_CHARACTERS = 4_000_000
 _LONGEST_NAME = 40
+_MAX_TITLE_LINES = 5
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InitChoices:
+    """What the user named instead of having it detected; None for the rest.
+
+    Attributes:
+        text: input columns.
+        label: label or answer column.
+        task, format, encoding, group: values of the recipe's keys.
+    """
+
+    text: list[str] | None = None
+    label: str | None = None
+    task: str | None = None
+    format: str | None = None
+    encoding: str | None = None
+    group: str | None = None
 
 
 @dataclass(slots=True)
 class InferredOptions:
-    """Options of the recipe's ``data`` section, and a sentence for each thing guessed."""
+    """Options of the recipe's ``data`` section, with the evidence for each.
+
+    Attributes:
+        options: option -> value.
+        notes: a sentence for each thing detected.
+        comments: option -> comment in the recipe.
+        splits: split -> its name in a folder of shards or a JSON file.
+    """
 
     options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    comments: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, value: Any, sentence: str) -> None:
         self.options[name] = value
         self.notes.append(sentence)
 
 
-def sniff_file(path: Path) -> tuple[Table, InferredOptions]:
-    """Find out how a file or folder is laid out, and read it so.
+def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, InferredOptions]:
+    """Detect how a file, pattern or folder is laid out, and read it so.
 
     Raises:
         UsageError: it cannot be read, or no layout fits.
     """
-    guessed = InferredOptions()
+    choices = choices or InitChoices()
+    found = InferredOptions()
+    files = _files(path, found)
+    if files == [path] and path.is_dir():
+        found.add("format", "folders", "Folder: each folder in it is one label.")
+        return read_table(path, Source(path=str(path), format="folders")), found
+    first, _ = split_part(files[0])
+    first = uncompressed(first)
+    check_readable(first)
+    format_ = _format(first, choices, found)
+    if format_ in TEXT_FORMATS:
+        _sniff_text(first, format_, choices, found)
+    source = Source(path=str(path), **found.options, split=found.splits.get("train"))
+    tables = [read_table(file, source) for file in files]
+    return concatenate_tables(path.name, tables), found
+
+
+def _files(path: Path, found: InferredOptions) -> list[Path]:
+    """The files of the training split; other splits are noted."""
     if path.is_dir():
-        tables = sorted(file.name for file in path.iterdir() if has_table_suffix(file))
-        if tables:
-            raise UsageError(
-                f"{path} holds tables: name one of them, as in {path / tables[0]}. Found "
-                f"{', '.join(tables[:8])}"
-                f"{' …' if len(tables) > 8 else ''}"
+        by_split = split_folder(path)
+        named = _named_splits(by_split)
+        if "train" in named and len(by_split) > 1:
+            found.splits = named
+            found.notes.append(
+                f"Folder with splits {', '.join(map(repr, by_split))}: "
+                + ", ".join(f"{split} from '{name}'" for split, name in named.items())
+                + "."
             )
-        guessed.add("format", "folders", "A folder: each folder in it is taken as one label.")
-        return read_table(path, Source(path=str(path), format="folders")), guessed
-    check_readable(path)
-    text = _text(path, guessed)
+            return by_split[named["train"]]
+    files = expand_path(path)
+    if len(files) > 1:
+        found.notes.append(f"{len(files)} files are read as one table.")
+    return files
+
+
+def _named_splits(names: Sequence[str] | dict[str, Any]) -> dict[str, str]:
+    """Split of the recipe -> the name that the data has for it."""
+    known = {}
+    for split, spellings in _SPLITS.items():
+        for name in names:
+            if name.lower() in spellings and split not in known:
+                known[split] = name
+    return known
+
+
+def _format(path: Path, choices: InitChoices, found: InferredOptions) -> str:
+    if choices.format is not None:
+        formats = get_args(Format)
+        if choices.format not in formats:
+            raise UsageError(
+                f"--format: one of {', '.join(formats)}, found '{choices.format}'"
+                f"{nearest(choices.format, formats)}"
+            )
+        found.options["format"] = choices.format
+        return choices.format
     try:
-        format_ = detect_format(path)
-    except UsageError:
-        format_ = _format_by_content(path.name, text)
-        guessed.add(
-            "format",
-            format_,
-            f"The name does not tell the format; its content looks like {format_}.",
-        )
+        return detect_format(path)
+    except UsageError as refusal:
+        if "does not tell the format" not in str(refusal):
+            raise
+    format_ = _format_by_content(path.name, _sample(path, detect_encoding(path).encoding))
+    found.add("format", format_, f"The content looks like {format_}; the name does not tell.")
+    return format_
+
+
+def _sniff_text(path: Path, format_: str, choices: InitChoices, found: InferredOptions) -> None:
+    """Encoding, then separator and header, of a text file."""
+    guess = EncodingGuess(choices.encoding) if choices.encoding else detect_encoding(path)
+    if guess.encoding != "utf-8":
+        _note_encoding(guess, found)
+    text = _sample(path, guess.encoding)
     if format_ == "csv":
-        _csv_layout(path, text, guessed)
-    if format_ == "text":
-        delimiter = _text_delimiter(text)
-        guessed.add("delimiter", delimiter, f"Each line is a text, {delimiter!r} and its label.")
-    return read_table(path, Source(path=str(path), **guessed.options)), guessed
+        _csv_layout(path, text, found)
+    elif format_ == "text":
+        delimiter = _text_delimiter(path.name, text)
+        found.add("delimiter", delimiter, f"Each line is a text, {delimiter!r} and its label.")
+    elif format_ == "json":
+        _json_layout(path, text, found)
+
+
+def _note_encoding(guess: EncodingGuess, found: InferredOptions) -> None:
+    sample = f" ('{guess.sample}')" if guess.sample else ""
+    if guess.certain:
+        found.add("encoding", guess.encoding, f"Encoding: {guess.encoding}{sample}.")
+        return
+    others = ", ".join(f"{name} ('{words}')" for name, words in guess.alternatives) or "another"
+    found.add(
+        "encoding",
+        guess.encoding,
+        f"Encoding: not certain. Read as {guess.encoding}{sample}; it could be {others}. If the "
+        "words look wrong, set data.encoding (or --encoding).",
+    )
+    found.comments["encoding"] = f"not certain: could be {others}"
+
+
+def _json_layout(path: Path, text: str, found: InferredOptions) -> None:
+    if is_json_lines(text):
+        found.notes.append("The file holds one JSON object per line (JSON Lines).")
+        return
+    if not text.lstrip().startswith("{"):
+        return
+    encoding = found.options.get("encoding", "utf-8")
+    try:
+        value = json.loads(path.read_text(encoding))
+    except (ValueError, RecursionError):
+        return  # the reader says what is wrong
+    lists = [k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    named = _named_splits(lists)
+    if "train" in named and len(lists) > 1:
+        found.splits = named
+        found.notes.append(f"The file holds the splits {', '.join(map(repr, lists))}.")
 
 
 def is_number(text: str) -> bool:
@@ -118,88 +224,124 @@ def is_label_like(column: Sequence[str]) -> bool:
     return 1 < len(distinct) <= most and max(map(len, distinct)) <= 60
 
 
-def _text(path: Path, guessed: InferredOptions) -> str:
-    """The file's text, its encoding added to the guesses where it is not UTF-8; nothing for
-    Parquet."""
-    with path.open("rb") as handle:
-        start = handle.read(4)
-    if start == b"PAR1":
-        return ""
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        guessed.add("encoding", "utf-16", "The file is UTF-16 (it starts with a byte-order mark).")
-        return read_text_file(path, "utf-16")
+def _sample(path: Path, encoding: str) -> str:
+    """The first lines, at most about 4 million characters, without a byte-order mark."""
     try:
-        path.read_bytes().decode("utf-8")
+        with path.open(encoding=encoding, newline="") as handle:
+            text = handle.read(_SAMPLE_CHARACTERS)
+    except LookupError:
+        raise UsageError(f"--encoding: Python knows no encoding '{encoding}'") from None
     except UnicodeDecodeError:
-        text, encoding = _western(path)
-        guessed.add("encoding", encoding, f"The file is not UTF-8; {encoding} fits.")
-        return text
-    return read_text_file(path, "utf-8")
-
-
-def _western(path: Path) -> tuple[str, str]:
-    try:
-        return read_text_file(path, "cp1252"), "cp1252"
-    except UsageError:
-        # cp1252 leaves a few bytes undefined; where they occur only latin-1 can be meant.
-        return read_text_file(path, "iso-8859-1"), "iso-8859-1"
+        raise UsageError(
+            f"{path} is not {encoding} text; leave out --encoding to detect it"
+        ) from None
+    if len(text) == _SAMPLE_CHARACTERS:
+        text = text[: text.rfind("\n") + 1] or text
+    return text.removeprefix("\ufeff")
 
 
 def _format_by_content(name: str, text: str) -> str:
-    first = text.lstrip()[:1]
-    if first == "[":
+    start = text.lstrip()[:200]
+    if start.startswith("["):
         return "json"
-    if first == "{":
+    if start.startswith("{"):
         try:
             json.loads(text.lstrip().split("\n")[0])
         except json.JSONDecodeError:
             return "json"
         return "jsonl"
-    sample = _sample(text)
-    fits = [_fit(_rows(name, sample, d)) for d in DELIMITERS]
+    if start.startswith("__label__"):
+        return "fasttext"
+    if start.startswith(("<|im_start|>", "<|begin_of_text|>", "<s>[INST]", "[INST]")):
+        raise UsageError(
+            f"{name} holds conversations rendered as a chat template's text. Give them as JSON "
+            'Lines: {"messages": [{"role": "user", "content": ...}, ...]} in each line'
+        )
+    fits = [_fit(_sample_rows(text, d)) for d in DELIMITERS]
     # A comma in every line makes no table: columns have names, or one holds labels.
     return "csv" if any(even == 1 and (known or labels) for even, known, labels in fits) else "text"
 
 
-def _csv_layout(path: Path, text: str, guessed: InferredOptions) -> None:
+def _csv_layout(path: Path, text: str, found: InferredOptions) -> None:
+    named = delimiter_of(
+        path, Source(path=str(path), encoding=found.options.get("encoding", "utf-8"))
+    )
     usual = default_delimiter(path)
-    sample = _sample(text)
-    rows = {d: _rows(path.name, sample, d) for d in dict.fromkeys([usual, *DELIMITERS])}
-    best = max(rows, key=lambda d: _fit(rows[d]))
+    body = text.split("\n", 1)[-1] if named != usual else text
+    rows = {d: _sample_rows(body, d) for d in dict.fromkeys([named, usual, *DELIMITERS])}
+    best = named if named != usual else max(rows, key=lambda d: _fit(rows[d]))
     if not rows[best]:
         raise UsageError(f"{path.name} contains no rows")
     if len(rows[best]) == 1:
         raise UsageError(
-            f"{path.name} holds one row alone, {', '.join(map(repr, rows[best][0][:8]))}: a "
-            "header and no rows?"
+            f"{path.name} holds a single row, {', '.join(map(repr, rows[best][0][:8]))}: a header "
+            "and no rows?"
         )
-    if not _evenness(rows[best]):
+    if not _evenness(rows[best]) and len(set(map(len, rows[best]))) > 1:
         raise UsageError(
             f"{path.name}: no separator among tab, comma, semicolon and | gives more than one "
-            "column in every row. "
-            "For lines of the form text<separator>label write data.format: text and "
-            "data.delimiter in a recipe"
+            "column in every row. For lines of the form text<separator>label use --format text"
         )
-    if best != usual or "format" in guessed.options:
-        guessed.add("delimiter", best, f"Columns are separated by {best!r}.")
-    if not _has_header(rows[best][:SAMPLE_ROWS]):
-        guessed.add(
+    if named != usual:
+        found.notes.append(f"Columns are separated by {best!r}, as the first line says.")
+    elif best != usual or "format" in found.options:
+        found.add("delimiter", best, f"Columns are separated by {best!r}.")
+    titles = _title_lines(rows[best])
+    if titles:
+        found.add(
+            "skip_lines",
+            titles,
+            f"The first {titles} line{'s are' if titles > 1 else ' is'} no part of the table: "
+            f"{' '.join(rows[best][0])[:60]!r}.",
+        )
+    if not _has_header(rows[best][titles:SAMPLE_ROWS]):
+        found.add(
             "header",
             False,
             "The first row looks like data, so there is no header; data.columns names the columns.",
         )
 
 
-def _sample(text: str) -> str:
-    """The first lines; the whole text where quotes may join lines, which no cut may part."""
-    return text if '"' in text else "\n".join(text.split("\n", SAMPLE_ROWS)[:SAMPLE_ROWS])
+def _title_lines(rows: Sequence[Sequence[str]]) -> int:
+    """Lines above the table that have fewer fields than all of its rows, such as a title."""
+    width = Counter(map(len, rows)).most_common(1)[0][0]
+    for number, row in enumerate(islice(rows, _MAX_TITLE_LINES + 1)):
+        filled = [cell for cell in row if cell.strip()]
+        if len(row) == width and (len(filled) > 1 or width == 1):
+            return number if number <= _MAX_TITLE_LINES else 0
+    return 0
 
 
-def _rows(name: str, text: str, delimiter: str) -> list[list[str]]:
+def _sample_rows(text: str, delimiter: str) -> list[list[str]]:
+    """Rows of the sample; the last one is left out where the sample may cut it."""
+    rows = []
+    quoted = '"' in text
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        strict=quoted,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )
     try:
-        return [fields for _, fields in delimited.parse_records(name, text, delimiter, None)]
-    except UsageError:
-        return []
+        for row in islice(reader, SAMPLE_ROWS):
+            if any(cell.strip() for cell in row):
+                rows.append(row)
+    except csv.Error:
+        if not rows or quoted:
+            plain = (line.rstrip("\r\n").split(delimiter) for line in text.split("\n"))
+            rows = [row for row in islice(plain, SAMPLE_ROWS) if any(map(str.strip, row))]
+    return _without_empty_tails(rows)
+
+
+def _without_empty_tails(rows: list[list[str]]) -> list[list[str]]:
+    """Rows without the separators too many that spreadsheets leave at their ends."""
+    if len(rows) < 2:
+        return rows
+    width = len(rows[0])
+    return [
+        row[:width] if len(row) > width and not any(map(str.strip, row[width:])) else row
+        for row in rows
+    ]
 
 
 def _fit(rows: list[list[str]]) -> tuple[float, int, bool]:
@@ -209,7 +351,8 @@ def _fit(rows: list[list[str]]) -> tuple[float, int, bool]:
         return 0.0, 0, False
     length = len(rows[0])
     columns = zip(*(row for row in rows[1:SAMPLE_ROWS] if len(row) == length), strict=True)
-    return _evenness(rows), _known(rows[0]), any(is_label_like(column) for column in columns)
+    known = sum(cell.strip().lower() in KNOWN_NAMES for cell in rows[0])
+    return _evenness(rows), known, any(is_label_like(column) for column in columns)
 
 
 def _evenness(rows: list[list[str]]) -> float:
@@ -219,10 +362,6 @@ def _evenness(rows: list[list[str]]) -> float:
         return 0.0
     columns, count = counts.most_common(1)[0]
     return count / counts.total() if columns > 1 else 0.0
-
-
-def _known(cells: Sequence[str]) -> int:
-    return sum(cell.strip().lower() in (*LABEL_NAMES, *TEXT_NAMES) for cell in cells)
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
@@ -240,20 +379,30 @@ def _has_header(rows: Sequence[Sequence[str]]) -> bool:
     )
 
 
-def _text_delimiter(text: str) -> str:
-    lines = [
-        line.rstrip("\r") for line in text.split("\n", SAMPLE_ROWS)[:SAMPLE_ROWS] if line.strip()
-    ]
+def _text_delimiter(name: str, text: str) -> str:
+    """The separator whose last parts are a few short labels that come again and again."""
+    lines = [line.rstrip("\r") for line in islice(text.split("\n"), SAMPLE_ROWS) if line.strip()]
     best, fewest = "", MAX_LABELS + 1
     for delimiter in "\t@|;,":
         if all(delimiter in line for line in lines):
-            labels = {line.rpartition(delimiter)[2].strip() for line in lines}
-            if 1 < len(labels) < fewest:
+            labels = Counter(line.rpartition(delimiter)[2].strip() for line in lines)
+            if 1 < len(labels) < fewest and _are_labels(labels):
                 best, fewest = delimiter, len(labels)
     if not best:
         raise UsageError(
-            "no tab, @, |, ; or , divides every line into a text and one of a few labels. A table "
-            "of texts is "
-            "expected: CSV, TSV, JSON, JSONL, Parquet, or lines of the form text@label"
+            f"{name}: no tab, @, |, ; or , divides every line into a text and one of a few labels. "
+            "Expected is a table (CSV, TSV, JSON, JSONL, Parquet, a spreadsheet), lines of the form "
+            "text@label, or fastText's __label__ lines. Plain prose has no labels to learn; to "
+            "answer questions about it, see 'prooftune index'"
         )
     return best
+
+
+def _are_labels(counts: Counter[str]) -> bool:
+    """Whether the ends of lines are labels rather than the ends of sentences."""
+    repeated = sum(count for count in counts.values() if count > 1)
+    return (
+        repeated >= 0.5 * counts.total()
+        and max(map(len, counts)) <= _LONGEST_NAME
+        and not any(re.search(r"[.!?]$", label) for label in counts)
+    )

@@ -54,10 +54,14 @@ def read_csv(name: str, open_lines: OpenLines, source: Source, delimiter: str) -
     def rows() -> Iterator[list[str | None]]:
         records = iter_records(name, open_lines(), delimiter, layout.quoted)
         for line, fields in skip_header(records, source):
-            lines.append(line)
-            yield [*fields]
+            if any(map(str.strip, fields)):  # spreadsheets leave rows of separators alone
+                lines.append(line)
+                yield [*fields[: len(layout.columns)]]
 
-    return Table(name, layout.columns, DiskBackedList(rows()), lines)
+    stored = DiskBackedList(rows())
+    if not stored:
+        raise UsageError(f"{name} holds no rows")
+    return Table(name, layout.columns, stored, lines, blank_rows=layout.rows - len(stored))
 
 
 def scan_delimited(
@@ -88,7 +92,7 @@ def scan_delimited(
             columns = columns or [str(i) for i in range(len(fields))]
             _check_names(name, source, header, columns)
         num_rows += 1
-        if columns and len(fields) != len(columns):
+        if columns and len(fields) != len(columns) and not _has_empty_tail(fields, len(columns)):
             first_ragged = first_ragged if num_ragged else (line, len(fields))
             num_ragged += 1
     if not num_rows or columns is None:
@@ -100,6 +104,11 @@ def scan_delimited(
             _ragged_message(name, first_ragged, num_ragged, columns, delimiter, num_rows)
         )
     return DelimitedLayout(columns, quoted, num_rows)
+
+
+def _has_empty_tail(fields: list[str], width: int) -> bool:
+    """Whether a row only has separators too many at its end, as spreadsheets write them."""
+    return len(fields) > width and not any(map(str.strip, fields[width:]))
 
 
 def skip_header(records: Iterator[Record], source: Source) -> Iterator[Record]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,12 +26,15 @@ from prooftune.data.readers.spreadsheet import read_spreadsheet, split_sheet
 from prooftune.data.readers.sqlite import read_sqlite, split_query
 from prooftune.data.readers.squad import read_squad
 from prooftune.data.readers.table import MAX_FIELD_CHARS, Table
+from prooftune.data.readers.text_lines import read_fasttext
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 from prooftune.utils.disk_list import DiskBackedList
 
 __all__ = ["Table", "detect_format", "read_table"]
 
+_SEPARATOR_LINE = re.compile(r"\s*\"?sep=(\\t|[^\w\s\"]|\t)\"?\s*$", re.IGNORECASE)
+"""Excel's way to name the separator, above the header: ``sep=;``."""
 _MAX_LINE_CHARS = 64 * MAX_FIELD_CHARS
 """For delimited files; their fields have the limit `MAX_FIELD_CHARS`."""
 
@@ -65,6 +69,8 @@ def read_table(path: Path, source: Source) -> Table:
         return read_squad(path.name, read_text_file(path, source.encoding))
     if format_ == "jsonl":
         return json_parquet.read_jsonl(path.name, iter_lines(path, source.encoding, newline="\n"))
+    if format_ == "fasttext":
+        return read_fasttext(path.name, iter_lines(path, source.encoding, newline="\n"))
     if format_ == "text":
         return delimited.read_text_label_lines(
             path.name, iter_lines(path, source.encoding, newline="\n"), source.delimiter
@@ -73,7 +79,7 @@ def read_table(path: Path, source: Source) -> Table:
         path.name,
         lambda: iter_delimited_lines(path, source),
         source,
-        source.delimiter or default_delimiter(path),
+        delimiter_of(path, source),
     )
 
 
@@ -97,8 +103,27 @@ def is_json_lines(text: str) -> bool:
 
 
 def iter_delimited_lines(path: Path, source: Source) -> Iterator[str]:
-    """Yield the lines of a delimited file, with all kinds of line endings preserved."""
-    return iter_lines(path, source.encoding, newline="", longest=_MAX_LINE_CHARS)
+    """The lines of a delimited file with their ends, cut at every kind of line end.
+
+    Skipped lines (`Source.skip_lines`, Excel's ``sep=`` line) come as empty ones, so that line
+    numbers stay those of the file.
+    """
+    lines = iter_lines(path, source.encoding, newline="", longest=_MAX_LINE_CHARS)
+    for number, line in enumerate(lines):
+        skipped = number < source.skip_lines or (
+            number == source.skip_lines and _SEPARATOR_LINE.match(line)
+        )
+        yield "\n" if skipped else line
+
+
+def delimiter_of(path: Path, source: Source) -> str:
+    """The recipe's separator, else that of Excel's ``sep=`` line, else the usual one."""
+    if source.delimiter:
+        return source.delimiter
+    lines = iter_lines(path, source.encoding, newline="", longest=_MAX_LINE_CHARS)
+    first = next(itertools.islice(lines, source.skip_lines, None), "")
+    match = _SEPARATOR_LINE.match(first)
+    return match[1].replace("\\t", "\t") if match else default_delimiter(path)
 
 
 def default_delimiter(path: Path) -> str:

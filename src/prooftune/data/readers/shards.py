@@ -39,32 +39,34 @@ def expand_path(path: Path, split: str | None = None) -> list[Path]:
     return [path]
 
 
-def _shards_of_folder(folder: Path, split: str | None) -> list[Path]:
-    """The tables of a folder, or of its ``data`` folder as in clones of hub data sets; the folder
-    itself where it holds none (one folder of texts per label)."""
-    for place in (folder, folder / "data"):
-        tables = _tables_in(place)
-        if tables:
-            break
-    else:
-        return [folder]
+def split_folder(folder: Path) -> dict[str, list[Path]]:
+    """Split -> the tables of a folder, or of its ``data`` folder as in clones of hub data sets;
+    empty where it holds none (one folder of texts per label)."""
+    tables = _tables_in(folder) or _tables_in(folder / "data")
     by_split: dict[str, list[Path]] = {}
     for file in tables:
         by_split.setdefault(_split_name(file), []).append(file)
+    return by_split
+
+
+def _shards_of_folder(folder: Path, split: str | None) -> list[Path]:
+    by_split = split_folder(folder)
+    if not by_split:
+        return [folder]
     if split is not None:
         if split not in by_split:
             raise UsageError(
-                f"{place} holds no files of split '{split}'{nearest(split, by_split)}; it holds "
+                f"{folder} holds no files of split '{split}'{nearest(split, by_split)}; it holds "
                 f"{', '.join(map(repr, by_split))}"
             )
         return by_split[split]
+    tables = [file for files in by_split.values() for file in files]
     if len(by_split) > 1:
-        first = next(iter(by_split.values()))[0]
         raise UsageError(
-            f"{place} holds several tables: {', '.join(p.name for p in tables[:8])}"
-            f"{' …' if len(tables) > 8 else ''}. Name one, as in {first}; files of one table can "
-            f"be given as a pattern, as in {place / '*'}{first.suffix}, and the splits of a data "
-            "set with data.split"
+            f"{folder} holds several tables: {', '.join(p.name for p in tables[:8])}"
+            f"{' …' if len(tables) > 8 else ''}. Name one, as in {tables[0]}; files of one table "
+            f"can be given as a pattern, as in {tables[0].parent / '*'}{tables[0].suffix}, and the "
+            "splits of a data set with data.split"
         )
     return tables
 
@@ -120,7 +122,8 @@ def concatenate_tables(name: str, tables: Sequence[Table]) -> Table:
         for row in table.rows
     )
     lines = [table.location(i) for table in tables for i in range(len(table.rows))]
-    return Table(name, first.columns, rows, lines, located=True)
+    blank = sum(table.blank_rows for table in tables)
+    return Table(name, first.columns, rows, lines, located=True, blank_rows=blank)
 
 
 def _named(what: str, columns: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from prooftune.data.readers import delimited, json_parquet
 from prooftune.data.readers.compression import uncompressed
-from prooftune.data.readers.dispatch import default_delimiter, iter_delimited_lines
+from prooftune.data.readers.dispatch import delimiter_of, iter_delimited_lines
 from prooftune.data.readers.encoding import check_readable, detect_format, iter_lines
 from prooftune.data.readers.table import to_cell
 from prooftune.errors import UsageError
@@ -165,7 +165,10 @@ def iter_blocks(stream: ScannedFile, start: int, rows: int, characters: int) -> 
             _delimiter(stream.path, stream.source),
             stream.quoted,
         )
-        all_fields = (fields for _, fields in delimited.skip_header(numbered, stream.source))
+        width = len(stream.columns)
+        all_fields = (
+            fields[:width] for _, fields in delimited.skip_header(numbered, stream.source)
+        )
         for fields in _group(
             itertools.islice(all_fields, start, None),
             rows,
@@ -202,7 +205,7 @@ def _length(value: object) -> int:
 
 
 def _delimiter(path: Path, source: Source) -> str:
-    return source.delimiter or default_delimiter(path)
+    return delimiter_of(path, source)
 
 
 def _records(path: Path, source: Source) -> Iterator[dict[str, Any]]:

@@ -21,13 +21,14 @@ class Table:
     """The rows of one file.
 
     Attributes:
-        name: name of the file, for messages.
+            name: name of the file, for messages.
         columns: column names, or ``0``, ``1`` … if the file has none.
         rows: one list of cells per row, as long as `columns`; None for a missing value. Formats
             that are read row by row store them on disk (`DiskBackedList`).
         lines: line number of every row, counted from 1 (JSON arrays and Parquet: row number); for a
             folder of files, the file names.
         located: whether `lines` include the file name, as for several files read as one table.
+        blank_rows: number of rows without any content, which are left out.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Table:
     rows: Sequence[list[str | None]]
     lines: Sequence[int | str]
     located: bool = False
+    blank_rows: int = 0
 
     def location(self, row: int) -> str:
         """Return the location of a row, as ``file:line``, for messages and ids."""

@@ -1,0 +1,327 @@
+"""The recipe of a labelled table: which columns are text and label, and how labels are named."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from prooftune.data.audit.findings import preview
+from prooftune.data.init import candidates
+from prooftune.data.init.candidates import Candidate, Column
+from prooftune.data.init.sniffing import SAMPLE_ROWS, InferredOptions, InitChoices, is_number
+from prooftune.data.multilabel import list_of_labels, refuse_several, separator_of_several
+from prooftune.data.normalization import label_spelling_variants
+from prooftune.data.readers.table import Table
+from prooftune.errors import UsageError, nearest
+
+Ask = Callable[[str, list[str]], int]
+"""Question and options -> the chosen option; how `init` asks on a terminal."""
+
+_CLOSE = 0.75
+"""Difference of scores below which two label candidates are too close to choose silently."""
+_ALTERNATIVES = 3
+_LIST_LENGTH = 40
+"""Labels beyond which their list does not fit the default prompt."""
+MAX_PROMPT_TOKENS = 1024
+
+
+def choose_columns(
+    table: Table, found: InferredOptions, choices: InitChoices, ask: Ask | None = None
+) -> tuple[list[Column], Column]:
+    """Choose the input columns and the label, and note why.
+
+    Args:
+        table: the data.
+        found: the options so far; text, label and more are added.
+        choices: columns that the user named.
+        ask: asks which of two close label candidates is meant. Default: the first is taken.
+
+    Raises:
+        UsageError: no column can be the text or the label, or a named column does not exist.
+    """
+    columns = table_columns(table, named=found.options.get("header", True))
+    for name in [*(choices.text or []), *([choices.label] if choices.label else [])]:
+        if name not in table.columns:
+            raise UsageError(
+                f"{table.name} has no column '{name}'{nearest(name, table.columns)}. It has "
+                f"{', '.join(map(repr, table.columns[:12]))}"
+            )
+    excluded = [] if choices.label is None else [choices.label]
+    inputs = _inputs(table, [c for c in columns if c.name not in excluded], choices)
+    label, others = _label(table, columns, inputs, choices, ask)
+    if label in inputs:
+        raise UsageError(f"column '{label.name}' cannot be both the text and the label")
+    _add_options(table, found, inputs, label, others)
+    _note_other_columns(columns, inputs, label, found, choices)
+    return inputs, label
+
+
+def table_columns(table: Table, *, named: bool) -> list[Column]:
+    """The columns with the cells of the first rows, lists of one label unwrapped."""
+    rows = list(islice(table.rows, SAMPLE_ROWS))
+    columns = []
+    for position, name in enumerate(table.columns):
+        cells = [(row[position] or "").strip() for row in rows]
+        lists = [list_of_labels(cell) for cell in cells[:50] if cell]
+        if lists and all(labels is not None for labels in lists):
+            unwrapped = [list_of_labels(cell) for cell in cells]
+            cells = [
+                (labels or [""])[0] if labels and len(labels) == 1 else cell
+                for labels, cell in zip(unwrapped, cells, strict=True)
+            ]
+        columns.append(Column(position, name, cells, named))
+    return columns
+
+
+def _inputs(table: Table, columns: Sequence[Column], choices: InitChoices) -> list[Column]:
+    if choices.text:
+        return [next(c for c in columns if c.name == name) for name in choices.text]
+    texts = candidates.text_candidates(columns)
+    if not texts:
+        raise UsageError(
+            f"{table.name}: no column looks like a text. Found "
+            f"{', '.join(map(repr, table.columns[:12]))}. Name it with --text"
+        )
+    return candidates.input_columns(texts, columns)
+
+
+def _label(
+    table: Table,
+    columns: Sequence[Column],
+    inputs: Sequence[Column],
+    choices: InitChoices,
+    ask: Ask | None,
+) -> tuple[Column, list[Candidate]]:
+    if choices.label:
+        return next(c for c in columns if c.name == choices.label), []
+    ranked = candidates.label_candidates(columns, inputs)
+    if not ranked:
+        raise UsageError(
+            f"{table.name}: no column looks like a label (2 to {candidates.MAX_LABELS} short values "
+            f"that come again). Found {', '.join(map(repr, table.columns[:12]))}. Name it with "
+            "--label; numbers can be cut into ranges with data.bins"
+        )
+    best, *others = ranked
+    names = candidates.names_of_values(best.column, columns)
+    twin = best.column if names is not None else _numbers_of(best.column, others)
+    others = [c for c in others if c.column not in (names, twin)]
+    close = [c for c in others if best.score - c.score < _CLOSE]
+    if close and ask is not None:
+        options = [best, *close]
+        lines = [_described(c) for c in options]
+        best = options[ask(f"Which column of {table.name} is the label?", lines)]
+        others = [c for c in ranked if c is not best]
+        names = candidates.names_of_values(best.column, columns)
+    return names or best.column, others
+
+
+def _numbers_of(names: Column, others: Sequence[Candidate]) -> Column | None:
+    """The column of numbers that a column of names belongs to."""
+    everything = [names, *(c.column for c in others)]
+    return next(
+        (c.column for c in others if candidates.names_of_values(c.column, everything) is names),
+        None,
+    )
+
+
+def _described(candidate: Candidate) -> str:
+    values = ", ".join(value for value, _ in candidate.column.counts.most_common(3))
+    return f"'{candidate.column.name}' ({'; '.join(candidate.reasons)}): {values}"
+
+
+def _add_options(
+    table: Table,
+    found: InferredOptions,
+    inputs: Sequence[Column],
+    label: Column,
+    others: Sequence[Candidate],
+) -> None:
+    names = list(table.columns)
+    place = ""
+    if found.options.get("header") is False:
+        names = [f"column_{i + 1}" for i in range(len(names))]
+        names[label.position] = "label"
+        for number, column in enumerate(inputs, start=1):
+            names[column.position] = "text" if len(inputs) == 1 else f"text_{number}"
+        found.options["columns"] = names
+        place = " ({} of the file)"
+    texts = [names[column.position] for column in inputs]
+    where = ", ".join(str(column.position + 1) for column in inputs)
+    many = len(texts) > 1
+    found.add(
+        "text",
+        texts if many else texts[0],
+        f"Text: column{'s' if many else ''} {', '.join(map(repr, texts))}"
+        f"{place.format(f'column{chr(115) if many else str()} {where}')}.",
+    )
+    found.add(
+        "label",
+        names[label.position],
+        f"Label: column '{names[label.position]}'{place.format(f'column {label.position + 1}')}.",
+    )
+    if others:
+        shown = [_described(c) for c in others[:_ALTERNATIVES]]
+        found.notes.append(f"Other columns that could be the label: {'; '.join(shown)}.")
+        alternatives = ", ".join(f"'{c.column.name}'" for c in others[:_ALTERNATIVES])
+        found.comments["label"] = f"the column to predict; other candidates: {alternatives}"
+
+
+def _note_other_columns(
+    columns: Sequence[Column],
+    inputs: Sequence[Column],
+    label: Column,
+    found: InferredOptions,
+    choices: InitChoices,
+) -> None:
+    used = {*inputs, label}
+    rest = [c for c in columns if c not in used]
+    group = candidates.group_column(rest)
+    if choices.group:
+        found.options["group"] = choices.group
+    elif group is not None:
+        found.notes.append(
+            f"Column '{group.name}' groups rows ({len(group.counts):,} values). If rows of one "
+            f"{group.name} belong on one side of the split, set data.group and "
+            "data.splitting.method: grouped."
+        )
+    split = candidates.split_column(rest)
+    if split is not None:
+        found.notes.append(
+            f"Column '{split.name}' names splits ({', '.join(split.counts)}), which are not used: "
+            "write one file per split to keep them."
+        )
+    unused = [c.name for c in rest if c is not group and c is not split]
+    if unused and found.options.get("header") is not False:
+        found.notes.append(
+            f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
+            f"{' …' if len(unused) > 8 else ''}."
+        )
+
+
+def describe_labels(table: Table, label: Column, found: InferredOptions) -> Counter[str]:
+    """Count the labels of all rows and note what a user should know of them.
+
+    Returns:
+        Label -> rows.
+
+    Raises:
+        UsageError: rows have several labels, or there are too many labels.
+    """
+    counts: Counter[str] = Counter()
+    blank, several = [], []
+    for row, cells in enumerate(table.rows):
+        cell = (cells[label.position] or "").strip()
+        labels = list_of_labels(cell)
+        if labels is not None and len(labels) > 1:
+            several.append((table.location(row), labels))
+            continue
+        value = (labels[0] if labels else "") if labels is not None else cell
+        if value:
+            counts[value] += 1
+        else:
+            blank.append(table.location(row))
+    separator = separator_of_several(list(counts))
+    if separator is not None and not several:
+        several = [
+            (table.location(row), (cells[label.position] or "").split(separator))
+            for row, cells in enumerate(table.rows)
+            if separator in (cells[label.position] or "")
+        ]
+    refuse_several(table.name, label.name, several)
+    _refuse_too_many(table, label, counts)
+    shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
+    found.notes.append(
+        f"{len(table.rows):,} rows, {len(counts)} label{'s' if len(counts) != 1 else ''}: "
+        f"{shown}{' …' if len(counts) > 8 else ''}."
+    )
+    _note_unusual_labels(counts, blank, found)
+    return counts
+
+
+def _refuse_too_many(table: Table, label: Column, counts: Counter[str]) -> None:
+    if len(counts) <= candidates.MAX_LABELS:
+        return
+    hint = (
+        "If they are scores, name ranges of them in data.bins of a recipe"
+        if all(map(is_number, counts))
+        else "Is it the right column? Another can be named with --label"
+    )
+    raise UsageError(
+        f"{table.name}: column '{label.name}' has {len(counts):,} different values, too many for "
+        f"labels. {hint}"
+    )
+
+
+def _note_unusual_labels(
+    counts: Counter[str], blank: Sequence[str], found: InferredOptions
+) -> None:
+    for spellings in label_spelling_variants(counts):
+        found.notes.append(
+            f"Labels {', '.join(map(repr, spellings))} differ only in case, spaces or hyphens; "
+            "data.labels can merge them."
+        )
+    if len(counts) == 1:
+        found.notes.append("There is only one label: is it the right column?")
+    single = [name for name, n in counts.items() if n == 1]
+    if single and len(counts) > 1:
+        found.notes.append(
+            f"{len(single)} label{'s have' if len(single) > 1 else ' has'} a single row "
+            f"({', '.join(map(repr, single[:5]))}): kept in training, not measured in the test set."
+        )
+    if blank:
+        found.notes.append(
+            f"{len(blank):,} row{'s have' if len(blank) > 1 else ' has'} no label "
+            f"({preview(blank)}): label them, or remove them."
+        )
+    if counts and all(map(is_number, counts)):
+        names = sorted(counts, key=float)
+        found.add(
+            "labels",
+            {name: f"label {name}" for name in names},
+            "The labels are numbers, and a language model reads names: replace "
+            f"'label {names[0]}' … in data.labels by words.",
+        )
+
+
+def prompt_length(
+    inputs: Sequence[Column], labels: Sequence[str], found: InferredOptions
+) -> tuple[int, bool]:
+    """The recipe's prompt.max_length, from estimated token lengths, and whether long texts are cut.
+
+    The prompt must hold the instruction with the list of all labels and, up to
+    `MAX_PROMPT_TOKENS`, 19 of 20 texts.
+    """
+    lengths = sorted(
+        sum(estimated_tokens(cell) for cell in cells)
+        for cells in zip(*(column.cells for column in inputs), strict=True)
+    )
+    fixed = 64 + sum(estimated_tokens(label) + 2 for label in labels)
+    typical = lengths[int(0.95 * (len(lengths) - 1))] if lengths else 0
+    limit = MAX_PROMPT_TOKENS // 2
+    needed = fixed + min(typical, max(limit, MAX_PROMPT_TOKENS - fixed))
+    cut = typical > limit and lengths[int(0.8 * (len(lengths) - 1))] > limit
+    if cut:
+        needed = fixed + limit
+        found.notes.append(
+            f"The texts are long (median about {lengths[len(lengths) // 2]:,} tokens): what is "
+            "beyond prompt.max_length is cut, counted and shown."
+        )
+    if len(labels) > _LIST_LENGTH:
+        found.notes.append(
+            f"The prompt lists all {len(labels)} labels, about {fixed} tokens of each prompt; they "
+            "are computed once per batch."
+        )
+    return max(256, math.ceil(needed / 64) * 64), cut
+
+
+def estimated_tokens(text: str) -> int:
+    """Upper estimate of a text's tokens without loading a tokenizer.
+
+    Byte-level tokenizers trained mostly on English need a token for about 3.5 ASCII characters,
+    and up to one per byte of scripts that they have hardly seen (Ethiopic, Devanagari, Han).
+    """
+    ascii_characters = sum(character < "\x80" for character in text)
+    other_bytes = len(text.encode("utf-8", "replace")) - ascii_characters
+    return math.ceil(ascii_characters / 3.5 + other_bytes)

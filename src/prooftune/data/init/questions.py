@@ -1,0 +1,98 @@
+"""The recipe of a table of questions or conversations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+
+from prooftune.data.init.sniffing import MAX_LABELS, SAMPLE_ROWS, InferredOptions
+from prooftune.data.questions import parse_answers
+from prooftune.data.readers.table import Table
+from prooftune.errors import UsageError
+from prooftune.types import CONTEXT, QUESTION
+
+_CHOICES = ("choices", "options")
+_MAX_LABEL_CHARACTERS = 40
+
+
+def repeats_few_answers(table: Table, columns: dict[str, str]) -> bool:
+    """Whether the answers are labels: few, short, and each given to several questions."""
+    position = table.columns.index(columns["answers"])
+    answers = Counter((row[position] or "").strip() for row in islice(table.rows, SAMPLE_ROWS))
+    answers.pop("", None)
+    return (
+        1 < len(answers) <= min(MAX_LABELS, answers.total() // 3)
+        and max(map(len, answers)) <= _MAX_LABEL_CHARACTERS
+        and not all(answer[:1] in "[{" for answer in answers)
+    )
+
+
+def note_columns(table: Table, found: InferredOptions, columns: dict[str, str]) -> None:
+    """Add text and label options of a table of questions; none for SQuAD's layout."""
+    if not columns:
+        found.add(
+            "format", "squad", "The file is in SQuAD's layout: questions with their contexts."
+        )
+        return
+    fields = {name: column for name, column in columns.items() if name != "answers"}
+    found.add(
+        "text",
+        fields,
+        "; ".join(f"{name.capitalize()}: column '{column}'" for name, column in fields.items())
+        + ".",
+    )
+    found.add("label", columns["answers"], f"Answers: column '{columns['answers']}'.")
+    unused = [name for name in table.columns if name not in columns.values()]
+    if unused:
+        found.notes.append(
+            f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
+            f"{' …' if len(unused) > 8 else ''}."
+        )
+
+
+def refuse_multiple_choice(table: Table, answers: str) -> None:
+    """Refuse questions that are answered by the number or letter of a choice.
+
+    Raises:
+        UsageError: they are: choices in one column, or in columns A, B, C, D.
+    """
+    position = table.columns.index(answers)
+    cells = [(row[position] or "").strip() for row in islice(table.rows, SAMPLE_ROWS)]
+    cells = [cell for cell in cells if cell]
+    if not cells or not all(cell.isdigit() or len(cell) == 1 for cell in cells):
+        return
+    choices = [name for name in table.columns if name.lower() in _CHOICES]
+    if not choices and {*cells} <= {*table.columns}:
+        choices = sorted({*cells})
+    if choices:
+        raise UsageError(
+            f"{table.name}: the answers (column '{answers}') are numbers or letters of "
+            f"{', '.join(map(repr, choices))}: multiple choice, for which there is no task. Write "
+            "the chosen words into the answer column"
+        )
+
+
+def answers_are_in_context(table: Table, columns: dict[str, str]) -> bool:
+    """Whether most questions that have an answer have it in their context, word for word."""
+    if CONTEXT not in columns:
+        return False
+    context, answers = (table.columns.index(columns[name]) for name in (CONTEXT, "answers"))
+    found = [
+        any(answer in (row[context] or "") for answer in accepted)
+        for number, row in enumerate(islice(table.rows, SAMPLE_ROWS))
+        if (accepted := parse_answers(row[answers], table.location(number), columns["answers"]))
+    ]
+    return 2 * sum(found) >= len(found)
+
+
+def input_columns_as_texts(table: Table, columns: dict[str, str]) -> list[str]:
+    """The question and context columns that are not the same in every row, such as a fixed
+    instruction."""
+    names = [columns[name] for name in (QUESTION, CONTEXT) if name in columns]
+    varied = []
+    for name in names:
+        position = table.columns.index(name)
+        values = {(row[position] or "").strip() for row in islice(table.rows, SAMPLE_ROWS)}
+        if len(values) > 1:
+            varied.append(name)
+    return varied or names[:1]

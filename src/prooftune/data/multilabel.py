@@ -1,0 +1,87 @@
+"""Labels in lists: one per row is unwrapped, several per row are recognised and refused."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from prooftune.errors import UsageError
+
+_SEPARATORS = (",", ";", "|", "/", "\t")
+_SHOWN = 3
+
+
+def list_of_labels(cell: str) -> list[str] | None:
+    """The labels of a cell that holds a list, as JSON or as Python prints it; None for others."""
+    text = cell.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
+            return [str(v) for v in value]
+    return None
+
+
+def unwrap(cells: Iterable[str | None]) -> list[str | None]:
+    """Cells with their only label in place of a list of one; an empty list is no label.
+
+    Raises:
+        UsageError: never; several labels stay as they are (`refuse_several` reports them).
+    """
+    unwrapped: list[str | None] = []
+    for cell in cells:
+        labels = list_of_labels(cell) if cell is not None else None
+        if labels is not None and len(labels) < 2:
+            unwrapped.append(labels[0] if labels else None)
+        else:
+            unwrapped.append(cell)
+    return unwrapped
+
+
+def separator_of_several(cells: Sequence[str]) -> str | None:
+    """The separator of labels in a column with several per row, such as ``praise,urgent``.
+
+    It is one if splitting explains the values: some cells hold it, no part is empty, and the parts
+    are fewer than the combinations and at least half of them occur alone or in several of them.
+    """
+    counts = Counter(cells)
+    for separator in _SEPARATORS:
+        joined = [cell for cell in counts if separator in cell]
+        if len(joined) < 2 or any(
+            len(part) > 40 for cell in joined for part in cell.split(separator)
+        ):
+            continue
+        parts = Counter(part.strip() for cell in counts for part in cell.split(separator))
+        if "" in parts or len(parts) > len(counts):
+            continue
+        repeated = sum(count > 1 for count in parts.values())
+        if 2 * repeated >= len(parts):
+            return separator
+    return None
+
+
+def refuse_several(name: str, column: str, rows: Sequence[tuple[str, list[str]]]) -> None:
+    """Refuse rows with several labels.
+
+    Args:
+        name: of the file.
+        column: the label column.
+        rows: location and labels of each such row.
+
+    Raises:
+        UsageError: there is any.
+    """
+    if not rows:
+        return
+    shown = "; ".join(f"{where}: {', '.join(labels)}" for where, labels in rows[:_SHOWN])
+    raise UsageError(
+        f"{name}: {len(rows):,} row{'s have' if len(rows) > 1 else ' has'} several labels in column "
+        f"'{column}' ({shown}). Classification here gives each text one label. Keep the rows with "
+        "one label, or make one study per label: a column that says yes or no for each text"
+    )
