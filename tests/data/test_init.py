@@ -135,7 +135,7 @@ def test_parquet_and_folders(tmp_path: Path) -> None:
     chosen, study, sentences = guessed(tmp_path / "reviews", tmp_path / "reviews.yaml")
     assert (chosen.data.format, chosen.name) == ("folders", "reviews")
     assert every(study) == {"good": 20, "bad": 20}
-    assert sentences[0] == "A folder: each folder in it is taken as one label."
+    assert sentences[0] == "Folder: each folder in it is one label."
 
 
 def test_lines_of_text_and_label(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_rows_without_label_are_told(tmp_path: Path) -> None:
     )
     assert sentences[-2:] == [
         "21 rows, 2 labels: a (10), b (10).",
-        "1 row has no label (a.csv:22): give them one, or remove them.",
+        "1 row has no label (a.csv:22): label them, or remove them.",
     ]
     assert "labels:" not in text
 
@@ -227,11 +227,11 @@ def test_long_texts_are_let_pass_and_told(tmp_path: Path) -> None:
     path = file(
         tmp_path,
         "a.csv",
-        "text,label\n" + "".join(f"{'word ' * 300}{i},{'ab'[i % 2]}\n" for i in range(40)),
+        "text,label\n" + "".join(f"{'word ' * 900}{i},{'ab'[i % 2]}\n" for i in range(40)),
     )
     chosen, _, sentences = guessed(path)
-    assert (chosen.prompt.max_length, chosen.audit.max_truncated) == (512, 1.0)
-    assert "The texts are long (median 1,502 characters)" in sentences[-1]
+    assert (chosen.prompt.max_length, chosen.audit.max_truncated) == (640, 1.0)
+    assert "The texts are long (median about 1,287 tokens)" in sentences[-1]
 
 
 def test_what_is_not_used_is_told(tmp_path: Path) -> None:
@@ -277,11 +277,11 @@ def test_multiple_choice_and_folders_of_tables_are_refused(tmp_path: Path) -> No
     path = file(tmp_path, "a.csv", f"question,context,choices,answer\n{rows}")
     with pytest.raises(
         UsageError,
-        match=r"its answers .column 'answer'. are numbers or letters of column 'choices'",
+        match=r"the answers .column 'answer'. are numbers or letters of 'choices'",
     ):
         draft_recipe(path, tmp_path / "a.yaml")
-    (tmp_path / "labels").mkdir()
-    with pytest.raises(UsageError, match=r"holds tables: name one of them, as in .*a.csv"):
+    file(tmp_path, "b.csv", f"question,context,choices,answer\n{rows}")
+    with pytest.raises(UsageError, match=r"holds several tables: a\.csv, b\.csv\. Name one"):
         draft_recipe(tmp_path, tmp_path / "a.yaml")
 
 
@@ -291,14 +291,14 @@ def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
         file(tmp_path, "a.csv", f"text,label\n{rows}more,b\n"), tmp_path / "a.yaml"
     )
     assert sentences[-2:] == [
-        "Labels 'a', 'A' differ in case, spaces or hyphens alone; data.labels can make them one.",
-        "A label of one row cannot stand in both training and test: 'b'.",
+        "Labels 'a', 'A' differ only in case, spaces or hyphens; data.labels can merge them.",
+        "1 label has a single row ('b'): kept in training, not measured in the test set.",
     ]
     _, sentences = draft_recipe(
         file(tmp_path, "b.csv", "text,label\n" + "".join(f"text {i},a\n" for i in range(20))),
         tmp_path / "b.yaml",
     )
-    assert sentences[-1] == "One label alone leaves nothing to classify: is it the right column?"
+    assert sentences[-1] == "There is only one label: is it the right column?"
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
         (
             "a.csv",
             "message,category\n",
-            "a.csv holds one row alone, 'message', 'category': a header and no rows?",
+            "a.csv holds a single row, 'message', 'category': a header and no rows?",
         ),
         ("a.csv", "\n\n", "a.csv contains no rows"),
         (
@@ -320,7 +320,7 @@ def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
         (
             "a.csv",
             "x,n\n" + "".join(f"text {i},{i}\n" for i in range(30)),
-            "a.csv: no column looks like a label (2 to 60",
+            "a.csv: no column looks like a label (2 to 300",
         ),
         (
             "a.csv",
@@ -329,7 +329,7 @@ def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
         ),
         (
             "a.csv",
-            "text,score\n" + "".join(f"text {i},{i / 7}\n" for i in range(90)),
+            "text,value\n" + "".join(f"text {i},{i / 7}\n" for i in range(90)),
             "no column looks like a label",
         ),
         (
@@ -340,14 +340,14 @@ def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
         (
             "a.csv",
             "text,label\n" + "".join(f"text {i},l{i}\n" for i in range(90)),
-            "has 90 different values, too many for labels. N",
+            "has 90 different values, too many for labels. I",
         ),
         (
             "a.txt",
             "no label here\n",
             "no tab, @, |, ; or , divides every line into a text and one of a few labels",
         ),
-        ("a.csv", b"PK\x03\x04", "a.csv is a zip archive"),
+        ("a.csv", b"PK\x03\x04", "a.csv is a damaged zip archive"),
         ("a.bin", b"\x89PNG\0\0", "a.bin is a binary file"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from prooftune.errors import UsageError
 
@@ -26,22 +26,6 @@ def list_of_labels(cell: str) -> list[str] | None:
         if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
             return [str(v) for v in value]
     return None
-
-
-def unwrap(cells: Iterable[str | None]) -> list[str | None]:
-    """Cells with their only label in place of a list of one; an empty list is no label.
-
-    Raises:
-        UsageError: never; several labels stay as they are (`refuse_several` reports them).
-    """
-    unwrapped: list[str | None] = []
-    for cell in cells:
-        labels = list_of_labels(cell) if cell is not None else None
-        if labels is not None and len(labels) < 2:
-            unwrapped.append(labels[0] if labels else None)
-        else:
-            unwrapped.append(cell)
-    return unwrapped
 
 
 def separator_of_several(cells: Sequence[str]) -> str | None:

@@ -12,12 +12,12 @@ from typing import Any
 from prooftune.data import questions
 from prooftune.data.audit.duplicates import duplicate_indices
 from prooftune.data.audit.findings import count_noun, preview
-from prooftune.data.multilabel import list_of_labels
+from prooftune.data.multilabel import list_of_labels, refuse_several
 from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.data.readers.dispatch import read_table, split_part
 from prooftune.data.readers.encoding import missing_file
 from prooftune.data.readers.shards import concatenate_tables, expand_path
-from prooftune.data.readers.table import Table, to_cell
+from prooftune.data.readers.table import Table, to_cell, without_blank_rows
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.recipe import Data, Source, Task
 from prooftune.types import Example, SplitName
@@ -55,22 +55,19 @@ def read_source(source: Source, base: Path, task: Task = "classification") -> Lo
         UsageError: the source cannot be read as the recipe says.
         Failure: the hub or the package index cannot be reached.
     """
-    table = _read_tables(source, base)
+    table = without_blank_rows(_read_tables(source, base))
+    named = [source.text] if isinstance(source.text, str) else [*(source.text or ())]
+    if task != "classification" or not {*named, source.label or "label"} <= {*table.columns}:
+        table = conversations_to_questions(table)  # texts and labels may be in the turns
     if task == "classification":
         loaded = _labelled_examples(table, source)
     else:
         loaded = LoadedSource(questions.questions_from_table(table, source, task), table.name, [])
     _check_ids(loaded, source.id)
-    if table.blank_rows:
-        many = f"{table.blank_rows:,} blank row{'s were' if table.blank_rows > 1 else ' was'}"
-        loaded = replace(loaded, notes=[f"{table.name}: {many} left out.", *loaded.notes])
-    return loaded
+    return replace(loaded, notes=[*table.notes, *loaded.notes])
 
 
 def _labelled_examples(table: Table, source: Source) -> LoadedSource:
-    named = [source.text] if isinstance(source.text, str) else list(source.text or ())
-    if not {*named, source.label} <= {*table.columns}:
-        table = conversations_to_questions(table)  # their texts and labels are in the turns
     text_columns, label = _resolve_columns(table, source)
     label_column = table.columns.index(label)
     input_columns = {field: table.columns.index(column) for field, column in text_columns.items()}
@@ -102,6 +99,7 @@ def _labelled_examples(table: Table, source: Source) -> LoadedSource:
                 )
 
     examples = DiskBackedList(read_examples())
+    refuse_several(table.name, label, several)
     if unlabelled:
         raise UsageError(
             f"{count_noun(len(unlabelled), 'row')} without a label in column '{label}': "

@@ -59,7 +59,7 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
                 recipe.audit.near_duplicates,
             )
             if name == "test" and data.splitting.method == "stratified":
-                notes += _rare_label_note(splits["train"], splits[name], name)
+                notes += rare_label_note(splits["train"], splits[name], name)
     splits = _with_unique_ids(splits)
     labels = _label_set(recipe, splits)
     return Study(splits["train"], splits["validation"], splits["test"], labels, notes)
@@ -107,6 +107,7 @@ def split_holdout(
             f"data.{name} its own file"
         )
     strata: list[str] | None = None
+    held_out_size: float | int = share
     candidates: Sequence[int] = range(len(first_rows))
     if method == "stratified":
         all_strata = [sys.intern(examples[i].stratum) for i in first_rows]
@@ -114,10 +115,10 @@ def split_holdout(
         counts = Counter(all_strata)
         candidates = [unit for unit, label in enumerate(all_strata) if counts[label] > 1]
         strata = [all_strata[unit] for unit in candidates]
-        _check_strata(strata, share, name, units)
+        held_out_size = _stratified_size(strata, share, name)
     try:
         _, held_out_units = train_test_split(
-            candidates, test_size=share, random_state=seed, stratify=strata
+            candidates, test_size=held_out_size, random_state=seed, stratify=strata
         )
     except ValueError as error:
         raise UsageError(
@@ -131,26 +132,23 @@ def split_holdout(
     )
 
 
-def _check_strata(strata: Sequence[str], share: float, name: str, units: str) -> None:
-    """Check that every label can be in both parts of a stratified split.
+def _stratified_size(strata: Sequence[str], share: float, name: str) -> float | int:
+    """The share to hold out or, where that is less than one text per label, the number of labels.
 
     Raises:
-        UsageError: all labels have a single text, or there are more labels than held-out texts.
+        UsageError: all labels have a single text.
     """
     if not strata:
         raise UsageError(
             f"every label has a single text, so none can be in both train and {name}. Is the right "
             "column named in data.label?"
         )
+    # Every label has two texts or more here, so this is at most half of them.
     labels = len(set(strata))
-    if ceil(share * len(strata)) < labels:
-        raise UsageError(
-            f"{share:.0%} of {len(strata):,} {units} for {name} is less than one per label "
-            f"({labels} labels): raise data.splitting.{name}, or give data.{name} its own file"
-        )
+    return share if ceil(share * len(strata)) >= labels else labels
 
 
-def _rare_label_note(train: Sequence[Example], held_out: Sequence[Example], name: str) -> list[str]:
+def rare_label_note(train: Sequence[Example], held_out: Sequence[Example], name: str) -> list[str]:
     """A note on labels of a single text, which a stratified split keeps in training."""
     missing = Counter(e.stratum for e in train)
     for example in held_out:

@@ -26,6 +26,8 @@ LABEL_WORDS = {
     **dict.fromkeys(("priority", "department", "section", "queue", "decision", "language"), 0.7),
 }
 """Words in a column's name that speak for a label, and how loudly."""
+LABEL_NAMES = {word for word, weight in LABEL_WORDS.items() if weight >= 2}
+"""Names that are taken for the label's even if its values are unusual."""
 METADATA_WORDS = {
     **dict.fromkeys(("gender", "sex", "age", "birth", "country", "city", "state", "region"), -2.0),
     **dict.fromkeys(("date", "time", "year", "month", "day", "created", "updated"), -2.0),

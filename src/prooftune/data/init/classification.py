@@ -48,11 +48,11 @@ def choose_columns(
                 f"{table.name} has no column '{name}'{nearest(name, table.columns)}. It has "
                 f"{', '.join(map(repr, table.columns[:12]))}"
             )
+    if choices.label is not None and choices.label in (choices.text or []):
+        raise UsageError(f"column '{choices.label}' cannot be both the text and the label")
     excluded = [] if choices.label is None else [choices.label]
     inputs = _inputs(table, [c for c in columns if c.name not in excluded], choices)
     label, others = _label(table, columns, inputs, choices, ask)
-    if label in inputs:
-        raise UsageError(f"column '{label.name}' cannot be both the text and the label")
     _add_options(table, found, inputs, label, others)
     _note_other_columns(columns, inputs, label, found, choices)
     return inputs, label
@@ -97,6 +97,9 @@ def _label(
     if choices.label:
         return next(c for c in columns if c.name == choices.label), []
     ranked = candidates.label_candidates(columns, inputs)
+    named = [c for c in columns if c not in inputs and c.name.lower() in candidates.LABEL_NAMES]
+    if not ranked and named:  # whatever is wrong with its values is said later
+        return named[0], []
     if not ranked:
         raise UsageError(
             f"{table.name}: no column looks like a label (2 to {candidates.MAX_LABELS} short values "
@@ -241,7 +244,8 @@ def describe_labels(table: Table, label: Column, found: InferredOptions) -> Coun
 
 
 def _refuse_too_many(table: Table, label: Column, counts: Counter[str]) -> None:
-    if len(counts) <= candidates.MAX_LABELS:
+    most = min(candidates.MAX_LABELS, max(2, counts.total() // 2))
+    if len(counts) <= most:
         return
     hint = (
         "If they are scores, name ranges of them in data.bins of a recipe"

@@ -66,6 +66,8 @@ def draft_recipe(
         choices.task == "classification"
         or (choices.task is None and questions.repeats_few_answers(converted, columns or {}))
     )
+    if columns:
+        questions.refuse_multiple_choice(converted, columns["answers"])
     if columns is not None and not as_labels:
         text = _questions_recipe(path, recipe, converted, found, columns, choices)
         return text, found.notes
@@ -116,8 +118,6 @@ def _questions_recipe(
     columns: dict[str, str],
     choices: InitChoices,
 ) -> str:
-    if columns:
-        questions.refuse_multiple_choice(table, columns["answers"])
     questions.note_columns(table, found, columns)
     squad = not columns
     extracts = squad or questions.answers_are_in_context(table, columns)

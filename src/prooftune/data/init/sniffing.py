@@ -23,9 +23,15 @@ from prooftune.data.readers.dispatch import (
     read_table,
     split_part,
 )
-from prooftune.data.readers.encoding import check_readable, detect_format
+from prooftune.data.readers.encoding import (
+    UnknownFormat,
+    check_readable,
+    detect_format,
+    open_text,
+)
 from prooftune.data.readers.encoding_detection import EncodingGuess, detect_encoding
 from prooftune.data.readers.shards import concatenate_tables, expand_path, split_folder
+from prooftune.data.readers.table import without_blank_rows
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source
 from prooftune.recipe.data import Format
@@ -110,7 +116,7 @@ def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, I
         _sniff_text(first, format_, choices, found)
     source = Source(path=str(path), **found.options, split=found.splits.get("train"))
     tables = [read_table(file, source) for file in files]
-    return concatenate_tables(path.name, tables), found
+    return without_blank_rows(concatenate_tables(path.name, tables)), found
 
 
 def _files(path: Path, found: InferredOptions) -> list[Path]:
@@ -154,9 +160,8 @@ def _format(path: Path, choices: InitChoices, found: InferredOptions) -> str:
         return choices.format
     try:
         return detect_format(path)
-    except UsageError as refusal:
-        if "does not tell the format" not in str(refusal):
-            raise
+    except UnknownFormat:
+        pass
     format_ = _format_by_content(path.name, _sample(path, detect_encoding(path).encoding))
     found.add("format", format_, f"The content looks like {format_}; the name does not tell.")
     return format_
@@ -226,15 +231,8 @@ def is_label_like(column: Sequence[str]) -> bool:
 
 def _sample(path: Path, encoding: str) -> str:
     """The first lines, at most about 4 million characters, without a byte-order mark."""
-    try:
-        with path.open(encoding=encoding, newline="") as handle:
-            text = handle.read(_SAMPLE_CHARACTERS)
-    except LookupError:
-        raise UsageError(f"--encoding: Python knows no encoding '{encoding}'") from None
-    except UnicodeDecodeError:
-        raise UsageError(
-            f"{path} is not {encoding} text; leave out --encoding to detect it"
-        ) from None
+    with open_text(path, encoding, newline="") as handle:
+        text = handle.read(_SAMPLE_CHARACTERS)
     if len(text) == _SAMPLE_CHARACTERS:
         text = text[: text.rfind("\n") + 1] or text
     return text.removeprefix("\ufeff")
@@ -277,7 +275,7 @@ def _csv_layout(path: Path, text: str, found: InferredOptions) -> None:
             f"{path.name} holds a single row, {', '.join(map(repr, rows[best][0][:8]))}: a header "
             "and no rows?"
         )
-    if not _evenness(rows[best]) and len(set(map(len, rows[best]))) > 1:
+    if not _evenness(rows[best]):
         raise UsageError(
             f"{path.name}: no separator among tab, comma, semicolon and | gives more than one "
             "column in every row. For lines of the form text<separator>label use --format text"

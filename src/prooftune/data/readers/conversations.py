@@ -7,10 +7,11 @@ Layouts: ``messages`` with role and content (OpenAI), ``conversations`` with fro
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from prooftune.data.audit.findings import count_noun, preview
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
 from prooftune.utils.disk_list import DiskBackedList
@@ -22,7 +23,9 @@ _ROLES = {
     "gpt": "assistant",
     "model": "assistant",
     "system": "system",
+    "developer": "system",
 }
+"""Names of roles in public datasets; other roles (tool, function, observation) keep theirs."""
 _COLUMNS = ("messages", "conversations")
 
 
@@ -35,9 +38,11 @@ def conversations_to_questions(table: Table) -> Table:
     Returns:
         The new table, or the same table if it has no conversation column.
 
+    Conversations that do not end with an assistant turn after a user turn are left out and counted
+    in the table's notes.
+
     Raises:
-        UsageError: a conversation has another layout, or does not end with an assistant turn after
-            a user turn.
+        UsageError: a conversation has another layout, or all of them are unfinished.
     """
     column = next((name for name in _COLUMNS if name in table.columns), None)
     if column is None or {"question", "answer"} & set(table.columns):
@@ -45,22 +50,42 @@ def conversations_to_questions(table: Table) -> Table:
     index = table.columns.index(column)
     if not any((row[index] or "").lstrip().startswith("[") for row in table.rows[:20]):
         return table  # plain text in a column that happens to have this name
-    rows = DiskBackedList(
-        [
-            *row[:index],
-            *row[index + 1 :],
-            *_question_and_answer(row[index], table.location(number), column),
-        ]
-        for number, row in enumerate(table.rows)
-    )
+    unfinished: list[str] = []
+    lines: list[int | str] = []
+
+    def read_rows() -> Iterator[list[str | None]]:
+        for number, row in enumerate(table.rows):
+            location = table.location(number)
+            pair = _question_and_answer(row[index], location, column)
+            if pair is None:
+                unfinished.append(location)
+                continue
+            lines.append(table.lines[number])
+            yield [*row[:index], *row[index + 1 :], *pair]
+
+    rows = DiskBackedList(read_rows())
+    if not rows:
+        raise UsageError(
+            f"{table.name}: no conversation contains a user turn and ends with an assistant turn, "
+            f"which is the answer (as in {unfinished[0]})"
+        )
+    notes = [*table.notes]
+    if unfinished:
+        notes.append(
+            f"{table.name}: {count_noun(len(unfinished), 'conversation')} without an assistant "
+            f"turn after a user turn left out ({preview(unfinished)})."
+        )
     return replace(
         table,
         columns=[name for name in table.columns if name != column] + ["question", "answer"],
         rows=rows,
+        lines=lines,
+        notes=tuple(notes),
     )
 
 
-def _question_and_answer(cell: str | None, location: str, column: str) -> tuple[str, str]:
+def _question_and_answer(cell: str | None, location: str, column: str) -> tuple[str, str] | None:
+    """The question and answer of a conversation; None if it is unfinished."""
     try:
         turns = [_parse_turn(turn) for turn in json.loads(cell or "")]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -71,13 +96,10 @@ def _question_and_answer(cell: str | None, location: str, column: str) -> tuple[
     if (
         len(turns) < 2
         or turns[-1][0] != "assistant"
+        or not turns[-1][1]
         or not any(role == "user" for role, _ in turns[:-1])
     ):
-        roles = ", ".join(role for role, _ in turns) or "no turns"
-        raise UsageError(
-            f"{location}: a conversation must contain a user turn and end with an assistant turn, "
-            f"which is the answer; found {roles}"
-        )
+        return None
     system = [text for role, text in turns[:-1] if role == "system"]
     history = [(role, text) for role, text in turns[:-1] if role != "system"]
     if len(history) == 1:
@@ -88,11 +110,14 @@ def _question_and_answer(cell: str | None, location: str, column: str) -> tuple[
 
 
 def _parse_turn(turn: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the role (system, user or assistant) and the text of a turn."""
+    """Return the role and the text of a turn; tool calls are rendered as JSON."""
     role, text = (
-        (turn["role"], turn["content"]) if "role" in turn else (turn["from"], turn["value"])
+        (turn["role"], turn.get("content")) if "role" in turn else (turn["from"], turn["value"])
     )
     if not isinstance(text, str):
         # A multimodal message. A part without text raises KeyError, which is reported.
-        text = "".join(part["text"] for part in text)
-    return _ROLES[role], text.strip()
+        text = "".join(part["text"] for part in text or ())
+    calls = turn.get("tool_calls") or turn.get("function_call")
+    if calls:
+        text = f"{text} {json.dumps(calls, ensure_ascii=False)}".strip()
+    return _ROLES.get(role, str(role)), text.strip()

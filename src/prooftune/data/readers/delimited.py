@@ -54,14 +54,10 @@ def read_csv(name: str, open_lines: OpenLines, source: Source, delimiter: str) -
     def rows() -> Iterator[list[str | None]]:
         records = iter_records(name, open_lines(), delimiter, layout.quoted)
         for line, fields in skip_header(records, source):
-            if any(map(str.strip, fields)):  # spreadsheets leave rows of separators alone
-                lines.append(line)
-                yield [*fields[: len(layout.columns)]]
+            lines.append(line)
+            yield [*fields[: len(layout.columns)]]
 
-    stored = DiskBackedList(rows())
-    if not stored:
-        raise UsageError(f"{name} holds no rows")
-    return Table(name, layout.columns, stored, lines, blank_rows=layout.rows - len(stored))
+    return Table(name, layout.columns, DiskBackedList(rows()), lines)
 
 
 def scan_delimited(

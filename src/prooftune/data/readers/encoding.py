@@ -63,11 +63,15 @@ def detect_format(path: Path) -> str:
         if start.startswith(magic):
             return format_
     _check_text_magic(path, start)
-    raise UsageError(
+    raise UnknownFormat(
         f"{path}: cannot detect the format from the name. Set data.format to csv (also for other "
         "separators, with data.delimiter), json, jsonl, parquet, or text (one "
         "'text<delimiter>label' per line)"
     )
+
+
+class UnknownFormat(UsageError):
+    """Neither name nor first bytes tell the format of a file."""
 
 
 class MissingFile(UsageError):

@@ -122,8 +122,8 @@ def concatenate_tables(name: str, tables: Sequence[Table]) -> Table:
         for row in table.rows
     )
     lines = [table.location(i) for table in tables for i in range(len(table.rows))]
-    blank = sum(table.blank_rows for table in tables)
-    return Table(name, first.columns, rows, lines, located=True, blank_rows=blank)
+    notes = tuple(note for table in tables for note in table.notes)
+    return Table(name, first.columns, rows, lines, located=True, notes=notes)
 
 
 def _named(what: str, columns: Sequence[str]) -> str:

@@ -39,17 +39,22 @@ def read_squad(name: str, text: str) -> Table:
 
 
 def _rows(articles: list[dict[str, Any]]) -> Iterator[tuple[str | None, ...]]:
-    for article in articles:
-        for paragraph in article["paragraphs"]:
-            for question in paragraph["qas"]:
+    # Annotation tools leave out titles and ids. Questions on one text stay together: an untitled
+    # article is a group of its own, or each paragraph where there is one article.
+    several = len(articles) > 1
+    for i, article in enumerate(articles, start=1):
+        for j, paragraph in enumerate(article["paragraphs"], start=1):
+            title = article.get("title") or (f"article {i}" if several else f"paragraph {j}")
+            for k, question in enumerate(paragraph["qas"], start=1):
                 answers = (
                     []
                     if question.get("is_impossible")
-                    else [answer["text"] for answer in question["answers"]]
+                    else [answer["text"] for answer in question.get("answers") or ()]
                 )
+                identifier = question.get("id")
                 yield (
-                    to_cell(question["id"]),
-                    to_cell(article.get("title", "")),
+                    to_cell(f"{i}.{j}.{k}" if identifier is None else identifier),
+                    to_cell(title),
                     to_cell(paragraph["context"]),
                     to_cell(question["question"]),
                     json.dumps(list(dict.fromkeys(answers)), ensure_ascii=False),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any, TextIO
 
 from prooftune.errors import UsageError
+from prooftune.utils.disk_list import DiskBackedList
 
 MAX_FIELD_CHARS = 1_000_000
 """A longer field is an unclosed quote, or a file in another format."""
@@ -28,7 +30,7 @@ class Table:
         lines: line number of every row, counted from 1 (JSON arrays and Parquet: row number); for a
             folder of files, the file names.
         located: whether `lines` include the file name, as for several files read as one table.
-        blank_rows: number of rows without any content, which are left out.
+        notes: what was left out when the file was read, one sentence each.
     """
 
     name: str
@@ -36,11 +38,28 @@ class Table:
     rows: Sequence[list[str | None]]
     lines: Sequence[int | str]
     located: bool = False
-    blank_rows: int = 0
+    notes: tuple[str, ...] = ()
 
     def location(self, row: int) -> str:
         """Return the location of a row, as ``file:line``, for messages and ids."""
         return str(self.lines[row]) if self.located else f"{self.name}:{self.lines[row]}"
+
+
+def without_blank_rows(table: Table) -> Table:
+    """Leave out rows without any content, which spreadsheets export, and note their number."""
+    filled = [any(cell and cell.strip() for cell in row) for row in table.rows]
+    blank = len(filled) - sum(filled)
+    if not blank:
+        return table
+    return replace(
+        table,
+        rows=DiskBackedList(compress(table.rows, filled)),
+        lines=list(compress(table.lines, filled)),
+        notes=(
+            *table.notes,
+            f"{table.name}: {blank:,} blank row{'s' if blank > 1 else ''} left out.",
+        ),
+    )
 
 
 def iter_stream_lines(name: str, stream: TextIO, longest: int = MAX_FIELD_CHARS) -> Iterator[str]:
