@@ -81,7 +81,7 @@ def test_what_needs_a_gpu_is_refused_without_one(
         ({"training": {"optim": "galore_adamw"}}, "training.optim: galore_adamw needs a library "
          "that is not installed"),
         ({"training": {"load_best_model_at_end": True, "eval_strategy": "epoch"}},
-         "training: --load_best_model_at_end requires the save and eval strategy to match"),
+         "training: load_best_model_at_end requires the save and eval strategy to match"),
         ({"lora": {"init_lora_weights": "pisa"}}, "lora.init_lora_weights: no such "
          "initialisation: 'pisa' (did you mean 'pissa'?)"),
         ({"lora": {"init_lora_weights": "eva"}}, "lora.init_lora_weights: eva is not supported"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ def _initial_weights(options: Options) -> Iterator[Finding]:
 def _built(options: Options, variant: Variant) -> Iterator[Finding]:
     values = {k: v for k, v in options.values.items() if k not in REFUSED}
     try:
-        lora_config(variant, values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lora_config(variant, values)
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as refusal:
         yield error("lora", _sentence(refusal))
 
@@ -121,7 +124,9 @@ def check_layers(name: str, variant: Variant, recipe: Recipe, folder: Path) -> I
     from peft import get_peft_model
 
     try:
-        get_peft_model(model, lora_config(variant, values), low_cpu_mem_usage=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            get_peft_model(model, lora_config(variant, values), low_cpu_mem_usage=True)
     except (
         TypeError, ValueError, KeyError, AttributeError, NotImplementedError, RuntimeError
     ) as refusal:  # fmt: skip

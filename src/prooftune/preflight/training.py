@@ -4,6 +4,7 @@ is known before anything is computed."""
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from functools import cached_property
@@ -95,6 +96,11 @@ def _values(options: Options, recipe: Recipe, rows: tuple[int, int] | None) -> I
             f"'{metric}' is not measured during training{nearest(str(metric), known)}: one of "
             f"{', '.join(known)}",
         )
+    elif metric is not None and values.get("fsdp") and not str(metric).endswith("loss"):
+        yield error(
+            options.place("metric_for_best_model"),
+            f"'{metric}' is not measured while FSDP spreads the model; use loss",
+        )
     evaluates = str(values.get("eval_strategy", "steps")) != "no"
     if recipe.early_stopping and not evaluates:
         yield error(
@@ -155,7 +161,9 @@ def _built(
                 )
             )
     except (TypeError, ValueError, ImportError, RuntimeError, UsageError) as refusal:
-        yield error("training", str(refusal).removeprefix("training: "))
+        # The library speaks of its command line's options.
+        message = re.sub(r"--(?=[a-z_]+)", "", str(refusal).removeprefix("training: "))
+        yield error("training", " ".join(message.split()))
         return
     finally:
         os.environ.clear()
