@@ -48,7 +48,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     arguments.add_argument("--only", nargs="*", help="contestants; default: all")
     arguments.add_argument(
         "--name",
-        help="behind that of the file of results, so that it stands beside those of other runs",
+        help="suffix of the name of the results file, to keep the results of other runs",
     )
     arguments.add_argument("--one", help=argparse.SUPPRESS)
     return arguments

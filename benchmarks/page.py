@@ -231,53 +231,56 @@ def _body(name: str, result: dict[str, Any]) -> list[str]:
         _row([*headings, *(["same predictions"] if same else [])]),
         _row(["---"] * (len(headings) + same)),
     ]
-    for contestant, one in medians.items():
+    for contestant, median in medians.items():
         ratio = ratios.get(contestant, {})
         cells = [
             contestant,
-            f"{one['rows_per_second']:.2f}",
-            *(_SHOWN.get(key, "{:.4g}").format(one[key]) if key in one else "" for key in more),
-            f"{one['peak_memory_bytes'] / 1e9:.2f} GB",
+            f"{median['rows_per_second']:.2f}",
+            *(
+                _FORMATS.get(key, "{:.4g}").format(median[key]) if key in median else ""
+                for key in more
+            ),
+            f"{median['peak_memory_bytes'] / 1e9:.2f} GB",
             f"{ratio['speed']:.1f}× as fast" if ratio else "",
             f"{ratio['memory']:.0%}" if ratio else "",
             *(
-                f"{one[contestant]['speed']:.1f}× as fast" if ratio else ""
-                for one in others.values()
+                f"{other[contestant]['speed']:.1f}× as fast" if ratio else ""
+                for other in others.values()
             ),
         ]
         lines.append(
             _row([*cells, *([f"{ratio['same_predictions']:.1%}" if ratio else ""] if same else [])])
         )
     runs = {
-        contestant: [one["rows"] / one["seconds"] for one in several]
+        contestant: [run["rows"] / run["seconds"] for run in several]
         for contestant, several in result["runs"].items()
     }
     spread = "; ".join(
         f"{contestant} {min(v):.2f} to {max(v):.2f}" for contestant, v in runs.items()
     )
-    said = (
+    text = (
         f"Paired runs: {len(result['runs'][OURS])}; rows/s: {spread}. {_pairs(runs)}Load "
         f"before: {result['load_before']:.1f}."
     )
     return [
         *lines,
         "",
-        *textwrap.wrap(said, 128, break_on_hyphens=False),
+        *textwrap.wrap(text, 128, break_on_hyphens=False),
         *_speed_at_peak(medians, ratios),
     ]
 
 
 def _pairs(runs: dict[str, list[float]]) -> str:
     """Speed ratios of the single pairs."""
-    ours = [name for name in runs if name.startswith(OURS)]
-    told = [
-        f"{one} / {other} "
-        f"{', '.join(f'{a / b:.1f}' for a, b in zip(runs[one], speeds, strict=True))}"
+    ours = [contestant for contestant in runs if contestant.startswith(OURS)]
+    texts = [
+        f"{name} / {other} "
+        f"{', '.join(f'{a / b:.1f}' for a, b in zip(runs[name], speeds, strict=True))}"
         for other, speeds in runs.items()
         if other not in ours
-        for one in ours
+        for name in ours
     ]
-    return f"Ratios of the pairs: {'; '.join(told)}. "
+    return f"Ratios of the pairs: {'; '.join(texts)}. "
 
 
 def _speed_at_peak(medians: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
@@ -305,7 +308,7 @@ _MORE = {
     "batch": "batch",
     "share_of_rate": "of peak matmul rate",
 }
-_SHOWN = {"share_of_rate": "{:.0%}", "held_out_loss": "{:.4f}"}
+_FORMATS = {"share_of_rate": "{:.0%}", "held_out_loss": "{:.4f}"}
 
 
 def _limits(name: str) -> list[str]:

@@ -3,9 +3,9 @@
     python benchmarks/results.py --data FOLDER [--runs FOLDER] [NAME ...]
 
 FOLDER contains the public data sets in their original layouts (ag_news/, sst2/,
-financial_phrasebank/, masakhanews_swa/, squad_v2/, policy_qa/). Without names, every recipe in benchmarks/results/ runs,
-which takes a few hours on two cores; finished studies are skipped. The tables are written from the
-runs' report.json.
+financial_phrasebank/, masakhanews_swa/, squad_v2/, policy_qa/). Without names, every recipe in
+benchmarks/results/ runs, which takes a few hours on two cores; finished studies are skipped. The
+tables are written from the runs' report.json.
 """
 
 from __future__ import annotations

@@ -80,8 +80,8 @@ _CLASSIFICATION = TaskDisplay(
     output_columns=(),
     table_note="MCC: Matthews correlation coefficient, 0 for guessing and 1 for no errors. "
     "Log-loss (nats) and expected calibration error (ECE, corrected for its bias) are before "
-    "temperature scaling; a dash: the variant gives no probabilities. Invalid: outputs outside the label set, counted as wrong. "
-    "Truncated: inputs cut to the length limit.",
+    "temperature scaling; a dash: the variant gives no probabilities. Invalid: outputs outside the "
+    "label set, counted as wrong. Truncated: inputs cut to the length limit.",
     correct_phrase="labels correctly",
     significance_test="exact McNemar test on these",
     invalid_phrase="are outside the label set and count as wrong",

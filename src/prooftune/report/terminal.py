@@ -21,8 +21,8 @@ def print_variants(scores: Mapping[str, Any]) -> None:
     # More columns would not fit into 80 characters.
     counts, with_interval = task.count_columns[:1], list(columns)[:2]
     title = (
-        f"{scores['n']:,} test {task.noun}{_in_groups(scores)}, {percent(scores['confidence'], 0)} intervals, "
-        f"seed {scores['seed']}"
+        f"{scores['n']:,} test {task.noun}{_in_groups(scores)}, "
+        f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}"
     )
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("variant", overflow="fold")

@@ -63,7 +63,7 @@ def _per_question(
         relevant = set(gold_keys)
         if not relevant:
             raise ValueError(
-                f"question {number} has no gold passage: exclude such questions, and report how many"
+                f"question {number} has no gold passage: exclude such questions and report how many"
             )
         ranks = [rank for rank, id_ in enumerate(dict.fromkeys(ids), start=1) if id_ in relevant]
         values.append(metric(ranks, len(relevant)))
