@@ -1,4 +1,4 @@
-"""The recipe: everything wrong is said at once, overrides, and what is written reads back the same."""
+"""The recipe: validation messages, overrides, defaults and the round trip through YAML."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def test_all_problems_are_listed_at_once() -> None:
         "seed: Input should be greater than or equal to 0, found -1",
         "data.train.delimter: unknown key (did you mean 'delimiter'?)",
         "variants.tfidf: 'shots' does not apply to kind: tfidf",
-        f"variants.tunde.kind: required: one of {', '.join(recipe.VARIANT_KINDS)} (did you mean 'tuned'?)",
+        f"variants.tunde.kind: required: one of {', '.join(recipe.VARIANT_KINDS)} "
+        "(did you mean 'tuned'?)",
         "nmae: unknown key (did you mean 'name'?)",
         "training.learning_rte: not a field of transformers.TrainingArguments (did you mean "
         "'learning_rate'?)",
@@ -93,13 +94,11 @@ def test_all_problems_are_listed_at_once() -> None:
         ),
     ],
 )
-def test_values_that_are_no_numbers_are_found_before_anything_runs(
-    section: dict[str, Any], found: str
-) -> None:
+def test_invalid_library_values_are_reported(section: dict[str, Any], found: str) -> None:
     assert problems(with_(**section)) == [found]
 
 
-def test_values_that_the_libraries_take_are_taken() -> None:
+def test_valid_library_values_are_accepted() -> None:
     recipe.parse(
         with_(
             lora={
@@ -167,11 +166,13 @@ def test_values_that_the_libraries_take_are_taken() -> None:
         ({"variants": "tuned"}, "variants: Input should be a valid dictionary, found 'tuned'"),
         (
             {"variants": {"a/b": {"kind": "tuned"}}},
-            "variants.a/b: 'a/b' is not a valid name: use letters, digits, '.', '_', '+' and '-', and start with a letter or digit",
+            "variants.a/b: 'a/b' is not a valid name: use letters, digits, '.', '_', '+' and '-', "
+            "and start with a letter or digit",
         ),
         (
             {"name": "../up"},
-            "name: '../up' is not a valid name: use letters, digits, '.', '_', '+' and '-', and start with a letter or digit",
+            "name: '../up' is not a valid name: use letters, digits, '.', '_', '+' and '-', and "
+            "start with a letter or digit",
         ),
         (
             {"variants": {"tuned": {"method": "full", "lora": {"r": 4}}}},
@@ -210,11 +211,11 @@ def test_values_that_the_libraries_take_are_taken() -> None:
         ({"early_stopping": 0}, "early_stopping: Input should be greater than 0, found 0"),
     ],
 )
-def test_one_problem_is_named_with_its_place(change: dict[str, Any], message: str) -> None:
+def test_a_problem_is_reported_with_its_path(change: dict[str, Any], message: str) -> None:
     assert problems(with_(**change)) == [message]
 
 
-def test_two_options_that_mean_nothing_are_two_problems() -> None:
+def test_each_option_that_does_not_apply_is_reported() -> None:
     assert problems(with_(variants={"majority": {"shots": 2, "lora": {"r": 2}}})) == [
         "variants.majority: 'shots' does not apply to kind: majority",
         "variants.majority: 'lora' does not apply to kind: majority",
@@ -225,20 +226,20 @@ def test_two_options_that_mean_nothing_are_two_problems() -> None:
     "variants",
     [["tfidf", "tuned"], {"tfidf": None, "tuned": {}}, {"tfidf": {"kind": "tfidf"}, "tuned": None}],
 )
-def test_the_kind_is_taken_from_the_name(variants: Any) -> None:
+def test_kind_defaults_to_the_variant_name(variants: Any) -> None:
     assert [v.kind for v in recipe.parse(with_(variants=variants)).variants.values()] == [
         "tfidf",
         "tuned",
     ]
 
 
-def test_the_given_values_are_left_alone() -> None:
+def test_parse_does_not_modify_its_input() -> None:
     values = with_()
     recipe.parse(values, overrides=["model.dtype=float32", "data.train.split=test"])
     assert values == SMALL
 
 
-def test_numbers_are_columns_and_labels_too() -> None:
+def test_numbers_are_accepted_as_columns_and_labels() -> None:
     data = recipe.parse(
         with_(data={"train": "a", "text": 2, "label": 0, "labels": {1: "good", 2: 3}})
     ).data
@@ -275,7 +276,7 @@ def test_overrides(override: str, path: str, value: Any) -> None:
     assert type(found) is type(value)
 
 
-def test_an_override_of_a_part_keeps_the_rest() -> None:
+def test_an_override_keeps_other_keys_of_its_section() -> None:
     chosen = recipe.parse(
         with_(model="tiny"),
         overrides=["model.dtype=float32", "data.train.split=x", "variants.tuned.method=dora"],
@@ -299,13 +300,13 @@ def test_malformed_overrides(override: str, message: str) -> None:
         recipe.parse(with_(seed=3), overrides=[override])
 
 
-def test_an_override_with_an_unknown_key_is_a_problem_of_the_recipe() -> None:
+def test_an_override_with_an_unknown_key_is_reported() -> None:
     assert problems(with_(), "trainig.learning_rate=1") == [
         "trainig: unknown key (did you mean 'training'?)"
     ]
 
 
-def test_a_split_takes_what_is_said_once_for_all_and_what_it_says_itself() -> None:
+def test_a_split_inherits_and_overrides_source_options() -> None:
     data = recipe.parse(
         with_(
             data={
@@ -323,7 +324,7 @@ def test_a_split_takes_what_is_said_once_for_all_and_what_it_says_itself() -> No
 
 
 @pytest.mark.parametrize("name", recipe.shipped_names())
-def test_every_shipped_recipe_loads_and_reads_back(name: str) -> None:
+def test_every_shipped_recipe_loads_and_round_trips(name: str) -> None:
     chosen, base = recipe.load(name)
     assert chosen.name == name
     assert base == Path()
@@ -423,11 +424,11 @@ recipes = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(recipes)
-def test_what_is_dumped_reads_back_the_same(values: dict[str, Any]) -> None:
+def test_dump_and_parse_round_trip(values: dict[str, Any]) -> None:
     assert_reads_back(recipe.parse(values))
 
 
-def test_truth_values_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+def test_booleans_follow_yaml_1_2(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(
         "name: x\ndata: {train: a.csv, labels: {0: no, 1: yes}, header: false}\nvariants: "
@@ -449,7 +450,7 @@ def test_truth_values_are_those_of_yaml_1_2(tmp_path: Path) -> None:
         (b"name: !!python/object/apply:os.getcwd []", "is not valid YAML"),
     ],
 )
-def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
+def test_files_that_are_not_recipes(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "r.yaml"
     file.write_bytes(content)
     with pytest.raises(UsageError) as caught:
@@ -457,7 +458,7 @@ def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) 
     assert message in str(caught.value)
 
 
-def test_a_data_file_in_place_of_a_recipe_is_told(tmp_path: Path) -> None:
+def test_a_data_file_given_as_recipe_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "reviews.csv"
     file.write_text("text,label\nURGENT: my tablet,a\n")
     with pytest.raises(
@@ -467,7 +468,7 @@ def test_a_data_file_in_place_of_a_recipe_is_told(tmp_path: Path) -> None:
         recipe.load(file)
 
 
-def test_a_mistake_in_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+def test_yaml_errors_name_the_line(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("name: x\ndata: {train: a.csv\nvariants: [majority]\n")
     with pytest.raises(UsageError, match=r"r.yaml is not valid YAML: line 3, column 9: "):
@@ -487,18 +488,18 @@ def test_a_mistake_in_yaml_is_named_with_its_line(tmp_path: Path) -> None:
         ("key: sk-abcdefghijklmnopqrstuvwx", "key: b", ["key [removed], now b"]),
     ],
 )
-def test_what_differs_between_recipes(before: str, now: str, found: list[str]) -> None:
+def test_differences_between_recipes(before: str, now: str, found: list[str]) -> None:
     assert recipe.differences(before, now) == found
 
 
-def test_an_unknown_name_suggests_a_shipped_one() -> None:
+def test_an_unknown_recipe_name_suggests_a_shipped_one() -> None:
     with pytest.raises(
         UsageError, match=r"recipe 'dmeo' not found: neither a file nor .*\(did you mean 'demo'\?\)"
     ):
         recipe.load("dmeo")
 
 
-def test_passages_are_cut_alike_in_studies_and_on_the_command_line() -> None:
+def test_recipe_and_command_line_have_the_same_chunking_defaults() -> None:
     from prooftune.retrieval.chunks import CHUNK_OVERLAP, CHUNK_WORDS
 
     section = recipe.Retrieval(documents="d")

@@ -51,7 +51,7 @@ def only(given: Study, **options: Any) -> Finding:
     return finding
 
 
-def test_sound_data_has_no_findings() -> None:
+def test_clean_data_has_no_findings() -> None:
     assert findings(study()) == []
 
 
@@ -64,14 +64,14 @@ def test_sound_data_has_no_findings() -> None:
         (
             "error",
             "error",
-            "Remove them, or set audit.leak: drop to remove them from train (audit.leak: allow keeps "
-            "them; the scores are then inflated)",
+            "Remove them, or set audit.leak: drop to remove them from train (audit.leak: allow "
+            "keeps them; the scores are then inflated)",
         ),
         ("drop", "info", "Dropped from train."),
         ("allow", "warning", "train:1 = test:1."),
     ],
 )
-def test_a_leak_into_the_test_rows(
+def test_train_test_contamination(
     text: str, kind: str, leak: str, severity: str, ending: str
 ) -> None:
     given = study([(text, "a")], [(LONG, "a")])
@@ -97,20 +97,20 @@ def test_a_leak_into_the_test_rows(
     assert len(kept.test) == len(given.test)
 
 
-def test_a_near_leak_is_a_matter_of_the_threshold() -> None:
+def test_near_duplicates_depend_on_the_threshold() -> None:
     given = study([(LONG + " more", "a")], [(LONG, "a")])
     assert only(given, near_duplicates=0.97).code == "near-leak"
     assert findings(given, near_duplicates=0.98) == []
     assert findings(given, near_duplicates=None) == []
 
 
-def test_leaks_between_training_and_validation_are_told_but_are_no_error() -> None:
+def test_train_validation_contamination_is_a_warning() -> None:
     found = only(study([(LONG, "a")], validation=[(LONG, "a")]))
     assert (found.code, found.severity) == ("exact-leak", "warning")
     assert "1 train row is an exact duplicate of 1 validation row" in found.message
 
 
-def test_dropping_takes_rows_from_the_earlier_split() -> None:
+def test_leaked_rows_are_dropped_from_the_earlier_split() -> None:
     other = LONG.replace("word", "other")
     given = study(
         [(LONG, "a"), (other, "a")], [(LONG, "a")], [(LONG, "a"), (other, "a"), ("third", "a")]
@@ -133,7 +133,7 @@ def test_dropping_everything_is_an_error() -> None:
         audit.drop_rows(given, audit.audit_study(given, chosen), chosen)
 
 
-def test_contradictions_name_the_rows_and_their_labels() -> None:
+def test_conflicting_labels_name_rows_and_labels() -> None:
     given = study([("So so.", "a"), ("so so", "b")])
     codes = {f.code: f for f in findings(given)}
     assert set(codes) == {"contradiction", "repeated"}
@@ -154,7 +154,7 @@ def test_repeated_rows() -> None:
     )
 
 
-def test_empty_texts_are_dropped_from_training_and_kept_in_the_test() -> None:
+def test_empty_texts_are_dropped_from_training_but_not_from_test() -> None:
     given = study([("  \n", "a"), ("", "b")], [("", "a")], [("fine", "a"), ("", "a")])
     found = findings(given)
     assert {f.code for f in found} == {"empty"}
@@ -184,11 +184,12 @@ def test_few_rows_and_imbalance() -> None:
     )
 
 
-def test_labels_that_differ_in_case_alone() -> None:
+def test_labels_that_differ_only_in_case() -> None:
     given = study([(f"another {i} of these", "A ") for i in range(10)])
     alike = [finding for finding in findings(given) if finding.code == "alike-labels"]
     assert [finding.message for finding in alike] == [
-        "labels 'a', 'A ' differ only in case, spaces or hyphens. If they are the same label: data.labels: "
+        "labels 'a', 'A ' differ only in case, spaces or hyphens. If they are the same label: "
+        "data.labels: "
         '{"a": "a", "A ": "a", "b": "b"}'
     ]
 
@@ -201,21 +202,22 @@ def test_labels_that_differ_in_case_alone() -> None:
         (["straße", "STRASSE", " a", "a "], [["straße", "STRASSE"], [" a", "a "]]),
     ],
 )
-def test_which_labels_are_alike(labels: list[str], found: list[list[str]]) -> None:
+def test_label_spelling_variants(labels: list[str], found: list[list[str]]) -> None:
     assert label_spelling_variants(labels) == found
 
 
-def test_labels_that_are_not_tested() -> None:
+def test_labels_without_test_rows() -> None:
     found = {
         f.code: f.message
         for f in findings(study([(f"third class {i} text", "c") for i in range(10)]))
     }
     assert found == {
-        "untested-label": "no test row has label 'c', so the test set cannot measure how well it is predicted."
+        "untested-label": "no test row has label 'c', so the test set cannot measure how well it "
+        "is predicted."
     }
 
 
-def test_labels_that_training_never_saw() -> None:
+def test_labels_without_training_rows() -> None:
     found = only(study(test=[("what is this", "new")]))
     assert (found.severity, found.rows) == ("error", ["test:1"])
     assert (
@@ -226,7 +228,7 @@ def test_labels_that_training_never_saw() -> None:
 
 
 @pytest.mark.parametrize("test", [[("x y z", "a")], [("x y z", "a"), ("other text", "b")]])
-def test_one_class_is_an_error_even_where_other_splits_have_more(test: Pairs) -> None:
+def test_a_single_training_label_is_an_error(test: Pairs) -> None:
     given = study([(f"text {i}", "a") for i in range(20)], test, fill=False)
     errors = [f for f in findings(given) if f.code == "one-class"]
     assert [f.severity for f in errors] == ["error"]
@@ -234,7 +236,7 @@ def test_one_class_is_an_error_even_where_other_splits_have_more(test: Pairs) ->
     assert "Is data.label the right column?" in errors[0].message
 
 
-def test_long_lists_are_cut_in_the_message_and_whole_in_the_rows() -> None:
+def test_messages_shorten_row_lists_but_rows_are_complete() -> None:
     found = only(study([("same words here", "a")] * 9))
     assert len(found.rows) == 8
     assert found.message.endswith("train:6 = train:1 and 3 more.")
@@ -251,7 +253,7 @@ def test_damage_is_counted_by_kind() -> None:
     )
 
 
-def test_errors_come_first_and_refuse_lists_them_all() -> None:
+def test_errors_come_first_and_raise_errors_lists_them_all() -> None:
     given = study([("again", "a"), ("again", "a"), (LONG, "a")], [(LONG, "a"), ("odd", "new")])
     found = report(given)
     assert [f.severity for f in found.findings] == ["error", "error", "info"]
@@ -263,7 +265,7 @@ def test_errors_come_first_and_refuse_lists_them_all() -> None:
     report(study()).raise_errors()
 
 
-def test_rows_and_balance_are_counted_before_anything_is_dropped() -> None:
+def test_rows_and_labels_are_counted_before_dropping() -> None:
     found = report(study([("", "a")]))
     assert found.rows == {"train": 25, "validation": 0, "test": 2}
     assert found.label_counts == {
@@ -279,7 +281,7 @@ def measured(given: Sequence[Example]) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("most", "severity"), [(0.2, "error"), (0.5, "warning")])
-def test_truncation_is_told_and_too_much_of_it_is_an_error(most: float, severity: str) -> None:
+def test_truncation_is_reported_and_above_the_maximum_an_error(most: float, severity: str) -> None:
     given = study(test=[(LONG, "a")])
     chosen = study_recipe(
         {"train": "a.csv"}, audit={"max_truncated": most}, prompt={"max_length": 20}
@@ -312,7 +314,7 @@ def exact_leaks(base: Path, data: dict[str, Any]) -> list[Finding]:
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_ten_training_texts_of_ag_news_that_are_test_texts_are_found(
+def test_contamination_of_ag_news_is_found(
     public_data: Callable[[str], Path],
 ) -> None:
     base = public_data("ag_news/alps_tsv")
@@ -339,7 +341,7 @@ def test_the_ten_training_texts_of_ag_news_that_are_test_texts_are_found(
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_phrases_of_sst2_that_stand_in_two_files_are_found(
+def test_contamination_of_sst2_phrases_is_found(
     public_data: Callable[[str], Path],
 ) -> None:
     base = public_data("sst2/glue_phrases")
@@ -355,7 +357,7 @@ def test_the_phrases_of_sst2_that_stand_in_two_files_are_found(
     ]
 
 
-def test_data_are_prepared_in_order(tmp_path: Path) -> None:
+def test_prepare_data_audits_then_drops_then_limits(tmp_path: Path) -> None:
     rows = "".join(f"text number {i} of file,{'ab'[i % 2]}\n" for i in range(100))
     (tmp_path / "a.csv").write_text(f"text,label\n,a\n{rows}")
     chosen = study_recipe(

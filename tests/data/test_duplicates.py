@@ -38,9 +38,7 @@ def texts() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("threshold", [0.7, 0.9])
-def test_near_duplicates_are_those_that_comparing_all_pairs_finds(
-    texts: dict[str, list[str]], threshold: float
-) -> None:
+def test_near_duplicates_match_brute_force(texts: dict[str, list[str]], threshold: float) -> None:
     found = duplicates.find_near_duplicates(texts, [("train", "test")], threshold)["train", "test"]
     copies = set(texts["test"])
     sets = {name: [word_shingles(t) for t in split] for name, split in texts.items()}
@@ -55,7 +53,7 @@ def test_near_duplicates_are_those_that_comparing_all_pairs_finds(
     assert len(naive) >= 20
 
 
-def test_families_are_those_that_comparing_all_pairs_finds(texts: dict[str, list[str]]) -> None:
+def test_clusters_match_brute_force(texts: dict[str, list[str]]) -> None:
     both = texts["train"] + texts["test"]
     family = duplicates.duplicate_clusters(both, 0.7)
     sets = [word_shingles(t) for t in both]
@@ -70,7 +68,7 @@ def test_families_are_those_that_comparing_all_pairs_finds(texts: dict[str, list
     assert len({family[i] for i in range(200)}) == 200
 
 
-def test_families_without_threshold_hold_equal_texts_only() -> None:
+def test_clusters_without_threshold_contain_exact_duplicates_only() -> None:
     assert duplicates.duplicate_clusters(["a b c d", "x", "a b c d", "a b c e"], None) == [
         0,
         1,
@@ -79,7 +77,7 @@ def test_families_without_threshold_hold_equal_texts_only() -> None:
     ]
 
 
-def test_families_reach_through_others() -> None:
+def test_clusters_are_transitive() -> None:
     line = [f"w{i}" for i in range(60)]
     chain = [" ".join(line[i : i + 40]) for i in (0, 4, 8, 12)]
     ends = duplicates.jaccard(word_shingles(chain[0]), word_shingles(chain[3]))
@@ -87,7 +85,7 @@ def test_families_reach_through_others() -> None:
     assert len(set(duplicates.duplicate_clusters(chain, 0.7))) == 1
 
 
-def test_exact_copies_name_the_first_place() -> None:
+def test_exact_duplicates_give_the_first_copy() -> None:
     assert duplicates.find_exact_duplicates(["a", "b", "c", ""], ["c", "a", "a", ""]) == [
         (0, 1),
         (2, 0),
@@ -104,7 +102,7 @@ def test_exact_copies_name_the_first_place() -> None:
         ("cafe\u0301", "CAFÉ"),
     ],
 )
-def test_reformatting_leaves_a_text_the_same(first: str, second: str) -> None:
+def test_normalization_ignores_formatting(first: str, second: str) -> None:
     assert normalize_words(first) == normalize_words(second)
 
 
@@ -117,17 +115,17 @@ def test_different_texts_stay_different(first: str, second: str) -> None:
 
 
 @given(st.text(max_size=60))
-def test_words_of_words_are_the_same_words(text: str) -> None:
+def test_normalization_is_idempotent(text: str) -> None:
     assert normalize_words(normalize_words(text)) == normalize_words(text)
 
 
-def test_shingles_are_runs_of_three_words() -> None:
+def test_shingles_are_word_3_grams() -> None:
     assert word_shingles("a b c d") == {"a b c", "b c d"}
     assert word_shingles("a b") == {"a b"}
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.5, 0.95, 1.0])
-def test_every_threshold_that_a_recipe_may_name_works(threshold: float) -> None:
+def test_every_valid_threshold_works(threshold: float) -> None:
     line = " ".join(f"w{i}" for i in range(30))
     texts = {"train": [line, f"{line} more", "w0 w1 w2 w3"], "test": [f"again {line}", line]}
     found = dict(

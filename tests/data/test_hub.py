@@ -123,7 +123,7 @@ def data(name: str, **options: Any) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_data_sets_by_name(hub: Hub, tmp_path: Path) -> None:
+def test_hub_datasets_by_name(hub: Hub, tmp_path: Path) -> None:
     train, test, older, small, other = ask(
         tmp_path,
         hub.url,
@@ -143,7 +143,7 @@ def test_data_sets_by_name(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_hub_does_not_have_is_a_mistake_of_the_recipe(hub: Hub, tmp_path: Path) -> None:
+def test_unknown_hub_datasets_are_usage_errors(hub: Hub, tmp_path: Path) -> None:
     answers = ask(
         tmp_path,
         hub.url,
@@ -173,7 +173,7 @@ def test_what_the_hub_does_not_have_is_a_mistake_of_the_recipe(hub: Hub, tmp_pat
 
 
 @pytest.mark.slow
-def test_models_by_name(hub: Hub, tmp_path: Path) -> None:
+def test_hub_models_by_name(hub: Hub, tmp_path: Path) -> None:
     from prooftune.models.loading import load_model, load_tokenizer
     from prooftune.recipe import Model
 
@@ -186,7 +186,7 @@ def test_models_by_name(hub: Hub, tmp_path: Path) -> None:
     assert ask(tmp_path, "http://127.0.0.1:9", ("model", {"name": "owner/tiny"})) == [place]
 
 
-def test_models_that_are_not_to_be_had(hub: Hub, tmp_path: Path) -> None:
+def test_unavailable_hub_models(hub: Hub, tmp_path: Path) -> None:
     names = ("nothing", "gated", "asked")
     missing, gated, asked = ask(
         tmp_path, hub.url, *(("model", {"name": f"owner/{name}"}) for name in names)
@@ -201,7 +201,7 @@ def test_models_that_are_not_to_be_had(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_hub_that_cannot_be_reached_is_told_within_seconds(tmp_path: Path) -> None:
+def test_an_unreachable_hub_fails_within_seconds(tmp_path: Path) -> None:
     start = time.monotonic()
     answers = ask(
         tmp_path, "http://127.0.0.1:9", data("owner/news"), ("model", {"name": "owner/tiny"})

@@ -193,7 +193,7 @@ def test_a_column_that_is_named_label_is_one_even_in_a_short_file(tmp_path: Path
     assert yaml.safe_load(text)["data"]["label"] == "label"
 
 
-def test_rows_without_label_are_told(tmp_path: Path) -> None:
+def test_rows_without_label_are_reported(tmp_path: Path) -> None:
     rows = "".join(f"some text {i},{'ab'[i % 2]}\n" for i in range(20))
     text, sentences = draft_recipe(
         file(tmp_path, "a.csv", f"text,label\n{rows}more,\n"), tmp_path / "a.yaml"
@@ -223,7 +223,7 @@ def test_the_recipe_finds_the_file_from_where_it_is_written(
     assert "#   prooftune run 'a b.yaml' " in text
 
 
-def test_long_texts_are_let_pass_and_told(tmp_path: Path) -> None:
+def test_long_texts_are_allowed_and_reported(tmp_path: Path) -> None:
     path = file(
         tmp_path,
         "a.csv",
@@ -234,7 +234,7 @@ def test_long_texts_are_let_pass_and_told(tmp_path: Path) -> None:
     assert "The texts are long (median about 1,287 tokens)" in sentences[-1]
 
 
-def test_what_is_not_used_is_told(tmp_path: Path) -> None:
+def test_unused_columns_are_reported(tmp_path: Path) -> None:
     rows = "".join(f"{i},some text {i},{'ab'[i % 2]},x\n" for i in range(20))
     _, sentences = draft_recipe(
         file(tmp_path, "a.csv", f"id,text,label,source\n{rows}21, ,a,x\n"), tmp_path / "a.yaml"
@@ -285,7 +285,7 @@ def test_multiple_choice_and_folders_of_tables_are_refused(tmp_path: Path) -> No
         draft_recipe(tmp_path, tmp_path / "a.yaml")
 
 
-def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
+def test_unusable_labels_are_reported(tmp_path: Path) -> None:
     rows = "".join(f"some text {i},{'aA'[i % 2]}\n" for i in range(20))
     _, sentences = draft_recipe(
         file(tmp_path, "a.csv", f"text,label\n{rows}more,b\n"), tmp_path / "a.yaml"
@@ -351,7 +351,7 @@ def test_labels_that_no_study_can_use_are_told(tmp_path: Path) -> None:
         ("a.bin", b"\x89PNG\0\0", "a.bin is a binary file"),
     ],
 )
-def test_what_is_no_labelled_text_is_said(
+def test_files_without_labelled_text_are_rejected(
     tmp_path: Path, name: str, content: str | bytes, words: str
 ) -> None:
     with pytest.raises(UsageError) as error:

@@ -66,7 +66,7 @@ def most_held(folder: Path, data: dict[str, Any]) -> int:
     ("kind", "split"),
     [("csv", True), ("csv", False), ("jsonl", True), ("parquet", True), ("txt", True)],
 )
-def test_data_are_read_split_audited_and_kept_in_little_memory(
+def test_data_pipeline_runs_in_bounded_memory(
     tmp_path: Path, kind: str, split: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

@@ -65,7 +65,7 @@ CASES = st.sampled_from(["lower", "upper", "title", "casefold"])
         st.tuples(st.sampled_from(SENTENCES), st.sampled_from(MARKS), CASES), min_size=1, max_size=4
     )
 )
-def test_ordinary_text_is_not_called_damaged(parts: list[tuple[str, str, str]]) -> None:
+def test_sound_text_is_not_reported_as_damaged(parts: list[tuple[str, str, str]]) -> None:
     text = " ".join(
         mark.format(getattr(word, case)(), word)
         for sentence, mark, case in parts
@@ -75,7 +75,7 @@ def test_ordinary_text_is_not_called_damaged(parts: list[tuple[str, str, str]]) 
 
 
 @pytest.mark.parametrize("sentence", [s for s in SENTENCES if not s.isascii()])
-def test_the_same_text_read_in_the_wrong_encoding_is_found(sentence: str) -> None:
+def test_text_decoded_with_the_wrong_encoding_is_found(sentence: str) -> None:
     assert MOJIBAKE in text_damage(sentence.encode().decode("latin-1"))
 
 

@@ -53,7 +53,7 @@ def read(path: Path, task: recipe.Task = "extractive-qa", **options: Any) -> Seq
     return sources.read_source(recipe.Source(path=str(path), **options), Path(), task).examples
 
 
-def test_squad_keeps_every_accepted_answer_once(tmp_path: Path) -> None:
+def test_squad_merges_identical_answers(tmp_path: Path) -> None:
     first, second, *_ = read(squad(tmp_path / "s.json"), format="squad")
     assert (first.id, first.group, first.source) == ("a0", "Title 0", "s.json:a0")
     assert first.inputs == {"question": "Who ruled 0?", "context": f"{CONTEXT} 0"}
@@ -149,7 +149,9 @@ def test_conversations_end_with_the_answer(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_conversations_of_another_form_are_refused(tmp_path: Path, cell: Any, message: str) -> None:
+def test_conversations_in_another_layout_are_rejected(
+    tmp_path: Path, cell: Any, message: str
+) -> None:
     (tmp_path / "c.jsonl").write_text(json.dumps({"messages": cell}))
     with pytest.raises(UsageError, match=rf"c\.jsonl:1: .*{message}"):
         read(tmp_path / "c.jsonl", "free-text-qa")
@@ -251,7 +253,7 @@ def test_turns_of_tools_and_developers_are_part_of_the_question(tmp_path: Path) 
         ),
     ],
 )
-def test_what_is_wrong_is_said_where_it_is(
+def test_question_errors_name_the_location(
     tmp_path: Path, text: str, task: recipe.Task, options: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "q.csv").write_text(text)
@@ -262,7 +264,7 @@ def test_what_is_wrong_is_said_where_it_is(
 @pytest.mark.parametrize(
     "text", ["[]", "{", '{"data": [{"paragraphs": 3}]}', '{"data": []}', "[" * 100_000]
 )
-def test_what_is_not_squad_is_refused(tmp_path: Path, text: str) -> None:
+def test_files_not_in_squad_layout_are_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(UsageError, match=r"s\.json"):
         read(tmp_path / "s.json", format="squad")
@@ -280,7 +282,7 @@ def load(path: Path, **splitting: Any) -> tuple[Study, recipe.Recipe]:
     return splits.load_splits(chosen, Path()), chosen
 
 
-def test_a_grouped_split_shares_no_article_and_a_random_one_says_that_contexts_are_shared(
+def test_grouped_splits_have_no_context_leakage_and_random_ones_report_it(
     tmp_path: Path,
 ) -> None:
     path = squad(tmp_path / "s.json", articles=12)
@@ -296,7 +298,7 @@ def test_a_grouped_split_shares_no_article_and_a_random_one_says_that_contexts_a
     assert report.label_counts["train"].keys() == {ANSWERABLE, UNANSWERABLE}
 
 
-def test_answers_that_no_extraction_can_give_are_named(tmp_path: Path) -> None:
+def test_answers_not_in_the_context_are_reported(tmp_path: Path) -> None:
     value = json.loads(squad(tmp_path / "s.json", articles=6).read_text())
     value["data"][0]["paragraphs"][0]["qas"][0]["answers"] = [
         {"text": "Charlemagne", "answer_start": 0}

@@ -86,7 +86,7 @@ def test_parquet(tmp_path: Path) -> None:
         assert (found.columns, found.rows, list(found.lines)) == (["text", "label"], ROWS, [1, 2])
 
 
-def test_parquet_values_become_what_a_csv_file_would_say(tmp_path: Path) -> None:
+def test_parquet_values_are_converted_as_in_csv(tmp_path: Path) -> None:
     path = parquet(
         tmp_path / "a.parquet",
         {
@@ -134,7 +134,7 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
     assert table(path, encoding=encoding).rows == [["Smørrebrød à 3£", "über"]]
 
 
-def test_a_byte_order_mark_never_ends_up_in_the_first_name(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_column_name(tmp_path: Path) -> None:
     path = file(tmp_path, "a.csv", "\ufefftext,label\na,b\n".encode("utf-16-le"))
     assert table(path, encoding="utf-16-le").columns == ["text", "label"]
 
@@ -183,9 +183,7 @@ def test_line_breaks_of_unicode_are_part_of_a_field(tmp_path: Path, mark: str) -
         ('"twice ""so"" quoted"\tb\n', None, [['twice "so" quoted', "b"]]),
     ],
 )
-def test_whether_quotes_quote_is_found_by_looking(
-    content: str, quoting: bool | None, rows: list[list[str]]
-) -> None:
+def test_quoting_is_detected(content: str, quoting: bool | None, rows: list[list[str]]) -> None:
     assert [fields for _, fields in parse_records("f", content, "\t", quoting)] == rows
 
 
@@ -193,7 +191,7 @@ def test_whether_quotes_quote_is_found_by_looking(
     rows=st.lists(st.tuples(ANY_TEXT, ANY_TEXT, ANY_TEXT), min_size=1, max_size=8),
     delimiter=st.sampled_from(",;\t|"),
 )
-def test_what_csv_writes_is_read_back(
+def test_csv_round_trip(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]], delimiter: str
 ) -> None:
     written = io.StringIO(newline="")
@@ -203,7 +201,7 @@ def test_what_csv_writes_is_read_back(
 
 
 @given(rows=st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=8))
-def test_what_json_writes_is_read_back(
+def test_json_round_trip(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
 ) -> None:
     path = file(
@@ -418,7 +416,7 @@ def test_json_values_and_gaps(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_the_place_and_the_way_out(
+def test_errors_name_the_location_and_the_fix(
     tmp_path: Path, name: str, content: str | bytes, options: dict[str, Any], words: list[str]
 ) -> None:
     message = refused(file(tmp_path, name, content), **options)
@@ -436,7 +434,7 @@ def test_what_is_wrong_is_said_with_the_place_and_the_way_out(
         ("a.txt", {"format": "text", "delimiter": "@"}, "a@b\n"),
     ],
 )
-def test_a_line_of_ten_megabytes_is_refused(
+def test_a_line_of_ten_megabytes_is_rejected(
     tmp_path: Path, name: str, options: dict[str, Any], first: str
 ) -> None:
     message = refused(file(tmp_path, name, first + "x" * 10_000_000), **options)
@@ -445,7 +443,7 @@ def test_a_line_of_ten_megabytes_is_refused(
     assert len(message) < 300
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_missing_files(tmp_path: Path) -> None:
     file(tmp_path, "train.csv", "a,b\n")
     assert refused(tmp_path / "trian.csv").endswith(
         "trian.csv: no such file (did you mean 'train.csv'?)"
@@ -459,7 +457,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     assert message.endswith("does not exist either)")
 
 
-def test_a_folder_where_a_file_is_meant_and_folders_without_labels(tmp_path: Path) -> None:
+def test_unexpected_folders(tmp_path: Path) -> None:
     folder = tmp_path / "reviews"
     file(folder, "readme.txt", "x")
     assert (
@@ -471,7 +469,7 @@ def test_a_folder_where_a_file_is_meant_and_folders_without_labels(tmp_path: Pat
     assert "pos is a folder inside the folder of a label" in refused(folder)
 
 
-def test_parquet_that_is_no_table_of_named_columns(tmp_path: Path) -> None:
+def test_parquet_without_unique_columns_or_rows(tmp_path: Path) -> None:
     assert "a.parquet contains no rows" in refused(parquet(tmp_path / "a.parquet", {"text": []}))
     pq.write_table(
         pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["x", "x"]),

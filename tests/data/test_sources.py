@@ -31,7 +31,7 @@ def refused(path: Path, **options: Any) -> str:
     return str(error.value)
 
 
-def test_text_and_label_are_the_columns_of_these_names_unless_the_recipe_says_otherwise(
+def test_default_columns_are_text_and_label(
     tmp_path: Path,
 ) -> None:
     path = file(tmp_path, "a.csv", "label,text\n pos ,  Good. \n")
@@ -74,18 +74,18 @@ def test_ids_and_groups_from_columns(tmp_path: Path) -> None:
     ]
 
 
-def test_a_missing_text_is_an_empty_one(tmp_path: Path) -> None:
+def test_a_missing_text_is_empty(tmp_path: Path) -> None:
     path = file(tmp_path, "a.jsonl", '{"text": null, "label": "x"}\n{"label": "y"}\n')
     assert [e["inputs"] for e in read_file(path)] == [{"text": ""}, {"text": ""}]
 
 
-def test_labels_get_their_names(tmp_path: Path) -> None:
+def test_labels_are_mapped_to_names(tmp_path: Path) -> None:
     path = file(tmp_path, "a.jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n')
     labels = {0: "bad", "1": "good"}
     assert [e["target"] for e in read_file(path, labels=labels)] == ["good", "bad"]
 
 
-def test_bins_hold_both_their_ends_and_what_falls_into_none_is_counted(tmp_path: Path) -> None:
+def test_bins_include_both_bounds_and_other_rows_are_counted(tmp_path: Path) -> None:
     values = ["-4", "-0.5", "-0.49", "0", "0.5", "1e1", "nan"]
     path = file(tmp_path, "a.csv", "text,label\n" + "".join(f"t,{v}\n" for v in values))
     rows = read_source(
@@ -188,7 +188,7 @@ def test_paths_start_at_the_recipe_and_may_start_at_home(
         ),
     ],
 )
-def test_what_does_not_fit_the_file_is_said_with_what_is_there(
+def test_options_that_do_not_fit_the_file_are_reported(
     tmp_path: Path, options: dict[str, Any], words: list[str]
 ) -> None:
     message = refused(file(tmp_path, "a.csv", REVIEWS), **options)
@@ -213,10 +213,11 @@ def test_a_wrong_delimiter_is_recognised(
     assert hint in refused(file(tmp_path, name, content))
 
 
-def test_many_rows_without_label_are_counted_and_some_named(tmp_path: Path) -> None:
+def test_rows_without_label_are_counted_and_some_are_listed(tmp_path: Path) -> None:
     path = file(tmp_path, "a.csv", "text,label\n" + "t,x\n" + "t, \n" * 7)
     assert (
-        "7 rows without a label in column 'label': a.csv:3, a.csv:4, a.csv:5, a.csv:6, a.csv:7 and 2 more"
+        "7 rows without a label in column 'label': a.csv:3, a.csv:4, a.csv:5, a.csv:6, a.csv:7 "
+        "and 2 more"
         in refused(path)
     )
 

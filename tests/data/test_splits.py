@@ -48,7 +48,7 @@ def test_stratified_shares_are_those_of_scikit_learn(share: float) -> None:
         assert [places[e.id] for e in part] == sorted(places[e.id] for e in part)
 
 
-def test_a_split_is_the_same_for_the_same_seed_only() -> None:
+def test_splits_depend_on_the_seed() -> None:
     rows = labelled({"a": 50, "b": 50})
     drawn = [
         [e.id for e in splits.split_holdout(rows, 0.2, "stratified", seed, "test")[1]]
@@ -63,7 +63,7 @@ def test_a_split_is_the_same_for_the_same_seed_only() -> None:
     groups=st.lists(st.integers(0, 7), min_size=30, max_size=60).filter(lambda g: len(set(g)) >= 4),
     seed=st.integers(0, 99),
 )
-def test_no_group_is_on_both_sides(groups: list[int], seed: int) -> None:
+def test_no_group_is_in_both_parts(groups: list[int], seed: int) -> None:
     rows = [
         Example(str(i), {"text": "x"}, "ab"[i % 2], group=f"g{g}") for i, g in enumerate(groups)
     ]
@@ -74,7 +74,7 @@ def test_no_group_is_on_both_sides(groups: list[int], seed: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["stratified", "random"])
-def test_copies_and_near_copies_stay_together(method: Any) -> None:
+def test_duplicates_and_near_duplicates_stay_in_one_part(method: Any) -> None:
     texts = different(40)
     copied = [t.upper() + "!" for t in texts[:20]]
     # 10 words more by one have 8 of 9 runs of three words in common.
@@ -115,13 +115,13 @@ def test_copies_and_near_copies_stay_together(method: Any) -> None:
         ),
     ],
 )
-def test_what_cannot_be_split_is_said(rows: list[Example], method: Any, words: str) -> None:
+def test_impossible_splits_are_reported(rows: list[Example], method: Any, words: str) -> None:
     with pytest.raises(UsageError) as error:
         splits.split_holdout(rows, 0.2, method, 0, "test")
     assert words in str(error.value)
 
 
-def test_one_file_is_divided_in_three(tmp_path: Path) -> None:
+def test_one_file_is_split_in_three(tmp_path: Path) -> None:
     rows = [(t, "pos" if i % 4 else "neg") for i, t in enumerate(different(200))]
     data = {"train": csv(tmp_path, "a.csv", rows), "splitting": {"test": 0.25, "validation": 0.2}}
     study = splits.load_splits(study_recipe(data), tmp_path)
@@ -135,7 +135,7 @@ def test_one_file_is_divided_in_three(tmp_path: Path) -> None:
     assert study.labels == ["neg", "pos"]
 
 
-def test_given_files_stay_as_they_are(tmp_path: Path) -> None:
+def test_files_of_their_own_are_not_split(tmp_path: Path) -> None:
     texts = different(60)
     data = {
         "train": csv(tmp_path, "train.csv", [(t, "ab"[i % 2]) for i, t in enumerate(texts[:40])]),
@@ -147,7 +147,7 @@ def test_given_files_stay_as_they_are(tmp_path: Path) -> None:
     assert len(study.validation) == 4
 
 
-def test_ids_that_meet_are_told_apart_by_their_split(tmp_path: Path) -> None:
+def test_ambiguous_ids_are_prefixed_with_the_split(tmp_path: Path) -> None:
     rows = [(t, "ab"[i % 2]) for i, t in enumerate(different(20))]
     data = {
         name: csv(tmp_path / name, "data.csv", rows) and f"{name}/data.csv"
@@ -159,7 +159,7 @@ def test_ids_that_meet_are_told_apart_by_their_split(tmp_path: Path) -> None:
     assert len({e.id for part in study.splits().values() for e in part}) == 60
 
 
-def test_labels_stand_in_the_recipes_order(tmp_path: Path) -> None:
+def test_labels_have_the_order_of_the_recipe(tmp_path: Path) -> None:
     rows = [(t, "321"[i % 3]) for i, t in enumerate(different(30))]
     data = {
         "train": csv(tmp_path, "a.csv", rows),
@@ -170,7 +170,7 @@ def test_labels_stand_in_the_recipes_order(tmp_path: Path) -> None:
     assert splits.load_splits(study_recipe(data), tmp_path).labels == ["two", "one"]
 
 
-def test_groups_come_from_the_recipes_column(tmp_path: Path) -> None:
+def test_groups_come_from_the_group_column(tmp_path: Path) -> None:
     lines = [f"{t},{'ab'[i % 2]},author {i % 10}" for i, t in enumerate(different(100))]
     file(tmp_path, "a.csv", "text,label,author\n" + "\n".join(lines))
     data: dict[str, Any] = {"train": "a.csv", "splitting": {"method": "grouped"}}
@@ -189,7 +189,7 @@ def test_groups_come_from_the_recipes_column(tmp_path: Path) -> None:
     st.integers(1, 80),
     st.integers(0, 9),
 )
-def test_draws_have_the_size_asked_for_and_every_label_its_share(
+def test_stratified_samples_have_the_right_size_and_shares(
     labels: list[str], most: int, seed: int
 ) -> None:
     rows = examples([("x", label) for label in labels])
@@ -202,7 +202,7 @@ def test_draws_have_the_size_asked_for_and_every_label_its_share(
 
 
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 9))
-def test_a_smaller_draw_is_part_of_a_larger_one(small: int, more: int, seed: int) -> None:
+def test_smaller_samples_are_subsets_of_larger_ones(small: int, more: int, seed: int) -> None:
     # Two labels: with three and more, largest remainders may take a row away from one.
     rows = examples([("x", "aab"[i % 3]) for i in range(90)])
     assert {e.id for e in splits.stratified_sample(rows, small, seed)} <= {

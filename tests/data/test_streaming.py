@@ -47,7 +47,7 @@ def parquet(path: Path, groups: int = 3) -> Path:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
-def test_blocks_hold_the_rows_of_the_whole_file(tmp_path: Path, name: str, size: int) -> None:
+def test_blocks_contain_all_rows_of_the_file(tmp_path: Path, name: str, size: int) -> None:
     path = (
         parquet(tmp_path / name)
         if name == "a.parquet"
@@ -76,7 +76,7 @@ def test_long_rows_end_a_block_early(tmp_path: Path) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
 )
 @given(content=st.text(alphabet='ab,;"\n\r\t é', min_size=1, max_size=40))
-def test_delimited_text_of_any_kind_is_read_as_whole_or_refused_with_the_same_words(
+def test_streaming_gives_the_rows_or_errors_of_whole_file_reading(
     tmp_path_factory: pytest.TempPathFactory, content: str
 ) -> None:
     path = file(tmp_path_factory.mktemp("any"), "a.csv", content)
@@ -112,7 +112,7 @@ def test_delimited_text_of_any_kind_is_read_as_whole_or_refused_with_the_same_wo
         ("a.parquet", b"PAR1....PAR1"),
     ],
 )
-def test_the_same_faults_have_the_same_messages(
+def test_streaming_has_the_error_messages_of_whole_file_reading(
     tmp_path: Path, name: str, content: str | bytes
 ) -> None:
     path = file(tmp_path, name, content)
@@ -121,12 +121,12 @@ def test_the_same_faults_have_the_same_messages(
     assert str(caught.value) == refused(path)
 
 
-def test_a_byte_that_is_no_text_is_found_far_into_the_file(tmp_path: Path) -> None:
+def test_an_invalid_byte_far_into_the_file_is_located(tmp_path: Path) -> None:
     path = file(tmp_path, "a.csv", b"text\n" + b"fine \xc3\xbc\n" * 400_000 + b"caf\xe9\n")
     assert f"{path}:400002: byte 0xe9 is not valid utf-8" in refused(path)
 
 
-def test_a_damaged_page_is_named_when_it_is_met(tmp_path: Path) -> None:
+def test_a_damaged_parquet_page_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(
         pa.table({"text": [f"row {i}" for i in range(5000)]}),
@@ -142,7 +142,7 @@ def test_a_damaged_page_is_named_when_it_is_met(tmp_path: Path) -> None:
         list(iter_blocks(stream(path), 0, 100, 1 << 20))
 
 
-def test_a_file_that_is_no_stream_is_refused(tmp_path: Path) -> None:
+def test_files_that_cannot_be_streamed_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match="format json cannot be read row by row; csv, jsonl and parquet can"
     ):
