@@ -217,8 +217,7 @@ def test_rows_without_label_are_counted_and_some_are_listed(tmp_path: Path) -> N
     path = file(tmp_path, "a.csv", "text,label\n" + "t,x\n" + "t, \n" * 7)
     assert (
         "7 rows without a label in column 'label': a.csv:3, a.csv:4, a.csv:5, a.csv:6, a.csv:7 "
-        "and 2 more"
-        in refused(path)
+        "and 2 more" in refused(path)
     )
 
 
