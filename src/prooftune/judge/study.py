@@ -132,9 +132,9 @@ def _human_scores(
     of the judged variant: other variants gave other answers."""
     assert settings.human is not None
     path, criteria = base / settings.human, list(settings.criteria)
-    found = read_human_scores(path, criteria, settings.scale, variants)
-    unnamed = found.pop(None, None)
-    named = {str(name): own for name, own in found.items()}
+    scores_by_variant = read_human_scores(path, criteria, settings.scale, variants)
+    unnamed = scores_by_variant.pop(None, None)
+    named = {str(name): own for name, own in scores_by_variant.items()}
     if unnamed is None:
         return named
     verdict = scores["verdict"]

@@ -34,6 +34,7 @@ def write_report(facts: dict[str, Any], folder: Path) -> None:
     Raises:
         Failure: the folder cannot be written.
     """
+    # JSON has no NaN, and page and JSON must show the same values.
     facts = tidy(facts)
     write_text(folder / "report.html", render_page(facts))
     write_text(folder / "report.md", render_markdown(facts))

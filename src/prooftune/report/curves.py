@@ -71,6 +71,7 @@ def _at_coverages(
     risks = []
     for coverage in COVERAGES:
         point = min(points, key=lambda p: abs(p["coverage"] - coverage))
+        # Wilson intervals need counts, which the curve has only as shares.
         answered = max(1, round(point["coverage"] * n))
         low, high = wilson_interval(round(point["risk"] * answered), answered, confidence)
         risks.append({"value": point["risk"], "low": low, "high": high})

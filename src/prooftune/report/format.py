@@ -50,6 +50,7 @@ def points(value: float | None, digits: int = 1) -> str:
 def signed(value: float, digits: int = 1) -> str:
     """A number with its sign, and a true minus sign: -1.25 -> ``−1.2``."""
     text = f"{value:+.{digits}f}"
+    # A value that rounds to zero has no sign.
     return text.removeprefix("+").removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 

@@ -24,6 +24,7 @@ def label_scores(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[
     before = next((name for name in others if name and name != after), None)
     by_variant = {name: v["per_class"] for name, v in scores["variants"].items()}
     by_size = sorted(range(len(scores["labels"])), key=lambda i: -by_variant[after][i]["support"])
+    # The most frequent labels, in the order of the label set.
     largest = sorted(by_size[:MAX_PLOTTED_LABELS])
     figure = None
     if before is not None:

@@ -58,6 +58,7 @@ def render_markdown(facts: Mapping[str, Any]) -> str:
 
 def escape_markdown(value: Any) -> str:
     """Escape text for a Markdown table cell or paragraph."""
+    # A line break would end a table row.
     text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
     for character in "\\`*_[]|#":
         text = text.replace(character, f"\\{character}")

@@ -95,6 +95,7 @@ class Plot:
 
     def x(self, value: float) -> float:
         low, high = self.x_range
+        # A range of zero width maps to the left edge.
         return self.left + (value - low) / ((high - low) or 1) * (
             self.width - self.left - self.right
         )
@@ -147,6 +148,7 @@ class Plot:
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round values that cover a range, 1, 2 or 5 times a power of ten apart."""
     step = _round_step((high - low) / max(about, 1))
+    # The tolerance keeps a range that ends on a tick, up to rounding, from getting another tick.
     first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
     return [round(i * step, 10) for i in range(first, last + 1)]
 

@@ -141,6 +141,7 @@ def colour_classes(kinds: Mapping[str, str]) -> dict[str, str]:
     used: set[str] = set()
     result = {}
     for name, kind in kinds.items():
+        # The first free colour of the kind, then a spare one.
         free = [c for c in (*COLOURS.get(kind, ()), *SPARE_COLOURS) if c not in used]
         result[name] = free[0] if free else LAST_COLOUR
         used.add(result[name])
