@@ -116,6 +116,12 @@ def test_what_a_library_refuses_late_is_found_early(
         ({"training": {"lr_scheduler_type": "constant", "warmup_steps": 0.03}},
          "training.warmup_steps: lr_scheduler_type: constant does no warm-up; "
          "constant_with_warmup does"),
+        ({"training": {"optim": "adamw_torch", "optim_args": "momentum=0.9"}},
+         "training.optim_args: no effect with optim: adamw_torch"),
+        ({"training": {"optim": "sgd", "adam_beta1": 0.5}},
+         "training.adam_beta1: no effect with optim: sgd"),
+        ({"training": {"lr_scheduler_type": "greedy", "warmup_steps": 5}},
+         "training.warmup_steps: lr_scheduler_type: greedy does no warm-up"),
         ({"training": {"save_only_model": True}}, "training.save_only_model: "),
         ({"training": {"output_dir": "out"}}, "training.output_dir: no effect: the run folder is "
          "runs/NAME, or what --out names"),
@@ -131,6 +137,11 @@ def test_what_changes_nothing_is_noted(found: Any, options: dict[str, Any], mess
     shown = found(**options)
     assert all(finding.severity == "note" for finding in shown), shown
     assert any(str(finding).startswith(message) for finding in shown), shown
+
+
+def test_what_an_optimiser_reads_needs_no_note(found: Any) -> None:
+    assert found(training={"optim": "sgd", "optim_args": "momentum=0.9"}) == []
+    assert found(training={"optim": "adamw_torch", "adam_beta1": 0.5}) == []
 
 
 def test_the_usual_task_type_needs_no_note(found: Any) -> None:

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
+from transformers import AutoModelForCausalLM
 
 import prooftune
 from prooftune.run_folder import read_predictions, read_study
@@ -75,17 +79,29 @@ def test_the_best_checkpoint_can_be_chosen_by_quality(
 def test_checkpoints_remain_only_if_a_limit_is_set(
     learners: dict[str, Path], tmp_path: Path
 ) -> None:
-    plain = run(learners["llama"], tmp_path / "plain")
+    plain = run(learners["llama"], tmp_path / "plain", load_best_model_at_end=False)
     assert not (plain / "variants" / "tuned" / "checkpoints").exists()
-    limited = run(learners["llama"], tmp_path / "limited", save_total_limit=2)
+    limited = run(
+        learners["llama"], tmp_path / "limited", save_total_limit=2, load_best_model_at_end=False
+    )
     checkpoints = limited / "variants" / "tuned" / "checkpoints"
     assert {p.name for p in checkpoints.iterdir()} == {"checkpoint-4", "checkpoint-8"}
     assert outputs_of(plain, "tuned") == outputs_of(limited, "tuned")
+    # Plain peft opens them; the last one is what the study evaluated.
+    saved, last = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (limited / "variants" / "tuned" / "trained", checkpoints / "checkpoint-8")
+    )
+    assert saved.keys() == last.keys() and all(torch.equal(saved[k], last[k]) for k in saved)
+    base = AutoModelForCausalLM.from_pretrained(learners["llama"])
+    assert PeftModel.from_pretrained(base, checkpoints / "checkpoint-4").peft_config
     # What was trained is deleted in order to train again, not to go on from the last checkpoint.
     shutil.rmtree(limited / "variants" / "tuned" / "trained")
     stage = limited / "variants" / "tuned" / "stage.json"
     stage.write_text(json.dumps({**json.loads(stage.read_text()), "done": False}))
-    again = run(learners["llama"], tmp_path / "limited", save_total_limit=2)
+    again = run(
+        learners["llama"], tmp_path / "limited", save_total_limit=2, load_best_model_at_end=False
+    )
     assert details_of(again, "tuned")["training"]["resumed"] is False
 
 

@@ -3,6 +3,7 @@ is known before anything is computed."""
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import tempfile
@@ -29,6 +30,12 @@ NOMINAL_ROWS, NOMINAL_VALIDATION = 1_000, 100
 
 _NEED_A_MODEL = ("galore", "apollo", "lomo", "adalomo")
 """Optimisers that look for layers of the model; only their libraries are looked for."""
+
+_NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+"""Schedules to which transformers gives no warm-up steps."""
+
+_OPTIMIZER_FIELDS = ("optim_args", "adam_beta1", "adam_beta2", "adam_epsilon")
+"""Fields that some optimisers do not read."""
 
 _SAMPLING = ("group_by_length", "random", "sequential")
 
@@ -67,10 +74,15 @@ def _values(options: Options, recipe: Recipe, rows: tuple[int, int] | None) -> I
             options.place("train_sampling_strategy"),
             f"'{sampling}' is not supported: one of {', '.join(_SAMPLING)}",
         )
-    if str(values.get("lr_scheduler_type")) == "constant" and values.get("warmup_steps"):
+    schedule = str(values.get("lr_scheduler_type"))
+    if schedule in _NO_WARMUP and values.get("warmup_steps"):
         yield note(
             options.place("warmup_steps"),
-            "lr_scheduler_type: constant does no warm-up; constant_with_warmup does",
+            f"lr_scheduler_type: {schedule} does no warm-up; constant_with_warmup does",
+        )
+    if schedule.startswith("constant") and values.get("lr_scheduler_kwargs"):
+        yield note(
+            options.place("lr_scheduler_kwargs"), f"no effect with lr_scheduler_type: {schedule}"
         )
     if values.get("fsdp") and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield error(
@@ -186,6 +198,7 @@ def _optimizer(arguments: TrainingArguments, options: Options) -> Iterator[Findi
         optimizer = kind(layer.parameters(), **settings)
         layer(torch.ones(2, 64, device=device())).sum().backward()
         optimizer.step()
+        yield from _unread(arguments, settings, options)
     except Exception as refusal:  # whatever the library raises
         yield error(
             options.place("optim_args" if arguments.optim_args else "optim"),
@@ -206,6 +219,20 @@ def _optimizer(arguments: TrainingArguments, options: Options) -> Iterator[Findi
             f"{arguments.lr_scheduler_type.value} does not work with {arguments.lr_scheduler_kwargs}"
             f" ({_first_line(refusal)})",
         )
+
+
+def _unread(
+    arguments: TrainingArguments, settings: dict[str, Any], options: Options
+) -> Iterator[Finding]:
+    """Fields of the optimiser without which it is built the same."""
+    for key in _OPTIMIZER_FIELDS:
+        default = TrainingArguments.__dataclass_fields__[key].default
+        if options.values.get(key, default) == default:
+            continue
+        without = copy.copy(arguments)
+        setattr(without, key, default)
+        if Trainer.get_optimizer_cls_and_kwargs(without)[1] == settings:
+            yield note(options.place(key), f"no effect with optim: {arguments.optim.value}")
 
 
 def _library_of(name: str, options: Options) -> Iterator[Finding]:

@@ -70,6 +70,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         *,
         train: TrainingDataset,
         quality: Quality | None = None,
+        peft_checkpoints: bool = False,
         **options: Any,
     ) -> None:
         """Create the trainer.
@@ -78,9 +79,10 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             module: the module to train.
             train: its rows.
             quality: metrics to compute at every evaluation besides the loss.
+            peft_checkpoints: also write each checkpoint's adapter as peft does.
             options: of `transformers.Trainer`.
         """
-        self._quality = quality
+        self._quality, self._peft_checkpoints = quality, peft_checkpoints
         self.elapsed_seconds, self._started = 0.0, time.perf_counter()
         super().__init__(model=module, train_dataset=train, **options)
         # `compute_loss` divides by the targets of the accumulation window, so the Trainer must not
@@ -193,6 +195,9 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             )
         else:
             save_file(module.trainable_state(), folder / _WEIGHTS)
+            if self._peft_checkpoints and hasattr(module.model, "peft_config"):
+                module.model.save_pretrained(folder)
+                (folder / "README.md").unlink(missing_ok=True)
         (folder / ELAPSED).write_text(
             json.dumps(self.elapsed_seconds + time.perf_counter() - self._started)
         )
@@ -227,6 +232,7 @@ def train(
     int8: bool = False,
     description: str | None = "Training",
     quality: Quality | None = None,
+    peft_checkpoints: bool = False,
     logs: Path | None = None,
     project: str = "prooftune",
     callbacks: Sequence[TrainerCallback] = (),
@@ -243,6 +249,7 @@ def train(
             where no rank holds all weights.
         description: text of the progress bar; None: no bar.
         quality: computes metrics at every evaluation, logged as ``eval_NAME``.
+        peft_checkpoints: also write each checkpoint's adapter in peft's layout.
         logs, project: folder of the experiment trackers, and the name by which they group runs.
         callbacks: further callbacks of the Trainer.
 
@@ -263,7 +270,7 @@ def train(
     with tracking(arguments, logs, project, fresh=checkpoint is None):
         return _train(
             module, rows, validation, prefix, arguments, checkpoint, patience, int8, description,
-            quality, callbacks,
+            quality, peft_checkpoints, callbacks,
         )  # fmt: skip
 
 
@@ -278,6 +285,7 @@ def _train(
     int8: bool,
     description: str | None,
     quality: Quality | None,
+    peft_checkpoints: bool,
     callbacks: Sequence[TrainerCallback],
 ) -> list[LogEntry]:
     collator = make_collator(prefix, module.packed)
@@ -287,6 +295,7 @@ def _train(
         module,
         train=TrainingDataset(rows),
         quality=quality,
+        peft_checkpoints=peft_checkpoints,
         args=arguments,
         data_collator=collator,
         # Sorted by length, which avoids padding; the order does not change the loss.

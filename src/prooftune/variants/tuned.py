@@ -165,6 +165,7 @@ def _train(
             int8=recipe.model.int8_training,
             description=f"{name}: training",
             quality=validation_quality(recipe, encoder, study.validation, head),
+            peft_checkpoints="save_total_limit" in options,
             logs=context.folder.parent.parent / "logs" / name,
             project=options.get("project", recipe.name),
         )
