@@ -196,7 +196,8 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         else:
             save_file(module.trainable_state(), folder / _WEIGHTS)
             if self._peft_checkpoints and hasattr(module.model, "peft_config"):
-                module.model.save_pretrained(folder)
+                tuned: Any = module.model
+                tuned.save_pretrained(folder)
                 (folder / "README.md").unlink(missing_ok=True)
         (folder / ELAPSED).write_text(
             json.dumps(self.elapsed_seconds + time.perf_counter() - self._started)
