@@ -28,20 +28,20 @@ MAX_PROMPT_TOKENS = 1024
 
 
 def choose_columns(
-    table: Table, found: InferredOptions, choices: InitChoices, ask: Ask | None = None
+    table: Table, inferred: InferredOptions, choices: InitChoices, ask: Ask | None = None
 ) -> tuple[list[Column], Column]:
     """Choose the input columns and the label, and note why.
 
     Args:
         table: the data.
-        found: the options so far; text, label and more are added.
+        inferred: the options so far; text, label and more are added.
         choices: columns that the user named.
         ask: asks which of two close label candidates is meant. Default: the first is taken.
 
     Raises:
         UsageError: no column can be the text or the label, or a named column does not exist.
     """
-    columns = table_columns(table, named=found.options.get("header", True))
+    columns = table_columns(table, named=inferred.options.get("header", True))
     for name in [*(choices.text or []), *([choices.label] if choices.label else [])]:
         if name not in table.columns:
             raise UsageError(
@@ -53,8 +53,8 @@ def choose_columns(
     excluded = [] if choices.label is None else [choices.label]
     inputs = _inputs(table, [c for c in columns if c.name not in excluded], choices)
     label, others = _label(table, columns, inputs, choices, ask)
-    _add_options(table, found, inputs, label, others)
-    _note_other_columns(columns, inputs, label, found, choices)
+    _add_options(table, inferred, inputs, label, others)
+    _note_other_columns(columns, inputs, label, inferred, choices)
     return inputs, label
 
 
@@ -136,74 +136,74 @@ def _described(candidate: Candidate) -> str:
 
 def _add_options(
     table: Table,
-    found: InferredOptions,
+    inferred: InferredOptions,
     inputs: Sequence[Column],
     label: Column,
     others: Sequence[Candidate],
 ) -> None:
     names = list(table.columns)
     place = ""
-    if found.options.get("header") is False:
+    if inferred.options.get("header") is False:
         names = [f"column_{i + 1}" for i in range(len(names))]
         names[label.position] = "label"
         for number, column in enumerate(inputs, start=1):
             names[column.position] = "text" if len(inputs) == 1 else f"text_{number}"
-        found.options["columns"] = names
+        inferred.options["columns"] = names
         place = " ({} of the file)"
     texts = [names[column.position] for column in inputs]
     where = ", ".join(str(column.position + 1) for column in inputs)
     many = len(texts) > 1
-    found.add(
+    inferred.add(
         "text",
         texts if many else texts[0],
         f"Text: column{'s' if many else ''} {', '.join(map(repr, texts))}"
         f"{place.format(f'column{chr(115) if many else str()} {where}')}.",
     )
-    found.add(
+    inferred.add(
         "label",
         names[label.position],
         f"Label: column '{names[label.position]}'{place.format(f'column {label.position + 1}')}.",
     )
     if others:
         shown = [_described(c) for c in others[:_ALTERNATIVES]]
-        found.notes.append(f"Other columns that could be the label: {'; '.join(shown)}.")
+        inferred.notes.append(f"Other columns that could be the label: {'; '.join(shown)}.")
         alternatives = ", ".join(f"'{c.column.name}'" for c in others[:_ALTERNATIVES])
-        found.comments["label"] = f"the column to predict; other candidates: {alternatives}"
+        inferred.comments["label"] = f"the column to predict; other candidates: {alternatives}"
 
 
 def _note_other_columns(
     columns: Sequence[Column],
     inputs: Sequence[Column],
     label: Column,
-    found: InferredOptions,
+    inferred: InferredOptions,
     choices: InitChoices,
 ) -> None:
     used = {*inputs, label}
     rest = [c for c in columns if c not in used]
     group = candidates.group_column(rest)
     if choices.group:
-        found.options["group"] = choices.group
+        inferred.options["group"] = choices.group
     elif group is not None:
-        found.notes.append(
+        inferred.notes.append(
             f"Column '{group.name}' groups rows ({len(group.counts):,} values). If rows of one "
             f"{group.name} belong on one side of the split, set data.group and "
             "data.splitting.method: grouped."
         )
     split = candidates.split_column(rest)
     if split is not None:
-        found.notes.append(
+        inferred.notes.append(
             f"Column '{split.name}' names splits ({', '.join(split.counts)}), which are not used: "
             "write one file per split to keep them."
         )
     unused = [c.name for c in rest if c is not group and c is not split]
-    if unused and found.options.get("header") is not False:
-        found.notes.append(
+    if unused and inferred.options.get("header") is not False:
+        inferred.notes.append(
             f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
             f"{' …' if len(unused) > 8 else ''}."
         )
 
 
-def describe_labels(table: Table, label: Column, found: InferredOptions) -> Counter[str]:
+def describe_labels(table: Table, label: Column, inferred: InferredOptions) -> Counter[str]:
     """Count the labels of all rows and note what a user should know of them.
 
     Returns:
@@ -235,11 +235,11 @@ def describe_labels(table: Table, label: Column, found: InferredOptions) -> Coun
     refuse_several(table.name, label.name, several)
     _refuse_too_many(table, label, counts)
     shown = ", ".join(f"{name} ({n:,})" for name, n in counts.most_common(8))
-    found.notes.append(
+    inferred.notes.append(
         f"{len(table.rows):,} rows, {len(counts)} label{'s' if len(counts) != 1 else ''}: "
         f"{shown}{' …' if len(counts) > 8 else ''}."
     )
-    _note_unusual_labels(counts, blank, found)
+    _note_unusual_labels(counts, blank, inferred)
     return counts
 
 
@@ -259,29 +259,29 @@ def _refuse_too_many(table: Table, label: Column, counts: Counter[str]) -> None:
 
 
 def _note_unusual_labels(
-    counts: Counter[str], blank: Sequence[str], found: InferredOptions
+    counts: Counter[str], blank: Sequence[str], inferred: InferredOptions
 ) -> None:
     for spellings in label_spelling_variants(counts):
-        found.notes.append(
+        inferred.notes.append(
             f"Labels {', '.join(map(repr, spellings))} differ only in case, spaces or hyphens; "
             "data.labels can merge them."
         )
     if len(counts) == 1:
-        found.notes.append("There is only one label: is it the right column?")
+        inferred.notes.append("There is only one label: is it the right column?")
     single = [name for name, n in counts.items() if n == 1]
     if single and len(counts) > 1:
-        found.notes.append(
+        inferred.notes.append(
             f"{len(single)} label{'s have' if len(single) > 1 else ' has'} a single row "
             f"({', '.join(map(repr, single[:5]))}): kept in training, not measured in the test set."
         )
     if blank:
-        found.notes.append(
+        inferred.notes.append(
             f"{len(blank):,} row{'s have' if len(blank) > 1 else ' has'} no label "
             f"({preview(blank)}): label them, or remove them."
         )
     if counts and all(map(is_number, counts)):
         names = sorted(counts, key=float)
-        found.add(
+        inferred.add(
             "labels",
             {name: f"label {name}" for name in names},
             "The labels are numbers, and a language model reads names: replace "
@@ -290,7 +290,7 @@ def _note_unusual_labels(
 
 
 def prompt_length(
-    inputs: Sequence[Column], labels: Sequence[str], found: InferredOptions
+    inputs: Sequence[Column], labels: Sequence[str], inferred: InferredOptions
 ) -> tuple[int, bool]:
     """The recipe's prompt.max_length, from estimated token lengths, and whether long texts are cut.
 
@@ -308,12 +308,12 @@ def prompt_length(
     cut = typical > limit and lengths[int(0.8 * (len(lengths) - 1))] > limit
     if cut:
         needed = fixed + limit
-        found.notes.append(
+        inferred.notes.append(
             f"The texts are long (median about {lengths[len(lengths) // 2]:,} tokens): what is "
             "beyond prompt.max_length is cut, counted and shown."
         )
     if len(labels) > _LIST_LENGTH:
-        found.notes.append(
+        inferred.notes.append(
             f"The prompt lists all {len(labels)} labels, about {fixed} tokens of each prompt; they "
             "are computed once per batch."
         )

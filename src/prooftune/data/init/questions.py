@@ -27,24 +27,24 @@ def repeats_few_answers(table: Table, columns: dict[str, str]) -> bool:
     )
 
 
-def note_columns(table: Table, found: InferredOptions, columns: dict[str, str]) -> None:
+def note_columns(table: Table, inferred: InferredOptions, columns: dict[str, str]) -> None:
     """Add text and label options of a table of questions; none for SQuAD's layout."""
     if not columns:
-        found.add(
+        inferred.add(
             "format", "squad", "The file is in SQuAD's layout: questions with their contexts."
         )
         return
     fields = {name: column for name, column in columns.items() if name != "answers"}
-    found.add(
+    inferred.add(
         "text",
         fields,
         "; ".join(f"{name.capitalize()}: column '{column}'" for name, column in fields.items())
         + ".",
     )
-    found.add("label", columns["answers"], f"Answers: column '{columns['answers']}'.")
+    inferred.add("label", columns["answers"], f"Answers: column '{columns['answers']}'.")
     unused = [name for name in table.columns if name not in columns.values()]
     if unused:
-        found.notes.append(
+        inferred.notes.append(
             f"Not used: column{'s' if len(unused) > 1 else ''} {', '.join(map(repr, unused[:8]))}"
             f"{' …' if len(unused) > 8 else ''}."
         )
@@ -77,12 +77,12 @@ def answers_are_in_context(table: Table, columns: dict[str, str]) -> bool:
     if CONTEXT not in columns:
         return False
     context, answers = (table.columns.index(columns[name]) for name in (CONTEXT, "answers"))
-    found = [
+    in_context = [
         any(answer in (row[context] or "") for answer in accepted)
         for number, row in enumerate(islice(table.rows, SAMPLE_ROWS))
         if (accepted := parse_answers(row[answers], table.location(number), columns["answers"]))
     ]
-    return 2 * sum(found) >= len(found)
+    return 2 * sum(in_context) >= len(in_context)
 
 
 def input_columns_as_texts(table: Table, columns: dict[str, str]) -> list[str]:

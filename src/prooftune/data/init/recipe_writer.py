@@ -55,7 +55,7 @@ def draft_recipe(
     file, _ = split_part(path)
     if not file.exists() and not glob.has_magic(str(file)):
         raise missing_file(file)
-    table, found = sniff_file(path, choices)
+    table, inferred = sniff_file(path, choices)
     columns = None
     if choices.task != "classification" and not (choices.label and choices.text):
         columns = detect_question_columns(table)
@@ -69,10 +69,10 @@ def draft_recipe(
     if columns:
         questions.refuse_multiple_choice(converted, columns["answers"])
     if columns is not None and not as_labels:
-        text = _questions_recipe(path, recipe, converted, found, columns, choices)
-        return text, found.notes
+        text = _questions_recipe(path, recipe, converted, inferred, columns, choices)
+        return text, inferred.notes
     if columns:
-        found.notes.append(
+        inferred.notes.append(
             "The answers are few and come again and again: read as labels (task: classification)."
         )
         choices = replace(
@@ -80,26 +80,26 @@ def draft_recipe(
             text=choices.text or questions.input_columns_as_texts(converted, columns),
             label=choices.label or columns["answers"],
         )
-    return _classification_recipe(path, recipe, converted, found, choices, ask), found.notes
+    return _classification_recipe(path, recipe, converted, inferred, choices, ask), inferred.notes
 
 
 def _classification_recipe(
     path: Path,
     recipe: Path,
     table: Table,
-    found: InferredOptions,
+    inferred: InferredOptions,
     choices: InitChoices,
     ask: Ask | None,
 ) -> str:
-    if found.options.get("format") in ("text", "folders", "fasttext"):
+    if inferred.options.get("format") in ("text", "folders", "fasttext"):
         columns = classification.table_columns(table, named=True)
         inputs, label = [columns[0]], columns[1]
     else:
-        inputs, label = classification.choose_columns(table, found, choices, ask)
-    _note_empty_texts(table, [column.position for column in inputs], found)
-    counts = classification.describe_labels(table, label, found)
-    length, cut = classification.prompt_length(inputs, list(counts), found)
-    name, data = _data_section(path, recipe, found)
+        inputs, label = classification.choose_columns(table, inferred, choices, ask)
+    _note_empty_texts(table, [column.position for column in inputs], inferred)
+    counts = classification.describe_labels(table, label, inferred)
+    length, cut = classification.prompt_length(inputs, list(counts), inferred)
+    name, data = _data_section(path, recipe, inferred)
     return CLASSIFICATION_TEMPLATE.format(
         file=" ".join(path.name.split()),
         name=name,
@@ -114,22 +114,22 @@ def _questions_recipe(
     path: Path,
     recipe: Path,
     table: Table,
-    found: InferredOptions,
+    inferred: InferredOptions,
     columns: dict[str, str],
     choices: InitChoices,
 ) -> str:
-    questions.note_columns(table, found, columns)
+    questions.note_columns(table, inferred, columns)
     squad = not columns
     extracts = squad or questions.answers_are_in_context(table, columns)
     if choices.task is not None:
         extracts = choices.task == "extractive-qa"
-    found.notes.append(
+    inferred.notes.append(
         "Answers are taken from the context (task: extractive-qa); for free answers set task: "
         "free-text-qa."
         if extracts
         else "Answers are free text (task: free-text-qa)."
     )
-    name, data = _data_section(path, recipe, found)
+    name, data = _data_section(path, recipe, inferred)
     return QUESTIONS_TEMPLATE.format(
         file=" ".join(path.name.split()),
         name=name,
@@ -145,13 +145,13 @@ def _questions_recipe(
     )
 
 
-def _note_empty_texts(table: Table, positions: list[int], found: InferredOptions) -> None:
+def _note_empty_texts(table: Table, positions: list[int], inferred: InferredOptions) -> None:
     empty = sum(
         not any((row[position] or "").strip() for position in positions)
         for row in islice(table.rows, SAMPLE_ROWS)
     )
     if empty:
-        found.notes.append(
+        inferred.notes.append(
             f"{empty:,} row{'s have' if empty > 1 else ' has'} no text and will be dropped."
         )
 
@@ -168,17 +168,17 @@ _COMMENTS = {
 }
 
 
-def _data_section(path: Path, recipe: Path, found: InferredOptions) -> tuple[str, str]:
+def _data_section(path: Path, recipe: Path, inferred: InferredOptions) -> tuple[str, str]:
     """The study's name, and the lines of the data section."""
     reference = _yaml(_relative_path(path, recipe.parent))
     lines = [f"  train: {reference}"]
-    if found.splits:
+    if inferred.splits:
         lines = [
             f"  {split}: {{path: {reference}, split: {_yaml(name)}}}"
-            for split, name in found.splits.items()
+            for split, name in inferred.splits.items()
         ]
-    for name, value in found.options.items():
-        comment = found.comments.get(name) or _COMMENTS.get(name)
+    for name, value in inferred.options.items():
+        comment = inferred.comments.get(name) or _COMMENTS.get(name)
         note = f"  # {comment}" if comment else ""
         if isinstance(value, dict):
             lines += [

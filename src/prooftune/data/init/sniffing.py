@@ -103,30 +103,30 @@ def sniff_file(path: Path, choices: InitChoices | None = None) -> tuple[Table, I
         UsageError: it cannot be read, or no layout fits.
     """
     choices = choices or InitChoices()
-    found = InferredOptions()
-    files = _files(path, found)
+    inferred = InferredOptions()
+    files = _files(path, inferred)
     if files == [path] and path.is_dir():
-        found.add("format", "folders", "Folder: each folder in it is one label.")
-        return read_table(path, Source(path=str(path), format="folders")), found
+        inferred.add("format", "folders", "Folder: each folder in it is one label.")
+        return read_table(path, Source(path=str(path), format="folders")), inferred
     first, _ = split_part(files[0])
     first = uncompressed(first)
     check_readable(first)
-    format_ = _format(first, choices, found)
+    format_ = _format(first, choices, inferred)
     if format_ in TEXT_FORMATS:
-        _sniff_text(first, format_, choices, found)
-    source = Source(path=str(path), **found.options, split=found.splits.get("train"))
+        _sniff_text(first, format_, choices, inferred)
+    source = Source(path=str(path), **inferred.options, split=inferred.splits.get("train"))
     tables = [read_table(file, source) for file in files]
-    return without_blank_rows(concatenate_tables(path.name, tables)), found
+    return without_blank_rows(concatenate_tables(path.name, tables)), inferred
 
 
-def _files(path: Path, found: InferredOptions) -> list[Path]:
+def _files(path: Path, inferred: InferredOptions) -> list[Path]:
     """The files of the training split; other splits are noted."""
     if path.is_dir():
         by_split = split_folder(path)
         named = _named_splits(by_split)
         if "train" in named and len(by_split) > 1:
-            found.splits = named
-            found.notes.append(
+            inferred.splits = named
+            inferred.notes.append(
                 f"Folder with splits {', '.join(map(repr, by_split))}: "
                 + ", ".join(f"{split} from '{name}'" for split, name in named.items())
                 + "."
@@ -134,7 +134,7 @@ def _files(path: Path, found: InferredOptions) -> list[Path]:
             return by_split[named["train"]]
     files = expand_path(path)
     if len(files) > 1:
-        found.notes.append(f"{len(files)} files are read as one table.")
+        inferred.notes.append(f"{len(files)} files are read as one table.")
     return files
 
 
@@ -148,7 +148,7 @@ def _named_splits(names: Sequence[str] | dict[str, Any]) -> dict[str, str]:
     return known
 
 
-def _format(path: Path, choices: InitChoices, found: InferredOptions) -> str:
+def _format(path: Path, choices: InitChoices, inferred: InferredOptions) -> str:
     if choices.format is not None:
         formats = get_args(Format)
         if choices.format not in formats:
@@ -156,54 +156,54 @@ def _format(path: Path, choices: InitChoices, found: InferredOptions) -> str:
                 f"--format: one of {', '.join(formats)}, found '{choices.format}'"
                 f"{nearest(choices.format, formats)}"
             )
-        found.options["format"] = choices.format
+        inferred.options["format"] = choices.format
         return choices.format
     try:
         return detect_format(path)
     except UnknownFormat:
         pass
     format_ = _format_by_content(path.name, _sample(path, detect_encoding(path).encoding))
-    found.add("format", format_, f"The content looks like {format_}; the name does not tell.")
+    inferred.add("format", format_, f"The content looks like {format_}; the name does not tell.")
     return format_
 
 
-def _sniff_text(path: Path, format_: str, choices: InitChoices, found: InferredOptions) -> None:
+def _sniff_text(path: Path, format_: str, choices: InitChoices, inferred: InferredOptions) -> None:
     """Encoding, then separator and header, of a text file."""
     guess = EncodingGuess(choices.encoding) if choices.encoding else detect_encoding(path)
     if guess.encoding != "utf-8":
-        _note_encoding(guess, found)
+        _note_encoding(guess, inferred)
     text = _sample(path, guess.encoding)
     if format_ == "csv":
-        _csv_layout(path, text, found)
+        _csv_layout(path, text, inferred)
     elif format_ == "text":
         delimiter = _text_delimiter(path.name, text)
-        found.add("delimiter", delimiter, f"Each line is a text, {delimiter!r} and its label.")
+        inferred.add("delimiter", delimiter, f"Each line is a text, {delimiter!r} and its label.")
     elif format_ == "json":
-        _json_layout(path, text, found)
+        _json_layout(path, text, inferred)
 
 
-def _note_encoding(guess: EncodingGuess, found: InferredOptions) -> None:
+def _note_encoding(guess: EncodingGuess, inferred: InferredOptions) -> None:
     sample = f" ('{guess.sample}')" if guess.sample else ""
     if guess.certain:
-        found.add("encoding", guess.encoding, f"Encoding: {guess.encoding}{sample}.")
+        inferred.add("encoding", guess.encoding, f"Encoding: {guess.encoding}{sample}.")
         return
     others = ", ".join(f"{name} ('{words}')" for name, words in guess.alternatives) or "another"
-    found.add(
+    inferred.add(
         "encoding",
         guess.encoding,
         f"Encoding: not certain. Read as {guess.encoding}{sample}; it could be {others}. If the "
         "words look wrong, set data.encoding (or --encoding).",
     )
-    found.comments["encoding"] = f"not certain: could be {others}"
+    inferred.comments["encoding"] = f"not certain: could be {others}"
 
 
-def _json_layout(path: Path, text: str, found: InferredOptions) -> None:
+def _json_layout(path: Path, text: str, inferred: InferredOptions) -> None:
     if is_json_lines(text):
-        found.notes.append("The file holds one JSON object per line (JSON Lines).")
+        inferred.notes.append("The file holds one JSON object per line (JSON Lines).")
         return
     if not text.lstrip().startswith("{"):
         return
-    encoding = found.options.get("encoding", "utf-8")
+    encoding = inferred.options.get("encoding", "utf-8")
     try:
         value = json.loads(path.read_text(encoding))
     except (ValueError, RecursionError):
@@ -211,8 +211,8 @@ def _json_layout(path: Path, text: str, found: InferredOptions) -> None:
     lists = [k for k, v in value.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
     named = _named_splits(lists)
     if "train" in named and len(lists) > 1:
-        found.splits = named
-        found.notes.append(f"The file holds the splits {', '.join(map(repr, lists))}.")
+        inferred.splits = named
+        inferred.notes.append(f"The file holds the splits {', '.join(map(repr, lists))}.")
 
 
 def is_number(text: str) -> bool:
@@ -260,9 +260,9 @@ def _format_by_content(name: str, text: str) -> str:
     return "csv" if any(even == 1 and (known or labels) for even, known, labels in fits) else "text"
 
 
-def _csv_layout(path: Path, text: str, found: InferredOptions) -> None:
+def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
     named = delimiter_of(
-        path, Source(path=str(path), encoding=found.options.get("encoding", "utf-8"))
+        path, Source(path=str(path), encoding=inferred.options.get("encoding", "utf-8"))
     )
     usual = default_delimiter(path)
     body = text.split("\n", 1)[-1] if named != usual else text
@@ -281,19 +281,19 @@ def _csv_layout(path: Path, text: str, found: InferredOptions) -> None:
             "column in every row. For lines of the form text<separator>label use --format text"
         )
     if named != usual:
-        found.notes.append(f"Columns are separated by {best!r}, as the first line says.")
-    elif best != usual or "format" in found.options:
-        found.add("delimiter", best, f"Columns are separated by {best!r}.")
+        inferred.notes.append(f"Columns are separated by {best!r}, as the first line says.")
+    elif best != usual or "format" in inferred.options:
+        inferred.add("delimiter", best, f"Columns are separated by {best!r}.")
     titles = _title_lines(rows[best])
     if titles:
-        found.add(
+        inferred.add(
             "skip_lines",
             titles,
             f"The first {titles} line{'s are' if titles > 1 else ' is'} no part of the table: "
             f"{' '.join(rows[best][0])[:60]!r}.",
         )
     if not _has_header(rows[best][titles:SAMPLE_ROWS]):
-        found.add(
+        inferred.add(
             "header",
             False,
             "The first row looks like data, so there is no header; data.columns names the columns.",
