@@ -278,7 +278,7 @@ def export(
         Path(bundle),
         to,
         Path(out),
-        rows_of=Path(golden) if golden is not None else None,
+        golden_path=Path(golden) if golden is not None else None,
         agreement=min_agreement,
         difference=max_difference,
         unchecked=unchecked,

@@ -227,7 +227,7 @@ def test_a_file_that_holds_no_answers_is_not_written_over(
 ) -> None:
     file, out = rows_file(tmp_path / "in.jsonl"), tmp_path / name
     out.write_text("text,note\nmine,keep\n")
-    with pytest.raises(UsageError, match=f"{name} exists and holds no answers"):
+    with pytest.raises(UsageError, match=f"{name} exists and is not an output"):
         predict_file(bundle, file, out)
     assert out.read_text() == "text,note\nmine,keep\n"
     out.unlink()
@@ -302,8 +302,8 @@ def test_columns_of_categories_stay_such(bundle: Path, tmp_path: Path) -> None:
 def test_what_is_said_at_the_end() -> None:
     assert Summary(9, 0, 0, 0, None).sentences() == []
     assert Summary(9, 4, 1, 2, 3).sentences() == [
-        "4 rows done before the interruption",
+        "4 rows finished before the interruption",
         "1 row had an empty text",
-        "2 rows did not fit into the prompt and were shortened",
+        "2 rows did not fit into the prompt and were truncated",
         "3 rows are below the bundle's confidence threshold (column abstained)",
     ]

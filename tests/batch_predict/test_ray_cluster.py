@@ -101,8 +101,8 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
 
         calls = 0
 
-        def part(self, block: Block) -> tuple[bytes, Counts]:
-            answer = super().part(block)
+        def predict_part(self, block: Block) -> tuple[bytes, Counts]:
+            answer = super().predict_part(block)
             self.calls += 1
             (working / str(os.getpid())).touch()
             if self.calls == 3 and not killed.exists():
@@ -126,12 +126,12 @@ def test_a_block_that_kills_every_worker_ends_the_work_and_what_was_done_stays(
     local, ray, deaths = (tmp_path / name for name in ("local.jsonl", "ray.jsonl", "deaths"))
 
     class Poisoned(ray_cluster._Worker):
-        def part(self, block: Block) -> tuple[bytes, Counts]:
+        def predict_part(self, block: Block) -> tuple[bytes, Counts]:
             if any(row["id"] == ROWS - 1 for row in block.records()):
                 with deaths.open("a") as handle:
                     handle.write("x")
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().part(block)
+            return super().predict_part(block)
 
     with monkeypatch.context() as patched:
         patched.setattr(ray_cluster, "_Worker", Poisoned)
@@ -153,7 +153,7 @@ def test_what_a_worker_finds_wrong_is_said_as_it_is(
     cluster: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Refusing(ray_cluster._Worker):
-        def part(self, block: Block) -> tuple[bytes, Counts]:
+        def predict_part(self, block: Block) -> tuple[bytes, Counts]:
             raise UsageError("column 'n' cannot hold it")
 
     monkeypatch.setattr(ray_cluster, "_Worker", Refusing)
@@ -186,7 +186,7 @@ def test_ray_s_client_is_refused(
     [
         ("rai", None, r"no engine 'rai' \(did you mean 'ray'\?\); there are local and ray"),
         ("spark", None, "no engine 'spark'; there are local and ray"),
-        ("local", 2, "--workers are Ray's: give --engine ray with it"),
+        ("local", 2, "--workers is an option of --engine ray"),
     ],
 )
 def test_engines_that_there_are_not(

@@ -64,15 +64,15 @@ def test_an_output_that_is_not_taken_costs_no_row(
 def test_a_file_is_fetched_again_only_where_it_has_changed(tmp_path: Path, bucket: Path) -> None:
     (bucket / "in.csv").write_text(CSV)
     copy = tmp_path / "copy.csv"
-    storage.fetch("s3://bucket/in.csv", copy)
+    storage.download("s3://bucket/in.csv", copy)
     assert copy.read_text() == CSV
     times = copy.stat().st_mtime_ns
     copy.write_text(CSV.replace("goal", "luna"))
     os.utime(copy, ns=(times, times))
-    storage.fetch("s3://bucket/in.csv", copy)
+    storage.download("s3://bucket/in.csv", copy)
     assert "luna" in copy.read_text()
     os.utime(bucket / "in.csv", ns=(0, 10**18))
-    storage.fetch("s3://bucket/in.csv", copy)
+    storage.download("s3://bucket/in.csv", copy)
     assert copy.read_text() == CSV
 
 
@@ -95,7 +95,7 @@ def test_what_will_not_do(
 
 def test_unknown_storage_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^nope://x/in\.csv: "):
-        storage.fetch("nope://x/in.csv", tmp_path / "in.csv")
+        storage.download("nope://x/in.csv", tmp_path / "in.csv")
 
 
 def test_files_by_url_are_files(bundle: Path, tmp_path: Path) -> None:
@@ -110,5 +110,5 @@ def test_files_by_url_are_files(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_passwords_are_not_shown() -> None:
-    assert "secret" not in storage.shown("s3://key:secret@bucket/in.csv?token=secret")
-    assert storage.shown("s3://bucket/in.csv?x=1") == "s3://bucket/in.csv"
+    assert "secret" not in storage.display_name("s3://key:secret@bucket/in.csv?token=secret")
+    assert storage.display_name("s3://bucket/in.csv?x=1") == "s3://bucket/in.csv"

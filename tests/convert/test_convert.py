@@ -330,7 +330,7 @@ def test_sizes_of_published_models(
 ) -> None:
     (tmp_path / "params.json").write_text(json.dumps(values))
     params = read_params(tmp_path)
-    assert (params.hidden, params.rope_factor, params.context) == (hidden, factor, context)
+    assert (params.ffn_dim, params.rope_factor, params.context_length) == (hidden, factor, context)
 
 
 class Code:

@@ -210,11 +210,11 @@ def test_without_a_golden_set_one_must_be_given(make: Make, tmp_path: Path) -> N
     assert not (bundle / GOLDEN).exists()
     with pytest.raises(UsageError, match=r"holds no golden set .* --golden RUN"):
         export(bundle, "merged", tmp_path / "out")
-    record = export(bundle, "merged", tmp_path / "out", rows_of=make("llama") / GOLDEN)
+    record = export(bundle, "merged", tmp_path / "out", golden_path=make("llama") / GOLDEN)
     assert record["parity"]["rows"] == 10
     (tmp_path / "bad.jsonl").write_text('{"id": 3}\n')
     with pytest.raises(UsageError, match="line 1 is not a golden row: id"):
-        export(bundle, "merged", tmp_path / "out", rows_of=tmp_path / "bad.jsonl")
+        export(bundle, "merged", tmp_path / "out", golden_path=tmp_path / "bad.jsonl")
 
 
 def test_an_unchecked_export_says_so_wherever_it_is_described(make: Make, tmp_path: Path) -> None:
@@ -234,11 +234,11 @@ def test_a_changed_modelfile_is_refused(make: Make, tmp_path: Path) -> None:
     file.write_text(ollama.modelfile(manifest, tokenizer))
     before, between, after = ollama.split_prompt(manifest, tokenizer)
     assert between == ["text"] and not before.startswith(tokenizer.bos_token)
-    assert ollama.rendered(file, 'a {{ .b }} " c') == before + 'a {{ .b }} " c' + after
+    assert ollama.render_template(file, 'a {{ .b }} " c') == before + 'a {{ .b }} " c' + after
     assert 'Say {{it}} of "' in before and 'PARAMETER stop "<|eot_id|>"' in file.read_text()
     file.write_text(file.read_text().replace("{{ .Prompt }}", "{{ .System }}{{ .Prompt }}"))
     with pytest.raises(UsageError, match=r"is not one of ours: \{\{ .System \}\}"):
-        ollama.rendered(file, "a")
+        ollama.render_template(file, "a")
 
 
 @pytest.mark.slow

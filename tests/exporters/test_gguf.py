@@ -156,7 +156,7 @@ def test_the_name_of_the_splitting_follows_from_the_tokenizer(
         ([pre_tokenizers.Split(Regex(_LLAMA3), "isolated"), plain], "smaug-bpe"),
     ):
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-        assert build_vocabulary(tokenizer, 500).splitting == name
+        assert build_vocabulary(tokenizer, 500).pre_tokenizer == name
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(
         UsageError, match=r"llama.cpp has no name that is known here for a tokenizer that splits"

@@ -1,4 +1,4 @@
-"""Bulk prediction: the rows of a file of any size, and a bundle's answers beside its columns."""
+"""Batch prediction: add a bundle's predictions to the rows of a file of any size."""
 
 from prooftune.batch_predict.columns import output_columns
 from prooftune.batch_predict.predict import Summary, predict_file

@@ -1,4 +1,4 @@
-"""A bundle on a machine that does not have it: its files, copied once into that machine's cache."""
+"""Copy a bundle to another machine's cache, once per content."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from prooftune.utils.files import cache_folder, fingerprint, sha256
 
 
 def list_files(bundle: Path) -> list[str]:
-    """Names of the files in a bundle's folder, with ``/``, in order."""
+    """Sorted paths of a bundle's files, relative to its folder, with ``/``."""
     return sorted(
         path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()
     )
 
 
 def bundle_digest(bundle: Path) -> str:
-    """Fingerprint of what a bundle's answers depend on."""
+    """Fingerprint of all files that affect a bundle's predictions."""
     return fingerprint(
         [
             [name, sha256(bundle / name)]
@@ -29,23 +29,23 @@ def bundle_digest(bundle: Path) -> str:
 
 
 def copy_to_cache(digest: str, files: Mapping[str, Callable[[], bytes]]) -> Path:
-    """The folder in the cache that holds a bundle, filled where it is not there yet.
+    """The bundle's folder in the cache; its files are fetched if it is not there yet.
 
     Args:
-        digest: the bundle's `bundle_digest`.
-        files: name -> what gives its content, asked for one after the other.
+        digest: `bundle_digest` of the bundle.
+        files: file name -> function that returns its content; called one after the other.
     """
     target = cache_folder() / "bundles" / digest[:16]
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        here = Path(folder) / "bundle"
+        staging = Path(folder) / "bundle"
         for name, content in files.items():
-            path = here / name
+            path = staging / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content())
-        # Another worker of this machine may have been faster, and is using what it put there.
+        # Another worker on this machine may have copied the bundle meanwhile and be using it.
         with contextlib.suppress(OSError):
-            here.rename(target)
+            staging.rename(target)
     return target

@@ -1,8 +1,8 @@
-"""The finished blocks of an unfinished output, so that the same command goes on after a kill.
+"""Checkpoints of a batch prediction, so that the same command resumes after an interruption.
 
-``OUT.parts/`` holds one file for each block and a journal: a first line that says of what, then one
-line for each part, written after the part itself has been renamed into place. A torn last line, or
-a part without its line, is done again; so no row is lost, and none stands there twice.
+``OUT.parts/`` holds one file per finished block and a journal. The journal's first line identifies
+the job; each further line is appended after its part was renamed into place. A truncated last line,
+or a part without a line, is computed again, so every row is written exactly once.
 """
 
 from __future__ import annotations
@@ -21,44 +21,51 @@ from prooftune.utils.files import atomic_path, write_text
 from prooftune.utils.progress import notify
 
 Counts = dict[str, int]
-"""What is counted of a block: its rows, and what a person must hear of at the end."""
+"""Counts of one block: rows, and cases that are reported at the end."""
 
 
 class Checkpoint:
-    """What is finished of an output.
+    """The finished parts of an output.
 
     Attributes:
-        folder: where the parts are.
-        suffix: of their names.
-        done: counts of each part, in order.
+        folder: folder of the parts.
+        suffix: suffix of their names.
+        counts: counts of each part, in order.
     """
 
-    def __init__(self, folder: Path, suffix: str, done: list[Counts]) -> None:
-        self.folder, self.suffix, self.done = folder, suffix, done
+    def __init__(self, folder: Path, suffix: str, counts: list[Counts]) -> None:
+        self.folder, self.suffix, self.counts = folder, suffix, counts
 
     def add(self, write: Callable[[Path], Counts]) -> Counts:
-        """Write the next part by `write`, which gives its counts, and note it."""
-        path = self._path(len(self.done))
+        """Write the next part and append its counts to the journal.
+
+        Args:
+            write: writes the part to a path and returns its counts.
+
+        Raises:
+            Failure: the journal cannot be written.
+        """
+        path = self._path(len(self.counts))
         with atomic_path(path) as temporary:
             counts = write(temporary)
-        line = {**counts, "bytes": path.stat().st_size}
+        entry = {**counts, "bytes": path.stat().st_size}
         try:
             with (self.folder / _JOURNAL).open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(line) + "\n")
+                handle.write(json.dumps(entry) + "\n")
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as error:
             raise Failure(
                 f"cannot write {self.folder / _JOURNAL}: {error.strerror or error}"
             ) from error
-        self.done.append(counts)
+        self.counts.append(counts)
         return counts
 
     def paths(self) -> Iterator[Path]:
-        return map(self._path, range(len(self.done)))
+        return map(self._path, range(len(self.counts)))
 
     def total(self, name: str) -> int:
-        return sum(counts[name] for counts in self.done)
+        return sum(counts[name] for counts in self.counts)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:07d}{self.suffix}"
@@ -69,13 +76,12 @@ _JOURNAL = "journal.jsonl"
 
 @contextmanager
 def open_checkpoint(out: Path, key: Mapping[str, str]) -> Iterator[Checkpoint]:
-    """The parts of an output, those of an interrupted attempt included; the folder is removed when
-    all went well.
+    """Open the checkpoint of an output; its folder is removed after success.
 
     Args:
-        out: the output.
-        key: fingerprints by what they are of. An attempt with another one is thrown away, which is
-            said.
+        out: the output file.
+        key: description -> fingerprint of everything that affects the output. A checkpoint with
+            other fingerprints is discarded with a message.
 
     Raises:
         Failure: another process writes this output, or the folder cannot be written.
@@ -83,50 +89,55 @@ def open_checkpoint(out: Path, key: Mapping[str, str]) -> Iterator[Checkpoint]:
     folder = out.with_name(f"{out.name}.parts")
     with locked(folder):
         journal = folder / _JOURNAL
-        header, lines = _read(journal)
-        changed = [what for what, value in key.items() if header.get(what) != value]
-        if header and changed:
+        header, entries = _read_journal(journal)
+        changes = [
+            description for description, value in key.items() if header.get(description) != value
+        ]
+        if header and changes:
             notify(
-                f"{folder} is of an unfinished run, and since then {' and '.join(changed)} "
-                "changed: all rows are done again",
+                f"{folder} is from an unfinished run, and since then {' and '.join(changes)} "
+                "changed: all rows are predicted again",
                 "yellow",
             )
-        parts = Checkpoint(folder, out.suffix.lower(), [])
-        if not changed:
-            parts.done += _finished(parts, lines)
-        kept = {journal.name, ".lock", *(path.name for path in parts.paths())}
-        for left in folder.iterdir():
-            if left.name not in kept:
-                left.unlink()
-        # Also drops a torn last line, after which nothing could be appended.
+        checkpoint = Checkpoint(folder, out.suffix.lower(), [])
+        if not changes:
+            checkpoint.counts += _completed_parts(checkpoint, entries)
+        expected_names = {journal.name, ".lock", *(path.name for path in checkpoint.paths())}
+        for path in folder.iterdir():
+            if path.name not in expected_names:
+                path.unlink()
+        # Rewriting also drops a truncated last line, after which nothing could be appended.
         write_text(
             journal,
-            "".join(json.dumps(line) + "\n" for line in [dict(key), *lines[: len(parts.done)]]),
+            "".join(
+                json.dumps(entry) + "\n"
+                for entry in [dict(key), *entries[: len(checkpoint.counts)]]
+            ),
         )
-        yield parts
+        yield checkpoint
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read(journal: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What stands in a journal up to the first line that is torn."""
-    lines: list[dict[str, Any]] = []
+def _read_journal(journal: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The journal's header and entries up to the first invalid line."""
+    entries: list[dict[str, Any]] = []
     try:
         with journal.open(encoding="utf-8") as handle:
             for text in handle:
-                line = json.loads(text)
-                if not isinstance(line, dict) or not text.endswith("\n"):
+                entry = json.loads(text)
+                if not isinstance(entry, dict) or not text.endswith("\n"):
                     break
-                lines.append(line)
+                entries.append(entry)
     except (OSError, ValueError):
         pass
-    return (lines[0], lines[1:]) if lines else ({}, [])
+    return (entries[0], entries[1:]) if entries else ({}, [])
 
 
-def _finished(parts: Checkpoint, lines: list[dict[str, Any]]) -> list[Counts]:
-    done = []
-    for number, line in enumerate(lines):
-        path = parts._path(number)
-        if not path.is_file() or path.stat().st_size != line.get("bytes"):
+def _completed_parts(checkpoint: Checkpoint, entries: list[dict[str, Any]]) -> list[Counts]:
+    counts = []
+    for number, entry in enumerate(entries):
+        path = checkpoint._path(number)
+        if not path.is_file() or path.stat().st_size != entry.get("bytes"):
             break
-        done.append({name: value for name, value in line.items() if name != "bytes"})
-    return done
+        counts.append({name: value for name, value in entry.items() if name != "bytes"})
+    return counts

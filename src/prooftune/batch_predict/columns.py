@@ -1,4 +1,4 @@
-"""Which columns a bundle reads, and which it adds."""
+"""Input columns that a bundle reads, and output columns that it adds."""
 
 from __future__ import annotations
 
@@ -19,89 +19,90 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
 SUFFIXES = (*DELIMITERS, *JSON_LINES_SUFFIXES, ".parquet")
 CONFLICT_PREFIX = "predicted_"
-"""Before the name of a column of the answers, where the file has one of that name."""
+"""Prefix of an added column if the file already has a column of that name."""
 
 
 def expected_columns(bundle: Path, manifest: Manifest) -> dict[str, list[str]]:
-    """For each text that the bundle reads, the columns that may hold it, the recipe's own first."""
-    # What the bundle finds by itself is no column of the file.
-    own = {CONTEXT} if manifest.get("retrieval") else set()
-    fields = [field for field in manifest["fields"] if field not in own]
-    chosen, _ = recipe.load(bundle / "recipe.yaml")
-    text = chosen.data.source("train").text
-    named = text if isinstance(text, dict) else {}
-    wanted = {field: [named.get(field, field), field] for field in fields}
+    """Input field -> names of columns that may hold it, the recipe's own first."""
+    # A bundle with documents retrieves its context.
+    supplied = {CONTEXT} if manifest.get("retrieval") else set()
+    fields = [field for field in manifest["fields"] if field not in supplied]
+    recipe_of_bundle, _ = recipe.load(bundle / "recipe.yaml")
+    text = recipe_of_bundle.data.source("train").text
+    renamed = text if isinstance(text, dict) else {}
+    expected = {field: [renamed.get(field, field), field] for field in fields}
     if len(fields) == 1:
-        wanted[fields[0]].append("text")
-    return {field: list(dict.fromkeys(columns)) for field, columns in wanted.items()}
+        expected[fields[0]].append("text")
+    return {field: list(dict.fromkeys(columns)) for field, columns in expected.items()}
 
 
-def detect_source(file: Path, wanted: Mapping[str, Sequence[str]]) -> recipe.Source:
-    """How to read the file: by its name, except that a header may show another delimiter than the
-    usual one."""
-    usual = DELIMITERS.get(file.suffix.lower())
-    if usual is None or not file.is_file():
+def detect_source(file: Path, expected: Mapping[str, Sequence[str]]) -> recipe.Source:
+    """How to read the file: format by suffix, delimiter by the header."""
+    default = DELIMITERS.get(file.suffix.lower())
+    if default is None or not file.is_file():
         return recipe.Source(path=str(file))
     with file.open(encoding="utf-8-sig", errors="replace") as handle:
         header = handle.readline(1_000_000).rstrip("\r\n")
-    for delimiter in dict.fromkeys((usual, ",", ";", "\t", "|")):
+    for delimiter in dict.fromkeys((default, ",", ";", "\t", "|")):
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-        if all(any(column in names for column in columns) for columns in wanted.values()):
+        if all(any(column in names for column in columns) for columns in expected.values()):
             return recipe.Source(path=str(file), delimiter=delimiter)
-    return recipe.Source(path=str(file), delimiter=usual)
+    return recipe.Source(path=str(file), delimiter=default)
 
 
 def match_columns(
-    name: str, columns: Sequence[str], wanted: Mapping[str, Sequence[str]]
+    name: str, columns: Sequence[str], expected: Mapping[str, Sequence[str]]
 ) -> dict[str, str]:
-    """Field -> its column in the file.
+    """Match input fields to columns of the file.
+
+    Returns:
+        Field -> column. A file with a single column matches a bundle with a single field.
 
     Raises:
         UsageError: a field has no column.
     """
-    if len(wanted) == 1 and len(columns) == 1:
-        return dict.fromkeys(wanted, columns[0])
-    places = {}
-    for field, names in wanted.items():
-        found = next((one for one in names if one in columns), None)
-        if found is None:
-            what = " or ".join(f"'{one}'" for one in names)
+    if len(expected) == 1 and len(columns) == 1:
+        return dict.fromkeys(expected, columns[0])
+    matched = {}
+    for field, names in expected.items():
+        column = next((name for name in names if name in columns), None)
+        if column is None:
+            what = " or ".join(f"'{name}'" for name in names)
             raise UsageError(
                 f"{name} has no column {what}, which this bundle reads; found {len(columns)}: "
                 f"{', '.join(repr(c[:60]) for c in columns[:12])}{nearest(names[0], columns)}"
             )
-        places[field] = found
-    return places
+        matched[field] = column
+    return matched
 
 
 def output_columns(manifest: Manifest) -> list[str]:
-    """Names of the columns that a bundle's answers are written to, where the file has none of them."""
+    """Names of the columns that a bundle adds, before conflicts with the file's own are resolved."""
     if manifest["task"] != "classification":
         return ["answer", "sources", "truncated_tokens"]
-    shares = (
+    probabilities = (
         [f"probability_{label}" for label in manifest["labels"]]
         if has_probabilities(manifest)
         else []
     )
     abstained = ["abstained"] if abstention_threshold(manifest) is not None else []
-    return ["label", "probability", *shares, *abstained, "truncated_tokens"]
+    return ["label", "probability", *probabilities, *abstained, "truncated_tokens"]
 
 
 def check_output_path(out: Path, added: Sequence[str]) -> None:
-    """Refuse to write over a file that holds no answers: those are made again, but a file of
-    someone's own is not.
+    """Refuse to overwrite a file that is not an earlier output of this command.
 
     Raises:
-        UsageError: there is one.
+        UsageError: there is such a file.
     """
-    if out.is_dir() or (out.exists() and added[-1] not in _top(out)):
+    if out.is_dir() or (out.exists() and added[-1] not in _first_line_of(out)):
         raise UsageError(
-            f"{out} exists and holds no answers of a bundle; give --out another name, or remove it"
+            f"{out} exists and is not an output of predict; give --out another name, or remove it"
         )
 
 
-def _top(file: Path) -> str:
-    """What shows the columns of a file: its first line, or all of their names."""
+def _first_line_of(file: Path) -> str:
+    """The first line of a text file, or the column names of a Parquet file."""
     if file.suffix.lower() == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -115,41 +116,44 @@ def _top(file: Path) -> str:
 
 
 def resolve_output_names(name: str, columns: Sequence[str], added: Sequence[str]) -> dict[str, str]:
-    """What each column of the answers is called in the output: ``predicted_…`` where the file has
-    one of its name, such as the labels that people gave.
+    """Output name of each added column: ``predicted_…`` if the file has a column of its name.
 
     Raises:
-        UsageError: the file has that one too.
+        UsageError: the file has both names.
     """
-    names = {one: f"{CONFLICT_PREFIX}{one}" if one in columns else one for one in added}
-    taken = [one for one in names.values() if one in columns]
+    names = {name: f"{CONFLICT_PREFIX}{name}" if name in columns else name for name in added}
+    taken = [name for name in names.values() if name in columns]
     if taken:
         raise UsageError(
-            f"{name} has columns {', '.join(repr(one.removeprefix(CONFLICT_PREFIX)) for one in taken)} and "
+            f"{name} has columns {', '.join(repr(name.removeprefix(CONFLICT_PREFIX)) for name in taken)} and "
             f"{', '.join(map(repr, taken))} already, where the answers would be written; rename "
             "them in the file"
         )
     return names
 
 
-def prediction_columns(answers: Sequence[Any], manifest: Manifest) -> dict[str, list[Any]]:
-    """The columns that are added, with their values.
+def prediction_columns(predictions: Sequence[Any], manifest: Manifest) -> dict[str, list[Any]]:
+    """Added columns with their values.
 
     Args:
-        answers: what `predict` of the bundle gave, one for each row.
-        manifest: the content of ``bundle.json``.
+        predictions: results of the bundle's `predict`, one per row.
+        manifest: the bundle's manifest.
     """
     if manifest["task"] != "classification":
         sources = [
             json.dumps([asdict(source) for source in a.sources], ensure_ascii=False)
-            for a in answers
+            for a in predictions
         ]
-        values = [[a.answer for a in answers], sources, [a.truncated_tokens for a in answers]]
+        values = [
+            [a.answer for a in predictions],
+            sources,
+            [a.truncated_tokens for a in predictions],
+        ]
         return dict(zip(output_columns(manifest), values, strict=True))
-    values = [[a.label for a in answers], [a.probability for a in answers]]
+    values = [[a.label for a in predictions], [a.probability for a in predictions]]
     if has_probabilities(manifest):
-        values += [[a.probabilities[label] for a in answers] for label in manifest["labels"]]
+        values += [[a.probabilities[label] for a in predictions] for label in manifest["labels"]]
     if abstention_threshold(manifest) is not None:
-        values.append([a.abstained for a in answers])
-    values.append([a.truncated_tokens for a in answers])
+        values.append([a.abstained for a in predictions])
+    values.append([a.truncated_tokens for a in predictions])
     return dict(zip(output_columns(manifest), values, strict=True))

@@ -1,4 +1,4 @@
-"""What a bundle says of the blocks of a file, each as a part of the output."""
+"""The local engine: predicts the blocks of a file in this process."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from prooftune.bundle.load import Classifier
     from prooftune.bundle.qa import QuestionAnswerer
 
-Write = Callable[[Path], Counts]
-"""Writes the part of one block to a path, and gives what is counted of it."""
+PartWriter = Callable[[Path], Counts]
+"""Writes the output part of one block to a path, and returns its counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionJob:
-    """What is left to do of a file.
+    """The remaining rows of a file.
 
     Attributes:
-        bundle: the bundle's folder.
-        stream: the file.
-        start: rows before the first of them.
-        rows: about how many a block has.
-        characters: at which a block ends before that.
-        columns: field -> its column in the file.
-        form: how the output is written.
+        bundle: folder of the bundle.
+        stream: the scanned file.
+        start: number of rows to skip.
+        rows: approximate number of rows per block.
+        characters: number of characters at which a block ends earlier.
+        columns: input field -> column of the file.
+        form: output format.
     """
 
     bundle: Path
@@ -48,44 +48,52 @@ class PredictionJob:
     form: OutputFormat
 
     def blocks(self) -> Iterator[Block]:
+        """The remaining blocks, in order."""
         return iter_blocks(self.stream, self.start, self.rows, self.characters)
 
 
-def predict_blocks(work: PredictionJob, shown: Progress) -> Iterator[Write]:
-    """The parts of all blocks in their order, labelled in this process when each is written."""
-    bundle = load(work.bundle)
-    for block in work.blocks():
-        yield partial(predict_block, bundle, block, work, progress=Subtask(shown, len(block)))
+def predict_blocks(job: PredictionJob, progress: Progress) -> Iterator[PartWriter]:
+    """One writer per block, in order; calling it predicts the block."""
+    bundle = load(job.bundle)
+    for block in job.blocks():
+        yield partial(predict_block, bundle, block, job, progress=Subtask(progress, len(block)))
 
 
 def predict_block(
     bundle: Classifier | QuestionAnswerer,
     block: Block,
-    work: PredictionJob,
+    job: PredictionJob,
     path: Path,
     progress: bool | Subtask = False,
 ) -> Counts:
-    """Write the part of one block; a missing text is read as an empty one, as in training.
+    """Predict one block and write its part; missing texts are empty strings, as in training.
+
+    Args:
+        bundle: the loaded bundle.
+        block: rows of the file.
+        job: columns and output format.
+        path: file to write.
+        progress: whether to show a bar; or a running bar's subtask.
 
     Raises:
-        UsageError: a value does not fit into its column of the output.
+        UsageError: a value does not fit into its output column.
     """
-    texts = _texts(block, work.columns)
-    added = prediction_columns(bundle.predict(texts, progress=progress), bundle.manifest)
-    write_part(path, block, added, work.form)
-    return _counts(texts, added)
+    texts = _texts(block, job.columns)
+    columns_added = prediction_columns(bundle.predict(texts, progress=progress), bundle.manifest)
+    write_part(path, block, columns_added, job.form)
+    return _counts(texts, columns_added)
 
 
 def _texts(block: Block, columns: Mapping[str, str]) -> list[dict[str, str]]:
-    """What the bundle reads of each row."""
+    """Input fields of each row."""
     values = zip(*(block.column_texts(column) for column in columns.values()), strict=True)
     return [{field: text or "" for field, text in zip(columns, row, strict=True)} for row in values]
 
 
-def _counts(texts: list[dict[str, str]], added: Mapping[str, list[Any]]) -> Counts:
+def _counts(texts: list[dict[str, str]], columns_added: Mapping[str, list[Any]]) -> Counts:
     return {
         "rows": len(texts),
         "empty": sum(any(not text.strip() for text in row.values()) for row in texts),
-        "truncated": sum(map(bool, added["truncated_tokens"])),
-        "abstained": sum(map(bool, added.get("abstained", ()))),
+        "truncated": sum(map(bool, columns_added["truncated_tokens"])),
+        "abstained": sum(map(bool, columns_added.get("abstained", ()))),
     }

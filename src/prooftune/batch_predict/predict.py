@@ -1,7 +1,7 @@
-"""``prooftune predict``: label the rows of a file, and write the answers beside its columns.
+"""``prooftune predict``: predict the rows of a file, and append the predictions as columns.
 
-What stood in the file is written as it was: text columns of a CSV as their text, JSON values and
-Parquet types unchanged where the output can hold them, every row, in order.
+The file's own columns are copied unchanged: CSV cells as text, JSON values and Parquet types if the
+output format can hold them; all rows, in order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from prooftune.batch_predict.columns import (
     output_columns,
     resolve_output_names,
 )
-from prooftune.batch_predict.local import PredictionJob, Write, predict_blocks
+from prooftune.batch_predict.local import PartWriter, PredictionJob, predict_blocks
 from prooftune.batch_predict.writers import choose_format, join
 from prooftune.bundle.manifest import read_manifest
 from prooftune.data.readers.streaming import scan_file
@@ -40,23 +40,21 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray")
 BLOCK_ROWS = 2048
-"""Rows that are tokenised and scored at one time: enough to batch rows of like length, few enough
-to hold."""
+"""Rows per block: enough to batch rows of similar length, few enough to hold in memory."""
 BLOCK_CHARS = 1 << 24
-"""Characters (of Parquet, bytes) at which a block ends before it has that many rows."""
+"""Characters (Parquet: bytes) at which a block ends before it has that many rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What was done.
+    """Counts of a finished batch prediction.
 
     Attributes:
-        rows: rows labelled, or questions answered.
-        resumed: those of them that an interrupted attempt had done.
+        rows: predicted rows.
+        resumed: rows that an interrupted run had finished.
         empty: rows with an empty text.
-        truncated: rows of which not all was read.
-        abstained: rows answered with less confidence than the bundle's threshold; None where it has
-            none.
+        truncated: rows with truncated texts.
+        abstained: rows below the bundle's confidence threshold; None without a threshold.
     """
 
     rows: int
@@ -66,17 +64,17 @@ class Summary:
     abstained: int | None
 
     def sentences(self) -> list[str]:
-        """What a person should know of it beyond the number of rows."""
+        """Notes for the user besides the number of rows, one per line."""
         lines = [
-            (self.resumed, "done before the interruption"),
+            (self.resumed, "finished before the interruption"),
             (self.empty, "had an empty text"),
-            (self.truncated, "did not fit into the prompt and {were} shortened"),
+            (self.truncated, "did not fit into the prompt and {were} truncated"),
             (self.abstained, "{are} below the bundle's confidence threshold (column abstained)"),
         ]
         return [
             f"{n:,} row{'s' if n > 1 else ''} "
-            f"{what.format(were='were' if n > 1 else 'was', are='are' if n > 1 else 'is')}"
-            for n, what in lines
+            f"{whose.format(were='were' if n > 1 else 'was', are='are' if n > 1 else 'is')}"
+            for n, whose in lines
             if n
         ]
 
@@ -88,43 +86,42 @@ def predict_file(
     engine: str = "local",
     workers: int | None = None,
 ) -> Summary:
-    """Label every row of a file, a block at a time, going on where an interrupted attempt at the
-    same was.
+    """Predict every row of a file block by block, resuming an interrupted run of the same job.
 
     Args:
         bundle: a bundle folder.
-        file: .csv, .tsv, .jsonl or .parquet with the columns that the bundle's recipe reads its
-            texts from. Where the bundle reads one text, a column named ``text`` and a file of one
-            column will do too. A string may be a URL (s3://…, gs://…) of any storage that pyarrow
-            knows.
-        out: .csv, .tsv, .jsonl or .parquet, as a path or a URL. Holds the file's columns, then
-            ``label``, ``probability``, one ``probability_LABEL`` per label (both empty or absent
-            where answers are generated), ``abstained`` where the bundle has a threshold for it, and
-            ``truncated_tokens``. Of questions: ``answer``, and ``sources``, the passages cited, as
-            JSON. With ``predicted_`` before those that the file has itself.
-        engine: ``local``, this process, or ``ray``, workers of a Ray cluster; the output is the
-            same.
-        workers: of Ray, how many label; None for what suits the machines.
+        file: .csv, .tsv, .jsonl or .parquet with the input columns of the bundle's recipe. A bundle
+            with one input field also accepts a column named ``text``, or a file with one column. A
+            string may be a URL (s3://…, gs://…) of any storage that pyarrow supports.
+        out: .csv, .tsv, .jsonl or .parquet, as a path or a URL. Contains the file's columns, then
+            ``label``, ``probability``, one ``probability_LABEL`` per label (empty or absent if
+            labels are generated), ``abstained`` if the bundle has a threshold, and
+            ``truncated_tokens``. For questions: ``answer``, ``sources`` (cited passages as JSON),
+            ``truncated_tokens``. Names that the file already uses get the prefix ``predicted_``.
+        engine: ``local`` (this process) or ``ray`` (workers of a Ray cluster), with equal outputs.
+        workers: number of Ray workers. Default: one per GPU, or per four cores without GPUs.
 
     Raises:
-        UsageError: the bundle, the file, the output's name or the engine will not do; found before
-            anything is computed.
-        Failure: the bundle's base model is not there, the output cannot be written, or Ray's
-            workers died.
+        UsageError: the bundle, the file, the output's name or the engine is unusable; checked
+            before any computation.
+        Failure: the base model is unavailable, the output cannot be written, or Ray's workers died.
     """
     _check_engine(engine, workers)
     manifest = read_manifest(bundle)
-    _check_places(file, out)
-    folder = storage.folder_of(out, file)
-    source, target = storage.file_of(file, folder / "in"), storage.file_of(out, folder / "out")
+    _check_locations(file, out)
+    folder = storage.cache_folder_for(out, file)
+    source, target = (
+        storage.local_copy(file, folder / "in"),
+        storage.local_copy(out, folder / "out"),
+    )
     if storage.is_remote(file):
-        storage.fetch(str(file), source)
-    wanted = expected_columns(bundle, manifest)
-    # Before the work, since not every file can be read, nor written in every format.
-    stream = scan_file(source, detect_source(source, wanted))
-    columns = match_columns(source.name, stream.columns, wanted)
-    (field, usual), *more = wanted.items()
-    if not more and columns[field] not in usual:
+        storage.download(str(file), source)
+    expected = expected_columns(bundle, manifest)
+    # Scan first: a file that cannot be read, or not written in this format, must fail at once.
+    stream = scan_file(source, detect_source(source, expected))
+    columns = match_columns(source.name, stream.columns, expected)
+    (field, default), *others = expected.items()
+    if not others and columns[field] not in default:
         header = "; its first row is taken for the header" if stream.kind == "csv" else ""
         notify(
             f"{source.name} has one column, '{columns[field][:60]}', which is read as "
@@ -132,10 +129,10 @@ def predict_file(
             "yellow",
         )
     names = resolve_output_names(source.name, stream.columns, output_columns(manifest))
-    if moved := [one for one, name in names.items() if one != name]:
+    if renamed := [name for name, name in names.items() if name != name]:
         notify(
-            f"{source.name} keeps its own {', '.join(map(repr, moved))}; the answers go to "
-            f"{', '.join(repr(names[one]) for one in moved)}"
+            f"{source.name} keeps its own {', '.join(map(repr, renamed))}; the answers go to "
+            f"{', '.join(repr(names[name]) for name in renamed)}"
         )
     if not storage.is_remote(out):
         check_output_path(target, list(names.values()))
@@ -146,24 +143,24 @@ def predict_file(
     ):
         resumed = parts.total("rows")
         if resumed:
-            notify(f"{resumed:,} of {stream.rows:,} rows were done before; going on from there")
+            notify(f"{resumed:,} of {stream.rows:,} rows were finished before the interruption")
         if resumed < stream.rows:
-            work = PredictionJob(bundle, stream, resumed, BLOCK_ROWS, BLOCK_CHARS, columns, form)
-            with progress_bar("Predicting", stream.rows, resumed) as shown:
-                for write in predict_block(work, shown):
+            job = PredictionJob(bundle, stream, resumed, BLOCK_ROWS, BLOCK_CHARS, columns, form)
+            with progress_bar("Predicting", stream.rows, resumed) as progress:
+                for write in predict_block(job, progress):
                     parts.add(write)
-                    shown.update(0, completed=parts.total("rows"))  # type: ignore[arg-type]
+                    progress.update(0, completed=parts.total("rows"))  # type: ignore[arg-type]
         if parts.total("rows") != stream.rows:
             raise Failure(
-                f"{storage.shown(file)} changed while it was read: it had {stream.rows:,} rows, "
+                f"{storage.display_name(file)} changed while it was read: it had {stream.rows:,} rows, "
                 "and "
                 f"{parts.total('rows'):,} were found. Run the same command again"
             )
         with atomic_path(target) as temporary:
             join(parts.paths(), temporary, form)
         if storage.is_remote(out):
-            storage.store(target, str(out))
-        done = Summary(
+            storage.upload(target, str(out))
+        summary = Summary(
             stream.rows,
             resumed,
             parts.total("empty"),
@@ -171,7 +168,7 @@ def predict_file(
             parts.total("abstained") if "abstained" in names else None,
         )
     shutil.rmtree(folder, ignore_errors=True)
-    return done
+    return summary
 
 
 def _check_engine(engine: str, workers: int | None) -> None:
@@ -184,26 +181,28 @@ def _check_engine(engine: str, workers: int | None) -> None:
 
         ray_cluster.check_installed()
     elif workers is not None:
-        raise UsageError("--workers are Ray's: give --engine ray with it")
+        raise UsageError("--workers is an option of --engine ray")
 
 
-def _check_places(file: Path | str, out: Path | str) -> None:
-    for place, what in ((file, "the input's"), (out, "the output's")):
-        suffix = storage.name_of(place).suffix
+def _check_locations(file: Path | str, out: Path | str) -> None:
+    for location, whose in ((file, "the input's"), (out, "the output's")):
+        suffix = storage.path_of(location).suffix
         if suffix.lower() not in SUFFIXES:
             raise UsageError(
-                f"{storage.shown(place)}: {what} name must end in "
+                f"{storage.display_name(location)}: {whose} name must end in "
                 f"{', '.join(SUFFIXES)}{nearest(suffix, SUFFIXES)}"
             )
-    if storage.same(file, out):
-        raise UsageError(f"{storage.shown(out)} is the input itself; give --out another name")
+    if storage.is_same_file(file, out):
+        raise UsageError(
+            f"{storage.display_name(out)} is the input itself; give --out another name"
+        )
 
 
 @contextmanager
 def _engine(
     name: str, workers: int | None
-) -> Iterator[tuple[str, Callable[[PredictionJob, Progress], Iterator[Write]]]]:
-    """The device that an engine computes on, and what labels with it."""
+) -> Iterator[tuple[str, Callable[[PredictionJob, Progress], Iterator[PartWriter]]]]:
+    """The engine's device, and its function from a job to part writers."""
     if name == "local":
         from prooftune.models.loading import device
 
@@ -216,7 +215,7 @@ def _engine(
 
 
 def _key(bundle: Path, file: Path, columns: Mapping[str, str], device: str) -> dict[str, str]:
-    """Fingerprints of all that the output depends on, by what a person calls it."""
+    """Fingerprints of everything that affects the output, by a description for messages."""
     import torch
 
     status = file.stat()

@@ -1,9 +1,9 @@
-"""Bulk prediction over the machines of a Ray cluster, with Ray Data.
+"""The Ray engine: batch prediction on a Ray cluster with Ray Data.
 
-One task reads the file in the blocks that the local engine would make of it, workers that each hold
-the bundle label them, and this process writes the parts in their order; so journal, resuming and
-output are the local engine's own. The file is read once, on the machine where the command runs:
-text has no rows to jump to, and reading is far faster than labelling.
+One task reads the file in the same blocks as the local engine, workers that each hold the bundle
+predict them, and this process writes the parts in order; so checkpoints and output equal those of
+the local engine. The file is read once, on the machine where the command runs: text files have no
+random access to rows, and reading is far faster than predicting.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune.batch_predict.bundle_transfer import bundle_digest, copy_to_cache, list_files
 from prooftune.batch_predict.checkpoint import Counts
-from prooftune.batch_predict.local import PredictionJob, Write, predict_block
+from prooftune.batch_predict.local import PartWriter, PredictionJob, predict_block
 from prooftune.bundle.load import load
 from prooftune.bundle.safety import check_files
 from prooftune.data.readers.streaming import Block
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from prooftune.bundle.qa import QuestionAnswerer
 
 RETRIES = 3
-"""How often a block is given out again after its worker died."""
-_CORES = 4
-"""Of a worker without a GPU, where the number of workers is left to us."""
+"""Number of retries of a block after its worker died."""
+_CORES_PER_WORKER = 4
+"""Default number of cores per worker without a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerPool:
-    """The workers that label.
+    """Resources of the workers.
 
     Attributes:
-        workers: how many there are.
-        cores: of each; a part of one where workers share it.
-        gpus: of each; 0 where the cluster has none.
+        workers: number of workers.
+        cores: CPU cores per worker; a fraction if workers share a core.
+        gpus: GPUs per worker; 0 without GPUs.
     """
 
     workers: int
@@ -55,15 +55,15 @@ class WorkerPool:
 
     @property
     def device(self) -> str:
-        """What the workers compute on, in torch's words."""
+        """The workers' device as a torch device type."""
         return "cuda" if self.gpus else "cpu"
 
 
 def check_installed() -> None:
-    """Refuse what cannot work, before anything is read.
+    """Check that Ray can be used, before anything is read.
 
     Raises:
-        UsageError: Ray Data is not installed, or the cluster is to be reached through Ray's client.
+        UsageError: Ray Data is not installed, or RAY_ADDRESS names a Ray client.
     """
     try:
         import ray.data  # noqa: F401
@@ -79,27 +79,25 @@ def check_installed() -> None:
 
 @contextlib.contextmanager
 def connect_pool(workers: int | None) -> Iterator[WorkerPool]:
-    """A connection to the cluster that RAY_ADDRESS names or that runs on this machine, or to one
-    started here meanwhile.
+    """Connect to the cluster of RAY_ADDRESS or of this machine, or start one for the context.
 
-    A connection that the program has already is used, and kept.
+    An existing connection of this process is reused and stays open.
 
     Args:
-        workers: how many label; None for one per GPU or, where there is none, for every four cores
-            of a machine.
+        workers: number of workers. Default: one per GPU, or per four cores without GPUs.
 
     Raises:
-        Failure: there is no connection.
+        Failure: no connection is possible.
     """
     import ray
 
-    found = ray.is_initialized()
-    if not found:
-        # A Ray that is started here reports its use to its makers unless told not to.
+    was_initialized = ray.is_initialized()
+    if not was_initialized:
+        # A Ray started here would send usage statistics to its developers.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # Ray raises just that when it is too slow to start
+        except Exception as error:  # Ray raises a bare Exception on a startup timeout
             raise Failure(f"no connection to a Ray cluster: {_first_line(error)}") from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -109,86 +107,86 @@ def connect_pool(workers: int | None) -> Iterator[WorkerPool]:
             workers,
         )
     finally:
-        if not found:
+        if not was_initialized:
             ray.shutdown()
 
 
 def allocate_workers(cores: Sequence[int], gpus: int, workers: int | None) -> WorkerPool:
-    """Share machines out among workers so that all of them fit.
+    """Divide the cluster's resources among workers so that all of them can be scheduled.
 
     Args:
-        cores: of each machine.
-        gpus: of all machines together.
-        workers: how many are wanted, None for what suits the machines.
+        cores: CPU cores of each machine.
+        gpus: total number of GPUs.
+        workers: number of workers. Default: one per GPU, or per four cores without GPUs.
     """
     if gpus:
         workers = workers or gpus
         return WorkerPool(workers, 1, 1 / math.ceil(workers / gpus))
-    # A cluster that grows by need may have no cores yet.
-    most, total = max(cores, default=0) or 1, sum(cores) or 1
+    # An autoscaling cluster may have no cores yet.
+    max_cores, total = max(cores, default=0) or 1, sum(cores) or 1
     if workers is None:
-        each = min(_CORES, most)
-        return WorkerPool(_fitting(cores, each) or 1, each, 0)
-    fitting = (each for each in range(most, 0, -1) if _fitting(cores, each) >= workers)
-    return WorkerPool(workers, next(fitting, 1 / math.ceil(workers / total)), 0)
+        cores_per_worker = min(_CORES_PER_WORKER, max_cores)
+        return WorkerPool(_count_fitting(cores, cores_per_worker) or 1, cores_per_worker, 0)
+    fitting_cores = (
+        cores_per_worker
+        for cores_per_worker in range(max_cores, 0, -1)
+        if _count_fitting(cores, cores_per_worker) >= workers
+    )
+    return WorkerPool(workers, next(fitting_cores, 1 / math.ceil(workers / total)), 0)
 
 
-def _fitting(cores: Sequence[int], each: int) -> int:
-    """How many workers of so many cores each the machines hold."""
-    return sum(count // each for count in cores)
+def _count_fitting(cores: Sequence[int], cores_per_worker: int) -> int:
+    """Number of workers that fit on the machines."""
+    return sum(count // cores_per_worker for count in cores)
 
 
-def predict_blocks(pool: WorkerPool, work: PredictionJob, _: object) -> Iterator[Write]:
-    """The parts of all blocks in their order, labelled by the workers; few blocks are held at a
-    time.
+def predict_blocks(pool: WorkerPool, job: PredictionJob, _: object) -> Iterator[PartWriter]:
+    """One writer per block, in order, predicted by the workers; few blocks are in memory at a time.
 
     Raises:
-        UsageError: as of the local engine.
-        Failure: a block's worker died, and so did those that were given the block again.
+        UsageError: see the local engine.
+        Failure: the workers of a block died repeatedly.
     """
-    # What a link leads to would be shipped as a file of the bundle.
-    check_files(work.bundle)
+    # Links would be copied to the workers as files of the bundle.
+    check_files(job.bundle)
     import ray
 
-    # What ends the work is said by us, and not in a traceback too.
+    # Errors are reported as our messages, without Ray's traceback.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
-        for batch in _dataset(pool, work).iter_batches(batch_size=1, batch_format="pyarrow"):
-            answer = _content(batch)
-            if isinstance(answer, ProoftuneError):
-                raise answer
-            yield partial(_write, *answer)
+        for batch in _dataset(pool, job).iter_batches(batch_size=1, batch_format="pyarrow"):
+            result = _from_row(batch)
+            if isinstance(result, ProoftuneError):
+                raise result
+            yield partial(_write, *result)
     except ray.exceptions.RayError as error:
-        raise _explained(error) from error
+        raise _explain_error(error) from error
 
 
-def _dataset(pool: WorkerPool, work: PredictionJob) -> Any:
+def _dataset(pool: WorkerPool, job: PredictionJob) -> Any:
     import pyarrow as pa
     import ray
 
     node = ray.get_runtime_context().get_node_id()
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
-    # A row is a block of the file and is labelled by itself; Ray Data would put small ones
-    # together.
+    # One row of the data set is one block of the file; Ray Data would merge small rows.
     context.target_max_block_size = 1
     context.enable_progress_bars = context.print_on_execution_start = False
     with ray.data.DataContext.current(context), warnings.catch_warnings():
-        # The last arguments have no other names yet (hence the range of versions in
-        # pyproject.toml).
+        # The last arguments have no replacement yet (hence the version range in pyproject.toml).
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-        # Reading takes no core, or it would wait for one while the workers, who have them all, wait
-        # for it.
-        found = ray.data.from_arrow(pa.table({"start": [work.start]})).map_batches(
-            _read,
-            fn_args=(work,),
+        # Reading reserves no core: the workers hold all cores and wait for it, a deadlock otherwise.
+        was_initialized = ray.data.from_arrow(pa.table({"start": [job.start]})).map_batches(
+            _read_blocks,
+            fn_args=(job,),
             batch_format="pyarrow",
             num_cpus=0,
-            scheduling_strategy=_at(node),
+            scheduling_strategy=_pin_to_node(node),
         )
-        return found.map_batches(
+        return was_initialized.map_batches(
             _Worker,
-            fn_constructor_args=(work, node),
+            fn_constructor_args=(job, node),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=pool.cores,
@@ -199,98 +197,98 @@ def _dataset(pool: WorkerPool, work: PredictionJob) -> Any:
         )
 
 
-def _at(node: str) -> Any:
+def _pin_to_node(node: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
-def _read(_: Any, work: PredictionJob) -> Iterator[Any]:
-    """The blocks of the file, each as a row; in the place of one that cannot be read, the error."""
+def _read_blocks(_: Any, job: PredictionJob) -> Iterator[Any]:
+    """The blocks of the file, one per row; an unreadable block becomes a row with the error."""
     try:
-        for block in work.blocks():
-            yield _row(block)
+        for block in job.blocks():
+            yield _to_row(block)
     except ProoftuneError as error:
-        yield _row(error)
+        yield _to_row(error)
 
 
 class _Worker:
-    """Labels blocks in a process of its own."""
+    """Predicts blocks in its own process."""
 
-    def __init__(self, work: PredictionJob, node: str) -> None:
-        self._work, self._node = work, node
+    def __init__(self, job: PredictionJob, node: str) -> None:
+        self._job, self._node = job, node
         self._bundle: Classifier | QuestionAnswerer | None = None
 
     def __call__(self, batch: Any) -> Any:
-        """Of a block its part and counts, or the error that a person is to read: Ray would bury it
-        in text of its own."""
-        block = _content(batch)
+        """The block's part and counts, or the error as a value, since Ray would bury its message."""
+        block = _from_row(batch)
         try:
-            return _row(block if isinstance(block, ProoftuneError) else self.part(block))
+            return _to_row(block if isinstance(block, ProoftuneError) else self.predict_part(block))
         except ProoftuneError as error:
-            return _row(error)
+            return _to_row(error)
 
-    def part(self, block: Block) -> tuple[bytes, Counts]:
-        # Not before: Ray starts a worker again without end that dies before it has something to do.
-        self._bundle = self._bundle or load(_at_hand(self._work.bundle, self._node))
+    def predict_part(self, block: Block) -> tuple[bytes, Counts]:
+        # Load on first use: Ray restarts workers that die during start-up forever.
+        self._bundle = self._bundle or load(_bundle_on_this_node(self._job.bundle, self._node))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "part"
-            counts = predict_block(self._bundle, block, self._work, path)
+            counts = predict_block(self._bundle, block, self._job, path)
             return path.read_bytes(), counts
 
 
-def _row(value: Any) -> Any:
-    """Anything as a table of one row, the one thing that Ray Data hands on."""
+def _to_row(value: Any) -> Any:
+    """Any value as a table of one row, the only type that Ray Data passes on."""
     import pyarrow as pa
 
     return pa.table({"content": pa.array([pickle.dumps(value)], pa.large_binary())})
 
 
-def _content(row: Any) -> Any:
+def _from_row(row: Any) -> Any:
     return pickle.loads(row["content"][0].as_py())
 
 
-def _at_hand(bundle: Path, node: str) -> Path:
-    """The bundle's folder on this machine: itself where the command runs, elsewhere a copy in the
-    cache."""
+def _bundle_on_this_node(bundle: Path, node: str) -> Path:
+    """The bundle's folder on this machine: the original, or a copy in the cache on other machines."""
     import ray
 
     if ray.get_runtime_context().get_node_id() == node:
         return bundle
-    there = {"num_cpus": 0, "scheduling_strategy": _at(node)}
+    options = {"num_cpus": 0, "scheduling_strategy": _pin_to_node(node)}
 
-    def ask(function: Callable[..., Any], *arguments: Any) -> Any:
-        return ray.get(ray.remote(function).options(**there).remote(*arguments))
+    def run_on_node(function: Callable[..., Any], *arguments: Any) -> Any:
+        return ray.get(ray.remote(function).options(**options).remote(*arguments))
 
     return copy_to_cache(
-        ask(bundle_digest, bundle),
-        {name: partial(ask, Path.read_bytes, bundle / name) for name in ask(list_files, bundle)},
+        run_on_node(bundle_digest, bundle),
+        {
+            name: partial(run_on_node, Path.read_bytes, bundle / name)
+            for name in run_on_node(list_files, bundle)
+        },
     )
 
 
-def _write(part: bytes, counts: Counts, path: Path) -> Counts:
-    path.write_bytes(part)
+def _write(predict_part: bytes, counts: Counts, path: Path) -> Counts:
+    path.write_bytes(predict_part)
     return counts
 
 
-def _explained(error: BaseException) -> ProoftuneError:
-    """What a person should hear of an error that came from a worker."""
+def _explain_error(error: BaseException) -> ProoftuneError:
+    """A worker's error as a message for the user."""
     import ray
 
-    deaths = (
+    death_errors = (
         ray.exceptions.RayActorError,
         ray.exceptions.WorkerCrashedError,
         ray.exceptions.OutOfMemoryError,
     )
-    if isinstance(error, deaths):
+    if isinstance(error, death_errors):
         return Failure(
-            f"the Ray worker of one block died {RETRIES + 1} times, most often of too little "
-            "memory: try fewer "
-            "--workers, or machines with more. The same command goes on after the last finished "
-            "block. "
+            f"the Ray worker of one block died {RETRIES + 1} times, most often for lack of "
+            "memory: try fewer --workers, or machines with more. The same command resumes after "
+            "the last finished block. "
             f"Ray says: {_first_line(error)}"
         )
-    return Failure(f"Ray could not go on: {_first_line(error)}")
+    return Failure(f"Ray failed: {_first_line(error)}")
 
 
 def _first_line(error: BaseException) -> str:

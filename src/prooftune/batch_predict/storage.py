@@ -1,7 +1,6 @@
-"""Inputs and outputs by URL of object storage: fetched before the work, stored after it.
+"""Inputs and outputs in object storage: downloaded before the prediction, uploaded after it.
 
-In between stand ordinary files in the cache, so that whatever reads rows, notes parts and resumes
-knows files alone.
+In between, everything works on local copies in the cache, including checkpoints.
 """
 
 from __future__ import annotations
@@ -19,86 +18,84 @@ from prooftune.utils.files import atomic_path, cache_folder, fingerprint
 from prooftune.utils.secrets import redact
 
 
-def is_remote(place: str | Path) -> bool:
-    """Whether a place is a URL of anything but this machine's files."""
-    return isinstance(place, str) and "://" in place and not place.startswith("file://")
+def is_remote(location: str | Path) -> bool:
+    """Whether a location is a URL other than ``file://``."""
+    return isinstance(location, str) and "://" in location and not location.startswith("file://")
 
 
-def name_of(place: str | Path) -> Path:
-    """The path of a file, or the one in its URL."""
-    if isinstance(place, str) and "://" in place:
-        parts = urlsplit(place)
+def path_of(location: str | Path) -> Path:
+    """The path of a file, or the path part of its URL."""
+    if isinstance(location, str) and "://" in location:
+        parts = urlsplit(location)
         return Path(unquote(parts.path) or parts.netloc)
-    return Path(place)
+    return Path(location)
 
 
-def shown(place: str | Path) -> str:
-    """A place as messages name it: of a URL neither the password nor the options, which may hold
-    keys."""
-    return redact(str(place).split("?")[0]) if is_remote(place) else str(place)
+def display_name(location: str | Path) -> str:
+    """A location for messages: URLs without password and query, which may contain keys."""
+    return redact(str(location).split("?")[0]) if is_remote(location) else str(location)
 
 
-def file_of(place: str | Path, folder: Path) -> Path:
-    """The file that a place is or, of a remote one, its copy in `folder`."""
-    return folder / name_of(place).name if is_remote(place) else name_of(place)
+def local_copy(location: str | Path, folder: Path) -> Path:
+    """The local file, or the path of a remote file's copy in `folder`."""
+    return folder / path_of(location).name if is_remote(location) else path_of(location)
 
 
-def folder_of(out: str | Path, file: str | Path) -> Path:
-    """Where copies are kept until the output is stored; the same command finds them again."""
+def cache_folder_for(out: str | Path, file: str | Path) -> Path:
+    """The cache folder of local copies; the same command finds it again after an interruption."""
     return cache_folder() / "predict" / fingerprint([str(out), str(file)])[:16]
 
 
-def same(a: str | Path, b: str | Path) -> bool:
-    """Whether two places are one file."""
-    if is_remote(a) or is_remote(b):
-        return str(a) == str(b)
-    first, second = name_of(a), name_of(b)
-    return first.exists() and second.exists() and first.samefile(second)
+def is_same_file(first: str | Path, second: str | Path) -> bool:
+    """Whether two locations are the same file."""
+    if is_remote(first) or is_remote(second):
+        return str(first) == str(second)
+    first_path, second_path = path_of(first), path_of(second)
+    return first_path.exists() and second_path.exists() and first_path.samefile(second_path)
 
 
-def fetch(url: str, path: Path) -> None:
-    """Copy what a URL names to `path`, unless it is there with the same size and time of change.
+def download(url: str, path: Path) -> None:
+    """Download a file, unless `path` has the same size and modification time.
 
     Raises:
-        UsageError: the URL names no file, or its kind of storage is unknown.
-        Failure: the storage did not deliver.
+        UsageError: there is no such file, or the URL's scheme is unknown.
+        Failure: the download failed.
     """
     import pyarrow.fs as fs
 
-    with _explained(url):
-        system, inside = _storage(url)
-        found = system.get_file_info(inside)
-        if found.type != fs.FileType.File:
-            raise UsageError(f"{shown(url)}: no such file")
+    with _explain_errors(url):
+        system, path_in_storage = _open_storage(url)
+        info = system.get_file_info(path_in_storage)
+        if info.type != fs.FileType.File:
+            raise UsageError(f"{display_name(url)}: no such file")
         status = path.stat() if path.is_file() else None
-        changed = found.mtime_ns or 0
-        if status is not None and (status.st_size, status.st_mtime_ns) == (found.size, changed):
+        modified = info.mtime_ns or 0
+        if status is not None and (status.st_size, status.st_mtime_ns) == (info.size, modified):
             return
         with atomic_path(path) as temporary:
             with (
-                system.open_input_stream(inside, compression=None) as source,
+                system.open_input_stream(path_in_storage, compression=None) as source,
                 temporary.open("wb") as target,
             ):
                 shutil.copyfileobj(source, target, 1 << 22)
-            # The time is the original's: from it and the size a later run sees that nothing
-            # changed.
-            os.utime(temporary, ns=(changed, changed))
+            # Keep the remote modification time, by which a later run recognizes an unchanged file.
+            os.utime(temporary, ns=(modified, modified))
 
 
-def store(path: Path, url: str) -> None:
-    """Copy a finished file to a URL, where it appears at once or not at all.
+def upload(path: Path, url: str) -> None:
+    """Upload a finished file; it appears complete or not at all.
 
     Raises:
-        UsageError: the kind of storage is unknown.
-        Failure: the storage did not take it.
+        UsageError: the URL's scheme is unknown.
+        Failure: the upload failed.
     """
     import pyarrow.fs as fs
 
-    with _explained(url):
-        system, inside = _storage(url)
+    with _explain_errors(url):
+        system, path_in_storage = _open_storage(url)
         fs.copy_files(
             str(path),
-            inside,
+            path_in_storage,
             source_filesystem=fs.LocalFileSystem(),
             destination_filesystem=system,
             chunk_size=1 << 22,
@@ -106,19 +103,19 @@ def store(path: Path, url: str) -> None:
         )
 
 
-def _storage(url: str) -> tuple[Any, str]:
+def _open_storage(url: str) -> tuple[Any, str]:
     import pyarrow as pa
     import pyarrow.fs as fs
 
     try:
         return fs.FileSystem.from_uri(url)  # type: ignore[no-any-return]
     except (pa.ArrowInvalid, ValueError) as error:
-        raise UsageError(f"{shown(url)}: {redact(str(error)).splitlines()[0]}") from None
+        raise UsageError(f"{display_name(url)}: {redact(str(error)).splitlines()[0]}") from None
 
 
 @contextlib.contextmanager
-def _explained(url: str) -> Iterator[None]:
+def _explain_errors(url: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Failure(f"{shown(url)}: {redact(str(error)).splitlines()[0]}") from error
+        raise Failure(f"{display_name(url)}: {redact(str(error)).splitlines()[0]}") from error

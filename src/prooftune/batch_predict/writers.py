@@ -1,4 +1,4 @@
-"""Rows with their answers in the output's format: a part for each block, and all parts in one file."""
+"""Write rows with their predictions: one part per block, and the concatenation of all parts."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ROW_GROUP = 65_536
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """What is written.
+    """Format and columns of the output.
 
     Attributes:
-        suffix: of the output's name, which is its format.
-        files: names of the input and of the output, for messages.
-        columns: the file's own.
-        added: what each column of the answers is called behind them.
-        schema: of a Parquet output, the ``pyarrow.Schema`` of the file's own columns.
+        suffix: suffix of the output's name, which selects the format.
+        files: names of input and output, for messages.
+        columns: the file's own columns.
+        added: added column -> its name in the output.
+        schema: ``pyarrow.Schema`` of the file's own columns; None unless the output is Parquet.
     """
 
     suffix: str
@@ -47,19 +47,27 @@ class OutputFormat:
 def choose_format(
     out: Path, stream: ScannedFile, added: dict[str, str], rows: int, characters: int
 ) -> OutputFormat:
-    """How the rows of a file are written; for Parquet, values of JSON are read once for their
-    types.
+    """The output format; for JSON lines to Parquet, one pass over the file infers the types.
+
+    Args:
+        out: the output file.
+        stream: the scanned input file.
+        added: added column -> its name in the output.
+        rows: approximate number of rows per block.
+        characters: number of characters at which a block ends earlier.
 
     Raises:
-        UsageError: the values of a column do not fit together in the output's format.
+        UsageError: a column has values of types that the output format cannot combine.
     """
     suffix, files = out.suffix.lower(), (stream.path.name, out.name)
     schema = None
     if suffix not in (*DELIMITERS, *JSON_LINES_SUFFIXES):
-        # The first rows of a Parquet file carry its schema.
-        found = iter_blocks(stream, 0, rows, characters)
+        # Every block of a Parquet file has the file's schema.
+        first_blocks = iter_blocks(stream, 0, rows, characters)
         schema = (
-            next(found).table.schema if stream.kind == "parquet" else _schema(stream, found, files)
+            next(first_blocks).table.schema
+            if stream.kind == "parquet"
+            else _schema(stream, first_blocks, files)
         )
     return OutputFormat(suffix, files, list(stream.columns), added, schema)
 
@@ -67,7 +75,7 @@ def choose_format(
 def write_part(
     path: Path, block: Block, added: Mapping[str, list[Any]], form: OutputFormat
 ) -> None:
-    """Write the rows of one block.
+    """Write the rows of one block with the added columns.
 
     Raises:
         UsageError: a value does not fit into its column.
@@ -78,7 +86,7 @@ def write_part(
                 [*row, *answer] for row, *answer in zip(_cells(block), *added.values(), strict=True)
             )
     elif form.suffix in JSON_LINES_SUFFIXES:
-        names = [form.added[one] for one in added]
+        names = [form.added[name] for name in added]
         with path.open("w", encoding="utf-8") as handle:
             for record, *answer in zip(block.records(), *added.values(), strict=True):
                 handle.write(_json({**record, **dict(zip(names, answer, strict=True))}) + "\n")
@@ -87,17 +95,17 @@ def write_part(
 
 
 def join(parts: Iterable[Path], path: Path, form: OutputFormat) -> None:
-    """Write all parts into one file, holding little of them at a time."""
+    """Concatenate all parts into one file, with little of them in memory at a time."""
     if form.suffix not in (*DELIMITERS, *JSON_LINES_SUFFIXES):
         _join_tables(parts, path)
         return
     with path.open("w", encoding="utf-8", newline="") as handle:
         if form.suffix in DELIMITERS:
             _delimited(handle, form).writerow([*form.columns, *form.added.values()])
-    with path.open("ab") as whole:
+    with path.open("ab") as target:
         for part in parts:
-            with part.open("rb") as one:
-                shutil.copyfileobj(one, whole, 1 << 20)
+            with part.open("rb") as name:
+                shutil.copyfileobj(name, target, 1 << 20)
 
 
 def _delimited(handle: Any, form: OutputFormat) -> Any:
@@ -105,7 +113,7 @@ def _delimited(handle: Any, form: OutputFormat) -> Any:
 
 
 def _cells(block: Block) -> Iterator[Sequence[str | None]]:
-    """The rows as texts."""
+    """The rows as strings."""
     if block.fields is not None:
         return iter(block.fields)
     return zip(*(block.column_texts(column) for column in block.columns), strict=True)
@@ -116,8 +124,8 @@ def _json(value: Any) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Half of a surrogate pair, as in a text cut inside an emoji: no file can hold it but in
-        # JSON's own escape.
+        # A lone surrogate, as in a text cut inside an emoji, cannot be encoded as UTF-8; JSON's
+        # \u escape can hold it.
         return json.dumps(value, default=str)
     return text
 
@@ -136,9 +144,9 @@ def _write_table(
             for field in form.schema
         ]
         table = pa.table(arrays, schema=form.schema)
-    for one, values in added.items():
+    for name, values in added.items():
         table = table.append_column(
-            form.added[one], pa.array(values, type=_TYPES.get(one, "float64"))
+            form.added[name], pa.array(values, type=_TYPES.get(name, "float64"))
         )
     pq.write_table(table, path, compression="zstd")
 
@@ -148,37 +156,40 @@ def _join_tables(parts: Iterable[Path], path: Path) -> None:
     import pyarrow.parquet as pq
 
     writer: Any = None
-    held: list[Any] = []
+    tables: list[Any] = []
     try:
         for part in parts:
             with part.open("rb") as handle:
-                held.append(pq.ParquetFile(handle).read())
-            writer = writer or pq.ParquetWriter(path, held[0].schema, compression="zstd")
-            if sum(map(len, held)) >= _ROW_GROUP or sum(table.nbytes for table in held) >= 1 << 26:
-                writer.write_table(pa.concat_tables(held).unify_dictionaries())
-                held = []
-        if held:
-            writer.write_table(pa.concat_tables(held).unify_dictionaries())
+                tables.append(pq.ParquetFile(handle).read())
+            writer = writer or pq.ParquetWriter(path, tables[0].schema, compression="zstd")
+            if (
+                sum(map(len, tables)) >= _ROW_GROUP
+                or sum(table.nbytes for table in tables) >= 1 << 26
+            ):
+                writer.write_table(pa.concat_tables(tables).unify_dictionaries())
+                tables = []
+        if tables:
+            writer.write_table(pa.concat_tables(tables).unify_dictionaries())
     finally:
         if writer is not None:
             writer.close()
 
 
-def _schema(stream: ScannedFile, found: Iterator[Block], files: tuple[str, str]) -> Any:
-    """The types that hold every value of a file that has none."""
+def _schema(stream: ScannedFile, first_blocks: Iterator[Block], files: tuple[str, str]) -> Any:
+    """The column types of a file without types: strings for CSV, inferred for JSON lines."""
     import pyarrow as pa
 
     if stream.kind == "csv":
         return pa.schema([(column, pa.string()) for column in stream.columns])
     types = dict.fromkeys(stream.columns, pa.null())
-    for block in found:
+    for block in first_blocks:
         records = block.records()
-        for column, before in types.items():
-            types[column] = _both(
-                before, _array([r.get(column) for r in records], column, files).type
+        for column, current in types.items():
+            types[column] = _common_type(
+                current, _array([r.get(column) for r in records], column, files).type
             )
             if types[column] is None:
-                raise _mixed(column, files)
+                raise _mixed_types_error(column, files)
     return pa.schema(list(types.items()))
 
 
@@ -188,10 +199,10 @@ def _array(values: list[Any], column: str, files: tuple[str, str], type_: Any = 
     try:
         return pa.array([to_cell(v) if isinstance(v, str) else v for v in values], type=type_)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
-        raise _mixed(column, files) from None
+        raise _mixed_types_error(column, files) from None
 
 
-def _mixed(column: str, files: tuple[str, str]) -> UsageError:
+def _mixed_types_error(column: str, files: tuple[str, str]) -> UsageError:
     return UsageError(
         f"column '{column}' of {files[0]} has values of several types, which {files[1]} cannot "
         "hold; write .jsonl "
@@ -199,8 +210,8 @@ def _mixed(column: str, files: tuple[str, str]) -> UsageError:
     )
 
 
-def _both(a: Any, b: Any) -> Any:
-    """The type of values of two types that Arrow infers from JSON; None where there is none."""
+def _common_type(a: Any, b: Any) -> Any:
+    """The common type of two types that Arrow infers from JSON; None if there is none."""
     import pyarrow as pa
 
     if a == b or pa.types.is_null(b):
@@ -210,13 +221,15 @@ def _both(a: Any, b: Any) -> Any:
     if {a, b} == {pa.int64(), pa.float64()}:
         return pa.float64()
     if pa.types.is_list(a) and pa.types.is_list(b):
-        inner = _both(a.value_type, b.value_type)
-        return None if inner is None else pa.list_(inner)
+        item_type = _common_type(a.value_type, b.value_type)
+        return None if item_type is None else pa.list_(item_type)
     if pa.types.is_struct(a) and pa.types.is_struct(b):
         names = dict.fromkeys(f.name for f in (*a, *b))
-        kinds = {
-            n: _both(*(t.field(n).type if t.get_field_index(n) >= 0 else pa.null() for t in (a, b)))
+        types = {
+            n: _common_type(
+                *(t.field(n).type if t.get_field_index(n) >= 0 else pa.null() for t in (a, b))
+            )
             for n in names
         }
-        return None if None in kinds.values() else pa.struct(list(kinds.items()))
+        return None if None in types.values() else pa.struct(list(types.items()))
     return None

@@ -53,10 +53,10 @@ def predict(
     Example: prooftune predict runs/reviews/bundle new.csv --out predictions.csv
     """
     from prooftune.batch_predict import predict_file
-    from prooftune.batch_predict.storage import shown
+    from prooftune.batch_predict.storage import display_name
 
     summary = predict_file(bundle, file, out, engine, workers)
-    print(f"{summary.rows:,} row{'s' if summary.rows != 1 else ''} written to {shown(out)}")
+    print(f"{summary.rows:,} row{'s' if summary.rows != 1 else ''} written to {display_name(out)}")
     for sentence in summary.sentences():
         print(f"  {sentence}")
 
@@ -117,7 +117,7 @@ def export(
         bundle,
         to,
         out,
-        rows_of=golden,
+        golden_path=golden,
         agreement=min_agreement,
         difference=max_difference,
         unchecked=unchecked,

@@ -27,24 +27,24 @@ def find_shards(folder: Path) -> list[Path]:
     Raises:
         UsageError: there are none, or one is missing.
     """
-    found = {
+    numbered = {
         int(match[1]): path
         for path in folder.glob("consolidated.*.pth")
         if (match := _SHARD.fullmatch(path.name))
     }
-    if not found:
+    if not numbered:
         raise UsageError(
             f"{folder} holds no consolidated.00.pth; found "
             f"{', '.join(sorted(p.name for p in folder.iterdir())[:8])}"
         )
-    gaps = [number for number in range(max(found) + 1) if number not in found]
+    gaps = [number for number in range(max(numbered) + 1) if number not in numbered]
     if gaps:
         raise UsageError(
-            f"{folder}: found {', '.join(f'{n:02d}' for n in sorted(found))}; "
+            f"{folder}: found {', '.join(f'{n:02d}' for n in sorted(numbered))}; "
             f"{', '.join(f'{n:02d}' for n in gaps)} {'is' if len(gaps) == 1 else 'are'} missing. "
             "Fetch it again"
         )
-    return [found[number] for number in sorted(found)]
+    return [numbered[number] for number in sorted(numbered)]
 
 
 def open_shard(path: Path) -> Mapping[str, Tensor]:
@@ -65,10 +65,10 @@ def open_shard(path: Path) -> Mapping[str, Tensor]:
                     raise
                 loaded = torch.load(path, **options)  # as torch wrote them before 1.6
     except pickle.UnpicklingError as error:
-        what = re.search(r"GLOBAL ([\w.]+)", str(error))
+        verb = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise UsageError(
             f"{path} is refused: loading it would run "
-            f"{what[1] if what else 'code that is no tensor'}. A checkpoint "
+            f"{verb[1] if verb else 'code that is no tensor'}. A checkpoint "
             "holds tensors and nothing else; get it from a source that you trust"
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
@@ -96,14 +96,14 @@ def check_names(
     for path, shard in zip(paths, shards, strict=True):
         missing = [name for name in shapes if name not in shard and name != "output.weight"]
         strange = [name for name in shard if name not in shapes and name != "rope.freqs"]
-        for names, what in (
+        for names, verb in (
             (missing, "lacks"),
             (strange, "holds, beyond what a Llama model of these params has,"),
         ):
             if names:
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
                 raise UsageError(
-                    f"{path} {what} {', '.join(names[:3])}{more}; do params.json and the weights "
+                    f"{path} {verb} {', '.join(names[:3])}{more}; do params.json and the weights "
                     "belong together?"
                 )
 
@@ -124,7 +124,7 @@ def merge_shards(
 
     parts = [shard[name] for shard in shards]
     if len(shape) == 1:
-        whole = parts[0]
+        merged = parts[0]
     else:
         axis = int(any(f".{layer}." in name for layer in _BY_ROWS))
         if name == "tok_embeddings.weight" and len(parts) > 1:
@@ -132,11 +132,11 @@ def merge_shards(
         fits = all(
             part.dim() == 2 and part.shape[1 - axis] == parts[0].shape[1 - axis] for part in parts
         )
-        whole = torch.cat(parts, dim=axis) if fits else parts[0]
-    if tuple(whole.shape) != shape:
+        merged = torch.cat(parts, dim=axis) if fits else parts[0]
+    if tuple(merged.shape) != shape:
         of = f" in {len(parts)} shards, put together" if len(parts) > 1 else ""
         raise UsageError(
-            f"{name} has the shape {list(whole.shape)}{of}; params.json asks for {list(shape)}. "
+            f"{name} has the shape {list(merged.shape)}{of}; params.json asks for {list(shape)}. "
             "Do params.json and the weights belong together?"
         )
-    return whole
+    return merged

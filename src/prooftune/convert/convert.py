@@ -87,7 +87,7 @@ def convert(
         folder / "tokenizer.model",
         scaled_rope=params.rope_factor is not None,
         chat=chat,
-        context=params.context,
+        context=params.context_length,
     )
     if params.vocab_size not in (None, tokens.size):
         raise UsageError(
@@ -134,17 +134,17 @@ def _tied(shards: Sequence[Mapping[str, Tensor]], shapes: Mapping[str, tuple[int
     return torch.equal(embedding, output)
 
 
-def _groups(shapes: Mapping[str, tuple[int, ...]], size: int, most: int) -> list[list[str]]:
+def _groups(shapes: Mapping[str, tuple[int, ...]], size: int, max_bytes: int) -> list[list[str]]:
     """Tensors of each written file, in their order."""
     groups: list[list[str]] = []
-    room = -1
+    remaining_bytes = -1
     for name, shape in shapes.items():
-        needed = _count(shape) * size
-        if room < needed:
+        size_bytes = _count(shape) * size
+        if remaining_bytes < size_bytes:
             groups.append([])
-            room = most
+            remaining_bytes = max_bytes
         groups[-1].append(name)
-        room -= needed
+        remaining_bytes -= size_bytes
     return groups
 
 
@@ -169,7 +169,7 @@ def _write(
             tensors = {}
             for name in names:
                 tensors[hugging_face_name(name)] = (
-                    _arranged(name, merge_shards(name, shards, shapes[name]), params)
+                    _permute_rope_rows(name, merge_shards(name, shards, shapes[name]), params)
                     .contiguous()
                     .clone()
                 )
@@ -192,7 +192,7 @@ def hugging_face_name(name: str) -> str:
     return f"model.layers.{number}.{_NAMES[rest.removesuffix('.weight')]}.weight"
 
 
-def _arranged(name: str, tensor: Tensor, params: Params) -> Tensor:
+def _permute_rope_rows(name: str, tensor: Tensor, params: Params) -> Tensor:
     """Queries and keys in transformers' order of the rotary embedding.
 
     Meta turns neighbouring pairs of a head's values (as complex numbers), transformers the first
@@ -212,15 +212,15 @@ def _count(shape: Sequence[int]) -> int:
     return total
 
 
-def summary_lines(done: ConversionSummary, out: Path) -> Iterator[str]:
+def summary_lines(summary: ConversionSummary, out: Path) -> Iterator[str]:
     """What a person should know of it."""
     yield (
-        f"{done.parameters:,} parameters in {done.dtype}, {done.files} "
-        f"file{'s' if done.files > 1 else ''}, "
-        f"{done.vocabulary:,} tokens: {out}"
+        f"{summary.parameters:,} parameters in {summary.dtype}, {summary.files} "
+        f"file{'s' if summary.files > 1 else ''}, "
+        f"{summary.vocabulary:,} tokens: {out}"
     )
     yield (
         "The tokenizer has Llama's chat template (--no-chat leaves it out)."
-        if done.chat
+        if summary.chat
         else "No chat template: the folder's name says neither instruct nor chat (--chat adds it)."
     )

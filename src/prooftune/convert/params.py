@@ -16,7 +16,7 @@ LLAMA_3_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 """How Llama 3.1 and later stretch the rotary embedding (``apply_scaling`` of Meta's model code)."""
-_NEEDED = ("dim", "n_layers", "n_heads", "norm_eps")
+_REQUIRED = ("dim", "n_layers", "n_heads", "norm_eps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Params:
     n_layers: int
     n_heads: int
     n_kv_heads: int
-    hidden: int
+    ffn_dim: int
     vocab_size: int | None
     norm_eps: float
     rope_theta: float
@@ -57,9 +57,9 @@ class Params:
             "attention.wk": (kv, self.dim),
             "attention.wv": (kv, self.dim),
             "attention.wo": (self.dim, self.dim),
-            "feed_forward.w1": (self.hidden, self.dim),
-            "feed_forward.w2": (self.dim, self.hidden),
-            "feed_forward.w3": (self.hidden, self.dim),
+            "feed_forward.w1": (self.ffn_dim, self.dim),
+            "feed_forward.w2": (self.dim, self.ffn_dim),
+            "feed_forward.w3": (self.ffn_dim, self.dim),
             "attention_norm": (self.dim,),
             "ffn_norm": (self.dim,),
         }
@@ -92,13 +92,13 @@ class Params:
             architectures=["LlamaForCausalLM"],
             vocab_size=vocab_size,
             hidden_size=self.dim,
-            intermediate_size=self.hidden,
+            intermediate_size=self.ffn_dim,
             num_hidden_layers=self.n_layers,
             num_attention_heads=self.n_heads,
             num_key_value_heads=self.n_kv_heads,
             rms_norm_eps=self.norm_eps,
             rope_parameters=rope,
-            max_position_embeddings=self.context,
+            max_position_embeddings=self.context_length,
             bos_token_id=bos,
             eos_token_id=eos,
             tie_word_embeddings=tied,
@@ -106,7 +106,7 @@ class Params:
         )
 
     @property
-    def context(self) -> int:
+    def context_length(self) -> int:
         """Tokens that the model was made to read, which ``params.json`` does not say: 4096 for
         Llama 2, 8192 for Llama 3."""
         return (
@@ -136,7 +136,7 @@ def read_params(folder: Path) -> Params:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
     values = values.get("model", values) if isinstance(values, dict) else {}
-    missing = [name for name in _NEEDED if not isinstance(values.get(name), int | float)]
+    missing = [name for name in _REQUIRED if not isinstance(values.get(name), int | float)]
     if missing:
         raise UsageError(
             f"{path} has no number for {', '.join(missing)}; is it the params.json of a Llama "
@@ -160,24 +160,24 @@ def read_params(folder: Path) -> Params:
         int(values["n_layers"]),
         heads,
         kv,
-        _hidden(dim, values),
+        _ffn_dim(dim, values),
         vocabulary if vocabulary > 0 else None,
         float(values["norm_eps"]),
         float(values.get("rope_theta") or 10_000),
-        _factor(values),
+        _rope_factor(values),
     )
 
 
-def _hidden(dim: int, values: dict[str, Any]) -> int:
+def _ffn_dim(dim: int, values: dict[str, Any]) -> int:
     """Width of the feed-forward layers (``FeedForward`` of Meta's model code)."""
-    hidden = int(2 * 4 * dim / 3)
+    ffn_dim = int(2 * 4 * dim / 3)
     if values.get("ffn_dim_multiplier"):
-        hidden = int(values["ffn_dim_multiplier"] * hidden)
+        ffn_dim = int(values["ffn_dim_multiplier"] * ffn_dim)
     multiple = int(values.get("multiple_of") or 256)
-    return multiple * ((hidden + multiple - 1) // multiple)
+    return multiple * ((ffn_dim + multiple - 1) // multiple)
 
 
-def _factor(values: dict[str, Any]) -> float | None:
+def _rope_factor(values: dict[str, Any]) -> float | None:
     if not values.get("use_scaled_rope"):
         return None
     # Llama 3.2's two text models are stretched further, which their params.json may not say.

@@ -118,14 +118,14 @@ def convert_tokenizer(
             f"{path}: no such file; it is published beside the folders of the weights, put it "
             "into this one"
         )
-    ranks = _ranks(path)
+    ranks = _read_ranks(path)
     if ranks is None:
         return _sentencepiece(path, chat, context)
     tokens = LLAMA_3_1 if scaled_rope else LLAMA_3
     return _tiktoken(path, ranks, tokens, chat, context)
 
 
-def _ranks(path: Path) -> dict[bytes, int] | None:
+def _read_ranks(path: Path) -> dict[bytes, int] | None:
     """Token -> rank of tiktoken's lines of base64 and a number; None where the file is of another
     kind."""
     ranks: dict[bytes, int] = {}

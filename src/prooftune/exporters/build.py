@@ -1,5 +1,4 @@
-"""``prooftune export``: write an artefact, run the golden set through it, and give it its name only
-if it answers right."""
+"""``prooftune export``: write an artefact, check it on the golden set, and keep it only if it passes."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import diagnosis, ollama
 from prooftune.exporters.card import render_card
-from prooftune.exporters.compare_outputs import ask
+from prooftune.exporters.compare_outputs import run_row
 from prooftune.exporters.formats import Format, get_format
 from prooftune.exporters.gguf import FILE
 from prooftune.exporters.parity import Parity, ParityLimits, summarize_parity, tokenization_mismatch
@@ -27,11 +26,11 @@ from prooftune.utils.profiling import measure_cost
 from prooftune.utils.progress import notify, spinner
 from prooftune.version import __version__
 
-ROWS = 64
-"""Rows of a golden set that is made for a bundle without one."""
+MAX_ROWS = 64
+"""Number of rows of a golden set that is made for a bundle without one."""
 
-BUILD = "pip install 'llama-cpp-python>=0.3.16'"
-"""How llama.cpp comes to this machine: its Python package is built from source."""
+BUILD_COMMAND = "pip install 'llama-cpp-python>=0.3.16'"
+"""Builds llama.cpp from source by its Python package."""
 
 
 def export(
@@ -39,46 +38,48 @@ def export(
     to: str,
     out: Path,
     *,
-    rows_of: Path | None = None,
+    golden_path: Path | None = None,
     agreement: float | None = None,
     difference: float | None = None,
     unchecked: bool = False,
 ) -> dict[str, Any]:
-    """Export a bundle and check what came out.
+    """Export a bundle and compare the artefact's outputs with the golden set.
 
     Args:
         bundle: a bundle folder.
-        to: name of a format.
-        out: folder of the artefact; replaced if it holds an earlier export, left alone if anything
-            fails.
-        rows_of: another golden set: a ``.jsonl`` like the bundle's, or the run folder whose
-            validation rows are asked.
-        agreement, difference: limits in place of the format's own.
-        unchecked: write without a check, and say so wherever the artefact is described.
+        to: name of the format.
+        out: folder of the artefact. An earlier export is replaced on success and kept on failure.
+        golden_path: another golden set: a ``.jsonl`` file, or a run folder whose validation rows
+            are used.
+        agreement: smallest agreement. Default: the format's own limit.
+        difference: largest mean log-probability difference in nats. Default: the format's own
+            limit.
+        unchecked: skip the check; the artefact's record and card say so.
 
     Returns:
         The content of ``export.json``.
 
     Raises:
-        UsageError: the format does not fit the bundle, or something that it needs is not installed.
-        Failure: the artefact answers otherwise than the bundle does: it says where they part.
+        UsageError: the format does not support the bundle, or a dependency is missing.
+        Failure: the artefact's outputs differ from the bundle's; the message names the part
+            (template, tokenizer, layer).
     """
-    chosen, manifest = get_format(to), read_manifest(bundle)
+    format_, manifest = get_format(to), read_manifest(bundle)
     check_files(bundle)
-    _check_request(chosen, to, manifest, out, unchecked)
+    _check_request(format_, to, manifest, out, unchecked)
     limits = ParityLimits(
-        chosen.limits.agreement if agreement is None else agreement,
-        chosen.limits.difference if difference is None else difference,
+        format_.limits.agreement if agreement is None else agreement,
+        format_.limits.difference if difference is None else difference,
     )
-    rows = [] if unchecked else _golden(bundle, manifest, rows_of)
-    if fault := diagnosis.prompt(bundle, manifest, rows):
-        raise Failure(f"not exported: {bundle} does not render as its golden set says. {fault}")
+    rows = [] if unchecked else _golden(bundle, manifest, golden_path)
+    if mismatch := diagnosis.prompt(bundle, manifest, rows):
+        raise Failure(f"not exported: {bundle} does not render as its golden set says. {mismatch}")
     with atomic_path(out) as temporary:
         temporary.mkdir()
         with spinner(f"Writing {to}"):
-            chosen.write(bundle, manifest, temporary)
+            format_.write(bundle, manifest, temporary)
         parity = (
-            None if unchecked else _checked(bundle, manifest, temporary, chosen, to, rows, limits)
+            None if unchecked else _check(bundle, manifest, temporary, format_, to, rows, limits)
         )
         record = _record(manifest, to, temporary, parity, limits)
         write_json(temporary / "bundle.json", manifest)
@@ -86,42 +87,41 @@ def export(
         (temporary / "README.md").write_text(render_card(manifest, record), encoding="utf-8")
     if parity is None:
         notify(
-            f"{out} was NOT CHECKED: nobody knows whether it answers as the bundle does",
+            f"{out} was NOT CHECKED: its outputs may differ from the bundle's",
             "bold yellow",
         )
     return record
 
 
-def _check_request(chosen: Format, to: str, manifest: Manifest, out: Path, unchecked: bool) -> None:
+def _check_request(
+    format_: Format, to: str, manifest: Manifest, out: Path, unchecked: bool
+) -> None:
     if out.exists() and not (out / "export.json").is_file():
         raise UsageError(f"{out} exists and is no earlier export; give --out another name")
-    if manifest["objective"] == "head" and not chosen.heads:
+    if manifest["objective"] == "head" and not format_.heads:
         raise UsageError(
-            f"--to {to}: GGUF has no place for a classification head; export merged, int8, int4 "
-            "or vllm, or tune "
-            "with objective: instruction"
+            f"--to {to}: GGUF cannot store classification heads; export merged, int8, int4 or "
+            "vllm, or tune with objective: instruction"
         )
     if (
-        chosen.runtime == "llama.cpp"
+        format_.runtime == "llama.cpp"
         and not unchecked
         and importlib.util.find_spec("llama_cpp") is None
     ):
         raise UsageError(
-            f"--to {to}: an export is checked by running it, and llama.cpp is not here: pip "
-            "install "
-            f"'prooftune[llama-cpp]' builds it from source (as does {BUILD}; it takes a C++ "
-            "compiler and 10 to 30 "
-            "minutes). Or --unchecked, to have it without a check, which is written wherever it "
-            "is described."
+            f"--to {to}: an export is checked by running it, and llama.cpp is not installed: pip "
+            f"install 'prooftune[llama-cpp]' builds it from source (as does {BUILD_COMMAND}; it "
+            "takes a C++ compiler and 10 to 30 minutes). Or skip the check with --unchecked, which "
+            "the export's card will state."
         )
 
 
-def _golden(bundle: Path, manifest: Manifest, rows_of: Path | None) -> list[GoldenRow]:
-    place = rows_of or bundle / GOLDEN
-    if place.is_dir():
+def _golden(bundle: Path, manifest: Manifest, golden_path: Path | None) -> list[GoldenRow]:
+    path = golden_path or bundle / GOLDEN
+    if path.is_dir():
         seed = 0
-        return golden.rows_from_run(golden.load_float32(bundle), place, ROWS, seed)
-    if rows_of is None and not place.is_file():
+        return golden.rows_from_run(golden.load_float32(bundle), path, MAX_ROWS, seed)
+    if golden_path is None and not path.is_file():
         raise UsageError(
             f"{bundle} holds no golden set to check an export by (its recipe says bundle.golden: "
             "0, or it is older "
@@ -129,75 +129,75 @@ def _golden(bundle: Path, manifest: Manifest, rows_of: Path | None) -> list[Gold
             "the run's validation "
             "rows; --golden FILE.jsonl reads rows like those of golden.jsonl."
         )
-    rows = golden.read(place)
+    rows = golden.read(path)
     missing = next((row.id for row in rows if set(manifest["fields"]) - set(row.inputs)), None)
     if not rows or missing is not None:
         fields = ", ".join(manifest["fields"])
         raise UsageError(
-            f"{place} is empty"
+            f"{path} is empty"
             if not rows
-            else f"{place}: row {missing} has not every field of {fields}"
+            else f"{path}: row {missing} has not every field of {fields}"
         )
     return rows
 
 
-def _checked(
+def _check(
     bundle: Path,
     manifest: Manifest,
     folder: Path,
-    chosen: Format,
+    format_: Format,
     to: str,
     rows: Sequence[GoldenRow],
     limits: ParityLimits,
 ) -> Parity:
-    """Run the golden set through what was written.
+    """Run the golden set through the written artefact.
 
     Raises:
-        Failure: it is short of the limits.
+        Failure: the artefact misses a limit.
     """
     tokenizer = loading.load_tokenizer(bundle / "tokenizer")
-    text = _texts(manifest, folder, to, tokenizer)
+    text = _text_renderer(manifest, folder, to, tokenizer)
     with spinner(f"Running {len(rows)} golden rows through {to}"), measure_cost() as cost:
         started = time.perf_counter()
-        runtime = _runtime(chosen, manifest, folder, rows)
-        loaded = time.perf_counter() - started
-        if fault := _stop_fault(runtime, manifest) or tokenization_mismatch(
+        runtime = _runtime(format_, manifest, folder, rows)
+        load_seconds = time.perf_counter() - started
+        if mismatch := _stop_fault(runtime, manifest) or tokenization_mismatch(
             runtime, manifest, rows, text, tokenizer
         ):
-            raise Failure(f"not exported: {to} does not read what the bundle reads. {fault}")
-        # What others send as one text is tokenised as one: it may come to other tokens where a
-        # field begins or ends.
-        whole = [runtime.tokenize(text(row), special=True, start=True) for row in rows]
-        asked = whole if to == "ollama" else [row.prompt for row in rows]
-        said = [
-            ask(runtime, manifest, row, ids, written=to == "ollama")
-            for row, ids in zip(rows, asked, strict=True)
+            raise Failure(f"not exported: {to} does not read what the bundle reads. {mismatch}")
+        # Other programs tokenize the whole prompt at once, which may merge tokens across the
+        # boundaries of fields.
+        retokenized = [runtime.tokenize(text(row), special=True, start=True) for row in rows]
+        prompts = retokenized if to == "ollama" else [row.prompt for row in rows]
+        results = [
+            run_row(runtime, manifest, row, ids, written=to == "ollama")
+            for row, ids in zip(rows, prompts, strict=True)
         ]
     parity = summarize_parity(
         runtime,
-        said,
-        [ids == row.prompt for ids, row in zip(whole, rows, strict=True)],
+        results,
+        [ids == row.prompt for ids, row in zip(retokenized, rows, strict=True)],
         cost,
-        loaded,
+        load_seconds,
         not manifest["labels"],
     )
     if misses := parity.misses(limits):
-        where = (
-            diagnosis.layers(bundle, manifest, runtime, rows, chosen.tolerance)
+        diagnosis_text = (
+            diagnosis.layers(bundle, manifest, runtime, rows, format_.tolerance)
             if isinstance(runtime, Transformers)
-            else _elsewhere(rows, whole, to)
+            else _explain_without_layers(rows, retokenized, to)
         )
-        listed = "".join(f"  - {miss}\n" for miss in misses)
+        misses_list = "".join(f"  - {miss}\n" for miss in misses)
         raise Failure(
-            f"not exported: {to} answers otherwise than the bundle does.\n{listed}{where}"
+            f"not exported: {to} answers otherwise than the bundle does.\n{misses_list}{diagnosis_text}"
         )
     return parity
 
 
 def _runtime(
-    chosen: Format, manifest: Manifest, folder: Path, rows: Sequence[GoldenRow]
+    format_: Format, manifest: Manifest, folder: Path, rows: Sequence[GoldenRow]
 ) -> Runtime:
-    if chosen.runtime == "transformers":
+    if format_.runtime == "transformers":
         return Transformers(folder, manifest["objective"] == "head")
     longest = max(len(row.prompt) for row in rows)
     room = max(
@@ -208,24 +208,29 @@ def _runtime(
     return LlamaCpp(folder / FILE, longest + room + 16)
 
 
-def _texts(manifest: Manifest, folder: Path, to: str, tokenizer: Any) -> Callable[[GoldenRow], str]:
-    """How the prompt of a row is written as text: by Ollama's template, or by the bundle's own
-    parts.
+def _text_renderer(
+    manifest: Manifest, folder: Path, to: str, tokenizer: Any
+) -> Callable[[GoldenRow], str]:
+    """A function from a golden row to its prompt as text.
 
-    The start token is left out where the artefact adds it by itself.
+    The BOS token is omitted if the artefact's tokenizer adds it.
     """
-    before, between, after = ollama.split_prompt(manifest, tokenizer)
+    before, middle_parts, after = ollama.split_prompt(manifest, tokenizer)
 
     def text(row: GoldenRow) -> str:
-        said = ollama.middle(manifest, between, row.inputs)
-        whole = before + said + after
-        if to == "ollama" and (found := ollama.rendered(folder / "Modelfile", said)) != whole:
+        results = ollama.user_prompt(manifest, middle_parts, row.inputs)
+        retokenized = before + results + after
+        if (
+            to == "ollama"
+            and (rendered_text := ollama.render_template(folder / "Modelfile", results))
+            != retokenized
+        ):
             raise Failure(
                 f"not exported: template: the Modelfile renders row {row.id} otherwise than the "
                 "bundle does; "
-                f"{diagnosis.differing_text(found, whole)}"
+                f"{diagnosis.differing_text(rendered_text, retokenized)}"
             )
-        return whole
+        return retokenized
 
     return text
 
@@ -239,12 +244,14 @@ def _stop_fault(runtime: Runtime, manifest: Manifest) -> str | None:
     return None
 
 
-def _elsewhere(rows: Sequence[GoldenRow], whole: Sequence[Sequence[int]], to: str) -> str:
-    """What can be said where the runtime shows no hidden states."""
-    other = sum(list(ids) != row.prompt for ids, row in zip(whole, rows, strict=True))
-    if to == "ollama" and other:
+def _explain_without_layers(
+    rows: Sequence[GoldenRow], retokenized: Sequence[Sequence[int]], to: str
+) -> str:
+    """The diagnosis for a runtime without access to hidden states."""
+    differing = sum(list(ids) != row.prompt for ids, row in zip(retokenized, rows, strict=True))
+    if to == "ollama" and differing:
         return (
-            f"tokenisation: as one text, {other} of {len(rows)} prompts come to other tokens than "
+            f"tokenisation: as one text, {differing} of {len(rows)} prompts come to other tokens than "
             "part by part, as the bundle "
             "reads them (a space before a field in the template does this); if gguf-q8_0 passes, "
             "that is all."
@@ -279,13 +286,13 @@ def _record(
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of an export.
+    """Read ``export.json``.
 
     Raises:
-        UsageError: the folder is none.
+        UsageError: the folder is not an export.
     """
     try:
         record: dict[str, Any] = read_json(folder / "export.json")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} is no export: {error}") from None
+        raise UsageError(f"{folder} is not an export: {error}") from None
     return record

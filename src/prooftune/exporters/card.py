@@ -1,4 +1,4 @@
-"""The card of an export: what it is, how it compares with its bundle, and how it is asked."""
+"""The card of an export: description, parity with its bundle, and usage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = (
     "rows/s",
     "checked with",
 )
-"""Columns of the parity table; docs/export.md says what they mean."""
+"""Columns of the parity table, explained in docs/export.md."""
 
 
 def render_card(manifest: Manifest, record: dict[str, Any]) -> str:
@@ -37,24 +37,24 @@ def render_card(manifest: Manifest, record: dict[str, Any]) -> str:
     """
     return f"""# {manifest["variant"]} of {manifest["model"]["name"]}, {record["format"]}
 
-{_checked(record)}
+{_describe_check(record)}
 
 {table([record])}
 
 ## Use it
 
-{_use(manifest, record["format"])}
+{_usage(manifest, record["format"])}
 """
 
 
 def table(records: list[dict[str, Any]]) -> str:
     """The parity table of several exports, as Markdown."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *map(_row, records)]
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *map(_table_row, records)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def summary(record: dict[str, Any]) -> list[str]:
-    """What the parity table says, in lines for a terminal."""
+    """The parity results as lines for the terminal."""
     parity, size = record["parity"], f"{record['size_bytes'] / 1e6:,.1f} MB"
     if parity is None:
         return [f"{record['format']}, {size}: not checked"]
@@ -82,7 +82,7 @@ def summary(record: dict[str, Any]) -> list[str]:
     ]
 
 
-def _checked(record: dict[str, Any]) -> str:
+def _describe_check(record: dict[str, Any]) -> str:
     if not record["checked"]:
         return (
             "**NOT CHECKED.** This export was written without running it: nobody knows whether it "
@@ -90,7 +90,7 @@ def _checked(record: dict[str, Any]) -> str:
             "does. Export it again where its runtime is installed."
         )
     rows, limits = record["parity"]["rows"], record["limits"]
-    what = (
+    criterion = (
         "of the tokens of the bundle's answers at least had to be its own choice too"
         if record["parity"].get("token_agreement") is not None
         else "at least had to get the bundle's answer"
@@ -98,22 +98,22 @@ def _checked(record: dict[str, Any]) -> str:
     return (
         f"Checked: {rows} golden rows of the bundle were run through these files by "
         f"{record['parity']['runtime']}. "
-        f"{limits['agreement']:.0%} {what}, with log-probabilities within "
+        f"{limits['agreement']:.0%} {criterion}, with log-probabilities within "
         f"{limits['mean_difference']:g} nats on average."
     )
 
 
-def _row(record: dict[str, Any]) -> tuple[str, ...]:
+def _table_row(record: dict[str, Any]) -> tuple[str, ...]:
     parity = record["parity"]
     size = f"{record['size_bytes'] / 1e6:,.1f}"
     if parity is None:
         return (record["format"], "not checked", *[""] * 6, size, "", "", "nothing")
-    agree = (
+    agreement = (
         f"{parity['agreement']:.1%} of {parity['rows']} ({parity['agreement_low']:.1%} to "
         f"{parity['agreement_high']:.1%})"
     )
     if parity.get("token_agreement") is not None:
-        agree += f"; tokens {parity['token_agreement']:.1%}"
+        agreement += f"; tokens {parity['token_agreement']:.1%}"
     metric = parity["metric"]
     figures = (
         ("", "", "")
@@ -127,7 +127,7 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
     )
     return (
         record["format"],
-        agree,
+        agreement,
         _nats(parity["mean_difference"]),
         _nats(parity["max_difference"]),
         *figures,
@@ -143,9 +143,9 @@ def _nats(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _use(manifest: Manifest, to: str) -> str:
+def _usage(manifest: Manifest, to: str) -> str:
     if to == "ollama":
-        return _OLLAMA.replace("PROMPT", _said(manifest))
+        return _OLLAMA.replace("PROMPT", _describe_prompt(manifest))
     if to.startswith("gguf"):
         return _gguf(manifest)
     merged: Manifest = {**manifest, "part": "model"}
@@ -168,8 +168,8 @@ def _texts(manifest: Manifest) -> str:
     return "{" + ", ".join(f'"{name}": "…"' for name in manifest["fields"]) + "}"
 
 
-def _said(manifest: Manifest) -> str:
-    """What is sent as the prompt: the fields, and what stands between them."""
+def _describe_prompt(manifest: Manifest) -> str:
+    """The part of the prompt that the user sends: the fields and the text between them."""
     fields = [part for part in manifest["tokens"]["prompt"] if isinstance(part, str)]
     return (
         f"the {fields[0]}"
@@ -193,7 +193,7 @@ and as text by the bundle."""
 
 
 def _gguf(manifest: Manifest) -> str:
-    tail = (
+    query_code = (
         f"""said = model.create_completion(ids, max_tokens={max_new_tokens(manifest)}, temperature=0)
 print(said["choices"][0]["text"])
 """
@@ -219,4 +219,4 @@ texts = {_texts(manifest)}
 ids = []
 for part in facts["tokens"]["prompt"]:
     ids += part if isinstance(part, list) else model.tokenize(texts[part].encode(), add_bos=False, special=False)
-{tail}```"""
+{query_code}```"""

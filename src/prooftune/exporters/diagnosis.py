@@ -1,4 +1,4 @@
-"""Where an artefact diverges from its bundle: in the prompt, in a layer, or at the output."""
+"""Find where an artefact differs from its bundle: in the prompt, in a layer, or at the output."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from prooftune.tasks.prompts import PromptEncoder, Rendering
 from prooftune.types import Example
 
 _ROWS = 4
-"""Golden rows whose hidden states are compared."""
+"""Number of golden rows whose hidden states are compared."""
 
 
 def prompt(bundle: Path, manifest: Manifest, rows: Sequence[GoldenRow]) -> str | None:
-    """Where the bundle's own rendering no longer gives the prompts of its golden set; None where it
-    does."""
+    """How the bundle's rendering differs from the prompts of its golden set; None if it does not."""
     tokenizer = loading.load_tokenizer(bundle / "tokenizer")
     encoder = PromptEncoder(
         Rendering.from_json(manifest["rendering"]), tokenizer, manifest["fields"]
@@ -42,33 +41,35 @@ def prompt(bundle: Path, manifest: Manifest, rows: Sequence[GoldenRow]) -> str |
                 ).input_ids
             )
         ]
-        for here, by in (
+        for exported_ids, source in (
             (encoder.prefix + encoder.encode(row.inputs).token_ids, "rendering"),
             (ids, "tokens.prompt"),
         ):
-            if here == row.prompt:
+            if exported_ids == row.prompt:
                 continue
-            what = f"by {by} of bundle.json, the prompt of row {row.id}"
-            if start is not None and here[:2] == [start, start]:
-                return f"tokenisation: {what} begins with two start tokens"
-            texts = str(tokenizer.decode(here)), str(tokenizer.decode(row.prompt))
+            description = f"by {source} of bundle.json, the prompt of row {row.id}"
+            if start is not None and exported_ids[:2] == [start, start]:
+                return f"tokenisation: {description} begins with two start tokens"
+            texts = str(tokenizer.decode(exported_ids)), str(tokenizer.decode(row.prompt))
             if texts[0] != texts[1]:
                 return (
-                    f"template: {what} is another than when the golden set was made; "
+                    f"template: {description} is another than when the golden set was made; "
                     f"{differing_text(*texts)}"
                 )
-            return f"tokenisation: {what} {first_difference(here, row.prompt, tokenizer)}"
+            return f"tokenisation: {description} {first_difference(exported_ids, row.prompt, tokenizer)}"
     return None
 
 
-def differing_text(here: str, there: str) -> str:
-    """Where two texts part, in words: of the export, and of the bundle."""
-    place = next(
-        (i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b),
-        min(len(here), len(there)),
+def differing_text(exported_ids: str, golden_ids: str) -> str:
+    """Describe the first difference between the export's text and the bundle's."""
+    position = next(
+        (i for i, (a, b) in enumerate(zip(exported_ids, golden_ids, strict=False)) if a != b),
+        min(len(exported_ids), len(golden_ids)),
     )
-    cut = slice(max(0, place - 20), place + 20)
-    return f"they part at character {place}: {here[cut]!r} in place of {there[cut]!r}"
+    cut = slice(max(0, position - 20), position + 20)
+    return (
+        f"they part at character {position}: {exported_ids[cut]!r} in place of {golden_ids[cut]!r}"
+    )
 
 
 def layers(
@@ -78,27 +79,33 @@ def layers(
     rows: Sequence[GoldenRow],
     tolerance: float,
 ) -> str:
-    """The first layer whose hidden states differ from the bundle's, in words.
+    """Describe the first layer whose hidden states differ from the bundle's.
 
     Args:
-        bundle, manifest: the reference, loaded by plain transformers and peft and merged in memory.
+        bundle: the reference, loaded by transformers and peft and merged in memory.
+        manifest: its manifest.
         exported: the artefact.
-        rows: golden rows, of which some are asked.
-        tolerance: share of the hidden states' size that two equal layers may differ by: rounding,
-            or quantisation.
+        rows: golden rows, of which the first few are used.
+        tolerance: largest relative difference (Frobenius norm) due to rounding or quantization.
     """
     reference = merge(bundle, manifest)
     if str(exported.model.dtype) == "torch.float32":
         reference.float()
-    ours = _Held(reference)
-    worst: list[float] = []
+    reference_runtime = _InMemory(reference)
+    largest_differences: list[float] = []
     for row in rows[:_ROWS]:
         pairs = list(
-            zip(exported.hidden_states(row.prompt), ours.hidden_states(row.prompt), strict=True)
+            zip(
+                exported.hidden_states(row.prompt),
+                reference_runtime.hidden_states(row.prompt),
+                strict=True,
+            )
         )
         sizes = [float((a - b).norm() / b.norm().clamp_min(1e-9)) for a, b in pairs]
-        worst = [max(pair) for pair in zip(sizes, worst or sizes, strict=True)]
-    first = next((i for i, size in enumerate(worst) if not size <= tolerance), None)
+        largest_differences = [
+            max(pair) for pair in zip(sizes, largest_differences or sizes, strict=True)
+        ]
+    first = next((i for i, size in enumerate(largest_differences) if not size <= tolerance), None)
     if first is None:
         if _heads_differ(exported.model, reference):
             return (
@@ -106,28 +113,29 @@ def layers(
                 "head's weights are others, "
                 "or in another order"
             )
-        return _unlike_itself(bundle, rows[:_ROWS])
+        return _explain_equal_layers(bundle, rows[:_ROWS])
     names = [
         "the embedding",
-        *(f"layer {i}" for i in range(len(worst) - 2)),
-        f"layer {len(worst) - 2} or the norm after it",
+        *(f"layer {i}" for i in range(len(largest_differences) - 2)),
+        f"layer {len(largest_differences) - 2} or the norm after it",
     ]
-    found = (
-        f"first differing layer: {names[first]} of {len(worst) - 1} layers (hidden states "
-        f"differ by {worst[first]:.2%})"
+    message = (
+        f"first differing layer: {names[first]} of {len(largest_differences) - 1} layers (hidden states "
+        f"differ by {largest_differences[first]:.2%})"
     )
-    return found + (_is_untuned(manifest, exported, rows) if manifest["part"] == "adapter" else "")
+    return message + (
+        _is_untuned(manifest, exported, rows) if manifest["part"] == "adapter" else ""
+    )
 
 
-def _unlike_itself(bundle: Path, rows: Sequence[GoldenRow]) -> str:
-    """Why an export in which no layer differs answers otherwise: by what the bundle says now to the
-    same rows."""
-    # Golden sets are made in float32 where that fits, and in the bundle's own arithmetic otherwise.
-    moved, dtype = min(
-        (_moved(loaded, rows), str(getattr(loaded.model, "dtype", "another")))
+def _explain_equal_layers(bundle: Path, rows: Sequence[GoldenRow]) -> str:
+    """Explain different outputs without a differing layer, by running the bundle again."""
+    # Golden sets are made in float32 if it fits into memory, otherwise in the bundle's dtype.
+    drift, dtype = min(
+        (_drift(loaded, rows), str(getattr(loaded.model, "dtype", "another")))
         for loaded in (golden.load_float32(bundle), load(bundle))
     )
-    if moved > 0.05:
+    if drift > 0.05:
         return (
             "no layer differs from the bundle as it is now: the bundle itself has changed "
             "since its golden set was made"
@@ -141,14 +149,13 @@ def _unlike_itself(bundle: Path, rows: Sequence[GoldenRow]) -> str:
     )
 
 
-def _moved(loaded: Any, rows: Sequence[GoldenRow]) -> float:
-    """The largest difference, in nats, between what the bundle says now and what the golden rows
-    say."""
-    now = golden.make_rows(loaded, [Example(row.id, row.inputs) for row in rows])
+def _drift(loaded: Any, rows: Sequence[GoldenRow]) -> float:
+    """Largest log-probability difference, in nats, between the bundle now and its golden rows."""
+    current = golden.make_rows(loaded, [Example(row.id, row.inputs) for row in rows])
     pairs = (
         pair
-        for here, there in zip(now, rows, strict=False)
-        for pair in zip(_figures(here), _figures(there), strict=False)
+        for exported_ids, golden_ids in zip(current, rows, strict=False)
+        for pair in zip(_figures(exported_ids), _figures(golden_ids), strict=False)
     )
     return max((abs(a - b) for a, b in pairs), default=0.0)
 
@@ -157,8 +164,8 @@ def _figures(row: GoldenRow) -> list[float]:
     return list(row.log_probs) or [row.answer_log_prob or 0.0]
 
 
-class _Held(Transformers):
-    """A model that is in memory already."""
+class _InMemory(Transformers):
+    """A transformers runtime around a model in memory."""
 
     def __init__(self, model: Any) -> None:
         self.name, self.model = "reference", model
@@ -169,17 +176,19 @@ def _heads_differ(exported: Any, reference: Any) -> bool:
         getattr(model, "score", None) or model.get_output_embeddings()
         for model in (exported, reference)
     ]
-    ours, theirs = (head.weight.detach().float().cpu() for head in heads)
-    return bool(ours.shape != theirs.shape or (ours - theirs).norm() > 0.05 * theirs.norm())
+    reference_runtime, theirs = (head.weight.detach().float().cpu() for head in heads)
+    return bool(
+        reference_runtime.shape != theirs.shape
+        or (reference_runtime - theirs).norm() > 0.05 * theirs.norm()
+    )
 
 
 def _is_untuned(manifest: Manifest, exported: Transformers, rows: Sequence[GoldenRow]) -> str:
-    """Says so where the export answers as the untuned model: the commonest way to lose what was
-    trained."""
+    """A remark if the export equals the untuned model, the most common export fault."""
     base = base_model_folder(manifest)
     options = recipe.Model(name=str(base), dtype="float32", attention="eager")
-    untuned = _Held(loading.load_model(base, options))
+    untuned = _InMemory(loading.load_model(base, options))
     ids = rows[0].prompt
-    here, there = exported.hidden_states(ids)[-1], untuned.hidden_states(ids)[-1]
-    same = float((here - there).norm() / there.norm()) < 0.02
-    return "; it is the untuned model's: the adapter is not in the export" if same else ""
+    exported_ids, golden_ids = exported.hidden_states(ids)[-1], untuned.hidden_states(ids)[-1]
+    is_untuned = float((exported_ids - golden_ids).norm() / golden_ids.norm()) < 0.02
+    return "; it is the untuned model's: the adapter is not in the export" if is_untuned else ""

@@ -1,5 +1,4 @@
-"""The formats of ``prooftune export``: who writes each, what runs it when it is checked, and what
-it must reach."""
+"""The formats of ``prooftune export``: writer, runtime of the check, and limits of each."""
 
 from __future__ import annotations
 
@@ -20,15 +19,15 @@ Write = Callable[[Path, Manifest, Path], None]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One format.
+    """An export format.
 
     Attributes:
-        about: what it is, in some words.
-        write: (bundle, facts, folder) -> the artefact in the folder.
-        runtime: what runs it when it is checked.
-        limits: what it must reach unless the command says otherwise.
-        tolerance: share of the hidden states' size by which its layers may differ.
-        heads: whether it can hold a classification head.
+        about: short description.
+        write: (bundle, manifest, folder) -> writes the artefact into the folder.
+        runtime: library that runs the check.
+        limits: default limits of the check.
+        tolerance: largest relative difference of hidden states between equal layers.
+        heads: whether the format can store a classification head.
     """
 
     about: str
@@ -93,10 +92,10 @@ FORMATS: dict[str, Format] = {
 
 
 def get_format(name: str) -> Format:
-    """The format of that name.
+    """The format of a name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the name is unknown.
     """
     if name not in FORMATS:
         raise UsageError(

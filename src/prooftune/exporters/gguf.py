@@ -1,4 +1,4 @@
-"""The merged model as a GGUF file, for llama.cpp and what is built on it."""
+"""Write the merged model as a GGUF file, for llama.cpp and programs built on it."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def write(bundle: Path, manifest: Manifest, out: Path, kind: str) -> None:
     """Write ``model.gguf``.
 
     Args:
-        bundle, manifest: what is exported.
-        out: a folder.
+        bundle: the bundle's folder.
+        manifest: its manifest.
+        out: folder to write into.
         kind: ``f16``, ``q8_0`` or ``q4_k_m``.
 
     Raises:
-        UsageError: the model is of an architecture, or has a tokenizer or options, that cannot be
-            written here.
+        UsageError: the architecture, the tokenizer or a model option is not supported.
     """
     if kind == "q4_k_m":
         library = _llama_cpp()
-        whole = out / "whole.gguf"
+        f16_path = out / "whole.gguf"
         write_model(
             merged.merge(bundle, manifest),
             loading.load_tokenizer(bundle / "tokenizer"),
             manifest,
-            whole,
+            f16_path,
             "f16",
         )
-        _requantise(library, whole, out / FILE)
-        whole.unlink()
+        _requantise(library, f16_path, out / FILE)
+        f16_path.unlink()
         return
     write_model(
         merged.merge(bundle, manifest),
@@ -83,7 +83,7 @@ def write_model(model: Any, tokenizer: Any, manifest: Manifest, path: Path, kind
 
 
 def _add_shape(writer: GGUFWriter, config: Any) -> None:
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rope = config.rope_parameters
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -91,11 +91,11 @@ def _add_shape(writer: GGUFWriter, config: Any) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(size)
-    writer.add_value_length(size)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
     writer.add_vocab_size(config.vocab_size)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(size)
+    writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(rope["rope_theta"])
     kind = rope.get("rope_type", "default")
     if kind == "linear":
@@ -108,7 +108,7 @@ def _add_shape(writer: GGUFWriter, config: Any) -> None:
             f"GGUF: rope scaling of type {kind} is not written here; known: default, linear, llama3"
         )
     if config.model_type == "gemma2":
-        _add_gemma2(writer, config, size)
+        _add_gemma2(writer, config, head_dim)
     elif getattr(config, "sliding_window", None):
         raise UsageError(
             "GGUF: llama.cpp's llama architecture has no sliding window, which this model attends "
@@ -116,18 +116,20 @@ def _add_shape(writer: GGUFWriter, config: Any) -> None:
         )
 
 
-def _add_gemma2(writer: GGUFWriter, config: Any, size: int) -> None:
-    # What llama.cpp takes for granted (src/models/gemma2.cpp).
+def _add_gemma2(writer: GGUFWriter, config: Any, head_dim: int) -> None:
+    # llama.cpp assumes these values (src/models/gemma2.cpp).
     expected = (
-        config.hidden_size / config.num_attention_heads if config.num_hidden_layers == 46 else size
+        config.hidden_size / config.num_attention_heads
+        if config.num_hidden_layers == 46
+        else head_dim
     )
     if config.query_pre_attn_scalar != expected:
         raise UsageError(
             f"GGUF: llama.cpp scales Gemma 2's attention by {expected}, this model by "
             f"{config.query_pre_attn_scalar}"
         )
-    kinds = ["sliding_attention", "full_attention"] * config.num_hidden_layers
-    if list(config.layer_types) != kinds[: config.num_hidden_layers]:
+    expected_layer_types = ["sliding_attention", "full_attention"] * config.num_hidden_layers
+    if list(config.layer_types) != expected_layer_types[: config.num_hidden_layers]:
         raise UsageError(
             "GGUF: llama.cpp slides the window of every other layer, beginning with the first; "
             "this model does not"
@@ -141,7 +143,7 @@ def _add_vocabulary(
     writer: GGUFWriter, tokenizer: Any, manifest: Manifest, vocab: Vocabulary
 ) -> None:
     writer.add_tokenizer_model(vocab.model)
-    writer.add_tokenizer_pre(vocab.splitting)
+    writer.add_tokenizer_pre(vocab.pre_tokenizer)
     writer.add_token_list(vocab.tokens)
     writer.add_token_types(vocab.types)
     if vocab.merges:
@@ -149,7 +151,7 @@ def _add_vocabulary(
     if vocab.scores:
         writer.add_token_scores(vocab.scores)
     stop = manifest["tokens"]["stop"]
-    # What ends an answer here must end one there, whatever the base model ended its texts with.
+    # Generation must stop at the bundle's stop token, whatever the base model's EOS token is.
     writer.add_eos_token_id(stop if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
     writer.add_eot_token_id(stop)
     for add, value in (
@@ -159,8 +161,7 @@ def _add_vocabulary(
     ):
         if value is not None:
             add(value)
-    # llama.cpp adds the start token exactly where this tokenizer would: the prompt's text never
-    # brings a second one.
+    # llama.cpp adds the BOS token exactly if this tokenizer does, so prompts never get a second one.
     writer.add_add_bos_token(vocab.adds_bos)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(vocab.adds_space_prefix)
@@ -169,7 +170,7 @@ def _add_vocabulary(
 
 
 def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Names and values in float32, as llama.cpp has them."""
+    """llama.cpp's tensor names with values in float32."""
     from gguf import MODEL_ARCH, get_tensor_name_map
 
     config = model.config
@@ -188,7 +189,7 @@ def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, NDArray[np.fl
             )
         values = tensor.detach().float().cpu().numpy()
         if architecture == "gemma2" and name.endswith("norm.weight"):
-            values = values + 1  # Gemma stores what is added to 1
+            values = values + 1  # Gemma stores the weight minus 1
         if architecture == "llama" and ".q_proj." in name:
             values = _interleaved(values, config.num_attention_heads)
         elif architecture == "llama" and ".k_proj." in name:
@@ -199,18 +200,19 @@ def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, NDArray[np.fl
 
 
 def _interleaved(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rotary pairs side by side, as Meta stored them, instead of half a head apart, as transformers
-    does."""
+    """Reorder rotary pairs: adjacent, as in Meta's layout, not half a head apart as in transformers."""
     half = len(values) // heads // 2
     return values.reshape(heads, 2, half, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
 
 def _frequency_factors(config: Any) -> NDArray[np.float32]:
-    """What each rotary frequency is divided by in Llama 3.1's scaling (`modeling_rope_utils` of
-    transformers)."""
+    """Divisors of the rotary frequencies in Llama 3.1's RoPE scaling, shape [head_dim / 2].
+
+    Source: `modeling_rope_utils` of transformers.
+    """
     rope = config.rope_parameters
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    lengths = 2 * math.pi * rope["rope_theta"] ** (np.arange(0, size, 2) / size)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    lengths = 2 * math.pi * rope["rope_theta"] ** (np.arange(0, head_dim, 2) / head_dim)
     original, low, high = (
         rope["original_max_position_embeddings"],
         rope["low_freq_factor"],
@@ -228,7 +230,7 @@ def _add_tensor(writer: GGUFWriter, name: str, values: NDArray[np.float32], kind
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import quantize
 
-    if values.ndim < 2:  # norms and biases: small, and llama.cpp wants them exact
+    if values.ndim < 2:  # norms and biases: small, and llama.cpp needs them in float32
         writer.add_tensor(name, values)
     elif kind == "q8_0" and values.shape[-1] % GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0][0] == 0:
         packed = quantize(values, GGMLQuantizationType.Q8_0)

@@ -1,9 +1,7 @@
-"""A Hugging Face tokenizer in the terms of llama.cpp: tokens, merges, and the name of what splits
-text before them.
+"""Convert a Hugging Face tokenizer to llama.cpp's terms: tokens, merges, pre-tokenizer name.
 
-llama.cpp knows ways of splitting text by name only. Its own converter guesses the name from a hash
-of what a tokenizer makes of a test text; here it follows from the tokenizer's own description, or
-the export is refused.
+llama.cpp selects its pre-tokenizer by name. Its own converter guesses the name from a hash of the
+tokens of a test text; here the name follows from the tokenizer's description, or the export fails.
 """
 
 from __future__ import annotations
@@ -20,10 +18,9 @@ _LLAMA3 = (
 )
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _BYTES = ("ByteLevel", True)
-"""Byte-level splitting by GPT-2's pattern; False: by none of its own."""
+"""ByteLevel pre-tokenizer with GPT-2's pattern (False: without a pattern)."""
 
-# (how text is split, whether whole words skip the merges) -> llama.cpp's name
-# (src/llama-vocab.cpp).
+# (pre-tokenizer steps, ignore_merges) -> llama.cpp's name (src/llama-vocab.cpp).
 _NAMES: dict[tuple[tuple[tuple[str, Any], ...], bool], str] = {
     ((_BYTES,), False): "gpt-2",
     ((("Digits", True), _BYTES), False): "smollm",
@@ -38,22 +35,22 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What a GGUF file holds of a tokenizer.
+    """A tokenizer as stored in a GGUF file.
 
     Attributes:
-        model: ``gpt2`` (byte-level BPE) or ``llama`` (BPE over characters with bytes to fall back
-            on, as of SentencePiece).
-        splitting: llama.cpp's name of how text is split before merging.
+        model: ``gpt2`` (byte-level BPE) or ``llama`` (character BPE with byte fallback, as in
+            SentencePiece).
+        pre_tokenizer: llama.cpp's name of the pre-tokenizer.
         tokens: text of each id.
-        types: its token type.
-        merges: pairs joined by a space, first merged first; only of ``gpt2``.
-        scores: of each id, the higher the earlier it is merged; only of ``llama``.
-        adds_start: whether the tokenizer puts the start token before a text by itself.
-        adds_space: whether it puts a space before a text.
+        types: token type of each id.
+        merges: pairs joined by a space, in merge order (``gpt2`` only).
+        scores: score of each id, higher for earlier merges (``llama`` only).
+        adds_bos: whether the tokenizer adds the BOS token.
+        adds_space_prefix: whether the tokenizer prepends a space.
     """
 
     model: str
-    splitting: str
+    pre_tokenizer: str
     tokens: list[str]
     types: list[int]
     merges: list[str] = field(default_factory=list)
@@ -63,28 +60,28 @@ class Vocabulary:
 
 
 def build_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
-    """Describe a tokenizer for a model with `size` embedding rows.
+    """Convert a tokenizer for a model with `size` embedding rows.
 
     Raises:
-        UsageError: llama.cpp has no name for what the tokenizer does.
+        UsageError: llama.cpp has no equivalent of the tokenizer.
     """
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = described["model"]
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = description["model"]
     if model["type"] != "BPE":
         raise UsageError(
-            f"GGUF: a tokenizer of type {model['type']} is not known here; known: BPE. {_OTHERWISE}"
+            f"GGUF: a tokenizer of type {model['type']} is not known here; known: BPE. {_ALTERNATIVE}"
         )
-    tokens, types = _tokens(described, size)
+    tokens, types = _tokens(description, size)
     start = adds_bos(tokenizer)
     merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
     if model.get("byte_fallback"):
-        # SentencePiece merges what gives the best token, a list of merges the first pair: the same,
-        # with ranks for scores.
+        # SentencePiece merges the pair with the highest score, BPE the pair of the lowest rank; so
+        # negated ranks as scores give the same merges.
         ranks: dict[str, int] = {}
         for rank, (first, second) in enumerate(merges):
             ranks.setdefault(first + second, rank)
-        worst = float(-len(merges) - 1)
-        scores = [float(-ranks[token]) if token in ranks else worst for token in tokens]
+        lowest_score = float(-len(merges) - 1)
+        scores = [float(-ranks[token]) if token in ranks else lowest_score for token in tokens]
         types = [
             BYTE if kind == NORMAL and _is_byte(token) else kind
             for token, kind in zip(tokens, types, strict=True)
@@ -96,11 +93,11 @@ def build_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
             types,
             scores=scores,
             adds_bos=start,
-            adds_space_prefix=_adds_space(described),
+            adds_space_prefix=_adds_space(description),
         )
     return Vocabulary(
         "gpt2",
-        _splitting(described),
+        _pre_tokenizer_name(description),
         tokens,
         types,
         [f"{a} {b}" for a, b in merges],
@@ -109,18 +106,18 @@ def build_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
 
 
 def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts its start token before a text by itself."""
+    """Whether the tokenizer adds its BOS token."""
     start = tokenizer.bos_token_id
     return start is not None and tokenizer("").input_ids[:1] == [start]
 
 
-def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
+def _tokens(description: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
     tokens = [f"[PAD{i}]" for i in range(size)]
     types = [UNUSED] * size
-    for text, i in described["model"]["vocab"].items():
+    for text, i in description["model"]["vocab"].items():
         tokens[i], types[i] = text, NORMAL
-    unknown = described["model"].get("unk_token")
-    for added in described["added_tokens"]:
+    unknown = description["model"].get("unk_token")
+    for added in description["added_tokens"]:
         i = added["id"]
         if i >= size:
             raise UsageError(
@@ -134,17 +131,17 @@ def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]
     return tokens, types
 
 
-def _splitting(described: dict[str, Any]) -> str:
-    steps = described["pre_tokenizer"] or {}
+def _pre_tokenizer_name(description: dict[str, Any]) -> str:
+    steps = description["pre_tokenizer"] or {}
     steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
-    found = tuple(_step(step) for step in steps)
-    name = _NAMES.get((found, bool(described["model"].get("ignore_merges"))))
-    normalizer = (described.get("normalizer") or {}).get("type")
+    steps_found = tuple(_step(step) for step in steps)
+    name = _NAMES.get((steps_found, bool(description["model"].get("ignore_merges"))))
+    normalizer = (description.get("normalizer") or {}).get("type")
     if name is None or normalizer not in (None, "NFC"):
         raise UsageError(
             "GGUF: llama.cpp has no name that is known here for a tokenizer that splits text by "
-            f"{found}"
-            f"{f' after {normalizer}' if normalizer else ''}. {_OTHERWISE}"
+            f"{steps_found}"
+            f"{f' after {normalizer}' if normalizer else ''}. {_ALTERNATIVE}"
         )
     return name
 
@@ -160,8 +157,8 @@ def _step(step: dict[str, Any]) -> tuple[str, Any]:
     return str(kind), json.dumps(step, sort_keys=True)
 
 
-def _adds_space(described: dict[str, Any]) -> bool:
-    text = json.dumps([described.get("normalizer"), described.get("pre_tokenizer")])
+def _adds_space(description: dict[str, Any]) -> bool:
+    text = json.dumps([description.get("normalizer"), description.get("pre_tokenizer")])
     return (
         '"Prepend"' in text
         or '"prepend_scheme": "always"' in text
@@ -173,4 +170,4 @@ def _is_byte(token: str) -> bool:
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
-_OTHERWISE = "Export it as merged, and convert that with llama.cpp's own convert_hf_to_gguf.py."
+_ALTERNATIVE = "Export it as merged, and convert that with llama.cpp's own convert_hf_to_gguf.py."

@@ -1,5 +1,4 @@
-"""The bundle's model as one: adapters merged into weights that are not quantised, in the Hugging
-Face layout."""
+"""Merge adapters into unquantized weights, and write the model in the Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -16,12 +15,11 @@ from prooftune.utils.files import read_json
 
 
 def merge(bundle: Path, manifest: Manifest) -> Any:
-    """A plain transformers model that answers as the bundle does.
+    """The bundle's model as a plain transformers model.
 
-    The products of the adapter are added in float32; the sum is rounded once, to the type that the
-    base is stored in. Where the adapter was trained on quantised weights, it is merged into what
-    these stand for: into the 4-bit weights themselves it would be rounded away, and the original
-    weights are not what it was trained to correct.
+    The adapter's product BA is added in float32, and the sum is rounded once, to the base model's
+    stored dtype. An adapter that was trained on quantized weights is merged into the dequantized
+    weights: 4-bit weights would round it away, and it was not trained on the original weights.
     """
     labels = manifest["labels"] if manifest["objective"] == "head" else None
     if manifest["part"] == "model":
@@ -52,8 +50,7 @@ def merge(bundle: Path, manifest: Manifest) -> Any:
 
 
 def write(bundle: Path, manifest: Manifest, out: Path) -> None:
-    """Model, tokenizer with its chat template, and how to generate: what ``from_pretrained`` of
-    anybody reads."""
+    """Write model, tokenizer with chat template, and generation config for ``from_pretrained``."""
     from transformers import GenerationConfig
 
     model = merge(bundle, manifest)
@@ -61,8 +58,8 @@ def write(bundle: Path, manifest: Manifest, out: Path) -> None:
     stop = manifest["tokens"]["stop"]
     model.config.pad_token_id = tokenizer.pad_token_id
     if manifest["objective"] != "head":
-        # The base's own settings may sample, or punish repetition, which no bundle does; and they
-        # do not know its stop token.
+        # The base model's settings may sample or penalize repetition, which bundles never do, and
+        # lack the bundle's stop token.
         model.generation_config = GenerationConfig(
             do_sample=False,
             eos_token_id=stop,
@@ -74,7 +71,7 @@ def write(bundle: Path, manifest: Manifest, out: Path) -> None:
 
 
 def _plain(folder: Path, labels: list[str] | None) -> Any:
-    """The model in float32, by the library's own attention: none of ours goes into an export."""
+    """The model in float32 with the library's own attention; exports must not depend on our engine."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     if labels is None:
@@ -90,7 +87,7 @@ def _plain(folder: Path, labels: list[str] | None) -> Any:
 
 
 def _put_dequantised(base: nn.Module, quantised: nn.Module) -> None:
-    """Copy into `base` what the 4- and 8-bit weights of `quantised` stand for."""
+    """Copy the dequantized 4- and 8-bit weights of `quantised` into `base`."""
     from bitsandbytes.functional import dequantize_4bit
 
     targets = dict(base.named_modules())
@@ -100,8 +97,7 @@ def _put_dequantised(base: nn.Module, quantised: nn.Module) -> None:
         if kind == "Params4bit":
             values = dequantize_4bit(weight.data, weight.quant_state)
         elif kind == "Int8Params":
-            # Rows of 8-bit numbers, each with its largest absolute value (LLM.int8(), arXiv
-            # 2208.07339).
+            # int8 rows, each scaled by its absolute maximum (LLM.int8(), arXiv 2208.07339).
             scale = weight.SCB if weight.SCB is not None else module.state.SCB
             values = weight.data.float() * (scale.float() / 127)[:, None]
         else:
@@ -111,8 +107,7 @@ def _put_dequantised(base: nn.Module, quantised: nn.Module) -> None:
 
 
 def _untie_if_parted(model: Any) -> None:
-    """A trained output layer (peft's ``modules_to_save``) is no longer the embedding, and would be
-    lost as a tied one."""
+    """Untie a trained output layer (peft's ``modules_to_save``), which tying would overwrite."""
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = getattr(model.config, "tie_word_embeddings", False)
     if tied and output is not None and output.weight.data_ptr() != embedding.weight.data_ptr():

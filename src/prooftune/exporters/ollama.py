@@ -1,5 +1,4 @@
-"""An Ollama Modelfile whose template is the bundle's prompt, and the part of Ollama's template
-language that it uses."""
+"""Write an Ollama Modelfile with the bundle's prompt as template, and render such templates."""
 
 from __future__ import annotations
 
@@ -18,9 +17,12 @@ _QUOTED = re.compile(r'\{\{ "((?:[^"\\]|\\.)*)" \}\}')
 
 
 def split_prompt(manifest: Manifest, tokenizer: Any) -> tuple[str, list[str], str]:
-    """The prompt's text before the first field, what stands from there to the last one (field names
-    and fixed texts in turn), and the text after it. The start token is left out where the tokenizer
-    adds it by itself."""
+    """Split the prompt into the text before the first field, the middle, and the text after the last.
+
+    Returns:
+        Prefix; field names and fixed texts in turn, from the first to the last field; suffix. The
+        BOS token is omitted if the tokenizer adds it.
+    """
     parts = list(manifest["tokens"]["prompt"])
     if (
         parts
@@ -36,22 +38,20 @@ def split_prompt(manifest: Manifest, tokenizer: Any) -> tuple[str, list[str], st
 
 
 def decode_fixed(tokenizer: Any, ids: list[int]) -> str:
-    """The text of the prompt's fixed ids, control tokens included."""
+    """The text of fixed token ids, with control tokens."""
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def middle(manifest: Manifest, between: list[str], inputs: dict[str, str]) -> str:
-    """What a user of Ollama sends as the prompt: the fields with the fixed text that stands between
-    them."""
-    return "".join(inputs[part] if i % 2 == 0 else part for i, part in enumerate(between))
+def user_prompt(manifest: Manifest, middle_parts: list[str], inputs: dict[str, str]) -> str:
+    """The prompt that a user of Ollama sends: the fields with the fixed text between them."""
+    return "".join(inputs[part] if i % 2 == 0 else part for i, part in enumerate(middle_parts))
 
 
 def modelfile(manifest: Manifest, tokenizer: Any) -> str:
-    """The Modelfile. Temperature 0 and the bundle's own stop token: what the bundle would write,
-    and no more.
+    """The Modelfile, with greedy decoding and the bundle's stop token.
 
     Raises:
-        UsageError: the prompt's fixed text holds three quotes in a row, which a Modelfile cannot.
+        UsageError: the prompt contains three quotes in a row, which a Modelfile cannot hold.
     """
     before, _, after = split_prompt(manifest, tokenizer)
     template = f"{_escaped(before)}{_PROMPT}{_escaped(after)}{{{{ .Response }}}}"
@@ -73,38 +73,37 @@ PARAMETER num_ctx {context + max_new_tokens(manifest)}
 
 
 def max_label_tokens(manifest: Manifest) -> int:
-    """Tokens of the longest label with its stop token; 0 where there are none."""
+    """Number of tokens of the longest label with its stop token; 0 without labels."""
     return max((len(ids) + 1 for ids in manifest["tokens"].get("labels", {}).values()), default=0)
 
 
-def rendered(file: Path, prompt: str) -> str:
-    """What Ollama makes of a prompt with a Modelfile: Go's text/template, as far as `modelfile`
-    uses it.
+def render_template(file: Path, prompt: str) -> str:
+    """Render a Modelfile's template as Ollama does: the subset of Go's text/template in `modelfile`.
 
     Raises:
         UsageError: the file has no template, or one with other actions.
     """
-    found = re.search(r'^TEMPLATE """(.*?)"""$', file.read_text(encoding="utf-8"), re.S | re.M)
-    if found is None:
+    match = re.search(r'^TEMPLATE """(.*?)"""$', file.read_text(encoding="utf-8"), re.S | re.M)
+    if match is None:
         raise UsageError(f"{file} has no TEMPLATE")
-    template = found[1].partition("{{ .Response }}")[0]
+    template = match[1].partition("{{ .Response }}")[0]
     pieces = [
         _QUOTED.sub(lambda quoted: quoted[1].replace('\\"', '"').replace("\\\\", "\\"), piece)
         for piece in template.split(_PROMPT)
     ]
-    unknown = [
+    unknown_actions = [
         action
         for piece in template.split(_PROMPT)
         for action in re.findall(r"\{\{.*?\}\}", _QUOTED.sub("", piece), re.S)
     ]
-    if unknown or len(pieces) != 2:
+    if unknown_actions or len(pieces) != 2:
         raise UsageError(
             f"{file}: its TEMPLATE is not one of ours: "
-            f"{', '.join(unknown) or 'the prompt stands in it not once'}"
+            f"{', '.join(unknown_actions) or 'the prompt stands in it not once'}"
         )
     return pieces[0] + prompt + pieces[1]
 
 
 def _escaped(text: str) -> str:
-    """Fixed text in a Go template: an action's braces are written as a quoted string."""
+    """Escape fixed text for a Go template: double braces become a quoted string."""
     return re.sub(r"\{\{", lambda _: '{{ "{{" }}', text)

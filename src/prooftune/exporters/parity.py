@@ -1,5 +1,4 @@
-"""Parity: whether an exported artefact says what the bundle says, measured on the golden set by
-another runtime."""
+"""Parity: agreement of an exported artefact with its bundle on the golden set, by another runtime."""
 
 from __future__ import annotations
 
@@ -21,13 +20,13 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class ParityLimits:
-    """What an export must reach.
+    """Limits that an export must meet.
 
     Attributes:
-        agreement: smallest share of golden rows with the bundle's label; of free texts, of their
-            tokens that the export too finds the likeliest, since from one undecided token on a
-            whole text may go another way.
-        difference: largest mean difference of log-probabilities, in nats.
+        agreement: smallest share of golden rows with the bundle's label. For free text: smallest
+            share of the answer's tokens that are the export's argmax under teacher forcing, since
+            one near-tie can change the rest of a generated text.
+        difference: largest mean log-probability difference, in nats.
     """
 
     agreement: float
@@ -36,14 +35,13 @@ class ParityLimits:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """The study's metric on golden rows whose target is known: of the bundle, and how the export
-    differs.
+    """The study's metric on golden rows with a target, for bundle and export.
 
     Attributes:
         name: accuracy, or F1.
         bundle, export: means.
-        low, high: ends of the paired bootstrap interval (95%) of `export` - `bundle`.
-        n: rows.
+        low, high: paired bootstrap interval (95%) of `export` - `bundle`.
+        n: number of rows.
     """
 
     name: str
@@ -56,23 +54,22 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What is recorded of one export.
+    """Results of the check of one export.
 
     Attributes:
-        runtime: what ran it, with its version.
-        rows: golden rows asked.
-        agreement, agreement_low, agreement_high: share of rows with the bundle's answer, and its
+        runtime: library that ran it, with its version.
+        rows: number of golden rows.
+        agreement, agreement_low, agreement_high: share of rows with the bundle's output, and its
             Wilson interval (95%).
-        max_difference, mean_difference: of log-probabilities in nats, over rows and labels (of
-            answers, by token); None where no row has one.
-        token_agreement: share of the tokens of the bundle's free texts that the export too finds
-            the likeliest, each behind the bundle's own tokens before it; None where labels are
-            compared.
-        one_text: share of rows whose prompt comes to the same token ids when it is tokenised as one
-            text.
-        metric: None where no target is known.
-        seconds, rows_per_second: one row at a time.
-        peak_memory_bytes: of this process (of the GPU if there is one), loading and asking.
+        max_difference, mean_difference: log-probability differences in nats, over rows and labels
+            (answers: per token); None if no row has one.
+        token_agreement: share of the tokens of the bundle's answers that are the export's argmax
+            under teacher forcing; None if labels are compared.
+        retokenization_match: share of rows whose prompt has the same token ids when it is tokenized
+            as a single text; None if not measured.
+        metric: the study's metric; None without targets.
+        seconds, rows_per_second: run time, one row at a time.
+        peak_memory_bytes: peak memory of this process (with a GPU: of the GPU), loading included.
     """
 
     runtime: str
@@ -95,53 +92,53 @@ class Parity:
         return {names.get(name, name): value for name, value in asdict(self).items()}
 
     def misses(self, limits: ParityLimits) -> list[str]:
-        """What is short of the limits, one sentence each."""
-        found = []
+        """Limits that are not met, one sentence each."""
+        misses = []
         if self.token_agreement is not None:
             if self.token_agreement < limits.agreement:
-                found.append(
+                misses.append(
                     f"{self.token_agreement:.1%} of the tokens of the bundle's answers are the "
                     "export's too; "
                     f"{limits.agreement:.1%} must be"
                 )
         elif self.agreement < limits.agreement:
-            found.append(
+            misses.append(
                 f"{self.agreement:.1%} of {self.rows} golden rows get the bundle's answer; "
                 f"{limits.agreement:.1%} must"
             )
         if self.mean_difference is not None and not self.mean_difference <= limits.difference:
-            found.append(
+            misses.append(
                 f"log-probabilities differ by {self.mean_difference:.4g} nats on average (at most "
                 f"{self.max_difference:.4g}); {limits.difference:g} are allowed"
             )
-        return found
+        return misses
 
 
 def summarize_parity(
     runtime: Runtime,
-    said: Sequence[GoldenResult],
+    results: Sequence[GoldenResult],
     retokenization_match: Sequence[bool],
     cost: Cost,
-    loaded: float,
+    load_seconds: float,
     questions: bool,
 ) -> Parity:
-    """Sum up what an artefact said to the golden rows.
+    """Aggregate the results of the golden rows.
 
     Args:
-        runtime: what ran it.
-        said: for each row.
-        retokenization_match: for each row, whether tokenising its prompt as one text gives the
-            golden ids; empty where that was not asked.
-        cost: of loading and asking.
-        loaded: seconds of `cost` that loading took.
-        questions: whether answers are compared, not labels.
+        runtime: the runtime.
+        results: one result per golden row.
+        retokenization_match: per row, whether tokenizing its prompt as a single text gives the
+            golden ids; empty if not measured.
+        cost: time and memory of loading and running.
+        load_seconds: seconds of `cost` spent on loading.
+        questions: whether answers rather than labels are compared.
     """
-    agreeing, rows = sum(one.agrees for one in said), len(said)
+    agreeing, rows = sum(result.agrees for result in results), len(results)
     low, high = wilson_interval(agreeing, rows, 0.95)
-    differences = [value for one in said for value in one.differences]
-    tokens = [one.tokens for one in said if one.tokens is not None]
-    same = sum(n for n, _ in tokens) / sum(n for _, n in tokens) if tokens else None
-    seconds = cost.seconds - loaded
+    differences = [value for result in results for value in result.differences]
+    tokens = [result.tokens for result in results if result.tokens is not None]
+    token_agreement = sum(n for n, _ in tokens) / sum(n for _, n in tokens) if tokens else None
+    seconds = cost.seconds - load_seconds
     return Parity(
         runtime.name,
         rows,
@@ -150,20 +147,20 @@ def summarize_parity(
         high,
         max(differences, default=None),
         float(np.mean(differences)) if differences else None,
-        same,
+        token_agreement,
         float(np.mean(retokenization_match)) if retokenization_match else None,
-        _metric(said, "F1" if questions else "accuracy"),
+        _metric(results, "F1" if questions else "accuracy"),
         seconds,
         rows / seconds,
         cost.peak_memory_bytes,
     )
 
 
-def _metric(said: Sequence[GoldenResult], name: str) -> Metric | None:
+def _metric(results: Sequence[GoldenResult], name: str) -> Metric | None:
     pairs = [
-        (one.quality, one.before)
-        for one in said
-        if one.quality is not None and one.before is not None
+        (result.quality, result.reference)
+        for result in results
+        if result.quality is not None and result.reference is not None
     ]
     if not pairs:
         return None
@@ -186,14 +183,13 @@ def tokenization_mismatch(
     text: Callable[[GoldenRow], str],
     reference: Any,
 ) -> str | None:
-    """Where the artefact's tokenizer divides texts otherwise than the bundle's does; None where it
-    does not.
+    """Describe how the artefact's tokenizer differs from the bundle's; None if it does not.
 
     Args:
         runtime: the loaded artefact.
-        manifest: the content of ``bundle.json``.
+        manifest: the bundle's manifest.
         rows: the golden rows.
-        text: the whole prompt of a row as text, as the artefact's users send it.
+        text: row -> its whole prompt as text.
         reference: the bundle's tokenizer.
     """
     start = reference.bos_token_id
@@ -206,7 +202,7 @@ def tokenization_mismatch(
                 f"({reference.decode([start])!r}): the "
                 "text brings one, and the artefact adds another"
             )
-        found = [
+        misses = [
             (
                 tokenize_by_part(runtime, manifest, row),
                 row.prompt,
@@ -214,32 +210,32 @@ def tokenization_mismatch(
             ),
             (ids, list(reference(whole).input_ids), "tokenised as one text"),
         ]
-        for here, there, how in found:
-            if here != there:
+        for exported_ids, golden_ids, method in misses:
+            if exported_ids != golden_ids:
                 return (
-                    f"tokenisation: the prompt of row {row.id}, {how}, "
-                    f"{first_difference(here, there, reference)}"
+                    f"tokenisation: the prompt of row {row.id}, {method}, "
+                    f"{first_difference(exported_ids, golden_ids, reference)}"
                 )
     return None
 
 
-def first_difference(here: Sequence[int], there: Sequence[int], tokenizer: Any) -> str:
-    """Where two lists of token ids part, in words: of the artefact, and of the bundle."""
-    place = next(
-        (i for i, (a, b) in enumerate(zip(here, there, strict=False)) if a != b),
-        min(len(here), len(there)),
+def first_difference(exported_ids: Sequence[int], golden_ids: Sequence[int], tokenizer: Any) -> str:
+    """Describe the first difference between the artefact's token ids and the bundle's."""
+    position = next(
+        (i for i, (a, b) in enumerate(zip(exported_ids, golden_ids, strict=False)) if a != b),
+        min(len(exported_ids), len(golden_ids)),
     )
 
-    def shown(ids: Sequence[int]) -> str:
+    def describe(ids: Sequence[int]) -> str:
         return (
-            f"{tokenizer.decode([ids[place]])!r} (id {ids[place]})"
-            if place < len(ids)
+            f"{tokenizer.decode([ids[position]])!r} (id {ids[position]})"
+            if position < len(ids)
             else "nothing more"
         )
 
-    before = str(tokenizer.decode(list(there[max(0, place - 8) : place])))
+    context = str(tokenizer.decode(list(golden_ids[max(0, position - 8) : position])))
     return (
-        f"differs first at token {place}, after {before!r}: {shown(here)} in the export, "
-        f"{shown(there)} in the bundle "
-        f"({len(here)} and {len(there)} tokens)"
+        f"differs first at token {position}, after {context!r}: {describe(exported_ids)} in the export, "
+        f"{describe(golden_ids)} in the bundle "
+        f"({len(exported_ids)} and {len(golden_ids)} tokens)"
     )

@@ -11,8 +11,7 @@ from prooftune.exporters import merged
 from prooftune.models import loading
 
 _HEADS = ["lm_head", "score"]
-"""Layers that stay as they are: they decide the answer and are small, or shared with the
-embeddings."""
+"""Unquantized layers: output layers affect the predictions directly, and are small or tied."""
 
 
 def write_int8(bundle: Path, manifest: Manifest, out: Path) -> None:
@@ -36,15 +35,17 @@ def _write(bundle: Path, manifest: Manifest, out: Path, options: dict[str, Any])
     settings = loading.quantization_config(
         options
     )  # refuses before the work where bitsandbytes is missing
-    whole = out / "merged"
-    merged.write(bundle, manifest, whole)
-    kind = (
+    merged_folder = out / "merged"
+    merged.write(bundle, manifest, merged_folder)
+    model_class = (
         AutoModelForSequenceClassification
         if manifest["objective"] == "head"
         else AutoModelForCausalLM
     )
-    kind.from_pretrained(whole, quantization_config=settings, dtype="auto").save_pretrained(out)
-    for path in whole.iterdir():
+    model_class.from_pretrained(
+        merged_folder, quantization_config=settings, dtype="auto"
+    ).save_pretrained(out)
+    for path in merged_folder.iterdir():
         if path.suffix != ".safetensors" and not (out / path.name).exists():
             shutil.move(path, out / path.name)
-    shutil.rmtree(whole)
+    shutil.rmtree(merged_folder)

@@ -1,8 +1,4 @@
-"""What runs an exported artefact when it is checked: libraries that others use, and nothing of our
-engine.
-
-Both runtimes have the same four methods, so that one comparison serves them.
-"""
+"""Runtimes that check an exported artefact: transformers and llama.cpp, independent of our engine."""
 
 from __future__ import annotations
 
@@ -16,34 +12,46 @@ from numpy.typing import NDArray
 from prooftune.errors import Failure
 from prooftune.models.loading import fits_in_float32
 
-Floats = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 
 class Runtime(Protocol):
-    """One loaded artefact. `name` is what runs it, with its version."""
+    """A loaded artefact.
+
+    Attributes:
+        name: the library with its version.
+    """
 
     name: str
 
     def tokenize(self, text: str, *, special: bool, start: bool = False) -> list[int]:
-        """Token ids of a text; `special`: control tokens in it are read as such; `start`: the start
-        token is added where the artefact adds it by itself."""
+        """Token ids of a text.
 
-    def log_probs(self, ids: Sequence[int], count: int) -> Floats:
-        """Natural-log probabilities [count, vocabulary] of what follows each of the last `count`
-        ids."""
+        Args:
+            text: the text.
+            special: whether control tokens in the text are parsed as such.
+            start: whether to add the BOS token, if the artefact's tokenizer adds one.
+        """
 
-    def classes(self, ids: Sequence[int]) -> Floats:
-        """Natural-log probabilities [labels] by the classification head."""
+    def log_probs(self, ids: Sequence[int], count: int) -> FloatArray:
+        """Natural-log probabilities of the token after each of the last `count` ids.
 
-    def write(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
-        """The likeliest continuation, token by token, the stop token included where it comes."""
+        Returns:
+            Shape [count, vocabulary].
+        """
+
+    def label_log_probs(self, ids: Sequence[int]) -> FloatArray:
+        """Natural-log probabilities of the classification head, shape [labels]."""
+
+    def generate_ids(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
+        """The greedy continuation, with the stop token if it is reached."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without control tokens."""
+        """The text of token ids, without control tokens."""
 
 
 class Transformers:
-    """A model folder under plain transformers."""
+    """A model folder run by transformers."""
 
     def __init__(self, folder: Path, head: bool) -> None:
         import torch
@@ -56,8 +64,7 @@ class Transformers:
 
         kind = AutoModelForSequenceClassification if head else AutoModelForCausalLM
         self.name = f"transformers {transformers.__version__}"
-        # Where there is room, what the written weights say, whatever the arithmetic of whoever will
-        # use them.
+        # float32 if it fits into memory, to check the weights without 16-bit rounding.
         self.model: Any = kind.from_pretrained(
             folder, dtype="float32" if fits_in_float32(folder) else "auto"
         ).eval()
@@ -74,30 +81,30 @@ class Transformers:
             ).input_ids
         )
 
-    def log_probs(self, ids: Sequence[int], count: int) -> Floats:
+    def log_probs(self, ids: Sequence[int], count: int) -> FloatArray:
         return self._logits(ids, logits_to_keep=count)[-count:]
 
-    def classes(self, ids: Sequence[int]) -> Floats:
+    def label_log_probs(self, ids: Sequence[int]) -> FloatArray:
         return self._logits(ids)
 
-    def _logits(self, ids: Sequence[int], **options: Any) -> Floats:
+    def _logits(self, ids: Sequence[int], **options: Any) -> FloatArray:
         import torch
 
         with torch.no_grad():
             logits = self.model(input_ids=self._tensor(ids), **options).logits[0]
-        found: Floats = logits.double().log_softmax(-1).cpu().numpy()
-        return found
+        log_probs: FloatArray = logits.double().log_softmax(-1).cpu().numpy()
+        return log_probs
 
-    def write(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
-        # No settings but the length: what ends an answer, and how tokens are chosen, must have been
-        # exported.
+    def generate_ids(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
+        # Only the length is set: stop token and greedy decoding must come from the exported
+        # generation config.
         prompt = self._tensor(ids)
-        written = self.model.generate(
+        generated = self.model.generate(
             input_ids=prompt,
             attention_mask=prompt.new_ones(prompt.shape),
             max_new_tokens=max_new_tokens,
         )
-        return [int(i) for i in written[0, len(ids) :].tolist()]
+        return [int(i) for i in generated[0, len(ids) :].tolist()]
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -117,62 +124,67 @@ class Transformers:
 
 
 class LlamaCpp:
-    """A GGUF file under llama.cpp, by its Python binding."""
+    """A GGUF file run by llama.cpp through its Python binding."""
 
     def __init__(self, file: Path, context: int) -> None:
-        """`context`: tokens of the longest prompt with its answer."""
+        """Load a GGUF file.
+
+        Args:
+            file: the file.
+            context: number of tokens of the longest prompt with its answer.
+        """
         import llama_cpp
 
         self.name = f"llama-cpp-python {llama_cpp.__version__}"
         self._library = llama_cpp
-        # swa_full: the tokens of the last prompt are partly used again, which needs all of them in
-        # the cache.
+        # swa_full: prompts reuse the KV cache of the previous prompt's prefix, which a
+        # sliding-window cache would have dropped.
         self._model = llama_cpp.Llama(
             str(file), n_ctx=context, n_batch=min(context, 512), swa_full=True, verbose=False
         )
-        self._seen: list[int] = []
+        self._cached_ids: list[int] = []
 
     def tokenize(self, text: str, *, special: bool, start: bool = False) -> list[int]:
-        if not text:  # llama.cpp calls an empty text an error
+        if not text:  # llama.cpp raises an error for an empty text
             return []
         return list(self._model.tokenize(text.encode(), add_bos=start, special=special))
 
-    def log_probs(self, ids: Sequence[int], count: int) -> Floats:
+    def log_probs(self, ids: Sequence[int], count: int) -> FloatArray:
         ids, first = list(ids), len(ids) - count + 1
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(ids, self._seen, strict=False)) if a != b),
-            min(len(ids), len(self._seen)),
+        shared_length = next(
+            (i for i, (a, b) in enumerate(zip(ids, self._cached_ids, strict=False)) if a != b),
+            min(len(ids), len(self._cached_ids)),
         )
-        self._model.n_tokens = min(shared, first - 1)
+        self._model.n_tokens = min(shared_length, first - 1)
         rows = []
         for block in [ids[self._model.n_tokens : first], *([token] for token in ids[first:])]:
             self._model.eval(block)
             rows.append(self._last())
-        self._seen = ids
+        self._cached_ids = ids
         return np.stack(rows)
 
-    def _last(self) -> Floats:
+    def _last(self) -> FloatArray:
         pointer = self._library.llama_get_logits_ith(self._model.ctx, -1)
         logits = np.ctypeslib.as_array(pointer, shape=(self._model.n_vocab(),)).astype(np.float64)
         logits -= logits.max()
-        found: Floats = logits - np.log(np.exp(logits).sum())
-        return found
+        log_probs: FloatArray = logits - np.log(np.exp(logits).sum())
+        return log_probs
 
-    def classes(self, ids: Sequence[int]) -> Floats:
+    def label_log_probs(self, ids: Sequence[int]) -> FloatArray:
         raise Failure(
-            "llama.cpp runs no classification head; export such a bundle in another format"
+            "llama.cpp does not support classification heads; export such a bundle in another format"
         )
 
-    def write(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
-        written: list[int] = []
-        while len(written) < max_new_tokens and stop not in written[-1:]:
-            written.append(int(self.log_probs([*ids, *written], 1)[0].argmax()))
-        return written
+    def generate_ids(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
+        generated: list[int] = []
+        while len(generated) < max_new_tokens and stop not in generated[-1:]:
+            generated.append(int(self.log_probs([*ids, *generated], 1)[0].argmax()))
+        return generated
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._model.detokenize(list(ids)).decode(errors="replace"))
 
     def ends_at(self, stop: int) -> bool:
-        """Whether llama.cpp's own programs end an answer at this token."""
+        """Whether llama.cpp treats the token as end of generation."""
         vocab = self._library.llama_model_get_vocab(self._model.model)
         return bool(self._library.llama_vocab_is_eog(vocab, stop))

@@ -1,5 +1,4 @@
-"""A merged folder with the command that serves it under vLLM, and a request that asks as the bundle
-does."""
+"""Write a merged model with the vLLM command that serves it, and example code for requests."""
 
 from __future__ import annotations
 
@@ -31,8 +30,7 @@ def command(manifest: Manifest) -> str:
         "--max-model-len",
         str(manifest["rendering"]["max_length"] + shots + max_new_tokens(manifest)),
     ]
-    # Serves nothing but its own settings: temperature 0 and the bundle's stop token stand in
-    # generation_config.json.
+    # generation_config.json sets greedy decoding and the bundle's stop token.
     words += (
         ["--runner", "pooling"]
         if manifest["objective"] == "head"
@@ -42,8 +40,7 @@ def command(manifest: Manifest) -> str:
 
 
 def request(manifest: Manifest) -> str:
-    """Python that asks the server; the prompt goes as token ids, so that nothing is added to it and
-    nothing read otherwise."""
+    """Python code of a request with the prompt as token ids, so that the server changes nothing."""
     if manifest["objective"] == "head":
         asked = (
             'said = requests.post("http://localhost:8000/classify", json={"model": "prooftune", '

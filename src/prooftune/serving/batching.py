@@ -4,7 +4,6 @@ Requests queue while a batch is computed, so a single request starts at once and
 large batches. After a large batch, a smaller one waits briefly: clients tend to send their next
 request right after a response, and without the delay two groups of clients would alternate, each at
 half the batch size.
-
 """
 
 from __future__ import annotations
