@@ -192,7 +192,7 @@ def test_what_cannot_be_exported_is_said_before_any_work(
         UsageError, match=r"--to: one of merged, .*found 'mergd' \(did you mean 'merged'"
     ):
         export(bundle, "mergd", tmp_path / "out")
-    with pytest.raises(UsageError, match="no place for a classification head"):
+    with pytest.raises(UsageError, match="cannot store classification heads"):
         export(make("llama", variant={"objective": "head"}), "gguf-f16", tmp_path / "out")
     (tmp_path / "mine").mkdir()
     with pytest.raises(UsageError, match="is no earlier export"):

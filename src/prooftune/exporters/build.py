@@ -218,19 +218,19 @@ def _text_renderer(
     before, middle_parts, after = ollama.split_prompt(manifest, tokenizer)
 
     def text(row: GoldenRow) -> str:
-        results = ollama.user_prompt(manifest, middle_parts, row.inputs)
-        retokenized = before + results + after
+        user_text = ollama.user_prompt(manifest, middle_parts, row.inputs)
+        full_text = before + user_text + after
         if (
             to == "ollama"
-            and (rendered_text := ollama.render_template(folder / "Modelfile", results))
-            != retokenized
+            and (rendered_text := ollama.render_template(folder / "Modelfile", user_text))
+            != full_text
         ):
             raise Failure(
                 f"not exported: template: the Modelfile renders row {row.id} otherwise than the "
                 "bundle does; "
-                f"{diagnosis.differing_text(rendered_text, retokenized)}"
+                f"{diagnosis.differing_text(rendered_text, full_text)}"
             )
-        return retokenized
+        return full_text
 
     return text
 

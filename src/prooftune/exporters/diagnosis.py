@@ -60,16 +60,14 @@ def prompt(bundle: Path, manifest: Manifest, rows: Sequence[GoldenRow]) -> str |
     return None
 
 
-def differing_text(exported_ids: str, golden_ids: str) -> str:
+def differing_text(exported_text: str, golden_text: str) -> str:
     """Describe the first difference between the export's text and the bundle's."""
     position = next(
-        (i for i, (a, b) in enumerate(zip(exported_ids, golden_ids, strict=False)) if a != b),
-        min(len(exported_ids), len(golden_ids)),
+        (i for i, (a, b) in enumerate(zip(exported_text, golden_text, strict=False)) if a != b),
+        min(len(exported_text), len(golden_text)),
     )
     cut = slice(max(0, position - 20), position + 20)
-    return (
-        f"they part at character {position}: {exported_ids[cut]!r} in place of {golden_ids[cut]!r}"
-    )
+    return f"they part at character {position}: {exported_text[cut]!r} in place of {golden_text[cut]!r}"
 
 
 def layers(
@@ -154,8 +152,8 @@ def _drift(loaded: Any, rows: Sequence[GoldenRow]) -> float:
     current = golden.make_rows(loaded, [Example(row.id, row.inputs) for row in rows])
     pairs = (
         pair
-        for exported_ids, golden_ids in zip(current, rows, strict=False)
-        for pair in zip(_figures(exported_ids), _figures(golden_ids), strict=False)
+        for new_row, golden_row in zip(current, rows, strict=False)
+        for pair in zip(_figures(new_row), _figures(golden_row), strict=False)
     )
     return max((abs(a - b) for a, b in pairs), default=0.0)
 
@@ -176,10 +174,10 @@ def _heads_differ(exported: Any, reference: Any) -> bool:
         getattr(model, "score", None) or model.get_output_embeddings()
         for model in (exported, reference)
     ]
-    reference_runtime, theirs = (head.weight.detach().float().cpu() for head in heads)
+    exported_weight, reference_weight = (head.weight.detach().float().cpu() for head in heads)
     return bool(
-        reference_runtime.shape != theirs.shape
-        or (reference_runtime - theirs).norm() > 0.05 * theirs.norm()
+        exported_weight.shape != reference_weight.shape
+        or (exported_weight - reference_weight).norm() > 0.05 * reference_weight.norm()
     )
 
 
@@ -189,6 +187,9 @@ def _is_untuned(manifest: Manifest, exported: Transformers, rows: Sequence[Golde
     options = recipe.Model(name=str(base), dtype="float32", attention="eager")
     untuned = _InMemory(loading.load_model(base, options))
     ids = rows[0].prompt
-    exported_ids, golden_ids = exported.hidden_states(ids)[-1], untuned.hidden_states(ids)[-1]
-    is_untuned = float((exported_ids - golden_ids).norm() / golden_ids.norm()) < 0.02
+    exported_states, untuned_states = (
+        exported.hidden_states(ids)[-1],
+        untuned.hidden_states(ids)[-1],
+    )
+    is_untuned = float((exported_states - untuned_states).norm() / untuned_states.norm()) < 0.02
     return "; it is the untuned model's: the adapter is not in the export" if is_untuned else ""
