@@ -248,7 +248,7 @@ def test_generated_answers_have_no_probabilities(
             "in.csv has no column 'text', which this bundle reads; found 2: 'a', 'texts' (did you "
             "mean 'texts'?)",
         ),
-        ("in.csv", "text,n\ngoal,1\norbit\n", "out.csv", "in.csv:3: 1 field where 2 are expected"),
+        ("in.csv", "text,n\ngoal,1\norbit\n", "out.csv", "in.csv:3: 1 field, but 2 expected"),
         (
             "in.csv",
             "label,predicted_label,text\nWorld,World,goal\n",

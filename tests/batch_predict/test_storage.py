@@ -22,7 +22,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(
         storage,
-        "_storage",
+        "open_storage",
         lambda url: (
             fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()),
             url.split("?")[0].removeprefix("s3://"),

@@ -121,11 +121,14 @@ def resolve_output_names(name: str, columns: Sequence[str], added: Sequence[str]
     Raises:
         UsageError: the file has both names.
     """
-    names = {name: f"{CONFLICT_PREFIX}{name}" if name in columns else name for name in added}
-    taken = [name for name in names.values() if name in columns]
+    names = {
+        column: f"{CONFLICT_PREFIX}{column}" if column in columns else column for column in added
+    }
+    taken = [column for column in names.values() if column in columns]
     if taken:
+        originals = [column.removeprefix(CONFLICT_PREFIX) for column in taken]
         raise UsageError(
-            f"{name} has columns {', '.join(repr(name.removeprefix(CONFLICT_PREFIX)) for name in taken)} and "
+            f"{name} has columns {', '.join(map(repr, originals))} and "
             f"{', '.join(map(repr, taken))} already, where the answers would be written; rename "
             "them in the file"
         )

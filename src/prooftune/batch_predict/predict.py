@@ -129,10 +129,10 @@ def predict_file(
             "yellow",
         )
     names = resolve_output_names(source.name, stream.columns, output_columns(manifest))
-    if renamed := [name for name, name in names.items() if name != name]:
+    if renamed := [column for column, name in names.items() if name != column]:
         notify(
             f"{source.name} keeps its own {', '.join(map(repr, renamed))}; the answers go to "
-            f"{', '.join(repr(names[name]) for name in renamed)}"
+            f"{', '.join(repr(names[column]) for column in renamed)}"
         )
     if not storage.is_remote(out):
         check_output_path(target, list(names.values()))

@@ -64,7 +64,7 @@ def download(url: str, path: Path) -> None:
     import pyarrow.fs as fs
 
     with _explain_errors(url):
-        system, path_in_storage = _open_storage(url)
+        system, path_in_storage = open_storage(url)
         info = system.get_file_info(path_in_storage)
         if info.type != fs.FileType.File:
             raise UsageError(f"{display_name(url)}: no such file")
@@ -92,7 +92,7 @@ def upload(path: Path, url: str) -> None:
     import pyarrow.fs as fs
 
     with _explain_errors(url):
-        system, path_in_storage = _open_storage(url)
+        system, path_in_storage = open_storage(url)
         fs.copy_files(
             str(path),
             path_in_storage,
@@ -103,7 +103,7 @@ def upload(path: Path, url: str) -> None:
         )
 
 
-def _open_storage(url: str) -> tuple[Any, str]:
+def open_storage(url: str) -> tuple[Any, str]:
     import pyarrow as pa
     import pyarrow.fs as fs
 

@@ -104,8 +104,8 @@ def join(parts: Iterable[Path], path: Path, form: OutputFormat) -> None:
             _delimited(handle, form).writerow([*form.columns, *form.added.values()])
     with path.open("ab") as target:
         for part in parts:
-            with part.open("rb") as name:
-                shutil.copyfileobj(name, target, 1 << 20)
+            with part.open("rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
 
 
 def _delimited(handle: Any, form: OutputFormat) -> Any:

@@ -19,7 +19,7 @@ COLUMNS = (
     "metric",
     "of the bundle",
     "difference",
-    "one text",
+    "retokenization match",
     "MB",
     "peak MB",
     "rows/s",
