@@ -156,6 +156,7 @@ BOTH = [("run", *row) for row in DATA] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "files", "data", "words"),
     [(c, *row) for c, _, *row in BOTH],
@@ -178,6 +179,7 @@ def test_bad_data(
     assert command == "run" or not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "more", "words"),
     [
@@ -211,6 +213,7 @@ def test_a_file_that_is_no_recipe(folder: Path, content: bytes) -> None:
     expect(prooftune(folder, "run", "a.yaml"), 2, "a.yaml")
 
 
+@pytest.mark.slow
 def test_a_good_run_leaves_nothing_half_written(folder: Path) -> None:
     done = prooftune(folder, "run", recipe_file(folder).name)
     assert (done.returncode, done.stderr) == (0, "")
@@ -222,6 +225,7 @@ def test_a_good_run_leaves_nothing_half_written(folder: Path) -> None:
     assert temporaries(folder) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_write_says_so_and_goes_on_from_there_later(folder: Path) -> None:
     """A limit on the size of files stands for a full disk: both end a write in the middle."""
     recipe = recipe_file(folder).name
@@ -244,6 +248,7 @@ def test_init_of_what_is_no_table_writes_nothing(folder: Path) -> None:
     assert not (folder / "bad.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached(folder: Path) -> None:
     with socket.socket() as taken:
         # Bound but not listening: connections are refused.
@@ -259,6 +264,7 @@ def test_a_hub_that_cannot_be_reached(folder: Path) -> None:
     assert finished(folder) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_a_model_that_is_none_is_said_before_the_data_is_read(folder: Path, command: str) -> None:
     path = folder / "recipe.yaml"

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py"))
 
 
+@pytest.mark.slow
 def test_every_script_can_be_imported() -> None:
     """What they compare with is imported where it is used, so that their --help needs none of it."""
     done = subprocess.run(

@@ -77,6 +77,7 @@ def test_notebooks_run(path: Path, tmp_path: Path) -> None:
     assert (folder / "report.html").is_file() and (folder / "bundle" / "bundle.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_csv_is_labelled_and_served(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -100,6 +101,7 @@ def test_a_csv_is_labelled_and_served(
     assert [row["label"] for row in reply.json()] == labels[1:]
 
 
+@pytest.mark.slow
 def test_questions_are_answered_from_documents(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -90,6 +90,7 @@ def test_init_writes_a_recipe_and_refuses_to_overwrite_it(tmp_path: Path) -> Non
     assert prooftune.init(data, written.recipe, force=True).recipe == written.recipe
 
 
+@pytest.mark.slow
 def test_check_and_run_return_typed_results(tmp_path: Path) -> None:
     data = tmp_path / "reviews.csv"
     data.write_text(

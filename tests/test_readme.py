@@ -76,6 +76,7 @@ def test_a_complete_recipe_on_a_page_is_valid(tmp_path: Path, page: str, text: s
     assert recipe.load(tmp_path / "recipe.yaml")[0].name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_ends_well(
     tmp_path: Path,

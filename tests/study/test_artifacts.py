@@ -128,6 +128,7 @@ def test_tensorboard_events_are_in_the_run_folder(
     assert list((tmp_path / "own").glob("events*"))
 
 
+@pytest.mark.slow
 def test_measuring_quality_changes_nothing_that_is_learned(
     learners: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

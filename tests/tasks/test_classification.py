@@ -83,6 +83,7 @@ def test_generated_texts_do_not_depend_on_the_batch(model_folder: Path) -> None:
     assert len(set(raw[0])) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.failure(17)
 @settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -6,6 +6,7 @@ import pickle
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ def test_a_row_keeps_its_numbers(ids: list[int], read: list[int], targets: list[
         )
 
 
+@pytest.mark.slow
 def test_rows_are_not_held() -> None:
     """Prompts come one by one and go; their numbers lie in a file, of which a block at a time is in
     memory."""

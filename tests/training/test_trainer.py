@@ -147,6 +147,7 @@ def test_garbage_is_looked_for_again_after_training(
     assert frozen[0] > 10_000 and gc.get_freeze_count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.failure(2)
 @pytest.mark.parametrize("method", ["lora", "dora", "rslora", "full"])
 def test_saved_and_loaded_again_it_is_the_same_model(
@@ -250,6 +251,7 @@ save_file(module.trainable_state(), Path(sys.argv[2]) / "final.safetensors")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.failure(18)
 @pytest.mark.parametrize(("kill_at", "products"), [(5, "float32"), (9, "float32"), (5, "int8")])
 def test_killed_and_resumed_equals_uninterrupted(
@@ -322,6 +324,7 @@ def test_the_first_non_finite_loss_stops_with_its_reason(
         )
 
 
+@pytest.mark.slow
 def test_early_stopping_and_best_checkpoint(model_folders: dict[str, Path], tmp_path: Path) -> None:
     module, rows, encoder = setup(model_folders["llama"])
     options = training_arguments(

@@ -51,6 +51,7 @@ def keep_and_give_back() -> None:
     assert resident() < before + SIZE * COUNT / 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
 def test_a_step_takes_the_memory_of_the_one_before_and_all_is_given_back() -> None:
     alone(keep_and_give_back)

@@ -153,6 +153,7 @@ def test_our_own_packages_are_pinned_whatever_their_spelling() -> None:
     assert parse_reference("pypi:other==1#x").pinned_sha is None
 
 
+@pytest.mark.slow
 def test_a_file_of_a_wheel_is_fetched_once(index: Index) -> None:
     index.wheel({"tiny/data.txt": "ü".encode()})
     path = fetch("pypi:tiny==1.0#tiny/data.txt")
@@ -164,6 +165,7 @@ def test_a_file_of_a_wheel_is_fetched_once(index: Index) -> None:
         fetch("pypi:tiny==9#tiny/data.txt")
 
 
+@pytest.mark.slow
 def test_a_file_that_only_the_source_distribution_has_is_found(index: Index) -> None:
     index.wheel({"tiny/__init__.py": b""})
     index.sdist({"data/rows.csv": b"a,b"})
@@ -224,6 +226,7 @@ def test_a_path_that_leads_outside_its_folder_is_refused(index: Index, tmp_path:
     assert not cached(index, "ok.txt")  # nor half a folder
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_there_names_the_nearest(index: Index) -> None:
     index.wheel({"tiny/reviews.txt": b"", "other/rows.csv": b""})
     index.sdist({})
@@ -238,6 +241,7 @@ def test_a_file_that_is_not_there_names_the_nearest(index: Index) -> None:
         fetch("pypi:tiny==1.0#rows.txt")
 
 
+@pytest.mark.slow
 def test_a_pinned_checksum_is_checked(index: Index) -> None:
     wheel = index.wheel({"tiny/a.txt": b"1"})
     with pytest.raises(Failure, match=f"no archive with the pinned checksum {HEX}"):
@@ -253,6 +257,7 @@ def test_a_pin_is_checked_for_files_fetched_without_one(index: Index) -> None:
         fetch(f"pypi:tiny==1.0#tiny/a.txt@sha256:{HEX}")
 
 
+@pytest.mark.slow
 def test_an_archive_that_changed_since_its_first_download_is_refused(index: Index) -> None:
     index.wheel({"tiny/a.txt": b"1"})
     fetch("pypi:tiny==1.0#tiny/a.txt")

@@ -39,6 +39,7 @@ def test_the_peak_includes_memory_freed_within_the_block() -> None:
     assert large.peak_memory_bytes - small.peak_memory_bytes > 0.9 * SIZE
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_reset(), reason="the system keeps no peak that can be reset")
 def test_the_peak_of_an_earlier_block_does_not_count() -> None:
     with measure_cost() as large:
