@@ -52,6 +52,7 @@ prompt:
 variants:
   majority:
   tfidf:
+  embedding:                     # sentence embeddings and logistic regression
   zero-shot:
   few-shot: {{shots: 4}}
   prompted:
