@@ -125,6 +125,7 @@ def test_tables_name_keys_that_exist() -> None:
             assert leaf in fields[section], f"{old} -> {name.new}"
         else:
             assert section in sections, f"{old} -> {name.new}"
+    fields["model"] = dict(recipe.Model.model_fields)
     for section, key, _ in [*OLD_VALUES, *HINTS]:
         assert key in fields[section]
 
@@ -136,3 +137,34 @@ def test_old_names_are_not_fields_of_their_own_section() -> None:
         for old, name in OLD_NAMES.items():
             section, _, leaf = name.new.partition(".")
             assert not (old in valid and section == kind and leaf != old), old
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 3, "x", True, [], {}, [3], {"_component_": "a", "lr_scheduler": 3, "optimizer": None}],
+    ids=repr,
+)
+def test_no_value_of_an_old_key_is_a_crash(value: Any) -> None:
+    for old in OLD_NAMES:
+        for sections in ({old: value}, {"training": {old: value}}, {"lora": {old: value}}):
+            try:
+                recipe.parse({**copy.deepcopy(SMALL), **copy.deepcopy(sections)})
+            except UsageError as error:
+                assert old in str(error) or OLD_NAMES[old].new in str(error)
+
+
+def test_an_old_name_beside_the_same_new_value_is_no_problem() -> None:
+    training = {"group_by_length": True, "train_sampling_strategy": "group_by_length"}
+    parsed = recipe.parse({**copy.deepcopy(SMALL), "training": training})
+    assert parsed.training == {"train_sampling_strategy": "group_by_length"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("bf16", "bfloat16"), ("torch.float16", "float16"), ("fp32", "float32")]
+)
+def test_short_names_of_dtypes(old: str, new: str) -> None:
+    model = {"name": "a/b", "dtype": old}
+    quantization = {"load_in_4bit": True, "bnb_4bit_compute_dtype": old}
+    parsed = recipe.parse({**copy.deepcopy(SMALL), "model": model, "quantization": quantization})
+    assert parsed.model.dtype == new
+    assert parsed.quantization == {"load_in_4bit": True, "bnb_4bit_compute_dtype": new}

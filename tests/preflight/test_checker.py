@@ -91,7 +91,7 @@ def test_what_needs_a_gpu_is_refused_without_one(
         ({"lora": {"layers_to_transform": [0]}}, "lora: `layers_to_transform` cannot be used"),
         ({"quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf5"}},
          "quantization.bnb_4bit_quant_type: 'nf5' is not one of nf4, fp4"),
-        ({"quantization": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bf16"}},
+        ({"quantization": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "nothing"}},
          "quantization: "),
         ({"quantization": {"load_in_8bit": True},
           "variants": {"tuned": {"method": "full"}}, "lora": {}},

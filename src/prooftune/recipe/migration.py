@@ -112,6 +112,8 @@ def _migrate_key(result: Migration, section: _Section, key: str, old: OldName) -
     if parent == section.kind and leaf not in section.options and parent in LIBRARY_CLASSES:
         section.options[leaf] = new
         result.notes.append(f"{path}: {_shown(value)} is read as {leaf}: {_shown(new)}")
+    elif parent == section.kind and section.options.get(leaf) == new:
+        result.notes.append(f"{path}: {_shown(value)} is the same as {leaf}: {_shown(new)}")
     elif parent == section.kind and leaf in section.options:
         result.problems.append(f"{path}: old name of {leaf}, which is set too; remove one")
     else:
@@ -132,7 +134,7 @@ def _component_problems(path: str, value: dict[str, Any], old: OldName) -> Itera
     for key, inner in value.items():
         inner_old = _find_old_name(str(key), "") if key != _COMPONENT else None
         if inner_old is not None and inner_old.new:
-            new = inner_old.convert(inner) if inner_old.convert else inner
+            new = _converted(inner_old, inner)
             yield f"{path}.{key}: write {inner_old.new}: {_shown(new)}"
         elif key != _COMPONENT:
             reason = inner_old.reason if inner_old else "no equivalent"
@@ -152,6 +154,14 @@ def _migrate_value(result: Migration, section: _Section, key: str) -> None:
         del section.options[key]
         hint = HINTS[section.kind, key, value]
         result.problems.append(f"{path}: {_shown(value)} is not a valid value: {hint}")
+
+
+def _converted(old: OldName, value: Any) -> Any:
+    """Return the new value, or the old one if there is no equivalent."""
+    try:
+        return old.convert(value) if old.convert else value
+    except ValueError:
+        return value
 
 
 def _shown(value: object) -> str:

@@ -297,6 +297,19 @@ OLD_VALUES: dict[tuple[str, str, Any], Any] = {
     ("training", "report_to", None): "none",
     ("training", "report_to", ""): "none",
     ("lora", "target_modules", "all_linear"): "all-linear",
+    **{
+        (section, key, old): new
+        for section, key in (("model", "dtype"), ("quantization", "bnb_4bit_compute_dtype"))
+        for old, new in (
+            ("bf16", "bfloat16"),
+            ("fp16", "float16"),
+            ("fp32", "float32"),
+            ("half", "float16"),
+            ("torch.bfloat16", "bfloat16"),
+            ("torch.float16", "float16"),
+            ("torch.float32", "float32"),
+        )
+    },
 }
 """(section, key, old value) -> new value with the same meaning."""
 
