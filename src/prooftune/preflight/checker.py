@@ -23,6 +23,10 @@ def check(recipe: Recipe, base: Path) -> None:
         UsageError: listing everything that cannot work.
     """
     report(findings(recipe, base), recipe)
+    if recipe.judge is not None:
+        from prooftune.judge.study import warn_if_unreachable
+
+        warn_if_unreachable(recipe.judge)
 
 
 def check_with_data(recipe: Recipe, study: Study) -> None:

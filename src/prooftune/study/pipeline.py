@@ -84,10 +84,6 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
     """
     folder = folder or Path("runs") / recipe.name
     preflight.check(recipe, base)
-    if recipe.judge is not None:
-        from prooftune.judge.study import warn_if_unreachable
-
-        warn_if_unreachable(recipe.judge)
     with run_folder.locked(folder):
         dumped = recipes.dump(recipe)
         archive.archive_previous_run(folder, dumped)
