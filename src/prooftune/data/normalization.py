@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from prooftune.types import CONTEXT, Example
 from prooftune.utils.text import normalize_words
 
 SHINGLE_WORDS = 3
+_LINK = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
+_MENTION = re.compile(r"(?:\bRT\s+)?(?<!\w)@\w+:?")
+_ACCENTS = re.compile(r"[\u0300-\u036f]")
+"""Marks on Latin, Greek and Cyrillic letters; in other scripts marks are vowels."""
 _WORD_SEPARATORS = re.compile(r"(?<=\w)(?:[\s-]|_)+(?=\w)")
 
 
@@ -38,6 +44,23 @@ def example_dedup_key(example: Example) -> str:
         if context
         else dedup_key(question)
     )
+
+
+def near_key(example: Example) -> str:
+    """Return the key by which near-duplicates are compared: the dedup key without links, mentions
+    and accents, which hide copies of short texts.
+
+    A text of nothing else is compared as it is.
+    """
+    stripped = {name: _strip(text) for name, text in example.inputs.items()}
+    if not normalize_words(" ".join(stripped.values())):
+        return example_dedup_key(example)
+    return example_dedup_key(replace(example, inputs=stripped))
+
+
+def _strip(text: str) -> str:
+    text = _MENTION.sub(" ", _LINK.sub(" ", text))
+    return _ACCENTS.sub("", unicodedata.normalize("NFD", text))
 
 
 def word_shingles(key: str) -> frozenset[str]:

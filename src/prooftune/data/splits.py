@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from prooftune.data import sources
 from prooftune.data.audit import duplicates
-from prooftune.data.normalization import example_dedup_key
+from prooftune.data.normalization import example_dedup_key, near_key
 from prooftune.errors import UsageError
 from prooftune.recipe import Recipe
 from prooftune.types import Example, SplitName, Study
@@ -97,7 +97,8 @@ def split_holdout(
         group_ids: dict[str | None, int] = {}
         clusters = [group_ids.setdefault(e.group, len(group_ids)) for e in examples]
     else:
-        keys = DiskBackedList(example_dedup_key(e) for e in examples)
+        key = example_dedup_key if near_duplicates is None else near_key
+        keys = DiskBackedList(key(e) for e in examples)
         clusters = duplicates.duplicate_clusters(keys, near_duplicates)
     first_rows, unit_of_row = _split_units(clusters)
     units = "groups" if method == "grouped" else "distinct texts"

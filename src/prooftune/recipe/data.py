@@ -194,8 +194,8 @@ class Audit(Section):
     contamination). ``error``: stop. ``drop``: remove them from train and validation. ``allow``:
     report them only."""
     near_duplicates: float | None = Field(default=0.9, gt=0, le=1)
-    """Jaccard similarity of word 3-grams at which two texts count as near-duplicates. ``null``:
-    exact duplicates only."""
+    """Jaccard similarity of word 3-grams at which two texts count as near-duplicates; links,
+    mentions, case, punctuation and accents are ignored. ``null``: exact duplicates only."""
     max_truncated: float = Field(default=0.2, ge=0, le=1)
     """Maximum share of examples that can be truncated to `prompt.max_length`; a larger share is an
     error."""

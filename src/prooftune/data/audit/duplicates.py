@@ -73,14 +73,18 @@ def _digests(texts: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def find_near_duplicates(
-    keys: Mapping[_Split, Sequence[str]], pairs: Sequence[tuple[_Split, _Split]], threshold: float
+    keys: Mapping[_Split, Sequence[str]],
+    pairs: Sequence[tuple[_Split, _Split]],
+    threshold: float,
+    exact_keys: Mapping[_Split, Sequence[str]] | None = None,
 ) -> dict[tuple[_Split, _Split], list[tuple[int, int]]]:
     """Find the texts of one split with a near-duplicate, but no exact copy, in another.
 
     Args:
-        keys: split -> dedup keys (`dedup_key`).
+        keys: split -> keys that are compared (`normalization.near_key`).
         pairs: pairs of splits (first, second) to compare.
         threshold: minimum Jaccard similarity of the word 3-grams.
+        exact_keys: split -> dedup keys, by which exact copies are left out; None: `keys`.
 
     Returns:
         Pair of splits -> (index in first, index of the most similar text in second) for every text
@@ -92,9 +96,10 @@ def find_near_duplicates(
     }
     matches: dict[tuple[_Split, _Split], list[tuple[int, int]]] = {pair: [] for pair in pairs}
     for first in dict.fromkeys(first for first, _ in pairs):
-        digests = _digests(keys[first])
+        exact = keys if exact_keys is None else exact_keys
+        digests = _digests(exact[first])
         has_exact_copy = {
-            second: np.isin(digests, _digests(keys[second]))
+            second: np.isin(digests, _digests(exact[second]))
             for name, second in pairs
             if name == first
         }

@@ -8,8 +8,10 @@ from itertools import chain
 
 from prooftune.data.audit import duplicates
 from prooftune.data.audit.findings import Finding, count_noun, preview
+from prooftune.data.normalization import near_key
 from prooftune.recipe import Audit
 from prooftune.types import SplitName, Study
+from prooftune.utils.disk_list import DiskBackedList
 
 SplitKeys = dict[SplitName, Sequence[str]]
 """Split -> dedup key of every example."""
@@ -33,8 +35,11 @@ def find_leakage(
     leaked_ids: dict[str, set[str]] = defaultdict(set)
     near_duplicates = {}
     if settings.near_duplicates is not None:
+        near_keys: SplitKeys = {
+            name: DiskBackedList(near_key(e) for e in examples) for name, examples in splits.items()
+        }
         near_duplicates = duplicates.find_near_duplicates(
-            keys, _SPLIT_PAIRS, settings.near_duplicates
+            near_keys, _SPLIT_PAIRS, settings.near_duplicates, keys
         )
     for first, second in _SPLIT_PAIRS:
         exact = duplicates.find_exact_duplicates(keys[first], keys[second])
