@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import csv
 import functools
+import gzip
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.progress import Progress
 
-from prooftune.batch_predict import local, predict, predict_file
+from prooftune.batch_predict import columns, local, predict, predict_file
 from prooftune.bundle.load import load as bundle_load
 from prooftune.errors import UsageError
 from study.small import classifier
@@ -294,3 +296,38 @@ def test_a_single_text_is_no_list_of_texts(bundle: Path) -> None:
     with pytest.raises(UsageError, match="a list of texts"):
         load(bundle).predict("goal")
     assert load(bundle).predict([]) == []
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp1251", "utf-16", "utf-8-sig"])
+def test_files_in_other_encodings_are_read_as_they_were_written(
+    bundle: Path, tmp_path: Path, encoding: str
+) -> None:
+    texts = {"cp1251": "очень быстрый чайник"}.get(encoding, "très bon café déjà goûté")
+    (tmp_path / "in.csv").write_bytes(f"text\r\n{texts}\r\ngoal scored\r\n".encode(encoding))
+    predict_file(bundle, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == [texts, "goal scored"]
+
+
+def test_the_encoding_of_the_training_data_comes_before_a_guess(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One letter alone could be of many scripts."""
+    notes: list[str] = []
+    monkeypatch.setattr(columns, "notify", lambda note, *_: notes.append(note))
+    own = tmp_path / "bundle"
+    shutil.copytree(bundle, own)
+    recipe = (own / "recipe.yaml").read_text()
+    assert "encoding: utf-8" in recipe
+    (own / "recipe.yaml").write_text(recipe.replace("encoding: utf-8", "encoding: cp1251"))
+    (tmp_path / "in.csv").write_bytes("text\ngoal Д\n".encode("cp1251"))
+    predict_file(own, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert [row["text"] for row in read_csv(tmp_path / "out.csv")] == ["goal Д"]
+    assert notes == ["in.csv is read as cp1251, like the bundle's training data"]
+
+
+def test_a_compressed_file_is_labelled_like_its_content(bundle: Path, tmp_path: Path) -> None:
+    plain = write_csv(tmp_path / "in.csv", ["text"], [["goal scored"], ["planet orbit"]])
+    (tmp_path / "packed.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    predict_file(bundle, plain, tmp_path / "a.csv")
+    predict_file(bundle, tmp_path / "packed.csv.gz", tmp_path / "b.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()

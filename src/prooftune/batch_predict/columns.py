@@ -12,8 +12,10 @@ from typing import Any
 from prooftune import recipe
 from prooftune.bundle.load import abstention_threshold, has_probabilities
 from prooftune.bundle.manifest import Manifest
+from prooftune.data.readers.encoding_detection import decodes, detect_encoding
 from prooftune.errors import UsageError, nearest
 from prooftune.types import CONTEXT
+from prooftune.utils.progress import notify
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -36,18 +38,40 @@ def expected_columns(bundle: Path, manifest: Manifest) -> dict[str, list[str]]:
     return {field: list(dict.fromkeys(columns)) for field, columns in expected.items()}
 
 
-def detect_source(file: Path, expected: Mapping[str, Sequence[str]]) -> recipe.Source:
-    """How to read the file: format by suffix, delimiter by the header."""
+def detect_source(file: Path, expected: Mapping[str, Sequence[str]], bundle: Path) -> recipe.Source:
+    """How to read the file: format by suffix, delimiter by the header, encoding by the bytes.
+
+    The encoding is UTF-8 where that reads the file, else that of the bundle's training data, else
+    the one that `detect_encoding` finds; a note says which.
+    """
     default = DELIMITERS.get(file.suffix.lower())
     if default is None or not file.is_file():
         return recipe.Source(path=str(file))
-    with file.open(encoding="utf-8-sig", errors="replace") as handle:
-        header = handle.readline(1_000_000).rstrip("\r\n")
+    encoding = _encoding(file, bundle)
+    with file.open(encoding=encoding, errors="replace") as handle:
+        header = handle.readline(1_000_000).lstrip("\ufeff").rstrip("\r\n")
     for delimiter in dict.fromkeys((default, ",", ";", "\t", "|")):
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
         if all(any(column in names for column in columns) for columns in expected.values()):
-            return recipe.Source(path=str(file), delimiter=delimiter)
-    return recipe.Source(path=str(file), delimiter=default)
+            return recipe.Source(path=str(file), delimiter=delimiter, encoding=encoding)
+    return recipe.Source(path=str(file), delimiter=default, encoding=encoding)
+
+
+def _encoding(file: Path, bundle: Path) -> str:
+    guess = detect_encoding(file)
+    if guess.encoding == "utf-8":
+        return "utf-8"
+    trained_on = recipe.load(bundle / "recipe.yaml")[0].data.source("train").encoding
+    known = trained_on != "utf-8" and guess.encoding not in ("utf-16", "utf-32")
+    if known and decodes(file, trained_on):
+        notify(f"{file.name} is read as {trained_on}, like the bundle's training data")
+        return trained_on
+    doubt = "" if guess.certain else " (not certain)"
+    notify(
+        f"{file.name} is not UTF-8; read as {guess.encoding}{doubt}: '{guess.sample}'",
+        "dim" if guess.certain else "yellow",
+    )
+    return guess.encoding
 
 
 def match_columns(

@@ -29,6 +29,7 @@ from prooftune.batch_predict.columns import (
 from prooftune.batch_predict.local import PartWriter, PredictionJob, predict_blocks
 from prooftune.batch_predict.writers import choose_format, join
 from prooftune.bundle.manifest import read_manifest
+from prooftune.data.readers.compression import is_compressed_name, uncompressed
 from prooftune.data.readers.streaming import scan_file
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.utils.files import atomic_path, fingerprint
@@ -116,9 +117,10 @@ def predict_file(
     )
     if storage.is_remote(file):
         storage.download(str(file), source)
+    source = uncompressed(source)
     expected = expected_columns(bundle, manifest)
     # Scan first: a file that cannot be read, or not written in this format, must fail at once.
-    stream = scan_file(source, detect_source(source, expected))
+    stream = scan_file(source, detect_source(source, expected, bundle))
     columns = match_columns(source.name, stream.columns, expected)
     (field, default), *others = expected.items()
     if not others and columns[field] not in default:
@@ -186,7 +188,10 @@ def _check_engine(engine: str, workers: int | None) -> None:
 
 def _check_locations(file: Path | str, out: Path | str) -> None:
     for location, whose in ((file, "the input's"), (out, "the output's")):
-        suffix = storage.path_of(location).suffix
+        path = storage.path_of(location)
+        # Only the input may be compressed.
+        packed = location is file and is_compressed_name(path.name)
+        suffix = Path(path.stem).suffix if packed else path.suffix
         if suffix.lower() not in SUFFIXES:
             raise UsageError(
                 f"{storage.display_name(location)}: {whose} name must end in "

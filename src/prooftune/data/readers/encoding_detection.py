@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +39,12 @@ _LIKELY = frozenset(
     )
 )
 """Encodings that programs write by default where a language needs them."""
+_MOST_LIKELY = 1.25
+"""Weight of Windows' Western European code page, the commonest of all."""
 _UNLIKELY = 0.5
 """Weight of all others, such as the code pages of DOS and of the first Macintosh."""
+_MIN_EVIDENCE = 4
+"""Bytes outside ASCII below which nothing is certain."""
 _SURE = 1.5
 """How many times the score of the next different reading makes the first one certain."""
 
@@ -101,7 +107,8 @@ def _by_statistics(path: Path) -> EncodingGuess:
     for candidate in chardet.detect_all(lines, ignore_threshold=True):
         name = _python_name(str(candidate["encoding"]))
         if name is not None:
-            weight = 1.0 if name in _LIKELY else _UNLIKELY
+            weight = _MOST_LIKELY if name == "cp1252" else 1.0 if name in _LIKELY else _UNLIKELY
+            weight *= _script_weight(lines, name)
             scores[name] = max(scores.get(name, 0.0), weight * candidate["confidence"])
     ranked = [name for name in sorted(scores, key=lambda n: -scores[n]) if decodes(path, name)]
     if not ranked:  # ISO 8859-1 gives every byte a character
@@ -109,9 +116,27 @@ def _by_statistics(path: Path) -> EncodingGuess:
     best, sample = ranked[0], _words(lines, ranked[0])
     text = lines.decode(best, "replace")
     others = [name for name in ranked[1:] if lines.decode(name, "replace") != text]
-    certain = not others or scores[best] >= _SURE * scores[others[0]]
+    enough = sum(byte >= 0x80 for byte in lines) >= _MIN_EVIDENCE
+    certain = not others or (enough and scores[best] >= _SURE * scores[others[0]])
     shown = tuple((name, _words(lines, name)) for name in others[:3])
     return EncodingGuess(best, certain, sample, shown)
+
+
+_ALPHABETS = ("CYRILLIC", "GREEK", "HEBREW", "ARABIC", "THAI", "ARMENIAN", "GEORGIAN")
+
+
+def _script_weight(lines: bytes, encoding: str) -> float:
+    """A tenth where most words with foreign letters mix them with Latin ones, as no language does:
+    ``cafй`` is ``café`` in the wrong encoding."""
+    text = lines[:20_000].decode(encoding, "ignore")
+    foreign = mixed = 0
+    for word in re.findall(r"[^\W\d_]+", text):
+        if word.isascii():
+            continue
+        names = {unicodedata.name(letter, "").split(" ")[0] for letter in word}
+        foreign += 1
+        mixed += "LATIN" in names and any(script in names for script in _ALPHABETS)
+    return 0.1 if 2 * mixed > foreign else 1.0
 
 
 def _non_ascii_lines(path: Path) -> bytes:
