@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prooftune.utils import distributed
+
 
 def tracker_variables(logs: Path, project: str, run_name: str) -> dict[str, str]:
     """Environment variables that set the trackers' folder, project and run name.
@@ -54,7 +56,8 @@ def tracking(arguments: Any, logs: Path | None, project: str, *, fresh: bool) ->
     if logs is None or not arguments.report_to:
         yield
         return
-    if fresh and logs.is_dir() and any(logs.iterdir()):
+    # Rank 0 alone reports.
+    if fresh and not distributed.rank() and logs.is_dir() and any(logs.iterdir()):
         logs.rename(next(p for n in itertools.count(1) if not (p := _numbered(logs, n)).exists()))
     logs.mkdir(parents=True, exist_ok=True)
     variables = tracker_variables(logs, project, arguments.run_name or logs.name)

@@ -31,6 +31,7 @@ from prooftune.variants.model_handle import ModelHandle, release_cached_model
 from prooftune.variants.prompting import score_splits
 from prooftune.variants.verification import PROBE_ROWS, probe_scores, verify_reload
 
+CHECKPOINTS_FOLDER = "checkpoints"
 TRAINED_FOLDER = "trained"
 _REPORTED_ARGUMENTS = (
     "learning_rate",
@@ -71,6 +72,9 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
     if not ((folder / TRAINED_FOLDER).is_dir() and record_file.is_file()):
         if variant.adapter:
             raise UsageError(f"{name}: adapter: {variant.adapter} must come before it in variants")
+        if record_file.is_file():  # the trained weights were deleted, to train again from scratch
+            record_file.unlink()
+            shutil.rmtree(folder / CHECKPOINTS_FOLDER, ignore_errors=True)
         distributed.run_on_all_ranks(_train, context, variant, name, encoder, record_file)
     record: TrainingRecord = read_json(record_file)
     handle = ModelHandle(
@@ -136,10 +140,7 @@ def _train(
     before = probe_scores(base, encoder, probe, head)
     model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
     options = {"run_name": f"{recipe.name}/{name}", **recipe.training, **variant.training}
-    checkpoints = context.folder / "checkpoints"
-    if record_file.is_file() and not distributed.rank():
-        # It was trained, and what came of it was deleted in order to train again.
-        shutil.rmtree(checkpoints, ignore_errors=True)
+    checkpoints = context.folder / CHECKPOINTS_FOLDER
     arguments = training_arguments(
         options,
         checkpoints,
