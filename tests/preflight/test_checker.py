@@ -64,8 +64,10 @@ def test_what_needs_a_gpu_is_refused_without_one(
     [
         ({"training": {"report_to": "tensorbord"}}, "training.report_to: no tracker 'tensorbord' "
          "(did you mean 'tensorboard'?)"),
-        ({"training": {"report_to": ["none", "clearml"]}}, "training.report_to: clearml is not "
+        ({"training": {"report_to": ["clearml"]}}, "training.report_to: clearml is not "
          "installed, or not set up: pip install clearml, or report_to: none"),
+        ({"training": {"report_to": ["all", "tensorboard"]}}, "training.report_to: all and none "
+         "cannot be combined with others"),
         ({"training": {"metric_for_best_model": "acuracy"}}, "training.metric_for_best_model: "
          "'acuracy' is not measured during training (did you mean 'accuracy'?): one of loss, "
          "accuracy, macro_f1"),
@@ -257,3 +259,13 @@ def test_init_tells_what_is_missing_here(tmp_path: Path, monkeypatch: pytest.Mon
 def test_missing_data_is_listed_with_the_rest(found: Any) -> None:
     shown = found(data={"train": "no_such.csv"}, training={"torch_compile": True})
     assert [finding.place for finding in shown] == ["data.train", "training.torch_compile"]
+
+
+def test_all_trackers_are_those_of_transformers(found: Any, tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    theirs = TrainingArguments(str(tmp_path), report_to="all", use_cpu=True).report_to
+    (finding,) = [f for f in found(training={"report_to": "all"}) if f.severity == "note"]
+    assert finding.place == "training.report_to"
+    listed = finding.message.removeprefix("all means here: ").split(", ")
+    assert listed == theirs or (theirs == [] and listed[0] == "none")

@@ -37,10 +37,19 @@ def is_available(name: str) -> bool:
 def check_trackers(options: Options) -> Iterator[Finding]:
     """Findings about ``report_to``; ``all`` means what is installed, as in transformers."""
     place = options.place("report_to")
-    for name in requested(options.values.get("report_to", "none")):
-        if name == "all":
-            yield _all(place)
-        elif name not in TRACKERS:
+    names = requested(options.values.get("report_to", "none"))
+    if len(names) > 1 and {"all", "none"} & set(names):
+        yield error(place, f"all and none cannot be combined with others; found {', '.join(names)}")
+        return
+    if names == ["all"]:
+        from transformers.integrations import get_available_reporting_integrations
+
+        names = get_available_reporting_integrations()
+        yield note(place, f"all means here: {', '.join(names) or 'none, since none is installed'}")
+    for name in names:
+        if name == "none":
+            continue
+        if name not in TRACKERS:
             yield error(
                 place,
                 f"no tracker '{name}'{nearest(name, TRACKERS)}: one of {', '.join(TRACKERS)}, "
@@ -67,14 +76,7 @@ def _refusal(name: str) -> str | None:
     return None
 
 
-def _all(place: str) -> Finding:
-    from transformers.integrations import get_available_reporting_integrations
-
-    found = get_available_reporting_integrations()
-    return note(place, f"all means here: {', '.join(found) or 'none, since none is installed'}")
-
-
 def requested(value: Any) -> list[str]:
-    """The names in a ``report_to``, without ``none``."""
+    """The names in a ``report_to``."""
     names = [value] if isinstance(value, str) else list(value or [])
-    return [str(name) for name in names if name not in ("none", "")]
+    return [str(name) for name in names if name]
