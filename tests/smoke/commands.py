@@ -133,7 +133,7 @@ def questions(runner: CommandRunner) -> None:
         "policies-index",
         "--embedding",
         "./encoder",
-        says="1 passage of 1 document",
+        says="1 passage",
     )
     runner.run("search", "policies-index", "How long is personal data kept?", says="privacy.md")
     Path("questions.jsonl").write_text(
