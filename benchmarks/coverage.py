@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from prooftune.evaluation.abstention import guaranteed_threshold
+from prooftune.evaluation.comparisons import consistent
 from prooftune.evaluation.ece import ece_interval
 from prooftune.evaluation.intervals import (
     SIGNED,
@@ -73,6 +74,9 @@ FUNCTIONS = ("macro_f1", "balanced_accuracy", "mcc")
 
 Row = dict[str, str | float]
 
+WIDTH = " width"
+"""Ends the names of mean widths."""
+
 
 class Tally:
     """Counts how often intervals contain a true value, and how wide they are."""
@@ -90,7 +94,7 @@ class Tally:
         result: Row = {}
         for name, held in self.held.items():
             result[name] = float(np.mean(held))
-            result[f"{name} width"] = float(np.mean(self.widths[name]))
+            result[f"{name}{WIDTH}"] = float(np.mean(self.widths[name]))
         return result
 
 
@@ -257,7 +261,8 @@ def calibration(samples: int) -> Iterator[Row]:
                     tally.add("ECE", ends, true)
                     tally.add("contains 0", ends, 0.0)
                 yield {
-                    "labels": classes, "skill": skill, "sharpness": sharpness, "true": true,
+                    "labels": classes, "skill": skill, "sharpness": sharpness,
+                    "true": round(true, 6),
                     "n": n, **tally.row(),
                 }  # fmt: skip
 
@@ -305,7 +310,7 @@ def families(samples: int) -> Iterator[Row]:
             generator = np.random.default_rng(6)
             discordance = 2 * (1 - overlap) * accuracy * (1 - accuracy)
             smallest = minimum_detectable_difference(n, discordance, 0.05 / comparisons)
-            wrong, found = 0, 0
+            wrong, found, all_hold = 0, 0, 0
             for _ in range(samples):
                 base = generator.random(n) < accuracy
                 ps = []
@@ -319,11 +324,35 @@ def families(samples: int) -> Iterator[Row]:
                     n, [better, better - smallest, 1 + smallest - 2 * better]
                 )
                 found += holm([mcnemar_p(int(kind[0]), int(kind[1])), *ps[1:]])[0] < 0.05
+                all_hold += _simultaneous(comparisons, n, discordance, generator)
             yield {
                 "comparisons": comparisons, "n": n, "accuracy": accuracy, "overlap": overlap,
                 "family-wise error": wrong / samples, "stated difference": smallest,
                 "power at it": found / samples,
+                "all intervals hold": all_hold / samples,
             }  # fmt: skip
+
+
+def _simultaneous(
+    comparisons: int, n: int, discordance: float, generator: np.random.Generator
+) -> bool:
+    """Whether all intervals of a family contain their difference, every other one of which is 0
+    and the rest as large as a third of the discordance."""
+    true = np.where(np.arange(comparisons) % 2 == 0, 0.0, discordance / 3)
+    counts = [
+        generator.multinomial(n, [(discordance + d) / 2, (discordance - d) / 2, 1 - discordance])
+        for d in true
+    ]
+    adjusted = holm([mcnemar_p(int(c[0]), int(c[1])) for c in counts])
+    level = 1 - (1 - CONFIDENCE) / comparisons
+    for difference, count, p in zip(true, counts, adjusted, strict=True):
+        found = paired_proportions_interval(int(count[0]), int(count[1]), n, level)
+        ends = consistent(
+            {"value": found.value, "low": found.low, "high": found.high}, p < 1 - CONFIDENCE
+        )
+        if not ends["low"] <= difference <= ends["high"]:
+            return False
+    return True
 
 
 def grouped(samples: int, resamples: int) -> Iterator[Row]:
@@ -467,18 +496,29 @@ def _point_threshold(validation: Outcomes, target: float) -> float | None:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table of rows with the same keys."""
+    """A table of coverages, and one of mean widths where rows have any."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [f"| {' | '.join(names)} |", "|" + "---:|" * len(names)]
-    for row in rows:
-        lines.append("| " + " | ".join(_cell(name, row.get(name)) for name in names) + " |")
+    widths = [name for name in names if name.endswith(WIDTH)]
+    held = [name.removesuffix(WIDTH) for name in widths]
+    keys = [name for name in names if name not in widths and name not in held]
+    leading = [name for name in keys if names.index(name) < names.index(held[0])] if held else keys
+    tables = [_table(rows, [name for name in names if name not in widths])]
+    if widths:
+        tables += ["Mean widths:", _table(rows, [*leading, *widths])]
+    return "\n\n".join(tables)
+
+
+def _table(rows: Sequence[Row], names: Sequence[str]) -> str:
+    headings = " | ".join(name.removesuffix(WIDTH) for name in names)
+    lines = [f"| {headings} |", "|" + "---:|" * len(names)]
+    lines += ["| " + " | ".join(_cell(n, row.get(n)) for n in names) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def _cell(name: str, value: str | float | None) -> str:
     if value is None or isinstance(value, str | int):
         return "–" if value is None else str(value)
-    return f"{value:.3f}" if "width" in name or "differ" in name else f"{value:.3g}"
+    return f"{value:.3f}" if name.endswith(WIDTH) or "difference" in name else f"{value:.3g}"
 
 
 def write(path: Path, tables: dict[str, str]) -> None:

@@ -52,6 +52,7 @@ def test_errors_and_power_of_families(coverage: ModuleType) -> None:
     for row in coverage.families(150):
         assert row["family-wise error"] <= 0.09, row
         assert 0.7 <= row["power at it"] <= 0.9, row
+        assert row["all intervals hold"] >= 0.9, row
 
 
 @pytest.mark.slow
