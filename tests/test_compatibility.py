@@ -15,6 +15,7 @@ import yaml
 
 import prooftune
 from prooftune.bundle import golden
+from prooftune.bundle.manifest import base_quantization
 from prooftune.cli import main
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.utils.files import read_json
@@ -127,3 +128,22 @@ def test_http_requests_get_the_fields_of_version_0_1(server: Live) -> None:
                 content = reply.json() if json_reply else reply.text
                 assert_contains(content, exchange["reply"], exchange["path"])
     assert set(HTTP["log_line"]) <= set(server.lines(1)[0])
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "expected"),
+    [
+        ("0.1.0", {"load_in_4bit": True}, "fp4"),
+        ("0.1.0", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "nf4"),
+        ("0.2.0", {"load_in_4bit": True}, None),
+        ("0.1.0", {"load_in_8bit": True}, None),
+        ("0.1.0", None, None),
+    ],
+)
+def test_four_bit_bundles_keep_the_quantisation_that_they_were_trained_on(
+    version: str, options: dict[str, Any] | None, expected: str | None
+) -> None:
+    found = base_quantization({"prooftune_version": version, "quantization": options})
+    assert (found or {}).get("bnb_4bit_quant_type") == expected
+    if expected == "fp4":
+        assert found is not None and found["bnb_4bit_use_double_quant"] is False

@@ -14,7 +14,7 @@ import numpy as np
 from prooftune import recipe
 from prooftune.bundle.base_model import select_model
 from prooftune.bundle.inputs import progress_label, to_examples
-from prooftune.bundle.manifest import Manifest, read_manifest
+from prooftune.bundle.manifest import Manifest, base_quantization, read_manifest
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.evaluation.calibration import apply_temperature
@@ -251,7 +251,7 @@ def _load_model(folder: Path, manifest: Manifest, shared: dict[str, Any]) -> tup
         if is_adapter and key in shared:
             return shared[key], adapters.add_adapter(shared[key], weights_folder)
         model = adapters.load_tuned(
-            base, weights_folder, options, quantization=manifest["quantization"], labels=labels
+            base, weights_folder, options, quantization=base_quantization(manifest), labels=labels
         )
     if is_adapter:
         shared[key] = model

@@ -6,7 +6,7 @@ A bundle may come from a stranger, so `read_manifest` checks every field that la
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict, cast
 
@@ -233,6 +233,25 @@ class _ManifestSchema(BaseModel):
         if not answers and list(self.tokens.labels) != self.labels:
             raise ValueError("'labels' and 'tokens.labels' differ")
         return self
+
+
+def base_quantization(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """``BitsAndBytesConfig`` fields by which the bundle's base model is loaded.
+
+    Version 0.1 took bitsandbytes' defaults for 4-bit weights; an adapter works best on the weights
+    that it was trained on.
+    """
+    options: dict[str, Any] | None = manifest["quantization"]
+    if not options or not options.get("load_in_4bit"):
+        return options
+    if not str(manifest.get("prooftune_version", "0.1")).startswith("0.1"):
+        return options
+    return {
+        "bnb_4bit_quant_type": "fp4",
+        "bnb_4bit_use_double_quant": False,
+        "bnb_4bit_compute_dtype": "float32",
+        **options,
+    }
 
 
 def read_manifest(folder: Path) -> Manifest:
