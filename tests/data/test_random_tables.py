@@ -11,7 +11,7 @@ import lzma
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -90,7 +90,7 @@ def write(table: dict[str, Any], folder: Path) -> Path:
         name = "table.jsonl"
     else:
         out = io.StringIO(newline="")
-        quoting = csv.QUOTE_ALL if table["quote_all"] else csv.QUOTE_MINIMAL
+        quoting: Literal[0, 1] = 1 if table["quote_all"] else 0  # QUOTE_ALL, QUOTE_MINIMAL
         writer = csv.writer(
             out, delimiter=table["delimiter"], lineterminator=table["end"], quoting=quoting
         )
