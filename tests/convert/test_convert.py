@@ -229,7 +229,7 @@ def test_real_small_tokenizers(public_data: Callable[[str], Path]) -> None:
         public_data("tiny_tokenizers/tiktoken_small.model"),
     )
     with pytest.raises(
-        UsageError, match=r"m\.model splits .* otherwise than a converted tokenizer would"
+        UsageError, match=r"m\.model tokenizes .* differently from the converted tokenizer"
     ):
         convert_tokenizer(
             spm, scaled_rope=False, chat=False, context=4096
@@ -387,27 +387,27 @@ def params(**changes: Any) -> Callable[[Path], None]:
     [
         (
             lambda folder: (folder / "params.json").unlink(),
-            "holds no params.json; give the folder that has it beside",
+            "contains no params.json; give the folder that contains it",
         ),
         (
             lambda folder: (folder / "tokenizer.model").unlink(),
-            "tokenizer.model: no such file; it is published beside the folders",
+            "tokenizer.model: no such file; Meta publishes it next to the weight folders",
         ),
         (
             lambda folder: [p.unlink() for p in folder.glob("*.pth")],
-            "holds no consolidated.00.pth; found params.json, tokenizer.model",
+            "contains no consolidated.00.pth; found params.json, tokenizer.model",
         ),
         (lose_shard, "found 00, 02; 01 is missing"),
         (hide_code, "is refused: loading it would run"),
         (hide_code_in_a_plain_pickle, "is refused: loading it would run"),
-        (halve, "consolidated.01.pth is no checkpoint, or not all"),
-        (widen, "layers.0.attention.wq.weight has the shape [16, 40] in 2 shards"),
+        (halve, "consolidated.01.pth is not a checkpoint, or is incomplete"),
+        (widen, "layers.0.attention.wq.weight has the shape [16, 40] after merging 2 shards"),
         (rename, "consolidated.00.pth lacks layers.1.attention.wq.weight"),
         (
             lambda folder: change(folder, "layers.0.adapter.weight", torch.zeros(2)),
             "layers.0.adapter.weight",
         ),
-        (params(dim=64, vocab_size=-1), "params.json asks for"),
+        (params(dim=64, vocab_size=-1), "params.json implies"),
         (params(vocab_size=99), "params.json says vocab_size 99"),
         (params(n_heads=5), "do not divide each other"),
         (params(dim=None), "has no number for dim"),
@@ -419,7 +419,7 @@ def params(**changes: Any) -> Callable[[Path], None]:
         ),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_written(
+def test_invalid_checkpoint_is_reported_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: Callable[[Path], Any], message: str
 ) -> None:
     folder = tmp_path / "meta"

@@ -212,11 +212,11 @@ def test_the_keyboard_is_enough(page: Any) -> None:
     assert "Tuned: " in status and status.endswith(".") and ".." not in status
 
 
-def test_what_is_wrong_is_said_where_a_reader_hears_it(page: Any) -> None:
+def test_errors_are_announced_to_screen_readers(page: Any) -> None:
     page.get_by_label("Bundle").select_option("news")
     page.locator("#field-head").fill("a")
     page.get_by_role("button", name="Ask").click()
-    assert page.get_by_role("alert").first.inner_text() == "Write something into “body” first."
+    assert page.get_by_role("alert").first.inner_text() == "Enter text in “body” first."
     assert page.evaluate("document.activeElement.id") == "field-body"
     page.locator("#field-body").fill("a" * 100_001)
     page.get_by_role("button", name="Ask").click()
@@ -313,31 +313,31 @@ def test_a_file_is_labelled_row_by_row(page: Any, folders: dict[str, Path]) -> N
         (b"", "The file is empty."),
         (b"text\n\xff\xfe\n", "The file is not UTF-8 text."),
         (b"text,label,predicted_label\na,b,c\n", "has a column predicted_label already"),
-        (b"text,n\na,b\nc\n", "Line 3: 1 cells where the header has 2."),
-        (b'text\n"a\n', "A quote that is opened in the row at line 2"),
+        (b"text,n\na,b\nc\n", "Line 3: 1 cells, but the header has 2."),
+        (b'text\n"a\n', "The quote that opens in the row at line 2"),
     ],
 )
-def test_a_file_that_will_not_do_is_told(page: Any, content: bytes, message: str) -> None:
+def test_invalid_csv_is_reported(page: Any, content: bytes, message: str) -> None:
     page.get_by_label("Bundle").select_option("topics")
     upload(page, content)
-    if content and b"\xff" not in content:  # what the first part shows is told at once
+    if content and b"\xff" not in content:  # errors in the first chunk appear without Start
         page.get_by_role("button", name="Start").click()
     page.locator("#batch-problem").get_by_text(message).wait_for()
 
 
-def test_csv_is_read_and_written_as_python_does(page: Any) -> None:
-    """Whatever the pieces it comes in."""
+def test_csv_round_trip_agrees_with_python(page: Any) -> None:
+    """For any chunk size."""
     rows = [["a", "b"], ['"', ",;"], ["", ""], ["x\ny", 'say "hi"'], ["\r\n", " "], ["漢", "🎉"]]
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     for size in (1, 2, 3, 1000):
         found = page.evaluate(
             """async ([text, size]) => {
-          const { parser, written } = await import("./assets/csv.js");
+          const { parser, formatRow } = await import("./assets/csv.js");
           const parse = parser(","), rows = [];
           for (let i = 0; i < text.length; i += size) rows.push(...parse(text.slice(i, i + size)));
           rows.push(...parse(null));
-          return [rows.map((row) => row.cells), rows.map((row) => written(row.cells, ",")).join("")];
+          return [rows.map((row) => row.cells), rows.map((row) => formatRow(row.cells, ",")).join("")];
         }""",
             [text.getvalue(), size],
         )

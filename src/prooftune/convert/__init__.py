@@ -1,1 +1,1 @@
-"""Llama checkpoints as Meta publishes them -> model folders in the Hugging Face layout."""
+"""Conversion of Meta's Llama checkpoints to model folders in the Hugging Face layout."""

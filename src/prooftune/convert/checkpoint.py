@@ -1,5 +1,7 @@
-"""The shards of a checkpoint, opened without running what may hide in a pickle, and its tensors put
-together."""
+"""Reads the shards of a checkpoint without unpickling code, and merges their tensors.
+
+The shard axes are those of fairscale's model-parallel layers, as Meta's ``model.py`` uses them.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,10 @@ output split."""
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """The shard files in order.
+    """Return the shard files in order.
 
     Raises:
-        UsageError: there are none, or one is missing.
+        UsageError: No shard exists, or one is missing.
     """
     numbered = {
         int(match[1]): path
@@ -34,7 +36,7 @@ def find_shards(folder: Path) -> list[Path]:
     }
     if not numbered:
         raise UsageError(
-            f"{folder} holds no consolidated.00.pth; found "
+            f"{folder} contains no consolidated.00.pth; found "
             f"{', '.join(sorted(p.name for p in folder.iterdir())[:8])}"
         )
     gaps = [number for number in range(max(numbered) + 1) if number not in numbered]
@@ -42,16 +44,16 @@ def find_shards(folder: Path) -> list[Path]:
         raise UsageError(
             f"{folder}: found {', '.join(f'{n:02d}' for n in sorted(numbered))}; "
             f"{', '.join(f'{n:02d}' for n in gaps)} {'is' if len(gaps) == 1 else 'are'} missing. "
-            "Fetch it again"
+            "Download the checkpoint again"
         )
     return [numbered[number] for number in sorted(numbered)]
 
 
 def open_shard(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of one file, mapped into memory rather than read.
+    """Open one shard, memory-mapped where its format allows.
 
     Raises:
-        UsageError: it would run code, or is no checkpoint.
+        UsageError: Loading the file would run code, or the file is not a checkpoint.
     """
     import torch
 
@@ -63,62 +65,62 @@ def open_shard(path: Path) -> Mapping[str, Tensor]:
             except RuntimeError as error:
                 if "mmap can only be used" not in str(error):
                     raise
-                loaded = torch.load(path, **options)  # as torch wrote them before 1.6
+                loaded = torch.load(path, **options)  # the legacy format from before torch 1.6
     except pickle.UnpicklingError as error:
-        verb = re.search(r"GLOBAL ([\w.]+)", str(error))
+        function = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise UsageError(
             f"{path} is refused: loading it would run "
-            f"{verb[1] if verb else 'code that is no tensor'}. A checkpoint "
-            "holds tensors and nothing else; get it from a source that you trust"
+            f"{function[1] if function else 'code'}. A checkpoint "
+            "contains only tensors; download it from a source that you trust"
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
         raise UsageError(
-            f"{path} is no checkpoint, or not all of it is there: "
+            f"{path} is not a checkpoint, or is incomplete: "
             f"{str(error).splitlines()[0][:200]}"
         ) from None
     if not isinstance(loaded, dict) or not all(
         isinstance(value, torch.Tensor) for value in loaded.values()
     ):
-        raise UsageError(f"{path} does not hold tensors by name, as a consolidated.*.pth does")
+        raise UsageError(f"{path} is not a dictionary of tensors, as a consolidated.*.pth is")
     return loaded
 
 
 def check_names(
-    shards: Sequence[Mapping[str, Any]],
+    shards: Sequence[Mapping[str, Tensor]],
     paths: Sequence[Path],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """Refuse shards that do not hold the model's tensors.
+    """Check that the shards contain exactly the model's tensors.
 
     Raises:
-        UsageError: a tensor is missing, or is there that a Llama model does not have.
+        UsageError: A tensor is missing or unexpected.
     """
     for path, shard in zip(paths, shards, strict=True):
         missing = [name for name in shapes if name not in shard and name != "output.weight"]
-        strange = [name for name in shard if name not in shapes and name != "rope.freqs"]
+        unexpected = [name for name in shard if name not in shapes and name != "rope.freqs"]
         for names, verb in (
             (missing, "lacks"),
-            (strange, "holds, beyond what a Llama model of these params has,"),
+            (unexpected, "has tensors that params.json does not describe:"),
         ):
             if names:
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
                 raise UsageError(
-                    f"{path} {verb} {', '.join(names[:3])}{more}; do params.json and the weights "
-                    "belong together?"
+                    f"{path} {verb} {', '.join(names[:3])}{more}; are params.json and the "
+                    "weights of the same model?"
                 )
 
 
 def merge_shards(
     name: str, shards: Sequence[Mapping[str, Tensor]], shape: tuple[int, ...]
 ) -> Tensor:
-    """A tensor put together from all shards.
+    """Merge a tensor from all shards.
 
-    Norms stand in every shard. Matrices are split by their output, or by their input where the
-    layer before them was split by its output; embeddings by their width (Llama 2) or by the
-    vocabulary (Llama 3), which their shape tells.
+    Norms are replicated in every shard. Matrices are split along their output dimension, or along
+    their input dimension where the preceding layer is split along its output. Embeddings are split
+    along the hidden dimension (Llama 2) or the vocabulary (Llama 3); the shape decides which.
 
     Raises:
-        UsageError: what comes out has not the shape that ``params.json`` asks for.
+        UsageError: The merged shape is not the one that ``params.json`` implies.
     """
     import torch
 
@@ -134,9 +136,9 @@ def merge_shards(
         )
         merged = torch.cat(parts, dim=axis) if fits else parts[0]
     if tuple(merged.shape) != shape:
-        of = f" in {len(parts)} shards, put together" if len(parts) > 1 else ""
+        source = f" after merging {len(parts)} shards" if len(parts) > 1 else ""
         raise UsageError(
-            f"{name} has the shape {list(merged.shape)}{of}; params.json asks for {list(shape)}. "
-            "Do params.json and the weights belong together?"
+            f"{name} has the shape {list(merged.shape)}{source}; params.json implies "
+            f"{list(shape)}. Are params.json and the weights of the same model?"
         )
     return merged

@@ -1,4 +1,4 @@
-"""``prooftune convert``: a checkpoint in Meta's layout -> a model folder that transformers loads."""
+"""``prooftune convert``: writes a Meta checkpoint as a model folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHARD_BYTES = 2_000_000_000
-"""Of a written safetensors file, all of which is held in memory while it is written."""
+"""Maximum size of a safetensors file; a whole file is in memory while it is written."""
 
-_NAMES = {
+_LAYER_NAMES = {
     "attention.wq": "self_attn.q_proj",
     "attention.wk": "self_attn.k_proj",
     "attention.wv": "self_attn.v_proj",
@@ -31,7 +31,7 @@ _NAMES = {
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
-_OUTER = {
+_TOP_LEVEL_NAMES = {
     "tok_embeddings.weight": "model.embed_tokens.weight",
     "norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
@@ -40,15 +40,15 @@ _OUTER = {
 
 @dataclass(frozen=True, slots=True)
 class ConversionSummary:
-    """What was converted.
+    """Summary of a conversion.
 
     Attributes:
-        parameters: how many.
-        files: safetensors files written.
-        dtype: of the weights, as they were.
-        vocabulary: tokens.
-        chat: whether the tokenizer got a chat template.
-        tied: whether the output layer is the embedding.
+        parameters: Number of parameters.
+        files: Number of safetensors files written.
+        dtype: Dtype of the weights, the same as in the checkpoint.
+        vocabulary: Number of tokens.
+        chat: Whether the tokenizer has a chat template.
+        tied: Whether the output layer shares the weights of the embedding.
     """
 
     parameters: int
@@ -65,18 +65,18 @@ def convert(
     """Convert ``consolidated.*.pth``, ``params.json`` and ``tokenizer.model``.
 
     Args:
-        folder: where they are.
-        out: the model folder to write; the tensors keep their dtype.
-        chat: whether the model was tuned for conversations; None: by the words instruct and chat in
-            the folder's name.
-        shard_bytes: most bytes of a written file; memory needed is a little more.
+        folder: The checkpoint folder.
+        out: The model folder to write; the tensors keep their dtype.
+        chat: Whether the model was tuned for conversations. Default: whether the folder's name
+            contains "instruct" or "chat".
+        shard_bytes: Maximum bytes of a written file; peak memory is slightly more.
 
     Raises:
-        UsageError: something is missing, does not fit together, or would run code; `out` exists.
-        Failure: the disk is full.
+        UsageError: A file is missing, inconsistent or would run code, or `out` exists.
+        Failure: The disk is full.
     """
     if out.exists():
-        raise UsageError(f"{out} exists; give another folder")
+        raise UsageError(f"{out} already exists; choose another folder")
     params, paths = read_params(folder), find_shards(folder)
     chat = (
         any(word in folder.resolve().name.lower() for word in ("instruct", "chat"))
@@ -91,9 +91,8 @@ def convert(
     )
     if params.vocab_size not in (None, tokens.size):
         raise UsageError(
-            f"params.json says vocab_size {params.vocab_size:,}, tokenizer.model holds "
-            f"{tokens.size:,} tokens. Is it "
-            "this model's?"
+            f"params.json says vocab_size {params.vocab_size:,}, but tokenizer.model has "
+            f"{tokens.size:,} tokens. Are both of the same model?"
         )
     shapes = params.shapes(tokens.size)
     shards = [open_shard(path) for path in paths]
@@ -122,7 +121,7 @@ def convert(
 
 
 def _tied(shards: Sequence[Mapping[str, Tensor]], shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether the output layer is the embedding: it is missing, or the same."""
+    """Return whether the output layer is missing or equal to the embedding."""
     import torch
 
     if "output.weight" not in shards[0]:
@@ -135,7 +134,7 @@ def _tied(shards: Sequence[Mapping[str, Tensor]], shapes: Mapping[str, tuple[int
 
 
 def _groups(shapes: Mapping[str, tuple[int, ...]], size: int, max_bytes: int) -> list[list[str]]:
-    """Tensors of each written file, in their order."""
+    """Split the tensors into files of at most `max_bytes`, in order."""
     groups: list[list[str]] = []
     remaining_bytes = -1
     for name, shape in shapes.items():
@@ -159,7 +158,7 @@ def _write(
     from safetensors.torch import save_file
 
     index: dict[str, str] = {}
-    with progress_bar("Converting", len(shapes)) as shown:
+    with progress_bar("Converting", len(shapes)) as progress:
         for number, names in enumerate(groups, start=1):
             file = (
                 f"model-{number:05d}-of-{len(groups):05d}.safetensors"
@@ -173,7 +172,7 @@ def _write(
                     .contiguous()
                     .clone()
                 )
-                shown.advance(0)  # type: ignore[arg-type]
+                progress.advance(0)  # type: ignore[arg-type]
             save_file(tensors, folder / file, metadata={"format": "pt"})
             index |= dict.fromkeys(tensors, file)
     if len(groups) > 1:
@@ -185,18 +184,19 @@ def _write(
 
 
 def hugging_face_name(name: str) -> str:
-    """A tensor's name in the Hugging Face layout."""
-    if name in _OUTER:
-        return _OUTER[name]
+    """Return the name of a Meta tensor in the Hugging Face layout."""
+    if name in _TOP_LEVEL_NAMES:
+        return _TOP_LEVEL_NAMES[name]
     _, number, rest = name.split(".", 2)
-    return f"model.layers.{number}.{_NAMES[rest.removesuffix('.weight')]}.weight"
+    return f"model.layers.{number}.{_LAYER_NAMES[rest.removesuffix('.weight')]}.weight"
 
 
 def _permute_rope_rows(name: str, tensor: Tensor, params: Params) -> Tensor:
-    """Queries and keys in transformers' order of the rotary embedding.
+    """Permute query and key rows into the rotary-embedding layout of transformers.
 
-    Meta turns neighbouring pairs of a head's values (as complex numbers), transformers the first
-    half with the second: rows 0, 2, 4 … of each head come before rows 1, 3, 5 ….
+    Meta rotates adjacent pairs of a head's dimensions (as complex numbers); transformers rotates
+    the first half against the second. So rows 0, 2, 4, ... of each head precede rows 1, 3, 5, ...
+    (the ``permute`` of transformers' ``convert_llama_weights_to_hf.py``).
     """
     heads = params.n_heads if ".wq." in name else params.n_kv_heads if ".wk." in name else 0
     if not heads:
@@ -213,14 +213,14 @@ def _count(shape: Sequence[int]) -> int:
 
 
 def summary_lines(summary: ConversionSummary, out: Path) -> Iterator[str]:
-    """What a person should know of it."""
+    """Return the lines that the command prints."""
     yield (
         f"{summary.parameters:,} parameters in {summary.dtype}, {summary.files} "
         f"file{'s' if summary.files > 1 else ''}, "
         f"{summary.vocabulary:,} tokens: {out}"
     )
     yield (
-        "The tokenizer has Llama's chat template (--no-chat leaves it out)."
+        "The tokenizer has Llama's chat template (--no-chat omits it)."
         if summary.chat
-        else "No chat template: the folder's name says neither instruct nor chat (--chat adds it)."
+        else "No chat template: the folder name contains neither instruct nor chat (--chat adds it)."
     )

@@ -1,5 +1,4 @@
-"""``params.json`` of a checkpoint -> the model's sizes, its configuration, and the shape of every
-tensor."""
+"""Reads ``params.json`` of a checkpoint: model dimensions, configuration and tensor shapes."""
 
 from __future__ import annotations
 
@@ -15,23 +14,24 @@ LLAMA_3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-"""How Llama 3.1 and later stretch the rotary embedding (``apply_scaling`` of Meta's model code)."""
+"""RoPE scaling of Llama 3.1 and later (``apply_scaling`` in Meta's model code)."""
 _REQUIRED = ("dim", "n_layers", "n_heads", "norm_eps")
 
 
 @dataclass(frozen=True, slots=True)
 class Params:
-    """A model's sizes.
+    """Model dimensions, under the names of ``params.json``.
 
     Attributes:
-        dim, n_layers, n_heads, n_kv_heads: width, layers, attention heads, heads of keys and
-            values.
-        hidden: width of the feed-forward layers.
-        vocab_size: None where ``params.json`` leaves it to the tokenizer (-1).
-        norm_eps: of the RMS norms.
-        rope_theta: base of the rotary embedding.
-        rope_factor: by how much it is stretched for long contexts; None for models before Llama
-            3.1.
+        dim: Hidden size.
+        n_layers: Number of transformer layers.
+        n_heads: Number of attention heads.
+        n_kv_heads: Number of key and value heads (grouped-query attention).
+        ffn_dim: Hidden size of the feed-forward layers.
+        vocab_size: Vocabulary size; None where ``params.json`` leaves it to the tokenizer (-1).
+        norm_eps: Epsilon of the RMS norms.
+        rope_theta: Base of the rotary embedding.
+        rope_factor: Scaling factor of the rotary embedding; None before Llama 3.1.
     """
 
     dim: int
@@ -49,8 +49,10 @@ class Params:
         return self.dim // self.n_heads
 
     def shapes(self, vocab_size: int) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor of the whole model, by Meta's names; ``output.weight`` may be
-        missing in a checkpoint."""
+        """Return the shape of every tensor of the unsharded model, by Meta's names.
+
+        A checkpoint with tied embeddings may lack ``output.weight``.
+        """
         kv = self.n_kv_heads * self.head_dim
         layer = {
             "attention.wq": (self.dim, self.dim),
@@ -77,7 +79,7 @@ class Params:
     def config(
         self, vocab_size: int, bos: int, eos: int | list[int], *, tied: bool, dtype: str
     ) -> Any:
-        """The ``transformers.LlamaConfig``."""
+        """Return the ``transformers.LlamaConfig``."""
         from transformers import LlamaConfig
 
         rope: dict[str, Any] = {"rope_type": "default", "rope_theta": self.rope_theta}
@@ -107,8 +109,10 @@ class Params:
 
     @property
     def context_length(self) -> int:
-        """Tokens that the model was made to read, which ``params.json`` does not say: 4096 for
-        Llama 2, 8192 for Llama 3."""
+        """Context length in tokens: 4096 for Llama 2, 8192 for Llama 3, 131,072 with scaled RoPE.
+
+        ``params.json`` does not contain it, so it follows from the RoPE parameters.
+        """
         return (
             131_072
             if self.rope_factor is not None
@@ -122,16 +126,15 @@ def read_params(folder: Path) -> Params:
     """Read ``params.json``.
 
     Raises:
-        UsageError: it is missing, is no JSON object, or lacks or contradicts something.
+        UsageError: The file is missing, is not a JSON object, or is incomplete or inconsistent.
     """
     path = folder / "params.json"
     try:
         values = read_json(path)
     except FileNotFoundError:
         raise UsageError(
-            f"{folder} holds no params.json; give the folder that has it beside "
-            "consolidated.*.pth and "
-            "tokenizer.model"
+            f"{folder} contains no params.json; give the folder that contains it, "
+            "consolidated.*.pth and tokenizer.model"
         ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
@@ -144,9 +147,8 @@ def read_params(folder: Path) -> Params:
         )
     if values.get("moe_args") or values.get("vision_chunk_size") or values.get("quantization_args"):
         raise UsageError(
-            f"{path} describes a model with experts, images or quantised weights; Llama 2 and "
-            "Llama 3 text models in "
-            "16 or 32 bits can be converted"
+            f"{path} describes a model with experts, images or quantised weights; only "
+            "Llama 2 and Llama 3 text models in 16 or 32 bits can be converted"
         )
     dim, heads = int(values["dim"]), int(values["n_heads"])
     kv = int(values.get("n_kv_heads") or heads)
@@ -154,14 +156,14 @@ def read_params(folder: Path) -> Params:
         raise UsageError(
             f"{path}: dim {dim}, n_heads {heads} and n_kv_heads {kv} do not divide each other"
         )
-    vocabulary = int(values.get("vocab_size", -1))
+    vocab_size = int(values.get("vocab_size", -1))
     return Params(
         dim,
         int(values["n_layers"]),
         heads,
         kv,
         _ffn_dim(dim, values),
-        vocabulary if vocabulary > 0 else None,
+        vocab_size if vocab_size > 0 else None,
         float(values["norm_eps"]),
         float(values.get("rope_theta") or 10_000),
         _rope_factor(values),
@@ -169,7 +171,7 @@ def read_params(folder: Path) -> Params:
 
 
 def _ffn_dim(dim: int, values: dict[str, Any]) -> int:
-    """Width of the feed-forward layers (``FeedForward`` of Meta's model code)."""
+    """Return the hidden size of the feed-forward layers (``FeedForward`` in Meta's code)."""
     ffn_dim = int(2 * 4 * dim / 3)
     if values.get("ffn_dim_multiplier"):
         ffn_dim = int(values["ffn_dim_multiplier"] * ffn_dim)
@@ -180,6 +182,6 @@ def _ffn_dim(dim: int, values: dict[str, Any]) -> int:
 def _rope_factor(values: dict[str, Any]) -> float | None:
     if not values.get("use_scaled_rope"):
         return None
-    # Llama 3.2's two text models are stretched further, which their params.json may not say.
+    # The two text models of Llama 3.2 scale by 32, which their params.json may omit.
     small = (values["dim"], values["n_layers"]) in ((2048, 16), (3072, 28))
     return float(values.get("rope_scaling_factor") or (32 if small else 8))

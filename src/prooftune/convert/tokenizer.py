@@ -1,5 +1,7 @@
-"""``tokenizer.model`` -> ``tokenizer.json``: SentencePiece of Llama 2, or tiktoken's table of Llama
-3."""
+"""Converts ``tokenizer.model`` to ``tokenizer.json``.
+
+Llama 2 has a SentencePiece model, Llama 3 a tiktoken rank table.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ LLAMA_3 = [
     _TURN,
     *_reserved(range(5, 251)),
 ]
-"""The 256 special tokens behind the vocabulary of Llama 3 (``tokenizer.py`` of Meta's code)."""
+"""The 256 special tokens after the vocabulary of Llama 3 (``tokenizer.py`` in Meta's code)."""
 LLAMA_3_1 = [
     _BEGIN,
     _END,
@@ -42,7 +44,7 @@ LLAMA_3_1 = [
     "<|python_tag|>",
     *_reserved(range(3, 248)),
 ]
-"""Those of Llama 3.1 and later, under the names that the published Hugging Face models use."""
+"""The special tokens of Llama 3.1 and later, named as in the published Hugging Face models."""
 
 _LLAMA_3_TEMPLATE = (
     "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
@@ -67,7 +69,7 @@ _LLAMA_2_TEMPLATE = (
 
 
 _PACKAGES = {"sentencepiece": "sentencepiece", "google": "protobuf"}
-"""Module -> package of what reads SentencePiece models."""
+"""Module -> package, of the dependencies that read SentencePiece models."""
 _SAMPLES = (
     "The quick brown fox jumps over 13 lazy dogs.",
     " a  b",
@@ -76,18 +78,18 @@ _SAMPLES = (
     "x=1;{y}",
     "don't",
 )
-"""Texts on which the converted SentencePiece must agree with the original."""
+"""Texts that the converted tokenizer must tokenize exactly as the SentencePiece model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertedTokenizer:
-    """A tokenizer in transformers' form.
+    """A tokenizer converted to transformers.
 
     Attributes:
-        tokenizer: ready to be saved.
-        size: ids that it knows; the embedding must have as many rows.
-        bos: id of the token that begins a text.
-        eos: ids of the tokens that end an answer.
+        tokenizer: The ``PreTrainedTokenizerFast``.
+        size: Vocabulary size; the embedding must have as many rows.
+        bos: Id of the beginning-of-sequence token.
+        eos: Ids of the tokens that end generation.
     """
 
     tokenizer: Any
@@ -102,21 +104,20 @@ def convert_tokenizer(
     """Convert a ``tokenizer.model``.
 
     Args:
-        path: the file, of SentencePiece or of tiktoken.
-        scaled_rope: whether the model is of Llama 3.1 or later, whose special tokens have other
-            names.
-        chat: whether the model was tuned for conversations, so that it gets Llama's chat template
+        path: A SentencePiece model or a tiktoken table.
+        scaled_rope: Whether the model is Llama 3.1 or later, which renames the special tokens.
+        chat: Whether the model was tuned for conversations. It then gets Llama's chat template
             and stops at the end of a turn.
-        context: tokens that the model reads.
+        context: Context length in tokens.
 
     Raises:
-        UsageError: it is missing, or neither kind of file; sentencepiece or protobuf is
+        UsageError: The file is missing or of neither kind, or sentencepiece or protobuf is
             needed and not installed.
     """
     if not path.is_file():
         raise UsageError(
-            f"{path}: no such file; it is published beside the folders of the weights, put it "
-            "into this one"
+            f"{path}: no such file; Meta publishes it next to the weight folders. Copy it "
+            "into this folder"
         )
     ranks = _read_ranks(path)
     if ranks is None:
@@ -126,8 +127,7 @@ def convert_tokenizer(
 
 
 def _read_ranks(path: Path) -> dict[bytes, int] | None:
-    """Token -> rank of tiktoken's lines of base64 and a number; None where the file is of another
-    kind."""
+    """Read tiktoken's ranks (lines of base64 token and rank); None for another file format."""
     ranks: dict[bytes, int] = {}
     try:
         for line in path.read_bytes().splitlines():
@@ -147,7 +147,7 @@ def _tiktoken(
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     class Converter(TikTokenConverter):  # type: ignore[misc]
-        """Reads the table here: the library's own reader is another package for three lines."""
+        """Converter with the parsed ranks, because the library's reader requires tiktoken."""
 
         @staticmethod
         def load_tiktoken_bpe(_: str) -> dict[bytes, int]:
@@ -205,7 +205,7 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> ConvertedTokenizer:
         pieces.Load(str(path))
     except (RuntimeError, OSError):
         raise UsageError(
-            f"{path} is neither a SentencePiece model (Llama 2) nor a table of tiktoken (Llama 3)"
+            f"{path} is neither a SentencePiece model (Llama 2) nor a tiktoken table (Llama 3)"
         ) from None
     special = [pieces.IdToPiece(n) for n in range(min(3, pieces.GetPieceSize()))]
     if special != ["<unk>", "<s>", "</s>"]:
@@ -214,11 +214,11 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> ConvertedTokenizer:
             "<unk>, <s>, </s>"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        # A folder of its own, so that the library finds nothing else to read.
+        # A separate folder, so that the library loads no other tokenizer file.
         (Path(scratch) / "tokenizer.model").write_bytes(path.read_bytes())
         backend = LlamaTokenizer.from_pretrained(scratch, add_bos_token=True).backend_tokenizer
-    # The library's class leaves out the space that SentencePiece puts before a text that begins
-    # with one, so the text is prepared as in the published Llama 2.
+    # The library's class omits the dummy prefix of texts that begin with a space. The normalizer
+    # of the published Llama 2 tokenizer adds it.
     backend.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
@@ -226,10 +226,9 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> ConvertedTokenizer:
     for text in _SAMPLES:
         if backend.encode(text, add_special_tokens=False).ids != pieces.EncodeAsIds(text):
             raise UsageError(
-                f"{path} splits {text!r} otherwise than a converted tokenizer would; Llama's is "
-                "of SentencePiece's "
-                "kind BPE, with bytes for unknown characters and without normalisation. Is it a "
-                "Llama tokenizer?"
+                f"{path} tokenizes {text!r} differently from the converted tokenizer. Llama's "
+                "tokenizer is SentencePiece BPE with byte fallback and without normalization. "
+                "Is this a Llama tokenizer?"
             )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -249,6 +248,5 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> ConvertedTokenizer:
 def _check(tokenizer: Any, size: int, path: Path) -> None:
     if len(tokenizer) != size:
         raise UsageError(
-            f"{path} holds {size:,} tokens, of which the converted tokenizer knows "
-            f"{len(tokenizer):,}"
+            f"{path} has {size:,} tokens, but the converted tokenizer has {len(tokenizer):,}"
         )

@@ -1,4 +1,4 @@
-"""Requests and replies of the API."""
+"""Request and response models of the HTTP API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def _encodable(text: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError("holds half of a surrogate pair, which is no text") from None
+        raise ValueError("contains an unpaired surrogate, which UTF-8 cannot encode") from None
     return text
 
 
@@ -21,69 +21,68 @@ ModelName = Annotated[
     Text | None,
     Field(
         max_length=200,
-        description="A name from /v1/models; NAME:base is the untuned model under it. Not needed "
-        "where one bundle "
-        "is served that does this task.",
+        description="A model id from /v1/models; NAME:base is the untuned base model of NAME. "
+        "Optional if only one bundle for this task is served.",
     ),
 ]
 
 
 class StrictRequest(BaseModel):
-    """A request: what it does not know, it refuses, so that no misspelt option is lost."""
+    """Base of requests: unknown fields are errors, so that a misspelt option is not ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ClassifyRequest(StrictRequest):
-    """Texts to label."""
+    """Texts to classify."""
 
     model: ModelName = None
     texts: Annotated[
         list[Row],
         Field(
             min_length=1,
-            description="Strings where the bundle reads one text; else objects with "
+            description="Strings if the bundle has one text field; otherwise objects with "
             "the bundle's fields.",
             examples=[["What a film!"]],
         ),
     ]
     explain: Annotated[
-        bool, Field(description="For a single text: what each word does to the label.")
+        bool, Field(description="For a single text: attribute the label to the words.")
     ] = False
 
 
 class WordAttribution(BaseModel):
-    """A piece of the text, and what it does to the label."""
+    """The attribution of a segment of the text: its effect on the label."""
 
     field: str
     text: Annotated[
         str,
         Field(
-            description="With the spaces around it; the pieces of a field give it back when joined."
+            description="The segment with its whitespace; joined segments are the field's text."
         ),
     ]
     change: Annotated[
         float,
         Field(
-            description="How much lower the label's log-probability (nats) is without this piece."
+            description="Decrease of the label's log-probability (nats) without this segment."
         ),
     ]
 
 
 class LabelResult(BaseModel):
-    """The label of one text."""
+    """The predicted label of a text."""
 
-    label: Annotated[str, Field(description="Empty where generation gave no label.")]
+    label: Annotated[str, Field(description="Empty if the generated text names no label.")]
     probability: float | None
     probabilities: dict[str, float]
     abstained: Annotated[
         bool | None,
         Field(
-            description="Whether the probability is below the bundle's threshold; null without one."
+            description="Whether the probability is below the bundle's threshold; null without a threshold."
         ),
     ]
     truncated_tokens: Annotated[
-        int, Field(description="Tokens of the text that did not fit and were not read.")
+        int, Field(description="Tokens that were cut off because the text was too long.")
     ]
 
 
@@ -111,7 +110,7 @@ class AnswerRequest(StrictRequest):
         list[Row],
         Field(
             min_length=1,
-            description="Strings where the bundle reads nothing but the question; else "
+            description="Strings if the question is the bundle's only field; otherwise "
             "objects with the bundle's fields.",
             examples=[["How long is data kept?"]],
         ),
@@ -119,9 +118,9 @@ class AnswerRequest(StrictRequest):
 
 
 class Passage(BaseModel):
-    """A passage that was shown to the model."""
+    """A retrieved passage, as given to the model."""
 
-    number: Annotated[int, Field(description="By which the answer cites it, from 1.")]
+    number: Annotated[int, Field(description="Number in citations, from 1.")]
     document: str
     page: int | None
     section: str | None
@@ -130,18 +129,18 @@ class Passage(BaseModel):
 
 
 class AnswerResult(BaseModel):
-    """The answer to one question."""
+    """The answer to a question."""
 
-    answer: Annotated[str, Field(description="Without its citations; empty where there is none.")]
+    answer: Annotated[str, Field(description="Without its citations; empty if there is no answer.")]
     sources: Annotated[
         list[Passage],
-        Field(description="The passages that the answer cites, among those that were shown."),
+        Field(description="The retrieved passages that the answer cites."),
     ]
     retrieved: Annotated[
-        list[Passage], Field(description="All passages that were shown, best first.")
+        list[Passage], Field(description="All retrieved passages, best first.")
     ]
     unknown_citations: Annotated[
-        int, Field(description="Citations of passages that were not shown; left out.")
+        int, Field(description="Number of citations of passages that were not retrieved; omitted.")
     ]
     truncated_tokens: int
 
@@ -152,15 +151,15 @@ class AnswerResponse(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """What Prooftune knows of a model."""
+    """Prooftune's metadata of a model."""
 
     task: str
     fields: list[str]
     labels: list[str]
     tuned: bool
     base: Annotated[str, Field(description="The base model's name.")]
-    base_id: Annotated[str | None, Field(description="The untuned model's id here.")]
-    no_base: Annotated[str | None, Field(description="Why there is none.")]
+    base_id: Annotated[str | None, Field(description="The id of the untuned base model on this server.")]
+    no_base: Annotated[str | None, Field(description="The reason why no base model is served.")]
     probabilities: bool
     threshold: float | None
     threshold_accuracy: Annotated[
@@ -191,13 +190,13 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Every refusal, in OpenAI's shape."""
+    """An error, in OpenAI's format."""
 
     error: ErrorDetail
 
 
 class Part(BaseModel):
-    """A part of a message; only text is read."""
+    """A part of a message; only text is supported."""
 
     type: Literal["text"]
     text: Text
@@ -213,15 +212,17 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """OpenAI's request. The bundle's own prompt is used and decoding is greedy, so sampling options
-    have no effect."""
+    """OpenAI's chat completion request.
+
+    The bundle's own prompt is used and decoding is greedy, so sampling options have no effect.
+    """
 
     model: Annotated[Text, Field(max_length=200)]
     messages: Annotated[
         list[ChatMessage],
         Field(
             min_length=1,
-            description="The last user message is what is asked; bundles keep no conversation.",
+            description="The last user message is the input; earlier messages are ignored.",
         ),
     ]
     stream: bool | None = False
@@ -259,5 +260,5 @@ class ChatCompletion(BaseModel):
     usage: Usage
     prooftune: Annotated[
         LabelResult | AnswerResult,
-        Field(description="The whole reply of /v1/classify or /v1/answer to the same text."),
+        Field(description="The full result of /v1/classify or /v1/answer for the same text."),
     ]

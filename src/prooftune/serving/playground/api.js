@@ -1,4 +1,4 @@
-// What both pages ask the server, and how an element is made of texts that nobody reads as markup.
+// HTTP client and DOM helper of both pages. Texts are inserted as text nodes, never as markup.
 
 let key = null;
 
@@ -10,16 +10,16 @@ export class Problem extends Error {
   }
 }
 
-export function useKey(given) {
-  key = given;
+export function useKey(apiKey) {
+  key = apiKey;
 }
 
 export async function call(path, body, signal) {
   const headers = key ? { authorization: `Bearer ${key}` } : {};
   if (body !== undefined) headers["content-type"] = "application/json";
-  let reply;
+  let response;
   try {
-    reply = await fetch(path, { method: body === undefined ? "GET" : "POST", headers, signal,
+    response = await fetch(path, { method: body === undefined ? "GET" : "POST", headers, signal,
       body: body === undefined ? undefined : JSON.stringify(body) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -27,18 +27,18 @@ export async function call(path, body, signal) {
   }
   let content = null;
   try {
-    content = await reply.json();
+    content = await response.json();
   } catch (error) {
     if (error.name === "AbortError") throw error;
   }
-  if (!reply.ok) {
-    const said = content?.error?.message ?? `The server replied with status ${reply.status}.`;
-    throw new Problem(reply.status, said, Number(reply.headers.get("retry-after")) || undefined);
+  if (!response.ok) {
+    const message = content?.error?.message ?? `The server responded with status ${response.status}.`;
+    throw new Problem(response.status, message, Number(response.headers.get("retry-after")) || undefined);
   }
   return content;
 }
 
-// make("li", {class: "cited"}, "text", another): children are elements or texts.
+// make("li", {class: "cited"}, "text", element): children are elements or strings.
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -48,5 +48,5 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-export const percent = (share) => `${(100 * share).toFixed(1)}%`;
+export const percent = (fraction) => `${(100 * fraction).toFixed(1)}%`;
 export const count = (number) => number.toLocaleString("en");

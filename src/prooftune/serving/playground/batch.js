@@ -1,19 +1,19 @@
-// A whole file: its columns are matched, its rows asked in parts, and the answers written beside them.
+// Batch prediction of a CSV file: map columns to fields, predict in chunks, append the predictions.
 
 import { call, count, make, Problem } from "./api.js";
-import { BadCsv, delimiterOf, rowsOf, written } from "./csv.js";
+import { CsvError, detectDelimiter, formatRow, readRows } from "./csv.js";
 
-const ROWS = 32;
-const TRIES = 20;
+const CHUNK_ROWS = 32;
+const MAX_ATTEMPTS = 20;
 const get = (id) => document.getElementById(id);
 
-let model = null, chosen = null, stopping = null, url = null;
+let model = null, upload = null, controller = null, url = null;
 
 export function useModel(card) {
   model = card;
   reset();
   get("file").value = "";
-  chosen = null;
+  upload = null;
   get("columns").replaceChildren();
   get("start").disabled = true;
 }
@@ -26,145 +26,145 @@ function reset() {
 }
 
 export function connect() {
-  get("file").addEventListener("change", () => look().catch(tell));
+  get("file").addEventListener("change", () => openFile().catch(showError));
   get("batch-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    run().catch(tell);
+    run().catch(showError);
   });
-  get("cancel").addEventListener("click", () => stopping?.abort());
+  get("cancel").addEventListener("click", () => controller?.abort());
 }
 
-function tell(error) {
+function showError(error) {
   get("batch-problem").textContent = error.message;
 }
 
-async function look() {
+async function openFile() {
   reset();
-  chosen = null;
+  upload = null;
   get("start").disabled = true;
   get("columns").replaceChildren();
   const file = get("file").files[0];
   if (!file) return;
-  const delimiter = delimiterOf(await file.slice(0, 65536).text());
-  const { value } = await rowsOf(file, delimiter).next();
-  if (!value) throw new BadCsv("The file is empty.");
+  const delimiter = detectDelimiter(await file.slice(0, 65536).text());
+  const { value } = await readRows(file, delimiter).next();
+  if (!value) throw new CsvError("The file is empty.");
   const header = value.cells.map((name) => name.trim());
-  chosen = { file, delimiter, header, selects: {} };
-  for (const field of model.prooftune.fields) get("columns").append(matched(field, header));
+  upload = { file, delimiter, header, selects: {} };
+  for (const field of model.prooftune.fields) get("columns").append(columnSelect(field, header));
   get("start").disabled = false;
 }
 
-function matched(field, header) {
-  const wanted = [field, ...(model.prooftune.fields.length === 1 ? ["text", "question"] : [])].map((name) => name.toLowerCase());
+function columnSelect(field, header) {
+  const candidates = [field, ...(model.prooftune.fields.length === 1 ? ["text", "question"] : [])].map((name) => name.toLowerCase());
   const names = header.map((name) => name.toLowerCase());
-  const found = wanted.map((name) => names.indexOf(name)).find((place) => place >= 0) ?? 0;
+  const match = candidates.map((name) => names.indexOf(name)).find((index) => index >= 0) ?? 0;
   const select = make("select", { id: `column-${field}` },
-    ...header.map((name, place) => make("option", { value: place, selected: place === found }, name || `column ${place + 1}`)));
-  chosen.selects[field] = select;
+    ...header.map((name, index) => make("option", { value: index, selected: index === match }, name || `column ${index + 1}`)));
+  upload.selects[field] = select;
   return make("div", {}, make("label", { for: `column-${field}` }, `Column with the ${field}`), select);
 }
 
-function added() {
-  const about = model.prooftune;
-  if (about.task !== "classification") return ["answer", "sources", "truncated_tokens"];
-  const shares = about.probabilities ? about.labels.map((label) => `probability_${label}`) : [];
-  return ["label", "probability", ...shares, ...(about.threshold === null ? [] : ["abstained"]), "truncated_tokens"];
+function outputColumns() {
+  const info = model.prooftune;
+  if (info.task !== "classification") return ["answer", "sources", "truncated_tokens"];
+  const probabilities = info.probabilities ? info.labels.map((label) => `probability_${label}`) : [];
+  return ["label", "probability", ...probabilities, ...(info.threshold === null ? [] : ["abstained"]), "truncated_tokens"];
 }
 
-// What they are called behind the columns of a file, which may have some of them: labels that people gave.
-function headings(header) {
-  const names = added().map((name) => (header.includes(name) ? `predicted_${name}` : name));
-  const taken = names.filter((name) => header.includes(name));
-  if (taken.length) throw new BadCsv(`The file has a column ${taken.join(", ")} already, where the answer would be written.`);
+// Names of the output columns; prefixed where the file has a column of that name, e.g. its labels.
+function outputHeader(header) {
+  const names = outputColumns().map((name) => (header.includes(name) ? `predicted_${name}` : name));
+  const duplicates = names.filter((name) => header.includes(name));
+  if (duplicates.length) throw new CsvError(`The file has a column ${duplicates.join(", ")} already, which the output would overwrite.`);
   return names;
 }
 
-function cells(result) {
-  const about = model.prooftune;
-  if (about.task !== "classification") return [result.answer, JSON.stringify(result.sources), result.truncated_tokens];
-  const shares = about.probabilities ? about.labels.map((label) => result.probabilities[label]) : [];
-  return [result.label, result.probability, ...shares, ...(about.threshold === null ? [] : [result.abstained]),
+function outputCells(result) {
+  const info = model.prooftune;
+  if (info.task !== "classification") return [result.answer, JSON.stringify(result.sources), result.truncated_tokens];
+  const probabilities = info.probabilities ? info.labels.map((label) => result.probabilities[label]) : [];
+  return [result.label, result.probability, ...probabilities, ...(info.threshold === null ? [] : [result.abstained]),
     result.truncated_tokens];
 }
 
 async function run() {
   reset();
-  const { file, delimiter, header, selects } = chosen;
-  const names = headings(header);
-  const places = Object.fromEntries(Object.entries(selects).map(([field, select]) => [field, Number(select.value)]));
-  stopping = new AbortController();
-  busy(true);
+  const { file, delimiter, header, selects } = upload;
+  const names = outputHeader(header);
+  const columns = Object.fromEntries(Object.entries(selects).map(([field, select]) => [field, Number(select.value)]));
+  controller = new AbortController();
+  setBusy(true);
   const parts = [], progress = get("progress");
-  let done = 0, read = 0, first = true, waiting = [];
-  // Parts are kept as blobs, which the browser may put on disk.
+  let done = 0, read = 0, first = true, chunk = [];
+  // Chunks are stored as blobs, which the browser may move from memory to disk.
   const flush = async () => {
-    if (!waiting.length) return;
-    const results = await asked(waiting.map((row) => Object.fromEntries(
-      Object.entries(places).map(([field, place]) => [field, row[place]]))));
-    parts.push(new Blob(waiting.map((row, i) => written([...row, ...cells(results[i])], delimiter))));
-    done += waiting.length;
-    waiting = [];
+    if (!chunk.length) return;
+    const results = await predict(chunk.map((row) => Object.fromEntries(
+      Object.entries(columns).map(([field, column]) => [field, row[column]]))));
+    parts.push(new Blob(chunk.map((row, i) => formatRow([...row, ...outputCells(results[i])], delimiter))));
+    done += chunk.length;
+    chunk = [];
     progress.value = read / Math.max(1, file.size);
     get("progress-label").textContent = `Progress: ${count(done)} rows`;
   };
   try {
-    for await (const { cells: row, line } of rowsOf(file, delimiter, (bytes) => { read = bytes; })) {
+    for await (const { cells: row, line } of readRows(file, delimiter, (bytes) => { read = bytes; })) {
       if (first) {
-        parts.push(new Blob([written([...row, ...names], delimiter)]));
+        parts.push(new Blob([formatRow([...row, ...names], delimiter)]));
         first = false;
         continue;
       }
       if (row.length !== header.length) {
-        throw new BadCsv(`Line ${line}: ${count(row.length)} cells where the header has ${count(header.length)}.`);
+        throw new CsvError(`Line ${line}: ${count(row.length)} cells, but the header has ${count(header.length)}.`);
       }
-      waiting.push(row);
-      if (waiting.length >= ROWS) await flush();
+      chunk.push(row);
+      if (chunk.length >= CHUNK_ROWS) await flush();
     }
     await flush();
     progress.value = 1;
     get("batch-status").textContent = `${count(done)} row${done === 1 ? "" : "s"} done.`;
-    offer(parts, file.name, "");
+    offerDownload(parts, file.name, "");
   } catch (error) {
-    if (done) offer(parts, file.name, `the first ${count(done)} rows`);
+    if (done) offerDownload(parts, file.name, `the first ${count(done)} rows`);
     if (error.name !== "AbortError") throw error;
     get("batch-status").textContent = `Stopped after ${count(done)} rows.`;
   } finally {
-    busy(false);
+    setBusy(false);
   }
 }
 
-// The answers to a part; where the server is full, it says when to come again.
-async function asked(rows) {
+// Predicts a chunk; retries after the server's Retry-After while it is overloaded.
+async function predict(rows) {
   const labels = model.prooftune.task === "classification";
   for (let attempt = 1; ; attempt++) {
     try {
       const body = { model: model.id, [labels ? "texts" : "questions"]: rows };
-      return (await call(labels ? "v1/classify" : "v1/answer", body, stopping.signal)).results;
+      return (await call(labels ? "v1/classify" : "v1/answer", body, controller.signal)).results;
     } catch (error) {
-      if (!(error instanceof Problem) || ![429, 503].includes(error.status) || attempt === TRIES) throw error;
+      if (!(error instanceof Problem) || ![429, 503].includes(error.status) || attempt === MAX_ATTEMPTS) throw error;
       get("batch-status").textContent = "The server is busy; waiting…";
-      await new Promise((wake) => setTimeout(wake, 1000 * (error.retryAfter ?? 1)));
+      await new Promise((resolve) => setTimeout(resolve, 1000 * (error.retryAfter ?? 1)));
       get("batch-status").textContent = "";
-      stopping.signal.throwIfAborted();
+      controller.signal.throwIfAborted();
     }
   }
 }
 
-function offer(parts, name, what) {
+function offerDownload(parts, name, label) {
   const link = get("download");
   url = URL.createObjectURL(new Blob(parts, { type: "text/csv;charset=utf-8" }));
   link.href = url;
   link.download = name.replace(/(\.[^.]*)?$/, (ending) => `-answers${ending || ".csv"}`);
-  link.textContent = what ? `Download ${what}` : "Download the result";
+  link.textContent = label ? `Download ${label}` : "Download the result";
   link.hidden = false;
 }
 
-function busy(is) {
-  get("running").hidden = !is && get("progress").value < 1;
-  get("cancel").hidden = !is;
-  get("start").disabled = is;
-  get("file").disabled = is;
-  if (is) {
+function setBusy(isBusy) {
+  get("running").hidden = !isBusy && get("progress").value < 1;
+  get("cancel").hidden = !isBusy;
+  get("start").disabled = isBusy;
+  get("file").disabled = isBusy;
+  if (isBusy) {
     get("progress").value = 0;
     get("progress-label").textContent = "Progress";
   }

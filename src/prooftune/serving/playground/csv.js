@@ -1,23 +1,23 @@
-// CSV as RFC 4180 has it, read piece by piece, so that a file of any size is never held as a whole.
+// Streaming CSV (RFC 4180): a file of any size is parsed in chunks, so memory use is bounded.
 
-export class BadCsv extends Error {}
+export class CsvError extends Error {}
 
-// A function that takes pieces of text and gives the rows that are complete; call it with null at the end.
+// Returns a function that takes chunks of text and returns completed rows; null ends the input.
 export function parser(delimiter) {
-  let row = [], cell = "", quoted = false, closed = false, held = "", line = 1, started = 1;
-  return (piece) => {
+  let row = [], cell = "", quoted = false, closed = false, pending = "", line = 1, started = 1;
+  return (chunk) => {
     const rows = [];
-    const text = held + (piece ?? "");
-    held = "";
+    const text = pending + (chunk ?? "");
+    pending = "";
     const endRow = () => {
-      // A line with nothing on it is no row.
+      // Skip blank lines.
       if (row.length || cell !== "" || closed) rows.push({ cells: [...row, cell], line: started });
       row = []; cell = ""; closed = false;
     };
     for (let i = 0; i < text.length; i++) {
       const c = text[i];
-      if ((c === "\r" || (c === '"' && quoted)) && i + 1 === text.length && piece !== null) {
-        held = c; // what follows decides
+      if ((c === "\r" || (c === '"' && quoted)) && i + 1 === text.length && chunk !== null) {
+        pending = c; // the next character decides
         break;
       }
       if (c === "\n" || (c === "\r" && text[i + 1] !== "\n")) line++;
@@ -33,32 +33,32 @@ export function parser(delimiter) {
         started = line;
       } else cell += c;
     }
-    if (piece === null) {
-      if (quoted) throw new BadCsv(`A quote that is opened in the row at line ${started} is never closed.`);
+    if (chunk === null) {
+      if (quoted) throw new CsvError(`The quote that opens in the row at line ${started} is never closed.`);
       endRow();
     }
     return rows;
   };
 }
 
-export function written(cells, delimiter) {
+export function formatRow(cells, delimiter) {
   const quote = (cell) => {
     const text = cell === null || cell === undefined ? "" : String(cell);
     return /["\r\n]/.test(text) || text.includes(delimiter) || text !== text.trim() ? `"${text.replaceAll('"', '""')}"` : text;
   };
-  // A row of one empty cell would be an empty line.
+  // Without quotes, a row of one empty cell would be a blank line.
   return (cells.length === 1 && quote(cells[0]) === "" ? '""' : cells.map(quote).join(delimiter)) + "\n";
 }
 
-// The delimiter that the header has most of, outside quotes.
-export function delimiterOf(start) {
+// Returns the delimiter that occurs most often in the header, outside quotes.
+export function detectDelimiter(start) {
   const header = start.replace(/"[^"]*"/g, "").split(/[\r\n]/, 1)[0];
   const counts = [",", ";", "\t", "|"].map((d) => [header.split(d).length, d]);
-  return counts.reduce((best, one) => (one[0] > best[0] ? one : best))[1];
+  return counts.reduce((best, candidate) => (candidate[0] > best[0] ? candidate : best))[1];
 }
 
-// The rows of a file, each {cells, line}; and, through `seen`, how many of its bytes were read.
-export async function* rowsOf(file, delimiter, seen = () => {}) {
+// Yields the rows of a file as {cells, line}; calls `onProgress` with the number of bytes read.
+export async function* readRows(file, delimiter, onProgress = () => {}) {
   const parse = parser(delimiter), decoder = new TextDecoder("utf-8", { fatal: true }), reader = file.stream().getReader();
   let read = 0;
   try {
@@ -68,11 +68,11 @@ export async function* rowsOf(file, delimiter, seen = () => {}) {
       try {
         text = done ? decoder.decode() : decoder.decode(value, { stream: true });
       } catch {
-        throw new BadCsv("The file is not UTF-8 text. Save it as UTF-8.");
+        throw new CsvError("The file is not UTF-8 text. Save it as UTF-8.");
       }
       read += value?.length ?? 0;
       if (text) yield* parse(text);
-      seen(read);
+      onProgress(read);
       if (done) break;
     }
     yield* parse(null);

@@ -1,4 +1,4 @@
-// The playground: one text or question, the tuned and the untuned model side by side.
+// The playground: compares the tuned and the untuned model on a text or question.
 
 import { call, make, Problem, useKey } from "./api.js";
 import { connect, useModel } from "./batch.js";
@@ -6,7 +6,7 @@ import { showAnswer, showLabel, showWords } from "./show.js";
 
 const get = (id) => document.getElementById(id);
 const LABELS = { text: "Text", question: "Question", context: "Context" };
-let cards = [], stopping = null;
+let cards = [], controller = null;
 
 async function start() {
   get("problem").textContent = "";
@@ -23,19 +23,19 @@ async function start() {
   get("model").replaceChildren(...tuned.map((card) => make("option", {}, card.id)));
   get("choice").hidden = tuned.length < 2;
   get("ask").hidden = get("batch").hidden = false;
-  use();
+  showModel();
 }
 
-const chosen = () => cards.find((card) => card.id === get("model").value);
+const selectedModel = () => cards.find((card) => card.id === get("model").value);
 
-function use() {
-  const card = chosen(), about = card.prooftune, labels = about.task === "classification";
+function showModel() {
+  const card = selectedModel(), info = card.prooftune, labels = info.task === "classification";
   document.title = `${card.id}: Prooftune playground`;
   get("title").textContent = `Try ${card.id}`;
-  get("about").textContent = labels ? `Labels a text as ${listed(about.labels)}.`
-    : `Answers a question${about.retrieves ? ", with passages of its documents" : about.fields.includes("context") ? " from a text" : ""}.`;
-  get("about").append(` Tuned from ${about.base}.`);
-  get("fields").replaceChildren(...about.fields.map((field) => make("div", {},
+  get("about").textContent = labels ? `Labels a text as ${joinLabels(info.labels)}.`
+    : `Answers a question${info.retrieves ? ", with passages of its documents" : info.fields.includes("context") ? " from a text" : ""}.`;
+  get("about").append(` Tuned from ${info.base}.`);
+  get("fields").replaceChildren(...info.fields.map((field) => make("div", {},
     make("label", { for: `field-${field}` }, LABELS[field] ?? field),
     make("textarea", { id: `field-${field}`, rows: 3, dir: "auto", class: field === "question" ? "short" : null }))));
   get("results").hidden = get("words").hidden = true;
@@ -43,42 +43,42 @@ function use() {
   useModel(card);
 }
 
-function listed(labels) {
-  const few = labels.slice(0, 6);
-  const rest = labels.length - few.length;
-  if (rest > 0) return `${few.join(", ")} or ${rest === 1 ? "another label" : `one of ${rest} more labels`}`;
-  return few.length > 1 ? `${few.slice(0, -1).join(", ")} or ${few.at(-1)}` : few.join("");
+function joinLabels(labels) {
+  const shown = labels.slice(0, 6);
+  const rest = labels.length - shown.length;
+  if (rest > 0) return `${shown.join(", ")} or ${rest === 1 ? "another label" : `one of ${rest} more labels`}`;
+  return shown.length > 1 ? `${shown.slice(0, -1).join(", ")} or ${shown.at(-1)}` : shown.join("");
 }
 
 async function ask() {
-  const card = chosen(), about = card.prooftune, labels = about.task === "classification";
-  const inputs = Object.fromEntries(about.fields.map((field) => [field, get(`field-${field}`).value]));
-  const empty = about.fields.find((field) => !inputs[field].trim());
+  const card = selectedModel(), info = card.prooftune, labels = info.task === "classification";
+  const inputs = Object.fromEntries(info.fields.map((field) => [field, get(`field-${field}`).value]));
+  const empty = info.fields.find((field) => !inputs[field].trim());
   get("problem").textContent = "";
   if (empty) {
-    get("problem").textContent = `Write something into “${LABELS[empty] ?? empty}” first.`;
+    get("problem").textContent = `Enter text in “${LABELS[empty] ?? empty}” first.`;
     get(`field-${empty}`).focus();
     return;
   }
-  stopping?.abort();
-  const mine = stopping = new AbortController();
-  busy(true);
+  controller?.abort();
+  const ownController = controller = new AbortController();
+  setBusy(true);
   const started = performance.now();
   const body = (id) => (labels ? { model: id, texts: [inputs] } : { model: id, questions: [inputs] });
   const path = labels ? "v1/classify" : "v1/answer";
   try {
-    // Both are asked at once; what the words do is asked when the answer is there.
-    const [tuned, base] = await Promise.all([call(path, body(card.id), mine.signal),
-      about.base_id ? call(path, body(about.base_id), mine.signal) : null]);
-    show(get("tuned"), tuned, about);
-    if (base) show(get("base"), base, about);
-    else get("base").querySelector(".said").replaceChildren(make("p", { class: "more" }, `No answer to show: ${about.no_base}.`));
+    // Both models are called concurrently; attributions are slow, so they follow the results.
+    const [tuned, base] = await Promise.all([call(path, body(card.id), ownController.signal),
+      info.base_id ? call(path, body(info.base_id), ownController.signal) : null]);
+    show(get("tuned"), tuned, info);
+    if (base) show(get("base"), base, info);
+    else get("base").querySelector(".output").replaceChildren(make("p", { class: "more" }, `No result: ${info.no_base}.`));
     get("results").hidden = false;
     const seconds = ((performance.now() - started) / 1000).toFixed(1);
     get("status").textContent = `Answered in ${seconds} s. ${summary(tuned, base)}`;
     get("words").hidden = true;
-    if (labels && about.probabilities) {
-      const { words, results: [first] } = await call(path, { ...body(card.id), explain: true }, mine.signal);
+    if (labels && info.probabilities) {
+      const { words, results: [first] } = await call(path, { ...body(card.id), explain: true }, ownController.signal);
       if (words.length > 1) {
         showWords(get("words-text"), get("words-table"), get("words-hint"), words, first.label);
         get("words").hidden = false;
@@ -86,34 +86,34 @@ async function ask() {
     }
   } catch (error) {
     if (error.name !== "AbortError") get("problem").textContent = error.message;
-    else if (mine === stopping) get("status").textContent = "Stopped.";
+    else if (ownController === controller) get("status").textContent = "Stopped.";
     if (!(error instanceof Problem) && error.name !== "AbortError") throw error;
   } finally {
-    if (mine === stopping) busy(false);
+    if (ownController === controller) setBusy(false);
   }
 }
 
-function show(side, reply, about) {
-  const place = side.querySelector(".said");
-  if (about.task === "classification") showLabel(place, reply.results[0], reply.threshold);
-  else showAnswer(place, reply.results[0], about.retrieves);
+function show(side, response, info) {
+  const container = side.querySelector(".output");
+  if (info.task === "classification") showLabel(container, response.results[0], response.threshold);
+  else showAnswer(container, response.results[0], info.retrieves);
 }
 
-// What a screen reader says, without reading all of the page.
+// A short summary for screen readers (aria-live).
 function summary(tuned, base) {
-  const said = (reply) => {
-    const result = reply.results[0];
+  const describe = (response) => {
+    const result = response.results[0];
     const text = (result.label ?? result.answer.slice(0, 200)) || "none";
     return /[.!?…]$/.test(text) ? text : `${text}.`;
   };
-  return `Tuned: ${said(tuned)}${base ? ` Base: ${said(base)}` : ""}`;
+  return `Tuned: ${describe(tuned)}${base ? ` Base: ${describe(base)}` : ""}`;
 }
 
-function busy(is) {
-  get("send").disabled = is;
-  get("stop").hidden = !is;
-  get("results").setAttribute("aria-busy", String(is));
-  if (is) get("status").textContent = "Asking…";
+function setBusy(isBusy) {
+  get("send").disabled = isBusy;
+  get("stop").hidden = !isBusy;
+  get("results").setAttribute("aria-busy", String(isBusy));
+  if (isBusy) get("status").textContent = "Running…";
 }
 
 get("ask").addEventListener("submit", (event) => {
@@ -126,8 +126,8 @@ get("ask").addEventListener("keydown", (event) => {
     ask();
   }
 });
-get("stop").addEventListener("click", () => stopping?.abort());
-get("model").addEventListener("change", use);
+get("stop").addEventListener("click", () => controller?.abort());
+get("model").addEventListener("change", showModel);
 get("locked").addEventListener("submit", (event) => {
   event.preventDefault();
   useKey(get("key").value.trim());
