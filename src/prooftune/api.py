@@ -157,8 +157,8 @@ def init(
     choices = InitChoices(text, label, task, format, encoding, group)
     drafted, guesses = draft_recipe(file, target, choices, ask)
     write_text(target, drafted)
-    found = findings(*load_recipe(target))
-    return InitResult(target, guesses, [str(finding) for finding in found])
+    problems = findings(*load_recipe(target))
+    return InitResult(target, guesses, [str(finding) for finding in problems])
 
 
 def _recipe_name(file: Path) -> str:

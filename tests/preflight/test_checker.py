@@ -159,7 +159,7 @@ def test_emulated_bfloat16_is_refused(
     monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
     model = {"name": str(model_folders["llama"]), "dtype": "bfloat16"}
     shown = found(model=model, training={"bf16": True})
-    assert [finding.place for finding in shown] == ["model.dtype", "training.bf16"]
+    assert [finding.key_path for finding in shown] == ["model.dtype", "training.bf16"]
     assert found() == [] and found(training={"bf16": False}) == []
 
 
@@ -258,7 +258,7 @@ def test_init_tells_what_is_missing_here(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_missing_data_is_listed_with_the_rest(found: Any) -> None:
     shown = found(data={"train": "no_such.csv"}, training={"torch_compile": True})
-    assert [finding.place for finding in shown] == ["data.train", "training.torch_compile"]
+    assert [finding.key_path for finding in shown] == ["data.train", "training.torch_compile"]
 
 
 def test_all_trackers_are_those_of_transformers(found: Any, tmp_path: Path) -> None:
@@ -266,6 +266,6 @@ def test_all_trackers_are_those_of_transformers(found: Any, tmp_path: Path) -> N
 
     theirs = TrainingArguments(str(tmp_path), report_to="all", use_cpu=True).report_to
     (finding,) = [f for f in found(training={"report_to": "all"}) if f.severity == "note"]
-    assert finding.place == "training.report_to"
+    assert finding.key_path == "training.report_to"
     listed = finding.message.removeprefix("all means here: ").split(", ")
     assert listed == theirs or (theirs == [] and listed[0] == "none")

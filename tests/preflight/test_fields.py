@@ -72,7 +72,7 @@ VALUES: dict[str, Any] = {
 def test_fields_that_would_be_ignored_are_refused(key: str, value: Any) -> None:
     options = merged_options("training", {}, "tuned", {key: value})
     (found,) = training_fields.check_fields(options)
-    assert found.severity == "error" and found.place == f"variants.tuned.training.{key}"
+    assert found.severity == "error" and found.key_path == f"variants.tuned.training.{key}"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_fields_without_effect_are_noted(key: str, value: Any) -> None:
     if value == defaults[key]:
         assert found == []
     else:
-        assert [(f.severity, f.place) for f in found] == [("note", f"training.{key}")]
+        assert [(f.severity, f.key_path) for f in found] == [("note", f"training.{key}")]
 
 
 def test_what_is_overwritten_is_noted(tmp_path: Any) -> None:

@@ -51,6 +51,8 @@ def test_the_command_for_a_laptop_needs_nothing_else(name: str, words: list[str]
     given, overrides = arguments(words)
     assert given == name
     recipe, base = recipes.load(name, overrides)
-    found = [str(f) for f in checker.findings(recipe, Path(base)) if not f.place.startswith("data")]
+    found = [
+        str(f) for f in checker.findings(recipe, Path(base)) if not f.key_path.startswith("data")
+    ]
     missing_files = [f for f in found if f.startswith("retrieval.documents: ")]
     assert [f for f in found if f not in missing_files] == []

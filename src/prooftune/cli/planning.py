@@ -82,11 +82,11 @@ def _print_differences(rows: int, accuracy: float, alpha: float, target: float) 
     from prooftune.evaluation.power import detectable_difference
 
     for overlap in _OVERLAPS:
-        found = detectable_difference(rows, accuracy, overlap, alpha, target)
-        if found is None:
+        difference = detectable_difference(rows, accuracy, overlap, alpha, target)
+        if difference is None:
             print(f"  none: even a perfect variant would not reach the power ({_named(overlap)})")
         else:
-            print(f"  {100 * found:5.1f} points ({_named(overlap)})")
+            print(f"  {100 * difference:5.1f} points ({_named(overlap)})")
 
 
 def _named(overlap: float) -> str:

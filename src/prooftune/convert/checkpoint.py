@@ -75,8 +75,7 @@ def open_shard(path: Path) -> Mapping[str, Tensor]:
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
         raise UsageError(
-            f"{path} is not a checkpoint, or is incomplete: "
-            f"{str(error).splitlines()[0][:200]}"
+            f"{path} is not a checkpoint, or is incomplete: {str(error).splitlines()[0][:200]}"
         ) from None
     if not isinstance(loaded, dict) or not all(
         isinstance(value, torch.Tensor) for value in loaded.values()

@@ -38,23 +38,23 @@ def check_with_data(recipe: Recipe, study: Study) -> None:
     report(findings_with_data(recipe, study), recipe)
 
 
-def report(found: Iterable[Finding], recipe: Recipe) -> None:
+def report(reported: Iterable[Finding], recipe: Recipe) -> None:
     """Show notes and raise errors.
 
     Raises:
         UsageError: listing all errors.
     """
-    found = list(dict.fromkeys(found))
-    for finding in found:
+    unique = list(dict.fromkeys(reported))
+    for finding in unique:
         if finding.severity == "note":
             notify(f"note: {finding}", "yellow")
-    errors = [str(f) for f in found if f.severity == "error"]
+    errors = [str(f) for f in unique if f.severity == "error"]
     if len(errors) == 1:
-        cause = next(f.cause for f in found if f.severity == "error")
+        cause = next(f.cause for f in unique if f.severity == "error")
         raise cause or UsageError(errors[0])
     if errors:
         # The command line adds to a missing file of a shipped recipe where to get it.
-        missing = any(isinstance(f.cause, MissingFile) for f in found)
+        missing = any(isinstance(f.cause, MissingFile) for f in unique)
         lines = "\n".join(f"  - {message}" for message in errors)
         raise (MissingFile if missing else UsageError)(
             f"{recipe.name}: {len(errors)} options cannot work here or together\n{lines}"
@@ -62,38 +62,38 @@ def report(found: Iterable[Finding], recipe: Recipe) -> None:
 
 
 def findings(recipe: Recipe, base: Path) -> list[Finding]:
-    """Everything that can be known before the data is read."""
-    found = [*_unused(recipe), *_order(recipe), *_sources(recipe, base)]
+    """Return the findings that need only the recipe."""
+    result = [*_unused(recipe), *_order(recipe), *_sources(recipe, base)]
     if recipe.uses_language_model:
         from prooftune.preflight.precision import check_precision
         from prooftune.preflight.quantization import check_quantization
 
-        found += [*check_precision(recipe), *check_quantization(recipe)]
+        result += [*check_precision(recipe), *check_quantization(recipe)]
     for name, variant in trained(recipe):
         from prooftune.preflight.training import check_training
 
-        found += check_training(recipe, name, variant)
+        result += check_training(recipe, name, variant)
         if variant.method != "full":
             from prooftune.preflight.lora import check_lora
 
-            found += check_lora(name, variant, recipe)
-    return list(dict.fromkeys(found))
+            result += check_lora(name, variant, recipe)
+    return list(dict.fromkeys(result))
 
 
 def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
-    """What is known only with the rows, and with the model's folder."""
-    found: list[Finding] = []
+    """Return the findings that need the data and the model folder."""
+    result: list[Finding] = []
     for name, variant in trained(recipe):
         from prooftune.models.loading import resolve
         from prooftune.preflight.lora import check_layers
         from prooftune.preflight.training import check_training
 
         sizes = len(study.train), len(study.validation)
-        found += [f for f in check_training(recipe, name, variant, sizes) if f.severity == "error"]
+        result += [f for f in check_training(recipe, name, variant, sizes) if f.severity == "error"]
         if variant.method != "full":
             folder = resolve(recipe.model.name, recipe.model.revision)
-            found += check_layers(name, variant, recipe, folder)
-    return list(dict.fromkeys(found))
+            result += check_layers(name, variant, recipe, folder)
+    return list(dict.fromkeys(result))
 
 
 def trained(recipe: Recipe) -> list[tuple[str, Variant]]:
@@ -181,9 +181,9 @@ def _judge(recipe: Recipe, base: Path) -> Iterator[Finding]:
         )
 
 
-def _refused(place: str, look: Callable[[], object]) -> Iterator[Finding]:
+def _refused(key_path: str, look: Callable[[], object]) -> Iterator[Finding]:
     try:
         look()
     except (UsageError, Failure) as refusal:
-        message = str(refusal).removeprefix(f"{place}: ")
-        yield Finding("error", place, message, refusal)
+        message = str(refusal).removeprefix(f"{key_path}: ")
+        yield Finding("error", key_path, message, refusal)

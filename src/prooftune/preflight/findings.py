@@ -15,26 +15,26 @@ class Finding:
     Attributes:
         severity: ``error`` (the study does not run) or ``note`` (it runs, and the reader must
             know).
-        place: dotted key in the recipe.
+        key_path: dotted key in the recipe.
         message: what was found and what to do.
         cause: the error that said so, where one was raised.
     """
 
     severity: Literal["error", "note"]
-    place: str
+    key_path: str
     message: str
     cause: ProoftuneError | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}"
+        return f"{self.key_path}: {self.message}"
 
 
-def error(place: str, message: str) -> Finding:
-    return Finding("error", place, message)
+def error(key_path: str, message: str) -> Finding:
+    return Finding("error", key_path, message)
 
 
-def note(place: str, message: str) -> Finding:
-    return Finding("note", place, message)
+def note(key_path: str, message: str) -> Finding:
+    return Finding("note", key_path, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +43,22 @@ class Options:
 
     Attributes:
         values: by field name.
-        places: dotted key in the recipe of each.
+        key_paths: dotted key in the recipe of each.
         section: ``training`` or ``lora``.
     """
 
     values: dict[str, Any]
-    places: dict[str, str]
+    key_paths: dict[str, str]
     section: str
 
-    def place(self, key: str) -> str:
-        return self.places.get(key, f"{self.section}.{key}")
+    def key_path(self, key: str) -> str:
+        return self.key_paths.get(key, f"{self.section}.{key}")
 
 
 def merged_options(
     section: str, shared: dict[str, Any], variant: str, own: dict[str, Any]
 ) -> Options:
     """The options of a variant: its own win over the recipe's."""
-    places = {key: f"{section}.{key}" for key in shared}
-    places |= {key: f"variants.{variant}.{section}.{key}" for key in own}
-    return Options({**shared, **own}, places, section)
+    key_paths = {key: f"{section}.{key}" for key in shared}
+    key_paths |= {key: f"variants.{variant}.{section}.{key}" for key in own}
+    return Options({**shared, **own}, key_paths, section)

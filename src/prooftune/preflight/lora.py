@@ -64,9 +64,9 @@ def check_lora(name: str, variant: Variant, recipe: Recipe) -> Iterator[Finding]
         if value is None or value is False or value == {} or value == []:
             continue
         if key in REFUSED:
-            yield error(options.place(key), f"{value!r} is {REFUSED[key]}")
+            yield error(options.key_path(key), f"{value!r} is {REFUSED[key]}")
         elif key in NOTED and not _is_the_same(key, value, variant):
-            yield note(options.place(key), NOTED[key])
+            yield note(options.key_path(key), NOTED[key])
     yield from _initial_weights(options)
     yield from _built(options, variant)
 
@@ -80,19 +80,19 @@ def _is_the_same(key: str, value: Any, variant: Variant) -> bool:
 
 def _initial_weights(options: Options) -> Iterator[Finding]:
     value = options.values.get("init_lora_weights", True)
-    place = options.place("init_lora_weights")
+    key_path = options.key_path("init_lora_weights")
     if isinstance(value, bool) or value in _INITIAL:
         return
     if re.fullmatch(r"pissa_niter_\d+", str(value)):
-        yield error(place, f"{value} is not supported: it draws at random, so that the saved "
+        yield error(key_path, f"{value} is not supported: it draws at random, so that the saved "
                     "adapter does not fit the base model again; use pissa")  # fmt: skip
     elif value in ("eva", "corda", "lora_ga"):
-        yield error(place, f"{value} is {_NEEDS_DATA}")
+        yield error(key_path, f"{value} is {_NEEDS_DATA}")
     elif value == "loftq":
-        yield error(place, f"loftq is {REFUSED['loftq_config']}")
+        yield error(key_path, f"loftq is {REFUSED['loftq_config']}")
     else:
         yield error(
-            place,
+            key_path,
             f"no such initialisation: {value!r}{nearest(str(value), _INITIAL)}; one of true, "
             f"false, {', '.join(_INITIAL)}",
         )
@@ -117,7 +117,7 @@ def check_layers(name: str, variant: Variant, recipe: Recipe, folder: Path) -> I
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
         names = options.values.get(key)
         if isinstance(names, list):
-            yield from _unknown_layers(options.place(key), names, model, layers)
+            yield from _unknown_layers(options.key_path(key), names, model, layers)
     values = {k: v for k, v in options.values.items() if k not in REFUSED}
     if isinstance(values.get("init_lora_weights"), str):
         values["init_lora_weights"] = True  # there are no weights to decompose
@@ -134,14 +134,14 @@ def check_layers(name: str, variant: Variant, recipe: Recipe, folder: Path) -> I
 
 
 def _unknown_layers(
-    place: str, names: Iterable[Any], model: Any, layers: set[str]
+    key_path: str, names: Iterable[Any], model: Any, layers: set[str]
 ) -> Iterator[Finding]:
     modules = [module for module, _ in model.named_modules()]
     for name in map(str, names):
         if not any(module == name or module.endswith(f".{name}") for module in modules):
             linear = sorted(layer for layer in layers if layer.endswith("proj") or "head" in layer)
             yield error(
-                place,
+                key_path,
                 f"the model has no layer '{name}'{nearest(name, layers)}: its matrices are "
                 f"{', '.join(linear)}",
             )

@@ -36,33 +36,33 @@ def is_available(name: str) -> bool:
 
 def check_trackers(options: Options) -> Iterator[Finding]:
     """Findings about ``report_to``; ``all`` means what is installed, as in transformers."""
-    place = options.place("report_to")
+    key_path = options.key_path("report_to")
     names = requested(options.values.get("report_to", "none"))
     if len(names) > 1 and {"all", "none"} & set(names):
-        yield error(place, f"all and none cannot be combined with others; found {', '.join(names)}")
+        yield error(key_path, f"all and none cannot be combined with others; found {', '.join(names)}")
         return
     if names == ["all"]:
         from transformers.integrations import get_available_reporting_integrations
 
         names = get_available_reporting_integrations()
-        yield note(place, f"all means here: {', '.join(names) or 'none, since none is installed'}")
+        yield note(key_path, f"all means here: {', '.join(names) or 'none, since none is installed'}")
     for name in names:
         if name == "none":
             continue
         if name not in TRACKERS:
             yield error(
-                place,
+                key_path,
                 f"no tracker '{name}'{nearest(name, TRACKERS)}: one of {', '.join(TRACKERS)}, "
                 "all or none",
             )
         elif not is_available(name):
             yield error(
-                place,
+                key_path,
                 f"{name} is not installed, or not set up: pip install {TRACKERS[name][1]}, or "
                 "report_to: none",
             )
         elif refusal := _refusal(name):
-            yield error(place, f"{name} cannot be loaded ({refusal}); use report_to: none")
+            yield error(key_path, f"{name} cannot be loaded ({refusal}); use report_to: none")
 
 
 def _refusal(name: str) -> str | None:

@@ -55,7 +55,7 @@ def check_training(
     yield from fields
     device_errors = device_problems(options.values)
     for key, message in device_errors.items():
-        yield error(options.place(key), message)
+        yield error(options.key_path(key), message)
     yield from check_trackers(options)
     yield from _values(options, recipe, rows)
     refused = {*device_errors, *REFUSED, *NOTED}
@@ -71,53 +71,53 @@ def _values(options: Options, recipe: Recipe, rows: tuple[int, int] | None) -> I
     sampling = values.get("train_sampling_strategy", _SAMPLING[0])
     if sampling not in _SAMPLING:
         yield error(
-            options.place("train_sampling_strategy"),
+            options.key_path("train_sampling_strategy"),
             f"'{sampling}' is not supported: one of {', '.join(_SAMPLING)}",
         )
     schedule = str(values.get("lr_scheduler_type"))
     if schedule in _NO_WARMUP and values.get("warmup_steps"):
         yield note(
-            options.place("warmup_steps"),
+            options.key_path("warmup_steps"),
             f"lr_scheduler_type: {schedule} does no warm-up; constant_with_warmup does",
         )
     if schedule.startswith("constant") and values.get("lr_scheduler_kwargs"):
         yield note(
-            options.place("lr_scheduler_kwargs"), f"no effect with lr_scheduler_type: {schedule}"
+            options.key_path("lr_scheduler_kwargs"), f"no effect with lr_scheduler_type: {schedule}"
         )
     if values.get("fsdp") and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield error(
-            options.place("fsdp"),
+            options.key_path("fsdp"),
             "FSDP needs several processes, each with a GPU: start them with torchrun "
             "(docs/scale.md), or remove it",
         )
     if _metric_is_unused(values):
         yield note(
-            options.place("metric_for_best_model"),
+            options.key_path("metric_for_best_model"),
             "no effect: load_best_model_at_end is false or nothing is evaluated",
         )
     if values.get("save_only_model"):
         yield note(
-            options.place("save_only_model"),
+            options.key_path("save_only_model"),
             "a training that is interrupted resumes with a fresh optimiser",
         )
     metric = values.get("metric_for_best_model")
     known = ("loss", *QUALITY_METRICS[recipe.task])
     if metric is not None and str(metric).removeprefix("eval_") not in known:
         yield error(
-            options.place("metric_for_best_model"),
+            options.key_path("metric_for_best_model"),
             f"'{metric}' is not measured during training{nearest(str(metric), known)}: one of "
             f"{', '.join(known)}",
         )
     elif metric is not None and values.get("fsdp") and not str(metric).endswith("loss"):
         yield error(
-            options.place("metric_for_best_model"),
+            options.key_path("metric_for_best_model"),
             f"'{metric}' is not measured while FSDP spreads the model; use loss",
         )
     evaluates = str(values.get("eval_strategy", "steps")) != "no"
     if recipe.early_stopping and not evaluates:
         yield error(
             "early_stopping",
-            f"{options.place('eval_strategy')} is no, so nothing is evaluated; remove one of them",
+            f"{options.key_path('eval_strategy')} is no, so nothing is evaluated; remove one of them",
         )
     if rows is not None and not rows[1]:
         yield from _without_validation(options, recipe)
@@ -138,7 +138,7 @@ def _without_validation(options: Options, recipe: Recipe) -> Iterator[Finding]:
     for key in ("eval_strategy", "load_best_model_at_end"):
         value = options.values.get(key)
         if value and value != "no":
-            yield error(options.place(key), f"there are no validation rows: {remedy}")
+            yield error(options.key_path(key), f"there are no validation rows: {remedy}")
 
 
 class _DryArguments(TrainingArguments):  # type: ignore[misc]
@@ -201,7 +201,7 @@ def _optimizer(arguments: TrainingArguments, options: Options) -> Iterator[Findi
         yield from _unread(arguments, settings, options)
     except Exception as refusal:  # whatever the library raises
         yield error(
-            options.place("optim_args" if arguments.optim_args else "optim"),
+            options.key_path("optim_args" if arguments.optim_args else "optim"),
             f"{name} does not work here ({_first_line(refusal)}); adamw_torch does",
         )
         return
@@ -215,7 +215,7 @@ def _optimizer(arguments: TrainingArguments, options: Options) -> Iterator[Findi
         )
     except Exception as refusal:
         yield error(
-            options.place("lr_scheduler_kwargs"),
+            options.key_path("lr_scheduler_kwargs"),
             f"{arguments.lr_scheduler_type.value} does not work with {arguments.lr_scheduler_kwargs}"
             f" ({_first_line(refusal)})",
         )
@@ -232,7 +232,7 @@ def _unread(
         without = copy.copy(arguments)
         setattr(without, key, default)
         if Trainer.get_optimizer_cls_and_kwargs(without)[1] == settings:
-            yield note(options.place(key), f"no effect with optim: {arguments.optim.value}")
+            yield note(options.key_path(key), f"no effect with optim: {arguments.optim.value}")
 
 
 def _library_of(name: str, options: Options) -> Iterator[Finding]:
@@ -242,12 +242,13 @@ def _library_of(name: str, options: Options) -> Iterator[Finding]:
     function = {"galore": "galore_torch", "apollo": "apollo_torch", "lomo": "lomo"}[prefix]
     if not getattr(utils, f"is_{function}_available")():
         yield error(
-            options.place("optim"),
+            options.key_path("optim"),
             f"{name} needs a library that is not installed ({prefix}); adamw_torch does not",
         )
     elif prefix != "lomo" and not options.values.get("optim_target_modules"):
         yield error(
-            options.place("optim"), f"{name} needs training.optim_target_modules, e.g. all-linear"
+            options.key_path("optim"),
+            f"{name} needs training.optim_target_modules, e.g. all-linear",
         )
 
 

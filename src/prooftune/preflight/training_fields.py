@@ -104,13 +104,13 @@ def check_fields(options: Options) -> Iterator[Finding]:
         if key in HONOURED or key not in defaults or value == defaults[key]:
             continue
         if key in REFUSED:
-            yield error(options.place(key), f"{value!r} is {REFUSED[key]}")
+            yield error(options.key_path(key), f"{value!r} is {REFUSED[key]}")
         elif key in NOTED:
             reason, same = NOTED[key]
             if value not in same:
-                yield note(options.place(key), reason)
+                yield note(options.key_path(key), reason)
         else:
             yield note(
-                options.place(key),
+                options.key_path(key),
                 "this field is newer than this release of Prooftune; it may have no effect",
             )

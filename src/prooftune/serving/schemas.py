@@ -57,15 +57,11 @@ class WordAttribution(BaseModel):
     field: str
     text: Annotated[
         str,
-        Field(
-            description="The segment with its whitespace; joined segments are the field's text."
-        ),
+        Field(description="The segment with its whitespace; joined segments are the field's text."),
     ]
     change: Annotated[
         float,
-        Field(
-            description="Decrease of the label's log-probability (nats) without this segment."
-        ),
+        Field(description="Decrease of the label's log-probability (nats) without this segment."),
     ]
 
 
@@ -136,9 +132,7 @@ class AnswerResult(BaseModel):
         list[Passage],
         Field(description="The retrieved passages that the answer cites."),
     ]
-    retrieved: Annotated[
-        list[Passage], Field(description="All retrieved passages, best first.")
-    ]
+    retrieved: Annotated[list[Passage], Field(description="All retrieved passages, best first.")]
     unknown_citations: Annotated[
         int, Field(description="Number of citations of passages that were not retrieved; omitted.")
     ]
@@ -158,7 +152,9 @@ class ModelInfo(BaseModel):
     labels: list[str]
     tuned: bool
     base: Annotated[str, Field(description="The base model's name.")]
-    base_id: Annotated[str | None, Field(description="The id of the untuned base model on this server.")]
+    base_id: Annotated[
+        str | None, Field(description="The id of the untuned base model on this server.")
+    ]
     no_base: Annotated[str | None, Field(description="The reason why no base model is served.")]
     probabilities: bool
     threshold: float | None

@@ -127,9 +127,10 @@ def compare_runs(first: str, second: str) -> RunComparison:
     left, right = (np.array([side.scores[key] for key in shared]) for side in (a, b))
     mcnemar_test = mcnemar(left == 1, right == 1) if a.task == "classification" else None
     p_value = mcnemar_test.p if mcnemar_test else permutation_p(left - right, seed=0)
-    found = paired_difference(left, right, seed=0, confidence=CONFIDENCE)
+    difference = paired_difference(left, right, seed=0, confidence=CONFIDENCE)
     ends = consistent(
-        {"value": found.value, "low": found.low, "high": found.high}, p_value < 1 - CONFIDENCE
+        {"value": difference.value, "low": difference.low, "high": difference.high},
+        p_value < 1 - CONFIDENCE,
     )
     return RunComparison(
         task=a.task,

@@ -258,8 +258,8 @@ class PromptEncoder:
     def _split_at_marks(self, text: str) -> list[str]:
         pieces: list[str] = []
         for piece in text.split(_MARK[0]):
-            mark, found, rest = piece.partition(_MARK[-1])
-            pieces += [mark, rest] if found else [piece]
+            mark, separator, rest = piece.partition(_MARK[-1])
+            pieces += [mark, rest] if separator else [piece]
         return pieces
 
     def _tokenize_segments(self, segments: list[str]) -> tuple[list[int], list[list[int] | str]]:

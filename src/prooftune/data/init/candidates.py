@@ -148,7 +148,7 @@ class Candidate:
 
 def text_candidates(columns: Sequence[Column]) -> list[Candidate]:
     """Columns that may be the input, best first."""
-    found = []
+    candidates = []
     for column in columns:
         if not column.is_text or column.share_filled < _MIN_FILLED:
             continue
@@ -159,8 +159,8 @@ def text_candidates(columns: Sequence[Column]) -> list[Candidate]:
         reasons.append(f"{column.mean_characters:.0f} characters on average")
         if "id" in column.words and column.mean_words < 2:
             score -= 3
-        found.append(Candidate(column, score, reasons))
-    return sorted(found, key=lambda c: -c.score)
+        candidates.append(Candidate(column, score, reasons))
+    return sorted(candidates, key=lambda c: -c.score)
 
 
 def input_columns(candidates: Sequence[Candidate], columns: Sequence[Column]) -> list[Column]:
@@ -189,7 +189,7 @@ def input_columns(candidates: Sequence[Candidate], columns: Sequence[Column]) ->
 def label_candidates(columns: Sequence[Column], inputs: Sequence[Column]) -> list[Candidate]:
     """Columns that may be the label of the inputs, best first."""
     texts = [" ".join(cells) for cells in zip(*(c.cells for c in inputs), strict=True)]
-    found = []
+    candidates = []
     for column in columns:
         if column in inputs or not _is_closed_set(column):
             continue
@@ -202,8 +202,8 @@ def label_candidates(columns: Sequence[Column], inputs: Sequence[Column]) -> lis
         if gain is not None:
             score += 4 * gain
             reasons.append(f"predictable from the text: {gain:+.0%} over the commonest value")
-        found.append(Candidate(column, score, reasons))
-    return sorted(found, key=lambda c: -c.score)
+        candidates.append(Candidate(column, score, reasons))
+    return sorted(candidates, key=lambda c: -c.score)
 
 
 def _is_closed_set(column: Column) -> bool:

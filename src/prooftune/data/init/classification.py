@@ -10,7 +10,8 @@ from itertools import islice
 from prooftune.data.audit.findings import preview
 from prooftune.data.init import candidates
 from prooftune.data.init.candidates import Candidate, Column
-from prooftune.data.init.sniffing import SAMPLE_ROWS, InferredOptions, InitChoices, is_number
+from prooftune.data.init.delimiters import SAMPLE_ROWS, is_number
+from prooftune.data.init.sniffing import InferredOptions, InitChoices
 from prooftune.data.multilabel import list_of_labels, refuse_several, separator_of_several
 from prooftune.data.normalization import label_spelling_variants
 from prooftune.data.readers.table import Table
@@ -142,14 +143,14 @@ def _add_options(
     others: Sequence[Candidate],
 ) -> None:
     names = list(table.columns)
-    place = ""
+    column_number = ""
     if inferred.options.get("header") is False:
         names = [f"column_{i + 1}" for i in range(len(names))]
         names[label.position] = "label"
         for number, column in enumerate(inputs, start=1):
             names[column.position] = "text" if len(inputs) == 1 else f"text_{number}"
         inferred.options["columns"] = names
-        place = " ({} of the file)"
+        column_number = " ({} of the file)"
     texts = [names[column.position] for column in inputs]
     where = ", ".join(str(column.position + 1) for column in inputs)
     many = len(texts) > 1
@@ -157,12 +158,12 @@ def _add_options(
         "text",
         texts if many else texts[0],
         f"Text: column{'s' if many else ''} {', '.join(map(repr, texts))}"
-        f"{place.format(f'column{chr(115) if many else str()} {where}')}.",
+        f"{column_number.format(f'column{chr(115) if many else str()} {where}')}.",
     )
     inferred.add(
         "label",
         names[label.position],
-        f"Label: column '{names[label.position]}'{place.format(f'column {label.position + 1}')}.",
+        f"Label: column '{names[label.position]}'{column_number.format(f'column {label.position + 1}')}.",
     )
     if others:
         shown = [_described(c) for c in others[:_ALTERNATIVES]]

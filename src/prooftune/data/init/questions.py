@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from itertools import islice
 
-from prooftune.data.init.sniffing import MAX_LABELS, SAMPLE_ROWS, InferredOptions
+from prooftune.data.init.delimiters import MAX_LABELS, SAMPLE_ROWS
+from prooftune.data.init.sniffing import InferredOptions
 from prooftune.data.questions import parse_answers
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError

@@ -13,7 +13,8 @@ from typing import Any
 
 from prooftune.data.init import classification, questions
 from prooftune.data.init.classification import Ask
-from prooftune.data.init.sniffing import SAMPLE_ROWS, InferredOptions, InitChoices, sniff_file
+from prooftune.data.init.delimiters import SAMPLE_ROWS
+from prooftune.data.init.sniffing import InferredOptions, InitChoices, sniff_file
 from prooftune.data.init.templates import (
     CLASSIFICATION_TEMPLATE,
     MANY_TRUNCATED,

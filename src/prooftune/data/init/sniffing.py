@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
+from prooftune.data.init.delimiters import (
+    DELIMITERS,
+    SAMPLE_ROWS,
+    count_title_lines,
+    delimiter_fit,
+    has_header,
+    row_evenness,
+    sample_rows,
+    text_delimiter,
+)
 from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.dispatch import (
     Table,
@@ -36,20 +40,8 @@ from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source
 from prooftune.recipe.data import Format
 
-DELIMITERS = "\t,;|"
 TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "squad")
-KNOWN_NAMES = (
-    *("label", "labels", "category", "class", "sentiment", "target", "topic", "intent", "rating"),
-    *("text", "sentence", "content", "review", "body", "message", "article", "description"),
-    *("headline", "title", "document", "question", "answer", "stars", "polarity", "y"),
-)
-"""Names by which a header is known."""
-MAX_LABELS = 60
-SAMPLE_ROWS = 5000
-"""Rows by which layout and columns are judged."""
 _SAMPLE_CHARACTERS = 4_000_000
-_LONGEST_NAME = 40
-_MAX_TITLE_LINES = 5
 _SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -176,7 +168,7 @@ def _sniff_text(path: Path, format_: str, choices: InitChoices, inferred: Inferr
     if format_ == "csv":
         _csv_layout(path, text, inferred)
     elif format_ == "text":
-        delimiter = _text_delimiter(path.name, text)
+        delimiter = text_delimiter(path.name, text)
         inferred.add("delimiter", delimiter, f"Each line is a text, {delimiter!r} and its label.")
     elif format_ == "json":
         _json_layout(path, text, inferred)
@@ -215,20 +207,6 @@ def _json_layout(path: Path, text: str, inferred: InferredOptions) -> None:
         inferred.notes.append(f"The file holds the splits {', '.join(map(repr, lists))}.")
 
 
-def is_number(text: str) -> bool:
-    try:
-        return isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def is_label_like(column: Sequence[str]) -> bool:
-    """Whether the values of a column are few and short enough to be labels."""
-    distinct = set(column)
-    most = max(2, min(MAX_LABELS, len(column) // 3))
-    return 1 < len(distinct) <= most and max(map(len, distinct)) <= 60
-
-
 def _sample(path: Path, encoding: str) -> str:
     """The first lines, at most about 4 million characters, without a byte-order mark."""
     with open_text(path, encoding, newline="") as handle:
@@ -255,7 +233,7 @@ def _format_by_content(name: str, text: str) -> str:
             f"{name} holds conversations rendered as a chat template's text. Give them as JSON "
             'Lines: {"messages": [{"role": "user", "content": ...}, ...]} in each line'
         )
-    fits = [_fit(_sample_rows(text, d)) for d in DELIMITERS]
+    fits = [delimiter_fit(sample_rows(text, d)) for d in DELIMITERS]
     # A comma in every line makes no table: columns have names, or one holds labels.
     return "csv" if any(even == 1 and (known or labels) for even, known, labels in fits) else "text"
 
@@ -266,8 +244,8 @@ def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
     )
     usual = default_delimiter(path)
     body = text.split("\n", 1)[-1] if named != usual else text
-    rows = {d: _sample_rows(body, d) for d in dict.fromkeys([named, usual, *DELIMITERS])}
-    best = named if named != usual else max(rows, key=lambda d: _fit(rows[d]))
+    rows = {d: sample_rows(body, d) for d in dict.fromkeys([named, usual, *DELIMITERS])}
+    best = named if named != usual else max(rows, key=lambda d: delimiter_fit(rows[d]))
     if not rows[best]:
         raise UsageError(f"{path.name} contains no rows")
     if len(rows[best]) == 1:
@@ -275,7 +253,7 @@ def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
             f"{path.name} holds a single row, {', '.join(map(repr, rows[best][0][:8]))}: a header "
             "and no rows?"
         )
-    if not _evenness(rows[best]):
+    if not row_evenness(rows[best]):
         raise UsageError(
             f"{path.name}: no separator among tab, comma, semicolon and | gives more than one "
             "column in every row. For lines of the form text<separator>label use --format text"
@@ -284,7 +262,7 @@ def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
         inferred.notes.append(f"Columns are separated by {best!r}, as the first line says.")
     elif best != usual or "format" in inferred.options:
         inferred.add("delimiter", best, f"Columns are separated by {best!r}.")
-    titles = _title_lines(rows[best])
+    titles = count_title_lines(rows[best])
     if titles:
         inferred.add(
             "skip_lines",
@@ -292,115 +270,9 @@ def _csv_layout(path: Path, text: str, inferred: InferredOptions) -> None:
             f"The first {titles} line{'s are' if titles > 1 else ' is'} no part of the table: "
             f"{' '.join(rows[best][0])[:60]!r}.",
         )
-    if not _has_header(rows[best][titles:SAMPLE_ROWS]):
+    if not has_header(rows[best][titles:SAMPLE_ROWS]):
         inferred.add(
             "header",
             False,
             "The first row looks like data, so there is no header; data.columns names the columns.",
         )
-
-
-def _title_lines(rows: Sequence[Sequence[str]]) -> int:
-    """Lines above the table that have fewer fields than all of its rows, such as a title."""
-    width = Counter(map(len, rows)).most_common(1)[0][0]
-    for number, row in enumerate(islice(rows, _MAX_TITLE_LINES + 1)):
-        filled = [cell for cell in row if cell.strip()]
-        if len(row) == width and (len(filled) > 1 or width == 1):
-            return number if number <= _MAX_TITLE_LINES else 0
-    return 0
-
-
-def _sample_rows(text: str, delimiter: str) -> list[list[str]]:
-    """Rows of the sample; the last one is left out where the sample may cut it."""
-    rows = []
-    quoted = '"' in text
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=delimiter,
-        strict=quoted,
-        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-    )
-    try:
-        for row in islice(reader, SAMPLE_ROWS):
-            if any(cell.strip() for cell in row):
-                rows.append(row)
-    except csv.Error:
-        if not rows or quoted:
-            plain = (line.rstrip("\r\n").split(delimiter) for line in text.split("\n"))
-            rows = [row for row in islice(plain, SAMPLE_ROWS) if any(map(str.strip, row))]
-    return _without_empty_tails(rows)
-
-
-def _without_empty_tails(rows: list[list[str]]) -> list[list[str]]:
-    """Rows without the separators too many that spreadsheets leave at their ends."""
-    if len(rows) < 2:
-        return rows
-    width = len(rows[0])
-    return [
-        row[:width] if len(row) > width and not any(map(str.strip, row[width:])) else row
-        for row in rows
-    ]
-
-
-def _fit(rows: list[list[str]]) -> tuple[float, int, bool]:
-    """How well a separator fits: rows of one length first, then names of columns, then a column of
-    labels."""
-    if not _evenness(rows):
-        return 0.0, 0, False
-    length = len(rows[0])
-    columns = zip(*(row for row in rows[1:SAMPLE_ROWS] if len(row) == length), strict=True)
-    known = sum(cell.strip().lower() in KNOWN_NAMES for cell in rows[0])
-    return _evenness(rows), known, any(is_label_like(column) for column in columns)
-
-
-def _evenness(rows: list[list[str]]) -> float:
-    """Share of the rows that have the commonest number of columns; 0 where that is one column."""
-    counts = Counter(map(len, rows))
-    if not counts:
-        return 0.0
-    columns, count = counts.most_common(1)[0]
-    return count / counts.total() if columns > 1 else 0.0
-
-
-def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row names columns: short names, none a number, none found below; some may
-    be left out."""
-    names = {i: cell for i, cell in enumerate(rows[0]) if cell.strip()}
-    if (
-        len(rows) < 2
-        or not names
-        or any(is_number(cell) or len(cell) > _LONGEST_NAME for cell in names.values())
-    ):
-        return False
-    return all(
-        cell not in {row[i] for row in rows[1:] if i < len(row)} for i, cell in names.items()
-    )
-
-
-def _text_delimiter(name: str, text: str) -> str:
-    """The separator whose last parts are a few short labels that come again and again."""
-    lines = [line.rstrip("\r") for line in islice(text.split("\n"), SAMPLE_ROWS) if line.strip()]
-    best, fewest = "", MAX_LABELS + 1
-    for delimiter in "\t@|;,":
-        if all(delimiter in line for line in lines):
-            labels = Counter(line.rpartition(delimiter)[2].strip() for line in lines)
-            if 1 < len(labels) < fewest and _are_labels(labels):
-                best, fewest = delimiter, len(labels)
-    if not best:
-        raise UsageError(
-            f"{name}: no tab, @, |, ; or , divides every line into a text and one of a few labels. "
-            "Expected is a table (CSV, TSV, JSON, JSONL, Parquet, a spreadsheet), lines of the form "
-            "text@label, or fastText's __label__ lines. Plain prose has no labels to learn; to "
-            "answer questions about it, see 'prooftune index'"
-        )
-    return best
-
-
-def _are_labels(counts: Counter[str]) -> bool:
-    """Whether the ends of lines are labels rather than the ends of sentences."""
-    repeated = sum(count for count in counts.values() if count > 1)
-    return (
-        repeated >= 0.5 * counts.total()
-        and max(map(len, counts)) <= _LONGEST_NAME
-        and not any(re.search(r"[.!?]$", label) for label in counts)
-    )

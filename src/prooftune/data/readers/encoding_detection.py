@@ -141,14 +141,14 @@ def _script_weight(lines: bytes, encoding: str) -> float:
 
 def _non_ascii_lines(path: Path) -> bytes:
     """Lines with bytes outside ASCII, up to about 200 KB; escape sequences count as such bytes."""
-    found = bytearray()
+    sample = bytearray()
     with path.open("rb") as handle:
         for line in _byte_lines(handle.read(_CHUNK), handle):
             if not line.isascii() or b"\x1b" in line:
-                found += line
-                if len(found) > _SAMPLE_BYTES:
+                sample += line
+                if len(sample) > _SAMPLE_BYTES:
                     break
-    return bytes(found)
+    return bytes(sample)
 
 
 def _byte_lines(first: bytes, handle: object) -> Iterator[bytes]:

@@ -118,8 +118,8 @@ def flat_annotation(record: Any) -> Any:
         rest = {k: v for k, v in record.items() if k not in ("accept", "options")}
         return {**rest, "label": _single(accepted)}
     if "answer" in record and {"label", "text"} <= record.keys() and "_input_hash" in record:
-        kept = record["label"] if record["answer"] == "accept" else None
-        return {**record, "label": kept}
+        label = record["label"] if record["answer"] == "accept" else None
+        return {**record, "label": label}
     return record
 
 
@@ -130,8 +130,8 @@ def _label_studio(annotations: Sequence[Any]) -> list[str]:
             continue
         for region in annotation.get("result") or ():
             value = region.get("value") or {}
-            found = value.get("choices") or value.get("taxonomy") or value.get("rating") or []
-            choices += [str(item) for item in (found if isinstance(found, list) else [found])]
+            values = value.get("choices") or value.get("taxonomy") or value.get("rating") or []
+            choices += [str(item) for item in (values if isinstance(values, list) else [values])]
     return list(dict.fromkeys(choices))
 
 
