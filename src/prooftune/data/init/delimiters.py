@@ -1,0 +1,156 @@
+"""Detection of a table's delimiter, title lines and header from a sample of its text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from math import isfinite
+
+from prooftune.errors import UsageError
+
+DELIMITERS = "\t,;|"
+KNOWN_NAMES = (
+    *("label", "labels", "category", "class", "sentiment", "target", "topic", "intent", "rating"),
+    *("text", "sentence", "content", "review", "body", "message", "article", "description"),
+    *("headline", "title", "document", "question", "answer", "stars", "polarity", "y"),
+)
+"""Column names that identify a header."""
+MAX_LABELS = 60
+SAMPLE_ROWS = 5000
+"""Number of rows from which the layout and the columns are detected."""
+_LONGEST_NAME = 40
+_MAX_TITLE_LINES = 5
+
+
+def is_number(text: str) -> bool:
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def is_label_like(column: Sequence[str]) -> bool:
+    """Whether the values of a column are few and short enough to be labels."""
+    distinct = set(column)
+    max_labels = max(2, min(MAX_LABELS, len(column) // 3))
+    return 1 < len(distinct) <= max_labels and max(map(len, distinct)) <= 60
+
+
+def count_title_lines(rows: Sequence[Sequence[str]]) -> int:
+    """Count the lines above the table that have fewer fields than its rows, such as a title."""
+    width = Counter(map(len, rows)).most_common(1)[0][0]
+    for number, row in enumerate(islice(rows, _MAX_TITLE_LINES + 1)):
+        filled = [cell for cell in row if cell.strip()]
+        if len(row) == width and (len(filled) > 1 or width == 1):
+            return number if number <= _MAX_TITLE_LINES else 0
+    return 0
+
+
+def sample_rows(text: str, delimiter: str) -> list[list[str]]:
+    """Parse the first `SAMPLE_ROWS` rows with a delimiter; blank rows are skipped."""
+    rows = []
+    quoted = '"' in text
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        strict=quoted,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )
+    try:
+        for row in islice(reader, SAMPLE_ROWS):
+            if any(cell.strip() for cell in row):
+                rows.append(row)
+    except csv.Error:
+        if not rows or quoted:
+            plain = (line.rstrip("\r\n").split(delimiter) for line in text.split("\n"))
+            rows = [row for row in islice(plain, SAMPLE_ROWS) if any(map(str.strip, row))]
+    return _without_empty_tails(rows)
+
+
+def _without_empty_tails(rows: list[list[str]]) -> list[list[str]]:
+    """Remove the empty trailing cells that spreadsheets export beyond the header's width."""
+    if len(rows) < 2:
+        return rows
+    width = len(rows[0])
+    return [
+        row[:width] if len(row) > width and not any(map(str.strip, row[width:])) else row
+        for row in rows
+    ]
+
+
+def delimiter_fit(rows: list[list[str]]) -> tuple[float, int, bool]:
+    """Score how well a delimiter fits, to be compared as a tuple.
+
+    Returns:
+        Fraction of rows with the commonest number of columns; number of known column names;
+        whether a column looks like labels.
+    """
+    if not row_evenness(rows):
+        return 0.0, 0, False
+    length = len(rows[0])
+    columns = zip(*(row for row in rows[1:SAMPLE_ROWS] if len(row) == length), strict=True)
+    known = sum(cell.strip().lower() in KNOWN_NAMES for cell in rows[0])
+    return row_evenness(rows), known, any(is_label_like(column) for column in columns)
+
+
+def row_evenness(rows: list[list[str]]) -> float:
+    """Fraction of rows with the commonest number of columns; 0 if that number is one."""
+    counts = Counter(map(len, rows))
+    if not counts:
+        return 0.0
+    columns, count = counts.most_common(1)[0]
+    return count / counts.total() if columns > 1 else 0.0
+
+
+def has_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first row names the columns.
+
+    Names are short, not numbers, and do not occur in the column below; some cells may be empty.
+    """
+    names = {i: cell for i, cell in enumerate(rows[0]) if cell.strip()}
+    if (
+        len(rows) < 2
+        or not names
+        or any(is_number(cell) or len(cell) > _LONGEST_NAME for cell in names.values())
+    ):
+        return False
+    return all(
+        cell not in {row[i] for row in rows[1:] if i < len(row)} for i, cell in names.items()
+    )
+
+
+def text_delimiter(name: str, text: str) -> str:
+    """Return the delimiter after which lines end in a few short, repeated labels.
+
+    Raises:
+        UsageError: No delimiter divides every line into text and label.
+    """
+    lines = [line.rstrip("\r") for line in islice(text.split("\n"), SAMPLE_ROWS) if line.strip()]
+    best, fewest = "", MAX_LABELS + 1
+    for delimiter in "\t@|;,":
+        if all(delimiter in line for line in lines):
+            labels = Counter(line.rpartition(delimiter)[2].strip() for line in lines)
+            if 1 < len(labels) < fewest and _are_labels(labels):
+                best, fewest = delimiter, len(labels)
+    if not best:
+        raise UsageError(
+            f"{name}: no tab, @, |, ; or , divides every line into a text and one of a few labels. "
+            "Expected is a table (CSV, TSV, JSON, JSONL, Parquet, a spreadsheet), lines of the form "
+            "text@label, or fastText's __label__ lines. Plain prose has no labels to learn; to "
+            "answer questions about it, see 'prooftune index'"
+        )
+    return best
+
+
+def _are_labels(counts: Counter[str]) -> bool:
+    """Whether the line endings are labels and not ends of sentences."""
+    repeated = sum(count for count in counts.values() if count > 1)
+    return (
+        repeated >= 0.5 * counts.total()
+        and max(map(len, counts)) <= _LONGEST_NAME
+        and not any(re.search(r"[.!?]$", label) for label in counts)
+    )
