@@ -16,9 +16,9 @@ from prooftune.errors import ProoftuneError
 from prooftune.utils import distributed
 
 # Importing these modules registers their commands, in the order of the help page.
-from prooftune.cli import studies, planning, bundles, shipping, documents, serving  # isort: skip  # noqa: F401
+from prooftune.cli import studies, data, planning, bundles, shipping, documents, serving  # isort: skip  # noqa: F401
 
-reflow_help([*app.registered_commands, *studies.data_app.registered_commands])
+reflow_help([*app.registered_commands, *data.data_app.registered_commands])
 
 _EXIT_SIGINT = 130
 """Exit code after Ctrl-C (128 + SIGINT); typer raises it for a KeyboardInterrupt."""

@@ -200,8 +200,8 @@ def check(recipe: RecipeArgument, set_: SetOption = None, model: ModelOption = N
     """
     from prooftune.study.check import check as check_recipe
 
-    parsed, base = _load_recipe(recipe, set_, model)
-    with _data_hint(recipe):
+    parsed, base = load_recipe(recipe, set_, model)
+    with missing_data_hint(recipe):
         check_recipe(parsed, base, verbose=True).audit.raise_errors()
 
 
@@ -252,55 +252,7 @@ def compare(
     print(compare_runs(first, second))
 
 
-data_app = typer.Typer(
-    no_args_is_help=True,
-    help="Work with the data of a recipe.\n\n"
-    "Example: prooftune data export reviews.yaml --out reviews-data",
-)
-app.add_typer(data_app, name="data")
-
-
-@data_app.command()
-def export(
-    recipe: RecipeArgument,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="Output folder for train.jsonl, validation.jsonl and test.jsonl."
-        ),
-    ],
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="alpaca (instruction, input, output), chat (messages) or completion (prompt, "
-            "completion).",
-        ),
-    ] = "alpaca",
-    set_: SetOption = None,
-) -> None:
-    """Export the split and audited examples for other fine-tuning tools.
-
-    Example: prooftune data export reviews.yaml --format chat --out reviews-chat
-    """
-    from prooftune.data.export import FORMATS, export
-    from prooftune.data.prepare import prepare_data
-    from prooftune.errors import UsageError, nearest
-
-    if format_ not in FORMATS:
-        raise UsageError(
-            f"--format: expected one of {', '.join(FORMATS)}, found "
-            f"'{format_}'{nearest(format_, FORMATS)}"
-        )
-    parsed, base = _load_recipe(recipe, set_, None)
-    with _data_hint(recipe):
-        study, audit_report = prepare_data(parsed, base, lambda _: None)
-    audit_report.raise_errors()
-    for path in export(study, parsed, format_, out):
-        print(path)
-
-
-def _load_recipe(name: str, overrides: list[str] | None, model: str | None) -> tuple[Recipe, Path]:
+def load_recipe(name: str, overrides: list[str] | None, model: str | None) -> tuple[Recipe, Path]:
     from prooftune.recipe import load
 
     return load(name, [*(overrides or []), *([f"model={model}"] if model else [])])
@@ -309,14 +261,14 @@ def _load_recipe(name: str, overrides: list[str] | None, model: str | None) -> t
 def _run_study(name: str, out: Path | None, overrides: list[str], model: str | None = None) -> None:
     from prooftune.study import pipeline
 
-    recipe, base = _load_recipe(name, overrides, model)
-    with _data_hint(name):
+    recipe, base = load_recipe(name, overrides, model)
+    with missing_data_hint(name):
         result = pipeline.run(recipe, base, out)
     _print_result(result)
 
 
 @contextmanager
-def _data_hint(name: str) -> Iterator[None]:
+def missing_data_hint(name: str) -> Iterator[None]:
     """If the data of a shipped recipe is missing, add to the error where to get it."""
     from prooftune.data.readers.encoding import MissingFile
     from prooftune.recipe import shipped_names

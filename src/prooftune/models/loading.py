@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe as recipes
 from prooftune.errors import Failure, UsageError, nearest
+from prooftune.models.gguf import configure_libraries, convert_gguf
 from prooftune.utils import package_files
 from prooftune.utils.files import atomic_path, cache_folder, fingerprint, read_json, sha256
 from prooftune.utils.hub import offline_if_unreachable
-from prooftune.utils.malloc import limit_primitive_cache
 from prooftune.utils.profiling import available_memory
-from prooftune.utils.progress import spinner
 
 if TYPE_CHECKING:
     import torch
@@ -72,34 +68,6 @@ def check_model_name(name: str) -> None:
         )
 
 
-def convert_gguf(gguf: Path) -> Path:
-    """Convert a GGUF file to a safetensors folder in the cache, dequantised to float32 (exactly).
-
-    The conversion runs once per file.
-    """
-    # The cache key uses size and modification time: hashing 100 MB at every load would be slow.
-    status = gguf.stat()
-    key = fingerprint([str(gguf.resolve()), status.st_size, status.st_mtime_ns])[:16]
-    target = cache_folder() / "models" / f"{gguf.stem}-{key}"
-    if target.is_dir():
-        return target
-    _configure_libraries()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    message = f"Converting {gguf.name} to safetensors (once, about 20 s)"
-    with spinner(message), atomic_path(target) as temporary, _without_bar():
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype="float32"
-        )
-        # The weights are no longer quantised; transformers would refuse to save them otherwise.
-        del model.config.quantization_config
-        model.hf_quantizer = None
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-    return target
-
-
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -131,7 +99,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder, with a padding token (always masked) and the model's maximum
     length."""
-    _configure_libraries()
+    configure_libraries()
     from transformers import AutoTokenizer
 
     # By default, transformers asks on the terminal whether to run code from the folder.
@@ -167,7 +135,7 @@ def load_model(
         UsageError: the quantisation options contradict each other, or bitsandbytes is missing.
         Failure: the folder's files cannot be loaded as a model.
     """
-    _configure_libraries()
+    configure_libraries()
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -327,27 +295,3 @@ def quantization_config(options: dict[str, Any], dtype: torch.dtype | None = Non
         return BitsAndBytesConfig(**options)
     except (TypeError, ValueError) as error:
         raise UsageError(f"quantization: {error}") from None
-
-
-@contextlib.contextmanager
-def _without_bar() -> Iterator[None]:
-    """Hide the one progress bar that `disable_progress_bar` of transformers does not cover."""
-    from transformers import modeling_gguf_pytorch_utils as reading
-
-    own, reading.tqdm = reading.tqdm, lambda tensors, **_: tensors
-    try:
-        yield
-    finally:
-        reading.tqdm = own
-
-
-def _configure_libraries() -> None:
-    """Limit oneDNN's primitive cache; silence progress bars and warnings of transformers."""
-    limit_primitive_cache()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import transformers
-
-    # transformers warns about its own renamed attributes, which users cannot change.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()

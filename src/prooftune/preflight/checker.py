@@ -137,7 +137,7 @@ def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
     yield from _embedding_models(recipe)
     if recipe.task != "classification":
         from prooftune.evaluation.answers.scores import require_libraries
-        from prooftune.variants.passages import check_documents
+        from prooftune.variants.document_files import check_documents
 
         yield from _refused("task", require_libraries)
         yield from _refused("retrieval.documents", lambda: check_documents(recipe, base))

@@ -27,10 +27,8 @@ from prooftune.study.variant_stage import BaseModelCache, VariantStage
 from prooftune.types import SPLITS, Study
 from prooftune.utils.files import fingerprint, read_json, write_json, write_text
 from prooftune.utils.progress import notify
-from prooftune.variants.passages import (
-    PassageProvider,
-    searches_contexts,
-)
+from prooftune.variants.document_files import searches_contexts
+from prooftune.variants.passages import PassageProvider
 from prooftune.version import __version__
 
 

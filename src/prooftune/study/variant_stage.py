@@ -15,12 +15,8 @@ from prooftune.types import Study, VariantResult
 from prooftune.utils.files import fingerprint, write_json
 from prooftune.utils.progress import notify
 from prooftune.variants.context import VariantContext, VariantOutput
-from prooftune.variants.passages import (
-    PASSAGES_FILE,
-    PassageProvider,
-    documents_digest,
-    uses_passages,
-)
+from prooftune.variants.document_files import documents_digest, uses_passages
+from prooftune.variants.passages import PASSAGES_FILE, PassageProvider
 
 if TYPE_CHECKING:
     from prooftune.variants.model_handle import ModelHandle

@@ -15,7 +15,8 @@ from prooftune.retrieval.readers import read_document
 from prooftune.retrieval.types import Chunk, Document, DocumentPart
 from prooftune.types import CONTEXT, Example, Study
 from prooftune.utils import package_files
-from prooftune.variants.passages import searches_contexts, with_passages
+from prooftune.variants.document_files import searches_contexts
+from prooftune.variants.passages import with_passages
 
 MAX_DOCUMENTS, MAX_CHUNKS = 20, 2000
 """Limits of documents and passages to sample from."""

@@ -32,6 +32,7 @@ from prooftune.types import Example, Study
 from prooftune.utils import profiling
 from prooftune.utils.progress import spinner
 from prooftune.variants.context import VariantContext
+from prooftune.variants.document_files import uses_passages
 from prooftune.variants.dummy_passages import with_dummy_passages
 from prooftune.variants.memory_model import (
     SCORING_GROWTH,
@@ -40,7 +41,7 @@ from prooftune.variants.memory_model import (
     MemoryModel,
     additional_memory,
 )
-from prooftune.variants.passages import PassageProvider, uses_passages
+from prooftune.variants.passages import PassageProvider
 from prooftune.variants.prompting import candidates, sample_few_shot
 from prooftune.variants.tuned import base_to_train, training_rows
 
