@@ -1,4 +1,4 @@
-"""Tiny random models of three families, with tokenizers made here, saved as ordinary model folders."""
+"""Tiny random models of three families, with tokenizers, saved as model folders."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Pytest hooks: skipped kernel tests are reported loudly, and can fail the run.
 
-Kernel tests skip where the CPU or the compiler is not there. A CI machine that silently loses its compiler would
-then test nothing, so with ``PROOFTUNE_REQUIRE_KERNELS=1`` (`.ci/run` sets it) the run fails if they are
-skipped on a CPU that has what the kernels need.
+Kernel tests are skipped without a supported CPU or a compiler. A CI machine that silently loses its
+compiler would then test nothing, so with ``PROOFTUNE_REQUIRE_KERNELS=1`` (set by `.ci/run`) the run
+fails if they are skipped on a CPU that supports the kernels.
 """
 
 from __future__ import annotations

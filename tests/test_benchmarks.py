@@ -21,7 +21,7 @@ SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py"))
 
 @pytest.mark.slow
 def test_every_script_can_be_imported() -> None:
-    """What they compare with is imported where it is used, so that their --help needs none of it."""
+    """Libraries for comparison are imported lazily, so that --help needs none of them."""
     done = subprocess.run(
         [sys.executable, "-c", f"import {', '.join(SCRIPTS)}"],
         cwd=FOLDER,

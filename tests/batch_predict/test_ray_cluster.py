@@ -97,7 +97,7 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
     working.mkdir()
 
     class Mortal(ray_cluster._Worker):
-        """The first worker that has labelled a third block is killed with the answer in its hands."""
+        """The first worker that finishes its third block is killed before it returns it."""
 
         calls = 0
 

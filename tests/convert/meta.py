@@ -1,4 +1,4 @@
-"""Tiny checkpoints in Meta's layout, and Meta's forward pass written from its published equations."""
+"""Tiny checkpoints in Meta's layout, and Meta's forward pass from its published equations."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_TEXT = """the cat sat on a mat stocks fell markets rose goal scored match won planet orbit science new phone chip good bad film
-loved hated text answer question yes no very is was it and of to in for"""
+_TEXT = """the cat sat on a mat stocks fell markets rose goal scored match won planet orbit science
+new phone chip good bad film loved hated text answer question yes no very is was it and of
+to in for"""
 WORDS = _TEXT.split()
 LLAMA_2 = {
     "dim": 32,
@@ -64,7 +65,7 @@ def write_sentencepiece(path: Path) -> int:
 
 
 def write_tiktoken(path: Path) -> int:
-    """Write a small table in tiktoken's form. Gives the number of ids with the 256 special tokens."""
+    """Write a small tiktoken table; return the number of ids with the 256 special tokens."""
     tokens = [bytes([n]) for n in range(256)]
     for word in WORDS:
         spelled = f" {word}".encode()

@@ -435,7 +435,7 @@ def test_invalid_checkpoint_is_reported_and_nothing_is_written(
 
 def test_a_folder_that_exists_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(UsageError, match="out exists; give another folder"):
+    with pytest.raises(UsageError, match="out exists; choose another folder"):
         convert(tmp_path / "meta", tmp_path / "out")
 
 

@@ -75,7 +75,7 @@ def test_reliability_bins_hold_every_example_once() -> None:
 
 
 def hand(confidences: list[float], right: list[bool]) -> Outcomes:
-    """Two labels; the first is predicted with the confidences given, and is the target where right."""
+    """Two labels; the first is predicted with these confidences, and is the target if right."""
     p = np.array(confidences)
     targets = np.where(right, 0, 1)
     return Outcomes(targets, np.zeros(len(p), int), np.log(np.stack([p, 1 - p], 1)), 2)

@@ -19,7 +19,7 @@ FAST = Evaluation(resamples=200)
 
 
 def tiny() -> tuple[Study, list[VariantResult]]:
-    """Ten examples, a and b by turns; zero-shot says a always, tuned is right on all but the last."""
+    """Ten examples, alternately a and b; zero-shot predicts a, tuned errs on the last only."""
     examples = [Example(f"t{i}", {"text": f"text {i}"}, "ab"[i % 2]) for i in range(10)]
     study = Study([], [], examples, ["a", "b"])
     zero = [Prediction(e.id, "a", log_probs=(np.log(0.6), np.log(0.4))) for e in examples]

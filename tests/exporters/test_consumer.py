@@ -34,7 +34,8 @@ except ImportError:
 else:
     raise SystemExit("prooftune is here")
 folder, number, BASE = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-code = open(folder + "/README.md", encoding="utf-8").read().split("```python")[number].split("```")[0]
+readme = open(folder + "/README.md", encoding="utf-8").read()
+code = readme.split("```python")[number].split("```")[0]
 exec(code.replace("THIS_FOLDER", folder))
 found = []
 for line in open(sys.argv[4], encoding="utf-8"):

@@ -154,7 +154,7 @@ def test_while_it_stops_it_finishes_what_it_has_and_says_so_to_others(
 def test_sigterm_under_load_loses_no_accepted_request(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A process of its own, asked by many clients that do not stop asking when it is told to end."""
+    """A server process under load from many clients that continue after SIGTERM."""
     texts = ["goal scored", "planet orbit science", "stocks fell"]
     expected = [a.label for a in classifier(folders["topics"]).predict(texts)]
     command = [

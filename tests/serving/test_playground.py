@@ -225,8 +225,11 @@ def test_errors_are_announced_to_screen_readers(page: Any) -> None:
 
 def test_everything_has_a_name_and_headings_follow_each_other(page: Any) -> None:
     ask(page, "topics", text="goal")
-    unnamed = page.evaluate("""[...document.querySelectorAll("input, select, textarea, button, progress, section, article")]
-      .filter((e) => !(e.labels?.length || e.textContent.trim() || e.getAttribute("aria-labelledby"))).map((e) => e.outerHTML)""")
+    unnamed = page.evaluate("""[...document.querySelectorAll(
+      "input, select, textarea, button, progress, section, article")]
+      .filter((e) => !(
+        e.labels?.length || e.textContent.trim() || e.getAttribute("aria-labelledby")))
+      .map((e) => e.outerHTML)""")
     assert unnamed == []
     levels = page.evaluate(
         "[...document.querySelectorAll('h1,h2,h3')].filter((e) => e.offsetParent).map((e) => "
@@ -337,7 +340,8 @@ def test_csv_round_trip_agrees_with_python(page: Any) -> None:
           const parse = parser(","), rows = [];
           for (let i = 0; i < text.length; i += size) rows.push(...parse(text.slice(i, i + size)));
           rows.push(...parse(null));
-          return [rows.map((row) => row.cells), rows.map((row) => formatRow(row.cells, ",")).join("")];
+          const text_ = rows.map((row) => formatRow(row.cells, ",")).join("");
+          return [rows.map((row) => row.cells), text_];
         }""",
             [text.getvalue(), size],
         )

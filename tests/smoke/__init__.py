@@ -1,1 +1,1 @@
-"""Scripts that CI runs where pytest is not installed: with the minimal install, and with requirements/run.txt."""
+"""Scripts that CI runs without pytest: with the minimal install and requirements/run.txt."""

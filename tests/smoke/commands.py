@@ -220,7 +220,8 @@ def main() -> None:
     installed = [name for name in NOT_IN_RUN if find_spec(name)]
     if installed:
         sys.exit(
-            f"{', '.join(installed)} is installed: this environment holds more than requirements/run.txt"
+            f"{', '.join(installed)} is installed: this environment has more than "
+            "requirements/run.txt"
         )
     runner = CommandRunner()
     with work_folder(sys.argv[1] if len(sys.argv) > 1 else None):

@@ -120,7 +120,8 @@ def main() -> None:
         sys.exit(f"{', '.join(installed)} is installed: this is no minimal install")
     needs = import_all_modules()
     print(
-        f"prooftune {prooftune.__version__} at {Path(prooftune.__file__).parent}: all modules import, but for {needs}"
+        f"prooftune {prooftune.__version__} at {Path(prooftune.__file__).parent}: "
+        f"all modules import, but for {needs}"
     )
     runner = CommandRunner()
     with work_folder(sys.argv[1] if len(sys.argv) > 1 else None):

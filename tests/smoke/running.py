@@ -17,7 +17,7 @@ os.environ["PROOFTUNE_QUIET"] = "1"
 
 
 class CommandRunner:
-    """Calls `prooftune ...` as its script does and stops with what it printed where it ends otherwise than expected.
+    """Runs `prooftune ...` in this process; exits with its output if it ends unexpectedly.
 
     Attributes:
         commands: first words of the commands that ended as expected.
@@ -30,16 +30,16 @@ class CommandRunner:
         """Run a command.
 
         Args:
-            arguments: words behind `prooftune`.
-            stdin: what it reads.
+            arguments: Command-line arguments.
+            stdin: Standard input.
             code: the expected exit code.
-            says: words that stdout or stderr must hold.
+            says: Text that stdout or stderr must contain.
 
         Returns:
-            What was written to stdout and stderr.
+            Stdout and stderr.
 
         Raises:
-            SystemExit: another exit code, a traceback, or other words.
+            SystemExit: On another exit code, a traceback, or missing text.
         """
         from prooftune import cli
 
@@ -62,7 +62,8 @@ class CommandRunner:
         line = f"prooftune {' '.join(arguments)}"
         if ended != code or says not in text:
             sys.exit(
-                f"{text}\nFAILED: {line}\nexit code {ended}, expected {code}; expected words: {says!r}"
+                f"{text}\nFAILED: {line}\nexit code {ended}, expected {code}; "
+                f"expected words: {says!r}"
             )
         print(f"ok {time.monotonic() - start:5.1f} s  {line}", flush=True)
         self.commands.add(arguments[0])
@@ -84,7 +85,7 @@ def work_folder(folder: str | None) -> Iterator[Path]:
 
 
 def write_inputs(checkpoints: Sequence[str]) -> None:
-    """Write Meta checkpoints `meta-FAMILY`, labelled `reviews.csv`, unlabelled `new.csv` and the folder `policies`."""
+    """Write Meta checkpoints `meta-FAMILY`, `reviews.csv`, `new.csv` and the folder `policies`."""
     for family in checkpoints:
         write_checkpoint(Path(f"meta-{family}"), family)
     rows = [

@@ -1,4 +1,4 @@
-"""Whole studies on tiny models: what they leave, what they find, what they repeat, and what ships."""
+"""End-to-end studies on tiny models: outputs, findings, resuming and bundles."""
 
 from __future__ import annotations
 

@@ -243,9 +243,10 @@ if sys.argv[4] == "int8":
     module, rows, encoder = setup(Path(sys.argv[1]), options=BFLOAT16)
 else:
     module, rows, encoder = setup(Path(sys.argv[1]))
-# Dropout and two epochs: a resumed run needs the random state and the second epoch's order to be the same.
+# With dropout and two epochs, a resumed run needs the random state and the second epoch's order.
 module.model.base_model.model.model.layers[0].self_attn.q_proj.lora_dropout["default"].p = 0.3
-train(module, rows, [], encoder.prefix, arguments(Path(sys.argv[2]), num_train_epochs=2, save_strategy="steps", save_steps=2,
+train(module, rows, [], encoder.prefix, arguments(
+    Path(sys.argv[2]), num_train_epochs=2, save_strategy="steps", save_steps=2,
       bf16=sys.argv[4] == "int8"), int8=sys.argv[4] == "int8", callbacks=[Killer()])
 save_file(module.trainable_state(), Path(sys.argv[2]) / "final.safetensors")
 """

@@ -32,7 +32,7 @@ def resident() -> int:
 
 
 def alone(work: Callable[[], None]) -> None:
-    """Run in a process of its own: what glibc gives back depends on what else stands on the heap."""
+    """Run in a separate process: the memory that glibc releases depends on the whole heap."""
     process = multiprocessing.get_context("spawn").Process(target=work)
     process.start()
     process.join()

@@ -101,7 +101,7 @@ def match_columns(
 
 
 def output_columns(manifest: Manifest) -> list[str]:
-    """Names of the columns that a bundle adds, before conflicts with the file's own are resolved."""
+    """Names of the columns that a bundle adds, before conflicts with the file are resolved."""
     if manifest["task"] != "classification":
         return ["answer", "sources", "truncated_tokens"]
     probabilities = (

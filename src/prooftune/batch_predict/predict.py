@@ -154,7 +154,8 @@ def predict_file(
                     progress.update(0, completed=parts.total("rows"))  # type: ignore[arg-type]
         if parts.total("rows") != stream.rows:
             raise Failure(
-                f"{storage.display_name(file)} changed while it was read: it had {stream.rows:,} rows, "
+                f"{storage.display_name(file)} changed while it was read: it had "
+                f"{stream.rows:,} rows, "
                 "and "
                 f"{parts.total('rows'):,} were found. Run the same command again"
             )

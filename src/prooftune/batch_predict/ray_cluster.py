@@ -176,7 +176,7 @@ def _dataset(pool: WorkerPool, job: PredictionJob) -> Any:
     with ray.data.DataContext.current(context), warnings.catch_warnings():
         # The last arguments have no replacement yet (hence the version range in pyproject.toml).
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-        # Reading reserves no core: the workers hold all cores and wait for it, a deadlock otherwise.
+        # Reading reserves no core: the workers hold all cores and wait for it (a deadlock).
         was_initialized = ray.data.from_arrow(pa.table({"start": [job.start]})).map_batches(
             _read_blocks,
             fn_args=(job,),
@@ -220,7 +220,7 @@ class _Worker:
         self._bundle: Classifier | QuestionAnswerer | None = None
 
     def __call__(self, batch: Any) -> Any:
-        """The block's part and counts, or the error as a value, since Ray would bury its message."""
+        """Return the block's part and counts, or the error, whose message Ray would hide."""
         block = _from_row(batch)
         try:
             return _to_row(block if isinstance(block, ProoftuneError) else self.predict_part(block))
@@ -248,7 +248,7 @@ def _from_row(row: Any) -> Any:
 
 
 def _bundle_on_this_node(bundle: Path, node: str) -> Path:
-    """The bundle's folder on this machine: the original, or a copy in the cache on other machines."""
+    """Return the bundle's folder: the original, or a cached copy on other machines."""
     import ray
 
     if ray.get_runtime_context().get_node_id() == node:

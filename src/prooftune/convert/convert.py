@@ -76,7 +76,7 @@ def convert(
         Failure: The disk is full.
     """
     if out.exists():
-        raise UsageError(f"{out} already exists; choose another folder")
+        raise UsageError(f"{out} exists; choose another folder")
     params, paths = read_params(folder), find_shards(folder)
     chat = (
         any(word in folder.resolve().name.lower() for word in ("instruct", "chat"))
@@ -222,5 +222,5 @@ def summary_lines(summary: ConversionSummary, out: Path) -> Iterator[str]:
     yield (
         "The tokenizer has Llama's chat template (--no-chat omits it)."
         if summary.chat
-        else "No chat template: the folder name contains neither instruct nor chat (--chat adds it)."
+        else "No chat template: the folder name has neither instruct nor chat (--chat adds it)."
     )

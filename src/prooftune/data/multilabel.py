@@ -65,7 +65,8 @@ def refuse_several(name: str, column: str, rows: Sequence[tuple[str, list[str]]]
         return
     shown = "; ".join(f"{where}: {', '.join(labels)}" for where, labels in rows[:_SHOWN])
     raise UsageError(
-        f"{name}: {len(rows):,} row{'s have' if len(rows) > 1 else ' has'} several labels in column "
+        f"{name}: {len(rows):,} row{'s have' if len(rows) > 1 else ' has'} several labels in "
+        "column "
         f"'{column}' ({shown}). Classification here gives each text one label. Keep the rows with "
         "one label, or make one study per label: a column that says yes or no for each text"
     )

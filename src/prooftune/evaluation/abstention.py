@@ -14,8 +14,8 @@ STEPS = 20
 """Thresholds are tested at this many coverages: 5%, 10%, ... of the validation examples."""
 
 START = 1.5
-"""The first threshold tested lets through this many times the answers that would be enough if all of
-them were right, so that one mistake does not end everything."""
+"""The first tested threshold accepts this multiple of the answers that would suffice if all of them
+were right, so that a single mistake does not end the procedure."""
 
 
 def guaranteed_threshold(validation: Outcomes, target: float, delta: float) -> float | None:

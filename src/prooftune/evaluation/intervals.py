@@ -109,8 +109,8 @@ def percentile_interval(
         samples: a metric of every resample.
         confidence: level.
         units: resampled examples or groups. With few, percentiles are too narrow, and those of a
-            wider level are taken, which gives the mean of a normal sample its t interval (Hesterberg
-            2015, The American Statistician 69:371, "expanded percentile interval").
+            wider level are taken, which gives the mean of a normal sample its t interval
+            (Hesterberg 2015, The American Statistician 69:371, "expanded percentile interval").
 
     Returns:
         (low, high); (nan, nan) when no resample had a value.

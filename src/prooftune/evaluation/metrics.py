@@ -193,7 +193,7 @@ def per_class(total: Sums) -> dict[str, Floats]:
 
 
 def confusion(outcomes: Outcomes) -> Ints:
-    """Counts [L targets, L predictions], with one more column for invalid outputs if there are any."""
+    """Counts [L targets, L predictions], with an extra column if there are invalid outputs."""
     width = outcomes.classes + 1
     predicted = np.where(outcomes.predicted == INVALID, outcomes.classes, outcomes.predicted)
     flat = np.bincount(outcomes.targets * width + predicted, minlength=outcomes.classes * width)

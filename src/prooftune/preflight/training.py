@@ -117,7 +117,8 @@ def _values(options: Options, recipe: Recipe, rows: tuple[int, int] | None) -> I
     if recipe.early_stopping and not evaluates:
         yield error(
             "early_stopping",
-            f"{options.key_path('eval_strategy')} is no, so nothing is evaluated; remove one of them",
+            f"{options.key_path('eval_strategy')} is no, so nothing is evaluated; "
+            "remove one of them",
         )
     if rows is not None and not rows[1]:
         yield from _without_validation(options, recipe)
@@ -216,7 +217,8 @@ def _optimizer(arguments: TrainingArguments, options: Options) -> Iterator[Findi
     except Exception as refusal:
         yield error(
             options.key_path("lr_scheduler_kwargs"),
-            f"{arguments.lr_scheduler_type.value} does not work with {arguments.lr_scheduler_kwargs}"
+            f"{arguments.lr_scheduler_type.value} does not work with "
+            f"{arguments.lr_scheduler_kwargs}"
             f" ({_first_line(refusal)})",
         )
 

@@ -30,8 +30,9 @@ MAX_REPORTED_PROBLEMS = 3
 """Largest number of validation problems in one error message."""
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".html": "text/html"}
 
-_DESCRIPTION = """Labels and answers of fine-tuned models. Errors have OpenAI's format: `{"error": {"message", "type",
-"param", "code"}}`. If the server requires API keys, send `Authorization: Bearer KEY`."""
+_DESCRIPTION = """Labels and answers of fine-tuned models.
+Errors have OpenAI's format: `{"error": {"message", "type", "param", "code"}}`.
+If the server requires API keys, send `Authorization: Bearer KEY`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,11 @@ BatchObserver = Callable[[Any, int, float], None]
 
 
 MAX_BATCH_DELAY, MAX_BATCH_DELAY_FRACTION = 0.05, 0.1
-"""Longest time to wait for more rows: in seconds, and as a fraction of the last batch's duration."""
+"""Maximum wait for more rows: in seconds, and as a fraction of the last batch's duration."""
 
 
 class QueueFull(Exception):
-    """The queue is full; `retry_after` estimates in seconds when there is room again."""
+    """The queue is full; `retry_after` estimates in seconds when rows are accepted again."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"full for {retry_after} s")
@@ -62,8 +62,8 @@ class Batcher:
 
     Args:
         compute: computes a batch; called by one thread only.
-        max_queue_rows: most queued rows. An empty queue accepts a request of any size.
-        max_batch_size: most rows per batch; a longer request forms its own batch.
+        max_queue_rows: maximum number of queued rows. An empty queue accepts a request of any size.
+        max_batch_size: maximum rows per batch; a longer request forms its own batch.
         on_batch: called after every batch.
         name: name of the thread.
         on_start: called once in the batching thread before the first batch.
@@ -104,8 +104,8 @@ class Batcher:
 
         The path of a text from here:
 
-        1. The batcher's thread takes the request from the queue (`_run_loop`) and calls ``compute`` of
-           ``serving/registry.py`` with the rows of several requests.
+        1. The batcher's thread takes the request from the queue (`_run_loop`) and calls ``compute``
+           of ``serving/registry.py`` with the rows of several requests.
         2. ``bundle/load.py`` (labels) or ``bundle/qa.py`` (questions) predicts with the bundle.
         3. ``tasks/prompts.py`` renders and tokenizes the prompts.
         4. ``tasks/classification.py`` or ``tasks/question_answering.py`` calls the engine:

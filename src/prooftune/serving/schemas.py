@@ -74,7 +74,7 @@ class LabelResult(BaseModel):
     abstained: Annotated[
         bool | None,
         Field(
-            description="Whether the probability is below the bundle's threshold; null without a threshold."
+            description="Whether the probability is below the threshold; null without a threshold."
         ),
     ]
     truncated_tokens: Annotated[

@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if not self._activity.ready:
             self._ticks += 1
-            # At least one tick, so that a load balancer can see /readyz fail before the port closes.
+            # Wait one tick, so that a load balancer sees /readyz fail before the port closes.
             if self._ticks > 2 and self._activity.idle:
                 self.should_exit = True
         return await super().on_tick(counter)

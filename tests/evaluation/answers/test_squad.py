@@ -1,4 +1,4 @@
-"""SQuAD 2.0 scores against values worked out by hand, and against the rules stated a second time."""
+"""SQuAD 2.0 scores against hand-computed values and a second implementation of the rules."""
 
 import re
 import string

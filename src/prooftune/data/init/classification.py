@@ -103,7 +103,8 @@ def _label(
         return named[0], []
     if not ranked:
         raise UsageError(
-            f"{table.name}: no column looks like a label (2 to {candidates.MAX_LABELS} short values "
+            f"{table.name}: no column looks like a label "
+            f"(2 to {candidates.MAX_LABELS} short values "
             f"that come again). Found {', '.join(map(repr, table.columns[:12]))}. Name it with "
             "--label; numbers can be cut into ranges with data.bins"
         )
@@ -163,7 +164,8 @@ def _add_options(
     inferred.add(
         "label",
         names[label.position],
-        f"Label: column '{names[label.position]}'{column_number.format(f'column {label.position + 1}')}.",
+        f"Label: column '{names[label.position]}'"
+        f"{column_number.format(f'column {label.position + 1}')}.",
     )
     if others:
         shown = [_described(c) for c in others[:_ALTERNATIVES]]

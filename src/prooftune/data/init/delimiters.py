@@ -139,9 +139,9 @@ def text_delimiter(name: str, text: str) -> str:
     if not best:
         raise UsageError(
             f"{name}: no tab, @, |, ; or , divides every line into a text and one of a few labels. "
-            "Expected is a table (CSV, TSV, JSON, JSONL, Parquet, a spreadsheet), lines of the form "
-            "text@label, or fastText's __label__ lines. Plain prose has no labels to learn; to "
-            "answer questions about it, see 'prooftune index'"
+            "Expected is a table (CSV, TSV, JSON, JSONL, Parquet, a spreadsheet), lines of the "
+            "form text@label, or fastText's __label__ lines. Plain prose has no labels to learn; "
+            "to answer questions about it, see 'prooftune index'"
         )
     return best
 

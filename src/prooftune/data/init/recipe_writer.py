@@ -1,4 +1,4 @@
-"""``prooftune init``: a commented recipe for a data file, and the evidence for what was detected."""
+"""``prooftune init``: writes a commented recipe for a data file, with the evidence."""
 
 from __future__ import annotations
 

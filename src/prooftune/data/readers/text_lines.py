@@ -31,7 +31,8 @@ def read_fasttext(name: str, all_lines: Iterable[str]) -> Table:
                 labels.append(words.pop(0).removeprefix(PREFIX).strip(","))
             if not labels:
                 raise UsageError(
-                    f"{name}:{number}: a line must begin with {PREFIX}LABEL, found '{line[:60].strip()}'"
+                    f"{name}:{number}: a line must begin with {PREFIX}LABEL, found "
+                    f"'{line[:60].strip()}'"
                 )
             lines.append(number)
             label = labels[0] if len(labels) == 1 else json.dumps(labels, ensure_ascii=False)

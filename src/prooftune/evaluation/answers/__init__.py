@@ -1,1 +1,1 @@
-"""How good answers are: against reference answers, in meaning, and in the sources that they name."""
+"""Metrics of answers: overlap with references, similarity in meaning, and citations."""

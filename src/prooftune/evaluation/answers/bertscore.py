@@ -95,7 +95,7 @@ class Encoder:
 
 
 def default_model() -> str:
-    """`DEFAULT` where a hub delivers it, else the embedding model out of a package, which is said."""
+    """`DEFAULT` if the hub is reachable, else the packaged embedding model, with a notice."""
     try:
         _resolve(DEFAULT)
     except ProoftuneError:

@@ -23,9 +23,10 @@ SUPPORT = 0.7
 """Share of an answer's words that one passage must hold to support it."""
 
 _FUNCTION_WORDS = """
-    about after also and any are as at be because been before being both but by can could did do does during each either for
-    from had has have he her his how i if in into is it its may might must of on or our shall she should so some such than that
-    their them then there these they this those through to under until upon was we were what when where which while who whom
+    about after also and any are as at be because been before being both but by can could did do
+    does during each either for from had has have he her his how i if in into is it its may
+    might must of on or our shall she should so some such than that their them then there these
+    they this those through to under until upon was we were what when where which while who whom
     whose why will with within would you your"""
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 """English words that are in every passage and support nothing. Longer lists of stop words hold

@@ -94,7 +94,7 @@ def answer_columns(
 def _compared(
     predictions: Sequence[str], references: Sequence[Sequence[str]], wanted: Sequence[str]
 ) -> tuple[dict[str, Floats], dict[str, str]]:
-    """The columns of free text by name, each [examples with references], and signatures by metric."""
+    """Columns of free text by name, each [examples with references]; signatures by metric."""
     parts: dict[str, Floats] = {}
     signatures: dict[str, str] = {}
     if "bleu" in wanted:
