@@ -39,13 +39,17 @@ def check_trackers(options: Options) -> Iterator[Finding]:
     key_path = options.key_path("report_to")
     names = requested(options.values.get("report_to", "none"))
     if len(names) > 1 and {"all", "none"} & set(names):
-        yield error(key_path, f"all and none cannot be combined with others; found {', '.join(names)}")
+        yield error(
+            key_path, f"all and none cannot be combined with others; found {', '.join(names)}"
+        )
         return
     if names == ["all"]:
         from transformers.integrations import get_available_reporting_integrations
 
         names = get_available_reporting_integrations()
-        yield note(key_path, f"all means here: {', '.join(names) or 'none, since none is installed'}")
+        yield note(
+            key_path, f"all means here: {', '.join(names) or 'none, since none is installed'}"
+        )
     for name in names:
         if name == "none":
             continue
