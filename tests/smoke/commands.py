@@ -233,6 +233,7 @@ def main() -> None:
     missing = set(get_command(app).commands) - runner.commands  # type: ignore[attr-defined]
     if missing:
         sys.exit(f"FAILED: not run: {', '.join(sorted(missing))}")
+    print(f"All {len(runner.commands)} commands work with requirements/run.txt.")
 
 
 if __name__ == "__main__":
