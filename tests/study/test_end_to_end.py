@@ -97,6 +97,7 @@ def test_a_study_leaves_report_scores_and_bundle(studies: Studies, family: str) 
     assert not list(result.folder.rglob("*.tmp")) and not list(result.folder.rglob("*.bin"))
 
 
+@pytest.mark.slow
 def test_tuning_beats_chance_and_the_untuned_model_where_there_is_something_to_learn(
     studies: Studies, family: str
 ) -> None:
@@ -108,6 +109,7 @@ def test_tuning_beats_chance_and_the_untuned_model_where_there_is_something_to_l
     assert against["zero-shot"] == "beats"
 
 
+@pytest.mark.slow
 @pytest.mark.failure(1)
 def test_the_weights_that_were_trained_are_named(studies: Studies, family: str) -> None:
     folder = studies[family][1].folder
@@ -177,6 +179,7 @@ def test_the_verdict_says_so_where_there_is_nothing_to_learn(
     assert "beats" not in scores["verdict"]["sentence"]
 
 
+@pytest.mark.slow
 @pytest.mark.failure(15)
 def test_the_bundle_answers_as_the_run_did(studies: Studies, family: str) -> None:
     _, result = studies[family]

@@ -176,6 +176,7 @@ def test_gradient_checkpointing_changes_memory_and_nothing_else(
     torch.testing.assert_close(torch.tensor(saving), torch.tensor(plain), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
 )

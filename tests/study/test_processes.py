@@ -232,6 +232,7 @@ def test_a_process_killed_in_the_middle_ends_the_run_which_then_goes_on(
 _TELL = "os.kill(os.getppid(), signal.SIGTERM); time.sleep(1)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "pause"),
     [("os._exit(3)", 0), (_TELL, 0), (_TELL, 0.5)],
@@ -274,6 +275,7 @@ def test_the_error_is_printed_although_the_launcher_sends_sigterm(
     assert "The same command resumes" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_sharded_training_equals_unsharded_training(
     model_folders: dict[str, Path], dtype: str
@@ -289,6 +291,7 @@ def test_sharded_training_equals_unsharded_training(
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_a_user_error_is_printed_once_and_ends_all_processes(
     tmp_path: Path, launcher: list[str]
