@@ -68,6 +68,18 @@ def test_a_bundle_predicts_what_version_0_1_predicted(name: str, inputs: str, tu
 
 
 @pytest.mark.parametrize("name", ["classification", "qa"])
+def test_facts_of_version_0_1_is_the_manifest(name: str) -> None:
+    bundle = prooftune.load(FIXTURE / name)
+    facts = read_json(FIXTURE / name / "bundle.json")
+    assert bundle.facts is bundle.manifest
+    assert {key: bundle.facts[key] for key in ("task", "variant", "fields")} == {
+        key: facts[key] for key in ("task", "variant", "fields")
+    }
+    with pytest.raises(AttributeError):
+        bundle.facts = facts  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["classification", "qa"])
 def test_a_golden_set_is_read(name: str) -> None:
     rows = golden.read(FIXTURE / name / "golden.jsonl")
     assert len(rows) == 6

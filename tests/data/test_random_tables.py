@@ -1,4 +1,4 @@
-"""Tables made at random: what `init` writes reads every row back, or the table is refused in words."""
+"""Random tables: `init`'s recipe reads every row, or `init` rejects the table with a message."""
 
 from __future__ import annotations
 

@@ -75,7 +75,8 @@ def test_a_changed_template_is_refused_with_the_place_where_the_prompts_part(
     other = {**rendering, "template": rendering["template"].replace("Classify", "Label")}
     message = refused(changed(bundle, tmp_path / "b", rendering=other), tmp_path / "out")
     assert (
-        "template: by rendering of bundle.json" in message and "they part at character" in message
+        "template: by rendering of bundle.json" in message
+        and "they differ from character" in message
     )
     assert "Label the text" in message and "Classify the text" in message
 

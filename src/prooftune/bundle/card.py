@@ -41,8 +41,8 @@ prooftune.load("THIS_FOLDER").predict([{_example(manifest)}])
 ```
 
 {_code_section(manifest)}
-Shorten texts that exceed `rendering.max_length` of `bundle.json` first, and use its prompt: other prompts change the
-predictions.{_note_extra_steps(manifest)}
+Shorten texts that exceed `rendering.max_length` of `bundle.json` first, and use its prompt: other
+prompts change the predictions.{_note_extra_steps(manifest)}
 """
 
 
@@ -106,8 +106,9 @@ _INSTRUCTION = """def log_probabilities(texts):
 
 _GENERATION = """def answer(texts):
     ids = torch.tensor([prompt(texts)])
-    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LIMIT, do_sample=False,
-                         eos_token_id=manifest["tokens"]["stop"], pad_token_id=manifest["tokens"]["stop"])
+    stop = manifest["tokens"]["stop"]
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LIMIT,
+                         do_sample=False, eos_token_id=stop, pad_token_id=stop)
     return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
 """
 
@@ -177,8 +178,8 @@ def _note_extra_steps(manifest: Manifest) -> str:
     """Steps of Prooftune's own `predict` that the code above leaves out."""
     if not manifest["labels"]:
         return (
-            " Prooftune's own `predict` also splits long contexts into windows, retrieves, resolves "
-            "citations and applies the no-answer threshold, as in the study."
+            " Prooftune's own `predict` also splits long contexts into windows, retrieves, "
+            "resolves citations and applies the no-answer threshold, as in the study."
         )
     scoring = manifest["scoring"]
     if manifest["objective"] == "head" or (

@@ -1,4 +1,4 @@
-"""Sections of the model card about the study: results, data, audit, training, environment, licences."""
+"""Sections of the model card: results, data, audit, training, environment, licences."""
 
 from __future__ import annotations
 

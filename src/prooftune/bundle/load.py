@@ -77,6 +77,11 @@ class Classifier:
         )
         self._scoring = recipe.Scoring(**manifest["scoring"])
 
+    @property
+    def facts(self) -> Manifest:
+        """The manifest, under its name in version 0.1."""
+        return self.manifest
+
     def predict(
         self,
         texts: Sequence[str | Mapping[str, str]],

@@ -1,4 +1,4 @@
-"""``prooftune publish``: upload a bundle or a merged model to the hub, after a check of its files."""
+"""``prooftune publish``: checks a bundle or merged model and uploads it to the hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from prooftune.utils.progress import spinner
 from prooftune.utils.secrets import find_secrets
 
 _PRIVATE = re.compile(
-    r"\.env(\..*)?|\.netrc|\.git-credentials|id_(rsa|ed25519|ecdsa|dsa)|.*\.(pem|key|p12|pfx)|credentials.*"
+    r"\.env(\..*)?|\.netrc|\.git-credentials|id_(rsa|ed25519|ecdsa|dsa)"
+    r"|.*\.(pem|key|p12|pfx)|credentials.*"
     r"|(.*[._-])?token(\.txt)?|\.npmrc|\.pypirc",
     re.I,
 )
@@ -196,7 +197,8 @@ def publish(upload: UploadPlan, *, private: bool = True, update: bool = False) -
         raise Failure(_explain_hub_error(error, upload.name, created)) from None
     except (OSError, ValueError) as error:
         raise Failure(
-            f"the upload to {upload.name} broke off: {_first_line(error)}. Run the same command with "
+            f"the upload to {upload.name} broke off: {_first_line(error)}. "
+            "Run the same command with "
             "--update"
         ) from None
     except Exception as error:

@@ -96,6 +96,11 @@ class QuestionAnswerer:
         self._settings = recipe.Answering(**manifest["answering"])
         self._index: Index | None = None
 
+    @property
+    def facts(self) -> Manifest:
+        """The manifest, under its name in version 0.1."""
+        return self.manifest
+
     def predict(
         self,
         questions: Sequence[str | Mapping[str, str]],

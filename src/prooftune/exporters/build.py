@@ -1,4 +1,4 @@
-"""``prooftune export``: write an artefact, check it on the golden set, and keep it only if it passes."""
+"""``prooftune export``: writes an artefact, checks it on the golden set, or discards it."""
 
 from __future__ import annotations
 
@@ -189,7 +189,8 @@ def _check(
         )
         misses_list = "".join(f"  - {miss}\n" for miss in misses)
         raise Failure(
-            f"not exported: {to} answers otherwise than the bundle does.\n{misses_list}{diagnosis_text}"
+            f"not exported: {to} answers otherwise than the bundle does.\n"
+            f"{misses_list}{diagnosis_text}"
         )
     return parity
 
@@ -251,7 +252,8 @@ def _explain_without_layers(
     differing = sum(list(ids) != row.prompt for ids, row in zip(retokenized, rows, strict=True))
     if to == "ollama" and differing:
         return (
-            f"tokenisation: as one text, {differing} of {len(rows)} prompts come to other tokens than "
+            f"tokenisation: as one text, {differing} of {len(rows)} prompts come to other tokens "
+            "than "
             "part by part, as the bundle "
             "reads them (a space before a field in the template does this); if gguf-q8_0 passes, "
             "that is all."

@@ -186,16 +186,17 @@ ollama create prooftune -f Modelfile
 ollama run prooftune "some text"
 ```
 
-in this folder. The prompt that you send is PROMPT; the Modelfile's template puts the rest around it, start token and stop
-token included. The check asks llama.cpp with the text that this template gives; Ollama itself was not run. Send nothing
-else (`system`, several messages): the bundle was not tuned on it. Control tokens spelled in a text are read as such here,
-and as text by the bundle."""
+in this folder. The prompt that you send is PROMPT; the Modelfile's template adds the rest,
+including the start token and the stop token. The check runs llama.cpp on the text of this template;
+Ollama itself was not run. Send nothing else (`system`, several messages): the bundle was not tuned
+on it. Control tokens spelled in a text are read as such here, and as text by the bundle."""
 
 
 def _gguf(manifest: Manifest) -> str:
     query_code = (
-        f"""said = model.create_completion(ids, max_tokens={max_new_tokens(manifest)}, temperature=0)
-print(said["choices"][0]["text"])
+        f"""limit = {max_new_tokens(manifest)}
+output = model.create_completion(ids, max_tokens=limit, temperature=0)
+print(output["choices"][0]["text"])
 """
         if not scores_labels(manifest)
         else """scores = {}
@@ -207,7 +208,7 @@ for label, answer in facts["tokens"]["labels"].items():
 print(max(scores, key=scores.get))
 """.replace("MEAN", " / len(answer)" if manifest["scoring"]["normalize"] == "length" else "")
     )
-    return f"""With llama-cpp-python; the prompt goes as token ids, fixed parts as they are and every text by itself:
+    return f"""With llama-cpp-python. The prompt is token ids; every text is tokenised separately:
 
 ```python
 import json
@@ -218,5 +219,8 @@ facts = json.load(open("THIS_FOLDER/bundle.json", encoding="utf-8"))
 texts = {_texts(manifest)}
 ids = []
 for part in facts["tokens"]["prompt"]:
-    ids += part if isinstance(part, list) else model.tokenize(texts[part].encode(), add_bos=False, special=False)
+    if isinstance(part, list):
+        ids += part
+    else:
+        ids += model.tokenize(texts[part].encode(), add_bos=False, special=False)
 {query_code}```"""

@@ -41,7 +41,7 @@ class GoldenResult:
 
 
 def tokenize_by_part(runtime: Runtime, manifest: Manifest, row: GoldenRow) -> list[int]:
-    """The prompt's token ids as in the model card: fixed parts as ids, fields tokenized separately."""
+    """Token ids of the prompt as in the model card; fields are tokenized separately."""
     ids: list[int] = []
     for part in manifest["tokens"]["prompt"]:
         ids += part if isinstance(part, list) else runtime.tokenize(row.inputs[part], special=False)

@@ -23,7 +23,7 @@ _ROWS = 4
 
 
 def prompt(bundle: Path, manifest: Manifest, rows: Sequence[GoldenRow]) -> str | None:
-    """How the bundle's rendering differs from the prompts of its golden set; None if it does not."""
+    """Explain how the bundle's rendering differs from its golden prompts; None if it agrees."""
     tokenizer = loading.load_tokenizer(bundle / "tokenizer")
     encoder = PromptEncoder(
         Rendering.from_json(manifest["rendering"]), tokenizer, manifest["fields"]
@@ -56,7 +56,8 @@ def prompt(bundle: Path, manifest: Manifest, rows: Sequence[GoldenRow]) -> str |
                     f"template: {description} is another than when the golden set was made; "
                     f"{differing_text(*texts)}"
                 )
-            return f"tokenisation: {description} {first_difference(exported_ids, row.prompt, tokenizer)}"
+            difference = first_difference(exported_ids, row.prompt, tokenizer)
+            return f"tokenisation: {description} {difference}"
     return None
 
 
@@ -67,7 +68,10 @@ def differing_text(exported_text: str, golden_text: str) -> str:
         min(len(exported_text), len(golden_text)),
     )
     cut = slice(max(0, position - 20), position + 20)
-    return f"they part at character {position}: {exported_text[cut]!r} in place of {golden_text[cut]!r}"
+    return (
+        f"they differ from character {position}: {exported_text[cut]!r} instead of "
+        f"{golden_text[cut]!r}"
+    )
 
 
 def layers(
@@ -118,7 +122,8 @@ def layers(
         f"layer {len(largest_differences) - 2} or the norm after it",
     ]
     message = (
-        f"first differing layer: {names[first]} of {len(largest_differences) - 1} layers (hidden states "
+        f"first differing layer: {names[first]} of {len(largest_differences) - 1} layers "
+        "(hidden states "
         f"differ by {largest_differences[first]:.2%})"
     )
     return message + (

@@ -161,7 +161,7 @@ def _add_vocabulary(
     ):
         if value is not None:
             add(value)
-    # llama.cpp adds the BOS token exactly if this tokenizer does, so prompts never get a second one.
+    # llama.cpp adds the BOS token exactly if this tokenizer does, so prompts get only one.
     writer.add_add_bos_token(vocab.adds_bos)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(vocab.adds_space_prefix)
@@ -200,7 +200,7 @@ def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, NDArray[np.fl
 
 
 def _interleaved(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Reorder rotary pairs: adjacent, as in Meta's layout, not half a head apart as in transformers."""
+    """Reorder rotary pairs: adjacent as in Meta's layout, not half a head apart."""
     half = len(values) // heads // 2
     return values.reshape(heads, 2, half, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 

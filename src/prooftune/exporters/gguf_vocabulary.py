@@ -69,7 +69,8 @@ def build_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     model = description["model"]
     if model["type"] != "BPE":
         raise UsageError(
-            f"GGUF: a tokenizer of type {model['type']} is not known here; known: BPE. {_ALTERNATIVE}"
+            f"GGUF: a tokenizer of type {model['type']} is not known here; known: BPE. "
+            f"{_ALTERNATIVE}"
         )
     tokens, types = _tokens(description, size)
     start = adds_bos(tokenizer)

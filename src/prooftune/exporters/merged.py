@@ -71,7 +71,7 @@ def write(bundle: Path, manifest: Manifest, out: Path) -> None:
 
 
 def _plain(folder: Path, labels: list[str] | None) -> Any:
-    """The model in float32 with the library's own attention; exports must not depend on our engine."""
+    """Load in float32 with the library's attention; exports must not depend on our engine."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     if labels is None:

@@ -17,7 +17,7 @@ _QUOTED = re.compile(r'\{\{ "((?:[^"\\]|\\.)*)" \}\}')
 
 
 def split_prompt(manifest: Manifest, tokenizer: Any) -> tuple[str, list[str], str]:
-    """Split the prompt into the text before the first field, the middle, and the text after the last.
+    """Split the prompt into the texts before the first field, between, and after the last.
 
     Returns:
         Prefix; field names and fixed texts in turn, from the first to the last field; suffix. The
@@ -78,7 +78,7 @@ def max_label_tokens(manifest: Manifest) -> int:
 
 
 def render_template(file: Path, prompt: str) -> str:
-    """Render a Modelfile's template as Ollama does: the subset of Go's text/template in `modelfile`.
+    """Render a Modelfile's template as Ollama does (the subset of Go's text/template used here).
 
     Raises:
         UsageError: the file has no template, or one with other actions.

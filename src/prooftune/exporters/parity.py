@@ -1,4 +1,4 @@
-"""Parity: agreement of an exported artefact with its bundle on the golden set, by another runtime."""
+"""Parity: agreement of an exported artefact and its bundle on the golden set."""
 
 from __future__ import annotations
 
@@ -235,7 +235,8 @@ def first_difference(exported_ids: Sequence[int], golden_ids: Sequence[int], tok
 
     context = str(tokenizer.decode(list(golden_ids[max(0, position - 8) : position])))
     return (
-        f"differs first at token {position}, after {context!r}: {describe(exported_ids)} in the export, "
+        f"differs first at token {position}, after {context!r}: {describe(exported_ids)} in the "
+        "export, "
         f"{describe(golden_ids)} in the bundle "
         f"({len(exported_ids)} and {len(golden_ids)} tokens)"
     )

@@ -1,4 +1,7 @@
-"""Runtimes that check an exported artefact: transformers and llama.cpp, independent of our engine."""
+"""Runtimes that check an exported artefact, independent of the engine.
+
+Transformers and llama.cpp.
+"""
 
 from __future__ import annotations
 
@@ -172,7 +175,8 @@ class LlamaCpp:
 
     def label_log_probs(self, ids: Sequence[int]) -> FloatArray:
         raise Failure(
-            "llama.cpp does not support classification heads; export such a bundle in another format"
+            "llama.cpp does not support classification heads; export such a bundle in another "
+            "format"
         )
 
     def generate_ids(self, ids: Sequence[int], stop: int, max_new_tokens: int) -> list[int]:
