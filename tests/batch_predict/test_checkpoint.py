@@ -197,7 +197,7 @@ def test_what_has_changed_is_done_anew_and_said(
     change(file, own)
     assert predict_file(own, file, out).resumed == 0
     assert len(said) == 1
-    assert f"since then {what} changed: all rows are done again" in said[0]
+    assert f"since then {what} changed: all rows are predicted again" in said[0]
     predict_file(own, file, tmp_path / "whole.jsonl")
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
