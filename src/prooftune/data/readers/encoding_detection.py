@@ -94,7 +94,7 @@ def decodes(path: Path, encoding: str) -> bool:
             while chunk := handle.read(_CHUNK):
                 decoder.decode(chunk)
         decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
+    except UnicodeError:  # UTF-16 without a byte-order mark raises no UnicodeDecodeError
         return False
     return True
 

@@ -1,0 +1,102 @@
+"""Metrics of bundles on labelled rows, by the code that scores the variants of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from prooftune.bundle.manifest import Manifest
+from prooftune.evaluation.intervals import wilson_interval
+from prooftune.recipe import Recipe
+from prooftune.types import Example, Study, VariantResult
+
+
+def measure_bundles(
+    manifest: Manifest,
+    recipe: Recipe,
+    examples: Sequence[Example],
+    results: Sequence[VariantResult],
+) -> dict[str, Any]:
+    """Score the predictions of one bundle, or of two on the same rows.
+
+    Args:
+        manifest, recipe: of the first bundle; its primary metric and confidence level are used.
+        examples: the rows.
+        results: predictions of each bundle, as from `predict_rows`.
+
+    Returns:
+        As of `evaluation.scores.score` or `evaluation.answers.scores.score_answers`, without what
+        only a study has (a verdict, changed examples, validation figures). ``calibration`` is of
+        the probabilities after the bundle's temperature.
+    """
+    study = Study([], [], examples, manifest["labels"])
+    summary = manifest.get("study")
+    settings = recipe.evaluation
+    if summary is not None:
+        update = {name: summary.get(name) for name in ("primary", "confidence")}
+        settings = settings.model_copy(update={k: v for k, v in update.items() if v is not None})
+    if recipe.task == "classification":
+        from prooftune.evaluation.scores import score
+
+        scores = score(study, results, settings, recipe.seed, bundled=results[0].name)
+    else:
+        from prooftune.evaluation.answers.scores import require_libraries, score_answers
+
+        require_libraries()
+        variant = recipe.variants[manifest["variant"]]
+        update = {"evaluation": settings, "variants": {r.name: variant for r in results}}
+        scores = score_answers(
+            study, results, recipe.model_copy(update=update), bundled=results[0].name
+        )
+    for name in ("verdict", "changed", "validation_n", "target_accuracy"):
+        scores.pop(name, None)
+    scores["variants"] = {name: _without_study(v) for name, v in scores["variants"].items()}
+    return scores
+
+
+def _without_study(variant: Mapping[str, Any]) -> dict[str, Any]:
+    """One bundle's figures, without those that need validation rows."""
+    left_out = ("validation_accuracy", "validation_quality", "temperature", "abstention", "kind")
+    figures = {name: value for name, value in variant.items() if name not in left_out}
+    figures.pop("no_answer", None)
+    calibration = figures.get("calibration")
+    if calibration is not None:
+        # Without validation rows no temperature is fitted, so there is only one side.
+        figures["calibration"] = {
+            name: calibration[name]["before"] for name in ("ece", "log_loss", "reliability")
+        }
+    return figures
+
+
+def measure_abstention(
+    manifest: Manifest,
+    examples: Sequence[Example],
+    result: VariantResult,
+    abstained: Sequence[bool | None],
+    confidence: float,
+) -> dict[str, Any] | None:
+    """Coverage of the bundle's abstention threshold, and accuracy of the labels that it accepts.
+
+    Returns:
+        ``threshold``, ``target``, ``coverage``, ``answered``, ``accuracy`` (with its Wilson
+        interval; None if no label is accepted), ``reached``: whether the accuracy is at least the
+        target; None for a bundle without a threshold.
+    """
+    section = manifest.get("abstention")
+    if section is None or any(a is None for a in abstained):
+        return None
+    accepted = ~np.array(abstained, dtype=np.bool_)
+    correct = np.array([p.output == e.target for p, e in zip(result.test, examples, strict=True)])
+    n, hits = int(accepted.sum()), int(correct[accepted].sum())
+    low, high = wilson_interval(hits, n, confidence)
+    target = section.get("target")
+    return {
+        "threshold": section.get("threshold"),
+        "target": target,
+        "coverage": n / len(examples),
+        "answered": n,
+        "accuracy": {"value": hits / n, "low": low, "high": high} if n else None,
+        "reached": None if not n or target is None else hits / n >= target,
+    }

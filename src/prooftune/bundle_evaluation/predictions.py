@@ -1,0 +1,74 @@
+"""A bundle's predictions on labelled rows, in the form in which a study's variants are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from prooftune.bundle.load import Classifier, LabelPrediction
+from prooftune.bundle.qa import QAPrediction, QuestionAnswerer
+from prooftune.utils.text import normalize_words
+from prooftune.recipe import Task
+from prooftune.types import CONTEXT, Example, Prediction, VariantResult
+
+
+def predict_rows(
+    bundle: Classifier | QuestionAnswerer, examples: Sequence[Example], name: str, folder: Path
+) -> tuple[VariantResult, list[bool | None]]:
+    """Predict every example, as `predict` and `serve` would.
+
+    Args:
+        bundle: the loaded bundle.
+        examples: the examples; more fields than the bundle's are ignored.
+        name: name of the result.
+        folder: the bundle's folder.
+
+    Returns:
+        The predictions as test predictions of a variant, with probabilities after temperature
+        scaling and answers after the no-answer threshold; and whether the bundle abstains on each
+        row (None without a threshold).
+    """
+    inputs = [e.inputs for e in examples]
+    if isinstance(bundle, Classifier):
+        labelled = bundle.predict(inputs)
+        test = [_from_label(e, p, bundle.labels) for e, p in zip(examples, labelled, strict=True)]
+        abstained = [p.abstained for p in labelled]
+    else:
+        task = bundle.manifest["task"]
+        answers = bundle.predict(inputs)
+        test = [_from_answer(e, p, task) for e, p in zip(examples, answers, strict=True)]
+        abstained = [None] * len(test)
+    return VariantResult(name, "tuned", test, [], {}, folder), abstained
+
+
+def _from_label(example: Example, prediction: LabelPrediction, labels: Sequence[str]) -> Prediction:
+    log_probs: tuple[float, ...] = ()
+    if prediction.probabilities:
+        probabilities = np.array([prediction.probabilities[label] for label in labels])
+        with np.errstate(divide="ignore"):
+            log_probs = tuple(np.log(probabilities).tolist())
+    return Prediction(
+        example.id,
+        prediction.label,
+        valid=prediction.label in labels,
+        log_probs=log_probs,
+        prompt_tokens=prediction.prompt_tokens,
+        truncated_tokens=prediction.truncated_tokens,
+    )
+
+
+def _from_answer(example: Example, prediction: QAPrediction, task: Task) -> Prediction:
+    answer = normalize_words(prediction.answer)
+    context = normalize_words(example.inputs.get(CONTEXT, ""))
+    return Prediction(
+        example.id,
+        prediction.answer,
+        valid=task != "extractive-qa" or not answer or f" {answer} " in f" {context} ",
+        raw=prediction.answer,
+        prompt_tokens=prediction.prompt_tokens,
+        truncated_tokens=prediction.truncated_tokens,
+        generated_tokens=prediction.generated_tokens,
+        unknown_citations=prediction.unknown_citations,
+    )

@@ -1,0 +1,168 @@
+"""Read labelled rows as the bundle's study read its own."""
+
+from __future__ import annotations
+
+import codecs
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prooftune.bundle.manifest import Manifest
+from prooftune.data.readers.compression import uncompressed
+from prooftune.data.readers.dispatch import detect_format, read_table, split_part
+from prooftune.data.readers.encoding_detection import decodes, detect_encoding
+from prooftune.data.readers.shards import expand_path
+from prooftune.data.sources import read_source
+from prooftune.errors import UsageError, nearest
+from prooftune.recipe import Recipe, Source, SourceOptions
+from prooftune.types import CONTEXT, Example
+
+FILE_OPTIONS = ("format", "delimiter", "quoting", "encoding", "skip_lines", "header", "columns")
+"""Recipe options on the layout of a file; a file with another extension has a layout of its own."""
+MEANING_OPTIONS = ("text", "label", "labels", "bins", "group")
+"""Recipe options on the content of the rows, whatever the file's layout."""
+TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "squad")
+MAX_NAMED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRows:
+    """Rows to evaluate a bundle on.
+
+    Attributes:
+        examples: with the bundle's labels as targets, or with reference answers.
+        notes: how the file was read and which rows were dropped, one sentence each.
+    """
+
+    examples: Sequence[Example]
+    notes: list[str]
+
+
+def read_rows(
+    file: str | Path,
+    manifest: Manifest,
+    recipe: Recipe,
+    text: Sequence[str] | None = None,
+    label: str | None = None,
+) -> LabelledRows:
+    """Read a labelled file with the data options of the bundle's study.
+
+    Layout options (delimiter, header, ...) apply to a file with the extension of the study's own
+    test file. The encoding is the study's if it decodes the file, else the detected one.
+
+    Args:
+        file: a path as in a recipe: a file, folder or glob pattern.
+        manifest: the bundle's manifest.
+        recipe: the bundle's recipe.
+        text: columns of the bundle's input fields, in their order. Default: the study's columns.
+        label: column of the label or the reference answers. Default: the study's column.
+
+    Raises:
+        UsageError: the file cannot be read, lacks a column, or has labels unknown to the bundle.
+    """
+    source, notes = _source(Path(file).expanduser(), manifest, recipe, text, label)
+    try:
+        loaded = read_source(source, Path(), recipe.task)
+    except UsageError as error:
+        if " has no column " not in str(error):
+            raise
+        raise UsageError(f"{error}. Other columns: --text COLUMN, --label COLUMN") from None
+    if recipe.task == "classification":
+        _check_labels(loaded.examples, manifest["labels"], loaded.name)
+    return LabelledRows(loaded.examples, [*notes, *loaded.notes])
+
+
+def _source(
+    path: Path,
+    manifest: Manifest,
+    recipe: Recipe,
+    text: Sequence[str] | None,
+    label: str | None,
+) -> tuple[Source, list[str]]:
+    """The source of the file, and notes on how it differs from the study's."""
+    study = recipe.data.source("test" if recipe.data.test else "train")
+    same_layout = not study.paths[0].startswith(("hub:", "pypi:")) and (
+        _suffixes(study.paths[0]) == _suffixes(str(path))
+    )
+    names = (*MEANING_OPTIONS, *((*FILE_OPTIONS, "split") if same_layout else ()))
+    options = {
+        name: getattr(study, name)
+        for name in names
+        if name in SourceOptions.model_fields and name in study.model_fields_set
+    }
+    if text:
+        options["text"] = _text_columns(text, manifest)
+    if label:
+        options["label"] = label
+    if options.get("labels"):
+        # New data may have the names of the labels instead of the study's codes.
+        options["labels"] = {
+            **{name: name for name in manifest["labels"]},
+            **options["labels"],
+        }
+    source = Source(path=str(path), **options)
+    first = expand_path(split_part(path)[0], source.split)[0]
+    notes = []
+    encoding = _encoding(path, first, study.encoding, source)
+    if codecs.lookup(encoding).name != codecs.lookup(study.encoding).name:
+        notes.append(f"{path.name} was read as {encoding}; the study's data is {study.encoding}.")
+    source = source.model_copy(update={"encoding": encoding})
+    if source.group and source.group not in read_table(_first_table(path, first), source).columns:
+        notes.append(f"{path.name} has no column '{source.group}' (data.group): rows count alone.")
+        source = source.model_copy(update={"group": None})
+    return source, notes
+
+
+def _suffixes(path: str) -> str:
+    return Path(path.partition("#")[0]).suffix.lower()
+
+
+def _first_table(path: Path, first: Path) -> Path:
+    """The first file, with the part that ``FILE#PART`` names."""
+    return path if split_part(path)[1] is not None else first
+
+
+def _text_columns(columns: Sequence[str], manifest: Manifest) -> dict[str, str]:
+    retrieves = manifest.get("retrieval") is not None
+    fields = [f for f in manifest["fields"] if not (retrieves and f == CONTEXT)]
+    if len(columns) != len(fields):
+        raise UsageError(
+            f"--text names {len(columns)} column{'s' if len(columns) > 1 else ''}, but the bundle "
+            f"reads {len(fields)}: {', '.join(fields)}. Give one --text for each, in this order"
+        )
+    return dict(zip(fields, columns, strict=True))
+
+
+def _encoding(path: Path, first: Path, own: str, source: Source) -> str:
+    """The study's encoding if it decodes the file, else the detected one.
+
+    A file that is valid UTF-8 or has a byte-order mark is read as such: single-byte encodings
+    decode almost any file, to the wrong characters.
+    """
+    file = uncompressed(_first_table(path, first))
+    if not file.is_file() or (source.format or detect_format(file)) not in TEXT_FORMATS:
+        return own
+    if "a".encode(own) == b"a" and decodes(file, "ascii"):
+        return own
+    guess = detect_encoding(file).encoding
+    if guess.startswith("utf") or not decodes(file, own):
+        return guess
+    return own
+
+
+def _check_labels(examples: Sequence[Example], labels: Sequence[str], name: str) -> None:
+    """Refuse labels that the bundle cannot predict."""
+    known = set(labels)
+    unknown = Counter(e.target for e in examples if e.target not in known)
+    if not unknown:
+        return
+    shown = ", ".join(f"'{str(label)[:60]}' ({n:,})" for label, n in unknown.most_common(MAX_NAMED))
+    more = f" and {len(unknown) - MAX_NAMED:,} more" if len(unknown) > MAX_NAMED else ""
+    hint = nearest(str(next(iter(unknown))), labels)
+    raise UsageError(
+        f"{name}: {unknown.total():,} of {len(examples):,} rows have labels that the bundle does "
+        f"not know: {shown}{more}{hint}. It knows {', '.join(repr(k) for k in labels[:20])}"
+        f"{' …' if len(labels) > 20 else ''}. Rename these labels, remove the rows, or name the "
+        "right column with --label"
+    )
