@@ -9,9 +9,9 @@ import numpy as np
 
 from prooftune.bundle.load import Classifier, LabelPrediction
 from prooftune.bundle.qa import QAPrediction, QuestionAnswerer
-from prooftune.utils.text import normalize_words
 from prooftune.recipe import Task
 from prooftune.types import CONTEXT, Example, Prediction, VariantResult
+from prooftune.utils.text import normalize_words
 
 
 def predict_rows(
