@@ -27,6 +27,7 @@ COMMANDS = [
     "compare",
     "power",
     "predict",
+    "evaluate",
     "export",
     "publish",
     "convert",

@@ -13,12 +13,13 @@ import pytest
 import prooftune
 from prooftune.study.pipeline import Result
 
-FUNCTIONS = {"run", "check", "init", "compare", "load", "predict", "export"}
+FUNCTIONS = {"run", "check", "init", "compare", "load", "predict", "evaluate", "export"}
 ERRORS = {"ProoftuneError", "UsageError", "Failure"}
 TYPES = {
     "LabelPrediction",
     "QuestionAnswerer",
     "AuditReport",
+    "BundleEvaluation",
     "CheckReport",
     "Classifier",
     "CostEstimate",

@@ -6,8 +6,8 @@
     print(result.verdict)
     prooftune.load(result.bundle).predict(["A film to remember."])
 
-Functions: `run`, `check`, `init`, `compare`, `load`, `predict`, `export`. Every error that a user
-can act on is a `UsageError` (wrong input) or a `Failure` (the work could not be done), both of them
+Functions: `run`, `check`, `init`, `compare`, `load`, `predict`, `evaluate`, `export`. Every error
+that a user can act on is a `UsageError` (wrong input) or a `Failure` (the work could not be done), both of them
 `ProoftuneError`.
 """
 
@@ -21,6 +21,7 @@ from prooftune.api import (
     InitResult,
     check,
     compare,
+    evaluate,
     export,
     init,
     load,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from prooftune.batch_predict import Summary as PredictSummary
     from prooftune.bundle.load import Classifier, LabelPrediction
     from prooftune.bundle.qa import CitedPassage, QAPrediction, QuestionAnswerer
+    from prooftune.bundle_evaluation.evaluate import BundleEvaluation
     from prooftune.data.audit.audit import AuditReport
     from prooftune.data.audit.findings import Finding
     from prooftune.evaluation.similarity import SimilarityEvaluator
@@ -48,6 +50,7 @@ _LAZY = {
     "LabelPrediction": "bundle.load",
     "QuestionAnswerer": "bundle.qa",
     "AuditReport": "data.audit.audit",
+    "BundleEvaluation": "bundle_evaluation.evaluate",
     "CheckReport": "study.check",
     "Classifier": "bundle.load",
     "CostEstimate": "variants.estimates",
@@ -68,6 +71,7 @@ import torch, transformers and pydantic, which take seconds."""
 
 __all__ = [
     "AuditReport",
+    "BundleEvaluation",
     "CheckReport",
     "CitedPassage",
     "Classifier",
@@ -92,6 +96,7 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "evaluate",
     "export",
     "init",
     "load",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from prooftune.batch_predict import Summary
     from prooftune.bundle.load import Classifier
     from prooftune.bundle.qa import QuestionAnswerer
+    from prooftune.bundle_evaluation.evaluate import BundleEvaluation
     from prooftune.recipe import Recipe
     from prooftune.study.check import CheckReport
     from prooftune.study.compare import RunComparison
@@ -240,6 +241,46 @@ def predict(
         str(out) if isinstance(out, str) else out,
         engine,
         workers,
+    )
+
+
+def evaluate(
+    bundle: str | Path,
+    file: str | Path,
+    *,
+    text: Sequence[str] | None = None,
+    label: str | None = None,
+    against: str | Path | None = None,
+    out: str | Path | None = None,
+) -> BundleEvaluation:
+    """Evaluate a bundle on new labelled data.
+
+    Args:
+        bundle: a bundle folder.
+        file: labelled texts or questions with answers, in any format of a study's data.
+        text: columns of the bundle's input fields, in their order. Default: those of its study.
+        label: column of the labels or answers. Default: that of its study.
+        against: another bundle of the same task and labels, to compare on the same rows.
+        out: folder for ``report.json`` and ``report.md``. Default: nothing is written.
+
+    Returns:
+        Metrics with intervals, their change since the bundle's study, the comparison with the other
+        bundle, and the verdict in plain English.
+
+    Raises:
+        UsageError: a bundle or the file cannot be used, or rows have labels that the bundle does
+            not know.
+        Failure: a base model could not be loaded, or the folder cannot be written.
+    """
+    from prooftune.bundle_evaluation.evaluate import evaluate_bundle
+
+    return evaluate_bundle(
+        Path(bundle),
+        file,
+        text=text,
+        label=label,
+        against=Path(against) if against is not None else None,
+        out=Path(out) if out is not None else None,
     )
 
 

@@ -11,9 +11,12 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score
 
 import prooftune
+from bundle.making import changed
+from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.bundle_evaluation.evaluate import evaluate_bundle
 from prooftune.run_folder import read_study
 from prooftune.utils.files import read_json
+from study.small import classifier
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "v0_1"
 BUNDLE = FIXTURE / "classification"
@@ -49,7 +52,7 @@ def test_metrics_are_those_of_scikit_learn(tmp_path: Path) -> None:
     labels = read_json(BUNDLE / "bundle.json")["labels"]
     rows = [(text, labels[i % 2]) for i, (text, _) in enumerate(study_rows())]
     found = evaluate_bundle(BUNDLE, write_csv(tmp_path / "new.csv", [("text", "label"), *rows]))
-    predicted = [p.label for p in prooftune.load(BUNDLE).predict([text for text, _ in rows])]  # type: ignore[union-attr]
+    predicted = [p.label for p in classifier(BUNDLE).predict([text for text, _ in rows])]
     true = [label for _, label in rows]
     metrics = {name: metric["value"] for name, metric in found.metrics.items()}
     assert metrics["accuracy"] == pytest.approx(accuracy_score(true, predicted), abs=1e-6)
@@ -70,18 +73,16 @@ def test_metrics_are_those_of_scikit_learn(tmp_path: Path) -> None:
 
 
 def test_abstention_counts_the_labels_at_or_above_the_threshold(tmp_path: Path) -> None:
-    from bundle.making import changed
-
     rows = study_rows()
-    predictions = prooftune.load(BUNDLE).predict([text for text, _ in rows])
-    probabilities = sorted(p.probability for p in predictions)  # type: ignore[union-attr,type-var]
-    threshold = float(probabilities[len(rows) // 2])  # type: ignore[arg-type]
+    predictions = classifier(BUNDLE).predict([text for text, _ in rows])
+    probabilities = sorted(p.probability or 0.0 for p in predictions)
+    threshold = probabilities[len(rows) // 2]
     bundle = changed(BUNDLE, tmp_path / "b", abstention={"threshold": threshold, "target": 0.9})
     found = evaluate_bundle(bundle, write_csv(tmp_path / "a.csv", [("text", "label"), *rows]))
     accepted = [
-        p.label == label  # type: ignore[union-attr]
+        p.label == label
         for p, (_, label) in zip(predictions, rows, strict=True)
-        if p.probability >= threshold  # type: ignore[union-attr,operator]
+        if (p.probability or 0.0) >= threshold
     ]
     abstention = found.facts["abstention"]
     assert abstention["answered"] == len(accepted) and 0 < len(accepted) < len(rows)
@@ -92,12 +93,12 @@ def test_abstention_counts_the_labels_at_or_above_the_threshold(tmp_path: Path) 
 
 def test_calibration_error_is_of_the_served_probabilities(tmp_path: Path) -> None:
     rows = study_rows()
-    predictions = prooftune.load(BUNDLE).predict([text for text, _ in rows])
+    predictions = classifier(BUNDLE).predict([text for text, _ in rows])
     found = evaluate_bundle(BUNDLE, write_csv(tmp_path / "a.csv", [("text", "label"), *rows]))
     bins: dict[int, list[tuple[float, bool]]] = {}
     for p, (_, label) in zip(predictions, rows, strict=True):
-        sure = float(p.probability)  # type: ignore[union-attr,arg-type]
-        bins.setdefault(min(int(sure * 15), 14), []).append((sure, p.label == label))  # type: ignore[union-attr]
+        sure = p.probability or 0.0
+        bins.setdefault(min(int(sure * 15), 14), []).append((sure, p.label == label))
     expected = sum(
         abs(sum(sure for sure, _ in inside) - sum(right for _, right in inside))
         for inside in bins.values()
@@ -108,7 +109,8 @@ def test_calibration_error_is_of_the_served_probabilities(tmp_path: Path) -> Non
 def test_answers_are_scored_by_exact_match_and_f1(tmp_path: Path) -> None:
     recorded = read_json(FIXTURE / "predictions.json")["qa"]
     answerer = prooftune.load(FIXTURE / "qa")
-    answers = [p.answer for p in answerer.predict(recorded["questions"])]  # type: ignore[union-attr]
+    assert isinstance(answerer, QuestionAnswerer)
+    answers = [p.answer for p in answerer.predict(recorded["questions"])]
     # The recorded answer is right for even rows, and every other answer is wrong.
     wanted = [a if i % 2 == 0 else "never" for i, a in enumerate(answers)]
     file = tmp_path / "questions.jsonl"

@@ -84,6 +84,16 @@ def classification(runner: CommandRunner) -> None:
         "labelled.parquet",
         says="2 rows written",
     )
+    runner.run(
+        "evaluate",
+        "runs/reviews/bundle",
+        "reviews.csv",
+        "--against",
+        "runs/llama2/bundle",
+        "--out",
+        "evaluation",
+        says="on these 60 rows",
+    )
     runner.run("chat", "runs/reviews/bundle", stdin="loved good film\n")
     for name in ("merged", "vllm", "gguf-f16", "gguf-q8_0", "ollama"):
         runner.run(
@@ -166,6 +176,7 @@ def questions(runner: CommandRunner) -> None:
         "answered.csv",
         says="1 row written",
     )
+    runner.run("evaluate", "runs/policies/bundle", "questions.jsonl", says="on these 40 questions")
 
 
 def serve(runner: CommandRunner) -> None:

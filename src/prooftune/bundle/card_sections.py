@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -63,6 +64,7 @@ def study_summary(
             for split, path in sources.items()
         },
         "rows": {split: len(examples) for split, examples in study.splits().items()},
+        "label_counts": _label_counts(study),
         "notes": list(study.notes),
         "audit": audit,
         "training": {
@@ -84,6 +86,17 @@ def study_summary(
         },
         "card": _card_section(recipe),
     }
+
+
+def _label_counts(study: Study) -> dict[str, dict[str, int]]:
+    """Label counts of the training and test rows, with which new data can be compared."""
+    if not study.labels:
+        return {}
+    counts = {}
+    for split, examples in (("train", study.train), ("test", study.test)):
+        found = Counter(example.target for example in examples)
+        counts[split] = {label: found[label] for label in study.labels}
+    return counts
 
 
 def _card_section(recipe: Recipe) -> CardSection:

@@ -108,6 +108,8 @@ class StudySummary(TypedDict):
         variants: primary metric of every variant.
         sources: split -> file name, or public name of a data set.
         rows: split -> number of examples.
+        label_counts: split (train, test) -> label -> number of examples; empty for questions;
+            absent in version 0.1.
         notes: remarks on the data, one sentence each.
         audit: findings of the data audit, one sentence each.
         training: method, hyperparameters, seed.
@@ -125,6 +127,7 @@ class StudySummary(TypedDict):
     variants: dict[str, Interval]
     sources: dict[str, str]
     rows: dict[str, int]
+    label_counts: NotRequired[dict[str, dict[str, int]]]
     notes: list[str]
     audit: list[str]
     training: JsonObject

@@ -8,21 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from prooftune import recipe as recipes
-from prooftune.bundle.load import Classifier, load
+from prooftune.bundle.load import load
 from prooftune.bundle.manifest import Manifest, read_manifest
-from prooftune.bundle.qa import QuestionAnswerer
+from prooftune.bundle_evaluation.drift import label_shift, metric_changes
 from prooftune.bundle_evaluation.measures import measure_abstention, measure_bundles
 from prooftune.bundle_evaluation.predictions import predict_rows
-from prooftune.bundle_evaluation.rows import read_rows
+from prooftune.bundle_evaluation.render import write_evaluation
+from prooftune.bundle_evaluation.rows import LabelledRows, read_rows
+from prooftune.bundle_evaluation.sentences import verdict_sentence
 from prooftune.errors import UsageError
 from prooftune.evaluation.scores import tidy
 from prooftune.recipe import Recipe
+from prooftune.types import VariantResult
 from prooftune.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
 class BundleEvaluation:
-    """The metrics of a bundle on labelled rows.
+    """The metrics of a bundle on labelled rows, and how they differ from its study's.
 
     Attributes:
         bundle: the bundle's folder.
@@ -30,6 +33,11 @@ class BundleEvaluation:
         n: number of rows.
         primary: name of the primary metric.
         metrics: metric name -> ``value``, ``low``, ``high``; shares are 0 to 1.
+        drift: ``metrics``: change since the study by metric (`drift.metric_changes`); ``labels``:
+            change of label shares (`drift.label_shift`), or None.
+        comparison: paired comparison with another bundle (`evaluation.comparisons.compare`); None
+            without one.
+        verdict: the result in plain English.
         facts: all figures, the content of ``report.json``.
     """
 
@@ -38,6 +46,9 @@ class BundleEvaluation:
     n: int
     primary: str
     metrics: dict[str, dict[str, Any]]
+    drift: dict[str, Any]
+    comparison: dict[str, Any] | None
+    verdict: str
     facts: dict[str, Any] = field(repr=False)
 
 
@@ -47,6 +58,8 @@ def evaluate_bundle(
     *,
     text: Sequence[str] | None = None,
     label: str | None = None,
+    against: Path | None = None,
+    out: Path | None = None,
 ) -> BundleEvaluation:
     """Predict every row of a labelled file and compare with its labels or reference answers.
 
@@ -55,41 +68,123 @@ def evaluate_bundle(
         file: a labelled file, folder or glob pattern, in any format of a study's data.
         text: columns of the bundle's input fields. Default: those of its study.
         label: column of the labels or answers. Default: that of its study.
+        against: another bundle of the same task and labels, to compare on the same rows.
+        out: folder for ``report.json`` and ``report.md``. Default: nothing is written.
 
     Raises:
-        UsageError: the bundle or the file cannot be used, or rows have labels that the bundle does
+        UsageError: a bundle or the file cannot be used, or rows have labels that the bundle does
             not know.
-        Failure: the base model could not be loaded.
+        Failure: a base model could not be loaded, or the folder cannot be written.
     """
-    manifest = read_manifest(bundle)
-    recipe = _read_recipe(bundle, manifest)
+    manifest, recipe = _open(bundle)
     rows = read_rows(file, manifest, recipe, text, label)
-    result, abstained = predict_rows(_load(bundle, {}), rows.examples, str(bundle), bundle)
-    scores = measure_bundles(manifest, recipe, rows.examples, [result])
-    figures = scores.pop("variants")[result.name]
-    facts = {
+    other_rows = _other_rows(bundle, against, manifest, rows, file, text, label)
+    shared: dict[str, Any] = {}  # two adapters on one base model
+    labels = manifest["labels"]
+    result, abstained = predict_rows(
+        load(bundle, shared), rows.examples, labels, str(bundle), bundle
+    )
+    results = [result]
+    if against is not None and other_rows is not None:
+        results.append(_predict_other(against, other_rows, labels, shared))
+    scores = measure_bundles(manifest, recipe, rows.examples, results)
+    variants, comparisons = scores.pop("variants"), scores.pop("comparisons")
+    study, confidence = manifest.get("study"), scores["confidence"]
+    figures = variants[result.name]
+    counts = study.get("label_counts", {}) if study else {}
+    facts: dict[str, Any] = {
         "bundle": str(bundle),
+        "study": study["name"] if study else None,
         "variant": manifest["variant"],
         "file": str(file),
         "prooftune_version": __version__,
         **scores,
         "notes": [*rows.notes, *scores["notes"]],
         **figures,
-        "abstention": measure_abstention(
-            manifest, rows.examples, result, abstained, scores["confidence"]
-        ),
+        "abstention": measure_abstention(manifest, rows.examples, result, abstained, confidence),
+        "drift": {
+            "metrics": metric_changes(scores, figures["metrics"], study) if study else {},
+            "labels": label_shift(scores["support"], counts.get("test"), confidence)
+            if scores["labels"]
+            else None,
+        },
+        "against": None,
+        "comparison": None,
     }
+    if comparisons:
+        facts["against"] = str(against)
+        facts["comparison"] = {**comparisons[0], "test": _test_name(scores)}
+        facts["against_metrics"] = variants[str(against)]["metrics"]
     facts = tidy(facts)
+    facts["verdict"] = verdict_sentence(facts)
+    if out is not None:
+        write_evaluation(facts, out)
     return BundleEvaluation(
-        bundle, str(file), facts["n"], facts["primary"], facts["metrics"], facts
+        bundle,
+        str(file),
+        facts["n"],
+        facts["primary"],
+        facts["metrics"],
+        facts["drift"],
+        facts["comparison"],
+        facts["verdict"],
+        facts,
     )
 
 
-def _load(bundle: Path, shared: dict[str, Any]) -> Classifier | QuestionAnswerer:
-    return load(bundle, shared)
+def _test_name(scores: dict[str, Any]) -> str:
+    by_counts = scores["primary"] == "accuracy" and scores["groups"] is None
+    return "exact McNemar test" if by_counts else "paired permutation test"
 
 
-def _read_recipe(bundle: Path, manifest: Manifest) -> Recipe:
+def _other_rows(
+    bundle: Path,
+    against: Path | None,
+    manifest: Manifest,
+    rows: LabelledRows,
+    file: str | Path,
+    text: Sequence[str] | None,
+    label: str | None,
+) -> LabelledRows | None:
+    """The same rows as the other bundle reads them, before anything is predicted.
+
+    Raises:
+        UsageError: the bundles cannot be compared on these rows.
+    """
+    if against is None:
+        return None
+    other, recipe = _open(against)
+    if against.resolve() == bundle.resolve():
+        raise UsageError(f"{against} is the bundle itself; --against takes another one")
+    if other["task"] != manifest["task"] or set(other["labels"]) != set(manifest["labels"]):
+        raise UsageError(
+            f"{bundle} and {against} cannot be compared: {_kind(manifest)} and {_kind(other)}"
+        )
+    read = read_rows(file, other, recipe, text, label)
+    mine = [(e.id, e.target, e.references) for e in rows.examples]
+    if mine != [(e.id, e.target, e.references) for e in read.examples]:
+        raise UsageError(
+            f"{bundle} and {against} read different rows or labels from {file} (their recipes' "
+            "data options differ), so they cannot be compared on it"
+        )
+    return read
+
+
+def _kind(manifest: Manifest) -> str:
+    labels = ", ".join(map(repr, manifest["labels"][:8]))
+    return manifest["task"] + (f" with the labels {labels}" if labels else "")
+
+
+def _predict_other(
+    against: Path, rows: LabelledRows, labels: Sequence[str], shared: dict[str, Any]
+) -> VariantResult:
+    bundle = load(against, shared)
+    return predict_rows(bundle, rows.examples, labels, str(against), against)[0]
+
+
+def _open(bundle: Path) -> tuple[Manifest, Recipe]:
+    """A bundle's manifest and the recipe of its study."""
+    manifest = read_manifest(bundle)
     path = bundle / "recipe.yaml"
     if not path.is_file():
         raise UsageError(
@@ -104,4 +199,4 @@ def _read_recipe(bundle: Path, manifest: Manifest) -> Recipe:
         )
     if manifest["variant"] not in recipe.variants:
         raise UsageError(f"{path} has no variant '{manifest['variant']}', which bundle.json names")
-    return recipe
+    return manifest, recipe

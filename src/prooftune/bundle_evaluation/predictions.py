@@ -15,13 +15,18 @@ from prooftune.utils.text import normalize_words
 
 
 def predict_rows(
-    bundle: Classifier | QuestionAnswerer, examples: Sequence[Example], name: str, folder: Path
+    bundle: Classifier | QuestionAnswerer,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    name: str,
+    folder: Path,
 ) -> tuple[VariantResult, list[bool | None]]:
     """Predict every example, as `predict` and `serve` would.
 
     Args:
         bundle: the loaded bundle.
         examples: the examples; more fields than the bundle's are ignored.
+        labels: the bundle's labels, in the order of the probabilities to return.
         name: name of the result.
         folder: the bundle's folder.
 
@@ -33,7 +38,7 @@ def predict_rows(
     inputs = [e.inputs for e in examples]
     if isinstance(bundle, Classifier):
         labelled = bundle.predict(inputs)
-        test = [_from_label(e, p, bundle.labels) for e, p in zip(examples, labelled, strict=True)]
+        test = [_from_label(e, p, labels) for e, p in zip(examples, labelled, strict=True)]
         abstained = [p.abstained for p in labelled]
     else:
         task = bundle.manifest["task"]

@@ -1,4 +1,4 @@
-"""Commands for bundles: predict and export."""
+"""Commands for bundles: predict, evaluate and export."""
 
 from __future__ import annotations
 
@@ -59,6 +59,55 @@ def predict(
     print(f"{summary.rows:,} row{'s' if summary.rows != 1 else ''} written to {display_name(out)}")
     for sentence in summary.sentences():
         print(f"  {sentence}")
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder (RUN/bundle).")],
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="New labelled data, in any format that a study reads."),
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            metavar="COLUMN",
+            help="Input column; once for each of the bundle's fields, in their order. Default: as "
+            "in the bundle's study.",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--label",
+            metavar="COLUMN",
+            help="Column of the labels or answers. Default: as in the bundle's study.",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Another bundle, for a paired comparison on the same rows."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for report.json and report.md."),
+    ] = None,
+) -> None:
+    """Evaluate a bundle on new labelled data, and compare with its study.
+
+    Prints metrics with intervals, and whether the bundle does worse on these rows than on the test
+    rows of its study.
+
+    Example: prooftune evaluate runs/reviews/bundle march.csv --out march
+    """
+    from prooftune.bundle_evaluation.evaluate import evaluate_bundle
+    from prooftune.bundle_evaluation.render import print_evaluation
+
+    found = evaluate_bundle(bundle, file, text=text, label=label, against=against, out=out)
+    print_evaluation(found.facts)
+    if out is not None:
+        print(f"Report: {out / 'report.md'}")
 
 
 @app.command()

@@ -1,0 +1,177 @@
+"""Drift: how labelled rows differ from the test rows of the bundle's study, by tests of two
+independent samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import hypot
+from typing import Any
+
+import numpy as np
+
+from prooftune.bundle.manifest import StudySummary
+from prooftune.evaluation.comparisons import consistent
+from prooftune.evaluation.intervals import wilson_interval
+from prooftune.evaluation.metrics import Floats
+
+PROPORTIONS = ("accuracy", "exact")
+"""Metrics that are a share of rows, so that counts can be tested."""
+COMPARED = ("accuracy", "macro_f1", "exact", "f1", "rougeL")
+"""Metrics whose change is given, with the primary one."""
+MIN_EXPECTED = 5
+"""With a smaller expected count of a label, the chi-squared distribution is not used (Cochran 1954,
+Biometrics 10:417), but a permutation test."""
+PERMUTATIONS = 9_999
+_CHUNK = 500
+
+PROPORTION_METHOD = "Fisher's exact test; Newcombe's interval of two independent proportions"
+INTERVAL_METHOD = "interval of the difference from both intervals (MOVER)"
+
+
+def metric_changes(
+    scores: Mapping[str, Any], metrics: Mapping[str, Any], study: StudySummary
+) -> dict[str, dict[str, Any]]:
+    """Differences of metrics, these rows minus the study's test rows.
+
+    Shares of ungrouped rows are tested by Fisher's exact test. Other metrics, and rows in groups,
+    differ significantly if the interval of the difference excludes 0. Significance levels are of
+    one comparison each.
+
+    Args:
+        scores: of the evaluation: ``n``, ``confidence``, ``groups``, ``primary``.
+        metrics: the bundle's metrics on these rows.
+        study: summary of the study in the bundle.
+
+    Returns:
+        By metric: ``study`` and ``now`` (value, low, high), ``study_n``, ``n``, ``difference``
+        (value, low, high), ``p`` (None without a test), ``significant``, ``method``.
+    """
+    names = [scores["primary"], *(n for n in COMPARED if n != scores["primary"])]
+    confidence, n, study_n = scores["confidence"], scores["n"], study["n"]
+    changes = {}
+    for name in names:
+        before, now = study["metrics"].get(name), metrics.get(name)
+        if before is None or now is None or now.get("low") is None or not study_n:
+            continue
+        change = {"study": dict(before), "now": dict(now), "study_n": study_n, "n": n}
+        if name in PROPORTIONS and scores["groups"] is None:
+            hits = round(before["value"] * study_n), round(now["value"] * n)
+            tested = compare_proportions(hits[1], n, hits[0], study_n, confidence)
+        else:
+            difference = mover_difference(now, before)
+            tested = {
+                "difference": difference,
+                "p": None,
+                "significant": difference["low"] > 0 or difference["high"] < 0,
+                "method": INTERVAL_METHOD,
+            }
+        changes[name] = {**change, **tested}
+    return changes
+
+
+def compare_proportions(
+    hits: int, n: int, other_hits: int, other_n: int, confidence: float
+) -> dict[str, Any]:
+    """Difference of two independent proportions, first minus second.
+
+    Interval: Newcombe (1998, Statistics in Medicine 17:873, method 10), from the intervals of
+    `wilson_interval`; it contains 0 exactly if the test finds no difference.
+
+    Returns:
+        ``difference`` (value, low, high), two-sided ``p``, ``significant``, ``method``.
+    """
+    from scipy.stats import fisher_exact
+
+    p = float(fisher_exact([[hits, n - hits], [other_hits, other_n - other_hits]])[1])
+    sides = []
+    for right, total in ((hits, n), (other_hits, other_n)):
+        low, high = wilson_interval(right, total, confidence)
+        sides.append({"value": right / total, "low": low, "high": high})
+    significant = p < 1 - confidence
+    return {
+        "difference": consistent(mover_difference(*sides), significant),
+        "p": p,
+        "significant": significant,
+        "method": PROPORTION_METHOD,
+    }
+
+
+def mover_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float]:
+    """Interval of the difference of two independent figures, first minus second, from the interval
+    of each (Zou and Donner 2008, Statistics in Medicine 27:1693: "method of variance estimates
+    recovery")."""
+    value = first["value"] - second["value"]
+    below = hypot(first["value"] - first["low"], second["high"] - second["value"])
+    above = hypot(first["high"] - first["value"], second["value"] - second["low"])
+    return {"value": value, "low": value - below, "high": value + above}
+
+
+def label_shift(
+    support: Mapping[str, int], study_counts: Mapping[str, int] | None, confidence: float
+) -> dict[str, Any] | None:
+    """Whether label shares differ from those of the study's test rows.
+
+    Pearson's chi-squared test of homogeneity, by permutation where labels are rare; Fisher's exact
+    test for two labels.
+
+    Args:
+        support: label -> rows here; all labels.
+        study_counts: label -> test rows of the study; None if the bundle does not carry them.
+        confidence: one minus the significance level.
+
+    Returns:
+        ``shares`` (label -> ``study``, ``now``, ``change``), ``moved`` (total variation distance:
+        the share of rows by which the distributions differ, 0 to 1), ``p`` (None with a single
+        label), ``significant``, ``method``. None without the study's counts.
+    """
+    if not study_counts or not sum(study_counts.values()):
+        return None
+    labels = list(support)
+    table = np.array(
+        [[support[label] for label in labels], [study_counts.get(label, 0) for label in labels]],
+        dtype=np.float64,
+    )
+    now, study = table / table.sum(axis=1, keepdims=True)
+    p, method = _homogeneity(table)
+    return {
+        "shares": {
+            label: {"study": study[i], "now": now[i], "change": now[i] - study[i]}
+            for i, label in enumerate(labels)
+        },
+        "moved": float(np.abs(now - study).sum() / 2),
+        "p": p,
+        "significant": p is not None and p < 1 - confidence,
+        "method": method,
+    }
+
+
+def _homogeneity(table: Floats) -> tuple[float | None, str]:
+    """p-value of equal distributions of both rows [2, labels], and the name of the test."""
+    from scipy.stats import chi2_contingency, fisher_exact
+
+    table = table[:, table.sum(axis=0) > 0]
+    if table.shape[1] < 2:
+        return None, "a single label, so there is no test"
+    if table.shape[1] == 2:
+        return float(fisher_exact(table.astype(np.int64))[1]), "Fisher's exact test"
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
+    if expected.min() >= MIN_EXPECTED:
+        p = chi2_contingency(table, correction=False)[1]
+        return float(p), "chi-squared test of homogeneity"
+    return _permuted(table, expected), "permutation test of the chi-squared statistic"
+
+
+def _permuted(table: Floats, expected: Floats) -> float:
+    """Monte Carlo p-value of Pearson's statistic: rows are dealt to both samples at random."""
+    weights = (1 / expected).sum(axis=0)
+    observed = float(((table[0] - expected[0]) ** 2 * weights).sum())
+    totals, n = table.sum(axis=0).astype(np.int64), int(table[0].sum())
+    draw = np.random.default_rng(0)
+    reached = 0
+    for start in range(0, PERMUTATIONS, _CHUNK):
+        size = min(_CHUNK, PERMUTATIONS - start)
+        dealt = draw.multivariate_hypergeometric(totals, n, size=size, method="marginals")
+        statistics = ((dealt - expected[0]) ** 2 * weights).sum(axis=1)
+        # Equal tables may differ by rounding.
+        reached += int((statistics >= observed * (1 - 1e-9)).sum())
+    return (1 + reached) / (1 + PERMUTATIONS)

@@ -1,0 +1,78 @@
+"""The result of an evaluation in plain English."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prooftune.evaluation.primary import title_of
+from prooftune.report.format import format_value, interval, p_relation, points, signed_interval
+
+NEWLY_MOVED = 3
+"""Labels whose share moved most are named, at most this many."""
+
+
+def verdict_sentence(facts: Mapping[str, Any]) -> str:
+    """Whether the bundle does worse on these rows than on its study's test rows, and whether label
+    shares moved; in comparison with another bundle, which is better."""
+    parts = [_change_sentence(facts), _label_sentence(facts["drift"]["labels"])]
+    if facts.get("comparison"):
+        parts.append(comparison_sentence(facts))
+    return " ".join(part for part in parts if part)
+
+
+def _change_sentence(facts: Mapping[str, Any]) -> str:
+    primary, noun = facts["primary"], "rows" if facts["labels"] else "questions"
+    title, now = title_of(primary), facts["metrics"][primary]
+    here = (
+        f"{_capital(title)} is {format_value(now['value'])} "
+        f"({facts['confidence']:.0%} interval {interval(now)}%) on these {facts['n']:,} {noun}"
+    )
+    change = facts["drift"]["metrics"].get(primary)
+    if change is None:
+        return f"{here}. The bundle carries no figure of its study to compare with."
+    difference = change["difference"]
+    if not change["significant"]:
+        finding = "no evidence of a change since the study's"
+    else:
+        finding = f"{'worse' if difference['value'] < 0 else 'better'} than the study's"
+    p = f", p {p_relation(change['p'])}" if change["p"] is not None else ""
+    return (
+        f"{here}: {finding} {format_value(change['study']['value'])} on {change['study_n']:,} "
+        f"test {noun} ({points(difference['value'])} points, interval "
+        f"{signed_interval(difference)}{p})."
+    )
+
+
+def _label_sentence(labels: Mapping[str, Any] | None) -> str:
+    if labels is None or labels["p"] is None:
+        return ""
+    if not labels["significant"]:
+        return f"Label shares have not measurably moved (p {p_relation(labels['p'])})."
+    most = sorted(labels["shares"].items(), key=lambda item: -abs(item[1]["change"]))
+    named = ", ".join(
+        f"{label} {format_value(share['study'])} → {format_value(share['now'])}"
+        for label, share in most[:NEWLY_MOVED]
+    )
+    return (
+        f"Label shares moved by {format_value(labels['moved'])} of the rows "
+        f"(p {p_relation(labels['p'])}): {named}."
+    )
+
+
+def comparison_sentence(facts: Mapping[str, Any]) -> str:
+    """Which of two bundles is better on the same rows."""
+    row, primary = facts["comparison"], facts["primary"]
+    difference = row[primary]
+    facts_of = (
+        f"{points(difference['value'])} points of {title_of(primary)}, interval "
+        f"{signed_interval(difference)}, {row['test']} p {p_relation(row['p'])}"
+    )
+    if not row["significant"]:
+        return f"It cannot be told apart from {facts['against']} on the same rows ({facts_of})."
+    word = "better" if difference["value"] > 0 else "worse"
+    return f"It is {word} than {facts['against']} on the same rows ({facts_of})."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,103 @@
+"""Drift tests against scipy and statsmodels, and what a drifted file is reported as."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy.stats import chi2_contingency, fisher_exact, multivariate_hypergeom
+from statsmodels.stats.proportion import confint_proportions_2indep
+
+from prooftune.bundle_evaluation.drift import (
+    compare_proportions,
+    label_shift,
+    metric_changes,
+    mover_difference,
+)
+
+
+@pytest.mark.parametrize("counts", [(45, 100, 180, 300), (70, 100, 140, 200), (500, 900, 80, 120)])
+def test_proportions_are_compared_by_fisher_and_newcombe(counts: tuple[int, int, int, int]) -> None:
+    hits, n, other_hits, other_n = counts
+    found = compare_proportions(*counts, 0.95)
+    low, high = confint_proportions_2indep(hits, n, other_hits, other_n, method="newcomb")
+    expected = fisher_exact([[hits, n - hits], [other_hits, other_n - other_hits]])[1]
+    assert found["p"] == pytest.approx(expected)
+    assert found["difference"]["value"] == pytest.approx(hits / n - other_hits / other_n)
+    assert found["difference"]["low"] == pytest.approx(low)
+    assert found["difference"]["high"] == pytest.approx(high)
+    assert found["significant"] == (expected < 0.05)
+
+
+def test_interval_and_test_of_proportions_agree() -> None:
+    for hits in range(0, 41, 2):
+        found = compare_proportions(hits, 40, 30, 60, 0.95)
+        difference = found["difference"]
+        assert found["significant"] is not (difference["low"] <= 0 <= difference["high"])
+
+
+def test_mover_gives_the_root_of_summed_squares_for_symmetric_intervals() -> None:
+    first = {"value": 0.5, "low": 0.2, "high": 0.8}
+    second = {"value": 0.9, "low": 0.5, "high": 1.3}
+    assert mover_difference(first, second) == pytest.approx(
+        {"value": -0.4, "low": -0.9, "high": 0.1}
+    )
+
+
+def test_label_shares_are_tested_by_chi_squared() -> None:
+    now, study = {"a": 30, "b": 50, "c": 20}, {"a": 100, "b": 100, "c": 100}
+    found = label_shift(now, study, 0.95)
+    assert found is not None
+    expected = chi2_contingency([[30, 50, 20], [100, 100, 100]], correction=False)[1]
+    assert found["p"] == pytest.approx(expected) and found["significant"]
+    assert found["moved"] == pytest.approx((abs(0.3 - 1 / 3) + 0.5 - 1 / 3 + 1 / 3 - 0.2) / 2)
+    assert found["shares"]["b"]["change"] == pytest.approx(0.5 - 1 / 3)
+
+
+def test_two_labels_are_tested_exactly() -> None:
+    found = label_shift({"a": 1, "b": 5, "c": 0}, {"a": 5, "b": 1}, 0.95)
+    assert found is not None
+    assert found["p"] == pytest.approx(fisher_exact([[1, 5], [5, 1]])[1])
+
+
+def test_rare_labels_are_tested_by_permutation() -> None:
+    now, study = [9, 4, 1], [5, 8, 3]
+    found = label_shift(
+        dict(zip("abc", now, strict=True)), dict(zip("abc", study, strict=True)), 0.95
+    )
+    # The exact p-value: all tables with these margins, by their probability.
+    totals, n = np.add(now, study), sum(now)
+    expected = np.outer([sum(now), sum(study)], totals) / totals.sum()
+    law = multivariate_hypergeom(totals, n)
+    exact, observed = 0.0, 0.0
+    tables = [(a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)]
+
+    def statistic(first: Sequence[int]) -> float:
+        return float((((np.array([first, totals - first]) - expected) ** 2) / expected).sum())
+
+    observed = statistic(now)
+    exact = sum(
+        float(law.pmf(t)) for t in tables if all(t <= totals) and statistic(t) > observed - 1e-9
+    )
+    assert found is not None and found["p"] == pytest.approx(exact, abs=0.02)
+    assert 0.05 < exact < 0.95
+
+
+def test_without_counts_of_the_study_there_is_no_label_test() -> None:
+    assert label_shift({"a": 1, "b": 2}, None, 0.95) is None
+    single = label_shift({"a": 3, "b": 0}, {"a": 5}, 0.95)
+    assert single is not None and single["p"] is None and not single["significant"]
+
+
+def test_grouped_rows_are_compared_by_their_intervals() -> None:
+    accuracy = {"value": 0.6, "low": 0.4, "high": 0.8}
+    study = {"n": 100, "metrics": {"accuracy": {"value": 0.8, "low": 0.7, "high": 0.9}}}
+    scores = {"n": 100, "confidence": 0.95, "groups": None, "primary": "accuracy"}
+    alone = metric_changes(scores, {"accuracy": accuracy}, study)["accuracy"]  # type: ignore[arg-type]
+    grouped = metric_changes({**scores, "groups": {"count": 9}}, {"accuracy": accuracy}, study)  # type: ignore[arg-type]
+    # 60 of 100 against 80 of 100 differ as single rows, but not with intervals of few groups.
+    assert alone["significant"] and alone["p"] == pytest.approx(
+        fisher_exact([[60, 40], [80, 20]])[1]
+    )
+    assert grouped["accuracy"]["p"] is None and not grouped["accuracy"]["significant"]
