@@ -7,8 +7,8 @@
     prooftune.load(result.bundle).predict(["A film to remember."])
 
 Functions: `run`, `check`, `init`, `compare`, `load`, `predict`, `evaluate`, `export`. Every error
-that a user can act on is a `UsageError` (wrong input) or a `Failure` (the work could not be done), both of them
-`ProoftuneError`.
+that a user can act on is a `UsageError` (wrong input) or a `Failure` (the work could not be done),
+both of them `ProoftuneError`.
 """
 
 from __future__ import annotations
