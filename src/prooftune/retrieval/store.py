@@ -157,6 +157,7 @@ def read_state(database: Any) -> IndexState | None:
     """The state of the index; None for an index of another format version."""
     with storage_errors(database.uri):
         values = json.loads(database.open_table("state").to_arrow()["json"][0].as_py())
+    # Check before the fields are read: another format may have other fields.
     if values.get("format") != FORMAT:
         return None
     values["skipped"] = [SkippedDocument(**item) for item in values["skipped"]]
@@ -196,6 +197,7 @@ def write_batch(database: Any, batch: DocumentBatch) -> None:
     columns["key"] = [batch.document_keys[chunk.document] for chunk in batch.chunks]
     columns["number"] = batch.numbers
     table_schema = schema(vectors.shape[1])
+    # From the flat array, since a Python list per vector would need many times the memory.
     columns["vector"] = pa.FixedSizeListArray.from_arrays(
         pa.array(vectors.ravel()), vectors.shape[1]
     )
@@ -206,12 +208,14 @@ def write_batch(database: Any, batch: DocumentBatch) -> None:
             .merge_insert("id")
             .when_matched_update_all()
             .when_not_matched_insert_all()
+            # Also delete a document's surplus chunks, in the same commit, if it became shorter.
             .when_not_matched_by_source_delete(_document_filter(list(batch.document_keys)))
             .execute(rows)
         )
 
 
 def delete_documents(database: Any, documents: Sequence[str]) -> None:
+    # Limit the length of the SQL filter.
     for start in range(0, len(documents), 500):
         with storage_errors(database.uri):
             database.open_table("chunks").delete(_document_filter(documents[start : start + 500]))
@@ -235,6 +239,7 @@ def load_chunks(database: Any, *, vectors: bool = True) -> tuple[list[Chunk], Ve
     with storage_errors(database.uri):
         table = database.open_table("chunks")
         rows = table.search().select(names).limit(max(1, table.count_rows())).to_arrow()
+    # LanceDB returns rows in storage order, which depends on the history of updates.
     rows = rows.take(_document_order(rows))
     columns = [rows[name].to_pylist() for name in _COLUMNS]
     chunks = [Chunk(*values) for values in zip(*columns, strict=True)]

@@ -125,6 +125,7 @@ class Batcher:
         """
         job = Job(key, rows, deadline)
         with self._condition:
+            # Disconnected clients must not make the queue look full.
             self._drop_cancelled()
             if self._closed or (
                 self._queued_rows and self._queued_rows + len(rows) > self._max_queue_rows
@@ -166,7 +167,9 @@ class Batcher:
                     self._condition.wait()
                 if not self._jobs:
                     return
+                # Waiting releases the lock of the condition, so requests can still be queued.
                 self._wait_for_more()
+                # Empty if all requests expired or were cancelled in the queue.
                 batch = self._next_batch()
             if batch:
                 self._compute_batch(batch)
@@ -191,6 +194,7 @@ class Batcher:
             )
             if not fits:
                 remaining.append(job)
+            # From here on the future cannot be cancelled, so set_result never fails.
             elif job.future.set_running_or_notify_cancel():
                 if job.deadline <= now:
                     job.future.set_exception(DeadlineExceeded())
@@ -214,11 +218,13 @@ class Batcher:
                 batch[0].future.set_exception(error)
             return
         seconds = time.monotonic() - start
+        # Clients tend to send their next request within this time; see the module's docstring.
         self._last_rows, self._wait_until = (
             min(len(rows), self._max_batch_size),
             start + seconds + min(MAX_BATCH_DELAY, MAX_BATCH_DELAY_FRACTION * seconds),
         )
         speed = len(rows) / max(seconds, 1e-6)
+        # Exponential moving average: a single slow batch changes the estimate little.
         self._rows_per_second = (
             0.8 * self._rows_per_second + 0.2 * speed if self._rows_per_second else speed
         )

@@ -44,4 +44,5 @@ class EpochDataLoader(DataLoader[Any]):
         self._sampler = sampler
 
     def set_epoch(self, epoch: int) -> None:
+        # The Trainer calls this at the start of every epoch, also when it resumes.
         self._sampler.set_epoch(epoch)

@@ -38,6 +38,8 @@ class TrainingRow:
     def __init__(
         self, ids: Sequence[int], label_positions: Sequence[int], targets: Sequence[int]
     ) -> None:
+        # One array per row instead of three lists: a Python list needs 8 bytes per token plus the
+        # integers.
         self._numbers = array("i", chain(ids, label_positions, targets))
         self._ends = len(ids), len(ids) + len(label_positions)
 
@@ -75,7 +77,11 @@ def instruction_rows(
     def row(prompt: Sequence[int], target: Sequence[int]) -> TrainingRow:
         answer, start = [*target, stop], len(prompt)
         return TrainingRow(
-            [*prompt, *answer[:-1]], range(start - 1, start + len(answer) - 1), answer
+            # The hidden state at position i predicts token i + 1, so the labels begin at the
+            # prompt's last token.
+            [*prompt, *answer[:-1]],
+            range(start - 1, start + len(answer) - 1),
+            answer,
         )
 
     return DiskBackedList(validate_rows((row(*pair) for pair in pairs), stop))

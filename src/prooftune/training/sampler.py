@@ -68,14 +68,18 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         count = len(self._lengths)
         if self._strategy == "sequential":
             return np.arange(count)
+        # Order from (seed, epoch) alone: a resumed run needs no stored generator state. The factor
+        # keeps (seed, epoch + 1) and (seed + 1, epoch) apart.
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
         order: NDArray[np.int64] = torch.randperm(count, generator=generator).numpy()
         if self._strategy == "random":
             return order
+        # Sorting within windows and not globally keeps the composition of batches random.
         window = 50 * self._batch_size
         for start in range(0, count, window):
             part = order[start : start + window]
             order[start : start + window] = part[np.argsort(-self._lengths[part], kind="stable")]
+        # The incomplete batch stays last; shuffled among the others, it would shift their rows.
         full = order[: count // self._batch_size * self._batch_size].reshape(-1, self._batch_size)
         shuffled = torch.randperm(len(full), generator=generator).numpy()
         return np.concatenate([full[shuffled].reshape(-1), order[full.size :]])

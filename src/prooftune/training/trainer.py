@@ -102,6 +102,8 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         divisor = out["count"] if num_items_in_batch is None else num_items_in_batch
         loss = out["loss_sum"] / divisor
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            # DDP averages the gradients over ranks, but `num_items_in_batch` counts the targets of
+            # all ranks: multiplying by their number makes the average a sum.
             loss = loss * self.accelerator.num_processes
         if model.training and not torch.isfinite(loss):
             raise Failure(
@@ -167,6 +169,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         for inputs in dataloader:
             with torch.no_grad(), self.compute_loss_context_manager():
                 out = model(**self._prepare_inputs(inputs))
+            # Sums in float64: float32 would lose precision over many batches.
             total += torch.tensor(
                 [out["loss_sum"].item(), out["count"].item()], dtype=torch.float64
             )
@@ -198,6 +201,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             if self._peft_checkpoints and hasattr(module.model, "peft_config"):
                 tuned: Any = module.model
                 tuned.save_pretrained(folder)
+                # peft writes an empty model card template into every checkpoint.
                 (folder / "README.md").unlink(missing_ok=True)
         (folder / ELAPSED).write_text(
             json.dumps(self.elapsed_seconds + time.perf_counter() - self._started)

@@ -66,10 +66,13 @@ def process_group() -> Iterator[bool]:
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if os.environ["RANK"] != "0":
+        # Only the leader prints.
         os.environ["PROOFTUNE_QUIET"] = "1"
     handles = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _on_terminate) if handles else None
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    # A separate gloo group with a long timeout: workers wait in it for as long as the leader works
+    # alone (baselines, report), where the default group's timeout would end them.
     _waiting = distributed.new_group(backend="gloo", timeout=_WAIT_TIMEOUT)
     try:
         if rank():
@@ -86,6 +89,7 @@ def process_group() -> Iterator[bool]:
         _waiting = None
         if handles and signal.getsignal(signal.SIGTERM) is _on_terminate:
             signal.signal(signal.SIGTERM, before)
+        # After a lost process, the group cannot be destroyed cleanly; the first error matters.
         with suppress(RuntimeError):
             distributed.destroy_process_group()
 
@@ -154,6 +158,7 @@ def _run(work: Callable[..., T], arguments: tuple[Any, ...]) -> list[T]:
 
     with _explain_lost_process():
         result = work(*arguments)
+        # gather_object takes a list on the destination rank only.
         results: list[Any] | None = None if rank() else [None] * world_size()
         distributed.gather_object(result, results, dst=0, group=_waiting)
         return results or []

@@ -60,8 +60,10 @@ def _sibling(path: Path) -> Path:
     """An unused path in the same folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, since a rename is atomic only within one file system.
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
+        # Only the name is needed: the block decides whether it becomes a file or a folder.
         Path(name).unlink()
     except OSError as error:
         raise _write_failure(error, path) from error
@@ -73,16 +75,21 @@ def _rename_over(temporary: Path, path: Path) -> None:
     _apply_umask(temporary)
     if temporary.is_file():
         with temporary.open("rb") as handle:
+            # Otherwise a power failure after the rename could leave an empty file under the final
+            # name.
             os.fsync(handle.fileno())
     if not path.is_dir() or path.is_symlink():
         temporary.replace(path)
         return
+    # The two renames are not atomic together: a kill between them leaves the old folder under the
+    # temporary name.
     aside = temporary.with_suffix(".old.tmp")
     path.replace(aside)
     temporary.replace(path)
     _remove(aside)
 
 
+# The umask can only be read by setting it, which is unsafe once threads run: read it on import.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 

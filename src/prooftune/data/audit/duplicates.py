@@ -90,6 +90,7 @@ def find_near_duplicates(
         Pair of splits -> (index in first, index of the most similar text in second) for every text
         found.
     """
+    # One index per compared split; several pairs can share it.
     indexes = {
         name: _LshIndex(keys[name], name, threshold)
         for name in sorted({second for _, second in pairs})
@@ -104,6 +105,7 @@ def find_near_duplicates(
             if name == first
         }
         chunks = (
+            # An indexed split has its hashes already; do not compute them again.
             indexes[first].chunks()
             if first in indexes
             else _hash_chunks(keys[first], first, threshold)
@@ -111,6 +113,7 @@ def find_near_duplicates(
         for start, texts, hashes in chunks:
             for second, is_copied in has_exact_copy.items():
                 for i, candidates in indexes[second].candidates(hashes):
+                    # Empty texts have no shingles, and exact copies are reported by another check.
                     if texts[i] and not is_copied[start + i]:
                         similarity, j = indexes[second].most_similar(texts[i], candidates)
                         if similarity >= threshold:
@@ -137,6 +140,8 @@ def duplicate_clusters(keys: Sequence[str], threshold: float | None) -> list[int
         return parent.tolist()
     distinct = array("q", (i for i, root in enumerate(parent) if i == root))
     index = _LshIndex(
+        # Index one text per group of exact copies, so that a text repeated a million times does not
+        # fill its buckets.
         keys if len(distinct) == len(keys) else DiskBackedList(keys[i] for i in distinct),
         "all",
         threshold,
@@ -146,6 +151,7 @@ def duplicate_clusters(keys: Sequence[str], threshold: float | None) -> list[int
             for j in candidates:
                 root = _find_root(parent, distinct[start + i])
                 other_root = _find_root(parent, distinct[j])
+                # Skip pairs that are already in one cluster: the exact similarity is the slow part.
                 if root != other_root:
                     similarity = jaccard(word_shingles(texts[i]), index.shingles(j))
                     if similarity >= threshold:
@@ -156,6 +162,7 @@ def duplicate_clusters(keys: Sequence[str], threshold: float | None) -> list[int
 def _find_root(parent: array[int], i: int) -> int:
     """Find the root of a union-find tree, halving the path on the way."""
     while parent[i] != i:
+        # Path halving keeps the trees flat without recursion.
         parent[i] = parent[parent[i]]
         i = parent[i]
     return i
@@ -199,6 +206,7 @@ def _hash_chunks(
             )
             signatures = np.stack([m.hashvalues[: num_bands * width] for m in minhashes])
             bands = signatures.astype(np.uint64).reshape(-1, num_bands, width)
+            # uint64 overflow is intended: the hash is the high half of the sum modulo 2^64.
             hashes = ((bands * factors).sum(axis=2) >> np.uint64(32)).astype(np.uint32)
             yield start, texts, hashes
             progress.advance(0, len(texts))  # type: ignore[arg-type]
@@ -241,6 +249,7 @@ class _LshIndex:
     def most_similar(self, text: str, candidates: Iterable[int]) -> tuple[float, int]:
         """Return the largest Jaccard similarity among the candidates, and the first such index."""
         shingles = word_shingles(text)
+        # Negated indices: among equal similarities, max() then returns the smallest index.
         similarity, negative_index = max(
             (jaccard(shingles, self.shingles(j)), -j) for j in candidates
         )

@@ -43,6 +43,7 @@ def uncompressed(path: Path) -> Path:
     kind = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
     if kind is not None:
         return _unpacked(archive, _inner_name(archive), lambda: _opened(archive, kind))
+    # xlsx and ods are zip archives too, but the spreadsheet reader opens those.
     if start.startswith(_ZIP) and not _is_office_document(archive):
         return _zip_member(archive, member)
     return path
@@ -119,6 +120,7 @@ def _is_data(name: str) -> bool:
 
 def _unpacked(path: Path, name: str, open_: Callable[[], Any]) -> Path:
     stat = path.stat()
+    # Size and modification time instead of a digest: hashing a large archive at every load is slow.
     key = fingerprint([str(path.resolve()), stat.st_size, stat.st_mtime_ns, name])
     target = cache_folder() / "unpacked" / key / PurePosixPath(name).name
     if target.is_file():
@@ -127,6 +129,8 @@ def _unpacked(path: Path, name: str, open_: Callable[[], Any]) -> Path:
     try:
         with atomic_path(target) as temporary, open_() as source, temporary.open("wb") as out:
             while chunk := source.read(_CHUNK):
+                # The size in a header can be wrong (or a zip bomb), so check the free space while
+                # writing.
                 out.write(chunk)
                 if shutil.disk_usage(target.parent).free < _RESERVE:
                     raise UsageError(

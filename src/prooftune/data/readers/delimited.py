@@ -76,6 +76,7 @@ def scan_delimited(
             "data.delimiter must be a single character other than a quote or line break, found "
             f"{delimiter!r}"
         )
+    # The file is read several times rather than held in memory.
     quoted = detect_quoting(name, open_lines, delimiter, source.quoting)
     records = iter_records(name, open_lines(), delimiter, quoted)
     header = None
@@ -89,6 +90,7 @@ def scan_delimited(
             _check_names(name, source, header, columns)
         num_rows += 1
         if columns and len(fields) != len(columns) and not _has_empty_tail(fields, len(columns)):
+            # Count all ragged rows: one is a typo, many are a wrong delimiter.
             first_ragged = first_ragged if num_ragged else (line, len(fields))
             num_ragged += 1
     if not num_rows or columns is None:
@@ -173,6 +175,7 @@ def detect_quoting(name: str, open_lines: OpenLines, delimiter: str, quoting: bo
     if quoting is not None or not any('"' in line for line in open_lines()):
         return quoting is not False
 
+    # Parsed only if needed, since it is another pass over the file.
     def is_even_unquoted() -> bool:
         return _evenness(iter_records(name, open_lines(), delimiter, False), delimiter)[0]
 
@@ -264,6 +267,7 @@ def read_text_label_lines(name: str, lines: Iterable[str], delimiter: str | None
             line = line.rstrip("\r\n")
             if not line.strip():
                 continue
+            # Split at the last delimiter, because texts contain it and labels do not.
             text, separator, label = line.rpartition(delimiter)
             if not separator:
                 raise UsageError(

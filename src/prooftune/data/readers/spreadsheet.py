@@ -42,6 +42,7 @@ def read_spreadsheet(path: Path, sheet: str | None = None, *, header: bool = Tru
             f"{', '.join(map(repr, book.sheet_names))}"
         )
     filled = {name: _cells(book, name) for name in ([sheet] if sheet else book.sheet_names)}
+    # Sheets that are empty or have only a header do not make the choice ambiguous.
     filled = {name: rows for name, rows in filled.items() if len(rows) > 1}
     if not filled:
         raise UsageError(f"{path.name} contains no rows")
@@ -88,6 +89,7 @@ def _text(cell: Any) -> str | None:
 
 def _table(name: str, rows: list[tuple[int, list[str | None]]], header: bool) -> Table:
     width = len(rows[0][1])
+    # A column without any cell is only formatting.
     used = [i for i in range(width) if any(row[i] for _, row in rows)]
     if header:
         (_, names), *rows = rows

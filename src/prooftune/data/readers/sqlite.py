@@ -33,6 +33,8 @@ def read_sqlite(path: Path, query: str | None = None) -> Table:
         UsageError: it is no database; several tables and none named; the query fails; no rows.
     """
     try:
+        # mode=ro: a query from a recipe must not change the user's database. A sqlite3 connection
+        # is not closed by its own context manager, hence closing().
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
             cursor = database.execute(_statement(path, database, query))
             columns = [column[0] for column in cursor.description or ()]
@@ -69,5 +71,6 @@ def _statement(path: Path, database: sqlite3.Connection, query: str | None) -> s
             f"in {path.name}#{names[0] if names else 'TABLE'}, or give a query, as in "
             f"{path.name}#SELECT text, label FROM ..."
         )
+    # Identifiers cannot be bound as parameters; a doubled quote is the escape in SQL.
     name = (query or names[0]).replace('"', '""')
     return f'SELECT * FROM "{name}"'

@@ -220,10 +220,12 @@ def _parquet_batches(stream: ScannedFile, start: int, size: int) -> Iterator[Any
     with json_parquet.open_parquet(stream.path) as file:
         for group in range(file.num_row_groups):
             group_rows = file.metadata.row_group(group).num_rows
+            # The footer has the row counts, so earlier row groups are skipped without reading.
             if start >= group_rows:
                 start -= group_rows
                 continue
             for batch in file.iter_batches(batch_size=size, row_groups=[group]):
+                # The first row can be inside a batch; later batches have start <= 0 rows to skip.
                 remaining = batch.slice(min(start, batch.num_rows))
                 start -= batch.num_rows - remaining.num_rows
                 if remaining.num_rows:
