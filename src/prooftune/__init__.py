@@ -6,9 +6,9 @@
     print(result.verdict)
     prooftune.load(result.bundle).predict(["A film to remember."])
 
-Functions: `run`, `check`, `init`, `compare`, `load`, `predict`, `evaluate`, `export`. Every error
-that a user can act on is a `UsageError` (wrong input) or a `Failure` (the work could not be done),
-both of them `ProoftuneError`.
+Functions: `run`, `check`, `init`, `compare`, `load`, `predict`, `evaluate`, `export`,
+`base_model_folder`. Every error that a user can act on is a `UsageError` (wrong input) or a
+`Failure` (the work could not be done), both of them `ProoftuneError`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from prooftune.api import (
     ExportResult,
     InitResult,
+    base_model_folder,
     check,
     compare,
     evaluate,
@@ -94,6 +95,7 @@ __all__ = [
     "Study",
     "UsageError",
     "__version__",
+    "base_model_folder",
     "check",
     "compare",
     "evaluate",

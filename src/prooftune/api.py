@@ -206,6 +206,26 @@ def load(bundle: str | Path) -> Classifier | QuestionAnswerer:
     return load_bundle(Path(bundle))
 
 
+def base_model_folder(bundle: str | Path) -> Path:
+    """The local folder of a bundle's base model, for plain transformers and peft.
+
+    A model from a package or a GGUF file is converted to safetensors in the cache (once); a model
+    on the hub is downloaded.
+
+    Args:
+        bundle: a bundle folder with an adapter.
+
+    Raises:
+        UsageError: the folder is no bundle, or its base model is nowhere.
+        Failure: the base model's weights differ from those that the adapter was trained on, or
+            cannot be downloaded.
+    """
+    from prooftune.bundle import load as loading
+    from prooftune.bundle.manifest import read_manifest
+
+    return loading.base_model_folder(read_manifest(Path(bundle)))
+
+
 def predict(
     bundle: str | Path,
     file: str | Path,

@@ -66,7 +66,7 @@ def test_another_base_model_than_the_tuned_one_is_refused(
 def test_a_bundle_names_no_folder_of_this_machine_but_the_models_own_name(bundle: Path) -> None:
     manifest = read_json(bundle / "bundle.json")
     assert (
-        read_json(bundle / "adapter" / "adapter_config.json")["base_model_name_or_path"]
+        read_json(bundle / "adapter_config.json")["base_model_name_or_path"]
         == manifest["model"]["name"]
     )
 
@@ -77,7 +77,10 @@ def test_a_bundle_names_no_folder_of_this_machine_but_the_models_own_name(bundle
         (None, "is not a bundle: no bundle.json in it"),
         ("{", "cannot be read"),
         ("[]", "is a bundle of format None"),
-        ('{"format": 99}', "is a bundle of format 99; this Prooftune reads format 1. Update it."),
+        (
+            '{"format": 99}',
+            "is a bundle of format 99; this Prooftune reads formats 1 and 2. Update it.",
+        ),
     ],
 )
 def test_what_is_no_bundle_of_ours_is_refused(

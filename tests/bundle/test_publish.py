@@ -112,7 +112,7 @@ def test_nothing_is_sent_before_it_is_asked_for(hub: Hub, told: Path) -> None:
     code, said = published(hub, told, "me/reviews")
     assert code == 0, said
     assert hub.requests == []
-    assert "adapter/adapter_model.safetensors" in said
+    assert "adapter_model.safetensors" in said
     assert (
         "would be uploaded to me/reviews (private). Nothing was sent; add --yes to upload." in said
     )
@@ -127,7 +127,7 @@ def test_files_with_texts_are_named(hub: Hub, told: Path) -> None:
 
 
 def test_an_adapter_brings_no_card_of_its_own(told: Path) -> None:
-    assert [path.name for path in (told / "adapter").iterdir() if path.suffix == ".md"] == []
+    assert [path.name for path in told.iterdir() if path.suffix == ".md"] == ["README.md"]
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_what_arrives_is_the_bundle_with_its_card_private(hub: Hub, told: Path) 
     sent = {str(p.relative_to(told)): p.read_bytes() for p in told.rglob("*") if p.is_file()}
     assert set(arrived) == set(sent)
     assert {path for path in sent if arrived[path] != sent[path]} == {"README.md"}
-    assert any(name in hub.stored.values() for name in [sent["adapter/adapter_model.safetensors"]])
+    assert any(name in hub.stored.values() for name in [sent["adapter_model.safetensors"]])
     text = arrived["README.md"].decode()
     assert text.endswith(sent["README.md"].decode().split("## Load it\n")[1])
     assert "hf download me/reviews --local-dir THIS_FOLDER" in text
@@ -257,10 +257,10 @@ def put(name: str, content: str | bytes) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (put("adapter/optimizer.pt", "x"), "adapter/optimizer.pt: a pickle can run code"),
+        (put("optimizer.pt", "x"), "optimizer.pt: a pickle can run code"),
         (
-            put("adapter/notes.txt", pickle.dumps({"a": 1})),
-            "adapter/notes.txt: a pickle can run code",
+            put("notes.txt", pickle.dumps({"a": 1})),
+            "notes.txt: a pickle can run code",
         ),
         (lambda folder: torch.save({}, folder / "state.dat"), "state.dat: a pickle can run code"),
         (put(".env", "A=1"), ".env: its name"),
@@ -277,7 +277,7 @@ def put(name: str, content: str | bytes) -> Callable[[Path], None]:
             "index/data.bin.lance:2: an AWS access key",
         ),
         (lambda folder: (folder / "link.json").symlink_to("/etc/hostname"), "link.json is a link"),
-        (lambda folder: shutil.rmtree(folder / "adapter"), "holds no *.safetensors"),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "holds no *.safetensors"),
         (lambda folder: (folder / "bundle.json").unlink(), "is not a bundle: no bundle.json in it"),
     ],
 )

@@ -176,13 +176,13 @@ def test_a_model_name_that_leads_nowhere_is_refused(
 @pytest.mark.parametrize(
     ("place", "protocol"),
     [
-        ("adapter/adapter_model.bin", 0),
-        ("adapter/adapter_model.bin", 4),
-        ("tokenizer/tokenizer.pkl", 0),
+        ("adapter_model.bin", 0),
+        ("adapter_model.bin", 4),
+        ("tokenizer.pkl", 0),
         ("training_args.bin", 2),
-        ("adapter/x.pt", 0),
+        ("x.pt", 0),
         ("harmless", 2),
-        ("tokenizer/harmless.json", 5),
+        ("harmless.json", 5),
     ],
 )
 def test_a_pickle_is_refused_and_never_read(
@@ -197,7 +197,7 @@ def test_a_pickle_is_refused_and_never_read(
 
 def test_a_pickle_under_the_name_of_safetensors_is_no_weights(bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "b")
-    (tmp_path / "b" / "adapter" / "adapter_model.safetensors").write_bytes(pickle.dumps(Attack()))
+    (tmp_path / "b" / "adapter_model.safetensors").write_bytes(pickle.dumps(Attack()))
     with pytest.raises(ProoftuneError):
         load(tmp_path / "b")
     assert not ATTEMPTS["ran"]
@@ -222,7 +222,7 @@ def test_a_bundle_holds_no_pickle(bundle: Path) -> None:
 def test_links_out_of_the_bundle_are_not_followed(bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "b")
     (tmp_path / "secret").write_text("{}")
-    (tmp_path / "b" / "tokenizer" / "extra.json").symlink_to(tmp_path / "secret")
+    (tmp_path / "b" / "extra.json").symlink_to(tmp_path / "secret")
     with pytest.raises(UsageError, match=r"extra.json is a link to a place outside of the bundle"):
         load(tmp_path / "b")
 
@@ -230,10 +230,10 @@ def test_links_out_of_the_bundle_are_not_followed(bundle: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     "name",
     [
-        "adapter/adapter_model.safetensors",
-        "adapter/adapter_config.json",
-        "tokenizer/tokenizer.json",
-        "tokenizer/tokenizer_config.json",
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
         "bundle.json",
     ],
 )
@@ -260,10 +260,10 @@ def test_code_of_a_strangers_model_is_not_run_unasked(
         load(folder)
     monkeypatch.setenv("PROOFTUNE_TRUST_REMOTE_CODE", "1")
     assert load(folder).predict(["goal"], progress=False)
-    config = read_json(folder / "tokenizer" / "tokenizer_config.json")
+    config = read_json(folder / "tokenizer_config.json")
     config |= {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil"}
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "tokenizer" / "evil.py").write_text("raise SystemExit('ran')")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
     try:
         load(folder)
     except ProoftuneError as error:

@@ -131,7 +131,7 @@ def test_a_bundle_that_has_changed_since_its_golden_set_is_refused(
     make: Make, tmp_path: Path
 ) -> None:
     shutil.copytree(make("llama"), tmp_path / "b")
-    file = tmp_path / "b" / "adapter" / "adapter_model.safetensors"
+    file = tmp_path / "b" / "adapter_model.safetensors"
     save_file(
         {name: torch.zeros_like(tensor) for name, tensor in load_file(file).items()},
         file,
@@ -230,7 +230,7 @@ def test_a_changed_modelfile_is_refused(make: Make, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     bundle = make("llama3", template='Say {{{{it}}}} of "{text}": {labels}')
-    manifest, tokenizer = read_manifest(bundle), AutoTokenizer.from_pretrained(bundle / "tokenizer")
+    manifest, tokenizer = read_manifest(bundle), AutoTokenizer.from_pretrained(bundle)
     file = tmp_path / "Modelfile"
     file.write_text(ollama.modelfile(manifest, tokenizer))
     before, between, after = ollama.split_prompt(manifest, tokenizer)

@@ -78,7 +78,7 @@ def test_the_tokenizer_is_in_the_file_with_its_start_and_stop(make: Make, tmp_pa
     bundle = make("llama3")
     export(bundle, "gguf-q8_0", tmp_path / "out", unchecked=True)
     fields = GGUFReader(tmp_path / "out" / gguf.FILE).fields
-    tokenizer = AutoTokenizer.from_pretrained(bundle / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(bundle)
 
     def value(name: str) -> Any:
         return fields[f"tokenizer.ggml.{name}"].contents()
@@ -126,7 +126,7 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(make: Make, tmp_path:
     bundle = make("gemma2")
     model, tokenizer = (
         merged.merge(bundle, read_manifest(bundle)),
-        loading.load_tokenizer(bundle / "tokenizer"),
+        loading.load_tokenizer(bundle),
     )
     model.config.query_pre_attn_scalar = 32
     with pytest.raises(UsageError, match=r"scales Gemma 2's attention by 8, this model by 32"):

@@ -43,9 +43,7 @@ def test_plain_from_pretrained_loads_a_merged_export(
     )
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert (
-        tokenizer.chat_template == AutoTokenizer.from_pretrained(bundle / "tokenizer").chat_template
-    )
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(bundle).chat_template
     assert model.generation_config.eos_token_id == read_manifest(bundle)["tokens"]["stop"]
     assert "shared-prefix" not in (tmp_path / "out" / "config.json").read_text()
     loaded: Any = load(bundle)
@@ -122,7 +120,7 @@ def test_an_adapter_of_quantised_weights_is_merged_into_what_these_stand_for(
     options = recipe.Model(name=str(base_model_folder(manifest)), dtype="float32")
     lossy = PeftModel.from_pretrained(
         loading.load_model(base_model_folder(manifest), options, quantization=quantization),
-        str(bundle / "adapter"),
+        str(bundle),
     ).merge_and_unload()
     assert (logits(lossy) - there).abs().max() > 10 * here
 

@@ -27,7 +27,7 @@ def other(folder: Path, model: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
     bundle = make_bundle(folder, model)
-    file = bundle / "adapter" / "adapter_model.safetensors"
+    file = bundle / "adapter_model.safetensors"
     save_file(
         {name: -value if "lora_B" in name else value for name, value in load_file(file).items()},
         file,

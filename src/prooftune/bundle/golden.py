@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from prooftune import recipe
+from prooftune.bundle.layout import weights_folder
 from prooftune.bundle.load import Classifier, base_model_folder, has_probabilities, load
 from prooftune.bundle.manifest import Manifest, read_manifest
 from prooftune.engine.generation import generate
@@ -79,7 +80,11 @@ def load_float32(folder: Path, trust_remote_code: bool = False) -> Classifier | 
         UsageError, Failure: see `load`.
     """
     manifest = read_manifest(folder)
-    weights = base_model_folder(manifest) if manifest["part"] == "adapter" else folder / "model"
+    weights = (
+        base_model_folder(manifest)
+        if manifest["part"] == "adapter"
+        else weights_folder(folder, manifest)
+    )
     widen = not manifest["quantization"] and fits_in_float32(weights)
     return load(folder, trust_remote_code=trust_remote_code, dtype="float32" if widen else None)
 

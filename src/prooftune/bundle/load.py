@@ -14,6 +14,12 @@ import numpy as np
 from prooftune import recipe
 from prooftune.bundle.base_model import select_model
 from prooftune.bundle.inputs import progress_label, to_examples
+from prooftune.bundle.layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    tokenizer_folder,
+    weights_folder,
+)
 from prooftune.bundle.manifest import Manifest, base_quantization, read_manifest
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, ProoftuneError, UsageError
@@ -199,7 +205,7 @@ def load(
     if dtype:
         manifest = {**manifest, "model": {**manifest["model"], "dtype": dtype}}
     model, adapter = _load_model(folder, manifest, shared if shared is not None else {})
-    tokenizer = _load_tokenizer(folder / "tokenizer")
+    tokenizer = _load_tokenizer(tokenizer_folder(folder, manifest))
     with _explain_load_errors(folder / "bundle.json"):
         if manifest["task"] == "classification":
             return Classifier(manifest, model, tokenizer, adapter)
@@ -235,14 +241,11 @@ def model_options(manifest: Manifest) -> recipe.Model:
 
 def _load_model(folder: Path, manifest: Manifest, shared: dict[str, Any]) -> tuple[Any, str]:
     """The bundle's model, and the name of its adapter in the model."""
-    options, weights_folder = model_options(manifest), folder / manifest["part"]
+    options, trained = model_options(manifest), weights_folder(folder, manifest)
     labels = manifest["labels"] if manifest["objective"] == "head" else None
-    # Without safetensors, transformers and peft would look for a pickle, and then for a model of
-    # that name on the hub.
-    if not list(weights_folder.glob("*.safetensors")):
-        raise UsageError(f"{weights_folder} holds no weights: no .safetensors file in it")
     is_adapter = manifest["part"] == "adapter"
-    base = base_model_folder(manifest) if is_adapter else weights_folder
+    _check_weights(trained, is_adapter)
+    base = base_model_folder(manifest) if is_adapter else trained
     # Two bundles share a base only if weights, dtype, quantization, head and attention are equal.
     key = fingerprint(
         [
@@ -252,15 +255,32 @@ def _load_model(folder: Path, manifest: Manifest, shared: dict[str, Any]) -> tup
             loading.attention_implementation(options.attention, base),
         ]
     )
-    with _explain_load_errors(weights_folder):
+    with _explain_load_errors(trained):
         if is_adapter and key in shared:
-            return shared[key], adapters.add_adapter(shared[key], weights_folder)
+            return shared[key], adapters.add_adapter(shared[key], trained)
         model = adapters.load_tuned(
-            base, weights_folder, options, quantization=base_quantization(manifest), labels=labels
+            base, trained, options, quantization=base_quantization(manifest), labels=labels
         )
     if is_adapter:
         shared[key] = model
     return model, adapters.DEFAULT_ADAPTER
+
+
+def _check_weights(folder: Path, is_adapter: bool) -> None:
+    """Check that the libraries find the weights in the folder itself.
+
+    Without safetensors, transformers and peft would look for a pickle, and then for a model of that
+    name on the hub. With an adapter's configuration, transformers would load another base model.
+
+    Raises:
+        UsageError: a file is missing, or a whole model comes with an adapter's configuration.
+    """
+    weights = ADAPTER_WEIGHTS if is_adapter else "*.safetensors"
+    if not list(folder.glob(weights)):
+        raise UsageError(f"{folder} holds no weights: no {weights.lstrip('*')} file in it")
+    if is_adapter != (folder / ADAPTER_CONFIG).is_file():
+        problem = f"no {ADAPTER_CONFIG} in it" if is_adapter else f"{ADAPTER_CONFIG} beside a model"
+        raise UsageError(f"{folder} is damaged: {problem}")
 
 
 def _load_tokenizer(folder: Path) -> Any:

@@ -16,7 +16,9 @@ from prooftune import recipe
 from prooftune.errors import UsageError, nearest
 from prooftune.tasks.rendering import Rendering
 
-FORMAT = 1
+FORMAT = 2
+"""Version of the layout that is written: see `bundle.layout`."""
+READABLE_FORMATS = (1, 2)
 GOLDEN = "golden.jsonl"
 """File name of the golden set in a bundle."""
 MAX_MANIFEST_BYTES = 100_000_000
@@ -155,7 +157,7 @@ class Manifest(TypedDict):
         scoring: the recipe's ``scoring`` section.
         temperature: temperature of the label probabilities; None without calibration.
         abstention: confidence threshold; None without one.
-        part: folder of the trained weights.
+        part: whether the trained weights are an adapter or a whole model.
         study: summary of the study.
         answering: the recipe's ``answering`` section (question answering only).
         threshold: no-answer threshold in nats (question answering only).
@@ -209,7 +211,7 @@ class _ManifestSchema(BaseModel):
     labels: list[str]
     fields: Annotated[list[str], Field(min_length=1)]
     objective: Literal["instruction", "head"]
-    # `part` becomes a path, so only the two names that `save_bundle` writes are allowed.
+    # `part` becomes a path in format 1, so only the two names that it has are allowed.
     part: Literal["adapter", "model"]
     model: _Model
     quantization: dict[str, Any] | None
@@ -274,10 +276,11 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
     manifest: dict[str, Any] = content if isinstance(content, dict) else {}
-    if manifest.get("format") != FORMAT:
+    # The type is compared, too: True and 1.0 equal 1.
+    if type(manifest.get("format")) is not int or manifest["format"] not in READABLE_FORMATS:
         raise UsageError(
-            f"{folder} is a bundle of format {manifest.get('format')}; this Prooftune reads format "
-            f"{FORMAT}. Update it."
+            f"{folder} is a bundle of format {manifest.get('format')}; this Prooftune reads formats "
+            f"{' and '.join(map(str, READABLE_FORMATS))}. Update it."
         )
     try:
         _ManifestSchema.model_validate_json(text, strict=True)

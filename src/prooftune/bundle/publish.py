@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from prooftune.bundle.card_metadata import front_matter
+from prooftune.bundle.layout import ADAPTER_CONFIG
 from prooftune.bundle.manifest import GOLDEN, Manifest, read_manifest
 from prooftune.bundle.safety import may_be_pickle
 from prooftune.errors import Failure, UsageError
+from prooftune.utils.files import read_json
 from prooftune.utils.hub import is_reachable
 from prooftune.utils.progress import spinner
 from prooftune.utils.secrets import find_secrets
@@ -35,6 +38,7 @@ class UploadPlan:
         name: name of the repository.
         files: path in the repository -> size in bytes.
         card: the published card.
+        replaced: path in the repository -> content that replaces the file's.
         notes: notes to show before the upload, one sentence each.
     """
 
@@ -43,6 +47,7 @@ class UploadPlan:
     files: dict[str, int]
     card: str
     notes: list[str]
+    replaced: dict[str, bytes]
 
 
 def plan_upload(folder: Path, name: str) -> UploadPlan:
@@ -73,10 +78,23 @@ def plan_upload(folder: Path, name: str) -> UploadPlan:
         )
     card = _make_card(folder, manifest, name, merged=merged)
     _check_files(folder, files, card)
-    sizes = {name: path.stat().st_size for name, path in files.items() if name != _CARD}
-    return UploadPlan(
-        folder, name, {_CARD: len(card.encode()), **sizes}, card, list(_notes(folder, files))
-    )
+    replaced = {_CARD: card.encode(), **_publish_base_name(files, manifest)}
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    sizes = {_CARD: 0, **sizes, **{name: len(content) for name, content in replaced.items()}}
+    return UploadPlan(folder, name, sizes, card, list(_notes(folder, files)), replaced)
+
+
+def _publish_base_name(files: Mapping[str, Path], manifest: Manifest | None) -> dict[str, bytes]:
+    """``adapter_config.json`` with the base model's name in place of a folder of this machine."""
+    path = files.get(ADAPTER_CONFIG)
+    if path is None or manifest is None:
+        return {}
+    try:
+        values = read_json(path)
+        values["base_model_name_or_path"] = manifest["model"]["name"]
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
+    return {ADAPTER_CONFIG: json.dumps(values, indent=2).encode()}
 
 
 def _notes(folder: Path, files: Mapping[str, Path]) -> Iterator[str]:
@@ -183,8 +201,7 @@ def publish(upload: UploadPlan, *, private: bool = True, update: bool = False) -
             repository = hub.create_repo(upload.name, private=private, exist_ok=update)
             created = True
             contents = {
-                name: upload.card.encode() if name == _CARD else upload.folder / name
-                for name in upload.files
+                name: upload.replaced.get(name, upload.folder / name) for name in upload.files
             }
             hub.create_commit(
                 repository.repo_id,

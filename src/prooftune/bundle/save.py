@@ -9,6 +9,7 @@ from typing import Any
 from prooftune.bundle import golden
 from prooftune.bundle.card import render_card
 from prooftune.bundle.card_sections import study_summary
+from prooftune.bundle.layout import ADAPTER_CONFIG, write_base_reference
 from prooftune.bundle.manifest import FORMAT, GOLDEN, Manifest, TokenSection
 from prooftune.engine.scoring import label_tree
 from prooftune.models import loading
@@ -25,9 +26,10 @@ def save_bundle(
 ) -> None:
     """Write the bundle of one tuned variant.
 
-    The folder holds ``bundle.json`` (`Manifest`), ``adapter/`` or ``model/`` in the layout of peft
-    or transformers, ``tokenizer/``, ``recipe.yaml``, ``golden.jsonl`` (outputs for some validation
-    rows, to check exports) and ``README.md`` (the model card). It contains no pickle.
+    The folder holds ``bundle.json`` (`Manifest`), the adapter or the model in the layout of peft or
+    transformers, the tokenizer's files, ``recipe.yaml``, ``golden.jsonl`` (outputs for some
+    validation rows, to check exports), ``index/`` if the variant retrieves, and ``README.md`` (the
+    model card). ``from_pretrained`` of transformers and peft opens it. It contains no pickle.
 
     Args:
         recipe: the study's recipe.
@@ -38,16 +40,17 @@ def save_bundle(
     """
     trained = result.folder / "trained"
     manifest = _make_manifest(recipe, study, result, scores, folder.parent)
-    part, retrieves = manifest["part"], recipe.variants[result.name].context == "retrieved"
+    retrieves = recipe.variants[result.name].context == "retrieved"
     tokenizer = loading.load_tokenizer(loading.resolve(recipe.model.name, recipe.model.revision))
     with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        shutil.copytree(trained, temporary / part)
-        if part == "adapter":
-            _replace_base_path(temporary / part / "adapter_config.json", recipe.model.name)
+        shutil.copytree(trained, temporary)
+        if manifest["part"] == "adapter":
+            write_base_reference(
+                temporary / ADAPTER_CONFIG, recipe.model.name, recipe.model.revision
+            )
         if retrieves:
             shutil.copytree(folder.parent / "index", temporary / "index")
-        tokenizer.save_pretrained(temporary / "tokenizer")
+        tokenizer.save_pretrained(temporary)
         write_json(temporary / "bundle.json", manifest)
         (temporary / "recipe.yaml").write_text(redact(dump(recipe)), encoding="utf-8")
         (temporary / "README.md").write_text(render_card(manifest, scores), encoding="utf-8")
@@ -64,7 +67,7 @@ def _make_manifest(
     recipe: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], run: Path
 ) -> Manifest:
     base = loading.resolve(recipe.model.name, recipe.model.revision)
-    is_adapter = (result.folder / "trained" / "adapter_config.json").is_file()
+    is_adapter = (result.folder / "trained" / ADAPTER_CONFIG).is_file()
     variant_scores = scores["variants"][result.name]
     tokenizer = loading.load_tokenizer(base)
     variant, rendering = recipe.variants[result.name], read_json(result.folder / "rendering.json")
@@ -121,10 +124,3 @@ def _token_section(encoder: PromptEncoder) -> TokenSection:
         for label, reads in zip(encoder.rendering.labels, tree.label_terms, strict=True)
     }
     return {"prompt": encoder.prompt_parts(), "labels": labels, "stop": encoder.stop_token_id}
-
-
-def _replace_base_path(config: Path, model: str) -> None:
-    """Replace the local folder of the base model, which peft records, by the model's name."""
-    values = read_json(config)
-    values["base_model_name_or_path"] = model
-    write_json(config, values)

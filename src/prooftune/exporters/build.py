@@ -10,6 +10,7 @@ from typing import Any
 
 from prooftune.bundle import golden
 from prooftune.bundle.golden import GoldenRow, max_new_tokens
+from prooftune.bundle.layout import tokenizer_folder
 from prooftune.bundle.manifest import GOLDEN, Manifest, read_manifest
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
@@ -155,7 +156,7 @@ def _check(
     Raises:
         Failure: the artefact misses a limit.
     """
-    tokenizer = loading.load_tokenizer(bundle / "tokenizer")
+    tokenizer = loading.load_tokenizer(tokenizer_folder(bundle, manifest))
     text = _text_renderer(manifest, folder, to, tokenizer)
     with spinner(f"Running {len(rows)} golden rows through {to}"), measure_cost() as cost:
         started = time.perf_counter()

@@ -149,7 +149,7 @@ def _usage(manifest: Manifest, to: str) -> str:
     if to.startswith("gguf"):
         return _gguf(manifest)
     merged: Manifest = {**manifest, "part": "model"}
-    code = f"```python\n{transformers_code(merged, 'THIS_FOLDER', 'THIS_FOLDER')}```"
+    code = f"```python\n{transformers_code(merged)}```"
     if to != "vllm":
         return (
             "With transformers "
@@ -158,7 +158,7 @@ def _usage(manifest: Manifest, to: str) -> str:
     return (
         f"```\n{vllm.command(manifest)}\n```\n\nin this folder, then\n\n```python\nimport "
         "json\nimport requests\n"
-        f"from transformers import AutoTokenizer\n\n{prompt_code('THIS_FOLDER', 'THIS_FOLDER')}\n"
+        f"from transformers import AutoTokenizer\n\n{prompt_code()}\n"
         f"texts = {_texts(manifest)}\n{vllm.request(manifest)}\n```\n\n"
         "The check was made with transformers, on the same files; vLLM itself was not run."
     )

@@ -9,6 +9,7 @@ from typing import Any
 from prooftune import recipe
 from prooftune.bundle import golden
 from prooftune.bundle.golden import GoldenRow
+from prooftune.bundle.layout import tokenizer_folder
 from prooftune.bundle.load import base_model_folder, load
 from prooftune.bundle.manifest import Manifest
 from prooftune.exporters.merged import merge
@@ -24,7 +25,7 @@ _ROWS = 4
 
 def prompt(bundle: Path, manifest: Manifest, rows: Sequence[GoldenRow]) -> str | None:
     """Explain how the bundle's rendering differs from its golden prompts; None if it agrees."""
-    tokenizer = loading.load_tokenizer(bundle / "tokenizer")
+    tokenizer = loading.load_tokenizer(tokenizer_folder(bundle, manifest))
     encoder = PromptEncoder(
         Rendering.from_json(manifest["rendering"]), tokenizer, manifest["fields"]
     )

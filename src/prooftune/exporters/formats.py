@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from prooftune.bundle.layout import tokenizer_folder
 from prooftune.bundle.manifest import Manifest
 from prooftune.errors import UsageError, nearest
 from prooftune.exporters import gguf, merged, ollama, quantized, vllm
@@ -39,7 +40,7 @@ class Format:
 
 
 def _ollama(bundle: Path, manifest: Manifest, out: Path) -> None:
-    text = ollama.modelfile(manifest, loading.load_tokenizer(bundle / "tokenizer"))
+    text = ollama.modelfile(manifest, loading.load_tokenizer(tokenizer_folder(bundle, manifest)))
     gguf.write(bundle, manifest, out, "q8_0")
     (out / "Modelfile").write_text(text, encoding="utf-8")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prooftune.bundle.layout import tokenizer_folder
 from prooftune.bundle.manifest import Manifest
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import merged
@@ -41,7 +42,7 @@ def write(bundle: Path, manifest: Manifest, out: Path, kind: str) -> None:
         f16_path = out / "whole.gguf"
         write_model(
             merged.merge(bundle, manifest),
-            loading.load_tokenizer(bundle / "tokenizer"),
+            loading.load_tokenizer(tokenizer_folder(bundle, manifest)),
             manifest,
             f16_path,
             "f16",
@@ -51,7 +52,7 @@ def write(bundle: Path, manifest: Manifest, out: Path, kind: str) -> None:
         return
     write_model(
         merged.merge(bundle, manifest),
-        loading.load_tokenizer(bundle / "tokenizer"),
+        loading.load_tokenizer(tokenizer_folder(bundle, manifest)),
         manifest,
         out / FILE,
         kind,

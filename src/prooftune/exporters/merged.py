@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prooftune.bundle.layout import tokenizer_folder, weights_folder
 from prooftune.bundle.load import base_model_folder, model_options
 from prooftune.bundle.manifest import Manifest
 from prooftune.models import loading
@@ -23,7 +24,7 @@ def merge(bundle: Path, manifest: Manifest) -> Any:
     """
     labels = manifest["labels"] if manifest["objective"] == "head" else None
     if manifest["part"] == "model":
-        model: Any = _plain(bundle / "model", labels)
+        model: Any = _plain(weights_folder(bundle, manifest), labels)
     else:
         from peft import PeftModel
 
@@ -39,9 +40,9 @@ def merge(bundle: Path, manifest: Manifest) -> Any:
                     labels=labels,
                 ),
             )
-        model = PeftModel.from_pretrained(base, str(bundle / "adapter")).merge_and_unload(
-            safe_merge=True
-        )
+        model = PeftModel.from_pretrained(
+            base, str(weights_folder(bundle, manifest))
+        ).merge_and_unload(safe_merge=True)
         _untie_if_parted(model)
         model.to(_stored_dtype(folder))
     if labels is not None:
@@ -54,7 +55,7 @@ def write(bundle: Path, manifest: Manifest, out: Path) -> None:
     from transformers import GenerationConfig
 
     model = merge(bundle, manifest)
-    tokenizer = loading.load_tokenizer(bundle / "tokenizer")
+    tokenizer = loading.load_tokenizer(tokenizer_folder(bundle, manifest))
     stop = manifest["tokens"]["stop"]
     model.config.pad_token_id = tokenizer.pad_token_id
     if manifest["objective"] != "head":
