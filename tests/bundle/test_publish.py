@@ -216,8 +216,8 @@ def test_the_card_says_all_and_its_head_is_what_the_hub_reads(told: Path) -> Non
         ),
         (
             "meta-llama/Llama-3.2-1B",
-            "that `base_model_name_or_path` of `adapter_config.json` names: meta-llama/Llama-3.2-1B "
-            "on the hub.",
+            "`base_model_name_or_path` of `adapter_config.json` names: meta-llama/Llama-3.2-1B on "
+            "the hub.",
         ),
     ],
 )

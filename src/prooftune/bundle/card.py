@@ -120,7 +120,8 @@ def _code_section(manifest: Manifest) -> str:
 ```python
 {transformers_code(manifest)}```
 
-Or with peft, for a model with peft's own methods (`merge_and_unload`, `disable_adapter`): replace the line `model = …` by
+Or with peft, for a model with peft's own methods (`merge_and_unload`, `disable_adapter`):
+replace the line `model = …` by
 
 ```python
 {_peft_code(manifest)}```
@@ -139,8 +140,8 @@ def _base_model_note(name: str) -> str:
         return f"{note}write the path of that folder there.\n"
     note += (
         "write the folder there that\n"
-        "`python -c 'import prooftune; print(prooftune.base_model_folder(\"THIS_FOLDER\"))'` prints. "
-        "It converts the model if needed.\n"
+        "`python -c 'import prooftune; print(prooftune.base_model_folder(\"THIS_FOLDER\"))'`\n"
+        "prints. It converts the model if needed.\n"
     )
     reference = ALIASES.get(name.lower(), name)
     if not package_files.is_reference(reference):

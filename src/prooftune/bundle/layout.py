@@ -1,8 +1,8 @@
 """Where a bundle's files are.
 
 Since format 2, the weights and the tokenizer are in the bundle's own folder, so that
-``from_pretrained(bundle)`` of transformers and peft opens it. Format 1 (version 0.1) has them in the
-subfolders ``adapter/`` or ``model/``, and ``tokenizer/``.
+``from_pretrained(bundle)`` of transformers and peft opens it. Format 1 (version 0.1) has them in
+the subfolders ``adapter/`` or ``model/``, and ``tokenizer/``.
 """
 
 from __future__ import annotations

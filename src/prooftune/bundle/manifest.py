@@ -279,8 +279,8 @@ def read_manifest(folder: Path) -> Manifest:
     # The type is compared, too: True and 1.0 equal 1.
     if type(manifest.get("format")) is not int or manifest["format"] not in READABLE_FORMATS:
         raise UsageError(
-            f"{folder} is a bundle of format {manifest.get('format')}; this Prooftune reads formats "
-            f"{' and '.join(map(str, READABLE_FORMATS))}. Update it."
+            f"{folder} is a bundle of format {manifest.get('format')}; this Prooftune reads "
+            f"formats {' and '.join(map(str, READABLE_FORMATS))}. Update it."
         )
     try:
         _ManifestSchema.model_validate_json(text, strict=True)
