@@ -50,15 +50,16 @@ ROWS: list[list[Box]] = [
         Box("variants", "baselines, prompting, tuned: predictions on the same rows", 4, 8),
     ],
     [
-        Box("bundle", "the model that ships", 0, 5),
-        Box("evaluation", "metrics, intervals, tests, verdict", 5, 4),
-        Box("judge", "scores by an LLM", 9, 3),
+        Box("bundle", "the model that ships", 0, 7),
+        Box("evaluation", "metrics, tests, verdict", 7, 3),
+        Box("judge", "scores by an LLM", 10, 2),
     ],
     [
         Box("exporters", "GGUF, vLLM", 0, 2),
         Box("serving", "HTTP", 2, 2),
-        Box("batch_predict", "files of any size", 4, 3),
-        Box("report", "page, tables, figures", 7, 5),
+        Box("batch_predict", "files of any size", 4, 2),
+        Box("bundle_evaluation", "on new labelled data", 6, 3),
+        Box("report", "page, tables, figures", 9, 3),
     ],
 ]
 FLOWS = {
@@ -70,8 +71,8 @@ FLOWS = {
     "engine": ["training", "variants"],
     "training": ["bundle"],
     "variants": ["evaluation", "judge"],
-    "bundle": ["exporters", "serving", "batch_predict"],
-    "evaluation": ["report"],
+    "bundle": ["exporters", "serving", "batch_predict", "bundle_evaluation"],
+    "evaluation": ["bundle_evaluation", "report"],
     "judge": ["report"],
 }
 SHARED_BOXES = [

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import binomtest, fisher_exact
 
 import prooftune
-from bundle.making import changed
+from bundle.making import LABELS, changed, make_bundle
 from bundle_evaluation.test_metrics import BUNDLE, FIXTURE, study_rows, write_csv
 from prooftune import cli
 from prooftune.errors import UsageError
@@ -127,3 +127,19 @@ def test_the_command_prints_and_writes_the_evaluation(
     assert "## Confusion matrix" in markdown and "Fisher's exact test" in markdown
     texts = [text for text, _ in study_rows()]
     assert not any(text in markdown for text in texts)
+
+
+def test_bundles_carry_the_label_counts_of_their_study(
+    model_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path, model_folders["llama"])
+    # The study of `make_bundle` has a single test row and no training rows.
+    zeros = dict.fromkeys(LABELS, 0)
+    counts = read_json(bundle / "bundle.json")["study"]["label_counts"]
+    assert counts == {"train": zeros, "test": {**zeros, "Sports": 1}}
+    found = prooftune.evaluate(
+        bundle, write_csv(tmp_path / "a.csv", [("text", "label"), ("goal", "World")])
+    )
+    assert found.drift["labels"]["shares"]["Sports"] == {"study": 1, "now": 0, "change": -1}
+    # The bundle's study in this test measured nothing.
+    assert found.drift["metrics"] == {} and "carries no figure of its study" in found.verdict
