@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from prooftune.report import task_display
 from prooftune.report.format import MISSING, NumberFormat, format_value, interval, percent
 
-if TYPE_CHECKING:
-    from prooftune.study.pipeline import Result
 
-
-def result_html(result: Result) -> str:
+def result_html(scores: Mapping[str, Any], report: Path, bundle: Path | None) -> str:
     """Verdict, table of variants (best first, with intervals), and the paths of report and bundle.
 
     Every text from data is escaped.
     """
-    scores = result.scores
-    paths = f"Report: <code>{escape(str(result.report))}</code>"
-    if result.bundle is not None:
-        paths += f"<br>Bundle: <code>{escape(str(result.bundle))}</code>"
+    verdict = scores["verdict"]
+    paths = f"Report: <code>{escape(str(report))}</code>"
+    if bundle is not None:
+        paths += f"<br>Bundle: <code>{escape(str(bundle))}</code>"
     return (
-        f"<p><strong>{escape(result.headline)}</strong> {escape(result.verdict)}</p>"
+        f"<p><strong>{escape(verdict['headline'])}</strong> {escape(verdict['sentence'])}</p>"
         f"{_variants_table(scores)}<p>{paths}</p>"
     )
 

@@ -65,7 +65,7 @@ class Result:
         """The verdict and the table of variants, which notebooks display."""
         from prooftune.study.notebook import result_html
 
-        return result_html(self)
+        return result_html(self.scores, self.report, self.bundle)
 
 
 def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Result:
