@@ -104,14 +104,14 @@ def test_killed_and_resumed_is_uninterrupted_byte_for_byte(
         text=True,
     )
     assert ended.returncode == -9, ended.stderr
-    kept = tmp_path / f"killed.{target}.parts"
-    assert sum(1 for p in kept.iterdir() if p.name.startswith("0000")) == 2
+    parts = tmp_path / f"killed.{target}.parts"
+    assert sum(1 for p in parts.iterdir() if p.name.startswith("0000")) == 2
     assert not killed.exists()
     done = predict_file(bundle, file, killed)
     # Blocks of Parquet end with what was read at one time, which ends with a row group.
     assert (done.rows, done.resumed) == (ROWS, 11 if source == "parquet" else 8)
     assert killed.read_bytes() == whole.read_bytes()
-    assert not kept.exists()
+    assert not parts.exists()
 
 
 def test_what_was_done_is_not_done_again(
@@ -119,18 +119,18 @@ def test_what_was_done_is_not_done_again(
 ) -> None:
     file, out = rows_file(tmp_path / "in.parquet"), tmp_path / "out.csv"
     interrupted(monkeypatch, 2, lambda: predict_file(bundle, file, out))
-    asked: list[int] = []
+    batch_sizes: list[int] = []
 
     class Counting:
         manifest = load(bundle).manifest
 
         def predict(self, texts: list[dict[str, str]], progress: bool) -> Any:
-            asked.append(len(texts))
+            batch_sizes.append(len(texts))
             return load(bundle).predict(texts, progress=progress)
 
     monkeypatch.setattr(local, "load", lambda _: Counting())
     done = predict_file(bundle, file, out)
-    assert sum(asked) == done.rows - done.resumed > 0
+    assert sum(batch_sizes) == done.rows - done.resumed > 0
     assert done.empty == sum(not text(i) for i in range(ROWS))
     assert any("2 rows had an empty text" in sentence for sentence in done.sentences())
 
@@ -148,18 +148,18 @@ def test_harm_to_what_was_kept_costs_only_the_work(
     )
     predict_file(bundle, file, whole)
     interrupted(monkeypatch, 4, lambda: predict_file(bundle, file, out))
-    kept = tmp_path / "out.jsonl.parts"
+    parts = tmp_path / "out.jsonl.parts"
     if harm == "torn line":
-        journal = kept / "journal.jsonl"
+        journal = parts / "journal.jsonl"
         journal.write_bytes(journal.read_bytes()[:-7])
     elif harm == "no journal":
-        (kept / "journal.jsonl").unlink()
+        (parts / "journal.jsonl").unlink()
     elif harm == "half a part":
-        (kept / "0000001.jsonl").write_text("{")
+        (parts / "0000001.jsonl").write_text("{")
     elif harm == "lost part":
-        (kept / "0000002.jsonl").unlink()
+        (parts / "0000002.jsonl").unlink()
     else:
-        (kept / "0000009.jsonl").write_text("left over")
+        (parts / "0000009.jsonl").write_text("left over")
     resumed = predict_file(bundle, file, out).resumed
     assert (
         resumed
@@ -189,15 +189,15 @@ def test_what_has_changed_is_done_anew_and_said(
     change: Callable[[Path, Path], None],
     what: str,
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(checkpoint, "notify", lambda message, *_: said.append(message))
+    messages: list[str] = []
+    monkeypatch.setattr(checkpoint, "notify", lambda message, *_: messages.append(message))
     own = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     file, out = rows_file(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
     interrupted(monkeypatch, 3, lambda: predict_file(own, file, out))
     change(file, own)
     assert predict_file(own, file, out).resumed == 0
-    assert len(said) == 1
-    assert f"since then {what} changed: all rows are predicted again" in said[0]
+    assert len(messages) == 1
+    assert f"since then {what} changed: all rows are predicted again" in messages[0]
     predict_file(own, file, tmp_path / "whole.jsonl")
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
@@ -294,9 +294,9 @@ def test_columns_of_categories_stay_such(bundle: Path, tmp_path: Path) -> None:
         row_group_size=5,
     )
     predict_file(bundle, tmp_path / "in.parquet", tmp_path / "out.parquet")
-    kept = pq.read_table(tmp_path / "out.parquet").column("kind")
-    assert pa.types.is_dictionary(kept.type)
-    assert kept.to_pylist() == kinds.to_pylist()
+    kind_column = pq.read_table(tmp_path / "out.parquet").column("kind")
+    assert pa.types.is_dictionary(kind_column.type)
+    assert kind_column.to_pylist() == kinds.to_pylist()
 
 
 def test_what_is_said_at_the_end() -> None:

@@ -145,8 +145,8 @@ def test_every_format_into_every_other(
 def test_labels_that_people_gave_stay_beside_the_answers(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(predict, "notify", lambda message, *_: said.append(message))
+    messages: list[str] = []
+    monkeypatch.setattr(predict, "notify", lambda message, *_: messages.append(message))
     file = write_csv(
         tmp_path / "in.csv", ["label", "text", "truncated_tokens"], [["mine", "goal scored", "9"]]
     )
@@ -171,7 +171,7 @@ def test_labels_that_people_gave_stay_beside_the_answers(
     [expected] = classifier(bundle).predict(["goal scored"])
     assert (row["label"], row["predicted_label"]) == ("mine", expected.label)
     assert (row["truncated_tokens"], int(row["predicted_truncated_tokens"])) == ("9", 0)
-    assert said == 2 * [
+    assert messages == 2 * [
         "in.csv keeps its own 'label', 'truncated_tokens'; the answers go to 'predicted_label', "
         "'predicted_truncated_tokens'"
     ]

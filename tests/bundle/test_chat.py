@@ -21,7 +21,7 @@ from study.small import classifier
 
 def talk(folder: Path, *lines: str | type[BaseException]) -> list[str]:
     """What is said in return to these lines."""
-    said: list[str] = []
+    output: list[str] = []
     left: Iterator[str | type[BaseException]] = iter(lines)
 
     def read(_: str) -> str:
@@ -30,33 +30,36 @@ def talk(folder: Path, *lines: str | type[BaseException]) -> list[str]:
             return line
         raise line
 
-    chat(folder, read, said.append)
-    return said
+    chat(folder, read, output.append)
+    return output
 
 
 def test_a_label_is_said_with_its_probabilities_as_predict_gives_them(bundle: Path) -> None:
-    said = talk(bundle, "goal scored", "", "/quit", "never read")
+    output = talk(bundle, "goal scored", "", "/quit", "never read")
     [answer] = classifier(bundle).predict(["goal scored"])
-    assert said[1] == f"{answer.label}  {answer.probability:.1%}"
+    assert output[1] == f"{answer.label}  {answer.probability:.1%}"
     others = sorted(answer.probabilities.items(), key=lambda item: -item[1])[1:]
-    assert said[2:] == ["  " + ", ".join(f"{label} {share:.1%}" for label, share in others), "Bye."]
+    assert output[2:] == [
+        "  " + ", ".join(f"{label} {share:.1%}" for label, share in others),
+        "Bye.",
+    ]
 
 
 def test_base_is_the_model_without_its_adapter_and_tuned_brings_it_back(bundle: Path) -> None:
-    said = talk(bundle, "goal scored", "/base", "goal scored", "/tuned", "goal scored")
+    output = talk(bundle, "goal scored", "/base", "goal scored", "/tuned", "goal scored")
     loaded = classifier(bundle)
     [base] = loaded.predict(["goal scored"], tuned=False)
-    assert said[3] == "Now querying the base model."
-    assert said[4] == f"{base.label}  {base.probability:.1%}"
-    assert said[7:9] == said[1:3] != said[4:6]
+    assert output[3] == "Now querying the base model."
+    assert output[4] == f"{base.label}  {base.probability:.1%}"
+    assert output[7:9] == output[1:3] != output[4:6]
 
 
 def test_commands_are_explained_and_mistyped_ones_named(bundle: Path) -> None:
-    said = talk(bundle, "/help", "/bas", "/retrieval on", "/retrieval")
-    assert all(command in said[1] for command in chat_module.COMMANDS)
-    assert said[2] == "No command /bas (did you mean '/base'?); /help lists them."
-    assert said[3] == "This bundle has no documents."
-    assert said[4].startswith("No command /retrieval")
+    output = talk(bundle, "/help", "/bas", "/retrieval on", "/retrieval")
+    assert all(command in output[1] for command in chat_module.COMMANDS)
+    assert output[2] == "No command /bas (did you mean '/base'?); /help lists them."
+    assert output[3] == "This bundle has no documents."
+    assert output[4].startswith("No command /retrieval")
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
@@ -66,10 +69,10 @@ def test_ctrl_d_and_ctrl_c_end_it_politely(bundle: Path, end: type[BaseException
 
 def test_a_bundle_of_several_fields_asks_for_each(bundles: Callable[..., Path]) -> None:
     bundle = bundles({"head": "Headline", "body": "Body"})
-    said = talk(bundle, "match", "goal scored")
+    output = talk(bundle, "match", "goal scored")
     [answer] = classifier(bundle).predict([{"head": "match", "body": "goal scored"}])
-    assert "Type a head, then body, a line each" in said[0]
-    assert said[1] == f"{answer.label}  {answer.probability:.1%}"
+    assert "Type a head, then body, a line each" in output[0]
+    assert output[1] == f"{answer.label}  {answer.probability:.1%}"
 
 
 def test_where_there_is_no_base_that_is_said_and_the_tuned_model_goes_on(
@@ -95,7 +98,7 @@ def test_where_there_is_no_base_that_is_said_and_the_tuned_model_goes_on(
 def test_answers_come_with_their_sources_and_retrieval_can_be_turned_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     class Answering:
         def __init__(self) -> None:
@@ -108,7 +111,7 @@ def test_answers_come_with_their_sources_and_retrieval_can_be_turned_off(
             }
 
         def predict(self, questions: list[Any], **options: Any) -> list[QAPrediction]:
-            asked.append(options)
+            requests.append(options)
             source = CitedPassage("privacy.md", 3, "Data", "Personal  data\nis kept for two years.")
             return (
                 [QAPrediction("two years", (source,), (source,), 1, 4)]
@@ -117,15 +120,15 @@ def test_answers_come_with_their_sources_and_retrieval_can_be_turned_off(
             )
 
     monkeypatch.setattr(chat_module, "load", lambda _: Answering())
-    said = talk(tmp_path, "how long?", "/retrieval off", "how long?")
-    assert said[1:5] == [
+    output = talk(tmp_path, "how long?", "/retrieval off", "how long?")
+    assert output[1:5] == [
         "two years",
         "  [1] privacy.md, page 3, Data: Personal data is kept for two years.",
         "  (1 citations of passages that were not retrieved)",
         "  (4 tokens were truncated)",
     ]
-    assert said[5:] == ["Retrieval is off.", "(no answer)", "Bye."]
-    assert [options["retrieve"] for options in asked] == [True, False]
+    assert output[5:] == ["Retrieval is off.", "(no answer)", "Bye."]
+    assert [options["retrieve"] for options in requests] == [True, False]
 
 
 @pytest.mark.slow

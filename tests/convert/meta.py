@@ -90,7 +90,7 @@ def weights(params: Mapping[str, Any], vocabulary: int, seed: int = 0) -> dict[s
     def matrix(rows: int, columns: int) -> Tensor:
         return torch.randn(rows, columns, generator=draw) / math.sqrt(columns)
 
-    found = {
+    tensors = {
         "tok_embeddings.weight": matrix(vocabulary, dim),
         "output.weight": 3 * matrix(vocabulary, dim),
         "norm.weight": 1 + 0.1 * torch.randn(dim, generator=draw),
@@ -106,10 +106,10 @@ def weights(params: Mapping[str, Any], vocabulary: int, seed: int = 0) -> dict[s
             "feed_forward.w2": (dim, hidden),
             "feed_forward.w3": (hidden, dim),
         }
-        found |= {f"layers.{i}.{name}.weight": matrix(*shape) for name, shape in shapes.items()}
+        tensors |= {f"layers.{i}.{name}.weight": matrix(*shape) for name, shape in shapes.items()}
         for name in ("attention_norm", "ffn_norm"):
-            found[f"layers.{i}.{name}.weight"] = 1 + 0.1 * torch.randn(dim, generator=draw)
-    return found
+            tensors[f"layers.{i}.{name}.weight"] = 1 + 0.1 * torch.randn(dim, generator=draw)
+    return tensors
 
 
 def split(

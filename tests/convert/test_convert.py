@@ -60,9 +60,9 @@ def test_logits_are_those_of_metas_equations(
     expected = forward(params, whole, tokens)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     with torch.no_grad():
-        found = model(input_ids=tokens[None]).logits[0]
+        converted_logits = model(input_ids=tokens[None]).logits[0]
     assert expected.std() > 0.5
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(converted_logits, expected, atol=1e-4, rtol=0)
     assert done.parameters == sum(t.numel() for name, t in whole.items() if name != "rope.freqs")
     assert (done.vocabulary, done.tied, done.dtype) == (params["vocab_size"], False, "float32")
 

@@ -75,26 +75,26 @@ def test_train_test_contamination(
     text: str, kind: str, leak: str, severity: str, ending: str
 ) -> None:
     given = study([(text, "a")], [(LONG, "a")])
-    found = only(given, leak=leak)
+    result = only(given, leak=leak)
     duplicate = (
         "an exact duplicate"
         if kind == "exact"
         else "a near-duplicate (Jaccard similarity of at least 0.9)"
     )
-    assert (found.code, found.severity, found.rows) == (
+    assert (result.code, result.severity, result.rows) == (
         f"{kind}-leak",
         severity,
         ["train:1 = test:1"],
     )
-    assert found.message.startswith(
+    assert result.message.startswith(
         f"1 train row is {duplicate} of 1 test row (train-test contamination): train:1 = test:1"
     )
-    assert found.message.endswith(ending)
-    kept = audit.drop_rows(
+    assert result.message.endswith(ending)
+    cleaned = audit.drop_rows(
         given, report(given, leak=leak), study_recipe({"train": "a.csv"}, audit={"leak": leak})
     )
-    assert (given.train[0] in kept.train) == (leak != "drop")
-    assert len(kept.test) == len(given.test)
+    assert (given.train[0] in cleaned.train) == (leak != "drop")
+    assert len(cleaned.test) == len(given.test)
 
 
 def test_near_duplicates_depend_on_the_threshold() -> None:
@@ -105,9 +105,9 @@ def test_near_duplicates_depend_on_the_threshold() -> None:
 
 
 def test_train_validation_contamination_is_a_warning() -> None:
-    found = only(study([(LONG, "a")], validation=[(LONG, "a")]))
-    assert (found.code, found.severity) == ("exact-leak", "warning")
-    assert "1 train row is an exact duplicate of 1 validation row" in found.message
+    result = only(study([(LONG, "a")], validation=[(LONG, "a")]))
+    assert (result.code, result.severity) == ("exact-leak", "warning")
+    assert "1 train row is an exact duplicate of 1 validation row" in result.message
 
 
 def test_leaked_rows_are_dropped_from_the_earlier_split() -> None:
@@ -116,10 +116,10 @@ def test_leaked_rows_are_dropped_from_the_earlier_split() -> None:
         [(LONG, "a"), (other, "a")], [(LONG, "a")], [(LONG, "a"), (other, "a"), ("third", "a")]
     )
     chosen = study_recipe({"train": "a.csv"}, audit={"leak": "drop"})
-    kept = audit.drop_rows(given, audit.audit_study(given, chosen), chosen)
-    assert [e.id for e in kept.validation] == ["valid:2", "valid:3"]
-    assert len(kept.train) == len(FILLER)
-    assert kept.notes == [
+    cleaned = audit.drop_rows(given, audit.audit_study(given, chosen), chosen)
+    assert [e.id for e in cleaned.validation] == ["valid:2", "valid:3"]
+    assert len(cleaned.train) == len(FILLER)
+    assert cleaned.notes == [
         "train: 2 rows dropped (audit.leak: drop): duplicates or near-duplicates of validation or "
         "test rows.",
         "validation: 1 row dropped (audit.leak: drop): duplicates or near-duplicates of test rows.",
@@ -144,28 +144,28 @@ def test_conflicting_labels_name_rows_and_labels() -> None:
 
 
 def test_repeated_rows() -> None:
-    found = only(
+    result = only(
         study([("Again and again", "a"), ("again AND again!", "a"), ("Again and again", "a")])
     )
-    assert (found.code, found.severity) == ("repeated", "info")
+    assert (result.code, result.severity) == ("repeated", "info")
     assert (
-        found.message
+        result.message
         == "2 train rows duplicate an earlier row: train:2 = train:1, train:3 = train:1."
     )
 
 
 def test_empty_texts_are_dropped_from_training_but_not_from_test() -> None:
     given = study([("  \n", "a"), ("", "b")], [("", "a")], [("fine", "a"), ("", "a")])
-    found = findings(given)
-    assert {f.code for f in found} == {"empty"}
-    assert [f.message for f in found] == [
+    result = findings(given)
+    assert {f.code for f in result} == {"empty"}
+    assert [f.message for f in result] == [
         "2 train rows without text: train:1, train:2. They are dropped.",
         "1 validation row without text: valid:2. They are dropped.",
         "1 test row without text: test:1. They stay in the test set.",
     ]
-    kept = audit.drop_rows(given, report(given), study_recipe({"train": "a.csv"}))
-    assert [len(part) for part in kept.splits().values()] == [len(FILLER), 1, 3]
-    assert kept.notes == [
+    cleaned = audit.drop_rows(given, report(given), study_recipe({"train": "a.csv"}))
+    assert [len(part) for part in cleaned.splits().values()] == [len(FILLER), 1, 3]
+    assert cleaned.notes == [
         "train: 2 rows without text dropped.",
         "validation: 1 row without text dropped.",
     ]
@@ -173,12 +173,12 @@ def test_empty_texts_are_dropped_from_training_but_not_from_test() -> None:
 
 def test_few_rows_and_imbalance() -> None:
     many: Pairs = [(f"text {i} of a large class", "a") for i in range(130)]
-    found = {
+    result = {
         f.code: f.message
         for f in findings(study([*many, ("rare one", "c")], [("a rare test", "c")]))
     }
-    assert found["few-rows"] == "few training rows for 'c' (1)."
-    assert found["imbalance"] == (
+    assert result["few-rows"] == "few training rows for 'c' (1)."
+    assert result["imbalance"] == (
         "imbalanced label distribution: 'a' has 142 training rows, 'c' 1. Accuracy alone is "
         "misleading; see balanced accuracy and macro-F1."
     )
@@ -195,33 +195,33 @@ def test_labels_that_differ_only_in_case() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "found"),
+    ("labels", "expected"),
     [
         (["very good", "Very-Good", "very_good", "bad"], [["very good", "Very-Good", "very_good"]]),
         (["C", "C++", "C#", "+1", "-1", "1", "+", "-", "", "_"], []),
         (["straße", "STRASSE", " a", "a "], [["straße", "STRASSE"], [" a", "a "]]),
     ],
 )
-def test_label_spelling_variants(labels: list[str], found: list[list[str]]) -> None:
-    assert label_spelling_variants(labels) == found
+def test_label_spelling_variants(labels: list[str], expected: list[list[str]]) -> None:
+    assert label_spelling_variants(labels) == expected
 
 
 def test_labels_without_test_rows() -> None:
-    found = {
+    result = {
         f.code: f.message
         for f in findings(study([(f"third class {i} text", "c") for i in range(10)]))
     }
-    assert found == {
+    assert result == {
         "untested-label": "no test row has label 'c', so the test set cannot measure how well it "
         "is predicted."
     }
 
 
 def test_labels_without_training_rows() -> None:
-    found = only(study(test=[("what is this", "new")]))
-    assert (found.severity, found.rows) == ("error", ["test:1"])
+    result = only(study(test=[("what is this", "new")]))
+    assert (result.severity, result.rows) == ("error", ["test:1"])
     assert (
-        found.message
+        result.message
         == "label 'new' in test (test:1) but in no training row. Training labels: 'a', 'b'"
     )
     assert only(study(validation=[("what is this", "new")])).severity == "warning"
@@ -237,28 +237,28 @@ def test_a_single_training_label_is_an_error(test: Pairs) -> None:
 
 
 def test_messages_shorten_row_lists_but_rows_are_complete() -> None:
-    found = only(study([("same words here", "a")] * 9))
-    assert len(found.rows) == 8
-    assert found.message.endswith("train:6 = train:1 and 3 more.")
+    result = only(study([("same words here", "a")] * 9))
+    assert len(result.rows) == 8
+    assert result.message.endswith("train:6 = train:1 and 3 more.")
 
 
 def test_damage_is_counted_by_kind() -> None:
-    found = findings(
+    result = findings(
         study([("cafÃ© culture", "a"), ("naÃ¯ve &lt;b&gt;", "b"), ("lost � here", "a")])
     )
-    assert [(f.code, f.severity) for f in found] == [("damage", "warning")] * 3
+    assert [(f.code, f.severity) for f in result] == [("damage", "warning")] * 3
     assert (
         "2 rows with mojibake: UTF-8 decoded as Western European"
-        in found[1].message + found[2].message
+        in result[1].message + result[2].message
     )
 
 
 def test_errors_come_first_and_raise_errors_lists_them_all() -> None:
     given = study([("again", "a"), ("again", "a"), (LONG, "a")], [(LONG, "a"), ("odd", "new")])
-    found = report(given)
-    assert [f.severity for f in found.findings] == ["error", "error", "info"]
+    result = report(given)
+    assert [f.severity for f in result.findings] == ["error", "error", "info"]
     with pytest.raises(UsageError) as error:
-        found.raise_errors()
+        result.raise_errors()
     assert str(error.value).startswith(
         "the data audit found 2 errors:\n  - 1 train row is an exact duplicate of"
     )
@@ -266,9 +266,9 @@ def test_errors_come_first_and_raise_errors_lists_them_all() -> None:
 
 
 def test_rows_and_labels_are_counted_before_dropping() -> None:
-    found = report(study([("", "a")]))
-    assert found.rows == {"train": 25, "validation": 0, "test": 2}
-    assert found.label_counts == {
+    result = report(study([("", "a")]))
+    assert result.rows == {"train": 25, "validation": 0, "test": 2}
+    assert result.label_counts == {
         "train": {"a": 13, "b": 12},
         "validation": {"a": 0, "b": 0},
         "test": {"a": 1, "b": 1},
@@ -286,8 +286,8 @@ def test_truncation_is_reported_and_above_the_maximum_an_error(most: float, seve
     chosen = study_recipe(
         {"train": "a.csv"}, audit={"max_truncated": most}, prompt={"max_length": 20}
     )
-    found = audit.add_token_lengths(audit.audit_study(given, chosen), given, chosen, measured)
-    [finding] = found.findings
+    result = audit.add_token_lengths(audit.audit_study(given, chosen), given, chosen, measured)
+    [finding] = result.findings
     assert (finding.code, finding.severity, finding.rows) == ("truncated", severity, ["test:1"])
     assert finding.message.startswith(
         "1 test row (33.3%) exceeds prompt.max_length 20 and would be truncated "
@@ -296,8 +296,8 @@ def test_truncation_is_reported_and_above_the_maximum_an_error(most: float, seve
     assert ("more than audit.max_truncated allows (20%)" in finding.message) == (
         severity == "error"
     )
-    assert found.lengths["test"] == {"median": 4, "p95": 36, "max": 40}
-    assert found.truncation == {
+    assert result.lengths["test"] == {"median": 4, "p95": 36, "max": 40}
+    assert result.truncation == {
         "train": {"rows": 0, "share": 0.0, "limit": 20},
         "test": {"rows": 1, "share": 1 / 3, "limit": 20},
     }
@@ -363,10 +363,10 @@ def test_prepare_data_audits_then_drops_then_limits(tmp_path: Path) -> None:
     chosen = study_recipe(
         {"train": "a.csv", "limit": {"train": 20}}, audit={"near_duplicates": None}
     )
-    given, found = prepare.prepare_data(
+    given, result = prepare.prepare_data(
         chosen, tmp_path, lambda loaded: measured if len(loaded.train) == 20 else None
     )
     assert len(given.train) == 20
-    assert found.rows["train"] > 60
-    assert set(found.lengths) == {"train", "validation", "test"}
-    assert [f.code for f in found.findings] == ["empty"]
+    assert result.rows["train"] > 60
+    assert set(result.lengths) == {"train", "validation", "test"}
+    assert [f.code for f in result.findings] == ["empty"]

@@ -16,7 +16,7 @@ def codes(labels: list[str], *variants: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("labels", "variants", "found"),
+    ("labels", "variants", "expected"),
     [
         (["0", "1"], ["tuned"], ["numeric-labels"]),
         (["-1", "0", "1.5"], ["tfidf", "zero-shot"], ["numeric-labels"]),
@@ -26,9 +26,9 @@ def codes(labels: list[str], *variants: str) -> list[str]:
     ],
 )
 def test_numbers_as_labels_are_warned_of_where_a_model_reads_them(
-    labels: list[str], variants: list[str], found: list[str]
+    labels: list[str], variants: list[str], expected: list[str]
 ) -> None:
-    assert codes(labels, *variants) == found
+    assert codes(labels, *variants) == expected
 
 
 def test_the_warning_shows_what_to_write() -> None:

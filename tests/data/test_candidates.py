@@ -103,8 +103,8 @@ def test_a_title_is_read_with_its_body_in_this_order() -> None:
 
 def test_names_of_numbers_come_from_the_column_that_holds_them() -> None:
     columns = table(text=sentence, label=lambda row: str(row % 3), label_text=topic)
-    found = candidates.names_of_values(columns[1], columns)
-    assert found is columns[2]
+    result = candidates.names_of_values(columns[1], columns)
+    assert result is columns[2]
     columns = table(text=sentence, label=lambda row: str(row % 3), other=noise("a", "b", "c"))
     assert candidates.names_of_values(columns[1], columns) is None
 
@@ -149,6 +149,6 @@ def test_split_id_and_group_columns_are_recognised() -> None:
 def test_predictability_is_near_one_for_topics_and_near_zero_for_noise() -> None:
     texts = [sentence(row) for row in range(ROWS)]
     assert (candidates.predictability(texts, [topic(r) for r in range(ROWS)]) or 0) > 0.9
-    found = candidates.predictability(texts, [noise("a", "b")(r) for r in range(ROWS)])
-    assert found is not None and found < 0.4
+    result = candidates.predictability(texts, [noise("a", "b")(r) for r in range(ROWS)])
+    assert result is not None and result < 0.4
     assert candidates.predictability(texts[:5], ["a", "b", "a", "b", "a"]) is None

@@ -39,7 +39,9 @@ def texts() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("threshold", [0.7, 0.9])
 def test_near_duplicates_match_brute_force(texts: dict[str, list[str]], threshold: float) -> None:
-    found = duplicates.find_near_duplicates(texts, [("train", "test")], threshold)["train", "test"]
+    matches = duplicates.find_near_duplicates(texts, [("train", "test")], threshold)[
+        "train", "test"
+    ]
     copies = set(texts["test"])
     sets = {name: [word_shingles(t) for t in split] for name, split in texts.items()}
     naive = {}
@@ -48,8 +50,8 @@ def test_near_duplicates_match_brute_force(texts: dict[str, list[str]], threshol
         if best[0] >= threshold and texts["train"][i] not in copies:
             naive[i] = -best[1]
     # None is reported wrongly; hashing may miss some that are near the threshold.
-    assert set(found) <= set(naive.items())
-    assert len(found) >= 0.95 * len(naive)
+    assert set(matches) <= set(naive.items())
+    assert len(matches) >= 0.95 * len(naive)
     assert len(naive) >= 20
 
 
@@ -128,8 +130,8 @@ def test_shingles_are_word_3_grams() -> None:
 def test_every_valid_threshold_works(threshold: float) -> None:
     line = " ".join(f"w{i}" for i in range(30))
     texts = {"train": [line, f"{line} more", "w0 w1 w2 w3"], "test": [f"again {line}", line]}
-    found = dict(
+    matches = dict(
         duplicates.find_near_duplicates(texts, [("train", "test")], threshold)["train", "test"]
     )
-    assert (1 in found) == (threshold < 0.96)
-    assert 0 not in found
+    assert (1 in matches) == (threshold < 0.96)
+    assert 0 not in matches

@@ -40,20 +40,20 @@ def test_alpaca_divides_the_template_at_its_first_input(tmp_path: Path) -> None:
         "### Instruction:\nName the topic: {labels}.\n\n### Input:\n{title}\n{body}\n\n### "
         "Response:"
     )
-    found = written(tmp_path, "alpaca", template=template)
-    assert found["train"][0] == {
+    exported = written(tmp_path, "alpaca", template=template)
+    assert exported["train"][0] == {
         "instruction": "Name the topic: Sports, World.",
         "input": "Cup final\nThey won {2:1}.",
         "output": "Sports",
     }
-    assert list(found) == ["train", "test"]
+    assert list(exported) == ["train", "test"]
 
 
 def test_alpaca_takes_an_instruction_after_the_text_and_the_system_message(tmp_path: Path) -> None:
-    found = written(
+    exported = written(
         tmp_path, "alpaca", template="{title}: {body}\nWhich of {labels}?", system="You sort news."
     )
-    assert found["test"] == [
+    assert exported["test"] == [
         {
             "instruction": "You sort news.\n\nWhich of Sports, World?",
             "input": "Vote: Today.",
@@ -63,8 +63,8 @@ def test_alpaca_takes_an_instruction_after_the_text_and_the_system_message(tmp_p
 
 
 def test_chat_has_the_turns_of_the_prompt(tmp_path: Path) -> None:
-    found = written(tmp_path, "chat", template="{title} {labels}", system="Sort.")
-    assert found["train"][1]["messages"] == [
+    exported = written(tmp_path, "chat", template="{title} {labels}", system="Sort.")
+    assert exported["train"][1]["messages"] == [
         {"role": "system", "content": "Sort."},
         {"role": "user", "content": "Ü\u2028x Sports, World"},
         {"role": "assistant", "content": "World"},

@@ -104,11 +104,11 @@ def ask(folder: Path, url: str, *questions: tuple[str, dict[str, Any]]) -> list[
         "no_proxy": "127.0.0.1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     done = subprocess.run(
         [sys.executable, "-c", READ],
         input=json.dumps(questions),
-        env={**kept, **environment},
+        env={**inherited, **environment},
         timeout=120,
         capture_output=True,
         text=True,
@@ -188,12 +188,12 @@ def test_hub_models_by_name(hub: Hub, tmp_path: Path) -> None:
 
 def test_unavailable_hub_models(hub: Hub, tmp_path: Path) -> None:
     names = ("nothing", "gated", "asked")
-    missing, gated, asked = ask(
+    missing, gated, forbidden = ask(
         tmp_path, hub.url, *(("model", {"name": f"owner/{name}"}) for name in names)
     )
     assert missing[:2] == ["UsageError", 2]
     assert "the hub has no model owner/nothing, or it is private" in missing[2]
-    for kind, code, message in (gated, asked):
+    for kind, code, message in (gated, forbidden):
         assert (kind, code) == ("Failure", 1)
         assert (
             "is gated: accept its licence on the hub, then log in with 'hf auth login'" in message

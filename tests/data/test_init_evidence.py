@@ -217,14 +217,14 @@ def test_close_candidates_are_asked_about(tmp_path: Path) -> None:
         for i, (t, x) in enumerate(ROWS)
     ]
     path = jsonl(tmp_path / "a.jsonl", records)
-    asked: list[list[str]] = []
+    questions: list[list[str]] = []
 
     def second(question: str, options: list[str]) -> int:
-        asked.append(options)
+        questions.append(options)
         return 1
 
     text, _ = draft_recipe(path, tmp_path / "a.yaml", None, second)
-    [options] = asked
+    [options] = questions
     assert ["topic" in options[0], "intent" in options[1], len(options)] == [True, True, 2]
     assert yaml.safe_load(text)["data"]["label"] == "intent"
     assert "other candidates: 'topic', 'gender'" in text

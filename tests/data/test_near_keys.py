@@ -45,5 +45,5 @@ def test_decorated_copies_are_near_and_exact_ones_are_not() -> None:
     splits = {"train": train, "test": test}
     keys = {name: [near_key(e) for e in part] for name, part in splits.items()}
     exact = {name: [example_dedup_key(e) for e in part] for name, part in splits.items()}
-    found = find_near_duplicates(keys, [("train", "test")], 0.9, exact)
-    assert found["train", "test"] == [(0, 0)]
+    matches = find_near_duplicates(keys, [("train", "test")], 0.9, exact)
+    assert matches["train", "test"] == [(0, 0)]

@@ -342,10 +342,10 @@ def test_init_writes_a_recipe_for_questions_that_reads_them(
         (tmp_path / name).write_text(
             "\n".join([head, *(row.format(n=n).strip() for n in range(30))]) + "\n"
         )
-    written, said = draft_recipe(tmp_path / name, tmp_path / "recipe.yaml")
+    written, sentences = draft_recipe(tmp_path / name, tmp_path / "recipe.yaml")
     (tmp_path / "recipe.yaml").write_text(written)
     chosen, base = recipe.load(tmp_path / "recipe.yaml")
-    assert chosen.task == task and any(task in sentence for sentence in said)
+    assert chosen.task == task and any(task in sentence for sentence in sentences)
     study = splits.load_splits(chosen, base)
     assert list(study.train[0].inputs) == fields
     assert study.train[0].references is not None and study.test

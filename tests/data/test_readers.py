@@ -75,15 +75,19 @@ def parquet(path: Path, columns: dict[str, list[Any]]) -> Path:
 def test_every_format_gives_the_same_table(
     tmp_path: Path, name: str, content: str, options: dict[str, Any]
 ) -> None:
-    found = table(file(tmp_path, name, content), **options)
-    assert (found.name, found.columns, found.rows) == (name, ["text", "label"], ROWS)
+    result = table(file(tmp_path, name, content), **options)
+    assert (result.name, result.columns, result.rows) == (name, ["text", "label"], ROWS)
 
 
 def test_parquet(tmp_path: Path) -> None:
     columns: dict[str, list[Any]] = {"text": [t for t, _ in ROWS], "label": [x for _, x in ROWS]}
     for name, options in (("a.parquet", {}), ("a.bin", {}), ("a.csv", {"format": "parquet"})):
-        found = table(parquet(tmp_path / name, columns), **options)
-        assert (found.columns, found.rows, list(found.lines)) == (["text", "label"], ROWS, [1, 2])
+        result = table(parquet(tmp_path / name, columns), **options)
+        assert (result.columns, result.rows, list(result.lines)) == (
+            ["text", "label"],
+            ROWS,
+            [1, 2],
+        )
 
 
 def test_parquet_values_are_converted_as_in_csv(tmp_path: Path) -> None:
@@ -115,14 +119,14 @@ def test_folders_of_texts(tmp_path: Path) -> None:
         ("readme.txt", "no"),
     ):
         file(tmp_path / "reviews", place, text)
-    found = table(tmp_path / "reviews")
-    assert found.columns == ["text", "label", "file"]
-    assert found.rows == [
+    result = table(tmp_path / "reviews")
+    assert result.columns == ["text", "label", "file"]
+    assert result.rows == [
         ["Straße", "neg", "neg/c"],
         ["", "pos", "pos/a.txt"],
         ["good\nfilm", "pos", "pos/b.txt"],
     ]
-    assert found.location(2) == "reviews:pos/b.txt"
+    assert result.location(2) == "reviews:pos/b.txt"
 
 
 @pytest.mark.parametrize(

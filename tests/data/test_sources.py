@@ -58,16 +58,16 @@ def test_default_columns_are_text_and_label(
 def test_one_text_column_several_or_renamed_ones(
     tmp_path: Path, text: Any, inputs: dict[str, str]
 ) -> None:
-    found = read_file(file(tmp_path, "a.csv", REVIEWS), text=text, label="stars")
-    assert list(found[0]["inputs"].items()) == list(inputs.items())
-    assert [e["target"] for e in found] == ["5", "1", "3"]
+    rows_read = read_file(file(tmp_path, "a.csv", REVIEWS), text=text, label="stars")
+    assert list(rows_read[0]["inputs"].items()) == list(inputs.items())
+    assert [e["target"] for e in rows_read] == ["5", "1", "3"]
 
 
 def test_ids_and_groups_from_columns(tmp_path: Path) -> None:
-    found = read_file(
+    rows_read = read_file(
         file(tmp_path, "a.csv", REVIEWS), text="body", label="stars", id="nr", group="who"
     )
-    assert [(e["id"], e["group"], e["source"]) for e in found] == [
+    assert [(e["id"], e["group"], e["source"]) for e in rows_read] == [
         ("a1", "ann", "a.csv:2"),
         ("a2", "bob", "a.csv:3"),
         ("a3", "ann", "a.csv:4"),
@@ -298,24 +298,28 @@ def test_public_layouts_load_by_options_alone(
     labels: set[str],
 ) -> None:
     path = public_data(name)
-    found = read_source(Source(path=path.name, **options), path.parent).examples
-    assert len(found) == rows
-    assert {e.target for e in found} == labels
-    assert len({e.id for e in found}) == rows
+    rows_read = read_source(Source(path=path.name, **options), path.parent).examples
+    assert len(rows_read) == rows
+    assert {e.target for e in rows_read} == labels
+    assert len({e.id for e in rows_read}) == rows
 
 
 @pytest.mark.data
 def test_public_details(public_data: Callable[[str], Path]) -> None:
     swahili = public_data("masakhanews_swa/derived/train_union.tsv")
-    found = read_source(
+    rows_read = read_source(
         Source(path=swahili.name, text="text", label="category"), swahili.parent
     ).examples
-    assert Counter(e.target for e in found)["health"] == 176
+    assert Counter(e.target for e in rows_read)["health"] == 176
     # Escaped quotes are undone: the file quotes as CSV does, though it is divided by tabs.
-    assert sum('""' in e.inputs["text"] for e in found) == 1
-    assert sum("\u2028" in e.inputs["text"] for e in found) == 1
+    assert sum('""' in e.inputs["text"] for e in rows_read) == 1
+    assert sum("\u2028" in e.inputs["text"] for e in rows_read) == 1
     stocks = public_data("financial_phrasebank/Sentences_50Agree.txt")
-    found = read_source(
+    rows_read = read_source(
         Source(path=stocks.name, format="text", delimiter="@", encoding="iso-8859-1"), stocks.parent
     ).examples
-    assert Counter(e.target for e in found) == {"neutral": 2879, "positive": 1363, "negative": 604}
+    assert Counter(e.target for e in rows_read) == {
+        "neutral": 2879,
+        "positive": 1363,
+        "negative": 604,
+    }

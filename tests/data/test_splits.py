@@ -37,14 +37,14 @@ def csv(folder: Path, name: str, rows: list[tuple[str, str]]) -> str:
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
 def test_stratified_shares_are_those_of_scikit_learn(share: float) -> None:
     rows = labelled({"a": 61, "b": 30, "c": 9})
-    kept, aside = splits.split_holdout(rows, share, "stratified", 3, "test")
+    remaining, aside = splits.split_holdout(rows, share, "stratified", 3, "test")
     reference = train_test_split(
         [e.target for e in rows], test_size=share, random_state=3, stratify=[e.target for e in rows]
     )[1]
     assert Counter(e.target for e in aside) == Counter(reference)
-    assert sorted(e.id for e in [*kept, *aside]) == sorted(e.id for e in rows)
+    assert sorted(e.id for e in [*remaining, *aside]) == sorted(e.id for e in rows)
     places = {e.id: i for i, e in enumerate(rows)}
-    for part in (kept, aside):
+    for part in (remaining, aside):
         assert [places[e.id] for e in part] == sorted(places[e.id] for e in part)
 
 
@@ -67,9 +67,9 @@ def test_no_group_is_in_both_parts(groups: list[int], seed: int) -> None:
     rows = [
         Example(str(i), {"text": "x"}, "ab"[i % 2], group=f"g{g}") for i, g in enumerate(groups)
     ]
-    kept, aside = splits.split_holdout(rows, 0.3, "grouped", seed, "test")
-    assert not {e.group for e in kept} & {e.group for e in aside}
-    assert kept
+    remaining, aside = splits.split_holdout(rows, 0.3, "grouped", seed, "test")
+    assert not {e.group for e in remaining} & {e.group for e in aside}
+    assert remaining
     assert aside
 
 
@@ -83,10 +83,10 @@ def test_duplicates_and_near_duplicates_stay_in_one_part(method: Any) -> None:
         [(t, "ab"[i % 2]) for i, t in enumerate(texts)]
         + [(t, "ab"[i % 2]) for i, t in enumerate(copied + extended)]
     )
-    kept, aside = splits.split_holdout(rows, 0.4, method, 0, "test", near_duplicates=0.8)
+    remaining, aside = splits.split_holdout(rows, 0.4, method, 0, "test", near_duplicates=0.8)
     families = [
         {e.inputs["text"].lower().removesuffix("!").removesuffix(" more") for e in part}
-        for part in (kept, aside)
+        for part in (remaining, aside)
     ]
     assert not families[0] & families[1]
     assert len(aside) == 32

@@ -55,13 +55,13 @@ def test_blocks_contain_all_rows_of_the_file(tmp_path: Path, name: str, size: in
     )
     whole, streamed = table(path), stream(path)
     assert (streamed.columns, streamed.rows) == (whole.columns, len(whole.rows))
-    found = list(iter_blocks(streamed, 0, size, 1 << 20))
-    assert cells(found) == whole.rows
+    blocks = list(iter_blocks(streamed, 0, size, 1 << 20))
+    assert cells(blocks) == whole.rows
     start = 0
-    for number, block in enumerate(found):
+    for number, block in enumerate(blocks):
         # Reading that starts where a block starts cuts the rest in the same way.
         assert [cells([b]) for b in iter_blocks(streamed, start, size, 1 << 20)] == [
-            cells([b]) for b in found[number:]
+            cells([b]) for b in blocks[number:]
         ]
         start += len(block)
     assert list(iter_blocks(streamed, start, size, 1 << 20)) == []

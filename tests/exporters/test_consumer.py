@@ -54,8 +54,8 @@ def consumed(folder: Path, number: int, base: Path, rows: Path) -> list[list[Any
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    found: list[list[Any]] = json.loads(done.stdout)
-    return found
+    predictions: list[list[Any]] = json.loads(done.stdout)
+    return predictions
 
 
 @pytest.mark.slow
@@ -65,9 +65,9 @@ def test_transformers_and_peft_alone_give_the_bundles_labels(
 ) -> None:
     bundle = make("llama3")
     rows = golden.read(bundle / GOLDEN)
-    found = consumed(bundle, 2, model_folders["llama3"], bundle / GOLDEN)
-    assert [label for label, *_ in found] == [row.output for row in rows]
-    for (_, *log_probs), row in zip(found, rows, strict=True):
+    predictions = consumed(bundle, 2, model_folders["llama3"], bundle / GOLDEN)
+    assert [label for label, *_ in predictions] == [row.output for row in rows]
+    for (_, *log_probs), row in zip(predictions, rows, strict=True):
         assert log_probs == pytest.approx(row.log_probs, abs=1e-3)
 
 
@@ -78,8 +78,10 @@ def test_transformers_alone_gives_the_bundles_labels_with_a_merged_head(
 ) -> None:
     bundle = make("llama", variant={"objective": "head"})
     export(bundle, "merged", tmp_path / "out")
-    found = consumed(tmp_path / "out", 1, tmp_path, bundle / GOLDEN)
-    assert [label for label, *_ in found] == [row.output for row in golden.read(bundle / GOLDEN)]
+    predictions = consumed(tmp_path / "out", 1, tmp_path, bundle / GOLDEN)
+    assert [label for label, *_ in predictions] == [
+        row.output for row in golden.read(bundle / GOLDEN)
+    ]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason=LLAMA_CPP)

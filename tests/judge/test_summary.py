@@ -28,7 +28,7 @@ from prooftune.judge import (
     summarize_preferences,
 )
 from prooftune.judge.human import agreement, resampled_kappas
-from prooftune.judge.study import _human_scores
+from prooftune.judge.study import align_human_scores
 from prooftune.judge.types import Winner
 from prooftune.recipe.judge import CRITERIA, Judge
 
@@ -245,6 +245,6 @@ def test_scores_without_a_variant_count_for_the_judged_one(tmp_path: Path) -> No
     (tmp_path / "human.csv").write_text("id,criterion,score\n0,c,1\n", "utf-8")
     settings = Judge.model_validate({"model": "m", "criteria": {"c": "?"}, "human": "human.csv"})
     scores: dict[str, Any] = {"verdict": {"best_tuned": "lora", "winner": "zero"}}
-    found = _human_scores(settings, tmp_path, ["zero", "lora"], scores)
+    found = align_human_scores(settings, tmp_path, ["zero", "lora"], scores)
     assert found == {"lora": {("0", "c"): 1}}
     assert "compared with the judge's scores of lora only" in scores["notes"][0]

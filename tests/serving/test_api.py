@@ -44,8 +44,8 @@ def error_of(reply: httpx2.Response, status: int) -> Mapping[str, Any]:
         "param",
         "code",
     }
-    found: Mapping[str, Any] = content["error"]
-    return found
+    error: Mapping[str, Any] = content["error"]
+    return error
 
 
 @pytest.mark.slow
@@ -69,9 +69,11 @@ def test_answers_are_those_of_the_loaded_bundle(
 ) -> None:
     reader, library = prooftune.load(folders["reader"]), prooftune.load(folders["library"])
     assert isinstance(reader, QuestionAnswerer) and isinstance(library, QuestionAnswerer)
-    asked = [{"question": "text below", "context": "the cat sat on a mat " * n} for n in (1, 8)]
-    got = client.post("/v1/answer", json={"model": "reader", "questions": asked}).json()["results"]
-    assert [r["answer"] for r in got] == [r.answer for r in reader.predict(asked)]
+    qa_inputs = [{"question": "text below", "context": "the cat sat on a mat " * n} for n in (1, 8)]
+    got = client.post("/v1/answer", json={"model": "reader", "questions": qa_inputs}).json()[
+        "results"
+    ]
+    assert [r["answer"] for r in got] == [r.answer for r in reader.predict(qa_inputs)]
     assert all(r["sources"] == r["retrieved"] == [] for r in got)
     questions = ["apple pear", "law", "zebra"]
     for got_one, want in zip(
@@ -211,16 +213,16 @@ def test_what_a_request_lacks_is_said(client: httpx2.Client) -> None:
         ),
     ]:
         reply = client.post("/v1/classify", json=body)
-        found = error_of(reply, reply.status_code)
+        error = error_of(reply, reply.status_code)
         assert reply.status_code in (400, 404, 413)
-        assert found["param"] == param and message in found["message"]
+        assert error["param"] == param and message in error["message"]
 
 
 def test_all_that_is_wrong_with_a_request_is_said(client: httpx2.Client) -> None:
-    found = error_of(client.post("/v1/classify", json={"model": "topics", "text": "a"}), 400)
+    error = error_of(client.post("/v1/classify", json={"model": "topics", "text": "a"}), 400)
     assert (
-        found["message"] == "texts: Field required; text: Extra inputs are not permitted"
-        and found["param"] == "texts"
+        error["message"] == "texts: Field required; text: Extra inputs are not permitted"
+        and error["param"] == "texts"
     )
     many = {"model": "topics", "texts": ["a"], **dict.fromkeys("abcde", 1)}
     assert error_of(client.post("/v1/classify", json=many), 400)["message"].endswith("(and 2 more)")

@@ -45,13 +45,13 @@ def test_changes_are_those_of_a_decision_that_adds_up_words() -> None:
         share = 1 / (1 + math.exp(-sum(weights[word] for word in text.split())))
         return {"yes": share, "no": 1 - share}
 
-    found = log_prob_changes([decide(row["text"]) for row in leave_one_out(cut)], "yes")
+    changes = log_prob_changes([decide(row["text"]) for row in leave_one_out(cut)], "yes")
     whole = math.log(decide("the good bad")["yes"])
-    assert found == pytest.approx(
+    assert changes == pytest.approx(
         [
             0.0,
             whole - math.log(decide("the bad")["yes"]),
             whole - math.log(decide("the good")["yes"]),
         ]
     )
-    assert found[1] > 0 > found[2]
+    assert changes[1] > 0 > changes[2]

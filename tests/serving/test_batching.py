@@ -17,11 +17,11 @@ class Held:
     """Doubles numbers, once it is let go; keeps what it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Any, list[Any]]] = []
+        self.calls: list[tuple[Any, list[Any]]] = []
         self.begun, self.go = threading.Event(), threading.Event()
 
     def __call__(self, key: Any, rows: list[Any]) -> list[Any]:
-        self.asked.append((key, list(rows)))
+        self.calls.append((key, list(rows)))
         self.begun.set()
         assert self.go.wait(10)
         if "bad" in rows:
@@ -61,7 +61,7 @@ def test_what_waits_for_one_model_is_computed_together_up_to_the_budget(
     futures = [batcher.submit(key, rows, later()) for key, rows in requests]
     held.go.set()
     assert [f.result(10) for f in [first, *futures]] == [[0], [2, 4], [10], [6], [12, 14], [16]]
-    assert held.asked == [("a", [0]), ("a", [1, 2, 3]), ("b", [5, 8]), ("a", [6, 7])]
+    assert held.calls == [("a", [0]), ("a", [1, 2, 3]), ("b", [5, 8]), ("a", [6, 7])]
 
 
 def test_who_was_just_answered_is_waited_for_a_moment(batcher: Batcher, held: Held) -> None:
@@ -73,7 +73,7 @@ def test_who_was_just_answered_is_waited_for_a_moment(batcher: Batcher, held: He
     assert first.result(10) == [0, 2, 4]
     again = batcher.submit("a", [3, 4, 5], later())
     assert (queued_rows.result(10), again.result(10)) == ([18], [6, 8, 10])
-    assert [rows for _, rows in held.asked] == [[0, 1, 2], [9, 3, 4, 5]]
+    assert [rows for _, rows in held.calls] == [[0, 1, 2], [9, 3, 4, 5]]
 
 
 def test_nobody_is_waited_for_in_vain(batcher: Batcher, held: Held) -> None:
@@ -91,7 +91,7 @@ def test_a_request_longer_than_a_batch_is_computed_alone(batcher: Batcher, held:
     long, short = batcher.submit("a", list(range(6)), later()), batcher.submit("a", [9], later())
     held.go.set()
     assert long.result(10) == [0, 2, 4, 6, 8, 10] and short.result(10) == [18]
-    assert [rows for _, rows in held.asked] == [[0], [0, 1, 2, 3, 4, 5], [9]]
+    assert [rows for _, rows in held.calls] == [[0], [0, 1, 2, 3, 4, 5], [9]]
 
 
 def test_a_cancelled_request_is_never_computed_and_takes_no_room(
@@ -103,21 +103,21 @@ def test_a_cancelled_request_is_never_computed_and_takes_no_room(
     with pytest.raises(QueueFull):
         batcher.submit("a", [1], later())
     assert gone.cancel()
-    kept = batcher.submit("a", [1], later())
+    future = batcher.submit("a", [1], later())
     assert batcher.queued_rows() == 1
     held.go.set()
-    assert kept.result(10) == [2]
-    assert [rows for _, rows in held.asked] == [[0], [1]]
+    assert future.result(10) == [2]
+    assert [rows for _, rows in held.calls] == [[0], [1]]
 
 
 def test_a_request_whose_time_is_over_is_not_computed(batcher: Batcher, held: Held) -> None:
     on_start(batcher, held)
-    late, kept = batcher.submit("a", [1], later(-1)), batcher.submit("a", [2], later())
+    late, future = batcher.submit("a", [1], later(-1)), batcher.submit("a", [2], later())
     held.go.set()
-    assert kept.result(10) == [4]
+    assert future.result(10) == [4]
     with pytest.raises(DeadlineExceeded):
         late.result(10)
-    assert [rows for _, rows in held.asked] == [[0], [2]]
+    assert [rows for _, rows in held.calls] == [[0], [2]]
 
 
 def test_a_full_queue_says_when_to_come_again(batcher: Batcher, held: Held) -> None:

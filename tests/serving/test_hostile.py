@@ -33,8 +33,8 @@ def bodies() -> dict[str, bytes]:
         {"model": ["topics"], "texts": ["a"]},
         {"texts": ["a"], "explain": "yes?"},
     ]
-    found = {f"shape {i}": json.dumps(shape).encode() for i, shape in enumerate(shapes)}
-    return found | {
+    malformed = {f"shape {i}": json.dumps(shape).encode() for i, shape in enumerate(shapes)}
+    return malformed | {
         "nothing": b"",
         "half": b'{"texts": ["a"',
         "no UTF-8": b'{"texts": ["\xff\xfe"]}',
@@ -216,7 +216,7 @@ def test_nothing_of_the_schema_ends_in_an_error_inside(server: Live) -> None:
         content_type_conformance,
         response_schema_conformance,
     ]
-    asked = 0
+    num_requests = 0
     for result in schema.get_all_operations():
         operation = result.ok()  # type: ignore[union-attr]
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
@@ -232,15 +232,15 @@ def test_nothing_of_the_schema_ends_in_an_error_inside(server: Live) -> None:
             )
             @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
             def send(case: Any) -> None:
-                nonlocal asked
+                nonlocal num_requests
                 # A name that exists, half of the time, so that requests get further than to its
                 # refusal.
-                if isinstance(case.body, dict) and asked % 2:
+                if isinstance(case.body, dict) and num_requests % 2:
                     case.body["model"] = (
                         "library" if case.operation.path == "/v1/answer" else "topics"
                     )
-                asked += 1
+                num_requests += 1
                 case.call_and_validate(checks=checks)
 
             send()
-    assert asked > 60
+    assert num_requests > 60

@@ -14,7 +14,7 @@ from prooftune.serving.limits import Limits, ServerState, enforce_limits
 from prooftune.serving.server import open_listener
 
 
-def asked(
+def events_of(
     activity: ServerState, parts: list[bytes], bound: Limits | None = None, ends: bool = True
 ) -> list[str]:
     """What happens, in order, to a request whose body comes in parts."""
@@ -47,12 +47,12 @@ def asked(
     "activity, status", [(ServerState(ready=False), "503"), (ServerState(accepted=600), "429")]
 )
 def test_a_refused_request_is_read_before_it_is_told(activity: ServerState, status: str) -> None:
-    assert asked(activity, [b"a", b"b", b"c"]) == ["read", "read", "read", status, "sent"]
+    assert events_of(activity, [b"a", b"b", b"c"]) == ["read", "read", "read", status, "sent"]
     assert activity.finished == 0 and activity.accepted in (0, 600)  # it does not count as taken
 
 
 def test_a_long_body_is_not_read_to_its_end() -> None:
-    assert asked(ServerState(ready=False), [b"12345"] * 9, Limits(max_body_bytes=12)) == [
+    assert events_of(ServerState(ready=False), [b"12345"] * 9, Limits(max_body_bytes=12)) == [
         "read"
     ] * 3 + [
         "503",
@@ -62,7 +62,7 @@ def test_a_long_body_is_not_read_to_its_end() -> None:
 
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_DRAIN_SECONDS", 0.05)
-    assert asked(ServerState(ready=False), [b"a"], ends=False) == ["read", "503", "sent"]
+    assert events_of(ServerState(ready=False), [b"a"], ends=False) == ["read", "503", "sent"]
 
 
 def test_replies_are_sent_at_once() -> None:
@@ -79,8 +79,8 @@ def test_replies_are_sent_at_once() -> None:
         listener = open_listener("127.0.0.1", 0)
         async with await asyncio.start_server(connected, sock=listener):
             _, writer = await asyncio.open_connection(*listener.getsockname())
-            found = await asyncio.wait_for(option, 10)
+            result = await asyncio.wait_for(option, 10)
             writer.close()
-            return found
+            return result
 
     assert asyncio.run(accepted()) == 1

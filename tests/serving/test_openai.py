@@ -26,7 +26,7 @@ def chat(server: Live) -> Iterator[openai.OpenAI]:
         yield one
 
 
-def asked(text: str) -> list[Any]:
+def conversation(text: str) -> list[Any]:
     return [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "before"},
@@ -39,7 +39,7 @@ def test_the_completion_is_the_label(chat: openai.OpenAI, folders: dict[str, Pat
     texts = ["goal scored", "planet orbit", "stocks"]
     for text, want in zip(texts, classifier(folders["topics"]).predict(texts), strict=True):
         reply = chat.chat.completions.create(
-            model="topics", messages=asked(text), temperature=0.3, max_tokens=5
+            model="topics", messages=conversation(text), temperature=0.3, max_tokens=5
         )
         assert (
             reply.choices[0].message.content == want.label
@@ -84,11 +84,11 @@ def test_the_completion_is_the_answer_of_a_bundle_that_answers(
 @pytest.mark.parametrize("usage", [False, True])
 def test_a_stream_adds_up_to_the_completion(chat: openai.OpenAI, usage: bool) -> None:
     for model in ("topics", "topics:base", "library"):
-        whole = chat.chat.completions.create(model=model, messages=asked("apple pear"))
+        whole = chat.chat.completions.create(model=model, messages=conversation("apple pear"))
         options: Any = {"stream_options": {"include_usage": True}} if usage else {}
         chunks = list(
             chat.chat.completions.create(
-                model=model, messages=asked("apple pear"), stream=True, **options
+                model=model, messages=conversation("apple pear"), stream=True, **options
             )
         )
         choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
@@ -109,7 +109,7 @@ def test_models_are_listed_and_found(chat: openai.OpenAI) -> None:
 
 def test_errors_are_the_clients_own(chat: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
-        chat.chat.completions.create(model="nothing", messages=asked("a"))
+        chat.chat.completions.create(model="nothing", messages=conversation("a"))
     assert missing.value.code == "model_not_found" and missing.value.param == "model"
     with pytest.raises(openai.NotFoundError):
         chat.models.retrieve("nothing")
@@ -124,7 +124,9 @@ def test_errors_are_the_clients_own(chat: openai.OpenAI) -> None:
     ]
     for options in bad:
         with pytest.raises(openai.BadRequestError) as refused:
-            chat.chat.completions.create(**{"model": "topics", "messages": asked("a"), **options})
+            chat.chat.completions.create(
+                **{"model": "topics", "messages": conversation("a"), **options}
+            )
         assert refused.value.body and refused.value.type == "invalid_request_error", options
 
 
@@ -137,5 +139,5 @@ def test_a_wrong_key_and_a_full_queue_are_the_clients_own_errors(folders: dict[s
             assert right.models.retrieve("topics").id == "topics"
             server.service.served["topics"].batcher.close(10)  # takes nothing more
             with pytest.raises(openai.RateLimitError) as full:
-                right.chat.completions.create(model="topics", messages=asked("a"))
+                right.chat.completions.create(model="topics", messages=conversation("a"))
             assert int(full.value.response.headers["retry-after"]) >= 1

@@ -163,10 +163,10 @@ def test_answers_show_their_passages_and_which_they_cite(
 
     def cites(self: Any, questions: Any, **options: Any) -> Any:
         # The tiny model cites nothing of itself.
-        found = real(self, questions, **options)
+        result = real(self, questions, **options)
         return [
             replace(r, answer="apple pear", sources=r.retrieved[:1], unknown_citations=1)
-            for r in found
+            for r in result
         ]
 
     monkeypatch.setattr(QuestionAnswerer, "predict", cites)
@@ -289,11 +289,11 @@ def test_a_file_is_labelled_row_by_row(page: Any, folders: dict[str, Path]) -> N
     with page.expect_download() as download:
         page.get_by_role("link", name="Download the result").click()
     assert download.value.suggested_filename == "in-answers.csv"
-    found = list(
+    result = list(
         csv.DictReader(io.StringIO(Path(download.value.path()).read_bytes().decode(), newline=""))
     )
-    assert [[r["label"], r["text"]] for r in found] == rows
-    assert list(found[0]) == [
+    assert [[r["label"], r["text"]] for r in result] == rows
+    assert list(result[0]) == [
         "label",
         "text",
         "predicted_label",
@@ -304,7 +304,7 @@ def test_a_file_is_labelled_row_by_row(page: Any, folders: dict[str, Path]) -> N
         "abstained",
         "truncated_tokens",
     ]
-    for row, want in zip(found, classifier(folders["topics"]).predict(cells), strict=True):
+    for row, want in zip(result, classifier(folders["topics"]).predict(cells), strict=True):
         assert row["predicted_label"] == want.label and float(row["probability"]) == pytest.approx(
             want.probability, abs=1e-5
         )
@@ -334,7 +334,7 @@ def test_csv_round_trip_agrees_with_python(page: Any) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     for size in (1, 2, 3, 1000):
-        found = page.evaluate(
+        result = page.evaluate(
             """async ([text, size]) => {
           const { parser, formatRow } = await import("./assets/csv.js");
           const parse = parser(","), rows = [];
@@ -345,8 +345,8 @@ def test_csv_round_trip_agrees_with_python(page: Any) -> None:
         }""",
             [text.getvalue(), size],
         )
-        assert found[0] == rows
-        assert list(csv.reader(io.StringIO(found[1], newline=""))) == rows
+        assert result[0] == rows
+        assert list(csv.reader(io.StringIO(result[1], newline=""))) == rows
 
 
 def test_a_key_is_asked_for_and_used(browser: Any, folders: dict[str, Path]) -> None:

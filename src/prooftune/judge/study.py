@@ -82,7 +82,9 @@ def judge_study(
         for r in results
         if recipe.variants[r.name].uses_language_model
     }
-    human = {} if settings.human is None else _human_scores(settings, base, list(items), scores)
+    human = (
+        {} if settings.human is None else align_human_scores(settings, base, list(items), scores)
+    )
     judged = {
         name: judge(answers, settings, folder, complete, recipe.seed)
         for name, answers in items.items()
@@ -125,7 +127,7 @@ def judge_study(
     }
 
 
-def _human_scores(
+def align_human_scores(
     settings: Judge, base: Path, variants: list[str], scores: dict[str, Any]
 ) -> dict[str, HumanScores]:
     """The human scores of every variant's answers. Scores that name no variant are taken for those

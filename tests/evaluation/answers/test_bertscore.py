@@ -120,9 +120,9 @@ def test_a_model_that_the_authors_tuned_is_read_at_their_layer(
 def test_equals_the_authors_matching(folder: Path) -> None:
     utils = pytest.importorskip("bert_score.utils")
     loaded = encoder(folder, 3)
-    ids, _ = module._tokenised(loaded, ["the cat sat", "a cat was sleeping on the rug"])
+    ids, _ = module.tokenize_texts(loaded, ["the cat sat", "a cat was sleeping on the rug"])
     with torch.inference_mode():
-        first, second = module._embedded(loaded, ids, 4096).values()
+        first, second = module.embed_texts(loaded, ids, 4096).values()
     arguments = []
     for one in (second, first):  # references come first there
         arguments += [
@@ -215,7 +215,7 @@ def test_a_byte_level_model_sees_the_first_word_as_it_sees_others(tmp_path: Path
         )
     ).save_pretrained(tmp_path)
     loaded = encoder(tmp_path)
-    assert module._tokenised(loaded, ["c c"])[0] == {"c c": [0, 6, 6, 2]}
+    assert module.tokenize_texts(loaded, ["c c"])[0] == {"c c": [0, 6, 6, 2]}
     assert loaded.limit == 10, "positions 0 and 1 are not for tokens"
     assert bertscore(["c " * 30], [["c"]], str(tmp_path)).shortened == 1
 

@@ -210,17 +210,17 @@ def test_without_variables_debians_place_is_looked_at_and_nothing_there_means_no
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(wordnet, "_nltks_own", absent)
     monkeypatch.setattr(wordnet, "DEBIAN", tmp_path / "dict")
-    wordnet._synonyms.cache_clear()
+    wordnet.load_synonyms.cache_clear()
     try:
         assert wordnet.synonyms()[0] == ""
-        wordnet._synonyms.cache_clear()
+        wordnet.load_synonyms.cache_clear()
         mini_wordnet(tmp_path / "dict")
         name, reader = wordnet.synonyms()
         assert name == "WordNet 9.9" and [
             lemma.name() for lemma in reader.synsets("car")[0].lemmas()
         ] == ["car", "auto"]
     finally:
-        wordnet._synonyms.cache_clear()
+        wordnet.load_synonyms.cache_clear()
 
 
 @pytest.mark.parametrize(("variable", "inside"), [("WNSEARCHDIR", ""), ("WNHOME", "dict")])

@@ -139,12 +139,12 @@ def bertscore(
         for r in accepted
     ]
     texts = list(dict.fromkeys(text for _, p, r in pairs for text in (p, r)))
-    ids, cut = _tokenised(loaded, texts)
+    ids, cut = tokenize_texts(loaded, texts)
     best = np.full((len(predictions), 3), -np.inf)
     with progress_bar(description, len(pairs)) as progress, torch.inference_mode():
         for chunk in _chunks(pairs, ids):
             wanted = dict.fromkeys(text for _, p, r in chunk for text in (p, r) if ids[text])
-            vectors = _embedded(loaded, {text: ids[text] for text in wanted}, batch_tokens)
+            vectors = embed_texts(loaded, {text: ids[text] for text in wanted}, batch_tokens)
             for i, prediction, reference in chunk:
                 best[i] = np.maximum(
                     best[i], match(vectors.get(prediction), vectors.get(reference))
@@ -227,7 +227,7 @@ def encoder(folder: Path, layer: int | None = None) -> Encoder:
     )
 
 
-def _tokenised(loaded: Encoder, texts: Sequence[str]) -> tuple[dict[str, list[int]], int]:
+def tokenize_texts(loaded: Encoder, texts: Sequence[str]) -> tuple[dict[str, list[int]], int]:
     """Token ids of every text, none for empty ones, and how many texts were cut."""
     whole = {text: loaded.lead + text.strip() for text in texts if text.strip()}
     if not whole:
@@ -266,7 +266,9 @@ def _chunks(
         yield chunk
 
 
-def _embedded(loaded: Encoder, ids: dict[str, list[int]], batch_tokens: int) -> dict[str, Embedded]:
+def embed_texts(
+    loaded: Encoder, ids: dict[str, list[int]], batch_tokens: int
+) -> dict[str, Embedded]:
     """Texts of similar length go through the model together."""
     import torch
 

@@ -37,11 +37,23 @@ def synonyms() -> tuple[str, Any]:
     Raises:
         UsageError: one of the variables names a folder without WordNet's files.
     """
-    return _synonyms(os.environ.get("WNSEARCHDIR"), os.environ.get("WNHOME"))
+    return load_synonyms(os.environ.get("WNSEARCHDIR"), os.environ.get("WNHOME"))
 
 
 @cache
-def _synonyms(folder: str | None, home: str | None) -> tuple[str, Any]:
+def load_synonyms(folder: str | None, home: str | None) -> tuple[str, Any]:
+    """Load WordNet from the given folders, else from nltk's data or Debian's package; cached.
+
+    Args:
+        folder: Value of ``WNSEARCHDIR``.
+        home: Value of ``WNHOME``, whose folder ``dict`` is used without `folder`.
+
+    Returns:
+        The version of WordNet and its reader; an empty version and `NoSynonyms` without WordNet.
+
+    Raises:
+        UsageError: One of the folders has no WordNet files.
+    """
     named = Path(folder) if folder else Path(home) / "dict" if home else None
     if named is not None and not _complete(named):
         missing = next(name for name in _FILES if not (named / name).is_file())
