@@ -20,6 +20,8 @@ from prooftune.utils.progress import Subtask
 from prooftune.variants.passages import with_passages
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from prooftune.retrieval.search import Index
     from prooftune.retrieval.types import Chunk
 
@@ -79,7 +81,7 @@ class QuestionAnswerer:
         self,
         manifest: Manifest,
         model: Any,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         index: Path | None,
         adapter: str = adapters.DEFAULT_ADAPTER,
     ) -> None:

@@ -10,9 +10,12 @@ import binascii
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prooftune.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _BEGIN, _END, _TURN, _MESSAGE = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"
 _HEADERS = ("<|start_header_id|>", "<|end_header_id|>")
@@ -92,7 +95,7 @@ class ConvertedTokenizer:
         eos: Ids of the tokens that end generation.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     size: int
     bos: int
     eos: list[int]
@@ -245,7 +248,7 @@ def _sentencepiece(path: Path, chat: bool, context: int) -> ConvertedTokenizer:
     return ConvertedTokenizer(tokenizer, pieces.GetPieceSize(), pieces.bos_id(), [pieces.eos_id()])
 
 
-def _check(tokenizer: Any, size: int, path: Path) -> None:
+def _check(tokenizer: PreTrainedTokenizerBase, size: int, path: Path) -> None:
     if len(tokenizer) != size:
         raise UsageError(
             f"{path} has {size:,} tokens, but the converted tokenizer has {len(tokenizer):,}"

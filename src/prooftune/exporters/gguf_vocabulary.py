@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
@@ -59,7 +62,7 @@ class Vocabulary:
     adds_space_prefix: bool = False
 
 
-def build_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
+def build_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     """Convert a tokenizer for a model with `size` embedding rows.
 
     Raises:
@@ -106,7 +109,7 @@ def build_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     )
 
 
-def adds_bos(tokenizer: Any) -> bool:
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer adds its BOS token."""
     start = tokenizer.bos_token_id
     return start is not None and tokenizer("").input_ids[:1] == [start]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prooftune.bundle.golden import max_new_tokens
 from prooftune.bundle.manifest import Manifest
@@ -12,11 +12,16 @@ from prooftune.errors import UsageError
 from prooftune.exporters.gguf import FILE
 from prooftune.exporters.gguf_vocabulary import adds_bos
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _PROMPT = "{{ .Prompt }}"
 _QUOTED = re.compile(r'\{\{ "((?:[^"\\]|\\.)*)" \}\}')
 
 
-def split_prompt(manifest: Manifest, tokenizer: Any) -> tuple[str, list[str], str]:
+def split_prompt(
+    manifest: Manifest, tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, list[str], str]:
     """Split the prompt into the texts before the first field, between, and after the last.
 
     Returns:
@@ -37,7 +42,7 @@ def split_prompt(manifest: Manifest, tokenizer: Any) -> tuple[str, list[str], st
     return "".join(texts[:first]), texts[first : last + 1], "".join(texts[last + 1 :])
 
 
-def decode_fixed(tokenizer: Any, ids: list[int]) -> str:
+def decode_fixed(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """The text of fixed token ids, with control tokens."""
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
@@ -47,7 +52,7 @@ def user_prompt(manifest: Manifest, middle_parts: list[str], inputs: dict[str, s
     return "".join(inputs[part] if i % 2 == 0 else part for i, part in enumerate(middle_parts))
 
 
-def modelfile(manifest: Manifest, tokenizer: Any) -> str:
+def modelfile(manifest: Manifest, tokenizer: PreTrainedTokenizerBase) -> str:
     """The Modelfile, with greedy decoding and the bundle's stop token.
 
     Raises:

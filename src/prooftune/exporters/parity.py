@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from prooftune.evaluation.intervals import paired_difference, wilson_interval
 from prooftune.exporters.compare_outputs import GoldenResult, tokenize_by_part
 from prooftune.exporters.runtimes import Runtime
 from prooftune.utils.profiling import Cost
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _SEED = 0
 
@@ -219,7 +222,9 @@ def tokenization_mismatch(
     return None
 
 
-def first_difference(exported_ids: Sequence[int], golden_ids: Sequence[int], tokenizer: Any) -> str:
+def first_difference(
+    exported_ids: Sequence[int], golden_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> str:
     """Describe the first difference between the artefact's token ids and the bundle's."""
     position = next(
         (i for i, (a, b) in enumerate(zip(exported_ids, golden_ids, strict=False)) if a != b),

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.errors import Failure
 from prooftune.models.loading import fits_in_float32
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FloatArray = NDArray[np.float64]
 
@@ -75,7 +78,9 @@ class Transformers:
             self.model.config, "quantization_config", None
         ):
             self.model.to("cuda")
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False
+        )
 
     def tokenize(self, text: str, *, special: bool, start: bool = False) -> list[int]:
         return list(

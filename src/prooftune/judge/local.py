@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
@@ -11,6 +11,9 @@ from prooftune.judge.types import CompletionFn, Message
 from prooftune.models import loading
 from prooftune.recipe import Model
 from prooftune.utils.progress import progress_bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def local_completion_fn(
@@ -54,6 +57,6 @@ def local_completion_fn(
     return complete, loading.weights_digest(folder)
 
 
-def _ids(tokenizer: Any, messages: list[Message]) -> list[int]:
+def _ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False).input_ids)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from prooftune.utils.files import read_json
 if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 DEFAULT_EMBEDDING = "all-minilm-l6-v2"
 EMBEDDING_REFERENCE = (
@@ -79,7 +80,7 @@ class EmbeddingModel:
     """
 
     model: nn.Module
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     dimension: int
     max_tokens: int
     pooling: str

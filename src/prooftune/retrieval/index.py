@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import UsageError
 from prooftune.models import embeddings
@@ -24,6 +24,9 @@ from prooftune.retrieval.store import DocumentBatch, IndexState
 from prooftune.retrieval.types import Chunk, Document, SkippedDocument
 from prooftune.utils.files import fingerprint, sha256
 from prooftune.utils.progress import progress_bar
+
+if TYPE_CHECKING:
+    from lancedb.db import DBConnection
 
 MIN_COMMIT_CHUNKS = 256
 """Minimum chunks per commit, in whole documents: the embeddings that an interruption can lose."""
@@ -123,7 +126,7 @@ def build_index(
 
 
 def _start_build(
-    database: Any,
+    database: DBConnection,
     folder: str | Path,
     settings: IndexSettings,
     model: Path,
@@ -171,7 +174,7 @@ def check_model(state: IndexState, name: str, model: Path, folder: str | Path) -
 
 
 def _update_documents(
-    database: Any,
+    database: DBConnection,
     files: Sequence[SourceFile],
     indexed_keys: dict[str, set[str]],
     settings: IndexSettings,

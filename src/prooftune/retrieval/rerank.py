@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import Failure, UsageError
 from prooftune.models import loading
 from prooftune.retrieval.types import Reranker
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BATCH_TOKENS = 4096
 """Tokens per forward pass, padding included."""
@@ -53,7 +56,9 @@ def _load(folder: Path) -> tuple[Any, Any]:
     return tokenizer, model.to(loading.device()).eval()
 
 
-def _score_pairs(tokenizer: Any, model: Any, query: str, texts: Sequence[str]) -> list[float]:
+def _score_pairs(
+    tokenizer: PreTrainedTokenizerBase, model: Any, query: str, texts: Sequence[str]
+) -> list[float]:
     import torch
 
     from prooftune.engine.batching import batch_by_token_budget

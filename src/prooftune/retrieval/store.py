@@ -24,6 +24,7 @@ from prooftune.utils.files import explain_full_disk
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from lancedb.db import DBConnection
 
 FORMAT = 1
 """Version of the tables, readers and chunking; a change forces a rebuild."""
@@ -108,11 +109,11 @@ def connect(folder: str | Path, *, create_if_missing: bool) -> Any:
     return database
 
 
-def _table_names(database: Any) -> set[str]:
+def _table_names(database: DBConnection) -> set[str]:
     return set(database.list_tables(limit=1000).tables)
 
 
-def has_index(database: Any) -> bool:
+def has_index(database: DBConnection) -> bool:
     return {"chunks", "state"} <= _table_names(database)
 
 
@@ -141,19 +142,19 @@ def schema(dimension: int) -> pa.Schema:
     )
 
 
-def create_tables(database: Any, state: IndexState) -> None:
+def create_tables(database: DBConnection, state: IndexState) -> None:
     # Chunks first: an index exists once both tables do.
     with storage_errors(database.uri):
         database.create_table("chunks", schema=schema(state.dimension), mode="overwrite")
     write_state(database, state)
 
 
-def write_state(database: Any, state: IndexState) -> None:
+def write_state(database: DBConnection, state: IndexState) -> None:
     with storage_errors(database.uri):
         database.create_table("state", data=[{"json": json.dumps(asdict(state))}], mode="overwrite")
 
 
-def read_state(database: Any) -> IndexState | None:
+def read_state(database: DBConnection) -> IndexState | None:
     """The state of the index; None for an index of another format version."""
     with storage_errors(database.uri):
         values = json.loads(database.open_table("state").to_arrow()["json"][0].as_py())
@@ -164,7 +165,7 @@ def read_state(database: Any) -> IndexState | None:
     return IndexState(**values)
 
 
-def document_keys(database: Any) -> dict[str, set[str]]:
+def document_keys(database: DBConnection) -> dict[str, set[str]]:
     """Document id -> keys of its chunks, see `index.build_index`."""
     table = database.open_table("chunks")
     if not table.count_rows():
@@ -186,7 +187,7 @@ class DocumentBatch:
     document_keys: dict[str, str]
 
 
-def write_batch(database: Any, batch: DocumentBatch) -> None:
+def write_batch(database: DBConnection, batch: DocumentBatch) -> None:
     """Replace the chunks of a batch of documents in one commit."""
     import pyarrow as pa
 
@@ -214,7 +215,7 @@ def write_batch(database: Any, batch: DocumentBatch) -> None:
         )
 
 
-def delete_documents(database: Any, documents: Sequence[str]) -> None:
+def delete_documents(database: DBConnection, documents: Sequence[str]) -> None:
     # Limit the length of the SQL filter.
     for start in range(0, len(documents), 500):
         with storage_errors(database.uri):
@@ -226,14 +227,16 @@ def _document_filter(documents: Sequence[str]) -> str:
     return f"document IN ({names})"
 
 
-def compact(database: Any) -> None:
+def compact(database: DBConnection) -> None:
     """Compact the tables, and delete versions older than an hour."""
     for name in ("chunks", "state"):
         with storage_errors(database.uri):
             database.open_table(name).optimize(cleanup_older_than=timedelta(hours=1))
 
 
-def load_chunks(database: Any, *, vectors: bool = True) -> tuple[list[Chunk], Vectors | None]:
+def load_chunks(
+    database: DBConnection, *, vectors: bool = True
+) -> tuple[list[Chunk], Vectors | None]:
     """All chunks in document order, and their vectors float32 [n, dimension] if requested."""
     names = [*_COLUMNS, "number", *(["vector"] if vectors else [])]
     with storage_errors(database.uri):

@@ -15,10 +15,13 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import UsageError, nearest
 from prooftune.tasks.rendering import EncodedPrompt, Rendering, Shot
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["EncodedPrompt", "PromptEncoder", "Rendering", "Shot"]
 
@@ -39,7 +42,9 @@ class PromptEncoder:
             label has no tokens, or `max_length` is too small for the fixed text and the answer.
     """
 
-    def __init__(self, rendering: Rendering, tokenizer: Any, fields: Sequence[str]) -> None:
+    def __init__(
+        self, rendering: Rendering, tokenizer: PreTrainedTokenizerBase, fields: Sequence[str]
+    ) -> None:
         self.rendering = rendering
         self._tokenizer = tokenizer
         self._check_template(fields)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
 from prooftune.utils import package_files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _WINDOW_TOKENS = 256
 _MAX_TOKENS = 8192
@@ -47,7 +50,10 @@ def general_text(reference: str | None, base: Path) -> tuple[str, str]:
 
 
 def perplexity(
-    model: nn.Module, output_head: Callable[[Tensor], Tensor], tokenizer: Any, text: str
+    model: nn.Module,
+    output_head: Callable[[Tensor], Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
 ) -> tuple[float, int]:
     """Perplexity per token over windows of 256 tokens, and the number of tokens.
 

@@ -25,6 +25,7 @@ from prooftune.utils.progress import notify, progress_bar
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
 DEFAULT = "roberta-large"
 """The paper's model for English, taken where a hub delivers it; elsewhere `embeddings.EMBEDDING`.
@@ -87,7 +88,7 @@ class Encoder:
     """
 
     model: nn.Module
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     layer: int
     layers: int
     limit: int
