@@ -20,7 +20,7 @@ from study.small import classifier
 
 
 def talk(folder: Path, *lines: str | type[BaseException]) -> list[str]:
-    """What is said in return to these lines."""
+    """The output of the chat for these input lines."""
     output: list[str] = []
     left: Iterator[str | type[BaseException]] = iter(lines)
 

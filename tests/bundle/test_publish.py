@@ -61,7 +61,7 @@ STUDY: dict[str, Any] = {
 
 
 @pytest.fixture
-def told(bundle: Path, tmp_path: Path) -> Path:
+def bundle_copy(bundle: Path, tmp_path: Path) -> Path:
     """A bundle with everything that a study tells."""
     folder = Path(shutil.copytree(bundle, tmp_path / "told"))
     manifest: Any = {**read_json(folder / "bundle.json"), "study": STUDY}
@@ -84,7 +84,7 @@ def hub() -> Iterator[Hub]:
 def published(
     hub: Hub, folder: Path, *arguments: str, token: str | None = TOKEN, url: str | None = None
 ) -> tuple[int, str]:
-    """Exit code of the command, and all that it said."""
+    """Exit code of the command, and its output."""
     hidden = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     environment = {
         **hidden,
@@ -108,37 +108,42 @@ def head(text: str) -> dict[str, Any]:
     return values
 
 
-def test_nothing_is_sent_before_it_is_asked_for(hub: Hub, told: Path) -> None:
-    code, said = published(hub, told, "me/reviews")
-    assert code == 0, said
+def test_nothing_is_sent_before_it_is_asked_for(hub: Hub, bundle_copy: Path) -> None:
+    code, output = published(hub, bundle_copy, "me/reviews")
+    assert code == 0, output
     assert hub.requests == []
-    assert "adapter_model.safetensors" in said
+    assert "adapter_model.safetensors" in output
     assert (
-        "would be uploaded to me/reviews (private). Nothing was sent; add --yes to upload." in said
+        "would be uploaded to me/reviews (private). Nothing was sent; add --yes to upload."
+        in output
     )
 
 
-def test_files_with_texts_are_named(hub: Hub, told: Path) -> None:
-    (told / "golden.jsonl").write_text('{"id": "1"}\n{"id": "2"}\n')
-    _, said = published(hub, told, "me/reviews")
-    assert "golden.jsonl holds 2 rows of the study's data with their texts" in said
-    (told / "golden.jsonl").unlink()
-    assert "golden.jsonl" not in published(hub, told, "me/reviews")[1]
+def test_files_with_texts_are_named(hub: Hub, bundle_copy: Path) -> None:
+    (bundle_copy / "golden.jsonl").write_text('{"id": "1"}\n{"id": "2"}\n')
+    _, output = published(hub, bundle_copy, "me/reviews")
+    assert "golden.jsonl holds 2 rows of the study's data with their texts" in output
+    (bundle_copy / "golden.jsonl").unlink()
+    assert "golden.jsonl" not in published(hub, bundle_copy, "me/reviews")[1]
 
 
-def test_an_adapter_brings_no_card_of_its_own(told: Path) -> None:
-    assert [path.name for path in told.iterdir() if path.suffix == ".md"] == ["README.md"]
+def test_an_adapter_brings_no_card_of_its_own(bundle_copy: Path) -> None:
+    assert [path.name for path in bundle_copy.iterdir() if path.suffix == ".md"] == ["README.md"]
 
 
 @pytest.mark.slow
-def test_what_arrives_is_the_bundle_with_its_card_private(hub: Hub, told: Path) -> None:
-    code, said = published(hub, told, "me/reviews", "--yes")
-    assert code == 0, said
-    assert f"{hub.url}/me/reviews" in said
-    assert TOKEN not in said
+def test_what_arrives_is_the_bundle_with_its_card_private(hub: Hub, bundle_copy: Path) -> None:
+    code, output = published(hub, bundle_copy, "me/reviews", "--yes")
+    assert code == 0, output
+    assert f"{hub.url}/me/reviews" in output
+    assert TOKEN not in output
     assert hub.private == {"me/reviews": True}
     arrived = hub.models["me/reviews"].revisions["main"]
-    sent = {str(p.relative_to(told)): p.read_bytes() for p in told.rglob("*") if p.is_file()}
+    sent = {
+        str(p.relative_to(bundle_copy)): p.read_bytes()
+        for p in bundle_copy.rglob("*")
+        if p.is_file()
+    }
     assert set(arrived) == set(sent)
     assert {path for path in sent if arrived[path] != sent[path]} == {"README.md"}
     assert any(name in hub.stored.values() for name in [sent["adapter_model.safetensors"]])
@@ -146,30 +151,30 @@ def test_what_arrives_is_the_bundle_with_its_card_private(hub: Hub, told: Path) 
     assert text.endswith(sent["README.md"].decode().split("## Load it\n")[1])
     assert "hf download me/reviews --local-dir THIS_FOLDER" in text
     # Published again: the name is taken, unless a new version is asked for.
-    code, said = published(hub, told, "me/reviews", "--yes")
-    assert (code, "me/reviews exists already; give another name, or --update" in said) == (
+    code, output = published(hub, bundle_copy, "me/reviews", "--yes")
+    assert (code, "me/reviews exists already; give another name, or --update" in output) == (
         1,
         True,
-    ), said
-    (told / "bundle.json").write_text((told / "bundle.json").read_text() + "\n")
-    code, said = published(hub, told, "me/reviews", "--yes", "--update")
-    assert code == 0, said
+    ), output
+    (bundle_copy / "bundle.json").write_text((bundle_copy / "bundle.json").read_text() + "\n")
+    code, output = published(hub, bundle_copy, "me/reviews", "--yes", "--update")
+    assert code == 0, output
     assert (
         hub.models["me/reviews"].revisions["main"]["bundle.json"]
-        == (told / "bundle.json").read_bytes()
+        == (bundle_copy / "bundle.json").read_bytes()
     )
 
 
-def test_a_public_one_in_the_own_name(hub: Hub, told: Path) -> None:
-    code, said = published(hub, told, "reviews", "--yes", "--public")
-    assert code == 0, said
+def test_a_public_one_in_the_own_name(hub: Hub, bundle_copy: Path) -> None:
+    code, output = published(hub, bundle_copy, "reviews", "--yes", "--public")
+    assert code == 0, output
     assert hub.private == {"me/reviews": False}
 
 
-def test_the_card_says_all_and_its_head_is_what_the_hub_reads(told: Path) -> None:
+def test_the_card_says_all_and_its_head_is_what_the_hub_reads(bundle_copy: Path) -> None:
     from huggingface_hub import ModelCard
 
-    text = plan_upload(told, "me/reviews").card
+    text = plan_upload(bundle_copy, "me/reviews").card
     values = head(text)
     assert values["base_model"] == "meta-llama/Llama-3.2-1B"
     assert (values["license"], values["library_name"], values["pipeline_tag"]) == (
@@ -204,7 +209,7 @@ def test_the_card_says_all_and_its_head_is_what_the_hub_reads(told: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "output"),
     [
         (
             "smollm2-135m-instruct",
@@ -221,14 +226,14 @@ def test_the_card_says_all_and_its_head_is_what_the_hub_reads(told: Path) -> Non
         ),
     ],
 )
-def test_the_card_says_where_its_base_is(told: Path, name: str, said: str) -> None:
-    manifest: Any = read_json(told / "bundle.json")
+def test_the_card_says_where_its_base_is(bundle_copy: Path, name: str, output: str) -> None:
+    manifest: Any = read_json(bundle_copy / "bundle.json")
     scores = {
         "verdict": {"sentence": STUDY["verdict"]},
         "variants": {manifest["variant"]: {"metrics": STUDY["metrics"]}},
     }
     manifest["model"]["name"] = name
-    assert said in render_card(manifest, scores)
+    assert output in render_card(manifest, scores)
 
 
 def test_licences_that_nobody_gave_are_not_stated(bundle: Path) -> None:
@@ -286,41 +291,42 @@ def put(name: str, content: str | bytes) -> Callable[[Path], None]:
     ],
 )
 def test_what_must_not_go_is_refused_without_showing_it(
-    told: Path, harm: Callable[[Path], Any], message: str
+    bundle_copy: Path, harm: Callable[[Path], Any], message: str
 ) -> None:
-    harm(told)
+    harm(bundle_copy)
     with pytest.raises(UsageError) as caught:
-        plan_upload(told, "me/reviews")
+        plan_upload(bundle_copy, "me/reviews")
     assert message in str(caught.value)
     for secret in (TOKEN, "me:" + "pass@", "a1a1a1a1", "ABCDEFGH12345678"):
         assert secret not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "../x", "a b", "-", "", "me/--x", "me/.."])
-def test_names_that_are_none(told: Path, name: str) -> None:
+def test_names_that_are_none(bundle_copy: Path, name: str) -> None:
     if name == "-":
         return
     with pytest.raises(UsageError, match="is not a valid name on the hub"):
-        plan_upload(told, name)
+        plan_upload(bundle_copy, name)
 
 
 @pytest.mark.slow
-def test_no_login_no_right_no_network_and_a_server_that_fails(hub: Hub, told: Path) -> None:
-    code, said = published(hub, told, "me/reviews", "--yes", token=None)
-    assert (code, "the hub wants a login: run 'hf auth login'" in said) == (1, True), said
-    code, said = published(hub, told, "me/reviews", "--yes", token="hf_" + "wrong" * 7)
-    assert (code, "the hub wants a login" in said, "wrong" in said) == (1, True, False), said
-    code, said = published(hub, told, "others/reviews", "--yes")
-    assert (code, "refuses others/reviews: this login may not write there" in said) == (1, True), (
-        said
-    )
-    code, said = published(hub, told, "me/reviews", "--yes", url="http://127.0.0.1:9")
+def test_no_login_no_right_no_network_and_a_server_that_fails(hub: Hub, bundle_copy: Path) -> None:
+    code, output = published(hub, bundle_copy, "me/reviews", "--yes", token=None)
+    assert (code, "the hub wants a login: run 'hf auth login'" in output) == (1, True), output
+    code, output = published(hub, bundle_copy, "me/reviews", "--yes", token="hf_" + "wrong" * 7)
+    assert (code, "the hub wants a login" in output, "wrong" in output) == (1, True, False), output
+    code, output = published(hub, bundle_copy, "others/reviews", "--yes")
+    assert (code, "refuses others/reviews: this login may not write there" in output) == (
+        1,
+        True,
+    ), output
+    code, output = published(hub, bundle_copy, "me/reviews", "--yes", url="http://127.0.0.1:9")
     assert (
         code,
-        "the hub cannot be reached at http://127.0.0.1:9; nothing was published" in said,
-    ) == (1, True), said
-    assert "Traceback" not in said
+        "the hub cannot be reached at http://127.0.0.1:9; nothing was published" in output,
+    ) == (1, True), output
+    assert "Traceback" not in output
     hub.broken = "/commit/"
-    code, said = published(hub, told, "me/reviews", "--yes")
-    assert (code, "go on with --update" in said) == (1, True), said
+    code, output = published(hub, bundle_copy, "me/reviews", "--yes")
+    assert (code, "go on with --update" in output) == (1, True), output
     assert isinstance(hub.models["me/reviews"], Repository)

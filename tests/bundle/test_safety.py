@@ -71,13 +71,13 @@ def written(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Paths to every value of a JSON document, of lists the first item only."""
-    found = [path] if path else []
+    result = [path] if path else []
     if isinstance(value, dict):
         for key, inner in value.items():
-            found += places(inner, (*path, key))
+            result += places(inner, (*path, key))
     elif isinstance(value, list) and value:
-        found += places(value[0], (*path, 0))
-    return found
+        result += places(value[0], (*path, 0))
+    return result
 
 
 def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:

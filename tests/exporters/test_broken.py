@@ -255,15 +255,15 @@ def test_the_command_exports_and_ends_in_1_when_refused(
         return end.value.code, capsys.readouterr()
 
     bundle = make("llama")
-    code, said = run(str(bundle), "--to", "vllm", "--out", str(tmp_path / "out"))
-    assert code in (0, None) and "the bundle's answer to 100.0% of 10 golden rows" in said.out
+    code, output = run(str(bundle), "--to", "vllm", "--out", str(tmp_path / "out"))
+    assert code in (0, None) and "the bundle's answer to 100.0% of 10 golden rows" in output.out
     assert "| vllm | 100.0% of 10" in (tmp_path / "out" / "README.md").read_text()
     assert (
         "vllm serve . --served-model-name prooftune --max-model-len"
         in (tmp_path / "out" / "serve.sh").read_text()
     )
     write_json(tmp_path / "rows.json", {})
-    code, said = run(
+    code, output = run(
         str(bundle),
         "--to",
         "merged",
@@ -274,22 +274,24 @@ def test_the_command_exports_and_ends_in_1_when_refused(
         "--golden",
         str(make("llama3", chat=False) / GOLDEN),
     )
-    assert code == 1 and "prooftune: not exported:" in said.err and not (tmp_path / "two").exists()
+    assert (
+        code == 1 and "prooftune: not exported:" in output.err and not (tmp_path / "two").exists()
+    )
 
 
 def test_free_texts_are_judged_by_their_tokens() -> None:
-    said = [
+    outcomes = [
         GoldenResult("one half as it was", False, (0.01,), None, None, (39, 40)),
         GoldenResult("b", True, (0.0,), None, None, (10, 10)),
     ]
-    found = summarize_parity(Mock(), said, [True, True], Cost(1.0, 1), 0.0, True)
-    assert (found.agreement, found.token_agreement) == (0.5, 0.98)
-    assert not found.misses(ParityLimits(0.98, 0.05))
-    assert found.misses(ParityLimits(0.99, 0.05)) == [
+    parity_result = summarize_parity(Mock(), outcomes, [True, True], Cost(1.0, 1), 0.0, True)
+    assert (parity_result.agreement, parity_result.token_agreement) == (0.5, 0.98)
+    assert not parity_result.misses(ParityLimits(0.98, 0.05))
+    assert parity_result.misses(ParityLimits(0.99, 0.05)) == [
         "98.0% of the tokens of the bundle's answers are the export's too; 99.0% must be"
     ]
     labels = summarize_parity(
-        Mock(), [replace(one, tokens=None) for one in said], [], Cost(1.0, 1), 0.0, False
+        Mock(), [replace(one, tokens=None) for one in outcomes], [], Cost(1.0, 1), 0.0, False
     )
     assert labels.misses(ParityLimits(0.98, 0.05)) == [
         "50.0% of 2 golden rows get the bundle's answer; 98.0% must"

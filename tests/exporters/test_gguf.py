@@ -110,7 +110,7 @@ def test_the_rope_factors_are_those_of_transformers(
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     export(make("llama3", model=scaled_model), "gguf-f16", tmp_path / "out", unchecked=True)
-    [found] = [
+    [factors] = [
         t.data
         for t in GGUFReader(tmp_path / "out" / gguf.FILE).tensors
         if t.name == "rope_freqs.weight"
@@ -118,8 +118,8 @@ def test_the_rope_factors_are_those_of_transformers(
     config = AutoModelForCausalLM.from_pretrained(scaled_model).config
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     plain = 1.0 / 10000.0 ** (np.arange(0, 8, 2) / 8)
-    np.testing.assert_allclose(found, plain / scaled.numpy(), rtol=1e-5)
-    assert found[0] == 1 and found[-1] == 8
+    np.testing.assert_allclose(factors, plain / scaled.numpy(), rtol=1e-5)
+    assert factors[0] == 1 and factors[-1] == 8
 
 
 def test_what_llama_cpp_would_compute_otherwise_is_refused(make: Make, tmp_path: Path) -> None:

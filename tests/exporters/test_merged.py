@@ -25,8 +25,8 @@ IDS = torch.tensor([[3, 50, 99, 120, 7, 80]])
 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(input_ids=IDS).logits.float()
-    return found
+        computed: torch.Tensor = model(input_ids=IDS).logits.float()
+    return computed
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def assert_stands_for(model: Any, adapted: Any) -> None:
     plain model."""
     from bitsandbytes.functional import int8_vectorwise_dequant
 
-    found = 0
+    count = 0
     for name, layer in adapted.base_model.model.named_modules():
         weight: Any = getattr(getattr(layer, "base_layer", None), "weight", None)
         if type(weight).__name__ == "Int8Params":
@@ -142,8 +142,8 @@ def assert_stands_for(model: Any, adapted: Any) -> None:
             torch.testing.assert_close(
                 model.get_submodule(name).weight.detach().float(), wanted, atol=1e-5, rtol=1e-4
             )
-            found += 1
-    assert found > 0
+            count += 1
+    assert count > 0
 
 
 @pytest.mark.slow

@@ -107,10 +107,12 @@ def test_the_untuned_model_answers_as_plain_transformers_does(
             ids += part if isinstance(part, list) else ids_of(text)
         sums = []
         for label in LABELS:
-            said = tokens["labels"][label]
+            answer_ids = tokens["labels"][label]
             with torch.no_grad():
-                logits = model(torch.tensor([ids + said])).logits[0, len(ids) - 1 : -1]
-            sums.append(torch.log_softmax(logits, -1).gather(1, torch.tensor(said)[:, None]).sum())
+                logits = model(torch.tensor([ids + answer_ids])).logits[0, len(ids) - 1 : -1]
+            sums.append(
+                torch.log_softmax(logits, -1).gather(1, torch.tensor(answer_ids)[:, None]).sum()
+            )
         expected = torch.softmax(
             torch.stack(sums), -1
         ).tolist()  # without the tuned model's temperature
