@@ -1,229 +1,40 @@
-"""The trainer: `transformers.Trainer` with our loss, batch order and checkpoints.
-
-Every `TrainingArguments` field works under its own name. Overridden here:
-
-* the loss is divided by the target tokens of the whole accumulation window, so that gradient
-  accumulation equals one large batch;
-* rows of similar length share a batch, in an order that depends on seed and epoch alone: a resumed
-  run sees the same batches as an uninterrupted one, and several ranks the same as one;
-* the validation loss is the mean over target tokens, not over batches, so it does not depend on
-  the batch size;
-* a checkpoint contains the trainable parameters only, and an incomplete one is never resumed.
-"""
+"""Training of a `TuningModule`: sets up `TuningTrainer` and the engine's training optimisations."""
 
 from __future__ import annotations
 
 import gc
 import json
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput
 
 from prooftune.engine.fused.patching import fused
 from prooftune.engine.fused.prepacked_weights import without_prepacked_weights
 from prooftune.engine.kernels.int8_linear import is_available, use_int8_linear
 from prooftune.engine.precision import disable_lora_input_upcast
-from prooftune.errors import Failure, UsageError
-from prooftune.training.checkpoints import ELAPSED, elapsed_seconds, last_complete_checkpoint
-from prooftune.training.dataloader import EpochDataLoader, TrainingDataset
+from prooftune.errors import UsageError
+from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkpoint
+from prooftune.training.dataloader import TrainingDataset
 from prooftune.training.objective import TrainingRow, TuningModule, make_collator
 from prooftune.training.progress import TrainingProgress, finite_log
 from prooftune.training.quality import Quality
-from prooftune.training.sampler import LengthGroupedBatchSampler
 from prooftune.training.trackers import tracking
+from prooftune.training.tuning_trainer import TuningTrainer
 from prooftune.utils import malloc
 from prooftune.utils.files import explain_full_disk
 from prooftune.utils.progress import notify
 from prooftune.variant_details import LogEntry
 
-_WEIGHTS = "trained.safetensors"
 _CALIBRATION_ROWS = 4
 """Rows whose activations decide how frozen weights are quantised to int8."""
-
-
-class TuningTrainer(Trainer):  # type: ignore[misc]
-    """`transformers.Trainer` over a `TuningModule`.
-
-    Attributes:
-        elapsed_seconds: training time before the checkpoint from which this run resumes.
-    """
-
-    def __init__(
-        self,
-        module: TuningModule,
-        *,
-        train: TrainingDataset,
-        quality: Quality | None = None,
-        peft_checkpoints: bool = False,
-        **options: Any,
-    ) -> None:
-        """Create the trainer.
-
-        Args:
-            module: the module to train.
-            train: its rows.
-            quality: metrics to compute at every evaluation besides the loss.
-            peft_checkpoints: also write each checkpoint's adapter as peft does.
-            options: of `transformers.Trainer`.
-        """
-        self._quality, self._peft_checkpoints = quality, peft_checkpoints
-        self.elapsed_seconds, self._started = 0.0, time.perf_counter()
-        super().__init__(model=module, train_dataset=train, **options)
-        # `compute_loss` divides by the targets of the accumulation window, so the Trainer must not
-        # divide by the accumulation steps again.
-        self.model_accepts_loss_kwargs = True
-        self._loss_shifts_labels = False
-        module.label_smoothing = self.args.label_smoothing_factor
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        out = model(**inputs)
-        divisor = out["count"] if num_items_in_batch is None else num_items_in_batch
-        loss = out["loss_sum"] / divisor
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            # DDP averages the gradients over ranks, but `num_items_in_batch` counts the targets of
-            # all ranks: multiplying by their number makes the average a sum.
-            loss = loss * self.accelerator.num_processes
-        if model.training and not torch.isfinite(loss):
-            raise Failure(
-                f"the training loss became {loss.item()} at step {self.state.global_step + 1}; "
-                "training stopped, and nothing is saved from here on. Learning rate "
-                f"{self._get_learning_rate():.2g}, fp16 {self.args.fp16}, bf16 {self.args.bf16}. "
-                "Lower training.learning_rate, or use bf16 instead of fp16."
-            )
-        return (loss, out) if return_outputs else loss
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-        return self._loader(
-            self.train_dataset,
-            self._train_batch_size,  # auto_find_batch_size may lower it
-            seed,
-            str(self.args.train_sampling_strategy),
-            self.args.dataloader_drop_last,
-        )
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        return self._loader(eval_dataset or self.eval_dataset, self.args.eval_batch_size)
-
-    def calibrate_int8(self, rows: Sequence[TrainingRow]) -> None:
-        """Run a forward pass from which `use_int8_linear` takes the activation ranges.
-
-        Always the same rows, so that a resumed or distributed training quantises in the same way.
-        """
-        module: Any = self.model
-        with torch.no_grad(), self.compute_loss_context_manager():
-            module.train()(**self._prepare_inputs(self.data_collator(rows)))
-
-    def _loader(
-        self,
-        rows: Any,
-        batch_size: int,
-        seed: int = 0,
-        strategy: str = "sequential",
-        drop_last: bool = False,
-    ) -> DataLoader[Any]:
-        batches = LengthGroupedBatchSampler(
-            rows.lengths(),
-            batch_size,
-            seed,
-            strategy,
-            self.args.process_index,
-            self.args.world_size,
-            drop_last,
-        )
-        return EpochDataLoader(rows, batches, self.data_collator)
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader[Any],
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: Any = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Mean loss over the target tokens of all ranks, and the quality metrics."""
-        model = self.model_wrapped.eval()
-        total = torch.zeros(2, dtype=torch.float64)
-        for inputs in dataloader:
-            with torch.no_grad(), self.compute_loss_context_manager():
-                out = model(**self._prepare_inputs(inputs))
-            # Sums in float64: float32 would lose precision over many batches.
-            total += torch.tensor(
-                [out["loss_sum"].item(), out["count"].item()], dtype=torch.float64
-            )
-        if self.args.world_size > 1:
-            torch.distributed.all_reduce(total)
-        metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
-        module = self._module()
-        if self._quality is not None and not module.sharded:
-            # Every rank scores all rows, so that all of them select the same checkpoint.
-            with torch.no_grad():
-                measured = self._quality(module.model)
-            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
-        rows: Any = dataloader.dataset
-        return EvalLoopOutput(
-            predictions=None, label_ids=None, metrics=metrics, num_samples=len(rows)
-        )
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        module = self._module()
-        if module.sharded:  # then `state_dict` has the full weights, gathered from all ranks
-            trainable = (name for name, p in module.named_parameters() if p.requires_grad)
-            save_file(
-                {name: state_dict[name].contiguous() for name in trainable}, folder / _WEIGHTS
-            )
-        else:
-            save_file(module.trainable_state(), folder / _WEIGHTS)
-            if self._peft_checkpoints and hasattr(module.model, "peft_config"):
-                tuned: Any = module.model
-                tuned.save_pretrained(folder)
-                # peft writes an empty model card template into every checkpoint.
-                (folder / "README.md").unlink(missing_ok=True)
-        (folder / ELAPSED).write_text(
-            json.dumps(self.elapsed_seconds + time.perf_counter() - self._started)
-        )
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._restore(Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        self._restore(Path(str(self.state.best_model_checkpoint)))
-
-    def _restore(self, folder: Path) -> None:
-        try:
-            self._module().load_trainable(load_file(folder / _WEIGHTS))
-        except Failure as failure:
-            raise Failure(
-                f"the checkpoint {folder} cannot be used: {failure}; delete it to start again"
-            ) from None
-
-    def _module(self) -> TuningModule:
-        module: Any = self.accelerator.unwrap_model(self.model)
-        return module  # type: ignore[no-any-return]
 
 
 def train(
