@@ -129,12 +129,14 @@ def make_collator(
     The path of a training row from here:
 
     1. ``engine/packing.py`` packs the rows of a batch into one sequence.
-    2. ``training/tuning_trainer.py`` moves the tensors to the device and calls `TuningModule.forward`.
+    2. ``training/tuning_trainer.py`` moves the tensors to the device and calls
+       `TuningModule.forward`.
     3. ``engine/forward.py`` runs the backbone: ``engine/attention/packed.py`` computes attention,
        ``engine/fused/`` the LoRA layers, norms and MLPs, ``engine/kernels/`` their C kernels.
     4. ``engine/sparse_last_layer.py`` and ``engine/model_parts.py`` compute logits at the row's
        label positions.
-    5. `TuningModule.forward` returns the cross-entropy; ``training/tuning_trainer.py`` takes the step.
+    5. `TuningModule.forward` returns the cross-entropy; ``training/tuning_trainer.py`` takes the
+       step.
 
     An empty list (a rank's shard of a short batch) becomes one row without labels, because every
     rank must take every step.
