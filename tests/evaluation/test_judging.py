@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from evaluation import synthetic
 from prooftune.evaluation.comparisons import consistent
+from prooftune.evaluation.primary import judged_variant
 from prooftune.evaluation.scores import score
 from prooftune.recipe import Evaluation
 from prooftune.types import Example, Prediction, Study, VariantResult
@@ -122,11 +123,23 @@ def test_a_better_variant_that_was_not_chosen_is_said() -> None:
     assert "not chosen on validation" in verdict["headline"]
 
 
-def test_the_recipe_may_name_the_judged_variant_and_borrowed_ones_are_not_judged() -> None:
+def test_the_recipe_may_name_the_judged_variant() -> None:
     named = score(*two_tuned(), FAST, 0, bundled="lucky")["verdict"]
     assert named["best_tuned"] == "lucky" and not named["better"]
-    borrowed = score(*two_tuned(), FAST, 0, borrowed=["good"])["verdict"]
-    assert borrowed["best_tuned"] == "lucky"
+
+
+def test_controls_are_not_judged() -> None:
+    def variant(quality: float, role: str = "tuned") -> dict[str, Any]:
+        return {
+            "kind": "tuned",
+            "role": role,
+            "validation_quality": quality,
+            "metrics": {"f1": {"value": 0.5}},
+        }
+
+    variants = {"tuned": variant(0.4), "retrieved": variant(0.6), "gold": variant(0.9, "control")}
+    assert judged_variant(variants, "f1") == "retrieved"
+    assert judged_variant(variants, "f1", "tuned") == "tuned"
 
 
 def in_groups(count: int, size: int = 25) -> tuple[Study, list[VariantResult]]:

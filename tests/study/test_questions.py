@@ -9,18 +9,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 
 import prooftune
 from prooftune.batch_predict import predict_file
+from prooftune.bundle.publish import plan_upload
 from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.errors import UsageError
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.study.compare import compare_runs
 from prooftune.study.pipeline import Result
-from prooftune.utils.files import read_json
+from prooftune.utils.files import read_json, sha256
 from retrieval.tiny import bert
+from serving.made import live
 from study.small import predictions_of
 
 PLACES = ["mat", "orbit", "planet", "match", "phone", "markets"]
@@ -303,6 +306,45 @@ def test_the_bundle_of_a_retriever_brings_its_passages(retrieval: Result, tmp_pa
     assert texts == [[shown[i]["text"] for i in p.retrieved] for p in predictions]
     assert any(reply.sources for reply in replies)
     assert all(set(reply.sources) <= set(reply.retrieved) for reply in replies)
+
+
+@pytest.mark.slow
+def test_a_variant_with_the_adapter_of_another_is_bundled_served_and_published(
+    retrieval: Result, tmp_path: Path
+) -> None:
+    values = yaml.safe_load((retrieval.folder / "recipe.yaml").read_text())
+    shutil.copytree(retrieval.folder, tmp_path / "run")
+    values["variants"] = {
+        name: values["variants"][name] for name in ("base", "tuned", "tuned+retrieval")
+    }
+    values["bundle"]["variant"] = "tuned+retrieval"
+    result = prooftune.run(values, tmp_path / "run")
+    assert result.bundle is not None and result.scores["verdict"]["best_tuned"] == "tuned+retrieval"
+    variants = result.folder / "variants"
+    weights = "adapter_model.safetensors"
+    assert sha256(result.bundle / weights) == sha256(variants / "tuned" / "trained" / weights)
+    manifest = read_json(result.bundle / "bundle.json")
+    assert manifest["rendering"] == read_json(variants / "tuned+retrieval" / "rendering.json")
+    assert manifest["study"]["parameters"]["trainable"] > 0
+    study = read_study(result.folder / "data")
+    questions = [e.inputs["question"] for e in study.test]
+    loaded = prooftune.load(result.bundle)
+    assert isinstance(loaded, QuestionAnswerer) and loaded.fields == ["question"]
+    replies = loaded.predict(questions, progress=False)
+    recorded = read_predictions(variants / "tuned+retrieval" / "predictions.parquet")
+    assert [reply.answer for reply in replies] == [p.output for p in recorded]
+    assert any(p.output for p in recorded)
+    shown = read_json(variants / "tuned+retrieval" / "passages.json")
+    texts = [[source.text for source in reply.retrieved] for reply in replies]
+    assert texts == [[shown[i]["text"] for i in p.retrieved] for p in recorded]
+    with live({"reader": result.bundle}) as running:
+        reply = httpx2.post(
+            f"{running.url}/v1/answer", json={"questions": questions[:1]}, timeout=60
+        )
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["results"][0]["answer"] == recorded[0].output
+    files = plan_upload(result.bundle, "me/reader").files
+    assert weights in files and any(name.startswith("index/") for name in files)
 
 
 @pytest.mark.slow

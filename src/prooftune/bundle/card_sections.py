@@ -18,6 +18,7 @@ from prooftune.models.loading import ORIGINS
 from prooftune.recipe import Recipe
 from prooftune.types import Study, VariantResult
 from prooftune.utils import package_files
+from prooftune.utils.files import read_json
 from prooftune.utils.secrets import redact
 
 _NOT_STATED = "not stated"
@@ -37,6 +38,8 @@ def study_summary(
     """
     variant_scores = scores["variants"][result.name]
     training = result.details.get("training", {})
+    if source := recipe.variants[result.name].adapter:  # it has the weights of this variant
+        training = read_json(result.folder.parent / source / "training.json")["training"]
     sources = {
         split: getattr(recipe.data, split).path
         for split in ("train", "validation", "test")

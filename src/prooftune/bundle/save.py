@@ -38,7 +38,7 @@ def save_bundle(
         scores: content of ``scores.json``.
         folder: folder to write, inside the run folder.
     """
-    trained = result.folder / "trained"
+    trained = _trained_folder(recipe, result)
     manifest = _make_manifest(recipe, study, result, scores, folder.parent)
     retrieves = recipe.variants[result.name].context == "retrieved"
     tokenizer = loading.load_tokenizer(loading.resolve(recipe.model.name, recipe.model.revision))
@@ -67,7 +67,7 @@ def _make_manifest(
     recipe: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], run: Path
 ) -> Manifest:
     base = loading.resolve(recipe.model.name, recipe.model.revision)
-    is_adapter = (result.folder / "trained" / ADAPTER_CONFIG).is_file()
+    is_adapter = (_trained_folder(recipe, result) / ADAPTER_CONFIG).is_file()
     variant_scores = scores["variants"][result.name]
     tokenizer = loading.load_tokenizer(base)
     variant, rendering = recipe.variants[result.name], read_json(result.folder / "rendering.json")
@@ -102,6 +102,12 @@ def _make_manifest(
             recipe.retrieval.model_dump() if recipe.retrieval and retrieves else None
         )
     return manifest
+
+
+def _trained_folder(recipe: Recipe, result: VariantResult) -> Path:
+    """The variant's trained weights; with ``adapter``, those of the variant that it names."""
+    source = recipe.variants[result.name].adapter
+    return (result.folder.parent / source if source else result.folder) / "trained"
 
 
 def _audit_findings(run: Path) -> list[str]:

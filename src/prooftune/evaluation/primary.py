@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from prooftune.recipe.metrics import PRIMARY_METRICS
 from prooftune.recipe.sections import Evaluation
 from prooftune.types import Study
+
+CONTROL = "control"
+"""Role of variants with ``context: gold`` or ``random``, which show what retrieval could bring."""
 
 IMBALANCE = 10
 """From this ratio of the most to the least frequent training label on, macro F1 is the default."""
@@ -43,7 +46,6 @@ def judged_variant(
     variants: Mapping[str, Mapping[str, Any]],
     primary: str,
     named: str | None = None,
-    borrowed: Collection[str] = (),
 ) -> str | None:
     """The tuned variant that is judged, and that ships: the one that the recipe names, or the best
     on validation examples by the primary metric, as final answers are scored (on test examples it
@@ -53,8 +55,6 @@ def judged_variant(
         variants: of the scores, by name.
         primary: the metric.
         named: ``bundle.variant`` of the recipe.
-        borrowed: variants that use what another has learned, and so have nothing of their own to
-            ship.
 
     Returns:
         None where nothing was tuned.
@@ -62,7 +62,8 @@ def judged_variant(
     tuned = [name for name, variant in variants.items() if variant["kind"] == "tuned"]
     if named in tuned:
         return named
-    candidates = [name for name in tuned if name not in borrowed] or tuned
+    # A control cannot be served: it is shown the gold passage, or a random one.
+    candidates = [name for name in tuned if variants[name].get("role") != CONTROL] or tuned
 
     def quality(name: str) -> float:
         on_validation = variants[name].get("validation_quality")

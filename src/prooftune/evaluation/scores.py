@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
@@ -44,7 +44,6 @@ def score(
     seed: int,
     notes: Sequence[str] = (),
     bundled: str | None = None,
-    borrowed: Collection[str] = (),
 ) -> dict[str, Any]:
     """Measure all variants on the study's test examples.
 
@@ -57,7 +56,6 @@ def score(
         seed: of the bootstrap; the same resamples are used for all variants.
         notes: sentences that a reader of the figures must know.
         bundled: the tuned variant that the recipe wants shipped, and so judged.
-        borrowed: tuned variants that cannot ship.
 
     Returns:
         JSON-ready: ``task``, ``primary`` (the metric by which variants are judged), ``n``,
@@ -126,7 +124,7 @@ def score(
         "variants": variants,
         "comparisons": compare(plan, measured),
     }
-    scores["verdict"] = verdict(scores, judged_variant(variants, primary, bundled, borrowed))
+    scores["verdict"] = verdict(scores, judged_variant(variants, primary, bundled))
     scores["changed"] = changed_examples(
         study,
         {r.name: r for r in results},

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prooftune.evaluation.primary import CONTROL
 from prooftune.evaluation.sentences import headline, sentence
 
 PROMPTED = ("few-shot", "prompted")
-CONTROL, RETRIEVAL = "control", "retrieval"
+RETRIEVAL = "retrieval"
 ROLES = {"zero-shot": "zero_shot", "few-shot": "prompt", "prompted": "prompt"}
 ROLES_SHOWN = ("zero_shot", "prompt", RETRIEVAL, "tfidf")
 

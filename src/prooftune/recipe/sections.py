@@ -59,8 +59,8 @@ class Bundle(Section):
     (the golden set). Every export is checked against them. 0: none, for data that must not leave
     your premises; exports then need ``--golden``."""
     variant: str | None = None
-    """Tuned variant to judge and to ship. Default: the best on validation rows by
-    ``evaluation.primary``."""
+    """Tuned variant to judge and to ship, with an adapter of its own or of another variant.
+    Default: the best on validation rows by ``evaluation.primary``."""
 
 
 class Recipe(Section):
@@ -151,10 +151,11 @@ class Recipe(Section):
         shipped = self.bundle.variant
         if shipped is not None:
             named = self.variants.get(shipped)
-            if named is None or named.kind != "tuned" or named.adapter:
+            controls = ("gold", "random")
+            if named is None or named.kind != "tuned" or named.context in controls:
                 yield (
-                    f"bundle.variant: '{shipped}' is not a tuned variant with weights of its own; "
-                    "name one of kind: tuned without adapter"
+                    f"bundle.variant: '{shipped}' is not a tuned variant that can be served; name "
+                    "one of kind: tuned without context: gold or random"
                 )
         if self.task == "classification":
             for section in ("answering", "retrieval"):

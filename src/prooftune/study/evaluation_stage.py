@@ -47,7 +47,6 @@ def evaluate(
             recipe.evaluation,
             recipe.seed,
             bundled=bundled or recipe.bundle.variant,
-            borrowed=[name for name, variant in recipe.variants.items() if variant.adapter],
         )
     else:
         from prooftune.evaluation.answers.scores import score_answers
@@ -87,7 +86,7 @@ def bundle_judged_variant(
 ) -> Path | None:
     """Bundle the tuned variant that the verdict is about; None if nothing was tuned."""
     judged = scores["verdict"]["best_tuned"]
-    if judged is None or recipe.variants[judged].adapter:
+    if judged is None:
         return None
     from prooftune.bundle.save import save_bundle
 

@@ -28,10 +28,10 @@ from prooftune.evaluation.comparisons import Measured, Plan, compare, pairs
 from prooftune.evaluation.intervals import UNIT, resampling_interval
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.outcomes import check_comparable, groups_in_test
-from prooftune.evaluation.primary import judged_variant, title_of
+from prooftune.evaluation.primary import CONTROL, judged_variant, title_of
 from prooftune.evaluation.resampling import Groups, Samples, resample
 from prooftune.evaluation.scores import group_facts, tidy
-from prooftune.evaluation.verdict import CONTROL, RETRIEVAL, verdict
+from prooftune.evaluation.verdict import RETRIEVAL, verdict
 from prooftune.recipe import Recipe, Variant
 from prooftune.types import ANSWERABLE, UNANSWERABLE, Prediction, Study, VariantResult
 
@@ -152,9 +152,8 @@ def score_answers(
         "variants": variants,
         "comparisons": compare(plan, measured),
     }
-    borrowed = [name for name, variant in recipe.variants.items() if variant.adapter]
     named = bundled or recipe.bundle.variant
-    scores["verdict"] = verdict(scores, judged_variant(variants, primary, named, borrowed))
+    scores["verdict"] = verdict(scores, judged_variant(variants, primary, named))
     shown = {r.name: replace(r, test=_final(r.test, finals[r.name].outputs)) for r in results}
     scores["changed"] = changed_examples(
         study,
