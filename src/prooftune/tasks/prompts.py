@@ -231,6 +231,7 @@ class PromptEncoder:
                 {"role": "user", "content": self._user_message(number)},
                 {"role": "assistant", "content": shot.label},
             ]
+        # The marks pass through the template and show where each field's text belongs.
         turns.append({"role": "user", "content": self._user_message(len(shots))})
         template = self._apply_template
         text = template(turns, add_generation_prompt=True)
@@ -241,6 +242,8 @@ class PromptEncoder:
         answered = self._apply_template(
             [*turns, {"role": "assistant", "content": _MARK.format("answer")}]
         )
+        # Templates differ in their end-of-turn token, so render an answered turn and look behind
+        # it.
         after = self._tokenizer(
             answered.rpartition(_MARK.format("answer"))[2], add_special_tokens=False
         ).input_ids
@@ -274,6 +277,7 @@ class PromptEncoder:
         prefix = self._tokenize_fixed(segments[0])
         bos = self._tokenizer.bos_token_id
         adds = self._tokenizer("").input_ids[:1] == [bos] if bos is not None else False
+        # Chat templates often write the start token as text; others leave it to the tokenizer.
         if adds and prefix[:1] != [bos]:
             prefix = [bos, *prefix]
         if bos is not None and prefix[:2] == [bos, bos]:
@@ -284,6 +288,7 @@ class PromptEncoder:
         parts: list[list[int] | str] = []
         for mark, fixed in zip(segments[1::2], segments[2::2], strict=True):
             number, _, name = mark.partition(":")
+            # Examples are the same in every prompt, so they belong to the shared prefix (KV cache).
             if int(number) < len(shots):
                 prefix = (
                     prefix

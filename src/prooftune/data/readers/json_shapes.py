@@ -53,11 +53,13 @@ def _from_columns(value: Mapping[str, Any]) -> list[Record] | None:
     or ``{index: {column: value}}``."""
     values = list(value.values())
     if len(values) > 1 and all(map(_is_list, values)):
+        # Lists of objects are splits or one record list, not columns.
         simple = not any(isinstance(cell, Mapping) for cells in values for cell in cells[:5])
         if simple and values[0] and len({len(cells) for cells in values}) == 1:
             return [dict(zip(value, row, strict=True)) for row in zip(*values, strict=True)]
     if values and all(isinstance(item, Mapping) for item in values):
         keys = [list(item) for item in values]
+        # Only tables have the same keys in every member.
         if not all(keys) or any(other != keys[0] for other in keys[1:]):
             return None
         if all(key.lstrip("-").isdigit() for key in keys[0]):  # {column: {index: value}}
@@ -136,13 +138,15 @@ def _label_studio(annotations: Sequence[Any]) -> list[str]:
 
 
 def _argilla(record: Mapping[str, Any]) -> Record | None:
-    """One column per question: submitted answers first, else the suggestion."""
+    """One column per question: the submitted answer if there is one, else the suggestion."""
     labels: Record = {}
+    # Responses last, so that they overwrite suggestions.
     for kind in ("suggestions", "responses"):
         questions = record.get(kind)
         if not isinstance(questions, Mapping):
             continue
         for question, answer in questions.items():
+            # Argilla exports several answers of annotators as a list, and a single one as itself.
             answers = answer if isinstance(answer, list) else [answer]
             values = [
                 item["value"] if isinstance(item, Mapping) else item
@@ -164,7 +168,7 @@ def _is_list(value: Any) -> bool:
 
 
 def json_kind(value: Any) -> str:
-    """What a JSON value is, in JSON's words."""
+    """Return the JSON type of a value, for messages."""
     words = {
         dict: "an object",
         list: "a list",
