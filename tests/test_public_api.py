@@ -13,7 +13,17 @@ import pytest
 import prooftune
 from prooftune.study.pipeline import Result
 
-FUNCTIONS = {"run", "check", "init", "compare", "load", "predict", "evaluate", "export"}
+FUNCTIONS = {
+    "run",
+    "check",
+    "init",
+    "compare",
+    "load",
+    "predict",
+    "evaluate",
+    "export",
+    "base_model_folder",
+}
 ERRORS = {"ProoftuneError", "UsageError", "Failure"}
 TYPES = {
     "LabelPrediction",

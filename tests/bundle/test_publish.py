@@ -145,7 +145,9 @@ def test_what_arrives_is_the_bundle_with_its_card_private(hub: Hub, bundle_copy:
         if p.is_file()
     }
     assert set(arrived) == set(sent)
-    assert {path for path in sent if arrived[path] != sent[path]} == {"README.md"}
+    # Both are rewritten: the card for its repository, the folder of the base model to its name.
+    rewritten = {path for path in sent if arrived[path] != sent[path]}
+    assert rewritten == {"README.md", "adapter_config.json"}
     assert any(name in hub.stored.values() for name in [sent["adapter_model.safetensors"]])
     text = arrived["README.md"].decode()
     assert text.endswith(sent["README.md"].decode().split("## Load it\n")[1])
