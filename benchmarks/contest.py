@@ -24,7 +24,7 @@ from typing import Any
 import matmuls
 
 from prooftune.models.environment import cpu_name
-from prooftune.tasks.prompts import PromptEncoder
+from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.utils.profiling import Cost
 
 Run = Callable[[argparse.Namespace], dict[str, Any]]

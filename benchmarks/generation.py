@@ -26,7 +26,7 @@ from prooftune import recipe
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.models import loading
-from prooftune.tasks.prompts import PromptEncoder, Rendering
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.tasks.templates import default_template
 from prooftune.utils.profiling import measure_cost
 

@@ -28,7 +28,7 @@ from prooftune import recipe
 from prooftune.engine.precision import autocast
 from prooftune.engine.scoring import score_labels
 from prooftune.models import loading
-from prooftune.tasks.prompts import PromptEncoder, Rendering, Shot
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering, Shot
 from prooftune.tasks.templates import default_template
 from prooftune.utils.profiling import measure_cost
 

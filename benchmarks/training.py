@@ -35,7 +35,7 @@ import torch
 from prooftune import recipe
 from prooftune.models import adapters, loading
 from prooftune.tasks.classification import instruction_pairs
-from prooftune.tasks.prompts import PromptEncoder, Rendering
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.tasks.templates import default_template
 from prooftune.training.objective import TrainingRow, TuningModule, instruction_rows
 from prooftune.types import Example

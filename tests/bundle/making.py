@@ -12,7 +12,7 @@ import torch
 from prooftune import recipe
 from prooftune.bundle.save import save_bundle
 from prooftune.models import adapters, loading
-from prooftune.tasks.prompts import Rendering
+from prooftune.tasks.prompt_encoding import Rendering
 from prooftune.tasks.templates import default_template
 from prooftune.types import Example, Study, VariantResult
 from prooftune.utils.files import read_json, write_json

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prooftune import recipe
 from prooftune.engine.attention import shared_prefix
 from prooftune.engine.batching import batch_prefix_groups, group_by_common_prefix
-from prooftune.engine.decoding import ContinuousBatcher
+from prooftune.engine.continuous_batching import ContinuousBatcher
 from prooftune.engine.generation import generate
 from prooftune.engine.kv_cache import KVCache
 from prooftune.engine.sequences import Generated, PrefillBatch

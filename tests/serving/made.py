@@ -22,7 +22,7 @@ from prooftune.retrieval.index import IndexSettings, build_index
 from prooftune.serving.app import Options
 from prooftune.serving.server import Service, build_service, open_listener, run
 from prooftune.serving.telemetry import logger
-from prooftune.tasks.prompts import Rendering
+from prooftune.tasks.prompt_encoding import Rendering
 from prooftune.types import Example, Study, VariantResult
 from prooftune.utils.files import write_json
 

@@ -20,7 +20,7 @@ from prooftune.models import adapters, weight_changes
 from prooftune.models.loading import load_model, load_tokenizer
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.study.pipeline import Result
-from prooftune.tasks.prompts import PromptEncoder, Rendering
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.utils.files import read_json
 from study.small import accuracy, classifier, details_of, outputs_of, small_recipe
 

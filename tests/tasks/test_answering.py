@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from prooftune import recipe
 from prooftune.models.loading import load_model, load_tokenizer
-from prooftune.tasks.prompts import PromptEncoder, Rendering
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.tasks.question_answering import instruction_pairs, predict
 from prooftune.types import Example, Prediction
 

@@ -17,7 +17,7 @@ from prooftune.engine.model_parts import get_output_head
 from prooftune.models import adapters
 from prooftune.models.loading import load_model, load_tokenizer
 from prooftune.tasks.classification import class_pairs, instruction_pairs, predict
-from prooftune.tasks.prompts import PromptEncoder, Rendering
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.training.objective import TuningModule, head_rows, instruction_rows, make_collator
 from prooftune.types import Example
 

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from prooftune import recipe
 from prooftune.models import adapters, loading
 from prooftune.tasks.classification import class_pairs, instruction_pairs
-from prooftune.tasks.prompts import PromptEncoder, Rendering
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.training.arguments import training_arguments
 from prooftune.training.objective import (
     TrainingRow,

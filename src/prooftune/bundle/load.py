@@ -26,7 +26,7 @@ from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.evaluation.calibration import apply_temperature
 from prooftune.models import adapters, loading
 from prooftune.tasks.classification import predict
-from prooftune.tasks.prompts import PromptEncoder, Rendering
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.types import Example, Prediction
 from prooftune.utils.files import fingerprint
 from prooftune.utils.progress import Subtask

@@ -13,7 +13,7 @@ from prooftune.bundle.inputs import progress_label, to_examples
 from prooftune.bundle.manifest import Manifest
 from prooftune.evaluation.answers.no_answer import final_outputs
 from prooftune.models import adapters
-from prooftune.tasks.prompts import PromptEncoder, Rendering
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.tasks.question_answering import predict
 from prooftune.types import CONTEXT, QUESTION, Example
 from prooftune.utils.progress import Subtask

@@ -14,7 +14,7 @@ from prooftune.bundle.manifest import FORMAT, GOLDEN, Manifest, TokenSection
 from prooftune.engine.scoring import label_tree
 from prooftune.models import loading
 from prooftune.recipe import Recipe, dump
-from prooftune.tasks.prompts import PromptEncoder, Rendering
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.types import CONTEXT, Study, VariantResult
 from prooftune.utils.files import atomic_path, read_json, write_json
 from prooftune.utils.secrets import redact

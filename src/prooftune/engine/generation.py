@@ -19,7 +19,7 @@ from prooftune.engine.batching import (
     group_by_common_prefix,
 )
 from prooftune.engine.compatibility import use_shared_prefix_attention
-from prooftune.engine.decoding import ContinuousBatcher
+from prooftune.engine.continuous_batching import ContinuousBatcher
 from prooftune.engine.forward import compute_prefix_cache
 from prooftune.engine.model_parts import get_backbone
 from prooftune.engine.scoring import score_labels

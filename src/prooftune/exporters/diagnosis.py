@@ -16,7 +16,7 @@ from prooftune.exporters.merged import merge
 from prooftune.exporters.parity import first_difference
 from prooftune.exporters.runtimes import Transformers
 from prooftune.models import loading
-from prooftune.tasks.prompts import PromptEncoder, Rendering
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.types import Example
 
 _ROWS = 4

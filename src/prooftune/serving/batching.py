@@ -107,7 +107,7 @@ class Batcher:
         1. The batcher's thread takes the request from the queue (`_run_loop`) and calls ``compute``
            of ``serving/registry.py`` with the rows of several requests.
         2. ``bundle/load.py`` (labels) or ``bundle/qa.py`` (questions) predicts with the bundle.
-        3. ``tasks/prompts.py`` renders and tokenizes the prompts.
+        3. ``tasks/prompt_encoding.py`` renders and tokenizes the prompts.
         4. ``tasks/classification.py`` or ``tasks/question_answering.py`` calls the engine:
            ``engine/scoring.py`` scores labels, ``engine/generation.py`` decodes answers.
         5. The future is resolved; ``serving/handlers.py`` waits for it and builds the response.

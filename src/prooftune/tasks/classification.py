@@ -15,7 +15,7 @@ from prooftune import recipe as recipes
 from prooftune.engine import scoring
 from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
-from prooftune.tasks.prompts import EncodedPrompt, PromptEncoder
+from prooftune.tasks.prompt_encoding import EncodedPrompt, PromptEncoder
 from prooftune.types import Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
 

@@ -19,7 +19,7 @@ from prooftune.engine.precision import autocast
 from prooftune.engine.sequences import Generated
 from prooftune.recipe import Answering, Task
 from prooftune.tasks.citations import parse_citations, resolve_citations
-from prooftune.tasks.prompts import EncodedPrompt, PromptEncoder
+from prooftune.tasks.prompt_encoding import EncodedPrompt, PromptEncoder
 from prooftune.types import CONTEXT, Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
 from prooftune.utils.text import normalize_words

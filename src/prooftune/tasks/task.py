@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prooftune.recipe import Recipe
-from prooftune.tasks.prompts import PromptEncoder
+from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.types import Example, Prediction
 
 TokenPairs = Iterator[tuple[list[int], list[int]]]

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from prooftune.recipe import Recipe, Task
-from prooftune.tasks.prompts import PromptEncoder
+from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.tasks.task import task_for
 from prooftune.types import Example, Prediction
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune.models import loading
 from prooftune.recipe import Prompt, Recipe
-from prooftune.tasks.prompts import PromptEncoder, Rendering, Shot
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering, Shot
 from prooftune.tasks.task import TaskAdapter, task_for
 from prooftune.tasks.templates import default_template
 from prooftune.types import CONTEXT, Example, Prediction, Study

@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from prooftune.engine.batching import batch_by_token_budget
 from prooftune.models import adapters, loading
 from prooftune.recipe import Recipe, Variant
-from prooftune.tasks.prompts import PromptEncoder, Shot
+from prooftune.tasks.prompt_encoding import PromptEncoder, Shot
 from prooftune.training.arguments import default_learning_rate, training_arguments
 from prooftune.training.objective import TrainingRow, TuningModule
 from prooftune.training.quality import quality_rows

@@ -10,7 +10,7 @@ from typing import Any
 
 from prooftune.engine.compatibility import check_output_head
 from prooftune.recipe import Recipe
-from prooftune.tasks.prompts import PromptEncoder
+from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.tasks.task import task_for
 from prooftune.types import Example, Prediction
 from prooftune.utils import distributed

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from prooftune.errors import UsageError
 from prooftune.recipe import Variant
-from prooftune.tasks.prompts import PromptEncoder, Rendering, Shot
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering, Shot
 from prooftune.tasks.templates import candidate_templates
 from prooftune.types import Example, Prediction
 from prooftune.utils.files import write_json

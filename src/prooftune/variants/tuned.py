@@ -18,7 +18,7 @@ from prooftune.models import adapters, loading, weight_changes
 from prooftune.models.stored_tensors import load_output_head
 from prooftune.recipe import Variant
 from prooftune.tasks.classification import class_pairs
-from prooftune.tasks.prompts import PromptEncoder
+from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.training.objective import TrainingRow, TuningModule, head_rows, instruction_rows
 from prooftune.types import Example
 from prooftune.utils import distributed

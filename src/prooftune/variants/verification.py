@@ -14,7 +14,7 @@ from prooftune.engine.scoring import score_labels
 from prooftune.errors import Failure
 from prooftune.recipe import Scoring
 from prooftune.tasks.classification import label_scores
-from prooftune.tasks.prompts import PromptEncoder
+from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.types import Example
 from prooftune.variant_details import Probe
 from prooftune.variants.context import VariantContext
