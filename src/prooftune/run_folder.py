@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _STATE_FILE = "stage.json"
 _LIST_FIELDS = ("log_probs", "retrieved", "cited")
-_ROWS_PER_BATCH = 1_000
+ROWS_PER_BATCH = 1_000
 """Rows per batch when reading and writing Parquet files."""
 
 
@@ -223,7 +223,7 @@ def _write_table(path: Path, rows: Iterator[dict[str, Any]], schema: pa.Schema) 
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
-        while batch := list(islice(rows, _ROWS_PER_BATCH)):
+        while batch := list(islice(rows, ROWS_PER_BATCH)):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 
@@ -232,5 +232,5 @@ def _read_table(path: Path) -> Iterator[dict[str, Any]]:
 
     # Opened here, because pyarrow would read a folder name such as seed=1 as a partition column.
     with path.open("rb") as handle:
-        for batch in pq.ParquetFile(handle).iter_batches(_ROWS_PER_BATCH):
+        for batch in pq.ParquetFile(handle).iter_batches(ROWS_PER_BATCH):
             yield from batch.to_pylist()

@@ -72,8 +72,8 @@ def test_data_pipeline_runs_in_bounded_memory(
     monkeypatch.setattr(
         duplicates, "CHUNK_ROWS", 50
     )  # rows that are held at one time, however many there are
-    monkeypatch.setattr(run_folder, "_AT_ONCE", 50)
-    monkeypatch.setattr(disk_list, "_BLOCK", 50 * LENGTH)
+    monkeypatch.setattr(run_folder, "ROWS_PER_BATCH", 50)
+    monkeypatch.setattr(disk_list, "BLOCK_BYTES", 50 * LENGTH)
     options = {"format": "text", "delimiter": "@"} if kind == "txt" else {}
     others = (
         {}

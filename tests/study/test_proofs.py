@@ -205,7 +205,7 @@ def test_too_many_shortened_inputs_are_an_error(learners: dict[str, Path], tmp_p
     write_rows(tmp_path / "data" / "test.csv", 30, seed=6, words=80)
     with pytest.raises(
         UsageError,
-        match=r"longer than prompt.max_length 80 .*more than audit.max_truncated allows \(20%\)",
+        match=r"exceed prompt.max_length 80 .*more than audit.max_truncated allows \(20%\)",
     ):
         prooftune.run(values, tmp_path / "run")
 
@@ -233,8 +233,14 @@ def test_only_shares_of_examples_are_called_accuracy(shortened: Result) -> None:
         read_study(shortened.folder / "data"),
     )
     for variant in ("tuned", "head"):
-        named = [key for key, _ in keys_with("acc", report["variants"][variant])]
-        assert named == [".training.arguments.gradient_accumulation_steps"]  # a number of steps
+        named = dict(keys_with("acc", report["variants"][variant]))
+        named.pop(".training.arguments.gradient_accumulation_steps")  # a number of steps
+        # During training, the share of validation rows that the study's own scorer finds right.
+        assert named and all(key.endswith(".eval_accuracy") for key in named)
+        for value in named.values():
+            assert value * len(data.validation) == pytest.approx(
+                round(value * len(data.validation)), abs=1e-3
+            )
         right = [
             o == e.target
             for o, e in zip(outputs_of(shortened.folder, variant), data.test, strict=True)
@@ -243,9 +249,8 @@ def test_only_shares_of_examples_are_called_accuracy(shortened: Result) -> None:
             sum(right) / len(right), abs=1e-6
         )
     assert list(keys_with("accuracy", report["scores"]))
-    assert not list(
-        keys_with("accuracy", {k: v for k, v in report.items() if k not in ("scores", "recipe")})
-    )
+    others = {k: v for k, v in report.items() if k not in ("scores", "recipe")}
+    assert all(key.endswith(".eval_accuracy") for key, _ in keys_with("accuracy", others))
 
 
 @pytest.mark.slow

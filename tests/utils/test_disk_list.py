@@ -32,7 +32,7 @@ def test_it_is_the_list_that_it_was_made_from(
     items: list[Any], block: int, data: st.DataObject
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(disk_list, "_BLOCK", block)
+        patch.setattr(disk_list, "BLOCK_BYTES", block)
         stored = DiskBackedList(iter(items))
         assert (
             len(stored) == len(items)

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar, overload
 from prooftune.utils.files import cache_folder, explain_full_disk
 
 T = TypeVar("T")
-_BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 """Bytes per write, and per read when iterating. Shorter lists stay in memory."""
 
 
@@ -45,7 +45,7 @@ class DiskBackedList(Sequence[T], Generic[T]):
             end += len(content)
             self._ends.append(end)
             self._content += content
-            if len(self._content) >= _BLOCK:
+            if len(self._content) >= BLOCK_BYTES:
                 self._write()
         if self._file is not None:
             self._write()
@@ -72,7 +72,7 @@ class DiskBackedList(Sequence[T], Generic[T]):
         number = 0
         while number < len(self):
             start = self._start(number)
-            stop = max(number + 1, bisect_right(self._ends, start + _BLOCK))
+            stop = max(number + 1, bisect_right(self._ends, start + BLOCK_BYTES))
             block = memoryview(self._read(start, self._ends[stop - 1]))
             for i in range(number, stop):
                 yield pickle.loads(block[self._start(i) - start : self._ends[i] - start])
@@ -96,7 +96,7 @@ class DiskBackedList(Sequence[T], Generic[T]):
     def __setstate__(self, state: tuple[bytes, bytes]) -> None:
         ends, content = state
         self._ends, self._content, self._file = array("q", ends), bytearray(content), None
-        if len(content) >= _BLOCK:
+        if len(content) >= BLOCK_BYTES:
             self._write()
 
     def _start(self, number: int) -> int:
