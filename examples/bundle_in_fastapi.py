@@ -1,6 +1,7 @@
 """A bundle behind your own FastAPI: BUNDLE=runs/labels/bundle uvicorn bundle_in_fastapi:app.
 
-`prooftune serve BUNDLE` has batching, limits, keys and metrics; this is for an app that you already have.
+`prooftune serve BUNDLE` has batching, limits, keys and metrics; this is for an app that you
+already have.
 """
 
 import os
