@@ -122,6 +122,7 @@ def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     bad = [f"hated bad film {i} no bad no,bad" for i in range(30)]
     rows = [row for pair in zip(good, bad, strict=True) for row in pair]
     (folder / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n", "utf-8")
+    (folder / "march.csv").write_text("text,label\n" + "\n".join(rows[::-1]) + "\n", "utf-8")
     (folder / "new.csv").write_text("text\nloved good film\nhated bad film\n", "utf-8")
     (folder / "policies").mkdir()
     (folder / "policies" / "privacy.md").write_text(
