@@ -54,6 +54,7 @@ def test_endpoint_that_works(endpoint_server: server.Judge, settings: Make, tmp_
     assert counts(got)["scores"] == {"1": 2, "2": 1, "3": 1, "4": 1, "5": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.failure(26)
 @pytest.mark.parametrize(
     ("act", "reason", "attempts"),
@@ -192,6 +193,7 @@ def test_temporary_failures_are_retried(
     assert counts(judge(ITEMS, settings(), tmp_path))["n"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "after",
     [lambda: "1", lambda: formatdate(time.time() + 2, usegmt=True)],

@@ -21,6 +21,8 @@ from prooftune.serving.app import PLAYGROUND_FOLDER, SHARED_STYLE, Options
 from serving.made import Live, live
 from study.small import classifier
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = (
     os.environ.get("PROOFTUNE_CHROMIUM")
     or shutil.which("chromium")

@@ -11,6 +11,8 @@ import pytest
 
 from prooftune.utils.profiling import measure_cost
 
+pytestmark = pytest.mark.slow
+
 SIZE = 200_000_000
 
 
