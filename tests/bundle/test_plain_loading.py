@@ -32,10 +32,10 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "full": {"method": "full"},
     "full head": {"method": "full", "objective": "head"},
 }
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import json, re, sys
-
-pytestmark = pytest.mark.slow
 sys.modules["prooftune"] = None  # any import of it fails
 folder, library = sys.argv[1:]
 blocks = open(folder + "/README.md", encoding="utf-8").read().split("```python")[1:]
