@@ -50,19 +50,18 @@ def power(
     """
     from prooftune.errors import UsageError
 
-    if (difference is None) == (rows is None):
-        raise UsageError("power: give either --difference or --rows")
     share = accuracy / 100 if accuracy > 1 else accuracy
     alpha = 0.05 / comparisons
     level = f"level {alpha:.2g}, power {target:.0%}"
-    if rows is not None:
+    if rows is not None and difference is None:
         print(f"Smallest difference from {share:.1%} that {rows:,} test rows can show ({level}):")
         _print_differences(rows, share, alpha, target)
-    else:
-        assert difference is not None
+    elif difference is not None and rows is None:
         better = share + difference / 100
         print(f"Test rows that show {better:.1%} against {share:.1%} ({level}):")
         _print_rows(share, difference / 100, alpha, target)
+    else:
+        raise UsageError("power: give either --difference or --rows")
 
 
 def _print_rows(accuracy: float, difference: float, alpha: float, target: float) -> None:

@@ -132,7 +132,8 @@ def align_human_scores(
 ) -> dict[str, HumanScores]:
     """The human scores of every variant's answers. Scores that name no variant are taken for those
     of the judged variant: other variants gave other answers."""
-    assert settings.human is not None
+    if settings.human is None:
+        return {}
     path, criteria = base / settings.human, list(settings.criteria)
     scores_by_variant = read_human_scores(path, criteria, settings.scale, variants)
     unnamed = scores_by_variant.pop(None, None)

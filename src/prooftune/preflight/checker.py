@@ -160,7 +160,8 @@ def _embedding_models(recipe: Recipe) -> Iterator[Finding]:
 
 def _judge(recipe: Recipe, base: Path) -> Iterator[Finding]:
     settings = recipe.judge
-    assert settings is not None
+    if settings is None:
+        return
     if settings.base_url is None:
         from prooftune.models.loading import check_model_name
 

@@ -68,8 +68,11 @@ def _decode_as_utf8(run: str) -> str | None:
         try:
             content += character.encode("cp1252")
         except UnicodeEncodeError:
-            # Decoders pass bytes that cp1252 leaves undefined through as control characters.
-            content += character.encode("latin-1", "replace")
+            # Decoders pass bytes that cp1252 leaves undefined through as control characters; any
+            # other character cannot come from cp1252, such as the dashes of Japanese and Chinese.
+            if not "\x80" <= character <= "\x9f":
+                return None
+            content += character.encode("latin-1")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
