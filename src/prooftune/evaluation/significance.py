@@ -82,9 +82,9 @@ def swap_test(
         With b of m random patterns at least as far apart as what was seen, (b + 1) / (m + 1), which
         is never 0; of all patterns b / m.
     """
-    apart = np.asarray(first - second)
+    row_differences = np.asarray(first - second)
     total = first.sum(axis=0) + (np.broadcast_to(second, first.shape)).sum(axis=0)
-    units = groups.sums(apart) if groups else apart
+    units = groups.sums(row_differences) if groups else row_differences
     units = units[(units != 0).any(axis=1)]
     if len(units) == 0:
         return 1.0

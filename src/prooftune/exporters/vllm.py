@@ -42,13 +42,13 @@ def command(manifest: Manifest) -> str:
 def request(manifest: Manifest) -> str:
     """Python code of a request with the prompt as token ids, so that the server changes nothing."""
     if manifest["objective"] == "head":
-        asked = (
+        example_request = (
             'said = requests.post("http://localhost:8000/classify", json={"model": "prooftune", '
             '"input": prompt(texts)})\n'
             'print(said.json()["data"][0]["label"])'
         )
     elif manifest["labels"]:
-        asked = (
+        example_request = (
             'said = requests.post("http://localhost:8000/v1/completions", json={\n'
             '    "model": "prooftune", "prompt": prompt(texts), "max_tokens": 1, "logprobs": '
             "100}).json()\n"
@@ -58,10 +58,10 @@ def request(manifest: Manifest) -> str:
             "    print(label, found.get(tokenizer.decode(ids[:1])))"
         )
     else:
-        asked = (
+        example_request = (
             'said = requests.post("http://localhost:8000/v1/completions", json={\n'
             '    "model": "prooftune", "prompt": prompt(texts), "max_tokens": '
             f"{max_new_tokens(manifest)}}}).json()\n"
             'print(said["choices"][0]["text"])'
         )
-    return asked
+    return example_request

@@ -94,7 +94,7 @@ def fit_classifier(features: Vectors, targets: Sequence[str], seed: int) -> tupl
 
     options = {"max_iter": 2000, "random_state": seed}
     folds = min(_FOLDS, *Counter(targets).values())
-    # With products as small as these, threads cost up to thirty times what they save.
+    # Matmuls of this size take up to thirty times longer on several threads than on one.
     with threadpool_limits(1):
         if folds < 2:
             return LogisticRegression(C=_FALLBACK, **options).fit(features, targets), _FALLBACK

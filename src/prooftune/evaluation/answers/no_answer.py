@@ -51,7 +51,9 @@ def choose_threshold(
     chosen = sides["validation"].value if "validation" in sides else 0.0
     without = squad.score([p.output for p in result.test], [e.references or () for e in study.test])
     always = squad.score([p.raw for p in result.test], [e.references or () for e in study.test])
-    apart = auroc(np.array([_no_answer(p) for p in result.test]), ~without.has_answer, confidence)
+    separation = auroc(
+        np.array([_no_answer(p) for p in result.test]), ~without.has_answer, confidence
+    )
     return {
         "value": chosen,
         "validation_n": len(result.validation),
@@ -64,7 +66,7 @@ def choose_threshold(
         "has_answer_f1_always": float(always.f1[always.has_answer].mean())
         if always.has_answer.any()
         else None,
-        "auroc": asdict(apart) if apart else None,
+        "auroc": asdict(separation) if separation else None,
         "curve": [
             {"threshold": t, "f1": s}
             for t, s in zip(
