@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 
-from prooftune.types import Example, Prediction
+from prooftune.models.text_classifier import (
+    TextClassifier,
+    TfidfFeatures,
+    class_predictions,
+    joined_texts,
+    make_vectorizer,
+)
+from prooftune.types import Prediction
 from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import VariantDetails
-from prooftune.variants.context import VariantContext, VariantOutput, texts
+from prooftune.variants.context import VariantContext, VariantOutput
 
 
 def run_majority(context: VariantContext) -> VariantOutput:
@@ -40,17 +46,18 @@ def run_majority(context: VariantContext) -> VariantOutput:
             },
         )
     shares = np.array([counts[label] + 1.0 for label in study.labels])
-    log_probs = tuple(np.log(shares / shares.sum()).tolist())
     label = study.labels[int(np.argmax(shares))]
-
-    def predict(examples: Sequence[Example]) -> list[Prediction]:
-        return [Prediction(example.id, label, True, log_probs) for example in examples]
-
+    classifier = TextClassifier(None, None, np.log(shares / shares.sum()), study.labels)
+    classifier.save(context.folder)
     details: VariantDetails = {
         "description": f"always '{label}', the most frequent training label",
         "cost": {"train_seconds": 0.0, "score_seconds": 0.0},
     }
-    return VariantOutput(predict(study.test), predict(study.validation), details)
+    return VariantOutput(
+        classifier.predict(study.test, study.labels),
+        classifier.predict(study.validation, study.labels),
+        details,
+    )
 
 
 def run_tfidf(context: VariantContext) -> VariantOutput:
@@ -59,20 +66,15 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
     The inverse regularisation strength C is selected by validation accuracy, and is 10 where there
     are no validation rows.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     study = context.study
     with measure_cost() as training:
-        # Strong settings for short texts: sublinear term frequency, bigrams, and one-character
-        # tokens, which scikit-learn's default pattern drops.
-        vectorizer = TfidfVectorizer(
-            ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"
-        )
-        features = vectorizer.fit_transform(texts(study.train))
+        vectorizer = make_vectorizer()
+        features = vectorizer.fit_transform(joined_texts(study.train))
         targets = [example.target for example in study.train]
         validation_features = (
-            vectorizer.transform(texts(study.validation)) if study.validation else None
+            vectorizer.transform(joined_texts(study.validation)) if study.validation else None
         )
         best = None
         for c_value in (1.0, 10.0, 100.0) if validation_features is not None else (10.0,):
@@ -89,9 +91,13 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
     if best is None:
         raise RuntimeError("no value of C was tried")
     _, c_value, model = best
+    classifier = TextClassifier(
+        TfidfFeatures(vectorizer), model, np.zeros(0), [str(label) for label in model.classes_]
+    )
+    classifier.save(context.folder)
     with measure_cost() as scoring:
         test = class_predictions(
-            model, vectorizer.transform(texts(study.test)), study.test, study.labels
+            model, vectorizer.transform(joined_texts(study.test)), study.test, study.labels
         )
     validation = (
         class_predictions(model, validation_features, study.validation, study.labels)
@@ -113,21 +119,3 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
             },
         },
     )
-
-
-def class_predictions(
-    model: object, features: object, examples: Sequence[Example], labels: list[str]
-) -> list[Prediction]:
-    """Predictions of a fitted logistic regression, with log-probabilities of all labels."""
-    from sklearn.linear_model import LogisticRegression
-
-    if not isinstance(model, LogisticRegression):
-        raise TypeError(f"expected a logistic regression, got {type(model).__name__}")
-    probabilities = np.full((len(examples), len(labels)), 1e-12)
-    columns = [labels.index(str(label)) for label in model.classes_]
-    probabilities[:, columns] = np.clip(model.predict_proba(features), 1e-12, 1.0)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    return [
-        Prediction(example.id, labels[int(row.argmax())], True, tuple(np.log(row).tolist()))
-        for example, row in zip(examples, probabilities, strict=True)
-    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from prooftune.recipe import Prompt, Recipe
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering, Shot
 from prooftune.tasks.task import TaskAdapter, task_for
 from prooftune.tasks.templates import default_template
-from prooftune.types import CONTEXT, Example, Prediction, Study
+from prooftune.types import CONTEXT, Prediction, Study
 from prooftune.variant_details import VariantDetails
 
 if TYPE_CHECKING:
@@ -112,8 +112,3 @@ class VariantOutput:
     test: list[Prediction]
     validation: list[Prediction]
     details: VariantDetails = field(default_factory=VariantDetails)
-
-
-def texts(examples: Sequence[Example]) -> Iterator[str]:
-    """Each example's fields joined by newlines, for methods that use no prompt."""
-    return ("\n".join(example.inputs.values()) for example in examples)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from prooftune.models.text_classifier import (
+    EMBEDDING_BATCH_TOKENS,
+    EmbeddingFeatures,
+    TextClassifier,
+    joined_texts,
+)
 from prooftune.recipe import Variant
-from prooftune.types import Example
 from prooftune.utils.profiling import measure_cost
-from prooftune.variants.classical import class_predictions
-from prooftune.variants.context import VariantContext, VariantOutput, texts
+from prooftune.variants.context import VariantContext, VariantOutput
 
 if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
     from prooftune.models.embeddings import Vectors
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse regularisation strengths that cross-validation compares."""
 _FOLDS = 5
 _FALLBACK = 10.0
-_BATCH_TOKENS = 1024
-"""Faster than larger batches on CPUs, where short texts fit into the caches."""
 
 
 def run_embedding(context: VariantContext, variant: Variant, name: str) -> VariantOutput:
@@ -40,26 +46,24 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
     model_name = variant.model or embeddings.DEFAULT_EMBEDDING
     folder = embeddings.resolve(model_name)
 
-    def embed(examples: Sequence[Example], split: str) -> Vectors:
-        return embeddings.embed(
-            list(texts(examples)), folder, _BATCH_TOKENS, f"{name}: {split} rows"
-        )
-
     with measure_cost() as training:
-        features = embed(study.train, "training")
-        classifier, strength = fit_classifier(
+        features = embeddings.embed(
+            joined_texts(study.train), folder, EMBEDDING_BATCH_TOKENS, f"{name}: training rows"
+        )
+        model, strength = fit_classifier(
             features, [str(e.target) for e in study.train], context.recipe.seed
         )
-    with measure_cost() as scoring:
-        test = class_predictions(classifier, embed(study.test, "test"), study.test, study.labels)
-    validation = (
-        class_predictions(
-            classifier, embed(study.validation, "validation"), study.validation, study.labels
-        )
-        if study.validation
-        else []
+    classifier = TextClassifier(
+        EmbeddingFeatures(model_name, folder),
+        model,
+        np.zeros(0),
+        [str(label) for label in model.classes_],
     )
-    truncated = embeddings.count_truncated(list(texts(study.test)), folder)
+    classifier.save(context.folder)
+    with measure_cost() as scoring:
+        test = classifier.predict(study.test, study.labels, f"{name}: test rows")
+    validation = classifier.predict(study.validation, study.labels, f"{name}: validation rows")
+    truncated = embeddings.count_truncated(joined_texts(study.test), folder)
     return VariantOutput(
         test,
         validation,
@@ -76,7 +80,9 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
     )
 
 
-def fit_classifier(features: Vectors, targets: Sequence[str], seed: int) -> tuple[Any, float]:
+def fit_classifier(
+    features: Vectors, targets: Sequence[str], seed: int
+) -> tuple[LogisticRegression, float]:
     """Logistic regression with C by stratified cross-validation.
 
     Args:

@@ -1,0 +1,298 @@
+"""Classifiers of texts without a language model: class frequencies, and logistic regression on
+TF-IDF features or on sentence embeddings.
+
+They are stored as safetensors and JSON, never as pickles, and predict with the same scikit-learn
+objects before and after saving. This module imports no PyTorch unless texts are embedded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prooftune.errors import Failure, UsageError
+from prooftune.types import Example, Prediction
+from prooftune.utils.files import read_json, write_json
+from prooftune.utils.progress import Subtask
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+FeatureKind = Literal["none", "tfidf", "embedding"]
+
+WEIGHTS_FILE = "classifier.safetensors"
+VOCABULARY_FILE = "vocabulary.json"
+SECTION_FILE = "classifier.json"
+"""A variant's folder has the `ClassifierSection` here; a bundle has it in its manifest."""
+
+EMBEDDING_BATCH_TOKENS = 1024
+"""Faster than larger batches on CPUs, where short texts fit into the caches."""
+_MIN_PROBABILITY = 1e-12
+
+Floats = NDArray[np.float64]
+
+
+class EmbeddingSection(TypedDict):
+    """The embedding model that computes a classifier's features.
+
+    Attributes:
+        name: as in the recipe: an alias, a hub name or a folder.
+        sha256: digest of its weights.
+    """
+
+    name: str
+    sha256: str
+
+
+class ClassifierSection(TypedDict):
+    """What a classifier is, apart from its weights.
+
+    Attributes:
+        features: what it computes from a text.
+        classes: labels of the training rows, in the order of the weights.
+        embedding: the embedding model; None for other features.
+    """
+
+    features: FeatureKind
+    classes: list[str]
+    embedding: EmbeddingSection | None
+
+
+class Features(Protocol):
+    """Computes a row of numbers from each text."""
+
+    def transform(self, texts: Sequence[str], description: str | Subtask | None) -> object:
+        """Features [texts, columns], dense or sparse."""
+
+
+@dataclass(frozen=True, slots=True)
+class TfidfFeatures:
+    """TF-IDF of words and word pairs.
+
+    Attributes:
+        vectorizer: the fitted vectorizer, or one with a stored vocabulary.
+    """
+
+    vectorizer: TfidfVectorizer
+
+    def transform(self, texts: Sequence[str], description: str | Subtask | None) -> object:
+        """Sparse features [texts, terms]."""
+        return self.vectorizer.transform(texts)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingFeatures:
+    """Sentence embeddings of a frozen model.
+
+    Attributes:
+        name: the model's name in the recipe.
+        folder: its local folder.
+    """
+
+    name: str
+    folder: Path
+
+    def transform(self, texts: Sequence[str], description: str | Subtask | None) -> object:
+        """Unit vectors [texts, dimensions]."""
+        from prooftune.models import embeddings
+
+        label = description if isinstance(description, str) else None
+        return embeddings.embed(list(texts), self.folder, EMBEDDING_BATCH_TOKENS, label)
+
+
+@dataclass(frozen=True, slots=True)
+class TextClassifier:
+    """A fitted classifier.
+
+    Attributes:
+        features: what the model computes from texts; None where it ignores them.
+        model: logistic regression over `features`; None where texts are ignored.
+        priors: log-probability of each of `classes` where texts are ignored.
+        classes: labels of the training rows.
+    """
+
+    features: TfidfFeatures | EmbeddingFeatures | None
+    model: LogisticRegression | None
+    priors: Floats
+    classes: list[str]
+
+    def predict(
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[str],
+        description: str | Subtask | None = None,
+    ) -> list[Prediction]:
+        """Log-probabilities of all labels for every example.
+
+        Args:
+            examples: their targets are not used.
+            labels: the study's labels; those without training rows get a probability near zero.
+            description: text of the progress bar, where computing the features takes long.
+        """
+        if not examples:
+            return []
+        if self.features is None or self.model is None:
+            log_probs = tuple(self.priors.tolist())
+            label = self.classes[int(np.argmax(self.priors))]
+            return [Prediction(example.id, label, True, log_probs) for example in examples]
+        features = self.features.transform(joined_texts(examples), description)
+        return class_predictions(self.model, features, examples, labels)
+
+    def section(self) -> ClassifierSection:
+        """The description that is stored beside the weights."""
+        if not isinstance(self.features, EmbeddingFeatures):
+            kind: FeatureKind = "none" if self.features is None else "tfidf"
+            return {"features": kind, "classes": self.classes, "embedding": None}
+        model: EmbeddingSection = {
+            "name": self.features.name,
+            "sha256": _weights_digest(self.features.folder),
+        }
+        return {"features": "embedding", "classes": self.classes, "embedding": model}
+
+    def save(self, folder: Path) -> None:
+        """Write the weights, the vocabulary and the section into a folder."""
+        from safetensors.numpy import save_file
+
+        tensors: dict[str, Floats] = {}
+        if self.model is None:
+            tensors["intercept"] = self.priors
+        else:
+            tensors["coefficients"] = np.ascontiguousarray(self.model.coef_, np.float64)
+            tensors["intercept"] = np.ascontiguousarray(self.model.intercept_, np.float64)
+        if isinstance(self.features, TfidfFeatures):
+            tensors["idf"] = np.ascontiguousarray(self.features.vectorizer.idf_, np.float64)
+            terms = self.features.vectorizer.get_feature_names_out().tolist()
+            write_json(folder / VOCABULARY_FILE, terms)
+        save_file(tensors, folder / WEIGHTS_FILE)
+        write_json(folder / SECTION_FILE, self.section())
+
+
+def make_vectorizer(vocabulary: Sequence[str] | None = None) -> TfidfVectorizer:
+    """The TF-IDF vectorizer of all studies.
+
+    Strong settings for short texts: sublinear term frequency, bigrams, and one-character tokens,
+    which scikit-learn's default pattern drops.
+
+    Args:
+        vocabulary: terms in the order of their columns; None to fit one.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(
+        ngram_range=(1, 2),
+        sublinear_tf=True,
+        token_pattern=r"(?u)\b\w+\b",
+        vocabulary=None if vocabulary is None else list(vocabulary),
+    )
+
+
+def joined_texts(examples: Sequence[Example]) -> list[str]:
+    """Each example's fields joined by newlines, for methods that use no prompt."""
+    return ["\n".join(example.inputs.values()) for example in examples]
+
+
+def class_predictions(
+    model: LogisticRegression, features: object, examples: Sequence[Example], labels: Sequence[str]
+) -> list[Prediction]:
+    """Predictions of a fitted logistic regression, with log-probabilities of all labels."""
+    probabilities = np.full((len(examples), len(labels)), _MIN_PROBABILITY)
+    columns = [list(labels).index(str(label)) for label in model.classes_]
+    probabilities[:, columns] = np.clip(model.predict_proba(features), _MIN_PROBABILITY, 1.0)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return [
+        Prediction(example.id, labels[int(row.argmax())], True, tuple(np.log(row).tolist()))
+        for example, row in zip(examples, probabilities, strict=True)
+    ]
+
+
+def load_classifier(folder: Path, section: ClassifierSection) -> TextClassifier:
+    """Load a stored classifier.
+
+    Args:
+        folder: with the files that `TextClassifier.save` wrote. It is treated as untrusted.
+        section: its description, from the manifest.
+
+    Raises:
+        UsageError: a file is missing or damaged.
+        Failure: the embedding model cannot be loaded, or has other weights than the one that the
+            classifier was fitted on.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = folder / WEIGHTS_FILE
+    try:
+        tensors = {name: value.astype(np.float64) for name, value in load_file(path).items()}
+        vocabulary = read_json(folder / VOCABULARY_FILE) if section["features"] == "tfidf" else None
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"{folder} holds no usable classifier: {error}") from None
+    classes = section["classes"]
+    intercept = tensors.get("intercept", np.zeros(0))
+    if section["features"] == "none":
+        if intercept.shape != (len(classes),):
+            raise UsageError(f"{path} is damaged: {len(classes)} classes, but {intercept.shape}")
+        return TextClassifier(None, None, intercept, classes)
+    coefficients = tensors.get("coefficients", np.zeros((0, 0)))
+    rows = 1 if len(classes) == 2 else len(classes)  # as scikit-learn stores them
+    if coefficients.shape[:1] != (rows,) or intercept.shape != (rows,):
+        raise UsageError(f"{path} is damaged: its shapes do not fit {len(classes)} classes")
+    width = coefficients.shape[1]
+    features: TfidfFeatures | EmbeddingFeatures
+    if section["features"] == "tfidf":
+        idf = tensors.get("idf", np.zeros(0))
+        if not _is_vocabulary(vocabulary, width) or idf.shape != (width,):
+            raise UsageError(f"{path} is damaged: its shapes do not fit {VOCABULARY_FILE}")
+        vectorizer = make_vectorizer(vocabulary)
+        vectorizer.idf_ = idf
+        features = TfidfFeatures(vectorizer)
+    else:
+        features = _load_embedding(section["embedding"], path)
+    return TextClassifier(
+        features, _restore(coefficients, intercept, classes), np.zeros(0), classes
+    )
+
+
+def _is_vocabulary(value: object, width: int) -> bool:
+    return (
+        isinstance(value, list)
+        and all(isinstance(term, str) for term in value)
+        and len(set(value)) == len(value) == width
+    )
+
+
+def _load_embedding(section: EmbeddingSection | None, path: Path) -> EmbeddingFeatures:
+    from prooftune.models import embeddings
+
+    if section is None:
+        raise UsageError(f"{path} needs an embedding model, and the manifest names none")
+    folder = embeddings.resolve(section["name"])
+    if _weights_digest(folder) != section["sha256"]:
+        raise Failure(
+            f"{section['name']} at {folder} has other weights than the embedding model that this "
+            f"classifier was fitted on (sha256 {section['sha256'][:16]}…); it would predict "
+            "something else"
+        )
+    return EmbeddingFeatures(section["name"], folder)
+
+
+def _weights_digest(folder: Path) -> str:
+    from prooftune.models import loading
+
+    return loading.weights_digest(folder)
+
+
+def _restore(coefficients: Floats, intercept: Floats, classes: Sequence[str]) -> LogisticRegression:
+    """A logistic regression with stored weights, which predicts as the fitted one did."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression()
+    model.classes_ = np.array(classes)
+    model.coef_, model.intercept_ = coefficients, intercept
+    model.n_features_in_ = coefficients.shape[1]
+    return model
