@@ -4,10 +4,12 @@ is said."""
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,36 @@ def answers(folder: Path) -> list[Any]:
 @pytest.fixture
 def small(encoder_folder: Path) -> IndexSettings:
     return IndexSettings(str(encoder_folder), chunk_words=20, overlap_words=4)
+
+
+def test_prompts_are_those_that_the_index_was_built_with(
+    encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index of 0.1 has no prompts in its state: its passages were embedded without."""
+    e5 = shutil.copytree(encoder_folder, tmp_path / "multilingual-e5-small")
+    docs, out = collection(tmp_path / "docs", n=2), tmp_path / "index"
+    settings = IndexSettings(str(e5), chunk_words=20, overlap_words=4)
+    build_index(docs, out, settings)
+    opened = open_index(out)
+    expected = embeddings.embed([f"passage: {chunk.text}" for chunk in opened.chunks], e5)
+    assert opened.vectors is not None
+    assert ((opened.vectors * expected).sum(1) > 0.99).all()
+    prompts: list[str] = []
+    embed = embeddings.embed
+    monkeypatch.setattr(
+        embeddings,
+        "embed",
+        lambda *given, prompt, **named: (
+            prompts.append(prompt) or embed(*given, prompt=prompt, **named)
+        ),
+    )
+    opened.search(["apple"], 3, "dense")
+    database = store.connect(out, create_if_missing=False)
+    store.write_state(database, replace(opened.state, prompts={}))
+    open_index(out).search(["apple"], 3, "dense")
+    (docs / "a.txt").write_text("Apple bank. Law rule.")
+    build_index(docs, out, settings)
+    assert prompts == ["query: ", "", ""]
 
 
 @pytest.mark.slow

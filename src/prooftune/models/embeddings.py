@@ -1,9 +1,12 @@
-"""Sentence embeddings: one unit vector per text, whose dot product is the cosine similarity."""
+"""Sentence embeddings: one unit vector per text, whose dot product is the cosine similarity.
+
+sentence-transformers loads and runs the model: every pooling layout, dense layers and prompts.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +17,10 @@ from numpy.typing import NDArray
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.models import loading
 from prooftune.utils import package_files
-from prooftune.utils.files import read_json
+from prooftune.utils.files import fingerprint, sha256
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-    from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from sentence_transformers import SentenceTransformer
 
 DEFAULT_EMBEDDING = "all-minilm-l6-v2"
 EMBEDDING_REFERENCE = (
@@ -68,80 +69,96 @@ def resolve(name: str, revision: str | None = None) -> Path:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingModel:
-    """A loaded embedding model.
-
-    Attributes:
-        model, tokenizer: as loaded by transformers.
-        dimension: of the vectors.
-        max_tokens: longer texts are truncated; special tokens count.
-        pooling: ``mean`` over all tokens, or the first token (``cls``).
-    """
-
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
-    dimension: int
-    max_tokens: int
-    pooling: str
-
-
 @lru_cache(maxsize=2)
-def load_embedding_model(folder: Path) -> EmbeddingModel:
-    """Load the model of a folder; cached.
-
-    Pooling and maximum length come from the folder's sentence-transformers files
-    (``1_Pooling/config.json``, ``sentence_bert_config.json``). Default: mean pooling, and the
-    model's own maximum.
+def load_embedding_model(folder: Path) -> SentenceTransformer:
+    """Load a sentence-transformers folder, or a plain encoder with mean pooling; cached.
 
     Raises:
-        UsageError: the pooling is neither mean nor first token.
         Failure: the folder's files cannot be loaded.
     """
-    pooling = _pooling(folder)
-    tokenizer = loading.load_tokenizer(folder)  # also silences the libraries
-    from transformers import AutoModel
+    loading.configure_libraries()
+    from sentence_transformers import SentenceTransformer
 
     try:
-        model = AutoModel.from_pretrained(folder, dtype="float32")
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise Failure(f"{folder} could not be loaded as an embedding model: {error}") from error
-    config_file = folder / "sentence_bert_config.json"
-    limit = (
-        read_json(config_file).get("max_seq_length") if config_file.is_file() else None
-    ) or tokenizer.model_max_length
-    return EmbeddingModel(
-        model.to(loading.device()).eval(),
-        tokenizer,
-        int(model.config.hidden_size),
-        min(int(limit), int(tokenizer.model_max_length)),
-        pooling,
-    )
-
-
-def _pooling(folder: Path) -> str:
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return "mean"
-    config = read_json(path)
-    modes = [
-        name for name, value in config.items() if name.startswith("pooling_mode_") and value is True
-    ]
-    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-    if len(modes) != 1 or modes[0] not in known:
-        raise UsageError(
-            f"{path} asks for {', '.join(modes) or 'no pooling'}; known are {' and '.join(known)}"
+        return SentenceTransformer(
+            str(folder), device=str(loading.device()), model_kwargs={"dtype": "float32"}
         )
-    return known[modes[0]]
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+        raise Failure(f"{folder} could not be loaded as an embedding model: {error}") from error
 
 
 def dimension(folder: Path) -> int:
-    """Dimension of a model folder's vectors, from its config."""
-    return int(read_json(folder / "config.json")["hidden_size"])
+    """Dimension of a model folder's vectors.
+
+    Raises:
+        Failure: the model cannot be loaded, or does not say its dimension.
+    """
+    size = load_embedding_model(folder).get_embedding_dimension()
+    if size is None:
+        raise Failure(f"{folder} does not say the dimension of its vectors")
+    return size
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the weights that determine the vectors, those of dense layers included."""
+    digest = loading.weights_digest(folder)
+    modules = sorted(folder.glob("*/*.safetensors"))
+    # Without modules, the digest is that of indexes built by version 0.1.
+    return fingerprint([digest, *map(sha256, modules)]) if modules else digest
+
+
+_E5 = re.compile(r"(?:^|[-_/])e5-(?:small|base|large)(?!.*instruct)", re.IGNORECASE)
+_E5_PROMPTS = {"query": "query: ", "document": "passage: "}
+"""Prompts of the E5 family (Wang et al. 2022, arXiv 2212.03533), which its config files lack."""
+
+
+def prompts(folder: Path) -> dict[str, str]:
+    """Name -> text that a model expects before its inputs; empty if it expects none."""
+    configured = {k: v for k, v in load_embedding_model(folder).prompts.items() if v}
+    if not configured and _E5.search(folder.as_posix()):
+        return dict(_E5_PROMPTS)
+    return configured
+
+
+def retrieval_prompts(folder: Path) -> dict[str, str]:
+    """The prompts before questions (``query``) and before passages (``document``); "" for none."""
+    known = prompts(folder)
+    names = {"query": ("query",), "document": ("document", "passage", "corpus")}
+    return {
+        kind: next((known[name] for name in candidates if name in known), "")
+        for kind, candidates in names.items()
+    }
+
+
+def feature_prompt(folder: Path, name: str | None = None) -> str:
+    """The prompt before texts that are embedded as features of a classifier.
+
+    Args:
+        folder: from `resolve`.
+        name: a name in the model's prompts. Default: the model's default prompt, else
+            ``classification``, else ``query``, as the E5 model card asks for; "" if it has none.
+
+    Raises:
+        UsageError: the model has no prompt of that name.
+    """
+    known = prompts(folder)
+    if name is not None and name not in known:
+        raise UsageError(
+            f"prompt_name: the embedding model has no prompt '{name}'{nearest(name, known)}; "
+            + (f"it has {', '.join(known)}" if known else "it has none")
+        )
+    default = load_embedding_model(folder).default_prompt_name
+    wanted = [name] if name is not None else [default, "classification", "query"]
+    return next((known[key] for key in wanted if key is not None and key in known), "")
 
 
 def embed(
-    texts: Sequence[str], folder: Path, batch: int = BATCH_TOKENS, description: str | None = None
+    texts: Sequence[str],
+    folder: Path,
+    batch: int = BATCH_TOKENS,
+    description: str | None = None,
+    *,
+    prompt: str = "",
 ) -> Vectors:
     """Embed texts. Text beyond the model's maximum length is truncated (see `count_truncated`).
 
@@ -150,6 +167,7 @@ def embed(
         folder: from `resolve`.
         batch: tokens per forward pass, with padding. Texts of similar length share a batch.
         description: text of the progress bar; None: no bar.
+        prompt: put before every text, as the model was trained (see `prompts`).
 
     Returns:
         Unit vectors, float32 [n, dimension], in the order of the texts. Deterministic for the same
@@ -160,52 +178,44 @@ def embed(
     from prooftune.engine.batching import batch_by_token_budget
     from prooftune.utils.progress import progress_bar
 
-    if not texts:
-        return np.zeros((0, dimension(folder)), dtype=np.float32)
-    loaded = load_embedding_model(folder)
-    ids: list[list[int]] = loaded.tokenizer(
-        list(texts), truncation=True, max_length=loaded.max_tokens
-    )["input_ids"]
-    vectors = np.empty((len(texts), loaded.dimension), dtype=np.float32)
-    with progress_bar(description, len(texts)) as progress, torch.inference_mode():
-        for rows in batch_by_token_budget([len(row) for row in ids], batch):
-            vectors[rows] = _forward(loaded, [ids[i] for i in rows])
-            _advance(progress, len(rows))
+    model = load_embedding_model(folder)
+    vectors = np.empty((len(texts), dimension(folder)), dtype=np.float32)
+    limit = model.max_seq_length or max(1, batch)
+    lengths = [min(length, limit) for length in _token_counts(model, texts, prompt)]
+    device, dtype = loading.device(), loading.compute_dtype()
+    with progress_bar(description, len(texts)) as progress:
+        # Our own batches: encode() takes a fixed number of rows, whatever their length.
+        for rows in batch_by_token_budget(lengths, batch):
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                encoded = model.encode(
+                    [texts[i] for i in rows],
+                    prompt=prompt or None,
+                    batch_size=len(rows),
+                    show_progress_bar=False,
+                    convert_to_tensor=True,
+                )
+            vectors[rows] = torch.nn.functional.normalize(encoded.float(), dim=1).cpu().numpy()
+            progress.advance(0, len(rows))  # type: ignore[arg-type]
     return vectors
 
 
-def _advance(progress: Progress, done: int) -> None:
-    progress.advance(0, done)  # type: ignore[arg-type]
+def _token_counts(model: SentenceTransformer, texts: Sequence[str], prompt: str) -> list[int]:
+    """Tokens of each text with its prompt, before truncation."""
+    from transformers import PreTrainedTokenizerBase
 
-
-def _forward(loaded: EmbeddingModel, rows: Sequence[Sequence[int]]) -> Vectors:
-    """Embed one right-padded batch: [rows, dimension]."""
-    import torch
-
-    device = loading.device()
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.full((len(rows), int(lengths.max())), loaded.tokenizer.pad_token_id or 0)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-    mask = torch.arange(ids.shape[1]) < lengths[:, None]
-    # Equal lengths need no mask; attention is faster without one.
-    masks = {} if bool(mask.all()) else {"attention_mask": mask.to(device, torch.long)}
-    dtype = loading.compute_dtype()
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        hidden = loaded.model(input_ids=ids.to(device), **masks).last_hidden_state.float()
-    if loaded.pooling == "cls":
-        pooled = hidden[:, 0]
-    else:
-        weights = mask.to(device, torch.float32)[..., None]
-        pooled = (hidden * weights).sum(1) / weights.sum(1)
-    normalised: Vectors = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
-    return normalised
-
-
-def count_truncated(texts: Sequence[str], folder: Path) -> int:
-    """Number of texts that `embed` truncates."""
     if not texts:
+        return []
+    tokenizer = model.tokenizer
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        rows = tokenizer([prompt + text for text in texts], truncation=False, verbose=False)
+        return [len(row) for row in rows["input_ids"]]
+    return [1 + len(prompt + text) // 4 for text in texts]  # static word embeddings
+
+
+def count_truncated(texts: Sequence[str], folder: Path, prompt: str = "") -> int:
+    """Number of texts that `embed` truncates."""
+    model = load_embedding_model(folder)
+    limit = model.max_seq_length
+    if limit is None:
         return 0
-    loaded = load_embedding_model(folder)
-    all_ids = loaded.tokenizer(list(texts), truncation=False)["input_ids"]
-    return sum(len(row) > loaded.max_tokens for row in all_ids)
+    return sum(length > limit for length in _token_counts(model, texts, prompt))

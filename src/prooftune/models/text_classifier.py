@@ -44,10 +44,12 @@ class EmbeddingSection(TypedDict):
     Attributes:
         name: as in the recipe: an alias, a hub name or a folder.
         sha256: digest of its weights.
+        prompt: put before every text.
     """
 
     name: str
     sha256: str
+    prompt: str
 
 
 class ClassifierSection(TypedDict):
@@ -93,17 +95,21 @@ class EmbeddingFeatures:
     Attributes:
         name: the model's name in the recipe.
         folder: its local folder.
+        prompt: put before every text.
     """
 
     name: str
     folder: Path
+    prompt: str = ""
 
     def transform(self, texts: Sequence[str], description: str | Subtask | None) -> object:
         """Unit vectors [texts, dimensions]."""
         from prooftune.models import embeddings
 
         label = description if isinstance(description, str) else None
-        return embeddings.embed(list(texts), self.folder, EMBEDDING_BATCH_TOKENS, label)
+        return embeddings.embed(
+            list(texts), self.folder, EMBEDDING_BATCH_TOKENS, label, prompt=self.prompt
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +158,7 @@ class TextClassifier:
         model: EmbeddingSection = {
             "name": self.features.name,
             "sha256": _weights_digest(self.features.folder),
+            "prompt": self.features.prompt,
         }
         return {"features": "embedding", "classes": self.classes, "embedding": model}
 
@@ -278,13 +285,13 @@ def _load_embedding(section: EmbeddingSection | None, path: Path) -> EmbeddingFe
             f"classifier was fitted on (sha256 {section['sha256'][:16]}…); it would predict "
             "something else"
         )
-    return EmbeddingFeatures(section["name"], folder)
+    return EmbeddingFeatures(section["name"], folder, section["prompt"])
 
 
 def _weights_digest(folder: Path) -> str:
-    from prooftune.models import loading
+    from prooftune.models import embeddings
 
-    return loading.weights_digest(folder)
+    return embeddings.weights_digest(folder)
 
 
 def _restore(coefficients: Floats, intercept: Floats, classes: Sequence[str]) -> LogisticRegression:

@@ -156,6 +156,16 @@ def _embedding_models(recipe: Recipe) -> Iterator[Finding]:
 
             model = variant.model or embeddings.DEFAULT_EMBEDDING
             yield from _refused(f"variants.{name}.model", partial(embeddings.resolve, model))
+            if variant.prompt_name is not None:
+                yield from _refused(
+                    f"variants.{name}.prompt_name", partial(_check_prompt_name, model, variant)
+                )
+
+
+def _check_prompt_name(model: str, variant: Variant) -> None:
+    from prooftune.models import embeddings
+
+    embeddings.feature_prompt(embeddings.resolve(model), variant.prompt_name)
 
 
 def _judge(recipe: Recipe, base: Path) -> Iterator[Finding]:

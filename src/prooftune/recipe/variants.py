@@ -30,6 +30,10 @@ class Variant(Section):
     model: str | None = None
     """embedding: a sentence-embedding model: `all-minilm-l6-v2`, a folder, or a hub name such as
     intfloat/multilingual-e5-small. Default: `all-minilm-l6-v2`, which needs no hub."""
+    prompt_name: str | None = None
+    """embedding: the prompt before every text, by its name in the embedding model. Default: the
+    model's default, else ``classification``, else ``query`` (E5 models: "query: "), if it has one.
+    """
     prompt: Prompt | None = None
     """Prompt options that override the recipe's."""
     context: Literal["given", "retrieved", "gold", "random", "none"] | None = None
@@ -96,7 +100,7 @@ TRAINING_OPTIONS = ("objective", "method", "lora", "training", "gold_share")
 OPTIONS_BY_KIND: dict[str, set[str]] = {
     "majority": set(),
     "tfidf": set(),
-    "embedding": {"model"},
+    "embedding": {"model", "prompt_name"},
     "zero-shot": {"prompt", "context"},
     "few-shot": {"prompt", "context", "shots"},
     "prompted": {"prompt", "context", "candidates", "validation_rows"},

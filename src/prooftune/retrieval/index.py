@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import UsageError
 from prooftune.models import embeddings
-from prooftune.models.loading import weights_digest
+from prooftune.models.embeddings import weights_digest
 from prooftune.retrieval import store
 from prooftune.retrieval.chunks import CHUNK_OVERLAP, CHUNK_WORDS, split_document
 from prooftune.retrieval.discovery import (
@@ -107,7 +107,9 @@ def build_index(
     state = _start_build(database, folder, settings, model, source, base)
     indexed_keys = store.document_keys(database)
     summary = BuildSummary(skipped=list(skipped))
-    _update_documents(database, files, indexed_keys, settings, model, summary)
+    _update_documents(
+        database, files, indexed_keys, settings, model, state.prompts.get("document", ""), summary
+    )
     unreadable = {document.id for document in summary.skipped}
     present = {file.id for file in files} - unreadable
     # Checked before anything is removed: an unmounted disk must not empty the index.
@@ -143,12 +145,15 @@ def _start_build(
         settings.chunk_words,
         settings.overlap_words,
         absolute,
+        prompts=embeddings.retrieval_prompts(model),
     )
     previous = store.read_state(database) if store.has_index(database) else None
     if previous is None:
         store.create_tables(database, state)
         return state
     check_model(previous, settings.embedding, model, folder)
+    # New passages must be embedded as those that are in the index already.
+    state = replace(state, prompts=previous.prompts)
     store.write_state(database, state)
     return state
 
@@ -159,8 +164,8 @@ def check_model(state: IndexState, name: str, model: Path, folder: str | Path) -
     Raises:
         UsageError: it is another model.
     """
-    dimension = embeddings.dimension(model)
-    if (dimension, weights_digest(model)) != (state.dimension, state.weights):
+    if weights_digest(model) != state.weights:
+        dimension = embeddings.dimension(model)
         sizes = (
             ""
             if dimension == state.dimension
@@ -179,6 +184,7 @@ def _update_documents(
     indexed_keys: dict[str, set[str]],
     settings: IndexSettings,
     model: Path,
+    prompt: str,
     summary: BuildSummary,
 ) -> None:
     """Read, split, embed and write every document whose key is not in the index."""
@@ -192,7 +198,7 @@ def _update_documents(
                     summary.unchanged += 1
                 else:
                     _add_document(
-                        batch, read_document(file, content), key, settings, model, summary
+                        batch, read_document(file, content), key, settings, model, prompt, summary
                     )
                     (summary.changed if file.id in indexed_keys else summary.added).append(file.id)
             except UnreadableDocument as error:
@@ -218,18 +224,19 @@ def _add_document(
     key: str,
     settings: IndexSettings,
     model: Path,
+    prompt: str,
     summary: BuildSummary,
 ) -> None:
     chunks: list[Chunk] = split_document(document, settings.chunk_words, settings.overlap_words)
     texts = [chunk.text for chunk in chunks]
     # One document at a time, so that its vectors do not depend on other documents in the batch,
     # to the last bit.
-    batch.vectors.append(embeddings.embed(texts, model, settings.batch_tokens))
+    batch.vectors.append(embeddings.embed(texts, model, settings.batch_tokens, prompt=prompt))
     batch.chunks.extend(chunks)
     batch.numbers.extend(range(len(chunks)))
     batch.document_keys[document.id] = key
     summary.embedded += len(chunks)
-    summary.shortened += embeddings.count_truncated(texts, model)
+    summary.shortened += embeddings.count_truncated(texts, model, prompt)
     if document.note:
         summary.notes.append(f"{document.id}: {document.note}")
 

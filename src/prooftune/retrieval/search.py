@@ -125,6 +125,7 @@ class Index:
             queries,
             self.embedding_folder,
             description="Embedding questions" if len(queries) > 100 else None,
+            prompt=self.state.prompts.get("query", ""),
         )
         if self.vectors is None:
             return self._search_table(query_vectors, k)

@@ -45,6 +45,8 @@ class IndexState:
         files: path -> size in bytes, modification time in nanoseconds, SHA-256.
         skipped: unreadable documents.
         complete: whether the last build finished.
+        prompts: what the embedding model reads before questions (``query``) and before passages
+            (``document``); empty for indexes of version 0.1, which were embedded without.
         format: `FORMAT` at the time.
     """
 
@@ -58,6 +60,7 @@ class IndexState:
     skipped: list[SkippedDocument] = field(default_factory=list)
     complete: bool = False
     format: int = FORMAT
+    prompts: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager

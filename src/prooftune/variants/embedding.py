@@ -45,16 +45,21 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
     study = context.study
     model_name = variant.model or embeddings.DEFAULT_EMBEDDING
     folder = embeddings.resolve(model_name)
+    prompt = embeddings.feature_prompt(folder, variant.prompt_name)
 
     with measure_cost() as training:
         features = embeddings.embed(
-            joined_texts(study.train), folder, EMBEDDING_BATCH_TOKENS, f"{name}: training rows"
+            joined_texts(study.train),
+            folder,
+            EMBEDDING_BATCH_TOKENS,
+            f"{name}: training rows",
+            prompt=prompt,
         )
         model, strength = fit_classifier(
             features, [str(e.target) for e in study.train], context.recipe.seed
         )
     classifier = TextClassifier(
-        EmbeddingFeatures(model_name, folder),
+        EmbeddingFeatures(model_name, folder, prompt),
         model,
         np.zeros(0),
         [str(label) for label in model.classes_],
@@ -63,13 +68,14 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
     with measure_cost() as scoring:
         test = classifier.predict(study.test, study.labels, f"{name}: test rows")
     validation = classifier.predict(study.validation, study.labels, f"{name}: validation rows")
-    truncated = embeddings.count_truncated(joined_texts(study.test), folder)
+    truncated = embeddings.count_truncated(joined_texts(study.test), folder, prompt)
     return VariantOutput(
         test,
         validation,
         {
             "description": f"embeddings of {model_name} ({features.shape[1]} dimensions), logistic "
             f"regression (C={strength:g})"
+            + (f", prompt '{prompt.strip()}'" if prompt else "")
             + (f"; {truncated:,} test texts exceed the model's length" if truncated else ""),
             "cost": {
                 "train_seconds": training.seconds,
