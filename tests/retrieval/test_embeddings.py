@@ -147,7 +147,7 @@ def test_prompts_of_the_model_and_of_e5(encoder_folder: Path, tmp_path: Path) ->
     assert embeddings.retrieval_prompts(folder) == {"query": "apple tree: ", "document": "bank: "}
     assert embeddings.feature_prompt(folder) == "apple tree: "
     assert embeddings.feature_prompt(folder, "topic") == "law: "
-    with pytest.raises(UsageError, match="no prompt 'topics' .did you mean 'topic'"):
+    with pytest.raises(UsageError, match=r"no prompt 'topics' \(did you mean 'topic'"):
         embeddings.feature_prompt(folder, "topics")
     [vector] = embeddings.embed(["plum"], folder, prompt="law: ")
     np.testing.assert_allclose(vector, plain(encoder_folder, "law: plum"), atol=1e-5)
