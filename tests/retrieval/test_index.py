@@ -67,13 +67,12 @@ def test_prompts_are_those_that_the_index_was_built_with(
     assert ((opened.vectors * expected).sum(1) > 0.99).all()
     prompts: list[str] = []
     embed = embeddings.embed
-    monkeypatch.setattr(
-        embeddings,
-        "embed",
-        lambda *given, prompt, **named: (
-            prompts.append(prompt) or embed(*given, prompt=prompt, **named)
-        ),
-    )
+
+    def watched(*given: Any, prompt: str, **named: Any) -> embeddings.Vectors:
+        prompts.append(prompt)
+        return embed(*given, prompt=prompt, **named)
+
+    monkeypatch.setattr(embeddings, "embed", watched)
     opened.search(["apple"], 3, "dense")
     database = store.connect(out, create_if_missing=False)
     store.write_state(database, replace(opened.state, prompts={}))

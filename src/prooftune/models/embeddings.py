@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.models import loading
+from prooftune.models.gguf import configure_libraries
 from prooftune.utils import package_files
 from prooftune.utils.files import fingerprint, sha256
 
@@ -76,7 +77,7 @@ def load_embedding_model(folder: Path) -> SentenceTransformer:
     Raises:
         Failure: the folder's files cannot be loaded.
     """
-    loading.configure_libraries()
+    configure_libraries()
     from sentence_transformers import SentenceTransformer
 
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from prooftune.errors import Failure, UsageError
 from prooftune.models import loading
+from prooftune.models.gguf import configure_libraries
 from prooftune.retrieval.types import Reranker
 
 if TYPE_CHECKING:
@@ -41,11 +42,11 @@ def load_cross_encoder(name: str) -> Reranker:
 
 @lru_cache(maxsize=1)
 def _load(folder: Path) -> CrossEncoder:
-    loading.configure_libraries()
+    configure_libraries()
     from sentence_transformers import CrossEncoder
 
     try:
-        model = CrossEncoder(
+        model: CrossEncoder = CrossEncoder(
             str(folder), device=str(loading.device()), model_kwargs={"dtype": "float32"}
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
