@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prooftune.data.audit import duplicates
 from prooftune.data.normalization import dedup_key, word_shingles
-from prooftune.utils.text import normalize_words
+from prooftune.utils.words import normalize_words
 
 VOCABULARY = [f"w{i}" for i in range(400)]
 

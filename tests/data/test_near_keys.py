@@ -47,3 +47,25 @@ def test_decorated_copies_are_near_and_exact_ones_are_not() -> None:
     exact = {name: [example_dedup_key(e) for e in part] for name, part in splits.items()}
     matches = find_near_duplicates(keys, [("train", "test")], 0.9, exact)
     assert matches["train", "test"] == [(0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "copy", "other"),
+    [
+        (
+            "酒店的早餐种类很多,房间也很干净,下次还会再来",
+            "酒店的早餐种类很多，房间也非常干净，下次还会再来！",
+            "前台服务态度很差，等了一个小时才办好入住手续",
+        ),
+        (
+            "この電気ケトルはお湯がすぐに沸くのでとても気に入っています",
+            "この電気ケトルはお湯がすぐ沸くので、とても気に入っています。",
+            "三日で壊れてしまったので返品しましたが返金はまだです",
+        ),
+    ],
+)
+def test_near_copies_in_scripts_without_spaces(text: str, copy: str, other: str) -> None:
+    keys = {"train": [near_key(example(copy)), near_key(example(other))]}
+    keys["test"] = [near_key(example(text))]
+    matches = find_near_duplicates(keys, [("train", "test")], 0.6, keys)
+    assert matches["train", "test"] == [(0, 0)]

@@ -12,9 +12,9 @@ from typing import Any
 from prooftune import recipe
 from prooftune.bundle.load import abstention_threshold, has_probabilities
 from prooftune.bundle.manifest import Manifest
-from prooftune.data.readers.encoding_detection import decodes, detect_encoding
 from prooftune.errors import UsageError, nearest
 from prooftune.types import CONTEXT
+from prooftune.utils.encoding_detection import decodes, detect_encoding
 from prooftune.utils.progress import notify
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -11,7 +11,7 @@ from prooftune.bundle.load import Classifier, LabelPrediction
 from prooftune.bundle.qa import QAPrediction, QuestionAnswerer
 from prooftune.recipe import Task
 from prooftune.types import CONTEXT, Example, Prediction, VariantResult
-from prooftune.utils.text import normalize_words
+from prooftune.utils.words import normalize_words
 
 
 def predict_rows(

@@ -11,12 +11,12 @@ from pathlib import Path
 from prooftune.bundle.manifest import Manifest
 from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.dispatch import detect_format, read_table, split_part
-from prooftune.data.readers.encoding_detection import decodes, detect_encoding
 from prooftune.data.readers.shards import expand_path
 from prooftune.data.sources import read_source
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Recipe, Source, SourceOptions
 from prooftune.types import CONTEXT, Example
+from prooftune.utils.encoding_detection import decodes, detect_encoding
 
 FILE_OPTIONS = ("format", "delimiter", "quoting", "encoding", "skip_lines", "header", "columns")
 """Recipe options on the layout of a file; a file with another extension has a layout of its own."""

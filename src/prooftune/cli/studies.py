@@ -270,8 +270,8 @@ def _run_study(name: str, out: Path | None, overrides: list[str], model: str | N
 @contextmanager
 def missing_data_hint(name: str) -> Iterator[None]:
     """If the data of a shipped recipe is missing, add to the error where to get it."""
-    from prooftune.data.readers.encoding import MissingFile
     from prooftune.recipe import shipped_names
+    from prooftune.utils.files import MissingFile
 
     try:
         yield

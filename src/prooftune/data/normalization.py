@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from prooftune.types import CONTEXT, Example
-from prooftune.utils.text import normalize_words
+from prooftune.utils.words import normalize_words
 
 SHINGLE_WORDS = 3
 _LINK = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)

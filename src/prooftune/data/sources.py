@@ -15,7 +15,6 @@ from prooftune.data.audit.findings import count_noun, preview
 from prooftune.data.multilabel import list_of_labels, refuse_several
 from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.data.readers.dispatch import read_table, split_part
-from prooftune.data.readers.encoding import missing_file
 from prooftune.data.readers.shards import concatenate_tables, expand_path
 from prooftune.data.readers.table import Table, to_cell, without_blank_rows
 from prooftune.errors import Failure, UsageError, nearest
@@ -23,7 +22,7 @@ from prooftune.recipe import Data, Source, Task
 from prooftune.types import Example, SplitName
 from prooftune.utils import package_files
 from prooftune.utils.disk_list import DiskBackedList
-from prooftune.utils.files import sha256
+from prooftune.utils.files import missing_file, sha256
 from prooftune.utils.hub import offline_if_unreachable
 from prooftune.utils.progress import spinner
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from prooftune.data.readers.encoding import MissingFile
 from prooftune.data.sources import check_source_exists
 from prooftune.errors import Failure, UsageError
 from prooftune.preflight.findings import Finding, error, note
 from prooftune.recipe import Recipe, Variant
 from prooftune.types import SPLITS, Study
+from prooftune.utils.files import MissingFile
 from prooftune.utils.progress import notify
 
 

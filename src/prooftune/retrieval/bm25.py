@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.errors import UsageError
-from prooftune.utils.text import normalize_words
+from prooftune.utils.words import normalize_words
 
 K1, B = 1.2, 0.75
 """Lucene's defaults."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from prooftune.data.readers.encoding import missing_file
 from prooftune.errors import UsageError
 from prooftune.retrieval.types import SkippedDocument
+from prooftune.utils.files import missing_file
 
 FILE_TYPES = {
     ".pdf": "pdf",

@@ -22,7 +22,7 @@ from prooftune.tasks.citations import parse_citations, resolve_citations
 from prooftune.tasks.prompt_encoding import EncodedPrompt, PromptEncoder
 from prooftune.types import CONTEXT, Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
-from prooftune.utils.text import normalize_words
+from prooftune.utils.words import normalize_words
 
 _CANDIDATES = 64
 """Number of most likely tokens that constrained decoding tries at each step."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prooftune.errors import Failure
+from prooftune.errors import Failure, UsageError, nearest
 
 
 @contextlib.contextmanager
@@ -170,3 +170,17 @@ def cache_folder() -> Path:
     """Cache of downloaded packages, converted models and compiled code: ``$PROOFTUNE_CACHE``, or
     ``~/.cache/prooftune``."""
     return Path(os.environ.get("PROOFTUNE_CACHE") or Path.home() / ".cache" / "prooftune")
+
+
+class MissingFile(UsageError):
+    """A data file that does not exist."""
+
+
+def missing_file(path: Path) -> MissingFile:
+    """Return the error for a path that does not exist, with the nearest name that does."""
+    folder = path.parent
+    if not folder.is_dir():
+        return MissingFile(f"{path}: no such file (the folder {folder} does not exist either)")
+    return MissingFile(
+        f"{path}: no such file{nearest(path.name, [p.name for p in folder.iterdir()])}"
+    )

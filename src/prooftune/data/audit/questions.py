@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prooftune.data.audit.findings import Finding, count_noun, preview, row_locations
 from prooftune.types import CONTEXT, Study
-from prooftune.utils.text import normalize_words
+from prooftune.utils.words import normalize_words
 
 
 def context_leakage(study: Study) -> list[Finding]:

@@ -24,10 +24,10 @@ from prooftune.data.init.templates import (
 from prooftune.data.questions import detect_question_columns
 from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.data.readers.dispatch import split_part
-from prooftune.data.readers.encoding import missing_file
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import TASKS
+from prooftune.utils.files import missing_file
 
 
 def draft_recipe(

@@ -33,12 +33,12 @@ from prooftune.data.readers.encoding import (
     detect_format,
     open_text,
 )
-from prooftune.data.readers.encoding_detection import EncodingGuess, detect_encoding
 from prooftune.data.readers.shards import concatenate_tables, expand_path, split_folder
 from prooftune.data.readers.table import without_blank_rows
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source
 from prooftune.recipe.data import Format
+from prooftune.utils.encoding_detection import EncodingGuess, detect_encoding
 
 TEXT_FORMATS = ("csv", "json", "jsonl", "text", "fasttext", "squad")
 _SAMPLE_CHARACTERS = 4_000_000

@@ -19,7 +19,6 @@ from prooftune.data.readers.encoding import (
     check_readable,
     detect_format,
     iter_lines,
-    missing_file,
     read_text_file,
 )
 from prooftune.data.readers.spreadsheet import read_spreadsheet, split_sheet
@@ -30,6 +29,7 @@ from prooftune.data.readers.text_lines import read_fasttext
 from prooftune.errors import UsageError
 from prooftune.recipe import Source
 from prooftune.utils.disk_list import DiskBackedList
+from prooftune.utils.files import missing_file
 
 __all__ = ["Table", "detect_format", "read_table"]
 

@@ -10,7 +10,8 @@ from typing import TextIO
 
 from prooftune.data.readers import arrow, spreadsheet, sqlite
 from prooftune.data.readers.table import MAX_FIELD_CHARS, iter_stream_lines
-from prooftune.errors import UsageError, nearest
+from prooftune.errors import UsageError
+from prooftune.utils.files import missing_file
 
 _FORMATS = {
     ".csv": "csv",
@@ -72,20 +73,6 @@ def detect_format(path: Path) -> str:
 
 class UnknownFormat(UsageError):
     """Neither name nor first bytes tell the format of a file."""
-
-
-class MissingFile(UsageError):
-    """A data file that does not exist."""
-
-
-def missing_file(path: Path) -> MissingFile:
-    """Return the error for a path that does not exist, with the nearest name that does."""
-    folder = path.parent
-    if not folder.is_dir():
-        return MissingFile(f"{path}: no such file (the folder {folder} does not exist either)")
-    return MissingFile(
-        f"{path}: no such file{nearest(path.name, [p.name for p in folder.iterdir()])}"
-    )
 
 
 def check_readable(path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from prooftune.errors import UsageError
 from prooftune.evaluation.answers.wordnet import synonyms
-from prooftune.evaluation.answers.words import words
+from prooftune.evaluation.answers.words import stemmed_words
 from prooftune.evaluation.metrics import Floats
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -22,7 +22,7 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
 
     Each is of the reference for which it is largest. English words are compared by their Porter
     stems. rouge-score itself knows the letters a to z and digits only, so that a text in another
-    script has no words; `words.words` gives it those of every script, and the same ones in ASCII.
+    script has no words; `stemmed_words` has those of every script, and the same ones in ASCII.
 
     Args:
         predictions: one text for each example.
@@ -54,7 +54,7 @@ class _Tokenizer:
         self._stem = stem
 
     def tokenize(self, text: str) -> list[str]:
-        return words(text, self._stem)
+        return stemmed_words(text, self._stem)
 
 
 def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[Floats, str]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prooftune.evaluation.metrics import Floats
+from prooftune.utils.words import is_unspaced, words
 
 Bools = NDArray[np.bool_]
 
@@ -32,8 +33,17 @@ def normalise(text: str) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """The words of a normalised text."""
-    return normalise(text).split()
+    """The words of a normalised text.
+
+    The official script knows no words without spaces, so that a Chinese answer is right or wrong as
+    a whole. As in MLQA's script (Lewis et al. 2020, arXiv 1910.07475), every letter counts there.
+    """
+    split = normalise(text).split()
+    if text.isascii():
+        return split
+    return [
+        word for part in split for word in (words(part) if any(map(is_unspaced, part)) else [part])
+    ]
 
 
 def exact(prediction: str, references: Sequence[str]) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prooftune.data.readers.encoding_detection import detect_encoding
+from prooftune.utils.encoding_detection import detect_encoding
 
 TEXTS = {
     "Russian": (

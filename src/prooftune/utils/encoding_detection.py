@@ -1,13 +1,15 @@
-"""Detection of a text file's encoding, with the doubt that remains."""
+"""Detection of a text's encoding, from a file or its bytes, with the doubt that remains."""
 
 from __future__ import annotations
 
 import codecs
+import io
 import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -67,30 +69,33 @@ class EncodingGuess:
     alternatives: tuple[tuple[str, str], ...] = ()
 
 
-def detect_encoding(path: Path) -> EncodingGuess:
+def detect_encoding(source: Path | bytes) -> EncodingGuess:
     """Detect a text file's encoding from a byte-order mark, UTF-8 validity or its statistics.
 
     Statistics are those of chardet over the lines that hold bytes outside ASCII. Of two encodings
     that fit about equally, the one that programs write by default wins. Every candidate must
     decode the whole file.
+
+    Args:
+        source: a file, or the bytes of one.
     """
-    with path.open("rb") as handle:
+    with _opened(source) as handle:
         start = handle.read(4)
     for mark, name in _BOMS:
         if start.startswith(mark):
             return EncodingGuess(name)
-    if decodes(path, "utf-8"):
+    if decodes(source, "utf-8"):
         # ISO 2022-JP is plain ASCII with escape sequences.
-        escaped = b"\x1b$" in _non_ascii_lines(path) and decodes(path, "iso2022_jp")
+        escaped = b"\x1b$" in _non_ascii_lines(source) and decodes(source, "iso2022_jp")
         return EncodingGuess("iso2022_jp" if escaped else "utf-8")
-    return _by_statistics(path)
+    return _by_statistics(source)
 
 
-def decodes(path: Path, encoding: str) -> bool:
+def decodes(source: Path | bytes, encoding: str) -> bool:
     """Whether the encoding reads the whole file without an error."""
     decoder = codecs.getincrementaldecoder(encoding)()
     try:
-        with path.open("rb") as handle:
+        with _opened(source) as handle:
             while chunk := handle.read(_CHUNK):
                 decoder.decode(chunk)
         decoder.decode(b"", final=True)
@@ -99,10 +104,14 @@ def decodes(path: Path, encoding: str) -> bool:
     return True
 
 
-def _by_statistics(path: Path) -> EncodingGuess:
+def _opened(source: Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+
+
+def _by_statistics(source: Path | bytes) -> EncodingGuess:
     import chardet
 
-    lines = _non_ascii_lines(path)
+    lines = _non_ascii_lines(source)
     scores: dict[str, float] = {}
     for candidate in chardet.detect_all(lines, ignore_threshold=True):
         name = _python_name(str(candidate["encoding"]))
@@ -110,7 +119,7 @@ def _by_statistics(path: Path) -> EncodingGuess:
             weight = _MOST_LIKELY if name == "cp1252" else 1.0 if name in _LIKELY else _UNLIKELY
             weight *= _script_weight(lines, name)
             scores[name] = max(scores.get(name, 0.0), weight * candidate["confidence"])
-    ranked = [name for name in sorted(scores, key=lambda n: -scores[n]) if decodes(path, name)]
+    ranked = [name for name in sorted(scores, key=lambda n: -scores[n]) if decodes(source, name)]
     if not ranked:  # ISO 8859-1 gives every byte a character
         return EncodingGuess("iso8859-1", certain=False, sample=_words(lines, "iso8859-1"))
     best, sample = ranked[0], _words(lines, ranked[0])
@@ -139,10 +148,10 @@ def _script_weight(lines: bytes, encoding: str) -> float:
     return 0.1 if 2 * mixed > foreign else 1.0
 
 
-def _non_ascii_lines(path: Path) -> bytes:
+def _non_ascii_lines(source: Path | bytes) -> bytes:
     """Lines with bytes outside ASCII, up to about 200 KB; escape sequences count as such bytes."""
     sample = bytearray()
-    with path.open("rb") as handle:
+    with _opened(source) as handle:
         for line in _byte_lines(handle.read(_CHUNK), handle):
             if not line.isascii() or b"\x1b" in line:
                 sample += line
@@ -151,7 +160,7 @@ def _non_ascii_lines(path: Path) -> bytes:
     return bytes(sample)
 
 
-def _byte_lines(first: bytes, handle: object) -> Iterator[bytes]:
+def _byte_lines(first: bytes, handle: BinaryIO) -> Iterator[bytes]:
     rest = b""
     chunk = first
     while chunk:
@@ -160,7 +169,7 @@ def _byte_lines(first: bytes, handle: object) -> Iterator[bytes]:
         if len(rest) > _CHUNK:  # a file without line ends
             yield rest
             rest = b""
-        chunk = handle.read(_CHUNK)  # type: ignore[attr-defined]
+        chunk = handle.read(_CHUNK)
     if rest:
         yield rest
 
