@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,10 +180,37 @@ def read_predictions(path: Path) -> list[Prediction]:
     ]
 
 
-def read_result(folder: Path, kind: str) -> VariantResult:
-    """Read the result of a finished variant from its folder."""
+def training_folder(variants: Path, name: str, training: int = 0) -> Path:
+    """Folder of one training of a variant: ``variants/NAME`` for the first one, which has all files
+    of a variant that is trained once, and ``variants/NAME/training-2`` for the second.
+
+    Args:
+        variants: the folder ``variants`` of the run.
+        name: the variant.
+        training: number of the training, from 0.
+    """
+    folder = variants / name
+    return folder / f"training-{training + 1}" if training else folder
+
+
+def read_result(folder: Path, kind: str, trainings: int = 1) -> VariantResult:
+    """Read the result of a finished variant from its folder.
+
+    Args:
+        folder: ``variants/NAME`` of the run.
+        kind: the kind of variant.
+        trainings: number of its trainings.
+    """
+    first, *repeats = (
+        _read_training(training_folder(folder.parent, folder.name, i), folder.name, kind)
+        for i in range(trainings)
+    )
+    return replace(first, repeats=tuple(repeats))
+
+
+def _read_training(folder: Path, name: str, kind: str) -> VariantResult:
     return VariantResult(
-        folder.name,
+        name,
         kind,
         read_predictions(folder / "predictions.parquet"),
         read_predictions(folder / "validation.parquet"),

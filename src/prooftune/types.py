@@ -154,6 +154,7 @@ class VariantResult:
         test, validation: one prediction per example, in the order of the split.
         details: what the variant recorded about itself, see `VariantDetails`.
         folder: the variant's folder in the run.
+        repeats: results of its further trainings with other seeds, where there are any.
     """
 
     name: str
@@ -162,3 +163,9 @@ class VariantResult:
     validation: list[Prediction]
     details: VariantDetails
     folder: Path
+    repeats: tuple[VariantResult, ...] = ()
+
+    @property
+    def trainings(self) -> tuple[VariantResult, ...]:
+        """The result of every training, this one first."""
+        return (self, *self.repeats)

@@ -73,7 +73,12 @@ class Recipe(Section):
     the context, or there is no answer. ``free-text-qa``: the answer is generated freely."""
     seed: int = Field(default=0, ge=0)
     """Random seed for splits, sampling, few-shot examples, initialisation, training order and
-    bootstrap."""
+    bootstrap. Another seed gives another split; ``training.seed`` only changes the training."""
+    seeds: int = Field(default=1, ge=1)
+    """Number of trainings of every tuned variant. Split and test rows stay; the adapter's first
+    values, dropout and the order of rows change: training k uses the seed plus k - 1. Results are
+    means over trainings, and intervals and tests include the variation between them. The bundle is
+    the best training on validation rows. 3 or more are needed for a useful estimate."""
     data: Data
     audit: Audit = Audit()
     model: Model = Model()
@@ -109,6 +114,24 @@ class Recipe(Section):
     def uses_language_model(self) -> bool:
         """Whether any variant uses a language model."""
         return any(variant.uses_language_model for variant in self.variants.values())
+
+    def trainings(self, name: str) -> int:
+        """Number of trainings of a variant; 1 if it is not tuned."""
+        variant = self.variants[name]
+        if variant.kind != "tuned":
+            return 1
+        # A variant with another one's adapter has one result for each training of that one.
+        return self.variants[variant.adapter or name].seeds or self.seeds
+
+    def training_seed(self, name: str, training: int = 0) -> int:
+        """Random seed of one training of a tuned variant: first values, dropout, order of rows.
+
+        Args:
+            name: the variant.
+            training: number of the training, from 0.
+        """
+        variant = self.variants[self.variants[name].adapter or name]
+        return int({**self.training, **variant.training}.get("seed", self.seed)) + training
 
     @field_validator("model", mode="before")
     @classmethod
@@ -148,6 +171,8 @@ class Recipe(Section):
                 f"task: {self.task}{nearest(self.evaluation.primary, known)}; choose one of "
                 f"{', '.join(known)}"
             )
+        if self.seeds > 1 and not any(v.kind == "tuned" for v in self.variants.values()):
+            yield f"seeds: {self.seeds} does not apply: no variant of kind: tuned is trained"
         shipped = self.bundle.variant
         if shipped is not None:
             named = self.variants.get(shipped)

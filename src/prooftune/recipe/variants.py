@@ -60,6 +60,9 @@ class Variant(Section):
     """tuned with ``context: retrieved``: share of training questions whose gold passage is among
     the passages in the prompt. For the rest, the target is to say that the answer is missing (RAFT,
     arXiv 2403.10131)."""
+    seeds: int | None = Field(default=None, ge=1)
+    """tuned: number of trainings that differ in their random seed only. Default: the recipe's
+    ``seeds``."""
     lora: dict[str, Any] = Field(default={})
     """tuned: `peft.LoraConfig` fields that override the recipe's."""
     training: dict[str, Any] = Field(default={})
@@ -94,7 +97,7 @@ class Variant(Section):
 QA_OPTIONS = ("context", "adapter", "gold_share")
 """Options that apply only to question answering."""
 
-TRAINING_OPTIONS = ("objective", "method", "lora", "training", "gold_share")
+TRAINING_OPTIONS = ("objective", "method", "seeds", "lora", "training", "gold_share")
 """Options that apply only to variants that are trained themselves."""
 
 OPTIONS_BY_KIND: dict[str, set[str]] = {

@@ -169,10 +169,14 @@ def rebuild_report(folder: Path) -> Result:
     """
     run_folder.open_run(folder)
     recipe, base = recipes.load(folder / "recipe.yaml")
+    variants = folder / "variants"
     missing = [
         name
         for name in recipe.variants
-        if not (folder / "variants" / name / "details.json").is_file()
+        if not all(
+            (run_folder.training_folder(variants, name, i) / "details.json").is_file()
+            for i in range(recipe.trainings(name))
+        )
     ]
     if missing:
         raise UsageError(
@@ -181,7 +185,7 @@ def rebuild_report(folder: Path) -> Result:
         )
     study = run_folder.read_study(folder / "data")
     results = [
-        run_folder.read_result(folder / "variants" / name, v.kind)
+        run_folder.read_result(variants / name, v.kind, recipe.trainings(name))
         for name, v in recipe.variants.items()
     ]
     bundle = folder / "bundle"

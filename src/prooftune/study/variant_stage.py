@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from prooftune import run_folder
 from prooftune.recipe import Recipe, Variant
 from prooftune.tasks.task import task_for
-from prooftune.types import Study, VariantResult
+from prooftune.types import Prediction, Study, VariantResult
 from prooftune.utils.files import fingerprint, write_json
 from prooftune.utils.progress import notify
-from prooftune.variants.context import VariantContext, VariantOutput
+from prooftune.variants.context import VariantContext, VariantOutput, training_title
 from prooftune.variants.document_files import documents_digest, uses_passages
 from prooftune.variants.passages import PASSAGES_FILE, PassageProvider
 
@@ -61,18 +61,33 @@ class VariantStage:
     passages: PassageProvider
 
     def run(self, name: str, variant: Variant) -> VariantResult:
-        """Run a variant, or read its result if none of its inputs has changed."""
-        folder = self.folder / "variants" / name
-        inputs_fingerprint = self._fingerprint(variant)
+        """Run a variant, or read its result if none of its inputs has changed.
+
+        Every training is a stage of its own, so that a killed run continues with the training at
+        which it was, and more `seeds` add trainings to those that are there.
+        """
+        trainings = self.recipe.trainings(name)
+        for training in range(trainings):
+            self._run_training(name, variant, training)
+        return run_folder.read_result(self.folder / "variants" / name, variant.kind, trainings)
+
+    def _run_training(self, name: str, variant: Variant, training: int) -> None:
+        folder = run_folder.training_folder(self.folder / "variants", name, training)
+        title = training_title(name, training)
+        inputs_fingerprint = self._fingerprint(variant, training)
         if run_folder.is_stage_done(folder, inputs_fingerprint):
-            notify(f"{name}: unchanged", "dim")
-            return run_folder.read_result(folder, variant.kind)
+            notify(f"{title}: unchanged", "dim")
+            return
         run_folder.begin_stage(folder, inputs_fingerprint)
         variant_study, retrieval = self.passages.study_for(self.study, variant)
         if uses_passages(variant):
             write_json(folder / PASSAGES_FILE, self.passages.passage_table(variant_study))
         context = VariantContext(
-            self.recipe, variant_study, folder, windowed=not uses_passages(variant)
+            self.recipe,
+            variant_study,
+            folder,
+            windowed=not uses_passages(variant),
+            training=training,
         )
         output = _run_kind(context, variant, name, self.base, self.models)
         if retrieval:
@@ -83,27 +98,28 @@ class VariantStage:
         run_folder.write_predictions(folder / "predictions.parquet", output.test)
         write_json(folder / "details.json", output.details)
         run_folder.finish_stage(folder, inputs_fingerprint)
-        result = run_folder.read_result(folder, variant.kind)
-        self._notify_quality(name, result)
-        return result
+        self._notify_quality(title, output.test)
 
-    def _fingerprint(self, variant: Variant) -> str:
+    def _fingerprint(self, variant: Variant, training: int) -> str:
         documents = [documents_digest(self.recipe, self.base)] if uses_passages(variant) else []
         inputs = _recipe_inputs(self.recipe, variant)
-        return fingerprint([self.data_fingerprint, variant.model_dump(), *inputs, *documents])
+        # The number of trainings does not change a training.
+        options = variant.model_dump(exclude={"seeds"})
+        repeat = [training] if training else []
+        return fingerprint([self.data_fingerprint, options, *inputs, *documents, *repeat])
 
-    def _notify_quality(self, name: str, result: VariantResult) -> None:
+    def _notify_quality(self, title: str, predictions: Sequence[Prediction]) -> None:
         task = task_for(self.recipe)
         quality = fmean(
-            task.quality(p, e) for p, e in zip(result.test, self.study.test, strict=True)
+            task.quality(p, e) for p, e in zip(predictions, self.study.test, strict=True)
         )
         before_threshold = (
             " before its no-answer threshold"
-            if any(p.no_answer_log_prob is not None for p in result.test)
+            if any(p.no_answer_log_prob is not None for p in predictions)
             else ""
         )
         notify(
-            f"{name}: {task.quality_name} {quality:.1%} on {len(self.study.test):,} test rows"
+            f"{title}: {task.quality_name} {quality:.1%} on {len(self.study.test):,} test rows"
             f"{before_threshold}"
         )
 
@@ -149,7 +165,8 @@ def _recipe_inputs(recipe: Recipe, variant: Variant) -> list[Any]:
     ]
     if recipe.task != "classification":
         parts += [recipe.answering.model_dump(), recipe.retrieval and recipe.retrieval.model_dump()]
-        parts += [recipe.variants[variant.adapter].model_dump()] if variant.adapter else []
+        if variant.adapter:
+            parts += [recipe.variants[variant.adapter].model_dump(exclude={"seeds"})]
     if variant.kind == "tuned":
         parts += [recipe.lora, recipe.training, recipe.early_stopping, recipe.forgetting]
     return parts

@@ -30,17 +30,24 @@ class VariantContext:
         folder: the variant's own folder in the run.
         windowed: split a context that is too long for one prompt into windows. False for retrieved
             passages: these are truncated, the last one first.
+        training: number of the training of a tuned variant, from 0.
     """
 
     recipe: Recipe
     study: Study
     folder: Path
     windowed: bool = True
+    training: int = 0
 
     @property
     def fields(self) -> list[str]:
         """Names of the input fields."""
         return list(self.study.train[0].inputs)
+
+    @property
+    def variants_folder(self) -> Path:
+        """The folder ``variants`` of the run."""
+        return self.folder.parents[1 if self.training else 0]
 
     @cached_property
     def task_adapter(self) -> TaskAdapter:

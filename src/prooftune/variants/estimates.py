@@ -155,7 +155,9 @@ def _estimate_tuned(
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
     encoder = context.encoder(context.rendering(variant.prompt))
     model = adapters.make_trainable(
-        base_to_train(context, variant, encoder), variant, {**recipe.lora, **variant.lora}
+        base_to_train(context, variant, recipe.training_seed(name)),
+        variant,
+        {**recipe.lora, **variant.lora},
     )
     if variant.adapter:  # the weights of another variant: no training
         rate = measure_scoring(context, encoder, model, head)

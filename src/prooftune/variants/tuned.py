@@ -17,6 +17,7 @@ from prooftune.errors import Failure, UsageError
 from prooftune.models import adapters, loading, weight_changes
 from prooftune.models.stored_tensors import load_output_head
 from prooftune.recipe import Variant
+from prooftune.run_folder import training_folder
 from prooftune.tasks.classification import class_pairs
 from prooftune.tasks.prompt_encoding import PromptEncoder
 from prooftune.training.objective import TrainingRow, TuningModule, head_rows, instruction_rows
@@ -25,7 +26,7 @@ from prooftune.utils import distributed
 from prooftune.utils.files import atomic_path, read_json, sha256, write_json
 from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import Forgetting, TrainingRecord, WeightChanges
-from prooftune.variants.context import VariantContext, VariantOutput
+from prooftune.variants.context import VariantContext, VariantOutput, training_title
 from prooftune.variants.forgetting import general_text, perplexity
 from prooftune.variants.model_handle import ModelHandle, release_cached_model
 from prooftune.variants.prompting import score_splits
@@ -60,14 +61,15 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
         UsageError: the recipe's training options or its text cannot be used.
         Failure: training diverged, or the reloaded model does not predict as the trained one did.
     """
-    head = variant.objective == "head"
+    head, title = variant.objective == "head", training_title(name, context.training)
     # Before training, so that a wrong file name fails early.
     text = general_text(context.recipe.forgetting, base)
     rendering = context.rendering(variant.prompt)
     encoder = context.encoder(rendering)
     write_json(context.folder / "rendering.json", rendering.to_json())
-    # With `adapter`, the weights are another variant's, in the sibling folder.
-    folder = context.folder.parent / variant.adapter if variant.adapter else context.folder
+    folder = context.folder
+    if variant.adapter:  # the weights are those of the same training of another variant
+        folder = training_folder(context.variants_folder, variant.adapter, context.training)
     record_file = folder / "training.json"
     if not ((folder / TRAINED_FOLDER).is_dir() and record_file.is_file()):
         if variant.adapter:
@@ -89,7 +91,7 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
     )
     if variant.adapter:  # verified when it was trained
         output = score_splits(
-            context, handle, encoder, name, f"the weights trained as {variant.adapter}"
+            context, handle, encoder, title, f"the weights trained as {variant.adapter}"
         )
         output.details["objective"], output.details["method"] = variant.objective, record["method"]
         output.details["weights_sha256"] = _digests(folder)
@@ -103,7 +105,7 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
         record["probe"],
         exact=variant.method != "full",
     )
-    output = score_splits(context, handle, encoder, name, _describe(variant, record), head=head)
+    output = score_splits(context, handle, encoder, title, _describe(variant, record), head=head)
     details = output.details
     peaks = record["cost"]["peak_memory_bytes"], details["cost"]["peak_memory_bytes"]
     details["cost"].update(record["cost"])
@@ -134,12 +136,13 @@ def _train(
         training_rows(context, encoder, examples, head)
         for examples in (study.train, study.validation)
     )
-    base = base_to_train(context, variant, encoder)
+    seed = recipe.training_seed(name, context.training)
+    base = base_to_train(context, variant, seed)
     check_output_head(base)
     probe = study.test[:PROBE_ROWS]
     before = probe_scores(base, encoder, probe, head)
     model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
-    options = {"run_name": f"{recipe.name}/{name}", **recipe.training, **variant.training}
+    options = _training_options(context, variant, name, seed)
     checkpoints = context.folder / CHECKPOINTS_FOLDER
     arguments = training_arguments(
         options,
@@ -164,10 +167,10 @@ def _train(
             arguments,
             patience=recipe.early_stopping,
             int8=recipe.model.int8_training,
-            description=f"{name}: training",
+            description=f"{training_title(name, context.training)}: training",
             quality=validation_quality(recipe, encoder, study.validation, head),
             peft_checkpoints="save_total_limit" in options,
-            logs=context.folder.parent.parent / "logs" / name,
+            logs=context.variants_folder.parent / "logs" / _log_folder(name, context.training),
             project=options.get("project", recipe.name),
         )
     if module.sharded:  # scoring and saving need the whole model on one rank
@@ -175,7 +178,7 @@ def _train(
         del base, model, module
         module = TuningModule(
             adapters.make_trainable(
-                base_to_train(context, variant, encoder), variant, {**recipe.lora, **variant.lora}
+                base_to_train(context, variant, seed), variant, {**recipe.lora, **variant.lora}
             )
         )
         module.load_trainable(trained)
@@ -224,9 +227,26 @@ def _train(
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def base_to_train(context: VariantContext, variant: Variant, encoder: PromptEncoder) -> Any:
-    """Load the model to train. The recipe's seed sets the initial head and adapter weights."""
-    torch.manual_seed(context.recipe.seed)
+def _training_options(
+    context: VariantContext, variant: Variant, name: str, seed: int
+) -> dict[str, Any]:
+    """`TrainingArguments` fields of one training."""
+    recipe = context.recipe
+    run = f"{recipe.name}/{_log_folder(name, context.training)}"
+    options = {"run_name": run, **recipe.training, **variant.training, "seed": seed}
+    if options.get("data_seed") is not None:
+        options["data_seed"] = int(options["data_seed"]) + context.training
+    return options
+
+
+def _log_folder(name: str, training: int) -> str:
+    # No variant can have this name, which has a character that names cannot have.
+    return f"{name}@{training + 1}" if training else name
+
+
+def base_to_train(context: VariantContext, variant: Variant, seed: int) -> Any:
+    """Load the model to train. The seed sets the initial head and adapter weights."""
+    torch.manual_seed(seed)
     return loading.load_model(
         context.model_folder,
         context.recipe.model,
