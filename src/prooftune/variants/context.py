@@ -119,3 +119,9 @@ class VariantOutput:
     test: list[Prediction]
     validation: list[Prediction]
     details: VariantDetails = field(default_factory=VariantDetails)
+
+
+def training_title(name: str, training: int) -> str:
+    """What progress bars and messages call a training: the variant's name, numbered from the second
+    training on."""
+    return f"{name}, training {training + 1}" if training else name
