@@ -7,12 +7,12 @@ the test rows (the same for all trainings) and the trainings (Bouthillier et al.
 tests (Obuchowski and Rockette 1995, Communications in Statistics B 24:285).
 
 The error over rows comes from the same resampling as for one training. The error over trainings is
-estimated from 2 to 5 values, which a bootstrap makes too small: resampling both (the multi-bootstrap
-of Sellam et al. 2022, arXiv 2106.16163) calls equal procedures different in up to 12% of studies
-with two trainings. Satterthwaite's degrees of freedom are right where both errors are similar, and
-wrong in 8 to 12% where the test set is large and one variant is fixed. Cochran and Cox (1957,
-Experimental Designs, section 4.14) weigh Student's quantiles by the variances that they belong to,
-which keeps the level for any ratio of the variances (`benchmarks/coverage.py`).
+estimated from 2 to 5 values, which a bootstrap makes too small: resampling both (the
+multi-bootstrap of Sellam et al. 2022, arXiv 2106.16163) calls equal procedures different in up to
+12% of studies with two trainings. Satterthwaite's degrees of freedom keep the level where both
+errors are similar, and not where the test set is large and one variant is fixed. Cochran and Cox
+(1957, Experimental Designs, section 4.14) weigh Student's quantiles by the variances that they
+belong to, which keeps the level for any ratio of the variances (`benchmarks/coverage.py`).
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def two_level_p(
 def detectable_by_trainings(
     row_error: float, units: int, components: Sequence[Component], alpha: float, power: float
 ) -> float:
-    """The smallest true difference that `two_level_p` finds at level `alpha` with that power, if the
-    variances are as estimated.
+    """The smallest true difference that `two_level_p` finds at level `alpha` with that power, if
+    the variances are as estimated.
 
     Averages over the distribution of the variances between trainings that a study would estimate.
 
