@@ -78,9 +78,10 @@ FLOWS = {
 SHARED_BOXES = [
     Box("study", "the stages", 0, 2),
     Box("preflight", "checks first", 2, 2),
-    Box("cli", "commands", 4, 2),
-    Box("convert", "Meta checkpoints", 6, 2),
-    Box("recipes", "shipped", 8, 2),
+    Box("cli", "commands", 4, 1),
+    Box("convert", "Meta checkpoints", 5, 2),
+    Box("bridges", "other tools' configs", 7, 2),
+    Box("recipes", "shipped", 9, 1),
     Box("utils", "files, progress", 10, 2),
 ]
 """Packages outside of the flow: what drives it, and what all of it uses."""

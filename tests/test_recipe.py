@@ -334,7 +334,7 @@ def test_every_shipped_recipe_loads_and_round_trips(name: str) -> None:
 
 def assert_reads_back(chosen: recipe.Recipe) -> None:
     """The same recipe, also in what its splits and variants inherit."""
-    again = recipe.parse(yaml.load(recipe.dump(chosen), Loader=recipe.loading._Loader))
+    again = recipe.parse(yaml.load(recipe.dump(chosen), Loader=recipe.loading.RecipeLoader))
     assert again == chosen
     assert recipe.dump(again) == recipe.dump(chosen)
     assert again.data.source("train") == chosen.data.source("train")

@@ -110,6 +110,8 @@ def classification(runner: CommandRunner) -> None:
     )
     runner.run("publish", "runs/reviews/bundle", "me/reviews", says="Nothing was sent")
     runner.run("data", "export", "reviews.yaml", "--format", "chat", "--out", "chat-data")
+    runner.run("data", "export", "reviews.yaml", "--to", "axolotl", "--out", "axolotl-data")
+    runner.run("init", "--from", "axolotl-data/config.yaml", "--out", "back.yaml", says="Wrote")
 
 
 def demo(runner: CommandRunner) -> None:

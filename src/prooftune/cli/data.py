@@ -35,12 +35,25 @@ def export(
             "completion).",
         ),
     ] = "alpaca",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="torchtune, axolotl or llama-factory: write the data in that tool's format, with "
+            "the config that trains the same there.",
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option("--variant", help="With --to: the tuned variant. Default: the first."),
+    ] = None,
     set_: SetOption = None,
 ) -> None:
     """Export the split and audited examples for other fine-tuning tools.
 
-    Example: prooftune data export reviews.yaml --format chat --out reviews-chat
+    Example: prooftune data export reviews.yaml --to axolotl --out reviews-axolotl
     """
+    from prooftune.bridges.exporting import EXPORT_TOOLS, export_for_tool
     from prooftune.data.export import FORMATS, export
     from prooftune.data.prepare import prepare_data
     from prooftune.errors import UsageError, nearest
@@ -50,9 +63,22 @@ def export(
             f"--format: expected one of {', '.join(FORMATS)}, found "
             f"'{format_}'{nearest(format_, FORMATS)}"
         )
+    if to is not None and to not in EXPORT_TOOLS:
+        raise UsageError(
+            f"--to: expected one of {', '.join(EXPORT_TOOLS)}, found '{to}'"
+            f"{nearest(to, EXPORT_TOOLS)}"
+        )
+    if variant is not None and to is None:
+        raise UsageError("--variant needs --to")
     parsed, base = load_recipe(recipe, set_, None)
     with missing_data_hint(recipe):
         study, audit_report = prepare_data(parsed, base, lambda _: None)
     audit_report.raise_errors()
-    for path in export(study, parsed, format_, out):
+    if to is None:
+        paths = export(study, parsed, format_, out)
+    else:
+        paths, plan = export_for_tool(study, parsed, to, out, variant)
+        for sentence in plan.differences:
+            print(f"Differs: {sentence}")
+    for path in paths:
         print(path)

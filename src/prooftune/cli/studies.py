@@ -82,13 +82,22 @@ def demo(
 @app.command()
 def init(
     file: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             help="Data: a table in any common format (CSV, JSON, Parquet, spreadsheet, SQLite, "
             "also compressed), a folder of shards, a pattern in quotes, or a folder with one "
             "folder of text files per label."
         ),
-    ],
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="CONFIG",
+            help="Read a config of TorchTune, Axolotl, LLaMA-Factory or TRL (YAML) instead of a "
+            "data file.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -128,14 +137,25 @@ def init(
         bool, typer.Option("--yes", "-y", help="Never ask; take the likeliest column.")
     ] = False,
 ) -> None:
-    """Write a commented recipe for a data file.
+    """Write a commented recipe for a data file, or from another tool's config.
 
     Detects the format, the task, and the input and label columns, and prints the result.
+    With --from, it prints every key that has no counterpart in a recipe.
 
     Example: prooftune init reviews.csv
     """
     from prooftune.api import init as init_recipe
+    from prooftune.errors import UsageError
 
+    if from_ is not None and file is None:
+        named = {"--text": text, "--label": label, "--task": task, "--format": format_}
+        named |= {"--encoding": encoding, "--group": group}
+        if unused := [option for option, value in named.items() if value is not None]:
+            raise UsageError(f"init: {', '.join(unused)} cannot be combined with --from")
+        _init_from_config(from_, out, force)
+        return
+    if file is None or from_ is not None:
+        raise UsageError("init: give either a data file, or --from with another tool's config")
     written = init_recipe(
         file,
         out,
@@ -152,10 +172,27 @@ def init(
         print(f"  {note}")
     for problem in written.problems:
         print(f"  To do: {problem}")
-    print(
-        f"Wrote {written.recipe}. Review it, then:\n"
-        f"  prooftune check {written.recipe}\n  prooftune run {written.recipe}"
-    )
+    _print_next_steps(written.recipe)
+
+
+def _init_from_config(config: Path, out: Path | None, force: bool) -> None:
+    from prooftune.bridges.importing import TOOL_NAMES, init_from_config
+
+    recipe, imported = init_from_config(config, out, force=force)
+    print(f"{config} is a config of {TOOL_NAMES[imported.tool]}. Read from it:")
+    for sentence in imported.taken:
+        print(f"  {sentence}")
+    if imported.dropped:
+        print("Without a counterpart in a recipe, or not needed:")
+    for sentence in imported.dropped:
+        print(f"  {sentence}")
+    for sentence in imported.to_do:
+        print(f"To do: {sentence}")
+    _print_next_steps(recipe)
+
+
+def _print_next_steps(recipe: Path) -> None:
+    print(f"Wrote {recipe}. Review it, then:\n  prooftune check {recipe}\n  prooftune run {recipe}")
 
 
 def _ask(question: str, options: list[str]) -> int:

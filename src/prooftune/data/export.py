@@ -37,9 +37,34 @@ def export(study: Study, recipe: Recipe, format_: Format, folder: Path) -> list[
     template = recipe.prompt.template or default_template(
         recipe.task, list(study.train[0].inputs), recipe.answering.no_answer
     )
-    make_converter = {"alpaca": _alpaca, "chat": _chat, "completion": _completion}[format_]
     target_text = task_for(recipe).target_text
-    to_record = make_converter(template, recipe.prompt.system, study.labels, target_text)
+    return write_records(study, folder, format_, template, recipe.prompt.system, target_text)
+
+
+def write_records(
+    study: Study,
+    folder: Path,
+    format_: Format,
+    template: str,
+    system: str | None,
+    target_text: TargetText,
+    suffix: str = "",
+) -> list[Path]:
+    """Write one JSON Lines file per split, in one of `FORMATS`.
+
+    Args:
+        study: the examples.
+        folder: output folder.
+        format_: the format of a record.
+        template: prompt template.
+        system: system message, or None.
+        target_text: example -> the target as the model should write it.
+        suffix: text after every completion, such as the model's end token.
+    """
+    make_converter = {"alpaca": _alpaca, "chat": _chat, "completion": _completion}[format_]
+    to_record = make_converter(
+        template, system, study.labels, lambda example: target_text(example) + suffix
+    )
     paths = []
     for name, examples in study.splits().items():
         if examples:

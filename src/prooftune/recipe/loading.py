@@ -79,7 +79,7 @@ def load(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, 
             f"({', '.join(shipped_names())}){nearest(str(reference), [*local, *shipped_names()])}"
         )
     try:
-        values = yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=RecipeLoader)
     except yaml.YAMLError as error:
         raise UsageError(_yaml_error_message(str(reference), error)) from None
     if not isinstance(values, dict):
@@ -164,7 +164,7 @@ def dump(recipe: Recipe) -> str:
         if variant.get("prompt") is not None:
             values["variants"][name]["prompt"] = explicit["variants"][name]["prompt"]
     _drop_default_nulls(recipe, values)
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(values, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _drop_default_nulls(section: BaseModel, values: dict[str, Any]) -> None:
@@ -202,7 +202,7 @@ def _parse_override_value(text: str) -> Any:
     YAML would read ``Label: {text}`` as a mapping and ``# {text}`` as a comment.
     """
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=RecipeLoader)
     except yaml.YAMLError:
         return text
     is_prompt = isinstance(value, dict | list) and not text.lstrip().startswith(("{", "["))
@@ -223,18 +223,18 @@ def _as_section(value: object, key: str, override: str) -> dict[str, Any]:
     return value
 
 
-class _Loader(yaml.SafeLoader):
+class RecipeLoader(yaml.SafeLoader):
     """Loader with the numbers and booleans of YAML 1.2.
 
     PyYAML implements YAML 1.1, which reads ``1e-3`` as text and the label ``no`` as false.
     """
 
 
-class _Dumper(yaml.SafeDumper):
-    """Dumper that quotes text which `_Loader` would read as another type."""
+class RecipeDumper(yaml.SafeDumper):
+    """Dumper that quotes text which `RecipeLoader` would read as another type."""
 
 
-def _use_yaml_1_2_scalars(kind: type[_Loader] | type[_Dumper]) -> None:
+def _use_yaml_1_2_scalars(kind: type[RecipeLoader] | type[RecipeDumper]) -> None:
     kind.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
         for first, resolvers in kind.yaml_implicit_resolvers.items()
@@ -249,5 +249,5 @@ def _use_yaml_1_2_scalars(kind: type[_Loader] | type[_Dumper]) -> None:
     )
 
 
-_use_yaml_1_2_scalars(_Loader)
-_use_yaml_1_2_scalars(_Dumper)
+_use_yaml_1_2_scalars(RecipeLoader)
+_use_yaml_1_2_scalars(RecipeDumper)

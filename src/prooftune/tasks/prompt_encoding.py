@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import UsageError, nearest
-from prooftune.tasks.rendering import EncodedPrompt, Rendering, Shot
+from prooftune.tasks.rendering import EncodedPrompt, Rendering, Shot, completion_cue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -204,16 +204,12 @@ class PromptEncoder:
         the id of the stop token."""
         shots = self.rendering.shots
         if not self.rendering.chat:
-            # A template that ends in its own cue ("### Response:") needs no "Answer:".
-            question = "{}" if self.rendering.template.rstrip().endswith(":") else "{}\nAnswer:"
+            cue = completion_cue(self.rendering.template)[len(self.rendering.template) :]
             system = f"{self.rendering.system}\n\n" if self.rendering.system else ""
             shot_texts = [
-                question.format(self._user_message(i)) + self._with_space(s.label)
-                for i, s in enumerate(shots)
+                self._user_message(i) + cue + self._with_space(s.label) for i, s in enumerate(shots)
             ]
-            text = system + "\n\n".join(
-                [*shot_texts, question.format(self._user_message(len(shots)))]
-            )
+            text = system + "\n\n".join([*shot_texts, self._user_message(len(shots)) + cue])
             stop = self._tokenizer.eos_token_id
             if stop is None:
                 raise UsageError(

@@ -51,6 +51,14 @@ class Rendering:
         return Rendering(**{**value, "labels": tuple(value["labels"]), "shots": shots})
 
 
+def completion_cue(template: str) -> str:
+    """The template with the cue for the answer, as prompts without chat markup have it.
+
+    A template that ends in its own cue ("### Response:") needs no "Answer:".
+    """
+    return template if template.rstrip().endswith(":") else f"{template}\nAnswer:"
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
     """Token ids of one prompt.
