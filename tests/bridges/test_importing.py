@@ -245,13 +245,13 @@ def test_every_key_is_read_or_named(tool: str, tmp_path: Path) -> None:
 def test_full_fine_tuning_has_neither_adapter_nor_quantised_weights(
     tool: str, tmp_path: Path
 ) -> None:
-    full = {
+    full: dict[str, dict[str, Any]] = {
         "axolotl": {"adapter": None},
         "llama-factory": {"finetuning_type": "full"},
         "torchtune": {"model": {"_component_": "torchtune.models.llama3_2.llama3_2_1b"}},
         "trl": {"use_peft": False},
-    }[tool]
-    read, _ = imported(tmp_path, CONFIGS[tool] | full)
+    }
+    read, _ = imported(tmp_path, CONFIGS[tool] | full[tool])
     assert read.variants["tuned"].method == "full" and not read.lora and not read.quantization
 
 
