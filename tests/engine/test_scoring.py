@@ -21,6 +21,7 @@ from prooftune.engine.model_parts import get_backbone, get_output_head
 from prooftune.engine.scoring import label_tree, score_classes, score_labels
 from prooftune.errors import Failure
 from prooftune.models.loading import load_model
+from standins import flash_attention
 
 FLOAT32 = recipe.Model(name="tiny", dtype="float32")
 PREFIX = [0, 5, 9, 17, 33, 2, 8]
@@ -248,3 +249,18 @@ def test_label_tree_spells_every_label(labels: list[tuple[int, ...]]) -> None:
             path.append(tree.tokens[node])
             node = tree.parents[node]
         assert tuple(reversed(path)) == tuple(token for _, token in terms[:-1])
+
+
+@pytest.mark.parametrize("family", ["llama", "llama3"])
+def test_labels_of_several_tokens_under_an_attention_without_tree_masks(
+    model_folders: dict[str, Path], family: str
+) -> None:
+    """FlashAttention unpads by a 2D mask; a label tree has a 4D one."""
+    model: Any = load_model(model_folders[family], FLOAT32)
+    flash_attention.register()
+    model.set_attn_implementation(flash_attention.NAME)
+    for labels, prefix in (([[21], [22, 23], [24, 25, 26]], PREFIX), ([[21], [23]], [])):
+        actual = gather(score_labels(model, prefix, ROWS, labels, STOP), ROWS, len(labels))
+        expected = reference_scores(model, labels, STOP, prefix)
+        torch.testing.assert_close(actual, expected, atol=2e-4, rtol=1e-4)
+        assert model.config._attn_implementation == flash_attention.NAME

@@ -11,6 +11,7 @@ import torch
 import prooftune
 from prooftune import recipe as recipes
 from prooftune.errors import UsageError
+from prooftune.models import loading
 from prooftune.preflight import checker, precision
 from prooftune.preflight.findings import Finding
 from prooftune.recipe import Recipe
@@ -161,6 +162,57 @@ def test_emulated_bfloat16_is_refused(
     shown = found(model=model, training={"bf16": True})
     assert [finding.key_path for finding in shown] == ["model.dtype", "training.bf16"]
     assert found() == [] and found(training={"bf16": False}) == []
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    ("model", "training", "expected"),
+    [
+        ({}, {"fp16": True}, []),  # auto: loaded in float16
+        ({}, {"bf16": True}, []),
+        ({"dtype": "float16"}, {"fp16": True}, []),
+        ({"dtype": "bfloat16"}, {"fp16": True}, ["error"]),
+        ({"dtype": "float32"}, {"fp16": True}, ["error"]),
+        ({"dtype": "float16"}, {"bf16": True}, ["error"]),
+        ({"dtype": "float32"}, {"bf16": True}, ["note"]),
+    ],
+)
+def test_training_and_scoring_compute_in_the_same_dtype_on_a_gpu(
+    model_folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: dict[str, str],
+    training: dict[str, bool],
+    expected: list[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    name = {"name": str(model_folders["llama"])}
+    for options in (
+        {"training": training},
+        {"variants": {"tuned": {"kind": "tuned", "training": training}}},
+    ):
+        recipe = parsed(
+            model_folders["llama"], tmp_path, **{"model": {**name, **model}, **options}
+        )
+        found = list(precision.check_precision(recipe))
+        if not model and "variants" in options and "fp16" in training:
+            expected = ["error"]  # one variant's option does not change the model of all
+        assert [finding.severity for finding in found] == expected
+        assert all(finding.key_path.endswith(f"training.{key}") for finding in found
+                   for key in training)  # fmt: skip
+
+
+def test_fp16_loads_the_model_in_float16(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    def dtype(**options: Any) -> str:
+        recipe = parsed(model_folders["llama"], tmp_path, **options)
+        return loading.with_training_dtype(recipe).model.dtype
+
+    model = {"name": str(model_folders["llama"])}
+    assert dtype(model=model) == "auto"
+    assert dtype(model=model, training={"fp16": True}) == "float16"
+    assert dtype(model=model, training={"fp16": False, "bf16": True}) == "bfloat16"
+    assert dtype(model={**model, "dtype": "float32"}, training={"fp16": True}) == "float32"
 
 
 def test_an_adapter_that_comes_later_is_found(

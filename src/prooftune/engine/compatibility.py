@@ -24,6 +24,10 @@ from prooftune.errors import Failure
 from prooftune.utils.progress import notify
 
 
+_TAKE_TREE_MASKS = (shared_prefix.NAME, "eager", "sdpa")
+"""Attention implementations that take 4D masks."""
+
+
 @contextmanager
 def use_shared_prefix_attention(model: nn.Module) -> Iterator[bool]:
     """Switch a model to our attention for the duration of the block.
@@ -45,6 +49,28 @@ def use_shared_prefix_attention(model: nn.Module) -> Iterator[bool]:
         yield supported
     finally:
         base.set_attn_implementation(before)
+
+
+@contextmanager
+def use_tree_attention(model: nn.Module) -> Iterator[None]:
+    """Switch to an attention that takes the 4D mask of a label tree, for the duration of the block.
+
+    FlashAttention's kernels take padding masks only. Our attention takes its place, or eager
+    attention where the architecture does not support ours.
+    """
+    base = base_model(model)
+    before = base.config._attn_implementation
+    if before in _TAKE_TREE_MASKS:
+        yield
+        return
+    with use_shared_prefix_attention(model) as supported:
+        if not supported:
+            base.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            if not supported:
+                base.set_attn_implementation(before)
 
 
 def check_output_head(model: nn.Module) -> None:

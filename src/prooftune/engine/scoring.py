@@ -8,11 +8,13 @@ so all labels are scored in one pass and their common prefixes are computed once
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine.compatibility import use_tree_attention
 from prooftune.engine.batching import Batch, batch_by_token_budget, collate, to_device
 from prooftune.engine.forward import compute_prefix_cache, device_of, hidden_states, padding_budget
 from prooftune.engine.model_parts import get_backbone, get_output_head
@@ -95,7 +97,7 @@ def score_labels(
         if normalize
         else torch.ones(len(labels))
     )
-    with torch.no_grad():
+    with torch.no_grad(), use_tree_attention(model) if tree.tokens else nullcontext():
         cache = compute_prefix_cache(backbone, prefix)
         for row_ids in batch_by_token_budget(
             [len(row) + len(tree.tokens) for row in rows],

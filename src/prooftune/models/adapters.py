@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from prooftune import recipe as recipes
 from prooftune.errors import Failure, UsageError
@@ -29,14 +33,17 @@ OVERWRITTEN = (
 )
 """`LoraConfig` fields that do not affect training, and that peft sets itself."""
 
+_HALF = {torch.float16, torch.bfloat16}
+
 _SWITCHES = {"dora": "use_dora", "rslora": "use_rslora"}
 
 
 def make_trainable(model: nn.Module, variant: recipes.Variant, lora: dict[str, Any]) -> nn.Module:
     """Make the variant's parameters trainable: LoRA, DoRA or rsLoRA adapters, or all weights.
 
-    Adapter weights are float32 whatever the base model's dtype; a classification head is trained in
-    full.
+    All trainable weights are float32 whatever the base model's dtype, those of
+    ``lora.modules_to_save`` too; a classification head is trained in full. After training,
+    `remove_master_weights` rounds fully trained modules to the dtype they are used in.
 
     Raises:
         UsageError: the `LoraConfig` fields contradict each other or fit no layer of the model.
@@ -51,7 +58,59 @@ def make_trainable(model: nn.Module, variant: recipes.Variant, lora: dict[str, A
         adapted: nn.Module = get_peft_model(model, lora_config(variant, lora))
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise UsageError(f"lora: {error}") from error
+    _add_master_weights(adapted)
     return adapted
+
+
+@dataclass(frozen=True, slots=True)
+class _MasterWeights:
+    """Trainable weights that have been cast to float32, and how to undo it.
+
+    Attributes:
+        dtypes: the weights and the dtypes they had.
+        hooks: casts of outputs.
+    """
+
+    dtypes: list[tuple[nn.Parameter, torch.dtype]]
+    hooks: list[RemovableHandle]
+
+
+_MASTER_WEIGHTS: WeakKeyDictionary[nn.Module, _MasterWeights] = WeakKeyDictionary()
+
+
+def _add_master_weights(model: nn.Module) -> None:
+    """Cast trainable 16-bit weights to float32.
+
+    Small steps would be rounded away in bfloat16, and gradients in float16 cannot be unscaled
+    (mixed precision, arXiv 1710.03740).
+    """
+    from peft.utils.other import ModulesToSaveWrapper
+
+    master = _MasterWeights([], [])
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            dtypes = {p.dtype for p in module.original_module.parameters()} & _HALF
+            if dtypes:
+                # An embedding or a norm would otherwise make all later activations float32.
+                master.hooks.append(module.register_forward_hook(partial(_cast, dtypes.pop())))
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in _HALF:
+            master.dtypes.append((parameter, parameter.dtype))
+            parameter.data = parameter.data.float()
+    _MASTER_WEIGHTS[model] = master
+
+
+def _cast(dtype: torch.dtype, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output.to(dtype)
+
+
+def remove_master_weights(model: nn.Module) -> None:
+    """Round weights that were float32 for training to the dtype in which they are used and saved."""
+    master = _MASTER_WEIGHTS.pop(model, None)
+    for hook in master.hooks if master else ():
+        hook.remove()
+    for parameter, dtype in master.dtypes if master else ():
+        parameter.data = parameter.data.to(dtype)
 
 
 def lora_config(variant: recipes.Variant, lora: dict[str, Any]) -> Any:

@@ -203,6 +203,19 @@ def compute_dtype(name: str = "auto") -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def with_training_dtype(recipe: recipes.Recipe) -> recipes.Recipe:
+    """The recipe with ``model.dtype: auto`` replaced by what ``training.fp16`` or ``bf16`` asks for.
+
+    Training and scoring then compute in the same dtype. Autocast to float16 over bfloat16 weights
+    would also keep a float16 copy of every frozen weight.
+    """
+    dtype = next((d for f, d in TRAINING_DTYPES.items() if recipe.training.get(f) is True), None)
+    if recipe.model.dtype != "auto" or dtype is None:
+        return recipe
+    model = recipe.model.model_copy(update={"dtype": dtype})
+    return recipe.model_copy(update={"model": model})
+
+
 def attention_implementation(name: str, folder: Path) -> str:
     """The attention implementation that ``auto`` stands for.
 
@@ -256,6 +269,9 @@ def count_parameters(folder: Path) -> int:
             count += sum(torch.Size(weights.get_slice(name).get_shape()).numel() for name in names)
     return count
 
+
+TRAINING_DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
+"""`TrainingArguments` field -> the dtype of its autocast."""
 
 QLORA_DEFAULTS = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 """Defaults of 4-bit loading (QLoRA, arXiv 2305.14314). The library's own are fp4 without double

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prooftune.preflight.findings import Finding, error, note
+from prooftune.preflight.findings import Finding, error, merged_options, note
 from prooftune.recipe import Recipe
 
 
@@ -38,8 +38,31 @@ def check_precision(recipe: Recipe) -> Iterator[Finding]:
             yield error("model.dtype", f"{slow}use auto")
         if any({**recipe.training, **v.training}.get("bf16") for v in trained):
             yield error("training.bf16", f"{slow}remove it")
+    if cuda:
+        yield from _autocast(recipe)
     if recipe.model.attention == "flash_attention_2":
         yield from _flash_attention(cuda)
+
+
+def _autocast(recipe: Recipe) -> Iterator[Finding]:
+    """Training in another 16-bit dtype than the weights', which scoring computes in."""
+    from prooftune.models.loading import TRAINING_DTYPES, compute_dtype, with_training_dtype
+
+    dtype = str(compute_dtype(with_training_dtype(recipe).model.dtype)).removeprefix("torch.")
+    for name, variant in recipe.variants.items():
+        if variant.kind != "tuned" or variant.adapter:
+            continue
+        options = merged_options("training", recipe.training, name, variant.training)
+        for field, autocast in TRAINING_DTYPES.items():
+            if options.values.get(field) is not True or autocast == dtype:
+                continue
+            message = f"training would compute in {autocast}, and scoring in {dtype}"
+            if dtype == "float32" and field == "bf16":
+                yield note(options.key_path(field), message)
+            else:
+                yield error(
+                    options.key_path(field), f"{message}; set model.dtype: {autocast}, or remove it"
+                )
 
 
 def _flash_attention(cuda: bool) -> Iterator[Finding]:

@@ -82,9 +82,10 @@ def estimate(recipe: Recipe, study: Study, base: Path) -> list[CostEstimate] | N
     """
     if not recipe.uses_language_model:
         return []
+    from prooftune.models.loading import with_training_dtype
     from prooftune.variants.estimates import estimate_costs
 
-    estimates = estimate_costs(recipe, study, base)
+    estimates = estimate_costs(with_training_dtype(recipe), study, base)
     if estimates:
         write_json(
             run_folder.estimates_path(recipes.dump(recipe)),

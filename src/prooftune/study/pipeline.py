@@ -18,6 +18,7 @@ from prooftune.data import contexts
 from prooftune.data.sources import source_digest
 from prooftune.errors import UsageError
 from prooftune.models.environment import compute_settings
+from prooftune.models.loading import with_training_dtype
 from prooftune.preflight import checker as preflight
 from prooftune.recipe import Recipe
 from prooftune.study import archive
@@ -86,6 +87,7 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         dumped = recipes.dump(recipe)
         archive.archive_previous_run(folder, dumped)
         write_text(folder / "recipe.yaml", dumped)
+        recipe = with_training_dtype(recipe)
         study, data_fingerprint = prepare(recipe, base, folder)
         preflight.check_with_data(recipe, study)
         _notify_compute_settings(recipe)

@@ -183,6 +183,7 @@ def _train(
         )
         module.load_trainable(trained)
     model = module.model.eval()
+    adapters.remove_master_weights(model)
     after = probe_scores(model, encoder, probe, head)
     if not after.isfinite().all():
         raise Failure(

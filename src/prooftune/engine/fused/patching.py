@@ -208,8 +208,12 @@ def _rms_norm_forward(norm: _Norm) -> Callable[..., Any]:
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    if x.device.type != "cpu":  # PyTorch's own GPU kernel is one pass in each direction
-        return nn.functional.rms_norm(x, (x.shape[-1],), weight, eps)
+    device = x.device.type
+    if device != "cpu":
+        # PyTorch's own GPU kernel is one pass in each direction. CUDA's autocast would return
+        # float32, which the layers after the norm would have to cast back one by one.
+        with torch.autocast(device, enabled=False):
+            return nn.functional.rms_norm(x, (x.shape[-1],), weight, eps)
     out: Tensor = _RMSNorm.apply(  # type: ignore[no-untyped-call]
         x.reshape(-1, x.shape[-1]), weight, eps
     )
