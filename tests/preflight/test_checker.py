@@ -192,9 +192,7 @@ def test_training_and_scoring_compute_in_the_same_dtype_on_a_gpu(
         {"training": training},
         {"variants": {"tuned": {"kind": "tuned", "training": training}}},
     ):
-        recipe = parsed(
-            model_folders["llama"], tmp_path, **{"model": {**name, **model}, **options}
-        )
+        recipe = parsed(model_folders["llama"], tmp_path, **{"model": {**name, **model}, **options})
         found = list(precision.check_precision(recipe))
         if not model and "variants" in options and "fp16" in training:
             expected = ["error"]  # one variant's option does not change the model of all
