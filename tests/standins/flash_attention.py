@@ -1,4 +1,4 @@
-"""A stand-in for FlashAttention: computes by SDPA, and refuses 4D masks as the kernels' callers do."""
+"""A stand-in for FlashAttention: computes by SDPA, and refuses 4D masks, as unpadding does."""
 
 from __future__ import annotations
 

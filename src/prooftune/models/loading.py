@@ -204,7 +204,7 @@ def compute_dtype(name: str = "auto") -> torch.dtype:
 
 
 def with_training_dtype(recipe: recipes.Recipe) -> recipes.Recipe:
-    """The recipe with ``model.dtype: auto`` replaced by what ``training.fp16`` or ``bf16`` asks for.
+    """The recipe with ``model.dtype: auto`` replaced by the dtype of ``training.fp16`` or ``bf16``.
 
     Training and scoring then compute in the same dtype. Autocast to float16 over bfloat16 weights
     would also keep a float16 copy of every frozen weight.
