@@ -23,7 +23,6 @@ from prooftune.engine.precision import autocast
 from prooftune.errors import Failure
 from prooftune.utils.progress import notify
 
-
 _TAKE_TREE_MASKS = (shared_prefix.NAME, "eager", "sdpa")
 """Attention implementations that take 4D masks."""
 

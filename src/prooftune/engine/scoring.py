@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.compatibility import use_tree_attention
 from prooftune.engine.batching import Batch, batch_by_token_budget, collate, to_device
+from prooftune.engine.compatibility import use_tree_attention
 from prooftune.engine.forward import compute_prefix_cache, device_of, hidden_states, padding_budget
 from prooftune.engine.model_parts import get_backbone, get_output_head
 

@@ -105,7 +105,7 @@ def _cast(dtype: torch.dtype, _: nn.Module, __: tuple[Tensor, ...], output: Tens
 
 
 def remove_master_weights(model: nn.Module) -> None:
-    """Round weights that were float32 for training to the dtype in which they are used and saved."""
+    """Round weights that were float32 for training to the dtype in which they are used."""
     master = _MASTER_WEIGHTS.pop(model, None)
     for hook in master.hooks if master else ():
         hook.remove()
