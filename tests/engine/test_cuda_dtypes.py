@@ -78,7 +78,8 @@ def test_all_lora_layers_are_fused_under_cuda_autocast(
         x = torch.empty(1, 8, 32, dtype=dtype, device="cuda")
         with torch.no_grad(), cuda_autocast(dtype), patching.fused(model):
             assert nn.functional.rms_norm(x, (32,)).dtype == torch.float32
-            layer = get_backbone(model).layers[0]
+            backbone: Any = get_backbone(model)
+            layer = backbone.layers[0]
             normed = layer.input_layernorm(x)
             assert normed.dtype == dtype
             attention = [

@@ -26,11 +26,9 @@ def _attention(
     allowed = torch.ones(length, total, dtype=torch.bool).tril(total - length)[None, None]
     if attention_mask is not None:
         allowed = allowed & attention_mask.bool()[:, None, None, -total:]
+    key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
     out = nn.functional.scaled_dot_product_attention(
-        query,
-        *(t.repeat_interleave(groups, dim=1) for t in (key, value)),
-        attn_mask=allowed,
-        scale=scaling,
+        query, key, value, attn_mask=allowed, scale=scaling
     )
     return out.transpose(1, 2), None
 
