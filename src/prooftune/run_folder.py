@@ -193,19 +193,22 @@ def training_folder(variants: Path, name: str, training: int = 0) -> Path:
     return folder / f"training-{training + 1}" if training else folder
 
 
-def read_result(folder: Path, kind: str, trainings: int = 1) -> VariantResult:
+def read_result(
+    folder: Path, kind: str, trainings: int = 1, adapter: str | None = None
+) -> VariantResult:
     """Read the result of a finished variant from its folder.
 
     Args:
         folder: ``variants/NAME`` of the run.
         kind: the kind of variant.
         trainings: number of its trainings.
+        adapter: the variant whose trained weights it uses; None: its own, or none.
     """
     first, *repeats = (
         _read_training(training_folder(folder.parent, folder.name, i), folder.name, kind)
         for i in range(trainings)
     )
-    return replace(first, repeats=tuple(repeats))
+    return replace(first, repeats=tuple(repeats), adapter=adapter)
 
 
 def _read_training(folder: Path, name: str, kind: str) -> VariantResult:

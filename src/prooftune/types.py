@@ -155,6 +155,7 @@ class VariantResult:
         details: what the variant recorded about itself, see `VariantDetails`.
         folder: the variant's folder in the run.
         repeats: results of its further trainings with other seeds, where there are any.
+        adapter: the variant whose trained weights it uses; None: its own, or none.
     """
 
     name: str
@@ -164,6 +165,7 @@ class VariantResult:
     details: VariantDetails
     folder: Path
     repeats: tuple[VariantResult, ...] = ()
+    adapter: str | None = None
 
     @property
     def trainings(self) -> tuple[VariantResult, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -12,18 +12,28 @@ from numpy.typing import NDArray
 
 from prooftune.evaluation.intervals import (
     Interval,
-    paired_proportions_interval,
+    paired_means_error,
+    paired_means_interval,
+    resampling_error,
     resampling_interval,
 )
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.resampling import Groups, Samples
 from prooftune.evaluation.significance import (
+    POWER,
     holm,
     holm_level,
     mcnemar,
     minimum_detectable_difference,
     minimum_detectable_mean,
     swap_test,
+)
+from prooftune.evaluation.trainings import (
+    Component,
+    between_pairs,
+    detectable_by_trainings,
+    two_level_p,
+    with_trainings,
 )
 
 _BOUNDS: dict[str, tuple[float, float] | None] = {
@@ -39,19 +49,35 @@ _EDGE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One variant's figures on the test examples.
+    """One variant's figures on the test examples, of T trainings (see `procedure.average`).
 
     Attributes:
-        table: per-example columns whose sums decide every metric, [n, c].
-        values: metrics by name.
-        samples: the same on resamples.
-        correct: whether each example counts as right, [n].
+        table: per-example columns whose sums decide every metric, [T, n, c].
+        values: metrics by name, means over trainings.
+        samples: the same on resamples of the examples.
+        correct: whether each example counts as right, [T, n].
+        by_training: metrics by name of every training, [T].
+        weights: name of the variant that was trained: its own, or that of its adapter.
     """
 
     table: Floats
     values: Mapping[str, float]
     samples: Mapping[str, Samples]
     correct: NDArray[np.bool_]
+    by_training: Mapping[str, Floats]
+    weights: str
+
+
+def measured_once(
+    table: Floats,
+    values: Mapping[str, float],
+    samples: Mapping[str, Samples],
+    correct: NDArray[np.bool_],
+    weights: str,
+) -> Measured:
+    """The measurements of a single training: `table` [n, c], `correct` [n]."""
+    by_training = {name: np.array([value]) for name, value in values.items()}
+    return Measured(table[None], values, samples, correct[None], by_training, weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +140,8 @@ def compare(plan: Plan, variants: Mapping[str, Measured]) -> list[dict[str, Any]
     Returns:
         For each pair ``a``, ``b``, ``n``; by metric the difference (``value``, ``low``, ``high``)
         with an interval that holds for all pairs together; ``only_a``, ``only_b``: examples that
-        only one has right; ``p``: exact McNemar of accuracy without groups, else the swap test;
+        only one has right (means over trainings); ``p``: exact McNemar of accuracy without groups,
+        else the swap test, and with several trainings `trainings.two_level_p`;
         ``p_holm``: adjusted over all pairs; ``significant``; ``level``: at which Holm's procedure
         made its last test; ``minimum_detectable_difference`` at that level with power 0.8; where
         examples come in groups, ``by_rows``: p and interval if every example counted alone; with
@@ -137,11 +164,11 @@ def compare(plan: Plan, variants: Mapping[str, Measured]) -> list[dict[str, Any]
 
 
 def _compared(plan: Plan, a: str, b: str, first: Measured, second: Measured) -> dict[str, Any]:
-    row: dict[str, Any] = {"a": a, "b": b, "n": len(first.table)}
+    row: dict[str, Any] = {"a": a, "b": b, "n": first.table.shape[1]}
     for name in plan.metrics:
         row[name] = _ends(_difference(plan, name, first, second, plan.simultaneous))
-    counts = mcnemar(first.correct, second.correct)
-    row |= {"only_a": counts.b, "only_b": counts.c, "p": _p(plan, first, second, plan.groups)}
+    only_a, only_b = _discordant(first, second)
+    row |= {"only_a": only_a, "only_b": only_b, "p": _p(plan, first, second, plan.groups)}
     if plan.groups:
         alone = _without_groups(first), _without_groups(second)
         ends = _difference(plan, plan.primary, *alone, plan.simultaneous, grouped=False)
@@ -149,22 +176,69 @@ def _compared(plan: Plan, a: str, b: str, first: Measured, second: Measured) -> 
     return row
 
 
+def _discordant(first: Measured, second: Measured) -> tuple[int, int]:
+    """Examples that only one of two variants has right; means over trainings, or their pairs."""
+    if first.correct.shape == second.correct.shape and first.weights == second.weights:
+        only_first = (first.correct & ~second.correct).mean(axis=0).sum()
+        only_second = (second.correct & ~first.correct).mean(axis=0).sum()
+    else:
+        right, other = first.correct.mean(axis=0), second.correct.mean(axis=0)
+        only_first, only_second = (right * (1 - other)).sum(), (other * (1 - right)).sum()
+    return round(float(only_first)), round(float(only_second))
+
+
+def _components(name: str, first: Measured, second: Measured) -> list[Component]:
+    paired = first.weights == second.weights
+    return between_pairs(first.by_training[name], second.by_training[name], paired=paired)
+
+
 def _p(plan: Plan, first: Measured, second: Measured, groups: Groups | None) -> float:
+    if components := _components(plan.primary, first, second):
+        difference = first.values[plan.primary] - second.values[plan.primary]
+        error, units = _row_error(plan.primary, first, second, groups)
+        return two_level_p(difference, error, units, components)
     if plan.primary == "accuracy" and groups is None:
-        return mcnemar(first.correct, second.correct).p
+        return mcnemar(first.correct[0], second.correct[0]).p
 
     def metric(summed: Floats) -> Floats:
         return plan.measure(summed)[plan.primary]
 
-    return swap_test(first.table, second.table, metric, plan.seed, groups=groups)
+    return swap_test(first.table[0], second.table[0], metric, plan.seed, groups=groups)
+
+
+def _row_error(
+    name: str, first: Measured, second: Measured, groups: Groups | None
+) -> tuple[float, int]:
+    """Standard error over examples, or groups, of a difference of means over trainings, and the
+    number of units that it rests on."""
+    n = first.table.shape[1]
+    if name == "accuracy" and groups is None:
+        return paired_means_error(_mean_difference(first, second))[1], n
+    samples = first.samples[name] - second.samples[name]
+    if groups is None:
+        drawn = samples.bootstrap if samples.by_rows is None else samples.by_rows
+        return float(np.nanstd(drawn)), n
+    return resampling_error(samples), samples.units
+
+
+def _mean_difference(first: Measured, second: Measured) -> Floats:
+    """Difference in being right on every example, mean over trainings, [n], -1 to 1."""
+    return np.asarray(first.correct.mean(axis=0) - second.correct.mean(axis=0))
 
 
 def _difference(
     plan: Plan, name: str, first: Measured, second: Measured, level: float, grouped: bool = True
 ) -> Interval:
+    rows = _row_difference(plan, name, first, second, level, grouped)
+    components = _components(name, first, second)
+    return with_trainings(rows, components, level, _BOUNDS.get(name, (-1.0, 1.0)))
+
+
+def _row_difference(
+    plan: Plan, name: str, first: Measured, second: Measured, level: float, grouped: bool
+) -> Interval:
     value = first.values[name] - second.values[name]
-    counts = mcnemar(first.correct, second.correct)
-    rows = paired_proportions_interval(counts.b, counts.c, len(first.table), level)
+    rows = paired_means_interval(_mean_difference(first, second), level)
     by_groups = plan.groups is not None and grouped
     if name == "accuracy" and not by_groups:
         return rows
@@ -177,11 +251,12 @@ def _difference(
 
 
 def _without_groups(variant: Measured) -> Measured:
+    n = variant.table.shape[1]
     samples = {
-        name: Samples(s.by_rows, None, None, len(variant.table)) if s.by_rows is not None else s
+        name: Samples(s.by_rows, None, None, n) if s.by_rows is not None else s
         for name, s in variant.samples.items()
     }
-    return Measured(variant.table, variant.values, samples, variant.correct)
+    return replace(variant, samples=samples)
 
 
 def _ends(interval: Interval) -> dict[str, float]:
@@ -208,14 +283,13 @@ def _detectable(
     plan: Plan, row: Mapping[str, Any], first: Measured, second: Measured, level: float
 ) -> float:
     n = row["n"]
+    if components := _components(plan.primary, first, second):
+        error, units = _row_error(plan.primary, first, second, plan.groups)
+        return detectable_by_trainings(error, units, components, level, POWER)
     if plan.primary == "accuracy" and plan.groups is None:
         return minimum_detectable_difference(n, (row["only_a"] + row["only_b"]) / n, level)
     samples = first.samples[plan.primary] - second.samples[plan.primary]
-    error = float(np.nanstd(samples.bootstrap))
-    if samples.jackknife is not None:
-        known = samples.jackknife[~np.isnan(samples.jackknife)]
-        error = float(np.sqrt(max(len(known) - 1, 1)) * known.std())
-    return minimum_detectable_mean(error, samples.units, level)
+    return minimum_detectable_mean(resampling_error(samples), samples.units, level)
 
 
 def _worthwhile(

@@ -30,7 +30,9 @@ from prooftune.evaluation.resampling import Groups, Samples, resample
 
 PROPORTIONS = ("accuracy", "invalid_rate")
 PROBABILISTIC = ("log_loss", "brier", "ece")
-_BOUNDS = {"mcc": SIGNED, "log_loss": (0.0, inf), "brier": (0.0, 2.0)}
+BOUNDS = {"mcc": SIGNED, "log_loss": (0.0, inf), "brier": (0.0, 2.0)}
+"""Ranges of metrics that are not shares."""
+"""Ranges of metrics that are not shares."""
 
 
 def variant_figures(
@@ -40,7 +42,8 @@ def variant_figures(
     level: float,
     probabilistic: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Metrics of one variant with their intervals, for each label too, and the confusion matrix.
+    """Metrics of one training of a variant with their intervals, for each label too, and the
+    confusion matrix.
 
     Args:
         test: predictions on the test examples.
@@ -78,7 +81,7 @@ def variant_figures(
 
 def _interval(name: str, value: float, samples: Samples, n: int, level: float) -> dict[str, Any]:
     rows = wilson_interval(round(value * n), n, level) if name in PROPORTIONS else None
-    return _widest(value, samples, rows, n, level, _BOUNDS.get(name, UNIT))
+    return _widest(value, samples, rows, n, level, BOUNDS.get(name, UNIT))
 
 
 def _widest(
@@ -153,7 +156,7 @@ def probabilistic_figures(
     for (name, found), table, part in zip(outcomes.items(), tables, drawn, strict=True):
         samples = part.map(_mean_losses)
         figures[name] = {
-            key: _ends(resampling_interval(float(value), samples[key], level, _BOUNDS[key]))
+            key: _ends(resampling_interval(float(value), samples[key], level, BOUNDS[key]))
             for key, value in _mean_losses(table.sum(axis=0)).items()
         }
         ece = ece_interval(found, level, seed)

@@ -100,6 +100,24 @@ def paired_proportions_interval(
     )
 
 
+def paired_means_error(differences: Floats) -> tuple[float, float]:
+    """Mean and standard error of paired differences [n] between -1 and 1, as Bonett and Price
+    (2012) adjust them: with one more example in favour of each variant. For differences of right
+    and wrong answers this is `paired_proportions_interval`."""
+    n = len(differences) + 2
+    middle = float(differences.sum()) / n
+    return middle, sqrt(((float((differences**2).sum()) + 2) / n - middle**2) / n)
+
+
+def paired_means_interval(differences: Floats, confidence: float) -> Interval:
+    """Interval of the mean of paired differences [n] between -1 and 1, such as those of accuracies
+    that are means over several trainings."""
+    middle, error = paired_means_error(differences)
+    half = normal_quantile(confidence) * error
+    low, high = max(-1.0, middle - half), min(1.0, middle + half)
+    return Interval(float(differences.mean()), low, high)
+
+
 def percentile_interval(
     samples: Floats, confidence: float, units: int | None = None
 ) -> tuple[float, float]:
@@ -159,6 +177,15 @@ def resampling_interval(
     low = min(value, *(low for low, _ in known))
     high = max(value, *(high for _, high in known))
     return Interval(value, *(np.clip([low, high], *bounds).tolist() if bounds else (low, high)))
+
+
+def resampling_error(samples: Samples) -> float:
+    """Standard error of a figure from its resamples: of the jackknife over groups where there is
+    one, else of the bootstrap."""
+    if samples.jackknife is None:
+        return float(np.nanstd(samples.bootstrap))
+    known = samples.jackknife[~np.isnan(samples.jackknife)]
+    return float(np.sqrt(max(len(known) - 1, 1)) * known.std())
 
 
 def _jackknife_half_width(without: Floats, confidence: float) -> float:

@@ -31,11 +31,16 @@ def check_comparable(study: Study, results: Sequence[VariantResult]) -> None:
     if twice is not None:
         raise Failure(f"two variants are named '{twice}'; names in a study must differ")
     for result in results:
-        _same_examples(study.test, result.test, f"variant '{result.name}', test")
-        if result.validation:
-            _same_examples(
-                study.validation, result.validation, f"variant '{result.name}', validation"
-            )
+        for number, training in enumerate(result.trainings, start=1):
+            where = _where(result, number)
+            _same_examples(study.test, training.test, f"{where}, test")
+            if training.validation:
+                _same_examples(study.validation, training.validation, f"{where}, validation")
+
+
+def _where(result: VariantResult, number: int) -> str:
+    """A variant in a message, with the number of the training if there are several."""
+    return f"variant '{result.name}'" + (f", training {number}" if result.repeats else "")
 
 
 def groups_in_test(study: Study) -> tuple[Groups | None, str]:
@@ -51,8 +56,9 @@ def groups_in_test(study: Study) -> tuple[Groups | None, str]:
 
 def outcomes_of(
     study: Study, results: Sequence[VariantResult]
-) -> dict[str, tuple[Outcomes, Outcomes]]:
-    """Arrays of every variant, by name: on test examples and on validation examples (may be empty).
+) -> dict[str, list[tuple[Outcomes, Outcomes]]]:
+    """Arrays of every training of every variant, by name: on test examples and on validation
+    examples (may be empty).
 
     Raises:
         Failure: a variant's predictions are not for the study's examples in their order, an output
@@ -60,15 +66,18 @@ def outcomes_of(
             score.
     """
     check_comparable(study, results)
-    arrays: dict[str, tuple[Outcomes, Outcomes]] = {}
+    arrays: dict[str, list[tuple[Outcomes, Outcomes]]] = {}
     for result in results:
-        # A variant that gave no validation predictions cannot be calibrated, and that is all.
-        validation = study.validation if result.validation else []
-        where = f"variant '{result.name}'"
-        arrays[result.name] = (
-            _outcomes(study.labels, study.test, result.test, f"{where}, test"),
-            _outcomes(study.labels, validation, result.validation, f"{where}, validation"),
-        )
+        arrays[result.name] = []
+        for number, training in enumerate(result.trainings, start=1):
+            # A variant that gave no validation predictions cannot be calibrated, and that is all.
+            validation = study.validation if training.validation else []
+            where = _where(result, number)
+            both = (
+                _outcomes(study.labels, study.test, training.test, f"{where}, test"),
+                _outcomes(study.labels, validation, training.validation, f"{where}, validation"),
+            )
+            arrays[result.name].append(both)
     return arrays
 
 

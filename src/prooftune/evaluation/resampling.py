@@ -117,6 +117,23 @@ class Samples:
         return Samples(self.bootstrap[:, index], parts[0], parts[1], self.units, parts[2])
 
 
+def mean_samples(trainings: Sequence[Samples]) -> Samples:
+    """The mean of a metric over several trainings, measured on the same resamples of examples."""
+    first = trainings[0]
+
+    def mean(parts: Sequence[Floats | None]) -> Floats | None:
+        known = [part for part in parts if part is not None]
+        return np.mean(known, axis=0) if len(known) == len(parts) else None
+
+    return Samples(
+        np.mean([s.bootstrap for s in trainings], axis=0),
+        mean([s.posterior for s in trainings]),
+        mean([s.jackknife for s in trainings]),
+        first.units,
+        mean([s.by_rows for s in trainings]),
+    )
+
+
 def _minus(first: Floats | None, second: Floats | None) -> Floats | None:
     return None if first is None or second is None else first - second
 

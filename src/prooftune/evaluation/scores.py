@@ -12,8 +12,8 @@ import numpy as np
 from prooftune.evaluation import calibration
 from prooftune.evaluation.abstention import abstention
 from prooftune.evaluation.changes import changed_examples
-from prooftune.evaluation.comparisons import Measured, Plan, compare, pairs
-from prooftune.evaluation.figures import probabilistic_figures, variant_figures
+from prooftune.evaluation.comparisons import Measured, Plan, compare, measured_once, pairs
+from prooftune.evaluation.figures import BOUNDS, probabilistic_figures, variant_figures
 from prooftune.evaluation.metrics import (
     INVALID,
     Floats,
@@ -26,6 +26,13 @@ from prooftune.evaluation.metrics import (
 )
 from prooftune.evaluation.outcomes import groups_in_test, outcomes_of
 from prooftune.evaluation.primary import classification_primary, judged_variant, title_of
+from prooftune.evaluation.procedure import (
+    average,
+    best_training,
+    mean_quality,
+    procedure_metrics,
+    training_facts,
+)
 from prooftune.evaluation.resampling import Groups, label_prior, resample
 from prooftune.evaluation.verdict import verdict
 from prooftune.recipe import Evaluation
@@ -68,30 +75,45 @@ def score(
         Failure: the predictions are not comparable (see `outcomes_of`).
     """
     arrays = outcomes_of(study, results)
-    tests = {name: test for name, (test, _) in arrays.items()}
     groups, grouped_by = groups_in_test(study)
     primary, remarks = classification_primary(study, settings)
-    measured = _measure_all(tests, settings, seed, groups)
-    calibrated = {name: _calibrate(*both) for name, both in arrays.items()}
-    sides = {f"{name} {side}": o for name, c in calibrated.items() for side, o in c.sides().items()}
-    losses = probabilistic_figures(sides, settings.resamples, settings.confidence, seed, groups)
+    singles = _measure_all(arrays, results, settings, seed, groups)
+    measured = {name: average(trainings) for name, trainings in singles.items()}
+    calibrated = {
+        name: [_calibrate(*both) for both in trainings] for name, trainings in arrays.items()
+    }
+    losses = _losses(calibrated, settings, seed, groups)
     target = settings.target_accuracy or _target_accuracy(arrays)
+    quality = {
+        name: [_quality(validation, primary) for _, validation in trainings]
+        for name, trainings in arrays.items()
+    }
+    best = {name: best_training(figures) for name, figures in quality.items()}
+    shown = {r.name: r.trainings[best[r.name]] for r in results}
+    tests = {name: trainings[best[name]][0] for name, trainings in arrays.items()}
     variants: dict[str, Any] = {}
     for result in results:
-        name, (test, validation) = result.name, arrays[result.name]
-        own = {side: losses[f"{name} {side}"] for side in calibrated[name].sides()}
+        name, number = result.name, best[result.name]
+        figures = [
+            variant_figures(
+                test, single, study.labels, settings.confidence, losses[name, i].get("before")
+            )
+            for i, ((test, _), single) in enumerate(zip(arrays[name], singles[name], strict=True))
+        ]
+        metrics = [of_training["metrics"] for of_training in figures]
+        chosen = calibrated[name][number]
         variants[name] = {
             "kind": result.kind,
-            "n": len(test),
-            "validation_accuracy": _validation_accuracy(validation),
-            "validation_quality": _quality(validation, primary),
-            **variant_figures(
-                test, measured[name], study.labels, settings.confidence, own.get("before")
-            ),
-            **_calibration(calibrated[name], own, settings.confidence),
-            "abstention": _abstention(calibrated[name], target, settings.confidence),
-            **_counts(result.test),
-            "invalid_rate": float(np.mean(test.predicted == INVALID)),
+            "n": len(tests[name]),
+            "validation_accuracy": mean_quality([_quality(v, "accuracy") for _, v in arrays[name]]),
+            "validation_quality": mean_quality(quality[name]),
+            **figures[number],
+            "metrics": procedure_metrics(metrics, settings.confidence, BOUNDS),
+            **_calibration(chosen, losses[name, number], settings.confidence),
+            "abstention": _abstention(chosen, target, settings.confidence),
+            **_counts(shown[name].test),
+            "invalid_rate": float(np.mean(tests[name].predicted == INVALID)),
+            **training_facts(metrics, quality[name], number),
         }
     classes = len(study.labels)
     plan = Plan(
@@ -127,7 +149,7 @@ def score(
     scores["verdict"] = verdict(scores, judged_variant(variants, primary, bundled))
     scores["changed"] = changed_examples(
         study,
-        {r.name: r for r in results},
+        shown,
         {name: test.correct for name, test in tests.items()},
         {
             name: test.confidence if test.log_probs is not None else np.zeros(len(test))
@@ -147,18 +169,27 @@ def group_facts(groups: Groups | None, grouped_by: str) -> dict[str, Any] | None
 
 
 def _measure_all(
-    tests: Mapping[str, Outcomes], settings: Evaluation, seed: int, groups: Groups | None
-) -> dict[str, Measured]:
-    """Metrics of all variants on the same resamples, without those of probabilities."""
+    arrays: Mapping[str, list[tuple[Outcomes, Outcomes]]],
+    results: Sequence[VariantResult],
+    settings: Evaluation,
+    seed: int,
+    groups: Groups | None,
+) -> dict[str, list[Measured]]:
+    """Metrics of all trainings of all variants on the same resamples, without those of
+    probabilities."""
     r = settings.resamples
-    tables = {name: columns(test.with_log_probs(None)) for name, test in tests.items()}
+    tests = [(name, test) for name, trainings in arrays.items() for test, _ in trainings]
+    tables = [columns(test.with_log_probs(None)) for _, test in tests]
+    # Trainings of a variant share its pseudo-examples.
+    numbers = {name: number for number, name in enumerate(arrays)}
     priors = [
-        label_prior(test.classes, tables[name].shape[1], r, seed, number)
-        for number, (name, test) in enumerate(tests.items())
+        label_prior(test.classes, table.shape[1], r, seed, numbers[name])
+        for (name, test), table in zip(tests, tables, strict=True)
     ]
-    drawn = resample(list(tables.values()), r, seed, groups, priors)
-    measured = {}
-    for (name, test), part in zip(tests.items(), drawn, strict=True):
+    drawn = resample(tables, r, seed, groups, priors)
+    weights = {result.name: result.adapter or result.name for result in results}
+    measured: dict[str, list[Measured]] = {name: [] for name in arrays}
+    for (name, test), table, part in zip(tests, tables, drawn, strict=True):
         classes = test.classes
 
         def both(summed: Floats, classes: int = classes) -> dict[str, Floats]:
@@ -169,7 +200,8 @@ def _measure_all(
         samples = part.map(both)
         # An output outside the label set is none of the pseudo-examples' outcomes.
         samples["invalid_rate"] = replace(samples["invalid_rate"], posterior=None)
-        measured[name] = Measured(tables[name], measure(test)[0], samples, test.correct)
+        once = measured_once(table, measure(test)[0], samples, test.correct, weights[name])
+        measured[name].append(once)
     return measured
 
 
@@ -188,6 +220,27 @@ class _Calibrated:
             return {}
         after = {} if self.temperature is None else {"after": self.test}
         return {"before": self.before, **after}
+
+
+def _losses(
+    calibrated: Mapping[str, list[_Calibrated]],
+    settings: Evaluation,
+    seed: int,
+    groups: Groups | None,
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """Log-loss, Brier score and ECE by variant and training, before and after its temperature."""
+    sides = {
+        f"{name} {i} {side}": outcomes
+        for name, trainings in calibrated.items()
+        for i, training in enumerate(trainings)
+        for side, outcomes in training.sides().items()
+    }
+    figures = probabilistic_figures(sides, settings.resamples, settings.confidence, seed, groups)
+    return {
+        (name, i): {side: figures[f"{name} {i} {side}"] for side in training.sides()}
+        for name, trainings in calibrated.items()
+        for i, training in enumerate(trainings)
+    }
 
 
 def _calibrate(test: Outcomes, validation: Outcomes) -> _Calibrated:
@@ -226,17 +279,16 @@ def _calibration(
     }
 
 
-def _target_accuracy(arrays: Mapping[str, tuple[Outcomes, Outcomes]]) -> float | None:
+def _target_accuracy(arrays: Mapping[str, list[tuple[Outcomes, Outcomes]]]) -> float | None:
     """Half-way between the best variant and 1, by validation: the test set must not set its own
     target."""
-    known = [_validation_accuracy(validation) for _, validation in arrays.values()]
+    known = [
+        mean_quality([_quality(validation, "accuracy") for _, validation in trainings])
+        for trainings in arrays.values()
+    ]
     best = max((accuracy for accuracy in known if accuracy is not None), default=None)
     # No number of examples can guarantee that every answer is right.
     return None if best is None else min((1 + best) / 2, HIGHEST_TARGET)
-
-
-def _validation_accuracy(validation: Outcomes) -> float | None:
-    return _quality(validation, "accuracy")
 
 
 def _quality(validation: Outcomes, primary: str) -> float | None:

@@ -14,10 +14,18 @@ from prooftune.errors import UsageError, nearest
 from prooftune.evaluation.answers.primary import answers_primary
 from prooftune.evaluation.answers.scores import answered
 from prooftune.evaluation.comparisons import consistent
-from prooftune.evaluation.intervals import Interval, paired_difference
+from prooftune.evaluation.intervals import (
+    SIGNED,
+    Interval,
+    paired_difference,
+    paired_means_error,
+    paired_means_interval,
+)
+from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.outcomes import outcomes_of
 from prooftune.evaluation.primary import title_of
 from prooftune.evaluation.significance import mcnemar, permutation_p
+from prooftune.evaluation.trainings import between_pairs, two_level_p, with_trainings
 from prooftune.recipe import Task
 from prooftune.recipe import load as load_recipe
 from prooftune.types import Example
@@ -43,10 +51,12 @@ class RunComparison:
         n: shared test examples.
         first_mean, second_mean: the metric on these, 0 to 1.
         difference: first minus second, with its 95% interval, -1 to 1.
-        p_value: exact McNemar test for labels, sign-flip permutation test for answers; unadjusted.
+        p_value: exact McNemar test for labels, sign-flip permutation test for answers; with several
+            trainings `evaluation.trainings.two_level_p`; unadjusted.
         only_first, only_second: examples that only one of the variants labels correctly; None for
-            answers.
+            answers, and with several trainings.
         left_out: test examples that only one of the runs has.
+        trainings: number of trainings of both variants, over which their metrics are means.
     """
 
     task: Task
@@ -61,22 +71,26 @@ class RunComparison:
     only_first: int | None
     only_second: int | None
     left_out: int
+    trainings: tuple[int, int] = (1, 1)
 
     def __str__(self) -> str:
-        if self.only_first is not None:
+        share = f"mean {self.metric} on {self.n:,} shared test questions"
+        if self.task == "classification":
             share = f"of {self.n:,} shared test examples right"
+        if max(self.trainings) > 1:
+            test = f"test over examples and trainings p = {self.p_value:.3g}"
+        elif self.only_first is not None:
             test = (
                 f"exact McNemar p = {self.p_value:.3g} ({self.only_first} right only in the first, "
                 f"{self.only_second} only in the second)"
             )
         else:
-            share = f"mean {self.metric} on {self.n:,} shared test questions"
             test = f"sign-flip test p = {self.p_value:.3g}"
         significant = self.p_value < 1 - CONFIDENCE
         low, high = self.difference.low, self.difference.high
         lines = [
-            f"{self.first}: {self.first_mean:.1%} {share}",
-            f"{self.second}: {self.second_mean:.1%}",
+            f"{self.first}: {self.first_mean:.1%} {share}{_mean_of(self.trainings[0])}",
+            f"{self.second}: {self.second_mean:.1%}{_mean_of(self.trainings[1])}",
             f"difference {100 * self.difference.value:+.1f} points, {CONFIDENCE:.0%} interval "
             f"[{100 * low:+.1f}, {100 * high:+.1f}]; {test}: the two "
             f"{'can' if significant else 'cannot'} be told apart.",
@@ -91,20 +105,24 @@ class RunComparison:
         return "\n".join(lines)
 
 
+def _mean_of(trainings: int) -> str:
+    return f" (mean of {trainings} trainings)" if trainings > 1 else ""
+
+
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One of the two variants: its task, its name, and its score for each test example: 1 or 0 for
-    a label, the primary metric for an answer."""
+    """One of the two variants: its task, its name, and its scores for each test example, one of
+    every training: 1 or 0 for a label, the primary metric for an answer."""
 
     task: Task
     name: str
     metric: str
-    scores: dict[Key, float]
+    scores: dict[Key, list[float]]
 
 
 def compare_runs(first: str, second: str) -> RunComparison:
     """Compare two variants: accuracy with the exact McNemar test for labels, mean F1 or ROUGE-L
-    with a sign-flip test for answers.
+    with a sign-flip test for answers; means over trainings where there are several.
 
     Examples are paired by content, not by id: runs may read the same rows from different files.
 
@@ -124,10 +142,16 @@ def compare_runs(first: str, second: str) -> RunComparison:
     shared = [key for key in a.scores if key in b.scores]
     if not shared:
         raise UsageError(f"{first} and {second} share no test example, so they cannot be compared")
-    left, right = (np.array([side.scores[key] for key in shared]) for side in (a, b))
-    mcnemar_test = mcnemar(left == 1, right == 1) if a.task == "classification" else None
-    p_value = mcnemar_test.p if mcnemar_test else permutation_p(left - right, seed=0)
-    difference = paired_difference(left, right, seed=0, confidence=CONFIDENCE)
+    left, right = (np.array([side.scores[key] for key in shared]).T for side in (a, b))
+    once = len(left) == len(right) == 1
+    mcnemar_test = None
+    if not once:
+        difference, p_value = _over_trainings(left, right)
+    else:
+        if a.task == "classification":
+            mcnemar_test = mcnemar(left[0] == 1, right[0] == 1)
+        p_value = mcnemar_test.p if mcnemar_test else permutation_p(left[0] - right[0], seed=0)
+        difference = paired_difference(left[0], right[0], seed=0, confidence=CONFIDENCE)
     ends = consistent(
         {"value": difference.value, "low": difference.low, "high": difference.high},
         p_value < 1 - CONFIDENCE,
@@ -145,6 +169,20 @@ def compare_runs(first: str, second: str) -> RunComparison:
         only_first=mcnemar_test.b if mcnemar_test else None,
         only_second=mcnemar_test.c if mcnemar_test else None,
         left_out=len(a.scores) + len(b.scores) - 2 * len(shared),
+        trainings=(len(left), len(right)),
+    )
+
+
+def _over_trainings(left: Floats, right: Floats) -> tuple[Interval, float]:
+    """Difference of means over trainings, with the p-value, from scores [T, n] of the same
+    examples."""
+    differences = left.mean(axis=0) - right.mean(axis=0)
+    components = between_pairs(left.mean(axis=1), right.mean(axis=1), paired=False)
+    rows = paired_means_interval(differences, CONFIDENCE)
+    error = paired_means_error(differences)[1]
+    return (
+        with_trainings(rows, components, CONFIDENCE, SIGNED),
+        two_level_p(rows.value, error, len(differences), components),
     )
 
 
@@ -158,18 +196,25 @@ def _side(reference: str, metric: str | None = None) -> _Side:
             f"{folder} has no variant '{variant}'; it has {', '.join(recipe.variants)}"
             f"{nearest(variant, recipe.variants)}"
         )
-    if not (folder / "variants" / variant / "details.json").is_file():
+    if not all(
+        (run_folder.training_folder(folder / "variants", variant, i) / "details.json").is_file()
+        for i in range(recipe.trainings(variant))
+    ):
         raise UsageError(
             f"{folder} is not finished: no predictions of {variant}. Run its recipe again to go on."
         )
     study = run_folder.read_study(folder / "data")
-    result = run_folder.read_result(folder / "variants" / variant, recipe.variants[variant].kind)
+    kind, trainings = recipe.variants[variant].kind, recipe.trainings(variant)
+    result = run_folder.read_result(folder / "variants" / variant, kind, trainings)
     if recipe.task == "classification":
-        test, _ = outcomes_of(study, [result])[variant]
-        scores, metric = test.correct.astype(np.float64), "accuracy"
+        metric = "accuracy"
+        by_training = [test.correct * 1.0 for test, _ in outcomes_of(study, [result])[variant]]
     else:
-        metric = metric or answers_primary(study, recipe)[0]
-        scores = answered(study, result, recipe, metric).primary
+        judged_by = metric = metric or answers_primary(study, recipe)[0]
+        by_training = [
+            answered(study, training, recipe, judged_by).primary for training in result.trainings
+        ]
+    scores = np.stack(by_training, axis=1)
     return _Side(
         recipe.task,
         f"{path}:{variant}",

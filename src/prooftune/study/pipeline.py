@@ -187,7 +187,7 @@ def rebuild_report(folder: Path) -> Result:
         )
     study = run_folder.read_study(folder / "data")
     results = [
-        run_folder.read_result(variants / name, v.kind, recipe.trainings(name))
+        run_folder.read_result(variants / name, v.kind, recipe.trainings(name), v.adapter)
         for name, v in recipe.variants.items()
     ]
     bundle = folder / "bundle"

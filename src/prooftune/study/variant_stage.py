@@ -69,7 +69,8 @@ class VariantStage:
         trainings = self.recipe.trainings(name)
         for training in range(trainings):
             self._run_training(name, variant, training)
-        return run_folder.read_result(self.folder / "variants" / name, variant.kind, trainings)
+        folder = self.folder / "variants" / name
+        return run_folder.read_result(folder, variant.kind, trainings, variant.adapter)
 
     def _run_training(self, name: str, variant: Variant, training: int) -> None:
         folder = run_folder.training_folder(self.folder / "variants", name, training)

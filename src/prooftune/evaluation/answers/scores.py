@@ -24,11 +24,18 @@ from prooftune.evaluation.answers.text import (
     samples_of,
 )
 from prooftune.evaluation.changes import changed_examples
-from prooftune.evaluation.comparisons import Measured, Plan, compare, pairs
+from prooftune.evaluation.comparisons import Measured, Plan, compare, measured_once, pairs
 from prooftune.evaluation.intervals import UNIT, resampling_interval
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.outcomes import check_comparable, groups_in_test
 from prooftune.evaluation.primary import CONTROL, judged_variant, title_of
+from prooftune.evaluation.procedure import (
+    average,
+    best_training,
+    mean_quality,
+    procedure_metrics,
+    training_facts,
+)
 from prooftune.evaluation.resampling import Groups, Samples, resample
 from prooftune.evaluation.scores import group_facts, tidy
 from prooftune.evaluation.verdict import RETRIEVAL, verdict
@@ -37,6 +44,9 @@ from prooftune.types import ANSWERABLE, UNANSWERABLE, Prediction, Study, Variant
 
 RIGHT = 0.5
 """From this score on, an answer counts as right where examples are shown."""
+
+BOUNDS = {"bleu": (0.0, 100.0), "answer_words": (0.0, inf)}
+"""Ranges of metrics that are not shares."""
 
 _LIBRARIES = {"sacrebleu": "sacrebleu", "rouge_score": "rouge-score", "nltk": "nltk"}
 
@@ -100,8 +110,22 @@ def score_answers(
     settings = recipe.evaluation
     primary, remarks = answers_primary(study, recipe)
     groups, grouped_by = groups_in_test(study)
-    finals = {r.name: answered(study, r, recipe, primary) for r in results}
-    measured = _measure_all(finals, recipe, groups)
+    answers = {
+        r.name: [answered(study, training, recipe, primary) for training in r.trainings]
+        for r in results
+    }
+    singles = _measure_all(answers, results, recipe, groups)
+    measured = {name: average(trainings) for name, trainings in singles.items()}
+    quality = {
+        r.name: [
+            _on_validation(study, training, given, primary)
+            for training, given in zip(r.trainings, answers[r.name], strict=True)
+        ]
+        for r in results
+    }
+    best = {name: best_training(figures) for name, figures in quality.items()}
+    finals = {name: trainings[best[name]] for name, trainings in answers.items()}
+    trained = {r.name: r.trainings[best[r.name]] for r in results}
     metrics = _metric_names(measured, any(not e.references for e in study.test))
     first = next(iter(finals.values())).columns.names
     plan = Plan(
@@ -114,23 +138,29 @@ def score_answers(
         groups,
         None if settings.worthwhile is None else settings.worthwhile / 100,
     )
+    figures = {
+        name: [
+            {metric: _interval(metric, once, settings.confidence) for metric in metrics}
+            for once in trainings
+        ]
+        for name, trainings in singles.items()
+    }
     variants = {
         r.name: {
             "kind": r.kind,
             "role": role(recipe.variants[r.name]),
             "context": recipe.variants[r.name].context,
             "n": len(study.test),
-            "validation_quality": _on_validation(study, r, finals[r.name], primary),
-            "metrics": {
-                name: _interval(name, measured[r.name], settings.confidence) for name in metrics
-            },
+            "validation_quality": mean_quality(quality[r.name]),
+            "metrics": procedure_metrics(figures[r.name], settings.confidence, BOUNDS),
             "no_answer": finals[r.name].threshold,
             "signatures": finals[r.name].columns.signatures,
             "retrieval": r.details.get("retrieval"),
             "citations": citation_figures(
-                study, r, finals[r.name].outputs, settings, recipe.seed, groups
+                study, trained[r.name], finals[r.name].outputs, settings, recipe.seed, groups
             ),
-            **_counts(r.test, finals[r.name].outputs),
+            **_counts(trained[r.name].test, finals[r.name].outputs),
+            **training_facts(figures[r.name], quality[r.name], best[r.name]),
         }
         for r in results
     }
@@ -154,11 +184,14 @@ def score_answers(
     }
     named = bundled or recipe.bundle.variant
     scores["verdict"] = verdict(scores, judged_variant(variants, primary, named))
-    shown = {r.name: replace(r, test=_final(r.test, finals[r.name].outputs)) for r in results}
+    shown = {
+        name: replace(result, test=_final(result.test, finals[name].outputs))
+        for name, result in trained.items()
+    }
     scores["changed"] = changed_examples(
         study,
         shown,
-        {name: m.correct for name, m in measured.items()},
+        {name: given.primary >= RIGHT for name, given in finals.items()},
         {name: a.primary for name, a in finals.items()},
         scores["verdict"],
     )
@@ -166,19 +199,27 @@ def score_answers(
 
 
 def _measure_all(
-    finals: Mapping[str, Answered], recipe: Recipe, groups: Groups | None
-) -> dict[str, Measured]:
-    """Metrics of all variants on the same resamples."""
+    answers: Mapping[str, list[Answered]],
+    results: Sequence[VariantResult],
+    recipe: Recipe,
+    groups: Groups | None,
+) -> dict[str, list[Measured]]:
+    """Metrics of all trainings of all variants on the same resamples."""
     r, seed = recipe.evaluation.resamples, recipe.seed
-    tables = [a.columns.values for a in finals.values()]
-    priors = [answer_prior(a.columns, r, seed, i) for i, a in enumerate(finals.values())]
+    # Trainings of a variant share its pseudo-examples.
+    items = [(i, name, a) for i, (name, given) in enumerate(answers.items()) for a in given]
+    tables = [a.columns.values for _, _, a in items]
+    priors = [answer_prior(a.columns, r, seed, i) for i, _, a in items]
     drawn = resample(tables, r, seed, groups, priors)
-    return {
-        name: Measured(
-            a.columns.values, measure(a.columns), samples_of(part, a.columns), a.primary >= RIGHT
+    weights = {result.name: result.adapter or result.name for result in results}
+    measured: dict[str, list[Measured]] = {name: [] for name in answers}
+    for (_, name, a), part in zip(items, drawn, strict=True):
+        samples = samples_of(part, a.columns)
+        once = measured_once(
+            a.columns.values, measure(a.columns), samples, a.primary >= RIGHT, weights[name]
         )
-        for (name, a), part in zip(finals.items(), drawn, strict=True)
-    }
+        measured[name].append(once)
+    return measured
 
 
 def _metric_names(measured: Mapping[str, Measured], unanswerable: bool) -> list[str]:
@@ -247,12 +288,13 @@ def _on_validation(
 
 
 def _interval(name: str, measured: Measured, confidence: float) -> dict[str, Any]:
+    """A metric of one training with its interval."""
     value, samples = measured.values[name], measured.samples[name]
-    bounds = {"bleu": (0.0, 100.0), "answer_words": (0.0, inf)}.get(name, UNIT)
+    bounds = BOUNDS.get(name, UNIT)
     found = resampling_interval(value, samples, confidence, bounds)
     ends: dict[str, Any] = {"value": value, "low": found.low, "high": found.high}
     if samples.by_rows is not None:
-        n = len(measured.table)
+        n = measured.table.shape[1]
         alone = resampling_interval(
             value, Samples(samples.by_rows, None, None, n), confidence, bounds
         )
