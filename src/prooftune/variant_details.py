@@ -106,12 +106,13 @@ class Forgetting(TypedDict):
 class VariantDetails(TypedDict, total=False):
     """Content of ``details.json``.
 
-    ``description`` is one line. ``prompt`` is the rendered prompt of the first test row.
-    ``retrieval`` holds recall, MRR and nDCG with intervals. ``guessed_gold`` counts the test
-    questions whose gold passage the data does not name.
+    ``description`` is one line. ``model`` is the base model's name in the recipe. ``prompt`` is the
+    rendered prompt of the first test row. ``retrieval`` holds recall, MRR and nDCG with intervals.
+    ``guessed_gold`` counts the test questions whose gold passage the data does not name.
     """
 
     description: str
+    model: str
     cost: Cost
     prompt: str
     prompts_tried: list[PromptTrial]

@@ -84,7 +84,7 @@ def study_summary(
         },
         "environment": {
             name: value
-            for name, value in describe_environment(recipe).items()
+            for name, value in describe_environment([recipe]).items()
             if name not in ("model", "model_sha256")
         },
         "card": _card_section(recipe),

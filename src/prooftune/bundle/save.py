@@ -38,6 +38,8 @@ def save_bundle(
         scores: content of ``scores.json``.
         folder: folder to write, inside the run folder.
     """
+    dumped = redact(dump(recipe))
+    recipe = recipe.for_variant(result.name)
     trained = _trained_folder(recipe, result)
     manifest = _make_manifest(recipe, study, result, scores, folder.parent)
     retrieves = recipe.variants[result.name].context == "retrieved"
@@ -52,7 +54,7 @@ def save_bundle(
             shutil.copytree(folder.parent / "index", temporary / "index")
         tokenizer.save_pretrained(temporary)
         write_json(temporary / "bundle.json", manifest)
-        (temporary / "recipe.yaml").write_text(redact(dump(recipe)), encoding="utf-8")
+        (temporary / "recipe.yaml").write_text(dumped, encoding="utf-8")
         (temporary / "README.md").write_text(render_card(manifest, scores), encoding="utf-8")
         # Validation rows, never test rows: texts that travel with a bundle may end up in someone's
         # training data, which would spoil the test set.

@@ -111,26 +111,32 @@ class Plan:
         return 1 - (1 - self.confidence) / max(1, len(self.pairs))
 
 
-def pairs(kinds: Mapping[str, str]) -> list[tuple[str, str]]:
+def pairs(
+    kinds: Mapping[str, str], models: Mapping[str, str | None] | None = None
+) -> list[tuple[str, str]]:
     """The pairs of variants that a study compares, decided by their kinds and not by their results.
 
     Every tuned variant with every other variant; every other variant except the majority class with
-    the (first) zero-shot one. Without a tuned variant every pair is compared, so that the best one
-    can be told from the next.
+    the zero-shot one of its own base model, or else with the first. Without a tuned variant every
+    pair is compared, so that the best one can be told from the next.
 
     Args:
         kinds: variant name -> kind, in the recipe's order.
+        models: variant name -> base model, where a study has several.
     """
     tuned = [name for name, kind in kinds.items() if kind == "tuned"]
     rest = [name for name in kinds if name not in tuned]
     if not tuned:
         return list(combinations(rest, 2))
     chosen = [*combinations(tuned, 2), *((t, r) for t in tuned for r in rest)]
-    zero_shot = next((name for name in rest if kinds[name] == "zero-shot"), None)
-    if zero_shot is not None:
-        chosen += [
-            (name, zero_shot) for name in rest if name != zero_shot and kinds[name] != "majority"
-        ]
+    models = models or {}
+    zero_shot = [name for name in rest if kinds[name] == "zero-shot"]
+    for name in rest if zero_shot else []:
+        own = [z for z in zero_shot if z != name and models.get(z) == models.get(name)]
+        reference = (own or zero_shot)[0]
+        new = (name, reference) not in chosen and (reference, name) not in chosen
+        if name != reference and kinds[name] != "majority" and new:
+            chosen.append((name, reference))
     return chosen
 
 

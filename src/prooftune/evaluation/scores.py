@@ -104,6 +104,7 @@ def score(
         chosen = calibrated[name][number]
         variants[name] = {
             "kind": result.kind,
+            "model": result.details.get("model"),
             "n": len(tests[name]),
             "validation_accuracy": mean_quality([_quality(v, "accuracy") for _, v in arrays[name]]),
             "validation_quality": mean_quality(quality[name]),
@@ -117,7 +118,7 @@ def score(
         }
     classes = len(study.labels)
     plan = Plan(
-        pairs({r.name: r.kind for r in results}),
+        pairs({r.name: r.kind for r in results}, {r.name: r.details.get("model") for r in results}),
         primary,
         tuple(dict.fromkeys((*COMPARED, primary))),
         lambda summed: rates(sums(summed, classes)),

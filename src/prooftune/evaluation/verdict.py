@@ -37,10 +37,11 @@ def verdict(scores: Mapping[str, Any], judged: str | None) -> dict[str, Any]:
     """
     kinds = {name: v.get("role") or v["kind"] for name, v in scores["variants"].items()}
     ranked = sorted(kinds, key=lambda name: _rank(scores, name))
-    untuned = [name for name in kinds if kinds[name] == "zero-shot"] or [
-        name for name in ranked if kinds[name] in PROMPTED
-    ]
     best = judged or ranked[0]
+    untuned = _of_model(scores, best, [name for name in kinds if kinds[name] == "zero-shot"])
+    untuned = untuned or _of_model(
+        scores, best, [name for name in ranked if kinds[name] in PROMPTED]
+    )
     references = _references(scores, kinds, ranked, best) if judged else ranked[1:2]
     against = [_against(scores, best, name, kinds[name]) for name in references]
     others = [name for name in ranked if kinds[name] == "tuned" and name != judged]
@@ -73,7 +74,8 @@ def _beats(against: list[dict[str, Any]], kinds: Mapping[str, str]) -> dict[str,
 def _references(
     scores: Mapping[str, Any], kinds: Mapping[str, str], ranked: list[str], best: str
 ) -> list[str]:
-    """Zero-shot, the best prompt, and the best of every cheaper kind of model; the majority class
+    """Zero-shot and the best prompt of the same base model, the best untuned variant of another
+    base model, and the best of every cheaper kind of model; the majority class
     only where that is news: where it is not beaten, or where the model untuned does worse, so that
     to beat that says little.
     """
@@ -81,7 +83,11 @@ def _references(
     known = ("zero-shot", *PROMPTED, RETRIEVAL, CONTROL, "majority", "tuned")
     cheaper = [(kind,) for kind in dict.fromkeys(kinds.values()) if kind not in known]
     for role in (("zero-shot",), PROMPTED, (RETRIEVAL,), *cheaper):
-        chosen += [name for name in ranked if kinds[name] in role][:1]
+        named = [name for name in ranked if kinds[name] in role]
+        chosen += _of_model(scores, best, named)[:1]
+    prompting = [name for name in ranked if kinds[name] in ("zero-shot", *PROMPTED)]
+    own = _of_model(scores, best, prompting)
+    chosen += [name for name in prompting if name not in (*own, *chosen)][:1]
     for name in ranked:
         if kinds[name] == "majority":
             beaten = _against(scores, best, name, "majority")["outcome"] == "beats"
@@ -90,6 +96,13 @@ def _references(
             if not beaten or not chosen or (untuned and worse == untuned):
                 chosen.append(name)
     return chosen
+
+
+def _of_model(scores: Mapping[str, Any], best: str, names: list[str]) -> list[str]:
+    """Those of the variants that have the base model of `best`; all if none has."""
+    variants = scores["variants"]
+    model = variants[best].get("model")
+    return [name for name in names if variants[name].get("model") == model] or names
 
 
 def _against(scores: Mapping[str, Any], best: str, other: str, kind: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,13 @@ from prooftune.recipe import Recipe
 from prooftune.utils.files import read_json
 
 
-def describe_environment(recipe: Recipe) -> dict[str, Any]:
-    """Python, platform, library versions, and how the model is computed. JSON-ready."""
+def describe_environment(recipes: Iterable[Recipe]) -> dict[str, Any]:
+    """Python, platform, library versions, and how the base models are computed. JSON-ready.
+
+    Args:
+        recipes: for each base model, the recipe of a variant that has it (`Recipe.base_models`).
+            The facts of the first are at the top, and with several all are under ``models``.
+    """
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -22,18 +28,26 @@ def describe_environment(recipe: Recipe) -> dict[str, Any]:
     }
     for package in ("torch", "transformers", "peft", "scikit-learn"):
         facts[package] = metadata.version(package)
-    if recipe.uses_language_model:
-        from prooftune.models import loading
-
-        folder = loading.resolve(recipe.model.name, recipe.model.revision)
-        settings = compute_settings(recipe)
-        facts |= {
-            **settings,
-            "compiled_code": compiled_kernels(settings, folder),
-            "model": recipe.model.name,
-            "model_sha256": loading.weights_digest(folder),
-        }
+    models = [_describe_model(recipe) for recipe in recipes]
+    if models:
+        facts |= models[0]
+    if len(models) > 1:
+        facts["models"] = models
     return facts
+
+
+def _describe_model(recipe: Recipe) -> dict[str, Any]:
+    """A base model's name and digest, and how it is computed."""
+    from prooftune.models import loading
+
+    folder = loading.resolve(recipe.model.name, recipe.model.revision)
+    settings = compute_settings(recipe)
+    return {
+        **settings,
+        "compiled_code": compiled_kernels(settings, folder),
+        "model": recipe.model.name,
+        "model_sha256": loading.weights_digest(folder),
+    }
 
 
 def compute_settings(recipe: Recipe) -> dict[str, str]:

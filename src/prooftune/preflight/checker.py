@@ -64,15 +64,15 @@ def report(reported: Iterable[Finding], recipe: Recipe) -> None:
 def findings(recipe: Recipe, base: Path) -> list[Finding]:
     """Return the findings that need only the recipe."""
     result = [*_unused(recipe), *_order(recipe), *_sources(recipe, base)]
-    if recipe.uses_language_model:
+    for name, view in recipe.base_models().items():
         from prooftune.preflight.precision import check_precision
         from prooftune.preflight.quantization import check_quantization
 
-        result += [*check_precision(recipe), *check_quantization(recipe)]
+        result += [*check_precision(view), *check_quantization(view, name)]
     for name, variant in trained(recipe):
         from prooftune.preflight.training import check_training
 
-        result += check_training(recipe, name, variant)
+        result += check_training(recipe.for_variant(name), name, variant)
         if variant.method != "full":
             from prooftune.preflight.lora import check_lora
 
@@ -82,17 +82,25 @@ def findings(recipe: Recipe, base: Path) -> list[Finding]:
 
 def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
     """Return the findings that need the data and the model folder."""
+    from prooftune.models.loading import resolve
+
     result: list[Finding] = []
+    for name, view in recipe.base_models().items():
+        # Fetched before anything is computed, so that a missing model does not stop half a study.
+        key = _model_key(recipe, name)
+        result += _refused(key, partial(resolve, view.model.name, view.model.revision))
+    if any(finding.severity == "error" for finding in result):
+        return result
     for name, variant in trained(recipe):
-        from prooftune.models.loading import resolve
         from prooftune.preflight.lora import check_layers
         from prooftune.preflight.training import check_training
 
+        view = recipe.for_variant(name)
         sizes = len(study.train), len(study.validation)
-        result += [f for f in check_training(recipe, name, variant, sizes) if f.severity == "error"]
+        result += [f for f in check_training(view, name, variant, sizes) if f.severity == "error"]
         if variant.method != "full":
-            folder = resolve(recipe.model.name, recipe.model.revision)
-            result += check_layers(name, variant, recipe, folder)
+            folder = resolve(view.model.name, view.model.revision)
+            result += check_layers(name, variant, view, folder)
     return list(dict.fromkeys(result))
 
 
@@ -130,10 +138,10 @@ def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
             yield from _refused(
                 f"data.{split}", partial(check_source_exists, recipe.data, split, base)
             )
-    if recipe.uses_language_model:
+    for name, view in recipe.base_models().items():
         from prooftune.models.loading import check_model_name
 
-        yield from _refused("model.name", lambda: check_model_name(recipe.model.name))
+        yield from _refused(_model_key(recipe, name), partial(check_model_name, view.model.name))
     yield from _embedding_models(recipe)
     if recipe.task != "classification":
         from prooftune.evaluation.answers.scores import require_libraries
@@ -149,12 +157,18 @@ def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
         yield from _judge(recipe, base)
 
 
+def _model_key(recipe: Recipe, name: str) -> str:
+    """The key that names the base model of a variant."""
+    own = recipe.variants[recipe.variants[name].adapter or name].model
+    return "model.name" if own is None else f"variants.{name}.model"
+
+
 def _embedding_models(recipe: Recipe) -> Iterator[Finding]:
     for name, variant in recipe.variants.items():
         if variant.kind == "embedding":
             from prooftune.models import embeddings
 
-            model = variant.model or embeddings.DEFAULT_EMBEDDING
+            model = variant.embedding_model or embeddings.DEFAULT_EMBEDDING
             yield from _refused(f"variants.{name}.model", partial(embeddings.resolve, model))
             if variant.prompt_name is not None:
                 yield from _refused(

@@ -27,30 +27,40 @@ REFUSED = {
 _TYPES = ("nf4", "fp4")
 
 
-def check_quantization(recipe: Recipe) -> Iterator[Finding]:
-    """Findings about the ``quantization`` section."""
+def check_quantization(recipe: Recipe, name: str) -> Iterator[Finding]:
+    """Findings about the ``quantization`` section of one variant's base model.
+
+    Args:
+        recipe: of the variant, see `Recipe.for_variant`.
+        name: the variant.
+    """
     values = recipe.quantization
+    section = (
+        f"variants.{name}.quantization" if recipe.variants[name].quantization else "quantization"
+    )
     if not values:
         return
     for key, hint in REFUSED.items():
         if values.get(key):
-            yield error(f"quantization.{key}", hint)
+            yield error(f"{section}.{key}", hint)
     four, eight = bool(values.get("load_in_4bit")), bool(values.get("load_in_8bit"))
     for key in values.keys() & (OF_8_BITS if four and not eight else OF_4_BITS if eight else set()):
-        yield note(f"quantization.{key}", f"no effect with load_in_{4 if four else 8}bit: true")
+        yield note(f"{section}.{key}", f"no effect with load_in_{4 if four else 8}bit: true")
     kind = values.get("bnb_4bit_quant_type", "nf4")
     if kind not in _TYPES:
         yield error(
-            "quantization.bnb_4bit_quant_type",
+            f"{section}.bnb_4bit_quant_type",
             f"'{kind}' is not one of {', '.join(_TYPES)}{nearest(str(kind), _TYPES)}",
         )
-    for name, variant in recipe.variants.items():
-        if variant.method == "full":
+    for other, variant in recipe.variants.items():
+        # The recipe's section applies to all variants without one of their own.
+        own = recipe.variants[name].quantization is not None
+        if variant.method == "full" and (other == name if own else variant.quantization is None):
             yield error(
-                f"variants.{name}.method",
+                f"variants.{other}.method",
                 "quantised weights cannot be trained; use method: lora, or quantization: null",
             )
     try:
         quantization_config(values)
     except (UsageError, AttributeError) as refusal:
-        yield error("quantization", str(refusal).removeprefix("quantization: "))
+        yield error(section, str(refusal).removeprefix("quantization: "))

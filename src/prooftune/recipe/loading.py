@@ -161,8 +161,12 @@ def dump(recipe: Recipe) -> str:
         if variant["adapter"] is not None:
             used = [key for key in used if key not in TRAINING_OPTIONS]
         values["variants"][name] = {key: value for key, value in variant.items() if key in used}
-        if variant.get("prompt") is not None:
-            values["variants"][name]["prompt"] = explicit["variants"][name]["prompt"]
+        for section in ("prompt", "model"):
+            if variant.get(section) is not None:
+                values["variants"][name][section] = explicit["variants"][name][section]
+        model = values["variants"][name].get("model")
+        if isinstance(model, dict) and set(model) == {"name"}:
+            values["variants"][name]["model"] = model["name"]
     _drop_default_nulls(recipe, values)
     return yaml.dump(values, Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=100)
 

@@ -133,6 +133,51 @@ class Recipe(Section):
         variant = self.variants[self.variants[name].adapter or name]
         return int({**self.training, **variant.training}.get("seed", self.seed)) + training
 
+    def for_variant(self, name: str) -> Recipe:
+        """The recipe with the base model and the quantisation of one variant.
+
+        A variant with ``adapter`` has the model of the variant that trained it. Whatever computes
+        with a variant's model takes this recipe.
+        """
+        variant = self.variants[name]
+        if not variant.uses_language_model:
+            return self
+        trained = self.variants.get(variant.adapter or name, variant)
+        quantization = next(
+            (v.quantization for v in (variant, trained) if v.quantization is not None),
+            self.quantization,
+        )
+        model = self._model_of(trained)
+        changes: dict[str, Any] = {"model": model, "quantization": quantization or None}
+        if model.name != self.model.name:
+            # The recipe says these of its own model.
+            changes["card"] = self.card.model_copy(
+                update={"base_model": None, "model_licence": None}
+            )
+        return self.model_copy(update=changes)
+
+    def _model_of(self, variant: Variant) -> Model:
+        if variant.model is None:
+            return self.model
+        changes = {key: getattr(variant.model, key) for key in variant.model.model_fields_set}
+        if changes.get("name", self.model.name) != self.model.name:
+            changes = {"revision": None, **changes}  # a revision belongs to one model
+        return self.model.model_copy(update=changes)
+
+    def base_models(self) -> dict[str, Recipe]:
+        """Every base model with its settings: name of the first variant that has it -> the recipe
+        for that variant. Variants without a language model have none."""
+        found: dict[str, Recipe] = {}
+        for name, variant in self.variants.items():
+            if variant.uses_language_model:
+                view = self.for_variant(name)
+                if not any(
+                    (view.model, view.quantization) == (v.model, v.quantization)
+                    for v in found.values()
+                ):
+                    found[name] = view
+        return found
+
     @field_validator("model", mode="before")
     @classmethod
     def _expand_model_name(cls, value: object) -> object:
@@ -206,6 +251,15 @@ class Recipe(Section):
             yield f"context: {variant.context} needs a retrieval section with documents"
         if variant.adapter:
             source = self.variants.get(variant.adapter)
+            if (
+                source is not None
+                and variant.model is not None
+                and self._model_of(variant) != self._model_of(source)
+            ):
+                yield (
+                    f"model: contradicts adapter: '{variant.adapter}' was trained on "
+                    f"{self._model_of(source).name}; remove the model"
+                )
             if source is None or source.kind != "tuned" or source.adapter:
                 yield (
                     f"adapter: '{variant.adapter}' is not a variant of kind tuned that trains its "

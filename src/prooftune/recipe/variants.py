@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prooftune.recipe.base import Section
-from prooftune.recipe.model import Prompt
+from prooftune.recipe.model import Model, Prompt
 
 VariantKind = Literal[
     "majority", "tfidf", "embedding", "zero-shot", "few-shot", "prompted", "tuned"
@@ -27,9 +27,14 @@ VARIANT_KINDS: tuple[VariantKind, ...] = (
 class Variant(Section):
     kind: VariantKind
     """Kind of system. Optional if the variant is named after a kind."""
-    model: str | None = None
-    """embedding: a sentence-embedding model: `all-minilm-l6-v2`, a folder, or a hub name such as
-    intfloat/multilingual-e5-small. Default: `all-minilm-l6-v2`, which needs no hub."""
+    model: Model | None = None
+    """Base model of this variant, by name or with the keys of the recipe's ``model``; those that
+    are not set are the recipe's. Default: the recipe's model. embedding: name of a
+    sentence-embedding model: ``all-minilm-l6-v2`` (the default, which needs no hub), a folder, or a
+    hub name such as intfloat/multilingual-e5-small."""
+    quantization: dict[str, Any] | None = None
+    """`transformers.BitsAndBytesConfig` fields of this variant's base model, instead of the
+    recipe's; ``{}``: none."""
     prompt_name: str | None = None
     """embedding: the prompt before every text, by its name in the embedding model. Default: the
     model's default, else ``classification``, else ``query`` (E5 models: "query: "), if it has one.
@@ -69,9 +74,19 @@ class Variant(Section):
     """tuned: `transformers.TrainingArguments` fields that override the recipe's."""
 
     @property
+    def embedding_model(self) -> str | None:
+        """Name of the embedding model of ``kind: embedding``; None for the default."""
+        return self.model.name if self.kind == "embedding" and self.model else None
+
+    @property
     def uses_language_model(self) -> bool:
         """Whether this kind of variant uses a language model."""
         return self.kind not in ("majority", "tfidf", "embedding")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _expand_model_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check_options_fit_kind(self) -> Self:
@@ -81,6 +96,8 @@ class Variant(Section):
             if name in self.model_fields_set - {"kind"} - OPTIONS_BY_KIND[self.kind]
         ]
         problems = [f"'{name}' does not apply to kind: {self.kind}" for name in unused]
+        if self.kind == "embedding" and self.model and self.model.model_fields_set - {"name"}:
+            problems.append("'model' of kind: embedding is a name, without other keys")
         if self.method == "full" and self.lora:
             problems.append("'lora' contradicts method: full")
         if self.adapter is not None:
@@ -100,14 +117,17 @@ QA_OPTIONS = ("context", "adapter", "gold_share")
 TRAINING_OPTIONS = ("objective", "method", "seeds", "lora", "training", "gold_share")
 """Options that apply only to variants that are trained themselves."""
 
+MODEL_OPTIONS = ("model", "quantization")
+"""Options of every variant with a language model."""
+
 OPTIONS_BY_KIND: dict[str, set[str]] = {
     "majority": set(),
     "tfidf": set(),
     "embedding": {"model", "prompt_name"},
-    "zero-shot": {"prompt", "context"},
-    "few-shot": {"prompt", "context", "shots"},
-    "prompted": {"prompt", "context", "candidates", "validation_rows"},
-    "tuned": {"prompt", "context", "adapter", *TRAINING_OPTIONS},
+    "zero-shot": {*MODEL_OPTIONS, "prompt", "context"},
+    "few-shot": {*MODEL_OPTIONS, "prompt", "context", "shots"},
+    "prompted": {*MODEL_OPTIONS, "prompt", "context", "candidates", "validation_rows"},
+    "tuned": {*MODEL_OPTIONS, "prompt", "context", "adapter", *TRAINING_OPTIONS},
 }
 """Kind -> options that apply to it."""
 

@@ -91,6 +91,7 @@ def variant_rows(
 ) -> list[dict[str, Any]]:
     """The table of variants, best first, controls last."""
     scale, key = primary_scale(scores), task_display.primary_metric(scores)
+    models = {name: v["model"] for name, v in scores["variants"].items() if v.get("model")}
     rows = []
     for name, variant in task_display.ranked_variants(scores):
         figure = variant["metrics"][key]
@@ -105,7 +106,11 @@ def variant_rows(
                 "metrics": variant["metrics"],
                 "colour": colours[name],
                 "control": task_display.is_control(variant),
-                "description": describe_variant(variant, details.get(name, {}).get("description")),
+                "description": describe_variant(
+                    variant,
+                    details.get(name, {}).get("description"),
+                    models.get(name) if len(set(models.values())) > 1 else None,
+                ),
                 "validation": variant.get("validation_quality", variant.get("validation_accuracy")),
                 "counts": [
                     variant.get(count, 0)
@@ -117,15 +122,17 @@ def variant_rows(
     return rows
 
 
-def describe_variant(variant: Mapping[str, Any], description: str | None) -> str:
-    """A variant's own description, or that of its kind, and the context it is given."""
+def describe_variant(
+    variant: Mapping[str, Any], description: str | None, model: str | None = None
+) -> str:
+    """A variant's own description, or that of its kind, the context that it is given, and the base
+    model where variants differ in it."""
     text, context = (
         description or KIND_NAMES.get(variant["kind"], variant["kind"]),
         CONTEXTS.get(variant.get("context") or ""),
     )
-    return "; ".join(
-        filter(None, [context, text] if task_display.is_control(variant) else [text, context])
-    )
+    parts = [context, text] if task_display.is_control(variant) else [text, context]
+    return "; ".join(filter(None, [*parts, model]))
 
 
 def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:

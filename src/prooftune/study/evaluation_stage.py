@@ -69,7 +69,7 @@ def evaluate(
         "prooftune_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "variants": {r.name: {"kind": r.kind, **r.details} for r in results},
-        "environment": describe_environment(recipe),
+        "environment": describe_environment(recipe.base_models().values()),
     }
     estimates_file = run_folder.estimates_path(recipes.dump(recipe))
     if estimates_file.is_file():

@@ -108,16 +108,17 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
 
 
 def _notify_compute_settings(recipe: Recipe) -> None:
-    if not recipe.uses_language_model:
-        return
-    settings = compute_settings(recipe)
-    notify(
-        f"model: {recipe.model.name}, {settings['dtype']} on {settings['device']}, "
-        f"{settings['attention']} attention (model.dtype, model.attention)",
-        "dim",
-    )
-    if settings["frozen_products"] == "int8":
-        notify("training computes matmuls with frozen weights in int8 (model.int8_training)", "dim")
+    for view in recipe.base_models().values():
+        settings = compute_settings(view)
+        notify(
+            f"model: {view.model.name}, {settings['dtype']} on {settings['device']}, "
+            f"{settings['attention']} attention (model.dtype, model.attention)",
+            "dim",
+        )
+        if settings["frozen_products"] == "int8":
+            notify(
+                "training computes matmuls with frozen weights in int8 (model.int8_training)", "dim"
+            )
 
 
 def prepare(recipe: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
@@ -135,7 +136,7 @@ def prepare(recipe: Recipe, base: Path, folder: Path) -> tuple[Study, str]:
             "seed": recipe.seed,
             "version": __version__,
             "prompt": recipe.prompt.model_dump(),
-            "model": recipe.model.name,
+            "model": sorted({view.model.name for view in recipe.base_models().values()}),
             "task": recipe.task,
             "sources": {name: source_digest(recipe.data, name, base) for name in SPLITS},
             "searched": searches_contexts(recipe),

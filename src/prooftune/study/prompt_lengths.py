@@ -15,10 +15,16 @@ def prompt_length_counter(
 ) -> Callable[[Sequence[Example]], Iterator[tuple[int, int]]] | None:
     """A function from examples to (tokens before truncation, truncated tokens) of their prompts.
 
-    The prompts are those of the recipe's own template. None if no variant uses a language model.
+    The prompts are those of the recipe's own template. With several base models, each prompt is
+    counted by the tokenizer that gives it the most tokens. None if no variant uses a language
+    model.
     """
-    if not recipe.uses_language_model:
+    contexts = [VariantContext(view, study, Path()) for view in recipe.base_models().values()]
+    if not contexts:
         return None
-    context = VariantContext(recipe, study, Path())
-    encoder = context.encoder(context.rendering())
-    return lambda examples: (encoder.prompt_length(e.inputs) for e in examples)
+    encoders = {
+        context.model_folder: context.encoder(context.rendering()) for context in contexts
+    }.values()
+    return lambda examples: (
+        max(encoder.prompt_length(e.inputs) for encoder in encoders) for e in examples
+    )

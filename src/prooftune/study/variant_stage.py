@@ -23,16 +23,25 @@ if TYPE_CHECKING:
 
 
 class BaseModelCache:
-    """The untuned model, loaded on first use and shared by the variants that prompt it."""
+    """The untuned model, loaded on first use and shared by the variants that prompt it.
+
+    Only one model is in memory: one with another name or other settings replaces it.
+    """
 
     def __init__(self) -> None:
         self._handle: ModelHandle | None = None
+        self._settings = ""
 
     def get(self, context: VariantContext) -> ModelHandle:
-        if self._handle is None:
+        recipe = context.recipe
+        settings = fingerprint([recipe.model.model_dump(), recipe.quantization])
+        if self._handle is None or self._settings != settings:
             from prooftune.variants.model_handle import base_model_handle
 
-            self._handle = base_model_handle(context)
+            if self._handle is not None:
+                self._handle.release()
+                self._handle = None  # before the next one is loaded
+            self._handle, self._settings = base_model_handle(context), settings
         return self._handle
 
     def release(self) -> None:
@@ -75,7 +84,7 @@ class VariantStage:
     def _run_training(self, name: str, variant: Variant, training: int) -> None:
         folder = run_folder.training_folder(self.folder / "variants", name, training)
         title = training_title(name, training)
-        inputs_fingerprint = self._fingerprint(variant, training)
+        inputs_fingerprint = self._fingerprint(name, variant, training)
         if run_folder.is_stage_done(folder, inputs_fingerprint):
             notify(f"{title}: unchanged", "dim")
             return
@@ -84,13 +93,15 @@ class VariantStage:
         if uses_passages(variant):
             write_json(folder / PASSAGES_FILE, self.passages.passage_table(variant_study))
         context = VariantContext(
-            self.recipe,
+            self.recipe.for_variant(name),
             variant_study,
             folder,
             windowed=not uses_passages(variant),
             training=training,
         )
         output = _run_kind(context, variant, name, self.base, self.models)
+        if variant.uses_language_model:
+            output.details["model"] = context.recipe.model.name
         if retrieval:
             output.details["retrieval"] = retrieval
         if variant.context == "gold" and (unnamed := self.passages.count_unnamed_gold(self.study)):
@@ -101,9 +112,9 @@ class VariantStage:
         run_folder.finish_stage(folder, inputs_fingerprint)
         self._notify_quality(title, output.test)
 
-    def _fingerprint(self, variant: Variant, training: int) -> str:
+    def _fingerprint(self, name: str, variant: Variant, training: int) -> str:
         documents = [documents_digest(self.recipe, self.base)] if uses_passages(variant) else []
-        inputs = _recipe_inputs(self.recipe, variant)
+        inputs = _recipe_inputs(self.recipe.for_variant(name), variant)
         # The number of trainings does not change a training.
         options = variant.model_dump(exclude={"seeds"})
         repeat = [training] if training else []

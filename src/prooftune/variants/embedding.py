@@ -37,13 +37,13 @@ def run_embedding(context: VariantContext, variant: Variant, name: str) -> Varia
 
     Args:
         context: the study.
-        variant: `variant.model` names the embedding model.
+        variant: `variant.embedding_model` names the embedding model.
         name: of the variant, for the progress bar.
     """
     from prooftune.models import embeddings
 
     study = context.study
-    model_name = variant.model or embeddings.DEFAULT_EMBEDDING
+    model_name = variant.embedding_model or embeddings.DEFAULT_EMBEDDING
     folder = embeddings.resolve(model_name)
     prompt = embeddings.feature_prompt(folder, variant.prompt_name)
 

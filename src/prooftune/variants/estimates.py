@@ -78,22 +78,20 @@ share of a training step's."""
 
 
 def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimate] | None:
-    """Estimates for every variant that uses a language model; None if the model does not fit into
-    the free memory."""
+    """Estimates for every variant that uses a language model; None if a model does not fit
+    into the free memory."""
     variants = {
         name: variant for name, variant in recipe.variants.items() if variant.uses_language_model
     }
     if not variants:
         return []
-    folder = loading.resolve(recipe.model.name, recipe.model.revision)
     free = profiling.available_memory()
-    full = any(variant.method == "full" for variant in variants.values())
-    weights = loading.count_parameters(folder) * (
-        4 if full else loading.compute_dtype(recipe.model.dtype).itemsize
-    )
+    weights = max(_weight_bytes(recipe.for_variant(name), v) for name, v in variants.items())
     if free is not None and weights > _MAX_MEMORY_SHARE * free:
         return None
-    estimates, model, memory = [], None, MemoryModel()
+    estimates, memory = [], MemoryModel()
+    model: nn.Module | None = None
+    loaded: Recipe | None = None
     # Retrieval has not run yet: sampled passages take its place.
     with_passages = (
         with_dummy_passages(recipe, study, base)
@@ -108,14 +106,28 @@ def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimat
                 if with_retrieval
                 else PassageProvider(recipe, Path(), Path()).study_for(study, variant)[0]
             )
-            context = VariantContext(recipe, variant_study, Path(), windowed=not with_retrieval)
+            view = recipe.for_variant(name)
+            context = VariantContext(view, variant_study, Path(), windowed=not with_retrieval)
             if variant.kind == "tuned":
                 model = None
                 estimates.append(_estimate_tuned(context, variant, name, memory))
             else:
+                if loaded is None or (loaded.model, loaded.quantization) != (
+                    view.model,
+                    view.quantization,
+                ):
+                    model = None  # freed before the next one is loaded
                 model = model or context.base_model()
+                loaded = view
                 estimates.append(_estimate_prompted(context, variant, name, model, memory))
     return estimates
+
+
+def _weight_bytes(recipe: Recipe, variant: Variant) -> int:
+    """Memory of a variant's weights, without quantisation."""
+    folder = loading.resolve(recipe.model.name, recipe.model.revision)
+    size = 4 if variant.method == "full" else loading.compute_dtype(recipe.model.dtype).itemsize
+    return loading.count_parameters(folder) * size
 
 
 def _estimate_prompted(

@@ -148,6 +148,7 @@ def score_answers(
     variants = {
         r.name: {
             "kind": r.kind,
+            "model": r.details.get("model"),
             "role": role(recipe.variants[r.name]),
             "context": recipe.variants[r.name].context,
             "n": len(study.test),
@@ -307,15 +308,16 @@ def _pairs(results: Sequence[VariantResult], recipe: Recipe) -> list[tuple[str, 
     untuned model, and against the untuned model with retrieval, which would be as good as the
     oracle if its search were perfect."""
     roles = {r.name: role(recipe.variants[r.name]) for r in results}
+    models = {r.name: r.details.get("model") for r in results}
     systems = {r.name: r.kind for r in results if roles[r.name] != CONTROL}
     if not systems:
-        return pairs({r.name: r.kind for r in results})
+        return pairs({r.name: r.kind for r in results}, models)
     against = [
         next((name for name in systems if roles[name] == kind), None)
         for kind in ("zero-shot", RETRIEVAL)
     ]
     return [
-        *pairs(systems),
+        *pairs(systems, models),
         *((name, other) for name in roles if roles[name] == CONTROL for other in against if other),
     ]
 
