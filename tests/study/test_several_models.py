@@ -18,7 +18,7 @@ from prooftune.models import loading
 from prooftune.preflight.checker import findings
 from prooftune.study.check import check
 from prooftune.utils.files import read_json
-from study.small import details_of, outputs_of, small_recipe
+from study.small import classifier, details_of, outputs_of, small_recipe
 
 
 def parsed(values: dict[str, Any]) -> recipes.Recipe:
@@ -184,7 +184,7 @@ def test_two_families_in_one_study(
     assert manifest["model"]["name"] == str(gemma)
     assert manifest["model"]["sha256"] == loading.weights_digest(gemma)
     test_texts = [row.inputs["text"] for row in report.study.test[:20]]
-    served = [p.label for p in prooftune.load(result.bundle).predict(test_texts)]
+    served = [p.label for p in classifier(result.bundle).predict(test_texts)]
     assert served == outputs_of(result.folder, "gemma-tuned")[:20]
     assert details_of(result.folder, "gemma")["model"] == str(gemma)
     html = (result.folder / "report.html").read_text("utf-8")
