@@ -53,6 +53,15 @@ def test_words_are_compared_by_their_stems() -> None:
     assert BM25(["reporting of transactions", "report"]).scores(["reports"]).all()
 
 
+def test_scripts_without_spaces_are_found_by_letters_and_pairs() -> None:
+    assert terms("北京大学 BERT") == ["北", "京", "大", "学", "北京", "京大", "大学", "bert"]
+    assert terms("ใน") == ["ใ", "น", "ใน"]
+    assert terms("返品できます") == [*"返品できます", "返品", "品で"], "no pairs of Hiragana"
+    found = BM25(["退货的运费由买家承担", "货运公司退出市场"]).scores(["退货", "公司"])
+    assert found[0, 0] > found[0, 1] > 0, "the same letters, but no pair"
+    assert found[1, 1] > 0 == found[1, 0]
+
+
 @settings(deadline=None)
 @given(
     st.lists(

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from prooftune.errors import UsageError
-from prooftune.retrieval import discovery, html
+from prooftune.retrieval import discovery
 from prooftune.retrieval.documents import read_documents
+from prooftune.retrieval.formats import html
 from prooftune.retrieval.types import Document, DocumentPart
 from retrieval.tiny import pdf
 
@@ -143,6 +144,7 @@ def test_markdown_sections(tmp_path: Path) -> None:
         DocumentPart("Title\n\nText.\n\n```\n# no heading\n```", section="Title"),
         DocumentPart("Second\n\n- item\n---", section="Title > Second"),
         DocumentPart("Third\n\nMore.", section="Title > Second > Third"),
+        DocumentPart("Empty", section="Empty"),
         DocumentPart("Last\n\nEnd.", section="Last"),
     ]
 
@@ -180,8 +182,10 @@ def test_json_layouts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"a": 1}', "not a list of passages"),
-        ('[{"body": "x"}]', "passage 1 has an unknown layout (found 'body')"),
+        ("3", "not a list of passages"),
+        ('{"a": 1}', "passage 1 has an unknown layout (found 'a')"),
+        ('[{"colour": "x"}]', "passage 1 has an unknown layout (found 'colour')"),
+        ("[3]", "passage 1 has an unknown layout (found int)"),
         ("[1,", "invalid JSON"),
         ("[" * 100_000, "nested too deeply"),
     ],
@@ -210,12 +214,12 @@ def test_zip_members_never_leave_the_archive(tmp_path: Path) -> None:
             "/abs.txt": b"out",
             "__MACOSX/sub/._a.txt": b"x",
             "sub/._b.txt": b"x",
-            "photo.png": b"x",
+            "photo.abc": b"x",
         },
     )
     result = read_documents("docs.zip", inside)
     assert [(d.id, d.parts) for d in result.documents] == [("sub/a.txt", [DocumentPart("apple")])]
-    assert [s.id for s in result.skipped] == ["../../slip.txt", "/abs.txt", "photo.png"]
+    assert [s.id for s in result.skipped] == ["../../slip.txt", "/abs.txt", "photo.abc"]
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["docs.zip"]
 
 
@@ -254,11 +258,11 @@ def test_folder_glob_and_list(tmp_path: Path) -> None:
     (tmp_path / "docs" / "deep").mkdir(parents=True)
     for name in ("a.txt", "deep/b.md", ".hidden.txt"):
         (tmp_path / "docs" / name).write_text("text")
-    (tmp_path / "docs" / "c.docx").write_text("x")
+    (tmp_path / "docs" / "c.abc").write_text("x")
     archive(tmp_path / "docs" / "z.zip", {"m.txt": b"in a zip"})
     whole = read_documents("docs", tmp_path)
     assert [d.id for d in whole.documents] == ["a.txt", "deep/b.md", "z.zip/m.txt"]
-    assert [s.id for s in whole.skipped] == ["c.docx"] and ".docx" in whole.skipped[0].reason
+    assert [s.id for s in whole.skipped] == ["c.abc"] and ".abc" in whole.skipped[0].reason
     assert [d.id for d in read_documents("docs/**/*.md", tmp_path).documents] == ["deep/b.md"]
     assert [
         d.id

@@ -15,8 +15,8 @@ def index(
     documents: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders, zip archives or glob patterns of PDF, HTML, Markdown, text or "
-            "JSON."
+            help="Files, folders, zip archives or glob patterns of PDF, office documents, HTML, "
+            "e-mails, books, Markdown, text, tables or JSON."
         ),
     ],
     out: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,17 +18,42 @@ from prooftune.utils.files import missing_file
 
 FILE_TYPES = {
     ".pdf": "pdf",
-    ".html": "html",
-    ".htm": "html",
-    ".xhtml": "html",
-    ".md": "markdown",
-    ".markdown": "markdown",
-    ".txt": "text",
-    ".text": "text",
+    **dict.fromkeys([".html", ".htm", ".xhtml"], "html"),
+    **dict.fromkeys([".md", ".markdown"], "markdown"),
+    **dict.fromkeys([".txt", ".text", ".rst", ".adoc"], "text"),
     ".json": "json",
-    ".jsonl": "jsonl",
+    **dict.fromkeys([".jsonl", ".ndjson"], "jsonl"),
+    ".docx": "word",
+    ".pptx": "slides",
+    **dict.fromkeys([".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"], "sheet"),
+    **dict.fromkeys([".csv", ".tsv"], "table"),
+    **dict.fromkeys([".odt", ".odp"], "opendocument"),
+    ".epub": "epub",
+    ".rtf": "rtf",
+    **dict.fromkeys([".eml", ".mht", ".mhtml"], "mail"),
+    **dict.fromkeys([".doc", ".ppt"], "old"),
 }
-"""File extension -> file type."""
+"""File extension -> file type; "old" is Office's binary format, under whose names there are RTF and
+HTML documents too."""
+
+_WAYS_OUT = {
+    ".msg": "Outlook's own format: save the mail as .eml",
+    **dict.fromkeys(
+        [".gz", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"], "an archive: unpack it first"
+    ),
+    **dict.fromkeys(
+        [".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"],
+        "an image: make a PDF with a text layer of it (for example with ocrmypdf)",
+    ),
+    **dict.fromkeys([".pages", ".numbers", ".key"], "an iWork document: export it as PDF"),
+    **dict.fromkeys([".mobi", ".azw", ".azw3"], "a Kindle book: convert it to .epub"),
+}
+"""File extension -> what it is and what to do."""
+
+_SYSTEM_FILE = re.compile(
+    r"~\$.*|~.*\.tmp|thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r", re.IGNORECASE
+)
+"""Lock files of Office and what Windows and macOS put into folders."""
 
 MAX_DOCUMENT_BYTES = 512_000_000
 """Maximum bytes of a document, also of an archive member while it is decompressed."""
@@ -69,7 +95,8 @@ def find_documents(
 ) -> tuple[list[SourceFile], list[SkippedDocument]]:
     """The documents of a source ordered by id, and the files that are skipped.
 
-    Hidden files, ``__MACOSX`` and ``._`` files are ignored.
+    Hidden files, ``__MACOSX`` and ``._`` files are ignored; lock files of Office and system files
+    are skipped as one item with their number.
 
     Args:
         source: a file, folder, zip archive or glob pattern, or a list of these.
@@ -80,6 +107,7 @@ def find_documents(
     """
     files: list[SourceFile] = []
     skipped: list[SkippedDocument] = []
+    system: list[str] = []
     for item in [source] if isinstance(source, str | Path) else source:
         for path, id_ in _visible_files(str(item), base):
             if path.suffix.lower() == ".zip":
@@ -89,10 +117,14 @@ def find_documents(
                 )
                 files += members
                 skipped += skipped_members
+            elif _SYSTEM_FILE.fullmatch(path.name):
+                system.append(id_)
             elif path.suffix.lower() in FILE_TYPES:
                 files.append(SourceFile(id_, path, _file_reader(path)))
             else:
                 skipped.append(SkippedDocument(id_, _unsupported(id_)))
+    if system:
+        skipped.append(SkippedDocument(_list_ids(system), f"{len(system)} lock and system files"))
     files.sort(key=lambda file: file.id)
     for a, b in pairwise(files):
         if a.id == b.id:
@@ -101,6 +133,10 @@ def find_documents(
                 "common parent folder as the source"
             )
     return files, skipped
+
+
+def _list_ids(ids: Sequence[str]) -> str:
+    return ", ".join(sorted(ids)[:3]) + (" …" if len(ids) > 3 else "")
 
 
 def _visible_files(source: str, base: Path) -> Iterator[tuple[Path, str]]:
@@ -139,9 +175,10 @@ def _is_hidden(parts: Sequence[str]) -> bool:
 
 def _unsupported(id_: str) -> str:
     extension = PurePosixPath(id_).suffix
-    return (
+    known = _WAYS_OUT.get(extension.lower())
+    return known or (
         f"unsupported file type {extension or '(no extension)'}; supported: "
-        f"{' '.join(FILE_TYPES)} .zip"
+        f"{' '.join(name for name, type_ in FILE_TYPES.items() if type_ != 'old')} .zip"
     )
 
 
@@ -174,7 +211,7 @@ def _archive_members(archive: Path, prefix: str) -> tuple[list[SourceFile], list
         id_ = f"{prefix}{path}"
         if path.is_absolute() or ".." in path.parts:
             skipped.append(SkippedDocument(id_, "its path points outside the archive"))
-        elif _is_hidden(path.parts):
+        elif _is_hidden(path.parts) or _SYSTEM_FILE.fullmatch(path.name):
             continue
         elif path.suffix.lower() not in FILE_TYPES:
             skipped.append(SkippedDocument(id_, _unsupported(id_)))

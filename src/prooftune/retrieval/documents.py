@@ -14,7 +14,7 @@ from prooftune.retrieval.types import Document, DocumentCollection, SkippedDocum
 def read_documents(source: str | Path | Sequence[str | Path], base: Path) -> DocumentCollection:
     """Read every document of a file, folder, glob pattern or zip archive, or of a list of these.
 
-    Supports PDF, HTML, Markdown, plain text and JSON. Unreadable documents are listed with the
+    `discovery.FILE_TYPES` has the supported formats. Unreadable documents are listed with the
     reason, and the others are read.
 
     Args:

@@ -22,6 +22,7 @@ from prooftune.retrieval.documents import require_documents
 from prooftune.retrieval.readers import read_document
 from prooftune.retrieval.store import DocumentBatch, IndexState
 from prooftune.retrieval.types import Chunk, Document, SkippedDocument
+from prooftune.utils.encoding_detection import decodes
 from prooftune.utils.files import fingerprint, sha256
 from prooftune.utils.progress import progress_bar
 
@@ -193,7 +194,7 @@ def _update_documents(
         for file in files:
             try:
                 content = file.read()
-                key = _document_key(content, settings)
+                key = _document_key(content, file.file_type, settings)
                 if indexed_keys.get(file.id) == {key}:
                     summary.unchanged += 1
                 else:
@@ -211,11 +212,24 @@ def _update_documents(
             store.write_batch(database, batch)
 
 
-def _document_key(content: bytes, settings: IndexSettings) -> str:
-    """Hash of what a document's chunks depend on: its bytes, and the chunk sizes."""
-    return fingerprint(
-        [content_digest(content), settings.chunk_words, settings.overlap_words, store.FORMAT]
-    )
+def _document_key(content: bytes, file_type: str, settings: IndexSettings) -> str:
+    """Hash of what a document's chunks depend on: its bytes, its reader, and the chunk sizes."""
+    sizes = [settings.chunk_words, settings.overlap_words, store.FORMAT]
+    version = _reader_version(content, file_type)
+    # Indexes of 0.1 have keys without a version.
+    return fingerprint([content_digest(content), *sizes, *([version] if version > 1 else [])])
+
+
+def _reader_version(content: bytes, file_type: str) -> int:
+    """Version of the reader, for documents of which 0.1 read other parts.
+
+    The next build reads these again; until then the index stays usable.
+    """
+    if file_type in ("html", "markdown"):
+        return 2
+    # 0.1 took whatever is not Unicode for Western European.
+    in_legacy_encoding = file_type in ("text", "json", "jsonl") and not decodes(content, "utf-8")
+    return 2 if in_legacy_encoding else 1
 
 
 def _add_document(

@@ -11,11 +11,11 @@ Reranker = Callable[[str, Sequence[str]], Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class DocumentPart:
-    """A citable part of a document: a page, section or passage.
+    """A citable part of a document: a page, slide, sheet, section or passage.
 
     Attributes:
         text: stripped text.
-        page: PDF page, from 1.
+        page: page of a PDF or number of a slide, from 1.
         section: its headings ("Chapter > Article") or title.
         id: passage id, if the document has one.
     """

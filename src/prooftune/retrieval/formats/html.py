@@ -1,17 +1,20 @@
-"""HTML -> sections of visible text, without scripts, styles and navigation."""
+"""HTML -> sections of the text that a reader sees, without navigation."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prooftune.errors import UsageError
 from prooftune.retrieval.discovery import UnreadableDocument
+from prooftune.retrieval.formats.decoding import decode_html
 from prooftune.retrieval.headings import SectionBuilder
 from prooftune.retrieval.types import DocumentPart
 
 if TYPE_CHECKING:
+    from bs4 import BeautifulSoup
     from bs4.element import PageElement, Tag
 
 MAX_HTML_BYTES = 20_000_000
@@ -20,65 +23,13 @@ MAX_HTML_BYTES = 20_000_000
 MAX_DEPTH = 2_000
 """Maximum nesting of elements. Real pages stay below 100; parsing time is quadratic in it."""
 
-_DROPPED = [
-    "script",
-    "style",
-    "noscript",
-    "template",
-    "nav",
-    "aside",
-    "footer",
-    "form",
-    "button",
-    "select",
-    "svg",
-    "iframe",
-    "object",
-    "head",
-]
-_PARAGRAPHS = frozenset(
-    [
-        "blockquote",
-        "dl",
-        "ol",
-        "p",
-        "pre",
-        "table",
-        "ul",
-        "section",
-        "article",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-    ]
-)
+_INVISIBLE = "script style noscript template button select datalist svg iframe object head".split()
+_BOILERPLATE = ["nav", "aside", "footer"]
+_HIDING_STYLE = re.compile(r"(^|;)\s*(display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
+_PARAGRAPHS = frozenset("blockquote dl ol p pre table ul section article h1 h2 h3 h4 h5 h6".split())
 _BLOCKS = frozenset(
-    [
-        "address",
-        "body",
-        "br",
-        "caption",
-        "center",
-        "dd",
-        "details",
-        "div",
-        "dt",
-        "fieldset",
-        "figcaption",
-        "figure",
-        "header",
-        "hr",
-        "li",
-        "main",
-        "summary",
-        "tbody",
-        "tfoot",
-        "thead",
-        "tr",
-    ]
+    "address aside body br caption center dd details div dt fieldset figcaption figure footer form "
+    "header hr legend li main nav option summary tbody tfoot thead tr".split()
 )
 _LINE, _PARAGRAPH = "\x1e", "\x1d"
 """Block boundary marks (the ASCII record and group separators)."""
@@ -93,39 +44,83 @@ _NO_END = frozenset(
 """Elements without an end tag, or with an optional one."""
 
 
-def read_html(content: bytes, text: str) -> list[DocumentPart]:
-    """The sections of a page, split at its headings (h1 to h6).
+def read_html(content: bytes) -> tuple[list[DocumentPart], str | None]:
+    """The sections of a page, split at its headings (h1 to h6), and a note if its encoding is a
+    guess.
 
-    Args:
-        content: the bytes, for the size checks.
-        text: the decoded bytes.
+    Hidden elements are left out. So are navigation, asides and footers, unless nothing else has
+    text.
 
     Raises:
-        UnreadableDocument: the page is too large, or nested too deeply.
+        UnreadableDocument: the page is too large, nested too deeply, or not text.
         UsageError: beautifulsoup4 or lxml is missing.
     """
-    try:
-        from bs4 import BeautifulSoup, FeatureNotFound
-    except ImportError:
-        raise UsageError(
-            "HTML documents need beautifulsoup4 and lxml: pip install 'prooftune[retrieval]'"
-        ) from None
     if len(content) > MAX_HTML_BYTES:
         raise UnreadableDocument(
             f"{len(content) / 1e6:.0f} MB of HTML, more than {MAX_HTML_BYTES // 1_000_000} MB"
         )
     if _depth(content) > MAX_DEPTH:
         raise UnreadableDocument(f"more than {MAX_DEPTH:,} nested HTML elements")
+    decoded = decode_html(content)
+    parts: list[DocumentPart] = []
+    for left_out in ([*_INVISIBLE, *_BOILERPLATE], _INVISIBLE):
+        soup = parse(decoded.text)
+        title = soup.title.get_text(" ", strip=True) if soup.title else ""
+        _remove_invisible(soup, left_out)
+        parts = sections_of(soup, title)
+        if parts:
+            break
+    return parts, decoded.note
+
+
+def parse(text: str) -> BeautifulSoup:
+    """Parse HTML or XHTML, without the library's warnings about the markup.
+
+    Raises:
+        UsageError: beautifulsoup4 or lxml is missing.
+    """
     try:
-        soup = BeautifulSoup(text, "lxml")
-    except FeatureNotFound:
-        raise UsageError("HTML documents need lxml: pip install 'prooftune[retrieval]'") from None
-    title = soup.title.get_text(" ", strip=True) if soup.title else ""
-    for dropped in soup.find_all(_DROPPED):
-        dropped.extract()
+        import bs4
+    except ImportError:
+        raise UsageError(
+            "HTML documents need beautifulsoup4 and lxml: pip install 'prooftune[retrieval]'"
+        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            return bs4.BeautifulSoup(text, "lxml")
+        except bs4.FeatureNotFound:
+            raise UsageError(
+                "HTML documents need lxml: pip install 'prooftune[retrieval]'"
+            ) from None
+
+
+def _remove_invisible(soup: BeautifulSoup, names: list[str]) -> None:
+    for element in soup.find_all(names):
+        element.extract()
+    for element in soup.find_all(_is_hidden):
+        # html and body hide until scripts have run, which never happens here.
+        if element.name not in ("html", "body"):
+            element.extract()
+
+
+def _is_hidden(element: Tag) -> bool:
+    return (
+        element.has_attr("hidden")
+        or element.get("aria-hidden") == "true"
+        or bool(_HIDING_STYLE.search(str(element.get("style", ""))))
+    )
+
+
+def sections_of(soup: BeautifulSoup, title: str = "") -> list[DocumentPart]:
+    """The parts of a parsed page: one for every heading and the text below it.
+
+    Args:
+        soup: the page without what is to be left out.
+        title: title of the document, above every heading; empty for none.
+    """
     sections = SectionBuilder()
     if title:
-        # Level 0: above every heading.
         sections.heading(0, title)
     _collect_text(soup, sections)
     sections.close()
