@@ -9,9 +9,9 @@ Why not LanceDB's full-text index: on the 13,000 passages of ObliQA it has the s
 built in half a second (2 s with an empty stemmer cache). Removing stop words changed recall@10 by
 less than a point, so they stay.
 
-Why not bm25s: on the same passages its top 10 are the same sets for 2,783 of 2,786 questions, and in
-the same order for 2,711; its float32 scores and its selection order ties as they come, where these
-are in document order. It needs 0.5 s for the questions, and this 0.7 s.
+Why not bm25s: on the same passages its top 10 are the same sets for 2,783 of 2,786 questions, and
+in the same order for 2,711; its float32 scores and its selection order ties as they come, where
+these are in document order. It needs 0.5 s for the questions, and this 0.7 s.
 """
 
 from __future__ import annotations

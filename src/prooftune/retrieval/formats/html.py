@@ -23,13 +23,70 @@ MAX_HTML_BYTES = 20_000_000
 MAX_DEPTH = 2_000
 """Maximum nesting of elements. Real pages stay below 100; parsing time is quadratic in it."""
 
-_INVISIBLE = "script style noscript template button select datalist svg iframe object head".split()
+_INVISIBLE = [
+    "script",
+    "style",
+    "noscript",
+    "template",
+    "button",
+    "select",
+    "datalist",
+    "svg",
+    "iframe",
+    "object",
+    "head",
+]
 _BOILERPLATE = ["nav", "aside", "footer"]
 _HIDING_STYLE = re.compile(r"(^|;)\s*(display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
-_PARAGRAPHS = frozenset("blockquote dl ol p pre table ul section article h1 h2 h3 h4 h5 h6".split())
+_PARAGRAPHS = frozenset(
+    [
+        "blockquote",
+        "dl",
+        "ol",
+        "p",
+        "pre",
+        "table",
+        "ul",
+        "section",
+        "article",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+    ]
+)
 _BLOCKS = frozenset(
-    "address aside body br caption center dd details div dt fieldset figcaption figure footer form "
-    "header hr legend li main nav option summary tbody tfoot thead tr".split()
+    [
+        "address",
+        "aside",
+        "body",
+        "br",
+        "caption",
+        "center",
+        "dd",
+        "details",
+        "div",
+        "dt",
+        "fieldset",
+        "figcaption",
+        "figure",
+        "footer",
+        "form",
+        "header",
+        "hr",
+        "legend",
+        "li",
+        "main",
+        "nav",
+        "option",
+        "summary",
+        "tbody",
+        "tfoot",
+        "thead",
+        "tr",
+    ]
 )
 _LINE, _PARAGRAPH = "\x1e", "\x1d"
 """Block boundary marks (the ASCII record and group separators)."""
