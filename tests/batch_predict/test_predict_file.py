@@ -331,3 +331,26 @@ def test_a_compressed_file_is_labelled_like_its_content(bundle: Path, tmp_path: 
     predict_file(bundle, plain, tmp_path / "a.csv")
     predict_file(bundle, tmp_path / "packed.csv.gz", tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_a_column_that_nobody_reads_may_have_the_name_of_another(
+    bundle: Path, tmp_path: Path
+) -> None:
+    file = write_csv(
+        tmp_path / "in.csv",
+        ["note", "text", "note", "note_2", "note"],
+        [["a", "goal scored", "b", "c", "d"]],
+    )
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        predict_file(bundle, file, tmp_path / f"out{suffix}")
+    [row] = read_csv(tmp_path / "out.csv")
+    kept = {"note": "a", "text": "goal scored", "note_3": "b", "note_2": "c", "note_4": "d"}
+    assert {name: row[name] for name in list(row)[:5]} == kept
+    assert json.loads((tmp_path / "out.jsonl").read_text("utf-8")).items() >= kept.items()
+    assert pq.read_table(tmp_path / "out.parquet").to_pylist()[0].items() >= kept.items()
+
+
+def test_the_column_of_the_texts_must_have_a_name_of_its_own(bundle: Path, tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "in.csv", ["text", "text"], [["goal", "planet"]])
+    with pytest.raises(UsageError, match="names 'text' more than once, which this bundle reads"):
+        predict_file(bundle, file, tmp_path / "out.csv")

@@ -75,15 +75,24 @@ def _encoding(file: Path, bundle: Path) -> str:
 
 
 def match_columns(
-    name: str, columns: Sequence[str], expected: Mapping[str, Sequence[str]]
+    name: str,
+    columns: Sequence[str],
+    expected: Mapping[str, Sequence[str]],
+    repeated: Sequence[str] = (),
 ) -> dict[str, str]:
     """Match input fields to columns of the file.
+
+    Args:
+        name: name of the file, for messages.
+        columns: its columns.
+        expected: see `expected_columns`.
+        repeated: names that its header has more than once.
 
     Returns:
         Field -> column. A file with a single column matches a bundle with a single field.
 
     Raises:
-        UsageError: a field has no column.
+        UsageError: a field has no column, or several.
     """
     if len(expected) == 1 and len(columns) == 1:
         return dict.fromkeys(expected, columns[0])
@@ -95,6 +104,11 @@ def match_columns(
             raise UsageError(
                 f"{name} has no column {what}, which this bundle reads; found {len(columns)}: "
                 f"{', '.join(repr(c[:60]) for c in columns[:12])}{nearest(names[0], columns)}"
+            )
+        if column in repeated:
+            raise UsageError(
+                f"{name}: the header names '{column}' more than once, which this bundle reads; "
+                "rename or remove the others in the file"
             )
         matched[field] = column
     return matched

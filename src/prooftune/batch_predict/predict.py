@@ -121,7 +121,12 @@ def predict_file(
     expected = expected_columns(bundle, manifest)
     # Scan first: a file that cannot be read, or not written in this format, must fail at once.
     stream = scan_file(source, detect_source(source, expected, bundle))
-    columns = match_columns(source.name, stream.columns, expected)
+    columns = match_columns(source.name, stream.columns, expected, stream.repeated)
+    if stream.repeated:
+        notify(
+            f"{source.name} has more than one column {', '.join(map(repr, stream.repeated))}; the "
+            "output numbers them"
+        )
     (field, default), *others = expected.items()
     if not others and columns[field] not in default:
         header = "; its first row is taken for the header" if stream.kind == "csv" else ""

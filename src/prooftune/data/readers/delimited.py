@@ -29,11 +29,13 @@ class DelimitedLayout:
         columns: column names.
         quoted: whether ``"`` quotes fields.
         rows: number of rows below the header.
+        repeated: names that the header has more than once; their columns are numbered.
     """
 
     columns: list[str]
     quoted: bool
     rows: int
+    repeated: tuple[str, ...] = ()
 
 
 def read_csv(name: str, open_lines: OpenLines, source: Source, delimiter: str) -> Table:
@@ -61,12 +63,19 @@ def read_csv(name: str, open_lines: OpenLines, source: Source, delimiter: str) -
 
 
 def scan_delimited(
-    name: str, open_lines: OpenLines, source: Source, delimiter: str
+    name: str,
+    open_lines: OpenLines,
+    source: Source,
+    delimiter: str,
+    *,
+    number_repeated: bool = False,
 ) -> DelimitedLayout:
     """Detect and check the layout of a delimited file, with one row in memory at a time.
 
     Args:
         name, open_lines, source, delimiter: as for `read_csv`.
+        number_repeated: whether a name that the header has twice is numbered (``note``,
+            ``note_2``) rather than an error.
 
     Raises:
         UsageError: rows of different length, duplicate column names, an unclosed quote, or no rows.
@@ -83,6 +92,10 @@ def scan_delimited(
     if source.header:
         first = next(records, None)
         header = _header_names(first[1]) if first else None
+    repeated: tuple[str, ...] = ()
+    if header and number_repeated and not source.columns:
+        repeated = tuple(sorted({name for name in header if header.count(name) > 1}))
+        header = _numbered(header)
     columns, num_rows, num_ragged, first_ragged = source.columns or header, 0, 0, (0, 0)
     for line, fields in records:
         if not num_rows:
@@ -101,7 +114,7 @@ def scan_delimited(
         raise UsageError(
             _ragged_message(name, first_ragged, num_ragged, columns, delimiter, num_rows)
         )
-    return DelimitedLayout(columns, quoted, num_rows)
+    return DelimitedLayout(columns, quoted, num_rows, repeated)
 
 
 def _has_empty_tail(fields: list[str], width: int) -> bool:
@@ -117,6 +130,17 @@ def skip_header(records: Iterator[Record], source: Source) -> Iterator[Record]:
 def _header_names(header: list[str]) -> list[str]:
     """Return the column names; a column without one (the index of pandas) is named by position."""
     return [cell.strip() or f"column_{number}" for number, cell in enumerate(header, start=1)]
+
+
+def _numbered(names: list[str]) -> list[str]:
+    """The names, with a number after the second and later occurrences of each."""
+    unique: list[str] = []
+    for name in names:
+        number, candidate = 2, name
+        while candidate in unique or (candidate != name and candidate in names):
+            candidate, number = f"{name}_{number}", number + 1
+        unique.append(candidate)
+    return unique
 
 
 def _check_names(name: str, source: Source, header: list[str] | None, columns: list[str]) -> None:

@@ -33,6 +33,7 @@ class ScannedFile:
         columns: column names; for JSON Lines, all keys that occur.
         rows: number of rows.
         quoted: delimited text: whether ``"`` quotes fields.
+        repeated: names that the header has more than once; their columns are numbered.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class ScannedFile:
     columns: list[str]
     rows: int
     quoted: bool = True
+    repeated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ class Block:
 def scan_file(path: Path, source: Source) -> ScannedFile:
     """Read a file once, in bounded memory, and check that it can be read.
 
-    Of a Parquet file only the footer is read.
+    Of a Parquet file only the footer is read. A name that the header of delimited text has twice
+    is numbered, since columns that nobody reads need no name.
 
     Raises:
         UsageError: as for `read_table`.
@@ -123,9 +126,15 @@ def scan_file(path: Path, source: Source) -> ScannedFile:
             f"{path}: format {kind} cannot be read row by row; csv, jsonl and parquet can"
         )
     layout = delimited.scan_delimited(
-        path.name, lambda: iter_delimited_lines(path, source), source, _delimiter(path, source)
+        path.name,
+        lambda: iter_delimited_lines(path, source),
+        source,
+        _delimiter(path, source),
+        number_repeated=True,
     )
-    return ScannedFile(path, source, "csv", layout.columns, layout.rows, layout.quoted)
+    return ScannedFile(
+        path, source, "csv", layout.columns, layout.rows, layout.quoted, layout.repeated
+    )
 
 
 def iter_blocks(stream: ScannedFile, start: int, rows: int, characters: int) -> Iterator[Block]:
