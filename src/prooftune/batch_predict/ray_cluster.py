@@ -30,6 +30,8 @@ from prooftune.data.readers.streaming import Block
 from prooftune.errors import Failure, ProoftuneError, UsageError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from prooftune.bundle.load import Classifier
     from prooftune.bundle.qa import QuestionAnswerer
 
@@ -203,7 +205,7 @@ def _pin_to_node(node: str) -> Any:
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
-def _read_blocks(_: Any, job: PredictionJob) -> Iterator[Any]:
+def _read_blocks(_: object, job: PredictionJob) -> Iterator[Any]:
     """The blocks of the file, one per row; an unreadable block becomes a row with the error."""
     try:
         for block in job.blocks():
@@ -219,7 +221,7 @@ class _Worker:
         self._job, self._node = job, node
         self._bundle: Classifier | QuestionAnswerer | None = None
 
-    def __call__(self, batch: Any) -> Any:
+    def __call__(self, batch: pa.Table) -> pa.Table:
         """Return the block's part and counts, or the error, whose message Ray would hide."""
         block = _from_row(batch)
         try:
@@ -236,14 +238,14 @@ class _Worker:
             return path.read_bytes(), counts
 
 
-def _to_row(value: Any) -> Any:
+def _to_row(value: object) -> pa.Table:
     """Any value as a table of one row, the only type that Ray Data passes on."""
     import pyarrow as pa
 
     return pa.table({"content": pa.array([pickle.dumps(value)], pa.large_binary())})
 
 
-def _from_row(row: Any) -> Any:
+def _from_row(row: pa.Table) -> Any:
     return pickle.loads(row["content"][0].as_py())
 
 

@@ -8,12 +8,15 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from prooftune.batch_predict.columns import DELIMITERS, JSON_LINES_SUFFIXES
 from prooftune.data.readers.streaming import Block, ScannedFile, iter_blocks
 from prooftune.data.readers.table import to_cell
 from prooftune.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _TYPES = {
     "label": "string",
@@ -108,7 +111,7 @@ def join(parts: Iterable[Path], path: Path, form: OutputFormat) -> None:
                 shutil.copyfileobj(source, target, 1 << 20)
 
 
-def _delimited(handle: Any, form: OutputFormat) -> Any:
+def _delimited(handle: TextIO, form: OutputFormat) -> Any:
     return csv.writer(handle, delimiter=DELIMITERS[form.suffix], lineterminator="\n")
 
 
@@ -119,7 +122,7 @@ def _cells(block: Block) -> Iterator[Sequence[str | None]]:
     return zip(*(block.column_texts(column) for column in block.columns), strict=True)
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     try:
         text.encode()
@@ -193,7 +196,9 @@ def _schema(stream: ScannedFile, first_blocks: Iterator[Block], files: tuple[str
     return pa.schema(list(types.items()))
 
 
-def _array(values: list[Any], column: str, files: tuple[str, str], type_: Any = None) -> Any:
+def _array(
+    values: list[Any], column: str, files: tuple[str, str], type_: pa.DataType | None = None
+) -> pa.Array:
     import pyarrow as pa
 
     try:
@@ -210,7 +215,7 @@ def _mixed_types_error(column: str, files: tuple[str, str]) -> UsageError:
     )
 
 
-def _common_type(a: Any, b: Any) -> Any:
+def _common_type(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     """The common type of two types that Arrow infers from JSON; None if there is none."""
     import pyarrow as pa
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prooftune.bundle.manifest import Manifest
 from prooftune.errors import UsageError
 from prooftune.models import adapters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def why_no_base_model(manifest: Manifest) -> str | None:
@@ -21,7 +24,9 @@ def why_no_base_model(manifest: Manifest) -> str | None:
 
 
 @contextmanager
-def select_model(manifest: Manifest, model: Any, adapter: str, tuned: bool) -> Iterator[None]:
+def select_model(
+    manifest: Manifest, model: PreTrainedModel, adapter: str, tuned: bool
+) -> Iterator[None]:
     """Enable or disable a bundle's adapter inside the context.
 
     Args:

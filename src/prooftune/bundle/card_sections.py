@@ -150,7 +150,7 @@ def _section(title: str, text: str) -> str:
     return f"## {title}\n\n{text}\n" if text else ""
 
 
-def _bullet_list(values: Mapping[str, Any]) -> str:
+def _bullet_list(values: Mapping[str, object]) -> str:
     return "\n".join(
         f"- {name.replace('_', ' ')}: {_format_value(value)}"
         for name, value in values.items()
@@ -158,7 +158,7 @@ def _bullet_list(values: Mapping[str, Any]) -> str:
     )
 
 
-def _format_value(value: Any) -> str:
+def _format_value(value: object) -> str:
     return (
         f"{value:g}"
         if isinstance(value, float)

@@ -32,6 +32,8 @@ from prooftune.utils.files import fingerprint
 from prooftune.utils.progress import Subtask
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from prooftune.bundle.qa import QuestionAnswerer
 
 
@@ -71,8 +73,8 @@ class Classifier:
     def __init__(
         self,
         manifest: Manifest,
-        model: Any,
-        tokenizer: Any,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         adapter: str = adapters.DEFAULT_ADAPTER,
     ) -> None:
         self.manifest, self.model, self._adapter = manifest, model, adapter

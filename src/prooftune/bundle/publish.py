@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prooftune.bundle.card_metadata import front_matter
 from prooftune.bundle.layout import ADAPTER_CONFIG
@@ -18,6 +18,9 @@ from prooftune.utils.files import read_json
 from prooftune.utils.hub import is_reachable
 from prooftune.utils.progress import spinner
 from prooftune.utils.secrets import find_secrets
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 _PRIVATE = re.compile(
     r"\.env(\..*)?|\.netrc|\.git-credentials|id_(rsa|ed25519|ecdsa|dsa)"
@@ -232,7 +235,7 @@ def publish(upload: UploadPlan, *, private: bool = True, update: bool = False) -
 _NO_LOGIN = "the hub wants a login: run 'hf auth login', or set HF_TOKEN to a token that may write"
 
 
-def _explain_hub_error(error: Any, name: str, created: bool) -> str:
+def _explain_hub_error(error: HfHubHTTPError, name: str, created: bool) -> str:
     status = error.response.status_code if error.response is not None else None
     if status == 401:
         return _NO_LOGIN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prooftune import recipe
 from prooftune.bundle.base_model import select_model
@@ -20,7 +20,7 @@ from prooftune.utils.progress import Subtask
 from prooftune.variants.passages import with_passages
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from prooftune.retrieval.search import Index
     from prooftune.retrieval.types import Chunk
@@ -80,7 +80,7 @@ class QuestionAnswerer:
     def __init__(
         self,
         manifest: Manifest,
-        model: Any,
+        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         index: Path | None,
         adapter: str = adapters.DEFAULT_ADAPTER,

@@ -234,7 +234,7 @@ def _from_hub(name: str, source: Source) -> Table:
     dataset = _load_dataset(name, split, source)
     label_names = {c: f.names for c, f in dataset.features.items() if hasattr(f, "names")}
 
-    def convert(column: str, value: Any) -> str | None:
+    def convert(column: str, value: object) -> str | None:
         if column in label_names and isinstance(value, int):
             # Unlabelled rows have the label -1.
             return str(label_names[column][value]) if value >= 0 else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from prooftune.engine.batching import PADDING_BUDGET, Batch, UnpaddedLayout
 from prooftune.engine.kv_cache import KVCache
 from prooftune.engine.packing import PackedBatch
 from prooftune.engine.sparse_last_layer import compute_only_positions
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 PrefixCache = list[KeysValues] | Any
 """KV cache of a shared prefix: a list over layers for our attention, else transformers' cache."""
@@ -67,7 +70,7 @@ def compute_prefix_cache(backbone: nn.Module, prefix: Sequence[int]) -> PrefixCa
     return cache.layers()
 
 
-def expand_cache(cache: Any, rows: int) -> Any:
+def expand_cache(cache: DynamicCache, rows: int) -> DynamicCache:
     """Transformers' cache of one row, as seen by `rows` rows.
 
     Layers are replaced and tensors are views, so nothing is copied and gradients flow back.

@@ -313,7 +313,7 @@ def _counts(predictions: list[Prediction]) -> dict[str, int]:
     }
 
 
-def tidy(value: Any) -> Any:
+def tidy(value: object) -> Any:
     """Make a value JSON-ready: floats to 6 significant digits, NaN and infinities to None, no
     NumPy."""
     if isinstance(value, Mapping):

@@ -56,7 +56,7 @@ class SimilarityScores(tuple[float, ...]):
     def items(self) -> ItemsView[str, Any]:
         return self.details.items()
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> Any:
         return self.details.get(key, default)
 
     def __reduce__(self) -> tuple[Any, ...]:

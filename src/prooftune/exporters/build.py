@@ -6,7 +6,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.bundle import golden
 from prooftune.bundle.golden import GoldenRow, max_new_tokens
@@ -26,6 +26,9 @@ from prooftune.utils.files import atomic_path, read_json, write_json
 from prooftune.utils.profiling import measure_cost
 from prooftune.utils.progress import notify, spinner
 from prooftune.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MAX_ROWS = 64
 """Number of rows of a golden set that is made for a bundle without one."""
@@ -211,7 +214,7 @@ def _runtime(
 
 
 def _text_renderer(
-    manifest: Manifest, folder: Path, to: str, tokenizer: Any
+    manifest: Manifest, folder: Path, to: str, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[GoldenRow], str]:
     """A function from a golden row to its prompt as text.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe
 from prooftune.bundle import golden
@@ -18,6 +18,9 @@ from prooftune.exporters.runtimes import Transformers
 from prooftune.models import loading
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.types import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _ROWS = 4
 """Number of golden rows whose hidden states are compared."""
@@ -171,11 +174,11 @@ def _figures(row: GoldenRow) -> list[float]:
 class _InMemory(Transformers):
     """A transformers runtime around a model in memory."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.name, self.model = "reference", model
 
 
-def _heads_differ(exported: Any, reference: Any) -> bool:
+def _heads_differ(exported: PreTrainedModel, reference: PreTrainedModel) -> bool:
     heads = [
         getattr(model, "score", None) or model.get_output_embeddings()
         for model in (exported, reference)

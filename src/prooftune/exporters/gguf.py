@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from prooftune.models import loading
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 FILE = "model.gguf"
 _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "gemma2": "gemma2"}
@@ -59,7 +61,13 @@ def write(bundle: Path, manifest: Manifest, out: Path, kind: str) -> None:
     )
 
 
-def write_model(model: Any, tokenizer: Any, manifest: Manifest, path: Path, kind: str) -> None:
+def write_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    manifest: Manifest,
+    path: Path,
+    kind: str,
+) -> None:
     """Write a merged model with its tokenizer; see `write`."""
     from gguf import GGUFWriter, LlamaFileType
 
@@ -83,7 +91,7 @@ def write_model(model: Any, tokenizer: Any, manifest: Manifest, path: Path, kind
     writer.close()
 
 
-def _add_shape(writer: GGUFWriter, config: Any) -> None:
+def _add_shape(writer: GGUFWriter, config: PretrainedConfig) -> None:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rope = config.rope_parameters
     writer.add_context_length(config.max_position_embeddings)
@@ -117,7 +125,7 @@ def _add_shape(writer: GGUFWriter, config: Any) -> None:
         )
 
 
-def _add_gemma2(writer: GGUFWriter, config: Any, head_dim: int) -> None:
+def _add_gemma2(writer: GGUFWriter, config: PretrainedConfig, head_dim: int) -> None:
     # llama.cpp assumes these values (src/models/gemma2.cpp).
     expected = (
         config.hidden_size / config.num_attention_heads
@@ -141,7 +149,7 @@ def _add_gemma2(writer: GGUFWriter, config: Any, head_dim: int) -> None:
 
 
 def _add_vocabulary(
-    writer: GGUFWriter, tokenizer: Any, manifest: Manifest, vocab: Vocabulary
+    writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, manifest: Manifest, vocab: Vocabulary
 ) -> None:
     writer.add_tokenizer_model(vocab.model)
     writer.add_tokenizer_pre(vocab.pre_tokenizer)
@@ -170,7 +178,9 @@ def _add_vocabulary(
         writer.add_chat_template(tokenizer.chat_template)
 
 
-def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _tensors(
+    model: PreTrainedModel, architecture: str
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """llama.cpp's tensor names with values in float32."""
     from gguf import MODEL_ARCH, get_tensor_name_map
 
@@ -206,7 +216,7 @@ def _interleaved(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]
     return values.reshape(heads, 2, half, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
 
-def _frequency_factors(config: Any) -> NDArray[np.float32]:
+def _frequency_factors(config: PretrainedConfig) -> NDArray[np.float32]:
     """Divisors of the rotary frequencies in Llama 3.1's RoPE scaling, shape [head_dim / 2].
 
     Source: `modeling_rope_utils` of transformers.
@@ -253,7 +263,7 @@ def _llama_cpp() -> Any:
     return llama_cpp
 
 
-def _requantise(library: Any, source: Path, target: Path) -> None:
+def _requantise(library: ModuleType, source: Path, target: Path) -> None:
     settings = library.llama_model_quantize_default_params()
     settings.ftype = library.LLAMA_FTYPE_MOSTLY_Q4_K_M
     # Without a log callback it prints a line for every tensor.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,6 +13,9 @@ from prooftune.bundle.load import base_model_folder, model_options
 from prooftune.bundle.manifest import Manifest
 from prooftune.models import loading
 from prooftune.utils.files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def merge(bundle: Path, manifest: Manifest) -> Any:
@@ -107,7 +110,7 @@ def _put_dequantised(base: nn.Module, quantised: nn.Module) -> None:
             getattr(targets[name], "weight").copy_(values.float().cpu())  # noqa: B009
 
 
-def _untie_if_parted(model: Any) -> None:
+def _untie_if_parted(model: PreTrainedModel) -> None:
     """Untie a trained output layer (peft's ``modules_to_save``), which tying would overwrite."""
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = getattr(model.config, "tie_word_embeddings", False)

@@ -184,7 +184,7 @@ def tokenization_mismatch(
     manifest: Manifest,
     rows: Sequence[GoldenRow],
     text: Callable[[GoldenRow], str],
-    reference: Any,
+    reference: PreTrainedTokenizerBase,
 ) -> str | None:
     """Describe how the artefact's tokenizer differs from the bundle's; None if it does not.
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,6 +19,9 @@ from prooftune import recipe as recipes
 from prooftune.errors import Failure, UsageError
 from prooftune.models.loading import load_model
 from prooftune.utils.files import explain_full_disk
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 DEFAULT_ADAPTER = "default"
 """Name of a model's first adapter, which is peft's own."""
@@ -179,7 +182,7 @@ def load_tuned(
     return tuned.eval()
 
 
-def add_adapter(model: Any, trained: Path) -> str:
+def add_adapter(model: PeftModel, trained: Path) -> str:
     """Load another adapter into a model from `load_tuned`. The base weights are shared.
 
     Returns:
@@ -196,7 +199,7 @@ def add_adapter(model: Any, trained: Path) -> str:
 
 
 @contextmanager
-def use_adapter(model: Any, name: str | None) -> Iterator[None]:
+def use_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
     """Activate one of a model's adapters; None: deactivate all, which gives the base model.
 
     Not thread-safe: the active adapter is part of the model's state.

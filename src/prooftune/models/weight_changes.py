@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from prooftune.models.stored_tensors import StoredTensors
 from prooftune.variant_details import LayerChange, WeightChanges
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 
 def adapter_weight_changes(model: nn.Module) -> WeightChanges:
@@ -88,7 +91,7 @@ def base_weight(layer: nn.Module) -> Tensor:
     return dense
 
 
-def _adapter_spectrum(layer: Any, weight: Tensor) -> tuple[Tensor, float]:
+def _adapter_spectrum(layer: LoraLayer, weight: Tensor) -> tuple[Tensor, float]:
     """Singular values and Frobenius norm of an adapter's weight change.
 
     For LoRA the full matrix BA is never formed.

@@ -6,12 +6,15 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import nearest
 from prooftune.models.adapters import lora_config
 from prooftune.preflight.findings import Finding, Options, error, merged_options, note
 from prooftune.recipe import Recipe, Variant
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _HONOURED = """
     r target_modules exclude_modules lora_alpha lora_dropout bias use_rslora modules_to_save
@@ -71,7 +74,7 @@ def check_lora(name: str, variant: Variant, recipe: Recipe) -> Iterator[Finding]
     yield from _built(options, variant)
 
 
-def _is_the_same(key: str, value: Any, variant: Variant) -> bool:
+def _is_the_same(key: str, value: object, variant: Variant) -> bool:
     """Whether a field without effect says what is done anyway."""
     if key == "task_type":
         return str(value) == ("SEQ_CLS" if variant.objective == "head" else "CAUSAL_LM")
@@ -134,7 +137,7 @@ def check_layers(name: str, variant: Variant, recipe: Recipe, folder: Path) -> I
 
 
 def _unknown_layers(
-    key_path: str, names: Iterable[Any], model: Any, layers: set[str]
+    key_path: str, names: Iterable[object], model: nn.Module, layers: set[str]
 ) -> Iterator[Finding]:
     modules = [module for module, _ in model.named_modules()]
     for name in map(str, names):

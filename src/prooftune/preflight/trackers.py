@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from prooftune.errors import nearest
 from prooftune.preflight.findings import Finding, Options, error, note
@@ -80,7 +79,7 @@ def _refusal(name: str) -> str | None:
     return None
 
 
-def requested(value: Any) -> list[str]:
+def requested(value: str | Sequence[str] | None) -> list[str]:
     """The names in a ``report_to``."""
     names = [value] if isinstance(value, str) else list(value or [])
     return [str(name) for name in names if name]

@@ -156,7 +156,7 @@ def _migrate_value(result: Migration, section: _Section, key: str) -> None:
         result.problems.append(f"{path}: {_shown(value)} is not a valid value: {hint}")
 
 
-def _converted(old: OldName, value: Any) -> Any:
+def _converted(old: OldName, value: object) -> object:
     """Return the new value, or the old one if there is no equivalent."""
     try:
         return old.convert(value) if old.convert else value

@@ -77,7 +77,7 @@ def _nested_section(field: FieldInfo) -> type[BaseModel] | None:
     )
 
 
-def _value_text(annotation: Any) -> str:
+def _value_text(annotation: object) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inner)

@@ -56,7 +56,7 @@ def render_markdown(facts: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def escape_markdown(value: Any) -> str:
+def escape_markdown(value: object) -> str:
     """Escape text for a Markdown table cell or paragraph."""
     # A line break would end a table row.
     text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")

@@ -31,7 +31,7 @@ def element(name: str, *children: Any, **attributes: Any) -> Markup:
     )
 
 
-def short_number(value: Any) -> str:
+def short_number(value: object) -> str:
     """A coordinate with at most two decimals."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
@@ -57,7 +57,12 @@ def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
 
 
 def text(
-    x: float, y: float, content: Any, anchor: str = "start", class_: str | None = None, **more: Any
+    x: float,
+    y: float,
+    content: object,
+    anchor: str = "start",
+    class_: str | None = None,
+    **more: Any,
 ) -> Markup:
     return element(
         "text",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from prooftune.training.objective import TrainingRow
@@ -38,7 +39,10 @@ class EpochDataLoader(DataLoader[Any]):
     """
 
     def __init__(
-        self, rows: TrainingDataset, sampler: LengthGroupedBatchSampler, collator: Any
+        self,
+        rows: TrainingDataset,
+        sampler: LengthGroupedBatchSampler,
+        collator: Callable[[Sequence[TrainingRow]], dict[str, Tensor]],
     ) -> None:
         super().__init__(rows, batch_sampler=sampler, collate_fn=collator)
         self._sampler = sampler

@@ -269,7 +269,7 @@ class TuningModule(nn.Module):
         return any(_is_sharded(p) for p in self.parameters())
 
 
-def _is_sharded(parameter: Any) -> bool:
+def _is_sharded(parameter: object) -> bool:
     """Whether a parameter is a `DTensor`; checked by attribute, because importing the class takes a
     second."""
     return hasattr(parameter, "full_tensor")

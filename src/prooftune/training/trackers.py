@@ -10,9 +10,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prooftune.utils import distributed
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 def tracker_variables(logs: Path, project: str, run_name: str) -> dict[str, str]:
@@ -43,7 +46,9 @@ def tracker_variables(logs: Path, project: str, run_name: str) -> dict[str, str]
 
 
 @contextmanager
-def tracking(arguments: Any, logs: Path | None, project: str, *, fresh: bool) -> Iterator[None]:
+def tracking(
+    arguments: TrainingArguments, logs: Path | None, project: str, *, fresh: bool
+) -> Iterator[None]:
     """Have the trackers of ``report_to`` write into `logs`. Variables set by the user win.
 
     Args:
@@ -75,7 +80,7 @@ def _numbered(logs: Path, number: int) -> Path:
     return logs.with_name(f"{logs.name}.{number}")
 
 
-def _finish(arguments: Any, logs: Path) -> None:
+def _finish(arguments: TrainingArguments, logs: Path) -> None:
     """Close the W&B run, or it would continue in the next variant, and copy CodeCarbon's files."""
     wandb = sys.modules.get("wandb")
     if "wandb" in arguments.report_to and wandb is not None and wandb.run is not None:

@@ -73,9 +73,9 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: Any,
+        inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         out = model(**inputs)
         divisor = out["count"] if num_items_in_batch is None else num_items_in_batch
@@ -103,7 +103,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             self.args.dataloader_drop_last,
         )
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+    def get_eval_dataloader(self, eval_dataset: TrainingDataset | None = None) -> DataLoader[Any]:
         return self._loader(eval_dataset or self.eval_dataset, self.args.eval_batch_size)
 
     def calibrate_int8(self, rows: Sequence[TrainingRow]) -> None:
@@ -117,7 +117,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
 
     def _loader(
         self,
-        rows: Any,
+        rows: TrainingDataset,
         batch_size: int,
         seed: int = 0,
         strategy: str = "sequential",
@@ -139,7 +139,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         dataloader: DataLoader[Any],
         description: str,
         prediction_loss_only: bool | None = None,
-        ignore_keys: Any = None,
+        ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Mean loss over the target tokens of all ranks, and the quality metrics."""
@@ -186,7 +186,9 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             json.dumps(self.elapsed_seconds + time.perf_counter() - self._started)
         )
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
         self._restore(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:

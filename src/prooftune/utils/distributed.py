@@ -143,7 +143,7 @@ def _work() -> None:
         _run(*message)
 
 
-def _broadcast(message: Any) -> Any:
+def _broadcast(message: object) -> Any:
     """The leader's message, on every rank. The workers' argument is ignored."""
     from torch import distributed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -215,7 +215,7 @@ class PassageProvider:
             for own, best in zip(named, retrieved, strict=True)
         ]
 
-    def _check_gold(self, examples: Sequence[Example], known: Mapping[str, Any]) -> None:
+    def _check_gold(self, examples: Sequence[Example], known: Collection[str]) -> None:
         named = dict.fromkeys(key for e in examples for key in e.gold)
         missing = [key for key in named if key not in known]
         if missing and len(missing) == len(named):

@@ -9,7 +9,6 @@ import shlex
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from prooftune.data.init import classification, questions
 from prooftune.data.init.classification import Ask
@@ -201,6 +200,6 @@ def _relative_path(path: Path, folder: Path) -> str:
         return str(path.resolve())
 
 
-def _yaml(value: Any) -> str:
+def _yaml(value: object) -> str:
     # JSON strings are YAML strings, whatever they hold.
     return json.dumps(value, ensure_ascii=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -83,7 +83,7 @@ class InferredOptions:
     comments: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
 
-    def add(self, name: str, value: Any, sentence: str) -> None:
+    def add(self, name: str, value: object, sentence: str) -> None:
         self.options[name] = value
         self.notes.append(sentence)
 
@@ -130,7 +130,7 @@ def _files(path: Path, inferred: InferredOptions) -> list[Path]:
     return files
 
 
-def _named_splits(names: Sequence[str] | dict[str, Any]) -> dict[str, str]:
+def _named_splits(names: Iterable[str]) -> dict[str, str]:
     """Split of the recipe -> the name that the data has for it."""
     known = {}
     for split, spellings in _SPLITS.items():

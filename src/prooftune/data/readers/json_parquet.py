@@ -7,12 +7,15 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.data.readers.json_shapes import flat_annotation, json_kind, records_from_json
 from prooftune.data.readers.table import Table, to_cell
 from prooftune.errors import UsageError
 from prooftune.utils.disk_list import DiskBackedList
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _PARQUET_BATCH_ROWS = 256
 
@@ -147,7 +150,7 @@ def open_parquet(path: Path) -> Iterator[Any]:
             ) from None
 
 
-def parquet_columns(path: Path, file: Any) -> list[str]:
+def parquet_columns(path: Path, file: pq.ParquetFile) -> list[str]:
     """Return the column names of a Parquet file.
 
     Raises:

@@ -16,7 +16,7 @@ Record = dict[str, Any]
 SPLIT_NAMES = ("train", "training", "validation", "valid", "dev", "test", "data")
 
 
-def records_from_json(name: str, value: Any, split: str | None = None) -> list[Any]:
+def records_from_json(name: str, value: object, split: str | None = None) -> list[Any]:
     """The records of a parsed JSON file, one per row.
 
     Args:
@@ -38,7 +38,7 @@ def records_from_json(name: str, value: Any, split: str | None = None) -> list[A
     return [flat_annotation(record) for record in _one_list(name, value, split)]
 
 
-def _from_pandas_split(value: Mapping[str, Any]) -> list[Record] | None:
+def _from_pandas_split(value: Mapping[str, object]) -> list[Record] | None:
     """``DataFrame.to_json(orient="split")`` and ``orient="table"``."""
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list) and all(map(_is_list, data)):
@@ -69,7 +69,7 @@ def _from_columns(value: Mapping[str, Any]) -> list[Record] | None:
     return None
 
 
-def _one_list(name: str, value: Mapping[str, Any], split: str | None) -> list[Any]:
+def _one_list(name: str, value: Mapping[str, object], split: str | None) -> list[Any]:
     lists = {key: item for key, item in value.items() if isinstance(item, list)}
     records = {
         key: item
@@ -163,11 +163,11 @@ def _single(labels: Sequence[Any]) -> Any:
     return labels[0] if len(labels) == 1 else list(labels) or None
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> bool:
     return isinstance(value, list)
 
 
-def json_kind(value: Any) -> str:
+def json_kind(value: object) -> str:
     """Return the JSON type of a value, for messages."""
     words = {
         dict: "an object",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.data.readers.table import Table, to_cell
 from prooftune.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from python_calamine import CalamineWorkbook
 
 SUFFIXES = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 
@@ -71,7 +74,7 @@ def _opened(path: Path) -> Any:
         raise UsageError(f"{path} is not a spreadsheet, or is damaged: {error}") from None
 
 
-def _cells(book: Any, sheet: str) -> list[tuple[int, list[str | None]]]:
+def _cells(book: CalamineWorkbook, sheet: str) -> list[tuple[int, list[str | None]]]:
     """Rows that hold anything, with their numbers as the spreadsheet program counts them."""
     opened = book.get_sheet_by_name(sheet)
     first = (opened.start or (0, 0))[0] + 1
@@ -79,7 +82,7 @@ def _cells(book: Any, sheet: str) -> list[tuple[int, list[str | None]]]:
     return [(number, row) for number, row in enumerate(rows, first) if any(row)]
 
 
-def _text(cell: Any) -> str | None:
+def _text(cell: object) -> str | None:
     if cell == "":
         return None
     if isinstance(cell, datetime.date | datetime.time):

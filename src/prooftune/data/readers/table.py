@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import Any, TextIO
+from typing import TextIO
 
 from prooftune.errors import UsageError
 from prooftune.utils.disk_list import DiskBackedList
@@ -83,7 +83,7 @@ def iter_stream_lines(name: str, stream: TextIO, longest: int = MAX_FIELD_CHARS)
         yield line
 
 
-def to_cell(value: Any) -> str | None:
+def to_cell(value: object) -> str | None:
     """Convert a JSON, Parquet or hub value to text as in a CSV file; None for null and NaN.
 
     Lone surrogates (from a text that was cut inside an emoji) and bytes that are not UTF-8 become

@@ -8,9 +8,12 @@ import os
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import UsageError
+
+if TYPE_CHECKING:
+    from nltk.corpus import WordNetCorpusReader
 
 DEBIAN = Path("/usr/share/wordnet")
 """Where the Debian package ``wordnet-base`` puts the files."""
@@ -70,7 +73,7 @@ def load_synonyms(folder: str | None, home: str | None) -> tuple[str, Any]:
     return _named(_reader(named)) if _complete(named) else ("", NoSynonyms())
 
 
-def _named(reader: Any) -> tuple[str, Any]:
+def _named(reader: WordNetCorpusReader) -> tuple[str, Any]:
     return f"WordNet {reader.get_version()}", reader
 
 
