@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,9 +153,10 @@ def test_a_notebook_shows_the_verdict_and_the_table_escaped() -> None:
         figure = {"value": value, "low": value - 0.1, "high": value + 0.1}
         return {"metrics": {"accuracy": figure}, "kind": "tfidf", "n": 10}
 
-    scores = {
+    scores: Any = {
         "task": "classification",
         "primary": "accuracy",
+        "groups": None,
         "n": 10,
         "seed": 0,
         "confidence": 0.95,

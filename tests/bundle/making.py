@@ -11,6 +11,7 @@ import torch
 
 from prooftune import recipe
 from prooftune.bundle.save import save_bundle
+from prooftune.evaluation.score_types import Scores
 from prooftune.models import adapters, loading
 from prooftune.tasks.prompt_encoding import Rendering
 from prooftune.tasks.templates import default_template
@@ -84,13 +85,57 @@ def make_bundle(
         chosen,
         study,
         result,
-        {
-            "verdict": {"sentence": "It helped."},
-            "variants": {"tuned": {"metrics": {}, "temperature": 2.0 if labels else None}},
-        },
+        empty_scores(chosen, temperature=2.0 if labels else None),
         folder / "bundle",
     )
     return folder / "bundle"
+
+
+def empty_scores(chosen: recipe.Recipe, temperature: float | None) -> Scores:
+    """Scores of a study that measured nothing."""
+    labelled = chosen.task == "classification"
+    return {
+        "task": chosen.task,
+        "primary": "accuracy" if labelled else "f1",
+        "primary_title": "accuracy" if labelled else "F1",
+        "worthwhile": None,
+        "n": 0,
+        "groups": None,
+        "validation_n": 0,
+        "seed": 0,
+        "resamples": 0,
+        "confidence": 0.95,
+        "simultaneous_confidence": 0.95,
+        "labels": [],
+        "support": {},
+        "notes": [],
+        "variants": {
+            "tuned": {
+                "kind": "tuned",
+                "n": 0,
+                "metrics": {},
+                "temperature": temperature,
+                "invalid": 0,
+                "truncated": 0,
+                "truncated_tokens": 0,
+                "prompt_tokens": 0,
+            }
+        },
+        "comparisons": [],
+        "verdict": {
+            "outcome": "alone",
+            "headline": "It helped.",
+            "sentence": "It helped.",
+            "winner": "tuned",
+            "best_tuned": "tuned",
+            "baseline": None,
+            "beats": None,
+            "against": [],
+            "better": [],
+            "n": 0,
+        },
+        "changed": None,
+    }
 
 
 def _train(

@@ -66,7 +66,7 @@ def bundle_copy(bundle: Path, tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(bundle, tmp_path / "told"))
     manifest: Any = {**read_json(folder / "bundle.json"), "study": STUDY}
     write_json(folder / "bundle.json", manifest)
-    scores = {
+    scores: Any = {
         "verdict": {"sentence": STUDY["verdict"]},
         "variants": {"tuned": {"metrics": STUDY["metrics"]}},
     }
@@ -230,7 +230,7 @@ def test_the_card_says_all_and_its_head_is_what_the_hub_reads(bundle_copy: Path)
 )
 def test_the_card_says_where_its_base_is(bundle_copy: Path, name: str, output: str) -> None:
     manifest: Any = read_json(bundle_copy / "bundle.json")
-    scores = {
+    scores: Any = {
         "verdict": {"sentence": STUDY["verdict"]},
         "variants": {manifest["variant"]: {"metrics": STUDY["metrics"]}},
     }

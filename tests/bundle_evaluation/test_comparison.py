@@ -15,6 +15,7 @@ from bundle.making import LABELS, changed, make_bundle
 from bundle_evaluation.test_metrics import BUNDLE, FIXTURE, study_rows, write_csv
 from prooftune import cli
 from prooftune.errors import UsageError
+from prooftune.evaluation.score_types import defined, metric_difference
 from prooftune.utils.files import read_json
 from study.small import classifier
 
@@ -60,7 +61,8 @@ def test_the_studys_own_rows_show_no_change(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "a.csv", [("text", "label"), *rows])
     found = prooftune.evaluate(bundle, file)
     assert "no evidence of a change" in found.verdict
-    assert found.drift["labels"]["moved"] == 0 and found.drift["labels"]["p"] == 1
+    shift = found.drift["labels"]
+    assert shift is not None and shift["moved"] == 0 and shift["p"] == 1
     old = prooftune.evaluate(BUNDLE, file)
     assert old.drift["labels"] is None  # version 0.1 wrote no counts
 
@@ -73,7 +75,8 @@ def test_moved_label_shares_are_named(tmp_path: Path) -> None:
         with_counts(tmp_path / "b", counts),
         write_csv(tmp_path / "a.csv", [("text", "label"), *rows]),
     )
-    assert found.drift["labels"]["significant"]
+    shift = found.drift["labels"]
+    assert shift is not None and shift["significant"]
     assert f"{first} 98.0% → 0.0%" in found.verdict
 
 
@@ -94,11 +97,12 @@ def test_another_bundle_is_compared_on_the_same_rows(tmp_path: Path) -> None:
     found = prooftune.evaluate(BUNDLE, file, against=other).comparison
     # All rows have this bundle's own predictions as labels.
     assert found is not None and (found["only_a"], found["only_b"]) == (differ, 0)
-    assert found["accuracy"]["value"] == pytest.approx(differ / len(texts))
+    accuracy = defined(metric_difference(found, "accuracy"))["value"]
+    assert accuracy == pytest.approx(differ / len(texts))
     assert found["p"] == pytest.approx(binomtest(0, differ).pvalue, rel=1e-4)
     swapped = prooftune.evaluate(other, file, against=BUNDLE)
     assert swapped.comparison is not None
-    assert swapped.comparison["accuracy"]["value"] == -found["accuracy"]["value"]
+    assert defined(metric_difference(swapped.comparison, "accuracy"))["value"] == -accuracy
     assert f"It is worse than {BUNDLE} on the same rows" in swapped.verdict
 
 
@@ -140,6 +144,7 @@ def test_bundles_carry_the_label_counts_of_their_study(
     found = prooftune.evaluate(
         bundle, write_csv(tmp_path / "a.csv", [("text", "label"), ("goal", "World")])
     )
-    assert found.drift["labels"]["shares"]["Sports"] == {"study": 1, "now": 0, "change": -1}
+    shift = found.drift["labels"]
+    assert shift is not None and shift["shares"]["Sports"] == {"study": 1, "now": 0, "change": -1}
     # The bundle's study in this test measured nothing.
     assert found.drift["metrics"] == {} and "carries no figure of its study" in found.verdict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from prooftune.bundle_evaluation.drift import (
     metric_changes,
     mover_difference,
 )
+from prooftune.evaluation.score_types import Estimate
 
 
 @pytest.mark.parametrize("counts", [(45, 100, 180, 300), (70, 100, 140, 200), (500, 900, 80, 120)])
@@ -38,8 +40,8 @@ def test_interval_and_test_of_proportions_agree() -> None:
 
 
 def test_mover_gives_the_root_of_summed_squares_for_symmetric_intervals() -> None:
-    first = {"value": 0.5, "low": 0.2, "high": 0.8}
-    second = {"value": 0.9, "low": 0.5, "high": 1.3}
+    first: Estimate = {"value": 0.5, "low": 0.2, "high": 0.8}
+    second: Estimate = {"value": 0.9, "low": 0.5, "high": 1.3}
     assert mover_difference(first, second) == pytest.approx(
         {"value": -0.4, "low": -0.9, "high": 0.1}
     )
@@ -91,11 +93,12 @@ def test_without_counts_of_the_study_there_is_no_label_test() -> None:
 
 
 def test_grouped_rows_are_compared_by_their_intervals() -> None:
-    accuracy = {"value": 0.6, "low": 0.4, "high": 0.8}
-    study = {"n": 100, "metrics": {"accuracy": {"value": 0.8, "low": 0.7, "high": 0.9}}}
-    scores = {"n": 100, "confidence": 0.95, "groups": None, "primary": "accuracy"}
-    alone = metric_changes(scores, {"accuracy": accuracy}, study)["accuracy"]  # type: ignore[arg-type]
-    grouped = metric_changes({**scores, "groups": {"count": 9}}, {"accuracy": accuracy}, study)  # type: ignore[arg-type]
+    accuracy: Estimate = {"value": 0.6, "low": 0.4, "high": 0.8}
+    study: Any = {"n": 100, "metrics": {"accuracy": {"value": 0.8, "low": 0.7, "high": 0.9}}}
+    scores: Any = {"n": 100, "confidence": 0.95, "groups": None, "primary": "accuracy"}
+    alone = metric_changes(scores, {"accuracy": accuracy}, study)["accuracy"]
+    in_groups: Any = {**scores, "groups": {"count": 9}}
+    grouped = metric_changes(in_groups, {"accuracy": accuracy}, study)
     # 60 of 100 against 80 of 100 differ as single rows, but not with intervals of few groups.
     assert alone["significant"] and alone["p"] == pytest.approx(
         fisher_exact([[60, 40], [80, 20]])[1]

@@ -1,5 +1,7 @@
 """The abstention threshold keeps its promise."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,7 @@ def test_the_rows_that_would_be_needed() -> None:
 def test_abstention_is_decided_on_validation_and_measured_on_test() -> None:
     validation = hand(np.linspace(0.99, 0.9, 40).tolist(), [True] * 40)
     test = hand([0.95, 0.92, 0.91, 0.5], [True, True, False, True])
-    got = abstention(validation, test, target=0.9, confidence=0.95)
+    got: Any = abstention(validation, test, target=0.9, confidence=0.95)
     assert got["reachable"] and got["threshold"] == pytest.approx(0.9)
     assert got["coverage"] == 0.75 and got["answered"] == 3
     assert got["accuracy"]["value"] == pytest.approx(2 / 3)

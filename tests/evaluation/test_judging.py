@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from evaluation import synthetic
 from prooftune.evaluation.comparisons import consistent
 from prooftune.evaluation.primary import judged_variant
+from prooftune.evaluation.score_types import defined, metric_difference
 from prooftune.evaluation.scores import score
 from prooftune.recipe import Evaluation
 from prooftune.types import Example, Prediction, Study, VariantResult
@@ -129,12 +130,12 @@ def test_the_recipe_may_name_the_judged_variant() -> None:
 
 
 def test_controls_are_not_judged() -> None:
-    def variant(quality: float, role: str = "tuned") -> dict[str, Any]:
+    def variant(quality: float, role: str = "tuned") -> Any:
         return {
             "kind": "tuned",
             "role": role,
             "validation_quality": quality,
-            "metrics": {"f1": {"value": 0.5}},
+            "metrics": {"f1": {"value": 0.5, "low": 0.4, "high": 0.6}},
         }
 
     variants = {"tuned": variant(0.4), "retrieved": variant(0.6), "gold": variant(0.9, "control")}
@@ -160,7 +161,7 @@ def in_groups(count: int, size: int = 25) -> tuple[Study, list[VariantResult]]:
 
 
 def test_groups_are_what_is_resampled_and_what_rows_would_say_is_kept() -> None:
-    scores = score(*in_groups(20), FAST, 0)
+    scores: Any = score(*in_groups(20), FAST, 0)
     assert scores["groups"] == {"count": 20, "by": "data.group", "largest": 25}
     (row,) = scores["comparisons"]
     assert row["by_rows"]["p"] < 0.001 <= 0.05 < row["p"], "20 groups, not 500 rows"
@@ -172,7 +173,8 @@ def test_groups_are_what_is_resampled_and_what_rows_would_say_is_kept() -> None:
 def test_four_groups_cannot_show_anything() -> None:
     (row,) = score(*in_groups(4), FAST, 0)["comparisons"]
     assert row["p"] >= 0.125 and not row["significant"]
-    assert row["accuracy"]["low"] <= 0 <= row["accuracy"]["high"]
+    accuracy = defined(metric_difference(row, "accuracy"))
+    assert accuracy["low"] <= 0 <= accuracy["high"]
 
 
 def test_groups_of_one_row_are_no_groups() -> None:
@@ -199,7 +201,8 @@ def test_intervals_agree_with_holm_in_a_study_of_many_variants() -> None:
     scores = score(study, synthetic.results(study, skills | tuned), FAST, 0)
     found = set()
     for row in scores["comparisons"]:
-        excludes = row["accuracy"]["low"] > 0 or row["accuracy"]["high"] < 0
+        accuracy = defined(metric_difference(row, "accuracy"))
+        excludes = accuracy["low"] > 0 or accuracy["high"] < 0
         assert excludes == row["significant"], row
         found.add(row["significant"])
         assert 0.05 / len(scores["comparisons"]) <= row["level"] <= 0.05 + 1e-9

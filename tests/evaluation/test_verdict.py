@@ -9,7 +9,7 @@ from prooftune.evaluation.scores import score
 from prooftune.recipe import Evaluation
 
 
-def judge(n: int = 400, **skills: float) -> dict[str, Any]:
+def judge(n: int = 400, **skills: float) -> Any:
     kinds = {
         "majority": "majority",
         "tfidf": "tfidf",
@@ -23,7 +23,7 @@ def judge(n: int = 400, **skills: float) -> dict[str, Any]:
     results = synthetic.results(
         study, {name: (kinds[name], skill) for name, skill in skills.items()}
     )
-    verdict: dict[str, Any] = score(study, results, Evaluation(resamples=200), seed=0)["verdict"]
+    verdict: Any = score(study, results, Evaluation(resamples=200), seed=0)["verdict"]
     return verdict
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from prooftune.evaluation.answers.scores import score_answers
+from prooftune.evaluation.score_types import Scores
 from prooftune.judge import local
 from prooftune.judge.study import judge_study, warn_if_unreachable
 from prooftune.judge.types import Message
@@ -17,7 +18,7 @@ from prooftune.recipe import Judge, parse
 from prooftune.types import Example, Prediction, Study, VariantResult
 
 
-def made_up() -> tuple[Any, Study, list[VariantResult], dict[str, Any]]:
+def made_up() -> tuple[Any, Study, list[VariantResult], Scores]:
     chosen = parse(
         {
             "name": "q",
@@ -117,7 +118,7 @@ def test_classification_labels_are_judged(
         ]
 
     monkeypatch.setattr(local, "local_completion_fn", lambda *_: (judge_of_good, "0" * 64))
-    scores = {"variants": {kind: {} for kind in labels}, "verdict": {"baseline": "zero-shot"}}
+    scores: Any = {"variants": {kind: {} for kind in labels}, "verdict": {"baseline": "zero-shot"}}
     prompt = judge_study(chosen, chosen.judge, study, results, scores, tmp_path / "judge", tmp_path)
     assert {
         name: v["criteria"]["correctness"]["mean"] for name, v in prompt["variants"].items()

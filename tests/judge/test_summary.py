@@ -244,7 +244,7 @@ def test_human_scores_are_those_of_one_variants_answers(tmp_path: Path) -> None:
 def test_scores_without_a_variant_count_for_the_judged_one(tmp_path: Path) -> None:
     (tmp_path / "human.csv").write_text("id,criterion,score\n0,c,1\n", "utf-8")
     settings = Judge.model_validate({"model": "m", "criteria": {"c": "?"}, "human": "human.csv"})
-    scores: dict[str, Any] = {"verdict": {"best_tuned": "lora", "winner": "zero"}}
+    scores: Any = {"verdict": {"best_tuned": "lora", "winner": "zero"}, "notes": []}
     found = align_human_scores(settings, tmp_path, ["zero", "lora"], scores)
     assert found == {"lora": {("0", "c"): 1}}
     assert "compared with the judge's scores of lora only" in scores["notes"][0]

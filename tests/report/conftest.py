@@ -62,11 +62,10 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 
 
 @cache
-def facts_of(case: str) -> dict[str, Any]:
-    facts: dict[str, Any] = tidy(
+def facts_of(case: str) -> Any:
+    return tidy(
         questions.facts(**QUESTIONS[case]) if case in QUESTIONS else studies.facts(**CASES[case])
     )
-    return facts
 
 
 @cache
@@ -85,7 +84,7 @@ def case(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def facts(case: str) -> dict[str, Any]:
+def facts(case: str) -> Any:
     return facts_of(case)
 
 

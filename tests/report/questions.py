@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from prooftune.evaluation.answers.scores import score_answers
+from prooftune.evaluation.score_types import JudgeScores
 from prooftune.judge.summary import paired_difference, summarize, summarize_preferences
 from prooftune.judge.types import Judgement, Judgements, Preference, Preferences
 from prooftune.recipe import Recipe, parse
@@ -222,7 +223,7 @@ def _prediction(
     )
 
 
-def judge(names: Sequence[str], n: int) -> dict[str, Any]:
+def judge(names: Sequence[str], n: int) -> JudgeScores:
     """Judgements of every variant, some failed, the last compared with the first; two variants
     scored by people as well."""
     rng = np.random.default_rng(5)

@@ -7,6 +7,7 @@ import json
 import re
 from copy import deepcopy
 from html import unescape
+from typing import Any
 
 import pytest
 
@@ -41,11 +42,12 @@ def test_json_is_strict_and_holds_all_figures(case, tmp_path):
 
 def test_json_keeps_not_a_number_out(tmp_path):
     facts = facts_of("usual")
-    lora = {
+    lora: Any = {
         **facts["variants"]["lora"],
         "forgetting": {"perplexity_before": float("nan"), "perplexity_after": 3.0},
     }
-    write_report({**facts, "variants": {**facts["variants"], "lora": lora}}, tmp_path)
+    changed: Any = {**facts, "variants": {**facts["variants"], "lora": lora}}
+    write_report(changed, tmp_path)
     found = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
     assert found["variants"]["lora"]["forgetting"]["perplexity_before"] is None
     assert (
@@ -128,14 +130,14 @@ def test_markdown_has_the_verdict_and_the_caveats(folder):
 
 
 def test_scores_alone_make_a_page():
-    facts = {"name": "bare", "scores": facts_of("usual")["scores"]}
+    facts: Any = {"name": "bare", "scores": facts_of("usual")["scores"]}
     shown = read(render_page(facts))
     sections = [e.attributes["id"] for e in shown.all("section")]
     assert "data" not in sections and "cost" not in sections and sections[-1] == "reproduction"
 
 
 def test_an_audit_without_token_lengths_makes_a_page():
-    facts = {**facts_of("usual")}
+    facts: Any = {**facts_of("usual")}
     facts["audit"] = {
         "findings": [],
         "balance": {},
@@ -149,7 +151,10 @@ def test_an_audit_without_token_lengths_makes_a_page():
 
 
 def test_estimates_stand_beside_what_was_measured():
-    facts = {**facts_of("usual"), "estimates": {"lora": {"seconds": 650.0, "memory_bytes": 2.5e9}}}
+    facts: Any = {
+        **facts_of("usual"),
+        "estimates": {"lora": {"seconds": 650.0, "memory_bytes": 2.5e9}},
+    }
     assert "10 min 50 s 2.5 GB" in read(render_page(facts)).by_id("cost-table").text
 
 

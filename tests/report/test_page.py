@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_a_hostile_variant_description_and_finding_are_escaped():
     from prooftune.report.build import render_page
     from report.reading import read
 
-    facts = {**facts_of("usual")}
+    facts: Any = {**facts_of("usual")}
     facts["variants"] = {"lora": {**facts["variants"]["lora"], "description": HOSTILE}}
     facts["audit"] = {
         **facts["audit"],

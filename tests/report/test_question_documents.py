@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from prooftune.report.build import render_page, write_report
+from prooftune.report.build import write_report
 from prooftune.report.format import interval, percent
 from prooftune.report.markdown import escape_markdown
 from report.conftest import QUESTIONS, facts_of, page_of
@@ -69,11 +69,3 @@ def test_terminal(capsys, case):
             line.startswith(f"{name}{control} {percent(figure['value'])} ({interval(figure)})")
             for line in lines
         ), name
-
-
-def test_scores_of_before_there_were_other_tasks_make_the_same_page():
-    scores = facts_of("usual")["scores"]
-    older = {k: v for k, v in scores.items() if k not in ("task", "primary", "primary_title")}
-    assert render_page({"name": "s", "scores": older}) == render_page(
-        {"name": "s", "scores": scores}
-    )

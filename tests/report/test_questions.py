@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from prooftune.evaluation.score_types import Figure
 from prooftune.report import task_display
 from prooftune.report.build import render_page
 from prooftune.report.format import (
@@ -35,7 +36,7 @@ def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def formatted(key: str, figure: dict[str, Any] | None) -> str:
+def formatted(key: str, figure: Figure | None) -> str:
     """A figure as it must stand on the page, written here once more."""
     if not figure or figure["value"] is None:
         return BLANK

@@ -8,7 +8,7 @@ from typing import Any
 from prooftune.report.curves import training_curves
 
 
-def details(history: list[dict[str, Any]]) -> dict[str, Any]:
+def details(history: list[dict[str, Any]]) -> Any:
     return {"training": {"log_history": history}}
 
 

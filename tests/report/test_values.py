@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from prooftune.evaluation.score_types import Figure
 from prooftune.report.format import (
     byte_size,
     count,
@@ -33,11 +34,11 @@ def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def share(figure: dict[str, Any]) -> str:
+def share(figure: Figure) -> str:
     return MISSING if figure["value"] is None else f"{percent(figure['value'])} {interval(figure)}"
 
 
-def value(figure: dict[str, Any] | None) -> str:
+def value(figure: Figure | None) -> str:
     return f"{decimal(figure['value'])} {interval(figure, 1, 3)}" if figure else MISSING
 
 
@@ -198,7 +199,7 @@ def test_the_majority_class_has_no_say_in_being_sure():
         key: variants["zero-shot"][key]
         for key in ("calibration", "abstention", "risk_coverage", "temperature")
     }
-    facts = {
+    facts: Any = {
         "name": "s",
         "scores": {
             **scores,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bundle.making import LABELS
+from bundle.making import LABELS, empty_scores
 from prooftune import recipe
 from prooftune.bundle.save import save_bundle
 from prooftune.models import adapters, loading
@@ -69,10 +69,7 @@ def _write(
         chosen,
         study,
         result,
-        {
-            "verdict": {"sentence": "It helped."},
-            "variants": {"tuned": {"metrics": {}, "temperature": 1.5}},
-        },
+        empty_scores(chosen, temperature=1.5),
         folder / "bundle",
     )
     return folder / "bundle"

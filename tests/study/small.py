@@ -12,6 +12,7 @@ from typing import Any
 
 import prooftune
 from prooftune.bundle.load import Classifier
+from prooftune.evaluation.score_types import Scores, defined
 from prooftune.run_folder import read_predictions
 from prooftune.utils.files import read_json
 
@@ -68,8 +69,8 @@ def small_recipe(
     return {**values, **options}
 
 
-def accuracy(scores: dict[str, Any], variant: str) -> float:
-    return float(scores["variants"][variant]["metrics"]["accuracy"]["value"])
+def accuracy(scores: Scores, variant: str) -> float:
+    return defined(scores["variants"][variant]["metrics"]["accuracy"])["value"]
 
 
 def predictions_of(folder: Path) -> dict[str, bytes]:

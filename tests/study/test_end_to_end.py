@@ -177,7 +177,7 @@ def test_the_verdict_says_so_where_there_is_nothing_to_learn(
     )
     scores = prooftune.run(values, tmp_path / "run").scores
     assert scores["verdict"]["outcome"] in ("undecided", "loses")
-    assert not any(scores["verdict"]["beats"].values())
+    assert not any((scores["verdict"]["beats"] or {}).values())
     assert "beats" not in scores["verdict"]["sentence"]
 
 
@@ -193,6 +193,7 @@ def test_the_bundle_answers_as_the_run_did(studies: Studies, family: str) -> Non
     )
     assert [a.label for a in answers] == [p.output for p in expected]
     temperature = result.scores["variants"][bundled]["temperature"]
+    assert temperature is not None
     for answer, prediction in zip(answers, expected, strict=True):
         scaled = torch.softmax(
             torch.tensor(prediction.log_probs, dtype=torch.float64) / temperature, 0

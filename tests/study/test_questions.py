@@ -18,6 +18,7 @@ from prooftune.batch_predict import predict_file
 from prooftune.bundle.publish import plan_upload
 from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.errors import UsageError
+from prooftune.evaluation.score_types import defined
 from prooftune.run_folder import read_predictions, read_study
 from prooftune.study.compare import compare_runs
 from prooftune.study.pipeline import Result
@@ -91,7 +92,7 @@ def extractive(
 def test_a_tuned_model_extracts_answers_and_detects_unanswerable_questions(
     extractive: tuple[dict[str, Any], Result],
 ) -> None:
-    scores = extractive[1].scores
+    scores: Any = extractive[1].scores
     tuned = {
         name: figure["value"] for name, figure in scores["variants"]["tuned"]["metrics"].items()
     }
@@ -106,7 +107,7 @@ def test_a_tuned_model_extracts_answers_and_detects_unanswerable_questions(
 def test_the_report_speaks_of_questions(extractive: tuple[dict[str, Any], Result]) -> None:
     folder = extractive[1].folder
     page, summary = (folder / "report.html").read_text(), (folder / "report.md").read_text()
-    figure = extractive[1].scores["variants"]["tuned"]["metrics"]["f1"]["value"]
+    figure = defined(extractive[1].scores["variants"]["tuned"]["metrics"]["f1"])["value"]
     assert f"{100 * figure:.1f}" in page and f"{100 * figure:.1f}" in summary
     assert "onfusion" not in page and "macro" not in summary
 
@@ -124,7 +125,8 @@ def test_the_bundle_answers_as_the_study_did(extractive: tuple[dict[str, Any], R
     result = extractive[1]
     assert result.bundle is not None
     study = read_study(result.folder / "data")
-    threshold = result.scores["variants"]["tuned"]["no_answer"]["value"]
+    scores: Any = result.scores
+    threshold = scores["variants"]["tuned"]["no_answer"]["value"]
     wanted = []
     for p in read_predictions(result.folder / "variants" / "tuned" / "predictions.parquet"):
         assert p.no_answer_log_prob is not None and p.answer_log_prob is not None
@@ -143,7 +145,8 @@ def test_two_variants_are_compared_by_their_answers(
     scores, folder = extractive[1].scores, str(extractive[1].folder)
     output = str(compare_runs(folder, f"{folder}:zero-shot"))
     tuned, untuned = (
-        scores["variants"][name]["metrics"]["f1"]["value"] for name in ("tuned", "zero-shot")
+        defined(scores["variants"][name]["metrics"]["f1"])["value"]
+        for name in ("tuned", "zero-shot")
     )
     assert f":tuned: {tuned:.1%} mean F1 on 45 shared test questions" in output
     assert f"{100 * (tuned - untuned):+.1f} points" in output and "can be told apart" in output
@@ -227,7 +230,7 @@ def retrieval(learners: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.slow
 def test_retrieval_is_measured_and_controls_are_no_winners(retrieval: Result) -> None:
-    variants = retrieval.scores["variants"]
+    variants: Any = retrieval.scores["variants"]
     matches = variants["base+retrieval"]["retrieval"]
     assert matches["n"] == retrieval.scores["n"] and 0.5 < matches["recall@10"]["value"] <= 1
     assert {name: v["role"] for name, v in variants.items()} == {
@@ -252,7 +255,7 @@ def test_no_citation_outside_the_shown_passages_is_ever_a_source(retrieval: Resu
         for prediction in read_predictions(place / "predictions.parquet"):
             assert set(prediction.cited) <= set(prediction.retrieved)
             assert len(prediction.retrieved) in (0, 1, 2)
-    learned = retrieval.scores["variants"]["raft"]
+    learned: Any = retrieval.scores["variants"]["raft"]
     assert (
         learned["cited_share"] > 0.5
         and learned["citations"]["citation_precision"]["value"] is not None
@@ -411,7 +414,8 @@ def test_the_contexts_of_the_data_are_searched_and_each_is_its_question_s_gold(
     for example, prediction in zip(study.test, predictions, strict=True):
         passage = shown[prediction.retrieved[0]]
         assert passage["key"] == example.gold[0] and f"{example.target}." in passage["text"]
-    assert result.scores["variants"]["base+retrieval"]["retrieval"]["recall@1"]["value"] > 0.5
+    variants: Any = result.scores["variants"]
+    assert variants["base+retrieval"]["retrieval"]["recall@1"]["value"] > 0.5
     del values["data"]["text"]["context"]
     with pytest.raises(
         UsageError, match=r"has no context, but .* builds the document collection from the contexts"

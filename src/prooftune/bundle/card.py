@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Any
 
 from prooftune.bundle.card_sections import render_sections
 from prooftune.bundle.layout import needs_local_base
 from prooftune.bundle.manifest import Manifest
+from prooftune.evaluation.score_types import Scores
 from prooftune.models.loading import ALIASES
 from prooftune.utils import package_files
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def render_card(manifest: Manifest, scores: dict[str, Any]) -> str:
+def render_card(manifest: Manifest, scores: Scores) -> str:
     """Render the card as Markdown.
 
     Args:
@@ -26,7 +26,7 @@ def render_card(manifest: Manifest, scores: dict[str, Any]) -> str:
     rows = "\n".join(
         f"| {name.replace('_', ' ')} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
         for name, m in metrics.items()
-        if isinstance(m, dict) and m.get("low") is not None
+        if m["low"] is not None
     )
     return f"""# {manifest["variant"]} of {manifest["model"]["name"]}
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, cast
 
 from prooftune.bundle.manifest import (
     AbstentionSection,
     CardSection,
-    Interval,
     Manifest,
     StudySummary,
 )
+from prooftune.evaluation.score_types import Scores, defined
 from prooftune.models.environment import describe_environment
 from prooftune.models.loading import ORIGINS
 from prooftune.recipe import Recipe
@@ -25,7 +24,7 @@ _NOT_STATED = "not stated"
 
 
 def study_summary(
-    recipe: Recipe, study: Study, result: VariantResult, scores: Mapping[str, Any], audit: list[str]
+    recipe: Recipe, study: Study, result: VariantResult, scores: Scores, audit: list[str]
 ) -> StudySummary:
     """Summarize the study for ``bundle.json``, so that a card can be rendered without the run.
 
@@ -48,18 +47,18 @@ def study_summary(
     return {
         "name": recipe.name,
         "verdict": scores["verdict"]["sentence"],
-        "n": scores.get("n"),
-        "confidence": scores.get("confidence"),
-        "primary": scores.get("primary"),
+        "n": scores["n"],
+        "confidence": scores["confidence"],
+        "primary": scores["primary"],
         "metrics": {
-            name: cast(Interval, m)
+            name: defined(m)
             for name, m in variant_scores["metrics"].items()
-            if isinstance(m, dict) and m.get("low") is not None
+            if m["low"] is not None
         },
         "variants": {
-            name: scores_of_variant["metrics"][scores["primary"]]
+            name: defined(scores_of_variant["metrics"][scores["primary"]])
             for name, scores_of_variant in scores["variants"].items()
-            if scores.get("primary") in scores_of_variant["metrics"]
+            if scores["primary"] in scores_of_variant["metrics"]
         },
         # File names only: folders of this machine must not be published.
         "sources": {

@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, Self, TypedDict, cast
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from prooftune import recipe
 from prooftune.errors import UsageError, nearest
+from prooftune.evaluation.score_types import Estimate
 from prooftune.tasks.rendering import Rendering
+
+if TYPE_CHECKING:
+    from typing_extensions import ReadOnly
 
 FORMAT = 2
 """Version of the layout that is written: see `bundle.layout`."""
@@ -65,19 +69,11 @@ class AbstentionSection(TypedDict):
         accuracy: of these on the test examples; None if there are none.
     """
 
-    threshold: NotRequired[float | None]
-    target: NotRequired[float]
-    confidence: NotRequired[float]
-    coverage: NotRequired[float]
-    accuracy: NotRequired[Interval | None]
-
-
-class Interval(TypedDict):
-    """A metric with the ends of its confidence interval."""
-
-    value: float
-    low: float
-    high: float
+    threshold: NotRequired[ReadOnly[float | None]]
+    target: NotRequired[ReadOnly[float]]
+    confidence: NotRequired[ReadOnly[float]]
+    coverage: NotRequired[ReadOnly[float]]
+    accuracy: NotRequired[ReadOnly[Estimate | None]]
 
 
 class ParameterCounts(TypedDict):
@@ -125,8 +121,8 @@ class StudySummary(TypedDict):
     n: int | None
     confidence: float | None
     primary: str | None
-    metrics: dict[str, Interval]
-    variants: dict[str, Interval]
+    metrics: dict[str, Estimate]
+    variants: dict[str, Estimate]
     sources: dict[str, str]
     rows: dict[str, int]
     label_counts: NotRequired[dict[str, dict[str, int]]]

@@ -12,6 +12,7 @@ from prooftune.bundle.card_sections import study_summary
 from prooftune.bundle.layout import ADAPTER_CONFIG, write_base_reference
 from prooftune.bundle.manifest import FORMAT, GOLDEN, Manifest, TokenSection
 from prooftune.engine.scoring import label_tree
+from prooftune.evaluation.score_types import Scores
 from prooftune.models import loading
 from prooftune.recipe import Recipe, dump
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
@@ -22,7 +23,7 @@ from prooftune.version import __version__
 
 
 def save_bundle(
-    recipe: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], folder: Path
+    recipe: Recipe, study: Study, result: VariantResult, scores: Scores, folder: Path
 ) -> None:
     """Write the bundle of one tuned variant.
 
@@ -66,7 +67,7 @@ def save_bundle(
 
 
 def _make_manifest(
-    recipe: Recipe, study: Study, result: VariantResult, scores: dict[str, Any], run: Path
+    recipe: Recipe, study: Study, result: VariantResult, scores: Scores, run: Path
 ) -> Manifest:
     base = loading.resolve(recipe.model.name, recipe.model.revision)
     is_adapter = (_trained_folder(recipe, result) / ADAPTER_CONFIG).is_file()
@@ -99,7 +100,8 @@ def _make_manifest(
     }
     if recipe.task != "classification":
         manifest["answering"] = recipe.answering.model_dump()
-        manifest["threshold"] = (variant_scores.get("no_answer") or {}).get("value")
+        threshold = variant_scores.get("no_answer")
+        manifest["threshold"] = threshold["value"] if threshold else None
         manifest["retrieval"] = (
             recipe.retrieval.model_dump() if recipe.retrieval and retrieves else None
         )

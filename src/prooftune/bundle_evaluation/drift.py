@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import hypot
-from typing import Any
 
 import numpy as np
 
 from prooftune.bundle.manifest import StudySummary
+from prooftune.bundle_evaluation.types import DifferenceTest, LabelShift, MetricChange
 from prooftune.evaluation.comparisons import consistent
 from prooftune.evaluation.intervals import wilson_interval
 from prooftune.evaluation.metrics import Floats
+from prooftune.evaluation.score_types import Estimate, Figure, Scores, defined
 
 PROPORTIONS = ("accuracy", "exact")
 """Metrics that are a share of rows, so that counts can be tested."""
@@ -29,8 +30,8 @@ INTERVAL_METHOD = "interval of the difference from both intervals (MOVER)"
 
 
 def metric_changes(
-    scores: Mapping[str, Any], metrics: Mapping[str, Any], study: StudySummary
-) -> dict[str, dict[str, Any]]:
+    scores: Scores, metrics: Mapping[str, Figure], study: StudySummary
+) -> dict[str, MetricChange]:
     """Differences of metrics, these rows minus the study's test rows.
 
     Shares of ungrouped rows are tested by Fisher's exact test. Other metrics, and rows in groups,
@@ -48,12 +49,12 @@ def metric_changes(
     """
     names = [scores["primary"], *(n for n in COMPARED if n != scores["primary"])]
     confidence, n, study_n = scores["confidence"], scores["n"], study["n"]
-    changes = {}
+    changes: dict[str, MetricChange] = {}
     for name in names:
-        before, now = study["metrics"].get(name), metrics.get(name)
-        if before is None or now is None or now.get("low") is None or not study_n:
+        before, figure = study["metrics"].get(name), metrics.get(name)
+        if before is None or figure is None or figure["low"] is None or not study_n:
             continue
-        change = {"study": dict(before), "now": dict(now), "study_n": study_n, "n": n}
+        now = defined(figure)
         if name in PROPORTIONS and scores["groups"] is None:
             hits = round(before["value"] * study_n), round(now["value"] * n)
             tested = compare_proportions(hits[1], n, hits[0], study_n, confidence)
@@ -65,13 +66,13 @@ def metric_changes(
                 "significant": difference["low"] > 0 or difference["high"] < 0,
                 "method": INTERVAL_METHOD,
             }
-        changes[name] = {**change, **tested}
+        changes[name] = {"study": before, "now": now, "study_n": study_n, "n": n, **tested}
     return changes
 
 
 def compare_proportions(
     hits: int, n: int, other_hits: int, other_n: int, confidence: float
-) -> dict[str, Any]:
+) -> DifferenceTest:
     """Difference of two independent proportions, first minus second.
 
     Interval: Newcombe (1998, Statistics in Medicine 17:873, method 10), from the intervals of
@@ -83,20 +84,20 @@ def compare_proportions(
     from scipy.stats import fisher_exact
 
     p = float(fisher_exact([[hits, n - hits], [other_hits, other_n - other_hits]])[1])
-    sides = []
+    sides: list[Estimate] = []
     for right, total in ((hits, n), (other_hits, other_n)):
         low, high = wilson_interval(right, total, confidence)
         sides.append({"value": right / total, "low": low, "high": high})
     significant = p < 1 - confidence
     return {
-        "difference": consistent(mover_difference(*sides), significant),
+        "difference": consistent(mover_difference(sides[0], sides[1]), significant),
         "p": p,
         "significant": significant,
         "method": PROPORTION_METHOD,
     }
 
 
-def mover_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float]:
+def mover_difference(first: Estimate, second: Estimate) -> Estimate:
     """Interval of the difference of two independent figures, first minus second, from the interval
     of each (Zou and Donner 2008, Statistics in Medicine 27:1693: "method of variance estimates
     recovery")."""
@@ -108,7 +109,7 @@ def mover_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> dic
 
 def label_shift(
     support: Mapping[str, int], study_counts: Mapping[str, int] | None, confidence: float
-) -> dict[str, Any] | None:
+) -> LabelShift | None:
     """Whether label shares differ from those of the study's test rows.
 
     Pearson's chi-squared test of homogeneity, by permutation where labels are rare; Fisher's exact

@@ -11,12 +11,19 @@ from prooftune import recipe as recipes
 from prooftune.bundle.load import load
 from prooftune.bundle.manifest import Manifest, read_manifest
 from prooftune.bundle_evaluation.drift import label_shift, metric_changes
-from prooftune.bundle_evaluation.measures import measure_abstention, measure_bundles
+from prooftune.bundle_evaluation.measures import (
+    bundle_figures,
+    measure_abstention,
+    measure_bundles,
+    without_study,
+)
 from prooftune.bundle_evaluation.predictions import predict_rows
 from prooftune.bundle_evaluation.render import write_evaluation
 from prooftune.bundle_evaluation.rows import LabelledRows, read_rows
 from prooftune.bundle_evaluation.sentences import verdict_sentence
+from prooftune.bundle_evaluation.types import BundleComparison, Drift, EvaluationFacts
 from prooftune.errors import UsageError
+from prooftune.evaluation.score_types import Figure, Scores
 from prooftune.evaluation.scores import tidy
 from prooftune.recipe import Recipe
 from prooftune.types import VariantResult
@@ -45,11 +52,11 @@ class BundleEvaluation:
     file: str
     n: int
     primary: str
-    metrics: dict[str, dict[str, Any]]
-    drift: dict[str, Any]
-    comparison: dict[str, Any] | None
+    metrics: dict[str, Figure]
+    drift: Drift
+    comparison: BundleComparison | None
     verdict: str
-    facts: dict[str, Any] = field(repr=False)
+    facts: EvaluationFacts = field(repr=False)
 
 
 def evaluate_bundle(
@@ -88,22 +95,25 @@ def evaluate_bundle(
     if against is not None and other_rows is not None:
         results.append(_predict_other(against, other_rows, labels, shared))
     scores = measure_bundles(manifest, recipe, rows.examples, results)
-    variants, comparisons = scores.pop("variants"), scores.pop("comparisons")
-    study, confidence = manifest.get("study"), scores["confidence"]
-    figures = variants[result.name]
+    comparisons, study, confidence = (
+        scores["comparisons"],
+        manifest.get("study"),
+        scores["confidence"],
+    )
+    measured = scores["variants"][result.name]
     counts = study.get("label_counts", {}) if study else {}
-    facts: dict[str, Any] = {
+    values: dict[str, Any] = {
         "bundle": str(bundle),
         "study": study["name"] if study else None,
         "variant": manifest["variant"],
         "file": str(file),
         "prooftune_version": __version__,
-        **scores,
+        **without_study(scores),
         "notes": [*rows.notes, *scores["notes"]],
-        **figures,
+        **bundle_figures(measured),
         "abstention": measure_abstention(manifest, rows.examples, result, abstained, confidence),
         "drift": {
-            "metrics": metric_changes(scores, figures["metrics"], study) if study else {},
+            "metrics": metric_changes(scores, measured["metrics"], study) if study else {},
             "labels": label_shift(scores["support"], counts.get("test"), confidence)
             if scores["labels"]
             else None,
@@ -112,10 +122,10 @@ def evaluate_bundle(
         "comparison": None,
     }
     if comparisons:
-        facts["against"] = str(against)
-        facts["comparison"] = {**comparisons[0], "test": _test_name(scores)}
-        facts["against_metrics"] = variants[str(against)]["metrics"]
-    facts = tidy(facts)
+        values["against"] = str(against)
+        values["comparison"] = {**comparisons[0], "test": _test_name(scores)}
+        values["against_metrics"] = scores["variants"][str(against)]["metrics"]
+    facts: EvaluationFacts = tidy(values)
     facts["verdict"] = verdict_sentence(facts)
     if out is not None:
         write_evaluation(facts, out)
@@ -132,7 +142,7 @@ def evaluate_bundle(
     )
 
 
-def _test_name(scores: dict[str, Any]) -> str:
+def _test_name(scores: Scores) -> str:
     by_counts = scores["primary"] == "accuracy" and scores["groups"] is None
     return "exact McNemar test" if by_counts else "paired permutation test"
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from prooftune.bundle.manifest import Manifest
+from prooftune.bundle_evaluation.types import AbstentionCheck
 from prooftune.evaluation.intervals import wilson_interval
+from prooftune.evaluation.score_types import Scores, VariantMeasurements
 from prooftune.recipe import Recipe
 from prooftune.types import Example, Study, VariantResult
 
@@ -18,7 +20,7 @@ def measure_bundles(
     recipe: Recipe,
     examples: Sequence[Example],
     results: Sequence[VariantResult],
-) -> dict[str, Any]:
+) -> Scores:
     """Score the predictions of one bundle, or of two on the same rows.
 
     Args:
@@ -27,9 +29,8 @@ def measure_bundles(
         results: predictions of each bundle, as from `predict_rows`.
 
     Returns:
-        As of `evaluation.scores.score` or `evaluation.answers.scores.score_answers`, without what
-        only a study has (a verdict, changed examples, validation figures). ``calibration`` is of
-        the probabilities after the bundle's temperature.
+        As of `evaluation.scores.score` or `evaluation.answers.scores.score_answers`; there are no
+        validation rows. ``calibration`` is of the probabilities after the bundle's temperature.
     """
     study = Study([], [], examples, manifest["labels"])
     summary = manifest.get("study")
@@ -40,32 +41,46 @@ def measure_bundles(
     if recipe.task == "classification":
         from prooftune.evaluation.scores import score
 
-        scores = score(study, results, settings, recipe.seed, bundled=results[0].name)
-    else:
-        from prooftune.evaluation.answers.scores import require_libraries, score_answers
+        return score(study, results, settings, recipe.seed, bundled=results[0].name)
+    from prooftune.evaluation.answers.scores import require_libraries, score_answers
 
-        require_libraries()
-        variant = recipe.variants[manifest["variant"]]
-        update = {"evaluation": settings, "variants": {r.name: variant for r in results}}
-        scores = score_answers(
-            study, results, recipe.model_copy(update=update), bundled=results[0].name
-        )
-    for name in ("verdict", "changed", "validation_n", "target_accuracy"):
-        scores.pop(name, None)
-    scores["variants"] = {name: _without_study(v) for name, v in scores["variants"].items()}
-    return scores
+    require_libraries()
+    variant = recipe.variants[manifest["variant"]]
+    update = {"evaluation": settings, "variants": {r.name: variant for r in results}}
+    return score_answers(study, results, recipe.model_copy(update=update), bundled=results[0].name)
 
 
-def _without_study(variant: Mapping[str, Any]) -> dict[str, Any]:
+def without_study(scores: Scores) -> dict[str, Any]:
+    """Scores that hold without a study: no verdict, and nothing of validation rows or variants."""
+    left_out = (
+        "verdict",
+        "changed",
+        "validation_n",
+        "target_accuracy",
+        "variants",
+        "comparisons",
+    )
+    return {name: value for name, value in scores.items() if name not in left_out}
+
+
+def bundle_figures(variant: VariantMeasurements) -> dict[str, Any]:
     """One bundle's figures, without those that need validation rows."""
-    left_out = ("validation_accuracy", "validation_quality", "temperature", "abstention", "kind")
+    left_out = (
+        "validation_accuracy",
+        "validation_quality",
+        "temperature",
+        "abstention",
+        "kind",
+        "no_answer",
+    )
     figures = {name: value for name, value in variant.items() if name not in left_out}
-    figures.pop("no_answer", None)
-    calibration = figures.get("calibration")
+    calibration = variant.get("calibration")
     if calibration is not None:
         # Without validation rows no temperature is fitted, so there is only one side.
         figures["calibration"] = {
-            name: calibration[name]["before"] for name in ("ece", "log_loss", "reliability")
+            "ece": calibration["ece"]["before"],
+            "log_loss": calibration["log_loss"]["before"],
+            "reliability": calibration["reliability"]["before"],
         }
     return figures
 
@@ -76,7 +91,7 @@ def measure_abstention(
     result: VariantResult,
     abstained: Sequence[bool | None],
     confidence: float,
-) -> dict[str, Any] | None:
+) -> AbstentionCheck | None:
     """Coverage of the bundle's abstention threshold, and accuracy of the labels that it accepts.
 
     Returns:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from prooftune.bundle_evaluation.types import EvaluationFacts, MetricChange
 from prooftune.report.format import (
     MISSING,
     NumberFormat,
@@ -19,7 +18,7 @@ from prooftune.report.format import (
     signed_interval,
 )
 from prooftune.report.markdown import escape_markdown, markdown_table
-from prooftune.report.task_display import available_metrics, display_for
+from prooftune.report.task_display import display_for, metrics_with_values
 from prooftune.utils.files import write_json, write_text
 
 MAX_MATRIX_LABELS = 16
@@ -27,18 +26,21 @@ MAX_MATRIX_LABELS = 16
 Rows = list[list[str]]
 
 
-def write_evaluation(facts: Mapping[str, Any], folder: Path) -> None:
+def write_evaluation(facts: EvaluationFacts, folder: Path) -> None:
     """Write ``report.json`` and ``report.md``; neither holds texts of the rows."""
     write_json(folder / "report.json", dict(facts))
     write_text(folder / "report.md", render_markdown(facts))
 
 
-def metric_rows(facts: Mapping[str, Any]) -> tuple[list[str], Rows]:
+def metric_rows(facts: EvaluationFacts) -> tuple[list[str], Rows]:
     """Headings and rows: each metric here, in the study, the difference and its p-value."""
     headings = ["metric", "here", "interval", "study", "difference", "interval", "p"]
-    shown = {"variants": {"": facts}, **{k: facts[k] for k in ("task", "primary", "labels")}}
     rows = []
-    for name, metric in available_metrics(shown, display_for(facts).terminal_metrics).items():
+    display = display_for(facts)
+    columns = metrics_with_values(
+        display.metrics, [facts["metrics"]], [facts["primary"], *display.terminal_metrics]
+    )
+    for name, metric in columns.items():
         figure = facts["metrics"].get(name)
         change = facts["drift"]["metrics"].get(name)
         rows.append(
@@ -52,7 +54,7 @@ def metric_rows(facts: Mapping[str, Any]) -> tuple[list[str], Rows]:
     return headings, rows
 
 
-def _change_cells(change: Mapping[str, Any] | None, form: NumberFormat) -> list[str]:
+def _change_cells(change: MetricChange | None, form: NumberFormat) -> list[str]:
     if change is None:
         return [MISSING] * 4
     return [
@@ -63,7 +65,7 @@ def _change_cells(change: Mapping[str, Any] | None, form: NumberFormat) -> list[
     ]
 
 
-def label_rows(facts: Mapping[str, Any]) -> tuple[list[str], Rows]:
+def label_rows(facts: EvaluationFacts) -> tuple[list[str], Rows]:
     """Headings and rows: precision, recall and F1 of each label, and its share now and in the
     study."""
     shift = facts["drift"]["labels"]
@@ -84,7 +86,7 @@ def label_rows(facts: Mapping[str, Any]) -> tuple[list[str], Rows]:
     return headings, rows
 
 
-def _confusion_rows(facts: Mapping[str, Any]) -> tuple[list[str], Rows]:
+def _confusion_rows(facts: EvaluationFacts) -> tuple[list[str], Rows]:
     table = facts["confusion"]
     rows = [
         [str(label), *(count(n) for n in counts)]
@@ -93,11 +95,12 @@ def _confusion_rows(facts: Mapping[str, Any]) -> tuple[list[str], Rows]:
     return ["label \\ predicted", *table["columns"]], rows
 
 
-def other_sentences(facts: Mapping[str, Any]) -> list[str]:
+def other_sentences(facts: EvaluationFacts) -> list[str]:
     """Calibration, abstention, invalid and truncated rows, and how the data was read."""
     sentences = []
-    if facts.get("calibration"):
-        ece = facts["calibration"]["ece"]
+    calibration = facts.get("calibration")
+    if calibration:
+        ece = calibration["ece"]
         sentences.append(
             f"Expected calibration error {decimal(ece['value'])} ({interval(ece, 1, 3)}), after "
             "the bundle's temperature."
@@ -115,13 +118,16 @@ def other_sentences(facts: Mapping[str, Any]) -> list[str]:
             f"The confidence threshold accepts {percent(abstention['coverage'])} of the rows; "
             f"{found}{target}."
         )
-    for name, what in (("invalid", "invalid outputs"), ("truncated", "truncated inputs")):
-        if facts.get(name):
-            sentences.append(f"{count(facts[name])} {what}.")
+    for number, noun in (
+        (facts["invalid"], "invalid outputs"),
+        (facts["truncated"], "truncated inputs"),
+    ):
+        if number:
+            sentences.append(f"{count(number)} {noun}.")
     return [*sentences, *facts["notes"]]
 
 
-def render_markdown(facts: Mapping[str, Any]) -> str:
+def render_markdown(facts: EvaluationFacts) -> str:
     """The evaluation as a Markdown document."""
     parts = [
         f"# {escape_markdown(facts['bundle'])} on {escape_markdown(facts['file'])}",
@@ -138,7 +144,7 @@ def render_markdown(facts: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _methods(facts: Mapping[str, Any]) -> list[str]:
+def _methods(facts: EvaluationFacts) -> list[str]:
     change = facts["drift"]["metrics"].values()
     methods = list(dict.fromkeys(c["method"] for c in change))
     found = [f"Change since the study: {'; '.join(methods)}."] if methods else []
@@ -156,7 +162,7 @@ def _markdown(headings: list[str], rows: Rows) -> str:
     )
 
 
-def print_evaluation(facts: Mapping[str, Any]) -> None:
+def print_evaluation(facts: EvaluationFacts) -> None:
     """Print the metrics, the labels, remarks and the verdict."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console

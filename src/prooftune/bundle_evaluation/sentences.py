@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from prooftune.bundle_evaluation.types import EvaluationFacts, LabelShift
 from prooftune.evaluation.primary import title_of
+from prooftune.evaluation.score_types import defined, metric_difference
 from prooftune.report.format import format_value, interval, p_relation, points, signed_interval
 
 NEWLY_MOVED = 3
 """Labels whose share moved most are named, at most this many."""
 
 
-def verdict_sentence(facts: Mapping[str, Any]) -> str:
+def verdict_sentence(facts: EvaluationFacts) -> str:
     """Whether the bundle does worse on these rows than on its study's test rows, and whether label
     shares moved; in comparison with another bundle, which is better."""
-    parts = [_change_sentence(facts), _label_sentence(facts["drift"]["labels"])]
-    if facts.get("comparison"):
-        parts.append(comparison_sentence(facts))
+    parts = [
+        _change_sentence(facts),
+        _label_sentence(facts["drift"]["labels"]),
+        comparison_sentence(facts),
+    ]
     return " ".join(part for part in parts if part)
 
 
-def _change_sentence(facts: Mapping[str, Any]) -> str:
+def _change_sentence(facts: EvaluationFacts) -> str:
     primary, noun = facts["primary"], "rows" if facts["labels"] else "questions"
     title, now = title_of(primary), facts["metrics"][primary]
     here = (
@@ -44,7 +45,7 @@ def _change_sentence(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _label_sentence(labels: Mapping[str, Any] | None) -> str:
+def _label_sentence(labels: LabelShift | None) -> str:
     if labels is None or labels["p"] is None:
         return ""
     if not labels["significant"]:
@@ -60,10 +61,12 @@ def _label_sentence(labels: Mapping[str, Any] | None) -> str:
     )
 
 
-def comparison_sentence(facts: Mapping[str, Any]) -> str:
-    """Which of two bundles is better on the same rows."""
+def comparison_sentence(facts: EvaluationFacts) -> str:
+    """Which of two bundles is better on the same rows; empty without another one."""
     row, primary = facts["comparison"], facts["primary"]
-    difference = row[primary]
+    if row is None:
+        return ""
+    difference = defined(metric_difference(row, primary))
     facts_of = (
         f"{points(difference['value'])} points of {title_of(primary)}, interval "
         f"{signed_interval(difference)}, {row['test']} p {p_relation(row['p'])}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from math import ceil, log
-from typing import Any
 
 import numpy as np
 
 from prooftune.evaluation.intervals import wilson_interval
 from prooftune.evaluation.metrics import Floats, Outcomes
+from prooftune.evaluation.score_types import Abstention
 
 STEPS = 20
 """Thresholds are tested at this many coverages: 5%, 10%, ... of the validation examples."""
@@ -104,7 +104,7 @@ def _p_values(wrong: Floats, given: Floats, target: float) -> Floats:
 
 def abstention(
     validation: Outcomes, test: Outcomes, target: float, confidence: float
-) -> dict[str, Any]:
+) -> Abstention:
     """Answer only above the threshold guaranteed by validation; what that gives on test.
 
     Returns:
@@ -115,9 +115,11 @@ def abstention(
     """
     delta = 1 - confidence
     threshold = guaranteed_threshold(validation, target, delta)
-    facts: dict[str, Any] = {"target": target, "confidence": confidence, "threshold": threshold}
     if threshold is None:
-        return facts | {
+        return {
+            "target": target,
+            "confidence": confidence,
+            "threshold": None,
             "reachable": False,
             "needed_rows": needed_rows(validation, target, delta),
             "coverage": 0.0,
@@ -127,7 +129,10 @@ def abstention(
     answered = test.confidence >= threshold
     n, hits = int(answered.sum()), int(test.correct[answered].sum())
     low, high = wilson_interval(hits, n, confidence)
-    return facts | {
+    return {
+        "target": target,
+        "confidence": confidence,
+        "threshold": threshold,
         "reachable": True,
         "needed_rows": None,
         "coverage": n / len(test),

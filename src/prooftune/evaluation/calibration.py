@@ -3,12 +3,11 @@ enough."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from prooftune.evaluation.intervals import wilson_interval
 from prooftune.evaluation.metrics import BINS, LOG_FLOOR, Floats, Outcomes, bin_of, log_losses
+from prooftune.evaluation.score_types import ReliabilityBin, RiskCoverage, RiskPoint
 
 TEMPERATURES = (0.05, 20.0)
 """Range searched for the temperature; at its ends the validation set does not determine one."""
@@ -48,7 +47,7 @@ def fit_temperature(validation: Outcomes) -> float:
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
-def reliability(outcomes: Outcomes, confidence: float) -> list[dict[str, Any]]:
+def reliability(outcomes: Outcomes, confidence: float) -> list[ReliabilityBin]:
     """Points of the reliability diagram: accuracy against mean confidence, for each bin that is not
     empty.
 
@@ -58,7 +57,7 @@ def reliability(outcomes: Outcomes, confidence: float) -> list[dict[str, Any]]:
     """
     sure, right = outcomes.confidence, outcomes.correct
     bins = bin_of(sure)
-    points = []
+    points: list[ReliabilityBin] = []
     for b in np.unique(bins):
         inside = bins == b
         n, hits = int(inside.sum()), int(right[inside].sum())
@@ -77,7 +76,7 @@ def reliability(outcomes: Outcomes, confidence: float) -> list[dict[str, Any]]:
     return points
 
 
-def risk_coverage(outcomes: Outcomes, points: int = 101) -> dict[str, Any]:
+def risk_coverage(outcomes: Outcomes, points: int = 101) -> RiskCoverage:
     """Error among the most confident answers as more of them are given (El-Yaniv & Wiener 2010).
 
     Examples of equal confidence cannot be told apart, so each counts the mean error of its group.
@@ -95,7 +94,7 @@ def risk_coverage(outcomes: Outcomes, points: int = 101) -> dict[str, Any]:
     shown = np.unique(
         np.linspace(0, len(outcomes) - 1, min(points, len(outcomes))).round().astype(int)
     )
-    curve = [
+    curve: list[RiskPoint] = [
         {"coverage": float(answered[i] / len(outcomes)), "risk": float(risk[i])} for i in shown
     ]
     return {"aurc": float(risk.mean()), "points": curve}

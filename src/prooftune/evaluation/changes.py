@@ -8,6 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prooftune.evaluation.score_types import (
+    ChangedExamples,
+    ChangedSide,
+    ShownOutput,
+    Verdict,
+)
 from prooftune.types import Example, Prediction, Study, VariantResult
 from prooftune.utils.files import read_json
 
@@ -21,8 +27,8 @@ def changed_examples(
     results: Mapping[str, VariantResult],
     right: Mapping[str, NDArray[np.bool_]],
     sure: Mapping[str, NDArray[np.float64]],
-    verdict: Mapping[str, Any],
-) -> dict[str, Any] | None:
+    verdict: Verdict,
+) -> ChangedExamples | None:
     """Test examples whose answer became right or wrong between the untuned model and the tuned one.
 
     Args:
@@ -38,31 +44,37 @@ def changed_examples(
         ``sources`` that this cites. None when there is no tuned variant or no untuned model to hold
         against it.
     """
-    before, after = verdict.get("baseline"), verdict.get("best_tuned")
+    before, after = verdict["baseline"], verdict["best_tuned"]
     if before is None or after is None:
         return None
     was, now = right[before], right[after]
-    result: dict[str, Any] = {"before": before, "after": after}
     searched = any(p.retrieved for p in results[after].test)
     passages = read_json(results[after].folder / "passages.json") if searched else {}
-    for name, mask in (("fixed", now & ~was), ("broken", was & ~now)):
-        places = np.flatnonzero(mask)
-        surest = places[np.argsort(-sure[after][places], kind="stable")][:SHOWN]
-        result[name] = {
-            "count": len(places),
+
+    def side(mask: NDArray[np.bool_]) -> ChangedSide:
+        indices = np.flatnonzero(mask)
+        surest = indices[np.argsort(-sure[after][indices], kind="stable")][:SHOWN]
+        return {
+            "count": len(indices),
             "examples": [
                 {
                     "id": study.test[i].id,
                     "text": excerpt(study.test[i], searched),
-                    "target": _wanted(study.test[i]),
-                    "before": _said(results[before].test[i], study.labels),
-                    "after": _said(results[after].test[i], study.labels),
+                    "target": _target_text(study.test[i]),
+                    "before": _shown_output(results[before].test[i], study.labels),
+                    "after": _shown_output(results[after].test[i], study.labels),
                     "sources": [_source(passages[id_]) for id_ in results[after].test[i].cited],
                 }
                 for i in surest
             ],
         }
-    return result
+
+    return {
+        "before": before,
+        "after": after,
+        "fixed": side(now & ~was),
+        "broken": side(was & ~now),
+    }
 
 
 def excerpt(example: Example, searched: bool = False) -> str:
@@ -92,13 +104,13 @@ def _source(passage: Mapping[str, Any]) -> str:
     return f"{', '.join(place)}: {_cut(passage['text'])}"
 
 
-def _wanted(example: Example) -> str | None:
+def _target_text(example: Example) -> str | None:
     if example.references is None:
         return example.target
     return " / ".join(example.references) or NO_ANSWER
 
 
-def _said(prediction: Prediction, labels: list[str]) -> dict[str, Any]:
+def _shown_output(prediction: Prediction, labels: list[str]) -> ShownOutput:
     if not labels:
         return {
             "output": prediction.output or NO_ANSWER,

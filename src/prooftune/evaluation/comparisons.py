@@ -19,6 +19,13 @@ from prooftune.evaluation.intervals import (
 )
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.resampling import Groups, Samples
+from prooftune.evaluation.score_types import (
+    Comparison,
+    Estimate,
+    Worthwhile,
+    defined,
+    metric_difference,
+)
 from prooftune.evaluation.significance import (
     POWER,
     holm,
@@ -140,7 +147,7 @@ def pairs(
     return chosen
 
 
-def compare(plan: Plan, variants: Mapping[str, Measured]) -> list[dict[str, Any]]:
+def compare(plan: Plan, variants: Mapping[str, Measured]) -> list[Comparison]:
     """Compare pairs of variants, correcting for the number of comparisons made.
 
     Returns:
@@ -155,7 +162,8 @@ def compare(plan: Plan, variants: Mapping[str, Measured]) -> list[dict[str, Any]
         The interval of the primary metric contains 0 exactly where the difference is not
         significant.
     """
-    rows = [_compared(plan, a, b, variants[a], variants[b]) for a, b in plan.pairs]
+    # Differences are keys of a row beside the fixed ones, which no `TypedDict` can say.
+    rows: list[Any] = [_compared(plan, a, b, variants[a], variants[b]) for a, b in plan.pairs]
     alpha = 1 - plan.confidence
     adjusted = holm([row["p"] for row in rows])
     level = holm_level(adjusted, alpha)
@@ -265,11 +273,11 @@ def _without_groups(variant: Measured) -> Measured:
     return replace(variant, samples=samples)
 
 
-def _ends(interval: Interval) -> dict[str, float]:
+def _ends(interval: Interval) -> Estimate:
     return {"value": interval.value, "low": interval.low, "high": interval.high}
 
 
-def consistent(ends: Mapping[str, float], significant: bool) -> dict[str, float]:
+def consistent(ends: Estimate, significant: bool) -> Estimate:
     """An interval that does not contradict the test of the same difference.
 
     Where Holm's procedure finds a difference, the sign of it is known, and the interval stops short
@@ -286,7 +294,7 @@ def consistent(ends: Mapping[str, float], significant: bool) -> dict[str, float]
 
 
 def _detectable(
-    plan: Plan, row: Mapping[str, Any], first: Measured, second: Measured, level: float
+    plan: Plan, row: Comparison, first: Measured, second: Measured, level: float
 ) -> float:
     n = row["n"]
     if components := _components(plan.primary, first, second):
@@ -299,11 +307,11 @@ def _detectable(
 
 
 def _worthwhile(
-    plan: Plan, row: Mapping[str, Any], first: Measured, second: Measured, least: float
-) -> str:
+    plan: Plan, row: Comparison, first: Measured, second: Measured, least: float
+) -> Worthwhile:
     """Whether a difference is larger than the smallest worthwhile one, or within it by two
     one-sided tests (Schuirmann 1987), each at the level of all comparisons together."""
-    ends = row[plan.primary]
+    ends = defined(metric_difference(row, plan.primary))
     if ends["low"] > least:
         return "better"
     if ends["high"] < -least:

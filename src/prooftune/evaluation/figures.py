@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,14 @@ from prooftune.evaluation.metrics import (
     measure,
 )
 from prooftune.evaluation.resampling import Groups, Samples, resample
+from prooftune.evaluation.score_types import (
+    ClassifierFigures,
+    Estimate,
+    Figure,
+    LabelFigures,
+    LabelScores,
+    ProbabilisticFigures,
+)
 
 PROPORTIONS = ("accuracy", "invalid_rate")
 PROBABILISTIC = ("log_loss", "brier", "ece")
@@ -40,8 +47,8 @@ def variant_figures(
     measured: Measured,
     labels: list[str],
     level: float,
-    probabilistic: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+    probabilistic: ProbabilisticFigures | None,
+) -> ClassifierFigures:
     """Metrics of one training of a variant with their intervals, for each label too, and the
     confusion matrix.
 
@@ -53,17 +60,28 @@ def variant_figures(
         probabilistic: from `probabilistic_figures`; None without probabilities.
     """
     values, by_class = measure(test)
-    figures: dict[str, Any] = {}
+    figures: dict[str, Figure] = {}
     for name, value in values.items():
         if name not in PROBABILISTIC:
             figures[name] = _interval(name, value, measured.samples[name], len(test), level)
-    figures |= probabilistic or {}
-    classes = [
+    if probabilistic is not None:
+        figures |= {
+            "log_loss": probabilistic["log_loss"],
+            "brier": probabilistic["brier"],
+            "ece": probabilistic["ece"],
+        }
+    by_label = [
+        _of_label(test, i, {k: float(v[i]) for k, v in by_class.items()}, measured, level)
+        for i in range(len(labels))
+    ]
+    classes: list[LabelScores] = [
         {
             "label": label,
             "support": int((test.targets == i).sum()),
             "predicted": int((test.predicted == i).sum()),
-            **_of_label(test, i, {k: float(v[i]) for k, v in by_class.items()}, measured, level),
+            "precision": by_label[i]["precision"],
+            "recall": by_label[i]["recall"],
+            "f1": by_label[i]["f1"],
         }
         for i, label in enumerate(labels)
     ]
@@ -79,7 +97,7 @@ def variant_figures(
     }
 
 
-def _interval(name: str, value: float, samples: Samples, n: int, level: float) -> dict[str, Any]:
+def _interval(name: str, value: float, samples: Samples, n: int, level: float) -> Figure:
     rows = wilson_interval(round(value * n), n, level) if name in PROPORTIONS else None
     return _widest(value, samples, rows, n, level, BOUNDS.get(name, UNIT))
 
@@ -91,28 +109,32 @@ def _widest(
     n: int,
     level: float,
     bounds: tuple[float, float],
-) -> dict[str, Any]:
+) -> Figure:
     """The interval of single examples where one is known, and without groups only that; else, or
     if it is wider, the resampling interval. With groups also the interval of rows alone."""
     by_groups = samples.by_rows is not None
     found = resampling_interval(value, samples, level, bounds)
-    ends: dict[str, Any] = {"value": value, "low": found.low, "high": found.high}
+    low, high = found.low, found.high
     if rows is not None:
         low, high = rows
-        ends |= {"low": low, "high": high}
         if by_groups and not np.isnan(found.low):
-            ends |= {"low": min(low, found.low), "high": max(high, found.high)}
+            low, high = min(low, found.low), max(high, found.high)
     elif by_groups and samples.by_rows is not None:
         alone = resampling_interval(value, Samples(samples.by_rows, None, None, n), level, bounds)
         rows = alone.low, alone.high
     if by_groups and rows is not None:
-        ends["by_rows"] = {"low": rows[0], "high": rows[1]}
-    return ends
+        return {
+            "value": value,
+            "low": low,
+            "high": high,
+            "by_rows": {"low": rows[0], "high": rows[1]},
+        }
+    return {"value": value, "low": low, "high": high}
 
 
 def _of_label(
     test: Outcomes, label: int, values: Mapping[str, float], measured: Measured, level: float
-) -> dict[str, Any]:
+) -> LabelFigures:
     """Precision, recall and F1 of one label: proportions, or functions of one."""
     target, given = test.targets == label, test.predicted == label
     hits = int((target & given).sum())
@@ -121,20 +143,14 @@ def _of_label(
         "recall": wilson_interval(hits, int(target.sum()), level),
         "f1": f1_interval(hits, int((target | given).sum()), level),
     }
-    none = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
-    return {
-        name: none
-        if np.isnan(values[name])
-        else _widest(
-            values[name],
-            measured.samples[f"class_{name}"].at(label),
-            ends,
-            len(target),
-            level,
-            UNIT,
-        )
-        for name, ends in rows.items()
-    }
+
+    def figure(name: str) -> Figure:
+        if np.isnan(values[name]):
+            return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+        samples = measured.samples[f"class_{name}"].at(label)
+        return _widest(values[name], samples, rows[name], len(target), level, UNIT)
+
+    return {"precision": figure("precision"), "recall": figure("recall"), "f1": figure("f1")}
 
 
 def probabilistic_figures(
@@ -143,7 +159,7 @@ def probabilistic_figures(
     level: float,
     seed: int,
     groups: Groups | None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ProbabilisticFigures]:
     """Log-loss, Brier score and calibration error with their intervals, for each of several
     outcomes on the same examples that have probabilities. ``ece`` is without bias; its ``plain``
     is the figure as it is usually given."""
@@ -152,15 +168,24 @@ def probabilistic_figures(
         for o in outcomes.values()
     ]
     drawn = resample(tables, resamples, seed, groups)
-    figures = {}
-    for (name, found), table, part in zip(outcomes.items(), tables, drawn, strict=True):
+    figures: dict[str, ProbabilisticFigures] = {}
+    for (name, outcome), table, part in zip(outcomes.items(), tables, drawn, strict=True):
         samples = part.map(_mean_losses)
-        figures[name] = {
+        losses = {
             key: _ends(resampling_interval(float(value), samples[key], level, BOUNDS[key]))
             for key, value in _mean_losses(table.sum(axis=0)).items()
         }
-        ece = ece_interval(found, level, seed)
-        figures[name]["ece"] = {**_ends(ece), "plain": measure(found)[0]["ece"]}
+        ece = ece_interval(outcome, level, seed)
+        figures[name] = {
+            "log_loss": losses["log_loss"],
+            "brier": losses["brier"],
+            "ece": {
+                "value": ece.value,
+                "low": ece.low,
+                "high": ece.high,
+                "plain": measure(outcome)[0]["ece"],
+            },
+        }
     return figures
 
 
@@ -172,5 +197,5 @@ def _mean_losses(summed: Floats) -> dict[str, Floats]:
     }
 
 
-def _ends(interval: Interval) -> dict[str, Any]:
+def _ends(interval: Interval) -> Estimate:
     return {"value": interval.value, "low": interval.low, "high": interval.high}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
+from prooftune.evaluation.score_types import VariantMeasurements, defined
 from prooftune.recipe.metrics import PRIMARY_METRICS
 from prooftune.recipe.sections import Evaluation
 from prooftune.types import Study
@@ -43,7 +43,7 @@ def title_of(primary: str) -> str:
 
 
 def judged_variant(
-    variants: Mapping[str, Mapping[str, Any]],
+    variants: Mapping[str, VariantMeasurements],
     primary: str,
     named: str | None = None,
 ) -> str | None:
@@ -67,7 +67,8 @@ def judged_variant(
 
     def quality(name: str) -> float:
         on_validation = variants[name].get("validation_quality")
-        figure = variants[name]["metrics"][primary]["value"]
-        return float(figure if on_validation is None else on_validation)
+        if on_validation is not None:
+            return on_validation
+        return defined(variants[name]["metrics"][primary])["value"]
 
     return max(candidates, key=quality) if candidates else None

@@ -4,13 +4,13 @@ that include the variation between them."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from prooftune.evaluation.comparisons import Measured
 from prooftune.evaluation.intervals import UNIT, Interval
 from prooftune.evaluation.resampling import mean_samples
+from prooftune.evaluation.score_types import Bounds, Figure, Trainings
 from prooftune.evaluation.trainings import between_trainings, spread, with_trainings
 
 
@@ -48,10 +48,10 @@ def average(trainings: Sequence[Measured]) -> Measured:
 
 
 def procedure_metrics(
-    trainings: Sequence[Mapping[str, Any]],
+    trainings: Sequence[Mapping[str, Figure]],
     level: float,
     bounds: Mapping[str, tuple[float, float]],
-) -> dict[str, Any]:
+) -> dict[str, Figure]:
     """Means over trainings of metrics with their intervals; of a single training its metrics.
 
     The interval over test examples is the mean of the trainings' own: their errors have the test
@@ -69,33 +69,36 @@ def procedure_metrics(
     """
     if len(trainings) == 1:
         return dict(trainings[0])
-    result: dict[str, Any] = {}
+    result: dict[str, Figure] = {}
     for name in trainings[0]:
         figures = [metrics[name] for metrics in trainings]
         values = np.array([_number(figure["value"]) for figure in figures])
         limits = bounds.get(name, UNIT)
+        interval = _widened(figures, values, level, limits)
         result[name] = {
-            **_widened(figures, values, level, limits),
+            "value": interval.value,
+            "low": interval.low,
+            "high": interval.high,
             "sd": spread(values),
             "trainings": values.tolist(),
         }
-        alone = [figure["by_rows"] for figure in figures if figure.get("by_rows")]
+        alone = [figure["by_rows"] for figure in figures if "by_rows" in figure]
         if len(alone) == len(figures):
             ends = _widened(alone, values, level, limits)
-            result[name]["by_rows"] = {"low": ends["low"], "high": ends["high"]}
+            result[name]["by_rows"] = {"low": ends.low, "high": ends.high}
     return result
 
 
 def _widened(
-    figures: Sequence[Mapping[str, Any]],
+    figures: Sequence[Bounds],
     values: np.ndarray,
     level: float,
     limits: tuple[float, float],
-) -> dict[str, float]:
-    low, high = (float(np.mean([_number(f[end]) for f in figures])) for end in ("low", "high"))
+) -> Interval:
+    low = float(np.mean([_number(f["low"]) for f in figures]))
+    high = float(np.mean([_number(f["high"]) for f in figures]))
     rows = Interval(float(values.mean()), low, high)
-    found = with_trainings(rows, between_trainings(values), level, limits)
-    return {"value": found.value, "low": found.low, "high": found.high}
+    return with_trainings(rows, between_trainings(values), level, limits)
 
 
 def _number(value: float | None) -> float:
@@ -103,22 +106,20 @@ def _number(value: float | None) -> float:
 
 
 def training_facts(
-    metrics: Sequence[Mapping[str, Any]], validation: Sequence[float | None], best: int
-) -> dict[str, Any]:
-    """What is known of the single trainings of a variant; empty for one that is trained once.
+    metrics: Sequence[Mapping[str, Figure]], validation: Sequence[float | None], best: int
+) -> Trainings | None:
+    """The single trainings of a variant; None for one that is trained once.
 
     Returns:
-        ``trainings``: ``count``; ``best``, the number (from 1) of the training that ships;
+        ``count``; ``best``, the number (from 1) of the training that ships;
         ``validation``, the primary metric of every training on validation examples; ``metrics``,
         those of the training that ships, with intervals over test examples alone.
     """
     if len(metrics) == 1:
-        return {}
+        return None
     return {
-        "trainings": {
-            "count": len(metrics),
-            "best": best + 1,
-            "validation": list(validation),
-            "metrics": dict(metrics[best]),
-        }
+        "count": len(metrics),
+        "best": best + 1,
+        "validation": list(validation),
+        "metrics": dict(metrics[best]),
     }

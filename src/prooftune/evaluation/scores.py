@@ -34,6 +34,17 @@ from prooftune.evaluation.procedure import (
     training_facts,
 )
 from prooftune.evaluation.resampling import Groups, label_prior, resample
+from prooftune.evaluation.score_types import (
+    Abstention,
+    Calibration,
+    GroupFacts,
+    Measurements,
+    OutputCounts,
+    ProbabilisticFigures,
+    Scores,
+    Side,
+    VariantMeasurements,
+)
 from prooftune.evaluation.verdict import verdict
 from prooftune.recipe import Evaluation
 from prooftune.types import Prediction, Study, VariantResult
@@ -51,7 +62,7 @@ def score(
     seed: int,
     notes: Sequence[str] = (),
     bundled: str | None = None,
-) -> dict[str, Any]:
+) -> Scores:
     """Measure all variants on the study's test examples.
 
     Args:
@@ -91,7 +102,7 @@ def score(
     best = {name: best_training(figures) for name, figures in quality.items()}
     shown = {r.name: r.trainings[best[r.name]] for r in results}
     tests = {name: trainings[best[name]][0] for name, trainings in arrays.items()}
-    variants: dict[str, Any] = {}
+    variants: dict[str, VariantMeasurements] = {}
     for result in results:
         name, number = result.name, best[result.name]
         figures = [
@@ -101,21 +112,30 @@ def score(
             for i, ((test, _), single) in enumerate(zip(arrays[name], singles[name], strict=True))
         ]
         metrics = [of_training["metrics"] for of_training in figures]
-        chosen = calibrated[name][number]
+        chosen, own = calibrated[name][number], losses[name, number]
+        counts = _counts(shown[name].test)
         variants[name] = {
             "kind": result.kind,
             "model": result.details.get("model"),
             "n": len(tests[name]),
             "validation_accuracy": mean_quality([_quality(v, "accuracy") for _, v in arrays[name]]),
             "validation_quality": mean_quality(quality[name]),
-            **figures[number],
             "metrics": procedure_metrics(metrics, settings.confidence, BOUNDS),
-            **_calibration(chosen, losses[name, number], settings.confidence),
+            "per_class": figures[number]["per_class"],
+            "confusion": figures[number]["confusion"],
+            "temperature": chosen.temperature,
+            "calibration": _calibration(chosen, own, settings.confidence),
+            "risk_coverage": calibration.risk_coverage(chosen.test) if own else None,
             "abstention": _abstention(chosen, target, settings.confidence),
-            **_counts(shown[name].test),
+            "invalid": counts["invalid"],
+            "truncated": counts["truncated"],
+            "truncated_tokens": counts["truncated_tokens"],
+            "prompt_tokens": counts["prompt_tokens"],
             "invalid_rate": float(np.mean(tests[name].predicted == INVALID)),
-            **training_facts(metrics, quality[name], number),
         }
+        trainings_facts = training_facts(metrics, quality[name], number)
+        if trainings_facts is not None:
+            variants[name]["trainings"] = trainings_facts
     classes = len(study.labels)
     plan = Plan(
         pairs({r.name: r.kind for r in results}, {r.name: r.details.get("model") for r in results}),
@@ -128,7 +148,7 @@ def score(
         None if settings.worthwhile is None else settings.worthwhile / 100,
     )
     support = np.bincount(next(iter(tests.values())).targets, minlength=classes)
-    scores: dict[str, Any] = {
+    measurements: Measurements = {
         "task": "classification",
         "primary": primary,
         "primary_title": title_of(primary),
@@ -147,8 +167,8 @@ def score(
         "variants": variants,
         "comparisons": compare(plan, measured),
     }
-    scores["verdict"] = verdict(scores, judged_variant(variants, primary, bundled))
-    scores["changed"] = changed_examples(
+    judged = verdict(measurements, judged_variant(variants, primary, bundled))
+    changed = changed_examples(
         study,
         shown,
         {name: test.correct for name, test in tests.items()},
@@ -156,12 +176,13 @@ def score(
             name: test.confidence if test.log_probs is not None else np.zeros(len(test))
             for name, test in tests.items()
         },
-        scores["verdict"],
+        judged,
     )
-    return dict(tidy(scores))
+    scores: Scores = tidy({**measurements, "verdict": judged, "changed": changed})
+    return scores
 
 
-def group_facts(groups: Groups | None, grouped_by: str) -> dict[str, Any] | None:
+def group_facts(groups: Groups | None, grouped_by: str) -> GroupFacts | None:
     """How many groups there are, what makes them and how large the largest is; None without."""
     if groups is None:
         return None
@@ -215,12 +236,13 @@ class _Calibrated:
     test: Outcomes
     validation: Outcomes
 
-    def sides(self) -> dict[str, Outcomes]:
+    def sides(self) -> dict[Side, Outcomes]:
         """Test outcomes with probabilities ``before`` and ``after`` temperature scaling."""
         if self.before.log_probs is None:
             return {}
-        after = {} if self.temperature is None else {"after": self.test}
-        return {"before": self.before, **after}
+        if self.temperature is None:
+            return {"before": self.before}
+        return {"before": self.before, "after": self.test}
 
 
 def _losses(
@@ -228,7 +250,7 @@ def _losses(
     settings: Evaluation,
     seed: int,
     groups: Groups | None,
-) -> dict[tuple[str, int], dict[str, Any]]:
+) -> dict[tuple[str, int], dict[Side, ProbabilisticFigures]]:
     """Log-loss, Brier score and ECE by variant and training, before and after its temperature."""
     sides = {
         f"{name} {i} {side}": outcomes
@@ -259,24 +281,19 @@ def _calibrate(test: Outcomes, validation: Outcomes) -> _Calibrated:
 
 
 def _calibration(
-    calibrated: _Calibrated, losses: Mapping[str, Mapping[str, Any]], confidence: float
-) -> dict[str, Any]:
-    """What the probabilities are worth, before and after the temperature."""
+    calibrated: _Calibrated, losses: Mapping[Side, ProbabilisticFigures], confidence: float
+) -> Calibration | None:
+    """How well the probabilities match frequencies, before and after the temperature."""
     sides = calibrated.sides()
     if not sides:
-        return {"temperature": None, "calibration": None, "risk_coverage": None}
-    figures: dict[str, Any] = {
+        return None
+    return {
         "validation_n": len(calibrated.validation),
         "ece": {side: losses[side]["ece"] for side in sides},
         "log_loss": {side: losses[side]["log_loss"] for side in sides},
         "reliability": {
             side: calibration.reliability(outcomes, confidence) for side, outcomes in sides.items()
         },
-    }
-    return {
-        "temperature": calibrated.temperature,
-        "calibration": figures,
-        "risk_coverage": calibration.risk_coverage(calibrated.test),
     }
 
 
@@ -298,13 +315,13 @@ def _quality(validation: Outcomes, primary: str) -> float | None:
 
 def _abstention(
     calibrated: _Calibrated, target: float | None, confidence: float
-) -> dict[str, Any] | None:
+) -> Abstention | None:
     if calibrated.temperature is None or target is None:
         return None
     return abstention(calibrated.validation, calibrated.test, target, confidence)
 
 
-def _counts(predictions: list[Prediction]) -> dict[str, int]:
+def _counts(predictions: list[Prediction]) -> OutputCounts:
     return {
         "invalid": sum(not p.valid for p in predictions),
         "truncated": sum(p.truncated_tokens > 0 for p in predictions),

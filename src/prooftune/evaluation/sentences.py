@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from prooftune.evaluation.primary import title_of
+from prooftune.evaluation.score_types import Measurements, Reference, VerdictFacts, defined
 
 WORDS = {"beats": "beats", "loses": "loses to", "undecided": "cannot be told apart from"}
 UNTUNED_MODEL = ("zero_shot", "prompt", "retrieval")
@@ -13,12 +13,10 @@ UNTUNED_MODEL = ("zero_shot", "prompt", "retrieval")
 SMALL = 0.01
 """A gain below this is called small, unless the recipe says which gain is worthwhile."""
 
-Entry = Mapping[str, Any]
 
-
-def headline(scores: Mapping[str, Any], facts: Mapping[str, Any], best: str) -> str:
+def headline(scores: Measurements, facts: VerdictFacts, best: str) -> str:
     """The verdict in a few words."""
-    against: list[Entry] = facts["against"]
+    against: list[Reference] = facts["against"]
     text = {
         "wins": _won,
         "mixed": _mixed,
@@ -35,7 +33,7 @@ def headline(scores: Mapping[str, Any], facts: Mapping[str, Any], best: str) -> 
     return text
 
 
-def _won(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -> str:
+def _won(scores: Measurements, against: Sequence[Reference], best: str) -> str:
     model = [entry for entry in against if entry["role"] in UNTUNED_MODEL]
     if not model:
         names = join([a["variant"] for a in against])
@@ -57,14 +55,14 @@ def _won(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -> str:
     return "Fine-tuning helped."
 
 
-def _mixed(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -> str:
+def _mixed(scores: Measurements, against: Sequence[Reference], best: str) -> str:
     del scores, best
     beaten = [a["variant"] for a in against if a["outcome"] == "beats"]
     open_ = [a["variant"] for a in against if a["outcome"] == "undecided"]
     return f"Fine-tuning beat {join(beaten)}, but not clearly {join(open_, 'or')}."
 
 
-def _undecided(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -> str:
+def _undecided(scores: Measurements, against: Sequence[Reference], best: str) -> str:
     worth = scores.get("worthwhile")
     if worth is not None and all(a["worthwhile"] == "equivalent" for a in against):
         names = join([a["variant"] for a in against])
@@ -76,13 +74,13 @@ def _undecided(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -
     return "Fine-tuning made no difference that this test set can show."
 
 
-def _lost(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -> str:
+def _lost(scores: Measurements, against: Sequence[Reference], best: str) -> str:
     del scores, best
     lost = [a["variant"] for a in against if a["outcome"] == "loses"]
     return f"Fine-tuning did not pay: {join(lost)} {'is' if len(lost) == 1 else 'are'} better."
 
 
-def _not_tuned(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -> str:
+def _not_tuned(scores: Measurements, against: Sequence[Reference], best: str) -> str:
     del scores
     if not against:
         return f"Nothing was tuned; {best} is the only variant."
@@ -90,7 +88,7 @@ def _not_tuned(scores: Mapping[str, Any], against: Sequence[Entry], best: str) -
     return f"Nothing was tuned; {best} is {ahead}."
 
 
-def _opposed_names(against: Sequence[Entry]) -> list[str]:
+def _opposed_names(against: Sequence[Reference]) -> list[str]:
     """Titles of metrics that got worse against an untuned model although the primary did not."""
     names = [
         title_of(opposed["metric"])
@@ -101,7 +99,7 @@ def _opposed_names(against: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _better(entries: Sequence[Entry]) -> str:
+def _better(entries: Sequence[Reference]) -> str:
     """Tuned variants that were not chosen and did better."""
     found = [
         f"{entry['variant']} (by {points(-entry['difference']['value'])} points, {p_value(entry)})"
@@ -111,9 +109,9 @@ def _better(entries: Sequence[Entry]) -> str:
     return f"{join(found)}, tuned too, did better on test, but {was} not chosen on validation."
 
 
-def sentence(scores: Mapping[str, Any], facts: Mapping[str, Any], best: str, tuned: int) -> str:
+def sentence(scores: Measurements, facts: VerdictFacts, best: str, tuned: int) -> str:
     """The verdict with its figures."""
-    against: list[Entry] = facts["against"]
+    against: list[Reference] = facts["against"]
     subject = f"{best}, of {tuned} tuned variants the one that ships," if tuned > 1 else best
     opening = f"{subject} {_does(scores, best)}"
     if facts["outcome"] == "not-tuned":
@@ -129,7 +127,7 @@ def sentence(scores: Mapping[str, Any], facts: Mapping[str, Any], best: str, tun
     return text + _worth(scores, against) + _detectable(scores, against)
 
 
-def _opposed_sentence(entry: Entry) -> str:
+def _opposed_sentence(entry: Reference) -> str:
     if not entry["opposed"]:
         return ""
     parts = [
@@ -140,7 +138,7 @@ def _opposed_sentence(entry: Entry) -> str:
     return f" Against {entry['variant']}, however, it moves {join(parts)}."
 
 
-def _worth(scores: Mapping[str, Any], against: Sequence[Entry]) -> str:
+def _worth(scores: Measurements, against: Sequence[Reference]) -> str:
     """The three answers where the recipe says which difference is worthwhile."""
     worth = scores.get("worthwhile")
     if worth is None or not against:
@@ -159,7 +157,7 @@ def _worth(scores: Mapping[str, Any], against: Sequence[Entry]) -> str:
     return f" It is {join(parts)}."
 
 
-def _detectable(scores: Mapping[str, Any], against: Sequence[Entry]) -> str:
+def _detectable(scores: Measurements, against: Sequence[Reference]) -> str:
     missed = [
         a["minimum_detectable_difference"]
         for a in against
@@ -173,9 +171,9 @@ def _detectable(scores: Mapping[str, Any], against: Sequence[Entry]) -> str:
     )
 
 
-def _does(scores: Mapping[str, Any], best: str) -> str:
+def _does(scores: Measurements, best: str) -> str:
     primary = scores["primary"]
-    figure = scores["variants"][best]["metrics"][primary]
+    figure = defined(scores["variants"][best]["metrics"][primary])
     ends = f"{scores['confidence']:.0%} interval"
     if primary == "accuracy":
         return (
@@ -189,13 +187,13 @@ def _does(scores: Mapping[str, Any], best: str) -> str:
     )
 
 
-def _what(scores: Mapping[str, Any]) -> str:
+def _what(scores: Measurements) -> str:
     noun = "examples" if scores.get("task", "classification") == "classification" else "questions"
     groups = scores.get("groups")
     return f"{scores['n']:,} test {noun}" + (f" in {groups['count']:,} groups" if groups else "")
 
 
-def _clause(entry: Entry) -> str:
+def _clause(entry: Reference) -> str:
     value = entry["difference"]["value"]
     small = abs(value) < SMALL / 10
     amount = points(abs(value), 2 if small else 1)
@@ -203,7 +201,7 @@ def _clause(entry: Entry) -> str:
     return f"{entry['variant']} ({text}, {p_value(entry)})"
 
 
-def p_value(entry: Entry) -> str:
+def p_value(entry: Reference) -> str:
     p = entry["p_holm"]
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 

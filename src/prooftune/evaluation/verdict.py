@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from prooftune.evaluation.primary import CONTROL
+from prooftune.evaluation.score_types import (
+    Comparison,
+    Estimate,
+    Measurements,
+    OpposedMetric,
+    Outcome,
+    PairOutcome,
+    Reference,
+    Verdict,
+    VerdictFacts,
+    Worthwhile,
+    defined,
+    metric_difference,
+)
 from prooftune.evaluation.sentences import headline, sentence
 
 PROMPTED = ("few-shot", "prompted")
@@ -14,7 +27,7 @@ ROLES = {"zero-shot": "zero_shot", "few-shot": "prompt", "prompted": "prompt"}
 ROLES_SHOWN = ("zero_shot", "prompt", RETRIEVAL, "tfidf")
 
 
-def verdict(scores: Mapping[str, Any], judged: str | None) -> dict[str, Any]:
+def verdict(scores: Measurements, judged: str | None) -> Verdict:
     """Judge a study from its variants' metrics and its corrected comparisons.
 
     A variant beats another when it is better in the primary metric and the Holm-adjusted p-value of
@@ -46,7 +59,7 @@ def verdict(scores: Mapping[str, Any], judged: str | None) -> dict[str, Any]:
     against = [_against(scores, best, name, kinds[name]) for name in references]
     others = [name for name in ranked if kinds[name] == "tuned" and name != judged]
     compared = [_against(scores, best, name, "tuned") for name in others if judged]
-    facts: dict[str, Any] = {
+    facts: VerdictFacts = {
         "outcome": _outcome(against) if judged else "not-tuned",
         "winner": ranked[0],
         "best_tuned": judged,
@@ -57,13 +70,14 @@ def verdict(scores: Mapping[str, Any], judged: str | None) -> dict[str, Any]:
         "n": scores["n"],
     }
     tuned = sum(kind == "tuned" for kind in kinds.values())
-    return facts | {
+    return {
+        **facts,
         "headline": headline(scores, facts, best),
         "sentence": sentence(scores, facts, best, tuned),
     }
 
 
-def _beats(against: list[dict[str, Any]], kinds: Mapping[str, str]) -> dict[str, bool | None]:
+def _beats(against: list[Reference], kinds: Mapping[str, str]) -> dict[str, bool | None]:
     return {
         role: next((a["outcome"] == "beats" for a in against if a["role"] == role), None)
         for role in ROLES_SHOWN
@@ -72,7 +86,7 @@ def _beats(against: list[dict[str, Any]], kinds: Mapping[str, str]) -> dict[str,
 
 
 def _references(
-    scores: Mapping[str, Any], kinds: Mapping[str, str], ranked: list[str], best: str
+    scores: Measurements, kinds: Mapping[str, str], ranked: list[str], best: str
 ) -> list[str]:
     """Zero-shot and the best prompt of the same base model, the best untuned variant of another
     base model, and the best of every cheaper kind of model; the majority class
@@ -98,19 +112,19 @@ def _references(
     return chosen
 
 
-def _of_model(scores: Mapping[str, Any], best: str, names: list[str]) -> list[str]:
+def _of_model(scores: Measurements, best: str, names: list[str]) -> list[str]:
     """Those of the variants that have the base model of `best`; all if none has."""
     variants = scores["variants"]
     model = variants[best].get("model")
     return [name for name in names if variants[name].get("model") == model] or names
 
 
-def _against(scores: Mapping[str, Any], best: str, other: str, kind: str) -> dict[str, Any]:
+def _against(scores: Measurements, best: str, other: str, kind: str) -> Reference:
     """One comparison as the judged variant sees it."""
     row = next(c for c in scores["comparisons"] if {c["a"], c["b"]} == {best, other})
     sign = 1 if row["a"] == best else -1
-    difference = _signed(row[scores["primary"]], sign)
-    outcome = "undecided"
+    difference = _signed(defined(metric_difference(row, scores["primary"])), sign)
+    outcome: PairOutcome = "undecided"
     if row["significant"]:
         outcome = "beats" if difference["value"] > 0 else "loses"
     worth = row.get("worthwhile")
@@ -119,55 +133,61 @@ def _against(scores: Mapping[str, Any], best: str, other: str, kind: str) -> dic
         "role": ROLES.get(kind, kind),
         "outcome": outcome,
         "difference": difference,
-        "worthwhile": {"better": "worse", "worse": "better"}.get(worth, worth)
-        if sign < 0
-        else worth,
+        "worthwhile": _REVERSED[worth] if worth is not None and sign < 0 else worth,
         "opposed": _opposed(scores, row, sign, difference["value"], row["significant"]),
         "p_holm": row["p_holm"],
         "minimum_detectable_difference": row["minimum_detectable_difference"],
     }
 
 
-def _signed(difference: Mapping[str, Any], sign: int) -> dict[str, Any]:
+def _signed(difference: Estimate, sign: int) -> Estimate:
     ends = sorted((sign * difference["low"], sign * difference["high"]))
     return {"value": sign * difference["value"], "low": ends[0], "high": ends[1]}
 
 
+_REVERSED: dict[Worthwhile, Worthwhile] = {
+    "better": "worse",
+    "worse": "better",
+    "equivalent": "equivalent",
+    "undecided": "undecided",
+}
 OPPOSED = ("accuracy", "macro_f1", "mcc", "f1", "exact", "rougeL", "meteor")
 """Metrics that are held against the primary one."""
 
 
 def _opposed(
-    scores: Mapping[str, Any], row: Mapping[str, Any], sign: int, value: float, significant: bool
-) -> list[dict[str, Any]]:
+    scores: Measurements, row: Comparison, sign: int, value: float, significant: bool
+) -> list[OpposedMetric]:
     """Metrics that move the other way than a significant difference of the primary one, by
     intervals that hold for all comparisons together; where the primary shows no difference, those
     that get worse."""
     direction = (1 if value > 0 else -1) if significant else 1
-    found = []
+    opposed: list[OpposedMetric] = []
     for name in OPPOSED:
-        if name == scores["primary"] or row.get(name) is None or row[name]["value"] is None:
+        figure = metric_difference(row, name)
+        if name == scores["primary"] or figure is None or figure["value"] is None:
             continue
-        difference = _signed(row[name], sign)
+        difference = _signed(defined(figure), sign)
         if direction * difference["value"] < 0 and difference["low"] * difference["high"] > 0:
-            found.append({"metric": name, **difference})
-    return found
+            opposed.append({"metric": name, **difference})
+    return opposed
 
 
-def _outcome(against: list[dict[str, Any]]) -> str:
-    found = {a["outcome"] for a in against}
-    if not found:
+def _outcome(against: list[Reference]) -> Outcome:
+    outcomes = {a["outcome"] for a in against}
+    if not outcomes:
         return "alone"
-    if "loses" in found:
+    if "loses" in outcomes:
         return "loses"
-    if found == {"beats"}:
+    if outcomes == {"beats"}:
         return "wins"
-    return "mixed" if "beats" in found else "undecided"
+    return "mixed" if "beats" in outcomes else "undecided"
 
 
-def _rank(scores: Mapping[str, Any], name: str) -> tuple[float, float]:
+def _rank(scores: Measurements, name: str) -> tuple[float, float]:
     metrics = scores["variants"][name]["metrics"]
     primary = scores["primary"]
     # A control says how much there is to gain; it is no system that could win.
     control = scores["variants"][name].get("role") == CONTROL
-    return control - metrics[primary]["value"], -metrics.get("macro_f1", metrics[primary])["value"]
+    value = defined(metrics[primary])["value"]
+    return control - value, -defined(metrics.get("macro_f1", metrics[primary]))["value"]

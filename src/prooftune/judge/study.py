@@ -9,11 +9,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from prooftune.evaluation.answers.no_answer import final_outputs
+from prooftune.evaluation.score_types import JudgeScores, PairSummary, Scores
 from prooftune.evaluation.significance import holm
 from prooftune.judge.human import HumanScores, read_human_scores
 from prooftune.judge.scoring import compare, judge
 from prooftune.judge.summary import paired_difference, summarize, summarize_preferences
-from prooftune.judge.types import JudgeItem, JudgeScores, PairSummary
+from prooftune.judge.types import JudgeItem
 from prooftune.recipe import Judge, Recipe
 from prooftune.types import CONTEXT, QUESTION, Study, VariantResult
 from prooftune.utils.progress import notify
@@ -44,7 +45,7 @@ def judge_study(
     settings: Judge,
     study: Study,
     results: Sequence[VariantResult],
-    scores: dict[str, Any],
+    scores: Scores,
     folder: Path,
     base: Path,
 ) -> JudgeScores:
@@ -95,20 +96,18 @@ def judge_study(
             f"judge: {name}: {len(judgements.judgements) - failed:,} judgements, {failed:,} failed"
         )
     against = scores["verdict"]["baseline"]
-    tuned = [
-        r.name for r in results if r.kind == "tuned" and against is not None and r.name in items
-    ]
+    tuned = [r.name for r in results if r.kind == "tuned" and r.name in items]
+    compared = [] if against is None else [(name, against) for name in tuned]
     preferences = [
         summarize_preferences(
-            compare(items[name], items[against], settings, folder, complete, recipe.seed),
-            **options,
+            compare(items[name], items[other], settings, folder, complete, recipe.seed), **options
         )
-        for name in tuned
+        for name, other in compared
     ]
     adjusted = holm([preference["p"] for preference in preferences])
     pairs: list[PairSummary] = [
-        {"a": name, "b": against, **preference, "p_holm": p_holm}
-        for name, preference, p_holm in zip(tuned, preferences, adjusted, strict=True)
+        {"a": name, "b": other, **preference, "p_holm": p_holm}
+        for (name, other), preference, p_holm in zip(compared, preferences, adjusted, strict=True)
     ]
     return {
         "variants": {
@@ -119,16 +118,16 @@ def judge_study(
         "differences": [
             {
                 "a": name,
-                "b": against,
-                "criteria": paired_difference(judged[name], judged[against], **options),
+                "b": other,
+                "criteria": paired_difference(judged[name], judged[other], **options),
             }
-            for name in tuned
+            for name, other in compared
         ],
     }
 
 
 def align_human_scores(
-    settings: Judge, base: Path, variants: list[str], scores: dict[str, Any]
+    settings: Judge, base: Path, variants: list[str], scores: Scores
 ) -> dict[str, HumanScores]:
     """The human scores of every variant's answers. Scores that name no variant are taken for those
     of the judged variant: other variants gave other answers."""
@@ -144,22 +143,22 @@ def align_human_scores(
     judged = next((n for n in (verdict["best_tuned"], verdict["winner"]) if n in variants), None)
     judged = judged or variants[0]
     if len(variants) > 1:
-        scores.setdefault("notes", []).append(
+        scores["notes"].append(
             f"{settings.human} does not name the variant whose answers were scored; its scores "
             f"are compared with the judge's scores of {judged} only. Add a column 'variant'."
         )
     return {judged: unnamed}
 
 
-def _judge_items(study: Study, result: VariantResult, scores: dict[str, Any]) -> list[JudgeItem]:
+def _judge_items(study: Study, result: VariantResult, scores: Scores) -> list[JudgeItem]:
     if study.labels:
         question = f"\n\nWhich of these labels fits the text above: {', '.join(study.labels)}?"
         return [
             JudgeItem(e.id, "\n".join(e.inputs.values()) + question, p.output, (e.target or "",))
             for e, p in zip(study.test, result.test, strict=True)
         ]
-    threshold = (scores["variants"][result.name].get("no_answer") or {}).get("value")
-    answers = final_outputs(result.test, threshold)
+    threshold = scores["variants"][result.name].get("no_answer")
+    answers = final_outputs(result.test, threshold["value"] if threshold else None)
     return [
         JudgeItem(e.id, e.inputs[QUESTION], answer, e.references, e.inputs.get(CONTEXT, ""))
         for e, answer in zip(study.test, answers, strict=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
 
 import numpy as np
 
@@ -12,18 +11,17 @@ from prooftune.errors import UsageError
 from prooftune.evaluation.intervals import Interval, percentile_interval, wilson_interval
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.resampling import CHUNK_BYTES, resample_counts
-from prooftune.evaluation.significance import mcnemar_p
-from prooftune.judge.human import HumanScores, agreement
-from prooftune.judge.types import (
+from prooftune.evaluation.score_types import (
     CriterionSummary,
     FailureCounts,
-    Judgement,
-    Judgements,
+    HumanAgreement,
     JudgeSummary,
-    Preferences,
     PreferenceSummary,
     ScoreDifference,
 )
+from prooftune.evaluation.significance import mcnemar_p
+from prooftune.judge.human import HumanScores, agreement
+from prooftune.judge.types import Judgement, Judgements, Preferences
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
 
@@ -219,7 +217,7 @@ def _human_agreement(
     resamples: int,
     confidence: float,
     seed: int,
-) -> dict[str, float | int | None] | None:
+) -> HumanAgreement | None:
     both = [
         (human[key], j.score)
         for j in judgements
@@ -228,7 +226,14 @@ def _human_agreement(
     if not both:
         return None
     human_scores, judge_scores = np.array(both, dtype=np.int64).T
-    return asdict(agreement(human_scores, judge_scores, scale, resamples, confidence, seed))
+    measured = agreement(human_scores, judge_scores, scale, resamples, confidence, seed)
+    return {
+        "kappa": measured.kappa,
+        "low": measured.low,
+        "high": measured.high,
+        "exact": measured.exact,
+        "n": measured.n,
+    }
 
 
 def _count_failures(reasons: Iterable[str], total: int, confidence: float) -> FailureCounts:

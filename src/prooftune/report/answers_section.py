@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from prooftune.evaluation.score_types import (
+    Scores,
+    defined,
+    output_count,
+)
 from prooftune.report import figures, task_display
 from prooftune.report.cells import Cell, Table, count_cell, share_cell, value_cell
 from prooftune.report.format import ONE_DECIMAL, count, format_value, percent, signed
 from prooftune.types import ANSWERABLE, UNANSWERABLE
 
 
-def answers_section(scores: Mapping[str, Any]) -> dict[str, Any] | None:
+def answers_section(scores: Scores) -> dict[str, Any] | None:
     """Tables and threshold curves of a question-answering study; None for other tasks."""
     if not task_display.display_for(scores).output_columns:
         return None
@@ -23,7 +27,7 @@ def answers_section(scores: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def answerability_table(scores: Mapping[str, Any]) -> Table | None:
+def answerability_table(scores: Scores) -> Table | None:
     """EM and F1 on answerable and unanswerable questions; None where all are of one kind."""
     support = scores["support"]
     if not support.get(ANSWERABLE) or not support.get(UNANSWERABLE):
@@ -52,7 +56,7 @@ def answerability_table(scores: Mapping[str, Any]) -> Table | None:
     )
 
 
-def outputs_table(scores: Mapping[str, Any]) -> Table:
+def outputs_table(scores: Scores) -> Table:
     """Counts of abstentions, truncations and invalid answers, and the answers' lengths."""
     columns = task_display.display_for(scores).output_columns
     has_threshold = any(v.get("no_answer") for v in scores["variants"].values())
@@ -76,7 +80,7 @@ def outputs_table(scores: Mapping[str, Any]) -> Table:
             (
                 name,
                 [
-                    *(share_cell(v.get(key, 0), v["n"]) for key, _ in columns),
+                    *(share_cell(output_count(v, key), v["n"]) for key, _ in columns),
                     value_cell(v["metrics"].get("answer_words"), ONE_DECIMAL),
                     count_cell(v.get("generated_tokens")),
                     Cell(format_value(v["generated_tokens"] / v["n"], ONE_DECIMAL)),
@@ -87,19 +91,21 @@ def outputs_table(scores: Mapping[str, Any]) -> Table:
     )
 
 
-def threshold_curves(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def threshold_curves(scores: Scores) -> list[dict[str, Any]]:
     """One curve for each variant that has a threshold."""
     return [
         {
             "name": name,
-            "figure": figures.threshold_curve(v["no_answer"], v["metrics"]["f1"]["value"], name),
+            "figure": figures.threshold_curve(
+                threshold, defined(v["metrics"]["f1"])["value"], name
+            ),
         }
         for name, v in task_display.ranked_variants(scores)
-        if v.get("no_answer")
+        if (threshold := v.get("no_answer"))
     ]
 
 
-def threshold_table(scores: Mapping[str, Any]) -> Table | None:
+def threshold_table(scores: Scores) -> Table | None:
     """Scores with and without the threshold, and the best that any threshold reaches on test."""
     rows = [
         (
@@ -144,7 +150,7 @@ def threshold_table(scores: Mapping[str, Any]) -> Table | None:
     )
 
 
-def signatures_table(scores: Mapping[str, Any]) -> Table | None:
+def signatures_table(scores: Scores) -> Table | None:
     """The implementation of every metric; metrics of one implementation share a row."""
     by_signature: dict[str, dict[str, None]] = {}
     for variant in scores["variants"].values():

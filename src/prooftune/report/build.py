@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prooftune.evaluation.score_types import ChangedSide
 from prooftune.evaluation.scores import tidy
 from prooftune.report.format import DECIMAL, FILTERS, PERCENT
 from prooftune.report.markdown import render_markdown
+from prooftune.report.types import ReportFacts
 from prooftune.report.view import page_context
 from prooftune.utils.files import write_json, write_text
 
@@ -17,7 +18,7 @@ STYLES = (TEMPLATES.parents[1] / "look.css", TEMPLATES / "page.css", TEMPLATES /
 """Style sheets: colours and type shared with the playground, then those of the page."""
 
 
-def write_report(facts: dict[str, Any], folder: Path) -> None:
+def write_report(facts: ReportFacts, folder: Path) -> None:
     """Write ``report.html``, ``report.md`` and ``report.json``.
 
     The page is one self-contained file that needs no network. The output is deterministic.
@@ -41,7 +42,7 @@ def write_report(facts: dict[str, Any], folder: Path) -> None:
     write_json(folder / "report.json", without_texts(facts))
 
 
-def render_page(facts: Mapping[str, Any]) -> str:
+def render_page(facts: ReportFacts) -> str:
     """The page as HTML; all text from data is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -61,10 +62,10 @@ def render_page(facts: Mapping[str, Any]) -> str:
     )
 
 
-def without_texts(facts: Mapping[str, Any]) -> dict[str, Any]:
+def without_texts(facts: ReportFacts) -> dict[str, Any]:
     """The facts without example texts, which the data files hold under the same ids."""
     scores = dict(facts["scores"])
-    changed = scores.get("changed")
+    changed = facts["scores"]["changed"]
     if changed:
         scores["changed"] = {
             **changed,
@@ -74,7 +75,7 @@ def without_texts(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, "scores": scores}
 
 
-def _bare(side: Mapping[str, Any]) -> dict[str, Any]:
+def _bare(side: ChangedSide) -> dict[str, Any]:
     return {
         **side,
         "examples": [

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from prooftune.evaluation.score_types import Estimate
 from prooftune.report.format import percent, points
 from prooftune.report.svg import Plot, Range, element, line, svg_image, text, ticks
 
@@ -14,9 +14,7 @@ WIDTH = 150
 MARGIN = 13
 
 
-def whisker(
-    figure: Mapping[str, Any], scale: Range, class_: str, label: str, zero: bool = False
-) -> Markup:
+def whisker(figure: Estimate, scale: Range, class_: str, label: str, zero: bool = False) -> Markup:
     """A value with its interval as a band on a thin track.
 
     Args:
@@ -35,10 +33,9 @@ def whisker(
     ]
     if zero:
         parts.append(line(plot.x(0), 0, plot.x(0), height, "axis"))
-    if figure.get("low") is not None:
-        parts.append(
-            line(plot.x(figure["low"]), middle, plot.x(figure["high"]), middle, f"band {class_}")
-        )
+    parts.append(
+        line(plot.x(figure["low"]), middle, plot.x(figure["high"]), middle, f"band {class_}")
+    )
     parts.append(
         line(
             plot.x(figure["value"]),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from prooftune.evaluation.score_types import (
+    Bounds,
+    Figure,
+)
 from prooftune.report.format import MISSING, PERCENT, NumberFormat, count, format_value, interval
 
 
@@ -37,19 +40,16 @@ class Table:
     rows: Sequence[tuple[str, Sequence[Cell]]]
 
 
-def value_cell(
-    metric: Mapping[str, Any] | None, form: NumberFormat = PERCENT, value: str = "value"
-) -> Cell:
-    """A value with the bounds ``low`` and ``high`` of its interval.
+def value_cell(figure: Figure | None, form: NumberFormat = PERCENT) -> Cell:
+    """A figure with the bounds of its interval; None: a missing value."""
+    return bounded_cell(figure["value"], figure, form) if figure else Cell(MISSING)
 
-    Args:
-        metric: with the keys `value`, ``low`` and ``high``; None for a missing value.
-        form: number format.
-        value: key of the value.
-    """
-    if not metric or metric.get(value) is None:
+
+def bounded_cell(value: float | None, bounds: Bounds, form: NumberFormat = PERCENT) -> Cell:
+    """A value with the bounds of its interval, or a missing value."""
+    if value is None:
         return Cell(MISSING)
-    return Cell(format_value(metric[value], form), interval(metric, form.scale, form.digits))
+    return Cell(format_value(value, form), interval(bounds, form.scale, form.digits))
 
 
 def count_cell(value: float | None) -> Cell:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from prooftune.evaluation.intervals import wilson_interval
+from prooftune.evaluation.score_types import (
+    RiskPoint,
+    Scores,
+)
 from prooftune.report import figures, task_display, training_figures
+from prooftune.report.types import ReportedVariant
+from prooftune.variant_details import LayerChange, LogEntry
 
 COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-def reliability_diagrams(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def reliability_diagrams(scores: Scores) -> list[dict[str, Any]]:
     """One diagram for each variant with probabilities, tuned variants first.
 
     The majority class is left out: its probabilities do not depend on the example.
@@ -39,12 +45,12 @@ def reliability_diagrams(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(diagrams, key=lambda row: row["kind"] != "tuned")
 
 
-def risk_coverage(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
+def risk_coverage(scores: Scores, colours: Mapping[str, str]) -> dict[str, Any] | None:
     """Risk–coverage curves, and the risk at a few coverages as a table."""
     curves_by_name = {
-        name: v["risk_coverage"]
+        name: curve
         for name, v in task_display.ranked_variants(scores)
-        if v.get("risk_coverage") and v["kind"] != "majority"
+        if (curve := v.get("risk_coverage")) and v["kind"] != "majority"
     }
     if not curves_by_name:
         return None
@@ -64,9 +70,7 @@ def risk_coverage(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict
     }
 
 
-def _at_coverages(
-    points: list[Mapping[str, float]], n: int, confidence: float
-) -> list[dict[str, float]]:
+def _at_coverages(points: Sequence[RiskPoint], n: int, confidence: float) -> list[dict[str, float]]:
     """Risk at the curve points closest to `COVERAGES`, with Wilson intervals."""
     risks = []
     for coverage in COVERAGES:
@@ -78,33 +82,33 @@ def _at_coverages(
     return risks
 
 
-def training_curves(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
+def training_curves(name: str, details: ReportedVariant) -> dict[str, Any]:
     """Learning curves and weight changes of one tuned variant."""
-    run = details.get("training") or {}
-    history = [entry for entry in run.get("log_history") or [] if entry.get("step") is not None]
+    run = details.get("training")
+    history = [e for e in (run["log_history"] if run else []) if e.get("step") is not None]
     train = [(e["step"], e["loss"]) for e in history if e.get("loss") is not None]
     validation = [(e["step"], e["eval_loss"]) for e in history if e.get("eval_loss") is not None]
     quality = quality_points(history)
-    changes = details.get("changes") or {}
+    changes = details.get("changes")
     return {
         "name": name,
-        "run": run,
+        "run": run or {},
         "quality": quality,
         "quality_curves": training_figures.quality_curves(quality, name)
         if any(len(points) > 1 for points in quality.values())
         else None,
-        "change": changes.get("relative_change_total"),
+        "change": changes["relative_change_total"] if changes else None,
         "curves": training_figures.learning_curves(train, validation, name)
         if len(train) + len(validation) > 1
         else None,
         "best": min(validation, key=lambda point: point[1]) if validation else None,
         "train": train,
         "validation": validation,
-        "layers": layer_changes(changes.get("layers") or [], name),
+        "layers": layer_changes(changes["layers"] if changes else [], name),
     }
 
 
-QUALITY = {
+QUALITY: dict[Literal["eval_accuracy", "eval_macro_f1", "eval_f1", "eval_exact_match"], str] = {
     "eval_accuracy": "accuracy",
     "eval_macro_f1": "macro-F1",
     "eval_f1": "F1",
@@ -113,21 +117,21 @@ QUALITY = {
 """Entry of the Trainer's log -> what the report calls it."""
 
 
-def quality_points(history: list[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+def quality_points(history: Sequence[LogEntry]) -> dict[str, dict[int, float]]:
     """Quality on validation rows during training: metric -> step -> value, 0 to 1."""
     points = {
-        title: {int(e["step"]): float(e[key]) for e in history if e.get(key) is not None}
+        title: {e["step"]: float(e[key]) for e in history if e.get(key) is not None}
         for key, title in QUALITY.items()
     }
     return {title: by_step for title, by_step in points.items() if by_step}
 
 
-def layer_changes(entries: list[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
+def layer_changes(entries: Sequence[LayerChange], name: str) -> dict[str, Any] | None:
     """The heatmap of weight changes, and a summary per matrix type."""
     if not entries:
         return None
-    grid: dict[tuple[str, int], Mapping[str, Any]] = {}
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    grid: dict[tuple[str, int], LayerChange] = {}
+    groups: dict[str, list[LayerChange]] = {}
     for entry in entries:
         parts = str(entry["name"]).split(".")
         number = next((int(p) for p in parts if p.isdigit()), None)

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from prooftune.evaluation.score_types import RiskPoint
 from prooftune.report.format import count, percent, significant
 from prooftune.report.svg import Plot, dot, element, line, path, svg_image, text, ticks
 
@@ -158,7 +159,7 @@ def _bin_title(p: Row) -> str:
 
 
 def risk_coverage_curves(
-    series: Sequence[tuple[str, str, Sequence[Mapping[str, float]]]], target: float | None
+    series: Sequence[tuple[str, str, Sequence[RiskPoint]]], target: float | None
 ) -> Markup:
     """Error rate among the answers given, by the share of examples answered.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+
+from prooftune.evaluation.score_types import Bounds
 
 MISSING = "–"
 
@@ -93,17 +94,18 @@ def nonbreaking_p_values(text: str) -> str:
     return re.sub(r"\bp ([<=]) ", "p\u00a0\\1\u00a0", text)
 
 
-def interval(figure: Mapping[str, Any] | None, scale: float = 100, digits: int = 1) -> str:
+def interval(figure: Bounds | None, scale: float = 100, digits: int = 1) -> str:
     """The bounds of an interval: ``88.4–93.6`` (in percent by default)."""
-    if not figure or figure.get("low") is None or figure.get("high") is None:
+    if not figure or figure["low"] is None or figure["high"] is None:
         return MISSING
-    low, high = (f"{scale * figure[end]:.{digits}f}".replace("-", "−") for end in ("low", "high"))
+    ends = (figure["low"], figure["high"])
+    low, high = (f"{scale * end:.{digits}f}".replace("-", "−") for end in ends)
     return f"{low} to {high}" if "−" in low + high else f"{low}–{high}"
 
 
-def signed_interval(figure: Mapping[str, Any] | None, form: NumberFormat = PERCENT) -> str:
+def signed_interval(figure: Bounds | None, form: NumberFormat = PERCENT) -> str:
     """The bounds of the interval of a difference: ``−1.2 to +3.4``."""
-    if not figure or figure.get("low") is None:
+    if not figure or figure["low"] is None:
         return MISSING
     return f"{format_change(figure['low'], form)} to {format_change(figure['high'], form)}"
 

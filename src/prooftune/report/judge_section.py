@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prooftune.judge.types import (
+from prooftune.evaluation.score_types import (
+    Bounds,
     DifferenceSummary,
     FailureCounts,
     JudgeSummary,
     PairSummary,
+    Scores,
 )
-from prooftune.report.cells import Cell, Table, count_cell, value_cell
+from prooftune.report.cells import Cell, Table, bounded_cell, count_cell
 from prooftune.report.format import (
     DECIMAL,
     MISSING,
@@ -29,7 +31,7 @@ from prooftune.report.format import (
 _SCORE = NumberFormat(1, 2)
 
 
-def judge_section(scores: Mapping[str, Any]) -> dict[str, Any] | None:
+def judge_section(scores: Scores) -> dict[str, Any] | None:
     """Tables of the judge's scores and preferences; None without a judge.
 
     Args:
@@ -38,10 +40,10 @@ def judge_section(scores: Mapping[str, Any]) -> dict[str, Any] | None:
     judge = scores.get("judge")
     if not judge:
         return None
-    variants, pairs = judge.get("variants") or {}, judge.get("pairs") or []
+    variants, pairs = judge["variants"], judge["pairs"]
     tables = [
         _score_table(variants),
-        _difference_table(judge.get("differences") or []),
+        _difference_table(judge["differences"]),
         _preference_table(pairs),
         _agreement_table(variants),
     ]
@@ -51,15 +53,15 @@ def judge_section(scores: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def count_failures(scores: Mapping[str, Any]) -> tuple[int, int]:
+def count_failures(scores: Scores) -> tuple[int, int]:
     """Number of failed judgements, and of all judgements."""
-    judge = scores.get("judge") or {}
+    judge = scores.get("judge")
+    if judge is None:
+        return 0, 0
     parts = [
-        c
-        for summary in (judge.get("variants") or {}).values()
-        for c in summary["criteria"].values()
+        *(c for summary in judge["variants"].values() for c in summary["criteria"].values()),
+        *judge["pairs"],
     ]
-    parts += judge.get("pairs") or []
     return sum(c["failed"] for c in parts), sum(c["failed"] + c["n"] for c in parts)
 
 
@@ -69,7 +71,7 @@ def _score_table(variants: Mapping[str, JudgeSummary]) -> Table | None:
             name,
             [
                 Cell(criterion, is_text=True),
-                value_cell(c, _SCORE, "mean"),
+                bounded_cell(c["mean"], c, _SCORE),
                 count_cell(c["n"]),
                 *_failure_cells(c),
             ],
@@ -103,7 +105,7 @@ def _caption(summary: JudgeSummary | PairSummary) -> str:
 
 
 def _failure_cells(c: FailureCounts) -> list[Cell]:
-    bounds = {"low": c["failure_low"], "high": c["failure_high"]}
+    bounds: Bounds = {"low": c["failure_low"], "high": c["failure_high"]}
     share = f"{percent(c['failure_rate'])}, {interval(bounds)}" if c["failed"] else ""
     reasons = ", ".join(f"{reason}: {count(n)}" for reason, n in c["reasons"].items())
     return [Cell(count(c["failed"]), share), Cell(reasons or MISSING, is_text=True)]
@@ -193,7 +195,7 @@ def _agreement_table(variants: Mapping[str, JudgeSummary]) -> Table | None:
             name,
             [
                 Cell(criterion, is_text=True),
-                value_cell(human, DECIMAL, "kappa"),
+                bounded_cell(human["kappa"], human, DECIMAL),
                 Cell(format_value(human["exact"])),
                 count_cell(human["n"]),
             ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prooftune.evaluation.score_types import Scores
 from prooftune.report import figures
 
 MAX_MATRIX_LABELS = 16
@@ -14,7 +15,7 @@ MAX_PLOTTED_LABELS = 40
 MAX_LISTED_ERRORS = 15
 
 
-def label_scores(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[str, Any] | None:
+def label_scores(scores: Scores, colours: Mapping[str, str]) -> dict[str, Any] | None:
     """F1 by label: a table of all variants, and a figure of two; None without labels."""
     if not scores["labels"]:
         return None
@@ -49,9 +50,7 @@ def label_scores(scores: Mapping[str, Any], colours: Mapping[str, str]) -> dict[
     }
 
 
-def confusion_matrices(
-    scores: Mapping[str, Any], colours: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def confusion_matrices(scores: Scores, colours: Mapping[str, str]) -> list[dict[str, Any]]:
     """Confusion matrices with row shares, those of the verdict's variants first."""
     if not scores["labels"]:
         return []

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from prooftune.evaluation.score_types import (
+    Figure,
+    Scores,
+    metric_difference,
+    output_count,
+)
 from prooftune.report import (
     answers_section,
     cells,
@@ -26,10 +31,11 @@ from prooftune.report.format import (
     points,
     signed_interval,
 )
+from prooftune.report.types import ReportedVariant, ReportFacts
 from prooftune.report.warnings import collect_warnings
 
 
-def render_markdown(facts: Mapping[str, Any]) -> str:
+def render_markdown(facts: ReportFacts) -> str:
     """Render the summary, with Markdown and HTML syntax escaped in text from data."""
     scores = facts["scores"]
     verdict = scores["verdict"]
@@ -71,7 +77,7 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _optional_tables(scores: Mapping[str, Any]) -> list[tuple[str, list[cells.Table]]]:
+def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
     """Tables that only some studies have, by section title."""
     answers, judge = answers_section.answers_section(scores), judge_section.judge_section(scores)
     sections = [
@@ -105,7 +111,7 @@ def _render_table(table: cells.Table) -> str:
     )
 
 
-def _variant_table(scores: Mapping[str, Any], details: Mapping[str, Any]) -> str:
+def _variant_table(scores: Scores, details: Mapping[str, ReportedVariant]) -> str:
     task = task_display.display_for(scores)
     columns = task_display.available_metrics(scores, task.variant_metrics)
     rows = []
@@ -118,7 +124,10 @@ def _variant_table(scores: Mapping[str, Any], details: Mapping[str, Any]) -> str
                     _format_metric(variant["metrics"].get(key), metric.form)
                     for key, metric in columns.items()
                 ),
-                *(percent(variant[key] / variant["n"]) for key, _ in task.count_columns),
+                *(
+                    percent(output_count(variant, key) / variant["n"])
+                    for key, _ in task.count_columns
+                ),
                 duration(cost.get("train_seconds")),
                 duration(cost.get("score_seconds")),
             ]
@@ -135,25 +144,20 @@ def _variant_table(scores: Mapping[str, Any], details: Mapping[str, Any]) -> str
     )
 
 
-def _format_metric(metric: Mapping[str, Any] | None, form: NumberFormat) -> str:
+def _format_metric(metric: Figure | None, form: NumberFormat) -> str:
     if not metric or metric["value"] is None:
         return MISSING
     return f"{format_value(metric['value'], form)} ({interval(metric, form.scale, form.digits)})"
 
 
-def _comparison_table(scores: Mapping[str, Any]) -> str:
+def _comparison_table(scores: Scores) -> str:
     columns = task_display.compared_metrics(
         scores, task_display.display_for(scores).difference_metrics
     )
     rows = [
         [
             f"{escape_markdown(c['a'])} − {escape_markdown(c['b'])}",
-            *(
-                MISSING
-                if c[key]["value"] is None
-                else f"{format_change(c[key]['value'], m.form)} ({signed_interval(c[key], m.form)})"
-                for key, m in columns.items()
-            ),
+            *(_format_difference(metric_difference(c, key), m.form) for key, m in columns.items()),
             f"{c['only_a']:,} : {c['only_b']:,}",
             p_value(c["p_holm"]),
             points(c["minimum_detectable_difference"]).removeprefix("+"),
@@ -168,7 +172,13 @@ def _comparison_table(scores: Mapping[str, Any]) -> str:
     )
 
 
-def _prompt_search(facts: Mapping[str, Any]) -> str:
+def _format_difference(figure: Figure | None, form: NumberFormat) -> str:
+    if figure is None or figure["value"] is None:
+        return MISSING
+    return f"{format_change(figure['value'], form)} ({signed_interval(figure, form)})"
+
+
+def _prompt_search(facts: ReportFacts) -> str:
     """The prompts compared on validation rows, and the tokens each saves against the longest."""
     searches = [
         search
@@ -193,7 +203,7 @@ def _prompt_search(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _footnote(facts: Mapping[str, Any]) -> str:
+def _footnote(facts: ReportFacts) -> str:
     scores = facts["scores"]
     task = task_display.display_for(scores)
     groups = scores.get("groups")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prooftune.evaluation.intervals import wilson_interval
+from prooftune.evaluation.score_types import Scores
 from prooftune.report import task_display
 from prooftune.report.cells import Cell, Table, count_cell, value_cell
 from prooftune.report.format import count, percent
@@ -19,12 +20,12 @@ _CITATIONS = {
 _WITH_PASSAGES = ("retrieved", "gold", "random")
 
 
-def retrieval_table(scores: Mapping[str, Any]) -> Table | None:
+def retrieval_table(scores: Scores) -> Table | None:
     """Retrieval metrics of each variant; None where no gold passages are known."""
     by_variant = {
-        name: v["retrieval"]
+        name: retrieval
         for name, v in task_display.ranked_variants(scores)
-        if v.get("retrieval")
+        if (retrieval := v.get("retrieval"))
     }
     keys = _metric_keys(by_variant)
     if not keys:
@@ -44,7 +45,7 @@ def retrieval_table(scores: Mapping[str, Any]) -> Table | None:
     )
 
 
-def citations_table(scores: Mapping[str, Any]) -> Table | None:
+def citations_table(scores: Scores) -> Table | None:
     """How often answers cite passages, and how well; None where no variant was given passages."""
     variants = {
         name: v
@@ -56,10 +57,12 @@ def citations_table(scores: Mapping[str, Any]) -> Table | None:
     }
     if not variants:
         return None
-    metrics = {name: v.get("citations") or {} for name, v in variants.items()}
-    keys = [key for key in _CITATIONS if key in _metric_keys(metrics)]
+    cited: dict[str, Mapping[str, Any]] = {
+        name: v.get("citations") or {} for name, v in variants.items()
+    }
+    keys = [key for key in _CITATIONS if key in _metric_keys(cited)]
     rules = dict.fromkeys(
-        rule for t in metrics.values() for rule in (t.get("signatures") or {}).values()
+        rule for t in cited.values() for rule in (t.get("signatures") or {}).values()
     )
     return Table(
         "citations-table",
@@ -78,7 +81,7 @@ def citations_table(scores: Mapping[str, Any]) -> Table | None:
                 [
                     _share(v["cited"], v["n"], scores["confidence"]),
                     count_cell(v["unknown_citations"]),
-                    *(value_cell(metrics[name].get(key)) for key in keys),
+                    *(value_cell(cited[name].get(key)) for key in keys),
                 ],
             )
             for name, v in variants.items()

@@ -7,10 +7,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from prooftune.evaluation.intervals import wilson_interval
+from prooftune.evaluation.score_types import (
+    Figure,
+    Scores,
+    VariantMeasurements,
+    defined,
+    metric_difference,
+    output_count,
+)
 from prooftune.report import cell_figures, task_display
 from prooftune.report.cells import Cell, Table
-from prooftune.report.format import format_change, format_value, signed_interval
+from prooftune.report.format import (
+    MISSING,
+    NumberFormat,
+    format_change,
+    format_value,
+    signed_interval,
+)
 from prooftune.report.svg import Range, ticks
+from prooftune.report.types import ReportedVariant, ReportFacts
 
 KIND_NAMES = {
     "majority": "majority class",
@@ -36,14 +51,14 @@ MAX_LISTED_ROWS = 200
 """Row ids listed under a finding."""
 
 
-def tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def tiles(scores: Scores) -> list[dict[str, Any]]:
     """The tiles under the verdict: the main variant's score, and its difference to the others."""
     verdict = scores["verdict"]
     judged = verdict["best_tuned"] or verdict["winner"]
     result: list[dict[str, Any]] = [
         {
             "name": judged,
-            "figure": scores["variants"][judged]["metrics"][task_display.primary_metric(scores)],
+            "figure": scores["variants"][judged]["metrics"][scores["primary"]],
         }
     ]
     for entry in verdict["against"]:
@@ -60,24 +75,22 @@ def tiles(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     return result
 
 
-def outcome(scores: Mapping[str, Any], a: str, b: str, result: str) -> tuple[str, str]:
+def outcome(scores: Scores, a: str, b: str, result: str) -> tuple[str, str]:
     """Label and colour of a comparison; comparisons with a control are neither good nor bad."""
     word, colour = OUTCOMES[result]
     control = any(task_display.is_control(scores["variants"][name]) for name in (a, b))
     return (word, colour) if result == "undecided" or not control else (f"{word} (control)", "open")
 
 
-def primary_scale(scores: Mapping[str, Any]) -> Range:
+def primary_scale(scores: Scores) -> Range:
     """The range of all intervals of the primary metric, rounded outwards."""
-    metrics = [
-        v["metrics"][task_display.primary_metric(scores)] for v in scores["variants"].values()
-    ]
+    metrics = [defined(v["metrics"][scores["primary"]]) for v in scores["variants"].values()]
     marks = ticks(min(f["low"] for f in metrics), max(f["high"] for f in metrics), 12)
     return max(0.0, marks[0]), min(1.0, marks[-1])
 
 
-def difference_scale(scores: Mapping[str, Any]) -> Range:
-    differences = [c[task_display.primary_metric(scores)] for c in scores["comparisons"]]
+def difference_scale(scores: Scores) -> Range:
+    differences = [defined(metric_difference(c, scores["primary"])) for c in scores["comparisons"]]
     marks = ticks(
         min([0.0, *(f["low"] for f in differences)]),
         max([0.01, *(f["high"] for f in differences)]),
@@ -87,14 +100,14 @@ def difference_scale(scores: Mapping[str, Any]) -> Range:
 
 
 def variant_rows(
-    scores: Mapping[str, Any], details: Mapping[str, Any], colours: Mapping[str, str]
+    scores: Scores, details: Mapping[str, ReportedVariant], colours: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The table of variants, best first, controls last."""
-    scale, key = primary_scale(scores), task_display.primary_metric(scores)
-    models = {name: v["model"] for name, v in scores["variants"].items() if v.get("model")}
+    scale, key = primary_scale(scores), scores["primary"]
+    models = {name: model for name, v in scores["variants"].items() if (model := v.get("model"))}
     rows = []
     for name, variant in task_display.ranked_variants(scores):
-        figure = variant["metrics"][key]
+        figure = defined(variant["metrics"][key])
         title = task_display.display_for(scores).metrics[key].title
         label = (
             f"{name}: {title} {format_value(figure['value'])}, "
@@ -113,7 +126,7 @@ def variant_rows(
                 ),
                 "validation": variant.get("validation_quality", variant.get("validation_accuracy")),
                 "counts": [
-                    variant.get(count, 0)
+                    output_count(variant, count)
                     for count, _ in task_display.display_for(scores).count_columns
                 ],
                 "whisker": cell_figures.whisker(figure, scale, colours[name], label),
@@ -123,7 +136,7 @@ def variant_rows(
 
 
 def describe_variant(
-    variant: Mapping[str, Any], description: str | None, model: str | None = None
+    variant: VariantMeasurements, description: str | None, model: str | None = None
 ) -> str:
     """A variant's own description, or that of its kind, the context that it is given, and the base
     model where variants differ in it."""
@@ -135,12 +148,13 @@ def describe_variant(
     return "; ".join(filter(None, [*parts, model]))
 
 
-def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def comparison_rows(scores: Scores) -> list[dict[str, Any]]:
     """Paired differences, in the order fixed before the results were known."""
-    scale, key = difference_scale(scores), task_display.primary_metric(scores)
+    scale, key = difference_scale(scores), scores["primary"]
     rows = []
     for c in scores["comparisons"]:
-        value = c[key]["value"]
+        difference = defined(metric_difference(c, key))
+        value = difference["value"]
         word, colour = outcome(
             scores,
             c["a"],
@@ -153,13 +167,13 @@ def comparison_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
                 **c,
                 "word": word,
                 "colour": colour,
-                "whisker": cell_figures.whisker(c[key], scale, colour, label, zero=True),
+                "whisker": cell_figures.whisker(difference, scale, colour, label, zero=True),
             }
         )
     return rows
 
 
-def further_differences(scores: Mapping[str, Any]) -> Table | None:
+def further_differences(scores: Scores) -> Table | None:
     """Paired differences in all metrics; None where the main table shows them all."""
     metrics = task_display.compared_metrics(scores)
     if not scores["comparisons"] or len(metrics) <= len(
@@ -176,10 +190,7 @@ def further_differences(scores: Mapping[str, Any]) -> Table | None:
             (
                 metric.title,
                 [
-                    Cell(
-                        format_change(c[key]["value"], metric.form),
-                        signed_interval(c[key], metric.form) if c[key]["value"] is not None else "",
-                    )
+                    _difference_cell(metric_difference(c, key), metric.form)
                     for c in scores["comparisons"]
                 ],
             )
@@ -188,19 +199,25 @@ def further_differences(scores: Mapping[str, Any]) -> Table | None:
     )
 
 
-def abstention_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _difference_cell(figure: Figure | None, form: NumberFormat) -> Cell:
+    if figure is None or figure["value"] is None:
+        return Cell(MISSING)
+    return Cell(format_change(figure["value"], form), signed_interval(figure, form))
+
+
+def abstention_rows(scores: Scores) -> list[dict[str, Any]]:
     """Coverage and accuracy above a confidence threshold.
 
     The majority class is left out: its confidence does not depend on the example.
     """
     return [
-        {"name": name, **v["abstention"]}
+        {"name": name, **abstention}
         for name, v in task_display.ranked_variants(scores)
-        if v.get("abstention") and v["kind"] != "majority"
+        if (abstention := v.get("abstention")) and v["kind"] != "majority"
     ]
 
 
-def prompt_rows(details: Mapping[str, Any], confidence: float) -> list[dict[str, Any]]:
+def prompt_rows(details: Mapping[str, ReportedVariant], confidence: float) -> list[dict[str, Any]]:
     """The prompts used, and for prompt searches the score and token count of each candidate.
 
     Wilson intervals are for proportions. They are conservative for a mean of values between 0
@@ -209,10 +226,9 @@ def prompt_rows(details: Mapping[str, Any], confidence: float) -> list[dict[str,
     result = []
     for name, variant in details.items():
         tried = []
-        longest = max(
-            (candidate["tokens"] for candidate in variant.get("prompts_tried") or []), default=0
-        )
-        for candidate in variant.get("prompts_tried") or []:
+        candidates = variant.get("prompts_tried") or []
+        longest = max((candidate["tokens"] for candidate in candidates), default=0.0)
+        for candidate in candidates:
             low, high = wilson_interval(
                 round(candidate["quality"] * candidate["rows"]), candidate["rows"], confidence
             )
@@ -225,9 +241,9 @@ def prompt_rows(details: Mapping[str, Any], confidence: float) -> list[dict[str,
                 }
             )
         if variant.get("prompt") or tried:
-            best = max((candidate["quality"] for candidate in tried), default=None)
+            best = max((candidate["quality"] for candidate in candidates), default=None)
             selected = next(
-                (i for i, candidate in enumerate(tried) if candidate["quality"] == best), None
+                (i for i, candidate in enumerate(candidates) if candidate["quality"] == best), None
             )
             result.append(
                 {
@@ -240,7 +256,9 @@ def prompt_rows(details: Mapping[str, Any], confidence: float) -> list[dict[str,
     return result
 
 
-def cost_rows(details: Mapping[str, Any], estimates: Mapping[str, Any]) -> list[dict[str, Any]]:
+def cost_rows(
+    details: Mapping[str, ReportedVariant], estimates: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
     """Time, tokens and memory of each variant; None where not recorded."""
     names = (
         "train_seconds",
@@ -261,7 +279,7 @@ def cost_rows(details: Mapping[str, Any], estimates: Mapping[str, Any]) -> list[
     ]
 
 
-def data_audit(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+def data_audit(facts: ReportFacts) -> dict[str, Any] | None:
     """Audit findings, most severe first, and the sizes of the splits."""
     audit = facts.get("audit")
     if not audit:

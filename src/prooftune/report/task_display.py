@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from prooftune.evaluation.score_types import (
+    Figure,
+    Measurements,
+    Setup,
+    VariantMeasurements,
+    defined,
+)
 from prooftune.report.format import DECIMAL, ONE_DECIMAL, PERCENT, NumberFormat
 
 CONTROL = "control"
@@ -160,10 +166,10 @@ TASKS = {
 }
 
 
-def display_for(scores: Mapping[str, Any]) -> TaskDisplay:
+def display_for(scores: Setup) -> TaskDisplay:
     """The display settings of the task that was scored, with the primary metric and its test."""
-    display, key = TASKS[scores.get("task", "classification")], primary_metric(scores)
-    by = "group" if scores.get("groups") else "example"
+    display, key = TASKS[scores["task"]], scores["primary"]
+    by = "group" if scores["groups"] else "example"
     if key == "accuracy":
         test = "exact McNemar test on these" if by == "example" else _SWAPS.format("accuracy", by)
         return replace(display, significance_test=test)
@@ -180,14 +186,7 @@ def display_for(scores: Mapping[str, Any]) -> TaskDisplay:
 _SWAPS = "permutation test of the difference in {0}, swapping the two variants’ outputs {1} by {1}"
 
 
-def primary_metric(scores: Mapping[str, Any]) -> str:
-    """Key of the primary metric."""
-    return str(scores.get("primary", "accuracy"))
-
-
-def available_metrics(
-    scores: Mapping[str, Any], keys: Sequence[str] | None = None
-) -> dict[str, Metric]:
+def available_metrics(scores: Measurements, keys: Sequence[str] | None = None) -> dict[str, Metric]:
     """Metrics that at least one variant has a value for.
 
     Args:
@@ -195,22 +194,25 @@ def available_metrics(
         keys: metrics to consider after the primary one. Default: all metrics of the task.
     """
     metrics = display_for(scores).metrics
-    selected = (
-        list(metrics) if keys is None else list(dict.fromkeys([primary_metric(scores), *keys]))
-    )
+    selected = list(metrics) if keys is None else [scores["primary"], *keys]
+    by_variant = [v["metrics"] for v in scores["variants"].values()]
+    return metrics_with_values(metrics, by_variant, selected)
+
+
+def metrics_with_values(
+    metrics: Mapping[str, Metric],
+    figures: Sequence[Mapping[str, Figure]],
+    keys: Sequence[str],
+) -> dict[str, Metric]:
+    """The named metrics that at least one of several sets of figures has a value for."""
     return {
         key: metrics[key]
-        for key in selected
-        if any(
-            (v["metrics"].get(key) or {}).get("value") is not None
-            for v in scores["variants"].values()
-        )
+        for key in dict.fromkeys(keys)
+        if any(key in f and f[key]["value"] is not None for f in figures)
     }
 
 
-def compared_metrics(
-    scores: Mapping[str, Any], keys: Sequence[str] | None = None
-) -> dict[str, Metric]:
+def compared_metrics(scores: Measurements, keys: Sequence[str] | None = None) -> dict[str, Metric]:
     """The metrics of `available_metrics` that every comparison has a difference for."""
     return {
         key: metric
@@ -219,15 +221,15 @@ def compared_metrics(
     }
 
 
-def is_control(variant: Mapping[str, Any]) -> bool:
+def is_control(variant: VariantMeasurements) -> bool:
     """Whether a variant is a control."""
     return variant.get("role") == CONTROL
 
 
-def ranked_variants(scores: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def ranked_variants(scores: Measurements) -> list[tuple[str, VariantMeasurements]]:
     """Variants with their names, best first, controls last."""
-    key = primary_metric(scores)
+    primary = scores["primary"]
     return sorted(
         scores["variants"].items(),
-        key=lambda item: (is_control(item[1]), -item[1]["metrics"][key]["value"]),
+        key=lambda item: (is_control(item[1]), -defined(item[1]["metrics"][primary])["value"]),
     )

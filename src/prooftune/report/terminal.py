@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from prooftune.evaluation.score_types import (
+    Figure,
+    Scores,
+    output_count,
+)
 from prooftune.report import task_display
 from prooftune.report.format import MISSING, NumberFormat, format_value, interval, percent
 
 
-def print_variants(scores: Mapping[str, Any]) -> None:
+def print_variants(scores: Scores) -> None:
     """Print the main metrics of every variant, best first, the first two with intervals."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -40,12 +42,12 @@ def print_variants(scores: Mapping[str, Any]) -> None:
         table.add_row(
             escape(name + control),
             *cells,
-            *(percent(variant[key] / variant["n"]) for key, _ in counts),
+            *(percent(output_count(variant, key) / variant["n"]) for key, _ in counts),
         )
     Console().print(table)
 
 
-def _in_groups(scores: Mapping[str, Any]) -> str:
+def _in_groups(scores: Scores) -> str:
     groups = scores.get("groups")
     return f" in {groups['count']:,} groups" if groups else ""
 
@@ -58,9 +60,7 @@ def print_paragraph(text: str) -> None:
     console.print(text, markup=False, soft_wrap=not console.is_terminal)
 
 
-def _format_metric(
-    metric: Mapping[str, Any] | None, form: NumberFormat, with_interval: bool
-) -> str:
+def _format_metric(metric: Figure | None, form: NumberFormat, with_interval: bool) -> str:
     if not metric or metric["value"] is None:
         return MISSING
     value = format_value(metric["value"], form)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from markupsafe import Markup
 
 from prooftune.report.figures import WIDTH
 from prooftune.report.format import count, percent, significant
 from prooftune.report.svg import Plot, dot, element, path, svg_image, text, ticks
+from prooftune.variant_details import LayerChange
 
 
 def learning_curves(
@@ -88,7 +88,7 @@ def quality_curves(quality: Mapping[str, Mapping[int, float]], name: str) -> Mar
 
 
 def layer_heatmap(
-    grid: Mapping[tuple[str, int], Mapping[str, Any]], rows: Sequence[str], depth: int, name: str
+    grid: Mapping[tuple[str, int], LayerChange], rows: Sequence[str], depth: int, name: str
 ) -> Markup:
     """Relative weight change as a heatmap: one row per matrix type, one column per layer."""
     left, cell, step = 84.0, max(7.0, min(22.0, 620 / depth)), 22.0

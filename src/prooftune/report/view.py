@@ -19,6 +19,7 @@ from prooftune.report import (
     tables,
     task_display,
 )
+from prooftune.report.types import ReportFacts
 from prooftune.report.warnings import collect_warnings
 
 COLOURS = {
@@ -57,7 +58,7 @@ SECTIONS = {
 """Sections of the page in order: id, which is also the template's name, and title."""
 
 
-def page_context(facts: Mapping[str, Any]) -> dict[str, Any]:
+def page_context(facts: ReportFacts) -> dict[str, Any]:
     """The context of the page template.
 
     Args:
@@ -75,8 +76,8 @@ def page_context(facts: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": scores["verdict"],
         "colours": colours,
         "task": task,
-        "primary": task_display.primary_metric(scores),
-        "title": task.metrics[task_display.primary_metric(scores)].title,
+        "primary": scores["primary"],
+        "title": task.metrics[scores["primary"]].title,
         "tiles": tables.tiles(scores),
         "warnings": collect_warnings(facts),
         "variants": tables.variant_rows(scores, details, colours),

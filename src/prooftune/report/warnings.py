@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from prooftune.evaluation.score_types import (
+    NoAnswerThreshold,
+    Scores,
+    VariantMeasurements,
+    defined,
+)
 from prooftune.evaluation.sentences import join as join_names
 from prooftune.evaluation.significance import holm, least_p
 from prooftune.report import judge_section, task_display
 from prooftune.report.format import interval
 from prooftune.report.task_display import TaskDisplay
+from prooftune.report.types import AuditRecord, ReportedVariant, ReportFacts
 
 SMALL_TEST_SET = 200
 """Test sets below this size get a warning."""
@@ -23,7 +29,7 @@ TEMPERATURE_BOUNDS = (0.052, 19.0)
 """Fitted temperatures outside ran to the end of the search interval."""
 
 
-def collect_warnings(facts: Mapping[str, Any]) -> list[str]:
+def collect_warnings(facts: ReportFacts) -> list[str]:
     """One sentence per caveat, those on the data first.
 
     Args:
@@ -45,12 +51,12 @@ def collect_warnings(facts: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
-def _group_warnings(scores: Mapping[str, Any], task: TaskDisplay) -> list[str]:
+def _group_warnings(scores: Scores, task: TaskDisplay) -> list[str]:
     """How many groups the test set has, and what the results by rows would have been."""
-    groups = scores.get("groups")
+    groups = scores["groups"]
     if not groups:
         return []
-    count, key = groups["count"], task_display.primary_metric(scores)
+    count, key = groups["count"], scores["primary"]
     by = "questions with the same context" if groups["by"] == "context" else groups["by"]
     warnings = [
         f"The {scores['n']:,} test {task.noun} come in {count:,} groups ({by}; the largest has "
@@ -71,7 +77,7 @@ def _group_warnings(scores: Mapping[str, Any], task: TaskDisplay) -> list[str]:
     return warnings
 
 
-def _results_by_rows(scores: Mapping[str, Any], key: str) -> str:
+def _results_by_rows(scores: Scores, key: str) -> str:
     """The interval of the judged variant, and what would have been significant, by rows alone."""
     judged = scores["verdict"]["best_tuned"] or scores["verdict"]["winner"]
     figure = scores["variants"][judged]["metrics"][key]
@@ -94,7 +100,7 @@ def _results_by_rows(scores: Mapping[str, Any], key: str) -> str:
     return f"{text}."
 
 
-def _audit_warnings(audit: Mapping[str, Any]) -> list[str]:
+def _audit_warnings(audit: AuditRecord) -> list[str]:
     levels = [str(finding.get("severity")) for finding in audit.get("findings") or []]
     counts = [
         f"{levels.count(level)} {level}{'s' if levels.count(level) > 1 else ''}"
@@ -106,7 +112,7 @@ def _audit_warnings(audit: Mapping[str, Any]) -> list[str]:
     return [f"The data audit found {' and '.join(counts)} (see “Data audit” in report.html)."]
 
 
-def _variant_warnings(variants: Mapping[str, Any], task: TaskDisplay) -> list[str]:
+def _variant_warnings(variants: Mapping[str, VariantMeasurements], task: TaskDisplay) -> list[str]:
     """Warnings about variants; one that several variants share is given once, with their names."""
     names_by_warning: dict[str, list[str]] = {}
     for name, variant in variants.items():
@@ -119,12 +125,12 @@ def _variant_warnings(variants: Mapping[str, Any], task: TaskDisplay) -> list[st
     return [f"{', '.join(names)}: {sentence}" for sentence, names in names_by_warning.items()]
 
 
-def _below_majority(scores: Mapping[str, Any]) -> list[str]:
+def _below_majority(scores: Scores) -> list[str]:
     """Variants that are significantly worse than always predicting the most frequent label."""
     accuracies = {
-        name: metric
+        name: defined(variant["metrics"]["accuracy"])
         for name, variant in scores["variants"].items()
-        if (metric := variant["metrics"].get("accuracy"))
+        if "accuracy" in variant["metrics"]
     }
     majority = next(
         (
@@ -134,7 +140,7 @@ def _below_majority(scores: Mapping[str, Any]) -> list[str]:
         ),
         None,
     )
-    if majority is None or scores.get("primary", "accuracy") != "accuracy":
+    if majority is None or scores["primary"] != "accuracy":
         return []
     below = [name for name, metric in accuracies.items() if metric["high"] < majority]
     if not below:
@@ -145,7 +151,7 @@ def _below_majority(scores: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _metric_warnings(scores: Mapping[str, Any]) -> list[str]:
+def _metric_warnings(scores: Scores) -> list[str]:
     """Warnings about the metrics and the judge, not about a variant."""
     warnings = []
     signatures = [
@@ -166,7 +172,7 @@ def _metric_warnings(scores: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
-def _input_warnings(variant: Mapping[str, Any]) -> list[str]:
+def _input_warnings(variant: VariantMeasurements) -> list[str]:
     n, warnings = variant["n"], []
     if variant.get("truncated"):
         warnings.append(
@@ -182,7 +188,7 @@ def _input_warnings(variant: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
-def _output_warnings(variant: Mapping[str, Any], task: TaskDisplay) -> list[str]:
+def _output_warnings(variant: VariantMeasurements, task: TaskDisplay) -> list[str]:
     n, warnings = variant["n"], []
     if variant.get("invalid"):
         warnings.append(
@@ -204,7 +210,7 @@ def _output_warnings(variant: Mapping[str, Any], task: TaskDisplay) -> list[str]
     return warnings
 
 
-def _degenerate_warnings(variant: Mapping[str, Any]) -> list[str]:
+def _degenerate_warnings(variant: VariantMeasurements) -> list[str]:
     """Warnings about variants that give (almost) the same output for every example."""
     n, warnings = variant["n"], []
     if variant["kind"] == "majority":
@@ -219,7 +225,7 @@ def _degenerate_warnings(variant: Mapping[str, Any]) -> list[str]:
     if ALWAYS_ABSTAINS * n <= (abstained or 0) < n:
         warnings.append(
             f"abstains on {abstained:,} of {n:,} questions, so its scores are close to the share "
-            "of unanswerable questions." + _abstention_causes(variant.get("no_answer") or {})
+            "of unanswerable questions." + _abstention_causes(variant.get("no_answer"))
         )
     words = variant["metrics"].get("answer_words")
     if words and words["value"] == 0:
@@ -232,9 +238,11 @@ def _degenerate_warnings(variant: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
-def _abstention_causes(threshold: Mapping[str, Any]) -> str:
+def _abstention_causes(threshold: NoAnswerThreshold | None) -> str:
     """How well the no-answer score discriminates, and how good the answers were before it."""
-    auroc, before = threshold.get("auroc"), threshold.get("has_answer_f1_without")
+    if threshold is None:
+        return ""
+    auroc, before = threshold["auroc"], threshold["has_answer_f1_without"]
     if not auroc or before is None:
         return ""
     return (
@@ -245,7 +253,7 @@ def _abstention_causes(threshold: Mapping[str, Any]) -> str:
     )
 
 
-def _seed_warning(scores: Mapping[str, Any]) -> list[str]:
+def _seed_warning(scores: Scores) -> list[str]:
     """What one training per variant cannot show."""
     tuned = [name for name, v in scores["variants"].items() if v["kind"] == "tuned"]
     if not tuned or not scores["comparisons"]:
@@ -257,10 +265,11 @@ def _seed_warning(scores: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _training_warnings(name: str, details: Mapping[str, Any], n: int) -> list[str]:
+def _training_warnings(name: str, details: ReportedVariant, n: int) -> list[str]:
     """Warnings about resumed training, assumed gold passages, and forgetting."""
     warnings = []
-    if (details.get("training") or {}).get("resumed"):
+    training = details.get("training")
+    if training and training.get("resumed"):
         warnings.append(
             f"{name}: training was resumed after an interruption. Its time excludes the work lost "
             "by that, and its peak memory is that of the last attempt."
@@ -271,8 +280,10 @@ def _training_warnings(name: str, details: Mapping[str, Any], n: int) -> list[st
             "passage; the best match of question and reference answer was used, which may not "
             "hold the answer."
         )
-    forgetting = details.get("forgetting") or {}
-    before, after = forgetting.get("perplexity_before"), forgetting.get("perplexity_after")
+    forgetting = details.get("forgetting")
+    if forgetting is None:
+        return warnings
+    before, after = forgetting["perplexity_before"], forgetting["perplexity_after"]
     if before and after and after / before >= FORGETTING_RATIO:
         warnings.append(
             f"{name}: perplexity on general text rose from {before:.1f} to {after:.1f}; the tuned "

@@ -164,7 +164,7 @@ def compare_runs(first: str, second: str) -> RunComparison:
         n=len(shared),
         first_mean=float(left.mean()),
         second_mean=float(right.mean()),
-        difference=Interval(**ends),
+        difference=Interval(ends["value"], ends["low"], ends["high"]),
         p_value=p_value,
         only_first=mcnemar_test.b if mcnemar_test else None,
         only_second=mcnemar_test.c if mcnemar_test else None,

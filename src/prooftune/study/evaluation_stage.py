@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Any
 
 from prooftune import recipe as recipes
 from prooftune import run_folder
+from prooftune.evaluation.score_types import Scores
 from prooftune.models.environment import describe_environment
 from prooftune.recipe import Recipe
+from prooftune.report.types import ReportFacts
 from prooftune.types import Study, VariantResult
 from prooftune.utils.files import read_json, write_json
 from prooftune.utils.secrets import redact
@@ -23,7 +24,7 @@ def evaluate(
     folder: Path,
     base: Path,
     bundled: str | None = None,
-) -> dict[str, Any]:
+) -> Scores:
     """Score every variant, compare them in pairs, run the judge if there is one, and write the
     report.
 
@@ -59,7 +60,7 @@ def evaluate(
             recipe, recipe.judge, study, results, scores, folder / "judge", base
         )
     write_json(folder / "scores.json", scores)
-    report = {
+    report: ReportFacts = {
         "name": recipe.name,
         "recipe": redact(recipes.dump(recipe)),
         "scores": scores,
@@ -82,7 +83,7 @@ def evaluate(
 
 
 def bundle_judged_variant(
-    recipe: Recipe, study: Study, results: list[VariantResult], scores: dict[str, Any], folder: Path
+    recipe: Recipe, study: Study, results: list[VariantResult], scores: Scores, folder: Path
 ) -> Path | None:
     """Bundle the tuned variant that the verdict is about; None if nothing was tuned."""
     judged = scores["verdict"]["best_tuned"]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
 
+from prooftune.evaluation.score_types import Figure, Scores
 from prooftune.report import task_display
 from prooftune.report.format import MISSING, NumberFormat, format_value, interval, percent
 
 
-def result_html(scores: Mapping[str, Any], report: Path, bundle: Path | None) -> str:
+def result_html(scores: Scores, report: Path, bundle: Path | None) -> str:
     """Verdict, table of variants (best first, with intervals), and the paths of report and bundle.
 
     Every text from data is escaped.
@@ -26,7 +25,7 @@ def result_html(scores: Mapping[str, Any], report: Path, bundle: Path | None) ->
     )
 
 
-def _variants_table(scores: Mapping[str, Any]) -> str:
+def _variants_table(scores: Scores) -> str:
     task = task_display.display_for(scores)
     columns = task_display.available_metrics(scores, task.variant_metrics)
     headings = ["variant", *(metric.heading for metric in columns.values())]
@@ -52,7 +51,7 @@ def _variants_table(scores: Mapping[str, Any]) -> str:
     )
 
 
-def _cell(figure: Mapping[str, Any] | None, form: NumberFormat) -> str:
+def _cell(figure: Figure | None, form: NumberFormat) -> str:
     if not figure or figure["value"] is None:
         return MISSING
     return f"{format_value(figure['value'], form)} ({interval(figure, form.scale, form.digits)})"

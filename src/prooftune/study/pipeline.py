@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from prooftune import recipe as recipes
 from prooftune import run_folder
 from prooftune.data import contexts
 from prooftune.data.sources import source_digest
 from prooftune.errors import UsageError
+from prooftune.evaluation.score_types import Scores
 from prooftune.models.environment import compute_settings
 from prooftune.models.loading import with_training_dtype
 from prooftune.preflight import checker as preflight
@@ -48,19 +48,19 @@ class Result:
     """
 
     folder: Path
-    scores: dict[str, Any] = field(repr=False)
+    scores: Scores = field(repr=False)
     report: Path
     bundle: Path | None
 
     @property
     def verdict(self) -> str:
         """The verdict in one or two sentences."""
-        return str(self.scores["verdict"]["sentence"])
+        return self.scores["verdict"]["sentence"]
 
     @property
     def headline(self) -> str:
         """The verdict in a few words."""
-        return str(self.scores["verdict"]["headline"])
+        return self.scores["verdict"]["headline"]
 
     def _repr_html_(self) -> str:
         """The verdict and the table of variants, which notebooks display."""

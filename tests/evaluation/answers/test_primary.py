@@ -16,7 +16,7 @@ def scores_of(
     tuned: list[str],
     task: str = "free-text-qa",
     **evaluation: Any,
-) -> dict[str, Any]:
+) -> Any:
     test = [
         Example(f"q{i}", {"question": f"{i}?"}, r[0] if r else "", references=tuple(r))
         for i, r in enumerate(references)

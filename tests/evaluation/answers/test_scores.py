@@ -69,7 +69,7 @@ def recipe(variants: dict[str, Any], task: str = "extractive-qa") -> Recipe:
 
 def scored(
     gaps: dict[str, tuple[float, float]], chosen: Recipe, validation: int = 20, wrong: int = 0
-) -> dict[str, Any]:
+) -> Any:
     """Scores of variants whose no-answer scores are shifted by (on validation, on test)."""
     study = Study([], questions("v", validation), questions("t", 40), [])
     results = [

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,10 @@ from prooftune.evaluation.answers.text import Columns
 from prooftune.evaluation.intervals import UNIT, resampling_interval, wilson_interval
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.resampling import Groups, resample
+from prooftune.evaluation.score_types import (
+    CitationScores,
+    Figure,
+)
 from prooftune.recipe import Evaluation
 from prooftune.types import Study, VariantResult
 from prooftune.utils.files import read_json
@@ -158,7 +161,7 @@ def citation_figures(
     settings: Evaluation,
     seed: int,
     groups: Groups | None,
-) -> dict[str, Any] | None:
+) -> CitationScores | None:
     """How good the citations are, with intervals; None where no passages were shown.
 
     Args:
@@ -187,22 +190,29 @@ def citation_figures(
     samples = drawn.map(lambda summed: citation_rates(summed, columns.names))
     total = columns.values.sum(axis=0)
     counted = citation_counts(total, columns.names)
-    facts: dict[str, Any] = {
-        "answered": int(columns.values[:, 1].sum()),
-        "signatures": columns.signatures,
-    }
-    for name, rate in citation_rates(total, columns.names).items():
-        value = float(rate)
-        found = resampling_interval(value, samples[name], settings.confidence, UNIT)
+    rates = citation_rates(total, columns.names)
+
+    def figure(name: str) -> Figure:
+        value = float(rates[name])
+        interval = resampling_interval(value, samples[name], settings.confidence, UNIT)
         # A mean of shares varies no more than a share of right and wrong.
         rows = (
             wilson_interval(round(value * counted[name]), counted[name], settings.confidence)
             if counted[name]
-            else (found.low, found.high)
+            else (interval.low, interval.high)
         )
-        facts[name] = {
+        return {
             "value": value,
-            "low": min(found.low, rows[0]),
-            "high": max(found.high, rows[1]),
+            "low": min(interval.low, rows[0]),
+            "high": max(interval.high, rows[1]),
         }
-    return facts
+
+    return {
+        "answered": int(columns.values[:, 1].sum()),
+        "signatures": columns.signatures,
+        "citation_precision": figure("citation_precision"),
+        "citation_recall": figure("citation_recall"),
+        "cited_rate": figure("cited_rate"),
+        "unsupported_rate": figure("unsupported_rate"),
+        "unknown_citation_rate": figure("unknown_citation_rate"),
+    }

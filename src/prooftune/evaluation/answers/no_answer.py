@@ -4,13 +4,12 @@ questions."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from prooftune.evaluation.answers import squad
 from prooftune.evaluation.intervals import auroc
+from prooftune.evaluation.score_types import NoAnswerThreshold
 from prooftune.types import Prediction, Study, VariantResult
 
 
@@ -31,7 +30,7 @@ def _no_answer(prediction: Prediction) -> float:
 
 def choose_threshold(
     study: Study, result: VariantResult, confidence: float
-) -> dict[str, Any] | None:
+) -> NoAnswerThreshold | None:
     """The no-answer threshold, chosen by F1 on validation questions, and how F1 on test questions
     depends on it."""
     both = [*result.validation, *result.test]
@@ -66,7 +65,9 @@ def choose_threshold(
         "has_answer_f1_always": float(always.f1[always.has_answer].mean())
         if always.has_answer.any()
         else None,
-        "auroc": asdict(separation) if separation else None,
+        "auroc": {"value": separation.value, "low": separation.low, "high": separation.high}
+        if separation
+        else None,
         "curve": [
             {"threshold": t, "f1": s}
             for t, s in zip(

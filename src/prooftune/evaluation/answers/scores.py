@@ -37,6 +37,14 @@ from prooftune.evaluation.procedure import (
     training_facts,
 )
 from prooftune.evaluation.resampling import Groups, Samples, resample
+from prooftune.evaluation.score_types import (
+    AnswerCounts,
+    Figure,
+    Measurements,
+    NoAnswerThreshold,
+    Scores,
+    VariantMeasurements,
+)
 from prooftune.evaluation.scores import group_facts, tidy
 from prooftune.evaluation.verdict import RETRIEVAL, verdict
 from prooftune.recipe import Recipe, Variant
@@ -78,7 +86,7 @@ class Answered:
     outputs: list[str]
     columns: Columns
     primary: Floats
-    threshold: dict[str, Any] | None
+    threshold: NoAnswerThreshold | None
 
 
 def score_answers(
@@ -87,7 +95,7 @@ def score_answers(
     recipe: Recipe,
     notes: Sequence[str] = (),
     bundled: str | None = None,
-) -> dict[str, Any]:
+) -> Scores:
     """Measure all variants on the study's test questions.
 
     Args:
@@ -145,7 +153,8 @@ def score_answers(
         ]
         for name, trainings in singles.items()
     }
-    variants = {
+    counts = {r.name: _counts(trained[r.name].test, finals[r.name].outputs) for r in results}
+    variants: dict[str, VariantMeasurements] = {
         r.name: {
             "kind": r.kind,
             "model": r.details.get("model"),
@@ -160,12 +169,24 @@ def score_answers(
             "citations": citation_figures(
                 study, trained[r.name], finals[r.name].outputs, settings, recipe.seed, groups
             ),
-            **_counts(trained[r.name].test, finals[r.name].outputs),
-            **training_facts(figures[r.name], quality[r.name], best[r.name]),
+            "invalid": counts[r.name]["invalid"],
+            "truncated": counts[r.name]["truncated"],
+            "truncated_tokens": counts[r.name]["truncated_tokens"],
+            "prompt_tokens": counts[r.name]["prompt_tokens"],
+            "generated_tokens": counts[r.name]["generated_tokens"],
+            "windowed": counts[r.name]["windowed"],
+            "abstained": counts[r.name]["abstained"],
+            "cited": counts[r.name]["cited"],
+            "cited_share": counts[r.name]["cited_share"],
+            "unknown_citations": counts[r.name]["unknown_citations"],
         }
         for r in results
     }
-    scores: dict[str, Any] = {
+    for name, trainings in figures.items():
+        facts = training_facts(trainings, quality[name], best[name])
+        if facts is not None:
+            variants[name]["trainings"] = facts
+    measurements: Measurements = {
         "task": recipe.task,
         "primary": primary,
         "primary_title": title_of(primary),
@@ -184,19 +205,20 @@ def score_answers(
         "comparisons": compare(plan, measured),
     }
     named = bundled or recipe.bundle.variant
-    scores["verdict"] = verdict(scores, judged_variant(variants, primary, named))
+    judged = verdict(measurements, judged_variant(variants, primary, named))
     shown = {
         name: replace(result, test=_final(result.test, finals[name].outputs))
         for name, result in trained.items()
     }
-    scores["changed"] = changed_examples(
+    changed = changed_examples(
         study,
         shown,
         {name: given.primary >= RIGHT for name, given in finals.items()},
         {name: a.primary for name, a in finals.items()},
-        scores["verdict"],
+        judged,
     )
-    return dict(tidy(scores))
+    scores: Scores = tidy({**measurements, "verdict": judged, "changed": changed})
+    return scores
 
 
 def _measure_all(
@@ -288,12 +310,12 @@ def _on_validation(
     return measure(answer_columns(outputs, references, text=text))[primary]
 
 
-def _interval(name: str, measured: Measured, confidence: float) -> dict[str, Any]:
+def _interval(name: str, measured: Measured, confidence: float) -> Figure:
     """A metric of one training with its interval."""
     value, samples = measured.values[name], measured.samples[name]
     bounds = BOUNDS.get(name, UNIT)
     found = resampling_interval(value, samples, confidence, bounds)
-    ends: dict[str, Any] = {"value": value, "low": found.low, "high": found.high}
+    ends: Figure = {"value": value, "low": found.low, "high": found.high}
     if samples.by_rows is not None:
         n = measured.table.shape[1]
         alone = resampling_interval(
@@ -329,7 +351,7 @@ def _final(predictions: Sequence[Prediction], outputs: Sequence[str]) -> list[Pr
     ]
 
 
-def _counts(predictions: Sequence[Prediction], outputs: Sequence[str]) -> dict[str, Any]:
+def _counts(predictions: Sequence[Prediction], outputs: Sequence[str]) -> AnswerCounts:
     """What happened on the way to the final answers."""
     n = len(predictions)
     cited = sum(bool(p.cited) for p in predictions)
