@@ -107,7 +107,7 @@ def test_pairs_and_verdict_keep_to_the_base_model() -> None:
     assert ("bf", "b0") in compared and ("bf", "a0") not in compared
     assert len(compared) == len({frozenset(pair) for pair in compared})
     figures = {"a0": 0.9, "b0": 0.5, "bf": 0.6, "b1": 0.8}
-    scores: dict[str, Any] = {
+    scores: Any = {
         "primary": "accuracy",
         "primary_title": "accuracy",
         "task": "classification",
@@ -141,7 +141,7 @@ def test_pairs_and_verdict_keep_to_the_base_model() -> None:
     assert facts["baseline"] == "b0"
     # Its own untuned model and prompt, and the best untuned variant of the other model.
     assert [entry["variant"] for entry in facts["against"]] == ["b0", "bf", "a0"]
-    assert facts["beats"]["zero_shot"] is True
+    assert facts["beats"] is not None and facts["beats"]["zero_shot"] is True
     assert facts["outcome"] == "loses"
 
 
