@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prooftune import recipe
-from prooftune.engine.attention import block_layout, packed, shared_prefix
+from prooftune.engine.attention import backends, block_layout, packed, shared_prefix
 from prooftune.engine.attention.masks import AttentionContext, PrefixGroups
 from prooftune.engine.batching import collate
 from prooftune.engine.compatibility import check_output_head
@@ -136,7 +136,7 @@ def test_packed_attention_matches_formula(
     generator = torch.Generator().manual_seed(prefix + sum(lengths))
     batch = pack_sequences([1] * prefix, [[2] * n for n in lengths], [[0]] * len(lengths))
     heads, size, total = 2, 4, batch.input_ids.shape[1]
-    assert total % 32 == 0 and batch.lengths.tolist()[:-1] == lengths[:-1]
+    assert total % 32 == 0 and list(batch.lengths[:-1]) == lengths[:-1]
     query, key, value = (
         torch.randn(1, n, total, size, generator=generator, dtype=torch.float64, requires_grad=True)
         for n in (heads * groups, heads, heads)
@@ -146,11 +146,9 @@ def test_packed_attention_matches_formula(
         """Attention by its formula, one token at a time."""
         positions = [
             *range(prefix),
-            *(prefix + i for length in batch.lengths.tolist() for i in range(length)),
+            *(prefix + i for length in batch.lengths for i in range(length)),
         ]
-        own = [0] * prefix + [
-            n for n, length in enumerate(batch.lengths.tolist(), 1) for _ in range(length)
-        ]
+        own = [0] * prefix + [n for n, length in enumerate(batch.lengths, 1) for _ in range(length)]
         out = torch.zeros(total, heads * groups, size, dtype=torch.float64)
         for at in range(total):
             near = [
@@ -330,12 +328,12 @@ def test_unsupported_architecture_falls_back_with_a_message(
         "shared_prefix_attention",
         lambda *args, attention_context=None, **options: original(*args, **options),
     )
-    shared_prefix.register()
+    backends.register()
     try:
         check_output_head(model)
     finally:
         monkeypatch.undo()
-        shared_prefix.register()
+        backends.register()
     assert not supports_shared_prefix(get_backbone(model))
     assert ["does not support a prefix shared between rows" in message for message in messages] == [
         True

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prooftune.engine.attention import packed, shared_prefix
+from prooftune.engine.attention import backends, packed, shared_prefix
 from prooftune.engine.attention.block_layout import PackedLayout
 from prooftune.engine.forward import packed_hidden_states
 from prooftune.engine.kernels import attention, build, lora_linear, pointwise
@@ -358,7 +358,7 @@ def test_gradients_are_no_farther_from_float32_than_without_kernels(
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 weight.data = (0.1 * randn(*weight.shape, seed=len(name))).float()
-        shared_prefix.register()
+        backends.register()
         model.get_base_model().set_attn_implementation(shared_prefix.NAME)
         learned = [weight for name, weight in model.named_parameters() if "lora_" in name]
         with autocast(model):

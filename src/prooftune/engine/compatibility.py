@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prooftune.engine.attention import shared_prefix
+from prooftune.engine.attention import backends, shared_prefix
 from prooftune.engine.batching import collate
 from prooftune.engine.forward import (
     compute_prefix_cache,
@@ -23,7 +23,7 @@ from prooftune.engine.precision import autocast
 from prooftune.errors import Failure
 from prooftune.utils.progress import notify
 
-_TAKE_TREE_MASKS = (shared_prefix.NAME, "eager", "sdpa")
+_TAKE_TREE_MASKS = (*backends.NAMES, "eager", "sdpa")
 """Attention implementations that take 4D masks."""
 
 
@@ -36,10 +36,10 @@ def use_shared_prefix_attention(model: nn.Module) -> Iterator[bool]:
     """
     base, backbone = base_model(model), get_backbone(model)
     before = base.config._attn_implementation
-    if before == shared_prefix.NAME:
+    if before in backends.NAMES:
         yield True
         return
-    shared_prefix.register()
+    backends.register()
     base.set_attn_implementation(shared_prefix.NAME)
     try:
         supported = prefix_matches_full_pass(backbone, _probe_ids(base))

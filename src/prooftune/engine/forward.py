@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention import shared_prefix
-from prooftune.engine.attention.block_layout import PackedLayout
+from prooftune.engine.attention import backends, flex
 from prooftune.engine.attention.masks import AttentionContext, KeysValues, additive_mask
 from prooftune.engine.batching import PADDING_BUDGET, Batch, UnpaddedLayout
 from prooftune.engine.kv_cache import KVCache
-from prooftune.engine.packing import PackedBatch
+from prooftune.engine.packing import PackedBatch, pack_sequences
 from prooftune.engine.sparse_last_layer import compute_only_positions
 
 if TYPE_CHECKING:
@@ -32,8 +31,7 @@ PrefixCache = list[KeysValues] | Any
 
 def supports_shared_prefix(backbone: nn.Module) -> bool:
     """Whether the backbone uses our attention, which sees a shared prefix without copying it."""
-    config: Any = backbone.config
-    return getattr(config, "_attn_implementation", None) == shared_prefix.NAME
+    return backends.uses_own_attention(backbone)
 
 
 def padding_budget(backbone: nn.Module, budget: int) -> int:
@@ -65,7 +63,7 @@ def compute_prefix_cache(backbone: nn.Module, prefix: Sequence[int]) -> PrefixCa
         input_ids=ids,
         position_ids=positions,
         past_key_values=cache,
-        **shared_prefix.attention_kwargs(AttentionContext(_causal_mask(ids), positions, positions)),
+        **backends.attention_kwargs(AttentionContext(_causal_mask(ids), positions, positions)),
     )
     return cache.layers()
 
@@ -132,7 +130,7 @@ def hidden_states_in_context(
             input_ids=ids,
             position_ids=positions,
             past_key_values=cache,
-            **shared_prefix.attention_kwargs(context),
+            **backends.attention_kwargs(context),
         )
     hidden: Tensor = out.last_hidden_state
     return hidden.reshape(-1, hidden.shape[-1])[logit_positions].contiguous()
@@ -144,10 +142,47 @@ def packed_hidden_states(backbone: nn.Module, batch: PackedBatch) -> Tensor:
         out = backbone(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
-            **shared_prefix.attention_kwargs(PackedLayout.from_batch(batch)),
+            **backends.attention_kwargs(backends.packed_layout(backbone, batch)),
         )
     hidden: Tensor = out.last_hidden_state
     return hidden[0].index_select(0, batch.logit_positions)
+
+
+def flex_hidden_states(
+    backbone: nn.Module,
+    rows: Sequence[Sequence[int]],
+    logit_positions: Sequence[Sequence[int]],
+    prefix_length: int,
+    prefix: PrefixCache | None,
+    tree_parents: Sequence[int] = (),
+) -> Tensor:
+    """Hidden states [n, d] of rows behind a cached prefix, packed without padding (FlexAttention).
+
+    Args:
+        backbone: the transformer, whose attention is `flex`.
+        rows: token ids after the prefix, those of a label tree at their ends included.
+        logit_positions: per row, the positions whose hidden states are needed.
+        prefix_length: tokens of the prefix.
+        prefix: result of `compute_prefix_cache`.
+        tree_parents: see `FlexLayout`.
+    """
+    device = device_of(backbone)
+    batch = pack_sequences([], rows, logit_positions, flex.BLOCK)
+    layout = flex.FlexLayout(
+        prefix_length, [len(row) for row in rows], device, tree_parents, prefix
+    )
+    positions = torch.zeros(batch.input_ids.shape, dtype=torch.long)
+    own = torch.from_numpy(layout.keys()[1][prefix_length:])
+    positions[0, : len(own)] = own
+    wanted = batch.logit_positions.to(device)
+    with compute_only_positions(backbone, wanted):
+        out = backbone(
+            input_ids=batch.input_ids.to(device),
+            position_ids=positions.to(device),
+            **backends.attention_kwargs(layout),
+        )
+    hidden: Tensor = out.last_hidden_state
+    return hidden[0].index_select(0, wanted)
 
 
 def _transformers_attention(backbone: nn.Module, batch: Batch, prefix: Any | None) -> Any:

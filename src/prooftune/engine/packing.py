@@ -19,14 +19,15 @@ class PackedBatch:
     Attributes:
         input_ids, position_ids: [1, prefix + tokens of all rows]; the positions of every row start
             after the prefix.
-        lengths: [rows] tokens of each row; the last one includes the padding at the end.
+        lengths: tokens of each row; the last one includes the padding at the end. They stay on the
+            host, where the layout of the batch is computed.
         logit_positions: [n] indices into the packed sequence whose hidden states (and logits) are
             needed.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    lengths: Tensor
+    lengths: tuple[int, ...]
     logit_positions: Tensor
 
 
@@ -34,10 +35,11 @@ def pack_sequences(
     prefix: Sequence[int],
     rows: Sequence[Sequence[int]],
     logit_positions: Sequence[Sequence[int]],
+    multiple: int = PAD_MULTIPLE,
 ) -> PackedBatch:
     """Pack rows behind their common prefix.
 
-    The packed sequence is padded at its end to a multiple of `PAD_MULTIPLE` tokens: on CPUs, oneDNN
+    The packed sequence is padded at its end to a multiple of `multiple` tokens: on CPUs, oneDNN
     compiles a matmul kernel for every number of tokens, which takes time, and its cached kernels
     fragment the heap so that large arrays no longer fit.
 
@@ -45,6 +47,7 @@ def pack_sequences(
         prefix: token ids that all rows start with.
         rows: token ids of each row after the prefix.
         logit_positions: per row, the positions within the row whose hidden states are needed.
+        multiple: of tokens in the packed sequence.
     """
     prefix_length = len(prefix)
     ids, positions, packed_positions = list(prefix), list(range(prefix_length)), []
@@ -52,7 +55,7 @@ def pack_sequences(
         packed_positions += [len(ids) + position for position in own]
         ids += row
         positions += range(prefix_length, prefix_length + len(row))
-    padding, lengths = -len(ids) % PAD_MULTIPLE, [len(row) for row in rows]
+    padding, lengths = -len(ids) % multiple, [len(row) for row in rows]
     ids += [0] * padding
     # Padding belongs to the last row, behind its tokens, where the causal mask hides it from them.
     positions += positions[-1:] * padding
@@ -60,6 +63,6 @@ def pack_sequences(
     return PackedBatch(
         torch.tensor([ids]),
         torch.tensor([positions]),
-        torch.tensor(lengths),
+        tuple(lengths),
         torch.tensor(packed_positions, dtype=torch.long),
     )

@@ -14,9 +14,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from prooftune.engine.attention.backends import uses_flex
 from prooftune.engine.batching import Batch, batch_by_token_budget, collate, to_device
 from prooftune.engine.compatibility import use_tree_attention
-from prooftune.engine.forward import compute_prefix_cache, device_of, hidden_states, padding_budget
+from prooftune.engine.forward import (
+    compute_prefix_cache,
+    device_of,
+    flex_hidden_states,
+    hidden_states,
+    padding_budget,
+)
 from prooftune.engine.model_parts import get_backbone, get_output_head
 
 
@@ -104,8 +111,20 @@ def score_labels(
             batch_tokens,
             padding_budget(backbone, batch_tokens),
         ):
-            batch = to_device(_with_tree([rows[i] for i in row_ids], tree, len(prefix)), device)
-            logits = output_head(hidden_states(backbone, batch, cache))
+            selected = [rows[i] for i in row_ids]
+            if uses_flex(backbone):
+                hidden = flex_hidden_states(
+                    backbone,
+                    [[*row, *tree.tokens] for row in selected],
+                    _tree_logit_positions(selected, tree),
+                    len(prefix),
+                    cache,
+                    tree.parents,
+                )
+            else:
+                batch = to_device(_with_tree(selected, tree, len(prefix)), device)
+                hidden = hidden_states(backbone, batch, cache)
+            logits = output_head(hidden)
             # [batch_size, 1 + nodes, vocabulary]: the end of the prompt, then the tree's nodes.
             log_probs = torch.log_softmax(logits, dim=-1).reshape(
                 len(row_ids), 1 + len(tree.tokens), -1
@@ -144,18 +163,22 @@ def score_classes(
             [len(row) for row in rows], batch_tokens, padding_budget(backbone, batch_tokens)
         ):
             selected = [rows[i] for i in row_ids]
-            batch = to_device(
-                collate(selected, [[len(row) - 1] for row in selected], len(prefix)), device
-            )
-            logits = output_head(hidden_states(backbone, batch, cache))
+            last = [[len(row) - 1] for row in selected]
+            if uses_flex(backbone):
+                hidden = flex_hidden_states(backbone, selected, last, len(prefix), cache)
+            else:
+                batch = to_device(collate(selected, last, len(prefix)), device)
+                hidden = hidden_states(backbone, batch, cache)
+            logits = output_head(hidden)
             yield row_ids, torch.log_softmax(logits, dim=-1).cpu()
 
 
 def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: int) -> Batch:
     """Rows followed by the label tree, with a 4D tree attention mask."""
     nodes = len(tree.tokens)
-    logit_positions = [list(range(len(row) - 1, len(row) + nodes)) for row in rows]
-    batch = collate([[*row, *tree.tokens] for row in rows], logit_positions, prefix_length)
+    batch = collate(
+        [[*row, *tree.tokens] for row in rows], _tree_logit_positions(rows, tree), prefix_length
+    )
     if nodes == 0:
         return batch
     count, length = batch.input_ids.shape
@@ -172,6 +195,11 @@ def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: in
     prefix = torch.ones(count, length, prefix_length, dtype=torch.bool)
     mask = torch.cat([prefix, allowed], dim=2)[:, None]
     return Batch(batch.input_ids, mask, positions, batch.logit_positions)
+
+
+def _tree_logit_positions(rows: Sequence[Sequence[int]], tree: LabelTree) -> list[list[int]]:
+    """The end of every prompt and all tree nodes."""
+    return [list(range(len(row) - 1, len(row) + len(tree.tokens))) for row in rows]
 
 
 def _ancestors(tree: LabelTree) -> Tensor:

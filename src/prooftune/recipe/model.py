@@ -16,10 +16,13 @@ class Model(Section):
     """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute dtype. ``auto``: bfloat16 if the hardware computes in it, else float32."""
-    attention: Literal["auto", "shared-prefix", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """Attention implementation. ``auto``: the fastest for this device. ``shared-prefix``:
-    Prooftune's own, which computes the common prefix of all prompts once. The others are those of
-    transformers."""
+    attention: Literal["auto", "shared-prefix", "flex", "eager", "sdpa", "flash_attention_2"] = (
+        "auto"
+    )
+    """Attention implementation. ``shared-prefix``: Prooftune's own, which computes the common
+    prefix of all prompts once, by compiled code or PyTorch's matmuls. ``flex``: the same by
+    PyTorch's FlexAttention, for GPUs. ``auto``: ``flex`` on NVIDIA GPUs from the Ampere generation
+    on, else ``shared-prefix``. The others are those of transformers."""
     int8_training: bool = False
     """During adapter training, compute matmuls with frozen weights in int8. Needs a CPU with
     AVX512-BF16 and AVX512-VNNI but without AMX, and a C compiler. Training takes 10% to 33% less

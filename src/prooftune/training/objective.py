@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prooftune.engine.attention import shared_prefix
+from prooftune.engine.attention import backends, flex
 from prooftune.engine.batching import Batch, collate
 from prooftune.engine.forward import hidden_states, packed_hidden_states
 from prooftune.engine.model_parts import get_backbone, get_output_head
-from prooftune.engine.packing import PackedBatch, pack_sequences
+from prooftune.engine.packing import PAD_MULTIPLE, PackedBatch, pack_sequences
 from prooftune.errors import Failure, UsageError
 from prooftune.utils.disk_list import DiskBackedList
 
@@ -122,8 +122,8 @@ def validate_rows(rows: Iterable[TrainingRow], stop: int) -> Iterator[TrainingRo
 
 
 def make_collator(
-    prefix: Sequence[int], packed: bool = True
-) -> Callable[[Sequence[TrainingRow]], dict[str, Tensor]]:
+    prefix: Sequence[int], packed: bool = True, multiple: int = PAD_MULTIPLE
+) -> Callable[[Sequence[TrainingRow]], dict[str, Any]]:
     """The Trainer's data collator: rows -> keyword arguments of `TuningModule.forward`.
 
     The path of a training row from here:
@@ -145,13 +145,16 @@ def make_collator(
         prefix: token ids that all rows begin with.
         packed: pack the rows into one sequence after the shared prefix, without padding. Otherwise
             every row gets its own copy of the prefix, and all rows are padded to the longest.
+        multiple: of tokens in a packed batch.
     """
 
-    def collator(rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
+    def collator(rows: Sequence[TrainingRow]) -> dict[str, Any]:
         batch: PackedBatch | Batch
         rows = rows or [TrainingRow([0], [], [])]
         if packed:
-            batch = pack_sequences(prefix, [r.ids for r in rows], [r.label_positions for r in rows])
+            batch = pack_sequences(
+                prefix, [r.ids for r in rows], [r.label_positions for r in rows], multiple
+            )
         else:
             shift = len(prefix)
             batch = collate(
@@ -177,6 +180,7 @@ class TuningModule(nn.Module):
             classes) in training (Szegedy et al. 2016, arXiv 1512.00567).
         packed: whether batches are packed (`engine.packing`), which only our own attention
             supports.
+        pad_multiple: multiple of tokens to which packed batches are filled up.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -184,9 +188,12 @@ class TuningModule(nn.Module):
         self.model = model
         # The Trainer reads `config` from the module that it trains.
         self.config: Any = getattr(model, "config", None)
-        own_attention = getattr(self.config, "_attn_implementation", None) == shared_prefix.NAME
         self.label_smoothing = 0.0
-        self.packed = own_attention and not getattr(self.config, "attention_dropout", 0)
+        self.packed = backends.uses_own_attention(model) and not getattr(
+            self.config, "attention_dropout", 0
+        )
+        # FlexAttention's kernel computes whole blocks.
+        self.pad_multiple = flex.BLOCK if backends.uses_flex(model) else PAD_MULTIPLE
         # FSDP shards the modules with these class names one by one.
         self._no_split_modules: Any = getattr(model, "_no_split_modules", None)
 
@@ -197,7 +204,7 @@ class TuningModule(nn.Module):
         logit_positions: Tensor,
         labels: Tensor,
         attention_mask: Tensor | None = None,
-        lengths: Tensor | None = None,
+        lengths: tuple[int, ...] | None = None,
     ) -> dict[str, Tensor]:
         """Compute the loss of one batch: the fields of a `PackedBatch` (with `lengths`) or of a
         `Batch` (with `attention_mask`).

@@ -104,7 +104,7 @@ def _train(
     peft_checkpoints: bool,
     callbacks: Sequence[TrainerCallback],
 ) -> list[LogEntry]:
-    collator = make_collator(prefix, module.packed)
+    collator = make_collator(prefix, module.packed, module.pad_multiple)
     progress = TrainingProgress(description)
     extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
     trainer = TuningTrainer(

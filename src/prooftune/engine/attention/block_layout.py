@@ -72,8 +72,8 @@ class PackedLayout:
     @classmethod
     def from_batch(cls, batch: PackedBatch) -> PackedLayout:
         """The layout of a packed batch."""
-        lengths: list[int] = batch.lengths.tolist()
-        return cls(batch.input_ids.shape[1] - sum(lengths), lengths, batch.lengths.device)
+        lengths = list(batch.lengths)
+        return cls(batch.input_ids.shape[1] - sum(lengths), lengths, batch.input_ids.device)
 
     def bucket_layout(
         self, heads: int, groups: int, window: int | None, dtype: torch.dtype

@@ -235,27 +235,6 @@ def full_attention(
     return out
 
 
-def attention_kwargs(context: AttentionContext | PackedLayout) -> dict[str, Any]:
-    """Keyword arguments of a backbone's forward that pass the context to its layers.
-
-    The dummy attention mask keeps transformers from building one of its own.
-    """
-    return {
-        "attention_context": context,
-        "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool),
-        "use_cache": False,
-    }
-
-
-def register() -> None:
-    """Register the attention with transformers, with eager masks for use outside the engine."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
-
-    AttentionInterface.register(NAME, shared_prefix_attention)
-    AttentionMaskInterface.register(NAME, eager_mask)
-
-
 def _concat_masks(prefix_mask: Tensor | None, own_mask: Tensor, prefix_length: int) -> Tensor:
     if prefix_mask is None:
         prefix_mask = own_mask.new_zeros(*own_mask.shape[:3], prefix_length)

@@ -1,0 +1,367 @@
+"""Every attention backend gives the same losses, gradients and log-probabilities.
+
+Packed, padded and one row at a time; Llama, Llama 3, Gemma 2 (soft-capped, alternating windows),
+Qwen 2 (biases) and Mistral (windows), in float32 and bfloat16.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
+
+from prooftune import recipe
+from prooftune.engine.attention import backends, flex, shared_prefix
+from prooftune.engine.packing import pack_sequences
+from prooftune.engine.precision import autocast
+from prooftune.engine.scoring import label_tree, score_classes, score_labels
+from prooftune.models import adapters, loading
+from prooftune.training.objective import TrainingRow, TuningModule, make_collator
+
+PREFIX = list(range(40, 62))  # longer than the windows of 16
+LENGTHS = [3, 1, 30, 6, 150]
+SIZES: dict[str, Any] = {
+    "vocab_size": 200,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "pad_token_id": None,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**SIZES),
+    "llama3": LlamaConfig(**SIZES, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
+    "gemma2": Gemma2Config(
+        **SIZES,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=16,
+        final_logit_softcapping=2.0,
+        attn_logit_softcapping=3.0,
+    ),
+    "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "mistral": MistralConfig(**SIZES, sliding_window=16),
+}
+BACKENDS = [*backends.NAMES, "eager", "sdpa"]
+
+
+def rows() -> list[TrainingRow]:
+    generator = torch.Generator().manual_seed(0)
+    result = []
+    for length in LENGTHS:
+        ids = torch.randint(2, 200, (length + 1,), generator=generator).tolist()
+        first = max(0, length - 3)
+        result.append(TrainingRow(ids[:-1], range(first, length), ids[first + 1 :]))
+    return result
+
+
+def tuned(family: str, dtype: torch.dtype, attention: str) -> Any:
+    backends.register()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        CONFIGS[family], dtype=dtype, attn_implementation=attention
+    )
+    model = adapters.make_trainable(model, recipe.Variant(kind="tuned"), {"r": 4})
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.train()
+
+
+def one_by_one(model: Any) -> Tensor:
+    """The summed loss by transformers' own forward pass, one row at a time."""
+    total = torch.zeros(())
+    for row in rows():
+        logits = model(input_ids=torch.tensor([[*PREFIX, *row.ids]]), use_cache=False).logits[0]
+        at = torch.tensor(row.label_positions) + len(PREFIX)
+        total = total + torch.nn.functional.cross_entropy(
+            logits[at].float(), torch.tensor(row.targets), reduction="sum"
+        )
+    return total
+
+
+def batched(model: Any) -> Tensor:
+    """The same by the trainer's module: packed by our backends, padded otherwise."""
+    module = TuningModule(model)
+    assert module.packed == backends.uses_own_attention(model)
+    loss: Tensor = module(**make_collator(PREFIX, module.packed, module.pad_multiple)(rows()))[
+        "loss_sum"
+    ]
+    return loss
+
+
+def gradients(model: Any, loss: Tensor) -> Tensor:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained)])
+
+
+def skip_unsupported(family: str, attention: str) -> None:
+    if family == "gemma2" and attention == "sdpa":
+        pytest.skip("SDPA has no soft-capping")
+
+
+@pytest.mark.parametrize("attention", BACKENDS)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_losses_and_gradients_are_those_of_single_rows(family: str, attention: str) -> None:
+    skip_unsupported(family, attention)
+    reference = tuned(family, torch.float32, "eager")
+    expected = one_by_one(reference)
+    wanted = gradients(reference, expected)
+    model = tuned(family, torch.float32, attention)
+    loss = batched(model)
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        gradients(model, loss), wanted, atol=2e-4 * float(wanted.abs().max()), rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("attention", backends.NAMES)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_bfloat16_is_as_close_to_float32_as_transformers_own(family: str, attention: str) -> None:
+    reference = tuned(family, torch.float32, "eager")
+    wanted = gradients(reference, one_by_one(reference))
+    errors = []
+    for name in ("eager", attention):
+        model = tuned(family, torch.bfloat16, name)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = one_by_one(model) if name == "eager" else batched(model)
+        difference = gradients(model, loss) - wanted
+        errors.append(float(difference.norm() / wanted.norm()))
+    own, ours = errors
+    assert ours <= 1.3 * own + 0.01
+
+
+@pytest.mark.parametrize("attention", BACKENDS)
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("prefix", [PREFIX, []], ids=["prefix", "no prefix"])
+def test_label_scores_are_those_of_single_rows(
+    family: str, attention: str, prefix: list[int]
+) -> None:
+    skip_unsupported(family, attention)
+    labels = [[21], [22, 23], [22, 24, 25], [26, 27]]
+    prompts = [row.ids for row in rows()]
+    reference = tuned(family, torch.float32, "eager").eval()
+    expected = torch.zeros(len(prompts), len(labels))
+    with torch.no_grad():
+        for i, prompt in enumerate(prompts):
+            for j, label in enumerate(labels):
+                ids = torch.tensor([[*prefix, *prompt, *label]])
+                scores = reference(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
+                start = ids.shape[1] - len(label) - 1
+                expected[i, j] = sum(scores[start + k, t] for k, t in enumerate(label))
+    model = tuned(family, torch.float32, attention).eval()
+    actual = torch.full_like(expected, torch.nan)
+    with autocast(model):
+        for row_ids, values in score_labels(model, prefix, prompts, labels, 1, batch_tokens=256):
+            actual[row_ids] = values
+    torch.testing.assert_close(actual, expected, atol=3e-4, rtol=1e-4)
+
+
+def test_classes_are_scored_by_packed_rows() -> None:
+    """A classification head at each row's last token."""
+    from transformers import AutoModelForSequenceClassification
+
+    backends.register()
+    scores = []
+    for attention in ("eager", *backends.NAMES):
+        torch.manual_seed(0)
+        config = LlamaConfig(**{**SIZES, "pad_token_id": 0}, num_labels=3)
+        model = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation=attention
+        ).eval()
+        prompts = [row.ids for row in rows()]
+        values = torch.zeros(len(prompts), 3)
+        for row_ids, batch in score_classes(model, PREFIX, prompts):
+            values[row_ids] = batch
+        scores.append(values)
+    for other in scores[1:]:
+        torch.testing.assert_close(other, scores[0], atol=1e-4, rtol=1e-4)
+
+
+def visible(layout: flex.FlexLayout, tokens: int, window: int | None) -> np.ndarray[Any, Any]:
+    """The attention matrix [queries, keys] by its definition, one pair at a time."""
+    row_of = [0] * layout.prefix_length
+    position, node, parents = list(range(layout.prefix_length)), [-1] * layout.prefix_length, {}
+    for row, length in enumerate(layout.lengths, 1):
+        text = length - len(layout.tree_parents)
+        for index in range(length):
+            row_of.append(row)
+            number = index - text
+            node.append(max(-1, number))
+            depth, at = 0, number
+            while at >= 0:
+                depth, at = depth + 1, layout.tree_parents[at]
+            position.append(layout.prefix_length + (index if number < 0 else text - 1 + depth))
+    for number, parent in enumerate(layout.tree_parents):
+        parents[number] = {number} | (parents[parent] if parent >= 0 else set())
+    first = layout.prefix_length if layout.prefix is not None else 0
+    total = first + tokens
+    matrix = np.zeros((tokens, total), bool)
+    for query in range(tokens):
+        at = first + query
+        for key in range(len(row_of)):
+            if at >= len(row_of) or key > at or row_of[key] not in (0, row_of[at]):
+                continue
+            if window is not None and position[at] - position[key] >= window:
+                continue
+            if node[key] >= 0 and node[key] not in parents.get(node[at], set()):
+                continue
+            matrix[query, key] = True
+    return matrix
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    prefix=st.integers(0, 9),
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    parents=st.sampled_from([(), (-1,), (-1, 0, 0, -1), (-1, 0, 1)]),
+    window=st.sampled_from([None, 1, 3, 6]),
+    cached=st.booleans(),
+    padding=st.integers(0, 7),
+)
+def test_blocks_and_masks_are_those_of_the_definition(
+    prefix: int,
+    lengths: list[int],
+    parents: tuple[int, ...],
+    window: int | None,
+    cached: bool,
+    padding: int,
+) -> None:
+    """No block that holds a visible pair is left out; blocks without a mask are visible throughout;
+    and the mask is exact."""
+    lengths = [length + len(parents) for length in lengths]
+    layout = flex.FlexLayout(
+        prefix, lengths, torch.device("cpu"), parents, [] if cached and prefix else None
+    )
+    tokens = sum(lengths) + padding + (0 if layout.prefix is not None else prefix)
+    expected = visible(layout, tokens, window)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flex, "BLOCK", 4)
+        mask = layout.block_mask(window, tokens)
+    queries, keys = expected.shape
+    q, k = torch.arange(queries)[:, None], torch.arange(keys)[None]
+    zero = torch.zeros((), dtype=torch.long)
+    seen = mask.mask_mod(zero, zero, q, k).expand(queries, keys).numpy()
+    real = tokens - padding
+    assert (seen[:real] == expected[:real]).all()
+    assert not seen[:real, keys - padding :].any() or not padding
+    computed = np.zeros((-(-queries // 4), -(-keys // 4)), int)
+    for counts, indices, kind in (
+        (mask.kv_num_blocks, mask.kv_indices, 1),
+        (mask.full_kv_num_blocks, mask.full_kv_indices, 2),
+    ):
+        assert counts is not None and indices is not None
+        for block, count in enumerate(counts[0, 0].tolist()):
+            for other in indices[0, 0, block, :count].tolist():
+                assert computed[block, other] == 0
+                computed[block, other] = kind
+    for block in range(computed.shape[0]):
+        for other in range(computed.shape[1]):
+            part = seen[4 * block : 4 * block + 4, 4 * other : 4 * other + 4]
+            if computed[block, other] == 0:
+                assert not part.any()
+            if computed[block, other] == 2:
+                assert part.all()
+
+
+def test_whole_blocks_of_a_long_row_and_prefix_need_no_mask() -> None:
+    """A prefix of 2 blocks and a row of 4: half of the 36 pairs of blocks, 6 on the diagonal."""
+    layout = flex.FlexLayout(2 * flex.BLOCK, [4 * flex.BLOCK], torch.device("cpu"))
+    mask = layout.block_mask(None, 6 * flex.BLOCK)
+    assert mask.kv_num_blocks.tolist() == [[[1] * 6]]
+    assert mask.full_kv_num_blocks is not None
+    assert mask.full_kv_num_blocks.tolist() == [[[0, 1, 2, 3, 4, 5]]]
+    # Two rows of 2 blocks: the second does not see the first.
+    layout = flex.FlexLayout(0, [2 * flex.BLOCK] * 2, torch.device("cpu"))
+    mask = layout.block_mask(None, 4 * flex.BLOCK)
+    assert mask.full_kv_num_blocks is not None
+    assert mask.full_kv_num_blocks.tolist() == [[[0, 1, 0, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "head_size", "works", "expected"),
+    [
+        ("cpu", (0, 0), 64, True, shared_prefix.NAME),
+        ("mps", (0, 0), 64, True, shared_prefix.NAME),
+        ("cuda", (7, 5), 64, True, shared_prefix.NAME),
+        ("cuda", (8, 0), 64, True, flex.NAME),
+        ("cuda", (9, 0), 128, True, flex.NAME),
+        ("cuda", (9, 0), 8, True, shared_prefix.NAME),
+        ("cuda", (9, 0), 64, False, shared_prefix.NAME),
+    ],
+)
+def test_the_backend_follows_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    capability: tuple[int, int],
+    head_size: int,
+    works: bool,
+    expected: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(backends, "flex_works", lambda _: works)
+    assert backends.default_backend(torch.device(device), head_size) == expected
+
+
+def test_flex_attention_is_tried_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backends.flex_works.__wrapped__("cpu")
+    messages: list[str] = []
+    monkeypatch.setattr(backends, "notify", lambda message, style: messages.append(message))
+
+    def broken(*_: Any) -> Tensor:
+        raise RuntimeError("no Triton compiler")
+
+    monkeypatch.setattr(flex, "flex_packed_attention", broken)
+    assert not backends.flex_works.__wrapped__("cpu")
+    assert "no Triton compiler" in messages[0]
+
+
+def test_recipes_name_the_backend(model_folders: Any) -> None:
+    for name, expected in (
+        ("flex", flex.NAME),
+        ("shared-prefix", shared_prefix.NAME),
+        ("auto", shared_prefix.NAME),
+        ("sdpa", "sdpa"),
+    ):
+        if name == "auto" and torch.cuda.is_available():
+            continue
+        assert loading.attention_implementation(name, model_folders["llama"]) == expected
+    options = recipe.Model.model_validate({"name": "tiny", "attention": "flex"})
+    model = loading.load_model(model_folders["llama"], options)
+    assert backends.uses_flex(model)
+    batch = pack_sequences([1, 2], [[3, 4], [5]], [[1], [0]])
+    assert isinstance(backends.packed_layout(model, batch), flex.FlexLayout)
+
+
+def test_depths_and_ancestors_of_a_label_tree() -> None:
+    tree = label_tree([[1, 2, 3], [1, 2, 4], [1, 5, 6], [7, 8]], 0)
+    assert flex._depths(tree.parents).tolist() == [0, *tree.depths]
+    matrix = flex._ancestors(tree.parents)
+    assert matrix[:, 0].all() and matrix[0].sum() == 1
+    for node, parent in enumerate(tree.parents, 1):
+        assert matrix[node, node] and matrix[node, parent + 1]
+        assert matrix[node].sum() == tree.depths[node - 1] + 1
