@@ -204,8 +204,8 @@ def test_classes_are_scored_by_packed_rows() -> None:
 
 def visible(layout: flex.FlexLayout, tokens: int, window: int | None) -> np.ndarray[Any, Any]:
     """The attention matrix [queries, keys] by its definition, one pair at a time."""
-    row_of = [0] * layout.prefix_length
-    position, node, parents = list(range(layout.prefix_length)), [-1] * layout.prefix_length, {}
+    row_of, node = [0] * layout.prefix_length, [-1] * layout.prefix_length
+    position, parents = list(range(layout.prefix_length)), dict[int, set[int]]()
     for row, length in enumerate(layout.lengths, 1):
         text = length - len(layout.tree_parents)
         for index in range(length):
