@@ -26,7 +26,7 @@ from typing import Any
 import httpx2
 
 import prooftune
-from prooftune.bundle.load import Classifier
+from prooftune.bundle.classifier import Classifier
 
 TOLERANCES = {"torch.float32": 1e-3}
 """By which a probability may differ between batches of other sizes, by the model's arithmetic."""

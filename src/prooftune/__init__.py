@@ -34,7 +34,7 @@ from prooftune.version import __version__
 
 if TYPE_CHECKING:
     from prooftune.batch_predict import Summary as PredictSummary
-    from prooftune.bundle.load import Classifier, LabelPrediction
+    from prooftune.bundle.classifier import Classifier, LabelPrediction
     from prooftune.bundle.qa import CitedPassage, QAPrediction, QuestionAnswerer
     from prooftune.bundle_evaluation.evaluate import BundleEvaluation
     from prooftune.data.audit.audit import AuditReport
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from prooftune.variants.estimates import CostEstimate
 
 _LAZY = {
-    "LabelPrediction": "bundle.load",
+    "LabelPrediction": "bundle.classifier",
     "QuestionAnswerer": "bundle.qa",
     "AuditReport": "data.audit.audit",
     "BundleEvaluation": "bundle_evaluation.evaluate",
     "CheckReport": "study.check",
-    "Classifier": "bundle.load",
+    "Classifier": "bundle.classifier",
     "CostEstimate": "variants.estimates",
     "Example": "types",
     "Finding": "data.audit.findings",

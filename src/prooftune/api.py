@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prooftune.batch_predict import Summary
-    from prooftune.bundle.load import Classifier
+    from prooftune.bundle.classifier import Classifier
     from prooftune.bundle.qa import QuestionAnswerer
     from prooftune.bundle_evaluation.evaluate import BundleEvaluation
     from prooftune.recipe import Recipe
@@ -220,10 +220,10 @@ def base_model_folder(bundle: str | Path) -> Path:
         Failure: the base model's weights differ from those that the adapter was trained on, or
             cannot be downloaded.
     """
-    from prooftune.bundle import load as loading
-    from prooftune.bundle.manifest import read_manifest
+    from prooftune.bundle import base_model
+    from prooftune.bundle.manifest import language_model_manifest
 
-    return loading.base_model_folder(read_manifest(Path(bundle)))
+    return base_model.base_model_folder(language_model_manifest(Path(bundle)))
 
 
 def predict(

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from prooftune import recipe
+from prooftune.bundle.language_model import LanguageModelClassifier
+from prooftune.bundle.load import load
 from prooftune.bundle.save import save_bundle
 from prooftune.evaluation.score_types import Scores
 from prooftune.models import adapters, loading
@@ -157,6 +159,13 @@ def _train(
         elif "modules_to_save" in name:
             torch.nn.init.normal_(parameter, std=0.5)
     adapters.save_tuned(tuned, place, variant.method, torch.float32)
+
+
+def load_classifier(folder: Path, shared: dict[str, Any] | None = None) -> LanguageModelClassifier:
+    """A loaded bundle that classifies with a language model."""
+    loaded = load(folder, shared)
+    assert isinstance(loaded, LanguageModelClassifier)
+    return loaded
 
 
 def changed(bundle: Path, folder: Path, **manifest: Any) -> Path:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bundle.making import changed
+from bundle.making import changed, load_classifier
 from prooftune.bundle.load import load
 from prooftune.bundle.manifest import read_manifest
 from prooftune.errors import ProoftuneError, UsageError
@@ -97,7 +97,7 @@ def test_every_value_of_every_wrong_type_ends_in_a_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The model itself is the same every time; what is done with the facts is what counts.
-    model = load(bundle).model
+    model = load_classifier(bundle).model
     monkeypatch.setattr(adapters, "load_tuned", lambda *_, **__: model)
     refused = 0
     for path in places(manifest):
@@ -156,9 +156,9 @@ def test_documents_that_break_parsers_are_refused(
 @pytest.mark.parametrize(
     "part", ["../adapter", "/etc", "adapter/../../other", "adapter\0", ".", "tokenizer"]
 )
-def test_the_part_is_one_of_two_names_and_no_path(bundle: Path, tmp_path: Path, part: str) -> None:
+def test_the_part_is_one_of_three_names_and_no_path(bundle: Path, tmp_path: Path, part: str) -> None:
     with pytest.raises(
-        UsageError, match=r"is damaged:\n  - part: Input should be 'adapter' or 'model'"
+        UsageError, match=r"is damaged:\n  - part: Input should be 'adapter', 'model' or 'base'"
     ):
         load(changed(bundle, tmp_path / "b", part=part))
 

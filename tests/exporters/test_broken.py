@@ -20,7 +20,7 @@ from bundle.making import changed
 from exporters.conftest import ROWS, Make
 from prooftune.bundle import golden
 from prooftune.bundle.load import load
-from prooftune.bundle.manifest import GOLDEN, Manifest, read_manifest
+from prooftune.bundle.manifest import GOLDEN, Manifest, language_model_manifest
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import merged, ollama
 from prooftune.exporters.build import export
@@ -71,7 +71,7 @@ def test_a_changed_template_is_refused_with_the_place_where_the_prompts_part(
     make: Make, tmp_path: Path
 ) -> None:
     bundle = make("llama3")
-    rendering = read_manifest(bundle)["rendering"]
+    rendering = language_model_manifest(bundle)["rendering"]
     other = {**rendering, "template": rendering["template"].replace("Classify", "Label")}
     message = refused(changed(bundle, tmp_path / "b", rendering=other), tmp_path / "out")
     assert (
@@ -84,7 +84,7 @@ def test_a_changed_template_is_refused_with_the_place_where_the_prompts_part(
 @pytest.mark.failure(4)
 def test_two_start_tokens_are_refused(make: Make, tmp_path: Path) -> None:
     bundle = make("llama")
-    tokens = read_manifest(bundle)["tokens"]
+    tokens = language_model_manifest(bundle)["tokens"]
     twice = {
         **tokens,
         "prompt": [[tokens["prompt"][0][0], *tokens["prompt"][0]], *tokens["prompt"][1:]],
@@ -144,7 +144,7 @@ def test_a_bundle_that_has_changed_since_its_golden_set_is_refused(
 
 @pytest.mark.slow
 def test_a_difference_of_arithmetic_alone_is_called_that(make: Make, tmp_path: Path) -> None:
-    manifest = read_manifest(make("llama3"))
+    manifest = language_model_manifest(make("llama3"))
     bundle = changed(
         make("llama3"), tmp_path / "b", model={**manifest["model"], "dtype": "bfloat16"}
     )
@@ -230,7 +230,7 @@ def test_a_changed_modelfile_is_refused(make: Make, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     bundle = make("llama3", template='Say {{{{it}}}} of "{text}": {labels}')
-    manifest, tokenizer = read_manifest(bundle), AutoTokenizer.from_pretrained(bundle)
+    manifest, tokenizer = language_model_manifest(bundle), AutoTokenizer.from_pretrained(bundle)
     file = tmp_path / "Modelfile"
     file.write_text(ollama.modelfile(manifest, tokenizer))
     before, between, after = ollama.split_prompt(manifest, tokenizer)

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from exporters.conftest import LLAMA_CPP, Make
 from prooftune.bundle import golden
-from prooftune.bundle.manifest import GOLDEN, read_manifest
+from prooftune.bundle.manifest import GOLDEN, language_model_manifest
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import gguf, merged
 from prooftune.exporters.build import export
@@ -56,7 +56,7 @@ def test_another_reader_finds_the_same_model_in_the_file(
     read = AutoModelForCausalLM.from_pretrained(
         tmp_path / "out", gguf_file=gguf.FILE, dtype=torch.float32
     )
-    there, here = merged.merge(bundle, read_manifest(bundle)), read.state_dict()
+    there, here = merged.merge(bundle, language_model_manifest(bundle)), read.state_dict()
     for name, tensor in there.state_dict().items():
         torch.testing.assert_close(
             here[name], tensor, atol=1e-3, rtol=1e-3, msg=name
@@ -88,7 +88,7 @@ def test_the_tokenizer_is_in_the_file_with_its_start_and_stop(make: Make, tmp_pa
     assert (
         value("eot_token_id")
         == tokenizer.convert_tokens_to_ids("<|eot_id|>")
-        == read_manifest(bundle)["tokens"]["stop"]
+        == language_model_manifest(bundle)["tokens"]["stop"]
     )
     control = [
         token for token, kind in zip(value("tokens"), value("token_type"), strict=True) if kind == 3
@@ -125,17 +125,21 @@ def test_the_rope_factors_are_those_of_transformers(
 def test_what_llama_cpp_would_compute_otherwise_is_refused(make: Make, tmp_path: Path) -> None:
     bundle = make("gemma2")
     model, tokenizer = (
-        merged.merge(bundle, read_manifest(bundle)),
+        merged.merge(bundle, language_model_manifest(bundle)),
         loading.load_tokenizer(bundle),
     )
     model.config.query_pre_attn_scalar = 32
     with pytest.raises(UsageError, match=r"scales Gemma 2's attention by 8, this model by 32"):
-        gguf.write_model(model, tokenizer, read_manifest(bundle), tmp_path / "a.gguf", "f16")
+        gguf.write_model(
+            model, tokenizer, language_model_manifest(bundle), tmp_path / "a.gguf", "f16"
+        )
     model.config.model_type = "olmo"
     with pytest.raises(
         UsageError, match=r"models of type olmo are not written here.*convert_hf_to_gguf"
     ):
-        gguf.write_model(model, tokenizer, read_manifest(bundle), tmp_path / "a.gguf", "f16")
+        gguf.write_model(
+            model, tokenizer, language_model_manifest(bundle), tmp_path / "a.gguf", "f16"
+        )
 
 
 def test_the_name_of_the_splitting_follows_from_the_tokenizer(

@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from bundle.making import changed
+from bundle.making import changed, load_classifier
 from exporters.conftest import ROWS, Make
 from prooftune import recipe
 from prooftune.bundle import golden
-from prooftune.bundle.load import base_model_folder, load
-from prooftune.bundle.manifest import GOLDEN, read_manifest
+from prooftune.bundle.base_model import base_model_folder
+from prooftune.bundle.load import load
+from prooftune.bundle.manifest import GOLDEN, language_model_manifest
 from prooftune.exporters import merged
 from prooftune.exporters.build import export
 from prooftune.models import loading
@@ -44,7 +45,7 @@ def test_plain_from_pretrained_loads_a_merged_export(
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(bundle).chat_template
-    assert model.generation_config.eos_token_id == read_manifest(bundle)["tokens"]["stop"]
+    assert model.generation_config.eos_token_id == language_model_manifest(bundle)["tokens"]["stop"]
     assert "shared-prefix" not in (tmp_path / "out" / "config.json").read_text()
     loaded: Any = load(bundle)
     torch.testing.assert_close(
@@ -98,7 +99,7 @@ def test_an_adapter_of_quantised_weights_is_merged_into_what_these_stand_for(
 ) -> None:
     pytest.importorskip("bitsandbytes")
     bundle = make("llama", model=wide_model_folder, quantization=quantization)
-    manifest = read_manifest(bundle)
+    manifest = language_model_manifest(bundle)
     trained: Any = load(bundle)
     there = logits(trained.model)
     whole, plain = (
@@ -187,11 +188,11 @@ def test_the_golden_set_is_what_the_bundle_says_and_the_same_every_time(
 def test_the_golden_set_of_a_16_bit_bundle_says_what_its_weights_say(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = read_manifest(make("llama"))
+    manifest = language_model_manifest(make("llama"))
     bundle = changed(
         make("llama"), tmp_path / "b", model={**manifest["model"], "dtype": "bfloat16"}
     )
-    load_float32, usual = golden.load_float32(bundle), load(bundle)
+    load_float32, usual = golden.load_float32(bundle), load_classifier(bundle)
     assert (load_float32.model.dtype, usual.model.dtype) == (torch.float32, torch.bfloat16)
     golden.write(bundle / GOLDEN, golden.make_rows(load_float32, ROWS))
     parity = export(bundle, "merged", tmp_path / "out")["parity"]

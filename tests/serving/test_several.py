@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-import prooftune
-from bundle.making import LABELS, changed, make_bundle
-from prooftune.bundle.load import Classifier, load
+from bundle.making import LABELS, changed, load_classifier, make_bundle
 from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.errors import UsageError
 from prooftune.models.loading import load_model
@@ -53,20 +51,19 @@ def test_two_adapters_share_their_base_and_give_their_own_answers(
     alone = [classifier(folder).predict(TEXTS) for folder in folders]
     assert alone[0] != alone[1]
     shared: dict[str, Any] = {}
-    first, second = (load(folder, shared) for folder in folders)
+    first, second = (load_classifier(folder, shared) for folder in folders)
     assert len(shared) == 1
     assert pointers(first.model) == pointers(second.model) and len(pointers(first.model)) > 20
     weights = {
         parameter.data_ptr(): parameter.numel() for _, parameter in first.model.named_parameters()
     }
-    one = {p.data_ptr(): p.numel() for _, p in load(folders[0]).model.named_parameters()}
+    one = {p.data_ptr(): p.numel() for _, p in load_classifier(folders[0]).model.named_parameters()}
     adapter = sum(
         p.numel() for n, p in first.model.named_parameters() if "lora_" in n and ".default." in n
     )
     assert sum(weights.values()) == sum(one.values()) + adapter
     for _ in range(2):  # in turns, also with the base between them
         for bundle, expected in ((first, alone[0]), (second, alone[1])):
-            assert isinstance(bundle, Classifier)
             bundle.predict(TEXTS, tuned=False)
             for got, want in zip(bundle.predict(TEXTS), expected, strict=True):
                 assert (
@@ -79,11 +76,13 @@ def test_another_arithmetic_or_head_is_another_base(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     shared: dict[str, Any] = {}
-    manifest = prooftune.load(folders["topics"]).manifest
+    manifest = load_classifier(folders["topics"]).manifest
     wide = changed(
         folders["topics"], tmp_path / "b", model={**manifest["model"], "dtype": "bfloat16"}
     )
-    loaded = [load(folder, shared) for folder in (folders["topics"], wide, folders["head"])]
+    loaded = [
+        load_classifier(folder, shared) for folder in (folders["topics"], wide, folders["head"])
+    ]
     assert len(shared) == 3 and len({id(bundle.model) for bundle in loaded}) == 3
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import prooftune
-from prooftune.bundle.load import Classifier
+from prooftune.bundle.language_model import LanguageModelClassifier
 from prooftune.evaluation.score_types import Scores, defined
 from prooftune.run_folder import read_predictions
 from prooftune.utils.files import read_json
@@ -99,9 +99,9 @@ def steps_kept(folder: Path, variant: str) -> list[int]:
     return sorted(steps)
 
 
-def classifier(bundle: Path | None) -> Classifier:
+def classifier(bundle: Path | None) -> LanguageModelClassifier:
     """A bundle that was made by a study of labels."""
     assert bundle is not None
     loaded = prooftune.load(bundle)
-    assert isinstance(loaded, Classifier)
+    assert isinstance(loaded, LanguageModelClassifier)
     return loaded

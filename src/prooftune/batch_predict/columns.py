@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from prooftune import recipe
-from prooftune.bundle.load import abstention_threshold, has_probabilities
-from prooftune.bundle.manifest import Manifest
+from prooftune.bundle.classifier import abstention_threshold, has_probabilities
+from prooftune.bundle.manifest import CommonManifest
 from prooftune.errors import UsageError, nearest
 from prooftune.types import CONTEXT
 from prooftune.utils.encoding_detection import decodes, detect_encoding
@@ -24,7 +24,7 @@ CONFLICT_PREFIX = "predicted_"
 """Prefix of an added column if the file already has a column of that name."""
 
 
-def expected_columns(bundle: Path, manifest: Manifest) -> dict[str, list[str]]:
+def expected_columns(bundle: Path, manifest: CommonManifest) -> dict[str, list[str]]:
     """Input field -> names of columns that may hold it, the recipe's own first."""
     # A bundle with documents retrieves its context.
     supplied = {CONTEXT} if manifest.get("retrieval") else set()
@@ -114,7 +114,7 @@ def match_columns(
     return matched
 
 
-def output_columns(manifest: Manifest) -> list[str]:
+def output_columns(manifest: CommonManifest) -> list[str]:
     """Names of the columns that a bundle adds, before conflicts with the file are resolved."""
     if manifest["task"] != "classification":
         return ["answer", "sources", "truncated_tokens"]
@@ -173,7 +173,9 @@ def resolve_output_names(name: str, columns: Sequence[str], added: Sequence[str]
     return names
 
 
-def prediction_columns(predictions: Sequence[Any], manifest: Manifest) -> dict[str, list[Any]]:
+def prediction_columns(
+    predictions: Sequence[Any], manifest: CommonManifest
+) -> dict[str, list[Any]]:
     """Added columns with their values.
 
     Args:

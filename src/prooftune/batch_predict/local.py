@@ -18,7 +18,7 @@ from prooftune.utils.progress import Subtask
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from prooftune.bundle.load import Classifier
+    from prooftune.bundle.classifier import Classifier
     from prooftune.bundle.qa import QuestionAnswerer
 
 PartWriter = Callable[[Path], Counts]

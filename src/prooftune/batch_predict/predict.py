@@ -6,6 +6,7 @@ output format can hold them; all rows, in order.
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from prooftune.batch_predict.columns import (
 )
 from prooftune.batch_predict.local import PartWriter, PredictionJob, predict_blocks
 from prooftune.batch_predict.writers import choose_format, join
-from prooftune.bundle.manifest import read_manifest
+from prooftune.bundle.manifest import CommonManifest, is_text_classifier, read_manifest
 from prooftune.data.readers.compression import is_compressed_name, uncompressed
 from prooftune.data.readers.streaming import scan_file
 from prooftune.errors import Failure, UsageError, nearest
@@ -145,7 +146,7 @@ def predict_file(
         check_output_path(target, list(names.values()))
     form = choose_format(target, stream, names, BLOCK_ROWS, BLOCK_CHARS)
     with (
-        _engine(engine, workers) as (device, predict_block),
+        _engine(engine, workers, manifest) as (device, predict_block),
         open_checkpoint(target, _key(bundle, source, columns, device)) as parts,
     ):
         resumed = parts.total("rows")
@@ -211,13 +212,11 @@ def _check_locations(file: Path | str, out: Path | str) -> None:
 
 @contextmanager
 def _engine(
-    name: str, workers: int | None
+    name: str, workers: int | None, manifest: CommonManifest
 ) -> Iterator[tuple[str, Callable[[PredictionJob, Progress], Iterator[PartWriter]]]]:
     """The engine's device, and its function from a job to part writers."""
     if name == "local":
-        from prooftune.models.loading import device
-
-        yield str(device()), predict_blocks
+        yield _local_device(manifest), predict_blocks
         return
     from prooftune.batch_predict import ray_cluster
 
@@ -225,17 +224,26 @@ def _engine(
         yield pool.device, partial(ray_cluster.predict_blocks, pool)
 
 
+def _local_device(manifest: CommonManifest) -> str:
+    """Where this process computes, with the version of the library that does."""
+    if is_text_classifier(manifest) and manifest["classifier"]["features"] != "embedding":
+        from sklearn import __version__ as sklearn_version
+
+        return f"cpu, scikit-learn {sklearn_version}"
+    from prooftune.models.loading import device
+
+    return str(device())
+
+
 def _key(bundle: Path, file: Path, columns: Mapping[str, str], device: str) -> dict[str, str]:
     """Fingerprints of everything that affects the output, by a description for messages."""
-    import torch
-
+    # The version, without importing the library: not every bundle needs it.
+    torch_version = importlib.metadata.version("torch")
     status = file.stat()
     return {
         "the bundle": bundle_digest(bundle),
         "the input": fingerprint(
             [str(file.resolve()), status.st_size, status.st_mtime_ns, columns]
         ),
-        "the program": fingerprint(
-            [__version__, torch.__version__, device, BLOCK_ROWS, BLOCK_CHARS]
-        ),
+        "the program": fingerprint([__version__, torch_version, device, BLOCK_ROWS, BLOCK_CHARS]),
     }

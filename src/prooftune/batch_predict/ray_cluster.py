@@ -32,7 +32,7 @@ from prooftune.errors import Failure, ProoftuneError, UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from prooftune.bundle.load import Classifier
+    from prooftune.bundle.classifier import Classifier
     from prooftune.bundle.qa import QuestionAnswerer
 
 RETRIES = 3

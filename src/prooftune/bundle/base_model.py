@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from prooftune.bundle.manifest import Manifest
-from prooftune.errors import UsageError
-from prooftune.models import adapters
+from prooftune import recipe
+from prooftune.bundle.manifest import CommonManifest, Manifest, is_language_model
+from prooftune.errors import Failure, UsageError
+from prooftune.models import loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def why_no_base_model(manifest: Manifest) -> str | None:
+def why_no_base_model(manifest: CommonManifest) -> str | None:
     """The reason why a bundle has no untuned model to compare with; None if it has one."""
+    if not is_language_model(manifest):
+        return f"this bundle ({manifest['method']}) contains no language model"
+    if manifest["part"] == "base":
+        return "this bundle is the untuned model itself"
     if manifest["objective"] == "head":
         return "this bundle ends in a classification head, and an untrained head has no predictions"
     if manifest["part"] != "adapter":
@@ -44,5 +50,29 @@ def select_model(
     if manifest["part"] != "adapter":
         yield
         return
+    from prooftune.models import adapters
+
     with adapters.use_adapter(model, adapter if tuned else None):
         yield
+
+
+def base_model_folder(manifest: Manifest) -> Path:
+    """The local folder of the base model, downloaded if needed.
+
+    Raises:
+        Failure: its weights differ from those that the adapter was trained on.
+    """
+    model = manifest["model"]
+    base = loading.resolve(model["name"], model["revision"])
+    if loading.weights_digest(base) != model["sha256"]:
+        raise Failure(
+            f"{model['name']} at {base} has other weights than the model this adapter was trained "
+            f"on (sha256 {model['sha256'][:16]}…); the bundle would predict something else"
+        )
+    return base
+
+
+def model_options(manifest: Manifest) -> recipe.Model:
+    """The recipe's ``model`` section."""
+    section: dict[str, Any] = {k: v for k, v in manifest["model"].items() if k != "sha256"}
+    return recipe.Model(**section)

@@ -6,16 +6,17 @@ import re
 from pathlib import PurePosixPath
 
 from prooftune.bundle.card_sections import render_sections
+from prooftune.bundle.classifier_card import classifier_code
 from prooftune.bundle.layout import needs_local_base
-from prooftune.bundle.manifest import Manifest
-from prooftune.evaluation.score_types import Scores
+from prooftune.bundle.manifest import AnyManifest, Manifest, display_name, is_language_model
+from prooftune.evaluation.score_types import Scores, Verdict
 from prooftune.models.loading import ALIASES
 from prooftune.utils import package_files
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def render_card(manifest: Manifest, scores: Scores) -> str:
+def render_card(manifest: AnyManifest, scores: Scores) -> str:
     """Render the card as Markdown.
 
     Args:
@@ -28,9 +29,9 @@ def render_card(manifest: Manifest, scores: Scores) -> str:
         for name, m in metrics.items()
         if m["low"] is not None
     )
-    return f"""# {manifest["variant"]} of {manifest["model"]["name"]}
+    return f"""# {display_name(manifest)}
 
-{scores["verdict"]["sentence"]}
+{_verdict(manifest, scores["verdict"])}
 
 {_describe_io(manifest)} Input fields: {", ".join(manifest["fields"])}.
 
@@ -44,26 +45,34 @@ import prooftune
 prooftune.load("THIS_FOLDER").predict([{_example(manifest)}])
 ```
 
-{_code_section(manifest)}
-Shorten texts that exceed `rendering.max_length` of `bundle.json` first, and use its prompt: other
-prompts change the predictions.{_note_extra_steps(manifest)}
-"""
+{_code_section(manifest) if is_language_model(manifest) else classifier_code(manifest)}"""
 
 
-def _describe_io(manifest: Manifest) -> str:
+def _verdict(manifest: AnyManifest, verdict: Verdict) -> str:
+    """The study's verdict; where it is about another variant, the card says so."""
+    judged = verdict.get("best_tuned") or verdict.get("winner") or manifest["variant"]
+    if judged == manifest["variant"]:
+        return str(verdict["sentence"])
+    return (
+        f"This bundle is the variant {manifest['variant']} of a study whose verdict is about the "
+        f"variant {judged}: {verdict['sentence']}"
+    )
+
+
+def _describe_io(manifest: AnyManifest) -> str:
     if manifest["labels"]:
         return f"Labels: {', '.join(manifest['labels'])}."
-    if manifest["retrieval"]:
+    if manifest.get("retrieval"):
         return "Answers questions with passages retrieved from `index/`."
     return "Answers questions."
 
 
-def _example(manifest: Manifest) -> str:
+def _example(manifest: AnyManifest) -> str:
     """An example input of `predict`."""
     if manifest["labels"]:
         return '"some text"'
     fields = [
-        name for name in manifest["fields"] if name == "question" or not manifest["retrieval"]
+        name for name in manifest["fields"] if name == "question" or not manifest.get("retrieval")
     ]
     return (
         '"Some question?"'
@@ -113,6 +122,19 @@ _GENERATION = """def answer(texts):
 
 
 def _code_section(manifest: Manifest) -> str:
+    return f"""{_loading_code(manifest)}
+Shorten texts that exceed `rendering.max_length` of `bundle.json` first, and use its prompt: other
+prompts change the predictions.{_note_extra_steps(manifest)}
+"""
+
+
+def _loading_code(manifest: Manifest) -> str:
+    if manifest["part"] == "base":
+        return (
+            "The bundle holds the prompt, and not the untuned model, which is loaded by its name. "
+            f"With transformers alone:\n\n```python\n{transformers_code(manifest)}```\n"
+            f"{_base_source_note(manifest['model']['name'])}"
+        )
     if manifest["part"] != "adapter":
         return f"With transformers alone:\n\n```python\n{transformers_code(manifest)}```\n"
     return f"""With transformers (where peft is installed, too):
@@ -153,6 +175,17 @@ def _base_model_note(name: str) -> str:
     )
 
 
+def _base_source_note(name: str) -> str:
+    """Where the base model of a bundle without weights is."""
+    if not needs_local_base(name):
+        return ""
+    return (
+        "\nTHE_BASE_MODEL is the folder that\n"
+        "`python -c 'import prooftune; print(prooftune.base_model_folder(\"THIS_FOLDER\"))'`\n"
+        "prints. It converts the model if needed.\n"
+    )
+
+
 def _model_class(manifest: Manifest) -> str:
     return f"ModelFor{'SequenceClassification' if manifest['objective'] == 'head' else 'CausalLM'}"
 
@@ -162,7 +195,10 @@ def _load_call(manifest: Manifest, library_class: str) -> str:
     # transformers would look for the base model's weights in that folder, too.
     names_labels = manifest["objective"] == "head" and manifest["part"] == "adapter"
     labels = ', id2label=dict(enumerate(manifest["labels"]))' if names_labels else ""
-    return f'model = {library_class}.from_pretrained("THIS_FOLDER"{labels}).eval()\n'
+    name = manifest["model"]["name"]
+    base = "THE_BASE_MODEL" if needs_local_base(name) else name
+    source = base if manifest["part"] == "base" else "THIS_FOLDER"
+    return f'model = {library_class}.from_pretrained("{source}"{labels}).eval()\n'
 
 
 def _peft_code(manifest: Manifest) -> str:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from prooftune.bundle.manifest import CardSection, Manifest, StudySummary
+from prooftune.bundle.manifest import (
+    AnyManifest,
+    CardSection,
+    StudySummary,
+    is_language_model,
+    is_text_classifier,
+)
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LICENCES = (
@@ -31,7 +37,7 @@ _LICENCES = (
 """Licence identifiers of the hub; any other licence is written as ``other`` with its name."""
 
 
-def front_matter(manifest: Manifest | None, *, merged: bool) -> str:
+def front_matter(manifest: AnyManifest | None, *, merged: bool) -> str:
     """The front matter with its ``---`` lines.
 
     Args:
@@ -41,15 +47,14 @@ def front_matter(manifest: Manifest | None, *, merged: bool) -> str:
     from huggingface_hub import ModelCardData
 
     study = manifest.get("study") if manifest else None
-    adapter = manifest is not None and manifest["part"] == "adapter" and not merged
     licence: dict[str, Any] = _licence(study["card"]) if study else {}
     data: Any = ModelCardData(
         base_model=_base_model(manifest),
-        library_name="peft" if adapter else "transformers",
+        library_name=_library(manifest, merged=merged),
         pipeline_tag=_pipeline(manifest),
         datasets=_datasets(study) if study else None,
         metrics=(list(study.get("metrics") or ()) or None) if study else None,
-        tags=_tags(manifest, adapter),
+        tags=_tags(manifest, tuned=not merged),
         **licence,
     )
     if study and study.get("metrics"):
@@ -58,12 +63,26 @@ def front_matter(manifest: Manifest | None, *, merged: bool) -> str:
     return f"---\n{data.to_yaml().strip()}\n---\n"
 
 
-def _base_model(manifest: Manifest | None) -> str | None:
+def _base_model(manifest: AnyManifest | None) -> str | None:
     if manifest is None:
         return None
     study = manifest.get("study")
-    name = (study["card"].get("base_model") if study else None) or manifest["model"]["name"]
+    if is_text_classifier(manifest):
+        embedding = manifest["classifier"]["embedding"]
+        name = embedding["name"] if embedding else ""
+    else:
+        name = (study["card"].get("base_model") if study else None) or manifest["model"]["name"]
     return name if _HUB_NAME.fullmatch(name) else None
+
+
+def _library(manifest: AnyManifest | None, *, merged: bool) -> str:
+    """The library that loads the folder."""
+    if manifest is None or merged:
+        return "transformers"
+    if is_text_classifier(manifest):
+        embeds = manifest["classifier"]["features"] == "embedding"
+        return "sentence-transformers" if embeds else "sklearn"
+    return "peft" if manifest["part"] == "adapter" else "transformers"
 
 
 def _licence(card: CardSection) -> dict[str, Any]:
@@ -77,17 +96,19 @@ def _licence(card: CardSection) -> dict[str, Any]:
     )
 
 
-def _pipeline(manifest: Manifest | None) -> str:
+def _pipeline(manifest: AnyManifest | None) -> str:
     task = manifest["task"] if manifest else None
     if task == "extractive-qa":
         return "question-answering"
     return "text-classification" if task == "classification" else "text-generation"
 
 
-def _tags(manifest: Manifest | None, adapter: bool) -> list[str]:
+def _tags(manifest: AnyManifest | None, *, tuned: bool) -> list[str]:
+    """Tags of the hub; a whole model, merged or fully tuned, is not tagged with its method."""
     if manifest is None:
         return ["prooftune"]
-    return ["prooftune", manifest["task"], *([manifest["method"]] if adapter else [])]
+    whole = not tuned or (is_language_model(manifest) and manifest["part"] == "model")
+    return ["prooftune", manifest["task"], *([] if whole else [manifest["method"]])]
 
 
 def _datasets(study: StudySummary) -> list[str] | None:
@@ -101,7 +122,7 @@ def _datasets(study: StudySummary) -> list[str] | None:
     ] or None
 
 
-def _eval_results(manifest: Manifest | None, study: StudySummary) -> list[Any]:
+def _eval_results(manifest: AnyManifest | None, study: StudySummary) -> list[Any]:
     from huggingface_hub import EvalResult
 
     source = study["sources"].get("test") or study["sources"]["train"]

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 from prooftune.bundle.manifest import (
     AbstentionSection,
+    AnyManifest,
     CardSection,
-    Manifest,
     StudySummary,
+    is_language_model,
 )
 from prooftune.evaluation.score_types import Scores, defined
 from prooftune.models.environment import describe_environment
@@ -36,8 +37,9 @@ def study_summary(
         audit: findings of the data audit, one sentence each.
     """
     variant_scores = scores["variants"][result.name]
+    variant = recipe.variants[result.name]
     training = result.details.get("training", {})
-    if source := recipe.variants[result.name].adapter:  # it has the weights of this variant
+    if source := variant.adapter:  # it has the weights of this variant
         training = read_json(result.folder.parent / source / "training.json")["training"]
     sources = {
         split: getattr(recipe.data, split).path
@@ -70,9 +72,10 @@ def study_summary(
         "notes": list(study.notes),
         "audit": audit,
         "training": {
-            "method": result.details["method"],
-            "objective": result.details["objective"],
-            **recipe.lora,
+            "method": result.details.get("method", variant.kind),
+            **({"objective": result.details["objective"]} if training else {}),
+            **({} if training else {"description": result.details.get("description")}),
+            **(recipe.lora if training else {}),
             **training.get("arguments", {}),
             "epochs_trained": training.get("epochs"),
             "seed": recipe.seed,
@@ -118,7 +121,7 @@ def _is_public(path: str) -> bool:
     return path.startswith("hub:") or package_files.is_reference(path)
 
 
-def render_sections(manifest: Manifest, metrics: str) -> str:
+def render_sections(manifest: AnyManifest, metrics: str) -> str:
     """The card's sections between title and loading instructions, as Markdown.
 
     Args:
@@ -186,7 +189,7 @@ def _compare_variants(study: StudySummary) -> str:
     )
 
 
-def _default_use(manifest: Manifest) -> str:
+def _default_use(manifest: AnyManifest) -> str:
     purpose = (
         f"Classifies texts like those of the study into {', '.join(manifest['labels'])}."
         if manifest["labels"]
@@ -195,12 +198,13 @@ def _default_use(manifest: Manifest) -> str:
     return f"{purpose} The author has stated nothing further."
 
 
-def _default_limits(manifest: Manifest) -> str:
+def _default_limits(manifest: AnyManifest) -> str:
     text = (
         "The results hold for texts like the test examples; other topics, languages or periods "
-        "were not measured. "
-        f"Prompts of more than {manifest['rendering']['max_length']} tokens are truncated."
+        "were not measured."
     )
+    if is_language_model(manifest):
+        text += f" Prompts of more than {manifest['rendering']['max_length']} tokens are truncated."
     if manifest["labels"]:
         text += " Every text gets one of the labels, even if none fits."
     abstention = manifest.get("abstention") or {}
@@ -247,23 +251,24 @@ def _audit_section(study: StudySummary) -> str:
     )
 
 
-def _training_section(manifest: Manifest, study: StudySummary) -> str:
+def _training_section(manifest: AnyManifest, study: StudySummary) -> str:
     counts = study["parameters"]
     share = ""
     if counts["trainable"] and counts["total"]:
         share = f"\n- parameters trained: {counts['trainable']:,} of {counts['total']:,}"
-    quantized = (
-        f"\n- quantization of the base: {manifest['quantization']}"
-        if manifest["quantization"]
-        else ""
-    )
+    quantized = ""
+    if is_language_model(manifest) and manifest["quantization"]:
+        quantized = f"\n- quantization of the base: {manifest['quantization']}"
     return _section("Training", _bullet_list(study["training"]) + share + quantized)
 
 
-def _licence_section(manifest: Manifest, study: StudySummary) -> str:
+def _licence_section(manifest: AnyManifest, study: StudySummary) -> str:
     card = study["card"]
-    return _section(
-        "Licences",
-        f"- base model ({manifest['model']['name']}): {card['model_licence'] or _NOT_STATED}\n"
-        f"- data: {card['data_licence'] or _NOT_STATED}",
-    )
+    data = f"- data: {card['data_licence'] or _NOT_STATED}"
+    if is_language_model(manifest):
+        licence = card["model_licence"] or _NOT_STATED
+        data = f"- base model ({manifest['model']['name']}): {licence}\n{data}"
+    elif manifest["classifier"]["embedding"]:
+        name = manifest["classifier"]["embedding"]["name"]
+        data = f"- embedding model ({name}): see its own card\n{data}"
+    return _section("Licences", data)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune.bundle.base_model import why_no_base_model
-from prooftune.bundle.load import LabelPrediction, load
+from prooftune.bundle.classifier import LabelPrediction
+from prooftune.bundle.load import load
+from prooftune.bundle.manifest import display_name
 from prooftune.errors import nearest
 
 if TYPE_CHECKING:
-    from prooftune.bundle.load import Classifier
+    from prooftune.bundle.classifier import Classifier
     from prooftune.bundle.qa import QAPrediction, QuestionAnswerer
 
 COMMANDS = {
@@ -48,7 +50,7 @@ def chat(folder: Path, read: Callable[[str], str], write: Callable[[str], None])
     """
     session = _Session(load(folder))
     manifest = session.bundle.manifest
-    title = f"{manifest['variant']} of {manifest['model']['name']}"
+    title = f"{display_name(manifest)}"
     write(f"{title}. {_describe_fields(session)}. /help lists the commands.")
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:

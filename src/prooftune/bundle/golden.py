@@ -11,14 +11,23 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from prooftune import recipe
+from prooftune.bundle.base_model import base_model_folder
+from prooftune.bundle.classifier import Classifier, has_probabilities
+from prooftune.bundle.language_model import LanguageModelClassifier
 from prooftune.bundle.layout import weights_folder
-from prooftune.bundle.load import Classifier, base_model_folder, has_probabilities, load
-from prooftune.bundle.manifest import Manifest, read_manifest
+from prooftune.bundle.load import load
+from prooftune.bundle.manifest import (
+    Manifest,
+    is_language_model,
+    language_model_manifest,
+    read_manifest,
+)
+from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.engine.sequences import Generated
@@ -26,9 +35,6 @@ from prooftune.errors import Failure, UsageError
 from prooftune.models.loading import fits_in_float32
 from prooftune.tasks import classification
 from prooftune.types import Example
-
-if TYPE_CHECKING:
-    from prooftune.bundle.qa import QuestionAnswerer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class GoldenRow:
     Attributes:
         id: the example's id in the study.
         inputs: field name -> text, retrieved passages included.
-        prompt: token ids of the whole prompt.
+        prompt: token ids of the whole prompt; empty for a classifier without a language model.
         output: the prediction of `prooftune.load`: the label, or the answer after windowing,
             no-answer threshold and constrained decoding.
         target: reference label or answer; None if unknown.
@@ -71,22 +77,39 @@ def sample_rows(examples: Sequence[Example], count: int, seed: int) -> list[Exam
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), count))]
 
 
-def load_float32(folder: Path, trust_remote_code: bool = False) -> Classifier | QuestionAnswerer:
+def load_reference(folder: Path, trust_remote_code: bool = False) -> Classifier | QuestionAnswerer:
+    """Load a bundle of any kind as precisely as this machine can, see `load_float32`."""
+    if is_language_model(read_manifest(folder)):
+        return load_float32(folder, trust_remote_code)
+    return load(folder)
+
+
+def load_float32(
+    folder: Path, trust_remote_code: bool = False, dtype: str | None = "float32"
+) -> LanguageModelClassifier | QuestionAnswerer:
     """Load a bundle in float32, so that rounding to 16 bits does not flip near-ties.
 
     Bundles tuned on quantized weights, or too large for memory in float32, keep their dtype.
 
+    Args:
+        folder: a bundle of a language model.
+        trust_remote_code: see `load`.
+        dtype: None to keep the bundle's dtype in any case.
+
     Raises:
         UsageError, Failure: see `load`.
     """
-    manifest = read_manifest(folder)
+    manifest = language_model_manifest(folder)
     weights = (
-        base_model_folder(manifest)
-        if manifest["part"] == "adapter"
-        else weights_folder(folder, manifest)
+        weights_folder(folder, manifest)
+        if manifest["part"] == "model"
+        else base_model_folder(manifest)
     )
     widen = not manifest["quantization"] and fits_in_float32(weights)
-    return load(folder, trust_remote_code=trust_remote_code, dtype="float32" if widen else None)
+    loaded = load(folder, trust_remote_code=trust_remote_code, dtype=dtype if widen else None)
+    if not isinstance(loaded, LanguageModelClassifier | QuestionAnswerer):
+        raise TypeError(f"{folder} is no language model")
+    return loaded
 
 
 def make_rows(bundle: Classifier | QuestionAnswerer, rows: Sequence[Example]) -> list[GoldenRow]:
@@ -96,9 +119,11 @@ def make_rows(bundle: Classifier | QuestionAnswerer, rows: Sequence[Example]) ->
     Prooftune, outside the model, so they say nothing about an export.
 
     Args:
-        bundle: loaded by `load_float32`.
+        bundle: loaded by `load_reference`.
         rows: examples with the bundle's fields; targets are copied and do not affect the outputs.
     """
+    if not isinstance(bundle, LanguageModelClassifier | QuestionAnswerer):
+        return _feature_rows(bundle, rows)
     examples = bundle.examples([row.inputs for row in rows])
     # A question that fits has one window; a text to classify has one prompt.
     windows = [bundle.encoder.sliding_windows(example.inputs) for example in examples]
@@ -122,21 +147,44 @@ def make_rows(bundle: Classifier | QuestionAnswerer, rows: Sequence[Example]) ->
         }
         for i, prompt, output in zip(fitting, prompts, outputs, strict=True)
     ]
-    if isinstance(bundle, Classifier) and has_probabilities(bundle.manifest):
+    if isinstance(bundle, LanguageModelClassifier) and has_probabilities(bundle.manifest):
         results = _log_probs(bundle, [examples[i] for i in fitting], prompts)
     else:
         results = _written(bundle, prompts)
     return [GoldenRow(**row, **more) for row, more in zip(golden, results, strict=True)]
 
 
-def _outputs(bundle: Classifier | QuestionAnswerer, inputs: Sequence[dict[str, str]]) -> list[str]:
+def _feature_rows(bundle: Classifier, rows: Sequence[Example]) -> list[GoldenRow]:
+    """Rows of a classifier without prompts."""
+    if not rows:
+        return []
+    examples = bundle.examples([row.inputs for row in rows])
+    return [
+        GoldenRow(
+            row.id,
+            example.inputs,
+            [],
+            prediction.output,
+            row.target,
+            row.references,
+            prediction.log_probs,
+        )
+        for row, example, prediction in zip(
+            rows, examples, bundle.score(examples, tuned=True, description=None), strict=True
+        )
+    ]
+
+
+def _outputs(
+    bundle: LanguageModelClassifier | QuestionAnswerer, inputs: Sequence[dict[str, str]]
+) -> list[str]:
     if isinstance(bundle, Classifier):
         return [prediction.label for prediction in bundle.predict(inputs, progress=False)]
     return [prediction.answer for prediction in bundle.predict(inputs, progress=False)]
 
 
 def _log_probs(
-    bundle: Classifier, examples: Sequence[Example], prompts: Sequence[Sequence[int]]
+    bundle: LanguageModelClassifier, examples: Sequence[Example], prompts: Sequence[Sequence[int]]
 ) -> list[dict[str, Any]]:
     scoring, head = (
         recipe.Scoring(**bundle.manifest["scoring"]),
@@ -164,7 +212,7 @@ def _log_probs(
 
 
 def _written(
-    bundle: Classifier | QuestionAnswerer, prompts: Sequence[Sequence[int]]
+    bundle: LanguageModelClassifier | QuestionAnswerer, prompts: Sequence[Sequence[int]]
 ) -> list[dict[str, Any]]:
     encoder, generated = bundle.encoder, [Generated() for _ in prompts]
     with autocast(bundle.model):

@@ -15,10 +15,11 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from prooftune import recipe
 from prooftune.errors import UsageError, nearest
 from prooftune.evaluation.score_types import Estimate
+from prooftune.models.text_classifier import ClassifierSection
 from prooftune.tasks.rendering import Rendering
 
 if TYPE_CHECKING:
-    from typing_extensions import ReadOnly
+    from typing_extensions import ReadOnly, TypeIs
 
 FORMAT = 2
 """Version of the layout that is written: see `bundle.layout`."""
@@ -27,6 +28,13 @@ GOLDEN = "golden.jsonl"
 """File name of the golden set in a bundle."""
 MAX_MANIFEST_BYTES = 100_000_000
 """Largest ``bundle.json`` that is read; one with thousands of labels has a few megabytes."""
+
+METHOD_NAMES = {
+    "majority": "most frequent label",
+    "tfidf": "TF-IDF and logistic regression",
+    "embedding": "sentence embeddings and logistic regression",
+}
+"""Methods of bundles without a language model, as a reader knows them."""
 
 JsonObject = dict[str, Any]
 """A recipe section or a result as JSON, parsed by its own type where it is used."""
@@ -134,8 +142,8 @@ class StudySummary(TypedDict):
     card: CardSection
 
 
-class Manifest(TypedDict):
-    """The content of ``bundle.json``.
+class CommonManifest(TypedDict):
+    """The part of ``bundle.json`` that every bundle has.
 
     Attributes:
         format: version of this layout (`FORMAT`).
@@ -143,20 +151,12 @@ class Manifest(TypedDict):
         task: ``classification``, ``extractive-qa`` or ``free-text-qa``.
         labels: label names; empty in question answering.
         fields: names of the input texts.
-        variant: name of the tuned variant.
-        objective: ``instruction`` (labels are scored as text) or ``head`` (classification head).
-        method: training method, such as ``lora`` or ``full``.
-        model: the base model.
-        quantization: ``BitsAndBytesConfig`` fields of the base; None without quantization.
-        rendering: `Rendering` as JSON.
-        tokens: prompt and labels as token ids, for use without Prooftune.
-        scoring: the recipe's ``scoring`` section.
+        variant: name of the variant.
+        method: training method, such as ``lora`` or ``full``; for other variants their kind, such
+            as ``few-shot`` or ``tfidf``.
         temperature: temperature of the label probabilities; None without calibration.
         abstention: confidence threshold; None without one.
-        part: whether the trained weights are an adapter or a whole model.
         study: summary of the study.
-        answering: the recipe's ``answering`` section (question answering only).
-        threshold: no-answer threshold in nats (question answering only).
         retrieval: the recipe's ``retrieval`` section; None without documents (question answering
             only).
     """
@@ -167,20 +167,61 @@ class Manifest(TypedDict):
     labels: list[str]
     fields: list[str]
     variant: str
-    objective: Literal["instruction", "head"]
     method: str
+    temperature: float | None
+    abstention: NotRequired[AbstentionSection | None]
+    study: NotRequired[StudySummary]
+    retrieval: NotRequired[JsonObject | None]
+
+
+class Manifest(CommonManifest):
+    """``bundle.json`` of a language model, tuned or not.
+
+    Attributes:
+        objective: ``instruction`` (labels are scored as text) or ``head`` (classification head).
+        model: the base model.
+        quantization: ``BitsAndBytesConfig`` fields of the base; None without quantization.
+        rendering: `Rendering` as JSON.
+        tokens: prompt and labels as token ids, for use without Prooftune.
+        scoring: the recipe's ``scoring`` section.
+        part: what the bundle holds of the model: an adapter, a whole model, or nothing (``base``:
+            the untuned model is prompted).
+        answering: the recipe's ``answering`` section (question answering only).
+        threshold: no-answer threshold in nats (question answering only).
+    """
+
+    objective: Literal["instruction", "head"]
     model: ModelSection
     quantization: JsonObject | None
     rendering: JsonObject
     tokens: TokenSection
     scoring: JsonObject
-    temperature: float | None
-    abstention: NotRequired[AbstentionSection | None]
-    part: Literal["adapter", "model"]
-    study: NotRequired[StudySummary]
+    part: Literal["adapter", "model", "base"]
     answering: NotRequired[JsonObject]
     threshold: NotRequired[float | None]
-    retrieval: NotRequired[JsonObject | None]
+
+
+class ClassifierManifest(CommonManifest):
+    """``bundle.json`` of a classifier without a language model.
+
+    Attributes:
+        classifier: its features, classes and embedding model.
+    """
+
+    classifier: ClassifierSection
+
+
+AnyManifest = Manifest | ClassifierManifest
+
+
+def is_language_model(manifest: CommonManifest) -> TypeIs[Manifest]:
+    """Whether the bundle is a language model, tuned or prompted."""
+    return "classifier" not in manifest
+
+
+def is_text_classifier(manifest: CommonManifest) -> TypeIs[ClassifierManifest]:
+    """Whether the bundle is a classifier without a language model."""
+    return "classifier" in manifest
 
 
 _Id = Annotated[int, Field(ge=0)]
@@ -200,22 +241,58 @@ class _Abstention(BaseModel):
     threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
-class _ManifestSchema(BaseModel):
+class _CommonSchema(BaseModel):
     """Validates the fields that loading relies on; other fields are not checked."""
 
     task: recipe.Task
     labels: list[str]
     fields: Annotated[list[str], Field(min_length=1)]
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
+    abstention: _Abstention | None = None
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        labels = self.labels
+        if self.task == "classification" and (len(labels) < 2 or len(set(labels)) < len(labels)):
+            raise ValueError("'labels' must be two or more different names")
+        return self
+
+
+class _Embedding(BaseModel):
+    name: str
+    sha256: str
+
+
+class _Classifier(BaseModel):
+    features: Literal["none", "tfidf", "embedding"]
+    classes: Annotated[list[str], Field(min_length=1)]
+    embedding: _Embedding | None
+
+
+class _ClassifierSchema(_CommonSchema):
+    classifier: _Classifier
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        classes = self.classifier.classes
+        if self.task != "classification":
+            raise ValueError(f"a classifier cannot have task: {self.task}")
+        if not set(classes) <= set(self.labels) or len(set(classes)) < len(classes):
+            raise ValueError("'classifier.classes' must be different names from 'labels'")
+        if self.classifier.features != "none" and len(classes) < 2:
+            raise ValueError("'classifier.classes' must be two or more")
+        return self
+
+
+class _LanguageModelSchema(_CommonSchema):
     objective: Literal["instruction", "head"]
-    # `part` becomes a path in format 1, so only the two names that it has are allowed.
-    part: Literal["adapter", "model"]
+    # `part` becomes a path in format 1, so only known names are allowed.
+    part: Literal["adapter", "model", "base"]
     model: _Model
     quantization: dict[str, Any] | None
     rendering: Rendering
     tokens: _Tokens
     scoring: recipe.Scoring
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None
-    abstention: _Abstention | None = None
     answering: recipe.Answering | None = None
     threshold: float | None = None
     retrieval: recipe.Retrieval | None = None
@@ -227,13 +304,20 @@ class _ManifestSchema(BaseModel):
             raise ValueError("a bundle that answers questions needs 'answering'")
         if answers and self.objective == "head":
             raise ValueError("a head cannot answer questions")
-        if not answers and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
-            raise ValueError("'labels' must be two or more different names")
+        if self.part == "base" and self.objective == "head":
+            raise ValueError("an untuned model has no head")
         if not answers and tuple(self.labels) != self.rendering.labels:
             raise ValueError("'labels' and 'rendering.labels' differ")
         if not answers and list(self.tokens.labels) != self.labels:
             raise ValueError("'labels' and 'tokens.labels' differ")
         return self
+
+
+def display_name(manifest: CommonManifest) -> str:
+    """The variant with its base model, or its method where there is none."""
+    if is_language_model(manifest):
+        return f"{manifest['variant']} of {manifest['model']['name']}"
+    return f"{manifest['variant']} ({METHOD_NAMES[manifest['method']]})"
 
 
 def base_quantization(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -255,8 +339,24 @@ def base_quantization(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read and validate ``bundle.json``.
+def language_model_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a language model; for other bundles see `read_manifest`.
+
+    Raises:
+        UsageError: also if the bundle is a classifier without a language model.
+    """
+    manifest = read_manifest(folder)
+    if not is_language_model(manifest):
+        raise UsageError(
+            f"{folder} ('{manifest['variant']}', {manifest['method']}) is a classifier without a "
+            "language model. predict, serve, evaluate and publish work with it as it is, and its "
+            "README.md has code that loads it without Prooftune"
+        )
+    return manifest
+
+
+def read_manifest(folder: Path) -> AnyManifest:
+    """Read and validate ``bundle.json`` of any kind of bundle.
 
     Args:
         folder: a bundle.
@@ -279,14 +379,17 @@ def read_manifest(folder: Path) -> Manifest:
             f"formats {' and '.join(map(str, READABLE_FORMATS))}. Update it."
         )
     try:
-        _ManifestSchema.model_validate_json(text, strict=True)
-        Rendering.from_json(manifest["rendering"])
+        if "classifier" in manifest:
+            _ClassifierSchema.model_validate_json(text, strict=True)
+        else:
+            _LanguageModelSchema.model_validate_json(text, strict=True)
+            Rendering.from_json(manifest["rendering"])
     except ValidationError as error:
         problems = "\n".join(_describe_problems(error))
         raise UsageError(f"{path} is damaged:\n{problems}") from None
     except (TypeError, KeyError) as error:
         raise UsageError(f"{path} is damaged: rendering: {error}") from None
-    return cast(Manifest, manifest)
+    return cast(AnyManifest, manifest)
 
 
 def _read_text(folder: Path, path: Path) -> str:

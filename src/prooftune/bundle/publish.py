@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING
 
 from prooftune.bundle.card_metadata import front_matter
 from prooftune.bundle.layout import ADAPTER_CONFIG
-from prooftune.bundle.manifest import GOLDEN, Manifest, read_manifest
+from prooftune.bundle.manifest import (
+    GOLDEN,
+    AnyManifest,
+    is_language_model,
+    read_manifest,
+)
 from prooftune.bundle.safety import may_be_pickle
 from prooftune.errors import Failure, UsageError
+from prooftune.models.text_classifier import VOCABULARY_FILE
 from prooftune.utils.files import read_json
 from prooftune.utils.hub import is_reachable
 from prooftune.utils.progress import spinner
@@ -74,7 +80,7 @@ def plan_upload(folder: Path, name: str) -> UploadPlan:
         read_manifest(folder)  # raises the error that explains what is missing
     manifest = read_manifest(folder) if (folder / "bundle.json").is_file() else None
     files = {str(path.relative_to(folder).as_posix()): path for path in _list_files(folder)}
-    if not any(path.suffix == ".safetensors" for path in files.values()):
+    if not _has_weights(files, manifest):
         raise UsageError(
             f"{folder} holds no *.safetensors; give a bundle, or what 'prooftune export --to "
             "merged' wrote"
@@ -84,13 +90,20 @@ def plan_upload(folder: Path, name: str) -> UploadPlan:
     replaced = {_CARD: card.encode(), **_publish_base_name(files, manifest)}
     sizes = {name: path.stat().st_size for name, path in files.items()}
     sizes = {_CARD: 0, **sizes, **{name: len(content) for name, content in replaced.items()}}
-    return UploadPlan(folder, name, sizes, card, list(_notes(folder, files)), replaced)
+    return UploadPlan(folder, name, sizes, card, list(_notes(manifest, files)), replaced)
 
 
-def _publish_base_name(files: Mapping[str, Path], manifest: Manifest | None) -> dict[str, bytes]:
+def _has_weights(files: Mapping[str, Path], manifest: AnyManifest | None) -> bool:
+    """Whether the weights are there; a bundle of an untuned model names them only."""
+    if manifest is not None and is_language_model(manifest) and manifest["part"] == "base":
+        return True
+    return any(path.suffix == ".safetensors" for path in files.values())
+
+
+def _publish_base_name(files: Mapping[str, Path], manifest: AnyManifest | None) -> dict[str, bytes]:
     """``adapter_config.json`` with the base model's name in place of a folder of this machine."""
     path = files.get(ADAPTER_CONFIG)
-    if path is None or manifest is None:
+    if path is None or manifest is None or not is_language_model(manifest):
         return {}
     try:
         values = read_json(path)
@@ -100,7 +113,7 @@ def _publish_base_name(files: Mapping[str, Path], manifest: Manifest | None) -> 
     return {ADAPTER_CONFIG: json.dumps(values, indent=2).encode()}
 
 
-def _notes(folder: Path, files: Mapping[str, Path]) -> Iterator[str]:
+def _notes(manifest: AnyManifest | None, files: Mapping[str, Path]) -> Iterator[str]:
     """Names the files that contain texts of the data."""
     if GOLDEN in files:
         with files[GOLDEN].open("rb") as handle:
@@ -110,6 +123,15 @@ def _notes(folder: Path, files: Mapping[str, Path]) -> Iterator[str]:
             "their texts, to check exports. To leave them out, delete the file, or set "
             "bundle.golden: 0 in the recipe."
         )
+    if manifest is not None and is_language_model(manifest):
+        shots = len(manifest["rendering"].get("shots") or ())
+        if shots:
+            yield (
+                f"bundle.json holds the {shots} training row{'s' if shots != 1 else ''} that the "
+                "prompt shows as examples, with their texts."
+            )
+    if VOCABULARY_FILE in files:
+        yield f"{VOCABULARY_FILE} holds every word and word pair of the training texts."
     if any(path.startswith("index/") for path in files):
         yield "index/ holds the passages for retrieval."
 
@@ -125,7 +147,7 @@ def _list_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _make_card(folder: Path, manifest: Manifest | None, name: str, *, merged: bool) -> str:
+def _make_card(folder: Path, manifest: AnyManifest | None, name: str, *, merged: bool) -> str:
     """The folder's card with new front matter and the download command."""
     path = folder / _CARD
     try:

@@ -99,6 +99,11 @@ class QuestionAnswerer:
         self._index: Index | None = None
 
     @property
+    def shared_model(self) -> object:
+        """The model, which adapters of several bundles may share."""
+        return self.model
+
+    @property
     def facts(self) -> Manifest:
         """The manifest, under its name in version 0.1."""
         return self.manifest

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from prooftune.bundle import golden
 from prooftune.bundle.card import render_card
 from prooftune.bundle.card_sections import study_summary
 from prooftune.bundle.layout import ADAPTER_CONFIG, write_base_reference
-from prooftune.bundle.manifest import FORMAT, GOLDEN, Manifest, TokenSection
+from prooftune.bundle.manifest import (
+    FORMAT,
+    GOLDEN,
+    AnyManifest,
+    ClassifierManifest,
+    CommonManifest,
+    Manifest,
+    TokenSection,
+    is_text_classifier,
+)
 from prooftune.engine.scoring import label_tree
+from prooftune.errors import Failure, UsageError
 from prooftune.evaluation.score_types import Scores
 from prooftune.models import loading
+from prooftune.models.text_classifier import SECTION_FILE, VOCABULARY_FILE, WEIGHTS_FILE
 from prooftune.recipe import Recipe, dump
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.types import CONTEXT, Study, VariantResult
@@ -21,39 +33,49 @@ from prooftune.utils.files import atomic_path, read_json, write_json
 from prooftune.utils.secrets import redact
 from prooftune.version import __version__
 
+PARITY_TOLERANCES = {"none": 1e-6, "tfidf": 1e-6, "embedding": 0.1}
+"""Features -> largest difference of log-probabilities, in nats, between a variant and its bundle.
+Embeddings are computed in other batches, and in 16 bits where the machine has them."""
+
 
 def save_bundle(
     recipe: Recipe, study: Study, result: VariantResult, scores: Scores, folder: Path
 ) -> None:
-    """Write the bundle of one tuned variant.
+    """Write the bundle of one variant of any kind.
 
-    The folder holds ``bundle.json`` (`Manifest`), the adapter or the model in the layout of peft or
-    transformers, the tokenizer's files, ``recipe.yaml``, ``golden.jsonl`` (outputs for some
-    validation rows, to check exports), ``index/`` if the variant retrieves, and ``README.md`` (the
-    model card). ``from_pretrained`` of transformers and peft opens it. It contains no pickle.
+    The folder holds ``bundle.json`` (`AnyManifest`), ``recipe.yaml``, ``golden.jsonl`` (outputs for
+    some validation rows), ``README.md`` (the model card), and
+
+    - of a tuned variant: the adapter or the model in the layout of peft or transformers, and the
+      tokenizer's files; ``from_pretrained`` of transformers and peft opens it;
+    - of a variant that prompts the untuned model: the tokenizer's files;
+    - of a classifier without a language model: ``classifier.safetensors`` and, for TF-IDF,
+      ``vocabulary.json``;
+    - ``index/`` if the variant retrieves.
+
+    It contains no pickle.
 
     Args:
         recipe: the study's recipe.
         study: its data.
-        result: the tuned variant.
+        result: the variant.
         scores: content of ``scores.json``.
         folder: folder to write, inside the run folder.
+
+    Raises:
+        UsageError: the run is older than bundles of this kind of variant, so that the weights are
+            not in its folder.
+        Failure: the written bundle predicts something else than the variant did.
     """
     dumped = redact(dump(recipe))
     recipe = recipe.for_variant(result.name)
-    trained = _trained_folder(recipe, result)
-    manifest = _make_manifest(recipe, study, result, scores, folder.parent)
-    retrieves = recipe.variants[result.name].context == "retrieved"
-    tokenizer = loading.load_tokenizer(loading.resolve(recipe.model.name, recipe.model.revision))
     with atomic_path(folder) as temporary:
-        shutil.copytree(trained, temporary)
-        if manifest["part"] == "adapter":
-            write_base_reference(
-                temporary / ADAPTER_CONFIG, recipe.model.name, recipe.model.revision
+        if recipe.variants[result.name].uses_language_model:
+            manifest: AnyManifest = _write_language_model(
+                recipe, study, result, scores, folder.parent, temporary
             )
-        if retrieves:
-            shutil.copytree(folder.parent / "index", temporary / "index")
-        tokenizer.save_pretrained(temporary)
+        else:
+            manifest = _write_classifier(recipe, study, result, scores, folder.parent, temporary)
         write_json(temporary / "bundle.json", manifest)
         (temporary / "recipe.yaml").write_text(dumped, encoding="utf-8")
         (temporary / "README.md").write_text(render_card(manifest, scores), encoding="utf-8")
@@ -62,50 +84,139 @@ def save_bundle(
         rows = golden.sample_rows(study.validation, recipe.bundle.golden, recipe.seed)
         if rows:
             # Load the written bundle, so that the golden set also covers saving and loading.
-            bundle = golden.load_float32(temporary, recipe.model.trust_remote_code)
-            golden.write(temporary / GOLDEN, golden.make_rows(bundle, rows))
+            bundle = golden.load_reference(temporary, recipe.model.trust_remote_code)
+            outputs = golden.make_rows(bundle, rows)
+            if is_text_classifier(manifest):
+                _check_parity(outputs, result, manifest)
+            golden.write(temporary / GOLDEN, outputs)
+
+
+def _check_parity(
+    rows: Sequence[golden.GoldenRow], result: VariantResult, manifest: ClassifierManifest
+) -> None:
+    """Compare the written classifier with the variant's own predictions.
+
+    Raises:
+        Failure: a log-probability differs by more than `PARITY_TOLERANCES` allows.
+    """
+    expected = {prediction.id: prediction.log_probs for prediction in result.validation}
+    worst = max(
+        abs(a - b)
+        for row in rows
+        for a, b in zip(row.log_probs, expected.get(row.id, row.log_probs), strict=True)
+    )
+    if worst > PARITY_TOLERANCES[manifest["classifier"]["features"]]:
+        raise Failure(
+            f"the bundle of {result.name} was not written: its log-probabilities differ by up to "
+            f"{worst:.2g} from those of the variant. Delete {result.folder} and run again"
+        )
+
+
+def _write_classifier(
+    recipe: Recipe,
+    study: Study,
+    result: VariantResult,
+    scores: Scores,
+    run: Path,
+    folder: Path,
+) -> ClassifierManifest:
+    """Copy a classifier's weights into a bundle, and make its manifest."""
+    if not (result.folder / SECTION_FILE).is_file():
+        raise UsageError(
+            f"{result.folder} holds no classifier: its run is older than bundles of kind: "
+            f"{result.kind}. Delete this folder and run the recipe again"
+        )
+    folder.mkdir()
+    for name in (WEIGHTS_FILE, VOCABULARY_FILE):
+        if (result.folder / name).is_file():
+            shutil.copyfile(result.folder / name, folder / name)
+    return {
+        **_common_manifest(recipe, study, result, scores, run),
+        "classifier": read_json(result.folder / SECTION_FILE),
+    }
+
+
+def _write_language_model(
+    recipe: Recipe,
+    study: Study,
+    result: VariantResult,
+    scores: Scores,
+    run: Path,
+    folder: Path,
+) -> Manifest:
+    """Copy a language model's files into a bundle, and make its manifest."""
+    trained = _trained_folder(recipe, result)
+    manifest = _make_manifest(recipe, study, result, scores, run)
+    if manifest["part"] == "base":
+        folder.mkdir()
+    else:
+        shutil.copytree(trained, folder)
+    if manifest["part"] == "adapter":
+        write_base_reference(folder / ADAPTER_CONFIG, recipe.model.name, recipe.model.revision)
+    if manifest.get("retrieval"):
+        shutil.copytree(run / "index", folder / "index")
+    tokenizer = loading.load_tokenizer(loading.resolve(recipe.model.name, recipe.model.revision))
+    tokenizer.save_pretrained(folder)
+    return manifest
+
+
+def _common_manifest(
+    recipe: Recipe, study: Study, result: VariantResult, scores: Scores, run: Path
+) -> CommonManifest:
+    variant_scores = scores["variants"][result.name]
+    return {
+        "format": FORMAT,
+        "prooftune_version": __version__,
+        "task": recipe.task,
+        "labels": study.labels,
+        "fields": list(study.test[0].inputs),
+        "variant": result.name,
+        "method": result.details.get("method", recipe.variants[result.name].kind),
+        "temperature": variant_scores.get("temperature"),
+        "abstention": variant_scores.get("abstention"),
+        "study": study_summary(recipe, study, result, scores, _audit_findings(run)),
+    }
 
 
 def _make_manifest(
     recipe: Recipe, study: Study, result: VariantResult, scores: Scores, run: Path
 ) -> Manifest:
     base = loading.resolve(recipe.model.name, recipe.model.revision)
-    is_adapter = (_trained_folder(recipe, result) / ADAPTER_CONFIG).is_file()
-    variant_scores = scores["variants"][result.name]
     tokenizer = loading.load_tokenizer(base)
     variant, rendering = recipe.variants[result.name], read_json(result.folder / "rendering.json")
     retrieves = variant.context == "retrieved"
-    fields = list(study.test[0].inputs)
+    common = _common_manifest(recipe, study, result, scores, run)
+    fields = common["fields"]
     if retrieves or variant.context == "none":
         fields = [*([CONTEXT] if retrieves else []), *(name for name in fields if name != CONTEXT)]
     model: Any = {**recipe.model.model_dump(), "sha256": loading.weights_digest(base)}
-    manifest: Manifest = {
-        "format": FORMAT,
-        "prooftune_version": __version__,
-        "task": recipe.task,
-        "labels": study.labels,
+    manifest: dict[str, Any] = {
+        **common,
         "fields": fields,
-        "variant": result.name,
-        "objective": "head" if result.details["objective"] == "head" else "instruction",
-        "method": result.details["method"],
+        "objective": "head" if result.details.get("objective") == "head" else "instruction",
         "model": model,
         "quantization": recipe.quantization,
         "rendering": rendering,
         "tokens": _token_section(PromptEncoder(Rendering.from_json(rendering), tokenizer, fields)),
         "scoring": recipe.scoring.model_dump(),
-        "temperature": variant_scores.get("temperature"),
-        "abstention": variant_scores.get("abstention"),
-        "part": "adapter" if is_adapter else "model",
-        "study": study_summary(recipe, study, result, scores, _audit_findings(run)),
+        "part": _part(recipe, result),
     }
     if recipe.task != "classification":
         manifest["answering"] = recipe.answering.model_dump()
-        threshold = variant_scores.get("no_answer")
+        threshold = scores["variants"][result.name].get("no_answer")
         manifest["threshold"] = threshold["value"] if threshold else None
         manifest["retrieval"] = (
             recipe.retrieval.model_dump() if recipe.retrieval and retrieves else None
         )
-    return manifest
+    return cast(Manifest, manifest)
+
+
+def _part(recipe: Recipe, result: VariantResult) -> Literal["adapter", "model", "base"]:
+    """What the bundle holds of the model."""
+    if not recipe.variants[result.name].is_tuned:
+        return "base"
+    is_adapter = (_trained_folder(recipe, result) / ADAPTER_CONFIG).is_file()
+    return "adapter" if is_adapter else "model"
 
 
 def _trained_folder(recipe: Recipe, result: VariantResult) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from prooftune import recipe as recipes
 from prooftune.bundle.load import load
-from prooftune.bundle.manifest import Manifest, read_manifest
+from prooftune.bundle.manifest import AnyManifest, CommonManifest, read_manifest
 from prooftune.bundle_evaluation.drift import label_shift, metric_changes
 from prooftune.bundle_evaluation.measures import (
     bundle_figures,
@@ -150,7 +150,7 @@ def _test_name(scores: Scores) -> str:
 def _other_rows(
     bundle: Path,
     against: Path | None,
-    manifest: Manifest,
+    manifest: CommonManifest,
     rows: LabelledRows,
     file: str | Path,
     text: Sequence[str] | None,
@@ -180,7 +180,7 @@ def _other_rows(
     return read
 
 
-def _kind(manifest: Manifest) -> str:
+def _kind(manifest: CommonManifest) -> str:
     labels = ", ".join(map(repr, manifest["labels"][:8]))
     return manifest["task"] + (f" with the labels {labels}" if labels else "")
 
@@ -192,7 +192,7 @@ def _predict_other(
     return predict_rows(bundle, rows.examples, labels, str(against), against)[0]
 
 
-def _open(bundle: Path) -> tuple[Manifest, Recipe]:
+def _open(bundle: Path) -> tuple[AnyManifest, Recipe]:
     """A bundle's manifest and the recipe of its study."""
     manifest = read_manifest(bundle)
     path = bundle / "recipe.yaml"

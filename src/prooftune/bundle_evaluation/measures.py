@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prooftune.bundle.manifest import Manifest
+from prooftune.bundle.manifest import CommonManifest
 from prooftune.bundle_evaluation.types import AbstentionCheck
 from prooftune.evaluation.intervals import wilson_interval
 from prooftune.evaluation.score_types import Scores, VariantMeasurements
@@ -16,7 +16,7 @@ from prooftune.types import Example, Study, VariantResult
 
 
 def measure_bundles(
-    manifest: Manifest,
+    manifest: CommonManifest,
     recipe: Recipe,
     examples: Sequence[Example],
     results: Sequence[VariantResult],
@@ -86,7 +86,7 @@ def bundle_figures(variant: VariantMeasurements) -> dict[str, Any]:
 
 
 def measure_abstention(
-    manifest: Manifest,
+    manifest: CommonManifest,
     examples: Sequence[Example],
     result: VariantResult,
     abstained: Sequence[bool | None],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prooftune.bundle.load import Classifier, LabelPrediction
+from prooftune.bundle.classifier import Classifier, LabelPrediction
 from prooftune.bundle.qa import QAPrediction, QuestionAnswerer
 from prooftune.recipe import Task
 from prooftune.types import CONTEXT, Example, Prediction, VariantResult

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prooftune.bundle.manifest import Manifest
+from prooftune.bundle.manifest import CommonManifest
 from prooftune.data.readers.compression import uncompressed
 from prooftune.data.readers.dispatch import detect_format, read_table, split_part
 from prooftune.data.readers.shards import expand_path
@@ -41,7 +41,7 @@ class LabelledRows:
 
 def read_rows(
     file: str | Path,
-    manifest: Manifest,
+    manifest: CommonManifest,
     recipe: Recipe,
     text: Sequence[str] | None = None,
     label: str | None = None,
@@ -75,7 +75,7 @@ def read_rows(
 
 def _source(
     path: Path,
-    manifest: Manifest,
+    manifest: CommonManifest,
     recipe: Recipe,
     text: Sequence[str] | None,
     label: str | None,
@@ -123,7 +123,7 @@ def _first_table(path: Path, first: Path) -> Path:
     return path if split_part(path)[1] is not None else first
 
 
-def _text_columns(columns: Sequence[str], manifest: Manifest) -> dict[str, str]:
+def _text_columns(columns: Sequence[str], manifest: CommonManifest) -> dict[str, str]:
     retrieves = manifest.get("retrieval") is not None
     fields = [f for f in manifest["fields"] if not (retrieves and f == CONTEXT)]
     if len(columns) != len(fields):

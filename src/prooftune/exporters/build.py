@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prooftune.bundle import golden
 from prooftune.bundle.golden import GoldenRow, max_new_tokens
 from prooftune.bundle.layout import tokenizer_folder
-from prooftune.bundle.manifest import GOLDEN, Manifest, read_manifest
+from prooftune.bundle.manifest import GOLDEN, Manifest, is_language_model, read_manifest
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import diagnosis, ollama
@@ -68,7 +68,7 @@ def export(
         Failure: the artefact's outputs differ from the bundle's; the message names the part
             (template, tokenizer, layer).
     """
-    format_, manifest = get_format(to), read_manifest(bundle)
+    format_, manifest = get_format(to), _exportable(bundle, to)
     check_files(bundle)
     _check_request(format_, to, manifest, out, unchecked)
     limits = ParityLimits(
@@ -95,6 +95,18 @@ def export(
             "bold yellow",
         )
     return record
+
+
+def _exportable(bundle: Path, to: str) -> Manifest:
+    """The manifest of a bundle with a language model, the only kind that can be converted."""
+    manifest = read_manifest(bundle)
+    if is_language_model(manifest):
+        return manifest
+    raise UsageError(
+        f"--to {to}: {bundle} ('{manifest['variant']}', {manifest['method']}) contains no language "
+        "model, and every export format stores one. predict, serve, evaluate and publish work with "
+        "the bundle as it is, and its README.md has code that loads it without Prooftune"
+    )
 
 
 def _check_request(

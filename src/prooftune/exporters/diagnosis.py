@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe
 from prooftune.bundle import golden
+from prooftune.bundle.base_model import base_model_folder
 from prooftune.bundle.golden import GoldenRow
 from prooftune.bundle.layout import tokenizer_folder
-from prooftune.bundle.load import base_model_folder, load
 from prooftune.bundle.manifest import Manifest
 from prooftune.exporters.merged import merge
 from prooftune.exporters.parity import first_difference
@@ -140,7 +140,7 @@ def _explain_equal_layers(bundle: Path, rows: Sequence[GoldenRow]) -> str:
     # Golden sets are made in float32 if it fits into memory, otherwise in the bundle's dtype.
     drift, dtype = min(
         (_drift(loaded, rows), str(getattr(loaded.model, "dtype", "another")))
-        for loaded in (golden.load_float32(bundle), load(bundle))
+        for loaded in (golden.load_float32(bundle), golden.load_float32(bundle, dtype=None))
     )
     if drift > 0.05:
         return (

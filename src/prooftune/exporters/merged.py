@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from prooftune.bundle.base_model import base_model_folder, model_options
 from prooftune.bundle.layout import tokenizer_folder, weights_folder
-from prooftune.bundle.load import base_model_folder, model_options
 from prooftune.bundle.manifest import Manifest
 from prooftune.models import loading
 from prooftune.utils.files import read_json

@@ -37,6 +37,10 @@ class Evaluation(Section):
     of the best variant and 1."""
 
 
+BEST = "best"
+"""Value of ``bundle.variant``: the best variant on validation rows, whatever its kind."""
+
+
 class Card(Section):
     """Information for the model card that cannot be computed. It has no effect on the study."""
 
@@ -59,8 +63,9 @@ class Bundle(Section):
     (the golden set). Every export is checked against them. 0: none, for data that must not leave
     your premises; exports then need ``--golden``."""
     variant: str | None = None
-    """Tuned variant to judge and to ship, with an adapter of its own or of another variant.
-    Default: the best on validation rows by ``evaluation.primary``."""
+    """Variant to ship, of any kind; a tuned one is also judged. ``best``: the best of all variants
+    on validation rows by ``evaluation.primary``, and of equally good ones the cheapest kind.
+    Default: the best tuned variant on validation rows; without a tuned variant, no bundle."""
 
 
 class Recipe(Section):
@@ -109,6 +114,13 @@ class Recipe(Section):
     forgetting: str | None = None
     """Text file (path or reference, as in ``data``) for measuring perplexity before and after
     tuning. Default: a passage of general English that ships with Prooftune."""
+
+    def can_ship(self, variant: Variant) -> bool:
+        """Whether a bundle can serve the variant: it needs no reference answers to predict, and
+        answers more than one thing."""
+        if variant.context in ("gold", "random"):
+            return False
+        return self.task == "classification" or variant.kind != "majority"
 
     @property
     def uses_language_model(self) -> bool:
@@ -220,12 +232,13 @@ class Recipe(Section):
             yield f"seeds: {self.seeds} does not apply: no variant of kind: tuned is trained"
         shipped = self.bundle.variant
         if shipped is not None:
-            named = self.variants.get(shipped)
-            controls = ("gold", "random")
-            if named is None or named.kind != "tuned" or named.context in controls:
+            able = [name for name, variant in self.variants.items() if self.can_ship(variant)]
+            if shipped not in (*able, BEST):
                 yield (
-                    f"bundle.variant: '{shipped}' is not a tuned variant that can be served; name "
-                    "one of kind: tuned without context: gold or random"
+                    f"bundle.variant: '{shipped}' is not a variant that can be served"
+                    f"{nearest(shipped, able)}; name one of {', '.join(able) or 'none here'} or "
+                    f"{BEST} (without context: gold or random, and without the majority answer to "
+                    "questions)"
                 )
         if self.task == "classification":
             for section in ("answering", "retrieval"):
@@ -264,4 +277,9 @@ class Recipe(Section):
                 yield (
                     f"adapter: '{variant.adapter}' is not a variant of kind tuned that trains its "
                     "own adapter"
+                )
+            elif source.objective == "head":
+                yield (
+                    f"adapter: '{variant.adapter}' has a classification head, which is not "
+                    "prompted; name a variant with objective: instruction"
                 )

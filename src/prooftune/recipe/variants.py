@@ -59,8 +59,8 @@ class Variant(Section):
     method: Literal["lora", "dora", "rslora", "full"] = "lora"
     """tuned: fine-tuning method; ``full`` trains all weights."""
     adapter: str | None = None
-    """tuned: reuse the adapter of this other tuned variant instead of training, for example with a
-    different context."""
+    """tuned, prompted: use the weights of this other tuned variant instead of training, for example
+    with a different context, or to choose the prompt for the tuned model."""
     gold_share: float = Field(default=0.8, ge=0, le=1)
     """tuned with ``context: retrieved``: share of training questions whose gold passage is among
     the passages in the prompt. For the rest, the target is to say that the answer is missing (RAFT,
@@ -88,6 +88,17 @@ class Variant(Section):
     def _expand_model_name(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
 
+    @property
+    def system(self) -> str:
+        """What the variant is in comparisons: its kind, or ``tuned`` where a prompt is chosen for
+        tuned weights."""
+        return "tuned" if self.is_tuned else self.kind
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether this variant predicts with trained weights of the language model."""
+        return self.kind == "tuned" or self.adapter is not None
+
     @model_validator(mode="after")
     def _check_options_fit_kind(self) -> Self:
         unused = [
@@ -111,7 +122,7 @@ class Variant(Section):
         return self
 
 
-QA_OPTIONS = ("context", "adapter", "gold_share")
+QA_OPTIONS = ("context", "gold_share")
 """Options that apply only to question answering."""
 
 TRAINING_OPTIONS = ("objective", "method", "seeds", "lora", "training", "gold_share")
@@ -126,7 +137,7 @@ OPTIONS_BY_KIND: dict[str, set[str]] = {
     "embedding": {"model", "prompt_name"},
     "zero-shot": {*MODEL_OPTIONS, "prompt", "context"},
     "few-shot": {*MODEL_OPTIONS, "prompt", "context", "shots"},
-    "prompted": {*MODEL_OPTIONS, "prompt", "context", "candidates", "validation_rows"},
+    "prompted": {*MODEL_OPTIONS, "prompt", "context", "candidates", "validation_rows", "adapter"},
     "tuned": {*MODEL_OPTIONS, "prompt", "context", "adapter", *TRAINING_OPTIONS},
 }
 """Kind -> options that apply to it."""

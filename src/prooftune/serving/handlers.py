@@ -9,8 +9,8 @@ from typing import Any
 
 from fastapi import Request
 
+from prooftune.bundle.classifier import LabelPrediction
 from prooftune.bundle.inputs import to_examples
-from prooftune.bundle.load import LabelPrediction
 from prooftune.bundle.qa import CitedPassage, QAPrediction
 from prooftune.errors import UsageError
 from prooftune.serving import schemas

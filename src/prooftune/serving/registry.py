@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prooftune.bundle.base_model import why_no_base_model
-from prooftune.bundle.load import Classifier, abstention_threshold, has_probabilities, load
+from prooftune.bundle.classifier import Classifier, abstention_threshold, has_probabilities
+from prooftune.bundle.load import load
+from prooftune.bundle.manifest import is_language_model
 from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.errors import UsageError, nearest
 from prooftune.serving.batching import Batcher, BatchObserver
@@ -69,8 +69,14 @@ class ServedBundle:
 
     @property
     def base(self) -> str:
-        """The base model's name; only the last part of a path, which is private to this machine."""
-        name = str(self.bundle.manifest["model"]["name"])
+        """Name of the base model, or of the method of a bundle without a language model.
+
+        Only the last part of a path, which is private to this machine.
+        """
+        manifest = self.bundle.manifest
+        if not is_language_model(manifest):
+            return manifest["method"]
+        name = str(manifest["model"]["name"])
         return Path(name).name if name.startswith(("/", ".", "~")) or "\\" in name else name
 
 
@@ -130,24 +136,30 @@ def load_bundles(
 
     batchers: dict[int, Batcher] = {}
     for name, bundle in bundles.items():
-        if id(bundle.model) not in batchers:
-            batchers[id(bundle.model)] = Batcher(
+        if id(bundle.shared_model) not in batchers:
+            batchers[id(bundle.shared_model)] = Batcher(
                 compute,
                 max_queue_rows=limits.max_queue_rows,
                 max_batch_size=limits.max_batch_size,
                 on_batch=on_batch,
                 name=name,
-                on_start=partial(torch.set_num_threads, threads) if threads else None,
+                on_start=partial(_set_threads, threads) if threads else None,
             )
     return {
         name: ServedBundle(
             name,
             bundle,
-            batchers[id(bundle.model)],
+            batchers[id(bundle.shared_model)],
             int((folders[name] / "bundle.json").stat().st_mtime),
         )
         for name, bundle in bundles.items()
     }
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def warm_up(served: Mapping[str, ServedBundle]) -> None:

@@ -204,7 +204,7 @@ def _side(reference: str, metric: str | None = None) -> _Side:
             f"{folder} is not finished: no predictions of {variant}. Run its recipe again to go on."
         )
     study = run_folder.read_study(folder / "data")
-    kind, trainings = recipe.variants[variant].kind, recipe.trainings(variant)
+    kind, trainings = recipe.variants[variant].system, recipe.trainings(variant)
     result = run_folder.read_result(folder / "variants" / variant, kind, trainings)
     if recipe.task == "classification":
         metric = "accuracy"

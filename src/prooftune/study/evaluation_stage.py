@@ -10,6 +10,8 @@ from prooftune import run_folder
 from prooftune.evaluation.score_types import Scores
 from prooftune.models.environment import describe_environment
 from prooftune.recipe import Recipe
+from prooftune.recipe.sections import BEST
+from prooftune.recipe.variants import VARIANT_KINDS
 from prooftune.report.types import ReportFacts
 from prooftune.types import Study, VariantResult
 from prooftune.utils.files import read_json, write_json
@@ -82,15 +84,40 @@ def evaluate(
     return scores
 
 
-def bundle_judged_variant(
+def shipped_variant(recipe: Recipe, scores: Scores) -> str | None:
+    """Name of the variant to bundle: see `recipe.sections.Bundle.variant`.
+
+    Returns:
+        None if nothing was tuned and the recipe names no variant.
+    """
+    named = recipe.bundle.variant
+    if named is None:
+        judged: str | None = scores["verdict"]["best_tuned"]
+        return judged
+    if named in recipe.variants or named != BEST:
+        return named
+    able = [name for name, variant in recipe.variants.items() if recipe.can_ship(variant)]
+    by_cost = sorted(able, key=lambda name: VARIANT_KINDS.index(recipe.variants[name].kind))
+
+    def quality(name: str) -> float:
+        variant = scores["variants"][name]
+        on_validation = variant.get("validation_quality")
+        test = variant["metrics"][scores["primary"]]["value"]
+        return float(test if on_validation is None else on_validation)
+
+    # max() returns the first of equally good variants, which is the cheapest.
+    return max(by_cost, key=quality, default=None)
+
+
+def bundle_variant(
     recipe: Recipe, study: Study, results: list[VariantResult], scores: Scores, folder: Path
 ) -> Path | None:
-    """Bundle the tuned variant that the verdict is about; None if nothing was tuned."""
-    judged = scores["verdict"]["best_tuned"]
-    if judged is None:
+    """Bundle the variant that ships; None if there is none."""
+    shipped = shipped_variant(recipe, scores)
+    if shipped is None:
         return None
     from prooftune.bundle.save import save_bundle
 
-    result = next(result for result in results if result.name == judged)
+    result = next(result for result in results if result.name == shipped)
     save_bundle(recipe, study, result, scores, folder / "bundle")
     return folder / "bundle"

@@ -22,7 +22,7 @@ from prooftune.models.loading import with_training_dtype
 from prooftune.preflight import checker as preflight
 from prooftune.recipe import Recipe
 from prooftune.study import archive
-from prooftune.study.evaluation_stage import bundle_judged_variant, evaluate
+from prooftune.study.evaluation_stage import bundle_variant, evaluate
 from prooftune.study.prompt_lengths import prompt_length_counter
 from prooftune.study.variant_stage import BaseModelCache, VariantStage
 from prooftune.types import SPLITS, Study
@@ -43,8 +43,8 @@ class Result:
         folder: the run folder.
         scores: metrics, comparisons and verdict (see `evaluation.scores.score`).
         report: path of the report page.
-        bundle: the bundle of the tuned variant that the verdict is about; None if nothing was
-            tuned.
+        bundle: the bundle of the variant that ships (the recipe's ``bundle.variant``); None if
+            nothing was tuned and the recipe names no variant.
     """
 
     folder: Path
@@ -103,7 +103,7 @@ def run(recipe: Recipe, base: Path = Path(), folder: Path | None = None) -> Resu
         results = [stage.run(name, variant) for name, variant in recipe.variants.items()]
         del stage  # frees the base model and the index
         scores = evaluate(recipe, study, results, folder, base)
-        bundle = bundle_judged_variant(recipe, study, results, scores, folder)
+        bundle = bundle_variant(recipe, study, results, scores, folder)
         return Result(folder, scores, folder / "report.html", bundle)
 
 
@@ -188,7 +188,7 @@ def rebuild_report(folder: Path) -> Result:
         )
     study = run_folder.read_study(folder / "data")
     results = [
-        run_folder.read_result(variants / name, v.kind, recipe.trainings(name), v.adapter)
+        run_folder.read_result(variants / name, v.system, recipe.trainings(name), v.adapter)
         for name, v in recipe.variants.items()
     ]
     bundle = folder / "bundle"

@@ -79,7 +79,7 @@ class VariantStage:
         for training in range(trainings):
             self._run_training(name, variant, training)
         folder = self.folder / "variants" / name
-        return run_folder.read_result(folder, variant.kind, trainings, variant.adapter)
+        return run_folder.read_result(folder, variant.system, trainings, variant.adapter)
 
     def _run_training(self, name: str, variant: Variant, training: int) -> None:
         folder = run_folder.training_folder(self.folder / "variants", name, training)
@@ -154,6 +154,11 @@ def _run_kind(
 
         models.release()
         return run_tuned(context, variant, name, base)
+    if variant.adapter:
+        from prooftune.variants.tuned import run_prompted_on_tuned
+
+        models.release()
+        return run_prompted_on_tuned(context, variant, name)
     from prooftune.variants import prompting
 
     runners: dict[str, Callable[..., VariantOutput]] = {
@@ -177,8 +182,8 @@ def _recipe_inputs(recipe: Recipe, variant: Variant) -> list[Any]:
     ]
     if recipe.task != "classification":
         parts += [recipe.answering.model_dump(), recipe.retrieval and recipe.retrieval.model_dump()]
-        if variant.adapter:
-            parts += [recipe.variants[variant.adapter].model_dump(exclude={"seeds"})]
-    if variant.kind == "tuned":
+    if variant.adapter:
+        parts += [recipe.variants[variant.adapter].model_dump(exclude={"seeds"})]
+    if variant.is_tuned:
         parts += [recipe.lora, recipe.training, recipe.early_stopping, recipe.forgetting]
     return parts

@@ -29,7 +29,7 @@ from prooftune.variant_details import Forgetting, TrainingRecord, WeightChanges
 from prooftune.variants.context import VariantContext, VariantOutput, training_title
 from prooftune.variants.forgetting import general_text, perplexity
 from prooftune.variants.model_handle import ModelHandle, release_cached_model
-from prooftune.variants.prompting import score_splits
+from prooftune.variants.prompting import run_prompted, score_splits
 from prooftune.variants.verification import PROBE_ROWS, probe_scores, verify_reload
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -67,35 +67,20 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
     rendering = context.rendering(variant.prompt)
     encoder = context.encoder(rendering)
     write_json(context.folder / "rendering.json", rendering.to_json())
+    if variant.adapter:
+        handle, record, folder = _load_adapter(context, variant.adapter, name)
+        description = f"the weights trained as {variant.adapter}"
+        output = score_splits(context, handle, encoder, title, description)
+        return _with_adapter_details(output, record, folder)
     folder = context.folder
-    if variant.adapter:  # the weights are those of the same training of another variant
-        folder = training_folder(context.variants_folder, variant.adapter, context.training)
     record_file = folder / "training.json"
     if not ((folder / TRAINED_FOLDER).is_dir() and record_file.is_file()):
-        if variant.adapter:
-            raise UsageError(f"{name}: adapter: {variant.adapter} must come before it in variants")
         if record_file.is_file():  # the trained weights were deleted, to train again from scratch
             record_file.unlink()
             shutil.rmtree(folder / CHECKPOINTS_FOLDER, ignore_errors=True)
         distributed.run_on_all_ranks(_train, context, variant, name, encoder, record_file)
-    record: TrainingRecord = read_json(record_file)
-    handle = ModelHandle(
-        partial(
-            adapters.load_tuned,
-            context.model_folder,
-            folder / TRAINED_FOLDER,
-            context.recipe.model,
-            quantization=context.recipe.quantization,
-            labels=context.study.labels if head else None,
-        )
-    )
-    if variant.adapter:  # verified when it was trained
-        output = score_splits(
-            context, handle, encoder, title, f"the weights trained as {variant.adapter}"
-        )
-        output.details["objective"], output.details["method"] = variant.objective, record["method"]
-        output.details["weights_sha256"] = _digests(folder)
-        return output
+    record = read_json(record_file)
+    handle = _trained_handle(context, folder, context.study.labels if head else None)
     verify_reload(
         handle.model,
         encoder,
@@ -114,6 +99,60 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
     details["objective"], details["method"] = variant.objective, variant.method
     details["weights_sha256"] = _digests(folder)
     details["changes"], details["forgetting"] = _before_and_after(context, handle, variant, *text)
+    return output
+
+
+def run_prompted_on_tuned(context: VariantContext, variant: Variant, name: str) -> VariantOutput:
+    """Choose a prompt on validation rows for the weights of another variant, and predict with both.
+
+    Raises:
+        UsageError: the other variant has not run yet.
+    """
+    source = str(variant.adapter)
+    handle, record, folder = _load_adapter(context, source, name)
+    output = run_prompted(
+        context, variant, handle, training_title(name, context.training)
+    )
+    output.details["description"] = (
+        f"the weights trained as {source}, with {output.details['description']}"
+    )
+    return _with_adapter_details(output, record, folder)
+
+
+def _load_adapter(
+    context: VariantContext, source: str, name: str
+) -> tuple[ModelHandle, TrainingRecord, Path]:
+    """The weights of another variant, which were verified when it was trained.
+
+    Returns:
+        The model, the record of its training, and the other variant's folder.
+    """
+    folder = training_folder(context.variants_folder, source, context.training)
+    record_file = folder / "training.json"
+    if not ((folder / TRAINED_FOLDER).is_dir() and record_file.is_file()):
+        raise UsageError(f"{name}: adapter: {source} must come before it in variants")
+    return _trained_handle(context, folder, None), read_json(record_file), folder
+
+
+def _trained_handle(context: VariantContext, folder: Path, labels: list[str] | None) -> ModelHandle:
+    """The trained model in a variant's folder; `labels` are those of its classification head."""
+    return ModelHandle(
+        partial(
+            adapters.load_tuned,
+            context.model_folder,
+            folder / TRAINED_FOLDER,
+            context.recipe.model,
+            quantization=context.recipe.quantization,
+            labels=labels,
+        )
+    )
+
+
+def _with_adapter_details(
+    output: VariantOutput, record: TrainingRecord, folder: Path
+) -> VariantOutput:
+    output.details["objective"], output.details["method"] = "instruction", record["method"]
+    output.details["weights_sha256"] = _digests(folder)
     return output
 
 

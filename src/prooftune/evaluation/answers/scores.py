@@ -262,7 +262,8 @@ def role(variant: Variant) -> str:
     retriever."""
     if variant.context in ("gold", "random"):
         return CONTROL
-    return RETRIEVAL if variant.context == "retrieved" and variant.kind != "tuned" else variant.kind
+    retrieves = variant.context == "retrieved" and not variant.is_tuned
+    return RETRIEVAL if retrieves else variant.system
 
 
 def answered(
