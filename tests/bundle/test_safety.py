@@ -156,7 +156,9 @@ def test_documents_that_break_parsers_are_refused(
 @pytest.mark.parametrize(
     "part", ["../adapter", "/etc", "adapter/../../other", "adapter\0", ".", "tokenizer"]
 )
-def test_the_part_is_one_of_three_names_and_no_path(bundle: Path, tmp_path: Path, part: str) -> None:
+def test_the_part_is_one_of_three_names_and_no_path(
+    bundle: Path, tmp_path: Path, part: str
+) -> None:
     with pytest.raises(
         UsageError, match=r"is damaged:\n  - part: Input should be 'adapter', 'model' or 'base'"
     ):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from prooftune.bundle.manifest import ClassifierManifest
 
+_HUB_NAMES = {"all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
+"""Hub names of embedding models that Prooftune gets from packages."""
+
 _IMPORTS = """import json
 import numpy as np
 from safetensors.numpy import load_file
@@ -26,10 +29,12 @@ _EMBEDDING = """from sentence_transformers import SentenceTransformer
 
 manifest = json.load(open("THIS_FOLDER/bundle.json", encoding="utf-8"))
 weights = load_file("THIS_FOLDER/classifier.safetensors")
-encoder = SentenceTransformer("EMBEDDING_MODEL")  # classifier.embedding of bundle.json
+encoder = SentenceTransformer("EMBEDDING_MODEL")
 
 def features(texts):  # several fields of a row: joined by newlines
-    return encoder.encode(texts, normalize_embeddings=True)
+    return encoder.encode(
+        texts, prompt=manifest["classifier"]["embedding"]["prompt"] or None,
+        normalize_embeddings=True)
 """
 
 _PROBABILITIES = """
@@ -59,7 +64,8 @@ def classifier_code(manifest: ClassifierManifest) -> str:
     }[section["features"]]
     embedding = section["embedding"]
     if embedding is not None:
-        code = code.replace("EMBEDDING_MODEL", embedding["name"])
+        name = embedding["name"]
+        code = code.replace("EMBEDDING_MODEL", _HUB_NAMES.get(name.lower(), name))
     scaled = (
         f" Prooftune's own `predict` also divides the logarithms of the probabilities by "
         f"{manifest['temperature']:.4g} and normalizes them again (temperature scaling)."

@@ -98,9 +98,10 @@ def _load_model(folder: Path, manifest: Manifest, shared: dict[str, Any]) -> tup
     """The bundle's model, and the name of its adapter in the model."""
     options, trained = model_options(manifest), weights_folder(folder, manifest)
     labels = manifest["labels"] if manifest["objective"] == "head" else None
-    is_adapter = manifest["part"] == "adapter"
-    _check_weights(trained, is_adapter)
-    base = base_model_folder(manifest) if is_adapter else trained
+    part = manifest["part"]
+    if part != "base":
+        _check_weights(trained, part == "adapter")
+    base = trained if part == "model" else base_model_folder(manifest)
     # Two bundles share a base only if weights, dtype, quantization, head and attention are equal.
     key = fingerprint(
         [
@@ -108,15 +109,22 @@ def _load_model(folder: Path, manifest: Manifest, shared: dict[str, Any]) -> tup
             manifest["quantization"],
             labels,
             loading.attention_implementation(options.attention, base),
+            *(["untuned"] if part == "base" else []),  # peft's layers are not in this one
         ]
     )
+    quantization = base_quantization(manifest)
     with _explain_load_errors(trained):
-        if is_adapter and key in shared:
+        if part == "adapter" and key in shared:
             return shared[key], adapters.add_adapter(shared[key], trained)
-        model = adapters.load_tuned(
-            base, trained, options, quantization=base_quantization(manifest), labels=labels
-        )
-    if is_adapter:
+        if part == "base" and key in shared:
+            return shared[key], adapters.DEFAULT_ADAPTER
+        if part == "base":
+            model: Any = loading.load_model(base, options, quantization=quantization)
+        else:
+            model = adapters.load_tuned(
+                base, trained, options, quantization=quantization, labels=labels
+            )
+    if part != "model":
         shared[key] = model
     return model, adapters.DEFAULT_ADAPTER
 

@@ -21,8 +21,6 @@ from prooftune.types import Example, Prediction
 from prooftune.utils.progress import Subtask
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from prooftune.bundle.qa import QuestionAnswerer
 
 

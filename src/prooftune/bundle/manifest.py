@@ -261,6 +261,7 @@ class _CommonSchema(BaseModel):
 class _Embedding(BaseModel):
     name: str
     sha256: str
+    prompt: str
 
 
 class _Classifier(BaseModel):

@@ -45,7 +45,8 @@ def measure_bundles(
     from prooftune.evaluation.answers.scores import require_libraries, score_answers
 
     require_libraries()
-    variant = recipe.variants[manifest["variant"]]
+    # Whatever its kind, a bundle is one system here, which is compared with another one.
+    variant = recipe.variants[manifest["variant"]].model_copy(update={"kind": "tuned"})
     update = {"evaluation": settings, "variants": {r.name: variant for r in results}}
     return score_answers(study, results, recipe.model_copy(update=update), bundled=results[0].name)
 

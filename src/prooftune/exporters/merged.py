@@ -43,10 +43,13 @@ def merge(bundle: Path, manifest: Manifest) -> Any:
                     labels=labels,
                 ),
             )
-        model = PeftModel.from_pretrained(
-            base, str(weights_folder(bundle, manifest))
-        ).merge_and_unload(safe_merge=True)
-        _untie_if_parted(model)
+        if manifest["part"] == "base":
+            model = base
+        else:
+            model = PeftModel.from_pretrained(
+                base, str(weights_folder(bundle, manifest))
+            ).merge_and_unload(safe_merge=True)
+            _untie_if_parted(model)
         model.to(_stored_dtype(folder))
     if labels is not None:
         model.score.to(torch.float32)

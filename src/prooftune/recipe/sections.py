@@ -130,7 +130,7 @@ class Recipe(Section):
     def trainings(self, name: str) -> int:
         """Number of trainings of a variant; 1 if it is not tuned."""
         variant = self.variants[name]
-        if variant.kind != "tuned":
+        if not variant.is_tuned:
             return 1
         # A variant with another one's adapter has one result for each training of that one.
         return self.variants[variant.adapter or name].seeds or self.seeds

@@ -110,9 +110,7 @@ def run_prompted_on_tuned(context: VariantContext, variant: Variant, name: str) 
     """
     source = str(variant.adapter)
     handle, record, folder = _load_adapter(context, source, name)
-    output = run_prompted(
-        context, variant, handle, training_title(name, context.training)
-    )
+    output = run_prompted(context, variant, handle, training_title(name, context.training))
     output.details["description"] = (
         f"the weights trained as {source}, with {output.details['description']}"
     )
