@@ -205,8 +205,8 @@ def test_valid_library_values_are_accepted() -> None:
         ),
         (
             {"bundle": {"variant": "zero-shot"}},
-            "bundle.variant: 'zero-shot' is not a tuned variant that can be served; name one of "
-            "kind: tuned without context: gold or random",
+            "bundle.variant: 'zero-shot' is not a variant that can be served; name one of "
+            "majority, tuned, best",
         ),
         ({"early_stopping": 0}, "early_stopping: Input should be greater than 0, found 0"),
     ],

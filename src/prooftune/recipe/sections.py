@@ -236,9 +236,7 @@ class Recipe(Section):
             if shipped not in (*able, BEST):
                 yield (
                     f"bundle.variant: '{shipped}' is not a variant that can be served"
-                    f"{nearest(shipped, able)}; name one of {', '.join(able) or 'none here'} or "
-                    f"{BEST} (without context: gold or random, and without the majority answer to "
-                    "questions)"
+                    f"{nearest(shipped, able)}; name one of {', '.join((*able, BEST))}"
                 )
         if self.task == "classification":
             for section in ("answering", "retrieval"):
