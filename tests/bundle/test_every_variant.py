@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from prooftune.bundle.manifest import GOLDEN
 from prooftune.bundle.publish import plan_upload
 from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.errors import Failure, UsageError
+from prooftune.evaluation.score_types import Scores
 from prooftune.run_folder import read_predictions, read_result, read_study
 from prooftune.serving.app import Options
 from prooftune.serving.server import build_service
@@ -67,7 +68,7 @@ class Run:
 
     values: dict[str, Any]
     folder: Path
-    scores: dict[str, Any]
+    scores: Scores
 
     def bundle(self, name: str) -> Path:
         """The bundle of one variant, written as `run` writes it."""
@@ -276,15 +277,19 @@ def test_damaged_classifiers_are_refused(labelled: Run, damage: Any, message: st
         prooftune.load(bundle)
 
 
-def scores_of(figures: dict[str, float], tuned: str | None = None) -> dict[str, Any]:
-    return {
+def scores_of(figures: dict[str, float], tuned: str | None = None) -> Scores:
+    scores = {
         "primary": "accuracy",
         "verdict": {"best_tuned": tuned},
         "variants": {
-            name: {"validation_quality": value, "metrics": {"accuracy": {"value": 0.0}}}
+            name: {
+                "validation_quality": value,
+                "metrics": {"accuracy": {"value": 0.0, "low": 0.0, "high": 0.0}},
+            }
             for name, value in figures.items()
         },
     }
+    return cast(Scores, scores)
 
 
 def test_which_variant_ships() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prooftune import recipe as recipes
 from prooftune import run_folder
-from prooftune.evaluation.score_types import Scores
+from prooftune.evaluation.score_types import Scores, defined
 from prooftune.models.environment import describe_environment
 from prooftune.recipe import Recipe
 from prooftune.recipe.sections import BEST
@@ -102,7 +102,7 @@ def shipped_variant(recipe: Recipe, scores: Scores) -> str | None:
     def quality(name: str) -> float:
         variant = scores["variants"][name]
         on_validation = variant.get("validation_quality")
-        test = variant["metrics"][scores["primary"]]["value"]
+        test = defined(variant["metrics"][scores["primary"]])["value"]
         return float(test if on_validation is None else on_validation)
 
     # max() returns the first of equally good variants, which is the cheapest.
