@@ -16,18 +16,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from prooftune.api import (
+from prooftune.api import InitResult, check, compare, init, run
+from prooftune.bundle_api import (
     ExportResult,
-    InitResult,
     base_model_folder,
-    check,
-    compare,
     evaluate,
     export,
-    init,
     load,
     predict,
-    run,
 )
 from prooftune.errors import Failure, ProoftuneError, UsageError
 from prooftune.version import __version__

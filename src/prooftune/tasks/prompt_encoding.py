@@ -12,21 +12,18 @@ tokenized as plain text.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from prooftune.errors import UsageError, nearest
-from prooftune.tasks.rendering import EncodedPrompt, Rendering, Shot, completion_cue
+from prooftune.errors import UsageError
+from prooftune.tasks.prompt_segments import check_template, prompt_segments, with_space
+from prooftune.tasks.rendering import EncodedPrompt, Rendering, Shot
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["EncodedPrompt", "PromptEncoder", "Rendering", "Shot"]
-
-# Private-use characters mark a field until the chat template has been applied.
-_MARK = "\ue000{}\ue001"
 
 
 class PromptEncoder:
@@ -47,8 +44,8 @@ class PromptEncoder:
     ) -> None:
         self.rendering = rendering
         self._tokenizer = tokenizer
-        self._check_template(fields)
-        segments, self.stop_token_id = self._prompt_segments()
+        check_template(rendering.template, fields)
+        segments, self.stop_token_id = prompt_segments(rendering, tokenizer)
         self.prefix, self._segments_after_prefix = self._tokenize_segments(segments)
         self.label_ids = [self.encode_answer(label) for label in rendering.labels]
         self._fixed_tokens = len(self.prefix) + sum(
@@ -156,30 +153,6 @@ class PromptEncoder:
             answer = answer[: answer.index(self.stop_token_id)]
         return str(self._tokenizer.decode(answer, skip_special_tokens=True))
 
-    def _check_template(self, fields: Sequence[str]) -> None:
-        try:
-            used = [
-                name
-                for _, name, _, _ in string.Formatter().parse(self.rendering.template)
-                if name is not None
-            ]
-        except ValueError as error:
-            raise UsageError(
-                f"prompt template: {error} (write {{{{ and }}}} for literal braces)"
-            ) from None
-        for name in used:
-            if name not in fields and name != "labels":
-                raise UsageError(
-                    f"the prompt template uses {{{name}}}; the data has "
-                    f"{', '.join('{' + f + '}' for f in fields)} and "
-                    f"{{labels}}{nearest(name, fields)}"
-                )
-        if not set(used) & set(fields):
-            raise UsageError(
-                "the prompt template uses none of the data's fields: "
-                + ", ".join("{" + f + "}" for f in fields)
-            )
-
     def _check_context(self, longest: int) -> None:
         limit = getattr(self._tokenizer, "model_max_length", None)
         if isinstance(limit, int) and longest > limit:
@@ -187,84 +160,6 @@ class PromptEncoder:
                 f"prompts would have up to {longest} tokens, more than the model's {limit}: lower "
                 "prompt.max_length or show fewer examples"
             )
-
-    def _user_message(self, number: int) -> str:
-        """The user message, with a mark in place of each field of example `number`."""
-        parts = []
-        for literal, name, _, _ in string.Formatter().parse(self.rendering.template):
-            parts.append(literal)
-            if name == "labels":
-                parts.append(", ".join(self.rendering.labels))
-            elif name is not None:
-                parts.append(_MARK.format(f"{number}:{name}"))
-        return "".join(parts)
-
-    def _prompt_segments(self) -> tuple[list[str], int]:
-        """The prompt split at its fields (fixed text at even indices, field marks at odd ones), and
-        the id of the stop token."""
-        shots = self.rendering.shots
-        if not self.rendering.chat:
-            cue = completion_cue(self.rendering.template)[len(self.rendering.template) :]
-            system = f"{self.rendering.system}\n\n" if self.rendering.system else ""
-            shot_texts = [
-                self._user_message(i) + cue + self._with_space(s.label) for i, s in enumerate(shots)
-            ]
-            text = system + "\n\n".join([*shot_texts, self._user_message(len(shots)) + cue])
-            stop = self._tokenizer.eos_token_id
-            if stop is None:
-                raise UsageError(
-                    "this tokenizer has no end-of-text token, so a tuned model could never learn "
-                    "to stop"
-                )
-            return self._split_at_marks(text), int(stop)
-        turns = (
-            [{"role": "system", "content": self.rendering.system}]
-            if self.rendering.system is not None
-            else []
-        )
-        for number, shot in enumerate(shots):
-            turns += [
-                {"role": "user", "content": self._user_message(number)},
-                {"role": "assistant", "content": shot.label},
-            ]
-        # The marks pass through the template and show where each field's text belongs.
-        turns.append({"role": "user", "content": self._user_message(len(shots))})
-        template = self._apply_template
-        text = template(turns, add_generation_prompt=True)
-        return self._split_at_marks(text), self._chat_stop_token(turns)
-
-    def _chat_stop_token(self, turns: list[dict[str, str]]) -> int:
-        """The first token that the chat template puts after the assistant's message."""
-        answered = self._apply_template(
-            [*turns, {"role": "assistant", "content": _MARK.format("answer")}]
-        )
-        # Templates differ in their end-of-turn token, so render an answered turn and look behind
-        # it.
-        after = self._tokenizer(
-            answered.rpartition(_MARK.format("answer"))[2], add_special_tokens=False
-        ).input_ids
-        if not after:
-            raise UsageError(
-                "this chat template puts nothing after an answer, so a tuned model could never "
-                "learn to stop; set prompt.chat: false"
-            )
-        return int(after[0])
-
-    def _apply_template(self, turns: list[dict[str, str]], **options: Any) -> str:
-        try:
-            return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **options))
-        except Exception as error:  # a template may raise anything ("System role not supported")
-            raise UsageError(
-                f"the model's chat template refused the prompt: {error}. Set prompt.chat: false, "
-                "or remove prompt.system."
-            ) from error
-
-    def _split_at_marks(self, text: str) -> list[str]:
-        pieces: list[str] = []
-        for piece in text.split(_MARK[0]):
-            mark, separator, rest = piece.partition(_MARK[-1])
-            pieces += [mark, rest] if separator else [piece]
-        return pieces
 
     def _tokenize_segments(self, segments: list[str]) -> tuple[list[int], list[list[int] | str]]:
         """Token ids before the example's first field, and the rest: field names and token ids in
@@ -308,9 +203,6 @@ class PromptEncoder:
             self._tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
         )
 
-    def _with_space(self, label: str) -> str:
-        return f" {label}"
-
     def encode_answer(self, label: str) -> list[int]:
         """Token ids of an answer as generated after the prompt, without the stop token.
 
@@ -320,7 +212,7 @@ class PromptEncoder:
         if self.rendering.chat or self._tokenizer_adds_space():
             ids = self.tokenize_text(label)
         else:
-            ids = self.tokenize_text(self._with_space(label))
+            ids = self.tokenize_text(with_space(label))
         if not ids:
             raise UsageError(f"the answer '{label}' has no tokens under this model's tokenizer")
         return ids
