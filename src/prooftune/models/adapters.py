@@ -129,7 +129,7 @@ def lora_config(variant: recipes.Variant, lora: dict[str, Any]) -> Any:
     from peft import LoraConfig, TaskType
 
     options = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", **lora}
-    options["task_type"] = TaskType.SEQ_CLS if variant.objective == "head" else TaskType.CAUSAL_LM
+    options["task_type"] = TaskType.SEQ_CLS if variant.has_head else TaskType.CAUSAL_LM
     for key in OVERWRITTEN:
         options.pop(key, None)
     if variant.method in _SWITCHES:
@@ -175,7 +175,7 @@ def load_tuned(
     from peft import PeftModel
 
     model = load_model(base, options, **arguments)
-    with _loading_errors(trained, base):
+    with loading_errors(trained, base):
         tuned: nn.Module = PeftModel.from_pretrained(
             model, str(trained), adapter_name=DEFAULT_ADAPTER
         )
@@ -192,7 +192,7 @@ def add_adapter(model: PeftModel, trained: Path) -> str:
         Failure: the files cannot be loaded, or do not fit the base model.
     """
     name = f"adapter-{len(model.peft_config) + 1}"
-    with _loading_errors(trained, "a base model that is already loaded"):
+    with loading_errors(trained, "a base model that is already loaded"):
         model.load_adapter(str(trained), adapter_name=name)
     model.eval()
     return name
@@ -219,7 +219,12 @@ def use_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _loading_errors(trained: Path, base: Path | str) -> Iterator[None]:
+def loading_errors(trained: Path, base: Path | str) -> Iterator[None]:
+    """Context manager that turns the libraries' errors into failures for the user.
+
+    Raises:
+        Failure: the files cannot be loaded, or do not fit the base model.
+    """
     try:
         yield
     except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as error:

@@ -69,29 +69,31 @@ def findings(recipe: Recipe, base: Path) -> list[Finding]:
         from prooftune.preflight.quantization import check_quantization
 
         result += [*check_precision(view), *check_quantization(view, name)]
-    for name, variant in trained(recipe):
+    for name, variant in [*trained(recipe), *encoders(recipe)]:
         from prooftune.preflight.training import check_training
 
         result += check_training(recipe.for_variant(name), name, variant)
         if variant.method != "full":
             from prooftune.preflight.lora import check_lora
 
-            result += check_lora(name, variant, recipe)
+            result += check_lora(name, variant, recipe.for_variant(name))
     return list(dict.fromkeys(result))
 
 
 def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
     """Return the findings that need the data and the model folder."""
-    from prooftune.models.loading import resolve
-
     result: list[Finding] = []
     for name, view in recipe.base_models().items():
         # Fetched before anything is computed, so that a missing model does not stop half a study.
         key = _model_key(recipe, name)
-        result += _refused(key, partial(resolve, view.model.name, view.model.revision))
+        result += _refused(key, partial(_model_folder, view, recipe.variants[name]))
     if any(finding.severity == "error" for finding in result):
         return result
-    for name, variant in trained(recipe):
+    for name, _ in encoders(recipe):
+        result += _refused(f"variants.{name}.model", partial(_check_encoder, recipe, name))
+    if any(finding.severity == "error" for finding in result):
+        return result
+    for name, variant in [*trained(recipe), *encoders(recipe)]:
         from prooftune.preflight.lora import check_layers
         from prooftune.preflight.training import check_training
 
@@ -99,7 +101,7 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
         sizes = len(study.train), len(study.validation)
         result += [f for f in check_training(view, name, variant, sizes) if f.severity == "error"]
         if variant.method != "full":
-            folder = resolve(view.model.name, view.model.revision)
+            folder = _model_folder(view, variant)
             result += check_layers(name, variant, view, folder)
     return list(dict.fromkeys(result))
 
@@ -107,6 +109,28 @@ def findings_with_data(recipe: Recipe, study: Study) -> list[Finding]:
 def trained(recipe: Recipe) -> list[tuple[str, Variant]]:
     """The variants that are trained."""
     return [(n, v) for n, v in recipe.variants.items() if v.kind == "tuned" and not v.adapter]
+
+
+def encoders(recipe: Recipe) -> list[tuple[str, Variant]]:
+    """The variants of kind: encoder."""
+    return [(n, v) for n, v in recipe.variants.items() if v.kind == "encoder"]
+
+
+def _model_folder(view: Recipe, variant: Variant) -> Path:
+    """The local folder of a variant's model, fetched if needed."""
+    from prooftune.models import embeddings, loading
+
+    resolve = embeddings.resolve if variant.kind == "encoder" else loading.resolve
+    return resolve(view.model.name, view.model.revision)
+
+
+def _check_encoder(recipe: Recipe, name: str) -> None:
+    from transformers import AutoConfig
+
+    from prooftune.models.encoder import check_is_encoder
+
+    folder = _model_folder(recipe.for_variant(name), recipe.variants[name])
+    check_is_encoder(AutoConfig.from_pretrained(folder), folder)
 
 
 def _unused(recipe: Recipe) -> Iterator[Finding]:

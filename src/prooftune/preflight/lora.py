@@ -77,7 +77,7 @@ def check_lora(name: str, variant: Variant, recipe: Recipe) -> Iterator[Finding]
 def _is_the_same(key: str, value: object, variant: Variant) -> bool:
     """Whether a field without effect says what is done anyway."""
     if key == "task_type":
-        return str(value) == ("SEQ_CLS" if variant.objective == "head" else "CAUSAL_LM")
+        return str(value) == ("SEQ_CLS" if variant.has_head else "CAUSAL_LM")
     return key == "peft_type" and str(value) == "LORA"
 
 
@@ -156,7 +156,7 @@ def _empty_model(variant: Variant, recipe: Recipe, folder: Path) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=recipe.model.trust_remote_code)
-    head = variant.objective == "head"
+    head = variant.has_head
     kind = AutoModelForSequenceClassification if head else AutoModelForCausalLM
     # Nothing may be drawn from the seed here: what trains later must draw the same as without.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):

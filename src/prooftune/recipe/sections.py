@@ -13,7 +13,7 @@ from prooftune.recipe.data import Audit, Data, Task
 from prooftune.recipe.judge import Judge
 from prooftune.recipe.metrics import PRIMARY_METRICS
 from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
-from prooftune.recipe.variants import QA_OPTIONS, Variant, infer_kind
+from prooftune.recipe.variants import QA_OPTIONS, TRAINED_KINDS, Variant, infer_kind
 
 
 class Evaluation(Section):
@@ -130,7 +130,7 @@ class Recipe(Section):
     def trainings(self, name: str) -> int:
         """Number of trainings of a variant; 1 if it is not tuned."""
         variant = self.variants[name]
-        if not variant.is_tuned:
+        if not (variant.is_tuned or variant.kind in TRAINED_KINDS):
             return 1
         # A variant with another one's adapter has one result for each training of that one.
         return self.variants[variant.adapter or name].seeds or self.seeds
@@ -143,7 +143,8 @@ class Recipe(Section):
             training: number of the training, from 0.
         """
         variant = self.variants[self.variants[name].adapter or name]
-        return int({**self.training, **variant.training}.get("seed", self.seed)) + training
+        shared = {} if variant.kind == "encoder" else self.training
+        return int({**shared, **variant.training}.get("seed", self.seed)) + training
 
     def for_variant(self, name: str) -> Recipe:
         """The recipe with the base model and the quantisation of one variant.
@@ -152,6 +153,12 @@ class Recipe(Section):
         with a variant's model takes this recipe.
         """
         variant = self.variants[name]
+        if variant.kind == "encoder":
+            encoder = self._model_of(variant, name="all-minilm-l6-v2", attention="auto")
+            return self.model_copy(
+                # The recipe's options of training are for language models.
+                update={"model": encoder, "quantization": None, "training": {}, "lora": {}}
+            )
         if not variant.uses_language_model:
             return self
         trained = self.variants.get(variant.adapter or name, variant)
@@ -168,10 +175,9 @@ class Recipe(Section):
             )
         return self.model_copy(update=changes)
 
-    def _model_of(self, variant: Variant) -> Model:
-        if variant.model is None:
-            return self.model
-        changes = {key: getattr(variant.model, key) for key in variant.model.model_fields_set}
+    def _model_of(self, variant: Variant, **defaults: Any) -> Model:
+        own = variant.model.model_fields_set if variant.model else set()
+        changes = {**defaults, **{key: getattr(variant.model, key) for key in own}}
         if changes.get("name", self.model.name) != self.model.name:
             changes = {"revision": None, **changes}  # a revision belongs to one model
         return self.model.model_copy(update=changes)
@@ -228,7 +234,7 @@ class Recipe(Section):
                 f"task: {self.task}{nearest(self.evaluation.primary, known)}; choose one of "
                 f"{', '.join(known)}"
             )
-        if self.seeds > 1 and not any(v.kind == "tuned" for v in self.variants.values()):
+        if self.seeds > 1 and not any(v.kind in TRAINED_KINDS for v in self.variants.values()):
             yield f"seeds: {self.seeds} does not apply: no variant of kind: tuned is trained"
         shipped = self.bundle.variant
         if shipped is not None:
@@ -254,7 +260,7 @@ class Recipe(Section):
                 if option in variant.model_fields_set:
                     yield f"'{option}' does not apply to task: classification"
         else:
-            if variant.kind in ("tfidf", "embedding"):
+            if variant.kind in ("tfidf", "embedding", "encoder"):
                 yield f"kind: {variant.kind} cannot answer questions"
             if variant.objective == "head":
                 yield "objective: head cannot answer questions"

@@ -11,12 +11,13 @@ from prooftune.recipe.base import Section
 from prooftune.recipe.model import Model, Prompt
 
 VariantKind = Literal[
-    "majority", "tfidf", "embedding", "zero-shot", "few-shot", "prompted", "tuned"
+    "majority", "tfidf", "embedding", "encoder", "zero-shot", "few-shot", "prompted", "tuned"
 ]
 VARIANT_KINDS: tuple[VariantKind, ...] = (
     "majority",
     "tfidf",
     "embedding",
+    "encoder",
     "zero-shot",
     "few-shot",
     "prompted",
@@ -31,7 +32,8 @@ class Variant(Section):
     """Base model of this variant, by name or with the keys of the recipe's ``model``; those that
     are not set are the recipe's. Default: the recipe's model. embedding: name of a
     sentence-embedding model: ``all-minilm-l6-v2`` (the default, which needs no hub), a folder, or a
-    hub name such as intfloat/multilingual-e5-small."""
+    hub name such as intfloat/multilingual-e5-small. encoder: a bidirectional model such as
+    answerdotai/ModernBERT-base. Default: ``all-minilm-l6-v2``."""
     quantization: dict[str, Any] | None = None
     """`transformers.BitsAndBytesConfig` fields of this variant's base model, instead of the
     recipe's; ``{}``: none."""
@@ -57,7 +59,8 @@ class Variant(Section):
     """tuned: ``instruction``: generate the label or answer after the prompt. ``head``: train a
     classification head."""
     method: Literal["lora", "dora", "rslora", "full"] = "lora"
-    """tuned: fine-tuning method; ``full`` trains all weights."""
+    """tuned, encoder: fine-tuning method; ``full`` trains all weights. Default: ``lora`` for tuned,
+    ``full`` for encoder."""
     adapter: str | None = None
     """tuned, prompted: use the weights of this other tuned variant instead of training, for example
     with a different context, or to choose the prompt for the tuned model."""
@@ -69,9 +72,13 @@ class Variant(Section):
     """tuned: number of trainings that differ in their random seed only. Default: the recipe's
     ``seeds``."""
     lora: dict[str, Any] = Field(default={})
-    """tuned: `peft.LoraConfig` fields that override the recipe's."""
+    """tuned: `peft.LoraConfig` fields that override the recipe's. encoder: those of
+    ``method: lora``."""
     training: dict[str, Any] = Field(default={})
-    """tuned: `transformers.TrainingArguments` fields that override the recipe's."""
+    """tuned: `transformers.TrainingArguments` fields that override the recipe's. encoder: the
+    fields; the recipe's, which are for language models, do not apply. Default: 5 epochs, learning
+    rate 2e-4 for models below 60 million parameters and 5e-5 for larger ones (LoRA: 2e-3 and
+    5e-4)."""
 
     @property
     def embedding_model(self) -> str | None:
@@ -81,7 +88,24 @@ class Variant(Section):
     @property
     def uses_language_model(self) -> bool:
         """Whether this kind of variant uses a language model."""
-        return self.kind not in ("majority", "tfidf", "embedding")
+        return self.kind not in ("majority", "tfidf", "embedding", "encoder")
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the trained model ends in a classification head."""
+        return self.objective == "head" or self.kind == "encoder"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a training of its own belongs to this variant."""
+        return self.kind in TRAINED_KINDS and self.adapter is None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_encoder_method(cls, values: object) -> object:
+        if isinstance(values, Mapping) and values.get("kind") == "encoder":
+            return {"method": "lora" if values.get("lora") else "full", **values}
+        return values
 
     @field_validator("model", mode="before")
     @classmethod
@@ -122,6 +146,8 @@ class Variant(Section):
         return self
 
 
+TRAINED_KINDS = ("tuned", "encoder")
+
 QA_OPTIONS = ("context", "gold_share")
 """Options that apply only to question answering."""
 
@@ -135,6 +161,7 @@ OPTIONS_BY_KIND: dict[str, set[str]] = {
     "majority": set(),
     "tfidf": set(),
     "embedding": {"model", "prompt_name"},
+    "encoder": {"model", "method", "seeds", "lora", "training"},
     "zero-shot": {*MODEL_OPTIONS, "prompt", "context"},
     "few-shot": {*MODEL_OPTIONS, "prompt", "context", "shots"},
     "prompted": {*MODEL_OPTIONS, "prompt", "context", "candidates", "validation_rows", "adapter"},

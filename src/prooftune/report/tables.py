@@ -31,6 +31,7 @@ KIND_NAMES = {
     "majority": "majority class",
     "tfidf": "TF-IDF + logistic regression",
     "embedding": "sentence embeddings + logistic regression",
+    "encoder": "fine-tuned encoder",
     "zero-shot": "zero-shot prompt",
     "few-shot": "few-shot prompt",
     "prompted": "best of several prompts",

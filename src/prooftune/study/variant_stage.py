@@ -144,6 +144,11 @@ def _run_kind(
         from prooftune.variants.embedding import run_embedding
 
         return run_embedding(context, variant, name)
+    if variant.kind == "encoder":
+        from prooftune.variants.encoder import run_encoder
+
+        models.release()
+        return run_encoder(context, variant, name)
     if not variant.uses_language_model:
         from prooftune.variants import classical
 
@@ -171,6 +176,14 @@ def _run_kind(
 
 def _recipe_inputs(recipe: Recipe, variant: Variant) -> list[Any]:
     """The parts of the recipe that a variant's predictions depend on."""
+    if variant.kind == "encoder":
+        return [
+            recipe.seed,
+            recipe.model.model_dump(),
+            recipe.prompt.max_length,
+            recipe.scoring.batch_tokens,
+            recipe.early_stopping,
+        ]
     if not variant.uses_language_model:
         return [recipe.seed]
     parts: list[Any] = [

@@ -181,7 +181,10 @@ class TuningModule(nn.Module):
         packed: whether batches are packed (`engine.packing`), which only our own attention
             supports.
         pad_multiple: multiple of tokens to which packed batches are filled up.
+        causal: whether the engine computes the model; False for encoders.
     """
+
+    causal = True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -59,10 +59,11 @@ def quality_rows(recipe: Recipe, examples: Sequence[Example], head: bool) -> lis
     generates = recipe.task != "classification" or (
         recipe.scoring.method == "generation" and not head
     )
-    return _sample(examples, GENERATED_ROWS if generates else SCORED_ROWS, recipe.seed)
+    return sample_rows(examples, GENERATED_ROWS if generates else SCORED_ROWS, recipe.seed)
 
 
-def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+def sample_rows(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """At most `count` of the examples, drawn with the seed, in their order."""
     if len(examples) <= count:
         return list(examples)
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), count))]
@@ -71,9 +72,16 @@ def _sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]
 def _labels(
     predictions: Sequence[Prediction], rows: Sequence[Example], encoder: PromptEncoder
 ) -> dict[str, float]:
+    return label_quality(predictions, rows, encoder.rendering.labels)
+
+
+def label_quality(
+    predictions: Sequence[Prediction], rows: Sequence[Example], labels: Sequence[str]
+) -> dict[str, float]:
+    """Accuracy and macro-F1 of predicted labels."""
     from prooftune.evaluation.metrics import INVALID, Outcomes, measure
 
-    numbers: dict[Any, int] = {label: i for i, label in enumerate(encoder.rendering.labels)}
+    numbers: dict[Any, int] = {label: i for i, label in enumerate(labels)}
     outcomes = Outcomes(
         np.array([numbers[row.target] for row in rows]),
         np.array([numbers[p.output] if p.valid else INVALID for p in predictions]),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -33,6 +34,8 @@ from prooftune.utils.files import explain_full_disk
 from prooftune.utils.progress import notify
 from prooftune.variant_details import LogEntry
 
+Collator = Callable[[Sequence[TrainingRow]], dict[str, Tensor]]
+
 _CALIBRATION_ROWS = 4
 """Rows whose activations decide how frozen weights are quantised to int8."""
 
@@ -52,6 +55,7 @@ def train(
     logs: Path | None = None,
     project: str = "prooftune",
     callbacks: Sequence[TrainerCallback] = (),
+    collator: Collator | None = None,
 ) -> list[LogEntry]:
     """Train in place, resuming from the last complete checkpoint in the arguments' output folder.
 
@@ -68,6 +72,7 @@ def train(
         peft_checkpoints: also write each checkpoint's adapter in peft's layout.
         logs, project: folder of the experiment trackers, and the name by which they group runs.
         callbacks: further callbacks of the Trainer.
+        collator: makes a batch of rows. Default: `make_collator`.
 
     Returns:
         The Trainer's log: one dictionary per logged step, with ``loss``, ``eval_loss``,
@@ -86,7 +91,7 @@ def train(
     with tracking(arguments, logs, project, fresh=checkpoint is None):
         return _train(
             module, rows, validation, prefix, arguments, checkpoint, patience, int8, description,
-            quality, peft_checkpoints, callbacks,
+            quality, peft_checkpoints, callbacks, collator,
         )  # fmt: skip
 
 
@@ -103,8 +108,9 @@ def _train(
     quality: Quality | None,
     peft_checkpoints: bool,
     callbacks: Sequence[TrainerCallback],
+    collator: Collator | None,
 ) -> list[LogEntry]:
-    collator = make_collator(prefix, module.packed, module.pad_multiple)
+    collator = collator or make_collator(prefix, module.packed, module.pad_multiple)
     progress = TrainingProgress(description)
     extra = [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
     trainer = TuningTrainer(
@@ -134,7 +140,7 @@ def _train(
         with (
             explain_full_disk(folder, OSError, SafetensorError, RuntimeError),
             without_prepacked_weights(),
-            fused(module.model),
+            fused(module.model) if module.causal else nullcontext(),
             malloc.retain_freed_memory(),
             _frozen_garbage(),
             _int8_matmuls(trainer, rows) if int8 else nullcontext(),

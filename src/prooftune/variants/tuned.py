@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import TrainingArguments
 
 from prooftune.engine.compatibility import check_output_head
 from prooftune.engine.model_parts import get_output_head
@@ -25,7 +27,13 @@ from prooftune.types import Example
 from prooftune.utils import distributed
 from prooftune.utils.files import atomic_path, read_json, sha256, write_json
 from prooftune.utils.profiling import measure_cost
-from prooftune.variant_details import Forgetting, TrainingRecord, WeightChanges
+from prooftune.variant_details import (
+    Forgetting,
+    LogEntry,
+    TrainingRecord,
+    TrainingSummary,
+    WeightChanges,
+)
 from prooftune.variants.context import VariantContext, VariantOutput, training_title
 from prooftune.variants.forgetting import general_text, perplexity
 from prooftune.variants.model_handle import ModelHandle, release_cached_model
@@ -34,7 +42,7 @@ from prooftune.variants.verification import PROBE_ROWS, probe_scores, verify_rel
 
 CHECKPOINTS_FOLDER = "checkpoints"
 TRAINED_FOLDER = "trained"
-_REPORTED_ARGUMENTS = (
+REPORTED_ARGUMENTS = (
     "learning_rate",
     "num_train_epochs",
     "max_steps",
@@ -90,14 +98,16 @@ def run_tuned(context: VariantContext, variant: Variant, name: str, base: Path) 
         record["probe"],
         exact=variant.method != "full",
     )
-    output = score_splits(context, handle, encoder, title, _describe(variant, record), head=head)
+    output = score_splits(
+        context, handle, encoder, title, describe_training(variant, record), head=head
+    )
     details = output.details
     peaks = record["cost"]["peak_memory_bytes"], details["cost"]["peak_memory_bytes"]
     details["cost"].update(record["cost"])
     details["cost"]["peak_memory_bytes"] = max(peaks)
     details["training"] = record["training"]
     details["objective"], details["method"] = variant.objective, variant.method
-    details["weights_sha256"] = _digests(folder)
+    details["weights_sha256"] = weights_digests(folder)
     details["changes"], details["forgetting"] = _before_and_after(context, handle, variant, *text)
     return output
 
@@ -150,11 +160,12 @@ def _with_adapter_details(
     output: VariantOutput, record: TrainingRecord, folder: Path
 ) -> VariantOutput:
     output.details["objective"], output.details["method"] = "instruction", record["method"]
-    output.details["weights_sha256"] = _digests(folder)
+    output.details["weights_sha256"] = weights_digests(folder)
     return output
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def weights_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the trained weight files of a variant."""
     return {p.name: sha256(p) for p in sorted((folder / TRAINED_FOLDER).glob("*.safetensors"))}
 
 
@@ -179,7 +190,7 @@ def _train(
     probe = study.test[:PROBE_ROWS]
     before = probe_scores(base, encoder, probe, head)
     model = adapters.make_trainable(base, variant, {**recipe.lora, **variant.lora})
-    options = _training_options(context, variant, name, seed)
+    options = training_options(context, variant, name, seed)
     checkpoints = context.folder / CHECKPOINTS_FOLDER
     arguments = training_arguments(
         options,
@@ -207,7 +218,7 @@ def _train(
             description=f"{training_title(name, context.training)}: training",
             quality=validation_quality(recipe, encoder, study.validation, head),
             peft_checkpoints="save_total_limit" in options,
-            logs=context.variants_folder.parent / "logs" / _log_folder(name, context.training),
+            logs=context.variants_folder.parent / "logs" / log_folder(name, context.training),
             project=options.get("project", recipe.name),
         )
     if module.sharded:  # scoring and saving need the whole model on one rank
@@ -222,6 +233,35 @@ def _train(
     model = module.model.eval()
     adapters.remove_master_weights(model)
     after = probe_scores(model, encoder, probe, head)
+    check_trained(name, before, after)
+    if distributed.rank():
+        return
+    with atomic_path(context.folder / TRAINED_FOLDER) as temporary:
+        adapters.save_tuned(
+            model, temporary, variant.method, loading.compute_dtype(recipe.model.dtype)
+        )
+    record: TrainingRecord = {
+        "method": variant.method,
+        "training": training_summary(history, arguments, (trainable, total), len(rows), resumed),
+        "probe": {"before": before.tolist(), "after": after.tolist()},
+        "cost": {
+            "train_seconds": seconds_before + cost.seconds,
+            "peak_memory_bytes": cost.peak_memory_bytes,
+        },
+    }
+    tokens = sum(len(encoder.prefix) + len(row) for row in rows)
+    record["cost"]["train_tokens"] = round(tokens * record["training"]["epochs"])
+    write_json(record_file, record)
+    if "save_total_limit" not in options:  # otherwise they were asked for
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def check_trained(name: str, before: Tensor, after: Tensor) -> None:
+    """Check that training changed the probe rows' scores [rows, labels], and kept them finite.
+
+    Raises:
+        Failure: it did not.
+    """
     if not after.isfinite().all():
         raise Failure(
             f"{name}: after the last training step the model's outputs are not finite. Lower "
@@ -232,52 +272,50 @@ def _train(
             f"{name}: training did not change the model's outputs. Check "
             "training.learning_rate, training.max_steps and lora.target_modules."
         )
-    if distributed.rank():
-        return
-    with atomic_path(context.folder / TRAINED_FOLDER) as temporary:
-        adapters.save_tuned(
-            model, temporary, variant.method, loading.compute_dtype(recipe.model.dtype)
-        )
-    tokens = sum(len(encoder.prefix) + len(row) for row in rows)
-    epochs = next((log["epoch"] for log in reversed(history) if "epoch" in log), 0.0)
-    reported = {name: getattr(arguments, name) for name in _REPORTED_ARGUMENTS}
-    reported["processes"] = distributed.world_size()
-    record: TrainingRecord = {
-        "method": variant.method,
-        "training": {
-            "log_history": history,
-            "trainable_parameters": trainable,
-            "total_parameters": total,
-            "rows": len(rows),
-            "epochs": epochs,
-            "resumed": resumed,
-            "arguments": reported,
-        },
-        "probe": {"before": before.tolist(), "after": after.tolist()},
-        "cost": {
-            "train_seconds": seconds_before + cost.seconds,
-            "train_tokens": round(tokens * epochs),
-            "peak_memory_bytes": cost.peak_memory_bytes,
-        },
+
+
+def training_summary(
+    history: list[LogEntry],
+    arguments: TrainingArguments,
+    counts: tuple[int, int],
+    rows: int,
+    resumed: bool,
+) -> TrainingSummary:
+    """The record of a finished training.
+
+    Args:
+        history: the Trainer's log.
+        arguments: of the Trainer.
+        counts: numbers of trainable and of all parameters.
+        rows: number of training rows.
+        resumed: whether it was resumed from a checkpoint.
+    """
+    reported = {name: getattr(arguments, name) for name in REPORTED_ARGUMENTS}
+    return {
+        "log_history": history,
+        "trainable_parameters": counts[0],
+        "total_parameters": counts[1],
+        "rows": rows,
+        "epochs": next((log["epoch"] for log in reversed(history) if "epoch" in log), 0.0),
+        "resumed": resumed,
+        "arguments": {**reported, "processes": distributed.world_size()},
     }
-    write_json(record_file, record)
-    if "save_total_limit" not in options:  # otherwise they were asked for
-        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def _training_options(
+def training_options(
     context: VariantContext, variant: Variant, name: str, seed: int
 ) -> dict[str, Any]:
     """`TrainingArguments` fields of one training."""
     recipe = context.recipe
-    run = f"{recipe.name}/{_log_folder(name, context.training)}"
+    run = f"{recipe.name}/{log_folder(name, context.training)}"
     options = {"run_name": run, **recipe.training, **variant.training, "seed": seed}
     if options.get("data_seed") is not None:
         options["data_seed"] = int(options["data_seed"]) + context.training
     return options
 
 
-def _log_folder(name: str, training: int) -> str:
+def log_folder(name: str, training: int) -> str:
+    """Folder of the trackers' logs of one training."""
     # No variant can have this name, which has a character that names cannot have.
     return f"{name}@{training + 1}" if training else name
 
@@ -337,9 +375,10 @@ def _before_and_after(
     }
 
 
-def _describe(variant: Variant, record: TrainingRecord) -> str:
+def describe_training(variant: Variant, record: TrainingRecord) -> str:
+    """Method, rows and hyperparameters of a training in one line."""
     method = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "full": "all weights"}
-    objective = "a classification head" if variant.objective == "head" else "the instruction"
+    objective = "a classification head" if variant.has_head else "the instruction"
     training = record["training"]
     arguments, epochs = training["arguments"], training["epochs"]
     share = training["trainable_parameters"] / training["total_parameters"]

@@ -76,6 +76,19 @@ def verify_reload(
         Failure: the scores differ by more.
     """
     actual = probe_scores(model, encoder, context.study.test[:PROBE_ROWS], head)
+    compare_probe(actual, folder, probe, exact=exact)
+
+
+def compare_probe(actual: Tensor, folder: Path, probe: Probe, *, exact: bool) -> None:
+    """Compare the probe's scores [rows, labels] of a reloaded model with those recorded.
+
+    Args:
+        actual: scores of the reloaded model.
+        folder, probe, exact: as of `verify_reload`.
+
+    Raises:
+        Failure: the scores differ by more than a rounding error.
+    """
     before, after = (
         torch.tensor(scores, dtype=actual.dtype) for scores in (probe["before"], probe["after"])
     )

@@ -1,0 +1,280 @@
+"""Encoders with a classification head: any `AutoModelForSequenceClassification`, such as BERT,
+ModernBERT, XLM-R or DeBERTa.
+
+Weights are float32 and matmuls run in the compute dtype (autocast), in training and in inference.
+Nothing of the causal engine is involved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from prooftune import recipe as recipes
+from prooftune.engine.batching import batch_by_token_budget
+from prooftune.errors import Failure, UsageError
+from prooftune.models import adapters, loading
+from prooftune.models.gguf import configure_libraries
+from prooftune.types import Example, Prediction
+from prooftune.utils.progress import Subtask, progress_bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod")
+"""Model types that count positions from behind the padding id."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """One tokenised example.
+
+    Attributes:
+        ids: token ids, special tokens included.
+        second_start: index of the second text's first token; `len(ids)` with one text.
+        truncated_tokens: tokens that did not fit.
+    """
+
+    ids: list[int]
+    second_start: int
+    truncated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderTokenizer:
+    """Tokenises the fields of examples for an encoder.
+
+    Two fields are encoded as a pair, the way that encoders are pretrained; more are joined by
+    newlines.
+
+    Attributes:
+        tokenizer: as transformers loads it.
+        max_length: maximum tokens of one example.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+    @property
+    def any_token(self) -> int:
+        """Id of a token that is not padding."""
+        return int(self.tokenizer.cls_token_id or self.tokenizer.eos_token_id or 1)
+
+    @property
+    def token_types(self) -> bool:
+        """Whether the model tells the two texts of a pair apart by token types."""
+        return "token_type_ids" in self.tokenizer.model_input_names
+
+    def encode(self, rows: Sequence[Mapping[str, str]]) -> list[EncodedText]:
+        """Tokenise examples, given as field -> text."""
+        if not rows:
+            return []
+        pairs = len(rows[0]) == 2
+        texts = [list(row.values()) if pairs else ["\n".join(row.values())] for row in rows]
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        options: dict[str, Any] = {"return_token_type_ids": self.token_types, "verbose": False}
+        full = self.tokenizer(*columns, truncation=False, **options)
+        cut = self.tokenizer(*columns, truncation=True, max_length=self.max_length, **options)
+        types = cut.get("token_type_ids")
+        return [
+            EncodedText(
+                ids,
+                types[i].index(1) if types is not None and 1 in types[i] else len(ids),
+                len(full["input_ids"][i]) - len(ids),
+            )
+            for i, ids in enumerate(cut["input_ids"])
+        ]
+
+    def collate(self, rows: Sequence[tuple[Sequence[int], int]]) -> dict[str, Tensor]:
+        """Right-padded model inputs [rows, longest] of (ids, start of the second text)."""
+        longest = max(len(ids) for ids, _ in rows)
+        padding = self.tokenizer.pad_token_id or 0
+        inputs = {
+            "input_ids": torch.tensor(
+                [[*ids, *[padding] * (longest - len(ids))] for ids, _ in rows]
+            ),
+            "attention_mask": torch.tensor(
+                [[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows]
+            ),
+        }
+        if self.token_types:
+            inputs["token_type_ids"] = torch.tensor(
+                [[int(second <= i < len(ids)) for i in range(longest)] for ids, second in rows]
+            )
+        return inputs
+
+
+def load_tokenizer(folder: Path, max_length: int) -> EncoderTokenizer:
+    """Load a folder's tokenizer; examples are truncated to `max_length` or the model's own limit.
+
+    Raises:
+        Failure: the folder has no tokenizer that can be loaded.
+    """
+    from transformers import AutoConfig
+
+    configure_libraries()
+    try:
+        tokenizer = loading.load_tokenizer(folder)
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error
+    limit = int(tokenizer.model_max_length)
+    if config.model_type in OFFSET_POSITIONS:
+        limit = min(limit, config.max_position_embeddings - config.pad_token_id - 1)
+    return EncoderTokenizer(tokenizer, min(limit, max_length))
+
+
+def load_encoder(folder: Path, labels: Sequence[str], options: recipes.Model) -> nn.Module:
+    """Load an encoder with a classification head; its new layers are drawn from torch's seed.
+
+    Args:
+        folder: a model folder, pretrained or trained.
+        labels: label names, in the order of the head's outputs.
+        options: attention and trust of the recipe's ``model``.
+
+    Returns:
+        The model in float32. Its attribute ``new_modules`` has the names of the layers that the
+        folder's files lack or have in another shape.
+
+    Raises:
+        UsageError: it is a causal model.
+        Failure: the files cannot be loaded.
+    """
+    configure_libraries()
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    arguments: dict[str, Any] = {
+        "dtype": torch.float32,
+        "trust_remote_code": options.trust_remote_code,
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+        # A checkpoint that was tuned for other labels has a head of another size.
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
+    }
+    if options.attention in ("eager", "sdpa", "flash_attention_2"):
+        arguments["attn_implementation"] = options.attention
+    try:
+        check_is_encoder(AutoConfig.from_pretrained(folder), folder)
+        model, info = AutoModelForSequenceClassification.from_pretrained(folder, **arguments)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise Failure(f"{folder} could not be loaded as an encoder: {error}") from error
+    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    new = {key.rpartition(".")[0] for key in {*info["missing_keys"], *mismatched}}
+    model.new_modules = sorted(new)
+    model.config.problem_type = "single_label_classification"
+    loaded: nn.Module = model.to(loading.device()).eval()
+    return loaded
+
+
+def check_is_encoder(config: Any, folder: Path) -> None:
+    """Refuse causal models, which ``kind: tuned`` with ``objective: head`` trains.
+
+    Raises:
+        UsageError: the config is a causal model's.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    if config.model_type in CAUSAL and config.model_type not in MASKED:
+        raise UsageError(
+            f"{folder} has a causal model ({config.model_type}), and kind: encoder needs a "
+            "bidirectional one such as BERT; use kind: tuned with objective: head"
+        )
+
+
+def load_trained(
+    base: Path, trained: Path, labels: Sequence[str], options: recipes.Model
+) -> nn.Module:
+    """Load a trained encoder: a whole model, or an adapter of the base model.
+
+    Raises:
+        Failure: the files cannot be loaded, or do not fit the base model.
+    """
+    if not (trained / "adapter_config.json").is_file():
+        return load_encoder(trained, labels, options)
+    from peft import PeftModel
+
+    model = load_encoder(base, labels, options)
+    with adapters.loading_errors(trained, base):
+        tuned: nn.Module = PeftModel.from_pretrained(model, str(trained))
+    return tuned.eval()
+
+
+@contextmanager
+def mixed_precision(dtype: torch.dtype) -> Iterator[None]:
+    """Run matmuls in a dtype, as the Trainer does."""
+    with torch.autocast(loading.device().type, dtype, enabled=dtype != torch.float32):
+        yield
+
+
+def label_log_probs(
+    model: nn.Module,
+    tokenizer: EncoderTokenizer,
+    encoded: Sequence[EncodedText],
+    *,
+    dtype: torch.dtype,
+    batch_tokens: int,
+    description: str | Subtask | None = None,
+) -> Tensor:
+    """Log-probabilities of all labels [rows, labels], float64, in the order of the rows.
+
+    Rows of similar length share a batch of at most `batch_tokens` tokens with padding, so the
+    result is deterministic for the same rows, batch size and machine.
+    """
+    classifier: Any = model
+    was_training = model.training
+    model.eval()
+    scores = torch.zeros(len(encoded), int(classifier.config.num_labels), dtype=torch.float64)
+    with (
+        torch.inference_mode(),
+        mixed_precision(dtype),
+        progress_bar(description, len(encoded)) as progress,
+    ):
+        for rows in batch_by_token_budget([len(e.ids) for e in encoded], batch_tokens):
+            inputs = tokenizer.collate([(encoded[i].ids, encoded[i].second_start) for i in rows])
+            logits = model(**{k: v.to(loading.device()) for k, v in inputs.items()}).logits
+            scores[rows] = logits.double().cpu()
+            progress.advance(0, len(rows))  # type: ignore[arg-type]
+    model.train(was_training)
+    return torch.log_softmax(scores, dim=1)
+
+
+def predict_labels(
+    model: nn.Module,
+    tokenizer: EncoderTokenizer,
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    *,
+    dtype: torch.dtype,
+    batch_tokens: int,
+    description: str | Subtask | None = None,
+) -> list[Prediction]:
+    """Predict the label of every example, in their order. Their targets are not used."""
+    encoded = tokenizer.encode([example.inputs for example in examples])
+    log_probs = label_log_probs(
+        model,
+        tokenizer,
+        encoded,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        description=description,
+    )
+    return [
+        Prediction(
+            example.id,
+            labels[int(row.argmax())],
+            True,
+            tuple(row.tolist()),
+            len(e.ids),
+            e.truncated_tokens,
+        )
+        for example, e, row in zip(examples, encoded, log_probs, strict=True)
+    ]

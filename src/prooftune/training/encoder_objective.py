@@ -1,0 +1,71 @@
+"""Training rows and loss of encoders with a classification head, for the same trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prooftune.models.encoder import EncoderTokenizer
+from prooftune.training.objective import TrainingRow, TuningModule
+from prooftune.types import Example
+from prooftune.utils.disk_list import DiskBackedList
+
+
+def encoder_rows(
+    examples: Sequence[Example], tokenizer: EncoderTokenizer, labels: Sequence[str]
+) -> DiskBackedList[TrainingRow]:
+    """Token ids and class index of each example.
+
+    The rows are those of the causal trainer: the start of a pair's second text is in
+    `TrainingRow.label_positions`, whose other use, positions of targets, an encoder does not have.
+    """
+    classes = {label: number for number, label in enumerate(labels)}
+    encoded = tokenizer.encode([example.inputs for example in examples])
+    return DiskBackedList(
+        TrainingRow(e.ids, [e.second_start], [classes[str(example.target)]])
+        for e, example in zip(encoded, examples, strict=True)
+    )
+
+
+def encoder_collator(
+    tokenizer: EncoderTokenizer,
+) -> Callable[[Sequence[TrainingRow]], dict[str, Tensor]]:
+    """The Trainer's data collator: every batch is padded to its own longest row.
+
+    An empty list (a rank's shard of a short batch) becomes one row without labels, because every
+    rank must take every step.
+    """
+
+    def collator(rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
+        inputs = tokenizer.collate(
+            [(row.ids, row.label_positions[0]) for row in rows] or [([tokenizer.any_token], 1)]
+        )
+        labels = torch.tensor([row.targets[0] for row in rows], dtype=torch.long)
+        return {**inputs, "labels": labels}
+
+    return collator
+
+
+class EncoderModule(TuningModule):
+    """An encoder as the module that `training.trainer.train` trains."""
+
+    causal = False
+
+    def forward(self, labels: Tensor, **inputs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Cross-entropy of a batch, summed over its rows.
+
+        Args:
+            labels: class indices [rows]; empty for a batch without rows.
+            inputs: of the model, [rows, tokens].
+        """
+        logits = self.model(**inputs).logits.float()[: labels.numel()]
+        loss = nn.functional.cross_entropy(
+            logits,
+            labels,
+            reduction="sum",
+            label_smoothing=self.label_smoothing if self.training else 0.0,
+        )
+        return {"loss_sum": loss, "count": torch.tensor(labels.numel(), device=loss.device)}

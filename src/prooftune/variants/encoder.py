@@ -1,0 +1,247 @@
+"""Encoders: fine-tune a bidirectional model with a classification head, save, reload, predict."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prooftune.models import adapters, embeddings, encoder, loading
+from prooftune.models.encoder import EncoderTokenizer
+from prooftune.recipe import Variant
+from prooftune.training.encoder_objective import EncoderModule, encoder_collator, encoder_rows
+from prooftune.training.quality import SCORED_ROWS, Quality, label_quality, sample_rows
+from prooftune.types import Example, Prediction
+from prooftune.utils import distributed
+from prooftune.utils.files import atomic_path, read_json, write_json
+from prooftune.utils.profiling import measure_cost
+from prooftune.variant_details import TrainingRecord
+from prooftune.variants.context import VariantContext, VariantOutput, training_title
+from prooftune.variants.model_handle import release_cached_model
+from prooftune.variants.tuned import (
+    CHECKPOINTS_FOLDER,
+    TRAINED_FOLDER,
+    check_trained,
+    describe_training,
+    log_folder,
+    training_options,
+    training_summary,
+    weights_digests,
+)
+from prooftune.variants.verification import PROBE_ROWS, compare_probe
+
+SMALL_PARAMETERS = 60_000_000
+"""Encoders below this number of parameters count as small for the learning rate."""
+EPOCHS = 5
+
+
+def run_encoder(context: VariantContext, variant: Variant, name: str) -> VariantOutput:
+    """Train the encoder (or resume its training), then evaluate the weights read back from disk.
+
+    Args:
+        context: the study; checkpoints, trained weights and ``training.json`` go into its folder.
+        variant: method and training options.
+        name: the variant's name, for progress and messages.
+
+    Raises:
+        UsageError: the model or the training options cannot be used.
+        Failure: training diverged, or the reloaded model does not predict as the trained one did.
+    """
+    recipe, study = context.recipe, context.study
+    title = training_title(name, context.training)
+    record_file, trained = context.folder / "training.json", context.folder / TRAINED_FOLDER
+    base = base_folder(context)
+    tokenizer = encoder.load_tokenizer(base, recipe.prompt.max_length)
+    if not (trained.is_dir() and record_file.is_file()):
+        record_file.unlink(missing_ok=True)
+        distributed.run_on_all_ranks(_train, context, variant, name, tokenizer, record_file)
+    record: TrainingRecord = read_json(record_file)
+    model = encoder.load_trained(base, trained, study.labels, recipe.model)
+    probe = _probe_scores(context, model, tokenizer)
+    compare_probe(probe, trained, record["probe"], exact=True)
+
+    def predict(examples: Sequence[Example], split: str) -> list[Prediction]:
+        return encoder.predict_labels(
+            model,
+            tokenizer,
+            examples,
+            study.labels,
+            dtype=loading.compute_dtype(recipe.model.dtype),
+            batch_tokens=recipe.scoring.batch_tokens,
+            description=f"{title}: {split} rows",
+        )
+
+    with measure_cost() as scoring:
+        test = predict(study.test, "test")
+    cost = record["cost"]
+    return VariantOutput(
+        test,
+        predict(study.validation, "validation"),
+        {
+            "description": f"{recipe.model.name}, {describe_training(variant, record)}",
+            "model": recipe.model.name,
+            "cost": {
+                **cost,
+                "score_seconds": scoring.seconds,
+                "score_tokens": sum(p.prompt_tokens for p in test),
+                "peak_memory_bytes": max(cost["peak_memory_bytes"], scoring.peak_memory_bytes),
+            },
+            "training": record["training"],
+            "objective": "head",
+            "method": variant.method,
+            "weights_sha256": weights_digests(context.folder),
+        },
+    )
+
+
+def base_folder(context: VariantContext) -> Path:
+    """The folder of the pretrained encoder."""
+    model = context.recipe.model
+    return embeddings.resolve(model.name, model.revision)
+
+
+def encoder_to_train(context: VariantContext, variant: Variant, seed: int) -> nn.Module:
+    """Load the encoder with its trainable parameters. The seed sets its new layers and adapters."""
+    torch.manual_seed(seed)
+    base: Any = encoder.load_encoder(
+        base_folder(context), context.study.labels, context.recipe.model
+    )
+    if variant.method == "full":
+        return adapters.make_trainable(base, variant, {})
+    # Layers that the pretrained files lack are drawn at random, so the adapter must bring them.
+    saved = {*base.new_modules, *(variant.lora.get("modules_to_save") or [])}
+    return adapters.make_trainable(
+        base, variant, {**variant.lora, "modules_to_save": sorted(saved) or None}
+    )
+
+
+def default_options(variant: Variant, parameters: int) -> dict[str, Any]:
+    """Defaults of `TrainingArguments` for encoders (Devlin et al. 2019, appendix A.3; more epochs
+    because studies have few rows, Zhang et al. 2021, arXiv 2006.05987).
+
+    Args:
+        variant: its method.
+        parameters: number of the model's parameters.
+    """
+    small = parameters < SMALL_PARAMETERS
+    rates = (2e-4, 5e-5) if variant.method == "full" else (2e-3, 5e-4)
+    return {
+        "learning_rate": rates[0 if small else 1],
+        "num_train_epochs": EPOCHS,
+        "weight_decay": 0.01,
+        "warmup_steps": 0.1,
+    }
+
+
+def _train(
+    context: VariantContext,
+    variant: Variant,
+    name: str,
+    tokenizer: EncoderTokenizer,
+    record_file: Path,
+) -> None:
+    """Train, check that the predictions changed, and save. Runs on every rank; rank 0 saves."""
+    from prooftune.training.arguments import training_arguments
+    from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkpoint
+    from prooftune.training.trainer import train
+
+    release_cached_model()
+    recipe, study = context.recipe, context.study
+    rows, validation = (
+        encoder_rows(examples, tokenizer, study.labels)
+        for examples in (study.train, study.validation)
+    )
+    seed = recipe.training_seed(name, context.training)
+    model = encoder_to_train(context, variant, seed)
+    before = _probe_scores(context, model, tokenizer)
+    counts = adapters.trainable_counts(model)
+    options = {
+        **default_options(variant, counts[1]),
+        **training_options(context, variant, name, seed),
+    }
+    checkpoints = context.folder / CHECKPOINTS_FOLDER
+    arguments = training_arguments(
+        options,
+        checkpoints,
+        rows=len(rows),
+        validation=len(validation),
+        seed=recipe.seed,
+        dtype=loading.compute_dtype(recipe.model.dtype),
+        patience=recipe.early_stopping,
+    )
+    checkpoint = last_complete_checkpoint(checkpoints)
+    resumed, seconds_before = checkpoint is not None, elapsed_seconds(checkpoint)
+    with measure_cost() as cost:
+        history = train(
+            EncoderModule(model),
+            rows,
+            validation,
+            [],
+            arguments,
+            patience=recipe.early_stopping,
+            description=f"{training_title(name, context.training)}: training",
+            quality=_validation_quality(context, tokenizer),
+            peft_checkpoints="save_total_limit" in options,
+            logs=context.variants_folder.parent / "logs" / log_folder(name, context.training),
+            project=options.get("project", recipe.name),
+            collator=encoder_collator(tokenizer),
+        )
+    model = model.eval()
+    after = _probe_scores(context, model, tokenizer)
+    check_trained(name, before, after)
+    if distributed.rank():
+        return
+    with atomic_path(context.folder / TRAINED_FOLDER) as temporary:
+        # Float32, as trained: encoders are small, and rounding would change predictions.
+        adapters.save_tuned(model, temporary, variant.method, torch.float32)
+        tokenizer.tokenizer.save_pretrained(temporary)
+    record: TrainingRecord = {
+        "method": variant.method,
+        "training": training_summary(history, arguments, counts, len(rows), resumed),
+        "probe": {"before": before.tolist(), "after": after.tolist()},
+        "cost": {
+            "train_seconds": seconds_before + cost.seconds,
+            "peak_memory_bytes": cost.peak_memory_bytes,
+        },
+    }
+    record["cost"]["train_tokens"] = round(sum(map(len, rows)) * record["training"]["epochs"])
+    write_json(record_file, record)
+    if "save_total_limit" not in variant.training:  # otherwise they were asked for
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _probe_scores(context: VariantContext, model: nn.Module, tokenizer: EncoderTokenizer) -> Tensor:
+    """Log-probabilities [rows, labels] of the first test rows."""
+    rows = tokenizer.encode([example.inputs for example in context.study.test[:PROBE_ROWS]])
+    return encoder.label_log_probs(
+        model,
+        tokenizer,
+        rows,
+        dtype=loading.compute_dtype(context.recipe.model.dtype),
+        batch_tokens=context.recipe.scoring.batch_tokens,
+    )
+
+
+def _validation_quality(context: VariantContext, tokenizer: EncoderTokenizer) -> Quality | None:
+    """A function from a model to its metrics on validation rows; None if there are no rows."""
+    recipe, labels = context.recipe, context.study.labels
+    rows = sample_rows(context.study.validation, SCORED_ROWS, recipe.seed)
+    if not rows:
+        return None
+
+    def quality(model: nn.Module) -> dict[str, float]:
+        predictions = encoder.predict_labels(
+            model,
+            tokenizer,
+            rows,
+            labels,
+            dtype=loading.compute_dtype(recipe.model.dtype),
+            batch_tokens=recipe.scoring.batch_tokens,
+        )
+        return label_quality(predictions, rows, labels)
+
+    return quality

@@ -1,0 +1,237 @@
+"""`kind: encoder` in a study, over tiny random encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import prooftune
+from prooftune import recipe as recipes
+from prooftune.errors import UsageError
+from prooftune.models import encoder
+from prooftune.recipe import Model
+from prooftune.run_folder import read_predictions
+from prooftune.types import Example
+from prooftune.utils.files import read_json
+from study.encoders import FAMILIES, encoder_folder
+from study.small import accuracy, details_of, small_recipe, write_rows
+
+LABELS = ["Business", "Sci/Tech", "Sports"]
+
+
+def encoder_recipe(folder: Path, variants: dict[str, Any], **options: Any) -> dict[str, Any]:
+    values = small_recipe(folder / "none", folder / "data", variants=variants, **options)
+    del values["lora"], values["training"]
+    values["model"] = {"dtype": "float32"}
+    return values
+
+
+def plain_log_probs(folder: Path, rows: list[tuple[str, ...]], base: Path | None = None) -> Any:
+    """Log-probabilities of transformers' own classes, one row at a time without padding."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.inference_mode():
+        logits = [model(**tokenizer(*row, return_tensors="pt")).logits[0] for row in rows]
+    return torch.log_softmax(torch.stack(logits).double(), 1).numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_and_lora_learn_and_open_with_plain_transformers(family: str, tmp_path: Path) -> None:
+    model = encoder_folder(tmp_path / "model", family)
+    training = {"num_train_epochs": 12, "learning_rate": 3e-3, "per_device_train_batch_size": 8}
+    variants = {
+        "majority": None,
+        "encoder": {"model": str(model), "training": training},
+        "adapter": {
+            "kind": "encoder",
+            "model": {"name": str(model)},
+            "lora": {"r": 8},
+            "training": {**training, "learning_rate": 2e-2},
+        },
+    }
+    result = prooftune.run(encoder_recipe(tmp_path, variants), out=tmp_path / "run")
+    # The adapter of a random model learns less than the whole model.
+    for name, method, floor in (("encoder", "full", 0.8), ("adapter", "lora", 0.5)):
+        assert accuracy(result.scores, name) > floor, name
+        details = details_of(result.folder, name)
+        assert details["method"] == method and details["cost"]["train_tokens"] > 1000
+        assert details["training"]["log_history"]
+    predictions = read_predictions(result.folder / "variants/encoder/predictions.parquet")
+    texts = [
+        line.rsplit(",", 1)[0] for line in (tmp_path / "data/test.csv").read_text().splitlines()[1:]
+    ]
+    expected = plain_log_probs(result.folder / "variants/encoder/trained", [(t,) for t in texts])
+    np.testing.assert_allclose([p.log_probs for p in predictions], expected, atol=1e-4)
+    config = read_json(result.folder / "variants/encoder/trained/config.json")
+    assert list(config["id2label"].values()) == LABELS
+    adapter = read_json(result.folder / "variants/adapter/trained/adapter_config.json")
+    assert adapter["task_type"] == "SEQ_CLS"
+
+
+def test_pairs_types_and_truncation(tmp_path: Path) -> None:
+    """Two fields are a pair with token types; padding and batches change nothing."""
+    import torch
+    from transformers import AutoTokenizer
+
+    folder = encoder_folder(tmp_path / "m")
+    tokenizer = encoder.load_tokenizer(folder, 12)
+    rows = [
+        {"premise": "the cat sat", "hypothesis": "goal scored match"},
+        {"premise": "stocks " * 30, "hypothesis": "fell"},
+        {"premise": "", "hypothesis": ""},
+    ]
+    encoded = tokenizer.encode(rows)
+    plain = AutoTokenizer.from_pretrained(folder)
+    assert encoded[0].ids == plain("the cat sat", "goal scored match")["input_ids"]
+    assert encoded[0].second_start == 5 and encoded[0].truncated_tokens == 0
+    assert len(encoded[1].ids) == 12 and encoded[1].truncated_tokens == 30 + 1 + 3 - 12
+    inputs = tokenizer.collate([(e.ids, e.second_start) for e in encoded])
+    assert inputs["token_type_ids"][0].tolist() == [0] * 5 + [1] * 4 + [0] * 3
+    model = encoder.load_encoder(folder, LABELS, Model())
+    one = [
+        encoder.label_log_probs(model, tokenizer, [e], dtype=torch.float32, batch_tokens=64)
+        for e in encoded
+    ]
+    together = encoder.label_log_probs(
+        model, tokenizer, encoded, dtype=torch.float32, batch_tokens=64
+    )
+    torch.testing.assert_close(torch.cat(one), together, atol=1e-5, rtol=0)
+    single = tokenizer.encode([{"text": "the cat"}])[0]
+    assert single.second_start == len(single.ids) == 4
+    three = tokenizer.encode([{"a": "the", "b": "cat", "c": "sat"}])[0]
+    assert three.ids == plain("the\ncat\nsat")["input_ids"]
+
+
+def test_roberta_positions_end_before_the_paddings_offset(tmp_path: Path) -> None:
+    import torch
+
+    folder = encoder_folder(tmp_path / "m", "xlm-roberta")
+    tokenizer = encoder.load_tokenizer(folder, 512)
+    assert tokenizer.max_length == 63 and not tokenizer.token_types
+    model = encoder.load_encoder(folder, LABELS, Model())
+    examples = [Example("1", {"text": "cat " * 100}, "Sports")]
+    [prediction] = encoder.predict_labels(
+        model, tokenizer, examples, LABELS, dtype=torch.float32, batch_tokens=512
+    )
+    assert prediction.prompt_tokens == 63 and prediction.truncated_tokens == 102 - 63
+
+
+def test_a_head_of_other_labels_is_replaced(tmp_path: Path) -> None:
+    import torch
+
+    folder = encoder_folder(tmp_path / "m")
+    torch.manual_seed(0)
+    two: Any = encoder.load_encoder(folder, ["a", "b"], Model())
+    two.save_pretrained(tmp_path / "two")
+    (tmp_path / "two" / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    three: Any = encoder.load_encoder(tmp_path / "two", LABELS, Model())
+    assert three.classifier.out_features == 3 and three.new_modules == ["classifier"]
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    model = encoder_folder(tmp_path / "model")
+    options = {"num_train_epochs": 4, "learning_rate": 3e-3, "per_device_train_batch_size": 8}
+    variants = {"encoder": {"model": str(model), "training": options}}
+    values = encoder_recipe(tmp_path, variants)
+    whole = prooftune.run(values, out=tmp_path / "whole")
+
+    from prooftune.training.tuning_trainer import TuningTrainer
+
+    class Killed(Exception):
+        pass
+
+    save = TuningTrainer._save_checkpoint
+
+    def save_and_die(self: Any, *arguments: Any, **named: Any) -> None:
+        save(self, *arguments, **named)
+        if self.state.global_step >= 20:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TuningTrainer, "_save_checkpoint", save_and_die)
+        with pytest.raises(Killed):
+            prooftune.run(values, out=tmp_path / "run")
+    assert not (tmp_path / "run/variants/encoder/predictions.parquet").exists()
+    resumed = prooftune.run(values, out=tmp_path / "run")
+    assert details_of(resumed.folder, "encoder")["training"]["resumed"] is True
+    weights = "variants/encoder/trained/model.safetensors"
+    assert (resumed.folder / weights).read_bytes() == (whole.folder / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("task", "variant", "message"),
+    [
+        ("free-text-qa", {"kind": "encoder"}, "kind: encoder cannot answer questions"),
+        ("classification", {"kind": "encoder", "objective": "head"}, "'objective' does not apply"),
+        ("classification", {"kind": "encoder", "prompt": {}}, "'prompt' does not apply"),
+        (
+            "classification",
+            {"kind": "encoder", "method": "full", "lora": {"r": 4}},
+            "'lora' contradicts method: full",
+        ),
+        (
+            "classification",
+            {"kind": "encoder", "model": "./nowhere"},
+            "no embedding model|no model",
+        ),
+        (
+            "classification",
+            {"kind": "encoder", "training": {"learning_rat": 1}},
+            "learning_rat: not a field",
+        ),
+    ],
+)
+def test_bad_input_is_one_message_before_anything_is_computed(
+    tmp_path: Path, task: str, variant: dict[str, Any], message: str
+) -> None:
+    train = write_rows(tmp_path / "train.csv", 30, 0)
+    values = {
+        "name": "x",
+        "task": task,
+        "data": {"train": str(train)},
+        "variants": {"majority": None, "rival": variant},
+    }
+    if task != "classification":
+        del values["variants"]["majority"]  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=message):
+        prooftune.run(values, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "variants").exists()
+
+
+def test_a_causal_model_is_refused(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    variants = {"encoder": {"model": str(model_folders["llama"])}}
+    with pytest.raises(UsageError, match=r"has a causal model .*objective: head"):
+        prooftune.run(encoder_recipe(tmp_path, variants), out=tmp_path / "run")
+    assert not (tmp_path / "run" / "variants").exists()
+
+
+def test_options_of_language_models_do_not_reach_encoders() -> None:
+    recipe = recipes.parse(
+        {
+            "name": "x",
+            "data": {"train": "train.csv"},
+            "model": {"name": "meta/llama", "dtype": "bfloat16", "attention": "sdpa"},
+            "lora": {"r": 64},
+            "training": {"learning_rate": 1e-3},
+            "quantization": {"load_in_4bit": True},
+            "variants": {"encoder": None, "tuned": None},
+        },
+        "test",
+    )
+    view = recipe.for_variant("encoder")
+    assert (view.model.name, view.model.dtype, view.model.attention) == (
+        "all-minilm-l6-v2",
+        "bfloat16",
+        "auto",
+    )
+    assert view.lora == view.training == {} and view.quantization is None
+    assert recipe.variants["encoder"].method == "full"
+    assert list(recipe.base_models()) == ["tuned"]
