@@ -205,21 +205,30 @@ def read_result(
         adapter: the variant whose trained weights it uses; None: its own, or none.
     """
     first, *repeats = (
-        _read_training(training_folder(folder.parent, folder.name, i), folder.name, kind)
-        for i in range(trainings)
+        _read_training(folder, kind, adapter, training) for training in range(trainings)
     )
-    return replace(first, repeats=tuple(repeats), adapter=adapter)
+    return replace(first, repeats=tuple(repeats))
 
 
-def _read_training(folder: Path, name: str, kind: str) -> VariantResult:
+def _read_training(variant: Path, kind: str, adapter: str | None, training: int) -> VariantResult:
+    folder = training_folder(variant.parent, variant.name, training)
     return VariantResult(
-        name,
+        variant.name,
         kind,
         read_predictions(folder / "predictions.parquet"),
         read_predictions(folder / "validation.parquet"),
         read_json(folder / "details.json"),
         folder,
+        adapter=adapter,
+        training=training,
     )
+
+
+def trained_folder(result: VariantResult) -> Path:
+    """Folder of the trained weights of a tuned variant's training; with ``adapter``, those of the
+    variant that it names."""
+    variants = result.folder.parents[1 if result.training else 0]
+    return training_folder(variants, result.adapter or result.name, result.training)
 
 
 def open_run(folder: Path) -> Path:

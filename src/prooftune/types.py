@@ -156,6 +156,7 @@ class VariantResult:
         folder: the variant's folder in the run.
         repeats: results of its further trainings with other seeds, where there are any.
         adapter: the variant whose trained weights it uses; None: its own, or none.
+        training: number of this training, from 0.
     """
 
     name: str
@@ -166,6 +167,7 @@ class VariantResult:
     folder: Path
     repeats: tuple[VariantResult, ...] = ()
     adapter: str | None = None
+    training: int = 0
 
     @property
     def trainings(self) -> tuple[VariantResult, ...]:

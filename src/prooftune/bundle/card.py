@@ -23,7 +23,9 @@ def render_card(manifest: AnyManifest, scores: Scores) -> str:
         manifest: the bundle's manifest.
         scores: content of ``scores.json``; the card shows the bundled variant's metrics.
     """
-    metrics = scores["variants"][manifest["variant"]]["metrics"]
+    variant = scores["variants"][manifest["variant"]]
+    trainings = variant.get("trainings")
+    metrics = trainings["metrics"] if trainings else variant["metrics"]
     rows = "\n".join(
         f"| {name.replace('_', ' ')} | {m['value']:.4f} | {m['low']:.4f} to {m['high']:.4f} |"
         for name, m in metrics.items()

@@ -9,13 +9,15 @@ from prooftune.bundle.manifest import (
     AbstentionSection,
     AnyManifest,
     CardSection,
+    RepeatedTraining,
     StudySummary,
     is_language_model,
 )
-from prooftune.evaluation.score_types import Scores, defined
+from prooftune.evaluation.score_types import Estimate, Scores, Trainings, defined
 from prooftune.models.environment import describe_environment
 from prooftune.models.loading import ORIGINS
 from prooftune.recipe import Recipe
+from prooftune.run_folder import trained_folder
 from prooftune.types import Study, VariantResult
 from prooftune.utils import package_files
 from prooftune.utils.files import read_json
@@ -39,24 +41,23 @@ def study_summary(
     variant_scores = scores["variants"][result.name]
     variant = recipe.variants[result.name]
     training = result.details.get("training", {})
-    if source := variant.adapter:  # it has the weights of this variant
-        training = read_json(result.folder.parent / source / "training.json")["training"]
+    if result.adapter:  # it has the weights of another variant
+        training = read_json(trained_folder(result) / "training.json")["training"]
+    trainings = variant_scores.get("trainings")
+    # The bundle is one training, and its figures are those of this one.
+    metrics = trainings["metrics"] if trainings else variant_scores["metrics"]
     sources = {
         split: getattr(recipe.data, split).path
         for split in ("train", "validation", "test")
         if getattr(recipe.data, split)
     }
-    return {
+    summary: StudySummary = {
         "name": recipe.name,
         "verdict": scores["verdict"]["sentence"],
         "n": scores["n"],
         "confidence": scores["confidence"],
         "primary": scores["primary"],
-        "metrics": {
-            name: defined(m)
-            for name, m in variant_scores["metrics"].items()
-            if m["low"] is not None
-        },
+        "metrics": {name: defined(m) for name, m in metrics.items() if m["low"] is not None},
         "variants": {
             name: defined(scores_of_variant["metrics"][scores["primary"]])
             for name, scores_of_variant in scores["variants"].items()
@@ -78,7 +79,7 @@ def study_summary(
             **(recipe.lora if training else {}),
             **training.get("arguments", {}),
             "epochs_trained": training.get("epochs"),
-            "seed": recipe.seed,
+            "seed": recipe.training_seed(result.name, result.training),
         },
         "parameters": {
             "trainable": training.get("trainable_parameters"),
@@ -90,6 +91,22 @@ def study_summary(
             if name not in ("model", "model_sha256")
         },
         "card": _card_section(recipe),
+    }
+    mean = defined(variant_scores["metrics"][scores["primary"]])
+    if repeated := _repeated_training(trainings, mean):
+        summary["trainings"] = repeated
+    return summary
+
+
+def _repeated_training(trainings: Trainings | None, mean: Estimate) -> RepeatedTraining | None:
+    """Of several trainings, which one the bundle is, and the mean of all; None for a single one."""
+    if not trainings:
+        return None
+    return {
+        "count": trainings["count"],
+        "number": trainings["best"],
+        "mean": {"value": mean["value"], "low": mean["low"], "high": mean["high"]},
+        "sd": mean.get("sd") or 0.0,
     }
 
 
@@ -173,7 +190,25 @@ def _format_value(value: object) -> str:
 def _metrics_heading(study: StudySummary) -> str:
     if not study.get("n"):
         return ""
-    return f"On {study['n']:,} test examples, with {study['confidence']:.0%} intervals:\n\n"
+    which = _which_training(study)
+    return f"{which}On {study['n']:,} test examples, with {study['confidence']:.0%} intervals:\n\n"
+
+
+def _which_training(study: StudySummary) -> str:
+    """Of several trainings, which one this is, and the mean of all."""
+    trainings = study.get("trainings")
+    if not trainings or not study["primary"]:
+        return ""
+    mean, own = trainings["mean"], study["metrics"].get(study["primary"])
+    name = study["primary"].replace("_", " ")
+    figure = f" Its {name} is {own['value']:.4f}." if own else ""
+    return (
+        f"The variant was trained {trainings['count']} times with different seeds. This is "
+        f"training {trainings['number']}, the best on validation rows.{figure} The mean of all "
+        f"trainings is {mean['value']:.4f} ({mean['low']:.4f} to {mean['high']:.4f}, over test "
+        f"rows and trainings), with a standard deviation of {trainings['sd']:.4f} between "
+        "trainings. The verdict is about this mean; the table is of this training.\n\n"
+    )
 
 
 def _compare_variants(study: StudySummary) -> str:

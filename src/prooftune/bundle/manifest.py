@@ -101,6 +101,22 @@ class CardSection(TypedDict):
     limits: str | None
 
 
+class RepeatedTraining(TypedDict):
+    """Several trainings of the bundled variant, which differ in their seed.
+
+    Attributes:
+        count: number of trainings.
+        number: the training in the bundle, from 1: the best on validation rows.
+        mean: primary metric, mean over trainings, with an interval over test rows and trainings.
+        sd: its standard deviation between trainings.
+    """
+
+    count: int
+    number: int
+    mean: Estimate
+    sd: float
+
+
 class StudySummary(TypedDict):
     """The study behind a bundle, as the model card shows it.
 
@@ -112,6 +128,7 @@ class StudySummary(TypedDict):
         primary: name of the primary metric.
         metrics: metrics of the bundled variant.
         variants: primary metric of every variant.
+        trainings: absent if the variant was trained once.
         sources: split -> file name, or public name of a data set.
         rows: split -> number of examples.
         label_counts: split (train, test) -> label -> number of examples; empty for questions;
@@ -131,6 +148,7 @@ class StudySummary(TypedDict):
     primary: str | None
     metrics: dict[str, Estimate]
     variants: dict[str, Estimate]
+    trainings: NotRequired[RepeatedTraining]
     sources: dict[str, str]
     rows: dict[str, int]
     label_counts: NotRequired[dict[str, dict[str, int]]]

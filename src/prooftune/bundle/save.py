@@ -27,6 +27,7 @@ from prooftune.evaluation.score_types import Scores
 from prooftune.models import loading
 from prooftune.models.text_classifier import SECTION_FILE, VOCABULARY_FILE, WEIGHTS_FILE
 from prooftune.recipe import Recipe, dump
+from prooftune.run_folder import trained_folder
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.types import CONTEXT, Study, VariantResult
 from prooftune.utils.files import atomic_path, read_json, write_json
@@ -58,7 +59,7 @@ def save_bundle(
     Args:
         recipe: the study's recipe.
         study: its data.
-        result: the variant.
+        result: the variant; of several trainings the one to ship.
         scores: content of ``scores.json``.
         folder: folder to write, inside the run folder.
 
@@ -145,7 +146,7 @@ def _write_language_model(
     folder: Path,
 ) -> Manifest:
     """Copy a language model's files into a bundle, and make its manifest."""
-    trained = _trained_folder(recipe, result)
+    trained = trained_folder(result) / "trained"
     manifest = _make_manifest(recipe, study, result, scores, run)
     if manifest["part"] == "base":
         folder.mkdir()
@@ -215,14 +216,8 @@ def _part(recipe: Recipe, result: VariantResult) -> Literal["adapter", "model", 
     """What the bundle holds of the model."""
     if not recipe.variants[result.name].is_tuned:
         return "base"
-    is_adapter = (_trained_folder(recipe, result) / ADAPTER_CONFIG).is_file()
+    is_adapter = (trained_folder(result) / "trained" / ADAPTER_CONFIG).is_file()
     return "adapter" if is_adapter else "model"
-
-
-def _trained_folder(recipe: Recipe, result: VariantResult) -> Path:
-    """The variant's trained weights; with ``adapter``, those of the variant that it names."""
-    source = recipe.variants[result.name].adapter
-    return (result.folder.parent / source if source else result.folder) / "trained"
 
 
 def _audit_findings(run: Path) -> list[str]:

@@ -10,8 +10,9 @@ import numpy as np
 from prooftune.evaluation.comparisons import Measured
 from prooftune.evaluation.intervals import UNIT, Interval
 from prooftune.evaluation.resampling import mean_samples
-from prooftune.evaluation.score_types import Bounds, Figure, Trainings
+from prooftune.evaluation.score_types import Bounds, Figure, Trainings, VariantMeasurements
 from prooftune.evaluation.trainings import between_trainings, spread, with_trainings
+from prooftune.types import VariantResult
 
 
 def best_training(validation: Sequence[float | None]) -> int:
@@ -19,6 +20,17 @@ def best_training(validation: Sequence[float | None]) -> int:
     first of equals, and the first where there are no validation examples."""
     known = [-np.inf if quality is None else quality for quality in validation]
     return int(np.argmax(known))
+
+
+def shipped_training(result: VariantResult, variant: VariantMeasurements) -> VariantResult:
+    """The training of a variant that is best on validation examples.
+
+    Args:
+        result: predictions of all trainings.
+        variant: the variant's part of the scores.
+    """
+    trainings = variant.get("trainings")
+    return result.trainings[trainings["best"] - 1] if trainings else result
 
 
 def mean_quality(validation: Sequence[float | None]) -> float | None:

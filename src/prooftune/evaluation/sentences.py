@@ -172,17 +172,20 @@ def _detectable(scores: Measurements, against: Sequence[Reference]) -> str:
 
 
 def _does(scores: Measurements, best: str) -> str:
-    primary = scores["primary"]
-    figure = defined(scores["variants"][best]["metrics"][primary])
-    ends = f"{scores['confidence']:.0%} interval"
+    primary, variant = scores["primary"], scores["variants"][best]
+    figure = defined(variant["metrics"][primary])
+    mean, ends = "", f"{scores['confidence']:.0%} interval"
+    if trainings := variant.get("trainings"):
+        mean = f", on average over {trainings['count']} trainings"
+        ends = f"standard deviation {points(figure.get('sd') or 0.0)} points, {ends}"
     if primary == "accuracy":
         return (
-            f"labels {figure['value']:.1%} of {_what(scores)} correctly "
+            f"labels {figure['value']:.1%} of {_what(scores)} correctly{mean} "
             f"({ends} {figure['low']:.1%} to {figure['high']:.1%})"
         )
     does = "labels" if scores.get("task", "classification") == "classification" else "answers"
     return (
-        f"{does} {_what(scores)} with {scores['primary_title']} {points(figure['value'])} "
+        f"{does} {_what(scores)} with {scores['primary_title']} {points(figure['value'])}{mean} "
         f"({ends} {points(figure['low'])} to {points(figure['high'])})"
     )
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from prooftune.evaluation.score_types import Estimate
 from prooftune.report.format import percent, points
-from prooftune.report.svg import Plot, Range, element, line, svg_image, text, ticks
+from prooftune.report.svg import Plot, Range, dot, element, line, svg_image, text, ticks
 
 WIDTH = 150
 MARGIN = 13
@@ -18,7 +18,7 @@ def whisker(figure: Estimate, scale: Range, class_: str, label: str, zero: bool 
     """A value with its interval as a band on a thin track.
 
     Args:
-        figure: ``value``, ``low``, ``high``.
+        figure: ``value``, ``low``, ``high``; ``trainings`` are marked as dots.
         scale: values at the left and right edge, the same for all rows.
         class_: CSS class of the colour.
         label: accessible label.
@@ -45,6 +45,9 @@ def whisker(figure: Estimate, scale: Range, class_: str, label: str, zero: bool 
             f"mark {class_}",
         )
     )
+    parts += [
+        dot(plot.x(value), middle, 2, f"dot {class_}") for value in figure.get("trainings") or []
+    ]
     return svg_image(width, height, label, *parts, class_="cell")
 
 

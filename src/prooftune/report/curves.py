@@ -10,10 +10,11 @@ from prooftune.evaluation.intervals import wilson_interval
 from prooftune.evaluation.score_types import (
     RiskPoint,
     Scores,
+    VariantMeasurements,
 )
 from prooftune.report import figures, task_display, training_figures
 from prooftune.report.types import ReportedVariant
-from prooftune.variant_details import LayerChange, LogEntry
+from prooftune.variant_details import LayerChange, LogEntry, TrainingSummary
 
 COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -82,13 +83,23 @@ def _at_coverages(points: Sequence[RiskPoint], n: int, confidence: float) -> lis
     return risks
 
 
-def training_curves(name: str, details: ReportedVariant) -> dict[str, Any]:
-    """Learning curves and weight changes of one tuned variant."""
+def training_curves(
+    name: str, details: ReportedVariant, variant: VariantMeasurements | None, primary: str
+) -> dict[str, Any]:
+    """Learning curves and weight changes of one tuned variant.
+
+    Args:
+        name: the variant.
+        details: what it recorded about itself.
+        variant: its part of the scores.
+        primary: the metric that is given for each of several trainings.
+    """
     run = details.get("training")
-    history = [e for e in (run["log_history"] if run else []) if e.get("step") is not None]
-    train = [(e["step"], e["loss"]) for e in history if e.get("loss") is not None]
-    validation = [(e["step"], e["eval_loss"]) for e in history if e.get("eval_loss") is not None]
+    history, (train, validation) = _history(run), _losses(run)
     quality = quality_points(history)
+    runs = [record.get("training") for record in details.get("trainings") or []]
+    others = [_losses(other) for other in runs if other != run]
+    facts = variant.get("trainings") if variant else None
     changes = details.get("changes")
     return {
         "name": name,
@@ -97,8 +108,10 @@ def training_curves(name: str, details: ReportedVariant) -> dict[str, Any]:
         "quality_curves": training_figures.quality_curves(quality, name)
         if any(len(points) > 1 for points in quality.values())
         else None,
+        "trainings": _trainings(runs, variant, primary) if variant else [],
+        "shipped": facts["best"] if facts else None,
         "change": changes["relative_change_total"] if changes else None,
-        "curves": training_figures.learning_curves(train, validation, name)
+        "curves": training_figures.learning_curves(train, validation, name, others)
         if len(train) + len(validation) > 1
         else None,
         "best": min(validation, key=lambda point: point[1]) if validation else None,
@@ -106,6 +119,37 @@ def training_curves(name: str, details: ReportedVariant) -> dict[str, Any]:
         "validation": validation,
         "layers": layer_changes(changes["layers"] if changes else [], name),
     }
+
+
+def _history(run: TrainingSummary | None) -> list[LogEntry]:
+    return [e for e in (run["log_history"] if run else []) if e.get("step") is not None]
+
+
+def _losses(run: TrainingSummary | None) -> tuple[training_figures.Curve, training_figures.Curve]:
+    """Loss by step, on training batches and on validation rows."""
+    history = _history(run)
+    train = [(e["step"], e["loss"]) for e in history if e.get("loss") is not None]
+    validation = [(e["step"], e["eval_loss"]) for e in history if e.get("eval_loss") is not None]
+    return train, validation
+
+
+def _trainings(
+    runs: Sequence[TrainingSummary | None], variant: VariantMeasurements, primary: str
+) -> list[dict[str, Any]]:
+    """Seed, lowest validation loss, and the primary metric of each of several trainings."""
+    facts = variant.get("trainings")
+    if not facts:
+        return []
+    tests = variant["metrics"][primary]["trainings"]
+    return [
+        {
+            "seed": run["arguments"].get("seed") if run else None,
+            "loss": min((loss for _, loss in _losses(run)[1]), default=None),
+            "validation": on_validation,
+            "test": on_test,
+        }
+        for run, on_validation, on_test in zip(runs, facts["validation"], tests, strict=True)
+    ]
 
 
 QUALITY: dict[Literal["eval_accuracy", "eval_macro_f1", "eval_f1", "eval_exact_match"], str] = {

@@ -33,6 +33,11 @@ def format_value(value: float | None, form: NumberFormat = PERCENT) -> str:
     )
 
 
+def format_spread(value: float | None, form: NumberFormat = PERCENT) -> str:
+    """A standard deviation without the unit: 0.0062 of percentages -> ``0.6``."""
+    return MISSING if value is None else f"{form.scale * value:.{form.digits}f}"
+
+
 def format_change(value: float | None, form: NumberFormat = PERCENT) -> str:
     """A signed difference without the unit: 0.034 of percentages -> ``+3.4``."""
     return MISSING if value is None else signed(form.scale * value, form.digits)
@@ -160,6 +165,7 @@ FILTERS: dict[str, Callable[..., str]] = {
         points,
         format_value,
         format_change,
+        format_spread,
         unsigned_points,
         decimal,
         significant,

@@ -24,6 +24,7 @@ from prooftune.report.format import (
     NumberFormat,
     duration,
     format_change,
+    format_spread,
     format_value,
     interval,
     p_value,
@@ -147,7 +148,9 @@ def _variant_table(scores: Scores, details: Mapping[str, ReportedVariant]) -> st
 def _format_metric(metric: Figure | None, form: NumberFormat) -> str:
     if not metric or metric["value"] is None:
         return MISSING
-    return f"{format_value(metric['value'], form)} ({interval(metric, form.scale, form.digits)})"
+    spread = f" ± {format_spread(metric['sd'], form)}" if metric.get("sd") is not None else ""
+    ends = interval(metric, form.scale, form.digits)
+    return f"{format_value(metric['value'], form)}{spread} ({ends})"
 
 
 def _comparison_table(scores: Scores) -> str:
@@ -221,4 +224,6 @@ def _footnote(facts: ReportFacts) -> str:
             "points, that the test detects with power 0.8 at this sample size and at the adjusted "
             "level"
         )
+    if any(v.get("trainings") for v in scores["variants"].values()):
+        text += "; ±: standard deviation between trainings"
     return f"{text}. {task.table_note}"

@@ -60,6 +60,7 @@ def tiles(scores: Scores) -> list[dict[str, Any]]:
         {
             "name": judged,
             "figure": scores["variants"][judged]["metrics"][scores["primary"]],
+            "trainings": _trainings(scores["variants"][judged]),
         }
     ]
     for entry in verdict["against"]:
@@ -74,6 +75,12 @@ def tiles(scores: Scores) -> list[dict[str, Any]]:
             }
         )
     return result
+
+
+def _trainings(variant: VariantMeasurements) -> int | None:
+    """Number of trainings; None for a variant that is trained once, or not at all."""
+    trainings = variant.get("trainings")
+    return trainings["count"] if trainings else None
 
 
 def outcome(scores: Scores, a: str, b: str, result: str) -> tuple[str, str]:
@@ -146,6 +153,8 @@ def describe_variant(
         CONTEXTS.get(variant.get("context") or ""),
     )
     parts = [context, text] if task_display.is_control(variant) else [text, context]
+    if trainings := variant.get("trainings"):
+        parts.append(f"mean of {trainings['count']} trainings")
     return "; ".join(filter(None, [*parts, model]))
 
 

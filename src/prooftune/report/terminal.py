@@ -8,7 +8,14 @@ from prooftune.evaluation.score_types import (
     output_count,
 )
 from prooftune.report import task_display
-from prooftune.report.format import MISSING, NumberFormat, format_value, interval, percent
+from prooftune.report.format import (
+    MISSING,
+    NumberFormat,
+    format_spread,
+    format_value,
+    interval,
+    percent,
+)
 
 
 def print_variants(scores: Scores) -> None:
@@ -26,6 +33,8 @@ def print_variants(scores: Scores) -> None:
         f"{scores['n']:,} test {task.noun}{_in_groups(scores)}, "
         f"{percent(scores['confidence'], 0)} intervals, seed {scores['seed']}"
     )
+    if any(v.get("trainings") for v in scores["variants"].values()):
+        title += "; ±: standard deviation between trainings"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("variant", overflow="fold")
     for heading in [
@@ -64,4 +73,8 @@ def _format_metric(metric: Figure | None, form: NumberFormat, with_interval: boo
     if not metric or metric["value"] is None:
         return MISSING
     value = format_value(metric["value"], form)
-    return f"{value} ({interval(metric, form.scale, form.digits)})" if with_interval else value
+    if not with_interval:
+        return value
+    if metric.get("sd") is not None:
+        value += f" ± {format_spread(metric['sd'], form)}"
+    return f"{value} ({interval(metric, form.scale, form.digits)})"

@@ -11,12 +11,22 @@ from prooftune.report.format import count, percent, significant
 from prooftune.report.svg import Plot, dot, element, path, svg_image, text, ticks
 from prooftune.variant_details import LayerChange
 
+Curve = Sequence[tuple[float, float]]
+"""Points (step, loss)."""
+
 
 def learning_curves(
-    train: Sequence[tuple[float, float]], validation: Sequence[tuple[float, float]], name: str
+    train: Curve, validation: Curve, name: str, others: Sequence[tuple[Curve, Curve]] = ()
 ) -> Markup:
-    """Loss by optimiser step, on training batches and on validation rows."""
-    points = [*train, *validation]
+    """Loss by optimiser step, on training batches and on validation rows.
+
+    Args:
+        train: the loss on training batches.
+        validation: the loss on validation rows.
+        name: the variant.
+        others: the same of its other trainings, which are drawn thin.
+    """
+    points = [*train, *validation, *(p for pair in others for curve in pair for p in curve)]
     last = max(step for step, _ in points)
     loss_ticks = ticks(0, max(loss for _, loss in points), 4)
     plot = Plot(WIDTH, 280, (0, last), (0, loss_ticks[-1]), left=50, right=18)
@@ -28,6 +38,12 @@ def learning_curves(
             "loss (nats)",
         )
     ]
+    for pair in others:
+        parts += [
+            path([(plot.x(s), plot.y(v)) for s, v in curve], f"line thin {style}")
+            for curve, style in zip(pair, ("before", "after"), strict=True)
+            if curve
+        ]
     if train:
         parts.append(path([(plot.x(s), plot.y(v)) for s, v in train], "line before"))
         parts += [

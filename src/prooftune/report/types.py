@@ -9,9 +9,11 @@ from prooftune.variant_details import VariantDetails
 
 
 class ReportedVariant(VariantDetails):
-    """What a variant recorded about itself, and its kind."""
+    """What a variant recorded about itself, and its kind; ``trainings``: of several trainings what
+    every one recorded, while the rest is of the one that ships and the training costs of all."""
 
     kind: NotRequired[str]
+    trainings: NotRequired[list[VariantDetails]]
 
 
 class AuditFinding(TypedDict):

@@ -81,6 +81,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "tiles": tables.tiles(scores),
         "warnings": collect_warnings(facts),
         "variants": tables.variant_rows(scores, details, colours),
+        "repeated": any(v.get("trainings") for v in scores["variants"].values()),
         "variant_axis": cell_figures.whisker_axis(tables.primary_scale(scores)),
         "columns": task_display.available_metrics(scores, task.variant_metrics),
         "metrics": task_display.available_metrics(scores),
@@ -102,7 +103,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "changed": scores.get("changed"),
         "no_answer": NO_ANSWER,
         "training": [
-            curves.training_curves(name, v)
+            curves.training_curves(name, v, scores["variants"].get(name), scores["primary"])
             for name, v in details.items()
             if v.get("training") or v.get("changes")
         ],

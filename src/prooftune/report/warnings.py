@@ -21,6 +21,8 @@ SMALL_TEST_SET = 200
 """Test sets below this size get a warning."""
 FEW_GROUPS = 15
 """Test sets with fewer groups get a warning."""
+FEW_TRAININGS = 2
+"""With this many trainings a variance between them has a single degree of freedom."""
 FORGETTING_RATIO = 1.2
 """Perplexity after tuning over that before, from which forgetting is reported."""
 ALWAYS_ABSTAINS = 0.95
@@ -254,15 +256,36 @@ def _abstention_causes(threshold: NoAnswerThreshold | None) -> str:
 
 
 def _seed_warning(scores: Scores) -> list[str]:
-    """What one training per variant cannot show."""
-    tuned = [name for name, v in scores["variants"].items() if v["kind"] == "tuned"]
+    """What one training per variant cannot show, and what several trainings do."""
+    tuned = {name: v for name, v in scores["variants"].items() if v["kind"] == "tuned"}
     if not tuned or not scores["comparisons"]:
         return []
-    return [
-        f"{join_names(tuned)}: trained once, with seed {scores['seed']}. The intervals and tests "
-        "hold for this model; another seed gives another one, and how much results vary between "
-        "seeds is not measured."
-    ]
+    warnings = []
+    once = [name for name, v in tuned.items() if not v.get("trainings")]
+    if once:
+        warnings.append(
+            f"{join_names(once)}: trained once, so intervals and tests do not include how much "
+            "results vary between trainings (seeds: 3 measures it)."
+        )
+    repeated = {name: v["trainings"] for name, v in tuned.items() if "trainings" in v}
+    if repeated:
+        shown = [
+            f"training {facts['best']} of {facts['count']} of {name}"
+            for name, facts in repeated.items()
+        ]
+        warnings.append(
+            "Metrics, differences and the verdict are means over trainings, with intervals over "
+            "test rows and trainings. Figures of single predictions (labels, confusion, "
+            "calibration, abstention, changed examples) are of the training that is best on "
+            f"validation rows: {join_names(shown)}."
+        )
+    two = [name for name, facts in repeated.items() if facts["count"] == FEW_TRAININGS]
+    if two:
+        warnings.append(
+            f"{join_names(two)}: two trainings hardly determine how much results vary between "
+            "trainings, so intervals are wide and tests find little; use three or more."
+        )
+    return warnings
 
 
 def _training_warnings(name: str, details: ReportedVariant, n: int) -> list[str]:

@@ -13,7 +13,7 @@ from prooftune.data.audit.audit import AuditReport
 from prooftune.data.prepare import prepare_data
 from prooftune.preflight import checker as preflight
 from prooftune.recipe import Recipe
-from prooftune.report.format import duration
+from prooftune.report.format import byte_size, duration
 from prooftune.study.prompt_lengths import prompt_length_counter
 from prooftune.types import Study
 from prooftune.utils import profiling
@@ -160,16 +160,20 @@ def _print_estimates(console: Console, estimates: list[CostEstimate] | None) -> 
         return
     table = Table(title="Estimates for this machine, from a few batches", title_justify="left")
     table.add_column("variant")
-    for heading in ("training", "test rows", "in all", "peak memory"):
+    for heading in ("training", "test rows", "in all", "peak memory", "disk"):
         table.add_column(heading, justify="right")
     for item in estimates:
         times = (duration(getattr(item, name)) for name in _TIMES)
-        table.add_row(item.name, *times, f"{item.memory_bytes / 1e9:.1f} GB")
+        title = f"{item.name} ({item.trainings} trainings)" if item.trainings > 1 else item.name
+        table.add_row(
+            title, *times, f"{item.memory_bytes / 1e9:.1f} GB", byte_size(item.disk_bytes)
+        )
     peak, available = max(item.memory_bytes for item in estimates), profiling.available_memory()
     if len(estimates) > 1:
         table.add_section()
         times = (duration(sum(getattr(item, name) for item in estimates)) for name in _TIMES)
-        table.add_row("all", *times, f"{peak / 1e9:.1f} GB")
+        disk = byte_size(sum(item.disk_bytes for item in estimates))
+        table.add_row("all", *times, f"{peak / 1e9:.1f} GB", disk)
     console.print(table)
     if available is not None and peak > 0.9 * available:
         console.print(

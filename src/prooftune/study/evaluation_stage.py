@@ -7,12 +7,13 @@ from pathlib import Path
 
 from prooftune import recipe as recipes
 from prooftune import run_folder
-from prooftune.evaluation.score_types import Scores, defined
+from prooftune.evaluation.procedure import shipped_training
+from prooftune.evaluation.score_types import Scores, VariantMeasurements, defined
 from prooftune.models.environment import describe_environment
 from prooftune.recipe import Recipe
 from prooftune.recipe.sections import BEST
 from prooftune.recipe.variants import VARIANT_KINDS
-from prooftune.report.types import ReportFacts
+from prooftune.report.types import ReportedVariant, ReportFacts
 from prooftune.types import Study, VariantResult
 from prooftune.utils.files import read_json, write_json
 from prooftune.utils.secrets import redact
@@ -58,8 +59,9 @@ def evaluate(
     if recipe.judge is not None:
         from prooftune.judge.study import judge_study
 
+        judged = [shipped_training(r, scores["variants"][r.name]) for r in results]
         scores["judge"] = judge_study(
-            recipe, recipe.judge, study, results, scores, folder / "judge", base
+            recipe, recipe.judge, study, judged, scores, folder / "judge", base
         )
     write_json(folder / "scores.json", scores)
     report: ReportFacts = {
@@ -71,7 +73,7 @@ def evaluate(
         "audit": read_json(folder / "data" / "audit.json"),
         "prooftune_version": __version__,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "variants": {r.name: {"kind": r.kind, **r.details} for r in results},
+        "variants": {r.name: _details(r, scores["variants"][r.name]) for r in results},
         "environment": describe_environment(recipe.base_models().values()),
     }
     estimates_file = run_folder.estimates_path(recipes.dump(recipe))
@@ -82,6 +84,22 @@ def evaluate(
         }
     write_report(report, folder)
     return scores
+
+
+def _details(result: VariantResult, variant: VariantMeasurements) -> ReportedVariant:
+    """What a variant recorded about itself: of the training that ships, with the training costs of
+    all trainings together, and the records of all of them."""
+    details: ReportedVariant = {"kind": result.kind}
+    details.update(shipped_training(result, variant).details)  # type: ignore[typeddict-item]
+    if not result.repeats:
+        return details
+    costs = [training.details["cost"] for training in result.trainings]
+    cost = details["cost"].copy()
+    cost["train_seconds"] = sum(c["train_seconds"] for c in costs)
+    cost["train_tokens"] = sum(c.get("train_tokens", 0) for c in costs)
+    cost["peak_memory_bytes"] = max(c["peak_memory_bytes"] for c in costs)
+    details["cost"], details["trainings"] = cost, [t.details for t in result.trainings]
+    return details
 
 
 def shipped_variant(recipe: Recipe, scores: Scores) -> str | None:
@@ -112,12 +130,14 @@ def shipped_variant(recipe: Recipe, scores: Scores) -> str | None:
 def bundle_variant(
     recipe: Recipe, study: Study, results: list[VariantResult], scores: Scores, folder: Path
 ) -> Path | None:
-    """Bundle the variant that ships; None if there is none."""
+    """Bundle the variant that ships, of several trainings the best on validation rows; None if no
+    variant ships."""
     shipped = shipped_variant(recipe, scores)
     if shipped is None:
         return None
     from prooftune.bundle.save import save_bundle
 
     result = next(result for result in results if result.name == shipped)
-    save_bundle(recipe, study, result, scores, folder / "bundle")
+    training = shipped_training(result, scores["variants"][shipped])
+    save_bundle(recipe, study, training, scores, folder / "bundle")
     return folder / "bundle"

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from prooftune.evaluation.score_types import Figure, Scores
 from prooftune.report import task_display
-from prooftune.report.format import MISSING, NumberFormat, format_value, interval, percent
+from prooftune.report.format import (
+    MISSING,
+    NumberFormat,
+    format_spread,
+    format_value,
+    interval,
+    percent,
+)
 
 
 def result_html(scores: Scores, report: Path, bundle: Path | None) -> str:
@@ -54,4 +61,6 @@ def _variants_table(scores: Scores) -> str:
 def _cell(figure: Figure | None, form: NumberFormat) -> str:
     if not figure or figure["value"] is None:
         return MISSING
-    return f"{format_value(figure['value'], form)} ({interval(figure, form.scale, form.digits)})"
+    spread = f" ± {format_spread(figure['sd'], form)}" if figure.get("sd") is not None else ""
+    ends = interval(figure, form.scale, form.digits)
+    return f"{format_value(figure['value'], form)}{spread} ({ends})"

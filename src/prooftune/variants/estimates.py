@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ _MAX_MEMORY_SHARE = 0.7
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """Estimated cost of one variant.
+    """Estimated cost of one variant, of all its trainings together.
 
     Attributes:
         name: the variant's name.
@@ -59,6 +59,9 @@ class CostEstimate:
         score_seconds: predicting the test rows.
         seconds: everything, with the validation rows.
         memory_bytes: peak memory, of the GPU if there is one, else of the process.
+        trainings: number of trainings.
+        disk_bytes: trained weights of all trainings, and the checkpoints of one, which are deleted
+            when it is finished.
     """
 
     name: str
@@ -66,7 +69,14 @@ class CostEstimate:
     score_seconds: float
     seconds: float
     memory_bytes: float
+    trainings: int = 1
+    disk_bytes: float = 0.0
 
+
+_CHECKPOINTS = 3
+"""Checkpoints that a training has on disk at most: the two last and the best."""
+_OPTIMIZER_STATE = 2
+"""AdamW's moments, in 4 bytes for each weight that is trained."""
 
 _TIMED_TOKENS = 8192
 """Training tokens to time, in two to four steps: one step alone may be slowed down by other
@@ -110,7 +120,8 @@ def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimat
             context = VariantContext(view, variant_study, Path(), windowed=not with_retrieval)
             if variant.kind == "tuned":
                 model = None
-                estimates.append(_estimate_tuned(context, variant, name, memory))
+                one = _estimate_tuned(context, variant, name, memory)
+                estimates.append(_all_trainings(one, recipe.trainings(name)))
             else:
                 if loaded is None or (loaded.model, loaded.quantization) != (
                     view.model,
@@ -161,6 +172,19 @@ def _estimate_prompted(
     return _cost_estimate(name, context, encoder, rate, 0.0, memory.peak(rate))
 
 
+def _all_trainings(one: CostEstimate, trainings: int) -> CostEstimate:
+    """The cost of several trainings, given that of one. Checkpoints are only of one at a time."""
+    weights = one.disk_bytes / (1 + _CHECKPOINTS * (1 + _OPTIMIZER_STATE))
+    return replace(
+        one,
+        train_seconds=trainings * one.train_seconds,
+        score_seconds=trainings * one.score_seconds,
+        seconds=trainings * one.seconds,
+        trainings=trainings,
+        disk_bytes=one.disk_bytes + (trainings - 1) * weights,
+    )
+
+
 def _estimate_tuned(
     context: VariantContext, variant: Variant, name: str, memory: MemoryModel
 ) -> CostEstimate:
@@ -193,7 +217,9 @@ def _estimate_tuned(
     seconds = step.seconds * computed + (
         _EVALUATIONS_PER_TRAINING * scoring.seconds * _computed_tokens(encoder, measured)
     )
-    return _cost_estimate(name, context, encoder, scoring, seconds, memory.peak(step, scoring))
+    cost = _cost_estimate(name, context, encoder, scoring, seconds, memory.peak(step, scoring))
+    weights = 4 * adapters.trainable_counts(model)[0]
+    return replace(cost, disk_bytes=weights * (1 + _CHECKPOINTS * (1 + _OPTIMIZER_STATE)))
 
 
 def _cost_estimate(
