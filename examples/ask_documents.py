@@ -1,4 +1,4 @@
-"""Answer questions from documents (PDF, HTML, Markdown, text): ask_documents.py FOLDER FILE.csv."""
+"""Answer questions from documents (PDF, Office, HTML, text): ask_documents.py FOLDER FILE.csv."""
 
 import sys
 

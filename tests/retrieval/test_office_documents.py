@@ -387,3 +387,16 @@ def test_lock_and_system_files_are_skipped_with_their_number(tmp_path: Path) -> 
         "4 lock and system files",
         "Thumbs.db, desktop.ini, ~$a.docx …",
     )
+
+
+def test_the_data_of_a_study_is_no_document_of_its_collection(tmp_path: Path) -> None:
+    from prooftune import recipe
+    from prooftune.data.sources import local_files
+    from prooftune.retrieval.discovery import find_documents
+
+    for name in ("rules.txt", "questions.csv", "held_out.csv"):
+        (tmp_path / name).write_text("question,answer\nHow long?,Thirty days.\n")
+    data = recipe.Data.model_validate({"train": "questions.csv", "test": "held*.csv"})
+    files, skipped = find_documents(".", tmp_path, local_files(data, tmp_path))
+    assert [file.id for file in files] == ["rules.txt"]
+    assert [document.id for document in skipped] == ["held_out.csv", "questions.csv"]

@@ -19,7 +19,7 @@ from prooftune.data.readers.shards import concatenate_tables, expand_path
 from prooftune.data.readers.table import Table, to_cell, without_blank_rows
 from prooftune.errors import Failure, UsageError, nearest
 from prooftune.recipe import Data, Source, Task
-from prooftune.types import Example, SplitName
+from prooftune.types import SPLITS, Example, SplitName
 from prooftune.utils import package_files
 from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import missing_file, sha256
@@ -301,6 +301,20 @@ def check_source_exists(data: Data, split: SplitName, base: Path) -> None:
         for file in expand_path(path, source.split):
             if not file.exists():
                 raise missing_file(file)
+
+
+def local_files(data: Data, base: Path) -> frozenset[Path]:
+    """The files of all splits on this machine, as absolute paths."""
+    files: set[Path] = set()
+    for split in SPLITS:
+        if getattr(data, split) is None:
+            continue
+        source = data.source(split)
+        for name in source.paths:
+            if not package_files.is_reference(name) and not name.startswith("hub:"):
+                path, _ = split_part(base / Path(name).expanduser())
+                files.update(file.resolve() for file in expand_path(path, source.split))
+    return frozenset(files)
 
 
 def source_digest(data: Data, split: SplitName, base: Path) -> Any:

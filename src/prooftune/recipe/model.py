@@ -87,7 +87,7 @@ class Retrieval(Section):
     """Passage retrieval for variants with ``context: retrieved``."""
 
     documents: str
-    """File, folder, zip archive or glob pattern of PDF, HTML, Markdown, text or JSON files, or a
+    """File, folder, zip archive or glob pattern of documents (PDF, Office, HTML, text …), or a
     package reference. ``data:context``: the contexts of the questions in the data, each the gold
     passage of its question."""
     passages: int = Field(default=3, gt=0)

@@ -7,7 +7,7 @@ import hashlib
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -91,7 +91,7 @@ def content_digest(content: bytes) -> str:
 
 
 def find_documents(
-    source: str | Path | Sequence[str | Path], base: Path
+    source: str | Path | Sequence[str | Path], base: Path, exclude: Collection[Path] = ()
 ) -> tuple[list[SourceFile], list[SkippedDocument]]:
     """The documents of a source ordered by id, and the files that are skipped.
 
@@ -101,6 +101,7 @@ def find_documents(
     Args:
         source: a file, folder, zip archive or glob pattern, or a list of these.
         base: folder that relative paths are relative to.
+        exclude: absolute paths of files that are skipped: the questions and answers of a study.
 
     Raises:
         UsageError: the source does not exist, or two documents have the same id.
@@ -110,7 +111,9 @@ def find_documents(
     system: list[str] = []
     for item in [source] if isinstance(source, str | Path) else source:
         for path, id_ in _visible_files(str(item), base):
-            if path.suffix.lower() == ".zip":
+            if exclude and path.resolve() in exclude:
+                skipped.append(SkippedDocument(id_, "it holds the data of the study"))
+            elif path.suffix.lower() == ".zip":
                 # If the archive itself is the source, ids are relative to the archive.
                 members, skipped_members = _archive_members(
                     path, "" if path == base / Path(item).expanduser() else f"{id_}/"

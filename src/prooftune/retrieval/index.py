@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,7 @@ def build_index(
     folder: str | Path,
     settings: IndexSettings | None = None,
     base: Path | None = None,
+    exclude: Collection[Path] = (),
 ) -> BuildSummary:
     """Update an index: embed new and changed documents, remove deleted ones.
 
@@ -94,13 +95,14 @@ def build_index(
         folder: folder of the index, or its URL in object storage (s3://…, gs://…, az://…).
         settings: Default: `IndexSettings()`.
         base: folder that relative paths are relative to. Default: the current folder.
+        exclude: see `discovery.find_documents`.
 
     Raises:
         UsageError: no document is readable, or the index has another embedding model.
         Failure: the model cannot be fetched, or the index cannot be written.
     """
     settings, base = settings or IndexSettings(), base or Path()
-    files, skipped = find_documents(source, base)
+    files, skipped = find_documents(source, base, exclude)
     if not files:
         require_documents(source, 0, skipped)
     model = embeddings.resolve(settings.embedding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prooftune.data.sources import local_files
 from prooftune.recipe import DATA_CONTEXT, Recipe, Variant
 from prooftune.utils import package_files
 from prooftune.utils.files import sha256
@@ -43,7 +44,7 @@ def check_documents(recipe: Recipe, base: Path) -> None:
     from prooftune.retrieval.discovery import find_documents
     from prooftune.retrieval.documents import require_documents
 
-    files, skipped = find_documents(documents, base)
+    files, skipped = find_documents(documents, base, local_files(recipe.data, base))
     require_documents(documents, len(files), skipped)
 
 
@@ -55,6 +56,6 @@ def documents_digest(recipe: Recipe, base: Path) -> list[list[str]] | str | None
         return None if recipe.retrieval is None else recipe.retrieval.documents
     from prooftune.retrieval.discovery import find_documents
 
-    files, _ = find_documents(documents, base)
+    files, _ = find_documents(documents, base, local_files(recipe.data, base))
     paths = {file.path.resolve() for file in files}  # an archive contains several documents
     return [sorted(file.id for file in files), sorted(sha256(path) for path in paths)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 
+from prooftune.data.sources import local_files
 from prooftune.recipe import Recipe, Retrieval
 from prooftune.retrieval.chunks import split_document
 from prooftune.retrieval.discovery import UnreadableDocument, find_documents
@@ -41,7 +42,7 @@ def with_dummy_passages(recipe: Recipe, study: Study, base: Path) -> Study:
     source = (
         chain.from_iterable(chunks_of.values())
         if from_contexts
-        else _sample_documents(settings, base)
+        else _sample_documents(settings, base, local_files(recipe.data, base))
     )
     pool = list(islice(source, MAX_CHUNKS))
 
@@ -60,12 +61,14 @@ def with_dummy_passages(recipe: Recipe, study: Study, base: Path) -> Study:
     return study.map_examples(with_context)
 
 
-def _sample_documents(settings: Retrieval, base: Path) -> Iterator[Chunk]:
+def _sample_documents(
+    settings: Retrieval, base: Path, exclude: Collection[Path]
+) -> Iterator[Chunk]:
     """Chunks of at most `MAX_DOCUMENTS` documents, spread evenly over the collection."""
     source: str | Path = settings.documents
     if package_files.is_reference(settings.documents):
         source = package_files.fetch(settings.documents)
-    files, _ = find_documents(source, base)
+    files, _ = find_documents(source, base, exclude)
     sampled = files[:: 1 + len(files) // MAX_DOCUMENTS]
     for file in sampled:
         with suppress(UnreadableDocument):

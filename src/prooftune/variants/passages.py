@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune.data import contexts
+from prooftune.data.sources import local_files
 from prooftune.errors import UsageError
 from prooftune.evaluation.means import mean_figures
 from prooftune.evaluation.outcomes import groups_in_test
@@ -133,7 +134,9 @@ class PassageProvider:
             chunk_words=retrieval.chunk_words,
             overlap_words=retrieval.overlap_words,
         )
-        summary = build_index(source, folder, settings, self._base)
+        # A collection in the folder of the data must not hold the answers.
+        exclude = local_files(self._recipe.data, self._base)
+        summary = build_index(source, folder, settings, self._base, exclude)
         notify(f"index: {summary.chunks:,} passages of {summary.documents:,} documents")
         for sentence in [
             *(f"{item.id} was left out: {item.reason}" for item in summary.skipped),

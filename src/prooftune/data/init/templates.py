@@ -5,7 +5,7 @@ MANY_TRUNCATED = (
 )
 
 RETRIEVAL_COMMENT = """
-# retrieval:                     # answer from your PDF, HTML, Markdown, text or JSON files
+# retrieval:                     # answer from your PDF, Office, HTML or text documents
 #   documents: documents         # then add variants, such as
 #   passages: 3                  #   with-passages: {kind: zero-shot, context: retrieved}
 """
