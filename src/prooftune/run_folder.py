@@ -34,6 +34,7 @@ def begin_stage(folder: Path, inputs_fingerprint: str) -> None:
     are deleted."""
     if folder.exists() and _read_state(folder).get("fingerprint") != inputs_fingerprint:
         shutil.rmtree(folder)
+    # Written before the stage starts, so that a kill at any moment leaves "not done".
     write_json(folder / _STATE_FILE, {"fingerprint": inputs_fingerprint, "done": False})
 
 
@@ -70,6 +71,8 @@ def locked(folder: Path) -> Iterator[None]:
             yield
             return
         try:
+            # The kernel releases the lock when the process dies, so a kill leaves no stale lock
+            # file.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise Failure(

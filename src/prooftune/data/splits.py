@@ -44,6 +44,7 @@ def load_splits(recipe: Recipe, base: Path) -> Study:
         raise UsageError(
             "data.splitting.method: grouped needs data.group, a column with a value in every row"
         )
+    # Test first: its rows then do not depend on whether validation has a file.
     holdouts: tuple[tuple[SplitName, float, int], ...] = (
         ("test", data.splitting.test, 0),
         ("validation", data.splitting.validation, 1),
@@ -111,6 +112,7 @@ def split_holdout(
     held_out_size: float | int = share
     candidates: Sequence[int] = range(len(first_rows))
     if method == "stratified":
+        # Interned: a million labels read from disk would be a million strings.
         all_strata = [sys.intern(examples[i].stratum) for i in first_rows]
         # A label of one text cannot be in both parts; it is more use in training.
         counts = Counter(all_strata)
@@ -173,6 +175,7 @@ def _split_units(clusters: Sequence[int]) -> tuple[list[int], NDArray[np.intp]]:
     _, first_rows, cluster_of_row = np.unique(
         np.array(clusters), return_index=True, return_inverse=True
     )
+    # argsort of argsort is the rank of each cluster by its first row.
     rank = np.argsort(np.argsort(first_rows))
     return np.sort(first_rows).tolist(), rank[cluster_of_row]
 
@@ -210,11 +213,13 @@ def stratified_sample(examples: Sequence[Example], max_rows: int, seed: int) -> 
         rows_by_label.setdefault(example.stratum, []).append(i)
     quotas = {label: len(rows) * max_rows / len(examples) for label, rows in rows_by_label.items()}
     counts = {label: int(quota) for label, quota in quotas.items()}
+    # Labels break ties, so that the sample does not depend on the order of the dictionary.
     by_remainder = sorted(quotas, key=lambda label: (counts[label] - quotas[label], label))
     for label in by_remainder[: max_rows - sum(counts.values())]:
         counts[label] += 1
     sampled: list[int] = []
     for label, rows in sorted(rows_by_label.items(), key=lambda item: item[0]):
+        # A prefix of one permutation per label: that makes smaller samples subsets of larger ones.
         order = np.random.default_rng([seed, len(rows)]).permutation(len(rows))
         sampled += [rows[i] for i in order[: counts[label]]]
     return DiskBackedList(examples[i] for i in sorted(sampled))

@@ -64,7 +64,7 @@ class UnpaddedLayout:
     def from_mask(cls, token_mask: Tensor) -> UnpaddedLayout | None:
         """Layout for a mask [rows, length], True for tokens; None if too little is padding."""
         rows, length = token_mask.shape
-        to_padded = token_mask.flatten().nonzero().flatten()
+        to_padded = token_mask.flatten().nonzero().flatten()  # (tokens,)
         # The index lookups cost more than a little padding.
         if _INVERSE_MIN_PADDING * (rows * length - len(to_padded)) < rows * length:
             return None
@@ -147,6 +147,7 @@ def group_by_common_prefix(
     if not rows:
         return [], []
     # In lexicographic order, rows with a common prefix are neighbours.
+    # O(n log n) instead of comparing all pairs of rows.
     order = sorted(range(len(rows)), key=lambda i: list(rows[i]))
     groups: list[PrefixGroup] = []
     rest: list[int] = []
@@ -187,6 +188,7 @@ def batch_prefix_groups(
     """
     batches: list[list[PrefixGroup]] = []
     computed = 0
+    # Row ids break ties, so that the same prompts give the same batches.
     for group in sorted(groups, key=lambda g: (-max(lengths[i] for i in g.row_ids), g.row_ids)):
         in_batch = False  # whether the current batch already holds part of this group
         for row_id in group.row_ids:
@@ -218,14 +220,15 @@ def collate(
         device: of the batch. Default: the CPU.
     """
     length = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)  # (rows, length)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)  # (rows, length)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
         mask[i, : len(row)] = 1
+    # Logits are gathered from flattened hidden states, so one index per position is enough.
     flat = [i * length + position for i, own in enumerate(logit_positions) for position in own]
     # Padding gets positions too; nothing attends to it.
-    positions = (torch.arange(length) + prefix_length).expand(len(rows), -1)
+    positions = (torch.arange(length) + prefix_length).expand(len(rows), -1)  # (rows, length)
     batch = Batch(ids, mask, positions, torch.tensor(flat, dtype=torch.long))
     return to_device(batch, device) if device is not None else batch
 

@@ -104,6 +104,7 @@ def check_output_head(model: nn.Module) -> None:
         ours = get_output_head(model)(last_hidden)
     model.train(was_training)
     difference = (own - ours).abs().max().item()
+    # Written so that NaN fails, too.
     if not difference <= 0.05 * max(1.0, own.abs().max().item()):
         raise Failure(
             f"{type(base_model(model)).__name__}: logits computed from the hidden state differ "
@@ -125,6 +126,7 @@ def prefix_matches_full_pass(backbone: nn.Module, ids: list[int]) -> bool:
         )
     except TypeError:  # a backbone without these arguments
         return False
+    # 16-bit rounding differs between the two orders of computation, hence a tolerance of 5%.
     return bool((full - split).abs().max() <= 0.05 * max(1.0, float(full.abs().max())))
 
 

@@ -125,6 +125,7 @@ class ContinuousBatcher:
         # Amortized: a compaction copies the cache, and at least halves the batch.
         if 2 * self.num_active <= len(self._sequences):
             self._compact([(self._sequences, self._cache, self._shared)])
+        # Finished sequences are computed too, until the next compaction removes them.
         tokens = [[sequence.next_token] for sequence in self._sequences]
         cached, first = (
             torch.tensor(values, device=self._device)[:, None]
@@ -133,7 +134,7 @@ class ContinuousBatcher:
             )
         )
         # Rows have different lengths: a row attends to its own first `cached + 1` positions.
-        key_index = torch.arange(int(cached.max()) + 1, device=self._device)
+        key_index = torch.arange(int(cached.max()) + 1, device=self._device)  # (keys,)
         self._cache.set_write_positions(cached[:, 0], len(key_index))
         batch = replace(
             collate(tokens, [[0]] * len(tokens), 0, self._device), position_ids=first + cached
@@ -214,9 +215,10 @@ class ContinuousBatcher:
         batch = collate(
             [[*prompt, *alternative[:-1]] for prompt in prompts], logit_positions, 0, self._device
         )
-        index = torch.arange(batch.input_ids.shape[1], device=self._device)
+        index = torch.arange(batch.input_ids.shape[1], device=self._device)  # (tokens,)
         first = torch.tensor([s.first_position for s in sequences], device=self._device)
-        positions = index + first[:, None]
+        positions = index + first[:, None]  # (rows, tokens)
+        # Right padding follows a row's tokens, so the causal mask hides it as well.
         causal_mask = (index[:, None] >= index).expand(len(sequences), -1, -1)
         hidden = self._hidden_states(
             causal_mask, replace(batch, position_ids=positions), positions, shared, cache
@@ -228,9 +230,13 @@ class ContinuousBatcher:
             token_ids = torch.tensor(alternative, device=self._device)[None, :, None].expand(
                 len(sequences), -1, 1
             )
+            # Log-probability of the alternative: the sum over its tokens, each given those before
+            # it.
             sums = log_probs.gather(2, token_ids).sum(dim=(1, 2)).tolist()
             for sequence, value in zip(sequences, sums, strict=True):
                 sequence.output.no_answer_log_prob = value
+            # A view of `log_probs`, whose sums have been taken; cloned so that the in-place change
+            # is local.
             first_log_probs = first_log_probs.clone()
             # The answer is generated under the condition that there is one.
             first_log_probs[:, [alternative[0], self._stop_token_id]] = -torch.inf

@@ -54,9 +54,10 @@ def compute_prefix_cache(backbone: nn.Module, prefix: Sequence[int]) -> PrefixCa
     """
     if not prefix:
         return None
-    ids = torch.tensor([list(prefix)], device=device_of(backbone))
+    ids = torch.tensor([list(prefix)], device=device_of(backbone))  # (1, prefix)
     if not supports_shared_prefix(backbone):
         return backbone(input_ids=ids, use_cache=True).past_key_values
+    # Without `set_write_positions` the cache takes whole keys and values, as in any prefill.
     cache = KVCache()
     positions = torch.arange(len(prefix), device=ids.device)[None]
     backbone(
@@ -76,7 +77,7 @@ def expand_cache(cache: DynamicCache, rows: int) -> DynamicCache:
     expanded = copy.copy(cache)
     expanded.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in expanded.layers:
-        layer.keys = layer.keys.expand(rows, -1, -1, -1)
+        layer.keys = layer.keys.expand(rows, -1, -1, -1)  # (rows, key heads, length, size)
         layer.values = layer.values.expand(rows, -1, -1, -1)
     return expanded
 
@@ -216,12 +217,13 @@ def _tree_masks(backbone: nn.Module, batch: Batch) -> Any:
     config: Any = backbone.config
     allowed, dtype = batch.attention_mask, next(backbone.parameters()).dtype
     length, total = allowed.shape[2:]
-    full = additive_mask(allowed, dtype)
+    full = additive_mask(allowed, dtype)  # (rows, 1, length, prefix + length)
     layer_types = set(getattr(config, "layer_types", None) or [])
     window = getattr(config, "sliding_window", None)
     if not window or total <= window or layer_types == {"full_attention"}:
         return full
     prefix = total - length
+    # Distances in a window count positions: nodes of a label tree share them, indices do not.
     key_positions = torch.cat(
         [torch.arange(prefix, device=allowed.device).expand(len(allowed), -1), batch.position_ids],
         dim=1,

@@ -60,6 +60,7 @@ def generate(
     Raises:
         Failure: a `token_selector` with an architecture that our attention does not support.
     """
+    # Room is reserved for the longest possible answer: a sequence cannot be evicted once admitted.
     lengths = [len(row) + len(alternative_ids) + max_new_tokens for row in rows]
     with torch.no_grad(), use_shared_prefix_attention(model) as supported:
         if not supported:
@@ -159,12 +160,13 @@ def _generate_with_transformers(
         output_logits=True,
     )
     log_probs = torch.stack(out.logits, dim=1).float().log_softmax(-1)
-    tokens = out.sequences[:, longest:]
+    tokens = out.sequences[:, longest:]  # (rows, new tokens)
     token_log_probs = log_probs.gather(2, tokens[..., None])[..., 0].tolist()
     outputs = []
     for row, values in zip(tokens.tolist(), token_log_probs, strict=True):
         # transformers pads finished rows with the stop token.
         length = row.index(stop_token_id) if stop_token_id in row else len(row)
+        # The stop token's log-probability counts, as in our own loop: hence one more than `length`.
         outputs.append(Generated(row[:length], sum(values[: length + 1]), stop_token_id in row))
     if alternative_ids:
         for row_ids, scores in score_labels(model, [], prompts, [alternative_ids], stop_token_id):

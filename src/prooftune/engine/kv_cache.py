@@ -52,7 +52,9 @@ class KVCache:
         buffers = self._layers[layer_idx]
         # Decode: one new token per row, each at its own position.
         for buffer, new in zip(buffers, (keys, values), strict=True):
+            # Advanced indexing by both rows and positions writes (rows, key heads, size) in place.
             buffer[self._rows, :, self._positions] = new[:, :, 0]
+        # Views: attention reads the used part of the buffers, and nothing is copied.
         return buffers[0][:, :, : self._visible], buffers[1][:, :, : self._visible]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -71,6 +73,7 @@ class KVCache:
             visible: number of leading positions that attention looks at.
         """
         self._positions, self._visible = positions, visible
+        # The same for all layers of a step, so it is made once.
         self._rows = torch.arange(len(positions), device=positions.device)
 
     @classmethod
@@ -86,6 +89,8 @@ class KVCache:
         """
         merged = cls()
         for layer in sorted(parts[0][0]._layers):
+            # Popped, so that the old buffers of a layer are freed before those of the next are
+            # copied.
             taken = [([cache._layers.pop(layer)], rows) for cache, rows in parts]
             merged._layers[layer] = gather_rows(taken, capacity)[0]
         return merged
@@ -110,7 +115,8 @@ def gather_rows(
 
 
 def _gather(parts: Sequence[tuple[Tensor, Sequence[int]]], capacity: int) -> Tensor:
-    first = parts[0][0]
+    first = parts[0][0]  # (rows, key heads, length, size)
+    # Zeros and not empty memory: NaN in unwritten positions would survive a mask (0 · NaN).
     out = first.new_zeros(
         sum(len(rows) for _, rows in parts), first.shape[1], capacity, first.shape[3]
     )

@@ -51,13 +51,19 @@ def pack_sequences(
     """
     prefix_length = len(prefix)
     ids, positions, packed_positions = list(prefix), list(range(prefix_length)), []
+    # Indices count from the start of the packed sequence, so they are shifted by what precedes the
+    # row.
     for row, own in zip(rows, logit_positions, strict=True):
         packed_positions += [len(ids) + position for position in own]
         ids += row
+        # Every row continues the prefix: positions start again behind it, as if the row stood
+        # alone.
         positions += range(prefix_length, prefix_length + len(row))
     padding, lengths = -len(ids) % multiple, [len(row) for row in rows]
+    # Any id will do: nothing reads the hidden states of padding.
     ids += [0] * padding
     # Padding belongs to the last row, behind its tokens, where the causal mask hides it from them.
+    # Repeating the last position stays within the context that RoPE was made for.
     positions += positions[-1:] * padding
     lengths[-1] += padding
     return PackedBatch(

@@ -64,8 +64,10 @@ class SharedPrefixCache:
         hidden_states(
             backbone, collate(common_prefixes, no_logits, prefix_length, device), prefix, cache
         )
+        # (groups, key heads, longest common prefix, size) for every layer.
         layers = cache.layers()
         before = prefix or [(None, None)] * len(layers)
+        # A group's rows then see one prefix and not two, which is one matmul less per layer.
         concatenated = [
             (_concat(prefix_keys, keys), _concat(prefix_values, values))
             for (prefix_keys, prefix_values), (keys, values) in zip(before, layers, strict=True)

@@ -51,6 +51,7 @@ def label_tree(labels: Sequence[Sequence[int]], stop_token_id: int) -> LabelTree
     If one label is a prefix of another, every label is scored with its stop token. Otherwise labels
     already exclude each other, and the stop token would only add noise.
     """
+    # Tuples, because tries are dictionaries keyed by prefixes.
     tuples = [tuple(label) for label in labels]
     if any(a != b and b[: len(a)] == a for a in tuples for b in tuples):
         tuples = [(*label, stop_token_id) for label in tuples]
@@ -183,6 +184,7 @@ def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: in
         return batch
     count, length = batch.input_ids.shape
     allowed = torch.ones(length, length, dtype=torch.bool).tril().repeat(count, 1, 1)
+    # `collate` expands one row of positions to all rows, and an expanded tensor cannot be written.
     positions = batch.position_ids.clone()
     ancestors = _ancestors(tree)
     for i, row in enumerate(rows):
@@ -192,8 +194,9 @@ def _with_tree(rows: Sequence[Sequence[int]], tree: LabelTree, prefix_length: in
         allowed[i, range(end, length), range(end, length)] = False  # padding
         # Siblings share a position, as if each label alone followed the row.
         positions[i, start:end] = torch.tensor(tree.depths) + prefix_length + start - 1
+    # Every token of every row sees the whole prefix.
     prefix = torch.ones(count, length, prefix_length, dtype=torch.bool)
-    mask = torch.cat([prefix, allowed], dim=2)[:, None]
+    mask = torch.cat([prefix, allowed], dim=2)[:, None]  # (rows, 1, length, prefix + length)
     return Batch(batch.input_ids, mask, positions, batch.logit_positions)
 
 
@@ -205,6 +208,7 @@ def _tree_logit_positions(rows: Sequence[Sequence[int]], tree: LabelTree) -> lis
 def _ancestors(tree: LabelTree) -> Tensor:
     """[nodes, nodes], True where the column is the row's node itself or one of its ancestors."""
     matrix = torch.eye(len(tree.tokens), dtype=torch.bool)
+    # Parents come before children, so a parent's row of the matrix is complete here.
     for node, parent in enumerate(tree.parents):
         if parent >= 0:
             matrix[node] |= matrix[parent]

@@ -37,6 +37,7 @@ def guaranteed_threshold(validation: Outcomes, target: float, delta: float) -> f
     """
     sure, wrong, given = _tested(validation, target, delta)
     passed = _p_values(wrong, given, target) <= delta
+    # Fixed-sequence testing stops at the first failure; later successes do not count.
     failed = np.flatnonzero(~passed)
     last = (int(failed[0]) if len(failed) else len(passed)) - 1
     return float(sure[last]) if last >= 0 else None
@@ -80,7 +81,7 @@ def _counts_above(validation: Outcomes) -> tuple[Floats, Floats, Floats]:
     sure = validation.confidence[order]
     wrong = np.cumsum(~validation.correct[order]).astype(np.float64)
     # A threshold takes all examples of equal confidence or none of them.
-    ends = np.flatnonzero(np.append(sure[1:] != sure[:-1], True))
+    ends = np.flatnonzero(np.append(sure[1:] != sure[:-1], True))  # last of each confidence
     wanted = np.ceil(np.arange(1, STEPS + 1) / STEPS * len(sure)).astype(np.int64) - 1
     at = np.unique(ends[np.searchsorted(ends, wanted)])
     return sure[at], wrong[at], (at + 1).astype(np.float64)

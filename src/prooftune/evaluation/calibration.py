@@ -17,6 +17,7 @@ def apply_temperature(log_probs: Floats, temperature: float) -> Floats:
     """Divide log-probabilities [n, L] by the temperature and renormalise them; the order is
     unchanged."""
     scaled = np.maximum(log_probs, LOG_FLOOR) / temperature
+    # Against overflow of the exponentials; the shift cancels out in the normalisation.
     scaled = scaled - scaled.max(axis=1, keepdims=True)
     return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
 

@@ -92,6 +92,8 @@ def paired_proportions_interval(
         n: all examples, at least one.
         confidence: level.
     """
+    # One pseudo-example in favour of each variant (Laplace): no interval of zero width without
+    # discordant pairs.
     first, second = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
     middle = first - second
     half = normal_quantile(confidence) * sqrt((first + second - middle**2) / (n + 2))
@@ -104,7 +106,7 @@ def paired_means_error(differences: Floats) -> tuple[float, float]:
     """Mean and standard error of paired differences [n] between -1 and 1, as Bonett and Price
     (2012) adjust them: with one more example in favour of each variant. For differences of right
     and wrong answers this is `paired_proportions_interval`."""
-    n = len(differences) + 2
+    n = len(differences) + 2  # with the two pseudo-examples
     middle = float(differences.sum()) / n
     return middle, sqrt(((float((differences**2).sum()) + 2) / n - middle**2) / n)
 
@@ -196,6 +198,7 @@ def _jackknife_half_width(without: Floats, confidence: float) -> float:
     g = len(known)
     if g < 2:
         return float("nan")
+    # Leave-one-out values vary little: the factor g - 1 turns their spread into a standard error.
     error = sqrt((g - 1) / g * float(((known - known.mean()) ** 2).sum()))
     return float(t.ppf((1 + confidence) / 2, g - 1)) * error
 
@@ -252,6 +255,7 @@ def auroc(scores: Floats, positive: NDArray[np.bool_], confidence: float) -> Int
     m, n = len(one), len(other)
     if not m or not n:
         return None
+    # The Mann-Whitney U statistic: ranks among all examples less ranks among the positive ones.
     area = float((rankdata(np.concatenate([one, other]))[:m] - rankdata(one)).mean() / n)
     z, half = normal_quantile(confidence), (m + n) / 2 - 1
 

@@ -196,6 +196,7 @@ def confusion(outcomes: Outcomes) -> Ints:
     """Counts [L targets, L predictions], with an extra column if there are invalid outputs."""
     width = outcomes.classes + 1
     predicted = np.where(outcomes.predicted == INVALID, outcomes.classes, outcomes.predicted)
+    # One bincount of combined indices instead of a loop over examples.
     flat = np.bincount(outcomes.targets * width + predicted, minlength=outcomes.classes * width)
     table = flat.reshape(outcomes.classes, width).astype(np.int64)
     return table if table[:, -1].any() else table[:, :-1]
@@ -218,6 +219,7 @@ def _mean(values: Floats, where: NDArray[np.bool_]) -> Floats:
 def _mcc(total: Sums) -> Floats:
     n = total.n
     predicted = np.concatenate([total.predicted, (n - total.predicted.sum(-1))[..., None]], axis=-1)
+    # Gorodkin's multi-class formula in counts, each term multiplied by n².
     covariance = total.hits.sum(-1) * n - (total.predicted * total.targets).sum(-1)
     spread = (n**2 - (predicted**2).sum(-1)) * (n**2 - (total.targets**2).sum(-1))
     # A constant prediction or a single target class has no spread: the correlation is 0 by

@@ -69,10 +69,12 @@ def mcnemar_power(rows: int, shares: Discordance, alpha: float = 0.05) -> float:
 
     if rows < 1:
         return 0.0
+    # Beyond these numbers of discordant rows the probability is negligible.
     low, high = binom.ppf([1e-12, 1 - 1e-12], rows, shares.total).astype(int)
     discordant = np.arange(max(low, 1), high + 1)
     # The test rejects for the better classifier if at most `limit` rows favour the worse one.
     limit = binom.ppf(alpha / 2, discordant, 0.5)
+    # ppf gives the first value at or above the tail; the critical region must not exceed it.
     limit -= binom.cdf(limit, discordant, 0.5) > alpha / 2
     rejected = binom.cdf(limit, discordant, shares.worse / shares.total)
     return float((binom.pmf(discordant, rows, shares.total) * rejected).sum())

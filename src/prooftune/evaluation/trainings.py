@@ -114,6 +114,7 @@ def two_level_p(
         quantile = float(t.isf(level / 2, max(units - 1, 1)))
         return _half_width(row_error, quantile, components, level) - abs(difference)
 
+    # Solved for log p: p-values far below 0.05 need the same number of steps.
     smallest = float(np.log(_SMALLEST_P))
     if excess(smallest) <= 0:
         return _SMALLEST_P
@@ -140,6 +141,7 @@ def detectable_by_trainings(
     from scipy.stats import chi2, norm, t
 
     points = (np.arange(200) + 0.5) / 200
+    # Estimated variances are chi-squared: 200 equally likely quantiles instead of random draws.
     draws = [c.variance * chi2.ppf(points, c.freedom) / c.freedom for c in components]
     # The estimates of two variants are independent: every pair of their quantiles.
     grid = np.meshgrid(*draws, indexing="ij")

@@ -39,6 +39,7 @@ def write(bundle: Path, manifest: Manifest, out: Path, kind: str) -> None:
     Raises:
         UsageError: the architecture, the tokenizer or a model option is not supported.
     """
+    # The gguf package can write Q8_0, but only llama.cpp itself can make K-quants.
     if kind == "q4_k_m":
         library = _llama_cpp()
         f16_path = out / "whole.gguf"
@@ -191,6 +192,7 @@ def _tensors(
     )
     tied = config.tie_word_embeddings
     for name, tensor in model.state_dict().items():
+        # llama.cpp takes the embedding for a missing output layer.
         if name == "lm_head.weight" and tied:
             continue
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -201,6 +203,7 @@ def _tensors(
         values = tensor.detach().float().cpu().numpy()
         if architecture == "gemma2" and name.endswith("norm.weight"):
             values = values + 1  # Gemma stores the weight minus 1
+        # llama.cpp rotates adjacent pairs for this architecture, transformers halves of a head.
         if architecture == "llama" and ".q_proj." in name:
             values = _interleaved(values, config.num_attention_heads)
         elif architecture == "llama" and ".k_proj." in name:
@@ -247,6 +250,7 @@ def _add_tensor(writer: GGUFWriter, name: str, values: NDArray[np.float32], kind
         packed = quantize(values, GGMLQuantizationType.Q8_0)
         writer.add_tensor(name, packed, raw_dtype=GGMLQuantizationType.Q8_0)
     else:
+        # numpy would turn larger values into infinity without an error.
         largest = float(np.abs(values).max())
         if largest > float(np.finfo(np.float16).max):
             raise Failure(f"GGUF: {name} has a weight of {largest:.3g}, which float16 cannot hold")

@@ -47,7 +47,9 @@ def merge(bundle: Path, manifest: Manifest) -> Any:
             model = base
         else:
             model = PeftModel.from_pretrained(
-                base, str(weights_folder(bundle, manifest))
+                base,
+                str(weights_folder(bundle, manifest)),
+                # `safe_merge` fails on NaN instead of writing a broken model.
             ).merge_and_unload(safe_merge=True)
             _untie_if_parted(model)
         model.to(_stored_dtype(folder))

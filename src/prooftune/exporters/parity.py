@@ -109,6 +109,7 @@ class Parity:
                 f"{self.agreement:.1%} of {self.rows} golden rows get the bundle's answer; "
                 f"{limits.agreement:.1%} must"
             )
+        # Written with `not <=`, so that NaN misses the limit.
         if self.mean_difference is not None and not self.mean_difference <= limits.difference:
             misses.append(
                 f"log-probabilities differ by {self.mean_difference:.4g} nats on average (at most "
@@ -141,6 +142,7 @@ def summarize_parity(
     differences = [value for result in results for value in result.differences]
     tokens = [result.tokens for result in results if result.tokens is not None]
     token_agreement = sum(n for n, _ in tokens) / sum(n for _, n in tokens) if tokens else None
+    # Speed is that of running alone; memory includes loading, whose peak may be the higher one.
     seconds = cost.seconds - load_seconds
     return Parity(
         runtime.name,

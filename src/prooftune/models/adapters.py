@@ -238,6 +238,7 @@ def trainable_counts(model: nn.Module) -> tuple[int, int]:
         count = parameter.numel()
         if count == 0 or type(parameter).__name__ == "Params4bit":
             shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
+            # bitsandbytes packs two 4-bit values into one byte.
             count = int(torch.Size(shape).numel()) if shape is not None else count * 2
         total += count
         trainable += count if parameter.requires_grad else 0

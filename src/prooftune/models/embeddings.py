@@ -195,6 +195,7 @@ def embed(
                     show_progress_bar=False,
                     convert_to_tensor=True,
                 )
+            # Normalised in float32, after autocast: bfloat16 has three significant digits.
             vectors[rows] = torch.nn.functional.normalize(encoded.float(), dim=1).cpu().numpy()
             progress.advance(0, len(rows))  # type: ignore[arg-type]
     return vectors

@@ -107,6 +107,8 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if (folder / "config.json").is_file():
+        # Some tokenizers give a huge `model_max_length` as "no limit"; the positions are the limit
+        # then.
         limit = read_json(folder / "config.json").get("max_position_embeddings")
         tokenizer.model_max_length = min(
             tokenizer.model_max_length, limit or tokenizer.model_max_length
@@ -166,6 +168,8 @@ def load_model(
         # Without it, models with a classification head reject batches of several rows.
         model.config.pad_token_id = load_tokenizer(folder).pad_token_id
     if labels is not None:
+        # A head of a few thousand weights costs nothing in float32, and its logits decide the
+        # label.
         model.score.to(torch.float32)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -240,6 +244,7 @@ def weights_digest(folder: Path) -> str:
     cached = (
         cache_folder()
         / "digests"
+        # Path, size and time stand for the content, as in make: hashing gigabytes takes seconds.
         / fingerprint([[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files])
     )
     if cached.is_file():
@@ -265,6 +270,7 @@ def count_parameters(folder: Path) -> int:
 
     count = 0
     for file in folder.glob("*.safetensors"):
+        # Reads the header only, a few kilobytes.
         with safe_open(file, "pt") as weights:
             names = weights.keys()
             count += sum(torch.Size(weights.get_slice(name).get_shape()).numel() for name in names)

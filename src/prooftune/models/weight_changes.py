@@ -123,6 +123,7 @@ def _entry(name: str, size: float, weight: float, singular: Tensor, rank: int) -
     effective = 0.0
     if total > 0:
         p = singular / total
+        # 0 · log 0 is 0 in an entropy, but NaN in floating point.
         p = p[p > 0]
         effective = float(torch.exp(-(p * p.log()).sum()))
     return {

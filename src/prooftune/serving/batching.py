@@ -90,6 +90,7 @@ class Batcher:
         self._last_rows, self._wait_until = 0, 0.0
         self._on_start = on_start
         self._condition = threading.Condition()
+        # One thread per model: the active adapter is part of the model's state.
         self._thread = threading.Thread(
             target=self._run_loop, name=f"batches of {name}", daemon=True
         )
@@ -163,6 +164,7 @@ class Batcher:
             self._on_start()
         while True:
             with self._condition:
+                # In a loop, because `wait` may also return without a notification.
                 while not self._jobs and not self._closed:
                     self._condition.wait()
                 if not self._jobs:

@@ -72,6 +72,7 @@ def enforce_limits(app: App, limits: Limits, activity: ServerState) -> App:
     """
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        # Load balancers must get an answer even when the server is full or stopping.
         if scope["type"] != "http" or scope["path"] in _PROBES:
             await app(scope, receive, send)
             return
@@ -100,6 +101,7 @@ def enforce_limits(app: App, limits: Limits, activity: ServerState) -> App:
                 ),
             )
             return
+        # No lock: all of this runs in the event loop's one thread.
         activity.accepted += 1
         scope[DEADLINE] = time.monotonic() + limits.timeout_seconds
         try:
@@ -154,7 +156,10 @@ async def _read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes | 
         HTTPError: the body is too long.
     """
     declared = header(scope, b"content-length")
+    # int() refuses more than 4,300 digits, which a header may have.
     length = int(declared[:18]) if declared.isdigit() else 0
+    # A client that asks first (Expect: 100-continue) has not sent the body, so there is nothing to
+    # drain.
     too_long, too_large_to_drain = (
         length > max_bytes,
         length > 8 * max_bytes

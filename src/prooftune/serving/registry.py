@@ -93,6 +93,7 @@ def parse_bundle_arguments(arguments: Sequence[str]) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for entry in arguments:
         name, sign, folder = entry.partition("=")
+        # A folder's own name may contain an equals sign.
         path = Path(folder if sign and not Path(entry).exists() else entry)
         if path == Path(entry):
             resolved = path.resolve()
@@ -134,6 +135,7 @@ def load_bundles(
     def compute(key: tuple[str, bool], rows: list[Any]) -> Sequence[Any]:
         return bundles[key[0]].predict(rows, progress=False, tuned=key[1])
 
+    # By identity: bundles that share a base model share its thread, which switches adapters.
     batchers: dict[int, Batcher] = {}
     for name, bundle in bundles.items():
         if id(bundle.shared_model) not in batchers:

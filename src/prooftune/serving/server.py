@@ -123,6 +123,7 @@ def serve(bundles: Sequence[str], host: str, port: int, options: Options) -> Non
         bases=len({entry.batcher for entry in service.served.values()}),
     )
     run(service, listener, options)
+    # After uvicorn has stopped: requests in progress still need the batching threads.
     service.close()
     options.log("stopped", accepted=service.activity.accepted, finished=service.activity.finished)
 
@@ -138,6 +139,7 @@ def run(service: Service, listener: socket.socket, options: Options) -> None:
         server_header=False,
         lifespan="off",
         backlog=2048,
+        # Client addresses are not used, so forwarded headers need not be trusted.
         proxy_headers=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(options.limits.timeout_seconds) + _GRACE_SECONDS,

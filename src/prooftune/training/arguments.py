@@ -83,6 +83,7 @@ def argument_values(
         "num_train_epochs": 2,
         "per_device_train_batch_size": 16,
         "lr_scheduler_type": "linear",
+        # A share of all steps, which transformers takes for values below 1.
         "warmup_steps": 0.05,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
@@ -97,7 +98,7 @@ def argument_values(
         values["use_cpu"] = True  # or the Trainer rejects bf16 without a GPU
     if not {"bf16", "fp16"} & options.keys():
         values["bf16"], values["fp16"] = dtype == torch.bfloat16, dtype == torch.float16
-    values |= options
+    values |= options  # the recipe wins
     try:
         values |= _schedule(values, options, rows, validation, patience)
     except (TypeError, ValueError) as error:
@@ -105,6 +106,7 @@ def argument_values(
     # Not configurable: the pipeline relies on these values.
     values |= {
         "output_dir": str(folder),
+        # The Trainer would drop our columns: it compares them with the signature of `forward`.
         "remove_unused_columns": False,
         "disable_tqdm": True,
         "prediction_loss_only": True,

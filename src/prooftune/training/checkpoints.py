@@ -32,6 +32,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
         try:
             json.loads((checkpoint / "trainer_state.json").read_text())
         except (OSError, ValueError):
+            # One process removes it: the folder is shared by all ranks of a machine.
             if distributed.rank() == 0:
                 shutil.rmtree(checkpoint)
         else:

@@ -215,6 +215,8 @@ class TuningModule(nn.Module):
         Returns:
             ``loss_sum``: cross-entropy summed over the targets, in nats; ``count``: their number.
         """
+        # The output head runs on label positions only, so the backbone is called and not the whole
+        # model.
         backbone = get_backbone(self.model)
         if lengths is not None:
             hidden = packed_hidden_states(
@@ -227,6 +229,8 @@ class TuningModule(nn.Module):
         else:
             raise TypeError("a batch has lengths or an attention mask")
         logits = get_output_head(self.model)(hidden)
+        # Summed and not averaged: the Trainer divides by the targets of the whole accumulation
+        # window.
         loss = nn.functional.cross_entropy(
             logits,
             labels,
@@ -271,6 +275,7 @@ class TuningModule(nn.Module):
                     from torch.distributed.tensor import distribute_tensor
 
                     value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+                # In place: the optimizer holds references to these tensors.
                 parameter.copy_(value)
 
     @property

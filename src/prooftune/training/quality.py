@@ -66,6 +66,7 @@ def sample_rows(examples: Sequence[Example], count: int, seed: int) -> list[Exam
     """At most `count` of the examples, drawn with the seed, in their order."""
     if len(examples) <= count:
         return list(examples)
+    # The same rows at every evaluation, so that evaluations can be compared.
     return [examples[i] for i in sorted(random.Random(seed).sample(range(len(examples)), count))]
 
 

@@ -44,6 +44,8 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         """
         self._lengths, self._batch_size, self._seed, self._strategy = (
             np.asarray(lengths),
+            # Order and batches are made for all ranks together, so that their number does not
+            # change the training.
             batch_size * world_size,
             seed,
             strategy,
@@ -78,6 +80,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         window = 50 * self._batch_size
         for start in range(0, count, window):
             part = order[start : start + window]
+            # A stable sort keeps the shuffled order of rows of equal length.
             order[start : start + window] = part[np.argsort(-self._lengths[part], kind="stable")]
         # The incomplete batch stays last; shuffled among the others, it would shift their rows.
         full = order[: count // self._batch_size * self._batch_size].reshape(-1, self._batch_size)

@@ -134,6 +134,7 @@ def _train(
             f"{state['max_steps']:,}",
             "dim",
         )
+    # Only under autocast, which casts the inputs anyway.
     if arguments.bf16 or arguments.fp16:
         disable_lora_input_upcast(module.model)
     try:

@@ -113,6 +113,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         """
         module: Any = self.model
         with torch.no_grad(), self.compute_loss_context_manager():
+            # Training mode, because int8 applies in training only.
             module.train()(**self._prepare_inputs(self.data_collator(rows)))
 
     def _loader(
@@ -152,6 +153,8 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             total += torch.tensor(
                 [out["loss_sum"].item(), out["count"].item()], dtype=torch.float64
             )
+        # Sums are added over ranks before dividing: a mean of means would weigh short batches too
+        # much.
         if self.args.world_size > 1:
             torch.distributed.all_reduce(total)
         metrics = {f"{metric_key_prefix}_loss": (total[0] / total[1]).item()}
@@ -182,10 +185,12 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
                 tuned.save_pretrained(folder)
                 # peft writes an empty model card template into every checkpoint.
                 (folder / "README.md").unlink(missing_ok=True)
+        # Written here, before the Trainer's state, so that every complete checkpoint has it.
         (folder / ELAPSED).write_text(
             json.dumps(self.elapsed_seconds + time.perf_counter() - self._started)
         )
 
+    # The Trainer's own loader expects a whole model or an adapter in peft's layout.
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:

@@ -36,7 +36,7 @@ class DiskBackedList(Sequence[T], Generic[T]):
         Args:
             items: iterated once.
         """
-        self._ends = array("q")
+        self._ends = array("q")  # byte offsets
         self._content = bytearray()
         self._file: int | None = None
         end = 0
@@ -105,6 +105,7 @@ class DiskBackedList(Sequence[T], Generic[T]):
     def _read(self, start: int, end: int) -> bytes:
         if self._file is None:
             return bytes(self._content[start:end])
+        # pread takes its own offset, so threads do not move a shared file position.
         content = os.pread(self._file, end - start, start)
         while len(content) < end - start:  # pread may return less than requested
             content += os.pread(self._file, end - start - len(content), start + len(content))
@@ -115,6 +116,7 @@ class DiskBackedList(Sequence[T], Generic[T]):
         with explain_full_disk(folder, OSError):
             if self._file is None:
                 folder.mkdir(parents=True, exist_ok=True)
+                # Without a name: the kernel frees it when the process ends, also after a kill.
                 with tempfile.TemporaryFile(dir=folder) as made:
                     self._file = os.dup(made.fileno())
                 weakref.finalize(self, os.close, self._file)

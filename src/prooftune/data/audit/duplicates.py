@@ -42,6 +42,7 @@ def duplicate_indices(texts: Iterable[str]) -> list[int]:
     million.
     """
     digests = _digests(texts)
+    # Sorting digests takes less memory than a dictionary of texts.
     values, counts = np.unique(digests, return_counts=True)
     indices: list[int] = np.flatnonzero(np.isin(digests, values[counts > 1])).tolist()
     return indices

@@ -104,7 +104,7 @@ class PackedLayout:
             """
             positions = torch.arange(first, first + count, device=self.device)[:, None]
             keys = torch.arange(low, high, device=self.device)
-            hidden = keys > positions
+            hidden = keys > positions  # causal: later keys
             if window is not None:
                 hidden = hidden | (positions - keys >= window)
             zeros = torch.zeros(hidden.shape, dtype=dtype, device=self.device)
@@ -160,7 +160,7 @@ class PackedLayout:
         is_token = positions < torch.tensor(bucket.lengths, device=self.device)[:, None]
         starts = torch.tensor(bucket.starts, device=self.device)[:, None]
         # Packed token at each position of each row; token 0 stands in at padding.
-        tokens = torch.where(is_token, starts + positions, 0)
+        tokens = torch.where(is_token, starts + positions, 0)  # (rows, length)
         # Index of vectors, with the query heads of a key head (GQA) next to each other: [key heads,
         # rows, length, query heads per key head].
         queries = (tokens[:, :, None] * heads + head.view(-1, 1, 1, 1)) * groups + group
@@ -194,6 +194,8 @@ class PackedLayout:
             yield _Bucket(
                 [starts[row] for row in rows],
                 [self.lengths[row] for row in rows],
+                # At most an eighth more keys: beyond that the wider softmax costs more than it
+                # saves.
                 longest + (padding if 8 * padding <= longest else 0),
                 self.prefix_length,
             )
@@ -245,6 +247,7 @@ def bucket_by_length(
         return length * (prefix_length + (length // 2 if half else length))
 
     buckets: list[list[int]] = []
+    # Cut where it saves most, then look at both parts again.
     waiting = [sorted(range(len(lengths)), key=lambda row: lengths[row])]
     while waiting:
         rows = waiting.pop()

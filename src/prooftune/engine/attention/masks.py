@@ -33,7 +33,7 @@ class PrefixGroups:
     @classmethod
     def from_ids(cls, group_ids: Tensor, prefix_lengths: Tensor) -> PrefixGroups:
         """Build the index from ascending group ids [rows] and prefix lengths [groups]."""
-        counts = torch.bincount(group_ids, minlength=len(prefix_lengths))
+        counts = torch.bincount(group_ids, minlength=len(prefix_lengths))  # (groups,)
         largest, rows = int(counts.max()), torch.arange(len(group_ids), device=group_ids.device)
         # Rows of a group are neighbours: a row's index in its group is its distance to the first
         # one.
@@ -41,6 +41,7 @@ class PrefixGroups:
         row_index = torch.zeros(
             len(prefix_lengths) * largest, dtype=torch.long, device=group_ids.device
         )
+        # Rows of smaller groups leave places that point to row 0, whose outputs are not read.
         row_index[inverse] = rows
         return cls(group_ids, prefix_lengths, row_index.view(len(prefix_lengths), largest), inverse)
 
@@ -123,6 +124,8 @@ class AttentionContext:
     def expanded_self_mask(self, window: int | None, dtype: torch.dtype, repeats: int) -> Tensor:
         """Mask over own keys for `repeats` query heads per key head, one after another (GQA)."""
         key = (window, dtype, repeats)
+        # Layers of one kind share their mask; building it per layer would cost as much as short
+        # rows' attention.
         if key not in self._self_masks:
             self._self_masks[key] = self.masks(window, dtype)[0].repeat(1, 1, repeats, 1)
         return self._self_masks[key]
@@ -165,6 +168,7 @@ class AttentionContext:
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     """Mask to add to attention scores: 0 where allowed, the dtype's minimum elsewhere."""
+    # The minimum and not -inf: a row of padding that sees nothing would get NaN from the softmax.
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
         ~allowed, torch.finfo(dtype).min
     )

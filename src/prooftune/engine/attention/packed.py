@@ -116,19 +116,20 @@ class _PackedAttention(torch.autograd.Function):
             softcap is None and layout.num_weights <= MAX_SAVED_ATTENTION_WEIGHTS,
         )
         for chunk, q, k, v, out in _chunks(layout, [queries, outputs], [keys, values]):
-            weights, _ = ctx.softmax.weights(q, k, chunk.mask)
+            weights, _ = ctx.softmax.weights(q, k, chunk.mask)  # (heads x rows, queries, keys)
             _matmul_into(out, weights, v)
             # With soft-capping the capped scores would have to be saved as well.
             if save_weights:
                 saved.append(weights)
         ctx.save_for_backward(queries, keys, values, *saved)
-        return layout.queries.pack(outputs, query.shape[1])
+        return layout.queries.pack(outputs, query.shape[1])  # (tokens, query heads, size)
 
     @staticmethod
     def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         layout = ctx.layout
         queries, keys, values, *saved = ctx.saved_tensors
         grad = layout.queries.pad_packed(grads[0].contiguous())
+        # Padding holds copies of a token's gradient, which the keys' gradients would count again.
         grad.index_fill_(0, layout.queries.padding, 0)
         # Sums over many chunks are float32, so that they are not rounded every time.
         grad_queries, wide = (
@@ -196,6 +197,7 @@ def _matmul_into(out: Tensor, a: Tensor, b: Tensor, accumulate: bool = False) ->
 
 def _pack_key_gradients(layout: BucketLayout, grads: Tensor) -> Tensor:
     """Pack the gradients of keys or values; the prefix gets the sum over all rows."""
+    # The gather takes the prefix's own bucket; the copies in front of the rows are added below.
     packed = layout.keys.pack(grads, layout.buckets[0].heads)
     continuing = [bucket for bucket in layout.buckets if bucket.prefix_length]
     if continuing:

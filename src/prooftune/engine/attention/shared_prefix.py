@@ -136,6 +136,7 @@ def chunked_attention(
     prefix_mask = context.prefix_mask(
         window, query.dtype, query.shape[2] // context.allowed.shape[1]
     )
+    # One call for all rows of a group: the prefix's keys are read once.
     prefix_out, prefix_logsumexp = _FLASH(
         context.fold_into_groups(query), *prefix, attn_mask=prefix_mask, scale=scaling
     )[:2]
@@ -210,7 +211,7 @@ def full_attention(
     own_mask, prefix_mask = masks
     # Scaling the queries is cheaper than scaling the scores.
     query = query * scaling
-    scores = torch.matmul(query, key.transpose(2, 3))
+    scores = torch.matmul(query, key.transpose(2, 3))  # (rows, key heads, queries, keys)
     if prefix is not None and context is not None:
         prefix_length = prefix[0].shape[2]
         # One matmul for all rows that see the same prefix.
@@ -227,6 +228,7 @@ def full_attention(
         ).view(scores.shape)
     # On 16-bit input the softmax computes in float32 by itself and rounds once.
     weights = nn.functional.dropout(torch.softmax(scores, dim=-1), p=dropout)
+    # The softmax ran over prefix and own keys, so the two partial sums add up to the output.
     out = torch.matmul(weights[..., prefix_length:], value)
     if prefix is not None and context is not None:
         out = out + context.unfold_from_groups(

@@ -127,6 +127,7 @@ class FusedLoraGroup:
 
     def forward_of(self, layer: LoraLayer) -> Callable[..., Any]:
         """The replacement for a layer's forward."""
+        # The class's function and not the instance's attribute, which may be a replacement already.
         original = type(layer).forward
 
         def forward(x: Tensor, *args: Any, **options: Any) -> Any:
@@ -147,6 +148,7 @@ class FusedLoraGroup:
 
     def _take(self, layer: LoraLayer) -> Tensor:
         out = self._pending.pop(id(layer))
+        # Drop the reference to the input, so that its memory can be freed before the next layer.
         if not self._pending:
             self._input = None
         return out
@@ -155,6 +157,7 @@ class FusedLoraGroup:
         names = [layer.active_adapters[0] for layer in self.layers]
         pairs = list(zip(self.layers, names, strict=True))
         weights = [layer.base_layer.weight for layer in self.layers]
+        # Matmuls over all tokens at once, whatever the batch's shape.
         rows, training = x.reshape(-1, x.shape[-1]), all(layer.training for layer in self.layers)
         outs = _FusedLoraLinears.apply(  # type: ignore[no-untyped-call]
             rows,

@@ -39,6 +39,7 @@ def fused(model: nn.Module) -> Iterator[None]:
     A layer that they do not support when it is called (quantized weights, several adapters,
     dropout, DoRA, a merged or disabled adapter, a bias, another dtype) runs its own code.
     """
+    # Weights may have moved to another device or dtype since the model was first searched.
     if model not in _PATCHES or not all(map(can_prepack, _PATCHES[model].prepacked)):
         _PATCHES[model] = PatchedModules(model)
     patches = _PATCHES[model]
@@ -226,6 +227,8 @@ def _is_rms_norm(module: _Norm) -> bool:
     Some architectures' norms differ, such as Gemma's, which adds 1 to the weight.
     """
     weight = module.weight.detach()
+    # Deterministic values of both signs and different sizes; a random generator's state stays
+    # untouched.
     values = torch.linspace(-2, 3, 4 * weight.numel(), device=weight.device).sin().view(4, -1)
     results = []
     for forward in (module.forward, lambda x: _rms_norm(x, weight, module.variance_epsilon)):

@@ -29,6 +29,7 @@ def patch_rope_inplace(model: nn.Module) -> Iterator[None]:
     it; for the others it still computes the same.
     """
     modules = {
+        # Each architecture of transformers has its own copy of the function in its own module.
         sys.modules[type(module).__module__]
         for module in model.modules()
         if "q_proj" in vars(module)["_modules"]

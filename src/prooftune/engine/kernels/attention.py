@@ -126,6 +126,8 @@ class _FlashAttention(torch.autograd.Function):
             _PackedLayout.from_layout(layout, key.shape[1], heads // key.shape[1], scaling, window),
         )
         out = torch.empty_like(query)
+        # All that the backward pass needs to recompute the weights, instead of [heads, queries,
+        # keys].
         logsumexp = query.new_empty(heads, tokens, dtype=torch.float32)
         build.call(
             _library(size),

@@ -79,6 +79,7 @@ def load_library(name: str, **constants: int) -> ctypes.CDLL | None:
 
 def _library_path(source: Path, compiler: list[str], defines: list[str]) -> Path:
     """Path in the cache, by a hash of everything that the library depends on."""
+    # Headers count as well: a change in one of them must not load an old library.
     texts = [
         path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))
     ]
@@ -107,7 +108,9 @@ def call(library: ctypes.CDLL, name: str, *arguments: Any) -> None:
     Raises:
         MemoryError: the function ran out of memory.
     """
+    # PyTorch's setting at the time of the call: it may change between calls.
     threads = ctypes.c_long(torch.get_num_threads())
+    # ctypes releases the GIL during the call, so other Python threads go on.
     if getattr(library, name)(*map(_to_ctypes, arguments), threads):
         raise MemoryError(f"there is too little memory to compute {name}")
 

@@ -162,7 +162,10 @@ class QuantizedWeight:
         """
         self.width, self.depth = weight.shape if factors is not None else reversed(weight.shape)
         self.group = group
+        # The kernel's own layout; its C code documents the order of panels.
         self._panels = weight.new_empty(self.width * self.depth, dtype=torch.int8)
+        # VPDPBUSD multiplies unsigned by signed bytes: activations are stored with an offset, which
+        # these sums take out again.
         self._corrections = weight.new_empty(self.width * self.depth // group, dtype=torch.int32)
         self._scales = self._corrections.new_empty(len(self._corrections), dtype=torch.float32)
         name, extra = (

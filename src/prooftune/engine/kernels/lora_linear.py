@@ -181,6 +181,7 @@ class LoraLinears:
 class _LoraLayers(ctypes.Structure):
     """`lora_layers_t` of the C code."""
 
+    # Order and types must be those of the C struct.
     _fields_ = [
         *((name, ctypes.c_long) for name in ("n", "depth", "count")),
         *((name, ctypes.POINTER(ctypes.c_long)) for name in ("widths", "ranks")),
@@ -232,6 +233,8 @@ def is_available() -> bool:
             0.5,
         )
         lora_hidden, outs = layers.compiled_forward(with_outputs=True)
+        # The reference is float32 from the same rounded inputs, so only the kernel's own rounding
+        # differs.
         float32 = LoraLinears(
             layers.x.float(), [w.float() for w in layers.weights], layers.lora_a, layers.lora_b, 0.5
         )

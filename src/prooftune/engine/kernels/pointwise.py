@@ -21,6 +21,7 @@ MIN_ELEMENTS = 16_384
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up (SwiGLU, arXiv 2002.05202), for arrays of one shape."""
     if not _is_supported(gate, up) or gate.shape != up.shape:
+        # In place on the temporary of silu: one array less.
         return nn.functional.silu(gate).mul_(up)
     out = torch.empty_like(gate)
     build.call(_library(), "swiglu", gate, up, out, gate.numel())
