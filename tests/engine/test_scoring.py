@@ -264,3 +264,26 @@ def test_labels_of_several_tokens_under_an_attention_without_tree_masks(
         expected = reference_scores(model, labels, STOP, prefix)
         torch.testing.assert_close(actual, expected, atol=2e-4, rtol=1e-4)
         assert model.config._attn_implementation == flash_attention.NAME
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "shared-prefix"])
+def test_copies_of_the_prefix_count_towards_the_budget(
+    model_folders: dict[str, Path], attention: str
+) -> None:
+    """transformers' attention holds the prefix once per row, ours once per batch."""
+    options = recipe.Model.model_validate(
+        {"name": "tiny", "dtype": "float32", "attention": attention}
+    )
+    model = load_model(model_folders["llama"], options)
+    prefix, budget = list(range(2, 102)), 400
+    labels = [[21], [22, 23]]
+    rows = [[5, 6, 7]] * 24
+    per_row = len(rows[0]) + 1 + (0 if attention == "shared-prefix" else len(prefix))
+    for batches in (
+        score_labels(model, prefix, rows, labels, STOP, batch_tokens=budget),
+        score_labels(model, prefix, rows, [[21]], STOP, batch_tokens=budget),
+    ):
+        sizes = [len(row_ids) for row_ids, _ in batches]
+        assert sum(sizes) == len(rows)
+        assert max(sizes) * (per_row - 1) <= budget
+        assert (max(sizes) == len(rows)) == (attention == "shared-prefix")

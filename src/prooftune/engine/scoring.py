@@ -23,6 +23,7 @@ from prooftune.engine.forward import (
     flex_hidden_states,
     hidden_states,
     padding_budget,
+    supports_shared_prefix,
 )
 from prooftune.engine.model_parts import get_backbone, get_output_head
 
@@ -91,7 +92,7 @@ def score_labels(
         labels: token ids of each label.
         stop_token_id: used only if one label is a prefix of another.
         normalize: divide a label's log-probability by its number of tokens.
-        batch_tokens: maximum number of tokens in a batch, padding included.
+        batch_tokens: maximum number of tokens in a batch, padding and copied prefixes included.
 
     Yields:
         Row numbers of a batch, and the summed natural-log probabilities [batch_size, labels] in
@@ -107,8 +108,10 @@ def score_labels(
     )
     with torch.no_grad(), use_tree_attention(model) if tree.tokens else nullcontext():
         cache = compute_prefix_cache(backbone, prefix)
+        # transformers' attention copies the prefix's keys and values to every row.
+        copied = 0 if supports_shared_prefix(backbone) else len(prefix)
         for row_ids in batch_by_token_budget(
-            [len(row) + len(tree.tokens) for row in rows],
+            [copied + len(row) + len(tree.tokens) for row in rows],
             batch_tokens,
             padding_budget(backbone, batch_tokens),
         ):
@@ -151,7 +154,7 @@ def score_classes(
         model: a model with a classification head, adapters included.
         prefix: token ids that all rows start with.
         rows: token ids after the prefix.
-        batch_tokens: maximum number of tokens in a batch, padding included.
+        batch_tokens: maximum number of tokens in a batch, padding and copied prefixes included.
 
     Yields:
         Row numbers of a batch, and natural-log probabilities [batch_size, classes] in float32.
@@ -160,8 +163,12 @@ def score_classes(
     device = device_of(model)
     with torch.no_grad():
         cache = compute_prefix_cache(backbone, prefix)
+        # transformers' attention copies the prefix's keys and values to every row.
+        copied = 0 if supports_shared_prefix(backbone) else len(prefix)
         for row_ids in batch_by_token_budget(
-            [len(row) for row in rows], batch_tokens, padding_budget(backbone, batch_tokens)
+            [copied + len(row) for row in rows],
+            batch_tokens,
+            padding_budget(backbone, batch_tokens),
         ):
             selected = [rows[i] for i in row_ids]
             last = [[len(row) - 1] for row in selected]

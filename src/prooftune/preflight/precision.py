@@ -48,10 +48,11 @@ def _autocast(recipe: Recipe) -> Iterator[Finding]:
     """Training in another 16-bit dtype than the weights', which scoring computes in."""
     from prooftune.models.loading import TRAINING_DTYPES, compute_dtype, with_training_dtype
 
-    dtype = str(compute_dtype(with_training_dtype(recipe).model.dtype)).removeprefix("torch.")
+    recipe = with_training_dtype(recipe)
     for name, variant in recipe.variants.items():
         if variant.kind != "tuned" or variant.adapter:
             continue
+        dtype = str(compute_dtype(recipe.for_variant(name).model.dtype)).removeprefix("torch.")
         options = merged_options("training", recipe.training, name, variant.training)
         for field, autocast in TRAINING_DTYPES.items():
             if options.values.get(field) is not True or autocast == dtype:

@@ -119,6 +119,14 @@ def argument_values(
     return values
 
 
+def chosen_checkpointing(options: dict[str, Any]) -> bool | None:
+    """Whether the recipe turns gradient checkpointing on or off; None if it says nothing."""
+    for key in ("activation_checkpointing", "gradient_checkpointing"):
+        if options.get(key) is not None:
+            return bool(options[key])
+    return None
+
+
 def default_learning_rate(parameters: int, method: str) -> float:
     """The learning rate if the recipe sets none: higher for adapters and for small models.
 

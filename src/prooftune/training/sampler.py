@@ -31,6 +31,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
+        micro_batches: int = 1,
     ) -> None:
         """Configure the order.
 
@@ -41,6 +42,8 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
             strategy: ``group_by_length``, ``random`` or ``sequential``.
             rank, world_size: this rank, and the number of ranks.
             drop_last: leave out a short last batch.
+            micro_batches: parts in which every batch is yielded, for gradient accumulation; the
+                rows of a batch are the same whatever their number.
         """
         self._lengths, self._batch_size, self._seed, self._strategy = (
             np.asarray(lengths),
@@ -51,6 +54,8 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
             strategy,
         )
         self._rank, self._world_size, self._epoch = rank, world_size, 0
+        self._micro_batches = micro_batches
+        self._micro_size = -(-self._batch_size // micro_batches)
         # Fewer rows than one batch still make one step.
         self._drop_last = drop_last and len(self._lengths) > self._batch_size
 
@@ -59,12 +64,23 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         full, short = divmod(len(self._lengths), self._batch_size)
-        return full + (short > 0 and not self._drop_last)
+        return full * self._micro_batches + (0 if self._drop_last else self._parts(short))
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self._order()
-        for start in range(0, len(self) * self._batch_size, self._batch_size):
-            yield order[start : start + self._batch_size][self._rank :: self._world_size].tolist()
+        end = len(order) // self._batch_size * self._batch_size if self._drop_last else len(order)
+        for start in range(0, end, self._batch_size):
+            batch = order[start : start + self._batch_size]
+            shard = batch[self._rank :: self._world_size]
+            # Every rank has the same number of parts; those of a short batch may be empty.
+            for part in np.array_split(shard, self._parts(len(batch))):
+                yield part.tolist()
+
+    def _parts(self, rows: int) -> int:
+        """Micro-batches of a batch of this many rows."""
+        if rows == self._batch_size:
+            return self._micro_batches
+        return -(-rows // self._micro_size)
 
     def _order(self) -> NDArray[np.int64]:
         count = len(self._lengths)

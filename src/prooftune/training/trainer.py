@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from prooftune.engine.fused.prepacked_weights import without_prepacked_weights
 from prooftune.engine.kernels.int8_linear import is_available, use_int8_linear
 from prooftune.engine.precision import disable_lora_input_upcast
 from prooftune.errors import UsageError
+from prooftune.training import memory
 from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkpoint
 from prooftune.training.dataloader import TrainingDataset
 from prooftune.training.objective import TrainingRow, TuningModule, make_collator
@@ -29,7 +31,7 @@ from prooftune.training.progress import TrainingProgress, finite_log
 from prooftune.training.quality import Quality
 from prooftune.training.trackers import tracking
 from prooftune.training.tuning_trainer import TuningTrainer
-from prooftune.utils import malloc
+from prooftune.utils import distributed, malloc
 from prooftune.utils.files import explain_full_disk
 from prooftune.utils.progress import notify
 from prooftune.variant_details import LogEntry
@@ -56,6 +58,7 @@ def train(
     project: str = "prooftune",
     callbacks: Sequence[TrainerCallback] = (),
     collator: Collator | None = None,
+    checkpointing: bool | None = None,
 ) -> list[LogEntry]:
     """Train in place, resuming from the last complete checkpoint in the arguments' output folder.
 
@@ -73,6 +76,8 @@ def train(
         logs, project: folder of the experiment trackers, and the name by which they group runs.
         callbacks: further callbacks of the Trainer.
         collator: makes a batch of rows. Default: `make_collator`.
+        checkpointing: gradient checkpointing, as the recipe says. None: chosen by the free memory
+            of the GPU, as is the number of micro-batches (`training.memory`).
 
     Returns:
         The Trainer's log: one dictionary per logged step, with ``loss``, ``eval_loss``,
@@ -91,7 +96,7 @@ def train(
     with tracking(arguments, logs, project, fresh=checkpoint is None):
         return _train(
             module, rows, validation, prefix, arguments, checkpoint, patience, int8, description,
-            quality, peft_checkpoints, callbacks, collator,
+            quality, peft_checkpoints, callbacks, collator, checkpointing,
         )  # fmt: skip
 
 
@@ -109,6 +114,7 @@ def _train(
     peft_checkpoints: bool,
     callbacks: Sequence[TrainerCallback],
     collator: Collator | None,
+    checkpointing: bool | None,
 ) -> list[LogEntry]:
     collator = collator or make_collator(prefix, module.packed, module.pad_multiple)
     progress = TrainingProgress(description)
@@ -137,6 +143,7 @@ def _train(
     # Only under autocast, which casts the inputs anyway.
     if arguments.bf16 or arguments.fp16:
         disable_lora_input_upcast(module.model)
+    accumulation = arguments.gradient_accumulation_steps
     try:
         with (
             explain_full_disk(folder, OSError, SafetensorError, RuntimeError),
@@ -146,10 +153,49 @@ def _train(
             _frozen_garbage(),
             _int8_matmuls(trainer, rows) if int8 else nullcontext(),
         ):
+            _fit_memory(trainer, module, rows, len(prefix), checkpointing)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
+        arguments.gradient_accumulation_steps = accumulation
         progress.close()
     return finite_log(trainer.state.log_history)
+
+
+def _fit_memory(
+    trainer: TuningTrainer,
+    module: TuningModule,
+    rows: Sequence[TrainingRow],
+    prefix_length: int,
+    checkpointing: bool | None,
+) -> None:
+    """Choose checkpointing and micro-batches by the free memory of the GPU."""
+    arguments = trainer.args
+    if trainer.is_fsdp_enabled or arguments.auto_find_batch_size:
+        return
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    free = memory.free_bytes(arguments.device, trainable)
+    if free is None:
+        return
+    lengths = TrainingDataset(rows).lengths()
+    plan = memory.plan_memory(
+        trainer.measure_saved_bytes(rows[int(lengths.argmax())]),
+        lengths.tolist(),
+        prefix_length,
+        arguments.per_device_train_batch_size,
+        free,
+        checkpointing=True if arguments.activation_checkpointing else checkpointing,
+    )
+    parts, checkpoint = distributed.agree_on_largest(plan.micro_batches, int(plan.checkpointing))
+    plan = dataclasses.replace(plan, micro_batches=parts, checkpointing=bool(checkpoint))
+    trainer.apply_memory_plan(plan)
+    if plan.checkpointing or plan.micro_batches > 1 or not plan.fits:
+        notify(
+            f"batches of {arguments.per_device_train_batch_size} rows in {plan.micro_batches} "
+            f"parts, gradient checkpointing {'on' if plan.checkpointing else 'off'}: about "
+            f"{plan.bytes / 1e9:.1f} GB of activations, {free / 1e9:.1f} GB free"
+            + ("" if plan.fits else "; this may not be enough"),
+            "dim" if plan.fits else "yellow",
+        )
 
 
 @contextmanager

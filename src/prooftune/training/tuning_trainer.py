@@ -26,9 +26,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from prooftune.engine.model_parts import base_model
 from prooftune.errors import Failure
 from prooftune.training.checkpoints import ELAPSED
 from prooftune.training.dataloader import EpochDataLoader, TrainingDataset
+from prooftune.training.memory import MemoryPlan, SavedBytes, count_saved_bytes
 from prooftune.training.objective import TrainingRow, TuningModule
 from prooftune.training.quality import Quality
 from prooftune.training.sampler import LengthGroupedBatchSampler
@@ -41,6 +43,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
 
     Attributes:
         elapsed_seconds: training time before the checkpoint from which this run resumes.
+        micro_batches: parts in which every batch is computed (see `training.memory`).
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         """
         self._quality, self._peft_checkpoints = quality, peft_checkpoints
         self.elapsed_seconds, self._started = 0.0, time.perf_counter()
+        self.micro_batches = 1
         super().__init__(model=module, train_dataset=train, **options)
         # `compute_loss` divides by the targets of the accumulation window, so the Trainer must not
         # divide by the accumulation steps again.
@@ -101,6 +105,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             seed,
             str(self.args.train_sampling_strategy),
             self.args.dataloader_drop_last,
+            self.micro_batches,
         )
 
     def get_eval_dataloader(self, eval_dataset: TrainingDataset | None = None) -> DataLoader[Any]:
@@ -116,6 +121,30 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             # Training mode, because int8 applies in training only.
             module.train()(**self._prepare_inputs(self.data_collator(rows)))
 
+    def measure_saved_bytes(self, row: TrainingRow) -> SavedBytes:
+        """Run a forward pass of one row, and count what it saves for the backward pass."""
+        module = self._module().train()
+        config = base_model(module.model).config
+        batch = self.data_collator([row])
+        with (
+            torch.random.fork_rng(),
+            self.compute_loss_context_manager(),
+            count_saved_bytes(module) as saved,
+        ):
+            hidden_bytes = module(**self._prepare_inputs(batch))["loss_sum"].element_size()
+        tokens = batch["input_ids"].numel()
+        # Activations between layers are 16-bit under autocast.
+        size = 2 if self.args.bf16 or self.args.fp16 else hidden_bytes
+        return SavedBytes(
+            saved[0] / tokens, config.hidden_size * size, int(config.num_hidden_layers)
+        )
+
+    def apply_memory_plan(self, plan: MemoryPlan) -> None:
+        """Compute batches as planned, from the next call of `train` on."""
+        self.micro_batches = plan.micro_batches
+        self.args.gradient_accumulation_steps *= plan.micro_batches
+        self.args.activation_checkpointing = plan.checkpointing
+
     def _loader(
         self,
         rows: TrainingDataset,
@@ -123,6 +152,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         seed: int = 0,
         strategy: str = "sequential",
         drop_last: bool = False,
+        micro_batches: int = 1,
     ) -> DataLoader[Any]:
         batches = LengthGroupedBatchSampler(
             rows.lengths(),
@@ -132,6 +162,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             self.args.process_index,
             self.args.world_size,
             drop_last,
+            micro_batches,
         )
         return EpochDataLoader(rows, batches, self.data_collator)
 

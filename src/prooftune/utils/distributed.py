@@ -118,6 +118,17 @@ def run_on_all_ranks(work: Callable[..., T], *arguments: object) -> list[T]:
     return results
 
 
+def agree_on_largest(*values: int) -> list[int]:
+    """The largest of each value over all ranks, each of which must call this."""
+    if world_size() == 1:
+        return list(values)
+    import torch
+
+    gathered: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(gathered, values)
+    return [max(column) for column in zip(*gathered, strict=True)]
+
+
 def local_shard(items: list[T]) -> list[T]:
     """This rank's shard of the items: every n-th one."""
     return items[rank() :: world_size()]

@@ -95,11 +95,15 @@ def _rusage_peak() -> int:
 
 
 def available_memory() -> int | None:
-    """Free memory in bytes: of the GPU if there is one, else of this machine; None if unknown."""
+    """Free memory in bytes: of the GPU if there is one, else of this machine; None if unknown.
+
+    What PyTorch's allocator holds of the GPU without using it counts as free.
+    """
     if on_gpu():
         import torch
 
-        return int(torch.cuda.mem_get_info()[0])
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0]) + int(cached)
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

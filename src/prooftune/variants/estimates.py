@@ -23,7 +23,12 @@ from prooftune.engine.batching import batch_by_token_budget
 from prooftune.models import adapters, loading
 from prooftune.recipe import Recipe, Variant
 from prooftune.tasks.prompt_encoding import PromptEncoder, Shot
-from prooftune.training.arguments import default_learning_rate, training_arguments
+from prooftune.training.arguments import (
+    chosen_checkpointing,
+    default_learning_rate,
+    training_arguments,
+)
+from prooftune.training.memory import OPTIMIZER_BYTES
 from prooftune.training.objective import TrainingRow, TuningModule
 from prooftune.training.quality import quality_rows
 from prooftune.training.sampler import LengthGroupedBatchSampler
@@ -135,10 +140,12 @@ def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimat
 
 
 def _weight_bytes(recipe: Recipe, variant: Variant) -> int:
-    """Memory of a variant's weights, without quantisation."""
+    """Memory of a variant's weights, and of the optimiser's arrays if all of them are trained."""
     folder = loading.resolve(recipe.model.name, recipe.model.revision)
-    size = 4 if variant.method == "full" else loading.compute_dtype(recipe.model.dtype).itemsize
-    return loading.count_parameters(folder) * size
+    if variant.method == "full":
+        return loading.weight_bytes(folder, 4 + OPTIMIZER_BYTES)
+    itemsize = loading.compute_dtype(recipe.model.dtype).itemsize
+    return loading.weight_bytes(folder, itemsize, recipe.quantization)
 
 
 def _estimate_prompted(
@@ -348,6 +355,7 @@ def _measure_training(
                 int8=context.recipe.model.int8_training,
                 callbacks=[clock],
                 description=None,
+                checkpointing=chosen_checkpointing(options),
             )
     tokens = [
         len(encoder.prefix) + sum(map(len, padded_rows[at : at + batch]))

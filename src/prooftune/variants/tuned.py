@@ -173,7 +173,11 @@ def _train(
     context: VariantContext, variant: Variant, name: str, encoder: PromptEncoder, record_file: Path
 ) -> None:
     """Train, check that the predictions changed, and save. Runs on every rank; rank 0 saves."""
-    from prooftune.training.arguments import default_learning_rate, training_arguments
+    from prooftune.training.arguments import (
+        chosen_checkpointing,
+        default_learning_rate,
+        training_arguments,
+    )
     from prooftune.training.checkpoints import elapsed_seconds, last_complete_checkpoint
     from prooftune.training.quality import validation_quality
     from prooftune.training.trainer import train
@@ -220,6 +224,7 @@ def _train(
             peft_checkpoints="save_total_limit" in options,
             logs=context.variants_folder.parent / "logs" / log_folder(name, context.training),
             project=options.get("project", recipe.name),
+            checkpointing=chosen_checkpointing(options),
         )
     if module.sharded:  # scoring and saving need the whole model on one rank
         trained = module.trainable_state()
