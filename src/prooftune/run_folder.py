@@ -110,6 +110,7 @@ def write_study(folder: Path, study: Study) -> None:
                     "source": e.source,
                     "target": e.target,
                     "group": e.group,
+                    "language": e.language,
                     "references": None if e.references is None else list(e.references),
                     "gold": list(e.gold),
                     "fields": [{"name": k, "text": v} for k, v in e.inputs.items()],
@@ -135,6 +136,7 @@ def read_study(folder: Path) -> Study:
                 row["group"],
                 None if row["references"] is None else tuple(row["references"]),
                 tuple(row["gold"]),
+                language=row.get("language"),  # missing in runs of 0.1
             )
             for row in _read_table(folder / f"{name}.parquet")
         )
@@ -252,7 +254,7 @@ def _example_schema() -> pa.Schema:
     import pyarrow as pa
 
     fields = pa.list_(pa.struct([("name", pa.string()), ("text", pa.string())]))
-    texts = [(name, pa.string()) for name in ("id", "source", "target", "group")]
+    texts = [(name, pa.string()) for name in ("id", "source", "target", "group", "language")]
     lists = [(name, pa.list_(pa.string())) for name in ("references", "gold")]
     return pa.schema([*texts, *lists, ("fields", fields)])
 

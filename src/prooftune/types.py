@@ -32,6 +32,7 @@ class Example:
             classification.
         gold: keys of the passages with the answer, if the data names them.
         passages: ids of the passages in the context, where they are numbered from 1.
+        language: language of the row, where the recipe names languages.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Example:
     references: tuple[str, ...] | None = None
     gold: tuple[str, ...] = ()
     passages: tuple[str, ...] = ()
+    language: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Twice as fast as the default of dataclasses; `DiskBackedList` unpickles examples often.
@@ -54,6 +56,7 @@ class Example:
             self.references,
             self.gold,
             self.passages,
+            self.language,
         )
 
     @property
@@ -125,6 +128,12 @@ class Study:
     def splits(self) -> dict[SplitName, Sequence[Example]]:
         """The examples by split."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def languages(self) -> list[str]:
+        """The languages of the rows, sorted; empty where the recipe names none."""
+        if not any(examples and examples[0].language for examples in self.splits().values()):
+            return []  # without reading every row: languages are named of all rows of a split
+        return sorted({e.language for s in self.splits().values() for e in s if e.language})
 
     def map_examples(self, change: Callable[[Example], Example]) -> Study:
         """The study with `change` applied to every example."""

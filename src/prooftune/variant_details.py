@@ -109,11 +109,15 @@ class VariantDetails(TypedDict, total=False):
     ``description`` is one line. ``model`` is the base model's name in the recipe. ``prompt`` is the
     rendered prompt of the first test row. ``retrieval`` holds recall, MRR and nDCG with intervals.
     ``guessed_gold`` counts the test questions whose gold passage the data does not name.
+    ``missing_languages`` are those whose rows were not trained on, and ``all_languages`` is the
+    variant with the same options that was trained on all.
     """
 
     description: str
     model: str
     cost: Cost
+    missing_languages: list[str]
+    all_languages: str | None
     prompt: str
     prompts_tried: list[PromptTrial]
     training: TrainingSummary

@@ -280,6 +280,18 @@ def measured(given: Sequence[Example]) -> list[tuple[int, int]]:
     return [(n, max(0, n - 20)) for n in lengths]
 
 
+class Measured:
+    """Counts words as tokens."""
+
+    english = "An English text."
+
+    def __call__(self, examples: Sequence[Example]) -> list[tuple[int, int]]:
+        return measured(examples)
+
+    def count_text(self, text: str) -> int:
+        return len(text.split())
+
+
 @pytest.mark.parametrize(("most", "severity"), [(0.2, "error"), (0.5, "warning")])
 def test_truncation_is_reported_and_above_the_maximum_an_error(most: float, severity: str) -> None:
     given = study(test=[(LONG, "a")])
@@ -364,7 +376,7 @@ def test_prepare_data_audits_then_drops_then_limits(tmp_path: Path) -> None:
         {"train": "a.csv", "limit": {"train": 20}}, audit={"near_duplicates": None}
     )
     given, result = prepare.prepare_data(
-        chosen, tmp_path, lambda loaded: measured if len(loaded.train) == 20 else None
+        chosen, tmp_path, lambda loaded: Measured() if len(loaded.train) == 20 else None
     )
     assert len(given.train) == 20
     assert result.rows["train"] > 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from data.tabled import study_recipe
 from prooftune import run_folder
 from prooftune.data import prepare
 from prooftune.data.audit import duplicates
+from prooftune.types import Example
 from prooftune.utils import disk_list
 
 LENGTH = 1500
@@ -47,12 +48,22 @@ def written(path: Path, count: int) -> str:
     return path.name
 
 
+class Characters:
+    """Counts characters as tokens."""
+
+    english = "An English text."
+
+    def __call__(self, examples: Iterable[Example]) -> Iterator[tuple[int, int]]:
+        return ((len(e.inputs["text"]), 0) for e in examples)
+
+    def count_text(self, text: str) -> int:
+        return len(text)
+
+
 def most_held(folder: Path, data: dict[str, Any]) -> int:
     chosen = study_recipe(data)
     tracemalloc.start()
-    study, _ = prepare.prepare_data(
-        chosen, folder, lambda _: lambda examples: ((len(e.inputs["text"]), 0) for e in examples)
-    )
+    study, _ = prepare.prepare_data(chosen, folder, lambda _: Characters())
     run_folder.write_study(folder / "data", study)
     study = run_folder.read_study(folder / "data")
     assert sum(e.target == "a" for e in study.train) == len(study.train) // 2

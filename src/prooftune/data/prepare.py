@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from prooftune.data import splits
 from prooftune.data.audit import audit
 from prooftune.recipe import Recipe
 from prooftune.types import Example, Study
 
-TokenCounter = Callable[[Sequence[Example]], Iterable[tuple[int, int]]]
-"""Examples -> (prompt tokens, truncated tokens) of each."""
+
+class TokenCounter(Protocol):
+    """Counts tokens of prompts and of texts."""
+
+    @property
+    def english(self) -> str:
+        """An English text, with which the tokens of other languages are compared."""
+
+    def __call__(self, examples: Sequence[Example]) -> Iterable[tuple[int, int]]:
+        """(Prompt tokens, truncated tokens) of each example."""
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a text, without special tokens."""
 
 
 def prepare_data(
@@ -39,4 +51,7 @@ def prepare_data(
     count_tokens = counter_for(study)
     if count_tokens is None:
         return study, report
-    return study, audit.add_token_lengths(report, study, recipe, count_tokens)
+    report = audit.add_token_lengths(report, study, recipe, count_tokens)
+    return study, audit.add_fertility(
+        report, study, recipe, count_tokens.count_text, count_tokens.english
+    )

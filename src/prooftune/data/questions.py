@@ -118,7 +118,7 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
     input_columns = {field: table.columns.index(column) for field, column in fields.items()}
     answer_column = table.columns.index(answers)
     optional: dict[str, int] = {}
-    for option in ("id", "gold", "group"):
+    for option in ("id", "gold", "group", "language"):
         column = getattr(source, option)
         if column is not None:
             if column not in table.columns:
@@ -140,6 +140,7 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
             gold=tuple(parse_answers(row[optional["gold"]], location, "gold"))
             if "gold" in optional
             else (),
+            language=(row[optional["language"]] or "unknown") if "language" in optional else None,
         )
 
     examples = DiskBackedList(to_example(number, row) for number, row in enumerate(table.rows))

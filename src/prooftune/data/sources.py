@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -25,6 +25,9 @@ from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import missing_file, sha256
 from prooftune.utils.hub import offline_if_unreachable
 from prooftune.utils.progress import spinner
+
+UNKNOWN_LANGUAGE = "unknown"
+"""Language of rows whose cell in the column `data.language` is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ def read_source(source: Source, base: Path, task: Task = "classification") -> Lo
         UsageError: the source cannot be read as the recipe says.
         Failure: the hub or the package index cannot be reached.
     """
+    if by_language := source.by_language():
+        return _read_languages(by_language, base, task)
     table = without_blank_rows(_read_tables(source, base))
     named = [source.text] if isinstance(source.text, str) else [*(source.text or ())]
     if task != "classification" or not {*named, source.label or "label"} <= {*table.columns}:
@@ -66,12 +71,35 @@ def read_source(source: Source, base: Path, task: Task = "classification") -> Lo
     return replace(loaded, notes=[*table.notes, *loaded.notes])
 
 
+def _read_languages(by_language: Mapping[str, Source], base: Path, task: Task) -> LoadedSource:
+    """Read one source for each language. Files of several languages often share their names, so ids
+    and locations begin with the language."""
+    loaded = {name: read_source(source, base, task) for name, source in by_language.items()}
+
+    def examples() -> Iterator[Example]:
+        for language, part in loaded.items():
+            for example in part.examples:
+                yield replace(
+                    example,
+                    id=f"{language}/{example.id}",
+                    source=f"{language}/{example.source}",
+                    language=language,
+                )
+
+    return LoadedSource(
+        DiskBackedList(examples()),
+        ", ".join(part.name for part in loaded.values()),
+        [f"{name}: {note}" for name, part in loaded.items() for note in part.notes],
+    )
+
+
 def _labelled_examples(table: Table, source: Source) -> LoadedSource:
     text_columns, label = _resolve_columns(table, source)
     label_column = table.columns.index(label)
     input_columns = {field: table.columns.index(column) for field, column in text_columns.items()}
     id_column = _optional_column(table, source.id, "id")
     group_column = _optional_column(table, source.group, "group")
+    language_column = _optional_column(table, source.language, "language")
     unlabelled: list[str] = []
     several: list[tuple[str, list[str]]] = []
 
@@ -95,6 +123,9 @@ def _labelled_examples(table: Table, source: Source) -> LoadedSource:
                     target=target,
                     source=table.location(number),
                     group=row[group_column] if group_column is not None else None,
+                    language=(row[language_column] or UNKNOWN_LANGUAGE)
+                    if language_column is not None
+                    else None,
                 )
 
     examples = DiskBackedList(read_examples())

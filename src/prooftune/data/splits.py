@@ -113,7 +113,7 @@ def split_holdout(
     candidates: Sequence[int] = range(len(first_rows))
     if method == "stratified":
         # Interned: a million labels read from disk would be a million strings.
-        all_strata = [sys.intern(examples[i].stratum) for i in first_rows]
+        all_strata = [sys.intern(_stratum(examples[i])) for i in first_rows]
         # A label of one text cannot be in both parts; it is more use in training.
         counts = Counter(all_strata)
         candidates = [unit for unit, label in enumerate(all_strata) if counts[label] > 1]
@@ -133,6 +133,11 @@ def split_holdout(
         DiskBackedList(compress(examples, ~held_out)),
         DiskBackedList(compress(examples, held_out)),
     )
+
+
+def _stratum(example: Example) -> str:
+    """Label and language: each language has its share in every part."""
+    return f"{example.language}\0{example.stratum}" if example.language else example.stratum
 
 
 def _stratified_size(strata: Sequence[str], share: float, name: str) -> float | int:
@@ -210,7 +215,7 @@ def stratified_sample(examples: Sequence[Example], max_rows: int, seed: int) -> 
         return examples
     rows_by_label: dict[str, list[int]] = {}
     for i, example in enumerate(examples):
-        rows_by_label.setdefault(example.stratum, []).append(i)
+        rows_by_label.setdefault(_stratum(example), []).append(i)
     quotas = {label: len(rows) * max_rows / len(examples) for label, rows in rows_by_label.items()}
     counts = {label: int(quota) for label, quota in quotas.items()}
     # Labels break ties, so that the sample does not depend on the order of the dictionary.

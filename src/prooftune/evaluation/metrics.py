@@ -67,6 +67,11 @@ class Outcomes:
         label = np.where(self.predicted == INVALID, self.log_probs.argmax(axis=1), self.predicted)
         return np.exp(np.take_along_axis(self.log_probs, label[:, None], axis=1)[:, 0])
 
+    def at(self, rows: NDArray[np.bool_]) -> Outcomes:
+        """The outcomes of some examples; `rows` says of each whether it is among them, [n]."""
+        log_probs = None if self.log_probs is None else self.log_probs[rows]
+        return Outcomes(self.targets[rows], self.predicted[rows], log_probs, self.classes)
+
     def with_log_probs(self, log_probs: Floats | None) -> Outcomes:
         return replace(self, log_probs=log_probs)
 

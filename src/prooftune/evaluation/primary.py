@@ -64,6 +64,8 @@ def judged_variant(
         return named
     # A control cannot be served: it is shown the gold passage, or a random one.
     candidates = [name for name in tuned if variants[name].get("role") != CONTROL] or tuned
+    # Variants without a language measure what its rows are worth; the whole one ships.
+    candidates = [n for n in candidates if not variants[n].get("missing_languages")] or candidates
 
     def quality(name: str) -> float:
         on_validation = variants[name].get("validation_quality")

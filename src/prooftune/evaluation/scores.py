@@ -8,12 +8,14 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prooftune.evaluation import calibration
 from prooftune.evaluation.abstention import abstention
 from prooftune.evaluation.changes import changed_examples
 from prooftune.evaluation.comparisons import Measured, Plan, compare, measured_once, pairs
 from prooftune.evaluation.figures import BOUNDS, probabilistic_figures, variant_figures
+from prooftune.evaluation.languages import LanguageRows, language_figures, partly_trained
 from prooftune.evaluation.metrics import (
     INVALID,
     Floats,
@@ -117,6 +119,7 @@ def score(
         variants[name] = {
             "kind": result.kind,
             "model": result.details.get("model"),
+            "missing_languages": result.details.get("missing_languages"),
             "n": len(tests[name]),
             "validation_accuracy": mean_quality([_quality(v, "accuracy") for _, v in arrays[name]]),
             "validation_quality": mean_quality(quality[name]),
@@ -138,7 +141,7 @@ def score(
             variants[name]["trainings"] = trainings_facts
     classes = len(study.labels)
     plan = Plan(
-        pairs({r.name: r.kind for r in results}, {r.name: r.details.get("model") for r in results}),
+        pairs(_systems(results, bundled), {r.name: r.details.get("model") for r in results}),
         primary,
         tuple(dict.fromkeys((*COMPARED, primary))),
         lambda summed: rates(sums(summed, classes)),
@@ -147,6 +150,26 @@ def score(
         groups,
         None if settings.worthwhile is None else settings.worthwhile / 100,
     )
+
+    def measure_rows(rows: NDArray[np.bool_], own_groups: Groups | None) -> LanguageRows:
+        parts = {
+            name: [(test.at(rows), validation) for test, validation in trainings]
+            for name, trainings in arrays.items()
+        }
+        found = _measure_all(parts, results, settings, seed, own_groups)
+        figures = {
+            name: procedure_metrics(
+                [
+                    variant_figures(test, once, study.labels, settings.confidence, None)["metrics"]
+                    for (test, _), once in zip(parts[name], found[name], strict=True)
+                ],
+                settings.confidence,
+                BOUNDS,
+            )
+            for name in parts
+        }
+        return LanguageRows({name: average(found[name]) for name in parts}, figures)
+
     support = np.bincount(next(iter(tests.values())).targets, minlength=classes)
     measurements: Measurements = {
         "task": "classification",
@@ -166,6 +189,7 @@ def score(
         "notes": [*notes, *remarks],
         "variants": variants,
         "comparisons": compare(plan, measured),
+        "languages": language_figures(study, results, plan, measure_rows),
     }
     judged = verdict(measurements, judged_variant(variants, primary, bundled))
     changed = changed_examples(
@@ -180,6 +204,14 @@ def score(
     )
     scores: Scores = tidy({**measurements, "verdict": judged, "changed": changed})
     return scores
+
+
+def _systems(results: Sequence[VariantResult], bundled: str | None) -> dict[str, str]:
+    """Kinds of the variants that are compared with one another: those without a language are only
+    compared with the same variant with it, on the rows of that language, unless they ship."""
+    partly = {*partly_trained(results)} - {bundled}
+    whole = {r.name: r.kind for r in results if r.name not in partly}
+    return whole or {r.name: r.kind for r in results}
 
 
 def group_facts(groups: Groups | None, grouped_by: str) -> GroupFacts | None:

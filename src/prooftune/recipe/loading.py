@@ -16,7 +16,12 @@ from prooftune.errors import UsageError, nearest
 from prooftune.recipe.migration import migrate
 from prooftune.recipe.sections import Recipe
 from prooftune.recipe.validation_errors import explain_validation_error, library_option_problems
-from prooftune.recipe.variants import OPTIONS_BY_KIND, QA_OPTIONS, TRAINING_OPTIONS
+from prooftune.recipe.variants import (
+    LANGUAGE_OPTIONS,
+    OPTIONS_BY_KIND,
+    QA_OPTIONS,
+    TRAINING_OPTIONS,
+)
 from prooftune.utils.progress import notify
 
 _DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -159,7 +164,7 @@ def dump(recipe: Recipe) -> str:
         if recipe.task == "classification":
             used = [key for key in used if key not in QA_OPTIONS]
         if variant["adapter"] is not None:
-            used = [key for key in used if key not in TRAINING_OPTIONS]
+            used = [key for key in used if key not in (*TRAINING_OPTIONS, *LANGUAGE_OPTIONS)]
         values["variants"][name] = {key: value for key, value in variant.items() if key in used}
         for section in ("prompt", "model"):
             if variant.get(section) is not None:

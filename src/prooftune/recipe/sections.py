@@ -13,7 +13,14 @@ from prooftune.recipe.data import Audit, Data, Task
 from prooftune.recipe.judge import Judge
 from prooftune.recipe.metrics import PRIMARY_METRICS
 from prooftune.recipe.model import DATA_CONTEXT, Answering, Model, Prompt, Retrieval, Scoring
-from prooftune.recipe.variants import QA_OPTIONS, TRAINED_KINDS, Variant, infer_kind
+from prooftune.recipe.variants import (
+    LANGUAGE_OPTIONS,
+    QA_OPTIONS,
+    TRAINED_KINDS,
+    Variant,
+    infer_kind,
+    leave_languages_out,
+)
 
 
 class Evaluation(Section):
@@ -196,6 +203,33 @@ class Recipe(Section):
                     found[name] = view
         return found
 
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_languages(cls, values: object) -> object:
+        if not isinstance(values, Mapping) or not isinstance(values.get("variants"), Mapping):
+            return values
+        variants = {n: infer_kind(str(n), v) for n, v in values["variants"].items()}
+        data = values.get("data")
+        train = data.get("train") if isinstance(data, Mapping) else None
+        return {**values, "variants": leave_languages_out(variants, train)}
+
+    def variant_with_all_languages(self, name: str) -> str | None:
+        """The variant that has the same options but is trained on all languages; None if there is
+        none."""
+
+        def options(variant: Variant) -> dict[str, Any]:
+            return variant.model_dump(exclude={*LANGUAGE_OPTIONS})
+
+        wanted = options(self.variants[name])
+        return next(
+            (
+                other
+                for other, variant in self.variants.items()
+                if variant.languages is None and not variant.without and options(variant) == wanted
+            ),
+            None,
+        )
+
     @field_validator("model", mode="before")
     @classmethod
     def _expand_model_name(cls, value: object) -> object:
@@ -255,6 +289,14 @@ class Recipe(Section):
             )
 
     def _variant_problems(self, variant: Variant) -> Iterator[str]:
+        known = list(self.data.train.by_language())
+        for option in ("languages", "without"):
+            named = getattr(variant, option) or []
+            if named and not known and self.data.source("train").language is None:
+                yield f"'{option}' needs data.language, or data.train as {{language: files}}"
+            for language in named:
+                if known and language not in known:
+                    yield f"{option}: no language '{language}' in data.train ({', '.join(known)})"
         if self.task == "classification":
             for option in QA_OPTIONS:
                 if option in variant.model_fields_set:

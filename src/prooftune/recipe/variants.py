@@ -61,6 +61,15 @@ class Variant(Section):
     method: Literal["lora", "dora", "rslora", "full"] = "lora"
     """tuned, encoder: fine-tuning method; ``full`` trains all weights. Default: ``lora`` for tuned,
     ``full`` for encoder."""
+    languages: list[str] | None = None
+    """Languages whose rows are trained on, or shown as examples. Test rows are those of all
+    languages. Default: all."""
+    without: list[str] | None = None
+    """Languages left out of the training rows. Against a variant with them, its results on their
+    test rows say what their training rows are worth."""
+    leave_one_language_out: bool = False
+    """Add a variant ``NAME-without-LANGUAGE`` for each language of ``data.train``, which must be
+    given as {language: files}."""
     adapter: str | None = None
     """tuned, prompted: use the weights of this other tuned variant instead of training, for example
     with a different context, or to choose the prompt for the tuned model."""
@@ -79,6 +88,12 @@ class Variant(Section):
     fields; the recipe's, which are for language models, do not apply. Default: 5 epochs, learning
     rate 2e-4 for models below 60 million parameters and 5e-5 for larger ones (LoRA: 2e-3 and
     5e-4)."""
+
+    def trains_on(self, language: str | None) -> bool:
+        """Whether rows of a language are trained on, or shown as examples."""
+        if self.languages is not None:
+            return language in self.languages
+        return language not in (self.without or ())
 
     @property
     def embedding_model(self) -> str | None:
@@ -133,12 +148,14 @@ class Variant(Section):
         problems = [f"'{name}' does not apply to kind: {self.kind}" for name in unused]
         if self.kind == "embedding" and self.model and self.model.model_fields_set - {"name"}:
             problems.append("'model' of kind: embedding is a name, without other keys")
+        if self.languages is not None and self.without is not None:
+            problems.append("'languages' contradicts without: give one of them")
         if self.method == "full" and self.lora:
             problems.append("'lora' contradicts method: full")
         if self.adapter is not None:
             problems += [
                 f"'{name}' contradicts adapter: the variant is not trained"
-                for name in TRAINING_OPTIONS
+                for name in (*TRAINING_OPTIONS, *LANGUAGE_OPTIONS)
                 if name in self.model_fields_set
             ]
         if problems:
@@ -151,6 +168,9 @@ TRAINED_KINDS = ("tuned", "encoder")
 QA_OPTIONS = ("context", "gold_share")
 """Options that apply only to question answering."""
 
+LANGUAGE_OPTIONS = ("languages", "without", "leave_one_language_out")
+"""Options of variants that are trained, or that show training examples."""
+
 TRAINING_OPTIONS = ("objective", "method", "seeds", "lora", "training", "gold_share")
 """Options that apply only to variants that are trained themselves."""
 
@@ -158,16 +178,51 @@ MODEL_OPTIONS = ("model", "quantization")
 """Options of every variant with a language model."""
 
 OPTIONS_BY_KIND: dict[str, set[str]] = {
-    "majority": set(),
-    "tfidf": set(),
-    "embedding": {"model", "prompt_name"},
-    "encoder": {"model", "method", "seeds", "lora", "training"},
+    "majority": {*LANGUAGE_OPTIONS},
+    "tfidf": {*LANGUAGE_OPTIONS},
+    "embedding": {"model", "prompt_name", *LANGUAGE_OPTIONS},
+    "encoder": {"model", "method", "seeds", "lora", "training", *LANGUAGE_OPTIONS},
     "zero-shot": {*MODEL_OPTIONS, "prompt", "context"},
-    "few-shot": {*MODEL_OPTIONS, "prompt", "context", "shots"},
+    "few-shot": {*MODEL_OPTIONS, "prompt", "context", "shots", *LANGUAGE_OPTIONS},
     "prompted": {*MODEL_OPTIONS, "prompt", "context", "candidates", "validation_rows", "adapter"},
-    "tuned": {*MODEL_OPTIONS, "prompt", "context", "adapter", *TRAINING_OPTIONS},
+    "tuned": {
+        *MODEL_OPTIONS,
+        "prompt",
+        "context",
+        "adapter",
+        *TRAINING_OPTIONS,
+        *LANGUAGE_OPTIONS,
+    },
 }
 """Kind -> options that apply to it."""
+
+
+def leave_languages_out(variants: Mapping[str, object], train: object) -> dict[str, object]:
+    """Add ``NAME-without-LANGUAGE`` behind each variant with ``leave_one_language_out``.
+
+    Args:
+        variants: name -> options, as written in the recipe.
+        train: ``data.train`` as written in the recipe.
+
+    Raises:
+        ValueError: files are not given by language.
+    """
+    paths = train.get("path") if isinstance(train, Mapping) and "path" in train else train
+    expanded: dict[str, object] = {}
+    for name, options in variants.items():
+        if not (isinstance(options, Mapping) and options.get("leave_one_language_out") is True):
+            expanded[name] = options
+            continue
+        if not isinstance(paths, Mapping) or len(paths) < 2:
+            raise ValueError(
+                f"variants.{name}.leave_one_language_out: give data.train as {{language: files}} "
+                "with two languages or more, or name the languages in 'without' of several variants"
+            )
+        rest = {key: value for key, value in options.items() if key != "leave_one_language_out"}
+        expanded[name] = rest
+        for language in paths:
+            expanded[f"{name}-without-{language}"] = {**rest, "without": [str(language)]}
+    return expanded
 
 
 def infer_kind(name: str, options: object) -> object:

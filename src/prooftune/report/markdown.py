@@ -14,6 +14,7 @@ from prooftune.report import (
     answers_section,
     cells,
     judge_section,
+    languages_section,
     retrieval_section,
     tables,
     task_display,
@@ -85,6 +86,10 @@ def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
         ("Answers", [*answers["tables"], answers["threshold_table"]] if answers else []),
         ("Retrieval", [retrieval_section.retrieval_table(scores)]),
         ("Citations", [retrieval_section.citations_table(scores)]),
+        (
+            "Languages",
+            [languages_section.languages_table(scores), languages_section.left_out_table(scores)],
+        ),
         ("Judge", judge["tables"] if judge else []),
     ]
     return [(title, present) for title, tables in sections if (present := [t for t in tables if t])]

@@ -108,6 +108,8 @@ def _print_audit(console: Console, study: Study, audit: AuditReport) -> None:
     console.print(balance)
     if audit.lengths:
         _print_lengths(console, audit)
+    if len(audit.fertility) > 1:
+        _print_fertility(console, audit)
     colours = {"error": "red", "warning": "yellow", "info": "dim"}
     for finding in audit.findings:
         console.print(
@@ -138,6 +140,25 @@ def _print_lengths(console: Console, audit: AuditReport) -> None:
             split,
             *(f"{tokens[name]:,}" for name in ("median", "p95", "max")),
             f"{cut['rows']:,.0f} ({cut['share']:.1%})",
+        )
+    console.print(table)
+
+
+def _print_fertility(console: Console, audit: AuditReport) -> None:
+    from rich.table import Table
+
+    table = Table(title="Tokens of this model by language", title_justify="left")
+    table.add_column("language")
+    for heading in ("a word", "a character", "against English", "words in a prompt"):
+        table.add_column(heading, justify="right")
+    for language, figures in audit.fertility.items():
+        per_word, fits = figures["tokens_per_word"], figures["words_in_prompt"]
+        table.add_row(
+            language,
+            "–" if per_word is None else f"{per_word:.2f}",
+            f"{figures['tokens_per_character']:.2f}",
+            f"{figures['against_english']:.2f} times",
+            "–" if fits is None else f"{fits:,}",
         )
     console.print(table)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from prooftune import run_folder
+from prooftune.errors import UsageError
 from prooftune.recipe import Recipe, Variant
 from prooftune.tasks.task import task_for
-from prooftune.types import Prediction, Study, VariantResult
+from prooftune.types import Example, Prediction, Study, VariantResult
+from prooftune.utils.disk_list import DiskBackedList
 from prooftune.utils.files import fingerprint, write_json
 from prooftune.utils.progress import notify
 from prooftune.variants.context import VariantContext, VariantOutput, training_title
@@ -92,16 +94,23 @@ class VariantStage:
         variant_study, retrieval = self.passages.study_for(self.study, variant)
         if uses_passages(variant):
             write_json(folder / PASSAGES_FILE, self.passages.passage_table(variant_study))
+        chosen = variant.languages is not None or variant.without
+        languages = self.study.languages() if chosen else []
+        missing = [language for language in languages if not variant.trains_on(language)]
         context = VariantContext(
             self.recipe.for_variant(name),
-            variant_study,
+            _rows_of_languages(variant_study, variant, name) if missing else variant_study,
             folder,
             windowed=not uses_passages(variant),
             training=training,
+            selection_rows=_of_languages(variant_study.validation, variant) if missing else None,
         )
         output = _run_kind(context, variant, name, self.base, self.models)
         if variant.uses_language_model:
             output.details["model"] = context.recipe.model.name
+        if missing and variant.kind not in _UNTRAINED:
+            output.details["missing_languages"] = missing
+            output.details["all_languages"] = self.recipe.variant_with_all_languages(name)
         if retrieval:
             output.details["retrieval"] = retrieval
         if variant.context == "gold" and (unnamed := self.passages.count_unnamed_gold(self.study)):
@@ -134,6 +143,25 @@ class VariantStage:
             f"{title}: {task.quality_name} {quality:.1%} on {len(self.study.test):,} test rows"
             f"{before_threshold}"
         )
+
+
+_UNTRAINED = ("zero-shot", "prompted")
+"""Kinds of variants that see no training rows."""
+
+
+def _rows_of_languages(study: Study, variant: Variant, name: str) -> Study:
+    """The study with the training rows of the variant's languages only."""
+    train = _of_languages(study.train, variant)
+    if not train:
+        raise UsageError(
+            f"variants.{name}: no training rows are left; the languages are "
+            f"{', '.join(study.languages())}"
+        )
+    return replace(study, train=train)
+
+
+def _of_languages(examples: Sequence[Example], variant: Variant) -> Sequence[Example]:
+    return DiskBackedList(e for e in examples if variant.trains_on(e.language))
 
 
 def _run_kind(

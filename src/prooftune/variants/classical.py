@@ -76,14 +76,16 @@ def run_tfidf(context: VariantContext) -> VariantOutput:
         validation_features = (
             vectorizer.transform(joined_texts(study.validation)) if study.validation else None
         )
+        chosen_by = context.training_validation
+        selection_features = vectorizer.transform(joined_texts(chosen_by)) if chosen_by else None
         best = None
-        for c_value in (1.0, 10.0, 100.0) if validation_features is not None else (10.0,):
+        for c_value in (1.0, 10.0, 100.0) if selection_features is not None else (10.0,):
             model = LogisticRegression(
                 C=c_value, max_iter=2000, random_state=context.recipe.seed
             ).fit(features, targets)
             correct = (
-                model.score(validation_features, [e.target for e in study.validation])
-                if validation_features is not None
+                model.score(selection_features, [e.target for e in chosen_by])
+                if selection_features is not None
                 else 0.0
             )
             if best is None or correct > best[0]:

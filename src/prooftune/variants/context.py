@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from prooftune.recipe import Prompt, Recipe
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering, Shot
 from prooftune.tasks.task import TaskAdapter, task_for
 from prooftune.tasks.templates import default_template
-from prooftune.types import CONTEXT, Prediction, Study
+from prooftune.types import CONTEXT, Example, Prediction, Study
 from prooftune.variant_details import VariantDetails
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ class VariantContext:
         windowed: split a context that is too long for one prompt into windows. False for retrieved
             passages: these are truncated, the last one first.
         training: number of the training of a tuned variant, from 0.
+        selection_rows: validation rows by which the training is steered: of the languages that the
+            variant is trained on, so that a language that is left out has no part in it. None: all
+            validation rows.
     """
 
     recipe: Recipe
@@ -38,6 +41,12 @@ class VariantContext:
     folder: Path
     windowed: bool = True
     training: int = 0
+    selection_rows: Sequence[Example] | None = None
+
+    @property
+    def training_validation(self) -> Sequence[Example]:
+        """Validation rows for choosing a checkpoint or a hyperparameter."""
+        return self.study.validation if self.selection_rows is None else self.selection_rows
 
     @property
     def fields(self) -> list[str]:

@@ -186,7 +186,7 @@ def _train(
     recipe, study, head = context.recipe, context.study, variant.objective == "head"
     rows, validation = (
         training_rows(context, encoder, examples, head)
-        for examples in (study.train, study.validation)
+        for examples in (study.train, context.training_validation)
     )
     seed = recipe.training_seed(name, context.training)
     base = base_to_train(context, variant, seed)
@@ -220,7 +220,7 @@ def _train(
             patience=recipe.early_stopping,
             int8=recipe.model.int8_training,
             description=f"{training_title(name, context.training)}: training",
-            quality=validation_quality(recipe, encoder, study.validation, head),
+            quality=validation_quality(recipe, encoder, context.training_validation, head),
             peft_checkpoints="save_total_limit" in options,
             logs=context.variants_folder.parent / "logs" / log_folder(name, context.training),
             project=options.get("project", recipe.name),

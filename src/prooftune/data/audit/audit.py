@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from prooftune.data.audit.fertility import Fertility, fertility_findings, measure_fertility
 from prooftune.data.audit.findings import Finding, count_noun, preview, row_locations
 from prooftune.data.audit.label_names import numeric_labels
 from prooftune.data.audit.labels import check_labels, count_labels
@@ -40,6 +41,7 @@ class AuditReport:
             uses a language model.
         truncation: split -> ``rows`` and ``share`` of truncated inputs, and ``limit``, which is
             `prompt.max_length`.
+        fertility: language -> tokens per word; empty if no variant uses a language model.
         leaked_ids: split -> ids of its rows that also occur in a later split.
     """
 
@@ -48,6 +50,7 @@ class AuditReport:
     label_counts: dict[str, dict[str, int]]
     lengths: dict[str, dict[str, int]] = field(default_factory=dict)
     truncation: dict[str, dict[str, float]] = field(default_factory=dict)
+    fertility: dict[str, Fertility] = field(default_factory=dict)
     leaked_ids: dict[str, set[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -58,6 +61,7 @@ class AuditReport:
             "balance": self.label_counts,
             "lengths": self.lengths,
             "truncation": self.truncation,
+            "fertility": self.fertility,
         }
 
     def raise_errors(self) -> None:
@@ -136,6 +140,21 @@ def add_token_lengths(
         if rows:
             findings.append(_truncation_finding(name, rows, share, lengths[name], recipe))
     return replace(report, findings=_by_severity(findings), lengths=lengths, truncation=truncation)
+
+
+def add_fertility(
+    report: AuditReport, study: Study, recipe: Recipe, count: Callable[[str], int], english: str
+) -> AuditReport:
+    """Return the report with the tokens that a word of each language takes.
+
+    Args:
+        count: text -> number of its tokens.
+        english: an English text to compare with.
+    """
+    limit = recipe.prompt.max_length
+    measured = measure_fertility(study, count, english, limit)
+    findings = [*report.findings, *fertility_findings(measured, limit)]
+    return replace(report, findings=_by_severity(findings), fertility=measured)
 
 
 def _truncation_finding(

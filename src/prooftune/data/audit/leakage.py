@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 from prooftune.data.audit import duplicates
@@ -54,8 +55,57 @@ def find_leakage(
             if pairs:
                 leaked_ids[first] |= {splits[first][i].id for i, _ in pairs}
                 rows = [f"{splits[first][i].source} = {splits[second][j].source}" for i, j in pairs]
-                findings.append(_leak_finding(kind, first, second, rows, num_others, settings))
+                finding = _leak_finding(kind, first, second, rows, num_others, settings)
+                across = sum(
+                    splits[first][i].language != splits[second][j].language for i, j in pairs
+                )
+                findings.append(_with_languages(finding, across))
+    findings += translation_leaks(study)
     return findings, dict(leaked_ids)
+
+
+def _with_languages(finding: Finding, across: int) -> Finding:
+    """Name the pairs whose rows are given as two languages: a text that is the same in both is
+    mostly boilerplate, or a row in the wrong file."""
+    if not across:
+        return finding
+    return replace(
+        finding,
+        message=f"{finding.message} {across:,} of these pairs are rows of two languages with the "
+        "same text: boilerplate, or a row in the wrong language.",
+    )
+
+
+def translation_leaks(study: Study) -> list[Finding]:
+    """Rows of two splits and two languages that belong together by their group.
+
+    A translation shares no words with its original, so that only the data can name it: rows of
+    parallel data have a group (the document's or sentence's number).
+    """
+    findings = []
+    for first, second in _SPLIT_PAIRS:
+        languages: dict[str, set[str]] = defaultdict(set)
+        for example in study.splits()[second]:
+            if example.group and example.language:
+                languages[example.group].add(example.language)
+        rows = [
+            e.source
+            for e in study.splits()[first]
+            if e.group and e.language and languages.get(e.group, set()) - {e.language}
+        ]
+        if rows:
+            findings.append(
+                Finding(
+                    "translation-leak",
+                    "warning",
+                    f"{count_noun(len(rows), first + ' row')} have the group of a {second} row in "
+                    f"another language ({preview(rows)}): a translation of a {second} text may be "
+                    "trained on. Put both into one split: data.splitting.method: grouped, with one "
+                    "file or file list for each language.",
+                    rows,
+                )
+            )
+    return findings
 
 
 def _leak_finding(

@@ -9,6 +9,9 @@ from importlib.util import find_spec
 from math import inf
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from prooftune.errors import UsageError
 from prooftune.evaluation.answers import squad
 from prooftune.evaluation.answers.citations import citation_figures
@@ -26,6 +29,7 @@ from prooftune.evaluation.answers.text import (
 from prooftune.evaluation.changes import changed_examples
 from prooftune.evaluation.comparisons import Measured, Plan, compare, measured_once, pairs
 from prooftune.evaluation.intervals import UNIT, resampling_interval
+from prooftune.evaluation.languages import LanguageRows, language_figures, partly_trained
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.outcomes import check_comparable, groups_in_test
 from prooftune.evaluation.primary import CONTROL, judged_variant, title_of
@@ -137,7 +141,7 @@ def score_answers(
     metrics = _metric_names(measured, any(not e.references for e in study.test))
     first = next(iter(finals.values())).columns.names
     plan = Plan(
-        _pairs(results, recipe),
+        _pairs(results, recipe, bundled or recipe.bundle.variant),
         primary,
         metrics,
         lambda summed: rates(summed, first),
@@ -146,6 +150,21 @@ def score_answers(
         groups,
         None if settings.worthwhile is None else settings.worthwhile / 100,
     )
+
+    def measure_rows(rows: NDArray[np.bool_], own_groups: Groups | None) -> LanguageRows:
+        parts = {name: [_at(given, rows) for given in all_] for name, all_ in answers.items()}
+        found = _measure_all(parts, results, recipe, own_groups)
+        level = settings.confidence
+        by_variant = {
+            name: procedure_metrics(
+                [{m: _interval(m, once, level) for m in metrics} for once in trainings],
+                level,
+                BOUNDS,
+            )
+            for name, trainings in found.items()
+        }
+        return LanguageRows({name: average(all_) for name, all_ in found.items()}, by_variant)
+
     figures = {
         name: [
             {metric: _interval(metric, once, settings.confidence) for metric in metrics}
@@ -158,6 +177,7 @@ def score_answers(
         r.name: {
             "kind": r.kind,
             "model": r.details.get("model"),
+            "missing_languages": r.details.get("missing_languages"),
             "role": role(recipe.variants[r.name]),
             "context": recipe.variants[r.name].context,
             "n": len(study.test),
@@ -203,6 +223,7 @@ def score_answers(
         "notes": [*notes, *remarks],
         "variants": variants,
         "comparisons": compare(plan, measured),
+        "languages": language_figures(study, results, plan, measure_rows),
     }
     named = bundled or recipe.bundle.variant
     judged = verdict(measurements, judged_variant(variants, primary, named))
@@ -219,6 +240,16 @@ def score_answers(
     )
     scores: Scores = tidy({**measurements, "verdict": judged, "changed": changed})
     return scores
+
+
+def _at(given: Answered, rows: NDArray[np.bool_]) -> Answered:
+    """The answers to some of the questions; `rows` says of each whether it is among them, [n]."""
+    return Answered(
+        [output for output, there in zip(given.outputs, rows, strict=True) if there],
+        replace(given.columns, values=given.columns.values[rows]),
+        given.primary[rows],
+        given.threshold,
+    )
 
 
 def _measure_all(
@@ -326,13 +357,16 @@ def _interval(name: str, measured: Measured, confidence: float) -> Figure:
     return ends
 
 
-def _pairs(results: Sequence[VariantResult], recipe: Recipe) -> list[tuple[str, str]]:
+def _pairs(
+    results: Sequence[VariantResult], recipe: Recipe, bundled: str | None
+) -> list[tuple[str, str]]:
     """What `comparisons.pairs` says, but controls only where they say something: against the
     untuned model, and against the untuned model with retrieval, which would be as good as the
     oracle if its search were perfect."""
     roles = {r.name: role(recipe.variants[r.name]) for r in results}
     models = {r.name: r.details.get("model") for r in results}
-    systems = {r.name: r.kind for r in results if roles[r.name] != CONTROL}
+    partly = {*partly_trained(results)} - {bundled}
+    systems = {r.name: r.kind for r in results if roles[r.name] != CONTROL and r.name not in partly}
     if not systems:
         return pairs({r.name: r.kind for r in results}, models)
     against = [

@@ -6,6 +6,7 @@ from typing import Literal, NotRequired, TypedDict, cast
 
 from prooftune.evaluation.score_types.figures import Bounds, Estimate, Figure
 from prooftune.evaluation.score_types.judge import JudgeScores
+from prooftune.evaluation.score_types.languages import LanguageResults
 from prooftune.evaluation.score_types.variants import VariantMeasurements
 
 Outcome = Literal["wins", "mixed", "undecided", "loses", "alone", "not-tuned"]
@@ -154,6 +155,7 @@ class Measurements(Setup):
     notes: list[str]
     variants: dict[str, VariantMeasurements]
     comparisons: list[Comparison]
+    languages: NotRequired[LanguageResults | None]
 
 
 class Scores(Measurements):

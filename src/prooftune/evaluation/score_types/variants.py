@@ -175,6 +175,7 @@ class VariantMeasurements(OutputCounts):
     n: int
     metrics: dict[str, Figure]
     model: NotRequired[str | None]
+    missing_languages: NotRequired[list[str] | None]
     role: NotRequired[str]
     context: NotRequired[str | None]
     validation_accuracy: NotRequired[float | None]
