@@ -153,7 +153,7 @@ def _train(
     recipe, study = context.recipe, context.study
     rows, validation = (
         encoder_rows(examples, tokenizer, study.labels)
-        for examples in (study.train, study.validation)
+        for examples in (study.train, context.training_validation)
     )
     seed = recipe.training_seed(name, context.training)
     model = encoder_to_train(context, variant, seed)
@@ -229,7 +229,7 @@ def _probe_scores(context: VariantContext, model: nn.Module, tokenizer: EncoderT
 def _validation_quality(context: VariantContext, tokenizer: EncoderTokenizer) -> Quality | None:
     """A function from a model to its metrics on validation rows; None if there are no rows."""
     recipe, labels = context.recipe, context.study.labels
-    rows = sample_rows(context.study.validation, SCORED_ROWS, recipe.seed)
+    rows = sample_rows(context.training_validation, SCORED_ROWS, recipe.seed)
     if not rows:
         return None
 
