@@ -119,6 +119,8 @@ def evaluate(
     *,
     text: Sequence[str] | None = None,
     label: str | None = None,
+    slices: Sequence[str] = (),
+    limit: int | None = None,
     against: str | Path | None = None,
     out: str | Path | None = None,
 ) -> BundleEvaluation:
@@ -129,8 +131,11 @@ def evaluate(
         file: labelled texts or questions with answers, in any format of a study's data.
         text: columns of the bundle's input fields, in their order. Default: those of its study.
         label: column of the labels or answers. Default: that of its study.
+        slices: columns of the file; the results are also given for each of their values.
+        limit: evaluate a random sample of this many rows. Default: all rows.
         against: another bundle of the same task and labels, to compare on the same rows.
-        out: folder for ``report.json`` and ``report.md``. Default: nothing is written.
+        out: folder for ``report.html``, ``report.json`` and ``report.md``. Default: nothing is
+            written.
 
     Returns:
         Metrics with intervals, their change since the bundle's study, the comparison with the other
@@ -148,6 +153,8 @@ def evaluate(
         file,
         text=text,
         label=label,
+        slices=slices,
+        limit=limit,
         against=Path(against) if against is not None else None,
         out=Path(out) if out is not None else None,
     )

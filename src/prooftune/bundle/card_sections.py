@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from prooftune.bundle.manifest import (
     AbstentionSection,
@@ -11,6 +13,7 @@ from prooftune.bundle.manifest import (
     CardSection,
     RepeatedTraining,
     StudySummary,
+    TextLengths,
     is_language_model,
 )
 from prooftune.evaluation.score_types import Estimate, Scores, Trainings, defined
@@ -18,7 +21,7 @@ from prooftune.models.environment import describe_environment
 from prooftune.models.loading import ORIGINS
 from prooftune.recipe import Recipe
 from prooftune.run_folder import trained_folder
-from prooftune.types import Study, VariantResult
+from prooftune.types import Example, Study, VariantResult
 from prooftune.utils import package_files
 from prooftune.utils.files import read_json
 from prooftune.utils.secrets import redact
@@ -70,6 +73,7 @@ def study_summary(
         },
         "rows": {split: len(examples) for split, examples in study.splits().items()},
         "label_counts": _label_counts(study),
+        "text_lengths": text_lengths(study.test),
         "notes": list(study.notes),
         "audit": audit,
         "training": {
@@ -119,6 +123,18 @@ def _label_counts(study: Study) -> dict[str, dict[str, int]]:
         found = Counter(example.target for example in examples)
         counts[split] = {label: found[label] for label in study.labels}
     return counts
+
+
+def text_lengths(examples: Sequence[Example]) -> TextLengths:
+    """Lengths of the texts by tenths, with which new data can be compared."""
+    lengths = np.array([sum(map(len, example.inputs.values())) for example in examples])
+    edges = np.unique(np.quantile(lengths, np.arange(1, 10) / 10, method="inverted_cdf"))
+    bins = np.searchsorted(edges, lengths, side="left")
+    return {
+        "median": float(np.median(lengths)),
+        "edges": [float(edge) for edge in edges],
+        "counts": np.bincount(bins, minlength=len(edges) + 1).tolist(),
+    }
 
 
 def _card_section(recipe: Recipe) -> CardSection:

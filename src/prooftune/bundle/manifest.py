@@ -117,6 +117,20 @@ class RepeatedTraining(TypedDict):
     sd: float
 
 
+class TextLengths(TypedDict):
+    """Lengths of the test rows' texts in characters, all fields together.
+
+    Attributes:
+        median: the median.
+        edges: upper ends of the first nine tenths of the rows, ascending; equal lengths share one.
+        counts: rows up to each of `edges`, and above the last one.
+    """
+
+    median: float
+    edges: list[float]
+    counts: list[int]
+
+
 class StudySummary(TypedDict):
     """The study behind a bundle, as the model card shows it.
 
@@ -133,6 +147,7 @@ class StudySummary(TypedDict):
         rows: split -> number of examples.
         label_counts: split (train, test) -> label -> number of examples; empty for questions;
             absent in version 0.1.
+        text_lengths: lengths of the test rows' texts; absent before version 0.2.
         notes: remarks on the data, one sentence each.
         audit: findings of the data audit, one sentence each.
         training: method, hyperparameters, seed.
@@ -152,6 +167,7 @@ class StudySummary(TypedDict):
     sources: dict[str, str]
     rows: dict[str, int]
     label_counts: NotRequired[dict[str, dict[str, int]]]
+    text_lengths: NotRequired[TextLengths]
     notes: list[str]
     audit: list[str]
     training: JsonObject

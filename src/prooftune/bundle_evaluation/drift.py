@@ -3,17 +3,23 @@ independent samples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import hypot
 
 import numpy as np
 
-from prooftune.bundle.manifest import StudySummary
-from prooftune.bundle_evaluation.types import DifferenceTest, LabelShift, MetricChange
+from prooftune.bundle.manifest import StudySummary, TextLengths
+from prooftune.bundle_evaluation.types import (
+    DifferenceTest,
+    LabelShift,
+    LengthShift,
+    MetricChange,
+)
 from prooftune.evaluation.comparisons import consistent
 from prooftune.evaluation.intervals import wilson_interval
 from prooftune.evaluation.metrics import Floats
 from prooftune.evaluation.score_types import Estimate, Figure, Scores, defined
+from prooftune.types import Example
 
 PROPORTIONS = ("accuracy", "exact")
 """Metrics that are a share of rows, so that counts can be tested."""
@@ -143,6 +149,38 @@ def label_shift(
         "p": p,
         "significant": p is not None and p < 1 - confidence,
         "method": method,
+    }
+
+
+def length_shift(
+    examples: Sequence[Example], study: TextLengths | None, confidence: float
+) -> LengthShift | None:
+    """Whether texts are longer or shorter than the study's test rows.
+
+    Both are counted in the tenths of the study's lengths, and the counts are tested as those of
+    labels are.
+
+    Args:
+        examples: the rows.
+        study: lengths of the study's test rows; None if the bundle does not carry them.
+        confidence: one minus the significance level.
+    """
+    if study is None or not sum(study["counts"]):
+        return None
+    lengths = np.array([sum(map(len, e.inputs.values())) for e in examples])
+    bins = np.searchsorted(np.array(study["edges"]), lengths, side="left")
+    counts = np.bincount(bins, minlength=len(study["counts"]))
+    table = np.array([counts, study["counts"]], dtype=np.float64)
+    now, before = table / table.sum(axis=1, keepdims=True)
+    p, method = _homogeneity(table)
+    return {
+        "study_median": study["median"],
+        "median": float(np.median(lengths)),
+        "shares": now.tolist(),
+        "moved": float(np.abs(now - before).sum() / 2),
+        "p": p,
+        "significant": p is not None and p < 1 - confidence,
+        "method": method.replace("label", "length"),
     }
 
 

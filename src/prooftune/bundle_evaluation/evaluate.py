@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prooftune import recipe as recipes
 from prooftune.bundle.load import load
 from prooftune.bundle.manifest import AnyManifest, CommonManifest, read_manifest
-from prooftune.bundle_evaluation.drift import label_shift, metric_changes
+from prooftune.bundle_evaluation.drift import label_shift, length_shift, metric_changes
 from prooftune.bundle_evaluation.measures import (
     bundle_figures,
     measure_abstention,
@@ -19,14 +20,15 @@ from prooftune.bundle_evaluation.measures import (
 )
 from prooftune.bundle_evaluation.predictions import predict_rows
 from prooftune.bundle_evaluation.render import write_evaluation
-from prooftune.bundle_evaluation.rows import LabelledRows, read_rows
+from prooftune.bundle_evaluation.rows import LabelledRows, read_rows, sample_rows
 from prooftune.bundle_evaluation.sentences import verdict_sentence
+from prooftune.bundle_evaluation.slices import slice_scores
 from prooftune.bundle_evaluation.types import BundleComparison, Drift, EvaluationFacts
 from prooftune.errors import UsageError
 from prooftune.evaluation.score_types import Figure, Scores
 from prooftune.evaluation.scores import tidy
 from prooftune.recipe import Recipe
-from prooftune.types import VariantResult
+from prooftune.types import Example, VariantResult
 from prooftune.version import __version__
 
 
@@ -65,6 +67,8 @@ def evaluate_bundle(
     *,
     text: Sequence[str] | None = None,
     label: str | None = None,
+    slices: Sequence[str] = (),
+    limit: int | None = None,
     against: Path | None = None,
     out: Path | None = None,
 ) -> BundleEvaluation:
@@ -75,8 +79,11 @@ def evaluate_bundle(
         file: a labelled file, folder or glob pattern, in any format of a study's data.
         text: columns of the bundle's input fields. Default: those of its study.
         label: column of the labels or answers. Default: that of its study.
+        slices: columns of the file; the results are also given for each of their values.
+        limit: evaluate a random sample of this many rows. Default: all rows.
         against: another bundle of the same task and labels, to compare on the same rows.
-        out: folder for ``report.json`` and ``report.md``. Default: nothing is written.
+        out: folder for ``report.html``, ``report.json`` and ``report.md``. Default: nothing is
+            written.
 
     Raises:
         UsageError: a bundle or the file cannot be used, or rows have labels that the bundle does
@@ -84,8 +91,10 @@ def evaluate_bundle(
         Failure: a base model could not be loaded, or the folder cannot be written.
     """
     manifest, recipe = _open(bundle)
-    rows = read_rows(file, manifest, recipe, text, label)
+    rows = read_rows(file, manifest, recipe, text, label, slices)
     other_rows = _other_rows(bundle, against, manifest, rows, file, text, label)
+    if limit is not None:
+        rows, other_rows = sample_rows(limit, recipe.seed, rows, other_rows)
     shared: dict[str, Any] = {}  # two adapters on one base model
     labels = manifest["labels"]
     result, abstained = predict_rows(
@@ -117,6 +126,20 @@ def evaluate_bundle(
             "labels": label_shift(scores["support"], counts.get("test"), confidence)
             if scores["labels"]
             else None,
+            "lengths": length_shift(
+                rows.examples, study.get("text_lengths") if study else None, confidence
+            ),
+        },
+        "slices": {
+            column: slice_scores(
+                rows.examples,
+                result,
+                values_of_column,
+                scores["primary"],
+                confidence,
+                partial(_primary, manifest, recipe, scores["primary"]),
+            )
+            for column, values_of_column in rows.slices.items()
         },
         "against": None,
         "comparison": None,
@@ -140,6 +163,18 @@ def evaluate_bundle(
         facts["verdict"],
         facts,
     )
+
+
+def _primary(
+    manifest: CommonManifest,
+    recipe: Recipe,
+    primary: str,
+    examples: Sequence[Example],
+    result: VariantResult,
+) -> Figure:
+    """The primary metric on some rows."""
+    measured = measure_bundles(manifest, recipe, examples, [result])
+    return measured["variants"][result.name]["metrics"][primary]
 
 
 def _test_name(scores: Scores) -> str:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prooftune.bundle_evaluation.sentences import headline
 from prooftune.bundle_evaluation.types import EvaluationFacts, MetricChange
+from prooftune.evaluation.primary import title_of
+from prooftune.report.document import (
+    Document,
+    DocumentTable,
+    print_document,
+    render_html,
+    render_markdown,
+)
+from prooftune.report.figures import reliability_diagram
 from prooftune.report.format import (
     MISSING,
     NumberFormat,
@@ -17,7 +27,6 @@ from prooftune.report.format import (
     percent,
     signed_interval,
 )
-from prooftune.report.markdown import escape_markdown, markdown_table
 from prooftune.report.task_display import display_for, metrics_with_values
 from prooftune.utils.files import write_json, write_text
 
@@ -27,9 +36,74 @@ Rows = list[list[str]]
 
 
 def write_evaluation(facts: EvaluationFacts, folder: Path) -> None:
-    """Write ``report.json`` and ``report.md``; neither holds texts of the rows."""
+    """Write ``report.html``, ``report.json`` and ``report.md``; none holds texts of the rows."""
+    document = evaluation_document(facts)
     write_json(folder / "report.json", dict(facts))
-    write_text(folder / "report.md", render_markdown(facts))
+    write_text(folder / "report.md", render_markdown(document))
+    write_text(folder / "report.html", render_html(document))
+
+
+def print_evaluation(facts: EvaluationFacts) -> None:
+    """Print the metrics, the labels, the slices, remarks and the verdict."""
+    print_document(evaluation_document(facts), other_sentences(facts))
+
+
+def evaluation_document(facts: EvaluationFacts) -> Document:
+    """The evaluation as tables."""
+    tables = [DocumentTable("Metrics", *metric_rows(facts))]
+    few_labels = len(facts["labels"]) <= MAX_MATRIX_LABELS
+    if facts["labels"]:
+        tables.append(DocumentTable("Labels", *label_rows(facts), printed=few_labels))
+        if few_labels:
+            tables.append(DocumentTable("Confusion matrix", *_confusion_rows(facts), printed=False))
+    tables += [_slice_table(column, facts) for column in facts["slices"]]
+    calibration = facts.get("calibration")
+    if calibration and calibration["reliability"]:
+        bins = calibration["reliability"]
+        tables.append(
+            DocumentTable(
+                "Calibration",
+                ["confidence bin", "rows", "mean confidence", "accuracy", "interval"],
+                [
+                    [
+                        f"{percent(b['from'], 0)}–{percent(b['to'], 0)}",
+                        count(b["n"]),
+                        percent(b["confidence"]),
+                        percent(b["accuracy"]),
+                        interval(b),
+                    ]
+                    for b in bins
+                ],
+                printed=False,
+                figure=reliability_diagram(bins, None, facts["variant"]),
+            )
+        )
+    return Document(
+        f"{facts['bundle']} on {facts['file']}",
+        headline(facts),
+        facts["verdict"],
+        tables,
+        [*other_sentences(facts), *_methods(facts)],
+    )
+
+
+def _slice_table(column: str, facts: EvaluationFacts) -> DocumentTable:
+    """The primary metric by value of a column."""
+    title = title_of(facts["primary"])
+    rows = [
+        [
+            entry["value"],
+            count(entry["n"]),
+            format_value(entry["figure"]["value"]),
+            interval(entry["figure"]),
+            format_change(entry["difference"]["value"]) if entry["difference"] else MISSING,
+            signed_interval(entry["difference"]) if entry["difference"] else MISSING,
+            p_value(entry["p"]),
+        ]
+        for entry in facts["slices"][column]
+    ]
+    headings = [column, "rows", title, "interval", "against the rest", "interval", "p (Holm)"]
+    return DocumentTable(f"By {column}", headings, rows)
 
 
 def metric_rows(facts: EvaluationFacts) -> tuple[list[str], Rows]:
@@ -127,23 +201,6 @@ def other_sentences(facts: EvaluationFacts) -> list[str]:
     return [*sentences, *facts["notes"]]
 
 
-def render_markdown(facts: EvaluationFacts) -> str:
-    """The evaluation as a Markdown document."""
-    parts = [
-        f"# {escape_markdown(facts['bundle'])} on {escape_markdown(facts['file'])}",
-        escape_markdown(facts["verdict"]),
-        "## Metrics",
-        _markdown(*metric_rows(facts)),
-    ]
-    if facts["labels"]:
-        parts += ["## Labels", _markdown(*label_rows(facts))]
-        if len(facts["labels"]) <= MAX_MATRIX_LABELS:
-            parts += ["## Confusion matrix", _markdown(*_confusion_rows(facts))]
-    remarks = [*other_sentences(facts), *_methods(facts)]
-    parts += ["## Remarks", "\n".join(f"- {escape_markdown(line)}" for line in remarks)]
-    return "\n\n".join(parts) + "\n"
-
-
 def _methods(facts: EvaluationFacts) -> list[str]:
     change = facts["drift"]["metrics"].values()
     methods = list(dict.fromkeys(c["method"] for c in change))
@@ -153,34 +210,9 @@ def _methods(facts: EvaluationFacts) -> list[str]:
         found.append("The bundle carries no label counts of its study, so shares are not compared.")
     elif labels:
         found.append(f"Label shares: {labels['method']}.")
+    lengths = facts["drift"]["lengths"]
+    if lengths:
+        found.append(f"Text lengths, by tenths of the study's test rows: {lengths['method']}.")
+    elif facts["study"]:
+        found.append("The bundle carries no text lengths of its study, so they are not compared.")
     return found
-
-
-def _markdown(headings: list[str], rows: Rows) -> str:
-    return markdown_table(
-        [escape_markdown(h) for h in headings], [[escape_markdown(c) for c in row] for row in rows]
-    )
-
-
-def print_evaluation(facts: EvaluationFacts) -> None:
-    """Print the metrics, the labels, remarks and the verdict."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from prooftune.report.terminal import print_paragraph
-
-    tables = [metric_rows(facts)]
-    if facts["labels"] and len(facts["labels"]) <= MAX_MATRIX_LABELS:
-        tables.append(label_rows(facts))
-    for headings, rows in tables:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for i, heading in enumerate(headings):
-            table.add_column(heading, justify="right" if i else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*map(escape, row))
-        Console().print(table)
-    for sentence in other_sentences(facts):
-        print_paragraph(sentence)
-    print_paragraph(facts["verdict"])

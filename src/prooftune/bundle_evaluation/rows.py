@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prooftune.bundle.manifest import CommonManifest
@@ -33,10 +34,12 @@ class LabelledRows:
     Attributes:
         examples: with the bundle's labels as targets, or with reference answers.
         notes: how the file was read and which rows were dropped, one sentence each.
+        slices: column -> its value in each row; None where it is empty.
     """
 
     examples: Sequence[Example]
     notes: list[str]
+    slices: dict[str, list[str | None]] = field(default_factory=dict)
 
 
 def read_rows(
@@ -45,6 +48,7 @@ def read_rows(
     recipe: Recipe,
     text: Sequence[str] | None = None,
     label: str | None = None,
+    slices: Sequence[str] = (),
 ) -> LabelledRows:
     """Read a labelled file with the data options of the bundle's study.
 
@@ -57,6 +61,7 @@ def read_rows(
         recipe: the bundle's recipe.
         text: columns of the bundle's input fields, in their order. Default: the study's columns.
         label: column of the label or the reference answers. Default: the study's column.
+        slices: columns whose values are returned, too.
 
     Raises:
         UsageError: the file cannot be read, lacks a column, or has labels unknown to the bundle.
@@ -70,7 +75,44 @@ def read_rows(
         raise UsageError(f"{error}. Other columns: --text COLUMN, --label COLUMN") from None
     if recipe.task == "classification":
         _check_labels(loaded.examples, manifest["labels"], loaded.name)
-    return LabelledRows(loaded.examples, [*notes, *loaded.notes])
+    columns = {column: _column(source, recipe, column, loaded.examples) for column in slices}
+    return LabelledRows(loaded.examples, [*notes, *loaded.notes], columns)
+
+
+def _column(
+    source: Source, recipe: Recipe, column: str, examples: Sequence[Example]
+) -> list[str | None]:
+    """The values of a column, by reading the file again with the column as its groups.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    try:
+        grouped = read_source(source.model_copy(update={"group": column}), Path(), recipe.task)
+    except UsageError as error:
+        raise UsageError(f"--slice {column}: {error}") from None
+    values = {example.id: example.group for example in grouped.examples}
+    return [values.get(example.id) for example in examples]
+
+
+def sample_rows(
+    limit: int, seed: int, rows: LabelledRows, others: LabelledRows | None
+) -> tuple[LabelledRows, LabelledRows | None]:
+    """The same random sample of both readings of a file, in the order of the file."""
+    total = len(rows.examples)
+    if limit >= total:
+        return rows, others
+    chosen = sorted(random.Random(seed).sample(range(total), limit))
+    note = f"A random sample of {limit:,} of {total:,} rows (--limit)."
+
+    def sample(part: LabelledRows) -> LabelledRows:
+        return LabelledRows(
+            [part.examples[i] for i in chosen],
+            [*part.notes, note],
+            {column: [values[i] for i in chosen] for column, values in part.slices.items()},
+        )
+
+    return sample(rows), None if others is None else sample(others)
 
 
 def _source(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from prooftune.bundle_evaluation.types import EvaluationFacts, LabelShift
+from prooftune.bundle_evaluation.slices import worst_slice
+from prooftune.bundle_evaluation.types import EvaluationFacts, LabelShift, LengthShift
 from prooftune.evaluation.primary import title_of
 from prooftune.evaluation.score_types import defined, metric_difference
 from prooftune.report.format import format_value, interval, p_relation, points, signed_interval
@@ -17,6 +18,8 @@ def verdict_sentence(facts: EvaluationFacts) -> str:
     parts = [
         _change_sentence(facts),
         _label_sentence(facts["drift"]["labels"]),
+        _length_sentence(facts["drift"]["lengths"]),
+        _slice_sentence(facts),
         comparison_sentence(facts),
     ]
     return " ".join(part for part in parts if part)
@@ -41,6 +44,44 @@ def _change_sentence(facts: EvaluationFacts) -> str:
     return (
         f"{here}: {finding} {format_value(change['study']['value'])} on {change['study_n']:,} "
         f"test {noun} ({points(difference['value'])} points, interval "
+        f"{signed_interval(difference)}{p})."
+    )
+
+
+def headline(facts: EvaluationFacts) -> str:
+    """Whether the bundle does worse than in its study, in a few words."""
+    change = facts["drift"]["metrics"].get(facts["primary"])
+    value = format_value(facts["metrics"][facts["primary"]]["value"])
+    title = f"{_capital(title_of(facts['primary']))} {value}"
+    if change is None:
+        return title
+    if not change["significant"]:
+        return f"{title}: no evidence of a change"
+    return f"{title}: {'worse' if change['difference']['value'] < 0 else 'better'} than the study"
+
+
+def _length_sentence(lengths: LengthShift | None) -> str:
+    if lengths is None or not lengths["significant"]:
+        return ""
+    before, now = lengths["study_median"], lengths["median"]
+    word = "longer" if now > before else "shorter" if now < before else "of other lengths"
+    return (
+        f"Texts are {word} (median {before:,.0f} → {now:,.0f} characters, p "
+        f"{p_relation(lengths['p'])})."
+    )
+
+
+def _slice_sentence(facts: EvaluationFacts) -> str:
+    """The slice that does worst against the rest, if one is significantly worse."""
+    worst = worst_slice(facts["slices"])
+    if worst is None:
+        return ""
+    column, entry = worst
+    difference = defined(entry["difference"])
+    p = f", p {p_relation(entry['p'])}" if entry["p"] is not None else ""
+    return (
+        f"Worst slice: {column} = {entry['value']} with {format_value(entry['figure']['value'])} "
+        f"on {entry['n']:,} rows ({points(difference['value'])} points against the rest, interval "
         f"{signed_interval(difference)}{p})."
     )
 

@@ -52,11 +52,38 @@ class LabelShift(TypedDict):
     method: str
 
 
+class LengthShift(TypedDict):
+    """How text lengths moved (`drift.length_shift`): medians in characters, and the shares of these
+    rows in the tenths of the study's test rows, shortest first."""
+
+    study_median: float
+    median: float
+    shares: list[float]
+    moved: float
+    p: float | None
+    significant: bool
+    method: str
+
+
 class Drift(TypedDict):
-    """Change of metrics and of label shares since the study."""
+    """Change of metrics, of label shares and of text lengths since the study."""
 
     metrics: dict[str, MetricChange]
     labels: LabelShift | None
+    lengths: LengthShift | None
+
+
+class SliceScores(TypedDict):
+    """The primary metric on the rows with one value of a column, and its difference from that of
+    all other rows (None with a single slice); ``p`` is Holm-adjusted over the column's values, and
+    None where the metric has no test."""
+
+    value: str
+    n: int
+    figure: Figure
+    difference: Estimate | None
+    p: float | None
+    significant: bool
 
 
 class AbstentionCheck(TypedDict):
@@ -107,6 +134,7 @@ class EvaluationFacts(Setup):
     truncated: int
     abstention: AbstentionCheck | None
     drift: Drift
+    slices: dict[str, list[SliceScores]]
     against: str | None
     comparison: BundleComparison | None
     against_metrics: NotRequired[dict[str, Figure]]

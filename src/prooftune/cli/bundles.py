@@ -85,13 +85,26 @@ def evaluate(
             help="Column of the labels or answers. Default: as in the bundle's study.",
         ),
     ] = None,
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slice",
+            metavar="COLUMN",
+            help="Also give the results by the values of this column; several times for several "
+            "columns.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=2, help="Evaluate a random sample of this many rows. Default: all rows."),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(help="Another bundle, for a paired comparison on the same rows."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for report.json and report.md."),
+        typer.Option("--out", "-o", help="Folder for the report: HTML, JSON and Markdown."),
     ] = None,
 ) -> None:
     """Evaluate a bundle on new labelled data, and compare with its study.
@@ -104,10 +117,19 @@ def evaluate(
     from prooftune.bundle_evaluation.evaluate import evaluate_bundle
     from prooftune.bundle_evaluation.render import print_evaluation
 
-    found = evaluate_bundle(bundle, file, text=text, label=label, against=against, out=out)
+    found = evaluate_bundle(
+        bundle,
+        file,
+        text=text,
+        label=label,
+        slices=slices or (),
+        limit=limit,
+        against=against,
+        out=out,
+    )
     print_evaluation(found.facts)
     if out is not None:
-        print(f"Report: {out / 'report.md'}")
+        print(f"Report: {out / 'report.html'}")
 
 
 @app.command()

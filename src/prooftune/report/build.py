@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prooftune.evaluation.score_types import ChangedSide
 from prooftune.evaluation.scores import tidy
@@ -12,6 +12,10 @@ from prooftune.report.markdown import render_markdown
 from prooftune.report.types import ReportFacts
 from prooftune.report.view import page_context
 from prooftune.utils.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
 STYLES = (TEMPLATES.parents[1] / "look.css", TEMPLATES / "page.css", TEMPLATES / "figures.css")
@@ -44,8 +48,13 @@ def write_report(facts: ReportFacts, folder: Path) -> None:
 
 def render_page(facts: ReportFacts) -> str:
     """The page as HTML; all text from data is escaped."""
+    template = template_environment().get_template("page.html.j2")
+    return template.render(style=page_style(), **page_context(facts)) + "\n"
+
+
+def template_environment() -> Environment:
+    """Jinja's environment with the report's filters; text is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -56,10 +65,14 @@ def render_page(facts: ReportFacts) -> str:
     )
     environment.filters.update(FILTERS)
     environment.globals.update(PERCENT=PERCENT, DECIMAL=DECIMAL)
-    style = Markup("".join(path.read_text(encoding="utf-8") for path in STYLES))
-    return (
-        environment.get_template("page.html.j2").render(style=style, **page_context(facts)) + "\n"
-    )
+    return environment
+
+
+def page_style() -> Markup:
+    """The style sheets of a page."""
+    from markupsafe import Markup
+
+    return Markup("".join(path.read_text(encoding="utf-8") for path in STYLES))
 
 
 def without_texts(facts: ReportFacts) -> dict[str, Any]:
