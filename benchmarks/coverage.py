@@ -28,6 +28,7 @@ from prooftune.evaluation.intervals import (
     Interval,
     auroc,
     f1_interval,
+    normal_quantile,
     paired_proportions_interval,
     percentile_interval,
     resampling_interval,
@@ -43,6 +44,7 @@ from prooftune.evaluation.metrics import (
     rates,
     sums,
 )
+from prooftune.evaluation.power import Discordance, mcnemar_power
 from prooftune.evaluation.resampling import (
     Groups,
     Resampled,
@@ -56,7 +58,9 @@ from prooftune.evaluation.significance import (
     holm,
     mcnemar_p,
     minimum_detectable_difference,
+    minimum_detectable_mean,
     permutation_p,
+    standard_error,
     swap_test,
 )
 
@@ -71,6 +75,8 @@ POPULATIONS: dict[str, Floats] = {
 }
 DOC = Path(__file__).parents[1] / "docs" / "statistics.md"
 FUNCTIONS = ("macro_f1", "balanced_accuracy", "mcc")
+READERS = 5
+"""Pairs of readers of SQuAD's articles."""
 
 Row = dict[str, str | float]
 
@@ -304,33 +310,82 @@ def areas(samples: int) -> Iterator[Row]:
 
 
 def families(samples: int) -> Iterator[Row]:
-    """Family-wise error of equal variants, and power at the stated detectable difference."""
+    """Family-wise error of equal variants, and power at the stated detectable difference: at the
+    true share of discordant rows, and on average at the differences that reports would state, from
+    the share that they find."""
+    p_value = functools.cache(mcnemar_p)
     for comparisons in (1, 5, 18):
         for n, accuracy, overlap in ((200, 0.8, 0.5), (1000, 0.9, 0.5), (500, 0.7, 0.8)):
             generator = np.random.default_rng(6)
             discordance = 2 * (1 - overlap) * accuracy * (1 - accuracy)
-            smallest = minimum_detectable_difference(n, discordance, 0.05 / comparisons)
-            wrong, found, all_hold = 0, 0, 0
+            level = 0.05 / comparisons
+            smallest = minimum_detectable_difference(n, discordance, level)
+            shares = _shares(discordance, smallest)
+            wrong, found, stated, all_hold = 0, 0, 0.0, 0
+            power = functools.cache(
+                functools.partial(_stated_power, n=n, discordance=discordance, level=level)
+            )
             for _ in range(samples):
                 base = generator.random(n) < accuracy
-                ps = []
-                for _ in range(comparisons):
-                    other = generator.random(n) < accuracy
-                    mine = np.where(generator.random(n) < overlap, base, other)
-                    ps.append(mcnemar_p(int((mine & ~base).sum()), int((base & ~mine).sum())))
+                others = generator.random((comparisons, n)) < accuracy
+                mine = np.where(generator.random((comparisons, n)) < overlap, base, others)
+                only_mine, only_base = (mine & ~base).sum(axis=1), (base & ~mine).sum(axis=1)
+                ps = [p_value(int(b), int(c)) for b, c in zip(only_mine, only_base, strict=True)]
                 wrong += min(holm(ps)) < 0.05
-                better = (max(discordance, smallest) + smallest) / 2
-                kind = generator.multinomial(
-                    n, [better, better - smallest, 1 + smallest - 2 * better]
-                )
-                found += holm([mcnemar_p(int(kind[0]), int(kind[1])), *ps[1:]])[0] < 0.05
+                kind = generator.multinomial(n, [shares.better, shares.worse, 1 - shares.total])
+                found += holm([p_value(int(kind[0]), int(kind[1])), *ps[1:]])[0] < 0.05
+                stated += power(int(only_mine[0] + only_base[0]))
                 all_hold += _simultaneous(comparisons, n, discordance, generator)
             yield {
                 "comparisons": comparisons, "n": n, "accuracy": accuracy, "overlap": overlap,
                 "family-wise error": wrong / samples, "stated difference": smallest,
                 "power at it": found / samples,
+                "power at those of reports": stated / samples,
                 "all intervals hold": all_hold / samples,
             }  # fmt: skip
+
+
+def _shares(discordance: float, difference: float) -> Discordance:
+    """Discordant rows of two variants with a true difference."""
+    total = max(discordance, difference)
+    return Discordance((total + difference) / 2, (total - difference) / 2)
+
+
+def _stated_power(found: int, n: int, discordance: float, level: float) -> float:
+    """Power at the difference that a report states which finds so many discordant rows."""
+    smallest = minimum_detectable_difference(n, found / n, level)
+    return mcnemar_power(n, _shares(discordance, smallest), level)
+
+
+def scores_power(samples: int) -> Iterator[Row]:
+    """Type I error of the swap test of mean scores, and its power at the difference that the
+    report of the same rows states (`minimum_detectable_mean`)."""
+    for n in (50, 200):
+        for comparisons in (1, 5, 18):
+            generator, level = np.random.default_rng(12), 0.05 / comparisons
+            wrong, found, stated = 0, 0, 0.0
+            # Scores like F1: many are 0 or 1. The true error, from many rows.
+            error = float(_score_gaps(200_000, generator).std()) / n**0.5
+            smallest = minimum_detectable_mean(error, n, level)
+            for seed in range(samples):
+                gaps = _score_gaps(n, generator)
+                permutations = 2000 * max(1, comparisons // 4)
+                wrong += permutation_p(gaps, seed, permutations) < level
+                shifted = gaps + smallest
+                found += permutation_p(shifted, seed, permutations) < level
+                stated += minimum_detectable_mean(standard_error(gaps)[0], n, level)
+            yield {
+                "scores": "F1", "n": n, "comparisons": comparisons,
+                "type I error": wrong / samples, "level": level,
+                "stated difference": smallest, "mean difference of reports": stated / samples,
+                "power at it": found / samples,
+            }  # fmt: skip
+
+
+def _score_gaps(n: int, generator: np.random.Generator) -> Floats:
+    """Differences of two equal variants' scores that share half of their answers."""
+    first, second = (_scores(n, (0.3, 0.4), (2.0, 2.0), generator) for _ in range(2))
+    return np.where(generator.random(n) < 0.5, 0.0, first - second)
 
 
 def _simultaneous(
@@ -377,6 +432,11 @@ def grouped(samples: int, resamples: int) -> Iterator[Row]:
             }
 
 
+def _wald(values: Floats) -> tuple[float, float]:
+    half = normal_quantile(CONFIDENCE) * float(values.std()) / len(values) ** 0.5
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
 def _group_scores(
     count: int, spread: float, generator: np.random.Generator
 ) -> tuple[Floats, Floats, Ints]:
@@ -400,11 +460,12 @@ def _grouped(
         drawn = [r.map(_mean)["mean"] for r in resample(tables, resamples, seed, groups, priors)]
         value = float(first.mean())
         tally.add("by groups", resampling_interval(value, drawn[0], CONFIDENCE, UNIT), true)
-        tally.add("by rows", wilson_interval(round(first.sum()), len(first), CONFIDENCE), true)
+        tally.add("by rows", _wald(first), true)
         between = resampling_interval(
             value - float(second.mean()), drawn[0] - drawn[1], CONFIDENCE, SIGNED
         )
         tally.add("Δ by groups", between, 0.0)
+        tally.add("Δ by rows", _wald(first - second), 0.0)
         rejected += (
             swap_test(tables[0], tables[1], lambda s: _mean(s)["mean"], seed, 2000, groups) < 0.05
         )
@@ -417,29 +478,45 @@ def _grouped(
 
 
 def articles(path: Path, samples: int, resamples: int) -> Iterator[Row]:
-    """Real questions of SQuAD 2.0, drawn by article: readers that often say "no answer"."""
+    """Real questions of SQuAD 2.0 in articles that are drawn again and again, answered by readers
+    that give no answer to a share of the questions. The second reader is shifted so that neither
+    is better over all articles: their difference in an article depends on how many of its questions
+    have no answer."""
     data = json.loads(path.read_text(encoding="utf-8"))["data"]
     impossible = [
         np.array([q["is_impossible"] for p in a["paragraphs"] for q in p["qas"]]) for a in data
     ]
-    generator = np.random.default_rng(8)
-    for count in (4, 8, 12):
-        for silent in (1.0, 0.9, 0.6):
-            readers = [_reader(impossible, silent, generator) for _ in range(2)]
-            # Two readers of which none is better over all articles.
-            shift = float(np.concatenate(readers[0]).mean() - np.concatenate(readers[1]).mean())
+    for replace in (False, True):
+        for count in (4, 8) if not replace else (4, 8, 12):
+            for silent in ((1.0, 0.0), (0.9, 0.1), (0.9, 0.5), (0.9, 0.9)):
+                generator = np.random.default_rng(8)
+                parts = []
+                # The readers' own luck in the articles differs too, so several are averaged.
+                for _ in range(READERS):
+                    readers = [_reader(impossible, share, generator) for share in silent]
+                    true = [float(np.concatenate(r).mean()) for r in readers]
+                    draw = functools.partial(
+                        _draw_articles, readers, true[0] - true[1], count, replace, generator
+                    )
+                    parts.append(_grouped(draw, true[0], samples // READERS, resamples))
+                yield {
+                    "articles": f"{count} of {len(data)}" + (", with replacement" * replace),
+                    "no answer": f"{silent[0]:g}, {silent[1]:g}",
+                    **{k: float(np.mean([float(p[k]) for p in parts])) for k in parts[0]},
+                }
 
-            def draw(
-                count: int = count, readers: list[list[Floats]] = readers, shift: float = shift
-            ) -> tuple[Floats, Floats, Ints]:
-                chosen = generator.integers(0, len(data), size=count)
-                first, second = (np.concatenate([r[i] for i in chosen]) for r in readers)
-                index = np.repeat(np.arange(count), [len(readers[0][i]) for i in chosen])
-                return first, second + shift, index
 
-            true = float(np.concatenate(readers[0]).mean())
-            yield {"articles": count, "no answer": silent,
-                   **_grouped(draw, true, samples, resamples)}  # fmt: skip
+def _draw_articles(
+    readers: Sequence[Sequence[Floats]],
+    shift: float,
+    count: int,
+    replace: bool,
+    generator: np.random.Generator,
+) -> tuple[Floats, Floats, Ints]:
+    chosen = generator.choice(len(readers[0]), size=count, replace=replace)
+    first, second = (np.concatenate([r[i] for i in chosen]) for r in readers)
+    index = np.repeat(np.arange(count), [len(readers[0][i]) for i in chosen])
+    return first, second + shift, index
 
 
 def _reader(
@@ -546,7 +623,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "answers": lambda: answers(samples, resamples),
         "calibration": lambda: calibration(samples // 2),
         "auroc": lambda: areas(2 * samples),
-        "families": lambda: families(2 * samples),
+        "families": lambda: families(10 * samples),
+        "scores": lambda: scores_power(2 * samples),
         "groups": lambda: grouped(samples // 2, resamples),
         "abstention": lambda: abstentions(2 * samples),
     }

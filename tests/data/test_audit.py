@@ -79,7 +79,7 @@ def test_train_test_contamination(
     duplicate = (
         "an exact duplicate"
         if kind == "exact"
-        else "a near-duplicate (Jaccard similarity of at least 0.9)"
+        else "a near-duplicate (Jaccard similarity of at least 0.7)"
     )
     assert (result.code, result.severity, result.rows) == (
         f"{kind}-leak",

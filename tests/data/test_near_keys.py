@@ -1,11 +1,15 @@
 """Near-copies of short texts that a link, a mention or an accent would hide."""
 
+import random
+
 import pytest
 
-from prooftune.data.audit.duplicates import find_near_duplicates
-from prooftune.data.normalization import example_dedup_key, near_key
+from prooftune.data.audit import duplicates
+from prooftune.data.audit.duplicates import find_near_duplicates, jaccard
+from prooftune.data.normalization import character_shingles, example_dedup_key, near_key
 from prooftune.types import Example
 
+PAIR = [("train", "test")]
 TEXT = "Oil prices climb as storm closes in on the Gulf"
 
 
@@ -69,3 +73,48 @@ def test_near_copies_in_scripts_without_spaces(text: str, copy: str, other: str)
     keys["test"] = [near_key(example(text))]
     matches = find_near_duplicates(keys, [("train", "test")], 0.6, keys)
     assert matches["train", "test"] == [(0, 0)]
+
+
+WORDS = [f"{first}{last}" for first in ("oil", "rain", "team", "bank") for last in "abcdefghij"]
+
+
+@pytest.mark.parametrize("length", [8, 14, 15, 16, 29, 30, 31, 45])
+@pytest.mark.parametrize("change", ["typo", "added"])
+def test_copies_with_a_small_change_are_near_at_every_length(length: int, change: str) -> None:
+    words = (WORDS + [f"new{w}" for w in WORDS])[:length]
+    copied = [*words[:4], "extra", *words[4:]] if change == "added" else [words[0] + "s", *words[1:]]
+    train = [" ".join(copied), "nothing of the kind at all"]
+    matches = find_near_duplicates({"train": train, "test": [" ".join(words)]}, PAIR, 0.7)
+    assert matches["train", "test"] == [(0, 0)]
+
+
+def test_short_texts_match_brute_force() -> None:
+    generator = random.Random(3)
+    test = [" ".join(generator.choices(WORDS, k=generator.randint(3, 12))) for _ in range(150)]
+    train = []
+    for text in test:
+        words = text.split()
+        for _ in range(generator.choice([0, 1, 2])):
+            words[generator.randrange(len(words))] = generator.choice(WORDS)
+        train.append(" ".join(words))
+    matches = find_near_duplicates({"train": train, "test": test}, PAIR, 0.7)["train", "test"]
+    sets = [[character_shingles(t) for t in texts] for texts in (train, test)]
+    naive = {}
+    for i, one in enumerate(sets[0]):
+        best = max((jaccard(one, other), -j) for j, other in enumerate(sets[1]))
+        if best[0] >= 0.7 and train[i] not in test:
+            naive[i] = -best[1]
+    assert set(matches) <= set(naive.items())
+    assert len(matches) >= 0.95 * len(naive)
+    assert len(naive) >= 20
+
+
+def test_rows_made_from_one_template_are_one_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MAX_BUCKET", 5)
+    compared = []
+    monkeypatch.setattr(
+        duplicates, "jaccard", lambda a, b: compared.append(1) or len(a & b) / len(a | b)
+    )
+    texts = [f"please wake me tomorrow morning at {n}" for n in range(300)]
+    assert len(set(duplicates.duplicate_clusters(texts, 0.6))) == 1
+    assert len(compared) < 300 * 20

@@ -12,6 +12,13 @@ from prooftune.types import CONTEXT, Example
 from prooftune.utils.words import normalize_words
 
 SHINGLE_WORDS = 3
+SHINGLE_CHARACTERS = 4
+SHORT_WORDS = 30
+"""Texts of up to this many words are compared by character n-grams: one changed word is in three
+word 3-grams, which is most of a short text."""
+LONG_WORDS = 15
+"""Texts of this many words or more are compared by word 3-grams. The two ranges overlap, so that a
+text and its slightly longer copy are always compared by the same n-grams."""
 _LINK = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 _MENTION = re.compile(r"(?:\bRT\s+)?(?<!\w)@\w+:?")
 _ACCENTS = re.compile(r"[\u0300-\u036f]")
@@ -73,6 +80,13 @@ def word_shingles(key: str) -> frozenset[str]:
     return frozenset(
         " ".join(words[i : i + SHINGLE_WORDS])
         for i in range(max(1, len(words) - SHINGLE_WORDS + 1))
+    )
+
+
+def character_shingles(key: str) -> frozenset[str]:
+    """Return the character 4-grams of a normalised text; a shorter text is a single shingle."""
+    return frozenset(
+        key[i : i + SHINGLE_CHARACTERS] for i in range(max(1, len(key) - SHINGLE_CHARACTERS + 1))
     )
 
 

@@ -251,9 +251,10 @@ class Audit(Section):
     """What to do about train or validation rows that also occur in the test set (train-test
     contamination). ``error``: stop. ``drop``: remove them from train and validation. ``allow``:
     report them only."""
-    near_duplicates: float | None = Field(default=0.9, gt=0, le=1)
-    """Jaccard similarity of word 3-grams at which two texts count as near-duplicates; links,
-    mentions, case, punctuation and accents are ignored. ``null``: exact duplicates only."""
+    near_duplicates: float | None = Field(default=0.7, gt=0, le=1)
+    """Jaccard similarity at which two texts count as near-duplicates: of character 4-grams up to 30
+    words, of word 3-grams from 15 words. Links, mentions, case, punctuation and accents are
+    ignored. ``null``: exact duplicates only."""
     max_truncated: float = Field(default=0.2, ge=0, le=1)
     """Maximum share of examples that can be truncated to `prompt.max_length`; a larger share is an
     error."""
