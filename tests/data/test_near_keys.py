@@ -82,7 +82,9 @@ WORDS = [f"{first}{last}" for first in ("oil", "rain", "team", "bank") for last 
 @pytest.mark.parametrize("change", ["typo", "added"])
 def test_copies_with_a_small_change_are_near_at_every_length(length: int, change: str) -> None:
     words = (WORDS + [f"new{w}" for w in WORDS])[:length]
-    copied = [*words[:4], "extra", *words[4:]] if change == "added" else [words[0] + "s", *words[1:]]
+    copied = (
+        [*words[:4], "extra", *words[4:]] if change == "added" else [words[0] + "s", *words[1:]]
+    )
     train = [" ".join(copied), "nothing of the kind at all"]
     matches = find_near_duplicates({"train": train, "test": [" ".join(words)]}, PAIR, 0.7)
     assert matches["train", "test"] == [(0, 0)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from prooftune.evaluation.significance import (
     POWER,
     holm,
     holm_level,
+    least_p,
     mcnemar,
     minimum_detectable_difference,
     minimum_detectable_mean,
@@ -296,14 +298,20 @@ def consistent(ends: Estimate, significant: bool) -> Estimate:
 def _detectable(
     plan: Plan, row: Comparison, first: Measured, second: Measured, level: float
 ) -> float:
+    """The smallest detectable difference; not-a-number where none, however large, is detectable."""
     n = row["n"]
     if components := _components(plan.primary, first, second):
         error, units = _row_error(plan.primary, first, second, plan.groups)
         return detectable_by_trainings(error, units, components, level, POWER)
     if plan.primary == "accuracy" and plan.groups is None:
-        return minimum_detectable_difference(n, (row["only_a"] + row["only_b"]) / n, level)
+        smallest = minimum_detectable_difference(n, (row["only_a"] + row["only_b"]) / n, level)
+        return smallest if smallest < 1 else nan
     samples = first.samples[plan.primary] - second.samples[plan.primary]
-    return minimum_detectable_mean(resampling_error(samples), samples.units, level)
+    if plan.groups is not None and least_p(samples.units) >= level:
+        return nan
+    smallest = minimum_detectable_mean(resampling_error(samples), samples.units, level)
+    bounds = _BOUNDS.get(plan.primary, (-1.0, 1.0))
+    return nan if bounds is not None and smallest > bounds[1] else smallest
 
 
 def _worthwhile(

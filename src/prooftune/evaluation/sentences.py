@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 from prooftune.evaluation.primary import title_of
 from prooftune.evaluation.score_types import Measurements, Reference, VerdictFacts, defined
@@ -25,6 +26,9 @@ def headline(scores: Measurements, facts: VerdictFacts, best: str) -> str:
         "alone": lambda *_: "Measured, but compared with nothing.",
         "not-tuned": _not_tuned,
     }[facts["outcome"]](scores, against, best)
+    if facts["better"]:
+        # Only of this variant: another tuned one did make a difference.
+        text = text.replace("Fine-tuning", f"Fine-tuning ({best})", 1)
     opposed = _opposed_names(against)
     if facts["outcome"] != "not-tuned" and opposed:
         text = f"{text.removesuffix('.')}, but {join(opposed)} got worse."
@@ -45,9 +49,10 @@ def _won(scores: Measurements, against: Sequence[Reference], best: str) -> str:
         if all(entry["worthwhile"] == "better" for entry in model):
             return f"Fine-tuning helped, by more than {points(worth)} points."
         if least["worthwhile"] == "equivalent":
+            digits = 2 if gain < SMALL else 1
             return (
-                f"Fine-tuning made no worthwhile difference: {points(gain)} points, surely less "
-                f"than {points(worth)}."
+                f"Fine-tuning made no worthwhile difference: {points(gain, digits)} points, surely "
+                f"less than {points(worth)}."
             )
         return f"Fine-tuning helped, but not surely by {points(worth)} points or more."
     if gain < SMALL:
@@ -158,15 +163,17 @@ def _worth(scores: Measurements, against: Sequence[Reference]) -> str:
 
 
 def _detectable(scores: Measurements, against: Sequence[Reference]) -> str:
-    missed = [
-        a["minimum_detectable_difference"]
-        for a in against
-        if a["outcome"] == "undecided" and a["minimum_detectable_difference"] is not None
-    ]
-    if not missed or missed != missed:
+    missed = [a["minimum_detectable_difference"] for a in against if a["outcome"] == "undecided"]
+    if not missed:
         return ""
+    known = [smallest for smallest in missed if smallest is not None and not isnan(smallest)]
+    if len(known) < len(missed):
+        return (
+            f" With {_what(scores)} no true difference, however large, would have been found with "
+            "a probability of 80%."
+        )
     return (
-        f" With {_what(scores)} a true difference of {points(max(missed))} points would have been "
+        f" With {_what(scores)} a true difference of {points(max(known))} points would have been "
         "found with a probability of 80%; a smaller one may have been missed."
     )
 
@@ -198,8 +205,7 @@ def _what(scores: Measurements) -> str:
 
 def _clause(entry: Reference) -> str:
     value = entry["difference"]["value"]
-    small = abs(value) < SMALL / 10
-    amount = points(abs(value), 2 if small else 1)
+    amount = points(abs(value), 2 if abs(value) < SMALL else 1)
     text = f"{signed(value)} points" if entry["outcome"] == "undecided" else f"by {amount} points"
     return f"{entry['variant']} ({text}, {p_value(entry)})"
 

@@ -34,7 +34,7 @@ from prooftune.report.format import (
     signed_interval,
 )
 from prooftune.report.types import ReportedVariant, ReportFacts
-from prooftune.report.warnings import collect_warnings
+from prooftune.report.warnings import collect_warnings, count_comparisons
 
 
 def render_markdown(facts: ReportFacts) -> str:
@@ -224,7 +224,8 @@ def _footnote(facts: ReportFacts) -> str:
         text += (
             f"; discordant: {task.noun} that only the first : only the second variant "
             f"{task.correct_phrase}; p-values: {task.significance_test}, "
-            f"Holm-adjusted over {len(scores['comparisons'])} comparisons, for which the intervals "
+            f"Holm-adjusted over {count_comparisons(scores)}, for which "
+            "the intervals "
             "of differences hold simultaneously; detectable difference: the true difference, in "
             "points, that the test detects with power 0.8 at this sample size and at the adjusted "
             "level"

@@ -74,7 +74,7 @@ def _group_warnings(scores: Scores, task: TaskDisplay) -> list[str]:
     if scores["comparisons"] and least_p(count) > 1 - level:
         warnings.append(
             f"With {count} groups no test can give a p-value below {least_p(count):.2g}, so no "
-            f"difference can be significant among {len(scores['comparisons'])} comparisons."
+            f"difference can be significant among {count_comparisons(scores)}."
         )
     return warnings
 
@@ -98,8 +98,16 @@ def _results_by_rows(scores: Scores, key: str) -> str:
         for p, row in zip(adjusted, rows, strict=True)
     )
     if more:
-        text += f", and {more} more of {len(rows)} comparisons would have been called significant"
+        text += (
+            f", and {more} more of {count_comparisons(scores)} would have been called significant"
+        )
     return f"{text}."
+
+
+def count_comparisons(scores: Scores) -> str:
+    """``1 comparison``, ``5 comparisons``."""
+    count = len(scores["comparisons"])
+    return "1 comparison" if count == 1 else f"{count} comparisons"
 
 
 def _audit_warnings(audit: AuditRecord) -> list[str]:

@@ -159,9 +159,7 @@ def find_near_duplicates(
     """
     exact = keys if exact_keys is None else exact_keys
     digests = {name: _digests(exact[name]) for name in keys}
-    copied = {
-        (first, second): np.isin(digests[first], digests[second]) for first, second in pairs
-    }
+    copied = {(first, second): np.isin(digests[first], digests[second]) for first, second in pairs}
     best: dict[tuple[_Split, _Split], dict[int, tuple[float, int]]] = {pair: {} for pair in pairs}
     for shingling in SHINGLINGS:
         texts = {name: _Subset.of(keys[name], shingling) for name in keys}
@@ -322,8 +320,10 @@ class _LshIndex:
         """Yield the indexed texts themselves, as `_hash_chunks` does."""
         for start in range(0, len(self._texts), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
-            yield start, list(self._texts[part]), Hashes(
-                self._hashes.bands[part], self._hashes.sketches[part]
+            yield (
+                start,
+                list(self._texts[part]),
+                Hashes(self._hashes.bands[part], self._hashes.sketches[part]),
             )
 
     def candidates(self, hashes: Hashes) -> list[tuple[int, list[int]]]:
