@@ -6,7 +6,7 @@ PYTHONPATH=src:tests python -m report.verdict_cases          # prints all report
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ import yaml
 
 from evaluation import synthetic
 from prooftune.evaluation.answers.scores import score_answers
+from prooftune.evaluation.score_types import Scores
 from prooftune.evaluation.scores import score, tidy
 from prooftune.recipe import Evaluation, parse
 from prooftune.report.markdown import render_markdown
 from prooftune.types import Example, Prediction, Study, VariantResult
 
-Scores = dict[str, Any]
 FAST = Evaluation(resamples=300)
 QA = """
 name: case
@@ -46,7 +46,7 @@ def result(
 
 def classified(
     targets: Sequence[str],
-    outputs: dict[tuple[str, str], Sequence[str]],
+    outputs: Mapping[tuple[str, str], Sequence[str]],
     train: Sequence[str] = (),
     group_size: int | None = None,
     **settings: Any,
