@@ -232,8 +232,10 @@ def _read_training(variant: Path, kind: str, adapter: str | None, training: int)
 def trained_folder(result: VariantResult) -> Path:
     """Folder of the trained weights of a tuned variant's training; with ``adapter``, those of the
     variant that it names."""
+    if result.adapter is None:
+        return result.folder
     variants = result.folder.parents[1 if result.training else 0]
-    return training_folder(variants, result.adapter or result.name, result.training)
+    return training_folder(variants, result.adapter, result.training)
 
 
 def open_run(folder: Path) -> Path:

@@ -96,16 +96,14 @@ def study_summary(
         },
         "card": _card_section(recipe),
     }
-    mean = defined(variant_scores["metrics"][scores["primary"]])
-    if repeated := _repeated_training(trainings, mean):
-        summary["trainings"] = repeated
+    if trainings:
+        mean = defined(variant_scores["metrics"][scores["primary"]])
+        summary["trainings"] = _repeated_training(trainings, mean)
     return summary
 
 
-def _repeated_training(trainings: Trainings | None, mean: Estimate) -> RepeatedTraining | None:
-    """Of several trainings, which one the bundle is, and the mean of all; None for a single one."""
-    if not trainings:
-        return None
+def _repeated_training(trainings: Trainings, mean: Estimate) -> RepeatedTraining:
+    """Of several trainings, which one the bundle is, and the mean of all."""
     return {
         "count": trainings["count"],
         "number": trainings["best"],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from prooftune.cli.app import app
+
+Table = Literal["quantization", "batching"]
 
 
 @app.command()
@@ -98,6 +100,14 @@ def evaluate(
         int | None,
         typer.Option(min=2, help="Evaluate a random sample of this many rows. Default: all rows."),
     ] = None,
+    table: Annotated[
+        Table | None,
+        typer.Option(
+            help="Instead of the evaluation, measure on these rows: quantization (full precision, "
+            "8 and 4 bits: quality, memory, rows/s) or batching (one row at a time against "
+            "batches)."
+        ),
+    ] = None,
     against: Annotated[
         Path | None,
         typer.Option(help="Another bundle, for a paired comparison on the same rows."),
@@ -114,6 +124,9 @@ def evaluate(
 
     Example: prooftune evaluate runs/reviews/bundle march.csv --out march
     """
+    if table is not None:
+        _measure_table(table, bundle, file, text, label, limit, out, [*(slices or ()), against])
+        return
     from prooftune.bundle_evaluation.evaluate import evaluate_bundle
     from prooftune.bundle_evaluation.render import print_evaluation
 
@@ -130,6 +143,38 @@ def evaluate(
     print_evaluation(found.facts)
     if out is not None:
         print(f"Report: {out / 'report.html'}")
+
+
+def _measure_table(
+    table: Table,
+    bundle: Path,
+    file: str,
+    text: list[str] | None,
+    label: str | None,
+    limit: int | None,
+    out: Path | None,
+    unused: list[object],
+) -> None:
+    """Measure, print and write one table."""
+    from prooftune.bundle_evaluation.measured_table import TableRequest
+    from prooftune.errors import UsageError
+    from prooftune.report.document import print_document
+
+    if any(unused):
+        raise UsageError(f"--table {table}: --slice and --against do not apply to it")
+    request = TableRequest(bundle, file, text, label, limit)
+    if table == "batching":
+        from prooftune.bundle_evaluation.batching_table import batching_table
+
+        measured = batching_table(request)
+    else:
+        from prooftune.bundle_evaluation.quantization_table import quantization_table
+
+        measured = quantization_table(request)
+    print_document(measured.document)
+    if out is not None:
+        measured.write(out)
+        print(f"Report: {out / measured.name}.html")
 
 
 @app.command()
