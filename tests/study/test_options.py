@@ -298,3 +298,25 @@ def test_a_study_without_validation_rows(
     assert classifier(result.bundle).predict(["goal"])[0].probability
     with pytest.raises(UsageError, match="early_stopping needs validation rows"):
         study(learners["llama"], tmp_path / "stopping", training=FEW, early_stopping=1)
+
+
+@pytest.mark.slow
+def test_generated_answers_stand_beside_likelihoods(
+    learners: dict[str, Path], tmp_path: Path
+) -> None:
+    """Tuned, the tiny model writes a label and stops; untuned it writes noise. The predicted labels
+    are those of the likelihood."""
+    result = study(
+        learners["llama"],
+        tmp_path,
+        scoring={"generated_rows": 20, "max_new_tokens": 8},
+        variants={"zero-shot": None, "tuned": None},
+    )
+    found = result.scores.get("instructions")
+    assert found is not None and found["n"] == 20
+    valid = {name: figures["valid_label"]["value"] for name, figures in found["variants"].items()}
+    assert valid["zero-shot"] == 0 and (valid["tuned"] or 0) > 0.5
+    predictions = read_predictions(result.folder / "variants" / "tuned" / "predictions.parquet")
+    assert sum(p.generated_tokens > 0 for p in predictions) == 20
+    assert all(p.valid and p.log_probs for p in predictions)
+    assert "## Instruction following" in (result.folder / "report.md").read_text("utf-8")

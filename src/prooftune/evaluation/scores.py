@@ -15,6 +15,7 @@ from prooftune.evaluation.abstention import abstention
 from prooftune.evaluation.changes import changed_examples
 from prooftune.evaluation.comparisons import Measured, Plan, compare, measured_once, pairs
 from prooftune.evaluation.figures import BOUNDS, probabilistic_figures, variant_figures
+from prooftune.evaluation.instructions import instruction_figures
 from prooftune.evaluation.languages import LanguageRows, language_figures, partly_trained
 from prooftune.evaluation.metrics import (
     INVALID,
@@ -202,7 +203,15 @@ def score(
         },
         judged,
     )
-    scores: Scores = tidy({**measurements, "verdict": judged, "changed": changed})
+    instructions = instruction_figures(study, shown, judged["baseline"], settings.confidence)
+    scores: Scores = tidy(
+        {
+            **measurements,
+            "verdict": judged,
+            "changed": changed,
+            "instructions": instructions,
+        }
+    )
     return scores
 
 

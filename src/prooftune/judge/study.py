@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -78,8 +78,9 @@ def judge_study(
         "confidence": recipe.evaluation.confidence,
         "seed": recipe.seed,
     }
+    generated = {p.id for r in results for p in r.test if p.generated_tokens}
     items = {
-        r.name: _judge_items(study, r, scores)
+        r.name: _judge_items(study, r, scores, generated)
         for r in results
         if recipe.variants[r.name].uses_language_model
     }
@@ -150,7 +151,26 @@ def align_human_scores(
     return {judged: unnamed}
 
 
-def _judge_items(study: Study, result: VariantResult, scores: Scores) -> list[JudgeItem]:
+def _judge_items(
+    study: Study, result: VariantResult, scores: Scores, generated: Collection[str]
+) -> list[JudgeItem]:
+    """What the judge reads; of classifiers, the `generated` test rows if there are any."""
+    if study.labels and generated:
+        # Full answers, where models generated them: whether they do what was asked can be read.
+        question = (
+            f"\n\nName the label that fits the text above. Answer with one of: "
+            f"{', '.join(study.labels)}."
+        )
+        return [
+            JudgeItem(
+                e.id,
+                "\n".join(e.inputs.values()) + question,
+                p.raw if p.generated_tokens else p.output,
+                (e.target or "",),
+            )
+            for e, p in zip(study.test, result.test, strict=True)
+            if e.id in generated
+        ]
     if study.labels:
         question = f"\n\nWhich of these labels fits the text above: {', '.join(study.labels)}?"
         return [

@@ -56,7 +56,11 @@ class Scoring(Section):
     """Contextual calibration (arXiv 2102.09690): divide by the label probabilities for a
     content-free input."""
     max_new_tokens: int = Field(default=16, gt=0)
-    """Maximum new tokens for ``generation``."""
+    """Maximum new tokens for ``generation`` and ``generated_rows``."""
+    generated_rows: int = Field(default=0, ge=0)
+    """likelihood: number of test rows, sampled with the seed, for which language models also
+    generate their answer. The report then says how often it is a valid label, the label and nothing
+    else, or no label, tuned against untuned; the judge reads these answers."""
     batch_tokens: int = Field(default=4096, gt=0)
     """Input tokens per scoring batch."""
 

@@ -13,6 +13,7 @@ from prooftune.evaluation.score_types import (
 from prooftune.report import (
     answers_section,
     cells,
+    instructions_section,
     judge_section,
     languages_section,
     retrieval_section,
@@ -86,6 +87,13 @@ def _optional_tables(scores: Scores) -> list[tuple[str, list[cells.Table]]]:
         ("Answers", [*answers["tables"], answers["threshold_table"]] if answers else []),
         ("Retrieval", [retrieval_section.retrieval_table(scores)]),
         ("Citations", [retrieval_section.citations_table(scores)]),
+        (
+            "Instruction following",
+            [
+                instructions_section.instructions_table(scores),
+                instructions_section.instruction_differences_table(scores),
+            ],
+        ),
         (
             "Languages",
             [languages_section.languages_table(scores), languages_section.left_out_table(scores)],

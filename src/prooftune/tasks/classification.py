@@ -5,7 +5,6 @@ All variants, loaded bundles and the server predict through this module.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 
 import torch
@@ -15,6 +14,7 @@ from prooftune import recipe as recipes
 from prooftune.engine import scoring
 from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
+from prooftune.tasks.label_parsing import parse_label
 from prooftune.tasks.prompt_encoding import EncodedPrompt, PromptEncoder
 from prooftune.types import Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
@@ -117,6 +117,7 @@ def _generated(
     predictions = []
     with autocast(model), progress_bar(description, len(examples)) as progress:
         texts: dict[int, str] = {}
+        tokens: dict[int, int] = {}
         for numbers, written in generate(
             model,
             encoder.prefix,
@@ -125,10 +126,9 @@ def _generated(
             max_new_tokens=settings.max_new_tokens,
             batch_tokens=settings.batch_tokens,
         ):
-            texts |= {
-                number: encoder.decode_answer(done.ids)
-                for number, done in zip(numbers, written, strict=True)
-            }
+            for number, done in zip(numbers, written, strict=True):
+                texts[number] = encoder.decode_answer(done.ids)
+                tokens[number] = len(done.ids) + done.stopped
             progress.advance(0, len(numbers))  # type: ignore[arg-type]
     for i, (example, e) in enumerate(zip(examples, encoded, strict=True)):
         label = parse_label(texts[i], encoder.rendering.labels)
@@ -141,22 +141,10 @@ def _generated(
                 len(encoder.prefix) + len(e.token_ids),
                 e.truncated_tokens,
                 texts[i],
+                generated_tokens=tokens[i],
             )
         )
     return predictions
-
-
-def parse_label(text: str, labels: Sequence[str]) -> str | None:
-    """The label in a generated text, or None.
-
-    The text must equal a label, or begin with one followed by a character that is no letter or
-    digit; case, outer quotes and full stops are ignored. The longest matching label wins.
-    """
-    text = text.strip().strip("\"'`*.").strip().casefold()
-    for label in sorted(labels, key=len, reverse=True):
-        if re.match(re.escape(label.casefold()) + r"(?![^\W_])", text):
-            return label
-    return None
 
 
 def instruction_pairs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from prooftune.errors import UsageError
@@ -176,6 +177,8 @@ def score_splits(
     with measure_cost() as scoring:
         test = handle.predict(recipe, encoder, study.test, head, f"{name}: test rows")
     validation = handle.predict(recipe, encoder, study.validation, head, f"{name}: validation rows")
+    if recipe.task == "classification" and not head and recipe.scoring.method == "likelihood":
+        test = _with_generated_answers(context, handle, encoder, test, name)
     is_generated = (
         recipe.task == "classification" and not head and recipe.scoring.method == "generation"
     )
@@ -194,6 +197,40 @@ def score_splits(
             },
         },
     )
+
+
+def _with_generated_answers(
+    context: VariantContext,
+    handle: ModelHandle,
+    encoder: PromptEncoder,
+    predictions: list[Prediction],
+    name: str,
+) -> list[Prediction]:
+    """The predictions with what the model writes itself, for ``scoring.generated_rows`` of them.
+
+    A label that is chosen by likelihood is always valid; whether the model follows the instruction
+    shows in what it generates. Labels and probabilities remain those of the likelihood.
+    """
+    recipe, examples = context.recipe, context.study.test
+    count = min(recipe.scoring.generated_rows, len(examples))
+    if not count:
+        return predictions
+    # The same rows for all variants, since they are compared in pairs.
+    numbers = sorted(random.Random(recipe.seed).sample(range(len(examples)), count))
+    scoring = recipe.scoring.model_copy(update={"method": "generation"})
+    generated = handle.predict(
+        recipe.model_copy(update={"scoring": scoring}),
+        encoder,
+        [examples[number] for number in numbers],
+        False,
+        f"{name}: generated answers",
+    )
+    result = list(predictions)
+    for number, answer in zip(numbers, generated, strict=True):
+        result[number] = replace(
+            result[number], raw=answer.raw, generated_tokens=answer.generated_tokens
+        )
+    return result
 
 
 def _prompt_tokens(predictions: list[Prediction]) -> int:

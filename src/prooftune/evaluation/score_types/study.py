@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NotRequired, TypedDict, cast
 
 from prooftune.evaluation.score_types.figures import Bounds, Estimate, Figure
+from prooftune.evaluation.score_types.instructions import InstructionScores
 from prooftune.evaluation.score_types.judge import JudgeScores
 from prooftune.evaluation.score_types.languages import LanguageResults
 from prooftune.evaluation.score_types.variants import VariantMeasurements
@@ -163,6 +164,7 @@ class Scores(Measurements):
 
     verdict: Verdict
     changed: ChangedExamples | None
+    instructions: NotRequired[InstructionScores | None]
     judge: NotRequired[JudgeScores]
 
 
