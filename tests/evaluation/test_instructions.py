@@ -8,8 +8,8 @@ import pytest
 
 from prooftune.evaluation.instructions import instruction_figures
 from prooftune.evaluation.intervals import wilson_interval
-from prooftune.tasks.label_parsing import is_label_only
 from prooftune.types import Example, Prediction, Study, VariantResult
+from prooftune.utils.label_parsing import is_label_only
 
 LABELS = ["Sports", "World"]
 STUDY = Study([], [], [Example(str(i), {"text": "t"}, LABELS[i % 2]) for i in range(10)], LABELS)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from prooftune.errors import UsageError
 from prooftune.models.loading import load_tokenizer
 from prooftune.tasks.classification import instruction_pairs
-from prooftune.tasks.label_parsing import parse_label
 from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering, Shot
 from prooftune.tasks.templates import candidate_templates
 from prooftune.training.objective import instruction_rows, validate_rows
 from prooftune.types import Example
+from prooftune.utils.label_parsing import parse_label
 
 LABELS = ("World", "Sports", "Sci/Tech")
 

@@ -11,8 +11,8 @@ from prooftune.evaluation.intervals import paired_proportions_interval, wilson_i
 from prooftune.evaluation.score_types.figures import Figure
 from prooftune.evaluation.score_types.instructions import InstructionDifference, InstructionScores
 from prooftune.evaluation.significance import holm, mcnemar
-from prooftune.tasks.label_parsing import is_label_only, parse_label
 from prooftune.types import Example, Prediction, Study, VariantResult
+from prooftune.utils.label_parsing import is_label_only, parse_label
 
 Flags = NDArray[np.bool_]
 MEASURES = ("valid_label", "label_only", "extra_text", "correct")

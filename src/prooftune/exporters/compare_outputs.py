@@ -13,7 +13,7 @@ from prooftune.evaluation.answers.squad import f1
 from prooftune.exporters.ollama import max_label_tokens
 from prooftune.exporters.runtimes import FloatArray, Runtime
 from prooftune.tasks.citations import parse_citations
-from prooftune.tasks.label_parsing import parse_label
+from prooftune.utils.label_parsing import parse_label
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from prooftune import recipe as recipes
 from prooftune.engine import scoring
 from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
-from prooftune.tasks.label_parsing import parse_label
 from prooftune.tasks.prompt_encoding import EncodedPrompt, PromptEncoder
 from prooftune.types import Example, Prediction
+from prooftune.utils.label_parsing import parse_label
 from prooftune.utils.progress import Subtask, progress_bar
 
 _CONTENT_FREE = ("N/A", "[MASK]", "")
