@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prooftune.errors import UsageError
-from prooftune.retrieval.chunks import split_document
+from prooftune.retrieval.chunks import chunk_spans, split_document
 from prooftune.retrieval.types import Document, DocumentPart
 
 PIECES = st.sampled_from(
@@ -103,3 +105,12 @@ def test_ids_depend_on_document_and_text_alone() -> None:
 def test_sizes_that_make_no_sense_are_refused(words: int, overlap: int) -> None:
     with pytest.raises(UsageError, match="overlap"):
         split_document(document("text"), words, overlap)
+
+
+def test_thai_is_split_although_it_has_no_spaces_and_marks_stay_with_their_letters() -> None:
+    text = "สินค้าสามารถคืนได้ภายในสามสิบวันหลังจากที่ได้รับ" * 40
+    spans = chunk_spans(text, 60, 0)
+    assert "".join(text[start:end] for start, end in spans) == text
+    letters = [sum(unicodedata.category(c)[0] == "L" for c in text[a:b]) for a, b in spans]
+    assert max(letters) <= 5 * 75 and len(spans) > 3
+    assert all(unicodedata.category(text[start])[0] == "L" for start, _ in spans)

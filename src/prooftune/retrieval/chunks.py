@@ -7,14 +7,21 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import regex
+
 from prooftune.errors import UsageError
 from prooftune.retrieval.types import Chunk, Document
 
 CHUNK_WORDS, CHUNK_OVERLAP = 120, 20
 
 _IDEOGRAPHS = "\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]{{1,40}}")
-"""A word: up to 40 characters without spaces, or a single Chinese or Japanese character."""
+_SYLLABIC = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+"""Thai, Lao, Burmese and Khmer, whose words have about five letters."""
+_WORD = regex.compile(
+    rf"[{_IDEOGRAPHS}]|(?:[{_SYLLABIC}]\p{{M}}*){{1,5}}|[^\s{_IDEOGRAPHS}{_SYLLABIC}]{{1,40}}"
+)
+"""A word: up to 40 characters without spaces; in scripts without spaces a single Chinese or
+Japanese character, or five letters with their marks."""
 
 _SENTENCE_END = re.compile(r"[.!?:;…。！？][\"'”’»)\]]*$")
 
