@@ -114,6 +114,11 @@ def test_a_change_in_one_layer_is_found_in_that_layer(
     written(lambda out: edit_weights(out, "model.layers.1.mlp.up_proj.weight", torch.neg))
     message = refused(make("llama"), tmp_path / "out")
     assert "first differing layer: layer 1 of 3 layers" in message and "untuned" not in message
+    # The figures are written beside the folder that was not.
+    assert message.endswith(f"All figures: {tmp_path / 'out-failed.md'}")
+    assert "| merged |" in (tmp_path / "out-failed.md").read_text("utf-8")
+    record = read_json(tmp_path / "out-failed.json")
+    assert record["checked"] and record["parity"]["mean_difference"] > 0.05
 
 
 @pytest.mark.slow

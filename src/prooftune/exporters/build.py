@@ -15,14 +15,14 @@ from prooftune.bundle.manifest import GOLDEN, Manifest, is_language_model, read_
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import diagnosis, ollama
-from prooftune.exporters.card import render_card
+from prooftune.exporters.card import render_card, table
 from prooftune.exporters.compare_outputs import run_row
 from prooftune.exporters.formats import Format, get_format
 from prooftune.exporters.gguf import FILE
 from prooftune.exporters.parity import Parity, ParityLimits, summarize_parity, tokenization_mismatch
 from prooftune.exporters.runtimes import LlamaCpp, Runtime, Transformers
 from prooftune.models import loading
-from prooftune.utils.files import atomic_path, read_json, write_json
+from prooftune.utils.files import atomic_path, read_json, write_json, write_text
 from prooftune.utils.profiling import measure_cost
 from prooftune.utils.progress import notify, spinner
 from prooftune.version import __version__
@@ -82,10 +82,14 @@ def export(
         temporary.mkdir()
         with spinner(f"Writing {to}"):
             format_.write(bundle, manifest, temporary)
-        parity = (
-            None if unchecked else _check(bundle, manifest, temporary, format_, to, rows, limits)
+        parity, failure = (
+            (None, None)
+            if unchecked
+            else _check(bundle, manifest, temporary, format_, to, rows, limits)
         )
         record = _record(manifest, to, temporary, parity, limits)
+        if failure is not None:
+            raise Failure(f"{failure}\nAll figures: {_write_failed(out, record)}")
         write_json(temporary / "bundle.json", manifest)
         write_json(temporary / "export.json", record)
         (temporary / "README.md").write_text(render_card(manifest, record), encoding="utf-8")
@@ -165,11 +169,14 @@ def _check(
     to: str,
     rows: Sequence[GoldenRow],
     limits: ParityLimits,
-) -> Parity:
+) -> tuple[Parity, str | None]:
     """Run the golden set through the written artefact.
 
+    Returns:
+        The results, and the limits that they miss with the part that differs; None if they pass.
+
     Raises:
-        Failure: the artefact misses a limit.
+        Failure: the artefact does not read what the bundle reads, so that nothing was compared.
     """
     tokenizer = loading.load_tokenizer(tokenizer_folder(bundle, manifest))
     text = _text_renderer(manifest, folder, to, tokenizer)
@@ -204,11 +211,25 @@ def _check(
             else _explain_without_layers(rows, retokenized, to)
         )
         misses_list = "".join(f"  - {miss}\n" for miss in misses)
-        raise Failure(
+        return parity, (
             f"not exported: {to} answers otherwise than the bundle does.\n"
             f"{misses_list}{diagnosis_text}"
         )
-    return parity
+    return parity, None
+
+
+def _write_failed(out: Path, record: dict[str, Any]) -> Path:
+    """Write the results of an export that misses its limits beside the folder it would have.
+
+    Returns:
+        The Markdown table; ``.json`` beside it is the record.
+    """
+    path = out.with_name(f"{out.name}-failed.md")
+    write_json(path.with_suffix(".json"), record)
+    write_text(
+        path, f"# {record['variant']}, {record['format']}: not exported\n\n{table([record])}\n"
+    )
+    return path
 
 
 def _runtime(
