@@ -186,7 +186,7 @@ def export(
 
     Raises:
         UsageError: the format does not fit the bundle, or a package it needs is missing.
-        Failure: the export's outputs differ from the bundle's beyond the limits; nothing is
+        Failure: the export's outputs differ from the bundle's beyond the limits; no export is
             written.
     """
     from prooftune.exporters.build import export as export_bundle

@@ -94,6 +94,26 @@ def classification(runner: CommandRunner) -> None:
         "evaluation",
         says="on these 60 rows",
     )
+    runner.run(
+        "evaluate",
+        "runs/reviews/bundle",
+        "reviews.csv",
+        "--slice",
+        "label",
+        "--limit",
+        "20",
+        says="on these 20 rows",
+    )
+    runner.run(
+        "evaluate",
+        "runs/reviews/bundle",
+        "reviews.csv",
+        "--table",
+        "batching",
+        "--limit",
+        "8",
+        says="of 8 rows",
+    )
     runner.run("chat", "runs/reviews/bundle", stdin="loved good film\n")
     for name in ("merged", "vllm", "gguf-f16", "gguf-q8_0", "ollama"):
         runner.run(
