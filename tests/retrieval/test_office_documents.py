@@ -140,7 +140,7 @@ def test_slides_have_numbers_titles_tables_and_notes(tmp_path: Path) -> None:
         ),
         DocumentPart("Item Price\nTea 3\n\nIn a group", page=3),
     ]
-    assert document.note == "1 hidden slides are left out"
+    assert document.note == "hidden slides left out: 1"
 
 
 def sheets() -> bytes:
@@ -161,7 +161,7 @@ def test_every_cell_of_a_sheet_has_the_name_of_its_column(tmp_path: Path) -> Non
     assert document.parts == [
         DocumentPart("Service: Transfer\nFee: 3\n\nService: Card\nFee: 12.5", section="Fees")
     ]
-    assert document.note == "1 hidden sheets are left out"
+    assert document.note == "hidden sheets left out: 1"
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -384,7 +384,7 @@ def test_lock_and_system_files_are_skipped_with_their_number(tmp_path: Path) -> 
     assert [document.id for document in result.documents] == ["a.docx"]
     [skipped] = result.skipped
     assert (skipped.reason, skipped.id) == (
-        "4 lock and system files",
+        "lock and system files: 4",
         "Thumbs.db, desktop.ini, ~$a.docx …",
     )
 

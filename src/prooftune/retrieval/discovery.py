@@ -127,7 +127,7 @@ def find_documents(
             else:
                 skipped.append(SkippedDocument(id_, _unsupported(id_)))
     if system:
-        skipped.append(SkippedDocument(_list_ids(system), f"{len(system)} lock and system files"))
+        skipped.append(SkippedDocument(_list_ids(system), f"lock and system files: {len(system)}"))
     files.sort(key=lambda file: file.id)
     for a, b in pairwise(files):
         if a.id == b.id:

@@ -132,7 +132,7 @@ def _mostly_utf8(content: bytes) -> DecodedText | None:
     invalid = text.count("\ufffd")
     if sum(c > "\x7f" for c in text) < 11 * invalid:
         return None
-    return DecodedText(_clean(text), f"{invalid} invalid UTF-8 sequences are shown as \ufffd")
+    return DecodedText(_clean(text), f"invalid UTF-8 sequences, shown as \ufffd: {invalid}")
 
 
 def _declared_encoding(content: bytes, declared: str | None) -> str | None:

@@ -94,7 +94,7 @@ def read_slides(content: bytes) -> tuple[list[DocumentPart], str | None]:
     # python-pptx raises errors of any type on damaged files; each only skips one document
     except Exception as error:
         raise UnreadableDocument(f"damaged PowerPoint document ({error}): {DAMAGED}") from None
-    return parts, f"{hidden} hidden slides are left out" if hidden else None
+    return parts, f"hidden slides left out: {hidden}" if hidden else None
 
 
 def _shape_texts(shapes: Any) -> Iterator[str]:

@@ -51,7 +51,7 @@ def read_sheet(content: bytes) -> tuple[list[DocumentPart], str | None]:
         for name, rows in tables.items()
     ]
     hidden = len(book.sheet_names) - len(visible)
-    return parts, f"{hidden} hidden sheets are left out" if hidden else None
+    return parts, f"hidden sheets left out: {hidden}" if hidden else None
 
 
 def read_delimited(content: bytes) -> tuple[list[DocumentPart], str | None]:
