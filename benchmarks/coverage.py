@@ -168,11 +168,6 @@ def _classification(shares: Floats, accuracy: float, n: int, samples: int, resam
         drawn = [
             resample_once(columns(v), p).map(of) for v, p in zip(variants, priors, strict=True)
         ]
-        right = [v.correct for v in variants]
-        tally.add("accuracy", wilson_interval(int(right[0].sum()), n, CONFIDENCE), accuracy)
-        only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-        gap = accuracy - float(true[1]["accuracy"])
-        tally.add("Δ accuracy", paired_proportions_interval(*only, n, CONFIDENCE), gap)
         for name in FUNCTIONS:
             bounds = SIGNED if name == "mcc" else UNIT
             value, real = float(found[0][name]), float(true[0][name])
@@ -189,25 +184,43 @@ def _classification(shares: Floats, accuracy: float, n: int, samples: int, resam
                 resampling_interval(between, gaps, CONFIDENCE, (-2, 2)),
                 real - float(true[1][name]),
             )
-        _rarest(tally, variants[0], true[0])
     return tally
 
 
-def _rarest(
-    tally: Tally,
-    outcomes: Outcomes,
-    true: dict[str, Floats],
-) -> None:
-    """Figures of the last label, where it occurs."""
-    last = outcomes.classes - 1
-    target, given = outcomes.targets == last, outcomes.predicted == last
-    hits = int((target & given).sum())
-    for name, whole in (("recall", int(target.sum())), ("precision", int(given.sum()))):
-        if whole:
-            ends = wilson_interval(hits, whole, CONFIDENCE)
-            tally.add(f"rarest {name}", ends, float(true[f"rarest {name}"]))
-    if union := int((target | given).sum()):
-        tally.add("rarest f1", f1_interval(hits, union, CONFIDENCE), float(true["rarest f1"]))
+def proportions(samples: int) -> Iterator[Row]:
+    """Figures of the same populations that are proportions, or functions of one. Their intervals
+    depend on a few counts only, so many samples are cheap."""
+    wilson = functools.cache(functools.partial(wilson_interval, confidence=CONFIDENCE))
+    f1 = functools.cache(functools.partial(f1_interval, confidence=CONFIDENCE))
+    paired = functools.cache(functools.partial(paired_proportions_interval, confidence=CONFIDENCE))
+    for name, shares in POPULATIONS.items():
+        for accuracy in ACCURACIES:
+            # Of the last label: found, missed, and given to rows of other labels.
+            share = float(shares[-1])
+            missed = share * (1 - accuracy)
+            given = (1 - share) * (1 - accuracy) / (len(shares) - 1)
+            cell = [share * accuracy, missed, given, 1 - share * accuracy - missed - given]
+            worse = accuracy - 0.1
+            only = [0.5 * accuracy * (1 - worse), 0.5 * (1 - accuracy) * worse]
+            hits = cell[0]
+            for n in SIZES:
+                tally, generator = Tally(), np.random.default_rng(13)
+                right = generator.binomial(n, accuracy, size=samples).tolist()
+                pairs = generator.multinomial(n, [*only, 1 - sum(only)], size=samples).tolist()
+                counts = generator.multinomial(n, cell, size=samples).tolist()
+                for correct, (first, second, _), (tp, fn, fp, _) in zip(
+                    right, pairs, counts, strict=True
+                ):
+                    tally.add("accuracy", wilson(correct, n), accuracy)
+                    tally.add("Δ accuracy", paired(first, second, n), 0.05)
+                    if tp + fn:
+                        tally.add("rarest recall", wilson(tp, tp + fn), accuracy)
+                    if tp + fp:
+                        tally.add("rarest precision", wilson(tp, tp + fp), hits / (hits + given))
+                    if tp + fn + fp:
+                        true = 2 * hits / (2 * hits + missed + given)
+                        tally.add("rarest f1", f1(tp, tp + fn + fp), true)
+                yield {"population": name, "true accuracy": accuracy, "n": n, **tally.row()}
 
 
 def answers(samples: int, resamples: int) -> Iterator[Row]:
@@ -620,6 +633,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     samples, resamples = options.samples, options.resamples
     tables: dict[str, Callable[[], Iterator[Row]]] = {
         "classification": lambda: classification(samples, resamples),
+        "proportions": lambda: proportions(20 * samples),
         "answers": lambda: answers(samples, resamples),
         "calibration": lambda: calibration(samples // 2),
         "auroc": lambda: areas(2 * samples),

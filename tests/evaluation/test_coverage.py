@@ -1,6 +1,9 @@
 """`benchmarks/coverage.py`, coarse: no interval that stands in a report may be far too narrow."""
 
 import importlib.util
+import itertools
+import json
+import random
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +45,11 @@ def test_figures_of_classifiers(
         assert min(shares(row, ("true accuracy",)).values()) >= LEAST, row
 
 
+def test_proportions(coverage: ModuleType) -> None:
+    for row in coverage.proportions(300):
+        assert min(shares(row, ("true accuracy",)).values()) >= 0.9, row
+
+
 def test_means_of_scores(coverage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coverage, "SIZES", (20, 200))
     for row in coverage.answers(60, 400):
@@ -52,6 +60,8 @@ def test_errors_and_power_of_families(coverage: ModuleType) -> None:
     for row in coverage.families(150):
         assert row["family-wise error"] <= 0.09, row
         assert 0.7 <= row["power at it"] <= 0.9, row
+        # Not simulated but summed over what reports state, so that it is exact to a point.
+        assert 0.77 <= row["power at those of reports"] <= 0.83, row
         assert row["all intervals hold"] >= 0.9, row
 
 
@@ -61,3 +71,22 @@ def test_groups(coverage: ModuleType) -> None:
         assert min(row["by groups"], row["Δ by groups"]) >= 0.85, row
         assert row["type I error by groups"] <= 0.15, row
         assert row["type I error by rows"] >= 0.1, "rows alone are misleading here"
+
+
+def test_articles_drawn_again(coverage: ModuleType, tmp_path: Path) -> None:
+    """Made-up articles of which some have more questions without an answer."""
+    generator = random.Random(0)
+    data = [
+        {
+            "paragraphs": [
+                {"qas": [{"is_impossible": generator.random() < share} for _ in range(40)]}
+            ]
+        }
+        for share in (0.3, 0.4, 0.5, 0.5, 0.5, 0.6, 0.6, 0.7, 0.5, 0.4)
+    ]
+    (tmp_path / "squad.json").write_text(json.dumps({"data": data}))
+    rows = list(itertools.islice(coverage.articles(tmp_path / "squad.json", 20, 100), 2))
+    assert [row["articles"] for row in rows] == ["4 of 10"] * 2
+    for row in rows:
+        assert row["type I error by groups"] == 0, "4 groups cannot reject anything"
+        assert min(row["by groups"], row["Δ by groups"]) >= 0.8, row

@@ -7,6 +7,7 @@ import pytest
 from evaluation.test_calibration import made
 from prooftune.evaluation.ece import ece_interval
 from prooftune.evaluation.metrics import BINS, Outcomes, bin_of
+from prooftune.evaluation.resampling import Groups
 
 
 def true_error(sharpness: float) -> float:
@@ -36,3 +37,17 @@ def test_all_right_and_sure_is_not_known_to_be_calibrated() -> None:
     sure = np.log(np.array([[0.999, 0.001]] * 20))
     found = ece_interval(Outcomes(np.zeros(20, int), np.zeros(20, int), sure, 2), 0.95, 0)
     assert found.low == 0 and found.high > 0.1
+
+
+def test_groups_widen_the_interval_until_it_holds_0_for_a_calibrated_model() -> None:
+    """Correctness departs from confidence by group, and not on average."""
+    generator, held = np.random.default_rng(5), {"rows": 0, "groups": 0}
+    for seed in range(60):
+        index = np.repeat(np.arange(20), 40)
+        sure = generator.uniform(0.55, 0.8, size=len(index))
+        right = generator.random(len(index)) < sure + 0.2 * generator.choice([-1, 1], 20)[index]
+        log_probs = np.log(np.stack([sure, 1 - sure], axis=1))
+        outcomes = Outcomes(np.where(right, 0, 1), np.zeros(len(index), np.int64), log_probs, 2)
+        held["rows"] += ece_interval(outcomes, 0.95, seed).low == 0
+        held["groups"] += ece_interval(outcomes, 0.95, seed, Groups(index, 20)).low == 0
+    assert held["rows"] < 45 < 54 <= held["groups"], held

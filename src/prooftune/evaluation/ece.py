@@ -12,10 +12,13 @@ which makes this the consistency resampling of Bröcker and Smith (2007, Weather
 
 from __future__ import annotations
 
+from math import sqrt
+
 import numpy as np
 
-from prooftune.evaluation.intervals import Interval, wilson_interval
+from prooftune.evaluation.intervals import Interval, normal_quantile, wilson_interval
 from prooftune.evaluation.metrics import BINS, Floats, Ints, Outcomes, bin_of
+from prooftune.evaluation.resampling import Groups
 
 FACTORS = np.concatenate([np.linspace(0, 1, 21), np.linspace(1.1, 3, 20)])
 """Multiples of the differences found that are tried, 0 to 3."""
@@ -30,7 +33,9 @@ which the draws take for the true ones, are themselves too large by noise: at th
 `LOWER_SHARE` up to 9% of samples of 20 had a lower end above the true error."""
 
 
-def ece_interval(outcomes: Outcomes, confidence: float, seed: int) -> Interval:
+def ece_interval(
+    outcomes: Outcomes, confidence: float, seed: int, groups: Groups | None = None
+) -> Interval:
     """Median-unbiased expected calibration error (`metrics.BINS` bins of equal width) with its
     interval, 0 to 1.
 
@@ -38,6 +43,8 @@ def ece_interval(outcomes: Outcomes, confidence: float, seed: int) -> Interval:
         outcomes: predictions with probabilities, at least one.
         confidence: level of the interval.
         seed: of the draws.
+        groups: the groups in which examples come, if any: the spread of the draws grows by the
+            design effect that they have on confidence minus hits.
     """
     count, confidence_sum, hits = _bins(outcomes)
     stated, found = confidence_sum / count, hits / count
@@ -45,7 +52,8 @@ def ece_interval(outcomes: Outcomes, confidence: float, seed: int) -> Interval:
     seen = float(np.abs(hits - confidence_sum).sum()) / n
     true = np.clip(stated + FACTORS[:, None] * (found - stated), 0.0, 1.0)
     errors = np.abs(true - stated) @ count / n
-    drawn = _draw(count, true, confidence_sum, n, seed)
+    spread = 1.0 if groups is None else _group_spread(outcomes, groups, confidence)
+    drawn = _draw(count, true, confidence_sum, n, seed, spread)
     # Monotone in truth; the draws make small steps back.
     at_least = np.maximum.accumulate((drawn >= seen - 1e-12).mean(axis=1))
     at_most = np.minimum.accumulate((drawn <= seen + 1e-12).mean(axis=1))
@@ -57,8 +65,10 @@ def ece_interval(outcomes: Outcomes, confidence: float, seed: int) -> Interval:
     value = _crossing(at_least, 0.5, errors)
     high = _crossing(-at_most, -(1 - LOWER_SHARE) * tail, errors)
     # The mean of absolute differences is never less than the difference of the means.
-    ends = wilson_interval(round(float(hits.sum())), int(n), confidence)
-    overall = max(abs(end - float(confidence_sum.sum()) / n) for end in ends)
+    share = float(hits.sum()) / n
+    ends = wilson_interval(round(share * n), int(n), confidence)
+    mean = float(confidence_sum.sum()) / n
+    overall = min(1.0, max(abs(share + spread * (end - share) - mean) for end in ends))
     return Interval(value, min(low, value), max(high, value, overall))
 
 
@@ -74,13 +84,32 @@ def _bins(outcomes: Outcomes) -> tuple[Floats, Floats, Floats]:
     return count[filled], np.minimum(confidence_sum, count)[filled], hits[filled]
 
 
-def _draw(count: Floats, true: Floats, confidence_sum: Floats, n: float, seed: int) -> Floats:
+def _group_spread(outcomes: Outcomes, groups: Groups, confidence: float) -> float:
+    """How much wider the sampling distribution is than that of single examples: the root of the
+    design effect (Kish 1965), at least 1, and more for few groups by Student's t."""
+    from scipy.stats import t
+
+    if groups.count < 2:
+        return 1.0
+    gaps = outcomes.correct - outcomes.confidence
+    gaps = gaps - gaps.mean()
+    by_group = groups.sums(gaps[:, None])[:, 0]
+    effect = groups.count / (groups.count - 1) * float((by_group**2).sum() / (gaps**2).sum())
+    few = float(t.ppf((1 + confidence) / 2, groups.count - 1)) / normal_quantile(confidence)
+    return few * sqrt(max(1.0, effect))
+
+
+def _draw(
+    count: Floats, true: Floats, confidence_sum: Floats, n: float, seed: int, spread: float
+) -> Floats:
     """The usual figure in samples of models with the accuracies `true` [F, bins], [F, DRAWS]."""
     generator = np.random.default_rng([seed, len(count)])
     whole: Ints = count.astype(np.int64)
     shape = (len(true), DRAWS, len(count))
     hits = generator.binomial(whole, true[:, None, :], size=shape)
-    return np.asarray(np.abs(hits - confidence_sum).sum(axis=-1) / n)
+    expected = (true * count)[:, None, :]
+    spread_hits = expected + spread * (hits - expected)
+    return np.asarray(np.abs(spread_hits - confidence_sum).sum(axis=-1) / n)
 
 
 def _crossing(rising: Floats, level: float, errors: Floats) -> float:

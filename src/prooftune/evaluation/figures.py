@@ -175,7 +175,7 @@ def probabilistic_figures(
             key: _ends(resampling_interval(float(value), samples[key], level, BOUNDS[key]))
             for key, value in _mean_losses(table.sum(axis=0)).items()
         }
-        ece = ece_interval(outcome, level, seed)
+        ece = ece_interval(outcome, level, seed, groups)
         figures[name] = {
             "log_loss": losses["log_loss"],
             "brier": losses["brier"],
