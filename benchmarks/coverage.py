@@ -29,6 +29,8 @@ from prooftune.evaluation.intervals import (
     auroc,
     f1_interval,
     normal_quantile,
+    paired_means_error,
+    paired_means_interval,
     paired_proportions_interval,
     percentile_interval,
     resampling_interval,
@@ -63,6 +65,7 @@ from prooftune.evaluation.significance import (
     standard_error,
     swap_test,
 )
+from prooftune.evaluation.trainings import between_pairs, two_level_p, with_trainings
 
 CONFIDENCE = 0.95
 SIZES = (20, 50, 200, 1000)
@@ -545,6 +548,78 @@ def _reader(
     return result
 
 
+def trainings(samples: int) -> Iterator[Row]:
+    """How often two equal procedures differ significantly, by the number of trainings of each and
+    the standard deviation between trainings, and how often the interval of a difference contains
+    it. "Fixed": the second variant is not trained, so its one result does not vary."""
+    for n in (500, 5000):
+        for fixed in (False, True):
+            for count in (1, 2, 3, 5):
+                for sd in (0.0, 0.01, 0.02):
+                    generator = np.random.default_rng(12)
+                    tally, rejected = Tally(), defaultdict(int)
+                    for _ in range(samples if n == SMALL_TEST else samples // 4):
+                        first, second = two_procedures(n, count, sd, fixed, generator)
+                        count_rejections(rejected, tally, first, second)
+                    total = len(tally.held["interval"])
+                    yield {
+                        "test rows": n, "second variant": "fixed" if fixed else "trained",
+                        "trainings": count, "sd (points)": round(100 * sd),
+                        **{k: v / total for k, v in rejected.items()}, **tally.row(),
+                    }  # fmt: skip
+
+
+SMALL_TEST = 500
+
+
+def two_procedures(
+    n: int, count: int, sd: float, fixed: bool, generator: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Right answers [T, n] of two procedures with a mean accuracy of 85%: rows are more or less
+    hard, for both procedures alike, and trainings more or less good."""
+    hard, noise, shared = 1.5, 0.7, 0.8
+    scale = float(np.hypot(hard, noise))
+    level = 1.0364 * scale  # the normal quantile of 85%
+    slope = 0.2332 / scale  # points of accuracy for a unit of quality
+    common = generator.normal(size=n)
+    procedures = []
+    for trained in (True, not fixed):
+        own = shared * common + (1 - shared**2) ** 0.5 * generator.normal(size=n)
+        quality = generator.normal(size=(count if trained else 1, 1)) * sd / slope * trained
+        luck = noise * generator.normal(size=(len(quality), n))
+        procedures.append((level + quality + hard * own + luck > 0).astype(np.float64))
+    return procedures[0], procedures[1]
+
+
+def count_rejections(rejected: dict[str, int], tally: Tally, first: Floats, second: Floats) -> None:
+    """Apply the tests to one study: what is used, McNemar's test of one training, and two that were
+    not chosen, the bootstrap of trainings and rows and Satterthwaite's degrees of freedom."""
+    from scipy.stats import t
+
+    alpha, z = 1 - CONFIDENCE, 1.959964
+    only = (first[0] * (1 - second[0])).sum(), (second[0] * (1 - first[0])).sum()
+    rejected["one training"] += mcnemar_p(int(only[0]), int(only[1])) < alpha
+    differences = first.mean(axis=0) - second.mean(axis=0)
+    value, error = float(differences.mean()), paired_means_error(differences)[1]
+    components = between_pairs(first.mean(axis=1), second.mean(axis=1), paired=False)
+    rows = paired_means_interval(differences, CONFIDENCE)
+    ends = with_trainings(rows, components, CONFIDENCE, SIGNED)
+    tally.add("interval", ends, 0.0)
+    if not components:
+        rejected["used"] += mcnemar_p(int(only[0]), int(only[1])) < alpha
+        return
+    rejected["used"] += two_level_p(value, error, len(differences), components) < alpha
+    variance = error**2 + sum(c.variance for c in components)
+    # The bootstrap draws trainings with replacement, which divides by T and not by T - 1.
+    drawn = error**2 + sum(c.variance * c.freedom / (c.freedom + 1) for c in components)
+    rejected["bootstrap of both"] += abs(value) > z * drawn**0.5
+    freedom = variance**2 / (
+        error**4 / (len(differences) - 1) + sum(c.variance**2 / c.freedom for c in components)
+    )
+    critical = float(t.isf(alpha / 2, freedom)) * variance**0.5
+    rejected["Satterthwaite"] += abs(value) > critical
+
+
 def abstentions(samples: int) -> Iterator[Row]:
     """How often the true accuracy above the threshold is below the target."""
     for skill, target in ((1.5, 0.85), (2.5, 0.9), (4.0, 0.95)):
@@ -640,6 +715,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "families": lambda: families(10 * samples),
         "scores": lambda: scores_power(2 * samples),
         "groups": lambda: grouped(samples // 2, resamples),
+        "trainings": lambda: trainings(2 * samples),
         "abstention": lambda: abstentions(2 * samples),
     }
     if options.squad:

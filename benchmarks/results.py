@@ -217,7 +217,8 @@ by `python benchmarks/results.py --data FOLDER` from each run's report.json; the
 `benchmarks/results/`.
 
 Each study was trained once, with one seed: the intervals cover the sampling of test examples, not
-the variation between trainings. Before relying on a point or two, repeat with `--set seed=1`.
+the variation between trainings. Before relying on a point or two, repeat with `--set seeds=3`
+([statistics.md](statistics.md#several-trainings)).
 
 The studies ran on 21 and 22 November 2026 on a machine with other load, and have not been repeated:
 trainings now take less than half of the memory shown here, and about half of the time

@@ -5,9 +5,11 @@ import itertools
 import json
 import random
 import sys
+from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
@@ -90,3 +92,17 @@ def test_articles_drawn_again(coverage: ModuleType, tmp_path: Path) -> None:
     for row in rows:
         assert row["type I error by groups"] == 0, "4 groups cannot reject anything"
         assert min(row["by groups"], row["Δ by groups"]) >= 0.8, row
+
+
+def test_equal_procedures_with_several_trainings(coverage: ModuleType) -> None:
+    """Of 200 studies 5% are at most 18 with a probability of 99%."""
+    generator = np.random.default_rng(0)
+    for count, sd, fixed in ((2, 0.02, False), (3, 0.01, True), (3, 0.02, False), (5, 0.02, True)):
+        tally, rejected = coverage.Tally(), defaultdict(int)
+        for _ in range(200):
+            pair = coverage.two_procedures(500, count, sd, fixed, generator)
+            coverage.count_rejections(rejected, tally, *pair)
+        assert rejected["used"] <= 18, (count, sd, fixed)
+        assert sum(tally.held["interval"]) >= 182, (count, sd, fixed)
+        if sd > 0.01:
+            assert rejected["one training"] >= 20, "one training is misleading here"

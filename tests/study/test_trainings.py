@@ -43,7 +43,7 @@ def parse(variants: dict[str, object], **options: object) -> recipes.Recipe:
         ({"tuned": {"seeds": 0}}, {}, "variants.tuned.seeds: Input should be greater than"),
         ({"tuned": {"seeds": 2.5}}, {}, "variants.tuned.seeds: Input should be a valid integer"),
         ({"tfidf": {"seeds": 2}}, {}, "variants.tfidf: 'seeds' does not apply to kind: tfidf"),
-        ({"tfidf": None}, {"seeds": 3}, "no variant of kind: tuned is trained"),
+        ({"tfidf": None}, {"seeds": 3}, "no variant is trained"),
         (
             {"tuned": None, "other": {"kind": "tuned", "adapter": "tuned", "seeds": 2}},
             {},

@@ -269,7 +269,7 @@ class Recipe(Section):
                 f"{', '.join(known)}"
             )
         if self.seeds > 1 and not any(v.kind in TRAINED_KINDS for v in self.variants.values()):
-            yield f"seeds: {self.seeds} does not apply: no variant of kind: tuned is trained"
+            yield f"seeds: {self.seeds} does not apply: no variant is trained (tuned, encoder)"
         shipped = self.bundle.variant
         if shipped is not None:
             able = [name for name, variant in self.variants.items() if self.can_ship(variant)]

@@ -78,8 +78,8 @@ class Variant(Section):
     the passages in the prompt. For the rest, the target is to say that the answer is missing (RAFT,
     arXiv 2403.10131)."""
     seeds: int | None = Field(default=None, ge=1)
-    """tuned: number of trainings that differ in their random seed only. Default: the recipe's
-    ``seeds``."""
+    """tuned, encoder: number of trainings, which differ in their random seed only. Default: the
+    recipe's ``seeds``."""
     lora: dict[str, Any] = Field(default={})
     """tuned: `peft.LoraConfig` fields that override the recipe's. encoder: those of
     ``method: lora``."""

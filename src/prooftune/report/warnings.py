@@ -21,6 +21,8 @@ SMALL_TEST_SET = 200
 """Test sets below this size get a warning."""
 FEW_GROUPS = 15
 """Test sets with fewer groups get a warning."""
+TRAINED = ("tuned", "encoder")
+"""Kinds of variants whose results depend on a training's random seed."""
 FEW_TRAININGS = 2
 """With this many trainings a variance between them has a single degree of freedom."""
 FORGETTING_RATIO = 1.2
@@ -265,7 +267,7 @@ def _abstention_causes(threshold: NoAnswerThreshold | None) -> str:
 
 def _seed_warning(scores: Scores) -> list[str]:
     """What one training per variant cannot show, and what several trainings do."""
-    tuned = {name: v for name, v in scores["variants"].items() if v["kind"] == "tuned"}
+    tuned = {name: v for name, v in scores["variants"].items() if v["kind"] in TRAINED}
     if not tuned or not scores["comparisons"]:
         return []
     warnings = []

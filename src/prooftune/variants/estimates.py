@@ -135,7 +135,9 @@ def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimat
                     model = None  # freed before the next one is loaded
                 model = model or context.base_model()
                 loaded = view
-                estimates.append(_estimate_prompted(context, variant, name, model, memory))
+                one = _estimate_prompted(context, variant, name, model, memory)
+                # A prompt for tuned weights is scored with those of every training.
+                estimates.append(_all_trainings(one, recipe.trainings(name)))
     return estimates
 
 
