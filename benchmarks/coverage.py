@@ -557,7 +557,8 @@ def trainings(samples: int) -> Iterator[Row]:
             for count in (1, 2, 3, 5):
                 for sd in (0.0, 0.01, 0.02):
                     generator = np.random.default_rng(12)
-                    tally, rejected = Tally(), defaultdict(int)
+                    tally = Tally()
+                    rejected: dict[str, int] = defaultdict(int)
                     for _ in range(samples if n == SMALL_TEST else samples // 4):
                         first, second = two_procedures(n, count, sd, fixed, generator)
                         count_rejections(rejected, tally, first, second)

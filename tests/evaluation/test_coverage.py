@@ -98,7 +98,8 @@ def test_equal_procedures_with_several_trainings(coverage: ModuleType) -> None:
     """Of 200 studies 5% are at most 18 with a probability of 99%."""
     generator = np.random.default_rng(0)
     for count, sd, fixed in ((2, 0.02, False), (3, 0.01, True), (3, 0.02, False), (5, 0.02, True)):
-        tally, rejected = coverage.Tally(), defaultdict(int)
+        tally = coverage.Tally()
+        rejected: dict[str, int] = defaultdict(int)
         for _ in range(200):
             pair = coverage.two_procedures(500, count, sd, fixed, generator)
             coverage.count_rejections(rejected, tally, *pair)
