@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from prooftune.bundle.manifest import GOLDEN
 from prooftune.bundle.publish import plan_upload
 from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.errors import Failure, UsageError
-from prooftune.evaluation.score_types import Scores
+from prooftune.evaluation.score_types import Scores, metric_difference
 from prooftune.run_folder import read_predictions, read_result, read_study
 from prooftune.serving.app import Options
 from prooftune.serving.server import build_service
@@ -75,7 +76,8 @@ class Run:
         recipe = recipes.parse({**self.values, "bundle": {"variant": name}})
         study = read_study(self.folder / "data")
         results = [
-            read_result(self.folder / "variants" / n, v.system) for n, v in recipe.variants.items()
+            read_result(self.folder / "variants" / n, v.system, 1, v.adapter)
+            for n, v in recipe.variants.items()
         ]
         path = bundle_variant(recipe, study, results, self.scores, self.folder)
         assert path is not None and read_json(path / "bundle.json")["variant"] == name
@@ -366,6 +368,29 @@ def test_a_bundle_of_answers_answers_as_its_variant_everywhere(
     finally:
         service.close()
     assert "bundle.json" in plan_upload(bundle, "me/it").files
+
+
+@pytest.mark.slow
+def test_bundles_that_answer_questions_are_compared_on_the_same_rows(
+    questions: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(questions.bundle("zero-shot"), tmp_path / "zero-shot")
+    bundle = questions.bundle("tuned")
+    found = prooftune.evaluate(
+        bundle, questions.test_file(tmp_path), against=tmp_path / "zero-shot", out=tmp_path / "out"
+    )
+    assert found.comparison is not None and found.comparison["n"] == 20
+    own, other = (
+        questions.scores["variants"][name]["metrics"]["f1"]["value"]
+        for name in ("tuned", "zero-shot")
+    )
+    difference = metric_difference(found.comparison, "f1")
+    assert own is not None and other is not None
+    assert difference is not None and difference["value"] is not None
+    sign = 1 if found.comparison["a"] == str(bundle) else -1
+    assert sign * difference["value"] == pytest.approx(own - other, abs=1e-6)
+    assert "on the same rows" in found.verdict
+    assert "By " not in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
 def test_a_majority_answer_to_questions_does_not_ship() -> None:
