@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,41 @@ def test_operations_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -
             contest.operations(on_a_line)
             == 7 * 2 * (2 * 2 / 2 + 4 * 2 + (3 * 3 + 1 * 1) / 2) * 2 * 32
         )
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_dry(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tiny models on a CPU: every backend has the same first losses, and figures in every field."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    gpu = importlib.import_module("gpu")
+    for model in ("llama-2-7b", "gemma-2-2b"):
+        by_backend = [
+            list(gpu.prooftune_training(attention)(model, True))
+            for attention in ("auto", "flex", "sdpa")
+        ]
+        for shape, *figures in zip(gpu.TINY_SHAPES, *by_backend, strict=True):
+            losses = [run["first_loss"] for run in figures]
+            assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+            for run in figures:
+                assert run["shape"] == [shape.tokens, shape.shared, shape.batch]
+                assert run["tokens_per_second"] == pytest.approx(
+                    shape.batch * shape.tokens / run["seconds_per_step"]
+                )
+    kinds = {run["kind"]: run["rows"] for run in gpu.inference("llama-3.2-1b", True)}
+    assert kinds == {"scorings": 20, "generations": 4}
+
+    monkeypatch.setattr(
+        gpu, "_in_process", lambda model, name, *_: gpu.CONTESTANTS[name](model, True)
+    )
+    monkeypatch.setattr(gpu, "_installed", lambda library: False)
+    words = ["gpu.py", "--out", str(tmp_path), "--dry-run", "--models", "llama-3.2-1b",
+             "--only", "prooftune", "trl-liger"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", words)
+    gpu.main()
+    lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    assert lines[0]["preflight"]["backward"] and lines[0]["preflight"]["flex_works"]
+    assert [line["contestant"] for line in lines[1:]] == ["prooftune", "prooftune", "trl-liger"]
+    assert lines[-1]["skipped"] == "not installed: trl, liger_kernel"
+    assert "| llama-3.2-1b | prooftune | 20 tokens, 10 shared |" in capsys.readouterr().out

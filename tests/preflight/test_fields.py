@@ -104,7 +104,6 @@ def test_what_is_overwritten_is_noted(tmp_path: Any) -> None:
         "remove_unused_columns": True,
         "disable_tqdm": False,
         "prediction_loss_only": False,
-        "dataloader_pin_memory": "x",
         "label_names": ["x"],
         "dataloader_num_workers": 9,
         "dataloader_persistent_workers": True,

@@ -134,13 +134,20 @@ class ContinuousBatcher:
             )
         )
         # Rows have different lengths: a row attends to its own first `cached + 1` positions.
-        key_index = torch.arange(int(cached.max()) + 1, device=self._device)  # (keys,)
+        # Counted on the host: reading it from the GPU would wait for the last step.
+        longest = max(s.cached_tokens for s in self._sequences)
+        key_index = torch.arange(longest + 1, device=self._device)  # (keys,)
         self._cache.set_write_positions(cached[:, 0], len(key_index))
         batch = replace(
             collate(tokens, [[0]] * len(tokens), 0, self._device), position_ids=first + cached
         )
         hidden = self._hidden_states(
-            (key_index <= cached)[:, None], batch, first + key_index, self._shared, self._cache
+            (key_index <= cached)[:, None],
+            batch,
+            first + key_index,
+            self._shared,
+            self._cache,
+            max(s.first_position + s.cached_tokens for s in self._sequences),
         )
         for sequence in self._sequences:
             sequence.cached_tokens += not sequence.finished  # finished ones overwrite their last
@@ -164,6 +171,7 @@ class ContinuousBatcher:
         key_positions: Tensor,
         shared: SharedPrefixCache,
         cache: KVCache,
+        last_position: int,
     ) -> Tensor:
         """Hidden states [n, d] at the batch's logit positions.
 
@@ -173,9 +181,15 @@ class ContinuousBatcher:
             key_positions: [rows, keys], counted from the start of the prefix.
             shared: the prefixes before the rows' own tokens.
             cache: the rows' own keys and values; takes the new ones.
+            last_position: largest position of a query.
         """
         context = AttentionContext(
-            allowed, batch.position_ids, key_positions, shared.layers, shared.groups
+            allowed,
+            batch.position_ids,
+            key_positions,
+            shared.layers,
+            shared.groups,
+            last_position=last_position,
         )
         return hidden_states_in_context(self._backbone, batch, context, cache)
 
@@ -221,7 +235,12 @@ class ContinuousBatcher:
         # Right padding follows a row's tokens, so the causal mask hides it as well.
         causal_mask = (index[:, None] >= index).expand(len(sequences), -1, -1)
         hidden = self._hidden_states(
-            causal_mask, replace(batch, position_ids=positions), positions, shared, cache
+            causal_mask,
+            replace(batch, position_ids=positions),
+            positions,
+            shared,
+            cache,
+            max(s.first_position for s in sequences) + len(index) - 1,
         )
         log_probs = torch.log_softmax(self._output_head(hidden), dim=-1)
         log_probs = log_probs.view(len(sequences), count, -1)
@@ -244,18 +263,21 @@ class ContinuousBatcher:
 
     def _append_tokens(self, sequences: Sequence[SequenceState], log_probs: Tensor) -> Finished:
         """Append the next token to every active sequence; returns those that finish with it."""
-        tokens = log_probs.argmax(dim=-1).tolist()
-        if self._token_selector is not None:
+        if self._token_selector is None:
+            best = log_probs.argmax(dim=-1, keepdim=True)
+            # One transfer for both; float32 holds ids up to 16 million exactly.
+            pairs = torch.cat([log_probs.gather(1, best).float(), best.float()], dim=1)
+            values, tokens = pairs.T.tolist()
+            tokens = [int(token) for token in tokens]
+        else:
             tokens = [
                 self._stop_token_id
                 if sequence.finished
                 else self._token_selector(sequence.row_id, sequence.output.ids, own_log_probs)
                 for sequence, own_log_probs in zip(sequences, log_probs, strict=True)
             ]
-        # One transfer from the device for all rows.
-        values = log_probs.gather(1, torch.tensor(tokens, device=log_probs.device)[:, None])[
-            :, 0
-        ].tolist()
+            chosen = torch.tensor(tokens, device=log_probs.device)[:, None]
+            values = log_probs.gather(1, chosen)[:, 0].tolist()
         active = [
             (sequence, token, value)
             for sequence, token, value in zip(sequences, tokens, values, strict=True)

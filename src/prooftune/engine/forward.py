@@ -114,7 +114,9 @@ def hidden_states_in_context(
     # Everything but attention runs on packed tokens if enough of the batch is padding.
     ids, positions = batch.input_ids, batch.position_ids
     logit_positions = batch.logit_positions
-    unpadded = UnpaddedLayout.from_mask(batch.token_mask)
+    # A decode step has one token per row, and nothing to unpad.
+    one_token = batch.input_ids.shape[1] == 1
+    unpadded = None if one_token else UnpaddedLayout.from_mask(batch.token_mask)
     if unpadded is not None:
         ids, positions, logit_positions = (
             unpadded.unpad(ids),

@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 DENSE_MLP = {"gate_proj", "up_proj", "down_proj"}
@@ -34,8 +33,9 @@ def compute_only_positions(backbone: nn.Module, positions: Tensor) -> Iterator[N
     if not modules:
         yield
         return
-    # At least one position: not every kind of layer supports empty inputs.
-    positions = torch.unique(positions) if len(positions) else positions.new_zeros(1)
+    # At least one position: not every kind of layer supports empty inputs. A position that occurs
+    # twice is computed twice, since removing it would make the host wait for the GPU.
+    positions = positions if len(positions) else positions.new_zeros(1)
     with ExitStack() as hooks:
         for module in modules:
             gather = _GatherPositions(positions)

@@ -23,10 +23,10 @@ _HONOURED = """
     log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level
     log_level_replica report_to run_name project trackio_space_id trackio_bucket_id
     trackio_static_space_id eval_strategy eval_steps eval_delay per_device_eval_batch_size
-    eval_on_start save_strategy save_steps save_on_each_node save_total_limit
-    enable_jit_checkpoint load_best_model_at_end metric_for_best_model greater_is_better
-    ignore_data_skip restore_callback_states_from_checkpoint full_determinism seed data_seed
-    use_cpu dataloader_drop_last train_sampling_strategy ddp_find_unused_parameters
+    eval_on_start save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint
+    load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip
+    restore_callback_states_from_checkpoint full_determinism seed data_seed use_cpu
+    dataloader_drop_last dataloader_pin_memory train_sampling_strategy ddp_find_unused_parameters
     ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp
     fsdp_config skip_memory_metrics save_only_model
     """
@@ -50,7 +50,6 @@ NOTED: dict[str, tuple[str, tuple[Any, ...]]] = {
     "include_for_metrics": (_SUMS, ()),
     "batch_eval_metrics": (_SUMS, ()),
     "dataloader_num_workers": (_IN_MEMORY, ()),
-    "dataloader_pin_memory": (_IN_MEMORY, ()),
     "dataloader_persistent_workers": (_IN_MEMORY, ()),
     "dataloader_prefetch_factor": (_IN_MEMORY, ()),
     "dataloader_multiprocessing_context": (_IN_MEMORY, ()),

@@ -93,6 +93,9 @@ def argument_values(
         "per_device_eval_batch_size": 32,
         "save_total_limit": 2,
         "ddp_find_unused_parameters": False,  # every parameter is used in every step
+        # The trainer stops at a loss that is not finite; the filter would read every loss, twice.
+        "logging_nan_inf_filter": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
     }
     if not torch.cuda.is_available():
         values["use_cpu"] = True  # or the Trainer rejects bf16 without a GPU
@@ -110,7 +113,6 @@ def argument_values(
         "remove_unused_columns": False,
         "disable_tqdm": True,
         "prediction_loss_only": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
         "label_names": ["labels"],
         "dataloader_num_workers": 0,
         "dataloader_persistent_workers": False,

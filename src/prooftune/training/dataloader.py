@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from prooftune.training.objective import TrainingRow
@@ -43,9 +42,10 @@ class EpochDataLoader(DataLoader[Any]):
         self,
         rows: TrainingDataset,
         sampler: LengthGroupedBatchSampler,
-        collator: Callable[[Sequence[TrainingRow]], dict[str, Tensor]],
+        collator: Callable[[Sequence[TrainingRow]], dict[str, Any]],
+        pin_memory: bool = False,
     ) -> None:
-        super().__init__(rows, batch_sampler=sampler, collate_fn=collator)
+        super().__init__(rows, batch_sampler=sampler, collate_fn=collator, pin_memory=pin_memory)
         self._sampler = sampler
 
     def set_epoch(self, epoch: int) -> None:

@@ -155,6 +155,7 @@ def _train(
         ):
             _fit_memory(trainer, module, rows, len(prefix), checkpointing)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.raise_if_diverged()
     finally:
         arguments.gradient_accumulation_steps = accumulation
         progress.close()

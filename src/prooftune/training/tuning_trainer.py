@@ -14,14 +14,16 @@ Every `TrainingArguments` field works under its own name. Overridden here:
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
@@ -36,6 +38,36 @@ from prooftune.training.quality import Quality
 from prooftune.training.sampler import LengthGroupedBatchSampler
 
 _WEIGHTS = "trained.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class _LastLoss:
+    """A loss on its way to the host.
+
+    Attributes:
+        value: on the host, once the event has happened.
+        event: of the copy; None if the loss was computed on the host.
+        step: of the training.
+    """
+
+    value: Tensor
+    event: torch.cuda.Event | None
+    step: int
+
+    @classmethod
+    def of(cls, loss: Tensor, step: int) -> _LastLoss:
+        if loss.device.type != "cuda":
+            return cls(loss.detach(), None, step)
+        value = torch.empty((), dtype=loss.dtype, pin_memory=True)
+        value.copy_(loss.detach(), non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return cls(value, event, step)
+
+    def read(self) -> float:
+        if self.event is not None:
+            self.event.synchronize()
+        return self.value.item()
 
 
 class TuningTrainer(Trainer):  # type: ignore[misc]
@@ -67,6 +99,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         self._quality, self._peft_checkpoints = quality, peft_checkpoints
         self.elapsed_seconds, self._started = 0.0, time.perf_counter()
         self.micro_batches = 1
+        self._last_loss: _LastLoss | None = None
         super().__init__(model=module, train_dataset=train, **options)
         # `compute_loss` divides by the targets of the accumulation window, so the Trainer must not
         # divide by the accumulation steps again.
@@ -88,14 +121,36 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             # DDP averages the gradients over ranks, but `num_items_in_batch` counts the targets of
             # all ranks: multiplying by their number makes the average a sum.
             loss = loss * self.accelerator.num_processes
-        if model.training and not torch.isfinite(loss):
-            raise Failure(
-                f"the training loss became {loss.item()} at step {self.state.global_step + 1}; "
-                "training stopped, and nothing is saved from here on. Learning rate "
-                f"{self._get_learning_rate():.2g}, fp16 {self.args.fp16}, bf16 {self.args.bf16}. "
-                "Lower training.learning_rate, or use bf16 instead of fp16."
-            )
+        if model.training:
+            self.raise_if_diverged()
+            self._last_loss = _LastLoss.of(loss, self.state.global_step + 1)
+            if loss.device.type == "cpu":
+                self.raise_if_diverged()
         return (loss, out) if return_outputs else loss
+
+    def raise_if_diverged(self) -> None:
+        """Check the loss of the last forward pass.
+
+        On a GPU it is checked one step later and before anything is saved, so that the host does
+        not wait for the step that it has just started.
+
+        Raises:
+            Failure: it was not finite.
+        """
+        last, self._last_loss = self._last_loss, None
+        if last is None or math.isfinite(value := last.read()):
+            return
+        raise Failure(
+            f"the training loss became {value} at step {last.step}; training stopped, and nothing "
+            f"is saved from here on. Learning rate {self._get_learning_rate():.2g}, fp16 "
+            f"{self.args.fp16}, bf16 {self.args.bf16}. Lower training.learning_rate, or use bf16 "
+            "instead of fp16."
+        )
+
+    def _prepare_input(self, data: Any) -> Any:
+        if isinstance(data, torch.Tensor):  # from pinned memory, without waiting
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
@@ -164,7 +219,8 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
             drop_last,
             micro_batches,
         )
-        return EpochDataLoader(rows, batches, self.data_collator)
+        pin_memory = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
+        return EpochDataLoader(rows, batches, self.data_collator, pin_memory)
 
     def evaluation_loop(
         self,
@@ -175,6 +231,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Mean loss over the target tokens of all ranks, and the quality metrics."""
+        self.raise_if_diverged()
         model = self.model_wrapped.eval()
         total = torch.zeros(2, dtype=torch.float64)
         for inputs in dataloader:
@@ -201,6 +258,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         )
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.raise_if_diverged()
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         module = self._module()

@@ -145,7 +145,9 @@ class PackedLayout:
             queries.append(bucket_queries)
             keys.append(bucket_keys)
         query_index, key_index = (
-            GatherIndex.from_source(*(torch.cat(part) for part in zip(*parts, strict=True)))
+            GatherIndex.from_source(*(torch.cat(part) for part in zip(*parts, strict=True))).to(
+                self.device
+            )
             for parts in (queries, keys)
         )
         return BucketLayout(query_index, key_index, buckets, num_weights)
@@ -154,11 +156,12 @@ class PackedLayout:
         self, bucket: _Bucket, heads: int, groups: int
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Arguments of `GatherIndex.from_source` for a bucket's queries and keys."""
-        head = torch.arange(heads, device=self.device)
-        group = torch.arange(groups, device=self.device)
-        positions = torch.arange(bucket.padded_length, device=self.device)
-        is_token = positions < torch.tensor(bucket.lengths, device=self.device)[:, None]
-        starts = torch.tensor(bucket.starts, device=self.device)[:, None]
+        # On the host: sizes that depend on values would make it wait for the GPU.
+        head = torch.arange(heads)
+        group = torch.arange(groups)
+        positions = torch.arange(bucket.padded_length)
+        is_token = positions < torch.tensor(bucket.lengths)[:, None]
+        starts = torch.tensor(bucket.starts)[:, None]
         # Packed token at each position of each row; token 0 stands in at padding.
         tokens = torch.where(is_token, starts + positions, 0)  # (rows, length)
         # Index of vectors, with the query heads of a key head (GQA) next to each other: [key heads,
@@ -166,9 +169,7 @@ class PackedLayout:
         queries = (tokens[:, :, None] * heads + head.view(-1, 1, 1, 1)) * groups + group
         query_is_own = is_token[:, :, None].expand(queries.shape)
         # Every row's keys start with copies of the prefix's, whose own bucket comes first.
-        prefix = torch.arange(bucket.prefix_length, device=self.device).expand(
-            len(bucket.lengths), -1
-        )
+        prefix = torch.arange(bucket.prefix_length).expand(len(bucket.lengths), -1)
         keys = torch.cat([prefix, tokens], 1) * heads + head.view(-1, 1, 1)
         key_is_own = torch.cat([torch.zeros_like(prefix, dtype=torch.bool), is_token], 1)
         return (

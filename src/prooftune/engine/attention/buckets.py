@@ -85,6 +85,12 @@ class GatherIndex:
         inverse[source[positions]] = positions
         return cls(source, inverse, (~is_own).nonzero().flatten())
 
+    def to(self, device: torch.device) -> GatherIndex:
+        """The index on a device."""
+        return GatherIndex(
+            *(t.to(device, non_blocking=True) for t in (self.source, self.inverse, self.padding))
+        )
+
     def pad_packed(self, packed: Tensor) -> Tensor:
         """Packed vectors [tokens, heads, size] in bucket order [positions, size]."""
         return packed.view(-1, packed.shape[-1]).index_select(0, self.source)

@@ -64,6 +64,7 @@ class AttentionContext:
             padded rows.
         keys_unpadded: whether keys and values are packed like the queries; False if a KV cache has
             padded them already.
+        last_position: largest of the query positions, where the host knows it.
     """
 
     allowed: Tensor
@@ -73,6 +74,7 @@ class AttentionContext:
     groups: PrefixGroups | None = None
     unpadded: UnpaddedLayout | None = None
     keys_unpadded: bool = True
+    last_position: int | None = None
     _masks: dict[tuple[int | None, torch.dtype], tuple[Tensor, Tensor | None]] = field(
         default_factory=dict
     )
@@ -112,7 +114,10 @@ class AttentionContext:
                     self.query_positions[:, :, None] - self.key_positions[:, None, :] < window
                 )
                 # A window that reaches back over the whole prefix hides nothing of it.
-                if len(positions) and int(self.query_positions.max()) >= window:
+                last = self.last_position
+                if len(positions) and last is None:
+                    last = int(self.query_positions.max())
+                if len(positions) and last is not None and last >= window:
                     near = self.query_positions[:, :, None] - positions < window
                     visible = near if visible is None else near & visible
             self._masks[key] = (
