@@ -161,8 +161,8 @@ has about 100 tokens, the first 50 of which are the same in every prompt. The CP
 and no AMX, so Prooftune's compiled kernels ([engine.md](engine.md)) are in use; other CPUs run
 without them. A larger model, a shorter shared prefix or another CPU change the ratios.
 
-Nothing was measured on GPUs: the code for them is tested on CPUs only. The scripts use a GPU if
-there is one.
+Nothing was measured on GPUs: the code for them is tested on CPUs only. `benchmarks/gpu.py` is ready
+to measure it: one command of at most 8 minutes, with a dry run on a CPU (`--dry-run`).
 
 - `prooftune-int8`: `model.int8_training: true`.
 - `trl-defaults`, `trl-best`: TRL's `SFTTrainer` with its defaults, and without gradient

@@ -52,7 +52,7 @@ class HostReads:
 
     def __enter__(self) -> HostReads:
         for mode in self._modes:
-            mode.__enter__()
+            mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
@@ -62,7 +62,7 @@ class HostReads:
         trace: TracebackType | None,
     ) -> None:
         for mode in reversed(self._modes):
-            mode.__exit__(kind, error, trace)
+            mode.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def note(self, operation: str) -> None:
         files = [
@@ -83,7 +83,7 @@ class _Functions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Dispatch(TorchDispatchMode):
+class _Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     supports_higher_order_operators = True  # FlexAttention, which counts as one operation
 
     def __init__(self, owner: HostReads) -> None:

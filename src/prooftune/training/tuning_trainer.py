@@ -60,7 +60,7 @@ class _LastLoss:
             return cls(loss.detach(), None, step)
         value = torch.empty((), dtype=loss.dtype, pin_memory=True)
         value.copy_(loss.detach(), non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         return cls(value, event, step)
 
