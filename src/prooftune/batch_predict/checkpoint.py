@@ -53,6 +53,7 @@ class Checkpoint:
             with (self.folder / _JOURNAL).open("a", encoding="utf-8") as handle:
                 handle.write(json.dumps(entry) + "\n")
                 handle.flush()
+                # A line may only be counted once it survives a power failure.
                 os.fsync(handle.fileno())
         except OSError as error:
             raise Failure(
@@ -137,6 +138,7 @@ def _completed_parts(checkpoint: Checkpoint, entries: list[dict[str, Any]]) -> l
     counts = []
     for number, entry in enumerate(entries):
         path = checkpoint._path(number)
+        # Parts after a damaged one are dropped too: rows must be in order.
         if not path.is_file() or path.stat().st_size != entry.get("bytes"):
             break
         counts.append({name: value for name, value in entry.items() if name != "bytes"})

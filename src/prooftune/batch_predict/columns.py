@@ -49,6 +49,7 @@ def detect_source(file: Path, expected: Mapping[str, Sequence[str]], bundle: Pat
         return recipe.Source(path=str(file))
     encoding = _encoding(file, bundle)
     with file.open(encoding=encoding, errors="replace") as handle:
+        # Limited, so that a file without line ends is not read whole.
         header = handle.readline(1_000_000).lstrip("\ufeff").rstrip("\r\n")
     for delimiter in dict.fromkeys((default, ",", ";", "\t", "|")):
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]

@@ -123,6 +123,7 @@ def allocate_workers(cores: Sequence[int], gpus: int, workers: int | None) -> Wo
     """
     if gpus:
         workers = workers or gpus
+        # A fraction of a GPU per worker, if there are more workers than GPUs.
         return WorkerPool(workers, 1, 1 / math.ceil(workers / gpus))
     # An autoscaling cluster may have no cores yet.
     max_cores, total = max(cores, default=0) or 1, sum(cores) or 1
@@ -242,6 +243,7 @@ def _to_row(value: object) -> pa.Table:
     """Any value as a table of one row, the only type that Ray Data passes on."""
     import pyarrow as pa
 
+    # `large_binary` has 64-bit offsets: a block of long texts may exceed 2 GB.
     return pa.table({"content": pa.array([pickle.dumps(value)], pa.large_binary())})
 
 

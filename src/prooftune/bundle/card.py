@@ -154,12 +154,12 @@ replace the line `model = …` by
 
 def _base_model_note(name: str) -> str:
     """How plain libraries find the base model of an adapter."""
-    found = (
+    opening = (
         "\nThe base model is the one that `base_model_name_or_path` of `adapter_config.json` names"
     )
     if not needs_local_base(name) and _HUB_NAME.fullmatch(name):
-        return f"{found}: {name} on the hub.\n"
-    note = f"{found}, a local folder of {name}. On another machine, "
+        return f"{opening}: {name} on the hub.\n"
+    note = f"{opening}, a local folder of {name}. On another machine, "
     if not needs_local_base(name):
         return f"{note}write the path of that folder there.\n"
     note += (

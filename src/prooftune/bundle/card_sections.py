@@ -118,8 +118,8 @@ def _label_counts(study: Study) -> dict[str, dict[str, int]]:
         return {}
     counts = {}
     for split, examples in (("train", study.train), ("test", study.test)):
-        found = Counter(example.target for example in examples)
-        counts[split] = {label: found[label] for label in study.labels}
+        targets = Counter(example.target for example in examples)
+        counts[split] = {label: targets[label] for label in study.labels}
     return counts
 
 

@@ -57,6 +57,7 @@ def open_shard(path: Path) -> Mapping[str, Tensor]:
     """
     import torch
 
+    # `weights_only` refuses pickles that would run code; checkpoints come from strangers.
     options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
     try:
         with spinner(f"Opening {path.name}"):

@@ -97,6 +97,8 @@ def convert(
     shapes = params.shapes(tokens.size)
     shards = [open_shard(path) for path in paths]
     check_names(shards, paths, shapes)
+    # Some checkpoints store the tied output layer a second time; writing it would cost a gigabyte
+    # or more.
     tied = _tied(shards, shapes)
     if tied:
         del shapes["output.weight"]
@@ -139,6 +141,7 @@ def _groups(shapes: Mapping[str, tuple[int, ...]], size: int, max_bytes: int) ->
     remaining_bytes = -1
     for name, shape in shapes.items():
         size_bytes = _count(shape) * size
+        # A tensor larger than the limit still gets a file of its own: files cannot split a tensor.
         if remaining_bytes < size_bytes:
             groups.append([])
             remaining_bytes = max_bytes
@@ -169,6 +172,8 @@ def _write(
             for name in names:
                 tensors[hugging_face_name(name)] = (
                     _permute_rope_rows(name, merge_shards(name, shards, shapes[name]), params)
+                    # safetensors refuses views; the clone also detaches the tensor from the mapped
+                    # checkpoint.
                     .contiguous()
                     .clone()
                 )

@@ -151,6 +151,7 @@ def read_params(folder: Path) -> Params:
             "Llama 2 and Llama 3 text models in 16 or 32 bits can be converted"
         )
     dim, heads = int(values["dim"]), int(values["n_heads"])
+    # Llama 2 7B and 13B have no grouped-query attention, and no such key.
     kv = int(values.get("n_kv_heads") or heads)
     if dim % heads or heads % kv:
         raise UsageError(
@@ -172,11 +173,12 @@ def read_params(folder: Path) -> Params:
 
 def _ffn_dim(dim: int, values: dict[str, Any]) -> int:
     """Return the hidden size of the feed-forward layers (``FeedForward`` in Meta's code)."""
+    # SwiGLU has three matrices instead of two: two thirds of 4 · dim keep the number of parameters.
     ffn_dim = int(2 * 4 * dim / 3)
     if values.get("ffn_dim_multiplier"):
         ffn_dim = int(values["ffn_dim_multiplier"] * ffn_dim)
     multiple = int(values.get("multiple_of") or 256)
-    return multiple * ((ffn_dim + multiple - 1) // multiple)
+    return multiple * ((ffn_dim + multiple - 1) // multiple)  # rounded up
 
 
 def _rope_factor(values: dict[str, Any]) -> float | None:

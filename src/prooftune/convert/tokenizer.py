@@ -157,6 +157,7 @@ def _tiktoken(
             return ranks
 
     backend = Converter(vocab_file=str(path), extra_special_tokens=special).converted()
+    # Meta's tokenizer adds the BOS token, and nothing at the end.
     backend.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=False),

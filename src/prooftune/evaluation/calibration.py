@@ -43,9 +43,9 @@ def fit_temperature(validation: Outcomes) -> float:
         return float(log_losses(validation.with_log_probs(scaled)).mean())
 
     bounds = (float(np.log(TEMPERATURES[0])), float(np.log(TEMPERATURES[1])))
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    minimum = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
     # Where nothing is gained (all probabilities equal, say) the probabilities stay as they are.
-    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
+    return float(np.exp(minimum.x)) if minimum.fun < loss(0.0) else 1.0
 
 
 def reliability(outcomes: Outcomes, confidence: float) -> list[ReliabilityBin]:

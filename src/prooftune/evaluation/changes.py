@@ -96,12 +96,12 @@ def _cut(text: str) -> str:
 
 def _source(passage: Mapping[str, Any]) -> str:
     """Where a passage stands, and how it begins."""
-    place = [
+    location = [
         passage["document"],
         *([f"page {passage['page']}"] if passage["page"] else []),
         *filter(None, [passage["section"]]),
     ]
-    return f"{', '.join(place)}: {_cut(passage['text'])}"
+    return f"{', '.join(location)}: {_cut(passage['text'])}"
 
 
 def _target_text(example: Example) -> str | None:

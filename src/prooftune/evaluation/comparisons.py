@@ -315,15 +315,15 @@ def _detectable(
 
 
 def _worthwhile(
-    plan: Plan, row: Comparison, first: Measured, second: Measured, least: float
+    plan: Plan, row: Comparison, first: Measured, second: Measured, worthwhile: float
 ) -> Worthwhile:
     """Whether a difference is larger than the smallest worthwhile one, or within it by two
     one-sided tests (Schuirmann 1987), each at the level of all comparisons together."""
     ends = defined(metric_difference(row, plan.primary))
-    if ends["low"] > least:
+    if ends["low"] > worthwhile:
         return "better"
-    if ends["high"] < -least:
+    if ends["high"] < -worthwhile:
         return "worse"
     level = 1 - 2 * (1 - plan.simultaneous)
     inner = _difference(plan, plan.primary, first, second, level)
-    return "equivalent" if -least < inner.low and inner.high < least else "undecided"
+    return "equivalent" if -worthwhile < inner.low and inner.high < worthwhile else "undecided"

@@ -47,10 +47,10 @@ def ece_interval(
             design effect that they have on confidence minus hits.
     """
     count, confidence_sum, hits = _bins(outcomes)
-    stated, found = confidence_sum / count, hits / count
+    stated, observed = confidence_sum / count, hits / count
     n = float(count.sum())
     seen = float(np.abs(hits - confidence_sum).sum()) / n
-    true = np.clip(stated + FACTORS[:, None] * (found - stated), 0.0, 1.0)
+    true = np.clip(stated + FACTORS[:, None] * (observed - stated), 0.0, 1.0)
     errors = np.abs(true - stated) @ count / n
     spread = 1.0 if groups is None else _group_spread(outcomes, groups, confidence)
     drawn = _draw(count, true, confidence_sum, n, seed, spread)

@@ -113,12 +113,12 @@ def _widest(
     """The interval of single examples where one is known, and without groups only that; else, or
     if it is wider, the resampling interval. With groups also the interval of rows alone."""
     by_groups = samples.by_rows is not None
-    found = resampling_interval(value, samples, level, bounds)
-    low, high = found.low, found.high
+    interval = resampling_interval(value, samples, level, bounds)
+    low, high = interval.low, interval.high
     if rows is not None:
         low, high = rows
-        if by_groups and not np.isnan(found.low):
-            low, high = min(low, found.low), max(high, found.high)
+        if by_groups and not np.isnan(interval.low):
+            low, high = min(low, interval.low), max(high, interval.high)
     elif by_groups and samples.by_rows is not None:
         alone = resampling_interval(value, Samples(samples.by_rows, None, None, n), level, bounds)
         rows = alone.low, alone.high

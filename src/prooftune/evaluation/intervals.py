@@ -251,12 +251,14 @@ def auroc(scores: Floats, positive: NDArray[np.bool_], confidence: float) -> Int
     from scipy.optimize import brentq
     from scipy.stats import rankdata
 
-    one, other = scores[positive], scores[~positive]
-    m, n = len(one), len(other)
+    positives, negatives = scores[positive], scores[~positive]
+    m, n = len(positives), len(negatives)
     if not m or not n:
         return None
     # The Mann-Whitney U statistic: ranks among all examples less ranks among the positive ones.
-    area = float((rankdata(np.concatenate([one, other]))[:m] - rankdata(one)).mean() / n)
+    area = float(
+        (rankdata(np.concatenate([positives, negatives]))[:m] - rankdata(positives)).mean() / n
+    )
     z, half = normal_quantile(confidence), (m + n) / 2 - 1
 
     def variance(true: float) -> float:

@@ -32,8 +32,10 @@ def mean_figures(
     figures = {}
     drawn = resample(tables, resamples, seed, groups, priors)
     for (name, values), part in zip(scores.items(), drawn, strict=True):
-        found = resampling_interval(float(values.mean()), part.map(_mean)["mean"], confidence, UNIT)
-        figures[name] = {"value": found.value, "low": found.low, "high": found.high}
+        interval = resampling_interval(
+            float(values.mean()), part.map(_mean)["mean"], confidence, UNIT
+        )
+        figures[name] = {"value": interval.value, "low": interval.low, "high": interval.high}
     return figures
 
 

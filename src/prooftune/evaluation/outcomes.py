@@ -113,10 +113,10 @@ def _same_examples(examples: Sequence[Example], predictions: list[Prediction], w
             f"{where}: {len(predictions)} predictions for {len(examples)} examples. Variants are "
             "only compared on the same examples; score this variant again."
         )
-    for place, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
+    for index, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
         if example.id != prediction.id:
             raise Failure(
-                f"{where}: prediction {place} is for example {prediction.id}, where the study has "
+                f"{where}: prediction {index} is for example {prediction.id}, where the study has "
                 f"{example.id}. Variants are only compared on the same examples in the same order; "
                 "score this variant again."
             )

@@ -95,17 +95,19 @@ def swap_test(
 
     seen = float(distance(np.ones((1, len(units))))[0])
     # Sums in another order differ in the last digits; equal ones must count.
-    least = seen - 1e-9 * max(1.0, seen)
+    threshold = seen - 1e-9 * max(1.0, seen)
     if len(units) <= _ENUMERATED:
         patterns = np.arange(2 ** len(units))[:, None] >> np.arange(len(units)) & 1
-        return float((distance(np.asarray(patterns * 2.0 - 1.0, dtype=np.float64)) >= least).mean())
+        return float(
+            (distance(np.asarray(patterns * 2.0 - 1.0, dtype=np.float64)) >= threshold).mean()
+        )
     generator = np.random.default_rng([seed, len(units)])
     chunk = max(1, CHUNK_BYTES // (8 * len(units)))
     beyond = 0
     for start in range(0, permutations, chunk):
         size = (min(chunk, permutations - start), len(units))
         signs = generator.integers(0, 2, size=size).astype(np.float64) * 2 - 1
-        beyond += int((distance(signs) >= least).sum())
+        beyond += int((distance(signs) >= threshold).sum())
     return (beyond + 1) / (permutations + 1)
 
 

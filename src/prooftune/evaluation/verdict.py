@@ -109,8 +109,12 @@ def _references(
     for name in ranked:
         if kinds[name] == "majority":
             beaten = _against(scores, best, name, "majority")["outcome"] == "beats"
-            untuned = [one for one in chosen if kinds[one] in ("zero-shot", *PROMPTED)]
-            worse = [one for one in untuned if ranked.index(one) > ranked.index(name)]
+            untuned = [
+                candidate for candidate in chosen if kinds[candidate] in ("zero-shot", *PROMPTED)
+            ]
+            worse = [
+                candidate for candidate in untuned if ranked.index(candidate) > ranked.index(name)
+            ]
             if not beaten or not chosen or (untuned and worse == untuned):
                 chosen.append(name)
     return chosen

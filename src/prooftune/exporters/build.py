@@ -238,12 +238,12 @@ def _runtime(
     if format_.runtime == "transformers":
         return Transformers(folder, manifest["objective"] == "head")
     longest = max(len(row.prompt) for row in rows)
-    room = max(
+    answer_tokens = max(
         max_new_tokens(manifest),
         ollama.max_label_tokens(manifest),
         *(len(row.answer_ids) for row in rows),
     )
-    return LlamaCpp(folder / FILE, longest + room + 16)
+    return LlamaCpp(folder / FILE, longest + answer_tokens + 16)
 
 
 def _text_renderer(

@@ -125,5 +125,5 @@ def _untie_if_parted(model: PreTrainedModel) -> None:
 
 def _stored_dtype(folder: Path) -> torch.dtype:
     config = read_json(folder / "config.json")
-    found = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
-    return found if isinstance(found, torch.dtype) else torch.float32
+    dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32

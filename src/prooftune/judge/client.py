@@ -84,6 +84,8 @@ def _from_endpoint(requests: Requests, settings: Judge) -> Generator[tuple[str, 
             if reply.failure == NO_CONNECTION:
                 failed += 1
             elif not stop.is_set():
+                # One success proves that the endpoint is there: the count cannot reach the limit
+                # any more.
                 failed = -len(futures)
             if failed >= MAX_FAILED_CONNECTIONS and reply.failure in (
                 NO_CONNECTION,

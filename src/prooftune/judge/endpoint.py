@@ -104,6 +104,7 @@ class Endpoint:
                 or failure.wait > min(MAX_RETRY_AFTER, remaining)
             ):
                 break
+            # Waits on the event instead of sleeping, so that the end of the run ends the wait.
             self.stop.wait(min(wait, remaining))
         return Reply("", failure=failure.reason, detail=self.key.mask(failure.detail))
 
@@ -119,6 +120,7 @@ class Endpoint:
                 openai.AsyncOpenAI(
                     base_url=self.settings.base_url,
                     api_key=self.key.value,
+                    # The client's own retries know nothing of our deadline.
                     max_retries=0,
                     timeout=seconds,
                     http_client=openai.DefaultAsyncHttpxClient(verify=self.certificates),

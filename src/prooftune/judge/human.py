@@ -127,6 +127,7 @@ def agreement(
     if len(human) == 0:
         raise ValueError("no scores to compare")
     exact = float((human == judged).mean())
+    # Chance agreement is 1 then, and kappa is 0 / 0.
     if len(np.unique(np.concatenate([human, judged]))) == 1:
         return Agreement(None, None, None, exact, len(human))
     labels = range(scale[0], scale[1] + 1)

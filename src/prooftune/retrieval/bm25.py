@@ -59,14 +59,16 @@ def terms(text: str) -> list[str]:
     one letter, so both are terms. Pairs of Hiragana are not: most are endings, which all sentences
     share (docs/retrieval.md has the recall).
     """
-    found: list[str] = []
+    terms_of_text: list[str] = []
     for segment in segments(text):
         if len(segment) == 1:
-            found.append(stem(segment[0]))
+            terms_of_text.append(stem(segment[0]))
         else:
-            found += segment
-            found += [a + b for a, b in pairwise(segment) if not (_hiragana(a) and _hiragana(b))]
-    return found
+            terms_of_text += segment
+            terms_of_text += [
+                a + b for a, b in pairwise(segment) if not (_hiragana(a) and _hiragana(b))
+            ]
+    return terms_of_text
 
 
 def _hiragana(letter: str) -> bool:
@@ -100,9 +102,13 @@ class BM25:
             shape=shape,
         )
         df = np.bincount(tf.indices, minlength=shape[1])
+        # With 1 added inside the logarithm, as in Lucene: never negative, also for words in most
+        # texts.
         idf = np.log1p((self.size - df + 0.5) / (df + 0.5))
         length = np.repeat(np.array(lengths, dtype=np.float64), np.diff(tf.indptr))
         mean = max(1.0, float(np.mean(lengths))) if lengths else 1.0
+        # Everything that does not depend on the query is computed once, so a search is one sparse
+        # product.
         tf.data = idf[tf.indices] * tf.data / (tf.data + k1 * (1 - b + b * length / mean))
         self._weights = tf.T.tocsr()  # terms x texts
 

@@ -54,6 +54,7 @@ def split_document(
         for start, end in chunk_spans(part.text, words, overlap):
             text = part.text[start:end]
             seen[text] += 1
+            # The occurrence is part of the key: a text that a document repeats has several chunks.
             key = "\0".join([document.id, str(seen[text]), text])
             chunks.append(
                 Chunk(
@@ -89,6 +90,7 @@ def _word_ranges(
     boundaries = (
         [_boundary(text, word_spans, i) for i in range(n)] if n > words + words // 4 else []
     )
+    # A short rest joins the last chunk, instead of becoming a passage of a few words.
     while n - first > words + words // 4:
         window = range(first + words, first + words // 2, -1)
         last = (

@@ -206,6 +206,8 @@ def _update_documents(
                     (summary.changed if file.id in indexed_keys else summary.added).append(file.id)
             except UnreadableDocument as error:
                 summary.skipped.append(SkippedDocument(file.id, str(error)))
+            # Every commit adds files to the table, which slow down reading until they are
+            # compacted.
             if len(batch.chunks) >= MIN_COMMIT_CHUNKS:
                 store.write_batch(database, batch)
                 batch = DocumentBatch([], [], [], {})

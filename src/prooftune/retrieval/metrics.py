@@ -65,6 +65,7 @@ def _per_question(
             raise ValueError(
                 f"question {number} has no gold passage: exclude such questions and report how many"
             )
+        # Chunks of one passage count once, at their best rank.
         ranks = [rank for rank, id_ in enumerate(dict.fromkeys(ids), start=1) if id_ in relevant]
         values.append(metric(ranks, len(relevant)))
     return np.array(values, dtype=np.float64)

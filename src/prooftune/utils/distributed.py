@@ -64,6 +64,7 @@ def process_group() -> Iterator[bool]:
 
     cuda = torch.cuda.is_available()
     if cuda:
+        # Before the group is made, or every rank would open a context on GPU 0.
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if os.environ["RANK"] != "0":
         # Only the leader prints.
@@ -138,7 +139,7 @@ def merge_shards(parts: list[list[T]]) -> list[T]:
     """The items in their original order, from the shards of all ranks."""
     whole: list[Any] = [None] * sum(map(len, parts))
     for number, part in enumerate(parts):
-        whole[number :: len(parts)] = part
+        whole[number :: len(parts)] = part  # undoes `local_shard`
     return whole
 
 

@@ -33,6 +33,7 @@ def is_reachable(endpoint: str) -> bool:
         urllib.request.urlopen(
             urllib.request.Request(endpoint, method="HEAD"), timeout=_TIMEOUT_SECONDS
         ).close()
+    # Any status is an answer: the server is there.
     except urllib.error.HTTPError:
         return True
     except urllib.error.URLError as error:

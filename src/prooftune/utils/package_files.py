@@ -186,6 +186,7 @@ def _download(reference: PackageReference, folder: Path, options: list[str]) -> 
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise Failure(_why_pip_failed(reference, done.stderr))
+        # `--no-deps` downloads exactly one file.
         [archive] = (Path(scratch) / "out").iterdir()
         _check_recorded_checksum(archive, folder)
         with atomic_path(folder / archive.name) as temporary:
@@ -252,6 +253,7 @@ def _zip_members(content: io.BytesIO, contents: bool) -> Iterator[tuple[str, byt
 def _tar_members(content: io.BytesIO, contents: bool) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(fileobj=content) as archive:
         for member in archive:
+            # Links could point outside the archive.
             if member.isfile():
                 handle = archive.extractfile(member) if contents else None
                 yield member.name, handle.read() if handle else b""

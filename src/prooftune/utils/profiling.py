@@ -50,6 +50,7 @@ def on_gpu() -> bool:
 
 
 def _reset_peak() -> None:
+    # Cycles that were not collected yet would count towards this block as well.
     gc.collect()
     # Memory that was freed but is still held by the allocator would count towards this block.
     trim()
@@ -91,6 +92,7 @@ def _rusage_peak() -> int:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # `ru_maxrss` is in bytes on macOS and in kilobytes on Linux.
     return peak if sys.platform == "darwin" else peak * 1024
 
 

@@ -103,7 +103,7 @@ def test_an_answer_is_supported_by_one_passage_that_holds_its_words() -> None:
     assert supported("it is", ["Yes, it is."]) and not supported("it is", ["Yes."]), (
         "of function words only, they count"
     )
-    assert supported("ten months", [passage], least=0.5)
+    assert supported("ten months", [passage], minimum=0.5)
 
 
 ANSWERS = [

@@ -123,6 +123,7 @@ def open_text(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
         raise UsageError(f"data.encoding: '{encoding}' is not a text encoding") from None
     with stream:
         try:
+            # Read through the codec: the mark has other bytes in every encoding.
             if stream.read(1) != "\ufeff":
                 stream.seek(0)
             yield stream

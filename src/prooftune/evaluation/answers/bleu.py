@@ -42,12 +42,12 @@ def counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> t
         raise UsageError("BLEU needs sacrebleu: pip install 'prooftune[answers]'") from None
     # Only the counts are used, which the order does not change; without it sacrebleu warns of
     # single sentences.
-    one = BLEU(effective_order=True)
-    found = np.empty((len(predictions), len(NAMES)))
-    for row, prediction, accepted in zip(found, predictions, references, strict=True):
-        made = one.sentence_score(prediction, list(accepted))
+    sentence_bleu = BLEU(effective_order=True)
+    counts = np.empty((len(predictions), len(NAMES)))
+    for row, prediction, accepted in zip(counts, predictions, references, strict=True):
+        made = sentence_bleu.sentence_score(prediction, list(accepted))
         row[:] = [made.sys_len, made.ref_len, *made.counts, *made.totals]
-    return found, _signature(BLEU, references)
+    return counts, _signature(BLEU, references)
 
 
 def _signature(kind: type, references: Sequence[Sequence[str]]) -> str:
@@ -69,7 +69,7 @@ def score(summed: Floats, effective_order: bool = False) -> Floats:
     Returns:
         Scores of the sums' leading shape.
     """
-    said, wanted, matches, total = (
+    output_length, reference_length, matches, total = (
         summed[..., 0],
         summed[..., 1],
         summed[..., 2 : 2 + ORDER],
@@ -82,6 +82,9 @@ def score(summed: Floats, effective_order: bool = False) -> Floats:
     known = (matches > 0).any(-1) & (effective_order | occurs.all(-1))
     mean = np.log(precision).sum(-1) / np.maximum(occurs.sum(-1), 1)
     log_penalty = 1 - np.divide(
-        wanted, said, out=np.ones_like(wanted), where=known & (said < wanted)
+        reference_length,
+        output_length,
+        out=np.ones_like(reference_length),
+        where=known & (output_length < reference_length),
     )
     return np.asarray(np.where(known, 100 * np.exp(log_penalty + mean), 0.0))

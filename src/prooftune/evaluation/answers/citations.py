@@ -77,38 +77,37 @@ class Cited:
     passages: Sequence[str]
 
 
-def supported(answer: str, passages: Sequence[str], least: float = SUPPORT) -> bool:
+def supported(answer: str, passages: Sequence[str], minimum: float = SUPPORT) -> bool:
     """Whether one of the passages holds enough of the answer's words.
 
     A lexical rule, which sees no paraphrase: both texts are normalised as for SQuAD,
     `FUNCTION_WORDS` are left out of the answer (unless nothing else is in it), and at least the
-    share `least` of its words must be found in the same passage, as often as the answer has them.
+    share `minimum` of its words must be found in the same passage, as often as the answer has them.
     """
     words = squad.tokens(answer)
     wanted = Counter([w for w in words if w not in FUNCTION_WORDS] or words)
     return any(
-        (wanted & Counter(squad.tokens(passage))).total() >= least * wanted.total()
+        (wanted & Counter(squad.tokens(passage))).total() >= minimum * wanted.total()
         for passage in passages
     )
 
 
-def citation_columns(answers: Sequence[Cited], least: float = SUPPORT) -> Columns:
+def citation_columns(answers: Sequence[Cited], minimum: float = SUPPORT) -> Columns:
     """Per-example columns of the citation metrics, for `citation_rates`; of an example without an
     answer only ``n``."""
     rows = np.zeros((len(answers), len(_NAMES)))
-    for row, one in zip(rows, answers, strict=True):
-        row[:] = [1.0, *_counts(one, least)] if one.answer else [1.0] + [0.0] * (len(_NAMES) - 1)
-    return Columns(
-        _NAMES,
-        rows,
-        {"unsupported_rate": f"rule:words in one passage|least:{least:.0%}|function words:ignored"},
-    )
+    for row, answer in zip(rows, answers, strict=True):
+        row[:] = (
+            [1.0, *_counts(answer, minimum)] if answer.answer else [1.0] + [0.0] * (len(_NAMES) - 1)
+        )
+    rule = f"rule:words in one passage|least:{minimum:.0%}|function words:ignored"
+    return Columns(_NAMES, rows, {"unsupported_rate": rule})
 
 
-def _counts(one: Cited, least: float) -> list[float]:
-    cited = len(set(one.sources)) + one.unknown
-    right = len(set(one.sources) & set(one.gold))
-    with_gold = bool(one.gold)
+def _counts(answer: Cited, minimum: float) -> list[float]:
+    cited = len(set(answer.sources)) + answer.unknown
+    right = len(set(answer.sources) & set(answer.gold))
+    with_gold = bool(answer.gold)
     judged = with_gold and cited > 0
     return [
         1.0,
@@ -116,10 +115,10 @@ def _counts(one: Cited, least: float) -> list[float]:
         float(with_gold),
         float(judged),
         right / cited if judged else 0.0,
-        right / len(set(one.gold)) if with_gold else 0.0,
-        float(not supported(one.answer, one.passages, least)),
+        right / len(set(answer.gold)) if with_gold else 0.0,
+        float(not supported(answer.answer, answer.passages, minimum)),
         float(cited),
-        float(one.unknown),
+        float(answer.unknown),
     ]
 
 

@@ -37,11 +37,11 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
     except ImportError:
         raise UsageError("ROUGE needs rouge-score: pip install 'prooftune[answers]'") from None
     scorer = RougeScorer(ROUGE, tokenizer=_Tokenizer(PorterStemmer().stem))
-    found = np.empty((len(predictions), len(ROUGE)))
-    for row, prediction, accepted in zip(found, predictions, references, strict=True):
+    scores = np.empty((len(predictions), len(ROUGE)))
+    for row, prediction, accepted in zip(scores, predictions, references, strict=True):
         made = scorer.score_multi(list(accepted), prediction)
         row[:] = [made[name].fmeasure for name in ROUGE]
-    return found, (
+    return scores, (
         f"rouge-score:{version('rouge-score')}|measure:f|use_stemmer:true|tokenizer:unicode words|"
         "references:max"
     )
@@ -76,14 +76,14 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> t
         raise UsageError("METEOR needs nltk: pip install 'prooftune[answers]'") from None
     tokenize = NLTKWordTokenizer().tokenize
     source, dictionary = synonyms()
-    found = np.array(
+    scores = np.array(
         [
             meteor_score([tokenize(r) for r in accepted], tokenize(prediction), wordnet=dictionary)
             for prediction, accepted in zip(predictions, references, strict=True)
         ],
         dtype=np.float64,
     )
-    return found, (
+    return scores, (
         f"nltk:{version('nltk')}|alpha:0.9|beta:3.0|gamma:0.5|tok:NLTKWordTokenizer|stem:porter|references:max|"
         + (f"synonyms:{source}" if source else "without synonyms")
     )

@@ -346,8 +346,8 @@ def _interval(name: str, measured: Measured, confidence: float) -> Figure:
     """A metric of one training with its interval."""
     value, samples = measured.values[name], measured.samples[name]
     bounds = BOUNDS.get(name, UNIT)
-    found = resampling_interval(value, samples, confidence, bounds)
-    ends: Figure = {"value": value, "low": found.low, "high": found.high}
+    interval = resampling_interval(value, samples, confidence, bounds)
+    ends: Figure = {"value": value, "low": interval.low, "high": interval.high}
     if samples.by_rows is not None:
         n = measured.table.shape[1]
         alone = resampling_interval(

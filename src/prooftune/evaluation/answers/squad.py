@@ -58,8 +58,8 @@ def f1(prediction: str, references: Sequence[str]) -> float:
     Words count as often as they occur. Against an empty reference only an empty prediction scores,
     and then 1.
     """
-    said = tokens(prediction)
-    return max(overlap(said, tokens(reference)) for reference in _standards(references))
+    words = tokens(prediction)
+    return max(overlap(words, tokens(reference)) for reference in _standards(references))
 
 
 def overlap(first: Sequence[str], second: Sequence[str]) -> float:
@@ -158,17 +158,17 @@ def best_threshold(
     at = np.concatenate([[nothing], no_answer[order]])
     best = int(reached.argmax())
     ends = np.flatnonzero(np.append(at[1:] != at[:-1], True))
-    kept = ends[
+    shown = ends[
         np.unique(np.linspace(0, len(ends) - 1, min(points, len(ends))).round().astype(np.int64))
     ]
-    return Threshold(float(at[best]), float(reached[best]), at[kept], reached[kept])
+    return Threshold(float(at[best]), float(reached[best]), at[shown], reached[shown])
 
 
 def _below(no_answer: Floats) -> float:
     """A threshold at which nothing is answered: the script's 0 for probabilities, else just below
-    the least score."""
-    least = float(no_answer.min())
-    return 0.0 if least >= 0 else float(np.nextafter(least, -np.inf))
+    the lowest score."""
+    lowest = float(no_answer.min())
+    return 0.0 if lowest >= 0 else float(np.nextafter(lowest, -np.inf))
 
 
 def apply_threshold(

@@ -191,8 +191,8 @@ def samples_of(drawn: Resampled, columns: Columns) -> dict[str, Samples]:
     """All metrics on all resamples."""
     samples = drawn.map(lambda summed: rates(summed, columns.names))
     return {
-        name: replace(found, posterior=None) if name in WITHOUT_PRIOR else found
-        for name, found in samples.items()
+        name: replace(own_samples, posterior=None) if name in WITHOUT_PRIOR else own_samples
+        for name, own_samples in samples.items()
     }
 
 

@@ -85,9 +85,9 @@ def _archive_type(content: bytes, file_type: str) -> str:
         return "epub"
     if mimetype.startswith(b"application/vnd.oasis.opendocument"):
         return "sheet" if b"spreadsheet" in mimetype else "opendocument"
-    for name, found in _MEMBERS.items():
+    for name, kind in _MEMBERS.items():
         if name in names:
-            return found
+            return kind
     if file_type in ("epub", "opendocument"):
         return file_type  # not every program writes the member "mimetype"
     raise UnreadableDocument("a zip archive, and no office document that can be read; unpack it")
