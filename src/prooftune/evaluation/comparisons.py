@@ -141,8 +141,9 @@ def pairs(
     models = models or {}
     zero_shot = [name for name in rest if kinds[name] == "zero-shot"]
     for name in rest if zero_shot else []:
-        own = [z for z in zero_shot if z != name and models.get(z) == models.get(name)]
-        reference = (own or zero_shot)[0]
+        own = [z for z in zero_shot if models.get(z) == models.get(name)]
+        # The first zero-shot variant of a model has none of its own to be compared with.
+        reference = own[0] if own and own[0] != name else zero_shot[0]
         new = (name, reference) not in chosen and (reference, name) not in chosen
         if name != reference and kinds[name] != "majority" and new:
             chosen.append((name, reference))
