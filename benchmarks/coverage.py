@@ -567,7 +567,8 @@ def trainings(samples: int) -> Iterator[Row]:
                     yield {
                         "test rows": n, "second variant": "fixed" if fixed else "trained",
                         "trainings": count, "sd (points)": round(100 * sd),
-                        **{k: v / total for k, v in rejected.items()}, **tally.row(),
+                        **tally.row(),
+                        **{k: v / total for k, v in rejected.items()},
                     }  # fmt: skip
 
 

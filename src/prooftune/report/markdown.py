@@ -239,5 +239,8 @@ def _footnote(facts: ReportFacts) -> str:
             "level"
         )
     if any(v.get("trainings") for v in scores["variants"].values()):
-        text += "; ±: standard deviation between trainings"
+        text += (
+            "; ±: standard deviation between trainings, over which figures are means; p-values of "
+            "variants with several trainings: a test over examples and trainings"
+        )
     return f"{text}. {task.table_note}"

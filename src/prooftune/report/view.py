@@ -81,7 +81,7 @@ def page_context(facts: ReportFacts) -> dict[str, Any]:
         "colours": colours,
         "task": task,
         "primary": scores["primary"],
-        "title": task.metrics[scores["primary"]].title,
+        "primary_title": task.metrics[scores["primary"]].title,
         "tiles": tables.tiles(scores),
         "warnings": collect_warnings(facts),
         "variants": tables.variant_rows(scores, details, colours),
