@@ -17,7 +17,7 @@ from prooftune.run_folder import read_predictions
 from prooftune.types import Example
 from prooftune.utils.files import read_json
 from study.encoders import FAMILIES, encoder_folder
-from study.small import accuracy, details_of, small_recipe, write_rows
+from study.small import accuracy, classifier, details_of, small_recipe, write_rows
 
 LABELS = ["Business", "Sci/Tech", "Sports"]
 
@@ -71,8 +71,31 @@ def test_full_and_lora_learn_and_open_with_plain_transformers(family: str, tmp_p
     np.testing.assert_allclose([p.log_probs for p in predictions], expected, atol=1e-4)
     config = read_json(result.folder / "variants/encoder/trained/config.json")
     assert list(config["id2label"].values()) == LABELS
-    adapter = read_json(result.folder / "variants/adapter/trained/adapter_config.json")
-    assert adapter["task_type"] == "SEQ_CLS"
+    adapter = read_json(result.folder / "variants/adapter/adapter/adapter_config.json")
+    assert adapter["task_type"] == "SEQ_CLS" and adapter["r"] == 8
+
+    # The adapter ships merged, as a plain model; plain transformers and the server agree with it.
+    for name in ("encoder", "adapter"):
+        values = encoder_recipe(tmp_path, variants, bundle={"variant": name})
+        bundle = prooftune.run(values, out=tmp_path / "run").bundle
+        assert bundle is not None
+        loaded = classifier(bundle)
+        served = loaded.score(loaded.examples(texts[:10]), tuned=True, description=None)
+        written = read_predictions(result.folder / f"variants/{name}/predictions.parquet")[:10]
+        np.testing.assert_allclose(
+            [p.log_probs for p in served], [p.log_probs for p in written], atol=1e-5
+        )
+        np.testing.assert_allclose(
+            [p.log_probs for p in served],
+            plain_log_probs(bundle, [(t,) for t in texts[:10]]),
+            atol=1e-4,
+        )
+        card = (bundle / "README.md").read_text("utf-8")
+        assert "AutoModelForSequenceClassification" in card and "library_name: transformers" in card
+        [label] = loaded.predict([texts[0]])
+        assert label.label in LABELS and abs(sum(label.probabilities.values()) - 1) < 1e-6
+        with pytest.raises(UsageError, match="without its trained head"):
+            loaded.predict([texts[0]], tuned=False)
 
 
 def test_pairs_types_and_truncation(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prooftune import recipe
-from prooftune.bundle.manifest import CommonManifest, Manifest, is_language_model
+from prooftune.bundle.manifest import CommonManifest, Manifest, is_encoder, is_language_model
 from prooftune.errors import Failure, UsageError
 from prooftune.models import loading
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def why_no_base_model(manifest: CommonManifest) -> str | None:
     """The reason why a bundle has no untuned model to compare with; None if it has one."""
+    if is_encoder(manifest):
+        return "an encoder without its trained head has no predictions"
     if not is_language_model(manifest):
         return f"this bundle ({manifest['method']}) contains no language model"
     if manifest["part"] == "base":

@@ -8,7 +8,14 @@ from pathlib import PurePosixPath
 from prooftune.bundle.card_sections import render_sections
 from prooftune.bundle.classifier_card import classifier_code
 from prooftune.bundle.layout import needs_local_base
-from prooftune.bundle.manifest import AnyManifest, Manifest, display_name, is_language_model
+from prooftune.bundle.manifest import (
+    AnyManifest,
+    EncoderManifest,
+    Manifest,
+    display_name,
+    is_encoder,
+    is_language_model,
+)
 from prooftune.evaluation.score_types import Scores, Verdict
 from prooftune.models.loading import ALIASES
 from prooftune.utils import package_files
@@ -47,7 +54,7 @@ import prooftune
 prooftune.load("THIS_FOLDER").predict([{_example(manifest)}])
 ```
 
-{_code_section(manifest) if is_language_model(manifest) else classifier_code(manifest)}"""
+{_bundle_code(manifest)}"""
 
 
 def _verdict(manifest: AnyManifest, verdict: Verdict) -> str:
@@ -120,6 +127,38 @@ _GENERATION = """def answer(texts):
     out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=LIMIT,
                          do_sample=False, eos_token_id=stop, pad_token_id=stop)
     return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
+"""
+
+
+def _bundle_code(manifest: AnyManifest) -> str:
+    """Code that loads the folder without Prooftune."""
+    if is_encoder(manifest):
+        return _encoder_code(manifest)
+    return _code_section(manifest) if is_language_model(manifest) else classifier_code(manifest)
+
+
+def _encoder_code(manifest: EncoderManifest) -> str:
+    texts = "text" if len(manifest["fields"]) == 1 else ", ".join(manifest["fields"])
+    if len(manifest["fields"]) > 2:
+        texts = f'"\\n".join([{texts}])'
+    return f"""With transformers alone:
+
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
+
+def log_probabilities({", ".join(manifest["fields"]) if len(manifest["fields"]) > 1 else "text"}):
+    inputs = tokenizer({texts}, truncation=True, return_tensors="pt",
+                       max_length={manifest["encoder"]["max_length"]})
+    with torch.no_grad():
+        logits = model(**inputs).logits[0]
+    return dict(zip(model.config.id2label.values(), torch.log_softmax(logits, -1).tolist()))
+```
+
+Prooftune's own `predict` also applies the temperature of `bundle.json`.
 """
 
 

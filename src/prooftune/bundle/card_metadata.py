@@ -9,6 +9,7 @@ from prooftune.bundle.manifest import (
     AnyManifest,
     CardSection,
     StudySummary,
+    is_encoder,
     is_language_model,
     is_text_classifier,
 )
@@ -70,6 +71,8 @@ def _base_model(manifest: AnyManifest | None) -> str | None:
     if is_text_classifier(manifest):
         embedding = manifest["classifier"]["embedding"]
         name = embedding["name"] if embedding else ""
+    elif is_encoder(manifest):
+        name = manifest["encoder"]["name"]
     else:
         name = (study["card"].get("base_model") if study else None) or manifest["model"]["name"]
     return name if _HUB_NAME.fullmatch(name) else None
@@ -82,6 +85,8 @@ def _library(manifest: AnyManifest | None, *, merged: bool) -> str:
     if is_text_classifier(manifest):
         embeds = manifest["classifier"]["features"] == "embedding"
         return "sentence-transformers" if embeds else "sklearn"
+    if is_encoder(manifest):
+        return "transformers"
     return "peft" if manifest["part"] == "adapter" else "transformers"
 
 
@@ -108,6 +113,7 @@ def _tags(manifest: AnyManifest | None, *, tuned: bool) -> list[str]:
     if manifest is None:
         return ["prooftune"]
     whole = not tuned or (is_language_model(manifest) and manifest["part"] == "model")
+    whole = whole or is_encoder(manifest)
     return ["prooftune", manifest["task"], *([] if whole else [manifest["method"]])]
 
 

@@ -14,6 +14,8 @@ from prooftune.bundle.manifest import (
     RepeatedTraining,
     StudySummary,
     TextLengths,
+
+    is_encoder,
     is_language_model,
 )
 from prooftune.evaluation.score_types import Estimate, Scores, Trainings, defined
@@ -254,6 +256,8 @@ def _default_limits(manifest: AnyManifest) -> str:
     )
     if is_language_model(manifest):
         text += f" Prompts of more than {manifest['rendering']['max_length']} tokens are truncated."
+    if is_encoder(manifest):
+        text += f" Texts of more than {manifest['encoder']['max_length']} tokens are truncated."
     if manifest["labels"]:
         text += " Every text gets one of the labels, even if none fits."
     abstention = manifest.get("abstention") or {}
@@ -317,6 +321,10 @@ def _licence_section(manifest: AnyManifest, study: StudySummary) -> str:
     if is_language_model(manifest):
         licence = card["model_licence"] or _NOT_STATED
         data = f"- base model ({manifest['model']['name']}): {licence}\n{data}"
+    elif is_encoder(manifest):
+        name = manifest["encoder"]["name"]
+        licence = card["model_licence"] or "see its own card"
+        data = f"- base model ({name}): {licence}\n{data}"
     elif manifest["classifier"]["embedding"]:
         name = manifest["classifier"]["embedding"]["name"]
         data = f"- embedding model ({name}): see its own card\n{data}"

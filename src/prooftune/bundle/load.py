@@ -11,6 +11,7 @@ from prooftune.bundle.base_model import why_no_base_model
 from prooftune.bundle.classifier import Classifier
 from prooftune.bundle.manifest import (
     ClassifierManifest,
+    is_encoder,
     is_text_classifier,
     read_manifest,
 )
@@ -79,6 +80,10 @@ def load(
     if is_text_classifier(manifest):
         classifier = load_classifier(folder, manifest["classifier"])
         return FeatureClassifier(manifest, classifier)
+    if is_encoder(manifest):
+        from prooftune.bundle.encoder import load_encoder_bundle
+
+        return load_encoder_bundle(folder, manifest)
     trusted = trust_remote_code or os.environ.get("PROOFTUNE_TRUST_REMOTE_CODE") == "1"
     if manifest["model"]["trust_remote_code"] and not trusted:
         raise UsageError(

@@ -245,12 +245,46 @@ class ClassifierManifest(CommonManifest):
     classifier: ClassifierSection
 
 
-AnyManifest = Manifest | ClassifierManifest
+class EncoderSection(TypedDict):
+    """A fine-tuned encoder.
+
+    Attributes:
+        name, revision: the pretrained model, as in the recipe.
+        sha256: digest of the pretrained weights.
+        dtype: compute dtype.
+        max_length: tokens to which a text is truncated.
+        batch_tokens: tokens per batch, padding included.
+    """
+
+    name: str
+    revision: str | None
+    sha256: str
+    dtype: str
+    max_length: int
+    batch_tokens: int
+
+
+class EncoderManifest(CommonManifest):
+    """``bundle.json`` of an encoder with a classification head. The bundle holds the whole model.
+
+    Attributes:
+        encoder: what it was tuned from, and how it computes.
+    """
+
+    encoder: EncoderSection
+
+
+AnyManifest = Manifest | ClassifierManifest | EncoderManifest
 
 
 def is_language_model(manifest: CommonManifest) -> TypeIs[Manifest]:
     """Whether the bundle is a language model, tuned or prompted."""
-    return "classifier" not in manifest
+    return "classifier" not in manifest and "encoder" not in manifest
+
+
+def is_encoder(manifest: CommonManifest) -> TypeIs[EncoderManifest]:
+    """Whether the bundle is a fine-tuned encoder."""
+    return "encoder" in manifest
 
 
 def is_text_classifier(manifest: CommonManifest) -> TypeIs[ClassifierManifest]:
@@ -319,6 +353,25 @@ class _ClassifierSchema(_CommonSchema):
         return self
 
 
+class _Encoder(BaseModel):
+    name: str
+    revision: str | None
+    sha256: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    max_length: Annotated[int, Field(gt=2)]
+    batch_tokens: Annotated[int, Field(gt=0)]
+
+
+class _EncoderSchema(_CommonSchema):
+    encoder: _Encoder
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Self:
+        if self.task != "classification":
+            raise ValueError(f"an encoder cannot have task: {self.task}")
+        return self
+
+
 class _LanguageModelSchema(_CommonSchema):
     objective: Literal["instruction", "head"]
     # `part` becomes a path in format 1, so only known names are allowed.
@@ -352,6 +405,8 @@ def display_name(manifest: CommonManifest) -> str:
     """The variant with its base model, or its method where there is none."""
     if is_language_model(manifest):
         return f"{manifest['variant']} of {manifest['model']['name']}"
+    if is_encoder(manifest):
+        return f"{manifest['variant']} of {manifest['encoder']['name']}"
     return f"{manifest['variant']} ({METHOD_NAMES[manifest['method']]})"
 
 
@@ -416,6 +471,8 @@ def read_manifest(folder: Path) -> AnyManifest:
     try:
         if "classifier" in manifest:
             _ClassifierSchema.model_validate_json(text, strict=True)
+        elif "encoder" in manifest:
+            _EncoderSchema.model_validate_json(text, strict=True)
         else:
             _LanguageModelSchema.model_validate_json(text, strict=True)
             Rendering.from_json(manifest["rendering"])

@@ -17,6 +17,7 @@ from prooftune.bundle.manifest import (
     AnyManifest,
     ClassifierManifest,
     CommonManifest,
+    EncoderManifest,
     Manifest,
     TokenSection,
     is_text_classifier,
@@ -52,6 +53,8 @@ def save_bundle(
     - of a variant that prompts the untuned model: the tokenizer's files;
     - of a classifier without a language model: ``classifier.safetensors`` and, for TF-IDF,
       ``vocabulary.json``;
+    - of an encoder: the whole model and its tokenizer, as `AutoModelForSequenceClassification`
+      opens them;
     - ``index/`` if the variant retrieves.
 
     It contains no pickle.
@@ -75,6 +78,8 @@ def save_bundle(
             manifest: AnyManifest = _write_language_model(
                 recipe, study, result, scores, folder.parent, temporary
             )
+        elif recipe.variants[result.name].kind == "encoder":
+            manifest = _write_encoder(recipe, study, result, scores, folder.parent, temporary)
         else:
             manifest = _write_classifier(recipe, study, result, scores, folder.parent, temporary)
         write_json(temporary / "bundle.json", manifest)
@@ -134,6 +139,32 @@ def _write_classifier(
     return {
         **_common_manifest(recipe, study, result, scores, run),
         "classifier": read_json(result.folder / SECTION_FILE),
+    }
+
+
+def _write_encoder(
+    recipe: Recipe,
+    study: Study,
+    result: VariantResult,
+    scores: Scores,
+    run: Path,
+    folder: Path,
+) -> EncoderManifest:
+    """Copy an encoder's whole model and tokenizer into a bundle, and make its manifest."""
+    from prooftune.models import embeddings
+
+    shutil.copytree(result.folder / "trained", folder)
+    base = embeddings.resolve(recipe.model.name, recipe.model.revision)
+    return {
+        **_common_manifest(recipe, study, result, scores, run),
+        "encoder": {
+            "name": recipe.model.name,
+            "revision": recipe.model.revision,
+            "sha256": loading.weights_digest(base),
+            "dtype": recipe.model.dtype,
+            "max_length": recipe.prompt.max_length,
+            "batch_tokens": recipe.scoring.batch_tokens,
+        },
     }
 
 

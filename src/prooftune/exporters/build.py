@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 from prooftune.bundle import golden
 from prooftune.bundle.golden import GoldenRow, max_new_tokens
 from prooftune.bundle.layout import tokenizer_folder
-from prooftune.bundle.manifest import GOLDEN, Manifest, is_language_model, read_manifest
+from prooftune.bundle.manifest import (
+    GOLDEN,
+    Manifest,
+    is_encoder,
+    is_language_model,
+    read_manifest,
+)
 from prooftune.bundle.safety import check_files
 from prooftune.errors import Failure, UsageError
 from prooftune.exporters import diagnosis, ollama
@@ -106,6 +112,11 @@ def _exportable(bundle: Path, to: str) -> Manifest:
     manifest = read_manifest(bundle)
     if is_language_model(manifest):
         return manifest
+    if is_encoder(manifest):
+        raise UsageError(
+            f"--to {to}: {bundle} is an encoder, whose folder is a plain, merged model already: "
+            "AutoModelForSequenceClassification of transformers opens it. Copy it, or publish it"
+        )
     raise UsageError(
         f"--to {to}: {bundle} ('{manifest['variant']}', {manifest['method']}) contains no language "
         "model, and every export format stores one. predict, serve, evaluate and publish work with "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from prooftune import recipe as recipes
 from prooftune.engine.batching import batch_by_token_budget
 from prooftune.errors import Failure, UsageError
-from prooftune.models import adapters, loading
+from prooftune.models import loading
 from prooftune.models.gguf import configure_libraries
 from prooftune.types import Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
@@ -190,22 +190,10 @@ def check_is_encoder(config: Any, folder: Path) -> None:
         )
 
 
-def load_trained(
-    base: Path, trained: Path, labels: Sequence[str], options: recipes.Model
-) -> nn.Module:
-    """Load a trained encoder: a whole model, or an adapter of the base model.
-
-    Raises:
-        Failure: the files cannot be loaded, or do not fit the base model.
-    """
-    if not (trained / "adapter_config.json").is_file():
-        return load_encoder(trained, labels, options)
-    from peft import PeftModel
-
-    model = load_encoder(base, labels, options)
-    with adapters.loading_errors(trained, base):
-        tuned: nn.Module = PeftModel.from_pretrained(model, str(trained))
-    return tuned.eval()
+def new_modules(model: nn.Module) -> list[str]:
+    """Names of the layers that the files of a loaded encoder lacked."""
+    loaded: Any = model
+    return list(loaded.new_modules)
 
 
 @contextmanager

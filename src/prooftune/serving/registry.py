@@ -12,7 +12,7 @@ from typing import Any
 from prooftune.bundle.base_model import why_no_base_model
 from prooftune.bundle.classifier import Classifier, abstention_threshold, has_probabilities
 from prooftune.bundle.load import load
-from prooftune.bundle.manifest import is_language_model
+from prooftune.bundle.manifest import is_encoder, is_language_model
 from prooftune.bundle.qa import QuestionAnswerer
 from prooftune.errors import UsageError, nearest
 from prooftune.serving.batching import Batcher, BatchObserver
@@ -74,9 +74,12 @@ class ServedBundle:
         Only the last part of a path, which is private to this machine.
         """
         manifest = self.bundle.manifest
-        if not is_language_model(manifest):
+        if is_encoder(manifest):
+            name = manifest["encoder"]["name"]
+        elif is_language_model(manifest):
+            name = str(manifest["model"]["name"])
+        else:
             return manifest["method"]
-        name = str(manifest["model"]["name"])
         return Path(name).name if name.startswith(("/", ".", "~")) or "\\" in name else name
 
 

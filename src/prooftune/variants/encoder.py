@@ -37,10 +37,15 @@ from prooftune.variants.verification import PROBE_ROWS, compare_probe
 SMALL_PARAMETERS = 60_000_000
 """Encoders below this number of parameters count as small for the learning rate."""
 EPOCHS = 5
+PEFT_HEADS = ("classifier", "score")
+"""Names of heads that peft saves with an adapter by itself."""
 
 
 def run_encoder(context: VariantContext, variant: Variant, name: str) -> VariantOutput:
     """Train the encoder (or resume its training), then evaluate the weights read back from disk.
+
+    An adapter is merged after training, so that what is evaluated and shipped is a plain model; it
+    also stays in the folder ``adapter``.
 
     Args:
         context: the study; checkpoints, trained weights and ``training.json`` go into its folder.
@@ -60,9 +65,10 @@ def run_encoder(context: VariantContext, variant: Variant, name: str) -> Variant
         record_file.unlink(missing_ok=True)
         distributed.run_on_all_ranks(_train, context, variant, name, tokenizer, record_file)
     record: TrainingRecord = read_json(record_file)
-    model = encoder.load_trained(base, trained, study.labels, recipe.model)
+    model = encoder.load_encoder(trained, study.labels, recipe.model)
     probe = _probe_scores(context, model, tokenizer)
-    compare_probe(probe, trained, record["probe"], exact=True)
+    # Merging an adapter rounds once more.
+    compare_probe(probe, trained, record["probe"], exact=variant.method == "full")
 
     def predict(examples: Sequence[Example], split: str) -> list[Prediction]:
         return encoder.predict_labels(
@@ -113,7 +119,8 @@ def encoder_to_train(context: VariantContext, variant: Variant, seed: int) -> nn
     if variant.method == "full":
         return adapters.make_trainable(base, variant, {})
     # Layers that the pretrained files lack are drawn at random, so the adapter must bring them.
-    saved = {*base.new_modules, *(variant.lora.get("modules_to_save") or [])}
+    new = [name for name in encoder.new_modules(base) if name.partition(".")[0] not in PEFT_HEADS]
+    saved = {*new, *(variant.lora.get("modules_to_save") or [])}
     return adapters.make_trainable(
         base, variant, {**variant.lora, "modules_to_save": sorted(saved) or None}
     )
@@ -197,7 +204,11 @@ def _train(
         return
     with atomic_path(context.folder / TRAINED_FOLDER) as temporary:
         # Float32, as trained: encoders are small, and rounding would change predictions.
-        adapters.save_tuned(model, temporary, variant.method, torch.float32)
+        if variant.method != "full":
+            adapters.save_tuned(model, context.folder / "adapter", variant.method, torch.float32)
+            peft_model: Any = model
+            model = peft_model.merge_and_unload()
+        adapters.save_tuned(model, temporary, "full", torch.float32)
         tokenizer.tokenizer.save_pretrained(temporary)
     record: TrainingRecord = {
         "method": variant.method,
