@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from prooftune.judge import endpoint
+from prooftune.chat_client import endpoint
 from prooftune.recipe.judge import Judge as Settings
 
 from . import server

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from prooftune.chat_client import endpoint as limits
+from prooftune.chat_client import streaming
 from prooftune.errors import Failure, UsageError
-from prooftune.judge import JudgeItem, Judgements, client, judge, summarize
-from prooftune.judge import endpoint as limits
+from prooftune.judge import JudgeItem, Judgements, judge, summarize
 from prooftune.recipe.judge import Judge as Settings
 
 from . import server
@@ -256,7 +257,7 @@ def test_unreachable_endpoint_stops_the_requests_early(
     endpoint_server.act = lambda h, c, a: h.hang_up()
     figures = counts(judge(items, settings(retries=1, concurrency=2), tmp_path))
     assert figures["reasons"] == {limits.NO_CONNECTION: 60}
-    assert len(endpoint_server.seen) <= 2 * (client.MAX_FAILED_CONNECTIONS + 4)
+    assert len(endpoint_server.seen) <= 2 * (streaming.MAX_FAILED_CONNECTIONS + 4)
     # One that got through before is asked to the end.
     endpoint_server.act = lambda h, c, a: h.hang_up() if 0 < number_of(c) < 50 else False
     figures = counts(judge(items, settings(retries=0, concurrency=1), tmp_path / "other"))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prooftune.chat_client.types import Reply
 from prooftune.judge.response_parser import (
     EMPTY_REPLY,
     NO_PREFERENCE,
@@ -21,7 +22,6 @@ from prooftune.judge.response_parser import (
     parse_preference,
     parse_score,
 )
-from prooftune.judge.types import Reply
 
 
 def score(

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from prooftune.chat_client.types import Message
 from prooftune.evaluation.answers.scores import score_answers
 from prooftune.evaluation.score_types import Scores
 from prooftune.judge import local
 from prooftune.judge.study import judge_study, warn_if_unreachable
-from prooftune.judge.types import Message
 from prooftune.recipe import Judge, parse
 from prooftune.types import Example, Prediction, Study, VariantResult
 

@@ -6,6 +6,7 @@ the judgements into figures with intervals. A failed judgement is never a score:
 from the means, and counted with its reason.
 """
 
+from prooftune.chat_client.types import Message
 from prooftune.judge.human import HumanScores, read_human_scores
 from prooftune.judge.scoring import compare, judge
 from prooftune.judge.summary import paired_difference, summarize, summarize_preferences
@@ -14,7 +15,6 @@ from prooftune.judge.types import (
     JudgeItem,
     Judgement,
     Judgements,
-    Message,
     Preference,
     Preferences,
 )

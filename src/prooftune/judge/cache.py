@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prooftune.judge.types import Message, Reply
+from prooftune.chat_client.types import Message, Reply
 from prooftune.utils.files import fingerprint, read_json, write_json
 
 if TYPE_CHECKING:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prooftune.chat_client.endpoint import DEADLINE_REACHED
+from prooftune.chat_client.streaming import stream_replies
+from prooftune.chat_client.types import ChatRequest, Message, Reply
 from prooftune.errors import Failure, UsageError
 from prooftune.judge import cache
-from prooftune.judge.endpoint import DEADLINE_REACHED, NO_CONNECTION, open_endpoint
-from prooftune.judge.types import CompletionFn, Message, Reply
+from prooftune.judge.types import CompletionFn
 from prooftune.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from prooftune.recipe.judge import Judge
-
-MAX_FAILED_CONNECTIONS = 8
-"""Stop after this many requests without a connection, retries included, if none ever succeeded."""
 
 LOCAL_BATCH = 16
 """Prompts per batch of a local model: the work that an interruption can lose."""
@@ -70,38 +67,10 @@ def request_replies(
 
 
 def _from_endpoint(requests: Requests, settings: Judge) -> Generator[tuple[str, Reply], None, None]:
-    stop = threading.Event()
-    endpoint = open_endpoint(settings, stop)
-    pool = ThreadPoolExecutor(settings.concurrency, "judge")
-    try:
-        futures = {
-            pool.submit(endpoint.complete, request["messages"]): key
-            for key, request in requests.items()
-        }
-        failed = 0  # requests without a connection so far; far below 0 once one succeeded
-        for future in as_completed(futures):
-            reply = future.result()
-            if reply.failure == NO_CONNECTION:
-                failed += 1
-            elif not stop.is_set():
-                # One success proves that the endpoint is there: the count cannot reach the limit
-                # any more.
-                failed = -len(futures)
-            if failed >= MAX_FAILED_CONNECTIONS and reply.failure in (
-                NO_CONNECTION,
-                DEADLINE_REACHED,
-            ):
-                stop.set()
-                reply = Reply(
-                    "",
-                    failure=NO_CONNECTION,
-                    detail=reply.detail
-                    or f"not sent: {MAX_FAILED_CONNECTIONS} other requests found no connection",
-                )
-            yield futures[future], reply
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    conversations: dict[str, ChatRequest] = {
+        key: {"messages": request["messages"]} for key, request in requests.items()
+    }
+    return stream_replies(conversations, settings, "judge")
 
 
 def _from_local(

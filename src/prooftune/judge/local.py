@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from prooftune.chat_client.types import Message
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.errors import UsageError
-from prooftune.judge.types import CompletionFn, Message
+from prooftune.judge.types import CompletionFn
 from prooftune.models import loading
 from prooftune.recipe import Model
 from prooftune.utils.progress import progress_bar

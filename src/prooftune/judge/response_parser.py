@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from prooftune.judge.types import Reply
+from prooftune.chat_client.types import Reply
 
 TRUNCATED = "reply cut off at max_tokens"
 EMPTY_REPLY = "empty reply"

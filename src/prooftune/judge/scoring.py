@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from prooftune.chat_client.types import Reply
 from prooftune.errors import UsageError
 from prooftune.judge import prompts
 from prooftune.judge.client import request_replies
@@ -19,7 +20,6 @@ from prooftune.judge.types import (
     Judgements,
     Preference,
     Preferences,
-    Reply,
     Winner,
 )
 

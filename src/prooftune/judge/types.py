@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, Protocol
+
+from prooftune.chat_client.types import Message
 
 Winner = Literal["first", "second", "tie"]
-
-
-class Message(TypedDict):
-    """One turn of a conversation in the chat completions protocol."""
-
-    role: str
-    content: str
 
 
 class CompletionFn(Protocol):
@@ -39,25 +34,6 @@ class JudgeItem:
     answer: str
     references: tuple[str, ...] | None = None
     context: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The judge's reply to one conversation.
-
-    Attributes:
-        text: the reply; empty on failure.
-        truncated: whether the token limit stopped it.
-        failure: reason of a failed request, from a small fixed set; empty on success.
-        detail: the endpoint's message on a failure.
-        cached: whether it comes from the cache.
-    """
-
-    text: str
-    truncated: bool = False
-    failure: str = ""
-    detail: str = ""
-    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,9 +217,9 @@ def _judge(recipe: Recipe, base: Path) -> Iterator[Finding]:
     elif importlib.util.find_spec("openai") is None:
         yield error("judge.base_url", "needs the openai client: pip install 'prooftune[judge]'")
     else:
-        from prooftune.judge.endpoint import read_api_key
+        from prooftune.chat_client.endpoint import read_api_key
 
-        yield from _refused("judge.api_key_env", lambda: read_api_key(settings))
+        yield from _refused("judge.api_key_env", lambda: read_api_key(settings, "judge"))
     if settings.human is not None:
         from prooftune.judge.human import read_human_scores
 

@@ -1,0 +1,400 @@
+"""Requests to an OpenAI-compatible endpoint with time and size limits, and retries."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import json
+import os
+import random
+import ssl
+import time
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Self
+
+from prooftune.chat_client.budget import Budget
+from prooftune.chat_client.types import ChatRequest, EndpointSettings, Reply, TokenAlternatives
+from prooftune.errors import UsageError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+FIRST_BACKOFF, MAX_BACKOFF = 0.5, 30.0
+"""Seconds: the wait before retry i is uniform in 0 to ``FIRST_BACKOFF * 2**i``, at most
+`MAX_BACKOFF`."""
+MAX_RETRY_AFTER = 300.0
+"""Seconds: a longer ``Retry-After`` ends the retries."""
+MAX_OVERHEAD_BYTES = 65_536
+"""Bytes that a response may have in addition to those of its tokens."""
+BYTES_PER_TOKEN = 64
+LOGPROB_BYTES = 128
+"""Bytes of one alternative's log-probability in a response."""
+_MIN_KEY_LENGTH = 8
+"""Shorter keys, such as ``none`` and ``EMPTY``, are placeholders and not masked in texts."""
+
+TIMED_OUT, DEADLINE_REACHED, NO_CONNECTION, RESPONSE_TOO_LONG = (
+    "timed out",
+    "deadline reached",
+    "no connection",
+    "response without end",
+)
+NOT_JSON, NO_CHOICES, WRONG_SHAPE = (
+    "response is not JSON",
+    "response without choices",
+    "response of another shape",
+)
+RATE_LIMITED, SERVER_ERROR, CLIENT_ERROR = (
+    "rate limit (429)",
+    "server error (5xx)",
+    "request refused (4xx)",
+)
+
+
+UNBILLED = (RATE_LIMITED, SERVER_ERROR, CLIENT_ERROR, NO_CONNECTION)
+"""Failures for which no provider asks money."""
+
+
+class RequestFailed(Exception):
+    """A failed request.
+
+    Attributes:
+        reason: from a small fixed set.
+        retry: whether a retry may help.
+        wait: seconds that the endpoint asks to wait.
+        detail: the endpoint's message.
+    """
+
+    def __init__(
+        self, reason: str, retry: bool = False, wait: float = 0.0, detail: str = ""
+    ) -> None:
+        super().__init__(reason)
+        self.reason, self.retry, self.wait, self.detail = reason, retry, wait, detail
+
+
+class Endpoint:
+    """An endpoint with its connections, API key and deadline, for one event loop; no text ever
+    shows the key.
+
+    Attributes:
+        stop: once set, nothing more is sent.
+    """
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        section: str,
+        key: ApiKey,
+        certificates: ssl.SSLContext,
+        budget: Budget | None = None,
+    ) -> None:
+        self.settings, self.section, self.key = settings, section, key
+        self.stop = asyncio.Event()
+        self._certificates, self._budget = certificates, budget
+        self._deadline = time.monotonic() + settings.deadline
+        self._client: AsyncOpenAI | None = None
+        self._refused: set[str] = set()  # parameters that this endpoint does not know
+
+    async def __aenter__(self) -> Self:
+        import openai
+
+        self._client = openai.AsyncOpenAI(
+            base_url=self.settings.base_url,
+            api_key=self.key.value,
+            max_retries=0,
+            timeout=self.settings.request_seconds,
+            http_client=openai.DefaultAsyncHttpxClient(verify=self._certificates),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def complete(self, request: ChatRequest) -> Reply:
+        """The endpoint's reply, or the reason of the failure after all retries.
+
+        Retries use exponential backoff with full jitter (M. Brooker, "Exponential backoff and
+        jitter", 2015). A parameter that the endpoint refuses by name is left out from then on.
+
+        Raises:
+            UsageError: the endpoint does not know the address or model, or refuses the key.
+            BudgetExceeded: the request could exceed the budget.
+        """
+        failure = RequestFailed(DEADLINE_REACHED)
+        number = 0
+        while number <= self.settings.retries:
+            remaining = self._deadline - time.monotonic()
+            if remaining <= 0 or self.stop.is_set():
+                break
+            try:
+                return await self._attempt(request, min(self.settings.request_seconds, remaining))
+            except RequestFailed as attempt:
+                failure = attempt
+            if self._leave_out(failure):
+                continue
+            wait = max(failure.wait, random.uniform(0, min(MAX_BACKOFF, FIRST_BACKOFF * 2**number)))
+            remaining = self._deadline - time.monotonic()
+            if (
+                not failure.retry
+                or number == self.settings.retries
+                or failure.wait > min(MAX_RETRY_AFTER, remaining)
+            ):
+                break
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stop.wait(), max(0.0, min(wait, remaining)))
+            number += 1
+        return Reply("", failure=failure.reason, detail=self.key.mask(failure.detail))
+
+    def _leave_out(self, failure: RequestFailed) -> bool:
+        """Whether the failure names a parameter that was sent and can be left out or renamed."""
+        if failure.reason != CLIENT_ERROR:
+            return False
+        for parameter in ("max_tokens", "temperature", "logprobs"):
+            if parameter in failure.detail and parameter not in self._refused:
+                self._refused.add(parameter)
+                return True
+        return False
+
+    async def _attempt(self, request: ChatRequest, seconds: float) -> Reply:
+        """Send a request once, and settle it with the budget."""
+        if self._budget is None:
+            return await self._send(request, seconds)
+        bound = self._budget.reserve(request, self.settings.max_tokens)
+        # Unknown usage (a time-out, a broken reply) counts as the bound; refusals cost nothing.
+        used: tuple[int | None, int | None] = None, None
+        try:
+            reply = await self._send(request, seconds)
+            used = reply.prompt_tokens, reply.completion_tokens
+            return reply
+        except RequestFailed as failure:
+            if failure.reason in UNBILLED:
+                used = 0, 0
+            raise
+        except UsageError:
+            used = 0, 0
+            raise
+        finally:
+            self._budget.settle(bound, *used)
+
+    async def _send(self, request: ChatRequest, seconds: float) -> Reply:
+        import httpx2
+        import openai
+
+        # asyncio.timeout limits the whole request; the client's own timeout only limits the gap
+        # between two bytes, which a server that drips bytes never reaches.
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._read_reply(request)
+        except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException):
+            raise RequestFailed(TIMED_OUT, retry=True) from None
+        except openai.APIStatusError as error:
+            raise self._status_error(
+                error.response.status_code, error.response.headers.get("retry-after"), error.body
+            ) from None
+        except (openai.OpenAIError, httpx2.HTTPError) as error:
+            raise RequestFailed(
+                NO_CONNECTION, retry=True, detail=str(error.__cause__ or error)
+            ) from None
+
+    def _parameters(self, request: ChatRequest) -> dict[str, Any]:
+        settings, values = self.settings, dict[str, Any]()
+        # Newer models of OpenAI know the limit only by its new name.
+        limit = "max_completion_tokens" if "max_tokens" in self._refused else "max_tokens"
+        values[limit] = settings.max_tokens
+        if "temperature" not in self._refused:
+            values["temperature"] = settings.temperature
+        if "top_logprobs" in request and "logprobs" not in self._refused:
+            values |= {"logprobs": True, "top_logprobs": request["top_logprobs"]}
+        return values
+
+    async def _read_reply(self, request: ChatRequest) -> Reply:
+        if self._client is None:
+            raise RuntimeError("the endpoint is not open")
+        client: Any = self._client
+        started = time.perf_counter()
+        limit = MAX_OVERHEAD_BYTES + self.settings.max_tokens * (
+            BYTES_PER_TOKEN + LOGPROB_BYTES * request.get("top_logprobs", 0)
+        )
+        streamed = client.chat.completions.with_streaming_response.create(
+            model=self.settings.model,
+            messages=request["messages"],
+            **self._parameters(request),
+        )
+        async with streamed as response:
+            body = bytearray()
+            async for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > limit:
+                    raise RequestFailed(RESPONSE_TOO_LONG)
+        text, cut = parse_completion(bytes(body))
+        content: dict[str, Any] = json.loads(body)
+        usage = content.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        return Reply(
+            self.key.mask(text),
+            cut,
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            completion_tokens=_count(usage.get("completion_tokens")),
+            logprobs=parse_logprobs(content["choices"][0]),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _status_error(self, status: int, retry_after: str | None, body: object) -> RequestFailed:
+        message = self.key.mask(_error_message(body))
+        section = self.section
+        if status in (401, 403):
+            key = (
+                f"the key in ${self.settings.api_key_env}"
+                if self.settings.api_key_env
+                else "requests without an API key"
+            )
+            raise UsageError(
+                f"{section}: {self.settings.base_url} refuses {key} (status {status}: "
+                f"{message or 'no reason given'}). "
+                f"Put a valid key into an environment variable and name it in {section}.api_key_env"
+            )
+        if status in (404, 405):
+            raise UsageError(
+                f"{section}: {self.settings.base_url} offers no chat completions of "
+                f"'{self.settings.model}' (status {status}: {message or 'no reason given'}). Check "
+                f"{section}.base_url, which usually ends in /v1, and {section}.model"
+            )
+        reason = RATE_LIMITED if status == 429 else SERVER_ERROR if status >= 500 else CLIENT_ERROR
+        return RequestFailed(
+            reason,
+            status in (408, 409, 429) or status >= 500,
+            _retry_after_seconds(retry_after),
+            f"status {status}: {message}",
+        )
+
+
+def open_endpoint(
+    settings: EndpointSettings, section: str, budget: Budget | None = None
+) -> Endpoint:
+    """The endpoint of the settings, whose deadline runs from now.
+
+    Args:
+        settings: of the endpoint.
+        section: the recipe's section with the settings, for messages.
+        budget: limits of all requests.
+
+    Raises:
+        UsageError: the openai client is not installed, or the key is missing.
+    """
+    if find_spec("openai") is None:
+        raise UsageError(
+            f"{section}.base_url needs the openai client: pip install 'prooftune[judge]'"
+        )
+    import httpx2
+
+    # Loading the certificates takes longer than the rest of a request, so they are shared.
+    key = read_api_key(settings, section)
+    return Endpoint(settings, section, key, httpx2.create_ssl_context(), budget)
+
+
+def parse_logprobs(choice: object) -> list[TokenAlternatives] | None:
+    """Log-probabilities of the generated tokens of a choice; None if it has none of that shape."""
+    try:
+        tokens = choice["logprobs"]["content"]  # type: ignore[index]
+        found: list[TokenAlternatives] = [
+            {
+                "token": str(token["token"]),
+                "alternatives": {
+                    str(token["token"]): float(token["logprob"]),
+                    **{
+                        str(other["token"]): float(other["logprob"])
+                        for other in token.get("top_logprobs") or ()
+                    },
+                },
+            }
+            for token in tokens
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return found or None
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+class ApiKey:
+    """An API key that no repr, log or message shows."""
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def mask(self, text: str) -> str:
+        """Mask the key in a text, which a server may echo."""
+        return text.replace(self.value, "***") if len(self.value) >= _MIN_KEY_LENGTH else text
+
+
+def read_api_key(settings: EndpointSettings, section: str) -> ApiKey:
+    """Read the API key from the environment variable that the settings name.
+
+    Raises:
+        UsageError: the variable is missing or empty, or its value cannot go into an HTTP header.
+    """
+    if settings.api_key_env is None:
+        return ApiKey("none")
+    value = os.environ.get(settings.api_key_env, "").strip()
+    if not value:
+        raise UsageError(
+            f"{section}.api_key_env: the environment variable {settings.api_key_env} is not set. "
+            "Set it to the key of "
+            f"{settings.base_url}, or remove {section}.api_key_env if it needs none"
+        )
+    if not (value.isascii() and value.isprintable()):
+        raise UsageError(
+            f"{section}.api_key_env: {settings.api_key_env} holds characters that no API key has"
+        )
+    return ApiKey(value)
+
+
+def parse_completion(body: bytes) -> tuple[str, bool]:
+    """The text of the first choice of a chat completion, and whether the token limit truncated it.
+
+    Raises:
+        RequestFailed: the body is not a chat completion.
+    """
+    try:
+        first = json.loads(body)["choices"][0]
+        content = first["message"]["content"]
+    except IndexError:
+        raise RequestFailed(NO_CHOICES) from None
+    except (KeyError, TypeError):
+        raise RequestFailed(WRONG_SHAPE, detail=_excerpt(body)) from None
+    except (ValueError, RecursionError):
+        raise RequestFailed(NOT_JSON, detail=_excerpt(body)) from None
+    # Content is None where a reasoning model spent all its tokens on thinking.
+    if not isinstance(content, str | None):
+        raise RequestFailed(WRONG_SHAPE, detail=_excerpt(body))
+    # JSON can hold lone surrogates, which UTF-8 files cannot.
+    return (content or "").encode("utf-8", "replace").decode(), first.get(
+        "finish_reason"
+    ) == "length"
+
+
+def _excerpt(body: bytes) -> str:
+    return " ".join(body[:200].decode("utf-8", "replace").split())
+
+
+def _error_message(body: object) -> str:
+    """The message of an error response, on one line."""
+    inner = body.get("message", body) if isinstance(body, dict) else body
+    return " ".join(str(inner or "").split())[:200]
+
+
+def _retry_after_seconds(retry_after: str | None) -> float:
+    """Seconds of a ``Retry-After`` header (RFC 9110, 10.2.3: number or date); 0 if invalid."""
+    if not retry_after:
+        return 0.0
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        date = email.utils.parsedate_tz(retry_after)
+        return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0

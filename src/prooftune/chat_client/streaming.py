@@ -1,0 +1,129 @@
+"""Replies to many requests as they arrive, over one connection pool."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Generator, Iterator, Mapping
+
+from prooftune.chat_client.budget import Budget, BudgetExceeded
+from prooftune.chat_client.endpoint import (
+    DEADLINE_REACHED,
+    NO_CONNECTION,
+    Endpoint,
+    open_endpoint,
+)
+from prooftune.chat_client.types import ChatRequest, EndpointSettings, Reply
+
+MAX_FAILED_CONNECTIONS = 8
+"""Stop after this many requests without a connection, retries included, if none ever succeeded."""
+
+_Item = tuple[str, Reply] | BaseException | None
+
+
+def stream_replies(
+    requests: Mapping[str, ChatRequest],
+    settings: EndpointSettings,
+    section: str,
+    budget: Budget | None = None,
+) -> Generator[tuple[str, Reply], None, None]:
+    """Send requests concurrently and yield (key, reply) as they arrive.
+
+    Closing the generator cancels the requests on the way.
+
+    Args:
+        requests: by key.
+        settings: of the endpoint.
+        section: the recipe's section with the settings, for messages.
+        budget: limits; replies on the way when it is used up are still yielded.
+
+    Raises:
+        UsageError: the client is not installed, the key is missing or refused, or the endpoint does
+            not know the address or model.
+        BudgetExceeded: after the last reply that the budget allowed.
+    """
+    endpoint = open_endpoint(settings, section, budget)
+    runner = _Runner(endpoint, requests, settings.concurrency)
+    runner.thread.start()
+    try:
+        while (item := runner.results.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        runner.cancel()
+
+
+class _Runner:
+    """An event loop in a thread of its own: a notebook's thread already has one."""
+
+    def __init__(
+        self, endpoint: Endpoint, requests: Mapping[str, ChatRequest], concurrency: int
+    ) -> None:
+        self.results: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._run, name="chat-client", daemon=True)
+        self._endpoint, self._requests = endpoint, requests
+        self._concurrency = min(concurrency, len(requests))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._exceeded: BudgetExceeded | None = None
+        # Requests without a connection so far; far below 0 once one succeeded.
+        self._failed = 0
+
+    def cancel(self) -> None:
+        """Cancel everything and wait for the thread."""
+        loop, task = self._loop, self._task
+        if loop is not None and task is not None and not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # it has closed since
+                loop.call_soon_threadsafe(task.cancel)
+        self.thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except asyncio.CancelledError:  # by `cancel`
+            self.results.put(None)
+        except BaseException as error:
+            self.results.put(error)
+        else:
+            self.results.put(self._exceeded)
+
+    async def _main(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        pending = iter(self._requests.items())
+        async with self._endpoint:
+            workers = [asyncio.create_task(self._worker(pending)) for _ in range(self._concurrency)]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _worker(self, pending: Iterator[tuple[str, ChatRequest]]) -> None:
+        for key, request in pending:
+            if self._exceeded is not None:
+                return
+            try:
+                reply = await self._endpoint.complete(request)
+            except BudgetExceeded as error:
+                self._exceeded = self._exceeded or error
+                return
+            self.results.put((key, self._check_connection(reply)))
+
+    def _check_connection(self, reply: Reply) -> Reply:
+        """Stop sending once too many requests found no connection and none ever did."""
+        if reply.failure == NO_CONNECTION:
+            self._failed += 1
+        elif not self._endpoint.stop.is_set():
+            self._failed = -len(self._requests)
+        if self._failed < MAX_FAILED_CONNECTIONS or reply.failure not in (
+            NO_CONNECTION,
+            DEADLINE_REACHED,
+        ):
+            return reply
+        self._endpoint.stop.set()
+        unsent = f"not sent: {MAX_FAILED_CONNECTIONS} other requests found no connection"
+        return Reply("", failure=NO_CONNECTION, detail=reply.detail or unsent)
