@@ -77,11 +77,12 @@ FLOWS = {
 }
 SHARED_BOXES = [
     Box("study", "the stages", 0, 2),
-    Box("preflight", "checks first", 2, 2),
-    Box("cli", "commands", 4, 1),
-    Box("convert", "Meta checkpoints", 5, 2),
-    Box("bridges", "other tools' configs", 7, 2),
-    Box("recipes", "shipped", 9, 1),
+    Box("preflight", "checks first", 2, 1),
+    Box("cli", "commands", 3, 1),
+    Box("convert", "Meta checkpoints", 4, 2),
+    Box("bridges", "other tools' configs", 6, 2),
+    Box("recipes", "shipped", 8, 1),
+    Box("chat_client", "OpenAI API", 9, 1),
     Box("utils", "files, progress", 10, 2),
 ]
 """Packages outside of the flow: what drives it, and what all of it uses."""

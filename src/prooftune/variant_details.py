@@ -103,6 +103,31 @@ class Forgetting(TypedDict):
     text: str
 
 
+class EndpointUsage(TypedDict):
+    """What the requests of a variant used.
+
+    ``requests`` counts rows with a reply, ``cached`` those of earlier runs; tokens and ``cost`` are
+    of all rows. ``sent`` counts all attempts of all runs, ``spent`` is what they cost.
+    ``latency_*`` are seconds of a single request among the concurrent ones. ``failed`` maps reasons
+    to numbers of rows.
+    """
+
+    model: str
+    requests: int
+    cached: int
+    sent: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None
+    spent: float | None
+    cost_per_1000: float | None
+    currency: str | None
+    latency_p50: float | None
+    latency_p99: float | None
+    logprobs: bool
+    failed: dict[str, int]
+
+
 class VariantDetails(TypedDict, total=False):
     """Content of ``details.json``.
 
@@ -128,3 +153,4 @@ class VariantDetails(TypedDict, total=False):
     forgetting: Forgetting
     retrieval: dict[str, Any]
     guessed_gold: int
+    endpoint: EndpointUsage

@@ -81,6 +81,11 @@ class Budget:
         for line in _lines(ledger):
             self._add(line["prompt_tokens"], line["completion_tokens"])
 
+    @property
+    def on_the_way(self) -> int:
+        """Number of requests that were sent and have not been settled."""
+        return len(self._reserved)
+
     def check_requests(self, count: int) -> None:
         """Check that so many more requests are allowed, before the first is sent.
 

@@ -13,7 +13,7 @@ import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
-from prooftune.chat_client.budget import Budget
+from prooftune.chat_client.budget import Budget, BudgetExceeded, Reservation
 from prooftune.chat_client.types import ChatRequest, EndpointSettings, Reply, TokenAlternatives
 from prooftune.errors import UsageError
 
@@ -28,6 +28,8 @@ MAX_RETRY_AFTER = 300.0
 MAX_OVERHEAD_BYTES = 65_536
 """Bytes that a response may have in addition to those of its tokens."""
 BYTES_PER_TOKEN = 64
+SETTLE_SECONDS = 0.02
+"""Seconds between two looks at what requests on the way have left of a budget."""
 LOGPROB_BYTES = 128
 """Bytes of one alternative's log-probability in a response."""
 _MIN_KEY_LENGTH = 8
@@ -160,7 +162,7 @@ class Endpoint:
         """Send a request once, and settle it with the budget."""
         if self._budget is None:
             return await self._send(request, seconds)
-        bound = self._budget.reserve(request, self.settings.max_tokens)
+        bound = await self._reserve(self._budget, request)
         # Unknown usage (a time-out, a broken reply) counts as the bound; refusals cost nothing.
         used: tuple[int | None, int | None] = None, None
         try:
@@ -176,6 +178,16 @@ class Endpoint:
             raise
         finally:
             self._budget.settle(bound, *used)
+
+    async def _reserve(self, budget: Budget, request: ChatRequest) -> Reservation:
+        """Reserve the request's upper bound; wait for requests on the way, which use less."""
+        while True:
+            try:
+                return budget.reserve(request, self.settings.max_tokens)
+            except BudgetExceeded:
+                if not budget.on_the_way:
+                    raise
+            await asyncio.sleep(SETTLE_SECONDS)
 
     async def _send(self, request: ChatRequest, seconds: float) -> Reply:
         import httpx2

@@ -82,7 +82,7 @@ def judge_study(
     items = {
         r.name: _judge_items(study, r, scores, generated)
         for r in results
-        if recipe.variants[r.name].uses_language_model
+        if recipe.variants[r.name].generates
     }
     human = (
         {} if settings.human is None else align_human_scores(settings, base, list(items), scores)

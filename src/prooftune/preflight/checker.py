@@ -167,6 +167,7 @@ def _sources(recipe: Recipe, base: Path) -> Iterator[Finding]:
 
         yield from _refused(_model_key(recipe, name), partial(check_model_name, view.model.name))
     yield from _embedding_models(recipe)
+    yield from _endpoints(recipe)
     if recipe.task != "classification":
         from prooftune.evaluation.answers.scores import require_libraries
         from prooftune.variants.document_files import check_documents
@@ -198,6 +199,21 @@ def _embedding_models(recipe: Recipe) -> Iterator[Finding]:
                 yield from _refused(
                     f"variants.{name}.prompt_name", partial(_check_prompt_name, model, variant)
                 )
+
+
+def _endpoints(recipe: Recipe) -> Iterator[Finding]:
+    for name, variant in recipe.variants.items():
+        if variant.endpoint is None:
+            continue
+        section = f"variants.{name}.endpoint"
+        if importlib.util.find_spec("openai") is None:
+            yield error(section, "needs the openai client: pip install 'prooftune[judge]'")
+            continue
+        from prooftune.chat_client.endpoint import read_api_key
+
+        yield from _refused(
+            f"{section}.api_key_env", partial(read_api_key, variant.endpoint, section)
+        )
 
 
 def _check_prompt_name(model: str, variant: Variant) -> None:

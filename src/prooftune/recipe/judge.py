@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from pydantic import Field, field_validator
 
 from prooftune.recipe.base import Section
+from prooftune.recipe.endpoint import QUEUE_SECONDS, SLOWEST_TOKENS_PER_SECOND, check_url
 
 CRITERIA = {
     "coherence": (
@@ -22,11 +21,6 @@ CRITERIA = {
     ),
 }
 """Default criteria, in the words of the judge prompt: name -> question."""
-
-
-QUEUE_SECONDS, SLOWEST_TOKENS_PER_SECOND = 60.0, 5.0
-"""Default time-out of a request: time to wait for its turn and read the prompt, and the rate of an
-8B model with 4-bit weights on a CPU."""
 
 
 class Judge(Section):
@@ -106,16 +100,5 @@ class Judge(Section):
 
     @field_validator("base_url")
     @classmethod
-    def _check_url_without_credentials(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        url = urlsplit(value)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError("expected a URL such as http://localhost:11434/v1")
-        # Recipes are shared and printed in reports.
-        if url.username or url.password or url.query:
-            raise ValueError(
-                "the URL must not contain a key or password; name an environment variable in "
-                "api_key_env"
-            )
-        return value
+    def _check_base_url(cls, value: str | None) -> str | None:
+        return check_url(value)

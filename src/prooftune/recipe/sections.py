@@ -124,8 +124,8 @@ class Recipe(Section):
 
     def can_ship(self, variant: Variant) -> bool:
         """Whether a bundle can serve the variant: it needs no reference answers to predict, and
-        answers more than one thing."""
-        if variant.context in ("gold", "random"):
+        answers more than one thing, and computes here."""
+        if variant.context in ("gold", "random") or variant.kind == "endpoint":
             return False
         return self.task == "classification" or variant.kind != "majority"
 

@@ -8,16 +8,26 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from prooftune.recipe.base import Section
+from prooftune.recipe.endpoint import Endpoint
 from prooftune.recipe.model import Model, Prompt
 
 VariantKind = Literal[
-    "majority", "tfidf", "embedding", "encoder", "zero-shot", "few-shot", "prompted", "tuned"
+    "majority",
+    "tfidf",
+    "embedding",
+    "encoder",
+    "endpoint",
+    "zero-shot",
+    "few-shot",
+    "prompted",
+    "tuned",
 ]
 VARIANT_KINDS: tuple[VariantKind, ...] = (
     "majority",
     "tfidf",
     "embedding",
     "encoder",
+    "endpoint",
     "zero-shot",
     "few-shot",
     "prompted",
@@ -41,6 +51,10 @@ class Variant(Section):
     """embedding: the prompt before every text, by its name in the embedding model. Default: the
     model's default, else ``classification``, else ``query`` (E5 models: "query: "), if it has one.
     """
+    endpoint: Endpoint | None = None
+    """endpoint: the server and its model."""
+    prompting: Literal["zero-shot", "few-shot", "prompted"] = "zero-shot"
+    """endpoint: as the kinds of these names."""
     prompt: Prompt | None = None
     """Prompt options that override the recipe's."""
     context: Literal["given", "retrieved", "gold", "random", "none"] | None = None
@@ -103,7 +117,12 @@ class Variant(Section):
     @property
     def uses_language_model(self) -> bool:
         """Whether this kind of variant uses a language model."""
-        return self.kind not in ("majority", "tfidf", "embedding", "encoder")
+        return self.kind not in ("majority", "tfidf", "embedding", "encoder", "endpoint")
+
+    @property
+    def generates(self) -> bool:
+        """Whether a language model, here or behind an endpoint, predicts."""
+        return self.uses_language_model or self.kind == "endpoint"
 
     @property
     def has_head(self) -> bool:
@@ -150,6 +169,8 @@ class Variant(Section):
             problems.append("'model' of kind: embedding is a name, without other keys")
         if self.languages is not None and self.without is not None:
             problems.append("'languages' contradicts without: give one of them")
+        if self.kind == "endpoint" and self.endpoint is None:
+            problems.append("'endpoint' is required: {model: …, base_url: …}")
         if self.method == "full" and self.lora:
             problems.append("'lora' contradicts method: full")
         if self.adapter is not None:
@@ -182,6 +203,15 @@ OPTIONS_BY_KIND: dict[str, set[str]] = {
     "tfidf": {*LANGUAGE_OPTIONS},
     "embedding": {"model", "prompt_name", *LANGUAGE_OPTIONS},
     "encoder": {"model", "method", "seeds", "lora", "training", *LANGUAGE_OPTIONS},
+    "endpoint": {
+        "endpoint",
+        "prompting",
+        "prompt",
+        "context",
+        "shots",
+        "candidates",
+        "validation_rows",
+    },
     "zero-shot": {*MODEL_OPTIONS, "prompt", "context"},
     "few-shot": {*MODEL_OPTIONS, "prompt", "context", "shots", *LANGUAGE_OPTIONS},
     "prompted": {*MODEL_OPTIONS, "prompt", "context", "candidates", "validation_rows", "adapter"},

@@ -32,6 +32,7 @@ KIND_NAMES = {
     "tfidf": "TF-IDF + logistic regression",
     "embedding": "sentence embeddings + logistic regression",
     "encoder": "fine-tuned encoder",
+    "endpoint": "model behind an endpoint",
     "zero-shot": "zero-shot prompt",
     "few-shot": "few-shot prompt",
     "prompted": "best of several prompts",

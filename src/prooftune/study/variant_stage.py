@@ -177,6 +177,10 @@ def _run_kind(
 
         models.release()
         return run_encoder(context, variant, name)
+    if variant.kind == "endpoint":
+        from prooftune.variants.endpoint import run_endpoint
+
+        return run_endpoint(context, variant, name)
     if not variant.uses_language_model:
         from prooftune.variants import classical
 
@@ -212,6 +216,9 @@ def _recipe_inputs(recipe: Recipe, variant: Variant) -> list[Any]:
             recipe.scoring.batch_tokens,
             recipe.early_stopping,
         ]
+    if variant.kind == "endpoint":
+        retrieval = recipe.retrieval and recipe.retrieval.model_dump()
+        return [recipe.seed, recipe.prompt.model_dump(), recipe.answering.model_dump(), retrieval]
     if not variant.uses_language_model:
         return [recipe.seed]
     parts: list[Any] = [

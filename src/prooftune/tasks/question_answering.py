@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -99,28 +100,46 @@ def _prediction(
     ):
         # The token limit, or no valid continuation, ended the answer within a word: drop that word.
         text = text.rpartition(" ")[0]
-    answer, ids = parse_citations(text)
+    prediction = answer_from_text(text, example, settings, is_extractive)
     if is_extractive:
         is_no_answer = (
             best_output.no_answer_log_prob is not None
             and best_output.no_answer_log_prob > best_output.log_prob
         )
-    else:
-        is_no_answer = normalize_words(answer) == normalize_words(settings.no_answer)
-    context = normalize_words(example.inputs.get(CONTEXT, ""))
-    output = "" if is_no_answer else answer
-    cited, unknown = resolve_citations(ids, example.passages)
-    return Prediction(
-        id=example.id,
-        output=output,
-        valid=not is_extractive or not answer or f" {normalize_words(answer)} " in f" {context} ",
+        prediction = replace(prediction, output="" if is_no_answer else prediction.raw)
+    return replace(
+        prediction,
         prompt_tokens=sum(len(encoder.prefix) + len(w.token_ids) for w in windows),
         truncated_tokens=sum(w.truncated_tokens for w in windows),
-        raw=answer,
         generated_tokens=len(best_output.ids) + best_output.stopped,
         answer_log_prob=best_output.log_prob,
         no_answer_log_prob=best_output.no_answer_log_prob,
         windows=len(windows) if CONTEXT in example.inputs else 0,
+    )
+
+
+def answer_from_text(
+    text: str, example: Example, settings: Answering, is_extractive: bool
+) -> Prediction:
+    """The prediction that a generated text stands for, without its token counts.
+
+    Args:
+        text: as generated.
+        example: the question, with its context and passages.
+        settings: the text for "no answer".
+        is_extractive: whether an answer must be a span of the context to be valid.
+    """
+    answer, ids = parse_citations(text.strip())
+    words = normalize_words(answer)
+    is_no_answer = words == normalize_words(settings.no_answer)
+    context = normalize_words(example.inputs.get(CONTEXT, ""))
+    cited, unknown = resolve_citations(ids, example.passages)
+    is_span = f" {words} " in f" {context} "
+    return Prediction(
+        id=example.id,
+        output="" if is_no_answer else answer,
+        valid=not is_extractive or not answer or is_span,
+        raw=answer,
         retrieved=example.passages,
         cited=tuple(cited),
         unknown_citations=len(unknown),

@@ -39,6 +39,7 @@ from prooftune.utils.progress import spinner
 from prooftune.variants.context import VariantContext
 from prooftune.variants.document_files import uses_passages
 from prooftune.variants.dummy_passages import with_dummy_passages
+from prooftune.variants.few_shot import sample_few_shot
 from prooftune.variants.memory_model import (
     SCORING_GROWTH,
     TRAINING_GROWTH,
@@ -47,7 +48,7 @@ from prooftune.variants.memory_model import (
     additional_memory,
 )
 from prooftune.variants.passages import PassageProvider
-from prooftune.variants.prompting import candidates, sample_few_shot
+from prooftune.variants.prompting import candidates
 from prooftune.variants.tuned import base_to_train, training_rows
 
 _MAX_MEMORY_SHARE = 0.7

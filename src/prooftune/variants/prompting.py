@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
 from prooftune.errors import UsageError
 from prooftune.recipe import Variant
-from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering, Shot
+from prooftune.tasks.prompt_encoding import PromptEncoder, Rendering
 from prooftune.tasks.templates import candidate_templates
 from prooftune.types import Example, Prediction
 from prooftune.utils.files import write_json
 from prooftune.utils.profiling import measure_cost
 from prooftune.variant_details import PromptTrial
 from prooftune.variants.context import VariantContext, VariantOutput
+from prooftune.variants.few_shot import sample_few_shot
 from prooftune.variants.model_handle import ModelHandle
 
 
@@ -111,44 +112,6 @@ def candidates(context: VariantContext, variant: Variant) -> dict[str, PromptEnc
     if last_error and not fitting:
         raise last_error
     return fitting
-
-
-def sample_few_shot(
-    train: Sequence[Example],
-    strata: list[str],
-    count: int,
-    seed: int,
-    target_text: Callable[[Example], str],
-) -> tuple[Shot, ...]:
-    """Sample few-shot examples, the strata (labels) in turn.
-
-    Each stratum's examples are drawn from the shorter half of its training rows: long ones would
-    leave too little of the prompt for the input.
-
-    Args:
-        train: rows to draw from.
-        strata: see `Study.strata`.
-        count: number of examples; fewer if there are not enough rows.
-        seed: of the sampling.
-        target_text: example -> the answer shown with it.
-    """
-    generator = random.Random(seed)
-    pools: dict[str, list[tuple[int, str, int]]] = {label: [] for label in strata}
-    for i, example in enumerate(train):
-        if example.stratum in pools:
-            length = sum(map(len, example.inputs.values()))
-            pools[example.stratum].append((length, example.id, i))
-    for label, rows in pools.items():
-        shorter_half = sorted(rows)[: (len(rows) + 1) // 2]
-        pools[label] = generator.sample(shorter_half, len(shorter_half))
-    order = generator.sample(strata, len(strata))
-    shots: list[Shot] = []
-    while len(shots) < count and any(pools.values()):
-        for label in order:
-            if pools[label] and len(shots) < count:
-                example = train[pools[label].pop()[2]]
-                shots.append(Shot(example.inputs, target_text(example)))
-    return tuple(shots)
 
 
 def _run_prompt(

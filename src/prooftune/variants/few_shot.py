@@ -1,0 +1,47 @@
+"""Few-shot examples: training rows that are shown in the prompt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from prooftune.tasks.rendering import Shot
+from prooftune.types import Example
+
+
+def sample_few_shot(
+    train: Sequence[Example],
+    strata: list[str],
+    count: int,
+    seed: int,
+    target_text: Callable[[Example], str],
+) -> tuple[Shot, ...]:
+    """Sample few-shot examples, the strata (labels) in turn.
+
+    Each stratum's examples are drawn from the shorter half of its training rows: long ones would
+    leave too little of the prompt for the input.
+
+    Args:
+        train: rows to draw from.
+        strata: see `Study.strata`.
+        count: number of examples; fewer if there are not enough rows.
+        seed: of the sampling.
+        target_text: example -> the answer shown with it.
+    """
+    generator = random.Random(seed)
+    pools: dict[str, list[tuple[int, str, int]]] = {label: [] for label in strata}
+    for i, example in enumerate(train):
+        if example.stratum in pools:
+            length = sum(map(len, example.inputs.values()))
+            pools[example.stratum].append((length, example.id, i))
+    for label, rows in pools.items():
+        shorter_half = sorted(rows)[: (len(rows) + 1) // 2]
+        pools[label] = generator.sample(shorter_half, len(shorter_half))
+    order = generator.sample(strata, len(strata))
+    shots: list[Shot] = []
+    while len(shots) < count and any(pools.values()):
+        for label in order:
+            if pools[label] and len(shots) < count:
+                example = train[pools[label].pop()[2]]
+                shots.append(Shot(example.inputs, target_text(example)))
+    return tuple(shots)

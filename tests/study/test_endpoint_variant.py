@@ -1,0 +1,415 @@
+"""`kind: endpoint` against a server on this machine, which works or fails as told."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import prooftune
+from judge import server
+from prooftune.chat_client import endpoint as client
+from prooftune.chat_client.budget import Budget, BudgetExceeded, Limits
+from prooftune.errors import Failure, UsageError
+from prooftune.run_folder import read_predictions
+from prooftune.tasks.chat_messages import chat_messages, label_log_probs
+from prooftune.tasks.rendering import Rendering, Shot
+from study.small import TOPICS, accuracy, details_of, outputs_of, small_recipe, write_rows
+
+LABELS = ["Business", "Sci/Tech", "Sports"]
+
+
+@pytest.fixture
+def chat(monkeypatch: pytest.MonkeyPatch) -> Iterator[server.Judge]:
+    monkeypatch.setattr(client, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with server.serving() as running:
+        running.act = lambda handler, body, attempt: answer(handler, body)
+        yield running
+
+
+def topic_of(body: server.Chat) -> str:
+    """The label whose words are most frequent in the last message."""
+    words = body["messages"][-1]["content"].partition("Text: ")[2].split()
+    return max(TOPICS, key=lambda topic: sum(word in TOPICS[topic] for word in words))
+
+
+def answer(
+    handler: Any, body: server.Chat, text: str | None = None, *, logprobs: Any = None
+) -> bool:
+    """Send a chat completion with usage: 10 prompt tokens and 2 of the reply."""
+    value = {
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": text or topic_of(body)},
+                "logprobs": logprobs,
+            }
+        ],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 2},
+    }
+    return bool(handler.send(200, json.dumps(value).encode()))
+
+
+def endpoint_recipe(
+    folder: Path, chat: server.Judge, variant: dict[str, Any] | None = None, **options: Any
+) -> dict[str, Any]:
+    settings = {"model": "m", "base_url": chat.url, "retries": 2, "concurrency": 4, **options}
+    variants = {"majority": None, "api": {"kind": "endpoint", "endpoint": settings}}
+    variants["api"] |= variant or {}  # type: ignore[operator]
+    values = small_recipe(folder / "none", folder / "data", variants=variants)
+    del values["lora"], values["training"], values["prompt"]
+    return values
+
+
+def test_labels_usage_and_cost(chat: server.Judge, tmp_path: Path) -> None:
+    values = endpoint_recipe(tmp_path, chat, price={"input": 2.0, "output": 10.0})
+    result = prooftune.run(values, out=tmp_path / "run")
+    assert accuracy(result.scores, "api") > 0.8
+    usage = details_of(result.folder, "api")["endpoint"]
+    # 60 test and 18 validation rows, each sent once; the cost is that of the test rows.
+    assert len(chat.seen) == len(chat.times_asked) == usage["sent"] == 78
+    assert usage["requests"] == 60 and usage["prompt_tokens"] == 600
+    assert usage["cost"] == pytest.approx((600 * 2 + 120 * 10) / 1e6)
+    assert usage["cost_per_1000"] == pytest.approx(1000 * (10 * 2 + 2 * 10) / 1e6)
+    assert usage["spent"] == pytest.approx(usage["cost"] * 78 / 60)
+    assert 0 < usage["latency_p50"] <= usage["latency_p99"] and not usage["logprobs"]
+    body = json.loads(chat.seen[0])
+    assert body["logprobs"] is True and body["top_logprobs"] == 20 and body["temperature"] == 0
+    prompt = body["messages"][0]["content"]
+    assert "Business, Sci/Tech, Sports" in prompt and "Text: " in prompt
+    assert "USD per 1,000 predictions" in (result.folder / "report.html").read_text("utf-8")
+    # The second run is read from the run folder, and one with other variants from the cache.
+    values["variants"]["few"] = {**values["variants"]["api"], "prompting": "few-shot", "shots": 3}
+    again = prooftune.run(values, out=tmp_path / "run")
+    assert len(chat.seen) == 78 * 2
+    few = [body for body in map(json.loads, chat.seen) if len(body["messages"]) > 1]
+    roles = [message["role"] for message in few[0]["messages"]]
+    assert len(few) == 78 and roles == ["user", "assistant"] * 3 + ["user"]
+    assert outputs_of(again.folder, "api") == outputs_of(result.folder, "api")
+
+
+def test_probabilities_from_logprobs(chat: server.Judge, tmp_path: Path) -> None:
+    def act(handler: Any, body: server.Chat, attempt: int) -> bool:
+        label = topic_of(body)
+        others = [name for name in LABELS if name != label]
+        pieces = [{"token": label[:3], "logprob": math.log(0.7)}]
+        alternatives = [
+            *pieces,
+            {"token": others[0][:4], "logprob": math.log(0.2)},
+            {"token": others[1][:2].lower(), "logprob": math.log(0.05)},
+            {"token": "Hello", "logprob": math.log(0.05)},
+        ]
+        content = [{**pieces[0], "top_logprobs": alternatives}]
+        return answer(handler, body, logprobs={"content": content})
+
+    chat.act = act
+    result = prooftune.run(endpoint_recipe(tmp_path, chat), out=tmp_path / "run")
+    for prediction in read_predictions(result.folder / "variants/api/predictions.parquet"):
+        np.testing.assert_allclose(
+            sorted(np.exp(prediction.log_probs)), np.array([0.05, 0.2, 0.7]) / 0.95, rtol=1e-4
+        )
+        assert prediction.output == LABELS[int(np.argmax(prediction.log_probs))]
+    assert details_of(result.folder, "api")["endpoint"]["logprobs"] is True
+    assert result.scores["variants"]["api"]["temperature"] is not None
+
+
+def test_labels_that_begin_alike_follow_the_reply() -> None:
+    """Sci/Tech and Science part at the second token; whatever is left goes to the exact one."""
+    labels = ["Sci/Tech", "Science", "Sports"]
+    tokens: Any = [
+        {"token": "Sci", "alternatives": {"Sci": math.log(0.8), "Sp": math.log(0.2)}},
+        {"token": "ence", "alternatives": {"ence": math.log(0.75), "/": math.log(0.25)}},
+    ]
+    found = label_log_probs(tokens, labels)
+    assert found is not None
+    np.testing.assert_allclose(np.exp(found), [0.2, 0.6, 0.2], rtol=1e-6)
+    cut = label_log_probs(tokens[:1], labels)
+    assert cut is not None
+    np.testing.assert_allclose(np.exp(cut), [0.4, 0.4, 0.2], rtol=1e-6)
+    assert label_log_probs([{"token": "No", "alternatives": {"No": 0.0}}], labels) is None
+    # One label is the beginning of another.
+    short: Any = [{"token": "pos", "alternatives": {"pos": math.log(0.9), "neg": math.log(0.1)}}]
+    assert np.exp(label_log_probs(short, ["pos", "positive", "neg"]) or [0]).round(2).tolist() == [
+        0.9,
+        0.0,
+        0.1,
+    ]
+    # Quotes and blanks before the label say nothing.
+    quoted: Any = [
+        {"token": ' "', "alternatives": {' "': math.log(0.6), "Sports": math.log(0.4)}},
+        {"token": "Science", "alternatives": {"Science": 0.0}},
+    ]
+    found = label_log_probs(quoted, labels)
+    np.testing.assert_allclose(np.exp(found or [0]), [0, 0.6, 0.4], atol=1e-5)
+
+
+def test_faults_cost_retries_and_never_rows(chat: server.Judge, tmp_path: Path) -> None:
+    """Every row fails once: 500, 429, junk, a lost connection, a time-out, a broken reply."""
+    faults = [
+        lambda h: h.send(500, b"{}"),
+        lambda h: h.send(429, b"{}", Retry_After="0"),
+        lambda h: h.send(200, b"<html>"),
+        lambda h: h.hang_up(),
+        lambda h: h.send(200, b'{"choices": []}'),
+    ]
+    number = iter(range(10**6))
+
+    def act(handler: Any, body: server.Chat, attempt: int) -> bool:
+        if attempt == 0:
+            return bool(faults[next(number) % len(faults)](handler))
+        return answer(handler, body)
+
+    chat.act = act
+    values = endpoint_recipe(tmp_path, chat, price={"input": 1, "output": 1})
+    result = prooftune.run(values, out=tmp_path / "run")
+    assert set(chat.times_asked.values()) == {2}
+    assert accuracy(result.scores, "api") > 0.8
+    usage = details_of(result.folder, "api")["endpoint"]
+    assert usage["sent"] == 156 and usage["failed"] == {}
+    # Refusals cost nothing; replies that cannot be read are counted at their upper bound.
+    assert usage["spent"] > 78 * 12 / 1e6
+
+
+def test_rows_without_reply_stop_the_study_and_only_they_are_asked_again(
+    chat: server.Judge, tmp_path: Path
+) -> None:
+    chat.act = lambda h, body, attempt: (
+        h.send(503, b"{}") if "goal" in body["messages"][-1]["content"] else answer(h, body)
+    )
+    values = endpoint_recipe(tmp_path, chat, retries=0)
+    with pytest.raises(Failure, match=r"rows have no reply .*server error \(5xx\)") as error:
+        prooftune.run(values, out=tmp_path / "run")
+    assert "run again to ask for the rest" in str(error.value)
+    before = set(chat.times_asked)
+    chat.act = lambda h, body, attempt: answer(h, body)
+    prooftune.run(values, out=tmp_path / "run")
+    asked_twice = [body for body, count in chat.times_asked.items() if count > 1]
+    assert asked_twice and all("goal" in body for body in asked_twice) and set(asked_twice) < before
+
+
+def test_replies_that_name_no_label_are_invalid(chat: server.Judge, tmp_path: Path) -> None:
+    chat.act = lambda h, body, attempt: answer(
+        h, body, "I cannot say." if topic_of(body) == "Sports" else None
+    )
+    result = prooftune.run(endpoint_recipe(tmp_path, chat), out=tmp_path / "run")
+    assert result.scores["variants"]["api"]["invalid_rate"] > 0.2
+    assert "" in outputs_of(result.folder, "api")
+
+
+def test_junk_for_good_is_invalid_and_not_retried_forever(
+    chat: server.Judge, tmp_path: Path
+) -> None:
+    chat.act = lambda h, body, attempt: (
+        h.send(200, b"junk") if topic_of(body) == "Sports" else answer(h, body)
+    )
+    result = prooftune.run(endpoint_recipe(tmp_path, chat), out=tmp_path / "run")
+    assert max(chat.times_asked.values()) == 3
+    failed = details_of(result.folder, "api")["endpoint"]["failed"]
+    assert failed.keys() == {client.NOT_JSON} and failed[client.NOT_JSON] > 10
+
+
+def test_parameters_that_the_server_does_not_know_are_left_out(
+    chat: server.Judge, tmp_path: Path
+) -> None:
+    def act(handler: Any, body: server.Chat, attempt: int) -> bool:
+        for name in ("max_tokens", "temperature", "logprobs"):
+            if name in body:
+                message = f"Unsupported parameter: '{name}' is not supported with this model"
+                error = {"error": {"message": message}}
+                return bool(handler.send(400, json.dumps(error).encode()))
+        return answer(handler, body)
+
+    chat.act = act
+    result = prooftune.run(endpoint_recipe(tmp_path, chat, concurrency=1), out=tmp_path / "run")
+    assert accuracy(result.scores, "api") > 0.8
+    # Learnt once for each split.
+    assert len(chat.seen) == 78 + 2 * 3
+    assert json.loads(chat.seen[-1])["max_completion_tokens"] == 64
+
+
+@pytest.mark.parametrize(
+    ("budget", "message", "most"),
+    [
+        ({"requests": 50}, "requests: 60 more requests are needed", 0),
+        ({"money": 0.004}, "money: the next request could bring", 50),
+        ({"tokens": 600}, "tokens: the next request could bring", 50),
+    ],
+)
+def test_the_budget_holds_before_it_is_spent(
+    chat: server.Judge, tmp_path: Path, budget: dict[str, Any], message: str, most: int
+) -> None:
+    price = {"input": 2.0, "output": 100.0}
+    values = endpoint_recipe(tmp_path, chat, price=price, budget=budget, max_tokens=8)
+    with pytest.raises(Failure, match=message) as error:
+        prooftune.run(values, out=tmp_path / "run")
+    assert "replies so far are kept" in str(error.value)
+    sent = len(chat.seen)
+    assert sent <= most and (most == 0 or sent >= 10)
+    assert sent * (10 * 2 + 2 * 100) / 1e6 <= budget.get("money", 1)
+    assert sent * 12 <= budget.get("tokens", 10**9)
+    # A second run knows what the first has spent.
+    with pytest.raises(Failure, match="budget"):
+        prooftune.run(values, out=tmp_path / "run")
+    assert len(chat.seen) <= sent + 1
+    values["variants"]["api"]["endpoint"]["budget"] = {"money": 5}
+    result = prooftune.run(values, out=tmp_path / "run")
+    assert len(chat.seen) == len(chat.times_asked) == 78
+    assert details_of(result.folder, "api")["endpoint"]["sent"] == 78
+
+
+def test_reservations_of_requests_on_the_way_count() -> None:
+    budget = Budget(Limits(tokens=100, input_price=1e6, output_price=0))
+    request: Any = {"messages": [{"role": "user", "content": "ä" * 10}]}  # 20 bytes, 16 for markup
+    first = budget.reserve(request, 4)
+    second = budget.reserve(request, 4)
+    with pytest.raises(BudgetExceeded, match="tokens"):
+        budget.reserve(request, 4)
+    budget.settle(first, 10, 2)
+    budget.settle(second, None, None)
+    assert (budget.spent.prompt_tokens, budget.spent.completion_tokens) == (46, 6)
+    assert budget.spent.money == pytest.approx(46)
+    budget.reserve(request, 4)
+
+
+@pytest.mark.slow
+def test_a_killed_run_asks_for_nothing_twice(chat: server.Judge, tmp_path: Path) -> None:
+    def slowly(handler: Any, body: server.Chat, attempt: int) -> bool:
+        handler.sleep(0.05)
+        return answer(handler, body)
+
+    chat.act = slowly
+    recipe = tmp_path / "recipe.yaml"
+    values = endpoint_recipe(tmp_path, chat, price={"input": 1, "output": 1})
+    recipe.write_text(yaml.safe_dump(values))
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "prooftune", "run", str(recipe), "--out", str(out)]
+    process = subprocess.Popen(command, env={**os.environ}, stderr=subprocess.DEVNULL)
+    try:
+        while len(list((out / "replies").glob("*.json"))) < 20:
+            assert process.poll() is None, "it ended before it was killed"
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    cached = {
+        json.dumps(json.loads(path.read_text("utf-8"))["request"]["messages"])
+        for path in (out / "replies").glob("*.json")
+    }
+    before = len(chat.seen)
+    assert 20 <= len(cached) < 78
+    result = prooftune.run(values, out=out)
+    now = [json.dumps(json.loads(body)["messages"]) for body in chat.seen[before:]]
+    assert len(now) == 78 - len(cached) and not cached & set(now)
+    # The ledger counts the first run's requests, too, but those whose replies the kill lost.
+    assert len(cached) + len(now) <= details_of(result.folder, "api")["endpoint"]["sent"]
+
+
+def test_the_best_of_several_prompts(chat: server.Judge, tmp_path: Path) -> None:
+    good = "Text: {text}"
+    chat.act = lambda h, body, attempt: answer(
+        h, body, None if body["messages"][-1]["content"].startswith("Text") else "Sports"
+    )
+    variant = {"prompting": "prompted", "candidates": ["{text}?", good], "validation_rows": 9}
+    result = prooftune.run(endpoint_recipe(tmp_path, chat, variant), out=tmp_path / "run")
+    trials = details_of(result.folder, "api")["prompts_tried"]
+    assert [t["template"] for t in trials] == ["{text}?", good]
+    assert trials[1]["quality"] > trials[0]["quality"]
+    assert accuracy(result.scores, "api") > 0.8
+
+
+def test_answers(chat: server.Judge, tmp_path: Path) -> None:
+    rows = [
+        {"question": f"Who is {n}?", "context": f"Person {n} is Ann {n}.", "answer": f"Ann {n}"}
+        for n in range(40)
+    ]
+    data = tmp_path / "qa.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def act(handler: Any, body: server.Chat, attempt: int) -> bool:
+        number = body["messages"][-1]["content"].split("Person ")[1].split()[0]
+        return answer(handler, body, "unanswerable" if number == "3" else f"Ann {number}")
+
+    chat.act = act
+    values = {
+        "name": "qa",
+        "task": "extractive-qa",
+        "data": {"train": str(data)},
+        "evaluation": {"resamples": 100},
+        "variants": {"api": {"kind": "endpoint", "endpoint": {"model": "m", "base_url": chat.url}}},
+    }
+    result = prooftune.run(values, out=tmp_path / "run")
+    exact = result.scores["variants"]["api"]["metrics"]["exact"]["value"]
+    assert exact is not None and exact > 0.7
+    assert "logprobs" not in json.loads(chat.seen[0])
+    predictions = read_predictions(result.folder / "variants/api/predictions.parquet")
+    assert all(prediction.valid for prediction in predictions)
+
+
+def test_messages() -> None:
+    rendering = Rendering(
+        "Pick {labels}: {text}", ("a", "b"), "Be brief.", shots=(Shot({"text": "{x}"}, "a"),)
+    )
+    assert chat_messages(rendering, {"text": "{labels}"}) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Pick a, b: {x}"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "Pick a, b: {labels}"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ({"kind": "endpoint"}, "'endpoint' is required"),
+        ({"endpoint": {"api_key_env": "NO_SUCH_KEY"}}, "NO_SUCH_KEY is not set"),
+        ({"endpoint": {"budget": {"money": 3}}}, "budget.money needs the prices"),
+        ({"endpoint": {"base_url": "http://user:pass@host/v1"}}, "must not contain a key"),
+        ({"endpoint": {"price": {"input": 1}}}, "price.output: required"),
+        ({"endpoint": {"budget": {"euros": 3}}}, "budget.euros: unknown key"),
+        ({"shots": 3, "lora": {"r": 3}}, "'lora' does not apply to kind: endpoint"),
+    ],
+)
+def test_bad_input_is_one_message_before_any_request(
+    chat: server.Judge, tmp_path: Path, variant: dict[str, Any], message: str
+) -> None:
+    train = write_rows(tmp_path / "train.csv", 30, 0)
+    settings = {"model": "m", "base_url": chat.url, **variant.get("endpoint", {})}
+    options: dict[str, Any] = {**variant, "kind": "endpoint", "endpoint": settings}
+    if message.startswith("'endpoint'"):
+        del options["endpoint"]
+    values = {"name": "x", "data": {"train": str(train)}, "variants": {"api": options}}
+    with pytest.raises(UsageError, match=message):
+        prooftune.run(values, out=tmp_path / "run")
+    assert not chat.seen and not (tmp_path / "run" / "variants").exists()
+
+
+def test_a_refused_key_is_an_error_at_once(
+    chat: server.Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_KEY", "sk-very-secret-key")
+    chat.act = lambda h, body, attempt: h.send(401, b'{"error": {"message": "bad key"}}')
+    values = endpoint_recipe(tmp_path, chat, api_key_env="API_KEY", concurrency=2)
+    with pytest.raises(UsageError, match=r"variants\.api\.endpoint: .*refuses the key in .API_KEY"):
+        prooftune.run(values, out=tmp_path / "run")
+    assert len(chat.seen) <= 3 and chat.keys[0] == "Bearer sk-very-secret-key"
+    files = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
+    assert not any(b"sk-very-secret" in p.read_bytes() for p in files)
+
+
+def test_no_bundle_can_hold_an_endpoint(chat: server.Judge, tmp_path: Path) -> None:
+    values = {**endpoint_recipe(tmp_path, chat), "bundle": {"variant": "api"}}
+    with pytest.raises(UsageError, match="'api' is not a variant that can be served"):
+        prooftune.run(values, out=tmp_path / "run")
