@@ -14,7 +14,6 @@ from prooftune.bundle.manifest import (
     RepeatedTraining,
     StudySummary,
     TextLengths,
-
     is_encoder,
     is_language_model,
 )

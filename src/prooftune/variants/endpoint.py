@@ -37,6 +37,7 @@ from prooftune.tasks.rendering import Rendering, Shot
 from prooftune.tasks.templates import candidate_templates, default_template
 from prooftune.types import Example, Prediction
 from prooftune.utils.files import write_json
+from prooftune.utils.label_parsing import parse_label
 from prooftune.utils.profiling import measure_cost
 from prooftune.utils.progress import progress_bar
 from prooftune.variant_details import EndpointUsage, PromptTrial
@@ -316,8 +317,6 @@ def _best_prompt(
 
 def _label_prediction(example: Example, reply: Reply, rendering: Rendering) -> Prediction:
     """The label with the largest probability, or the one in the text."""
-    from prooftune.tasks.classification import parse_label
-
     labels = rendering.labels
     label = parse_label(reply.text, labels)
     log_probs = None if reply.logprobs is None else label_log_probs(reply.logprobs, labels)
