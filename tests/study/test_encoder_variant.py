@@ -53,13 +53,12 @@ def test_full_and_lora_learn_and_open_with_plain_transformers(family: str, tmp_p
             "kind": "encoder",
             "model": {"name": str(model)},
             "lora": {"r": 8},
-            "training": {**training, "learning_rate": 2e-2},
+            "training": {**training, "learning_rate": 5e-3},
         },
     }
     result = prooftune.run(encoder_recipe(tmp_path, variants), out=tmp_path / "run")
-    # The adapter of a random model learns less than the whole model.
-    for name, method, floor in (("encoder", "full", 0.8), ("adapter", "lora", 0.5)):
-        assert accuracy(result.scores, name) > floor, name
+    for name, method in (("encoder", "full"), ("adapter", "lora")):
+        assert accuracy(result.scores, name) > 0.8, name
         details = details_of(result.folder, name)
         assert details["method"] == method and details["cost"]["train_tokens"] > 1000
         assert details["training"]["log_history"]
