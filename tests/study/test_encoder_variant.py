@@ -10,6 +10,7 @@ import pytest
 
 import prooftune
 from prooftune import recipe as recipes
+from prooftune.bundle.encoder import EncoderClassifier
 from prooftune.errors import UsageError
 from prooftune.models import encoder
 from prooftune.recipe import Model
@@ -17,7 +18,7 @@ from prooftune.run_folder import read_predictions
 from prooftune.types import Example
 from prooftune.utils.files import read_json
 from study.encoders import FAMILIES, encoder_folder
-from study.small import accuracy, classifier, details_of, small_recipe, write_rows
+from study.small import accuracy, details_of, small_recipe, write_rows
 
 LABELS = ["Business", "Sci/Tech", "Sports"]
 
@@ -78,7 +79,8 @@ def test_full_and_lora_learn_and_open_with_plain_transformers(family: str, tmp_p
         values = encoder_recipe(tmp_path, variants, bundle={"variant": name})
         bundle = prooftune.run(values, out=tmp_path / "run").bundle
         assert bundle is not None
-        loaded = classifier(bundle)
+        loaded = prooftune.load(bundle)
+        assert isinstance(loaded, EncoderClassifier)
         served = loaded.score(loaded.examples(texts[:10]), tuned=True, description=None)
         written = read_predictions(result.folder / f"variants/{name}/predictions.parquet")[:10]
         np.testing.assert_allclose(

@@ -103,6 +103,7 @@ class Endpoint:
         self._client = openai.AsyncOpenAI(
             base_url=self.settings.base_url,
             api_key=self.key.value,
+            # The client's own retries know nothing of our deadline.
             max_retries=0,
             timeout=self.settings.request_seconds,
             http_client=openai.DefaultAsyncHttpxClient(verify=self._certificates),
@@ -143,6 +144,7 @@ class Endpoint:
                 or failure.wait > min(MAX_RETRY_AFTER, remaining)
             ):
                 break
+            # Waits on the event instead of sleeping, so that the end of the run ends the wait.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), max(0.0, min(wait, remaining)))
             number += 1

@@ -118,6 +118,7 @@ class _Runner:
         if reply.failure == NO_CONNECTION:
             self._failed += 1
         elif not self._endpoint.stop.is_set():
+            # One success proves that the endpoint is there: the count cannot reach the limit.
             self._failed = -len(self._requests)
         if self._failed < MAX_FAILED_CONNECTIONS or reply.failure not in (
             NO_CONNECTION,
