@@ -20,7 +20,7 @@ from prooftune.bundle.manifest import (
 from prooftune.evaluation.score_types import Estimate, Scores, Trainings, defined
 from prooftune.models.environment import describe_environment
 from prooftune.models.loading import ORIGINS
-from prooftune.recipe import Recipe
+from prooftune.recipe import Recipe, Variant
 from prooftune.run_folder import trained_folder
 from prooftune.types import Example, Study, VariantResult
 from prooftune.utils import package_files
@@ -93,7 +93,7 @@ def study_summary(
         "environment": {
             name: value
             for name, value in describe_environment([recipe]).items()
-            if name not in ("model", "model_sha256")
+            if name not in _left_out_of_environment(variant)
         },
         "card": _card_section(recipe),
     }
@@ -101,6 +101,13 @@ def study_summary(
         mean = defined(variant_scores["metrics"][scores["primary"]])
         summary["trainings"] = _repeated_training(trainings, mean)
     return summary
+
+
+def _left_out_of_environment(variant: Variant) -> tuple[str, ...]:
+    """Entries that the card has elsewhere, and libraries that the variant does not use."""
+    if variant.kind in ("majority", "tfidf"):
+        return ("model", "model_sha256", "torch", "transformers", "peft")
+    return ("model", "model_sha256")
 
 
 def _repeated_training(trainings: Trainings, mean: Estimate) -> RepeatedTraining:
