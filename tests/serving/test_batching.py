@@ -13,7 +13,7 @@ import pytest
 from prooftune.serving.batching import Batcher, DeadlineExceeded, QueueFull
 
 
-class Held:
+class BlockedCompute:
     """Doubles numbers, once it is let go; keeps what it was asked."""
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class Held:
 
 
 @pytest.fixture
-def held() -> Held:
-    return Held()
+def held() -> BlockedCompute:
+    return BlockedCompute()
 
 
 @pytest.fixture
-def batcher(held: Held) -> Iterator[Batcher]:
+def batcher(held: BlockedCompute) -> Iterator[Batcher]:
     one = Batcher(held, max_queue_rows=10, max_batch_size=4)
     yield one
     held.go.set()
@@ -46,7 +46,7 @@ def later(seconds: float = 60.0) -> float:
     return time.monotonic() + seconds
 
 
-def on_start(batcher: Batcher, held: Held) -> Any:
+def on_start(batcher: Batcher, held: BlockedCompute) -> Any:
     """A request that is being computed, so that others gather behind it."""
     first = batcher.submit("a", [0], later())
     assert held.begun.wait(10)
@@ -54,7 +54,7 @@ def on_start(batcher: Batcher, held: Held) -> Any:
 
 
 def test_what_waits_for_one_model_is_computed_together_up_to_the_budget(
-    batcher: Batcher, held: Held
+    batcher: Batcher, held: BlockedCompute
 ) -> None:
     first = on_start(batcher, held)
     requests = [("a", [1, 2]), ("b", [5]), ("a", [3]), ("a", [6, 7]), ("b", [8])]
@@ -64,7 +64,9 @@ def test_what_waits_for_one_model_is_computed_together_up_to_the_budget(
     assert held.calls == [("a", [0]), ("a", [1, 2, 3]), ("b", [5, 8]), ("a", [6, 7])]
 
 
-def test_who_was_just_answered_is_waited_for_a_moment(batcher: Batcher, held: Held) -> None:
+def test_who_was_just_answered_is_waited_for_a_moment(
+    batcher: Batcher, held: BlockedCompute
+) -> None:
     first = batcher.submit("a", [0, 1, 2], later())
     assert held.begun.wait(10)
     queued_rows = batcher.submit("a", [9], later())
@@ -76,7 +78,7 @@ def test_who_was_just_answered_is_waited_for_a_moment(batcher: Batcher, held: He
     assert [rows for _, rows in held.calls] == [[0, 1, 2], [9, 3, 4, 5]]
 
 
-def test_nobody_is_waited_for_in_vain(batcher: Batcher, held: Held) -> None:
+def test_nobody_is_waited_for_in_vain(batcher: Batcher, held: BlockedCompute) -> None:
     first = batcher.submit("a", [0, 1, 2], later())
     assert held.begun.wait(10)
     held.go.set()
@@ -86,7 +88,9 @@ def test_nobody_is_waited_for_in_vain(batcher: Batcher, held: Held) -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_a_request_longer_than_a_batch_is_computed_alone(batcher: Batcher, held: Held) -> None:
+def test_a_request_longer_than_a_batch_is_computed_alone(
+    batcher: Batcher, held: BlockedCompute
+) -> None:
     on_start(batcher, held)
     long, short = batcher.submit("a", list(range(6)), later()), batcher.submit("a", [9], later())
     held.go.set()
@@ -95,7 +99,7 @@ def test_a_request_longer_than_a_batch_is_computed_alone(batcher: Batcher, held:
 
 
 def test_a_cancelled_request_is_never_computed_and_takes_no_room(
-    batcher: Batcher, held: Held
+    batcher: Batcher, held: BlockedCompute
 ) -> None:
     on_start(batcher, held)
     gone = batcher.submit("a", list(range(10)), later())
@@ -110,7 +114,9 @@ def test_a_cancelled_request_is_never_computed_and_takes_no_room(
     assert [rows for _, rows in held.calls] == [[0], [1]]
 
 
-def test_a_request_whose_time_is_over_is_not_computed(batcher: Batcher, held: Held) -> None:
+def test_a_request_whose_time_is_over_is_not_computed(
+    batcher: Batcher, held: BlockedCompute
+) -> None:
     on_start(batcher, held)
     late, future = batcher.submit("a", [1], later(-1)), batcher.submit("a", [2], later())
     held.go.set()
@@ -120,7 +126,7 @@ def test_a_request_whose_time_is_over_is_not_computed(batcher: Batcher, held: He
     assert [rows for _, rows in held.calls] == [[0], [2]]
 
 
-def test_a_full_queue_says_when_to_come_again(batcher: Batcher, held: Held) -> None:
+def test_a_full_queue_says_when_to_come_again(batcher: Batcher, held: BlockedCompute) -> None:
     on_start(batcher, held)
     batcher.submit("a", list(range(10)), later())
     with pytest.raises(QueueFull) as full:
@@ -128,7 +134,9 @@ def test_a_full_queue_says_when_to_come_again(batcher: Batcher, held: Held) -> N
     assert 1 <= full.value.retry_after <= 60
 
 
-def test_what_one_request_breaks_is_broken_for_it_alone(batcher: Batcher, held: Held) -> None:
+def test_what_one_request_breaks_is_broken_for_it_alone(
+    batcher: Batcher, held: BlockedCompute
+) -> None:
     on_start(batcher, held)
     good, bad, other = (batcher.submit("a", [row], later()) for row in (1, "bad", 3))
     held.go.set()
@@ -138,7 +146,7 @@ def test_what_one_request_breaks_is_broken_for_it_alone(batcher: Batcher, held: 
     assert batcher.submit("a", [4], later()).result(10) == [8]  # and the thread goes on
 
 
-def test_closing_computes_what_waits_and_takes_nothing_more(held: Held) -> None:
+def test_closing_computes_what_waits_and_takes_nothing_more(held: BlockedCompute) -> None:
     batcher = Batcher(held, max_queue_rows=10, max_batch_size=4)
     on_start(batcher, held)
     queued_rows = batcher.submit("a", [1], later())

@@ -39,7 +39,7 @@ def alone(work: Callable[[], None]) -> None:
     assert process.exitcode == 0
 
 
-def keep_and_give_back() -> None:
+def retain_and_trim() -> None:
     before = resident()
     faults()
     assert faults() > SIZE * COUNT / 4096 / 2, "glibc gives it back by itself"
@@ -54,7 +54,7 @@ def keep_and_give_back() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
 def test_a_step_takes_the_memory_of_the_one_before_and_all_is_given_back() -> None:
-    alone(keep_and_give_back)
+    alone(retain_and_trim)
 
 
 def test_with_another_c_library_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def _print_lengths(console: Console, audit: AuditReport) -> None:
     )
     table = Table(title=title, title_justify="left")
     table.add_column("split")
-    for heading in ("median", "95% below", "longest", "shortened"):
+    for heading in ("median", "95th percentile", "longest", "truncated"):
         table.add_column(heading, justify="right")
     for split, tokens in audit.lengths.items():
         cut = audit.truncation[split]
@@ -179,9 +179,11 @@ def _print_estimates(console: Console, estimates: list[CostEstimate] | None) -> 
         )
     if not estimates:
         return
-    table = Table(title="Estimates for this machine, from a few batches", title_justify="left")
+    table = Table(
+        title="Estimated cost on this machine, measured on a few batches", title_justify="left"
+    )
     table.add_column("variant")
-    for heading in ("training", "test rows", "in all", "peak memory", "disk"):
+    for heading in ("training", "test rows", "total", "peak memory", "disk"):
         table.add_column(heading, justify="right")
     for item in estimates:
         times = (duration(getattr(item, name)) for name in _TIMES)

@@ -115,7 +115,7 @@ def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimat
         else study
     )
     for name, variant in variants.items():
-        with spinner(f"{name}: trying a few batches"):
+        with spinner(f"{name}: measuring a few batches"):
             with_retrieval = uses_passages(variant)
             variant_study = (
                 with_passages
