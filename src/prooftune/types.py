@@ -14,6 +14,9 @@ SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 QUESTION, CONTEXT = "question", "context"
 """Input fields of a question-answering example."""
+HISTORY = "history"
+"""Input field with the earlier turns of a conversation: a JSON list of messages with ``role`` and
+``content``, empty for a question without any. The question is the last user message."""
 ANSWERABLE, UNANSWERABLE = "with an answer", "without an answer"
 
 

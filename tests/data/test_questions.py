@@ -126,10 +126,13 @@ def test_conversations_end_with_the_answer(tmp_path: Path) -> None:
         "\n".join(json.dumps({"id": i, "messages": m}) for i, m in enumerate([turns, more]))
     )
     first, second = read(tmp_path / "c.jsonl", "free-text-qa", id="id")
-    assert (first.inputs, first.references) == ({"question": "Who?"}, ("Rollo",))
-    assert second.inputs == {
-        "question": "Be short.\n\nuser: Who?\n\nassistant: Rollo\n\nuser: When?"
-    }
+    assert (first.inputs["question"], first.references) == ("Who?", ("Rollo",))
+    assert second.inputs["question"] == "When?" and first.inputs["history"] == ""
+    assert json.loads(second.inputs["history"]) == [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "content": "Rollo"},
+    ]
     assert (second.id, second.references) == ("1", ("911",))
     shared = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Rollo"}]
     (tmp_path / "s.json").write_text(json.dumps([{"conversations": shared}]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from prooftune.bundle.classifier import LabelPrediction
 from prooftune.bundle.load import load
 from prooftune.bundle.manifest import display_name
 from prooftune.errors import nearest
+from prooftune.tasks.conversations import Turn, dump_history
+from prooftune.types import HISTORY
 
 if TYPE_CHECKING:
     from prooftune.bundle.classifier import Classifier
@@ -22,6 +24,7 @@ COMMANDS = {
     "/base": "query the untuned base model",
     "/tuned": "query the tuned model",
     "/retrieval on|off": "retrieve passages of the documents, or not",
+    "/new": "begin a new conversation (bundles that were trained on conversations)",
     "/help": "list the commands",
     "/quit": "quit (also Ctrl-D)",
 }
@@ -34,6 +37,7 @@ class _Session:
     bundle: Classifier | QuestionAnswerer
     tuned: bool = True
     retrieval: bool = True
+    turns: list[Turn] = field(default_factory=list)
 
 
 def chat(folder: Path, read: Callable[[str], str], write: Callable[[str], None]) -> None:
@@ -66,15 +70,18 @@ def chat(folder: Path, read: Callable[[str], str], write: Callable[[str], None])
 
 
 def _describe_fields(session: _Session) -> str:
-    names = session.bundle.fields
+    names = [name for name in session.bundle.fields if name != HISTORY]
     if len(names) == 1:
         return f"Type a {names[0]}"
     return f"Type a {names[0]}, then {', '.join(names[1:])}, a line each"
 
 
 def _read_inputs(session: _Session, line: str, read: Callable[[str], str]) -> Mapping[str, str]:
-    first, *others = session.bundle.fields
-    return {first: line, **{name: read(f"{name}: ") for name in others}}
+    first, *others = [name for name in session.bundle.fields if name != HISTORY]
+    inputs = {first: line, **{name: read(f"{name}: ") for name in others}}
+    if HISTORY in session.bundle.fields:
+        inputs[HISTORY] = dump_history(session.turns)
+    return inputs
 
 
 def _run_command(session: _Session, line: str) -> str:
@@ -82,6 +89,9 @@ def _run_command(session: _Session, line: str) -> str:
         reason = None if line == "/tuned" else why_no_base_model(session.bundle.manifest)
         session.tuned = session.tuned if reason else line == "/tuned"
         return f"Not possible: {reason}." if reason else f"Now querying the {line[1:]} model."
+    if line == "/new":
+        session.turns.clear()
+        return "A new conversation."
     if line in ("/retrieval on", "/retrieval off"):
         if not session.bundle.manifest.get("retrieval"):
             return "This bundle has no documents."
@@ -102,6 +112,9 @@ def _predict(session: _Session, inputs: Mapping[str, str]) -> Iterator[str]:
     if session.bundle.manifest.get("retrieval"):
         options["retrieve"] = session.retrieval
     [prediction] = session.bundle.predict([inputs], **options)
+    if HISTORY in inputs and not isinstance(prediction, LabelPrediction):
+        question = next(text for name, text in inputs.items() if name != HISTORY)
+        session.turns += [Turn("user", question), Turn("assistant", prediction.answer)]
     if isinstance(prediction, LabelPrediction):
         yield from _format_label(prediction)
     else:

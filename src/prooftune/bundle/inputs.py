@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from prooftune.errors import UsageError
-from prooftune.types import Example
+from prooftune.tasks.conversations import parse_history
+from prooftune.types import HISTORY, Example
 from prooftune.utils.progress import Subtask
 
 MIN_ITEMS_FOR_BAR = 16
@@ -43,17 +44,25 @@ def to_examples(
 def _to_fields(
     number: int, item: str | Mapping[str, str], fields: Sequence[str], kind: str
 ) -> dict[str, str]:
-    if isinstance(item, str) and len(fields) == 1:
-        return {fields[0]: item}
+    texts = [name for name in fields if name != HISTORY]
+    if isinstance(item, str) and len(texts) == 1:
+        return {texts[0]: item, **dict.fromkeys((n for n in fields if n == HISTORY), "")}
     if not isinstance(item, Mapping):
         raise UsageError(
             f"{kind} {number}: this bundle reads {', '.join(fields)}; give a string"
             f"{'' if len(fields) == 1 else ' for each, as a mapping'}, not {type(item).__name__}"
         )
+    if HISTORY in fields and HISTORY not in item:
+        item = {**item, HISTORY: ""}  # the first turn of a conversation has none
     missing = [name for name in fields if not isinstance(item.get(name), str)]
     if missing:
         raise UsageError(
             f"{kind} {number}: no {', '.join(missing)} in it; it has "
             f"{', '.join(map(str, item)) or 'nothing'}"
         )
+    if item.get(HISTORY):
+        try:
+            parse_history(item[HISTORY])
+        except ValueError as error:
+            raise UsageError(f"{kind} {number}: history: {error}") from None
     return {name: item[name] for name in fields}

@@ -10,7 +10,7 @@ from prooftune.data.readers.conversations import conversations_to_questions
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError, nearest
 from prooftune.recipe import Source, Task
-from prooftune.types import CONTEXT, QUESTION, Example
+from prooftune.types import CONTEXT, HISTORY, QUESTION, Example
 from prooftune.utils.disk_list import DiskBackedList
 
 ANSWER_COLUMNS = ("answers", "answer", "output", "references", "reference")
@@ -115,6 +115,8 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
     """
     table = conversations_to_questions(table)
     fields, answers = resolve_columns(table, source)
+    if _has_history(table):
+        fields[HISTORY] = HISTORY  # whatever data.text names: a question means little without it
     input_columns = {field: table.columns.index(column) for field, column in fields.items()}
     answer_column = table.columns.index(answers)
     optional: dict[str, int] = {}
@@ -146,6 +148,21 @@ def questions_from_table(table: Table, source: Source, task: Task) -> Sequence[E
     examples = DiskBackedList(to_example(number, row) for number, row in enumerate(table.rows))
     _check_complete(examples, task, answers)
     return examples
+
+
+def _has_history(table: Table) -> bool:
+    """Whether the column `HISTORY` holds earlier turns of conversations, and not something else."""
+    if HISTORY not in table.columns:
+        return False
+    index = table.columns.index(HISTORY)
+    first = next((row[index] for row in table.rows if row[index]), None)
+    try:
+        turns = json.loads(first or "")
+    except ValueError:
+        return False
+    return isinstance(turns, list) and all(
+        isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in turns
+    )
 
 
 def parse_answers(cell: str | None, location: str, column: str) -> list[str]:

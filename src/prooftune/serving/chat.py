@@ -19,6 +19,8 @@ from prooftune.serving.errors import HTTPError
 from prooftune.serving.handlers import answer_questions, classify_texts, parse_rows
 from prooftune.serving.limits import Limits
 from prooftune.serving.registry import BASE_SUFFIX, ServedBundle, find_model
+from prooftune.tasks.conversations import Turn, dump_history
+from prooftune.types import HISTORY
 
 
 def router(served: Mapping[str, ServedBundle], limits: Limits, log_texts: bool) -> APIRouter:
@@ -115,8 +117,12 @@ def _check_supported(body: schemas.ChatRequest) -> None:
 
 
 def _user_message(entry: ServedBundle, messages: list[schemas.ChatMessage]) -> str | dict[str, str]:
-    """The last user message; for a bundle with several fields, a JSON object with them."""
-    last = next((m for m in reversed(messages) if m.role == "user"), None)
+    """The last user message; for a bundle with several fields, a JSON object with them.
+
+    A bundle that was trained on conversations reads all messages before it, too.
+    """
+    number = max((i for i, m in enumerate(messages) if m.role == "user"), default=None)
+    last = None if number is None else messages[number]
     if last is None or last.content is None:
         raise HTTPError(
             400,
@@ -124,21 +130,26 @@ def _user_message(entry: ServedBundle, messages: list[schemas.ChatMessage]) -> s
             "no_user_message",
             param="messages",
         )
-    text = (
-        last.content
-        if isinstance(last.content, str)
-        else "".join(part.text for part in last.content)
-    )
+    text = _text_of(last)
+    fields = [name for name in entry.bundle.fields if name != HISTORY]
+    if HISTORY in entry.bundle.fields and len(fields) == 1:
+        earlier = messages[:number]
+        turns = [Turn(message.role, _text_of(message)) for message in earlier]
+        if not any(turn.role == "user" for turn in turns):
+            # As in training: the system message begins the first question.
+            system = [turn.content for turn in turns]
+            return {fields[0]: "\n\n".join([*system, text]), HISTORY: ""}
+        return {fields[0]: text, HISTORY: dump_history(turns)}
     if len(entry.bundle.fields) == 1:
         return text
     try:
-        fields = json.loads(text)
-        if isinstance(fields, dict) and all(
-            isinstance(fields.get(name), str) for name in entry.bundle.fields
+        given = json.loads(text)
+        if isinstance(given, dict) and all(
+            isinstance(given.get(name), str) for name in entry.bundle.fields
         ):
             for name in entry.bundle.fields:
-                fields[name].encode()
-            return fields
+                given[name].encode()
+            return given
     except (ValueError, RecursionError):
         pass
     example = json.dumps(dict.fromkeys(entry.bundle.fields, "…"), ensure_ascii=False)
@@ -148,6 +159,12 @@ def _user_message(entry: ServedBundle, messages: list[schemas.ChatMessage]) -> s
         "wrong_fields",
         param="messages",
     )
+
+
+def _text_of(message: schemas.ChatMessage) -> str:
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    return "".join(part.text for part in message.content)
 
 
 async def _stream_events(

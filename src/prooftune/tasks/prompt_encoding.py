@@ -17,8 +17,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prooftune.errors import UsageError
-from prooftune.tasks.prompt_segments import check_template, prompt_segments, with_space
+from prooftune.tasks.conversations import Turn, flatten, parse_history, without_oldest
+from prooftune.tasks.prompt_segments import (
+    check_template,
+    conversation_segments,
+    prompt_segments,
+    with_space,
+)
 from prooftune.tasks.rendering import EncodedPrompt, Rendering, Shot
+from prooftune.types import HISTORY, QUESTION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,6 +54,10 @@ class PromptEncoder:
         check_template(rendering.template, fields)
         segments, self.stop_token_id = prompt_segments(rendering, tokenizer)
         self.prefix, self._segments_after_prefix = self._tokenize_segments(segments)
+        if HISTORY in fields and rendering.chat and len(self.prefix) > 1:
+            # Earlier turns follow the start token, so that prompts share nothing else.
+            self._segments_after_prefix.insert(0, self.prefix[1:])
+            self.prefix = self.prefix[:1]
         self.label_ids = [self.encode_answer(label) for label in rendering.labels]
         self._fixed_tokens = len(self.prefix) + sum(
             len(p) for p in self._segments_after_prefix if isinstance(p, list)
@@ -71,13 +82,17 @@ class PromptEncoder:
         """Render and tokenize one prompt. It takes the inputs only, so no target can leak into it.
 
         If the fields do not fit, the longest one is truncated first, at its end. Fixed text is
-        never truncated.
+        never truncated. Of a conversation that does not fit, the oldest turns are dropped first.
         """
+        if inputs.get(HISTORY):
+            return self._encode_conversation(inputs)
         return self._truncate_and_join(self._tokenize_fields(inputs))
 
     def sliding_windows(self, inputs: Mapping[str, str]) -> list[EncodedPrompt]:
         """The prompts of one example: one, or several overlapping windows if the windowed field is
-        too long for one prompt."""
+        too long for one prompt. A conversation is not split."""
+        if inputs.get(HISTORY):
+            return [self._encode_conversation(inputs)]
         ids = self._tokenize_fields(inputs)
         name = self.rendering.windowed
         if name not in ids:
@@ -93,6 +108,51 @@ class PromptEncoder:
             self._truncate_and_join({**ids, name: context_ids[start : start + size]}, name)
             for start in starts
         ]
+
+    def _encode_conversation(self, inputs: Mapping[str, str]) -> EncodedPrompt:
+        """Encode a question with the turns before it.
+
+        Raises:
+            UsageError: the chat template refuses the conversation.
+        """
+        turns = parse_history(inputs[HISTORY])
+        if not self.rendering.chat:
+            question = flatten(turns, inputs[QUESTION])
+            return self._truncate_and_join(self._tokenize_fields({**inputs, QUESTION: question}))
+        fields = self._tokenize_fields(inputs)
+        most = self._fixed_tokens + self._text_budget - len(self.prefix)
+        whole = encoded = self._join_turns(turns, fields)
+        while len(encoded.token_ids) > most and any(turn.role != "system" for turn in turns):
+            turns = without_oldest(turns)
+            encoded = self._join_turns(turns, fields)
+        if len(encoded.token_ids) > most:  # the question alone is too long
+            encoded = self._truncate_and_join(fields)
+        dropped = len(whole.token_ids) - len(encoded.token_ids)
+        return replace(encoded, truncated_tokens=dropped)
+
+    def _join_turns(
+        self, turns: Sequence[Turn], fields: Mapping[str, Sequence[int]]
+    ) -> EncodedPrompt:
+        """Token ids of a conversation, and where the assistant speaks in it."""
+        first, *rest = conversation_segments(self.rendering, self._tokenizer, turns)
+        ids = self._with_start_token(self._tokenize_fixed(first))
+        answers = []
+        for mark, fixed in zip(rest[::2], rest[1::2], strict=True):
+            kind, _, name = mark.partition(":")
+            start = len(ids)
+            ids += self.tokenize_text(turns[int(name)].content) if kind == "h" else fields[name]
+            after = self._tokenize_fixed(fixed)
+            if kind == "h" and turns[int(name)].role == "assistant":
+                answers.append((start, len(ids) + (after[:1] == [self.stop_token_id])))
+            ids += after
+        shared = len(self.prefix)
+        if ids[:shared] != self.prefix:
+            raise UsageError(
+                "this chat template begins a conversation otherwise than a single message; set "
+                "prompt.chat: false"
+            )
+        spans = [(start - shared, end - shared) for start, end in answers]
+        return EncodedPrompt(ids[shared:], 0, earlier_answers=spans)
 
     def _tokenize_fields(self, inputs: Mapping[str, str]) -> dict[str, list[int]]:
         return {
@@ -125,6 +185,10 @@ class PromptEncoder:
 
     def prompt_length(self, inputs: Mapping[str, str]) -> tuple[int, int]:
         """Tokens of the prompt before truncation, and how many of them would be truncated."""
+        if inputs.get(HISTORY):
+            encoded = self._encode_conversation(inputs)
+            cut = encoded.truncated_tokens
+            return len(self.prefix) + len(encoded.token_ids) + cut, cut
         texts = sum(
             len(self.tokenize_text(inputs[p]))
             for p in self._segments_after_prefix
@@ -165,17 +229,7 @@ class PromptEncoder:
         """Token ids before the example's first field, and the rest: field names and token ids in
         turn."""
         shots = self.rendering.shots
-        prefix = self._tokenize_fixed(segments[0])
-        bos = self._tokenizer.bos_token_id
-        adds = self._tokenizer("").input_ids[:1] == [bos] if bos is not None else False
-        # Chat templates often write the start token as text; others leave it to the tokenizer.
-        if adds and prefix[:1] != [bos]:
-            prefix = [bos, *prefix]
-        if bos is not None and prefix[:2] == [bos, bos]:
-            raise UsageError(
-                "the prompt begins with two start-of-text tokens: remove the one in the template, "
-                "or the one in the chat template"
-            )
+        prefix = self._with_start_token(self._tokenize_fixed(segments[0]))
         parts: list[list[int] | str] = []
         for mark, fixed in zip(segments[1::2], segments[2::2], strict=True):
             number, _, name = mark.partition(":")
@@ -193,6 +247,20 @@ class PromptEncoder:
             parts.insert(0, prefix[-1:])
             prefix = prefix[:-1]
         return prefix, parts
+
+    def _with_start_token(self, prefix: list[int]) -> list[int]:
+        """Token ids with the start token that the tokenizer adds, once."""
+        bos = self._tokenizer.bos_token_id
+        adds = self._tokenizer("").input_ids[:1] == [bos] if bos is not None else False
+        # Chat templates often write the start token as text; others leave it to the tokenizer.
+        if adds and prefix[:1] != [bos]:
+            prefix = [bos, *prefix]
+        if bos is not None and prefix[:2] == [bos, bos]:
+            raise UsageError(
+                "the prompt begins with two start-of-text tokens: remove the one in the template, "
+                "or the one in the chat template"
+            )
+        return prefix
 
     def _tokenize_fixed(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False).input_ids)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from prooftune.errors import UsageError, nearest
+from prooftune.tasks.conversations import Turn
 from prooftune.tasks.rendering import Rendering, completion_cue
 
 if TYPE_CHECKING:
@@ -86,6 +87,30 @@ def prompt_segments(
     turns.append({"role": "user", "content": _user_message(rendering, len(shots))})
     text = _apply_template(tokenizer, turns, add_generation_prompt=True)
     return _split_at_marks(text), _chat_stop_token(tokenizer, turns)
+
+
+def conversation_segments(
+    rendering: Rendering, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]
+) -> list[str]:
+    """A conversation split like `prompt_segments`: marks ``h:NUMBER`` stand for the earlier turns,
+    ``0:FIELD`` for the fields of the last user message."""
+    messages = [
+        {"role": turn.role, "content": _MARK.format(f"h:{number}")}
+        for number, turn in enumerate(turns)
+    ]
+    if rendering.system is not None and not (turns and turns[0].role == "system"):
+        messages.insert(0, {"role": "system", "content": rendering.system})
+    messages.append({"role": "user", "content": _user_message(rendering, 0)})
+    try:
+        text = _apply_template(tokenizer, messages, add_generation_prompt=True)
+    except UsageError:
+        if messages[0]["role"] != "system":
+            raise
+        # Gemma's template has no system role: its text begins the first user message.
+        system, first, *rest = messages
+        merged = {**first, "content": f"{system['content']}\n\n{first['content']}"}
+        text = _apply_template(tokenizer, [merged, *rest], add_generation_prompt=True)
+    return _split_at_marks(text)
 
 
 def _chat_stop_token(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> int:

@@ -21,6 +21,7 @@ from prooftune.engine.sequences import Generated
 from prooftune.recipe import Answering, Task
 from prooftune.tasks.citations import parse_citations, resolve_citations
 from prooftune.tasks.prompt_encoding import EncodedPrompt, PromptEncoder
+from prooftune.tasks.rendering import TokenPair
 from prooftune.types import CONTEXT, Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
 from prooftune.utils.words import normalize_words
@@ -182,8 +183,9 @@ def _is_span(text: str, context: str, *, whole: bool) -> bool:
 
 def instruction_pairs(
     examples: Iterable[Example], encoder: PromptEncoder, settings: Answering, task: Task
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids of every training row's prompt and answer.
+) -> Iterator[TokenPair]:
+    """Token ids of every training row's prompt and answer, and of a conversation where the
+    assistant spoke before.
 
     Extractive questions give one row per window; a window without the answer is trained to say "no
     answer". Free-text questions give one row: the window that shares the most words with the
@@ -218,4 +220,9 @@ def instruction_pairs(
                     target,
                 )
             ]
-        yield from ((window.token_ids, encoder.encode_answer(answer)) for window, answer in pairs)
+        yield from (
+            (window.token_ids, encoder.encode_answer(answer), window.earlier_answers)
+            if window.earlier_answers
+            else (window.token_ids, encoder.encode_answer(answer))
+            for window, answer in pairs
+        )

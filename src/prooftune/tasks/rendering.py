@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -67,8 +67,18 @@ class EncodedPrompt:
         token_ids: ids after the encoder's `prefix`; never empty.
         truncated_tokens: tokens of the inputs that were truncated to fit `max_length`.
         window_ids: ids of the windowed field in this prompt; empty if no field is windowed.
+        earlier_answers: (start, end) in `token_ids` of the assistant's earlier turns with their
+            stop tokens, which are trained like the answer itself.
     """
 
     token_ids: list[int]
     truncated_tokens: int
     window_ids: list[int] = field(default_factory=list)
+    earlier_answers: list[tuple[int, int]] = field(default_factory=list)
+
+
+TokenPair = (
+    tuple[Sequence[int], Sequence[int]]
+    | tuple[Sequence[int], Sequence[int], Sequence[tuple[int, int]]]
+)
+"""Token ids of a prompt and its target, and spans of earlier answers in the prompt."""

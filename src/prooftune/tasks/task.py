@@ -8,9 +8,10 @@ from typing import Any
 
 from prooftune.recipe import Recipe
 from prooftune.tasks.prompt_encoding import PromptEncoder
+from prooftune.tasks.rendering import TokenPair
 from prooftune.types import Example, Prediction
 
-TokenPairs = Iterator[tuple[list[int], list[int]]]
+TokenPairs = Iterator[TokenPair]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prooftune.recipe import Task
+from prooftune.types import HISTORY
 
 _EXTRACT = (
     "Answer the question with words copied from the text. If the text does not hold the answer, "
@@ -15,6 +16,8 @@ _EXTRACT = (
 
 def default_template(task: Task, fields: Sequence[str], no_answer: str) -> str:
     """The default template of a task for the data's fields."""
+    if HISTORY in fields:
+        return "{question}"  # a message of a conversation, as it is
     if task != "classification":
         return _question_templates(task, fields, no_answer)[0]
     if list(fields) == ["text"]:

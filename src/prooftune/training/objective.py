@@ -17,6 +17,7 @@ from prooftune.engine.forward import hidden_states, packed_hidden_states
 from prooftune.engine.model_parts import get_backbone, get_output_head
 from prooftune.engine.packing import PAD_MULTIPLE, PackedBatch, pack_sequences
 from prooftune.errors import Failure, UsageError
+from prooftune.tasks.rendering import TokenPair
 from prooftune.utils.disk_list import DiskBackedList
 
 
@@ -60,28 +61,31 @@ class TrainingRow:
         return self._numbers[self._ends[1] :].tolist()
 
 
-def instruction_rows(
-    pairs: Iterable[tuple[Sequence[int], Sequence[int]]], stop: int
-) -> DiskBackedList[TrainingRow]:
-    """Rows whose loss covers the target's tokens and the stop token only.
+def instruction_rows(pairs: Iterable[TokenPair], stop: int) -> DiskBackedList[TrainingRow]:
+    """Rows whose loss covers the target's tokens and the stop token only; in a conversation also
+    what the assistant said earlier.
 
     Args:
         pairs: token ids of each prompt after the shared prefix, and of its target without the stop
-            token.
+            token; of a conversation also (start, end) of the assistant's earlier turns in the
+            prompt, with their stop tokens.
         stop: id of the stop token.
 
     Raises:
         UsageError: a target contains the stop token.
     """
 
-    def row(prompt: Sequence[int], target: Sequence[int]) -> TrainingRow:
+    def row(
+        prompt: Sequence[int], target: Sequence[int], earlier: Sequence[tuple[int, int]] = ()
+    ) -> TrainingRow:
         answer, start = [*target, stop], len(prompt)
+        spoken = [position for span in earlier for position in range(*span)]
         return TrainingRow(
             # The hidden state at position i predicts token i + 1, so the labels begin at the
             # prompt's last token.
             [*prompt, *answer[:-1]],
-            range(start - 1, start + len(answer) - 1),
-            answer,
+            [*(p - 1 for p in spoken), *range(start - 1, start + len(answer) - 1)],
+            [*(prompt[p] for p in spoken), *answer],
         )
 
     return DiskBackedList(validate_rows((row(*pair) for pair in pairs), stop))
@@ -111,7 +115,12 @@ def validate_rows(rows: Iterable[TrainingRow], stop: int) -> Iterator[TrainingRo
                 f"training row {number}: its target does not end with the stop token, so the "
                 "model would never learn to stop"
             )
-        if targets.count(stop) > 1:
+        positions = row.label_positions
+        # After a stop token, the next trained token belongs to another turn.
+        if any(
+            token == stop and after == before + 1
+            for token, before, after in zip(targets, positions, positions[1:], strict=False)
+        ):
             raise UsageError(f"training row {number}: the stop token occurs inside the target")
         if len(row.label_positions) != len(targets):
             raise UsageError(

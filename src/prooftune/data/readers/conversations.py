@@ -14,6 +14,7 @@ from typing import Any
 from prooftune.data.audit.findings import count_noun, preview
 from prooftune.data.readers.table import Table
 from prooftune.errors import UsageError
+from prooftune.types import HISTORY
 from prooftune.utils.disk_list import DiskBackedList
 
 _ROLES = {
@@ -30,10 +31,12 @@ _COLUMNS = ("messages", "conversations")
 
 
 def conversations_to_questions(table: Table) -> Table:
-    """Replace the conversation column by the columns ``question`` and ``answer``.
+    """Replace the conversation column by the columns ``question``, ``answer`` and ``history``.
 
-    The answer is the last turn, by the assistant. The question is the system message, if any, and
-    the earlier turns: a single user turn as it is, several turns each after ``role:``.
+    The answer is the last turn, by the assistant, and the question the user turn before it. The
+    history is a JSON list of the turns before these, the system message included; the column is
+    left out if no conversation has any. Of a conversation of one user turn, the system message
+    begins the question; where a tool speaks last, all turns do, each after ``role:``.
 
     Returns:
         The new table, or the same table if it has no conversation column.
@@ -64,6 +67,9 @@ def conversations_to_questions(table: Table) -> Table:
             yield [*row[:index], *row[index + 1 :], *pair]
 
     rows = DiskBackedList(read_rows())
+    with_history = any(row[-1] for row in rows)
+    if not with_history:
+        rows = DiskBackedList(row[:-1] for row in rows)
     if not rows:
         raise UsageError(
             f"{table.name}: no conversation contains a user turn and ends with an assistant turn, "
@@ -77,15 +83,22 @@ def conversations_to_questions(table: Table) -> Table:
         )
     return replace(
         table,
-        columns=[name for name in table.columns if name != column] + ["question", "answer"],
+        columns=[
+            *(name for name in table.columns if name != column),
+            "question",
+            "answer",
+            *([HISTORY] if with_history else []),
+        ],
         rows=rows,
         lines=lines,
         notes=tuple(notes),
     )
 
 
-def _question_and_answer(cell: str | None, location: str, column: str) -> tuple[str, str] | None:
-    """The question and answer of a conversation; None if it is unfinished."""
+def _question_and_answer(
+    cell: str | None, location: str, column: str
+) -> tuple[str, str, str | None] | None:
+    """The question, answer and earlier turns of a conversation; None if it is unfinished."""
     try:
         turns = [_parse_turn(turn) for turn in json.loads(cell or "")]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -103,10 +116,13 @@ def _question_and_answer(cell: str | None, location: str, column: str) -> tuple[
     system = [text for role, text in turns[:-1] if role == "system"]
     history = [(role, text) for role, text in turns[:-1] if role != "system"]
     if len(history) == 1:
-        question = [history[0][1]]
-    else:
+        return "\n\n".join([*system, history[0][1]]), turns[-1][1], None
+    if history[-1][0] != "user":
+        # A tool's result before the answer: there is no last user message to be the question.
         question = [f"{role}: {text}" for role, text in history]
-    return "\n\n".join([*system, *question]), turns[-1][1]
+        return "\n\n".join([*system, *question]), turns[-1][1], None
+    earlier = [{"role": role, "content": text} for role, text in turns[:-2]]
+    return history[-1][1], turns[-1][1], json.dumps(earlier, ensure_ascii=False)
 
 
 def _parse_turn(turn: Mapping[str, Any]) -> tuple[str, str]:
