@@ -72,18 +72,18 @@ def test_an_answer_is_learned_in_the_windows_that_hold_it(model_folders: dict[st
     windows = encoder.sliding_windows(example.inputs)
     pairs = list(instruction_pairs([example], encoder, SETTINGS, "extractive-qa"))
     assert len(pairs) == len(windows) > 3
-    output = [encoder.decode(answer).strip() for _, answer in pairs]
+    output = [encoder.decode(answer).strip() for _, answer, *_ in pairs]
     holds = ["scored 37 stocks" in encoder.decode(w.window_ids) for w in windows]
     assert output == ["scored 37 stocks" if held else "no" for held in holds]
     assert 0 < sum(holds) < len(holds)
     # A free text is learned once, where its words are.
-    [(row, _)] = instruction_pairs([example], encoder, SETTINGS, "free-text-qa")
+    [(row, *_)] = instruction_pairs([example], encoder, SETTINGS, "free-text-qa")
     assert " 37 " in encoder.decode(next(w.window_ids for w in windows if w.token_ids == row))
 
 
 def test_a_question_without_an_answer_is_learned_as_such(model_folder: Path) -> None:
     encoder = encoder_for(model_folder)
-    [(row, answer)] = instruction_pairs(
+    [(row, answer, *_)] = instruction_pairs(
         [question("the cat sat")], encoder, SETTINGS, "extractive-qa"
     )
     assert answer == encoder.encode_answer("no")
