@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from prooftune.recipe.base import Section
 
@@ -61,8 +61,8 @@ class Scoring(Section):
     """likelihood: number of test rows, sampled with the seed, for which language models also
     generate their answer. The report then says how often it is a valid label, the label and nothing
     else, or no label, tuned against untuned; the judge reads these answers."""
-    batch_tokens: int = Field(default=4096, gt=0)
-    """Input tokens per scoring batch."""
+    batch_tokens: Literal["auto"] | PositiveInt = "auto"
+    """Input tokens per scoring batch. ``auto``: 4096 on CPUs; on GPUs by the free memory."""
 
 
 class Answering(Section):
@@ -76,8 +76,9 @@ class Answering(Section):
     """Maximum tokens of an answer, reserved within `prompt.max_length`."""
     window_overlap: int = Field(default=64, ge=0)
     """Overlap in tokens of the sliding windows over a context that is too long for one prompt."""
-    batch_tokens: int = Field(default=8192, gt=0)
-    """Tokens of prompts and answers per batch."""
+    batch_tokens: Literal["auto"] | PositiveInt = "auto"
+    """Tokens of prompts and answers per batch. ``auto``: 8192 on CPUs; on GPUs by the free
+    memory."""
     bertscore: str | None = None
     """Embedding model for BERTScore: ``all-minilm-l6-v2`` comes from a package, ``roberta-large``
     from the hub. Default: BERTScore is not computed."""

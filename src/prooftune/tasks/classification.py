@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prooftune import recipe as recipes
 from prooftune.engine import scoring
 from prooftune.engine.precision import autocast
+from prooftune.engine.token_budget import token_budget
 from prooftune.errors import UsageError
 from prooftune.tasks.prompt_encoding import EncodedPrompt, PromptEncoder
 from prooftune.types import Example, Prediction
@@ -72,6 +73,38 @@ def predict(
     ]
 
 
+CPU_BATCH_TOKENS = 4096
+"""Tokens per batch on CPUs."""
+
+
+def batch_budget(
+    model: nn.Module,
+    encoder: PromptEncoder,
+    rows: Sequence[Sequence[int]],
+    settings: recipes.Scoring,
+    *,
+    head: bool = False,
+) -> int:
+    """Tokens per scoring batch.
+
+    Args:
+        model, encoder, settings: as for `label_scores`.
+        rows: token ids after the prefix.
+        head: whether classes are scored by a classification head, which has few logits.
+    """
+    shortest = min(map(len, rows), default=1) or 1
+    # Every label is scored at its tokens.
+    positions = 0 if head else sum(map(len, encoder.label_ids))
+    return token_budget(
+        model,
+        settings.batch_tokens,
+        CPU_BATCH_TOKENS,
+        prefix_length=len(encoder.prefix),
+        logits_per_token=min(1.0, positions / shortest),
+        keeps_cache=False,
+    )
+
+
 def label_scores(
     model: nn.Module,
     encoder: PromptEncoder,
@@ -83,10 +116,9 @@ def label_scores(
 ) -> Tensor:
     """Unnormalised log-probabilities [rows, labels] in float64, in the order of `rows`."""
     scores = torch.zeros(len(rows), len(encoder.rendering.labels), dtype=torch.float64)
+    budget = batch_budget(model, encoder, rows, settings, head=head)
     if head:
-        batches = scoring.score_classes(
-            model, encoder.prefix, rows, batch_tokens=settings.batch_tokens
-        )
+        batches = scoring.score_classes(model, encoder.prefix, rows, batch_tokens=budget)
     else:
         batches = scoring.score_labels(
             model,
@@ -95,7 +127,7 @@ def label_scores(
             encoder.label_ids,
             encoder.stop_token_id,
             normalize=settings.normalize == "length",
-            batch_tokens=settings.batch_tokens,
+            batch_tokens=budget,
         )
     with autocast(model), progress_bar(description, len(rows)) as progress:
         for numbers, values in batches:
@@ -124,7 +156,14 @@ def _generated(
             [e.token_ids for e in encoded],
             encoder.stop_token_id,
             max_new_tokens=settings.max_new_tokens,
-            batch_tokens=settings.batch_tokens,
+            batch_tokens=token_budget(
+                model,
+                settings.batch_tokens,
+                CPU_BATCH_TOKENS,
+                prefix_length=len(encoder.prefix),
+                logits_per_token=1 / settings.max_new_tokens,
+                keeps_cache=True,
+            ),
         ):
             for number, done in zip(numbers, written, strict=True):
                 texts[number] = encoder.decode_answer(done.ids)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from prooftune.engine.generation import generate
 from prooftune.engine.precision import autocast
 from prooftune.engine.sequences import Generated
+from prooftune.engine.token_budget import token_budget
 from prooftune.recipe import Answering, Task
 from prooftune.tasks.citations import parse_citations, resolve_citations
 from prooftune.tasks.prompt_encoding import EncodedPrompt, PromptEncoder
@@ -25,6 +26,9 @@ from prooftune.tasks.rendering import TokenPair
 from prooftune.types import CONTEXT, Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
 from prooftune.utils.words import normalize_words
+
+CPU_BATCH_TOKENS = 8192
+"""Tokens per batch on CPUs."""
 
 _CANDIDATES = 64
 """Number of most likely tokens that constrained decoding tries at each step."""
@@ -64,7 +68,15 @@ def predict(
             [r.token_ids for r in rows],
             encoder.stop_token_id,
             max_new_tokens=settings.max_new_tokens,
-            batch_tokens=settings.batch_tokens,
+            batch_tokens=token_budget(
+                model,
+                settings.batch_tokens,
+                CPU_BATCH_TOKENS,
+                prefix_length=len(encoder.prefix),
+                # A row's prompt and its answer, one position at a time.
+                logits_per_token=1 / settings.max_new_tokens,
+                keeps_cache=True,
+            ),
             alternative_ids=no_answer_ids,
             token_selector=select_token,
         ):

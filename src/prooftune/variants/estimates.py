@@ -20,8 +20,10 @@ from torch import nn
 from transformers import TrainerCallback
 
 from prooftune.engine.batching import batch_by_token_budget
+from prooftune.engine.token_budget import token_budget
 from prooftune.models import adapters, loading
 from prooftune.recipe import Recipe, Variant
+from prooftune.tasks import classification, question_answering
 from prooftune.tasks.prompt_encoding import PromptEncoder, Shot
 from prooftune.training.arguments import (
     chosen_checkpointing,
@@ -254,13 +256,9 @@ def measure_scoring(
     the faster time counts."""
     rows = context.study.test
     lengths = [len(encoder.encode(e.inputs).token_ids) for e in rows]
-    settings = (
-        context.recipe.scoring
-        if context.recipe.task == "classification"
-        else context.recipe.answering
-    )
-    batches = batch_by_token_budget(lengths, settings.batch_tokens)
-    sample = [rows[i] for i in _sample_rows(lengths, settings.batch_tokens)]
+    budget = _batch_tokens(context, encoder, model, lengths, head)
+    batches = batch_by_token_budget(lengths, budget)
+    sample = [rows[i] for i in _sample_rows(lengths, budget)]
     predict = context.task_adapter.predict
     with profiling.measure_cost() as longest_cost:
         predict(model, encoder, [rows[i] for i in batches[0]], head, None)
@@ -275,6 +273,28 @@ def measure_scoring(
     )
     rate = min(first.seconds, repeated.seconds) / _computed_tokens(encoder, sample)
     return MeasuredRate(rate, before, additional_memory(before, peak, len(batches), SCORING_GROWTH))
+
+
+def _batch_tokens(
+    context: VariantContext,
+    encoder: PromptEncoder,
+    model: nn.Module,
+    lengths: Sequence[int],
+    head: bool,
+) -> int:
+    """Tokens per batch of predictions."""
+    recipe = context.recipe
+    if recipe.task == "classification":
+        rows = [range(length) for length in lengths]
+        return classification.batch_budget(model, encoder, rows, recipe.scoring, head=head)
+    return token_budget(
+        model,
+        recipe.answering.batch_tokens,
+        question_answering.CPU_BATCH_TOKENS,
+        prefix_length=len(encoder.prefix),
+        logits_per_token=1 / recipe.answering.max_new_tokens,
+        keeps_cache=True,
+    )
 
 
 class _StepTimer(TrainerCallback):  # type: ignore[misc]
