@@ -163,7 +163,7 @@ def _write_encoder(
             "sha256": loading.weights_digest(base),
             "dtype": recipe.model.dtype,
             "max_length": recipe.prompt.max_length,
-            "batch_tokens": recipe.scoring.batch_tokens,
+            "batch_tokens": recipe.scoring.fixed_batch_tokens,
         },
     }
 

@@ -46,6 +46,10 @@ class Prompt(Section):
     truncated; targets never are."""
 
 
+CPU_SCORING_TOKENS, CPU_ANSWERING_TOKENS = 4096, 8192
+"""Tokens per batch on CPUs that ``batch_tokens: auto`` stands for, of `Scoring` and `Answering`."""
+
+
 class Scoring(Section):
     method: Literal["likelihood", "generation"] = "likelihood"
     """``likelihood``: compare the log-probabilities of the labels. ``generation``: generate text
@@ -63,6 +67,11 @@ class Scoring(Section):
     else, or no label, tuned against untuned; the judge reads these answers."""
     batch_tokens: Literal["auto"] | PositiveInt = "auto"
     """Input tokens per scoring batch. ``auto``: 4096 on CPUs; on GPUs by the free memory."""
+
+    @property
+    def fixed_batch_tokens(self) -> int:
+        """The number, or that of CPUs: for encoders, which are small on every device."""
+        return CPU_SCORING_TOKENS if self.batch_tokens == "auto" else self.batch_tokens
 
 
 class Answering(Section):

@@ -15,6 +15,7 @@ from prooftune.engine import scoring
 from prooftune.engine.precision import autocast
 from prooftune.engine.token_budget import token_budget
 from prooftune.errors import UsageError
+from prooftune.recipe.model import CPU_SCORING_TOKENS
 from prooftune.tasks.prompt_encoding import EncodedPrompt, PromptEncoder
 from prooftune.types import Example, Prediction
 from prooftune.utils.label_parsing import parse_label
@@ -73,10 +74,6 @@ def predict(
     ]
 
 
-CPU_BATCH_TOKENS = 4096
-"""Tokens per batch on CPUs."""
-
-
 def batch_budget(
     model: nn.Module,
     encoder: PromptEncoder,
@@ -98,7 +95,7 @@ def batch_budget(
     return token_budget(
         model,
         settings.batch_tokens,
-        CPU_BATCH_TOKENS,
+        CPU_SCORING_TOKENS,
         prefix_length=len(encoder.prefix),
         logits_per_token=min(1.0, positions / shortest),
         keeps_cache=False,
@@ -159,7 +156,7 @@ def _generated(
             batch_tokens=token_budget(
                 model,
                 settings.batch_tokens,
-                CPU_BATCH_TOKENS,
+                CPU_SCORING_TOKENS,
                 prefix_length=len(encoder.prefix),
                 logits_per_token=1 / settings.max_new_tokens,
                 keeps_cache=True,

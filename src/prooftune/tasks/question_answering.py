@@ -20,15 +20,13 @@ from prooftune.engine.precision import autocast
 from prooftune.engine.sequences import Generated
 from prooftune.engine.token_budget import token_budget
 from prooftune.recipe import Answering, Task
+from prooftune.recipe.model import CPU_ANSWERING_TOKENS
 from prooftune.tasks.citations import parse_citations, resolve_citations
 from prooftune.tasks.prompt_encoding import EncodedPrompt, PromptEncoder
 from prooftune.tasks.rendering import TokenPair
 from prooftune.types import CONTEXT, Example, Prediction
 from prooftune.utils.progress import Subtask, progress_bar
 from prooftune.utils.words import normalize_words
-
-CPU_BATCH_TOKENS = 8192
-"""Tokens per batch on CPUs."""
 
 _CANDIDATES = 64
 """Number of most likely tokens that constrained decoding tries at each step."""
@@ -71,7 +69,7 @@ def predict(
             batch_tokens=token_budget(
                 model,
                 settings.batch_tokens,
-                CPU_BATCH_TOKENS,
+                CPU_ANSWERING_TOKENS,
                 prefix_length=len(encoder.prefix),
                 # A row's prompt and its answer, one position at a time.
                 logits_per_token=1 / settings.max_new_tokens,

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from prooftune.models import adapters, embeddings, encoder, loading
 from prooftune.models.encoder import EncoderTokenizer
-from prooftune.recipe import Recipe, Variant
-from prooftune.tasks.classification import CPU_BATCH_TOKENS
+from prooftune.recipe import Variant
 from prooftune.training.encoder_objective import EncoderModule, encoder_collator, encoder_rows
 from prooftune.training.quality import SCORED_ROWS, Quality, label_quality, sample_rows
 from prooftune.types import Example, Prediction
@@ -78,7 +77,7 @@ def run_encoder(context: VariantContext, variant: Variant, name: str) -> Variant
             examples,
             study.labels,
             dtype=loading.compute_dtype(recipe.model.dtype),
-            batch_tokens=_batch_tokens(recipe),
+            batch_tokens=recipe.scoring.fixed_batch_tokens,
             description=f"{title}: {split} rows",
         )
 
@@ -234,7 +233,7 @@ def _probe_scores(context: VariantContext, model: nn.Module, tokenizer: EncoderT
         tokenizer,
         rows,
         dtype=loading.compute_dtype(context.recipe.model.dtype),
-        batch_tokens=_batch_tokens(context.recipe),
+        batch_tokens=context.recipe.scoring.fixed_batch_tokens,
     )
 
 
@@ -252,14 +251,8 @@ def _validation_quality(context: VariantContext, tokenizer: EncoderTokenizer) ->
             rows,
             labels,
             dtype=loading.compute_dtype(recipe.model.dtype),
-            batch_tokens=_batch_tokens(recipe),
+            batch_tokens=recipe.scoring.fixed_batch_tokens,
         )
         return label_quality(predictions, rows, labels)
 
     return quality
-
-
-def _batch_tokens(recipe: Recipe) -> int:
-    """Tokens per batch. Encoders are small, so that ``auto`` is the same on every device."""
-    setting = recipe.scoring.batch_tokens
-    return CPU_BATCH_TOKENS if setting == "auto" else setting

@@ -23,7 +23,8 @@ from prooftune.engine.batching import batch_by_token_budget
 from prooftune.engine.token_budget import token_budget
 from prooftune.models import adapters, loading
 from prooftune.recipe import Recipe, Variant
-from prooftune.tasks import classification, question_answering
+from prooftune.recipe.model import CPU_ANSWERING_TOKENS
+from prooftune.tasks import classification
 from prooftune.tasks.prompt_encoding import PromptEncoder, Shot
 from prooftune.training.arguments import (
     chosen_checkpointing,
@@ -290,7 +291,7 @@ def _batch_tokens(
     return token_budget(
         model,
         recipe.answering.batch_tokens,
-        question_answering.CPU_BATCH_TOKENS,
+        CPU_ANSWERING_TOKENS,
         prefix_length=len(encoder.prefix),
         logits_per_token=1 / recipe.answering.max_new_tokens,
         keeps_cache=True,
