@@ -1,4 +1,4 @@
-"""Convert user inputs of a bundle to examples, with error messages that name what is missing."""
+"""Convert user inputs of a bundle to examples, with error messages that name missing fields."""
 
 from __future__ import annotations
 

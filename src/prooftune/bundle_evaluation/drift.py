@@ -108,6 +108,7 @@ def mover_difference(first: Estimate, second: Estimate) -> Estimate:
     of each (Zou and Donner 2008, Statistics in Medicine 27:1693: "method of variance estimates
     recovery")."""
     value = first["value"] - second["value"]
+    # Each end takes the distance that works against it: the first's lower with the second's upper.
     below = hypot(first["value"] - first["low"], second["high"] - second["value"])
     above = hypot(first["high"] - first["value"], second["value"] - second["low"])
     return {"value": value, "low": value - below, "high": value + above}

@@ -94,6 +94,7 @@ def split_holdout(
     """
     from sklearn.model_selection import train_test_split
 
+    # Groups are the units that a split may not cut; otherwise clusters of duplicates are.
     if method == "grouped":
         group_ids: dict[str | None, int] = {}
         clusters = [group_ids.setdefault(e.group, len(group_ids)) for e in examples]

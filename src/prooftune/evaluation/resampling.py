@@ -43,6 +43,7 @@ class Groups:
     def sums(self, table: Floats) -> Floats:
         """Column sums of every group: [n, c] -> [G, c]."""
         summed = np.zeros((self.count, table.shape[1]))
+        # `summed[index] += table` would add one row per group: it ignores repeated indices.
         np.add.at(summed, self.index, table)
         return summed
 

@@ -35,7 +35,7 @@ def request_replies(
     """The replies in the order of the conversations, and the number of requests made.
 
     Equal conversations are requested once. Every reply is cached as soon as it arrives, so an
-    interrupted run requests only what is missing. Endpoint failures are not cached: the next run
+    interrupted run requests only missing replies. Endpoint failures are not cached: the next run
     requests them again.
 
     Raises:

@@ -56,7 +56,7 @@ class ClassifierSection(TypedDict):
     """What a classifier is, apart from its weights.
 
     Attributes:
-        features: what it computes from a text.
+        features: kind of features computed from a text.
         classes: labels of the training rows, in the order of the weights.
         embedding: the embedding model; None for other features.
     """

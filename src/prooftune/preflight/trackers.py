@@ -34,7 +34,7 @@ def is_available(name: str) -> bool:
 
 
 def check_trackers(options: Options) -> Iterator[Finding]:
-    """Findings about ``report_to``; ``all`` means what is installed, as in transformers."""
+    """Findings about ``report_to``; ``all`` means all installed trackers, as in transformers."""
     key_path = options.key_path("report_to")
     names = requested(options.values.get("report_to", "none"))
     if len(names) > 1 and {"all", "none"} & set(names):

@@ -90,7 +90,7 @@ def training_curves(
 
     Args:
         name: the variant.
-        details: what it recorded about itself.
+        details: the content of its ``details.json``.
         variant: its part of the scores.
         primary: the metric that is given for each of several trainings.
     """

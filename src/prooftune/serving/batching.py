@@ -128,6 +128,7 @@ class Batcher:
         with self._condition:
             # Disconnected clients must not make the queue look full.
             self._drop_cancelled()
+            # An empty queue takes a request of any size, or large requests could never be served.
             if self._closed or (
                 self._queued_rows and self._queued_rows + len(rows) > self._max_queue_rows
             ):

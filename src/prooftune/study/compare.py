@@ -227,6 +227,7 @@ def _split(reference: str) -> tuple[str, str]:
     """The run folder and the variant; a colon may also be part of the folder's name."""
     if Path(reference).is_dir():
         return reference, ""
+    # From the right: a folder's name may contain a colon.
     path, colon, variant = reference.rpartition(":")
     return (path, variant) if colon else (reference, "")
 

@@ -94,7 +94,7 @@ class ThresholdPoint(TypedDict):
 
 
 class NoAnswerThreshold(TypedDict):
-    """The no-answer threshold in nats, chosen on validation questions, and what it does to F1."""
+    """The no-answer threshold in nats, chosen on validation questions, and its effect on F1."""
 
     value: float
     validation_n: int
