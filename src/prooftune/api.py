@@ -1,6 +1,6 @@
 """The functions of ``import prooftune`` about studies; those about bundles are in `bundle_api`.
 
-Each imports what it needs when it is called: ``import prooftune`` must not take seconds.
+Each imports its libraries when it is called: ``import prooftune`` must not take seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The functions of ``import prooftune`` about bundles. Each imports what it needs when called."""
+"""The functions of ``import prooftune`` about bundles. Each imports its libraries when called."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def check_lora(name: str, variant: Variant, recipe: Recipe) -> Iterator[Finding]
 
 
 def _is_the_same(key: str, value: object, variant: Variant) -> bool:
-    """Whether a field without effect says what is done anyway."""
+    """Whether a field without effect has the value that applies anyway."""
     if key == "task_type":
         return str(value) == ("SEQ_CLS" if variant.has_head else "CAUSAL_LM")
     return key == "peft_type" and str(value) == "LORA"

@@ -1,4 +1,4 @@
-"""By which metric answers are judged, and what it cannot see."""
+"""The metric by which answers are judged, and its limits."""
 
 from __future__ import annotations
 
