@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 import torch
+from typer.main import get_command
 
 from prooftune import recipe as recipes
+from prooftune.cli.app import app
 from prooftune.preflight import checker
 from prooftune.recipe import shipped_names, shipped_text
 
@@ -56,3 +60,37 @@ def test_the_command_for_a_laptop_needs_nothing_else(name: str, words: list[str]
     ]
     missing_files = [f for f in found if f.startswith("retrieval.documents: ")]
     assert [f for f in found if f not in missing_files] == []
+
+
+def header_commands(name: str) -> list[list[str]]:
+    """The words behind ``prooftune`` of every command in a recipe's header."""
+    lines = [
+        line.lstrip("#").strip() for line in shipped_text(name).splitlines() if line.startswith("#")
+    ]
+    joined = re.sub(r"\\\n", " ", "\n".join(lines))
+    found = re.findall(r"^prooftune (.*)$", joined, re.MULTILINE)
+    return [shlex.split(re.split(r"\s{3,}|\s{2,}(?=[^-\s])", command)[0]) for command in found]
+
+
+EVERY = [(name, words) for name in shipped_names() for words in header_commands(name)]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), EVERY, ids=[f"{n}-{i}" for i, (n, _) in enumerate(EVERY)]
+)
+def test_every_command_of_a_header_is_understood(name: str, words: list[str]) -> None:
+    """The command line parses, and its recipe loads with all of its overrides: of GPUs, too."""
+    command: Any = get_command(app)
+    parents, rest = click.Context(command), words
+    while hasattr(command, "commands"):
+        command, rest = command.commands[rest[0]], rest[1:]
+    parsed = command.make_context("prooftune", list(rest), parent=parents)
+    reference = parsed.params.get("recipe", name)
+    model = parsed.params.get("model")
+    overrides = [*(parsed.params.get("set_") or []), *([f"model={model}"] if model else [])]
+    recipe, _ = recipes.load(reference, overrides)
+    assert reference == name and recipe.name == name
+
+
+def test_every_recipe_has_commands_in_its_header() -> None:
+    assert {name for name, _ in EVERY} == {*shipped_names()}
