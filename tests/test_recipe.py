@@ -159,7 +159,7 @@ def test_valid_library_values_are_accepted() -> None:
         (
             {"variants": {"x": {"kind": "tund"}}},
             "variants.x.kind: Input should be 'majority', 'tfidf', 'embedding', 'encoder', "
-            "'zero-shot', 'few-shot', 'prompted' or 'tuned', found 'tund'",
+            "'endpoint', 'zero-shot', 'few-shot', 'prompted' or 'tuned', found 'tund'",
         ),
         ({"variants": {}}, "variants: name at least one variant"),
         ({"variants": None}, "variants: name at least one variant"),

@@ -130,11 +130,12 @@ class Endpoint:
             remaining = self._deadline - time.monotonic()
             if remaining <= 0 or self.stop.is_set():
                 break
+            left_out = set(self._refused)
             try:
                 return await self._attempt(request, min(self.settings.request_seconds, remaining))
             except RequestFailed as attempt:
                 failure = attempt
-            if self._leave_out(failure):
+            if self._leave_out(failure, left_out):
                 continue
             wait = max(failure.wait, random.uniform(0, min(MAX_BACKOFF, FIRST_BACKOFF * 2**number)))
             remaining = self._deadline - time.monotonic()
@@ -150,12 +151,18 @@ class Endpoint:
             number += 1
         return Reply("", failure=failure.reason, detail=self.key.mask(failure.detail))
 
-    def _leave_out(self, failure: RequestFailed) -> bool:
-        """Whether the failure names a parameter that was sent and can be left out or renamed."""
+    def _leave_out(self, failure: RequestFailed, left_out: set[str]) -> bool:
+        """Whether the failure names a parameter that was sent and can be left out or renamed.
+
+        Args:
+            failure: of an attempt.
+            left_out: parameters that the attempt left out; requests on the way at the same time may
+                have learnt of more since.
+        """
         if failure.reason != CLIENT_ERROR:
             return False
         for parameter in ("max_tokens", "temperature", "logprobs"):
-            if parameter in failure.detail and parameter not in self._refused:
+            if parameter in failure.detail and parameter not in left_out:
                 self._refused.add(parameter)
                 return True
         return False
