@@ -15,6 +15,7 @@ from prooftune.errors import UsageError
 from prooftune.models import encoder
 from prooftune.recipe import Model
 from prooftune.run_folder import read_predictions
+from prooftune.study.check import check
 from prooftune.types import Example
 from prooftune.utils.files import read_json
 from study.encoders import FAMILIES, encoder_folder
@@ -259,3 +260,16 @@ def test_options_of_language_models_do_not_reach_encoders() -> None:
     assert view.lora == view.training == {} and view.quantization is None
     assert recipe.variants["encoder"].method == "full"
     assert list(recipe.base_models()) == ["tuned"]
+
+
+def test_check_estimates_encoders(tmp_path: Path) -> None:
+    model = encoder_folder(tmp_path / "m")
+    options = {"model": str(model), "seeds": 2, "training": {"num_train_epochs": 3}}
+    values = encoder_recipe(tmp_path, {"majority": None, "encoder": options})
+    [one] = check(recipes.parse(values, "test"), tmp_path).estimates or []
+    assert (one.name, one.trainings) == ("encoder", 2)
+    assert 0 < one.score_seconds < one.train_seconds < one.seconds
+    parameters = sum(p.numel() for p in encoder.load_encoder(model, LABELS, Model()).parameters())
+    assert one.disk_bytes > 2 * 4 * parameters
+    # Nothing is left behind, and the real training follows its own schedule.
+    assert not (tmp_path / "run").exists()

@@ -73,14 +73,14 @@ def check(recipe: Recipe, base: Path, *, verbose: bool = False) -> CheckReport:
 
 
 def estimate(recipe: Recipe, study: Study, base: Path) -> list[CostEstimate] | None:
-    """Estimate time and memory of every variant that uses a language model, on this machine.
+    """Estimate time and memory of every variant that uses a language model or an encoder, here.
 
     The estimates are cached for the report, which shows them next to the measured costs.
 
     Returns:
         None if the model is too large to be loaded in the free memory.
     """
-    if not recipe.uses_language_model:
+    if not any(v.uses_language_model or v.kind == "encoder" for v in recipe.variants.values()):
         return []
     from prooftune.models.loading import with_training_dtype
     from prooftune.variants.estimates import estimate_costs

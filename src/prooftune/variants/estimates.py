@@ -97,13 +97,14 @@ share of a training step's."""
 
 
 def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimate] | None:
-    """Estimates for every variant that uses a language model; None if a model does not fit
-    into the free memory."""
+    """Estimates for every variant with a language model or an encoder; None if a language model
+    does not fit into the free memory."""
     variants = {
         name: variant for name, variant in recipe.variants.items() if variant.uses_language_model
     }
+    encoders = _estimate_encoders(recipe, study)
     if not variants:
-        return []
+        return encoders
     free = profiling.available_memory()
     weights = max(_weight_bytes(recipe.for_variant(name), v) for name, v in variants.items())
     if free is not None and weights > _MAX_MEMORY_SHARE * free:
@@ -142,6 +143,22 @@ def estimate_costs(recipe: Recipe, study: Study, base: Path) -> list[CostEstimat
                 one = _estimate_prompted(context, variant, name, model, memory)
                 # A prompt for tuned weights is scored with those of every training.
                 estimates.append(_all_trainings(one, recipe.trainings(name)))
+    return [*encoders, *estimates]
+
+
+def _estimate_encoders(recipe: Recipe, study: Study) -> list[CostEstimate]:
+    estimates = []
+    for name, variant in recipe.variants.items():
+        if variant.kind != "encoder":
+            continue
+        from prooftune.variants.encoder_estimates import estimate_encoder
+
+        with spinner(f"{name}: measuring a few batches"):
+            context = VariantContext(recipe.for_variant(name), study, Path())
+            train, score, seconds, memory, weights = estimate_encoder(context, variant, name)
+            disk = weights * (1 + _CHECKPOINTS * (1 + _OPTIMIZER_STATE))
+            one = CostEstimate(name, train, score, seconds, memory, disk_bytes=disk)
+            estimates.append(_all_trainings(one, recipe.trainings(name)))
     return estimates
 
 
