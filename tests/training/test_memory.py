@@ -24,7 +24,7 @@ from prooftune.training import memory
 from prooftune.training.memory import SavedBytes, count_saved_bytes, plan_memory
 from prooftune.training.sampler import LengthGroupedBatchSampler
 from prooftune.training.trainer import train
-from training.tiny import arguments, setup
+from training.tiny import BFLOAT16, arguments, setup
 
 KIB = 1024
 SAVED = SavedBytes(layers=32 * 160 * KIB, layer_input=8 * KIB, num_layers=32)  # Llama-2-7B
@@ -135,6 +135,20 @@ def test_a_plan_changes_no_result(
     assert logs[0] == pytest.approx(logs[1], abs=2e-5)
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_layers_with_dropout_are_measured_under_autocast(
+    model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run peft's own code, whose float32 adapters need autocast beside 16-bit activations."""
+    monkeypatch.setattr(memory, "free_bytes", lambda *_: 1e9)
+    module, rows, encoder = setup(model_folders["llama"], options=BFLOAT16)
+    for layer in module.modules():
+        if hasattr(layer, "lora_dropout"):
+            layer.lora_dropout["default"] = nn.Dropout(0.1)
+    options = arguments(tmp_path, max_steps=1, bf16=True, save_strategy="no", logging_steps=1)
+    log = train(module, rows, [], encoder.prefix, options)
+    assert log[0]["loss"] > 0
 
 
 def saved_per_token(model: Any, ours: bool, checkpointing: bool = False) -> float:

@@ -183,7 +183,7 @@ class TuningTrainer(Trainer):  # type: ignore[misc]
         batch = self.data_collator([row])
         with (
             torch.random.fork_rng(),
-            self.compute_loss_context_manager(),
+            self.accelerator.autocast(),
             count_saved_bytes(module) as saved,
         ):
             hidden_bytes = module(**self._prepare_inputs(batch))["loss_sum"].element_size()
