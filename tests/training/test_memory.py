@@ -143,7 +143,8 @@ def test_layers_with_dropout_are_measured_under_autocast(
     """They run peft's own code, whose float32 adapters need autocast beside 16-bit activations."""
     monkeypatch.setattr(memory, "free_bytes", lambda *_: 1e9)
     module, rows, encoder = setup(model_folders["llama"], options=BFLOAT16)
-    for layer in module.modules():
+    layers: list[Any] = list(module.modules())
+    for layer in layers:
         if hasattr(layer, "lora_dropout"):
             layer.lora_dropout["default"] = nn.Dropout(0.1)
     options = arguments(tmp_path, max_steps=1, bf16=True, save_strategy="no", logging_steps=1)
