@@ -30,6 +30,7 @@ from prooftune.report.format import (
     p_value,
     percent,
     points,
+    signed,
     signed_interval,
 )
 from prooftune.types import Example, Prediction, VariantResult
@@ -208,29 +209,25 @@ def _document(facts: dict[str, Any], rows: Sequence[PrecisionRow], notes: list[s
         [
             "weights",
             title,
-            "interval",
             "difference",
-            "interval",
             "p (Holm)",
             "same answers",
             "memory",
-            "change",
             "rows/s",
-            "speed",
         ],
         [
             [
                 row["name"],
-                format_value(row["quality"]["value"]),
-                interval(row["quality"]),
-                format_change(row["difference"]["value"]) if row["difference"] else "",
-                signed_interval(row["difference"]) if row["difference"] else "",
+                f"{format_value(row['quality']['value'])} ({interval(row['quality'])})",
+                f"{format_change(row['difference']['value'])} "
+                f"({signed_interval(row['difference'])})"
+                if row["difference"]
+                else "",
                 p_value(row["p"]) if row["difference"] else "",
                 percent(row["same"]),
-                byte_size(row["memory"]),
-                f"{row['memory_change']:+.0%}" if row["memory_change"] is not None else "",
-                f"{row['rows_per_second']:.2f}",
-                f"{row['speed']:.2f}×" if row["speed"] is not None else "",
+                byte_size(row["memory"]) + _change(row["memory_change"]),
+                f"{row['rows_per_second']:.2f}"
+                + (f" ({row['speed']:.2f}×)" if row["speed"] is not None else ""),
             ]
             for row in rows
         ],
@@ -247,12 +244,18 @@ def _document(facts: dict[str, Any], rows: Sequence[PrecisionRow], notes: list[s
     )
 
 
+def _change(change: float | None) -> str:
+    """A relative change in brackets."""
+    return "" if change is None else f" ({signed(100 * change, 0)}%)"
+
+
 def _sentence(row: PrecisionRow, title: str) -> str:
     difference = defined(row["difference"])
     quality = f"keeps {row['kept']:.0%} of" if row["kept"] is not None else "has no"
-    proof = "" if row["significant"] else ", no measurable difference"
+    proof = "" if row["significant"] else ", no difference shown"
+    memory = signed(100 * (row["memory_change"] or 0.0), 0)
     return (
         f"{row['name']} {quality} the {title} ({points(difference['value'])} points, interval "
-        f"{signed_interval(difference)}{proof}) at {row['memory_change'] or 0.0:+.0%} memory and "
+        f"{signed_interval(difference)}{proof}) at {memory}% memory and "
         f"{row['speed'] or 0.0:.2f}× the speed"
     )
